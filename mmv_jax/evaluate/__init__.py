@@ -1,0 +1,1 @@
+"""Evaluate: what an encoder is worth, against floors, with intervals by patient."""

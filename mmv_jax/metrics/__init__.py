@@ -1,0 +1,1 @@
+"""Metrics: what a prediction or a feature is worth, with intervals by patient."""

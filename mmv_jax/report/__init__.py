@@ -1,0 +1,1 @@
+"""Report: numbers to pictures to one self-contained HTML page."""
