@@ -1,0 +1,220 @@
+"""Orbax checkpoints of three items: `encoder` (the teacher's), `state` (the rest of a bitwise resume) and `config`; each step sealed by a digest.
+
+Orbax does not notice corruption (119 of 120 flipped bits were restored in silence), so the sizes and CRC-32C of a step's files are written
+beside it once it is durable, and compared before it is used.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mmv_jax.errors import UserError
+
+STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
+
+
+class Checkpoints:
+    """The checkpoints of one run: saves every `every` steps without stopping the loop, keeps the newest `keep`.
+
+    Use as a context manager: leaving it waits until the last save is durable and raises what went wrong with it.
+
+    Args:
+      workdir: the run's folder; steps go to `workdir/checkpoints`, seals to `workdir/seals`.
+      config: what evaluation must know (JSON types): the resolved config, the geometry, the hashed patients.
+      every, keep: in steps, in checkpoints.
+    """
+
+    def __init__(self, workdir: str | Path, config: Mapping[str, Any], every: int, keep: int):
+        self.workdir, self.config, self.every = epath.Path(workdir), dict(config), every
+        (self.workdir / SEALS).mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(
+            self.workdir.resolve() / STEPS,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                cleanup_tmp_directories=True,
+            ),
+            handler_registry=_handlers(),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._manager.wait_until_finished()
+        self._seal()
+        self._manager.close()
+
+    def restore_newest(self, state: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+        """The newest whole checkpoint as (step, {"encoder": ..., "state": ...}); (0, `state`) where there is none.
+
+        A checkpoint that is incomplete or altered is named in a warning and the one before it is used.
+
+        Args:
+          state: {"encoder": tree, "state": tree} of arrays as they should come back: shapes, dtypes, shardings.
+        Raises:
+          UserError: there are checkpoints and none of them is whole; or they belong to another model.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            fault = find_fault(self.workdir, step)
+            if fault is None:
+                return step, self._restore(step, state)
+            warnings.warn(f"Checkpoint {step} is not whole ({fault}): going on from the one before it.", stacklevel=2)
+        if steps:
+            raise UserError(f"{self.workdir.name}: none of its {len(steps)} checkpoints is whole. Use another workdir, or remove its folder {STEPS}.")
+        return 0, state
+
+    def save_if_due(self, step: int, state: Mapping[str, Any], *, now: bool = False) -> None:
+        """Saves {"encoder": tree, "state": tree} as `step` where `step` is a multiple of `every`, or where `now`."""
+        if (now or step % self.every == 0) and step not in self._manager.all_steps():
+            trees = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
+            self._manager.save(step, args=ocp.args.Composite(**trees, config=ocp.args.JsonSave(self.config)), force=True)
+
+    def _restore(self, step: int, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        _check_same_model(self._manager.item_metadata(step), state, step)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(state))
+        restored = self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}))
+        return {name: restored[name] for name in state}
+
+    def _seal(self) -> None:
+        """Writes the digest of every finished step that has none yet (runs in Orbax's thread, once a step is durable)."""
+        if jax.process_index():
+            return
+        folders = step_folders(self.workdir)
+        for old in (self.workdir / SEALS).glob("*.json"):
+            if int(old.stem) not in folders:
+                old.unlink()
+        for folder in folders.values():
+            seal = self.workdir / SEALS / f"{folder.name}.json"
+            if not seal.exists():
+                draft = seal.with_suffix(".draft")
+                draft.write_text(json.dumps(digest(folder), indent=1))
+                draft.rename(seal)
+
+
+def restore_encoder(directory: str | Path, mesh: Mesh | None = None) -> tuple[dict, dict]:
+    """The encoder's parameters and the config of the newest whole checkpoint; imports no training code, fits any hardware.
+
+    Args:
+      directory: a run's workdir, or one of its steps (`workdir/checkpoints/1000`).
+      mesh: where the parameters go, replicated; the first device where None.
+    Raises:
+      UserError: no checkpoint there, or none that is whole.
+    """
+    directory = epath.Path(directory)
+    workdir, wanted = (directory.parent.parent, int(directory.name)) if directory.parent.name == STEPS else (directory, None)
+    folders = step_folders(workdir)
+    if not folders or (wanted is not None and wanted not in folders):
+        raise UserError(f"--checkpoint {directory}: there is no finished checkpoint. Give the workdir of `mmv pretrain`, which holds a folder {STEPS}.")
+    for step in sorted([wanted] if wanted is not None else folders, reverse=True):
+        fault = find_fault(workdir, step)
+        if fault is None:
+            return _restore_items(folders[step], mesh)
+        warnings.warn(f"Checkpoint {step} is not whole ({fault}): trying the one before it.", stacklevel=2)
+    raise UserError(f"--checkpoint {directory}: the checkpoint is not whole, and there is no earlier one. Restore it from a copy.")
+
+
+def _restore_items(folder: epath.Path, mesh: Mesh | None) -> tuple[dict, dict]:
+    sharding = NamedSharding(mesh, PartitionSpec()) if mesh else jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as encoder_reader:
+        saved = encoder_reader.metadata(folder / "encoder").item_metadata.tree
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
+        params = encoder_reader.restore(folder / "encoder", args=ocp.args.StandardRestore(abstract))
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as config_reader:
+        config = config_reader.restore(folder / "config", args=ocp.args.JsonRestore())
+    return params, config
+
+
+def step_folders(workdir: str | Path) -> dict[int, epath.Path]:
+    """The finished steps of a workdir; a step that Orbax has not renamed yet does not count."""
+    steps = epath.Path(workdir) / STEPS
+    return {int(folder.name): folder for folder in steps.iterdir() if folder.name.isdigit()} if steps.is_dir() else {}
+
+
+def find_fault(workdir: str | Path, step: int) -> str | None:
+    """What is wrong with the files of a step, in words; None where they are as they were written.
+
+    A step without a seal (the process was killed between the two) counts as whole: Orbax had finished it.
+    """
+    folder, seal = epath.Path(workdir) / STEPS / str(step), epath.Path(workdir) / SEALS / f"{step}.json"
+    if not seal.exists():
+        return None
+    try:
+        sealed = json.loads(seal.read_text())
+    except ValueError:
+        return f"{seal.name} cannot be read"
+    found = digest(folder)
+    for name in sorted(sealed.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in sealed:
+            return f"{name} was added"
+        if found[name] != sealed[name]:
+            return f"{name} was altered"
+    return None
+
+
+def digest(folder: epath.Path) -> dict[str, list[int]]:
+    """[size in bytes, CRC-32C] of each file below a folder."""
+    return {str(path.relative_to(folder)): _size_and_crc(path) for path in sorted(_files_below(folder))}
+
+
+def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files_below(path)
+        else:
+            yield path
+
+
+def _size_and_crc(path: epath.Path) -> list[int]:
+    size, checksum = 0, google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            size += len(piece)
+            checksum.update(piece)
+    return [size, int.from_bytes(checksum.digest(), "big")]
+
+
+def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for name in ("encoder", "state"):
+        handler = ocp.StandardCheckpointHandler()
+        registry.add(name, ocp.args.StandardSave, handler)
+        registry.add(name, ocp.args.StandardRestore, handler)
+    config = ocp.JsonCheckpointHandler()
+    registry.add("config", ocp.args.JsonSave, config)
+    registry.add("config", ocp.args.JsonRestore, config)
+    return registry
+
+
+def _check_same_model(saved: Any, state: Mapping[str, Any], step: int) -> None:
+    """Orbax casts another dtype in silence and describes a missing key as a structure; both are said plainly here."""
+    for name, tree in state.items():
+        have, want = _shapes(saved[name].tree), _shapes(tree)
+        if have != want:
+            differs = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
+            key = differs[0]
+            raise UserError(
+                f"Checkpoint {step} belongs to another model or optimizer: {name}.{key} is {have.get(key)} there and {want.get(key)} in this config "
+                f"({len(differs)} differ). Use the config it was trained with, or another --workdir."
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    # Names of keys alone: what was a named tuple when it was saved comes back as a dict.
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join(_name(key) for key in path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves}
+
+
+def _name(key: Any) -> str:
+    return str(next(getattr(key, field) for field in ("key", "idx", "name") if hasattr(key, field)))
