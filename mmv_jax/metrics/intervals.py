@@ -1,0 +1,188 @@
+"""Intervals by patient: a bootstrap that draws patients, as weights of their studies. Axes: R resamples, N studies.
+
+A resample is a vector of multinomial counts, so that a statistic of all resamples is one vectorised sum instead of R calls: 2,000
+resamples of the AUROC of 500 studies take a tenth of a second, and every encoder of a task is judged on the same draws.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Num
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its percentile interval; `n` is the number of studies behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference (first minus second) with its interval and the two-sided bootstrap p-value of "no difference"."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def patient_weights(patients: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "R N"]:
+    """How often each study is drawn when as many patients as there are, each with all of their studies, are drawn with replacement."""
+    names, index = np.unique(np.asarray(patients), return_inverse=True)
+    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    return counts[:, index].astype(np.float64)
+
+
+def weighted_auroc(truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+    """The AUROC under each line of weights, ties counted half; NaN where a class has no weight."""
+    starts, order = _groups(score)
+    positive = np.add.reduceat((weights * truth[None])[:, order], starts, axis=1)
+    negative = np.add.reduceat((weights * (1 - truth)[None])[:, order], starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def weighted_auprc(truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+    """Average precision under each line of weights; NaN where no positive has weight."""
+    starts, order = _groups(-np.asarray(score, np.float64))
+    positive = np.add.reduceat((weights * truth[None])[:, order], starts, axis=1)
+    both = np.add.reduceat(weights[:, order], starts, axis=1)
+    precision = np.cumsum(positive, axis=1) / np.maximum(np.cumsum(both, axis=1), 1e-12)
+    return _ratio((positive * precision).sum(axis=1), positive.sum(axis=1))
+
+
+def weighted_auprc_skill(truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+    """Average precision rescaled so that the resample's own prevalence is 0."""
+    prevalence = weighted_mean(truth, weights)
+    return _ratio(weighted_auprc(truth, score, weights) - prevalence, 1 - prevalence)
+
+
+def weighted_mean(values: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+    """The mean under each line of weights."""
+    return _ratio(weights @ np.asarray(values, np.float64), weights.sum(axis=1))
+
+
+def weighted_mae(truth: Num[np.ndarray, " N"], predicted: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+    """The mean absolute error under each line of weights."""
+    return weighted_mean(np.abs(truth - predicted), weights)
+
+
+def weighted_brier(truth: Num[np.ndarray, " N"], predicted: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+    """The mean squared distance under each line of weights."""
+    return weighted_mean((truth - predicted) ** 2, weights)
+
+
+def weighted_r2(truth: Num[np.ndarray, " N"], predicted: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+    """The share of variance that is explained, under each line of weights."""
+    truth = np.asarray(truth, np.float64)
+    variance = weighted_mean(truth**2, weights) - weighted_mean(truth, weights) ** 2
+    return 1 - _ratio(weighted_mean((truth - predicted) ** 2, weights), variance)
+
+
+def weighted_first(truth: Num[np.ndarray, " N"], predicted: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+    """The mean of `predicted`, for scores that exist a study (Dice, distances): `truth` is not read."""
+    return weighted_mean(predicted, weights)
+
+
+Weighted = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+METRICS: dict[str, Weighted] = {
+    "auroc": weighted_auroc,
+    "auprc": weighted_auprc,
+    "auprc_skill": weighted_auprc_skill,
+    "mae": weighted_mae,
+    "r2": weighted_r2,
+    "brier": weighted_brier,
+    "mean": weighted_first,
+}
+
+
+def interval(
+    metric: str,
+    truth: Num[np.ndarray, " N"],
+    predicted: Num[np.ndarray, " N"],
+    patients: np.ndarray,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """The value of a metric (a key of `METRICS`) with its percentile bootstrap interval, patients drawn with replacement.
+
+    Resamples in which the metric is not defined (no positive was drawn) are left out; where the metric itself is not defined, all are NaN.
+
+    Example:
+      >>> interval("mae", np.array([1.0, 2.0]), np.array([2.0, 3.0]), np.array(["a", "b"]))
+      Interval(value=1.0, low=1.0, high=1.0, n=2)
+    """
+    weighted = METRICS[metric]
+    value = weighted(truth, predicted, np.ones((1, len(truth))))[0]
+    low, high = _percentiles(weighted(truth, predicted, patient_weights(patients, resamples, seed)), level)
+    return Interval(float(value), low, high, len(truth))
+
+
+def paired(
+    metric: str,
+    truth: Num[np.ndarray, " N"],
+    first: Num[np.ndarray, " N"],
+    second: Num[np.ndarray, " N"],
+    patients: np.ndarray,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """How far two predictions for the same studies differ in a metric: both are judged on the same draws of patients."""
+    weighted = METRICS[metric]
+    ones, draws = np.ones((1, len(truth))), patient_weights(patients, resamples, seed)
+    value = weighted(truth, first, ones)[0] - weighted(truth, second, ones)[0]
+    difference = weighted(truth, first, draws) - weighted(truth, second, draws)
+    defined = difference[np.isfinite(difference)]
+    if not len(defined):
+        return Difference(float(value), float("nan"), float("nan"), float("nan"))
+    # One is added to both counts so that no finite number of resamples can claim a p-value of 0.
+    tail = min((defined <= 0).sum(), (defined >= 0).sum())
+    return Difference(float(value), *_percentiles(difference, level), p=float(min(1.0, 2 * (tail + 1) / (len(defined) + 1))))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p-values corrected for the number of comparisons, in the order given; NaN stays NaN and is not counted.
+
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
+
+    Example:
+      >>> holm([0.01, 0.04, 0.03])
+      [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, np.float64)
+    order = [i for i in np.argsort(p) if not np.isnan(p[i])]
+    adjusted, running = p.copy(), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p[i]))
+        adjusted[i] = running
+    return adjusted.tolist()
+
+
+def _groups(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each run of equal scores starts in ascending order, and that order."""
+    order = np.argsort(score, kind="stable")
+    ranked = np.asarray(score)[order]
+    return np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]), order
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.full_like(a, np.nan, dtype=np.float64), where=b > 0)
+
+
+def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    defined = values[np.isfinite(values)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,95 @@
+"""Point values of predictions, by the libraries that own them. Axes: N studies."""
+
+import warnings
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
+
+
+def auroc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
+    """Area under the ROC curve; NaN where `truth` (0/1) has one class only."""
+    return float(roc_auc_score(truth, score)) if _both_classes(truth) else float("nan")
+
+
+def auprc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
+    """Average precision, the step-wise area under the precision-recall curve; NaN where `truth` has one class only."""
+    return float(average_precision_score(truth, score)) if _both_classes(truth) else float("nan")
+
+
+def auprc_skill(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
+    """Average precision on a scale where 0 is the prevalence (what chance reaches) and 1 is perfect."""
+    prevalence = float(np.mean(truth))
+    return (auprc(truth, score) - prevalence) / (1 - prevalence) if _both_classes(truth) else float("nan")
+
+
+def mae(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> float:
+    """Mean absolute error, in the unit of the label."""
+    return float(mean_absolute_error(truth, predicted))
+
+
+def r2(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> float:
+    """The share of the label's variance that is explained; negative when worse than the test set's mean."""
+    return float(r2_score(truth, predicted))
+
+
+def brier(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"]) -> float:
+    """Mean squared distance of the probability from 0/1; lower is better."""
+    return float(np.mean((np.asarray(probability) - truth) ** 2))
+
+
+def calibration_bins(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean probability, observed frequency and number of studies of each bin of equal count, for a reliability diagram."""
+    order = np.argsort(probability, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return tuple(np.array(x) for x in zip(*((probability[p].mean(), truth[p].mean(), len(p)) for p in parts)))
+
+
+def calibration_error(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10) -> float:
+    """Mean distance between probability and observed frequency over bins of equal count.
+
+    Source: the adaptive form of the expected calibration error, Nixon et al. (arXiv 1904.01685), equation 3.
+    """
+    said, seen, count = calibration_bins(truth, probability, bins)
+    return float((count * np.abs(said - seen)).sum() / count.sum())
+
+
+def dice(truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"]) -> float:
+    """Overlap of two segmentations, 0 to 1; NaN where both are empty (there was nothing to find, and nothing was found)."""
+    size = truth.sum() + predicted.sum()
+    return float(2 * (truth & predicted).sum() / size) if size else float("nan")
+
+
+def surface_scores(
+    truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"], spacing_mm: tuple[float, ...], tolerance_mm: float = 2.0
+) -> dict[str, float]:
+    """Distances between two surfaces, each element weighted by its area (not by its count of voxels, as other libraries do).
+
+    Args:
+      spacing_mm: of each axis of the grid, two or three of them.
+    Returns:
+      `hd95` and `asd` (symmetric mean) in mm, and `nsd`, the share of both surfaces that lies within `tolerance_mm` of the other.
+      Where both are empty all are NaN; where one is empty the distances are the grid's diagonal, the largest that can occur, and nsd is 0.
+
+    Source: Nikolov et al. (arXiv 1809.04430), through their library surface-distance.
+    """
+    if not truth.any() and not predicted.any():
+        return {"hd95": float("nan"), "asd": float("nan"), "nsd": float("nan")}
+    if not truth.any() or not predicted.any():  # the library fails on these under NumPy 2
+        diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
+        return {"hd95": diagonal, "asd": diagonal, "nsd": 0.0}
+    import surface_distance
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="surface_distance")  # it calls scipy.ndimage.filters
+        distances = surface_distance.compute_surface_distances(truth, predicted, spacing_mm)
+    there, back = surface_distance.compute_average_surface_distance(distances)
+    return {
+        "hd95": float(surface_distance.compute_robust_hausdorff(distances, 95)),
+        "asd": float((there + back) / 2),
+        "nsd": float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)),
+    }
+
+
+def _both_classes(truth: np.ndarray) -> bool:
+    return len(np.unique(truth)) == 2

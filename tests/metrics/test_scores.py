@@ -1,0 +1,58 @@
+"""Point values against what can be counted by hand."""
+
+import numpy as np
+import pytest
+
+from mmv_jax.metrics import scores
+
+
+def square(shape, *corners):
+    grid = np.zeros(shape, bool)
+    grid[tuple(slice(a, b) for a, b in corners)] = True
+    return grid
+
+
+def test_one_class_has_no_auroc():
+    ones, score = np.ones(5), np.arange(5.0)
+    assert all(np.isnan(f(ones, score)) for f in (scores.auroc, scores.auprc, scores.auprc_skill))
+
+
+def test_skill_is_zero_at_the_prevalence_and_one_when_perfect():
+    truth = np.array([0, 0, 0, 1])
+    assert scores.auprc_skill(truth, np.zeros(4)) == pytest.approx(0.0)
+    assert scores.auprc_skill(truth, truth.astype(float)) == pytest.approx(1.0)
+
+
+def test_dice_counts_twice_the_overlap():
+    a, b = square((8, 8), (0, 4), (0, 4)), square((8, 8), (2, 6), (0, 4))
+    assert scores.dice(a, b) == pytest.approx(0.5)
+    assert np.isnan(scores.dice(a & ~a, b & ~b))
+    assert scores.dice(a, b & ~b) == 0.0
+
+
+def test_a_box_moved_by_two_voxels_lies_as_many_millimetres_away():
+    a, b = square((30, 20, 20), (5, 15), (5, 15), (5, 15)), square((30, 20, 20), (7, 17), (5, 15), (5, 15))
+    moved = scores.surface_scores(a, b, (2.0, 1.0, 1.0))
+    assert moved["hd95"] == pytest.approx(4.0)
+    assert 0 < moved["asd"] < 4
+    assert scores.surface_scores(a, a, (2.0, 1.0, 1.0)) == {"hd95": 0.0, "asd": 0.0, "nsd": 1.0}
+
+
+def test_planar_distances_use_two_spacings():
+    a, b = square((40, 40), (10, 20), (10, 20)), square((40, 40), (13, 23), (10, 20))
+    assert scores.surface_scores(a, b, (0.5, 0.5))["hd95"] == pytest.approx(1.5)
+
+
+def test_a_missed_structure_is_as_far_as_the_grid_is_large():
+    a = square((30, 40), (5, 15), (5, 15))
+    assert scores.surface_scores(a, a & ~a, (1.0, 1.0)) == {"hd95": 50.0, "asd": 50.0, "nsd": 0.0}
+    assert np.isnan(scores.surface_scores(a & ~a, a & ~a, (1.0, 1.0))["hd95"])
+
+
+def test_calibrated_probabilities_have_a_small_error_and_overconfident_ones_a_large_one():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(size=20_000)
+    truth = (rng.uniform(size=20_000) < p).astype(int)
+    assert scores.calibration_error(truth, p) < 0.02
+    assert scores.calibration_error(truth, np.where(p > 0.5, 0.99, 0.01)) > 0.2
+    assert scores.brier(truth, p) == pytest.approx(1 / 6, abs=0.01)  # the integral of p (1 - p)
