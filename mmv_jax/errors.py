@@ -1,5 +1,13 @@
-"""The one error that a user can mend."""
+"""Errors that are printed without a traceback, by `cli.py` and only there."""
 
 
 class UserError(Exception):
-    """A mistake of the user's: says what, where, and what to do. `cli.py` prints it without a traceback, and only `cli.py` does."""
+    """A mistake that the user can mend: says what, where, and what to do."""
+
+    exit_code = 2  # wrong use
+
+
+class WorkFailed(UserError):
+    """The use was right, but the work failed: nothing could be ingested, a run diverged."""
+
+    exit_code = 1

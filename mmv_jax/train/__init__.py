@@ -1,0 +1,1 @@
+"""Pretraining: state, optimizer, objective, step, health, log, and the loop that joins them."""

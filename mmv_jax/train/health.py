@@ -1,0 +1,68 @@
+"""Is it learning? Figures of the features, and a verdict in words. Axes: N crops, D width."""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from mmv_jax.metrics.features import feature_std, rankme
+
+WINDOW = 512  # features that are looked at together: a small batch alone has no rank to speak of
+
+
+@dataclass
+class Health:
+    """Collects the features of a run's latest global crops and says what they show.
+
+    Args:
+      prototypes: of the DINO head; the loss of a student that has learnt nothing is ln(prototypes).
+    """
+
+    prototypes: int
+    _features: deque = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _first_rank: float | None = None
+
+    def add(self, features: Float[np.ndarray, "N D"]) -> None:
+        """Takes the features of a step; lines of zeros are padding."""
+        self._features.extend(features[np.abs(features).sum(axis=1) > 0])
+
+    def figures(self) -> dict[str, float]:
+        """`rank` (RankMe, arXiv 2210.02885) of the centred features, and `std` of the unit features times sqrt(D): 1 is a full sphere, 0 a point."""
+        if len(self._features) < 2:
+            return {}
+        x = np.stack(self._features)
+        return {"rank": rankme(x - x.mean(axis=0)[None]), "std": feature_std(x) * math.sqrt(x.shape[1])}
+
+    def verdict(self, metrics: Mapping[str, float], figures: Mapping[str, float]) -> list[str]:
+        """What is wrong, one sentence each; nothing where all is well."""
+        words = []
+        if figures:
+            self._first_rank = self._first_rank or figures["rank"]
+            words += self._of_features(figures["rank"], figures["std"])
+        if "teacher_entropy" in metrics:
+            words += self._of_teacher(metrics)
+        return words
+
+    def _of_features(self, rank: float, std: float) -> list[str]:
+        if std < 0.02 or rank < 1.5:
+            return [
+                f"COLLAPSE: all studies have nearly the same features (rank {rank:.1f}, std {std:.3f} of 1). Stop the run; "
+                "lower optimizer.peak_lr, lengthen optimizer.warmup, or raise objective.koleo."
+            ]
+        if rank < 0.25 * self._first_rank:
+            return [f"The rank of the features has fallen from {self._first_rank:.1f} to {rank:.1f}: they are about to collapse if this goes on."]
+        return []
+
+    def _of_teacher(self, metrics: Mapping[str, float]) -> list[str]:
+        highest, entropy, words = math.log(self.prototypes), metrics["teacher_entropy"], []
+        if entropy < 0.02 * highest and metrics["prototypes_used"] < 0.05:
+            words.append(f"COLLAPSE: the teacher puts every study on the same few prototypes ({metrics['prototypes_used']:.1%} are used).")
+        if entropy > 0.98 * highest and "dino" in metrics and abs(metrics["dino"] - highest) < 0.01 * highest:
+            words.append(
+                f"The DINO loss stands at {metrics['dino']:.3f}, which is ln(prototypes) = {highest:.3f}: the teacher says the same of every study. "
+                "Early in a run this passes; later it is a collapse."
+            )
+        return words

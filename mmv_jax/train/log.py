@@ -1,0 +1,98 @@
+"""What a run writes while it trains: `metrics.jsonl` (the truth), TensorBoard events, and a bar or plain lines."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+METRICS = "metrics.jsonl"
+
+
+class Log:
+    """The log of one run. Use as a context manager.
+
+    `metrics.jsonl` has one line a step whose floats round-trip exactly; after a resume the later line of a step stands.
+
+    Args:
+      workdir: the run's folder.
+      first, steps: the step to go on from, and the last.
+      seconds: between two lines on the screen, where it is not a terminal.
+    """
+
+    def __init__(self, workdir: Path, first: int, steps: int, seconds: float = 15.0):
+        # Here, not at the top: tensorboardX takes a second, and only a run that trains needs it.
+        from tensorboardX import SummaryWriter
+
+        self._file = (workdir / METRICS).open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first)
+        self._first, self._steps, self._seconds = first, steps, seconds
+        self._began = self._printed = time.monotonic()
+        self._bar = _make_bar() if sys.stderr.isatty() else None
+        if self._bar:
+            self._task = self._bar.add_task("pretrain", total=steps, completed=first, loss=float("nan"))
+
+    def __enter__(self) -> "Log":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self._bar:
+            self._bar.stop()
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes a step's numbers: one line, events, and the bar."""
+        numbers = {name: _plain(value) for name, value in metrics.items()}
+        # Written whole and at once: a killed run leaves complete lines, and `tail -f` shows them.
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+        self._show(step, numbers["loss"])
+
+    def say(self, words: str) -> None:
+        """A line for people, above the bar."""
+        if self._bar:
+            self._bar.console.print(words)
+        else:
+            print(words, file=sys.stderr, flush=True)
+
+    def _show(self, step: int, loss: float) -> None:
+        done = step + 1
+        if self._bar:
+            self._bar.update(self._task, completed=done, loss=loss)
+            return
+        now = time.monotonic()
+        if now - self._printed > self._seconds or done == self._steps:
+            rate = (done - self._first) / (now - self._began)
+            print(f"step {done}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {(self._steps - done) / rate / 60:.1f} min left", file=sys.stderr, flush=True)
+            self._printed = now
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The numbers of each step in order; a line that a killed process left half written is passed over."""
+    steps: dict[int, dict] = {}
+    for line in (workdir / METRICS).read_text().splitlines():
+        try:
+            numbers = json.loads(line)
+        except ValueError:
+            continue
+        steps[numbers["step"]] = numbers
+    return [steps[step] for step in sorted(steps)]
+
+
+def _make_bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    return Progress(*columns, transient=False)
+
+
+def _plain(value: Any) -> float | int:
+    scalar = np.asarray(value)
+    return int(scalar) if np.issubdtype(scalar.dtype, np.integer) else float(scalar)

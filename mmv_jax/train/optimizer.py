@@ -1,0 +1,63 @@
+"""AdamW and the schedules of a run; what was tuned for one batch size is scaled to another."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+Schedule = Callable[[Any], Float[Array, ""]]
+
+
+def make_learning_rate(steps: int, rows: int, peak_lr: float, at_rows: int, warmup: float) -> Schedule:
+    """Linear warm-up, then a half cosine to 1 % of the peak; the peak grows with the square root of the rows of a step.
+
+    Args:
+      steps: of the whole run.
+      rows: of a step; `peak_lr` is meant for `at_rows`.
+      warmup: share of the steps.
+
+    Source: the square root for Adam: Malladi et al. (arXiv 2205.10287), section 4; DINOv2 does the same (arXiv 2304.07193, appendix A).
+    """
+    peak = peak_lr * (rows / at_rows) ** 0.5
+    return optax.schedules.warmup_cosine_decay_schedule(0.0, peak, max(1, round(warmup * steps)), steps, 0.01 * peak)
+
+
+def make_optimizer(
+    steps: int, rows: int, *, peak_lr: float, at_rows: int, warmup: float, weight_decay: float, b2: float = 0.95, clip: float = 3.0
+) -> optax.GradientTransformation:
+    """AdamW; weight decay on the kernels of dense layers alone, and gradients clipped to a norm of `clip`.
+
+    Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv 2111.06377, table 8).
+    """
+    schedule = make_learning_rate(steps, rows, peak_lr, at_rows, warmup)
+    adamw = optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay, mask=kernels)
+    return optax.chain(optax.clip_by_global_norm(clip), adamw)
+
+
+def kernels(params: Any) -> Any:
+    """True at the kernels of dense layers. By name: layers that are scanned over have biases with two axes."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) == "kernel", params)
+
+
+def make_ema(steps: int, rows: int, *, start: float, at_rows: int) -> Schedule:
+    """The teacher's momentum: from `start` to 1 on a half cosine, scaled to the rows of a step.
+
+    A step of κ times the rows moves the teacher as κ small steps do, so its momentum is `start ** κ` for κ = rows / at_rows. A short run must
+    not end with a teacher that still remembers its random start: its memory, 1 / (1 - momentum), is kept below a twentieth of the run at first.
+
+    Source: Busbridge et al., How to Scale Your EMA (arXiv 2307.13813), equation 4; the cosine is DINO's (arXiv 2104.14294).
+    """
+    first = min(start ** (rows / at_rows), 1 - min(1.0, 20 / steps))
+
+    def momentum(step) -> Float[Array, ""]:
+        return 1 - (1 - first) * (jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)) + 1) / 2
+
+    return momentum
+
+
+def make_teacher_temperature(steps: int, *, start: float = 0.04, end: float = 0.07, warmup: float = 0.3) -> Schedule:
+    """Sharp targets at first, softer ones after `warmup` of the steps (arXiv 2104.14294, appendix D)."""
+    return optax.schedules.linear_schedule(start, end, max(1, round(warmup * steps)))

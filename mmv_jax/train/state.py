@@ -1,0 +1,60 @@
+"""The state of a run: all that a bitwise resume needs, made where it will live."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, UInt32
+
+from mmv_jax.parallel import shard_params
+from mmv_jax.train.objective import Objective
+
+
+@flax.struct.dataclass
+class TrainState:
+    """An explicit PyTree. `step` counts finished steps; `teacher` is the moving average of the student that evaluation reads."""
+
+    step: Int[Array, ""]
+    student: Any
+    teacher: Any
+    opt_state: optax.OptState
+    key: UInt32[Array, "2"]
+
+
+def init_state(objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, seed: int) -> TrainState:
+    """A fresh state, jitted with its shardings, so that it is never whole on one device."""
+    make = state_maker(objective, tx, row_spec, seed)
+    shardings = shard_params(jax.eval_shape(make), mesh)
+    return jax.jit(make, out_shardings=shardings)()
+
+
+def state_maker(objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], seed: int):
+    """A function of nothing that makes the state: to run, or to look at its shapes alone."""
+
+    def make() -> TrainState:
+        key = jax.random.key(seed)
+        # Parameters do not depend on the batch: one row of zeros has all that the modules ask.
+        batch = {name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in row_spec.items()}
+        student, teacher = objective.init(jax.random.fold_in(key, 0), batch)
+        return TrainState(jnp.zeros((), jnp.int32), student, teacher, tx.init(student), jax.random.key_data(jax.random.fold_in(key, 1)))
+
+    return make
+
+
+def split_items(state: TrainState) -> dict[str, Any]:
+    """The two array items of a checkpoint: `encoder` (the teacher's) and `state` (the rest)."""
+    rest = {name: value for name, value in state.teacher.items() if name != "encoder"}
+    return {
+        "encoder": state.teacher["encoder"],
+        "state": {"step": state.step, "student": state.student, "teacher": rest, "opt_state": state.opt_state, "key": state.key},
+    }
+
+
+def join_items(items: Mapping[str, Any]) -> TrainState:
+    """The inverse of `split_items`."""
+    saved = items["state"]
+    return TrainState(saved["step"], saved["student"], {"encoder": items["encoder"], **saved["teacher"]}, saved["opt_state"], saved["key"])

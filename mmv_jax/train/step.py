@@ -1,0 +1,32 @@
+"""One step: pure, jitted once, and harmless where a loss or a gradient is not finite."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from mmv_jax.train.objective import Objective
+from mmv_jax.train.optimizer import Schedule
+from mmv_jax.train.state import TrainState
+
+
+def train_step(
+    state: TrainState, batch: Mapping[str, Array], *, objective: Objective, tx: optax.GradientTransformation, ema: Schedule
+) -> tuple[TrainState, dict[str, Array]]:
+    """(state, batch) -> (state, metrics). A step that is not finite changes nothing but the counter, and says so in `skipped`."""
+    # A resumed run draws what an unbroken one would have drawn.
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    (loss, seen), grads = jax.value_and_grad(objective.loss, has_aux=True)(state.student, state.teacher, batch, key, state.step)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = tx.update(grads, state.opt_state, state.student)
+    student = optax.apply_updates(state.student, updates)
+    followed = {name: student[name] for name in state.teacher}
+    teacher = optax.incremental_update(followed, state.teacher, 1 - ema(state.step))
+    new = TrainState(state.step, student, teacher, opt_state, state.key)
+    # Neither the weights nor the teacher may see a value that is not finite: one NaN stays in a moving average for ever.
+    kept = jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, state)
+    metrics = {"loss": loss, **seen, "grad_norm": norm, "skipped": (~finite).astype(jnp.int32), "momentum": ema(state.step)}
+    return kept.replace(step=state.step + 1), metrics
