@@ -1,0 +1,1 @@
+"""Operations on packed rows: attention within segments, rotary positions, pooling by segment."""
