@@ -1,0 +1,234 @@
+"""`mmv`: parses a command, calls one function, and turns what happened into an exit code."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmv_jax.errors import UserError
+
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `mmv`. Returns 0, 1 (the work failed) or 2 (wrong use); a user's mistake is one line, never a traceback."""
+    parser = argparse.ArgumentParser(prog="mmv", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (add_arguments, _) in COMMANDS.items():
+        summary, _, example = (add_arguments.__doc__ or "").partition("\n")
+        described = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(name, help=summary, description=summary, epilog=_dedent(example), formatter_class=described, allow_abbrev=False)
+        add_arguments(command)
+    args, rest = parser.parse_known_args(argv)
+    unknown = [word for word in rest if not word.startswith("--config.") or not hasattr(args, "config")]
+    if unknown:
+        parser.error(f"{args.command} does not know {' '.join(unknown)}")
+    args.overrides = rest
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and Grain speak of their own affairs there
+    try:
+        return COMMANDS[args.command][1](args)
+    except UserError as error:
+        print(f"mmv {args.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"mmv {args.command}: stopped.", file=sys.stderr)
+        return 1
+
+
+def _dedent(text: str) -> str:
+    return "\n".join(line.removeprefix("    ") for line in text.rstrip().splitlines())
+
+
+def command(name: str, add_arguments: Callable) -> Callable:
+    """Registers a function as `mmv NAME`; the docstring of `add_arguments` is its help: a line, then an example."""
+
+    def register(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+        COMMANDS[name] = (add_arguments, run)
+        return run
+
+    return register
+
+
+def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
+    """Writes phantom studies with known truth as DICOM, NIfTI and PNG files, with a manifest.
+
+    example: mmv phantom runs/phantoms --kind thorax-cxr,thorax-ct --studies 100 --seed 0
+    """
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--kind", default="thorax-cxr,thorax-ct", help="comma separated: thorax-cxr, thorax-ct, breast")
+    parser.add_argument("--studies", type=int, default=100, help="of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+
+
+@command("phantom", _phantom_arguments)
+def _phantom(args) -> int:
+    from mmv_jax.phantom.write import write_phantoms
+
+    print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, workers=args.workers))
+    return 0
+
+
+def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Lists the studies of a folder, or of a known data set with its own splits and labels, as a manifest (CSV).
+
+    example: mmv manifest folder /data/chest --out chest.csv
+    """
+    parser.add_argument("kind", choices=("folder", "mimic-cxr", "chexpert", "nih-cxr14", "ct-rate"))
+    parser.add_argument("root", type=Path, metavar="ROOT")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
+
+
+@command("manifest", _manifest_arguments)
+def _manifest(args) -> int:
+    from mmv_jax.readers.listing import write_manifest_of
+
+    print(f"{write_manifest_of(args.kind, args.root, args.out)} studies in {args.out}")
+    return 0
+
+
+def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Reads the files of manifests into a block store; a file that is refused goes to quarantine.jsonl and stops nothing.
+
+    example: mmv ingest chest.csv ct.csv --store stores/chest --workers 8
+    """
+    parser.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray outgrows one machine (extra: ray)")
+    parser.add_argument("--key", type=Path, help="the key of the pseudonyms, to share between stores; default STORE.key, made where missing")
+
+
+@command("ingest", _ingest_arguments)
+def _ingest(args) -> int:
+    from mmv_jax.store.ingest import ingest
+
+    report = ingest(args.manifests, args.store, workers=args.workers, engine=args.engine, key_path=args.key)
+    print(report.words())
+    return 0 if report.ingested else 1
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what a store holds: counts, shapes, spacings, intensities; with --verify reads every block.
+
+    example: mmv inspect stores/chest --verify --sheet sheet.png
+    """
+    parser.add_argument("store", metavar="STORE")
+    parser.add_argument("--verify", action="store_true", help="read every block and compare its checksum")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="a contact sheet of some studies")
+
+
+@command("inspect", _inspect_arguments)
+def _inspect(args) -> int:
+    from mmv_jax.store.inspect import contact_sheet, describe, verify
+
+    print(describe(args.store))
+    if args.sheet:
+        contact_sheet(args.store, args.sheet)
+        print(f"contact sheet: {args.sheet}")
+    if args.verify:
+        faults = verify(args.store)
+        print("\n".join(faults) if faults else "every block is as it was written")
+        return 1 if faults else 0
+    return 0
+
+
+def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
+    """Pretrains an encoder; goes on by itself where the workdir has a checkpoint.
+
+    example: mmv pretrain --config experiments/demo.py --workdir runs/mine --config.steps=500
+    """
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+
+
+@command("pretrain", _pretrain_arguments)
+def _pretrain(args) -> int:
+    from mmv_jax.config import load_config
+    from mmv_jax.train.loop import pretrain
+
+    pretrain(load_config(args.config, args.overrides), args.workdir)
+    return 0
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says of a run: is it learning, how fast, what next; and draws its curves.
+
+    example: mmv status runs/mine
+    """
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR")
+
+
+@command("status", _status_arguments)
+def _status(args) -> int:
+    from mmv_jax.train.status import status
+
+    print(status(args.workdir))
+    return 0
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Measures what an encoder is worth: metrics.json and a self-contained report.html.
+
+    example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir runs/mine/evaluate
+    """
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="the workdir of a run, or one of its steps")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+
+
+@command("evaluate", _evaluate_arguments)
+def _evaluate(args) -> int:
+    from mmv_jax.config import load_config
+    from mmv_jax.evaluate.run import evaluate
+
+    print(evaluate(load_config(args.config, args.overrides), args.checkpoint, args.workdir))
+    return 0
+
+
+def _embed_arguments(parser: argparse.ArgumentParser) -> None:
+    """Writes the features of every study of a store: features.parquet, and patch tokens where asked.
+
+    example: mmv embed --checkpoint runs/mine --store stores/chest --out runs/mine/features
+    """
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--tokens", default="cls", help="comma separated: cls, patch (patch writes every patch token as zarr)")
+
+
+@command("embed", _embed_arguments)
+def _embed(args) -> int:
+    from mmv_jax.evaluate.embed import embed
+
+    print(embed(args.checkpoint, args.store, args.out, tokens=tuple(args.tokens.split(","))))
+    return 0
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Times a part beside its peer, in turn, in one run.
+
+    example: mmv bench attention --json
+    """
+    parser.add_argument("name", choices=("attention",))
+    parser.add_argument("--json", action="store_true", help="one object with ours, peer and ratio of each case")
+
+
+@command("bench", _bench_arguments)
+def _bench(args) -> int:
+    from mmv_jax.bench.attention import bench_attention
+
+    result = bench_attention()
+    if args.json:
+        print(json.dumps(result))
+    else:
+        for case in result["cases"]:
+            print(f"{case['case']:<40} ours {case['ours']:.4g} {case['unit']}  {case['peer_name']} {case['peer']:.4g}  ratio {case['ratio']:.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""The pretraining loop: this file alone of the room sees the config; all it calls takes plain arguments."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mmv_jax.checkpoint import Checkpoints
+from mmv_jax.config import to_dict, to_json
+from mmv_jax.data.pipeline import Rows, make_rows
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.models.sizes import make_encoder
+from mmv_jax.parallel import make_mesh, row_sharding
+from mmv_jax.store.read import Store
+from mmv_jax.train.health import Health
+from mmv_jax.train.log import Log
+from mmv_jax.train.objective import Objective, make_objective
+from mmv_jax.train.optimizer import make_ema, make_optimizer, make_teacher_temperature
+from mmv_jax.train.state import TrainState, init_state, join_items, split_items
+from mmv_jax.train.step import train_step
+
+PATIENCE = 3  # steps in a row that may be not finite, before the run stops
+MAY_CHANGE = {"steps", "mesh", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
+
+
+def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
+    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there is one.
+
+    Raises:
+      UserError: the config does not fit the store, the devices or the run that `workdir` holds.
+      WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
+    """
+    _keep_config(config, workdir)
+    mesh = make_mesh(**config.mesh)
+    # Data: which study is in which row of which step is known before a voxel is read.
+    store = Store.open(config.data.store)
+    rows = make_rows(store, config)
+    # State: made where it will live, never whole on one device.
+    objective, tx, ema = make_parts(config)
+    state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
+    step_fn = jax.jit(partial(train_step, objective=objective, tx=tx, ema=ema), donate_argnums=0)
+    carried = {**to_dict(config), "pretraining": {"key_fingerprint": store.key_fingerprint, "patients": rows.patients}}
+    with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
+        first, items = checkpoints.restore_newest(split_items(state))
+        state = join_items(items)
+        # Loop: step n is dispatched before the metrics of step n - 1 are read; the device never waits for the log.
+        with Log(workdir, first, config.steps) as log, _one_behind(log, config, objective) as report, _stop_signal() as stop, jax.set_mesh(mesh):
+            for step, batch in zip(range(first, config.steps), device_batches(rows, mesh, first, config.data.workers)):
+                state, metrics = step_fn(state, batch)
+                report(step, metrics)
+                stopping = stop(step)
+                checkpoints.save_if_due(step + 1, split_items(state), now=stopping or step + 1 == config.steps)
+                if stopping:
+                    log.say(f"Told to stop: saved step {step + 1}. The same command goes on from there.")
+                    break
+    return state
+
+
+def make_parts(config: ConfigDict) -> tuple[Objective, object, object]:
+    """Objective, optimizer and the teacher's momentum of a config; each group is the keyword arguments of one function."""
+    per_step = config.rows.per_step
+    encoder = make_encoder(**config.encoder)
+    objective = make_objective(encoder, make_teacher_temperature(config.steps), config.rows.prefix, **config.objective)
+    tx = make_optimizer(config.steps, per_step, **config.optimizer)
+    return objective, tx, make_ema(config.steps, per_step, **config.ema)
+
+
+def device_batches(rows: Rows, mesh: Mesh, first: int, workers: int) -> Iterator[dict[str, jax.Array]]:
+    """Global arrays [B, ...], sharded over the mesh; each process reads the rows of its own devices alone."""
+    sharding = row_sharding(mesh)
+    share = rows.per_step // jax.process_count()
+    mine = range(jax.process_index() * share, (jax.process_index() + 1) * share)
+    for batch in rows.batches(first, mine=mine, workers=workers):
+        yield {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+@contextmanager
+def _one_behind(log: Log, config: ConfigDict, objective: Objective):
+    """A function that writes the metrics of the step before the one it is given; the last one is written on leaving."""
+    health = Health(prototypes=config.objective.prototypes)
+    waiting: list[tuple[int, dict]] = []
+    not_finite = 0
+
+    def write() -> None:
+        nonlocal not_finite
+        step, metrics = waiting.pop()
+        health.add(np.asarray(metrics.pop("features"), np.float32))
+        numbers = {name: np.asarray(value) for name, value in metrics.items()}
+        figures = health.figures() if step % config.health.every == 0 or step + 1 == config.steps else {}
+        log.write(step, {**numbers, **figures})
+        for words in health.verdict({name: float(value) for name, value in numbers.items()}, figures) if figures else ():
+            log.say(f"step {step}: {words}")
+        not_finite = not_finite + 1 if numbers["skipped"] else 0
+        if not_finite >= PATIENCE:
+            raise WorkFailed(
+                f"the loss or its gradient was not finite for {PATIENCE} steps in a row (to step {step}). No weight was touched by them. Lower "
+                "config.optimizer.peak_lr, or set config.encoder.qk_norm=True; the same command goes on from the last checkpoint."
+            )
+
+    def report(step: int, metrics: dict) -> None:
+        if waiting:
+            write()
+        waiting.append((step, metrics))
+
+    yield report
+    if waiting:
+        write()
+
+
+@contextmanager
+def _stop_signal():
+    """A function that says whether to stop after a step: SIGTERM has come, here or to any process of the run."""
+    came = False
+
+    def note(*_) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGTERM, note)
+
+    def stop(step: int) -> bool:
+        if jax.process_count() == 1:
+            return came
+        return bool(multihost_utils.process_allgather(np.asarray(came)).any())
+
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _keep_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes the config into a new workdir; refuses another run's workdir, so that the difference between two runs is an edit that was meant."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    kept = workdir / "config.json"
+    if kept.exists():
+        before, now = _flat(json.loads(kept.read_text())), _flat(to_dict(config))
+        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+        refused = [name for name in changed if name not in MAY_CHANGE and name.split(".")[0] not in MAY_CHANGE]
+        if refused:
+            name = refused[0]
+            raise UserError(
+                f"--workdir {workdir} holds a run with another config: {name} was {before.get(name)!r} and is now {now.get(name)!r} "
+                f"({len(refused)} differ: {', '.join(refused[:5])}). Use another workdir, or set them back."
+            )
+    if jax.process_index() == 0:
+        kept.write_text(to_json(config))
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
