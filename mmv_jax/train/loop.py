@@ -117,22 +117,17 @@ def _one_behind(log: Log, config: ConfigDict, objective: Objective):
 
 @contextmanager
 def _stop_signal():
-    """A function that says whether to stop after a step: SIGTERM has come, here or to any process of the run."""
-    came = False
+    """A function that says whether to stop after a step: SIGTERM has come.
 
-    def note(*_) -> None:
-        nonlocal came
-        came = True
-
-    before = signal.signal(signal.SIGTERM, note)
-
-    def stop(step: int) -> bool:
-        if jax.process_count() == 1:
-            return came
-        return bool(multihost_utils.process_allgather(np.asarray(came)).any())
-
+    Several processes must agree on the step, or some would wait for the others for ever: JAX's own service does that, and catches the signal itself.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
     try:
-        yield stop
+        yield lambda step: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -1,0 +1,40 @@
+# mmv_jax: `make demo` goes from files to an encoder and its worth; `make test` proves the parts.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(VENV)/.core
+
+# One lock for every extra: what an install takes is held to the versions that were tested.
+$(VENV)/.core: setup.cfg requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-compile -c requirements.lock -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/pip install --quiet --no-compile -c requirements.lock -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/mmv phantom runs/demo/phantoms --kind thorax-cxr,thorax-ct --studies 240 --seed 0
+	$(BIN)/mmv ingest runs/demo/phantoms/manifest.csv --store runs/demo/store
+	$(BIN)/mmv inspect runs/demo/store --sheet runs/demo/sheet.png
+	$(BIN)/mmv pretrain --config experiments/demo.py --workdir runs/demo/pretrain
+	$(BIN)/mmv evaluate --config experiments/eval_demo.py --checkpoint runs/demo/pretrain --workdir runs/demo/evaluate
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check mmv_jax tests experiments
+	$(BIN)/ruff format --check mmv_jax tests experiments
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/mmv bench attention
+
+clean:
+	rm -rf runs/demo
