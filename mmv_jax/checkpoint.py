@@ -5,9 +5,9 @@ beside it once it is durable, and compared before it is used.
 """
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -32,7 +32,7 @@ class Checkpoints:
       every, keep: in steps, in checkpoints.
     """
 
-    def __init__(self, workdir: str | Path, config: Mapping[str, Any], every: int, keep: int):
+    def __init__(self, workdir: str | os.PathLike, config: Mapping[str, Any], every: int, keep: int):
         self.workdir, self.config, self.every = epath.Path(workdir), dict(config), every
         (self.workdir / SEALS).mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
@@ -101,7 +101,7 @@ class Checkpoints:
                 draft.rename(seal)
 
 
-def restore_encoder(directory: str | Path, mesh: Mesh | None = None) -> tuple[dict, dict]:
+def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> tuple[dict, dict]:
     """The encoder's parameters and the config of the newest whole checkpoint; imports no training code, fits any hardware.
 
     Args:
@@ -134,13 +134,13 @@ def _restore_items(folder: epath.Path, mesh: Mesh | None) -> tuple[dict, dict]:
     return params, config
 
 
-def step_folders(workdir: str | Path) -> dict[int, epath.Path]:
+def step_folders(workdir: str | os.PathLike) -> dict[int, epath.Path]:
     """The finished steps of a workdir; a step that Orbax has not renamed yet does not count."""
     steps = epath.Path(workdir) / STEPS
     return {int(folder.name): folder for folder in steps.iterdir() if folder.name.isdigit()} if steps.is_dir() else {}
 
 
-def find_fault(workdir: str | Path, step: int) -> str | None:
+def find_fault(workdir: str | os.PathLike, step: int) -> str | None:
     """What is wrong with the files of a step, in words; None where they are as they were written.
 
     A step without a seal (the process was killed between the two) counts as whole: Orbax had finished it.

@@ -49,7 +49,7 @@ def set_by_word(config: ConfigDict, word: str) -> None:
     node = config
     for depth, group in enumerate(groups):
         node = _child(node, group, ".".join(groups[: depth + 1]))
-    if not isinstance(node, ConfigDict) or leaf not in node:
+    if leaf not in node:
         raise UserError(f"config.{name} does not exist. {_nearest(config, name)}")
     old, new = node[leaf], _value(text)
     if isinstance(old, ConfigDict):
@@ -74,9 +74,10 @@ def to_json(config: ConfigDict | Mapping) -> str:
 
 
 def _child(node: ConfigDict, group: str, name: str) -> ConfigDict:
-    if not isinstance(node, ConfigDict) or group not in node:
-        raise UserError(f"config.{name} does not exist. {_nearest(node, group)}")
-    return node[group]
+    child = node.get(group)
+    if not isinstance(child, ConfigDict):
+        raise UserError(f"config.{name} is no group of this config. {_nearest(node, group)}")
+    return child
 
 
 def _value(text: str):

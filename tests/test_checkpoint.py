@@ -1,0 +1,125 @@
+"""Checkpoints: whole, sealed, restored to the last bit, and never used when altered."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mmv_jax.checkpoint import SEALS, STEPS, Checkpoints, find_fault, restore_encoder, step_folders
+from mmv_jax.errors import UserError
+
+CONFIG = {"seed": 1, "pretraining": {"patients": ["00ff"]}}
+
+
+def make_state(scale=1.0):
+    x = scale * jax.random.normal(jax.random.key(0), (8, 16))
+    return {"encoder": {"kernel": x}, "state": {"step": jnp.int32(3), "opt": ({"mu": 2 * x}, jnp.uint32(7))}}
+
+
+def write(workdir, steps=(2, 4), keep=3):
+    with Checkpoints(workdir, CONFIG, every=2, keep=keep) as checkpoints:
+        for step in steps:
+            checkpoints.save_if_due(step, make_state(step))
+
+
+def restore(workdir, state=None):
+    with Checkpoints(workdir, CONFIG, every=2, keep=3) as checkpoints:
+        return checkpoints.restore_newest(state or make_state())
+
+
+def test_what_was_saved_comes_back_to_the_last_bit(tmp_path):
+    write(tmp_path)
+    step, items = restore(tmp_path)
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, items, make_state(4))
+
+
+def test_an_empty_workdir_gives_the_state_back(tmp_path):
+    state = make_state()
+    assert restore(tmp_path, state) == (0, state)
+
+
+def test_only_the_newest_are_kept_and_each_has_a_seal(tmp_path):
+    write(tmp_path, steps=(2, 4, 6), keep=2)
+    assert sorted(step_folders(tmp_path)) == [4, 6]
+    assert sorted(path.stem for path in (tmp_path / SEALS).glob("*.json")) == ["4", "6"]
+
+
+def test_every_kind_of_damage_is_noticed_and_the_step_before_is_used(tmp_path):
+    write(tmp_path)
+    rng = np.random.default_rng(0)
+    kept = tmp_path / "copy"
+    shutil.copytree(tmp_path / STEPS / "4", kept)
+    files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file() and path.stat().st_size)
+    for trial in range(60):
+        shutil.rmtree(tmp_path / STEPS / "4")
+        shutil.copytree(kept, tmp_path / STEPS / "4")
+        victim = tmp_path / STEPS / "4" / files[rng.integers(len(files))]
+        data = bytearray(victim.read_bytes())
+        if trial % 3 == 0:
+            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+            victim.write_bytes(data)
+        elif trial % 3 == 1:
+            victim.write_bytes(data[: rng.integers(len(data))])
+        else:
+            victim.unlink()
+        assert find_fault(tmp_path, 4) is not None, (trial, victim)
+    with pytest.warns(UserWarning, match="Checkpoint 4 is not whole"):
+        step, items = restore(tmp_path)
+    assert step == 2
+    jax.tree.map(np.testing.assert_array_equal, items, make_state(2))
+
+
+def test_no_whole_checkpoint_is_an_error_and_not_a_fresh_start(tmp_path):
+    write(tmp_path, steps=(2,))
+    for path in (tmp_path / STEPS / "2" / "encoder").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="none of its 1 checkpoints is whole"):
+        restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "state, says",
+    [
+        ({**make_state(), "encoder": {"kernel": jnp.zeros((8, 17))}}, "encoder.kernel"),
+        ({**make_state(), "encoder": {"kernel": jnp.zeros((8, 16), jnp.bfloat16)}}, "bfloat16"),
+        ({**make_state(), "encoder": {"other": jnp.zeros((8, 16))}}, "another model"),
+    ],
+    ids=["shape", "dtype", "name"],
+)
+def test_another_model_is_refused(tmp_path, state, says):
+    write(tmp_path)
+    with pytest.raises(UserError, match=says):
+        restore(tmp_path, state)
+
+
+def test_evaluation_restores_the_encoder_and_the_config_alone(tmp_path):
+    write(tmp_path)
+    for directory in (tmp_path, tmp_path / STEPS / "4"):
+        params, config = restore_encoder(directory)
+        assert config == CONFIG
+        np.testing.assert_array_equal(params["kernel"], make_state(4)["encoder"]["kernel"])
+
+
+def test_a_folder_without_checkpoints_is_named(tmp_path):
+    with pytest.raises(UserError, match="no finished checkpoint"):
+        restore_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_eight_devices_restore_onto_fewer_exactly(tmp_path, devices):
+    def place(tree, count, spec):
+        mesh = jax.make_mesh((count,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+        return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec if x.ndim else PartitionSpec())), tree)
+
+    with Checkpoints(tmp_path, CONFIG, every=1, keep=1) as checkpoints:
+        checkpoints.save_if_due(1, place(make_state(), 8, PartitionSpec("fsdp")))
+    for spec in (PartitionSpec(), PartitionSpec(None, "fsdp")):
+        target = place(make_state(0.0), devices, spec)
+        _, items = restore(tmp_path, target)
+        jax.tree.map(np.testing.assert_array_equal, items, make_state())
+        assert items["encoder"]["kernel"].sharding == target["encoder"]["kernel"].sharding
