@@ -1,0 +1,1 @@
+"""Outcomes of a patient cohort: masks and tables become hazard ratios."""
