@@ -1,0 +1,1 @@
+"""Studies as blocks on disk: written by ingest, read by box."""

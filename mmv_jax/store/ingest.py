@@ -1,0 +1,226 @@
+"""Manifests to a store: what is new is read by workers and written in parts; what is broken is quarantined and stops nothing."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tensorstore as ts
+
+from mmv_jax.errors import UserError
+from mmv_jax.readers.deidentify import Key
+from mmv_jax.readers.manifest import Line, read_manifest
+from mmv_jax.readers.read import read_mask, read_study
+from mmv_jax.store.labels import carry, choose_columns
+from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, open_root
+from mmv_jax.store.quarantine import Quarantine
+from mmv_jax.store.read import finished_parts, read_about, read_index
+from mmv_jax.store.task import Job, Place, ReadFn, Reading, Refusal, Task, Written, write_task
+from mmv_jax.store.workers import ENGINES
+from mmv_jax.study import Study
+
+TASK_LINES = 512
+TASK_BYTES = 64 << 20  # of files: a task is then some seconds to a minute of work, and is lost as a whole when a machine is
+
+
+@dataclass
+class Report:
+    """What an ingest did."""
+
+    lines: int = 0  # of the manifests
+    ingested: int = 0
+    already: int = 0  # were in the store before
+    refused: Counter[str] = field(default_factory=Counter)  # by code
+    not_carried: dict[str, list[str]] = field(default_factory=dict)  # columns that stayed behind, by manifest
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        codes = ", ".join(f"{n} {code}" for code, n in self.refused.most_common()) or "none"
+        text = f"{self.ingested} studies ingested in {self.seconds:.0f} s, {self.already} were there already, refused: {codes}."
+        for manifest, columns in self.not_carried.items():
+            text += f"\n{manifest}: columns not carried (they may name someone): {', '.join(columns)}"
+        return text
+
+
+def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
+    """The study of a manifest line and the masks on its grid."""
+    study = read_study(job.path, spacing_mm=job.spacing_mm, unit=job.unit)
+    return study, {name: read_mask(path, like=study) for name, path in job.masks.items()}
+
+
+def ingest(
+    manifests: Sequence[str | Path],
+    store: str | Path,
+    *,
+    workers: int | None = None,
+    engine: str = "local",
+    key_path: str | Path | None = None,
+    timeout_s: float = 300.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    read_fn: ReadFn = read_line,
+) -> Report:
+    """Reads every study of the manifests that the store does not hold yet, and writes it.
+
+    A killed ingest loses the parts it was writing; the same command then goes on. Lines that were refused are tried again.
+
+    Args:
+      manifests: CSV files (docs/architecture.md).
+      store: a folder, or a `gs://` or `s3://` address; made where it does not exist. One ingest at a time.
+      workers: processes (or Ray tasks) at a time; all cores by default.
+      engine: "local" or "ray".
+      key_path: the secret by which studies are named. By default `<store>.key` beside the store, made at the first ingest. It must be kept: another
+        key gives other names, and a store takes one key only.
+      timeout_s: a file that takes longer to read is refused.
+      progress: is told (lines dealt with, lines to deal with).
+      read_fn: reads one line; a module-level function of your own for formats of your own.
+    Raises:
+      UserError: no manifest, another key, an unknown engine, an ingest that runs already.
+      WorkFailed: what no single file can be blamed for, such as a full disk.
+    """
+    began = time.monotonic()
+    if engine not in ENGINES:
+        raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    root = open_root(store)
+    with _only_ingest(store):
+        key = _open_key(store, key_path)
+        ordinals = _register(root, key, manifests)
+        _remove_unfinished_parts(root)
+        report = Report()
+        quarantine = Quarantine(root)
+        jobs = _jobs(root, key, ordinals, report, quarantine)
+        tasks = _tasks(jobs, str(store), read_fn)
+        settled: set[Place] = set()
+        try:
+            for event in ENGINES[engine](write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s):
+                if isinstance(event, Refusal):
+                    report.refused[event.code] += 1
+                    quarantine.add(event)
+                elif isinstance(event, Written):
+                    report.ingested += len(event.places)
+                settled |= set(event.places) if isinstance(event, Written) else set() if isinstance(event, Reading) else {event.place}
+                progress(len(settled), len(jobs))
+        finally:
+            quarantine.write()
+    report.seconds = time.monotonic() - began
+    return report
+
+
+@contextlib.contextmanager
+def _only_ingest(store: str | Path) -> Iterator[None]:
+    """Holds the store of a file system against a second ingest, whose unfinished parts the first would remove."""
+    if "://" in str(store):
+        yield
+        return
+    Path(store).mkdir(parents=True, exist_ok=True)
+    with open(Path(store) / "ingest.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another ingest writes to {store}. Wait for it, or give this one another store.") from None
+        yield
+
+
+def _open_key(store: str | Path, key_path: str | Path | None) -> Key:
+    if key_path is None:
+        if "://" in str(store):
+            raise UserError("A store in a bucket needs --key FILE: the key stays with you, outside of the bucket.")
+        key_path = Path(str(store).rstrip("/") + ".key")
+    return Key.load(key_path)
+
+
+def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> dict[int, Path]:
+    """Numbers the manifests in the order in which the store met them (1, 2, …), known by keyed hash; refuses another key."""
+    if not manifests:
+        raise UserError("No manifest given. Make one of a folder with: mmv manifest folder ROOT --out M.csv")
+    about = read_about(root) or {"format": FORMAT, "key_fingerprint": key.fingerprint, "manifests": []}
+    if about["key_fingerprint"] != key.fingerprint:
+        raise UserError(
+            f"This store names its studies by the key {about['key_fingerprint']}, and the key given is {key.fingerprint}. "
+            "Give the first one with --key FILE, or ingest into another store."
+        )
+    ordinals = {}
+    for path in map(Path, manifests):
+        name = key.hash("manifest", str(path.resolve()))
+        if name not in about["manifests"]:
+            about["manifests"].append(name)
+        ordinals[about["manifests"].index(name) + 1] = path
+    root.write(STORE_JSON, json.dumps(about, indent=1).encode()).result()
+    return ordinals
+
+
+def _remove_unfinished_parts(root: ts.KvStore) -> None:
+    keys = root.list(ts.KvStore.KeyRange(PARTS, "parts0")).result()
+    for part in {key.decode().split("/")[1] for key in keys} - set(finished_parts(root)):
+        root.delete_range(ts.KvStore.KeyRange(f"{PARTS}{part}/", f"{PARTS}{part}0")).result()
+
+
+def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], report: Report, quarantine: Quarantine) -> list[Job]:
+    """The lines that are to be read. A study that is there is left alone; lines that contradict others are refused."""
+    index = read_index(root)
+    there = dict(zip(index["study"], index["patient"])) if len(index) else {}
+    splits = dict(zip(index["patient"], index["split"])) if len(index) else {}
+    jobs: list[Job] = []
+    for ordinal, path in ordinals.items():
+        lines = read_manifest(path)
+        quarantine.forget(ordinal)
+        columns, left = choose_columns([line.labels for line in lines])
+        report.lines += len(lines)
+        if left:
+            report.not_carried[path.name] = left
+        fresh: set[str] = set()
+        for line in lines:
+            job = _job(line, ordinal, key, columns)
+            study, patient = str(job.known["study"]), str(job.known["patient"])
+            refusal = None
+            if study in fresh or there.get(study, patient) != patient:
+                refusal = Refusal(job.place, "duplicate", "another study has this study_id")
+            elif splits.setdefault(patient, line.split) != line.split:
+                refusal = Refusal(job.place, "two_splits", "this patient is in another split as well")
+            if refusal:
+                report.refused[refusal.code] += 1
+                quarantine.add(refusal)
+            elif study in there:
+                report.already += 1
+            else:
+                jobs.append(job)
+            fresh.add(study)
+        there |= {str(job.known["study"]): str(job.known["patient"]) for job in jobs}
+    return jobs
+
+
+def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type]) -> Job:
+    known = {"study": key.hash("study", line.study_id), "patient": key.hash("patient", line.patient_id), "line": line.number, "manifest": ordinal}
+    known |= {"split": line.split, "modality": line.modality} | carry(line.labels, columns)
+    masks = {name: str(path) for name, path in line.masks.items()}
+    paths = [str(line.path), *masks.values()]
+    secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
+    return Job((ordinal, line.number), str(line.path), line.spacing_mm, line.unit, masks, known, secrets)
+
+
+def _tasks(jobs: list[Job], store: str, read_fn: ReadFn) -> list[Task]:
+    """Lines that follow each other, up to TASK_LINES of them or TASK_BYTES of files."""
+    tasks: list[list[Job]] = []
+    size = TASK_BYTES
+    for job in jobs:
+        if size >= TASK_BYTES or len(tasks[-1]) >= TASK_LINES:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(job)
+        size += _bytes_of(job.path)
+    return [Task(store, tuple(jobs), read_fn) for jobs in tasks]
+
+
+def _bytes_of(path: str) -> int:
+    """Size of a file, or of a folder's files; 0 where it cannot be seen: the reader will say why."""
+    try:
+        if os.path.isdir(path):
+            return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+        return os.path.getsize(path)
+    except OSError:
+        return 0

@@ -1,0 +1,174 @@
+"""A store as its readers see it: an index with a line a study, and boxes of true intensities.
+
+Axes: z, y, x of a study's own grid.
+"""
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import tensorstore as ts
+
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, array_spec, block_counts, index_key, open_root
+from mmv_jax.study import Study
+
+CACHE_BYTES = 16 << 20  # holds the block directories of shards, so that a crop costs no second look at them
+
+
+class Corrupt(WorkFailed):
+    """Blocks of a study do not pass their checksums, or are gone."""
+
+
+class Store:
+    """Studies in blocks; reads only the blocks that a box touches.
+
+    A store can be pickled to worker processes: what travels is the path and the index, and each process opens the
+    parts that it reads when it first reads them. A process must be spawned, not forked, once TensorStore has run in its parent.
+
+    Attributes:
+      path: as given to `open`.
+      index: a line a study, in the order of manifests and of their lines; appending a manifest leaves earlier positions as they are.
+        Columns: docs/architecture.md.
+      key_fingerprint: of the key that named the studies.
+
+    Example:
+      store = Store.open("runs/demo/store")
+      crop = store.read_box(7, (0, 32, 32), (16, 128, 128))  # HU, where store.index.unit[7] is "HU"
+    """
+
+    def __init__(self, path: str, index: pd.DataFrame, key_fingerprint: str):
+        self.path, self.index, self.key_fingerprint = path, index, key_fingerprint
+        self._grids = index[["grid_z", "grid_y", "grid_x"]].to_numpy()
+        self._slopes, self._intercepts = index["slope"].to_numpy(np.float32), index["intercept"].to_numpy(np.float32)
+        self._parts, self._first = index["part"].to_numpy(), index["first_block"].to_numpy()
+        self._arrays: dict[str, ts.TensorStore] = {}
+        self._opened_by = 0
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Store":
+        """Opens a store; parts whose index is not written (an ingest that runs, or was killed) are not seen.
+
+        Raises:
+          UserError: there is no store, or none that this version reads, or it holds no study.
+        """
+        root = open_root(path)
+        about = read_about(root)
+        if about is None:
+            raise UserError(f"{path} is not a store ({STORE_JSON} is missing). Make one with: mmv ingest MANIFEST --store {path}")
+        if about["format"] != FORMAT:
+            raise UserError(f"{path} has format {about['format']}, this version reads {FORMAT}. Ingest its manifests again.")
+        index = read_index(root)
+        if index.empty:
+            raise UserError(f"{path} holds no study: no ingest has finished a part of it. Run mmv ingest again; quarantine.jsonl has the reasons.")
+        return cls(str(path), index, about["key_fingerprint"])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "index": self.index, "key_fingerprint": self.key_fingerprint}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def read_box(self, i: int, start: Sequence[int], shape: Sequence[int], *, mask: str | None = None) -> np.ndarray:
+        """Voxels of a box that lies inside study `i`.
+
+        Args:
+          i: position in the index.
+          start, shape: (z, y, x) in voxels of the study's grid.
+          mask: a name from the study's `masks`.
+        Returns:
+          float32 true intensities `[z, y, x]`, or the int32 values of the mask.
+        Raises:
+          ValueError: the box leaves the study, or the study has no such mask.
+          Corrupt: a block does not pass its checksum.
+        """
+        grid = self._grids[i]
+        begin, size = np.array(start, np.int64), np.array(shape, np.int64)
+        if (begin < 0).any() or (size < 1).any() or (begin + size > grid).any():
+            raise ValueError(f"box at {begin.tolist()} of {size.tolist()} voxels leaves study {i}, whose grid is {grid.tolist()}")
+        stored = self._read_blocks(i, self._first_block(i, mask), begin, size)
+        if mask is not None:
+            return stored.astype(np.int32)
+        values = stored.astype(np.float32)
+        values *= self._slopes[i]
+        values += self._intercepts[i]
+        return values
+
+    def read_study(self, i: int) -> Study:
+        """The whole of study `i`, in float32 true intensities."""
+        line = self.index.iloc[i]
+        attributes = {c.removeprefix("attribute_"): line[c] for c in self.index.columns if c.startswith("attribute_") and line[c] == line[c]}
+        spacing = (line["spacing_z"], line["spacing_y"], line["spacing_x"])
+        return Study(self.read_box(i, (0, 0, 0), self._grids[i]), spacing, int(line["ndim"]), line["unit"], attributes)
+
+    def _first_block(self, i: int, mask: str | None) -> int:
+        if mask is None:
+            return int(self._first[i])
+        line = self.index.iloc[i]
+        names = line["masks"].split(",")
+        if mask not in names:
+            raise ValueError(f"study {line['study']} has no mask {mask!r}; it has: {line['masks'] or 'none'}")
+        return int(line["mask_blocks"][names.index(mask)])
+
+    def _read_blocks(self, i: int, first: int, start: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        array = self._array(self._parts[i])
+        block = np.array(array.shape[1:])
+        counts = block_counts(tuple(self._grids[i]), tuple(block))
+        begin, end = start // block, (start + shape - 1) // block + 1
+        positions = np.stack(np.meshgrid(*map(np.arange, begin, end), indexing="ij"), axis=-1).reshape(-1, 3)
+        numbers = first + np.ravel_multi_index(tuple(positions.T), counts)
+        try:
+            blocks = array[numbers].read().result()
+        except ValueError as error:
+            raise Corrupt(
+                f"Blocks of study {self.index['study'].iloc[i]} (part {self._parts[i]}) are damaged or gone. "
+                f"`mmv inspect {self.path} --verify` lists all such studies; delete their parts and ingest again."
+            ) from error
+        out = np.empty(shape, np.int16)
+        for corner, voxels in zip(positions * block - start, blocks):  # corner: of the block, in the box
+            low, high = np.maximum(corner, 0), np.minimum(corner + block, shape)
+            out[tuple(map(slice, low, high))] = voxels[tuple(map(slice, low - corner, high - corner))]
+        return out
+
+    def _array(self, part: str) -> ts.TensorStore:
+        if self._opened_by != os.getpid():
+            self._arrays, self._opened_by = {}, os.getpid()
+            self._root = open_root(self.path)
+            self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+        if part not in self._arrays:
+            self._arrays[part] = ts.open(array_spec(self._root, part), open=True, context=self._context).result()
+        return self._arrays[part]
+
+
+def read_about(root: ts.KvStore) -> dict | None:
+    """What `store.json` says, or None where there is no store."""
+    answer = root.read(STORE_JSON).result()
+    return json.loads(answer.value) if answer.state == "value" else None
+
+
+def finished_parts(root: ts.KvStore) -> list[str]:
+    """Names of the parts that have an index, sorted."""
+    keys = (key.decode() for key in root.list(ts.KvStore.KeyRange(PARTS, "parts0")).result())
+    return sorted(key.split("/")[1] for key in keys if key.endswith("/index.parquet"))
+
+
+def read_index(root: ts.KvStore) -> pd.DataFrame:
+    """The indices of all finished parts as one, sorted by manifest and line."""
+    parts = finished_parts(root)
+    answers = [root.read(index_key(part)) for part in parts]  # all at once: a part is one small file
+    tables = [read_part_index(answer.result().value).assign(part=part) for part, answer in zip(parts, answers)]
+    if not tables:
+        return pd.DataFrame()
+    return pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True)
+
+
+def read_part_index(content: bytes) -> pd.DataFrame:
+    return pq.read_table(io.BytesIO(content), page_checksum_verification=True).to_pandas()

@@ -1,0 +1,157 @@
+"""What a worker does: reads the files of some manifest lines, and writes them as parts. The same function runs in every engine."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import tensorstore as ts
+
+from mmv_jax.store.layout import index_key, open_root
+from mmv_jax.store.read import read_part_index
+from mmv_jax.store.write import PartWriter
+from mmv_jax.study import Study
+
+Place = tuple[int, int]  # (manifest, line): the only name that a line has in logs and in the quarantine
+
+
+@dataclass(frozen=True)
+class Job:
+    """One manifest line. `path`, `masks` and `secrets` stay in the worker; `known` goes into the index."""
+
+    place: Place
+    path: str
+    spacing_mm: float | tuple[float, ...] | None
+    unit: str | None
+    masks: Mapping[str, str]
+    known: Mapping[str, object]
+    secrets: tuple[str, ...]  # texts that must not leave in a message: ids and paths
+
+
+ReadFn = Callable[[Job], tuple[Study, Mapping[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Lines that one worker reads one after the other. Repeating a task, or a part of it, changes nothing that is finished."""
+
+    store: str
+    jobs: tuple[Job, ...]
+    read_fn: ReadFn
+    deaths: int = field(default=0)  # of workers, while no file was being read
+
+
+@dataclass(frozen=True)
+class Reading:
+    place: Place
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A file is read, and goes into a part: what happens until the next `Reading` is no file's fault."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
+class Refusal:
+    place: Place
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """A part is finished and can be read."""
+
+    places: tuple[Place, ...]
+
+
+Event = Reading | Writing | Refusal | Written
+
+
+def write_task(task: Task) -> Iterator[Event]:
+    """Reads each file once, refuses what is broken, and writes the rest; yields what happened as it happens.
+
+    A part is named by its first study, so that a task that is repeated after a lost machine finds the parts it had finished, and writes
+    the others over.
+    """
+    root = open_root(task.store)
+    open_parts: dict[int, PartWriter] = {}
+    finished: set[str] = set()
+    for job in task.jobs:
+        if job.known["study"] in finished:
+            continue
+        yield Reading(job.place)
+        read = _read(job, task.read_fn)
+        if isinstance(read, Refusal):
+            yield read
+            continue
+        yield Writing(job.place)
+        ndim = read[0].ndim
+        if ndim not in open_parts:
+            name = f"{job.known['study']}-{ndim}d"
+            lines = _finished_lines(root, name)
+            if lines is not None:
+                finished |= set(lines["study"])
+                yield Written(_places(lines))
+                continue
+            open_parts[ndim] = PartWriter(root, name, ndim)
+        open_parts[ndim].add(*read, job.known)
+        del read  # the next file is read before this name is bound again
+        if open_parts[ndim].is_full:
+            yield _close(open_parts.pop(ndim))
+    for part in open_parts.values():
+        yield _close(part)
+
+
+def _read(job: Job, read_fn: ReadFn) -> tuple[Study, Mapping[str, np.ndarray]] | Refusal:
+    try:
+        study, masks = read_fn(job)
+        problem = _problem(study, masks)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except MemoryError:
+        problem = ("too_large", "the file needs more memory than this machine has")
+    except BaseException as error:  # decoders written in Rust raise PanicException, which is no Exception
+        code = getattr(error, "code", "unreadable")
+        reason = getattr(error, "reason", f"the reader failed with {type(error).__name__}")
+        problem = (code, reason)
+    if problem is None:
+        return study, masks
+    return Refusal(job.place, problem[0], without(problem[1], job.secrets))
+
+
+def _problem(study: Study, masks: Mapping[str, np.ndarray]) -> tuple[str, str] | None:
+    """What no store should hold, whoever read it."""
+    low, high = study.voxels.min(), study.voxels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "not_finite", "voxels are NaN or infinite"
+    if low == high:
+        return "constant", "every voxel has the same value"
+    for name, mask in masks.items():
+        if mask.shape != study.voxels.shape:
+            return "mask_grid", f"{name} has the grid {mask.shape}, the study {study.voxels.shape}"
+        if mask.size and not -(1 << 15) <= int(mask.min()) <= int(mask.max()) < 1 << 15:
+            return "mask_values", f"{name} has values that do not fit into 16 bits"
+    return None
+
+
+def without(text: str, secrets: tuple[str, ...]) -> str:
+    """`text` with every secret of three or more characters blotted out: readers promise to quote none, and this holds them to it."""
+    for secret in sorted((s for s in secrets if len(s) > 2), key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return text
+
+
+def _close(part: PartWriter) -> Written:
+    part.close()
+    return Written(tuple((line["manifest"], line["line"]) for line in part.lines))
+
+
+def _finished_lines(root: ts.KvStore, name: str):
+    answer = root.read(index_key(name)).result()
+    return read_part_index(answer.value) if answer.state == "value" else None
+
+
+def _places(lines) -> tuple[Place, ...]:
+    return tuple(zip(lines["manifest"].tolist(), lines["line"].tolist()))

@@ -1,0 +1,188 @@
+"""Engines that run tasks: worker processes of this machine, or Ray. A decoder that dies takes its worker along, never the ingest."""
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing import connection, get_context
+
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.store.task import Event, Place, Reading, Refusal, Task, Written
+
+TaskFn = Callable[[Task], Iterator[Event]]
+TICK_S = 0.5  # between looks at the clock
+DEATHS = 2  # of workers outside of any file, after which a task is given up
+
+
+@dataclass(frozen=True)
+class _Done:
+    pass
+
+
+@dataclass(frozen=True)
+class _Failed:
+    cause: str
+
+
+def run_local(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float) -> Iterator[Event]:
+    """Runs tasks in worker processes; yields what happens, in the order in which it happens.
+
+    A file whose reading ends its process, or takes longer than `timeout_s`, is refused; the files read before it in its
+    task (and not yet written) and those after it go on as two tasks, so that no file is read more than twice for it.
+
+    Raises:
+      WorkFailed: a task failed for a reason that is no file's, such as a full disk.
+    """
+    waiting = deque(tasks)
+    crew = [_Worker(task_fn) for _ in range(min(workers, len(waiting)))]
+    try:
+        while waiting or any(worker.task for worker in crew):
+            for worker in crew:
+                if worker.task is None and waiting:
+                    worker.start(waiting.popleft())
+            ready = connection.wait([w.pipe for w in crew if w.task], timeout=TICK_S)
+            for worker in crew:
+                if worker.task is None:
+                    continue
+                if worker.pipe in ready:
+                    yield from worker.receive()
+                if worker.is_dead or worker.is_late(timeout_s):
+                    late = not worker.is_dead
+                    yield from worker.refuse_file("timeout" if late else "decoder_died", timeout_s)
+                    waiting.extendleft(worker.rest())
+                    worker.replace_process()
+    finally:
+        for worker in crew:
+            worker.stop()
+
+
+@dataclass
+class _Worker:
+    """One process, the task that it has, and the file that it reads."""
+
+    task_fn: TaskFn
+    task: Task | None = None
+    reading: Place | None = None
+    since: float = 0.0
+    is_dead: bool = False
+    settled: set[Place] = field(default_factory=set)  # refused, or in a finished part
+
+    def __post_init__(self):
+        self.replace_process()
+
+    def replace_process(self) -> None:
+        if hasattr(self, "process"):
+            self.stop()
+        context = get_context("spawn")  # a fork would inherit the locks of JAX's and TensorStore's threads
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, self.task_fn), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.task, self.reading, self.is_dead = None, None, False
+
+    def start(self, task: Task) -> None:
+        self.task, self.reading, self.settled = task, None, set()
+        try:
+            self.pipe.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            self.is_dead = True
+
+    def receive(self) -> Iterator[Event]:
+        """What the process has sent, to the last message; notices its end."""
+        try:
+            while self.task and self.pipe.poll():
+                yield from self._take(self.pipe.recv())
+        except (EOFError, ConnectionResetError):
+            self.is_dead = True
+
+    def _take(self, event) -> Iterator[Event]:
+        if isinstance(event, _Failed):
+            raise WorkFailed(f"Ingest stopped: {event.cause}. What is finished stays; the same command goes on from there.")
+        if isinstance(event, _Done):
+            self.task = None
+            return
+        self.reading = event.place if isinstance(event, Reading) else None
+        self.since = time.monotonic()
+        self.settled |= set(event.places) if isinstance(event, Written) else {event.place} if isinstance(event, Refusal) else set()
+        yield event
+
+    def is_late(self, timeout_s: float) -> bool:
+        return self.task is not None and self.reading is not None and time.monotonic() - self.since > timeout_s
+
+    def refuse_file(self, code: str, timeout_s: float) -> Iterator[Event]:
+        if self.reading is not None:
+            reason = f"reading took longer than {timeout_s:g} s" if code == "timeout" else "the decoder ended its process on this file"
+            yield Refusal(self.reading, code, reason)
+
+    def rest(self) -> list[Task]:
+        """What is left of the task of a dead process: what came before the file that killed it, and what comes after."""
+        assert self.task is not None
+        left = [job for job in self.task.jobs if job.place not in self.settled]
+        if self.reading is None:
+            if self.task.deaths + 1 >= DEATHS:
+                raise WorkFailed(
+                    f"A worker died {DEATHS} times with exit code {self.process.exitcode} while it read no file: too little memory is the "
+                    "usual cause. Use fewer --workers. What is finished stays."
+                )
+            return [replace(self.task, jobs=tuple(left), deaths=self.task.deaths + 1)]
+        at = next(n for n, job in enumerate(left) if job.place == self.reading)
+        return [replace(self.task, jobs=tuple(jobs)) for jobs in (left[:at], left[at + 1 :]) if jobs]
+
+    def stop(self) -> None:
+        self.process.kill()  # parts are whole or not there: nothing to tidy up
+        self.process.join()
+        self.pipe.close()
+
+
+def _work(pipe, task_fn: TaskFn) -> None:
+    """The life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)  # decoders print file names and tags
+    os.dup2(silence, 2)
+    try:
+        while True:
+            task = pipe.recv()
+            try:
+                for event in task_fn(task):
+                    pipe.send(event)
+                pipe.send(_Done())
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception as error:
+                pipe.send(_Failed(f"{type(error).__name__}: {error}"))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone
+
+
+def run_ray(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float) -> Iterator[Event]:
+    """Runs tasks on a Ray cluster (`RAY_ADDRESS`), or on a Ray of this machine alone; at most `workers` tasks at a time.
+
+    On its node a task runs as in `run_local` with one worker, so that broken files are met in the same way. Ray repeats the
+    tasks of a lost node; that a repeated task changes nothing that is finished is `write_task`'s promise.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("engine ray needs the package ray. Install it with: pip install 'mmv_jax[ray]', or use --engine local.") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}))
+    remote = ray.remote(num_cpus=1, max_retries=3)(_run_task_on_node)
+    waiting, running = deque(tasks), list[ray.ObjectRef]()
+    while waiting or running:
+        while waiting and len(running) < workers:
+            running.append(remote.remote(task_fn, waiting.popleft(), timeout_s))
+        done, running = ray.wait(running)
+        try:
+            yield from (event for events in ray.get(done) for event in events)
+        except ray.exceptions.RayTaskError as error:
+            raise WorkFailed(str(error.cause)) from error
+
+
+def _run_task_on_node(task_fn: TaskFn, task: Task, timeout_s: float) -> list[Event]:
+    return list(run_local(task_fn, [task], workers=1, timeout_s=timeout_s))
+
+
+ENGINES = {"local": run_local, "ray": run_ray}

@@ -1,0 +1,89 @@
+"""Writes one part of a store: blocks shard by shard as studies come in, the index last."""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorstore as ts
+
+from mmv_jax.store.intensity import foreground_percentiles, occupancy, to_int16
+from mmv_jax.store.layout import BLOCKS, PARTS, SHARD_BLOCKS, block_counts, index_key, new_array_spec, pack_occupancy
+from mmv_jax.study import Study
+
+PART_STUDIES = 512
+PART_BYTES = 512 << 20  # of voxels: what a killed ingest can lose of a part
+UNBOUNDED = 1 << 40  # blocks of an array while it grows
+
+
+class PartWriter:
+    """One part, planar or volumetric. Holds at most two shards (2 × 32 MiB) besides the study at hand.
+
+    Nothing can be read of a part before `close`, which writes the index; a part that was begun and never closed is
+    written anew by whoever takes its name again.
+    """
+
+    def __init__(self, root: ts.KvStore, name: str, ndim: int):
+        self.name, self.ndim = name, ndim
+        self.lines: list[dict] = []
+        self._root = root
+        self._blocks = 0  # handed over so far, written or waiting
+        self._shard = np.empty((SHARD_BLOCKS[ndim], *BLOCKS[ndim]), np.int16)
+        root.delete_range(ts.KvStore.KeyRange(f"{PARTS}{name}/", f"{PARTS}{name}0")).result()  # "0" follows "/"
+        self._array = ts.open(new_array_spec(root, name, ndim, UNBOUNDED), create=True).result()
+
+    @property
+    def is_full(self) -> bool:
+        block_bytes = 2 * int(np.prod(BLOCKS[self.ndim]))
+        return len(self.lines) >= PART_STUDIES or self._blocks * block_bytes >= PART_BYTES
+
+    def add(self, study: Study, masks: Mapping[str, np.ndarray], known: Mapping[str, object]) -> None:
+        """Appends a study and the masks on its grid.
+
+        Args:
+          study: of the ndim of this part.
+          masks: integer `[z, y, x]` arrays by name, values of 16 bits; they become further blocks on the study's block grid.
+          known: the columns of the index that the voxels do not say: names, split, labels.
+        """
+        assert study.ndim == self.ndim, study.ndim
+        assert all(mask.shape == study.voxels.shape for mask in masks.values()), list(masks)
+        stored = to_int16(study.voxels)
+        occupied = occupancy(stored, study.unit, study.ndim)
+        low, high = foreground_percentiles(stored, occupied, (0.5, 99.5))
+        per_array = int(np.prod(block_counts(study.voxels.shape, BLOCKS[self.ndim])))
+        line = dict(known) | dict(zip(("grid_z", "grid_y", "grid_x"), study.voxels.shape))
+        line |= dict(zip(("spacing_z", "spacing_y", "spacing_x"), map(float, study.spacing_mm)))
+        line |= {"ndim": study.ndim, "unit": study.unit, "low": low, "high": high, "slope": stored.slope, "intercept": stored.intercept}
+        line |= {"occupancy": pack_occupancy(occupied), "masks": ",".join(masks), "first_block": self._blocks}
+        line |= {"mask_blocks": [self._blocks + (k + 1) * per_array for k in range(len(masks))]}
+        line |= {f"attribute_{name}": float(value) for name, value in study.attributes.items()}
+        for voxels in (stored.voxels, *masks.values()):
+            self._append(voxels)
+        self.lines.append(line)
+
+    def close(self) -> None:
+        """Writes what waits, then the index; from then on the part is there."""
+        left = self._blocks % len(self._shard)
+        shape = self._array.shape
+        self._array = self._array.resize(exclusive_max=[self._blocks, *shape[1:]], resize_metadata_only=True).result()
+        if left:
+            self._array[self._blocks - left : self._blocks].write(self._shard[:left]).result()
+        table = pa.Table.from_pandas(pd.DataFrame(self.lines), preserve_index=False)
+        file = io.BytesIO()
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        self._root.write(index_key(self.name), file.getvalue()).result()
+
+    def _append(self, voxels: np.ndarray) -> None:
+        block = BLOCKS[self.ndim]
+        counts = block_counts(voxels.shape, block)
+        for position in np.ndindex(*counts):
+            slot = self._shard[self._blocks % len(self._shard)]
+            corner = voxels[tuple(slice(p * b, (p + 1) * b) for p, b in zip(position, block))]
+            if corner.shape != slot.shape:
+                slot[:] = 0  # padding, never handed to a reader
+            slot[tuple(map(slice, corner.shape))] = corner
+            self._blocks += 1
+            if self._blocks % len(self._shard) == 0:
+                self._array[self._blocks - len(self._shard) : self._blocks].write(self._shard).result()
