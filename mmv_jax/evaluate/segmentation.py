@@ -1,0 +1,130 @@
+"""The linear probe of patch tokens: each token says which voxels of its patch belong to a structure. Axes: n tokens, D width, P voxels of a patch.
+
+One linear map D -> P with no other context than what the encoder put into the token. It is fitted by least squares on the 0/1 masks, from
+sums over studies, so that memory does not grow with their number.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mmv_jax.evaluate.probes import Standardiser
+from mmv_jax.metrics import scores
+
+PENALTIES = tuple(10.0**e for e in range(-6, 1))  # of the ridge, a token and standardised feature
+THRESHOLDS = np.r_[0.02, np.arange(0.05, 0.95, 0.05)]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A study as a segmentation head sees it: the whole view.
+
+    Attributes:
+      tokens: of the kept patches, in the order of `kept`.
+      kept: which patches carry something; the others were never encoded, and nothing is predicted there.
+      truth: the structure on the view's grid. A planar view has gz = 1.
+      spacing_mm: the edge of the view's voxels.
+    """
+
+    tokens: Float[np.ndarray, "n D"]
+    kept: Bool[np.ndarray, "tz ty tx"]
+    truth: Bool[np.ndarray, "gz gy gx"]
+    spacing_mm: float
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """Masks of the test studies, scores of those that have the structure (NaN for the others), and what the val studies chose."""
+
+    masks: list[Bool[np.ndarray, "gz gy gx"]]
+    dice: Float[np.ndarray, " M"]
+    hd95: Float[np.ndarray, " M"]
+    penalty: float
+    threshold: float
+
+
+def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
+    """The kept patches of a grid, `[n, P]`."""
+    (tz, ty, tx), (gz, gy, gx) = kept.shape, grid.shape
+    cut = grid.reshape(tz, gz // tz, ty, gy // ty, tx, gx // tx).transpose(0, 2, 4, 1, 3, 5)[kept]
+    return cut.reshape(len(cut), -1)
+
+
+def untile(patches: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"], shape: tuple[int, int, int]) -> np.ndarray:
+    """The grid of kept patches `[n, P]`; 0 where none was kept."""
+    (tz, ty, tx), (gz, gy, gx) = kept.shape, shape
+    out = np.zeros((tz, ty, tx, gz // tz, gy // ty, gx // tx), patches.dtype)
+    out[kept] = patches.reshape(-1, *out.shape[3:])
+    return out.transpose(0, 3, 1, 4, 2, 5).reshape(shape)
+
+
+@dataclass
+class PatchRidge:
+    """Ridge regression of patch masks on tokens at every penalty, from running sums."""
+
+    standard: Standardiser
+    xx: np.ndarray  # [D + 1, D + 1], the last feature is 1
+    xy: np.ndarray  # [D + 1, P]
+    count: int = 0
+
+    @classmethod
+    def of(cls, scenes: list[Scene]) -> "PatchRidge":
+        width, voxels = scenes[0].tokens.shape[1], scenes[0].truth.size // scenes[0].kept.size
+        standard = Standardiser.of(np.concatenate([scene.tokens for scene in scenes]))
+        model = cls(standard, np.zeros((width + 1, width + 1)), np.zeros((width + 1, voxels)))
+        for scene in scenes:
+            x, y = model.features(scene), tiles(scene.truth, scene.kept).astype(np.float32)
+            model.xx += x.T @ x
+            model.xy += x.T @ y
+            model.count += len(x)
+        return model
+
+    def features(self, scene: Scene) -> Float[np.ndarray, "n E"]:
+        x = self.standard(scene.tokens)
+        return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
+
+    def weights(self, penalty: float) -> Float[np.ndarray, "E P"]:
+        ridge = penalty * self.count * np.eye(len(self.xx))
+        ridge[-1, -1] = 1e-9 * self.count  # the intercept is free
+        return np.linalg.solve(self.xx + ridge, self.xy).astype(np.float32)
+
+
+def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
+    """Fits on train, chooses penalty and threshold by the mean Dice on val, refits on train and val, predicts test.
+
+    Args:
+      split: "train", "val" or "test" of each scene.
+    """
+    train, val, test = ([scene for scene, s in zip(scenes, split) if s == name] for name in ("train", "val", "test"))
+    model = PatchRidge.of(train)
+    by_penalty = np.stack([_dice_by_threshold(model, model.weights(penalty), val) for penalty in PENALTIES])
+    s, t = np.unravel_index(int(by_penalty.argmax()), by_penalty.shape)
+    model = PatchRidge.of(train + val)
+    weights = model.weights(PENALTIES[s])
+    masks = [untile(model.features(scene) @ weights > THRESHOLDS[t], scene.kept, scene.truth.shape) for scene in test]
+    return Segmented(masks, *score_masks(test, masks), PENALTIES[s], float(THRESHOLDS[t]))
+
+
+def score_masks(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Dice and HD95 (mm) of each study that has the structure; NaN for the others, whose Dice is 0 or undefined whatever is found."""
+    dice, hd95 = np.full((2, len(scenes)), np.nan)
+    for i, (scene, mask) in enumerate(zip(scenes, masks)):
+        if scene.truth.any():
+            planar = scene.truth.shape[0] == 1
+            truth, found = (scene.truth[0], mask[0]) if planar else (scene.truth, mask)
+            dice[i] = scores.dice(truth, found)
+            hd95[i] = scores.surface_scores(truth, found, (scene.spacing_mm,) * truth.ndim)["hd95"]
+    return dice, hd95
+
+
+def _dice_by_threshold(model: PatchRidge, weights: np.ndarray, scenes: list[Scene]) -> Float[np.ndarray, " thresholds"]:
+    """The mean Dice over studies that have the structure, at each threshold: voxels are sorted into bins once, and summed from above."""
+    total = np.zeros(len(THRESHOLDS))
+    present = [scene for scene in scenes if scene.truth.any()]
+    for scene in present:
+        bins = np.searchsorted(THRESHOLDS, (model.features(scene) @ weights).ravel())  # bin b: above b of the thresholds
+        truth = tiles(scene.truth, scene.kept).ravel()
+        found, hit = (np.cumsum(np.bincount(b, minlength=len(THRESHOLDS) + 1)[::-1])[::-1][1:] for b in (bins, bins[truth]))
+        total += 2 * hit / (found + scene.truth.sum())
+    return total / max(len(present), 1)

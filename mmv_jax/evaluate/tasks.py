@@ -1,0 +1,142 @@
+"""Tasks: which studies of a store, split how, with which truth. Axes: N studies of the task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from mmv_jax.errors import UserError
+
+KINDS = ("classification", "regression", "segmentation")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question, and the studies that can answer it.
+
+    Attributes:
+      studies: positions in the store's index.
+      split: "train", "val" or "test" of each.
+      patients: keyed hashes, for the bootstrap.
+      labels: 0 or 1 (classification) or a number (regression); empty for segmentation.
+      mask: the name of the mask, "" where the task is no segmentation.
+      values, flags: the structure is where the mask has one of `values`, or has a bit of `flags` set.
+      pixels: how the floor of pixels looks at a study: `grid` (z, y, x), and `spacing_mm` for a box of fixed size around the centre.
+    """
+
+    name: str
+    kind: str
+    studies: Int[np.ndarray, "N"]
+    split: np.ndarray
+    patients: np.ndarray
+    labels: Float[np.ndarray, "M"] = field(default_factory=lambda: np.zeros(0))
+    mask: str = ""
+    values: tuple[int, ...] = ()
+    flags: int = 0
+    pixels: tuple[tuple[str, Any], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, chosen: np.ndarray) -> "Task":
+        labels = self.labels[chosen] if len(self.labels) else self.labels
+        return replace(self, studies=self.studies[chosen], split=self.split[chosen], patients=self.patients[chosen], labels=labels)
+
+    def structure(self, mask: Int[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
+        """Where the mask shows what the task asks for."""
+        return (mask & self.flags) > 0 if self.flags else np.isin(mask, self.values)
+
+
+def make_task(
+    index: pd.DataFrame,
+    name: str,
+    *,
+    kind: str,
+    label: str = "",
+    positive: Any = 1,
+    mask: str = "",
+    values: list[int] | tuple[int, ...] = (1,),
+    flags: int = 0,
+    where: Mapping[str, Any] | None = None,
+    pixels: Mapping[str, Any] | None = None,
+) -> Task:
+    """A task from its group in the config.
+
+    Args:
+      index: of the store.
+      kind: "classification" (a study is positive where `label` is `positive`), "regression" (of `label`) or "segmentation" (of `mask`).
+      where: columns and the value, or list of values, that a study must have: `{"source": "LIDC-IDRI"}`.
+      values, flags, pixels: as in `Task`.
+    Raises:
+      UserError: the store has no such column, value or mask; or a split is empty or has one class only.
+    """
+    if kind not in KINDS:
+        raise UserError(f"config.tasks.{name}.kind is {kind!r}. Use one of {', '.join(KINDS)}.")
+    chosen = index["split"].isin(SPLITS).to_numpy()
+    for key, wanted in (where or {}).items():
+        chosen &= _equals(column(index, key, f"config.tasks.{name}.where"), wanted)
+    labels = np.zeros(0)
+    if kind == "segmentation":
+        chosen &= np.array([mask in names.split(",") for names in index["masks"]], bool)
+    else:
+        values_of_label = column(index, label, f"config.tasks.{name}.label")
+        labels = _numbers(values_of_label, name, label) if kind == "regression" else _binary(values_of_label, positive)
+        chosen &= ~np.isnan(labels)
+        labels = labels[chosen]
+    studies = np.flatnonzero(chosen)
+    if not len(studies):
+        wanted = f"the mask {mask!r}" if kind == "segmentation" else f"a value of {label!r}"
+        raise UserError(f"config.tasks.{name}: no study of the store has {wanted} and fits `where`. Correct or remove the task.")
+    part = index.iloc[studies]
+    task = Task(
+        name, kind, studies, part["split"].to_numpy(str), part["patient"].to_numpy(str), labels, mask if kind == "segmentation" else "",
+        tuple(values), flags, tuple((pixels or {}).items()),
+    )  # fmt: skip
+    check(task)
+    return task
+
+
+def check(task: Task) -> None:
+    """Raises UserError where a split of the task is empty, or has one class only: then nothing can be fitted, chosen or measured."""
+    for split in SPLITS:
+        here = task.split == split
+        if not here.any():
+            raise UserError(f"config.tasks.{task.name}: no study of split {split!r}. A probe is fitted on train, chosen on val, measured on test.")
+        if task.kind == "classification" and len(np.unique(task.labels[here])) < 2:
+            raise UserError(f"config.tasks.{task.name}: all {here.sum()} studies of split {split!r} have the same label. Leave the task out.")
+
+
+def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
+    """A label column of the store by the name that the manifest gave it, or a column of the index itself."""
+    for known in (f"label_{name}", name):
+        if known in index:
+            return index[known]
+    labels = sorted(c.removeprefix("label_") for c in index if c.startswith("label_"))
+    raise UserError(f"{asked_by}: the store has no column {name!r}. Its manifests gave: {', '.join(labels) or 'no labels'}.")
+
+
+def _equals(values: pd.Series, wanted: Any) -> np.ndarray:
+    options = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
+    return np.logical_or.reduce([(values == option).to_numpy(bool, na_value=False) for option in map(_like(values), options)])
+
+
+def _like(values: pd.Series):
+    """Numbers are compared as numbers and text as text, whatever the index holds the column as."""
+    return (lambda option: float(option)) if pd.api.types.is_numeric_dtype(values) else (lambda option: str(option))
+
+
+def _binary(values: pd.Series, positive: Any) -> np.ndarray:
+    missing = (values.isna() | (values.astype(str) == "")).to_numpy()
+    return np.where(missing, np.nan, _equals(values, positive).astype(np.float64))
+
+
+def _numbers(values: pd.Series, name: str, label: str) -> np.ndarray:
+    numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
+    bad = int((np.isnan(numbers) & (~values.isna() & (values.astype(str) != "")).to_numpy()).sum())
+    if bad:
+        raise UserError(f"config.tasks.{name}: {bad} values of {label!r} are no numbers. Correct them in the manifest, or ask for a classification.")
+    return numbers

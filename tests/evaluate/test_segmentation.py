@@ -1,0 +1,77 @@
+"""The linear probe of patch tokens, planar and volumetric, on tokens that know or do not know their patch."""
+
+import numpy as np
+import pytest
+
+from mmv_jax.evaluate.segmentation import THRESHOLDS, PatchRidge, Scene, _dice_by_threshold, probe_masks, score_masks, tiles, untile
+from mmv_jax.metrics.scores import dice
+
+SHAPES = {"planar": ((1, 3, 4), (1, 12, 16)), "volumetric": ((2, 3, 2), (4, 12, 8))}
+
+
+def scenes_of(places, shape, informed, n=30, seed=0):
+    """A random box in each; an informed token is a random projection of its patch's mask, with noise."""
+    rng = np.random.default_rng(seed)
+    projection = rng.normal(size=(np.prod(shape) // np.prod(places), 12))
+    out = []
+    for _ in range(n):
+        truth = np.zeros(shape, bool)
+        low = [rng.integers(0, max(s // 2, 1)) for s in shape]
+        truth[tuple(slice(a, a + max(s // 2, 1)) for a, s in zip(low, shape))] = True
+        kept = rng.uniform(size=places) < 0.9
+        kept[0, 0, 0] = True
+        tokens = tiles(truth, kept) @ projection if informed else np.zeros((kept.sum(), 12))
+        out.append(Scene((tokens + 0.05 * rng.normal(size=tokens.shape)).astype(np.float32), kept, truth, 2.0))
+    return out, np.resize(["train", "train", "val", "test"], n)
+
+
+@pytest.mark.parametrize("places, shape", SHAPES.values(), ids=SHAPES.keys())
+def test_tiles_are_undone_where_patches_were_kept(places, shape):
+    grid = np.random.default_rng(0).normal(size=shape)
+    kept = np.ones(places, bool)
+    np.testing.assert_array_equal(untile(tiles(grid, kept), kept, shape), grid)
+    kept[0, 1, 1] = False
+    back = untile(tiles(grid, kept), kept, shape)
+    sides = [g // t for g, t in zip(shape, places)]
+    hole = (slice(0, sides[0]), slice(sides[1], 2 * sides[1]), slice(sides[2], 2 * sides[2]))
+    assert (back[hole] == 0).all()
+    assert (back != grid).sum() == np.prod(sides)
+
+
+@pytest.mark.parametrize("places, shape", SHAPES.values(), ids=SHAPES.keys())
+def test_informed_tokens_find_the_structure_and_noise_does_not(places, shape):
+    informed, noise = (probe_masks(*scenes_of(places, shape, which)) for which in (True, False))
+    assert informed.dice.mean() > noise.dice.mean() + 0.1
+    assert informed.hd95.mean() < noise.hd95.mean()
+
+
+def test_patches_that_were_not_encoded_count_as_missed():
+    scenes, _ = scenes_of(*SHAPES["planar"], True, n=1)
+    truth, kept = np.ones((1, 12, 16), bool), np.zeros((1, 3, 4), bool)
+    kept[0, :, :2] = True
+    scene = Scene(scenes[0].tokens[:6], kept, truth, 1.0)
+    found = untile(np.ones((6, 16), bool), kept, truth.shape)
+    assert score_masks([scene], [found])[0][0] == pytest.approx(2 / 3)
+
+
+def test_the_sweep_over_thresholds_is_dice_at_each():
+    scenes, _ = scenes_of(*SHAPES["volumetric"], True, n=6)
+    model = PatchRidge.of(scenes)
+    weights = model.weights(1e-3)
+    found = [untile(model.features(scene) @ weights, scene.kept, scene.truth.shape) for scene in scenes]
+    slow = [np.mean([dice(scene.truth, mask > t) for scene, mask in zip(scenes, found)]) for t in THRESHOLDS]
+    np.testing.assert_allclose(_dice_by_threshold(model, weights, scenes), slow, atol=1e-12)
+
+
+def test_a_study_without_the_structure_has_no_score():
+    scene = scenes_of(*SHAPES["planar"], True, n=1)[0][0]
+    empty = Scene(scene.tokens, scene.kept, np.zeros_like(scene.truth), 1.0)
+    assert np.isnan(score_masks([empty], [np.ones_like(scene.truth)])).all()
+
+
+def test_moving_the_test_masks_changes_no_choice_and_no_prediction():
+    scenes, split = scenes_of(*SHAPES["planar"], True)
+    moved = [Scene(s.tokens, s.kept, ~s.truth if where == "test" else s.truth, s.spacing_mm) for s, where in zip(scenes, split)]
+    ours, theirs = probe_masks(scenes, split), probe_masks(moved, split)
+    assert (ours.penalty, ours.threshold) == (theirs.penalty, theirs.threshold)
+    assert all((a == b).all() for a, b in zip(ours.masks, theirs.masks))
