@@ -1,0 +1,191 @@
+"""The packing plan: which study's crops go into which row. Axes: N lines of an epoch, R rows of a step, K capacities.
+
+The plan is a pure function of the sizes, the seed and the epoch: any host can build any row of any step, and a resume needs one integer.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from mmv_jax.errors import UserError
+
+WINDOW = 4096  # lines that are packed together: enough to fill rows, few enough to be quick
+TRIES = 32  # rows that are looked at for a line before a new row is begun
+SHUFFLE = 2**63  # keeps the shuffle's random numbers apart from those of the crops (see crops.uniforms)
+
+Sizes = Sequence[tuple[int, ...]] | np.ndarray
+
+
+class Plan:
+    """Rows over concatenated epochs. A line is one showing of a study; without a mixture, line i of an epoch is study i."""
+
+    def __init__(self, sizes: Callable[[int], np.ndarray], capacity: np.ndarray, seed: int, per_step: int):
+        self._sizes, self._capacity, self._seed, self.per_step = sizes, capacity, seed, per_step
+        self._ends: list[int] = []  # the row after the last one of each epoch so far
+        self._packed: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
+        self._locate(0)
+
+    def __len__(self) -> int:
+        """Rows of the first epoch; later ones differ by a few, as their crops do."""
+        return self._ends[0]
+
+    def row(self, r: int) -> list[int]:
+        """The lines of row number `r`, counted from the first row of the first epoch."""
+        return self.epoch_and_lines(r)[1]
+
+    def epoch_and_lines(self, r: int) -> tuple[int, list[int]]:
+        """The epoch of row `r`, and the lines of that epoch that lie in it."""
+        epoch = self._locate(r)
+        first = self._ends[epoch - 1] if epoch else 0
+        return epoch, self._epoch(epoch)[0][r - first].tolist()
+
+    def step(self, n: int) -> list[int]:
+        """The rows of step `n`, in such an order that devices that take equal runs of it have equal attention to do."""
+        rows = range(n * self.per_step, (n + 1) * self.per_step)
+        return [rows[i] for i in balanced_order(np.array([self._cost(r) for r in rows]))]
+
+    def _cost(self, r: int) -> int:
+        epoch = self._locate(r)
+        return int(self._epoch(epoch)[1][r - (self._ends[epoch - 1] if epoch else 0)])
+
+    def _locate(self, r: int) -> int:
+        """The epoch of row `r`. Epochs differ in their number of rows, so those before it are planned once."""
+        while not self._ends or self._ends[-1] <= r:
+            epoch = len(self._ends)
+            self._ends.append((self._ends[-1] if epoch else 0) + len(self._epoch(epoch)[0]))
+        return int(np.searchsorted(self._ends, r, side="right"))
+
+    def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The rows of an epoch, shuffled, and the cost of each. The last two epochs asked for are kept: a step can lie in both."""
+        if epoch not in self._packed:
+            self._packed = {before: packed for before, packed in self._packed.items() if before == epoch - 1}
+            self._packed[epoch] = self._pack_epoch(epoch)
+        return self._packed[epoch]
+
+    def _pack_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        sizes = self._sizes(epoch)
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed + SHUFFLE, epoch], np.uint64)))
+        shuffled = rng.permutation(len(sizes))
+        parts = np.array_split(shuffled, -(-len(sizes) // WINDOW))
+        rows = [part[row] for part in parts for row in best_fit(sizes[part, : len(self._capacity)], self._capacity)]
+        rows = [rows[i] for i in rng.permutation(len(rows))]
+        return rows, np.array([sizes[row, -1].sum() for row in rows])
+
+
+def make_plan(
+    sizes: Sizes | Callable[[int], np.ndarray],
+    *,
+    length: int,
+    prefix: int,
+    seed: int,
+    segments: int | None = None,
+    per_step: int = 1,
+) -> Plan:
+    """The plan of a run.
+
+    Args:
+      sizes: for each line (tokens of its global crops, of its local crops[, number of its crops[, its attention cost]]), or a function from an epoch
+        to that. What is left out is 0 crops, and the square of the tokens.
+      length, prefix: tokens of a row, and of its front part, which holds all global crops.
+      segments: the most crops that a row holds.
+      per_step: rows of a step.
+    Raises:
+      UserError: a study does not fit into a row.
+
+    Example:
+      >>> plan = make_plan([(4, 0), (2, 2), (2, 2)], length=8, prefix=4, seed=0)
+      >>> sorted(sorted(plan.row(i)) for i in range(len(plan)))
+      [[0], [1, 2]]
+    """
+    capacity = np.array([length, prefix, segments if segments is not None else np.iinfo(np.int64).max])
+
+    def of_epoch(epoch: int) -> np.ndarray:
+        table = _size_table(sizes(epoch) if callable(sizes) else sizes)
+        _check(table, capacity)
+        return table
+
+    return Plan(of_epoch, capacity, seed, per_step)
+
+
+def _size_table(sizes: Sizes) -> Int[np.ndarray, "N 4"]:
+    """Columns: all tokens, global tokens, crops, cost."""
+    given = np.asarray(sizes, np.int64)
+    if not given.size:
+        raise UserError("There is no study to plan rows for. Check the split, the modalities and the mixture.")
+    total = given[:, 0] + given[:, 1]
+    crops = given[:, 2] if given.shape[1] > 2 else np.zeros_like(total)
+    cost = given[:, 3] if given.shape[1] > 3 else total**2
+    return np.stack([total, given[:, 0], crops, cost], axis=1)
+
+
+def _check(table: np.ndarray, capacity: np.ndarray) -> None:
+    too_large = np.flatnonzero((table[:, :3] > capacity).any(axis=1))
+    if len(too_large):
+        total, front, crops, _ = table[too_large[0]]
+        raise UserError(
+            f"{len(too_large)} of {len(table)} studies do not fit into a row. One of them needs {total} tokens, {front} of them in global crops, and "
+            f"{crops} crops; a row holds length={capacity[0]}, prefix={capacity[1]}, segments={capacity[2]}. Raise these, or make the views' "
+            "grids smaller or their counts lower."
+        )
+
+
+def best_fit(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> list[list[int]]:
+    """Packs items of several sizes each into as few rows as it can: largest first, each into the fullest row that still holds it.
+
+    "Fullest" is judged by the scarcest capacity. An integer with a bit for each amount of free room that some row has finds it without a search.
+
+    Source: best-fit decreasing; Johnson et al., Worst-case performance bounds for simple one-dimensional packing algorithms (SIAM J. Comput., 1974).
+    """
+    need = sizes / capacity
+    scarcest = int(need.sum(axis=0).argmax())
+    rows: list[list[int]] = []
+    free: list[list[int]] = []  # of each row, by capacity
+    rows_by_room: dict[int, list[int]] = {}  # free room of the scarcest capacity -> rows
+    rooms = 0  # bit n: some row has n free
+    for item in np.argsort(-need.max(axis=1), kind="stable").tolist():
+        size = sizes[item].tolist()
+        row = _fullest(size, scarcest, free, rows_by_room, rooms)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            free.append(capacity.tolist())
+        else:
+            room = free[row][scarcest]
+            rows_by_room[room].remove(row)
+            rooms ^= (not rows_by_room[room]) << room
+        rows[row].append(item)
+        free[row] = [have - take for have, take in zip(free[row], size)]
+        room = free[row][scarcest]
+        rows_by_room.setdefault(room, []).append(row)
+        rooms |= 1 << room
+    return rows
+
+
+def _fullest(size: list[int], scarcest: int, free: list[list[int]], rows_by_room: dict[int, list[int]], rooms: int) -> int | None:
+    """The row with the least free room that holds an item; None where there is none, or none among the first TRIES."""
+    tries = 0
+    candidates = rooms >> size[scarcest] << size[scarcest]
+    while candidates:
+        lowest = candidates & -candidates
+        for row in reversed(rows_by_room[lowest.bit_length() - 1]):
+            if all(take <= have for take, have in zip(size, free[row])):
+                return row
+            tries += 1
+            if tries == TRIES:
+                return None
+        candidates ^= lowest
+    return None
+
+
+def balanced_order(costs: np.ndarray) -> list[int]:
+    """An order in which every aligned run of 1/2, 1/4, 1/8, ... of the items has about the same cost, for as often as their number can be halved.
+
+    It does not depend on the number of devices, so that this changes no batch. Pairs of the dearest with the cheapest are made, then pairs of pairs.
+    """
+    groups = [([i], int(cost)) for i, cost in enumerate(costs)]
+    while len(groups) % 2 == 0:
+        groups.sort(key=lambda group: -group[1])  # stable: equal costs keep their order
+        half = len(groups) // 2
+        groups = [(a + b, m + n) for (a, m), (b, n) in zip(groups[:half], reversed(groups[half:]))]
+    return [i for group in groups for i in group[0]]

@@ -1,0 +1,229 @@
+"""From a store to the batches of a run, with or without worker processes. Axes: N lines of an epoch, V crops of a line, B rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from mmv_jax.data.crops import CHUNK, Crops, Triple, View, check_views, count_tokens, draw_crops, expand, most_tokens, uniforms
+from mmv_jax.data.masked import block_mask, mask_shares
+from mmv_jax.data.packing import make_plan
+from mmv_jax.data.resample import Boxes
+from mmv_jax.data.rows import RowWriter
+from mmv_jax.data.tokens import RowShape, choose_visible
+from mmv_jax.errors import UserError
+
+ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
+CHANGE, MIRROR, HIDE, MIX = 1, 2, 3, 4  # second part of a seed: keeps apart what is drawn for a crop, a line, a row and an epoch
+BUFFERED = 2  # batches that are made ahead, by each worker
+
+
+class Rows:
+    """The training rows of a store: which crops stand in which row of which step, and the rows themselves.
+
+    Everything is a pure function of the arguments and the step, and not of hosts, of workers, or of what was asked for before.
+
+    Args:
+      store: anything with an `index` and `read_box` (see `resample.Boxes`); with workers it must pickle.
+      views: for each dimensionality (2, 3) what is cut from a study, global views first.
+      patch, registers, length, prefix, segments, visible_share, mask_tokens: see `tokens.RowShape`.
+      per_step: rows of a step, over all hosts.
+      coordinates: see `tokens.token_coordinates`.
+      mixture: for each modality its share of the lines of an epoch; see `mix`. None: every study once an epoch.
+      split: the split that is trained on.
+      augment: False for the same crops as they are.
+    Raises:
+      UserError: views, rows, mixture and store do not go together.
+    """
+
+    def __init__(
+        self,
+        store: Boxes,
+        *,
+        views: Mapping[int, Sequence[View]],
+        patch: Triple,
+        registers: int,
+        length: int,
+        prefix: int,
+        segments: int,
+        per_step: int,
+        seed: int,
+        coordinates: str = "mm",
+        mixture: Mapping[str, float] | None = None,
+        visible_share: float | None = None,
+        mask_tokens: bool = False,
+        split: str = "train",
+        augment: bool = True,
+    ):
+        self._arguments = {name: value for name, value in locals().items() if name != "self"}
+        check_views(views, patch)
+        self.shape = RowShape(length, prefix, segments, patch, registers, visible_share, mask_tokens)
+        self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
+        self._views, self._expanded = views, {ndim: expand(listed) for ndim, listed in views.items()}
+        self._writer = RowWriter(store, self.shape, coordinates)
+        self._studies = _studies_of(store, split, views, mixture)
+        self._modality = store.index["modality"].to_numpy(str)
+        self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
+        self._check_room()
+        self.plan = make_plan(self._sizes, length=length, prefix=prefix, segments=segments, per_step=per_step, seed=seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, arguments: dict[str, Any]) -> None:
+        self.__init__(**arguments)  # type: ignore[misc]
+
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a step's batch, over all hosts."""
+        return self.shape.spec(self.per_step)
+
+    def batches(self, first: int, *, mine: Sequence[int] | None = None, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of the steps `first`, `first + 1`, ..., without end.
+
+        Args:
+          mine: this host's positions in a step; None for all.
+          workers: processes that make batches ahead; 0 makes them in a thread of this process. The batches are the same.
+        """
+        steps = grain.MapDataset.source(_Steps(self, first, None if mine is None else tuple(mine)))
+        if not workers:
+            return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=BUFFERED)))
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's processes ask absl for its flags, which only an absl program parses
+        one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        return iter(steps.to_iter_dataset(one_by_one).mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)))
+
+    def batch(self, step: int, mine: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+        """The rows of a step, or those at the positions `mine` of it, as the arrays of `tokens.RowShape.spec`."""
+        rows = self.plan.step(step)
+        rows = rows if mine is None else [rows[i] for i in mine]
+        batch = self.shape.empty(len(rows))
+        for b, row in enumerate(rows):
+            try:
+                self._fill(batch, b, row)
+            except Exception as error:
+                error.add_note(f"while making row {row} of step {step}")
+                raise
+        return batch
+
+    def _fill(self, batch: dict[str, np.ndarray], b: int, row: int) -> None:
+        """Writes row number `row` of the plan: the global crops of its studies, then the local ones."""
+        epoch, lines = self.plan.epoch_and_lines(row)
+        studies = self._lines(epoch)
+        crops = {line: self._crops(epoch, line, studies[line : line + 1])[0] for line in lines}
+        kept = {line: self._writer.kept(int(studies[line]), crops[line]) for line in lines}
+        at, segment = 0, 0
+        front: list[tuple[int, np.ndarray]] = []  # where each global crop begins, and which of its patches are kept
+        for is_global in (True, False):
+            for line in lines:
+                for v, view in enumerate(self._expanded[self._ndim(studies[line])]):
+                    if view.is_global == is_global:
+                        front += [(at, kept[line][v])] if is_global else []
+                        segment += 1
+                        seeds = ((self._seed, CHANGE, epoch, line, v), (self._seed, MIRROR, epoch, line)) if self._augment else None
+                        at = self._writer.add(batch, b, at, segment, int(studies[line]), crops[line][v], kept[line][v], is_global, seeds)
+        self._hide(batch, b, front, np.random.default_rng([self._seed, HIDE, row]))
+
+    def _hide(self, batch: dict[str, np.ndarray], b: int, front: list[tuple[int, np.ndarray]], rng: np.random.Generator) -> None:
+        """Draws the masked and the visible tokens of a row's global crops."""
+        if self.shape.mask_tokens:
+            shares = mask_shares(rng, len(front))
+            masks = [block_mask(rng, kept, share)[kept] for share, (_, kept) in zip(shares, front)]
+            masked = np.concatenate([at + self.shape.special + np.flatnonzero(mask) for mask, (at, _) in zip(masks, front)])[: self.shape.masked]
+            batch["masked"][b, masked] = True
+            batch["masked_index"][b, : len(masked)] = masked
+        if self.shape.visible_share is not None:
+            visible = np.concatenate([choose_visible(rng, at, int(kept.sum()), self.shape) for at, kept in front])
+            batch["visible_index"][b, : len(visible)] = visible
+
+    def _ndim(self, study: int) -> int:
+        return 2 if self._writer.geometry.planar[study] else 3
+
+    def _lines(self, epoch: int) -> np.ndarray:
+        """The study of each line of an epoch."""
+        if self._mixture is None:
+            return self._studies
+        return mix(self._studies, self._modality[self._studies], self._mixture, np.random.default_rng([self._seed, MIX, epoch]))
+
+    def _crops(self, epoch: int, first: int, studies: np.ndarray) -> Crops:
+        """The crops [N, V] of an epoch's lines `first`, `first + 1`, ..., which show `studies`."""
+        u = uniforms(self._seed, epoch, first, len(studies), max(map(len, self._expanded.values())))
+        return draw_crops(self._writer.geometry[studies], self._views, self.shape.patch, u)
+
+    def _sizes(self, epoch: int) -> np.ndarray:
+        """Global tokens, local tokens, crops and attention cost of each line of an epoch."""
+        studies = self._lines(epoch)
+        return np.concatenate([self._sizes_of(epoch, at, studies[at : at + CHUNK]) for at in range(0, len(studies), CHUNK)])
+
+    def _sizes_of(self, epoch: int, first: int, studies: np.ndarray) -> np.ndarray:
+        geometry, crops = self._writer.geometry[studies], self._crops(epoch, first, studies)
+        there = crops.tokens[..., 0] > 0
+        tokens = np.where(there, count_tokens(geometry, crops) + self.shape.special, 0)
+        front = np.zeros_like(there)
+        for ndim, listed in self._expanded.items():
+            front[np.ix_(geometry.planar == (ndim == 2), range(len(listed)))] = [view.is_global for view in listed]
+        return np.stack([(tokens * front).sum(axis=1), (tokens * ~front).sum(axis=1), there.sum(axis=1), (tokens**2).sum(axis=1)], axis=1)
+
+    def _check_room(self) -> None:
+        """Refuses now what could stop the run in a later epoch: a study whose largest possible crops do not fit into a row."""
+        shape, geometry = self.shape, self._writer.geometry[self._studies]
+        for ndim, listed in self._expanded.items():
+            each = [most_tokens(geometry, view, shape.patch, ndim) + shape.special for view in listed]
+            front = sum(tokens for view, tokens in zip(listed, each) if view.is_global).max(initial=0)
+            total = sum(each).max(initial=0)
+            if front > shape.prefix or total > shape.length or len(listed) > shape.segments:
+                raise UserError(
+                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {front} of them in global crops, but a row has "
+                    f"length={shape.length}, prefix={shape.prefix} and segments={shape.segments}. Raise these, or make the views' grids or counts "
+                    "smaller."
+                )
+
+
+class _Steps(grain.sources.RandomAccessDataSource):
+    """Item n is the whole batch of step `first + n`: batched here and not by Grain, so that the number of workers has no say in it."""
+
+    def __init__(self, rows: Rows, first: int, mine: tuple[int, ...] | None):
+        self._rows, self._first, self._mine = rows, first, mine
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, n: int) -> dict[str, np.ndarray]:
+        return self._rows.batch(self._first + n, self._mine)
+
+
+def mix(studies: np.ndarray, modality: np.ndarray, mixture: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:
+    """The studies of an epoch's lines, each modality with its share of them.
+
+    The epoch is as long as the modality needs that is largest for its share: its studies come once, those of the others in whole rounds and a
+    random rest.
+    """
+    counts = {name: int((modality == name).sum()) for name in mixture}
+    lines = max(count * sum(mixture.values()) / mixture[name] for name, count in counts.items())
+    chosen = []
+    for name, count in counts.items():
+        own, wanted = studies[modality == name], max(round(lines * mixture[name] / sum(mixture.values())), count)
+        chosen += [own] * (wanted // count) + [rng.permutation(own)[: wanted % count]]
+    return np.concatenate(chosen)
+
+
+def _studies_of(store: Boxes, split: str, views: Mapping[int, Sequence[View]], mixture: Mapping[str, float] | None) -> np.ndarray:
+    """The lines of the index that are trained on."""
+    index = store.index
+    fits = (index["split"] == split) & index["ndim"].isin(list(views))
+    if mixture is not None:
+        there = sorted(set(index["modality"][fits]))
+        wrong = [name for name, share in mixture.items() if name not in there or share <= 0]
+        if wrong:
+            raise UserError(
+                f"The mixture gives {wrong[0]} a share of {mixture[wrong[0]]}, but shares are positive, and split {split!r} has {', '.join(there)}."
+            )
+        fits &= index["modality"].isin(list(mixture))
+    if not fits.any():
+        raise UserError(
+            f"The store has no study of split {split!r} that the views can show. Its splits are {', '.join(sorted(set(index['split'])))}."
+        )
+    return np.flatnonzero(fits)

@@ -1,0 +1,118 @@
+"""From crops to rows of tokens: the arrays that the encoder reads. Axes: B rows, L tokens, P voxels of a patch, S segments, M masked, V visible."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mmv_jax.data.crops import Crops, Triple
+from mmv_jax.data.masked import SHARES, visible_count
+
+PADDING, CLS, REGISTER, PATCH = 0, 1, 2, 100  # kinds of tokens; register r is REGISTER + r
+COORDINATES = ("mm", "grid")
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """The shape of a row: with it a step can be compiled before there is any data.
+
+    Attributes:
+      length: tokens of a row.
+      prefix: tokens at the front that hold every global crop: what the teacher reads.
+      segments: the most crops that a row holds.
+      patch: voxels (z, y, x) of a patch.
+      registers: tokens of a crop that stand for nothing, after its CLS token.
+      visible_share: of a global crop's patch tokens, for masked reconstruction; None for none of it.
+      mask_tokens: whether patch tokens of global crops are masked (iBOT).
+    """
+
+    length: int
+    prefix: int
+    segments: int
+    patch: Triple
+    registers: int
+    visible_share: float | None = None
+    mask_tokens: bool = False
+
+    @property
+    def special(self) -> int:
+        """Tokens of a crop that are no patches: CLS and registers."""
+        return 1 + self.registers
+
+    @property
+    def visible(self) -> int:
+        """V: no row has more visible tokens. A share of the prefix, and more for each crop: all its special tokens, and the rounding up."""
+        assert self.visible_share is not None
+        return int(np.ceil(self.visible_share * self.prefix + self.segments * ((1 - self.visible_share) * self.special + 1)))
+
+    @property
+    def masked(self) -> int:
+        """M: half of the crops are masked, half of one at most, so that more than a quarter of the prefix is rare; it is cut there."""
+        return int(np.ceil(SHARES[1] / 2 * self.prefix))
+
+    def spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a batch of so many rows."""
+        f32, i32 = np.float32, np.int32
+        shapes = {
+            "patches": ((self.length, int(np.prod(self.patch))), f32),
+            "coords_mm": ((self.length, 3), f32),
+            "kinds": ((self.length,), i32),
+            "segment_ids": ((self.length,), i32),
+            "study": ((self.segments,), i32),
+            "is_global": ((self.segments,), np.bool_),
+            "planar": ((self.segments,), np.bool_),
+            "cls_index": ((self.segments,), i32),
+        }
+        if self.mask_tokens:
+            shapes |= {"masked": ((self.prefix,), np.bool_), "masked_index": ((self.masked,), i32)}
+        if self.visible_share is not None:
+            shapes |= {"visible_index": ((self.visible,), i32)}
+        return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+
+    def empty(self, rows: int) -> dict[str, np.ndarray]:
+        """A batch that holds nothing: zeros, and -1 where a number is an index that may be absent."""
+        absent = ("study", "masked_index", "visible_index")
+        return {name: np.full(s.shape, -1 if name in absent else 0, s.dtype) for name, s in self.spec(rows).items()}
+
+
+def to_patches(voxels: Float[np.ndarray, "gz gy gx"], kept: Bool[np.ndarray, "tz ty tx"], patch: Triple) -> Float[np.ndarray, "n P"]:
+    """The kept patches of a crop, in the order z, y, x. A planar crop (gz = 1) is repeated through the patch's depth: one kernel embeds both."""
+    pz, py, px = patch
+    tz, ty, tx = kept.shape
+    depth = voxels.shape[0] // tz
+    tiles = voxels.reshape(tz, depth, ty, py, tx, px).transpose(0, 2, 4, 1, 3, 5)[kept]
+    return np.broadcast_to(tiles, (len(tiles), pz, py, px)).reshape(len(tiles), -1)
+
+
+def to_voxels(patches: Float[np.ndarray, "n P"], kept: Bool[np.ndarray, "tz ty tx"], patch: Triple, fill: float) -> Float[np.ndarray, "gz gy gx"]:
+    """The inverse of `to_patches` (a planar crop is as deep as its patch); `fill` where no patch was kept."""
+    tiles = np.full((*kept.shape, *patch), fill, np.float32)
+    tiles[kept] = patches.reshape(-1, *patch)
+    tz, ty, tx = kept.shape
+    return tiles.transpose(0, 3, 1, 4, 2, 5).reshape(tz * patch[0], ty * patch[1], tx * patch[2])
+
+
+def token_coordinates(
+    crop: Crops, extent_mm: Float[np.ndarray, "3"], kept: Bool[np.ndarray, "tz ty tx"], coordinates: str
+) -> Float[np.ndarray, "n 3"]:
+    """Centres of the kept patches, and first that of the crop itself, which its CLS and registers take.
+
+    Args:
+      coordinates: "mm": from the study's centre, so that views of a study share a space and numbers stay small; "grid": in voxels of the crop, from
+        the crop's centre, as a model sees it that knows no geometry.
+    """
+    sides = np.array(crop.patch, np.float64)
+    centres = (np.argwhere(kept) + 0.5) * sides
+    middle = crop.tokens * sides / 2
+    points = np.concatenate([middle[None], centres])
+    if coordinates == "grid":
+        return points - middle
+    return crop.start_mm + points * crop.spacing_mm - extent_mm / 2
+
+
+def choose_visible(rng: np.random.Generator, at: int, patches: int, shape: RowShape) -> np.ndarray:
+    """Positions in the row, ascending, of a global crop's visible tokens: its special ones, the first at `at`, and a random share of its patches."""
+    assert shape.visible_share is not None
+    chosen = rng.permutation(patches)[: visible_count(patches, shape.visible_share)]
+    return at + np.concatenate([np.arange(shape.special), shape.special + np.sort(chosen)])
