@@ -93,11 +93,12 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def read_cohort(path: str | Path, *, covariates: Sequence[str] = (), areas: Mapping[str, float] | None = None) -> Cohort:
+def read_cohort(path: str | Path, *, covariates: Sequence[str] = (), also: Sequence[str] = (), areas: Mapping[str, float] | None = None) -> Cohort:
     """Reads a cohort CSV and refuses what cannot be true.
 
     Args:
       covariates: the further columns to read; one that the file lacks is an error.
+      also: columns to read where the file has them, such as the inputs of a published score.
       areas: calcified area in mm² by patient id, as measured on the images; it then stands for the column `area_mm2`.
     Raises:
       UserError: every kind of mistake that was found, each with the lines where it is and what to do, and no cell's content.
@@ -117,8 +118,8 @@ def read_cohort(path: str | Path, *, covariates: Sequence[str] = (), areas: Mapp
     complaints += _check_follow_up(columns, values, lines)
     complaints += _check_age_and_area(values, lines)
     extra, notes = {}, []
-    for name in covariates:
-        if name not in REQUIRED:
+    for name in dict.fromkeys([*covariates, *also]):
+        if name not in REQUIRED and name in header:
             found, remarks, wrong = _covariate(name, columns[name], lines)
             extra.update(found)
             notes += remarks
@@ -140,8 +141,8 @@ def complete_cases(cohort: Cohort, names: Sequence[str]) -> Cohort:
     each = ", ".join(f"{name} {missing.sum():,}" for name, missing in absent.items() if missing.any())
     events = int(np.sum(cohort.event[~keep] == 1))
     return cohort.where(keep).told(
-        f"{(~keep).sum():,} of {len(cohort):,} women ({100 * (~keep).mean():.1f} %), with {events:,} of the outcomes, lack a covariate ({each}) and are "
-        "left out of every model: complete cases only."
+        f"{(~keep).sum():,} of {len(cohort):,} women ({100 * (~keep).mean():.1f} %), with {events:,} of the outcomes, lack a covariate ({each}) "
+        "and are left out of every model: complete cases only."
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.survival import Effect, effect
+from mmv_jax.outcomes.cox import Effect, effect
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,17 @@ class FineGray:
 
     def effects(self) -> dict[str, Effect]:
         errors = np.sqrt(np.diag(self.covariance))
-        return {
-            name: effect(name, value, error, self.women, self.outcomes) for name, value, error in zip(self.names, self.log_ratios, errors)
-        }
+        return {name: effect(name, value, error, self.women, self.outcomes) for name, value, error in zip(self.names, self.log_ratios, errors)}
+
+    def score(self, x: Mapping[str, Float[np.ndarray, "N"]]) -> Float[np.ndarray, "N"]:
+        """The log subdistribution hazard relative to a woman at the covariates' means."""
+        return (np.stack([x[name] for name in self.names], axis=1) - self.means) @ self.log_ratios
 
     def risk(self, x: Mapping[str, Float[np.ndarray, "N"]], years: float) -> Float[np.ndarray, "N"]:
         """The predicted probability of the outcome within `years`, in the presence of competing deaths."""
-        z = np.stack([x[name] for name in self.names], axis=1) - self.means
         at = np.searchsorted(self.time, years, side="right")
         hazard = self.hazard[at - 1] if at else 0.0
-        return -np.expm1(-hazard * np.exp(z @ self.log_ratios))
+        return -np.expm1(-hazard * np.exp(self.score(x)))
 
 
 def fine_gray(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], x: Mapping[str, Float[np.ndarray, "N"]]) -> FineGray:
@@ -134,8 +135,8 @@ class _RiskSets:
         times, place = np.unique(self.time, return_inverse=True)
         at_risk = np.bincount(place)[::-1].cumsum()[::-1]
         censored = np.bincount(place[self.event == 0], minlength=len(times))
-        until = np.searchsorted(self.time, times, side="right")  # deaths up to u
-        later = np.searchsorted(self.at, times, side="right")  # outcomes after u
+        until = np.searchsorted(self.time, times, side="left")  # deaths before u
+        later = np.searchsorted(self.at, times, side="left")  # outcomes from u on
         weight = self.risk * self.kept
         zsum, wsum = _from_zero(weight[:, None] * self.z)[until], _from_zero(weight)[until]
         step = self.g * self.step

@@ -1,33 +1,17 @@
-"""Survival curves and Cox models of a cohort. Axes: N women, T times of a curve, P covariates, G groups.
+"""Curves of a cohort, and whether they differ. Axes: N women, T times of a curve, W times asked for.
 
-Curves, log-rank tests and Cox models are lifelines'; cumulative incidence is our own, because lifelines breaks tied times by random jitter, and so
-is the test of proportional hazards, for which lifelines takes 36 s on 116,135 women.
+Kaplan–Meier and log-rank are lifelines'; cumulative incidence is our own, because lifelines breaks tied times by random jitter.
 """
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy import stats
 
 from mmv_jax.errors import UserError
-
-Z95 = float(stats.norm.ppf(0.975))
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A hazard ratio: one line of a forest plot. `women` and `outcomes` are those of the model."""
-
-    name: str
-    hazard_ratio: float
-    ci95: tuple[float, float]
-    p: float
-    women: int
-    outcomes: int
+from mmv_jax.outcomes.cox import Z95
 
 
 @dataclass(frozen=True)
@@ -104,69 +88,6 @@ def log_rank(time: Float[np.ndarray, "N"], outcome: Bool[np.ndarray, "N"], group
     return float(result.test_statistic), len(np.unique(group)) - 1, float(result.p_value)
 
 
-def cox(time: Float[np.ndarray, "N"], outcome: Bool[np.ndarray, "N"], x: Mapping[str, Float[np.ndarray, "N"]]) -> dict[str, Effect]:
-    """Hazard ratios of the columns of `x`, each for one unit more, with Efron's handling of ties.
-
-    Raises:
-      UserError: the likelihood has no maximum that can be found, with the reason that lifelines gives in numbers of columns, not of cells.
-    """
-    import pandas as pd
-
-    exceptions = lifelines().exceptions
-    table = pd.DataFrame({**x, _TIME: time, _OUTCOME: outcome})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", exceptions.ConvergenceWarning)
-        try:
-            fit = lifelines().CoxPHFitter().fit(table, _TIME, _OUTCOME)
-        except (exceptions.ConvergenceError, exceptions.ConvergenceWarning) as error:
-            raise UserError(f"The Cox model of {', '.join(x)} does not converge: a covariate separates the outcomes. Adjust for fewer.") from error
-    errors = fit.standard_errors_
-    return {name: effect(name, fit.params_[name], errors[name], len(table), int(np.sum(outcome))) for name in x}
-
-
-def effect(name: str, coefficient: float, error: float, women: int, outcomes: int) -> Effect:
-    """A hazard ratio from its logarithm and the standard error of that (Wald)."""
-    low, high = np.exp([coefficient - Z95 * error, coefficient + Z95 * error])
-    p = float(2 * stats.norm.sf(abs(coefficient / error)))
-    return Effect(name, float(np.exp(coefficient)), (float(low), float(high)), p, women, outcomes)
-
-
-@dataclass(frozen=True)
-class Proportionality:
-    """Does the hazard ratio of a covariate change with time? A small p says yes. `global` is the test of all at once."""
-
-    name: str
-    chi2: float
-    df: int
-    p: float
-
-
-def proportional_hazards(
-    time: Float[np.ndarray, "N"], outcome: Bool[np.ndarray, "N"], x: Mapping[str, Float[np.ndarray, "N"]], log_ratios: Mapping[str, float]
-) -> list[Proportionality]:
-    """Tests that each log hazard ratio is constant, against a trend in 1 - S(t), the Kaplan–Meier curve.
-
-    The score test for an added covariate x·(1 - S(t)), at the fitted coefficients: exact where Grambsch and Therneau's own form took the
-    variance to be the same at every outcome.
-
-    Source: Grambsch and Therneau, Biometrika 1994; the form of R's `survival::cox.zph` since version 3.0.
-    """
-    columns = np.stack(list(x.values()), axis=1)
-    columns = columns - columns.mean(axis=0)
-    schoenfeld, variance, scale = _schoenfeld(time, outcome, columns, np.array([log_ratios[name] for name in x]))
-    centred = scale - scale.mean()
-    score = centred @ schoenfeld
-    information = variance.sum(axis=0)
-    crossed, squared = np.einsum("e,epq->pq", centred, variance), np.einsum("e,epq->pq", centred**2, variance)
-    of_score = squared - crossed @ np.linalg.solve(information, crossed)
-    found = []
-    for i, name in enumerate(x):
-        # One covariate's trend alone: the others keep their constant coefficients.
-        alone = squared[i, i] - crossed[i] @ np.linalg.solve(information, crossed[i])
-        found.append(_chi2(name, score[i] ** 2 / alone, 1))
-    return [*found, _chi2("global", score @ np.linalg.solve(of_score, score), len(x))]
-
-
 def lifelines() -> Any:
     """The library, imported when it is first needed: that takes seconds."""
     try:
@@ -177,22 +98,15 @@ def lifelines() -> Any:
     return lifelines
 
 
-_TIME, _OUTCOME = "__time__", "__outcome__"
-
-
-def _chi2(name: str, chi2: float, df: int) -> Proportionality:
-    return Proportionality(name, float(chi2), df, float(stats.chi2.sf(chi2, df)))
-
-
 def _incidence_variance(at_risk, of_cause, of_any, before, value):
     """Var F(t) as sums over earlier times s of a(s) + F(t) b(s) + F(t)² c(s), so that one pass of cumulative sums gives every t."""
     n, d1, d = (x.astype(float) for x in (at_risk, of_cause, of_any))
     others = d - d1
     # Aalen's tie correction: m simultaneous events of n carry (n - m) / (n - 1) of the binomial variance.
-    tied = lambda m: np.where(n > 1, (n - m) / np.maximum(n - 1, 1), 0.0)
+    tied = (n - np.stack([d1, others])) / np.maximum(n - 1, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         after = before * (1 - d / n)
-        from_cause, from_others = tied(d1) * d1 / n**2, tied(others) * others / n**2
+        from_cause, from_others = tied * np.stack([d1, others]) / n**2
         # An event at s lowers what comes later, F(t) - F(s), by 1 / S(s) of S(s-); an event of the cause also adds S(s-) itself.
         ratio = np.where(after > 0, before / after, 0.0)
     p0, p1, p2 = _powers(from_cause, before + ratio * value, -ratio)
@@ -202,27 +116,3 @@ def _incidence_variance(at_risk, of_cause, of_any, before, value):
 
 def _powers(weight, constant, slope):
     return np.cumsum(weight * constant**2), np.cumsum(2 * weight * constant * slope), np.cumsum(weight * slope**2)
-
-
-def _schoenfeld(time, outcome, x, log_ratios):
-    """Schoenfeld residuals [E, P], the variance of x at each outcome [E, P, P], and 1 - S(t-) there, with Efron's ties."""
-    order = np.argsort(-time, kind="stable")
-    time, outcome, x = time[order], outcome[order], x[order]
-    risk = np.exp(x @ log_ratios)
-    last = np.searchsorted(-time, -time, side="right") - 1  # of the women at risk at each woman's time
-    sums = lambda values: np.cumsum(values, axis=0)[last[outcome]]
-    pairs = np.einsum("np,nq->npq", x, x) * risk[:, None, None]
-    s0, s1, s2 = sums(risk), sums(risk[:, None] * x), sums(pairs)
-    events = np.flatnonzero(outcome)
-    _, first, place, size = np.unique(-time[events], return_inverse=True, return_index=True, return_counts=True)
-    share = (np.arange(len(events)) - first[place]) / size[place]  # Efron: the k-th of d tied outcomes faces k/d fewer of the tied
-    tied = lambda values: np.add.reduceat(values[events], first, axis=0)[place]
-    s0 = s0 - share * tied(risk)
-    s1 = s1 - share[:, None] * tied(risk[:, None] * x)
-    s2 = s2 - share[:, None, None] * tied(pairs)
-    mean = s1 / s0[:, None]
-    variance = s2 / s0[:, None, None] - np.einsum("ep,eq->epq", mean, mean)
-    average = np.add.reduceat(mean, first, axis=0)[place] / size[place][:, None]  # tied outcomes share one mean
-    times, n, d, _ = counts(time, outcome.astype(int))
-    survival = np.concatenate([[1.0], np.cumprod(1 - d / n)])
-    return x[events] - average, variance, 1 - survival[np.searchsorted(times, time[events])]

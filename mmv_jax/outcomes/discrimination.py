@@ -1,0 +1,189 @@
+"""What a risk is worth: C-index, time-dependent AUC, reclassification and calibration. Axes: N women, G groups.
+
+An outcome is event 1; 2 is a competing death, after which a woman can no longer have the outcome: she counts as one who never has it. Censoring is
+met by weighting with the inverse probability of not being censored. Intervals come from each woman's influence, so that two risks of the
+same women are compared in pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mmv_jax.outcomes.cox import Z95
+from mmv_jax.outcomes.fine_gray import censoring_survival
+from mmv_jax.outcomes.survival import cumulative_incidence
+
+RISK_CUTOFFS = (0.05, 0.075, 0.2)  # borderline, intermediate, high: ten-year categories of the 2018 and 2019 AHA/ACC guidelines
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its 95 % interval, and how many women it rests on. `influence[k]` is the derivative by the weight of woman k."""
+
+    value: float
+    influence: Float[np.ndarray, "N"]
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        half = Z95 * float(np.sqrt(np.sum(self.influence**2)))
+        return self.value - half, self.value + half
+
+    @property
+    def n(self) -> int:
+        return len(self.influence)
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.value - other.value, self.influence - other.influence)
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.value + other.value, self.influence + other.influence)
+
+
+def concordance(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"]) -> Estimate:
+    """Harrell's C: of two women of whom one has the outcome first, how often was hers the higher risk? Equal risks count half.
+
+    A pair is compared if the outcome came before the other's time, or at it when the other was censored then. With competing deaths this is
+    the C of Wolbers et al. (Epidemiology 2009). The variance is the infinitesimal jackknife, as in R's `survival::concordance`.
+    Cost: N log² N.
+    """
+    _, risk = np.unique(risk, return_inverse=True)
+    had = event == 1
+    ends = np.where(event == 2, np.inf, time)
+    _, key = np.unique(np.stack([ends, ~had], axis=1), axis=0, return_inverse=True)
+    key = key.reshape(-1)
+    # As the first of a pair: against all whose key is larger. As the second: against outcomes whose key is smaller.
+    order = np.argsort(-key, kind="stable")
+    later = np.searchsorted(-key[order], -key[had], side="left")
+    below, up_to = _count_below(risk[order], later, risk[had])
+    won, pairs = np.zeros(len(time)), np.zeros(len(time))
+    won[had], pairs[had] = (below + up_to) / 2, later
+    order = np.flatnonzero(had)[np.argsort(key[had], kind="stable")]
+    earlier = np.searchsorted(key[order], key, side="left")
+    below, up_to = _count_below(risk[order], earlier, risk)
+    won += earlier - (below + up_to) / 2
+    pairs += earlier
+    value = float(won.sum() / pairs.sum())
+    return Estimate(value, 2 * (won - value * pairs) / pairs.sum())
+
+
+def _count_below(values: np.ndarray, ends: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each query q: how many of `values[:ends[q]]` are below, and how many not above, `at[q]`. Values are whole numbers from 0.
+
+    A prefix is cut into blocks whose lengths are the powers of two in `ends[q]`; the blocks of one length are sorted and searched together.
+    """
+    span = int(max(values.max(initial=0), at.max(initial=0))) + 2
+    place = np.arange(len(values))
+    below, up_to = np.zeros(len(ends), int), np.zeros(len(ends), int)
+    for bit in range(int(ends.max(initial=0)).bit_length()):
+        asked = np.flatnonzero(ends >> bit & 1)
+        block = (ends[asked] >> bit) - 1
+        keyed = np.sort((place >> bit) * span + values)
+        start = block << bit
+        below[asked] += np.searchsorted(keyed, block * span + at[asked], side="left") - start
+        up_to[asked] += np.searchsorted(keyed, block * span + at[asked], side="right") - start
+    return below, up_to
+
+
+def outcome_weights(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], years: float) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    """What each woman weighs among those with, and among those without, the outcome by `years`; 0 if she was censored before."""
+    before = 1 / np.maximum(censoring_survival(time, event, np.minimum(time, years)), 1e-12)
+    known = (time > years) | (event != 0)
+    # G just after `years` for those followed beyond it: no one is censored between their weights' time and `years` itself.
+    beyond = 1 / max(float(censoring_survival(time, event, np.array([np.nextafter(years, np.inf)]))[0]), 1e-12)
+    weight = np.where(time > years, beyond, before) * known
+    case = (event == 1) & (time <= years)
+    return weight * case, weight * ~case
+
+
+def auc(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"], years: float) -> Estimate:
+    """Time-dependent AUC: does a woman with the outcome by `years` have a higher risk than one without it then?
+
+    Source: Blanche et al., Stat Med 2013: cumulative cases, dynamic controls, and competing deaths among the controls. The interval takes the
+    censoring weights as known.
+    """
+    cases, controls = outcome_weights(time, event, years)
+    w1, w0 = cases.sum(), controls.sum()
+    controls_below = _share_below(risk, controls / w0)
+    cases_below = _share_below(risk, cases / w1)
+    value = float(np.sum(cases / w1 * controls_below))
+    influence = cases / w1 * (controls_below - value) + controls / w0 * (1 - cases_below - value)
+    return Estimate(value, influence)
+
+
+def _share_below(risk: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The weight of those with a lower risk, and half of those with the same."""
+    _, place = np.unique(risk, return_inverse=True)
+    each = np.bincount(place, weights=weight)
+    return (np.cumsum(each) - each / 2)[place]
+
+
+@dataclass(frozen=True)
+class Reclassification:
+    """Net reclassification by `years`: with the outcome, moved up less moved down; without it, moved down less moved up; their sum."""
+
+    years: float
+    with_outcome: Estimate
+    without_outcome: Estimate
+    total: Estimate
+
+
+def reclassification(
+    time: Float[np.ndarray, "N"],
+    event: Int[np.ndarray, "N"],
+    old: Float[np.ndarray, "N"],
+    new: Float[np.ndarray, "N"],
+    years: float,
+    cutoffs: Sequence[float] = RISK_CUTOFFS,
+) -> Reclassification:
+    """How far the risk `new` moves women between the categories of `cutoffs`, compared with `old`, in the right direction.
+
+    Without cutoffs every change of risk is a move (the continuous form).
+    Source: Pencina et al., Stat Med 2011, with censoring weights.
+    """
+    cases, controls = outcome_weights(time, event, years)
+    if cutoffs:
+        old, new = np.searchsorted(cutoffs, old, side="right"), np.searchsorted(cutoffs, new, side="right")
+    move = np.sign(new - old).astype(float)
+    up, down = _mean(move, cases), _mean(-move, controls)
+    return Reclassification(years, up, down, up + down)
+
+
+def _mean(values: np.ndarray, weight: np.ndarray) -> Estimate:
+    value = float(np.sum(weight * values) / weight.sum())
+    return Estimate(value, weight * (values - value) / weight.sum())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predicted and observed risk by `years` in groups of rising predicted risk; `low` and `high` bound the observed."""
+
+    years: float
+    predicted: Float[np.ndarray, "G"]
+    observed: Float[np.ndarray, "G"]
+    low: Float[np.ndarray, "G"]
+    high: Float[np.ndarray, "G"]
+    women: Int[np.ndarray, "G"]
+    ratio: float  # observed / predicted of all women
+    ratio_ci95: tuple[float, float]
+
+
+def calibration(
+    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"], years: float, *, groups: int = 10
+) -> Calibration:
+    """Is the predicted risk what happens? The observed one is the cumulative incidence under competing death, by tenths of predicted risk."""
+    rank = np.argsort(np.argsort(risk, kind="stable"), kind="stable")
+    group = rank * groups // len(risk)
+    rows = [_observed(time[group == i], event[group == i], years) for i in range(groups)]
+    observed, low, high = (np.array(column) for column in zip(*rows))
+    predicted = np.bincount(group, weights=risk) / np.bincount(group)
+    overall, mean = _observed(time, event, years), float(np.mean(risk))
+    ratio, *ratio_ci95 = (value / mean for value in overall)
+    return Calibration(years, predicted, observed, low, high, np.bincount(group), ratio, (ratio_ci95[0], ratio_ci95[1]))
+
+
+def _observed(time: np.ndarray, event: np.ndarray, years: float) -> tuple[float, float, float]:
+    curve = cumulative_incidence(time, event)
+    i = np.searchsorted(curve.time, years, side="right") - 1
+    return float(curve.value[i]), float(curve.low[i]), float(curve.high[i])

@@ -1,0 +1,124 @@
+"""What calcification adds to the risk that is known without it. Axis: N women.
+
+Risks are predicted for women whom the model has not seen (cross-fitting), with death competing (Fine and Gray's model), and set beside the
+published scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mmv_jax.errors import UserError
+from mmv_jax.outcomes.discrimination import Calibration, Estimate, Reclassification, auc, calibration, concordance, reclassification
+from mmv_jax.outcomes.fine_gray import fine_gray
+
+FOLDS = 5
+FEWEST = 10  # outcomes before a horizon, and women followed beyond it: with fewer, an interval tells nothing
+SCORES = {"pce": "ASCVD (pooled cohort equations)", "prevent": "PREVENT"}
+SCORE_YEARS = 10.0  # the published scores are ten-year risks: their calibration is asked at no other time
+Columns = Mapping[str, Float[np.ndarray, "N"]]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How well one risk predicts; `auc` and `calibration` go by horizon in years."""
+
+    name: str
+    women: int
+    concordance: Estimate
+    auc: Mapping[float, Estimate]
+    calibration: Mapping[float, Calibration]
+
+
+@dataclass(frozen=True)
+class Added:
+    """The worth of each risk; and of calcification: what C, AUC at a horizon, and categories gain by it over the covariates alone."""
+
+    worth: Sequence[Worth] = ()
+    gain: Mapping[str, Estimate] = field(default_factory=dict)
+    reclassification: Sequence[Reclassification] = ()
+    notes: Sequence[str] = ()
+
+
+def added_worth(
+    time: Float[np.ndarray, "N"],
+    event: Int[np.ndarray, "N"],
+    covariates: Columns,
+    calcification: Columns,
+    scores: Columns,
+    *,
+    horizons: Sequence[float],
+) -> Added:
+    """Compares the risk from the covariates with that from covariates and calcification, and with the published scores.
+
+    Args:
+      calcification: the columns that the second model has more.
+      scores: ten-year risks (0 to 1) by the names of `SCORES`; NaN where a woman has none.
+    """
+    possible = [h for h in horizons if min(np.sum((event == 1) & (time <= h)), np.sum(time > h)) >= FEWEST]
+    notes = [f"Follow-up is too short, or outcomes are too few, for {h:g}-year predictions." for h in horizons if h not in possible]
+    try:
+        risks = {"covariates": cross_fitted(time, event, covariates, possible)} if covariates else {}
+        risks["covariates and calcification"] = cross_fitted(time, event, {**covariates, **calcification}, possible)
+    except UserError:
+        return Added(notes=(*notes, "Outcomes are too few to predict the risk of women whom the model has not seen."))
+    found = {name: _worth(name, time, event, *risk) for name, risk in risks.items()}
+    for name, risk in scores.items():
+        known = np.isfinite(risk)
+        if np.sum(known & (event == 1)) >= FEWEST:
+            found[name] = _of_score(SCORES[name], time[known], event[known], risk[known], possible)
+    gain, moved = {}, []
+    if covariates:
+        with_it, without = found["covariates and calcification"], found["covariates"]
+        gain = {"C-index": with_it.concordance - without.concordance} | {f"AUC, {h:g} years": with_it.auc[h] - without.auc[h] for h in possible}
+        old, new = (risks[name][1] for name in ("covariates", "covariates and calcification"))
+        moved = [reclassification(time, event, old[h], new[h], h) for h in possible]
+    return Added(tuple(found.values()), gain, moved, notes)
+
+
+def cross_fitted(
+    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], x: Columns, horizons: Sequence[float]
+) -> tuple[Float[np.ndarray, "N"], dict[float, Float[np.ndarray, "N"]]]:
+    """The linear predictor, and the risk by each horizon, of every woman from a model of the other folds' women."""
+    fold = _folds(event, x)
+    score, risk = np.zeros(len(time)), {h: np.zeros(len(time)) for h in horizons}
+    for k in range(FOLDS):
+        seen, unseen = fold != k, fold == k
+        model = fine_gray(time[seen], event[seen], {name: values[seen] for name, values in x.items()})
+        theirs = {name: values[unseen] for name, values in x.items()}
+        score[unseen] = model.score(theirs)
+        for h in horizons:
+            risk[h][unseen] = model.risk(theirs, h)
+    return score, risk
+
+
+def _folds(event: np.ndarray, x: Columns) -> np.ndarray:
+    """Deals outcomes, deaths and the others evenly, and within these each 0/1 column, so that no model lacks a rare one."""
+    rng = np.random.default_rng(0)
+    binary = [values for values in x.values() if np.isin(values, (0, 1)).all()]
+    order = np.lexsort([rng.random(len(event)), *binary, event])
+    fold = np.empty(len(event), int)
+    fold[order] = np.arange(len(event)) % FOLDS
+    return fold
+
+
+def _worth(name: str, time: np.ndarray, event: np.ndarray, score: np.ndarray, risk: Columns) -> Worth:
+    return Worth(
+        name,
+        len(time),
+        concordance(time, event, score),
+        {h: auc(time, event, values, h) for h, values in risk.items()},
+        {h: calibration(time, event, values, h) for h, values in risk.items()},
+    )
+
+
+def _of_score(name: str, time: np.ndarray, event: np.ndarray, risk: np.ndarray, horizons: Sequence[float]) -> Worth:
+    return Worth(
+        name,
+        len(time),
+        concordance(time, event, risk),
+        {h: auc(time, event, risk, h) for h in horizons if min(np.sum((event == 1) & (time <= h)), np.sum(time > h)) >= FEWEST},
+        {h: calibration(time, event, risk, h) for h in horizons if h == SCORE_YEARS},
+    )
