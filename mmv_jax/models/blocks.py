@@ -8,11 +8,9 @@ from jaxtyping import Array, Float, Int
 from mmv_jax.ops.attention import segment_attention
 from mmv_jax.ops.rotary import RotaryTables, apply_rotary, rotary_tables
 
-REMAT = {  # what the backward pass finds stored: everything, the results of matrix products, or only each block's input
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+# Stored for the backward pass: results of matrix products. Norms, rotations, GELU and gates are computed again: on a CPU too this is faster than
+# to write and read what they need (their residuals would be two thirds of a block's memory).
+STORE_PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
@@ -21,28 +19,28 @@ def hidden_width(width: int, mlp: str) -> int:
     return 4 * width if mlp == "gelu" else -(-8 * width // 24) * 8
 
 
-class Attention(nn.Module):
-    """Multi-head attention within segments: queries, keys and values in one matrix product, rotated by position."""
+class Project(nn.Module):
+    """The way into attention: normalised tokens to queries, keys and values in one matrix product, the first two rotated by position."""
 
     heads: int
     bias: bool
-    norm: bool
-    backend: str
+    qk_norm: bool
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L D"], tables: RotaryTables, segment_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+    def __call__(
+        self, x: Float[Array, "B L D"], tables: RotaryTables
+    ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
         rows, length, width = x.shape
+        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         qkv = nn.Dense(3 * width, use_bias=self.bias, kernel_init=KERNEL_INIT, dtype=self.dtype, name="qkv")(x)
         qkv = nn.with_logical_constraint(qkv, ("rows", "tokens", "hidden"))
-        qk, v = qkv[..., : 2 * width], qkv[..., 2 * width :].reshape(rows, length, self.heads, -1)
-        qk = qk.reshape(rows, length, 2 * self.heads, -1)
-        if self.norm:
-            scale = self.param("qk_scale", nn.initializers.ones, (2, 1, qk.shape[-1]))
-            qk = standardise(qk) * jnp.broadcast_to(scale, (2, self.heads, qk.shape[-1])).reshape(1, 1, *qk.shape[2:]).astype(qk.dtype)
+        qk, v = (part.reshape(rows, length, -1, width // self.heads) for part in jnp.split(qkv, (2 * width,), axis=-1))
+        if self.qk_norm:
+            scale = self.param("qk_scale", nn.initializers.ones, (2, width // self.heads))
+            qk = standardise(qk) * jnp.repeat(scale, self.heads, axis=0)[None, None].astype(qk.dtype)
         q, k = jnp.split(apply_rotary(qk, tables), 2, axis=2)
-        y = segment_attention(q, k, v, segment_ids, backend=self.backend).reshape(x.shape)
-        return nn.Dense(width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="out")(y)
+        return q, k, v
 
 
 def standardise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -52,44 +50,29 @@ def standardise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return (y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
-class Mlp(nn.Module):
-    """Two layers with GELU, or SwiGLU (arXiv 2002.05202) whose gate and value come from one matrix product."""
+class Combine(nn.Module):
+    """The way out: what attention found is added to x, then the MLP's answer; each scaled, and the sum float32 whatever the branches compute in."""
 
     mlp: str
+    layer_scale: float | None
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(
+        self, x: Float[Array, "B L D"], found: Float[Array, "B L H K"], survival: Float[Array, ""] | None, segment_ids: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
         width, gated = x.shape[-1], self.mlp == "swiglu"
         hidden = hidden_width(width, self.mlp)
-        y = nn.Dense(hidden * (2 if gated else 1), kernel_init=KERNEL_INIT, dtype=self.dtype, name="inner")(x)
+        y = self.dense(width, "attention_out")(found.reshape(x.shape))
+        x = self.add(x, y, survival, segment_ids, "attention_scale")
+        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        y = self.dense(hidden * (2 if gated else 1), "mlp_inner")(y)  # gate and value of SwiGLU (arXiv 2002.05202) in one product
         y = nn.with_logical_constraint(y, ("rows", "tokens", "hidden"))
         y = nn.silu(y[..., :hidden]) * y[..., hidden:] if gated else nn.gelu(y)
-        return nn.Dense(width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="out")(y)
+        return self.add(x, self.dense(width, "mlp_out")(y), survival, segment_ids, "mlp_scale")
 
-
-class Block(nn.Module):
-    """x + attention, x + MLP, each normalised before and scaled after; the sum stays float32 whatever the branches compute in."""
-
-    heads: int
-    mlp: str = "gelu"
-    layer_scale: float | None = 0.1
-    attention_bias: bool = True
-    qk_norm: bool = False
-    backend: str = "auto"
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B L D"], survival: Float[Array, ""] | None, tables: RotaryTables, segment_ids: Int[Array, "B L"]):
-        y = self.norm("attention_norm")(x)
-        y = Attention(self.heads, self.attention_bias, self.qk_norm, self.backend, self.dtype, name="attention")(y, tables, segment_ids)
-        x = self.add(x, y, survival, segment_ids, "attention_scale")
-        y = Mlp(self.mlp, self.dtype, name="mlp")(self.norm("mlp_norm")(x))
-        x = self.add(x, y, survival, segment_ids, "mlp_scale")
-        return x, x
-
-    def norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
+    def dense(self, features: int, name: str) -> nn.Dense:
+        return nn.Dense(features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)
 
     def add(self, x, y, survival, segment_ids, name):
         """x plus the branch, scaled a channel at a time; in training whole segments skip the branch with probability 1 - survival."""
@@ -99,6 +82,28 @@ class Block(nn.Module):
         if survival is not None:
             y = y * segment_survives(self.make_rng("dropout"), survival, segment_ids)[..., None]
         return nn.with_logical_constraint(x + y, ("rows", "tokens", "width"))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block. Attention stands outside of what is computed twice: its backends know best what to store."""
+
+    heads: int
+    mlp: str = "gelu"
+    layer_scale: float | None = 0.1
+    attention_bias: bool = True
+    qk_norm: bool = False
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"], survival: Float[Array, ""] | None, tables: RotaryTables, segment_ids: Int[Array, "B L"]
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
+        project, combine = (nn.remat(part, policy=STORE_PRODUCTS, prevent_cse=False) for part in (Project, Combine))
+        q, k, v = project(self.heads, self.attention_bias, self.qk_norm, self.dtype, name="project")(x, tables)
+        found = segment_attention(q, k, v, segment_ids, backend=self.attention)
+        x = combine(self.mlp, self.layer_scale, self.dtype, name="combine")(x, found, survival, segment_ids)
+        return x, x
 
 
 def segment_survives(key: Array, survival: Float[Array, ""], segment_ids: Int[Array, "B L"]) -> Float[Array, "B L"]:
@@ -122,9 +127,8 @@ class Blocks(nn.Module):
     qk_norm: bool = False
     drop_path: float = 0.0
     rope_base: float = 100.0
-    backend: str = "auto"
-    remat: str = "none"
-    unroll: int = 1
+    attention: str = "auto"
+    remat: bool = False
     dtype: str = "float32"
 
     @nn.compact
@@ -135,14 +139,12 @@ class Blocks(nn.Module):
         tables = rotary_tables(coords, x.shape[-1] // self.heads, self.rope_base)
         # The rate rises linearly with depth: early blocks build what all later ones need.
         survival = 1 - jnp.linspace(0.0, self.drop_path, self.depth) if train and self.drop_path else None
-        block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
         stack = nn.scan(
-            block,
+            nn.remat(Block, prevent_cse=False) if self.remat else Block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.depth,
-            unroll=self.unroll,
         )
-        fields = {name: getattr(self, name) for name in ("heads", "mlp", "layer_scale", "attention_bias", "qk_norm", "backend", "dtype")}
+        fields = {name: getattr(self, name) for name in ("heads", "mlp", "layer_scale", "attention_bias", "qk_norm", "attention", "dtype")}
         return stack(**fields, name="stack")(x.astype(jnp.float32), survival, tables, segment_ids)

@@ -29,7 +29,7 @@ class MaeDecoder(nn.Module):
     layer_scale: float | None = 0.1
     scale_mm: float = 16.0
     attention: str = "auto"
-    remat: str = "none"
+    remat: bool = False
     dtype: str = "float32"
 
     @nn.compact
@@ -54,8 +54,8 @@ class MaeDecoder(nn.Module):
         x, visible = place_tokens(x, visible_index, kinds.shape[1])
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         x = jnp.where(visible[..., None], x, jnp.where(kinds[..., None] > 0, mask_token[None, None], 0.0))
-        shared = {name: getattr(self, name) for name in ("layer_scale", "remat", "dtype")}
-        blocks = Blocks(self.depth, self.heads, backend=self.attention, name="blocks", **shared)
+        shared = {name: getattr(self, name) for name in ("layer_scale", "attention", "remat", "dtype")}
+        blocks = Blocks(self.depth, self.heads, name="blocks", **shared)
         x, _ = blocks(x, coords_mm / self.scale_mm, segment_ids)
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(x)
         x = nn.Dense(self.patch_voxels, kernel_init=KERNEL_INIT, dtype=self.dtype, name="voxels")(x).astype(jnp.float32)

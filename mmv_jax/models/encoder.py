@@ -50,8 +50,7 @@ class Encoder(nn.Module):
       scale_mm: the shortest rotary wavelength. 16 mm is two patches of a fine CT crop; `rope_base` times as much, 1.6 m, spans a body. (In grid
         coordinates the unit is a patch, and 2 is the natural value.)
       attention: the backend of `ops.attention.segment_attention`.
-      remat: what is stored for the backward pass: "none" recomputes nothing, "dots" all but matrix products, "full" whole blocks.
-      unroll: blocks a trip of the compiled loop; `depth` leaves no loop.
+      remat: stores only the input of each block for the backward pass, and computes the block again; otherwise the matrix products are stored too.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters, norms, softmax and the residual sum are float32.
     """
 
@@ -68,8 +67,7 @@ class Encoder(nn.Module):
     scale_mm: float = 16.0
     rope_base: float = 100.0
     attention: str = "auto"
-    remat: str = "none"
-    unroll: int = 1
+    remat: bool = False
     dtype: str = "float32"
 
     @nn.compact
@@ -102,8 +100,8 @@ class Encoder(nn.Module):
         out = {}
         x = Embed(self.width, self.registers, self.dtype, name="embed")(patches, kinds, masked)
         x = out["embedded"] = nn.with_logical_constraint(x, ("rows", "tokens", "width"))
-        shared = ("mlp", "layer_scale", "attention_bias", "qk_norm", "drop_path", "rope_base", "remat", "unroll", "dtype")
-        blocks = Blocks(self.depth, self.heads, backend=self.attention, name="blocks", **{name: getattr(self, name) for name in shared})
+        shared = ("mlp", "layer_scale", "attention_bias", "qk_norm", "drop_path", "rope_base", "attention", "remat", "dtype")
+        blocks = Blocks(self.depth, self.heads, name="blocks", **{name: getattr(self, name) for name in shared})
         x, out["blocks"] = blocks(x, coords_mm / self.scale_mm, segment_ids, train=train)
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(x)
         out["tokens"] = jnp.where(segment_ids[..., None] > 0, x, 0.0)
