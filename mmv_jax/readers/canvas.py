@@ -1,0 +1,64 @@
+"""A canvas: where slices become a volume, in the file's order, each moved once. Memory holds the volume and one slice."""
+
+import numpy as np
+
+from mmv_jax.readers.orient import Orientation
+from mmv_jax.readers.refused import Refused
+
+
+def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """`stored * slope + intercept`: whole numbers stay whole (the file's type, or int64 where scaled), all else is float32."""
+    if stored.dtype.kind == "f" or not is_whole(slope, intercept):
+        if (slope, intercept) == (1.0, 0.0):
+            return stored.astype(np.float32)
+        return (stored * np.float64(slope) + intercept).astype(np.float32)
+    if (slope, intercept) == (1.0, 0.0):
+        return stored
+    if max(abs(slope), abs(intercept)) > 1 << 31:
+        raise Refused("too_large", "slope and intercept lead to whole numbers that do not fit into 32 bits")
+    return stored.astype(np.int64) * int(slope) + int(intercept)
+
+
+def is_whole(slope: float, intercept: float) -> bool:
+    return float(slope).is_integer() and float(intercept).is_integer()
+
+
+def fitting(values: np.ndarray) -> np.ndarray:
+    """`values` in a type that a Study may have: its own, if it is an integer of 8 or 16 bits, otherwise int16 or int32, or float32."""
+    if values.dtype.kind == "f":
+        return values.astype(np.float32, copy=False)
+    if values.dtype.itemsize < 4:
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return values.astype(np.int16 if _fits(values, np.int16) else _int32_or_refused(values))
+
+
+class Canvas:
+    """Slices `[j, i]` put at places k of a volume `[z, y, x]`. The integer type grows to int32 only when a value asks for it.
+
+    Attributes:
+      voxels: what has been put so far.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], orientation: Orientation, kind: np.dtype | type):
+        """`shape` is (k, j, i); `kind` float32, or the integer type to begin with."""
+        self.orientation = orientation
+        self.voxels = np.empty([shape[axis] for axis in orientation.order], kind)
+        self._place = orientation.source(self.voxels)
+
+    def put(self, k: int, values: np.ndarray) -> None:
+        kind = self.voxels.dtype
+        if kind.kind != "f" and values.dtype != kind and not _fits(values, kind):
+            self.voxels = self.voxels.astype(_int32_or_refused(values))
+            self._place = self.orientation.source(self.voxels)
+        self._place[k] = values
+
+
+def _fits(values: np.ndarray, kind: np.dtype | type) -> bool:
+    limits = np.iinfo(kind)
+    return limits.min <= int(values.min()) and int(values.max()) <= limits.max
+
+
+def _int32_or_refused(values: np.ndarray) -> type:
+    if not _fits(values, np.int32):
+        raise Refused("too_large", "whole numbers that do not fit into 32 bits")
+    return np.int32

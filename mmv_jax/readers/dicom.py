@@ -1,0 +1,147 @@
+"""DICOM: a file, a multi-frame file, or a folder that holds one series, to an Image. Order and spacing come from positions alone."""
+
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from mmv_jax.readers.canvas import Canvas, fitting, is_whole
+from mmv_jax.readers.claims import Image
+from mmv_jax.readers.deidentify import allowed_numbers
+from mmv_jax.readers.limits import MAX_HEADER_BYTES, MAX_VOXEL_BYTES, check_inflated, check_size
+from mmv_jax.readers.pixels import check_pixels, decode_frame
+from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.series import arrange, plane_of
+from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
+
+BARE_STARTS = [struct.pack("<HH", *tag) for tag in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16))]
+NOT_IMAGES = {"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG", "SEG", "DOC", "ECG", "AU", "PLAN", "FID", "RWV"}
+SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that begins with `head` (132 bytes or more) is DICOM: Part 10, or a bare data set of group 2 or 8."""
+    return head[128:132] == b"DICM" or head[:4] in BARE_STARTS
+
+
+def read_dicom(path: Path) -> Image:
+    """Reads one DICOM file, planar or multi-frame.
+
+    Raises:
+      Refused: any code of geometry, size or encoding.
+    """
+    with quiet():
+        return _image(path)
+
+
+def read_series(folder: Path) -> Image:
+    """Reads the one series of a folder; pixels are decoded slice by slice into their final place.
+
+    Raises:
+      Refused: several_series, and any code of geometry, size or encoding.
+    """
+    with quiet():
+        files = [path for path in sorted(folder.iterdir()) if not _is_sidecar(path)]
+        headers = [(path, _load(path, pixels=False)) for path in files]
+        headers = [(path, header) for path, header in headers if str(header.get("Modality", "")) not in NOT_IMAGES]
+        if not headers:
+            raise Refused("no_pixels", "the folder holds no DICOM image")
+        if len({str(header.get("SeriesInstanceUID", "")) for _, header in headers}) > 1:
+            raise Refused("several_series", "the folder holds more than one series: give each a folder of its own")
+        if len(headers) == 1:
+            return _image(headers[0][0])
+        return _series(headers)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """pydicom warns and logs with the values of tags, which must not leave the reader."""
+    logger = logging.getLogger("pydicom")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
+def _is_sidecar(path: Path) -> bool:
+    return path.is_dir() or path.name.startswith(".") or path.name.upper() in ("DICOMDIR", "VERSION", "LICENSE") or path.suffix.lower() in SIDECARS
+
+
+def _load(path: Path, *, pixels: bool = True) -> Dataset:
+    with path.open("rb") as file:
+        head = file.read(132)
+        if not is_dicom(head):
+            raise Refused("not_an_image", "not a DICOM file by its content, whatever its name says")
+        if head[128:132] == b"DICM":
+            meta = read_file_meta_info(path)
+            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
+                check_inflated(file, -15, MAX_HEADER_BYTES + MAX_VOXEL_BYTES // 16)
+    dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def _image(path: Path) -> Image:
+    """One file: planar where it has one frame, a volume where it has more."""
+    dataset = _load(path)
+    if str(dataset.get("Modality", "")) in NOT_IMAGES:
+        raise Refused("not_an_image", "a DICOM object that is no image (a report, a plan, a segmentation or the like)")
+    frames = check_pixels(dataset, path.stat().st_size)[0]
+    if frames > 1:
+        return _multi_frame(dataset, frames)
+    shared, own = groups_of(dataset, 0)
+    scale = scale_of(dataset, shared, own)
+    values = fitting(true_values(dataset, decode_frame(dataset, 0), scale))
+    return Image(values[None], planar_spacing(dataset, shared, own), 2, scale.unit, attributes=allowed_numbers(dataset))
+
+
+def _multi_frame(dataset: Dataset, frames: int) -> Image:
+    groups = [groups_of(dataset, n) for n in range(frames)]
+    places, orientation = arrange([plane_of(dataset, *pair) for pair in groups])
+    scales = [scale_of(dataset, *pair) for pair in groups]
+    canvas = Canvas((frames, int(dataset.Rows), int(dataset.Columns)), orientation, _first_kind(scales))
+    for n, (k, scale) in enumerate(zip(places, scales)):
+        canvas.put(k, true_values(dataset, decode_frame(dataset, n), scale))
+    return Image(canvas.voxels, orientation.spacing_mm, 3, _one_unit(scales), orientation, allowed_numbers(dataset))
+
+
+def _series(headers: list[tuple[Path, Dataset]]) -> Image:
+    """Files of one frame each. The headers are small; pixels are read file by file, so that memory holds the volume and one slice."""
+    for path, header in headers:
+        if check_pixels(header, path.stat().st_size)[0] != 1:
+            raise Refused("bad_shape", "a multi-frame file among the files of a series")
+    places, orientation = arrange([plane_of(header) for _, header in headers])
+    scales = [scale_of(header) for _, header in headers]
+    shape = (len(headers), int(headers[0][1].Rows), int(headers[0][1].Columns))
+    check_size(shape, 2, what="series")
+    canvas = Canvas(shape, orientation, _first_kind(scales))
+    for k, (path, _), scale in zip(places, headers, scales):
+        dataset = _load(path)
+        canvas.put(k, true_values(dataset, decode_frame(dataset, 0), scale))
+    return Image(canvas.voxels, orientation.spacing_mm, 3, _one_unit(scales), orientation, allowed_numbers(headers[0][1]))
+
+
+def _first_kind(scales: list[Scale]) -> type:
+    return np.int16 if all(is_whole(scale.slope, scale.intercept) for scale in scales) else np.float32
+
+
+def _one_unit(scales: list[Scale]) -> str:
+    units = {scale.unit for scale in scales}
+    if len(units) > 1:
+        raise Refused("mixed_unit", "some slices are in HU and others are not")
+    return units.pop()

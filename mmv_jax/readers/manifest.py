@@ -1,0 +1,161 @@
+"""The manifest: a CSV with a line a study, read with its mistakes told line by line. The header is line 1."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mmv_jax.errors import UserError
+from mmv_jax.readers.refused import Refused
+
+REQUIRED = ("study_id", "path", "patient_id", "split", "modality")
+OPTIONAL = ("spacing_mm", "unit")
+SPLITS = ("train", "val", "test")
+MASK = "_mask"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A study of a manifest. Ids and paths are the user's: they stay with the reader and are hashed before anything is written.
+
+    Attributes:
+      number: line of the file; the header is line 1.
+      path: absolute, or relative to the working directory as the manifest's own path is.
+      spacing_mm: mm a pixel, in plane, or None.
+      unit: "HU", "shape", another word, or None. A modality that ends in "-shape" has the unit "shape" by itself.
+      masks: name (the column without "_mask") -> path.
+      labels: every other column that is not empty, as text.
+    """
+
+    number: int
+    study_id: str
+    path: Path
+    patient_id: str
+    split: str
+    modality: str
+    spacing_mm: float | None
+    unit: str | None
+    masks: Mapping[str, Path]
+    labels: Mapping[str, str]
+
+
+class LineRefused(NamedTuple):
+    """A line that becomes no study, and why."""
+
+    number: int
+    code: str
+    reason: str
+
+
+class Manifest(NamedTuple):
+    """The lines that can be read, and those that cannot: `lines, refused = read_manifest(path)`."""
+
+    lines: list[Line]
+    refused: list[LineRefused]
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Reads a manifest. A bad line is refused and stops nothing.
+
+    Raises:
+      UserError: the file cannot be read as a manifest at all (not there, no text, a required column is missing, a column twice).
+    """
+    path = Path(path)
+    columns, cells = _table(path)
+    lines, refused = [], []
+    for number, values in cells:
+        try:
+            lines.append(_line(path.parent, number, columns, values))
+        except Refused as why:
+            refused.append(LineRefused(number, why.code, why.reason))
+    lines, repeated = _without_repeats(lines)
+    lines, leaking = _without_leaks(lines)
+    return Manifest(lines, sorted(refused + repeated + leaking))
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and every record with the number of its first line."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            columns = [name.strip() for name in next(reader, [])]
+            cells = [(reader.line_num - "".join(values).count("\n"), values) for values in reader if values]
+    except OSError:
+        raise UserError("The manifest cannot be read: no such file, or no right to read it.") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError("The manifest is not a CSV file in UTF-8. Save it as one, with a header line.") from None
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise UserError(f"The manifest has no column {', '.join(missing)}. Required are {', '.join(REQUIRED)}; any other is carried along.")
+    if len(set(columns)) < len(columns):
+        raise UserError("Two columns of the manifest have one name. Rename one of them.")
+    return columns, cells
+
+
+def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> Line:
+    if len(values) != len(columns):
+        raise Refused("bad_line", f"the header has {len(columns)} columns, this line {len(values)} cells")
+    cells = {name: value.strip() for name, value in zip(columns, values)}
+    for name in REQUIRED:
+        if not cells[name]:
+            raise Refused("missing_value", f"{name} is empty")
+    if cells["split"] not in SPLITS:
+        raise Refused("bad_split", f"split must be one of {', '.join(SPLITS)}")
+    shape = "shape" if cells["modality"].endswith("-shape") else None
+    masks = {name.removesuffix(MASK): folder / value for name, value in cells.items() if name.endswith(MASK) and value}
+    reserved = {*REQUIRED, *OPTIONAL}
+    labels = {name: value for name, value in cells.items() if value and name and name not in reserved and not name.endswith(MASK)}
+    return Line(
+        number=number,
+        study_id=cells["study_id"],
+        path=folder / cells["path"],
+        patient_id=cells["patient_id"],
+        split=cells["split"],
+        modality=cells["modality"],
+        spacing_mm=_spacing(cells.get("spacing_mm", "")),
+        unit=cells.get("unit") or shape,
+        masks=masks,
+        labels=labels,
+    )
+
+
+def _spacing(cell: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        mm = float(cell)
+    except ValueError:
+        mm = float("nan")
+    if not 0 < mm < float("inf"):
+        raise Refused("bad_spacing", "spacing_mm must be one positive number (mm a pixel), or empty")
+    return mm
+
+
+def _without_repeats(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
+    first: dict[str, int] = {}
+    kept, refused = [], []
+    for line in lines:
+        earlier = first.setdefault(line.study_id, line.number)
+        if earlier == line.number:
+            kept.append(line)
+        else:
+            refused.append(LineRefused(line.number, "duplicate_study", f"the study_id stands in line {earlier} already"))
+    return kept, refused
+
+
+def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
+    """Every line of a patient who is in two splits is refused: which of them is the mistake cannot be known."""
+    splits: dict[str, dict[str, int]] = defaultdict(dict)
+    for line in lines:
+        splits[line.patient_id].setdefault(line.split, line.number)
+    kept, refused = [], []
+    for line in lines:
+        places = splits[line.patient_id]
+        if len(places) == 1:
+            kept.append(line)
+        else:
+            words = ", ".join(f"{split} (line {number})" for split, number in places.items())
+            refused.append(LineRefused(line.number, "patient_across_splits", f"the patient is in {words}; a patient may be in one split only"))
+    return kept, refused

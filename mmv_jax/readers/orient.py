@@ -1,0 +1,81 @@
+"""Orientation: from the axes of a file to `[z, y, x]` in LPS+ order, by permutation and flips alone.
+
+An oblique volume keeps its own grid: each axis takes the name of the anatomical axis that it is nearest to, nothing is interpolated, and
+`obliquity_deg` among the study's attributes says how far off that is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from mmv_jax.readers.refused import Refused
+
+MAX_SHEAR_DEG = 1.0  # beyond it, a straight box of voxels would show a slanted patient: 1 degree over 300 mm is 5 mm
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How the axes (k, j, i) of a file become (z, y, x). Both directions are views: no voxel moves until one is assigned.
+
+    Attributes:
+      order: for each of z, y, x the axis of the file.
+      steps: for each of z, y, x 1 or -1.
+      spacing_mm: (z, y, x).
+      first_mm, last_mm: (z, y, x) position of the centres of the first and the last voxel, LPS.
+      obliquity_deg: the largest angle between an axis and the anatomical axis whose name it takes.
+    """
+
+    order: tuple[int, int, int]
+    steps: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    first_mm: tuple[float, float, float]
+    last_mm: tuple[float, float, float]
+    obliquity_deg: float
+
+    def oriented(self, source: np.ndarray) -> np.ndarray:
+        """The file's array seen as [z, y, x]."""
+        return source.transpose(self.order)[self._flips]
+
+    def source(self, oriented: np.ndarray) -> np.ndarray:
+        """An array [z, y, x] seen in the file's order: what is assigned here lands in its place."""
+        return oriented[self._flips].transpose(np.argsort(self.order))
+
+    @property
+    def _flips(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, step) for step in self.steps)
+
+
+def orientation_of(shape: tuple[int, int, int], affine: np.ndarray) -> Orientation:
+    """Orientation of a grid of `shape` (k, j, i) whose `affine` maps voxel indices to LPS mm.
+
+    Raises:
+      Refused: bad_spacing (singular or not finite), sheared.
+    """
+    if not np.isfinite(affine).all():
+        raise Refused("bad_spacing", "the transform from voxels to millimetres has a NaN or an infinity")
+    columns = affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    if not (lengths > 0).all() or not np.isfinite(lengths).all():
+        raise Refused("bad_spacing", "the transform from voxels to millimetres has an axis of length 0")
+    axes = columns / lengths
+    slant = np.abs(axes.T @ axes - np.eye(3)).max()
+    if slant > np.sin(np.deg2rad(MAX_SHEAR_DEG)):
+        angle = np.rad2deg(np.arcsin(min(slant, 1.0)))
+        raise Refused("sheared", f"the axes are {angle:.1f} degrees off a right angle (a tilted gantry?); resample it to a straight grid first")
+    named = io_orientation(affine)  # per file axis: (anatomical axis, sense)
+    order, steps, spacing, cosines = [], [], [], []
+    for anatomical in (2, 1, 0):
+        axis = int(np.flatnonzero(named[:, 0] == anatomical)[0])
+        order.append(axis)
+        steps.append(int(named[axis, 1]))
+        spacing.append(float(lengths[axis]))
+        cosines.append(abs(axes[anatomical, axis]))
+    ends = np.array([[0 if step > 0 else shape[axis] - 1 for axis, step in zip(order, steps)], [0, 0, 0]])
+    ends[1] = np.array([shape[axis] - 1 for axis in order]) - ends[0]
+    index = np.zeros((2, 4))
+    index[:, order], index[:, 3] = ends, 1
+    first, last = (index @ affine.T)[:, [2, 1, 0]]
+    tilt = float(np.rad2deg(np.arccos(min(1.0, min(cosines)))))
+    return Orientation(tuple(order), tuple(steps), tuple(spacing), tuple(map(float, first)), tuple(map(float, last)), tilt)

@@ -1,0 +1,117 @@
+"""Pictures: PNG of 1 to 16 bits and JPEG of 8 to 16, as planar images.
+
+A picture whose channels agree is grey, whatever it is stored as. A true colour picture is refused, not converted: in a radiograph colour
+is writing, an arrow or a heat map, and luminance would turn it into anatomy. Resolution fields of pictures (dots per inch) describe
+printing, not patients, and are not read: spacing comes from the manifest.
+"""
+
+import io
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageOps
+
+from mmv_jax.readers.claims import NAN, Image
+from mmv_jax.readers.codestream import jpeg_frame
+from mmv_jax.readers.limits import check_size
+from mmv_jax.readers.refused import Refused
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+GREY_TOLERANCE = 16 / 255  # chroma noise that JPEG leaves in a grey picture, as a share of the range
+GREY_SHARE = 0.999  # of the pixels: fewer off-grey ones than any legible mark
+UNKNOWN = (NAN, NAN, NAN)
+
+
+def read_picture(path: Path, *, labels: bool = False) -> Image:
+    """Reads a PNG or a JPEG. With `labels`, a palette's indices are the values, and channels must agree exactly.
+
+    Raises:
+      Refused: too_large, truncated, corrupt, colour, unknown_encoding, lossy_mask.
+    """
+    data = path.read_bytes()
+    if data.startswith(JPEG):
+        if labels:
+            raise Refused("lossy_mask", "a mask may not be a JPEG: its labels are smeared by the compression. Write it as PNG")
+        return Image(grey(_read_jpeg(data))[None], UNKNOWN, ndim=2)
+    pixels = _read_png(data, labels)
+    return Image(grey(pixels, exact=labels)[None], UNKNOWN, ndim=2)
+
+
+def _read_png(data: bytes, labels: bool) -> np.ndarray:
+    if data[12:16] != b"IHDR" or len(data) < 33:
+        raise Refused("truncated", "the PNG ends within its header")
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    check_size((height, width), 8, len(data), what="PNG")
+    depth, colour_type = data[24], data[25]
+    if depth == 16 and colour_type != 0:  # Pillow would drop the lower byte
+        return _decoded(imagecodecs.png_decode, data)
+    picture = _decoded(_pillow, data)
+    if picture.mode == "P" and labels:
+        return np.asarray(picture)
+    if picture.mode == "1":
+        return np.asarray(picture, np.uint8)
+    if picture.mode == "P":
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    if picture.mode.startswith("I"):
+        return np.asarray(picture).astype(np.uint16)
+    return np.asarray(picture)
+
+
+def _read_jpeg(data: bytes) -> np.ndarray:
+    frame = jpeg_frame(data)
+    check_size((frame.rows, frame.columns, frame.components), 1 + (frame.bits > 8), len(data), what="JPEG")
+    if frame.components not in (1, 3):
+        raise Refused("colour", "a JPEG of four colours is a print, not a radiograph")
+    if frame.bits == 8 and frame.is_common:
+        picture = _decoded(_pillow, data)
+        return np.asarray(ImageOps.exif_transpose(picture))
+    return _decoded(imagecodecs.jpeg8_decode, data)
+
+
+def _pillow(data: bytes) -> Pillow.Image:
+    limit = Pillow.MAX_IMAGE_PIXELS
+    Pillow.MAX_IMAGE_PIXELS = None  # the size was checked against our own limit, from the same header bytes
+    try:
+        picture = Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        picture.load()
+        return picture
+    finally:
+        Pillow.MAX_IMAGE_PIXELS = limit
+
+
+def _decoded(decode, data: bytes):
+    """`decode(data)`, with the many errors of decoders told as two."""
+    try:
+        return decode(data)
+    except (OSError, SyntaxError, ValueError, RuntimeError, EOFError) as error:
+        if "truncated" in str(error).lower():
+            raise Refused("truncated", "the picture ends before its pixels do") from None
+        raise Refused("corrupt", "the picture's pixels cannot be decoded") from None
+
+
+def grey(pixels: np.ndarray, *, exact: bool = False) -> np.ndarray:
+    """The one channel `[y, x]` of a grey picture `[y, x]` or `[y, x, channels]`.
+
+    Raises:
+      Refused: colour, bad_shape.
+    """
+    if pixels.ndim == 2:
+        return np.ascontiguousarray(pixels)
+    if pixels.ndim != 3 or pixels.shape[-1] not in (2, 3, 4):
+        raise Refused("bad_shape", "the picture does not have 1 to 4 channels")
+    if pixels.shape[-1] in (2, 4):
+        if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
+            raise Refused("colour", "the picture is transparent in places: what lies below is not known")
+        pixels = pixels[..., :-1]
+    if pixels.shape[-1] == 1:
+        return np.ascontiguousarray(pixels[..., 0])
+    low, high = pixels.min(axis=-1), pixels.max(axis=-1)
+    tolerance = 0 if exact else GREY_TOLERANCE * np.iinfo(pixels.dtype).max
+    if np.mean(high - low <= tolerance) < (1 if exact else GREY_SHARE):
+        raise Refused("colour", "the picture is in colour: colour in a radiograph is writing or an overlay, which must be taken out first")
+    if (low == high).all():
+        return np.ascontiguousarray(low)
+    luminance = pixels @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as JPEG itself weighs them
+    return np.rint(luminance).astype(pixels.dtype)

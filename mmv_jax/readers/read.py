@@ -1,0 +1,108 @@
+"""`read_study` and `read_mask`: any file, chosen by what it contains, to a Study or a mask on its grid, or a refusal with a code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from mmv_jax.readers.claims import Image, placement, study_of
+from mmv_jax.readers.dicom import is_dicom, read_dicom, read_series
+from mmv_jax.readers.picture import JPEG, PNG, read_picture
+from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.volume import GZIP, gunzipped_head, is_meta_image, nifti_version, read_meta_image, read_nifti, read_nrrd
+from mmv_jax.study import Study
+
+MAX_LABEL = (1 << 15) - 1
+GRID_TOLERANCE = 0.5  # voxels: how far a mask's first and last voxel may lie from the study's
+
+
+def read_study(path: Path | str, *, spacing_mm: float | None = None, unit: str | None = None) -> Study:
+    """Reads one study: a file by its content, whatever its name says, or a folder as one DICOM series.
+
+    Args:
+      path: DICOM, NIfTI, MHA, NRRD, PNG or JPEG.
+      spacing_mm: the manifest's mm a pixel, in plane. The file's header wins where it has one; more than 5 % apart is refused.
+      unit: the manifest's word. "HU" makes a file without a modality (NIfTI, MHA, NRRD) Hounsfield units, if its values can be that;
+        "shape" asks for binary voxels; any other word means "raw".
+    Returns:
+      The Study: `[z, y, x]`, a volume in LPS+ order. Integers stay integers; all else is float32.
+    Raises:
+      Refused: with a code of `refused.CODES`, and a reason that quotes nothing of the file.
+    """
+    with refusing():
+        return study_of(_image(Path(path)), spacing_mm, unit)
+
+
+def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
+    """Reads a mask that lies on the grid of a study, in the same order of axes.
+
+    Returns:
+      int16 `[z, y, x]` with the shape of `like.voxels`.
+    Raises:
+      Refused: mask_grid (another shape, spacing or place), mask_values (no whole numbers from 0 to 32767), lossy_mask, and what a
+        study of the same format would be refused for.
+    """
+    with refusing():
+        image = _image(Path(path), labels=True)
+        _check_grid(image, like)
+        voxels = image.voxels
+        low, high = voxels.min(), voxels.max()
+        if not (low >= 0 and high <= MAX_LABEL):  # also where NaN
+            raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
+        labels = voxels.astype(np.int16)
+        if voxels.dtype.kind == "f" and not np.array_equal(labels, voxels):
+            raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
+        return labels
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Whatever a library raises becomes a Refused that quotes nothing of it: messages of libraries hold tags and paths."""
+    try:
+        yield
+    except Refused as why:
+        raise why from None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+            raise Refused("not_found", "there is no such file, or no right to read it") from None
+        raise Refused("unreadable", f"reading failed with {type(error).__name__}") from None
+    except MemoryError:
+        raise Refused("too_large", "the file needs more memory than there is") from None
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # decoders written in Rust raise PanicException, which is no Exception
+        raise Refused("unreadable", f"the format's library failed with {type(error).__name__}") from None
+
+
+def _image(path: Path, *, labels: bool = False) -> Image:
+    if path.is_dir():
+        return read_series(path)
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if not head:
+        raise Refused("truncated", "the file is empty")
+    if head.startswith((PNG, JPEG)):
+        return read_picture(path, labels=labels)
+    if is_dicom(head):
+        return read_dicom(path)
+    if nifti_version(gunzipped_head(path) if head.startswith(GZIP) else head):
+        return read_nifti(path)
+    if head.startswith(b"NRRD0"):
+        return read_nrrd(path)
+    if is_meta_image(head):
+        return read_meta_image(path)
+    raise Refused("not_an_image", "its content is none of DICOM, NIfTI, MHA, NRRD, PNG and JPEG, whatever its name says")
+
+
+def _check_grid(image: Image, like: Study) -> None:
+    if image.voxels.shape != like.voxels.shape:
+        raise Refused("mask_grid", f"the mask has the grid {image.voxels.shape}, its study {like.voxels.shape}")
+    if image.orientation is None or "first_z_mm" not in like.attributes:
+        return
+    here = placement(image.orientation)
+    for end in ("first", "last"):
+        for axis, spacing in zip("zyx", like.spacing_mm):
+            apart = abs(here[f"{end}_{axis}_mm"] - like.attributes[f"{end}_{axis}_mm"])
+            if apart > GRID_TOLERANCE * spacing:
+                raise Refused("mask_grid", f"the mask's {end} voxel lies {apart:.1f} mm from its study's along {axis}")

@@ -1,0 +1,59 @@
+"""Refused: a file that does not become a Study, with a code that stays the same and a reason that quotes nothing of the file."""
+
+from mmv_jax.errors import UserError
+
+CODES = {
+    "not_found": "no such file or folder, or no right to read it",
+    "not_an_image": "its content is no format that is read here, or it holds something else than an image",
+    "unreadable": "the library of its format gave up on it",
+    "truncated": "it ends before its data do",
+    "corrupt": "a checksum or a decoder says that bytes have changed",
+    "detached_data": "its voxels lie in another file",
+    "too_large": "it declares, or inflates to, more than the limits allow",
+    "no_pixels": "there are no pixels",
+    "bad_shape": "it does not hold exactly one image of two or three dimensions",
+    "colour": "it is a colour picture",
+    "unknown_encoding": "a transfer syntax or an encoding that is not read here",
+    "not_finite": "a voxel is NaN or infinite",
+    "constant": "every voxel has the same value",
+    "bad_spacing": "a spacing is not a plausible number of millimetres",
+    "no_orientation": "the file does not say how its axes lie in the patient",
+    "spacing_mismatch": "the spacings of file and manifest contradict each other",
+    "sheared": "its axes are not at right angles (a tilted gantry)",
+    "several_series": "the folder holds more than one series",
+    "mixed_orientation": "slices of one series lie in different directions",
+    "mixed_size": "slices of one series differ in size or spacing",
+    "mixed_unit": "slices of one series differ in what their values mean",
+    "missing_slices": "there are gaps between the slices",
+    "duplicate_slices": "two slices lie at one position",
+    "uneven_slices": "the distances between slices vary",
+    "no_position": "slices or frames without a position",
+    "not_hu": "the values cannot be Hounsfield units",
+    "rescaled_twice": "the values are Hounsfield units to which slope and intercept were applied once more",
+    "not_binary": "a shape has other values than two",
+    "mask_grid": "a mask that does not lie on its study's grid",
+    "mask_values": "a mask whose values are not whole numbers from 0 to 32767",
+    "lossy_mask": "a mask in a lossy format: its labels cannot be trusted",
+    "missing_value": "a required cell of the manifest's line is empty",
+    "bad_split": "the split is none of train, val, test",
+    "duplicate_study": "the study_id stands in an earlier line",
+    "patient_across_splits": "the patient's studies lie in more than one split",
+    "bad_line": "the manifest's line has too few or too many cells",
+}
+
+
+class Refused(UserError):
+    """A study that is refused: it costs this study and stops nothing.
+
+    Attributes:
+      code: a word of `CODES`.
+      reason: one sentence for a person, with numbers of geometry at most: no tag, cell or path.
+    """
+
+    def __init__(self, code: str, reason: str):
+        assert code in CODES, code
+        super().__init__(code, reason)
+        self.code, self.reason = code, reason
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.code})"

@@ -1,0 +1,126 @@
+"""True values of a DICOM frame: slope and intercept applied once, tissue bright, padding dark; and what its pixels measure in mm."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut
+
+from mmv_jax.readers.canvas import rescaled
+from mmv_jax.readers.claims import NAN
+from mmv_jax.readers.deidentify import number_of
+from mmv_jax.readers.picture import grey
+from mmv_jax.readers.refused import Refused
+
+AIR_HU = -1024  # a padded voxel was not measured; air is what lies outside the reconstructed circle
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How stored values become true ones, and what those are: "HU" or "raw"."""
+
+    slope: float
+    intercept: float
+    unit: str
+
+
+def groups_of(dataset: Dataset, index: int) -> tuple[Dataset | None, Dataset | None]:
+    """The shared functional groups of an enhanced file, and those of frame `index`; None where there are none.
+
+    Raises:
+      Refused: corrupt.
+    """
+    shared, own = dataset.get("SharedFunctionalGroupsSequence"), dataset.get("PerFrameFunctionalGroupsSequence")
+    if own and len(own) <= index:
+        raise Refused("corrupt", "fewer functional groups than frames")
+    return (shared[0] if shared else None), (own[index] if own else None)
+
+
+def scale_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None) -> Scale:
+    """Slope, intercept and unit of a frame. The unit is HU where the file says so: CT, rescaled, and no other rescale type.
+
+    A localizer's values are scaled line integrals, whatever its header repeats from its series.
+    """
+    source = dataset
+    for group in (shared, own):
+        if group is not None and group.get("PixelValueTransformationSequence"):
+            source = group.PixelValueTransformationSequence[0]
+    slope, intercept = number_of(source, "RescaleSlope"), number_of(source, "RescaleIntercept")
+    if slope is None or intercept is None or slope == 0:
+        return Scale(1.0, 0.0, "raw")
+    kind = str(source.get("RescaleType") or "").strip().upper()
+    is_ct = str(dataset.get("Modality", "")) == "CT" and kind == ""
+    is_localizer = "LOCALIZER" in (dataset.get("ImageType") or [])
+    return Scale(slope, intercept, "HU" if (is_ct or kind == "HU") and not is_localizer else "raw")
+
+
+def true_values(dataset: Dataset, stored: np.ndarray, scale: Scale) -> np.ndarray:
+    """`[y, x]` true values of a decoded frame.
+
+    Raises:
+      Refused: colour.
+    """
+    if stored.ndim == 3 or dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        if dataset.PhotometricInterpretation == "PALETTE COLOR":
+            raise Refused("colour", "a DICOM image in palette colour")
+        stored = grey(stored)
+    padding = _padding(dataset, stored)
+    if dataset.get("ModalityLUTSequence"):
+        values = apply_modality_lut(stored, dataset)
+    else:
+        values = rescaled(stored, scale.slope, scale.intercept)
+    if scale.unit == "HU":
+        return np.where(padding, AIR_HU, values) if padding is not None else values
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        values = inverted(values, dataset, scale)
+    if padding is not None:
+        values[padding] = values[~padding].min()
+    return values
+
+
+def inverted(values: np.ndarray, dataset: Dataset, scale: Scale) -> np.ndarray:
+    """MONOCHROME1 shows low values bright: reflect the range of the stored bits, so that tissue is bright in every study."""
+    bits = int(dataset.BitsStored)
+    low = -(1 << bits - 1) if dataset.PixelRepresentation else 0
+    ends = rescaled(np.array([low, low + (1 << bits) - 1]), scale.slope, scale.intercept)
+    if dataset.get("ModalityLUTSequence"):
+        ends = np.array([values.min(), values.max()])
+    return ends.sum() - values.astype(ends.dtype)
+
+
+def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """Where the stored values are the header's padding; None where nowhere or everywhere."""
+    value = number_of(dataset, "PixelPaddingValue")
+    if value is None:
+        return None
+    limit = number_of(dataset, "PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
+    padding = (stored >= low) & (stored <= high)
+    return padding if padding.any() and not padding.all() else None
+
+
+def planar_spacing(dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None) -> tuple[float, float, float]:
+    """(NaN, y, x) in mm at the patient; NaN where the file does not say.
+
+    PixelSpacing of a projection is at the patient only if it was calibrated. ImagerPixelSpacing is measured at the detector: tissue is nearer
+    to the source, so that it is divided by the magnification where the file states one. NominalScannedPixelSpacing is that of a digitised film.
+    Source: DICOM PS3.3, 10.7.1.3 (pixel spacing and calibration).
+    """
+    for group in (own, shared):
+        if group is not None and group.get("PixelMeasuresSequence"):
+            return (NAN, *_pair(group.PixelMeasuresSequence[0], "PixelSpacing"))
+    pixel, imager, scanned = (_pair(dataset, keyword) for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"))
+    is_calibrated = bool(dataset.get("PixelSpacingCalibrationType")) or not math.isclose(pixel[0], imager[0], rel_tol=1e-3)
+    if not math.isnan(pixel[0]) and (math.isnan(imager[0]) or is_calibrated):
+        return (NAN, *pixel)
+    if not math.isnan(imager[0]):
+        magnification = number_of(dataset, "EstimatedRadiographicMagnificationFactor") or 1.0
+        factor = magnification if magnification >= 1 else 1.0
+        return (NAN, imager[0] / factor, imager[1] / factor)
+    return (NAN, *scanned)
+
+
+def _pair(dataset: Dataset, keyword: str) -> tuple[float, float]:
+    y, x = number_of(dataset, keyword, 0), number_of(dataset, keyword, 1)
+    return (NAN, NAN) if y is None or x is None else (y, x)
