@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from mmv_jax.store.workers import ENGINES
 from mmv_jax.study import Study
 
 TASK_LINES = 512
+MODALITY = r"[A-Za-z][A-Za-z0-9+-]{0,15}"
 TASK_BYTES = 64 << 20  # of files: a task is then some seconds to a minute of work, and is lost as a whole when a machine is
 
 
@@ -39,6 +41,10 @@ class Report:
     refused: Counter[str] = field(default_factory=Counter)  # by code
     not_carried: dict[str, list[str]] = field(default_factory=dict)  # columns that stayed behind, by manifest
     seconds: float = 0.0
+
+    def refuse(self, refusal: Refusal, quarantine: Quarantine) -> None:
+        self.refused[refusal.code] += 1
+        quarantine.add(refusal)
 
     def __str__(self) -> str:
         codes = ", ".join(f"{n} {code}" for code, n in self.refused.most_common()) or "none"
@@ -88,7 +94,7 @@ def ingest(
         raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
     root = open_root(store)
     with _only_ingest(store):
-        key = _open_key(store, key_path)
+        key = _open_key(store, key_path, is_new=read_about(root) is None)
         ordinals = _register(root, key, manifests)
         _remove_unfinished_parts(root)
         report = Report()
@@ -96,17 +102,15 @@ def ingest(
         jobs = _jobs(root, key, ordinals, report, quarantine)
         tasks = _tasks(jobs, str(store), read_fn)
         settled: set[Place] = set()
-        try:
-            for event in ENGINES[engine](write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s):
+        events = ENGINES[engine](write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s)
+        with contextlib.closing(events), contextlib.closing(quarantine):
+            for event in events:
                 if isinstance(event, Refusal):
-                    report.refused[event.code] += 1
-                    quarantine.add(event)
+                    report.refuse(event, quarantine)
                 elif isinstance(event, Written):
                     report.ingested += len(event.places)
                 settled |= set(event.places) if isinstance(event, Written) else set() if isinstance(event, Reading) else {event.place}
                 progress(len(settled), len(jobs))
-        finally:
-            quarantine.write()
     report.seconds = time.monotonic() - began
     return report
 
@@ -126,11 +130,13 @@ def _only_ingest(store: str | Path) -> Iterator[None]:
         yield
 
 
-def _open_key(store: str | Path, key_path: str | Path | None) -> Key:
+def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -> Key:
     if key_path is None:
         if "://" in str(store):
             raise UserError("A store in a bucket needs --key FILE: the key stays with you, outside of the bucket.")
-        key_path = Path(str(store).rstrip("/") + ".key")
+        key_path = str(store).rstrip("/") + ".key"
+    if is_new and not Path(key_path).exists():
+        return Key.create(key_path)
     return Key.load(key_path)
 
 
@@ -166,37 +172,39 @@ def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], report: Report,
     there = dict(zip(index["study"], index["patient"])) if len(index) else {}
     splits = dict(zip(index["patient"], index["split"])) if len(index) else {}
     jobs: list[Job] = []
+
     for ordinal, path in ordinals.items():
-        lines = read_manifest(path)
+        try:
+            lines, refused = read_manifest(path)
+        except UserError as error:
+            raise UserError(f"{path.name}: {error}") from None
         quarantine.forget(ordinal)
+        for number, code, reason in refused:
+            report.refuse(Refusal((ordinal, number), code, reason), quarantine)
         columns, left = choose_columns([line.labels for line in lines])
-        report.lines += len(lines)
+        report.lines += len(lines) + len(refused)
         if left:
             report.not_carried[path.name] = left
-        fresh: set[str] = set()
         for line in lines:
             job = _job(line, ordinal, key, columns)
             study, patient = str(job.known["study"]), str(job.known["patient"])
-            refusal = None
-            if study in fresh or there.get(study, patient) != patient:
-                refusal = Refusal(job.place, "duplicate", "another study has this study_id")
+            if not re.fullmatch(MODALITY, line.modality):
+                report.refuse(Refusal(job.place, "bad_modality", "modality must be a short word such as CXR or CT"), quarantine)
+            elif there.get(study, patient) != patient:
+                report.refuse(Refusal(job.place, "duplicate_study", "the store has another patient's study of this study_id"), quarantine)
             elif splits.setdefault(patient, line.split) != line.split:
-                refusal = Refusal(job.place, "two_splits", "this patient is in another split as well")
-            if refusal:
-                report.refused[refusal.code] += 1
-                quarantine.add(refusal)
+                report.refuse(Refusal(job.place, "patient_across_splits", "the store has the patient in another split"), quarantine)
             elif study in there:
                 report.already += 1
             else:
                 jobs.append(job)
-            fresh.add(study)
-        there |= {str(job.known["study"]): str(job.known["patient"]) for job in jobs}
+                there[study] = patient
     return jobs
 
 
 def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type]) -> Job:
-    known = {"study": key.hash("study", line.study_id), "patient": key.hash("patient", line.patient_id), "line": line.number, "manifest": ordinal}
-    known |= {"split": line.split, "modality": line.modality} | carry(line.labels, columns)
+    known: dict[str, object] = {"study": key.hash("study", line.study_id), "patient": key.hash("patient", line.patient_id)}
+    known |= {"line": line.number, "manifest": ordinal, "split": line.split, "modality": line.modality, **carry(line.labels, columns)}
     masks = {name: str(path) for name, path in line.masks.items()}
     paths = [str(line.path), *masks.values()]
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))

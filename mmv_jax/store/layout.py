@@ -9,6 +9,7 @@ STORE/parts/NAME/index.parquet    a line a study; written last: a part without i
 Every path goes through a TensorStore key-value store, so that `/data/store`, `gs://bucket/store` and `s3://bucket/store` are the same code.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,13 @@ def new_array_spec(root: ts.KvStore, part: str, ndim: int, blocks: int) -> dict:
     return array_spec(root, part) | {"metadata": metadata, "store_data_equal_to_fill_value": True}
 
 
-def block_counts(grid: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
+def block_counts(grid: Iterable[int | np.integer], block: Iterable[int | np.integer]) -> tuple[int, ...]:
     """Blocks along each axis that hold `grid` voxels; the last ones are padded.
 
     >>> block_counts((33, 64, 65), (32, 64, 64))
     (2, 1, 2)
     """
-    return tuple(-(-n // b) for n, b in zip(grid, block))
+    return tuple(-(-int(n) // int(b)) for n, b in zip(grid, block, strict=True))
 
 
 def cell_edges(voxels: int, cells: int) -> np.ndarray:

@@ -34,6 +34,9 @@ class Quarantine:
         if time.monotonic() - self._written > EVERY_S:
             self.write()
 
+    def close(self) -> None:
+        self.write()
+
     def write(self) -> None:
         """Replaces the file as a whole."""
         lines = (json.dumps(self._entries[place]) + "\n" for place in sorted(self._entries))

@@ -18,6 +18,8 @@ from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, array_spec, block_counts, index_key, open_root
 from mmv_jax.study import Study
 
+Triple = Sequence[int | np.integer] | np.ndarray  # z, y, x
+VERIFY_BLOCKS = 256
 CACHE_BYTES = 16 << 20  # holds the block directories of shards, so that a crop costs no second look at them
 
 
@@ -77,7 +79,7 @@ class Store:
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def read_box(self, i: int, start: Sequence[int], shape: Sequence[int], *, mask: str | None = None) -> np.ndarray:
+    def read_box(self, i: int | np.integer, start: Triple, shape: Triple, *, mask: str | None = None) -> np.ndarray:
         """Voxels of a box that lies inside study `i`.
 
         Args:
@@ -102,14 +104,27 @@ class Store:
         values += self._intercepts[i]
         return values
 
-    def read_study(self, i: int) -> Study:
+    def read_study(self, i: int | np.integer) -> Study:
         """The whole of study `i`, in float32 true intensities."""
         line = self.index.iloc[i]
         attributes = {c.removeprefix("attribute_"): line[c] for c in self.index.columns if c.startswith("attribute_") and line[c] == line[c]}
         spacing = (line["spacing_z"], line["spacing_y"], line["spacing_x"])
         return Study(self.read_box(i, (0, 0, 0), self._grids[i]), spacing, int(line["ndim"]), line["unit"], attributes)
 
-    def _first_block(self, i: int, mask: str | None) -> int:
+    def is_whole(self, i: int | np.integer) -> bool:
+        """Whether every block of study `i` and of its masks passes its checksum."""
+        line = self.index.iloc[i]
+        try:
+            array = self._array(line["part"])
+            a_grid = int(np.prod(block_counts(self._grids[i], array.shape[1:])))
+            first, end = int(line["first_block"]), int(line["first_block"]) + a_grid * (1 + len(line["mask_blocks"]))
+            for block in range(first, end, VERIFY_BLOCKS):
+                array[block : min(block + VERIFY_BLOCKS, end)].read().result()
+        except (ValueError, IndexError):  # damaged or missing shards; an array shorter than its index
+            return False
+        return True
+
+    def _first_block(self, i: int | np.integer, mask: str | None) -> int:
         if mask is None:
             return int(self._first[i])
         line = self.index.iloc[i]
@@ -118,16 +133,16 @@ class Store:
             raise ValueError(f"study {line['study']} has no mask {mask!r}; it has: {line['masks'] or 'none'}")
         return int(line["mask_blocks"][names.index(mask)])
 
-    def _read_blocks(self, i: int, first: int, start: np.ndarray, shape: np.ndarray) -> np.ndarray:
-        array = self._array(self._parts[i])
-        block = np.array(array.shape[1:])
-        counts = block_counts(tuple(self._grids[i]), tuple(block))
-        begin, end = start // block, (start + shape - 1) // block + 1
-        positions = np.stack(np.meshgrid(*map(np.arange, begin, end), indexing="ij"), axis=-1).reshape(-1, 3)
-        numbers = first + np.ravel_multi_index(tuple(positions.T), counts)
+    def _read_blocks(self, i: int | np.integer, first: int, start: np.ndarray, shape: np.ndarray) -> np.ndarray:
         try:
+            array = self._array(self._parts[i])
+            block = np.array(array.shape[1:])
+            counts = block_counts(self._grids[i], block)
+            begin, end = start // block, (start + shape - 1) // block + 1
+            positions = np.stack(np.meshgrid(*map(np.arange, begin, end), indexing="ij"), axis=-1).reshape(-1, 3)
+            numbers = first + np.ravel_multi_index(tuple(positions.T), counts)
             blocks = array[numbers].read().result()
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             raise Corrupt(
                 f"Blocks of study {self.index['study'].iloc[i]} (part {self._parts[i]}) are damaged or gone. "
                 f"`mmv inspect {self.path} --verify` lists all such studies; delete their parts and ingest again."

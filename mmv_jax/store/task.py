@@ -20,7 +20,7 @@ class Job:
 
     place: Place
     path: str
-    spacing_mm: float | tuple[float, ...] | None
+    spacing_mm: float | None
     unit: str | None
     masks: Mapping[str, str]
     known: Mapping[str, object]

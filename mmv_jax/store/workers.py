@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 
@@ -26,7 +26,7 @@ class _Failed:
     cause: str
 
 
-def run_local(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float) -> Iterator[Event]:
+def run_local(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float) -> Generator[Event, None, None]:
     """Runs tasks in worker processes; yields what happens, in the order in which it happens.
 
     A file whose reading ends its process, or takes longer than `timeout_s`, is refused; the files read before it in its
@@ -157,7 +157,7 @@ def _work(pipe, task_fn: TaskFn) -> None:
         pass  # the parent is gone
 
 
-def run_ray(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float) -> Iterator[Event]:
+def run_ray(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float) -> Generator[Event, None, None]:
     """Runs tasks on a Ray cluster (`RAY_ADDRESS`), or on a Ray of this machine alone; at most `workers` tasks at a time.
 
     On its node a task runs as in `run_local` with one worker, so that broken files are met in the same way. Ray repeats the

@@ -1,0 +1,115 @@
+"""What is in a store: counts and ranges, blocks that are damaged, and a contact sheet to look at. Names nobody."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from mmv_jax.store.layout import unpack_occupancy
+from mmv_jax.store.read import Store
+
+HU_WINDOW = (-1000.0, 400.0)  # air to contrast-filled vessels: lungs and soft tissue in one picture
+PANE = 168  # pixels of a picture's longer side
+CAPTION = 30
+COLUMNS = 4
+TINT = np.array([255.0, 80.0, 40.0])
+
+
+def summary(store: Store) -> pd.DataFrame:
+    """A line for each kind of study (modality, unit, ndim): counts by split, patients, and the ranges of what the index knows."""
+    index = store.index.assign(carries=[unpack_occupancy(o, n).mean() for o, n in zip(store.index["occupancy"], store.index["ndim"])])
+    lines = []
+    for (modality, unit, ndim), group in index.groupby(["modality", "unit", "ndim"]):
+        line = {"modality": modality, "unit": unit, "ndim": ndim, "studies": len(group), "patients": group["patient"].nunique()}
+        line |= {split: int((group["split"] == split).sum()) for split in ("train", "val", "test")}
+        line["grid (z, y, x)"] = " × ".join(_range(group[f"grid_{axis}"], "d") for axis in "zyx")
+        line["spacing mm (z, y, x)"] = " × ".join(_range(group[f"spacing_{axis}"], ".3g") for axis in "zyx")
+        line["intensity (low, high)"] = f"{_range(group['low'], '.4g')}, {_range(group['high'], '.4g')}"
+        line["carries something"] = f"{group['carries'].mean():.0%}"
+        line["masks"] = ", ".join(sorted({name for names in group["masks"] for name in names.split(",") if name})) or "none"
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def verify(store: Store, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """Reads every block of every study, masks too; the keyed hashes of the studies whose blocks are damaged or gone."""
+    damaged = []
+    for i, study in enumerate(store.index["study"]):
+        if not store.is_whole(i):
+            damaged.append(study)
+        progress(i + 1, len(store))
+    return damaged
+
+
+def write_sheet(store: Store, path: str | Path, *, studies: int = 24) -> None:
+    """Writes a PNG of studies of every kind: a picture, or the central axial and coronal slice, with the masks tinted.
+
+    HU is shown from -1000 to 400, raw from the study's low to its high percentile, shapes as they are. Pixels are drawn in
+    their physical proportions; a volume's head is up, and the patient's left is on the right, as radiologists look at it.
+    """
+    chosen = _choose(store.index, studies)
+    columns = min(COLUMNS, len(chosen))
+    rows = -(-len(chosen) // columns)
+    width, height = 2 * PANE + 12, PANE + CAPTION + 8
+    sheet = Image.new("RGB", (columns * width, rows * height), (24, 24, 28))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for n, i in enumerate(chosen):
+        left, top = (n % columns) * width + 4, (n // columns) * height + 4
+        for k, pane in enumerate(_panes(store, i)):
+            sheet.paste(pane, (left + k * (PANE + 4) + (PANE - pane.width) // 2, top + (PANE - pane.height) // 2))
+        draw.multiline_text((left, top + PANE + 2), _caption(store.index.iloc[i]), fill=(210, 210, 210), font=font, spacing=1)
+    sheet.save(path)
+
+
+def _range(values: pd.Series, form: str) -> str:
+    known = values.dropna()
+    if known.empty:
+        return "unknown"
+    low, high = format(known.min(), form), format(known.max(), form)
+    return low if low == high else f"{low}–{high}"
+
+
+def _choose(index: pd.DataFrame, studies: int) -> list[int]:
+    """Positions spread evenly over each kind of study, as many of each kind as there is room for."""
+    groups = [group.index.to_numpy() for _, group in index.groupby(["modality", "unit", "ndim", "masks"])]
+    share = -(-studies // len(groups))
+    chosen = [group[np.linspace(0, len(group) - 1, min(share, len(group))).astype(int)] for group in groups]
+    return sorted(np.concatenate(chosen).tolist())[:studies]
+
+
+def _panes(store: Store, i: int) -> list[Image.Image]:
+    line = store.index.iloc[i]
+    depth, height, width = grid = tuple(int(line[f"grid_{axis}"]) for axis in "zyx")
+    spacing = [line[f"spacing_{axis}"] for axis in "zyx"]
+    z_mm, y_mm, x_mm = (1.0 if mm != mm else mm for mm in spacing)
+    masks = [name for name in line["masks"].split(",") if name]
+    axial = ((depth // 2, 0, 0), (1, height, width))
+    pictures = [_picture(store, i, axial, masks if depth > 1 else [], (y_mm, x_mm))]
+    if depth > 1:
+        pictures.append(_picture(store, i, ((0, height // 2, 0), (depth, 1, width)), masks, (z_mm, x_mm)).transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+    elif masks:
+        pictures.append(_picture(store, i, axial, masks, (y_mm, x_mm)))
+    assert len(grid) == 3
+    return pictures
+
+
+def _picture(store: Store, i: int, box: tuple, masks: list[str], pixel_mm: tuple[float, float]) -> Image.Image:
+    line = store.index.iloc[i]
+    low, high = {"HU": HU_WINDOW, "shape": (0.0, 1.0)}.get(line["unit"], (line["low"], line["high"]))
+    gray = np.squeeze(store.read_box(i, *box), axis=1 if box[1][0] > 1 else 0)
+    gray = np.clip((gray - low) / max(high - low, 1e-6), 0, 1) * 255
+    rgb = np.repeat(gray[..., None], 3, axis=-1)
+    for name in masks:
+        inside = np.squeeze(store.read_box(i, *box, mask=name), axis=1 if box[1][0] > 1 else 0) > 0
+        rgb[inside] = 0.6 * rgb[inside] + 0.4 * TINT
+    size_mm = (rgb.shape[0] * pixel_mm[0], rgb.shape[1] * pixel_mm[1])
+    height, width = (max(1, round(PANE * mm / max(size_mm))) for mm in size_mm)
+    return Image.fromarray(rgb.astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _caption(line: pd.Series) -> str:
+    grid = "×".join(str(line[f"grid_{axis}"]) for axis in ("zyx" if line["ndim"] == 3 else "yx"))
+    spacing = "×".join(f"{line[f'spacing_{axis}']:.3g}" for axis in ("zyx" if line["ndim"] == 3 else "yx"))
+    return f"{line['modality']} {line['split']}, {line['low']:.4g} to {line['high']:.4g} {line['unit']}\n{grid} voxels of {spacing} mm"

@@ -1,0 +1,62 @@
+"""Which columns of a manifest cross into a store."""
+
+import math
+
+import pytest
+
+from mmv_jax.store.labels import carry, choose_columns
+
+N = 40
+CARRIED = {
+    "numbers": [str(n / 7) for n in range(N)],
+    "zero or one": [str(n % 2) for n in range(N)],
+    "numbers and gaps": ["", "3"] * (N // 2),
+    "sex": ["M", "F"] * (N // 2),
+    "few short texts": ["COVID-19", "other pneumonia"] * (N // 2),
+    "pixel counts": [str(100_000 + n) for n in range(N)],
+    "long counts that repeat": ["1234567", "2345678"] * (N // 2),
+}
+LEFT = {
+    "persons": [f"Person {n}" for n in range(N)],
+    "few texts that hardly repeat": [f"ward {n // 1.5}" for n in range(N)],
+    "many texts": [f"text {n % 33}" for n in range(10 * 33)],
+    "long texts": ["a sentence about a patient, which has no end"] * N,
+    "dates": [f"2019-03-{n % 20 + 1:02}" for n in range(N)],
+    "dates as numbers": [f"201903{n % 5 + 10}" for n in range(N)],
+    "paths": ["a/b", "a/c"] * (N // 2),
+    "files": ["one.png", "two.png"] * (N // 2),
+    "addresses": ["someone@example.org"] * N,
+    "record numbers": [str(10_000_000 + 37 * n) for n in range(N)],
+    "nothing": [""] * N,
+}
+NAMES = ("PatientName", "patient_name", "mrn", "StudyDate", "birth_date", "accession number", "file", "StudyInstanceUID", "radiologist", "comments")
+
+
+@pytest.mark.parametrize("values", CARRIED.values(), ids=CARRIED.keys())
+def test_measurements_and_categories_are_carried(values):
+    columns, left = choose_columns([{"column": value} for value in values])
+    assert (list(columns), left) == (["column"], [])
+
+
+@pytest.mark.parametrize("values", LEFT.values(), ids=LEFT.keys())
+def test_what_may_name_someone_stays_behind_and_is_told(values):
+    assert choose_columns([{"column": value} for value in values]) == ({}, ["column"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_column_whose_name_identifies_stays_behind_whatever_it_holds(name):
+    assert choose_columns([{name: str(n % 2)} for n in range(N)]) == ({}, [name])
+
+
+def test_two_persons_of_a_short_manifest_are_no_categories():
+    assert choose_columns([{"reader": "Miller"}, {"reader": "Smith"}]) == ({}, ["reader"])
+
+
+def test_codes_are_carried_however_short_the_manifest():
+    assert choose_columns([{"view": "PA"}, {"view": "AP"}])[0] == {"view": str}
+
+
+def test_cells_become_numbers_texts_and_gaps():
+    labels = carry({"age": "36", "sex": "F", "note": "x"}, {"age": float, "sex": str, "view": str, "edema": float})
+    assert math.isnan(labels.pop("label_edema"))
+    assert labels == {"label_age": 36.0, "label_sex": "F", "label_view": None}
