@@ -54,7 +54,11 @@ class Analysis:
 
 
 def analyse(
-    cohort: Cohort, *, adjust: Sequence[str] = ("age",), thresholds: Sequence[float] = THRESHOLDS_MM2, horizons: Sequence[float] = HORIZONS
+    cohort: Cohort,
+    *,
+    adjust: Sequence[str] = ("age",),
+    thresholds: Sequence[float | int] = THRESHOLDS_MM2,
+    horizons: Sequence[float | int] = HORIZONS,
 ) -> Analysis:
     """Kaplan–Meier, Cox and Fine–Gray by severity and per mm², by age, and what calcification adds to the covariates' risk.
 
@@ -76,7 +80,7 @@ def analyse(
     present = [i for i in range(len(SEVERITIES)) if np.any(group == i)]
     effects, proportionality = _effects(cohort, group, levels, covariates, scores)
     by_age, age_notes = _by_age(cohort, group, covariates)
-    added = added_worth(time, cohort.event, covariates, _indicators(group, levels), scores, horizons=horizons)
+    added = added_worth(time, cohort.event, covariates, _indicators(group, levels), scores, horizons=[float(h) for h in horizons])
     when = np.arange(0.0, np.floor(time.max()) + 1, max(1.0, np.ceil(time.max() / 12)))
     return Analysis(
         name=cohort.name,

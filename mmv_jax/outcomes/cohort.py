@@ -70,7 +70,7 @@ class Cohort:
         return replace(self, notes=self.notes + notes)
 
 
-def severity(area_mm2: Float[np.ndarray, "N"], thresholds: Sequence[float] = THRESHOLDS_MM2) -> Int[np.ndarray, "N"]:
+def severity(area_mm2: Float[np.ndarray, "N"], thresholds: Sequence[float | int] = THRESHOLDS_MM2) -> Int[np.ndarray, "N"]:
     """0 zero, 1 mild, 2 moderate, 3 severe: a threshold belongs to the milder side.
 
     Example:
@@ -241,7 +241,7 @@ def _check_follow_up(columns: Mapping[str, Sequence[str]], values: Mapping[str, 
         (no_time & ~happened, "no time_years. Give the years of follow-up, or remove the line."),
         (~no_time & ~np.isfinite(time), "a time_years that is not a number. Write years with a decimal point."),
         (time < 0, "a negative time_years. Events before the mammogram are history, not outcomes: correct the time or remove the line."),
-        (time > LONGEST_YEARS, f"a time_years above {LONGEST_YEARS:.0f}. If these are days or months, divide them into years."),
+        (np.isfinite(time) & (time > LONGEST_YEARS), f"a time_years above {LONGEST_YEARS:.0f}. If these are days or months, divide them into years."),
         (no_event, "no event. Write 0 (censored), 1 (outcome) or 2 (competing death)."),
         (~no_event & ~code, "an event code other than 0 (censored), 1 (outcome) and 2 (competing death). Recode it."),
     )
@@ -271,7 +271,7 @@ def _covariate(name: str, cells: Sequence[str], lines: np.ndarray) -> tuple[dict
         return {name: numbers}, [], []
     if np.any(~missing & ~wrong):
         return {}, [], [f"{_at(lines[wrong])} a {name} that is not a number, while other lines have numbers. Correct them, or leave the cells empty."]
-    levels = pd.Series(cells)[~missing].value_counts()
+    levels = pd.Series(cells)[~missing].value_counts().sort_index().sort_values(ascending=False, kind="stable")
     if len(levels) > MOST_LEVELS or levels.min() < FEWEST_OF_A_LEVEL:
         rule = f"at most {MOST_LEVELS} levels with {FEWEST_OF_A_LEVEL} women each"
         return {}, [], [f"the covariate {name} is text with {len(levels)} levels, the rarest in {levels.min()} line(s). Group it into {rule}."]

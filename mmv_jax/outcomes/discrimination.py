@@ -135,7 +135,7 @@ def reclassification(
     old: Float[np.ndarray, "N"],
     new: Float[np.ndarray, "N"],
     years: float,
-    cutoffs: Sequence[float] = RISK_CUTOFFS,
+    cutoffs: Sequence[float | int] = RISK_CUTOFFS,
 ) -> Reclassification:
     """How far the risk `new` moves women between the categories of `cutoffs`, compared with `old`, in the right direction.
 

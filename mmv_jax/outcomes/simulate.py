@@ -15,7 +15,7 @@ def simulate_cohort(
     women: int,
     seed: int,
     *,
-    hazard_ratios: Sequence[float] = HAZARD_RATIOS,
+    hazard_ratios: Sequence[float | int] = HAZARD_RATIOS,
     per_mm2: float | None = None,
     confounding: float = 0.09,
     death_at_60: float = 0.006,
@@ -48,7 +48,7 @@ def simulate_cohort(
 
 
 def simulate_subdistribution(
-    women: int, seed: int, log_ratios: Sequence[float], *, incidence: float = 0.4, censored_by: float = 4.0
+    women: int, seed: int, log_ratios: Sequence[float | int], *, incidence: float = 0.4, censored_by: float = 4.0
 ) -> tuple[Float[np.ndarray, "N"], Int[np.ndarray, "N"], dict[str, Float[np.ndarray, "N"]]]:
     """Time, event and normal covariates for which Fine and Gray's model is true with the given coefficients.
 

@@ -74,7 +74,7 @@ def counts(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], cause: int
     return times, at_risk, of_cause, np.bincount(place[event != 0], minlength=len(times))
 
 
-def at_risk(time: Float[np.ndarray, "N"], when: Sequence[float] | np.ndarray) -> Int[np.ndarray, "W"]:
+def at_risk(time: Float[np.ndarray, "N"], when: Sequence[float | int] | np.ndarray) -> Int[np.ndarray, "W"]:
     """How many women are still followed just before each time of `when`: the line of numbers under a curve."""
     return len(time) - np.searchsorted(np.sort(time), np.asarray(when, float), side="left")
 
