@@ -93,7 +93,7 @@ class Crops:
     patch: Triple
 
     def __getitem__(self, item) -> "Crops":
-        return Crops(self.start_mm[item], self.spacing_mm[item], self.tokens[item], self.patch)
+        return Crops(self.start_mm[item], np.asarray(self.spacing_mm[item]), self.tokens[item], self.patch)
 
 
 def check_views(views: Mapping[int, Sequence[View]], patch: Triple) -> None:
@@ -170,7 +170,7 @@ def most_tokens(geometry: Geometry, view: View, patch: Triple, ndim: int) -> Int
 
 def kept_tokens(geometry: Geometry, crops: Crops) -> Bool[np.ndarray, "N tz ty tx"]:
     """Which patches of crop i of study i carry something: their box meets an occupied cell of the study. Never none: then the middle one is kept."""
-    size = tuple(crops.tokens.max(axis=0, initial=0))
+    size = tuple(crops.tokens.max(axis=0, initial=0).tolist())
     kept = np.zeros((len(crops.spacing_mm), *size), bool)
     for planar in (True, False):
         lines = geometry.planar == planar

@@ -1,7 +1,7 @@
 """A crop's voxels: separable, antialiased linear resampling of just the box that the crop touches. Axes: z, y, x; b input and g output voxels."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from mmv_jax.data.crops import Crops, Geometry
 SLAB_BYTES = 2**25  # a large box is read in slabs of about this size, so that a whole CT never lies in memory
 
 
+@runtime_checkable
 class Boxes(Protocol):
     """What is asked of a store: an index, and boxes of its studies."""
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from mmv_jax.data.crops import View
 from mmv_jax.store.layout import CELLS, cell_edges, pack_occupancy
@@ -30,7 +29,7 @@ class Memory:
 
     def __post_init__(self):
         ndim = [2 if v.shape[0] == 1 else 3 for v in self.voxels]
-        cells = [np.ones(CELLS[n], bool) if o is None else o for n, o in zip(ndim, self.occupied)]
+        self.occupied = [np.ones(CELLS[n], bool) if o is None else _as_stored(o, v.shape) for n, o, v in zip(ndim, self.occupied, self.voxels)]
         grids, spacings = np.array([v.shape for v in self.voxels]), np.array(self.spacing_mm, float)
         self.index = pd.DataFrame(
             {
@@ -39,7 +38,7 @@ class Memory:
                 "grid_z": grids[:, 0], "grid_y": grids[:, 1], "grid_x": grids[:, 2],
                 "spacing_z": spacings[:, 0], "spacing_y": spacings[:, 1], "spacing_x": spacings[:, 2],
                 "low": [float(v.min()) for v in self.voxels], "high": [float(v.max()) for v in self.voxels],
-                "occupancy": [pack_occupancy(c) for c in cells],
+                "occupancy": [pack_occupancy(c) for c in self.occupied],
             }
         )  # fmt: skip
 
@@ -48,6 +47,14 @@ class Memory:
         assert all(a >= 0 and n > 0 and a + n <= side for a, n, side in zip(start, shape, voxels.shape)), "the box leaves the study"
         box = voxels[tuple(slice(a, a + n) for a, n in zip(start, shape))]
         return box.astype(np.float32) if mask is None else box.astype(np.int32)
+
+
+def _as_stored(occupied: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A cell without a voxel carries what the cell of the voxel around it carries: the store's promise (store.layout.cell_edges)."""
+    for axis, (n, c) in enumerate(zip(shape, occupied.shape)):
+        edges = cell_edges(n, c)
+        occupied = occupied.take(np.searchsorted(edges, edges[:-1].clip(max=n - 1), side="right") - 1, axis)
+    return occupied
 
 
 def memory(studies: list[tuple], *, split: list[str] | None = None, masks: dict[int, np.ndarray] | None = None) -> Memory:
@@ -69,11 +76,3 @@ def random_studies(n: int, seed: int = 0) -> list[tuple]:
         voxels = rng.normal(0, 300, shape).astype(np.float32)
         studies.append((voxels, tuple(map(float, spacing)), "CXR" if planar else "CT", "raw" if planar else "HU", cells))
     return studies
-
-
-@pytest.fixture(scope="session")
-def mixed() -> Memory:
-    return memory(random_studies(40))
-
-
-__all__ = ["SHAPE", "VIEWS", "Memory", "cell_edges", "memory", "random_studies"]
