@@ -107,7 +107,7 @@ def _ingest(args) -> int:
     from mmv_jax.store.ingest import ingest
 
     report = ingest(args.manifests, args.store, workers=args.workers, engine=args.engine, key_path=args.key)
-    print(report.words())
+    print(report)
     return 0 if report.ingested else 1
 
 

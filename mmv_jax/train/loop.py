@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.config import to_dict, to_json
-from mmv_jax.data.pipeline import Rows, make_rows
+from mmv_jax.data.crops import View
+from mmv_jax.data.pipeline import Rows
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.parallel import make_mesh, row_sharding
@@ -71,6 +72,32 @@ def make_parts(config: ConfigDict) -> tuple[Objective, object, object]:
     objective = make_objective(encoder, make_teacher_temperature(config.steps), config.rows.prefix, **config.objective)
     tx = make_optimizer(config.steps, per_step, **config.optimizer)
     return objective, tx, make_ema(config.steps, per_step, **config.ema)
+
+
+def make_rows(store: Store, config: ConfigDict) -> Rows:
+    """The training rows of a store; what the objective needs of a row is asked for here."""
+    weights, encoder = config.objective, config.encoder
+    return Rows(
+        store,
+        views=make_views(config.crops),
+        patch=tuple(encoder.patch),
+        registers=encoder.registers,
+        seed=config.seed,
+        mask_tokens=weights.ibot > 0,
+        **{**config.rows, "visible_share": config.rows.visible_share if weights.mae > 0 else None},
+        **{name: value for name, value in config.data.items() if name not in ("store", "workers")},
+    )
+
+
+def make_views(crops: ConfigDict) -> dict[int, list[View]]:
+    """Global and local views for planar (2) and volumetric (3) studies."""
+    views = {}
+    for ndim, name in ((2, "planar"), (3, "volume")):
+        group = crops[name]
+        views[ndim] = [View("global", group.globals, tuple(group.global_grid), tuple(group.global_scale), True)]
+        if group.get("locals"):
+            views[ndim].append(View("local", group.locals, tuple(group.local_grid), tuple(group.local_scale), False))
+    return views
 
 
 def device_batches(rows: Rows, mesh: Mesh, first: int, workers: int) -> Iterator[dict[str, jax.Array]]:
