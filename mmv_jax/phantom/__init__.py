@@ -1,0 +1,1 @@
+"""Phantoms: a seed -> files with known truth."""

@@ -1,0 +1,103 @@
+"""Phantoms as real files: DICOM (DX, CT, MG), NIfTI, PNG. Nothing in them depends on the clock or the machine."""
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from mmv_jax.phantom.grid import Grid
+
+SOP_CLASS = {"DX": "1.2.840.10008.5.1.4.1.1.1.1", "CT": "1.2.840.10008.5.1.4.1.1.2", "MG": "1.2.840.10008.5.1.4.1.1.1.2"}
+
+
+def uid(*names: object) -> str:
+    """A UID under 2.25 that depends on these names alone."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big') >> 1}"
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """uint8 or uint16 [row, column] as a grey PNG."""
+    Image.fromarray(image).save(path, compress_level=1)
+
+
+def write_nifti(path: Path, volume: np.ndarray, grid: Grid) -> None:
+    """[z, y, x] as .nii.gz, with the grid's place in space (NIfTI counts to the right, the front and the head: RAS)."""
+    (sz, sy, sx), (oz, oy, ox) = grid.spacing_mm, grid.origin_mm
+    affine = np.array([[-sx, 0, 0, -ox], [0, -sy, 0, -oy], [0, 0, sz, oz], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine)
+    image.header.set_xyzt_units("mm")
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
+        packed.write(image.to_bytes())
+
+
+def _dataset(modality: str, study: str, patient: str, instance: int = 1) -> Dataset:
+    """The attributes that every image has."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = SOP_CLASS[modality], uid(study, instance)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = uid(study, "study"), uid(study, "series")
+    ds.PatientID, ds.PatientName, ds.PatientBirthDate = patient, "Phantom^" + patient, ""
+    ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = "20200101", "120000", "", "1"
+    ds.ContentDate, ds.ContentTime, ds.AcquisitionDate, ds.AcquisitionTime = "20200101", "120000", "20200101", "120000"
+    ds.ReferringPhysicianName, ds.SeriesNumber, ds.InstanceNumber = "", 1, instance
+    ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = modality, "mmv_jax", "phantom"
+    ds.BurnedInAnnotation, ds.SamplesPerPixel, ds.SpecificCharacterSet = "NO", 1, "ISO_IR 192"
+    return ds
+
+
+def _pixels(ds: Dataset, image: np.ndarray, bits: int) -> None:
+    ds.Rows, ds.Columns = image.shape
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, bits, bits - 1
+    ds.PixelRepresentation = int(image.dtype == np.int16)
+    ds.PixelData = np.ascontiguousarray(image).astype("<" + image.dtype.str[1:]).tobytes()
+
+
+def _save(ds: Dataset, path: Path) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, uid("mmv_jax", "phantom")
+    ds.file_meta = meta
+    ds.save_as(path, enforce_file_format=True)
+
+
+def _projection(ds: Dataset, image: np.ndarray, spacing_mm: float, inverted: bool) -> None:
+    """What DX and MG share: 12 bits, for presentation, MONOCHROME1 where inverted."""
+    ds.ImageType = ["ORIGINAL", "PRIMARY", ""]
+    ds.PresentationIntentType, ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "FOR PRESENTATION", "LOG", -1 if inverted else 1
+    ds.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    ds.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "US"
+    ds.WindowCenter, ds.WindowWidth = 2048, 4096
+    ds.ImagerPixelSpacing = ds.PixelSpacing = [round(spacing_mm, 6)] * 2
+    ds.LossyImageCompression, ds.DetectorType, ds.AnatomicRegionSequence = "00", "DIRECT", []
+    _pixels(ds, 4095 - image if inverted else image, 12)
+
+
+def write_dx(path: Path, image: np.ndarray, spacing_mm: float, *, study: str, patient: str, sex: str, inverted: bool) -> None:
+    """A chest radiograph as one DX file; `image` is uint16, 12 bits, tissue bright."""
+    ds = _dataset("DX", study, patient)
+    ds.PatientSex, ds.BodyPartExamined, ds.ViewPosition = sex, "CHEST", "PA"
+    ds.PatientOrientation, ds.ImageLaterality, ds.KVP = ["L", "F"], "U", 120
+    _projection(ds, image, spacing_mm, inverted)
+    _save(ds, path)
+
+
+def write_ct_series(folder: Path, volume: np.ndarray, grid: Grid, *, study: str, patient: str, sex: str) -> None:
+    """int16 HU [z, y, x] as one file a slice, numbered from the head as scanners do."""
+    folder.mkdir()
+    (sz, sy, sx), (oz, oy, ox) = grid.spacing_mm, grid.origin_mm
+    for n, k in enumerate(reversed(range(len(volume))), start=1):
+        ds = _dataset("CT", study, patient, n)
+        ds.PatientSex, ds.BodyPartExamined, ds.PatientPosition, ds.KVP = sex, "CHEST", "HFS", 120
+        ds.ImageType, ds.AcquisitionNumber = ["ORIGINAL", "PRIMARY", "AXIAL"], 1
+        ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = uid(study, "frame"), ""
+        ds.ImagePositionPatient = [round(ox, 4), round(oy, 4), round(oz + k * sz, 4)]
+        ds.ImageOrientationPatient, ds.PixelSpacing, ds.SliceThickness = [1, 0, 0, 0, 1, 0], [sy, sx], sz
+        ds.PhotometricInterpretation, ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "MONOCHROME2", -1024, 1, "HU"
+        _pixels(ds, (volume[k] + 1024).astype(np.uint16), 12)
+        _save(ds, folder / f"{n:04d}.dcm")

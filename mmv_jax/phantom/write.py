@@ -1,0 +1,143 @@
+"""Writes phantom studies as files, with a manifest: the front door of everything that follows."""
+
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from mmv_jax.errors import UserError
+from mmv_jax.phantom import files, radiograph, thorax, truth
+from mmv_jax.phantom.patient import Dials, Patient, draw_patient, make_dials
+
+KINDS = ("thorax-cxr", "thorax-ct", "breast")
+FIRST_COLUMNS = ("study_id", "path", "patient_id", "split", "modality", "ndim", "spacing_mm", "unit", "sex", "age")
+_GOLDEN = 0.6180339887498949
+
+
+def split_of(seed: int, index: int) -> str:
+    """60 % train, 15 % val, 25 % test, in any run of consecutive patients (a golden-ratio sequence, so that no shuffle depends on the count)."""
+    place = (np.random.default_rng([seed, 99]).random() + index * _GOLDEN) % 1
+    return "train" if place < 0.6 else "val" if place < 0.75 else "test"
+
+
+def write_phantoms(
+    out: Path,
+    kinds: Sequence[str],
+    studies: int,
+    seed: int,
+    *,
+    workers: int | None = None,
+    resolution_mm: float = 3.6,
+    pixels: int = 256,
+    **dials: object,
+) -> Path:
+    """Writes studies of each kind and their masks under `out`.
+
+    Study n of every kind is of patient n, who is in one split: a thorax-cxr and a thorax-ct of the same number show the same body.
+
+    Args:
+      out: a folder, made where it is absent.
+      kinds: among `KINDS`.
+      studies: of each kind; of the kind breast, women with four views each.
+      seed: with the number of the patient it determines every byte written.
+      workers: processes; all cores where absent.
+      resolution_mm: edge of a CT voxel.
+      pixels: columns and rows of a radiograph of 358 mm.
+      **dials: see `patient.Dials`.
+    Returns:
+      The path of manifest.csv.
+    Raises:
+      UserError: an unknown kind or dial.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"There is no phantom of kind {kind}. The kinds are {', '.join(KINDS)}.")
+    if studies < 1:
+        raise UserError(f"{studies} studies were asked for: ask for one at least.")
+    one = partial(write_patient, out, tuple(kinds), seed=seed, dials=make_dials(**dials), resolution_mm=resolution_mm, pixels=pixels)
+    for kind in kinds:
+        (out / kind).mkdir(parents=True, exist_ok=True)
+    lines = [line for patient_lines in _each(one, studies, workers or os.cpu_count() or 1) for line in patient_lines]
+    return _write_manifest(out / "manifest.csv", lines)
+
+
+def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
+    """The lines of every patient, in order, with one line of progress."""
+    if workers == 1 or studies < 4:
+        results: Iterator[list[dict]] = map(one, range(studies))
+        yield from _told(results, studies)
+        return
+    # Spawned, not forked: a forked child of a process that holds JAX may hang.
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=threadpool_limits, initargs=(1,)) as pool:
+        yield from _told(pool.map(one, range(studies), chunksize=4), studies)
+
+
+def _told(results: Iterator[list[dict]], studies: int) -> Iterator[list[dict]]:
+    for n, lines in enumerate(results, start=1):
+        if sys.stderr.isatty():
+            print(f"\rphantoms: {n} of {studies} patients", end="" if n < studies else "\n", file=sys.stderr, flush=True)
+        yield lines
+
+
+def _write_manifest(path: Path, lines: list[dict]) -> Path:
+    columns = list(FIRST_COLUMNS) + sorted({name for line in lines for name in line} - set(FIRST_COLUMNS))
+    lines.sort(key=lambda line: line["study_id"])
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def write_patient(out: Path, kinds: Sequence[str], index: int, *, seed: int, dials: Dials, resolution_mm: float, pixels: int) -> list[dict]:
+    """Writes the studies of one patient; returns their manifest lines."""
+    patient = draw_patient(seed, index, dials)
+    lines = []
+    for kind in kinds:
+        study_id = f"{kind}-{seed}-{index:05d}"
+        line = {"study_id": study_id, "patient_id": patient.name, "split": split_of(seed, index), "sex": patient.sex, "age": round(patient.age)}
+        if kind == "thorax-cxr":
+            lines.append(line | _write_cxr(out, study_id, patient, pixels, dicom=index % 4 == 3))
+        elif kind == "thorax-ct":
+            lines.append(line | _write_ct(out, study_id, patient, resolution_mm, dicom=index % 8 == 5))
+    return lines
+
+
+def _write_cxr(out: Path, study_id: str, patient: Patient, pixels: int, *, dicom: bool) -> dict:
+    grid = radiograph.radiograph_grid(pixels)
+    body = thorax.paint_thorax(patient, grid)
+    shot = radiograph.expose(body, np.random.default_rng([*patient.seed, 31]))
+    folder = out / "thorax-cxr"
+    name = study_id + (".dcm" if dicom else ".png")
+    if dicom:
+        inverted = patient.seed[1] % 8 == 7
+        files.write_dx(folder / name, shot.image, grid.spacing_mm[2], study=study_id, patient=patient.name, sex=patient.sex, inverted=inverted)
+    else:
+        files.write_png(folder / name, shot.image)
+    masks = {"anatomy_mask": f"thorax-cxr/{study_id}_anatomy.png", "findings_mask": f"thorax-cxr/{study_id}_findings.png"}
+    files.write_png(out / masks["anatomy_mask"], shot.anatomy)
+    files.write_png(out / masks["findings_mask"], shot.findings)
+    spacing = "" if dicom else round(grid.spacing_mm[2], 6)  # a DICOM file says it itself
+    return {"path": f"thorax-cxr/{name}", "modality": "CXR", "ndim": 2, "spacing_mm": spacing, "unit": "raw"} | masks | truth.labels(patient, body)
+
+
+def _write_ct(out: Path, study_id: str, patient: Patient, resolution_mm: float, *, dicom: bool) -> dict:
+    grid = thorax.ct_grid(resolution_mm)
+    body = thorax.paint_thorax(patient, grid)
+    hu = thorax.scan(body, np.random.default_rng([*patient.seed, 32]))
+    name = study_id + ("" if dicom else ".nii.gz")
+    if dicom:
+        files.write_ct_series(out / "thorax-ct" / name, hu, grid, study=study_id, patient=patient.name, sex=patient.sex)
+    else:
+        files.write_nifti(out / "thorax-ct" / name, hu, grid)
+    masks = {"anatomy_mask": f"thorax-ct/{study_id}_anatomy.nii.gz", "findings_mask": f"thorax-ct/{study_id}_findings.nii.gz"}
+    files.write_nifti(out / masks["anatomy_mask"], body.anatomy, grid)
+    files.write_nifti(out / masks["findings_mask"], body.findings, grid)
+    return {"path": f"thorax-ct/{name}", "modality": "CT", "ndim": 3, "unit": "HU"} | masks | truth.labels(patient, body)
