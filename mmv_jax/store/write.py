@@ -49,7 +49,7 @@ class PartWriter:
         """
         assert study.ndim == self.ndim, study.ndim
         assert all(mask.shape == study.voxels.shape for mask in masks.values()), list(masks)
-        stored = to_int16(study.voxels)
+        stored = to_int16(study.voxels != 0 if study.unit == "shape" else study.voxels)  # shapes come as 0 and 1, or 0 and 255
         occupied = occupancy(stored, study.unit, study.ndim)
         low, high = foreground_percentiles(stored, occupied, (0.5, 99.5))
         per_array = int(np.prod(block_counts(study.voxels.shape, BLOCKS[self.ndim])))
