@@ -9,12 +9,14 @@ from jaxtyping import Float, Int
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cohort import SEVERITIES, THRESHOLDS_MM2, Cohort, check_covariates, complete_cases, severity
 from mmv_jax.outcomes.cox import Effect, Proportionality, cox
+from mmv_jax.outcomes.discrimination import Estimate
 from mmv_jax.outcomes.fine_gray import fine_gray
 from mmv_jax.outcomes.prediction import Added, added_worth
 from mmv_jax.outcomes.risk import women_scores
 from mmv_jax.outcomes.survival import Curve, at_risk, cumulative_incidence, kaplan_meier, log_rank
 
 AGE_BANDS = ((0, 50, "<50"), (50, 60, "50–59"), (60, 70, "60–69"), (70, 200, "≥70"))
+AGE_NAMES = {"<50": "under_50", "50–59": "50_59", "60–69": "60_69", "≥70": "from_70"}
 HORIZONS = (5.0, 10.0)
 FEWEST_OUTCOMES = 10  # of a stratum: with fewer, an interval tells nothing
 CURVE_POINTS = 400
@@ -100,14 +102,26 @@ def analyse(
 
 
 def metrics(analysis: Analysis) -> dict:
-    """The hazard ratios in the form of `metrics.json`: task, level, `hazard_ratio`."""
-    return {
-        task: {
-            level: {"hazard_ratio": {"value": e.hazard_ratio, "ci95": list(e.ci95), "n": e.women, "outcomes": e.outcomes, "p": e.p}}
-            for level, e in effects.items()
-        }
-        for task, effects in analysis.effects.items()
+    """The numbers in the form of `metrics.json`: task, level, metric.
+
+    The hazard ratios' tasks are those of `effects`, and `cox_adjusted_age_50_59` and so on; `prediction` has the C-index and AUC of each risk, and
+    `added_by_calcification` what they gain.
+    """
+    by_age = {f"cox_adjusted_age_{AGE_NAMES[band]}": effects for band, effects in analysis.by_age.items()}
+    ratios = {
+        task: {level: {"hazard_ratio": {"value": e.hazard_ratio, "ci95": list(e.ci95), "n": e.women}} for level, e in effects.items()}
+        for task, effects in (analysis.effects | by_age).items()
     }
+    prediction = {
+        risk.name: {"c_index": _number(risk.concordance)} | {f"auc_{h:g}_years": _number(value) for h, value in risk.auc.items()}
+        for risk in analysis.added.worth
+    }
+    added = {"covariates": {name: _number(value) for name, value in analysis.added.gain.items()}}
+    return ratios | ({"prediction": prediction} if prediction else {}) | ({"added_by_calcification": added} if analysis.added.gain else {})
+
+
+def _number(estimate: Estimate) -> dict:
+    return {"value": estimate.value, "ci95": list(estimate.ci95), "n": estimate.n}
 
 
 def _ready(cohort: Cohort, names: Sequence[str]) -> tuple[Cohort, Columns]:
@@ -187,7 +201,7 @@ def _by_age(cohort: Cohort, group: np.ndarray, covariates: Columns) -> tuple[dic
         try:
             effects = cox(cohort.time_years[keep], cohort.event[keep] == 1, {**_indicators(group[keep], levels), **_of(covariates, keep)}).effects()
         except UserError:
-            notes.append(f"Age {name}: the adjusted model of {band.sum():,} women with {outcomes.sum():,} outcomes does not converge.")
+            notes.append(f"Age {name}: the adjusted model of {band.sum():,} women with {outcomes.sum():,} outcomes cannot be fitted.")
             continue
         found[name] = {SEVERITIES[i]: effects[SEVERITIES[i]] for i in levels}
     return found, notes

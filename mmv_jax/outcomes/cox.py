@@ -73,6 +73,8 @@ def cox(time: Float[np.ndarray, "N"], outcome: Bool[np.ndarray, "N"], x: Mapping
     """
     columns = np.stack(list(x.values()), axis=1)
     scale = columns.std(axis=0)
+    if not scale.all():
+        raise UserError(f"The Cox model of {', '.join(x)} has a covariate that is the same for all. Adjust for fewer.")
     likelihood = _Efron(time, outcome, (columns - columns.mean(axis=0)) / scale)
     beta = np.zeros(columns.shape[1])
     state = likelihood.at(beta)

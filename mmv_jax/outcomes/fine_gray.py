@@ -79,7 +79,7 @@ def _fit(time, event, z, names) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what surpyval warns of here stands in `maximum`
         fit = surpyval.FineGray.fit(time, z, labels, event=1)
-    if fit.maximum != "verified":
+    if fit.maximum != "verified" or not np.isfinite(fit.beta).all():
         raise UserError(f"The Fine–Gray model of {', '.join(names)} does not converge: a covariate separates the outcomes. Adjust for fewer.")
     return np.asarray(fit.beta, float)
 

@@ -34,7 +34,7 @@ class Worth:
 
 @dataclass(frozen=True)
 class Added:
-    """The worth of each risk; and of calcification: what C, AUC at a horizon, and categories gain by it over the covariates alone."""
+    """The worth of each risk; and what calcification adds to the covariates: `gain` in `c_index` and `auc_5_years`, and moves between categories."""
 
     worth: Sequence[Worth] = ()
     gain: Mapping[str, Estimate] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def added_worth(
     gain, moved = {}, []
     if covariates:
         with_it, without = found["covariates and calcification"], found["covariates"]
-        gain = {"C-index": with_it.concordance - without.concordance} | {f"AUC, {h:g} years": with_it.auc[h] - without.auc[h] for h in possible}
+        gain = {"c_index": with_it.concordance - without.concordance} | {f"auc_{h:g}_years": with_it.auc[h] - without.auc[h] for h in possible}
         old, new = (risks[name][1] for name in ("covariates", "covariates and calcification"))
         moved = [reclassification(time, event, old[h], new[h], h) for h in possible]
     return Added(tuple(found.values()), gain, moved, notes)
