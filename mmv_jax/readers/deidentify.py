@@ -73,7 +73,7 @@ VIEW_CODES = {  # SNOMED RT and CT codes of mammographic views (PS3.16 CID 4014)
     "R-10228": "LM",
     "399352003": "LM",
     "R-1024A": "XCCL",
-    "399192003": "XCCL",
+    "399192008": "XCCL",
     "R-1024B": "XCCM",
     "399101009": "XCCM",
 }

@@ -11,7 +11,13 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
 from mmv_jax.readers.canvas import Canvas, fitting, is_whole
 from mmv_jax.readers.claims import Image
@@ -30,6 +36,12 @@ SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
 def is_dicom(head: bytes) -> bool:
     """Whether a file that begins with `head` (132 bytes or more) is DICOM: Part 10, or a bare data set of group 2 or 8."""
     return head[128:132] == b"DICM" or head[:4] in BARE_STARTS
+
+
+def is_image(header: Dataset) -> bool:
+    """Whether a header is one of an image, and not of a report, plan, segmentation or directory."""
+    directory = header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+    return not directory and str(header.get("Modality", "")) not in NOT_IMAGES
 
 
 def read_dicom(path: Path) -> Image:
@@ -51,7 +63,7 @@ def read_series(folder: Path) -> Image:
     with quiet():
         files = [path for path in sorted(folder.iterdir()) if not _is_sidecar(path)]
         headers = [(path, _load(path, pixels=False)) for path in files]
-        headers = [(path, header) for path, header in headers if str(header.get("Modality", "")) not in NOT_IMAGES]
+        headers = [(path, header) for path, header in headers if is_image(header)]
         if not headers:
             raise Refused("no_pixels", "the folder holds no DICOM image")
         if len({str(header.get("SeriesInstanceUID", "")) for _, header in headers}) > 1:
@@ -63,15 +75,18 @@ def read_series(folder: Path) -> Image:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """pydicom warns and logs with the values of tags, which must not leave the reader."""
-    logger = logging.getLogger("pydicom")
-    disabled, logger.disabled = logger.disabled, True
+    """pydicom and its decoders warn and log with the values of tags, which must not leave the reader."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "openjpeg", "highdicom")]
+    before = [logger.disabled for logger in loggers]
     try:
+        for logger in loggers:
+            logger.disabled = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = disabled
+        for logger, disabled in zip(loggers, before):
+            logger.disabled = disabled
 
 
 def _is_sidecar(path: Path) -> bool:
@@ -99,7 +114,7 @@ def _load(path: Path, *, pixels: bool = True) -> Dataset:
 def _image(path: Path) -> Image:
     """One file: planar where it has one frame, a volume where it has more."""
     dataset = _load(path)
-    if str(dataset.get("Modality", "")) in NOT_IMAGES:
+    if not is_image(dataset):
         raise Refused("not_an_image", "a DICOM object that is no image (a report, a plan, a segmentation or the like)")
     frames = check_pixels(dataset, path.stat().st_size)[0]
     if frames > 1:

@@ -60,9 +60,13 @@ def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
     if syntax not in NATIVE and syntax not in DECODER:
         raise Refused("unknown_encoding", "a transfer syntax that is not read here (video, or one of a vendor's own)")
     shape = tuple(_whole(dataset, keyword, default) for keyword, default in (("NumberOfFrames", 1), ("Rows", 0), ("Columns", 0)))
+    if 0 in shape:
+        raise Refused("no_pixels", "the DICOM file has no rows, columns or frames")
     samples, bits = _whole(dataset, "SamplesPerPixel", 1), _whole(dataset, "BitsAllocated", 0)
     if bits not in (8, 16, 32) or samples not in (1, 3):
         raise Refused("unknown_encoding", "1 or 3 samples a pixel of 8, 16 or 32 bits are read")
+    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+        raise Refused("colour", "a DICOM image in subsampled colour")
     size = check_size((*shape, samples), bits // 8, None if syntax in NATIVE else stored, what="DICOM image")
     if syntax in NATIVE and syntax != DeflatedExplicitVRLittleEndian and stored < size:
         raise Refused("truncated", f"{size} bytes of pixels are declared, the file has {stored}")
@@ -88,7 +92,7 @@ def decode_frame(dataset: Dataset, index: int) -> np.ndarray:
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in NATIVE:
         expected = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8 * (index + 1)
-        if "422" not in str(dataset.PhotometricInterpretation) and len(dataset.PixelData) < expected:
+        if len(dataset.PixelData) < expected:
             raise Refused("truncated", "the Pixel Data are shorter than rows, columns and frames say")
         return get_decoder(syntax).as_array(dataset, index=index)[0]
     frames = int(dataset.get("NumberOfFrames") or 1)

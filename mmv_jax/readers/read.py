@@ -75,24 +75,32 @@ def refusing() -> Iterator[None]:
         raise Refused("unreadable", f"the format's library failed with {type(error).__name__}") from None
 
 
+def format_of(path: Path) -> str | None:
+    """ "picture", "dicom", "nifti", "nrrd" or "meta" by the first bytes of a file; None where it is none of them."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head.startswith((PNG, JPEG)):
+        return "picture"
+    if is_dicom(head):
+        return "dicom"
+    if nifti_version(gunzipped_head(path) if head.startswith(GZIP) else head):
+        return "nifti"
+    if head.startswith(b"NRRD0"):
+        return "nrrd"
+    return "meta" if is_meta_image(head) else None
+
+
 def _image(path: Path, *, labels: bool = False) -> Image:
     if path.is_dir():
         return read_series(path)
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if not head:
+    form = format_of(path)
+    if form is None and path.stat().st_size == 0:
         raise Refused("truncated", "the file is empty")
-    if head.startswith((PNG, JPEG)):
+    if form is None:
+        raise Refused("not_an_image", "its content is none of DICOM, NIfTI, MHA, NRRD, PNG and JPEG, whatever its name says")
+    if form == "picture":
         return read_picture(path, labels=labels)
-    if is_dicom(head):
-        return read_dicom(path)
-    if nifti_version(gunzipped_head(path) if head.startswith(GZIP) else head):
-        return read_nifti(path)
-    if head.startswith(b"NRRD0"):
-        return read_nrrd(path)
-    if is_meta_image(head):
-        return read_meta_image(path)
-    raise Refused("not_an_image", "its content is none of DICOM, NIfTI, MHA, NRRD, PNG and JPEG, whatever its name says")
+    return {"dicom": read_dicom, "nifti": read_nifti, "nrrd": read_nrrd, "meta": read_meta_image}[form](path)
 
 
 def _check_grid(image: Image, like: Study) -> None:

@@ -10,7 +10,6 @@ import math
 import re
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -58,7 +57,7 @@ def read_nifti(path: Path) -> Image:
         raise Refused("corrupt", "the gzip data are damaged: their checksum does not hold") from None
 
 
-def _read_nifti(file: BinaryIO, stored: int, zipped: bool) -> Image:
+def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool) -> Image:
     header = _nifti_header(file)
     shape = _three(tuple(int(n) for n in header.get_data_shape()))
     dtype = header.get_data_dtype()
@@ -82,7 +81,7 @@ def _read_nifti(file: BinaryIO, stored: int, zipped: bool) -> Image:
     return Image(voxels, orientation.spacing_mm, 3, orientation=orientation)
 
 
-def _nifti_header(file: BinaryIO) -> nib.Nifti1Header:
+def _nifti_header(file: io.BufferedIOBase) -> nib.Nifti1Header:
     head = file.read(540)
     version = nifti_version(head)
     magic = head[344:348] if version == 1 else head[4:8]
@@ -114,9 +113,7 @@ def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
     return slope, intercept
 
 
-def _read_slices(
-    file: BinaryIO, shape: tuple[int, int, int], dtype: np.dtype, scaling: tuple[float, float], orientation: Orientation
-) -> np.ndarray:
+def _read_slices(file: io.BufferedIOBase, shape: tuple[int, int, int], dtype: np.dtype, scaling: tuple[float, float], orientation: Orientation) -> np.ndarray:
     """Puts slice by slice, `shape` being (k, j, i), the slowest axis first."""
     canvas = Canvas(shape, orientation, first_kind(dtype, *scaling))
     size = shape[1] * shape[2] * dtype.itemsize
@@ -135,7 +132,7 @@ def first_kind(dtype: np.dtype, slope: float = 1.0, intercept: float = 0.0) -> n
     return dtype.newbyteorder("=") if (slope, intercept) == (1.0, 0.0) and dtype.itemsize < 4 else np.int16
 
 
-def _skip(file: BinaryIO, count: int) -> None:
+def _skip(file: io.BufferedIOBase, count: int) -> None:
     while count > 0:
         data = file.read(min(count, 1 << 20))
         if not data:
@@ -143,7 +140,7 @@ def _skip(file: BinaryIO, count: int) -> None:
         count -= len(data)
 
 
-def _skip_to_end(file: BinaryIO) -> None:
+def _skip_to_end(file: io.BufferedIOBase) -> None:
     """Reads on to the end of a gzip stream, where its checksum is; what follows the voxels is small or a bomb."""
     rest = 0
     while data := file.read(1 << 20):
@@ -199,7 +196,7 @@ def read_meta_image(path: Path) -> Image:
     return placed(source, affine[:, SLOWEST_FIRST])
 
 
-def _meta_header(file: BinaryIO) -> dict[str, str]:
+def _meta_header(file: io.BufferedIOBase) -> dict[str, str]:
     header: dict[str, str] = {}
     for _ in range(200):
         line = file.readline(4096)
