@@ -34,8 +34,3 @@ def mask_shares(rng: np.random.Generator, crops: int) -> Float[np.ndarray, "crop
     masked = (crops + int(rng.integers(2))) // 2  # of an odd number the half is rounded up or down
     edges = np.linspace(*SHARES, masked + 1)
     return rng.permutation(np.concatenate([rng.uniform(edges[:-1], edges[1:]), np.zeros(crops - masked)]))
-
-
-def visible_count(patches: np.ndarray | int, share: float) -> np.ndarray:
-    """How many of a crop's patch tokens stay visible: ceil(share * patches)."""
-    return np.ceil(np.asarray(patches) * share - 1e-9).astype(np.int64)

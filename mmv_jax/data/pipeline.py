@@ -112,19 +112,19 @@ class Rows:
     def _fill(self, batch: dict[str, np.ndarray], b: int, row: int) -> None:
         """Writes row number `row` of the plan: the global crops of its studies, then the local ones."""
         epoch, lines = self.plan.epoch_and_lines(row)
-        studies = self._lines(epoch)
-        crops = {line: self._crops(epoch, line, studies[line : line + 1])[0] for line in lines}
-        kept = {line: self._writer.kept(int(studies[line]), crops[line]) for line in lines}
+        studies = dict(zip(lines, self._lines(epoch)[lines].tolist()))
+        crops = {line: self._crops(epoch, line, np.array([study]))[0] for line, study in studies.items()}
+        kept = {line: self._writer.kept(study, crops[line]) for line, study in studies.items()}
         at, segment = 0, 0
         front: list[tuple[int, np.ndarray]] = []  # where each global crop begins, and which of its patches are kept
         for is_global in (True, False):
-            for line in lines:
-                for v, view in enumerate(self._expanded[self._ndim(studies[line])]):
+            for line, study in studies.items():
+                for v, view in enumerate(self._expanded[2 if self._writer.geometry.planar[study] else 3]):
                     if view.is_global == is_global:
                         front += [(at, kept[line][v])] if is_global else []
                         segment += 1
                         seeds = ((self._seed, CHANGE, epoch, line, v), (self._seed, MIRROR, epoch, line)) if self._augment else None
-                        at = self._writer.add(batch, b, at, segment, int(studies[line]), crops[line][v], kept[line][v], is_global, seeds)
+                        at = self._writer.add(batch, b, at, segment, study, crops[line][v], kept[line][v], is_global, seeds)
         self._hide(batch, b, front, np.random.default_rng([self._seed, HIDE, row]))
 
     def _hide(self, batch: dict[str, np.ndarray], b: int, front: list[tuple[int, np.ndarray]], rng: np.random.Generator) -> None:
@@ -138,9 +138,6 @@ class Rows:
         if self.shape.visible_share is not None:
             visible = np.concatenate([choose_visible(rng, at, int(kept.sum()), self.shape) for at, kept in front])
             batch["visible_index"][b, : len(visible)] = visible
-
-    def _ndim(self, study: int) -> int:
-        return 2 if self._writer.geometry.planar[study] else 3
 
     def _lines(self, epoch: int) -> np.ndarray:
         """The study of each line of an epoch."""

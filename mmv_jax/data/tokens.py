@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mmv_jax.data.crops import Crops, Triple
-from mmv_jax.data.masked import SHARES, visible_count
+from mmv_jax.data.masked import SHARES
 
 PADDING, CLS, REGISTER, PATCH = 0, 1, 2, 100  # kinds of tokens; register r is REGISTER + r
 COORDINATES = ("mm", "grid")
@@ -82,7 +82,7 @@ def to_patches(voxels: Float[np.ndarray, "gz gy gx"], kept: Bool[np.ndarray, "tz
     tz, ty, tx = kept.shape
     depth = voxels.shape[0] // tz
     tiles = voxels.reshape(tz, depth, ty, py, tx, px).transpose(0, 2, 4, 1, 3, 5)[kept]
-    return np.broadcast_to(tiles, (len(tiles), pz, py, px)).reshape(len(tiles), -1)
+    return np.broadcast_to(tiles, (len(tiles), pz, py, px)).reshape(len(tiles), pz * py * px)
 
 
 def to_voxels(patches: Float[np.ndarray, "n P"], kept: Bool[np.ndarray, "tz ty tx"], patch: Triple, fill: float) -> Float[np.ndarray, "gz gy gx"]:
@@ -114,5 +114,5 @@ def token_coordinates(
 def choose_visible(rng: np.random.Generator, at: int, patches: int, shape: RowShape) -> np.ndarray:
     """Positions in the row, ascending, of a global crop's visible tokens: its special ones, the first at `at`, and a random share of its patches."""
     assert shape.visible_share is not None
-    chosen = rng.permutation(patches)[: visible_count(patches, shape.visible_share)]
+    chosen = rng.permutation(patches)[: int(np.ceil(patches * shape.visible_share - 1e-9))]
     return at + np.concatenate([np.arange(shape.special), shape.special + np.sort(chosen)])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmv_jax.data.masked import block_mask, mask_shares, visible_count
+from mmv_jax.data.masked import block_mask, mask_shares
 
 GRIDS = st.tuples(st.integers(1, 4), st.integers(1, 8), st.integers(1, 8))
 
@@ -39,7 +39,3 @@ def test_half_of_the_crops_are_masked_by_shares_of_a_tenth_to_a_half(crops, seed
     assert len(shares) == crops
     assert crops // 2 <= (shares > 0).sum() <= (crops + 1) // 2
     assert ((shares == 0) | ((shares >= 0.1) & (shares <= 0.5))).all()
-
-
-def test_visible_counts_round_up():
-    assert visible_count(np.array([1, 4, 5, 64]), 0.25).tolist() == [1, 1, 2, 16]

@@ -1,0 +1,236 @@
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+from memory_store import SHAPE, VIEWS, memory, random_studies
+
+from mmv_jax.data.crops import View
+from mmv_jax.data.pipeline import Rows, mix
+from mmv_jax.data.tokens import CLS, PATCH, REGISTER
+from mmv_jax.errors import UserError
+
+STORE = memory(random_studies(40))
+OPTIONS = SHAPE | {"views": VIEWS, "per_step": 4, "seed": 1, "visible_share": 0.25, "mask_tokens": True}
+
+
+def make(store=STORE, **options):
+    return Rows(store, **(OPTIONS | options))
+
+
+def digest(batch):
+    return hashlib.sha256(b"".join(name.encode() + batch[name].tobytes() for name in sorted(batch))).hexdigest()
+
+
+def take(rows, first, count, **options):
+    batches = rows.batches(first, **options)
+    return [digest(next(batches)) for _ in range(count)]
+
+
+ROWS = make()
+STEPS = 2 * len(ROWS.plan) // 4 + 1  # two epochs
+DIGESTS = [digest(ROWS.batch(step)) for step in range(STEPS)]
+
+
+def test_a_batch_has_the_shapes_that_were_promised():
+    batch = ROWS.batch(0)
+    assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {name: (s.shape, s.dtype) for name, s in ROWS.spec.items()}
+
+
+def test_a_row_is_what_its_table_says():
+    special = [CLS, REGISTER, REGISTER + 1]
+    for step in range(3):
+        batch = ROWS.batch(step)
+        for b in range(4):
+            ids, kinds = batch["segment_ids"][b], batch["kinds"][b]
+            used = int((ids > 0).sum())
+            assert (np.diff(ids[:used]) >= 0).all()
+            assert not ids[used:].any()
+            assert not batch["patches"][b][kinds != PATCH].any()
+            assert not batch["coords_mm"][b][ids == 0].any()
+            for s in range(ids.max()):
+                (where,) = np.nonzero(ids == s + 1)
+                assert where[0] == batch["cls_index"][b, s]
+                assert kinds[where[:3]].tolist() == special
+                assert (kinds[where[3:]] == PATCH).all()
+                assert len(where) > 3
+                assert batch["planar"][b, s] == (batch["study"][b, s] % 2 == 0)
+                assert where[-1] < SHAPE["prefix"] or not batch["is_global"][b, s]
+            crops = batch["is_global"][b, : ids.max()]
+            assert (np.diff(crops.astype(int)) <= 0).all()  # global crops first
+            studies, counts = np.unique(batch["study"][b, : ids.max()], return_counts=True)
+            assert (counts == 4).all()  # all views of a study lie in its row
+            assert (batch["study"][b, ids.max() :] == -1).all()
+
+
+def test_the_plan_knows_how_many_tokens_a_row_will_have():
+    for step in range(STEPS):
+        batch = ROWS.batch(step)
+        for b, r in enumerate(ROWS.plan.step(step)):
+            epoch, lines = ROWS.plan.epoch_and_lines(r)
+            sizes = ROWS._sizes(epoch)[lines]
+            assert (batch["segment_ids"][b] > 0).sum() == sizes[:, :2].sum()
+            front = batch["is_global"][b][batch["segment_ids"][b][batch["segment_ids"][b] > 0] - 1]
+            assert front.sum() == sizes[:, 0].sum()
+
+
+def test_an_epoch_shows_every_study_once():
+    shown = []
+    for step in range(STEPS):
+        for b, r in enumerate(ROWS.plan.step(step)):
+            if ROWS.plan.epoch_and_lines(r)[0] == 0:
+                shown += np.unique(ROWS.batch(step)["study"][b]).tolist()
+    assert sorted(study for study in shown if study >= 0) == list(range(40))
+
+
+def test_masked_tokens_are_patches_of_global_crops():
+    share = []
+    for step in range(STEPS):
+        batch = ROWS.batch(step)
+        for b in range(4):
+            masked, index = batch["masked"][b], batch["masked_index"][b]
+            assert np.array_equal(np.flatnonzero(masked), index[index >= 0])
+            ids = batch["segment_ids"][b, : SHAPE["prefix"]]
+            assert (batch["kinds"][b, : SHAPE["prefix"]][masked] == PATCH).all()
+            assert batch["is_global"][b][ids[masked] - 1].all()
+            share.append(masked.sum() / (batch["kinds"][b] == PATCH)[: SHAPE["prefix"]].sum())
+    assert 0.03 < np.mean(share) < 0.25  # half of the crops, 0.3 of each; and a share of the prefix is local
+
+
+def test_visible_tokens_are_a_share_of_each_global_crop():
+    batch = ROWS.batch(0)
+    for b in range(4):
+        visible = batch["visible_index"][b]
+        visible = visible[visible >= 0]
+        for s in np.flatnonzero(batch["is_global"][b]):
+            own = visible[batch["segment_ids"][b, visible] == s + 1]
+            patches = ((batch["segment_ids"][b] == s + 1) & (batch["kinds"][b] == PATCH)).sum()
+            assert (batch["kinds"][b, own] == PATCH).sum() == np.ceil(0.25 * patches)
+            assert (batch["kinds"][b, own] != PATCH).sum() == 3
+
+
+@pytest.mark.parametrize("workers", (0, 1, 2, 3))
+def test_batches_do_not_depend_on_the_number_of_workers(workers):
+    assert take(make(), 0, STEPS, workers=workers) == DIGESTS
+
+
+@pytest.mark.parametrize("hosts", (1, 2, 4))
+def test_batches_do_not_depend_on_the_number_of_hosts(hosts):
+    share = 4 // hosts
+    parts = [[make().batch(step, range(host * share, (host + 1) * share)) for host in range(hosts)] for step in range(4)]
+    joined = [{name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in parts]
+    assert [digest(batch) for batch in joined] == DIGESTS[:4]
+
+
+@pytest.mark.parametrize("first", range(STEPS))
+def test_a_run_can_begin_again_at_every_step_of_two_epochs(first):
+    assert digest(make().batch(first)) == DIGESTS[first]
+
+
+def test_a_run_goes_on_behind_the_step_it_begins_at():
+    assert take(make(), 2, STEPS - 2) == DIGESTS[2:]
+
+
+def test_a_pickled_copy_makes_the_same_rows():
+    assert digest(pickle.loads(pickle.dumps(ROWS)).batch(2)) == DIGESTS[2]
+
+
+def test_a_study_is_another_crop_in_the_next_epoch():
+    first, second = ({study: ROWS._crops(epoch, study, np.array([study])).start_mm.tobytes() for study in range(40)} for epoch in (0, 1))
+    assert all(first[study] != second[study] for study in first)
+
+
+def test_augmentation_changes_intensities_and_nothing_else():
+    plain = make(augment=False).batch(0)
+    augmented = ROWS.batch(0)
+    for name in plain.keys() - {"patches", "coords_mm"}:
+        assert np.array_equal(plain[name], augmented[name])
+    assert not np.array_equal(plain["patches"], augmented["patches"])
+    planar = np.take_along_axis(np.pad(plain["planar"], ((0, 0), (1, 0))), plain["segment_ids"], axis=1)
+    assert np.array_equal(plain["coords_mm"][planar], augmented["coords_mm"][planar])  # a radiograph is never mirrored
+
+
+def test_the_views_of_a_mirrored_study_agree():
+    """A small volume whose bright side is x > 0 is mirrored in some epochs; then all its crops show it at x < 0."""
+    voxels = np.full((30, 40, 40), -1000.0, np.float32)
+    voxels[:, :, 20:] = 300
+    store = memory([(voxels, (1.0, 1.0, 1.0), "CT", "HU")])
+    rows = make(store, per_step=1, mask_tokens=False, visible_share=None)
+    sides = []
+    for step in range(30):
+        batch = rows.batch(step)
+        bright = batch["patches"][0].mean(axis=1) + 1
+        here = []
+        for segment in range(1, batch["segment_ids"].max() + 1):
+            own = (batch["segment_ids"][0] == segment) & (batch["kinds"][0] == PATCH)
+            middle = batch["coords_mm"][0, own, 2]
+            left, right = bright[own][middle < -8], bright[own][middle > 8]
+            if len(left) and len(right):
+                here.append(np.sign(right.mean() - left.mean()))
+        assert len(set(here)) <= 1
+        sides += here[:1]
+    assert set(sides) == {-1.0, 1.0}
+
+
+def test_the_mixture_sets_the_share_of_each_modality():
+    studies = random_studies(40)
+    store = memory([s for s in studies if s[2] == "CXR"] + [s for s in studies if s[2] == "CT"][:5])
+    rows = make(store, mixture={"CXR": 0.5, "CT": 0.5})
+    lines = rows._lines(0)
+    assert np.bincount(lines, minlength=25)[:20].tolist() == [1] * 20
+    assert np.bincount(lines, minlength=25)[20:].tolist() == [4] * 5
+    assert rows.batch(0)["study"].max() >= 20
+
+
+def test_a_mixture_that_does_not_divide_shows_every_study_and_a_random_rest():
+    modality = np.array(["A"] * 10 + ["B"] * 4)
+    lines = mix(np.arange(14), modality, {"A": 0.5, "B": 0.5}, np.random.default_rng(0))
+    counts = np.bincount(lines)
+    assert counts[:10].tolist() == [1] * 10
+    assert sorted(counts[10:]) == [2, 2, 3, 3]
+
+
+def test_a_modality_that_is_left_out_is_not_shown():
+    rows = make(mixture={"CT": 1.0})
+    assert all((rows.batch(step)["study"] % 2 != 0).all() for step in range(3))
+    assert set(rows.patients) == set(STORE.index["patient"][STORE.index["modality"] == "CT"])
+
+
+def test_only_the_chosen_split_is_trained_on():
+    split = ["train"] * 10 + ["test"] * 10
+    rows = make(memory(random_studies(20), split=split))
+    assert max(rows.batch(step)["study"].max() for step in range(4)) < 10
+    assert rows.patients == [f"{i:016x}" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"length": 40, "prefix": 30}, "length=40"),
+        ({"segments": 3}, "segments=3"),
+        ({"split": "all"}, "no study of split 'all'"),
+        ({"mixture": {"MR": 1.0}}, "MR.*CT, CXR"),
+        ({"mixture": {"CT": 0.0}}, "share"),
+        ({"coordinates": "inch"}, "mm, grid"),
+        ({"views": {2: [View("g", 1, (8, 60, 60), (0.4, 1.0), True)]}}, "multiple of the patch"),
+    ],
+    ids=["length", "segments", "split", "modality", "share", "coordinates", "grid"],
+)
+def test_what_does_not_go_together_is_refused_before_training(options, words):
+    with pytest.raises(UserError, match=words):
+        make(**options)
+
+
+class Broken(type(STORE)):
+    def read_box(self, i, *_, **__):
+        raise OSError("disk is gone")
+
+
+@pytest.mark.parametrize("workers", (0, 1))
+def test_an_error_says_which_row_it_stopped(workers):
+    broken = Broken(*(getattr(STORE, name) for name in ("voxels", "spacing_mm", "modality", "unit", "occupied", "split")))
+    with pytest.raises(OSError, match="disk is gone") as caught:
+        next(make(broken).batches(5, workers=workers))
+    words = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "of step 5" in words
+    assert "while reading study 00000000000000" in words
