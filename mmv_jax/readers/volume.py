@@ -113,7 +113,9 @@ def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
     return slope, intercept
 
 
-def _read_slices(file: io.BufferedIOBase, shape: tuple[int, int, int], dtype: np.dtype, scaling: tuple[float, float], orientation: Orientation) -> np.ndarray:
+def _read_slices(
+    file: io.BufferedIOBase, shape: tuple[int, int, int], dtype: np.dtype, scaling: tuple[float, float], orientation: Orientation
+) -> np.ndarray:
     """Puts slice by slice, `shape` being (k, j, i), the slowest axis first."""
     canvas = Canvas(shape, orientation, first_kind(dtype, *scaling))
     size = shape[1] * shape[2] * dtype.itemsize

@@ -12,32 +12,32 @@ SERIES = generate_uid(entropy_srcs=["series"])
 
 def ct_slice(stored: np.ndarray, k: int, **changes) -> Dataset:
     """One axial slice, `stored` int16 [rows, columns], at z = k times the spacing, HU = stored - 1024. A change to None removes an attribute."""
-    values = dict(
-        SOPClassUID=CTImageStorage,
-        SOPInstanceUID=generate_uid(entropy_srcs=[str(k), str(stored.sum())]),
-        SeriesInstanceUID=SERIES,
-        Modality="CT",
-        ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
-        ImagePositionPatient=[-100.0, -50.0, 10.0 + k * SPACING[0]],
-        ImageOrientationPatient=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
-        PixelSpacing=[SPACING[1], SPACING[2]],
-        RescaleSlope=1,
-        RescaleIntercept=-1024,
-        KVP=120,
-    )
+    values = {
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": generate_uid(entropy_srcs=[str(k), str(stored.sum())]),
+        "SeriesInstanceUID": SERIES,
+        "Modality": "CT",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "ImagePositionPatient": [-100.0, -50.0, 10.0 + k * SPACING[0]],
+        "ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        "PixelSpacing": [SPACING[1], SPACING[2]],
+        "RescaleSlope": 1,
+        "RescaleIntercept": -1024,
+        "KVP": 120,
+    }
     return image(stored, **{**values, **changes})
 
 
 def radiograph(stored: np.ndarray, **changes) -> Dataset:
     """A chest radiograph of `stored` uint16 [rows, columns], 12 bits."""
-    values = dict(
-        SOPClassUID=DigitalXRayImageStorageForPresentation,
-        SOPInstanceUID=generate_uid(entropy_srcs=[str(stored.sum())]),
-        SeriesInstanceUID=SERIES,
-        Modality="DX",
-        BitsStored=12,
-        ImagerPixelSpacing=[0.14, 0.14],
-    )
+    values = {
+        "SOPClassUID": DigitalXRayImageStorageForPresentation,
+        "SOPInstanceUID": generate_uid(entropy_srcs=[str(stored.sum())]),
+        "SeriesInstanceUID": SERIES,
+        "Modality": "DX",
+        "BitsStored": 12,
+        "ImagerPixelSpacing": [0.14, 0.14],
+    }
     return image(stored, **{**values, **changes})
 
 

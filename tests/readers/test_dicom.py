@@ -10,7 +10,7 @@ from dicom_files import SPACING, ct_slice, image, radiograph, save, stored_volum
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage, JPEG2000Lossless, MPEG2MPML, RLELossless
+from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage, JPEG2000Lossless, RLELossless
 
 from mmv_jax.readers.pixels import DECODER
 from mmv_jax.readers.read import read_study
@@ -68,12 +68,12 @@ def test_padding_is_as_dark_as_the_darkest_pixel(tmp_path):
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        (dict(ImagerPixelSpacing=[0.14, 0.16]), (0.14, 0.16)),
-        (dict(EstimatedRadiographicMagnificationFactor=1.75), (0.08, 0.08)),
-        (dict(PixelSpacing=[0.1, 0.1], PixelSpacingCalibrationType="GEOMETRY"), (0.1, 0.1)),
-        (dict(PixelSpacing=[0.1, 0.1]), (0.1, 0.1)),
-        (dict(PixelSpacing=[0.14, 0.14], EstimatedRadiographicMagnificationFactor=1.75), (0.08, 0.08)),
-        (dict(ImagerPixelSpacing=None, NominalScannedPixelSpacing=[0.05, 0.05]), (0.05, 0.05)),
+        ({"ImagerPixelSpacing": [0.14, 0.16]}, (0.14, 0.16)),
+        ({"EstimatedRadiographicMagnificationFactor": 1.75}, (0.08, 0.08)),
+        ({"PixelSpacing": [0.1, 0.1], "PixelSpacingCalibrationType": "GEOMETRY"}, (0.1, 0.1)),
+        ({"PixelSpacing": [0.1, 0.1]}, (0.1, 0.1)),
+        ({"PixelSpacing": [0.14, 0.14], "EstimatedRadiographicMagnificationFactor": 1.75}, (0.08, 0.08)),
+        ({"ImagerPixelSpacing": None, "NominalScannedPixelSpacing": [0.05, 0.05]}, (0.05, 0.05)),
     ],
     ids=["at the detector", "magnified", "calibrated", "differs, so calibrated", "repeats the detector's", "scanned film"],
 )
@@ -86,13 +86,13 @@ def test_the_spacing_of_a_projection_is_at_the_patient(tmp_path, changes, expect
     "changes, unit",
     [
         ({}, "HU"),
-        (dict(RescaleType="HU"), "HU"),
-        (dict(Modality="OT", RescaleType="HU"), "HU"),
-        (dict(RescaleType="US"), "raw"),
-        (dict(RescaleSlope=None), "raw"),
-        (dict(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "raw"),
-        (dict(Modality="MR"), "raw"),
-        (dict(RescaleIntercept=0), "raw"),
+        ({"RescaleType": "HU"}, "HU"),
+        ({"Modality": "OT", "RescaleType": "HU"}, "HU"),
+        ({"RescaleType": "US"}, "raw"),
+        ({"RescaleSlope": None}, "raw"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "raw"),
+        ({"Modality": "MR"}, "raw"),
+        ({"RescaleIntercept": 0}, "raw"),
     ],
     ids=["CT", "says HU", "another modality that says HU", "unspecified", "not rescaled", "localizer", "MR", "no negative value"],
 )
@@ -117,13 +117,13 @@ def enhanced(stored: np.ndarray, positions=None, **changes) -> Dataset:
         frame = Dataset()
         frame.PlanePositionSequence = item(ImagePositionPatient=[0, 0, float(z)])
         frames.append(frame)
-    values = dict(
-        SOPClassUID=EnhancedCTImageStorage,
-        SOPInstanceUID="1.2.3",
-        Modality="CT",
-        SharedFunctionalGroupsSequence=Sequence([shared]),
-        PerFrameFunctionalGroupsSequence=Sequence(frames),
-    )
+    values = {
+        "SOPClassUID": EnhancedCTImageStorage,
+        "SOPInstanceUID": "1.2.3",
+        "Modality": "CT",
+        "SharedFunctionalGroupsSequence": Sequence([shared]),
+        "PerFrameFunctionalGroupsSequence": Sequence(frames),
+    }
     return image(stored, **{**values, **changes})
 
 

@@ -48,7 +48,7 @@ def test_a_sagittal_series_lands_in_the_same_order_of_axes(tmp_path):
     for n in range(7):  # slices along x, rows run down (-z), columns run back (y)
         plane = np.ascontiguousarray(truth[::-1, :, n])
         position = [-100.0 + n * 0.7, -50.0, 10.0 + 4 * 2.5]
-        changes = dict(ImagePositionPatient=position, ImageOrientationPatient=[0, 1, 0, 0, 0, -1], PixelSpacing=[2.5, 0.8])
+        changes = {"ImagePositionPatient": position, "ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "PixelSpacing": [2.5, 0.8]}
         save(ct_slice(plane, n, **changes), tmp_path / f"{n}.dcm")
     study = read_study(tmp_path)
     assert np.array_equal(study.voxels, truth - 1024)
@@ -87,23 +87,23 @@ def test_padding_is_air(tmp_path):
 
 
 DEFECTS = {
-    "missing slice": ("missing_slices", dict(ImagePositionPatient=lambda k: at(2.5 * (k + (k > 3))))),
-    "a gap near the start": ("missing_slices", dict(ImagePositionPatient=lambda k: at([0, 2.5, 7.5, 10, 12.5, 15, 17.5, 20][k]))),
-    "two slices at one place": ("duplicate_slices", dict(ImagePositionPatient=lambda k: at(2.5 * (k - (k > 3))))),
-    "all slices at one place": ("duplicate_slices", dict(ImagePositionPatient=at(0))),
-    "a slice 0.6 mm off": ("uneven_slices", dict(ImagePositionPatient=lambda k: at(2.5 * k + 0.6 * (k == 3)))),
-    "a slice beside the others": ("uneven_slices", dict(ImagePositionPatient=lambda k: [-100.0 + 5 * (k == 3), -50.0, 2.5 * k])),
-    "a tilted gantry": ("sheared", dict(ImagePositionPatient=tilted)),
-    "two orientations": ("mixed_orientation", dict(ImageOrientationPatient=lambda k: [1, 0, 0, 0, 0, -1] if k == 3 else [1, 0, 0, 0, 1, 0])),
-    "two pixel spacings": ("mixed_size", dict(PixelSpacing=lambda k: [0.8, 0.7 + 0.1 * (k == 3)])),
-    "no position": ("no_position", dict(ImagePositionPatient=lambda k: None if k == 3 else at(2.5 * k))),
-    "no orientation": ("no_position", dict(ImageOrientationPatient=None)),
-    "cosines that are no rotation": ("bad_spacing", dict(ImageOrientationPatient=[1, 0, 0, 1, 0, 0])),
-    "two series": ("several_series", dict(SeriesInstanceUID=lambda k: f"1.2.{k // 4}")),
-    "HU in some slices": ("mixed_unit", dict(RescaleType=lambda k: "US" if k == 3 else "HU")),
-    "zero pixel spacing": ("bad_spacing", dict(PixelSpacing=[0, 0])),
-    "pixels of 60 mm": ("bad_spacing", dict(PixelSpacing=[60, 60])),
-    "slices 80 mm apart": ("bad_spacing", dict(ImagePositionPatient=lambda k: at(80 * k))),
+    "missing slice": ("missing_slices", {"ImagePositionPatient": lambda k: at(2.5 * (k + (k > 3)))}),
+    "a gap near the start": ("missing_slices", {"ImagePositionPatient": lambda k: at([0, 2.5, 7.5, 10, 12.5, 15, 17.5, 20][k])}),
+    "two slices at one place": ("duplicate_slices", {"ImagePositionPatient": lambda k: at(2.5 * (k - (k > 3)))}),
+    "all slices at one place": ("duplicate_slices", {"ImagePositionPatient": at(0)}),
+    "a slice 0.6 mm off": ("uneven_slices", {"ImagePositionPatient": lambda k: at(2.5 * k + 0.6 * (k == 3))}),
+    "a slice beside the others": ("uneven_slices", {"ImagePositionPatient": lambda k: [-100.0 + 5 * (k == 3), -50.0, 2.5 * k]}),
+    "a tilted gantry": ("sheared", {"ImagePositionPatient": tilted}),
+    "two orientations": ("mixed_orientation", {"ImageOrientationPatient": lambda k: [1, 0, 0, 0, 0, -1] if k == 3 else [1, 0, 0, 0, 1, 0]}),
+    "two pixel spacings": ("mixed_size", {"PixelSpacing": lambda k: [0.8, 0.7 + 0.1 * (k == 3)]}),
+    "no position": ("no_position", {"ImagePositionPatient": lambda k: None if k == 3 else at(2.5 * k)}),
+    "no orientation": ("no_position", {"ImageOrientationPatient": None}),
+    "cosines that are no rotation": ("bad_spacing", {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}),
+    "two series": ("several_series", {"SeriesInstanceUID": lambda k: f"1.2.{k // 4}"}),
+    "HU in some slices": ("mixed_unit", {"RescaleType": lambda k: "US" if k == 3 else "HU"}),
+    "zero pixel spacing": ("bad_spacing", {"PixelSpacing": [0, 0]}),
+    "pixels of 60 mm": ("bad_spacing", {"PixelSpacing": [60, 60]}),
+    "slices 80 mm apart": ("bad_spacing", {"ImagePositionPatient": lambda k: at(80 * k)}),
 }
 
 

@@ -1,0 +1,101 @@
+"""Masks on the grid of their study: the same order of axes, whole numbers, and nothing that lies elsewhere."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+from test_volume import VOXELS, nifti, turned, write
+
+from mmv_jax.readers.manifest import read_manifest
+from mmv_jax.readers.read import read_mask, read_study
+from mmv_jax.readers.refused import Refused
+
+LABELS = (VOXELS > 500).astype(np.uint8) + (VOXELS > 1500)
+
+
+@pytest.fixture
+def study(tmp_path):
+    return read_study(write(nifti(), tmp_path / "study"))
+
+
+def code_of(path, study) -> str:
+    with pytest.raises(Refused) as refused:
+        read_mask(path, like=study)
+    return refused.value.code
+
+
+@pytest.mark.parametrize("order, flips", [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))], ids=["as the study", "turned"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
+def test_a_mask_lands_on_its_study_whatever_its_own_order(tmp_path, study, order, flips, dtype):
+    mask = read_mask(write(turned(nifti(LABELS.astype(dtype)), order, flips), tmp_path / "mask"), like=study)
+    assert np.array_equal(mask, LABELS)
+    assert mask.dtype == np.int16
+
+
+def test_an_empty_mask_is_a_mask(tmp_path, study):
+    assert not read_mask(write(nifti(np.zeros_like(LABELS)), tmp_path / "mask"), like=study).any()
+
+
+def moved(by: int) -> nib.Nifti1Image:
+    image = nifti(LABELS)
+    affine = image.affine.copy()
+    affine[2, 3] += by
+    return nib.Nifti1Image(np.asarray(image.dataobj), affine)
+
+
+def test_a_mask_of_another_grid_is_refused(tmp_path, study):
+    assert code_of(write(nifti(LABELS[1:]), tmp_path / "shape"), study) == "mask_grid"
+    assert code_of(write(moved(5), tmp_path / "place"), study) == "mask_grid"
+    wide = nib.Nifti1Image(LABELS.transpose(), nifti().affine @ np.diag([1.5, 1, 1, 1]))
+    assert code_of(write(wide, tmp_path / "spacing"), study) == "mask_grid"
+
+
+@pytest.mark.parametrize("value", [-1, 40_000, 0.5, np.nan, np.inf])
+def test_labels_out_of_range_are_refused(tmp_path, study, value):
+    labels = LABELS.astype(np.float32)
+    labels[0, 0, 0] = value
+    assert code_of(write(nifti(labels), tmp_path / "mask"), study) == "mask_values"
+
+
+def picture(tmp_path, name: str, data: np.ndarray, mode: str | None = None):
+    image = Image.fromarray(data)
+    if mode == "P":
+        image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255] + [0] * 759)  # labels shown in colours
+    image.save(tmp_path / name)
+    return tmp_path / name
+
+
+def test_the_indices_of_a_palette_are_the_labels(tmp_path):
+    grey = np.arange(42, dtype=np.uint8).reshape(6, 7)
+    study = read_study(picture(tmp_path, "study.png", grey))
+    for mode in (None, "P"):
+        assert np.array_equal(read_mask(picture(tmp_path, "mask.png", grey % 3, mode), like=study)[0], grey % 3)
+
+
+def test_a_picture_of_another_size_and_a_lossy_one_are_refused(tmp_path):
+    grey = np.arange(42, dtype=np.uint8).reshape(6, 7)
+    study = read_study(picture(tmp_path, "study.png", grey))
+    assert code_of(picture(tmp_path, "mask.png", grey[:5]), study) == "mask_grid"
+    assert code_of(picture(tmp_path, "mask.jpg", grey), study) == "lossy_mask"
+
+
+def test_the_real_masks(real_data):
+    for manifest, names in (("cxr_seg", {"anatomy", "findings"}), ("ct", {"organ", "vessel"}), ("lidc", {"nodule"})):
+        lines = [line for line in read_manifest(real_data / f"{manifest}.csv").lines if line.masks][:3]
+        for line in lines:
+            study = read_study(line.path, spacing_mm=line.spacing_mm, unit=line.unit)
+            assert set(line.masks) <= names
+            for path in line.masks.values():
+                mask = read_mask(path, like=study)
+                assert mask.shape == study.voxels.shape
+
+
+def test_the_right_lung_is_on_the_side_that_shows_it(real_data):
+    """Label 2 (right lung) of a frontal X-ray lies left in the picture; label 11 of an abdomen (liver is 5) lies right of the middle in LPS."""
+    line = read_manifest(real_data / "cxr_seg.csv").lines[0]
+    mask = read_mask(line.masks["anatomy"], like=read_study(line.path))[0]
+    assert np.nonzero(mask == 2)[1].mean() < np.nonzero(mask == 1)[1].mean()
+    line = next(line for line in read_manifest(real_data / "ct.csv").lines if "organ" in line.masks)
+    mask = read_mask(line.masks["organ"], like=read_study(line.path))
+    spleen, liver = (np.argwhere(mask == label).mean(axis=0) for label in (1, 5))
+    assert spleen[2] > liver[2]  # x grows to the patient's left, where the spleen is
