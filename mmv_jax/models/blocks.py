@@ -14,6 +14,11 @@ STORE_PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
+def flat(layer: nn.Module, x: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
+    """Applies a Dense to a plain matrix of tokens: over two batch axes, XLA transposes and copies activations for the weight's gradient (CPU: 2x)."""
+    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
 def hidden_width(width: int, mlp: str) -> int:
     """Channels inside the MLP: 4 D, or for the gated "swiglu" 8/3 D rounded up to a multiple of 8, which costs the same."""
     return 4 * width if mlp == "gelu" else -(-8 * width // 24) * 8
@@ -33,7 +38,7 @@ class Project(nn.Module):
     ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
         rows, length, width = x.shape
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
-        qkv = nn.Dense(3 * width, use_bias=self.bias, kernel_init=KERNEL_INIT, dtype=self.dtype, name="qkv")(x)
+        qkv = flat(nn.Dense(3 * width, use_bias=self.bias, kernel_init=KERNEL_INIT, dtype=self.dtype, name="qkv"), x)
         qkv = nn.with_logical_constraint(qkv, ("rows", "tokens", "hidden"))
         qk, v = (part.reshape(rows, length, -1, width // self.heads) for part in jnp.split(qkv, (2 * width,), axis=-1))
         if self.qk_norm:
@@ -63,16 +68,16 @@ class Combine(nn.Module):
     ) -> Float[Array, "B L D"]:
         width, gated = x.shape[-1], self.mlp == "swiglu"
         hidden = hidden_width(width, self.mlp)
-        y = self.dense(width, "attention_out")(found.reshape(x.shape))
+        y = self.dense(width, "attention_out", found.reshape(x.shape))
         x = self.add(x, y, survival, segment_ids, "attention_scale")
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
-        y = self.dense(hidden * (2 if gated else 1), "mlp_inner")(y)  # gate and value of SwiGLU (arXiv 2002.05202) in one product
+        y = self.dense(hidden * (2 if gated else 1), "mlp_inner", y)  # gate and value of SwiGLU (arXiv 2002.05202) in one product
         y = nn.with_logical_constraint(y, ("rows", "tokens", "hidden"))
         y = nn.silu(y[..., :hidden]) * y[..., hidden:] if gated else nn.gelu(y)
-        return self.add(x, self.dense(width, "mlp_out")(y), survival, segment_ids, "mlp_scale")
+        return self.add(x, self.dense(width, "mlp_out", y), survival, segment_ids, "mlp_scale")
 
-    def dense(self, features: int, name: str) -> nn.Dense:
-        return nn.Dense(features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)
+    def dense(self, features: int, name: str, x: Float[Array, "B L E"]) -> Float[Array, "B L {features}"]:
+        return flat(nn.Dense(features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name), x)
 
     def add(self, x, y, survival, segment_ids, name):
         """x plus the branch, scaled a channel at a time; in training whole segments skip the branch with probability 1 - survival."""

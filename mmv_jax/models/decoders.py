@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmv_jax.models.blocks import KERNEL_INIT, Blocks
+from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat
 
 
 def place_tokens(x: Float[Array, "B V D"], index: Int[Array, "B V"], length: int) -> tuple[Float[Array, "B {length} D"], Array]:
@@ -50,7 +50,7 @@ class MaeDecoder(nn.Module):
         Returns:
           float32; meaningful at patches, 0 at padding.
         """
-        x = nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="entry")(encoded).astype(jnp.float32)
+        x = flat(nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="entry"), encoded).astype(jnp.float32)
         x, visible = place_tokens(x, visible_index, kinds.shape[1])
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         x = jnp.where(visible[..., None], x, jnp.where(kinds[..., None] > 0, mask_token[None, None], 0.0))
@@ -58,5 +58,5 @@ class MaeDecoder(nn.Module):
         blocks = Blocks(self.depth, self.heads, name="blocks", **shared)
         x, _ = blocks(x, coords_mm / self.scale_mm, segment_ids)
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(x)
-        x = nn.Dense(self.patch_voxels, kernel_init=KERNEL_INIT, dtype=self.dtype, name="voxels")(x).astype(jnp.float32)
+        x = flat(nn.Dense(self.patch_voxels, kernel_init=KERNEL_INIT, dtype=self.dtype, name="voxels"), x).astype(jnp.float32)
         return jnp.where(segment_ids[..., None] > 0, x, 0.0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmv_jax.models.blocks import KERNEL_INIT, Blocks
+from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat
 
 CLS, REGISTER, PATCH = 1, 2, 100  # kinds of token: 0 is padding, register r has kind REGISTER + r
 
@@ -21,7 +21,7 @@ class Embed(nn.Module):
 
     @nn.compact
     def __call__(self, patches: Float[Array, "B L P"], kinds: Int[Array, "B L"], masked: Bool[Array, "B L"] | None) -> Float[Array, "B L D"]:
-        x = nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="patch")(patches).astype(jnp.float32)
+        x = flat(nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="patch"), patches).astype(jnp.float32)
         learned = self.param("learned", nn.initializers.normal(0.02), (self.registers + 2, self.width))  # CLS, registers, mask
         shown, index = kinds == PATCH, kinds - CLS
         if masked is not None:
