@@ -86,6 +86,17 @@ def weighted_r2(truth: Num[np.ndarray, " N"], predicted: Num[np.ndarray, " N"], 
     return 1 - _ratio(weighted_mean((truth - predicted) ** 2, weights), variance)
 
 
+def weighted_calibration(
+    truth: Num[np.ndarray, " N"], probability: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"], bins: int = 10
+) -> Float[np.ndarray, " R"]:
+    """`scores.calibration_error` under each line of weights, in the bins that the probabilities of all studies make."""
+    inside = np.zeros((len(truth), bins))
+    for b, part in enumerate(np.array_split(np.argsort(probability, kind="stable"), bins)):
+        inside[part, b] = 1.0
+    gap = np.asarray(probability, np.float64) - truth
+    return _ratio(np.abs((weights * gap[None]) @ inside).sum(axis=1), weights.sum(axis=1))
+
+
 def weighted_first(truth: Num[np.ndarray, " N"], predicted: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
     """The mean of `predicted`, for scores that exist a study (Dice, distances): `truth` is not read."""
     return weighted_mean(predicted, weights)
@@ -99,6 +110,7 @@ METRICS: dict[str, Weighted] = {
     "mae": weighted_mae,
     "r2": weighted_r2,
     "brier": weighted_brier,
+    "calibration": weighted_calibration,
     "mean": weighted_first,
 }
 

@@ -33,6 +33,13 @@ def test_a_weighted_metric_is_that_of_repeated_studies(metric, seed, levels):
     assert ours == pytest.approx(OF_LIBRARY[metric](truth[repeated], predicted[repeated]), abs=1e-9)
 
 
+def test_the_calibration_of_all_studies_is_that_of_its_bins():
+    rng = np.random.default_rng(5)
+    truth, probability = rng.integers(0, 2, 103), rng.uniform(size=103)
+    ours = METRICS["calibration"](truth, probability, np.ones((1, 103)))[0]
+    assert ours == pytest.approx(scores.calibration_error(truth, probability))
+
+
 def test_weights_draw_whole_patients():
     patients = np.array(["a", "b", "a", "c", "b"])
     weights = patient_weights(patients, resamples=200)

@@ -1,0 +1,172 @@
+"""From features to numbers: every task by every encoder and pooling, with intervals, and the paired differences. Axes: M test studies."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from mmv_jax.evaluate.features import Features
+from mmv_jax.evaluate.probes import Probed, probe_classes, probe_number
+from mmv_jax.evaluate.segmentation import Scene, Segmented, probe_masks
+from mmv_jax.evaluate.tasks import Task
+from mmv_jax.metrics.features import knn_probabilities
+from mmv_jax.metrics.intervals import Difference, Interval, holm, interval, paired
+
+POOLINGS = ("both", "cls", "patch_mean")  # "both", one after the other, is the headline
+HEADLINE = {"classification": "auroc", "regression": "mae", "segmentation": "dice"}
+LOWER_IS_BETTER = frozenset({"mae", "hd95", "brier", "calibration"})
+METRICS = {"classification": ("auroc", "auprc", "auprc_skill", "brier", "calibration"), "regression": ("mae", "r2")}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one encoder reached in one task.
+
+    Attributes:
+      truth, predicted: of the test studies; for segmentation both are the Dice of each, NaN where the structure is absent.
+      metrics: by name, the first one is the task's headline.
+      choice: the strength that the val studies chose, in words.
+    """
+
+    task: Task
+    encoder: str
+    truth: Float[np.ndarray, " M"]
+    predicted: Float[np.ndarray, " M"]
+    metrics: Mapping[str, Interval]
+    choice: str
+
+    @property
+    def headline(self) -> Interval:
+        return self.metrics[HEADLINE[self.task.kind]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far the encoder is better than a floor (positive: better, whatever the metric's direction), corrected p-value included."""
+
+    task: str
+    first: str
+    second: str
+    metric: str
+    better_by: Difference
+    p_holm: float
+    apart: bool  # whether the two intervals do not touch
+
+    @property
+    def words(self) -> str:
+        if np.isnan(self.p_holm):
+            return "not defined"
+        if self.p_holm >= 0.05:
+            return "no difference told"
+        return ("better" if self.better_by.value > 0 else "worse") + (", intervals apart" if self.apart else "")
+
+
+def measure(name: str, vectors: Mapping[str, Float[np.ndarray, "N D"]], tasks: list[Task]) -> list[Result]:
+    """Probes all tasks, which must have the same studies and are no segmentations.
+
+    Args:
+      name: of the encoder; the headline pooling goes by it, the others by `name/pooling`.
+      vectors: by pooling, of the tasks' studies; a pooling called "" is the only one.
+    """
+    results = []
+    for pooling, x in vectors.items():
+        called = name if pooling in ("", POOLINGS[0]) else f"{name}/{pooling}"
+        for task, probed in zip(tasks, _probe(x, tasks)):
+            extra = _neighbours(x, task) if called == name else {}
+            results.append(_result(task, called, probed, extra))
+    return results
+
+
+def measure_masks(name: str, scenes: list[Scene], task: Task) -> tuple[Result, Segmented]:
+    """Segments the task's studies with the linear probe; the masks come with the numbers, to be looked at."""
+    found = probe_masks(scenes, task.split)
+    there = ~np.isnan(found.dice)
+    patients = task.patients[task.split == "test"][there]
+    metrics = {metric: interval("mean", x[there], x[there], patients) for metric, x in (("dice", found.dice), ("hd95", found.hd95))}
+    choice = f"penalty {found.penalty:g}, threshold {found.threshold:.2f}"
+    return Result(task, name, found.dice, found.dice, metrics, choice), found
+
+
+def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> list[Comparison]:
+    """The headline of one encoder beside each floor, task by task, on shared draws of patients; p-values corrected over all of these."""
+    by_task: dict[str, dict[str, Result]] = defaultdict(dict)
+    for result in results:
+        by_task[result.task.name][result.encoder] = result
+    pairs = [(found[first], found[floor]) for found in by_task.values() for floor in floors if first in found and floor in found]
+    differences = [_difference(a, b) for a, b in pairs]
+    return [
+        Comparison(a.task.name, a.encoder, b.encoder, HEADLINE[a.task.kind], difference, p, _apart(a.headline, b.headline))
+        for (a, b), difference, p in zip(pairs, differences, holm([d.p for d in differences]))
+    ]
+
+
+def as_json(results: Iterable[Result]) -> dict:
+    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`; what is not defined is null."""
+    out: dict = defaultdict(lambda: defaultdict(dict))
+    for result in results:
+        for metric, found in result.metrics.items():
+            out[result.task.name][result.encoder][metric] = {"value": _null(found.value), "ci95": [_null(found.low), _null(found.high)], "n": found.n}
+    return {task: dict(encoders) for task, encoders in out.items()}
+
+
+def comparisons_as_json(comparisons: Iterable[Comparison]) -> list[dict]:
+    """One object a comparison; what is not defined is null."""
+    return [
+        {
+            "task": c.task, "first": c.first, "second": c.second, "metric": c.metric, "better_by": _null(c.better_by.value),
+            "ci95": [_null(c.better_by.low), _null(c.better_by.high)], "p": _null(c.better_by.p), "p_holm": _null(c.p_holm), "words": c.words,
+        }
+        for c in comparisons
+    ]  # fmt: skip
+
+
+def group_by_studies(tasks: Iterable[Task]) -> list[list[Task]]:
+    """Tasks of one kind with the same studies together: their probes are solved in one go."""
+    groups: dict[tuple, list[Task]] = defaultdict(list)
+    for task in tasks:
+        groups[(task.kind, task.studies.tobytes(), task.split.tobytes(), task.pixels)].append(task)
+    return list(groups.values())
+
+
+def pooled(features: Features, task: Task) -> dict[str, Float[np.ndarray, "N D"]]:
+    return {pooling: features.pooled(pooling, task.studies) for pooling in POOLINGS}
+
+
+def _probe(x: np.ndarray, tasks: list[Task]) -> list[Probed]:
+    if tasks[0].kind == "classification":
+        return probe_classes(x, np.stack([task.labels for task in tasks], axis=1), tasks[0].split)
+    return [probe_number(x, task.labels, task.split) for task in tasks]
+
+
+def _neighbours(x: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+    """What 20 nearest neighbours among train and val say, where the task has classes."""
+    if task.kind != "classification":
+        return {}
+    test = task.split == "test"
+    return {"knn_auroc": knn_probabilities(x[~test], task.labels[~test], x[test])[1][:, 1]}
+
+
+def _result(task: Task, name: str, probed: Probed, extra: Mapping[str, np.ndarray]) -> Result:
+    test = task.split == "test"
+    truth, patients = task.labels[test], task.patients[test]
+    metrics = {metric: interval(metric, truth, probed.predicted, patients) for metric in METRICS[task.kind]}
+    metrics |= {metric: interval("auroc", truth, predicted, patients) for metric, predicted in extra.items()}
+    return Result(task, name, truth, probed.predicted, metrics, f"strength {probed.strength:g}")
+
+
+def _difference(a: Result, b: Result) -> Difference:
+    metric, test = HEADLINE[a.task.kind], a.task.split == "test"
+    there = ~np.isnan(a.predicted) & ~np.isnan(b.predicted)
+    truth, patients = a.truth[there], a.task.patients[test][there]
+    found = paired("mean" if metric == "dice" else metric, truth, a.predicted[there], b.predicted[there], patients)
+    return Difference(-found.value, -found.high, -found.low, found.p) if metric in LOWER_IS_BETTER else found
+
+
+def _apart(a: Interval, b: Interval) -> bool:
+    return a.low > b.high or a.high < b.low
+
+
+def _null(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,112 @@
+"""The evaluation: a checkpoint and a store in, `metrics.json`, `comparisons.json` and `report.html` out. This file alone sees the config."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmv_jax.config import to_json
+from mmv_jax.data.crops import Geometry
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders import PatchPixels, restore, with_fresh_weights
+from mmv_jax.evaluate.features import encode_studies, scenes
+from mmv_jax.evaluate.measure import Result, as_json, compare, comparisons_as_json, group_by_studies, measure, measure_masks, pooled
+from mmv_jax.evaluate.overlap import Overlap
+from mmv_jax.evaluate.pictures import choose_shown, feature_maps, outlines
+from mmv_jax.evaluate.pixels import pixel_vectors, principal, principal_scenes
+from mmv_jax.evaluate.tasks import KINDS, Task, make_task
+from mmv_jax.evaluate.words import FLOORS, table_of, write_report
+from mmv_jax.report.page import Strip
+from mmv_jax.store.read import Store
+
+
+def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
+    """Measures an encoder on the tasks of a config, beside the same encoder with random weights and the pixels themselves.
+
+    Args:
+      checkpoint: the workdir of a run, or one of its steps.
+      workdir: where the results go, and the features, so that a stopped evaluation goes on.
+    Returns:
+      The table of all tasks as text, and the path of the report.
+    Raises:
+      UserError: the config does not fit the store or the checkpoint.
+    """
+    if checkpoint is None:
+        raise UserError("--checkpoint is missing: give the workdir of `mmv pretrain`, or one of its steps (WORKDIR/checkpoints/1000).")
+    store = Store.open(config.data.store)
+    geometry = Geometry.of(store.index)
+    trained, carried = restore(checkpoint, config.rows.to_dict(), config.view.to_dict())
+    random = with_fresh_weights(trained, config.seed)
+    overlap = Overlap.of(carried, store.key_fingerprint)
+    tasks = [make_task(store.index, name, **group) for name, group in config.tasks.to_dict().items()]
+    if config.exclude_overlap:
+        tasks = [overlap.without(task) for task in tasks]
+
+    vectors, masks = [t for t in tasks if t.kind != "segmentation"], [t for t in tasks if t.kind == "segmentation"]
+    shown = choose_shown(store.index, tasks)
+    everything = np.unique(np.concatenate([task.studies for task in tasks]))
+    with_tokens = np.unique(np.concatenate([shown, *(task.studies for task in masks)]))
+    results: list[Result] = []
+    outlined: list[Strip] = []
+    maps: dict[str, list[Strip]] = {}
+    for name, encoder in (("trained", trained), ("random", random)):
+        features = encode_studies(encoder, store, everything, with_tokens, workdir / "features", progress(f"{name}: encoded"))
+        for group in group_by_studies(vectors):
+            results += measure(name, pooled(features, group[0]), group)
+        for task in masks:
+            own = scenes(encoder, store, geometry, task, features)
+            result, found = measure_masks(name, own, task)
+            results.append(result)
+            if name == "trained":
+                outlined.append(outlines(encoder, store, geometry, task, own, found))
+        maps[name] = feature_maps(encoder, store, geometry, features, shown)
+    results += measure_pixels(store, geometry, vectors, masks, PatchPixels(trained.whole), workdir)
+
+    results.sort(key=lambda result: (KINDS.index(result.task.kind), result.task.name))  # within a task: trained, random, pixels
+    comparisons = compare(results, "trained", FLOORS)
+    write_json(workdir / "metrics.json", as_json(results))
+    write_json(workdir / "comparisons.json", comparisons_as_json(comparisons))
+    overlaps = {task.name: overlap.count(task) for task in tasks}
+    write_report(workdir / "report.html", results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config))
+    return f"{table_of(results, comparisons)}\n\nreport: {workdir / 'report.html'}"
+
+
+def measure_pixels(store: Store, geometry: Geometry, vectors: list[Task], masks: list[Task], patches: PatchPixels, workdir: Path) -> list[Result]:
+    """The floor of pixels: principal components fitted on train and val of each task, then the same probes."""
+    results: list[Result] = []
+    for group in group_by_studies(vectors):
+        task = group[0]
+        low = pixel_vectors(store, geometry, task.studies, **dict(task.pixels))
+        results += measure("pixels", {"": principal(low, task.split != "test")}, group)
+    if masks:
+        wanted = np.unique(np.concatenate([task.studies for task in masks]))
+        features = encode_studies(patches, store, wanted, wanted, workdir / "features", progress("pixels: read"))
+    for task in masks:
+        own = principal_scenes(scenes(patches, store, geometry, task, features), task.split != "test")
+        results.append(measure_masks("pixels", own, task)[0])
+    return results
+
+
+def progress(words: str) -> Callable[[int, int], None]:
+    """A function that says how far it is: one line that renews itself on a terminal, else a line every ten seconds and at the end."""
+    said = [0.0]
+
+    def report(done: int, total: int) -> None:
+        live, now = sys.stderr.isatty(), time.monotonic()
+        if live or done == total or now - said[0] > 10:
+            said[0] = now
+            print(f"{words} {done} of {total} studies", end="\r" if live and done < total else "\n", file=sys.stderr, flush=True)
+
+    return report
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not there."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    part.rename(path)

@@ -1,0 +1,153 @@
+"""Numbers to pictures: inline SVG for what has lines, PNG for what has pixels. Every function returns a piece of HTML.
+
+Colours are those of Okabe and Ito, which readers with a colour-vision deficiency tell apart.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+COLOURS = ("#0072B2", "#E69F00", "#888888", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: small files, and it can be searched
+    "svg.hashsalt": "mmv_jax",  # the same numbers give the same file
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+WIDTH = 5.2  # inches of a figure: on a phone it shrinks to three quarters, and its text stays legible
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval, as one line of a forest plot."""
+
+    group: str
+    series: str
+    value: float
+    low: float
+    high: float
+
+
+def forest(bars: Sequence[Bar], label: str, reference: float | None = None) -> str:
+    """Values with intervals, grouped by task, one colour a series; `reference` is a line such as chance."""
+    groups, series = list(dict.fromkeys(b.group for b in bars)), list(dict.fromkeys(b.series for b in bars))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.21 * len(bars) + 0.14 * len(groups)), layout="constrained")
+        axes = figure.add_subplot()
+        for bar in bars:
+            y = groups.index(bar.group) * (len(series) + 0.6) + series.index(bar.series)
+            colour = COLOURS[series.index(bar.series) % len(COLOURS)]
+            axes.plot([bar.low, bar.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
+            axes.plot(bar.value, y, "o", color=colour, markersize=5)
+        for n, name in enumerate(series):
+            axes.plot([], [], "o-", color=COLOURS[n % len(COLOURS)], label=name)
+        if reference is not None:
+            axes.axvline(reference, color="#bbbbbb", linewidth=0.8, zorder=0)
+        axes.set_yticks([n * (len(series) + 0.6) + (len(series) - 1) / 2 for n in range(len(groups))], groups)
+        axes.set_ylim(len(groups) * (len(series) + 0.6) - 0.9, -0.7)  # the first group on top
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", color="#eeeeee", linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
+        return _svg(figure, f"{label} with 95 % intervals")
+
+
+def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> str:
+    """One panel a task, one curve a series; `curves[task][series]` is (truth, score)."""
+    columns = min(2, len(curves))
+    rows = -(-len(curves) // columns)
+    series = list(dict.fromkeys(name for named in curves.values() for name in named))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * (0.55 if columns == 1 else 1), 2.9 * rows + 0.3), layout="constrained")
+        for n, (task, named) in enumerate(curves.items()):
+            axes = figure.add_subplot(rows, columns, n + 1)
+            axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=0.8)
+            for name, (truth, score) in named.items():
+                x, y, _ = roc_curve(truth, score)
+                axes.plot(x, y, color=COLOURS[series.index(name) % len(COLOURS)], linewidth=1.6, label=name)
+            axes.set(title=task, aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+            axes.set_xlabel("1 − specificity")
+            axes.set_ylabel("sensitivity")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
+        return _svg(figure, "ROC curves")
+
+
+def picture(values: Float[np.ndarray, "h w"] | Float[np.ndarray, "h w 3"], alt: str, size: int = 256) -> str:
+    """An image in [0, 1] (grey or RGB), enlarged so that a side has about `size` pixels."""
+    from PIL import Image
+
+    pixels = Image.fromarray((np.clip(values, 0, 1) * 255).astype(np.uint8))
+    factor = size / max(pixels.size)
+    pixels = pixels.resize((max(round(pixels.width * factor), 1), max(round(pixels.height * factor), 1)), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    pixels.save(buffer, "PNG", optimize=True)
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def outlined(grey: Float[np.ndarray, "h w"], masks: Sequence[tuple[Bool[np.ndarray, "h w"], str]], alt: str, size: int = 256) -> str:
+    """A grey image with the outline of each mask in its colour (`#rrggbb`); later outlines are thinner, so that equal ones both show."""
+    from PIL import Image
+    from scipy import ndimage
+
+    factor = max(1, size // max(grey.shape))
+    large_grey = Image.fromarray(grey.astype(np.float32)).resize((grey.shape[1] * factor, grey.shape[0] * factor))
+    rgb = np.repeat(np.asarray(large_grey)[..., None], 3, axis=2)
+    for n, (mask, colour) in enumerate(masks):
+        large = np.kron(mask, np.ones((factor, factor), bool))
+        edge = large & ~ndimage.binary_erosion(large, iterations=max(1, round(factor / 3 / 2**n)), border_value=0)
+        rgb[edge] = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return picture(rgb, alt, size)
+
+
+def feature_colours(tokens: Sequence[Float[np.ndarray, "n D"]]) -> list[Float[np.ndarray, "n 3"]]:
+    """The first three principal components of the patch tokens of several studies, as colours that mean the same in all of them."""
+    joined = np.concatenate(tokens).astype(np.float64)
+    joined -= joined.mean(axis=0)[None]
+    axes = np.linalg.eigh(joined.T @ joined)[1][:, ::-1][:, :3]
+    axes *= np.where(np.abs(axes).max(axis=0) == axes.max(axis=0), 1.0, -1.0)[None]  # an eigenvector has no sign of its own
+    scores = joined @ axes
+    scores = np.pad(scores, ((0, 0), (0, 3 - scores.shape[1])))
+    low, high = np.percentile(scores, [2, 98], axis=0)
+    colours = np.clip((scores - low[None]) / np.maximum(high - low, 1e-12)[None], 0, 1)
+    return np.split(colours, np.cumsum([len(t) for t in tokens])[:-1])
+
+
+def colour_map(colours: Float[np.ndarray, "n 3"], kept: Bool[np.ndarray, "ty tx"], shape: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+    """Colours of kept patches spread smoothly over a picture; black where no patch was kept."""
+    from scipy import ndimage
+
+    grid = np.zeros((*kept.shape, 3))
+    grid[kept] = colours
+    # A dropped patch takes the colour of its nearest kept one before the smoothing, so that black does not bleed in.
+    nearest = ndimage.distance_transform_edt(~kept, return_distances=False, return_indices=True)
+    grid = grid[tuple(nearest)]
+    zoom = [s / t for s, t in zip(shape, kept.shape)]
+    smooth = np.stack([ndimage.zoom(grid[..., c], zoom, order=1, mode="nearest", grid_mode=True) for c in range(3)], axis=-1)
+    shown = np.kron(kept, np.ones([round(z) for z in zoom], bool))[: shape[0], : shape[1]]
+    return np.clip(smooth, 0, 1) * shown[..., None]
+
+
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Without width and height the figure takes the width of its column, down to a phone's.
+    head, rest = text.split(">", 1)
+    width = re.search(r'width="([\d.]+)pt"', head)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    limit = f"max-width:{float(width.group(1)) * 4 / 3:.0f}px" if width else ""
+    return f'{head} role="img" aria-label="{html.escape(title)}" style="width:100%;{limit}">{rest}'

@@ -1,0 +1,103 @@
+"""The whole evaluation on a tiny store and an encoder that was never trained."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from tiny import KEY, tiny_config, write_checkpoint, write_store
+
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate import encoders
+from mmv_jax.evaluate.overlap import Overlap
+from mmv_jax.evaluate.run import evaluate
+from mmv_jax.evaluate.tasks import make_task
+from mmv_jax.store.read import Store
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A finished evaluation: its folders, and what it printed."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    write_store(folder / "store")
+    write_checkpoint(folder / "run", {"key_fingerprint": KEY, "patients": ["CXR-p3", "CXR-p0", "CT-p7"]})
+    return folder, evaluate(tiny_config(folder / "store"), folder / "run", folder / "evaluate")
+
+
+def test_metrics_hold_every_task_and_encoder_with_intervals(evaluated):
+    found = json.loads((evaluated[0] / "evaluate" / "metrics.json").read_text())
+    assert set(found) == {"left", "left in CT", "radius", "disc", "ball"}
+    headline = {"left": "auroc", "left in CT": "auroc", "radius": "mae", "disc": "dice", "ball": "dice"}
+    for task, metric in headline.items():
+        assert {"trained", "random", "pixels"} <= set(found[task])
+        for encoder in ("trained", "random", "pixels"):
+            value = found[task][encoder][metric]
+            assert value["ci95"][0] <= value["value"] <= value["ci95"][1]
+            assert value["n"] == 12
+    assert {"trained/cls", "trained/patch_mean"} <= set(found["left"])
+    assert found["disc"]["pixels"]["dice"]["value"] > 0.9  # a bright disc: the threshold of a voxel finds it
+
+
+def test_the_table_and_the_comparisons_say_won_or_lost_for_every_task(evaluated):
+    comparisons = json.loads((evaluated[0] / "evaluate" / "comparisons.json").read_text())
+    assert len(comparisons) == 10
+    assert all(re.fullmatch("no difference told|(better|worse)(, intervals apart)?", c["words"]) for c in comparisons)
+    for task in ("left", "left in CT", "radius", "disc", "ball"):
+        line = next(line for line in evaluated[1].splitlines() if line.startswith(f"{task}  "))
+        assert line.endswith("; ".join(c["words"] for c in comparisons if c["task"] == task))
+
+
+def test_the_report_needs_no_network_and_names_no_patient(evaluated):
+    page = (evaluated[0] / "evaluate" / "report.html").read_text()
+    without_namespaces = re.sub(r'(xmlns(:\w+)?|xlink:href|rdf:\w+)="[^"]*"|<metadata>.*?</metadata>', "", page, flags=re.DOTALL)
+    assert not re.search(r'(src|href)="(?!data:|#)', without_namespaces)
+    assert "<script" not in page
+    assert 'name="viewport"' in page
+    assert not re.search(r"(CXR|CT)-p\d|CXR\d{4}", page)
+
+
+def test_overlap_of_patients_is_counted(evaluated):
+    page = (evaluated[0] / "evaluate" / "report.html").read_text()
+    part = page[page.index("Test patients seen") :]
+    counts = dict(re.findall(r'<th scope="row">([\w ]+)</th>\s*<td[^>]*>\d+</td>\s*<td[^>]*>(\d+)</td>', part))
+    assert counts == {"left": "1", "radius": "1", "disc": "1", "left in CT": "1", "ball": "1"}
+
+
+def test_a_second_evaluation_encodes_nothing_and_finds_the_same(evaluated, monkeypatch):
+    folder, _ = evaluated
+    before = (folder / "evaluate" / "metrics.json").read_text()
+    monkeypatch.setattr(encoders, "study_batches", lambda *args, **options: pytest.fail("encoded again"))
+    evaluate(tiny_config(folder / "store"), folder / "run", folder / "evaluate")
+    assert (folder / "evaluate" / "metrics.json").read_text() == before
+
+
+def test_studies_of_pretraining_patients_are_left_out_on_request(evaluated):
+    index = Store.open(evaluated[0] / "store").index
+    task = make_task(index, "left", kind="classification", label="left", where={"modality": "CXR"})
+    overlap = Overlap.of({"pretraining": {"key_fingerprint": KEY, "patients": ["CXR-p3", "CXR-p0"]}}, KEY)
+    left = overlap.without(task)
+    assert overlap.count(task) == (6, 1)
+    assert len(task) - len(left) == 2  # both studies of the one test patient; the train patient stays
+    assert "CXR-p3" not in left.patients
+    assert "CXR-p0" in left.patients
+
+
+def test_other_keys_cannot_be_compared():
+    overlap = Overlap.of({"pretraining": {"key_fingerprint": "another", "patients": ["p"]}}, KEY)
+    assert overlap.patients is None
+    assert "different keys" in overlap.reason
+    assert "does not say" in Overlap.of({}, KEY).reason
+
+
+def test_a_features_file_that_was_cut_short_is_no_features_file(evaluated):
+    """Parts are renamed into place, so what a killed evaluation leaves ends in .part and is not read."""
+    files = list((evaluated[0] / "evaluate" / "features").iterdir())
+    assert files
+    assert all(file.suffix == ".npz" for file in files)
+    assert all(np.load(file, allow_pickle=False).files for file in files)
+
+
+def test_a_missing_checkpoint_is_told(evaluated):
+    folder, _ = evaluated
+    with pytest.raises(UserError, match="--checkpoint is missing"):
+        evaluate(tiny_config(folder / "store"), None, folder / "x")
