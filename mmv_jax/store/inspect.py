@@ -10,11 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 from mmv_jax.store.layout import unpack_occupancy
 from mmv_jax.store.read import Store
 
-HU_WINDOW = (-1000.0, 400.0)  # air to contrast-filled vessels: lungs and soft tissue in one picture
+SOFT_TISSUE_HU = (-160.0, 240.0)  # of the axial slice
+WHOLE_HU = (-1000.0, 600.0)  # of the coronal slice: lungs, and vessels with contrast
 PANE = 168  # pixels of a picture's longer side
 CAPTION = 30
 COLUMNS = 4
-TINT = np.array([255.0, 80.0, 40.0])
+TINTS = np.array([(255, 80, 40), (60, 160, 255), (90, 220, 90), (255, 210, 60), (200, 110, 255), (70, 220, 220)], float)  # label 1, 2, … and round
 
 
 def summary(store: Store) -> pd.DataFrame:
@@ -46,8 +47,9 @@ def verify(store: Store, progress: Callable[[int, int], None] = lambda done, tot
 def write_sheet(store: Store, path: str | Path, *, studies: int = 24) -> None:
     """Writes a PNG of studies of every kind: a picture, or the central axial and coronal slice, with the masks tinted.
 
-    HU is shown from -1000 to 400, raw from the study's low to its high percentile, shapes as they are. Pixels are drawn in
-    their physical proportions; a volume's head is up, and the patient's left is on the right, as radiologists look at it.
+    HU is shown in a soft-tissue window (axial) and from -1000 to 600 (coronal), raw from the study's low to its high percentile,
+    shapes as they are. Pixels are drawn in their physical proportions; a volume's head is up and the patient's left is on
+    the right, as radiologists look at it. Each label of a mask has a colour of its own, up to six.
     """
     chosen = _choose(store.index, studies)
     columns = min(COLUMNS, len(chosen))
@@ -74,42 +76,44 @@ def _range(values: pd.Series, form: str) -> str:
 def _choose(index: pd.DataFrame, studies: int) -> list[int]:
     """Positions spread evenly over each kind of study, as many of each kind as there is room for."""
     groups = [group.index.to_numpy() for _, group in index.groupby(["modality", "unit", "ndim", "masks"])]
-    share = -(-studies // len(groups))
-    chosen = [group[np.linspace(0, len(group) - 1, min(share, len(group))).astype(int)] for group in groups]
-    return sorted(np.concatenate(chosen).tolist())[:studies]
+    chosen: list[int] = []
+    for n, group in enumerate(sorted(groups, key=len)):  # what a small kind leaves free goes to the larger ones
+        share = min(len(group), -(-(studies - len(chosen)) // (len(groups) - n)))
+        chosen += group[np.linspace(0, len(group) - 1, share).astype(int)].tolist()
+    return sorted(chosen)
 
 
 def _panes(store: Store, i: int) -> list[Image.Image]:
     line = store.index.iloc[i]
-    depth, height, width = grid = tuple(int(line[f"grid_{axis}"]) for axis in "zyx")
-    spacing = [line[f"spacing_{axis}"] for axis in "zyx"]
-    z_mm, y_mm, x_mm = (1.0 if mm != mm else mm for mm in spacing)
+    depth, height, width = (int(line[f"grid_{axis}"]) for axis in "zyx")
+    z_mm, y_mm, x_mm = (line[f"spacing_{axis}"] if line[f"spacing_{axis}"] > 0 else 1.0 for axis in "zyx")
     masks = [name for name in line["masks"].split(",") if name]
     axial = ((depth // 2, 0, 0), (1, height, width))
-    pictures = [_picture(store, i, axial, masks if depth > 1 else [], (y_mm, x_mm))]
-    if depth > 1:
-        pictures.append(_picture(store, i, ((0, height // 2, 0), (depth, 1, width)), masks, (z_mm, x_mm)).transpose(Image.Transpose.FLIP_TOP_BOTTOM))
-    elif masks:
-        pictures.append(_picture(store, i, axial, masks, (y_mm, x_mm)))
-    assert len(grid) == 3
-    return pictures
+    if line["ndim"] == 2:
+        return [_picture(store, i, axial, 0, names, (y_mm, x_mm)) for names in ([], masks)[: 2 if masks else 1]]
+    coronal = ((0, height // 2, 0), (depth, 1, width))
+    pictures = _picture(store, i, axial, 0, masks, (y_mm, x_mm)), _picture(store, i, coronal, 1, masks, (z_mm, x_mm))
+    return [pictures[0], pictures[1].transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
 
 
-def _picture(store: Store, i: int, box: tuple, masks: list[str], pixel_mm: tuple[float, float]) -> Image.Image:
+def _picture(store: Store, i: int, box: tuple, axis: int, masks: list[str], pixel_mm: tuple[float, float]) -> Image.Image:
+    """A slice across `axis`, masks tinted, in physical proportions."""
     line = store.index.iloc[i]
-    low, high = {"HU": HU_WINDOW, "shape": (0.0, 1.0)}.get(line["unit"], (line["low"], line["high"]))
-    gray = np.squeeze(store.read_box(i, *box), axis=1 if box[1][0] > 1 else 0)
-    gray = np.clip((gray - low) / max(high - low, 1e-6), 0, 1) * 255
-    rgb = np.repeat(gray[..., None], 3, axis=-1)
+    windows = {"HU": (SOFT_TISSUE_HU, WHOLE_HU)[axis], "shape": (0.0, 1.0), "raw": (line["low"], line["high"])}
+    low, high = windows[line["unit"]]
+    gray = np.squeeze(store.read_box(i, *box), axis)
+    rgb = np.repeat(np.clip((gray - low) / max(high - low, 1e-6), 0, 1)[..., None] * 255, 3, axis=-1)
     for name in masks:
-        inside = np.squeeze(store.read_box(i, *box, mask=name), axis=1 if box[1][0] > 1 else 0) > 0
-        rgb[inside] = 0.6 * rgb[inside] + 0.4 * TINT
+        labels = np.squeeze(store.read_box(i, *box, mask=name), axis)
+        rgb[labels > 0] = 0.6 * rgb[labels > 0] + 0.4 * TINTS[(labels[labels > 0] - 1) % len(TINTS)]
     size_mm = (rgb.shape[0] * pixel_mm[0], rgb.shape[1] * pixel_mm[1])
     height, width = (max(1, round(PANE * mm / max(size_mm))) for mm in size_mm)
     return Image.fromarray(rgb.astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _caption(line: pd.Series) -> str:
-    grid = "×".join(str(line[f"grid_{axis}"]) for axis in ("zyx" if line["ndim"] == 3 else "yx"))
-    spacing = "×".join(f"{line[f'spacing_{axis}']:.3g}" for axis in ("zyx" if line["ndim"] == 3 else "yx"))
-    return f"{line['modality']} {line['split']}, {line['low']:.4g} to {line['high']:.4g} {line['unit']}\n{grid} voxels of {spacing} mm"
+    axes = "zyx" if line["ndim"] == 3 else "yx"
+    grid = " x ".join(str(line[f"grid_{axis}"]) for axis in axes)
+    spacing = " x ".join(f"{line[f'spacing_{axis}']:.3g}" for axis in axes)
+    known = f"of {spacing} mm" if line["spacing_x"] > 0 else "of unknown size"
+    return f"{line['modality']} {line['split']}, {line['low']:.4g} to {line['high']:.4g} {line['unit']}\n{grid} {known}"

@@ -167,8 +167,10 @@ def run_ray(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: 
         import ray
     except ImportError as error:
         raise UserError("engine ray needs the package ray. Install it with: pip install 'mmv_jax[ray]', or use --engine local.") from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}))
+    if not ray.is_initialized() and "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    elif not ray.is_initialized():
+        ray.init(log_to_driver=False, num_cpus=workers, include_dashboard=False)
     remote = ray.remote(num_cpus=1, max_retries=3)(_run_task_on_node)
     waiting, running = deque(tasks), list[ray.ObjectRef]()
     while waiting or running:
@@ -177,8 +179,9 @@ def run_ray(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: 
         done, running = ray.wait(running)
         try:
             yield from (event for events in ray.get(done) for event in events)
-        except ray.exceptions.RayTaskError as error:
-            raise WorkFailed(str(error.cause)) from error
+        except ray.exceptions.RayError as error:
+            cause = str(getattr(error, "cause", error)).splitlines()[0]
+            raise WorkFailed(f"Ray gave up on a task: {cause} What is finished stays.") from error
 
 
 def _run_task_on_node(task_fn: TaskFn, task: Task, timeout_s: float) -> list[Event]:
