@@ -16,6 +16,7 @@ from mmv_jax.errors import UserError
 RULES = (  # what an axis means -> where it lives
     ("rows", ("data", "fsdp")),  # rows of a batch: every device has its own
     ("tokens", None),
+    ("heads", None),
     ("width", None),
     ("hidden", None),
     ("parameter", "fsdp"),  # the one axis of a parameter that is spread (see `parameter_axes`)
