@@ -24,16 +24,25 @@ Columns = Mapping[str, Float[np.ndarray, "N"]]
 
 
 @dataclass(frozen=True)
+class Described:
+    """A covariate of a group: mean and standard deviation of a number, or count and share of a 0/1 column."""
+
+    binary: bool
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
 class Group:
-    """The women of one severity; covariates are (mean, standard deviation) of a number and (count, share) of a 0/1 column."""
+    """The women of one severity; the area is described by its quartiles."""
 
     name: str
     women: int
     outcomes: int
     deaths: int
     woman_years: float
-    area_mm2: tuple[float, float, float]  # quartiles
-    covariates: Mapping[str, tuple[float, float]]
+    area_mm2: tuple[float, float, float]
+    covariates: Mapping[str, Described]
 
 
 @dataclass(frozen=True)
@@ -83,10 +92,10 @@ def analyse(
     effects, proportionality = _effects(cohort, group, levels, covariates, scores)
     by_age, age_notes = _by_age(cohort, group, covariates)
     added = added_worth(time, cohort.event, covariates, _indicators(group, levels), scores, horizons=[float(h) for h in horizons])
-    when = np.arange(0.0, np.floor(time.max()) + 1, max(1.0, np.ceil(time.max() / 12)))
+    when = np.arange(0.0, np.floor(time.max()) + 1, max(1.0, np.ceil(time.max() / 7)))
     return Analysis(
         name=cohort.name,
-        adjust=names,
+        adjust=tuple(adjust),
         groups=[_group(cohort, group == i, SEVERITIES[i], names) for i in present],
         survival=[kaplan_meier(time[group == i], outcome[group == i], name=SEVERITIES[i]).thinned(CURVE_POINTS) for i in present],
         incidence=[cumulative_incidence(time[group == i], cohort.event[group == i], name=SEVERITIES[i]).thinned(CURVE_POINTS) for i in present],
@@ -194,6 +203,7 @@ def _by_age(cohort: Cohort, group: np.ndarray, covariates: Columns) -> tuple[dic
         band = (cohort.age >= low) & (cohort.age < high)
         outcomes = np.bincount(group[band & (cohort.event == 1)], minlength=len(SEVERITIES))
         levels = [i for i in range(1, len(SEVERITIES)) if outcomes[i]]
+        without = [SEVERITIES[i] for i in range(1, len(SEVERITIES)) if not outcomes[i]]
         if outcomes.sum() < FEWEST_OUTCOMES or not outcomes[0] or not levels:
             notes.append(f"Age {name}: {band.sum():,} women with {outcomes.sum():,} outcomes, too few for hazard ratios.")
             continue
@@ -204,17 +214,20 @@ def _by_age(cohort: Cohort, group: np.ndarray, covariates: Columns) -> tuple[dic
             notes.append(f"Age {name}: the adjusted model of {band.sum():,} women with {outcomes.sum():,} outcomes cannot be fitted.")
             continue
         found[name] = {SEVERITIES[i]: effects[SEVERITIES[i]] for i in levels}
+        if without:
+            notes.append(f"Age {name}: no outcome among women with {' or '.join(without)} calcification, so no hazard ratio.")
     return found, notes
 
 
 def _group(cohort: Cohort, mine: np.ndarray, name: str, covariates: Sequence[str]) -> Group:
-    described = {}
-    for column in dict.fromkeys(("age", *covariates)):
-        values = cohort.column(column)
-        binary = np.isin(values, (0, 1)).all()
-        of = values[mine]
-        described[column] = (float(of.sum()), float(of.mean())) if binary else (float(of.mean()), float(of.std(ddof=1)) if len(of) > 1 else 0.0)
+    described = {column: _described(cohort.column(column), mine) for column in dict.fromkeys(("age", *covariates))}
     event = cohort.event[mine]
     low, middle, high = np.quantile(cohort.area_mm2[mine], (0.25, 0.5, 0.75)).tolist()
     years = float(cohort.time_years[mine].sum())
     return Group(name, int(mine.sum()), int(np.sum(event == 1)), int(np.sum(event == 2)), years, (low, middle, high), described)
+
+
+def _described(values: np.ndarray, mine: np.ndarray) -> Described:
+    if np.isin(values, (0, 1)).all():
+        return Described(True, float(values[mine].sum()), float(values[mine].mean()))
+    return Described(False, float(values[mine].mean()), float(values[mine].std(ddof=1)) if mine.sum() > 1 else 0.0)

@@ -124,6 +124,7 @@ class Reclassification:
     """Net reclassification by `years`: with the outcome, moved up less moved down; without it, moved down less moved up; their sum."""
 
     years: float
+    cutoffs: tuple[float, ...]
     with_outcome: Estimate
     without_outcome: Estimate
     total: Estimate
@@ -147,7 +148,7 @@ def reclassification(
         old, new = np.searchsorted(cutoffs, old, side="right"), np.searchsorted(cutoffs, new, side="right")
     move = np.sign(new - old).astype(float)
     up, down = _mean(move, cases), _mean(-move, controls)
-    return Reclassification(years, up, down, up + down)
+    return Reclassification(years, tuple(cutoffs), up, down, up + down)
 
 
 def _mean(values: np.ndarray, weight: np.ndarray) -> Estimate:

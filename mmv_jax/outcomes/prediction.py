@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.discrimination import Calibration, Estimate, Reclassification, auc, calibration, concordance, reclassification
+from mmv_jax.outcomes.discrimination import RISK_CUTOFFS, Calibration, Estimate, Reclassification, auc, calibration, concordance, reclassification
 from mmv_jax.outcomes.fine_gray import fine_gray
 
 FOLDS = 5
 FEWEST = 10  # outcomes before a horizon, and women followed beyond it: with fewer, an interval tells nothing
 SCORES = {"pce": "ASCVD (pooled cohort equations)", "prevent": "PREVENT"}
-SCORE_YEARS = 10.0  # the published scores are ten-year risks: their calibration is asked at no other time
+SCORE_YEARS = 10.0  # published scores and their categories are of ten-year risk: scores are calibrated at no other time, categories are scaled
 Columns = Mapping[str, Float[np.ndarray, "N"]]
 
 
@@ -74,7 +74,7 @@ def added_worth(
         with_it, without = found["covariates and calcification"], found["covariates"]
         gain = {"c_index": with_it.concordance - without.concordance} | {f"auc_{h:g}_years": with_it.auc[h] - without.auc[h] for h in possible}
         old, new = (risks[name][1] for name in ("covariates", "covariates and calcification"))
-        moved = [reclassification(time, event, old[h], new[h], h) for h in possible]
+        moved = [reclassification(time, event, old[h], new[h], h, [c * h / SCORE_YEARS for c in RISK_CUTOFFS]) for h in possible]
     return Added(tuple(found.values()), gain, moved, notes)
 
 

@@ -27,6 +27,10 @@ class Curve:
     def at(self, when: Float[np.ndarray, "W"]) -> Float[np.ndarray, "W"]:
         return self.value[np.searchsorted(self.time, when, side="right") - 1]
 
+    def complement(self) -> "Curve":
+        """One minus the curve."""
+        return Curve(self.name, self.time, 1 - self.value, 1 - self.high, 1 - self.low)
+
     def thinned(self, points: int) -> "Curve":
         """The curve at no more than `points` even times: enough for a figure, and a page that opens."""
         if len(self.time) <= points:

@@ -1,0 +1,171 @@
+"""The analysis of a cohort as a page: the tables and figures that a cardiology paper prints, and what was left out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from scipy import stats
+
+from mmv_jax.outcomes.analysis import Analysis, Group
+from mmv_jax.outcomes.cox import Effect
+from mmv_jax.outcomes.discrimination import Estimate, Reclassification
+from mmv_jax.outcomes.figures import LEVEL_NAMES, calibration, hazard_ratios, incidence, ratio_words
+from mmv_jax.report.page import Cell, Section, Table, write_page
+
+TASK_NAMES = {
+    "cox_unadjusted": "Cox, unadjusted",
+    "cox_adjusted": "Cox, adjusted",
+    "fine_gray": "Fine–Gray, adjusted",
+    "cox_pce_adjusted": "Cox, adjusted for the ASCVD score",
+    "cox_prevent_adjusted": "Cox, adjusted for PREVENT",
+}
+METHOD = (
+    "Severity is compared with zero calcification. Cox models take ties as Efron did, and a competing death ends follow-up; Fine and Gray's "
+    "models give subdistribution hazard ratios with their robust standard errors. Intervals of hazard ratios are Wald's. A published score "
+    "enters a model as its logarithm.",
+    "Risks are predicted by Fine and Gray's model for women whom it has not seen (five folds). The C-index counts a woman who died of another "
+    "cause as one who never has the outcome; AUC, reclassification and calibration weigh women by the inverse probability of not being censored.",
+)
+
+
+def write_outcomes(path: Path, analysis: Analysis, config: str) -> None:
+    """Writes the page to `path`; `config` is printed at its end."""
+    women, outcomes = sum(g.women for g in analysis.groups), sum(g.outcomes for g in analysis.groups)
+    subtitle = f"{analysis.name}: {women:,} women, {outcomes:,} outcomes, {sum(g.deaths for g in analysis.groups):,} competing deaths"
+    write_page(
+        path, "Calcification and outcomes", subtitle, verdict(analysis), [*sections(analysis), Section("Settings", pre=config, pre_title="config")]
+    )
+
+
+def verdict(analysis: Analysis) -> list[str]:
+    """What a reader should take away, in sentences."""
+    adjusted = analysis.effects["cox_adjusted"]
+    severe = [level for level in ("severe", "moderate", "mild") if level in adjusted][0]
+    effect, known = adjusted[severe], ", ".join(analysis.adjust)
+    change = "a higher" if effect.ci95[0] > 1 else "a lower" if effect.ci95[1] < 1 else "no hazard that could be told from the"
+    sentences = [
+        f"Women with {severe} calcification had {change} hazard{'' if change.startswith('no') else ' than that'} of women with none"
+        + (f", adjusted for {known}" if known else "")
+        + f": hazard ratio {ratio_words(effect)}."
+    ]
+    broken = [test.name for test in analysis.proportionality[:-1] if test.p < 0.05 / len(analysis.proportionality)]
+    if broken:
+        sentences.append(f"The hazard ratio of {', '.join(broken)} changes with time: read it as an average over follow-up.")
+    if analysis.notes:
+        sentences.append(f"{len(analysis.notes)} remark(s) on who and what was left out stand under “What to know”.")
+    return sentences
+
+
+def sections(analysis: Analysis) -> list[Section]:
+    """The parts of the page, in the order of a paper's results."""
+    years, left = analysis.at_risk_years, analysis.at_risk
+    chi2, df, p = analysis.log_rank
+    complement = [curve.complement() for curve in analysis.survival]
+    parts = [
+        Section("The women", tables=[baseline(analysis)]),
+        Section(
+            "Incidence by severity",
+            [
+                "One minus Kaplan–Meier (deaths of other causes censored), then cumulative incidence with those deaths competing. "
+                f"Log-rank χ² {chi2:.1f} on {df} degrees of freedom, {_p(p)}."
+            ],
+            figures=[incidence(complement, years, left, "1 − Kaplan–Meier"), incidence(analysis.incidence, years, left, "cumulative incidence")],
+        ),
+        Section("Hazard ratios", tables=[ratios(analysis.effects)], figures=[_forest(analysis.effects)]),
+    ]
+    if analysis.by_age:
+        named = {f"age {band}": effects for band, effects in analysis.by_age.items()}
+        parts.append(Section("By age", ["Adjusted Cox models within each age."], figures=[hazard_ratios(named, "adjusted hazard ratio")]))
+    if analysis.added.worth:
+        horizons = list(analysis.added.worth[0].calibration)
+        figures = [calibration(analysis.added.worth, h) for h in horizons]
+        parts.append(Section("What calcification adds to the known risk", tables=_worth_tables(analysis), figures=figures))
+    parts.append(Section("Are the hazards proportional?", tables=[_proportionality(analysis)]))
+    return [*parts, Section("What to know", [*analysis.notes, *METHOD])]
+
+
+def baseline(analysis: Analysis) -> Table:
+    """Table 1: the women of each severity."""
+    rows = [
+        ("women", lambda g: f"{g.women:,}"),
+        *((name, lambda g, name=name: _described(g, name)) for name in analysis.groups[0].covariates),
+        ("area, mm²: median (quartiles)", lambda g: "{1:.1f} ({0:.1f}–{2:.1f})".format(*g.area_mm2)),
+        ("outcomes", lambda g: f"{g.outcomes:,}"),
+        ("competing deaths", lambda g: f"{g.deaths:,}"),
+        ("woman-years", lambda g: f"{g.woman_years:,.0f}"),
+        ("outcomes per 1,000 woman-years", _rate),
+    ]
+    return Table(["", *(g.name for g in analysis.groups)], [[Cell(name), *(Cell(words(g)) for g in analysis.groups)] for name, words in rows])
+
+
+def ratios(effects: Mapping[str, Mapping[str, Effect]]) -> Table:
+    """Table 2: a line a level, a column a model."""
+    levels = list(effects["cox_unadjusted"])
+    lines = [
+        [
+            Cell(LEVEL_NAMES[level]),
+            *(Cell(ratio_words(found[level]), _p(found[level].p)) if level in found else Cell("—") for found in effects.values()),
+        ]
+        for level in levels
+    ]
+    return Table(["", *(TASK_NAMES[task] for task in effects)], lines)
+
+
+def _forest(effects: Mapping[str, Mapping[str, Effect]]) -> str:
+    return hazard_ratios({TASK_NAMES[task]: found for task, found in effects.items()}, "hazard ratio")
+
+
+def _worth_tables(analysis: Analysis) -> list[Table]:
+    added = analysis.added
+    horizons = list(added.worth[0].auc)
+    lines = [
+        [Cell(risk.name), Cell(f"{risk.women:,}"), _three(risk.concordance), *(_three(risk.auc[h]) if h in risk.auc else Cell("—") for h in horizons)]
+        for risk in added.worth
+    ]
+    if added.gain:
+        lines.append([Cell("gain by calcification"), Cell(""), *(_three(value, signed=True) for value in added.gain.values())])
+    tables = [Table(["risk", "women", "C-index", *(f"AUC, {h:g} years" for h in horizons)], lines)]
+    if added.reclassification:
+        moved = [
+            [Cell(f"{r.years:g} years ({_categories(r)} %)"), *(_percent(value) for value in (r.with_outcome, r.without_outcome, r.total))]
+            for r in added.reclassification
+        ]
+        tables.append(Table(["net reclassification", "with the outcome", "without it", "sum"], moved))
+    return tables
+
+
+def _categories(moved: Reclassification) -> str:
+    return ", ".join(f"{100 * cutoff:g}" for cutoff in moved.cutoffs)
+
+
+def _proportionality(analysis: Analysis) -> Table:
+    lines = [
+        [Cell(t.name), Cell(f"{t.chi2:.2f}"), Cell(f"{t.df}"), Cell(_p(t.p), tone="bad" if t.p < 0.05 else "")] for t in analysis.proportionality
+    ]
+    return Table(["covariate", "χ²", "df", "p"], lines)
+
+
+def _described(group: Group, name: str) -> str:
+    described = group.covariates[name]
+    return f"{described.first:,.0f} ({100 * described.second:.1f} %)" if described.binary else f"{described.first:.1f} ± {described.second:.1f}"
+
+
+def _rate(group: Group) -> str:
+    """With the exact interval of a Poisson count."""
+    low = stats.chi2.ppf(0.025, 2 * group.outcomes) / 2 if group.outcomes else 0.0
+    high = stats.chi2.ppf(0.975, 2 * group.outcomes + 2) / 2
+    per = 1000 / group.woman_years
+    return f"{group.outcomes * per:.1f} ({low * per:.1f}–{high * per:.1f})"
+
+
+def _three(estimate: Estimate, signed: bool = False) -> Cell:
+    value, low, high = (f"{x:{'+' if signed else ''}.3f}".replace("-", "−") for x in (estimate.value, *estimate.ci95))
+    return Cell(value, f"{low} to {high}")
+
+
+def _percent(estimate: Estimate) -> Cell:
+    value, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (estimate.value, *estimate.ci95))
+    return Cell(f"{value} %", f"{low} to {high}")
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

@@ -1,0 +1,44 @@
+"""A cohort file in, `metrics.json` and `report.html` out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmv_jax.outcomes.analysis import HORIZONS, analyse, metrics
+from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort
+from mmv_jax.outcomes.page import TASK_NAMES, write_outcomes
+from mmv_jax.outcomes.risk import PREVENT_INPUTS
+
+
+def evaluate_cohort(
+    path: str | Path,
+    workdir: Path,
+    *,
+    adjust: Sequence[str] = ("age",),
+    thresholds: Sequence[float | int] = THRESHOLDS_MM2,
+    horizons: Sequence[float | int] = HORIZONS,
+    areas: Mapping[str, float] | None = None,
+    config: str = "",
+) -> str:
+    """Analyses the women of a cohort CSV and writes what was found into `workdir`.
+
+    Args:
+      adjust: covariates, by their columns.
+      areas: mm² by patient id, as measured on images; without it the column `area_mm2` counts.
+      config: printed at the end of the report.
+    Returns:
+      The hazard ratios as text, what was left out, and the path of the report.
+    Raises:
+      UserError: a cohort file with mistakes, or from which no model can be made.
+    """
+    cohort = read_cohort(path, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
+    analysis = analyse(cohort, adjust=adjust, thresholds=thresholds, horizons=horizons)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_outcomes(workdir / "report.html", analysis, config)
+    part = workdir / "metrics.json.part"
+    part.write_text(json.dumps(metrics(analysis), indent=2, allow_nan=False) + "\n")
+    part.rename(workdir / "metrics.json")
+    lines = [f"{'model':<36}{'level':<12}hazard ratio"]
+    for task, effects in analysis.effects.items():
+        lines += [f"{TASK_NAMES[task]:<36}{level:<12}{e.hazard_ratio:.3f} [{e.ci95[0]:.3f}, {e.ci95[1]:.3f}]" for level, e in effects.items()]
+    return "\n".join([*lines, *analysis.notes, "", f"report: {workdir / 'report.html'}"])
