@@ -12,6 +12,7 @@ from mmv_jax.errors import UserError
 NOMINAL_EXTENT_MM = 350.0  # the width of a planar study whose spacing nobody states: about that of a chest radiograph
 ASPECT = 4 / 3  # no side of a box, as a share of its study's side, is more than this times another (Inception's range)
 COARSER = 1.15  # spacing jitter: voxels are up to this factor larger than the view's grid asks for
+OVERSAMPLING = 2.0  # a crop's voxels are at the finest this factor smaller than the study's own: a thumbnail is not blown up to a page of tokens
 DRAWS = 8  # uniform numbers a view: size, three aspects, three positions, spacing. A multiple of 4, since Philox draws by fours
 STILL = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0])  # the draws that jitter nothing
 CHUNK = 4096  # studies whose token grids are counted at once, which bounds memory
@@ -123,7 +124,8 @@ def draw_crops(geometry: Geometry, views: Mapping[int, Sequence[View]], patch: T
     for ndim, listed in views.items():
         lines = np.flatnonzero(geometry.planar == (ndim == 2))
         for v, view in enumerate(expand(listed)):
-            start, spacing, tokens = _boxes(geometry.extent_mm[lines], ndim, view, np.array(patch), u[lines, v])
+            finest = geometry.spacing_mm[lines, 1:].min(axis=1) / OVERSAMPLING
+            start, spacing, tokens = _boxes(geometry.extent_mm[lines], finest, ndim, view, np.array(patch), u[lines, v])
             crops.start_mm[lines, v], crops.spacing_mm[lines, v], crops.tokens[lines, v] = start, spacing, tokens
     return crops
 
@@ -140,7 +142,7 @@ def expand(views: Sequence[View]) -> list[View]:
     return [view for view in views for _ in range(view.count)]
 
 
-def _boxes(extent: np.ndarray, ndim: int, view: View, patch: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _boxes(extent: np.ndarray, finest: np.ndarray, ndim: int, view: View, patch: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lower corners, voxel edges and token grids of one view of studies of one dimensionality."""
     first = 3 - ndim  # a planar study has no z
     share = view.scale[0] + (view.scale[1] - view.scale[0]) * u[:, 0]
@@ -149,7 +151,7 @@ def _boxes(extent: np.ndarray, ndim: int, view: View, patch: np.ndarray, u: np.n
     side = np.minimum(share[:, None] ** (1 / ndim) * np.exp(stretch), 1.0)
     box = side * extent[:, first:]
     centre = box / 2 + u[:, 4 + first : 7] * (extent[:, first:] - box)
-    spacing = (box / np.array(view.grid[first:])).max(axis=1) * COARSER ** u[:, 7]
+    spacing = np.maximum((box / np.array(view.grid[first:])).max(axis=1), finest) * COARSER ** u[:, 7]
     tokens = np.ones((len(extent), 3), np.int64)
     # The small subtraction keeps a box that fits exactly from being given a patch more by rounding.
     tokens[:, first:] = np.maximum(np.ceil(box / (spacing[:, None] * patch[first:]) - 1e-6), 1)

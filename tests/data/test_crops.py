@@ -7,6 +7,7 @@ from memory_store import SHAPE, VIEWS, memory, random_studies
 from mmv_jax.data.crops import (
     COARSER,
     NOMINAL_EXTENT_MM,
+    OVERSAMPLING,
     Geometry,
     View,
     check_views,
@@ -50,7 +51,10 @@ def test_a_box_takes_its_share_of_the_study_at_its_voxels(ndim):
     assert (share >= 0.3 - 1e-6).all()  # a box is grown to whole patches, never cut
     voxels = crops.tokens[:, 0] * PATCH
     assert (voxels[:, 3 - ndim :] <= np.array((32, 64, 64))[3 - ndim :]).all()
-    assert (voxels[:, 3 - ndim :] > np.array((32, 64, 64))[3 - ndim :] / COARSER - np.array(PATCH)[3 - ndim :]).any(axis=1).all()  # one side is full
+    full = (voxels[:, 3 - ndim :] > np.array((32, 64, 64))[3 - ndim :] / COARSER - np.array(PATCH)[3 - ndim :]).any(axis=1)  # one side is full
+    finest = geometry.spacing_mm[:, 1:].min(axis=1) / OVERSAMPLING
+    assert (crops.spacing_mm[:, 0] >= finest - 1e-9).all()
+    assert (full | (crops.spacing_mm[:, 0] <= finest * COARSER + 1e-9)).all()  # or its voxels are as fine as the study allows
 
 
 def test_a_box_lies_in_its_study_but_for_what_it_was_grown_by():
