@@ -3,14 +3,15 @@
 Axes: B rows, L tokens, H heads, K head dim.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
 from mmv_jax.ops import blocked
-
-BACKENDS = ("dense", "blocked")
+from mmv_jax.ops.spread import over_rows_and_heads
 
 
 def segment_attention(
@@ -42,16 +43,11 @@ def segment_attention(
 
     Source: Dao, FlashAttention-2 (arXiv 2307.08691), algorithms 1 and 2, with key blocks bounded by segment.
     """
-    if backend == "auto":
-        backend = "blocked"
-    if backend not in BACKENDS:
-        raise ValueError(f"There is no attention backend {backend!r}; there are {', '.join(BACKENDS)} and auto.")
     if backend == "dense":
         return _dense(q, k, v, segment_ids)
-    length = q.shape[1]
-    pad = -length % blocked.BLOCK
-    q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
-    return _attention(q, k, v, jnp.pad(segment_ids, ((0, 0), (0, pad))))[:, :length]
+    if backend not in _PASSES:
+        raise ValueError(f"There is no attention backend {backend!r}; there are {', '.join(BACKENDS)}.")
+    return _attention(q, k, v, segment_ids, backend)
 
 
 def _dense(q, k, v, segment_ids):
@@ -63,18 +59,25 @@ def _dense(q, k, v, segment_ids):
     return jnp.where((segment_ids > 0)[..., None, None], out, 0).astype(v.dtype)
 
 
-@jax.custom_vjp
-def _attention(q, k, v, segment_ids):
-    return blocked.forward(q, k, v, segment_ids)[0]
+_FORWARD = over_rows_and_heads("blhk, blhk, blhk, bl -> blhk, bhl")
+_BACKWARD = over_rows_and_heads("blhk, blhk, blhk, bl, blhk, bhl, blhk -> blhk, blhk, blhk")
+_PASSES = {"blocked": (_FORWARD(blocked.forward), _BACKWARD(blocked.backward))}
+_PASSES["auto"] = _PASSES["blocked"]
+BACKENDS = ("auto", "dense", "blocked")
 
 
-def _attention_forward(q, k, v, segment_ids):
-    out, log_total = blocked.forward(q, k, v, segment_ids)
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attention(q, k, v, segment_ids, backend):
+    return _PASSES[backend][0](q, k, v, segment_ids)[0]
+
+
+def _attention_forward(q, k, v, segment_ids, backend):
+    out, log_total = _PASSES[backend][0](q, k, v, segment_ids)
     return out, (q, k, v, segment_ids, out, log_total)
 
 
-def _attention_backward(saved, grad):
-    return *blocked.backward(*saved, grad), None
+def _attention_backward(backend, saved, grad):
+    return *_PASSES[backend][1](*saved, grad), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

@@ -1,0 +1,81 @@
+"""Spreads a pass over rows and heads: `vmap` becomes more rows, and a mesh splits rows and heads without collectives.
+
+Axes: B rows, L tokens, H heads, K head dim.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+LOGICAL = {"b": "rows", "h": "heads"}  # the letters of a rule that a mesh may split, and what the model's axis rules call them
+
+
+def over_rows_and_heads(rule: str) -> Callable:
+    """Makes a pass over [B, ...] arrays one that `vmap` and a mesh know how to spread.
+
+    A loop whose bounds come from the segment ids is opaque to both: `vmap` would run every row as long as the longest
+    and copy all carried arrays at each step, and the partitioner would gather all rows on every device.
+
+    Where a mesh and logical axis rules are set, the pass is a shard_map of what the rules say about rows and heads: the one way for TPUs,
+    whose compiler refuses to partition anything custom. Without them it follows the sharding of its first operand (CPU and GPU).
+
+    Args:
+      rule: the axes of operands and results in one letter each, as in "blhk, bl -> blhk". Whole rows of whole heads
+        are independent, so that axes b and h may be split over a mesh; all others are gathered first.
+    Returns:
+      A decorator of functions that take and return a flat sequence of arrays. Every operand and result has axis b first.
+    """
+    operands, results = (side.replace(" ", "").split(",") for side in rule.split("->"))
+    whole = tuple(axis for axis in dict.fromkeys("".join(operands + results)) if axis not in LOGICAL)
+
+    def decorate(run: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+        partitioned = custom_partitioning(run)
+        partitioned.def_partition(
+            partition=lambda mesh, shapes, _: (mesh, run, *_as_the_first_operand(mesh, shapes[0].sharding.spec, operands, results)),
+            sharding_rule=", ".join(map(" ".join, operands)) + " -> " + ", ".join(map(" ".join, results)),
+            need_replication_factors=whole,
+        )
+
+        @jax.custom_batching.custom_vmap
+        def spread(*arrays):
+            axes = _mesh_axes(operands, arrays)
+            if axes is None:
+                return partitioned(*arrays)
+            specs = [tuple(PartitionSpec(*map(axes.get, term)) for term in side) for side in (operands, results)]
+            return jax.shard_map(run, in_specs=specs[0], out_specs=specs[1], check_vma=False)(*arrays)
+
+        @spread.def_vmap
+        def merge_into_rows(size, batched, *arrays):
+            full = [x if is_batched else jnp.broadcast_to(x, (size, *x.shape)) for x, is_batched in zip(arrays, batched, strict=True)]
+            out = spread(*(x.reshape(-1, *x.shape[2:]) for x in full))
+            return tuple(x.reshape(size, -1, *x.shape[1:]) for x in out), (True,) * len(out)
+
+        return spread
+
+    return decorate
+
+
+def _mesh_axes(operands, arrays):
+    """Mesh axes of rows and heads by the rules in force; None without a mesh or rules, inside a shard_map, or where a size does not divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules() or AxisType.Manual in mesh.axis_types:
+        return None
+    names = nn.logical_to_mesh_axes(tuple(LOGICAL.values()))
+    sizes = dict(zip(operands[0], arrays[0].shape, strict=True))
+    for axis, name in zip(LOGICAL, names, strict=True):
+        parts = np.prod([mesh.shape[part] for part in ((name,) if isinstance(name, str) else name or ())], dtype=int)
+        if sizes[axis] % parts:
+            return None
+    return dict(zip(LOGICAL, names, strict=True))
+
+
+def _as_the_first_operand(mesh, spec, operands, results):
+    """Shardings of results and operands: rows and heads as the first operand has them, all other axes whole."""
+    kept = {axis: placed for axis, placed in zip(operands[0], spec, strict=True) if axis in LOGICAL}
+    return tuple(tuple(NamedSharding(mesh, PartitionSpec(*map(kept.get, term))) for term in side) for side in (results, operands))
