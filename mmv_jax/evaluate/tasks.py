@@ -89,7 +89,8 @@ def make_task(
         labels = labels[chosen]
     studies = np.flatnonzero(chosen)
     if not len(studies):
-        wanted = f"the mask {mask!r}" if kind == "segmentation" else f"a value of {label!r}"
+        there = sorted({m for names in index["masks"] for m in names.split(",") if m})
+        wanted = f"the mask {mask!r} (there are: {', '.join(there) or 'none'})" if kind == "segmentation" else f"a value of {label!r}"
         raise UserError(f"config.tasks.{name}: no study of the store has {wanted} and fits `where`. Correct or remove the task.")
     part = index.iloc[studies]
     task = Task(
