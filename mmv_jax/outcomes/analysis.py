@@ -89,7 +89,8 @@ def analyse(
     covariates = {name: cohort.column(name) for name in names}
     time, outcome = cohort.time_years, cohort.event == 1
     present = [i for i in range(len(SEVERITIES)) if np.any(group == i)]
-    effects, proportionality = _effects(cohort, group, levels, covariates, scores)
+    effects, proportionality = _effects(cohort, group, levels, covariates)
+    by_score, score_notes = _scored(cohort, group, levels, scores)
     by_age, age_notes = _by_age(cohort, group, covariates)
     added = added_worth(time, cohort.event, covariates, _indicators(group, levels), scores, horizons=[float(h) for h in horizons])
     when = np.arange(0.0, np.floor(time.max()) + 1, max(1.0, np.ceil(time.max() / 7)))
@@ -102,11 +103,11 @@ def analyse(
         at_risk_years=when.tolist(),
         at_risk=np.stack([at_risk(time[group == i], when) for i in present]),
         log_rank=log_rank(time, outcome, group),
-        effects=effects,
+        effects=effects | by_score,
         by_age=by_age,
         proportionality=proportionality,
         added=added,
-        notes=(*cohort.notes, *notes, *age_notes, *added.notes),
+        notes=(*cohort.notes, *notes, *score_notes, *age_notes, *added.notes),
     )
 
 
@@ -119,7 +120,7 @@ def metrics(analysis: Analysis) -> dict:
     by_age = {f"cox_adjusted_age_{AGE_NAMES[band]}": effects for band, effects in analysis.by_age.items()}
     ratios = {
         task: {level: {"hazard_ratio": {"value": e.hazard_ratio, "ci95": list(e.ci95), "n": e.women}} for level, e in effects.items()}
-        for task, effects in (analysis.effects | by_age).items()
+        for task, effects in {**analysis.effects, **by_age}.items()
     }
     prediction = {
         risk.name: {"c_index": _number(risk.concordance)} | {f"auc_{h:g}_years": _number(value) for h, value in risk.auc.items()}
@@ -169,9 +170,9 @@ def _of(columns: Columns, keep: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _effects(
-    cohort: Cohort, group: np.ndarray, levels: Sequence[int], covariates: Columns, scores: Columns
+    cohort: Cohort, group: np.ndarray, levels: Sequence[int], covariates: Columns
 ) -> tuple[dict[str, dict[str, Effect]], Sequence[Proportionality]]:
-    """Every task's hazard ratios, by severity (of women whose severity has one) and per mm² (of all); the test of the adjusted model."""
+    """The hazard ratios by severity (of women whose severity has one) and per mm² (of all), and the test of the adjusted model."""
     keep = np.isin(group, (0, *levels))
     by_severity, area = _indicators(group[keep], levels), {"per_mm2": cohort.area_mm2}
     time, event, outcome = cohort.time_years[keep], cohort.event[keep], cohort.event[keep] == 1
@@ -179,17 +180,26 @@ def _effects(
     everyone = cohort.time_years, cohort.event == 1
     adjusted = cox(time, outcome, x)
     fits = {
-        "cox_unadjusted": (cox(time, outcome, by_severity), cox(*everyone, area)),
-        "cox_adjusted": (adjusted, cox(*everyone, x_area)),
-        "fine_gray": (fine_gray(time, event, x), fine_gray(cohort.time_years, cohort.event, x_area)),
+        "cox_unadjusted": (cox(time, outcome, by_severity).effects(), cox(*everyone, area).effects()),
+        "cox_adjusted": (adjusted.effects(), cox(*everyone, x_area).effects()),
+        "fine_gray": (fine_gray(time, event, x).effects(), fine_gray(cohort.time_years, cohort.event, x_area).effects()),
     }
-    effects = {task: _of_interest(by_severity, first.effects()) | _of_interest(area, second.effects()) for task, (first, second) in fits.items()}
-    for name, risk in scores.items():
-        known = np.isfinite(risk[keep])
-        if len(levels) == len(np.unique(group[keep][known & outcome])) - 1:  # every severity still has an outcome
-            scored = {**_of(by_severity, known), f"ln {name}": np.log(risk[keep][known])}
-            effects[f"cox_{name}_adjusted"] = _of_interest(by_severity, cox(time[known], outcome[known], scored).effects())
+    effects = {task: _of_interest(by_severity, first) | _of_interest(area, second) for task, (first, second) in fits.items()}
     return effects, adjusted.proportionality
+
+
+def _scored(cohort: Cohort, group: np.ndarray, levels: Sequence[int], scores: Columns) -> tuple[dict[str, dict[str, Effect]], list[str]]:
+    """The hazard ratios by severity adjusted for a published risk alone, of the women who have one; and notes."""
+    effects, notes = {}, []
+    for name, risk in scores.items():
+        known = np.isfinite(risk) & np.isin(group, (0, *levels))
+        if set(group[known & (cohort.event == 1)]) != {0, *levels}:
+            notes.append(f"Among the women with a {name} risk, a severity has no outcome: there are no hazard ratios adjusted for it.")
+            continue
+        by_severity = _indicators(group[known], levels)
+        fit = cox(cohort.time_years[known], cohort.event[known] == 1, {**by_severity, f"ln {name}": np.log(risk[known])})
+        effects[f"cox_{name}_adjusted"] = _of_interest(by_severity, fit.effects())
+    return effects, notes
 
 
 def _of_interest(names: Collection[str], effects: Mapping[str, Effect]) -> dict[str, Effect]:

@@ -77,10 +77,10 @@ def severity(area_mm2: Float[np.ndarray, "N"], thresholds: Sequence[float | int]
       >>> severity(np.array([0.0, 0.1, 10.0, 10.1, 25.0, 25.1])).tolist()
       [0, 1, 1, 2, 2, 3]
     """
-    thresholds = np.asarray(thresholds, float)
-    if thresholds.shape != (3,) or thresholds[0] < 0 or np.any(np.diff(thresholds) <= 0):
-        raise UserError(f"thresholds are {thresholds.tolist()} mm², but must be three rising areas from 0 up, such as 0, 10, 25.")
-    return np.searchsorted(thresholds, area_mm2, side="left")
+    edges = np.asarray(thresholds, float)
+    if edges.shape != (3,) or edges[0] < 0 or np.any(np.diff(edges) <= 0):
+        raise UserError(f"thresholds are {edges.tolist()} mm², but must be three rising areas from 0 up, such as 0, 10, 25.")
+    return np.searchsorted(edges, area_mm2, side="left")
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ def added_worth(
         known = np.isfinite(risk)
         if np.sum(known & (event == 1)) >= FEWEST:
             found[name] = _of_score(SCORES[name], time[known], event[known], risk[known], possible)
+        else:
+            notes.append(f"Women with a {name} risk have too few outcomes to say how well it predicts.")
     gain, moved = {}, []
     if covariates:
         with_it, without = found["covariates and calcification"], found["covariates"]
@@ -104,7 +106,7 @@ def _folds(event: np.ndarray, x: Columns) -> np.ndarray:
     return fold
 
 
-def _worth(name: str, time: np.ndarray, event: np.ndarray, score: np.ndarray, risk: Columns) -> Worth:
+def _worth(name: str, time: np.ndarray, event: np.ndarray, score: np.ndarray, risk: Mapping[float, np.ndarray]) -> Worth:
     return Worth(
         name,
         len(time),

@@ -59,12 +59,12 @@ def cumulative_incidence(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N
     times, at_risk, of_cause, of_any = counts(time, event, cause)
     alive = np.cumprod(1 - of_any / at_risk)
     before = np.concatenate([[1.0], alive[:-1]])
-    value = np.cumsum(before * of_cause / at_risk)
-    variance = _incidence_variance(at_risk, of_cause, of_any, before, value)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    value = np.minimum(np.cumsum(before * of_cause / at_risk), 1.0)  # rounding may carry the sum beyond
+    variance = np.maximum(_incidence_variance(at_risk, of_cause, of_any, before, value), 0.0)  # three sums that may cancel to less than 0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # at 0 and at 1 there is no interval
         half = Z95 * np.sqrt(variance) / np.abs((1 - value) * np.log1p(-value))
         low, high = 1 - (1 - value) ** np.exp(-half), 1 - (1 - value) ** np.exp(half)
-    low, high = (np.where((value > 0) & (value < 1), bound, value) for bound in (low, high))
+    low, high = (np.where((value > 0) & (value < 1 - 1e-12), bound, value) for bound in (low, high))
     start = [np.concatenate([[0.0], x]) for x in (times, value, low, high)]
     return Curve(name, *start)
 

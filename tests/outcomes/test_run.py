@@ -1,0 +1,93 @@
+"""A cohort file becomes numbers and a page."""
+
+import csv
+import html
+import json
+import re
+
+import pytest
+
+from mmv_jax.config import load_config
+from mmv_jax.errors import UserError
+from mmv_jax.outcomes.cohort import split_names
+from mmv_jax.outcomes.run import evaluate_cohort
+from mmv_jax.outcomes.simulate import ADJUST, simulate_cohort
+
+pytest.importorskip("lifelines")
+pytest.importorskip("surpyval")
+
+
+@pytest.fixture(scope="module")
+def cohort_file(tmp_path_factory):
+    women = simulate_cohort(4000, 0)
+    path = tmp_path_factory.mktemp("cohort") / "women.csv"
+    with open(path, "w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["patient_id", "time_years", "event", "area_mm2", "age", *women.covariates, "name"])
+        columns = (women.time_years, women.event, women.area_mm2, women.age, *women.covariates.values())
+        for i, row in enumerate(zip(*columns)):
+            out.writerow([f"patient{i:05}", *(f"{value:.6g}" for value in row), f"Sentinel{i}"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(cohort_file, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "new"
+    text = evaluate_cohort(cohort_file, workdir, adjust=ADJUST, config='{"cohort": "women.csv"}')
+    return text, json.loads((workdir / "metrics.json").read_text()), (workdir / "report.html").read_text()
+
+
+def test_the_numbers_are_written_and_said(results):
+    text, metrics, _ = results
+    value = metrics["cox_adjusted"]["severe"]["hazard_ratio"]["value"]
+    assert f"severe      {value:.3f}" in text
+    assert metrics["fine_gray"]["per_mm2"]["hazard_ratio"]["n"] == 4000
+
+
+def test_the_page_has_every_part_and_needs_no_network(results):
+    page = results[2]
+    for title in (
+        "The women",
+        "Incidence by severity",
+        "Hazard ratios",
+        "By age",
+        "What calcification adds",
+        "Are the hazards proportional",
+        "What to know",
+    ):
+        assert f"<h2>{title}" in page
+    assert page.count("<svg") >= 6
+    assert "at risk" in page
+    assert "&#34;cohort&#34;" in page
+    assert "<script" not in page
+    assert not re.search(r"""(src|href)="(?!data:|#)""", page)
+
+
+def test_no_woman_is_named(results):
+    for text in (results[0], json.dumps(results[1]), html.unescape(results[2])):
+        assert "patient0" not in text
+        assert "Sentinel" not in text
+
+
+def test_the_config_of_the_repository_is_the_call(cohort_file, tmp_path, results):
+    config = load_config("experiments/eval_outcomes.py", [f"--config.cohort={cohort_file}", f"--config.adjust={','.join(ADJUST)}"])
+    evaluate_cohort(config.cohort, tmp_path, adjust=split_names(config.adjust), thresholds=config.thresholds, horizons=config.horizons)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == results[1]
+
+
+def test_areas_from_images_stand_for_the_column(cohort_file, tmp_path):
+    with open(cohort_file, newline="") as file:
+        areas = {row["patient_id"]: 2 * float(row["area_mm2"]) for row in csv.DictReader(file)}
+    evaluate_cohort(cohort_file, tmp_path, areas=areas)
+    doubled = json.loads((tmp_path / "metrics.json").read_text())["cox_unadjusted"]["per_mm2"]["hazard_ratio"]["value"]
+    evaluate_cohort(cohort_file, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["cox_unadjusted"]["per_mm2"]["hazard_ratio"]["value"] == pytest.approx(doubled**2)
+
+
+def test_a_file_with_mistakes_leaves_nothing_behind(cohort_file, tmp_path):
+    lines = cohort_file.read_text().splitlines()
+    lines[7] = lines[8]
+    (tmp_path / "bad.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="bad.csv: lines 8, 9 have a patient_id"):
+        evaluate_cohort(tmp_path / "bad.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
