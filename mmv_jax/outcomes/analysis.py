@@ -20,6 +20,7 @@ AGE_NAMES = {"<50": "under_50", "50–59": "50_59", "60–69": "60_69", "≥70":
 HORIZONS = (5.0, 10.0)
 FEWEST_OUTCOMES = 10  # of a stratum: with fewer, an interval tells nothing
 CURVE_POINTS = 400
+AT_RISK_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # years between the numbers at risk, of which at most eight fit under a curve
 Columns = Mapping[str, Float[np.ndarray, "N"]]
 
 
@@ -93,7 +94,8 @@ def analyse(
     by_score, score_notes = _scored(cohort, group, levels, scores)
     by_age, age_notes = _by_age(cohort, group, covariates)
     added = added_worth(time, cohort.event, covariates, _indicators(group, levels), scores, horizons=[float(h) for h in horizons])
-    when = np.arange(0.0, np.floor(time.max()) + 1, max(1.0, np.ceil(time.max() / 7)))
+    step = next(step for step in AT_RISK_STEPS if time.max() < 8 * step)
+    when = np.arange(0.0, max(time.max(), step) + 1e-9, step)
     return Analysis(
         name=cohort.name,
         adjust=tuple(adjust),

@@ -16,6 +16,7 @@ from mmv_jax.errors import UserError
 Z95 = float(stats.norm.ppf(0.975))
 MOST_STEPS = 25  # a model that has a maximum needs about six; where a coefficient has none, each step only moves it further
 DECREMENT = 1e-12  # twice what the log likelihood could still gain
+LARGEST_ERROR = 100.0  # in standard deviations of the covariate: beyond, the likelihood is flat because it rises without end
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,11 @@ def cox(time: Float[np.ndarray, "N"], outcome: Bool[np.ndarray, "N"], x: Mapping
         except np.linalg.LinAlgError:
             break
         if state.score() @ step < DECREMENT:
-            bread = np.linalg.inv(state.information()) / np.outer(scale, scale)
+            covariance = np.linalg.inv(state.information())
+            if np.diag(covariance).max() > LARGEST_ERROR**2:
+                break
             tests = _proportionality(tuple(x), state)
-            return Cox(tuple(x), beta / scale, bread, state.log_likelihood, len(time), int(outcome.sum()), tests)
+            return Cox(tuple(x), beta / scale, covariance / np.outer(scale, scale), state.log_likelihood, len(time), int(outcome.sum()), tests)
         following = likelihood.at(beta + step)
         while not following.log_likelihood > state.log_likelihood and np.abs(step).max() > 1e-12:
             step = step / 2
@@ -106,11 +109,16 @@ def _proportionality(names: tuple[str, ...], state: "_State") -> tuple[Proportio
     score = trend @ state.residuals()
     information, crossed, squared = (state.information(trend**power) for power in (0, 1, 2))
     of_score = squared - crossed @ np.linalg.solve(information, crossed)
-    # One covariate's trend alone: the others keep their constant coefficients, so only the diagonal counts.
-    alone = score**2 / np.diag(of_score)
-    together = float(score @ np.linalg.solve(of_score, score))
+    # One covariate's trend alone: the others keep their constant coefficients, so only the diagonal counts. A covariate that varies among
+    # the women at risk of one outcome only has no trend: its chi-square is 0.
+    size = np.diag(squared)
+    free = np.diag(of_score) > 1e-9 * size
+    alone = np.where(free, score**2 / np.where(free, np.diag(of_score), 1.0), 0.0)
+    normed = of_score / np.sqrt(np.outer(size, size) + np.finfo(float).tiny)
+    df = int(np.linalg.matrix_rank(normed, tol=1e-9, hermitian=True))
+    together = float(score @ np.linalg.pinv(of_score, rcond=1e-9, hermitian=True) @ score)
     found = [Proportionality(name, float(chi2), 1, float(stats.chi2.sf(chi2, 1))) for name, chi2 in zip(names, alone)]
-    return (*found, Proportionality("global", together, len(names), float(stats.chi2.sf(together, len(names)))))
+    return (*found, Proportionality("global", together, df, float(stats.chi2.sf(together, df)) if df else 1.0))
 
 
 class _Efron:

@@ -23,9 +23,9 @@ def incidence(curves: Sequence[Curve], years: Sequence[float], at_risk: Int[np.n
 
     The axis ends where fewer than ten women of every group are left: beyond, a curve is that of a few.
     """
-    last = max(year for year, left in zip(years, at_risk.max(axis=0)) if left >= 10 or year == years[0])
+    last = max(year for year, left in zip(years, at_risk.max(axis=0)) if left >= 10 or year == years[1])
     shown = [i for i, year in enumerate(years) if year <= last]
-    top = 100 * max(float(curve.value[curve.time <= last].max()) for curve in curves)
+    top = max(1.0, *(100 * float(curve.value[curve.time <= last].max()) for curve in curves))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.4 + 0.2 * len(curves)), layout="constrained")
         axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 0.2 * (len(curves) + 1)])
@@ -106,7 +106,7 @@ def calibration(risks: Sequence[Worth], years: float) -> str:
         columns = min(2, len(risks))
         figure = Figure(figsize=(WIDTH * columns / 2, 3.2 * -(-len(risks) // columns)), layout="constrained")
         panels = [figure.add_subplot(-(-len(risks) // columns), columns, n + 1) for n in range(len(risks))]
-        top = 100 * max(max(r.calibration[years].high.max(), r.calibration[years].predicted.max()) for r in risks)
+        top = 103 * max(max(r.calibration[years].high.max(), r.calibration[years].predicted.max()) for r in risks)  # per cent, and a margin
         for axes, risk, colour in zip(panels, risks, COLOURS):
             found = risk.calibration[years]
             axes.plot([0, top], [0, top], color="#cccccc", linewidth=0.8)

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cox import Effect, effect
 
+LARGEST_RANGE = 600.0  # of log hazards: beyond, their exponentials leave what a float can hold
+
 
 @dataclass(frozen=True)
 class FineGray:
@@ -78,9 +80,13 @@ def _fit(time, event, z, names) -> np.ndarray:
     labels = np.array([None, 1, 2], dtype=object)[event]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what surpyval warns of here stands in `maximum`
-        fit = surpyval.FineGray.fit(time, z, labels, event=1)
+        fit = surpyval.FineGray.fit(time, z, labels, event=1, center=True)
     if fit.maximum != "verified" or not np.isfinite(fit.beta).all():
         raise UserError(f"The Fine–Gray model of {', '.join(names)} does not converge: a covariate separates the outcomes. Adjust for fewer.")
+    if np.ptp(z @ fit.beta) > LARGEST_RANGE:
+        raise UserError(
+            f"The Fine–Gray model of {', '.join(names)} has women far outside the others. Correct such a covariate, or give its logarithm."
+        )
     return np.asarray(fit.beta, float)
 
 

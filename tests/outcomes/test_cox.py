@@ -103,3 +103,14 @@ def test_a_constant_is_no_covariate():
     time, outcome, x = sample(0)
     with pytest.raises(UserError, match="the same for all"):
         cox(time, outcome, {**x, "one": np.ones(300)})
+
+
+def test_a_covariate_that_varies_at_one_outcome_only_has_no_trend():
+    time = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    rare = np.array([1.0, 0, 0, 0, 0, 0])
+    rare_test, other_test, together = cox(
+        np.repeat(time, 2), np.ones(12, bool), {"rare": np.repeat(rare, 2) * ([1, 0] * 6), "x": np.tile([1.0, 0], 6)}
+    ).proportionality
+    assert (rare_test.chi2, rare_test.p) == (0, 1)
+    assert together.df == 1
+    assert together.chi2 == pytest.approx(other_test.chi2)
