@@ -142,7 +142,9 @@ def expand(views: Sequence[View]) -> list[View]:
     return [view for view in views for _ in range(view.count)]
 
 
-def _boxes(extent: np.ndarray, finest: np.ndarray, ndim: int, view: View, patch: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _boxes(
+    extent: np.ndarray, finest: np.ndarray, ndim: int, view: View, patch: np.ndarray, u: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lower corners, voxel edges and token grids of one view of studies of one dimensionality."""
     first = 3 - ndim  # a planar study has no z
     share = view.scale[0] + (view.scale[1] - view.scale[0]) * u[:, 0]
@@ -221,13 +223,13 @@ def _any_slab(slabs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarra
 def _bits(ranges: tuple[np.ndarray, np.ndarray], width: int, dtype: type) -> np.ndarray:
     """Words in which the cells of a range are set, each cell `width` bits wide."""
     cells = np.iinfo(dtype).bits // width
-    below = np.array([(1 << (width * cell)) - 1 for cell in range(cells + 1)], dtype)
+    below: np.ndarray = np.array([(1 << (width * cell)) - 1 for cell in range(cells + 1)], dtype)
     return below[ranges[1]] & ~below[ranges[0]]
 
 
 def count_tokens(geometry: Geometry, crops: Crops) -> Int[np.ndarray, "N V"]:
     """Patch tokens of each crop [N, V] after those that carry nothing are dropped. No voxel is read."""
-    counts = np.zeros(crops.spacing_mm.shape, np.int64)
+    counts: np.ndarray = np.zeros(crops.spacing_mm.shape, np.int64)
     for start in range(0, len(counts), CHUNK):
         part = slice(start, start + CHUNK)
         for v in range(counts.shape[1]):

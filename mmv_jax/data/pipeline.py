@@ -32,8 +32,9 @@ class Rows:
       patch, registers, length, prefix, segments, visible_share, mask_tokens: see `tokens.RowShape`.
       per_step: rows of a step, over all hosts.
       coordinates: see `tokens.token_coordinates`.
-      mixture: for each modality its share of the lines of an epoch; see `mix`. None: every study once an epoch.
-      split: the split that is trained on.
+      mixture: for each group its share of the lines of an epoch; see `mix`. None: every study once an epoch.
+      mixture_by: the column of the index that tells the groups; a study without a value there is "unknown".
+      splits: those that are trained on.
       augment: False for the same crops as they are.
     Raises:
       UserError: views, rows, mixture and store do not go together.
@@ -53,9 +54,10 @@ class Rows:
         seed: int,
         coordinates: str = "mm",
         mixture: Mapping[str, float] | None = None,
+        mixture_by: str = "modality",
         visible_share: float | None = None,
         mask_tokens: bool = False,
-        split: str = "train",
+        splits: Sequence[str] = ("train",),
         augment: bool = True,
     ):
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
@@ -64,8 +66,9 @@ class Rows:
         self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
         self._views, self._expanded = views, {ndim: expand(listed) for ndim, listed in views.items()}
         self._writer = RowWriter(store, self.shape, coordinates)
-        self._studies = _studies_of(store, split, views, mixture)
-        self._modality = store.index["modality"].to_numpy(str)
+        groups = _groups(store.index, mixture_by)
+        self._studies = _studies_of(store, splits, views, mixture, groups)
+        self._group = groups.to_numpy(str)
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
         self._check_room()
         self.plan = make_plan(self._sizes, length=length, prefix=prefix, segments=segments, per_step=per_step, seed=seed)
@@ -112,19 +115,19 @@ class Rows:
     def _fill(self, batch: dict[str, np.ndarray], b: int, row: int) -> None:
         """Writes row number `row` of the plan: the global crops of its studies, then the local ones."""
         epoch, lines = self.plan.epoch_and_lines(row)
-        studies = dict(zip(lines, self._lines(epoch)[lines].tolist()))
-        crops = {line: self._crops(epoch, line, np.array([study]))[0] for line, study in studies.items()}
-        kept = {line: self._writer.kept(study, crops[line]) for line, study in studies.items()}
+        studies = self._lines(epoch)[lines]
+        crops = self._crops(epoch, lines, studies)
+        kept = self._writer.kept(studies, crops)
         at, segment = 0, 0
         front: list[tuple[int, np.ndarray]] = []  # where each global crop begins, and which of its patches are kept
         for is_global in (True, False):
-            for line, study in studies.items():
+            for i, (line, study) in enumerate(zip(lines, studies.tolist())):
                 for v, view in enumerate(self._expanded[2 if self._writer.geometry.planar[study] else 3]):
                     if view.is_global == is_global:
-                        front += [(at, kept[line][v])] if is_global else []
+                        front += [(at, kept[i][v])] if is_global else []
                         segment += 1
                         seeds = ((self._seed, CHANGE, epoch, line, v), (self._seed, MIRROR, epoch, line)) if self._augment else None
-                        at = self._writer.add(batch, b, at, segment, study, crops[line][v], kept[line][v], is_global, seeds)
+                        at = self._writer.add(batch, b, at, segment, study, crops[i, v], kept[i][v], is_global, seeds)
         self._hide(batch, b, front, np.random.default_rng([self._seed, HIDE, row]))
 
     def _hide(self, batch: dict[str, np.ndarray], b: int, front: list[tuple[int, np.ndarray]], rng: np.random.Generator) -> None:
@@ -143,20 +146,27 @@ class Rows:
         """The study of each line of an epoch."""
         if self._mixture is None:
             return self._studies
-        return mix(self._studies, self._modality[self._studies], self._mixture, np.random.default_rng([self._seed, MIX, epoch]))
+        return mix(self._studies, self._group[self._studies], self._mixture, np.random.default_rng([self._seed, MIX, epoch]))
 
-    def _crops(self, epoch: int, first: int, studies: np.ndarray) -> Crops:
-        """The crops [N, V] of an epoch's lines `first`, `first + 1`, ..., which show `studies`."""
-        u = uniforms(self._seed, epoch, first, len(studies), max(map(len, self._expanded.values())))
+    def _crops(self, epoch: int, lines: Sequence[int], studies: np.ndarray) -> Crops:
+        """The crops [N, V] of some of an epoch's lines, which show `studies`."""
+        most = max(map(len, self._expanded.values()))
+        whole = isinstance(lines, range)  # in one go; otherwise line by line, which gives the same numbers
+        u = (
+            uniforms(self._seed, epoch, lines[0], len(lines), most)
+            if whole
+            else np.concatenate([uniforms(self._seed, epoch, i, 1, most) for i in lines])
+        )
         return draw_crops(self._writer.geometry[studies], self._views, self.shape.patch, u)
 
     def _sizes(self, epoch: int) -> np.ndarray:
         """Global tokens, local tokens, crops and attention cost of each line of an epoch."""
         studies = self._lines(epoch)
-        return np.concatenate([self._sizes_of(epoch, at, studies[at : at + CHUNK]) for at in range(0, len(studies), CHUNK)])
+        chunks = [range(at, min(at + CHUNK, len(studies))) for at in range(0, len(studies), CHUNK)]
+        return np.concatenate([self._sizes_of(epoch, lines, studies[lines]) for lines in chunks])
 
-    def _sizes_of(self, epoch: int, first: int, studies: np.ndarray) -> np.ndarray:
-        geometry, crops = self._writer.geometry[studies], self._crops(epoch, first, studies)
+    def _sizes_of(self, epoch: int, lines: range, studies: np.ndarray) -> np.ndarray:
+        geometry, crops = self._writer.geometry[studies], self._crops(epoch, lines, studies)
         there = crops.tokens[..., 0] > 0
         tokens = np.where(there, count_tokens(geometry, crops) + self.shape.special, 0)
         front = np.zeros_like(there)
@@ -169,8 +179,8 @@ class Rows:
         shape, geometry = self.shape, self._writer.geometry[self._studies]
         for ndim, listed in self._expanded.items():
             each = [most_tokens(geometry, view, shape.patch, ndim) + shape.special for view in listed]
-            front = sum(tokens for view, tokens in zip(listed, each) if view.is_global).max(initial=0)
-            total = sum(each).max(initial=0)
+            front = np.sum([tokens for view, tokens in zip(listed, each) if view.is_global], axis=0).max(initial=0)
+            total = np.sum(each, axis=0).max(initial=0)
             if front > shape.prefix or total > shape.length or len(listed) > shape.segments:
                 raise UserError(
                     f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {front} of them in global crops, but a row has "
@@ -192,35 +202,41 @@ class _Steps(grain.sources.RandomAccessDataSource):
         return self._rows.batch(self._first + n, self._mine)
 
 
-def mix(studies: np.ndarray, modality: np.ndarray, mixture: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:
-    """The studies of an epoch's lines, each modality with its share of them.
+def mix(studies: np.ndarray, group: np.ndarray, mixture: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:
+    """The studies of an epoch's lines, each group with its share of them.
 
-    The epoch is as long as the modality needs that is largest for its share: its studies come once, those of the others in whole rounds and a
+    The epoch is as long as the group needs that is largest for its share: its studies come once, those of the others in whole rounds and a
     random rest.
     """
-    counts = {name: int((modality == name).sum()) for name in mixture}
+    counts = {name: int((group == name).sum()) for name in mixture}
     lines = max(count * sum(mixture.values()) / mixture[name] for name, count in counts.items())
     chosen = []
     for name, count in counts.items():
-        own, wanted = studies[modality == name], max(round(lines * mixture[name] / sum(mixture.values())), count)
+        own, wanted = studies[group == name], max(round(lines * mixture[name] / sum(mixture.values())), count)
         chosen += [own] * (wanted // count) + [rng.permutation(own)[: wanted % count]]
     return np.concatenate(chosen)
 
 
-def _studies_of(store: Boxes, split: str, views: Mapping[int, Sequence[View]], mixture: Mapping[str, float] | None) -> np.ndarray:
+def _groups(index: pd.DataFrame, by: str) -> pd.Series:
+    """The group of each study: its value in a column of the index; UNKNOWN where it has none."""
+    if by not in index:
+        raise UserError(f"mixture_by is {by!r}, which the store's index does not have. Use 'modality', or a label such as 'label_source'.")
+    return index[by].astype(object).where(index[by].notna(), UNKNOWN).astype(str)
+
+
+def _studies_of(
+    store: Boxes, splits: Sequence[str], views: Mapping[int, Sequence[View]], mixture: Mapping[str, float] | None, groups: pd.Series
+) -> np.ndarray:
     """The lines of the index that are trained on."""
     index = store.index
-    fits = (index["split"] == split) & index["ndim"].isin(list(views))
+    fits = index["split"].isin(list(splits)) & index["ndim"].isin(list(views))
+    words = " and ".join(map(repr, splits))
     if mixture is not None:
-        there = sorted(set(index["modality"][fits]))
+        there = sorted(set(groups[fits]))
         wrong = [name for name, share in mixture.items() if name not in there or share <= 0]
         if wrong:
-            raise UserError(
-                f"The mixture gives {wrong[0]} a share of {mixture[wrong[0]]}, but shares are positive, and split {split!r} has {', '.join(there)}."
-            )
-        fits &= index["modality"].isin(list(mixture))
+            raise UserError(f"The mixture gives {wrong[0]} a share of {mixture[wrong[0]]}, but shares are positive, and {words} have {', '.join(there)}.")
+        fits &= groups.isin(list(mixture))
     if not fits.any():
-        raise UserError(
-            f"The store has no study of split {split!r} that the views can show. Its splits are {', '.join(sorted(set(index['split'])))}."
-        )
+        raise UserError(f"The store has no study of {words} that the views can show. Its splits are {', '.join(sorted(set(index['split'])))}.")
     return np.flatnonzero(fits)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mmv_jax.data.augment import BACKGROUND, distort, mirrored_axes, normalise
-from mmv_jax.data.crops import Crops, Geometry, Triple, kept_tokens, whole_crops
+from mmv_jax.data.crops import Crops, Geometry, Triple, count_tokens, kept_tokens, whole_crops
 from mmv_jax.data.packing import best_fit
 from mmv_jax.data.resample import Boxes, read_crop
 from mmv_jax.data.tokens import CLS, COORDINATES, PATCH, REGISTER, RowShape, to_patches, token_coordinates
@@ -24,10 +24,10 @@ class RowWriter:
         self._modality, self._unit, self._hash = (index[name].to_numpy(str) for name in ("modality", "unit", "study"))
         self._range = index[["low", "high"]].to_numpy(np.float64)
 
-    def kept(self, study: int, crops: Crops) -> list[np.ndarray]:
-        """For each crop [V] of a study: which of its patches become tokens, [tz, ty, tx]."""
-        same = np.full(len(crops.tokens), study)
-        return [kept[tuple(map(slice, tokens))] for kept, tokens in zip(kept_tokens(self.geometry[same], crops), crops.tokens)]
+    def kept(self, studies: np.ndarray, crops: Crops) -> list[list[np.ndarray]]:
+        """For each crop [N, V] of N studies: which of its patches become tokens, [tz, ty, tx]."""
+        views = [kept_tokens(self.geometry[studies], crops[:, v]) for v in range(crops.tokens.shape[1])]
+        return [[kept[i][tuple(map(slice, crops.tokens[i, v]))] for v, kept in enumerate(views)] for i in range(len(studies))]
 
     def add(
         self, batch: dict[str, np.ndarray], b: int, at: int, segment: int, study: int, crop: Crops, kept: np.ndarray, is_global: bool,
@@ -69,9 +69,9 @@ class RowWriter:
         points = token_coordinates(crop, extent, kept, self._coordinates)
         if seeds:
             # A mirrored study: each patch is mirrored within itself and stands at the mirrored place. The order of tokens means nothing.
-            axes = np.flatnonzero(mirrored_axes(np.random.default_rng(seeds[1]), self._modality[study], extent))
-            patches = np.flip(patches.reshape(-1, *crop.patch), axes + 1).reshape(patches.shape)
-            points[:, axes] *= -1
+            mirrored = mirrored_axes(np.random.default_rng(seeds[1]), self._modality[study], extent)
+            patches = np.flip(patches.reshape(-1, *crop.patch), tuple(1 + np.flatnonzero(mirrored))).reshape(patches.shape)
+            points[:, mirrored] *= -1
         return patches, points
 
 
@@ -97,10 +97,10 @@ def study_batches(
     Raises:
       UserError: a study does not fit into a row.
     """
-    studies = np.asarray(studies, np.int64)
-    geometry = Geometry.of(store.index.iloc[studies])
-    crops = whole_crops(geometry, grids, patch)
-    sizes = kept_tokens(geometry, crops).sum(axis=(1, 2, 3))[:, None] + 1 + registers
+    lines = np.asarray(studies, np.int64)
+    geometry = Geometry.of(store.index.iloc[lines])
+    crops = whole_crops(geometry, grids, patch)[:, None]
+    sizes = count_tokens(geometry, crops) + 1 + registers
     if sizes.max(initial=0) > length:
         raise UserError(
             f"A whole study takes {sizes.max()} tokens on the grids {dict(grids)}, but a row has {length}. Raise the length or lower the grids."
@@ -112,7 +112,7 @@ def study_batches(
         batch = shape.empty(rows)
         for b, row in enumerate(packed[first : first + rows]):
             at = 0
+            kept = writer.kept(lines[row], crops[row])
             for segment, i in enumerate(row, start=1):
-                crop = crops[i : i + 1]
-                at = writer.add(batch, b, at, segment, int(studies[i]), crop[0], writer.kept(int(studies[i]), crop)[0], True)
+                at = writer.add(batch, b, at, segment, int(lines[i]), crops[i, 0], kept[segment - 1][0], True)
         yield batch

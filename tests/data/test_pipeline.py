@@ -136,7 +136,7 @@ def test_a_pickled_copy_makes_the_same_rows():
 
 
 def test_a_study_is_another_crop_in_the_next_epoch():
-    first, second = ({study: ROWS._crops(epoch, study, np.array([study])).start_mm.tobytes() for study in range(40)} for epoch in (0, 1))
+    first, second = ({study: ROWS._crops(epoch, [study], np.array([study])).start_mm.tobytes() for study in range(40)} for epoch in (0, 1))
     assert all(first[study] != second[study] for study in first)
 
 
