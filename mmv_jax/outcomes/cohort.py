@@ -118,12 +118,17 @@ def read_cohort(path: str | Path, *, covariates: Sequence[str] = (), also: Seque
     complaints += _check_follow_up(columns, values, lines)
     complaints += _check_age_and_area(values, lines)
     extra, notes = {}, []
-    for name in dict.fromkeys([*covariates, *also]):
-        if name not in REQUIRED and name in header:
+    for name in covariates:
+        if name not in REQUIRED:
             found, remarks, wrong = _covariate(name, columns[name], lines)
             extra.update(found)
             notes += remarks
             complaints += wrong
+    for name in [name for name in also if name in header and name not in (*covariates, *REQUIRED)]:
+        numbers = _numbers(columns[name])
+        extra[name] = np.where(np.isfinite(numbers), numbers, np.nan)
+        if unread := int(np.sum(np.isnan(extra[name]) & ~_is_missing(columns[name]))):
+            notes.append(f"{name}: {unread:,} cells are not numbers and count as missing for the published risks. Write 0 and 1 for no and yes.")
     if complaints:
         raise UserError("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
     cohort = Cohort(path.name, lines, values["time_years"], values["event"].astype(int), values["area_mm2"], values["age"], extra, tuple(notes))

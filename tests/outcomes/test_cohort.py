@@ -172,6 +172,14 @@ def test_women_without_a_covariate_are_counted(tmp_path):
     assert complete_cases(kept, ["sbp"]) is kept
 
 
+def test_a_column_that_nobody_asked_for_is_read_where_it_has_numbers_and_told_where_not(tmp_path):
+    rows = [[*row, "yes" if i < 3 else "0"] for i, row in enumerate(good_rows())]
+    cohort = read_cohort(write(tmp_path / "cohort.csv", rows, [*HEADER, "smoker"]), also=["smoker", "bmi"])
+    assert list(cohort.covariates) == ["smoker"]
+    assert np.isnan(cohort.covariates["smoker"]).sum() == 3
+    assert cohort.notes == ("smoker: 3 cells are not numbers and count as missing for the published risks. Write 0 and 1 for no and yes.",)
+
+
 def test_covariates_without_information_are_refused(tmp_path):
     path = write(tmp_path / "cohort.csv", [[*row, "1", row[5], str(int(row[2] == "1"))] for row in good_rows()], [*HEADER, "one", "copy", "hit"])
     cohort = read_cohort(path, covariates=["sbp", "one", "copy", "hit"])

@@ -58,8 +58,9 @@ def test_no_pooled_cohort_risk_outside_its_ages(age):
     assert np.isnan(pce(age=age))
 
 
-def test_a_missing_input_gives_no_risk():
-    assert np.isnan(pce(sbp=np.nan))
+@pytest.mark.parametrize("changes", [{"sbp": np.nan}, {"hdl": 0.0}, {"total_cholesterol": -1.0}], ids=["missing", "zero", "negative"])
+def test_an_impossible_input_gives_no_risk(changes):
+    assert np.isnan(pce(**changes))
 
 
 PREVENT_EXAMPLES = {"cvd": 14.7, "ascvd": 9.2, "heart_failure": 8.1}
