@@ -18,10 +18,11 @@ from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.manifest import Line, read_manifest
 from mmv_jax.readers.read import read_mask, read_study
+from mmv_jax.store.index import finished_parts, read_index
 from mmv_jax.store.labels import carry, choose_columns
-from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, open_root
+from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, open_root, prefix_range, remove_part
 from mmv_jax.store.quarantine import Quarantine
-from mmv_jax.store.read import finished_parts, read_about, read_index
+from mmv_jax.store.read import read_about
 from mmv_jax.store.task import Job, Place, ReadFn, Reading, Refusal, Task, Written, write_task
 from mmv_jax.store.workers import ENGINES
 from mmv_jax.study import Study
@@ -41,6 +42,11 @@ class Report:
     refused: Counter[str] = field(default_factory=Counter)  # by code
     not_carried: dict[str, list[str]] = field(default_factory=dict)  # columns that stayed behind, by manifest
     seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the store holds anything of these manifests: what `mmv ingest` makes its exit code of."""
+        return self.ingested + self.already > 0
 
     def refuse(self, refusal: Refusal, quarantine: Quarantine) -> None:
         self.refused[refusal.code] += 1
@@ -161,16 +167,16 @@ def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> di
 
 
 def _remove_unfinished_parts(root: ts.KvStore) -> None:
-    keys = root.list(ts.KvStore.KeyRange(PARTS, "parts0")).result()
-    for part in {key.decode().split("/")[1] for key in keys} - set(finished_parts(root)):
-        root.delete_range(ts.KvStore.KeyRange(f"{PARTS}{part}/", f"{PARTS}{part}0")).result()
+    begun = {key.decode().split("/")[1] for key in root.list(prefix_range(PARTS)).result()}
+    for part in begun - set(finished_parts(root)):
+        remove_part(root, part)
 
 
 def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], report: Report, quarantine: Quarantine) -> list[Job]:
     """The lines that are to be read. A study that is there is left alone; lines that contradict others are refused."""
     index = read_index(root)
-    there = dict(zip(index["study"], index["patient"])) if len(index) else {}
-    splits = dict(zip(index["patient"], index["split"])) if len(index) else {}
+    there = dict(zip(index["study"], index["patient"]))
+    splits = dict(zip(index["patient"], index["split"]))
     jobs: list[Job] = []
 
     for ordinal, path in ordinals.items():

@@ -1,5 +1,6 @@
 """What is in a store: counts and ranges, blocks that are damaged, and a contact sheet to look at. Names nobody."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from mmv_jax.store.layout import unpack_occupancy
+from mmv_jax.store.layout import open_root, unpack_occupancy
+from mmv_jax.store.quarantine import read_quarantine
 from mmv_jax.store.read import Store
 
 SOFT_TISSUE_HU = (-160.0, 240.0)  # of the axial slice
@@ -34,23 +36,36 @@ def summary(store: Store) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def verify(store: Store, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Reads every block of every study, masks too; the keyed hashes of the studies whose blocks are damaged or gone."""
-    damaged = []
-    for i, study in enumerate(store.index["study"]):
+def describe(path: str | Path) -> str:
+    """The summary of the store at `path` as a page of text, with what its quarantine holds."""
+    store = Store.open(path)
+    codes = Counter(entry["code"] for entry in read_quarantine(open_root(path)))
+    pages = [f"{len(store)} studies of {store.index['patient'].nunique()} patients, named by the key {store.key_fingerprint}"]
+    for _, line in summary(store).iterrows():
+        pages.append("\n".join(f"  {name:<24}{value}" for name, value in line.items()))
+    pages.append("refused: " + (", ".join(f"{n} {code}" for code, n in codes.most_common()) or "none"))
+    return "\n\n".join(pages)
+
+
+def verify(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """Reads every block of every study and of its masks; a line for each study whose blocks are damaged or gone."""
+    store = Store.open(path)
+    faults = []
+    for i, (study, manifest, line, part) in enumerate(store.index[["study", "manifest", "line", "part"]].itertuples(index=False)):
         if not store.is_whole(i):
-            damaged.append(study)
+            faults.append(f"study {study} (manifest {manifest}, line {line}): blocks in parts/{part} are damaged or gone")
         progress(i + 1, len(store))
-    return damaged
+    return faults
 
 
-def write_sheet(store: Store, path: str | Path, *, studies: int = 24) -> None:
+def contact_sheet(path: str | Path, file: str | Path, *, studies: int = 24) -> None:
     """Writes a PNG of studies of every kind: a picture, or the central axial and coronal slice, with the masks tinted.
 
     HU is shown in a soft-tissue window (axial) and from -1000 to 600 (coronal), raw from the study's low to its high percentile,
     shapes as they are. Pixels are drawn in their physical proportions; a volume's head is up and the patient's left is on
     the right, as radiologists look at it. Each label of a mask has a colour of its own, up to six.
     """
+    store = Store.open(path)
     chosen = _choose(store.index, studies)
     columns = min(COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -62,7 +77,7 @@ def write_sheet(store: Store, path: str | Path, *, studies: int = 24) -> None:
         for k, pane in enumerate(_panes(store, i)):
             sheet.paste(pane, (left + k * (PANE + 4) + (PANE - pane.width) // 2, top + (PANE - pane.height) // 2))
         draw.multiline_text((left, top + PANE + 2), _caption(store.index.iloc[i]), fill=(210, 210, 210), font=font, spacing=1)
-    sheet.save(path)
+    sheet.save(file)
 
 
 def _range(values: pd.Series, form: str) -> str:

@@ -51,7 +51,7 @@ def to_int16(voxels: np.ndarray) -> Stored:
         fits = low >= -LEVELS // 2 and high < LEVELS // 2
         slope, intercept = 1.0, 0.0 if fits else float(int(low) + LEVELS // 2)
     else:
-        slope = (high - low) / (LEVELS - 1)
+        slope = (high - low) / (LEVELS - 1) or 1.0  # 1 where all values are the same
         intercept = low + slope * (LEVELS // 2)
     if voxels.dtype == np.int16:
         return Stored(voxels, 1.0, 0.0)

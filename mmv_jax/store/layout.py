@@ -4,7 +4,7 @@
 STORE/store.json                  format, fingerprint of the key, the manifests that were ingested (hashed, in order)
 STORE/quarantine.jsonl            what was refused, by manifest line
 STORE/parts/NAME/blocks/          one zarr3 array blocks[n, cz, cy, cx] int16; a shard is many blocks, each with its own checksum
-STORE/parts/NAME/index.parquet    a line a study; written last: a part without it was never there
+STORE/parts/NAME/index-*.parquet  a line a study; written last: a part without it was never there
 ```
 Every path goes through a TensorStore key-value store, so that `/data/store`, `gs://bucket/store` and `s3://bucket/store` are the same code.
 """
@@ -25,12 +25,8 @@ QUARANTINE = "quarantine.jsonl"
 PARTS = "parts/"
 
 
-def blocks_prefix(part: str) -> str:
-    return f"{PARTS}{part}/blocks/"
-
-
-def index_key(part: str) -> str:
-    return f"{PARTS}{part}/index.parquet"
+def part_prefix(part: str) -> str:
+    return f"{PARTS}{part}/"
 
 
 def open_root(path: str | Path) -> ts.KvStore:
@@ -41,9 +37,18 @@ def open_root(path: str | Path) -> ts.KvStore:
     return ts.KvStore.open(text.rstrip("/") + "/").result()
 
 
+def prefix_range(prefix: str) -> ts.KvStore.KeyRange:
+    """All keys under a prefix that ends in a slash."""
+    return ts.KvStore.KeyRange(prefix, prefix[:-1] + chr(ord("/") + 1))
+
+
+def remove_part(root: ts.KvStore, part: str) -> None:
+    root.delete_range(prefix_range(part_prefix(part))).result()
+
+
 def array_spec(root: ts.KvStore, part: str) -> dict:
     """Opens the blocks of a part. A missing shard is an error: without the last entry it would read as zeros."""
-    kvstore = (root / blocks_prefix(part)).spec().to_json()
+    kvstore = (root / f"{part_prefix(part)}blocks/").spec().to_json()
     return {"driver": "zarr3", "kvstore": kvstore, "recheck_cached_data": "open", "fill_missing_data_reads": False}
 
 

@@ -19,9 +19,7 @@ class Quarantine:
 
     def __init__(self, root: ts.KvStore):
         self._root = root
-        answer = root.read(QUARANTINE).result()
-        entries = map(json.loads, answer.value.decode().splitlines()) if answer.state == "value" else ()
-        self._entries: dict[Place, dict] = {(entry["manifest"], entry["line"]): entry for entry in entries}
+        self._entries: dict[Place, dict] = {(entry["manifest"], entry["line"]): entry for entry in read_quarantine(root)}
         self._written = 0.0
 
     def forget(self, manifest: int) -> None:
@@ -42,3 +40,9 @@ class Quarantine:
         lines = (json.dumps(self._entries[place]) + "\n" for place in sorted(self._entries))
         self._root.write(QUARANTINE, "".join(lines).encode()).result()
         self._written = time.monotonic()
+
+
+def read_quarantine(root: ts.KvStore) -> list[dict]:
+    """The entries of a store's quarantine, by manifest and line."""
+    answer = root.read(QUARANTINE).result()
+    return [json.loads(line) for line in answer.value.decode().splitlines()] if answer.state == "value" else []

@@ -3,7 +3,6 @@
 Axes: z, y, x of a study's own grid.
 """
 
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -11,20 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import tensorstore as ts
 
-from mmv_jax.errors import UserError, WorkFailed
-from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, array_spec, block_counts, index_key, open_root
+from mmv_jax.errors import UserError
+from mmv_jax.store.index import Corrupt, read_index
+from mmv_jax.store.layout import FORMAT, STORE_JSON, array_spec, block_counts, open_root
 from mmv_jax.study import Study
 
 Triple = Sequence[int | np.integer] | np.ndarray  # z, y, x
 VERIFY_BLOCKS = 256
 CACHE_BYTES = 16 << 20  # holds the block directories of shards, so that a crop costs no second look at them
-
-
-class Corrupt(WorkFailed):
-    """Blocks of a study do not pass their checksums, or are gone."""
 
 
 class Store:
@@ -167,23 +162,3 @@ def read_about(root: ts.KvStore) -> dict | None:
     """What `store.json` says, or None where there is no store."""
     answer = root.read(STORE_JSON).result()
     return json.loads(answer.value) if answer.state == "value" else None
-
-
-def finished_parts(root: ts.KvStore) -> list[str]:
-    """Names of the parts that have an index, sorted."""
-    keys = (key.decode() for key in root.list(ts.KvStore.KeyRange(PARTS, "parts0")).result())
-    return sorted(key.split("/")[1] for key in keys if key.endswith("/index.parquet"))
-
-
-def read_index(root: ts.KvStore) -> pd.DataFrame:
-    """The indices of all finished parts as one, sorted by manifest and line."""
-    parts = finished_parts(root)
-    answers = [root.read(index_key(part)) for part in parts]  # all at once: a part is one small file
-    tables = [read_part_index(answer.result().value).assign(part=part) for part, answer in zip(parts, answers)]
-    if not tables:
-        return pd.DataFrame()
-    return pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True)
-
-
-def read_part_index(content: bytes) -> pd.DataFrame:
-    return pq.read_table(io.BytesIO(content), page_checksum_verification=True).to_pandas()

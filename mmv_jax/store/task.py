@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import tensorstore as ts
 
-from mmv_jax.store.layout import index_key, open_root
-from mmv_jax.store.read import read_part_index
+from mmv_jax.store.index import read_index
+from mmv_jax.store.layout import open_root
 from mmv_jax.store.write import PartWriter
 from mmv_jax.study import Study
 
@@ -90,10 +89,10 @@ def write_task(task: Task) -> Iterator[Event]:
         ndim = read[0].ndim
         if ndim not in open_parts:
             name = f"{job.known['study']}-{ndim}d"
-            lines = _finished_lines(root, name)
-            if lines is not None:
+            lines = read_index(root, name)
+            if len(lines):
                 finished |= set(lines["study"])
-                yield Written(_places(lines))
+                yield Written(tuple(zip(lines["manifest"].tolist(), lines["line"].tolist())))
                 continue
             open_parts[ndim] = PartWriter(root, name, ndim)
         open_parts[ndim].add(*read, job.known)
@@ -146,12 +145,3 @@ def without(text: str, secrets: tuple[str, ...]) -> str:
 def _close(part: PartWriter) -> Written:
     part.close()
     return Written(tuple((line["manifest"], line["line"]) for line in part.lines))
-
-
-def _finished_lines(root: ts.KvStore, name: str):
-    answer = root.read(index_key(name)).result()
-    return read_part_index(answer.value) if answer.state == "value" else None
-
-
-def _places(lines) -> tuple[Place, ...]:
-    return tuple(zip(lines["manifest"].tolist(), lines["line"].tolist()))

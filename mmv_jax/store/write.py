@@ -1,16 +1,13 @@
 """Writes one part of a store: blocks shard by shard as studies come in, the index last."""
 
-import io
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorstore as ts
 
+from mmv_jax.store.index import write_index
 from mmv_jax.store.intensity import foreground_percentiles, occupancy, to_int16
-from mmv_jax.store.layout import BLOCKS, PARTS, SHARD_BLOCKS, block_counts, index_key, new_array_spec, pack_occupancy
+from mmv_jax.store.layout import BLOCKS, SHARD_BLOCKS, block_counts, new_array_spec, pack_occupancy, remove_part
 from mmv_jax.study import Study
 
 PART_STUDIES = 512
@@ -31,7 +28,7 @@ class PartWriter:
         self._root = root
         self._blocks = 0  # handed over so far, written or waiting
         self._shard = np.empty((SHARD_BLOCKS[ndim], *BLOCKS[ndim]), np.int16)
-        root.delete_range(ts.KvStore.KeyRange(f"{PARTS}{name}/", f"{PARTS}{name}0")).result()  # "0" follows "/"
+        remove_part(root, name)
         self._array = ts.open(new_array_spec(root, name, ndim, UNBOUNDED), create=True).result()
 
     @property
@@ -70,10 +67,7 @@ class PartWriter:
         self._array = self._array.resize(exclusive_max=[self._blocks, *shape[1:]], resize_metadata_only=True).result()
         if left:
             self._array[self._blocks - left : self._blocks].write(self._shard[:left]).result()
-        table = pa.Table.from_pandas(pd.DataFrame(self.lines), preserve_index=False)
-        file = io.BytesIO()
-        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-        self._root.write(index_key(self.name), file.getvalue()).result()
+        write_index(self._root, self.name, self.lines)
 
     def _append(self, voxels: np.ndarray) -> None:
         block = BLOCKS[self.ndim]

@@ -134,7 +134,7 @@ def test_a_killed_ingest_leaves_a_store_and_goes_on(tmp_path):
     (tmp_path / "program.py").write_text(program)
     command = [sys.executable, str(tmp_path / "program.py"), str(manifest), str(store), str(ROOT), str(Path(__file__).parent)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
-    wait_for(lambda: len(list(store.glob("parts/*/index.parquet"))) >= 3, process)
+    wait_for(lambda: len(list(store.glob("parts/*/index-*.parquet"))) >= 3, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stderr.close()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from planted import store_of, study_of
 
-from mmv_jax.store.inspect import summary, verify, write_sheet
+from mmv_jax.store.inspect import contact_sheet, describe, summary, verify
 from mmv_jax.store.read import Store
 
 
@@ -26,13 +26,25 @@ def test_the_summary_counts_and_measures(store):
     assert lines.loc["HU", "masks"] == "organ"
 
 
+def damaged(store: Store) -> list[str]:
+    return [fault.split()[1] for fault in verify(store.path)]
+
+
+def test_the_description_tells_counts_and_refusals(store, tmp_path):
+    (tmp_path / "store" / "quarantine.jsonl").write_text('{"manifest": 1, "line": 9, "code": "truncated", "reason": "short"}\n')
+    text = describe(store.path)
+    assert "4 studies of 4 patients" in text
+    assert "refused: 1 truncated" in text
+    assert "20–30 × 40 × 50" in text
+
+
 def test_verify_names_the_studies_that_are_damaged_and_no_other(store, tmp_path):
-    assert verify(store) == []
+    assert verify(store.path) == []
     [planar] = (tmp_path / "store" / "parts" / "part-2d" / "blocks" / "c").rglob("0/0/0/0")
     content = bytearray(planar.read_bytes())
     content[100] ^= 1
     planar.write_bytes(content)
-    assert verify(Store.open(tmp_path / "store")) == [store.index["study"][2]]
+    assert verify(store.path) == [f"study {store.index['study'][2]} (manifest 1, line 4): blocks in parts/part-2d are damaged or gone"]
 
 
 def test_verify_reads_masks_too(store, tmp_path):
@@ -41,16 +53,16 @@ def test_verify_reads_masks_too(store, tmp_path):
     offset, _ = np.frombuffer(content[-(128 * 16 + 4) : -4], "<u8").reshape(128, 2)[store.index["mask_blocks"][1][0]]
     content[int(offset) + 20] ^= 1
     volumes.write_bytes(content)
-    assert verify(Store.open(tmp_path / "store")) == [store.index["study"][1]]
+    assert damaged(store) == [store.index["study"][1]]
 
 
 def test_verify_survives_a_part_without_its_array(store, tmp_path):
     (tmp_path / "store" / "parts" / "part-3d" / "blocks" / "zarr.json").unlink()
-    assert verify(Store.open(tmp_path / "store")) == store.index["study"][[0, 1, 3]].tolist()
+    assert damaged(store) == store.index["study"][[0, 1, 3]].tolist()
 
 
 def test_the_sheet_shows_every_study_once(store, tmp_path):
-    write_sheet(store, tmp_path / "sheet.png")
+    contact_sheet(store.path, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
     tiles = np.split(sheet, 4, axis=1)
     assert all(tile.std() > 10 for tile in tiles)
@@ -61,7 +73,7 @@ def test_the_sheet_shows_every_study_once(store, tmp_path):
 def test_the_head_is_up(tmp_path):
     volume = np.zeros((20, 20, 20), np.int16) - 1000
     volume[15:] = 1000  # bright at the head
-    write_sheet(store_of(tmp_path / "store", [study_of(volume, "HU")]), tmp_path / "sheet.png")
+    contact_sheet(store_of(tmp_path / "store", [study_of(volume, "HU")]).path, tmp_path / "sheet.png")
     coronal = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))[4:172, 176:344].astype(float)
     columns = coronal[:, 84]
     assert columns[:84].mean() > columns[84:].mean() + 50
