@@ -1,6 +1,6 @@
 """The analysis of a cohort as a page: the tables and figures that a cardiology paper prints, and what was left out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scipy import stats
@@ -61,7 +61,7 @@ def sections(analysis: Analysis) -> list[Section]:
     chi2, df, p = analysis.log_rank
     complement = [curve.complement() for curve in analysis.survival]
     parts = [
-        Section("The women", tables=[baseline(analysis)]),
+        Section("The women", tables=[baseline(analysis.groups)]),
         Section(
             "Incidence by severity",
             [
@@ -83,18 +83,18 @@ def sections(analysis: Analysis) -> list[Section]:
     return [*parts, Section("What to know", [*analysis.notes, *METHOD])]
 
 
-def baseline(analysis: Analysis) -> Table:
+def baseline(groups: Sequence[Group]) -> Table:
     """Table 1: the women of each severity."""
     rows = [
         ("women", lambda g: f"{g.women:,}"),
-        *((name, lambda g, name=name: _described(g, name)) for name in analysis.groups[0].covariates),
+        *((name, lambda g, name=name: _described(g, name)) for name in groups[0].covariates),
         ("area, mm²: median (quartiles)", lambda g: "{1:.1f} ({0:.1f}–{2:.1f})".format(*g.area_mm2)),
         ("outcomes", lambda g: f"{g.outcomes:,}"),
         ("competing deaths", lambda g: f"{g.deaths:,}"),
         ("woman-years", lambda g: f"{g.woman_years:,.0f}"),
         ("outcomes per 1,000 woman-years", _rate),
     ]
-    return Table(["", *(g.name for g in analysis.groups)], [[Cell(name), *(Cell(words(g)) for g in analysis.groups)] for name, words in rows])
+    return Table(["", *(g.name for g in groups)], [[Cell(name), *(Cell(words(g)) for g in groups)] for name, words in rows])
 
 
 def ratios(effects: Mapping[str, Mapping[str, Effect]]) -> Table:
@@ -150,7 +150,9 @@ def _described(group: Group, name: str) -> str:
 
 
 def _rate(group: Group) -> str:
-    """With the exact interval of a Poisson count."""
+    """With the exact interval of a Poisson count; a group whose follow-up is 0 has no rate."""
+    if not group.woman_years:
+        return "—"
     low = stats.chi2.ppf(0.025, 2 * group.outcomes) / 2 if group.outcomes else 0.0
     high = stats.chi2.ppf(0.975, 2 * group.outcomes + 2) / 2
     per = 1000 / group.woman_years

@@ -9,7 +9,9 @@ import pytest
 
 from mmv_jax.config import load_config
 from mmv_jax.errors import UserError
+from mmv_jax.outcomes.analysis import Group
 from mmv_jax.outcomes.cohort import split_names
+from mmv_jax.outcomes.page import baseline
 from mmv_jax.outcomes.run import evaluate_cohort
 from mmv_jax.outcomes.simulate import ADJUST, simulate_cohort
 
@@ -91,3 +93,9 @@ def test_a_file_with_mistakes_leaves_nothing_behind(cohort_file, tmp_path):
     with pytest.raises(UserError, match="bad.csv: lines 8, 9 have a patient_id"):
         evaluate_cohort(tmp_path / "bad.csv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_group_without_follow_up_has_no_rate():
+    groups = [Group("mild", 10, 4, 0, years, (1.0, 2.0, 3.0), {}) for years in (0.0, 1000.0)]
+    last = baseline(groups).lines[-1]
+    assert [cell.text for cell in last] == ["outcomes per 1,000 woman-years", "—", "4.0 (1.1–10.2)"]
