@@ -47,9 +47,21 @@ def ribbon(points: np.ndarray, flat: float, width: float, outward: np.ndarray, s
     return Curve(line, radii, frames)
 
 
+def sticks(start: np.ndarray, end: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float) -> Curve:
+    """Straight bands from each start to its end, [B, 3]; `outward` is one direction, [3], or one a band, [B, 3]."""
+    length = np.linalg.norm(end - start, axis=1, keepdims=True)
+    tangent = (end - start) / length
+    outward = np.broadcast_to(outward, start.shape)
+    normal = outward - (outward * tangent).sum(1, keepdims=True) * tangent
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
+    points, band = branch_points(start, end, np.arange(len(start)), step)
+    frames = np.stack([normal, np.cross(tangent, normal), tangent], 1)[band]
+    return Curve(points, np.broadcast_to(np.array([flat, width, max(1.5 * step, min(flat, width))]), (len(points), 3)), frames)
+
+
 def vertebra_levels(p: Patient) -> np.ndarray:
-    """[14]: z of the lower faces of C7, T1 .. T12, L1."""
-    heights = 23.0 * p.height / 203 * (0.82 + 0.03 * np.arange(14))
+    """[17]: z of the lower faces of C7, T1 .. T12, L1 .. L4."""
+    heights = 23.0 * p.height / 203 * (0.82 + 0.03 * np.arange(17))
     return p.height + 22 - np.cumsum(heights)
 
 
@@ -118,7 +130,7 @@ def sternum(p: Patient, step: float) -> Curve:
 
 
 def girdle(p: Patient, step: float) -> Curve:
-    """Clavicles, humeri, and the spines and lateral borders of the scapulae."""
+    """Clavicles and the heads of the humeri (the arms are raised out of the field)."""
     out, top, w = [], p.height, p.half_width / 136
     _, yc, b = (float(v) for v in organs.cavity_profile(p, np.float32(top - 22)))
     front = yc - b
@@ -130,41 +142,36 @@ def girdle(p: Patient, step: float) -> Curve:
         for _ in range(12):
             smooth[1:-1] = (smooth[:-2] + 2 * smooth[1:-1] + smooth[2:]) / 4
         out.append(ribbon(smooth, 5.0, 6.0, np.array([1.0, 0, 0]), step))
-        arm = np.array([[top - 22, 14, s * 172 * w], [top - 60, 12, s * 184 * w], [top - 170, 8, s * 200 * w]])
-        out.append(ribbon(arm, 10.0, 10.0, np.array([0.0, 1, 0]), step))
-        out.append(ribbon(np.array([[top - 12, 14, s * 166 * w], [top - 24, 14, s * 170 * w]]), 21.0, 21.0, np.array([0.0, 1, 0]), step))
+        out.append(ribbon(np.array([[top - 10, 14, s * 160 * w], [top - 18, 14, s * 163 * w]]), 20.0, 20.0, np.array([0.0, 1, 0]), step))
     return Curve.join(out)
 
 
 def scapulae(p: Patient, step: float) -> Curve:
-    """Thin plates behind the ribs with thick borders, as bands from the medial to the lateral border."""
-    out = []
-    top = p.height - 6
+    """Thin plates behind the ribs, with a thick lateral border and a spine."""
+    out, top = [], p.height - 6
+    across, down = (g.ravel() for g in np.meshgrid(np.linspace(0, 1, int(80 / step)), np.linspace(0, 1, int(110 / step))))
     for s in (-1, 1):
-        edges = []
-        for v in np.linspace(0, 1, max(4, int(110 / (1.6 * step)))):
-            phi = np.array([0.62 + 0.1 * v, 1.36 - 0.52 * v])
-            ends = _on_wall(p, s, phi, np.full(2, top - 12 - 108 * v), 19.0)
-            edges.append(ends[1])
-            line = _on_wall(p, s, np.linspace(phi[0], phi[1], 9), np.full(9, top - 12 - 108 * v), 19.0)
-            out.append(ribbon(line, 1.1, 1.6 * step, np.stack([0 * line[:, 0], np.ones(9), 0.6 * s * np.ones(9)], 1), step))
-        out.append(ribbon(np.array(edges), 3.2, 4.2, np.array([0.0, 1, 0]), step))
-        shelf = _on_wall(p, s, np.linspace(0.64, 1.25, 9), np.linspace(top - 34, top + 8, 9), np.float32(28))
-        out.append(ribbon(shelf, 3.0, 5.0, np.array([1.0, 0, 0]), step))
+        inner, outer = 0.62 + 0.1 * down, 1.36 - 0.52 * down
+        plate = _on_wall(p, s, inner + across * (outer - inner), top - 12 - 108 * down, 19.0)
+        facing = np.array([0.0, 0.86, 0.5 * s])
+        frame = np.stack([facing, np.cross(facing, [1.0, 0, 0]), [1.0, 0, 0]])
+        out.append(Curve(plate, np.broadcast_to([1.2, 0.9 * step, 0.9 * step], plate.shape), np.broadcast_to(frame, (len(plate), 3, 3))))
+        border = np.linspace(0, 1, 12)
+        out.append(ribbon(_on_wall(p, s, 1.36 - 0.52 * border, top - 12 - 108 * border, 19.0), 3.2, 4.4, np.array([0.0, 1, 0]), step))
+        out.append(ribbon(_on_wall(p, s, np.linspace(0.64, 1.3, 9), np.linspace(top - 34, top + 8, 9), 28.0), 3.0, 5.0, np.array([1.0, 0, 0]), step))
     return Curve.join(out)
 
 
 def arches(p: Patient, step: float) -> Curve:
-    """Pedicles, transverse and spinous processes of the vertebrae."""
-    out = []
-    for z in vertebra_levels(p)[:-1]:
-        y, x = (float(v[0]) for v in spine_centre(p, np.array([z])))
-        up = z + 15
-        for s in (-1, 1):
-            out.append(ribbon(np.array([[up, y + 8, x + s * 12], [up - 1, y + 26, x + s * 13]]), 3.6, 4.6, np.array([0.0, 0, 1]), step))
-            out.append(ribbon(np.array([[up, y + 26, x + s * 12], [up + 3, y + 34, x + s * 30]]), 3.6, 4.4, np.array([0.0, 1, 0]), step))
-            out.append(ribbon(np.array([[up - 2, y + 28, x + s * 12], [up - 7, y + 36, x]]), 2.6, 7.0, np.array([0.0, 1, 0]), step))
-        out.append(ribbon(np.array([[up - 7, y + 34, x], [up - 22, y + 52, x]]), 2.6, 5.0, np.array([0.0, 0, 1]), step))
+    """Pedicles, transverse processes, laminae and spinous processes of the vertebrae."""
+    z = vertebra_levels(p)[:-1]
+    y, x = spine_centre(p, z)
+    at = lambda up, back, side: np.stack([z + up, y + back, x + side], 1)  # noqa: E731
+    out = [sticks(at(8, 34, 0), at(-7, 52, 0), 2.4, 5.0, np.array([0.0, 0, 1]), step)]
+    for s in (-1, 1):
+        out.append(sticks(at(15, 8, s * 12), at(14, 26, s * 13), 3.4, 4.6, np.array([0.0, 0, 1]), step))
+        out.append(sticks(at(15, 26, s * 12), at(18, 34, s * 30), 3.2, 4.4, np.array([0.0, 1, 0]), step))
+        out.append(sticks(at(13, 28, s * 12), at(8, 36, 0), 2.4, 6.0, np.array([0.0, 1, 0]), step))
     return Curve.join(out)
 
 
@@ -195,30 +202,32 @@ def tube(p: Patient, step: float) -> np.ndarray:
     return evenly(line, step)
 
 
-def vessel_tree(root: np.ndarray, targets: np.ndarray, rng: np.random.Generator, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A tree that splits its targets in two along their longest axis, again and again.
+def vessel_tree(roots: np.ndarray, targets: np.ndarray, owner: np.ndarray, rng: np.random.Generator, scale: float) -> tuple[np.ndarray, ...]:
+    """Trees that split their targets in two along the longest axis, again and again; all branches of a generation at once.
 
     Args:
-      root: [3]. targets: [N, 3], the places to be supplied. scale: radius of a branch with one target, mm.
+      roots: [R, 3]. targets: [N, 3], the places to be supplied. owner: [N], the root of each. scale: radius of a branch with one target, mm.
     Returns:
       (start, end, radius): [B, 3], [B, 3], [B]; the radius grows with the number of targets as by Murray's law (cube), a little faster.
     """
-    starts, ends, radii = [], [], []
-    stack = [(root, targets)]
-    while stack:
-        start, here = stack.pop()
-        centre = here.mean(0)
-        reach = 1.0 if len(here) == 1 else 0.42
-        end = start + reach * (centre - start) + rng.normal(0, 0.05, 3) * np.linalg.norm(centre - start)
-        starts.append(start)
-        ends.append(end)
-        radii.append(scale * len(here) ** 0.4)
-        if len(here) > 1:
-            axis = np.ptp(here, axis=0).argmax() if rng.random() < 0.8 else rng.integers(3)
-            order = here[:, axis].argsort()
-            cut = int(np.clip(len(here) * rng.uniform(0.3, 0.7), 1, len(here) - 1))
-            stack += [(end, here[order[:cut]]), (end, here[order[cut:]])]
-    return np.array(starts), np.array(ends), np.array(radii)
+    out: list[tuple[np.ndarray, ...]] = []
+    start, node = roots, owner
+    while len(targets):
+        order = np.lexsort((targets[np.arange(len(targets)), rng.integers(3, size=len(start))[node]], node))
+        targets, node = targets[order], node[order]
+        count = np.bincount(node, minlength=len(start))
+        first = np.cumsum(count) - count
+        way = np.add.reduceat(targets, first) / count[:, None] - start
+        bend = rng.normal(0, 0.06, way.shape) * np.linalg.norm(way, axis=1, keepdims=True)
+        reach = np.where(count == 1, 1.0, np.clip(0.62 - 0.055 * np.log2(count), 0.1, 0.6))  # short steps at the hilum: branches fan out
+        end = start + reach[:, None] * way + bend
+        out.append((start, end, scale * count**0.4))
+        cut = np.clip(count * rng.uniform(0.3, 0.7, len(count)), 1, np.maximum(count - 1, 1)).astype(int)
+        upper = np.arange(len(targets)) - first[node] >= cut[node]
+        going = count[node] > 1
+        keys, node = np.unique((2 * node + upper)[going], return_inverse=True)
+        targets, start = targets[going], end[keys // 2]
+    return tuple(np.concatenate(parts) for parts in zip(*out))
 
 
 def branch_points(start: np.ndarray, end: np.ndarray, radius: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:

@@ -79,12 +79,16 @@ def voxels_deep(field_mm: np.ndarray, on: Grid, voxel_mm: tuple[float, float, fl
 
 def coverage(field: np.ndarray) -> np.ndarray:
     """The part of a voxel that lies inside (field < 0), from a signed distance in voxels."""
-    return np.clip(0.5 - field, 0, 1)
+    cover = np.subtract(np.float32(0.5), field, dtype=np.float32)
+    np.maximum(cover, 0, out=cover)
+    return np.minimum(cover, 1, out=cover)
 
 
 def paint(volume: np.ndarray, cover: np.ndarray, value: np.ndarray | float) -> None:
     """Replaces the covered part of each voxel by a value, in place."""
-    volume += cover * (value - volume)
+    change = np.subtract(value, volume, dtype=np.float32)
+    change *= cover
+    volume += change
 
 
 class Stamps:
@@ -107,28 +111,47 @@ class Stamps:
           (index, cover): [M] flat voxel numbers, with repeats that bear the same coverage.
         """
         spacing = np.array(self.grid.spacing_mm)
-        frames = np.broadcast_to(np.eye(3), (len(points), 3, 3)) if frames is None else frames.astype(np.float64)
+        frames = np.broadcast_to(np.eye(3), (len(points), 3, 3)) if frames is None else frames
         half = 0.5 * np.sqrt(frames**2 @ spacing**2)
         wide = np.sqrt(radii**2 + half**2)
-        reach = np.sqrt(np.einsum("nkj,nk->nj", frames**2, wide**2)).max(0) + spacing / 2
-        steps = [np.arange(-n, n + 1) for n in np.ceil(reach / spacing).astype(int)]
+        reach = np.sqrt(np.einsum("nkj,nk->nj", frames**2, wide**2)) + spacing / 2
+        # Points of like size share a lattice: one large ball among thin tubes would cost every point a large box.
+        size = np.ceil(np.log(reach.max(1)) / np.log(1.4)).astype(int)
+        parts = []
+        for one in np.unique(size):
+            at = np.flatnonzero(size == one)
+            parts.append(self._raise(points[at], radii[at], frames[at], half[at], wide[at], reach[at].max(0)))
+        index = np.concatenate(parts)
+        found = self.best[index]
+        self.best[index] = 0
+        return index, found
+
+    def _raise(self, points: np.ndarray, radii: np.ndarray, frames: np.ndarray, half: np.ndarray, wide: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        """Lifts the scratch volume to the coverage of these ellipsoids; returns the voxels that it touched."""
+        spacing = np.array(self.grid.spacing_mm)
+        steps = [np.arange(-n, n + 1) for n in ((reach + spacing / 2) / spacing).astype(int)]
         lattice = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3)
         nearest = np.rint((points - self.grid.origin_mm) / spacing).astype(int)
         rest = nearest * spacing + self.grid.origin_mm - points
         # rho: distance in semi-axes; slope: its change over a voxel along the gradient. Both are quadratic forms of the offset.
         axes = frames / wide[..., None]
         rho2 = _quadratic(axes, lattice * spacing, rest)
-        slope2 = _quadratic(axes * (2 * half / wide)[..., None], lattice * spacing, rest)
         rho = np.sqrt(np.maximum(rho2, 1e-6))
-        cover = (radii / wide)[:, :2].prod(1).astype(np.float32)[:, None] * np.clip(0.5 + (1 - rho) * rho / np.sqrt(np.maximum(slope2, 1e-9)), 0, 1)
+        slope2 = _quadratic(axes * (2 * half / wide)[..., None], lattice * spacing, rest)
+        cover = np.clip(0.5 + (1 - rho) * rho / np.sqrt(np.maximum(slope2, 1e-9)), 0, 1)
+        cover *= (radii / wide)[:, :2].prod(1).astype(np.float32)[:, None]
         n, k = np.nonzero(cover > 0.01)
-        voxel = nearest[n] + lattice[k]
-        inside = ((voxel >= 0) & (voxel < self.grid.shape)).all(1)
-        index = np.ravel_multi_index(tuple(voxel[inside].T), self.grid.shape)
-        np.maximum.at(self.best, index, cover[n, k][inside])
-        found = self.best[index]
-        self.best[index] = 0
-        return index, found
+        margin = np.array([s[-1] for s in steps])
+        border = ((nearest < margin) | (nearest + margin >= self.grid.shape)).any(1)
+        if border.any():  # only a point near the border can reach beyond it
+            kept = ~border[n]
+            voxel = nearest[n[~kept]] + lattice[k[~kept]]
+            kept[~kept] = ((voxel >= 0) & (voxel < self.grid.shape)).all(1)
+            n, k = n[kept], k[kept]
+        stride = np.array([self.grid.shape[1] * self.grid.shape[2], self.grid.shape[2], 1])
+        index = (nearest @ stride)[n] + (lattice @ stride)[k]
+        np.maximum.at(self.best, index, cover[n, k])
+        return index
 
 
 def _quadratic(axes: np.ndarray, lattice: np.ndarray, rest: np.ndarray) -> np.ndarray:

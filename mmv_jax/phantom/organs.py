@@ -1,12 +1,14 @@
 """The organs of a thorax as signed distances in mm (negative inside), in the patient's frame: z = 0 at the level of the right dome."""
 
+from functools import cached_property
+
 import numpy as np
 
 from mmv_jax.phantom.patient import Patient
 
 # Profiles of the thoracic cavity against depth below the apex, as a part of the way from the apex to the lowest recess.
 _DEPTH = np.array([0.0, 0.04, 0.09, 0.16, 0.26, 0.40, 0.55, 0.70, 0.85, 1.0, 1.3])
-_WIDTH = np.array([0.44, 0.50, 0.58, 0.67, 0.79, 0.90, 0.96, 1.0, 1.0, 0.97, 0.93])  # of half_width
+_WIDTH = np.array([0.50, 0.57, 0.66, 0.76, 0.86, 0.94, 0.98, 1.0, 0.99, 0.96, 0.92])  # of half_width
 _BACK = np.array([38.0, 50.0, 61.0, 71.0, 81.0, 88.0, 90.0, 88.0, 83.0, 76.0, 66.0])  # y of the posterior wall
 _FRONT = np.array([-4.0, -14.0, -26.0, -38.0, -51.0, -66.0, -77.0, -85.0, -90.0, -92.0, -94.0])  # y of the anterior wall
 POWER = 2.35  # of the superellipse in which the cavity is cut
@@ -36,7 +38,22 @@ def cavity_profile(p: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 def midline(p: Patient, z: np.ndarray) -> np.ndarray:
     """x of the spine: an S for a scoliosis."""
-    return np.float32(p.scoliosis) * np.sin((z - 90) / 75).astype(np.float32)
+    return (p.scoliosis * np.sin((z - 90) / 75)).astype(np.float32)
+
+
+class At:
+    """Positions in a patient's frame, [z, y, x] arrays of mm, with the cavity's profile at their heights."""
+
+    def __init__(self, patient: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray):
+        self.patient, self.z, self.y, self.x = patient, z, y, x
+
+    @cached_property
+    def profile(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return cavity_profile(self.patient, self.z)
+
+    @cached_property
+    def midline(self) -> np.ndarray:
+        return midline(self.patient, self.z)
 
 
 def superellipse(x: np.ndarray, y: np.ndarray, a: np.ndarray | float, b: np.ndarray | float, power: float) -> np.ndarray:
@@ -45,39 +62,40 @@ def superellipse(x: np.ndarray, y: np.ndarray, a: np.ndarray | float, b: np.ndar
     return np.sqrt(x * x + y * y + 1) * (1 - 1 / q)
 
 
-def ellipsoid(z: np.ndarray, y: np.ndarray, x: np.ndarray, centre: tuple[float, float, float], axes: tuple[float, float, float]) -> np.ndarray:
-    """Approximate signed distance, mm; centre and axes are (z, y, x)."""
-    dz, dy, dx = z - centre[0], y - centre[1], x - centre[2]
-    q = np.sqrt((dz / axes[0]) ** 2 + (dy / axes[1]) ** 2 + (dx / axes[2]) ** 2 + 1e-4)
-    return np.sqrt(dz * dz + dy * dy + dx * dx + 1e-2) * (1 - 1 / q)
+def ellipsoid(at: At, centre: tuple[float, float, float], axes: tuple[float, float, float], stretch: np.ndarray | float = 1.0) -> np.ndarray:
+    """Approximate signed distance, mm; centre and axes are (z, y, x); z is stretched before it is measured."""
+    dz, dy, dx = (at.z - centre[0]) * stretch, at.y - centre[1], at.x - centre[2]
+    dz, dy, dx = dz * dz, dy * dy, dx * dx
+    q = np.sqrt(dz * axes[0] ** -2 + dy * axes[1] ** -2 + dx * axes[2] ** -2 + 1e-4)
+    return np.sqrt(dz + dy + dx + 1e-2) * (1 - 1 / q)
 
 
-def blend(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
+def blend(a: np.ndarray, b: np.ndarray, k: np.ndarray | float) -> np.ndarray:
     """A union whose seam is rounded over about k mm. Source: Quilez, the polynomial smooth minimum."""
-    h = np.maximum(k - np.abs(a - b), 0) / k
-    return np.minimum(a, b) - h * h * k * 0.25
+    h = np.maximum(k - np.abs(a - b), 0)
+    return np.minimum(a, b) - h * h * (0.25 / k)
 
 
-def cavity(p: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+def cavity(at: At) -> np.ndarray:
     """The thoracic cavity inside the ribs, with two apical domes; open below."""
-    a, yc, b = cavity_profile(p, z)
-    x = x - midline(p, z) * 0.6
-    walls = superellipse(x, y - yc, a, b, POWER)
-    s = p.half_width / 136
-    apex = z - p.height + 17 * (((np.abs(x) - 47 * s) / (36 * s)) ** 2 + ((y - yc - 4) / 38) ** 2)
+    p, (a, yc, b) = at.patient, at.profile
+    x, s = at.x - at.midline * 0.6, p.half_width / 136
+    walls = superellipse(x, at.y - yc, a, b, POWER)
+    apex = at.z - p.height + 20 * (((np.abs(x) - 44 * s) / (36 * s)) ** 2 + ((at.y - yc - 4) / 38) ** 2)
     return np.maximum(walls, apex * 0.75)
 
 
-def diaphragm(p: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Below the domes (negative is the abdomen). The fall is deep behind and at the side, slight in front."""
+def diaphragm(at: At) -> np.ndarray:
+    """Below the domes (negative is the abdomen). The fall is deep behind and at the side, slight in front; the heart rests on the middle."""
+    p = at.patient
     a, yc, b = cavity_profile(p, np.float32(0))
-    left = 1 / (1 + np.exp(-x / 9))  # the heart rests on the step between the domes
+    left = 1 / (1 + np.exp(-at.x / 12))
     dome = p.dome_right + (p.dome_left - p.dome_right) * left
-    out = (np.abs(x) - 0.5 * a) / (0.5 * a)
-    across = np.where(out > 0, 44 * np.abs(out) ** 2.4, 11 * out * out)
-    along = (y - yc + 8) / b
-    behind = np.where(along > 0, 70 * np.abs(along) ** 2.2, 20 * along * along)
-    return (z - (dome - p.flat * (across + behind))) * 0.8
+    out = (np.abs(at.x) - 0.44 * a) / (0.56 * a)
+    across = np.where(out > 0, 52, 6) * out * out
+    along = (at.y - yc + 10) / b
+    behind = np.where(along > 0, 72 * np.abs(along) ** 2.1, 24 * along * along)
+    return (at.z - (dome - p.flat * (across + behind))) * 0.8
 
 
 def carina(p: Patient) -> float:
@@ -86,66 +104,76 @@ def carina(p: Patient) -> float:
 
 
 def heart_centre(p: Patient) -> tuple[float, float, float]:
-    """(z, y, x) of the left ventricle's ellipsoid."""
-    return (0.5 * (p.dome_right + p.dome_left) + 40 * p.heart, -30 * p.depth, 17 + 7 * p.heart)
+    """(z, y, x) of the ventricles' ellipsoid."""
+    return 0.5 * (p.dome_right + p.dome_left) + 31 * p.heart, -27 * p.depth, 19 + 9 * p.heart
 
 
-def mediastinum(p: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Heart, great vessels, hila and the tissue around them: what a radiograph shows as the cardiomediastinal silhouette."""
-    s, h, c = p.half_width / 136, p.heart, carina(p)
-    _, yc, b = cavity_profile(p, z)
-    spine_y, spine_x = yc + b - 14, midline(p, z)
-    waist = np.interp(z, [c - 110, c - 60, c, c + 40, p.height, p.height + 40], [15, 17, 22, 24, 27, 34]).astype(np.float32)
-    band = superellipse(x - 0.5 * spine_x - 1, y - yc - 8, waist * s, b * 0.93, 2.0)
-    spine = superellipse(x - spine_x, y - spine_y, np.float32(21 * s), np.float32(21), 2.5)
-    out = blend(band, spine, 14)
+def _heart(at: At) -> np.ndarray:
+    """Ventricles along an axis from the right shoulder to the left flank, and the atria."""
+    p, h = at.patient, at.patient.heart
     hz, hy, hx = heart_centre(p)
-    cos, sin = np.float32(np.cos(p.heart_angle)), np.float32(np.sin(p.heart_angle))
-    dz, dx = z - hz, x - hx  # the long axis runs from the right shoulder to the left flank
-    ventricles = ellipsoid(dz * cos + dx * sin, y - hy, dx * cos - dz * sin, (0, 0, 0), (41 * h, 45 * h * p.depth, 62 * h))
-    atrium = ellipsoid(z, y, x, (hz + 10, hy + 15, -15 * h), (44 * h, 36 * h, 33 * h))
-    out = blend(out, blend(ventricles, atrium, 16), 12)
-    g = p.aorta
-    for centre, axes in (
-        ((c + 24, yc + 4, 15 * s), (13 * g, 34 * g, 19 * g)),  # arch: the aortic knob
-        ((c - 14, -14, 24 * s), (20, 24, 18 * s)),  # pulmonary trunk
-        ((c - 22, 6, -29 * s), (20, 15, 17 * s)),  # right hilum
-        ((c - 14, 10, 32 * s), (17, 15, 15 * s)),  # left hilum
-        ((c - 8, -22 * p.depth, -13 * s), (52, 20 * g, 18 * g)),  # ascending aorta
-        ((c + 12, -4, -22 * s), (46, 11, 11)),  # superior vena cava
+    cos, sin = float(np.cos(p.heart_angle)), float(np.sin(p.heart_angle))
+    dz, dx = at.z - hz, at.x - hx
+    turned = At(p, dz * cos + dx * sin, at.y - hy, dx * cos - dz * sin)
+    ventricles = ellipsoid(turned, (0, 0, 0), (42 * h, 43 * h * p.depth, 60 * h))
+    right_atrium = ellipsoid(at, (hz + 8, hy + 10, -9 * h), (48 * h, 35 * h, 32 * h))
+    left_atrium = ellipsoid(at, (hz + 36, hy + 34, 8), (30 * h, 24, 36 * h))
+    return blend(blend(ventricles, right_atrium, 30), left_atrium, 20)
+
+
+def mediastinum(at: At) -> np.ndarray:
+    """Heart, great vessels, hila and the tissue around them: what a radiograph shows as the cardiomediastinal silhouette."""
+    p, (_, yc, b) = at.patient, at.profile
+    s, c, g = p.half_width / 136, carina(p), p.aorta
+    spine_x, spine_y = at.midline, yc + b - 15
+    waist = np.interp(at.z, [c - 110, c - 50, c, c + 40, p.height, p.height + 40], [11, 13, 19, 22, 25, 36]).astype(np.float32)
+    band = superellipse(at.x - 0.5 * spine_x, at.y - yc - 6, waist * s, b * 0.92, 2.0)
+    spine = superellipse(at.x - spine_x, at.y - spine_y, 16 * s, 19.0, 2.5)
+    out = blend(blend(band, spine, 12), _heart(at), 18)
+    for centre, axes, seam in (
+        ((c + 24, yc + 4, 17 * s), (13 * g, 34 * g, 20 * g), 14),  # arch: the aortic knob
+        ((c - 16, -16, 22 * s), (28, 24, 19 * s), 22),  # pulmonary trunk
+        ((c - 24, 6, -27 * s), (19, 14, 14 * s), 12),  # right hilum
+        ((c - 14, 10, 29 * s), (16, 14, 13 * s), 12),  # left hilum
+        ((c - 10, -20 * p.depth, -11 * s), (56, 21 * g, 19 * g), 16),  # ascending aorta
+        ((c + 14, -4, -19 * s), (56, 11, 11), 14),  # superior vena cava
     ):
-        out = blend(out, ellipsoid(z, y, x, centre, axes), 9)
-    descending = np.maximum(np.hypot(x - spine_x - 24 * s, y - spine_y + 8) - 12.5 * g, z - c - 24)
+        out = blend(out, ellipsoid(at, centre, axes), seam)
+    descending = np.maximum(np.hypot(at.x - spine_x - 22 * s, at.y - spine_y + 6) - 12.5 * g, at.z - c - 24)
     return blend(out, descending, 6)
 
 
-def outline(p: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+def outline(at: At) -> np.ndarray:
     """The skin: trunk, shoulders, neck, breasts."""
-    a, yc, b = cavity_profile(p, z)
-    top, f = z - p.height, p.fat
-    side = np.interp(top, [-320, -150, -80, -48, -22, 2, 22, 42, 70], [20, 22, 34, 60, 94, 92, 44, 12, 2]).astype(np.float32)
-    thick = np.interp(top, [-320, -150, -70, -20, 20, 60], [17, 20, 26, 28, 22, 18]).astype(np.float32)
-    half = a + side + f + 0.6 * p.muscle
-    depth = b + thick + 0.8 * f + 0.5 * p.muscle
-    trunk = superellipse(x - 0.5 * midline(p, z), y - yc - 6, half, depth, 2.45)
+    p, (a, yc, b), top = at.patient, at.profile, at.z - at.patient.height
+    side = np.interp(top, [-320, -150, -95, -60, -30, -8, 12, 34, 54, 80], [19, 21, 32, 62, 96, 104, 84, 26, -6, -12]).astype(np.float32)
+    thick = np.interp(top, [-320, -150, -70, -20, 20, 60], [17, 20, 26, 28, 24, 22]).astype(np.float32)
+    half = a + side + p.fat * np.clip(1 - top / 60, 0.3, 1) + 0.6 * p.muscle
+    trunk = superellipse(at.x - 0.5 * at.midline, at.y - yc - 6, half, b + thick + 0.8 * p.fat + 0.5 * p.muscle, 2.4)
     if p.breast == 0:
         return trunk
-    m, level = p.breast, p.height - 135 - 14 * p.breast
-    _, yf, bf = cavity_profile(p, np.float32(level))
-    front = float(yf - bf) - 12 - 0.6 * f
+    level, front, m = *breast_place(p), p.breast
+    # Skin hangs: the lower edge of a breast is full, the upper one fades into the chest.
+    above = 1 / (1 + np.exp(-(at.z - level - 10) / 9))
+    stretch, seam = 1.3 - 0.65 * above, 14 + 46 * above
     for s in (-1, 1):
-        # Skin hangs: the lower edge of a breast is sharper than the upper one.
-        sag = np.where(z < level, 1.25, 0.8).astype(np.float32)
-        breast = ellipsoid((z - level) * sag, y, x, (0, front, s * 78 * p.half_width / 136), (56 * m**0.5, 46 * m, 62 * m**0.5))
-        trunk = blend(trunk, breast, 14)
+        trunk = blend(trunk, ellipsoid(at, (level, front, s * 74 * p.half_width / 136), (58 * m**0.5, 38 * m, 62 * m**0.5), stretch), seam)
     return trunk
 
 
-def muscles(p: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """Inside the fat: the wall of the chest, the muscles of back and shoulder. Fat is thicker in front and at the side."""
-    a, yc, b = cavity_profile(p, z)
-    trunk = superellipse(x - 0.6 * midline(p, z), y - yc - 4, a + 9 + p.muscle, b + 9 + 1.1 * p.muscle, 2.5)
-    return np.where(z > p.height - 70, np.maximum(skin + 0.7 * p.fat + 2, trunk - 14 - 0.9 * (z - p.height + 70)), np.maximum(skin + 3, trunk))
+def breast_place(p: Patient) -> tuple[float, float]:
+    """(z, y) of the middle of the base of the breasts."""
+    level = p.height - 142 - 14 * p.breast
+    _, yc, b = cavity_profile(p, np.float32(level))
+    return level, float(yc - b) - 12 - 0.6 * p.fat
+
+
+def muscles(at: At, skin: np.ndarray) -> np.ndarray:
+    """Inside the fat: the wall of the chest, the muscles of back and shoulder."""
+    p, (a, yc, b) = at.patient, at.profile
+    trunk = superellipse(at.x - 0.6 * at.midline, at.y - yc - 4, a + 9 + p.muscle, b + 9 + 1.1 * p.muscle, 2.5)
+    shoulder = np.clip((at.z - p.height + 80) / 45, 0, 1)  # 1 at the level of the shoulders, where muscle reaches nearly to the skin
+    return np.maximum(skin + 3 + 0.35 * p.fat * shoulder, trunk - 90 * shoulder)
 
 
 def lung_point(p: Patient, place: tuple[float, float, float]) -> np.ndarray:
@@ -153,5 +181,5 @@ def lung_point(p: Patient, place: tuple[float, float, float]) -> np.ndarray:
     side, height, depth = place
     z = -18 + height * (p.height - 2)
     a, yc, b = (float(v) for v in cavity_profile(p, np.float32(z)))
-    x = side * a * (0.5 + 0.24 * np.sin(37 * depth + 11 * height))
+    x = side * a * (0.56 + 0.22 * np.sin(37 * depth + 11 * height))
     return np.array([z, yc + b * (0.55 - 1.05 * depth), x])

@@ -145,12 +145,12 @@ def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
     side = lambda: 1 if rng.random() < 0.5 else -1  # noqa: E731
     chance = rng.random(4)
     rim = (side(), float(rng.uniform(*dials.pneumothorax_mm)), float(rng.uniform(0.1, 0.7)))
-    fluid = (side(), float(rng.uniform(8, 85)))
+    fluid = (side(), float(rng.uniform(22, 90)))
     tube = (side(), float(rng.uniform(0.25, 0.45)), float(rng.uniform(0.72, 0.95)))
     low, high = np.log(dials.nodule_mm)
     nodules = tuple(
         Nodule(
-            (side(), float(rng.uniform(0.12, 0.9)), float(rng.uniform(0, 1))),
+            (float(side()), float(rng.uniform(0.12, 0.9)), float(rng.uniform(0, 1))),
             float(np.exp(rng.uniform(low, high))),
             bool(rng.random() < 0.5),
             int(rng.integers(2**31)),

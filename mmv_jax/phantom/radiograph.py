@@ -9,9 +9,21 @@ import numpy as np
 from scipy import ndimage
 
 from mmv_jax.phantom.grid import Grid
-from mmv_jax.phantom.thorax import ANATOMY, Thorax
+from mmv_jax.phantom.thorax import ANATOMY, FINDINGS, Thorax
 
 MU_WATER_PER_MM = 0.0195  # at about 65 keV, the mean of a filtered 120 kV beam. Source: NIST XCOM
+
+SEEN_MM = {
+    "left_lung": 14.0,
+    "right_lung": 14.0,
+    "cardiomediastinum": 28.0,
+    "airways": 7.0,
+    "abdomen": 42.0,
+    "pneumothorax": 14.0,
+    "effusion": 21.0,
+    "nodule": 7.0,
+    "chest_tube": 7.0,
+}
 
 
 @dataclass(frozen=True)
@@ -26,41 +38,54 @@ class Radiograph:
 def radiograph_grid(pixels: int = 256, extent_mm: float = 358.4) -> Grid:
     """Columns of the beam: fine in z and x, coarse along the beam, where coverage keeps the integral."""
     pixel = extent_mm / pixels
-    return Grid.centred((extent_mm, 276.0, extent_mm), (pixel, 6.0, pixel), (72.0, -6.0, 0.0))
+    return Grid.centred((extent_mm, 276.0, extent_mm), (pixel, 7.0, pixel), (72.0, -6.0, 0.0))
 
 
 def expose(thorax: Thorax, rng: np.random.Generator) -> Radiograph:
     """The radiograph of a thorax painted on a grid whose second axis is the beam."""
-    return Radiograph(display(detect(line_integrals(thorax), rng), rng), *project_masks(thorax))
+    image = display(detect(line_integrals(thorax), rng), rng)
+    _mark_side(image, rng)
+    return Radiograph(image, *project_masks(thorax))
 
 
 def line_integrals(thorax: Thorax) -> np.ndarray:
     """[row, column]: the integral of attenuation along the beam."""
     water = (1 + thorax.hu / 1000).sum(1)
-    bone = np.maximum(thorax.hu - 150, 0).sum(1) * 0.0004  # calcium attenuates more than its HU at the beam's lower energies
+    bone = np.maximum(thorax.hu - 150, 0).sum(1) * 0.0005  # calcium attenuates more than its HU at the beam's lower energies
     return MU_WATER_PER_MM * thorax.grid.spacing_mm[1] * (water + bone)[::-1]
 
 
 def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
-    """Silhouettes: a pixel bears an organ where its beam meets it for long enough to be seen.
+    """Silhouettes as a reader draws them: a pixel bears what its beam meets for at least `SEEN_MM`.
 
-    The heart hides the lung behind it, and lung behind or below a dome is no lung field: its beam passes less than a third as much lung as
-    the deepest beam does.
+    Lung, air and fluid behind the heart or a dome are hidden. A pneumothorax is seen where the beam meets more free air than lung.
     """
-    step = thorax.grid.spacing_mm[1]
-    path = {name: (thorax.anatomy == value).sum(1, dtype=np.int32)[::-1] * step for name, value in ANATOMY.items()}
-    anatomy = np.zeros(path["left_lung"].shape, np.uint8)
-    for name in ("left_lung", "right_lung"):
-        anatomy[path[name] > 45] = ANATOMY[name]
-    anatomy[path["cardiomediastinum"] > 40] = ANATOMY["cardiomediastinum"]
-    anatomy[(path["airways"] > 5)] = ANATOMY["airways"]
-    findings = np.bitwise_or.reduce(thorax.findings, axis=1)[::-1]
+    path = {name: _path(thorax, thorax.anatomy == value) for name, value in ANATOMY.items()}
+    found = {name: _path(thorax, (thorax.findings & flag) > 0) for name, flag in FINDINGS.items()}
+    above = _path(thorax, thorax.abdomen) < SEEN_MM["abdomen"]
+    free = above & (path["cardiomediastinum"] < SEEN_MM["cardiomediastinum"])
+    anatomy = np.zeros(free.shape, np.uint8)
+    for name, value in ANATOMY.items():
+        anatomy[(path[name] >= SEEN_MM[name]) & above] = value
+    air = free & (found["pneumothorax"] >= SEEN_MM["pneumothorax"]) & (found["pneumothorax"] > path["left_lung"] + path["right_lung"])
+    anatomy[air] = 0
+    findings = air * np.uint8(FINDINGS["pneumothorax"])
+    # The surface of fluid is oblique to the beam, and the slabs of the volume are thick: unsmoothed, its edge would be a saw.
+    fluid = ndimage.uniform_filter(found["effusion"], 7)
+    findings |= (free & (fluid >= SEEN_MM["effusion"])) * np.uint8(FINDINGS["effusion"])
+    for name in ("nodule", "chest_tube"):
+        findings |= (found[name] >= SEEN_MM[name]) * np.uint8(FINDINGS[name])
     return anatomy, findings
+
+
+def _path(thorax: Thorax, mask: np.ndarray) -> np.ndarray:
+    """[row, column]: mm of the beam inside a mask."""
+    return mask.sum(1, dtype=np.int32)[::-1] * thorax.grid.spacing_mm[1]
 
 
 def detect(integrals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """[row, column]: the negative logarithm of what the detector counts: primary beam, scatter behind the grid, quantum noise."""
-    primary = np.exp(-integrals)
+    primary = np.exp(-integrals) * _collimator(integrals.shape, rng)
     scatter = _blur(primary, 24.0)
     photons = rng.uniform(1e4, 5e4)  # a pixel in air
     signal = primary + rng.uniform(0.2, 0.6) * scatter
@@ -70,11 +95,29 @@ def detect(integrals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def display(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """uint16, 12 bits: half of the slow changes taken out, then the curve of a film, as digital systems show a chest."""
-    flat = density - rng.uniform(0.3, 0.6) * _blur(density, 40.0)
+    flat = density - rng.uniform(0.45, 0.7) * _blur(density, 36.0)
+    flat += 0.7 * (flat - ndimage.gaussian_filter(flat, 2.0))  # edges are enhanced
     low, high = np.percentile(flat, (2, 99.5))
     part = (flat - low) / (high - low)
     middle, gain = rng.uniform(0.42, 0.6), rng.uniform(3.2, 5.2)
     return np.clip(4095 / (1 + np.exp(-gain * (part - middle))), 0, 4095).astype(np.uint16)
+
+
+def _collimator(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Transmission of the blades at the four edges, each drawn in by a little, on half of the images by nothing."""
+    rows, columns = (np.linspace(-1, 1, n) for n in shape)
+    far = rng.uniform(0.93, 1.06, 4) + 0.2 * (rng.random() < 0.5)
+    inside = np.minimum(np.minimum(far[0] - rows, far[1] + rows)[:, None], np.minimum(far[2] - columns, far[3] + columns)[None])
+    return np.clip(0.03 + 80 * inside, 0.03, 1)
+
+
+def _mark_side(image: np.ndarray, rng: np.random.Generator) -> None:
+    """A lead letter L beside the left shoulder, on three images of four, in place."""
+    size = len(image) // 20
+    top, left = int(rng.uniform(0.07, 0.2) * len(image)), int(rng.uniform(0.86, 0.92) * image.shape[1])
+    if rng.random() < 0.75:
+        thick = max(size // 5, 1)
+        image[top : top + size, left : left + thick] = image[top + size - thick : top + size, left : left + size * 2 // 3] = 4000
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -3,24 +3,33 @@
 import numpy as np
 
 from mmv_jax.phantom.patient import Patient
+from mmv_jax.phantom.radiograph import Radiograph
 from mmv_jax.phantom.thorax import ANATOMY, FINDINGS, Thorax
 
+LUNGS = (ANATOMY["left_lung"], ANATOMY["right_lung"])
 
-def labels(patient: Patient, body: Thorax) -> dict[str, int | float | str]:
+
+def labels(patient: Patient, body: Thorax, shot: Radiograph | None = None) -> dict[str, int | float | str]:
     """Findings (0 or 1) and measures; "" where a measure has no meaning (the diameter of no nodule).
 
-    `pneumothorax_fraction` is air / (air + lung) of the side that has it; volumes are in ml; `cardiothoracic_ratio` see there.
+    `pneumothorax_fraction` is air / (air + lung) of the side that has it; volumes are in ml; `cardiothoracic_ratio` is that of the
+    radiograph's masks where there is one, else of the volume's masks seen along y.
     """
-    has = {name: bool((body.findings & flag).any()) for name, flag in FINDINGS.items()}
     voxel_ml = float(np.prod(body.grid.spacing_mm)) / 1000
-    lungs = [int((body.anatomy == ANATOMY[name]).sum()) for name in ("left_lung", "right_lung")]
-    out: dict[str, int | float | str] = {name: int(has[name]) for name in ("pneumothorax", "effusion", "nodule", "chest_tube")}
-    out["cardiothoracic_ratio"] = round(cardiothoracic_ratio(body), 4)
+    ml = lambda mask: round(float(mask.sum()) * voxel_ml, 1)  # noqa: E731
+    seen = {name: (body.findings & flag) > 0 for name, flag in FINDINGS.items()}
+    lung, heart = np.isin(body.anatomy, LUNGS), body.anatomy == ANATOMY["cardiomediastinum"]
+    out: dict[str, int | float | str] = {name: int(seen[name].any()) for name in ("pneumothorax", "effusion", "nodule", "chest_tube")}
+    if shot is None:
+        chest = (lung | seen["pneumothorax"] | seen["effusion"]).any(1)
+        ratio = cardiothoracic_ratio(heart.any(1), chest)
+    else:
+        chest = np.isin(shot.anatomy, LUNGS) | ((shot.findings & (FINDINGS["pneumothorax"] | FINDINGS["effusion"])) > 0)
+        ratio = cardiothoracic_ratio(shot.anatomy == ANATOMY["cardiomediastinum"], chest)
+    out["cardiothoracic_ratio"] = round(ratio, 4)
     out["pneumothorax_fraction"] = round(pneumothorax_fraction(patient, body), 4)
-    out["effusion_ml"] = round(int(((body.findings & FINDINGS["effusion"]) > 0).sum()) * voxel_ml, 1)
-    out["lung_ml"] = round(sum(lungs) * voxel_ml, 1)
-    out["heart_ml"] = round(int((body.anatomy == ANATOMY["cardiomediastinum"]).sum()) * voxel_ml, 1)
-    out["nodule_diameter_mm"] = round(max(n.diameter_mm for n in patient.nodules), 1) if has["nodule"] else ""
+    out |= {"effusion_ml": ml(seen["effusion"]), "lung_ml": ml(lung), "heart_ml": ml(heart)}
+    out["nodule_diameter_mm"] = round(max(n.diameter_mm for n in patient.nodules), 1) if out["nodule"] else ""
     return out
 
 
@@ -33,16 +42,13 @@ def pneumothorax_fraction(patient: Patient, body: Thorax) -> float:
     return air / max(air + int((body.anatomy == side).sum()), 1)
 
 
-def cardiothoracic_ratio(body: Thorax) -> float:
-    """Greatest width of the cardiomediastinum over the greatest width inside the ribs, both of the projection along y, by columns."""
-    heart = (body.anatomy == ANATOMY["cardiomediastinum"]).any(1)
-    lungs = (body.anatomy == ANATOMY["left_lung"]) | (body.anatomy == ANATOMY["right_lung"])
-    chest = (lungs | ((body.findings & (FINDINGS["pneumothorax"] | FINDINGS["effusion"])) > 0)).any(1)
+def cardiothoracic_ratio(heart: np.ndarray, chest: np.ndarray) -> float:
+    """Greatest width of the heart's silhouette over the greatest width inside the ribs, by columns of [row, column] masks."""
     return _width(heart) / max(_width(chest), 1)
 
 
 def _width(silhouette: np.ndarray) -> int:
-    """The widest row, from its first to its last voxel."""
+    """The widest row, from its first to its last pixel."""
     columns = np.where(silhouette, np.arange(silhouette.shape[1])[None], -1)
     last = columns.max(1)
     first = np.where(silhouette, columns, silhouette.shape[1]).min(1)

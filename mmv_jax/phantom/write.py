@@ -124,8 +124,9 @@ def _write_cxr(out: Path, study_id: str, patient: Patient, pixels: int, *, dicom
     masks = {"anatomy_mask": f"thorax-cxr/{study_id}_anatomy.png", "findings_mask": f"thorax-cxr/{study_id}_findings.png"}
     files.write_png(out / masks["anatomy_mask"], shot.anatomy)
     files.write_png(out / masks["findings_mask"], shot.findings)
+    measures = truth.labels(patient, body, shot)
     spacing = "" if dicom else round(grid.spacing_mm[2], 6)  # a DICOM file says it itself
-    return {"path": f"thorax-cxr/{name}", "modality": "CXR", "ndim": 2, "spacing_mm": spacing, "unit": "raw"} | masks | truth.labels(patient, body)
+    return {"path": f"thorax-cxr/{name}", "modality": "CXR", "ndim": 2, "spacing_mm": spacing, "unit": "raw"} | masks | measures
 
 
 def _write_ct(out: Path, study_id: str, patient: Patient, resolution_mm: float, *, dicom: bool) -> dict:

@@ -1,0 +1,116 @@
+import csv
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import highdicom
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from mmv_jax.errors import UserError
+from mmv_jax.phantom.write import split_of, write_phantoms
+
+SMALL = {"resolution_mm": 7.2, "pixels": 96}
+
+
+def lines_of(manifest):
+    with manifest.open() as file:
+        return list(csv.DictReader(file))
+
+
+def digest(folder):
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(out, ["thorax-cxr", "thorax-ct"], 8, 7, workers=1, **SMALL)
+    return out
+
+
+def test_every_byte_follows_from_the_seed_in_any_process(written, tmp_path):
+    write_phantoms(tmp_path, ["thorax-cxr", "thorax-ct"], 8, 7, workers=2, **SMALL)
+    assert digest(written) == digest(tmp_path)
+
+
+def test_another_seed_gives_other_patients(written, tmp_path):
+    write_phantoms(tmp_path, ["thorax-cxr"], 1, 8, workers=1, **SMALL)
+    ours, other = (lines_of(folder / "manifest.csv")[0]["lung_ml"] for folder in (written, tmp_path))
+    assert ours != other
+
+
+def test_a_line_names_files_that_exist_and_masks_on_the_studys_grid(written):
+    for line in lines_of(written / "manifest.csv"):
+        shape = shape_of(written / line["path"])
+        assert shape_of(written / line["anatomy_mask"]) == shape
+        assert shape_of(written / line["findings_mask"]) == shape
+
+
+def shape_of(path):
+    if path.is_dir():
+        first = pydicom.dcmread(next(path.iterdir()))
+        return first.Columns, first.Rows, len(list(path.iterdir()))
+    if path.suffix == ".dcm":
+        return pydicom.dcmread(path).pixel_array.T.shape
+    return Image.open(path).size if path.suffix == ".png" else nib.load(path).shape
+
+
+def test_labels_say_what_the_masks_hold(written):
+    flags = {"nodule": 2, "effusion": 4, "pneumothorax": 8, "chest_tube": 128}
+    for line in lines_of(written / "manifest.csv"):
+        if line["modality"] == "CT":
+            mask = np.asarray(nib.load(written / line["findings_mask"]).dataobj)
+            assert {n: int(line[n]) for n in flags} == {n: int((mask & f > 0).any()) for n, f in flags.items()}
+
+
+def test_the_pair_of_a_number_is_one_patient_of_one_split_and_one_body(written):
+    pairs = {}
+    for line in lines_of(written / "manifest.csv"):
+        pairs.setdefault(line["patient_id"], []).append(line)
+    for pair in pairs.values():
+        assert {line["modality"] for line in pair} == {"CXR", "CT"}
+        assert len({(line["split"], line["sex"], line["age"], line["pneumothorax"], line["effusion"]) for line in pair}) == 1
+        np.testing.assert_allclose(*(float(line["lung_ml"]) for line in pair), rtol=0.05)
+
+
+def test_splits_hold_their_shares_in_any_run_of_patients():
+    count = Counter(split_of(0, n) for n in range(200))
+    assert count == {"train": pytest.approx(120, abs=2), "val": pytest.approx(30, abs=2), "test": pytest.approx(50, abs=2)}
+
+
+def test_radiographs_are_valid_dicom_in_both_polarities(written):
+    found = [pydicom.dcmread(p) for p in sorted(written.glob("thorax-cxr/*.dcm"))]
+    assert {ds.PhotometricInterpretation for ds in found} == {"MONOCHROME1", "MONOCHROME2"}
+    for ds in found:
+        assert ds.SOPClassUID.name == "Digital X-Ray Image Storage - For Presentation"
+        assert float(ds.PixelSpacing[0]) == pytest.approx(358.4 / 96)
+        bright = ds.pixel_array.astype(float) * (-1 if ds.PhotometricInterpretation == "MONOCHROME1" else 1)
+        assert bright[-10:].mean() > bright[:5, :5].mean()  # the abdomen is brighter than the air above the shoulder
+
+
+def test_a_series_is_sorted_by_highdicom_into_the_volume_of_its_mask(written):
+    line = next(line for line in lines_of(written / "manifest.csv") if line["modality"] == "CT" and (written / line["path"]).is_dir())
+    slices = [pydicom.dcmread(p) for p in (written / line["path"]).iterdir()]
+    spacing, positions = highdicom.spatial.get_series_volume_positions(slices)
+    assert spacing == pytest.approx(7.2)
+    hu = np.stack([s.pixel_array for _, s in sorted(zip(positions, slices), key=lambda pair: pair[1].ImagePositionPatient[2])]) - 1024
+    anatomy = np.asarray(nib.load(written / line["anatomy_mask"]).dataobj).transpose(2, 1, 0)
+    assert np.median(hu[(anatomy == 1) | (anatomy == 2)]) < -600
+    assert 0 < np.median(hu[anatomy == 3]) < 80
+
+
+def test_nifti_and_dicom_say_the_same_about_where_a_voxel_is(written):
+    line = next(line for line in lines_of(written / "manifest.csv") if line["modality"] == "CT" and (written / line["path"]).is_dir())
+    slices = sorted((pydicom.dcmread(p) for p in (written / line["path"]).iterdir()), key=lambda s: s.ImagePositionPatient[2])
+    corner = nib.load(written / line["anatomy_mask"]).affine[:3, 3]
+    np.testing.assert_allclose(np.array(slices[0].ImagePositionPatient, float) * [-1, -1, 1], corner, atol=1e-3)
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(UserError, match="kind knee.*thorax-cxr"):
+        write_phantoms(tmp_path, ["knee"], 1, 0)
