@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from mmv_jax.data.augment import BACKGROUND, normalise
 from mmv_jax.data.crops import Geometry, Triple
 from mmv_jax.data.resample import resample_axis
+from mmv_jax.evaluate.probes import principal_axes
 from mmv_jax.evaluate.segmentation import Scene
 from mmv_jax.store.read import Store
 
@@ -22,11 +23,12 @@ def read_low(store: Store, geometry: Geometry, study: int, grid: Triple, spacing
     step = extent / grid if spacing_mm is None else np.full(3, spacing_mm)
     start = (extent - step * grid) / 2
     z, y, x = (resample_axis(float(start[a]), float(step[a]), grid[a], float(spacing[a]), int(voxels[a])) for a in range(3))
-    box = store.read_box(study, (z.first, y.first, x.first), tuple(axis.weights.shape[1] for axis in (z, y, x)))
-    low = np.einsum("zyx,az,by,cx->abc", box, z.weights, y.weights, x.weights, optimize=True)
+    box = store.read_box(study, (z.first, y.first, x.first), (z.read, y.read, x.read))
+    for axis, resample in enumerate((z, y, x)):
+        box = np.moveaxis(np.tensordot(resample.weights.toarray(), box, axes=(1, axis)), 0, axis)
     line = store.index.iloc[study]
     inside = z.inside[:, None, None] & y.inside[:, None] & x.inside
-    return np.where(inside, normalise(low.astype(np.float32), line["unit"], line["low"], line["high"]), np.float32(BACKGROUND))
+    return np.where(inside, normalise(box, line["unit"], line["low"], line["high"]), np.float32(BACKGROUND))
 
 
 def pixel_vectors(
@@ -40,13 +42,7 @@ def pixel_vectors(
 def principal(x: Float[np.ndarray, "N V"], fitted_on: np.ndarray, components: int = COMPONENTS) -> Float[np.ndarray, "N C"]:
     """Scores of the leading principal components of the chosen lines, for all lines. Labels are not read."""
     mean = x[fitted_on].mean(axis=0)
-    centred = (x[fitted_on] - mean[None]).astype(np.float64)
-    # The smaller Gram matrix has the same eigenvalues; its eigenvectors give the axes.
-    if centred.shape[0] <= centred.shape[1]:
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        axes = (centred.T @ vectors[:, ::-1][:, :components]) / np.sqrt(np.maximum(values[::-1][:components], 1e-12))[None]
-    else:
-        axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :components]
+    axes, _ = principal_axes(x[fitted_on] - mean[None], components)
     return ((x - mean[None]) @ axes).astype(np.float32)
 
 

@@ -26,13 +26,26 @@ class Standardiser:
         return (x - self.mean[None]) / self.scale[None]
 
 
+def principal_axes(x: Float[np.ndarray, "N D"], most: int | None = None) -> tuple[Float[np.ndarray, "D R"], Float[np.ndarray, " R"]]:
+    """Directions [D, R] in which `x` has any length, longest first and `most` at most, and the eigenvalues of xᵀx along them.
+
+    The smaller of the two Gram matrices is decomposed: many times as fast as a singular value decomposition of `x`, and as exact where it matters.
+    """
+    x = x.astype(np.float64)
+    tall = x.shape[0] > x.shape[1]
+    values, vectors = np.linalg.eigh(x.T @ x if tall else x @ x.T)
+    there = np.flatnonzero(values > 1e-10 * max(values[-1], 1e-300))[::-1][:most]
+    values, vectors = values[there], vectors[:, there]
+    return (vectors if tall else x.T @ vectors / np.sqrt(values)[None]), values
+
+
 def fit_logistic(
     x: Float[np.ndarray, "N D"],
     y: Num[np.ndarray, "N K"],
     strengths: Float[np.ndarray, "K S"],
     known: Bool[np.ndarray, "N K"] | None = None,
     *,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-5,
     max_iterations: int = 500,
 ) -> tuple[Float[np.ndarray, "D K S"], Float[np.ndarray, "K S"]]:
     """L2-regularised logistic regression of K labels at S strengths each, all columns in step.
@@ -53,7 +66,7 @@ def fit_logistic(
     """
     known = np.ones(y.shape, bool) if known is None else known
     tasks, per_task = strengths.shape
-    axes = np.linalg.svd(x.astype(np.float64), full_matrices=False)[2].T
+    axes, _ = principal_axes(x)
     problem = _Logistic.of(x @ axes, np.where(known, y, 0), known, strengths)
     beta = _minimise(problem, tolerance, max_iterations).reshape(-1, tasks, per_task)
     return np.einsum("dr,rks->dks", axes, beta[:-1]), beta[-1]
@@ -155,12 +168,12 @@ def fit_ridge(
 ) -> tuple[Float[np.ndarray, "D S"], float]:
     """Ridge regression at every penalty from one decomposition; the intercept is the mean of `y`, so `x` must be centred.
 
-    With x = U diag(s) Vᵀ the weights at penalty a are V diag(s / (s² + a)) Uᵀ y: only the diagonal changes.
+    With xᵀx = V diag(v) Vᵀ the weights at penalty a are V diag(1 / (v + a)) Vᵀ xᵀ y: only the diagonal changes.
     """
-    u, s, vt = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    axes, values = principal_axes(x)
     mean = float(y.mean())
-    shrink = s[:, None] / (s[:, None] ** 2 + np.asarray(penalties)[None])
-    return vt.T @ (shrink * (u.T @ (y - mean))[:, None]), mean
+    along = (x @ axes).T @ (y - mean)
+    return axes @ (along[:, None] / (values[:, None] + np.asarray(penalties)[None])), mean
 
 
 @dataclass(frozen=True)

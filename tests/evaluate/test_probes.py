@@ -49,20 +49,20 @@ def test_studies_without_a_label_do_not_count():
 
 @threadpool_limits.wrap(limits=1)  # one thread each, so that a busy machine slows both alike
 def test_the_sweep_is_ten_times_as_fast_as_scikit_learn_with_equal_auroc():
-    x, y = correlated(900, 200, 6)
-    train, test = slice(0, 600), slice(600, 900)
+    x, y = correlated(1200, 384, 6)
+    train, test = slice(0, 800), slice(800, 1200)
     grid = np.tile(STRENGTHS, (6, 1))
-    start = time.perf_counter()
+    start = time.process_time()
     weights, bias = fit_logistic(x[train], y[train], grid)
-    ours = time.perf_counter() - start
-    start, worst = time.perf_counter(), 0.0
+    ours = time.process_time() - start
+    start, worst = time.process_time(), 0.0
     for k in range(6):
         for s, strength in enumerate(STRENGTHS):
-            theirs = LogisticRegression(C=strength, max_iter=1000).fit(x[train], y[train, k])
+            theirs = LogisticRegression(C=strength, tol=1e-6, max_iter=10_000).fit(x[train], y[train, k])  # where its AUROC has settled
             auroc = roc_auc_score(y[test, k], theirs.decision_function(x[test]))
             worst = max(worst, abs(auroc - roc_auc_score(y[test, k], x[test] @ weights[:, k, s] + bias[k, s])))
     assert worst <= 0.002
-    assert (time.perf_counter() - start) / ours >= 10
+    assert (time.process_time() - start) / ours >= 10
 
 
 def test_a_label_of_one_class_stays_finite():
