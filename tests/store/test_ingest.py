@@ -220,11 +220,6 @@ def test_no_manifest_is_told(tmp_path):
         ingest([], tmp_path / "store", read_fn=read_npy)
 
 
-def test_a_bucket_needs_a_key_file(tmp_path):
-    with pytest.raises(UserError, match="--key FILE"):
-        ingest([write_manifest(tmp_path / "in", volumes(2))], "memory://bucket/store", workers=1, read_fn=read_npy)
-
-
 def test_parts_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "PART_STUDIES", 3)
     part = write.PartWriter(open_root(tmp_path), "a", 3)
