@@ -1,5 +1,6 @@
 """DICOM: a file, a multi-frame file, or a folder that holds one series, to an Image. Order and spacing come from positions alone."""
 
+import io
 import logging
 import struct
 import warnings
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -22,14 +23,14 @@ from pydicom.uid import (
 from mmv_jax.readers.canvas import Canvas, fitting, is_whole
 from mmv_jax.readers.claims import Image
 from mmv_jax.readers.deidentify import allowed_numbers
-from mmv_jax.readers.limits import MAX_HEADER_BYTES, MAX_VOXEL_BYTES, check_inflated, check_size
+from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
 from mmv_jax.readers.pixels import check_pixels, decode_frame
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.series import arrange, plane_of
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
 
 BARE_STARTS = [struct.pack("<HH", *tag) for tag in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16))]
-NOT_IMAGES = {"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG", "SEG", "DOC", "ECG", "AU", "PLAN", "FID", "RWV"}
+NOT_IMAGES = {"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "SEG", "DOC", "ECG", "AU", "PLAN", "FID", "RWV"}
 SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
 
 
@@ -98,16 +99,23 @@ def _load(path: Path, *, pixels: bool = True) -> Dataset:
         head = file.read(132)
         if not is_dicom(head):
             raise Refused("not_an_image", "not a DICOM file by its content, whatever its name says")
-        if head[128:132] == b"DICM":
-            meta = read_file_meta_info(path)
-            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
-                check_inflated(file, -15, MAX_HEADER_BYTES + MAX_VOXEL_BYTES // 16)
+        meta = read_file_meta_info(path) if head[128:132] == b"DICM" else FileMetaDataset()
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            return _load_deflated(file, meta, pixels)
     dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def _load_deflated(file: io.BufferedIOBase, meta: FileMetaDataset, pixels: bool) -> Dataset:
+    """Inflated here, up to a limit: pydicom would inflate it whole, whatever comes out. From there on it is an ordinary data set."""
+    file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
+    data = b"".join(inflated(file, -15, MAX_DEFLATED_BYTES))
+    dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not pixels, force=True)
+    dataset.file_meta = meta
     return dataset
 
 
@@ -127,6 +135,8 @@ def _image(path: Path) -> Image:
 
 def _multi_frame(dataset: Dataset, frames: int) -> Image:
     groups = [groups_of(dataset, n) for n in range(frames)]
+    if any(own is None for _, own in groups):
+        raise Refused("no_position", "frames without a position of their own (a cine loop?) are no volume")
     places, orientation = arrange([plane_of(dataset, *pair) for pair in groups])
     scales = [scale_of(dataset, *pair) for pair in groups]
     canvas = Canvas((frames, int(dataset.Rows), int(dataset.Columns)), orientation, _first_kind(scales))

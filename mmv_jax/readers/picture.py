@@ -24,31 +24,31 @@ GREY_SHARE = 0.999  # of the pixels: fewer off-grey ones than any legible mark
 UNKNOWN = (NAN, NAN, NAN)
 
 
-def read_picture(path: Path, *, labels: bool = False) -> Image:
-    """Reads a PNG or a JPEG. With `labels`, a palette's indices are the values, and channels must agree exactly.
+def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> Image:
+    """Reads a PNG or a JPEG. Of a mask for a study of shape `grid`, a palette's indices are the labels, and channels must agree exactly.
 
     Raises:
       Refused: too_large, truncated, corrupt, colour, unknown_encoding, lossy_mask.
     """
     data = path.read_bytes()
     if data.startswith(JPEG):
-        if labels:
+        if grid is not None:
             raise Refused("lossy_mask", "a mask may not be a JPEG: its labels are smeared by the compression. Write it as PNG")
         return Image(grey(_read_jpeg(data))[None], UNKNOWN, ndim=2)
-    pixels = _read_png(data, labels)
-    return Image(grey(pixels, exact=labels)[None], UNKNOWN, ndim=2)
+    pixels = _read_png(data, grid)
+    return Image(grey(pixels, exact=grid is not None)[None], UNKNOWN, ndim=2)
 
 
-def _read_png(data: bytes, labels: bool) -> np.ndarray:
+def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise Refused("truncated", "the PNG ends within its header")
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    check_size((height, width), 8, len(data), what="PNG")
+    check_size((height, width), 8, len(data), what="PNG", grid=grid)
     depth, colour_type = data[24], data[25]
     if depth == 16 and colour_type != 0:  # Pillow would drop the lower byte
         return _decoded(imagecodecs.png_decode, data)
     picture = _decoded(_pillow, data)
-    if picture.mode == "P" and labels:
+    if picture.mode == "P" and grid is not None:
         return np.asarray(picture)
     if picture.mode == "1":
         return np.asarray(picture, np.uint8)

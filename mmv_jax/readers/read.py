@@ -44,7 +44,7 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
         study of the same format would be refused for.
     """
     with refusing():
-        image = _image(Path(path), labels=True)
+        image = _image(Path(path), grid=like.voxels.shape)
         _check_grid(image, like)
         voxels = image.voxels
         low, high = voxels.min(), voxels.max()
@@ -90,7 +90,8 @@ def format_of(path: Path) -> str | None:
     return "meta" if is_meta_image(head) else None
 
 
-def _image(path: Path, *, labels: bool = False) -> Image:
+def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
+    """The image of a study, or of a mask for a study of shape `grid`."""
     if path.is_dir():
         return read_series(path)
     form = format_of(path)
@@ -98,9 +99,9 @@ def _image(path: Path, *, labels: bool = False) -> Image:
         raise Refused("truncated", "the file is empty")
     if form is None:
         raise Refused("not_an_image", "its content is none of DICOM, NIfTI, MHA, NRRD, PNG and JPEG, whatever its name says")
-    if form == "picture":
-        return read_picture(path, labels=labels)
-    return {"dicom": read_dicom, "nifti": read_nifti, "nrrd": read_nrrd, "meta": read_meta_image}[form](path)
+    if form == "dicom":
+        return read_dicom(path)
+    return {"picture": read_picture, "nifti": read_nifti, "nrrd": read_nrrd, "meta": read_meta_image}[form](path, grid)
 
 
 def _check_grid(image: Image, like: Study) -> None:

@@ -20,8 +20,10 @@ from mmv_jax.readers.limits import MAX_HEADER_BYTES, check_inflated, check_size
 from mmv_jax.readers.orient import RAS_TO_LPS, Orientation, orientation_of
 from mmv_jax.readers.refused import Refused
 
+Shape = tuple[int, ...]
 GZIP = b"\x1f\x8b"
 SLOWEST_FIRST = [2, 1, 0, 3]  # columns of an affine for (i, j, k) -> for (k, j, i), as C order holds them
+NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # metres, millimetres, micrometres; where nothing is said, millimetres
 NIFTI_MAGIC = {b"n+1\0": 1, b"ni1\0": 1, b"n+2\0": 2, b"ni2\0": 2}
 
 
@@ -39,8 +41,8 @@ def gunzipped_head(path: Path, size: int = 540) -> bytes:
         return b""
 
 
-def read_nifti(path: Path) -> Image:
-    """Reads a NIfTI file slice by slice into its final place, so that memory holds the volume once.
+def read_nifti(path: Path, grid: Shape | None = None) -> Image:
+    """Reads a NIfTI file slice by slice into its final place, so that memory holds the volume once. `grid`: of a mask, its study's shape.
 
     Raises:
       Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what `orientation_of` raises.
@@ -50,20 +52,20 @@ def read_nifti(path: Path) -> Image:
         zipped = raw.read(2) == GZIP
     try:
         with gzip.open(path) if zipped else path.open("rb") as file:
-            return _read_nifti(file, stored, zipped)
+            return _read_nifti(file, stored, zipped, grid)
     except EOFError:
         raise Refused("truncated", "the gzip data end too early") from None
     except (gzip.BadGzipFile, zlib.error):
         raise Refused("corrupt", "the gzip data are damaged: their checksum does not hold") from None
 
 
-def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool) -> Image:
+def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape | None) -> Image:
     header = _nifti_header(file)
     shape = _three(tuple(int(n) for n in header.get_data_shape()))
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise Refused("bad_shape", "voxels of a complex or colour type")
-    size = check_size(shape, dtype.itemsize, stored if zipped else None, what="NIfTI")
+    size = check_size(shape, dtype.itemsize, stored if zipped else None, what="NIfTI", grid=grid)
     offset = int(header["vox_offset"])
     here = file.tell()
     if not here <= offset <= MAX_HEADER_BYTES:
@@ -73,7 +75,9 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool) -> Image:
     if not (int(header["sform_code"]) or int(header["qform_code"])):
         raise Refused("no_orientation", "sform_code and qform_code are both 0, so left and right are not known. Set one of them")
     shape = shape[::-1]  # from here on the slowest axis is first
-    orientation = orientation_of(shape, (RAS_TO_LPS @ header.get_best_affine())[:, SLOWEST_FIRST])
+    unit_mm = NIFTI_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine = np.diag([unit_mm] * 3 + [1.0]) @ RAS_TO_LPS @ header.get_best_affine()
+    orientation = orientation_of(shape, affine[:, SLOWEST_FIRST])
     _skip(file, offset - here)
     voxels = _read_slices(file, shape, dtype, _scaling(header), orientation)
     if zipped:
@@ -164,7 +168,7 @@ def is_meta_image(head: bytes) -> bool:
     return bool(META_LINE.match(first)) and (b"NDims" in head or b"ObjectType" in head)
 
 
-def read_meta_image(path: Path) -> Image:
+def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
     """Reads an MHA file whose voxels lie in itself.
 
     Raises:
@@ -177,7 +181,7 @@ def read_meta_image(path: Path) -> Image:
         header = _meta_header(file)
         shape, itemsize = _checked_meta(header)
         zipped = header.get("CompressedData", "False").lower() in ("true", "1")
-        size = check_size(shape, itemsize, stored if zipped else None, what="MHA")
+        size = check_size(shape, itemsize, stored if zipped else None, what="MHA", grid=grid)
         if zipped:
             check_inflated(file, 47, size)
         elif stored - file.tell() < size:
@@ -247,7 +251,7 @@ NRRD_SPACES = {  # the sense of each axis of the file's space, as seen from LPS
 }  # fmt: skip
 
 
-def read_nrrd(path: Path) -> Image:
+def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
     """Reads an NRRD file whose voxels lie in itself.
 
     Raises:
@@ -265,7 +269,7 @@ def read_nrrd(path: Path) -> Image:
             raise Refused("detached_data", "the NRRD's voxels lie in another file. Save it as one .nrrd")
         shape = _three(tuple(int(n) for n in header.get("sizes", ())))
         encoding = str(header.get("encoding", ""))
-        size = check_size(shape, _nrrd_itemsize(header), None if encoding == "raw" else stored, what="NRRD")
+        size = check_size(shape, _nrrd_itemsize(header), stored if encoding != "raw" else None, what="NRRD", grid=grid)
         start = file.tell()
         if encoding in ("gzip", "gz"):
             check_inflated(file, 47, size)

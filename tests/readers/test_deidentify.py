@@ -78,7 +78,7 @@ def haunted(dataset: Dataset) -> Dataset:
 
 
 def traces(text: str) -> list[str]:
-    return [word for word in ("SENTINEL", "98765", "1.2.999", "sentinel") if word in text]
+    return [word for word in ("SENT", "sent", "98765", "1.2.999") if word in text]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_volume_says_only_where_it_lies(tmp_path):
 BROKEN = {
     "truncated": lambda data: data[: len(data) // 2],
     "no pixels": lambda data: data.replace(b"\xe0\x7f\x10\x00", b"\xe1\x7f\x10\x00"),
-    "a word for a number": lambda data: data.replace(b"\x28\x00\x53\x10DS\x02\x001 ", b"\x28\x00\x53\x10DS\x02\x00S "),
+    "a word for a number": lambda data: data.replace(b"\x28\x00\x53\x10DS\x04\x001.0 ", b"\x28\x00\x53\x10DS\x04\x00SENT"),
     "another syntax": lambda data: data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.2\0"),
     "broken in the middle": lambda data: data[:2000] + b"SENTINEL" * 20 + data[2000:],
     "no magic": lambda data: b"SENTINEL" * 20 + data,

@@ -9,6 +9,7 @@ from test_volume import VOXELS, nifti, turned, write
 from mmv_jax.readers.manifest import read_manifest
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.refused import Refused
+from mmv_jax.study import Study
 
 LABELS = (VOXELS > 500).astype(np.uint8) + (VOXELS > 1500)
 
@@ -48,6 +49,18 @@ def test_a_mask_of_another_grid_is_refused(tmp_path, study):
     assert code_of(write(moved(5), tmp_path / "place"), study) == "mask_grid"
     wide = nib.Nifti1Image(LABELS.transpose(), nifti().affine @ np.diag([1.5, 1, 1, 1]))
     assert code_of(write(wide, tmp_path / "spacing"), study) == "mask_grid"
+
+
+def test_a_large_and_nearly_empty_mask_is_no_bomb(tmp_path):
+    """80 MiB of zeros shrink a thousand times: a study like this would be refused by its ratio, a mask is known by its study's size."""
+    voxels = np.zeros((320, 512, 512), np.uint8)
+    voxels[0, 0] = 1
+    path = write(nib.Nifti1Image(voxels.transpose(), np.diag([-1, -1, 1, 1])), tmp_path / "mask.gz")
+    with pytest.raises(Refused, match="too_large"):
+        read_study(path)
+    like = Study(voxels, (1.0, 1.0, 1.0), 3, "raw")
+    assert read_mask(path, like=like).sum() == 512
+    assert code_of(path, Study(voxels[:319], (1.0, 1.0, 1.0), 3, "raw")) == "mask_grid"
 
 
 @pytest.mark.parametrize("value", [-1, 40_000, 0.5, np.nan, np.inf])
@@ -91,11 +104,11 @@ def test_the_real_masks(real_data):
 
 
 def test_the_right_lung_is_on_the_side_that_shows_it(real_data):
-    """Label 2 (right lung) of a frontal X-ray lies left in the picture; label 11 of an abdomen (liver is 5) lies right of the middle in LPS."""
+    """The right lung lies left in a frontal picture; x of a volume grows to the patient's left, from the liver to the spleen."""
     line = read_manifest(real_data / "cxr_seg.csv").lines[0]
     mask = read_mask(line.masks["anatomy"], like=read_study(line.path))[0]
     assert np.nonzero(mask == 2)[1].mean() < np.nonzero(mask == 1)[1].mean()
     line = next(line for line in read_manifest(real_data / "ct.csv").lines if "organ" in line.masks)
     mask = read_mask(line.masks["organ"], like=read_study(line.path))
     spleen, liver = (np.argwhere(mask == label).mean(axis=0) for label in (1, 5))
-    assert spleen[2] > liver[2]  # x grows to the patient's left, where the spleen is
+    assert spleen[2] > liver[2]

@@ -255,6 +255,16 @@ def test_a_large_volume_is_read_in_little_more_than_its_own_size(tmp_path):
     assert peak < 1.5 * voxels.nbytes
 
 
+@pytest.mark.parametrize("unit, factor", [("meter", 1000), ("mm", 1), ("micron", 0.001), ("unknown", 1)])
+def test_the_unit_of_length_is_the_headers(tmp_path, unit, factor):
+    image = nifti()
+    scaled = nib.Nifti1Image(np.asarray(image.dataobj), np.diag([1 / factor] * 3 + [1]) @ image.affine)
+    scaled.header.set_xyzt_units(unit)
+    study = read_study(write(scaled, tmp_path / "x"))
+    assert study.spacing_mm == pytest.approx(SPACING)
+    assert study.attributes["first_z_mm"] == pytest.approx(ORIGIN[0])
+
+
 def test_the_real_volumes(real_data):
     study = read_study(real_data / "ct" / "heart.nii.gz", unit="HU")
     assert (study.voxels.shape, study.unit, study.voxels.dtype) == ((164, 126, 120), "HU", np.int16)
