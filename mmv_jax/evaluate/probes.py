@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-STRENGTHS = tuple(10.0**e for e in range(-6, 3))  # C of the logistic probe, as scikit-learn defines it: weight of the losses' sum
+STRENGTHS = tuple(10.0**e for e in np.arange(-5, 1.5, 0.5))  # C of the logistic probe, as scikit-learn defines it: weight of the losses' sum
 PENALTIES = tuple(10.0**e for e in np.arange(0, 6.5, 0.5))  # alpha of the ridge probe
 MEMORY = 10  # pairs that the quasi-Newton direction remembers
 
