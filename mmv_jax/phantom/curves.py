@@ -65,7 +65,7 @@ def vertebra_levels(p: Patient) -> np.ndarray:
     return p.height + 22 - np.cumsum(heights)
 
 
-def spine_centre(p: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def spine_centre(p: Patient, z: np.ndarray) -> tuple[organs.Value, organs.Value]:
     """(y, x) of the vertebral bodies' middle."""
     _, yc, b = organs.cavity_profile(p, z)
     return yc + b - 15, organs.midline(p, z)

@@ -84,7 +84,7 @@ def coverage(field: np.ndarray) -> np.ndarray:
     return np.minimum(cover, 1, out=cover)
 
 
-def paint(volume: np.ndarray, cover: np.ndarray, value: np.ndarray | float) -> None:
+def paint(volume: np.ndarray, cover: np.ndarray, value: np.ndarray | float | int) -> None:
     """Replaces the covered part of each voxel by a value, in place."""
     change = np.subtract(value, volume, dtype=np.float32)
     change *= cover
@@ -165,7 +165,7 @@ def _quadratic(axes: np.ndarray, lattice: np.ndarray, rest: np.ndarray) -> np.nd
     return left.astype(np.float32) @ right.T.astype(np.float32)
 
 
-def paint_stamps(volume: np.ndarray, index: np.ndarray, cover: np.ndarray, value: float) -> None:
+def paint_stamps(volume: np.ndarray, index: np.ndarray, cover: np.ndarray, value: float | int) -> None:
     """`paint` at the voxels of `Stamps`, in place; `volume` is contiguous."""
     flat = volume.reshape(-1)
     flat[index] = flat[index] + cover * (value - flat[index])

@@ -6,6 +6,8 @@ import numpy as np
 
 from mmv_jax.phantom.patient import Patient
 
+Value = np.ndarray | np.floating | float | int  # one position, or an array of them
+
 # Profiles of the thoracic cavity against depth below the apex, as a part of the way from the apex to the lowest recess.
 _DEPTH = np.array([0.0, 0.04, 0.09, 0.16, 0.26, 0.40, 0.55, 0.70, 0.85, 1.0, 1.3])
 _WIDTH = np.array([0.50, 0.57, 0.66, 0.76, 0.86, 0.94, 0.98, 1.0, 0.99, 0.96, 0.92])  # of half_width
@@ -26,7 +28,7 @@ def _smooth_table(values: np.ndarray) -> np.ndarray:
 _WIDTH_TABLE, _BACK_TABLE, _FRONT_TABLE = (_smooth_table(v) for v in (_WIDTH, _BACK, _FRONT))
 
 
-def cavity_profile(p: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cavity_profile(p: Patient, z: Value) -> tuple[Value, Value, Value]:
     """(half width, centre y, half depth) of the thoracic cavity at height z, in mm."""
     u = (p.height - z) / (p.height + RECESS)
     lean = p.kyphosis * ((u - 0.45) ** 2 - 0.05) * 4
@@ -36,7 +38,7 @@ def cavity_profile(p: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return tuple(v.astype(np.float32) for v in (width, (back + front) / 2, (back - front) / 2))  # type: ignore[return-value]
 
 
-def midline(p: Patient, z: np.ndarray) -> np.ndarray:
+def midline(p: Patient, z: Value) -> Value:
     """x of the spine: an S for a scoliosis."""
     return (p.scoliosis * np.sin((z - 90) / 75)).astype(np.float32)
 
@@ -48,21 +50,21 @@ class At:
         self.patient, self.z, self.y, self.x = patient, z, y, x
 
     @cached_property
-    def profile(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def profile(self) -> tuple[Value, Value, Value]:
         return cavity_profile(self.patient, self.z)
 
     @cached_property
-    def midline(self) -> np.ndarray:
+    def midline(self) -> Value:
         return midline(self.patient, self.z)
 
 
-def superellipse(x: np.ndarray, y: np.ndarray, a: np.ndarray | float, b: np.ndarray | float, power: float) -> np.ndarray:
+def superellipse(x: np.ndarray, y: np.ndarray, a: Value, b: Value, power: float) -> np.ndarray:
     """Distance along the ray from the centre, in mm."""
     q = ((np.abs(x) / a + 1e-4) ** power + (np.abs(y) / b + 1e-4) ** power) ** (1 / power)
     return np.sqrt(x * x + y * y + 1) * (1 - 1 / q)
 
 
-def ellipsoid(at: At, centre: tuple[float, float, float], axes: tuple[float, float, float], stretch: np.ndarray | float = 1.0) -> np.ndarray:
+def ellipsoid(at: At, centre: tuple[Value, Value, Value], axes: tuple[Value, Value, Value], stretch: Value = 1.0) -> np.ndarray:
     """Approximate signed distance, mm; centre and axes are (z, y, x); z is stretched before it is measured."""
     dz, dy, dx = (at.z - centre[0]) * stretch, at.y - centre[1], at.x - centre[2]
     dz, dy, dx = dz * dz, dy * dy, dx * dx
@@ -70,7 +72,7 @@ def ellipsoid(at: At, centre: tuple[float, float, float], axes: tuple[float, flo
     return np.sqrt(dz + dy + dx + 1e-2) * (1 - 1 / q)
 
 
-def blend(a: np.ndarray, b: np.ndarray, k: np.ndarray | float) -> np.ndarray:
+def blend(a: np.ndarray, b: np.ndarray, k: Value) -> np.ndarray:
     """A union whose seam is rounded over about k mm. Source: Quilez, the polynomial smooth minimum."""
     h = np.maximum(k - np.abs(a - b), 0)
     return np.minimum(a, b) - h * h * (0.25 / k)
@@ -103,7 +105,7 @@ def carina(p: Patient) -> float:
     return p.height - 96 * p.half_width / 136
 
 
-def heart_centre(p: Patient) -> tuple[float, float, float]:
+def heart_centre(p: Patient) -> tuple[Value, Value, Value]:
     """(z, y, x) of the ventricles' ellipsoid."""
     return 0.5 * (p.dome_right + p.dome_left) + 31 * p.heart, -27 * p.depth, 19 + 9 * p.heart
 
@@ -115,7 +117,7 @@ def _heart(at: At) -> np.ndarray:
     cos, sin = float(np.cos(p.heart_angle)), float(np.sin(p.heart_angle))
     dz, dx = at.z - hz, at.x - hx
     turned = At(p, dz * cos + dx * sin, at.y - hy, dx * cos - dz * sin)
-    ventricles = ellipsoid(turned, (0, 0, 0), (42 * h, 43 * h * p.depth, 60 * h))
+    ventricles = ellipsoid(turned, (0.0, 0.0, 0.0), (42 * h, 43 * h * p.depth, 60 * h))
     right_atrium = ellipsoid(at, (hz + 8, hy + 10, -9 * h), (48 * h, 35 * h, 32 * h))
     left_atrium = ellipsoid(at, (hz + 36, hy + 34, 8), (30 * h, 24, 36 * h))
     return blend(blend(ventricles, right_atrium, 30), left_atrium, 20)
@@ -176,7 +178,7 @@ def muscles(at: At, skin: np.ndarray) -> np.ndarray:
     return np.maximum(skin + 3 + 0.35 * p.fat * shoulder, trunk - 90 * shoulder)
 
 
-def lung_point(p: Patient, place: tuple[float, float, float]) -> np.ndarray:
+def lung_point(p: Patient, place: tuple[Value, Value, Value]) -> np.ndarray:
     """(z, y, x) mm of a place (side, height 0..1, 0 back .. 1 front) about the middle of a lung."""
     side, height, depth = place
     z = -18 + height * (p.height - 2)
