@@ -6,6 +6,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+import pandas as pd
 from absl import flags
 
 from mmv_jax.data.crops import CHUNK, Crops, Triple, View, check_views, count_tokens, draw_crops, expand, most_tokens, uniforms
@@ -18,6 +19,7 @@ from mmv_jax.errors import UserError
 
 ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
 CHANGE, MIRROR, HIDE, MIX = 1, 2, 3, 4  # second part of a seed: keeps apart what is drawn for a crop, a line, a row and an epoch
+UNKNOWN = "unknown"  # the group of studies that have no value in the column of groups
 BUFFERED = 2  # batches that are made ahead, by each worker
 
 
@@ -235,7 +237,9 @@ def _studies_of(
         there = sorted(set(groups[fits]))
         wrong = [name for name, share in mixture.items() if name not in there or share <= 0]
         if wrong:
-            raise UserError(f"The mixture gives {wrong[0]} a share of {mixture[wrong[0]]}, but shares are positive, and {words} have {', '.join(there)}.")
+            raise UserError(
+                f"The mixture gives {wrong[0]} a share of {mixture[wrong[0]]}, but shares are positive, and {words} have {', '.join(there)}."
+            )
         fits &= groups.isin(list(mixture))
     if not fits.any():
         raise UserError(f"The store has no study of {words} that the views can show. Its splits are {', '.join(sorted(set(index['split'])))}.")

@@ -196,9 +196,16 @@ def test_a_modality_that_is_left_out_is_not_shown():
     assert set(rows.patients) == set(STORE.index["patient"][STORE.index["modality"] == "CT"])
 
 
-def test_only_the_chosen_split_is_trained_on():
+def test_a_mixture_can_be_of_the_values_of_a_label():
+    store = memory(random_studies(12))
+    store.index["label_source"] = ["here", "there", None] * 4
+    rows = make(store, mixture={"here": 0.5, "unknown": 0.5}, mixture_by="label_source")
+    assert sorted(rows._lines(0)) == [i for i in range(12) if i % 3 != 1]
+
+
+def test_only_the_chosen_splits_are_trained_on():
     split = ["train"] * 10 + ["test"] * 10
-    rows = make(memory(random_studies(20), split=split))
+    rows = make(memory(random_studies(20), splits=(split,)))
     assert max(rows.batch(step)["study"].max() for step in range(4)) < 10
     assert rows.patients == [f"{i:016x}" for i in range(5)]
 
@@ -208,13 +215,14 @@ def test_only_the_chosen_split_is_trained_on():
     [
         ({"length": 40, "prefix": 30}, "length=40"),
         ({"segments": 3}, "segments=3"),
-        ({"split": "all"}, "no study of split 'all'"),
+        ({"splits": ["all"]}, "no study of 'all'.*splits are train"),
+        ({"mixture": {"CT": 1.0}, "mixture_by": "label_site"}, "label_site.*does not have"),
         ({"mixture": {"MR": 1.0}}, "MR.*CT, CXR"),
         ({"mixture": {"CT": 0.0}}, "share"),
         ({"coordinates": "inch"}, "mm, grid"),
         ({"views": {2: [View("g", 1, (8, 60, 60), (0.4, 1.0), True)]}}, "multiple of the patch"),
     ],
-    ids=["length", "segments", "split", "modality", "share", "coordinates", "grid"],
+    ids=["length", "segments", "split", "column", "modality", "share", "coordinates", "grid"],
 )
 def test_what_does_not_go_together_is_refused_before_training(options, words):
     with pytest.raises(UserError, match=words):
