@@ -205,7 +205,7 @@ def test_a_mixture_can_be_of_the_values_of_a_label():
 
 def test_only_the_chosen_splits_are_trained_on():
     split = ["train"] * 10 + ["test"] * 10
-    rows = make(memory(random_studies(20), splits=(split,)))
+    rows = make(memory(random_studies(20), split=split))
     assert max(rows.batch(step)["study"].max() for step in range(4)) < 10
     assert rows.patients == [f"{i:016x}" for i in range(5)]
 
