@@ -34,9 +34,10 @@ def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh
     """
     devices = jax.devices() if devices is None else devices
     if data * fsdp != len(devices):
+        fitting = fsdp if len(devices) % fsdp == 0 else len(devices)
         raise UserError(
             f"config.mesh is data={data} × fsdp={fsdp} = {data * fsdp} devices, but this run has {len(devices)}. "
-            f"Set --config.mesh.data={max(len(devices) // fsdp, 1)} --config.mesh.fsdp={fsdp if len(devices) % fsdp == 0 else len(devices)}."
+            f"Set --config.mesh.data={len(devices) // fitting} --config.mesh.fsdp={fitting}."
         )
     # Explicit axes are jax.make_mesh's default, and make matmuls refuse what the compiler can resolve by itself.
     return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)

@@ -66,9 +66,6 @@ class MaeDecoder(nn.Module):
         return jnp.where(segment_ids[..., None] > 0, x, 0.0)
 
 
-Level = Float[Array, "N z y x D"]
-
-
 def kernel_of(grid: tuple[int, ...]) -> tuple[int, ...]:
     """A kernel of 3 along the axes that a study has: (1, 3, 3) for a planar one."""
     return tuple(3 if size > 1 else 1 for size in grid)
@@ -94,7 +91,9 @@ class Upsample(nn.Module):
     narrowest: int = 16
 
     @nn.compact
-    def __call__(self, x: Level, skips: list[Level], voxels: tuple[int, int, int]) -> Float[Array, "N Z Y X {self.classes}"]:
+    def __call__(
+        self, x: Float[Array, "N z y x W"], skips: list[Float[Array, "N z y x D"]], voxels: tuple[int, int, int]
+    ) -> Float[Array, "N Z Y X {self.classes}"]:
         for n, grid in enumerate(doublings(x.shape[1:4], voxels)[1:]):
             x = nn.Conv(max(x.shape[-1] // 2, self.narrowest), kernel_of(grid), name=f"conv_{n}")(resize(x, grid))
             if n < len(skips):

@@ -22,7 +22,7 @@ DEEP = {"layer_scale": 1e-5}
 OPTIONS: dict[str, dict] = {"L": DEEP, "H": DEEP, "g": {**DEEP, "mlp": "swiglu"}}
 
 
-def make_encoder(size: str, patch: tuple[int, int, int], **options) -> Encoder:
+def make_encoder(size: str, patch: Sequence[int], **options) -> Encoder:
     """An encoder of a named size; `options` are fields of `Encoder`.
 
     Example:

@@ -1,0 +1,141 @@
+"""Reconstruction and segmentation: tokens back to voxels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mmv_jax.models.cnn import UNet
+from mmv_jax.models.decoders import GlobalLocalDecoder, LinearDecoder, MaeDecoder, MultiScaleDecoder, doublings, place_tokens
+
+MAE = MaeDecoder(width=48, depth=1, heads=2, patch_voxels=32, layer_scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def case(packed):
+    rows = packed([30, 40], length=96)
+    visible = np.concatenate([np.arange(0, 70, 3), [-1] * 8]).astype(np.int32)[None]
+    encoded = jax.random.normal(jax.random.key(0), (1, visible.shape[1], 64))
+    args = (encoded, jnp.array(visible), rows.coords_mm, rows.kinds, rows.segment_ids)
+    return args, MAE.init(jax.random.key(1), *args)
+
+
+def decode(params, args):
+    return jax.jit(MAE.apply)(params, *args)
+
+
+def test_tokens_go_to_their_places_and_padding_nowhere():
+    x = jnp.arange(1.0, 4.0).reshape(1, 3, 1)
+    placed, filled = place_tokens(x, jnp.array([[4, -1, 0]]), 5)
+    assert placed[0, :, 0].tolist() == [3, 0, 0, 0, 1]
+    assert filled[0].tolist() == [True, False, False, False, True]
+
+
+def test_reconstruction_covers_the_whole_row_and_is_zero_at_padding(case):
+    args, params = case
+    voxels = decode(params, args)
+    assert voxels.shape == (1, 96, 32)
+    assert jnp.all(voxels[:, 70:] == 0)
+    assert jnp.all(jnp.abs(voxels[:, :70]).sum(-1) > 0)
+
+
+def test_the_order_of_visible_tokens_does_not_matter(case):
+    (encoded, visible, *rest), params = case
+    order = jax.random.permutation(jax.random.key(2), visible.shape[1])
+    np.testing.assert_allclose(decode(params, (encoded[:, order], visible[:, order], *rest)), decode(params, (encoded, visible, *rest)), atol=1e-6)
+
+
+def test_reconstruction_of_a_study_is_blind_to_the_others(case):
+    (encoded, *rest), params = case
+
+    def first(encoded):
+        return (decode(params, (encoded, *rest))[:, :30] ** 2).sum()
+
+    grad = jnp.abs(jax.grad(first)(encoded)).sum(-1)[0]
+    assert jnp.all(grad[:10] > 0)  # places 0 to 27
+    assert jnp.all(grad[10:] == 0)  # the other study, and padding
+
+
+def test_hidden_places_differ_by_position_alone(case):
+    (encoded, visible, coords, *rest), params = case
+    hidden = [1, 4]
+    voxels = decode(params, (encoded, visible, coords, *rest))
+    assert jnp.abs(voxels[0, hidden[0]] - voxels[0, hidden[1]]).max() > 1e-3
+    together = coords.at[:, hidden[1]].set(coords[:, hidden[0]])
+    voxels = decode(params, (encoded, visible, together, *rest))
+    np.testing.assert_allclose(voxels[0, hidden[0]], voxels[0, hidden[1]], atol=1e-5)
+
+
+DECODERS = {"linear": LinearDecoder(2), "multi-scale": MultiScaleDecoder(2, width=16), "global-local": GlobalLocalDecoder(2, width=16)}
+GRIDS = {"planar": ((1, 4, 4), (1, 16, 16)), "volumetric": ((2, 4, 4), (4, 16, 16))}
+
+
+def fit(model, inputs, target, steps):
+    """Trains `model` on one study; returns its Dice before and after."""
+
+    def loss_fn(params):
+        logits = model.apply(params, *inputs())
+        return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean(), logits
+
+    tx = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, opt_state):
+        grads, logits = jax.grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = tx.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, logits
+
+    params = jax.jit(lambda key: model.init(key, *inputs()))(jax.random.key(0))
+    opt_state, dice = tx.init(params), []
+    for _ in range(steps):
+        params, opt_state, logits = step(params, opt_state)
+        found = np.asarray(logits).argmax(-1)
+        dice.append(2 * (found * target).sum() / (found.sum() + target.sum()))
+    return dice[0], dice[-1]
+
+
+def ball(voxels):
+    """A ball that fills a good part of the grid, off its centre; flat enough along z for the coarsest decoder."""
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in voxels), indexing="ij")
+    return ((z / 3) ** 2 + (y - 0.2) ** 2 + (x + 0.1) ** 2 < 0.35).astype(np.int32)[None]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("kind", GRIDS)
+def test_segmentation_decoders_answer_on_the_voxel_grid_and_can_learn_one_study(name, kind):
+    tokens, voxels = GRIDS[kind]
+    levels = jax.random.normal(jax.random.key(1), (3, 1, *tokens, 48))
+    cls = jax.random.normal(jax.random.key(2), (1, 48))
+    before, after = fit(DECODERS[name], lambda: (levels, cls, voxels), ball(voxels), steps=60)
+    assert before < 0.75
+    assert after > (0.8 if name == "linear" else 0.95)  # one interpolated score a token cannot follow a curve closely
+
+
+@pytest.mark.parametrize("name, reads_cls, reads_early", [("linear", False, False), ("multi-scale", False, True), ("global-local", True, False)])
+def test_decoders_read_what_they_say(name, reads_cls, reads_early):
+    tokens, voxels = GRIDS["planar"]
+    levels, cls = jax.random.normal(jax.random.key(1), (3, 1, *tokens, 48)), jax.random.normal(jax.random.key(2), (1, 48))
+
+    @jax.jit
+    def grads(levels, cls):
+        params = DECODERS[name].init(jax.random.key(0), levels, cls, voxels)
+        return jax.grad(lambda levels, cls: (DECODERS[name].apply(params, levels, cls, voxels) ** 2).sum(), argnums=(0, 1))(levels, cls)
+
+    of_levels, of_cls = grads(levels, cls)
+    assert jnp.any(of_levels[-1] != 0)
+    assert bool(jnp.any(of_levels[:-1] != 0)) == reads_early
+    assert bool(jnp.any(of_cls != 0)) == reads_cls
+
+
+def test_grids_double_until_each_axis_is_there():
+    assert doublings((1, 8, 8), (1, 128, 128)) == [(1, 8, 8), (1, 16, 16), (1, 32, 32), (1, 64, 64), (1, 128, 128)]
+    assert doublings((4, 3, 3), (32, 42, 42)) == [(4, 3, 3), (8, 6, 6), (16, 12, 12), (32, 24, 24), (32, 42, 42)]
+
+
+@pytest.mark.parametrize("voxels", [(1, 16, 16), (6, 10, 12)], ids=["planar", "volumetric, odd sizes"])
+def test_the_unet_learns_one_study(voxels):
+    target = ball(voxels)
+    image = jnp.array(target[..., None] + 0.3 * np.random.default_rng(0).normal(size=(*target.shape, 1)), jnp.float32)
+    _, after = fit(UNet(2, width=8, depth=2), lambda: (image,), target, steps=30)
+    assert after > 0.95
