@@ -30,7 +30,8 @@ def peak_bytes(folder: Path, voxels: np.ndarray) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
-def test_a_volume_costs_at_most_three_times_its_size(tmp_path):
+def test_a_volume_costs_at_most_four_times_its_size(tmp_path):
     volume = np.broadcast_to((np.arange(512 * 512) % 2000 - 1000).astype(np.int16).reshape(512, 512, 1), (512, 512, 160))  # 80 MiB
     without = peak_bytes(tmp_path / "small", volume[:10, :10, :10])
-    assert peak_bytes(tmp_path / "large", volume) - without < 3 * volume.nbytes
+    # About two copies, of the reader, and 100 MiB of shards on their way; Python itself is not counted.
+    assert peak_bytes(tmp_path / "large", volume) - without < 4 * volume.nbytes
