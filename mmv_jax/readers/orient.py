@@ -4,13 +4,16 @@ An oblique volume keeps its own grid: each axis takes the name of the anatomical
 `obliquity_deg` among the study's attributes says how far off that is.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from nibabel.orientations import io_orientation
 
 from mmv_jax.readers.refused import Refused
 
+T = TypeVar("T")
 MAX_SHEAR_DEG = 1.0  # beyond it, a straight box of voxels would show a slanted patient: 1 degree over 300 mm is 5 mm
 MAX_STEP_MM = 1e6  # of one voxel, before any arithmetic that could overflow; what is plausible is judged with the manifest's spacing
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -54,6 +57,28 @@ def orientation_of(shape: tuple[int, int, int], affine: np.ndarray) -> Orientati
     Raises:
       Refused: bad_spacing (singular or not finite), sheared.
     """
+    axes, lengths = _axes(affine)
+    named = io_orientation(affine)  # per axis of the file: (anatomical axis, sense)
+    order = triple(int(np.flatnonzero(named[:, 0] == anatomical)[0]) for anatomical in (2, 1, 0))
+    steps = triple(int(named[axis, 1]) for axis in order)
+    corners = np.zeros((2, 4))  # indices of the first and the last voxel, homogeneous
+    corners[:, 3] = 1
+    for axis, step in zip(order, steps):
+        corners[int(step > 0), axis] = shape[axis] - 1
+    first, last = (corners @ affine.T)[:, [2, 1, 0]]
+    cosine = min(abs(axes[anatomical, axis]) for anatomical, axis in zip((2, 1, 0), order))
+    return Orientation(
+        order=order,
+        steps=steps,
+        spacing_mm=triple(float(lengths[axis]) for axis in order),
+        first_mm=triple(map(float, first)),
+        last_mm=triple(map(float, last)),
+        obliquity_deg=float(np.rad2deg(np.arccos(min(1.0, cosine)))),
+    )
+
+
+def _axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The unit vectors of an affine (as columns) and their lengths, if they are three lengths at right angles."""
     columns = affine[:3, :3]
     if not np.isfinite(affine).all() or np.abs(columns).max() > MAX_STEP_MM:
         raise Refused("bad_spacing", "the transform from voxels to millimetres has a number that is no length")
@@ -65,18 +90,9 @@ def orientation_of(shape: tuple[int, int, int], affine: np.ndarray) -> Orientati
     if slant > np.sin(np.deg2rad(MAX_SHEAR_DEG)):
         angle = np.rad2deg(np.arcsin(min(slant, 1.0)))
         raise Refused("sheared", f"the axes are {angle:.1f} degrees off a right angle (a tilted gantry?); resample it to a straight grid first")
-    named = io_orientation(affine)  # per file axis: (anatomical axis, sense)
-    order, steps, spacing, cosines = [], [], [], []
-    for anatomical in (2, 1, 0):
-        axis = int(np.flatnonzero(named[:, 0] == anatomical)[0])
-        order.append(axis)
-        steps.append(int(named[axis, 1]))
-        spacing.append(float(lengths[axis]))
-        cosines.append(abs(axes[anatomical, axis]))
-    ends = np.array([[0 if step > 0 else shape[axis] - 1 for axis, step in zip(order, steps)], [0, 0, 0]])
-    ends[1] = np.array([shape[axis] - 1 for axis in order]) - ends[0]
-    index = np.zeros((2, 4))
-    index[:, order], index[:, 3] = ends, 1
-    first, last = (index @ affine.T)[:, [2, 1, 0]]
-    tilt = float(np.rad2deg(np.arccos(min(1.0, min(cosines)))))
-    return Orientation(tuple(order), tuple(steps), tuple(spacing), tuple(map(float, first)), tuple(map(float, last)), tilt)
+    return axes, lengths
+
+
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    z, y, x = values
+    return z, y, x

@@ -28,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from mmv_jax.readers.codestream import j2k_frame, jpeg_frame
+from mmv_jax.readers.codestream import END_OF_IMAGE, j2k_frame, jpeg_frame
 from mmv_jax.readers.limits import check_size
 from mmv_jax.readers.refused import Refused
 
@@ -59,7 +59,7 @@ def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax not in NATIVE and syntax not in DECODER:
         raise Refused("unknown_encoding", "a transfer syntax that is not read here (video, or one of a vendor's own)")
-    shape = tuple(_whole(dataset, keyword, default) for keyword, default in (("NumberOfFrames", 1), ("Rows", 0), ("Columns", 0)))
+    shape = _whole(dataset, "NumberOfFrames", 1), _whole(dataset, "Rows", 0), _whole(dataset, "Columns", 0)
     if 0 in shape:
         raise Refused("no_pixels", "the DICOM file has no rows, columns or frames")
     samples, bits = _whole(dataset, "SamplesPerPixel", 1), _whole(dataset, "BitsAllocated", 0)
@@ -111,6 +111,9 @@ def check_frame(dataset: Dataset, data: bytes) -> None:
     frame = j2k_frame(data) if is_j2k else jpeg_frame(data)
     if (frame.rows, frame.columns, frame.components) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
         raise Refused("corrupt", "the compressed frame has another size than the DICOM header says")
+    # CharLS, on a scan that ends early, counts to 2**31 before it says so: 4.7 s. Most such scans have lost their end marker too.
+    if syntax in (JPEGLSLossless, JPEGLSNearLossless) and not data.rstrip(b"\0").endswith(END_OF_IMAGE):
+        raise Refused("truncated", "the JPEG-LS frame has no end")
 
 
 def _jpeg(dataset: Dataset, data: bytes) -> np.ndarray:

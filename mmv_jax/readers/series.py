@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from mmv_jax.readers.claims import MIN_SPACING_MM
 from mmv_jax.readers.deidentify import number_of
-from mmv_jax.readers.orient import Orientation, orientation_of
+from mmv_jax.readers.orient import Orientation, orientation_of, triple
 from mmv_jax.readers.refused import Refused
 
 COSINE_TOLERANCE = 1e-3  # between planes of one series; 0.06 degrees
@@ -39,16 +39,18 @@ def plane_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
                 return group.get(sequence)[0]
         return dataset
 
-    def numbers(sequence: str, keyword: str, count: int) -> tuple[float, ...]:
+    def numbers(sequence: str, keyword: str, count: int) -> list[float]:
         found = [number_of(source(sequence), keyword, n) for n in range(count)]
-        if None in found:
+        known = [number for number in found if number is not None]
+        if len(known) < count:
             raise Refused("no_position", f"a frame has no {keyword}: where it lies in the patient is not known")
-        return tuple(found)
+        return known
 
+    row, column = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
     return Plane(
-        position_mm=numbers("PlanePositionSequence", "ImagePositionPatient", 3),
-        cosines=numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),
-        spacing_mm=numbers("PixelMeasuresSequence", "PixelSpacing", 2),
+        position_mm=triple(numbers("PlanePositionSequence", "ImagePositionPatient", 3)),
+        cosines=tuple(numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)),
+        spacing_mm=(row, column),
         shape=(int(dataset.Rows), int(dataset.Columns)),
     )
 
@@ -71,7 +73,7 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
         raise Refused("bad_spacing", "ImageOrientationPatient is not two unit vectors at a right angle")
     positions = np.array([plane.position_mm for plane in planes])
     check_stack(positions, np.cross(along, down))
-    places = get_volume_positions(positions, first.cosines, perpendicular_tol=1.0)[1]  # slant is judged by orientation_of
+    places = get_volume_positions(positions.tolist(), first.cosines, perpendicular_tol=1.0)[1]  # slant is judged by orientation_of
     if places is None:
         raise Refused("uneven_slices", "the distances between the slices vary by more than 1 %")
     bottom, top = positions[np.argmin(places)], positions[np.argmax(places)]

@@ -17,7 +17,7 @@ import numpy as np
 from mmv_jax.readers.canvas import Canvas, is_whole, rescaled
 from mmv_jax.readers.claims import Image
 from mmv_jax.readers.limits import MAX_HEADER_BYTES, check_inflated, check_size
-from mmv_jax.readers.orient import RAS_TO_LPS, Orientation, orientation_of
+from mmv_jax.readers.orient import RAS_TO_LPS, Orientation, orientation_of, triple
 from mmv_jax.readers.refused import Refused
 
 Shape = tuple[int, ...]
@@ -76,7 +76,8 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
         raise Refused("no_orientation", "sform_code and qform_code are both 0, so left and right are not known. Set one of them")
     shape = shape[::-1]  # from here on the slowest axis is first
     unit_mm = NIFTI_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    affine = np.diag([unit_mm] * 3 + [1.0]) @ RAS_TO_LPS @ header.get_best_affine()
+    with np.errstate(all="ignore"):  # what is not finite is refused by orientation_of
+        affine = np.diag([unit_mm] * 3 + [1.0]) @ RAS_TO_LPS @ header.get_best_affine()
     orientation = orientation_of(shape, affine[:, SLOWEST_FIRST])
     _skip(file, offset - here)
     voxels = _read_slices(file, shape, dtype, _scaling(header), orientation)
@@ -220,19 +221,17 @@ def _checked_meta(header: dict[str, str]) -> tuple[tuple[int, int, int], int]:
     if header["ElementDataFile"].upper() != "LOCAL":
         raise Refused("detached_data", "the MetaImage's voxels lie in another file. Save it as one .mha")
     try:
-        shape = tuple(int(n) for n in header["DimSize"].split())
+        shape = [int(n) for n in header["DimSize"].split()]
         channels = int(header.get("ElementNumberOfChannels", "1"))
     except (KeyError, ValueError):
         raise Refused("corrupt", "the MetaImage header does not say its size") from None
-    if channels != 1 or len(shape) not in (3, 4) or header.get("NDims", "3") != str(len(shape)):
-        raise Refused("bad_shape", "one volume of three dimensions and one channel is expected")
-    if len(shape) == 4:
-        raise Refused("bad_shape", "a MetaImage of four dimensions; split it into volumes first")
+    if channels != 1 or len(shape) != 3 or header.get("NDims") != "3":
+        raise Refused("bad_shape", "one volume of three dimensions and one channel is expected (split a time series first)")
     if header.get("ElementType") not in META_TYPES:
         raise Refused("unknown_encoding", "an ElementType that is not read here")
     if not {"TransformMatrix", "Rotation", "Orientation"} & set(header):
         raise Refused("no_orientation", "the MetaImage header has no TransformMatrix, so left and right are not known")
-    return shape, META_TYPES[header["ElementType"]]
+    return triple(shape), META_TYPES[header["ElementType"]]
 
 
 def placed(source: np.ndarray, affine: np.ndarray) -> Image:

@@ -2,7 +2,7 @@
 
     nice -n 15 python tests/readers/fuzz.py --count 10000 --seed 0
 
-Ends with 1 if a file killed a worker, hung, took more than 5 s, or raised anything but Refused; the mutated files that did are kept.
+Ends with 1 if a file killed a worker, hung, took more than 5 s of processor time, or raised anything but Refused; the mutated files that did are kept.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def cases(files: dict[str, bytes], count: int, seed: int):
 
 
 def is_bad(outcome: Outcome) -> bool:
-    return outcome.word in ("died", "hung") or outcome.word.startswith("raised") or outcome.seconds > SLOW_S
+    return outcome.word in ("died", "hung") or outcome.word.startswith("raised") or outcome.cpu_s > SLOW_S
 
 
 def main() -> int:
@@ -49,7 +49,7 @@ def main() -> int:
         print(f"{count:7} {word}")
     for (name, reason), count in unreadable.most_common(20):
         print(f"{count:7} unreadable: {name}: {reason}")
-    print(f"slowest: file {max(seen, key=lambda case: case[1].seconds)}")
+    print(f"slowest: file {max(seen, key=lambda case: case[1].cpu_s)}")
     print(f"largest growth of a worker: file {max(seen, key=lambda case: case[1].grown_mb)}")
     print(f"{len(bad)} bad; files in {folder}")
     return int(bool(bad))

@@ -102,11 +102,11 @@ class Outcome:
     name: str
     word: str
     reason: str
-    seconds: float
+    cpu_s: float
     grown_mb: float
 
 
-def outcomes(cases: Iterator[tuple[str, bytes]], folder: Path, limit_s: float = 20.0) -> Iterator[Outcome]:
+def outcomes(cases: Iterator[tuple[str, bytes]], folder: Path, limit_s: float = 60.0) -> Iterator[Outcome]:
     """Reads each case in a worker process; a worker that dies or hangs is replaced, and the case keeps the blame."""
     context = multiprocessing.get_context("spawn")
     worker = None
@@ -119,19 +119,18 @@ def outcomes(cases: Iterator[tuple[str, bytes]], folder: Path, limit_s: float = 
             worker.start()
             there.close()
             here.recv()  # imported and ready: its time is no file's
-        began = time.monotonic()
         try:
             here.send(str(path))
-            word, reason, grown = here.recv() if here.poll(limit_s) else ("hung", "", 0.0)
+            word, reason, cpu_s, grown = here.recv() if here.poll(limit_s) else ("hung", "", limit_s, 0.0)
         except EOFError:
-            word, reason, grown = "died", f"exit code {worker.exitcode}", 0.0
+            word, reason, cpu_s, grown = "died", f"exit code {worker.exitcode}", 0.0, 0.0
         if word in ("hung", "died"):
             worker.kill()
             worker.join()
             worker = None
         else:
             path.unlink()
-        yield Outcome(name, word, reason, time.monotonic() - began, grown)
+        yield Outcome(name, word, reason, cpu_s, grown)
     if worker is not None:
         worker.kill()
         worker.join()
@@ -148,7 +147,7 @@ def _worker(pipe) -> None:
     pipe.send("ready")
     while True:
         path = pipe.recv()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         try:
             study = read_study(path)
             finite = bool(np.isfinite(study.voxels.min()) and np.isfinite(study.voxels.max()))
@@ -157,4 +156,4 @@ def _worker(pipe) -> None:
             word, reason = why.code, why.reason
         except BaseException as error:
             word, reason = f"raised {type(error).__name__}", ""
-        pipe.send((word, reason, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+        pipe.send((word, reason, time.process_time() - began, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))

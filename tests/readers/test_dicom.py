@@ -232,6 +232,14 @@ def test_a_frame_of_another_size_than_the_header_says_is_refused(tmp_path):
     assert code_of(save(dataset, tmp_path / "x")) == "corrupt"
 
 
+def test_a_jpeg_ls_frame_without_its_end_is_truncated_and_costs_no_time(tmp_path):
+    dataset = radiograph(np.tile(STORED, (4, 4)))
+    dataset.compress(JPEGLSLossless)
+    frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = pydicom.encaps.encapsulate([frame[: len(frame) // 2]])
+    assert code_of(save(dataset, tmp_path / "x")) == "truncated"
+
+
 def deflated(inflated: bytes) -> bytes:
     """A DICOM file in the deflated syntax that holds `inflated`."""
     syntax = DeflatedExplicitVRLittleEndian.encode()
