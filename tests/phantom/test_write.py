@@ -13,7 +13,7 @@ from PIL import Image
 from mmv_jax.errors import UserError
 from mmv_jax.phantom.write import split_of, write_phantoms
 
-SMALL = {"resolution_mm": 7.2, "pixels": 96}
+SMALL = {"resolution_mm": 7.2, "pixels": 64}
 
 
 def lines_of(manifest):
@@ -57,7 +57,10 @@ def shape_of(path):
         return first.Columns, first.Rows, len(list(path.iterdir()))
     if path.suffix == ".dcm":
         return pydicom.dcmread(path).pixel_array.T.shape
-    return Image.open(path).size if path.suffix == ".png" else nib.load(path).shape
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            return image.size
+    return nib.load(path).shape
 
 
 def test_labels_say_what_the_masks_hold(written):
@@ -88,9 +91,9 @@ def test_radiographs_are_valid_dicom_in_both_polarities(written):
     assert {ds.PhotometricInterpretation for ds in found} == {"MONOCHROME1", "MONOCHROME2"}
     for ds in found:
         assert ds.SOPClassUID.name == "Digital X-Ray Image Storage - For Presentation"
-        assert float(ds.PixelSpacing[0]) == pytest.approx(358.4 / 96)
+        assert float(ds.PixelSpacing[0]) == pytest.approx(358.4 / 64)
         bright = ds.pixel_array.astype(float) * (-1 if ds.PhotometricInterpretation == "MONOCHROME1" else 1)
-        assert bright[-10:].mean() > bright[:5, :5].mean()  # the abdomen is brighter than the air above the shoulder
+        assert bright[-10:].mean() > bright[:3, :3].mean()  # the abdomen is brighter than the air above the shoulder
 
 
 def test_a_series_is_sorted_by_highdicom_into_the_volume_of_its_mask(written):
@@ -98,7 +101,7 @@ def test_a_series_is_sorted_by_highdicom_into_the_volume_of_its_mask(written):
     slices = [pydicom.dcmread(p) for p in (written / line["path"]).iterdir()]
     spacing, positions = highdicom.spatial.get_series_volume_positions(slices)
     assert spacing == pytest.approx(7.2)
-    hu = np.stack([s.pixel_array for _, s in sorted(zip(positions, slices), key=lambda pair: pair[1].ImagePositionPatient[2])]) - 1024
+    hu = np.stack([s.pixel_array for _, s in sorted(zip(positions, slices), key=lambda pair: pair[1].ImagePositionPatient[2])]).astype(int) - 1024
     anatomy = np.asarray(nib.load(written / line["anatomy_mask"]).dataobj).transpose(2, 1, 0)
     assert np.median(hu[(anatomy == 1) | (anatomy == 2)]) < -600
     assert 0 < np.median(hu[anatomy == 3]) < 80
