@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from planted import NAN, read_npy, store_of, study_of, write_manifest
@@ -48,7 +49,7 @@ def test_studies_come_with_their_names_labels_and_masks(tmp_path):
     assert store.index["line"].tolist() == [2, 3, 4, 5]
     assert store.index["ndim"].tolist() == [2, 2, 3, 3]
     np.testing.assert_array_equal(store.index["label_age"].to_numpy(), [30, NAN, 41, 52])
-    assert store.index["label_sex"].tolist() == ["F", "M", "F", None]
+    assert store.index["label_sex"].fillna("none").tolist() == ["F", "M", "F", "none"]
     assert store.index["masks"].tolist() == ["", "", "", "organ"]
     assert store.key_fingerprint == key.fingerprint
     for i, voxels in enumerate(planar + volumetric):
@@ -227,3 +228,36 @@ def test_parts_are_bounded(tmp_path, monkeypatch):
         assert not part.is_full
         part.add(Study(voxels, (1.0, 1.0, 1.0), 3, "HU"), {}, {"study": str(n)})
     assert part.is_full
+
+
+def test_real_volumes_come_out_as_nibabel_reads_them(tmp_path, real_data):
+    report = ingest([real_data / "ct.csv"], tmp_path / "store", workers=2)
+    store = Store.open(tmp_path / "store")
+    assert (report.ingested, report.ok) == (8, True)
+    at = int(np.flatnonzero(store.index["masks"] == "vessel")[0])
+    image = nib.as_closest_canonical(nib.load(real_data / "ct" / "heart.nii.gz"))
+    hu = np.asarray(image.dataobj).T[:, ::-1, ::-1]  # RAS, x first -> z first, to the back and to the left
+    np.testing.assert_array_equal(store.read_study(at).voxels, hu)
+    assert store.index["unit"][at] == "HU"
+    vessels = nib.as_closest_canonical(nib.load(real_data / "ct" / "heart_seg.nii.gz"))
+    np.testing.assert_array_equal(store.read_box(at, (0, 0, 0), hu.shape, mask="vessel"), np.asarray(vessels.dataobj).T[:, ::-1, ::-1])
+
+
+def test_the_report_says_what_happened(tmp_path):
+    manifest = write_manifest(tmp_path / "in", [*volumes(2), b"broken"], remark=["one of two", "another", "a third"])
+    text = str(ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy))
+    assert "2 studies ingested" in text
+    assert "refused: 1 not_an_image" in text
+    assert "columns not carried (they may name someone): remark" in text
+
+
+def test_an_ingest_of_which_nothing_remains_is_not_ok(tmp_path):
+    assert not ingest([write_manifest(tmp_path / "in", [b"broken"])], tmp_path / "store", workers=1, read_fn=read_npy).ok
+
+
+def test_progress_counts_every_line_once(tmp_path):
+    calls = []
+    manifest = write_manifest(tmp_path / "in", [*volumes(5), b"broken", b"die"])
+    ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy, progress=lambda done, total: calls.append((done, total)))
+    assert calls == sorted(calls)
+    assert calls[-1] == (7, 7)
