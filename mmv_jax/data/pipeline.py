@@ -31,7 +31,7 @@ class Rows:
     Args:
       store: anything with an `index` and `read_box` (see `resample.Boxes`); with workers it must pickle.
       views: for each dimensionality (2, 3) what is cut from a study, global views first.
-      patch, registers, length, prefix, segments, visible_share, mask_tokens: see `tokens.RowShape`.
+      patch, registers, length, prefix, segments, visible_share, visible_tokens, mask_tokens: see `tokens.RowShape`.
       per_step: rows of a step, over all hosts.
       coordinates: see `tokens.token_coordinates`.
       mixture: for each group its share of the lines of an epoch; see `mix`. None: every study once an epoch.
@@ -58,13 +58,14 @@ class Rows:
         mixture: Mapping[str, float] | None = None,
         mixture_by: str = "modality",
         visible_share: float | None = None,
+        visible_tokens: int | None = None,
         mask_tokens: bool = False,
         splits: Sequence[str] = ("train",),
         augment: bool = True,
     ):
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         check_views(views, patch)
-        self.shape = RowShape(length, prefix, segments, patch, registers, visible_share, mask_tokens)
+        self.shape = RowShape(length, prefix, segments, patch, registers, visible_share, visible_tokens, mask_tokens)
         self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
         self._views, self._expanded = views, {ndim: expand(listed) for ndim, listed in views.items()}
         self._writer = RowWriter(store, self.shape, coordinates)
@@ -73,7 +74,7 @@ class Rows:
         self._group = groups.to_numpy(str)
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
         self._check_room()
-        self.plan = make_plan(self._sizes, length=length, prefix=prefix, segments=segments, per_step=per_step, seed=seed)
+        self.plan = make_plan(self._sizes, length=length, prefix=prefix, segments=segments, visible=visible_tokens, per_step=per_step, seed=seed)
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments
@@ -162,7 +163,7 @@ class Rows:
         return draw_crops(self._writer.geometry[studies], self._views, self.shape.patch, u)
 
     def _sizes(self, epoch: int) -> np.ndarray:
-        """Global tokens, local tokens, crops and attention cost of each line of an epoch."""
+        """Global tokens, local tokens, crops, visible tokens and attention cost of each line of an epoch."""
         studies = self._lines(epoch)
         chunks = [range(at, min(at + CHUNK, len(studies))) for at in range(0, len(studies), CHUNK)]
         return np.concatenate([self._sizes_of(epoch, lines, studies[lines]) for lines in chunks])
@@ -170,24 +171,27 @@ class Rows:
     def _sizes_of(self, epoch: int, lines: range, studies: np.ndarray) -> np.ndarray:
         geometry, crops = self._writer.geometry[studies], self._crops(epoch, lines, studies)
         there = crops.tokens[..., 0] > 0
-        tokens = np.where(there, count_tokens(geometry, crops) + self.shape.special, 0)
+        patches = count_tokens(geometry, crops)
+        tokens = np.where(there, patches + self.shape.special, 0)
         front = np.zeros_like(there)
         for ndim, listed in self._expanded.items():
             front[np.ix_(geometry.planar == (ndim == 2), range(len(listed)))] = [view.is_global for view in listed]
-        return np.stack([(tokens * front).sum(axis=1), (tokens * ~front).sum(axis=1), there.sum(axis=1), (tokens**2).sum(axis=1)], axis=1)
+        visible = (self.shape.visible_of(patches) + self.shape.special) * front
+        return np.stack([x.sum(axis=1) for x in (tokens * front, tokens * ~front, there, visible, tokens**2)], axis=1)
 
     def _check_room(self) -> None:
         """Refuses now what could stop the run in a later epoch: a study whose largest possible crops do not fit into a row."""
         shape, geometry = self.shape, self._writer.geometry[self._studies]
         for ndim, listed in self._expanded.items():
-            each = [most_tokens(geometry, view, shape.patch, ndim) + shape.special for view in listed]
-            front = np.sum([tokens for view, tokens in zip(listed, each) if view.is_global], axis=0).max(initial=0)
-            total = np.sum(each, axis=0).max(initial=0)
-            if front > shape.prefix or total > shape.length or len(listed) > shape.segments:
+            patches = np.stack([most_tokens(geometry, view, shape.patch, ndim) for view in listed], axis=1)
+            front = np.array([view.is_global for view in listed])
+            visible = self.shape.visible_of(patches) if shape.visible_share is not None else patches * 0
+            total, prefix, seen = ((x + shape.special).sum(axis=1).max(initial=0) for x in (patches, patches[:, front], visible[:, front]))
+            if total > shape.length or prefix > shape.prefix or len(listed) > shape.segments or seen > (shape.visible_tokens or seen):
                 raise UserError(
-                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {front} of them in global crops, but a row has "
-                    f"length={shape.length}, prefix={shape.prefix} and segments={shape.segments}. Raise these, or make the views' grids or counts "
-                    "smaller."
+                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {prefix} of them in global crops and {seen} of them visible, but a "
+                    f"row has length={shape.length}, prefix={shape.prefix}, segments={shape.segments} and visible_tokens={shape.visible_tokens}. Raise "
+                    "these, or make the views' grids or counts smaller."
                 )
 
 

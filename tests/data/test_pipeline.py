@@ -109,6 +109,13 @@ def test_visible_tokens_are_a_share_of_each_global_crop():
             assert (batch["kinds"][b, own] != PATCH).sum() == 3
 
 
+def test_no_row_has_more_visible_tokens_than_it_may():
+    free, bounded = make(), make(visible_tokens=46)
+    most = [max((rows.batch(step)["visible_index"] >= 0).sum(axis=1).max() for step in range(4)) for rows in (free, bounded)]
+    assert most[0] > 46 >= most[1]
+    assert bounded.batch(0)["visible_index"].shape == bounded.spec["visible_index"].shape == (4, 46)
+
+
 @pytest.mark.parametrize("workers", (0, 1, 2, 3))
 def test_batches_do_not_depend_on_the_number_of_workers(workers):
     assert take(make(), 0, STEPS, workers=workers) == DIGESTS
@@ -215,6 +222,7 @@ def test_only_the_chosen_splits_are_trained_on():
     [
         ({"length": 40, "prefix": 30}, "length=40"),
         ({"segments": 3}, "segments=3"),
+        ({"visible_tokens": 10}, "visible_tokens=10"),
         ({"splits": ["all"]}, "no study of 'all'.*splits are train"),
         ({"mixture": {"CT": 1.0}, "mixture_by": "label_site"}, "label_site.*does not have"),
         ({"mixture": {"MR": 1.0}}, "MR.*CT, CXR"),
@@ -222,7 +230,7 @@ def test_only_the_chosen_splits_are_trained_on():
         ({"coordinates": "inch"}, "mm, grid"),
         ({"views": {2: [View("g", 1, (8, 60, 60), (0.4, 1.0), True)]}}, "multiple of the patch"),
     ],
-    ids=["length", "segments", "split", "column", "modality", "share", "coordinates", "grid"],
+    ids=["length", "segments", "visible", "split", "column", "modality", "share", "coordinates", "grid"],
 )
 def test_what_does_not_go_together_is_refused_before_training(options, words):
     with pytest.raises(UserError, match=words):
