@@ -2,7 +2,7 @@
 
     nice -n 15 python tests/readers/fuzz.py --count 10000 --seed 0
 
-Ends with 1 if a file killed a worker, hung, took more than 5 s of processor time, or raised anything but Refused; the mutated files that did are kept.
+Ends with 1 if a file killed a worker, hung, took more than 5 s of processor time, or raised anything but Refused; those files are kept.
 """
 
 import argparse

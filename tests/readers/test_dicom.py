@@ -10,7 +10,7 @@ from dicom_files import SPACING, ct_slice, image, radiograph, save, stored_volum
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage, JPEG2000Lossless, RLELossless
+from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from mmv_jax.readers.pixels import DECODER
 from mmv_jax.readers.read import read_study

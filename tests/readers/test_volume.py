@@ -2,6 +2,7 @@
 
 import gzip
 import tracemalloc
+from pathlib import Path
 
 import nibabel as nib
 import nrrd
@@ -279,3 +280,18 @@ def test_a_windowed_ct_is_not_in_hounsfield_units(real_data):
     assert read_study(path).unit == "raw"
     assert code_of(path, unit="HU") == "not_hu"
     assert read_study(path).spacing_mm == pytest.approx((2.5, 1.40625, 1.40625))
+
+
+@pytest.mark.parametrize("name", ["anatomical.nii", "reoriented_anat_moved.nii", "standard.nii.gz"])
+def test_nibabels_own_volumes_agree_with_its_canonical_order(name):
+    path = Path(nib.__file__).parent / "tests" / "data" / name
+    canonical = nib.as_closest_canonical(nib.load(path))
+    expected = np.asarray(canonical.dataobj)[::-1, ::-1].transpose()  # RAS+ to LPS+
+    study = read_study(path)
+    assert np.allclose(study.voxels, expected, rtol=1e-6)
+    assert study.spacing_mm == pytest.approx(canonical.header.get_zooms()[2::-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["example4d.nii.gz", "functional.nii"])
+def test_nibabels_own_series_in_time_are_refused(name):
+    assert code_of(Path(nib.__file__).parent / "tests" / "data" / name) == "bad_shape"
