@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from mmv_jax.errors import UserError
 
+UNBOUNDED = 2**31  # of what has no most
 WINDOW = 2048  # lines that are packed together: enough to fill rows, few enough to be quick
 SHUFFLE = 2**63  # keeps the shuffle's random numbers apart from those of the crops (see crops.uniforms)
 
@@ -79,15 +80,16 @@ def make_plan(
     prefix: int,
     seed: int,
     segments: int | None = None,
+    visible: int | None = None,
     per_step: int = 1,
 ) -> Plan:
     """The plan of a run.
 
     Args:
-      sizes: for each line (tokens of its global crops, of its local crops[, number of its crops[, its attention cost]]), or a function from an epoch
-        to that. What is left out is 0 crops, and the square of the tokens.
+      sizes: for each line (tokens of its global crops, of its local crops[, number of its crops, visible tokens[, attention cost]]), or a function
+        from an epoch to that. What is left out is 0 crops and visible tokens, and the square of the tokens.
       length, prefix: tokens of a row, and of its front part, which holds all global crops.
-      segments: the most crops that a row holds.
+      segments, visible: the most crops and visible tokens that a row holds.
       per_step: rows of a step.
     Raises:
       UserError: a study does not fit into a row.
@@ -97,7 +99,7 @@ def make_plan(
       >>> sorted(sorted(plan.row(i)) for i in range(len(plan)))
       [[0], [1, 2]]
     """
-    capacity = np.array([length, prefix, segments if segments is not None else 2**31])
+    capacity = np.array([length, prefix, *(UNBOUNDED if most is None else most for most in (segments, visible))])
 
     def of_epoch(epoch: int) -> np.ndarray:
         table = _size_table(sizes(epoch) if callable(sizes) else sizes)
@@ -107,25 +109,25 @@ def make_plan(
     return Plan(of_epoch, capacity, seed, per_step)
 
 
-def _size_table(sizes: Sizes) -> Int[np.ndarray, "N 4"]:
-    """Columns: all tokens, global tokens, crops, cost."""
+def _size_table(sizes: Sizes) -> Int[np.ndarray, "N 5"]:
+    """Columns: all tokens, global tokens, crops, visible tokens, cost."""
     given = np.asarray(sizes, np.int64)
     if not given.size:
         raise UserError("There is no study to plan rows for. Check the split, the modalities and the mixture.")
     total = given[:, 0] + given[:, 1]
-    crops = given[:, 2] if given.shape[1] > 2 else np.zeros_like(total)
-    cost = given[:, 3] if given.shape[1] > 3 else total**2
-    return np.stack([total, given[:, 0], crops, cost], axis=1)
+    counts = given[:, 2:4] if given.shape[1] > 2 else np.zeros((len(given), 2), np.int64)
+    cost = given[:, 4] if given.shape[1] > 4 else total**2
+    return np.concatenate([total[:, None], given[:, :1], counts, cost[:, None]], axis=1)
 
 
 def _check(table: np.ndarray, capacity: np.ndarray) -> None:
-    too_large = np.flatnonzero((table[:, :3] > capacity).any(axis=1))
+    too_large = np.flatnonzero((table[:, :4] > capacity).any(axis=1))
     if len(too_large):
-        total, front, crops, _ = table[too_large[0]]
+        total, front, crops, visible, _ = table[too_large[0]]
         raise UserError(
             f"{len(too_large)} of {len(table)} studies do not fit into a row. One of them needs {total} tokens, {front} of them in global crops, and "
-            f"{crops} crops; a row holds length={capacity[0]}, prefix={capacity[1]}, segments={capacity[2]}. Raise these, or make the views' "
-            "grids smaller or their counts lower."
+            f"{crops} crops, with {visible} visible tokens; a row holds length={capacity[0]}, prefix={capacity[1]}, segments={capacity[2]}, "
+            f"visible={capacity[3]}. Raise these, or make the views' grids smaller or their counts lower."
         )
 
 

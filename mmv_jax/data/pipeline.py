@@ -65,7 +65,7 @@ class Rows:
     ):
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         check_views(views, patch)
-        self.shape = RowShape(length, prefix, segments, patch, registers, visible_share, visible_tokens, mask_tokens)
+        self.shape = RowShape(length, prefix, segments, patch, registers, visible_share, mask_tokens, visible_tokens)
         self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
         self._views, self._expanded = views, {ndim: expand(listed) for ndim, listed in views.items()}
         self._writer = RowWriter(store, self.shape, coordinates)
@@ -189,9 +189,9 @@ class Rows:
             total, prefix, seen = ((x + shape.special).sum(axis=1).max(initial=0) for x in (patches, patches[:, front], visible[:, front]))
             if total > shape.length or prefix > shape.prefix or len(listed) > shape.segments or seen > (shape.visible_tokens or seen):
                 raise UserError(
-                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {prefix} of them in global crops and {seen} of them visible, but a "
-                    f"row has length={shape.length}, prefix={shape.prefix}, segments={shape.segments} and visible_tokens={shape.visible_tokens}. Raise "
-                    "these, or make the views' grids or counts smaller."
+                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {prefix} of them in global crops and {seen} of them "
+                    f"visible, but a row has length={shape.length}, prefix={shape.prefix}, segments={shape.segments} and "
+                    f"visible_tokens={shape.visible_tokens}. Raise these, or make the views' grids or counts smaller."
                 )
 
 

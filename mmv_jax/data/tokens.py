@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mmv_jax.data.crops import Crops, Triple
 from mmv_jax.data.masked import SHARES
@@ -25,6 +25,7 @@ class RowShape:
       registers: tokens of a crop that stand for nothing, after its CLS token.
       visible_share: of a global crop's patch tokens, for masked reconstruction; None for none of it.
       mask_tokens: whether patch tokens of global crops are masked (iBOT).
+      visible_tokens: the most visible tokens that a row holds. None: as many as any row could have, which is more than most have.
     """
 
     length: int
@@ -34,6 +35,7 @@ class RowShape:
     registers: int
     visible_share: float | None = None
     mask_tokens: bool = False
+    visible_tokens: int | None = None
 
     @property
     def special(self) -> int:
@@ -44,7 +46,13 @@ class RowShape:
     def visible(self) -> int:
         """V: no row has more visible tokens. A share of the prefix, and more for each crop: all its special tokens, and the rounding up."""
         assert self.visible_share is not None
+        if self.visible_tokens is not None:
+            return self.visible_tokens
         return int(np.ceil(self.visible_share * self.prefix + self.segments * ((1 - self.visible_share) * self.special + 1)))
+
+    def visible_of(self, patches: Int[np.ndarray, "*C"]) -> Int[np.ndarray, "*C"]:
+        """How many of so many patch tokens of a global crop are visible: the share, rounded up."""
+        return np.asarray(np.ceil(patches * (self.visible_share or 0.0) - 1e-9)).astype(np.int64)
 
     @property
     def masked(self) -> int:
@@ -113,6 +121,5 @@ def token_coordinates(
 
 def choose_visible(rng: np.random.Generator, at: int, patches: int, shape: RowShape) -> np.ndarray:
     """Positions in the row, ascending, of a global crop's visible tokens: its special ones, the first at `at`, and a random share of its patches."""
-    assert shape.visible_share is not None
-    chosen = rng.permutation(patches)[: int(np.ceil(patches * shape.visible_share - 1e-9))]
+    chosen = rng.permutation(patches)[: int(shape.visible_of(np.array(patches)))]
     return at + np.concatenate([np.arange(shape.special), shape.special + np.sort(chosen)])

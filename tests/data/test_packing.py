@@ -32,13 +32,14 @@ def test_so_does_the_next_epoch_in_another_order(sizes, seed):
 
 @given(sizes, seeds, st.integers(2, 6))
 def test_no_row_exceeds_any_capacity(sizes, seed, segments):
-    plan = make_plan([(g, n, 2) for g, n in sizes], length=512, prefix=256, segments=segments, seed=seed)
+    plan = make_plan([(g, n, 2, g // 4 + 1) for g, n in sizes], length=512, prefix=256, segments=segments, visible=90, seed=seed)
     for r in range(len(plan) + 2):
         row = plan.row(r)
         assert row
         assert sum(sizes[i][0] for i in row) <= 256
         assert sum(sum(sizes[i]) for i in row) <= 512
         assert 2 * len(row) <= segments
+        assert sum(sizes[i][0] // 4 + 1 for i in row) <= 90
 
 
 @settings(deadline=None)
@@ -98,10 +99,12 @@ def test_any_number_of_rows_can_be_dealt(rows):
     assert sorted(balanced_order(np.arange(rows))) == list(range(rows))
 
 
-@pytest.mark.parametrize("size, word", [((300, 0, 1), "prefix=256"), ((200, 400, 1), "length=512"), ((1, 1, 9), "segments=8")])
+@pytest.mark.parametrize(
+    "size, word", [((300, 0, 1, 1), "prefix=256"), ((200, 400, 1, 1), "length=512"), ((1, 1, 9, 1), "segments=8"), ((9, 9, 1, 91), "visible=90")]
+)
 def test_a_study_that_is_larger_than_a_row_is_refused_with_the_numbers(size, word):
     with pytest.raises(UserError, match=rf"1 of 2 studies.*{size[0] + size[1]} tokens.*{word}"):
-        make_plan([(1, 1, 1), size], length=512, prefix=256, segments=8, seed=0)
+        make_plan([(1, 1, 1, 1), size], length=512, prefix=256, segments=8, visible=90, seed=0)
 
 
 def test_no_study_is_refused():
