@@ -12,7 +12,7 @@ from mmv_jax.evaluate.probes import Probed, probe_classes, probe_number
 from mmv_jax.evaluate.segmentation import Scene, Segmented, probe_masks
 from mmv_jax.evaluate.tasks import Task
 from mmv_jax.metrics.features import knn_probabilities
-from mmv_jax.metrics.intervals import Difference, Interval, holm, interval, paired
+from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, holm, interval, paired
 
 POOLINGS = ("both", "cls", "patch_mean")  # "both", one after the other, is the headline
 HEADLINE = {"classification": "auroc", "regression": "mae", "segmentation": "dice"}
@@ -95,7 +95,8 @@ def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> l
     for result in results:
         by_task[result.task.name][result.encoder] = result
     pairs = [(found[first], found[floor]) for found in by_task.values() for floor in floors if first in found and floor in found]
-    differences = [_difference(a, b) for a, b in pairs]
+    resamples = max(RESAMPLES, 80 * len(pairs))  # the smallest p-value that a bootstrap can give, 2 / resamples, must survive the correction
+    differences = [_difference(a, b, resamples) for a, b in pairs]
     return [
         Comparison(a.task.name, a.encoder, b.encoder, HEADLINE[a.task.kind], difference, p, _apart(a.headline, b.headline))
         for (a, b), difference, p in zip(pairs, differences, holm([d.p for d in differences]))
@@ -156,11 +157,11 @@ def _result(task: Task, name: str, probed: Probed, extra: Mapping[str, np.ndarra
     return Result(task, name, truth, probed.predicted, metrics, f"strength {probed.strength:g}")
 
 
-def _difference(a: Result, b: Result) -> Difference:
+def _difference(a: Result, b: Result, resamples: int) -> Difference:
     metric, test = HEADLINE[a.task.kind], a.task.split == "test"
     there = ~np.isnan(a.predicted) & ~np.isnan(b.predicted)
     truth, patients = a.truth[there], a.task.patients[test][there]
-    found = paired("mean" if metric == "dice" else metric, truth, a.predicted[there], b.predicted[there], patients)
+    found = paired("mean" if metric == "dice" else metric, truth, a.predicted[there], b.predicted[there], patients, resamples=resamples)
     return Difference(-found.value, -found.high, -found.low, found.p) if metric in LOWER_IS_BETTER else found
 
 

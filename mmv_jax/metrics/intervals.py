@@ -6,6 +6,7 @@ resamples of the AUROC of 500 studies take a tenth of a second, and every encode
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -35,9 +36,16 @@ class Difference:
 
 def patient_weights(patients: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "R N"]:
     """How often each study is drawn when as many patients as there are, each with all of their studies, are drawn with replacement."""
-    names, index = np.unique(np.asarray(patients), return_inverse=True)
+    return _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
+
+
+@lru_cache(maxsize=4)  # every metric and encoder of a task asks for the same draws
+def _drawn(patients: tuple, resamples: int, seed: int) -> np.ndarray:
+    names, index = np.unique(np.array(patients), return_inverse=True)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return counts[:, index].astype(np.float64)
+    weights = counts[:, index].astype(np.float64)
+    weights.flags.writeable = False
+    return weights
 
 
 def weighted_auroc(truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:

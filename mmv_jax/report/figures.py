@@ -97,7 +97,7 @@ def picture(values: Float[np.ndarray, "h w"] | Float[np.ndarray, "h w 3"], alt: 
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def outlined(grey: Float[np.ndarray, "h w"], masks: Sequence[tuple[Bool[np.ndarray, "h w"], str]], alt: str, size: int = 256) -> str:
+def outlined(grey: Float[np.ndarray, "h w"], masks: Sequence[tuple[Bool[np.ndarray, "h w"], str]], alt: str, size: int = 384) -> str:
     """A grey image with the outline of each mask in its colour (`#rrggbb`); later outlines are thinner, so that equal ones both show."""
     from PIL import Image
     from scipy import ndimage
@@ -107,7 +107,7 @@ def outlined(grey: Float[np.ndarray, "h w"], masks: Sequence[tuple[Bool[np.ndarr
     rgb = np.repeat(np.asarray(large_grey)[..., None], 3, axis=2)
     for n, (mask, colour) in enumerate(masks):
         large = np.kron(mask, np.ones((factor, factor), bool))
-        edge = large & ~ndimage.binary_erosion(large, iterations=max(1, round(factor / 3 / 2**n)), border_value=0)
+        edge = large & ~ndimage.binary_erosion(large, iterations=max(1, round(0.01 * max(large.shape) / 2**n)), border_value=0)
         rgb[edge] = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return picture(rgb, alt, size)
 
