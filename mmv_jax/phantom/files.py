@@ -74,7 +74,7 @@ def _projection(ds: Dataset, image: np.ndarray, spacing_mm: float, inverted: boo
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "US"
     ds.WindowCenter, ds.WindowWidth = 2048, 4096
     ds.ImagerPixelSpacing = ds.PixelSpacing = [round(spacing_mm, 6)] * 2
-    ds.LossyImageCompression, ds.DetectorType, ds.AnatomicRegionSequence = "00", "DIRECT", []
+    ds.LossyImageCompression, ds.DetectorType, ds.AnatomicRegionSequence = "00", "DIRECT", [_code("T-D3000", "SRT", "Chest")]
     _pixels(ds, 4095 - image if inverted else image, 12)
 
 
@@ -101,3 +101,24 @@ def write_ct_series(folder: Path, volume: np.ndarray, grid: Grid, *, study: str,
         ds.PhotometricInterpretation, ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "MONOCHROME2", -1024, 1, "HU"
         _pixels(ds, (volume[k] + 1024).astype(np.uint16), 12)
         _save(ds, folder / f"{n:04d}.dcm")
+
+
+def write_mg(
+    path: Path, image: np.ndarray, imager_mm: float, *, study: str, patient: str, side: str, view: str, age: int, magnification: float, inverted: bool
+) -> None:
+    """A view of a breast as one MG file; `image` is uint16, 12 bits, tissue bright, `imager_mm` the pixel at the detector."""
+    ds = _dataset("MG", study.rsplit("-", 1)[0], patient, ["LCC", "RCC", "LMLO", "RMLO"].index(side + view) + 1)
+    ds.PatientSex, ds.PatientAge, ds.BodyPartExamined = "F", f"{age:03d}Y", "BREAST"
+    ds.ImageLaterality, ds.ViewPosition, ds.PatientOrientation = side, view, ["A" if side == "L" else "P", "F" if view == "MLO" else "L"]
+    ds.BreastImplantPresent, ds.PartialView, ds.EstimatedRadiographicMagnificationFactor = "NO", "NO", magnification
+    ds.ViewCodeSequence = [_code(*{"CC": ("R-10242", "SRT", "cranio-caudal"), "MLO": ("R-10226", "SRT", "medio-lateral oblique")}[view])]
+    ds.KVP, ds.PositionerType, ds.OrganExposed = 29, "MAMMOGRAPHIC", "BREAST"
+    _projection(ds, image, imager_mm, inverted)
+    ds.AnatomicRegionSequence = [_code("T-04000", "SRT", "Breast")]
+    _save(ds, path)
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mmv_jax.errors import UserError
-from mmv_jax.phantom import files, radiograph, thorax, truth
+from mmv_jax.phantom import breast, files, radiograph, thorax, truth
 from mmv_jax.phantom.patient import Dials, Patient, draw_patient, make_dials
 
 KINDS = ("thorax-cxr", "thorax-ct", "breast")
@@ -61,11 +62,19 @@ def write_phantoms(
             raise UserError(f"There is no phantom of kind {kind}. The kinds are {', '.join(KINDS)}.")
     if studies < 1:
         raise UserError(f"{studies} studies were asked for: ask for one at least.")
-    one = partial(write_patient, out, tuple(kinds), seed=seed, dials=make_dials(**dials), resolution_mm=resolution_mm, pixels=pixels)
+    of_breast, of_thorax = _sort_dials(dials)
+    one = partial(write_patient, out, tuple(kinds), seed=seed, dials=of_thorax, breast_dials=of_breast, resolution_mm=resolution_mm, pixels=pixels)
     for kind in kinds:
         (out / kind).mkdir(parents=True, exist_ok=True)
     lines = [line for patient_lines in _each(one, studies, workers or os.cpu_count() or 1) for line in patient_lines]
     return _write_manifest(out / "manifest.csv", lines)
+
+
+def _sort_dials(dials: dict[str, object]) -> tuple[breast.BreastDials, Dials]:
+    """Each dial to its owner; a name that neither knows is a thorax's to refuse."""
+    names = {field.name for field in fields(breast.BreastDials)}
+    ours = {name: value for name, value in dials.items() if name in names}
+    return replace(breast.BreastDials(), **ours), make_dials(**{n: v for n, v in dials.items() if n not in names})  # type: ignore[arg-type]
 
 
 def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
@@ -96,16 +105,21 @@ def _write_manifest(path: Path, lines: list[dict]) -> Path:
     return path
 
 
-def write_patient(out: Path, kinds: Sequence[str], index: int, *, seed: int, dials: Dials, resolution_mm: float, pixels: int) -> list[dict]:
+def write_patient(
+    out: Path, kinds: Sequence[str], index: int, *, seed: int, dials: Dials, breast_dials: breast.BreastDials, resolution_mm: float, pixels: int
+) -> list[dict]:
     """Writes the studies of one patient; returns their manifest lines."""
     patient = draw_patient(seed, index, dials)
     lines = []
     for kind in kinds:
+        if kind == "breast":
+            lines += _write_woman(out, seed, index, breast_dials)
+            continue
         study_id = f"{kind}-{seed}-{index:05d}"
         line = {"study_id": study_id, "patient_id": patient.name, "split": split_of(seed, index), "sex": patient.sex, "age": round(patient.age)}
         if kind == "thorax-cxr":
             lines.append(line | _write_cxr(out, study_id, patient, pixels, dicom=index % 4 == 3))
-        elif kind == "thorax-ct":
+        else:
             lines.append(line | _write_ct(out, study_id, patient, resolution_mm, dicom=index % 8 == 5))
     return lines
 
@@ -142,3 +156,21 @@ def _write_ct(out: Path, study_id: str, patient: Patient, resolution_mm: float, 
     files.write_nifti(out / masks["anatomy_mask"], body.anatomy, grid)
     files.write_nifti(out / masks["findings_mask"], body.findings, grid)
     return {"path": f"thorax-ct/{name}", "modality": "CT", "ndim": 3, "unit": "HU"} | masks | truth.labels(patient, body)
+
+
+def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) -> list[dict]:
+    """Four views of a woman; every third woman inverted (MONOCHROME1), every second with a magnification that the file states."""
+    woman, patient = breast.draw_woman(seed, index, dials), f"woman-{seed}-{index:05d}"
+    magnification, lines = (1.0, 1.04)[index % 2], []
+    for side, view in breast.VIEWS:
+        shot, study_id = breast.paint_view(woman, side, view, dials), f"breast-{seed}-{index:05d}-{side}{view}"
+        path, mask = f"breast/{study_id}.dcm", f"breast/{study_id}_bac.png"
+        names = {"study": study_id, "patient": patient, "side": side, "view": view, "age": int(woman.age)}
+        inverted = index % 3 == 2
+        files.write_mg(out / path, shot.image, shot.pixel_mm * magnification, **names, magnification=magnification, inverted=inverted)
+        files.write_png(out / mask, shot.bac)
+        line = {"study_id": study_id, "path": path, "patient_id": patient, "split": split_of(seed, index), "modality": "MG", "ndim": 2, "unit": "raw"}
+        line |= {"sex": "F", "age": int(woman.age), "view": view, "laterality": side, "bac_mask": mask, "breast_density": round(woman.density, 3)}
+        lines.append(line | {"area_mm2": round(shot.area_mm2, 4)})
+    total = breast.woman_area({(line["laterality"], line["view"]): line["area_mm2"] for line in lines})
+    return [line | {"woman_area_mm2": round(total, 4), "severity": breast.severity(total)} for line in lines]

@@ -1,0 +1,271 @@
+"""Mammograms with arterial calcification of known area: fat, glands, ducts, ligaments, vessels, and what is mistaken for calcified arteries.
+
+A view is drawn with the chest wall at column 0, and mirrored for a right breast. Lengths in mm, attenuation per mm at about 20 keV.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from scipy.special import expit
+
+from mmv_jax.errors import UserError
+from mmv_jax.phantom import arteries
+
+VIEWS = (("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO"))
+MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.55, 0.085
+CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
+
+
+@dataclass(frozen=True)
+class BreastDials:
+    """bac: probability that a woman has arterial calcification (then mild, moderate and severe are equally likely).
+    distractors: probability of each kind of what is mistaken for it. breast_pixel_mm, breast_rows, breast_columns: the pixel grid."""
+
+    bac: float = 0.75
+    distractors: float = 0.5
+    breast_pixel_mm: float = 0.1
+    breast_rows: int = 1400
+    breast_columns: int = 1000
+
+    def __post_init__(self):
+        if not (0 <= self.bac <= 1 and 0 <= self.distractors <= 1):
+            raise UserError(f"The dials bac and distractors are {self.bac} and {self.distractors}, but must be between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class Woman:
+    """age in years; density 0 (fat) to 1; depth (chest wall to nipple), height and compressed thickness in mm; area_mm2 asked for, by view."""
+
+    seed: tuple[int, int]
+    age: float
+    density: float
+    depth: float
+    height: float
+    thickness: float
+    area_mm2: dict[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class Mammogram:
+    """image: uint16 [row, column], 12 bits, tissue bright, 0 outside. bac: uint8, 1 where an artery is calcified. pixel_mm: at the tissue."""
+
+    image: np.ndarray
+    bac: np.ndarray
+    pixel_mm: float
+
+    @property
+    def area_mm2(self) -> float:
+        return float(self.bac.sum()) * self.pixel_mm**2
+
+
+def severity(area_mm2: float) -> str:
+    """The category of a woman's area: the sum of both breasts, each the mean of its views."""
+    return CATEGORIES[int(np.searchsorted([0, 10, 25], area_mm2))]
+
+
+def woman_area(areas: dict[tuple[str, str], float]) -> float:
+    """The sum of both breasts, each the mean of its views."""
+    return sum(float(np.mean([a for (side, _), a in areas.items() if side == one])) for one in ("L", "R"))
+
+
+def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
+    """The woman of this number."""
+    rng = np.random.default_rng([seed, index, 40])
+    age = float(rng.uniform(40, 82))
+    low, high = ((0.8, 10), (10.3, 25), (26, 70))[rng.integers(3)]
+    area = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if rng.random() < dials.bac else 0.0
+    share, lean = rng.uniform(0.2, 0.8), rng.uniform(-0.2, 0.2, 2)
+    of_side = {"L": area * share, "R": area * (1 - share)}
+    areas = {(s, v): of_side[s] * (1 + lean["LR".index(s)] * (1 if v == "CC" else -1)) for s, v in VIEWS}
+    return Woman(
+        seed=(seed, index),
+        age=age,
+        density=float(np.clip(rng.beta(2, 2.6) - 0.004 * (age - 55), 0.03, 0.95)),
+        depth=float(np.clip(rng.normal(74, 11), 50, 0.93 * dials.breast_columns * dials.breast_pixel_mm)),
+        height=float(np.clip(rng.normal(0.84, 0.06), 0.68, 0.95)) * dials.breast_rows * dials.breast_pixel_mm,
+        thickness=float(np.clip(rng.normal(54, 10), 30, 80)),
+        area_mm2=areas,
+    )
+
+
+def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Mammogram:
+    """One view of one breast."""
+    rng = np.random.default_rng([*woman.seed, 41, VIEWS.index((side, view))])
+    c = _Canvas(woman, view, dials, rng)
+    signal, gland = _tissue(c, woman, rng)
+    vessels = arteries.grow(rng, c.skin_mm > 3, c.pixel, c.nipple, 0.8 + 0.02 * max(woman.age - 50, 0))
+    drawn = arteries.draw(vessels, c.shape, c.pixel, rng)
+    mask = arteries.calcify(drawn, woman.area_mm2[side, view], c.pixel)
+    signal += (MU_BLOOD - MU_FAT) * drawn.blood_mm * (1 - 0.6 * gland)
+    grain = ndimage.gaussian_filter(rng.standard_normal(c.shape), 1.0) * 2.5
+    signal += MU_CALCIUM * np.where(mask, drawn.wall_mm * np.clip(1 + 0.35 * grain, 0.5, 1.6), 0)
+    _distract(signal, c, rng, dials.distractors)
+    image = _display(signal, c, rng)
+    if side == "R":
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    return Mammogram(_marked(image, side, view), np.ascontiguousarray(mask, np.uint8), c.pixel)
+
+
+class _Canvas:
+    """The outline of a view, and positions (mm) on its pixels."""
+
+    def __init__(self, woman: Woman, view: str, dials: BreastDials, rng: np.random.Generator):
+        self.pixel, self.shape, self.view = dials.breast_pixel_mm, (dials.breast_rows, dials.breast_columns), view
+        rows, columns = (np.arange(n, dtype=np.float32) * self.pixel for n in self.shape)
+        self.row, self.column = rows[:, None], columns[None]
+        extent = self.shape[0] * self.pixel
+        middle = (0.5 if view == "CC" else 0.6) * extent + rng.normal(0, 4)
+        u = (rows - middle) / (0.5 * woman.height)
+        if view == "CC":
+            width = woman.depth * np.maximum(1 - np.abs(u) ** 2.3, 0) ** 0.62
+        else:  # the upper edge runs up to the armpit, the lower one folds back
+            upper = 0.34 + 0.66 * np.exp(-((np.abs(u) / 0.95) ** 2.2))
+            width = woman.depth * np.where(u < 0, upper, np.maximum(1 - np.maximum(u, 0) ** 2.6 / 0.9, 0) ** 0.6)
+        wave = ndimage.gaussian_filter1d(rng.standard_normal(len(rows)), 14 / self.pixel) * np.sqrt(14 / self.pixel)
+        width = width * (1 + 0.012 * wave) + 2.4 * np.exp(-(((rows - middle) / 4.6) ** 2))
+        width = np.minimum(width, columns[-1] - 1)
+        self.width, self.nipple = width[:, None], np.array([middle, width[np.abs(rows - middle).argmin()] - 2])
+        self.inside = self.column < self.width
+        small = np.pad(self.inside[::4, ::4], ((0, 0), (1, 0)), mode="edge")
+        # Beyond the upper and lower border and the chest wall the breast goes on: only skin has an edge.
+        distance = ndimage.distance_transform_edt(np.pad(small, ((40, 40), (60, 0)), mode="edge"))[40:-40, 61:]
+        grown = np.repeat(np.repeat(distance, 4, 0), 4, 1)[: self.shape[0], : self.shape[1]] * 4 * self.pixel
+        self.skin_mm = np.where(self.inside, ndimage.uniform_filter(grown, 5), 0).astype(np.float32)
+        half = 0.42 * woman.thickness
+        self.thick = woman.thickness * np.sqrt(1 - (1 - np.clip(self.skin_mm / half, 0, 1)) ** 2)
+
+
+def _power_noise(shape: tuple[int, int], pixel_mm: float, beta: float, rng: np.random.Generator, longest_mm: float = 60.0) -> np.ndarray:
+    """[row, column] of zero mean and unit variance with a spectrum 1 / f**beta; drawn on every second pixel.
+
+    Source: Burgess, Jacobson and Judy, Med Phys 28:419 (2001): the power of mammographic tissue falls as about f**-3.
+    """
+    small = tuple(-(-n // 2) for n in shape)
+    frequency = np.hypot(np.fft.fftfreq(small[0], 2 * pixel_mm)[:, None], np.fft.rfftfreq(small[1], 2 * pixel_mm)[None])
+    spectrum = np.fft.rfft2(rng.standard_normal(small)) * (frequency**2 + longest_mm**-2) ** (-beta / 4)
+    noise = np.fft.irfft2(spectrum, small)
+    noise = (noise - noise.mean()) / noise.std()
+    return ndimage.zoom(noise, 2, order=1)[: shape[0], : shape[1]].astype(np.float32)
+
+
+def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(attenuation beyond that of fat, part that is gland): glands behind the nipple, strands, ligaments, skin, pectoral muscle."""
+    across = c.column / np.maximum(c.width, 1)
+    along = (c.row - c.nipple[0]) / (0.5 * woman.height)
+    region = np.exp(-((along / 0.62) ** 2) - (np.abs(across - 0.52) / 0.5) ** 3)
+    noise = _power_noise(c.shape, c.pixel, 3.3, rng)
+    fibres = _strands(c, rng)
+    near_skin = np.clip((c.skin_mm - 4) / 11, 0, 1)
+    score = 2.6 * region + 0.75 * noise + 0.35 * fibres + 2.6 * woman.density - 3.0
+    gland = near_skin * expit(score / 0.6)
+    gland *= np.clip(0.72 + 0.15 * _power_noise(c.shape, c.pixel, 3.0, rng, 12.0) + 0.25 * fibres, 0.15, 1.2)
+    signal = gland * (MU_GLAND - MU_FAT) * c.thick * (0.45 + 0.5 * woman.density)
+    web = _power_noise(c.shape, c.pixel, 3.4, rng, 14.0)
+    fine = _power_noise(c.shape, c.pixel, 3.4, rng, 22.0)
+    ligaments = np.exp(-((web / 0.05) ** 2)) * np.clip(0.6 + fine, 0, 1.5) + 0.7 * np.exp(-((fine / 0.035) ** 2)) * np.clip(0.5 - web, 0, 1.2)
+    signal += 0.2 * ndimage.gaussian_filter(ligaments, 0.15 / c.pixel) * np.clip(c.skin_mm / 8, 0, 1)
+    signal += 0.16 * np.clip(fibres - 0.2, 0, 2) * region * near_skin + 0.05 * noise
+    signal += 0.3 * np.exp(-((c.skin_mm / 1.5) ** 2)) * c.inside
+    disc = np.hypot(c.row - c.nipple[0], c.column - c.nipple[1])
+    signal += 0.35 * expit((4.2 - disc) / 0.5) * c.inside
+    if c.view == "MLO":
+        signal, gland = _pectoral(signal, gland, c, noise, rng)
+    return signal.astype(np.float32), gland
+
+
+def _strands(c: _Canvas, rng: np.random.Generator) -> np.ndarray:
+    """Ducts and strands that run together at the nipple: ridges of a noise drawn in polar coordinates about it."""
+    polar = np.zeros((360, 64), np.float32)
+    for sigma, weight in (((2.2, 9), 1.0), ((4.5, 7), 1.0), ((9, 12), 0.7)):
+        layer = ndimage.gaussian_filter(rng.standard_normal(polar.shape), sigma, mode="wrap")
+        layer /= layer.std()
+        polar += weight * (np.exp(-((layer / 0.22) ** 2)) - 0.2)
+    dr, dc = c.row - c.nipple[0], c.nipple[1] - c.column
+    angle, radius = np.arctan2(dr, dc + 6) / np.pi * 180 + 180, np.hypot(dr, dc) * 0.62
+    places = np.stack(np.broadcast_arrays(angle, radius))
+    return ndimage.map_coordinates(polar, places, order=1, mode="grid-wrap").astype(np.float32)
+
+
+def _pectoral(signal: np.ndarray, gland: np.ndarray, c: _Canvas, noise: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The muscle in the upper corner of an MLO view, with its fibres, and often a lymph node with a fatty hilum before it."""
+    top, foot = rng.uniform(26, 40), rng.uniform(0.5, 0.8) * c.shape[0] * c.pixel
+    part = c.row / foot
+    edge = top * (1 - part) * (1 + 0.35 * part) + 0.3 * ndimage.gaussian_filter(noise, 1 / c.pixel) - c.column
+    muscle = expit(edge / 0.8) * (part < 1)
+    streaks = np.sin((c.column + c.row * top / foot) * 0.9 + 3 * noise) + 1.5 * noise
+    signal = signal * (1 - 0.85 * muscle) + muscle * (0.85 + 0.03 * streaks)
+    if rng.random() < 0.6:
+        row, column = rng.uniform(14, 40), top * rng.uniform(0.75, 1.05)
+        node = np.hypot((c.row - row) / rng.uniform(4, 8), (c.column - column) / rng.uniform(2.5, 4)) + 0.06 * noise
+        signal = signal + 0.4 * (expit((1 - node) / 0.07) - 0.9 * expit((0.5 - node) / 0.12)) * (c.skin_mm > 3)
+    return signal, gland * (1 - muscle)
+
+
+def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: float) -> None:
+    """Adds, in place: skin calcifications, round and popcorn calcifications, rods in ducts, a biopsy clip."""
+    places = np.argwhere(c.skin_mm[::8, ::8] > 8) * 8
+    spot = lambda: places[rng.integers(len(places))]  # noqa: E731
+    if rng.random() < chance:  # lucent centres, in the skin that is seen face on
+        for _ in range(int(rng.integers(2, 9))):
+            _add(signal, c, spot(), lambda d, r=rng.uniform(0.35, 0.8): 0.32 * np.exp(-(((d - r) / 0.16) ** 2)), 1.6)
+    if rng.random() < chance:  # round, benign
+        for _ in range(int(rng.integers(1, 6))):
+            r = float(np.exp(rng.uniform(np.log(0.2), np.log(1.3))))
+            _add(signal, c, spot(), lambda d, r=r: 0.42 * 2 * np.sqrt(np.maximum(r * r - d * d, 0)), r + 0.2)
+    if rng.random() < chance / 2:  # popcorn of an old fibroadenoma
+        middle = spot()
+        for _ in range(14):
+            r = rng.uniform(0.4, 1.1)
+            place = middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int)
+            _add(signal, c, place, lambda d, r=r: 0.3 * 2 * np.sqrt(np.maximum(r * r - d * d, 0)), r + 0.2)
+    if rng.random() < chance:  # rods in ducts, pointing to the nipple
+        for _ in range(int(rng.integers(2, 7))):
+            start = spot() * c.pixel
+            way = (c.nipple - start) / (np.linalg.norm(c.nipple - start) + 1e-6)
+            r, size = rng.uniform(0.15, 0.32), rng.uniform(2, 7)
+            for t in np.arange(0, size, 0.5 * r):
+                _add(signal, c, ((start + t * way) / c.pixel).astype(int), lambda d, r=r: 0.5 * np.sqrt(np.maximum(r * r - d * d, 0)), r + 0.1)
+    if rng.random() < chance / 2:  # a clip
+        start, turn = spot(), rng.uniform(0, np.pi)
+        for t in np.linspace(-1.5, 1.5, 13):
+            bent = np.array([t * np.sin(turn) + 0.5 * t * t * np.cos(turn), t * np.cos(turn) - 0.5 * t * t * np.sin(turn)])
+            _add(signal, c, start + np.rint(bent / c.pixel).astype(int), lambda d: 1.1 * (d < 0.22), 0.4)
+
+
+def _add(signal: np.ndarray, c: _Canvas, place: np.ndarray, profile, reach_mm: float) -> None:
+    """Adds a profile of the distance (mm) about a pixel; overlapping calls of one thing are kept from piling up by the largest."""
+    n = int(np.ceil(reach_mm / c.pixel))
+    low = np.maximum(place - n, 0)
+    high = np.minimum(place + n + 1, c.shape)
+    if (high <= low).any():
+        return
+    rows, columns = (np.arange(a, b) - p for a, b, p in zip(low, high, place))
+    view = signal[low[0] : high[0], low[1] : high[1]]
+    view += profile(np.hypot(rows[:, None], columns[None]) * c.pixel) * (c.skin_mm[low[0] : high[0], low[1] : high[1]] > 0.5)
+
+
+def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.ndarray:
+    """uint16, 12 bits: blur of the detector, quantum noise, the thickness evened out at the border, edges enhanced."""
+    seen = ndimage.gaussian_filter(signal, 0.06 / c.pixel)
+    coarse = ndimage.gaussian_filter(seen[::4, ::4], 1.2 / c.pixel)
+    seen += 0.5 * (seen - ndimage.zoom(coarse, np.array(c.shape) / coarse.shape, order=1, mode="nearest", grid_mode=True)) * (c.skin_mm > 0)
+    even = c.thick / c.thick.max()
+    seen += rng.uniform(0.014, 0.026) * rng.standard_normal(c.shape, np.float32) * (0.1 / c.pixel)
+    seen += 0.35 * (seen - ndimage.gaussian_filter(seen, 0.4 / c.pixel))
+    part = 0.26 * even**0.6 + rng.uniform(0.3, 0.4) * seen
+    return np.where(c.inside, 4095 * np.clip(part, 0.015, 1) ** rng.uniform(0.85, 1.1), 4 + 3 * rng.random(c.shape)).astype(np.uint16)
+
+
+def _marked(image: np.ndarray, side: str, view: str) -> np.ndarray:
+    """The lead letters of side and view, in the air beside the upper edge."""
+    size = max(image.shape[0] // 24, 8)
+    letters = Image.new("L", (3 * size, 2 * size))
+    ImageDraw.Draw(letters).text((2, 2), f"{side}{view}", fill=255, font_size=size)
+    stamp = np.asarray(letters)
+    row, column = image.shape[0] // 20, image.shape[1] // 24 if side == "R" else image.shape[1] - image.shape[1] // 24 - stamp.shape[1]
+    out = np.ascontiguousarray(image)
+    part = out[row : row + stamp.shape[0], column : column + stamp.shape[1]]
+    part[:] = np.where((stamp[: part.shape[0], : part.shape[1]] > 90) & (part < 100), 3600, part)
+    return out
