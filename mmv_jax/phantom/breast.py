@@ -3,6 +3,7 @@
 A view is drawn with the chest wall at column 0, and mirrored for a right breast. Lengths in mm, attenuation per mm at about 20 keV.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.phantom import arteries
 
 VIEWS = (("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO"))
-MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.55, 0.085
+MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
 CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
 
 
@@ -156,9 +157,9 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     along = (c.row - c.nipple[0]) / (0.5 * woman.height)
     region = np.exp(-((along / 0.62) ** 2) - (np.abs(across - 0.52) / 0.5) ** 3)
     noise = _power_noise(c.shape, c.pixel, 3.3, rng)
-    fibres = _strands(c, rng)
+    fibres = _strands(c, noise, rng)
     near_skin = np.clip((c.skin_mm - 4) / 11, 0, 1)
-    score = 2.6 * region + 0.75 * noise + 0.35 * fibres + 2.6 * woman.density - 3.0
+    score = 2.6 * region + 0.75 * noise + 0.25 * fibres + 2.6 * woman.density - 3.0
     gland = near_skin * expit(score / 0.6)
     gland *= np.clip(0.72 + 0.15 * _power_noise(c.shape, c.pixel, 3.0, rng, 12.0) + 0.25 * fibres, 0.15, 1.2)
     signal = gland * (MU_GLAND - MU_FAT) * c.thick * (0.45 + 0.5 * woman.density)
@@ -166,7 +167,7 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     fine = _power_noise(c.shape, c.pixel, 3.4, rng, 22.0)
     ligaments = np.exp(-((web / 0.05) ** 2)) * np.clip(0.6 + fine, 0, 1.5) + 0.7 * np.exp(-((fine / 0.035) ** 2)) * np.clip(0.5 - web, 0, 1.2)
     signal += 0.2 * ndimage.gaussian_filter(ligaments, 0.15 / c.pixel) * np.clip(c.skin_mm / 8, 0, 1)
-    signal += 0.16 * np.clip(fibres - 0.2, 0, 2) * region * near_skin + 0.05 * noise
+    signal += 0.1 * np.clip(fibres - 0.2, 0, 2) * region * near_skin + 0.05 * noise
     signal += 0.3 * np.exp(-((c.skin_mm / 1.5) ** 2)) * c.inside
     disc = np.hypot(c.row - c.nipple[0], c.column - c.nipple[1])
     signal += 0.35 * expit((4.2 - disc) / 0.5) * c.inside
@@ -175,15 +176,15 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     return signal.astype(np.float32), gland
 
 
-def _strands(c: _Canvas, rng: np.random.Generator) -> np.ndarray:
-    """Ducts and strands that run together at the nipple: ridges of a noise drawn in polar coordinates about it."""
+def _strands(c: _Canvas, bend: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Ducts and strands that run together at the nipple: ridges of a noise drawn in bent polar coordinates about it."""
     polar = np.zeros((360, 64), np.float32)
     for sigma, weight in (((2.2, 9), 1.0), ((4.5, 7), 1.0), ((9, 12), 0.7)):
         layer = ndimage.gaussian_filter(rng.standard_normal(polar.shape), sigma, mode="wrap")
         layer /= layer.std()
         polar += weight * (np.exp(-((layer / 0.22) ** 2)) - 0.2)
     dr, dc = c.row - c.nipple[0], c.nipple[1] - c.column
-    angle, radius = np.arctan2(dr, dc + 6) / np.pi * 180 + 180, np.hypot(dr, dc) * 0.62
+    angle, radius = np.arctan2(dr, dc + 6) / np.pi * 180 + 180 + 5 * bend, np.hypot(dr, dc) * 0.62
     places = np.stack(np.broadcast_arrays(angle, radius))
     return ndimage.map_coordinates(polar, places, order=1, mode="grid-wrap").astype(np.float32)
 
@@ -194,8 +195,7 @@ def _pectoral(signal: np.ndarray, gland: np.ndarray, c: _Canvas, noise: np.ndarr
     part = c.row / foot
     edge = top * (1 - part) * (1 + 0.35 * part) + 0.3 * ndimage.gaussian_filter(noise, 1 / c.pixel) - c.column
     muscle = expit(edge / 0.8) * (part < 1)
-    streaks = np.sin((c.column + c.row * top / foot) * 0.9 + 3 * noise) + 1.5 * noise
-    signal = signal * (1 - 0.85 * muscle) + muscle * (0.85 + 0.03 * streaks)
+    signal = signal * (1 - 0.85 * muscle) + muscle * (0.85 + 0.04 * noise)
     if rng.random() < 0.6:
         row, column = rng.uniform(14, 40), top * rng.uniform(0.75, 1.05)
         node = np.hypot((c.row - row) / rng.uniform(4, 8), (c.column - column) / rng.uniform(2.5, 4)) + 0.06 * noise
@@ -234,8 +234,8 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
             _add(signal, c, start + np.rint(bent / c.pixel).astype(int), lambda d: 1.1 * (d < 0.22), 0.4)
 
 
-def _add(signal: np.ndarray, c: _Canvas, place: np.ndarray, profile, reach_mm: float) -> None:
-    """Adds a profile of the distance (mm) about a pixel; overlapping calls of one thing are kept from piling up by the largest."""
+def _add(signal: np.ndarray, c: _Canvas, place: np.ndarray, profile: Callable[[np.ndarray], np.ndarray], reach_mm: float) -> None:
+    """Adds a profile of the distance (mm) about a pixel, where there is breast."""
     n = int(np.ceil(reach_mm / c.pixel))
     low = np.maximum(place - n, 0)
     high = np.minimum(place + n + 1, c.shape)

@@ -51,7 +51,7 @@ def write_phantoms(
       workers: processes; all cores where absent.
       resolution_mm: edge of a CT voxel.
       pixels: columns and rows of a radiograph of 358 mm.
-      **dials: see `patient.Dials`.
+      **dials: see `patient.Dials` and `breast.BreastDials`.
     Returns:
       The path of manifest.csv.
     Raises:
