@@ -21,6 +21,8 @@ from mmv_jax.evaluate.pictures import choose_shown, feature_maps, outlines
 from mmv_jax.evaluate.pixels import pixel_vectors, principal, principal_scenes
 from mmv_jax.evaluate.tasks import KINDS, Task, make_task
 from mmv_jax.evaluate.words import FLOORS, table_of, write_report
+from mmv_jax.outcomes.cohort import split_names
+from mmv_jax.outcomes.run import evaluate_cohort
 from mmv_jax.report.page import Strip
 from mmv_jax.store.read import Store
 
@@ -29,13 +31,16 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     """Measures an encoder on the tasks of a config, beside the same encoder with random weights and the pixels themselves.
 
     Args:
-      checkpoint: the workdir of a run, or one of its steps.
+      checkpoint: the workdir of a run, or one of its steps; not read where the config names a `cohort`.
       workdir: where the results go, and the features, so that a stopped evaluation goes on.
     Returns:
       The table of all tasks as text, and the path of the report.
     Raises:
       UserError: the config does not fit the store or the checkpoint.
     """
+    if "cohort" in config:  # a table of areas and outcomes: no images, no encoder
+        adjust = split_names(config.adjust)
+        return evaluate_cohort(config.cohort, workdir, adjust=adjust, thresholds=config.thresholds, horizons=config.horizons, config=to_json(config))
     if checkpoint is None:
         raise UserError("--checkpoint is missing: give the workdir of `mmv pretrain`, or one of its steps (WORKDIR/checkpoints/1000).")
     store = Store.open(config.data.store)
