@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from mmv_jax.ops import blocked
+from mmv_jax.ops import blocked, tpu
 from mmv_jax.ops.spread import over_rows_and_heads
 
 
@@ -30,11 +30,12 @@ def segment_attention(
     Args:
       q, k, v: float32 or bfloat16. The scale K**-0.5 is applied here; the softmax runs in float32.
       segment_ids: one positive id a segment, its tokens contiguous; 0 is padding.
-      backend: "dense", "blocked" (any platform) or "auto": the fastest that runs here.
+      backend: "dense", "blocked" (any platform), "tpu" (interpreted elsewhere, for tests), or "auto": "tpu" on a TPU that has room for the row
+        (`tpu.fits`), else "blocked".
     Returns:
       In the dtype of `v`; exactly 0 at padding.
     Raises:
-      ValueError: there is no such backend.
+      ValueError: there is no such backend, or the row has no room on a TPU.
 
     Example:
       >>> x = jnp.arange(4.0).reshape(1, 4, 1, 1)
@@ -47,6 +48,8 @@ def segment_attention(
         return _dense(q, k, v, segment_ids)
     if backend not in _PASSES:
         raise ValueError(f"There is no attention backend {backend!r}; there are {', '.join(BACKENDS)}.")
+    if backend == "tpu" and not tpu.fits(*q.shape[1:], q.dtype):
+        raise ValueError(f"Rows of {q.shape[1]} tokens with {q.shape[2]} heads of {q.shape[3]} in {q.dtype} do not fit a TPU; use backend='blocked'.")
     return _attention(q, k, v, segment_ids, backend)
 
 
@@ -59,11 +62,25 @@ def _dense(q, k, v, segment_ids):
     return jnp.where((segment_ids > 0)[..., None, None], out, 0).astype(v.dtype)
 
 
+def _fastest(compiled_for_tpu, portable):
+    """The pass for the platform that the call is compiled for, which need not be the one that it is traced on."""
+
+    def run(q, *others):
+        if not tpu.fits(*q.shape[1:], q.dtype):
+            return portable(q, *others)
+        return jax.lax.platform_dependent(q, *others, tpu=compiled_for_tpu, default=portable)
+
+    return run
+
+
 _FORWARD = over_rows_and_heads("blhk, blhk, blhk, bl -> blhk, bhl")
 _BACKWARD = over_rows_and_heads("blhk, blhk, blhk, bl, blhk, bhl, blhk -> blhk, blhk, blhk")
-_PASSES = {"blocked": (_FORWARD(blocked.forward), _BACKWARD(blocked.backward))}
-_PASSES["auto"] = _PASSES["blocked"]
-BACKENDS = ("auto", "dense", "blocked")
+_PASSES = {
+    "blocked": (_FORWARD(blocked.forward), _BACKWARD(blocked.backward)),
+    "tpu": (_FORWARD(tpu.forward), _BACKWARD(tpu.backward)),
+    "auto": (_FORWARD(_fastest(tpu.forward, blocked.forward)), _BACKWARD(_fastest(tpu.backward, blocked.backward))),
+}
+BACKENDS = ("dense", *_PASSES)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

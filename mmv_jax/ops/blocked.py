@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
+from mmv_jax.ops.ranges import block_ranges, segment_spans
+
 BLOCK = 64
 MASKED = -1e30  # finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out later
 
@@ -25,16 +27,10 @@ class Blocks(NamedTuple):
 def make_blocks(segment_ids: Int[Array, "B L"], block: int = BLOCK) -> Blocks:
     """Cuts rows into blocks, each row padded to whole ones; ranges count from the first block of the first row."""
     ids = jnp.pad(segment_ids, ((0, 0), (0, -segment_ids.shape[1] % block)))
-    rows, length = ids.shape
-    position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
-    changes, edge = ids[:, 1:] != ids[:, :-1], jnp.ones((rows, 1), bool)
-    first = lax.cummax(jnp.where(jnp.concatenate([edge, changes], 1), position, 0), axis=1)
-    last = lax.cummin(jnp.where(jnp.concatenate([changes, edge], 1), position, length), axis=1, reverse=True)
-    low = jnp.where(ids > 0, first, length).reshape(rows, -1, block).min(-1) // block
-    high = jnp.where(ids > 0, last, -1).reshape(rows, -1, block).max(-1) // block + 1
-    row_start = jnp.arange(rows, dtype=jnp.int32)[:, None] * (length // block)
+    low, high = block_ranges(*segment_spans(ids), block)
+    row_start = jnp.arange(len(ids), dtype=jnp.int32)[:, None] * (ids.shape[1] // block)
     ids = ids.reshape(-1, block)
-    return Blocks(jnp.where(ids > 0, ids, -1), ids, (jnp.minimum(low, high) + row_start).reshape(-1), (high + row_start).reshape(-1))
+    return Blocks(jnp.where(ids > 0, ids, -1), ids, (low + row_start).reshape(-1), (high + row_start).reshape(-1))
 
 
 def forward(

@@ -1,12 +1,21 @@
 """Every backend against the definition, forward and backward, and no way from one segment to another."""
 
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from mmv_jax.ops.attention import segment_attention
+from mmv_jax.ops.ranges import block_ranges, segment_spans
 
+BACKENDS = ["dense", "blocked", "tpu", "auto"]  # "tpu" is interpreted here
 LAYOUTS = {"equal": [64] * 4, "mixed": [5, 120, 49, 1], "one token": [1], "one segment": [256], "all padding": []}
 
 
@@ -15,16 +24,197 @@ def row_of(lengths, total=256):
     return jnp.asarray(np.pad(ids, (0, total - len(ids)))[None], jnp.int32)
 
 
-def draw(shape, n=3):
-    return tuple(jax.random.normal(jax.random.key(i), shape) for i in range(n))
+def draw(shape, n=3, dtype=jnp.float32):
+    return tuple(jax.random.normal(jax.random.key(i), shape, dtype) for i in range(n))
 
 
+def with_gradients(backend, q, k, v, ids, g):
+    """The output and the gradients of q, k and v where the output's is `g`."""
+    out, pull = jax.vjp(lambda *x: segment_attention(*x, ids, backend=backend), q, k, v)
+    return out, *pull(g)
+
+
+def assert_close(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", ["blocked", "tpu"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_blocked_equals_dense(layout):
+def test_backend_equals_dense(backend, layout):
     ids = row_of(layout)
     q, k, v, g = draw((1, 256, 2, 32), 4)
-    ours, pull = jax.vjp(lambda *x: segment_attention(*x, ids, backend="blocked"), q, k, v)
-    dense, dense_pull = jax.vjp(lambda *x: segment_attention(*x, ids, backend="dense"), q, k, v)
-    np.testing.assert_allclose(ours, dense, atol=1e-5)
-    for a, b in zip(pull(g), dense_pull(g), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert_close(with_gradients(backend, q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 5e-6)
+
+
+@pytest.mark.parametrize("heads, width", [(3, 32), (1, 64), (3, 64), (4, 96), (1, 128)])
+@pytest.mark.parametrize("backend", ["blocked", "tpu"])
+def test_heads_of_any_width_and_rows_of_any_length(backend, heads, width):
+    ids = jnp.concatenate([row_of([70, 1, 100], 200), row_of([130], 200)])
+    q, k, v, g = draw((2, 200, heads, width), 4)
+    assert_close(with_gradients(backend, q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 5e-6)
+
+
+@pytest.mark.parametrize("backend", ["blocked", "tpu"])
+def test_bfloat16_is_as_good_as_its_eight_bits(backend):
+    ids = row_of([100, 60])
+    q, k, v, g = draw((1, 256, 2, 64), 4, jnp.bfloat16)
+    exact = with_gradients("dense", *(x.astype(jnp.float32) for x in (q, k, v)), ids, g.astype(jnp.float32))
+    ours = with_gradients(backend, q, k, v, ids, g)
+    assert all(x.dtype == jnp.bfloat16 for x in ours)
+    assert_close(ours, exact, 0.03)
+
+
+@st.composite
+def layouts(draw_from):
+    """Rows of one batch: (length of the rows, lengths of each one's segments, with padding between them too)."""
+    length = draw_from(st.integers(1, 300))
+    ids = np.zeros((draw_from(st.integers(1, 3)), length), np.int32)
+    for row in ids:
+        start, name = 0, 0
+        while start < length:
+            size, padding = draw_from(st.integers(1, length)), draw_from(st.sampled_from([0, 0, 0, 5, length]))
+            name += 1
+            row[start : start + size] = name
+            start += size + padding
+    return ids
+
+
+@settings(max_examples=20, deadline=None)
+@given(layouts(), st.integers(0, 100))
+def test_blocked_equals_dense_in_float64_for_any_layout(ids, seed):
+    with jax.enable_x64(True):
+        q, k, v, g = (jax.random.normal(key, (*ids.shape, 1, 32), jnp.float64) for key in jax.random.split(jax.random.key(seed), 4))
+        ids = jnp.asarray(ids)
+        assert_close(with_gradients("blocked", q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(layouts(), st.sampled_from([64, 128]))
+def test_a_range_holds_the_blocks_that_share_a_segment(ids, block):
+    ids = np.pad(ids, ((0, 0), (0, -ids.shape[1] % block)))
+    low, high = (np.asarray(x) for x in block_ranges(*segment_spans(jnp.asarray(ids)), block))
+    for row, row_low, row_high in zip(ids.reshape(len(ids), -1, block), low, high, strict=True):
+        for i, queries in enumerate(row):
+            sharing = [j for j, keys in enumerate(row) if set(queries[queries > 0]) & set(keys)]
+            assert list(range(row_low[i], row_high[i])) == sharing or not sharing and row_low[i] == row_high[i]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_segment_is_blind_to_the_others(backend):
+    ids = row_of([100, 60])
+
+    def first(x):
+        return segment_attention(x, x, x, ids, backend=backend)[:, :100].sum()
+
+    grad = jax.grad(first)(draw((1, 256, 2, 32))[0])
+    assert jnp.all(grad[:, 100:] == 0) and jnp.any(grad[:, :100] != 0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_bit_of_a_segment_depends_on_the_others(backend):
+    ids = row_of([30, 100, 60])
+    own = (slice(None), slice(30, 130))
+    run = jax.jit(lambda *x: with_gradients(backend, *x[:3], ids, x[3]))
+    before = draw((1, 256, 2, 32), 4)
+    changed = tuple(jnp.where((ids == 2)[..., None, None], x, 50 * x[:, ::-1] + 3) for x in before)
+    for a, b in zip(run(*before), run(*changed), strict=True):
+        np.testing.assert_array_equal(a[own], b[own])
+        assert not jnp.array_equal(a, b)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_padding_gives_exactly_zero_and_takes_no_gradient(backend):
+    ids = row_of([100, 60])
+    found = with_gradients(backend, *draw((1, 256, 2, 32)), ids, jnp.ones((1, 256, 2, 32)))
+    assert all(jnp.all(x[:, 160:] == 0) and jnp.all(jnp.isfinite(x)) for x in found)
+
+
+@pytest.mark.parametrize("backend", ["blocked", "tpu"])
+def test_vmap_adds_rows(backend):
+    ids = jnp.stack([row_of([100, 60]), row_of([1, 200])])
+    q, k, v, g = draw((2, 1, 256, 2, 32), 4)
+    mapped = jax.vmap(lambda *x: with_gradients(backend, *x))(q, k, v, ids, g)
+    merged = with_gradients(backend, *(x[:, 0] for x in (q, k, v, ids, g)))
+    assert_close([x[:, 0] for x in mapped], merged, 0)
+
+
+def test_remat_and_scan_change_nothing():
+    ids = row_of([100, 60])
+    x = draw((1, 256, 2, 32))[0]
+
+    def layer(x, _):
+        return x + segment_attention(x, x, x, ids, backend="blocked"), None
+
+    def plain(x):
+        return layer(layer(x, None)[0], None)[0].sum()
+
+    def stacked(x):
+        return jax.lax.scan(jax.checkpoint(layer), x, length=2)[0].sum()
+
+    np.testing.assert_allclose(jax.grad(plain)(x), jax.grad(stacked)(x), atol=1e-6)
+
+
+def mesh_of_eight():
+    return jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+
+
+def collectives(compiled):
+    return set(re.findall(r"(all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(", compiled.as_text()))
+
+
+@pytest.mark.parametrize("spec", [P("data"), P(("data", "tensor")), P("data", None, "tensor")], ids=str)
+def test_a_mesh_splits_rows_and_heads_without_a_word(spec):
+    ids = jnp.tile(jnp.concatenate([row_of([20, 40], 64), row_of([64], 64)]), (4, 1))
+    arrays = draw((8, 64, 4, 32), 4)
+    run = jax.jit(lambda q, k, v, g, ids: with_gradients("auto", q, k, v, ids, g))
+    mesh = mesh_of_eight()
+    placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x in arrays]
+    placed.append(jax.device_put(ids, NamedSharding(mesh, P(spec[0]))))
+    compiled = run.lower(*placed).compile()
+    assert collectives(compiled) == set()
+    found = compiled(*placed)
+    assert all(x.sharding.is_equivalent_to(placed[0].sharding, 4) for x in found)
+    assert_close(found, run(*arrays, ids), 1e-6)
+
+
+def test_a_mesh_with_axis_rules_splits_by_them():
+    ids, arrays = jnp.tile(row_of([20, 40], 64), (8, 1)), draw((8, 64, 4, 32), 4)
+    mesh = mesh_of_eight()
+    with jax.set_mesh(mesh), nn.logical_axis_rules((("rows", "data"), ("heads", "tensor"))):
+        placed = [jax.device_put(x, NamedSharding(mesh, P("data", None, "tensor"))) for x in arrays]
+        run = jax.jit(lambda q, k, v, g: with_gradients("blocked", q, k, v, ids, g))
+        compiled = run.lower(*placed).compile()
+        assert collectives(compiled) == set()
+        assert_close(compiled(*placed), with_gradients("blocked", *arrays[:3], ids, arrays[3]), 1e-6)
+
+
+def test_inside_a_shard_map_it_is_local():
+    ids, arrays = jnp.tile(row_of([20, 40], 64), (8, 1)), draw((8, 64, 4, 32), 4)
+    split = P("data", None, "tensor")
+    run = jax.shard_map(
+        lambda q, k, v, g, ids: with_gradients("blocked", q, k, v, ids, g),
+        mesh=mesh_of_eight(),
+        in_specs=(split,) * 4 + (P("data"),),
+        out_specs=(split,) * 4,
+    )
+    assert_close(jax.jit(run)(*arrays, ids), with_gradients("blocked", *arrays[:3], ids, arrays[3]), 1e-6)
+
+
+def test_rows_that_a_mesh_does_not_divide_stay_whole():
+    ids, arrays = jnp.tile(row_of([20, 40], 64), (3, 1)), draw((3, 64, 1, 32))
+    with jax.set_mesh(mesh_of_eight()), nn.logical_axis_rules((("rows", "data"), ("heads", "tensor"))):
+        found = jax.jit(lambda *x: segment_attention(*x, ids, backend="blocked"))(*arrays)
+    assert_close([found], [segment_attention(*arrays, ids, backend="dense")], 5e-6)
+
+
+def test_an_unknown_backend_is_refused_with_the_names_of_the_known():
+    with pytest.raises(ValueError, match="no attention backend 'flash'; there are dense, blocked"):
+        segment_attention(*draw((1, 8, 1, 32)), row_of([8], 8), backend="flash")
+
+
+def test_a_row_without_room_on_a_tpu_is_refused():
+    q = jax.ShapeDtypeStruct((1, 2**17, 1, 128), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((1, 2**17), jnp.int32)
+    with pytest.raises(ValueError, match="do not fit a TPU; use backend='blocked'"):
+        jax.eval_shape(lambda q, ids: segment_attention(q, q, q, ids, backend="tpu"), q, ids)

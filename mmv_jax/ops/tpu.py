@@ -1,0 +1,227 @@
+"""Segment attention for TPUs (Pallas): the keys of a row wait in VMEM, and a query block visits only those that its segments span.
+
+Axes: B rows, L tokens, H heads, K head dim; T tokens of a block; G heads of a group: those that share the 128 lanes of a register.
+A step of the grid is one query block of one group of one row. Logits stand as [keys, queries], so that all that belongs to a query
+(span, maximum, sum) is a row along the lanes, and which keys it sees follows from a counter: no ids of keys are read.
+Every array passes HBM once, and stays [B, L, H * K] there: nothing is transposed outside of the kernels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Float, Int
+
+from mmv_jax.ops.ranges import block_ranges, segment_spans
+
+BLOCK = 128
+LANES = 128
+TILES = 8 * 2**20  # bytes of VMEM for everything but rows
+MASKED = -1e30  # finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out later
+TYPICAL_SPAN = 1024  # tokens that a query block visits, for the scheduler's estimate of cost: the truth is known at run time only
+DOUBLE_BUFFERED = 48 * 2**20  # bytes of rows in VMEM up to which the next row is fetched while this one is worked on
+VMEM = 56 * 2**20  # bytes of rows that every generation since v5e has room for (7x has least: 64 MiB)
+
+
+def forward(
+    q: Float[Array, "B L H K"], k: Float[Array, "B L H K"], v: Float[Array, "B L H K"], segment_ids: Int[Array, "B L"]
+) -> tuple[Float[Array, "B L H K"], Float[Array, "B H L"]]:
+    """The output, and the log of each query's softmax sum, which the backward pass starts from."""
+    plan = _Plan(q.shape, segment_ids)
+    out, log_total = plan.call(
+        _forward_kernel,
+        inputs=[("tile", plan.flat(q)), ("row", plan.flat(k)), ("row", plan.flat(v))],
+        outputs=[("tile", v.dtype), ("statistic", jnp.float32)],
+        products=2,
+    )
+    return plan.heads_apart(out), plan.ungrouped(log_total)
+
+
+def backward(
+    q: Float[Array, "B L H K"],
+    k: Float[Array, "B L H K"],
+    v: Float[Array, "B L H K"],
+    segment_ids: Int[Array, "B L"],
+    out: Float[Array, "B L H K"],
+    log_total: Float[Array, "B H L"],
+    grad: Float[Array, "B L H K"],
+) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
+    """Gradients of q, k and v in one pass: those of a row's keys and values are summed in VMEM while its queries go by."""
+    plan = _Plan(q.shape, segment_ids)
+    # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so no weight is needed.
+    shared = jnp.einsum("blhk,blhk->bhl", grad.astype(jnp.float32), out.astype(jnp.float32))
+    dq, dk, dv = plan.call(
+        _backward_kernel,
+        inputs=[
+            ("tile", plan.flat(q)),
+            ("row", plan.flat(k)),
+            ("row", plan.flat(v)),
+            ("tile", plan.flat(grad)),
+            ("statistic", plan.grouped(log_total)),
+            ("statistic", plan.grouped(shared)),
+        ],
+        outputs=[("tile", q.dtype), ("row", jnp.float32), ("row", jnp.float32)],
+        products=5,
+    )
+    dk = plan.heads_apart(dk) * q.shape[-1] ** -0.5
+    return plan.heads_apart(dq), dk.astype(k.dtype), plan.heads_apart(dv).astype(v.dtype)
+
+
+def fits(length: int, heads: int, width: int, dtype: jnp.dtype) -> bool:
+    """Whether the kernels work in this dtype, and VMEM holds a row's keys and values, and in the backward pass their gradients."""
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        return False
+    lanes = _group(heads, width) * width
+    return length * (lanes + -lanes % LANES) * 2 * (jnp.dtype(dtype).itemsize + 4) <= VMEM
+
+
+def _group(heads, width):
+    """Heads that are worked on together: a block is whole registers wide, or as wide as the array."""
+    whole = [g for g in range(1, heads + 1) if heads % g == 0 and g * width % LANES == 0]
+    return whole[0] if whole else heads
+
+
+class _Plan:
+    """How the arrays of one call are padded, grouped, cut into blocks and brought to VMEM."""
+
+    def __init__(self, shape, segment_ids):
+        self.rows, self.length, self.heads, self.width = shape
+        self.padded = self.length + -self.length % BLOCK
+        self.group = _group(self.heads, self.width)
+        first, last = segment_spans(jnp.pad(segment_ids, ((0, 0), (0, self.padded - self.length))))
+        self.spans = jnp.stack([first, last], axis=1)
+        low, high = block_ranges(first, last, BLOCK)
+        self.ranges = low.reshape(-1), high.reshape(-1)
+
+    def flat(self, x):
+        return jnp.pad(x, ((0, 0), (0, self.padded - self.length), (0, 0), (0, 0))).reshape(self.rows, self.padded, -1)
+
+    def heads_apart(self, x):
+        return x[:, : self.length].reshape(self.rows, self.length, self.heads, self.width)
+
+    def grouped(self, x):
+        return jnp.pad(x, ((0, 0), (0, 0), (0, self.padded - self.length))).reshape(self.rows, -1, self.group, self.padded)
+
+    def ungrouped(self, x):
+        return x.reshape(self.rows, self.heads, self.padded)[:, :, : self.length]
+
+    def call(self, kernel, inputs, outputs, products):
+        kept = [(kind, x.dtype) for kind, x in inputs] + outputs
+        lanes = self.group * self.width
+        row_values = self.padded * (lanes + -lanes % LANES)
+        resident = sum(row_values * jnp.dtype(dtype).itemsize for kind, dtype in kept if kind == "row")
+        buffers = 2 if 2 * resident <= DOUBLE_BUFFERED else 1
+        groups, blocks = self.heads // self.group, self.padded // BLOCK
+        specs = functools.partial(self._spec, buffers=buffers)
+        call = functools.partial(
+            pl.pallas_call,
+            functools.partial(kernel, group=self.group, width=self.width),
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=2,
+                grid=(self.rows, groups, blocks),
+                in_specs=[specs("spans")] + [specs(kind) for kind, _ in inputs],
+                out_specs=[specs(kind) for kind, _ in outputs],
+            ),
+            out_shape=[self._shape(kind, dtype) for kind, dtype in outputs],
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=buffers * resident + TILES
+            ),
+            cost_estimate=self._cost(inputs, outputs, products),
+            name=kernel.__name__.strip("_"),
+        )
+        # By the platform that this is compiled for, which need not be the one that it is traced on. Elsewhere it is interpreted: for tests.
+        arrays = (*self.ranges, self.spans, *(x for _, x in inputs))
+        return lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
+
+    def _spec(self, kind, buffers):
+        lanes = self.group * self.width
+        if kind == "tile":
+            return pl.BlockSpec((1, BLOCK, lanes), lambda b, g, i, *_: (b, i, g))
+        if kind == "row":
+            return pl.BlockSpec((1, self.padded, lanes), lambda b, g, i, *_: (b, 0, g), pipeline_mode=pl.Buffered(buffers))
+        if kind == "spans":
+            return pl.BlockSpec((1, 2, BLOCK), lambda b, g, i, *_: (b, 0, i))
+        return pl.BlockSpec((1, 1, self.group, BLOCK), lambda b, g, i, *_: (b, g, 0, i))
+
+    def _shape(self, kind, dtype):
+        flat = (self.rows, self.padded, self.heads * self.width)
+        return jax.ShapeDtypeStruct((self.rows, self.heads // self.group, self.group, self.padded) if kind == "statistic" else flat, dtype)
+
+    def _cost(self, inputs, outputs, products):
+        logits = self.rows * self.heads * self.padded * min(self.padded, TYPICAL_SPAN)
+        moved = [x for _, x in inputs] + [self._shape(kind, dtype) for kind, dtype in outputs]
+        return pl.CostEstimate(
+            flops=2 * products * logits * self.width,
+            transcendentals=logits,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in moved),
+        )
+
+
+def _forward_kernel(low, high, spans, q, k, v, out, log_total, *, group, width):
+    first, last, visited = _of_this_block(low, high, spans)
+    start = jnp.zeros((width, BLOCK), jnp.float32), jnp.full((1, BLOCK), MASKED, jnp.float32), jnp.zeros((1, BLOCK), jnp.float32)
+
+    def visit(j, carry):
+        keys, visible = _keys_of_block(j, first, last)
+        after = []
+        for h, (summed, top, total) in enumerate(carry):
+            lanes = pl.ds(h * width, width)
+            logits = _product(k[0, keys, lanes], q[0, :, lanes], 1, 1) * width**-0.5
+            logits = jnp.where(visible, logits, MASKED)
+            new_top = jnp.maximum(top, logits.max(0, keepdims=True))
+            weights, shrink = jnp.exp(logits - new_top), jnp.exp(top - new_top)
+            summed = summed * shrink + _product(v[0, keys, lanes], weights.astype(v.dtype), 0, 0)
+            after.append((summed, new_top, total * shrink + weights.sum(0, keepdims=True)))
+        return tuple(after)
+
+    real = first < last
+    for h, (summed, top, total) in enumerate(lax.fori_loop(*visited, visit, (start,) * group)):
+        out[0, :, pl.ds(h * width, width)] = jnp.where(real, summed / total, 0).T.astype(out.dtype)
+        log_total[0, 0, pl.ds(h, 1), :] = jnp.where(real, top + jnp.log(total), -MASKED)
+
+
+def _backward_kernel(low, high, spans, q, k, v, grad, log_total, shared, dq, dk, dv, *, group, width):
+    first, last, visited = _of_this_block(low, high, spans)
+
+    @pl.when(pl.program_id(2) == 0)
+    def _():
+        dk[...], dv[...] = jnp.zeros_like(dk), jnp.zeros_like(dv)
+
+    def visit(j, carry):
+        keys, visible = _keys_of_block(j, first, last)
+        after = []
+        for h, dq_block in enumerate(carry):
+            lanes = pl.ds(h * width, width)
+            queries, grads, key_block = q[0, :, lanes], grad[0, :, lanes], k[0, keys, lanes]
+            logits = _product(key_block, queries, 1, 1) * width**-0.5
+            weights = jnp.exp(jnp.where(visible, logits, MASKED) - log_total[0, 0, pl.ds(h, 1), :])
+            dlogits = weights * (_product(v[0, keys, lanes], grads, 1, 1) - shared[0, 0, pl.ds(h, 1), :])
+            dv[0, keys, lanes] += _product(weights.astype(grads.dtype), grads, 1, 0)
+            dk[0, keys, lanes] += _product(dlogits.astype(queries.dtype), queries, 1, 0)
+            after.append(dq_block + _product(key_block, dlogits.astype(key_block.dtype), 0, 0))
+        return tuple(after)
+
+    start = (jnp.zeros((width, BLOCK), jnp.float32),) * group
+    for h, dq_block in enumerate(lax.fori_loop(*visited, visit, start)):
+        dq[0, :, pl.ds(h * width, width)] = (dq_block.T * width**-0.5).astype(dq.dtype)
+
+
+def _of_this_block(low, high, spans):
+    """Spans of this block's queries, two rows [1, T], and the range of key blocks to visit."""
+    block = pl.program_id(0) * pl.num_programs(2) + pl.program_id(2)
+    return spans[0, 0:1, :], spans[0, 1:2, :], (low[block], high[block])
+
+
+def _keys_of_block(j, first, last):
+    """The slice of key block `j`, and which of its keys [T, T] each query sees."""
+    start = pl.multiple_of(j * BLOCK, BLOCK)
+    position = start + lax.broadcasted_iota(jnp.int32, (BLOCK, BLOCK), 0)
+    return pl.ds(start, BLOCK), (position >= first) & (position < last)
+
+
+def _product(a, b, axis_a, axis_b):
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
