@@ -43,7 +43,7 @@ def grow(rng: np.random.Generator, inside: np.ndarray, pixel_mm: float, nipple: 
     queue = []
     for n in range(int(rng.integers(5, 9))):
         artery = n < 3 or rng.random() < 0.3
-        start = np.array([rng.uniform(0.2, 0.8) * size[0], rng.uniform(0, 4)])
+        start = np.array([rng.uniform(0.2, 0.8) * size[0], 0.0])
         queue.append((start, rng.normal(0, 0.5), rng.uniform(0.55, 1.05) if artery else rng.uniform(0.7, 1.6), artery, rng.uniform(60, 110)))
     lines = []
     while queue:
@@ -90,7 +90,8 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
         fine = np.stack([ndimage.gaussian_filter1d(np.interp(at, np.arange(len(line)), line[:, i]), 4, mode="nearest") for i in (0, 1)], 1)
         tangent = np.gradient(fine, axis=0)
         tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
-        taper = np.linspace(radius, 0.72 * radius, len(fine)) * (1 + 0.07 * _noise(rng, len(fine), 3.0))
+        rest = np.arange(len(fine), 0, -1) * STEP_MM
+        taper = radius * np.linspace(1, 0.72, len(fine)) * np.clip(rest / 8, 0.15, 1) * (1 + 0.07 * _noise(rng, len(fine), 3.0))
         own, both = rng.normal(0, 0.7), _noise(rng, len(fine), 7.0)
         tendency = own + 0.8 * both[:, None] + 0.45 * np.stack([_noise(rng, len(fine), 2.0) for _ in range(2)], 1) + 0.5 * (radius - 0.7)
         out.append((fine, tangent, taper, np.full(len(fine), artery), tendency))
