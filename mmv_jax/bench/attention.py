@@ -1,0 +1,129 @@
+"""Segment attention beside its peers, forward and backward: dense-masked in XLA, and PyTorch one segment at a time."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mmv_jax.bench.run import case, in_turn, seconds, use_every_core
+from mmv_jax.ops.attention import segment_attention
+
+
+class Layout(NamedTuple):
+    """Rows of segments: their lengths in tokens, row by row; all rows have `length` tokens."""
+
+    name: str
+    length: int
+    rows: tuple[tuple[int, ...], ...]
+    heads: int
+    width: int
+
+
+def short_segments(rows: int, length: int, seed: int = 0) -> tuple[tuple[int, ...], ...]:
+    """Rows that are filled with segments of 5 to 200 tokens, as small studies fill them."""
+    rng = np.random.default_rng(seed)
+    filled = []
+    for _ in range(rows):
+        lengths = rng.integers(5, 201, size=length)
+        filled.append(tuple(int(n) for n in lengths[: np.searchsorted(np.cumsum(lengths), length, side="right")]))
+    return tuple(filled)
+
+
+LAYOUTS = (
+    Layout("1 row of 4096, 8 segments of 512, 6 x 64", 4096, ((512,) * 8,), 6, 64),
+    Layout("1 row of 4096, segments of 49 to 1200, 6 x 64", 4096, ((196, 700, 100, 1200, 49, 343, 196, 784, 300, 100),), 6, 64),
+    Layout("16 rows of 512, segments of 5 to 200, 3 x 64", 512, short_segments(16, 512), 3, 64),
+)
+LENGTHS = (2048, 4096, 8192, 16384, 32768)  # of rows, for the growth of cost with the number of segments
+
+
+def bench_attention(layouts: Sequence[Layout] = LAYOUTS, lengths: Sequence[int] = LENGTHS, turns: int = 5) -> dict:
+    """Medians of runs in turn, and the exponent of cost in the number of segments.
+
+    PyTorch (extra `torch`) runs in a second process, so that two pools of threads never share one; where it is absent, its cases are too.
+
+    Returns:
+      `{"bench": "attention", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
+    """
+    use_every_core()
+    cases, notes = [], []
+    with_torch = find_spec("torch") is not None
+    if not with_torch:
+        notes.append("PyTorch is not installed (extra `torch`): its cases are left out.")
+    for layout in layouts:
+        timed = {"ours": _timed(layout, "auto"), "dense": _timed(layout, "dense")}
+        if with_torch:
+            with _torch_worker(layout) as torch_run:
+                median = in_turn({**timed, "torch": torch_run}, turns)
+            cases.append(case(layout.name, median["ours"], median["torch"], "PyTorch scaled_dot_product_attention per segment"))
+        else:
+            median = in_turn(timed, turns)
+        cases.append(case(layout.name, median["ours"], median["dense"], "dense-masked XLA"))
+    exponent = cost_exponent(lengths, turns)
+    name = f"exponent of cost in L, segments of 512, L = {lengths[0]} to {lengths[-1]}"
+    cases.append({"case": name, "ours": exponent, "peer": 1.0, "peer_name": "linear", "ratio": 1 / exponent, "unit": "exponent"})
+    return {"bench": "attention", "cases": cases, "notes": notes}
+
+
+def cost_exponent(lengths: Sequence[int], turns: int) -> float:
+    """The slope of log seconds over log row length, segments of 512 tokens (or of a whole shorter row)."""
+    timed = {str(n): _timed(Layout("", n, ((min(512, n),) * max(n // 512, 1),), 3, 64), "auto") for n in lengths}
+    median = in_turn(timed, turns)
+    return float(np.polyfit(np.log(lengths), np.log(list(median.values())), 1)[0])
+
+
+def segment_ids(layout: Layout) -> jax.Array:
+    """[B, L], numbered from 1 in each row."""
+    ids = np.zeros((len(layout.rows), layout.length), np.int32)
+    for row, lengths in zip(ids, layout.rows, strict=True):
+        row[: sum(lengths)] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    return jnp.asarray(ids)
+
+
+def _timed(layout: Layout, backend: str) -> Callable[[], float]:
+    ids = segment_ids(layout)
+    q, k, v = jax.random.normal(jax.random.key(0), (3, *ids.shape, layout.heads, layout.width))
+    q, k, v, ids = _over_devices(q, k, v, ids)
+
+    def loss(q, k, v):
+        return jnp.square(segment_attention(q, k, v, ids, backend=backend)).sum()
+
+    return partial(seconds, jax.jit(jax.grad(loss, argnums=(0, 1, 2))), q, k, v)
+
+
+def _over_devices(q, k, v, ids):
+    """Rows over all devices, or else heads, where the number divides: the same for ours and for dense."""
+    devices = jax.device_count()
+    axes = [axis for axis in (0, 2) if q.shape[axis] % devices == 0]
+    if not axes:
+        return q, k, v, ids
+    mesh = jax.make_mesh((devices,), ("all",), axis_types=(AxisType.Auto,))
+    placed = jax.device_put((q, k, v), NamedSharding(mesh, P(*[None] * axes[0], "all")))
+    return *placed, jax.device_put(ids, NamedSharding(mesh, P("all") if axes[0] == 0 else P()))
+
+
+@contextmanager
+def _torch_worker(layout: Layout) -> Iterator[Callable[[], float]]:
+    """A process that runs PyTorch over the layout each time that it is asked to, and answers with its own seconds."""
+    command = [sys.executable, "-m", "mmv_jax.bench.torch_attention", json.dumps(layout.rows), str(layout.heads), str(layout.width)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def run() -> float:
+            process.stdin.write("run\n")
+            process.stdin.flush()
+            return float(process.stdout.readline())
+
+        try:
+            yield run
+        finally:
+            process.stdin.close()  # the worker ends with its input

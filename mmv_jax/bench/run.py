@@ -1,0 +1,42 @@
+"""Timing in turn: what else the machine does then falls on ours and on its peers alike."""
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+
+
+def use_every_core() -> None:
+    """One virtual CPU device a core, where nobody has chosen yet and no device is in use.
+
+    XLA works through the loops of one CPU device on one core, however many there are: only what is split over devices uses all of them.
+    """
+    if jax.config.jax_num_cpu_devices < 0:
+        with contextlib.suppress(RuntimeError):  # devices are in use: then it is timed on those
+            jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+
+def seconds(fn: Callable, *args) -> float:
+    """Wall time until the arrays that `fn` returns are there."""
+    start = time.perf_counter()
+    jax.block_until_ready(fn(*args))
+    return time.perf_counter() - start
+
+
+def in_turn(timed: Mapping[str, Callable[[], float]], turns: int) -> dict[str, float]:
+    """The median of what each function returns (seconds): one call each in every turn, after one call each that does not count."""
+    results: dict[str, list[float]] = {name: [] for name in timed}
+    for turn in range(turns + 1):
+        for name, run in timed.items():
+            found = run()
+            if turn > 0:  # the first compiles
+                results[name].append(found)
+    return {name: statistics.median(found) for name, found in results.items()}
+
+
+def case(name: str, ours_s: float, peer_s: float, peer_name: str) -> dict:
+    """One case of `mmv bench`, in milliseconds; the ratio is above 1 where ours is faster."""
+    return {"case": name, "ours": ours_s * 1e3, "peer": peer_s * 1e3, "peer_name": peer_name, "ratio": peer_s / ours_s, "unit": "ms"}
