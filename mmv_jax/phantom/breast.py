@@ -16,6 +16,7 @@ from mmv_jax.phantom import arteries
 
 VIEWS = (("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO"))
 MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
+Profile = Callable[[np.ndarray], np.ndarray]  # of the distance from a middle, in mm
 CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
 
 
@@ -209,32 +210,39 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
     spot = lambda: places[rng.integers(len(places))]  # noqa: E731
     if rng.random() < chance:  # lucent centres, in the skin that is seen face on
         for _ in range(int(rng.integers(2, 9))):
-            _add(signal, c, spot(), lambda d, r=rng.uniform(0.35, 0.8): 0.32 * np.exp(-(((d - r) / 0.16) ** 2)), 1.6)
+            _add(signal, c, spot(), _ring(rng.uniform(0.35, 0.8)), 1.6)
     if rng.random() < chance:  # round, benign
         for _ in range(int(rng.integers(1, 6))):
             r = float(np.exp(rng.uniform(np.log(0.2), np.log(1.3))))
-            _add(signal, c, spot(), lambda d, r=r: 0.42 * 2 * np.sqrt(np.maximum(r * r - d * d, 0)), r + 0.2)
+            _add(signal, c, spot(), _ball(r, 0.42), r + 0.2)
     if rng.random() < chance / 2:  # popcorn of an old fibroadenoma
         middle = spot()
         for _ in range(14):
             r = rng.uniform(0.4, 1.1)
-            place = middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int)
-            _add(signal, c, place, lambda d, r=r: 0.3 * 2 * np.sqrt(np.maximum(r * r - d * d, 0)), r + 0.2)
+            _add(signal, c, middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int), _ball(r, 0.3), r + 0.2)
     if rng.random() < chance:  # rods in ducts, pointing to the nipple
         for _ in range(int(rng.integers(2, 7))):
             start = spot() * c.pixel
             way = (c.nipple - start) / (np.linalg.norm(c.nipple - start) + 1e-6)
             r, size = rng.uniform(0.15, 0.32), rng.uniform(2, 7)
             for t in np.arange(0, size, 0.5 * r):
-                _add(signal, c, ((start + t * way) / c.pixel).astype(int), lambda d, r=r: 0.5 * np.sqrt(np.maximum(r * r - d * d, 0)), r + 0.1)
+                _add(signal, c, ((start + t * way) / c.pixel).astype(int), _ball(r, 0.25), r + 0.1)
     if rng.random() < chance / 2:  # a clip
         start, turn = spot(), rng.uniform(0, np.pi)
         for t in np.linspace(-1.5, 1.5, 13):
             bent = np.array([t * np.sin(turn) + 0.5 * t * t * np.cos(turn), t * np.cos(turn) - 0.5 * t * t * np.sin(turn)])
-            _add(signal, c, start + np.rint(bent / c.pixel).astype(int), lambda d: 1.1 * (d < 0.22), 0.4)
+            _add(signal, c, start + np.rint(bent / c.pixel).astype(int), _ball(0.22, 3.0), 0.4)
 
 
-def _add(signal: np.ndarray, c: _Canvas, place: np.ndarray, profile: Callable[[np.ndarray], np.ndarray], reach_mm: float) -> None:
+def _ring(radius: float) -> Profile:
+    return lambda d: 0.32 * np.exp(-(((d - radius) / 0.16) ** 2))
+
+
+def _ball(radius: float, per_mm: float) -> Profile:
+    return lambda d: per_mm * 2 * np.sqrt(np.maximum(radius * radius - d * d, 0))
+
+
+def _add(signal: np.ndarray, c: _Canvas, place: np.ndarray, profile: Profile, reach_mm: float) -> None:
     """Adds a profile of the distance (mm) about a pixel, where there is breast."""
     n = int(np.ceil(reach_mm / c.pixel))
     low = np.maximum(place - n, 0)

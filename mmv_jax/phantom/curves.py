@@ -65,10 +65,10 @@ def vertebra_levels(p: Patient) -> np.ndarray:
     return p.height + 22 - np.cumsum(heights)
 
 
-def spine_centre(p: Patient, z: np.ndarray) -> tuple[organs.Value, organs.Value]:
+def spine_centre(p: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(y, x) of the vertebral bodies' middle."""
     _, yc, b = organs.cavity_profile(p, z)
-    return yc + b - 15, organs.midline(p, z)
+    return np.asarray(yc + b - 15), np.asarray(organs.midline(p, z))
 
 
 def _on_wall(p: Patient, side: int, phi: np.ndarray, z: np.ndarray, off: float) -> np.ndarray:

@@ -2,23 +2,24 @@
 
 import gzip
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from mmv_jax.phantom.grid import Grid
 
 SOP_CLASS = {"DX": "1.2.840.10008.5.1.4.1.1.1.1", "CT": "1.2.840.10008.5.1.4.1.1.2", "MG": "1.2.840.10008.5.1.4.1.1.1.2"}
 
 
-def uid(*names: object) -> str:
+def uid(*names: object) -> UID:
     """A UID under 2.25 that depends on these names alone."""
     digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16], 'big') >> 1}"
+    return UID(f"2.25.{int.from_bytes(digest[:16], 'big') >> 1}")
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
@@ -39,7 +40,7 @@ def write_nifti(path: Path, volume: np.ndarray, grid: Grid) -> None:
 def _dataset(modality: str, study: str, patient: str, instance: int = 1) -> Dataset:
     """The attributes that every image has."""
     ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = SOP_CLASS[modality], uid(study, instance)
+    ds.SOPClassUID, ds.SOPInstanceUID = UID(SOP_CLASS[modality]), uid(study, instance)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = uid(study, "study"), uid(study, "series")
     ds.PatientID, ds.PatientName, ds.PatientBirthDate = patient, "Phantom^" + patient, ""
     ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = "20200101", "120000", "", "1"
@@ -103,15 +104,26 @@ def write_ct_series(folder: Path, volume: np.ndarray, grid: Grid, *, study: str,
         _save(ds, folder / f"{n:04d}.dcm")
 
 
-def write_mg(
-    path: Path, image: np.ndarray, imager_mm: float, *, study: str, patient: str, side: str, view: str, age: int, magnification: float, inverted: bool
-) -> None:
+@dataclass(frozen=True)
+class View:
+    """Whose breast a mammogram shows, from where; the four views of a woman share a DICOM study."""
+
+    study_id: str
+    patient: str
+    side: str
+    view: str
+    age: int
+
+
+def write_mg(path: Path, image: np.ndarray, imager_mm: float, of: View, *, magnification: float, inverted: bool) -> None:
     """A view of a breast as one MG file; `image` is uint16, 12 bits, tissue bright, `imager_mm` the pixel at the detector."""
-    ds = _dataset("MG", study.rsplit("-", 1)[0], patient, ["LCC", "RCC", "LMLO", "RMLO"].index(side + view) + 1)
-    ds.PatientSex, ds.PatientAge, ds.BodyPartExamined = "F", f"{age:03d}Y", "BREAST"
-    ds.ImageLaterality, ds.ViewPosition, ds.PatientOrientation = side, view, ["A" if side == "L" else "P", "F" if view == "MLO" else "L"]
+    number = ["LCC", "RCC", "LMLO", "RMLO"].index(of.side + of.view) + 1
+    ds = _dataset("MG", of.study_id.rsplit("-", 1)[0], of.patient, number)
+    ds.PatientSex, ds.PatientAge, ds.BodyPartExamined = "F", f"{of.age:03d}Y", "BREAST"
+    ds.ImageLaterality, ds.ViewPosition = of.side, of.view
+    ds.PatientOrientation = ["A" if of.side == "L" else "P", "F" if of.view == "MLO" else "L"]
     ds.BreastImplantPresent, ds.PartialView, ds.EstimatedRadiographicMagnificationFactor = "NO", "NO", magnification
-    ds.ViewCodeSequence = [_code(*{"CC": ("R-10242", "SRT", "cranio-caudal"), "MLO": ("R-10226", "SRT", "medio-lateral oblique")}[view])]
+    ds.ViewCodeSequence = [_code(*{"CC": ("R-10242", "SRT", "cranio-caudal"), "MLO": ("R-10226", "SRT", "medio-lateral oblique")}[of.view])]
     ds.KVP, ds.PositionerType, ds.OrganExposed = 29, "MAMMOGRAPHIC", "BREAST"
     _projection(ds, image, imager_mm, inverted)
     ds.AnatomicRegionSequence = [_code("T-04000", "SRT", "Breast")]

@@ -22,7 +22,7 @@ def labels(patient: Patient, body: Thorax, shot: Radiograph | None = None) -> di
     out: dict[str, int | float | str] = {name: int(seen[name].any()) for name in ("pneumothorax", "effusion", "nodule", "chest_tube")}
     if shot is None:
         chest = (lung | seen["pneumothorax"] | seen["effusion"]).any(1)
-        ratio = cardiothoracic_ratio(heart.any(1), chest)
+        ratio = cardiothoracic_ratio(heart.any(1), np.asarray(chest))
     else:
         chest = np.isin(shot.anatomy, LUNGS) | ((shot.findings & (FINDINGS["pneumothorax"] | FINDINGS["effusion"])) > 0)
         ratio = cardiothoracic_ratio(shot.anatomy == ANATOMY["cardiomediastinum"], chest)

@@ -161,16 +161,17 @@ def _write_ct(out: Path, study_id: str, patient: Patient, resolution_mm: float, 
 def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) -> list[dict]:
     """Four views of a woman; every third woman inverted (MONOCHROME1), every second with a magnification that the file states."""
     woman, patient = breast.draw_woman(seed, index, dials), f"woman-{seed}-{index:05d}"
-    magnification, lines = (1.0, 1.04)[index % 2], []
+    magnification, inverted = (1.0, 1.04)[index % 2], index % 3 == 2
+    lines, areas = [], {}
     for side, view in breast.VIEWS:
         shot, study_id = breast.paint_view(woman, side, view, dials), f"breast-{seed}-{index:05d}-{side}{view}"
         path, mask = f"breast/{study_id}.dcm", f"breast/{study_id}_bac.png"
-        names = {"study": study_id, "patient": patient, "side": side, "view": view, "age": int(woman.age)}
-        inverted = index % 3 == 2
-        files.write_mg(out / path, shot.image, shot.pixel_mm * magnification, **names, magnification=magnification, inverted=inverted)
+        of = files.View(study_id, patient, side, view, int(woman.age))
+        files.write_mg(out / path, shot.image, shot.pixel_mm * magnification, of, magnification=magnification, inverted=inverted)
         files.write_png(out / mask, shot.bac)
         line = {"study_id": study_id, "path": path, "patient_id": patient, "split": split_of(seed, index), "modality": "MG", "ndim": 2, "unit": "raw"}
         line |= {"sex": "F", "age": int(woman.age), "view": view, "laterality": side, "bac_mask": mask, "breast_density": round(woman.density, 3)}
         lines.append(line | {"area_mm2": round(shot.area_mm2, 4)})
-    total = breast.woman_area({(line["laterality"], line["view"]): line["area_mm2"] for line in lines})
+        areas[side, view] = shot.area_mm2
+    total = breast.woman_area(areas)
     return [line | {"woman_area_mm2": round(total, 4), "severity": breast.severity(total)} for line in lines]
