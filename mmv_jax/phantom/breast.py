@@ -158,7 +158,7 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     along = (c.row - c.nipple[0]) / (0.5 * woman.height)
     region = np.exp(-((along / 0.62) ** 2) - (np.abs(across - 0.52) / 0.5) ** 3)
     noise = _power_noise(c.shape, c.pixel, 3.3, rng)
-    fibres = _strands(c, noise, rng)
+    fibres = _strands(c, _power_noise(c.shape, c.pixel, 5.5, rng), rng)
     near_skin = np.clip((c.skin_mm - 4) / 11, 0, 1)
     score = 2.6 * region + 0.75 * noise + 0.25 * fibres + 2.6 * woman.density - 3.0
     gland = near_skin * expit(score / 0.6)
