@@ -71,14 +71,14 @@ def shard_params(tree, mesh: Mesh):
 
     def sharding(leaf) -> NamedSharding:
         axes = parameter_axes(np.shape(leaf), mesh.shape["fsdp"])
-        return NamedSharding(mesh, nn.logical_to_mesh_axes(axes, RULES))
+        return nn.logical_to_mesh_sharding(PartitionSpec(*axes), mesh, RULES)
 
     return jax.tree.map(sharding, tree)
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
     """For arrays [B, ...]: rows over all devices, everything else whole."""
-    return NamedSharding(mesh, nn.logical_to_mesh_axes(("rows",), RULES))
+    return nn.logical_to_mesh_sharding(PartitionSpec("rows"), mesh, RULES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,7 @@
 """Transformer blocks over packed rows, shared by the encoder and the MAE decoder. Axes: B rows, L tokens, H heads, K channels of a head, D width."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from mmv_jax.ops.rotary import RotaryTables, apply_rotary, rotary_tables
 
 # Stored for the backward pass: results of matrix products. Norms, rotations, GELU and gates are computed again: on a CPU too this is faster than
 # to write and read what they need (their residuals would be two thirds of a block's memory).
-STORE_PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+STORE_PRODUCTS: dict[str, Any] = {"policy": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "prevent_cse": False}
 KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
@@ -104,7 +106,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B L D"], survival: Float[Array, ""] | None, tables: RotaryTables, segment_ids: Int[Array, "B L"]
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
-        project, combine = (nn.remat(part, policy=STORE_PRODUCTS, prevent_cse=False) for part in (Project, Combine))
+        project, combine = nn.remat(Project, **STORE_PRODUCTS), nn.remat(Combine, **STORE_PRODUCTS)
         q, k, v = project(self.heads, self.attention_bias, self.qk_norm, self.dtype, name="project")(x, tables)
         found = segment_attention(q, k, v, segment_ids, backend=self.attention)
         x = combine(self.mlp, self.layer_scale, self.dtype, name="combine")(x, found, survival, segment_ids)

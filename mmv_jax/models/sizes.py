@@ -32,7 +32,8 @@ def make_encoder(size: str, patch: Sequence[int], **options) -> Encoder:
     if size not in SIZES:
         raise UserError(f"config.encoder.size is {size!r}, which is not a known size. Use one of {', '.join(SIZES)}.")
     named = dict(zip(("width", "depth", "heads"), SIZES[size])) | OPTIONS.get(size, {})
-    return Encoder(**named | options, patch=tuple(patch))
+    z, y, x = patch
+    return Encoder(**named | options, patch=(z, y, x))
 
 
 def parameter_count(encoder: Encoder) -> int:

@@ -103,7 +103,15 @@ def ball(voxels):
 
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("kind", GRIDS)
-def test_segmentation_decoders_answer_on_the_voxel_grid_and_can_learn_one_study(name, kind):
+def test_segmentation_decoders_answer_on_the_voxel_grid(name, kind):
+    tokens, voxels = GRIDS[kind]
+    levels, cls = jnp.zeros((3, 5, *tokens, 48)), jnp.zeros((5, 48))
+    logits, _ = jax.eval_shape(lambda key: DECODERS[name].init_with_output(key, levels, cls, voxels), jax.random.key(0))
+    assert logits.shape == (5, *voxels, 2)
+
+
+@pytest.mark.parametrize("name, kind", [("linear", "volumetric"), ("multi-scale", "planar"), ("global-local", "planar")])
+def test_segmentation_decoders_can_learn_one_study(name, kind):
     tokens, voxels = GRIDS[kind]
     levels = jax.random.normal(jax.random.key(1), (3, 1, *tokens, 48))
     cls = jax.random.normal(jax.random.key(2), (1, 48))
@@ -133,9 +141,15 @@ def test_grids_double_until_each_axis_is_there():
     assert doublings((4, 3, 3), (32, 42, 42)) == [(4, 3, 3), (8, 6, 6), (16, 12, 12), (32, 24, 24), (32, 42, 42)]
 
 
-@pytest.mark.parametrize("voxels", [(1, 16, 16), (6, 10, 12)], ids=["planar", "volumetric, odd sizes"])
-def test_the_unet_learns_one_study(voxels):
-    target = ball(voxels)
+@pytest.mark.parametrize("voxels", [(1, 37, 64), (5, 20, 30)], ids=["planar", "volumetric"])
+def test_the_unet_takes_any_size(voxels):
+    image = jnp.zeros((2, *voxels, 1))
+    logits, _ = jax.eval_shape(lambda key: UNet(3).init_with_output(key, image), jax.random.key(0))
+    assert logits.shape == (2, *voxels, 3)
+
+
+def test_the_unet_learns_one_study():
+    target = ball((1, 16, 16))
     image = jnp.array(target[..., None] + 0.3 * np.random.default_rng(0).normal(size=(*target.shape, 1)), jnp.float32)
-    _, after = fit(UNet(2, width=8, depth=2), lambda: (image,), target, steps=30)
+    _, after = fit(UNet(2, width=8, depth=1), lambda: (image,), target, steps=30)
     assert after > 0.95
