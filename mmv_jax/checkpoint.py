@@ -110,7 +110,7 @@ def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> t
     Raises:
       UserError: no checkpoint there, or none that is whole.
     """
-    directory = epath.Path(directory)
+    directory = epath.Path(directory).resolve()  # Orbax finds nothing below a relative path
     workdir, wanted = (directory.parent.parent, int(directory.name)) if directory.parent.name == STEPS else (directory, None)
     folders = step_folders(workdir)
     if not folders or (wanted is not None and wanted not in folders):

@@ -97,9 +97,10 @@ def test_another_model_is_refused(tmp_path, state, says):
         restore(tmp_path, state)
 
 
-def test_evaluation_restores_the_encoder_and_the_config_alone(tmp_path):
-    write(tmp_path)
-    for directory in (tmp_path, tmp_path / STEPS / "4"):
+def test_evaluation_restores_the_encoder_and_the_config_alone(tmp_path, monkeypatch):
+    write(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    for directory in ("run", tmp_path / "run", tmp_path / "run" / STEPS / "4"):
         params, config = restore_encoder(directory)
         assert config == CONFIG
         np.testing.assert_array_equal(params["kernel"], make_state(4)["encoder"]["kernel"])
