@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     c.data = {"store": "runs/chest_small/store"}
     c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
     c.rows = {"length": 1024, "rows": 4}
+    c.encoders = {}  # of others, by name: {"folder": a Hugging Face folder, "stand_in": False}
     nih, lidc, adrenal = {"source": "NIH ChestX-ray14"}, {"source": "LIDC-IDRI"}, {"source": "AdrenalMNIST3D"}
     c.tasks = {
         "sex": {"kind": "classification", "label": "sex", "positive": "M", "where": nih},

@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     c.data = {"store": "runs/demo/store"}
     c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
     c.rows = {"length": 1024, "rows": 4}
+    c.encoders = {}  # of others, by name: {"folder": a Hugging Face folder, "stand_in": False}
     c.tasks = {}
     for modality in ("CXR", "CT"):
         where = {"modality": modality}

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from mmv_jax.config import to_json
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.encoders import PatchPixels, restore, with_fresh_weights
-from mmv_jax.evaluate.features import encode_studies, scenes
+from mmv_jax.evaluate.encoders import PatchPixels, StudyEncoder, restore, with_fresh_weights
+from mmv_jax.evaluate.features import Features, encode_studies, scenes
+from mmv_jax.evaluate.foreign import load_foreign
 from mmv_jax.evaluate.measure import Result, as_json, compare, comparisons_as_json, group_by_studies, measure, measure_masks, pooled
 from mmv_jax.evaluate.overlap import Overlap
 from mmv_jax.evaluate.pictures import choose_shown, feature_maps, outlines
@@ -25,6 +26,8 @@ from mmv_jax.outcomes.cohort import split_names
 from mmv_jax.outcomes.run import evaluate_cohort
 from mmv_jax.report.page import Strip
 from mmv_jax.store.read import Store
+
+STAND_IN = " (stand-in)"
 
 
 def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
@@ -59,26 +62,42 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     results: list[Result] = []
     outlined: list[Strip] = []
     maps: dict[str, list[Strip]] = {}
-    for name, encoder in (("trained", trained), ("random", random)):
+    others = {_marked(name, group): load_foreign(group["folder"]) for name, group in config.encoders.to_dict().items()}
+    for name, encoder in {"trained": trained, "random": random, **others}.items():
         features = encode_studies(encoder, store, everything, with_tokens, workdir / "features", progress(f"{name}: encoded"))
         for group in group_by_studies(vectors):
             results += measure(name, pooled(features, group[0]), group)
-        for task in masks:
-            own = scenes(encoder, store, geometry, task, features)
-            result, found = measure_masks(name, own, task)
-            results.append(result)
-            if name == "trained":
-                outlined.append(outlines(encoder, store, geometry, task, own, found))
+        found, strips = measure_segmentations(name, encoder, store, geometry, masks, features)
+        results += found
+        outlined += strips if name == "trained" else []
         maps[name] = feature_maps(encoder, store, geometry, features, shown)
     results += measure_pixels(store, geometry, vectors, masks, PatchPixels(trained.whole), workdir)
 
-    results.sort(key=lambda result: (KINDS.index(result.task.kind), result.task.name))  # within a task: trained, random, pixels
-    comparisons = compare(results, "trained", FLOORS)
+    results.sort(key=lambda result: (KINDS.index(result.task.kind), result.task.name))  # within a task as measured
+    comparisons = compare(results, "trained", (*FLOORS, *(name for name in others if not name.endswith(STAND_IN))))
     write_json(workdir / "metrics.json", as_json(results))
     write_json(workdir / "comparisons.json", comparisons_as_json(comparisons))
     overlaps = {task.name: overlap.count(task) for task in tasks}
     write_report(workdir / "report.html", results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config))
     return f"{table_of(results, comparisons)}\n\nreport: {workdir / 'report.html'}"
+
+
+def measure_segmentations(
+    name: str, encoder: StudyEncoder, store: Store, geometry: Geometry, tasks: list[Task], features: Features
+) -> tuple[list[Result], list[Strip]]:
+    """The linear probe of patch tokens in each task, and its masks as outlines over images."""
+    results, strips = [], []
+    for task in tasks:
+        own = scenes(encoder, store, geometry, task, features)
+        result, found = measure_masks(name, own, task)
+        results.append(result)
+        strips.append(outlines(encoder, store, geometry, task, own, found))
+    return results, strips
+
+
+def _marked(name: str, group: dict) -> str:
+    """The name of an encoder of others; one without its real weights is named so everywhere, and is compared with nothing."""
+    return name + STAND_IN if group["stand_in"] else name
 
 
 def measure_pixels(store: Store, geometry: Geometry, vectors: list[Task], masks: list[Task], patches: PatchPixels, workdir: Path) -> list[Result]:

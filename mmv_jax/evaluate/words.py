@@ -22,8 +22,7 @@ NAMES = {
     "dice": "Dice",
     "hd95": "HD95 (mm)",
 }
-SHOWN = ("trained", "random", "pixels")
-FLOORS = SHOWN[1:]
+FLOORS = ("random", "pixels")
 METHOD = (
     "The encoder is frozen. Classification is a logistic probe, regression a ridge probe, segmentation a linear map from each patch token to the "
     "voxels of its patch. Probes are fitted on train; their strength (and the threshold of masks) is chosen on val; then they are fitted on train "
@@ -35,14 +34,25 @@ METHOD = (
 )
 
 
+def encoders_of(results: Sequence[Result]) -> list[str]:
+    """The encoders by their headline pooling, the trained one first."""
+    return sorted(dict.fromkeys(r.encoder for r in results if "/" not in r.encoder), key=lambda name: ["trained", *FLOORS, name].index(name))
+
+
+def rivals_of(comparisons: Sequence[Comparison]) -> list[str]:
+    """What the trained encoder is compared with, in order."""
+    return list(dict.fromkeys(c.second for c in comparisons))
+
+
 def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> str:
     """The headline of every task as lines of text, won or lost against each floor."""
     found = {(r.task.name, r.encoder): r for r in results}
-    tasks = list(dict.fromkeys(r.task.name for r in results))
-    lines = [f"{'task':<24} {'metric':<7}" + "".join(f"{name:<24}" for name in SHOWN) + "against random; against pixels"]
-    for task in tasks:
-        metric = HEADLINE[found[task, SHOWN[0]].task.kind]
-        cells = [found[task, name].headline if (task, name) in found else None for name in SHOWN]
+    shown = encoders_of(results)
+    heads = "; ".join(f"against {name}" for name in rivals_of(comparisons))
+    lines = [f"{'task':<24} {'metric':<7}" + "".join(f"{name:<24}" for name in shown) + heads]
+    for task in dict.fromkeys(r.task.name for r in results):
+        metric = HEADLINE[found[task, shown[0]].task.kind]
+        cells = [found[task, name].headline if (task, name) in found else None for name in shown]
         words = "; ".join(c.words for c in comparisons if c.task == task)
         lines.append(f"{task:<24} {NAMES[metric]:<7}" + "".join(f"{_number(c):<24}" for c in cells) + words)
     return "\n".join(lines)
@@ -51,11 +61,11 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
 def verdict(comparisons: Sequence[Comparison], n_tasks: int) -> list[str]:
     """How many tasks were won and lost, in sentences."""
     sentences = []
-    for floor in FLOORS:
-        own = [c for c in comparisons if c.second == floor]
+    for rival in rivals_of(comparisons):
+        own = [c for c in comparisons if c.second == rival]
         won, lost = ([c.task for c in own if c.words.startswith(word)] for word in ("better", "worse"))
         rest = len(own) - len(won) - len(lost)
-        text = f"Against {floor}: better in {len(won)} of {n_tasks} tasks" + (f" ({', '.join(won)})" if won else "")
+        text = f"Against {rival}: better in {len(won)} of {n_tasks} tasks" + (f" ({', '.join(won)})" if won else "")
         text += f", worse in {len(lost)}" + (f" ({', '.join(lost)})" if lost else "") + f", no difference told in {rest}."
         sentences.append(text)
     return sentences
@@ -87,22 +97,29 @@ def write_report(
         named = [Strip(s.images, f"{name} weights. {s.caption}") for name, strips in maps.items() for s in strips]
         sections.append(Section("What the patch features look like", text, strips=named))
     sections += [overlap_section(overlaps, why_no_overlap), Section("Configuration", pre=config, pre_title="the config of this evaluation")]
-    write_page(path, "What the encoder is worth", f"{len(tasks)} tasks, beside two floors", verdict(comparisons, len(tasks)), sections)
+    write_page(
+        path,
+        "What the encoder is worth",
+        f"{len(tasks)} tasks, {len(encoders_of(results))} encoders; random weights and pixels are the floors",
+        verdict(comparisons, len(tasks)),
+        sections,
+    )
 
 
 def headline_section(results: Sequence[Result], comparisons: Sequence[Comparison]) -> Section:
     """The table that is read first: every task, won or lost."""
-    found = {(r.task.name, r.encoder): r for r in results}
+    found, shown, rivals = {(r.task.name, r.encoder): r for r in results}, encoders_of(results), rivals_of(comparisons)
     lines = []
     for task in dict.fromkeys(r.task.name for r in results):
-        metric = HEADLINE[found[task, SHOWN[0]].task.kind]
+        metric = HEADLINE[found[task, shown[0]].task.kind]
         line = [Cell(task), Cell(NAMES[metric] + (" (lower is better)" if metric in LOWER_IS_BETTER else ""))]
-        line += [_cell(found[task, name].headline) if (task, name) in found else Cell("not measured") for name in SHOWN]
+        line += [_cell(found[task, name].headline) if (task, name) in found else Cell("not measured") for name in shown]
         words = {c.second: c.words for c in comparisons if c.task == task}
-        line += [Cell(words.get(floor, "not measured"), tone=_tone(words.get(floor, ""))) for floor in FLOORS]
-        line.append(Cell(str(found[task, SHOWN[0]].headline.n)))
+        line += [Cell(words.get(rival, "not measured"), tone=_tone(words.get(rival, ""))) for rival in rivals]
+        line.append(Cell(str(found[task, shown[0]].headline.n)))
         lines.append(line)
-    return Section("The tasks", tables=[Table(["task", "metric", *SHOWN, "against random", "against pixels", "test studies"], lines)])
+    columns = ["task", "metric", *shown, *(f"against {name}" for name in rivals), "test studies"]
+    return Section("The tasks", tables=[Table(columns, lines)])
 
 
 def details_section(results: Sequence[Result]) -> Section:
@@ -138,16 +155,20 @@ def overlap_section(overlaps: Mapping[str, tuple[int, int | None]], why_not: str
     if why_not:
         return Section("Test patients seen in pretraining", [f"They cannot be counted: {why_not}."])
     lines = [[Cell(task), Cell(str(patients)), Cell(str(seen), tone="bad" if seen else "")] for task, (patients, seen) in overlaps.items()]
-    text = ["Counted by keyed hashes that the checkpoint carries. Pretraining never reads a label, but it has seen these patients' images."]
+    text = [
+        "Counted by keyed hashes that the checkpoint carries; of other encoders nothing is known. "
+        "Pretraining never reads a label, but it has seen these patients' images."
+    ]
     return Section("Test patients seen in pretraining", text, [Table(["task", "test patients", "seen in pretraining"], lines)])
 
 
 def _curve_sections(results: Sequence[Result]) -> list[Section]:
-    shown = [r for r in results if r.encoder in SHOWN]
+    names = encoders_of(results)
+    shown = [r for r in results if r.encoder in names]
     figures = []
     for metric in dict.fromkeys(HEADLINE[r.task.kind] for r in shown):
         bars = [Bar(r.task.name, r.encoder, r.headline.value, r.headline.low, r.headline.high) for r in shown if HEADLINE[r.task.kind] == metric]
-        by_series = [b for task in dict.fromkeys(b.group for b in bars) for name in SHOWN for b in bars if (b.group, b.series) == (task, name)]
+        by_series = [b for task in dict.fromkeys(b.group for b in bars) for name in names for b in bars if (b.group, b.series) == (task, name)]
         if metric in ("auroc", "dice"):
             figures.append(forest(by_series, NAMES[metric], 0.5 if metric == "auroc" else None))
         else:  # the unit is the label's own, so every task has its axis

@@ -57,6 +57,7 @@ def tiny_config(store: Path) -> ConfigDict:
     c.data = {"store": str(store)}
     c.view = {"planar": None, "volume": (12, 24, 24)}
     c.rows = {"length": 128, "rows": 4}
+    c.encoders = {}
     c.tasks = {
         "left": {"kind": "classification", "label": "left", "where": {"source": "CXR phantoms"}},
         "left in CT": {"kind": "classification", "label": "left", "where": {"modality": "CT"}, "pixels": {"grid": (6, 12, 12), "spacing_mm": 3.0}},
