@@ -65,7 +65,7 @@ def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
     samples, bits = _whole(dataset, "SamplesPerPixel", 1), _whole(dataset, "BitsAllocated", 0)
     if bits not in (8, 16, 32) or samples not in (1, 3):
         raise Refused("unknown_encoding", "1 or 3 samples a pixel of 8, 16 or 32 bits are read")
-    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+    if syntax in NATIVE and dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         raise Refused("colour", "a DICOM image in subsampled colour")
     size = check_size((*shape, samples), bits // 8, None if syntax in NATIVE else stored, what="DICOM image")
     if syntax in NATIVE and syntax != DeflatedExplicitVRLittleEndian and stored < size:

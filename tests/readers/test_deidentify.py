@@ -125,6 +125,14 @@ def test_no_error_quotes_a_tag_or_a_path(tmp_path, change, capfd, caplog):
     assert not traces(said + "".join(capfd.readouterr()) + caplog.text)
 
 
+def test_what_pydicom_warns_and_logs_does_not_leave_the_reader(tmp_path, capfd, caplog):
+    for k, plane in enumerate(stored_volume()):
+        path = save(ct_slice(plane, k, SeriesInstanceUID="1.2.3456789"), tmp_path / f"{k}")
+        path.write_bytes(path.read_bytes().replace(b"1.2.3456789", b"SENTINEL-ID"))  # no UID: pydicom says so, and quotes it
+    assert read_study(tmp_path).unit == "HU"
+    assert not traces("".join(capfd.readouterr()) + caplog.text)
+
+
 def test_no_error_of_a_missing_or_wrong_file_quotes_its_path(tmp_path):
     study = read_study(save(ct_slice(stored_volume(1)[0], 0), tmp_path / "x"))
     (tmp_path / "SENTINEL.png").write_text("SENTINEL")

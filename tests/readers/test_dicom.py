@@ -175,12 +175,24 @@ def test_signed_jpeg_2000_of_a_ct_is_in_hounsfield_units(name):
 def test_lossless_jpeg_keeps_every_bit(tmp_path):
     import imagecodecs
 
-    signed = (STORED.astype(np.int32) - 2048).astype(np.int16)
-    for stored, bits in ((STORED, 12), (signed, 16)):
-        data = imagecodecs.ljpeg_encode(stored.view(np.uint16), bitspersample=16 if bits == 16 else 12)
-        dataset = radiograph(stored, BitsStored=bits, TransferSyntaxUID="1.2.840.10008.1.2.4.70")
+    signed = (STORED.astype(np.int32) - 2048).astype(np.int16)  # 12 bits, of which the highest is the sign
+    for stored in (STORED, signed):
+        data = imagecodecs.ljpeg_encode(stored.view(np.uint16) & 0xFFF, bitspersample=12)
+        dataset = radiograph(stored, TransferSyntaxUID="1.2.840.10008.1.2.4.70")
         dataset.PixelData = pydicom.encaps.encapsulate([data])
-        assert np.array_equal(read_study(save(dataset, tmp_path / f"{bits}")).voxels[0], stored)
+        assert np.array_equal(read_study(save(dataset, tmp_path / "x")).voxels[0], stored)
+
+
+@pytest.mark.parametrize("photometric, colorspace", [("YBR_FULL_422", "YCBCR"), ("RGB", "RGB")])
+def test_grey_in_a_colour_jpeg_is_read_in_either_colour_space(tmp_path, photometric, colorspace):
+    import imagecodecs
+
+    ramp = np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1))
+    data = imagecodecs.jpeg8_encode(np.stack([ramp] * 3, axis=-1), level=95, colorspace="RGB", outcolorspace=colorspace)
+    changes = {"SamplesPerPixel": 3, "PhotometricInterpretation": photometric, "PlanarConfiguration": 0, "BitsStored": 8}
+    dataset = radiograph(ramp, TransferSyntaxUID="1.2.840.10008.1.2.4.50", **changes)
+    dataset.PixelData = pydicom.encaps.encapsulate([data])
+    assert np.abs(read_study(save(dataset, tmp_path / "x")).voxels[0].astype(int) - ramp).max() <= 4
 
 
 def test_grey_that_is_stored_as_colour_is_read_and_colour_is_refused():
