@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=2000))
+    c = ConfigDict(dict(seed=0, steps=1500))
     c.mesh = dict(data=1, fsdp=1)
     c.data = dict(store="runs/chest_small/store", workers=1)
     # Test patients are never seen. Shares are of crops: thumbnails (PneumoniaMNIST) and shapes teach little each, and there are many of them.
