@@ -108,7 +108,7 @@ def _ingest(args) -> int:
 
     report = ingest(args.manifests, args.store, workers=args.workers, engine=args.engine, key_path=args.key)
     print(report)
-    return 0 if report.ingested else 1
+    return 0 if report.ok else 1
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,8 +148,10 @@ def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
 @command("pretrain", _pretrain_arguments)
 def _pretrain(args) -> int:
     from mmv_jax.config import load_config
+    from mmv_jax.parallel import initialize_distributed
     from mmv_jax.train.loop import pretrain
 
+    initialize_distributed()
     pretrain(load_config(args.config, args.overrides), args.workdir)
     return 0
 

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from mmv_jax.metrics.features import feature_std, rankme
 
 WINDOW = 512  # features that are looked at together: a small batch alone has no rank to speak of
+FEWEST = 32  # fewer features have no rank to speak of either
+LOW_STD, LOW_RANK = 0.02, 1.5  # of features that say nothing
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Health:
     prototypes: int
     _features: deque = field(default_factory=lambda: deque(maxlen=WINDOW))
     _first_rank: float | None = None
+    _last_std: float | None = None
 
     def add(self, features: Float[np.ndarray, "N D"]) -> None:
         """Takes the features of a step; lines of zeros are padding."""
@@ -31,23 +34,25 @@ class Health:
 
     def figures(self) -> dict[str, float]:
         """`rank` (RankMe, arXiv 2210.02885) of the centred features, and `std` of the unit features times sqrt(D): 1 is a full sphere, 0 a point."""
-        if len(self._features) < 2:
+        if len(self._features) < FEWEST:
             return {}
         x = np.stack(self._features)
         return {"rank": rankme(x - x.mean(axis=0)[None]), "std": feature_std(x) * math.sqrt(x.shape[1])}
 
-    def verdict(self, metrics: Mapping[str, float], figures: Mapping[str, float]) -> list[str]:
+    def verdict(self, metrics: Mapping[str, float | int], figures: Mapping[str, float]) -> list[str]:
         """What is wrong, one sentence each; nothing where all is well."""
         words = []
         if figures:
-            self._first_rank = self._first_rank or figures["rank"]
             words += self._of_features(figures["rank"], figures["std"])
+            self._first_rank, self._last_std = self._first_rank or figures["rank"], figures["std"]
         if "teacher_entropy" in metrics:
             words += self._of_teacher(metrics)
         return words
 
     def _of_features(self, rank: float, std: float) -> list[str]:
-        if std < 0.02 or rank < 1.5:
+        if self._first_rank is None or self._last_std is None:
+            return []  # deep encoders begin near the identity: their features are all alike until they have learnt something
+        if (std < LOW_STD or rank < LOW_RANK) and std < 1.1 * self._last_std:
             return [
                 f"COLLAPSE: all studies have nearly the same features (rank {rank:.1f}, std {std:.3f} of 1). Stop the run; "
                 "lower optimizer.peak_lr, lengthen optimizer.warmup, or raise objective.koleo."
@@ -56,7 +61,7 @@ class Health:
             return [f"The rank of the features has fallen from {self._first_rank:.1f} to {rank:.1f}: they are about to collapse if this goes on."]
         return []
 
-    def _of_teacher(self, metrics: Mapping[str, float]) -> list[str]:
+    def _of_teacher(self, metrics: Mapping[str, float | int]) -> list[str]:
         highest, entropy, words = math.log(self.prototypes), metrics["teacher_entropy"], []
         if entropy < 0.02 * highest and metrics["prototypes_used"] < 0.05:
             words.append(f"COLLAPSE: the teacher puts every study on the same few prototypes ({metrics['prototypes_used']:.1%} are used).")

@@ -16,7 +16,7 @@ METRICS = "metrics.jsonl"
 class Log:
     """The log of one run. Use as a context manager.
 
-    `metrics.jsonl` has one line a step whose floats round-trip exactly; after a resume the later line of a step stands.
+    `metrics.jsonl` has one line a step whose floats round-trip exactly; `time` is in seconds since 1970. After a resume a step's later line stands.
 
     Args:
       workdir: the run's folder.
@@ -29,6 +29,8 @@ class Log:
         from tensorboardX import SummaryWriter
 
         self._file = (workdir / METRICS).open("a")
+        if _ends_within_a_line(workdir / METRICS):
+            self._file.write("\n")  # a killed process left half a line, which must not swallow the next one
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first)
         self._first, self._steps, self._seconds = first, steps, seconds
         self._began = self._printed = time.monotonic()
@@ -51,7 +53,7 @@ class Log:
         """Writes a step's numbers: one line, events, and the bar."""
         numbers = {name: _plain(value) for name, value in metrics.items()}
         # Written whole and at once: a killed run leaves complete lines, and `tail -f` shows them.
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.write(json.dumps({"step": step, **numbers, "time": round(time.time(), 3)}) + "\n")
         self._file.flush()
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
@@ -72,11 +74,28 @@ class Log:
         now = time.monotonic()
         if now - self._printed > self._seconds or done == self._steps:
             rate = (done - self._first) / (now - self._began)
-            print(f"step {done}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {(self._steps - done) / rate / 60:.1f} min left", file=sys.stderr, flush=True)
+            left = (self._steps - done) / rate / 60
+            self.say(f"step {done}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {left:.1f} min left")
             self._printed = now
 
 
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
+class Silence:
+    """The log of all processes but the first: the numbers are the same everywhere."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        pass
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def say(self, words: str) -> None:
+        pass
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float | int]]:
     """The numbers of each step in order; a line that a killed process left half written is passed over."""
     steps: dict[int, dict] = {}
     for line in (workdir / METRICS).read_text().splitlines():
@@ -96,3 +115,8 @@ def _make_bar() -> Progress:
 def _plain(value: Any) -> float | int:
     scalar = np.asarray(value)
     return int(scalar) if np.issubdtype(scalar.dtype, np.integer) else float(scalar)
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    content = path.read_bytes()
+    return bool(content) and not content.endswith(b"\n")

@@ -4,29 +4,31 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.config import to_dict, to_json
 from mmv_jax.data.crops import View
 from mmv_jax.data.pipeline import Rows
+from mmv_jax.data.tokens import RowShape
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.models.sizes import make_encoder
-from mmv_jax.parallel import make_mesh, row_sharding
+from mmv_jax.parallel import make_mesh, on_mesh, row_sharding, shard_params
 from mmv_jax.store.read import Store
 from mmv_jax.train.health import Health
-from mmv_jax.train.log import Log
+from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.objective import Objective, make_objective
-from mmv_jax.train.optimizer import make_ema, make_optimizer, make_teacher_temperature
-from mmv_jax.train.state import TrainState, init_state, join_items, split_items
-from mmv_jax.train.step import train_step
+from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
+from mmv_jax.train.state import TrainState, init_state, join_items, split_items, state_maker
+from mmv_jax.train.step import jit_step
 
 PATIENCE = 3  # steps in a row that may be not finite, before the run stops
 MAY_CHANGE = {"steps", "mesh", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
@@ -39,21 +41,22 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
       UserError: the config does not fit the store, the devices or the run that `workdir` holds.
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
     """
-    _keep_config(config, workdir)
     mesh = make_mesh(**config.mesh)
+    _check_rows(config.rows.per_step, mesh)
+    _keep_config(config, workdir)
     # Data: which study is in which row of which step is known before a voxel is read.
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
     # State: made where it will live, never whole on one device.
     objective, tx, ema = make_parts(config)
     state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
-    step_fn = jax.jit(partial(train_step, objective=objective, tx=tx, ema=ema), donate_argnums=0)
+    step_fn = jit_step(objective, tx, ema, state, mesh)
     carried = {**to_dict(config), "pretraining": {"key_fingerprint": store.key_fingerprint, "patients": rows.patients}}
     with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
         first, items = checkpoints.restore_newest(split_items(state))
         state = join_items(items)
         # Loop: step n is dispatched before the metrics of step n - 1 are read; the device never waits for the log.
-        with Log(workdir, first, config.steps) as log, _one_behind(log, config, objective) as report, _stop_signal() as stop, jax.set_mesh(mesh):
+        with _make_log(workdir, first, config.steps) as log, _one_behind(log, config) as report, _stop_signal() as stop, on_mesh(mesh):
             for step, batch in zip(range(first, config.steps), device_batches(rows, mesh, first, config.data.workers)):
                 state, metrics = step_fn(state, batch)
                 report(step, metrics)
@@ -62,10 +65,24 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
                 if stopping:
                     log.say(f"Told to stop: saved step {step + 1}. The same command goes on from there.")
                     break
+            if first >= config.steps:
+                log.say(f"All {config.steps} steps are done. Raise --config.steps to go on.")
     return state
 
 
-def make_parts(config: ConfigDict) -> tuple[Objective, object, object]:
+def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
+    """The step of a config, lowered from shapes alone: no store is read and no memory is taken; devices of a topology will do for the mesh."""
+    _check_rows(config.rows.per_step, mesh)
+    objective, tx, ema = make_parts(config)
+    spec = row_shape(config).spec(config.rows.per_step)
+    shapes = jax.eval_shape(state_maker(objective, tx, spec, config.seed))
+    state = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shard_params(shapes, mesh))
+    batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=row_sharding(mesh)) for name, x in spec.items()}
+    with on_mesh(mesh):
+        return jit_step(objective, tx, ema, state, mesh).lower(state, batch)
+
+
+def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformation, Schedule]:
     """Objective, optimizer and the teacher's momentum of a config; each group is the keyword arguments of one function."""
     per_step = config.rows.per_step
     encoder = make_encoder(**config.encoder)
@@ -74,19 +91,17 @@ def make_parts(config: ConfigDict) -> tuple[Objective, object, object]:
     return objective, tx, make_ema(config.steps, per_step, **config.ema)
 
 
+def row_shape(config: ConfigDict) -> RowShape:
+    """The rows of a config; what the objective needs of a row is asked for here."""
+    rows, weights, encoder = config.rows, config.objective, config.encoder
+    visible_share = rows.visible_share if weights.mae > 0 else None
+    return RowShape(rows.length, rows.prefix, rows.segments, tuple(encoder.patch), encoder.registers, visible_share, weights.ibot > 0)
+
+
 def make_rows(store: Store, config: ConfigDict) -> Rows:
-    """The training rows of a store; what the objective needs of a row is asked for here."""
-    weights, encoder = config.objective, config.encoder
-    return Rows(
-        store,
-        views=make_views(config.crops),
-        patch=tuple(encoder.patch),
-        registers=encoder.registers,
-        seed=config.seed,
-        mask_tokens=weights.ibot > 0,
-        **{**config.rows, "visible_share": config.rows.visible_share if weights.mae > 0 else None},
-        **{name: value for name, value in config.data.items() if name not in ("store", "workers")},
-    )
+    """The training rows of a store."""
+    options = {name: value for name, value in config.data.items() if name not in ("store", "workers")}
+    return Rows(store, views=make_views(config.crops), per_step=config.rows.per_step, seed=config.seed, **asdict(row_shape(config)), **options)
 
 
 def make_views(crops: ConfigDict) -> dict[int, list[View]]:
@@ -103,14 +118,30 @@ def make_views(crops: ConfigDict) -> dict[int, list[View]]:
 def device_batches(rows: Rows, mesh: Mesh, first: int, workers: int) -> Iterator[dict[str, jax.Array]]:
     """Global arrays [B, ...], sharded over the mesh; each process reads the rows of its own devices alone."""
     sharding = row_sharding(mesh)
-    share = rows.per_step // jax.process_count()
-    mine = range(jax.process_index() * share, (jax.process_index() + 1) * share)
-    for batch in rows.batches(first, mine=mine, workers=workers):
+    for batch in rows.batches(first, mine=rows_of_this_process(sharding, rows.per_step), workers=workers):
         yield {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
+def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
+    """The positions in a step of the rows that lie on this process's own devices, ascending; a mesh may interleave processes."""
+    spans = sharding.addressable_devices_indices_map((rows,)).values()
+    return sorted({i for (span,) in spans for i in range(*span.indices(rows))})
+
+
+def _check_rows(per_step: int, mesh: Mesh) -> None:
+    if per_step % mesh.size:
+        raise UserError(
+            f"config.rows.per_step is {per_step}, but {mesh.size} devices share the rows of a step evenly. Set "
+            f"--config.rows.per_step={max(1, round(per_step / mesh.size)) * mesh.size}."
+        )
+
+
+def _make_log(workdir: Path, first: int, steps: int) -> Log | Silence:
+    return Silence() if jax.process_index() else Log(workdir, first, steps)
+
+
 @contextmanager
-def _one_behind(log: Log, config: ConfigDict, objective: Objective):
+def _one_behind(log: Log | Silence, config: ConfigDict):
     """A function that writes the metrics of the step before the one it is given; the last one is written on leaving."""
     health = Health(prototypes=config.objective.prototypes)
     waiting: list[tuple[int, dict]] = []
@@ -174,7 +205,10 @@ def _keep_config(config: ConfigDict, workdir: Path) -> None:
                 f"({len(refused)} differ: {', '.join(refused[:5])}). Use another workdir, or set them back."
             )
     if jax.process_index() == 0:
-        kept.write_text(to_json(config))
+        # Renamed into place: another process that looks now sees this config or the one before it, and never half of it.
+        draft = kept.with_suffix(".draft")
+        draft.write_text(to_json(config))
+        draft.rename(kept)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

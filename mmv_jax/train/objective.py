@@ -1,4 +1,4 @@
-"""From a batch of packed rows to a loss: any weighted sum of the objectives. Axes: B rows, L tokens, S segments, M masked tokens, V visible tokens."""
+"""From a batch of packed rows to a loss: any weighted sum of the objectives. Axes: B rows, L tokens, S segments, M masked, V visible tokens."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from mmv_jax.ops.pool import gather_tokens, segment_mean
 
 Batch = Mapping[str, Array]
 Params = dict[str, Any]
+LOOKED_AT = 512  # features of a step that leave the device for the health figures
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Objective:
         return student, teacher
 
     def loss(self, student: Params, teacher: Params, batch: Batch, key: Array, step: Array) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The weighted sum, and what was seen on the way: each term, and `features` [B * S, D] of the global crops for the health figures."""
+        """The weighted sum, and what was seen on the way: each term, and `features` [N, D] of the first global crops for the health figures."""
         out: dict[str, Array] = {}
         total = jnp.zeros(())
         key_visible, key_views = jax.random.split(key)
@@ -69,6 +70,7 @@ class Objective:
             terms, seen = self._distil(student, teacher, batch, key_views, self.temperature(step))
             total += sum(getattr(self, name) * term for name, term in terms.items())
             out |= terms | seen
+        out["features"] = out["features"][:LOOKED_AT]
         return total, out
 
     def _reconstruct(self, student: Params, batch: Batch, key: Array) -> tuple[Float[Array, ""], Float[Array, "N D"]]:
@@ -139,8 +141,10 @@ def make_objective(
 ) -> Objective:
     """The objective of a run. A weight of 0 leaves a term out, with its head."""
     voxels = encoder.patch[0] * encoder.patch[1] * encoder.patch[2]
-    head = ProjectionHead(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck)
-    decoder = MaeDecoder(width=decoder_width, depth=decoder_depth, heads=decoder_heads, patch_voxels=voxels)
+    shared = {"dtype": encoder.dtype}
+    head = ProjectionHead(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck, **shared)
+    shared |= {name: getattr(encoder, name) for name in ("scale_mm", "attention", "remat")}
+    decoder = MaeDecoder(width=decoder_width, depth=decoder_depth, heads=decoder_heads, patch_voxels=voxels, **shared)
     return Objective(encoder, decoder, head, head, temperature, dino=dino, ibot=ibot, koleo=koleo, mae=mae, prefix=prefix)
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, UInt32
 
 from mmv_jax.parallel import shard_params
 from mmv_jax.train.objective import Objective
@@ -16,16 +15,24 @@ from mmv_jax.train.objective import Objective
 
 @flax.struct.dataclass
 class TrainState:
-    """An explicit PyTree. `step` counts finished steps; `teacher` is the moving average of the student that evaluation reads."""
+    """An explicit PyTree, of arrays or of their shapes.
 
-    step: Int[Array, ""]
+    Attributes:
+      step: int32 [], the number of finished steps.
+      teacher: the moving average of the student, which evaluation reads.
+      key: uint32 [2], the data of the key from which every step draws its own.
+    """
+
+    step: Any
     student: Any
     teacher: Any
     opt_state: optax.OptState
-    key: UInt32[Array, "2"]
+    key: Any
 
 
-def init_state(objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, seed: int) -> TrainState:
+def init_state(
+    objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, seed: int
+) -> TrainState:
     """A fresh state, jitted with its shardings, so that it is never whole on one device."""
     make = state_maker(objective, tx, row_spec, seed)
     shardings = shard_params(jax.eval_shape(make), mesh)

@@ -1,12 +1,16 @@
 """One step: pure, jitted once, and harmless where a loss or a gradient is not finite."""
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
+from mmv_jax.parallel import replicated
 from mmv_jax.train.objective import Objective
 from mmv_jax.train.optimizer import Schedule
 from mmv_jax.train.state import TrainState
@@ -19,7 +23,7 @@ def train_step(
     # A resumed run draws what an unbroken one would have drawn.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     (loss, seen), grads = jax.value_and_grad(objective.loss, has_aux=True)(state.student, state.teacher, batch, key, state.step)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.student)
     student = optax.apply_updates(state.student, updates)
@@ -29,4 +33,14 @@ def train_step(
     # Neither the weights nor the teacher may see a value that is not finite: one NaN stays in a moving average for ever.
     kept = jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, state)
     metrics = {"loss": loss, **seen, "grad_norm": norm, "skipped": (~finite).astype(jnp.int32), "momentum": ema(state.step)}
+    metrics["tokens"] = (batch["segment_ids"] > 0).sum()  # that are not padding
     return kept.replace(step=state.step + 1), metrics
+
+
+def jit_step(objective: Objective, tx: optax.GradientTransformation, ema: Schedule, state: Any, mesh: Mesh):
+    """`train_step` jitted for a state (arrays, or shapes with shardings), whose memory it takes over. Use it inside `on_mesh(mesh)`.
+
+    The new state lies where the old one lay. Metrics are whole on every device, so that every process can read them.
+    """
+    where = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(partial(train_step, objective=objective, tx=tx, ema=ema), donate_argnums=0, out_shardings=(where, replicated(mesh)))

@@ -1,0 +1,174 @@
+"""A run at a glance: how far, how fast, is it learning, what next; in words and as a picture."""
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from mmv_jax.checkpoint import find_fault, step_folders
+from mmv_jax.errors import UserError
+from mmv_jax.report.figures import COLOURS, STYLE
+from mmv_jax.train.health import LOW_RANK, LOW_STD, Health
+from mmv_jax.train.log import METRICS, read_metrics
+
+PICTURE = "status.png"
+EARLY = 20  # steps; before them nothing is said of a trend
+Numbers = Sequence[dict[str, float | int]]
+
+
+def status(workdir: Path) -> str:
+    """What is known of the run in `workdir`, one screen; draws `workdir/status.png` (loss, rank and std of the features).
+
+    Raises:
+      UserError: there is no run.
+    """
+    if not (workdir / METRICS).is_file() or not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir}: no run has written anything there yet. Give the --workdir of `mmv pretrain`.")
+    config, lines = json.loads((workdir / "config.json").read_text()), read_metrics(workdir)
+    if not lines:
+        raise UserError(f"{workdir}: the run has not finished its first step yet. Look again in a minute.")
+    draw(lines, workdir / PICTURE)
+    done, planned, seconds = int(lines[-1]["step"]) + 1, config["steps"], step_seconds(lines)
+    idle = time.time() - (workdir / METRICS).stat().st_mtime
+    running = done < planned and idle < max(120.0, 20 * (seconds or 0.0))
+    verdict, advice = judge(lines, config)
+    pause = "" if running or done >= planned else f"; stopped: the last was {_duration(idle)} ago"
+    rows = {
+        "steps": f"{done} of {planned} ({done / planned:.0%}){pause}",
+        "loss": _loss(lines),
+        "speed": _speed(lines, config, seconds, planned - done),
+        "features": _features(lines),
+        "verdict": verdict,
+        "checkpoint": _checkpoint(workdir),
+        "next": advice or _next(workdir, done, planned, running),
+        "picture": str(workdir / PICTURE),
+    }
+    return "\n".join(f"{name:<11} {words}" for name, words in rows.items())
+
+
+def judge(lines: Numbers, config: dict) -> tuple[str, str]:
+    """Whether the run learns, in words that begin with the answer; and what to do where it does not, else nothing."""
+    weights = config["objective"]
+    warnings = _warnings(lines, weights["prototypes"])
+    skipped = sum(line.get("skipped", 0) for line in lines[-100:])
+    if any("COLLAPSE" in words for words in warnings):
+        return f"collapsed. {warnings[-1]}", "stop the run and begin another with the change above"
+    if skipped > 1:
+        words = "Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True"
+        return f"unstable: {skipped:.0f} of the last {min(100, len(lines))} steps were not finite and were left out", words
+    if len(lines) < EARLY:
+        return f"too early to tell ({len(lines)} steps)", ""
+    window = max(EARLY // 4, min(100, len(lines) // 4))
+    # The terms that must fall: the distillation loss has a moving target, and tells little by itself.
+    name = "mae" if weights["mae"] > 0 else "loss"
+    first, last = _mean(lines[:window], name), _mean(lines[-window:], name)
+    ranks = [line["rank"] for line in lines if "rank" in line]
+    grown = len(ranks) > 1 and ranks[-1] > 1.1 * ranks[0]
+    if warnings:
+        return f"in doubt. {warnings[-1]}", ""
+    if last < 0.99 * first or (weights["mae"] == 0 and grown):
+        return f"learning: the {'reconstruction' if name == 'mae' else 'whole'} loss went from {first:.4f} to {last:.4f}", ""
+    advice = "let the warm-up pass; after it, change config.optimizer.peak_lr by a factor of 3"
+    return f"not learning: the loss was {first:.4f} at first and is {last:.4f}", advice
+
+
+def step_seconds(lines: Numbers) -> float | None:
+    """Seconds a step, from the latest steps; None where the log has no times."""
+    times = [line["time"] for line in lines[-101:] if "time" in line]
+    gaps = [after - before for before, after in zip(times, times[1:]) if after > before]
+    return statistics.median(gaps) if gaps else None
+
+
+def draw(lines: Numbers, path: Path) -> None:
+    """Draws loss, rank and std over the steps."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 3.2), layout="constrained")
+        loss, rank, std = figure.subplots(1, 3)
+        steps = [line["step"] for line in lines]
+        loss.plot(steps, [line["loss"] for line in lines], color=COLOURS[0], alpha=0.3, linewidth=0.8)
+        window = max(1, len(lines) // 40)
+        smooth = [_mean(lines[max(0, n - window) : n + window + 1], "loss") for n in range(len(lines))]
+        loss.plot(steps, smooth, color=COLOURS[0], linewidth=2)
+        looked = [line for line in lines if "rank" in line]
+        for axes, name, low in ((rank, "rank", LOW_RANK), (std, "std", LOW_STD)):
+            axes.plot([line["step"] for line in looked], [line[name] for line in looked], "o-", color=COLOURS[3], markersize=4)
+            axes.axhspan(0, low, color=COLOURS[5], alpha=0.25, linewidth=0)
+            axes.set_xlim(0, 1.02 * max(steps[-1], 1))
+            axes.set_ylim(0, None)
+        for axes, title in ((loss, "loss"), (rank, "rank of the features"), (std, "std of the features (1: a full sphere)")):
+            axes.set_title(title, fontsize=10.5, loc="left")
+            axes.set_xlabel("step")
+            axes.grid(color="#eeeeee", linewidth=0.6)
+        std.text(0.99, 0.02, "collapse", color=COLOURS[5], ha="right", fontsize=9, transform=std.transAxes)
+        figure.savefig(path, dpi=110)
+
+
+def _warnings(lines: Numbers, prototypes: int) -> list[str]:
+    """What the health check says of the last features, told all that came before."""
+    health, words = Health(prototypes), []
+    for line in lines:
+        if "rank" in line:
+            words = health.verdict(line, {name: line[name] for name in ("rank", "std")})
+    return words
+
+
+def _loss(lines: Numbers) -> str:
+    window = max(1, min(100, len(lines) // 4))
+    now, before = _mean(lines[-window:], "loss"), _mean(lines[-2 * window : -window] or lines[:1], "loss")
+    change = (now - before) / abs(before) if before else 0.0
+    trend = "steady" if abs(change) < 0.005 else f"{'falling' if change < 0 else 'rising'}, {change:+.1%} against the {window} steps before"
+    return f"{now:.4f} over the last {window} steps: {trend}"
+
+
+def _speed(lines: Numbers, config: dict, seconds: float | None, left: int) -> str:
+    if seconds is None:
+        return "not known: the log has no times"
+    row_tokens = config["rows"]["per_step"] * config["rows"]["length"]
+    tokens = statistics.fmean(line.get("tokens", row_tokens) for line in lines[-100:])
+    full = f" ({tokens / row_tokens:.0%} of the rows is full)" if "tokens" in lines[-1] else ""
+    remaining = f"; {_duration(left * seconds)} left at this rate" if left > 0 else ""
+    return f"{1 / seconds:.3g} steps/s, {tokens / seconds:,.0f} tokens/s{full}{remaining}"
+
+
+def _features(lines: Numbers) -> str:
+    looked = [line for line in lines if "rank" in line]
+    if not looked:
+        return "not looked at yet"
+    last, words = looked[-1], ""
+    if len(looked) > 1:
+        words = f" (at step {looked[0]['step']:.0f}: {looked[0]['rank']:.1f} and {looked[0]['std']:.2f})"
+    more = "".join(f", {name.replace('_', ' ')} {last[name]:.3g}" for name in ("teacher_entropy", "prototypes_used") if name in last)
+    return f"rank {last['rank']:.1f}, std {last['std']:.2f} of 1 at step {last['step']:.0f}{words}{more}"
+
+
+def _checkpoint(workdir: Path) -> str:
+    damaged = []
+    for step in sorted(step_folders(workdir), reverse=True):
+        fault = find_fault(workdir, step)
+        if fault is None:
+            return f"step {step}, whole{''.join(f'; step {later} is not' for later in damaged)}"
+        damaged.append(step)
+    return f"none of {len(damaged)} is whole" if damaged else "none yet"
+
+
+def _next(workdir: Path, done: int, planned: int, running: bool) -> str:
+    if done >= planned:
+        return f"mmv evaluate --config experiments/eval_X.py --checkpoint {workdir} --workdir {workdir}/evaluate"
+    return "it is running: wait" if running else "the same `mmv pretrain` command goes on from the checkpoint"
+
+
+def _mean(lines: Numbers, name: str) -> float:
+    """Over the finite ones."""
+    values = [line[name] for line in lines if abs(line[name]) < float("inf")]  # False for NaN too
+    return statistics.fmean(values) if values else float("nan")
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
