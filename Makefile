@@ -19,7 +19,7 @@ $(VENV)/.dev: $(VENV)/.core
 	touch $@
 
 demo: setup
-	$(BIN)/mmv phantom runs/demo/phantoms --kind thorax-cxr,thorax-ct --studies 120 --seed 0
+	$(BIN)/mmv phantom runs/demo/phantoms --kind thorax-cxr,thorax-ct --studies 100 --seed 0
 	$(BIN)/mmv ingest runs/demo/phantoms/manifest.csv --store runs/demo/store
 	$(BIN)/mmv inspect runs/demo/store --sheet runs/demo/sheet.png
 	$(BIN)/mmv pretrain --config experiments/demo.py --workdir runs/demo/pretrain

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=300))
+    c = ConfigDict(dict(seed=0, steps=250))
     c.mesh = dict(data=1, fsdp=1)
-    c.data = dict(store="runs/demo/store", workers=1)
+    c.data = dict(store="runs/demo/store", workers=0)
     c.rows = dict(length=512, prefix=512, segments=24, per_step=8, visible_share=0.25)
     # The largest crop of a radiograph is 8 x 8 patches, of a volume 8 x 4 x 4.
     c.crops = dict(

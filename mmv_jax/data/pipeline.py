@@ -95,12 +95,17 @@ class Rows:
           workers: processes that make batches ahead; 0 makes them in a thread of this process. The batches are the same.
         """
         steps = grain.MapDataset.source(_Steps(self, first, None if mine is None else tuple(mine)))
-        if not workers:
-            return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=BUFFERED)))
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's processes ask absl for its flags, which only an absl program parses
-        one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        return iter(steps.to_iter_dataset(one_by_one).mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)))
+        if workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain's processes ask absl for its flags, which only an absl program parses
+            one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+            made = iter(steps.to_iter_dataset(one_by_one).mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)))
+        else:
+            made = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=BUFFERED)))
+        try:
+            yield from made
+        finally:
+            made.close()  # ends the processes and frees the batches that they have ready, which nobody will ask for
 
     def batch(self, step: int, mine: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         """The rows of a step, or those at the positions `mine` of it, as the arrays of `tokens.RowShape.spec`."""
