@@ -7,18 +7,21 @@ Every array passes HBM once, and stays [B, L, H * K] there: nothing is transpose
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from mmv_jax.ops.ranges import block_ranges, segment_spans
 
 BLOCK = 128
 LANES = 128
+LARGEST_PART = 8  # blocks of a row's sums that are written in one step
 TILES = 8 * 2**20  # bytes of VMEM for everything but rows
 MASKED = -1e30  # finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out later
 TYPICAL_SPAN = 1024  # tokens that a query block visits, for the scheduler's estimate of cost: the truth is known at run time only
@@ -51,28 +54,19 @@ def backward(
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
     """Gradients of q, k and v in one pass: those of a row's keys and values are summed in VMEM while its queries go by."""
     plan = _Plan(q.shape, segment_ids)
-    # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so no weight is needed.
-    shared = jnp.einsum("blhk,blhk->bhl", grad.astype(jnp.float32), out.astype(jnp.float32))
+    tiles, rows = (q, grad, out), (k, v)
     dq, dk, dv = plan.call(
         _backward_kernel,
-        inputs=[
-            ("tile", plan.flat(q)),
-            ("row", plan.flat(k)),
-            ("row", plan.flat(v)),
-            ("tile", plan.flat(grad)),
-            ("statistic", plan.grouped(log_total)),
-            ("statistic", plan.grouped(shared)),
-        ],
-        outputs=[("tile", q.dtype), ("row", jnp.float32), ("row", jnp.float32)],
+        inputs=[("tile", plan.flat(x)) for x in tiles] + [("row", plan.flat(x)) for x in rows] + [("statistic", plan.grouped(log_total))],
+        outputs=[("tile", q.dtype), ("sums", k.dtype), ("sums", v.dtype)],
         products=5,
     )
-    dk = plan.heads_apart(dk) * q.shape[-1] ** -0.5
-    return plan.heads_apart(dq), dk.astype(k.dtype), plan.heads_apart(dv).astype(v.dtype)
+    return plan.heads_apart(dq), plan.heads_apart(dk), plan.heads_apart(dv)
 
 
-def fits(length: int, heads: int, width: int, dtype: jnp.dtype) -> bool:
+def fits(length: int, heads: int, width: int, dtype: DTypeLike) -> bool:
     """Whether the kernels work in this dtype, and VMEM holds a row's keys and values, and in the backward pass their gradients."""
-    if dtype not in (jnp.float32, jnp.bfloat16):
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         return False
     lanes = _group(heads, width) * width
     return length * (lanes + -lanes % LANES) * 2 * (jnp.dtype(dtype).itemsize + 4) <= VMEM
@@ -90,6 +84,8 @@ class _Plan:
     def __init__(self, shape, segment_ids):
         self.rows, self.length, self.heads, self.width = shape
         self.padded = self.length + -self.length % BLOCK
+        self.blocks = self.padded // BLOCK
+        self.part = math.gcd(self.blocks, LARGEST_PART)
         self.group = _group(self.heads, self.width)
         first, last = segment_spans(jnp.pad(segment_ids, ((0, 0), (0, self.padded - self.length))))
         self.spans = jnp.stack([first, last], axis=1)
@@ -109,25 +105,27 @@ class _Plan:
         return x.reshape(self.rows, self.heads, self.padded)[:, :, : self.length]
 
     def call(self, kernel, inputs, outputs, products):
-        kept = [(kind, x.dtype) for kind, x in inputs] + outputs
+        """Runs a kernel: a step for each block of queries, then, where rows are summed, a step for each part of the sums that is written."""
+        sums = [kind for kind, _ in outputs].count("sums")
         lanes = self.group * self.width
         row_values = self.padded * (lanes + -lanes % LANES)
-        resident = sum(row_values * jnp.dtype(dtype).itemsize for kind, dtype in kept if kind == "row")
-        buffers = 2 if 2 * resident <= DOUBLE_BUFFERED else 1
-        groups, blocks = self.heads // self.group, self.padded // BLOCK
-        specs = functools.partial(self._spec, buffers=buffers)
+        fetched = sum(row_values * x.dtype.itemsize for kind, x in inputs if kind == "row")
+        summed = sums * row_values * 4
+        buffers = 2 if 2 * fetched + summed <= DOUBLE_BUFFERED else 1
+        spec = functools.partial(self._spec, buffers=buffers)
         call = functools.partial(
             pl.pallas_call,
-            functools.partial(kernel, group=self.group, width=self.width),
+            functools.partial(kernel, group=self.group, width=self.width, blocks=self.blocks),
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=2,
-                grid=(self.rows, groups, blocks),
-                in_specs=[specs("spans")] + [specs(kind) for kind, _ in inputs],
-                out_specs=[specs(kind) for kind, _ in outputs],
+                grid=(self.rows, self.heads // self.group, self.blocks + (self.blocks // self.part if sums else 0)),
+                in_specs=[spec("spans")] + [spec(kind) for kind, _ in inputs],
+                out_specs=[spec(kind) for kind, _ in outputs],
+                scratch_shapes=[pltpu.VMEM((self.padded, lanes), jnp.float32)] * sums,
             ),
             out_shape=[self._shape(kind, dtype) for kind, dtype in outputs],
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=buffers * resident + TILES
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=buffers * fetched + summed + TILES
             ),
             cost_estimate=self._cost(inputs, outputs, products),
             name=kernel.__name__.strip("_"),
@@ -137,14 +135,16 @@ class _Plan:
         return lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
 
     def _spec(self, kind, buffers):
-        lanes = self.group * self.width
+        lanes, queries = self.group * self.width, self.blocks - 1  # a block of queries stays while sums are written
         if kind == "tile":
-            return pl.BlockSpec((1, BLOCK, lanes), lambda b, g, i, *_: (b, i, g))
+            return pl.BlockSpec((1, BLOCK, lanes), lambda b, g, i, *_: (b, jnp.minimum(i, queries), g))
         if kind == "row":
             return pl.BlockSpec((1, self.padded, lanes), lambda b, g, i, *_: (b, 0, g), pipeline_mode=pl.Buffered(buffers))
+        if kind == "sums":
+            return pl.BlockSpec((1, self.part * BLOCK, lanes), lambda b, g, i, *_: (b, jnp.maximum(i - self.blocks, 0), g))
         if kind == "spans":
-            return pl.BlockSpec((1, 2, BLOCK), lambda b, g, i, *_: (b, 0, i))
-        return pl.BlockSpec((1, 1, self.group, BLOCK), lambda b, g, i, *_: (b, g, 0, i))
+            return pl.BlockSpec((1, 2, BLOCK), lambda b, g, i, *_: (b, 0, jnp.minimum(i, queries)))
+        return pl.BlockSpec((1, 1, self.group, BLOCK), lambda b, g, i, *_: (b, g, 0, jnp.minimum(i, queries)))
 
     def _shape(self, kind, dtype):
         flat = (self.rows, self.padded, self.heads * self.width)
@@ -160,8 +160,8 @@ class _Plan:
         )
 
 
-def _forward_kernel(low, high, spans, q, k, v, out, log_total, *, group, width):
-    first, last, visited = _of_this_block(low, high, spans)
+def _forward_kernel(low, high, spans, q, k, v, out, log_total, *, group, width, blocks):
+    first, last, visited = _of_this_block(low, high, spans, blocks)
     start = jnp.zeros((width, BLOCK), jnp.float32), jnp.full((1, BLOCK), MASKED, jnp.float32), jnp.zeros((1, BLOCK), jnp.float32)
 
     def visit(j, carry):
@@ -183,35 +183,52 @@ def _forward_kernel(low, high, spans, q, k, v, out, log_total, *, group, width):
         log_total[0, 0, pl.ds(h, 1), :] = jnp.where(real, top + jnp.log(total), -MASKED)
 
 
-def _backward_kernel(low, high, spans, q, k, v, grad, log_total, shared, dq, dk, dv, *, group, width):
-    first, last, visited = _of_this_block(low, high, spans)
+def _backward_kernel(low, high, spans, q, grad, out, k, v, log_total, dq, dk, dv, dk_sums, dv_sums, *, group, width, blocks):
+    i = pl.program_id(2)
+    first, last, visited = _of_this_block(low, high, spans, blocks)
 
-    @pl.when(pl.program_id(2) == 0)
+    @pl.when(i == 0)
     def _():
-        dk[...], dv[...] = jnp.zeros_like(dk), jnp.zeros_like(dv)
+        dk_sums[...], dv_sums[...] = jnp.zeros_like(dk_sums), jnp.zeros_like(dv_sums)
 
-    def visit(j, carry):
-        keys, visible = _keys_of_block(j, first, last)
-        after = []
-        for h, dq_block in enumerate(carry):
-            lanes = pl.ds(h * width, width)
-            queries, grads, key_block = q[0, :, lanes], grad[0, :, lanes], k[0, keys, lanes]
-            logits = _product(key_block, queries, 1, 1) * width**-0.5
-            weights = jnp.exp(jnp.where(visible, logits, MASKED) - log_total[0, 0, pl.ds(h, 1), :])
-            dlogits = weights * (_product(v[0, keys, lanes], grads, 1, 1) - shared[0, 0, pl.ds(h, 1), :])
-            dv[0, keys, lanes] += _product(weights.astype(grads.dtype), grads, 1, 0)
-            dk[0, keys, lanes] += _product(dlogits.astype(queries.dtype), queries, 1, 0)
-            after.append(dq_block + _product(key_block, dlogits.astype(key_block.dtype), 0, 0))
-        return tuple(after)
+    @pl.when(i < blocks)
+    def _():
+        # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so no weight is needed. As a row: a product.
+        both = [grad[0, :, lanes].astype(jnp.float32) * out[0, :, lanes].astype(jnp.float32) for lanes in _lanes(group, width)]
+        shared = [_product(jnp.ones((8, width), jnp.float32), x, 1, 1)[:1] for x in both]
 
-    start = (jnp.zeros((width, BLOCK), jnp.float32),) * group
-    for h, dq_block in enumerate(lax.fori_loop(*visited, visit, start)):
-        dq[0, :, pl.ds(h * width, width)] = (dq_block.T * width**-0.5).astype(dq.dtype)
+        def visit(j, carry):
+            keys, visible = _keys_of_block(j, first, last)
+            after = []
+            for h, lanes in enumerate(_lanes(group, width)):
+                queries, grads, key_block = q[0, :, lanes], grad[0, :, lanes], k[0, keys, lanes]
+                logits = _product(key_block, queries, 1, 1) * width**-0.5
+                weights = jnp.exp(jnp.where(visible, logits, MASKED) - log_total[0, 0, pl.ds(h, 1), :])
+                dlogits = weights * (_product(v[0, keys, lanes], grads, 1, 1) - shared[h])
+                dv_sums[keys, lanes] += _product(weights.astype(grads.dtype), grads, 1, 0)
+                dk_sums[keys, lanes] += _product(dlogits.astype(queries.dtype), queries, 1, 0)
+                after.append(carry[h] + _product(key_block, dlogits.astype(key_block.dtype), 0, 0))
+            return tuple(after)
+
+        start = (jnp.zeros((width, BLOCK), jnp.float32),) * group
+        for lanes, dq_block in zip(_lanes(group, width), lax.fori_loop(*visited, visit, start), strict=True):
+            dq[0, :, lanes] = (dq_block.T * width**-0.5).astype(dq.dtype)
+
+    @pl.when(i >= blocks)
+    def _():
+        size = dk.shape[1]
+        part = pl.ds(pl.multiple_of((i - blocks) * size, BLOCK), size)
+        dk[0] = (dk_sums[part, :] * width**-0.5).astype(dk.dtype)
+        dv[0] = dv_sums[part, :].astype(dv.dtype)
 
 
-def _of_this_block(low, high, spans):
+def _lanes(group, width):
+    return [pl.ds(h * width, width) for h in range(group)]
+
+
+def _of_this_block(low, high, spans, blocks):
     """Spans of this block's queries, two rows [1, T], and the range of key blocks to visit."""
-    block = pl.program_id(0) * pl.num_programs(2) + pl.program_id(2)
+    block = pl.program_id(0) * blocks + jnp.minimum(pl.program_id(2), blocks - 1)
     return spans[0, 0:1, :], spans[0, 1:2, :], (low[block], high[block])
 
 
