@@ -114,7 +114,9 @@ def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> t
     workdir, wanted = (directory.parent.parent, int(directory.name)) if directory.parent.name == STEPS else (directory, None)
     folders = step_folders(workdir)
     if not folders or (wanted is not None and wanted not in folders):
-        raise UserError(f"--checkpoint {directory}: there is no finished checkpoint. Give the workdir of `mmv pretrain`, which holds a folder {STEPS}.")
+        raise UserError(
+            f"--checkpoint {directory}: there is no finished checkpoint. Give the workdir of `mmv pretrain`, which holds a folder {STEPS}."
+        )
     for step in sorted([wanted] if wanted is not None else folders, reverse=True):
         fault = find_fault(workdir, step)
         if fault is None:

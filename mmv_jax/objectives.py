@@ -1,4 +1,7 @@
-"""Self-supervised objectives: pure functions of arrays. Axes: B rows, S segments of a row, T teacher segments, N tokens, K prototypes, D width, P voxels."""
+"""Self-supervised objectives: pure functions of arrays.
+
+Axes: B rows, S segments of a row, T teacher segments, N tokens, K prototypes, D width, P voxels of a patch.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -78,7 +78,7 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_fresh_start(tmp_path):
     for path in (tmp_path / STEPS / "2" / "encoder").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.warns(UserWarning), pytest.raises(UserError, match="none of its 1 checkpoints is whole"):
+    with pytest.warns(UserWarning, match="not whole"), pytest.raises(UserError, match="none of its 1 checkpoints is whole"):
         restore(tmp_path)
 
 

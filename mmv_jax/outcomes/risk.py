@@ -42,7 +42,8 @@ def pooled_cohort(
     risk = np.full(len(age), np.nan)
     for (is_female, is_black), (coefficients, mean, survival) in _PCE.items():
         of = (female == is_female) & (black == is_black)
-        risk[of] = 1 - survival ** np.exp(terms[of] @ np.array(coefficients) - mean)
+        with np.errstate(invalid="ignore"):  # the logarithm of an impossible input is not finite, and so no risk comes out
+            risk[of] = 1 - survival ** np.exp(terms[of] @ np.array(coefficients) - mean)
     possible = (age >= PCE_AGES[0]) & (age <= PCE_AGES[1]) & (risk > 0) & (risk < 1)  # a cholesterol of 0 is none
     return np.where(possible, risk, np.nan)
 
