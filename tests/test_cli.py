@@ -1,0 +1,114 @@
+"""`mmv`: exit codes, help, and mistakes told in a line."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from mmv_jax import cli
+from mmv_jax.cli import COMMANDS, main
+from mmv_jax.errors import UserError, WorkFailed
+
+
+def exit_code(words) -> int:
+    """Of `mmv` with these words; argparse leaves by SystemExit."""
+    try:
+        return main(words)
+    except SystemExit as left:
+        return int(left.code)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_that_is_understood(name, capsys, monkeypatch):
+    assert exit_code([name, "--help"]) == 0
+    example = capsys.readouterr().out.partition("example: mmv ")[2]
+    assert example.startswith(f"{name} ")
+    called = []
+    monkeypatch.setitem(COMMANDS, name, (COMMANDS[name][0], lambda args: called.append(args) or 0))
+    assert main(shlex.split(example)) == 0
+    assert called[0].command == name
+
+
+def test_help_lists_every_command(capsys):
+    assert exit_code(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"    {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["inspect", "store", "--verfy"], "--verfy"),
+        (["inspect", "store", "--ver"], "--ver"),  # no abbreviations: they would change their meaning when an option is added
+        (["inspect", "store", "--config.seed=1"], "--config.seed=1"),
+        (["inspect"], "STORE"),
+        (["train"], "train"),
+        ([], "COMMAND"),
+    ],
+)
+def test_wrong_use_is_2_and_named(words, named, capsys):
+    assert exit_code(words) == 2
+    assert named in capsys.readouterr().err
+
+
+MISSING = {  # and what the message names: a file or, where its name may be a patient's, the argument
+    "manifest folder nowhere --out out.csv": "ROOT",
+    "ingest nowhere.csv --store store": "nowhere.csv",
+    "inspect nowhere": "nowhere",
+    "pretrain --config nowhere.py --workdir run": "nowhere.py",
+    "status nowhere": "nowhere",
+    "evaluate --config nowhere.py --workdir run": "nowhere.py",
+    "embed --checkpoint nowhere --store nowhere --out out": "nowhere",
+}
+
+
+@pytest.mark.parametrize("line, named", MISSING.items(), ids=[line.split()[0] for line in MISSING])
+def test_what_is_missing_is_named_in_one_line(line, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(line.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mmv {line.split()[0]}: ")
+    assert named in error
+    assert error.count("\n") == 1
+
+
+def test_an_unknown_name_of_a_config_is_named(capsys, tmp_path):
+    (tmp_path / "mine.py").write_text("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'steps': 3})\n")
+    assert exit_code(["pretrain", "--config", f"{tmp_path}/mine.py", "--workdir", f"{tmp_path}/run", "--config.step=5"]) == 2
+    assert "config.step does not exist. Did you mean steps?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, code, says", [(UserError("mend it"), 2, "mend it"), (WorkFailed("it diverged"), 1, "it diverged"), (KeyboardInterrupt(), 1, "stopped")]
+)
+def test_an_error_is_one_line_and_its_exit_code(error, code, says, capsys, monkeypatch):
+    def fail(args):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "status", (COMMANDS["status"][0], fail))
+    assert main(["status", "run"]) == code
+    assert capsys.readouterr().err == f"mmv status: {says}{'' if says != 'stopped' else '.'}\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def fail(args):
+        raise ValueError("a broken promise")
+
+    monkeypatch.setitem(COMMANDS, "status", (COMMANDS["status"][0], fail))
+    with pytest.raises(ValueError, match="a broken promise"):
+        main(["status", "run"])
+
+
+def test_an_ingest_of_nothing_but_broken_files_is_1(tmp_path, capsys):
+    (tmp_path / "broken.dcm").write_text("no image")
+    (tmp_path / "manifest.csv").write_text("study_id,path,patient_id,split,modality\n1,broken.dcm,1,train,CXR\n")
+    assert main(["ingest", f"{tmp_path}/manifest.csv", "--store", f"{tmp_path}/store", "--workers", "1"]) == 1
+    assert "0 studies ingested" in capsys.readouterr().out
+
+
+def test_a_process_ends_with_the_code_and_no_traceback(tmp_path):
+    done = subprocess.run([sys.executable, "-m", cli.__name__, "inspect", f"{tmp_path}/nowhere"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
