@@ -25,7 +25,13 @@ def get_config() -> ConfigDict:
         "age": {"kind": "regression", "label": "age", "where": nih},
         "pneumoniamnist": {"kind": "classification", "label": "pneumonia", "where": {"source": "PneumoniaMNIST"}},
         # A nodule is compared in a box of fixed size: stretched to it, its diameter would be lost.
-        "nodule_malignancy": {"kind": "classification", "label": "malignant", "where": lidc, "pixels": {"grid": (24, 24, 24), "spacing_mm": 1.5}},
+        "nodule_malignancy": {
+            "kind": "classification",
+            "label": "malignant",
+            "where": lidc,
+            "local": "nodule",
+            "pixels": {"grid": (24, 24, 24), "spacing_mm": 1.5},
+        },
         "adrenal": {"kind": "classification", "label": "abnormal", "where": adrenal, "pixels": {"grid": (16, 16, 16)}},
         "heart": {"kind": "segmentation", "mask": "anatomy", "values": (3,)},
         "lungs": {"kind": "segmentation", "mask": "anatomy", "values": (1, 2)},

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,13 @@ from jaxtyping import Float, Int
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.data.resample import read_crop_mask
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import Encoded, StudyEncoder
 from mmv_jax.evaluate.segmentation import Scene, tiles
 from mmv_jax.evaluate.tasks import Task
 from mmv_jax.store.read import Store
 
+ANY_BIT = 0x7FFF  # of a mask's 16 bits, the sign apart
 CHUNK = 256  # studies a file: what a stopped run encodes again
 
 
@@ -79,14 +81,18 @@ def scenes(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, 
     return out
 
 
-def local_means(scenes_of_task: list[Scene], fallback: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    """The mean of each study's patch tokens, weighted by how much of the patch the region covers; the fallback's line where it covers none."""
-    out = fallback.copy()
-    for n, scene in enumerate(scenes_of_task):
-        weight = tiles(scene.truth, scene.kept).mean(axis=1)
-        if weight.sum() > 0:
-            out[n] = weight @ scene.tokens / weight.sum()
-    return out
+def local_means(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features) -> Float[np.ndarray, "N D"]:
+    """For each study of a task the mean of its patch tokens, weighted by how much of the patch the task's local region covers.
+
+    Raises:
+      UserError: a study has no such region, or none that the encoder reads: an empty region would tell the label.
+    """
+    region = replace(task, mask=task.local, flags=ANY_BIT)
+    weights = [(tiles(scene.truth, scene.kept).mean(axis=1), scene.tokens) for scene in scenes(encoder, store, geometry, region, features)]
+    empty = sum(weight.sum() == 0 for weight, _ in weights)
+    if empty:
+        raise UserError(f"config.tasks.{task.name}.local: {empty} of {len(task)} studies have an empty region {task.local!r}. Leave `local` out.")
+    return np.stack([weight @ tokens / weight.sum() for weight, tokens in weights])
 
 
 def _write(path: Path, chunk: np.ndarray, keep: np.ndarray, encoded: Mapping[int, Encoded]) -> None:

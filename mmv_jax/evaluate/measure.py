@@ -127,7 +127,7 @@ def group_by_studies(tasks: Iterable[Task]) -> list[list[Task]]:
     """Tasks of one kind with the same studies together: their probes are solved in one go."""
     groups: dict[tuple, list[Task]] = defaultdict(list)
     for task in tasks:
-        groups[(task.kind, task.studies.tobytes(), task.split.tobytes(), task.pixels)].append(task)
+        groups[(task.kind, task.studies.tobytes(), task.split.tobytes(), task.local, task.pixels)].append(task)
     return list(groups.values())
 
 

@@ -14,7 +14,7 @@ from mmv_jax.config import to_json
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import PatchPixels, StudyEncoder, restore, with_fresh_weights
-from mmv_jax.evaluate.features import Features, encode_studies, scenes
+from mmv_jax.evaluate.features import Features, encode_studies, local_means, scenes
 from mmv_jax.evaluate.foreign import load_foreign
 from mmv_jax.evaluate.measure import Result, as_json, compare, comparisons_as_json, group_by_studies, measure, measure_masks, pooled
 from mmv_jax.evaluate.overlap import Overlap
@@ -58,7 +58,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     vectors, masks = [t for t in tasks if t.kind != "segmentation"], [t for t in tasks if t.kind == "segmentation"]
     shown = choose_shown(store.index, tasks)
     everything = np.unique(np.concatenate([task.studies for task in tasks]))
-    with_tokens = np.unique(np.concatenate([shown, *(task.studies for task in masks)]))
+    with_tokens = np.unique(np.concatenate([shown, *(task.studies for task in tasks if task.kind == "segmentation" or task.local)]))
     results: list[Result] = []
     outlined: list[Strip] = []
     maps: dict[str, list[Strip]] = {}
@@ -66,7 +66,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     for name, encoder in {"trained": trained, "random": random, **others}.items():
         features = encode_studies(encoder, store, everything, with_tokens, workdir / "features", progress(f"{name}: encoded"))
         for group in group_by_studies(vectors):
-            results += measure(name, pooled(features, group[0]), group)
+            poolings = pooled(features, group[0])
+            if group[0].local:
+                poolings["patch_local"] = local_means(encoder, store, geometry, group[0], features)
+            results += measure(name, poolings, group)
         found, strips = measure_segmentations(name, encoder, store, geometry, masks, features)
         results += found
         outlined += strips if name == "trained" else []

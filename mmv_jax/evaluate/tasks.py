@@ -25,6 +25,7 @@ class Task:
       labels: 0 or 1 (classification) or a number (regression); empty for segmentation.
       mask: the name of the mask, "" where the task is no segmentation.
       values, flags: the structure is where the mask has one of `values`, or has a bit of `flags` set.
+      local: the name of a mask whose region is pooled by itself ("patch_local"), "" for none.
       pixels: how the floor of pixels looks at a study: `grid` (z, y, x), and `spacing_mm` for a box of fixed size around the centre.
     """
 
@@ -37,6 +38,7 @@ class Task:
     mask: str = ""
     values: tuple[int, ...] = ()
     flags: int = 0
+    local: str = ""
     pixels: tuple[tuple[str, Any], ...] = ()
 
     def __len__(self) -> int:
@@ -61,6 +63,7 @@ def make_task(
     mask: str = "",
     values: list[int] | tuple[int, ...] = (1,),
     flags: int = 0,
+    local: str = "",
     where: Mapping[str, Any] | None = None,
     pixels: Mapping[str, Any] | None = None,
 ) -> Task:
@@ -70,7 +73,7 @@ def make_task(
       index: of the store.
       kind: "classification" (a study is positive where `label` is `positive`), "regression" (of `label`) or "segmentation" (of `mask`).
       where: columns and the value, or list of values, that a study must have: `{"source": "LIDC-IDRI"}`.
-      values, flags, pixels: as in `Task`.
+      values, flags, local, pixels: as in `Task`.
     Raises:
       UserError: the store has no such column, value or mask; or a split is empty or has one class only.
     """
@@ -81,11 +84,11 @@ def make_task(
         chosen &= _equals(column(index, key, f"config.tasks.{name}.where"), wanted)
     labels = np.zeros(0)
     if kind == "segmentation":
-        chosen &= np.array([mask in names.split(",") for names in index["masks"]], bool)
+        chosen &= _have_mask(index, mask)
     else:
         values_of_label = column(index, label, f"config.tasks.{name}.label")
         labels = _numbers(values_of_label, name, label) if kind == "regression" else _binary(values_of_label, positive)
-        chosen &= ~np.isnan(labels)
+        chosen &= ~np.isnan(labels) & (_have_mask(index, local) if local else True)
         labels = labels[chosen]
     studies = np.flatnonzero(chosen)
     if not len(studies):
@@ -95,7 +98,7 @@ def make_task(
     part = index.iloc[studies]
     task = Task(
         name, kind, studies, part["split"].to_numpy(str), part["patient"].to_numpy(str), labels, mask if kind == "segmentation" else "",
-        tuple(values), flags, tuple((pixels or {}).items()),
+        tuple(values), flags, local, tuple((pixels or {}).items()),
     )  # fmt: skip
     check(task)
     return task
@@ -118,6 +121,10 @@ def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
             return index[known]
     labels = sorted(c.removeprefix("label_") for c in index if c.startswith("label_"))
     raise UserError(f"{asked_by}: the store has no column {name!r}. Its manifests gave: {', '.join(labels) or 'no labels'}.")
+
+
+def _have_mask(index: pd.DataFrame, mask: str) -> np.ndarray:
+    return np.array([mask in names.split(",") for names in index["masks"]], bool)
 
 
 def _equals(values: pd.Series, wanted: Any) -> np.ndarray:

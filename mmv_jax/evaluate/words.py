@@ -133,7 +133,10 @@ def details_section(results: Sequence[Result]) -> Section:
             for r in own
         ]
         tables.append(Table(["task", "encoder", *map(NAMES.__getitem__, metrics), "chosen on val"], lines))
-    text = ["“/cls” and “/patch_mean” are the two halves of the headline features, each probed alone."]
+    text = [
+        "“/cls” and “/patch_mean” are the two halves of the headline features, each probed alone; “/patch_local” is the mean of the patch tokens "
+        "inside the region that a reader has marked."
+    ]
     return Section("Every pooling and metric", text, tables)
 
 

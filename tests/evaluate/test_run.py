@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from tiny import KEY, tiny_config, write_checkpoint, write_store
 
+from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate import encoders
+from mmv_jax.evaluate.features import Features, encode_studies, local_means
 from mmv_jax.evaluate.overlap import Overlap
 from mmv_jax.evaluate.run import evaluate
 from mmv_jax.evaluate.tasks import make_task
@@ -63,12 +65,30 @@ def test_overlap_of_patients_is_counted(evaluated):
     assert counts == {"left": "1", "radius": "1", "disc": "1", "left in CT": "1", "ball": "1"}
 
 
-def test_a_second_evaluation_encodes_nothing_and_finds_the_same(evaluated, monkeypatch):
+def test_what_was_encoded_is_not_encoded_again(evaluated, monkeypatch):
     folder, _ = evaluated
-    before = (folder / "evaluate" / "metrics.json").read_text()
+    store, config = Store.open(folder / "store"), tiny_config(folder / "store")
+    encoder, _ = encoders.restore(folder / "run", config.rows.to_dict(), config.view.to_dict())
+    studies = np.arange(len(store))
+    first = encode_studies(encoder, store, studies, studies[:3], folder / "features")
     monkeypatch.setattr(encoders, "study_batches", lambda *args, **options: pytest.fail("encoded again"))
-    evaluate(tiny_config(folder / "store"), folder / "run", folder / "evaluate")
-    assert (folder / "evaluate" / "metrics.json").read_text() == before
+    second = encode_studies(encoder, store, studies, studies[:3], folder / "features")
+    np.testing.assert_array_equal(first.cls, second.cls)
+    np.testing.assert_array_equal(first.tokens[2], second.tokens[2])
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):  # other weights are another encoder
+        encode_studies(encoders.with_fresh_weights(encoder, 5), store, studies, studies[:3], folder / "features")
+
+
+def test_the_region_of_a_mask_is_pooled_by_itself(evaluated):
+    store, config = Store.open(evaluated[0] / "store"), tiny_config(evaluated[0] / "store")
+    found = json.loads((evaluated[0] / "evaluate" / "metrics.json").read_text())
+    assert "trained/patch_local" in found["left in CT"]
+    assert "trained/patch_local" not in found["left"]
+    encoder, _ = encoders.restore(evaluated[0] / "run", config.rows.to_dict(), config.view.to_dict())
+    task = make_task(store.index, "ball", **config.tasks["left in CT"].to_dict())[:4]
+    features = encode_studies(encoder, store, task.studies, task.studies, evaluated[0] / "features")
+    everywhere = Features(features.studies, features.cls, features.patch_mean, {s: np.ones_like(t) for s, t in features.tokens.items()})
+    np.testing.assert_allclose(local_means(encoder, store, Geometry.of(store.index), task, everywhere), 1.0, rtol=1e-5)
 
 
 def test_studies_of_pretraining_patients_are_left_out_on_request(evaluated):

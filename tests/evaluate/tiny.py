@@ -52,7 +52,7 @@ def write_checkpoint(workdir: Path, pretraining: dict | None = None, seed: int =
 
 
 def tiny_config(store: Path) -> ConfigDict:
-    """Four tasks: planar and volumetric, of every kind."""
+    """Five tasks: planar and volumetric, of every kind."""
     c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": str(store)}
     c.view = {"planar": None, "volume": (12, 24, 24)}
@@ -60,7 +60,13 @@ def tiny_config(store: Path) -> ConfigDict:
     c.encoders = {}
     c.tasks = {
         "left": {"kind": "classification", "label": "left", "where": {"source": "CXR phantoms"}},
-        "left in CT": {"kind": "classification", "label": "left", "where": {"modality": "CT"}, "pixels": {"grid": (6, 12, 12), "spacing_mm": 3.0}},
+        "left in CT": {
+            "kind": "classification",
+            "label": "left",
+            "where": {"modality": "CT"},
+            "pixels": {"grid": (6, 12, 12), "spacing_mm": 3.0},
+            "local": "disc_mask",
+        },
         "radius": {"kind": "regression", "label": "radius", "where": {"modality": "CXR"}},
         "disc": {"kind": "segmentation", "mask": "disc_mask", "where": {"modality": "CXR"}},
         "ball": {"kind": "segmentation", "mask": "disc_mask", "where": {"modality": "CT"}},
