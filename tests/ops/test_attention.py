@@ -1,6 +1,7 @@
 """Every backend against the definition, forward and backward, and no way from one segment to another."""
 
 import re
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -28,6 +29,7 @@ def draw(shape, n=3, dtype=jnp.float32):
     return tuple(jax.random.normal(jax.random.key(i), shape, dtype) for i in range(n))
 
 
+@partial(jax.jit, static_argnums=0)
 def with_gradients(backend, q, k, v, ids, g):
     """The output and the gradients of q, k and v where the output's is `g`."""
     out, pull = jax.vjp(lambda *x: segment_attention(*x, ids, backend=backend), q, k, v)
@@ -67,9 +69,9 @@ def test_bfloat16_is_as_good_as_its_eight_bits(backend):
 
 @st.composite
 def layouts(draw_from):
-    """Rows of one batch: (length of the rows, lengths of each one's segments, with padding between them too)."""
-    length = draw_from(st.integers(1, 300))
-    ids = np.zeros((draw_from(st.integers(1, 3)), length), np.int32)
+    """Ids of two rows: segments of any lengths, with padding between them too."""
+    length = draw_from(st.sampled_from([1, 63, 64, 130, 200]))  # few, because each is compiled; around the block's 64
+    ids = np.zeros((2, length), np.int32)
     for row in ids:
         start, name = 0, 0
         while start < length:
@@ -116,10 +118,13 @@ def test_a_segment_is_blind_to_the_others(backend):
 def test_no_bit_of_a_segment_depends_on_the_others(backend):
     ids = row_of([30, 100, 60])
     own = (slice(None), slice(30, 130))
-    run = jax.jit(lambda *x: with_gradients(backend, *x[:3], ids, x[3]))
+
+    def run(arrays):
+        return with_gradients(backend, *arrays[:3], ids, arrays[3])
+
     before = draw((1, 256, 2, 32), 4)
     changed = tuple(jnp.where((ids == 2)[..., None, None], x, 50 * x[:, ::-1] + 3) for x in before)
-    for a, b in zip(run(*before), run(*changed), strict=True):
+    for a, b in zip(run(before), run(changed), strict=True):
         np.testing.assert_array_equal(a[own], b[own])
         assert not jnp.array_equal(a, b)
 
