@@ -18,6 +18,7 @@ from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.config import to_dict, to_json
 from mmv_jax.data.crops import View
 from mmv_jax.data.pipeline import Rows
+from mmv_jax.data.resample import Boxes
 from mmv_jax.data.tokens import RowShape
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.models.sizes import make_encoder
@@ -98,7 +99,7 @@ def row_shape(config: ConfigDict) -> RowShape:
     return RowShape(rows.length, rows.prefix, rows.segments, tuple(encoder.patch), encoder.registers, visible_share, weights.ibot > 0)
 
 
-def make_rows(store: Store, config: ConfigDict) -> Rows:
+def make_rows(store: Boxes, config: ConfigDict) -> Rows:
     """The training rows of a store."""
     options = {name: value for name, value in config.data.items() if name not in ("store", "workers")}
     return Rows(store, views=make_views(config.crops), per_step=config.rows.per_step, seed=config.seed, **asdict(row_shape(config)), **options)

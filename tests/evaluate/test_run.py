@@ -85,7 +85,7 @@ def test_the_region_of_a_mask_is_pooled_by_itself(evaluated):
     assert "trained/patch_local" in found["left in CT"]
     assert "trained/patch_local" not in found["left"]
     encoder, _ = encoders.restore(evaluated[0] / "run", config.rows.to_dict(), config.view.to_dict())
-    task = make_task(store.index, "ball", **config.tasks["left in CT"].to_dict())[:4]
+    task = make_task(store.index, "ball", **config.tasks["left in CT"].to_dict())[np.arange(4)]
     features = encode_studies(encoder, store, task.studies, task.studies, evaluated[0] / "features")
     everywhere = Features(features.studies, features.cls, features.patch_mean, {s: np.ones_like(t) for s, t in features.tokens.items()})
     np.testing.assert_allclose(local_means(encoder, store, Geometry.of(store.index), task, everywhere), 1.0, rtol=1e-5)
