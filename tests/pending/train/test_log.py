@@ -1,0 +1,47 @@
+"""metrics.jsonl: exact, and whole again after a kill."""
+
+import json
+
+import numpy as np
+
+from mmv_jax.train.log import METRICS, Log, read_metrics
+
+
+def test_floats_come_back_to_the_last_bit(tmp_path):
+    values = (np.random.default_rng(0).normal(size=50) * 10.0 ** np.arange(-25, 25)).astype(np.float32)
+    with Log(tmp_path, 0, 50) as log:
+        for step, value in enumerate(values):
+            log.write(step, {"loss": value, "skipped": np.int32(0)})
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == list(range(50))
+    assert [line["loss"] for line in lines] == values.tolist()
+    assert all(isinstance(line["skipped"], int) for line in lines)
+
+
+def test_half_a_line_swallows_neither_itself_nor_the_next(tmp_path):
+    (tmp_path / METRICS).write_text('{"step": 0, "loss": 3.0}\n{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1]
+    with Log(tmp_path, 1, 4) as log:
+        for step in (1, 2, 3):
+            log.write(step, {"loss": np.float32(step)})
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(0, 3.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_the_later_line_of_a_step_stands(tmp_path):
+    lines = [(0, 1.0), (1, 2.0), (2, 3.0), (1, 4.0)]
+    (tmp_path / METRICS).write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in lines))
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(0, 1.0), (1, 4.0), (2, 3.0)]
+
+
+def test_a_loss_that_is_not_finite_can_be_read_again(tmp_path):
+    with Log(tmp_path, 0, 2) as log:
+        log.write(0, {"loss": np.float32("nan")})
+    assert np.isnan(read_metrics(tmp_path)[0]["loss"])
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+    with Log(tmp_path, 0, 2, seconds=0.0) as log:
+        log.write(0, {"loss": np.float32(0.5)})
+        log.write(1, {"loss": np.float32(0.25)})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1].startswith("step 2/2  loss 0.2500")

@@ -1,0 +1,112 @@
+"""The loop on eight devices: what it refuses, how it ends, and that its checkpoints fit one device."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from nano import nano_config
+
+from mmv_jax.checkpoint import STEPS, Checkpoints, restore_encoder
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.parallel import make_mesh, on_mesh
+from mmv_jax.store.read import Store
+from mmv_jax.train import loop
+from mmv_jax.train.log import read_metrics
+from mmv_jax.train.state import init_state, join_items, split_items
+from mmv_jax.train.step import jit_step
+
+
+def on_eight(store, **weights):
+    config = nano_config(store, **weights)
+    config.rows.per_step = 8
+    config.mesh = {"data": 2, "fsdp": 4}
+    return config
+
+
+@pytest.fixture(scope="module")
+def eight(store, tmp_path_factory):
+    """A finished run of four steps on data=2, fsdp=4: its workdir and its last state."""
+    workdir = tmp_path_factory.mktemp("eight")
+    config = on_eight(store)
+    config.update({"steps": 4, "checkpoint": {"every": 2}})
+    config.encoder.mlp = "swiglu"
+    return config, workdir, loop.pretrain(config, workdir)
+
+
+def test_large_parameters_stay_spread(eight):
+    spread = [x for x in jax.tree.leaves(eight[2]) if np.prod(x.sharding.shard_shape(x.shape)) * 4 == x.size]
+    assert len(spread) >= 4 * 3  # of student, teacher and both moments
+    assert all(x.size >= 2**14 for x in spread)
+
+
+def test_one_device_goes_on_where_eight_stopped(eight, tmp_path):
+    config, workdir, _ = eight
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / STEPS / "4")
+    mesh = make_mesh(devices=jax.devices()[:1])
+    rows = loop.make_rows(Store.open(config.data.store), config)
+    objective, tx, ema = loop.make_parts(config)
+    state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
+    step_fn = jit_step(objective, tx, ema, state, mesh)
+    with Checkpoints(tmp_path / "run", {}, every=100, keep=1) as checkpoints:
+        first, items = checkpoints.restore_newest(split_items(state))
+    assert first == 2
+    state, losses = join_items(items), []
+    with on_mesh(mesh):
+        for _, batch in zip(range(2), loop.device_batches(rows, mesh, first, 0)):
+            state, metrics = step_fn(state, batch)
+            losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses, [line["loss"] for line in read_metrics(workdir)[2:]], rtol=1e-6)
+
+
+def test_a_checkpoint_says_what_it_was_trained_with(eight):
+    config, workdir, state = eight
+    params, carried = restore_encoder(workdir)
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.teacher["encoder"]))
+    assert carried["encoder"]["mlp"] == "swiglu"
+    assert carried["pretraining"] == {"key_fingerprint": "0123", "patients": sorted(f"{ndim}{i:015x}" for ndim in (2, 3) for i in range(4))}
+
+
+@pytest.mark.parametrize("name, value, was", [("optimizer.peak_lr", 1e-4, "0.003"), ("encoder.registers", 2, "1"), ("seed", 7, "0")])
+def test_another_config_in_the_same_workdir_is_refused_by_name(eight, name, value, was):
+    config, workdir, _ = eight
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(UserError, match=f"{name} was {was} and is now {value}"):
+        loop.pretrain(config, workdir)
+
+
+def test_a_finished_run_says_so_and_does_nothing(eight, capsys):
+    config, workdir, state = eight
+    again = loop.pretrain(config, workdir)
+    assert "All 4 steps are done" in capsys.readouterr().err
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
+
+
+def test_rows_that_cannot_be_shared_out_are_refused(store, tmp_path):
+    config = on_eight(store)
+    config.rows.per_step = 12
+    with pytest.raises(UserError, match=r"per_step is 12.*8 devices.*per_step=16"):
+        loop.pretrain(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_three_steps_in_a_row_that_are_not_finite_end_the_run(store, tmp_path, monkeypatch):
+    good = loop.device_batches
+
+    def broken(*args):
+        for n, batch in enumerate(good(*args)):
+            yield batch | {"patches": batch["patches"] * (np.nan if n in (0, 2, 3, 4) else 1.0)}
+
+    monkeypatch.setattr(loop, "device_batches", broken)
+    config = on_eight(store, mae=1.0)
+    with pytest.raises(WorkFailed, match=r"3 steps in a row \(to step 4\)") as failed:
+        loop.pretrain(config, tmp_path)
+    assert failed.value.exit_code == 1
+    assert [line["skipped"] for line in read_metrics(tmp_path)] == [1, 0, 1, 1, 1]
+
+
+def test_each_process_reads_the_rows_of_its_own_devices():
+    sharding = loop.row_sharding(make_mesh(2, 4))
+    assert loop.rows_of_this_process(sharding, 16) == list(range(16))

@@ -1,0 +1,69 @@
+"""Schedules by hand, and what weight decay touches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from nano import nano_config
+
+from mmv_jax.train.loop import make_parts
+from mmv_jax.train.optimizer import kernels, make_ema, make_learning_rate, make_optimizer, make_teacher_temperature
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
+    # Four times the rows: twice the peak.
+    rate = make_learning_rate(steps=100, rows=32, peak_lr=1e-3, at_rows=8, warmup=0.1)
+    expected = {0: 0.0, 5: 1e-3, 10: 2e-3, 55: (2e-3 + 2e-5) / 2, 100: 2e-5, 200: 2e-5}
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "steps, rows, start, values",
+    [
+        (1000, 16, 0.9, {0: 0.81, 500: 0.905, 1000: 1.0, 2000: 1.0}),  # twice the rows: the square
+        (1000, 4, 0.81, {0: 0.9}),  # half the rows: the root
+        (100, 8, 0.996, {0: 0.8, 50: 0.9}),  # a short run: 20 / steps at least is taken from the student
+        (10, 8, 0.996, {0: 0.0}),
+    ],
+)
+def test_the_teachers_momentum(steps, rows, start, values):
+    momentum = make_ema(steps, rows, start=start, at_rows=8)
+    for step, value in values.items():
+        np.testing.assert_allclose(momentum(step), value, atol=1e-6)
+
+
+def test_the_teachers_temperature_rises_for_three_tenths_of_the_run():
+    temperature = make_teacher_temperature(100)
+    for step, value in {0: 0.04, 15: 0.055, 30: 0.07, 90: 0.07}.items():
+        np.testing.assert_allclose(temperature(step), value, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def params(batch):
+    student, _ = jax.eval_shape(make_parts(nano_config())[0].init, jax.random.key(0), batch)
+    return jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), student)
+
+
+def test_only_kernels_of_dense_layers_decay(params):
+    decayed = jax.tree_util.tree_leaves_with_path(kernels(params))
+    assert {path[-1].key for path, yes in decayed if yes} == {"kernel"}
+    assert {path[-1].key for path, yes in decayed if not yes} >= {"bias", "scale", "learned", "mask_token", "prototypes", "attention_scale"}
+
+
+def test_weight_decay_takes_its_share_and_nothing_else_moves_without_a_gradient(params):
+    tx = make_optimizer(100, 8, peak_lr=1e-2, at_rows=8, warmup=0.02, weight_decay=0.1)
+    state, nothing = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+    for rate in (0.0, 5e-3):  # the warm-up's first two steps
+        updates, state = tx.update(nothing, state, params)
+        for path, update in jax.tree_util.tree_leaves_with_path(updates):
+            np.testing.assert_allclose(update, -rate * 0.1 if path[-1].key == "kernel" else 0.0, rtol=1e-5)
+
+
+def test_a_burst_of_the_gradient_is_clipped():
+    params = {"kernel": jnp.zeros((2, 2))}
+    tx = make_optimizer(100, 8, peak_lr=1e-2, at_rows=8, warmup=0.02, weight_decay=0.0, clip=3.0)
+    _, state = tx.update({"kernel": jnp.full((2, 2), 1e6)}, tx.init(params), params)
+    momentum = optax.tree_utils.tree_get(state, "mu")["kernel"]
+    np.testing.assert_allclose(momentum, 0.1 * 1.5, rtol=1e-5)  # a norm of 3 is 1.5 each; Adam takes a tenth of it

@@ -1,0 +1,140 @@
+"""Runs in processes of their own, that are killed, told to stop, and started again: the losses and the state are those of an unbroken run."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from mmv_jax.checkpoint import SEALS, STEPS, step_folders
+from mmv_jax.train.log import METRICS
+
+CONFIG = Path(__file__).with_name("nano.py")
+STEPS_OF_RUN = 20
+
+
+@pytest.fixture(scope="module")
+def start(store, tmp_path_factory):
+    """Starts `mmv pretrain` in a process; compiled steps are shared between the processes, as a user's cache would."""
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def started(workdir: Path, *overrides: str, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "mmv_jax.cli", "pretrain", "--config", str(CONFIG), "--workdir", str(workdir)]
+        always = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        always |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+        words = [f"--config.data.store={store}", *(f"--config.{word}" for word in overrides)]
+        return subprocess.Popen(command + words, env=os.environ | always | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return started
+
+
+def finished(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-3000:]
+    return out + err
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int, first: int = 0) -> None:
+    """Until the process has written the line of a step."""
+    log = workdir / METRICS
+    for _ in range(24_000):
+        if log.exists() and sum(1 for line in log.read_text().splitlines()[first:] if line.startswith(f'{{"step": {step},')):
+            return
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+    raise AssertionError(f"no step {step} in four minutes")
+
+
+def losses(workdir: Path) -> dict[int, str]:
+    """The text of each step's loss; the later line stands."""
+    found = {}
+    for line in (workdir / METRICS).read_text().splitlines():
+        head, _, rest = line.partition('"loss": ')
+        found[json.loads(line)["step"]] = rest.partition(",")[0]
+    return found
+
+
+def bytes_of_state(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, by item and name, read without a model."""
+    folder = step_folders(workdir)[STEPS_OF_RUN]
+    arrays = {}
+    with ocp.PyTreeCheckpointer() as reader:
+        for item in ("encoder", "state"):
+            restored = reader.restore(folder / item)
+            arrays |= {item + jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(restored)}
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def unbroken(start, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    finished(start(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def broken(start, unbroken, tmp_path_factory):
+    """Killed at a random step, told to stop some steps later, then left alone: (workdir, where it was killed, what it said when told to stop)."""
+    workdir = tmp_path_factory.mktemp("broken")
+    killed = random.randrange(4, 11)
+    process = start(workdir)
+    wait_for_step(process, workdir, killed)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = len((workdir / METRICS).read_text().splitlines())
+    process = start(workdir)
+    wait_for_step(process, workdir, killed + 2, before)
+    process.send_signal(signal.SIGTERM)
+    said = finished(process)
+    stopped = max(step_folders(workdir))
+    finished(start(workdir))
+    return workdir, killed, stopped, said
+
+
+def test_the_losses_are_those_of_an_unbroken_run_to_the_last_digit(unbroken, broken):
+    expected = losses(unbroken)
+    assert sorted(expected) == list(range(STEPS_OF_RUN))
+    assert losses(broken[0]) == expected, f"killed at step {broken[1]}"
+
+
+def test_the_final_state_is_that_of_an_unbroken_run_to_the_last_bit(unbroken, broken):
+    expected, found = bytes_of_state(unbroken), bytes_of_state(broken[0])
+    assert expected.keys() == found.keys()
+    assert len(expected) > 50
+    for name, array in expected.items():
+        np.testing.assert_array_equal(array, found[name], err_msg=f"{name}; killed at step {broken[1]}")
+
+
+def test_a_run_that_is_told_to_stop_saves_the_step_it_is_in(broken):
+    _, killed, stopped, said = broken
+    assert killed + 2 < stopped < STEPS_OF_RUN
+    assert f"Told to stop: saved step {stopped}." in said
+
+
+def test_every_checkpoint_that_is_left_is_sealed(broken):
+    assert {path.stem for path in (broken[0] / SEALS).glob("*.json")} == {path.name for path in (broken[0] / STEPS).iterdir()} == {"18", "20"}
+
+
+def test_two_processes_give_the_losses_of_one(start, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mesh = ("mesh.data=2", "steps=4")
+    finished(start(tmp_path / "one", *mesh, JAX_NUM_CPU_DEVICES="2"))
+    joined = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+    both = [start(tmp_path / "two", *mesh, **joined, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    for process in both:
+        finished(process)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert sorted(two) == list(range(4))
+    assert len((tmp_path / "two" / METRICS).read_text().splitlines()) == 4  # one process writes
+    np.testing.assert_allclose([float(two[step]) for step in range(4)], [float(one[step]) for step in range(4)], rtol=1e-6)
