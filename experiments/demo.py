@@ -6,7 +6,7 @@ or, on a store of your own:
 
   mmv pretrain --config experiments/demo.py --workdir runs/mine --config.data.store=stores/mine
 
-Masked reconstruction alone: in minutes it learns more than self-distillation (docs/results.md).
+Masked reconstruction alone; self-distillation has not been compared with it here.
 Measured: docs/results.md.
 """
 
