@@ -37,7 +37,7 @@ def over_rows_and_heads(rule: str) -> Callable:
     def decorate(run: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
         partitioned = custom_partitioning(run)
         partitioned.def_partition(
-            partition=lambda mesh, shapes, _: (mesh, run, *_as_the_first_operand(mesh, shapes[0].sharding.spec, operands, results)),
+            partition=lambda mesh, shapes, _: (mesh, run, *_as_the_first_operand(mesh, shapes[0].sharding, operands, results)),
             sharding_rule=", ".join(map(" ".join, operands)) + " -> " + ", ".join(map(" ".join, results)),
             need_replication_factors=whole,
         )
@@ -75,7 +75,9 @@ def _mesh_axes(operands, arrays):
     return dict(zip(LOGICAL, names, strict=True))
 
 
-def _as_the_first_operand(mesh, spec, operands, results):
+def _as_the_first_operand(mesh, sharding, operands, results):
     """Shardings of results and operands: rows and heads as the first operand has them, all other axes whole."""
-    kept = {axis: placed for axis, placed in zip(operands[0], spec, strict=True) if axis in LOGICAL}
+    # What the partitioner cannot say by axis names (rows that the mesh does not divide) comes without a spec, and stays whole.
+    spec = getattr(sharding, "spec", ())
+    kept = {axis: placed for axis, placed in zip(operands[0], spec, strict=False) if axis in LOGICAL}
     return tuple(tuple(NamedSharding(mesh, PartitionSpec(*map(kept.get, term))) for term in side) for side in (results, operands))

@@ -112,7 +112,7 @@ def outlined(grey: Float[np.ndarray, "h w"], masks: Sequence[tuple[Bool[np.ndarr
     return picture(rgb, alt, size)
 
 
-def feature_colours(tokens: Sequence[Float[np.ndarray, "n D"]]) -> list[Float[np.ndarray, "n 3"]]:
+def feature_colours(tokens: Sequence[Float[np.ndarray, "_ D"]]) -> list[Float[np.ndarray, "_ 3"]]:
     """The first three principal components of the patch tokens of several studies, as colours that mean the same in all of them."""
     joined = np.concatenate(tokens).astype(np.float64)
     joined -= joined.mean(axis=0)[None]
