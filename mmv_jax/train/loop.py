@@ -96,7 +96,8 @@ def row_shape(config: ConfigDict) -> RowShape:
     """The rows of a config; what the objective needs of a row is asked for here."""
     rows, weights, encoder = config.rows, config.objective, config.encoder
     visible_share = rows.visible_share if weights.mae > 0 else None
-    return RowShape(rows.length, rows.prefix, rows.segments, tuple(encoder.patch), encoder.registers, visible_share, weights.ibot > 0)
+    patch, visible_tokens = tuple(encoder.patch), rows.get("visible_tokens")
+    return RowShape(rows.length, rows.prefix, rows.segments, patch, encoder.registers, visible_share, weights.ibot > 0, visible_tokens)
 
 
 def make_rows(store: Boxes, config: ConfigDict) -> Rows:
