@@ -102,7 +102,7 @@ def row_shape(config: ConfigDict) -> RowShape:
 
 def make_rows(store: Boxes, config: ConfigDict) -> Rows:
     """The training rows of a store."""
-    options = {name: value for name, value in config.data.items() if name not in ("store", "workers")}
+    options = {name: value for name, value in to_dict(config.data).items() if name not in ("store", "workers")}
     return Rows(store, views=make_views(config.crops), per_step=config.rows.per_step, seed=config.seed, **asdict(row_shape(config)), **options)
 
 
