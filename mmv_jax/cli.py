@@ -61,6 +61,8 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", default="thorax-cxr,thorax-ct", help="comma separated: thorax-cxr, thorax-ct, breast")
     parser.add_argument("--studies", type=int, default=100, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    tie = "of a thorax: 0, chest tubes are independent of pneumothorax; 1, a tube is exactly where a pneumothorax is (default 0.3)"
+    parser.add_argument("--tube-tie", type=float, metavar="0..1", help=tie)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
 
 
@@ -68,7 +70,8 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
 def _phantom(args) -> int:
     from mmv_jax.phantom.write import write_phantoms
 
-    print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, workers=args.workers))
+    dials = {} if args.tube_tie is None else {"tube_tie": args.tube_tie}
+    print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, workers=args.workers, **dials))
     return 0
 
 

@@ -79,6 +79,7 @@ class Patient:
     effusion: tuple[int, float] | None  # side, level above the lowest point of the dome (mm)
     nodules: tuple[Nodule, ...]
     tube: tuple[int, float, float] | None  # side, entry height, tip height (parts of the lung's height)
+    site: tuple[float, float, float]  # where the first nodule is, or would be: as `Nodule.centre`
 
     @property
     def name(self) -> str:
@@ -167,4 +168,5 @@ def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
         "effusion": fluid if chance[1] < dials.effusion else None,
         "nodules": nodules[:count] if chance[2] < dials.nodule else (),
         "tube": tube if chance[3] < untied + dials.tube_tie * has_rim else None,
+        "site": nodules[0].centre,
     }

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from mmv_jax.phantom import organs
 from mmv_jax.phantom.grid import Grid
+from mmv_jax.phantom.patient import Patient
 from mmv_jax.phantom.thorax import ANATOMY, FINDINGS, Thorax
 
 MU_WATER_PER_MM = 0.0195  # at about 65 keV, the mean of a filtered 120 kV beam. Source: NIST XCOM
@@ -76,6 +78,18 @@ def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
     for name in ("nodule", "chest_tube"):
         findings |= (found[name] >= SEEN_MM[name]) * np.uint8(FINDINGS[name])
     return anatomy, findings
+
+
+def site_mask(patient: Patient, grid: Grid, side_mm: float = 40.0) -> np.ndarray:
+    """uint8 [row, column]: the box in which a reader would ask "is there a nodule here?", 1 inside.
+
+    Every patient has one, of the same size and drawn from the same places, so that the box does not tell the answer.
+    """
+    centre = patient.to_scanner(organs.lung_point(patient, patient.site)[None])[0]
+    z, _, x = grid.box(centre - side_mm / 2, centre + side_mm / 2)
+    mask = np.zeros((grid.shape[0], grid.shape[2]), np.uint8)
+    mask[z, x] = 1
+    return mask[::-1]
 
 
 def _path(thorax: Thorax, mask: np.ndarray) -> np.ndarray:

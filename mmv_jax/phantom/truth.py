@@ -30,6 +30,7 @@ def labels(patient: Patient, body: Thorax, shot: Radiograph | None = None) -> di
     out["pneumothorax_fraction"] = round(pneumothorax_fraction(patient, body), 4)
     out |= {"effusion_ml": ml(seen["effusion"]), "lung_ml": ml(lung), "heart_ml": ml(heart)}
     out["nodule_diameter_mm"] = round(max(n.diameter_mm for n in patient.nodules), 1) if out["nodule"] else ""
+    out["site_nodule_mm"] = round(patient.nodules[0].diameter_mm, 1) if patient.nodules else ""
     return out
 
 

@@ -115,8 +115,10 @@ def write_patient(
         if kind == "breast":
             lines += _write_woman(out, seed, index, breast_dials)
             continue
-        study_id = f"{kind}-{seed}-{index:05d}"
+        # Another tie may give the same patient another image, which must not go by the same name.
+        study_id = f"{kind}-{seed}-{index:05d}" + ("" if dials.tube_tie == Dials.tube_tie else f"-tie{dials.tube_tie:g}")
         line = {"study_id": study_id, "patient_id": patient.name, "split": split_of(seed, index), "sex": patient.sex, "age": round(patient.age)}
+        line["tube_tie"] = dials.tube_tie
         if kind == "thorax-cxr":
             lines.append(line | _write_cxr(out, study_id, patient, pixels, dicom=index % 4 == 3))
         else:
@@ -138,6 +140,8 @@ def _write_cxr(out: Path, study_id: str, patient: Patient, pixels: int, *, dicom
     masks = {"anatomy_mask": f"thorax-cxr/{study_id}_anatomy.png", "findings_mask": f"thorax-cxr/{study_id}_findings.png"}
     files.write_png(out / masks["anatomy_mask"], shot.anatomy)
     files.write_png(out / masks["findings_mask"], shot.findings)
+    masks["site_mask"] = f"thorax-cxr/{study_id}_site.png"
+    files.write_png(out / masks["site_mask"], radiograph.site_mask(patient, grid))
     measures = truth.labels(patient, body, shot)
     spacing = "" if dicom else round(grid.spacing_mm[2], 6)  # a DICOM file says it itself
     return {"path": f"thorax-cxr/{name}", "modality": "CXR", "ndim": 2, "spacing_mm": spacing, "unit": "raw"} | masks | measures

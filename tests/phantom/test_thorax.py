@@ -5,7 +5,7 @@ from scipy import ndimage
 from mmv_jax.errors import UserError
 from mmv_jax.phantom import truth
 from mmv_jax.phantom.patient import draw_patient, make_dials
-from mmv_jax.phantom.radiograph import SEEN_MM, expose, line_integrals, project_masks
+from mmv_jax.phantom.radiograph import SEEN_MM, expose, line_integrals, project_masks, radiograph_grid, site_mask
 from mmv_jax.phantom.thorax import ANATOMY, FINDINGS, ct_grid, paint_thorax, scan
 
 
@@ -139,3 +139,11 @@ def test_an_unknown_dial_is_refused_with_the_known_ones():
 def test_a_probability_above_one_is_refused():
     with pytest.raises(UserError, match="effusion is 1.5"):
         make_dials(effusion=1.5)
+
+
+def test_every_patient_has_a_box_that_does_not_tell_whether_it_holds_a_nodule():
+    grid = radiograph_grid(64)
+    ill, well = (draw_patient(2, 7, make_dials(nodule=chance, nodule_mm=(20.0, 20.0))) for chance in (1.0, 0.0))
+    np.testing.assert_array_equal(site_mask(ill, grid), site_mask(well, grid))
+    shot = project_masks(paint_thorax(ill, grid))[1]
+    assert (shot[site_mask(ill, grid) > 0] & FINDINGS["nodule"]).any()

@@ -117,3 +117,12 @@ def test_nifti_and_dicom_say_the_same_about_where_a_voxel_is(written):
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match="kind knee.*thorax-cxr"):
         write_phantoms(tmp_path, ["knee"], 1, 0)
+
+
+def test_one_patient_at_two_ties_is_two_studies_that_fit_into_one_store(tmp_path):
+    manifests = [write_phantoms(tmp_path / str(tie), ["thorax-cxr"], 6, 7, workers=1, tube_tie=tie, **SMALL) for tie in (0.0, 1.0)]
+    loose, tight = (lines_of(manifest) for manifest in manifests)
+    assert not {line["study_id"] for line in loose} & {line["study_id"] for line in tight}
+    assert [(line["patient_id"], line["split"]) for line in loose] == [(line["patient_id"], line["split"]) for line in tight]
+    assert {line["tube_tie"] for line in tight} == {"1.0"}
+    assert all(line["chest_tube"] == line["pneumothorax"] for line in tight)
