@@ -213,6 +213,24 @@ def _embed(args) -> int:
     return 0
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Writes the encoder of a checkpoint for others: its weights (safetensors), or its forward pass as a program (stablehlo).
+
+    example: mmv export --checkpoint runs/mine --format safetensors --out encoder.safetensors
+    """
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--format", choices=("safetensors", "stablehlo"), required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH")
+
+
+@command("export", _export_arguments)
+def _export(args) -> int:
+    from mmv_jax.export import export
+
+    print(export(args.checkpoint, args.format, args.out))
+    return 0
+
+
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Times a part beside its peer, in turn, in one run.
 

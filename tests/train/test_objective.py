@@ -69,7 +69,7 @@ def test_a_visible_patch_is_not_reconstructed(batch):
     objective = objective_of(mae=1.0)
     rows, prefix = batch["kinds"].shape[0], objective.prefix
     given = dataclasses.replace(objective, decoder=Given((rows, prefix, batch["patches"].shape[-1])))
-    student, teacher = given.init(jax.random.key(0), batch)
+    student, teacher = jax.jit(given.init)(jax.random.key(0), batch)
     grads = jax.jit(jax.grad(given.loss, has_aux=True))(student, teacher, batch, KEY, jnp.int32(0))[0]
     asked = np.any(np.asarray(grads["decoder"]["predicted"]) != 0, axis=-1)
     segment_is_global = np.take_along_axis(np.pad(batch["is_global"], ((0, 0), (1, 0))), batch["segment_ids"], axis=1)

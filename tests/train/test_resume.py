@@ -12,10 +12,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
-from mmv_jax.checkpoint import SEALS, STEPS, step_folders
+from mmv_jax.checkpoint import SEALS, STEPS, restore_items, step_folders
 from mmv_jax.train.log import METRICS
 
 CONFIG = Path(__file__).with_name("nano.py")
@@ -65,12 +64,8 @@ def losses(workdir: Path) -> dict[int, str]:
 
 def bytes_of_state(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by item and name, read without a model."""
-    folder = step_folders(workdir)[STEPS_OF_RUN]
-    arrays = {}
-    with ocp.PyTreeCheckpointer() as reader:
-        for item in ("encoder", "state"):
-            restored = reader.restore(folder / item)
-            arrays |= {item + jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(restored)}
+    trees, _ = restore_items(workdir / STEPS / str(STEPS_OF_RUN), ("encoder", "state"))
+    arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(trees)}
     return arrays
 
 

@@ -1,0 +1,75 @@
+"""An exported encoder says what the encoder of the checkpoint says, and names nobody."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from mmv_jax.checkpoint import Checkpoints
+from mmv_jax.errors import UserError
+from mmv_jax.export import export
+from mmv_jax.models.encoder import CLS, PATCH
+from mmv_jax.models.sizes import make_encoder
+
+GROUP = {"size": "nano", "patch": [2, 4, 4], "registers": 1}
+LENGTH = 24
+
+
+@pytest.fixture(scope="module")
+def row():
+    """Two rows of two crops each, and padding."""
+    rng = np.random.default_rng(0)
+    ids = np.tile(np.repeat([1, 2, 0], [10, 9, 5]), (2, 1)).astype(np.int32)
+    kinds = np.where(ids > 0, PATCH, 0).astype(np.int32)
+    kinds[:, [0, 10]] = CLS
+    return tuple(map(jnp.asarray, (rng.normal(size=(2, LENGTH, 32)), rng.normal(size=(2, LENGTH, 3)), kinds, ids)))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, row):
+    folder = tmp_path_factory.mktemp("run")
+    params = make_encoder(**GROUP).init(jax.random.key(0), *row)["params"]
+    config = {"encoder": GROUP, "rows": {"length": LENGTH}, "crops": {}, "pretraining": {"patients": ["00c0ffee00c0ffee"]}}
+    with Checkpoints(folder, config, every=1, keep=1) as checkpoints:
+        checkpoints.save_if_due(1, {"encoder": params, "state": {"step": np.int32(1)}})
+    return folder, params
+
+
+def test_safetensors_hold_every_parameter_and_the_config(checkpoint, tmp_path):
+    folder, params = checkpoint
+    assert "tensors" in export(folder, "safetensors", tmp_path / "encoder.safetensors")
+    found = load_file(tmp_path / "encoder.safetensors")
+    with safe_open(tmp_path / "encoder.safetensors", "numpy") as file:
+        told = json.loads(file.metadata()["config"])
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    assert len(found) == len(leaves)
+    for keys, value in leaves:
+        np.testing.assert_array_equal(found[".".join(key.key for key in keys)], value)
+    assert told["encoder"] == GROUP
+    assert b"c0ffee" not in (tmp_path / "encoder.safetensors").read_bytes()
+
+
+def test_stablehlo_runs_without_the_package_and_says_the_same(checkpoint, row, tmp_path):
+    folder, params = checkpoint
+    export(folder, "stablehlo", tmp_path / "encoder.stablehlo")
+    program = jax.export.deserialize(bytearray((tmp_path / "encoder.stablehlo").read_bytes()))
+    assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+    expected = make_encoder(**GROUP).apply({"params": params}, *row)["tokens"]
+    np.testing.assert_allclose(program.call(*row), expected, atol=2e-5)
+    one = [x[:1] for x in row]
+    np.testing.assert_allclose(program.call(*one), expected[:1], atol=2e-5)
+    assert b"c0ffee" not in (tmp_path / "encoder.stablehlo").read_bytes()
+
+
+def test_what_cannot_be_written_is_said_first(checkpoint, tmp_path):
+    with pytest.raises(UserError, match="'onnx'; choose one of safetensors, stablehlo"):
+        export(checkpoint[0], "onnx", tmp_path / "x")
+    with pytest.raises(UserError, match="its folder does not exist"):
+        export(checkpoint[0], "safetensors", tmp_path / "absent" / "x")
+    with pytest.raises(UserError, match="no finished checkpoint"):
+        export(tmp_path, "safetensors", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
