@@ -1,5 +1,7 @@
 """Orbax checkpoints of three items: `encoder` (the teacher's), `state` (the rest of a bitwise resume) and `config`; each step sealed by a digest.
 
+A model that was fitted for a task has a fourth, `head`: what stands on the encoder, and is wanted without the optimizer's moments.
+
 Orbax does not notice corruption (119 of 120 flipped bits were restored in silence), so the sizes and CRC-32C of a step's files are written
 beside it once it is durable, and compared before it is used.
 """
@@ -7,7 +9,7 @@ beside it once it is durable, and compared before it is used.
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
@@ -19,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmv_jax.errors import UserError
 
 STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
+TREES = ("encoder", "head", "state")  # items that are trees of arrays
 
 
 class Checkpoints:
@@ -110,6 +113,16 @@ def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> t
     Raises:
       UserError: no checkpoint there, or none that is whole.
     """
+    trees, config = restore_items(directory, ("encoder",), mesh)
+    return trees["encoder"], config
+
+
+def restore_items(directory: str | os.PathLike, names: Sequence[str], mesh: Mesh | None = None) -> tuple[dict[str, dict], dict]:
+    """The named items of the newest whole checkpoint, and its config; arguments and errors as of `restore_encoder`.
+
+    Raises:
+      UserError: the checkpoint has no such item.
+    """
     directory = epath.Path(directory).resolve()  # Orbax finds nothing below a relative path
     workdir, wanted = (directory.parent.parent, int(directory.name)) if directory.parent.name == STEPS else (directory, None)
     folders = step_folders(workdir)
@@ -120,20 +133,24 @@ def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> t
     for step in sorted([wanted] if wanted is not None else folders, reverse=True):
         fault = find_fault(workdir, step)
         if fault is None:
-            return _restore_items(folders[step], mesh)
+            return _restore_items(folders[step], names, mesh)
         warnings.warn(f"Checkpoint {step} is not whole ({fault}): trying the one before it.", stacklevel=2)
     raise UserError(f"--checkpoint {directory}: the checkpoint is not whole, and there is no earlier one. Restore it from a copy.")
 
 
-def _restore_items(folder: epath.Path, mesh: Mesh | None) -> tuple[dict, dict]:
+def _restore_items(folder: epath.Path, names: Sequence[str], mesh: Mesh | None) -> tuple[dict[str, dict], dict]:
     sharding = NamedSharding(mesh, PartitionSpec()) if mesh else jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as encoder_reader:
-        saved = encoder_reader.metadata(folder / "encoder").item_metadata.tree
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
-        params = encoder_reader.restore(folder / "encoder", args=ocp.args.StandardRestore(abstract))
+    trees = {}
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        for name in names:
+            if not (folder / name).exists():
+                raise UserError(f"--checkpoint: checkpoint {folder.name} has no {name}: its run trained none. Give that of a fitted model.")
+            saved = reader.metadata(folder / name).item_metadata.tree
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
+            trees[name] = reader.restore(folder / name, args=ocp.args.StandardRestore(abstract))
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as config_reader:
         config = config_reader.restore(folder / "config", args=ocp.args.JsonRestore())
-    return params, config
+    return trees, config
 
 
 def step_folders(workdir: str | os.PathLike) -> dict[int, epath.Path]:
@@ -189,7 +206,7 @@ def _size_and_crc(path: epath.Path) -> list[int]:
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    for name in ("encoder", "state"):
+    for name in TREES:
         handler = ocp.StandardCheckpointHandler()
         registry.add(name, ocp.args.StandardSave, handler)
         registry.add(name, ocp.args.StandardRestore, handler)

@@ -12,6 +12,7 @@ FLOORS = [  # a room imports from itself and from lower floors (earlier lines); 
     {"store", "models"},
     {"data", "checkpoint", "outcomes"},
     {"train", "export"},
+    {"bac"},
     {"evaluate"},
     {"bench"},
     {"cli"},

@@ -1,0 +1,119 @@
+"""Fits the segmentation model to mammograms with truth; this file alone of the room sees a training config, all it calls takes plain arguments."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model, segmentation_loss
+from mmv_jax.bac.sample import Sampler
+from mmv_jax.bac.tiles import TileShape
+from mmv_jax.checkpoint import Checkpoints, restore_encoder
+from mmv_jax.config import to_dict, to_json
+from mmv_jax.errors import UserError
+from mmv_jax.store.read import Store
+from mmv_jax.train.log import Log
+from mmv_jax.train.optimizer import make_optimizer
+
+
+def fit(config: ConfigDict, workdir: Path) -> None:
+    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there is one.
+
+    Raises:
+      UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir` holds a run of another model.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(to_json(config))
+    model, shape = make_model(to_dict(config))
+    store = Store.open(config.data.store)
+    sampler = Sampler(store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix))
+    tx = make_optimizer(config.steps, config.rows, **config.optimizer)
+    state = init_state(model, shape, tx, config.seed, config.init)
+    step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
+    carried = {**to_dict(config), "pretraining": {"key_fingerprint": store.key_fingerprint, "patients": _patients(store, config.data.splits)}}
+    with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
+        first, items = checkpoints.restore_newest(_items(state))
+        state = _state(items)
+        with Log(workdir, first, config.steps) as log:
+            waiting: list[tuple[int, Mapping]] = []  # step n is dispatched before the numbers of step n - 1 are read
+            for step, batch in zip(range(first, config.steps), _ahead(sampler, first, config.rows)):
+                state, metrics = step_fn(state, batch)
+                waiting.append((step, metrics))
+                if len(waiting) > 1:
+                    log.write(*waiting.pop(0))
+                checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == config.steps)
+            for left in waiting:
+                log.write(*left)
+            if first >= config.steps:
+                log.say(f"All {config.steps} steps are done. Raise --config.steps to go on.")
+
+
+def init_state(model: TileSegmenter, shape: TileShape, tx: optax.GradientTransformation, seed: int, init: str) -> dict[str, Any]:
+    """Parameters, the optimizer's moments and the step; the encoder's weights are those of the checkpoint `init`, where that is not empty."""
+    row = shape.empty(1)
+    params = jax.jit(lambda key: model.init(key, *(row[name] for name in INPUTS))["params"])(jax.random.key(seed))
+    if init:
+        encoder, _ = restore_encoder(init)
+        have, want = (jax.tree.map(jnp.shape, tree) for tree in (encoder, params["encoder"]))
+        if have != want:
+            raise UserError(
+                f"config.init: that checkpoint's encoder has another shape than config.encoder (patch {model.encoder.patch}, width "
+                f"{model.encoder.width}, depth {model.encoder.depth}). Pretrain one with this group encoder, or set the group to that of its run."
+            )
+        params = {**params, "encoder": encoder}
+    return {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def fit_step(
+    state: dict[str, Any], batch: Mapping[str, jax.Array], *, model: TileSegmenter, tx: optax.GradientTransformation
+) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """(state, batch) -> (state, metrics). A step whose gradient is not finite changes nothing but the counter."""
+
+    def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        logits = model.apply({"params": params}, *(batch[name] for name in INPUTS))
+        entropy, dice_loss = segmentation_loss(logits, batch["truth"], batch["counted"])
+        found = (logits > 0) * batch["counted"]
+        hard = (2 * (found * batch["truth"]).sum() + 1) / ((found + batch["truth"] * batch["counted"]).sum() + 1)
+        return 10 * entropy + dice_loss, {"entropy": entropy, "dice_loss": dice_loss, "dice": hard}
+
+    (loss, seen), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+    new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state, "step": state["step"]}
+    kept = jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, state)
+    return {**kept, "step": state["step"] + 1}, {"loss": loss, **seen, "grad_norm": norm, "skipped": (~finite).astype(jnp.int32)}
+
+
+def _ahead(sampler: Sampler, first: int, rows: int) -> Iterator[dict[str, Any]]:
+    """The batches from step `first` on, each read while the one before it is computed with."""
+    with ThreadPoolExecutor(1) as pool:
+        step, waiting = first, pool.submit(sampler.batch, first, rows)
+        while True:
+            ready, step = waiting.result(), step + 1
+            waiting = pool.submit(sampler.batch, step, rows)
+            yield ready
+
+
+def _items(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The items of a checkpoint: the encoder stands alone, so that `mmv embed` and `mmv evaluate` read it as any other."""
+    return {
+        "encoder": state["params"]["encoder"],
+        "head": state["params"]["head"],
+        "state": {"opt_state": state["opt_state"], "step": state["step"]},
+    }
+
+
+def _state(items: Mapping[str, Any]) -> dict[str, Any]:
+    return {"params": {"encoder": items["encoder"], "head": items["head"]}, **items["state"]}
+
+
+def _patients(store: Store, splits: list[str]) -> list[str]:
+    index = store.index
+    return sorted(set(index["patient"][index["split"].isin(list(splits))]))

@@ -1,0 +1,118 @@
+"""From a mammogram to its calcified pixels: tiled inference with overlap. Axes: Y X pixels of the file, y x of the working grid."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from ml_collections import ConfigDict
+
+from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model
+from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tiles_of
+from mmv_jax.bac.view import NOMINAL_HEIGHT_MM, Frame, averaged, enlarged
+from mmv_jax.checkpoint import restore_items
+from mmv_jax.config import set_by_word
+from mmv_jax.errors import UserError
+
+ROWS = 2  # of a batch: few, so that a small view wastes little
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How areas are made of probabilities.
+
+    Attributes:
+      threshold: a pixel is calcified from this probability on.
+      least_mm2: a view with less calcified area than this is reported to have none: it cannot be told from noise.
+      of_views: the rule by which the views of a breast are put together: "mean" or "max".
+      of_breasts: the rule by which the breasts of a woman are: "sum", "mean" or "max".
+      severity_mm2: a woman's area up to which calcification is zero, mild, moderate; above it is severe.
+    """
+
+    threshold: float
+    least_mm2: float
+    of_views: str
+    of_breasts: str
+    severity_mm2: tuple[float, float, float]
+
+    def __post_init__(self):
+        if not 0 < self.threshold < 1 or not self.least_mm2 >= 0:
+            raise UserError(
+                f"config.measure: threshold is {self.threshold} and least_mm2 {self.least_mm2}, but must be between 0 and 1, and 0 or more."
+            )
+
+
+@dataclass(frozen=True)
+class Finder:
+    """A fitted model with all that is needed to apply it."""
+
+    model: TileSegmenter
+    params: Any
+    shape: TileShape
+    measure: Measure
+
+    @classmethod
+    def restore(cls, checkpoint: str | Path, overrides: Sequence[str] = ()) -> "Finder":
+        """The model of a checkpoint of `fit`.
+
+        Args:
+          overrides: words such as `--config.measure.of_views=max`.
+        Raises:
+          UserError: no checkpoint, one without a head, or an override of what is not in the group `measure`.
+        """
+        params, config = restore_items(checkpoint, ("encoder", "head"))
+        if "measure" not in config:
+            raise UserError(f"--checkpoint {checkpoint}: it is no model of `mmv fit-bac`, and cannot tell calcium. Fit one: mmv fit-bac --help")
+        group = ConfigDict({"measure": {**config["measure"], "severity_mm2": tuple(config["measure"]["severity_mm2"])}}).lock()
+        for word in overrides:
+            set_by_word(group, word)
+        model, shape = make_model(config)
+        return cls(model, params, shape, Measure(**group.measure.to_dict()))
+
+    def with_measure(self, **changes: Any) -> "Finder":
+        return replace(self, measure=replace(self.measure, **changes))
+
+    def probabilities(self, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float]) -> tuple[Float[np.ndarray, "y x"], Frame]:
+        """The probability of calcified artery at each pixel of the working grid, 0 outside of the breast; and the frame of the view.
+
+        Args:
+          spacing_mm: (y, x) in the plane of the breast; NaN where unknown.
+        """
+        frame = Frame.of(voxels, spacing_mm)
+        values = averaged(voxels, frame.factor)
+        blend = Blend(frame.shape, self.shape)
+        known = spacing_mm if not np.isnan(spacing_mm).any() else (NOMINAL_HEIGHT_MM / voxels.shape[0],) * 2
+        tiles = tiles_of(values, frame, (known[0] * frame.factor, known[1] * frame.factor), self.shape)
+        for some in _groups(tiles, ROWS * self.shape.per_row):
+            batch = pack(some, self.shape, ROWS)
+            found = np.asarray(self._predict(self.params, *(batch[name] for name in INPUTS)))
+            for n, tile in enumerate(some):
+                blend.add(tile.start, found[divmod(n, self.shape.per_row)])
+        return np.where(frame.breast_pixels((0, 0), frame.shape), blend.mean(), np.float32(0)), frame
+
+    def calcified(self, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float]) -> Bool[np.ndarray, "Y X"]:
+        """The calcified pixels of a view, on the file's own grid."""
+        found, frame = self.probabilities(voxels, spacing_mm)
+        return self.mask_of(found, frame, voxels.shape, spacing_mm)
+
+    def mask_of(
+        self, found: Float[np.ndarray, "y x"], frame: Frame, shape: tuple[int, ...], spacing_mm: tuple[float, float]
+    ) -> Bool[np.ndarray, "Y X"]:
+        """The mask of given probabilities by the rules of `measure`."""
+        mask = enlarged(found >= self.measure.threshold, frame.factor, (shape[0], shape[1]))
+        pixel = spacing_mm if not np.isnan(spacing_mm).any() else (NOMINAL_HEIGHT_MM / shape[0],) * 2
+        return mask if mask.sum() * pixel[0] * pixel[1] >= self.measure.least_mm2 else np.zeros_like(mask)
+
+    @cached_property
+    def _predict(self):
+        return jax.jit(lambda params, *inputs: jax.nn.sigmoid(self.model.apply({"params": params}, *inputs)))
+
+
+def _groups(tiles: Iterator[Tile], size: int) -> Iterator[list[Tile]]:
+    while some := list(islice(tiles, size)):
+        yield some

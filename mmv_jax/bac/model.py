@@ -1,0 +1,101 @@
+"""The segmentation model: the project's encoder over tiles of a mammogram, and a head that refines its tokens to single pixels.
+
+Axes: B rows, L tokens, S tiles of a row, K patches of a tile, T pixels along a tile, N = B S tiles, C channels, P voxels of a patch, D width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mmv_jax.bac.tiles import TileShape
+from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.sizes import make_encoder
+from mmv_jax.ops.pool import gather_tokens
+
+INPUTS = ("patches", "coords_mm", "kinds", "segment_ids", "images", "places")  # the arrays of `tiles.pack`, in the order of the model's arguments
+
+
+class PixelConv(nn.Module):
+    """A 3 by 3 convolution as one matrix product of shifted images: on a CPU its backward pass is several times as fast as XLA's convolution."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N T T C"]) -> Float[Array, "N T T {self.channels}"]:
+        size = x.shape[1]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        shifted = [padded[:, i : i + size, j : j + size] for i in range(3) for j in range(3)]
+        return nn.Dense(self.channels, name="kernel")(jnp.concatenate(shifted, axis=-1))
+
+
+class PixelHead(nn.Module):
+    """Logits of single pixels from tokens and from the pixels themselves.
+
+    What a token knows of the neighbourhood (is this a vessel?) is spread over the pixels of its patch and meets what the pixels show (where does
+    the calcium end?): a calcification is thinner than a patch.
+
+    Source: skips from the image to a transformer's tokens as in UNETR (arXiv 2103.10504); the layout is our own.
+    """
+
+    patch: tuple[int, int]
+    channels: int
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "N K D"], images: Float[Array, "N T T"]) -> Float[Array, "N T T"]:
+        (py, px), (n, size, _) = self.patch, images.shape
+        down, across = size // py, size // px
+        spread = nn.Dense(py * px * self.channels, name="spread")(tokens)
+        spread = spread.reshape(n, down, across, py, px, self.channels).transpose(0, 1, 3, 2, 4, 5).reshape(n, size, size, self.channels)
+        x = nn.gelu(PixelConv(self.channels, name="entry")(images[..., None]) + spread)
+        x = x + nn.gelu(PixelConv(self.channels, name="inner")(x))
+        x = nn.gelu(PixelConv(self.channels, name="outer")(x))
+        # Calcium is rare: begin with a probability of 2 %, so that the first steps do not only learn that.
+        return nn.Dense(1, bias_init=nn.initializers.constant(-4.0), name="logit")(x)[..., 0]
+
+
+class TileSegmenter(nn.Module):
+    """Logits of calcified artery for the pixels of every tile of packed rows. `params` holds "encoder" and "head"."""
+
+    encoder: Encoder
+    channels: int = 16
+
+    def setup(self):
+        self.head = PixelHead(self.encoder.patch[1:], self.channels)
+
+    def __call__(
+        self,
+        patches: Float[Array, "B L P"],
+        coords_mm: Float[Array, "B L 3"],
+        kinds: Int[Array, "B L"],
+        segment_ids: Int[Array, "B L"],
+        images: Float[Array, "B S T T"],
+        places: Int[Array, "B S K"],
+    ) -> Float[Array, "B S T T"]:
+        """See `tiles.pack` for the arguments. A dropped patch gives zeros to the head; what it says there is not read."""
+        tokens = self.encoder(patches, coords_mm, kinds, segment_ids)["tokens"]
+        rows, tiles, cells = places.shape
+        of_tiles = gather_tokens(tokens, places.reshape(rows, -1)).reshape(rows * tiles, cells, -1)
+        return self.head(of_tiles, images.reshape(-1, *images.shape[2:])).reshape(images.shape)
+
+
+def segmentation_loss(
+    logits: Float[Array, "B S T T"], truth: Float[Array, "B S T T"], counted: Float[Array, "B S T T"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(cross-entropy, one minus soft Dice) over the pixels where `counted` is 1; Dice over the batch as a whole, since most tiles have no calcium.
+
+    Source: the sum of both is the loss of nnU-Net (Isensee et al., Nature Methods 18:203, 2021); soft Dice, Milletari et al. (arXiv 1606.04797).
+    """
+    entropy = jnp.logaddexp(0.0, logits) - truth * logits
+    probability = jax.nn.sigmoid(logits) * counted
+    overlap, total = (probability * truth).sum(), (probability + truth * counted).sum()
+    return (entropy * counted).sum() / jnp.maximum(counted.sum(), 1.0), 1 - (2 * overlap + 1) / (total + 1)
+
+
+def make_model(config: Mapping[str, Any]) -> tuple[TileSegmenter, TileShape]:
+    """The model and the shape of its rows, from the groups `encoder`, `head` and `tiles` of a config, as Python or JSON holds them."""
+    encoder = make_encoder(**{**config["encoder"], "patch": tuple(config["encoder"]["patch"])})  # JSON has no tuples
+    return TileSegmenter(encoder, **config["head"]), TileShape(**config["tiles"], patch=encoder.patch, registers=encoder.registers)

@@ -1,0 +1,111 @@
+"""Mammograms in; tables, overlays and segmentations out."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult, of_breasts, of_women
+from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.sources import Entry, Mammogram, list_entries, read_mammogram
+from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
+from mmv_jax.errors import WorkFailed
+from mmv_jax.outcomes.mammogram import area_mm2
+from mmv_jax.readers.deidentify import Key
+from mmv_jax.readers.read import format_of
+from mmv_jax.readers.refused import Refused
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found on one mammogram. `mask`: the calcified pixels of the file's grid."""
+
+    mammogram: Mammogram
+    mask: Bool[np.ndarray, "Y X"]
+    remark: str
+    area_mm2: float
+
+    def result(self, woman: str) -> ViewResult:
+        m = self.mammogram
+        return ViewResult(m.entry.number, woman, m.side, m.view, self.remark, m.spacing_mm, int(self.mask.sum()), self.area_mm2)
+
+
+def find(finder: Finder, mammogram: Mammogram) -> Found:
+    """Segments a mammogram and measures it; an area in mm² only where the pixel spacing is known."""
+    voxels = mammogram.study.voxels[0]
+    probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm)
+    mask = finder.mask_of(probabilities, frame, voxels.shape, mammogram.spacing_mm)
+    remark = mammogram.remark if frame.breast.any() else "no breast is seen"
+    return Found(mammogram, mask, remark, area_mm2(mask, mammogram.spacing_mm))
+
+
+def find_all(finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, str], None]) -> Iterator[Found]:
+    """Each mammogram that can be read, in order, with a line of progress; `refuse` is told the number and the reason of each other one."""
+    for n, entry in enumerate(entries, start=1):
+        try:
+            mammogram = read_mammogram(entry)
+        except Refused as why:
+            refuse(entry.number, str(why))
+            continue
+        yield find(finder, mammogram)
+        live = sys.stderr.isatty()
+        if live or n % 20 == 0 or n == len(entries):
+            print(f"mammograms: {n} of {len(entries)}", end="\r" if live and n < len(entries) else "\n", file=sys.stderr, flush=True)
+
+
+def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrides: Sequence[str] = (), key_path: Path | None = None) -> str:
+    """`mmv bac`: measures mammograms and writes what was found into `out`.
+
+    `views.csv`, `breasts.csv`, `women.csv`; `overlays/NUMBER_SIDE_VIEW.png`; `segmentations/NUMBER.dcm` of DICOM files with calcification. NUMBER is
+    that of the file in the order given (of a manifest, of its lines); women are named by a keyed hash.
+
+    Args:
+      key_path: the key of the hashes; made beside `out` (`OUT.key`) where it is missing.
+      overrides: words such as `--config.measure.of_views=max`.
+    Returns:
+      A table of the women and what was refused, as text.
+    Raises:
+      UserError: wrong FILES or checkpoint.
+      WorkFailed: no mammogram could be read, or no area could be given in mm².
+    """
+    entries, bad_lines = list_entries(files)
+    finder = Finder.restore(checkpoint, overrides)
+    for folder in ("overlays", "segmentations"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    key = _key(key_path or out.with_name(out.name + ".key"))
+    refused = [(number, f"manifest line {number}: {reason}") for number, reason in bad_lines]
+    views: list[ViewResult] = []
+    for found in find_all(finder, entries, lambda number, reason: refused.append((number, f"file {number}: {reason}"))):
+        views.append(found.result(key.hash("patient", found.mammogram.patient_id)))
+        _write_pictures(out, found)
+    if not views:
+        raise WorkFailed("No mammogram could be read. " + "; ".join(words for _, words in refused))
+    breasts, women = of_breasts(views, finder.measure), of_women(views, finder.measure)
+    write_views(out / "views.csv", views)
+    write_table(out / "breasts.csv", breasts, BreastResult)
+    write_table(out / "women.csv", women, WomanResult)
+    words = [*(reason for _, reason in refused), *(f"file {v.number} does not count: {v.remark}" for v in views if v.remark)]
+    if all(np.isnan(woman.area_mm2) for woman in women):
+        raise WorkFailed("\n".join(["No area in mm² could be given; views.csv has what was found, in pixels.", *words]))
+    return "\n".join([_table(women), *words, "", f"tables, overlays and segmentations: {out}"])
+
+
+def _write_pictures(out: Path, found: Found) -> None:
+    m = found.mammogram
+    name = "_".join(part for part in (f"{m.entry.number:04d}", m.side, m.view) if part)
+    overlay(m.study.voxels[0], found.mask).save(out / "overlays" / f"{name}.png")
+    if format_of(m.entry.path) == "dicom":
+        write_segmentation(out / "segmentations" / f"{m.entry.number:04d}.dcm", m.entry.path, found.mask)
+
+
+def _key(path: Path) -> Key:
+    return Key.load(path) if path.exists() else Key.create(path)
+
+
+def _table(women: Sequence[WomanResult]) -> str:
+    lines = [f"{'woman':<18}{'views':>6}{'area mm²':>10}  severity"]
+    lines += [f"{w.woman:<18}{w.views:>6}{w.area_mm2:>10.2f}  {w.severity or 'unknown'}" for w in women]
+    return "\n".join(lines)

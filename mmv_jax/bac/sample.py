@@ -1,0 +1,142 @@
+"""Training tiles from a store of mammograms with truth: which tile is in which step follows from (seed, step) alone. Axes: as in `tiles`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+
+from mmv_jax.bac.tiles import Tile, TileShape, pack
+from mmv_jax.bac.view import Frame, averaged
+from mmv_jax.errors import UserError
+from mmv_jax.store.read import Store
+
+MASK = "bac"  # the store's name of the truth
+POINTS = 400  # remembered of a view and kind
+BRIGHT, BROAD = 0.997, 5.0  # the share of a breast that is less bright than its neighbourhood (a Gaussian, in pixels) than what resembles calcium
+APART = 8  # pixels between such a point and any calcified artery
+
+
+@dataclass(frozen=True)
+class Known:
+    """A training view as the sampler remembers it: points [n, 2] on the working grid, of calcified artery, of what resembles it, of any breast."""
+
+    study: int
+    frame: Frame
+    spacing_mm: tuple[float, float]
+    calcified: Int[np.ndarray, "n 2"]
+    bright: Int[np.ndarray, "m 2"]
+    breast: Int[np.ndarray, "k 2"]
+
+
+class Sampler:
+    """Draws tiles: around calcified artery, around what resembles it, and from anywhere in a breast.
+
+    Args:
+      splits: whose studies are drawn.
+      mix: the shares of the three kinds of tiles, in that order.
+    Raises:
+      UserError: no study of these splits has the truth, or none has any calcification.
+    """
+
+    def __init__(self, store: Store, shape: TileShape, *, seed: int, splits: tuple[str, ...], mix: tuple[float, float, float]):
+        self._store, self._shape, self._seed, self._mix = store, shape, seed, np.cumsum(mix) / sum(mix)
+        index = store.index
+        named = np.array([MASK in masks.split(",") for masks in index["masks"]])
+        lines = np.flatnonzero(index["split"].isin(splits).to_numpy() & named)
+        if not len(lines):
+            raise UserError(f"config.data: the store has no study of {', '.join(splits)} with a {MASK}_mask. Ingest a manifest that has this column.")
+        self._views = [self._look(int(i)) for i in lines]
+        self._kinds = [[n for n, view in enumerate(self._views) if len(getattr(view, kind))] for kind in ("calcified", "bright", "breast")]
+        if not self._kinds[0]:
+            raise UserError(
+                f"config.data: in none of the {len(lines)} studies of {', '.join(splits)} is an artery calcified: nothing can be learned."
+            )
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def batch(self, step: int, rows: int) -> dict[str, np.ndarray]:
+        """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T] (1 where a pixel is breast and counts)."""
+        rng = np.random.default_rng([self._seed, step])
+        drawn = [self._draw(rng) for _ in range(rows * self._shape.per_row)]
+        batch = pack([tile for tile, _ in drawn], self._shape, rows)
+        side = (rows, self._shape.per_row, self._shape.tile, self._shape.tile)
+        batch["truth"] = np.stack([truth for _, truth in drawn]).reshape(side).astype(np.float32)
+        batch["counted"] = np.stack([tile.breast for tile, _ in drawn]).reshape(side).astype(np.float32)
+        return batch
+
+    def _look(self, study: int) -> Known:
+        """Reads a view once, whole."""
+        line = self._store.index.iloc[study]
+        spacing = (float(line["spacing_y"]), float(line["spacing_x"]))
+        voxels = self._store.read_study(study).voxels[0]
+        frame = Frame.of(voxels, spacing)
+        truth = self._read_truth(study, frame, (0, 0), frame.shape)
+        seen = frame.normalised(averaged(voxels, frame.factor), (0, 0))
+        inside = frame.breast_pixels((0, 0), frame.shape)
+        near = ndimage.maximum_filter(truth, 2 * APART + 1)
+        rng = np.random.default_rng([self._seed, study, 1])
+        peaks = seen - ndimage.gaussian_filter(seen, BROAD)
+        resembling = inside & ~near & (peaks > np.quantile(peaks[inside], BRIGHT)) if inside.any() else inside
+        points = [_some(rng, where) for where in (truth, resembling, inside)]
+        factor = frame.factor
+        return Known(study, frame, (spacing[0] * factor, spacing[1] * factor), *points)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Tile, Bool[np.ndarray, "T T"]]:
+        kind = int(np.searchsorted(self._mix, rng.random()))
+        kind = kind if self._kinds[kind] else 2  # a store without anything that resembles calcium
+        view = self._views[self._kinds[kind][rng.integers(len(self._kinds[kind]))]]
+        points = (view.calcified, view.bright, view.breast)[kind]
+        tile = self._shape.tile
+        size = tuple(min(tile, n) for n in view.frame.shape)
+        corner = points[rng.integers(len(points))] - rng.integers(0, tile, 2)  # the point lies anywhere in the tile
+        y, x = (int(np.clip(c, 0, n - s)) for c, n, s in zip(corner, view.frame.shape, size))
+        f = view.frame.factor
+        box = self._store.read_box(view.study, *_file_box((y, x), size, f, self._grid(view.study)))[0]
+        breast = view.frame.breast_pixels((y, x), size)
+        image = np.where(breast, _distorted(view.frame.normalised(averaged(box, f), (y, x)), rng), np.float32(0))
+        truth = self._read_truth(view.study, view.frame, (y, x), size)
+        missing = [(0, tile - n) for n in size]
+        flips = rng.random(3) < 0.5
+        image, truth, breast = (_turned(np.pad(part, missing), flips) for part in (image, truth, breast))
+        return Tile(image, breast, (y, x), view.spacing_mm), truth
+
+    def _grid(self, study: int) -> tuple[int, int]:
+        line = self._store.index.iloc[study]
+        return int(line["grid_y"]), int(line["grid_x"])
+
+    def _read_truth(self, study: int, frame: Frame, start: tuple[int, int], shape: tuple[int, int]) -> Bool[np.ndarray, "y x"]:
+        box = _file_box(start, shape, frame.factor, self._grid(study))
+        return averaged(self._store.read_box(study, *box, mask=MASK)[0] > 0, frame.factor) >= 0.5
+
+
+def _file_box(
+    start: tuple[int, int], shape: tuple[int, int], factor: int, grid: tuple[int, int]
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(start, shape) in voxels of the file, of a box of the working grid; the last pixels of the working grid may lie partly beyond the file."""
+    begin = [s * factor for s in start]
+    size = [min(n * factor, full - b) for n, b, full in zip(shape, begin, grid)]
+    return (0, begin[0], begin[1]), (1, size[0], size[1])
+
+
+def _some(rng: np.random.Generator, where: Bool[np.ndarray, "y x"]) -> Int[np.ndarray, "n 2"]:
+    """At most `POINTS` of the pixels of a mask."""
+    flat = np.flatnonzero(where)
+    chosen = rng.permutation(flat)[:POINTS] if len(flat) > POINTS else flat
+    return np.stack(np.unravel_index(chosen, where.shape), axis=1)
+
+
+def _distorted(image: Float[np.ndarray, "y x"], rng: np.random.Generator) -> Float[np.ndarray, "y x"]:
+    """Another detector: contrast, brightness, sharpness and noise."""
+    if rng.random() < 0.3:
+        image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.7))
+    noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(0, 0.12)
+    return (image * np.exp(rng.normal(0, 0.15)) + rng.normal(0, 0.1) + noise).astype(np.float32)
+
+
+def _turned(part: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """One of the eight positions of a square: an artery runs in any direction."""
+    part = part[::-1] if flips[0] else part
+    part = part[:, ::-1] if flips[1] else part
+    return np.ascontiguousarray(part.T if flips[2] else part)

@@ -1,0 +1,142 @@
+"""Which mammograms were given, whose they are, and whether their area may count: by what the files and the manifest say, never by a file's name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+
+from mmv_jax.errors import UserError
+from mmv_jax.readers.deidentify import CODED
+from mmv_jax.readers.dicom import quiet
+from mmv_jax.readers.manifest import read_manifest
+from mmv_jax.readers.read import format_of, read_study
+from mmv_jax.readers.refused import Refused
+from mmv_jax.study import Study
+
+COUNTED_VIEWS = ("CC", "MLO")
+MAGNIFIED = 1.3  # a contact view is cast 1.0 to 1.1 times as large, a magnification view 1.5 to 2 times
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A mammogram that was given. Paths and ids are the user's and are not printed.
+
+    Attributes:
+      number: from 1, in the order in which files and the lines of manifests were given.
+      patient_id: of the manifest; None where the file itself must say it.
+      said: `view` and `laterality` of the manifest, where it has them.
+      masks: of the manifest.
+    """
+
+    number: int
+    path: Path = field(repr=False)
+    patient_id: str | None = field(default=None, repr=False)
+    spacing_mm: float | None = None
+    said: Mapping[str, str] = field(default_factory=dict)
+    masks: Mapping[str, Path] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Mammogram:
+    """A mammogram as it was read.
+
+    Attributes:
+      side, view: "L" or "R", "CC" or "MLO" or another word; "" where nobody says it.
+      remark: why its area does not count to a woman's, in words; "" where it does.
+    """
+
+    entry: Entry
+    study: Study
+    patient_id: str = field(repr=False)
+    side: str = ""
+    view: str = ""
+    remark: str = ""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float]:
+        """(y, x) in the plane of the breast; NaN where unknown."""
+        return self.study.spacing_mm[1], self.study.spacing_mm[2]
+
+
+def list_entries(files: Sequence[Path], splits: Sequence[str] = ()) -> tuple[list[Entry], list[tuple[int, str]]]:
+    """The mammograms of FILES: images themselves, and CSV manifests that list images.
+
+    Args:
+      splits: of manifests, only the lines of these; all where empty.
+    Returns:
+      The entries, and (line, reason) of the lines of manifests that cannot be used.
+    Raises:
+      UserError: a folder, or a file that is not there.
+    """
+    entries: list[Entry] = []
+    refused: list[tuple[int, str]] = []
+    for n, path in enumerate(files, start=1):
+        if not path.is_file():
+            raise UserError(f"FILES: number {n} is no file. Give DICOM or PNG files, or a manifest (CSV) that lists them.")
+        if path.suffix.lower() != ".csv":
+            entries.append(Entry(len(entries) + 1, path))
+            continue
+        lines, bad = read_manifest(path)
+        refused += [(line.number, line.reason) for line in bad]
+        for line in lines:
+            if line.modality == "MG" and (not splits or line.split in splits):
+                said = {name: line.labels[name].upper() for name in ("view", "laterality") if name in line.labels}
+                entries.append(Entry(len(entries) + 1, line.path, line.patient_id, line.spacing_mm, said, line.masks))
+    if not entries:
+        raise UserError("FILES hold no mammogram: of a manifest, the lines with the modality MG are read.")
+    return entries, refused
+
+
+def read_mammogram(entry: Entry) -> Mammogram:
+    """Reads a mammogram and says whether its area counts.
+
+    Raises:
+      Refused: as `read_study`; or the file is of another modality, is no planar image, or contradicts the manifest.
+    """
+    is_dicom = format_of(entry.path) == "dicom"
+    tags = _tags(entry.path) if is_dicom else Dataset()
+    if is_dicom and str(tags.get("Modality", "")) != "MG":
+        raise Refused("not_an_image", "the file is no mammogram: its modality is not MG")
+    study = read_study(entry.path, spacing_mm=entry.spacing_mm, unit="raw")
+    if study.ndim != 2:
+        raise Refused("bad_shape", "a volume (tomosynthesis?): give planar mammograms")
+    side, view = (_agreed(entry, study, name) for name in ("laterality", "view"))
+    patient = entry.patient_id or str(tags.get("PatientID", "") or "").strip() or f"file {entry.number}"
+    return Mammogram(entry, study, patient, side, view, _remark(study, side, view))
+
+
+def _tags(path: Path) -> Dataset:
+    with quiet():
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "PatientID"], force=True)
+
+
+def _agreed(entry: Entry, study: Study, name: str) -> str:
+    """What file and manifest say of the side or the view; "" where neither does."""
+    keyword = {"laterality": "ImageLaterality", "view": "ViewPosition"}[name]
+    words = {number: word for word, number in CODED[keyword][1].items()}
+    of_file = words.get(int(study.attributes.get(name, -1)), "")
+    of_manifest = entry.said.get(name, "")
+    of_manifest = {"LEFT": "L", "RIGHT": "R"}.get(of_manifest, of_manifest)
+    if of_file and of_manifest and of_file != of_manifest:
+        raise Refused("bad_line", f"the file's {name} is not that of the manifest")
+    return of_file or of_manifest
+
+
+def _remark(study: Study, side: str, view: str) -> str:
+    said = study.attributes
+    if said.get("magnification_view") == 1 or said.get("magnification", 1.0) >= MAGNIFIED:
+        return "a magnification view"
+    if said.get("breast_implant") == 1:
+        return "an implant, which hides tissue"
+    if said.get("for_presentation") == 0:
+        return "raw data of the detector (FOR PROCESSING), not an image for reading"
+    if side not in ("L", "R"):
+        return "the side is not known: a manifest can say it (laterality)"
+    if view not in COUNTED_VIEWS:
+        return "the view is neither CC nor MLO, or not known: a manifest can say it (view)"
+    if np.isnan(study.spacing_mm[1:]).any():
+        return "the pixel spacing is not known: a manifest can say it (spacing_mm)"
+    return ""
