@@ -63,6 +63,7 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     tie = "of a thorax: 0, chest tubes are independent of pneumothorax; 1, a tube is exactly where a pneumothorax is (default 0.3)"
     parser.add_argument("--tube-tie", type=float, metavar="0..1", help=tie)
+    parser.add_argument("--pixels", type=int, default=256, help="rows and columns of a radiograph of 358 mm")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
 
 
@@ -71,7 +72,7 @@ def _phantom(args) -> int:
     from mmv_jax.phantom.write import write_phantoms
 
     dials = {} if args.tube_tie is None else {"tube_tie": args.tube_tie}
-    print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, workers=args.workers, **dials))
+    print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, workers=args.workers, pixels=args.pixels, **dials))
     return 0
 
 
