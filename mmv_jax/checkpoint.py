@@ -123,8 +123,8 @@ def restore_items(directory: str | os.PathLike, names: Sequence[str], mesh: Mesh
     Raises:
       UserError: the checkpoint has no such item.
     """
-    directory = epath.Path(directory).resolve()  # Orbax finds nothing below a relative path
-    workdir, wanted = (directory.parent.parent, int(directory.name)) if directory.parent.name == STEPS else (directory, None)
+    path = epath.Path(directory).resolve()  # Orbax finds nothing below a relative path
+    workdir, wanted = (path.parent.parent, int(path.name)) if path.parent.name == STEPS else (path, None)
     folders = step_folders(workdir)
     if not folders or (wanted is not None and wanted not in folders):
         raise UserError(

@@ -67,7 +67,8 @@ def encode_studies(
         parts.append(_read(path, chunk))
         report(min(at + CHUNK, len(studies)), len(studies))
     tokens = {study: tokens for part in parts for study, tokens in part["tokens"].items()}
-    return Features(studies, *(_stack([part[name] for part in parts]) for name in ("cls", "patch_mean")), tokens)
+    cls, patch_mean = (_stack([part[name] for part in parts]) for name in ("cls", "patch_mean"))
+    return Features(studies, cls, patch_mean, tokens)
 
 
 def scenes(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features) -> list[Scene]:
@@ -114,7 +115,8 @@ def _write(path: Path, chunk: np.ndarray, keep: np.ndarray, encoded: Mapping[int
 
 def _read(path: Path, chunk: np.ndarray) -> dict:
     with np.load(path, allow_pickle=False) as file:
-        tokens, at = {}, {}
+        tokens: dict[int, np.ndarray] = {}
+        at: dict[int, int] = {}
         blocks = {name: file[name] for name in file.files if name.startswith("tokens_")}
         for study, length, width in zip(file["kept"].tolist(), file["lengths"].tolist(), file["widths"].tolist()):
             start = at.get(width, 0)

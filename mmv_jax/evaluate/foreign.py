@@ -53,7 +53,7 @@ class Foreign:
         side = self.side - self.side % self.patch
         crops = whole_crops(geometry, {2: (1, side, side), 3: (side, side, side)}, (self.patch,) * 3)
         places = np.stack(np.meshgrid(*map(np.arange, crops.tokens.max(axis=0)), indexing="ij"), axis=-1)
-        return crops, (places[None] < crops.tokens[:, None, None, None]).all(axis=-1)
+        return crops, np.all(places[None] < crops.tokens[:, None, None, None], axis=-1)
 
     def encode(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[Encoded]:
         geometry = Geometry.of(store.index)

@@ -35,8 +35,8 @@ def pixel_vectors(
     store: Store, geometry: Geometry, studies: Int[np.ndarray, " N"], grid: Triple | None = None, spacing_mm: float | None = None
 ) -> Float[np.ndarray, "N V"]:
     """The low-resolution voxels of studies, all planar or all volumetric."""
-    grid = tuple(grid) if grid is not None else GRIDS[2 if geometry.planar[studies[0]] else 3]
-    return np.stack([read_low(store, geometry, study, grid, spacing_mm).ravel() for study in studies.tolist()])
+    chosen: Triple = (grid[0], grid[1], grid[2]) if grid else GRIDS[2 if geometry.planar[studies[0]] else 3]
+    return np.stack([read_low(store, geometry, study, chosen, spacing_mm).ravel() for study in studies.tolist()])
 
 
 def principal(x: Float[np.ndarray, "N V"], fitted_on: np.ndarray, components: int = COMPONENTS) -> Float[np.ndarray, "N C"]:

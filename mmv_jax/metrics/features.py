@@ -69,7 +69,7 @@ def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> floa
 
     Source: Kornblith et al. (arXiv 1905.00414), equation 4 with linear kernels.
     """
-    x, y = (np.asarray(z, np.float64) - np.mean(z, axis=0, dtype=np.float64)[None] for z in (x, y))
+    x, y = (np.asarray(z, np.float64) - np.mean(z, axis=0, dtype=np.float64, keepdims=True) for z in (x, y))
     scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")
 

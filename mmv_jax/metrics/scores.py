@@ -42,7 +42,8 @@ def calibration_bins(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray
     """Mean probability, observed frequency and number of studies of each bin of equal count, for a reliability diagram."""
     order = np.argsort(probability, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
-    return tuple(np.array(x) for x in zip(*((probability[p].mean(), truth[p].mean(), len(p)) for p in parts)))
+    said, seen = (np.array([x[part].mean() for part in parts]) for x in (probability, truth))
+    return said, seen, np.array(list(map(len, parts)))
 
 
 def calibration_error(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10) -> float:

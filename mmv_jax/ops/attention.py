@@ -48,7 +48,7 @@ def segment_attention(
         return _dense(q, k, v, segment_ids)
     if backend not in _PASSES:
         raise ValueError(f"There is no attention backend {backend!r}; there are {', '.join(BACKENDS)}.")
-    if backend == "tpu" and not tpu.fits(*q.shape[1:], q.dtype):
+    if backend == "tpu" and not tpu.fits(q.shape[1], q.shape[2], q.shape[3], q.dtype):
         raise ValueError(f"Rows of {q.shape[1]} tokens with {q.shape[2]} heads of {q.shape[3]} in {q.dtype} do not fit a TPU; use backend='blocked'.")
     return _attention(q, k, v, segment_ids, backend)
 
@@ -66,7 +66,7 @@ def _fastest(compiled_for_tpu, portable):
     """The pass for the platform that the call is compiled for, which need not be the one that it is traced on."""
 
     def run(q, *others):
-        if not tpu.fits(*q.shape[1:], q.dtype):
+        if not tpu.fits(q.shape[1], q.shape[2], q.shape[3], q.dtype):
             return portable(q, *others)
         return jax.lax.platform_dependent(q, *others, tpu=compiled_for_tpu, default=portable)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from mmv_jax.outcomes.cox import Effect
 from mmv_jax.outcomes.prediction import Worth
 from mmv_jax.outcomes.survival import Curve
-from mmv_jax.report.figures import COLOURS, STYLE, WIDTH, _svg
+from mmv_jax.report.figures import COLOURS, STYLE, WIDTH, svg
 
 SEVERITY_COLOURS = {"zero": COLOURS[0], "mild": COLOURS[3], "moderate": COLOURS[1], "severe": COLOURS[5]}
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # behind words that a line would cross
@@ -43,7 +43,7 @@ def incidence(curves: Sequence[Curve], years: Sequence[float], at_risk: Int[np.n
         axes.set_xticks([years[i] for i in shown])
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("years since the mammogram")
-        return _svg(figure, f"{label} by severity, with numbers at risk")
+        return svg(figure, f"{label} by severity, with numbers at risk")
 
 
 def _numbers_at_risk(axes: Axes, names: Sequence[str], years: Sequence[float], at_risk: np.ndarray) -> None:
@@ -79,7 +79,7 @@ def hazard_ratios(groups: Mapping[str, Mapping[str, Effect]], label: str) -> str
         _log_axis(axes, [x for _, _, effect in lines for x in (*effect.ci95, effect.hazard_ratio)])
         axes.set(ylim=(y, -0.2), yticks=[], xlabel=label)
         axes.spines["left"].set_visible(False)
-        return _svg(figure, f"{label}, with 95 % intervals")
+        return svg(figure, f"{label}, with 95 % intervals")
 
 
 def _log_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -115,4 +115,4 @@ def calibration(risks: Sequence[Worth], years: float) -> str:
             low, high = found.ratio_ci95
             axes.set(xlabel="predicted (%)", ylabel=f"observed by {years:g} years (%)", aspect="equal", xlim=(0, top), ylim=(0, top))
             axes.set_title(f"{risk.name}\nobserved / predicted {found.ratio:.2f} ({low:.2f}–{high:.2f})", fontsize=8)
-        return _svg(figure, f"Calibration at {years:g} years")
+        return svg(figure, f"Calibration at {years:g} years")

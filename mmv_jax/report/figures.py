@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 COLOURS = ("#0072B2", "#E69F00", "#888888", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib types the names of its settings one by one
     "svg.fonttype": "none",  # text stays text: small files, and it can be searched
     "svg.hashsalt": "mmv_jax",  # the same numbers give the same file
     "font.family": "sans-serif",
@@ -61,7 +62,7 @@ def forest(bars: Sequence[Bar], label: str, reference: float | None = None) -> s
         axes.grid(axis="x", color="#eeeeee", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
-        return _svg(figure, f"{label} with 95 % intervals")
+        return svg(figure, f"{label} with 95 % intervals")
 
 
 def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> str:
@@ -82,7 +83,7 @@ def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
             axes.set_ylabel("sensitivity")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
-        return _svg(figure, "ROC curves")
+        return svg(figure, "ROC curves")
 
 
 def picture(values: Float[np.ndarray, "h w"] | Float[np.ndarray, "h w 3"], alt: str, size: int = 256) -> str:
@@ -140,7 +141,7 @@ def colour_map(colours: Float[np.ndarray, "n 3"], kept: Bool[np.ndarray, "ty tx"
     return np.clip(smooth, 0, 1) * shown[..., None]
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

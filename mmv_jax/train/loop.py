@@ -126,8 +126,8 @@ def device_batches(rows: Rows, mesh: Mesh, first: int, workers: int) -> Iterator
 
 def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
     """The positions in a step of the rows that lie on this process's own devices, ascending; a mesh may interleave processes."""
-    spans = sharding.addressable_devices_indices_map((rows,)).values()
-    return sorted({i for (span,) in spans for i in range(*span.indices(rows))})
+    spans = (index[0] for index in sharding.addressable_devices_indices_map((rows,)).values() if index is not None)
+    return sorted({i for span in spans for i in range(*span.indices(rows))})
 
 
 def _check_rows(per_step: int, mesh: Mesh) -> None:
@@ -214,7 +214,7 @@ def _keep_config(config: ConfigDict, workdir: Path) -> None:
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict = {}
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

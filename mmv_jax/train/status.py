@@ -146,7 +146,7 @@ def _features(lines: Numbers) -> str:
 
 
 def _checkpoint(workdir: Path) -> str:
-    damaged = []
+    damaged: list[int] = []
     for step in sorted(step_folders(workdir), reverse=True):
         fault = find_fault(workdir, step)
         if fault is None:
