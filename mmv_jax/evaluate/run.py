@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmv_jax.bac.evaluate import evaluate_mammograms
 from mmv_jax.config import to_json
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
@@ -41,6 +42,8 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     Raises:
       UserError: the config does not fit the store or the checkpoint.
     """
+    if "mammograms" in config:
+        return _mammograms(config, checkpoint, workdir)
     if "cohort" in config:  # a table of areas and outcomes: no images, no encoder
         adjust = split_names(config.adjust)
         return evaluate_cohort(config.cohort, workdir, adjust=adjust, thresholds=config.thresholds, horizons=config.horizons, config=to_json(config))
@@ -83,6 +86,17 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     overlaps = {task.name: overlap.count(task) for task in tasks}
     write_report(workdir / "report.html", results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config))
     return f"{table_of(results, comparisons)}\n\nreport: {workdir / 'report.html'}"
+
+
+def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
+    """Calcified arteries on mammograms: agreement with the truth, and the outcomes of a cohort."""
+    if checkpoint is None:
+        raise UserError("--checkpoint is missing: give the workdir of `mmv fit-bac`.")
+    adjust = split_names(config.adjust)
+    return evaluate_mammograms(
+        Path(config.mammograms), checkpoint, workdir,
+        splits=config.splits, cohort=config.cohort, adjust=adjust, horizons=config.horizons, config=to_json(config),
+    )  # fmt: skip
 
 
 def measure_segmentations(

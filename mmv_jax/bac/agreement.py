@@ -1,0 +1,74 @@
+"""How far what was found agrees with the truth: pixels, areas, severity. Axes: N views or women, R resamples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from mmv_jax.metrics.intervals import Interval, interval
+from mmv_jax.outcomes.cohort import SEVERITIES, severity
+
+LIMITS = 1.96  # standard deviations on both sides of the mean difference
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Areas of N views or women, true and found, in mm²; `women` names whose each is."""
+
+    women: np.ndarray
+    truth: Float[np.ndarray, " N"]
+    found: Float[np.ndarray, " N"]
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """(mean difference, lower and upper limit of agreement) of found minus true.
+
+        Source: Bland and Altman, Lancet 327:307 (1986).
+        """
+        difference = self.found - self.truth
+        spread = LIMITS * float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+        return float(difference.mean()), float(difference.mean()) - spread, float(difference.mean()) + spread
+
+
+def overlap(truth: Bool[np.ndarray, "Y X"], found: Bool[np.ndarray, "Y X"]) -> tuple[int, int, int]:
+    """Pixels of both, of the truth, and of what was found."""
+    return int((truth & found).sum()), int(truth.sum()), int(found.sum())
+
+
+def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, Interval]:
+    """Dice of `overlap`s: `dice`, the mean over views with calcification, and `dice_pooled`, that of all views' pixels together.
+
+    A view without calcification has no Dice: whether it is found free is the specificity's to say.
+    """
+    both, truth, found = pixels.T.astype(np.float64)
+    calcified = truth > 0
+    each = 2 * both[calcified] / (truth + found)[calcified]
+    pooled = lambda t, p, weights: 2 * (weights @ both) / np.maximum(weights @ (t + p), 1e-12)  # noqa: E731
+    return {"dice": interval("mean", each, each, women[calcified]), "dice_pooled": interval(pooled, truth, found, women)}
+
+
+def area_scores(areas: Compared) -> dict[str, Interval]:
+    """R² about the identity (not about a fitted line: a constant factor would be an error too) and mean absolute error, in mm²."""
+    return {f"area_{name}": interval(name, areas.truth, areas.found, areas.women) for name in ("r2", "mae")}
+
+
+def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, Interval]:
+    """Of women: the share with the right severity, and of those without (with) calcification the share that is found free (not free) of it."""
+    true, found = severity(areas.truth, thresholds), severity(areas.found, thresholds)
+    right = (true == found).astype(np.float64)
+    free, zero = (found == 0).astype(np.float64), true == 0
+    parts = {"severity_accuracy": (right, right >= 0), "zero_specificity": (free, zero), "sensitivity": (1 - free, ~zero)}
+    return {name: interval("mean", x[where], x[where], areas.women[where]) for name, (x, where) in parts.items() if where.any()}
+
+
+def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarray, "4 4"]:
+    """Women by true (line) and found (column) severity."""
+    table = np.zeros((len(SEVERITIES),) * 2, np.int64)
+    np.add.at(table, (severity(areas.truth, thresholds), severity(areas.found, thresholds)), 1)
+    return table
+
+
+def as_json(scores: dict[str, Interval]) -> dict[str, dict]:
+    """Scores in the form of `metrics.json`."""
+    return {name: {"value": s.value, "ci95": [s.low, s.high], "n": s.n} for name, s in scores.items()}

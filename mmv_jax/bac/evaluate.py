@@ -1,0 +1,129 @@
+"""Mammograms, their truth and a cohort in; one report of agreement and outcomes out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmv_jax.bac.agreement import Compared, area_scores, as_json, dice_scores, overlap, severity_scores
+from mmv_jax.bac.areas import ViewResult, of_women
+from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.report import WORDS, agreement_sections, outlined_part, picture_section
+from mmv_jax.bac.run import Found, find_all
+from mmv_jax.bac.sources import list_entries
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.metrics.intervals import Interval
+from mmv_jax.outcomes.analysis import analyse
+from mmv_jax.outcomes.analysis import metrics as outcome_metrics
+from mmv_jax.outcomes.cohort import read_cohort
+from mmv_jax.outcomes.mammogram import area_mm2
+from mmv_jax.outcomes.page import sections as outcome_sections
+from mmv_jax.outcomes.page import verdict as outcome_verdict
+from mmv_jax.outcomes.risk import PREVENT_INPUTS
+from mmv_jax.readers.read import read_mask
+from mmv_jax.report.page import Section, write_page
+
+MASK = "bac"
+PICTURES = 8  # of views, drawn evenly from all
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A view beside its truth. `pixels`: of both, of the truth, found."""
+
+    found: ViewResult
+    truth: ViewResult
+    pixels: tuple[int, int, int]
+    picture: tuple[str, str] | None
+
+
+def evaluate_mammograms(
+    manifest: Path,
+    checkpoint: Path,
+    workdir: Path,
+    *,
+    splits: Sequence[str] = (),
+    cohort: str = "",
+    adjust: Sequence[str] = ("age",),
+    horizons: Sequence[float] = (5.0, 10.0),
+    config: str = "",
+) -> str:
+    """Measures the mammograms of a manifest; compares them with the truth where it has a `bac_mask`, and relates them to outcomes of a cohort.
+
+    Args:
+      splits: of the manifest; all where empty.
+      cohort: a cohort CSV whose `patient_id` are those of the manifest; "" for none.
+      config: printed at the end of the report.
+    Returns:
+      What was found, as text, and the path of the report.
+    Raises:
+      UserError: a manifest, checkpoint or cohort with mistakes, or neither truth nor cohort.
+      WorkFailed: no mammogram could be read.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    finder = Finder.restore(checkpoint)
+    entries, refused = list_entries([manifest], splits)
+    notes = [f"manifest line {number}: {reason}" for number, reason in refused]
+    judged, views = [], []
+    every = max(1, len(entries) // PICTURES)
+    for found in find_all(finder, entries, lambda number, reason: notes.append(f"mammogram {number}: {reason}")):
+        views.append(found.result(found.mammogram.patient_id))
+        if MASK in found.mammogram.entry.masks:
+            judged.append(_judge(found, views[-1], draw=found.mammogram.entry.number % every == 0))
+    if not views:
+        raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
+    if not judged and not cohort:
+        raise UserError("config.mammograms has no bac_mask and config.cohort is empty: there is nothing to compare the areas with.")
+    notes += [f"mammogram {view.number} does not count: {view.remark}" for view in views if view.remark]
+    metrics, verdict, parts = _agree(judged, finder) if judged else ({}, [], [])
+    if cohort:
+        areas = {woman.woman: woman.area_mm2 for woman in of_women(views, finder.measure) if not np.isnan(woman.area_mm2)}
+        table = read_cohort(cohort, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
+        analysis = analyse(table, adjust=adjust, thresholds=finder.measure.severity_mm2, horizons=horizons)
+        metrics |= outcome_metrics(analysis)
+        verdict, parts = [*verdict, *outcome_verdict(analysis)], [*parts, *outcome_sections(analysis)]
+    parts += [Section("Remarks on the images", notes)] if notes else []
+    parts.append(Section("Settings", pre=f"{finder.measure}\n{config}", pre_title="config"))
+    subtitle = f"{len(views)} mammograms of {len({view.woman for view in views})} women"
+    write_page(workdir / "report.html", "Breast arterial calcification", subtitle, verdict, parts)
+    part = workdir / "metrics.json.part"
+    part.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    part.rename(workdir / "metrics.json")
+    return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
+
+
+def _judge(found: Found, result: ViewResult, *, draw: bool) -> Judged:
+    """The view beside its truth, measured by the same rules."""
+    study = found.mammogram.study
+    truth = read_mask(found.mammogram.entry.masks[MASK], like=study)[0] > 0
+    area = area_mm2(truth, found.mammogram.spacing_mm)
+    true_result = ViewResult(result.number, result.woman, result.side, result.view, result.remark, result.spacing_mm, int(truth.sum()), area)
+    caption = f"{result.side} {result.view}: {area:.1f} mm² true, {result.area_mm2:.1f} mm² found"
+    picture = outlined_part(study.voxels[0], truth, found.mask, caption) if draw else None
+    return Judged(result, true_result, overlap(truth, found.mask), picture)
+
+
+def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], list[Section]]:
+    """(metrics, sentences, parts of the page)."""
+    judged = [j for j in judged if not np.isnan(j.found.area_mm2)]  # an unknown spacing is told among the remarks
+    if not judged:
+        raise WorkFailed("No area can be compared: the pixel spacing of no mammogram with a bac_mask is known. Give it in the manifest (spacing_mm).")
+    names = np.array([j.found.woman for j in judged])
+    views = Compared(names, *(np.array([getattr(j, kind).area_mm2 for j in judged]) for kind in ("truth", "found")))
+    of_views = dice_scores(np.array([j.pixels for j in judged]), names) | area_scores(views)
+    true, found = (of_women([getattr(j, kind) for j in judged], finder.measure) for kind in ("truth", "found"))
+    known = [(t, f) for t, f in zip(true, found) if t.severity]
+    women = Compared(np.array([t.woman for t, _ in known]), *(np.array([w.area_mm2 for w in side]) for side in zip(*known)))
+    thresholds = finder.measure.severity_mm2
+    of_all = area_scores(women) | severity_scores(women, thresholds)
+    metrics = {"bac_views": {"trained": as_json(of_views)}, "bac_women": {"trained": as_json(of_all)}}
+    sentences = [_sentence(name, score) for name, score in {**of_views, **of_all}.items() if name in ("dice", *of_all)]
+    parts = agreement_sections(of_views, of_all, women, thresholds)
+    shown = [j.picture for j in judged if j.picture]
+    return metrics, sentences, [*parts, picture_section(shown)] if shown else parts
+
+
+def _sentence(name: str, score: Interval) -> str:
+    return f"{WORDS[name]}: {score.value:.3f} [{score.low:.3f}, {score.high:.3f}], n = {score.n}."

@@ -1,0 +1,92 @@
+"""Agreement with the truth as parts of a page: tables, the plot of Bland and Altman, and views with both outlines."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from matplotlib.figure import Figure
+from scipy import ndimage
+
+from mmv_jax.bac.agreement import Compared, severity_table
+from mmv_jax.metrics.intervals import Interval
+from mmv_jax.outcomes.cohort import SEVERITIES
+from mmv_jax.report.figures import COLOURS, STYLE, WIDTH, outlined, svg
+from mmv_jax.report.page import Cell, Section, Strip, Table
+
+WORDS = {
+    "dice": "Dice of calcified pixels, mean over views with calcification",
+    "dice_pooled": "Dice of calcified pixels, all views together",
+    "area_r2": "R² of the area about the identity",
+    "area_mae": "mean absolute error of the area, mm²",
+    "severity_accuracy": "women with the right severity",
+    "zero_specificity": "women without calcification who are found free of it",
+    "sensitivity": "women with calcification who are found not free of it",
+}
+SHOWN = 360  # pixels along the part of a view that is shown
+
+
+def agreement_sections(views: Mapping[str, Interval], women: Mapping[str, Interval], areas: Compared, thresholds: Sequence[float]) -> list[Section]:
+    """The tables and figures of the agreement of measured with true areas."""
+    lines = [
+        [Cell(f"{WORDS[name]} ({where})"), _score(score)] for where, scores in (("views", views), ("women", women)) for name, score in scores.items()
+    ]
+    mean, low, high = areas.limits
+    told = f"Found minus true area of women: {mean:+.2f} mm² on average, limits of agreement {low:.2f} to {high:.2f} mm²."
+    table = [[Cell(f"truly {name}"), *(_count(n, i == j) for j, n in enumerate(counts))] for i, (name, counts) in enumerate(
+        zip(SEVERITIES, severity_table(areas, thresholds))
+    )]  # fmt: skip
+    return [
+        Section("Agreement with the truth", tables=[Table(["", "value (95 % interval, by women)"], lines)]),
+        Section("Areas", [told], figures=[bland_altman(areas)]),
+        Section("Severity", tables=[Table(["women", *(f"found {name}" for name in SEVERITIES)], table)]),
+    ]
+
+
+def _score(score: Interval) -> Cell:
+    return Cell(f"{score.value:.3f}", f"{score.low:.3f}–{score.high:.3f}, n = {score.n}")
+
+
+def _count(n: int, right: bool) -> Cell:
+    return Cell(str(n), tone="good" if right and n else "bad" if n else "")
+
+
+def bland_altman(areas: Compared) -> str:
+    """Found against true area, and their difference against their mean, a dot a woman."""
+    mean, low, high = areas.limits
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * 1.2, 3.1), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        top = 1.05 * max(float(areas.truth.max()), float(areas.found.max()), 1.0)
+        left.plot([0, top], [0, top], color="#bbbbbb", linewidth=0.8)
+        left.plot(areas.truth, areas.found, "o", color=COLOURS[0], markersize=4, alpha=0.7)
+        left.set(xlabel="true area (mm²)", ylabel="found area (mm²)", aspect="equal", xlim=(-0.02 * top, top), ylim=(-0.02 * top, top))
+        for y, style in ((low, "--"), (mean, "-"), (high, "--")):
+            right.axhline(y, color=COLOURS[5], linewidth=1, linestyle=style)
+        right.plot((areas.truth + areas.found) / 2, areas.found - areas.truth, "o", color=COLOURS[0], markersize=4, alpha=0.7)
+        right.set(xlabel="mean of both (mm²)", ylabel="found − true (mm²)")
+        return svg(figure, "Agreement of areas, after Bland and Altman")
+
+
+def outlined_part(
+    voxels: Shaped[np.ndarray, "Y X"], truth: Bool[np.ndarray, "Y X"], found: Bool[np.ndarray, "Y X"], caption: str
+) -> tuple[str, str] | None:
+    """The part of a view with most of either mask, the truth outlined in green and what was found in orange; None where both are empty."""
+    either = (truth | found).astype(np.float32)
+    if not either.any():
+        return None
+    size = [min(SHOWN, n) for n in voxels.shape]
+    density = ndimage.uniform_filter(either, size, mode="constant")
+    middle = np.unravel_index(int(np.argmax(density)), density.shape)
+    start = [int(np.clip(m - s // 2, 0, n - s)) for m, s, n in zip(middle, size, voxels.shape)]
+    box = np.s_[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
+    return outlined(_grey(voxels[box]), [(truth[box], COLOURS[3]), (found[box], COLOURS[5])], caption, 2 * SHOWN), caption
+
+
+def _grey(part: Shaped[np.ndarray, "Y X"]) -> Float[np.ndarray, "Y X"]:
+    low, high = np.percentile(part, [1, 99.8])
+    return np.clip((part - low) / max(high - low, 1e-6), 0, 1).astype(np.float64)
+
+
+def picture_section(shown: Sequence[tuple[str, str]]) -> Section:
+    return Section("What it found", ["Green: the truth. Orange: found."], strips=[Strip([image]) for image in shown])
