@@ -14,7 +14,7 @@ from mmv_jax.store.layout import CELLS, pack_occupancy
 from mmv_jax.train.loop import lower_step, make_rows
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "experiments").glob("*.py"))
-TRAINING = [path for path in FILES if "optimizer" in load_config(path)]
+TRAINING = [path for path in FILES if "objective" in load_config(path)]
 LARGE = {"vitb_mimic_ctrate": (2, 4), "vitl_pod": (1, 8)}  # eight of their chips: data, fsdp
 
 
