@@ -103,12 +103,12 @@ def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> l
     ]
 
 
-def as_json(results: Iterable[Result]) -> dict:
-    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`; what is not defined is null."""
+def as_json(results: Iterable[Result], others: Iterable[tuple[str, str, str, Interval]] = ()) -> dict:
+    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`; what is not defined is null. `others` are (task, encoder, metric, value)."""
     out: dict = defaultdict(lambda: defaultdict(dict))
-    for result in results:
-        for metric, found in result.metrics.items():
-            out[result.task.name][result.encoder][metric] = {"value": _null(found.value), "ci95": [_null(found.low), _null(found.high)], "n": found.n}
+    of_results = [(r.task.name, r.encoder, metric, found) for r in results for metric, found in r.metrics.items()]
+    for task, encoder, metric, found in [*of_results, *others]:
+        out[task][encoder][metric] = {"value": _null(found.value), "ci95": [_null(found.low), _null(found.high)], "n": found.n}
     return {task: dict(encoders) for task, encoders in out.items()}
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.groups import Grouping, make_grouping
 
 KINDS = ("classification", "regression", "segmentation")
 SPLITS = ("train", "val", "test")
@@ -27,6 +28,8 @@ class Task:
       values, flags: the structure is where the mask has one of `values`, or has a bit of `flags` set.
       local: the name of a mask whose region is pooled by itself ("patch_local"), "" for none.
       pixels: how the floor of pixels looks at a study: `grid` (z, y, x), and `spacing_mm` for a box of fixed size around the centre.
+      subgroups: groups of studies that are measured by themselves.
+      confounders: groups that may tell the label by themselves (classification).
     """
 
     name: str
@@ -40,13 +43,17 @@ class Task:
     flags: int = 0
     local: str = ""
     pixels: tuple[tuple[str, Any], ...] = ()
+    subgroups: tuple[Grouping, ...] = ()
+    confounders: tuple[Grouping, ...] = ()
 
     def __len__(self) -> int:
         return len(self.studies)
 
     def __getitem__(self, chosen: np.ndarray) -> "Task":
         labels = self.labels[chosen] if len(self.labels) else self.labels
-        return replace(self, studies=self.studies[chosen], split=self.split[chosen], patients=self.patients[chosen], labels=labels)
+        part = replace(self, studies=self.studies[chosen], split=self.split[chosen], patients=self.patients[chosen], labels=labels)
+        subgroups, confounders = (tuple(grouping[chosen] for grouping in own) for own in (self.subgroups, self.confounders))
+        return replace(part, subgroups=subgroups, confounders=confounders)
 
     def structure(self, mask: Int[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
         """Where the mask shows what the task asks for."""
@@ -65,7 +72,10 @@ def make_task(
     flags: int = 0,
     local: str = "",
     where: Mapping[str, Any] | None = None,
+    test_where: Mapping[str, Any] | None = None,
     pixels: Mapping[str, Any] | None = None,
+    subgroups: Mapping[str, Mapping[str, Any]] | None = None,
+    confounders: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Task:
     """A task from its group in the config.
 
@@ -73,15 +83,21 @@ def make_task(
       index: of the store.
       kind: "classification" (a study is positive where `label` is `positive`), "regression" (of `label`) or "segmentation" (of `mask`).
       where: columns and the value, or list of values, that a study must have: `{"source": "LIDC-IDRI"}`.
+      test_where: what a test study must have instead, where the test is to be another population than the one that was learnt from.
       values, flags, local, pixels: as in `Task`.
+      subgroups, confounders: by column, the keyword arguments of `groups.make_grouping`: `{"sex": {}, "age": {"edges": (40, 60)}}`.
     Raises:
       UserError: the store has no such column, value or mask; or a split is empty or has one class only.
     """
     if kind not in KINDS:
         raise UserError(f"config.tasks.{name}.kind is {kind!r}. Use one of {', '.join(KINDS)}.")
-    chosen = index["split"].isin(SPLITS).to_numpy()
-    for key, wanted in (where or {}).items():
-        chosen &= _equals(column(index, key, f"config.tasks.{name}.where"), wanted)
+    if confounders and kind != "classification":
+        raise UserError(f"config.tasks.{name}.confounders: a {kind} has no classes that a column could tell. Ask for `subgroups` instead.")
+    chosen = index["split"].isin(SPLITS).to_numpy() & _fits(index, where, f"config.tasks.{name}.where")
+    if test_where:
+        test = (index["split"] == "test").to_numpy()
+        elsewhere = index["split"].isin(SPLITS).to_numpy() & _fits(index, test_where, f"config.tasks.{name}.test_where")
+        chosen = np.where(test, elsewhere, chosen)
     labels = np.zeros(0)
     if kind == "segmentation":
         chosen &= _have_mask(index, mask)
@@ -99,6 +115,7 @@ def make_task(
     task = Task(
         name, kind, studies, part["split"].to_numpy(str), part["patient"].to_numpy(str), labels, mask if kind == "segmentation" else "",
         tuple(values), flags, local, tuple((pixels or {}).items()),
+        *(_groupings(part, f"config.tasks.{name}.{key}", own) for key, own in (("subgroups", subgroups), ("confounders", confounders))),
     )  # fmt: skip
     check(task)
     return task
@@ -121,6 +138,20 @@ def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
             return index[known]
     labels = sorted(c.removeprefix("label_") for c in index if c.startswith("label_"))
     raise UserError(f"{asked_by}: the store has no column {name!r}. Its manifests gave: {', '.join(labels) or 'no labels'}.")
+
+
+def _groupings(part: pd.DataFrame, asked_by: str, columns: Mapping[str, Mapping[str, Any]] | None) -> tuple[Grouping, ...]:
+    learnt_from = (part["split"] != "test").to_numpy()
+    return tuple(
+        make_grouping(column(part, key, asked_by), key, f"{asked_by}.{key}", learnt_from, **options) for key, options in (columns or {}).items()
+    )
+
+
+def _fits(index: pd.DataFrame, where: Mapping[str, Any] | None, asked_by: str) -> np.ndarray:
+    fits = np.ones(len(index), bool)
+    for key, wanted in (where or {}).items():
+        fits &= _equals(column(index, key, asked_by), wanted)
+    return fits
 
 
 def _have_mask(index: pd.DataFrame, mask: str) -> np.ndarray:

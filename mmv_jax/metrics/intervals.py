@@ -124,7 +124,7 @@ METRICS: dict[str, Weighted] = {
 
 
 def interval(
-    metric: str,
+    metric: str | Weighted,
     truth: Num[np.ndarray, " N"],
     predicted: Num[np.ndarray, " N"],
     patients: np.ndarray,
@@ -133,7 +133,7 @@ def interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """The value of a metric (a key of `METRICS`) with its percentile bootstrap interval, patients drawn with replacement.
+    """The value of a metric (a key of `METRICS`, or a function like those) with its percentile bootstrap interval, patients drawn with replacement.
 
     Resamples in which the metric is not defined (no positive was drawn) are left out; where the metric itself is not defined, all are NaN.
 
@@ -141,7 +141,7 @@ def interval(
       >>> interval("mae", np.array([1.0, 2.0]), np.array([2.0, 3.0]), np.array(["a", "b"]))
       Interval(value=1.0, low=1.0, high=1.0, n=2)
     """
-    weighted = METRICS[metric]
+    weighted = _function(metric)
     value = weighted(truth, predicted, np.ones((1, len(truth))))[0]
     low, high = _percentiles(weighted(truth, predicted, patient_weights(patients, resamples, seed)), level)
     return Interval(float(value), low, high, len(truth))
@@ -159,16 +159,49 @@ def paired(
     level: float = 0.95,
 ) -> Difference:
     """How far two predictions for the same studies differ in a metric: both are judged on the same draws of patients."""
-    weighted = METRICS[metric]
+    weighted = _function(metric)
     ones, draws = np.ones((1, len(truth))), patient_weights(patients, resamples, seed)
     value = weighted(truth, first, ones)[0] - weighted(truth, second, ones)[0]
-    difference = weighted(truth, first, draws) - weighted(truth, second, draws)
-    defined = difference[np.isfinite(difference)]
-    if not len(defined):
-        return Difference(float(value), float("nan"), float("nan"), float("nan"))
-    # One is added to both counts so that no finite number of resamples can claim a p-value of 0.
-    tail = min((defined <= 0).sum(), (defined >= 0).sum())
-    return Difference(float(value), *_percentiles(difference, level), p=float(min(1.0, 2 * (tail + 1) / (len(defined) + 1))))
+    return _told(float(value), weighted(truth, first, draws) - weighted(truth, second, draws), level)
+
+
+def contrast(
+    first: str | Weighted,
+    second: str | Weighted,
+    truth: Num[np.ndarray, " N"],
+    predicted: Num[np.ndarray, " N"],
+    patients: np.ndarray,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """How far two metrics of the same predictions differ, such as the AUROC of two groups of studies (`metrics/groups.py`), on the same draws."""
+    a, b = _function(first), _function(second)
+    ones, draws = np.ones((1, len(truth))), patient_weights(patients, resamples, seed)
+    value = a(truth, predicted, ones)[0] - b(truth, predicted, ones)[0]
+    return _told(float(value), a(truth, predicted, draws) - b(truth, predicted, draws), level)
+
+
+def interval_over_draws(
+    metric: str,
+    truth: Num[np.ndarray, " N"],
+    predicted: Num[np.ndarray, "K N"],
+    patients: np.ndarray,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """The mean of a metric over K models that were fitted on other draws of the training patients.
+
+    The interval is that of one such model: each resample of the test patients is judged with one of the K, in turn, so that both the draw of the
+    training patients and that of the test patients widen it.
+    """
+    weighted, draws = _function(metric), patient_weights(patients, resamples, seed)
+    values = [weighted(truth, p, np.ones((1, len(truth))))[0] for p in predicted]
+    resampled = [weighted(truth, p, draws[k :: len(predicted)]) for k, p in enumerate(predicted)]
+    return Interval(float(np.mean(values)), *_percentiles(np.concatenate(resampled), level), len(truth))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -187,6 +220,19 @@ def holm(p_values: list[float]) -> list[float]:
         running = max(running, min(1.0, (len(order) - rank) * p[i]))
         adjusted[i] = running
     return adjusted.tolist()
+
+
+def _function(metric: str | Weighted) -> Weighted:
+    return METRICS[metric] if isinstance(metric, str) else metric
+
+
+def _told(value: float, resampled: np.ndarray, level: float) -> Difference:
+    defined = resampled[np.isfinite(resampled)]
+    if not len(defined):
+        return Difference(value, float("nan"), float("nan"), float("nan"))
+    # One is added to both counts so that no finite number of resamples can claim a p-value of 0.
+    tail = min((defined <= 0).sum(), (defined >= 0).sum())
+    return Difference(value, *_percentiles(resampled, level), p=float(min(1.0, 2 * (tail + 1) / (len(defined) + 1))))
 
 
 def _groups(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,191 @@
+"""Subgroups and confounders: is an encoder as good for everybody, and does it see the finding or what goes with it? Axes: M test studies."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mmv_jax.evaluate.groups import Grouping
+from mmv_jax.evaluate.measure import HEADLINE, LOWER_IS_BETTER, Result
+from mmv_jax.metrics.groups import among, auroc_within, tie_broken
+from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
+
+FEWEST = 5  # studies of a group, and of each class in it, below which no value is given
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """What one encoder reached in one group of a task's test studies.
+
+    Attributes:
+      value: of the task's headline metric.
+      positives: positive studies in the group, None where the task has no classes.
+      than_rest: how far better than in all other groups (positive: better, whatever the metric's direction); None where it was not asked.
+      p_holm: of `than_rest`, corrected over all groups of the evaluation; NaN where it was not asked or is not defined.
+    """
+
+    task: str
+    encoder: str
+    grouping: Grouping
+    group: str
+    metric: str
+    value: Interval
+    positives: int | None
+    than_rest: Difference | None = None
+    p_holm: float = float("nan")
+
+    @property
+    def key(self) -> str:
+        return f"{self.metric}@{self.grouping.column}={self.group}"
+
+
+@dataclass(frozen=True)
+class Confounded:
+    """A classification beside a column that may tell the label by itself.
+
+    Attributes:
+      alone: the AUROC of the column without any image: the rate of the label in its groups on train and val.
+      plain: the AUROC of the encoder's probe.
+      broken: the same with test studies weighted until the column tells nothing of the label.
+      within: over pairs of studies of the same group alone.
+      lost: `plain` minus `broken`, on the same draws.
+    """
+
+    task: str
+    encoder: str
+    column: str
+    alone: Interval
+    plain: Interval
+    broken: Interval
+    within: Interval
+    lost: Difference
+    p_holm: float = float("nan")
+
+
+def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
+    """Each encoder and pooling in each group of each task; whole encoders are also compared between a group and the rest."""
+    found = [_measure_group(r, grouping, group) for r in results for grouping in _tested(r) for group in grouping.order]
+    asked = [(n, result, grouping, group) for n, (g, result, grouping, group) in enumerate(found) if _is_asked(g, grouping, group)]
+    resamples = max(RESAMPLES, 80 * len(asked))  # as in `measure.compare`
+    differences = [_than_rest(result, grouping, group, resamples) for _, result, grouping, group in asked]
+    out = [g for g, *_ in found]
+    for (n, *_), difference, p in zip(asked, differences, holm([d.p for d in differences])):
+        out[n] = replace(out[n], than_rest=difference, p_holm=p)
+    return out
+
+
+def measure_confounders(results: Iterable[Result]) -> list[Confounded]:
+    """Each whole encoder (not its poolings) with and without what each confounder of a task tells."""
+    found = [_measure_confounder(r, grouping) for r in results if "/" not in r.encoder for grouping in r.task.confounders]
+    return [replace(c, p_holm=p) for c, p in zip(found, holm([c.lost.p for c in found]))]
+
+
+def as_metrics(groups: Iterable[GroupResult], confounded: Iterable[Confounded]) -> list[tuple[str, str, str, Interval]]:
+    """(task, encoder, metric, value) for `metrics.json`: `auroc@sex=F`, `auroc@view:broken`, `auroc@view:within`, `auroc@view:alone`."""
+    out = [(g.task, g.encoder, g.key, g.value) for g in groups]
+    for c in confounded:
+        out += [(c.task, c.encoder, f"auroc@{c.column}:{name}", getattr(c, name)) for name in ("broken", "within", "alone")]
+    return out
+
+
+def as_comparisons(groups: Iterable[GroupResult], confounded: Iterable[Confounded]) -> list[dict]:
+    """The tests as further objects of `comparisons.json`."""
+    rows = [
+        (g.task, f"{g.encoder}@{g.grouping.column}={g.group}", f"{g.encoder}@{g.grouping.column}=rest", g.metric, g.than_rest, g.p_holm)
+        for g in groups
+        if g.than_rest is not None
+    ]
+    rows += [(c.task, c.encoder, f"{c.encoder}@{c.column}:broken", "auroc", c.lost, c.p_holm) for c in confounded]
+    return [
+        {
+            "task": task, "first": first, "second": second, "metric": metric, "better_by": _null(d.value), "ci95": [_null(d.low), _null(d.high)],
+            "p": _null(d.p), "p_holm": _null(p), "words": words(d, p),
+        }
+        for task, first, second, metric, d, p in rows
+    ]  # fmt: skip
+
+
+def words(difference: Difference, p_holm: float) -> str:
+    """A difference as a reader wants it."""
+    if np.isnan(p_holm):
+        return "not defined"
+    return "no difference told" if p_holm >= 0.05 else "better" if difference.value > 0 else "worse"
+
+
+def _tested(result: Result) -> list[Grouping]:
+    test = result.task.split == "test"
+    return [grouping[test] for grouping in result.task.subgroups]
+
+
+def _inside(result: Result, grouping: Grouping, chosen: Bool[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
+    """The test studies on which a group is measured."""
+    if result.task.kind == "classification" and grouping.positives:
+        return (chosen & (result.truth == 1)) | (result.truth == 0)
+    return chosen & ~np.isnan(result.predicted)
+
+
+def _measure_group(result: Result, grouping: Grouping, group: str) -> tuple[GroupResult, Result, Grouping, str]:
+    task, metric = result.task, HEADLINE[result.task.kind]
+    inside = _inside(result, grouping, grouping.names == group)
+    truth, patients = result.truth[inside], task.patients[task.split == "test"][inside]
+    if _too_few(result, inside):
+        value = Interval(float("nan"), float("nan"), float("nan"), int(inside.sum()))
+    else:
+        value = interval(_by_study(metric), truth, result.predicted[inside], patients)
+    positives = int((truth == 1).sum()) if task.kind == "classification" else None
+    return GroupResult(task.name, result.encoder, grouping, group, metric, value, positives), result, grouping, group
+
+
+def _too_few(result: Result, inside: Bool[np.ndarray, " M"]) -> bool:
+    truth = result.truth[inside]
+    counts = [(truth == 0).sum(), (truth == 1).sum()] if result.task.kind == "classification" else [len(truth)]
+    return bool(min(counts) < FEWEST)
+
+
+def _is_asked(found: GroupResult, grouping: Grouping, group: str) -> bool:
+    """Of two groups the second says what the first has said; floors and single poolings are not asked."""
+    mirrored = len(grouping.order) == 2 and group == grouping.order[1]
+    return not (np.isnan(found.value.value) or mirrored or "/" in found.encoder or found.encoder in ("random", "pixels"))
+
+
+def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -> Difference:
+    metric, names = _by_study(HEADLINE[result.task.kind]), grouping.names
+    own, rest = (_inside(result, grouping, chosen) for chosen in (names == group, (names != group) & (names != "")))
+    if _too_few(result, rest):
+        return Difference(*(float("nan"),) * 4)
+    patients = result.task.patients[result.task.split == "test"]
+    found = contrast(among(metric, own), among(metric, rest), result.truth, result.predicted, patients, resamples=resamples)
+    return Difference(-found.value, -found.high, -found.low, found.p) if HEADLINE[result.task.kind] in LOWER_IS_BETTER else found
+
+
+def _measure_confounder(result: Result, grouping: Grouping) -> Confounded:
+    task, names = result.task, grouping.names
+    test = task.split == "test"
+    known = names[test] != ""
+    truth, predicted, patients = result.truth[known], result.predicted[known], task.patients[test][known]
+    groups = names[test][known]
+    broken = tie_broken("auroc", groups)
+    return Confounded(
+        task.name, result.encoder, grouping.column,
+        alone=interval("auroc", truth, _rates(names[~test], task.labels[~test], groups), patients),
+        plain=interval("auroc", truth, predicted, patients),
+        broken=interval(broken, truth, predicted, patients),
+        within=interval(auroc_within(groups), truth, predicted, patients),
+        lost=contrast("auroc", broken, truth, predicted, patients),
+    )  # fmt: skip
+
+
+def _rates(names: np.ndarray, labels: Float[np.ndarray, " N"], wanted: np.ndarray) -> Float[np.ndarray, " M"]:
+    """How often the label is 1 in the group of each wanted study; the overall rate where the group is new."""
+    rates = {name: float(labels[names == name].mean()) for name in set(names.tolist())}
+    return np.array([rates.get(name, float(labels.mean())) for name in wanted.tolist()])
+
+
+def _by_study(metric: str) -> str:
+    """Scores that exist a study are averaged."""
+    return "mean" if metric == "dice" else metric
+
+
+def _null(value: float) -> float | None:
+    return None if np.isnan(value) else value

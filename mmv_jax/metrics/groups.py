@@ -1,0 +1,61 @@
+"""Metrics within groups of studies, and with the tie between groups and truth broken. Axes: R resamples, N studies, G groups.
+
+Each function returns a metric that `intervals.interval` and `intervals.contrast` take: `(truth, predicted, weights [R, N]) -> [R]`.
+"""
+
+import numpy as np
+from jaxtyping import Bool
+
+from mmv_jax.metrics.intervals import METRICS, Weighted, weighted_auroc
+
+
+def among(metric: str, inside: Bool[np.ndarray, " N"]) -> Weighted:
+    """A metric (a key of `METRICS`) of the studies inside alone."""
+    return lambda truth, predicted, weights: METRICS[metric](truth[inside], predicted[inside], weights[:, inside])
+
+
+def tie_broken(metric: str, groups: np.ndarray) -> Weighted:
+    """A metric with studies weighted so that truth (0 or 1) and group are independent; NaN where a group lacks a class.
+
+    A study of class y and group g weighs n(y) n(g) / (n n(y, g)), from the counts of each resample: what resampling the test set until the
+    group tells nothing of the truth would give on average, without the noise of a second resampling.
+
+    Source: Kamiran and Calders, Knowledge and Information Systems 33 (2012), section 5.2.
+    """
+    inside = _one_hot(groups)
+
+    def weighted(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        out = np.zeros_like(weights)
+        missing = np.zeros(len(weights), bool)
+        for label in (0, 1):
+            chosen = (truth == label).astype(np.float64)
+            of_label = weights @ chosen
+            for group in inside.T:
+                both = weights @ (chosen * group)
+                expected = of_label * (weights @ group) / weights.sum(axis=1)
+                missing |= (both == 0) & (expected > 0)
+                out += weights * (chosen * group)[None] * np.divide(expected, both, out=np.zeros_like(both), where=both > 0)[:, None]
+        return np.where(missing, np.nan, METRICS[metric](truth, predicted, out))
+
+    return weighted
+
+
+def auroc_within(groups: np.ndarray) -> Weighted:
+    """The AUROC over pairs of one group alone: whether a positive study is above a negative one where the group is the same for both."""
+    inside = _one_hot(groups) > 0
+
+    def weighted(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        right, pairs = np.zeros((2, len(weights)))
+        for group in inside.T:
+            w, y = weights[:, group], truth[group].astype(np.float64)
+            own = (w @ y) * (w @ (1 - y))
+            right += own * np.nan_to_num(weighted_auroc(y, predicted[group], w))
+            pairs += own
+        return np.divide(right, pairs, out=np.full_like(right, np.nan), where=pairs > 0)
+
+    return weighted
+
+
+def _one_hot(groups: np.ndarray) -> np.ndarray:
+    """[N, G]"""
+    return (groups[:, None] == np.unique(groups)[None]).astype(np.float64)
