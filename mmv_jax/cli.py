@@ -108,9 +108,10 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("ingest", _ingest_arguments)
 def _ingest(args) -> int:
+    from mmv_jax.report.progress import progress
     from mmv_jax.store.ingest import ingest
 
-    report = ingest(args.manifests, args.store, workers=args.workers, engine=args.engine, key_path=args.key)
+    report = ingest(args.manifests, args.store, workers=args.workers, engine=args.engine, key_path=args.key, progress=progress("ingest: read"))
     print(report)
     return 0 if report.ok else 1
 
@@ -127,6 +128,7 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("inspect", _inspect_arguments)
 def _inspect(args) -> int:
+    from mmv_jax.report.progress import progress
     from mmv_jax.store.inspect import contact_sheet, describe, verify
 
     print(describe(args.store))
@@ -134,7 +136,7 @@ def _inspect(args) -> int:
         contact_sheet(args.store, args.sheet)
         print(f"contact sheet: {args.sheet}")
     if args.verify:
-        faults = verify(args.store)
+        faults = verify(args.store, progress("verify: read"))
         print("\n".join(faults) if faults else "every block is as it was written")
         return 1 if faults else 0
     return 0

@@ -10,7 +10,7 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import Ours, restore
 from mmv_jax.evaluate.features import Features, encode_studies
-from mmv_jax.evaluate.run import progress
+from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
 ROWS = {"length": 4096, "rows": 1}

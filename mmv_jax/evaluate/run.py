@@ -1,9 +1,6 @@
 """The evaluation: a checkpoint and a store in, `metrics.json`, `comparisons.json` and `report.html` out. This file alone sees the config."""
 
 import json
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from mmv_jax.evaluate.words import FLOORS, table_of, write_report
 from mmv_jax.outcomes.cohort import split_names
 from mmv_jax.outcomes.run import evaluate_cohort
 from mmv_jax.report.page import Strip
+from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
 STAND_IN = " (stand-in)"
@@ -131,19 +129,6 @@ def measure_pixels(store: Store, geometry: Geometry, vectors: list[Task], masks:
         own = principal_scenes(scenes(patches, store, geometry, task, features), task.split != "test")
         results.append(measure_masks("pixels", own, task)[0])
     return results
-
-
-def progress(words: str) -> Callable[[int, int], None]:
-    """A function that says how far it is: one line that renews itself on a terminal, else a line every ten seconds and at the end."""
-    said = [0.0]
-
-    def report(done: int, total: int) -> None:
-        live, now = sys.stderr.isatty(), time.monotonic()
-        if live or done == total or now - said[0] > 10:
-            said[0] = now
-            print(f"{words} {done} of {total} studies", end="\r" if live and done < total else "\n", file=sys.stderr, flush=True)
-
-    return report
 
 
 def write_json(path: Path, value: Any) -> None:

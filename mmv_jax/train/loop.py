@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ from mmv_jax.train.health import Health
 from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
+from mmv_jax.train.probe import Probe
 from mmv_jax.train.state import TrainState, init_state, join_items, split_items, state_maker
 from mmv_jax.train.step import jit_step
 
@@ -52,6 +53,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     objective, tx, ema = make_parts(config)
     state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
     step_fn = jit_step(objective, tx, ema, state, mesh)
+    probe = _make_probe(store, config, mesh)
     carried = {**to_dict(config), "pretraining": {"key_fingerprint": store.key_fingerprint, "patients": rows.patients}}
     with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
         first, items = checkpoints.restore_newest(split_items(state))
@@ -60,7 +62,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
         with _make_log(workdir, first, config.steps) as log, _one_behind(log, config) as report, _stop_signal() as stop, on_mesh(mesh):
             for step, batch in zip(range(first, config.steps), device_batches(rows, mesh, first, config.data.workers)):
                 state, metrics = step_fn(state, batch)
-                report(step, metrics)
+                report(step, metrics | probe(step, state))
                 stopping = stop(step)
                 checkpoints.save_if_due(step + 1, split_items(state), now=stopping or step + 1 == config.steps)
                 if stopping:
@@ -128,6 +130,22 @@ def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
     """The positions in a step of the rows that lie on this process's own devices, ascending; a mesh may interleave processes."""
     spans = (index[0] for index in sharding.addressable_devices_indices_map((rows,)).values() if index is not None)
     return sorted({i for span in spans for i in range(*span.indices(rows))})
+
+
+def _make_probe(store: Store, config: ConfigDict, mesh: Mesh) -> Callable[[int, TrainState], dict[str, float]]:
+    """A function from a step and its state to the figures of the kNN probe, where the config asks for one and the step is due."""
+    labels, every = config.health.get("knn"), config.health.get("knn_every")
+    if not labels:
+        return lambda step, state: {}
+    grids = {2: tuple(config.crops.planar.global_grid), 3: tuple(config.crops.volume.global_grid)}
+    coordinates = config.data.get("coordinates", "mm")
+    probe = Probe(store, make_encoder(**config.encoder), labels.to_dict(), config.rows.length, grids, coordinates)
+
+    def figures(step: int, state: TrainState) -> dict[str, float]:
+        due = (step + 1) % every == 0 or step + 1 == config.steps
+        return probe.figures(state.teacher["encoder"], mesh) if due else {}
+
+    return figures
 
 
 def _check_rows(per_step: int, mesh: Mesh) -> None:

@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -42,6 +42,7 @@ def status(workdir: Path) -> str:
         "loss": _loss(lines),
         "speed": _speed(lines, config, seconds, planned - done),
         "features": _features(lines),
+        "neighbours": _neighbours(lines, config["health"].get("knn") or {}),
         "verdict": verdict,
         "checkpoint": _checkpoint(workdir),
         "next": advice or _next(workdir, done, planned, running),
@@ -143,6 +144,18 @@ def _features(lines: Numbers) -> str:
         words = f" (at step {looked[0]['step']:.0f}: {looked[0]['rank']:.1f} and {looked[0]['std']:.2f})"
     more = "".join(f", {name.replace('_', ' ')} {last[name]:.3g}" for name in ("teacher_entropy", "prototypes_used") if name in last)
     return f"rank {last['rank']:.1f}, std {last['std']:.2f} of 1 at step {last['step']:.0f}{words}{more}"
+
+
+def _neighbours(lines: Numbers, labels: Mapping[str, str]) -> str:
+    """What the kNN probe says of each modality, at first and now."""
+    words = []
+    for modality, label in labels.items():
+        seen = [line for line in lines if f"knn_{modality}" in line]
+        if seen:
+            first, last = seen[0], seen[-1]
+            before = f" (at step {first['step']:.0f}: {first[f'knn_{modality}']:.3f})" if len(seen) > 1 else ""
+            words.append(f"{label} of {modality} {last[f'knn_{modality}']:.3f}{before}")
+    return ", ".join(words) or ("not looked at yet" if labels else "not asked for (config.health.knn)")
 
 
 def _checkpoint(workdir: Path) -> str:

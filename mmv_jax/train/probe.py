@@ -1,0 +1,93 @@
+"""While it trains: how well nearest neighbours in feature space tell a label, for each modality. Axes: N studies, D width."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int
+
+from mmv_jax.data.crops import Triple
+from mmv_jax.data.rows import study_batches
+from mmv_jax.errors import UserError
+from mmv_jax.metrics.features import knn_score
+from mmv_jax.models.encoder import PATCH, Encoder
+from mmv_jax.parallel import row_sharding
+from mmv_jax.store.read import Store
+
+BANK, QUERIES = 256, 128  # studies of train and of val at most: enough to see a trend, few enough to cost seconds
+INPUTS = ("patches", "coords_mm", "kinds", "segment_ids")
+ROWS = 4  # of a batch at least
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The kNN probe of a run. Test studies are never looked at.
+
+    Attributes:
+      labels: for each modality the label column that its probe tells.
+      length: tokens of a row.
+      grids: for each dimensionality the most voxels (z, y, x) of a whole study.
+    """
+
+    store: Store
+    encoder: Encoder
+    labels: Mapping[str, str]
+    length: int
+    grids: Mapping[int, Triple]
+    coordinates: str
+
+    def __post_init__(self):
+        for modality, label in self.labels.items():
+            for split in ("train", "val"):
+                known = self._studies(modality, label, split)
+                if len(set(self.store.index[f"label_{label}"].iloc[known])) < 2:
+                    raise UserError(
+                        f"config.health.knn asks for {label!r} of {modality} studies, but fewer than two values of it are among those of {split}. "
+                        "Choose another label, or leave this modality out."
+                    )
+
+    def figures(self, params: Any, mesh: Mesh) -> dict[str, float]:
+        """`knn_<modality>`: AUROC of a label with two values, accuracy of one with more, with the mean patch token as the feature."""
+        found = {}
+        for modality, label in self.labels.items():
+            bank, queries = (self._studies(modality, label, split) for split in ("train", "val"))
+            features = self._encode(params, np.concatenate([bank, queries]), mesh)
+            _, values = np.unique(self.store.index[f"label_{label}"].iloc[np.concatenate([bank, queries])], return_inverse=True)
+            n = len(bank)
+            found[f"knn_{modality}"] = knn_score(features[:n], values[:n], features[n:], values[n:])
+        return found
+
+    def _studies(self, modality: str, label: str, split: str) -> Int[np.ndarray, " N"]:
+        """Studies of known label, spread over the index, the same at every step."""
+        index = self.store.index
+        if f"label_{label}" not in index:
+            raise UserError(f"config.health.knn names the label {label!r}, which the store does not have. `mmv inspect` lists those that it has.")
+        known = np.flatnonzero((index["modality"] == modality) & (index["split"] == split) & index[f"label_{label}"].notna())
+        most = BANK if split == "train" else QUERIES
+        return known[np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int))] if len(known) else known
+
+    def _encode(self, params: Any, studies: Int[np.ndarray, " N"], mesh: Mesh) -> Float[np.ndarray, "N D"]:
+        at = {study: i for i, study in enumerate(studies.tolist())}
+        features = np.zeros((len(studies), self.encoder.width), np.float32)
+        sharding = row_sharding(mesh)
+        for batch in self._batches(studies, rows=-(-ROWS // mesh.size) * mesh.size):
+            # Every process reads every batch and takes its own rows of it, and all get all tokens: all of them have the same figures.
+            inputs = (jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in map(batch.__getitem__, INPUTS))
+            tokens = np.asarray(_tokens(self.encoder, NamedSharding(mesh, PartitionSpec()), params, *inputs))
+            for row, s in zip(*np.nonzero(batch["study"] >= 0)):
+                own = (batch["segment_ids"][row] == s + 1) & (batch["kinds"][row] == PATCH)
+                features[at[int(batch["study"][row, s])]] = tokens[row, own].mean(axis=0)
+        return features
+
+    def _batches(self, studies: Int[np.ndarray, " N"], rows: int) -> Iterator[dict[str, np.ndarray]]:
+        known = {"patch": self.encoder.patch, "registers": self.encoder.registers, "coordinates": self.coordinates}
+        return study_batches(self.store, studies.tolist(), grids=self.grids, length=self.length, rows=rows, **known)
+
+
+@jax.jit(static_argnums=(0, 1))
+def _tokens(encoder, everywhere, params, patches, coords_mm, kinds, segment_ids):
+    tokens = encoder.apply({"params": params}, patches, coords_mm, kinds, segment_ids)["tokens"]
+    return jax.lax.with_sharding_constraint(tokens, everywhere)
