@@ -32,5 +32,5 @@ def get_config() -> ConfigDict:
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=8, warmup=0.05, weight_decay=0.05)
     c.ema = dict(start=0.998, at_rows=8)
     c.checkpoint = dict(every=200, keep=2)
-    c.health = dict(every=100)
+    c.health = dict(every=100, knn=dict(CXR="sex", CT="malignant"), knn_every=500)
     return c

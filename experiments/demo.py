@@ -29,5 +29,5 @@ def get_config() -> ConfigDict:
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=8, warmup=0.1, weight_decay=0.05)
     c.ema = dict(start=0.998, at_rows=8)
     c.checkpoint = dict(every=100, keep=2)
-    c.health = dict(every=50)
+    c.health = dict(every=50, knn=dict(CXR="effusion", CT="effusion"), knn_every=125)
     return c

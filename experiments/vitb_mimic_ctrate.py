@@ -46,5 +46,5 @@ def get_config() -> ConfigDict:
     c.optimizer = {"peak_lr": 2e-3, "at_rows": 1024, "warmup": 0.04, "weight_decay": 0.04}
     c.ema = {"start": 0.994, "at_rows": 1024}
     c.checkpoint = {"every": 1000, "keep": 3}
-    c.health = {"every": 200}
+    c.health = {"every": 200, "knn": {"CXR": "pleural_effusion", "CT": "pleural_effusion"}, "knn_every": 2000}
     return c

@@ -41,5 +41,5 @@ def get_config() -> ConfigDict:
     c.optimizer = {"peak_lr": 8e-4, "at_rows": 1024, "warmup": 0.08, "weight_decay": 0.04}
     c.ema = {"start": 0.992, "at_rows": 1024}
     c.checkpoint = {"every": 1000, "keep": 3}
-    c.health = {"every": 200}
+    c.health = {"every": 200, "knn": {"CXR": "pleural_effusion", "CT": "pleural_effusion"}, "knn_every": 2000}
     return c
