@@ -76,6 +76,25 @@ def test_cox_of_rossi():
     assert np.sqrt(np.diag(fit.covariance)).round(5).tolist() == [0.19138, 0.02200, 0.30799, 0.21222, 0.38187, 0.19576, 0.02865]
 
 
+def test_cox_of_gbsg2():
+    """Everitt and Hothorn, A Handbook of Statistical Analyses Using R, chapter "Survival Analysis": coxph(Surv(time, cens) ~ ., data = GBSG2).
+
+    The tumour grade is an ordered factor there: a linear and a quadratic contrast.
+    """
+    from lifelines.datasets import load_gbsg2
+
+    table = load_gbsg2()
+    grade = table["tgrade"].map({"I": 0, "II": 1, "III": 2}).to_numpy()
+    x = {"horTh": table["horTh"] == "yes", "age": table["age"], "menostat": table["menostat"] == "Post", "tsize": table["tsize"]}
+    x |= {"tgrade.L": np.array([-1, 0, 1])[grade] / np.sqrt(2), "tgrade.Q": np.array([1, -2, 1])[grade] / np.sqrt(6)}
+    x |= {name: table[name] for name in ("pnodes", "progrec", "estrec")}
+    fit = cox(table["time"].to_numpy(float), table["cens"].to_numpy() == 1, {name: np.asarray(values, float) for name, values in x.items()})
+    printed = [-0.3462784, -0.0094592, 0.2584448, 0.0077961, 0.5512988, -0.2010905, 0.0487886, -0.0022172, 0.0001973]
+    errors = [0.1290747, 0.0093006, 0.1834765, 0.0039390, 0.1898441, 0.1219654, 0.0074471, 0.0005735, 0.0004504]
+    np.testing.assert_allclose(fit.log_ratios, printed, atol=6e-8)
+    np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance)), errors, atol=6e-8)
+
+
 # The example of cmprsk itself (tests/test.R of version 2.2-12; R's RNGversion("1.6.2"), set.seed(2)): in order of time, each patient's event and
 # three binary covariates, drawn once with R's generators. The model sees the order of the times only.
 CMPRSK_EVENT = "0002120122122021000221121111122202112001112210122102222112222001000012100002220102101011222012001"
