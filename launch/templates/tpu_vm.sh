@@ -1,0 +1,28 @@
+#!/bin/bash
+# Rendered by launch/tpu_vm.py. Run it again after an interruption: what is there is kept, and the run goes on from its last checkpoint.
+set -euo pipefail
+name={{ name | quote }}
+zone={{ zone | quote }}
+words={{ words | quote }} # of the mmv command
+
+# The slice: queued, so that it is made when there is room.
+if ! gcloud compute tpus queued-resources describe "$name" --zone="$zone" >/dev/null 2>&1; then
+    gcloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" \
+        --accelerator-type={{ tpu.accelerator_type }} --runtime-version={{ tpu.generation.runtime }}{{ " --spot" if spot }}
+fi
+until [ "$(gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format='value(state.state)')" = ACTIVE ]; do
+    sleep 60
+done
+
+# This checkout, on every host.
+git archive --format=tar.gz --output="/tmp/$name.tar.gz" HEAD
+gcloud compute tpus tpu-vm scp "/tmp/$name.tar.gz" "$name:mmv.tar.gz" --zone="$zone" --worker=all
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command='
+    set -e
+    mkdir -p mmv && tar -xzf mmv.tar.gz -C mmv && cd mmv
+    [ -d .venv ] || python3 -m venv .venv
+    .venv/bin/pip install --quiet -c requirements.lock -e ".[tpu,cloud]"'
+
+# The same command on all of them: JAX finds the other hosts by itself.
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="cd mmv && .venv/bin/mmv $words"
+echo "Done. The slice is still there, and costs: gcloud compute tpus queued-resources delete $name --zone=$zone --force"
