@@ -1,0 +1,34 @@
+"""Phantoms of three women at 0.4 mm a pixel, their store, and a small model that was fitted for three steps."""
+
+from pathlib import Path
+
+import pytest
+from bac_small import small_config
+
+from mmv_jax.bac.fit import fit
+from mmv_jax.phantom.write import write_phantoms
+from mmv_jax.store.ingest import ingest
+
+
+@pytest.fixture(scope="session")
+def women(tmp_path_factory) -> Path:
+    """The folder of the phantoms, with manifest.csv; every woman has calcification."""
+    out = tmp_path_factory.mktemp("bac") / "phantoms"
+    write_phantoms(out, ["breast"], 3, 2, workers=1, bac=1.0, breast_pixel_mm=0.4, breast_rows=350, breast_columns=250)
+    return out
+
+
+@pytest.fixture(scope="session")
+def store(women) -> Path:
+    path = women.parent / "store"
+    report = ingest([women / "manifest.csv"], path, workers=1)
+    assert report.ok
+    return path
+
+
+@pytest.fixture(scope="session")
+def fitted(store) -> Path:
+    """The workdir of the fitted model."""
+    workdir = store.parent / "fit"
+    fit(small_config(store), workdir)
+    return workdir

@@ -1,0 +1,87 @@
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from bac_small import small_config
+
+from mmv_jax.bac.fit import fit, init_state
+from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.model import make_model
+from mmv_jax.bac.sample import Sampler
+from mmv_jax.bac.view import averaged
+from mmv_jax.checkpoint import restore_encoder, restore_items
+from mmv_jax.errors import UserError
+from mmv_jax.store.read import Store
+from mmv_jax.train.log import read_metrics
+from mmv_jax.train.optimizer import make_optimizer
+
+
+@pytest.fixture(scope="module")
+def sampler(store):
+    _, shape = make_model(small_config(store).to_dict())
+    return Sampler(Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(1.0, 0.0, 0.0))
+
+
+def test_a_step_draws_the_same_tiles_again_and_another_step_others(sampler):
+    first, again, other = sampler.batch(5, 2), sampler.batch(5, 2), sampler.batch(6, 2)
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first["images"], other["images"])
+
+
+def test_tiles_drawn_around_calcium_hold_some_and_it_is_bright(sampler):
+    batches = [sampler.batch(step, 4) for step in range(3)]
+    truth, images = (np.concatenate([batch[name] for batch in batches]) for name in ("truth", "images"))
+    assert (truth.sum(axis=(2, 3)) > 0).all()
+    assert images[truth > 0].mean() > images[truth == 0].mean() + 0.5
+
+
+def test_points_that_resemble_calcium_lie_off_the_arteries(sampler):
+    for view in sampler._views:
+        truth = averaged(sampler._store.read_box(view.study, (0, 0, 0), (1, *sampler._grid(view.study)), mask="bac")[0], 1) > 0
+        assert not truth[tuple(view.bright.T)].any()
+
+
+def test_a_store_without_truth_is_refused(store):
+    _, shape = make_model(small_config(store).to_dict())
+    with pytest.raises(UserError, match="bac_mask"):
+        Sampler(Store.open(store), shape, seed=0, splits=("nobody",), mix=(1.0, 0.0, 0.0))
+
+
+def test_a_fit_leaves_numbers_and_a_model_that_can_be_restored(fitted):
+    steps = read_metrics(fitted)
+    assert [line["step"] for line in steps] == [0, 1, 2]
+    assert all(np.isfinite(line["loss"]) and line["skipped"] == 0 for line in steps)
+    finder = Finder.restore(fitted)
+    assert finder.measure.severity_mm2 == (0.0, 10.0, 25.0)
+    assert finder.shape.tile == 32
+
+
+def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(store, fitted, tmp_path):
+    """What comes back is bitwise what an unbroken fit has: the learning rate is that of three steps in both."""
+    shutil.copytree(fitted, tmp_path / "fit")
+    shutil.rmtree(tmp_path / "fit/checkpoints/3")
+    (tmp_path / "fit/seals/3.json").unlink()
+    fit(small_config(store), tmp_path / "fit")
+    ours, theirs = (restore_items(where, ("encoder", "head"))[0] for where in (tmp_path / "fit", fitted))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_fit_starts_from_a_pretrained_encoder_of_its_shape(store, fitted):
+    config = small_config(store)
+    model, shape = make_model(config.to_dict())
+    tx = make_optimizer(3, 1, **config.optimizer)
+    state = init_state(model, shape, tx, 99, str(fitted))
+    jax.tree.map(np.testing.assert_array_equal, state["params"]["encoder"], restore_encoder(fitted)[0])
+    config.encoder.depth = 2
+    other, shape = make_model(config.to_dict())
+    with pytest.raises(UserError, match="config.init"):
+        init_state(other, shape, tx, 99, str(fitted))
+
+
+def test_rules_of_measuring_can_be_changed_for_a_run(fitted):
+    assert Finder.restore(fitted, ["--config.measure.of_views=max"]).measure.of_views == "max"
+    with pytest.raises(UserError, match="measure"):
+        Finder.restore(fitted, ["--config.measure.of_view=max"])
+    with pytest.raises(UserError, match="config.steps"):
+        Finder.restore(fitted, ["--config.steps=7"])

@@ -1,0 +1,134 @@
+"""From files to tables and to the report, with a model that knows the truth in the place of one that was trained."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmv_jax.bac import evaluate, run
+from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.view import Frame
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.phantom.files import write_png
+from mmv_jax.readers.read import read_mask, read_study
+
+
+def lines_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def knowing(women, fitted, monkeypatch):
+    """Every view's probability is its truth: what is tested is the way there and back."""
+    finder = Finder.restore(fitted)
+    truth = {}
+    for line in lines_of(women / "manifest.csv"):
+        study = read_study(women / line["path"])
+        truth[study.voxels.tobytes()] = read_mask(women / line["bac_mask"], like=study)[0]
+
+    def probabilities(self, voxels, spacing_mm):
+        frame = Frame.of(voxels, spacing_mm)
+        known = truth.get(np.ascontiguousarray(voxels[None]).tobytes())
+        return (known if known is not None else np.zeros(voxels.shape)).astype(np.float32), frame
+
+    monkeypatch.setattr(Finder, "probabilities", probabilities)
+    monkeypatch.setattr(Finder, "restore", classmethod(lambda cls, *_: replace(finder, measure=replace(finder.measure, least_mm2=0.0))))
+    return lines_of(women / "manifest.csv")
+
+
+def test_areas_of_views_and_women_are_those_of_the_truth(women, knowing, fitted, tmp_path):
+    told = run.measure_files([women / line["path"] for line in knowing], fitted, tmp_path / "out")
+    views, found = lines_of(tmp_path / "out/views.csv"), lines_of(tmp_path / "out/women.csv")
+    for line, view in zip(knowing, views):
+        assert (view["side"], view["view"], view["counted"]) == (line["laterality"], line["view"], "yes")
+        assert float(view["area_mm2"]) == pytest.approx(float(line["area_mm2"]), abs=2e-4)
+    areas = {line["patient_id"]: (float(line["woman_area_mm2"]), line["severity"]) for line in knowing}
+    for woman, (area, severity) in zip(found, areas.values()):
+        assert (float(woman["area_mm2"]), woman["severity"]) == (pytest.approx(area, abs=2e-4), severity)
+    assert len(lines_of(tmp_path / "out/breasts.csv")) == 2 * len(areas)
+    assert not any(name in told + (tmp_path / "out/views.csv").read_text() for name in areas)
+
+
+def test_each_view_has_an_overlay_and_each_calcified_one_a_segmentation(women, knowing, fitted, tmp_path):
+    run.measure_files([women / line["path"] for line in knowing[:4]], fitted, tmp_path / "out")
+    assert [path.name for path in sorted((tmp_path / "out/overlays").iterdir())] == [
+        f"{n + 1:04d}_{line['laterality']}_{line['view']}.png" for n, line in enumerate(knowing[:4])
+    ]
+    calcified = [n for n, line in enumerate(knowing[:4], start=1) if float(line["area_mm2"]) > 0]
+    assert [path.name for path in sorted((tmp_path / "out/segmentations").iterdir())] == [f"{n:04d}.dcm" for n in calcified]
+
+
+def test_one_key_gives_a_woman_one_name(women, knowing, fitted, tmp_path):
+    file = [women / knowing[0]["path"]]
+    for out in ("a", "b"):
+        run.measure_files(file, fitted, tmp_path / out, key_path=tmp_path / "key")
+    run.measure_files(file, fitted, tmp_path / "c")
+    first, second, third = (lines_of(tmp_path / out / "women.csv")[0]["woman"] for out in "abc")
+    assert first == second != third
+
+
+def test_without_a_spacing_there_are_pixels_and_no_area(knowing, fitted, tmp_path):
+    write_png(tmp_path / "view.png", np.tile(np.arange(200, dtype=np.uint16), (200, 1)))
+    with pytest.raises(WorkFailed, match="No area in mm²"):
+        run.measure_files([tmp_path / "view.png"], fitted, tmp_path / "out")
+    (view,) = lines_of(tmp_path / "out/views.csv")
+    assert (view["counted"], view["area_mm2"], view["pixels"]) == ("no", "", "0")
+
+
+def test_a_broken_file_stops_nothing(women, knowing, fitted, tmp_path):
+    (tmp_path / "broken.dcm").write_bytes(b"not an image")
+    told = run.measure_files([tmp_path / "broken.dcm", women / knowing[0]["path"]], fitted, tmp_path / "out")
+    assert "file 1:" in told
+    assert [view["number"] for view in lines_of(tmp_path / "out/views.csv")] == ["2"]
+    with pytest.raises(WorkFailed, match="No mammogram"):
+        run.measure_files([tmp_path / "broken.dcm"], fitted, tmp_path / "nothing")
+
+
+def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp_path):
+    told = evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    views, found = (metrics[task]["trained"] for task in ("bac_views", "bac_women"))
+    assert views["dice"]["value"] == views["dice_pooled"]["value"] == views["area_r2"]["value"] == 1
+    assert found["severity_accuracy"] == {"value": 1.0, "ci95": [1.0, 1.0], "n": 3}
+    page = (tmp_path / "report.html").read_text()
+    assert "Bland" in page
+    assert "Green: the truth" in page
+    assert "Dice of calcified pixels" in told
+
+
+def test_measured_areas_meet_the_outcomes_of_a_cohort(women, knowing, fitted, tmp_path):
+    """Women without an outcome in the images' manifest are an error of the cohort, not a zero."""
+    rng = np.random.default_rng(0)
+    with (tmp_path / "cohort.csv").open("w") as file:
+        file.write("patient_id,time_years,event,age\n")
+        file.writelines(f"nobody-{n},{rng.uniform(1, 9):.2f},{n % 3},{rng.uniform(40, 80):.0f}\n" for n in range(5))
+    with pytest.raises(UserError, match="cohort.csv"):
+        evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, cohort=str(tmp_path / "cohort.csv"))
+
+
+def test_neither_truth_nor_cohort_is_nothing_to_evaluate(women, knowing, fitted, tmp_path):
+    with (women / "bare.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in knowing[0] if name != "bac_mask"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(knowing[:1])
+    with pytest.raises(UserError, match="bac_mask"):
+        evaluate.evaluate_mammograms(women / "bare.csv", fitted, tmp_path)
+
+
+def test_a_small_real_model_goes_the_whole_way(women, fitted, tmp_path):
+    first = lines_of(women / "manifest.csv")[0]
+    finder = Finder.restore(fitted)
+    study = read_study(women / first["path"])
+    spacing = study.spacing_mm[1], study.spacing_mm[2]
+    found, frame = finder.probabilities(study.voxels[0], spacing)
+    assert found.shape == study.voxels.shape[1:]
+    inside = frame.breast_pixels((0, 0), found.shape)
+    assert (found[~inside] == 0).all()
+    assert ((found[inside] > 0) & (found[inside] < 1)).all()
+    low = replace(finder, measure=replace(finder.measure, threshold=float(np.quantile(found[inside], 0.99)))).calcified(study.voxels[0], spacing)
+    assert math.isclose(low.sum() / inside.sum(), 0.01, rel_tol=0.1)
