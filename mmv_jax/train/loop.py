@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -140,6 +141,9 @@ def _make_probe(store: Store, config: ConfigDict, mesh: Mesh) -> Callable[[int, 
     grids = {2: tuple(config.crops.planar.global_grid), 3: tuple(config.crops.volume.global_grid)}
     coordinates = config.data.get("coordinates", "mm")
     probe = Probe(store, make_encoder(**config.encoder), labels.to_dict(), config.rows.length, grids, coordinates)
+
+    for modality, why in probe.untold().items() if jax.process_index() == 0 else ():
+        print(f"The kNN probe leaves {modality} out: {why} (config.health.knn).", file=sys.stderr)
 
     def figures(step: int, state: TrainState) -> dict[str, float]:
         due = (step + 1) % every == 0 or step + 1 == config.steps

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 
 from mmv_jax.data.crops import Triple
 from mmv_jax.data.rows import study_batches
-from mmv_jax.errors import UserError
 from mmv_jax.metrics.features import knn_score
 from mmv_jax.models.encoder import PATCH, Encoder
 from mmv_jax.parallel import row_sharding
@@ -39,20 +38,15 @@ class Probe:
     grids: Mapping[int, Triple]
     coordinates: str
 
-    def __post_init__(self):
-        for modality, label in self.labels.items():
-            for split in ("train", "val"):
-                known = self._studies(modality, label, split)
-                if len(set(self.store.index[f"label_{label}"].iloc[known])) < 2:
-                    raise UserError(
-                        f"config.health.knn asks for {label!r} of {modality} studies, but fewer than two values of it are among those of {split}. "
-                        "Choose another label, or leave this modality out."
-                    )
+    def untold(self) -> dict[str, str]:
+        """What of the labels this store cannot tell, and why, by modality: the figures leave it out."""
+        return {modality: why for modality, label in self.labels.items() if (why := self._fault(modality, label))}
 
     def figures(self, params: Any, mesh: Mesh) -> dict[str, float]:
         """`knn_<modality>`: AUROC of a label with two values, accuracy of one with more, with the mean patch token as the feature."""
         found = {}
-        for modality, label in self.labels.items():
+        untold = self.untold()
+        for modality, label in ((m, label) for m, label in self.labels.items() if m not in untold):
             bank, queries = (self._studies(modality, label, split) for split in ("train", "val"))
             features = self._encode(params, np.concatenate([bank, queries]), mesh)
             _, values = np.unique(self.store.index[f"label_{label}"].iloc[np.concatenate([bank, queries])], return_inverse=True)
@@ -60,11 +54,18 @@ class Probe:
             found[f"knn_{modality}"] = knn_score(features[:n], values[:n], features[n:], values[n:])
         return found
 
+    def _fault(self, modality: str, label: str) -> str | None:
+        if f"label_{label}" not in self.store.index:
+            return f"the store has no label {label!r}"
+        for split in ("train", "val"):
+            values = self.store.index[f"label_{label}"].iloc[self._studies(modality, label, split)]
+            if values.nunique() < 2:
+                return f"{label!r} has fewer than two values among the {modality} studies of {split}"
+        return None
+
     def _studies(self, modality: str, label: str, split: str) -> Int[np.ndarray, " N"]:
         """Studies of known label, spread over the index, the same at every step."""
         index = self.store.index
-        if f"label_{label}" not in index:
-            raise UserError(f"config.health.knn names the label {label!r}, which the store does not have. `mmv inspect` lists those that it has.")
         known = np.flatnonzero((index["modality"] == modality) & (index["split"] == split) & index[f"label_{label}"].notna())
         most = BANK if split == "train" else QUERIES
         return known[np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int))] if len(known) else known

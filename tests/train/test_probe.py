@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from nano import nano_config
 
-from mmv_jax.errors import UserError
 from mmv_jax.metrics.features import knn_score
 from mmv_jax.parallel import make_mesh, on_mesh, shard_params
 from mmv_jax.store.read import Store
@@ -62,20 +61,20 @@ def test_a_study_has_the_mean_of_its_own_patch_tokens(store, params, monkeypatch
     assert probe.figures(params, mesh) == {"knn_CXR": pytest.approx(expected)}
 
 
-def test_what_cannot_be_told_is_refused_before_the_run(store):
-    with pytest.raises(UserError, match="names the label 'sex', which the store does not have"):
-        probe_of(labelled(store), CXR="sex")
-    with pytest.raises(UserError, match="'odd' of MR studies, but fewer than two"):
-        probe_of(labelled(store), MR="odd")
-    with pytest.raises(UserError, match="fewer than two values of it are among those of val"):
-        probe_of(labelled(store, missing=(3, 7)), CT="odd")
+def test_what_cannot_be_told_is_left_out_and_said(store, params):
+    opened = labelled(store, missing=(3, 7))
+    assert probe_of(opened, CXR="sex").untold() == {"CXR": "the store has no label 'sex'"}
+    assert probe_of(opened, MR="odd").untold() == {"MR": "'odd' has fewer than two values among the MR studies of train"}
+    assert probe_of(opened, CT="odd").untold() == {"CT": "'odd' has fewer than two values among the CT studies of val"}
+    assert probe_of(opened, CT="odd").figures(params, make_mesh(devices=jax.devices()[:1])) == {}
 
 
-def test_a_run_writes_the_figures_where_they_are_due(store, tmp_path, monkeypatch):
+def test_a_run_writes_the_figures_where_they_are_due(store, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop.Store, "open", lambda path: labelled(store))
     config = nano_config(store, mae=1.0)
     config.rows.per_step, config.mesh = 8, {"data": 2, "fsdp": 4}
-    config.steps, config.health = 5, {"every": 2, "knn_every": 2, "knn": {"CXR": "odd"}}
+    config.steps, config.health = 5, {"every": 2, "knn_every": 2, "knn": {"CXR": "odd", "CT": "sex"}}
     loop.pretrain(config, tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path) if "knn_CXR" in line] == [1, 3, 4]
     assert all(0 <= line["knn_CXR"] <= 1 for line in read_metrics(tmp_path) if "knn_CXR" in line)
+    assert "leaves CT out: the store has no label 'sex'" in capsys.readouterr().err
