@@ -1,6 +1,7 @@
 r"""All studies of a small chest collection together, planar and volumetric, in mixed rows: one run on a laptop.
 
-  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/lidc.csv DATA/adrenalmnist3d.csv DATA/ct.csv --store runs/chest_small/store
+  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv DATA/ct.csv --store runs/chest_small/store
+  mmv ingest DATA/lidc.csv --unit HU --store runs/chest_small/store    # its manifest does not say what its README does
   mmv pretrain --config experiments/chest_small.py --workdir runs/chest_small/pretrain
   mmv evaluate --config experiments/eval_chest_small.py --checkpoint runs/chest_small/pretrain --workdir runs/chest_small/evaluate
 
@@ -19,7 +20,7 @@ def get_config() -> ConfigDict:
     c.data.splits = ("train", "val")
     c.data.mixture_by = "label_source"
     c.data.mixture = {"NIH ChestX-ray14": 0.58, "unknown": 0.06, "PneumoniaMNIST": 0.08, "LIDC-IDRI": 0.16, "AdrenalMNIST3D": 0.12}
-    # Thumbnails have few patches: many of them in a row have more CLS and register tokens than the 168 that a row has room for, so that they are dealt out.
+    # A row of thumbnails has more CLS and register tokens than the 168 that a row has room for: they are dealt out over the rows.
     c.rows = dict(length=512, prefix=512, segments=48, per_step=8, visible_share=0.25, visible_tokens=168)
     # The largest crop of a radiograph is 8 x 8 patches; of a volume 6 x 3 x 3.
     c.crops = dict(

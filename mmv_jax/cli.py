@@ -1,6 +1,7 @@
 """`mmv`: parses a command, calls one function, and turns what happened into an exit code."""
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -103,6 +104,7 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray outgrows one machine (extra: ray)")
+    parser.add_argument("--unit", choices=("HU",), help="of studies whose manifest line names no unit: HU makes NIfTI, MHA and NRRD Hounsfield units")
     parser.add_argument("--key", type=Path, help="the key of the pseudonyms, to share between stores; default STORE.key, made where missing")
 
 
@@ -111,7 +113,9 @@ def _ingest(args) -> int:
     from mmv_jax.report.progress import progress
     from mmv_jax.store.ingest import ingest
 
-    report = ingest(args.manifests, args.store, workers=args.workers, engine=args.engine, key_path=args.key, progress=progress("ingest: read"))
+    report = ingest(
+        args.manifests, args.store, workers=args.workers, engine=args.engine, key_path=args.key, unit=args.unit, progress=progress("ingest: read")
+    )
     print(report)
     return 0 if report.ok else 1
 
@@ -272,25 +276,29 @@ def _bac(args) -> int:
     return 0
 
 
+BENCHES = ("attention", "step", "packing", "input", "probe")
+
+
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Times a part beside its peer, in turn, in one run.
 
     example: mmv bench attention --json
     """
-    parser.add_argument("name", choices=("attention",))
+    parser.add_argument("name", choices=BENCHES)
     parser.add_argument("--json", action="store_true", help="one object with ours, peer and ratio of each case")
 
 
 @command("bench", _bench_arguments)
 def _bench(args) -> int:
-    from mmv_jax.bench.attention import bench_attention
-
-    result = bench_attention()
+    bench = getattr(importlib.import_module(f"mmv_jax.bench.{args.name}"), f"bench_{args.name}")
+    result = bench()
     if args.json:
         print(json.dumps(result))
-    else:
-        for case in result["cases"]:
-            print(f"{case['case']:<40} ours {case['ours']:.4g} {case['unit']}  {case['peer_name']} {case['peer']:.4g}  ratio {case['ratio']:.2f}")
+        return 0
+    for case in result["cases"]:
+        print(f"{case['case']:<40} ours {case['ours']:.4g} {case['unit']}  {case['peer_name']} {case['peer']:.4g}  ratio {case['ratio']:.2f}")
+    for note in result["notes"]:
+        print(f"note: {note}")
     return 0
 
 

@@ -73,6 +73,7 @@ def ingest(
     workers: int | None = None,
     engine: str = "local",
     key_path: str | Path | None = None,
+    unit: str | None = None,
     timeout_s: float = 300.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
     read_fn: ReadFn = read_line,
@@ -88,6 +89,7 @@ def ingest(
       engine: "local" or "ray".
       key_path: the secret by which studies are named. By default `<store>.key` beside the store, made at the first ingest. It must be kept: another
         key gives other names, and a store takes one key only.
+      unit: of the lines that name none: "HU" where it is known that the files are in Hounsfield units and do not say so themselves.
       timeout_s: a file that takes longer to read is refused.
       progress: is told (lines dealt with, lines to deal with).
       read_fn: reads one line; a module-level function of your own for formats of your own.
@@ -105,7 +107,7 @@ def ingest(
         _remove_unfinished_parts(root)
         report = Report()
         quarantine = Quarantine(root)
-        jobs = _jobs(root, key, ordinals, report, quarantine)
+        jobs = _jobs(root, key, ordinals, unit, report, quarantine)
         tasks = _tasks(jobs, str(store), read_fn)
         settled: set[Place] = set()
         events = ENGINES[engine](write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s)
@@ -172,7 +174,7 @@ def _remove_unfinished_parts(root: ts.KvStore) -> None:
         remove_part(root, part)
 
 
-def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], report: Report, quarantine: Quarantine) -> list[Job]:
+def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], unit: str | None, report: Report, quarantine: Quarantine) -> list[Job]:
     """The lines that are to be read. A study that is there is left alone; lines that contradict others are refused."""
     index = read_index(root)
     there = dict(zip(index["study"], index["patient"]))
@@ -192,7 +194,7 @@ def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], report: Report,
         if left:
             report.not_carried[path.name] = left
         for line in lines:
-            job = _job(line, ordinal, key, columns)
+            job = _job(line, ordinal, key, columns, unit)
             study, patient = str(job.known["study"]), str(job.known["patient"])
             if not re.fullmatch(MODALITY, line.modality):
                 report.refuse(Refusal(job.place, "bad_modality", "modality must be a short word such as CXR or CT"), quarantine)
@@ -208,13 +210,13 @@ def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], report: Report,
     return jobs
 
 
-def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type]) -> Job:
+def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str | None) -> Job:
     known: dict[str, object] = {"study": key.hash("study", line.study_id), "patient": key.hash("patient", line.patient_id)}
     known |= {"line": line.number, "manifest": ordinal, "split": line.split, "modality": line.modality, **carry(line.labels, columns)}
     masks = {name: str(path) for name, path in line.masks.items()}
     paths = [str(line.path), *masks.values()]
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
-    return Job((ordinal, line.number), str(line.path), line.spacing_mm, line.unit, masks, known, secrets)
+    return Job((ordinal, line.number), str(line.path), line.spacing_mm, line.unit or unit, masks, known, secrets)
 
 
 def _tasks(jobs: list[Job], store: str, read_fn: ReadFn) -> list[Task]:

@@ -255,6 +255,16 @@ def test_an_ingest_of_which_nothing_remains_is_not_ok(tmp_path):
     assert not ingest([write_manifest(tmp_path / "in", [b"broken"])], tmp_path / "store", workers=1, read_fn=read_npy).ok
 
 
+def test_a_unit_is_of_the_lines_that_name_none(tmp_path):
+    rng, lines = np.random.default_rng(0), []
+    for name, unit in (("a", ""), ("b", "raw")):
+        nib.save(nib.Nifti1Image(rng.integers(-1000, 400, (12, 12, 12)).astype(np.int16), np.eye(4)), tmp_path / f"{name}.nii")
+        lines.append(f"{name},{name}.nii,{name},train,CT,{unit}")
+    (tmp_path / "m.csv").write_text("\n".join(["study_id,path,patient_id,split,modality,unit", *lines]))
+    assert ingest([tmp_path / "m.csv"], tmp_path / "store", workers=1, unit="HU").ok
+    assert Store.open(tmp_path / "store").index.set_index("line")["unit"].to_dict() == {2: "HU", 3: "raw"}
+
+
 def test_progress_counts_every_line_once(tmp_path):
     calls = []
     manifest = write_manifest(tmp_path / "in", [*volumes(5), b"broken", b"die"])
