@@ -1,8 +1,8 @@
 """From features to numbers: every task by every encoder and pooling, with intervals, and the paired differences. Axes: M test studies."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, holm, int
 POOLINGS = ("both", "cls", "patch_mean")  # "both", one after the other, is the headline
 HEADLINE = {"classification": "auroc", "regression": "mae", "segmentation": "dice"}
 LOWER_IS_BETTER = frozenset({"mae", "hd95", "brier", "calibration"})
-METRICS = {"classification": ("auroc", "auprc", "auprc_skill", "brier", "calibration"), "regression": ("mae", "r2")}
+METRICS = {"classification": ("auroc", "auprc", "auprc_skill", "brier", "calibration", "calibration_slope"), "regression": ("mae", "r2")}
 
 
 @dataclass(frozen=True)
@@ -74,27 +74,36 @@ def measure(name: str, vectors: Mapping[str, Float[np.ndarray, "N D"]], tasks: l
     for pooling, x in vectors.items():
         called = name if pooling in ("", POOLINGS[0]) else f"{name}/{pooling}"
         for task, probed in zip(tasks, _probe(x, tasks)):
-            extra = _neighbours(x, task) if called == name else {}
-            results.append(_result(task, called, probed, extra))
+            result = result_of_vector(called, probed.predicted, task, f"strength {probed.strength:g}")
+            results.append(_with_neighbours(result, x) if called == name else result)
     return results
 
 
 def measure_masks(name: str, scenes: list[Scene], task: Task) -> tuple[Result, Segmented]:
     """Segments the task's studies with the linear probe; the masks come with the numbers, to be looked at."""
     found = probe_masks(scenes, task.split)
+    return result_of_masks(name, found, task), found
+
+
+def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
+    """What a segmentation of the task's test studies is worth, over those that have the structure."""
     there = ~np.isnan(found.dice)
     patients = task.patients[task.split == "test"][there]
     metrics = {metric: interval("mean", x[there], x[there], patients) for metric, x in (("dice", found.dice), ("hd95", found.hd95))}
-    choice = f"penalty {found.penalty:g}, threshold {found.threshold:.2f}"
-    return Result(task, name, found.dice, found.dice, metrics, choice), found
+    return Result(task, name, found.dice, found.dice, metrics, found.choice)
 
 
 def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> list[Comparison]:
     """The headline of one encoder beside each floor, task by task, on shared draws of patients; p-values corrected over all of these."""
+    return compare_pairs(results, [(first, floor) for floor in floors])
+
+
+def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -> list[Comparison]:
+    """The first encoder of each pair beside the second one, in every task that has both; one family of comparisons."""
     by_task: dict[str, dict[str, Result]] = defaultdict(dict)
     for result in results:
         by_task[result.task.name][result.encoder] = result
-    pairs = [(found[first], found[floor]) for found in by_task.values() for floor in floors if first in found and floor in found]
+    pairs = [(found[a], found[b]) for found in by_task.values() for a, b in names if a in found and b in found]
     resamples = max(RESAMPLES, 80 * len(pairs))  # the smallest p-value that a bootstrap can give, 2 / resamples, must survive the correction
     differences = [_difference(a, b, resamples) for a, b in pairs]
     return [
@@ -141,20 +150,21 @@ def _probe(x: np.ndarray, tasks: list[Task]) -> list[Probed]:
     return [probe_number(x, task.labels, task.split) for task in tasks]
 
 
-def _neighbours(x: np.ndarray, task: Task) -> dict[str, np.ndarray]:
-    """What 20 nearest neighbours among train and val say, where the task has classes."""
+def _with_neighbours(result: Result, x: np.ndarray) -> Result:
+    """The same with what 20 nearest neighbours among train and val say, where the task has classes."""
+    task, test = result.task, result.task.split == "test"
     if task.kind != "classification":
-        return {}
-    test = task.split == "test"
-    return {"knn_auroc": knn_probabilities(x[~test], task.labels[~test], x[test])[1][:, 1]}
+        return result
+    nearest = knn_probabilities(x[~test], task.labels[~test], x[test])[1][:, 1]
+    return replace(result, metrics={**result.metrics, "knn_auroc": interval("auroc", result.truth, nearest, task.patients[test])})
 
 
-def _result(task: Task, name: str, probed: Probed, extra: Mapping[str, np.ndarray]) -> Result:
+def result_of_vector(name: str, predicted: Float[np.ndarray, " M"], task: Task, choice: str) -> Result:
+    """What probabilities or numbers for the task's test studies are worth."""
     test = task.split == "test"
     truth, patients = task.labels[test], task.patients[test]
-    metrics = {metric: interval(metric, truth, probed.predicted, patients) for metric in METRICS[task.kind]}
-    metrics |= {metric: interval("auroc", truth, predicted, patients) for metric, predicted in extra.items()}
-    return Result(task, name, truth, probed.predicted, metrics, f"strength {probed.strength:g}")
+    metrics = {metric: interval(metric, truth, predicted, patients) for metric in METRICS[task.kind]}
+    return Result(task, name, truth, predicted, metrics, choice)
 
 
 def _difference(a: Result, b: Result, resamples: int) -> Difference:

@@ -13,11 +13,15 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import PatchPixels, StudyEncoder, restore, with_fresh_weights
 from mmv_jax.evaluate.features import Features, encode_studies, local_means, scenes
-from mmv_jax.evaluate.foreign import load_foreign
+from mmv_jax.evaluate.fewshot import Point, few_shot
+from mmv_jax.evaluate.foreign import Foreign, load_foreign
+from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
 from mmv_jax.evaluate.measure import Result, as_json, compare, comparisons_as_json, group_by_studies, measure, measure_masks, pooled
 from mmv_jax.evaluate.overlap import Overlap
 from mmv_jax.evaluate.pictures import choose_shown, feature_maps, outlines
 from mmv_jax.evaluate.pixels import pixel_vectors, principal, principal_scenes
+from mmv_jax.evaluate.stand_ins import save_stand_in
+from mmv_jax.evaluate.subgroups import as_comparisons, as_metrics, measure_confounders, measure_groups
 from mmv_jax.evaluate.tasks import KINDS, Task, make_task
 from mmv_jax.evaluate.words import FLOORS, table_of, write_report
 from mmv_jax.outcomes.cohort import split_names
@@ -27,6 +31,7 @@ from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
 STAND_IN = " (stand-in)"
+PACKAGED = {"efficientnet-lite0": load_efficientnet_lite0}  # encoders whose weights come in a package, by the name that a config gives
 
 
 def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
@@ -61,9 +66,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     everything = np.unique(np.concatenate([task.studies for task in tasks]))
     with_tokens = np.unique(np.concatenate([shown, *(task.studies for task in tasks if task.kind == "segmentation" or task.local)]))
     results: list[Result] = []
+    points: list[Point] = []
     outlined: list[Strip] = []
     maps: dict[str, list[Strip]] = {}
-    others = {_marked(name, group): load_foreign(group["folder"]) for name, group in config.encoders.to_dict().items()}
+    others = {_marked(name, group): load_other(name, group) for name, group in config.encoders.to_dict().items()}
     for name, encoder in {"trained": trained, "random": random, **others}.items():
         features = encode_studies(encoder, store, everything, with_tokens, workdir / "features", progress(f"{name}: encoded"))
         for group in group_by_studies(vectors):
@@ -71,19 +77,22 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
             if group[0].local:
                 poolings["patch_local"] = local_means(encoder, store, geometry, group[0], features)
             results += measure(name, poolings, group)
+            points += [p for task in group for p in learn_from_few(name, poolings["both"], task, config)]
         found, strips = measure_segmentations(name, encoder, store, geometry, masks, features)
         results += found
         outlined += strips if name == "trained" else []
         maps[name] = feature_maps(encoder, store, geometry, features, shown)
     results += measure_pixels(store, geometry, vectors, masks, PatchPixels(trained.whole), workdir)
+    groups, confounded = measure_groups(results), measure_confounders(results)
 
     results.sort(key=lambda result: (KINDS.index(result.task.kind), result.task.name))  # within a task as measured
     comparisons = compare(results, "trained", (*FLOORS, *(name for name in others if not name.endswith(STAND_IN))))
-    write_json(workdir / "metrics.json", as_json(results))
-    write_json(workdir / "comparisons.json", comparisons_as_json(comparisons))
+    write_json(workdir / "metrics.json", as_json(results, [*as_metrics(groups, confounded), *((p.task, p.encoder, p.key, p.value) for p in points)]))
+    write_json(workdir / "comparisons.json", [*comparisons_as_json(comparisons), *as_comparisons(groups, confounded)])
     overlaps = {task.name: overlap.count(task) for task in tasks}
-    write_report(workdir / "report.html", results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config))
-    return f"{table_of(results, comparisons)}\n\nreport: {workdir / 'report.html'}"
+    report = workdir / "report.html"
+    write_report(report, results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config), points, groups, confounded)
+    return f"{table_of(results, comparisons)}\n\nreport: {report}"
 
 
 def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
@@ -108,6 +117,22 @@ def measure_segmentations(
         results.append(result)
         strips.append(outlines(encoder, store, geometry, task, own, found))
     return results, strips
+
+
+def load_other(name: str, group: dict) -> Foreign:
+    """An encoder of others: a Hugging Face `folder` (made where it is absent and a `family` of stand-ins is given), or one of `PACKAGED`."""
+    if "package" not in group:
+        if "family" in group and group["stand_in"] and not Path(group["folder"]).exists():
+            save_stand_in(group["family"], Path(group["folder"]))
+        return load_foreign(group["folder"])
+    if group["package"] not in PACKAGED:
+        raise UserError(f"config.encoders.{name}.package is {group['package']!r}. There is {', '.join(PACKAGED)}.")
+    return PACKAGED[group["package"]]()
+
+
+def learn_from_few(name: str, x: np.ndarray, task: Task, config: ConfigDict) -> list[Point]:
+    """The few-shot curve of a task, where the config asks for one (`few_shot`: `shares` and `draws`)."""
+    return few_shot(name, x, task, **config.few_shot.to_dict()) if "few_shot" in config else []
 
 
 def _marked(name: str, group: dict) -> str:

@@ -5,23 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mmv_jax.evaluate.fewshot import Point
 from mmv_jax.evaluate.measure import HEADLINE, LOWER_IS_BETTER, Comparison, Result
+from mmv_jax.evaluate.sections import NAMES, calibration_sections, confounder_sections, few_shot_sections, subgroup_sections, value_cell
+from mmv_jax.evaluate.subgroups import Confounded, GroupResult
 from mmv_jax.metrics.intervals import Interval
 from mmv_jax.report.figures import Bar, forest, roc_curves
 from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
 
-NAMES = {
-    "auroc": "AUROC",
-    "knn_auroc": "kNN AUROC",
-    "auprc": "AUPRC",
-    "auprc_skill": "AUPRC skill",
-    "brier": "Brier",
-    "calibration": "calibration error",
-    "mae": "MAE",
-    "r2": "R²",
-    "dice": "Dice",
-    "hd95": "HD95 (mm)",
-}
 FLOORS = ("random", "pixels")
 METHOD = (
     "The encoder is frozen. Classification is a logistic probe, regression a ridge probe, segmentation a linear map from each patch token to the "
@@ -80,6 +71,9 @@ def write_report(
     outlined: Sequence[Strip],
     maps: Mapping[str, Sequence[Strip]],
     config: str,
+    points: Sequence[Point] = (),
+    groups: Sequence[GroupResult] = (),
+    confounded: Sequence[Confounded] = (),
 ) -> None:
     """Writes `report.html`."""
     tasks = list(dict.fromkeys(r.task.name for r in results))
@@ -87,6 +81,10 @@ def write_report(
         headline_section(results, comparisons),
         Section("How it was measured", METHOD),
         *_curve_sections(results),
+        *few_shot_sections(points),
+        *subgroup_sections(groups),
+        *confounder_sections(confounded),
+        *calibration_sections(results),
         details_section(results),
         comparison_section(comparisons),
     ]
@@ -107,19 +105,26 @@ def write_report(
 
 
 def headline_section(results: Sequence[Result], comparisons: Sequence[Comparison]) -> Section:
-    """The table that is read first: every task, won or lost."""
+    """The matrix that is read first: tasks by encoders, the best value of a line in bold, and what the trained encoder won and lost."""
     found, shown, rivals = {(r.task.name, r.encoder): r for r in results}, encoders_of(results), rivals_of(comparisons)
     lines = []
     for task in dict.fromkeys(r.task.name for r in results):
-        metric = HEADLINE[found[task, shown[0]].task.kind]
+        own = [found.get((task, name)) for name in shown]
+        first = next(r for r in own if r is not None)
+        metric = HEADLINE[first.task.kind]
+        values = [np.nan if r is None else r.headline.value for r in own]
+        best = None if np.isnan(values).all() else np.nanmin(values) if metric in LOWER_IS_BETTER else np.nanmax(values)
         line = [Cell(task), Cell(NAMES[metric] + (" (lower is better)" if metric in LOWER_IS_BETTER else ""))]
-        line += [_cell(found[task, name].headline) if (task, name) in found else Cell("not measured") for name in shown]
+        for r, value in zip(own, values):
+            cell = Cell("not measured") if r is None else valuevalue_cell(r.headline)
+            line.append(Cell(cell.text, cell.ci, "best") if value == best else cell)
         words = {c.second: c.words for c in comparisons if c.task == task}
         line += [Cell(words.get(rival, "not measured"), tone=_tone(words.get(rival, ""))) for rival in rivals]
-        line.append(Cell(str(found[task, shown[0]].headline.n)))
-        lines.append(line)
-    columns = ["task", "metric", *shown, *(f"against {name}" for name in rivals), "test studies"]
-    return Section("The tasks", tables=[Table(columns, lines)])
+        lines.append([*line, Cell(str(first.headline.n))])
+    columns = ["task", "metric", *shown, *(f"trained against {name}" for name in rivals), "test studies"]
+    return Section(
+        "Tasks by encoders", ["Bold: the best value of a line, which need not be better than the next beyond chance."], [Table(columns, lines)]
+    )
 
 
 def details_section(results: Sequence[Result]) -> Section:
@@ -129,7 +134,7 @@ def details_section(results: Sequence[Result]) -> Section:
         own = [r for r in results if r.task.kind == kind]
         metrics = list(dict.fromkeys(metric for r in own for metric in r.metrics))
         lines = [
-            [Cell(r.task.name), Cell(r.encoder), *(_cell(r.metrics[m]) if m in r.metrics else Cell("–") for m in metrics), Cell(r.choice)]
+            [Cell(r.task.name), Cell(r.encoder), *(value_cell(r.metrics[m]) if m in r.metrics else Cell("–") for m in metrics), Cell(r.choice)]
             for r in own
         ]
         tables.append(Table(["task", "encoder", *map(NAMES.__getitem__, metrics), "chosen on val"], lines))
@@ -183,10 +188,6 @@ def _curve_sections(results: Sequence[Result]) -> list[Section]:
             curves.setdefault(r.task.name, {})[r.encoder] = (r.truth, r.predicted)
     sections = [Section("Intervals", figures=figures)]
     return [*sections, Section("ROC curves", figures=[roc_curves(curves)])] if curves else sections
-
-
-def _cell(value: Interval) -> Cell:
-    return Cell(f"{value.value:.3f}", f"[{value.low:.3f}, {value.high:.3f}]") if not np.isnan(value.value) else Cell("not defined")
 
 
 def _number(value: Interval | None) -> str:

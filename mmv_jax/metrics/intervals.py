@@ -105,6 +105,32 @@ def weighted_calibration(
     return _ratio(np.abs((weights * gap[None]) @ inside).sum(axis=1), weights.sum(axis=1))
 
 
+def weighted_calibration_slope(
+    truth: Num[np.ndarray, " N"], probability: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
+) -> Float[np.ndarray, " R"]:
+    """The slope of a logistic regression of the truth on the log odds: 1 is calibrated, less is too sure of itself; NaN where it has no finite value.
+
+    Newton's steps of all lines together; a class that the log odds separate has no finite slope.
+
+    Source: Cox, Biometrika 45 (1958); Van Calster et al., BMC Medicine 17 (2019), "weak calibration".
+    """
+    p = np.clip(np.asarray(probability, np.float64), 1e-6, 1 - 1e-6)
+    x = np.log(p / (1 - p))
+    a, b = np.zeros((2, len(weights)))
+    step = np.full(len(weights), np.inf)
+    for _ in range(25):
+        said = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * x[None], -30, 30)))
+        residual, spread = weights * (truth[None] - said), weights * said * (1 - said)
+        g0, g1 = residual.sum(axis=1), residual @ x
+        h00, h01, h11 = spread.sum(axis=1), spread @ x, spread @ (x * x)
+        determinant = np.maximum(h00 * h11 - h01 * h01, 1e-12)
+        step = (h00 * g1 - h01 * g0) / determinant
+        a, b = a + np.clip((h11 * g0 - h01 * g1) / determinant, -5, 5), b + np.clip(step, -5, 5)
+        if np.abs(step).max() < 1e-8:
+            break
+    return np.where((np.abs(step) < 1e-4) & (np.abs(b) < 50), b, np.nan)
+
+
 def weighted_first(truth: Num[np.ndarray, " N"], predicted: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
     """The mean of `predicted`, for scores that exist a study (Dice, distances): `truth` is not read."""
     return weighted_mean(predicted, weights)
@@ -119,6 +145,7 @@ METRICS: dict[str, Weighted] = {
     "r2": weighted_r2,
     "brier": weighted_brier,
     "calibration": weighted_calibration,
+    "calibration_slope": weighted_calibration_slope,
     "mean": weighted_first,
 }
 

@@ -86,6 +86,50 @@ def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
         return svg(figure, "ROC curves")
 
 
+def growth_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, Bar]]]], label: Mapping[str, str]) -> str:
+    """One panel a task, one line a series over a logarithmic axis; `curves[task][series]` is (patients, value with interval), ascending."""
+    columns = min(2, len(curves))
+    rows = -(-len(curves) // columns)
+    series = list(dict.fromkeys(name for named in curves.values() for name in named))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * (0.6 if columns == 1 else 1), 2.5 * rows + 0.4), layout="constrained")
+        for n, (task, named) in enumerate(curves.items()):
+            axes = figure.add_subplot(rows, columns, n + 1)
+            for name, points in named.items():
+                colour = COLOURS[series.index(name) % len(COLOURS)]
+                x = [patients for patients, _ in points]
+                axes.fill_between(x, [b.low for _, b in points], [b.high for _, b in points], color=colour, alpha=0.12, linewidth=0)
+                axes.plot(x, [b.value for _, b in points], "o-", color=colour, linewidth=1.6, markersize=3.5, label=name)
+            ticks = sorted({patients for points in named.values() for patients, _ in points})
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+            axes.set_xticks([], minor=True)
+            axes.set(title=task, xlabel="training patients", ylabel=label[task])
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
+        return _svg(figure, "Few-shot curves")
+
+
+def reliability(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> str:
+    """One panel a task, one line a series: how often a thing is seen where it was said to be so probable; `curves[task][series]` is (said, seen)."""
+    columns = min(2, len(curves))
+    rows = -(-len(curves) // columns)
+    series = list(dict.fromkeys(name for named in curves.values() for name in named))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * (0.55 if columns == 1 else 1), 2.9 * rows + 0.3), layout="constrained")
+        for n, (task, named) in enumerate(curves.items()):
+            axes = figure.add_subplot(rows, columns, n + 1)
+            axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=0.8)
+            for name, (said, seen) in named.items():
+                axes.plot(said, seen, "o-", color=COLOURS[series.index(name) % len(COLOURS)], linewidth=1.4, markersize=3.5, label=name)
+            axes.set(title=task, aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            axes.set_xlabel("probability")
+            axes.set_ylabel("frequency")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
+        return _svg(figure, "Calibration")
+
+
 def picture(values: Float[np.ndarray, "h w"] | Float[np.ndarray, "h w 3"], alt: str, size: int = 256) -> str:
     """An image in [0, 1] (grey or RGB), enlarged so that a side has about `size` pixels."""
     from PIL import Image

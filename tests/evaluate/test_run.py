@@ -1,7 +1,10 @@
 """The whole evaluation on a tiny store and an encoder that was never trained."""
 
+import html
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -42,11 +45,40 @@ def test_metrics_hold_every_task_and_encoder_with_intervals(evaluated):
 
 def test_the_table_and_the_comparisons_say_won_or_lost_for_every_task(evaluated):
     comparisons = json.loads((evaluated[0] / "evaluate" / "comparisons.json").read_text())
-    assert len(comparisons) == 10
-    assert all(re.fullmatch("no difference told|(better|worse)(, intervals apart)?", c["words"]) for c in comparisons)
+    assert len(comparisons) == 12  # two floors in five tasks, a subgroup, a confounder
+    assert all(re.fullmatch("no difference told|not defined|(better|worse)(, intervals apart)?", c["words"]) for c in comparisons)
+    comparisons = [c for c in comparisons if "@" not in c["second"]]
     for task in ("left", "left in CT", "radius", "disc", "ball"):
         line = next(line for line in evaluated[1].splitlines() if line.startswith(f"{task}  "))
         assert line.endswith("; ".join(c["words"] for c in comparisons if c["task"] == task))
+
+
+def test_subgroups_confounders_and_few_shot_curves_are_in_the_files_and_the_report(evaluated):
+    found = json.loads((evaluated[0] / "evaluate" / "metrics.json").read_text())
+    own = found["radius"]["trained"]
+    assert own["mae@left=0"]["n"] + own["mae@left=1"]["n"] == own["mae"]["n"]
+    assert {"auroc@radius:broken", "auroc@radius:within", "auroc@radius:alone"} <= set(found["left"]["trained"])
+    for encoder in ("trained", "random"):
+        curve = [found["left"][encoder][f"auroc@train={share}%"] for share in (25, 100)]
+        assert all(point["ci95"][0] <= point["value"] <= point["ci95"][1] for point in curve)
+    page = (evaluated[0] / "evaluate" / "report.html").read_text()
+    assert all(f"<h2>{title}</h2>" in page for title in ("Subgroups", "Confounders", "Few-shot curves", "Calibration", "Tasks by encoders"))
+
+
+def test_the_report_fits_on_a_phone_in_a_real_browser(evaluated):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    page = evaluated[0] / "evaluate" / "report.html"
+    asks = "this.title = this.contentDocument.documentElement.scrollWidth + ' ' + this.contentDocument.querySelectorAll('h2').length"
+    outer = page.with_name("outer.html")
+    frame = f'<iframe width="390" height="2000" style="border:0" onload="{asks}" srcdoc="{html.escape(page.read_text())}"></iframe>'
+    outer.write_text(frame)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000", "--dump-dom", outer.as_uri()]
+    said = re.search(r'title="(\d+) (\d+)"', subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout)
+    assert said is not None
+    assert int(said.group(1)) <= 390
+    assert int(said.group(2)) == page.read_text().count("<h2>")
 
 
 def test_the_report_needs_no_network_and_names_no_patient(evaluated):

@@ -7,7 +7,7 @@ import pytest
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.groups import make_grouping
 from mmv_jax.evaluate.measure import Result
-from mmv_jax.evaluate.subgroups import as_metrics, measure_confounders, measure_groups, as_comparisons
+from mmv_jax.evaluate.subgroups import as_comparisons, as_metrics, measure_confounders, measure_groups
 from mmv_jax.evaluate.tasks import make_task
 from mmv_jax.metrics.intervals import interval
 

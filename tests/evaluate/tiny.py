@@ -58,8 +58,10 @@ def tiny_config(store: Path) -> ConfigDict:
     c.view = {"planar": None, "volume": (12, 24, 24)}
     c.rows = {"length": 128, "rows": 4}
     c.encoders = {}
+    c.few_shot = {"shares": (0.25, 1.0), "draws": 2}
+    bands = {"radius": {"quantiles": 2}}
     c.tasks = {
-        "left": {"kind": "classification", "label": "left", "where": {"source": "CXR phantoms"}},
+        "left": {"kind": "classification", "label": "left", "where": {"source": "CXR phantoms"}, "confounders": bands},
         "left in CT": {
             "kind": "classification",
             "label": "left",
@@ -67,7 +69,7 @@ def tiny_config(store: Path) -> ConfigDict:
             "pixels": {"grid": (6, 12, 12), "spacing_mm": 3.0},
             "local": "disc_mask",
         },
-        "radius": {"kind": "regression", "label": "radius", "where": {"modality": "CXR"}},
+        "radius": {"kind": "regression", "label": "radius", "where": {"modality": "CXR"}, "subgroups": {"left": {}}},
         "disc": {"kind": "segmentation", "mask": "disc_mask", "where": {"modality": "CXR"}},
         "ball": {"kind": "segmentation", "mask": "disc_mask", "where": {"modality": "CT"}},
     }

@@ -1,0 +1,63 @@
+r"""Which encoder for which task: eight encoders on real studies and on phantoms, planar and volumetric; what was stopped goes on.
+
+  mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie 0
+  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/lidc.csv DATA/adrenalmnist3d.csv runs/eval_chest/phantoms/manifest.csv \
+      --store runs/eval_chest/store
+  mmv evaluate --config experiments/eval_chest.py --checkpoint runs/chest_small/pretrain --workdir runs/eval_chest/evaluate
+
+The encoders: the checkpoint's, the same with random weights, principal components of pixels, a convolutional network with real ImageNet weights, and
+small stand-ins for four encoders whose weights cannot be had here. A stand-in has random weights: it shows that its family is read, and no more.
+Measured: docs/results.md.
+"""
+
+from ml_collections import ConfigDict
+
+STAND_INS = {"rad-dino": "dinov2", "chexagent": "siglip", "biomedclip": "clip", "ark": "swin"}
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict({"seed": 1, "exclude_overlap": False})  # seed: of the random weights that are the floor
+    c.data = {"store": "runs/eval_chest/store"}
+    c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
+    c.rows = {"length": 1024, "rows": 4}
+    c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
+    for name, family in STAND_INS.items():
+        c.encoders[name] = {"folder": f"runs/eval_chest/stand_ins/{name}", "family": family, "stand_in": True}
+    c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
+    nih, lidc, phantoms = {"source": "NIH ChestX-ray14"}, {"source": "LIDC-IDRI"}, {"tube_tie": 0.0}
+    people = {"sex": {}, "age": {"edges": (40, 60)}, "view": {}}
+    c.tasks = {
+        "sex": {"kind": "classification", "label": "sex", "positive": "M", "where": nih, "subgroups": {"age": {"edges": (40, 60)}, "view": {}}},
+        # Whether a film was taken lying or standing is easily seen, and goes with pneumonia.
+        "pneumonia": {"kind": "classification", "label": "pneumonia", "where": nih, "subgroups": people, "confounders": {"view": {}}},
+        "age": {"kind": "regression", "label": "age", "where": nih, "subgroups": {"sex": {}, "view": {}}},
+        "pneumoniamnist": {"kind": "classification", "label": "pneumonia", "where": {"source": "PneumoniaMNIST"}},
+        # A nodule is compared in a box of fixed size: stretched to it, its diameter would be lost.
+        "nodule_malignancy": {
+            "kind": "classification",
+            "label": "malignant",
+            "where": lidc,
+            "local": "nodule",
+            "pixels": {"grid": (24, 24, 24), "spacing_mm": 1.5},
+            "confounders": {"diameter_mm": {"quantiles": 3}},
+        },
+        "adrenal": {"kind": "classification", "label": "abnormal", "where": {"source": "AdrenalMNIST3D"}, "pixels": {"grid": (16, 16, 16)}},
+        "lungs": {"kind": "segmentation", "mask": "anatomy", "values": (1, 2), "where": {"manifest": 2}},
+        "heart": {"kind": "segmentation", "mask": "anatomy", "values": (3,), "where": {"manifest": 2}},
+        "phantom_pneumothorax": {
+            "kind": "classification",
+            "label": "pneumothorax",
+            "where": phantoms,
+            "subgroups": {"sex": {}, "chest_tube": {"positives": True}},
+            "confounders": {"chest_tube": {}},
+        },
+        "phantom_cardiothoracic_ratio": {"kind": "regression", "label": "cardiothoracic_ratio", "where": phantoms, "subgroups": {"sex": {}}},
+        "phantom_pneumothorax_mask": {
+            "kind": "segmentation",
+            "mask": "findings",
+            "flags": 8,
+            "where": phantoms,
+            "subgroups": {"pneumothorax_fraction": {"quantiles": 3}},
+        },
+    }
+    return c
