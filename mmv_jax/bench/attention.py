@@ -1,10 +1,8 @@
 """Segment attention beside its peers, forward and backward: dense-masked in XLA, and PyTorch one segment at a time."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -15,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mmv_jax.bench.run import case, in_turn, seconds, use_every_core
+from mmv_jax.bench.run import NO_TORCH, case, in_turn, seconds, use_every_core, worker
 from mmv_jax.ops.attention import segment_attention
 
 
@@ -59,7 +57,7 @@ def bench_attention(layouts: Sequence[Layout] = LAYOUTS, lengths: Sequence[int] 
     cases, notes = [], []
     with_torch = find_spec("torch") is not None
     if not with_torch:
-        notes.append("PyTorch is not installed (extra `torch`): its cases are left out.")
+        notes.append(NO_TORCH)
     for layout in layouts:
         timed = {"ours": _timed(layout, "auto"), "dense": _timed(layout, "dense")}
         if with_torch:
@@ -112,18 +110,5 @@ def _over_devices(q, k, v, ids):
     return *placed, jax.device_put(ids, NamedSharding(mesh, P("all") if axes[0] == 0 else P()))
 
 
-@contextmanager
-def _torch_worker(layout: Layout) -> Iterator[Callable[[], float]]:
-    """A process that runs PyTorch over the layout each time that it is asked to, and answers with its own seconds."""
-    command = [sys.executable, "-m", "mmv_jax.bench.torch_attention", json.dumps(layout.rows), str(layout.heads), str(layout.width)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-
-        def run() -> float:
-            process.stdin.write("run\n")
-            process.stdin.flush()
-            return float(process.stdout.readline())
-
-        try:
-            yield run
-        finally:
-            process.stdin.close()  # the worker ends with its input
+def _torch_worker(layout: Layout) -> AbstractContextManager[Callable[[], float]]:
+    return worker("mmv_jax.bench.torch_attention", json.dumps(layout.rows), str(layout.heads), str(layout.width))

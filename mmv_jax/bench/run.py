@@ -3,10 +3,14 @@
 import contextlib
 import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
+
+NO_TORCH = "PyTorch is not installed (extra `torch`): its cases are left out."
 
 
 def use_every_core() -> None:
@@ -40,3 +44,24 @@ def in_turn(timed: Mapping[str, Callable[[], float]], turns: int) -> dict[str, f
 def case(name: str, ours_s: float, peer_s: float, peer_name: str) -> dict:
     """One case of `mmv bench`, in milliseconds; the ratio is above 1 where ours is faster."""
     return {"case": name, "ours": ours_s * 1e3, "peer": peer_s * 1e3, "peer_name": peer_name, "ratio": peer_s / ours_s, "unit": "ms"}
+
+
+@contextlib.contextmanager
+def worker(module: str, *arguments: str) -> Iterator[Callable[[], float]]:
+    """A process that runs `module`, whose work is done each time that the function is called; it answers with its own seconds.
+
+    A peer has a process of its own, so that two pools of threads never share one.
+    """
+    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        asked, answers = process.stdin, process.stdout
+
+        def run() -> float:
+            asked.write("run\n")
+            asked.flush()
+            return float(answers.readline())
+
+        try:
+            yield run
+        finally:
+            asked.close()  # the worker ends with its input

@@ -1,0 +1,82 @@
+"""Crops from the block store beside nibabel, which reads the same boxes from a .nii.gz: the same voxels, which is checked."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from mmv_jax.bench.run import case, in_turn
+from mmv_jax.store.layout import FORMAT, STORE_JSON, open_root
+from mmv_jax.store.read import Store
+from mmv_jax.store.write import PartWriter
+from mmv_jax.study import Study
+
+GRID = (200, 512, 512)  # z, y, x
+CROP = (64, 128, 128)
+CROPS_A_TURN = 8  # of the store; one of nibabel, which takes as long as many
+
+
+def bench_input(grid: tuple[int, int, int] = GRID, crop: tuple[int, int, int] = CROP, turns: int = 5) -> dict:
+    """Seconds a crop at random places of one volume in int16, both from files that the system's cache holds.
+
+    Returns:
+      `{"bench": "input", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        voxels = body(grid)
+        path, store = Path(folder) / "volume.nii.gz", write_store(Path(folder) / "store", voxels)
+        nibabel.save(nibabel.Nifti1Image(voxels.transpose(), np.eye(4)), path)  # x, y, z, as NIfTI has it
+        readers = {"ours": lambda start: store.read_box(0, start, crop), "nibabel": lambda start: read_nibabel(path, start, crop)}
+        place = np.random.default_rng(1).integers(0, np.array(grid) - crop + 1)
+        np.testing.assert_array_equal(*(read(place) for read in readers.values()))
+        room = np.array(grid) - crop + 1
+        median = in_turn({name: _timed(read, room, CROPS_A_TURN if name == "ours" else 1) for name, read in readers.items()}, turns)
+        size = ", ".join(f"{what} {_bytes(where) / 2**20:.0f} MiB" for what, where in (("store", Path(folder) / "store"), ("nii.gz", path)))
+    shape = " x ".join(map(str, crop))
+    name = f"a crop of {shape} voxels of a volume of {' x '.join(map(str, grid))}"
+    return {"bench": "input", "cases": [case(name, median["ours"], median["nibabel"], "nibabel, .nii.gz")], "notes": [f"On disk: {size}."]}
+
+
+def body(grid: tuple[int, int, int]) -> np.ndarray:
+    """An ellipsoid in air with the noise of a CT, in HU: compresses as a scan does, and no better."""
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in grid], indexing="ij", sparse=True)
+    inside = (0.4 * z * z + 1.8 * y * y + 1.2 * x * x) < 1
+    noise = np.random.default_rng(0).normal(0, 20, grid[1:]).astype(np.int16)
+    return np.where(inside, 40 * np.cos(9 * x) + 60 * np.sin(7 * y + 5 * z), -1000).astype(np.int16) + np.roll(noise, 7, 0)[None] * inside
+
+
+def write_store(folder: Path, voxels: np.ndarray) -> Store:
+    """A store of one volume, written as `mmv ingest` writes it."""
+    root = open_root(folder)
+    part = PartWriter(root, "part-00000-3d", 3)
+    known = {"study": "0" * 16, "patient": "0" * 16, "line": 2, "manifest": 1, "split": "train", "modality": "CT"}
+    part.add(Study(voxels, (1.0, 1.0, 1.0), 3, "HU"), {}, known)
+    part.close()
+    root.write(STORE_JSON, b'{"format": %d, "key_fingerprint": "0", "manifests": []}' % FORMAT).result()
+    return Store.open(folder)
+
+
+def read_nibabel(path: Path, start: np.ndarray, crop: tuple[int, int, int]) -> np.ndarray:
+    """The box alone, as nibabel reads it from a compressed file: it inflates all that lies before the box's end."""
+    box = tuple(slice(low, low + size) for low, size in zip(reversed(start.tolist()), reversed(crop), strict=True))
+    return np.asarray(nibabel.load(path).dataobj[box], np.float32).transpose()  # type: ignore[attr-defined]
+
+
+def _timed(read: Callable, room: np.ndarray, crops: int) -> Callable[[], float]:
+    rng = np.random.default_rng(2)
+
+    def run() -> float:
+        places = rng.integers(0, room, (crops, 3))
+        start = time.perf_counter()
+        for place in places:
+            read(place)
+        return (time.perf_counter() - start) / crops
+
+    return run
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size

@@ -1,0 +1,53 @@
+"""The probe sweep, every task and strength in one solve, beside scikit-learn's LogisticRegression on the same grid. Axes: N studies, D width."""
+
+import time
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from mmv_jax.bench.run import case
+from mmv_jax.evaluate.probes import STRENGTHS, Standardiser, fit_logistic
+
+STUDIES = (800, 4000)  # for training
+TASKS = 4
+
+
+def bench_probe(studies: tuple[int, ...] = STUDIES, width: int = 384, tasks: int = TASKS, strengths: tuple[float, ...] = STRENGTHS) -> dict:
+    """Seconds of a sweep, ours and theirs in turn (one turn: theirs takes a minute); and both AUROC, which must agree.
+
+    Returns:
+      `{"bench": "probe", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
+    """
+    cases, notes = [], []
+    for n in studies:
+        x, y = correlated(n + 1000, width, tasks)
+        train, test = slice(0, n), slice(n, None)
+        start = time.perf_counter()
+        weights, bias = fit_logistic(x[train], y[train], np.tile(np.asarray(strengths), (tasks, 1)))
+        ours_s, start = time.perf_counter() - start, time.perf_counter()
+        theirs = [[_sklearn(x[train], y[train, k], strength) for strength in strengths] for k in range(tasks)]
+        theirs_s = time.perf_counter() - start
+        logits = np.einsum("nd,dks->nks", x[test], weights) + bias[None]
+        auroc = np.array([[roc_auc_score(y[test, k], logits[:, k, s]) for s in range(len(strengths))] for k in range(tasks)])
+        peer = np.array([[roc_auc_score(y[test, k], model.decision_function(x[test])) for model in theirs[k]] for k in range(tasks)])
+        name = f"{tasks} tasks x {len(strengths)} strengths, {n} studies x {width}"
+        cases.append(case(name, ours_s, theirs_s, "scikit-learn LogisticRegression"))
+        same = {"ours": float(auroc.mean()), "peer": float(peer.mean()), "peer_name": "scikit-learn LogisticRegression"}
+        cases.append({"case": f"{name}: mean test AUROC", **same, "ratio": same["ours"] / same["peer"], "unit": "AUROC"})
+        notes.append(f"{name}: the AUROCs differ by {np.abs(auroc - peer).max():.5f} at most.")
+    return {"bench": "probe", "cases": cases, "notes": notes}
+
+
+def correlated(n: int, width: int, tasks: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Standardised features [N, D] whose spectrum falls as an encoder's does, and labels [N, tasks] that hang on them with noise."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(width, width)) * np.arange(1, width + 1)[None] ** -0.7
+    x = (rng.normal(size=(n, width)) @ mixing.T).astype(np.float32)
+    x = Standardiser.of(x)(x)
+    logits = x @ (0.2 * rng.normal(size=(width, tasks))) - 0.5
+    return x, (rng.uniform(size=(n, tasks)) < 1 / (1 + np.exp(-logits))).astype(np.float64)
+
+
+def _sklearn(x: np.ndarray, y: np.ndarray, strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000).fit(x, y)

@@ -1,0 +1,166 @@
+"""A whole ViT-S training step (student, teacher, optimizer) on packed rows beside PyTorch, which loops over lengths or pads."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmv_jax.bench.run import NO_TORCH, case, in_turn, seconds, use_every_core, worker
+from mmv_jax.models.encoder import CLS, PATCH, REGISTER
+from mmv_jax.models.sizes import SIZES
+from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
+from mmv_jax.train.loop import make_parts, row_shape
+from mmv_jax.train.state import init_state
+from mmv_jax.train.step import jit_step
+
+PEERS = {"lengths": "PyTorch, a loop over lengths", "padded": "PyTorch, padded"}
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A segment: whose view it is, how many tokens it has with CLS and registers, and how many of its patches are masked (iBOT)."""
+
+    study: int
+    is_global: bool
+    tokens: int
+    masked: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on what: DINO and iBOT over rows of `length` tokens whose global crops come first and end before `prefix`."""
+
+    name: str
+    length: int
+    prefix: int
+    rows: tuple[tuple[Crop, ...], ...]
+    size: str = "S"
+    patch: tuple[int, int, int] = (8, 16, 16)
+    registers: int = 4
+    prototypes: int = 4096
+    hidden: int = 1024
+    bottleneck: int = 256
+
+
+def equal_crops(rows: int = 2, length: int = 2048, tokens: int = 512) -> Work:
+    """Rows of two global views of each study, all of one length: nothing to pad, one batch for PyTorch."""
+    count = length // tokens
+    made = tuple(tuple(Crop(rows * length + r * count + i // 2, True, tokens, i % 2 * tokens // 4) for i in range(count)) for r in range(rows))
+    return Work(f"{rows} rows of {length}, crops of {tokens}", length, length, made)
+
+
+def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> Work:
+    """Rows of radiographs and CTs as multi-crop training cuts them, two global and four local views each, less the patches that hold nothing."""
+    rng = np.random.default_rng(seed)
+    made, study = [], 0
+    for _ in range(rows):
+        front: list[Crop] = []
+        back: list[Crop] = []
+        while True:
+            span, local = ((350, 540), (30, 64)) if study % 3 == 0 else ((120, 201), (18, 41))
+            sizes = [int(n) for n in (*rng.integers(*span, 2), *rng.integers(*local, 4))]
+            if sum(crop.tokens for crop in front + back) + sum(sizes) > length:
+                break
+            front += [Crop(study, True, n, i * n * 3 // 10) for i, n in enumerate(sizes[:2])]
+            back += [Crop(study, False, n) for n in sizes[2:]]
+            study += 1
+        made.append((*front, *back))
+        study += -study % 3  # every row begins with a CT
+    prefix = max(sum(crop.tokens for crop in row if crop.is_global) for row in made)
+    lengths = [crop.tokens for row in made for crop in row]
+    return Work(f"{rows} rows of {length}, {len(lengths)} crops of {min(lengths)} to {max(lengths)}", length, -(-prefix // 64) * 64, tuple(made))
+
+
+def bench_step(works: Sequence[Work] | None = None, turns: int = 3) -> dict:
+    """Medians of steps in turn; PyTorch (extra `torch`) runs in a second process, and its cases are left out where it is absent.
+
+    Returns:
+      `{"bench": "step", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
+    """
+    use_every_core()
+    cases, notes = [], []
+    with_torch = find_spec("torch") is not None
+    if not with_torch:
+        notes.append(NO_TORCH)
+    for work in works or (equal_crops(), mixed_crops()):
+        if with_torch:
+            described = json.dumps(describe(work))
+            with (
+                worker("mmv_jax.bench.torch_step", "lengths", described) as lengths,
+                worker("mmv_jax.bench.torch_step", "padded", described) as padded,
+            ):
+                median = in_turn({"ours": step_of(work), "lengths": lengths, "padded": padded}, turns)
+            cases += [case(work.name, median["ours"], median[name], peer) for name, peer in PEERS.items()]
+        else:
+            median = in_turn({"ours": step_of(work)}, turns)
+        tokens = sum(crop.tokens for row in work.rows for crop in row)
+        speeds = ", ".join(f"{name} {tokens / s:,.0f}" for name, s in median.items())
+        notes.append(f"{work.name}: tokens a second: {speeds}.")
+    return {"bench": "step", "cases": cases, "notes": notes}
+
+
+def describe(work: Work) -> dict:
+    """The work with the numbers that its encoder's name stands for, as PyTorch needs them."""
+    return asdict(work) | dict(zip(("width", "depth", "heads"), SIZES[work.size]))
+
+
+def config_of(work: Work) -> ConfigDict:
+    """The config of a run that would have such rows; one device a core where their number divides the rows."""
+    devices = jax.device_count() if len(work.rows) % jax.device_count() == 0 else 1
+    c = ConfigDict({"steps": 1000, "mesh": {"data": devices, "fsdp": 1}})
+    c.rows = {"length": work.length, "prefix": work.prefix, "segments": max(map(len, work.rows)), "per_step": len(work.rows)}
+    c.encoder = {"size": work.size, "patch": work.patch, "registers": work.registers}
+    c.objective = {"mae": 0.0, "dino": 1.0, "ibot": 1.0, "koleo": 0.0, "decoder_width": 0, "decoder_depth": 0, "decoder_heads": 1}
+    c.objective.update({name: getattr(work, name) for name in ("prototypes", "hidden", "bottleneck")})
+    c.optimizer = {"peak_lr": 1e-4, "at_rows": len(work.rows), "warmup": 0.1, "weight_decay": 0.04}
+    c.ema = {"start": 0.994, "at_rows": len(work.rows)}
+    c.rows.visible_share = None
+    return c
+
+
+def make_batch(work: Work) -> dict[str, np.ndarray]:
+    """The rows as `data/` would give them, with noise for voxels."""
+    rng = np.random.default_rng(0)
+    shape = row_shape(config_of(work))
+    batch = shape.empty(len(work.rows))
+    for b, row in enumerate(work.rows):
+        at, masked = 0, []
+        for segment, crop in enumerate(row):
+            first, end = at + shape.special, at + crop.tokens
+            batch["patches"][b, first:end] = rng.standard_normal((end - first, batch["patches"].shape[-1]), np.float32)
+            batch["coords_mm"][b, at:end] = rng.uniform(0, 300, (crop.tokens, 3))
+            batch["kinds"][b, at:first] = [CLS, *range(REGISTER, REGISTER + work.registers)]
+            batch["kinds"][b, first:end] = PATCH
+            batch["segment_ids"][b, at:end] = segment + 1
+            for name, value in (("study", crop.study), ("is_global", crop.is_global), ("cls_index", at)):
+                batch[name][b, segment] = value
+            masked += range(first, first + crop.masked)
+            at = end
+        batch["masked"][b, masked] = True
+        batch["masked_index"][b, : len(masked)] = masked
+    return batch
+
+
+def step_of(work: Work) -> Callable[[], float]:
+    """A function that takes the next step of a run and says how long it took."""
+    config = config_of(work)
+    mesh = make_mesh(**config.mesh, devices=jax.devices()[: config.mesh.data])
+    objective, tx, ema = make_parts(config)
+    batch = {name: jax.device_put(value, row_sharding(mesh)) for name, value in make_batch(work).items()}
+    state = init_state(objective, tx, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}, mesh, seed=0)
+    step = jit_step(objective, tx, ema, state, mesh)
+
+    def advance():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return state, metrics
+
+    def run() -> float:
+        with on_mesh(mesh):
+            return seconds(advance)
+
+    return run
