@@ -33,8 +33,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check mmv_jax tests experiments
 	$(BIN)/mypy
 
+# PyTorch's cases need the extra torch: make setup, then .venv/bin/pip install -c requirements.lock -e '.[torch]'.
 bench: setup
-	$(BIN)/mmv bench attention
+	set -e; for name in attention step packing input probe; do echo "== $$name"; $(BIN)/mmv bench $$name; done
 
 clean:
 	rm -rf runs/demo
