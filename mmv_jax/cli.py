@@ -146,6 +146,30 @@ def _inspect(args) -> int:
     return 0
 
 
+def _preflight_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what a run will need, from the accelerator's own compiler: memory, FLOPs, collectives, time. No accelerator is used.
+
+    example: mmv preflight --config experiments/vitl_pod.py --topology v5p:4x4x8 --config.rows.per_step=512
+    """
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
+    parser.add_argument("--topology", metavar="NAME", help="v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1 or h100:8; default config.topology")
+    parser.add_argument("--devices", type=int, metavar="N", help="compile for N virtual devices of this machine's processor instead")
+    reached = "model FLOPs utilisation to reckon with; default 0.4 (PaLM reached 0.46, arXiv 2204.02311)"
+    parser.add_argument("--mfu", type=float, default=0.4, metavar="0..1", help=reached)
+    parser.add_argument("--json", action="store_true", help="one object with every figure")
+
+
+@command("preflight", _preflight_arguments)
+def _preflight(args) -> int:
+    from mmv_jax.config import load_config
+    from mmv_jax.train.preflight import preflight
+    from mmv_jax.train.sheet import sheet
+
+    figures = preflight(load_config(args.config, args.overrides), args.topology, args.devices, mfu=args.mfu)
+    print(json.dumps(figures.as_json()) if args.json else sheet(figures))
+    return 0 if figures.fits else 1
+
+
 def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     """Pretrains an encoder; goes on by itself where the workdir has a checkpoint.
 

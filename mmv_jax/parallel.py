@@ -9,6 +9,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmv_jax.errors import UserError
@@ -40,7 +41,12 @@ def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh
             f"Set --config.mesh.data={len(devices) // fitting} --config.mesh.fsdp={fitting}."
         )
     # Explicit axes are jax.make_mesh's default, and make matmuls refuse what the compiler can resolve by itself.
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+    names, types = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
+    try:
+        return jax.make_mesh((data, fsdp), names, axis_types=types, devices=devices)
+    except NotImplementedError:
+        # A slice of TPUs whose sides make neither number, as 16 x 16 chips for 32 x 8: a side is then cut, and an axis goes round a part of it.
+        return Mesh(mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True), names, axis_types=types)
 
 
 @contextlib.contextmanager

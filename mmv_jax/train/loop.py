@@ -34,7 +34,7 @@ from mmv_jax.train.state import TrainState, init_state, join_items, split_items,
 from mmv_jax.train.step import jit_step
 
 PATIENCE = 3  # steps in a row that may be not finite, before the run stops
-MAY_CHANGE = {"steps", "mesh", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
+MAY_CHANGE = {"steps", "mesh", "topology", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> TrainState:

@@ -1,0 +1,184 @@
+"""What a compiled program does, read from its text with loops multiplied out: FLOPs of matrix products, bytes through collectives.
+
+`compiled.cost_analysis()` counts the body of a loop once, and a scan over blocks is a loop.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.+?) (?P<opcode>[a-z][\w\-]*)\((?P<operands>[^)]*)\)(?P<rest>.*)$")
+COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{$")
+SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\]")
+CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# Of an operation whose result has N bytes on each of g devices, what one device sends in a ring, in units of N.
+COLLECTIVES: dict[str, Callable[[int], float]] = {
+    "all-gather": lambda g: (g - 1) / g,
+    "all-reduce": lambda g: 2 * (g - 1) / g,
+    "reduce-scatter": lambda g: g - 1,
+    "all-to-all": lambda g: (g - 1) / g,
+    "collective-permute": lambda g: 1,
+}
+
+
+@dataclass
+class Counts:
+    """Of one device. A loop that the compiler knows no length of counts for nothing, and is `unknown`: attention written as loops is such a one.
+
+    Attributes:
+      flops: of matrix products.
+      sent: bytes that a device sends, by the kind of collective.
+      kernels: how often each custom kernel runs, by its name.
+    """
+
+    flops: float = 0.0
+    sent: dict[str, float] = field(default_factory=dict)
+    kernels: dict[str, float] = field(default_factory=dict)
+    unknown: int = 0
+
+    def add(self, other: "Counts", times: float) -> None:
+        self.flops += times * other.flops
+        self.unknown += other.unknown
+        for ours, theirs in ((self.sent, other.sent), (self.kernels, other.kernels)):
+            for name, value in theirs.items():
+                ours[name] = ours.get(name, 0.0) + times * value
+
+
+@dataclass
+class Instruction:
+    """One line of a computation: shapes are [(dtype, dimensions)], several where the result is a tuple."""
+
+    name: str
+    opcode: str
+    shapes: list[tuple[str, tuple[int, ...]]]
+    operands: list[str]
+    rest: str
+
+
+def count(text: str) -> Counts:
+    """Counts of `compiled.as_text()`."""
+    computations, entry = parse(text)
+    done: dict[str, Counts] = {}
+
+    def total(name: str) -> Counts:
+        if name not in done:
+            done[name] = Counts()
+            for instruction in computations.get(name, {}).values():
+                _add(done[name], instruction, computations[name], total)
+        return done[name]
+
+    return total(entry)
+
+
+def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
+    """Computations (name -> instruction by name) of a module's text, and the name of the one that it starts with."""
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, current = "", {}
+    for line in text.splitlines():
+        if head := COMPUTATION.match(line):
+            current = computations.setdefault(head["name"], {})
+            entry = head["name"] if head["entry"] else entry
+        elif found := INSTRUCTION.match(line):
+            operands = re.findall(r"%([\w.\-]+)", found["operands"])
+            current[found["name"]] = Instruction(found["name"], found["opcode"], shapes_of(found["type"]), operands, found["rest"])
+    return computations, entry
+
+
+def shapes_of(text: str) -> list[tuple[str, tuple[int, ...]]]:
+    """
+    Example:
+      >>> shapes_of("(bf16[8,128]{1,0:T(8,128)}, f32[])")
+      [('bf16', (8, 128)), ('f32', ())]
+    """
+    return [(dtype, tuple(int(n) for n in sides.split(",") if n)) for dtype, sides in SHAPE.findall(text) if dtype in BYTES]
+
+
+def size_bytes(shapes: list[tuple[str, tuple[int, ...]]]) -> int:
+    return sum(BYTES[dtype] * math.prod(sides) for dtype, sides in shapes)
+
+
+def _add(counts: Counts, it: Instruction, neighbours: dict[str, Instruction], total: Callable[[str], Counts]) -> None:
+    called = [name for one, many in CALLED.findall(it.rest) for name in ([one] if one else re.findall(r"[\w.\-]+", many))]
+    kind = it.opcode.removesuffix("-start")
+    if it.opcode == "while":
+        trips = TRIPS.search(it.rest)
+        counts.unknown += not trips
+        counts.add(total(called[0]), float(trips[1]) if trips else 0.0)
+    elif it.opcode == "conditional":
+        counts.add(max((total(name) for name in called), key=lambda c: c.flops), 1)
+    elif kind in COLLECTIVES:
+        _add_collective(counts, kind, it)
+    elif it.opcode in ("fusion", "call", "async-start") and called:
+        counts.add(total(called[0]), 1)
+    elif it.opcode == "dot":
+        counts.flops += dot_flops(it, neighbours)
+    elif it.opcode == "convolution":
+        counts.flops += convolution_flops(it, neighbours)
+    elif it.opcode == "custom-call" and "tpu_custom_call" in it.rest:
+        kernel = re.sub(r"[.\d]*$", "", it.name)
+        counts.kernels[kernel] = counts.kernels.get(kernel, 0.0) + 1
+
+
+def _add_collective(counts: Counts, kind: str, it: Instruction) -> None:
+    group = group_size(it.rest)
+    # A started operation returns (operand, result, ...); a plain one its results, of which there may be several.
+    shapes = it.shapes[len(it.shapes) // 2 :] if it.opcode.endswith("-start") and kind in ("all-gather", "collective-permute") else it.shapes
+    counts.sent[kind] = counts.sent.get(kind, 0.0) + COLLECTIVES[kind](group) * size_bytes(shapes)
+
+
+def group_size(rest: str) -> int:
+    """Devices that one collective joins.
+
+    Example:
+      >>> group_size("replica_groups=[16,8]<=[128], dimensions={0}"), group_size("replica_groups={{0,1},{2,3}}")
+      (8, 2)
+    """
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(iota[1])
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
+    return listed[1].count(",") + 1 if listed else 2
+
+
+def dot_flops(it: Instruction, neighbours: dict[str, Instruction]) -> int:
+    """Two FLOPs a multiply-add: the result's elements times the contracted ones."""
+    left = neighbours[it.operands[0]].shapes[0][1]
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", it.rest)
+    return 2 * math.prod(it.shapes[0][1]) * math.prod(left[int(i)] for i in (contracted[1].split(",") if contracted and contracted[1] else ()))
+
+
+def convolution_flops(it: Instruction, neighbours: dict[str, Instruction]) -> int:
+    """TPUs know matrix products as convolutions; a batched one has its batch as a dilated window, of which most places are empty and cost nothing."""
+    left, right, out = (shape for shape in (neighbours[it.operands[0]].shapes[0][1], neighbours[it.operands[1]].shapes[0][1], it.shapes[0][1]))
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", it.rest)
+    assert labels is not None
+    a, b, c = labels.groups()
+    window = window_of(it.rest)
+    places = 1
+    for axis in (label for label in c if label.isdigit()):
+        places *= _places(left[a.index(axis)], right[b.index(axis)], out[c.index(axis)], window, int(axis))
+    groups = re.search(r"batch_group_count=(\d+)", it.rest)
+    inputs = right[b.index("i")] // (int(groups[1]) if groups else 1)
+    return 2 * places * out[c.index("b")] * out[c.index("f")] * inputs
+
+
+def window_of(rest: str) -> dict[str, list[str]]:
+    found = re.search(r"window=\{([^}]*)\}", rest)
+    return {key: value.split("x") for key, value in re.findall(r"(\w+)=([\w\-]+)", found[1])} if found else {}
+
+
+def _places(left: int, right: int, out: int, window: dict[str, list[str]], axis: int) -> int:
+    """Pairs of a result's place and a place of the window at which there is an element of the left operand."""
+
+    def field_of(name: str, default: str) -> str:
+        return window[name][axis] if name in window else default
+
+    stride, spread, step = (int(field_of(name, "1")) for name in ("stride", "lhs_dilate", "rhs_dilate"))
+    low = int(field_of("pad", "0_0").split("_")[0])
+    pairs = 0
+    for place in range(out):
+        start = place * stride - low
+        pairs += sum(1 for w in range(right) if (at := start + w * step) >= 0 and at % spread == 0 and at // spread < left)
+    return pairs
