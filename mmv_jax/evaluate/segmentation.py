@@ -4,6 +4,7 @@ One linear map D -> P with no other context than what the encoder put into the t
 sums over studies, so that memory does not grow with their number.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +41,7 @@ class Segmented:
     masks: list[Bool[np.ndarray, "gz gy gx"]]
     dice: Float[np.ndarray, " M"]
     hd95: Float[np.ndarray, " M"]
-    penalty: float
-    threshold: float
+    choice: str
 
 
 def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
@@ -103,7 +103,7 @@ def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
     model = PatchRidge.of(train + val)
     weights = model.weights(PENALTIES[s])
     masks = [untile(model.features(scene) @ weights > THRESHOLDS[t], scene.kept, scene.truth.shape) for scene in test]
-    return Segmented(masks, *score_masks(test, masks), PENALTIES[s], float(THRESHOLDS[t]))
+    return Segmented(masks, *score_masks(test, masks), f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.2f}")
 
 
 def score_masks(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
@@ -119,12 +119,20 @@ def score_masks(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[Float[np.
 
 
 def _dice_by_threshold(model: PatchRidge, weights: np.ndarray, scenes: list[Scene]) -> Float[np.ndarray, " thresholds"]:
-    """The mean Dice over studies that have the structure, at each threshold: voxels are sorted into bins once, and summed from above."""
-    total = np.zeros(len(THRESHOLDS))
-    present = [scene for scene in scenes if scene.truth.any()]
-    for scene in present:
-        bins = np.searchsorted(THRESHOLDS, (model.features(scene) @ weights).ravel())  # bin b: above b of the thresholds
-        truth = tiles(scene.truth, scene.kept).ravel()
-        found, hit = (np.cumsum(np.bincount(b, minlength=len(THRESHOLDS) + 1)[::-1])[::-1][1:] for b in (bins, bins[truth]))
-        total += 2 * hit / (found + scene.truth.sum())
-    return total / max(len(present), 1)
+    """The mean Dice at each threshold over studies that have the structure; what lies in patches that were not kept is missed."""
+    present = (scene for scene in scenes if scene.truth.any())
+    return dice_by_threshold((model.features(s) @ weights, tiles(s.truth, s.kept), int(s.truth.sum())) for s in present)
+
+
+def dice_by_threshold(found: Iterable[tuple[np.ndarray, np.ndarray, int]]) -> Float[np.ndarray, " thresholds"]:
+    """The mean Dice over studies at each of `THRESHOLDS`: voxels are sorted into bins once, and summed from above.
+
+    Args:
+      found: of each study the scores of voxels, the truth at the same voxels, and how many voxels the structure has in all.
+    """
+    by_study = []
+    for score, truth, size in found:
+        bins = np.searchsorted(THRESHOLDS, score.ravel())  # bin b: above b of the thresholds
+        above, hit = (np.cumsum(np.bincount(b, minlength=len(THRESHOLDS) + 1)[::-1])[::-1][1:] for b in (bins, bins[truth.ravel()]))
+        by_study.append(2 * hit / (above + size))
+    return np.mean(by_study, axis=0) if by_study else np.zeros(len(THRESHOLDS))
