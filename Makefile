@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench compile-check clean
 
 setup: $(VENV)/.core
 
@@ -36,6 +36,14 @@ lint: $(VENV)/.dev
 # PyTorch's cases need the extra torch: make setup, then .venv/bin/pip install -c requirements.lock -e '.[torch]'.
 bench: setup
 	set -e; for name in attention step packing input probe; do echo "== $$name"; $(BIN)/mmv bench $$name; done
+
+# Every training config, compiled by the accelerator's own compiler for the topology that it names (without one: for virtual devices).
+compile-check: $(VENV)/.preflight
+	set -e; for config in $$(grep -l 'c.rows = .*per_step' experiments/*.py); do $(BIN)/mmv preflight --config $$config; done
+
+$(VENV)/.preflight: $(VENV)/.core
+	$(BIN)/pip install --quiet --no-compile -c requirements.lock -e '.[preflight]'
+	touch $@
 
 clean:
 	rm -rf runs/demo

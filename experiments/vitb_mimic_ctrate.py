@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     c = ConfigDict({"seed": 0, "steps": 250_000})
     c.mesh = {"data": 16, "fsdp": 4}
+    c.topology = "v5p:4x4x4"  # what `mmv preflight` compiles for
     # Half of the crops are of radiographs: CT-RATE is the smaller collection, and its studies come several times an epoch.
     c.data = {"store": "stores/mimic_ctrate", "workers": 12, "mixture": {"CXR": 0.5, "CT": 0.5}}
     c.rows = {"length": 4096, "prefix": 2048, "segments": 56, "per_step": 1024, "visible_share": 0.25}
