@@ -1,0 +1,142 @@
+"""Fits a model by gradient descent with early stopping on val: heads, fine-tuning with layer-wise decay, supervised baselines.
+
+The one file of the room that reaches into training, for its optimizer. Axes: N studies, B studies of a step.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from mmv_jax.errors import UserError
+from mmv_jax.train.optimizer import make_optimizer
+
+Batch = Mapping[str, Array]
+Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a model is fitted.
+
+    Attributes:
+      epochs: at most; the learning rate falls to 1 % over them.
+      patience: epochs without a better score on val after which the fit ends.
+      batch: studies a step.
+      layer_decay: by which factor a layer learns slower than the one above it; 1 for none.
+    """
+
+    epochs: int = 40
+    patience: int = 8
+    batch: int = 16
+    peak_lr: float = 1e-3
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+
+    def changed(self, options: Mapping[str, Any]) -> "Recipe":
+        """This recipe with what a config says (`config.fit`).
+
+        Raises:
+          UserError: a name that a config may not set, or a number that is not positive.
+        """
+        allowed = ("epochs", "patience", "batch")
+        for name, value in options.items():
+            if name not in allowed:
+                raise UserError(f"config.fit.{name} does not exist. There are: {', '.join(allowed)}.")
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"config.fit.{name} is {value!r}, but must be a whole number from 1 on.")
+        return replace(self, **options)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The parameters that were best on val, how good they were there, and after which epoch (0: before the first)."""
+
+    params: Any
+    score: float
+    epoch: int
+
+
+def fit(params: Any, loss_fn: Loss, data: Mapping[str, np.ndarray], score: Callable[[Any], float], recipe: Recipe, seed: int) -> Fitted:
+    """Minimises a loss over the training studies; val is asked after every epoch, and the best parameters on it are kept.
+
+    Args:
+      params: at the start; those of an encoder under "encoder" are slowed down by `recipe.layer_decay`.
+      loss_fn: (params, batch, key) -> loss; `batch` holds `recipe.batch` lines of each array of `data`.
+      data: arrays [N, ...] of the training studies.
+      score: of parameters on the val studies; larger is better.
+    Returns:
+      What was best on val. Test studies are not known here.
+    """
+    count = len(next(iter(data.values())))
+    rows = min(recipe.batch, count)
+    per_epoch = -(-count // rows)
+    tx = make_optimizer(recipe.epochs * per_epoch, rows, peak_lr=recipe.peak_lr, at_rows=rows, warmup=0.1, weight_decay=recipe.weight_decay, b2=0.999)
+    tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay)))
+    step_fn = jax.jit(_step(loss_fn, tx), donate_argnums=0)
+    state = (jax.tree.map(jnp.array, params), tx.init(params))  # a copy: the step takes over the memory of what it is given
+    best, rng, key = Fitted(params, score(params), 0), np.random.default_rng(seed), jax.random.key(seed)
+    for epoch in range(1, recipe.epochs + 1):
+        for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):  # the last step is filled up from the front
+            state = step_fn(state, {name: array[lines] for name, array in data.items()}, jax.random.fold_in(key, epoch * per_epoch + n))
+        found = score(state[0])
+        if found > best.score:
+            best = Fitted(jax.tree.map(jnp.copy, state[0]), found, epoch)  # the next step takes over the memory
+        elif epoch - best.epoch >= recipe.patience:
+            break
+    return best
+
+
+def _step(loss_fn: Loss, tx: optax.GradientTransformation):
+    def step(state: tuple[Any, Any], batch: Batch, key: Array) -> tuple[Any, Any]:
+        params, opt_state = state
+        updates, opt_state = tx.update(jax.grad(loss_fn)(params, batch, key), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return step
+
+
+def layer_rates(params: Any, decay: float) -> Any:
+    """What the learning rate of each parameter is multiplied by: 1 for the head and the encoder's last norm, and once more `decay` a layer below.
+
+    Blocks are stacked, so that a leaf of them has one rate a layer, `decay ** (depth - b)` for block b of `depth`; what embeds tokens has
+    `decay ** (depth + 1)`. Parameters without an "encoder" all have 1.
+
+    Source: Bao et al., BEiT (arXiv 2106.08254), appendix; Clark et al., ELECTRA (arXiv 2003.10555), appendix A.3.
+
+    Example:
+      >>> layer_rates({"encoder": {"embed": {"w": jnp.zeros(3)}}, "head": jnp.zeros(2)}, 0.5)["head"]
+      1.0
+    """
+    stacked = jax.tree.leaves(params.get("encoder", {}).get("blocks", {}))
+    depth = len(stacked[0]) if stacked else 0
+
+    def rate(path: tuple, leaf: Any) -> Any:
+        names = [getattr(part, "key", None) for part in path]
+        if names[:2] == ["encoder", "embed"]:
+            return decay ** (depth + 1)
+        if names[:2] == ["encoder", "blocks"]:
+            rates = decay ** np.arange(depth, 0, -1, dtype=np.float32)
+            return jnp.asarray(rates.reshape(-1, *(1,) * (np.ndim(leaf) - 1)))
+        return 1.0
+
+    return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def scale_by(rates: Any) -> optax.GradientTransformation:
+    """Multiplies updates leaf by leaf. It stands after AdamW, so that weight decay is slowed down alike."""
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda update, rate: update * rate, updates, rates))
+
+
+def in_batches(predict: Callable[[Batch], Array], data: Mapping[str, np.ndarray], batch: int) -> np.ndarray:
+    """`predict` over all lines of `data`, `batch` at a time; the last one is filled up, so that one shape is compiled."""
+    count = len(next(iter(data.values())))
+    rows = min(batch, count)
+    chunks = np.resize(np.arange(count), (-(-count // rows), rows))
+    found = [np.asarray(predict({name: array[lines] for name, array in data.items()})) for lines in chunks]
+    return np.concatenate(found)[:count]
