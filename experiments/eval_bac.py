@@ -1,11 +1,12 @@
 r"""Calcified arteries on mammograms against the truth, and what the measured areas mean for a cohort.
 
+  mmv phantom runs/bac/heldout --kind breast --studies 40 --seed 22
   mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit --workdir runs/bac/evaluate
 
 With a cohort CSV (`patient_id, time_years, event, age`, covariates; patient_id as in the manifest) the measured areas are related to outcomes:
 
   mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit --workdir runs/bac/outcomes \
-      --config.cohort=cohort.csv --config.adjust=age,sbp --config.splits="()"
+      --config.cohort=cohort.csv --config.adjust=age,sbp
 
 Where the manifest has a `bac_mask`, areas and severity are compared with it. How areas are measured, and the thresholds of severity, come with the
 checkpoint (`measure` in experiments/bac.py).
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict(dict(mammograms="runs/bac/phantoms/manifest.csv"))
-    c.splits = ("test",)  # of the manifest; () for all
+    c = ConfigDict(dict(mammograms="runs/bac/heldout/manifest.csv"))
+    c.splits = ("train", "val", "test")  # of the manifest: none of these women was fitted to
     c.cohort, c.adjust, c.horizons = "", "age", (5.0, 10.0)  # no cohort: agreement with the truth alone
     return c

@@ -57,7 +57,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
 def init_state(model: TileSegmenter, shape: TileShape, tx: optax.GradientTransformation, seed: int, init: str) -> dict[str, Any]:
     """Parameters, the optimizer's moments and the step; the encoder's weights are those of the checkpoint `init`, where that is not empty."""
     row = shape.empty(1)
-    params = jax.jit(lambda key: model.init(key, *(row[name] for name in INPUTS))["params"])(jax.random.key(seed))
+    params = jax.jit(lambda key, inputs: model.init(key, *inputs)["params"])(jax.random.key(seed), [row[name] for name in INPUTS])
     if init:
         encoder, _ = restore_encoder(init)
         have, want = (jax.tree.map(jnp.shape, tree) for tree in (encoder, params["encoder"]))

@@ -89,7 +89,7 @@ class Sampler:
         view = self._views[self._kinds[kind][rng.integers(len(self._kinds[kind]))]]
         points = (view.calcified, view.bright, view.breast)[kind]
         tile = self._shape.tile
-        size = tuple(min(tile, n) for n in view.frame.shape)
+        size = (min(tile, view.frame.shape[0]), min(tile, view.frame.shape[1]))
         corner = points[rng.integers(len(points))] - rng.integers(0, tile, 2)  # the point lies anywhere in the tile
         y, x = (int(np.clip(c, 0, n - s)) for c, n, s in zip(corner, view.frame.shape, size))
         f = view.frame.factor

@@ -119,7 +119,7 @@ def pack(tiles: Sequence[Tile], shape: TileShape, rows: int) -> dict[str, np.nda
     ends = np.zeros(rows, np.int64)
     for n, tile in enumerate(tiles):
         b, s = divmod(n, shape.per_row)
-        kept = tile.breast.reshape(down, shape.patch[1], across, shape.patch[2]).any(axis=(1, 3))
+        kept = np.asarray(tile.breast.reshape(down, shape.patch[1], across, shape.patch[2]).any(axis=(1, 3)))
         at = int(ends[b])
         first, end = at + special, at + special + int(kept.sum())
         batch["patches"][b, first:end] = to_patches(tile.image[None], kept[None], shape.patch)

@@ -16,7 +16,7 @@ def model():
     }
     module, shape = make_model(config)
     row = shape.empty(1)
-    params = jax.jit(lambda key: module.init(key, *(row[name] for name in INPUTS))["params"])(jax.random.key(0))
+    params = jax.jit(lambda key, inputs: module.init(key, *inputs)["params"])(jax.random.key(0), [row[name] for name in INPUTS])
     return jax.jit(lambda *inputs: module.apply({"params": params}, *inputs)), shape
 
 
