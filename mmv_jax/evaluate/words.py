@@ -116,7 +116,7 @@ def headline_section(results: Sequence[Result], comparisons: Sequence[Comparison
         best = None if np.isnan(values).all() else np.nanmin(values) if metric in LOWER_IS_BETTER else np.nanmax(values)
         line = [Cell(task), Cell(NAMES[metric] + (" (lower is better)" if metric in LOWER_IS_BETTER else ""))]
         for r, value in zip(own, values):
-            cell = Cell("not measured") if r is None else valuevalue_cell(r.headline)
+            cell = Cell("not measured") if r is None else value_cell(r.headline)
             line.append(Cell(cell.text, cell.ci, "best") if value == best else cell)
         words = {c.second: c.words for c in comparisons if c.task == task}
         line += [Cell(words.get(rival, "not measured"), tone=_tone(words.get(rival, ""))) for rival in rivals]
