@@ -107,7 +107,7 @@ def growth_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, Bar]]]
             axes.set(title=task, xlabel="training patients", ylabel=label[task])
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
-        return _svg(figure, "Few-shot curves")
+        return svg(figure, "Few-shot curves")
 
 
 def reliability(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> str:
@@ -127,7 +127,7 @@ def reliability(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]
             axes.set_ylabel("frequency")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
-        return _svg(figure, "Calibration")
+        return svg(figure, "Calibration")
 
 
 def picture(values: Float[np.ndarray, "h w"] | Float[np.ndarray, "h w 3"], alt: str, size: int = 256) -> str:
