@@ -1,6 +1,6 @@
 """Fits the segmentation model to mammograms with truth; this file alone of the room sees a training config, all it calls takes plain arguments."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -114,6 +114,6 @@ def _state(items: Mapping[str, Any]) -> dict[str, Any]:
     return {"params": {"encoder": items["encoder"], "head": items["head"]}, **items["state"]}
 
 
-def _patients(store: Store, splits: list[str]) -> list[str]:
+def _patients(store: Store, splits: Sequence[str]) -> list[str]:
     index = store.index
     return sorted(set(index["patient"][index["split"].isin(list(splits))]))
