@@ -16,12 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 NANO = ROOT / "tests" / "train" / "nano.py"
 COMMAND = ("pretrain", "--config", "experiments/vitl_pod.py", "--workdir", "gs://bucket/it's a $HOME", "--config.steps=3")
+# What is compiled runs twice: compiling it well would take longer than all the rest.
+QUICK = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 JOBSET = json.loads(Path(__file__).with_name("jobset_schema.json").read_text())
 
 
 def launch(name: str, *options: str, command=COMMAND, **more) -> subprocess.CompletedProcess:
     words = [sys.executable, str(LAUNCH / f"{name}.py"), *options, "--", *command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=ROOT, **more)
+    return subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=ROOT, **more)
 
 
 def rendered(tmp_path: Path, name: str, *options: str) -> str:
@@ -40,7 +42,7 @@ def test_two_processes_on_loopback_are_one_run(tmp_path):
     runpy.run_path(str(NANO))["write_studies"](tmp_path / "store")
     weights = [f"--config.objective.{name}=0" for name in ("dino", "ibot", "koleo")]
     words = ["--workdir", str(tmp_path / "run"), f"--config.data.store={tmp_path / 'store'}", "--config.steps=2", "--config.mesh.data=2", *weights]
-    done = launch("local", "--processes", "2", command=["pretrain", "--config", str(NANO), *words], env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    done = launch("local", "--processes", "2", command=["pretrain", "--config", str(NANO), *words], env=QUICK)
     assert done.returncode == 0, done.stderr
     assert [path.parent for path in tmp_path.rglob("metrics.jsonl")] == [tmp_path / "run"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -48,7 +50,7 @@ def test_two_processes_on_loopback_are_one_run(tmp_path):
 
 
 def test_one_failing_process_fails_the_run(tmp_path):
-    done = launch("local", "--processes", "2", command=["inspect", str(tmp_path / "no store")], env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    done = launch("local", "--processes", "2", command=["inspect", str(tmp_path / "no store")], env=QUICK)
     assert done.returncode == 2
     assert done.stderr.count("is not a store") == 2  # both said why
 
@@ -60,7 +62,7 @@ def test_the_batch_script_starts_a_task_a_gpu(tmp_path, gpus):
     assert bash_accepts(text)
     directives = dict(line.removeprefix("#SBATCH --").split("=", 1) for line in text.splitlines() if line.startswith("#SBATCH") and "=" in line)
     assert (directives["nodes"], directives["ntasks-per-node"]) == ("2", "4")
-    assert directives.get("gpus-per-node") == ({"0": None}.get(str(gpus), "4"))
+    assert directives.get("gpus-per-node") == (str(gpus) if gpus else None)
     srun = text[text.index("srun ") :].replace("\\\n", " ").splitlines()[0].removesuffix("&")
     assert shlex.split(srun)[3:] == ["/a b/python", "-m", "mmv_jax.cli", *COMMAND]  # each word as it was given
 
