@@ -30,9 +30,9 @@ def bench_input(grid: tuple[int, int, int] = GRID, crop: tuple[int, int, int] = 
         path, store = Path(folder) / "volume.nii.gz", write_store(Path(folder) / "store", voxels)
         nibabel.save(nibabel.Nifti1Image(voxels.transpose(), np.eye(4)), path)  # x, y, z, as NIfTI has it
         readers = {"ours": lambda start: store.read_box(0, start, crop), "nibabel": lambda start: read_nibabel(path, start, crop)}
-        place = np.random.default_rng(1).integers(0, np.array(grid) - crop + 1)
-        np.testing.assert_array_equal(*(read(place) for read in readers.values()))
-        room = np.array(grid) - crop + 1
+        room = np.array([size - side + 1 for size, side in zip(grid, crop, strict=True)])
+        place = np.random.default_rng(1).integers(0, room)
+        np.testing.assert_array_equal(readers["ours"](place), readers["nibabel"](place))
         median = in_turn({name: _timed(read, room, CROPS_A_TURN if name == "ours" else 1) for name, read in readers.items()}, turns)
         size = ", ".join(f"{what} {_bytes(where) / 2**20:.0f} MiB" for what, where in (("store", Path(folder) / "store"), ("nii.gz", path)))
     shape = " x ".join(map(str, crop))

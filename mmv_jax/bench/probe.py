@@ -33,8 +33,9 @@ def bench_probe(studies: tuple[int, ...] = STUDIES, width: int = 384, tasks: int
         peer = np.array([[roc_auc_score(y[test, k], model.decision_function(x[test])) for model in theirs[k]] for k in range(tasks)])
         name = f"{tasks} tasks x {len(strengths)} strengths, {n} studies x {width}"
         cases.append(case(name, ours_s, theirs_s, "scikit-learn LogisticRegression"))
-        same = {"ours": float(auroc.mean()), "peer": float(peer.mean()), "peer_name": "scikit-learn LogisticRegression"}
-        cases.append({"case": f"{name}: mean test AUROC", **same, "ratio": same["ours"] / same["peer"], "unit": "AUROC"})
+        mean, peer_mean = float(auroc.mean()), float(peer.mean())
+        same = {"ours": mean, "peer": peer_mean, "peer_name": "scikit-learn LogisticRegression", "ratio": mean / peer_mean}
+        cases.append({"case": f"{name}: mean test AUROC", **same, "unit": "AUROC"})
         notes.append(f"{name}: the AUROCs differ by {np.abs(auroc - peer).max():.5f} at most.")
     return {"bench": "probe", "cases": cases, "notes": notes}
 

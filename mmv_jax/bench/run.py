@@ -18,7 +18,7 @@ def use_every_core() -> None:
 
     XLA works through the loops of one CPU device on one core, however many there are: only what is split over devices uses all of them.
     """
-    if jax.config.jax_num_cpu_devices < 0:
+    if jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
         with contextlib.suppress(RuntimeError):  # devices are in use: then it is timed on those
             jax.config.update("jax_num_cpu_devices", os.cpu_count())
 

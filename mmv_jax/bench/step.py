@@ -128,7 +128,8 @@ def make_batch(work: Work) -> dict[str, np.ndarray]:
     shape = row_shape(config_of(work))
     batch = shape.empty(len(work.rows))
     for b, row in enumerate(work.rows):
-        at, masked = 0, []
+        at = 0
+        masked: list[int] = []
         for segment, crop in enumerate(row):
             first, end = at + shape.special, at + crop.tokens
             batch["patches"][b, first:end] = rng.standard_normal((end - first, batch["patches"].shape[-1]), np.float32)

@@ -115,7 +115,7 @@ def make_groups(work: dict[str, Any], padded: bool) -> list[dict[str, Any]]:
     return groups
 
 
-def encode(encoder: Encoder, groups: list[dict], teacher: bool):
+def encode(encoder: Any, groups: list[dict], teacher: bool):
     """CLS tokens with their crops' numbers, and the tokens that are masked for the student, both in the order of the groups."""
     cls, numbers, hidden = [], [], []
     for group in groups:
