@@ -12,7 +12,7 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.+?) (?P<opcode>[a-z][\w\-]*)\((?P<operands>[^)]*)\)(?P<rest>.*)$")
 COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{$")
 SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\]")
-CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Of an operation whose result has N bytes on each of g devices, what one device sends in a ring, in units of N.
 COLLECTIVES: dict[str, Callable[[int], float]] = {
@@ -49,7 +49,7 @@ class Counts:
 
 @dataclass
 class Instruction:
-    """One line of a computation: shapes are [(dtype, dimensions)], several where the result is a tuple."""
+    """One line of a computation: shapes are [(dtype, dimensions)], several where the result is a tuple; a constant's operand is its value."""
 
     name: str
     opcode: str
@@ -67,7 +67,10 @@ def count(text: str) -> Counts:
         if name not in done:
             done[name] = Counts()
             for instruction in computations.get(name, {}).values():
-                _add(done[name], instruction, computations[name], total)
+                if instruction.opcode == "while":
+                    _add_loop(done[name], instruction, computations, total)
+                else:
+                    _add(done[name], instruction, computations[name], total)
         return done[name]
 
     return total(entry)
@@ -82,7 +85,8 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
             current = computations.setdefault(head["name"], {})
             entry = head["name"] if head["entry"] else entry
         elif found := INSTRUCTION.match(line):
-            operands = re.findall(r"%([\w.\-]+)", found["operands"])
+            constant = found["opcode"] == "constant"
+            operands = [found["operands"]] if constant else re.findall(r"%([\w.\-]+)", found["operands"])
             current[found["name"]] = Instruction(found["name"], found["opcode"], shapes_of(found["type"]), operands, found["rest"])
     return computations, entry
 
@@ -100,14 +104,29 @@ def size_bytes(shapes: list[tuple[str, tuple[int, ...]]]) -> int:
     return sum(BYTES[dtype] * math.prod(sides) for dtype, sides in shapes)
 
 
+def _add_loop(counts: Counts, it: Instruction, computations: dict[str, dict[str, Instruction]], total: Callable[[str], Counts]) -> None:
+    condition, body = (re.search(rf"\b{word}=%?([\w.\-]+)", it.rest) for word in ("condition", "body"))
+    assert condition is not None and body is not None
+    trips = known_trips(it.rest, computations.get(condition[1], {}))
+    counts.unknown += trips is None
+    counts.add(total(body[1]), trips or 0)
+
+
+def known_trips(rest: str, condition: dict[str, Instruction]) -> int | None:
+    """How often a loop runs, where the compiler wrote it down, or the condition compares with a constant: a scan counts from 0 in steps of 1."""
+    if written := TRIPS.search(rest):
+        return int(written[1])
+    for it in condition.values():
+        bounds = [condition[name] for name in it.operands if name in condition and condition[name].opcode == "constant"]
+        if it.opcode == "compare" and "direction=LT" in it.rest and bounds:
+            return int(bounds[0].operands[0])
+    return None
+
+
 def _add(counts: Counts, it: Instruction, neighbours: dict[str, Instruction], total: Callable[[str], Counts]) -> None:
     called = [name for one, many in CALLED.findall(it.rest) for name in ([one] if one else re.findall(r"[\w.\-]+", many))]
     kind = it.opcode.removesuffix("-start")
-    if it.opcode == "while":
-        trips = TRIPS.search(it.rest)
-        counts.unknown += not trips
-        counts.add(total(called[0]), float(trips[1]) if trips else 0.0)
-    elif it.opcode == "conditional":
+    if it.opcode == "conditional":
         counts.add(max((total(name) for name in called), key=lambda c: c.flops), 1)
     elif kind in COLLECTIVES:
         _add_collective(counts, kind, it)

@@ -17,7 +17,9 @@ from mmv_jax.train.objective import Objective
 from mmv_jax.train.state import TrainState
 
 F32 = 4
-SCORES = 3  # arrays [b, N, K] that are held at a time: targets, log probabilities, and their gradient
+# Arrays [b, N, K] of scores that the TPU compiler sets aside memory for. Three are alive at the fullest moment (targets, log probabilities, their
+# gradient); as much again lies unused between them. Measured on one program, ViT-L on v5p (docs/performance.md, "Preflight").
+SCORES = 6
 
 
 def step_memory(objective: Objective, state: TrainState, shape: RowShape, rows: int, fsdp: int, remat: bool) -> dict[str, int]:

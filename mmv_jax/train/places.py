@@ -12,8 +12,16 @@ from mmv_jax.errors import UserError
 from mmv_jax.train.chips import Topology
 
 H100 = Path(__file__).with_name("h100.txtpb")  # openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb
-# No metadata server is asked, several processes may compile at a time, and the compiler's own words stay out of ours.
-QUIET = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3"}
+# No metadata server is asked what machine this is, several processes may compile at a time, and the compiler's own words stay out of ours. The type
+# stands for a machine that is not there: what is compiled for is the topology.
+NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
 
 
 def devices_of(place: Topology) -> list:
@@ -29,7 +37,7 @@ def devices_of(place: Topology) -> list:
             f"--topology {place.name} needs the TPU's compiler, libtpu, which is not installed. Install the extra `preflight` "
             "(pip install 'mmv_jax[preflight]'), or use --devices 8: virtual devices of this machine's processor."
         )
-    for name, value in QUIET.items():
+    for name, value in NO_TPU_HERE.items():
         os.environ.setdefault(name, value)
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=place.name).devices)

@@ -3,21 +3,19 @@
 from mmv_jax.train.advice import HEADROOM
 from mmv_jax.train.preflight import Preflight
 
-GIB = 2**30
-
 
 def sheet(it: Preflight) -> str:
     """What a person reads; numbers a line, and at the end whether the step fits and what to do."""
-    mesh = " x ".join(f"{name} {size}" for name, size in it.mesh.items())
+    mesh = " x ".join(f"{name} {number}" for name, number in it.mesh.items())
     lines = [
         f"{it.topology}: mesh {mesh}; lowered in {it.lower_s:.0f} s, compiled in {it.compile_s:.0f} s",
-        f"parameters    {it.parameters / 1e6:,.1f} M ({_shares(it.parameters_of, 1e6, 'M')})",
+        f"parameters    {it.parameters / 1e6:,.1f} M ({', '.join(f'{name} {number / 1e6:,.1f} M' for name, number in it.parameters_of.items())})",
         f"tokens        {it.tokens_per_step:,} a step",
         f"FLOPs         {it.flops_per_step:.3g} a step ({_percents(it.flops_of)})",
         f"products      {it.products_closed:.4g} outside attention, some computed again{_compiled(it)}",
-        f"memory        {it.memory_bytes_per_device / GIB:.2f} GiB of {it.hbm_bytes / GIB:.1f} GiB a device: {it.free:.0%} free",
-        f"closed form   {sum(it.memory_of.values()) / GIB:.2f} GiB ({_shares(it.memory_of, GIB, 'GiB')})",
-        f"collectives   {it.collective_bytes_per_step / 1e9:.2f} GB a device sends a step ({_shares(it.collectives, 1e9, 'GB')})",
+        f"memory        {size(it.memory_bytes_per_device)} of {size(it.hbm_bytes)} a device: {it.free:.0%} free",
+        f"closed form   {size(sum(it.memory_of.values()))} ({_sizes(it.memory_of)})",
+        f"collectives   {size(it.collective_bytes_per_step)} that a device sends a step ({_sizes(it.collectives)})",
         f"kernels       {', '.join(f'{name} {times} times' for name, times in it.kernels.items()) or 'none of our own'}",
     ]
     return "\n".join(lines + _speed(it) + _verdict(it))
@@ -43,18 +41,27 @@ def _speed(it: Preflight) -> list[str]:
 
 def _verdict(it: Preflight) -> list[str]:
     if it.fits and it.free >= HEADROOM:
-        return ["It fits. The run needs: " + " ".join(f"--config.mesh.{name}={size}" for name, size in it.mesh.items())]
+        return ["It fits. The run needs: " + " ".join(f"--config.mesh.{name}={number}" for name, number in it.mesh.items())]
     if it.fits:
         return [f"It fits, but less than {HEADROOM:.0%} is free. Roomier, by the closed form: {' or '.join(it.advice) or 'more devices'}"]
-    held = sorted(it.memory_of.items(), key=lambda pair: -pair[1])[:3]
-    lines = [f"It does not fit, because of {', '.join(f'{name} ({size / GIB:.2f} GiB)' for name, size in held)}."]
+    largest = sorted(it.memory_of.items(), key=lambda pair: -pair[1])[:3]
+    lines = [f"It does not fit, because of {', '.join(f'{name} ({size(held)})' for name, held in largest)}."]
     lines += ["The largest arrays, as the compiler names them:", *(f"  {array}" for array in it.largest)] if it.largest else []
     hopeless = "No change of rows, fsdp and remat alone would make it fit: take more devices, or a smaller encoder."
     return [*lines, f"Try {' or '.join(it.advice)}" if it.advice else hopeless]
 
 
-def _shares(parts: dict[str, int], unit: float, name: str) -> str:
-    return ", ".join(f"{part} {size / unit:.2f} {name}" for part, size in parts.items())
+def size(held: int) -> str:
+    """
+    Example:
+      >>> size(3 * 2**29), size(2**20)
+      ('1.50 GiB', '1.0 MiB')
+    """
+    return f"{held / 2**30:.2f} GiB" if held >= 2**27 else f"{held / 2**20:.1f} MiB"
+
+
+def _sizes(parts: dict[str, int]) -> str:
+    return ", ".join(f"{part} {size(held)}" for part, held in sorted(parts.items(), key=lambda pair: -pair[1]))
 
 
 def _percents(parts: dict[str, int]) -> str:
