@@ -84,8 +84,11 @@ class Probe:
         return features
 
     def _batches(self, studies: Int[np.ndarray, " N"], rows: int) -> Iterator[dict[str, np.ndarray]]:
-        known = {"patch": self.encoder.patch, "registers": self.encoder.registers, "coordinates": self.coordinates}
-        return study_batches(self.store, studies.tolist(), grids=self.grids, length=self.length, rows=rows, **known)
+        encoder = self.encoder
+        return study_batches(
+            self.store, studies.tolist(), grids=self.grids, patch=encoder.patch, registers=encoder.registers, length=self.length, rows=rows,
+            coordinates=self.coordinates,
+        )  # fmt: skip
 
 
 @jax.jit(static_argnums=(0, 1))
