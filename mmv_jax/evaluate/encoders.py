@@ -25,11 +25,28 @@ from mmv_jax.store.read import Store
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder says about one study: `study` is its position in the index, `patches` are in the order of the view's kept patches."""
+    """What an encoder says about one study.
+
+    Attributes:
+      study: its position in the index.
+      patches: in the order of the view's kept patches.
+      early: the same tokens after earlier layers (`early_layers`), for heads that read several depths; none where an encoder has no such layers.
+    """
 
     study: int
     cls: Float[np.ndarray, " D"]
     patches: Float[np.ndarray, "n D"]
+    early: Float[np.ndarray, "E n D"]
+
+
+def early_layers(depth: int) -> tuple[int, ...]:
+    """Which of `depth` blocks are read beside the last one: those at a quarter, half and three quarters, as in UNETR (arXiv 2103.10504).
+
+    Example:
+      >>> early_layers(12)
+      (2, 5, 8)
+    """
+    return tuple(max(depth * quarter // 4, 1) - 1 for quarter in (1, 2, 3))
 
 
 @runtime_checkable
@@ -95,14 +112,15 @@ class Ours:
     def encode(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[Encoded]:
         for batch in self.whole.batches(store, studies):
             inputs = (batch[name] for name in ("patches", "coords_mm", "kinds", "segment_ids"))
-            tokens = np.asarray(_tokens(self.encoder, self.params, *inputs), np.float32)
+            tokens, early = map(np.asarray, _tokens(self.encoder, self.params, *inputs))
             for study, row, cls, patches in segments(batch):
-                yield Encoded(study, tokens[row, cls], tokens[row, patches])
+                yield Encoded(study, tokens[row, cls], tokens[row, patches], early[:, row, patches])
 
 
 @jax.jit(static_argnums=0)
 def _tokens(encoder, params, patches, coords_mm, kinds, segment_ids):
-    return encoder.apply({"params": params}, patches, coords_mm, kinds, segment_ids)["tokens"]
+    out = encoder.apply({"params": params}, patches, coords_mm, kinds, segment_ids)
+    return out["tokens"], out["blocks"][jnp.array(early_layers(encoder.depth))]
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,7 @@ class PatchPixels:
             for study, row, _, where in segments(batch):
                 patches = batch["patches"][row, where]
                 patches = patches[:, :plane] if planar[study] else patches  # a planar patch is one slice, repeated
-                yield Encoded(study, patches.mean(axis=0), patches)
+                yield Encoded(study, patches.mean(axis=0), patches, patches[None][:0])
 
 
 def restore(checkpoint: str | Path, rows: Mapping[str, int], grids: Mapping[str, Triple | None] = MappingProxyType({})) -> tuple[Ours, dict]:

@@ -19,7 +19,7 @@ from mmv_jax.data.augment import BACKGROUND, normalise
 from mmv_jax.data.crops import Crops, Geometry, whole_crops
 from mmv_jax.data.resample import read_crop
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.encoders import Encoded
+from mmv_jax.evaluate.encoders import Encoded, early_layers
 from mmv_jax.store.read import Store
 
 SLICES = 8  # that go through the model at once
@@ -60,10 +60,11 @@ class Foreign:
         crops, _ = self.views(geometry[studies])
         for n, study in enumerate(studies.tolist()):
             slices = self.slices(store, geometry, study, crops[n])
-            cls, patches = zip(*(self.tokens(slices[at : at + SLICES]) for at in range(0, len(slices), SLICES)))
+            parts = [self.tokens(slices[at : at + SLICES]) for at in range(0, len(slices), SLICES)]
+            cls, grids = (np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1)))
             _, ty, tx = crops.tokens[n]
-            grid = np.concatenate(patches)[:, :ty, :tx]
-            yield Encoded(study, np.concatenate(cls).mean(axis=0), grid.reshape(-1, grid.shape[-1]))
+            *early, last = grids[:, :, :ty, :tx].reshape(len(grids), -1, grids.shape[-1])
+            yield Encoded(study, cls.mean(axis=0), last, np.stack(early) if early else last[None][:0])
 
     def slices(self, store: Store, geometry: Geometry, study: int, crop: Crops) -> Float[np.ndarray, "S side side"]:
         """The images of a study, 0 to 1; the study lies at the upper left, on black."""
@@ -76,8 +77,8 @@ class Foreign:
         out[:, : shown.shape[1], : shown.shape[2]] = ((shown + 1) / 2).clip(0, 1)
         return out
 
-    def tokens(self, images: Float[np.ndarray, "S side side"]) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "S h w D"]]:
-        """The global vector of each image, and its patch tokens."""
+    def tokens(self, images: Float[np.ndarray, "S side side"]) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "M S h w D"]]:
+        """The global vector of each image, and its patch tokens; those after earlier layers first, the model's answer last."""
         import torch
 
         mean, std = (np.array(x, np.float32)[None, :, None, None] for x in (self.mean, self.std))
@@ -86,20 +87,24 @@ class Foreign:
         return split_tokens(out)
 
 
-def split_tokens(out: Any) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "S h w D"]]:
-    """Global vector and square grid of patch tokens of a model's output, whatever it is made of.
+def split_tokens(out: Any) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "M S h w D"]]:
+    """Global vector and square grids of patch tokens of a model's output, whatever it is made of.
 
     Convolutional models give `[S, D, h, w]`; transformers give a line of tokens whose last h·w are the patches, what stands before them is CLS and
-    registers. The global vector is CLS, or the model's own pooling where there is no CLS.
+    registers. The global vector is CLS, or the model's own pooling where there is no CLS. Of the hidden states, where the model gives them, those of
+    `early_layers` come first, if they have the shape of the last one: stages of another grid or width do not fit together.
     """
     hidden = out.last_hidden_state.float().numpy()
     if hidden.ndim == 4:
         grid = hidden.transpose(0, 2, 3, 1)
-        return out.pooler_output.float().numpy().reshape(len(grid), -1), grid
+        return out.pooler_output.float().numpy().reshape(len(grid), -1), grid[None]
     side = int(np.sqrt(hidden.shape[1]))
     special = hidden.shape[1] - side * side
-    grid = hidden[:, special:].reshape(len(hidden), side, side, -1)
-    return hidden[:, 0] if special else out.pooler_output.float().numpy(), grid
+    states = (getattr(out, "hidden_states", None) or ())[1:]  # the first is what enters the first layer
+    early = [states[layer].float().numpy() for layer in early_layers(len(states))] if states else []
+    levels = np.stack([*(level for level in early if level.shape == hidden.shape), hidden])
+    grids = levels[:, :, special:].reshape(len(levels), len(hidden), side, side, -1)
+    return hidden[:, 0] if special else out.pooler_output.float().numpy(), grids
 
 
 def load_foreign(folder: str | Path) -> Foreign:
@@ -120,8 +125,8 @@ def load_foreign(folder: str | Path) -> Foreign:
     model = _load_model(folder, transformers)
     size, mean, std = _preprocessing(folder, model)
     with torch.inference_mode():
-        _, grid = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
-    return Foreign(model, size, size // grid.shape[1], mean, std)
+        _, grids = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
+    return Foreign(model, size, size // grids.shape[2], mean, std)
 
 
 def _check_files(folder: Path) -> None:
@@ -145,7 +150,9 @@ def _load_model(folder: Path, transformers: Any) -> Any:
     wrong = [name for name in map(str, [*info["missing_keys"], *info["mismatched_keys"]]) if "pooler" not in name]
     if wrong:
         raise UserError(f"{folder.name}: {len(wrong)} tensors are missing from the weights or have another shape, the first is {wrong[0]}.")
-    return getattr(model, "vision_model", model).eval()
+    tower = getattr(model, "vision_model", model).eval()
+    tower.config.output_hidden_states = True
+    return tower
 
 
 def _preprocessing(folder: Path, model: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:

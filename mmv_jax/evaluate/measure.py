@@ -74,7 +74,7 @@ def measure(name: str, vectors: Mapping[str, Float[np.ndarray, "N D"]], tasks: l
     for pooling, x in vectors.items():
         called = name if pooling in ("", POOLINGS[0]) else f"{name}/{pooling}"
         for task, probed in zip(tasks, _probe(x, tasks)):
-            result = result_of_vector(called, probed.predicted, task, f"strength {probed.strength:g}")
+            result = result_of_vector(called, probed.predicted, f"strength {probed.strength:g}", task)
             results.append(_with_neighbours(result, x) if called == name else result)
     return results
 
@@ -159,7 +159,7 @@ def _with_neighbours(result: Result, x: np.ndarray) -> Result:
     return replace(result, metrics={**result.metrics, "knn_auroc": interval("auroc", result.truth, nearest, task.patients[test])})
 
 
-def result_of_vector(name: str, predicted: Float[np.ndarray, " M"], task: Task, choice: str) -> Result:
+def result_of_vector(name: str, predicted: Float[np.ndarray, " M"], choice: str, task: Task) -> Result:
     """What probabilities or numbers for the task's test studies are worth."""
     test = task.split == "test"
     truth, patients = task.labels[test], task.patients[test]

@@ -18,7 +18,7 @@ from mmv_jax.report.page import Strip
 from mmv_jax.store.read import Store
 
 A_KIND = 4  # studies shown of each modality
-TRUTH, FOUND = "#00c2a0", "#ff8c1a"  # outlines: reader, probe
+TRUTH, FOUND = "#00c2a0", "#ff8c1a"  # outlines: reader, model
 
 
 def choose_shown(index: pd.DataFrame, tasks: Sequence[Task]) -> Int[np.ndarray, " S"]:
@@ -55,8 +55,8 @@ def feature_maps(encoder: StudyEncoder, store: Store, geometry: Geometry, featur
     return strips
 
 
-def outlines(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, scenes: list[Scene], found: Segmented) -> Strip:
-    """Best, middle and worst test studies of a segmentation by Dice: the reader's outline and the probe's."""
+def outlines(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, scenes: list[Scene], found: Segmented, name: str) -> Strip:
+    """Best, middle and worst test studies of a segmentation by Dice: the reader's outline, and that of the encoder and head of this name."""
     test = np.flatnonzero(task.split == "test")
     there = np.flatnonzero(~np.isnan(found.dice))
     ranked = there[np.argsort(-found.dice[there], kind="stable")]
@@ -69,7 +69,7 @@ def outlines(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task
         grey = view(store, geometry, study, crops[0])[layer]
         masks = [(scene.truth[layer], TRUTH), (found.masks[m][layer], FOUND)]
         images.append((outlined(grey, masks, f"{task.name} outlined"), f"Dice {found.dice[m]:.2f}"))
-    return Strip(images, f"{task.name}: best two, middle, worst two of the test studies. Green: the reader. Orange: the linear probe.")
+    return Strip(images, f"{task.name}: best two, middle, worst two of the test studies. Green: the reader. Orange: {name}.")
 
 
 def view(store: Store, geometry: Geometry, study: int, crop: Crops) -> Float[np.ndarray, "gz gy gx"]:

@@ -16,13 +16,24 @@ from mmv_jax.evaluate.features import Features, encode_studies, local_means, sce
 from mmv_jax.evaluate.fewshot import Point, few_shot
 from mmv_jax.evaluate.foreign import Foreign, load_foreign
 from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
-from mmv_jax.evaluate.measure import Result, as_json, compare, comparisons_as_json, group_by_studies, measure, measure_masks, pooled
+from mmv_jax.evaluate.measure import (
+    Result,
+    as_json,
+    compare,
+    compare_pairs,
+    comparisons_as_json,
+    group_by_studies,
+    measure,
+    measure_masks,
+    pooled,
+)
 from mmv_jax.evaluate.overlap import Overlap
 from mmv_jax.evaluate.pictures import choose_shown, feature_maps, outlines
 from mmv_jax.evaluate.pixels import pixel_vectors, principal, principal_scenes
 from mmv_jax.evaluate.stand_ins import save_stand_in
 from mmv_jax.evaluate.subgroups import as_comparisons, as_metrics, measure_confounders, measure_groups
 from mmv_jax.evaluate.tasks import KINDS, Task, make_task
+from mmv_jax.evaluate.variants import STAND_IN, Variants, pairs_of
 from mmv_jax.evaluate.words import FLOORS, table_of, write_report
 from mmv_jax.outcomes.cohort import split_names
 from mmv_jax.outcomes.run import evaluate_cohort
@@ -30,7 +41,6 @@ from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
-STAND_IN = " (stand-in)"
 PACKAGED = {"efficientnet-lite0": load_efficientnet_lite0}  # encoders whose weights come in a package, by the name that a config gives
 
 
@@ -60,6 +70,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     tasks = [make_task(store.index, name, **group) for name, group in config.tasks.to_dict().items()]
     if config.exclude_overlap:
         tasks = [overlap.without(task) for task in tasks]
+    variants = Variants.of(config, workdir / "fitted", tasks, geometry, trained)
 
     vectors, masks = [t for t in tasks if t.kind != "segmentation"], [t for t in tasks if t.kind == "segmentation"]
     shown = choose_shown(store.index, tasks)
@@ -78,20 +89,22 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
                 poolings["patch_local"] = local_means(encoder, store, geometry, group[0], features)
             results += measure(name, poolings, group)
             points += [p for task in group for p in learn_from_few(name, poolings["both"], task, config)]
-        found, strips = measure_segmentations(name, encoder, store, geometry, masks, features)
+        found, strips = measure_segmentations(name, encoder, store, geometry, masks, features, variants)
         results += found
         outlined += strips if name == "trained" else []
         maps[name] = feature_maps(encoder, store, geometry, features, shown)
-    results += measure_pixels(store, geometry, vectors, masks, PatchPixels(trained.whole), workdir)
+    results += measure_pixels(store, geometry, vectors, masks, PatchPixels(trained.whole), workdir, variants)
+    results += variants.measure_protocols(trained, store, geometry, tasks)
     groups, confounded = measure_groups(results), measure_confounders(results)
 
     results.sort(key=lambda result: (KINDS.index(result.task.kind), result.task.name))  # within a task as measured
     comparisons = compare(results, "trained", (*FLOORS, *(name for name in others if not name.endswith(STAND_IN))))
+    of_variants = compare_pairs(results, pairs_of(results))
     write_json(workdir / "metrics.json", as_json(results, [*as_metrics(groups, confounded), *((p.task, p.encoder, p.key, p.value) for p in points)]))
-    write_json(workdir / "comparisons.json", [*comparisons_as_json(comparisons), *as_comparisons(groups, confounded)])
+    write_json(workdir / "comparisons.json", [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)])
     overlaps = {task.name: overlap.count(task) for task in tasks}
     report = workdir / "report.html"
-    write_report(report, results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config), points, groups, confounded)
+    write_report(report, results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config), points, groups, confounded, of_variants)
     return f"{table_of(results, comparisons)}\n\nreport: {report}"
 
 
@@ -107,15 +120,15 @@ def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> s
 
 
 def measure_segmentations(
-    name: str, encoder: StudyEncoder, store: Store, geometry: Geometry, tasks: list[Task], features: Features
+    name: str, encoder: StudyEncoder, store: Store, geometry: Geometry, tasks: list[Task], features: Features, variants: Variants
 ) -> tuple[list[Result], list[Strip]]:
-    """The linear probe of patch tokens in each task, and its masks as outlines over images."""
+    """The linear probe of patch tokens in each task and the heads that were asked for, and their masks as outlines over images."""
     results, strips = [], []
     for task in tasks:
         own = scenes(encoder, store, geometry, task, features)
-        result, found = measure_masks(name, own, task)
-        results.append(result)
-        strips.append(outlines(encoder, store, geometry, task, own, found))
+        for result, found in [measure_masks(name, own, task), *variants.measure_heads(name, encoder, store, task, own)]:
+            results.append(result)
+            strips.append(outlines(encoder, store, geometry, task, own, found, result.encoder))
     return results, strips
 
 
@@ -140,8 +153,10 @@ def _marked(name: str, group: dict) -> str:
     return name + STAND_IN if group["stand_in"] else name
 
 
-def measure_pixels(store: Store, geometry: Geometry, vectors: list[Task], masks: list[Task], patches: PatchPixels, workdir: Path) -> list[Result]:
-    """The floor of pixels: principal components fitted on train and val of each task, then the same probes."""
+def measure_pixels(
+    store: Store, geometry: Geometry, vectors: list[Task], masks: list[Task], patches: PatchPixels, workdir: Path, variants: Variants
+) -> list[Result]:
+    """The floor of pixels: principal components fitted on train and val of each task, then the same probes and heads."""
     results: list[Result] = []
     for group in group_by_studies(vectors):
         task = group[0]
@@ -153,6 +168,7 @@ def measure_pixels(store: Store, geometry: Geometry, vectors: list[Task], masks:
     for task in masks:
         own = principal_scenes(scenes(patches, store, geometry, task, features), task.split != "test")
         results.append(measure_masks("pixels", own, task)[0])
+        results += [result for result, _ in variants.measure_heads("pixels", patches, store, task, own)]
     return results
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmv_jax.evaluate.fewshot import Point
-from mmv_jax.evaluate.measure import Result
+from mmv_jax.evaluate.measure import Comparison, Result
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult, words
 from mmv_jax.metrics.intervals import Interval
 from mmv_jax.metrics.scores import calibration_bins
@@ -96,6 +96,21 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
 def _leaning(c: Confounded) -> str:
     told = words(c.lost, c.p_holm)
     return {"better": "leans on it", "worse": "gains without it"}.get(told, told)
+
+
+def variant_sections(comparisons: Sequence[Comparison]) -> list[Section]:
+    """Heads, fine-tuning and supervised models beside each other; nothing where none was asked."""
+    lines = []
+    for c in comparisons:
+        d, p = c.better_by, "not defined" if np.isnan(c.p_holm) else f"{c.p_holm:.3f}" if c.p_holm >= 0.001 else "< 0.001"
+        lines.append([Cell(c.task), Cell(c.first), Cell(c.second), Cell(f"{d.value:+.3f}", f"[{d.low:+.3f}, {d.high:+.3f}]"), Cell(p), Cell(c.words)])
+    text = [
+        "“encoder+head”: a head on the frozen tokens, trained by gradient descent and stopped by val: “linear” one map a token, “multi-scale” tokens "
+        "of four depths through convolutions, “global-local” CLS and patch tokens that ask each other. “trained+finetuned”: encoder and head, "
+        "lower layers slower; “scratch-vit”: the same from random weights; “supervised-…”: a convolutional network. Positive: the first is better.",
+    ]
+    columns = ["task", "first", "second", "better by", "corrected p", "in words"]
+    return [Section("Heads and fine-tuning", text, [Table(columns, lines)])] if lines else []
 
 
 def _group_cell(found: GroupResult) -> Cell:

@@ -36,9 +36,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Segmented:
-    """Masks of the test studies, scores of those that have the structure (NaN for the others), and what the val studies chose."""
+    """Masks of the test studies, scores of those that have the structure (NaN for the others), and what the val studies chose, in words."""
 
-    masks: list[Bool[np.ndarray, "gz gy gx"]]
+    masks: list[np.ndarray]  # boolean, each on the grid of its own view
     dice: Float[np.ndarray, " M"]
     hd95: Float[np.ndarray, " M"]
     choice: str

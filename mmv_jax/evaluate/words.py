@@ -7,7 +7,15 @@ import numpy as np
 
 from mmv_jax.evaluate.fewshot import Point
 from mmv_jax.evaluate.measure import HEADLINE, LOWER_IS_BETTER, Comparison, Result
-from mmv_jax.evaluate.sections import NAMES, calibration_sections, confounder_sections, few_shot_sections, subgroup_sections, value_cell
+from mmv_jax.evaluate.sections import (
+    NAMES,
+    calibration_sections,
+    confounder_sections,
+    few_shot_sections,
+    subgroup_sections,
+    value_cell,
+    variant_sections,
+)
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult
 from mmv_jax.metrics.intervals import Interval
 from mmv_jax.report.figures import Bar, forest, roc_curves
@@ -74,6 +82,7 @@ def write_report(
     points: Sequence[Point] = (),
     groups: Sequence[GroupResult] = (),
     confounded: Sequence[Confounded] = (),
+    variants: Sequence[Comparison] = (),
 ) -> None:
     """Writes `report.html`."""
     tasks = list(dict.fromkeys(r.task.name for r in results))
@@ -87,6 +96,7 @@ def write_report(
         *calibration_sections(results),
         details_section(results),
         comparison_section(comparisons),
+        *variant_sections(variants),
     ]
     if outlined:
         sections.append(Section("Segmentations", ["Best, middle and worst, chosen by their score alone."], strips=outlined))

@@ -1,4 +1,4 @@
-"""A plain U-Net: the supervised baseline that pretrained features have to beat. Axes: N studies, Z Y X voxels, I channels in, C classes."""
+"""Convolutional networks: the supervised baselines that features have to beat. Axes: N studies, Z Y X voxels, I channels in, C classes."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,6 +22,12 @@ class Convolutions(nn.Module):
         return x
 
 
+def halve(x: Float[Array, "N Z Y X D"]) -> Float[Array, "N z y x D"]:
+    """The largest of two along each axis that is not yet small."""
+    window = tuple(2 if size >= SMALLEST_HALVED else 1 for size in x.shape[1:4])
+    return nn.max_pool(x, window, strides=window, padding="SAME")
+
+
 class UNet(nn.Module):
     """U-Net for planar (Z = 1) and volumetric studies of any size, one network a kind.
 
@@ -40,9 +46,23 @@ class UNet(nn.Module):
         x, skips = Convolutions(widths[0], name="down_0")(image), []
         for n, width in enumerate(widths[1:], start=1):
             skips.append(x)
-            window = tuple(2 if size >= SMALLEST_HALVED else 1 for size in x.shape[1:4])
-            x = Convolutions(width, name=f"down_{n}")(nn.max_pool(x, window, strides=window, padding="SAME"))
+            x = Convolutions(width, name=f"down_{n}")(halve(x))
         for n in reversed(range(self.depth)):
             x = jnp.concatenate([resize(x, skips[n].shape[1:4]), skips[n]], axis=-1)
             x = Convolutions(widths[n], name=f"up_{n}")(x)
         return nn.Dense(self.classes, name="logits")(x)
+
+
+class Classifier(nn.Module):
+    """The way down of the U-Net, the mean over what is left of the grid, and one linear map: numbers of whole studies, planar or volumetric."""
+
+    outputs: int
+    width: int = 32
+    depth: int = 4
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "N Z Y X I"]) -> Float[Array, "N {self.outputs}"]:
+        x = Convolutions(self.width, name="down_0")(image)
+        for n in range(1, self.depth + 1):
+            x = Convolutions(min(self.width * 2**n, 320), name=f"down_{n}")(halve(x))
+        return nn.Dense(self.outputs, name="logits")(x.mean(axis=(1, 2, 3)))

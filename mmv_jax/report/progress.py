@@ -16,3 +16,8 @@ def progress(words: str) -> Callable[[int, int], None]:
             print(f"{words} {done} of {total} studies", end="\r" if live and done < total else "\n", file=sys.stderr, flush=True)
 
     return report
+
+
+def say(words: str) -> None:
+    """One line about a work whose length is not known."""
+    print(words, file=sys.stderr, flush=True)

@@ -65,6 +65,7 @@ def test_every_family_gives_vectors_and_tokens_in_the_places_of_its_view(family,
     _, kept = encoder.views(Geometry.of(store.index))
     for found in encoder.encode(store, studies):
         assert found.patches.shape == (kept[found.study].sum(), len(found.cls))
+        assert found.early.shape[1:] == found.patches.shape
         assert np.isfinite(found.patches).all()
         assert np.isfinite(found.cls).all()
 
@@ -88,7 +89,7 @@ def test_tokens_are_those_that_the_model_itself_gives(store, tmp_path):
     with torch.inference_mode():
         theirs = encoder.model(pixel_values=torch.tensor(normal, dtype=torch.float32)).last_hidden_state.numpy()
     np.testing.assert_allclose(cls, theirs[:, 0], atol=1e-5)
-    np.testing.assert_allclose(grid.reshape(1, 16, 16), theirs[:, 4:], atol=1e-5)
+    np.testing.assert_allclose(grid[-1].reshape(1, 16, 16), theirs[:, 4:], atol=1e-5)
 
 
 def test_preprocessing_is_what_the_folder_says(tmp_path):

@@ -1,0 +1,31 @@
+r"""Which head finds a pneumothorax on frozen tokens, and would fine-tuning or a supervised network have done better? Radiographs of phantoms.
+
+  mmv phantom runs/heads/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie 0
+  mmv ingest runs/heads/phantoms/manifest.csv --store runs/heads/store
+  mmv evaluate --config experiments/eval_heads.py --checkpoint runs/chest_small/pretrain --workdir runs/heads/evaluate
+
+Every fit is kept in WORKDIR/fitted, so that what was stopped goes on.
+
+Paper:    a head in which CLS and patch tokens meet lifts every encoder, most of all on pneumothorax (arXiv 2504.16047); frozen encoders fail at
+          it, and a supervised network matches fine-tuned ones (arXiv 2511.09742).
+Measured: docs/results.md, "Heads and fine-tuning".
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict({"seed": 1, "exclude_overlap": False})  # seed: of random weights, and of every fit
+    c.data = {"store": "runs/heads/store"}
+    c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
+    c.rows = {"length": 1024, "rows": 4}
+    c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
+    c.heads = ("linear", "multi-scale", "global-local")
+    c.protocols = ("linear", "finetune", "scratch", "supervised")
+    c.fit = {"epochs": 30, "patience": 6, "batch": 16}
+    c.tasks = {
+        "pneumothorax_mask": {"kind": "segmentation", "mask": "findings", "flags": 8},
+        "pneumothorax": {"kind": "classification", "label": "pneumothorax"},
+        "cardiothoracic_ratio": {"kind": "regression", "label": "cardiothoracic_ratio"},
+    }
+    return c

@@ -1,0 +1,163 @@
+"""What a config asks for beside linear probes: heads on frozen tokens, fine-tuning, supervised baselines; each result is kept once it is there."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmv_jax.data.crops import Geometry
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders import Encoded, Ours, PatchPixels, StudyEncoder
+from mmv_jax.evaluate.finetune import Recipe
+from mmv_jax.evaluate.heads import HEADS, RECIPE, encoded_of, fit_head
+from mmv_jax.evaluate.measure import Result, result_of_masks, result_of_vector
+from mmv_jax.evaluate.segmentation import Scene, Segmented
+from mmv_jax.evaluate.supervised import RECIPES, frame_of, learn
+from mmv_jax.evaluate.tasks import Task
+from mmv_jax.report.progress import say
+from mmv_jax.store.read import Store
+
+PROTOCOLS = ("linear", *RECIPES)
+STAND_IN = " (stand-in)"  # in the name of an encoder without its real weights: it is compared with nothing
+
+
+@dataclass(frozen=True)
+class Variants:
+    """What is fitted by gradient descent, and where the results are kept.
+
+    Attributes:
+      heads: of `HEADS`, on the frozen tokens of every encoder.
+      protocols: of `PROTOCOLS`; the linear probe is always measured, since all else is read beside it.
+      options: changes to every recipe: `epochs`, `patience`, `batch`.
+      folder: a file a result, named by all that it follows from.
+    """
+
+    heads: tuple[str, ...]
+    protocols: tuple[str, ...]
+    options: Mapping[str, Any]
+    seed: int
+    folder: Path
+
+    @classmethod
+    def of(cls, config: ConfigDict, folder: Path, tasks: Sequence[Task], geometry: Geometry, ours: Ours) -> "Variants":
+        """Reads `config.heads`, `config.protocols` and `config.fit`, each of which may be absent.
+
+        Raises:
+          UserError: an unknown name; heads without a segmentation; a task that no end-to-end model can learn.
+        """
+        heads, protocols = (_names(config, name, known) for name, known in (("heads", HEADS), ("protocols", PROTOCOLS)))
+        options = config.fit.to_dict() if "fit" in config else {}
+        RECIPE.changed(options)
+        if heads and not any(task.kind == "segmentation" for task in tasks):
+            raise UserError("config.heads asks for segmentation heads, but no task is a segmentation. Add one, or leave `heads` out.")
+        if set(protocols) & set(RECIPES):
+            for task in tasks:
+                frame_of(ours, geometry, task)
+        return cls(heads, protocols, options, config.seed, folder)
+
+    def measure_heads(self, name: str, encoder: StudyEncoder, store: Store, task: Task, scenes: Sequence[Scene]) -> list[tuple[Result, Segmented]]:
+        """Every head on the frozen tokens of an encoder, as `name+head`."""
+        found = []
+        encoded: list[Encoded] = []
+        for head in self.heads:
+            recipe = RECIPE.changed(self.options)
+
+            def fit(head: str = head, recipe: Recipe = recipe) -> Segmented:
+                if not encoded:  # once for all heads, and not at all where every result is kept
+                    encoded.extend(_encoded(encoder, store, task, scenes))
+                return fit_head(head, scenes, encoded, task.split, recipe, self.seed)
+
+            masks = self._kept(f"{name}+{head}", task, store, (encoder.fingerprint, f"{scenes[0].tokens.shape[1]} wide", head, recipe), fit)
+            assert isinstance(masks, Segmented)
+            found.append((result_of_masks(f"{name}+{head}", masks, task), masks))
+        return found
+
+    def measure_protocols(self, ours: Ours, store: Store, geometry: Geometry, tasks: Sequence[Task]) -> list[Result]:
+        """The encoder fine-tuned ("trained+finetuned"), the same from scratch ("scratch-vit"), a network ("supervised-unet", "supervised-cnn")."""
+        found = []
+        for task in tasks:
+            for protocol in (p for p in self.protocols if p in RECIPES):
+                name, recipe = name_of(protocol, task), RECIPES[protocol].changed(self.options)
+                weights = ours.fingerprint if protocol == "finetune" else repr((ours.encoder, ours.whole))
+
+                def fit(protocol: str = protocol, task: Task = task, recipe: Recipe = recipe) -> Segmented | tuple[np.ndarray, str]:
+                    return learn(protocol, ours, store, geometry, task, recipe, self.seed)
+
+                answer = self._kept(name, task, store, (weights, protocol, recipe), fit)
+                if isinstance(answer, Segmented):
+                    found.append(result_of_masks(name, answer, task))
+                else:
+                    found.append(result_of_vector(name, *answer, task))
+        return found
+
+    def _kept(self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]) -> Segmented | tuple[np.ndarray, str]:
+        """What was fitted before from the same things, or fits it now."""
+        digest = hashlib.sha256(repr((why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())).encode())
+        digest.update(task.labels.tobytes() + "\n".join(store.index["study"].to_numpy(str)[task.studies]).encode())
+        path = self.folder / f"{digest.hexdigest()[:24]}.npz"
+        if not path.exists():
+            say(f"{task.name}: {name} is fitted")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write(path, fit())
+        return read(path)
+
+
+def name_of(protocol: str, task: Task) -> str:
+    """How a protocol is called among the encoders of metrics.json."""
+    network = "supervised-unet" if task.kind == "segmentation" else "supervised-cnn"
+    return {"finetune": "trained+finetuned", "scratch": "scratch-vit", "supervised": network}[protocol]
+
+
+def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """What is judged beside what: heads beside the same encoder's linear head, fine-tuned beside frozen, both beside supervised."""
+    names = [name for name in dict.fromkeys(r.encoder for r in results) if STAND_IN not in name]
+    heads = [(f"{name}+{head}", f"{name}+linear") for name in names for head in HEADS[1:]]
+    supervised = ("scratch-vit", "supervised-unet", "supervised-cnn")
+    tuned = [("trained+finetuned", other) for other in ("trained", "trained+global-local", *supervised)]
+    return [pair for pair in [*heads, *tuned, *(("trained", other) for other in supervised)] if set(pair) <= set(names)]
+
+
+def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
+    """Keeps a result as arrays, whole or not there."""
+    if isinstance(found, Segmented):
+        masks = {f"mask_{n}": mask for n, mask in enumerate(found.masks)}
+        arrays = {"dice": found.dice, "hd95": found.hd95, "choice": np.array(found.choice), **masks}
+    else:
+        arrays = {"predicted": found[0], "choice": np.array(found[1])}
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    part.rename(path)
+
+
+def read(path: Path) -> Segmented | tuple[np.ndarray, str]:
+    """What `write` has kept."""
+    with np.load(path, allow_pickle=False) as file:
+        choice = str(file["choice"])
+        if "predicted" in file:
+            return file["predicted"], choice
+        masks = [file[f"mask_{n}"] for n in range(len(file["dice"]))]
+        return Segmented(masks, file["dice"], file["hd95"], choice)
+
+
+def _names(config: ConfigDict, name: str, known: Sequence[str]) -> tuple[str, ...]:
+    asked = config.get(name, ())
+    if isinstance(asked, str) or not all(isinstance(word, str) for word in asked):
+        raise UserError(f"config.{name} is {asked!r}, but must be a list of names: ({', '.join(map(repr, known))}).")
+    unknown = [word for word in asked if word not in known]
+    if unknown:
+        raise UserError(f"config.{name}: {unknown[0]!r} is not known. There are: {', '.join(known)}.")
+    return tuple(dict.fromkeys(asked))
+
+
+def _encoded(encoder: StudyEncoder, store: Store, task: Task, scenes: Sequence[Scene]) -> list[Encoded]:
+    """The encodings of a task's studies in its order; of pixels the scenes hold all there is (their principal components)."""
+    if isinstance(encoder, PatchPixels):
+        return list(encoded_of(scenes))
+    by_study = {e.study: e for e in encoder.encode(store, task.studies)}
+    return [by_study[study] for study in task.studies.tolist()]

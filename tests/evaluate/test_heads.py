@@ -1,0 +1,79 @@
+"""Three heads on frozen tokens: each learns what its tokens tell, planar and volumetric, and none learns from the test studies."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmv_jax.evaluate.encoders import Encoded
+from mmv_jax.evaluate.heads import HEADS, RECIPE, TokenGrids, encoded_of, fit_head, mask_loss
+from mmv_jax.evaluate.segmentation import Scene
+
+GRIDS = {"planar": ((1, 4, 4), (1, 4, 4)), "volumetric": ((2, 4, 4), (2, 4, 4))}
+QUICK = RECIPE.changed({"epochs": 25, "patience": 25, "batch": 8})
+
+
+def boxes(kind, n=24, levels=1):
+    """Studies with a box somewhere; a token knows which part of its patch the box takes, and every third study lacks a line of tokens."""
+    rng, (tokens, patch) = np.random.default_rng(0), GRIDS[kind]
+    scenes, encoded = [], []
+    for i in range(n):
+        own = (*tokens[:2], tokens[2] - (i % 3 == 0))
+        shape = tuple(t * p for t, p in zip(own, patch))
+        truth = np.zeros(shape, bool)
+        y, x = rng.integers(0, shape[1] // 2), rng.integers(0, shape[2] // 2)
+        truth[:, y : y + shape[1] // 2, x : x + shape[2] // 2] = i % 4 > 0 or i < 4
+        cut_up = truth.reshape(own[0], patch[0], own[1], patch[1], own[2], patch[2]).mean(axis=(1, 3, 5))
+        cells = np.stack([cut_up, 1 - cut_up, *rng.normal(size=(4, *own)) * 0.05], axis=-1).astype(np.float32)
+        kept = np.ones(own, bool)
+        scenes.append(Scene(cells[kept], kept, truth, 1.0))
+        encoded.append(Encoded(i, cells[kept].mean(axis=0), cells[kept], np.repeat(cells[kept][None], levels - 1, axis=0)))
+    return scenes, encoded, np.resize(["train", "train", "val", "test"], n)
+
+
+@pytest.mark.parametrize("head, kind", [*((head, "planar") for head in HEADS), ("global-local", "volumetric")])
+def test_every_head_learns_what_the_tokens_tell(head, kind):
+    scenes, encoded, split = boxes(kind, levels=4 if head == "multi-scale" else 1)
+    found = fit_head(head, scenes, encoded, split, QUICK, seed=0)
+    test = [scene for scene, s in zip(scenes, split) if s == "test"]
+    assert [mask.shape for mask in found.masks] == [scene.truth.shape for scene in test]
+    assert np.nanmean(found.dice) > 0.75
+    assert "epoch" in found.choice
+
+
+def test_moving_the_test_masks_changes_no_choice_and_no_prediction():
+    scenes, encoded, split = boxes("planar")
+    moved = [replace(s, truth=~s.truth) if part == "test" else s for s, part in zip(scenes, split)]
+    ours, theirs = (fit_head("linear", given, encoded, split, QUICK, seed=0) for given in (scenes, moved))
+    assert ours.choice == theirs.choice
+    assert all((a == b).all() for a, b in zip(ours.masks, theirs.masks))
+
+
+def test_the_same_seed_gives_the_same_masks():
+    scenes, encoded, split = boxes("planar")
+    once, again = (fit_head("global-local", scenes, encoded, split, replace(QUICK, epochs=2), seed=3) for _ in range(2))
+    assert all((a == b).all() for a, b in zip(once.masks, again.masks))
+
+
+def test_tokens_lie_in_their_places_and_what_lies_outside_a_view_is_not_counted():
+    scenes, encoded, _ = boxes("planar", n=2)
+    grids = TokenGrids.of(scenes, encoded)
+    assert grids.levels.shape == (2, 1, 1, 4, 4, 6)
+    assert not grids.levels[0, :, :, :, 3].any()  # the first study is a line of tokens narrower
+    assert not grids.counted[0, ..., 12:].any()
+    assert grids.counted[1].all()
+    np.testing.assert_allclose(grids.levels[1, 0].reshape(-1, 6), encoded[1].patches, atol=1e-3)
+
+
+def test_pixels_have_their_mean_for_cls():
+    scenes, _, _ = boxes("planar", n=1)
+    found = next(encoded_of(scenes))
+    np.testing.assert_allclose(found.cls, scenes[0].tokens.mean(axis=0))
+    assert len(found.early) == 0
+
+
+def test_voxels_that_are_not_counted_do_not_matter():
+    logits, truth, counted = jnp.zeros((1, 1, 2, 2)), jnp.ones((1, 1, 2, 2)), jnp.array([[[[1, 1], [0, 0]]]])
+    other = logits.at[..., 1, :].set(7)
+    assert mask_loss(logits, truth * counted, counted) == mask_loss(other, truth * counted, counted)

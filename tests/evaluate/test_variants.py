@@ -1,0 +1,161 @@
+"""Heads, fine-tuning and supervised baselines on a tiny store: what they learn, what they may not touch, and what a second run does again."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny import tiny_config, write_checkpoint, write_store
+
+from mmv_jax.data.crops import Geometry
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate import encoders, supervised, variants
+from mmv_jax.evaluate.run import evaluate
+from mmv_jax.evaluate.segmentation import Segmented
+from mmv_jax.evaluate.supervised import RECIPES, augment, learn
+from mmv_jax.evaluate.tasks import make_task
+from mmv_jax.evaluate.variants import Variants
+from mmv_jax.store.read import Store
+
+FIT = {"epochs": 2, "patience": 2, "batch": 8}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """(folder, store, geometry, encoder): a store of discs and balls, and an encoder that was never trained."""
+    folder = tmp_path_factory.mktemp("variants")
+    store = Store.open(write_store(folder / "store", n=24))
+    write_checkpoint(folder / "run")
+    encoder, _ = encoders.restore(folder / "run", {"length": 128, "rows": 4}, {"planar": (1, 24, 24), "volume": (12, 24, 24)})
+    return folder, store, Geometry.of(store.index), encoder
+
+
+def task_of(store, kind, modality="CXR"):
+    group = {"segmentation": {"mask": "disc_mask"}, "regression": {"label": "radius"}, "classification": {"label": "left"}}[kind]
+    return make_task(store.index, kind, kind=kind, where={"modality": modality}, **group)
+
+
+def test_a_network_learns_to_outline_discs(tiny):
+    _, store, geometry, encoder = tiny
+    recipe = RECIPES["supervised"].changed({"epochs": 12, "patience": 12, "batch": 4})
+    found = learn("supervised", encoder, store, geometry, task_of(store, "segmentation"), recipe, seed=0)
+    assert found.dice.mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    "protocol, kind, modality", [("finetune", "segmentation", "CT"), ("scratch", "regression", "CXR"), ("finetune", "classification", "CXR")]
+)
+def test_test_studies_are_read_after_the_fit_and_never_before(tiny, monkeypatch, protocol, kind, modality):
+    _, store, geometry, encoder = tiny
+    task = task_of(store, kind, modality)
+    test = set(task.studies[task.split == "test"].tolist())
+    fitted, read = [], []
+    plain_fit, plain_read = supervised.fit, supervised.read_crop
+
+    def watched_fit(*args):
+        fitted.append(plain_fit(*args))
+        return fitted[-1]
+
+    def watched_read(store, geometry, study, crop):
+        read.append((study, bool(fitted)))
+        return plain_read(store, geometry, study, crop)
+
+    monkeypatch.setattr(supervised, "fit", watched_fit)
+    monkeypatch.setattr(supervised, "read_crop", watched_read)
+    found = learn(protocol, encoder, store, geometry, task, RECIPES[protocol].changed(FIT), seed=0)
+    assert {study for study, after in read if not after} == set(task.studies.tolist()) - test
+    assert sorted(study for study, after in read if after) == sorted(test)
+    assert len(found.dice if isinstance(found, Segmented) else found[0]) == len(test)
+
+
+def test_fine_tuning_begins_with_the_encoder_and_scratch_does_not(tiny, monkeypatch):
+    _, store, geometry, encoder = tiny
+    begun = []
+
+    class Begun(Exception):
+        pass
+
+    def first_parameters(params, *rest):
+        begun.append(params)
+        raise Begun
+
+    monkeypatch.setattr(supervised, "fit", first_parameters)
+    for protocol in ("finetune", "scratch"):
+        with pytest.raises(Begun):
+            learn(protocol, encoder, store, geometry, task_of(store, "regression"), RECIPES[protocol], seed=0)
+    kernels = [begun[n]["encoder"]["embed"]["patch"]["kernel"] for n in range(2)]
+    own = encoder.params["embed"]["patch"]["kernel"]
+    assert np.array_equal(kernels[0], own)
+    assert not np.array_equal(kernels[1], own)
+
+
+def test_augmentation_moves_image_and_mask_together():
+    rng = np.random.default_rng(0)
+    truth = np.zeros((3, 1, 32, 32), bool)
+    truth[:, :, 8:20, 8:20] = True
+    noisy = truth + 0.01 * rng.normal(size=truth.shape)
+    batch = {"voxels": jnp.asarray(noisy, jnp.float32), "truth": jnp.asarray(truth), "counted": jnp.ones(truth.shape, bool)}
+    found = augment(batch, jax.random.key(0))
+    for image, mask in zip(np.asarray(found["voxels"]), np.asarray(found["truth"])):
+        assert np.array_equal(image > (image.max() + image.min()) / 2, mask)
+    assert jnp.any(found["truth"] != truth)
+
+
+def config_of(folder, **changed):
+    c = tiny_config(folder / "store").copy_and_resolve_references().unlock()
+    c.tasks = {name: c.tasks[name] for name in ("left", "disc")}
+    c.view = {"planar": (1, 24, 24), "volume": (12, 24, 24)}
+    c.fit = FIT
+    c.update(changed)
+    return c
+
+
+def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(tiny, monkeypatch):
+    folder, *_ = tiny
+    config = config_of(folder, heads=("linear", "global-local"), protocols=("linear", "finetune", "supervised"))
+    evaluate(config, folder / "run", folder / "evaluate")
+    found = json.loads((folder / "evaluate" / "metrics.json").read_text())
+    for encoder in ("trained", "random", "pixels"):
+        assert {f"{encoder}+linear", f"{encoder}+global-local"} <= set(found["disc"])
+    assert {"trained+finetuned", "supervised-unet"} <= set(found["disc"])
+    assert {"trained+finetuned", "supervised-cnn"} <= set(found["left"])
+    assert set(found["left"]["trained+finetuned"]["auroc"]) == {"value", "ci95", "n"}
+    pairs = {(c["first"], c["second"]) for c in json.loads((folder / "evaluate" / "comparisons.json").read_text())}
+    assert {("random+global-local", "random+linear"), ("trained+finetuned", "trained"), ("trained+finetuned", "supervised-unet")} <= pairs
+
+    monkeypatch.setattr(variants, "fit_head", lambda *args: pytest.fail("fitted again"))
+    monkeypatch.setattr(variants, "learn", lambda *args: pytest.fail("fitted again"))
+    evaluate(config, folder / "run", folder / "evaluate")
+    assert json.loads((folder / "evaluate" / "metrics.json").read_text()) == found
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):  # another recipe is another result
+        evaluate(config_of(folder, heads=("linear",), fit=FIT | {"epochs": 1}), folder / "run", folder / "evaluate")
+
+
+WRONG = {
+    "config.heads: 'conv' is not known": {"heads": ("linear", "conv")},
+    "config.heads is 'linear', but must be a list": {"heads": "linear"},
+    "config.protocols: 'few-shot' is not known": {"protocols": ("few-shot",)},
+    "config.fit.rate does not exist": {"fit": {"rate": 1}},
+}
+
+
+@pytest.mark.parametrize("message, changed", WRONG.items(), ids=WRONG.keys())
+def test_a_config_that_asks_for_what_there_is_not_is_refused(tiny, message, changed):
+    folder, store, geometry, encoder = tiny
+    with pytest.raises(UserError, match=message):
+        Variants.of(config_of(folder, **changed), folder, [task_of(store, "segmentation")], geometry, encoder)
+
+
+def test_heads_without_a_segmentation_are_refused(tiny):
+    folder, store, geometry, encoder = tiny
+    with pytest.raises(UserError, match="no task is a segmentation"):
+        Variants.of(ConfigDict({"seed": 0, "heads": ("linear",)}), folder, [task_of(store, "regression")], geometry, encoder)
+
+
+def test_planar_and_volumetric_studies_cannot_be_learnt_in_one_grid(tiny):
+    folder, store, geometry, encoder = tiny
+    task = make_task(store.index, "both", kind="segmentation", mask="disc_mask")
+    with pytest.raises(UserError, match="all planar or all volumetric"):
+        Variants.of(ConfigDict({"seed": 0, "protocols": ("finetune",)}), folder, [task], geometry, encoder)
