@@ -113,7 +113,7 @@ def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
 
 
 def _figures(config, place: Topology | None, lowered, compiled, refusal: str, mfu: float, seconds: tuple[float, float]) -> Preflight:
-    devices, steps = config.mesh.data * config.mesh.fsdp, config.steps
+    devices = config.mesh.data * config.mesh.fsdp
     objective, _, _ = make_parts(config)
     shape, per_step = row_shape(config), config.rows.per_step
     state = lowered.in_avals[0][0]
@@ -132,8 +132,6 @@ def _figures(config, place: Topology | None, lowered, compiled, refusal: str, mf
     # The closed form is scaled to what the compiler asked for, so that the advice errs as little as it can.
     scale, room = memory / sum(memory_of.values()), (1 - HEADROOM) * hbm
     better = [] if fits and memory <= room else suggest(now, devices, lambda choice: scale * sum(closed_form(choice).values()), room)
-    peak = place and devices * place.chip.flops
-    step_s = peak and needed / (mfu * peak)
     return Preflight(
         topology=place.name if place else f"{devices} virtual devices",
         mesh=dict(config.mesh),
@@ -153,19 +151,23 @@ def _figures(config, place: Topology | None, lowered, compiled, refusal: str, mf
         kernels={name: round(times) for name, times in counts.kernels.items()},
         tokens_per_step=per_step * shape.length,
         mfu=mfu,
-        roofline_s=place
-        and {
-            "products": (products + sum(part.attention for part in flops.values())) / peak,
-            "memory": 2 * memory / place.chip.hbm_bandwidth,  # all that is held is written once and read once
-            "interconnect": sum(counts.sent.values()) / place.chip.interconnect,
-        },
-        tokens_per_s=step_s and per_step * shape.length / step_s,
-        days=step_s and steps * step_s / 86_400,
+        **_pace(place, config, needed, products + sum(part.attention for part in flops.values()), memory, sum(counts.sent.values()), mfu),
         largest=largest_arrays(refusal),
         advice=[choice.overrides(now) for choice in better],
         lower_s=seconds[0],
         compile_s=seconds[1],
     )
+
+
+def _pace(place: Topology | None, config, needed: int, done: int, memory: int, sent: float, mfu: float) -> dict[str, Any]:
+    """The figures of time: what bounds a step, and how fast a run is at a utilisation `mfu`. FLOPs `needed` and `done` are of all devices."""
+    if place is None:
+        return {"roofline_s": None, "tokens_per_s": None, "days": None}
+    peak, tokens = place.devices * place.chip.flops, config.rows.per_step * config.rows.length
+    step_s = needed / (mfu * peak)
+    # All that is held is written once and read once, at the least.
+    bounds = {"products": done / peak, "memory": 2 * memory / place.chip.hbm_bandwidth, "interconnect": sent / place.chip.interconnect}
+    return {"roofline_s": bounds, "tokens_per_s": tokens / step_s, "days": config.steps * step_s / 86_400}
 
 
 def compiled_bytes(analysis) -> int:

@@ -13,12 +13,18 @@ def sheet(it: Preflight) -> str:
         f"tokens        {it.tokens_per_step:,} a step",
         f"FLOPs         {it.flops_per_step:.3g} a step ({_percents(it.flops_of)})",
         f"products      {it.products_closed:.4g} outside attention, some computed again{_compiled(it)}",
-        f"memory        {size(it.memory_bytes_per_device)} of {size(it.hbm_bytes)} a device: {it.free:.0%} free",
+        f"memory        {size(it.memory_bytes_per_device)} of {size(it.hbm_bytes)} a device: {_room(it)}",
         f"closed form   {size(sum(it.memory_of.values()))} ({_sizes(it.memory_of)})",
+    ]
+    seen = [
         f"collectives   {size(it.collective_bytes_per_step)} that a device sends a step ({_sizes(it.collectives)})",
         f"kernels       {', '.join(f'{name} {times} times' for name, times in it.kernels.items()) or 'none of our own'}",
     ]
-    return "\n".join(lines + _speed(it) + _verdict(it))
+    return "\n".join(lines + (seen if it.products_compiled else []) + _speed(it) + _verdict(it))
+
+
+def _room(it: Preflight) -> str:
+    return f"{it.free:.0%} free" if it.free >= 0 else f"{-it.free:.0%} too much"
 
 
 def _compiled(it: Preflight) -> str:
@@ -30,7 +36,7 @@ def _compiled(it: Preflight) -> str:
 def _speed(it: Preflight) -> list[str]:
     if it.roofline_s is None or it.tokens_per_s is None or it.days is None:
         return ["speed         not known: no chip was named (--topology)"]
-    bound = max(it.roofline_s, key=lambda name: it.roofline_s[name])
+    _, bound = max((value, name) for name, value in it.roofline_s.items())
     seconds = ", ".join(f"{name} {value:.3f} s" for name, value in it.roofline_s.items())
     step = it.tokens_per_step / it.tokens_per_s
     return [
