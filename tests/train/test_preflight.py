@@ -40,7 +40,7 @@ def config(remat: bool = False, **weights):
 
 @pytest.fixture(scope="module")
 def figures():
-    return preflight.preflight(config(), None, 8, mfu=0.4)
+    return preflight.preflight(config(mae=1.0), None, 8, mfu=0.4)
 
 
 @pytest.mark.parametrize("name, devices", [("v5e:4x4", 16), ("v5p:4x4x8", 128), ("v6e:16x16", 256), ("tpu7x:2x2x1", 8), ("h100:8", 8)])
@@ -87,7 +87,7 @@ def test_figures_hold_the_contract_and_are_json(figures):
     assert found["fits"] is True
     assert found["tokens_per_step"] == 8 * 256
     assert found["mesh"] == {"data": 8, "fsdp": 1}
-    state = lower_step(config(), make_mesh(8, 1)).in_avals[0][0]
+    state = lower_step(config(mae=1.0), make_mesh(8, 1)).in_avals[0][0]
     assert found["parameters"] == sum(x.size for x in jax.tree.leaves(state.student))
 
 
@@ -187,7 +187,8 @@ def test_advice_changes_as_little_as_fits():
 
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed (extra `preflight`)")
 def test_a_step_compiles_for_tpus_with_the_kernels_and_agrees_with_the_closed_forms():
-    c = config(True)
+    c = config(True, dino=1.0)
+    c.unlock()
     c.encoder.dtype = "bfloat16"
     found = preflight.preflight(c, "v5e:2x2", None, mfu=0.4)
     assert found.fits and found.mesh == {"data": 4, "fsdp": 1}
