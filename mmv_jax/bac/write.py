@@ -82,7 +82,7 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
             segment_number=1,
             segment_label="Breast arterial calcification",
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=codes.SCT.Calcification,
+            segmented_property_type=codes.SCT.VascularCalcification,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=hd.AlgorithmIdentificationSequence("mmv bac", codes.DCM.ArtificialIntelligence, version("mmv_jax")),
             anatomic_regions=[codes.SCT.Breast],
@@ -92,9 +92,15 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
                 [image], mask[None].astype(np.uint8), hd.seg.SegmentationTypeValues.BINARY, [described],
                 series_instance_uid=hd.UID(), series_number=900, sop_instance_uid=hd.UID(), instance_number=1,
                 manufacturer="mmv_jax", manufacturer_model_name="mmv bac", software_versions=version("mmv_jax"), device_serial_number="0",
-                series_description="Breast arterial calcification",
+                series_description="Breast arterial calcification", pixel_measures=_pixel_measures(image),
             )  # fmt: skip
         except (AttributeError, ValueError, TypeError):  # a film scanned as secondary capture may lack a study, a frame, an orientation
             return False
         segmentation.save_as(path)
     return True
+
+
+def _pixel_measures(image: pydicom.Dataset) -> hd.PixelMeasuresSequence | None:
+    """The mammogram's own spacing; a projection has no slices, but without a thickness readers refuse the sequence."""
+    spacing = image.get("PixelSpacing") or image.get("ImagerPixelSpacing")
+    return hd.PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=1.0) if spacing else None

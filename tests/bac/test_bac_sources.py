@@ -103,7 +103,7 @@ def test_files_and_manifests_are_numbered_in_their_order(mg, tmp_path):
         writer.writerow(["study_id", "path", "patient_id", "split", "modality", "spacing_mm", "view", "laterality"])
         writer.writerow(["a", "view.png", "w", "test", "MG", "0.08", "cc", "l"])
         writer.writerow(["b", "view.png", "w", "test", "CXR", "0.08", "", ""])
-        writer.writerow(["c", "view.png", "w", "train", "MG", "0.08", "", ""])
+        writer.writerow(["c", "view.png", "u", "train", "MG", "0.08", "", ""])
         writer.writerow(["d", "view.png", "v", "test", "MG", "none", "", ""])
     entries, refused = list_entries([mg(), tmp_path / "list.csv"], splits=("test",))
     assert [(entry.number, entry.spacing_mm) for entry in entries] == [(1, None), (2, 0.08)]
