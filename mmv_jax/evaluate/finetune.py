@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from mmv_jax.errors import UserError
 from mmv_jax.train.optimizer import make_optimizer
 
+FEWEST = 20  # steps an epoch: of few studies, which are then shown more than once, so that patience does not run out while nothing has moved yet
 Batch = Mapping[str, Array]
 Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
 
@@ -75,14 +76,14 @@ def fit(params: Any, loss_fn: Loss, data: Mapping[str, np.ndarray], score: Calla
     """
     count = len(next(iter(data.values())))
     rows = min(recipe.batch, count)
-    per_epoch = -(-count // rows)
+    per_epoch = max(-(-count // rows), FEWEST)
     tx = make_optimizer(recipe.epochs * per_epoch, rows, peak_lr=recipe.peak_lr, at_rows=rows, warmup=0.1, weight_decay=recipe.weight_decay, b2=0.999)
     tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay)))
     step_fn = jax.jit(_step(loss_fn, tx), donate_argnums=0)
     state = (jax.tree.map(jnp.array, params), tx.init(params))  # a copy: the step takes over the memory of what it is given
     best, rng, key = Fitted(params, score(params), 0), np.random.default_rng(seed), jax.random.key(seed)
     for epoch in range(1, recipe.epochs + 1):
-        for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):  # the last step is filled up from the front
+        for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):  # filled up from the front
             state = step_fn(state, {name: array[lines] for name, array in data.items()}, jax.random.fold_in(key, epoch * per_epoch + n))
         found = score(state[0])
         if found > best.score:

@@ -62,7 +62,7 @@ def make_head(name: str, planar: bool, tokens: Sequence[int], voxels: Sequence[i
 
 
 def fit_head(name: str, scenes: Sequence[Scene], encoded: Sequence[Encoded], split: np.ndarray, recipe: Recipe, seed: int) -> Segmented:
-    """Fits a head on train, stops and chooses the threshold by the mean Dice on val, and segments test.
+    """Fits a head on train, stops by the loss on val, chooses the threshold by the mean Dice there, and segments test.
 
     Args:
       scenes: of the task's studies, as the encoder sees them.
@@ -86,7 +86,7 @@ def fit_head(name: str, scenes: Sequence[Scene], encoded: Sequence[Encoded], spl
         return in_batches(partial(predict, params), part, recipe.batch)
 
     val_scenes, test_scenes = ([scene for scene, s in zip(scenes, split) if s == name] for name in ("val", "test"))
-    fitted = fit(params, loss_fn, train, lambda params: sweep(probabilities(params, val), val_scenes).max(), recipe, seed)
+    fitted = fit(params, loss_fn, train, lambda params: agreement(probabilities(params, val), val_scenes), recipe, seed)
     threshold = float(THRESHOLDS[int(sweep(probabilities(fitted.params, val), val_scenes).argmax())])
     return cut(probabilities(fitted.params, test), test_scenes, threshold, f"epoch {fitted.epoch}")
 
@@ -100,6 +100,17 @@ def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> 
     entropy = ((jnp.logaddexp(0.0, logits) - truth * logits) * counted).sum() / counted.sum()
     probability = jax.nn.sigmoid(logits) * counted
     return entropy + 1 - (2 * (probability * truth).sum() + 1) / ((probability + truth).sum() + 1)
+
+
+def agreement(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]) -> float:
+    """Minus `mask_loss` over all voxels of studies.
+
+    A fit is stopped by this and not by Dice at a threshold, which says nothing while all probabilities of a rare structure lie below every threshold.
+    """
+    pairs = [(np.clip(p[_corner(s.truth.shape)], 1e-6, 1 - 1e-6).ravel(), s.truth.ravel()) for p, s in zip(probability, scenes)]
+    said, truth = (np.concatenate(parts).astype(np.float64) for parts in zip(*pairs))
+    entropy = -(truth * np.log(said) + (1 - truth) * np.log(1 - said)).mean()
+    return float((2 * (said * truth).sum() + 1) / ((said + truth).sum() + 1) - 1 - entropy)
 
 
 def sweep(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]) -> Float[np.ndarray, " thresholds"]:

@@ -21,7 +21,7 @@ from mmv_jax.data.tokens import token_coordinates
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import Ours, early_layers
 from mmv_jax.evaluate.finetune import Recipe, fit, in_batches
-from mmv_jax.evaluate.heads import cut, make_head, mask_loss, sweep
+from mmv_jax.evaluate.heads import agreement, cut, make_head, mask_loss, sweep
 from mmv_jax.evaluate.segmentation import THRESHOLDS, Scene, Segmented
 from mmv_jax.evaluate.tasks import Task
 from mmv_jax.models.cnn import Classifier, UNet
@@ -237,9 +237,9 @@ class _Kind:
         return self.mean + self.std * out if self.kind == "regression" else jax.nn.sigmoid(out)
 
     def score(self, found: np.ndarray, images: Images) -> float:
-        """Mean Dice, minus the absolute error, or minus the log loss: larger is better."""
+        """Minus the loss, the absolute error, or the log loss: larger is better."""
         if self.kind == "segmentation":
-            return float(sweep(found, images.scenes).max())
+            return agreement(found, images.scenes)
         truth = images.arrays["truth"]
         if self.kind == "regression":
             return -float(np.abs(found - truth).mean())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmv_jax.evaluate.encoders import Encoded
-from mmv_jax.evaluate.heads import HEADS, RECIPE, TokenGrids, encoded_of, fit_head, mask_loss
+from mmv_jax.evaluate.heads import HEADS, RECIPE, TokenGrids, agreement, encoded_of, fit_head, mask_loss
 from mmv_jax.evaluate.segmentation import Scene
 
 GRIDS = {"planar": ((1, 4, 4), (1, 4, 4)), "volumetric": ((2, 4, 4), (2, 4, 4))}
@@ -77,3 +77,11 @@ def test_voxels_that_are_not_counted_do_not_matter():
     logits, truth, counted = jnp.zeros((1, 1, 2, 2)), jnp.ones((1, 1, 2, 2)), jnp.array([[[[1, 1], [0, 0]]]])
     other = logits.at[..., 1, :].set(7)
     assert mask_loss(logits, truth * counted, counted) == mask_loss(other, truth * counted, counted)
+
+
+def test_a_fit_is_stopped_by_the_loss_that_it_minimises():
+    scenes, _, _ = boxes("planar", n=3)
+    grids = TokenGrids.of(scenes, boxes("planar", n=3)[1])
+    logits = np.random.default_rng(0).normal(size=grids.truth.shape).astype(np.float32)
+    loss = mask_loss(jnp.asarray(logits), jnp.asarray(grids.truth), jnp.asarray(grids.counted))
+    assert agreement(1 / (1 + np.exp(-logits)), scenes) == pytest.approx(-float(loss), abs=1e-5)
