@@ -31,7 +31,7 @@ def few_shot_sections(points: Sequence[Point]) -> list[Section]:
     """How much of the training set each encoder needs; nothing where it was not asked."""
     if not points:
         return []
-    curves: dict[str, dict[str, list[tuple[float, Bar]]]] = {}
+    curves: dict[str, dict[str, list[tuple[int, Bar]]]] = {}
     for p in points:
         bar = Bar(p.task, p.encoder, p.value.value, p.value.low, p.value.high)
         curves.setdefault(p.task, {}).setdefault(p.encoder, []).append((p.patients, bar))

@@ -86,7 +86,7 @@ def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
         return svg(figure, "ROC curves")
 
 
-def growth_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, Bar]]]], label: Mapping[str, str]) -> str:
+def growth_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, Bar]]]], label: Mapping[str, str]) -> str:
     """One panel a task, one line a series over a logarithmic axis; `curves[task][series]` is (patients, value with interval), ascending."""
     columns = min(2, len(curves))
     rows = -(-len(curves) // columns)
