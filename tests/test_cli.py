@@ -32,8 +32,9 @@ def test_help_has_an_example_that_is_understood(name, capsys, monkeypatch):
 
 def test_help_lists_every_command(capsys):
     assert exit_code(["--help"]) == 0
-    text = capsys.readouterr().out
-    assert all(f"    {name} " in text for name in COMMANDS)
+    lines = capsys.readouterr().out.splitlines()
+    listed = {line.split()[0] for line in lines if line.startswith("    ") and line[4] != " "}  # what explains them stands further in
+    assert listed == set(COMMANDS)
 
 
 @pytest.mark.parametrize(
