@@ -33,7 +33,7 @@ def agreement_sections(views: Mapping[str, Interval], women: Mapping[str, Interv
     ]
     mean, low, high = areas.limits
     told = f"Found minus true area of women: {mean:+.2f} mm² on average, limits of agreement {low:.2f} to {high:.2f} mm²."
-    table = [[Cell(f"truly {name}"), *(_count(n, i == j) for j, n in enumerate(counts))] for i, (name, counts) in enumerate(
+    table = [[Cell(f"truly {name}"), *(_count(int(n), i == j) for j, n in enumerate(counts))] for i, (name, counts) in enumerate(
         zip(SEVERITIES, severity_table(areas, thresholds))
     )]  # fmt: skip
     return [

@@ -30,7 +30,7 @@ class Choice:
         return " ".join(word for word, differs in words.items() if differs)
 
 
-def suggest(now: Choice, devices: int, takes: Callable[[Choice], float], room: float) -> list[Choice]:
+def suggest(now: Choice, devices: int, takes: Callable[[Choice], float], room: int | float) -> list[Choice]:
     """Choices that fit: of each value that can be changed alone the smallest change, or else the smallest change of several together.
 
     Args:

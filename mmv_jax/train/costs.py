@@ -96,11 +96,11 @@ def step_flops(objective: Objective, shape: RowShape, rows: int, filling: Fillin
     return parts
 
 
-def _teacher(encoder: Encoder, tokens: int, squares: float) -> Flops:
+def _teacher(encoder: Encoder, tokens: int, squares: int | float) -> Flops:
     return Flops(forward=tokens * flops_per_token(encoder), attention=round(4 * encoder.depth * encoder.width * squares))
 
 
-def _student(encoder: Encoder, tokens: int, squares: float) -> Flops:
+def _student(encoder: Encoder, tokens: int, squares: int | float) -> Flops:
     entry = 2 * (math.prod(encoder.patch) + encoder.registers + 2) * encoder.width
     blocks = flops_per_token(encoder) - entry
     again = blocks - (0 if encoder.layer_scale is not None else 2 * encoder.depth * encoder.width * hidden_width(encoder.width, encoder.mlp))
@@ -115,7 +115,7 @@ def _head(head: ProjectionHead, width: int, tokens: int) -> Flops:
     return Flops(2 * forward, 2 * forward)
 
 
-def _decoder(objective: Objective, shape: RowShape, rows: int, squares: float) -> Flops:
+def _decoder(objective: Objective, shape: RowShape, rows: int, squares: int | float) -> Flops:
     decoder, width = objective.decoder, objective.decoder.width
     entry, exit_ = 2 * objective.encoder.width * width, 2 * width * decoder.patch_voxels
     blocks = 2 * decoder.depth * (4 * width**2 + 2 * width * hidden_width(width, "gelu"))

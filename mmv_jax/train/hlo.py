@@ -39,7 +39,7 @@ class Counts:
     kernels: dict[str, float] = field(default_factory=dict)
     unknown: int = 0
 
-    def add(self, other: "Counts", times: float) -> None:
+    def add(self, other: "Counts", times: int | float) -> None:
         self.flops += times * other.flops
         self.unknown += other.unknown
         for ours, theirs in ((self.sent, other.sent), (self.kernels, other.kernels)):
