@@ -38,6 +38,12 @@ def config(remat: bool = False, **weights):
     return c.lock()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def eight_devices():
+    """Starts them, before a preflight that is asked for another number would."""
+    assert len(jax.devices()) == 8
+
+
 @pytest.fixture(scope="module")
 def figures():
     return preflight.preflight(config(mae=1.0), None, 8, mfu=0.4)
