@@ -29,13 +29,15 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
     `jax.export.deserialize(bytearray(path.read_bytes())).call(...)` runs it without this package.
 
     Raises:
-      UserError: an unknown format, a folder that is not there, or no whole checkpoint.
+      UserError: an unknown format, a folder that is not there, or no whole checkpoint of a pretraining.
     """
     if kind not in FORMATS:
         raise UserError(f"--format is {kind!r}; choose one of {', '.join(FORMATS)}.")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: its folder does not exist. Make it first.")
     params, config = restore_encoder(checkpoint)
+    if "crops" not in config:
+        raise UserError(f"--checkpoint {checkpoint}: it is no checkpoint of `mmv pretrain`, whose rows an export describes. Give the workdir of one.")
     draft = out.with_name(out.name + ".draft")  # renamed when whole: a reader never sees half of a file
     if kind == "safetensors":
         said = _write_safetensors(params, config, draft)

@@ -72,4 +72,8 @@ def test_what_cannot_be_written_is_said_first(checkpoint, tmp_path):
         export(checkpoint[0], "safetensors", tmp_path / "absent" / "x")
     with pytest.raises(UserError, match="no finished checkpoint"):
         export(tmp_path, "safetensors", tmp_path / "x")
-    assert list(tmp_path.iterdir()) == []
+    with Checkpoints(tmp_path / "other", {"encoder": GROUP, "rows": 2}, every=1, keep=1) as checkpoints:
+        checkpoints.save_if_due(1, {"encoder": checkpoint[1], "state": {"step": np.int32(1)}})
+    with pytest.raises(UserError, match="no checkpoint of `mmv pretrain`"):
+        export(tmp_path / "other", "stablehlo", tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from mmv_jax.data.tokens import RowShape
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding, shard_params
+from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 from mmv_jax.train.health import Health
 from mmv_jax.train.log import Log, Silence
@@ -138,12 +138,14 @@ def _make_probe(store: Store, config: ConfigDict, mesh: Mesh) -> Callable[[int, 
     labels, every = config.health.get("knn"), config.health.get("knn_every")
     if not labels:
         return lambda step, state: {}
+    if not every:
+        raise UserError("config.health.knn is set, but config.health.knn_every is not. Write there every how many steps, such as 500.")
     grids = {2: tuple(config.crops.planar.global_grid), 3: tuple(config.crops.volume.global_grid)}
     coordinates = config.data.get("coordinates", "mm")
     probe = Probe(store, make_encoder(**config.encoder), labels.to_dict(), config.rows.length, grids, coordinates)
 
     for modality, why in probe.untold().items() if jax.process_index() == 0 else ():
-        print(f"The kNN probe leaves {modality} out: {why} (config.health.knn).", file=sys.stderr)
+        say(f"The kNN probe leaves {modality} out: {why} (config.health.knn).")
 
     def figures(step: int, state: TrainState) -> dict[str, float]:
         due = (step + 1) % every == 0 or step + 1 == config.steps

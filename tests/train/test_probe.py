@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from nano import nano_config
 
+from mmv_jax.errors import UserError
 from mmv_jax.metrics.features import knn_score
 from mmv_jax.parallel import make_mesh, on_mesh, shard_params
 from mmv_jax.store.read import Store
@@ -78,3 +79,11 @@ def test_a_run_writes_the_figures_where_they_are_due(store, tmp_path, monkeypatc
     assert [line["step"] for line in read_metrics(tmp_path) if "knn_CXR" in line] == [1, 3, 4]
     assert all(0 <= line["knn_CXR"] <= 1 for line in read_metrics(tmp_path) if "knn_CXR" in line)
     assert "leaves CT out: the store has no label 'sex'" in capsys.readouterr().err
+
+
+def test_a_probe_without_its_steps_is_refused(store, tmp_path):
+    config = nano_config(store, mae=1.0)
+    config.rows.per_step, config.mesh = 8, {"data": 2, "fsdp": 4}
+    config.health = {"every": 2, "knn": {"CXR": "odd"}}
+    with pytest.raises(UserError, match="knn is set, but config.health.knn_every is not"):
+        loop.pretrain(config, tmp_path)
