@@ -17,7 +17,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.train.optimizer import make_optimizer
 
 FEWEST = 20  # steps an epoch: of few studies, which are then shown more than once, so that patience does not run out while nothing has moved yet
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Any]  # arrays of B studies each
 Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
 
 

@@ -107,11 +107,12 @@ class _Logistic:
 
 def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.ndarray:
     """L-BFGS in step over columns; those that have converged leave the arrays once they are half of them."""
-    result = np.zeros(problem.penalty.shape)
+    result: np.ndarray = np.zeros(problem.penalty.shape)
     here = np.arange(result.shape[1])  # the columns that the arrays below hold
     beta = result.copy()
     logits = np.zeros(problem.y.shape, np.float32)
-    gradient, loss, pairs = problem.gradient(logits, beta), problem.loss(logits, beta), []
+    gradient, loss = problem.gradient(logits, beta), problem.loss(logits, beta)
+    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for _ in range(max_iterations):
         count = np.maximum(problem.known.sum(axis=0), 1)
         active = np.abs(gradient).max(axis=0) > tolerance * count

@@ -81,7 +81,8 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     outlined: list[Strip] = []
     maps: dict[str, list[Strip]] = {}
     others = {_marked(name, group): load_other(name, group) for name, group in config.encoders.to_dict().items()}
-    for name, encoder in {"trained": trained, "random": random, **others}.items():
+    encoders: dict[str, StudyEncoder] = {"trained": trained, "random": random, **others}
+    for name, encoder in encoders.items():
         features = encode_studies(encoder, store, everything, with_tokens, workdir / "features", progress(f"{name}: encoded"))
         for group in group_by_studies(vectors):
             poolings = pooled(features, group[0])

@@ -126,7 +126,7 @@ def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
     """Keeps a result as arrays, whole or not there."""
     if isinstance(found, Segmented):
         masks = {f"mask_{n}": mask for n, mask in enumerate(found.masks)}
-        arrays = {"dice": found.dice, "hd95": found.hd95, "choice": np.array(found.choice), **masks}
+        arrays: dict[str, Any] = {"dice": found.dice, "hd95": found.hd95, "choice": np.array(found.choice), **masks}
     else:
         arrays = {"predicted": found[0], "choice": np.array(found[1])}
     part = path.with_suffix(f".{os.getpid()}.part")

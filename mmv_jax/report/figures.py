@@ -7,13 +7,14 @@ import base64
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
@@ -26,6 +27,7 @@ STYLE: dict[Any, Any] = {  # matplotlib types the names of its settings one by o
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+Curves = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]  # by task and series
 WIDTH = 5.2  # inches of a figure: on a phone it shrinks to three quarters, and its text stays legible
 
 
@@ -65,69 +67,71 @@ def forest(bars: Sequence[Bar], label: str, reference: float | None = None) -> s
         return svg(figure, f"{label} with 95 % intervals")
 
 
-def roc_curves(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> str:
+def roc_curves(curves: Curves) -> str:
     """One panel a task, one curve a series; `curves[task][series]` is (truth, score)."""
-    columns = min(2, len(curves))
-    rows = -(-len(curves) // columns)
-    series = list(dict.fromkeys(name for named in curves.values() for name in named))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * (0.55 if columns == 1 else 1), 2.9 * rows + 0.3), layout="constrained")
-        for n, (task, named) in enumerate(curves.items()):
-            axes = figure.add_subplot(rows, columns, n + 1)
-            axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=0.8)
-            for name, (truth, score) in named.items():
-                x, y, _ = roc_curve(truth, score)
-                axes.plot(x, y, color=COLOURS[series.index(name) % len(COLOURS)], linewidth=1.6, label=name)
-            axes.set(title=task, aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-            axes.set_xlabel("1 − specificity")
-            axes.set_ylabel("sensitivity")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
-        return svg(figure, "ROC curves")
+
+    def draw(axes: Axes, task: str, named: Mapping[str, Any], colours: Mapping[str, str]) -> None:
+        _unit_square(axes, "1 − specificity", "sensitivity")
+        for name, (truth, score) in named.items():
+            x, y, _ = roc_curve(truth, score)
+            axes.plot(x, y, color=colours[name], linewidth=1.6, label=name)
+
+    return _panels(curves, draw, "ROC curves")
 
 
 def growth_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, Bar]]]], label: Mapping[str, str]) -> str:
     """One panel a task, one line a series over a logarithmic axis; `curves[task][series]` is (patients, value with interval), ascending."""
-    columns = min(2, len(curves))
-    rows = -(-len(curves) // columns)
-    series = list(dict.fromkeys(name for named in curves.values() for name in named))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * (0.6 if columns == 1 else 1), 2.5 * rows + 0.4), layout="constrained")
-        for n, (task, named) in enumerate(curves.items()):
-            axes = figure.add_subplot(rows, columns, n + 1)
-            for name, points in named.items():
-                colour = COLOURS[series.index(name) % len(COLOURS)]
-                x = [patients for patients, _ in points]
-                axes.fill_between(x, [b.low for _, b in points], [b.high for _, b in points], color=colour, alpha=0.12, linewidth=0)
-                axes.plot(x, [b.value for _, b in points], "o-", color=colour, linewidth=1.6, markersize=3.5, label=name)
-            ticks = sorted({patients for points in named.values() for patients, _ in points})
-            axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-            axes.set_xticks([], minor=True)
-            axes.set(title=task, xlabel="training patients", ylabel=label[task])
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
-        return svg(figure, "Few-shot curves")
+
+    def draw(axes: Axes, task: str, named: Mapping[str, Any], colours: Mapping[str, str]) -> None:
+        for name, points in named.items():
+            x = [patients for patients, _ in points]
+            axes.fill_between(x, [b.low for _, b in points], [b.high for _, b in points], color=colours[name], alpha=0.12, linewidth=0)
+            axes.plot(x, [b.value for _, b in points], "o-", color=colours[name], linewidth=1.6, markersize=3.5, label=name)
+        ticks = sorted({patients for points in named.values() for patients, _ in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set(xlabel="training patients", ylabel=label[task])
+
+    return _panels(curves, draw, "Few-shot curves")
 
 
-def reliability(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> str:
+def reliability(curves: Curves) -> str:
     """One panel a task, one line a series: how often a thing is seen where it was said to be so probable; `curves[task][series]` is (said, seen)."""
+
+    def draw(axes: Axes, task: str, named: Mapping[str, Any], colours: Mapping[str, str]) -> None:
+        _unit_square(axes, "probability", "frequency")
+        for name, (said, seen) in named.items():
+            axes.plot(said, seen, "o-", color=colours[name], linewidth=1.4, markersize=3.5, label=name)
+
+    return _panels(curves, draw, "Calibration")
+
+
+def _unit_square(axes: Axes, across: str, up: str) -> None:
+    """Both axes from 0 to 1, with the diagonal."""
+    axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=0.8)
+    axes.set(aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=across, ylabel=up)
+
+
+def _panels(curves: Mapping[str, Mapping[str, Any]], draw: Callable[[Axes, str, Mapping[str, Any], Mapping[str, str]], None], alt: str) -> str:
+    """One panel a task, two beside each other, each drawn by `draw`; a series has one colour throughout, and one legend names them all."""
     columns = min(2, len(curves))
     rows = -(-len(curves) // columns)
     series = list(dict.fromkeys(name for named in curves.values() for name in named))
+    colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(series)}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * (0.55 if columns == 1 else 1), 2.9 * rows + 0.3), layout="constrained")
+        named_lines: dict[str, Any] = {}  # not every task has every series
         for n, (task, named) in enumerate(curves.items()):
             axes = figure.add_subplot(rows, columns, n + 1)
-            axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=0.8)
-            for name, (said, seen) in named.items():
-                axes.plot(said, seen, "o-", color=COLOURS[series.index(name) % len(COLOURS)], linewidth=1.4, markersize=3.5, label=name)
-            axes.set(title=task, aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-            axes.set_xlabel("probability")
-            axes.set_ylabel("frequency")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5)
-        return svg(figure, "Calibration")
+            draw(axes, task, named, colours)
+            axes.set_title(task)
+            handles, labels = axes.get_legend_handles_labels()
+            named_lines |= dict(zip(labels, handles))
+        figure.legend(
+            [named_lines[name] for name in series], series, loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5
+        )
+        return svg(figure, alt)
 
 
 def picture(values: Float[np.ndarray, "h w"] | Float[np.ndarray, "h w 3"], alt: str, size: int = 256) -> str:
