@@ -281,15 +281,15 @@ def _paint_nodule(hu: np.ndarray, findings: np.ndarray, f: _Fields, nodule: Nodu
 
 
 def _paint_tube(hu: np.ndarray, findings: np.ndarray, f: _Fields) -> None:
-    """A wall of plastic, air inside, and the stripe that is made to be seen."""
+    """A wall of PVC, whose chlorine attenuates as much as bone, air inside, and the stripe of barium that is made to be seen."""
     line = f.patient.to_scanner(curves.tube(f.patient, 0.8 * f.step))
     ball = np.ones((len(line), 3), np.float32)
     index, cover = f.balls(line, 4.2 * ball)
-    paint_stamps(hu, index, cover, 220.0)
+    paint_stamps(hu, index, cover, 600.0)
     findings.reshape(-1)[index[cover > 0.4]] |= FINDINGS["chest_tube"]
     index, cover = f.balls(line, 2.6 * ball)
     paint_stamps(hu, index, cover, -900.0)
-    index, cover = f.balls(line + np.array([0, 0, 3.0]), 0.8 * ball)
+    index, cover = f.balls(line + np.array([0, 0, 3.0]), 1.0 * ball)
     paint_stamps(hu, index, cover, 9000.0)
 
 
