@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -84,8 +85,21 @@ def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
         yield from _told(results, studies)
         return
     # Spawned, not forked: a forked child of a process that holds JAX may hang.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=threadpool_limits, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin) as pool:
         yield from _told(pool.map(one, range(studies), chunksize=4), studies)
+
+
+def _begin() -> None:
+    """The beginning of a worker process: one thread for numbers, and no life beyond that of the process that started it."""
+    threadpool_limits(1)
+    parent = parent_process()
+    assert parent is not None
+    Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def _told(results: Iterator[list[dict]], studies: int) -> Iterator[list[dict]]:

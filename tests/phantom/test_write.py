@@ -1,5 +1,10 @@
 import csv
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -126,3 +131,22 @@ def test_one_patient_at_two_ties_is_two_studies_that_fit_into_one_store(tmp_path
     assert [(line["patient_id"], line["split"]) for line in loose] == [(line["patient_id"], line["split"]) for line in tight]
     assert {line["tube_tie"] for line in tight} == {"1.0"}
     assert all(line["chest_tube"] == line["pneumothorax"] for line in tight)
+
+
+def test_workers_do_not_outlive_a_command_that_was_killed(tmp_path):
+    """A process group exists as long as one process of it does."""
+    command = [sys.executable, "-m", "mmv_jax.cli", "phantom", str(tmp_path), "--kind", "thorax-cxr", "--studies", "400", "--seed", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("thorax-cxr/*")):  # a worker has written something
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    for _ in range(400):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("workers went on 20 s after their command was killed")
