@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +62,14 @@ class Fitted:
     params: Any
     score: float
     epoch: int
+
+
+def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
+    """The parameters with which a model begins; `inputs` as it is called with them.
+
+    The generator is XLA's own: with JAX's default, whose rounds are written out for every kernel, a U-Net takes 22 s to compile here instead of 4.
+    """
+    return jax.jit(lambda key: model.init(key, *inputs)["params"])(jax.random.key(seed, impl="rbg"))
 
 
 def fit(params: Any, loss_fn: Loss, data: Mapping[str, np.ndarray], score: Callable[[Any], float], recipe: Recipe, seed: int) -> Fitted:

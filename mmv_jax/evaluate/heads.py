@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmv_jax.evaluate.encoders import Encoded
-from mmv_jax.evaluate.finetune import Recipe, fit, in_batches
+from mmv_jax.evaluate.finetune import Recipe, fit, in_batches, init_params
 from mmv_jax.evaluate.segmentation import THRESHOLDS, Scene, Segmented, dice_by_threshold, score_masks
 from mmv_jax.models.decoders import GlobalLocalDecoder, LinearDecoder, MultiScaleDecoder, resize
 
@@ -76,7 +76,7 @@ def fit_head(name: str, scenes: Sequence[Scene], encoded: Sequence[Encoded], spl
     train, val, test = (_part(grids, split == s) for s in ("train", "val", "test"))
     first = {key: jnp.asarray(array[:1]) for key, array in train.items()}
     apply = partial(_logits, head, answers=answers, voxels=voxels)
-    params = jax.jit(lambda key: head.init(key, _levels(first), first["cls"], answers)["params"])(jax.random.key(seed))
+    params = init_params(head, seed, _levels(first), first["cls"], answers)
     predict = jax.jit(lambda params, batch: jax.nn.sigmoid(apply(params, batch)))
 
     def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:

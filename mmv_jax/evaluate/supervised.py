@@ -20,7 +20,7 @@ from mmv_jax.data.resample import read_crop, read_crop_mask
 from mmv_jax.data.tokens import token_coordinates
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import Ours, early_layers
-from mmv_jax.evaluate.finetune import Recipe, fit, in_batches
+from mmv_jax.evaluate.finetune import Recipe, fit, in_batches, init_params
 from mmv_jax.evaluate.heads import agreement, cut, make_head, mask_loss, sweep
 from mmv_jax.evaluate.segmentation import THRESHOLDS, Scene, Segmented
 from mmv_jax.evaluate.tasks import Task
@@ -170,7 +170,7 @@ def learn(protocol: str, ours: Ours, store: Store, geometry: Geometry, task: Tas
     model = make_model(protocol, ours, task, frame)
     train, val = (read_images(ours, store, geometry, task[task.split == part], frame) for part in ("train", "val"))
     first = [jnp.asarray(train.arrays[name][:1]) for name in INPUTS]
-    params = jax.jit(lambda key: model.init(key, *first)["params"])(jax.random.key(seed))
+    params = init_params(model, seed, *first)
     if protocol == "finetune":
         params = {**params, "encoder": ours.params}
     kind = _Kind.of(task, train.arrays["truth"])
