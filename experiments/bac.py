@@ -13,17 +13,17 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=600, rows=2))
+    c = ConfigDict(dict(seed=0, steps=4000, rows=2))
     c.init = ""  # the workdir of a pretrained encoder of the same shape; empty: fresh weights
     # All the women of this store: those on whom the fit is judged are phantoms of another seed (experiments/eval_bac.py).
     c.data = dict(store="runs/bac/store", splits=("train", "val", "test"))
-    c.data.mix = (0.5, 0.25, 0.25)  # tiles around calcified artery, around what resembles it, and from anywhere in a breast
+    c.data.mix = (0.45, 0.35, 0.2)  # tiles around calcified artery, around what resembles it, and from anywhere in a breast
     c.tiles = dict(tile=128, overlap=16, per_row=4)  # 12.8 mm, in pixels of 0.1 mm at the coarsest
     # A patch of 0.8 mm is as wide as an artery; the shortest wavelength is two patches, as everywhere.
     c.encoder = dict(size="mini", width=96, depth=3, heads=3, patch=(1, 8, 8), registers=1, scale_mm=1.6)
-    c.head = dict(channels=12)
+    c.head = dict(channels=32)
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=2, warmup=0.05, weight_decay=0.05)
-    c.checkpoint = dict(every=50, keep=2)
+    c.checkpoint = dict(every=200, keep=2)
     # How areas are measured: calcified from this probability on; less than least_mm2 in a view is noise and counts as none. A breast's area is the
     # mean of its views (they show the same calcium twice), a woman's the sum of her breasts.
     c.measure = dict(threshold=0.5, least_mm2=0.1, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))

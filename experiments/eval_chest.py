@@ -1,8 +1,9 @@
 r"""Which encoder for which task: eight encoders on real studies and on phantoms, planar and volumetric; what was stopped goes on.
 
   mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie 0
-  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/lidc.csv DATA/adrenalmnist3d.csv runs/eval_chest/phantoms/manifest.csv \
-      --store runs/eval_chest/store
+  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv runs/eval_chest/phantoms/manifest.csv \
+      --store runs/eval_chest/store --key runs/chest_small/store.key    # the key of pretraining: patients seen there are told
+  mmv ingest DATA/lidc.csv --unit HU --store runs/eval_chest/store --key runs/chest_small/store.key
   mmv evaluate --config experiments/eval_chest.py --checkpoint runs/chest_small/pretrain --workdir runs/eval_chest/evaluate
 
 The encoders: the checkpoint's, the same with random weights, principal components of pixels, a convolutional network with real ImageNet weights, and

@@ -11,7 +11,7 @@ from tiny import tiny_config, write_checkpoint, write_store
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate import encoders, supervised, variants
+from mmv_jax.evaluate import encoders, finetune, supervised, variants
 from mmv_jax.evaluate.run import evaluate
 from mmv_jax.evaluate.segmentation import Segmented
 from mmv_jax.evaluate.supervised import RECIPES, augment, learn
@@ -20,6 +20,12 @@ from mmv_jax.evaluate.variants import Variants
 from mmv_jax.store.read import Store
 
 FIT = {"epochs": 2, "patience": 2, "batch": 8}
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """What is asked of a fit here is not that it learns."""
+    monkeypatch.setattr(finetune, "FEWEST", 2)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +45,7 @@ def task_of(store, kind, modality="CXR"):
 
 def test_a_network_learns_to_outline_discs(tiny):
     _, store, geometry, encoder = tiny
-    recipe = RECIPES["supervised"].changed({"epochs": 12, "patience": 12, "batch": 4})
+    recipe = RECIPES["supervised"].changed({"epochs": 7, "patience": 7, "batch": 4})
     found = learn("supervised", encoder, store, geometry, task_of(store, "segmentation"), recipe, seed=0)
     assert found.dice.mean() > 0.7
 
@@ -47,7 +53,7 @@ def test_a_network_learns_to_outline_discs(tiny):
 @pytest.mark.parametrize(
     "protocol, kind, modality", [("finetune", "segmentation", "CT"), ("scratch", "regression", "CXR"), ("finetune", "classification", "CXR")]
 )
-def test_test_studies_are_read_after_the_fit_and_never_before(tiny, monkeypatch, protocol, kind, modality):
+def test_test_studies_are_read_after_the_fit_and_never_before(tiny, few_steps, monkeypatch, protocol, kind, modality):
     _, store, geometry, encoder = tiny
     task = task_of(store, kind, modality)
     test = set(task.studies[task.split == "test"].tolist())
@@ -112,7 +118,7 @@ def config_of(folder, **changed):
     return c
 
 
-def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(tiny, monkeypatch):
+def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(tiny, few_steps, monkeypatch):
     folder, *_ = tiny
     config = config_of(folder, heads=("linear", "global-local"), protocols=("linear", "finetune", "supervised"))
     evaluate(config, folder / "run", folder / "evaluate")
