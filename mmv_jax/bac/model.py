@@ -1,6 +1,7 @@
 """The segmentation model: the project's encoder over tiles of a mammogram, and a head that refines its tokens to single pixels.
 
-Axes: B rows, L tokens, S tiles of a row, K patches of a tile, T pixels along a tile, N = B S tiles, Y X blocks of a tile, C channels, P voxels of a patch, D width.
+Axes: B rows, L tokens, S tiles of a row, K patches of a tile, T pixels along a tile, N = B S tiles,
+Y X blocks of a tile, C channels, P voxels of a patch, D width.
 """
 
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ class PixelHead(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "N K D"], images: Float[Array, "N T T"]) -> Float[Array, "N T T"]:
-        (py, px), (n, size, _) = self.patch, images.shape
+        (py, px), size = self.patch, images.shape[1]
         down, across = size // py, size // px
         by, bx = py // BLOCK, px // BLOCK
         spread = nn.Dense(by * bx * self.channels, name="spread")(tokens)
