@@ -14,11 +14,12 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from mmv_jax.bac.tiles import TileShape
+from mmv_jax.errors import UserError
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.ops.pool import gather_tokens
 
-BLOCK = 2
+BLOCK = 2  # pixels along a block of the pixel head
 INPUTS = ("patches", "coords_mm", "kinds", "segment_ids", "images", "places")  # the arrays of `tiles.pack`, in the order of the model's arguments
 
 
@@ -40,7 +41,7 @@ class PixelHead(nn.Module):
 
     What a token knows of the neighbourhood (is this a vessel?) is spread over the pixels of its patch and meets what the pixels show (where does
     the calcium end?): a calcification is thinner than a patch. The head works on blocks of `BLOCK` by `BLOCK` pixels, whose pixels are channels:
-    nothing of the resolution is lost, and three convolutions see 14 pixels across, enough to tell a ring or a rod from the wall of an artery.
+    nothing of the resolution is lost, and three convolutions see 14 pixels across where single pixels would give 7.
 
     Source: skips from the image to a transformer's tokens as in UNETR (arXiv 2103.10504), pixels as channels and back as in Shi et al.
     (arXiv 1609.05158); the layout is our own.
@@ -103,6 +104,12 @@ def segmentation_loss(
 
 
 def make_model(config: Mapping[str, Any]) -> tuple[TileSegmenter, TileShape]:
-    """The model and the shape of its rows, from the groups `encoder`, `head` and `tiles` of a config, as Python or JSON holds them."""
+    """The model and the shape of its rows, from the groups `encoder`, `head` and `tiles` of a config, as Python or JSON holds them.
+
+    Raises:
+      UserError: patches that are not made of whole blocks of the pixel head.
+    """
     encoder = make_encoder(**{**config["encoder"], "patch": tuple(config["encoder"]["patch"])})  # JSON has no tuples
+    if any(side % BLOCK for side in encoder.patch[1:]):
+        raise UserError(f"config.encoder.patch is {encoder.patch}, but its height and width must be multiples of {BLOCK} pixels, such as (1, 8, 8).")
     return TileSegmenter(encoder, **config["head"]), TileShape(**config["tiles"], patch=encoder.patch, registers=encoder.registers)

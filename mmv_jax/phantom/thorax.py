@@ -281,7 +281,7 @@ def _paint_nodule(hu: np.ndarray, findings: np.ndarray, f: _Fields, nodule: Nodu
 
 
 def _paint_tube(hu: np.ndarray, findings: np.ndarray, f: _Fields) -> None:
-    """A wall of PVC, whose chlorine attenuates as much as bone, air inside, and the stripe of barium that is made to be seen."""
+    """A wall of PVC (its attenuation is our estimate), air inside, and the stripe of barium that is made to be seen."""
     line = f.patient.to_scanner(curves.tube(f.patient, 0.8 * f.step))
     ball = np.ones((len(line), 3), np.float32)
     index, cover = f.balls(line, 4.2 * ball)

@@ -5,6 +5,7 @@ import pytest
 
 from mmv_jax.bac.model import INPUTS, PixelConv, make_model, segmentation_loss
 from mmv_jax.bac.tiles import Tile, pack
+from mmv_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,12 @@ def test_a_pixel_convolution_is_a_convolution():
     kernel = params["params"]["kernel"]["kernel"].reshape(3, 3, 3, 4)
     wanted = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     np.testing.assert_allclose(module.apply(params, x), wanted, atol=1e-5)
+
+
+def test_patches_that_are_no_whole_blocks_are_refused():
+    config = {"encoder": dict(size="nano", depth=1, patch=[1, 7, 8], registers=1), "head": dict(channels=4), "tiles": {}}
+    with pytest.raises(UserError, match=r"config.encoder.patch is \(1, 7, 8\).*multiples of 2"):
+        make_model(config)
 
 
 def test_the_loss_is_cross_entropy_and_dice_over_what_counts():

@@ -136,6 +136,7 @@ def test_one_patient_at_two_ties_is_two_studies_that_fit_into_one_store(tmp_path
 def test_workers_do_not_outlive_a_command_that_was_killed(tmp_path):
     """A process group exists as long as one process of it does."""
     command = [sys.executable, "-m", "mmv_jax.cli", "phantom", str(tmp_path), "--kind", "thorax-cxr", "--studies", "400", "--seed", "1"]
+    command += ["--workers", "2"]  # a machine of one core would paint in the command itself
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("thorax-cxr/*")):  # a worker has written something
         assert process.poll() is None
