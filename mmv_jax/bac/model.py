@@ -37,14 +37,14 @@ class PixelConv(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Logits of single pixels from tokens and from the pixels themselves.
+    """Logits of single pixels from tokens and from the pixels themselves: a U-Net whose coarsest level is the grid of tokens.
 
-    What a token knows of the neighbourhood (is this a vessel?) is spread over the pixels of its patch and meets what the pixels show (where does
-    the calcium end?): a calcification is thinner than a patch. The head works on blocks of `BLOCK` by `BLOCK` pixels, whose pixels are channels:
-    nothing of the resolution is lost, and three convolutions see 14 pixels across where single pixels would give 7.
+    What a token knows of the neighbourhood (is this a vessel?) meets what the pixels show (where does the calcium end?): a calcification is thinner
+    than a patch. The first level works on blocks of `BLOCK` by `BLOCK` pixels, whose pixels are channels, so that nothing of the resolution is
+    lost; each further one halves the grid and doubles the channels.
 
-    Source: skips from the image to a transformer's tokens as in UNETR (arXiv 2103.10504), pixels as channels and back as in Shi et al.
-    (arXiv 1609.05158); the layout is our own.
+    Source: convolutions down to a transformer's tokens and up again as in TransUNet (arXiv 2102.04306), pixels as channels and back as in Shi et
+    al. (arXiv 1609.05158); the layout is our own.
     """
 
     patch: tuple[int, int]
@@ -52,17 +52,30 @@ class PixelHead(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "N K D"], images: Float[Array, "N T T"]) -> Float[Array, "N T T"]:
-        (py, px), size = self.patch, images.shape[1]
-        down, across = size // py, size // px
-        by, bx = py // BLOCK, px // BLOCK
-        spread = nn.Dense(by * bx * self.channels, name="spread")(tokens)
-        spread = rearrange(spread, "n (h w) (i j c) -> n (h i) (w j) c", h=down, w=across, i=by, j=bx)
-        x = nn.gelu(PixelConv(self.channels, name="entry")(rearrange(images, "n (h i) (w j) -> n h w (i j)", i=BLOCK, j=BLOCK)) + spread)
-        x = x + nn.gelu(PixelConv(self.channels, name="inner")(x))
-        x = nn.gelu(PixelConv(self.channels, name="outer")(x))
+        levels = (self.patch[0] // BLOCK).bit_length()
+        x = nn.gelu(PixelConv(self.channels, name="entry")(to_channels(images[..., None])))
+        skips = []
+        for level in range(1, levels):
+            skips.append(x)
+            x = nn.Dense(self.channels * 2**level, name=f"down_{level}")(to_channels(x))
+            x = x + nn.gelu(PixelConv(x.shape[-1], name=f"down_conv_{level}")(x))
+        x = x + nn.Dense(x.shape[-1], name="tokens")(tokens).reshape(x.shape)
+        x = x + nn.gelu(PixelConv(x.shape[-1], name="deepest")(x))
+        for level in range(levels - 1, 0, -1):
+            x = to_pixels(nn.Dense(4 * skips[-1].shape[-1], name=f"up_{level}")(x)) + skips.pop()
+            x = x + nn.gelu(PixelConv(x.shape[-1], name=f"up_conv_{level}")(x))
         # Calcium is rare: begin with a probability of 2 %, so that the first steps do not only learn that.
-        logits = nn.Dense(BLOCK**2, bias_init=nn.initializers.constant(-4.0), name="logit")(x)
-        return rearrange(logits, "n h w (i j) -> n (h i) (w j)", i=BLOCK)
+        return to_pixels(nn.Dense(BLOCK**2, bias_init=nn.initializers.constant(-4.0), name="logit")(x))[..., 0]
+
+
+def to_channels(x: Float[Array, "N Y X C"]) -> Float[Array, "N Y/2 X/2 4*C"]:
+    """Blocks of `BLOCK` by `BLOCK` pixels as one pixel each, with all their channels."""
+    return rearrange(x, "n (h i) (w j) c -> n h w (i j c)", i=BLOCK, j=BLOCK)
+
+
+def to_pixels(x: Float[Array, "N y x 4*C"]) -> Float[Array, "N 2*y 2*x C"]:
+    """The inverse of `to_channels`."""
+    return rearrange(x, "n h w (i j c) -> n (h i) (w j) c", i=BLOCK, j=BLOCK)
 
 
 class TileSegmenter(nn.Module):
@@ -107,9 +120,10 @@ def make_model(config: Mapping[str, Any]) -> tuple[TileSegmenter, TileShape]:
     """The model and the shape of its rows, from the groups `encoder`, `head` and `tiles` of a config, as Python or JSON holds them.
 
     Raises:
-      UserError: patches that are not made of whole blocks of the pixel head.
+      UserError: patches that the levels of the pixel head do not lead to.
     """
     encoder = make_encoder(**{**config["encoder"], "patch": tuple(config["encoder"]["patch"])})  # JSON has no tuples
-    if any(side % BLOCK for side in encoder.patch[1:]):
-        raise UserError(f"config.encoder.patch is {encoder.patch}, but its height and width must be multiples of {BLOCK} pixels, such as (1, 8, 8).")
+    _, height, width = encoder.patch
+    if height != width or height < BLOCK or height & (height - 1):
+        raise UserError(f"config.encoder.patch is {encoder.patch}, but its height and width must be one power of 2, from {BLOCK} on: (1, 8, 8).")
     return TileSegmenter(encoder, **config["head"]), TileShape(**config["tiles"], patch=encoder.patch, registers=encoder.registers)

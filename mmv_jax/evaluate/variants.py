@@ -19,6 +19,7 @@ from mmv_jax.evaluate.measure import Result, result_of_masks, result_of_vector
 from mmv_jax.evaluate.segmentation import Scene, Segmented
 from mmv_jax.evaluate.supervised import RECIPES, frame_of, learn
 from mmv_jax.evaluate.tasks import Task
+from mmv_jax.models.decoders import PRIOR
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 
@@ -99,6 +100,8 @@ class Variants:
         """What was fitted before from the same things, or fits it now."""
         digest = hashlib.sha256(repr((why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())).encode())
         digest.update(task.labels.tobytes() + "\n".join(store.index["study"].to_numpy(str)[task.studies]).encode())
+        if task.kind == "segmentation":
+            digest.update(f"first logits {PRIOR}".encode())
         path = self.folder / f"{digest.hexdigest()[:24]}.npz"
         if not path.exists():
             say(f"{task.name}: {name} is fitted")

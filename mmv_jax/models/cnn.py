@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmv_jax.models.decoders import kernel_of, resize
+from mmv_jax.models.decoders import PRIOR, kernel_of, resize
 
 SMALLEST_HALVED = 8  # an axis with fewer voxels is not halved again: thick-slice volumes keep their few slices
 
@@ -50,7 +50,7 @@ class UNet(nn.Module):
         for n in reversed(range(self.depth)):
             x = jnp.concatenate([resize(x, skips[n].shape[1:4]), skips[n]], axis=-1)
             x = Convolutions(widths[n], name=f"up_{n}")(x)
-        return nn.Dense(self.classes, name="logits")(x)
+        return nn.Dense(self.classes, bias_init=nn.initializers.constant(PRIOR), name="logits")(x)
 
 
 class Classifier(nn.Module):

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat
 
+PRIOR = -3.0  # the logits' bias at the start: a structure takes few of the voxels (5 %), and a decoder that must learn this first unlearns all else
+
 
 def place_tokens(x: Float[Array, "B V D"], index: Int[Array, "B V"], length: int) -> tuple[Float[Array, "B {length} D"], Array]:
     """Tokens put to the places `index` of longer rows (-1: nowhere), and a boolean [B, length]: which places were filled."""
@@ -99,7 +101,7 @@ class Upsample(nn.Module):
             if n < len(skips):
                 x = x + resize(nn.Dense(x.shape[-1], name=f"skip_{n}")(skips[n]), grid)
             x = nn.gelu(nn.LayerNorm(name=f"norm_{n}")(x))
-        return nn.Dense(self.classes, name="logits")(x)
+        return nn.Dense(self.classes, bias_init=nn.initializers.constant(PRIOR), name="logits")(x)
 
 
 class LinearDecoder(nn.Module):
@@ -119,7 +121,7 @@ class LinearDecoder(nn.Module):
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         """Logits on the grid `voxels`."""
         tokens = nn.LayerNorm(use_scale=False, use_bias=False)(levels[-1])
-        return resize(nn.Dense(self.classes, name="logits")(tokens), voxels)
+        return resize(nn.Dense(self.classes, bias_init=nn.initializers.constant(PRIOR), name="logits")(tokens), voxels)
 
 
 class MultiScaleDecoder(nn.Module):

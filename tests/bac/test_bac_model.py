@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmv_jax.bac.model import INPUTS, PixelConv, make_model, segmentation_loss
+from mmv_jax.bac.model import INPUTS, PixelConv, make_model, segmentation_loss, to_channels, to_pixels
 from mmv_jax.bac.tiles import Tile, pack
 from mmv_jax.errors import UserError
 
@@ -50,10 +50,18 @@ def test_a_pixel_convolution_is_a_convolution():
     np.testing.assert_allclose(module.apply(params, x), wanted, atol=1e-5)
 
 
-def test_patches_that_are_no_whole_blocks_are_refused():
-    config = {"encoder": dict(size="nano", depth=1, patch=[1, 7, 8], registers=1), "head": dict(channels=4), "tiles": {}}
-    with pytest.raises(UserError, match=r"config.encoder.patch is \(1, 7, 8\).*multiples of 2"):
-        make_model(config)
+def test_patches_that_no_halving_of_pixels_leads_to_are_refused():
+    for patch in ([1, 8, 16], [1, 12, 12], [1, 1, 1]):
+        config = {"encoder": dict(size="nano", depth=1, patch=patch, registers=1), "head": dict(channels=4), "tiles": {}}
+        with pytest.raises(UserError, match=r"config.encoder.patch is .*one power of 2"):
+            make_model(config)
+
+
+def test_blocks_of_pixels_as_channels_and_back():
+    x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3).astype(jnp.float32)
+    as_channels = to_channels(x)
+    np.testing.assert_array_equal(as_channels[1, 1, 2], x[1, 2:4, 4:6].reshape(-1))
+    np.testing.assert_array_equal(to_pixels(as_channels), x)
 
 
 def test_the_loss_is_cross_entropy_and_dice_over_what_counts():
