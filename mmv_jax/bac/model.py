@@ -68,12 +68,12 @@ class PixelHead(nn.Module):
         return to_pixels(nn.Dense(BLOCK**2, bias_init=nn.initializers.constant(-4.0), name="logit")(x))[..., 0]
 
 
-def to_channels(x: Float[Array, "N Y X C"]) -> Float[Array, "N Y/2 X/2 4*C"]:
+def to_channels(x: Float[Array, "N Y X C"]) -> Float[Array, "N y x _"]:
     """Blocks of `BLOCK` by `BLOCK` pixels as one pixel each, with all their channels."""
     return rearrange(x, "n (h i) (w j) c -> n h w (i j c)", i=BLOCK, j=BLOCK)
 
 
-def to_pixels(x: Float[Array, "N y x 4*C"]) -> Float[Array, "N 2*y 2*x C"]:
+def to_pixels(x: Float[Array, "N y x _"]) -> Float[Array, "N Y X C"]:
     """The inverse of `to_channels`."""
     return rearrange(x, "n h w (i j c) -> n (h i) (w j) c", i=BLOCK, j=BLOCK)
 
