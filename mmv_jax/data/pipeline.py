@@ -103,7 +103,9 @@ class Rows:
         else:
             made = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=BUFFERED)))
         try:
-            yield from made
+            for batch in made:
+                # Copied: JAX lets go of what it was given when it likes, and shared memory that it still holds at the end is a leak.
+                yield {name: np.array(value) for name, value in batch.items()} if workers else batch
         finally:
             made.close()  # ends the processes and frees the batches that they have ready, which nobody will ask for
 

@@ -121,6 +121,12 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers):
     assert take(make(), 0, STEPS, workers=workers) == DIGESTS
 
 
+def test_what_a_worker_made_is_no_longer_in_shared_memory():
+    batches = make().batches(0, workers=1)
+    assert {type(array) for array in next(batches).values()} == {np.ndarray}
+    batches.close()
+
+
 @pytest.mark.parametrize("hosts", (1, 2, 4))
 def test_batches_do_not_depend_on_the_number_of_hosts(hosts):
     share = 4 // hosts
