@@ -1,4 +1,4 @@
-r"""Which encoder for which task: eight encoders on real studies and on phantoms, planar and volumetric; what was stopped goes on.
+r"""Which encoder for which task, frozen and fine-tuned: eight encoders, studies real and of phantoms, planar and volumetric; what was stopped goes on.
 
   mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie 0
   mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv runs/eval_chest/phantoms/manifest.csv \
@@ -8,6 +8,8 @@ r"""Which encoder for which task: eight encoders on real studies and on phantoms
 
 The encoders: the checkpoint's, the same with random weights, principal components of pixels, a convolutional network with real ImageNet weights, and
 small stand-ins for four encoders whose weights cannot be had here. A stand-in has random weights: it shows that its family is read, and no more.
+Each is measured frozen, by a linear probe, and fine-tuned, in every task. Random weights fine-tuned are "scratch-vit"; pixels have nothing to tune.
+On a machine that others use, OMP_NUM_THREADS=1 spares PyTorch the waiting for its second thread.
 Measured: docs/results.md.
 """
 
@@ -24,6 +26,8 @@ def get_config() -> ConfigDict:
     c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
     for name, family in STAND_INS.items():
         c.encoders[name] = {"folder": f"runs/eval_chest/stand_ins/{name}", "family": family, "stand_in": True}
+    c.protocols = ("linear", "finetune", "scratch")
+    c.fit = {"epochs": 12, "patience": 4, "batch": 16}
     c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
     nih, lidc, phantoms = {"source": "NIH ChestX-ray14"}, {"source": "LIDC-IDRI"}, {"tube_tie": 0.0}
     people = {"sex": {}, "age": {"edges": (40, 60)}, "view": {}}

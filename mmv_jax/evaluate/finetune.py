@@ -15,8 +15,9 @@ import optax
 from jaxtyping import Array, Float
 
 from mmv_jax.errors import UserError
-from mmv_jax.train.optimizer import make_optimizer
+from mmv_jax.train.optimizer import make_learning_rate, make_optimizer
 
+WARMUP, B2, CLIP = 0.1, 0.999, 3.0  # share of the steps; of AdamW; the largest norm of a gradient
 FEWEST = 20  # steps an epoch: of few studies, which are then shown more than once, so that patience does not run out while nothing has moved yet
 Batch = Mapping[str, Any]  # arrays of B studies each
 Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
@@ -84,19 +85,55 @@ def fit(params: Any, loss_fn: Loss, data: Mapping[str, np.ndarray], score: Calla
       What was best on val. Test studies are not known here.
     """
     count = len(next(iter(data.values())))
-    rows = min(recipe.batch, count)
-    per_epoch = max(-(-count // rows), FEWEST)
-    tx = make_optimizer(recipe.epochs * per_epoch, rows, peak_lr=recipe.peak_lr, at_rows=rows, warmup=0.1, weight_decay=recipe.weight_decay, b2=0.999)
+    rows, per_epoch = shape_of_epoch(count, recipe)
+    tx = make_optimizer(
+        recipe.epochs * per_epoch, rows,
+        peak_lr=recipe.peak_lr, at_rows=rows, warmup=WARMUP, weight_decay=recipe.weight_decay, b2=B2, clip=CLIP,
+    )  # fmt: skip
     tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay)))
     step_fn = jax.jit(_step(loss_fn, tx), donate_argnums=0)
     state = (jax.tree.map(jnp.array, params), tx.init(params))  # a copy: the step takes over the memory of what it is given
-    best, rng, key = Fitted(params, score(params), 0), np.random.default_rng(seed), jax.random.key(seed)
+    key = jax.random.key(seed)
+
+    def step(lines: np.ndarray, number: int) -> None:
+        nonlocal state
+        state = step_fn(state, {name: array[lines] for name, array in data.items()}, jax.random.fold_in(key, per_epoch + number))
+
+    return stopped_by_val(step, lambda: score(state[0]), lambda: jax.tree.map(jnp.copy, state[0]), count, recipe, seed)
+
+
+def shape_of_epoch(count: int, recipe: Recipe) -> tuple[int, int]:
+    """How many studies a step has, and how many steps an epoch, where there are `count` studies to learn from."""
+    rows = min(recipe.batch, count)
+    return rows, max(-(-count // rows), FEWEST)
+
+
+def learning_rates(count: int, recipe: Recipe) -> Float[np.ndarray, " steps"]:
+    """The learning rate of every step of a fit, for an optimizer that is none of optax's; `fit` takes the same."""
+    rows, per_epoch = shape_of_epoch(count, recipe)
+    steps = recipe.epochs * per_epoch
+    return np.asarray(jax.vmap(make_learning_rate(steps, rows, recipe.peak_lr, rows, WARMUP))(jnp.arange(steps)))
+
+
+def stopped_by_val(
+    step: Callable[[np.ndarray, int], None], score: Callable[[], float], copy: Callable[[], Any], count: int, recipe: Recipe, seed: int
+) -> Fitted:
+    """The loop of every fit, whatever library takes its steps: val is asked after each epoch, until patience ends.
+
+    Args:
+      step: learns from these lines of the training studies; steps are counted from 0.
+      score: how good the model now is on val; larger is better.
+      copy: the parameters as they are now, in memory that no later step changes.
+      count: of training studies. Every epoch shows each of them, in another order.
+    """
+    rows, per_epoch = shape_of_epoch(count, recipe)
+    best, rng = Fitted(copy(), score(), 0), np.random.default_rng(seed)
     for epoch in range(1, recipe.epochs + 1):
         for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):  # filled up from the front
-            state = step_fn(state, {name: array[lines] for name, array in data.items()}, jax.random.fold_in(key, epoch * per_epoch + n))
-        found = score(state[0])
+            step(lines, (epoch - 1) * per_epoch + n)
+        found = score()
         if found > best.score:
-            best = Fitted(jax.tree.map(jnp.copy, state[0]), found, epoch)  # the next step takes over the memory
+            best = Fitted(copy(), found, epoch)
         elif epoch - best.epoch >= recipe.patience:
             break
     return best

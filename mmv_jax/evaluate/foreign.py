@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from mmv_jax.data.augment import BACKGROUND, normalise
 from mmv_jax.data.crops import Crops, Geometry, whole_crops
@@ -71,40 +71,49 @@ class Foreign:
         voxels, inside = read_crop(store, geometry, study, crop)
         line = store.index.iloc[study]
         shown = np.where(inside, normalise(voxels, line["unit"], line["low"], line["high"]), np.float32(BACKGROUND))
-        if len(shown) > 1:
-            shown = shown[self.patch // 2 :: self.patch]
+        shown = self.layers(shown)
         out = np.zeros((len(shown), self.side, self.side), np.float32)
         out[:, : shown.shape[1], : shown.shape[2]] = ((shown + 1) / 2).clip(0, 1)
         return out
+
+    def layers(self, voxels: Shaped[np.ndarray, "Z Y X"]) -> Shaped[np.ndarray, "S Y X"]:
+        """The slices of a view that are shown: one through the middle of each layer of patches, or the only one."""
+        return voxels[self.patch // 2 :: self.patch] if len(voxels) > 1 else voxels
 
     def tokens(self, images: Float[np.ndarray, "S side side"]) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "M S h w D"]]:
         """The global vector of each image, and its patch tokens; those after earlier layers first, the model's answer last."""
         import torch
 
-        mean, std = (np.array(x, np.float32)[None, :, None, None] for x in (self.mean, self.std))
         with torch.inference_mode():
-            out = self.model(pixel_values=torch.from_numpy((images[:, None] - mean) / std))
-        return split_tokens(out)
+            cls, grids = self.forward(torch.from_numpy(images))
+        return cls.numpy(), grids.numpy()
+
+    def forward(self, images: Any) -> tuple[Any, Any]:
+        """`tokens` from tensor to tensors, so that gradients pass."""
+        mean, std = (images.new_tensor(x)[None, :, None, None] for x in (self.mean, self.std))
+        return split_tokens(self.model(pixel_values=(images[:, None] - mean) / std))
 
 
-def split_tokens(out: Any) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "M S h w D"]]:
-    """Global vector and square grids of patch tokens of a model's output, whatever it is made of.
+def split_tokens(out: Any) -> tuple[Any, Any]:
+    """Global vector [S, D] and square grids of patch tokens [M, S, h, w, D] of a model's output, whatever it is made of; tensors.
 
     Convolutional models give `[S, D, h, w]`; transformers give a line of tokens whose last h·w are the patches, what stands before them is CLS and
     registers. The global vector is CLS, or the model's own pooling where there is no CLS. Of the hidden states, where the model gives them, those of
     `early_layers` come first, if they have the shape of the last one: stages of another grid or width do not fit together.
     """
-    hidden = out.last_hidden_state.float().numpy()
+    import torch
+
+    hidden = out.last_hidden_state.float()
     if hidden.ndim == 4:
-        grid = hidden.transpose(0, 2, 3, 1)
-        return out.pooler_output.float().numpy().reshape(len(grid), -1), grid[None]
+        grid = hidden.permute(0, 2, 3, 1)
+        return out.pooler_output.float().reshape(len(grid), -1), grid[None]
     side = int(np.sqrt(hidden.shape[1]))
     special = hidden.shape[1] - side * side
     states = (getattr(out, "hidden_states", None) or ())[1:]  # the first is what enters the first layer
-    early = [states[layer].float().numpy() for layer in early_layers(len(states))] if states else []
-    levels = np.stack([*(level for level in early if level.shape == hidden.shape), hidden])
+    early = [states[layer].float() for layer in early_layers(len(states))] if states else []
+    levels = torch.stack([*(level for level in early if level.shape == hidden.shape), hidden])
     grids = levels[:, :, special:].reshape(len(levels), len(hidden), side, side, -1)
-    return hidden[:, 0] if special else out.pooler_output.float().numpy(), grids
+    return hidden[:, 0] if special else out.pooler_output.float(), grids
 
 
 def load_foreign(folder: str | Path) -> Foreign:

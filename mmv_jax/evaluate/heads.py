@@ -1,6 +1,6 @@
 """Three segmentation heads on frozen tokens, trained by gradient descent. Axes: N studies, M levels, z y x tokens, Z Y X voxels, D width."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmv_jax.evaluate.encoders import Encoded
 from mmv_jax.evaluate.finetune import Recipe, fit, in_batches, init_params
+from mmv_jax.evaluate.probes import Standardiser
 from mmv_jax.evaluate.segmentation import THRESHOLDS, Scene, Segmented, dice_by_threshold, score_masks
 from mmv_jax.models.decoders import GlobalLocalDecoder, LinearDecoder, MultiScaleDecoder, resize
 
@@ -69,7 +70,7 @@ def fit_head(name: str, scenes: Sequence[Scene], encoded: Sequence[Encoded], spl
       encoded: of the same studies, in the same order.
       split: "train", "val" or "test" of each.
     """
-    grids = TokenGrids.of(scenes, encoded)
+    grids = TokenGrids.of(scenes, standardised(encoded, split == "train"))
     tokens, voxels = grids.levels.shape[2:5], grids.truth.shape[1:]
     head, answers = make_head(name, scenes[0].truth.shape[0] == 1, tokens, voxels)
     recipe = replace(recipe, peak_lr=LINEAR_LR) if name == "linear" else recipe
@@ -89,6 +90,18 @@ def fit_head(name: str, scenes: Sequence[Scene], encoded: Sequence[Encoded], spl
     fitted = fit(params, loss_fn, train, lambda params: agreement(probabilities(params, val), val_scenes), recipe, seed)
     threshold = float(THRESHOLDS[int(sweep(probabilities(fitted.params, val), val_scenes).argmax())])
     return cut(probabilities(fitted.params, test), test_scenes, threshold, f"epoch {fitted.epoch}")
+
+
+def standardised(encoded: Sequence[Encoded], fitted: Bool[np.ndarray, " N"]) -> list[Encoded]:
+    """Every feature with mean 0 and variance 1 over the `fitted` studies, as for the probes: gradient descent hardly moves along what varies little."""
+    from_these = [e for e, chosen in zip(encoded, fitted) if chosen]
+    of_cls = Standardiser.of(np.stack([e.cls for e in from_these]))
+    of_patches = Standardiser.of(np.concatenate([e.patches for e in from_these]))
+    of_early = [Standardiser.of(np.concatenate([e.early[m] for e in from_these])) for m in range(len(encoded[0].early))]
+    return [
+        Encoded(e.study, of_cls(e.cls[None])[0], of_patches(e.patches), np.stack([s(x) for s, x in zip(of_early, e.early)]) if of_early else e.early)
+        for e in encoded
+    ]
 
 
 def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> Float[Array, ""]:
@@ -113,13 +126,13 @@ def agreement(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]
     return float((2 * (said * truth).sum() + 1) / ((said + truth).sum() + 1) - 1 - entropy)
 
 
-def sweep(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]) -> Float[np.ndarray, " thresholds"]:
+def sweep(probability: Iterable[Float[np.ndarray, "Z Y X"]], scenes: Sequence[Scene]) -> Float[np.ndarray, " thresholds"]:
     """The mean Dice at each of `THRESHOLDS`, over the studies that have the structure."""
     return dice_by_threshold([(p[_corner(s.truth.shape)], s.truth, int(s.truth.sum())) for p, s in zip(probability, scenes) if s.truth.any()])
 
 
-def cut(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene], threshold: float, choice: str) -> Segmented:
-    """The masks of studies at a threshold, and their scores."""
+def cut(probability: Iterable[Float[np.ndarray, "Z Y X"]], scenes: Sequence[Scene], threshold: float, choice: str) -> Segmented:
+    """The masks of studies at a threshold, and their scores. As in `sweep`, `probability` may come one study after the other."""
     masks = [p[_corner(scene.truth.shape)] > threshold for p, scene in zip(probability, scenes)]
     return Segmented(masks, *score_masks(list(scenes), masks), f"{choice}, threshold {threshold:.2f}")
 

@@ -95,7 +95,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
         outlined += strips if name == "trained" else []
         maps[name] = feature_maps(encoder, store, geometry, features, shown)
     results += measure_pixels(store, geometry, vectors, masks, PatchPixels(trained.whole), workdir, variants)
-    results += variants.measure_protocols(trained, store, geometry, tasks)
+    results += variants.measure_protocols(trained, others, store, geometry, tasks)
     groups, confounded = measure_groups(results), measure_confounders(results)
 
     results.sort(key=lambda result: (KINDS.index(result.task.kind), result.task.name))  # within a task as measured

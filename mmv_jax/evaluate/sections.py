@@ -106,8 +106,8 @@ def variant_sections(comparisons: Sequence[Comparison]) -> list[Section]:
         lines.append([Cell(c.task), Cell(c.first), Cell(c.second), Cell(f"{d.value:+.3f}", f"[{d.low:+.3f}, {d.high:+.3f}]"), Cell(p), Cell(c.words)])
     text = [
         "“encoder+head”: a head on the frozen tokens, trained by gradient descent and stopped by val: “linear” one map a token, “multi-scale” tokens "
-        "of four depths through convolutions, “global-local” CLS and patch tokens that ask each other. “trained+finetuned”: encoder and head, "
-        "lower layers slower; “scratch-vit”: the same from random weights; “supervised-…”: a convolutional network. Positive: the first is better.",
+        "of four depths through convolutions, “global-local” CLS and patch tokens that ask each other. “encoder+finetuned”: encoder and head, "
+        "lower layers slower; “scratch-vit”: ours so from random weights; “supervised-…”: a convolutional network. Positive: the first is better.",
     ]
     columns = ["task", "first", "second", "better by", "corrected p", "in words"]
     return [Section("Heads and fine-tuning", text, [Table(columns, lines)])] if lines else []

@@ -173,7 +173,7 @@ def learn(protocol: str, ours: Ours, store: Store, geometry: Geometry, task: Tas
     params = init_params(model, seed, *first)
     if protocol == "finetune":
         params = {**params, "encoder": ours.params}
-    kind = _Kind.of(task, train.arrays["truth"])
+    kind = Kind.of(task, train.arrays["truth"])
     apply = partial(_apply, model)
 
     def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
@@ -215,7 +215,7 @@ def _apply(model: nn.Module, params: Any, batch: Mapping[str, Array]) -> Array:
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
     """What a kind of task asks of a model's output. Numbers are learnt with mean 0 and variance 1."""
 
     kind: str
@@ -223,7 +223,7 @@ class _Kind:
     std: float
 
     @classmethod
-    def of(cls, task: Task, truth: np.ndarray) -> "_Kind":
+    def of(cls, task: Task, truth: np.ndarray) -> "Kind":
         return cls(task.kind, float(truth.mean()), float(truth.std()) or 1.0) if task.kind == "regression" else cls(task.kind, 0.0, 1.0)
 
     def loss(self, out: Array, batch: Mapping[str, Array]) -> Float[Array, ""]:

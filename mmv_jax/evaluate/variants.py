@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import Encoded, Ours, PatchPixels, StudyEncoder
 from mmv_jax.evaluate.finetune import Recipe
+from mmv_jax.evaluate.foreign import Foreign
 from mmv_jax.evaluate.heads import HEADS, RECIPE, encoded_of, fit_head
 from mmv_jax.evaluate.measure import Result, result_of_masks, result_of_vector
 from mmv_jax.evaluate.segmentation import Scene, Segmented
@@ -25,6 +27,7 @@ from mmv_jax.store.read import Store
 
 PROTOCOLS = ("linear", *RECIPES)
 STAND_IN = " (stand-in)"  # in the name of an encoder without its real weights: it is compared with nothing
+FINETUNED = "+finetuned"  # after the name of an encoder
 
 
 @dataclass(frozen=True)
@@ -73,28 +76,33 @@ class Variants:
                     encoded.extend(_encoded(encoder, store, task, scenes))
                 return fit_head(head, scenes, encoded, task.split, recipe, self.seed)
 
-            masks = self._kept(f"{name}+{head}", task, store, (encoder.fingerprint, f"{scenes[0].tokens.shape[1]} wide", head, recipe), fit)
+            masks = self._kept(f"{name}+{head}", task, store, (encoder.fingerprint, f"{scenes[0].tokens.shape[1]} wide, standardised", head, recipe), fit)
             assert isinstance(masks, Segmented)
             found.append((result_of_masks(f"{name}+{head}", masks, task), masks))
         return found
 
-    def measure_protocols(self, ours: Ours, store: Store, geometry: Geometry, tasks: Sequence[Task]) -> list[Result]:
-        """The encoder fine-tuned ("trained+finetuned"), the same from scratch ("scratch-vit"), a network ("supervised-unet", "supervised-cnn")."""
+    def measure_protocols(self, ours: Ours, others: Mapping[str, Foreign], store: Store, geometry: Geometry, tasks: Sequence[Task]) -> list[Result]:
+        """What learns end to end: by its name in `name_of`, and each encoder of others, fine-tuned, as `name+finetuned`."""
         found = []
         for task in tasks:
             for protocol in (p for p in self.protocols if p in RECIPES):
-                name, recipe = name_of(protocol, task), RECIPES[protocol].changed(self.options)
+                recipe = RECIPES[protocol].changed(self.options)
                 weights = ours.fingerprint if protocol == "finetune" else repr((ours.encoder, ours.whole))
-
-                def fit(protocol: str = protocol, task: Task = task, recipe: Recipe = recipe) -> Segmented | tuple[np.ndarray, str]:
-                    return learn(protocol, ours, store, geometry, task, recipe, self.seed)
-
-                answer = self._kept(name, task, store, (weights, protocol, recipe), fit)
-                if isinstance(answer, Segmented):
-                    found.append(result_of_masks(name, answer, task))
-                else:
-                    found.append(result_of_vector(name, *answer, task))
+                fit = partial(learn, protocol, ours, store, geometry, task, recipe, self.seed)
+                found.append(self._end_to_end(name_of(protocol, task), task, store, (weights, protocol, recipe), fit))
+                if protocol == "finetune":
+                    found += [self._foreign(name, foreign, store, geometry, task, recipe) for name, foreign in others.items()]
         return found
+
+    def _foreign(self, name: str, foreign: Foreign, store: Store, geometry: Geometry, task: Task, recipe: Recipe) -> Result:
+        from mmv_jax.evaluate.foreign_tuning import learn_foreign  # needs the extra torch, as whoever has loaded `foreign` does
+
+        fit = partial(learn_foreign, foreign, store, geometry, task, recipe, self.seed)
+        return self._end_to_end(name + FINETUNED, task, store, (foreign.fingerprint, "finetune", recipe), fit)
+
+    def _end_to_end(self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]) -> Result:
+        answer = self._kept(name, task, store, why, fit)
+        return result_of_masks(name, answer, task) if isinstance(answer, Segmented) else result_of_vector(name, *answer, task)
 
     def _kept(self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]) -> Segmented | tuple[np.ndarray, str]:
         """What was fitted before from the same things, or fits it now."""
@@ -113,16 +121,23 @@ class Variants:
 def name_of(protocol: str, task: Task) -> str:
     """How a protocol is called among the encoders of metrics.json."""
     network = "supervised-unet" if task.kind == "segmentation" else "supervised-cnn"
-    return {"finetune": "trained+finetuned", "scratch": "scratch-vit", "supervised": network}[protocol]
+    return {"finetune": f"trained{FINETUNED}", "scratch": "scratch-vit", "supervised": network}[protocol]
 
 
 def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """What is judged beside what: heads beside the same encoder's linear head, fine-tuned beside frozen, both beside supervised."""
+    """What is judged beside what, stand-ins left out.
+
+    Heads beside the same encoder's linear head, every encoder fine-tuned beside frozen; ours fine-tuned beside the others fine-tuned, and both
+    fine-tuned and frozen beside supervised networks.
+    """
     names = [name for name in dict.fromkeys(r.encoder for r in results) if STAND_IN not in name]
     heads = [(f"{name}+{head}", f"{name}+linear") for name in names for head in HEADS[1:]]
     supervised = ("scratch-vit", "supervised-unet", "supervised-cnn")
-    tuned = [("trained+finetuned", other) for other in ("trained", "trained+global-local", *supervised)]
-    return [pair for pair in [*heads, *tuned, *(("trained", other) for other in supervised)] if set(pair) <= set(names)]
+    tuned = [name for name in names if name.endswith(FINETUNED)]
+    frozen = [(name, name.removesuffix(FINETUNED)) for name in tuned]
+    ours = f"trained{FINETUNED}"
+    rivals = [(ours, other) for other in ("trained+global-local", *supervised, *tuned) if other != ours]
+    return [pair for pair in [*heads, *frozen, *rivals, *(("trained", other) for other in supervised)] if set(pair) <= set(names)]
 
 
 def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
