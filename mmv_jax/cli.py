@@ -34,9 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"mmv {args.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"mmv {args.command}: {_without_path(error, args)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"mmv {args.command}: stopped.", file=sys.stderr)
         return 1
+
+
+def _without_path(error: OSError, args: argparse.Namespace) -> str:
+    """What the system says, and the argument that it speaks of: the path itself may be a patient's."""
+    what = error.strerror or f"reading or writing failed ({type(error).__name__}). Is there room on the disk?"
+    if not isinstance(error.filename, str | os.PathLike):
+        return what
+    where = Path(error.filename).absolute()
+    for name, value in vars(args).items():
+        for given in value if isinstance(value, list) else [value]:
+            if (isinstance(given, Path) or name == "store") and where.is_relative_to(Path(given).absolute()):
+                return f"{name.upper()}: {what}"
+    return what
 
 
 def _dedent(text: str) -> str:

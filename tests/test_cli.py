@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from mmv_jax import cli
 from mmv_jax.cli import COMMANDS, main
@@ -90,6 +91,34 @@ def test_an_error_is_one_line_and_its_exit_code(error, code, says, capsys, monke
     monkeypatch.setitem(COMMANDS, "status", (COMMANDS["status"][0], fail))
     assert main(["status", "run"]) == code
     assert capsys.readouterr().err == f"mmv status: {says}{'' if says != 'stopped' else '.'}\n"
+
+
+UNWRITABLE = {"manifest folder images --out nodir/m.csv": "OUT: No such file", "pretrain --config c.py --workdir images/1.png": "WORKDIR: "}
+
+
+@pytest.mark.parametrize("line, says", UNWRITABLE.items(), ids=[line.split()[0] for line in UNWRITABLE])
+def test_what_the_system_refuses_is_one_line_that_names_the_argument(line, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "images" / "1.png")
+    monkeypatch.setattr("mmv_jax.config.load_config", lambda path, overrides: None)
+    monkeypatch.setattr("mmv_jax.train.loop.pretrain", lambda config, workdir: workdir.mkdir(parents=True))
+    assert main(line.split()) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"mmv {line.split()[0]}: {says}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left", "Anna_Miller.png"), OSError("8 requested and 0 written")], ids=["errno", "numpy"])
+def test_a_full_disk_is_told_without_a_path(error, capsys, monkeypatch):
+    def fail(args):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "status", (COMMANDS["status"][0], fail))
+    assert main(["status", "run"]) == 1
+    told = capsys.readouterr().err
+    assert "Miller" not in told
+    assert "No space left" in told or "room on the disk" in told
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):

@@ -59,7 +59,8 @@ def list_folder(root: Path) -> Iterator[Row]:
     `NAME_mask`, `NAME_seg` or `NAME_label` its mask `region`.
     """
     for folder, _, names in sorted(os.walk(root)):
-        formats = {name: format_of(Path(folder, name)) for name in sorted(names) if not name.startswith(".")}
+        regular = (name for name in sorted(names) if not name.startswith(".") and Path(folder, name).is_file())  # no pipe, no link to nothing
+        formats = {name: format_of(Path(folder, name)) for name in regular}
         dicoms = [name for name, kind in formats.items() if kind == "dicom"]
         others = [name for name, kind in formats.items() if kind not in ("dicom", None)]
         yield from _dicom_rows(root, Path(folder), dicoms)

@@ -1,6 +1,7 @@
 """Manifests of folders and of data sets: small trees in the published layouts, listed and read back."""
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,13 @@ def test_a_folder_is_listed_by_content(tmp_path):
         "v.nii.gz": ("volume", "v.nii.gz", {"region"}),
     }
     assert np.array_equal(read_study(lines["ct"].path).voxels, stored - 1024)
+
+
+def test_a_link_to_nothing_and_a_pipe_are_passed_over(tmp_path):
+    png(tmp_path / "images" / "here.png")
+    (tmp_path / "images" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "images" / "pipe.png")
+    assert set(listed("folder", tmp_path / "images", tmp_path / "m.csv")) == {"here.png"}
 
 
 def test_a_mask_belongs_to_the_longest_name_it_begins_with(tmp_path):
