@@ -56,13 +56,15 @@ def write_phantoms(
     Returns:
       The path of manifest.csv.
     Raises:
-      UserError: an unknown kind or dial.
+      UserError: an unknown kind or dial, no study, no worker.
     """
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"There is no phantom of kind {kind}. The kinds are {', '.join(KINDS)}.")
     if studies < 1:
         raise UserError(f"{studies} studies were asked for: ask for one at least.")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}, and phantoms need one at least. Leave it out for one a core.")
     of_breast, of_thorax = _sort_dials(dials)
     one = partial(write_patient, out, tuple(kinds), seed=seed, dials=of_thorax, breast_dials=of_breast, resolution_mm=resolution_mm, pixels=pixels)
     for kind in kinds:

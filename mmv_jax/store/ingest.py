@@ -94,12 +94,14 @@ def ingest(
       progress: is told (lines dealt with, lines to deal with).
       read_fn: reads one line; a module-level function of your own for formats of your own.
     Raises:
-      UserError: no manifest, another key, an unknown engine, an ingest that runs already.
+      UserError: no manifest, another key, an unknown engine, no worker, an ingest that runs already.
       WorkFailed: what no single file can be blamed for, such as a full disk.
     """
     began = time.monotonic()
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}, and an ingest needs one at least. Leave it out for one a core.")
     root = open_root(store)
     with _only_ingest(store):
         key = _open_key(store, key_path, is_new=read_about(root) is None)

@@ -155,7 +155,7 @@ def _make_probe(store: Store, config: ConfigDict, mesh: Mesh) -> Callable[[int, 
 
 
 def _check_rows(per_step: int, mesh: Mesh) -> None:
-    if per_step % mesh.size:
+    if per_step < 1 or per_step % mesh.size:
         raise UserError(
             f"config.rows.per_step is {per_step}, but {mesh.size} devices share the rows of a step evenly. Set "
             f"--config.rows.per_step={max(1, round(per_step / mesh.size)) * mesh.size}."

@@ -124,6 +124,11 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
         write_phantoms(tmp_path, ["knee"], 1, 0)
 
 
+def test_no_worker_is_told(tmp_path):
+    with pytest.raises(UserError, match="--workers is 0"):
+        write_phantoms(tmp_path, ["thorax-cxr"], 1, 0, workers=0)
+
+
 def test_one_patient_at_two_ties_is_two_studies_that_fit_into_one_store(tmp_path):
     manifests = [write_phantoms(tmp_path / str(tie), ["thorax-cxr"], 6, 7, workers=1, tube_tie=tie, **SMALL) for tie in (0.0, 1.0)]
     loose, tight = (lines_of(manifest) for manifest in manifests)

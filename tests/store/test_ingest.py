@@ -216,6 +216,12 @@ def test_an_unknown_engine_is_told(tmp_path):
         ingest([write_manifest(tmp_path / "in", volumes(2))], tmp_path / "store", engine="beam", read_fn=read_npy)
 
 
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_worker_is_told(tmp_path, workers):
+    with pytest.raises(UserError, match=f"--workers is {workers}"):
+        ingest([write_manifest(tmp_path / "in", volumes(2))], tmp_path / "store", workers=workers, read_fn=read_npy)
+
+
 def test_no_manifest_is_told(tmp_path):
     with pytest.raises(UserError, match="mmv manifest"):
         ingest([], tmp_path / "store", read_fn=read_npy)

@@ -84,10 +84,11 @@ def test_a_finished_run_says_so_and_does_nothing(eight, capsys):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
 
 
-def test_rows_that_cannot_be_shared_out_are_refused(store, tmp_path):
+@pytest.mark.parametrize("rows, better", [(12, 16), (0, 8)])
+def test_rows_that_cannot_be_shared_out_are_refused(store, tmp_path, rows, better):
     config = on_eight(store)
-    config.rows.per_step = 12
-    with pytest.raises(UserError, match=r"per_step is 12.*8 devices.*per_step=16"):
+    config.rows.per_step = rows
+    with pytest.raises(UserError, match=rf"per_step is {rows}.*8 devices.*per_step={better}\."):
         loop.pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
