@@ -1,4 +1,4 @@
-r"""Which encoder for which task, frozen and fine-tuned: eight encoders, studies real and of phantoms, planar and volumetric; what was stopped goes on.
+r"""Which encoder for which task, frozen and fine-tuned: eight encoders on real studies and phantoms, planar and volumetric; what was stopped goes on.
 
   mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie 0
   mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv runs/eval_chest/phantoms/manifest.csv \
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     for name, family in STAND_INS.items():
         c.encoders[name] = {"folder": f"runs/eval_chest/stand_ins/{name}", "family": family, "stand_in": True}
     c.protocols = ("linear", "finetune", "scratch")
-    c.fit = {"epochs": 12, "patience": 4, "batch": 16}
+    c.fit = {"epochs": 10, "patience": 3, "batch": 8}
     c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
     nih, lidc, phantoms = {"source": "NIH ChestX-ray14"}, {"source": "LIDC-IDRI"}, {"tube_tie": 0.0}
     people = {"sex": {}, "age": {"edges": (40, 60)}, "view": {}}

@@ -19,6 +19,7 @@ from mmv_jax.train.optimizer import make_learning_rate, make_optimizer
 
 WARMUP, B2, CLIP = 0.1, 0.999, 3.0  # share of the steps; of AdamW; the largest norm of a gradient
 FEWEST = 20  # steps an epoch: of few studies, which are then shown more than once, so that patience does not run out while nothing has moved yet
+MOST = 50  # of many, of which an epoch then shows a part, another one each time: val is asked as often as in a small task
 Batch = Mapping[str, Any]  # arrays of B studies each
 Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
 
@@ -105,7 +106,7 @@ def fit(params: Any, loss_fn: Loss, data: Mapping[str, np.ndarray], score: Calla
 def shape_of_epoch(count: int, recipe: Recipe) -> tuple[int, int]:
     """How many studies a step has, and how many steps an epoch, where there are `count` studies to learn from."""
     rows = min(recipe.batch, count)
-    return rows, max(-(-count // rows), FEWEST)
+    return rows, min(max(-(-count // rows), FEWEST), MOST)
 
 
 def learning_rates(count: int, recipe: Recipe) -> Float[np.ndarray, " steps"]:
@@ -124,7 +125,7 @@ def stopped_by_val(
       step: learns from these lines of the training studies; steps are counted from 0.
       score: how good the model now is on val; larger is better.
       copy: the parameters as they are now, in memory that no later step changes.
-      count: of training studies. Every epoch shows each of them, in another order.
+      count: of training studies. Every epoch draws their order anew.
     """
     rows, per_epoch = shape_of_epoch(count, recipe)
     best, rng = Fitted(copy(), score(), 0), np.random.default_rng(seed)

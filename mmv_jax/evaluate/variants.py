@@ -76,7 +76,9 @@ class Variants:
                     encoded.extend(_encoded(encoder, store, task, scenes))
                 return fit_head(head, scenes, encoded, task.split, recipe, self.seed)
 
-            masks = self._kept(f"{name}+{head}", task, store, (encoder.fingerprint, f"{scenes[0].tokens.shape[1]} wide, standardised", head, recipe), fit)
+            masks = self._kept(
+                f"{name}+{head}", task, store, (encoder.fingerprint, f"{scenes[0].tokens.shape[1]} wide, standardised", head, recipe), fit
+            )
             assert isinstance(masks, Segmented)
             found.append((result_of_masks(f"{name}+{head}", masks, task), masks))
         return found

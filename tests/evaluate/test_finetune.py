@@ -8,7 +8,7 @@ import pytest
 
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import fresh_params
-from mmv_jax.evaluate.finetune import Recipe, fit, in_batches, layer_rates
+from mmv_jax.evaluate.finetune import FEWEST, MOST, Recipe, fit, in_batches, layer_rates, learning_rates, shape_of_epoch
 from mmv_jax.models.sizes import make_encoder
 
 
@@ -64,6 +64,27 @@ def test_a_fit_that_never_improves_gives_back_what_it_began_with():
     found = line_fit(lambda params: -abs(float(params["w"])), Recipe(epochs=5, patience=2, batch=4, peak_lr=0.1))
     assert found.epoch == 0
     assert float(found.params["w"]) == 0.0
+
+
+@pytest.mark.parametrize("count, shape", {5: (5, FEWEST), 400: (16, 25), 100_000: (16, MOST)}.items())
+def test_an_epoch_is_neither_over_at_once_nor_endless(count, shape):
+    assert shape_of_epoch(count, Recipe(batch=16)) == shape
+
+
+def test_other_optimizers_are_given_the_rates_of_a_fit():
+    """Adam's step on a constant gradient is the learning rate."""
+    recipe = Recipe(epochs=2, patience=2, batch=4, weight_decay=0.0)
+    walked = []
+    data = {"x": np.zeros(12, np.float32)}
+
+    def score(params):
+        walked.append(float(params["w"]))
+        return walked[-1]
+
+    fit({"w": jnp.zeros(())}, lambda params, batch, key: -params["w"], data, score, recipe, seed=0)
+    rates = learning_rates(12, recipe)
+    assert rates.max() == np.float32(recipe.peak_lr)
+    np.testing.assert_allclose(np.diff(walked), rates.reshape(2, -1).sum(axis=1), rtol=1e-4)
 
 
 def test_batches_cover_every_line_once_in_order():
