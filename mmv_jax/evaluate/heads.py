@@ -93,7 +93,7 @@ def fit_head(name: str, scenes: Sequence[Scene], encoded: Sequence[Encoded], spl
 
 
 def standardised(encoded: Sequence[Encoded], fitted: Bool[np.ndarray, " N"]) -> list[Encoded]:
-    """Every feature with mean 0 and variance 1 over the `fitted` studies, as for the probes: gradient descent hardly moves along what varies little."""
+    """Every feature with mean 0 and variance 1 over the `fitted` studies, as for probes: gradient descent hardly moves along what varies little."""
     from_these = [e for e, chosen in zip(encoded, fitted) if chosen]
     of_cls = Standardiser.of(np.stack([e.cls for e in from_these]))
     of_patches = Standardiser.of(np.concatenate([e.patches for e in from_these]))
