@@ -7,11 +7,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore as ts
+from pandas.api.types import is_numeric_dtype
 
 from mmv_jax.errors import WorkFailed
 from mmv_jax.store.layout import PARTS, part_prefix, prefix_range
 
 INDEX = "index-"  # then eight hex digits of crc32c: the format's own page checksums leave its headers and its footer uncovered
+
+
+LABEL = "label_"
 
 
 class Corrupt(WorkFailed):
@@ -21,7 +25,11 @@ class Corrupt(WorkFailed):
 def write_index(root: ts.KvStore, part: str, lines: list[dict]) -> None:
     """Writes the index of a part, in one piece; from then on the part is there."""
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(pd.DataFrame(lines), preserve_index=False), file, compression="zstd")
+    try:
+        table = pa.Table.from_pandas(pd.DataFrame(lines), preserve_index=False)
+    except pa.ArrowException:  # its message quotes a cell
+        raise ValueError(f"part {part}: the lines do not agree in the type of a column") from None
+    pq.write_table(table, file, compression="zstd")
     content = file.getvalue()
     root.write(f"{part_prefix(part)}{INDEX}{google_crc32c.value(content):08x}.parquet", content).result()
 
@@ -43,7 +51,23 @@ def read_index(root: ts.KvStore, part: str | None = None) -> pd.DataFrame:
     tables = [_table(name, key, answer.result().value) for name, (key, answer) in answers.items()]
     if not tables:
         return pd.DataFrame({"study": [], "patient": [], "split": [], "manifest": [], "line": []})
+    _agree(tables)
     return pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True)
+
+
+def carried_kinds(index: pd.DataFrame) -> dict[str, type]:
+    """The type (float or str) of each label that an index holds, by the name that the manifests gave it."""
+    filled = index.loc[:, index.notna().any()]
+    return {c.removeprefix(LABEL): float if is_numeric_dtype(filled[c]) else str for c in filled if c.startswith(LABEL)}
+
+
+def _agree(tables: list[pd.DataFrame]) -> None:
+    """Makes text of the numbers of a label that is text in another part: a later manifest can have words where an earlier one had numbers."""
+    kinds = [carried_kinds(table) for table in tables]
+    for name in {name for own in kinds for name, kind in own.items() if kind is str}:
+        for table, own in zip(tables, kinds):
+            if own.get(name) is float:
+                table[LABEL + name] = table[LABEL + name].map(lambda x: f"{x:.15g}", na_action="ignore")
 
 
 def _table(part: str, key: str, content: bytes) -> pd.DataFrame:

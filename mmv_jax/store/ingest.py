@@ -16,10 +16,10 @@ import tensorstore as ts
 
 from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import Key
-from mmv_jax.readers.manifest import Line, read_manifest
+from mmv_jax.readers.manifest import Line, Manifest, read_manifest
 from mmv_jax.readers.read import read_mask, read_study
-from mmv_jax.store.index import finished_parts, read_index
-from mmv_jax.store.labels import carry, choose_columns
+from mmv_jax.store.index import carried_kinds, finished_parts, read_index
+from mmv_jax.store.labels import agreed_kinds, carry, choose_columns
 from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, open_root, prefix_range, remove_part
 from mmv_jax.store.quarantine import Quarantine
 from mmv_jax.store.read import read_about
@@ -182,21 +182,20 @@ def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], unit: str | Non
     there = dict(zip(index["study"], index["patient"]))
     splits = dict(zip(index["patient"], index["split"]))
     jobs: list[Job] = []
+    manifests = {ordinal: _read(path) for ordinal, path in ordinals.items()}
+    chosen = {ordinal: choose_columns([line.labels for line in lines]) for ordinal, (lines, _) in manifests.items()}
+    kinds = agreed_kinds([carried_kinds(index), *(columns for columns, _ in chosen.values())])
 
-    for ordinal, path in ordinals.items():
-        try:
-            lines, refused = read_manifest(path)
-        except UserError as error:
-            raise UserError(f"{path.name}: {error}") from None
+    for ordinal, (lines, refused) in manifests.items():
         quarantine.forget(ordinal)
         for number, code, reason in refused:
             report.refuse(Refusal((ordinal, number), code, reason), quarantine)
-        columns, left = choose_columns([line.labels for line in lines])
+        columns, left = chosen[ordinal]
         report.lines += len(lines) + len(refused)
         if left:
-            report.not_carried[path.name] = left
+            report.not_carried[ordinals[ordinal].name] = left
         for line in lines:
-            job = _job(line, ordinal, key, columns, unit)
+            job = _job(line, ordinal, key, {name: kinds[name] for name in columns}, unit)
             study, patient = str(job.known["study"]), str(job.known["patient"])
             if not re.fullmatch(MODALITY, line.modality):
                 report.refuse(Refusal(job.place, "bad_modality", "modality must be a short word such as CXR or CT"), quarantine)
@@ -210,6 +209,13 @@ def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], unit: str | Non
                 jobs.append(job)
                 there[study] = patient
     return jobs
+
+
+def _read(path: Path) -> Manifest:
+    try:
+        return read_manifest(path)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
 
 
 def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str | None) -> Job:

@@ -1,7 +1,7 @@
 """Which columns of a manifest are carried into a store: by an allow-list of what they hold, because a name can be anywhere."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 CATEGORIES = 32  # distinct values of a text column
@@ -40,6 +40,19 @@ def choose_columns(lines: Sequence[Cells]) -> tuple[dict[str, type], list[str]]:
         else:
             carried[name] = kind
     return carried, left
+
+
+def agreed_kinds(choices: Iterable[Mapping[str, type]]) -> dict[str, type]:
+    """One type for each column of several manifests: text where one has numbers and another words.
+
+    >>> agreed_kinds([{"sex": str, "age": float}, {"sex": float}])
+    {'sex': <class 'str'>, 'age': <class 'float'>}
+    """
+    kinds: dict[str, type] = {}
+    for columns in choices:
+        for name, kind in columns.items():
+            kinds[name] = kind if kinds.get(name, kind) is kind else str
+    return kinds
 
 
 def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | None]:

@@ -18,6 +18,7 @@ from planted import NAN, read_npy, store_of, study_of, write_manifest
 from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.store import write
+from mmv_jax.store.index import write_index
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.layout import open_root
 from mmv_jax.store.read import Store
@@ -214,6 +215,24 @@ def test_two_ingests_at_once_are_refused(tmp_path):
 def test_an_unknown_engine_is_told(tmp_path):
     with pytest.raises(UserError, match="none of local, ray"):
         ingest([write_manifest(tmp_path / "in", volumes(2))], tmp_path / "store", engine="beam", read_fn=read_npy)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one ingest", "one after the other"])
+def test_a_column_of_words_in_one_manifest_and_of_numbers_in_another_is_text(tmp_path, at_once):
+    first = write_manifest(tmp_path / "in", volumes(2), "a.csv", sex=["0", ""], age=["30", "40"])
+    second = write_manifest(tmp_path / "in", volumes(2), "b.csv", first=2, sex=["F", "M"], age=["50", "60"])
+    for manifests in [[first, second]] if at_once else [[first], [second]]:
+        assert ingest(manifests, tmp_path / "store", workers=1, read_fn=read_npy).ok
+    index = Store.open(tmp_path / "store").index
+    assert index["label_sex"].fillna("none").tolist() == ["0", "none", "F", "M"]
+    assert index["label_age"].tolist() == [30, 40, 50, 60]
+
+
+def test_a_column_that_cannot_be_written_quotes_no_cell(tmp_path):
+    with pytest.raises(ValueError, match="type of a column") as told:
+        write_index(open_root(tmp_path), "part", [{"label_who": "Miller"}, {"label_who": 3.0}])
+    assert told.value.__cause__ is None
+    assert "Miller" not in str(told.value)
 
 
 @pytest.mark.parametrize("workers", [0, -1])
