@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from mmv_jax.bac.infer import Finder, Measure
+from mmv_jax.bac.mine import mistakes
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model, segmentation_loss
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.tiles import TileShape
@@ -41,17 +44,32 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         first, items = checkpoints.restore_newest(_items(state))
         state = _state(items)
         with Log(workdir, first, config.steps) as log:
-            waiting: list[tuple[int, Mapping]] = []  # step n is dispatched before the numbers of step n - 1 are read
-            for step, batch in zip(range(first, config.steps), _ahead(sampler, first, config.rows)):
-                state, metrics = step_fn(state, batch)
-                waiting.append((step, metrics))
-                if len(waiting) > 1:
-                    log.write(*waiting.pop(0))
-                checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == config.steps)
-            for left in waiting:
-                log.write(*left)
+            for start, end in spans(first, config.steps, config.data.mine_at):
+                if mined := [at for at in config.data.mine_at if at <= start]:
+                    finder = Finder(model, state["params"], shape, Measure(**config.measure.to_dict()))
+                    sampler.look_at(mistakes(finder, sampler, workdir / f"mistakes-{mined[-1]}.npz"))
+                waiting: list[tuple[int, Mapping]] = []  # step n is dispatched before the numbers of step n - 1 are read
+                for step, batch in zip(range(start, end), _ahead(sampler, start, config.rows)):
+                    state, metrics = step_fn(state, batch)
+                    waiting.append((step, metrics))
+                    if len(waiting) > 1:
+                        log.write(*waiting.pop(0))
+                    checkpoints.save_if_due(step + 1, _items(state), now=step + 1 in (end, config.steps))
+                for left in waiting:
+                    log.write(*left)
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. Raise --config.steps to go on.")
+
+
+def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int]]:
+    """The steps from `first` to `steps`, cut where hard negatives are looked for; `mine_at` ascends.
+
+    Example:
+      >>> spans(5, 30, (10, 20))
+      [(5, 10), (10, 20), (20, 30)]
+    """
+    cuts = [first, *(at for at in mine_at if first < at < steps), max(first, steps)]
+    return list(pairwise(cuts))
 
 
 def init_state(model: TileSegmenter, shape: TileShape, tx: optax.GradientTransformation, seed: int, init: str) -> dict[str, Any]:

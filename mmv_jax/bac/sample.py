@@ -1,9 +1,10 @@
 """Training tiles from a store of mammograms with truth: which tile is in which step follows from (seed, step) alone. Axes: as in `tiles`."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy import ndimage
 
 from mmv_jax.bac.tiles import Tile, TileShape, pack
@@ -12,6 +13,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
 
 MASK = "bac"  # the store's name of the truth
+KINDS = ("calcified", "bright", "mistaken", "breast")
 POINTS = 400  # remembered of a view and kind
 BRIGHT, BROAD = 0.997, 5.0  # the share of a breast that is less bright than its neighbourhood (a Gaussian, in pixels) than what resembles calcium
 APART = 8  # pixels between such a point and any calcified artery
@@ -19,27 +21,34 @@ APART = 8  # pixels between such a point and any calcified artery
 
 @dataclass(frozen=True)
 class Known:
-    """A training view as the sampler remembers it: points [n, 2] on the working grid, of calcified artery, of what resembles it, of any breast."""
+    """A training view as the sampler remembers it: points [n, 2] on the working grid, of calcified artery, of what resembles it, of any breast.
+
+    Attributes:
+      mistaken: what a model took for calcified artery (`mine.mistakes`); none until there is a model.
+    """
 
     study: int
     frame: Frame
     spacing_mm: tuple[float, float]
     calcified: Int[np.ndarray, "n 2"]
     bright: Int[np.ndarray, "m 2"]
+    mistaken: Int[np.ndarray, "j 2"]
     breast: Int[np.ndarray, "k 2"]
 
 
 class Sampler:
-    """Draws tiles: around calcified artery, around what resembles it, and from anywhere in a breast.
+    """Draws tiles: around calcified artery, around what resembles it, around what was mistaken for it, and from anywhere in a breast.
 
     Args:
       splits: whose studies are drawn.
-      mix: the shares of the three kinds of tiles, in that order.
+      mix: the shares of `KINDS`. While nothing is known to be mistaken, its share is drawn around what resembles artery.
     Raises:
-      UserError: no study of these splits has the truth, or none has any calcification.
+      UserError: `mix` has another number of shares; no study of these splits has the truth, or none has any calcification.
     """
 
-    def __init__(self, store: Store, shape: TileShape, *, seed: int, splits: tuple[str, ...], mix: tuple[float, float, float]):
+    def __init__(self, store: Store, shape: TileShape, *, seed: int, splits: tuple[str, ...], mix: tuple[float, float, float, float]):
+        if len(mix) != len(KINDS):
+            raise UserError(f"config.data.mix has {len(mix)} shares, but must have one for each kind of tile: {', '.join(KINDS)}.")
         self._store, self._shape, self._seed, self._mix = store, shape, seed, np.cumsum(mix) / sum(mix)
         index = store.index
         named = np.array([MASK in masks.split(",") for masks in index["masks"]])
@@ -47,14 +56,31 @@ class Sampler:
         if not len(lines):
             raise UserError(f"config.data: the store has no study of {', '.join(splits)} with a {MASK}_mask. Ingest a manifest that has this column.")
         self._views = [self._look(int(i)) for i in lines]
-        self._kinds = [[n for n, view in enumerate(self._views) if len(getattr(view, kind))] for kind in ("calcified", "bright", "breast")]
-        if not self._kinds[0]:
+        self._index_kinds()
+        if not self._kinds["calcified"]:
             raise UserError(
                 f"config.data: in none of the {len(lines)} studies of {', '.join(splits)} is an artery calcified: nothing can be learned."
             )
 
     def __len__(self) -> int:
         return len(self._views)
+
+    def images(self) -> Iterator[tuple[Shaped[np.ndarray, "Y X"], tuple[float, float]]]:
+        """(voxels, spacing of the file in mm) of each view, in the sampler's order."""
+        for view in self._views:
+            line = self._store.index.iloc[view.study]
+            yield self._store.read_study(view.study).voxels[0], (float(line["spacing_y"]), float(line["spacing_x"]))
+
+    def off_arteries(self, view: int, where: Bool[np.ndarray, "y x"]) -> Int[np.ndarray, "n 2"]:
+        """Some of the points of a mask on a view's working grid that lie apart from every calcified artery."""
+        known = self._views[view]
+        near = ndimage.maximum_filter(self._read_truth(known.study, known.frame, (0, 0), known.frame.shape), 2 * APART + 1)
+        return _some(np.random.default_rng([self._seed, known.study, 2]), where & ~near)
+
+    def look_at(self, mistaken: Sequence[Int[np.ndarray, "n 2"]]) -> None:
+        """From now on tiles are drawn around these points too, given for each view."""
+        self._views = [replace(view, mistaken=points) for view, points in zip(self._views, mistaken, strict=True)]
+        self._index_kinds()
 
     def batch(self, step: int, rows: int) -> dict[str, np.ndarray]:
         """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T] (1 where a pixel is breast and counts)."""
@@ -79,15 +105,19 @@ class Sampler:
         rng = np.random.default_rng([self._seed, study, 1])
         peaks = seen - ndimage.gaussian_filter(seen, BROAD)
         resembling = inside & ~near & (peaks > np.quantile(peaks[inside], BRIGHT)) if inside.any() else inside
-        points = [_some(rng, where) for where in (truth, resembling, inside)]
+        calcified, bright, breast = (_some(rng, where) for where in (truth, resembling, inside))
         factor = frame.factor
-        return Known(study, frame, (spacing[0] * factor, spacing[1] * factor), *points)
+        return Known(study, frame, (spacing[0] * factor, spacing[1] * factor), calcified, bright, calcified[:0], breast)
+
+    def _index_kinds(self) -> None:
+        """Which views have points of a kind."""
+        self._kinds = {kind: [n for n, view in enumerate(self._views) if len(getattr(view, kind))] for kind in KINDS}
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tile, Bool[np.ndarray, "T T"]]:
-        kind = int(np.searchsorted(self._mix, rng.random()))
-        kind = kind if self._kinds[kind] else 2  # a store without anything that resembles calcium
+        kind = KINDS[int(np.searchsorted(self._mix, rng.random()))]
+        kind = next(some for some in (kind, "bright", "breast") if self._kinds[some])
         view = self._views[self._kinds[kind][rng.integers(len(self._kinds[kind]))]]
-        points = (view.calcified, view.bright, view.breast)[kind]
+        points = getattr(view, kind)
         tile = self._shape.tile
         size = (min(tile, view.frame.shape[0]), min(tile, view.frame.shape[1]))
         corner = points[rng.integers(len(points))] - rng.integers(0, tile, 2)  # the point lies anywhere in the tile

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 def small_config(store: Path) -> ConfigDict:
     """A fit of three steps with a nano encoder and tiles of 32 pixels."""
     c = ConfigDict(dict(seed=0, steps=3, rows=1, init=""))
-    c.data = dict(store=str(store), splits=("train", "val", "test"), mix=(0.5, 0.25, 0.25))
+    c.data = dict(store=str(store), splits=("train", "val", "test"), mix=(0.4, 0.2, 0.2, 0.2), mine_at=(2,))
     c.tiles = dict(tile=32, overlap=8, per_row=2)
     c.encoder = dict(size="nano", depth=1, patch=(1, 8, 8), registers=1, scale_mm=6.4)
     c.head = dict(channels=4)

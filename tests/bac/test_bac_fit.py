@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from bac_small import small_config
 
-from mmv_jax.bac.fit import fit, init_state
+from mmv_jax.bac.fit import fit, init_state, spans
 from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.mine import mistakes
 from mmv_jax.bac.model import make_model
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.view import averaged
@@ -20,7 +21,7 @@ from mmv_jax.train.optimizer import make_optimizer
 @pytest.fixture(scope="module")
 def sampler(store):
     _, shape = make_model(small_config(store).to_dict())
-    return Sampler(Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(1.0, 0.0, 0.0))
+    return Sampler(Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(1.0, 0.0, 0.0, 0.0))
 
 
 def test_a_step_draws_the_same_tiles_again_and_another_step_others(sampler):
@@ -45,7 +46,7 @@ def test_points_that_resemble_calcium_lie_off_the_arteries(sampler):
 def test_a_store_without_truth_is_refused(store):
     _, shape = make_model(small_config(store).to_dict())
     with pytest.raises(UserError, match="bac_mask"):
-        Sampler(Store.open(store), shape, seed=0, splits=("nobody",), mix=(1.0, 0.0, 0.0))
+        Sampler(Store.open(store), shape, seed=0, splits=("nobody",), mix=(1.0, 0.0, 0.0, 0.0))
 
 
 def test_a_fit_leaves_numbers_and_a_model_that_can_be_restored(fitted):
@@ -65,6 +66,30 @@ def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(store, fitted, tmp
     fit(small_config(store), tmp_path / "fit")
     ours, theirs = (restore_items(where, ("encoder", "head"))[0] for where in (tmp_path / "fit", fitted))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_what_is_mistaken_for_artery_lies_off_the_arteries_and_is_drawn_from_then_on(store, fitted, tmp_path):
+    model, shape = make_model(small_config(store).to_dict())
+    sampler = Sampler(Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(0.0, 0.0, 1.0, 0.0))
+    everything = Finder.restore(fitted)
+    bias = everything.params["head"]["logit"]["bias"]
+    everything.params["head"]["logit"]["bias"] = bias + 100.0  # takes every pixel of a breast for artery
+    points = mistakes(everything, sampler, tmp_path / "points.npz")
+    for view, mistaken in zip(sampler._views, points, strict=True):
+        truth = averaged(sampler._store.read_box(view.study, (0, 0, 0), (1, *sampler._grid(view.study)), mask="bac")[0], 1) > 0
+        assert len(mistaken) and not truth[tuple(mistaken.T)].any()
+    here = [np.array([[40, 30]])] * len(sampler)
+    before = sampler.batch(0, 2)
+    sampler.look_at(here)
+    assert not np.array_equal(sampler.batch(0, 2)["images"], before["images"])
+    again = mistakes(everything, sampler, tmp_path / "points.npz")
+    assert all(np.array_equal(a, b) for a, b in zip(points, again, strict=True))
+
+
+def test_a_fit_is_cut_where_mistakes_are_looked_for():
+    assert spans(0, 30, (10, 20)) == [(0, 10), (10, 20), (20, 30)]
+    assert spans(10, 30, (10, 20)) == [(10, 20), (20, 30)]
+    assert spans(30, 30, (10, 20)) == [(30, 30)]
 
 
 def test_a_fit_starts_from_a_pretrained_encoder_of_its_shape(store, fitted):
