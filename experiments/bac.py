@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     c.init = ""  # the workdir of a pretrained encoder of the same shape; empty: fresh weights
     # Women of the split "test" are left for the choice of `least_mm2`; the fit is judged on phantoms of another seed (experiments/eval_bac.py).
     c.data = dict(store="runs/bac/store", splits=("train", "val"))
-    # Tiles around calcified artery, around what resembles it, around what the model took for it at the steps `mine_at`, and from anywhere in a breast.
+    # Tiles around calcified artery, what resembles it, what the model took for it at the steps `mine_at`, and from anywhere in a breast.
     c.data.mix, c.data.mine_at = (0.35, 0.15, 0.3, 0.2), (4000, 6000)
     c.tiles = dict(tile=128, overlap=16, per_row=4)  # 12.8 mm, in pixels of 0.1 mm at the coarsest
     # A patch of 0.8 mm is as wide as an artery; the shortest wavelength is two patches, as everywhere.
