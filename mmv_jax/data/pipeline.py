@@ -15,6 +15,7 @@ from mmv_jax.data.packing import make_plan
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.rows import RowWriter
 from mmv_jax.data.tokens import RowShape, choose_visible
+from mmv_jax.data.workers import end_with_parent, held_signals
 from mmv_jax.errors import UserError
 
 ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
@@ -92,18 +93,22 @@ class Rows:
 
         Args:
           mine: this host's positions in a step; None for all.
-          workers: processes that make batches ahead; 0 makes them in a thread of this process. The batches are the same.
+          workers: processes that make batches ahead; 0 makes them in a thread of this process. The batches are the same. They outlive SIGTERM and
+            SIGINT, and end with the iterator or with this process.
         """
         steps = grain.MapDataset.source(_Steps(self, first, None if mine is None else tuple(mine)))
         if workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain's processes ask absl for its flags, which only an absl program parses
-            one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-            made = iter(steps.to_iter_dataset(one_by_one).mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)))
+            one_by_one = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+            options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)
+            made = iter(one_by_one.mp_prefetch(options, worker_init_fn=end_with_parent))
         else:
             made = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=BUFFERED)))
         try:
-            for batch in made:
+            while True:
+                with held_signals():  # Grain starts its processes when it is asked for the first batches
+                    batch = next(made)
                 # Copied: JAX lets go of what it was given when it likes, and shared memory that it still holds at the end is a leak.
                 yield {name: np.array(value) for name, value in batch.items()} if workers else batch
         finally:

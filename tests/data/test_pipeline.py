@@ -1,5 +1,12 @@
 import hashlib
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import active_children
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +15,7 @@ from memory_store import SHAPE, VIEWS, memory, random_studies
 from mmv_jax.data.crops import View
 from mmv_jax.data.pipeline import Rows, mix
 from mmv_jax.data.tokens import CLS, PATCH, REGISTER
+from mmv_jax.data.workers import held_signals
 from mmv_jax.errors import UserError
 
 STORE = memory(random_studies(40))
@@ -125,6 +133,48 @@ def test_what_a_worker_made_is_no_longer_in_shared_memory():
     batches = make().batches(0, workers=1)
     assert {type(array) for array in next(batches).values()} == {np.ndarray}
     batches.close()
+
+
+@pytest.mark.parametrize("told", (signal.SIGTERM, signal.SIGINT))
+def test_a_worker_that_is_told_to_stop_goes_on_making_batches(told):
+    """A job's end is told to all of its processes; the loop decides, and needs its batches until then."""
+    batches = make().batches(0, workers=1)
+    found = [digest(next(batches))]
+    (worker,) = active_children()
+    os.kill(worker.pid, told)
+    found += [digest(next(batches)) for _ in range(9)]  # more than were ready before
+    batches.close()
+    assert found == [digest(ROWS.batch(step)) for step in range(10)]
+
+
+def test_a_signal_that_was_held_is_delivered():
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+    try:
+        with held_signals():
+            signal.raise_signal(signal.SIGTERM)  # to this thread
+            assert not came
+        assert came == [True]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_workers_do_not_outlive_a_run_that_was_killed():
+    """A process group exists as long as one process of it does."""
+    run = "from test_pipeline import make; batches = make().batches(0, workers=1); next(batches); print('made', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-c", run], cwd=Path(__file__).parent, start_new_session=True, **pipes)
+    assert process.stdout.readline() == b"made\n"
+    process.kill()
+    process.communicate()
+    for _ in range(400):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("a worker went on 20 s after its run was killed")
 
 
 @pytest.mark.parametrize("hosts", (1, 2, 4))

@@ -1,0 +1,37 @@
+"""What Grain's worker processes share with the process that started them: its end, and not its signals."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import connection, parent_process, resource_tracker
+from threading import Thread
+
+HELD = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Threads and processes that are started inside never see SIGTERM and SIGINT; here, what comes meanwhile is delivered on leaving.
+
+    SLURM signals every process of a job, and a terminal every one of its group: the loop must outlive that by a step and a checkpoint, for which it
+    needs its batches. A disposition set by the workers themselves would come seconds late, after their imports; a mask is inherited.
+    """
+    resource_tracker.ensure_running()  # Python starts it before the first process, and then unblocks both signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(index: int, count: int) -> None:
+    """The beginning of worker `index` of `count`: it ends when its parent does, however that came; Grain's own would wait for it for ever."""
+    parent = parent_process()
+    assert parent is not None
+    Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
