@@ -183,7 +183,9 @@ def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], unit: str | Non
     splits = dict(zip(index["patient"], index["split"]))
     jobs: list[Job] = []
     manifests = {ordinal: _read(path) for ordinal, path in ordinals.items()}
-    chosen = {ordinal: choose_columns([line.labels for line in lines]) for ordinal, (lines, _) in manifests.items()}
+    chosen = {
+        ordinal: choose_columns([line.labels for line in lines], [line.patient_id for line in lines]) for ordinal, (lines, _) in manifests.items()
+    }
     kinds = agreed_kinds([carried_kinds(index), *(columns for columns, _ in chosen.values())])
 
     for ordinal, (lines, refused) in manifests.items():

@@ -1,12 +1,13 @@
 """Which columns of a manifest are carried into a store: by an allow-list of what they hold, because a name can be anywhere."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 CATEGORIES = 32  # distinct values of a text column
 LONGEST = 32  # characters of such a value
-LINES_A_CATEGORY = 2  # a column whose values hardly repeat names its lines
+PATIENTS_A_VALUE = 2  # on average; a column whose values hardly repeat from patient to patient names its patients
 # Short codes that name nobody, however few lines a manifest has.
 CODES = frozenset(
     ("f", "m", "o", "u", "female", "male", "other", "unknown", "yes", "no", "true", "false")
@@ -18,23 +19,39 @@ WORDS_OF_IDENTIFIERS = frozenset(
     + ("phone", "tel", "fax", "email", "mail")
     + ("physician", "doctor", "radiologist", "operator", "institution", "hospital", "comment", "comments", "note", "notes", "report", "text")
 )
-IDENTIFIER_DIGITS = 7  # whole numbers this long that differ on every line are record or telephone numbers
+# Whole names, in lower case and without separators: "patient age" is a measurement, "patient" and "PATIENT-ID" are not.
+NAMES_OF_IDENTIFIERS = re.compile(
+    r"(patient|subject|case|person|participant)s?|(patient|subject|case|person|participant|study|series|exam|accession|record|chart)"
+    r"(id|ids|uid|no|nr|num|number|key|code|name)"
+)
+WORDS_OF_MEASURES = frozenset(
+    ("age", "year", "years", "month", "months", "day", "days", "height", "weight", "size", "width", "diameter", "area", "volume", "count", "score")
+    + ("mm", "cm", "ml", "hu", "kg", "mg", "bpm", "percent")
+)
+IDENTIFIER_DIGITS = 7  # whole numbers this long that patients do not share are record or telephone numbers
+ENOUGH_PATIENTS = 10  # with several studies, to tell that a whole number stands for the patient
 DATE_FORMATS = ("%Y%m%d", "%d%m%Y", "%Y%m", "%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
 
 Cells = Mapping[str, str]
 
 
-def choose_columns(lines: Sequence[Cells]) -> tuple[dict[str, type], list[str]]:
+def choose_columns(lines: Sequence[Cells], patients: Sequence[str]) -> tuple[dict[str, type], list[str]]:
     """The columns to carry, each with its type (float or str), and the names of those that stay behind.
 
-    A column is carried when its filled cells are all numbers, or are at most 32 different texts of at most 32 characters that
-    repeat (or are codes such as PA or F). A column stays behind when its name says that it identifies (id, name, date, path, …), when it holds dates,
-    or whole numbers of seven and more digits that differ on every line.
+    A column is carried when its filled cells are all numbers, or are at most 32 different texts of at most 32 characters that patients
+    share (or are codes such as PA or F). A column stays behind when its name says that it identifies (id, name, patient, date, path, …), when it
+    holds dates, or whole numbers of seven and more digits that patients do not share, or whole numbers that stand for the patient: always the same
+    for one and never for two, where enough patients have several studies and the name is not that of a measurement (age, mm, …).
+
+    Args:
+      lines: the cells of each line of a manifest.
+      patients: the patient of each line.
     """
     carried: dict[str, type] = {}
     left: list[str] = []
     for name in dict.fromkeys(column for cells in lines for column in cells):
-        kind = _kind(name, [cells[name].strip() for cells in lines if cells.get(name, "").strip()])
+        filled = [(cells[name].strip(), patient) for cells, patient in zip(lines, patients, strict=True) if cells.get(name, "").strip()]
+        kind = _kind(name, filled)
         if kind is None:
             left.append(name)
         else:
@@ -64,19 +81,31 @@ def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | 
     return labels
 
 
-def _kind(name: str, values: list[str]) -> type | None:
+def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
+    """What a column holds, from its filled cells and the patient of each; None where it stays behind."""
     words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
-    if not values or words & WORDS_OF_IDENTIFIERS or all(map(_is_date, values)):
+    values = [value for value, _ in filled]
+    identifies = words & WORDS_OF_IDENTIFIERS or NAMES_OF_IDENTIFIERS.fullmatch(re.sub(r"[^a-z]", "", name.lower()))
+    if not values or identifies or all(map(_is_date, values)):
         return None
     distinct = set(values)
+    shared = len(set(filled)) >= PATIENTS_A_VALUE * len(distinct)
     if all(map(_is_number, values)):
-        whole = all(re.fullmatch(rf"[+-]?\d{{{IDENTIFIER_DIGITS},}}", value) for value in values)
-        return None if whole and len(distinct) == len(values) else float
+        whole = [re.fullmatch(r"[+-]?(\d+)(\.0*)?", value) for value in values]
+        long = all(match and len(match[1]) >= IDENTIFIER_DIGITS for match in whole)
+        stands_for_patient = all(whole) and not words & WORDS_OF_MEASURES and _one_to_one(filled)
+        return None if (long and not shared) or stands_for_patient else float
     if all(value.lower() in CODES for value in distinct):
         return str
-    repeats = len(values) >= LINES_A_CATEGORY * len(distinct)
     short = len(distinct) <= CATEGORIES and max(map(len, distinct)) <= LONGEST
-    return str if repeats and short and not any(map(_looks_like_a_place, distinct)) else None
+    return str if shared and short and not any(map(_looks_like_a_place, distinct)) else None
+
+
+def _one_to_one(filled: list[tuple[str, str]]) -> bool:
+    """Whether a value is always the same for one patient and never for two, as far as patients with several studies can tell."""
+    studies, pairs = Counter(patient for _, patient in filled), set(filled)
+    several = sum(n > 1 for n in studies.values())
+    return several >= ENOUGH_PATIENTS and len(pairs) == len(studies) == len({value for value, _ in pairs})
 
 
 def _is_number(value: str) -> bool:

@@ -30,30 +30,65 @@ LEFT = {
     "nothing": [""] * N,
 }
 NAMES = ("PatientName", "patient_name", "mrn", "StudyDate", "birth_date", "accession number", "file", "StudyInstanceUID", "radiologist", "comments")
+NAMES += ("patient", "Subject", "CASE", "PATIENTID", "STUDYID", "accessionnumber", "Record No.", "PATIENT_1")
+
+
+def persons(n: int, studies: int = 1) -> list[str]:
+    """A patient of each of n lines, who has so many studies in a row."""
+    return [f"person {line // studies}" for line in range(n)]
 
 
 @pytest.mark.parametrize("values", CARRIED.values(), ids=CARRIED.keys())
 def test_measurements_and_categories_are_carried(values):
-    columns, left = choose_columns([{"column": value} for value in values])
+    columns, left = choose_columns([{"column": value} for value in values], persons(len(values)))
     assert (list(columns), left) == (["column"], [])
 
 
 @pytest.mark.parametrize("values", LEFT.values(), ids=LEFT.keys())
 def test_what_may_name_someone_stays_behind_and_is_told(values):
-    assert choose_columns([{"column": value} for value in values]) == ({}, ["column"])
+    assert choose_columns([{"column": value} for value in values], persons(len(values))) == ({}, ["column"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_column_whose_name_identifies_stays_behind_whatever_it_holds(name):
-    assert choose_columns([{name: str(n % 2)} for n in range(N)]) == ({}, [name])
+    assert choose_columns([{name: str(n % 2)} for n in range(N)], persons(N)) == ({}, [name])
+
+
+SEVERAL = 3  # studies of each of 20 patients, and what says the same of all of a patient's
+OF_PATIENTS = {
+    "names": ("who", lambda n: f"Miller, Anna {n}", None),
+    "six digits": ("number", lambda n: str(100_003 + 37 * n), None),
+    "record numbers": ("number", lambda n: str(10_000_003 + 37 * n), None),
+    "record numbers as floats": ("number", lambda n: f"{10_000_003 + 37 * n}.0", None),
+    "a measurement by its name": ("lung_ml", lambda n: str(2003 + 37 * n), float),
+    "a measurement by its fraction": ("density", lambda n: f"{n + 0.5}", float),
+    "a category": ("stage", lambda n: f"stage {n % 4}", str),
+    "an age in its column": ("patient_age", lambda n: str(40 + n), float),
+}
+
+
+@pytest.mark.parametrize("name, of, kind", OF_PATIENTS.values(), ids=OF_PATIENTS.keys())
+def test_what_stands_for_a_patient_with_several_studies_stays_behind(name, of, kind):
+    lines = [{name: of(n // SEVERAL)} for n in range(20 * SEVERAL)]
+    assert choose_columns(lines, persons(len(lines), SEVERAL)) == (({}, [name]) if kind is None else ({name: kind}, []))
+
+
+def test_accession_numbers_of_two_series_each_stay_behind():
+    lines = [{"number": str(10_000_003 + 37 * (n // 2))} for n in range(80)]  # two series an accession, two accessions a patient
+    assert choose_columns(lines, persons(80, 4)) == ({}, ["number"])
+
+
+def test_few_patients_cannot_tell_a_number_that_stands_for_them():
+    lines = [{"grade": str(n // 2)} for n in range(8)]
+    assert choose_columns(lines, persons(8, 2))[0] == {"grade": float}
 
 
 def test_two_persons_of_a_short_manifest_are_no_categories():
-    assert choose_columns([{"reader": "Miller"}, {"reader": "Smith"}]) == ({}, ["reader"])
+    assert choose_columns([{"reader": "Miller"}, {"reader": "Smith"}], persons(2)) == ({}, ["reader"])
 
 
 def test_codes_are_carried_however_short_the_manifest():
-    assert choose_columns([{"view": "PA"}, {"view": "AP"}])[0] == {"view": str}
+    assert choose_columns([{"view": "PA"}, {"view": "AP"}], persons(2))[0] == {"view": str}
 
 
 def test_cells_become_numbers_texts_and_gaps():
