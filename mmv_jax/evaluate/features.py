@@ -54,13 +54,12 @@ def encode_studies(
       report: called with the number of studies done, and of all.
     """
     studies, wanted = np.unique(studies), set(np.asarray(with_tokens).tolist())
-    named = store.index["study"].to_numpy(str)
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for at in range(0, len(studies), CHUNK):
         chunk = studies[at : at + CHUNK]
         keep = np.array([study in wanted for study in chunk])
-        digest = hashlib.sha256("\n".join([encoder.fingerprint, *named[chunk], *map(str, keep)]).encode()).hexdigest()[:24]
+        digest = hashlib.sha256("\n".join([encoder.fingerprint, store.digest(chunk), *map(str, keep)]).encode()).hexdigest()[:24]
         path = folder / f"{digest}.npz"
         if not path.exists():
             _write(path, chunk, keep, {e.study: e for e in encoder.encode(store, chunk)})
@@ -98,7 +97,7 @@ def local_means(encoder: StudyEncoder, store: Store, geometry: Geometry, task: T
 
 def _write(path: Path, chunk: np.ndarray, keep: np.ndarray, encoded: Mapping[int, Encoded]) -> None:
     ordered = [encoded[study] for study in chunk.tolist()]
-    tokens = [e.patches.astype(np.float16) for e, k in zip(ordered, keep) if k]
+    tokens = [e.patches for e, k in zip(ordered, keep) if k]
     arrays = {
         "cls": _stack([e.cls[None] for e in ordered]),
         "patch_mean": _stack([e.patches.mean(axis=0, dtype=np.float32)[None] for e in ordered]),
@@ -120,7 +119,7 @@ def _read(path: Path, chunk: np.ndarray) -> dict:
         blocks = {name: file[name] for name in file.files if name.startswith("tokens_")}
         for study, length, width in zip(file["kept"].tolist(), file["lengths"].tolist(), file["widths"].tolist()):
             start = at.get(width, 0)
-            tokens[study], at[width] = blocks[f"tokens_{width}"][start : start + length].astype(np.float32), start + length
+            tokens[study], at[width] = blocks[f"tokens_{width}"][start : start + length], start + length
         return {"cls": file["cls"], "patch_mean": file["patch_mean"], "tokens": tokens}
 
 

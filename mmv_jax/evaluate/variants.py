@@ -109,7 +109,7 @@ class Variants:
     def _kept(self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]) -> Segmented | tuple[np.ndarray, str]:
         """What was fitted before from the same things, or fits it now."""
         digest = hashlib.sha256(repr((why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())).encode())
-        digest.update(task.labels.tobytes() + "\n".join(store.index["study"].to_numpy(str)[task.studies]).encode())
+        digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
         if task.kind == "segmentation":
             digest.update(f"first logits {PRIOR}".encode())
         path = self.folder / f"{digest.hexdigest()[:24]}.npz"

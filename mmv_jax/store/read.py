@@ -3,6 +3,7 @@
 Axes: z, y, x of a study's own grid.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from mmv_jax.study import Study
 
 Triple = Sequence[int | np.integer] | np.ndarray  # z, y, x
 VERIFY_BLOCKS = 256
+CONTENT = ("study", "ndim", "unit", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x")
+CONTENT += ("low", "high", "slope", "intercept", "occupancy", "masks", "checksum")
 CACHE_BYTES = 16 << 20  # holds the block directories of shards, so that a crop costs no second look at them
 
 
@@ -105,6 +108,14 @@ class Store:
         attributes = {c.removeprefix("attribute_"): line[c] for c in self.index.columns if c.startswith("attribute_") and line[c] == line[c]}
         spacing = (line["spacing_z"], line["spacing_y"], line["spacing_x"])
         return Study(self.read_box(i, (0, 0, 0), self._grids[i]), spacing, int(line["ndim"]), line["unit"], attributes)
+
+    def digest(self, studies: Sequence[int] | np.ndarray) -> str:
+        """Changes with the voxels, masks and geometry of some studies and with their order, and not with their labels or their place in the store.
+
+        A store that was written before the index had checksums answers for the range and the occupancy of the voxels instead.
+        """
+        content = self.index.iloc[studies][[column for column in CONTENT if column in self.index]]
+        return hashlib.sha256(repr(content.to_numpy(object).tolist()).encode()).hexdigest()
 
     def is_whole(self, i: int | np.integer) -> bool:
         """Whether every block of study `i` and of its masks passes its checksum."""

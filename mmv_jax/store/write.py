@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import google_crc32c
 import numpy as np
 import tensorstore as ts
 
@@ -56,9 +57,10 @@ class PartWriter:
         line |= {"occupancy": pack_occupancy(occupied), "masks": ",".join(masks), "first_block": self._blocks}
         line |= {"mask_blocks": [self._blocks + (k + 1) * per_array for k in range(len(masks))]}
         line |= {f"attribute_{name}": float(value) for name, value in study.attributes.items()}
+        checksum = 0
         for voxels in (stored.voxels, *masks.values()):
-            self._append(voxels)
-        self.lines.append(line)
+            checksum = self._append(voxels, checksum)
+        self.lines.append(line | {"checksum": f"{checksum:08x}"})
 
     def close(self) -> None:
         """Writes what waits, then the index; from then on the part is there."""
@@ -69,7 +71,8 @@ class PartWriter:
             self._array[self._blocks - left : self._blocks].write(self._shard[:left]).result()
         write_index(self._root, self.name, self.lines)
 
-    def _append(self, voxels: np.ndarray) -> None:
+    def _append(self, voxels: np.ndarray, checksum: int) -> int:
+        """Appends the blocks of an array; returns the crc32c of all blocks of the study so far."""
         block = BLOCKS[self.ndim]
         counts = block_counts(voxels.shape, block)
         for position in np.ndindex(*counts):
@@ -78,6 +81,8 @@ class PartWriter:
             if corner.shape != slot.shape:
                 slot[:] = 0  # padding, never handed to a reader
             slot[tuple(map(slice, corner.shape))] = corner
+            checksum = google_crc32c.extend(checksum, slot.tobytes())
             self._blocks += 1
             if self._blocks % len(self._shard) == 0:
                 self._array[self._blocks - len(self._shard) : self._blocks].write(self._shard).result()
+        return checksum
