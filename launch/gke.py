@@ -1,7 +1,7 @@
 r"""Renders a JobSet for Google Kubernetes Engine: one pod a host, of a TPU slice or of GPU nodes.
 
 example: python launch/gke.py --out vitl.yaml --name vitl --image REGION-docker.pkg.dev/PROJECT/REPOSITORY/mmv:1 --tpu v5p:4x4x8 \
-             -- pretrain --config experiments/vitl_pod.py --workdir gs://BUCKET/vitl --config.data.store=gs://BUCKET/store
+             --claim CLAIM -- pretrain --config experiments/vitl_pod.py --workdir /mnt/shared/vitl --config.data.store=gs://BUCKET/store
 """
 
 import argparse
@@ -23,9 +23,11 @@ def main(argv: list[str]) -> int:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--tpu", type=Slice.parse, metavar="v5p:4x4x8", help="a slice, as `mmv preflight --topology` names it")
     where.add_argument("--gpu", metavar="nvidia-h100-80gb", help="value of the node label cloud.google.com/gke-accelerator")
+    claim = "a PersistentVolumeClaim that all pods may write (ReadWriteMany: Filestore, Lustre); they see it as /mnt/shared, where the workdir goes"
+    parser.add_argument("--claim", required=True, help=claim)
     parser.add_argument("--hosts", type=int, default=1, help="GPU nodes")
     parser.add_argument("--gpus-per-host", type=int, default=8)
-    parser.add_argument("--service-account", default="default", help="the Kubernetes service account that may read and write the bucket")
+    parser.add_argument("--service-account", default="default", help="the Kubernetes service account that may read the store")
     parser.add_argument("--spot", action="store_true", help="on machines that may be taken away at 25 seconds' notice")
     parser.add_argument("--restarts", type=int, default=100, help="how often the run may go on from its last checkpoint")
     args, command = parse(parser, argv)

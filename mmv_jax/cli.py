@@ -59,6 +59,13 @@ def _dedent(text: str) -> str:
     return "\n".join(line.removeprefix("    ") for line in text.rstrip().splitlines())
 
 
+def _folder(text: str) -> Path:
+    """A folder that this machine sees. Checkpoints and logs are renamed and appended to, which buckets cannot; stores alone may lie in one."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is an address, and a folder is needed: mount the bucket or a shared file system (docs/launch.md)")
+    return Path(text)
+
+
 def command(name: str, add_arguments: Callable) -> Callable:
     """Registers a function as `mmv NAME`; the docstring of `add_arguments` is its help: a line, then an example."""
 
@@ -192,7 +199,7 @@ def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv pretrain --config experiments/demo.py --workdir runs/mine --config.steps=500
     """
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--workdir", type=_folder, required=True, metavar="DIR")
 
 
 @command("pretrain", _pretrain_arguments)
@@ -211,7 +218,7 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv status runs/mine
     """
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR")
+    parser.add_argument("workdir", type=_folder, metavar="WORKDIR")
 
 
 @command("status", _status_arguments)
@@ -228,8 +235,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir runs/mine/evaluate
     """
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="the workdir of a run, or one of its steps")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--checkpoint", type=_folder, metavar="DIR", help="the workdir of a run, or one of its steps")
+    parser.add_argument("--workdir", type=_folder, required=True, metavar="DIR")
 
 
 @command("evaluate", _evaluate_arguments)
@@ -246,7 +253,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv embed --checkpoint runs/mine --store stores/chest --out runs/mine/features
     """
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--checkpoint", type=_folder, required=True, metavar="DIR")
     parser.add_argument("--store", required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--tokens", default="cls", help="comma separated: cls, patch (patch writes every patch token as zarr)")
@@ -265,7 +272,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv export --checkpoint runs/mine --format safetensors --out encoder.safetensors
     """
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--checkpoint", type=_folder, required=True, metavar="DIR")
     parser.add_argument("--format", choices=("safetensors", "stablehlo"), required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="PATH")
 
@@ -284,7 +291,7 @@ def _fit_bac_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv fit-bac --config experiments/bac.py --workdir runs/bac/fit
     """
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--workdir", type=_folder, required=True, metavar="DIR")
 
 
 @command("fit-bac", _fit_bac_arguments)
@@ -302,7 +309,7 @@ def _bac_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv bac mammograms/*.dcm --checkpoint runs/bac/fit --out runs/bac/out --config.measure.of_views=max
     """
     parser.add_argument("files", type=Path, nargs="+", metavar="FILES", help="DICOM or PNG files, or a manifest that lists them")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="the workdir of mmv fit-bac")
+    parser.add_argument("--checkpoint", type=_folder, required=True, metavar="DIR", help="the workdir of mmv fit-bac")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--key", type=Path, help="the key of the pseudonyms; default OUT.key, made where missing")
     parser.set_defaults(config=None)  # the rules of measuring come with the checkpoint; --config.measure.x=v changes one

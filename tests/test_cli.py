@@ -44,6 +44,8 @@ def test_help_lists_every_command(capsys):
         (["inspect", "store", "--verfy"], "--verfy"),
         (["inspect", "store", "--ver"], "--ver"),  # no abbreviations: they would change their meaning when an option is added
         (["inspect", "store", "--config.seed=1"], "--config.seed=1"),
+        (["pretrain", "--config", "x.py", "--workdir", "gs://bucket/run"], "--workdir: gs://bucket/run is an address"),
+        (["embed", "--checkpoint", "s3://bucket/run", "--store", "s3://bucket/store", "--out", "x"], "--checkpoint: s3://bucket/run is an address"),
         (["inspect"], "STORE"),
         (["train"], "train"),
         ([], "COMMAND"),

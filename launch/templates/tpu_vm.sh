@@ -3,6 +3,7 @@
 set -euo pipefail
 name={{ name | quote }}
 zone={{ zone | quote }}
+nfs={{ nfs | quote }}
 words={{ words | quote }} # of the mmv command
 
 # The slice: queued, so that it is made when there is room.
@@ -22,6 +23,12 @@ gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command='
     mkdir -p mmv && tar -xzf mmv.tar.gz -C mmv && cd mmv
     [ -d .venv ] || python3 -m venv .venv
     .venv/bin/pip install --quiet -c requirements.lock -e ".[tpu,cloud]"'
+
+# One folder that all hosts see and may write, for the workdir.
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
+    mountpoint -q /mnt/shared && exit
+    sudo apt-get update -qq && sudo apt-get install -y -qq nfs-common
+    sudo mkdir -p /mnt/shared && sudo mount -t nfs '$nfs' /mnt/shared && sudo chmod a+rwx /mnt/shared"
 
 # The same command on all of them: JAX finds the other hosts by itself.
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="cd mmv && .venv/bin/mmv $words"

@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 NANO = ROOT / "tests" / "train" / "nano.py"
-COMMAND = ("pretrain", "--config", "experiments/vitl_pod.py", "--workdir", "gs://bucket/it's a $HOME", "--config.steps=3")
+COMMAND = ("pretrain", "--config", "experiments/vitl_pod.py", "--workdir", "/mnt/shared/it's a $HOME", "--config.steps=3")
 # What is compiled runs twice: compiling it well would take longer than all the rest.
 QUICK = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 JOBSET = json.loads(Path(__file__).with_name("jobset_schema.json").read_text())
@@ -83,20 +83,23 @@ def test_a_batch_script_with_fewer_tasks_than_gpus_is_refused(tmp_path):
     ],
 )
 def test_a_jobset_follows_its_schema_and_has_a_pod_a_host(tmp_path, where, hosts, limits):
-    jobset = yaml.safe_load(rendered(tmp_path, "gke", "--name", "vitl", "--image", "registry/mmv:1", *where))
+    jobset = yaml.safe_load(rendered(tmp_path, "gke", "--name", "vitl", "--image", "registry/mmv:1", "--claim", "runs", *where))
     jsonschema.validate(jobset, JOBSET)
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["completions"] == job["parallelism"] == hosts
     (container,) = job["template"]["spec"]["containers"]
     assert container["args"] == list(COMMAND)
     assert container["resources"]["limits"] == limits
+    claims = {volume["name"]: volume["persistentVolumeClaim"] for volume in job["template"]["spec"]["volumes"] if "persistentVolumeClaim" in volume}
+    assert claims == {"shared": {"claimName": "runs"}}
+    assert {"name": "shared", "mountPath": "/mnt/shared"} in container["volumeMounts"]
     environment = {variable["name"]: variable["value"] for variable in container.get("env", [])}
     # On a TPU JAX asks the machine; elsewhere it is told, and the index of the pod is its process.
     assert environment == ({} if where[0] == "--tpu" else {"JAX_COORDINATOR_ADDRESS": "vitl-host-0-0.vitl:8476", "JAX_NUM_PROCESSES": str(hosts)})
 
 
 def test_the_jobset_schema_refuses_a_field_that_jobsets_do_not_have(tmp_path):
-    jobset = yaml.safe_load(rendered(tmp_path, "gke", "--image", "registry/mmv:1", "--tpu", "v5e:4x4"))
+    jobset = yaml.safe_load(rendered(tmp_path, "gke", "--image", "registry/mmv:1", "--claim", "runs", "--tpu", "v5e:4x4"))
     jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["restartsPolicy"] = "Never"
     with pytest.raises(jsonschema.ValidationError, match="restartsPolicy"):
         jsonschema.validate(jobset, JOBSET)
@@ -104,9 +107,10 @@ def test_the_jobset_schema_refuses_a_field_that_jobsets_do_not_have(tmp_path):
 
 @pytest.mark.parametrize("tpu, name", [("v5p:4x4x8", "v5p-256"), ("v5e:4x4", "v5litepod-16"), ("v6e:16x16", "v6e-256"), ("v4:2x2x2", "v4-16")])
 def test_the_script_for_virtual_machines_asks_for_that_slice(tmp_path, tpu, name):
-    text = rendered(tmp_path, "tpu_vm", "--name", "vitl", "--zone", "us-east5-a", "--tpu", tpu)
+    text = rendered(tmp_path, "tpu_vm", "--name", "vitl", "--zone", "us-east5-a", "--nfs", "10.0.0.2:/share", "--tpu", tpu)
     assert bash_accepts(text)
     assert f"--accelerator-type={name} " in text
+    assert "nfs=10.0.0.2:/share\n" in text
     (line,) = [line for line in text.splitlines() if line.startswith("words=")]
     assert shlex.split(shlex.split(line, comments=True)[0].removeprefix("words=")) == list(COMMAND)  # quoted once for this shell, once for the host's
 
