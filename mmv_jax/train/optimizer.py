@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mmv_jax.errors import UserError
+
 Schedule = Callable[[Any], Float[Array, ""]]
 
 
@@ -18,11 +20,19 @@ def make_learning_rate(steps: int, rows: int, peak_lr: float, at_rows: int, warm
       steps: of the whole run.
       rows: of a step; `peak_lr` is meant for `at_rows`.
       warmup: share of the steps.
+    Raises:
+      UserError: no step is left after the warm-up, which takes one at least.
 
     Source: the square root for Adam: Malladi et al. (arXiv 2205.10287), section 4; DINOv2 does the same (arXiv 2304.07193, appendix A).
     """
+    rising = max(1, round(warmup * steps))
+    if steps <= rising:
+        raise UserError(
+            f"config.steps is {steps}, but {rising} of a run's steps warm up (config.optimizer.warmup is {warmup}). "
+            f"Set --config.steps to {rising + 1} at least, or lower the share."
+        )
     peak = peak_lr * (rows / at_rows) ** 0.5
-    return optax.schedules.warmup_cosine_decay_schedule(0.0, peak, max(1, round(warmup * steps)), steps, 0.01 * peak)
+    return optax.schedules.warmup_cosine_decay_schedule(0.0, peak, rising, steps, 0.01 * peak)
 
 
 def make_optimizer(

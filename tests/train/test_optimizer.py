@@ -7,6 +7,7 @@ import optax
 import pytest
 from nano import nano_config
 
+from mmv_jax.errors import UserError
 from mmv_jax.train.loop import make_parts
 from mmv_jax.train.optimizer import kernels, make_ema, make_learning_rate, make_optimizer, make_teacher_temperature
 
@@ -17,6 +18,14 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
     expected = {0: 0.0, 5: 1e-3, 10: 2e-3, 55: (2e-3 + 2e-5) / 2, 100: 2e-5, 200: 2e-5}
     for step, value in expected.items():
         np.testing.assert_allclose(rate(step), value, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps, warmup", [(0, 0.1), (1, 0.1), (10, 1.0)])
+def test_a_run_that_is_all_warm_up_is_refused(steps, warmup):
+    config = nano_config()
+    config.steps, config.optimizer.warmup = steps, warmup
+    with pytest.raises(UserError, match=rf"config.steps is {steps}.*--config.steps to {max(2, steps + 1)}"):
+        make_parts(config)
 
 
 @pytest.mark.parametrize(
