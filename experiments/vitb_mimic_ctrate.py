@@ -6,7 +6,7 @@ r"""ViT-B on MIMIC-CXR and CT-RATE in mixed rows: the main run of MultiMedVision
   mmv pretrain --config experiments/vitb_mimic_ctrate.py --workdir runs/vitb
 
 Paper:    macro AUROC 0.82 MIMIC-CXR, 0.84 CheXpert, 0.85 CT-RATE (linear probe).
-Measured: nothing yet at this scale; the step is lowered and compiled by tests/test_experiments.py.
+Measured: nothing yet at this scale; tests/test_experiments.py lowers the step at full scale, and compiles a shrunk one.
 
 Where the paper states no value, this is DINOv2's recipe (arXiv 2304.07193, table 16), with a learning rate for rows: a row holds about four studies.
 """

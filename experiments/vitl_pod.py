@@ -4,7 +4,7 @@ r"""ViT-L with all four objectives on a TPU v5p slice of 128 chips (4x4x8): beyo
 
 Every chip of a group of 8 holds an eighth of the state; 16 groups share the rows, 8 rows of 4096 tokens a chip.
 
-Measured: nothing yet at this scale; the step is lowered and compiled by tests/test_experiments.py.
+Measured: nothing yet at this scale; tests/test_experiments.py lowers the step at full scale, and compiles a shrunk one.
 """
 
 from ml_collections import ConfigDict

@@ -81,7 +81,7 @@ def test_a_shrunk_step_compiles_for_eight_devices(path):
 
 @pytest.mark.parametrize("name, mesh", LARGE.items(), ids=LARGE.keys())
 def test_the_full_scale_step_is_lowered_for_eight_of_its_chips(name, mesh):
-    # Compiled by hand (its docstring says how long that took): too long for a test.
+    # Compiling it would take too long for a test: `mmv preflight` does.
     (path,) = (path for path in TRAINING if path.stem == name)
     config = load_config(path)
     chips = config.mesh.data * config.mesh.fsdp
