@@ -48,7 +48,7 @@ class Encoder(nn.Module):
       qk_norm: normalises queries and keys, for stability in bfloat16.
       drop_path: the share of segments that skip the last block in training; earlier blocks proportionally less. Below 1.
       scale_mm: the shortest rotary wavelength. 16 mm is two patches of a fine CT crop; `rope_base` times as much, 1.6 m, spans a body. (In grid
-        coordinates the unit is a patch, and 2 is the natural value.)
+        coordinates the unit is a voxel of the crop, and twice the patch's side is the natural value: 32 for 16 voxels.)
       attention: the backend of `ops.attention.segment_attention`.
       remat: stores only the input of each block for the backward pass, and computes the block again; otherwise the matrix products are stored too.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters, norms, softmax and the residual sum are float32.
