@@ -1,5 +1,7 @@
 """Features of every study of a store, for others to use: a Parquet file, and patch tokens as zarr where asked. Axes: N studies, n tokens, D width."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import tensorstore as ts
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import Ours, restore
-from mmv_jax.evaluate.features import Features, encode_studies
+from mmv_jax.evaluate.features import Features, encode_parts, together
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
@@ -38,11 +40,12 @@ def embed(checkpoint: Path, store: str | Path, out: Path, tokens: tuple[str, ...
     trained, _ = restore(checkpoint, ROWS)
     everything = np.arange(len(opened))
     wanted = everything if "patch" in tokens else everything[:0]
-    features = encode_studies(trained, opened, everything, wanted, out / "parts", progress("encoded"))
-    table = feature_table(opened.index, features)
+    parts: Iterable[Features] = encode_parts(trained, opened, everything, wanted, out / "parts", progress("encoded"))
+    places = _places(trained, Geometry.of(opened.index)) if "patch" in tokens else pd.DataFrame()
     if "patch" in tokens:
-        table = pd.concat([table, _places(trained, Geometry.of(opened.index))], axis=1)
-        _write_tokens(out / "patches.zarr", features)
+        parts = _writing_tokens(parts, out / "patches.zarr", places)
+    features = together([replace(part, tokens={}) for part in parts])
+    table = pd.concat([feature_table(opened.index, features), places], axis=1)
     table.to_parquet(out / "features.parquet", index=False)
     return f"{len(table)} studies, {features.cls.shape[1]} numbers each: {out / 'features.parquet'}"
 
@@ -65,11 +68,18 @@ def _places(encoder: Ours, geometry: Geometry) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _write_tokens(path: Path, features: Features) -> None:
-    tokens = np.concatenate([features.tokens[study] for study in features.studies.tolist()])
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path.resolve())}}
-    array = ts.open(spec, create=True, delete_existing=True, dtype=ts.float32, shape=tokens.shape, chunk_layout=_chunks(tokens.shape)).result()
-    array.write(tokens).result()
+def _writing_tokens(parts: Iterable[Features], path: Path, places: pd.DataFrame) -> Iterator[Features]:
+    """The same parts, the tokens of each written when it comes by: no more than one part of them is in memory."""
+    array = None
+    for part in parts:
+        tokens = np.concatenate([part.tokens[study] for study in part.studies.tolist()])
+        if array is None:
+            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path.resolve())}}
+            shape = int(places["patches"].sum()), tokens.shape[1]
+            array = ts.open(spec, create=True, delete_existing=True, dtype=ts.float32, shape=shape, chunk_layout=_chunks(shape)).result()
+        first = int(places["first_patch"][part.studies[0]])
+        array[first : first + len(tokens)].write(tokens).result()
+        yield part
 
 
 def _chunks(shape: tuple[int, int]) -> ts.ChunkLayout:

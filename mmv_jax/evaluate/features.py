@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,16 +46,27 @@ def encode_studies(
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
-    """Encodes each study once; what an earlier call with the same encoder and store left in `folder` is read instead.
+    """Encodes each study once; what an earlier call with the same encoder and studies left in `folder` is read instead.
 
     Args:
       studies: positions in the index.
       with_tokens: those whose patch tokens are kept too.
       report: called with the number of studies done, and of all.
     """
+    return together(list(encode_parts(encoder, store, studies, with_tokens, folder, report)))
+
+
+def encode_parts(
+    encoder: StudyEncoder,
+    store: Store,
+    studies: Int[np.ndarray, " N"],
+    with_tokens: Int[np.ndarray, " M"],
+    folder: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Features]:
+    """As `encode_studies`, a few hundred studies at a time, in ascending order: all tokens of a large store do not fit into memory."""
     studies, wanted = np.unique(studies), set(np.asarray(with_tokens).tolist())
     folder.mkdir(parents=True, exist_ok=True)
-    parts = []
     for at in range(0, len(studies), CHUNK):
         chunk = studies[at : at + CHUNK]
         keep = np.array([study in wanted for study in chunk])
@@ -63,11 +74,15 @@ def encode_studies(
         path = folder / f"{digest}.npz"
         if not path.exists():
             _write(path, chunk, keep, {e.study: e for e in encoder.encode(store, chunk)})
-        parts.append(_read(path, chunk))
+        yield _read(path, chunk)
         report(min(at + CHUNK, len(studies)), len(studies))
-    tokens = {study: tokens for part in parts for study, tokens in part["tokens"].items()}
-    cls, patch_mean = (_stack([part[name] for part in parts]) for name in ("cls", "patch_mean"))
-    return Features(studies, cls, patch_mean, tokens)
+
+
+def together(parts: Sequence[Features]) -> Features:
+    """The features of several parts as one."""
+    tokens = {study: own for part in parts for study, own in part.tokens.items()}
+    studies = np.concatenate([part.studies for part in parts])
+    return Features(studies, _stack([part.cls for part in parts]), _stack([part.patch_mean for part in parts]), tokens)
 
 
 def scenes(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features) -> list[Scene]:
@@ -112,7 +127,7 @@ def _write(path: Path, chunk: np.ndarray, keep: np.ndarray, encoded: Mapping[int
     part.rename(path)  # whole or not there
 
 
-def _read(path: Path, chunk: np.ndarray) -> dict:
+def _read(path: Path, chunk: np.ndarray) -> Features:
     with np.load(path, allow_pickle=False) as file:
         tokens: dict[int, np.ndarray] = {}
         at: dict[int, int] = {}
@@ -120,7 +135,7 @@ def _read(path: Path, chunk: np.ndarray) -> dict:
         for study, length, width in zip(file["kept"].tolist(), file["lengths"].tolist(), file["widths"].tolist()):
             start = at.get(width, 0)
             tokens[study], at[width] = blocks[f"tokens_{width}"][start : start + length], start + length
-        return {"cls": file["cls"], "patch_mean": file["patch_mean"], "tokens": tokens}
+        return Features(chunk, file["cls"], file["patch_mean"], tokens)
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:
