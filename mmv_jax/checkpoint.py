@@ -77,6 +77,10 @@ class Checkpoints:
             raise UserError(f"{self.workdir.name}: none of its {len(steps)} checkpoints is whole. Use another workdir, or remove its folder {STEPS}.")
         return 0, state
 
+    def config_of(self, step: int) -> dict[str, Any]:
+        """The config that a step was saved with."""
+        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+
     def save_if_due(self, step: int, state: Mapping[str, Any], *, now: bool = False) -> None:
         """Saves {"encoder": tree, "state": tree} as `step` where `step` is a multiple of `every`, or where `now`."""
         if (now or step % self.every == 0) and step not in self._manager.all_steps():

@@ -17,12 +17,13 @@ from mmv_jax.bac.mine import mistakes
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model, segmentation_loss
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.tiles import TileShape
-from mmv_jax.checkpoint import Checkpoints, restore_encoder
+from mmv_jax.checkpoint import Checkpoints, restore_encoder, restore_items
 from mmv_jax.config import to_dict, to_json
 from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import Log
 from mmv_jax.train.optimizer import make_optimizer
+from mmv_jax.train.workdir import unite_patients
 
 
 def fit(config: ConfigDict, workdir: Path) -> None:
@@ -39,9 +40,13 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     tx = make_optimizer(config.steps, config.rows, **config.optimizer)
     state = init_state(model, shape, tx, config.seed, config.init)
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
-    carried = {**to_dict(config), "pretraining": {"key_fingerprint": store.key_fingerprint, "patients": _patients(store, config.data.splits)}}
-    with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
+    seen = {"key_fingerprint": store.key_fingerprint, "patients": _patients(store, config.data.splits)}
+    if config.init:
+        seen = unite_patients(seen, restore_items(config.init, ())[1].get("pretraining"))
+    with Checkpoints(workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint) as checkpoints:
         first, items = checkpoints.restore_newest(_items(state))
+        if first:
+            checkpoints.config["pretraining"] = unite_patients(seen, checkpoints.config_of(first)["pretraining"])
         state = _state(items)
         with Log(workdir, first, config.steps) as log:
             for start, end in spans(first, config.steps, config.data.mine_at):

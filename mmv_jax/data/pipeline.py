@@ -1,5 +1,6 @@
 """From a store to the batches of a run, with or without worker processes. Axes: N lines of an epoch, V crops of a line, B rows."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ from mmv_jax.errors import UserError
 
 ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
 CHANGE, MIRROR, HIDE, MIX = 1, 2, 3, 4  # second part of a seed: keeps apart what is drawn for a crop, a line, a row and an epoch
+TEXTS, NUMBERS = (
+    ("study", "modality", "unit"),
+    ["ndim", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x", "low", "high"],
+)  # of the index
 UNKNOWN = "unknown"  # the group of studies that have no value in the column of groups
 BUFFERED = 2  # batches that are made ahead, by each worker
 
@@ -39,6 +44,9 @@ class Rows:
       mixture_by: the column of the index that tells the groups; a study without a value there is "unknown".
       splits: those that are trained on.
       augment: False for the same crops as they are.
+    Attributes:
+      patients: those of the studies that are trained on, ascending.
+      digest: of these studies in their order: with equal arguments and digest, rows are equal.
     Raises:
       UserError: views, rows, mixture and store do not go together.
     """
@@ -74,6 +82,7 @@ class Rows:
         self._studies = _studies_of(store, splits, views, mixture, groups)
         self._group = groups.to_numpy(str)
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
+        self.digest = _digest(store.index.iloc[self._studies], self._group[self._studies])
         self._check_room()
         self.plan = make_plan(self._sizes, length=length, prefix=prefix, segments=segments, visible=visible_tokens, per_step=per_step, seed=seed)
 
@@ -240,6 +249,13 @@ def _groups(index: pd.DataFrame, by: str) -> pd.Series:
     if by not in index:
         raise UserError(f"mixture_by is {by!r}, which the store's index does not have. Use 'modality', or a label such as 'label_source'.")
     return index[by].astype(object).where(index[by].notna(), UNKNOWN).astype(str)
+
+
+def _digest(trained: pd.DataFrame, groups: np.ndarray) -> str:
+    """Of all that rows follow from in the lines of the index that are trained on; lines of other splits may come and go."""
+    texts = "\n".join([*(text for name in TEXTS for text in trained[name]), *groups])
+    numbers = trained[NUMBERS].to_numpy(np.float64)
+    return hashlib.sha256(texts.encode() + numbers.tobytes() + b"".join(trained["occupancy"])).hexdigest()[:16]
 
 
 def _studies_of(

@@ -1,6 +1,5 @@
 """The pretraining loop: this file alone of the room sees the config; all it calls takes plain arguments."""
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import Checkpoints
-from mmv_jax.config import to_dict, to_json
+from mmv_jax.config import to_dict
 from mmv_jax.data.crops import View
 from mmv_jax.data.pipeline import Rows
 from mmv_jax.data.resample import Boxes
@@ -32,6 +31,7 @@ from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_tea
 from mmv_jax.train.probe import Probe
 from mmv_jax.train.state import TrainState, init_state, join_items, split_items, state_maker
 from mmv_jax.train.step import jit_step
+from mmv_jax.train.workdir import check_studies, keep_config, unite_patients
 
 PATIENCE = 3  # steps in a row that may be not finite, before the run stops
 MAY_CHANGE = {"steps", "mesh", "topology", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
@@ -46,7 +46,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     """
     mesh = make_mesh(**config.mesh)
     _check_rows(config.rows.per_step, mesh)
-    _keep_config(config, workdir)
+    keep_config(config, workdir, MAY_CHANGE)
     # Data: which study is in which row of which step is known before a voxel is read.
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
@@ -55,9 +55,13 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
     step_fn = jit_step(objective, tx, ema, state, mesh)
     probe = _make_probe(store, config, mesh)
-    carried = {**to_dict(config), "pretraining": {"key_fingerprint": store.key_fingerprint, "patients": rows.patients}}
-    with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
+    seen = {"key_fingerprint": store.key_fingerprint, "patients": rows.patients, "studies": rows.digest}
+    with Checkpoints(workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint) as checkpoints:
         first, items = checkpoints.restore_newest(split_items(state))
+        if first:
+            before = checkpoints.config_of(first)["pretraining"]
+            check_studies(before, seen, config.data.store)
+            checkpoints.config["pretraining"] = unite_patients(seen, before)
         state = join_items(items)
         # Loop: step n is dispatched before the metrics of step n - 1 are read; the device never waits for the log.
         with _make_log(workdir, first, config.steps) as log, _one_behind(log, config) as report, _stop_signal() as stop, on_mesh(mesh):
@@ -214,31 +218,3 @@ def _stop_signal():
         yield lambda step: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _keep_config(config: ConfigDict, workdir: Path) -> None:
-    """Writes the config into a new workdir; refuses another run's workdir, so that the difference between two runs is an edit that was meant."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    kept = workdir / "config.json"
-    if kept.exists():
-        before, now = _flat(json.loads(kept.read_text())), _flat(to_dict(config))
-        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-        refused = [name for name in changed if name not in MAY_CHANGE and name.split(".")[0] not in MAY_CHANGE]
-        if refused:
-            name = refused[0]
-            raise UserError(
-                f"--workdir {workdir} holds a run with another config: {name} was {before.get(name)!r} and is now {now.get(name)!r} "
-                f"({len(refused)} differ: {', '.join(refused[:5])}). Use another workdir, or set them back."
-            )
-    if jax.process_index() == 0:
-        # Renamed into place: another process that looks now sees this config or the one before it, and never half of it.
-        draft = kept.with_suffix(".draft")
-        draft.write_text(to_json(config))
-        draft.rename(kept)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat: dict = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -104,6 +104,18 @@ def test_a_fit_starts_from_a_pretrained_encoder_of_its_shape(store, fitted):
         init_state(other, shape, tx, 99, str(fitted))
 
 
+def test_a_fit_names_the_patients_of_the_encoder_that_it_starts_from(store, fitted, tmp_path):
+    own = restore_items(fitted, ())[1]["pretraining"]
+    config = small_config(store)
+    config.update({"init": str(fitted), "steps": 2})
+    config.data.splits = ("train",)
+    fit(config, tmp_path)
+    carried = restore_items(tmp_path, ())[1]["pretraining"]
+    assert carried == own
+    index = Store.open(store).index
+    assert set(index["patient"][index["split"] == "train"]) < set(carried["patients"])
+
+
 def test_rules_of_measuring_can_be_changed_for_a_run(fitted):
     assert Finder.restore(fitted, ["--config.measure.of_views=max"]).measure.of_views == "max"
     with pytest.raises(UserError, match="measure"):

@@ -273,6 +273,24 @@ def test_only_the_chosen_splits_are_trained_on():
     assert rows.patients == [f"{i:016x}" for i in range(5)]
 
 
+def test_the_digest_is_that_of_the_studies_that_are_trained_on():
+    studies = random_studies(20)
+    stores = {
+        "as it is": memory(studies),
+        "again": memory(studies),
+        "a study less": memory(studies[:-1]),
+        "another order": memory([*studies[2:], *studies[:2]]),
+        "a study of test besides": memory([*studies, studies[0]], split=["train"] * 20 + ["test"]),
+    }
+    digest_of = {name: make(store).digest for name, store in stores.items()}
+    assert digest_of["as it is"] == digest_of["again"] == digest_of["a study of test besides"]
+    assert len(set(digest_of.values())) == 3
+    for column, value in {"spacing_x": 9.0, "high": 1e6, "occupancy": b"\x01" + bytes(31), "unit": "shape"}.items():
+        store = memory(studies)
+        store.index.loc[0, column] = value
+        assert make(store).digest != digest_of["as it is"], column
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

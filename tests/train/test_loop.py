@@ -65,7 +65,9 @@ def test_a_checkpoint_says_what_it_was_trained_with(eight):
     params, carried = restore_encoder(workdir)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.teacher["encoder"]))
     assert carried["encoder"]["mlp"] == "swiglu"
-    assert carried["pretraining"] == {"key_fingerprint": "0123", "patients": sorted(f"{ndim}{i:015x}" for ndim in (2, 3) for i in range(4))}
+    assert carried["pretraining"]["key_fingerprint"] == "0123"
+    assert carried["pretraining"]["patients"] == sorted(f"{ndim}{i:015x}" for ndim in (2, 3) for i in range(4))
+    assert carried["pretraining"]["studies"] == loop.make_rows(Store.open(config.data.store), config).digest
 
 
 @pytest.mark.parametrize("name, value, was", [("optimizer.peak_lr", 1e-4, "0.003"), ("encoder.registers", 2, "1"), ("seed", 7, "0")])
@@ -74,6 +76,21 @@ def test_another_config_in_the_same_workdir_is_refused_by_name(eight, name, valu
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError, match=f"{name} was {was} and is now {value}"):
+        loop.pretrain(config, workdir)
+
+
+def test_a_run_does_not_go_on_with_other_studies(eight, tmp_path, monkeypatch):
+    """One study of the store has been ingested anew, with another background; nothing of it could be seen in the config."""
+    config, workdir, _ = eight
+    opened = Store.open
+
+    def mended(path):
+        store = opened(path)
+        store.index.loc[3, "occupancy"] = bytes(len(store.index.loc[3, "occupancy"]))
+        return store
+
+    monkeypatch.setattr(Store, "open", mended)
+    with pytest.raises(UserError, match="no longer those that this run began with"):
         loop.pretrain(config, workdir)
 
 
