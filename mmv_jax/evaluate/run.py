@@ -80,7 +80,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     points: list[Point] = []
     outlined: list[Strip] = []
     maps: dict[str, list[Strip]] = {}
-    others = {_marked(name, group): load_other(name, group) for name, group in config.encoders.to_dict().items()}
+    others = {marked(name, group): load_other(name, group) for name, group in config.encoders.to_dict().items()}
     encoders: dict[str, StudyEncoder] = {"trained": trained, "random": random, **others}
     for name, encoder in encoders.items():
         features = encode_studies(encoder, store, everything, with_tokens, workdir / "features", progress(f"{name}: encoded"))
@@ -149,8 +149,14 @@ def learn_from_few(name: str, x: np.ndarray, task: Task, config: ConfigDict) -> 
     return few_shot(name, x, task, **config.few_shot.to_dict()) if "few_shot" in config else []
 
 
-def _marked(name: str, group: dict) -> str:
-    """The name of an encoder of others; one without its real weights is named so everywhere, and is compared with nothing."""
+def marked(name: str, group: dict) -> str:
+    """The name of an encoder of others; one without its real weights is named so everywhere, and is compared with nothing.
+
+    Raises:
+      UserError: the group does not say where the encoder is, or whether it is one.
+    """
+    if "stand_in" not in group or not {"folder", "package"} & set(group):
+        raise UserError(f"config.encoders.{name} needs `folder` or `package`, and `stand_in`: False where these are its real weights.")
     return name + STAND_IN if group["stand_in"] else name
 
 

@@ -103,7 +103,7 @@ def make_task(
         chosen &= _have_mask(index, mask)
     else:
         values_of_label = column(index, label, f"config.tasks.{name}.label")
-        labels = _numbers(values_of_label, name, label) if kind == "regression" else _binary(values_of_label, positive)
+        labels = _numbers(values_of_label, name, label) if kind == "regression" else _binary(values_of_label, positive, name)
         chosen &= ~np.isnan(labels) & (_have_mask(index, local) if local else True)
         labels = labels[chosen]
     studies = np.flatnonzero(chosen)
@@ -150,7 +150,7 @@ def _groupings(part: pd.DataFrame, asked_by: str, columns: Mapping[str, Mapping[
 def _fits(index: pd.DataFrame, where: Mapping[str, Any] | None, asked_by: str) -> np.ndarray:
     fits = np.ones(len(index), bool)
     for key, wanted in (where or {}).items():
-        fits &= _equals(column(index, key, asked_by), wanted)
+        fits &= _equals(column(index, key, asked_by), wanted, f"{asked_by}.{key}")
     return fits
 
 
@@ -158,19 +158,19 @@ def _have_mask(index: pd.DataFrame, mask: str) -> np.ndarray:
     return np.array([mask in names.split(",") for names in index["masks"]], bool)
 
 
-def _equals(values: pd.Series, wanted: Any) -> np.ndarray:
-    options = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
-    return np.logical_or.reduce([(values == option).to_numpy(bool, na_value=False) for option in map(_like(values), options)])
-
-
-def _like(values: pd.Series):
+def _equals(values: pd.Series, wanted: Any, asked_by: str) -> np.ndarray:
     """Numbers are compared as numbers and text as text, whatever the index holds the column as."""
-    return (lambda option: float(option)) if pd.api.types.is_numeric_dtype(values) else (lambda option: str(option))
+    options = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
+    try:
+        like = [float(option) if pd.api.types.is_numeric_dtype(values) else str(option) for option in options]
+    except (TypeError, ValueError):
+        raise UserError(f"{asked_by} is {wanted!r}, but the store holds numbers there. Give one of them.") from None
+    return np.logical_or.reduce([(values == option).to_numpy(bool, na_value=False) for option in like])
 
 
-def _binary(values: pd.Series, positive: Any) -> np.ndarray:
+def _binary(values: pd.Series, positive: Any, name: str) -> np.ndarray:
     missing = (values.isna() | (values.astype(str) == "")).to_numpy()
-    return np.where(missing, np.nan, _equals(values, positive).astype(np.float64))
+    return np.where(missing, np.nan, _equals(values, positive, f"config.tasks.{name}.positive").astype(np.float64))
 
 
 def _numbers(values: pd.Series, name: str, label: str) -> np.ndarray:

@@ -38,9 +38,9 @@ def list_mimic_cxr(root: Path) -> Iterator[Row]:
 
     Source: Johnson et al., MIMIC-CXR-JPG, PhysioNet, versions 2.0.0 and 2.1.0 (the lists keep the name 2.0.0).
     """
-    views = {line["dicom_id"]: line.get("ViewPosition", "") for line in _table(root, "mimic-cxr-*-metadata.csv*")}
-    findings = {line["study_id"]: line for line in _table(root, "mimic-cxr-*-chexpert.csv*")}
-    for line in _table(root, "mimic-cxr-*-split.csv*"):
+    views = {line["dicom_id"]: line.get("ViewPosition", "") for line in _table(root, "mimic-cxr-*-metadata.csv*", "dicom_id")}
+    findings = {line["study_id"]: line for line in _table(root, "mimic-cxr-*-chexpert.csv*", "study_id")}
+    for line in _table(root, "mimic-cxr-*-split.csv*", "subject_id", "study_id", "dicom_id", "split"):
         patient, study, image = line["subject_id"], line["study_id"], line["dicom_id"]
         stem = f"files/p{patient[:2]}/p{patient}/s{study}/{image}"
         path = f"{stem}.jpg" if (root / f"{stem}.jpg").exists() else f"{stem}.dcm"
@@ -58,7 +58,7 @@ def list_chexpert(root: Path) -> Iterator[Row]:
     """
     has_test = (root / "test.csv").exists()
     for name, split in (("train.csv", "train"), ("valid.csv", "val" if has_test else "test"), *([("test.csv", "test")] if has_test else [])):
-        for line in _table(root, name):
+        for line in _table(root, name, "Path"):
             path = re.sub(r"^CheXpert-v[^/]*/", "", line["Path"])  # the lists count from the folder above
             patient = re.search(r"patient\d+", path)
             if patient is None or not (root / path).exists():
@@ -87,7 +87,7 @@ def list_nih_cxr14(root: Path) -> Iterator[Row]:
     held_out = set(_words(root, "test_list.txt"))
     listed = held_out | set(_words(root, "train_val_list.txt"))
     places = {path.name: path.relative_to(root).as_posix() for path in root.glob("images*/**/*.png")}
-    for line in _table(root, "Data_Entry_2017*.csv"):
+    for line in _table(root, "Data_Entry_2017*.csv", "Image Index", "Patient ID", "Finding Labels", "View Position", "Patient Age"):
         name, patient = line["Image Index"], line["Patient ID"]
         if name not in places or name not in listed:
             continue
@@ -107,10 +107,16 @@ def list_nih_cxr14(root: Path) -> Iterator[Row]:
 
 
 def _nih_spacing(line: Row) -> str:
-    """From the columns of either release: the first one wrote `OriginalImage[Width,Height]`, which a CSV reads as two columns."""
+    """From the columns of either release: the first one wrote `OriginalImage[Width,Height]`, which a CSV reads as two. Empty where a cell is."""
     names = ("OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]")
     later = ("OriginalImageWidth", "OriginalImageHeight", "OriginalImagePixelSpacing_x", "OriginalImagePixelSpacing_y")
-    width, height, x, y = (float(line[name if name in line else other]) for name, other in zip(names, later))
+    missing = [other for name, other in zip(names, later) if name not in line and other not in line]
+    if missing:
+        raise UserError(f"Data_Entry_2017*.csv has no column {', '.join(missing)}. Download the list again: it is the data set's own.")
+    cells = [line[name if name in line else other] for name, other in zip(names, later)]
+    if "" in cells:
+        return ""
+    width, height, x, y = map(float, cells)
     return f"{(width * x * height * y) ** 0.5 / NIH_PNG_PIXELS:.5g}"
 
 
@@ -122,8 +128,8 @@ def list_ct_rate(root: Path) -> Iterator[Row]:
     Source: Hamamci et al., arXiv 2403.17834; ibrahimhamamci/CT-CLIP, issue 50.
     """
     base = root / "dataset" if (root / "dataset").is_dir() else root
-    findings = {line["VolumeName"]: line for line in _table(base, "multi_abnormality_labels/*_predicted_labels.csv")}
-    people = {line["VolumeName"]: line for line in _table(base, "metadata/*_metadata.csv")}
+    findings = {line["VolumeName"]: line for line in _table(base, "multi_abnormality_labels/*_predicted_labels.csv", "VolumeName")}
+    people = {line["VolumeName"]: line for line in _table(base, "metadata/*_metadata.csv", "VolumeName")}
     for path in sorted(base.glob("*/*/*/*.nii.gz")):
         name = re.fullmatch(r"((train|valid)_\d+)_[a-z]+_\d+\.nii\.gz", path.name)
         if name is None:
@@ -155,11 +161,11 @@ def _column(name: str) -> str:
     return re.sub(r"\W+", "_", name.strip().lower()).strip("_")
 
 
-def _table(root: Path, pattern: str) -> list[Row]:
+def _table(root: Path, pattern: str, *columns: str) -> list[Row]:
     """Lines of the lists that match `pattern`, plain or gzipped.
 
     Raises:
-      UserError: there is none; it is named, since it is the data set's, not a patient's.
+      UserError: there is none, or one of `columns` is not in it; the list is named, since it is the data set's, not a patient's.
     """
     files = sorted(root.glob(pattern))
     if not files:
@@ -170,7 +176,11 @@ def _table(root: Path, pattern: str) -> list[Row]:
         if plain in rows:
             continue
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        rows[plain] = [{key: value or "" for key, value in line.items() if key} for line in csv.DictReader(io.StringIO(data.decode("utf-8-sig")))]
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(f"{pattern} has no column {', '.join(missing)}. Download the list again: it is the data set's own.")
+        rows[plain] = [{key: value or "" for key, value in line.items() if key} for line in reader]
     return [line for lines in rows.values() for line in lines]
 
 

@@ -20,8 +20,10 @@ from mmv_jax.study import Study
 
 Triple = Sequence[int | np.integer] | np.ndarray  # z, y, x
 VERIFY_BLOCKS = 256
-CONTENT = ("study", "ndim", "unit", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x")
-CONTENT += ("low", "high", "slope", "intercept", "occupancy", "masks", "checksum")
+CONTENT = (
+    *("study", "ndim", "unit", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x"),
+    *("low", "high", "slope", "intercept", "occupancy", "masks", "checksum"),
+)
 CACHE_BYTES = 16 << 20  # holds the block directories of shards, so that a crop costs no second look at them
 
 

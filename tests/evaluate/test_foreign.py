@@ -13,7 +13,7 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.foreign import load_foreign
 from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
-from mmv_jax.evaluate.run import load_other
+from mmv_jax.evaluate.run import load_other, marked
 from mmv_jax.evaluate.stand_ins import FAMILIES as STAND_INS
 from mmv_jax.store.read import Store
 
@@ -184,6 +184,12 @@ def test_a_stand_in_is_saved_where_none_is_and_read_like_a_real_one(family, stor
     first, again = load_other("x", group), load_other("x", group)
     assert first.fingerprint == again.fingerprint
     assert np.isfinite(next(iter(first.encode(store, np.array([0])))).cls).all()
+
+
+@pytest.mark.parametrize("group", [{"folder": "somewhere"}, {"stand_in": False}], ids=["no stand_in", "no folder"])
+def test_an_incomplete_encoder_of_the_config_is_told(group):
+    with pytest.raises(UserError, match="config.encoders.x needs"):
+        marked("x", group)
 
 
 def test_an_unknown_package_or_family_is_told(tmp_path):

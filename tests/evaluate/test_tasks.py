@@ -66,6 +66,8 @@ MISTAKES = {
     "label": ({"kind": "regression", "label": "weight"}, "age, sex"),
     "text as number": ({"kind": "regression", "label": "sex"}, "are no numbers"),
     "value": ({"kind": "classification", "label": "sex", "positive": "X"}, "same label"),
+    "text of numbers": ({"kind": "classification", "label": "age", "positive": "M"}, "positive is 'M', but the store holds numbers"),
+    "text of numbers in where": ({"kind": "regression", "label": "age", "where": {"age": ["old"]}}, "where.age is .'old'., but"),
     "where": ({"kind": "regression", "label": "age", "where": {"source": "C"}}, "no study"),
     "column of where": ({"kind": "regression", "label": "age", "where": {"origin": "A"}}, "no column 'origin'"),
     "mask": ({"kind": "segmentation", "mask": "liver_mask"}, "liver_mask"),

@@ -211,3 +211,25 @@ def test_ct_rate(tmp_path):
 def test_a_missing_list_is_named(tmp_path, kind):
     with pytest.raises(UserError, match=r"\.(csv|txt)"):
         write_manifest_of(kind, tmp_path, tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    "name, text, missing",
+    [("train.csv", "Image,Sex\n", "Path"), ("Data_Entry_2017.csv", "Image Index,Finding Labels,Patient ID,View Position\n", "Patient Age")],
+)
+def test_a_list_without_a_column_is_named(tmp_path, name, text, missing):
+    touch(tmp_path / name, text.encode())
+    for other in ("train_val_list.txt", "test_list.txt"):
+        touch(tmp_path / other)
+    with pytest.raises(UserError, match=rf"\.csv has no column {missing}"):
+        write_manifest_of("chexpert" if name == "train.csv" else "nih-cxr14", tmp_path, tmp_path / "m.csv")
+
+
+def test_an_empty_spacing_of_nih_is_unknown(tmp_path):
+    columns = "Image Index,Finding Labels,Patient ID,Patient Age,View Position,OriginalImageWidth,OriginalImageHeight"
+    text = f"{columns},OriginalImagePixelSpacing_x,OriginalImagePixelSpacing_y\n1.png,No Finding,1,81,AP,2048,2048,,\n"
+    touch(tmp_path / "nih" / "Data_Entry_2017.csv", text.encode())
+    touch(tmp_path / "nih" / "train_val_list.txt", b"1.png\n")
+    touch(tmp_path / "nih" / "test_list.txt")
+    touch(tmp_path / "nih" / "images" / "1.png")
+    assert listed("nih-cxr14", tmp_path / "nih", tmp_path / "m.csv")["1"].spacing_mm is None
