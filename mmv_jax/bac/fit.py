@@ -18,26 +18,27 @@ from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model, segmentation_lo
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.tiles import TileShape
 from mmv_jax.checkpoint import Checkpoints, restore_encoder, restore_items
-from mmv_jax.config import to_dict, to_json
+from mmv_jax.config import to_dict
 from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import Log
 from mmv_jax.train.optimizer import make_optimizer
-from mmv_jax.train.workdir import unite_patients
+from mmv_jax.train.workdir import DONE, keep_config, unite_patients
+
+MAY_CHANGE = {"data.store", "init", "checkpoint", "measure"}  # between a fit and its resume
 
 
 def fit(config: ConfigDict, workdir: Path) -> None:
     """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there is one.
 
     Raises:
-      UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir` holds a run of another model.
+      UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir` holds a fit of another config.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(to_json(config))
     model, shape = make_model(to_dict(config))
+    tx = make_optimizer(config.steps, config.rows, **config.optimizer)
+    keep_config(config, workdir, MAY_CHANGE)
     store = Store.open(config.data.store)
     sampler = Sampler(store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix))
-    tx = make_optimizer(config.steps, config.rows, **config.optimizer)
     state = init_state(model, shape, tx, config.seed, config.init)
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
     seen = {"key_fingerprint": store.key_fingerprint, "patients": _patients(store, config.data.splits)}
@@ -63,7 +64,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
                 for left in waiting:
                     log.write(*left)
             if first >= config.steps:
-                log.say(f"All {config.steps} steps are done. Raise --config.steps to go on.")
+                log.say(f"All {config.steps} steps are done. {DONE}")
 
 
 def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int]]:

@@ -31,10 +31,10 @@ from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_tea
 from mmv_jax.train.probe import Probe
 from mmv_jax.train.state import TrainState, init_state, join_items, split_items, state_maker
 from mmv_jax.train.step import jit_step
-from mmv_jax.train.workdir import check_studies, keep_config, unite_patients
+from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 PATIENCE = 3  # steps in a row that may be not finite, before the run stops
-MAY_CHANGE = {"steps", "mesh", "topology", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
+MAY_CHANGE = {"mesh", "topology", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
@@ -46,12 +46,12 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     """
     mesh = make_mesh(**config.mesh)
     _check_rows(config.rows.per_step, mesh)
+    objective, tx, ema = make_parts(config)
     keep_config(config, workdir, MAY_CHANGE)
     # Data: which study is in which row of which step is known before a voxel is read.
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
     # State: made where it will live, never whole on one device.
-    objective, tx, ema = make_parts(config)
     state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
     step_fn = jit_step(objective, tx, ema, state, mesh)
     probe = _make_probe(store, config, mesh)
@@ -74,7 +74,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
                     log.say(f"Told to stop: saved step {step + 1}. The same command goes on from there.")
                     break
             if first >= config.steps:
-                log.say(f"All {config.steps} steps are done. Raise --config.steps to go on.")
+                log.say(f"All {config.steps} steps are done. {DONE}")
     return state
 
 

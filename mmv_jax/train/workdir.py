@@ -11,6 +11,9 @@ from ml_collections import ConfigDict
 from mmv_jax.config import to_dict, to_json
 from mmv_jax.errors import UserError
 
+# Said of a run that has all its steps. Learning rate, momentum and temperature follow from their number, so that it cannot be raised afterwards.
+DONE = "Another number of steps is another schedule, and another run: give it another --workdir."
+
 
 def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
     """Writes the config into a new workdir; refuses another run's workdir, so that the difference between two runs is an edit that was meant.

@@ -116,6 +116,13 @@ def test_a_fit_names_the_patients_of_the_encoder_that_it_starts_from(store, fitt
     assert set(index["patient"][index["split"] == "train"]) < set(carried["patients"])
 
 
+def test_a_fit_of_other_steps_is_another_fit(store, fitted):
+    config = small_config(store)
+    config.steps = 6
+    with pytest.raises(UserError, match="steps was 3 and is now 6"):
+        fit(config, fitted)
+
+
 def test_rules_of_measuring_can_be_changed_for_a_run(fitted):
     assert Finder.restore(fitted, ["--config.measure.of_views=max"]).measure.of_views == "max"
     with pytest.raises(UserError, match="measure"):

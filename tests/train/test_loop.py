@@ -70,7 +70,9 @@ def test_a_checkpoint_says_what_it_was_trained_with(eight):
     assert carried["pretraining"]["studies"] == loop.make_rows(Store.open(config.data.store), config).digest
 
 
-@pytest.mark.parametrize("name, value, was", [("optimizer.peak_lr", 1e-4, "0.003"), ("encoder.registers", 2, "1"), ("seed", 7, "0")])
+@pytest.mark.parametrize(
+    "name, value, was", [("optimizer.peak_lr", 1e-4, "0.003"), ("encoder.registers", 2, "1"), ("seed", 7, "0"), ("steps", 8, "4")]
+)
 def test_another_config_in_the_same_workdir_is_refused_by_name(eight, name, value, was):
     config, workdir, _ = eight
     config = config.copy_and_resolve_references()
