@@ -1,6 +1,7 @@
 """The packing plan: which study's crops go into which row. Axes: N lines of an epoch, R rows of a step, K capacities.
 
-The plan is a pure function of the sizes, the seed and the epoch: any host can build any row of any step, and a resume needs one integer.
+The plan is a pure function of the sizes, the seed and the epoch: any host can build any row of any step. Epochs differ in their number of rows, so
+a resume needs the number of an epoch and of its first row, or it must plan every epoch before.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +21,21 @@ Sizes = Sequence[tuple[int, ...]] | np.ndarray
 class Plan:
     """Rows over concatenated epochs. A line is one showing of a study; without a mixture, line i of an epoch is study i."""
 
-    def __init__(self, sizes: Callable[[int], np.ndarray], capacity: np.ndarray, seed: int, per_step: int):
+    def __init__(self, sizes: Callable[[int], np.ndarray], capacity: np.ndarray, seed: int, per_step: int, begin: tuple[int, int]):
         self._sizes, self._capacity, self._seed, self.per_step = sizes, capacity, seed, per_step
-        self._ends: list[int] = []  # the row after the last one of each epoch so far
+        self._begin, first_row = begin
+        self._firsts = [first_row]  # the first row of each epoch from `begin` on, as far as is known
         self._packed: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
-        self._locate(0)
+        self._locate(first_row)
 
     def __len__(self) -> int:
         """Rows of the first epoch; later ones differ by a few, as their crops do."""
-        return self._ends[0]
+        return self._firsts[1] - self._firsts[0]
+
+    def begin_of(self, n: int) -> tuple[int, int]:
+        """(epoch, its first row) of the earliest row of step `n`: with this as `begin`, a plan has the steps from `n` on."""
+        epoch = self._locate(n * self.per_step)
+        return epoch, self._firsts[epoch - self._begin]
 
     def row(self, r: int) -> list[int]:
         """The lines of row number `r`, counted from the first row of the first epoch."""
@@ -37,8 +44,7 @@ class Plan:
     def epoch_and_lines(self, r: int) -> tuple[int, list[int]]:
         """The epoch of row `r`, and the lines of that epoch that lie in it."""
         epoch = self._locate(r)
-        first = self._ends[epoch - 1] if epoch else 0
-        return epoch, self._epoch(epoch)[0][r - first].tolist()
+        return epoch, self._epoch(epoch)[0][r - self._firsts[epoch - self._begin]].tolist()
 
     def step(self, n: int) -> list[int]:
         """The rows of step `n`, in such an order that devices that take equal runs of it have equal attention to do."""
@@ -47,14 +53,15 @@ class Plan:
 
     def _cost(self, r: int) -> int:
         epoch = self._locate(r)
-        return int(self._epoch(epoch)[1][r - (self._ends[epoch - 1] if epoch else 0)])
+        return int(self._epoch(epoch)[1][r - self._firsts[epoch - self._begin]])
 
     def _locate(self, r: int) -> int:
-        """The epoch of row `r`. Epochs differ in their number of rows, so those before it are planned once."""
-        while not self._ends or self._ends[-1] <= r:
-            epoch = len(self._ends)
-            self._ends.append((self._ends[-1] if epoch else 0) + len(self._epoch(epoch)[0]))
-        return int(np.searchsorted(self._ends, r, side="right"))
+        """The epoch of row `r`. Epochs differ in their number of rows, so those before it, from `begin` on, are planned once."""
+        assert r >= self._firsts[0], f"row {r} lies before row {self._firsts[0]}, at which this plan begins"
+        while self._firsts[-1] <= r:
+            epoch = self._begin + len(self._firsts) - 1
+            self._firsts.append(self._firsts[-1] + len(self._epoch(epoch)[0]))
+        return self._begin + int(np.searchsorted(self._firsts, r, side="right")) - 1
 
     def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """The rows of an epoch, shuffled, and the cost of each. The last two epochs asked for are kept: a step can lie in both."""
@@ -82,6 +89,7 @@ def make_plan(
     segments: int | None = None,
     visible: int | None = None,
     per_step: int = 1,
+    begin: tuple[int, int] = (0, 0),
 ) -> Plan:
     """The plan of a run.
 
@@ -91,6 +99,7 @@ def make_plan(
       length, prefix: tokens of a row, and of its front part, which holds all global crops.
       segments, visible: the most crops and visible tokens that a row holds.
       per_step: rows of a step.
+      begin: an epoch and its first row (see `Plan.begin_of`): rows before it are never asked for, and their epochs need not be planned.
     Raises:
       UserError: a study does not fit into a row.
 
@@ -106,7 +115,7 @@ def make_plan(
         _check(table, capacity)
         return table
 
-    return Plan(of_epoch, capacity, seed, per_step)
+    return Plan(of_epoch, capacity, seed, per_step, begin)
 
 
 def _size_table(sizes: Sizes) -> Int[np.ndarray, "N 5"]:

@@ -26,6 +26,7 @@ TEXTS, NUMBERS = (
     ["ndim", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x", "low", "high"],
 )  # of the index
 UNKNOWN = "unknown"  # the group of studies that have no value in the column of groups
+BEGIN = "begin"  # travels with a batch: the processes that make batches know the plan, and the one that saves does not
 BUFFERED = 2  # batches that are made ahead, by each worker
 
 
@@ -44,7 +45,9 @@ class Rows:
       mixture_by: the column of the index that tells the groups; a study without a value there is "unknown".
       splits: those that are trained on.
       augment: False for the same crops as they are.
+      begin: see `packing.make_plan`.
     Attributes:
+      at: of the batch that `batches` gave last, the `begin` that a resume behind it needs.
       patients: those of the studies that are trained on, ascending.
       digest: of these studies in their order: with equal arguments and digest, rows are equal.
     Raises:
@@ -71,6 +74,7 @@ class Rows:
         mask_tokens: bool = False,
         splits: Sequence[str] = ("train",),
         augment: bool = True,
+        begin: tuple[int, int] = (0, 0),
     ):
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         check_views(views, patch)
@@ -84,7 +88,10 @@ class Rows:
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
         self.digest = _digest(store.index.iloc[self._studies], self._group[self._studies])
         self._check_room()
-        self.plan = make_plan(self._sizes, length=length, prefix=prefix, segments=segments, visible=visible_tokens, per_step=per_step, seed=seed)
+        self.plan = make_plan(
+            self._sizes, length=length, prefix=prefix, segments=segments, visible=visible_tokens, per_step=per_step, seed=seed, begin=begin
+        )
+        self.at = begin
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments
@@ -96,6 +103,10 @@ class Rows:
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of a step's batch, over all hosts."""
         return self.shape.spec(self.per_step)
+
+    def begin_at(self, begin: tuple[int, int]) -> "Rows":
+        """The same rows, but none before `begin`: an epoch and its first row, as `at` was. Their epochs are not planned again."""
+        return Rows(**(self._arguments | {"begin": begin}))
 
     def batches(self, first: int, *, mine: Sequence[int] | None = None, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Batches of the steps `first`, `first + 1`, ..., without end.
@@ -118,6 +129,7 @@ class Rows:
             while True:
                 with held_signals():  # Grain starts its processes when it is asked for the first batches
                     batch = next(made)
+                self.at = tuple(batch.pop(BEGIN).tolist())
                 # Copied: JAX lets go of what it was given when it likes, and shared memory that it still holds at the end is a leak.
                 yield {name: np.array(value) for name, value in batch.items()} if workers else batch
         finally:
@@ -226,7 +238,8 @@ class _Steps(grain.sources.RandomAccessDataSource):
         return ENDLESS
 
     def __getitem__(self, n: int) -> dict[str, np.ndarray]:
-        return self._rows.batch(self._first + n, self._mine)
+        step = self._first + n
+        return self._rows.batch(step, self._mine) | {BEGIN: np.array(self._rows.plan.begin_of(step))}
 
 
 def mix(studies: np.ndarray, group: np.ndarray, mixture: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:

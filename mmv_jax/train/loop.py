@@ -21,7 +21,7 @@ from mmv_jax.data.resample import Boxes
 from mmv_jax.data.tokens import RowShape
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.models.sizes import make_encoder
-from mmv_jax.parallel import make_mesh, on_mesh, row_sharding, shard_params
+from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 from mmv_jax.train.health import Health
@@ -29,7 +29,7 @@ from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
 from mmv_jax.train.probe import Probe
-from mmv_jax.train.state import TrainState, init_state, join_items, split_items, state_maker
+from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
@@ -52,23 +52,24 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
     # State: made where it will live, never whole on one device.
-    state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
-    step_fn = jit_step(objective, tx, ema, state, mesh)
+    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
+    step_fn = jit_step(objective, tx, ema, shapes, mesh)
     probe = _make_probe(store, config, mesh)
-    seen = {"key_fingerprint": store.key_fingerprint, "patients": rows.patients, "studies": rows.digest}
-    with Checkpoints(workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint) as checkpoints:
-        first, items = checkpoints.restore_newest(split_items(state))
+    carried, seen = to_dict(config), {"key_fingerprint": store.key_fingerprint, "patients": rows.patients, "studies": rows.digest}
+    with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
+        first, items = checkpoints.restore_newest(split_items(shapes))
         if first:
             before = checkpoints.config_of(first)["pretraining"]
             check_studies(before, seen, config.data.store)
-            checkpoints.config["pretraining"] = unite_patients(seen, before)
-        state = join_items(items)
+            seen, rows = unite_patients(seen, before), rows.begin_at(tuple(before.get("begin", (0, 0))))
+        state = join_items(items) if first else init_state(objective, tx, rows.spec, mesh, seed=config.seed)
         # Loop: step n is dispatched before the metrics of step n - 1 are read; the device never waits for the log.
         with _make_log(workdir, first, config.steps) as log, _one_behind(log, config) as report, _stop_signal() as stop, on_mesh(mesh):
             for step, batch in zip(range(first, config.steps), device_batches(rows, mesh, first, config.data.workers)):
                 state, metrics = step_fn(state, batch)
                 report(step, metrics | probe(step, state))
                 stopping = stop(step)
+                checkpoints.config = {**carried, "pretraining": {**seen, "begin": rows.at}}  # a new one: the last may still be written
                 checkpoints.save_if_due(step + 1, split_items(state), now=stopping or step + 1 == config.steps)
                 if stopping:
                     log.say(f"Told to stop: saved step {step + 1}. The same command goes on from there.")
@@ -83,8 +84,7 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     _check_rows(config.rows.per_step, mesh)
     objective, tx, ema = make_parts(config)
     spec = row_shape(config).spec(config.rows.per_step)
-    shapes = jax.eval_shape(state_maker(objective, tx, spec, config.seed))
-    state = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shard_params(shapes, mesh))
+    state = shapes_of_state(objective, tx, spec, mesh, seed=config.seed)
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=row_sharding(mesh)) for name, x in spec.items()}
     with on_mesh(mesh):
         return jit_step(objective, tx, ema, state, mesh).lower(state, batch)

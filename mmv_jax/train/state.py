@@ -35,8 +35,15 @@ def init_state(
 ) -> TrainState:
     """A fresh state, jitted with its shardings, so that it is never whole on one device."""
     make = state_maker(objective, tx, row_spec, seed)
-    shardings = shard_params(jax.eval_shape(make), mesh)
-    return jax.jit(make, out_shardings=shardings)()
+    return jax.jit(make, out_shardings=shard_params(jax.eval_shape(make), mesh))()
+
+
+def shapes_of_state(
+    objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, seed: int
+) -> TrainState:
+    """What `init_state` would make, as shapes with their shardings: to compile for it, or to restore into it, at no memory."""
+    shapes = jax.eval_shape(state_maker(objective, tx, row_spec, seed))
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shard_params(shapes, mesh))
 
 
 def state_maker(objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], seed: int):

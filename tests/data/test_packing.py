@@ -61,6 +61,26 @@ def test_a_row_does_not_depend_on_what_was_asked_for_before(sizes, seed, wanted)
         assert plan.row(r) == make_plan(sizes, length=512, prefix=256, seed=seed).row(r)
 
 
+@settings(deadline=None)
+@given(seeds, st.integers(0, 30))
+def test_a_plan_that_begins_later_has_the_same_steps_and_plans_no_epoch_before(seed, step):
+    asked = []
+
+    def sizes(epoch):
+        asked.append(epoch)
+        return np.random.default_rng([seed, epoch]).integers(1, 200, (20, 2))
+
+    options = {"length": 512, "prefix": 256, "seed": seed, "per_step": 3}
+    whole = make_plan(sizes, **options)
+    begin = whole.begin_of(step)
+    expected = [[whole.epoch_and_lines(r) for r in whole.step(n)] for n in range(step, step + 9)]
+    asked.clear()
+    later = make_plan(sizes, **options, begin=begin)
+    assert [[later.epoch_and_lines(r) for r in later.step(n)] for n in range(step, step + 9)] == expected
+    assert later.begin_of(step) == begin
+    assert min(asked) == begin[0]
+
+
 def test_the_steps_of_an_epoch_hold_its_rows_once():
     plan = make_plan([(i % 200 + 1, i % 97) for i in range(500)], length=512, prefix=256, seed=3, per_step=4)
     rows = [r for step in range(40) for r in plan.step(step)]

@@ -194,6 +194,20 @@ def test_a_run_goes_on_behind_the_step_it_begins_at():
     assert take(make(), 2, STEPS - 2) == DIGESTS[2:]
 
 
+@pytest.mark.parametrize("workers", (0, 1))
+def test_a_run_that_begins_again_plans_no_epoch_before(workers):
+    rows = make()
+    batches = rows.batches(0, workers=workers)
+    for step in range(STEPS - 1):
+        next(batches)
+        assert rows.at == ROWS.plan.begin_of(step)
+    batches.close()
+    later = rows.begin_at(rows.at)
+    assert rows.at[0] == 1
+    assert sorted(later.plan._packed) == [1]
+    assert take(later, STEPS - 1, 1, workers=workers) == DIGESTS[-1:]
+
+
 def test_a_pickled_copy_makes_the_same_rows():
     assert digest(pickle.loads(pickle.dumps(ROWS)).batch(2)) == DIGESTS[2]
 

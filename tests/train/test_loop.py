@@ -67,7 +67,10 @@ def test_a_checkpoint_says_what_it_was_trained_with(eight):
     assert carried["encoder"]["mlp"] == "swiglu"
     assert carried["pretraining"]["key_fingerprint"] == "0123"
     assert carried["pretraining"]["patients"] == sorted(f"{ndim}{i:015x}" for ndim in (2, 3) for i in range(4))
-    assert carried["pretraining"]["studies"] == loop.make_rows(Store.open(config.data.store), config).digest
+    rows = loop.make_rows(Store.open(config.data.store), config)
+    assert carried["pretraining"]["studies"] == rows.digest
+    assert carried["pretraining"]["begin"] == [*rows.plan.begin_of(3)]  # of the last of four steps
+    assert carried["pretraining"]["begin"][0] > 0
 
 
 @pytest.mark.parametrize(
@@ -96,8 +99,9 @@ def test_a_run_does_not_go_on_with_other_studies(eight, tmp_path, monkeypatch):
         loop.pretrain(config, workdir)
 
 
-def test_a_finished_run_says_so_and_does_nothing(eight, capsys):
+def test_a_finished_run_says_so_and_does_nothing(eight, capsys, monkeypatch):
     config, workdir, state = eight
+    monkeypatch.delattr(loop, "init_state")  # no second state is made beside the one that is restored
     again = loop.pretrain(config, workdir)
     assert "All 4 steps are done" in capsys.readouterr().err
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
