@@ -28,6 +28,7 @@ class Image:
       unit: "HU" where the file says so itself, otherwise "raw".
       orientation: of a volume.
       attributes: numbers of the allow-list.
+      lossy: whether the voxels were, or may have been, compressed with a loss: good enough to see, not for labels.
     """
 
     voxels: np.ndarray
@@ -36,6 +37,7 @@ class Image:
     unit: str = "raw"
     orientation: Orientation | None = None
     attributes: Mapping[str, float] = field(default_factory=dict)
+    lossy: bool = False
 
 
 def study_of(image: Image, spacing_mm: float | None, unit: str | None) -> Study:

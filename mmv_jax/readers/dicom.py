@@ -24,7 +24,7 @@ from mmv_jax.readers.canvas import Canvas, fitting, is_whole
 from mmv_jax.readers.claims import Image
 from mmv_jax.readers.deidentify import allowed_numbers
 from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
-from mmv_jax.readers.pixels import check_pixels, decode_frame
+from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.series import arrange, plane_of
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
@@ -130,7 +130,7 @@ def _image(path: Path) -> Image:
     shared, own = groups_of(dataset, 0)
     scale = scale_of(dataset, shared, own)
     values = fitting(true_values(dataset, decode_frame(dataset, 0), scale))
-    return Image(values[None], planar_spacing(dataset, shared, own), 2, scale.unit, attributes=allowed_numbers(dataset))
+    return Image(values[None], planar_spacing(dataset, shared, own), 2, scale.unit, None, allowed_numbers(dataset), is_lossy(dataset))
 
 
 def _multi_frame(dataset: Dataset, frames: int) -> Image:
@@ -142,7 +142,7 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
     canvas = Canvas((frames, int(dataset.Rows), int(dataset.Columns)), orientation, _first_kind(scales))
     for n, (k, scale) in enumerate(zip(places, scales)):
         canvas.put(k, true_values(dataset, decode_frame(dataset, n), scale))
-    return Image(canvas.voxels, orientation.spacing_mm, 3, _one_unit(scales), orientation, allowed_numbers(dataset))
+    return Image(canvas.voxels, orientation.spacing_mm, 3, _one_unit(scales), orientation, allowed_numbers(dataset), is_lossy(dataset))
 
 
 def _series(headers: list[tuple[Path, Dataset]]) -> Image:
@@ -158,7 +158,8 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
     for k, (path, _), scale in zip(places, headers, scales):
         dataset = _load(path)
         canvas.put(k, true_values(dataset, decode_frame(dataset, 0), scale))
-    return Image(canvas.voxels, orientation.spacing_mm, 3, _one_unit(scales), orientation, allowed_numbers(headers[0][1]))
+    lossy = any(is_lossy(header) for _, header in headers)
+    return Image(canvas.voxels, orientation.spacing_mm, 3, _one_unit(scales), orientation, allowed_numbers(headers[0][1]), lossy)
 
 
 def _first_kind(scales: list[Scale]) -> type:

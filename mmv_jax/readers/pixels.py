@@ -73,6 +73,11 @@ def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
     return shape
 
 
+def is_lossy(dataset: Dataset) -> bool:
+    """Whether the pixels are in a syntax that may lose, or were in one before (Lossy Image Compression is 01)."""
+    return dataset.file_meta.get("TransferSyntaxUID") in LOSSY or dataset.get("LossyImageCompression") == "01"
+
+
 def _whole(dataset: Dataset, keyword: str, default: int) -> int:
     value = dataset.get(keyword)
     try:

@@ -45,6 +45,8 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
     """
     with refusing():
         image = _image(Path(path), grid=like.voxels.shape)
+        if image.lossy:
+            raise Refused("lossy_mask", "a mask may not be compressed with a loss: its labels are smeared. Write it without")
         _check_grid(image, like)
         voxels = image.voxels
         low, high = voxels.min(), voxels.max()

@@ -38,6 +38,9 @@ CODES = {
     "bad_split": "the split is none of train, val, test",
     "duplicate_study": "the study_id stands in an earlier line",
     "patient_across_splits": "the patient's studies lie in more than one split",
+    "bad_modality": "the modality is no short word",
+    "timeout": "reading took too long",
+    "decoder_died": "its decoder ended the process that read it",
     "bad_line": "the manifest's line has too few or too many cells",
 }
 

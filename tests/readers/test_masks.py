@@ -1,9 +1,13 @@
 """Masks on the grid of their study: the same order of axes, whole numbers, and nothing that lies elsewhere."""
 
+import imagecodecs
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import radiograph, save
 from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
 from test_volume import VOXELS, nifti, turned, write
 
 from mmv_jax.readers.manifest import read_manifest
@@ -90,6 +94,21 @@ def test_a_picture_of_another_size_and_a_lossy_one_are_refused(tmp_path):
     study = read_study(picture(tmp_path, "study.png", grey))
     assert code_of(picture(tmp_path, "mask.png", grey[:5]), study) == "mask_grid"
     assert code_of(picture(tmp_path, "mask.jpg", grey), study) == "lossy_mask"
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["in a lossy syntax", "in one before"])
+def test_a_mask_as_dicom_is_refused_where_it_lost(tmp_path, before):
+    labels = np.repeat(np.arange(4, dtype=np.uint8), 64).reshape(16, 16)
+    study = read_study(picture(tmp_path, "study.png", labels * 60))
+    dataset = radiograph(labels, BitsStored=8)
+    assert np.array_equal(read_mask(save(dataset, tmp_path / "mask.dcm"), like=study)[0], labels)
+    if before:
+        dataset.LossyImageCompression = "01"
+    else:
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        dataset.PixelData = encapsulate([imagecodecs.jpeg8_encode(labels, level=95)])
+        dataset["PixelData"].is_undefined_length = True
+    assert code_of(save(dataset, tmp_path / "lossy.dcm"), study) == "lossy_mask"
 
 
 def test_the_real_masks(real_data):
