@@ -29,8 +29,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check mmv_jax tests experiments
-	$(BIN)/ruff format --check mmv_jax tests experiments
+	$(BIN)/ruff check mmv_jax tests experiments launch
+	$(BIN)/ruff format --check mmv_jax tests experiments launch
 	$(BIN)/mypy
 
 # PyTorch's cases need the extra torch: make setup, then .venv/bin/pip install -c requirements.lock -e '.[torch]'.

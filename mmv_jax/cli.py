@@ -94,9 +94,11 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
 @command("phantom", _phantom_arguments)
 def _phantom(args) -> int:
     from mmv_jax.phantom.write import write_phantoms
+    from mmv_jax.report.progress import progress
 
     dials = {} if args.tube_tie is None else {"tube_tie": args.tube_tie}
-    print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, workers=args.workers, pixels=args.pixels, **dials))
+    options = {"workers": args.workers, "pixels": args.pixels, "progress": progress("phantoms: written, of each kind,")}
+    print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, **options, **dials))
     return 0
 
 

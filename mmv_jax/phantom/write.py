@@ -2,8 +2,7 @@
 
 import csv
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
@@ -38,6 +37,7 @@ def write_phantoms(
     workers: int | None = None,
     resolution_mm: float = 3.6,
     pixels: int = 256,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     **dials: object,
 ) -> Path:
     """Writes studies of each kind and their masks under `out`.
@@ -52,6 +52,7 @@ def write_phantoms(
       workers: processes; all cores where absent.
       resolution_mm: edge of a CT voxel.
       pixels: columns and rows of a radiograph of 358 mm.
+      progress: is told (patients written, patients to write).
       **dials: see `patient.Dials` and `breast.BreastDials`.
     Returns:
       The path of manifest.csv.
@@ -69,7 +70,10 @@ def write_phantoms(
     one = partial(write_patient, out, tuple(kinds), seed=seed, dials=of_thorax, breast_dials=of_breast, resolution_mm=resolution_mm, pixels=pixels)
     for kind in kinds:
         (out / kind).mkdir(parents=True, exist_ok=True)
-    lines = [line for patient_lines in _each(one, studies, workers or os.cpu_count() or 1) for line in patient_lines]
+    lines = []
+    for n, of_patient in enumerate(_each(one, studies, workers or os.cpu_count() or 1), start=1):
+        lines += of_patient
+        progress(n, studies)
     return _write_manifest(out / "manifest.csv", lines)
 
 
@@ -81,14 +85,13 @@ def _sort_dials(dials: dict[str, object]) -> tuple[breast.BreastDials, Dials]:
 
 
 def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
-    """The lines of every patient, in order, with one line of progress."""
+    """The lines of every patient, in order."""
     if workers == 1 or studies < 4:
-        results: Iterator[list[dict]] = map(one, range(studies))
-        yield from _told(results, studies)
+        yield from map(one, range(studies))
         return
     # Spawned, not forked: a forked child of a process that holds JAX may hang.
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin) as pool:
-        yield from _told(pool.map(one, range(studies), chunksize=4), studies)
+        yield from pool.map(one, range(studies), chunksize=4)
 
 
 def _begin() -> None:
@@ -102,13 +105,6 @@ def _begin() -> None:
 def _end_with(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
-
-
-def _told(results: Iterator[list[dict]], studies: int) -> Iterator[list[dict]]:
-    for n, lines in enumerate(results, start=1):
-        if sys.stderr.isatty():
-            print(f"\rphantoms: {n} of {studies} patients", end="" if n < studies else "\n", file=sys.stderr, flush=True)
-        yield lines
 
 
 def _write_manifest(path: Path, lines: list[dict]) -> Path:

@@ -124,6 +124,12 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
         write_phantoms(tmp_path, ["knee"], 1, 0)
 
 
+def test_progress_counts_every_patient(tmp_path):
+    told = []
+    write_phantoms(tmp_path, ["thorax-cxr"], 2, 0, workers=1, progress=lambda *counts: told.append(counts), **SMALL)
+    assert told == [(1, 2), (2, 2)]
+
+
 def test_no_worker_is_told(tmp_path):
     with pytest.raises(UserError, match="--workers is 0"):
         write_phantoms(tmp_path, ["thorax-cxr"], 1, 0, workers=0)
