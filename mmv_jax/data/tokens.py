@@ -93,14 +93,6 @@ def to_patches(voxels: Float[np.ndarray, "gz gy gx"], kept: Bool[np.ndarray, "tz
     return np.broadcast_to(tiles, (len(tiles), pz, py, px)).reshape(len(tiles), pz * py * px)
 
 
-def to_voxels(patches: Float[np.ndarray, "n P"], kept: Bool[np.ndarray, "tz ty tx"], patch: Triple, fill: float) -> Float[np.ndarray, "gz gy gx"]:
-    """The inverse of `to_patches` (a planar crop is as deep as its patch); `fill` where no patch was kept."""
-    tiles = np.full((*kept.shape, *patch), fill, np.float32)
-    tiles[kept] = patches.reshape(-1, *patch)
-    tz, ty, tx = kept.shape
-    return tiles.transpose(0, 3, 1, 4, 2, 5).reshape(tz * patch[0], ty * patch[1], tx * patch[2])
-
-
 def token_coordinates(
     crop: Crops, extent_mm: Float[np.ndarray, "3"], kept: Bool[np.ndarray, "tz ty tx"], coordinates: str
 ) -> Float[np.ndarray, "n 3"]:

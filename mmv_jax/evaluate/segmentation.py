@@ -114,7 +114,7 @@ def score_masks(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[Float[np.
             planar = scene.truth.shape[0] == 1
             truth, found = (scene.truth[0], mask[0]) if planar else (scene.truth, mask)
             dice[i] = scores.dice(truth, found)
-            hd95[i] = scores.surface_scores(truth, found, (scene.spacing_mm,) * truth.ndim)["hd95"]
+            hd95[i] = scores.hd95(truth, found, (scene.spacing_mm,) * truth.ndim)
     return dice, hd95
 
 

@@ -61,35 +61,26 @@ def dice(truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"])
     return float(2 * (truth & predicted).sum() / size) if size else float("nan")
 
 
-def surface_scores(
-    truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"], spacing_mm: tuple[float, ...], tolerance_mm: float = 2.0
-) -> dict[str, float]:
-    """Distances between two surfaces, each element weighted by its area (not by its count of voxels, as other libraries do).
+def hd95(truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"], spacing_mm: tuple[float, ...]) -> float:
+    """The 95th percentile of the distances between two surfaces in mm, each element weighted by its area (not, as in other libraries, by its voxels).
 
     Args:
       spacing_mm: of each axis of the grid, two or three of them.
     Returns:
-      `hd95` and `asd` (symmetric mean) in mm, and `nsd`, the share of both surfaces that lies within `tolerance_mm` of the other.
-      Where both are empty all are NaN; where one is empty the distances are the grid's diagonal, the largest that can occur, and nsd is 0.
+      NaN where both are empty; where one is, the grid's diagonal, the largest distance that can occur.
 
     Source: Nikolov et al. (arXiv 1809.04430), through their library surface-distance.
     """
     if not truth.any() and not predicted.any():
-        return {"hd95": float("nan"), "asd": float("nan"), "nsd": float("nan")}
+        return float("nan")
     if not truth.any() or not predicted.any():  # the library fails on these under NumPy 2
-        diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
-        return {"hd95": diagonal, "asd": diagonal, "nsd": 0.0}
+        return float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
     import surface_distance
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="surface_distance")  # it calls scipy.ndimage.filters
         distances = surface_distance.compute_surface_distances(truth, predicted, spacing_mm)
-    there, back = surface_distance.compute_average_surface_distance(distances)
-    return {
-        "hd95": float(surface_distance.compute_robust_hausdorff(distances, 95)),
-        "asd": float((there + back) / 2),
-        "nsd": float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)),
-    }
+    return float(surface_distance.compute_robust_hausdorff(distances, 95))
 
 
 def _both_classes(truth: np.ndarray) -> bool:

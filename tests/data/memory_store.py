@@ -76,3 +76,11 @@ def random_studies(n: int, seed: int = 0) -> list[tuple]:
         voxels = rng.normal(0, 300, shape).astype(np.float32)
         studies.append((voxels, tuple(map(float, spacing)), "CXR" if planar else "CT", "raw" if planar else "HU", cells))
     return studies
+
+
+def to_voxels(patches: np.ndarray, kept: np.ndarray, patch: tuple[int, int, int], fill: float) -> np.ndarray:
+    """The inverse of `to_patches`, [n, P] to [gz, gy, gx] (a planar crop is as deep as its patch); `fill` where no patch was kept."""
+    tiles = np.full((*kept.shape, *patch), fill, np.float32)
+    tiles[kept] = patches.reshape(-1, *patch)
+    tz, ty, tx = kept.shape
+    return tiles.transpose(0, 3, 1, 4, 2, 5).reshape(tz * patch[0], ty * patch[1], tx * patch[2])

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from memory_store import memory, random_studies
+from memory_store import memory, random_studies, to_voxels
 from scipy import ndimage
 
 from mmv_jax.data.crops import Geometry, whole_crops
 from mmv_jax.data.rows import study_batches
-from mmv_jax.data.tokens import CLS, PATCH, to_voxels
+from mmv_jax.data.tokens import CLS, PATCH
 from mmv_jax.errors import UserError
 
 GRIDS = {2: (8, 64, 64), 3: (16, 48, 48)}
