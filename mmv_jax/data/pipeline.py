@@ -17,7 +17,7 @@ from mmv_jax.data.resample import Boxes
 from mmv_jax.data.rows import RowWriter
 from mmv_jax.data.tokens import RowShape, choose_visible
 from mmv_jax.data.workers import end_with_parent, held_signals
-from mmv_jax.errors import UserError
+from mmv_jax.errors import UserError, WorkFailed
 
 ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
 CHANGE, MIRROR, HIDE, MIX = 1, 2, 3, 4  # second part of a seed: keeps apart what is drawn for a crop, a line, a row and an epoch
@@ -132,6 +132,13 @@ class Rows:
                 self.at = tuple(batch.pop(BEGIN).tolist())
                 # Copied: JAX lets go of what it was given when it likes, and shared memory that it still holds at the end is a leak.
                 yield {name: np.array(value) for name, value in batch.items()} if workers else batch
+        except RuntimeError as error:  # Grain has no type of its own for it
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise WorkFailed(
+                "A data worker died: too little memory is the usual cause. Set fewer --config.data.workers. The same command goes on from the last "
+                "checkpoint."
+            ) from error
         finally:
             made.close()  # ends the processes and frees the batches that they have ready, which nobody will ask for
 

@@ -16,7 +16,7 @@ from mmv_jax.data.crops import View
 from mmv_jax.data.pipeline import Rows, mix
 from mmv_jax.data.tokens import CLS, PATCH, REGISTER
 from mmv_jax.data.workers import held_signals
-from mmv_jax.errors import UserError
+from mmv_jax.errors import UserError, WorkFailed
 
 STORE = memory(random_studies(40))
 OPTIONS = SHAPE | {"views": VIEWS, "per_step": 4, "seed": 1, "visible_share": 0.25, "mask_tokens": True}
@@ -145,6 +145,15 @@ def test_a_worker_that_is_told_to_stop_goes_on_making_batches(told):
     found += [digest(next(batches)) for _ in range(9)]  # more than were ready before
     batches.close()
     assert found == [digest(ROWS.batch(step)) for step in range(10)]
+
+
+def test_a_worker_that_dies_is_told_in_words():
+    batches = make().batches(0, workers=1)
+    next(batches)
+    (worker,) = active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkFailed, match="A data worker died"):
+        list(batches)
 
 
 def test_a_signal_that_was_held_is_delivered():
