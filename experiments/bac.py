@@ -27,5 +27,5 @@ def get_config() -> ConfigDict:
     c.checkpoint = dict(every=200, keep=2)
     # How areas are measured: calcified from this probability on; less than least_mm2 in a view is noise and counts as none. A breast's area is the
     # mean of its views (they show the same calcium twice), a woman's the sum of her breasts.
-    c.measure = dict(threshold=0.5, least_mm2=0.1, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
+    c.measure = dict(threshold=0.4, least_mm2=0.5, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
     return c

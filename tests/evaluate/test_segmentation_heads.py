@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmv_jax.evaluate.encoders import Encoded
-from mmv_jax.evaluate.heads import HEADS, RECIPE, TokenGrids, agreement, encoded_of, fit_head, mask_loss
+from mmv_jax.evaluate.heads import HEADS, RECIPE, TokenGrids, agreement, encoded_of, fit_head, mask_loss, standardised
 from mmv_jax.evaluate.segmentation import Scene
 
 GRIDS = {"planar": ((1, 4, 4), (1, 4, 4)), "volumetric": ((2, 4, 4), (2, 4, 4))}
@@ -85,3 +85,15 @@ def test_a_fit_is_stopped_by_the_loss_that_it_minimises():
     logits = np.random.default_rng(0).normal(size=grids.truth.shape).astype(np.float32)
     loss = mask_loss(jnp.asarray(logits), jnp.asarray(grids.truth), jnp.asarray(grids.counted))
     assert agreement(1 / (1 + np.exp(-logits)), scenes) == pytest.approx(-float(loss), abs=1e-5)
+
+
+def test_features_are_standardised_on_the_studies_that_are_fitted_alone():
+    rng = np.random.default_rng(0)
+    make = lambda n, scale: Encoded(n, scale * rng.normal(size=3), scale * rng.normal(1, 1, (5, 3)), scale * rng.normal(size=(2, 5, 3)))  # noqa: E731
+    encoded = [make(0, 1e-3), make(1, 1e-3), make(2, 100.0)]
+    found = standardised(encoded, np.array([True, True, False]))
+    for tokens in ([e.patches for e in found[:2]], [e.early[1] for e in found[:2]], [e.cls[None] for e in found[:2]]):
+        np.testing.assert_allclose(np.concatenate(tokens).mean(axis=0), 0, atol=1e-6)
+        np.testing.assert_allclose(np.concatenate(tokens).std(axis=0), 1, atol=1e-6)
+    assert np.abs(found[2].patches).mean() > 1000
+    assert [e.study for e in found] == [0, 1, 2]
