@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "mmv_jax"
 FLOORS = [  # a room imports from itself and from lower floors (earlier lines); nothing else
-    {"errors", "study"},
+    {"errors", "study", "processes"},
     {"readers", "phantom", "ops", "objectives", "metrics", "parallel", "report", "config"},
     {"store", "models"},
     {"data", "checkpoint", "outcomes"},

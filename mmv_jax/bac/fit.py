@@ -60,7 +60,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
                     waiting.append((step, metrics))
                     if len(waiting) > 1:
                         log.write(*waiting.pop(0))
-                    checkpoints.save_if_due(step + 1, _items(state), now=step + 1 in (end, config.steps))
+                    checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
                 for left in waiting:
                     log.write(*left)
             if first >= config.steps:

@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.sample import Sampler
+from mmv_jax.errors import UserError
 from mmv_jax.report.progress import progress
 
 TAKEN = 0.5  # probability from which a pixel is taken for calcified artery
@@ -22,9 +23,14 @@ def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarra
 
     Args:
       path: where they are kept; read where they are there already, so that a fit that was stopped goes on with the same.
+    Raises:
+      UserError: what is kept is of another number of views.
     """
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
+            if len(file.files) != len(sampler):
+                has = f"{path.name} is of {len(file.files)} views, and the store has {len(sampler)}"
+                raise UserError(f"{has}. Use the fit's own store, or another --workdir.")
             return [file[f"view_{n}"] for n in range(len(file.files))]
     report, found = progress("hard negatives: looked at"), []
     for n, (voxels, spacing_mm) in enumerate(sampler.images()):

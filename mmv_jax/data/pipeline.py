@@ -16,7 +16,7 @@ from mmv_jax.data.packing import make_plan
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.rows import RowWriter
 from mmv_jax.data.tokens import RowShape, choose_visible
-from mmv_jax.data.workers import end_with_parent, held_signals
+from mmv_jax.data.workers import begin, held_signals
 from mmv_jax.errors import UserError, WorkFailed
 
 ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
@@ -122,7 +122,7 @@ class Rows:
                 flags.FLAGS.mark_as_parsed()  # Grain's processes ask absl for its flags, which only an absl program parses
             one_by_one = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
             options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)
-            made = iter(one_by_one.mp_prefetch(options, worker_init_fn=end_with_parent))
+            made = iter(one_by_one.mp_prefetch(options, worker_init_fn=begin))
         else:
             made = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=BUFFERED)))
         try:

@@ -1,11 +1,11 @@
 """What Grain's worker processes share with the process that started them: its end, and not its signals."""
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import connection, parent_process, resource_tracker
-from threading import Thread
+from multiprocessing import resource_tracker
+
+from mmv_jax.processes import end_with_parent
 
 HELD = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,13 +25,6 @@ def held_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with_parent(index: int, count: int) -> None:
-    """The beginning of worker `index` of `count`: it ends when its parent does, however that came; Grain's own would wait for it for ever."""
-    parent = parent_process()
-    assert parent is not None
-    Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
+def begin(index: int, count: int) -> None:
+    """The beginning of worker `index` of `count`: it ends with its parent; Grain's own would wait for it for ever."""
+    end_with_parent()

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -16,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from mmv_jax.errors import UserError
 from mmv_jax.phantom import breast, files, radiograph, thorax, truth
 from mmv_jax.phantom.patient import Dials, Patient, draw_patient, make_dials
+from mmv_jax.processes import end_with_parent
 
 KINDS = ("thorax-cxr", "thorax-ct", "breast")
 FIRST_COLUMNS = ("study_id", "path", "patient_id", "split", "modality", "ndim", "spacing_mm", "unit", "sex", "age")
@@ -97,14 +97,7 @@ def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
 def _begin() -> None:
     """The beginning of a worker process: one thread for numbers, and no life beyond that of the process that started it."""
     threadpool_limits(1)
-    parent = parent_process()
-    assert parent is not None
-    Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
+    end_with_parent()
 
 
 def _write_manifest(path: Path, lines: list[dict]) -> Path:

@@ -84,6 +84,9 @@ def test_what_is_mistaken_for_artery_lies_off_the_arteries_and_is_drawn_from_the
     assert not np.array_equal(sampler.batch(0, 2)["images"], before["images"])
     again = mistakes(everything, sampler, tmp_path / "points.npz")
     assert all(np.array_equal(a, b) for a, b in zip(points, again, strict=True))
+    np.savez(tmp_path / "other.npz", view_0=points[0])
+    with pytest.raises(UserError, match="is of 1 views"):
+        mistakes(everything, sampler, tmp_path / "other.npz")
 
 
 def test_a_fit_is_cut_where_mistakes_are_looked_for():
