@@ -13,8 +13,10 @@ from scipy.special import expit
 
 from mmv_jax.errors import UserError
 from mmv_jax.phantom import arteries
+from mmv_jax.phantom.film import scanned
 
 VIEWS = (("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO"))
+AIR = 500  # of 4095: what is darker beside the upper edge is air, fogged or not
 MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
 Profile = Callable[[np.ndarray], np.ndarray]  # of the distance from a middle, in mm
 CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
@@ -23,22 +25,26 @@ CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
 @dataclass(frozen=True)
 class BreastDials:
     """bac: probability that a woman has arterial calcification (then mild, moderate and severe are equally likely).
-    distractors: probability of each kind of what is mistaken for it. breast_pixel_mm, breast_rows, breast_columns: the pixel grid."""
+    distractors: probability of each kind of what is mistaken for it. film: probability that her views are scanned films, with the faults of such.
+    breast_pixel_mm, breast_rows, breast_columns: the pixel grid."""
 
     bac: float = 0.75
     distractors: float = 0.5
+    film: float = 0.3
     breast_pixel_mm: float = 0.1
     breast_rows: int = 1400
     breast_columns: int = 1000
 
     def __post_init__(self):
-        if not (0 <= self.bac <= 1 and 0 <= self.distractors <= 1):
-            raise UserError(f"The dials bac and distractors are {self.bac} and {self.distractors}, but must be between 0 and 1.")
+        for name in ("bac", "distractors", "film"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"The dial {name} is {getattr(self, name)}, but must be between 0 and 1.")
 
 
 @dataclass(frozen=True)
 class Woman:
-    """age in years; density 0 (fat) to 1; depth (chest wall to nipple), height and compressed thickness in mm; area_mm2 asked for, by view."""
+    """age in years; density 0 (fat) to 1; depth (chest wall to nipple), height and compressed thickness in mm; area_mm2 asked for, by view;
+    film: whether her views are scanned films."""
 
     seed: tuple[int, int]
     age: float
@@ -47,6 +53,7 @@ class Woman:
     height: float
     thickness: float
     area_mm2: dict[tuple[str, str], float]
+    film: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
         height=float(np.clip(rng.normal(0.84, 0.06), 0.68, 0.95)) * dials.breast_rows * dials.breast_pixel_mm,
         thickness=float(np.clip(rng.normal(54, 10), 30, 80)),
         area_mm2=areas,
+        film=bool(np.random.default_rng([seed, index, 42]).random() < dials.film),
     )
 
 
@@ -105,6 +113,8 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Mammog
     signal += MU_CALCIUM * np.where(mask, drawn.wall_mm * np.clip(1 + 0.35 * grain, 0.5, 1.6), 0)
     _distract(signal, c, rng, dials.distractors)
     image = _display(signal, c, rng)
+    if woman.film:
+        image = scanned(image, c.pixel, rng)
     if side == "R":
         image, mask = image[:, ::-1], mask[:, ::-1]
     return Mammogram(_marked(image, side, view), np.ascontiguousarray(mask, np.uint8), c.pixel)
@@ -275,5 +285,5 @@ def _marked(image: np.ndarray, side: str, view: str) -> np.ndarray:
     row, column = image.shape[0] // 20, image.shape[1] // 24 if side == "R" else image.shape[1] - image.shape[1] // 24 - stamp.shape[1]
     out = np.ascontiguousarray(image)
     part = out[row : row + stamp.shape[0], column : column + stamp.shape[1]]
-    part[:] = np.where((stamp[: part.shape[0], : part.shape[1]] > 90) & (part < 100), 3600, part)
+    part[:] = np.where((stamp[: part.shape[0], : part.shape[1]] > 90) & (part < AIR), 3600, part)
     return out

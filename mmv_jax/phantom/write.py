@@ -180,6 +180,7 @@ def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) ->
         files.write_png(out / mask, shot.bac)
         line = {"study_id": study_id, "path": path, "patient_id": patient, "split": split_of(seed, index), "modality": "MG", "ndim": 2, "unit": "raw"}
         line |= {"sex": "F", "age": int(woman.age), "view": view, "laterality": side, "bac_mask": mask, "breast_density": round(woman.density, 3)}
+        line["film"] = int(woman.film)
         lines.append(line | {"area_mm2": round(shot.area_mm2, 4)})
         areas[side, view] = shot.area_mm2
     total = breast.woman_area(areas)

@@ -105,5 +105,5 @@ def test_the_reader_sees_tissue_bright_in_either_polarity(written):
 
 
 def test_a_probability_above_one_is_refused():
-    with pytest.raises(UserError, match="bac and distractors"):
+    with pytest.raises(UserError, match="The dial bac is 2.0"):
         BreastDials(bac=2.0)
