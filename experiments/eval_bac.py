@@ -8,8 +8,13 @@ With a cohort CSV (`patient_id, time_years, event, age`, covariates; patient_id 
   mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit --workdir runs/bac/outcomes \
       --config.cohort=cohort.csv --config.adjust=age,sbp
 
-Where the manifest has a `bac_mask`, areas and severity are compared with it. How areas are measured, and the thresholds of severity, come with the
-checkpoint (`measure` in experiments/bac.py).
+How areas are measured (`measure` in experiments/bac.py) was chosen by the table "Other rules of measuring" of the report on yet other women:
+
+  mmv phantom runs/bac/choice --kind breast --studies 48 --seed 23 --bac 0.4
+  mmv evaluate --config experiments/eval_bac.py --config.mammograms=runs/bac/choice/manifest.csv --checkpoint runs/bac/fit --workdir runs/bac/choose
+
+Where the manifest has a `bac_mask`, areas and severity are compared with it; the thresholds of severity come
+with the checkpoint.
 
 Paper:    severity by area and its hazard ratios, arXiv 2503.14550.
 Measured: docs/results.md, "Breast arterial calcification".
@@ -20,6 +25,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     c = ConfigDict(dict(mammograms="runs/bac/heldout/manifest.csv"))
+    c.threshold, c.least_mm2 = None, None  # of the probability, and of a view's area; None: as the checkpoint says
     c.splits = ("train", "val", "test")  # of the manifest: none of these women was fitted to
     c.cohort, c.adjust, c.horizons = "", "age", (5.0, 10.0)  # no cohort: agreement with the truth alone
     return c

@@ -1,7 +1,7 @@
 """Mammograms, their truth and a cohort in; one report of agreement and outcomes out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from mmv_jax.bac.agreement import Compared, area_scores, as_json, dice_scores, o
 from mmv_jax.bac.areas import ViewResult, of_women
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.report import WORDS, agreement_sections, outlined_part, picture_section
+from mmv_jax.bac.rules import RuledView, rules_section
 from mmv_jax.bac.run import Found, find_all
 from mmv_jax.bac.sources import list_entries
 from mmv_jax.errors import UserError, WorkFailed
@@ -31,10 +32,11 @@ PICTURES = 8  # of views, drawn evenly from all
 
 @dataclass(frozen=True)
 class Judged:
-    """A view beside its truth. `pixels`: of both, of the truth, found."""
+    """A view beside its truth. `pixels`: of both, of the truth, found. `ruled`: what other rules of measuring would have found."""
 
     found: ViewResult
     truth: ViewResult
+    ruled: RuledView
     pixels: tuple[int, int, int]
     picture: tuple[str, str] | None
 
@@ -48,12 +50,14 @@ def evaluate_mammograms(
     cohort: str = "",
     adjust: Sequence[str] = ("age",),
     horizons: Sequence[float] = (5.0, 10.0),
+    measure: Mapping[str, float] | None = None,
     config: str = "",
 ) -> str:
     """Measures the mammograms of a manifest; compares them with the truth where it has a `bac_mask`, and relates them to outcomes of a cohort.
 
     Args:
       splits: of the manifest; all where empty.
+      measure: rules of `Measure` in the place of the checkpoint's.
       cohort: a cohort CSV whose `patient_id` are those of the manifest; "" for none.
       config: printed at the end of the report.
     Returns:
@@ -63,7 +67,7 @@ def evaluate_mammograms(
       WorkFailed: no mammogram could be read.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    finder = Finder.restore(checkpoint)
+    finder = Finder.restore(checkpoint).with_measure(**(measure or {}))
     entries, refused = list_entries([manifest], splits)
     notes = [f"manifest line {number}: {reason}" for number, reason in refused]
     judged, views = [], []
@@ -102,7 +106,8 @@ def _judge(found: Found, result: ViewResult, *, draw: bool) -> Judged:
     true_result = ViewResult(result.number, result.woman, result.side, result.view, result.remark, result.spacing_mm, int(truth.sum()), area)
     caption = f"{result.side} {result.view}: {area:.1f} mm² true, {result.area_mm2:.1f} mm² found"
     picture = outlined_part(study.voxels[0], truth, found.mask, caption) if draw else None
-    return Judged(result, true_result, overlap(truth, found.mask), picture)
+    ruled = RuledView.of(true_result, truth, found.probability)
+    return Judged(result, true_result, ruled, overlap(truth, found.mask), picture)
 
 
 def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], list[Section]]:
@@ -122,7 +127,8 @@ def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], l
     sentences = [_sentence(name, score) for name, score in {**of_views, **of_all}.items() if name in ("dice", *of_all)]
     parts = agreement_sections(of_views, of_all, women, thresholds)
     shown = [j.picture for j in judged if j.picture]
-    return metrics, sentences, [*parts, picture_section(shown)] if shown else parts
+    parts += [picture_section(shown)] if shown else []
+    return metrics, sentences, [*parts, rules_section([j.ruled for j in judged], finder.measure)]
 
 
 def _sentence(name: str, score: Interval) -> str:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult, of_breasts, of_women
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.sources import Entry, Mammogram, list_entries, read_mammogram
+from mmv_jax.bac.view import enlarged
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import WorkFailed
 from mmv_jax.outcomes.mammogram import area_mm2
@@ -21,9 +22,10 @@ from mmv_jax.readers.refused import Refused
 
 @dataclass(frozen=True)
 class Found:
-    """What was found on one mammogram. `mask`: the calcified pixels of the file's grid."""
+    """What was found on one mammogram. `probability`: of calcified artery, on the file's grid. `mask`: the pixels that count as calcified."""
 
     mammogram: Mammogram
+    probability: Float[np.ndarray, "Y X"]
     mask: Bool[np.ndarray, "Y X"]
     remark: str
     area_mm2: float
@@ -39,7 +41,8 @@ def find(finder: Finder, mammogram: Mammogram) -> Found:
     probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm)
     mask = finder.mask_of(probabilities, frame, voxels.shape, mammogram.spacing_mm)
     remark = mammogram.remark if frame.breast.any() else "no breast is seen"
-    return Found(mammogram, mask, remark, area_mm2(mask, mammogram.spacing_mm))
+    on_file = enlarged(probabilities, frame.factor, (voxels.shape[0], voxels.shape[1]))
+    return Found(mammogram, on_file, mask, remark, area_mm2(mask, mammogram.spacing_mm))
 
 
 def find_all(finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, str], None]) -> Iterator[Found]:

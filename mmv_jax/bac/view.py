@@ -34,9 +34,9 @@ def averaged(values: Shaped[np.ndarray, "Y X"], factor: int) -> Float[np.ndarray
     return padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor).mean(axis=(1, 3))
 
 
-def enlarged(mask: Bool[np.ndarray, "y x"], factor: int, shape: tuple[int, int]) -> Bool[np.ndarray, "Y X"]:
-    """A mask of the working grid on the file's own grid."""
-    return np.repeat(np.repeat(mask, factor, 0), factor, 1)[: shape[0], : shape[1]]
+def enlarged(values: Shaped[np.ndarray, "y x"], factor: int, shape: tuple[int, int]) -> Shaped[np.ndarray, "Y X"]:
+    """Values of the working grid on the file's own grid."""
+    return np.repeat(np.repeat(values, factor, 0), factor, 1)[: shape[0], : shape[1]]
 
 
 def breast_cells(coarse: Float[np.ndarray, "r c"]) -> Bool[np.ndarray, "r c"]:

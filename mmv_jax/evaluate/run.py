@@ -113,10 +113,10 @@ def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> s
     """Calcified arteries on mammograms: agreement with the truth, and the outcomes of a cohort."""
     if checkpoint is None:
         raise UserError("--checkpoint is missing: give the workdir of `mmv fit-bac`.")
-    adjust = split_names(config.adjust)
+    measure = {name: config[name] for name in ("threshold", "least_mm2") if config[name] is not None}
     return evaluate_mammograms(
-        Path(config.mammograms), checkpoint, workdir,
-        splits=config.splits, cohort=config.cohort, adjust=adjust, horizons=config.horizons, config=to_json(config),
+        Path(config.mammograms), checkpoint, workdir, splits=config.splits, cohort=config.cohort,
+        adjust=split_names(config.adjust), horizons=config.horizons, measure=measure, config=to_json(config),
     )  # fmt: skip
 
 

@@ -132,3 +132,9 @@ def test_a_small_real_model_goes_the_whole_way(women, fitted, tmp_path):
     assert ((found[inside] > 0) & (found[inside] < 1)).all()
     low = replace(finder, measure=replace(finder.measure, threshold=float(np.quantile(found[inside], 0.99)))).calcified(study.voxels[0], spacing)
     assert math.isclose(low.sum() / inside.sum(), 0.01, rel_tol=0.1)
+
+
+def test_rules_of_the_caller_stand_in_the_place_of_the_checkpoints(women, knowing, fitted, tmp_path):
+    told = evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, measure={"least_mm2": 1e6})
+    assert "women with calcification who are found not free of it: 0.000" in told
+    assert "Other rules of measuring" in (tmp_path / "report.html").read_text()

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from mmv_jax.bac.areas import ViewResult
+from mmv_jax.bac.infer import Measure
+from mmv_jax.bac.rules import COLUMNS, LEAST_MM2, THRESHOLDS, RuledView, rules_section, scores
+
+MEASURE = Measure(0.4, 0.5, "mean", "sum", (0.0, 10.0, 25.0))
+
+
+def view(woman: str, side: str, truth: np.ndarray, probability: np.ndarray, pixel_mm: float = 0.5) -> RuledView:
+    area = float(truth.sum()) * pixel_mm**2
+    true = ViewResult(1, woman, side, "CC", "", (pixel_mm, pixel_mm), int(truth.sum()), area)
+    return RuledView.of(true, truth, probability.astype(np.float32))
+
+
+@pytest.fixture
+def views():
+    """A woman of 16 mm², found at 0.55 with 2 mm² of noise at 0.35; a woman of none, with 0.75 mm² of noise at 0.65."""
+    truth = np.zeros((20, 20), bool)
+    truth[:8, :8] = True
+    noisy = np.where(truth, 0.55, 0.0)
+    noisy[12:14, :4] = 0.35
+    free = np.zeros((20, 20))
+    free[3, 3:6] = 0.65
+    return [view("a", "L", truth, noisy), view("b", "R", np.zeros_like(truth), free)]
+
+
+def of(views, threshold: float, least_mm2: float) -> dict[str, float]:
+    return scores(views, Measure(threshold, least_mm2, "mean", "sum", (0.0, 10.0, 25.0)))
+
+
+def test_each_rule_is_scored_as_if_it_had_been_in_use(views):
+    assert of(views, 0.3, 0.5)["dice"] == pytest.approx(2 * 64 / (64 + 72))
+    assert of(views, 0.4, 0.5)["dice"] == 1
+    assert of(views, 0.6, 0.5)["dice"] == 0
+    assert of(views, 0.4, 0.5)["zero_specificity"] == 0  # 0.75 mm2 are more than 0.5
+    assert of(views, 0.4, 0.8)["zero_specificity"] == 1
+    assert of(views, 0.7, 0.1)["zero_specificity"] == 1
+    assert of(views, 0.4, 0.8)["severity_accuracy"] == 1
+    assert of(views, 0.4, 0.8)["area_r2"] == 1
+    assert of(views, 0.6, 0.8)["sensitivity"] == 0
+
+
+def test_a_score_that_nobody_bears_upon_is_left_out(views):
+    assert "zero_specificity" not in of(views[:1], 0.4, 0.5)
+    assert not {"dice", "sensitivity"} & set(of(views[1:], 0.4, 0.5))
+
+
+def test_the_table_has_a_line_for_each_rule_and_marks_that_in_use(views):
+    (table,) = rules_section(views, MEASURE).tables
+    assert len(table.lines) == len(THRESHOLDS) * len(LEAST_MM2)
+    assert [line[0].text for line in table.lines if line[0].tone] == ["0.4 and 0.5 mm²"]
+    assert {len(line) for line in table.lines} == {1 + len(COLUMNS)}
