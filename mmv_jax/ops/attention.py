@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from mmv_jax.ops import blocked, tpu
+from mmv_jax.ops import blocked, gpu, tpu
 from mmv_jax.ops.spread import over_rows_and_heads
 
 
@@ -30,12 +30,12 @@ def segment_attention(
     Args:
       q, k, v: float32 or bfloat16. The scale K**-0.5 is applied here; the softmax runs in float32.
       segment_ids: one positive id a segment, its tokens contiguous; 0 is padding.
-      backend: "dense", "blocked" (any platform), "tpu" (interpreted elsewhere, for tests), or "auto": "tpu" on a TPU that has room for the row
-        (`tpu.fits`), else "blocked".
+      backend: "dense", "blocked" (any platform), "tpu" or "gpu" (interpreted elsewhere, for tests), or "auto": "tpu" on a TPU that has room for
+        the row (`tpu.fits`), "gpu" on CUDA for heads that are not too wide (`gpu.fits`), else "blocked".
     Returns:
       In the dtype of `v`; exactly 0 at padding.
     Raises:
-      ValueError: there is no such backend, or the row has no room on a TPU.
+      ValueError: there is no such backend, the row has no room on a TPU, or heads are too wide for the GPU's kernels.
 
     Example:
       >>> x = jnp.arange(4.0).reshape(1, 4, 1, 1)
@@ -50,6 +50,8 @@ def segment_attention(
         raise ValueError(f"There is no attention backend {backend!r}; there are {', '.join(BACKENDS)}.")
     if backend == "tpu" and not tpu.fits(q.shape[1], q.shape[2], q.shape[3], q.dtype):
         raise ValueError(f"Rows of {q.shape[1]} tokens with {q.shape[2]} heads of {q.shape[3]} in {q.dtype} do not fit a TPU; use backend='blocked'.")
+    if backend == "gpu" and not gpu.fits(q.shape[3], q.dtype):
+        raise ValueError(f"Heads of {q.shape[3]} in {q.dtype} do not fit the kernels for GPUs; use backend='blocked'.")
     return _attention(q, k, v, segment_ids, backend)
 
 
@@ -62,13 +64,17 @@ def _dense(q, k, v, segment_ids):
     return jnp.where((segment_ids > 0)[..., None, None], out, 0).astype(v.dtype)
 
 
-def _fastest(compiled_for_tpu, portable):
+def _fastest(name):
     """The pass for the platform that the call is compiled for, which need not be the one that it is traced on."""
+    portable = getattr(blocked, name)
 
     def run(q, *others):
-        if not tpu.fits(q.shape[1], q.shape[2], q.shape[3], q.dtype):
-            return portable(q, *others)
-        return jax.lax.platform_dependent(q, *others, tpu=compiled_for_tpu, default=portable)
+        kernels = {}
+        if tpu.fits(q.shape[1], q.shape[2], q.shape[3], q.dtype):
+            kernels["tpu"] = getattr(tpu, name)
+        if gpu.fits(q.shape[3], q.dtype):
+            kernels["cuda"] = getattr(gpu, name)
+        return jax.lax.platform_dependent(q, *others, **kernels, default=portable) if kernels else portable(q, *others)
 
     return run
 
@@ -78,7 +84,8 @@ _BACKWARD = over_rows_and_heads("blhk, blhk, blhk, bl, blhk, bhl, blhk -> blhk, 
 _PASSES = {
     "blocked": (_FORWARD(blocked.forward), _BACKWARD(blocked.backward)),
     "tpu": (_FORWARD(tpu.forward), _BACKWARD(tpu.backward)),
-    "auto": (_FORWARD(_fastest(tpu.forward, blocked.forward)), _BACKWARD(_fastest(tpu.backward, blocked.backward))),
+    "gpu": (_FORWARD(gpu.forward), _BACKWARD(gpu.backward)),
+    "auto": (_FORWARD(_fastest("forward")), _BACKWARD(_fastest("backward"))),
 }
 BACKENDS = ("dense", *_PASSES)
 

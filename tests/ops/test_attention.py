@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from mmv_jax.ops.attention import segment_attention
 from mmv_jax.ops.ranges import block_ranges, segment_spans
 
-BACKENDS = ["dense", "blocked", "tpu", "auto"]  # "tpu" is interpreted here
+BACKENDS = ["dense", "blocked", "tpu", "gpu", "auto"]  # "tpu" and "gpu" are interpreted here
 LAYOUTS = {"equal": [64] * 4, "mixed": [5, 120, 49, 1], "one token": [1], "one segment": [256], "all padding": []}
 
 
@@ -41,7 +41,7 @@ def assert_close(ours, theirs, tolerance):
         np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), atol=tolerance)
 
 
-@pytest.mark.parametrize("backend", ["blocked", "tpu"])
+@pytest.mark.parametrize("backend", ["blocked", "tpu", "gpu"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_backend_equals_dense(backend, layout):
     ids = row_of(layout)
@@ -50,14 +50,14 @@ def test_backend_equals_dense(backend, layout):
 
 
 @pytest.mark.parametrize("heads, width", [(3, 32), (1, 64), (3, 64), (4, 96), (1, 128)])
-@pytest.mark.parametrize("backend", ["blocked", "tpu"])
+@pytest.mark.parametrize("backend", ["blocked", "tpu", "gpu"])
 def test_heads_of_any_width_and_rows_of_any_length(backend, heads, width):
     ids = jnp.concatenate([row_of([70, 1, 100], 200), row_of([130], 200)])
     q, k, v, g = draw((2, 200, heads, width), 4)
     assert_close(with_gradients(backend, q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 5e-6)
 
 
-@pytest.mark.parametrize("backend", ["blocked", "tpu"])
+@pytest.mark.parametrize("backend", ["blocked", "tpu", "gpu"])
 def test_bfloat16_is_as_good_as_its_eight_bits(backend):
     ids = row_of([100, 60])
     q, k, v, g = draw((1, 256, 2, 64), 4, jnp.bfloat16)
@@ -136,7 +136,7 @@ def test_padding_gives_exactly_zero_and_takes_no_gradient(backend):
     assert all(jnp.all(x[:, 160:] == 0) and jnp.all(jnp.isfinite(x)) for x in found)
 
 
-@pytest.mark.parametrize("backend", ["blocked", "tpu"])
+@pytest.mark.parametrize("backend", ["blocked", "tpu", "gpu"])
 def test_vmap_adds_rows(backend):
     ids = jnp.stack([row_of([100, 60]), row_of([1, 200])])
     q, k, v, g = draw((2, 1, 256, 2, 32), 4)

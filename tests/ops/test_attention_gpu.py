@@ -1,0 +1,48 @@
+"""The GPU's own compiler (Triton, then XLA's for an H100) takes the kernels, without a GPU. Needs JAX's CUDA plugin (docs/performance.md)."""
+
+import re
+import shutil
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mmv_jax.ops import gpu
+from mmv_jax.ops.attention import segment_attention
+from mmv_jax.train.chips import parse_topology
+from mmv_jax.train.places import devices_of
+
+HERE = find_spec("jax_cuda12_plugin") is not None and shutil.which("ptxas") is not None
+compiled = pytest.mark.skipif(not HERE, reason="the CUDA plugin of JAX is not installed, or ptxas is not on PATH")
+KERNELS = {"forward_kernel", "query_kernel", "key_kernel"}
+
+
+@compiled
+@pytest.mark.parametrize("length, width, dtype", [(4096, 64, "bfloat16"), (32768, 128, "bfloat16"), (1000, 80, "bfloat16"), (512, 32, "float32")])
+def test_auto_compiles_to_the_kernels_for_an_h100(length, width, dtype):
+    one = NamedSharding(Mesh(np.array(devices_of(parse_topology("h100:1")))[:1], ("data",)), P())
+    q = jax.ShapeDtypeStruct((2, length, 4, width), dtype, sharding=one)
+    ids = jax.ShapeDtypeStruct((2, length), jnp.int32, sharding=one)
+
+    def loss(q, k, v, ids):
+        return segment_attention(q, k, v, ids).astype(jnp.float32).sum()
+
+    program = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q, ids).compile()
+    calls = [line for line in program.as_text().splitlines() if "__gpu$xla.gpu.triton" in line]
+    assert {name for line in calls for name in re.findall(r"(?:forward|query|key)_kernel", line)} == KERNELS
+    needed = 8 * q.size * jnp.dtype(dtype).itemsize  # q, k, v, out and their gradients
+    memory = program.memory_analysis()
+    if width in (64, 128) and length % gpu.BLOCK == 0:  # nothing is padded: beside them there are statistics, and no array that grows with L squared
+        assert memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes < 1.2 * needed
+
+
+def test_heads_that_are_too_wide_or_of_another_dtype_are_refused_and_auto_takes_blocked():
+    x, ids = jnp.ones((1, 64, 1, 2 * gpu.WIDEST)), jnp.ones((1, 64), jnp.int32)
+    with pytest.raises(ValueError, match="blocked"):
+        segment_attention(x, x, x, ids, backend="gpu")
+    np.testing.assert_array_equal(segment_attention(x, x, x, ids), segment_attention(x, x, x, ids, backend="blocked"))
+    assert not gpu.fits(64, jnp.float16)
