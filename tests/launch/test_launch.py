@@ -16,8 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 NANO = ROOT / "tests" / "train" / "nano.py"
 COMMAND = ("pretrain", "--config", "experiments/vitl_pod.py", "--workdir", "/mnt/shared/it's a $HOME", "--config.steps=3")
-# What is compiled runs twice: compiling it well would take longer than all the rest.
-QUICK = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
+HERE = os.environ | {"JAX_PLATFORMS": "cpu"}  # with the flags of conftest.py, which compile quickly
 JOBSET = json.loads(Path(__file__).with_name("jobset_schema.json").read_text())
 
 
@@ -42,7 +41,7 @@ def test_two_processes_on_loopback_are_one_run(tmp_path):
     runpy.run_path(str(NANO))["write_studies"](tmp_path / "store")
     weights = [f"--config.objective.{name}=0" for name in ("dino", "ibot", "koleo")]
     words = ["--workdir", str(tmp_path / "run"), f"--config.data.store={tmp_path / 'store'}", "--config.steps=2", "--config.mesh.data=2", *weights]
-    done = launch("local", "--processes", "2", command=["pretrain", "--config", str(NANO), *words], env=QUICK)
+    done = launch("local", "--processes", "2", command=["pretrain", "--config", str(NANO), *words], env=HERE)
     assert done.returncode == 0, done.stderr
     assert [path.parent for path in tmp_path.rglob("metrics.jsonl")] == [tmp_path / "run"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -50,7 +49,7 @@ def test_two_processes_on_loopback_are_one_run(tmp_path):
 
 
 def test_one_failing_process_fails_the_run(tmp_path):
-    done = launch("local", "--processes", "2", command=["inspect", str(tmp_path / "no store")], env=QUICK)
+    done = launch("local", "--processes", "2", command=["inspect", str(tmp_path / "no store")], env=HERE)
     assert done.returncode == 2
     assert done.stderr.count("is not a store") == 2  # both said why
 

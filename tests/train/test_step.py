@@ -17,18 +17,18 @@ STEPS = 60
 
 @pytest.fixture(scope="module")
 def run(batch):
-    """(a fresh state's maker, the step): all objectives on one device."""
+    """(a fresh state's maker, the step): all objectives on one device. A state is copied to where it lives, so one program serves all."""
     config = nano_config()
     config.steps = STEPS
     mesh = make_mesh(devices=jax.devices()[:1])
     objective, tx, ema = make_parts(config)
     spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     state = init_state(objective, tx, spec, mesh, seed=0)
-    jitted = jit_step(objective, tx, ema, state, mesh)
+    jitted, where = jit_step(objective, tx, ema, state, mesh), jax.tree.map(lambda x: x.sharding, state)
 
     def step(state, batch):
         with on_mesh(mesh):
-            return jitted(state, batch)
+            return jitted(jax.device_put(state, where, may_alias=False), batch)
 
     return lambda: jax.tree.map(jnp.copy, state), step
 
@@ -68,7 +68,7 @@ def test_padding_is_not_counted_as_tokens(fitted, batch):
 def test_the_teacher_is_a_moving_average_of_the_student(run, batch):
     fresh, step = run
     before = jax.device_get(step(fresh(), batch)[0])  # the first step's learning rate is 0
-    after, metrics = jax.device_get(step(jax.tree.map(jnp.asarray, before), batch))
+    after, metrics = jax.device_get(step(before, batch))
     assert set(before.teacher) == {"encoder", "dino_head", "ibot_head"}
     momentum = metrics["momentum"]
     student = {name: after.student[name] for name in before.teacher}
@@ -82,7 +82,7 @@ def test_a_nan_changes_nothing_but_the_counter(run, batch):
     fresh, step = run
     before = jax.device_get(step(fresh(), batch)[0])
     broken = batch | {"patches": np.where(np.arange(128)[None, :, None] == 5, np.float32("nan"), batch["patches"])}
-    after, metrics = jax.device_get(step(jax.tree.map(jnp.asarray, before), broken))
+    after, metrics = jax.device_get(step(before, broken))
     assert metrics["skipped"] == 1
     assert not np.isfinite(metrics["loss"])
     assert after.step == before.step + 1
