@@ -23,7 +23,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import Log
 from mmv_jax.train.optimizer import make_optimizer
-from mmv_jax.train.workdir import DONE, keep_config, unite_patients
+from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 MAY_CHANGE = {"data.store", "init", "checkpoint", "measure"}  # between a fit and its resume
 
@@ -32,7 +32,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there is one.
 
     Raises:
-      UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir` holds a fit of another config.
+      UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir` holds a fit of another config or other studies.
     """
     model, shape = make_model(to_dict(config))
     tx = make_optimizer(config.steps, config.rows, **config.optimizer)
@@ -41,13 +41,15 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     sampler = Sampler(store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix))
     state = init_state(model, shape, tx, config.seed, config.init)
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
-    seen = {"key_fingerprint": store.key_fingerprint, "patients": _patients(store, config.data.splits)}
+    seen = {"key_fingerprint": store.key_fingerprint, "patients": _patients(store, config.data.splits), "studies": sampler.digest}
     if config.init:
         seen = unite_patients(seen, restore_items(config.init, ())[1].get("pretraining"))
     with Checkpoints(workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint) as checkpoints:
         first, items = checkpoints.restore_newest(_items(state))
         if first:
-            checkpoints.config["pretraining"] = unite_patients(seen, checkpoints.config_of(first)["pretraining"])
+            before = checkpoints.config_of(first)["pretraining"]
+            check_studies(before, seen, config.data.store)
+            checkpoints.config["pretraining"] = unite_patients(seen, before)
         state = _state(items)
         with Log(workdir, first, config.steps) as log:
             for start, end in spans(first, config.steps, config.data.mine_at):

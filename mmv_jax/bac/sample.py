@@ -42,6 +42,8 @@ class Sampler:
     Args:
       splits: whose studies are drawn.
       mix: the shares of `KINDS`. While nothing is known to be mistaken, its share is drawn around what resembles artery.
+    Attributes:
+      digest: of the studies that are drawn from, in their order (`Store.digest`).
     Raises:
       UserError: `mix` has another number of shares; no study of these splits has the truth, or none has any calcification.
     """
@@ -55,6 +57,7 @@ class Sampler:
         lines = np.flatnonzero(index["split"].isin(splits).to_numpy() & named)
         if not len(lines):
             raise UserError(f"config.data: the store has no study of {', '.join(splits)} with a {MASK}_mask. Ingest a manifest that has this column.")
+        self.digest = store.digest(lines)
         self._views = [self._look(int(i)) for i in lines]
         self._index_kinds()
         if not self._kinds["calcified"]:

@@ -1,5 +1,6 @@
 """Transformer blocks over packed rows, shared by the encoder and the MAE decoder. Axes: B rows, L tokens, H heads, K channels of a head, D width."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +17,9 @@ STORE_PRODUCTS: dict[str, Any] = {"policy": jax.checkpoint_policies.dots_with_no
 KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
-def flat(layer: nn.Module, x: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
-    """Applies a Dense to a plain matrix of tokens: over two batch axes, XLA transposes and copies activations for the weight's gradient (CPU: 2x)."""
+def flat(layer: Callable[[Array], Array], x: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
+    """Applies a layer to a plain matrix of tokens. Over two batch axes XLA transposes and copies activations for a weight's gradient (CPU: 2x), and
+    the sums over them that the gradients of scales are take 20 times as long where one of the axes is 1."""
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
@@ -39,7 +41,7 @@ class Project(nn.Module):
         self, x: Float[Array, "B L D"], tables: RotaryTables
     ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
         rows, length, width = x.shape
-        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        x = flat(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm"), x)
         qkv = flat(nn.Dense(3 * width, use_bias=self.bias, kernel_init=KERNEL_INIT, dtype=self.dtype, name="qkv"), x)
         qkv = nn.with_logical_constraint(qkv, ("rows", "tokens", "hidden"))
         qk, v = (part.reshape(rows, length, -1, width // self.heads) for part in jnp.split(qkv, (2 * width,), axis=-1))
@@ -72,7 +74,7 @@ class Combine(nn.Module):
         hidden = hidden_width(width, self.mlp)
         y = self.dense(width, "attention_out", found.reshape(x.shape))
         x = self.add(x, y, survival, segment_ids, "attention_scale")
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        y = flat(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm"), x)
         y = self.dense(hidden * (2 if gated else 1), "mlp_inner", y)  # gate and value of SwiGLU (arXiv 2002.05202) in one product
         y = nn.with_logical_constraint(y, ("rows", "tokens", "hidden"))
         y = nn.silu(y[..., :hidden]) * y[..., hidden:] if gated else nn.gelu(y)
@@ -85,7 +87,8 @@ class Combine(nn.Module):
         """x plus the branch, scaled a channel at a time; in training whole segments skip the branch with probability 1 - survival."""
         y = y.astype(x.dtype)
         if self.layer_scale is not None:
-            y = y * self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))[None, None]
+            scale = self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))
+            y = flat(lambda y: y * scale[None], y)
         if survival is not None:
             y = y * segment_survives(self.make_rng("dropout"), survival, segment_ids)[..., None]
         return nn.with_logical_constraint(x + y, ("rows", "tokens", "width"))

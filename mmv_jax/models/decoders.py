@@ -63,7 +63,7 @@ class MaeDecoder(nn.Module):
         shared = {name: getattr(self, name) for name in ("layer_scale", "attention", "remat", "dtype")}
         blocks = Blocks(self.depth, self.heads, name="blocks", **shared)
         x, _ = blocks(x, coords_mm / self.scale_mm, segment_ids)
-        x = nn.LayerNorm(epsilon=1e-6, name="norm")(x)
+        x = flat(nn.LayerNorm(epsilon=1e-6, name="norm"), x)
         x = flat(nn.Dense(self.patch_voxels, kernel_init=KERNEL_INIT, dtype=self.dtype, name="voxels"), x).astype(jnp.float32)
         return jnp.where(segment_ids[..., None] > 0, x, 0.0)
 

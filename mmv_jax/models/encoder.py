@@ -103,6 +103,6 @@ class Encoder(nn.Module):
         shared = ("mlp", "layer_scale", "attention_bias", "qk_norm", "drop_path", "rope_base", "attention", "remat", "dtype")
         blocks = Blocks(self.depth, self.heads, name="blocks", **{name: getattr(self, name) for name in shared})
         x, out["blocks"] = blocks(x, coords_mm / self.scale_mm, segment_ids, train=train)
-        x = nn.LayerNorm(epsilon=1e-6, name="norm")(x)
+        x = flat(nn.LayerNorm(epsilon=1e-6, name="norm"), x)
         out["tokens"] = jnp.where(segment_ids[..., None] > 0, x, 0.0)
         return out

@@ -14,6 +14,7 @@ COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\
 SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\]")
 CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+KERNEL_CALLS = ("tpu_custom_call", "__gpu$xla.gpu.triton")  # what Pallas compiles to
 # Of an operation whose result has N bytes on each of g devices, what one device sends in a ring, in units of N.
 COLLECTIVES: dict[str, Callable[[int], float]] = {
     "all-gather": lambda g: (g - 1) / g,
@@ -136,8 +137,9 @@ def _add(counts: Counts, it: Instruction, neighbours: dict[str, Instruction], to
         counts.flops += dot_flops(it, neighbours)
     elif it.opcode == "convolution":
         counts.flops += convolution_flops(it, neighbours)
-    elif it.opcode == "custom-call" and "tpu_custom_call" in it.rest:
-        kernel = re.sub(r"[.\d]*$", "", it.name)
+    elif it.opcode == "custom-call" and any(target in it.rest for target in KERNEL_CALLS):
+        named = re.search(r"(\w+)/pallas_call", it.rest)  # a GPU's program names its calls by number alone
+        kernel = named[1] if named else re.sub(r"[.\d]*$", "", it.name)
         counts.kernels[kernel] = counts.kernels.get(kernel, 0.0) + 1
 
 

@@ -2,6 +2,7 @@ import shutil
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from bac_small import small_config
 
@@ -13,6 +14,7 @@ from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.view import averaged
 from mmv_jax.checkpoint import restore_encoder, restore_items
 from mmv_jax.errors import UserError
+from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import read_metrics
 from mmv_jax.train.optimizer import make_optimizer
@@ -68,6 +70,18 @@ def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(store, fitted, tmp
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_a_fit_does_not_go_on_with_other_studies(women, fitted, tmp_path):
+    """As many, of women of the same names: the first file has the pixels of the second."""
+    shutil.copytree(women, tmp_path / "phantoms")
+    table = pd.read_csv(tmp_path / "phantoms/manifest.csv")
+    table.loc[0, ["path", "bac_mask"]] = table.loc[1, ["path", "bac_mask"]]
+    table.to_csv(tmp_path / "phantoms/manifest.csv", index=False)
+    assert ingest([tmp_path / "phantoms/manifest.csv"], tmp_path / "store", workers=1).ok
+    shutil.copytree(fitted, tmp_path / "fit")
+    with pytest.raises(UserError, match="no longer those that this run began with"):
+        fit(small_config(tmp_path / "store"), tmp_path / "fit")
+
+
 def test_what_is_mistaken_for_artery_lies_off_the_arteries_and_is_drawn_from_then_on(store, fitted, tmp_path):
     model, shape = make_model(small_config(store).to_dict())
     sampler = Sampler(Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(0.0, 0.0, 1.0, 0.0))
@@ -114,7 +128,8 @@ def test_a_fit_names_the_patients_of_the_encoder_that_it_starts_from(store, fitt
     config.data.splits = ("train",)
     fit(config, tmp_path)
     carried = restore_items(tmp_path, ())[1]["pretraining"]
-    assert carried == own
+    assert (carried["patients"], carried["key_fingerprint"]) == (own["patients"], own["key_fingerprint"])
+    assert carried["studies"] != own["studies"]  # fewer
     index = Store.open(store).index
     assert set(index["patient"][index["split"] == "train"]) < set(carried["patients"])
 

@@ -164,6 +164,20 @@ def test_collectives_are_counted_by_what_a_device_sends_in_a_ring():
     assert hlo.count(GATHER).sent == {"all-gather": 3 * array * 7 / 8, "all-reduce": 2 * array * 3 / 4}
 
 
+KERNELS = """
+ENTRY %main (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0} parameter(0)
+  %key_kernel.3 = f32[8,128]{1,0} custom-call(%p), custom_call_target="tpu_custom_call"
+  %custom-call.7 = f32[8,128]{1,0} custom-call(%p), custom_call_target="__gpu$xla.gpu.triton", metadata={op_name="jit(f)/forward_kernel/pallas_call"}
+  ROOT %custom-call.8 = f32[8,128]{1,0} custom-call(%p), custom_call_target="__cublas$gemm", metadata={op_name="jit(f)/dot_general"}
+}
+"""
+
+
+def test_kernels_are_counted_by_name_on_tpu_and_gpu():
+    assert hlo.count(KERNELS).kernels == {"key_kernel": 1, "forward_kernel": 1}
+
+
 REFUSED = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.
   Largest program allocations in hbm:
 
