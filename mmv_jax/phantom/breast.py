@@ -114,7 +114,8 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Mammog
     _distract(signal, c, rng, dials.distractors)
     image = _display(signal, c, rng)
     if woman.film:
-        image = scanned(image, c.pixel, rng)
+        image, hidden = scanned(image, c.pixel, rng)
+        mask &= ~hidden
     if side == "R":
         image, mask = image[:, ::-1], mask[:, ::-1]
     return Mammogram(_marked(image, side, view), np.ascontiguousarray(mask, np.uint8), c.pixel)

@@ -11,16 +11,18 @@ from scipy import ndimage
 WHITE = 4095
 
 
-def scanned(image: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """The image as a scanner would have read it off a film."""
-    out = _fogged(image.astype(np.float32), rng)
+def scanned(image: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The image as a scanner would have read it off a film, and where light hides what was on it (bool)."""
+    fogged = _fogged(image.astype(np.float32), rng)
+    out = fogged.copy()
     _lines(out, rng)
-    out = np.maximum(out, WHITE * _edges(image.shape, pixel_mm, rng))
+    light = WHITE * _edges(image.shape, pixel_mm, rng)
+    out = np.maximum(out, light)
     bright = np.zeros(image.shape, np.float32)
     _dust(bright, pixel_mm, rng)
     _lint(bright, pixel_mm, rng)
     out += ndimage.gaussian_filter(bright, rng.uniform(0.03, 0.06) / pixel_mm) * WHITE
-    return np.clip(out, 0, WHITE).astype(np.uint16)
+    return np.clip(out, 0, WHITE).astype(np.uint16), light > fogged
 
 
 def _fogged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
