@@ -39,18 +39,24 @@ def overlap(truth: Bool[np.ndarray, "Y X"], found: Bool[np.ndarray, "Y X"]) -> t
 def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, Interval]:
     """Dice of `overlap`s: `dice`, the mean over views with calcification, and `dice_pooled`, that of all views' pixels together.
 
-    A view without calcification has no Dice: whether it is found free is the specificity's to say.
+    A view without calcification has no Dice: whether it is found free is the specificity's to say. Without any calcified view there is no score.
     """
     both, truth, found = pixels.T.astype(np.float64)
     calcified = truth > 0
+    if not calcified.any():
+        return {}
     each = 2 * both[calcified] / (truth + found)[calcified]
     pooled = lambda t, p, weights: 2 * (weights @ both) / np.maximum(weights @ (t + p), 1e-12)  # noqa: E731
     return {"dice": interval("mean", each, each, women[calcified]), "dice_pooled": interval(pooled, truth, found, women)}
 
 
 def area_scores(areas: Compared) -> dict[str, Interval]:
-    """R² about the identity (not about a fitted line: a constant factor would be an error too) and mean absolute error, in mm²."""
-    return {f"area_{name}": interval(name, areas.truth, areas.found, areas.women) for name in ("r2", "mae")}
+    """R² about the identity (not about a fitted line: a constant factor would be an error too) and mean absolute error, in mm².
+
+    Areas that are all the same, as that of a single woman, have no variance and no R².
+    """
+    names = ("r2", "mae") if np.ptp(areas.truth) > 0 else ("mae",)
+    return {f"area_{name}": interval(name, areas.truth, areas.found, areas.women) for name in names}
 
 
 def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, Interval]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmv_jax.bac.infer import Measure
+from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.outcomes.cohort import SEVERITIES, severity
 from mmv_jax.outcomes.mammogram import View, breast_areas, woman_area
 
@@ -54,7 +55,7 @@ class WomanResult:
 
 def counted(views: Sequence[ViewResult]) -> list[ViewResult]:
     """The views that count, with those that would if their spacing were known: an unknown area is no zero and makes its woman's unknown."""
-    return [view for view in views if not view.remark or np.isnan(view.area_mm2) and view.side and view.view]
+    return [view for view in views if view.remark in ("", NO_SPACING)]
 
 
 def of_breasts(views: Sequence[ViewResult], measure: Measure) -> list[BreastResult]:

@@ -24,6 +24,7 @@ from mmv_jax.outcomes.page import sections as outcome_sections
 from mmv_jax.outcomes.page import verdict as outcome_verdict
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
 from mmv_jax.readers.read import read_mask
+from mmv_jax.readers.refused import Refused
 from mmv_jax.report.page import Section, write_page
 
 MASK = "bac"
@@ -75,7 +76,10 @@ def evaluate_mammograms(
     for found in find_all(finder, entries, lambda number, reason: notes.append(f"mammogram {number}: {reason}")):
         views.append(found.result(found.mammogram.patient_id))
         if MASK in found.mammogram.entry.masks:
-            judged.append(_judge(found, views[-1], draw=found.mammogram.entry.number % every == 0))
+            try:
+                judged.append(_judge(found, views[-1], draw=found.mammogram.entry.number % every == 0))
+            except Refused as why:
+                notes.append(f"mammogram {found.mammogram.entry.number} is not compared with the truth: {why}")
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
     if not judged and not cohort:
@@ -106,7 +110,7 @@ def _judge(found: Found, result: ViewResult, *, draw: bool) -> Judged:
     true_result = ViewResult(result.number, result.woman, result.side, result.view, result.remark, result.spacing_mm, int(truth.sum()), area)
     caption = f"{result.side} {result.view}: {area:.1f} mm² true, {result.area_mm2:.1f} mm² found"
     picture = outlined_part(study.voxels[0], truth, found.mask, caption) if draw else None
-    ruled = RuledView.of(true_result, truth, found.probability)
+    ruled = RuledView.of(true_result, truth, found.probability())
     return Judged(result, true_result, ruled, overlap(truth, found.mask), picture)
 
 
@@ -120,6 +124,9 @@ def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], l
     of_views = dice_scores(np.array([j.pixels for j in judged]), names) | area_scores(views)
     true, found = (of_women([getattr(j, kind) for j in judged], finder.measure) for kind in ("truth", "found"))
     known = [(t, f) for t, f in zip(true, found) if t.severity]
+    if not known:
+        why = sorted({j.found.remark for j in judged if j.found.remark})
+        raise WorkFailed(f"No woman's area can be compared: of none does every view count ({'; '.join(why)}).")
     women = Compared(np.array([t.woman for t, _ in known]), *(np.array([w.area_mm2 for w in side]) for side in zip(*known)))
     thresholds = finder.measure.severity_mm2
     of_all = area_scores(women) | severity_scores(women, thresholds)

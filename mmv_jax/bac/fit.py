@@ -23,6 +23,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import Log
 from mmv_jax.train.optimizer import make_optimizer
+from mmv_jax.train.patience import Patience
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 MAY_CHANGE = {"data.store", "init", "checkpoint", "measure"}  # between a fit and its resume
@@ -32,6 +33,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there is one.
 
     Raises:
+      WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
       UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir` holds a fit of another config or other studies.
     """
     model, shape = make_model(to_dict(config))
@@ -50,8 +52,12 @@ def fit(config: ConfigDict, workdir: Path) -> None:
             before = checkpoints.config_of(first)["pretraining"]
             check_studies(before, seen, config.data.store)
             checkpoints.config["pretraining"] = unite_patients(seen, before)
+        else:
+            for stale in workdir.glob("mistakes-*.npz"):  # of a fit whose checkpoints were taken away
+                stale.unlink()
         state = _state(items)
         with Log(workdir, first, config.steps) as log:
+            patience = Patience("Lower config.optimizer.peak_lr.")
             for start, end in spans(first, config.steps, config.data.mine_at):
                 if mined := [at for at in config.data.mine_at if at <= start]:
                     finder = Finder(model, state["params"], shape, Measure(**config.measure.to_dict()))
@@ -61,7 +67,9 @@ def fit(config: ConfigDict, workdir: Path) -> None:
                     state, metrics = step_fn(state, batch)
                     waiting.append((step, metrics))
                     if len(waiting) > 1:
-                        log.write(*waiting.pop(0))
+                        before, metrics = waiting.pop(0)
+                        log.write(before, metrics)
+                        patience.see(before, skipped=bool(metrics["skipped"]))
                     checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
                 for left in waiting:
                     log.write(*left)

@@ -14,10 +14,12 @@ from ml_collections import ConfigDict
 
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tiles_of
-from mmv_jax.bac.view import NOMINAL_HEIGHT_MM, Frame, averaged, enlarged
+from mmv_jax.bac.view import Frame, averaged, enlarged, nominal
 from mmv_jax.checkpoint import restore_items
 from mmv_jax.config import set_by_word
 from mmv_jax.errors import UserError
+from mmv_jax.outcomes.cohort import severity
+from mmv_jax.outcomes.mammogram import OF_BREASTS, OF_VIEWS, check_rule
 
 ROWS = 2  # of a batch: few, so that a small view wastes little
 
@@ -45,6 +47,9 @@ class Measure:
             raise UserError(
                 f"config.measure: threshold is {self.threshold} and least_mm2 {self.least_mm2}, but must be between 0 and 1, and 0 or more."
             )
+        check_rule(self.of_views, OF_VIEWS, "config.measure.of_views")
+        check_rule(self.of_breasts, OF_BREASTS, "config.measure.of_breasts")
+        severity(np.zeros(0), self.severity_mm2)  # refuses what are no three thresholds
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Finder:
         frame = Frame.of(voxels, spacing_mm)
         values = averaged(voxels, frame.factor)
         blend = Blend(frame.shape, self.shape)
-        known = spacing_mm if not np.isnan(spacing_mm).any() else (NOMINAL_HEIGHT_MM / voxels.shape[0],) * 2
+        known = nominal(spacing_mm, voxels.shape)
         tiles = tiles_of(values, frame, (known[0] * frame.factor, known[1] * frame.factor), self.shape)
         for some in _groups(tiles, ROWS * self.shape.per_row):
             batch = pack(some, self.shape, ROWS)
@@ -105,7 +110,7 @@ class Finder:
     ) -> Bool[np.ndarray, "Y X"]:
         """The mask of given probabilities by the rules of `measure`."""
         mask = enlarged(found >= self.measure.threshold, frame.factor, (shape[0], shape[1]))
-        pixel = spacing_mm if not np.isnan(spacing_mm).any() else (NOMINAL_HEIGHT_MM / shape[0],) * 2
+        pixel = nominal(spacing_mm, shape)
         return mask if mask.sum() * pixel[0] * pixel[1] >= self.measure.least_mm2 else np.zeros_like(mask)
 
     @cached_property

@@ -49,9 +49,7 @@ def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
     women = zip(*((true, own) for true, own in zip(of_women([v.truth for v in views], measure), of_women(found, measure)) if true.severity))
     true, own = ([*side] for side in women)
     areas = Compared(np.array([w.woman for w in true]), *(np.array([w.area_mm2 for w in side]) for side in (true, own)))
-    every = area_scores(areas) | severity_scores(areas, measure.severity_mm2)
-    if pixels[:, 1].any():
-        every |= dice_scores(pixels, np.array([view.truth.woman for view in views]))
+    every = area_scores(areas) | severity_scores(areas, measure.severity_mm2) | dice_scores(pixels, np.array([view.truth.woman for view in views]))
     return {name: every[name].value for name in COLUMNS if name in every}
 
 
@@ -64,7 +62,7 @@ def rules_section(views: Sequence[RuledView], measure: Measure) -> Section:
             tone = "best" if (threshold, least) == (measure.threshold, measure.least_mm2) else ""
             cells = [Cell(f"{own[name]:.3f}" if name in own else "–", tone=tone) for name in COLUMNS]
             lines.append([Cell(f"{threshold} and {least} mm²", tone=tone), *cells])
-    said = "For a choice on women who are neither fitted to nor reported: a rule chosen here flatters the figures above. Marked: the one in use."
+    said = "For a choice on women who are neither fitted to nor reported: a rule chosen here flatters the figures above. Marked: that in use."
     return Section("Other rules of measuring", [said], tables=[Table(["threshold and least area of a view", *COLUMNS.values()], lines)])
 
 

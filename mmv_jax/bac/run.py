@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult, of_breasts, of_women
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.sources import Entry, Mammogram, list_entries, read_mammogram
-from mmv_jax.bac.view import enlarged
+from mmv_jax.bac.view import Frame, enlarged
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import WorkFailed
 from mmv_jax.outcomes.mammogram import area_mm2
@@ -19,16 +19,23 @@ from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import format_of
 from mmv_jax.readers.refused import Refused
 
+PICTURES = {"overlays": "*.png", "segmentations": "*.dcm"}  # folders of OUT, and what they hold
+
 
 @dataclass(frozen=True)
 class Found:
-    """What was found on one mammogram. `probability`: of calcified artery, on the file's grid. `mask`: the pixels that count as calcified."""
+    """What was found on one mammogram. `on_working_grid`: the probability of calcified artery. `mask`: the file's pixels that count as calcified."""
 
     mammogram: Mammogram
-    probability: Float[np.ndarray, "Y X"]
+    on_working_grid: Float[np.ndarray, "y x"]
+    frame: Frame
     mask: Bool[np.ndarray, "Y X"]
     remark: str
     area_mm2: float
+
+    def probability(self) -> Float[np.ndarray, "Y X"]:
+        """Of calcified artery, on the file's grid."""
+        return enlarged(self.on_working_grid, self.frame.factor, self.mask.shape)
 
     def result(self, woman: str) -> ViewResult:
         m = self.mammogram
@@ -41,8 +48,7 @@ def find(finder: Finder, mammogram: Mammogram) -> Found:
     probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm)
     mask = finder.mask_of(probabilities, frame, voxels.shape, mammogram.spacing_mm)
     remark = mammogram.remark if frame.breast.any() else "no breast is seen"
-    on_file = enlarged(probabilities, frame.factor, (voxels.shape[0], voxels.shape[1]))
-    return Found(mammogram, on_file, mask, remark, area_mm2(mask, mammogram.spacing_mm))
+    return Found(mammogram, probabilities, frame, mask, remark, area_mm2(mask, mammogram.spacing_mm))
 
 
 def find_all(finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, str], None]) -> Iterator[Found]:
@@ -63,7 +69,7 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
     """`mmv bac`: measures mammograms and writes what was found into `out`.
 
     `views.csv`, `breasts.csv`, `women.csv`; `overlays/NUMBER_SIDE_VIEW.png`; `segmentations/NUMBER.dcm` of DICOM files with calcification. NUMBER is
-    that of the file in the order given (of a manifest, of its lines); women are named by a keyed hash.
+    that of the file in the order given (of a manifest, of its lines); women are named by a keyed hash. What an earlier run left in `out` is replaced.
 
     Args:
       key_path: the key of the hashes; made beside `out` (`OUT.key`) where it is missing.
@@ -76,8 +82,10 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
     """
     entries, bad_lines = list_entries(files)
     finder = Finder.restore(checkpoint, overrides)
-    for folder in ("overlays", "segmentations"):
+    for folder, kind in PICTURES.items():
         (out / folder).mkdir(parents=True, exist_ok=True)
+        for stale in (out / folder).glob(kind):  # of other files, perhaps of other women, under the same numbers
+            stale.unlink()
     key = _key(key_path or out.with_name(out.name + ".key"))
     refused = [(number, f"manifest line {number}: {reason}") for number, reason in bad_lines]
     views: list[ViewResult] = []

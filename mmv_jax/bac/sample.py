@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import ndimage
 
 from mmv_jax.bac.tiles import Tile, TileShape, pack
-from mmv_jax.bac.view import Frame, averaged
+from mmv_jax.bac.view import Frame, averaged, nominal
 from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
 
@@ -109,8 +109,8 @@ class Sampler:
         peaks = seen - ndimage.gaussian_filter(seen, BROAD)
         resembling = inside & ~near & (peaks > np.quantile(peaks[inside], BRIGHT)) if inside.any() else inside
         calcified, bright, breast = (_some(rng, where) for where in (truth, resembling, inside))
-        factor = frame.factor
-        return Known(study, frame, (spacing[0] * factor, spacing[1] * factor), calcified, bright, calcified[:0], breast)
+        factor, (y, x) = frame.factor, nominal(spacing, voxels.shape)
+        return Known(study, frame, (y * factor, x * factor), calcified, bright, calcified[:0], breast)
 
     def _index_kinds(self) -> None:
         """Which views have points of a kind."""

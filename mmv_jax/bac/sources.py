@@ -17,6 +17,7 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.study import Study
 
 COUNTED_VIEWS = ("CC", "MLO")
+NO_SPACING = "the pixel spacing is not known: a manifest can say it (spacing_mm)"
 MAGNIFIED = 1.3  # a contact view is cast 1.0 to 1.1 times as large, a magnification view 1.5 to 2 times
 
 
@@ -138,5 +139,5 @@ def _remark(study: Study, side: str, view: str) -> str:
     if view not in COUNTED_VIEWS:
         return "the view is neither CC nor MLO, or not known: a manifest can say it (view)"
     if np.isnan(study.spacing_mm[1:]).any():
-        return "the pixel spacing is not known: a manifest can say it (spacing_mm)"
+        return NO_SPACING
     return ""

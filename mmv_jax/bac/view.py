@@ -17,15 +17,19 @@ CELL_KEPT = 0.02  # share of breast above which a cell counts
 AIR, TISSUE, EDGE = 5.0, 95.0, 0.06  # percentiles of the coarse image, and where between them the breast begins
 
 
-def working_factor(spacing_mm: tuple[float, float], shape: tuple[int, int]) -> int:
+def working_factor(spacing_mm: tuple[float, float], shape: tuple[int, ...]) -> int:
     """How many pixels along each axis are averaged into one of the working grid: as many as keep it at `WORKING_MM` or finer, at least one.
 
     Example:
       >>> [working_factor((mm, mm), (4000, 3000)) for mm in (0.1, 0.07, 0.05, float("nan"))]
       [1, 1, 2, 1]
     """
-    finest = min(spacing_mm) if not any(map(math.isnan, spacing_mm)) else NOMINAL_HEIGHT_MM / shape[0]
-    return max(1, math.floor(WORKING_MM / finest + 1e-6))
+    return max(1, math.floor(WORKING_MM / min(nominal(spacing_mm, shape)) + 1e-6))
+
+
+def nominal(spacing_mm: tuple[float, float], shape: tuple[int, ...]) -> tuple[float, float]:
+    """The spacing; where it is not known, that of a view which is `NOMINAL_HEIGHT_MM` high: good enough to look at it, and no measure."""
+    return spacing_mm if not any(map(math.isnan, spacing_mm)) else (NOMINAL_HEIGHT_MM / shape[0],) * 2
 
 
 def averaged(values: Shaped[np.ndarray, "Y X"], factor: int) -> Float[np.ndarray, "y x"]:

@@ -51,7 +51,7 @@ def breast_areas(views: Sequence[View], *, of_views: str = "mean") -> dict[str, 
 
     An area that is NaN makes its breast NaN: an unknown spacing is no zero.
     """
-    _check_rule(of_views, OF_VIEWS, "of_views")
+    check_rule(of_views, OF_VIEWS, "of_views")
     areas = {}
     for side in sorted({view.side for view in views}):
         theirs = [view for view in views if view.side == side]
@@ -67,13 +67,14 @@ def woman_area(views: Sequence[View], *, of_views: str = "mean", of_breasts: str
       >>> woman_area([View("L", "CC", 4.0), View("L", "MLO", 6.0), View("R", "CC", 1.0)])
       6.0
     """
-    _check_rule(of_breasts, OF_BREASTS, "of_breasts")
+    check_rule(of_breasts, OF_BREASTS, "of_breasts")
     areas = list(breast_areas(views, of_views=of_views).values())
     if not areas:
         raise ValueError("a woman without views has no area")
     return float("nan") if np.isnan(areas).any() else float(RULES[of_breasts](areas))
 
 
-def _check_rule(rule: str, known: Sequence[str], name: str) -> None:
+def check_rule(rule: str, known: Sequence[str], name: str) -> None:
+    """Refuses a rule of aggregation that is none."""
     if rule not in known:
         raise UserError(f"{name} is {rule!r}, which is no rule of aggregation. There are: {', '.join(known)}.")

@@ -21,6 +21,8 @@ MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
 Profile = Callable[[np.ndarray], np.ndarray]  # of the distance from a middle, in mm
 CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
 
+SHARES = ("bac", "distractors", "film")  # the dials that are probabilities
+
 
 @dataclass(frozen=True)
 class BreastDials:
@@ -36,7 +38,7 @@ class BreastDials:
     breast_columns: int = 1000
 
     def __post_init__(self):
-        for name in ("bac", "distractors", "film"):
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"The dial {name} is {getattr(self, name)}, but must be between 0 and 1.")
 

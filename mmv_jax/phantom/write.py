@@ -171,9 +171,11 @@ def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) ->
     """Four views of a woman; every third woman inverted (MONOCHROME1), every second with a magnification that the file states."""
     woman, patient = breast.draw_woman(seed, index, dials), f"woman-{seed}-{index:05d}"
     magnification, inverted = (1.0, 1.04)[index % 2], index % 3 == 2
+    # Other dials give the same woman other images, which must not go by the same names.
+    turned = "".join(f"-{name}{getattr(dials, name):g}" for name in breast.SHARES if getattr(dials, name) != getattr(breast.BreastDials, name))
     lines, areas = [], {}
     for side, view in breast.VIEWS:
-        shot, study_id = breast.paint_view(woman, side, view, dials), f"breast-{seed}-{index:05d}-{side}{view}"
+        shot, study_id = breast.paint_view(woman, side, view, dials), f"breast-{seed}-{index:05d}-{side}{view}{turned}"
         path, mask = f"breast/{study_id}.dcm", f"breast/{study_id}_bac.png"
         of = files.View(study_id, patient, side, view, int(woman.age))
         files.write_mg(out / path, shot.image, shot.pixel_mm * magnification, of, magnification=magnification, inverted=inverted)

@@ -19,7 +19,7 @@ from mmv_jax.data.crops import View
 from mmv_jax.data.pipeline import Rows
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.tokens import RowShape
-from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.errors import UserError
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
@@ -28,12 +28,12 @@ from mmv_jax.train.health import Health
 from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
+from mmv_jax.train.patience import Patience
 from mmv_jax.train.probe import Probe
 from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
-PATIENCE = 3  # steps in a row that may be not finite, before the run stops
 MAY_CHANGE = {"mesh", "topology", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
 
 
@@ -175,10 +175,9 @@ def _one_behind(log: Log | Silence, config: ConfigDict):
     """A function that writes the metrics of the step before the one it is given; the last one is written on leaving."""
     health = Health(prototypes=config.objective.prototypes)
     waiting: list[tuple[int, dict]] = []
-    not_finite = 0
+    patience = Patience("Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True.")
 
     def write() -> None:
-        nonlocal not_finite
         step, metrics = waiting.pop()
         health.add(np.asarray(metrics.pop("features"), np.float32))
         numbers = {name: np.asarray(value) for name, value in metrics.items()}
@@ -186,12 +185,7 @@ def _one_behind(log: Log | Silence, config: ConfigDict):
         log.write(step, {**numbers, **figures})
         for words in health.verdict({name: float(value) for name, value in numbers.items()}, figures) if figures else ():
             log.say(f"step {step}: {words}")
-        not_finite = not_finite + 1 if numbers["skipped"] else 0
-        if not_finite >= PATIENCE:
-            raise WorkFailed(
-                f"the loss or its gradient was not finite for {PATIENCE} steps in a row (to step {step}). No weight was touched by them. Lower "
-                "config.optimizer.peak_lr, or set config.encoder.qk_norm=True; the same command goes on from the last checkpoint."
-            )
+        patience.see(step, skipped=bool(numbers["skipped"]))
 
     def report(step: int, metrics: dict) -> None:
         if waiting:

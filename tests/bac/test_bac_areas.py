@@ -4,6 +4,7 @@ import pytest
 from mmv_jax.bac.agreement import Compared, area_scores, dice_scores, overlap, severity_scores, severity_table
 from mmv_jax.bac.areas import ViewResult, of_breasts, of_women, severity_of
 from mmv_jax.bac.infer import Measure
+from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.errors import UserError
 
 MEASURE = Measure(threshold=0.5, least_mm2=0.1, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
@@ -35,9 +36,14 @@ def test_a_view_with_a_remark_counts_nothing():
 
 
 def test_an_unknown_spacing_is_no_zero():
-    (woman,) = of_women([*FOUR[1:], view("L", "CC", NAN, remark="the pixel spacing is not known")], MEASURE)
+    (woman,) = of_women([*FOUR[1:], view("L", "CC", NAN, remark=NO_SPACING)], MEASURE)
     assert np.isnan(woman.area_mm2)
     assert woman.severity == ""
+
+
+def test_a_view_that_would_not_count_with_a_spacing_spoils_nothing_without_one():
+    (woman,) = of_women([*FOUR, view("L", "CC", NAN, remark="a magnification view"), view("L", "ML", NAN, remark="neither CC nor MLO")], MEASURE)
+    assert (woman.views, woman.area_mm2) == (4, 6.5)
 
 
 def test_a_woman_without_a_view_that_counts_is_listed_without_an_area():
@@ -51,9 +57,15 @@ def test_severity(area, words):
     assert severity_of(area, MEASURE) == words
 
 
-@pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"threshold": 1.0}, {"least_mm2": -1.0}, {"least_mm2": NAN}])
+WRONG = (
+    {"threshold": 0.0}, {"threshold": 1.0}, {"least_mm2": -1.0}, {"least_mm2": NAN}, {"of_views": "median"}, {"of_breasts": "min"},
+    {"severity_mm2": (10.0, 5.0, 1.0)}, {"severity_mm2": (-1.0, 5.0, 10.0)},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_rules_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(UserError, match="config.measure"):
+    with pytest.raises(UserError, match="config.measure|thresholds are"):
         Measure(**{**vars(MEASURE), **wrong})
 
 

@@ -13,7 +13,7 @@ from mmv_jax.bac.model import make_model
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.view import averaged
 from mmv_jax.checkpoint import restore_encoder, restore_items
-from mmv_jax.errors import UserError
+from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import read_metrics
@@ -80,6 +80,23 @@ def test_a_fit_does_not_go_on_with_other_studies(women, fitted, tmp_path):
     shutil.copytree(fitted, tmp_path / "fit")
     with pytest.raises(UserError, match="no longer those that this run began with"):
         fit(small_config(tmp_path / "store"), tmp_path / "fit")
+
+
+def test_views_of_unknown_spacing_are_learned_from(store):
+    """At the size that a large film would have: a step that they are in is finite."""
+    _, shape = make_model(small_config(store).to_dict())
+    opened = Store.open(store)
+    opened.index[["spacing_y", "spacing_x"]] = np.nan
+    batch = Sampler(opened, shape, seed=3, splits=("train", "val", "test"), mix=(0.0, 0.0, 0.0, 1.0)).batch(0, 2)
+    assert np.isfinite(batch["coords_mm"]).all()
+
+
+def test_a_fit_that_is_not_finite_stops(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Sampler, "batch", lambda self, *_, whole=Sampler.batch: (b := whole(self, *_)) | {"images": b["images"] * np.nan})
+    config = small_config(store)
+    config.update({"steps": 8})
+    with pytest.raises(WorkFailed, match="not finite for 3 steps in a row"):
+        fit(config, tmp_path)
 
 
 def test_what_is_mistaken_for_artery_lies_off_the_arteries_and_is_drawn_from_then_on(store, fitted, tmp_path):

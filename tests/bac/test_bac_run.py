@@ -3,13 +3,14 @@
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmv_jax.bac import evaluate, run
+from mmv_jax.bac import evaluate, run, sources
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.view import Frame
 from mmv_jax.errors import UserError, WorkFailed
@@ -99,6 +100,64 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
     assert "Bland" in page
     assert "Green: the truth" in page
     assert "Dice of calcified pixels" in told
+
+
+def test_the_rule_in_use_has_the_same_figures_among_the_other_rules(women, knowing, fitted, tmp_path):
+    """A rule of the table, on probabilities that are 0 and 1: each threshold finds the same, and each least area of a view another."""
+    evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, measure={"threshold": 0.5, "least_mm2": 1.2})
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    page = (tmp_path / "report.html").read_text()
+    line = re.search(r"0\.5 and 1\.2 mm².*?</tr>", page, re.DOTALL)[0]
+    figures = [float(number) for number in re.findall(r">\s*(-?\d\.\d{3})", line)]
+    scores = metrics["bac_views"]["trained"] | metrics["bac_women"]["trained"]
+    assert figures == [round(metrics["bac_views"]["trained"]["dice"]["value"], 3), *(
+        round(metrics["bac_women"]["trained"][name]["value"], 3) for name in ("area_r2", "severity_accuracy", "sensitivity")
+    )]  # fmt: skip
+    assert "zero_specificity" not in scores  # every woman is calcified
+
+
+def bare_manifest(women, lines, **changed):
+    """The lines with some columns set to other words, beside the images."""
+    with (women / "changed.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0].keys())
+        writer.writeheader()
+        writer.writerows(line | changed for line in lines)
+    return women / "changed.csv"
+
+
+def test_women_without_any_calcification_are_compared_without_dice(women, knowing, fitted, tmp_path):
+    write_png(women / "empty.png", np.zeros((350, 250), np.uint8))
+    evaluate.evaluate_mammograms(bare_manifest(women, knowing, bac_mask="empty.png"), fitted, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics["bac_views"]["trained"]) == {"area_mae"}
+    assert metrics["bac_women"]["trained"]["zero_specificity"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 3}
+
+
+def test_a_single_woman_is_compared_without_r2(women, knowing, fitted, tmp_path):
+    evaluate.evaluate_mammograms(bare_manifest(women, knowing[:4]), fitted, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics["bac_women"]["trained"]) == {"area_mae", "severity_accuracy", "sensitivity"}
+
+
+def test_a_mask_of_another_shape_is_told_and_the_others_are_compared(women, knowing, fitted, tmp_path):
+    write_png(women / "small.png", np.zeros((35, 25), np.uint8))
+    lines = [knowing[0] | {"bac_mask": "small.png"}, *knowing[1:]]
+    told = evaluate.evaluate_mammograms(bare_manifest(women, lines), fitted, tmp_path)
+    assert "mammogram 1 is not compared with the truth" in told
+    assert json.loads((tmp_path / "metrics.json").read_text())["bac_views"]["trained"]["area_mae"]["n"] == len(knowing) - 1
+
+
+def test_views_of_which_none_counts_are_no_comparison(women, knowing, fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "COUNTED_VIEWS", ("ML",))
+    with pytest.raises(WorkFailed, match="neither CC nor MLO"):
+        evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path)
+
+
+def test_pictures_of_an_earlier_run_do_not_stay(women, knowing, fitted, tmp_path):
+    run.measure_files([women / line["path"] for line in knowing[:4]], fitted, tmp_path / "out")
+    run.measure_files([women / knowing[5]["path"]], fitted, tmp_path / "out")
+    names = [path.name for folder in ("overlays", "segmentations") for path in (tmp_path / "out" / folder).iterdir()]
+    assert names == [f"0001_{knowing[5]['laterality']}_{knowing[5]['view']}.png", "0001.dcm"]
 
 
 def test_measured_areas_meet_the_outcomes_of_a_cohort(women, knowing, fitted, tmp_path):
