@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     c.head = dict(channels=24)
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=2, warmup=0.05, weight_decay=0.05)
     c.checkpoint = dict(every=200, keep=2)
-    # How areas are measured: calcified from this probability on; less than least_mm2 in a view is noise and counts as none. A breast's area is the
-    # mean of its views (they show the same calcium twice), a woman's the sum of her breasts.
-    c.measure = dict(threshold=0.4, least_mm2=0.5, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
+    # How areas are measured: calcified from this probability on; less than least_group_mm2 by itself is a hair on a film, less than least_mm2 in a
+    # view is noise, and both count as none. A breast's area is the mean of its views (they show the same calcium twice), a woman's the sum of hers.
+    c.measure = dict(threshold=0.4, least_group_mm2=0.3, least_mm2=0.8, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
     return c

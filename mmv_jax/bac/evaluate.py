@@ -33,12 +33,19 @@ PICTURES = 8  # of views, drawn evenly from all
 
 @dataclass(frozen=True)
 class Judged:
-    """A view beside its truth. `pixels`: of both, of the truth, found. `ruled`: what other rules of measuring would have found."""
+    """A view beside its truth.
+
+    Attributes:
+      pixels: of both, of the truth, found.
+      seen: the same, before what is little was left out.
+      ruled: what other rules of measuring would have found.
+    """
 
     found: ViewResult
     truth: ViewResult
     ruled: RuledView
     pixels: tuple[int, int, int]
+    seen: tuple[int, int, int]
     picture: tuple[str, str] | None
 
 
@@ -77,7 +84,7 @@ def evaluate_mammograms(
         views.append(found.result(found.mammogram.patient_id))
         if MASK in found.mammogram.entry.masks:
             try:
-                judged.append(_judge(found, views[-1], draw=found.mammogram.entry.number % every == 0))
+                judged.append(_judge(found, views[-1], finder, draw=found.mammogram.entry.number % every == 0))
             except Refused as why:
                 notes.append(f"mammogram {found.mammogram.entry.number} is not compared with the truth: {why}")
     if not views:
@@ -102,7 +109,7 @@ def evaluate_mammograms(
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
 
 
-def _judge(found: Found, result: ViewResult, *, draw: bool) -> Judged:
+def _judge(found: Found, result: ViewResult, finder: Finder, *, draw: bool) -> Judged:
     """The view beside its truth, measured by the same rules."""
     study = found.mammogram.study
     truth = read_mask(found.mammogram.entry.masks[MASK], like=study)[0] > 0
@@ -110,8 +117,8 @@ def _judge(found: Found, result: ViewResult, *, draw: bool) -> Judged:
     true_result = ViewResult(result.number, result.woman, result.side, result.view, result.remark, result.spacing_mm, int(truth.sum()), area)
     caption = f"{result.side} {result.view}: {area:.1f} mm² true, {result.area_mm2:.1f} mm² found"
     picture = outlined_part(study.voxels[0], truth, found.mask, caption) if draw else None
-    ruled = RuledView.of(true_result, truth, found.probability())
-    return Judged(result, true_result, ruled, overlap(truth, found.mask), picture)
+    ruled = RuledView.of(true_result, truth, found.probability, found.frame.factor)
+    return Judged(result, true_result, ruled, overlap(truth, found.mask), overlap(truth, found.seen(finder.measure.threshold)), picture)
 
 
 def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], list[Section]]:
@@ -122,6 +129,8 @@ def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], l
     names = np.array([j.found.woman for j in judged])
     views = Compared(names, *(np.array([getattr(j, kind).area_mm2 for j in judged]) for kind in ("truth", "found")))
     of_views = dice_scores(np.array([j.pixels for j in judged]), names) | area_scores(views)
+    seen = dice_scores(np.array([j.seen for j in judged]), names)
+    of_views |= {"dice_seen": seen["dice"]} if seen else {}
     true, found = (of_women([getattr(j, kind) for j in judged], finder.measure) for kind in ("truth", "found"))
     known = [(t, f) for t, f in zip(true, found) if t.severity]
     if not known:
@@ -131,7 +140,7 @@ def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], l
     thresholds = finder.measure.severity_mm2
     of_all = area_scores(women) | severity_scores(women, thresholds)
     metrics = {"bac_views": {"trained": as_json(of_views)}, "bac_women": {"trained": as_json(of_all)}}
-    sentences = [_sentence(name, score) for name, score in {**of_views, **of_all}.items() if name in ("dice", *of_all)]
+    sentences = [_sentence(name, score) for name, score in {**of_views, **of_all}.items() if name in ("dice", "dice_seen", *of_all)]
     parts = agreement_sections(of_views, of_all, women, thresholds)
     shown = [j.picture for j in judged if j.picture]
     parts += [picture_section(shown)] if shown else []

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from ml_collections import ConfigDict
 
+from mmv_jax.bac.groups import without_small
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tiles_of
 from mmv_jax.bac.view import Frame, averaged, enlarged, nominal
@@ -30,6 +31,7 @@ class Measure:
 
     Attributes:
       threshold: a pixel is calcified from this probability on.
+      least_group_mm2: less calcified area than this that lies by itself (`groups`) is left out: a hair on a film, a speck of noise.
       least_mm2: a view with less calcified area than this is reported to have none: it cannot be told from noise.
       of_views: the rule by which the views of a breast are put together: "mean" or "max".
       of_breasts: the rule by which the breasts of a woman are: "sum", "mean" or "max".
@@ -41,12 +43,12 @@ class Measure:
     of_views: str
     of_breasts: str
     severity_mm2: tuple[float, float, float]
+    least_group_mm2: float = 0.0  # of checkpoints that were written before there was this rule
 
     def __post_init__(self):
-        if not 0 < self.threshold < 1 or not self.least_mm2 >= 0:
-            raise UserError(
-                f"config.measure: threshold is {self.threshold} and least_mm2 {self.least_mm2}, but must be between 0 and 1, and 0 or more."
-            )
+        if not 0 < self.threshold < 1 or not self.least_mm2 >= 0 or not self.least_group_mm2 >= 0:
+            said = f"threshold is {self.threshold}, least_mm2 {self.least_mm2} and least_group_mm2 {self.least_group_mm2}"
+            raise UserError(f"config.measure: {said}, but must be between 0 and 1, and 0 or more.")
         check_rule(self.of_views, OF_VIEWS, "config.measure.of_views")
         check_rule(self.of_breasts, OF_BREASTS, "config.measure.of_breasts")
         severity(np.zeros(0), self.severity_mm2)  # refuses what are no three thresholds
@@ -73,7 +75,8 @@ class Finder:
         params, config = restore_items(checkpoint, ("encoder", "head"))
         if "measure" not in config:
             raise UserError(f"--checkpoint {checkpoint}: it is no model of `mmv fit-bac`, and cannot tell calcium. Fit one: mmv fit-bac --help")
-        group = ConfigDict({"measure": {**config["measure"], "severity_mm2": tuple(config["measure"]["severity_mm2"])}}).lock()
+        rules = {"least_group_mm2": Measure.least_group_mm2, **config["measure"], "severity_mm2": tuple(config["measure"]["severity_mm2"])}
+        group = ConfigDict({"measure": rules}).lock()
         for word in overrides:
             set_by_word(group, word)
         model, shape = make_model(config)
@@ -109,8 +112,9 @@ class Finder:
         self, found: Float[np.ndarray, "y x"], frame: Frame, shape: tuple[int, ...], spacing_mm: tuple[float, float]
     ) -> Bool[np.ndarray, "Y X"]:
         """The mask of given probabilities by the rules of `measure`."""
-        mask = enlarged(found >= self.measure.threshold, frame.factor, (shape[0], shape[1]))
         pixel = nominal(spacing_mm, shape)
+        seen = without_small(found >= self.measure.threshold, (pixel[0] * frame.factor, pixel[1] * frame.factor), self.measure.least_group_mm2)
+        mask = enlarged(seen, frame.factor, (shape[0], shape[1]))
         return mask if mask.sum() * pixel[0] * pixel[1] >= self.measure.least_mm2 else np.zeros_like(mask)
 
     @cached_property

@@ -24,18 +24,18 @@ PICTURES = {"overlays": "*.png", "segmentations": "*.dcm"}  # folders of OUT, an
 
 @dataclass(frozen=True)
 class Found:
-    """What was found on one mammogram. `on_working_grid`: the probability of calcified artery. `mask`: the file's pixels that count as calcified."""
+    """What was found on one mammogram. `probability`: of calcified artery. `mask`: the file's pixels that count as calcified."""
 
     mammogram: Mammogram
-    on_working_grid: Float[np.ndarray, "y x"]
+    probability: Float[np.ndarray, "y x"]
     frame: Frame
     mask: Bool[np.ndarray, "Y X"]
     remark: str
     area_mm2: float
 
-    def probability(self) -> Float[np.ndarray, "Y X"]:
-        """Of calcified artery, on the file's grid."""
-        return enlarged(self.on_working_grid, self.frame.factor, self.mask.shape)
+    def seen(self, threshold: float) -> Bool[np.ndarray, "Y X"]:
+        """The file's pixels that are calcified from this probability on, with what is too little to count."""
+        return enlarged(self.probability >= threshold, self.frame.factor, (self.mask.shape[0], self.mask.shape[1]))
 
     def result(self, woman: str) -> ViewResult:
         m = self.mammogram

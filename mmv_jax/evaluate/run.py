@@ -113,7 +113,7 @@ def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> s
     """Calcified arteries on mammograms: agreement with the truth, and the outcomes of a cohort."""
     if checkpoint is None:
         raise UserError("--checkpoint is missing: give the workdir of `mmv fit-bac`.")
-    measure = {name: config.get(name) for name in ("threshold", "least_mm2") if config.get(name) is not None}
+    measure = {name: config.get(name) for name in ("threshold", "least_group_mm2", "least_mm2") if config.get(name) is not None}
     for name, value in measure.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"config.{name} is {value!r}, but must be a number.")

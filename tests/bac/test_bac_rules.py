@@ -3,7 +3,7 @@ import pytest
 
 from mmv_jax.bac.areas import ViewResult
 from mmv_jax.bac.infer import Measure
-from mmv_jax.bac.rules import COLUMNS, LEAST_MM2, THRESHOLDS, RuledView, rules_section, scores
+from mmv_jax.bac.rules import COLUMNS, LEAST_GROUP_MM2, LEAST_MM2, THRESHOLDS, RuledView, rules_section, scores
 
 MEASURE = Measure(0.4, 0.5, "mean", "sum", (0.0, 10.0, 25.0))
 
@@ -11,7 +11,7 @@ MEASURE = Measure(0.4, 0.5, "mean", "sum", (0.0, 10.0, 25.0))
 def view(woman: str, side: str, truth: np.ndarray, probability: np.ndarray, pixel_mm: float = 0.5) -> RuledView:
     area = float(truth.sum()) * pixel_mm**2
     true = ViewResult(1, woman, side, "CC", "", (pixel_mm, pixel_mm), int(truth.sum()), area)
-    return RuledView.of(true, truth, probability.astype(np.float32))
+    return RuledView.of(true, truth, probability.astype(np.float32), 1)
 
 
 @pytest.fixture
@@ -42,6 +42,17 @@ def test_each_rule_is_scored_as_if_it_had_been_in_use(views):
     assert of(views, 0.6, 0.8)["sensitivity"] == 0
 
 
+def test_a_small_group_by_itself_can_be_left_out():
+    """2 mm² of noise in a far corner of a view of 16 mm²; pixels of a coarse working grid, of which a pixel of the file is a quarter."""
+    truth, coarse = np.zeros((80, 80), bool), np.zeros((40, 40))
+    truth[:8, :8] = True
+    coarse[:4, :4], coarse[-1, -2:] = 0.55, 0.55
+    true = ViewResult(1, "a", "L", "CC", "", (0.5, 0.5), 64, 16.0)
+    ruled = RuledView.of(true, truth, coarse.astype(np.float32), 2)
+    found = {least: ruled.by(Measure(0.4, 0.5, "mean", "sum", (0.0, 10.0, 25.0), least_group_mm2=least)) for least in (0.0, 3.0, 20.0)}
+    assert {least: (result.area_mm2, both) for least, (result, both) in found.items()} == {0.0: (18.0, 64), 3.0: (16.0, 64), 20.0: (0.0, 0)}
+
+
 def test_a_score_that_nobody_bears_upon_is_left_out(views):
     assert "zero_specificity" not in of(views[:1], 0.4, 0.5)
     assert not {"dice", "sensitivity"} & set(of(views[1:], 0.4, 0.5))
@@ -49,6 +60,6 @@ def test_a_score_that_nobody_bears_upon_is_left_out(views):
 
 def test_the_table_has_a_line_for_each_rule_and_marks_that_in_use(views):
     (table,) = rules_section(views, MEASURE).tables
-    assert len(table.lines) == len(THRESHOLDS) * len(LEAST_MM2)
-    assert [line[0].text for line in table.lines if line[0].tone] == ["0.4 and 0.5 mm²"]
+    assert len(table.lines) == len(THRESHOLDS) * len(LEAST_GROUP_MM2) * len(LEAST_MM2)
+    assert [line[0].text for line in table.lines if line[0].tone] == ["0.4, 0.0 and 0.5 mm²"]
     assert {len(line) for line in table.lines} == {1 + len(COLUMNS)}
