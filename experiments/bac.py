@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=8000, rows=2))
     c.init = ""  # the workdir of a pretrained encoder of the same shape; empty: fresh weights
-    # Women of the split "test" are left for the choice of `least_mm2`; the fit is judged on phantoms of another seed (experiments/eval_bac.py).
+    # Women of the split "test" are not fitted to; `measure` is chosen and the fit judged on phantoms of other seeds (experiments/eval_bac.py).
     c.data = dict(store="runs/bac/store", splits=("train", "val"))
     # Tiles around calcified artery, what resembles it, what the model took for it at the steps `mine_at`, and from anywhere in a breast.
     c.data.mix, c.data.mine_at = (0.35, 0.15, 0.3, 0.2), (4000, 6000)
