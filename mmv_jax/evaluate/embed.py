@@ -55,7 +55,7 @@ def feature_table(index: pd.DataFrame, features: Features) -> pd.DataFrame:
     table = index[["study", "line", "split", "modality"]].copy()
     table["cls"], table["patch_mean"] = list(features.cls), list(features.patch_mean)
     taken = set(table)
-    labels = {c: c.removeprefix("label_") for c in index if c.startswith("label_")}
+    labels = {c: c.removeprefix("label_") for c in map(str, index) if c.startswith("label_")}
     return pd.concat([table, index[list(labels)].rename(columns={c: n if n not in taken else c for c, n in labels.items()})], axis=1)
 
 

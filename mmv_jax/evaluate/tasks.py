@@ -136,7 +136,7 @@ def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
     for known in (f"label_{name}", name):
         if known in index:
             return index[known]
-    labels = sorted(c.removeprefix("label_") for c in index if c.startswith("label_"))
+    labels = sorted(c.removeprefix("label_") for c in map(str, index) if c.startswith("label_"))
     raise UserError(f"{asked_by}: the store has no column {name!r}. Its manifests gave: {', '.join(labels) or 'no labels'}.")
 
 

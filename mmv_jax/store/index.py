@@ -58,7 +58,7 @@ def read_index(root: ts.KvStore, part: str | None = None) -> pd.DataFrame:
 def carried_kinds(index: pd.DataFrame) -> dict[str, type]:
     """The type (float or str) of each label that an index holds, by the name that the manifests gave it."""
     filled = index.loc[:, index.notna().any()]
-    return {c.removeprefix(LABEL): float if is_numeric_dtype(filled[c]) else str for c in filled if c.startswith(LABEL)}
+    return {c.removeprefix(LABEL): float if is_numeric_dtype(filled[c]) else str for c in map(str, filled) if c.startswith(LABEL)}
 
 
 def _agree(tables: list[pd.DataFrame]) -> None:
