@@ -20,7 +20,6 @@ AIR = 500  # of 4095: what is darker beside the upper edge is air, fogged or not
 MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
 Profile = Callable[[np.ndarray], np.ndarray]  # of the distance from a middle, in mm
 CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
-
 SHARES = ("bac", "distractors", "film")  # the dials that are probabilities
 
 

@@ -116,7 +116,7 @@ class Store:
 
         A store that was written before the index had checksums answers for the range and the occupancy of the voxels instead.
         """
-        content = self.index.iloc[np.asarray(studies)][[column for column in CONTENT if column in self.index]]
+        content = self.index.iloc[np.asarray(studies, int)][[column for column in CONTENT if column in self.index]]
         return hashlib.sha256(repr(content.to_numpy(object).tolist()).encode()).hexdigest()
 
     def is_whole(self, i: int | np.integer) -> bool:

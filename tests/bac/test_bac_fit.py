@@ -99,6 +99,13 @@ def test_a_fit_that_is_not_finite_stops(store, tmp_path, monkeypatch):
         fit(config, tmp_path)
 
 
+def test_a_fit_that_begins_anew_does_not_take_the_mistakes_of_another(store, tmp_path):
+    np.savez(tmp_path / "mistakes-2.npz", view_0=np.zeros((1, 2), np.int64))  # of a store of one view: refused where it is read
+    fit(small_config(store), tmp_path)
+    with np.load(tmp_path / "mistakes-2.npz", allow_pickle=False) as file:
+        assert len(file.files) == len(Store.open(store).index)
+
+
 def test_what_is_mistaken_for_artery_lies_off_the_arteries_and_is_drawn_from_then_on(store, fitted, tmp_path):
     model, shape = make_model(small_config(store).to_dict())
     sampler = Sampler(Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(0.0, 0.0, 1.0, 0.0))
