@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=8000, rows=2))
-    c.init = ""  # the workdir of a pretrained encoder of the same shape; empty: fresh weights
+    c.init = ""  # the workdir of a pretrained encoder of the same shape, or of another fit, whose head is gone on from too; empty: fresh weights
     # Women of the split "test" are not fitted to; `measure` is chosen and the fit judged on phantoms of other seeds (experiments/eval_bac.py).
     c.data = dict(store="runs/bac/store", splits=("train", "val"))
     # Tiles around calcified artery, what resembles it, what the model took for it at the steps `mine_at`, and from anywhere in a breast.
@@ -25,7 +25,8 @@ def get_config() -> ConfigDict:
     c.head = dict(channels=24)
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=2, warmup=0.05, weight_decay=0.05)
     c.checkpoint = dict(every=200, keep=2)
-    # How areas are measured: calcified from this probability on; less than least_group_mm2 by itself is a hair on a film, less than least_mm2 in a
-    # view is noise, and both count as none. A breast's area is the mean of its views (they show the same calcium twice), a woman's the sum of hers.
-    c.measure = dict(threshold=0.4, least_group_mm2=0.3, least_mm2=0.8, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
+    # How areas are measured: calcified from this probability on, in breasts whose views show least_mm2 on average in groups of at least
+    # least_group_mm2 (less by itself may be a hair on a film); any other breast has none. A breast's area is the mean of its views (they show the
+    # same calcium twice), a woman's the sum of hers.
+    c.measure = dict(threshold=0.4, least_group_mm2=0.3, least_mm2=0.5, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
     return c

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     c = ConfigDict(dict(mammograms="runs/bac/heldout/manifest.csv"))
-    # Of the probability, and of the area of a group and of a view; None: as the checkpoint says.
+    # Of the probability, and of the sure area of a group and of a breast; None: as the checkpoint says.
     c.threshold, c.least_group_mm2, c.least_mm2 = None, None, None
     c.splits = ("train", "val", "test")  # of the manifest: none of these women was fitted to
     c.cohort, c.adjust, c.horizons = "", "age", (5.0, 10.0)  # no cohort: agreement with the truth alone

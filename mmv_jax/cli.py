@@ -88,6 +88,7 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     tie = "of a thorax: 0, chest tubes are independent of pneumothorax; 1, a tube is exactly where a pneumothorax is (default 0.3)"
     parser.add_argument("--tube-tie", type=float, metavar="0..1", help=tie)
     parser.add_argument("--bac", type=float, metavar="0..1", help="of breasts: the share of women with a calcified artery (default 0.75)")
+    parser.add_argument("--film", type=float, metavar="0..1", help="of breasts: the share of women whose views are scanned films (default 0.3)")
     parser.add_argument("--pixels", type=int, default=256, help="rows and columns of a radiograph of 358 mm")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
 
@@ -97,7 +98,7 @@ def _phantom(args) -> int:
     from mmv_jax.phantom.write import write_phantoms
     from mmv_jax.report.progress import progress
 
-    dials = {name: value for name, value in (("tube_tie", args.tube_tie), ("bac", args.bac)) if value is not None}
+    dials = {name: getattr(args, name) for name in ("tube_tie", "bac", "film") if getattr(args, name) is not None}
     options = {"workers": args.workers, "pixels": args.pixels, "progress": progress("phantoms: written, of each kind,")}
     print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, **options, **dials))
     return 0

@@ -1,7 +1,7 @@
 """Results of views, breasts and women: the numbers that are written down. Names are keyed hashes and numbers of files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class ViewResult:
       remark: why it does not count; "" where it does.
       spacing_mm: (y, x) of the file's pixels in the plane of the breast, NaN where unknown.
       pixels: calcified pixels of the file's grid. area_mm2: NaN where the spacing is unknown.
+      sure_mm2: the area of them that lies in groups that are no small ones (`Finder.seen`).
     """
 
     number: int
@@ -31,6 +32,7 @@ class ViewResult:
     spacing_mm: tuple[float, float]
     pixels: int
     area_mm2: float
+    sure_mm2: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,24 @@ class WomanResult:
 def counted(views: Sequence[ViewResult]) -> list[ViewResult]:
     """The views that count, with those that would if their spacing were known: an unknown area is no zero and makes its woman's unknown."""
     return [view for view in views if view.remark in ("", NO_SPACING)]
+
+
+def confirmed(views: Sequence[ViewResult], measure: Measure) -> list[ViewResult]:
+    """The views as they are reported: those of a breast in which too little is sure have no calcification.
+
+    An artery's calcium is in every view of its breast, a hair or a speck of dust in one: the views of a breast answer together. A view that does
+    not count answers for itself.
+    """
+    breasts: dict[object, list[int]] = {}
+    for n, view in enumerate(views):
+        breasts.setdefault((view.woman, view.side) if counted([view]) else n, []).append(n)
+    reported = list(views)
+    for lines in breasts.values():
+        (mean,) = breast_areas([View("", views[n].view, views[n].sure_mm2) for n in lines]).values()
+        if not measure.confirms(mean):
+            for n in lines:
+                reported[n] = replace(views[n], pixels=0, area_mm2=0 * views[n].area_mm2)
+    return reported
 
 
 def of_breasts(views: Sequence[ViewResult], measure: Measure) -> list[BreastResult]:

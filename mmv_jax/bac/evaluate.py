@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mmv_jax.bac.agreement import Compared, area_scores, as_json, dice_scores, overlap, severity_scores
-from mmv_jax.bac.areas import ViewResult, of_women
+from mmv_jax.bac.areas import ViewResult, confirmed, of_women
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.report import WORDS, agreement_sections, outlined_part, picture_section
 from mmv_jax.bac.rules import RuledView, rules_section
@@ -36,17 +36,21 @@ class Judged:
     """A view beside its truth.
 
     Attributes:
-      pixels: of both, of the truth, found.
-      seen: the same, before what is little was left out.
+      seen: calcified pixels of both, of the truth, and that look so, whether they count or not.
       ruled: what other rules of measuring would have found.
+      drawn: the view, the truth and what looks calcified, where a picture of it is wanted.
     """
 
     found: ViewResult
     truth: ViewResult
     ruled: RuledView
-    pixels: tuple[int, int, int]
     seen: tuple[int, int, int]
-    picture: tuple[str, str] | None
+    drawn: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        """`seen`, of what is reported."""
+        return self.seen if self.found.pixels else (0, self.truth.pixels, 0)
 
 
 def evaluate_mammograms(
@@ -84,13 +88,16 @@ def evaluate_mammograms(
         views.append(found.result(found.mammogram.patient_id))
         if MASK in found.mammogram.entry.masks:
             try:
-                judged.append(_judge(found, views[-1], finder, draw=found.mammogram.entry.number % every == 0))
+                judged.append(_judge(found, views[-1], draw=found.mammogram.entry.number % every == 0))
             except Refused as why:
                 notes.append(f"mammogram {found.mammogram.entry.number} is not compared with the truth: {why}")
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
     if not judged and not cohort:
         raise UserError("config.mammograms has no bac_mask and config.cohort is empty: there is nothing to compare the areas with.")
+    views = confirmed(views, finder.measure)
+    reported = {view.number: view for view in views}
+    judged = [replace(j, found=reported[j.found.number]) for j in judged]
     notes += [f"mammogram {view.number} does not count: {view.remark}" for view in views if view.remark]
     metrics, verdict, parts = _agree(judged, finder) if judged else ({}, [], [])
     if cohort:
@@ -109,16 +116,23 @@ def evaluate_mammograms(
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
 
 
-def _judge(found: Found, result: ViewResult, finder: Finder, *, draw: bool) -> Judged:
-    """The view beside its truth, measured by the same rules."""
+def _judge(found: Found, result: ViewResult, *, draw: bool) -> Judged:
+    """The view beside its truth."""
     study = found.mammogram.study
     truth = read_mask(found.mammogram.entry.masks[MASK], like=study)[0] > 0
     area = area_mm2(truth, found.mammogram.spacing_mm)
-    true_result = ViewResult(result.number, result.woman, result.side, result.view, result.remark, result.spacing_mm, int(truth.sum()), area)
-    caption = f"{result.side} {result.view}: {area:.1f} mm² true, {result.area_mm2:.1f} mm² found"
-    picture = outlined_part(study.voxels[0], truth, found.mask, caption) if draw else None
+    true_result = replace(result, pixels=int(truth.sum()), area_mm2=area, sure_mm2=area)
     ruled = RuledView.of(true_result, truth, found.probability, found.frame.factor)
-    return Judged(result, true_result, ruled, overlap(truth, found.mask), overlap(truth, found.seen(finder.measure.threshold)), picture)
+    return Judged(result, true_result, ruled, overlap(truth, found.mask), (study.voxels[0], truth, found.mask) if draw else None)
+
+
+def _picture(judged: Judged) -> tuple[str, str] | None:
+    """Both outlines over a part of the view, and what is said below; None where nothing is calcified, or no picture is wanted."""
+    if judged.drawn is None:
+        return None
+    (voxels, truth, seen), found = judged.drawn, judged.found
+    caption = f"{found.side} {found.view}: {judged.truth.area_mm2:.1f} mm² true, {found.area_mm2:.1f} mm² found"
+    return outlined_part(voxels, truth, seen if found.pixels else np.zeros_like(seen), caption)
 
 
 def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], list[Section]]:
@@ -142,7 +156,7 @@ def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], l
     metrics = {"bac_views": {"trained": as_json(of_views)}, "bac_women": {"trained": as_json(of_all)}}
     sentences = [_sentence(name, score) for name, score in {**of_views, **of_all}.items() if name in ("dice", "dice_seen", *of_all)]
     parts = agreement_sections(of_views, of_all, women, thresholds)
-    shown = [j.picture for j in judged if j.picture]
+    shown = [picture for j in judged if (picture := _picture(j))]
     parts += [picture_section(shown)] if shown else []
     return metrics, sentences, [*parts, rules_section([j.ruled for j in judged], finder.measure)]
 

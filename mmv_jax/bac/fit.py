@@ -17,7 +17,7 @@ from mmv_jax.bac.mine import mistakes
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model, segmentation_loss
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.tiles import TileShape
-from mmv_jax.checkpoint import Checkpoints, restore_encoder, restore_items
+from mmv_jax.checkpoint import Checkpoints, restore_items
 from mmv_jax.config import to_dict
 from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
@@ -89,19 +89,27 @@ def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int
 
 
 def init_state(model: TileSegmenter, shape: TileShape, tx: optax.GradientTransformation, seed: int, init: str) -> dict[str, Any]:
-    """Parameters, the optimizer's moments and the step; the encoder's weights are those of the checkpoint `init`, where that is not empty."""
+    """Parameters, the optimizer's moments and the step.
+
+    Args:
+      init: a checkpoint whose encoder is gone on from, and whose head too where it is of another fit; "" for fresh weights.
+    """
     row = shape.empty(1)
     params = jax.jit(lambda key, inputs: model.init(key, *inputs)["params"])(jax.random.key(seed), [row[name] for name in INPUTS])
     if init:
-        encoder, _ = restore_encoder(init)
-        have, want = (jax.tree.map(jnp.shape, tree) for tree in (encoder, params["encoder"]))
-        if have != want:
-            raise UserError(
-                f"config.init: that checkpoint's encoder has another shape than config.encoder (patch {model.encoder.patch}, width "
-                f"{model.encoder.width}, depth {model.encoder.depth}). Pretrain one with this group encoder, or set the group to that of its run."
-            )
-        params = {**params, "encoder": encoder}
+        for name, weights in _weights_of(init).items():
+            if jax.tree.map(jnp.shape, weights) != jax.tree.map(jnp.shape, params[name]):
+                raise UserError(
+                    f"config.init: that checkpoint's {name} has another shape than config.{name} (patch {model.encoder.patch}, width "
+                    f"{model.encoder.width}, depth {model.encoder.depth}). Pretrain one with this group encoder, or set the group to that of its run."
+                )
+            params = {**params, name: weights}
     return {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def _weights_of(init: str) -> dict[str, Any]:
+    fitted = "measure" in restore_items(init, ())[1]
+    return restore_items(init, ("encoder", "head") if fitted else ("encoder",))[0]
 
 
 def fit_step(

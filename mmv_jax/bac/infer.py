@@ -31,8 +31,8 @@ class Measure:
 
     Attributes:
       threshold: a pixel is calcified from this probability on.
-      least_group_mm2: less calcified area than this that lies by itself (`groups`) is left out: a hair on a film, a speck of noise.
-      least_mm2: a view with less calcified area than this is reported to have none: it cannot be told from noise.
+      least_group_mm2: less calcified area than this that lies by itself (`groups`) shows no artery: it may be a hair on a film, a speck of noise.
+      least_mm2: a breast whose views show less than this in larger groups, on average, is reported to have none. In any other all pixels count.
       of_views: the rule by which the views of a breast are put together: "mean" or "max".
       of_breasts: the rule by which the breasts of a woman are: "sum", "mean" or "max".
       severity_mm2: a woman's area up to which calcification is zero, mild, moderate; above it is severe.
@@ -52,6 +52,10 @@ class Measure:
         check_rule(self.of_views, OF_VIEWS, "config.measure.of_views")
         check_rule(self.of_breasts, OF_BREASTS, "config.measure.of_breasts")
         severity(np.zeros(0), self.severity_mm2)  # refuses what are no three thresholds
+
+    def confirms(self, sure_mm2: float) -> bool:
+        """Whether a breast is calcified whose views show this much in groups that are no small ones, on average."""
+        return sure_mm2 > 0 and sure_mm2 >= self.least_mm2
 
 
 @dataclass(frozen=True)
@@ -104,18 +108,24 @@ class Finder:
         return np.where(frame.breast_pixels((0, 0), frame.shape), blend.mean(), np.float32(0)), frame
 
     def calcified(self, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float]) -> Bool[np.ndarray, "Y X"]:
-        """The calcified pixels of a view, on the file's own grid."""
-        found, frame = self.probabilities(voxels, spacing_mm)
-        return self.mask_of(found, frame, voxels.shape, spacing_mm)
+        """The calcified pixels of a view, on the file's own grid; its breast is judged by this view alone."""
+        mask, sure_mm2 = self.seen(*self.probabilities(voxels, spacing_mm), voxels.shape, spacing_mm)
+        return mask if self.measure.confirms(sure_mm2) else np.zeros_like(mask)
 
-    def mask_of(
+    def seen(
         self, found: Float[np.ndarray, "y x"], frame: Frame, shape: tuple[int, ...], spacing_mm: tuple[float, float]
-    ) -> Bool[np.ndarray, "Y X"]:
-        """The mask of given probabilities by the rules of `measure`."""
+    ) -> tuple[Bool[np.ndarray, "Y X"], float]:
+        """(the pixels of the file that look calcified, how many mm² of them lie in groups that are no small ones).
+
+        Args:
+          found, frame: as of `probabilities`.
+          shape, spacing_mm: of the file. A spacing that is unknown is taken for a common one here.
+        """
         pixel = nominal(spacing_mm, shape)
-        seen = without_small(found >= self.measure.threshold, (pixel[0] * frame.factor, pixel[1] * frame.factor), self.measure.least_group_mm2)
-        mask = enlarged(seen, frame.factor, (shape[0], shape[1]))
-        return mask if mask.sum() * pixel[0] * pixel[1] >= self.measure.least_mm2 else np.zeros_like(mask)
+        coarse = (pixel[0] * frame.factor, pixel[1] * frame.factor)
+        mask = found >= self.measure.threshold
+        sure = without_small(mask, coarse, self.measure.least_group_mm2)
+        return enlarged(mask, frame.factor, (shape[0], shape[1])), float(sure.sum() * coarse[0] * coarse[1])
 
     @cached_property
     def _predict(self):

@@ -16,7 +16,7 @@ from mmv_jax.report.page import Cell, Section, Strip, Table
 
 WORDS = {
     "dice": "Dice of calcified pixels, mean over views with calcification",
-    "dice_seen": "the same before small groups and small views are left out",
+    "dice_seen": "the same of all that looks calcified, also in breasts that are reported to have none",
     "dice_pooled": "Dice of calcified pixels, all views together",
     "area_r2": "R² of the area about the identity",
     "area_mae": "mean absolute error of the area, mm²",

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mmv_jax.bac.agreement import Compared, area_scores, dice_scores, severity_scores
-from mmv_jax.bac.areas import ViewResult, of_women
+from mmv_jax.bac.areas import ViewResult, confirmed, of_women
 from mmv_jax.bac.groups import groups
 from mmv_jax.bac.infer import Measure
 from mmv_jax.bac.view import enlarged, nominal
@@ -48,19 +48,18 @@ class RuledView:
         return cls(truth, tuple(found))
 
     def by(self, measure: Measure) -> tuple[ViewResult, int]:
-        """(what the rules of `measure` find, how many of its pixels are calcified)."""
+        """(what is seen by the rules of `measure`, before its breast is judged; how many of its pixels are calcified)."""
         found, pixel_mm2 = self.groups[THRESHOLDS.index(measure.threshold)], self.truth.spacing_mm[0] * self.truth.spacing_mm[1]
-        both, pixels = found[found[:, 1] * pixel_mm2 >= measure.least_group_mm2].sum(axis=0)
-        if pixels * pixel_mm2 < measure.least_mm2:
-            both = pixels = 0
-        return replace(self.truth, pixels=int(pixels), area_mm2=float(pixels * pixel_mm2)), int(both)
+        both, pixels = found.sum(axis=0)
+        sure = found[found[:, 1] * pixel_mm2 >= measure.least_group_mm2, 1].sum() * pixel_mm2
+        return replace(self.truth, pixels=int(pixels), area_mm2=float(pixels * pixel_mm2), sure_mm2=float(sure)), int(both)
 
 
 def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
     """What the rules of `measure` give on these views; its threshold is one of `THRESHOLDS`. A score that nobody bears upon is left out."""
-    ruled = [view.by(measure) for view in views]
-    found = [result for result, _ in ruled]
-    pixels = np.array([[both, view.truth.pixels, result.pixels] for view, (result, both) in zip(views, ruled)])
+    seen, hits = zip(*(view.by(measure) for view in views))
+    found = confirmed(seen, measure)
+    pixels = np.array([[both if result.pixels else 0, view.truth.pixels, result.pixels] for view, result, both in zip(views, found, hits)])
     women = zip(*((true, own) for true, own in zip(of_women([v.truth for v in views], measure), of_women(found, measure)) if true.severity))
     true, own = ([*side] for side in women)
     areas = Compared(np.array([w.woman for w in true]), *(np.array([w.area_mm2 for w in side]) for side in (true, own)))
@@ -77,4 +76,4 @@ def rules_section(views: Sequence[RuledView], measure: Measure) -> Section:
         cells = [Cell(f"{own[name]:.3f}" if name in own else "–", tone=tone) for name in COLUMNS]
         lines.append([Cell(f"{threshold}, {group} and {least} mm²", tone=tone), *cells])
     said = "For a choice on women who are neither fitted to nor reported: a rule chosen here flatters the figures above. Marked: that in use."
-    return Section("Other rules of measuring", [said], tables=[Table(["threshold, least area of a group and of a view", *COLUMNS.values()], lines)])
+    return Section("Other rules of measuring", [said], tables=[Table(["threshold, least area of a group and of a breast", *COLUMNS.values()], lines)])

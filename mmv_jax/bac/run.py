@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult, of_breasts, of_women
+from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult, confirmed, of_breasts, of_women
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.sources import Entry, Mammogram, list_entries, read_mammogram
-from mmv_jax.bac.view import Frame, enlarged
+from mmv_jax.bac.view import Frame
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import WorkFailed
 from mmv_jax.outcomes.mammogram import area_mm2
@@ -24,31 +24,33 @@ PICTURES = {"overlays": "*.png", "segmentations": "*.dcm"}  # folders of OUT, an
 
 @dataclass(frozen=True)
 class Found:
-    """What was found on one mammogram. `probability`: of calcified artery. `mask`: the file's pixels that count as calcified."""
+    """What was found on one mammogram.
+
+    Attributes:
+      probability: of calcified artery.
+      mask, sure_mm2: the file's pixels that look calcified, and how much of them is sure (`Finder.seen`); whether they count, all views of a
+        breast say together (`areas.confirmed`).
+    """
 
     mammogram: Mammogram
     probability: Float[np.ndarray, "y x"]
     frame: Frame
     mask: Bool[np.ndarray, "Y X"]
+    sure_mm2: float
     remark: str
-    area_mm2: float
-
-    def seen(self, threshold: float) -> Bool[np.ndarray, "Y X"]:
-        """The file's pixels that are calcified from this probability on, with what is too little to count."""
-        return enlarged(self.probability >= threshold, self.frame.factor, (self.mask.shape[0], self.mask.shape[1]))
 
     def result(self, woman: str) -> ViewResult:
         m = self.mammogram
-        return ViewResult(m.entry.number, woman, m.side, m.view, self.remark, m.spacing_mm, int(self.mask.sum()), self.area_mm2)
+        area = area_mm2(self.mask, m.spacing_mm)
+        return ViewResult(m.entry.number, woman, m.side, m.view, self.remark, m.spacing_mm, int(self.mask.sum()), area, self.sure_mm2)
 
 
 def find(finder: Finder, mammogram: Mammogram) -> Found:
-    """Segments a mammogram and measures it; an area in mm² only where the pixel spacing is known."""
+    """Segments a mammogram."""
     voxels = mammogram.study.voxels[0]
     probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm)
-    mask = finder.mask_of(probabilities, frame, voxels.shape, mammogram.spacing_mm)
-    remark = mammogram.remark if frame.breast.any() else "no breast is seen"
-    return Found(mammogram, probabilities, frame, mask, remark, area_mm2(mask, mammogram.spacing_mm))
+    seen = finder.seen(probabilities, frame, voxels.shape, mammogram.spacing_mm)
+    return Found(mammogram, probabilities, frame, *seen, mammogram.remark if frame.breast.any() else "no breast is seen")
 
 
 def find_all(finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, str], None]) -> Iterator[Found]:
@@ -88,12 +90,19 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
             stale.unlink()
     key = _key(key_path or out.with_name(out.name + ".key"))
     refused = [(number, f"manifest line {number}: {reason}") for number, reason in bad_lines]
-    views: list[ViewResult] = []
-    for found in find_all(finder, entries, lambda number, reason: refused.append((number, f"file {number}: {reason}"))):
+    refuse = lambda number, reason: refused.append((number, f"file {number}: {reason}"))  # noqa: E731
+    views, calcified = list[ViewResult](), list[tuple[Entry, Int[np.ndarray, " n"]]]()
+    for found in find_all(finder, entries, refuse):
         views.append(found.result(key.hash("patient", found.mammogram.patient_id)))
-        _write_pictures(out, found)
+        calcified.append((found.mammogram.entry, np.flatnonzero(found.mask)))
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(words for _, words in refused))
+    views = confirmed(views, finder.measure)
+    for view, (entry, pixels) in zip(views, calcified):  # read once more: the pixels of all views at once would fill the memory
+        try:
+            _write_pictures(out, read_mammogram(entry), pixels if view.pixels else pixels[:0])
+        except Refused as why:
+            refuse(entry.number, f"its pictures are not written: {why}")
     breasts, women = of_breasts(views, finder.measure), of_women(views, finder.measure)
     write_views(out / "views.csv", views)
     write_table(out / "breasts.csv", breasts, BreastResult)
@@ -104,12 +113,15 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
     return "\n".join([_table(women), *words, "", f"tables, overlays and segmentations: {out}"])
 
 
-def _write_pictures(out: Path, found: Found) -> None:
-    m = found.mammogram
+def _write_pictures(out: Path, m: Mammogram, calcified: Int[np.ndarray, " n"]) -> None:
+    """The overlay and the segmentation of a mammogram whose calcified pixels are these, counted in C order."""
+    voxels = m.study.voxels[0]
+    mask = np.zeros(voxels.shape, bool)
+    mask.flat[calcified] = True
     name = "_".join(part for part in (f"{m.entry.number:04d}", m.side, m.view) if part)
-    overlay(m.study.voxels[0], found.mask).save(out / "overlays" / f"{name}.png")
+    overlay(voxels, mask).save(out / "overlays" / f"{name}.png")
     if format_of(m.entry.path) == "dicom":
-        write_segmentation(out / "segmentations" / f"{m.entry.number:04d}.dcm", m.entry.path, found.mask)
+        write_segmentation(out / "segmentations" / f"{m.entry.number:04d}.dcm", m.entry.path, mask)
 
 
 def _key(path: Path) -> Key:

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mmv_jax.bac.agreement import Compared, area_scores, dice_scores, overlap, severity_scores, severity_table
-from mmv_jax.bac.areas import ViewResult, of_breasts, of_women, severity_of
+from mmv_jax.bac.areas import ViewResult, confirmed, of_breasts, of_women, severity_of
 from mmv_jax.bac.infer import Measure
 from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.errors import UserError
@@ -12,7 +14,12 @@ NAN = float("nan")
 
 
 def view(side: str, name: str, area: float, *, woman: str = "w", remark: str = "") -> ViewResult:
-    return ViewResult(1, woman, side, name, remark, (0.1, 0.1), 1, area)
+    return ViewResult(1, woman, side, name, remark, (0.1, 0.1), 1, area, area)
+
+
+def areas_of(*views: ViewResult, least_mm2: float) -> list[float]:
+    """What is reported of views that are sure of their areas."""
+    return [view.area_mm2 for view in confirmed(views, replace(MEASURE, least_mm2=least_mm2))]
 
 
 FOUR = [view("L", "CC", 4.0), view("L", "MLO", 6.0), view("R", "CC", 1.0), view("R", "MLO", 2.0)]
@@ -50,6 +57,27 @@ def test_a_woman_without_a_view_that_counts_is_listed_without_an_area():
     (woman,) = of_women([view("L", "ML", 3.0, remark="the view is neither CC nor MLO")], MEASURE)
     assert (woman.views, woman.severity) == (0, "")
     assert np.isnan(woman.area_mm2)
+
+
+def test_the_views_of_a_breast_answer_together():
+    breast, hair = [view("L", "CC", 0.2), view("L", "MLO", 1.0)], [view("R", "CC", 0.0), view("R", "MLO", 1.0)]
+    assert areas_of(*breast, *hair, least_mm2=0.6) == [0.2, 1.0, 0.0, 0.0]
+    assert areas_of(*breast, *hair, view("R", "CC", 2.2), least_mm2=0.6) == [0.2, 1.0, 0.0, 1.0, 2.2]  # repeats of a view are one
+    assert areas_of(breast[1], replace(hair[0], woman="other", side="L"), least_mm2=0.6) == [1.0, 0.0]
+
+
+def test_small_groups_count_where_larger_ones_show_the_artery():
+    seen = [replace(view("L", "CC", 3.0), sure_mm2=0.0), replace(view("L", "MLO", 2.0), sure_mm2=1.0)]
+    assert [v.area_mm2 for v in confirmed(seen, replace(MEASURE, least_mm2=0.5))] == [3.0, 2.0]
+    assert [v.pixels for v in confirmed(seen[:1], replace(MEASURE, least_mm2=0.0))] == [0]  # nothing is sure
+
+
+def test_a_view_that_does_not_count_answers_for_itself():
+    odd = view("L", "CC", 9.0, remark="a magnification view")
+    assert areas_of(view("L", "CC", 0.2), odd, replace(odd, area_mm2=0.1, sure_mm2=0.1), least_mm2=0.5) == [0.0, 9.0, 0.0]
+    (unknown,) = confirmed([replace(view("L", "CC", NAN, remark=NO_SPACING), sure_mm2=0.1)], replace(MEASURE, least_mm2=0.5))
+    assert np.isnan(unknown.area_mm2)
+    assert unknown.pixels == 0
 
 
 @pytest.mark.parametrize("area, words", [(0.0, "zero"), (0.01, "mild"), (10.0, "mild"), (10.01, "moderate"), (25.0, "moderate"), (25.01, "severe")])

@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from mmv_jax.bac.mine import mistakes
 from mmv_jax.bac.model import make_model
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.view import averaged
-from mmv_jax.checkpoint import restore_encoder, restore_items
+from mmv_jax.checkpoint import Checkpoints, restore_items
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
@@ -133,16 +134,25 @@ def test_a_fit_is_cut_where_mistakes_are_looked_for():
     assert spans(30, 30, (10, 20)) == [(30, 30)]
 
 
-def test_a_fit_starts_from_a_pretrained_encoder_of_its_shape(store, fitted):
+def test_a_fit_goes_on_from_another_with_its_head_or_from_a_pretrained_encoder(store, fitted, tmp_path):
     config = small_config(store)
     model, shape = make_model(config.to_dict())
     tx = make_optimizer(3, 1, **config.optimizer)
-    state = init_state(model, shape, tx, 99, str(fitted))
-    jax.tree.map(np.testing.assert_array_equal, state["params"]["encoder"], restore_encoder(fitted)[0])
-    config.encoder.depth = 2
-    other, shape = make_model(config.to_dict())
-    with pytest.raises(UserError, match="config.init"):
-        init_state(other, shape, tx, 99, str(fitted))
+    begin = partial(init_state, model, shape, tx, 99)
+    fresh, own = begin("")["params"], restore_items(fitted, ("encoder", "head"))[0]
+    jax.tree.map(np.testing.assert_array_equal, begin(str(fitted))["params"], own)
+    with Checkpoints(tmp_path, {"steps": 1}, every=1, keep=1) as checkpoints:  # as `mmv pretrain` leaves one: without a head
+        checkpoints.save_if_due(1, {"encoder": own["encoder"], "state": {"step": np.zeros((), np.int32)}})
+    jax.tree.map(np.testing.assert_array_equal, begin(str(tmp_path))["params"], {"encoder": own["encoder"], "head": fresh["head"]})
+
+
+@pytest.mark.parametrize(("group", "name", "value"), [("encoder", "depth", 2), ("head", "channels", 8)])
+def test_a_fit_does_not_go_on_from_another_shape(store, fitted, group, name, value):
+    config = small_config(store)
+    config[group][name] = config[group][name] + value
+    model, shape = make_model(config.to_dict())
+    with pytest.raises(UserError, match=f"config.init: that checkpoint's {group} has another shape"):
+        init_state(model, shape, make_optimizer(3, 1, **config.optimizer), 99, str(fitted))
 
 
 def test_a_fit_names_the_patients_of_the_encoder_that_it_starts_from(store, fitted, tmp_path):

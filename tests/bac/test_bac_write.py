@@ -56,8 +56,8 @@ def test_a_single_pixel_of_a_large_view_is_not_lost_in_its_overlay():
 
 def test_the_tables_have_their_columns_and_no_area_where_it_is_unknown(tmp_path):
     views = [
-        ViewResult(1, "aa", "L", "CC", "", (0.1, 0.1), 250, 2.5),
-        ViewResult(2, "aa", "R", "CC", "the pixel spacing is not known", (NAN, NAN), 7, NAN),
+        ViewResult(1, "aa", "L", "CC", "", (0.1, 0.1), 250, 2.5, 2.5),
+        ViewResult(2, "aa", "R", "CC", "the pixel spacing is not known", (NAN, NAN), 7, NAN, 0.0),
     ]
     write_views(tmp_path / "views.csv", views)
     write_table(tmp_path / "women.csv", [WomanResult("aa", 2, NAN, "")], WomanResult)
