@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 
@@ -37,15 +38,20 @@ def bash_accepts(text: str) -> bool:
     return subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
 
-def test_two_processes_on_loopback_are_one_run(tmp_path):
+def test_two_processes_on_loopback_give_the_losses_of_one(tmp_path):
     runpy.run_path(str(NANO))["write_studies"](tmp_path / "store")
-    weights = [f"--config.objective.{name}=0" for name in ("dino", "ibot", "koleo")]
-    words = ["--workdir", str(tmp_path / "run"), f"--config.data.store={tmp_path / 'store'}", "--config.steps=2", "--config.mesh.data=2", *weights]
-    done = launch("local", "--processes", "2", command=["pretrain", "--config", str(NANO), *words], env=HERE)
-    assert done.returncode == 0, done.stderr
-    assert [path.parent for path in tmp_path.rglob("metrics.jsonl")] == [tmp_path / "run"]
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1]  # one process writes, and each step once
+    found = {}
+    for processes, devices in ((1, 2), (2, 1)):
+        run = tmp_path / f"of {processes}"
+        words = ["--workdir", str(run), f"--config.data.store={tmp_path / 'store'}", "--config.steps=3", "--config.mesh.data=2"]
+        words += [f"--config.objective.{name}=0" for name in ("mae", "ibot", "koleo")]  # DINO: its centring is a sum over both processes
+        shape = ("--processes", str(processes), "--devices", str(devices))
+        done = launch("local", *shape, command=["pretrain", "--config", str(NANO), *words], env=HERE)
+        assert done.returncode == 0, done.stderr
+        found[processes] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in found[2]] == [0, 1, 2]  # one process writes, and each step once
+    assert len({line["loss"] for line in found[2]}) == 3
+    np.testing.assert_allclose([line["loss"] for line in found[2]], [line["loss"] for line in found[1]], rtol=1e-6)
 
 
 def test_one_failing_process_fails_the_run(tmp_path):

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -74,16 +73,13 @@ def bytes_of_state(workdir: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(start, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("unbroken")
-    finished(start(workdir))
-    return workdir
+def runs(start, tmp_path_factory):
+    """(workdir of an unbroken run, workdir of another, where that was killed, where it was stopped, what it said then).
 
-
-@pytest.fixture(scope="module")
-def broken(start, unbroken, tmp_path_factory):
-    """Killed at a random step, told to stop some steps later with its data worker, then left alone: (workdir, where killed, where stopped, words)."""
-    workdir = tmp_path_factory.mktemp("broken")
+    The other is killed at a random step, told to stop some steps later with its data worker, then left alone; the unbroken one runs beside it.
+    """
+    unbroken, workdir = (tmp_path_factory.mktemp(name) for name in ("unbroken", "broken"))
+    beside = start(unbroken)
     killed = random.randrange(4, 11)
     process = start(workdir, TOLD=str(int(signal.SIGKILL)), TOLD_AT=str(killed))
     process.communicate(timeout=240)
@@ -91,44 +87,30 @@ def broken(start, unbroken, tmp_path_factory):
     said = finished(start(workdir, "data.workers=1", TOLD=str(int(signal.SIGTERM)), TOLD_AT=str(killed + 2)))
     stopped = max(step_folders(workdir))
     finished(start(workdir))
-    return workdir, killed, stopped, said
+    finished(beside)
+    return unbroken, workdir, killed, stopped, said
 
 
-def test_the_losses_are_those_of_an_unbroken_run_to_the_last_digit(unbroken, broken):
+def test_the_losses_are_those_of_an_unbroken_run_to_the_last_digit(runs):
+    unbroken, broken, killed, *_ = runs
     expected = losses(unbroken)
     assert sorted(expected) == list(range(STEPS_OF_RUN))
-    assert losses(broken[0]) == expected, f"killed at step {broken[1]}"
+    assert losses(broken) == expected, f"killed at step {killed}"
 
 
-def test_the_final_state_is_that_of_an_unbroken_run_to_the_last_bit(unbroken, broken):
-    expected, found = bytes_of_state(unbroken), bytes_of_state(broken[0])
+def test_the_final_state_is_that_of_an_unbroken_run_to_the_last_bit(runs):
+    expected, found = bytes_of_state(runs[0]), bytes_of_state(runs[1])
     assert expected.keys() == found.keys()
     assert len(expected) > 50
     for name, array in expected.items():
-        np.testing.assert_array_equal(array, found[name], err_msg=f"{name}; killed at step {broken[1]}")
+        np.testing.assert_array_equal(array, found[name], err_msg=f"{name}; killed at step {runs[2]}")
 
 
-def test_a_run_that_is_told_to_stop_saves_the_step_it_is_in(broken):
-    _, killed, stopped, said = broken
+def test_a_run_that_is_told_to_stop_saves_the_step_it_is_in(runs):
+    *_, killed, stopped, said = runs
     assert killed + 2 < stopped < STEPS_OF_RUN
     assert f"Told to stop: saved step {stopped}." in said
 
 
-def test_every_checkpoint_that_is_left_is_sealed(broken):
-    assert {path.stem for path in (broken[0] / SEALS).glob("*.json")} == {path.name for path in (broken[0] / STEPS).iterdir()} == {"18", "20"}
-
-
-def test_two_processes_give_the_losses_of_one(start, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mesh = ("mesh.data=2", "steps=4")
-    finished(start(tmp_path / "one", *mesh, JAX_NUM_CPU_DEVICES="2"))
-    joined = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    both = [start(tmp_path / "two", *mesh, **joined, JAX_PROCESS_ID=str(i)) for i in range(2)]
-    for process in both:
-        finished(process)
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert sorted(two) == list(range(4))
-    assert len((tmp_path / "two" / METRICS).read_text().splitlines()) == 4  # one process writes
-    np.testing.assert_allclose([float(two[step]) for step in range(4)], [float(one[step]) for step in range(4)], rtol=1e-6)
+def test_every_checkpoint_that_is_left_is_sealed(runs):
+    assert {path.stem for path in (runs[1] / SEALS).glob("*.json")} == {path.name for path in (runs[1] / STEPS).iterdir()} == {"18", "20"}
