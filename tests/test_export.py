@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.errors import UserError
 from mmv_jax.export import export
-from mmv_jax.models.encoder import CLS, PATCH
+from mmv_jax.models.kinds import CLS, PATCH
 from mmv_jax.models.sizes import make_encoder
 
 GROUP = {"size": "nano", "patch": [2, 4, 4], "registers": 1}

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mmv_jax.bac.view import Frame
-from mmv_jax.data.tokens import CLS, PATCH, REGISTER, to_patches
+from mmv_jax.data.tokens import to_patches
 from mmv_jax.errors import UserError
+from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from mmv_jax.data.augment import BACKGROUND, distort, mirrored_axes, normalise
 from mmv_jax.data.crops import Crops, Geometry, Triple, count_tokens, kept_tokens, whole_crops
 from mmv_jax.data.packing import best_fit
 from mmv_jax.data.resample import Boxes, read_crop
-from mmv_jax.data.tokens import CLS, COORDINATES, PATCH, REGISTER, RowShape, to_patches, token_coordinates
+from mmv_jax.data.tokens import COORDINATES, RowShape, to_patches, token_coordinates
 from mmv_jax.errors import UserError
+from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 
 
 class RowWriter:

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from mmv_jax.data.crops import Crops, Triple
 from mmv_jax.data.masked import SHARES
 
-PADDING, CLS, REGISTER, PATCH = 0, 1, 2, 100  # kinds of tokens; register r is REGISTER + r
 COORDINATES = ("mm", "grid")
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from mmv_jax.checkpoint import restore_encoder
 from mmv_jax.data.crops import Crops, Geometry, Triple, kept_tokens, whole_crops
 from mmv_jax.data.rows import study_batches
-from mmv_jax.models.encoder import PATCH
+from mmv_jax.models.kinds import PATCH
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.read import Store
 

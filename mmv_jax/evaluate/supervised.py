@@ -26,7 +26,8 @@ from mmv_jax.evaluate.segmentation import THRESHOLDS, Scene, Segmented
 from mmv_jax.evaluate.tasks import Task
 from mmv_jax.models.cnn import Classifier, UNet
 from mmv_jax.models.decoders import resize
-from mmv_jax.models.encoder import CLS, PATCH, REGISTER, Encoder
+from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.store.read import Store
 
 RECIPES = {  # by protocol

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat
-
-CLS, REGISTER, PATCH = 1, 2, 100  # kinds of token: 0 is padding, register r has kind REGISTER + r
+from mmv_jax.models.kinds import CLS, PATCH
 
 
 class Embed(nn.Module):

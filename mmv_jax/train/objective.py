@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmv_jax import objectives
 from mmv_jax.models.decoders import MaeDecoder
-from mmv_jax.models.encoder import PATCH
 from mmv_jax.models.heads import ProjectionHead
+from mmv_jax.models.kinds import PATCH
 from mmv_jax.ops.pool import gather_tokens, segment_mean
 
 Batch = Mapping[str, Array]

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from mmv_jax.data.crops import Triple
 from mmv_jax.data.rows import study_batches
 from mmv_jax.metrics.features import knn_score
-from mmv_jax.models.encoder import PATCH, Encoder
+from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.kinds import PATCH
 from mmv_jax.parallel import row_sharding
 from mmv_jax.store.read import Store
 

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tile_starts, tiles_of
 from mmv_jax.bac.view import Frame
-from mmv_jax.data.tokens import CLS, PATCH
 from mmv_jax.errors import UserError
+from mmv_jax.models.kinds import CLS, PATCH
 
 SHAPE = TileShape(tile=32, overlap=8, per_row=3, patch=(1, 8, 8), registers=1)
 

@@ -14,9 +14,9 @@ from memory_store import SHAPE, VIEWS, memory, random_studies
 
 from mmv_jax.data.crops import View
 from mmv_jax.data.pipeline import Rows, mix
-from mmv_jax.data.tokens import CLS, PATCH, REGISTER
 from mmv_jax.data.workers import held_signals
 from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 
 STORE = memory(random_studies(40))
 OPTIONS = SHAPE | {"views": VIEWS, "per_step": 4, "seed": 1, "visible_share": 0.25, "mask_tokens": True}

@@ -5,8 +5,8 @@ from scipy import ndimage
 
 from mmv_jax.data.crops import Geometry, whole_crops
 from mmv_jax.data.rows import study_batches
-from mmv_jax.data.tokens import CLS, PATCH
 from mmv_jax.errors import UserError
+from mmv_jax.models.kinds import CLS, PATCH
 
 GRIDS = {2: (8, 64, 64), 3: (16, 48, 48)}
 ROW = {"grids": GRIDS, "patch": (8, 16, 16), "registers": 2, "length": 128, "rows": 3}

@@ -10,7 +10,7 @@ import pytest
 from nano import nano_config
 
 from mmv_jax import objectives
-from mmv_jax.models.encoder import PATCH
+from mmv_jax.models.kinds import PATCH
 from mmv_jax.train.loop import make_parts
 from mmv_jax.train.objective import pairs_of_views
 

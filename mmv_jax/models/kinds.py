@@ -1,0 +1,3 @@
+"""Kinds of tokens of a row: 0 is padding, register r has kind REGISTER + r."""
+
+CLS, REGISTER, PATCH = 1, 2, 100
