@@ -1,4 +1,4 @@
-"""Few-shot curves: what a probe of the headline features reaches with a part of the training patients. Axes: N studies, D width, K draws."""
+"""Few-shot curves: what a linear probe reaches with a part of the training patients. Axes: N studies, D width, K draws, P voxels of a patch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.measure import HEADLINE
 from mmv_jax.evaluate.probes import PENALTIES, STRENGTHS, Standardiser, fit_logistic, fit_ridge
+from mmv_jax.evaluate.segmentation import PENALTIES as RIDGES
+from mmv_jax.evaluate.segmentation import THRESHOLDS, PatchRidge, Scene, sweep_thresholds, tiles
 from mmv_jax.evaluate.tasks import Task
 from mmv_jax.metrics.intervals import Interval, interval_over_draws
 
@@ -38,14 +40,14 @@ def few_shot(encoder: str, x: Float[np.ndarray, "N D"], task: Task, *, shares: S
       x: features of the task's studies; the task is no segmentation.
       shares: of the patients of train, 0 to 1.
     """
-    train = np.flatnonzero(task.split == "train")
-    standard = Standardiser.of(x[train])
-    z, truth = standard(x), task.labels[task.split == "test"]
-    orders = [_order(task, train, np.random.default_rng([17, draw])) for draw in range(draws)]
+    train = task.split == "train"
+    z, truth = Standardiser.of(x[train])(x), task.labels[task.split == "test"]
+    shown = [task.labels[train] == label for label in (0, 1)] if task.kind == "classification" else []
+    orders = _orders(task.patients[train], shown, draws)
     fit = _fit_classes if task.kind == "classification" else _fit_number
     points, metric = [], HEADLINE[task.kind]
     for share in shares:
-        count = min(max(round(share * len(orders[0])), 2), len(orders[0]))
+        count = _count(share, orders)
         drawn = np.stack([np.isin(task.patients, order[:count]) & (task.split == "train") for order in orders], axis=1)
         predicted = fit(z, task, drawn)
         value = interval_over_draws(metric, truth, predicted, task.patients[task.split == "test"])
@@ -53,16 +55,57 @@ def few_shot(encoder: str, x: Float[np.ndarray, "N D"], task: Task, *, shares: S
     return points
 
 
-def _order(task: Task, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The patients of train in the order in which they are drawn; where there are classes, the first two patients show both."""
-    patients = rng.permutation(np.unique(task.patients[train]))
-    if task.kind != "classification":
-        return patients
-    first = []
-    for label in (0, 1):
-        with_label = np.isin(patients, task.patients[train][task.labels[train] == label])
-        first += patients[with_label][:1].tolist()
-    return np.array(list(dict.fromkeys([*first, *patients.tolist()])))
+def few_shot_masks(encoder: str, scenes: Sequence[Scene], task: Task, *, shares: Sequence[float], draws: int) -> list[Point]:
+    """As `few_shot`, the linear probe of patch tokens of a segmentation: the mean Dice of the test studies that have the structure.
+
+    The first patient of a draw has it. The penalty has the least squared error on val, the threshold the most Dice there.
+
+    Args:
+      scenes: of the task's studies, in its order.
+    """
+    has = np.array([scene.truth.any() for scene in scenes])
+    train, val, test = (np.flatnonzero((task.split == part) & (has | (part != "test"))).tolist() for part in ("train", "val", "test"))
+    standard = Standardiser.of(np.concatenate([scenes[n].tokens for n in train]))
+    held = [scenes[n] for n in val]
+    asked, orders = PatchRidge.of(held, standard), _orders(task.patients[train], [has[train]], draws)
+    dice: dict[float, list[np.ndarray]] = {share: [] for share in sorted(shares)}
+    for order in orders:
+        model, done = PatchRidge.empty(scenes[0], standard), 0
+        for share, found in dice.items():
+            count = _count(share, orders)
+            for n in train:
+                if task.patients[n] in order[done:count]:
+                    model.add(scenes[n])
+            weights, done = min(map(model.weights, RIDGES), key=asked.error), count
+            threshold = THRESHOLDS[int(sweep_thresholds(model, weights, held).argmax())]
+            found.append(np.array([_dice(model.features(scenes[n]) @ weights > threshold, scenes[n]) for n in test]))
+    values = {share: interval_over_draws("mean", found[0], np.stack(found), task.patients[test]) for share, found in dice.items()}
+    return [Point(task.name, encoder, "dice", share, _count(share, orders), value) for share, value in values.items()]
+
+
+def _dice(found: Bool[np.ndarray, "n P"], scene: Scene) -> float:
+    """Of the kept patches' voxels; what lies in others is missed."""
+    return float(2 * (found & tiles(scene.truth, scene.kept)).sum() / (found.sum() + scene.truth.sum()))
+
+
+def _orders(patients: np.ndarray, shown: Sequence[Bool[np.ndarray, " n"]], draws: int) -> list[np.ndarray]:
+    """The patients of train in the order in which each draw takes them.
+
+    Args:
+      patients: of the n studies of train.
+      shown: groups of these studies; the first patients of a draw show one of each.
+    """
+    orders = []
+    for draw in range(draws):
+        order = np.random.default_rng([17, draw]).permutation(np.unique(patients))
+        first = [name for group in shown for name in order[np.isin(order, patients[group])][:1].tolist()]
+        orders.append(np.array(list(dict.fromkeys([*first, *order.tolist()]))))
+    return orders
+
+
+def _count(share: float, orders: Sequence[np.ndarray]) -> int:
+    """How many patients a share is: two at least."""
+    return min(max(round(share * len(orders[0])), 2), len(orders[0]))
 
 
 def _fit_classes(z: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]) -> Float[np.ndarray, "K M"]:

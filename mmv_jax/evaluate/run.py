@@ -13,7 +13,7 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import PatchPixels, StudyEncoder, restore, with_fresh_weights
 from mmv_jax.evaluate.features import Features, encode_studies, local_means, scenes
-from mmv_jax.evaluate.fewshot import Point, few_shot
+from mmv_jax.evaluate.fewshot import Point, few_shot, few_shot_masks
 from mmv_jax.evaluate.foreign import Foreign, load_foreign
 from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
 from mmv_jax.evaluate.measure import (
@@ -76,6 +76,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     shown = choose_shown(store.index, tasks)
     everything = np.unique(np.concatenate([task.studies for task in tasks]))
     with_tokens = np.unique(np.concatenate([shown, *(task.studies for task in tasks if task.kind == "segmentation" or task.local)]))
+    few = config.few_shot.to_dict() if "few_shot" in config else None
     results: list[Result] = []
     points: list[Point] = []
     outlined: list[Strip] = []
@@ -89,9 +90,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
             if group[0].local:
                 poolings["patch_local"] = local_means(encoder, store, geometry, group[0], features)
             results += measure(name, poolings, group)
-            points += [p for task in group for p in learn_from_few(name, poolings["both"], task, config)]
-        found, strips = measure_segmentations(name, encoder, store, geometry, masks, features, variants)
+            points += [p for task in group for p in few_shot(name, poolings["both"], task, **few)] if few else []
+        found, curves, strips = measure_segmentations(name, encoder, store, geometry, masks, features, variants, few)
         results += found
+        points += curves
         outlined += strips if name == "trained" else []
         maps[name] = feature_maps(encoder, store, geometry, features, shown)
     results += measure_pixels(store, geometry, vectors, masks, PatchPixels(trained.whole), workdir, variants)
@@ -124,16 +126,17 @@ def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> s
 
 
 def measure_segmentations(
-    name: str, encoder: StudyEncoder, store: Store, geometry: Geometry, tasks: list[Task], features: Features, variants: Variants
-) -> tuple[list[Result], list[Strip]]:
-    """The linear probe of patch tokens in each task and the heads that were asked for, and their masks as outlines over images."""
-    results, strips = [], []
+    name: str, encoder: StudyEncoder, store: Store, geometry: Geometry, tasks: list[Task], features: Features, variants: Variants, few: dict | None
+) -> tuple[list[Result], list[Point], list[Strip]]:
+    """The linear probe of patch tokens in each task and the heads that were asked for, its few-shot curve, and masks as outlines over images."""
+    results, points, strips = [], [], []
     for task in tasks:
         own = scenes(encoder, store, geometry, task, features)
         for result, found in [measure_masks(name, own, task), *variants.measure_heads(name, encoder, store, task, own)]:
             results.append(result)
             strips.append(outlines(encoder, store, geometry, task, own, found, result.encoder))
-    return results, strips
+        points += few_shot_masks(name, own, task, **few) if few else []
+    return results, points, strips
 
 
 def load_other(name: str, group: dict) -> Foreign:
@@ -145,11 +148,6 @@ def load_other(name: str, group: dict) -> Foreign:
     if group["package"] not in PACKAGED:
         raise UserError(f"config.encoders.{name}.package is {group['package']!r}. There is {', '.join(PACKAGED)}.")
     return PACKAGED[group["package"]]()
-
-
-def learn_from_few(name: str, x: np.ndarray, task: Task, config: ConfigDict) -> list[Point]:
-    """The few-shot curve of a task, where the config asks for one (`few_shot`: `shares` and `draws`)."""
-    return few_shot(name, x, task, **config.few_shot.to_dict()) if "few_shot" in config else []
 
 
 def marked(name: str, group: dict) -> str:

@@ -69,16 +69,23 @@ class PatchRidge:
     count: int = 0
 
     @classmethod
-    def of(cls, scenes: list[Scene]) -> "PatchRidge":
-        width, voxels = scenes[0].tokens.shape[1], scenes[0].truth.size // scenes[0].kept.size
-        standard = Standardiser.of(np.concatenate([scene.tokens for scene in scenes]))
-        model = cls(standard, np.zeros((width + 1, width + 1)), np.zeros((width + 1, voxels)))
+    def of(cls, scenes: list[Scene], standard: Standardiser | None = None) -> "PatchRidge":
+        """The sums over some scenes, whose tokens are standardised on themselves where no `standard` is given."""
+        model = cls.empty(scenes[0], standard or Standardiser.of(np.concatenate([scene.tokens for scene in scenes])))
         for scene in scenes:
-            x, y = model.features(scene), tiles(scene.truth, scene.kept).astype(np.float32)
-            model.xx += x.T @ x
-            model.xy += x.T @ y
-            model.count += len(x)
+            model.add(scene)
         return model
+
+    @classmethod
+    def empty(cls, like: Scene, standard: Standardiser) -> "PatchRidge":
+        width, voxels = like.tokens.shape[1], like.truth.size // like.kept.size
+        return cls(standard, np.zeros((width + 1, width + 1)), np.zeros((width + 1, voxels)))
+
+    def add(self, scene: Scene) -> None:
+        x, y = self.features(scene), tiles(scene.truth, scene.kept).astype(np.float32)
+        self.xx += x.T @ x
+        self.xy += x.T @ y
+        self.count += len(x)
 
     def features(self, scene: Scene) -> Float[np.ndarray, "n E"]:
         x = self.standard(scene.tokens)
@@ -89,6 +96,10 @@ class PatchRidge:
         ridge[-1, -1] = 1e-9 * self.count  # the intercept is free
         return np.linalg.solve(self.xx + ridge, self.xy).astype(np.float32)
 
+    def error(self, weights: Float[np.ndarray, "E P"]) -> float:
+        """The squared error of these weights on the scenes of the sums, but for what no weights change."""
+        return float(np.sum(weights * (self.xx @ weights - 2 * self.xy)))
+
 
 def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
     """Fits on train, chooses penalty and threshold by the mean Dice on val, refits on train and val, predicts test.
@@ -98,7 +109,7 @@ def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
     """
     train, val, test = ([scene for scene, s in zip(scenes, split) if s == name] for name in ("train", "val", "test"))
     model = PatchRidge.of(train)
-    by_penalty = np.stack([_dice_by_threshold(model, model.weights(penalty), val) for penalty in PENALTIES])
+    by_penalty = np.stack([sweep_thresholds(model, model.weights(penalty), val) for penalty in PENALTIES])
     s, t = np.unravel_index(int(by_penalty.argmax()), by_penalty.shape)
     model = PatchRidge.of(train + val)
     weights = model.weights(PENALTIES[s])
@@ -118,7 +129,7 @@ def score_masks(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[Float[np.
     return dice, hd95
 
 
-def _dice_by_threshold(model: PatchRidge, weights: np.ndarray, scenes: list[Scene]) -> Float[np.ndarray, " thresholds"]:
+def sweep_thresholds(model: PatchRidge, weights: np.ndarray, scenes: list[Scene]) -> Float[np.ndarray, " thresholds"]:
     """The mean Dice at each threshold over studies that have the structure; what lies in patches that were not kept is missed."""
     present = (scene for scene in scenes if scene.truth.any())
     return dice_by_threshold((model.features(s) @ weights, tiles(s.truth, s.kept), int(s.truth.sum())) for s in present)

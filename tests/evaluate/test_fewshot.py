@@ -1,10 +1,13 @@
 """Few-shot curves on features whose worth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from mmv_jax.evaluate.fewshot import few_shot
+from mmv_jax.evaluate.fewshot import few_shot, few_shot_masks
+from mmv_jax.evaluate.segmentation import Scene, tiles
 from mmv_jax.evaluate.tasks import make_task
 
 N, SHARES = 800, (0.01, 0.05, 0.25)
@@ -54,3 +57,38 @@ def test_labels_of_test_and_of_patients_that_were_not_drawn_change_nothing(studi
     turned = make_task(other, "t", kind="classification", label="finding")
     ours, theirs = (few_shot("e", x[t.studies], t, shares=(0.05,), draws=3)[0].value.value for t in (task, turned))
     assert ours == pytest.approx(1 - theirs)  # the same predictions, the other way round
+
+
+@pytest.fixture(scope="module")
+def outlined():
+    """(task, scenes): boxes in every fourth patient's studies; a token is a noisy projection of its patch's mask."""
+    rng, n, kept = np.random.default_rng(1), 160, np.ones((1, 3, 4), bool)
+    index = an_index(rng).iloc[:n].assign(split=np.repeat(np.resize(["train", "train", "val", "test"], n // 2), 2), masks="box")
+    projection, scenes = rng.normal(size=(16, 60)), []
+    for i in range(n):
+        truth = np.zeros((1, 12, 16), bool)
+        y, x = rng.integers(0, 6, 2)
+        truth[:, y : y + 6, x : x + 7] = (i // 2) % 16 >= 12
+        tokens = tiles(truth, kept) @ projection + 6 * rng.normal(size=(12, 60))
+        scenes.append(Scene(tokens.astype(np.float32), kept, truth, 1.0))
+    return make_task(index, "t", kind="segmentation", mask="box"), scenes
+
+
+def test_more_patients_outline_better_and_the_first_one_has_the_structure(outlined):
+    task, scenes = outlined
+    curve = few_shot_masks("trained", scenes, task, shares=(1.0, 0.01), draws=4)
+    assert [p.patients for p in curve] == [2, 40]
+    assert 0.1 < curve[0].value.value < curve[1].value.value - 0.05
+    assert curve[1].value.n == sum(scene.truth.any() for scene, s in zip(scenes, task.split) if s == "test") > 0
+    assert curve[1].key == "dice@train=100%"
+
+
+def test_masks_of_patients_that_were_not_drawn_change_nothing(outlined):
+    """With every patient drawn, moving the masks of train changes the curve; with two of them, those of all others do not."""
+    task, scenes = outlined
+    plain = few_shot_masks("e", scenes, task, shares=(0.01,), draws=1)
+    patients, found = np.unique(task.patients[task.split == "train"]), []
+    for patient in patients:
+        moved = [replace(scene, truth=~scene.truth) if name == patient else scene for scene, name in zip(scenes, task.patients)]
+        found.append(few_shot_masks("e", moved, task, shares=(0.01,), draws=1) == plain)
+    assert sum(found) == len(patients) - 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmv_jax.evaluate.segmentation import THRESHOLDS, PatchRidge, Scene, _dice_by_threshold, probe_masks, score_masks, tiles, untile
+from mmv_jax.evaluate.segmentation import THRESHOLDS, PatchRidge, Scene, probe_masks, score_masks, sweep_thresholds, tiles, untile
 from mmv_jax.metrics.scores import dice
 
 SHAPES = {"planar": ((1, 3, 4), (1, 12, 16)), "volumetric": ((2, 3, 2), (4, 12, 8))}
@@ -60,7 +60,7 @@ def test_the_sweep_over_thresholds_is_dice_at_each():
     weights = model.weights(1e-3)
     found = [untile(model.features(scene) @ weights, scene.kept, scene.truth.shape) for scene in scenes]
     slow = [np.mean([dice(scene.truth, mask > t) for scene, mask in zip(scenes, found)]) for t in THRESHOLDS]
-    np.testing.assert_allclose(_dice_by_threshold(model, weights, scenes), slow, atol=1e-12)
+    np.testing.assert_allclose(sweep_thresholds(model, weights, scenes), slow, atol=1e-12)
 
 
 def test_a_study_without_the_structure_has_no_score():
