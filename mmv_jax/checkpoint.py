@@ -39,6 +39,7 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike, config: Mapping[str, Any], every: int, keep: int):
         self.workdir, self.config, self.every = epath.Path(workdir), dict(config), every
         (self.workdir / SEALS).mkdir(parents=True, exist_ok=True)
+        self._damaged: set[int] = set()  # steps that were passed over: the run comes to them again
         self._manager = ocp.CheckpointManager(
             self.workdir.resolve() / STEPS,
             options=ocp.CheckpointManagerOptions(
@@ -73,6 +74,7 @@ class Checkpoints:
             if fault is None:
                 return step, self._restore(step, state)
             warnings.warn(f"Checkpoint {step} is not whole ({fault}): going on from the one before it.", stacklevel=2)
+            self._damaged.add(step)
         if steps:
             raise UserError(f"{self.workdir.name}: none of its {len(steps)} checkpoints is whole. Use another workdir, or remove its folder {STEPS}.")
         return 0, state
@@ -82,8 +84,14 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
 
     def save_if_due(self, step: int, state: Mapping[str, Any], *, now: bool = False) -> None:
-        """Saves {"encoder": tree, "state": tree} as `step` where `step` is a multiple of `every`, or where `now`."""
-        if (now or step % self.every == 0) and step not in self._manager.all_steps():
+        """Saves {"encoder": tree, "state": tree} as `step` where it is a multiple of `every`, or `now`; in the place of a damaged one."""
+        if not now and step % self.every:
+            return
+        if step in self._damaged:
+            self._manager.delete(step)
+            (self.workdir / SEALS / f"{step}.json").unlink(missing_ok=True)
+            self._damaged.remove(step)
+        if step not in self._manager.all_steps():
             trees = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
             self._manager.save(step, args=ocp.args.Composite(**trees, config=ocp.args.JsonSave(self.config)), force=True)
 

@@ -59,8 +59,8 @@ def _dedent(text: str) -> str:
     return "\n".join(line.removeprefix("    ") for line in text.rstrip().splitlines())
 
 
-def _folder(text: str) -> Path:
-    """A folder that this machine sees. Checkpoints and logs are renamed and appended to, which buckets cannot; stores alone may lie in one."""
+def _local(text: str) -> Path:
+    """A path that this machine sees. Checkpoints and logs are renamed and appended to, which buckets cannot; stores alone may lie in one."""
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text} is an address, and a folder is needed: mount the bucket or a shared file system (docs/launch.md)")
     return Path(text)
@@ -81,7 +81,7 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv phantom runs/phantoms --kind thorax-cxr,thorax-ct --studies 100 --seed 0
     """
-    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("out", type=_local, metavar="OUT")
     parser.add_argument("--kind", default="thorax-cxr,thorax-ct", help="comma separated: thorax-cxr, thorax-ct, breast")
     parser.add_argument("--studies", type=int, default=100, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
@@ -111,7 +111,7 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("kind", choices=("folder", "mimic-cxr", "chexpert", "nih-cxr14", "ct-rate"))
     parser.add_argument("root", type=Path, metavar="ROOT")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
+    parser.add_argument("--out", type=_local, required=True, metavar="FILE.csv")
 
 
 @command("manifest", _manifest_arguments)
@@ -203,7 +203,7 @@ def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv pretrain --config experiments/demo.py --workdir runs/mine --config.steps=500
     """
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
-    parser.add_argument("--workdir", type=_folder, required=True, metavar="DIR")
+    parser.add_argument("--workdir", type=_local, required=True, metavar="DIR")
 
 
 @command("pretrain", _pretrain_arguments)
@@ -213,8 +213,10 @@ def _pretrain(args) -> int:
     from mmv_jax.train.loop import pretrain
 
     initialize_distributed()
-    pretrain(load_config(args.config, args.overrides), args.workdir)
-    return 0
+    config = load_config(args.config, args.overrides)
+    state = pretrain(config, args.workdir)
+    # A run that was told to stop has ended well, but where whoever started it starts again what failed alone, it has to say that it is not done.
+    return 0 if int(state.step) >= config.steps else int(os.environ.get("MMV_STOPPED_EXIT_CODE", "0"))
 
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
@@ -222,7 +224,7 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv status runs/mine
     """
-    parser.add_argument("workdir", type=_folder, metavar="WORKDIR")
+    parser.add_argument("workdir", type=_local, metavar="WORKDIR")
 
 
 @command("status", _status_arguments)
@@ -239,8 +241,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir runs/mine/evaluate
     """
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
-    parser.add_argument("--checkpoint", type=_folder, metavar="DIR", help="the workdir of a run, or one of its steps")
-    parser.add_argument("--workdir", type=_folder, required=True, metavar="DIR")
+    parser.add_argument("--checkpoint", type=_local, metavar="DIR", help="the workdir of a run, or one of its steps")
+    parser.add_argument("--workdir", type=_local, required=True, metavar="DIR")
 
 
 @command("evaluate", _evaluate_arguments)
@@ -257,9 +259,9 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv embed --checkpoint runs/mine --store stores/chest --out runs/mine/features
     """
-    parser.add_argument("--checkpoint", type=_folder, required=True, metavar="DIR")
+    parser.add_argument("--checkpoint", type=_local, required=True, metavar="DIR")
     parser.add_argument("--store", required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=_local, required=True, metavar="DIR")
     parser.add_argument("--tokens", default="cls", help="comma separated: cls, patch (patch writes every patch token as zarr)")
 
 
@@ -276,9 +278,9 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv export --checkpoint runs/mine --format safetensors --out encoder.safetensors
     """
-    parser.add_argument("--checkpoint", type=_folder, required=True, metavar="DIR")
+    parser.add_argument("--checkpoint", type=_local, required=True, metavar="DIR")
     parser.add_argument("--format", choices=("safetensors", "stablehlo"), required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="PATH")
+    parser.add_argument("--out", type=_local, required=True, metavar="PATH")
 
 
 @command("export", _export_arguments)
@@ -295,7 +297,7 @@ def _fit_bac_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv fit-bac --config experiments/bac.py --workdir runs/bac/fit
     """
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
-    parser.add_argument("--workdir", type=_folder, required=True, metavar="DIR")
+    parser.add_argument("--workdir", type=_local, required=True, metavar="DIR")
 
 
 @command("fit-bac", _fit_bac_arguments)
@@ -313,8 +315,8 @@ def _bac_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv bac mammograms/*.dcm --checkpoint runs/bac/fit --out runs/bac/out --config.measure.of_views=max
     """
     parser.add_argument("files", type=Path, nargs="+", metavar="FILES", help="DICOM or PNG files, or a manifest that lists them")
-    parser.add_argument("--checkpoint", type=_folder, required=True, metavar="DIR", help="the workdir of mmv fit-bac")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--checkpoint", type=_local, required=True, metavar="DIR", help="the workdir of mmv fit-bac")
+    parser.add_argument("--out", type=_local, required=True, metavar="DIR")
     parser.add_argument("--key", type=Path, help="the key of the pseudonyms; default OUT.key, made where missing")
     parser.set_defaults(config=None)  # the rules of measuring come with the checkpoint; --config.measure.x=v changes one
 

@@ -99,7 +99,7 @@ def initialize_distributed() -> None:
       JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID (in an indexed Kubernetes job JOB_COMPLETION_INDEX stands in for
       the last): anything, GKE with GPUs among it;
       SLURM, started by srun with more than one task: one task a GPU, as JAX expects;
-      TPU virtual machines, of GKE or of Compute Engine, one slice or several: found by JAX itself.
+      TPU virtual machines, of GKE or of Compute Engine, one slice: found by JAX itself.
 
     Raises:
       UserError: the variables contradict each other.

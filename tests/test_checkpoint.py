@@ -73,6 +73,19 @@ def test_every_kind_of_damage_is_noticed_and_the_step_before_is_used(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, items, make_state(2))
 
 
+def test_a_damaged_step_is_replaced_when_the_run_comes_to_it_again(tmp_path):
+    write(tmp_path)
+    victim = next(path for path in sorted((tmp_path / STEPS / "4").rglob("*")) if path.is_file() and path.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-1])
+    with Checkpoints(tmp_path, CONFIG, every=2, keep=3) as checkpoints:
+        with pytest.warns(UserWarning, match="Checkpoint 4 is not whole"):
+            assert checkpoints.restore_newest(make_state())[0] == 2
+        checkpoints.save_if_due(4, make_state(40))
+    step, items = restore(tmp_path)
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, items, make_state(40))
+
+
 def test_no_whole_checkpoint_is_an_error_and_not_a_fresh_start(tmp_path):
     write(tmp_path, steps=(2,))
     for path in (tmp_path / STEPS / "2" / "encoder").rglob("*"):

@@ -21,7 +21,10 @@ gcloud compute tpus tpu-vm scp "/tmp/$name.tar.gz" "$name:mmv.tar.gz" --zone="$z
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command='
     set -e
     mkdir -p mmv && tar -xzf mmv.tar.gz -C mmv && cd mmv
-    [ -d .venv ] || python3 -m venv .venv
+    if [ ! -d .venv ]; then # the python3 of these images is older than 3.11
+        command -v python3.11 >/dev/null || { sudo apt-get update -qq && sudo apt-get install -y -qq python3.11 python3.11-venv; }
+        python3.11 -m venv .venv
+    fi
     .venv/bin/pip install --quiet -c requirements.lock -e ".[tpu,cloud]"'
 
 # One folder that all hosts see and may write, for the workdir.

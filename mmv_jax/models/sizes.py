@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.blocks import hidden_width
@@ -31,6 +32,11 @@ def make_encoder(size: str, patch: Sequence[int], **options) -> Encoder:
     """
     if size not in SIZES:
         raise UserError(f"config.encoder.size is {size!r}, which is not a known size. Use one of {', '.join(SIZES)}.")
+    known = sorted(field.name for field in fields(Encoder) if field.name not in ("parent", "name"))
+    if unknown := options.keys() - set(known):
+        raise UserError(f"config.encoder.{min(unknown)} does not exist. There are: size, {', '.join(known)}.")
+    if len(patch) != 3:
+        raise UserError(f"config.encoder.patch is {tuple(patch)}, but has three sides: (z, y, x) voxels. A slice is repeated along z.")
     named = dict(zip(("width", "depth", "heads"), SIZES[size])) | OPTIONS.get(size, {})
     z, y, x = patch
     return Encoder(**named | options, patch=(z, y, x))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import tensorstore as ts
 
-from mmv_jax.errors import UserError
+from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.store.index import Corrupt, read_index
 from mmv_jax.store.layout import FORMAT, STORE_JSON, array_spec, block_counts, open_root
 from mmv_jax.study import Study
@@ -24,6 +24,8 @@ CONTENT = (
     *("study", "ndim", "unit", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x"),
     *("low", "high", "slope", "intercept", "occupancy", "masks", "checksum"),
 )
+# With what TensorStore begins to say why something could not be read, where nothing is wrong with the thing itself.
+UNREACHABLE = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED", "INTERNAL")
 CACHE_BYTES = 16 << 20  # holds the block directories of shards, so that a crop costs no second look at them
 
 
@@ -128,9 +130,19 @@ class Store:
             first, end = int(line["first_block"]), int(line["first_block"]) + a_grid * (1 + len(line["mask_blocks"]))
             for block in range(first, end, VERIFY_BLOCKS):
                 array[block : min(block + VERIFY_BLOCKS, end)].read().result()
-        except (ValueError, IndexError):  # damaged or missing shards; an array shorter than its index
+        except (ValueError, IndexError) as error:  # damaged or missing shards; an array shorter than its index
+            self._check_reachable(error)
             return False
         return True
+
+    def _check_reachable(self, error: Exception) -> None:
+        """
+        Raises:
+          WorkFailed: the error is of the way to the store, so that nothing is said about its content.
+        """
+        status = str(error).partition(":")[0]
+        if status in UNREACHABLE:
+            raise WorkFailed(f"The store {self.path} cannot be read ({status}): look after access and network; the same command goes on.") from error
 
     def _first_block(self, i: int | np.integer, mask: str | None) -> int:
         if mask is None:
@@ -151,6 +163,7 @@ class Store:
             numbers = first + np.ravel_multi_index(tuple(positions.T), counts)
             blocks = array[numbers].read().result()
         except (ValueError, IndexError) as error:
+            self._check_reachable(error)
             raise Corrupt(
                 f"Blocks of study {self.index['study'].iloc[i]} (part {self._parts[i]}) are damaged or gone. "
                 f"`mmv inspect {self.path} --verify` lists all such studies; delete their parts and ingest again."

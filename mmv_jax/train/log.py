@@ -25,13 +25,10 @@ class Log:
     """
 
     def __init__(self, workdir: Path, first: int, steps: int, seconds: float = 15.0):
-        # Here, not at the top: tensorboardX takes a second, and only a run that trains needs it.
-        from tensorboardX import SummaryWriter
-
         self._file = (workdir / METRICS).open("a")
         if _ends_within_a_line(workdir / METRICS):
             self._file.write("\n")  # a killed process left half a line, which must not swallow the next one
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first)
+        self._board = _Board(workdir / "tensorboard", first)
         self._first, self._steps, self._seconds = first, steps, seconds
         self._began = self._printed = time.monotonic()
         self._bar = _make_bar() if sys.stderr.isatty() else None
@@ -55,8 +52,7 @@ class Log:
         # Written whole and at once: a killed run leaves complete lines, and `tail -f` shows them.
         self._file.write(json.dumps({"step": step, **numbers, "time": round(time.time(), 3)}) + "\n")
         self._file.flush()
-        for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, numbers)
         self._show(step, numbers["loss"])
 
     def say(self, words: str) -> None:
@@ -77,6 +73,29 @@ class Log:
             left = (self._steps - done) / rate / 60
             self.say(f"step {done}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {left:.1f} min left")
             self._printed = now
+
+
+class _Board:
+    """TensorBoard events, written where they are made: the usual writer's thread ends with a full disk, its queue fills, and the run hangs."""
+
+    def __init__(self, folder: Path, first: int):
+        # Here, not at the top: tensorboardX takes a second, and only a run that trains needs it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # what an earlier start wrote from this step on does not count
+        self._file.write_event(self._event(wall_time=time.time(), step=first, session_log=start))
+
+    def write(self, step: int, numbers: Mapping[str, float | int]) -> None:
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+        self._file.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Silence:

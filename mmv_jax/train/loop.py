@@ -1,10 +1,13 @@
 """The pretraining loop: this file alone of the room sees the config; all it calls takes plain arguments."""
 
+import inspect
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +37,8 @@ from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_st
 from mmv_jax.train.step import jit_step
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
-MAY_CHANGE = {"mesh", "topology", "data.store", "data.workers", "checkpoint", "health"}  # between a run and its resume
+# Between a run and its resume: where it runs, and how the same numbers are come by.
+MAY_CHANGE = {"mesh", "topology", "data.store", "data.workers", "encoder.remat", "encoder.attention", "checkpoint", "health"}
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
@@ -44,8 +48,9 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
       UserError: the config does not fit the store, the devices or the run that `workdir` holds.
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
     """
-    mesh = make_mesh(**config.mesh)
+    mesh = _call("mesh", make_mesh, **config.mesh)
     _check_rows(config.rows.per_step, mesh)
+    _check_counts(config)
     objective, tx, ema = make_parts(config)
     keep_config(config, workdir, MAY_CHANGE)
     # Data: which study is in which row of which step is known before a voxel is read.
@@ -65,9 +70,10 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
         state = join_items(items) if first else init_state(objective, tx, rows.spec, mesh, seed=config.seed)
         # Loop: step n is dispatched before the metrics of step n - 1 are read; the device never waits for the log.
         with _make_log(workdir, first, config.steps) as log, _one_behind(log, config) as report, _stop_signal() as stop, on_mesh(mesh):
-            for step, batch in zip(range(first, config.steps), device_batches(rows, mesh, first, config.data.workers)):
+            batches = timed(device_batches(rows, mesh, first, config.data.workers))
+            for step, (batch, waited_s) in zip(range(first, config.steps), batches):
                 state, metrics = step_fn(state, batch)
-                report(step, metrics | probe(step, state))
+                report(step, metrics | {"input_s": waited_s} | probe(step, state))
                 stopping = stop(step)
                 checkpoints.config = {**carried, "pretraining": {**seen, "begin": rows.at}}  # a new one: the last may still be written
                 checkpoints.save_if_due(step + 1, split_items(state), now=stopping or step + 1 == config.steps)
@@ -93,10 +99,19 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
 def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformation, Schedule]:
     """Objective, optimizer and the teacher's momentum of a config; each group is the keyword arguments of one function."""
     per_step = config.rows.per_step
-    encoder = make_encoder(**config.encoder)
-    objective = make_objective(encoder, make_teacher_temperature(config.steps), config.rows.prefix, **config.objective)
-    tx = make_optimizer(config.steps, per_step, **config.optimizer)
-    return objective, tx, make_ema(config.steps, per_step, **config.ema)
+    encoder = _call("encoder", make_encoder, **config.encoder)
+    objective = _call("objective", make_objective, encoder, make_teacher_temperature(config.steps), config.rows.prefix, **config.objective)
+    tx = _call("optimizer", make_optimizer, config.steps, per_step, **config.optimizer)
+    return objective, tx, _call("ema", make_ema, config.steps, per_step, **config.ema)
+
+
+def _call(group: str, make: Callable, *known: Any, **options: Any) -> Any:
+    """What `make` makes of a group of the config; a name that it does not know, or misses, is the config's mistake."""
+    try:
+        inspect.signature(make).bind(*known, **options)
+    except TypeError as error:
+        raise UserError(f"config.{group}: {error}. See this group in experiments/demo.py.") from error
+    return make(*known, **options)
 
 
 def row_shape(config: ConfigDict) -> RowShape:
@@ -129,6 +144,14 @@ def device_batches(rows: Rows, mesh: Mesh, first: int, workers: int) -> Iterator
     sharding = row_sharding(mesh)
     for batch in rows.batches(first, mine=rows_of_this_process(sharding, rows.per_step), workers=workers):
         yield {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def timed(batches: Iterator[dict[str, jax.Array]]) -> Iterator[tuple[dict[str, jax.Array], float]]:
+    """Each batch, and for how many seconds it was waited for."""
+    began = time.perf_counter()
+    for batch in batches:
+        yield batch, time.perf_counter() - began
+        began = time.perf_counter()
 
 
 def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
@@ -166,6 +189,13 @@ def _check_rows(per_step: int, mesh: Mesh) -> None:
         )
 
 
+def _check_counts(config: ConfigDict) -> None:
+    every = {"checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep, "health.every": config.health.every}
+    for name, count in ({"steps": config.steps} | every).items():
+        if not isinstance(count, int) or count < 1:
+            raise UserError(f"config.{name} is {count!r}, but must be a whole number from 1 on.")
+
+
 def _make_log(workdir: Path, first: int, steps: int) -> Log | Silence:
     return Silence() if jax.process_index() else Log(workdir, first, steps)
 
@@ -192,9 +222,11 @@ def _one_behind(log: Log | Silence, config: ConfigDict):
             write()
         waiting.append((step, metrics))
 
-    yield report
-    if waiting:
-        write()
+    try:
+        yield report
+    finally:  # also where the next batch cannot be read: the step is done, and may be in a checkpoint
+        if waiting:
+            write()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from mmv_jax.models.kinds import PATCH
 from mmv_jax.parallel import row_sharding
 from mmv_jax.store.read import Store
 
-BANK, QUERIES = 256, 128  # studies of train and of val at most: enough to see a trend, few enough to cost seconds
+BANK, QUERIES = 256, 128  # studies of train and of val at most: enough to see a trend, few enough to cost seconds where studies are small
 INPUTS = ("patches", "coords_mm", "kinds", "segment_ids")
 ROWS = 4  # of a batch at least
 

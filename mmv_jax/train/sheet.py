@@ -42,6 +42,7 @@ def _speed(it: Preflight) -> list[str]:
     return [
         f"roofline      {max(it.roofline_s.values()):.3f} s a step at least, bound by {bound} ({seconds})",
         f"at {it.mfu:.0%} MFU    {step:.3f} s a step, {it.tokens_per_s:,.0f} tokens a second, {it.days:.1f} days for the run",
+        "input         not counted: whether studies are read as fast as that, input_s in metrics.jsonl says (seconds a step waits for its rows)",
     ]
 
 

@@ -8,22 +8,24 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from mmv_jax.checkpoint import step_folders
 from mmv_jax.config import to_dict, to_json
 from mmv_jax.errors import UserError
+from mmv_jax.train.log import METRICS
 
 # Said of a run that has all its steps. Learning rate, momentum and temperature follow from their number, so that it cannot be raised afterwards.
 DONE = "Another number of steps is another schedule, and another run: give it another --workdir."
 
 
 def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
-    """Writes the config into a new workdir; refuses another run's workdir, so that the difference between two runs is an edit that was meant.
+    """Writes the config into a workdir; refuses one in which a run of another config has begun, so that what differs between two runs was meant.
 
     Args:
       may_change: names of values, such as `data.store`, and of whole groups, that a run and its resume may differ in.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     kept = workdir / "config.json"
-    if kept.exists():
+    if kept.exists() and ((workdir / METRICS).exists() and (workdir / METRICS).stat().st_size or step_folders(workdir)):
         before, now = _flat(json.loads(kept.read_text())), _flat(to_dict(config))
         changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
         refused = [name for name in changed if name not in may_change and name.split(".")[0] not in may_change]

@@ -104,10 +104,10 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
 
 def test_the_rule_in_use_has_the_same_figures_among_the_other_rules(women, knowing, fitted, tmp_path):
     """A rule of the table, on probabilities that are 0 and 1: each threshold finds the same, and each least area another."""
-    evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, measure={"threshold": 0.5, "least_group_mm2": 0.3, "least_mm2": 1.2})
+    evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, measure={"threshold": 0.5, "least_group_mm2": 0.3, "least_mm2": 0.8})
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     page = (tmp_path / "report.html").read_text()
-    line = re.search(r"0\.5, 0\.3 and 1\.2 mm².*?</tr>", page, re.DOTALL)[0]
+    line = re.search(r"0\.5, 0\.3 and 0\.8 mm².*?</tr>", page, re.DOTALL)[0]
     figures = [float(number) for number in re.findall(r">\s*(-?\d\.\d{3})", line)]
     scores = metrics["bac_views"]["trained"] | metrics["bac_women"]["trained"]
     assert figures == [round(metrics["bac_views"]["trained"]["dice"]["value"], 3), *(

@@ -97,8 +97,10 @@ def test_a_jobset_follows_its_schema_and_has_a_pod_a_host(tmp_path, where, hosts
     assert container["resources"]["limits"] == limits
     claims = {volume["name"]: volume["persistentVolumeClaim"] for volume in job["template"]["spec"]["volumes"] if "persistentVolumeClaim" in volume}
     assert claims == {"shared": {"claimName": "runs"}}
-    assert {"name": "shared", "mountPath": "/mnt/shared"} in container["volumeMounts"]
+    assert {volume["name"]: volume["mountPath"] for volume in container["volumeMounts"]} == {"shared": "/mnt/shared", "shared-memory": "/dev/shm"}
+    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory"}} in job["template"]["spec"]["volumes"]
     environment = {variable["name"]: variable["value"] for variable in container.get("env", [])}
+    assert int(environment.pop("MMV_STOPPED_EXIT_CODE")) > 0
     # On a TPU JAX asks the machine; elsewhere it is told, and the index of the pod is its process.
     assert environment == ({} if where[0] == "--tpu" else {"JAX_COORDINATOR_ADDRESS": "vitl-host-0-0.vitl:8476", "JAX_NUM_PROCESSES": str(hosts)})
 

@@ -79,7 +79,7 @@ def test_an_unknown_size_is_the_users_to_mend():
 
 
 def test_an_option_that_nobody_reads_is_refused():
-    with pytest.raises(TypeError, match="windows"):
+    with pytest.raises(UserError, match="windows"):
         make_encoder("S", (2, 4, 4), windows=7)
 
 

@@ -13,6 +13,7 @@ class Bucket(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, tuple[int, bytes]] = {}  # name -> (generation, content)
         self.reads: list[tuple[str, int]] = []
+        self.forbids = False  # whether objects may not be read
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -31,6 +32,8 @@ class _Handler(BaseHTTPRequestHandler):
             names = sorted(name for name in self.server.objects if name.startswith(query.get("prefix", "")) and low <= name < high)
             return self._json({"items": [self._about(name) for name in names]})
         name = unquote(path.split("/o/")[1])
+        if self.server.forbids:
+            return self._answer(403, b"")
         if name not in self.server.objects:
             return self._answer(404, b"")
         generation, content = self.server.objects[name]

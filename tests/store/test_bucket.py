@@ -7,7 +7,8 @@ import pytest
 from bucket import Bucket
 from planted import read_npy, write_manifest
 
-from mmv_jax.errors import UserError
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.store.index import Corrupt
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.inspect import verify
 from mmv_jax.store.read import Store
@@ -61,3 +62,17 @@ def test_nothing_in_the_bucket_names_anybody(bucket):
 def test_a_bucket_needs_a_key_file(bucket, tmp_path, volumes):
     with pytest.raises(UserError, match="--key FILE"):
         ingest([write_manifest(tmp_path, list(volumes[:1]))], STORE, workers=1, read_fn=read_npy)
+
+
+def test_a_bucket_that_may_not_be_read_is_not_called_damaged(bucket):
+    store = Store.open(STORE)
+    bucket.forbids = True
+    try:
+        with pytest.raises(WorkFailed, match="cannot be read .PERMISSION_DENIED.: look after access") as raised:
+            store.read_study(2)
+        assert not isinstance(raised.value, Corrupt)
+        with pytest.raises(WorkFailed, match="PERMISSION_DENIED"):
+            store.is_whole(2)
+    finally:
+        bucket.forbids = False
+    assert store.is_whole(2)

@@ -1,8 +1,12 @@
 """metrics.jsonl: exact, and whole again after a kill."""
 
 import json
+import os
 
 import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
 
 from mmv_jax.train.log import METRICS, Log, read_metrics
 
@@ -45,3 +49,35 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
         log.write(1, {"loss": np.float32(0.25)})
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].startswith("step 2/2  loss 0.2500")
+
+
+def events_of(tmp_path) -> list[Event]:
+    """What TensorBoard would read: records of a length of 8 bytes, a checksum of 4, the event and another checksum."""
+    events = []
+    for path in sorted((tmp_path / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:
+            size = int.from_bytes(content[:8], "little")
+            events.append(Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
+    return events
+
+
+def test_tensorboard_has_every_step_and_where_a_run_went_on(tmp_path):
+    with Log(tmp_path, 3, 5) as log:
+        log.write(3, {"loss": np.float32(0.5), "tokens": np.int32(7)})
+        log.write(4, {"loss": np.float32(0.25)})
+    version, start, *steps = events_of(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (3, start.session_log.START)
+    assert [(e.step, {v.tag: v.simple_value for v in e.summary.value}) for e in steps] == [(3, {"loss": 0.5, "tokens": 7}), (4, {"loss": 0.25})]
+
+
+def test_a_full_disk_ends_a_run_and_does_not_hang_it(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(28, os.strerror(28))
+
+    with Log(tmp_path, 0, 9) as log:
+        monkeypatch.setattr(RecordWriter, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            log.write(0, {"loss": np.float32(0.5)})

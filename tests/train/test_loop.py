@@ -134,3 +134,38 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(store, tmp_path, m
 def test_each_process_reads_the_rows_of_its_own_devices():
     sharding = loop.row_sharding(make_mesh(2, 4))
     assert loop.rows_of_this_process(sharding, 16) == list(range(16))
+
+
+WRONG = {
+    "config.optimizer: got an unexpected keyword argument 'wieght_decay'": lambda c: c.optimizer.update(wieght_decay=0.1),
+    "config.encoder.depht does not exist": lambda c: c.encoder.update(depht=3),
+    "config.encoder.patch is \\(8, 8\\), but has three sides": lambda c: c.encoder.update(patch=(8, 8)),
+    "config.checkpoint.every is 0, but must be a whole number": lambda c: c.checkpoint.update(every=0),
+    "config.health.every is 0, but must be a whole number": lambda c: c.health.update(every=0),
+}
+
+
+@pytest.mark.parametrize("message, change", WRONG.items(), ids=WRONG.keys())
+def test_a_mistake_in_a_group_is_told_before_anything_is_written(store, tmp_path, message, change):
+    config = on_eight(store)
+    change(config)
+    with pytest.raises(UserError, match=message):
+        loop.pretrain(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_line_of_a_step_is_written_where_the_next_rows_cannot_be_read(store, tmp_path, monkeypatch):
+    plain = loop.device_batches
+
+    def two_and_an_end(*given):
+        for n, batch in enumerate(plain(*given)):
+            if n == 2:
+                raise WorkFailed("no more")
+            yield batch
+
+    monkeypatch.setattr(loop, "device_batches", two_and_an_end)
+    with pytest.raises(WorkFailed, match="no more"):
+        loop.pretrain(on_eight(store, mae=1.0, dino=0.0, ibot=0.0, koleo=0.0), tmp_path)
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [0, 1]
+    assert all(line["input_s"] >= 0 for line in lines)

@@ -1,9 +1,11 @@
 """What a resume may differ in, and whose patients a checkpoint goes on to name."""
 
 import pytest
+from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
-from mmv_jax.train.workdir import check_studies, unite_patients
+from mmv_jax.train.log import METRICS
+from mmv_jax.train.workdir import check_studies, keep_config, unite_patients
 
 NOW = {"key_fingerprint": "a1", "patients": ["p2", "p3"], "studies": "00ff"}
 
@@ -26,3 +28,14 @@ def test_the_patients_of_what_is_gone_on_from_are_named_too():
 def test_names_of_two_keys_are_those_of_no_store():
     united = unite_patients(NOW, {"key_fingerprint": "b2", "patients": ["q1"]})
     assert united == {**NOW, "key_fingerprint": "a1+b2", "patients": ["p2", "p3", "q1"]}
+
+
+def test_a_config_may_change_until_a_step_is_done(tmp_path):
+    """Out of memory at the first step: what is advised then must not be refused as another run."""
+    for rows in (8, 4):
+        keep_config(ConfigDict({"rows": rows}), tmp_path, set())
+    (tmp_path / METRICS).touch()
+    keep_config(ConfigDict({"rows": 2}), tmp_path, set())
+    (tmp_path / METRICS).write_text('{"step": 0}\n')
+    with pytest.raises(UserError, match="rows was 2 and is now 1"):
+        keep_config(ConfigDict({"rows": 1}), tmp_path, set())
