@@ -10,6 +10,8 @@ from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.outcomes.cohort import SEVERITIES, severity
 from mmv_jax.outcomes.mammogram import View, breast_areas, woman_area
 
+EARLIER = "an earlier examination: of a woman's the latest counts"
+
 
 @dataclass(frozen=True)
 class ViewResult:
@@ -22,6 +24,7 @@ class ViewResult:
       spacing_mm: (y, x) of the file's pixels in the plane of the breast, NaN where unknown.
       pixels: calcified pixels of the file's grid. area_mm2: NaN where the spacing is unknown.
       sure_mm2: the area of them that lies in groups that are no small ones (`Finder.seen`).
+      date: of the examination, where the file says it. Never written.
     """
 
     number: int
@@ -33,6 +36,7 @@ class ViewResult:
     pixels: int
     area_mm2: float
     sure_mm2: float
+    date: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,21 @@ def confirmed(views: Sequence[ViewResult], measure: Measure) -> list[ViewResult]
     """The views as they are reported: those of a breast in which too little is sure have no calcification.
 
     An artery's calcium is in every view of its breast, a hair or a speck of dust in one: the views of a breast answer together. A view that does
-    not count answers for itself.
+    not count, or whose spacing is not known, answers for itself. Of a woman's examinations the latest counts: a mean with earlier ones would hide
+    what is new.
     """
+    latest: dict[str, str] = {}
+    for view in views:
+        latest[view.woman] = max(latest.get(view.woman, ""), view.date)
+    reported = [replace(view, remark=view.remark or EARLIER) if view.date and view.date < latest[view.woman] else view for view in views]
     breasts: dict[object, list[int]] = {}
-    for n, view in enumerate(views):
-        breasts.setdefault((view.woman, view.side) if counted([view]) else n, []).append(n)
-    reported = list(views)
+    for n, view in enumerate(reported):
+        breasts.setdefault(n if view.remark else (view.woman, view.side), []).append(n)
     for lines in breasts.values():
         (mean,) = breast_areas([View("", views[n].view, views[n].sure_mm2) for n in lines]).values()
         if not measure.confirms(mean):
             for n in lines:
-                reported[n] = replace(views[n], pixels=0, area_mm2=0 * views[n].area_mm2)
+                reported[n] = replace(reported[n], pixels=0, area_mm2=0 * views[n].area_mm2)
     return reported
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
 from mmv_jax.bac.agreement import Compared, area_scores, as_json, dice_scores, overlap, severity_scores
 from mmv_jax.bac.areas import ViewResult, confirmed, of_women
@@ -28,6 +29,7 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.report.page import Section, write_page
 
 MASK = "bac"
+COMPARED = (*PREVENT_INPUTS, "black")  # columns of a cohort that published scores take, where it has them
 PICTURES = 8  # of views, drawn evenly from all
 
 
@@ -37,13 +39,11 @@ class Judged:
 
     Attributes:
       seen: calcified pixels of both, of the truth, and that look so, whether they count or not.
-      ruled: what other rules of measuring would have found.
       drawn: the view, the truth and what looks calcified, where a picture of it is wanted.
     """
 
     found: ViewResult
     truth: ViewResult
-    ruled: RuledView
     seen: tuple[int, int, int]
     drawn: tuple[np.ndarray, np.ndarray, np.ndarray] | None
 
@@ -82,27 +82,38 @@ def evaluate_mammograms(
     finder = Finder.restore(checkpoint).with_measure(**(measure or {}))
     entries, refused = list_entries([manifest], splits)
     notes = [f"manifest line {number}: {reason}" for number, reason in refused]
-    judged, views = [], []
+    if not cohort and not any(MASK in entry.masks for entry in entries):
+        raise UserError("config.mammograms has no bac_mask and config.cohort is empty: there is nothing to compare the areas with.")
+    if cohort:  # its mistakes are told before hours of measuring
+        read_cohort(cohort, covariates=adjust, also=COMPARED, areas={entry.patient_id or "": 0.0 for entry in entries})
+    judged, views, ruled = list[Judged](), list[ViewResult](), list[RuledView]()
     every = max(1, len(entries) // PICTURES)
     for found in find_all(finder, entries, lambda number, reason: notes.append(f"mammogram {number}: {reason}")):
         views.append(found.result(found.mammogram.patient_id))
+        truth = None
         if MASK in found.mammogram.entry.masks:
             try:
-                judged.append(_judge(found, views[-1], draw=found.mammogram.entry.number % every == 0))
+                truth = read_mask(found.mammogram.entry.masks[MASK], like=found.mammogram.study)[0] > 0
+                judged.append(_judge(found, views[-1], truth, draw=found.mammogram.entry.number % every == 0))
             except Refused as why:
                 notes.append(f"mammogram {found.mammogram.entry.number} is not compared with the truth: {why}")
+        true_result = judged[-1].truth if truth is not None and not np.isnan(views[-1].area_mm2) else None
+        ruled.append(
+            RuledView.of(views[-1], true_result, np.zeros_like(found.mask) if truth is None else truth, found.probability, found.frame.factor)
+        )
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
     if not judged and not cohort:
-        raise UserError("config.mammograms has no bac_mask and config.cohort is empty: there is nothing to compare the areas with.")
+        raise WorkFailed("No bac_mask could be read, so that there is nothing to compare the areas with. " + "; ".join(notes))
     views = confirmed(views, finder.measure)
     reported = {view.number: view for view in views}
-    judged = [replace(j, found=reported[j.found.number]) for j in judged]
+    pairs = [(j, reported[j.found.number]) for j in judged]
+    judged = [replace(j, found=found, truth=replace(j.truth, remark=found.remark)) for j, found in pairs]
     notes += [f"mammogram {view.number} does not count: {view.remark}" for view in views if view.remark]
-    metrics, verdict, parts = _agree(judged, finder) if judged else ({}, [], [])
+    metrics, verdict, parts = _agree(judged, finder, ruled) if judged else ({}, [], [])
     if cohort:
         areas = {woman.woman: woman.area_mm2 for woman in of_women(views, finder.measure) if not np.isnan(woman.area_mm2)}
-        table = read_cohort(cohort, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
+        table = read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
         analysis = analyse(table, adjust=adjust, thresholds=finder.measure.severity_mm2, horizons=horizons)
         metrics |= outcome_metrics(analysis)
         verdict, parts = [*verdict, *outcome_verdict(analysis)], [*parts, *outcome_sections(analysis)]
@@ -116,14 +127,12 @@ def evaluate_mammograms(
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
 
 
-def _judge(found: Found, result: ViewResult, *, draw: bool) -> Judged:
+def _judge(found: Found, result: ViewResult, truth: Bool[np.ndarray, "Y X"], *, draw: bool) -> Judged:
     """The view beside its truth."""
-    study = found.mammogram.study
-    truth = read_mask(found.mammogram.entry.masks[MASK], like=study)[0] > 0
     area = area_mm2(truth, found.mammogram.spacing_mm)
     true_result = replace(result, pixels=int(truth.sum()), area_mm2=area, sure_mm2=area)
-    ruled = RuledView.of(true_result, truth, found.probability, found.frame.factor)
-    return Judged(result, true_result, ruled, overlap(truth, found.mask), (study.voxels[0], truth, found.mask) if draw else None)
+    drawn = (found.mammogram.study.voxels[0], truth, found.mask) if draw else None
+    return Judged(result, true_result, overlap(truth, found.mask), drawn)
 
 
 def _picture(judged: Judged) -> tuple[str, str] | None:
@@ -135,7 +144,7 @@ def _picture(judged: Judged) -> tuple[str, str] | None:
     return outlined_part(voxels, truth, seen if found.pixels else np.zeros_like(seen), caption)
 
 
-def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], list[Section]]:
+def _agree(judged: Sequence[Judged], finder: Finder, ruled: Sequence[RuledView]) -> tuple[dict, list[str], list[Section]]:
     """(metrics, sentences, parts of the page)."""
     judged = [j for j in judged if not np.isnan(j.found.area_mm2)]  # an unknown spacing is told among the remarks
     if not judged:
@@ -158,7 +167,7 @@ def _agree(judged: Sequence[Judged], finder: Finder) -> tuple[dict, list[str], l
     parts = agreement_sections(of_views, of_all, women, thresholds)
     shown = [picture for j in judged if (picture := _picture(j))]
     parts += [picture_section(shown)] if shown else []
-    return metrics, sentences, [*parts, rules_section([j.ruled for j in judged], finder.measure)]
+    return metrics, sentences, [*parts, rules_section(ruled, finder.measure)]
 
 
 def _sentence(name: str, score: Interval) -> str:

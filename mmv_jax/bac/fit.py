@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,8 @@ from mmv_jax.bac.tiles import TileShape
 from mmv_jax.checkpoint import Checkpoints, restore_items
 from mmv_jax.config import to_dict
 from mmv_jax.errors import UserError
+from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import Log
 from mmv_jax.train.optimizer import make_optimizer
@@ -37,6 +40,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
       UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir` holds a fit of another config or other studies.
     """
     model, shape = make_model(to_dict(config))
+    measure = Measure(**config.measure.to_dict())
     tx = make_optimizer(config.steps, config.rows, **config.optimizer)
     keep_config(config, workdir, MAY_CHANGE)
     store = Store.open(config.data.store)
@@ -45,7 +49,8 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
     seen = {"key_fingerprint": store.key_fingerprint, "patients": _patients(store, config.data.splits), "studies": sampler.digest}
     if config.init:
-        seen = unite_patients(seen, restore_items(config.init, ())[1].get("pretraining"))
+        unknown = {"key_fingerprint": "unknown", "patients": []}  # of a checkpoint that does not say whom it has seen
+        seen = unite_patients(seen, restore_items(config.init, ())[1].get("pretraining") or unknown)
     with Checkpoints(workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint) as checkpoints:
         first, items = checkpoints.restore_newest(_items(state))
         if first:
@@ -60,7 +65,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
             patience = Patience("Lower config.optimizer.peak_lr.")
             for start, end in spans(first, config.steps, config.data.mine_at):
                 if mined := [at for at in config.data.mine_at if at <= start]:
-                    finder = Finder(model, state["params"], shape, Measure(**config.measure.to_dict()))
+                    finder = Finder(model, state["params"], shape, measure)
                     sampler.look_at(mistakes(finder, sampler, workdir / f"mistakes-{mined[-1]}.npz"))
                 waiting: list[tuple[int, Mapping]] = []  # step n is dispatched before the numbers of step n - 1 are read
                 for step, batch in zip(range(start, end), _ahead(sampler, start, config.rows)):
@@ -97,19 +102,26 @@ def init_state(model: TileSegmenter, shape: TileShape, tx: optax.GradientTransfo
     row = shape.empty(1)
     params = jax.jit(lambda key, inputs: model.init(key, *inputs)["params"])(jax.random.key(seed), [row[name] for name in INPUTS])
     if init:
-        for name, weights in _weights_of(init).items():
-            if jax.tree.map(jnp.shape, weights) != jax.tree.map(jnp.shape, params[name]):
-                raise UserError(
-                    f"config.init: that checkpoint's {name} has another shape than config.{name} (patch {model.encoder.patch}, width "
-                    f"{model.encoder.width}, depth {model.encoder.depth}). Pretrain one with this group encoder, or set the group to that of its run."
-                )
-            params = {**params, name: weights}
+        params = {**params, **_weights_of(init, model, params)}
     return {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
 
 
-def _weights_of(init: str) -> dict[str, Any]:
-    fitted = "measure" in restore_items(init, ())[1]
-    return restore_items(init, ("encoder", "head") if fitted else ("encoder",))[0]
+def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
+    """The encoder of a checkpoint, and the head of one that was fitted to mammograms.
+
+    Raises:
+      UserError: they are of another model.
+    """
+    config = restore_items(init, ())[1]
+    theirs = make_encoder(**config["encoder"])
+    same = {field.name for field in fields(Encoder)} - {"parent", "name", "attention", "remat", "dtype", "drop_path"}
+    if other := sorted(name for name in same if getattr(theirs, name) != getattr(model.encoder, name)):
+        told = ", ".join(f"{name} {getattr(theirs, name)} and not {getattr(model.encoder, name)}" for name in other)
+        raise UserError(f"config.init: that checkpoint's encoder has {told}. Set config.encoder to that of its run, or pretrain one with this group.")
+    weights = restore_items(init, ("encoder", "head") if "measure" in config else ("encoder",))[0]
+    if "head" in weights and jax.tree.map(jnp.shape, weights["head"]) != jax.tree.map(jnp.shape, params["head"]):
+        raise UserError(f"config.init: that checkpoint's head is another. Set config.head to that of its run: {config['head']}.")
+    return weights
 
 
 def fit_step(
@@ -144,7 +156,7 @@ def _ahead(sampler: Sampler, first: int, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def _items(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The items of a checkpoint: the encoder stands alone, so that `mmv embed` and `mmv evaluate` read it as any other."""
+    """The items of a checkpoint: what `mmv bac` needs stands apart from what only a resume does."""
     return {
         "encoder": state["params"]["encoder"],
         "head": state["params"]["head"],

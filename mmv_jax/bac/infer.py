@@ -107,11 +107,6 @@ class Finder:
                 blend.add(tile.start, found[divmod(n, self.shape.per_row)])
         return np.where(frame.breast_pixels((0, 0), frame.shape), blend.mean(), np.float32(0)), frame
 
-    def calcified(self, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float]) -> Bool[np.ndarray, "Y X"]:
-        """The calcified pixels of a view, on the file's own grid; its breast is judged by this view alone."""
-        mask, sure_mm2 = self.seen(*self.probabilities(voxels, spacing_mm), voxels.shape, spacing_mm)
-        return mask if self.measure.confirms(sure_mm2) else np.zeros_like(mask)
-
     def seen(
         self, found: Float[np.ndarray, "y x"], frame: Frame, shape: tuple[int, ...], spacing_mm: tuple[float, float]
     ) -> tuple[Bool[np.ndarray, "Y X"], float]:

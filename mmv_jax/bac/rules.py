@@ -31,39 +31,53 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class RuledView:
-    """A view beside its truth. `groups`: of each of `THRESHOLDS`, the pixels of a group that are calcified, and all of them."""
+    """A view by other rules.
 
-    truth: ViewResult
+    Attributes:
+      view: as it was found by the rule in use.
+      truth: None where it is not known: the view then answers for its breast, and is not scored.
+      groups: of each of `THRESHOLDS`, the pixels of a group that are calcified (0 without a truth), and all of them.
+    """
+
+    view: ViewResult
+    truth: ViewResult | None
     groups: tuple[Int[np.ndarray, "_ 2"], ...]
 
     @classmethod
-    def of(cls, truth: ViewResult, mask: Bool[np.ndarray, "Y X"], probability: Float[np.ndarray, "y x"], factor: int) -> "RuledView":
-        """The view by the probabilities of its working grid, which is `factor` times as coarse as its file's."""
-        pixel_mm = (truth.spacing_mm[0] * factor, truth.spacing_mm[1] * factor)
+    def of(
+        cls, view: ViewResult, truth: ViewResult | None, mask: Bool[np.ndarray, "Y X"], probability: Float[np.ndarray, "y x"], factor: int
+    ) -> "RuledView":
+        """The view by the probabilities of its working grid, which is `factor` times as coarse as its file's.
+
+        Args:
+          mask: what is truly calcified on the file's grid; nothing, where that is not known.
+        """
+        pixel_mm = (view.spacing_mm[0] * factor, view.spacing_mm[1] * factor)
         found = []
         for threshold in THRESHOLDS:
             labels, count = groups(probability >= threshold, nominal(pixel_mm, probability.shape))
             labels = enlarged(labels, factor, (mask.shape[0], mask.shape[1]))
             found.append(np.stack([np.bincount(labels[where], minlength=count + 1)[1:] for where in (mask, labels > 0)], axis=1))
-        return cls(truth, tuple(found))
+        return cls(view, truth, tuple(found))
 
     def by(self, measure: Measure) -> tuple[ViewResult, int]:
         """(what is seen by the rules of `measure`, before its breast is judged; how many of its pixels are calcified)."""
-        found, pixel_mm2 = self.groups[THRESHOLDS.index(measure.threshold)], self.truth.spacing_mm[0] * self.truth.spacing_mm[1]
+        found, pixel_mm2 = self.groups[THRESHOLDS.index(measure.threshold)], self.view.spacing_mm[0] * self.view.spacing_mm[1]
         both, pixels = found.sum(axis=0)
         sure = found[found[:, 1] * pixel_mm2 >= measure.least_group_mm2, 1].sum() * pixel_mm2
-        return replace(self.truth, pixels=int(pixels), area_mm2=float(pixels * pixel_mm2), sure_mm2=float(sure)), int(both)
+        return replace(self.view, pixels=int(pixels), area_mm2=float(pixels * pixel_mm2), sure_mm2=float(sure)), int(both)
 
 
 def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
     """What the rules of `measure` give on these views; its threshold is one of `THRESHOLDS`. A score that nobody bears upon is left out."""
     seen, hits = zip(*(view.by(measure) for view in views))
-    found = confirmed(seen, measure)
-    pixels = np.array([[both if result.pixels else 0, view.truth.pixels, result.pixels] for view, result, both in zip(views, found, hits)])
-    women = zip(*((true, own) for true, own in zip(of_women([v.truth for v in views], measure), of_women(found, measure)) if true.severity))
-    true, own = ([*side] for side in women)
+    reported = zip(views, confirmed(seen, measure), hits)
+    scored = [(replace(view.truth, remark=found.remark), found, both) for view, found, both in reported if view.truth]
+    pixels = np.array([[both if found.pixels else 0, truth.pixels, found.pixels] for truth, found, both in scored])
+    sides = (of_women([view[side] for view in scored], measure) for side in (0, 1))
+    true, own = ([*side] for side in zip(*((true, own) for true, own in zip(*sides) if true.severity)))
     areas = Compared(np.array([w.woman for w in true]), *(np.array([w.area_mm2 for w in side]) for side in (true, own)))
-    every = area_scores(areas) | severity_scores(areas, measure.severity_mm2) | dice_scores(pixels, np.array([view.truth.woman for view in views]))
+    every = area_scores(areas) | severity_scores(areas, measure.severity_mm2) | dice_scores(pixels, np.array([t.woman for t, *_ in scored]))
     return {name: every[name].value for name in COLUMNS if name in every}
 
 

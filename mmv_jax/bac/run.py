@@ -1,12 +1,13 @@
 """Mammograms in; tables, overlays and segmentations out."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Shaped
 
 from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult, confirmed, of_breasts, of_women
 from mmv_jax.bac.infer import Finder
@@ -16,7 +17,7 @@ from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_vi
 from mmv_jax.errors import WorkFailed
 from mmv_jax.outcomes.mammogram import area_mm2
 from mmv_jax.readers.deidentify import Key
-from mmv_jax.readers.read import format_of
+from mmv_jax.readers.read import format_of, refusing
 from mmv_jax.readers.refused import Refused
 
 PICTURES = {"overlays": "*.png", "segmentations": "*.dcm"}  # folders of OUT, and what they hold
@@ -42,7 +43,7 @@ class Found:
     def result(self, woman: str) -> ViewResult:
         m = self.mammogram
         area = area_mm2(self.mask, m.spacing_mm)
-        return ViewResult(m.entry.number, woman, m.side, m.view, self.remark, m.spacing_mm, int(self.mask.sum()), area, self.sure_mm2)
+        return ViewResult(m.entry.number, woman, m.side, m.view, self.remark, m.spacing_mm, int(self.mask.sum()), area, self.sure_mm2, m.date)
 
 
 def find(finder: Finder, mammogram: Mammogram) -> Found:
@@ -71,7 +72,7 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
     """`mmv bac`: measures mammograms and writes what was found into `out`.
 
     `views.csv`, `breasts.csv`, `women.csv`; `overlays/NUMBER_SIDE_VIEW.png`; `segmentations/NUMBER.dcm` of DICOM files with calcification. NUMBER is
-    that of the file in the order given (of a manifest, of its lines); women are named by a keyed hash. What an earlier run left in `out` is replaced.
+    that of the mammogram in the order given; women are named by a keyed hash. What an earlier run left in `out` is taken away first.
 
     Args:
       key_path: the key of the hashes; made beside `out` (`OUT.key`) where it is missing.
@@ -84,44 +85,52 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
     """
     entries, bad_lines = list_entries(files)
     finder = Finder.restore(checkpoint, overrides)
-    for folder, kind in PICTURES.items():
+    for folder, kind in (*PICTURES.items(), (".", "*.csv")):
         (out / folder).mkdir(parents=True, exist_ok=True)
         for stale in (out / folder).glob(kind):  # of other files, perhaps of other women, under the same numbers
             stale.unlink()
     key = _key(key_path or out.with_name(out.name + ".key"))
     refused = [(number, f"manifest line {number}: {reason}") for number, reason in bad_lines]
     refuse = lambda number, reason: refused.append((number, f"file {number}: {reason}"))  # noqa: E731
-    views, calcified = list[ViewResult](), list[tuple[Entry, Int[np.ndarray, " n"]]]()
+    views, masks = list[ViewResult](), list[tuple[Entry, tuple[int, ...], Shaped[np.ndarray, " bytes"]]]()
     for found in find_all(finder, entries, refuse):
         views.append(found.result(key.hash("patient", found.mammogram.patient_id)))
-        calcified.append((found.mammogram.entry, np.flatnonzero(found.mask)))
+        masks.append((found.mammogram.entry, found.mask.shape, np.packbits(found.mask)))
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(words for _, words in refused))
     views = confirmed(views, finder.measure)
-    for view, (entry, pixels) in zip(views, calcified):  # read once more: the pixels of all views at once would fill the memory
-        try:
-            _write_pictures(out, read_mammogram(entry), pixels if view.pixels else pixels[:0])
-        except Refused as why:
-            refuse(entry.number, f"its pictures are not written: {why}")
     breasts, women = of_breasts(views, finder.measure), of_women(views, finder.measure)
     write_views(out / "views.csv", views)
     write_table(out / "breasts.csv", breasts, BreastResult)
     write_table(out / "women.csv", women, WomanResult)
+    for view, (entry, shape, bits) in zip(views, masks):  # each file is read once more: the pixels of all at once would fill the memory
+        mask = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
+        try:
+            _write_pictures(out, read_mammogram(entry), mask & (view.pixels > 0))
+        except Refused as why:
+            refuse(entry.number, f"not all of its pictures are written: {why}")
     words = [*(reason for _, reason in refused), *(f"file {v.number} does not count: {v.remark}" for v in views if v.remark)]
     if all(np.isnan(woman.area_mm2) for woman in women):
         raise WorkFailed("\n".join(["No area in mm² could be given; views.csv has what was found, in pixels.", *words]))
     return "\n".join([_table(women), *words, "", f"tables, overlays and segmentations: {out}"])
 
 
-def _write_pictures(out: Path, m: Mammogram, calcified: Int[np.ndarray, " n"]) -> None:
-    """The overlay and the segmentation of a mammogram whose calcified pixels are these, counted in C order."""
+def _write_pictures(out: Path, m: Mammogram, mask: Bool[np.ndarray, "Y X"]) -> None:
+    """The overlay of a mammogram and, where it is a DICOM file with calcification, its segmentation.
+
+    Raises:
+      Refused: the file is not the one that was measured, or lacks what a segmentation needs.
+    """
     voxels = m.study.voxels[0]
-    mask = np.zeros(voxels.shape, bool)
-    mask.flat[calcified] = True
+    if voxels.shape != mask.shape:
+        raise Refused("mask_grid", "the file has changed since it was measured")
     name = "_".join(part for part in (f"{m.entry.number:04d}", m.side, m.view) if part)
     overlay(voxels, mask).save(out / "overlays" / f"{name}.png")
-    if format_of(m.entry.path) == "dicom":
-        write_segmentation(out / "segmentations" / f"{m.entry.number:04d}.dcm", m.entry.path, mask)
+    if mask.any() and format_of(m.entry.path) == "dicom":
+        with refusing():
+            written = write_segmentation(out / "segmentations" / f"{m.entry.number:04d}.dcm", m.entry.path, mask)
+        if not written:
+            raise Refused("unreadable", "a DICOM segmentation cannot refer to this file, which lacks a study, a frame or an orientation")
 
 
 def _key(path: Path) -> Key:

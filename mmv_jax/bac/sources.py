@@ -12,7 +12,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import CODED
 from mmv_jax.readers.dicom import quiet
 from mmv_jax.readers.manifest import read_manifest
-from mmv_jax.readers.read import format_of, read_study
+from mmv_jax.readers.read import format_of, read_study, refusing
 from mmv_jax.readers.refused import Refused
 from mmv_jax.study import Study
 
@@ -26,7 +26,7 @@ class Entry:
     """A mammogram that was given. Paths and ids are the user's and are not printed.
 
     Attributes:
-      number: from 1, in the order in which files and the lines of manifests were given.
+      number: from 1, in the order in which files and the lines of manifests were given; lines that are no mammogram are not counted.
       patient_id: of the manifest; None where the file itself must say it.
       said: `view` and `laterality` of the manifest, where it has them.
       masks: of the manifest.
@@ -47,6 +47,7 @@ class Mammogram:
     Attributes:
       side, view: "L" or "R", "CC" or "MLO" or another word; "" where nobody says it.
       remark: why its area does not count to a woman's, in words; "" where it does.
+      date: of the examination, as the file says it (YYYYMMDD); "" where it does not. Never written.
     """
 
     entry: Entry
@@ -55,6 +56,7 @@ class Mammogram:
     side: str = ""
     view: str = ""
     remark: str = ""
+    date: str = field(default="", repr=False)
 
     @property
     def spacing_mm(self) -> tuple[float, float]:
@@ -97,21 +99,23 @@ def read_mammogram(entry: Entry) -> Mammogram:
     Raises:
       Refused: as `read_study`; or the file is of another modality, is no planar image, or contradicts the manifest.
     """
-    is_dicom = format_of(entry.path) == "dicom"
-    tags = _tags(entry.path) if is_dicom else Dataset()
+    with refusing():
+        is_dicom = format_of(entry.path) == "dicom"
+        tags = _tags(entry.path) if is_dicom else Dataset()
+        names = {keyword: str(tags.get(keyword, "") or "").strip() for keyword in ("PatientID", "StudyDate")}
     if is_dicom and str(tags.get("Modality", "")) != "MG":
         raise Refused("not_an_image", "the file is no mammogram: its modality is not MG")
     study = read_study(entry.path, spacing_mm=entry.spacing_mm, unit="raw")
     if study.ndim != 2:
         raise Refused("bad_shape", "a volume (tomosynthesis?): give planar mammograms")
     side, view = (_agreed(entry, study, name) for name in ("laterality", "view"))
-    patient = entry.patient_id or str(tags.get("PatientID", "") or "").strip() or f"file {entry.number}"
-    return Mammogram(entry, study, patient, side, view, _remark(study, side, view))
+    patient = entry.patient_id or names["PatientID"] or f"file {entry.number}"
+    return Mammogram(entry, study, patient, side, view, _remark(study, side, view), names["StudyDate"])
 
 
 def _tags(path: Path) -> Dataset:
     with quiet():
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "PatientID"], force=True)
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "PatientID", "StudyDate"], force=True)
 
 
 def _agreed(entry: Entry, study: Study, name: str) -> str:

@@ -77,7 +77,7 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
     if not mask.any():
         return False
     with quiet():
-        image = pydicom.dcmread(source)
+        image = pydicom.dcmread(source, force=True)  # as the reader does: a file may lack the preamble
         described = hd.seg.SegmentDescription(
             segment_number=1,
             segment_label="Breast arterial calcification",

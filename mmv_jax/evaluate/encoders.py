@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from mmv_jax.checkpoint import restore_encoder
 from mmv_jax.data.crops import Crops, Geometry, Triple, kept_tokens, whole_crops
 from mmv_jax.data.rows import study_batches
+from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.read import Store
@@ -155,6 +156,8 @@ def restore(checkpoint: str | Path, rows: Mapping[str, int], grids: Mapping[str,
         training.
     """
     params, config = restore_encoder(checkpoint)
+    if "crops" not in config:
+        raise UserError(f"--checkpoint {checkpoint}: its encoder was fitted to tiles of mammograms, and shows no whole study: `mmv bac` applies it.")
     group = config["encoder"]
     encoder = make_encoder(**group | {"patch": tuple(group["patch"])})  # JSON has no tuples
     chosen = {name: tuple(grids.get(name) or config["crops"][name]["global_grid"]) for name in ("planar", "volume")}

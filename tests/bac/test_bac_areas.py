@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmv_jax.bac.agreement import Compared, area_scores, dice_scores, overlap, severity_scores, severity_table
-from mmv_jax.bac.areas import ViewResult, confirmed, of_breasts, of_women, severity_of
+from mmv_jax.bac.areas import EARLIER, ViewResult, confirmed, of_breasts, of_women, severity_of
 from mmv_jax.bac.infer import Measure
 from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.errors import UserError
@@ -62,7 +62,9 @@ def test_a_woman_without_a_view_that_counts_is_listed_without_an_area():
 def test_the_views_of_a_breast_answer_together():
     breast, hair = [view("L", "CC", 0.2), view("L", "MLO", 1.0)], [view("R", "CC", 0.0), view("R", "MLO", 1.0)]
     assert areas_of(*breast, *hair, least_mm2=0.6) == [0.2, 1.0, 0.0, 0.0]
-    assert areas_of(*breast, *hair, view("R", "CC", 2.2), least_mm2=0.6) == [0.2, 1.0, 0.0, 1.0, 2.2]  # repeats of a view are one
+    repeated = [*hair, view("R", "CC", 2.2)]  # CC 1.1 in the mean, MLO 1.0: 1.05; as three views it would be 1.07
+    assert areas_of(*repeated, least_mm2=1.06) == [0.0, 0.0, 0.0]
+    assert areas_of(*repeated, least_mm2=1.04) == [0.0, 1.0, 2.2]
     assert areas_of(breast[1], replace(hair[0], woman="other", side="L"), least_mm2=0.6) == [1.0, 0.0]
 
 
@@ -78,6 +80,16 @@ def test_a_view_that_does_not_count_answers_for_itself():
     (unknown,) = confirmed([replace(view("L", "CC", NAN, remark=NO_SPACING), sure_mm2=0.1)], replace(MEASURE, least_mm2=0.5))
     assert np.isnan(unknown.area_mm2)
     assert unknown.pixels == 0
+
+
+def test_of_several_examinations_the_latest_counts():
+    """Two free ones before do not hide what is new, and what was there before is not added."""
+    dates = ("20180101", "20200101", "20220101")
+    views = [replace(view("L", name, area), date=date) for date, area in zip(dates, (0.0, 3.0, 1.2)) for name in ("CC", "MLO")]
+    reported = confirmed(views, replace(MEASURE, least_mm2=0.5))
+    assert [v.remark for v in reported] == [EARLIER] * 4 + [""] * 2
+    (woman,) = of_women(reported, MEASURE)
+    assert (woman.views, woman.area_mm2) == (2, 1.2)
 
 
 @pytest.mark.parametrize("area, words", [(0.0, "zero"), (0.01, "mild"), (10.0, "mild"), (10.01, "moderate"), (25.0, "moderate"), (25.01, "severe")])

@@ -15,6 +15,7 @@ from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.view import averaged
 from mmv_jax.checkpoint import Checkpoints, restore_items
 from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.evaluate.encoders import restore
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import read_metrics
@@ -141,17 +142,24 @@ def test_a_fit_goes_on_from_another_with_its_head_or_from_a_pretrained_encoder(s
     begin = partial(init_state, model, shape, tx, 99)
     fresh, own = begin("")["params"], restore_items(fitted, ("encoder", "head"))[0]
     jax.tree.map(np.testing.assert_array_equal, begin(str(fitted))["params"], own)
-    with Checkpoints(tmp_path, {"steps": 1}, every=1, keep=1) as checkpoints:  # as `mmv pretrain` leaves one: without a head
+    with Checkpoints(tmp_path, {"encoder": config.encoder.to_dict()}, every=1, keep=1) as checkpoints:  # as `mmv pretrain` leaves one: without a head
         checkpoints.save_if_due(1, {"encoder": own["encoder"], "state": {"step": np.zeros((), np.int32)}})
     jax.tree.map(np.testing.assert_array_equal, begin(str(tmp_path))["params"], {"encoder": own["encoder"], "head": fresh["head"]})
 
 
-@pytest.mark.parametrize(("group", "name", "value"), [("encoder", "depth", 2), ("head", "channels", 8)])
-def test_a_fit_does_not_go_on_from_another_shape(store, fitted, group, name, value):
+OTHER = [
+    ("encoder", "depth", 3, "encoder has depth 1 and not 3. Set config.encoder"),
+    ("encoder", "scale_mm", 16.0, "encoder has scale_mm 6.4 and not 16.0"),  # of the same shape, and other positions
+    ("head", "channels", 8, "head is another. Set config.head to that of its run: .'channels': 4"),
+]
+
+
+@pytest.mark.parametrize("group, name, value, message", OTHER)
+def test_a_fit_does_not_go_on_from_another_model(store, fitted, group, name, value, message):
     config = small_config(store)
-    config[group][name] = config[group][name] + value
+    config[group][name] = value
     model, shape = make_model(config.to_dict())
-    with pytest.raises(UserError, match=f"config.init: that checkpoint's {group} has another shape"):
+    with pytest.raises(UserError, match=message):
         init_state(model, shape, make_optimizer(3, 1, **config.optimizer), 99, str(fitted))
 
 
@@ -181,3 +189,16 @@ def test_rules_of_measuring_can_be_changed_for_a_run(fitted):
         Finder.restore(fitted, ["--config.measure.of_view=max"])
     with pytest.raises(UserError, match="config.steps"):
         Finder.restore(fitted, ["--config.steps=7"])
+
+
+def test_a_wrong_rule_of_measuring_is_told_before_the_first_step(store, tmp_path):
+    config = small_config(store)
+    config.measure.threshold = 1.5
+    with pytest.raises(UserError, match="threshold is 1.5"):
+        fit(config, tmp_path / "fit")
+    assert not (tmp_path / "fit").exists()
+
+
+def test_the_encoder_of_a_fit_is_no_encoder_of_whole_studies(fitted):
+    with pytest.raises(UserError, match="fitted to tiles of mammograms"):
+        restore(fitted, {"length": 128, "rows": 4}, {"planar": (1, 24, 24)})

@@ -13,7 +13,7 @@ MEASURE = Measure(0.4, 0.5, "mean", "sum", (0.0, 10.0, 25.0))
 def view(woman: str, side: str, truth: np.ndarray, probability: np.ndarray, pixel_mm: float = 0.5) -> RuledView:
     area = float(truth.sum()) * pixel_mm**2
     true = ViewResult(1, woman, side, "CC", "", (pixel_mm, pixel_mm), int(truth.sum()), area, area)
-    return RuledView.of(true, truth, probability.astype(np.float32), 1)
+    return RuledView.of(true, true, truth, probability.astype(np.float32), 1)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_small_group_by_itself_makes_nothing_sure():
     truth[:8, :8] = True
     coarse[:4, :4], coarse[-1, -2:] = 0.55, 0.55
     true = ViewResult(1, "a", "L", "CC", "", (0.5, 0.5), 64, 16.0, 16.0)
-    ruled = RuledView.of(true, truth, coarse.astype(np.float32), 2)
+    ruled = RuledView.of(true, true, truth, coarse.astype(np.float32), 2)
     found = {least: ruled.by(replace(MEASURE, least_group_mm2=least)) for least in (0.0, 3.0, 20.0)}
     assert {least: (result.sure_mm2, result.area_mm2, both) for least, (result, both) in found.items()} == {
         0.0: (18.0, 18.0, 64), 3.0: (16.0, 18.0, 64), 20.0: (0.0, 18.0, 64)
@@ -61,9 +61,11 @@ def test_a_small_group_by_itself_makes_nothing_sure():
 def test_a_hair_in_one_view_of_a_breast_is_halved():
     truth, hair = np.zeros((20, 20), bool), np.zeros((20, 20))
     hair[3, 3:6] = 0.65
-    both = [view("b", "R", truth, hair), replace(view("b", "R", truth, 0 * hair), truth=ViewResult(2, "b", "R", "MLO", "", (0.5, 0.5), 0, 0.0, 0.0))]
+    first, second = view("b", "R", truth, hair), view("b", "R", truth, 0 * hair)
+    both = [first, replace(second, view=replace(second.view, view="MLO"), truth=replace(second.truth, view="MLO"))]
     assert scores(both[:1], MEASURE)["zero_specificity"] == 0  # 0.75 mm2
     assert scores(both, MEASURE)["zero_specificity"] == 1
+    assert scores([first, replace(both[1], truth=None)], MEASURE)["zero_specificity"] == 1  # it has no truth, and answers for its breast
 
 
 def test_a_score_that_nobody_bears_upon_is_left_out(views):

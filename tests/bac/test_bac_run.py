@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmv_jax.bac import evaluate, run, sources
 from mmv_jax.bac.infer import Finder
@@ -16,6 +17,7 @@ from mmv_jax.bac.view import Frame
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.phantom.files import write_png
 from mmv_jax.readers.read import read_mask, read_study
+from mmv_jax.readers.refused import Refused
 
 
 def lines_of(path: Path) -> list[dict[str, str]]:
@@ -62,6 +64,47 @@ def test_each_view_has_an_overlay_and_each_calcified_one_a_segmentation(women, k
     ]
     calcified = [n for n, line in enumerate(knowing[:4], start=1) if float(line["area_mm2"]) > 0]
     assert [path.name for path in sorted((tmp_path / "out/segmentations").iterdir())] == [f"{n:04d}.dcm" for n in calcified]
+
+
+def test_a_breast_in_which_too_little_is_sure_has_no_calcification_anywhere(women, knowing, fitted, tmp_path, monkeypatch):
+    """In no table, no overlay, no segmentation: as with a view in which nothing is seen."""
+    finder = Finder.restore(fitted)
+    files = [women / line["path"] for line in knowing[:2]]
+    monkeypatch.setattr(Finder, "restore", classmethod(lambda cls, *_: finder.with_measure(least_mm2=1e6)))
+    run.measure_files(files, fitted, tmp_path / "unsure")
+    monkeypatch.setattr(Finder, "restore", classmethod(lambda cls, *_: finder.with_measure(threshold=0.999, least_group_mm2=1e6)))
+    run.measure_files(files, fitted, tmp_path / "none")
+    for out in ("unsure", "none"):
+        assert {(view["pixels"], float(view["area_mm2"])) for view in lines_of(tmp_path / out / "views.csv")} == {("0", 0.0)}
+        assert not list((tmp_path / out / "segmentations").iterdir())
+    shown = [[path.read_bytes() for path in sorted((tmp_path / out / "overlays").iterdir())] for out in ("unsure", "none")]
+    assert shown[0] == shown[1]
+    left, right = np.split(np.asarray(Image.open(next((tmp_path / "unsure/overlays").iterdir()))), 2, axis=1)
+    np.testing.assert_array_equal(left, right)  # no line around anything
+
+
+def test_a_file_that_changes_while_others_are_measured_costs_its_pictures_alone(women, knowing, fitted, tmp_path, monkeypatch):
+    plain, seen = run.read_mammogram, []
+
+    def gone_the_second_time(entry):
+        seen.append(entry.number)
+        if seen.count(1) == 2 and entry.number == 1:
+            raise Refused("not_found", "there is no such file, or no right to read it")
+        return plain(entry)
+
+    monkeypatch.setattr(run, "read_mammogram", gone_the_second_time)
+    told = run.measure_files([women / line["path"] for line in knowing[:2]], fitted, tmp_path / "out")
+    assert "file 1: not all of its pictures are written: there is no such file" in told
+    assert [view["number"] for view in lines_of(tmp_path / "out/views.csv")] == ["1", "2"]
+    assert [path.name[:4] for path in (tmp_path / "out/overlays").iterdir()] == ["0002"]
+
+
+def test_tables_of_an_earlier_run_do_not_stay_where_the_next_one_fails(women, knowing, fitted, tmp_path):
+    run.measure_files([women / knowing[0]["path"]], fitted, tmp_path / "out")
+    (tmp_path / "broken.dcm").write_bytes(b"not an image")
+    with pytest.raises(WorkFailed):
+        run.measure_files([tmp_path / "broken.dcm"], fitted, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.csv"))
 
 
 def test_one_key_gives_a_woman_one_name(women, knowing, fitted, tmp_path):
@@ -189,7 +232,7 @@ def test_a_small_real_model_goes_the_whole_way(women, fitted, tmp_path):
     inside = frame.breast_pixels((0, 0), found.shape)
     assert (found[~inside] == 0).all()
     assert ((found[inside] > 0) & (found[inside] < 1)).all()
-    low = replace(finder, measure=replace(finder.measure, threshold=float(np.quantile(found[inside], 0.99)))).calcified(study.voxels[0], spacing)
+    low, _ = finder.with_measure(threshold=float(np.quantile(found[inside], 0.99))).seen(found, frame, study.voxels.shape[1:], spacing)
     assert math.isclose(low.sum() / inside.sum(), 0.01, rel_tol=0.1)
 
 

@@ -116,3 +116,20 @@ def test_what_is_not_there_is_told_by_its_number(mg, tmp_path):
     with pytest.raises(UserError, match="number 2 is no file") as told:
         list_entries([mg(), tmp_path / "Doe_Jane.dcm"])
     assert "Doe" not in str(told.value)
+
+
+def test_a_file_that_is_gone_or_whose_header_is_broken_is_refused(mg, tmp_path):
+    with pytest.raises(Refused, match="no such file"):
+        read_mammogram(Entry(1, tmp_path / "gone.dcm"))
+    content = mg().read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(132, 1500, 3):
+            damaged[place] = rng.integers(256)
+        (tmp_path / "damaged.dcm").write_bytes(damaged)
+        try:
+            read_mammogram(Entry(1, tmp_path / "damaged.dcm"))
+        except Refused:
+            refused += 1
+    assert refused > 0  # and nothing else was raised

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mmv_jax.evaluate import fewshot
 from mmv_jax.evaluate.fewshot import few_shot, few_shot_masks
 from mmv_jax.evaluate.segmentation import Scene, tiles
 from mmv_jax.evaluate.tasks import make_task
@@ -84,7 +85,7 @@ def test_more_patients_outline_better_and_the_first_one_has_the_structure(outlin
 
 
 def test_masks_of_patients_that_were_not_drawn_change_nothing(outlined):
-    """With every patient drawn, moving the masks of train changes the curve; with two of them, those of all others do not."""
+    """With two patients drawn, moving the masks of any other one leaves the curve as it is."""
     task, scenes = outlined
     plain = few_shot_masks("e", scenes, task, shares=(0.01,), draws=1)
     patients, found = np.unique(task.patients[task.split == "train"]), []
@@ -92,3 +93,16 @@ def test_masks_of_patients_that_were_not_drawn_change_nothing(outlined):
         moved = [replace(scene, truth=~scene.truth) if name == patient else scene for scene, name in zip(scenes, task.patients)]
         found.append(few_shot_masks("e", moved, task, shares=(0.01,), draws=1) == plain)
     assert sum(found) == len(patients) - 2
+
+
+def test_the_masks_of_test_choose_nothing(outlined, monkeypatch):
+    """Moved, they change the scores and no prediction."""
+    task, scenes = outlined
+    moved = [replace(scene, truth=np.roll(scene.truth, 5, axis=2)) if s == "test" else scene for scene, s in zip(scenes, task.split)]
+    found = []
+    monkeypatch.setattr(fewshot, "_dice", lambda mask, scene: found.append(mask) or 0.0)
+    for given in (scenes, moved):
+        few_shot_masks("e", given, task, shares=(0.05,), draws=2)
+    ours, theirs = found[: len(found) // 2], found[len(found) // 2 :]
+    assert len(ours) == 2 * sum(scene.truth.any() for scene, s in zip(scenes, task.split) if s == "test")
+    assert all((a == b).all() for a, b in zip(ours, theirs))

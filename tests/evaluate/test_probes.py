@@ -49,20 +49,20 @@ def test_studies_without_a_label_do_not_count():
 
 @threadpool_limits.wrap(limits=1)  # one thread each and the process's own time, so that a busy machine slows neither
 def test_the_sweep_is_ten_times_as_fast_as_scikit_learn_with_equal_auroc():
-    x, y = correlated(2500, 384, 3)
-    train, test = slice(0, 2000), slice(2000, 2500)
+    x, y = correlated(4500, 384, 3)
+    train, test = slice(0, 4000), slice(4000, 4500)
     grid = np.tile(STRENGTHS, (3, 1))
     start = time.process_time()
     weights, bias = fit_logistic(x[train], y[train], grid)
     ours = time.process_time() - start
-    start, worst = time.process_time(), 0.0
+    start = time.process_time()
+    theirs = [[LogisticRegression(C=strength, max_iter=1000).fit(x[train], y[train, k]) for strength in STRENGTHS] for k in range(3)]
+    ratio = (time.process_time() - start) / ours
     for k in range(3):
-        for s, strength in enumerate(STRENGTHS):
-            theirs = LogisticRegression(C=strength, tol=1e-6, max_iter=10_000).fit(x[train], y[train, k])  # where its AUROC has settled
-            auroc = roc_auc_score(y[test, k], theirs.decision_function(x[test]))
-            worst = max(worst, abs(auroc - roc_auc_score(y[test, k], x[test] @ weights[:, k, s] + bias[k, s])))
-    assert worst <= 0.002
-    assert (time.process_time() - start) / ours >= 10
+        for s, model in enumerate(theirs[k]):
+            auroc = roc_auc_score(y[test, k], model.decision_function(x[test]))
+            assert abs(auroc - roc_auc_score(y[test, k], x[test] @ weights[:, k, s] + bias[k, s])) <= 0.002
+    assert ratio >= 10
 
 
 def test_a_label_of_one_class_stays_finite():

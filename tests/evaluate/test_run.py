@@ -62,7 +62,7 @@ def test_subgroups_confounders_and_few_shot_curves_are_in_the_files_and_the_repo
         curve = [found["left"][encoder][f"auroc@train={share}%"] for share in (25, 100)]
         assert all(point["ci95"][0] <= point["value"] <= point["ci95"][1] for point in curve)
         few, all_of_train = (found["disc"][encoder][f"dice@train={share}%"]["value"] for share in (25, 100))
-        assert few - 0.1 < all_of_train <= 1
+        assert 0 < few < all_of_train + 0.1 <= 1.1
     page = (evaluated[0] / "evaluate" / "report.html").read_text()
     assert all(f"<h2>{title}</h2>" in page for title in ("Subgroups", "Confounders", "Few-shot curves", "Calibration", "Tasks by encoders"))
 
