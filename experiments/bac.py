@@ -1,9 +1,8 @@
-r"""Calcified arteries on mammograms: the segmentation model, fitted to breast phantoms.
+r"""Calcified arteries on mammograms: the segmentation model, fitted to breast phantoms. experiments/bac_film.py goes on from it.
 
   mmv phantom runs/bac/phantoms --kind breast --studies 64 --seed 21
   mmv ingest runs/bac/phantoms/manifest.csv --store runs/bac/store
   mmv fit-bac --config experiments/bac.py --workdir runs/bac/fit
-  mmv bac FILES... --checkpoint runs/bac/fit --out runs/bac/out
 
 Paper:    none publishes its pixel-level figures on public data; severity by the thresholds of arXiv 2503.14550.
 Measured: docs/results.md, "Breast arterial calcification".
@@ -28,5 +27,5 @@ def get_config() -> ConfigDict:
     # How areas are measured: calcified from this probability on, in breasts whose views show least_mm2 on average in groups of at least
     # least_group_mm2 (less by itself may be a hair on a film); any other breast has none. A breast's area is the mean of its views (they show the
     # same calcium twice), a woman's the sum of hers.
-    c.measure = dict(threshold=0.4, least_group_mm2=0.3, least_mm2=0.5, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
+    c.measure = dict(threshold=0.5, least_group_mm2=0.0, least_mm2=0.3, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
     return c
