@@ -11,7 +11,8 @@ With a cohort CSV (`patient_id, time_years, event, age`, covariates; patient_id 
 How areas are measured (`measure` in experiments/bac.py) was chosen by the table "Other rules of measuring" of the report on yet other women:
 
   mmv phantom runs/bac/choice --kind breast --studies 48 --seed 23 --bac 0.4
-  mmv evaluate --config experiments/eval_bac.py --config.mammograms=runs/bac/choice/manifest.csv --checkpoint runs/bac/fit_film --workdir runs/bac/choose
+  mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film --workdir runs/bac/choose \
+      --config.mammograms=runs/bac/choice/manifest.csv
 
 Where the manifest has a `bac_mask`, areas and severity are compared with it; the thresholds of severity come
 with the checkpoint.

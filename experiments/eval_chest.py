@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     for name, family in STAND_INS.items():
         c.encoders[name] = {"folder": f"runs/eval_chest/stand_ins/{name}", "family": family, "stand_in": True}
     c.protocols = ("linear", "finetune", "scratch")
+    c.only = ()  # names of tasks; none: all
     c.fit = {"epochs": 10, "patience": 3, "batch": 8}
     c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
     nih, lidc, phantoms = {"source": "NIH ChestX-ray14"}, {"source": "LIDC-IDRI"}, {"tube_tie": 0.0}

@@ -67,7 +67,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     trained, carried = restore(checkpoint, config.rows.to_dict(), config.view.to_dict())
     random = with_fresh_weights(trained, config.seed)
     overlap = Overlap.of(carried, store.key_fingerprint)
-    tasks = [make_task(store.index, name, **group) for name, group in config.tasks.to_dict().items()]
+    tasks = [make_task(store.index, name, **group) for name, group in chosen_tasks(config).items()]
     if config.exclude_overlap:
         tasks = [overlap.without(task) for task in tasks]
     variants = Variants.of(config, workdir / "fitted", tasks, geometry, trained)
@@ -109,6 +109,15 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     report = workdir / "report.html"
     write_report(report, results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config), points, groups, confounded, of_variants)
     return f"{table_of(results, comparisons)}\n\nreport: {report}"
+
+
+def chosen_tasks(config: ConfigDict) -> dict[str, dict]:
+    """The groups of `config.tasks`, or of those that `config.only` names."""
+    groups = config.tasks.to_dict()
+    only = tuple(config.get("only", ()))
+    if unknown := [name for name in only if name not in groups]:
+        raise UserError(f"config.only: there is no task {unknown[0]!r}. There are: {', '.join(groups)}.")
+    return {name: group for name, group in groups.items() if not only or name in only}
 
 
 def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:

@@ -15,7 +15,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate import encoders
 from mmv_jax.evaluate.features import Features, encode_studies, local_means
 from mmv_jax.evaluate.overlap import Overlap
-from mmv_jax.evaluate.run import evaluate
+from mmv_jax.evaluate.run import chosen_tasks, evaluate
 from mmv_jax.evaluate.tasks import make_task
 from mmv_jax.store.read import Store
 
@@ -155,3 +155,13 @@ def test_a_missing_checkpoint_is_told(evaluated):
     folder, _ = evaluated
     with pytest.raises(UserError, match="--checkpoint is missing"):
         evaluate(tiny_config(folder / "store"), None, folder / "x")
+
+
+def test_a_config_may_ask_for_some_of_its_tasks():
+    config = tiny_config("store").unlock()
+    assert set(chosen_tasks(config)) == {"left", "left in CT", "radius", "disc", "ball"}
+    config.only = ("disc", "left")
+    assert chosen_tasks(config) == {name: config.tasks[name].to_dict() for name in ("left", "disc")}
+    config.only = ("disk",)
+    with pytest.raises(UserError, match="config.only: there is no task 'disk'. There are: "):
+        chosen_tasks(config)
