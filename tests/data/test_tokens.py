@@ -4,10 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_store import memory, to_voxels
 
-from mmv_jax.data import tokens
 from mmv_jax.data.crops import Crops, Geometry, whole_crops
 from mmv_jax.data.tokens import RowShape, choose_visible, to_patches, token_coordinates
-from mmv_jax.models import encoder
 
 PATCH = (8, 16, 16)
 
@@ -97,8 +95,3 @@ def test_an_empty_batch_has_the_shapes_that_were_promised(options):
     assert (batch["study"] == -1).all()
     assert ("visible_index" in batch) == ("visible_share" in options)
     assert ("masked" in batch) == ("mask_tokens" in options)
-
-
-def test_a_row_and_an_encoder_call_the_kinds_of_tokens_alike():
-    """Each room has its own constants, so that data workers load no model."""
-    assert (tokens.CLS, tokens.REGISTER, tokens.PATCH) == (encoder.CLS, encoder.REGISTER, encoder.PATCH)
