@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 COLOURS = ("#0072B2", "#E69F00", "#888888", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+MARKS = "oDs^"
 STYLE: dict[Any, Any] = {  # matplotlib types the names of its settings one by one
     "svg.fonttype": "none",  # text stays text: small files, and it can be searched
     "svg.hashsalt": "mmv_jax",  # the same numbers give the same file
@@ -43,18 +44,19 @@ class Bar:
 
 
 def forest(bars: Sequence[Bar], label: str, reference: float | None = None) -> str:
-    """Values with intervals, grouped by task, one colour a series; `reference` is a line such as chance."""
+    """Values with intervals, grouped by task, one colour a series, and another mark where the colours begin anew; `reference`: such as chance."""
     groups, series = list(dict.fromkeys(b.group for b in bars)), list(dict.fromkeys(b.series for b in bars))
+    looks = [(COLOURS[n % len(COLOURS)], MARKS[n // len(COLOURS) % len(MARKS)]) for n in range(len(series))]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.8 + 0.21 * len(bars) + 0.14 * len(groups)), layout="constrained")
         axes = figure.add_subplot()
         for bar in bars:
             y = groups.index(bar.group) * (len(series) + 0.6) + series.index(bar.series)
-            colour = COLOURS[series.index(bar.series) % len(COLOURS)]
+            colour, mark = looks[series.index(bar.series)]
             axes.plot([bar.low, bar.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
-            axes.plot(bar.value, y, "o", color=colour, markersize=5)
-        for n, name in enumerate(series):
-            axes.plot([], [], "o-", color=COLOURS[n % len(COLOURS)], label=name)
+            axes.plot(bar.value, y, mark, color=colour, markersize=5)
+        for (colour, mark), name in zip(looks, series):
+            axes.plot([], [], f"{mark}-", color=colour, label=name)
         if reference is not None:
             axes.axvline(reference, color="#bbbbbb", linewidth=0.8, zorder=0)
         axes.set_yticks([n * (len(series) + 0.6) + (len(series) - 1) / 2 for n in range(len(groups))], groups)
