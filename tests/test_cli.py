@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from mmv_jax import cli
 from mmv_jax.cli import COMMANDS, main
 from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.train import loop
 
 
 def exit_code(words) -> int:
@@ -144,3 +146,14 @@ def test_a_process_ends_with_the_code_and_no_traceback(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("done, told, code", [(3, "75", 75), (3, None, 0), (8, "75", 0)])
+def test_a_run_that_was_told_to_stop_says_so_to_whom_it_matters(done, told, code, monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "pretrain", lambda config, workdir: SimpleNamespace(step=done))
+    monkeypatch.delenv("MMV_STOPPED_EXIT_CODE", raising=False)
+    if told:
+        monkeypatch.setenv("MMV_STOPPED_EXIT_CODE", told)
+    config = tmp_path / "eight.py"
+    config.write_text("from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({'steps': 8})\n")
+    assert main(["pretrain", "--config", str(config), "--workdir", str(tmp_path / "run")]) == code

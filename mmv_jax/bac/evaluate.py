@@ -14,7 +14,7 @@ from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.report import WORDS, agreement_sections, outlined_part, picture_section
 from mmv_jax.bac.rules import RuledView, rules_section
 from mmv_jax.bac.run import Found, find_all
-from mmv_jax.bac.sources import list_entries
+from mmv_jax.bac.sources import Entry, list_entries
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.metrics.intervals import Interval
 from mmv_jax.outcomes.analysis import analyse
@@ -86,21 +86,7 @@ def evaluate_mammograms(
         raise UserError("config.mammograms has no bac_mask and config.cohort is empty: there is nothing to compare the areas with.")
     if cohort:  # its mistakes are told before hours of measuring
         read_cohort(cohort, covariates=adjust, also=COMPARED, areas={entry.patient_id or "": 0.0 for entry in entries})
-    judged, views, ruled = list[Judged](), list[ViewResult](), list[RuledView]()
-    every = max(1, len(entries) // PICTURES)
-    for found in find_all(finder, entries, lambda number, reason: notes.append(f"mammogram {number}: {reason}")):
-        views.append(found.result(found.mammogram.patient_id))
-        truth = None
-        if MASK in found.mammogram.entry.masks:
-            try:
-                truth = read_mask(found.mammogram.entry.masks[MASK], like=found.mammogram.study)[0] > 0
-                judged.append(_judge(found, views[-1], truth, draw=found.mammogram.entry.number % every == 0))
-            except Refused as why:
-                notes.append(f"mammogram {found.mammogram.entry.number} is not compared with the truth: {why}")
-        true_result = judged[-1].truth if truth is not None and not np.isnan(views[-1].area_mm2) else None
-        ruled.append(
-            RuledView.of(views[-1], true_result, np.zeros_like(found.mask) if truth is None else truth, found.probability, found.frame.factor)
-        )
+    judged, views, ruled = _look(finder, entries, notes)
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
     if not judged and not cohort:
@@ -125,6 +111,30 @@ def evaluate_mammograms(
     part.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     part.rename(workdir / "metrics.json")
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
+
+
+def _look(finder: Finder, entries: Sequence[Entry], notes: list[str]) -> tuple[list[Judged], list[ViewResult], list[RuledView]]:
+    """Every view that can be read: beside its truth where that is known, as it was seen, and by other rules where any truth is given.
+
+    Args:
+      notes: what could not be read or compared is added.
+    """
+    judged, views, ruled = list[Judged](), list[ViewResult](), list[RuledView]()
+    every, compared = max(1, len(entries) // PICTURES), any(MASK in entry.masks for entry in entries)
+    for found in find_all(finder, entries, lambda number, reason: notes.append(f"mammogram {number}: {reason}")):
+        entry, view = found.mammogram.entry, found.result(found.mammogram.patient_id)
+        views.append(view)
+        mask, truth = np.zeros_like(found.mask), None
+        if MASK in entry.masks:
+            try:
+                mask = read_mask(entry.masks[MASK], like=found.mammogram.study)[0] > 0
+                judged.append(_judge(found, view, mask, draw=entry.number % every == 0))
+                truth = None if np.isnan(view.area_mm2) else judged[-1].truth
+            except Refused as why:
+                notes.append(f"mammogram {entry.number} is not compared with the truth: {why}")
+        if compared:
+            ruled.append(RuledView.of(view, truth, mask, found.probability, found.frame.factor))
+    return judged, views, ruled
 
 
 def _judge(found: Found, result: ViewResult, truth: Bool[np.ndarray, "Y X"], *, draw: bool) -> Judged:

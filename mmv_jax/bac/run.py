@@ -91,7 +91,10 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
             stale.unlink()
     key = _key(key_path or out.with_name(out.name + ".key"))
     refused = [(number, f"manifest line {number}: {reason}") for number, reason in bad_lines]
-    refuse = lambda number, reason: refused.append((number, f"file {number}: {reason}"))  # noqa: E731
+
+    def refuse(number: int, reason: str) -> None:
+        refused.append((number, f"file {number}: {reason}"))
+
     views, masks = list[ViewResult](), list[tuple[Entry, tuple[int, ...], Shaped[np.ndarray, " bytes"]]]()
     for found in find_all(finder, entries, refuse):
         views.append(found.result(key.hash("patient", found.mammogram.patient_id)))
