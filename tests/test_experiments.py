@@ -46,7 +46,10 @@ class Index:
                 lines.append(line | {"low": 0.0, "high": 1.0, "occupancy": pack_occupancy(np.ones(CELLS[ndim], bool)), column: group})
         self.index = pd.DataFrame(lines)
 
-    def read_box(self, i, start, shape, *, mask=None):
+    def levels(self, i):
+        raise AssertionError("a plan reads no voxel")
+
+    def read_box(self, i, start, shape, *, mask=None, level=0):
         raise AssertionError("a plan reads no voxel")
 
 

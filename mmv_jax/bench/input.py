@@ -1,4 +1,4 @@
-"""Crops from the block store beside nibabel, which reads the same boxes from a .nii.gz: the same voxels, which is checked."""
+"""Crops from the block store beside nibabel, which reads the same boxes from a .nii.gz; and from the levels of a volume beside the volume alone."""
 
 import tempfile
 import time
@@ -9,6 +9,8 @@ import nibabel
 import numpy as np
 
 from mmv_jax.bench.run import case, in_turn
+from mmv_jax.data.crops import DRAWS, Geometry, View, draw_crops
+from mmv_jax.data.resample import read_crop
 from mmv_jax.store.layout import FORMAT, STORE_JSON, open_root
 from mmv_jax.store.read import Store
 from mmv_jax.store.write import PartWriter
@@ -17,10 +19,15 @@ from mmv_jax.study import Study
 GRID = (200, 512, 512)  # z, y, x
 CROP = (64, 128, 128)
 CROPS_A_TURN = 8  # of the store; one of nibabel, which takes as long as many
+PATCH = (8, 16, 16)
+VIEWS = [  # of a CT in experiments/vitl_pod.py
+    View("global", 2, (64, 160, 160), (0.32, 1.0), True),
+    View("local", 8, (32, 64, 64), (0.05, 0.32), False),
+]
 
 
 def bench_input(grid: tuple[int, int, int] = GRID, crop: tuple[int, int, int] = CROP, turns: int = 5) -> dict:
-    """Seconds a crop at random places of one volume in int16, both from files that the system's cache holds.
+    """Seconds a crop at random places of one volume in int16, both from files that the system's cache holds; then seconds of all crops of its views.
 
     Returns:
       `{"bench": "input", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
@@ -35,9 +42,14 @@ def bench_input(grid: tuple[int, int, int] = GRID, crop: tuple[int, int, int] = 
         np.testing.assert_array_equal(readers["ours"](place), readers["nibabel"](place))
         median = in_turn({name: _timed(read, room, CROPS_A_TURN if name == "ours" else 1) for name, read in readers.items()}, turns)
         size = ", ".join(f"{what} {_bytes(where) / 2**20:.0f} MiB" for what, where in (("store", Path(folder) / "store"), ("nii.gz", path)))
-    shape = " x ".join(map(str, crop))
-    name = f"a crop of {shape} voxels of a volume of {' x '.join(map(str, grid))}"
-    return {"bench": "input", "cases": [case(name, median["ours"], median["nibabel"], "nibabel, .nii.gz")], "notes": [f"On disk: {size}."]}
+        alone = Store(store.path, store.index.drop(columns=["level_factors", "level_blocks"]), store.key_fingerprint)
+        views = in_turn({"levels": _views_of(store), "alone": _views_of(alone)}, turns)
+    of_volume = f"of a volume of {' x '.join(map(str, grid))}"
+    cases = [
+        case(f"a crop of {' x '.join(map(str, crop))} voxels {of_volume}", median["ours"], median["nibabel"], "nibabel, .nii.gz"),
+        case(f"the {sum(view.count for view in VIEWS)} crops of an epoch {of_volume}", views["levels"], views["alone"], "without its coarser levels"),
+    ]
+    return {"bench": "input", "cases": cases, "notes": [f"On disk: {size}."]}
 
 
 def body(grid: tuple[int, int, int]) -> np.ndarray:
@@ -53,7 +65,7 @@ def write_store(folder: Path, voxels: np.ndarray) -> Store:
     root = open_root(folder)
     part = PartWriter(root, "part-00000-3d", 3)
     known = {"study": "0" * 16, "patient": "0" * 16, "line": 2, "manifest": 1, "split": "train", "modality": "CT"}
-    part.add(Study(voxels, (1.0, 1.0, 1.0), 3, "HU"), {}, known)
+    part.add(Study(voxels, (1.0, 0.7, 0.7), 3, "HU"), {}, known)
     part.close()
     root.write(STORE_JSON, b'{"format": %d, "key_fingerprint": "0", "manifests": []}' % FORMAT).result()
     return Store.open(folder)
@@ -74,6 +86,19 @@ def _timed(read: Callable, room: np.ndarray, crops: int) -> Callable[[], float]:
         for place in places:
             read(place)
         return (time.perf_counter() - start) / crops
+
+    return run
+
+
+def _views_of(store: Store) -> Callable[[], float]:
+    geometry, rng = Geometry.of(store.index), np.random.default_rng(3)
+
+    def run() -> float:
+        crops = draw_crops(geometry, {3: VIEWS}, PATCH, rng.random((1, sum(view.count for view in VIEWS), DRAWS)))
+        start = time.perf_counter()
+        for crop in range(crops.tokens.shape[1]):
+            read_crop(store, geometry, 0, crops[0, crop])
+        return time.perf_counter() - start
 
     return run
 

@@ -36,7 +36,7 @@ class Rows:
     Everything is a pure function of the arguments and the step, and not of hosts, of workers, or of what was asked for before.
 
     Args:
-      store: anything with an `index` and `read_box` (see `resample.Boxes`); with workers it must pickle.
+      store: anything with an `index`, `levels` and `read_box` (see `resample.Boxes`); with workers it must pickle.
       views: for each dimensionality (2, 3) what is cut from a study, global views first.
       patch, registers, length, prefix, segments, visible_share, visible_tokens, mask_tokens: see `tokens.RowShape`.
       per_step: rows of a step, over all hosts.
@@ -275,7 +275,10 @@ def _digest(trained: pd.DataFrame, groups: np.ndarray) -> str:
     """Of all that rows follow from in the lines of the index that are trained on; lines of other splits may come and go."""
     texts = "\n".join([*(text for name in TEXTS for text in trained[name]), *groups])
     numbers = trained[NUMBERS].to_numpy(np.float64)
-    return hashlib.sha256(texts.encode() + numbers.tobytes() + b"".join(trained["occupancy"])).hexdigest()[:16]
+    # A crop from a level is not to the last bit that from the study, which a store from before there were levels gives.
+    factors = enumerate(trained["level_factors"] if "level_factors" in trained else [])  # noqa: SIM401
+    levels = "".join(f"{i}: {own.tolist()}" for i, own in factors if own is not None and len(own))
+    return hashlib.sha256(texts.encode() + numbers.tobytes() + b"".join(trained["occupancy"]) + levels.encode()).hexdigest()[:16]
 
 
 def _studies_of(

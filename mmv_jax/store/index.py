@@ -1,4 +1,4 @@
-"""The index of a part: one Parquet file, a line a study, whose name carries the checksum of its content."""
+"""The index of a part: one Parquet file, a line a study, whose name carries the checksum of its content; and that of all parts together."""
 
 import io
 
@@ -13,7 +13,7 @@ from mmv_jax.errors import WorkFailed
 from mmv_jax.store.layout import PARTS, part_prefix, prefix_range
 
 INDEX = "index-"  # then eight hex digits of crc32c: the format's own page checksums leave its headers and its footer uncovered
-
+WHOLE = "index/"  # a folder of one file
 
 LABEL = "label_"
 
@@ -24,14 +24,29 @@ class Corrupt(WorkFailed):
 
 def write_index(root: ts.KvStore, part: str, lines: list[dict]) -> None:
     """Writes the index of a part, in one piece; from then on the part is there."""
-    file = io.BytesIO()
-    try:
-        table = pa.Table.from_pandas(pd.DataFrame(lines), preserve_index=False)
-    except pa.ArrowException:  # its message quotes a cell
-        raise ValueError(f"part {part}: the lines do not agree in the type of a column") from None
-    pq.write_table(table, file, compression="zstd")
-    content = file.getvalue()
-    root.write(f"{part_prefix(part)}{INDEX}{google_crc32c.value(content):08x}.parquet", content).result()
+    _write(root, part_prefix(part), pd.DataFrame(lines), f"part {part}")
+
+
+def write_whole_index(root: ts.KvStore) -> None:
+    """Writes the indices of all finished parts as one file more, so that opening a store of 100,000 parts reads one file and lists none of them."""
+    remove_whole_index(root)
+    index = read_index(root)
+    if not index.empty:
+        _write(root, WHOLE, index, "the index of all parts")
+
+
+def remove_whole_index(root: ts.KvStore) -> None:
+    """Before parts are added or taken away: what is left tells the truth, if more slowly."""
+    root.delete_range(prefix_range(WHOLE)).result()
+
+
+def read_whole_index(root: ts.KvStore) -> pd.DataFrame:
+    """As `read_index` of all parts; from the one file of `write_whole_index`, where the last ingest has ended with it and it is undamaged."""
+    keys = root.list(prefix_range(WHOLE)).result()
+    content = root.read(keys[0]).result().value if len(keys) == 1 else b""
+    if not content or not _is_whole(keys[0].decode(), content):
+        return read_index(root)
+    return _filled(pq.read_table(io.BytesIO(content)).to_pandas())
 
 
 def finished_parts(root: ts.KvStore, part: str | None = None) -> dict[str, str]:
@@ -52,7 +67,18 @@ def read_index(root: ts.KvStore, part: str | None = None) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame({"study": [], "patient": [], "split": [], "manifest": [], "line": []})
     _agree(tables)
-    return pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True)
+    return _filled(pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True))
+
+
+def damaged_indices(root: ts.KvStore) -> list[str]:
+    """A line for each part whose index is damaged. `read_whole_index` does not notice, the next ingest does."""
+    faults = []
+    for part, key in finished_parts(root).items():
+        try:
+            _table(part, key, root.read(key).result().value)
+        except Corrupt as error:
+            faults.append(str(error))
+    return faults
 
 
 def carried_kinds(index: pd.DataFrame) -> dict[str, type]:
@@ -71,6 +97,28 @@ def _agree(tables: list[pd.DataFrame]) -> None:
 
 
 def _table(part: str, key: str, content: bytes) -> pd.DataFrame:
-    if f"{google_crc32c.value(content):08x}" not in key:
-        raise Corrupt(f"The index of part {part} is damaged. Remove the folder parts/{part} from the store and ingest again.")
+    if not _is_whole(key, content):
+        raise Corrupt(f"The index of part {part} is damaged. Remove the folders parts/{part} and index from the store and ingest again.")
     return pq.read_table(io.BytesIO(content)).to_pandas().assign(part=part)
+
+
+def _write(root: ts.KvStore, prefix: str, lines: pd.DataFrame, name: str) -> None:
+    file = io.BytesIO()
+    try:
+        table = pa.Table.from_pandas(lines, preserve_index=False)
+    except pa.ArrowException:  # its message quotes a cell
+        raise ValueError(f"{name}: the lines do not agree in the type of a column") from None
+    pq.write_table(table, file, compression="zstd")
+    content = file.getvalue()
+    root.write(f"{prefix}{INDEX}{google_crc32c.value(content):08x}.parquet", content).result()
+
+
+def _is_whole(key: str, content: bytes) -> bool:
+    return f"{google_crc32c.value(content):08x}" in key
+
+
+def _filled(index: pd.DataFrame) -> pd.DataFrame:
+    """None where a column that holds no numbers has nothing, whichever parts lack it."""
+    for column in index.select_dtypes(object):
+        index[column] = index[column].where(index[column].notna(), None)
+    return index

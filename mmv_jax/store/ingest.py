@@ -18,7 +18,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.manifest import Line, Manifest, read_manifest
 from mmv_jax.readers.read import read_mask, read_study
-from mmv_jax.store.index import carried_kinds, finished_parts, read_index
+from mmv_jax.store.index import carried_kinds, finished_parts, read_index, remove_whole_index, write_whole_index
 from mmv_jax.store.labels import agreed_kinds, carry, choose_columns
 from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, open_root, prefix_range, remove_part
 from mmv_jax.store.quarantine import Quarantine
@@ -110,6 +110,8 @@ def ingest(
         report = Report()
         quarantine = Quarantine(root)
         jobs = _jobs(root, key, ordinals, unit, report, quarantine)
+        if jobs:
+            remove_whole_index(root)
         tasks = _tasks(jobs, str(store), read_fn)
         settled: set[Place] = set()
         events = ENGINES[engine](write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s)
@@ -121,6 +123,7 @@ def ingest(
                     report.ingested += len(event.places)
                 settled |= set(event.places) if isinstance(event, Written) else set() if isinstance(event, Reading) else {event.place}
                 progress(len(settled), len(jobs))
+        write_whole_index(root)
     report.seconds = time.monotonic() - began
     return report
 

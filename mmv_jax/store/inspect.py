@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from mmv_jax.store.index import damaged_indices
 from mmv_jax.store.layout import open_root, unpack_occupancy
 from mmv_jax.store.quarantine import read_quarantine
 from mmv_jax.store.read import Store
@@ -48,9 +49,9 @@ def describe(path: str | Path) -> str:
 
 
 def verify(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Reads every block of every study and of its masks; a line for each study whose blocks are damaged or gone."""
+    """Reads every block of every study, of its masks and levels, and the index of every part; a line for each that is damaged or gone."""
     store = Store.open(path)
-    faults = []
+    faults = damaged_indices(open_root(path))
     for i, (study, manifest, line, part) in enumerate(store.index[["study", "manifest", "line", "part"]].itertuples(index=False)):
         if not store.is_whole(i):
             faults.append(f"study {study} (manifest {manifest}, line {line}): blocks in parts/{part} are damaged or gone")

@@ -27,9 +27,9 @@ class Stored:
     intercept: float
 
 
-def slabs(voxels: np.ndarray) -> Iterator[slice]:
-    """Slices of z of about SLAB_VOXELS voxels each."""
-    step = max(1, SLAB_VOXELS // (voxels.shape[1] * voxels.shape[2]))
+def slabs(voxels: np.ndarray, multiple: int = 1) -> Iterator[slice]:
+    """Slices of z of about SLAB_VOXELS voxels each, that begin at multiples of a number."""
+    step = multiple * max(1, SLAB_VOXELS // (multiple * voxels.shape[1] * voxels.shape[2]))
     return (slice(z, z + step) for z in range(0, voxels.shape[0], step))
 
 

@@ -5,6 +5,7 @@ STORE/store.json                  format, fingerprint of the key, the manifests 
 STORE/quarantine.jsonl            what was refused, by manifest line
 STORE/parts/NAME/blocks/          one zarr3 array blocks[n, cz, cy, cx] int16; a shard is many blocks, each with its own checksum
 STORE/parts/NAME/index-*.parquet  a line a study; written last: a part without it was never there
+STORE/index/index-*.parquet       all of these together, written when an ingest ends and taken away before one writes
 ```
 Every path goes through a TensorStore key-value store, so that `/data/store`, `gs://bucket/store` and `s3://bucket/store` are the same code.
 """

@@ -6,6 +6,7 @@ Axes: z, y, x of a study's own grid.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pandas as pd
 import tensorstore as ts
 
 from mmv_jax.errors import UserError, WorkFailed
-from mmv_jax.store.index import Corrupt, read_index
+from mmv_jax.store.index import Corrupt, read_whole_index
 from mmv_jax.store.layout import FORMAT, STORE_JSON, array_spec, block_counts, open_root
 from mmv_jax.study import Study
 
@@ -26,6 +27,7 @@ CONTENT = (
 )
 # With what TensorStore begins to say why something could not be read, where nothing is wrong with the thing itself.
 UNREACHABLE = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED", "INTERNAL")
+OPEN_PARTS = 512  # at a time, 80 KiB each: every worker of a run meets every part of a store, and there may be 100,000
 CACHE_BYTES = 16 << 20  # holds the block directories of shards, so that a crop costs no second look at them
 
 
@@ -49,10 +51,13 @@ class Store:
     def __init__(self, path: str, index: pd.DataFrame, key_fingerprint: str):
         self.path, self.index, self.key_fingerprint = path, index, key_fingerprint
         self._grids = index[["grid_z", "grid_y", "grid_x"]].to_numpy()
-        self._slopes, self._intercepts = index["slope"].to_numpy(np.float32), index["intercept"].to_numpy(np.float32)
+        scales = [("slope", "intercept"), ("level_slope", "level_intercept")]  # of the study, and of its levels
+        self._scales = [index.reindex(columns=columns).to_numpy(np.float32) for columns in scales]
         self._parts, self._first = index["part"].to_numpy(), index["first_block"].to_numpy()
+        self._factors = [numbers.reshape(-1, 3) for numbers in _numbers(index, "level_factors")]
+        self._level_blocks = _numbers(index, "level_blocks")
         self._arrays: dict[str, ts.TensorStore] = {}
-        self._opened_by = 0
+        self._opened_by, self._lock = 0, threading.Lock()
 
     @classmethod
     def open(cls, path: str | Path) -> "Store":
@@ -67,7 +72,7 @@ class Store:
             raise UserError(f"{path} is not a store ({STORE_JSON} is missing). Make one with: mmv ingest MANIFEST --store {path}")
         if about["format"] != FORMAT:
             raise UserError(f"{path} has format {about['format']}, this version reads {FORMAT}. Ingest its manifests again.")
-        index = read_index(root)
+        index = read_whole_index(root)
         if index.empty:
             raise UserError(f"{path} holds no study: no ingest has finished a part of it. Run mmv ingest again; quarantine.jsonl has the reasons.")
         return cls(str(path), index, about["key_fingerprint"])
@@ -81,29 +86,40 @@ class Store:
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def read_box(self, i: int | np.integer, start: Triple, shape: Triple, *, mask: str | None = None) -> np.ndarray:
+    def levels(self, i: int | np.integer) -> np.ndarray:
+        """How many voxels (z, y, x) of study `i` one of each of its coarser levels is the mean of, `[levels, 3]`, from fine to coarse.
+
+        Only large studies have any (`store.levels`), and none those that were ingested before there were levels.
+        """
+        return self._factors[i]
+
+    def read_box(self, i: int | np.integer, start: Triple, shape: Triple, *, mask: str | None = None, level: int = 0) -> np.ndarray:
         """Voxels of a box that lies inside study `i`.
 
         Args:
           i: position in the index.
-          start, shape: (z, y, x) in voxels of the study's grid.
+          start, shape: (z, y, x) in voxels of the study's grid, or of the level's.
           mask: a name from the study's `masks`.
+          level: 0 for the study itself, n for its n-th coarser level. Masks have none.
         Returns:
           float32 true intensities `[z, y, x]`, or the int32 values of the mask.
         Raises:
           ValueError: the box leaves the study, or the study has no such mask.
           Corrupt: a block does not pass its checksum.
         """
-        grid = self._grids[i]
+        assert not (level and mask), "masks have no levels"
+        grid = -(-self._grids[i] // self._factors[i][level - 1]) if level else self._grids[i]
         begin, size = np.array(start, np.int64), np.array(shape, np.int64)
         if (begin < 0).any() or (size < 1).any() or (begin + size > grid).any():
             raise ValueError(f"box at {begin.tolist()} of {size.tolist()} voxels leaves study {i}, whose grid is {grid.tolist()}")
-        stored = self._read_blocks(i, self._first_block(i, mask), begin, size)
+        first = int(self._level_blocks[i][level - 1]) if level else self._first_block(i, mask)
+        stored = self._read_blocks(i, first, grid, begin, size)
         if mask is not None:
             return stored.astype(np.int32)
-        values = stored.astype(np.float32)
-        values *= self._slopes[i]
-        values += self._intercepts[i]
+        values, (slope, intercept) = stored.astype(np.float32), self._scales[min(level, 1)][i]
+        if (slope, intercept) != (1, 0):  # two passes less over most CTs
+            values *= slope
+            values += intercept
         return values
 
     def read_study(self, i: int | np.integer) -> Study:
@@ -114,7 +130,7 @@ class Store:
         return Study(self.read_box(i, (0, 0, 0), self._grids[i]), spacing, int(line["ndim"]), line["unit"], attributes)
 
     def digest(self, studies: Sequence[int] | np.ndarray) -> str:
-        """Changes with the voxels, masks and geometry of some studies and with their order, and not with their labels or their place in the store.
+        """Changes with the voxels, levels, masks and geometry of studies and with their order, not with their labels or place in the store.
 
         A store that was written before the index had checksums answers for the range and the occupancy of the voxels instead.
         """
@@ -122,12 +138,13 @@ class Store:
         return hashlib.sha256(repr(content.to_numpy(object).tolist()).encode()).hexdigest()
 
     def is_whole(self, i: int | np.integer) -> bool:
-        """Whether every block of study `i` and of its masks passes its checksum."""
+        """Whether every block of study `i`, of its masks and of its levels passes its checksum."""
         line = self.index.iloc[i]
         try:
             array = self._array(line["part"])
             a_grid = int(np.prod(block_counts(self._grids[i], array.shape[1:])))
             first, end = int(line["first_block"]), int(line["first_block"]) + a_grid * (1 + len(line["mask_blocks"]))
+            end += sum(int(np.prod(block_counts(-(-self._grids[i] // factor), array.shape[1:]))) for factor in self._factors[i])
             for block in range(first, end, VERIFY_BLOCKS):
                 array[block : min(block + VERIFY_BLOCKS, end)].read().result()
         except (ValueError, IndexError) as error:  # damaged or missing shards; an array shorter than its index
@@ -153,11 +170,12 @@ class Store:
             raise ValueError(f"study {line['study']} has no mask {mask!r}; it has: {line['masks'] or 'none'}")
         return int(line["mask_blocks"][names.index(mask)])
 
-    def _read_blocks(self, i: int | np.integer, first: int, start: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    def _read_blocks(self, i: int | np.integer, first: int, grid: np.ndarray, start: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        """The box of the array of that grid whose blocks begin with number `first`."""
         try:
             array = self._array(self._parts[i])
             block = np.array(array.shape[1:])
-            counts = block_counts(self._grids[i], block)
+            counts = block_counts(grid, block)
             begin, end = start // block, (start + shape - 1) // block + 1
             positions = np.stack(np.meshgrid(*map(np.arange, begin, end), indexing="ij"), axis=-1).reshape(-1, 3)
             numbers = first + np.ravel_multi_index(tuple(positions.T), counts)
@@ -166,7 +184,7 @@ class Store:
             self._check_reachable(error)
             raise Corrupt(
                 f"Blocks of study {self.index['study'].iloc[i]} (part {self._parts[i]}) are damaged or gone. "
-                f"`mmv inspect {self.path} --verify` lists all such studies; delete their parts and ingest again."
+                f"`mmv inspect {self.path} --verify` lists all such studies; delete their parts and the folder index, and ingest again."
             ) from error
         out = np.empty(shape, np.int16)
         for corner, voxels in zip(positions * block - start, blocks):  # corner: of the block, in the box
@@ -175,13 +193,26 @@ class Store:
         return out
 
     def _array(self, part: str) -> ts.TensorStore:
-        if self._opened_by != os.getpid():
-            self._arrays, self._opened_by = {}, os.getpid()
-            self._root = open_root(self.path)
-            self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
-        if part not in self._arrays:
-            self._arrays[part] = ts.open(array_spec(self._root, part), open=True, context=self._context).result()
-        return self._arrays[part]
+        with self._lock:  # rows are made in a thread beside the one that probes
+            if self._opened_by != os.getpid():
+                self._arrays, self._opened_by = {}, os.getpid()
+                self._root = open_root(self.path)
+                self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+            array = self._arrays.pop(part, None)
+            if array is None:
+                array = ts.open(array_spec(self._root, part), open=True, context=self._context).result()
+                if len(self._arrays) >= OPEN_PARTS:
+                    del self._arrays[next(iter(self._arrays))]  # the one that was not asked for the longest
+            self._arrays[part] = array
+            return array
+
+
+def _numbers(index: pd.DataFrame, column: str) -> list[np.ndarray]:
+    """Each line's list of numbers; empty where the line was written before there was this column."""
+    nothing = np.empty(0, np.int64)
+    if column not in index:
+        return [nothing] * len(index)
+    return [numbers.astype(np.int64) if isinstance(numbers, np.ndarray) else nothing for numbers in index[column]]
 
 
 def read_about(root: ts.KvStore) -> dict | None:

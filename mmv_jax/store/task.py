@@ -127,6 +127,8 @@ def _problem(study: Study, masks: Mapping[str, np.ndarray]) -> tuple[str, str] |
         return "not_finite", "voxels are NaN or infinite"
     if low == high:
         return "constant", "every voxel has the same value"
+    if any(mm <= 0 for mm in study.spacing_mm):
+        return "bad_spacing", "a spacing is not more than 0 mm"
     for name, mask in masks.items():
         if mask.shape != study.voxels.shape:
             return "mask_grid", f"{name} has the grid {mask.shape}, the study {study.voxels.shape}"

@@ -9,6 +9,7 @@ import tensorstore as ts
 from mmv_jax.store.index import write_index
 from mmv_jax.store.intensity import foreground_percentiles, occupancy, to_int16
 from mmv_jax.store.layout import BLOCKS, SHARD_BLOCKS, block_counts, new_array_spec, pack_occupancy, remove_part
+from mmv_jax.store.levels import coarser, level_factors
 from mmv_jax.study import Study
 
 PART_STUDIES = 512
@@ -42,7 +43,8 @@ class PartWriter:
 
         Args:
           study: of the ndim of this part.
-          masks: integer `[z, y, x]` arrays by name, values of 16 bits; they become further blocks on the study's block grid.
+          masks: integer `[z, y, x]` arrays by name, values of 16 bits; they become further blocks on the study's block grid. The coarser levels of
+            a large study (`levels`) follow, each on its own.
           known: the columns of the index that the voxels do not say: names, split, labels.
         """
         assert study.ndim == self.ndim, study.ndim
@@ -60,6 +62,16 @@ class PartWriter:
         checksum = 0
         for voxels in (stored.voxels, *masks.values()):
             checksum = self._append(voxels, checksum)
+        levels = level_factors(study.voxels.shape, study.spacing_mm) if study.unit != "shape" else []  # a mean of a shape is no shape
+        level_blocks, (slope, intercept) = list[int](), (stored.slope, stored.intercept)
+        ends = (int(stored.voxels.min()), int(stored.voxels.max())) if levels else (0, 0)
+        for factor in levels:
+            level = coarser(stored.voxels, factor, *ends)
+            level_blocks.append(self._blocks)
+            slope, intercept = stored.slope / level.gain, stored.intercept + level.offset * stored.slope
+            checksum = self._append(level.voxels, checksum)
+        line |= {"level_factors": [n for factor in levels for n in factor], "level_blocks": level_blocks}
+        line |= {"level_slope": slope, "level_intercept": intercept}
         self.lines.append(line | {"checksum": f"{checksum:08x}"})
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ def test_only_the_voxels_near_the_box_are_read():
     store, geometry = one(np.ones((60, 200, 200), np.float32), (1.0, 1.0, 1.0))
     boxes = []
     read = store.read_box
-    store.read_box = lambda i, start, shape, mask=None: boxes.append((start, shape)) or read(i, start, shape, mask=mask)
+    store.read_box = lambda i, start, shape, level: boxes.append((start, shape)) or read(i, start, shape)
     read_crop(store, geometry, 0, Crops(np.array([20.0, 50.0, 60.0]), np.array(1.0), np.array([1, 1, 1]), PATCH))
     (start, shape), *others = boxes
     assert not others
