@@ -1,10 +1,9 @@
 """Coarser copies of a large study: a crop of all of a CT on 160 voxels a side need not decode 80 million. Axes: z, y, x of the grid at hand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Int16
 
 from mmv_jax.store.intensity import slabs
 
@@ -12,15 +11,6 @@ LARGE = 1 << 20  # voxels: a grid with more than this has a coarser copy
 STEPS = 1 << 12  # that a study's range has on a level at the least: means of zeros and ones are rounded finer than to zeros and ones
 
 Triple = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Level:
-    """Values as they are stored: a mean in the study's own 16-bit steps is `voxels / gain + offset`."""
-
-    voxels: Int16[np.ndarray, "z y x"]
-    gain: int
-    offset: int
 
 
 def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Triple]:
@@ -48,20 +38,36 @@ def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Trip
     return levels
 
 
-def coarser(voxels: Int16[np.ndarray, "z y x"], factor: Triple, low: int, high: int) -> Level:
-    """The means of boxes of so many voxels; at an odd end, of the voxels that are left.
+def level_scale(low: int, high: int) -> tuple[int, int]:
+    """(gain, offset) of a study's levels: a mean of its 16-bit values is stored as `(mean - offset) * gain`, rounded.
 
     Args:
-      low, high: of all voxels. Where they are few steps apart a mean is rounded to a share of a step.
+      low, high: of all its voxels. Where they are few steps apart a mean is so rounded to a share of a step.
     """
-    out = np.empty([-(-n // f) for n, f in zip(voxels.shape, factor)], np.int16)
     gain = 1 << max(0, (STEPS // max(high - low, 1)).bit_length() - 1)
-    offset = low if gain > 1 else 0
-    for slab in slabs(voxels, multiple=factor[0]):
-        first = slab.start // factor[0]
-        means = _means(voxels[slab].astype(np.float32), factor)
+    return gain, low if gain > 1 else 0
+
+
+def coarser(
+    voxels: Int16[np.ndarray, "z y x"], before: Triple, factor: Triple, grid: Sequence[int], gain: int = 1, offset: int = 0
+) -> Int16[np.ndarray, "Z Y X"]:
+    """The level of that factor, of the finer one (or the study itself) of the factor `before`; at an odd end, means of the voxels that are left.
+
+    Args:
+      factor: once or twice as much as `before` along each axis.
+      grid: of the study.
+      gain, offset: as of `level_scale`, where `voxels` are the study's own.
+    """
+    out = np.empty([-(-n // f) for n, f in zip(grid, factor)], np.int16)
+    counts = [covered(n, f) for n, f in zip(grid, before)]
+    for slab in slabs(voxels, multiple=2):
+        means = voxels[slab].astype(np.float32)
+        for axis, own in enumerate([counts[0][slab], *counts[1:]]):
+            if factor[axis] > before[axis]:
+                means = _halved(means, axis, own)
+        first = slab.start * before[0] // factor[0]
         out[first : first + len(means)] = np.rint((means - offset) * gain)
-    return Level(out, gain, offset)
+    return out
 
 
 def covered(voxels: int, factor: int) -> np.ndarray:
@@ -75,11 +81,14 @@ def covered(voxels: int, factor: int) -> np.ndarray:
     return np.minimum(voxels - starts, factor)
 
 
-def _means(values: Float32[np.ndarray, "z y x"], factor: Triple) -> Float32[np.ndarray, "Z Y X"]:
-    for axis, f in enumerate(factor):
-        if f > 1:
-            shape = [1, 1, 1]
-            shape[axis] = -1
-            counts = covered(values.shape[axis], f).astype(np.float32)
-            values = np.add.reduceat(values, np.arange(0, values.shape[axis], f), axis=axis) / counts.reshape(shape)
-    return values
+def _halved(values: np.ndarray, axis: int, counts: np.ndarray) -> np.ndarray:
+    """Means of neighbours along an axis; the last of `counts`, of how many voxels each is the mean, may be less, and it may have no neighbour."""
+    values = np.moveaxis(values, axis, 0)
+    pairs = len(values) // 2
+    means = values[::2].copy()
+    means[:pairs] += values[1::2]
+    means[:pairs] *= np.float32(0.5)
+    if len(values) == 2 * pairs and counts[-1] < counts[0]:
+        share = np.float32(counts[-1] / (counts[-2] + counts[-1]))
+        means[-1] = values[-2] + share * (values[-1] - values[-2])
+    return np.moveaxis(means, 0, axis)

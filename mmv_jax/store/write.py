@@ -7,9 +7,9 @@ import numpy as np
 import tensorstore as ts
 
 from mmv_jax.store.index import write_index
-from mmv_jax.store.intensity import foreground_percentiles, occupancy, to_int16
+from mmv_jax.store.intensity import Stored, foreground_percentiles, occupancy, to_int16
 from mmv_jax.store.layout import BLOCKS, SHARD_BLOCKS, block_counts, new_array_spec, pack_occupancy, remove_part
-from mmv_jax.store.levels import coarser, level_factors
+from mmv_jax.store.levels import coarser, level_factors, level_scale
 from mmv_jax.study import Study
 
 PART_STUDIES = 512
@@ -62,16 +62,8 @@ class PartWriter:
         checksum = 0
         for voxels in (stored.voxels, *masks.values()):
             checksum = self._append(voxels, checksum)
-        levels = level_factors(study.voxels.shape, study.spacing_mm) if study.unit != "shape" else []  # a mean of a shape is no shape
-        level_blocks, (slope, intercept) = list[int](), (stored.slope, stored.intercept)
-        ends = (int(stored.voxels.min()), int(stored.voxels.max())) if levels else (0, 0)
-        for factor in levels:
-            level = coarser(stored.voxels, factor, *ends)
-            level_blocks.append(self._blocks)
-            slope, intercept = stored.slope / level.gain, stored.intercept + level.offset * stored.slope
-            checksum = self._append(level.voxels, checksum)
-        line |= {"level_factors": [n for factor in levels for n in factor], "level_blocks": level_blocks}
-        line |= {"level_slope": slope, "level_intercept": intercept}
+        levels, checksum = self._append_levels(stored, study, checksum)
+        line |= levels
         self.lines.append(line | {"checksum": f"{checksum:08x}"})
 
     def close(self) -> None:
@@ -82,6 +74,19 @@ class PartWriter:
         if left:
             self._array[self._blocks - left : self._blocks].write(self._shard[:left]).result()
         write_index(self._root, self.name, self.lines)
+
+    def _append_levels(self, stored: Stored, study: Study, checksum: int) -> tuple[dict, int]:
+        """(the columns of the index that tell of the coarser levels, the checksum with their blocks)."""
+        factors = level_factors(study.voxels.shape, study.spacing_mm) if study.unit != "shape" else []  # a mean of a shape is no shape
+        gain, offset = level_scale(int(stored.voxels.min()), int(stored.voxels.max())) if factors else (1, 0)
+        voxels, before, blocks, scale = stored.voxels, (1, 1, 1), list[int](), (gain, offset)
+        for factor in factors:
+            voxels = coarser(voxels, before, factor, study.voxels.shape, *scale)
+            before, scale = factor, (1, 0)  # the next one is made of this one, which is scaled
+            blocks.append(self._blocks)
+            checksum = self._append(voxels, checksum)
+        columns = {"level_factors": [n for factor in factors for n in factor], "level_blocks": blocks}
+        return columns | {"level_slope": stored.slope / gain, "level_intercept": stored.intercept + offset * stored.slope}, checksum
 
     def _append(self, voxels: np.ndarray, checksum: int) -> int:
         """Appends the blocks of an array; returns the crc32c of all blocks of the study so far."""
