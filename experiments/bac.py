@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
     c.head = dict(channels=24)
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=2, warmup=0.05, weight_decay=0.05)
     c.checkpoint = dict(every=200, keep=2)
-    # How areas are measured: calcified from this probability on, in breasts whose views show least_mm2 on average in groups of at least
-    # least_group_mm2 (less by itself may be a hair on a film); any other breast has none. A breast's area is the mean of its views (they show the
-    # same calcium twice), a woman's the sum of hers.
-    c.measure = dict(threshold=0.5, least_group_mm2=0.0, least_mm2=0.3, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
+    # How areas are measured: calcified from this probability on, in breasts each of whose views shows least_mm2 in groups of at least
+    # least_group_mm2 (less by itself, or in one view alone, may be a hair on a film); any other breast has none. A breast's area is the mean of
+    # its views (they show the same calcium twice), a woman's the sum of hers.
+    c.measure = dict(threshold=0.3, least_group_mm2=0.1, least_mm2=0.2, of_views="mean", of_breasts="sum", severity_mm2=(0.0, 10.0, 25.0))
     return c

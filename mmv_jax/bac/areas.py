@@ -67,9 +67,9 @@ def counted(views: Sequence[ViewResult]) -> list[ViewResult]:
 def confirmed(views: Sequence[ViewResult], measure: Measure) -> list[ViewResult]:
     """The views as they are reported: those of a breast in which too little is sure have no calcification.
 
-    An artery's calcium is in every view of its breast, a hair or a speck of dust in one: the views of a breast answer together. A view that does
-    not count, or whose spacing is not known, answers for itself. Of a woman's examinations the latest counts: a mean with earlier ones would hide
-    what is new.
+    An artery's calcium is in every view of its breast, a hair or a speck of dust in one: the view that shows least decides, where a view that was
+    taken again shows the mean of its images. One that does not count, or whose spacing is not known, answers for itself. Of a woman's examinations
+    the latest counts: a mean with earlier ones would hide what is new.
     """
     latest: dict[str, str] = {}
     for view in views:
@@ -79,8 +79,8 @@ def confirmed(views: Sequence[ViewResult], measure: Measure) -> list[ViewResult]
     for n, view in enumerate(reported):
         breasts.setdefault(n if view.remark else (view.woman, view.side), []).append(n)
     for lines in breasts.values():
-        (mean,) = breast_areas([View("", views[n].view, views[n].sure_mm2) for n in lines]).values()
-        if not measure.confirms(mean):
+        names = sorted({views[n].view for n in lines})
+        if not measure.confirms(min(float(np.mean([views[n].sure_mm2 for n in lines if views[n].view == name])) for name in names)):
             for n in lines:
                 reported[n] = replace(reported[n], pixels=0, area_mm2=0 * views[n].area_mm2)
     return reported

@@ -32,7 +32,7 @@ class Measure:
     Attributes:
       threshold: a pixel is calcified from this probability on.
       least_group_mm2: less calcified area than this that lies by itself (`groups`) shows no artery: it may be a hair on a film, a speck of noise.
-      least_mm2: a breast whose views show less than this in larger groups, on average, is reported to have none. In any other all pixels count.
+      least_mm2: a breast is reported to have none where any of its views shows less than this in larger groups. In any other all pixels count.
       of_views: the rule by which the views of a breast are put together: "mean" or "max".
       of_breasts: the rule by which the breasts of a woman are: "sum", "mean" or "max".
       severity_mm2: a woman's area up to which calcification is zero, mild, moderate; above it is severe.
@@ -54,7 +54,7 @@ class Measure:
         severity(np.zeros(0), self.severity_mm2)  # refuses what are no three thresholds
 
     def confirms(self, sure_mm2: float) -> bool:
-        """Whether a breast is calcified whose views show this much in groups that are no small ones, on average."""
+        """Whether a breast is calcified each of whose views shows this much or more in groups that are no small ones."""
         return sure_mm2 > 0 and sure_mm2 >= self.least_mm2
 
 
@@ -89,11 +89,14 @@ class Finder:
     def with_measure(self, **changes: Any) -> "Finder":
         return replace(self, measure=replace(self.measure, **changes))
 
-    def probabilities(self, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float]) -> tuple[Float[np.ndarray, "y x"], Frame]:
+    def probabilities(
+        self, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float], *, mirrored: bool = False
+    ) -> tuple[Float[np.ndarray, "y x"], Frame]:
         """The probability of calcified artery at each pixel of the working grid, 0 outside of the breast; and the frame of the view.
 
         Args:
           spacing_mm: (y, x) in the plane of the breast; NaN where unknown.
+          mirrored: the mean with what the model says of each tile's mirror image, for twice the time (docs/results.md).
         """
         frame = Frame.of(voxels, spacing_mm)
         values = averaged(voxels, frame.factor)
@@ -101,10 +104,12 @@ class Finder:
         known = nominal(spacing_mm, voxels.shape)
         tiles = tiles_of(values, frame, (known[0] * frame.factor, known[1] * frame.factor), self.shape)
         for some in _groups(tiles, ROWS * self.shape.per_row):
-            batch = pack(some, self.shape, ROWS)
-            found = np.asarray(self._predict(self.params, *(batch[name] for name in INPUTS)))
-            for n, tile in enumerate(some):
-                blend.add(tile.start, found[divmod(n, self.shape.per_row)])
+            found = self._of_tiles(some)
+            if mirrored:
+                turned = [replace(tile, image=tile.image[:, ::-1], breast=tile.breast[:, ::-1]) for tile in some]
+                found = [(one + other[:, ::-1]) / 2 for one, other in zip(found, self._of_tiles(turned))]
+            for tile, own in zip(some, found):
+                blend.add(tile.start, own)
         return np.where(frame.breast_pixels((0, 0), frame.shape), blend.mean(), np.float32(0)), frame
 
     def seen(
@@ -121,6 +126,11 @@ class Finder:
         mask = found >= self.measure.threshold
         sure = without_small(mask, coarse, self.measure.least_group_mm2)
         return enlarged(mask, frame.factor, (shape[0], shape[1])), float(sure.sum() * coarse[0] * coarse[1])
+
+    def _of_tiles(self, tiles: Sequence[Tile]) -> list[Float[np.ndarray, "T T"]]:
+        batch = pack(tiles, self.shape, ROWS)
+        found = np.asarray(self._predict(self.params, *(batch[name] for name in INPUTS)))
+        return [found[divmod(n, self.shape.per_row)] for n in range(len(tiles))]
 
     @cached_property
     def _predict(self):

@@ -19,7 +19,7 @@ from mmv_jax.report.page import Cell, Section, Table
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 LEAST_GROUP_MM2 = (0.0, 0.1, 0.2, 0.3)
-LEAST_MM2 = (0.1, 0.3, 0.5, 0.8)
+LEAST_MM2 = (0.1, 0.2, 0.3, 0.5)
 COLUMNS = {
     "dice": "Dice",
     "area_r2": "R² of women",

@@ -49,7 +49,7 @@ class Found:
 def find(finder: Finder, mammogram: Mammogram) -> Found:
     """Segments a mammogram."""
     voxels = mammogram.study.voxels[0]
-    probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm)
+    probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm, mirrored=True)
     seen = finder.seen(probabilities, frame, voxels.shape, mammogram.spacing_mm)
     return Found(mammogram, probabilities, frame, *seen, mammogram.remark if frame.breast.any() else "no breast is seen")
 

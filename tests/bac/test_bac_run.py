@@ -34,7 +34,8 @@ def knowing(women, fitted, monkeypatch):
         study = read_study(women / line["path"])
         truth[study.voxels.tobytes()] = read_mask(women / line["bac_mask"], like=study)[0]
 
-    def probabilities(self, voxels, spacing_mm):
+    def probabilities(self, voxels, spacing_mm, *, mirrored):
+        assert mirrored
         frame = Frame.of(voxels, spacing_mm)
         known = truth.get(np.ascontiguousarray(voxels[None]).tobytes())
         return (known if known is not None else np.zeros(voxels.shape)).astype(np.float32), frame
@@ -147,10 +148,10 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
 
 def test_the_rule_in_use_has_the_same_figures_among_the_other_rules(women, knowing, fitted, tmp_path):
     """A rule of the table, on probabilities that are 0 and 1: each threshold finds the same, and each least area another."""
-    evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, measure={"threshold": 0.5, "least_group_mm2": 0.3, "least_mm2": 0.8})
+    evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, measure={"threshold": 0.5, "least_group_mm2": 0.3, "least_mm2": 0.5})
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     page = (tmp_path / "report.html").read_text()
-    line = re.search(r"0\.5, 0\.3 and 0\.8 mm².*?</tr>", page, re.DOTALL)[0]
+    line = re.search(r"0\.5, 0\.3 and 0\.5 mm².*?</tr>", page, re.DOTALL)[0]
     figures = [float(number) for number in re.findall(r">\s*(-?\d\.\d{3})", line)]
     scores = metrics["bac_views"]["trained"] | metrics["bac_women"]["trained"]
     assert figures == [round(metrics["bac_views"]["trained"]["dice"]["value"], 3), *(
@@ -220,6 +221,19 @@ def test_neither_truth_nor_cohort_is_nothing_to_evaluate(women, knowing, fitted,
         writer.writerows(knowing[:1])
     with pytest.raises(UserError, match="bac_mask"):
         evaluate.evaluate_mammograms(women / "bare.csv", fitted, tmp_path)
+
+
+def test_mirror_images_are_turned_back_and_averaged(women, fitted, monkeypatch):
+    finder = Finder.restore(fitted)
+    study = read_study(women / lines_of(women / "manifest.csv")[0]["path"])
+    spacing = study.spacing_mm[1], study.spacing_mm[2]
+    monkeypatch.setattr(Finder, "_of_tiles", lambda self, tiles: [tile.image for tile in tiles])  # what a mirror image shows is where it was
+    plain, _ = finder.probabilities(study.voxels[0], spacing)
+    np.testing.assert_array_equal(finder.probabilities(study.voxels[0], spacing, mirrored=True)[0], plain)
+    across = np.tile(np.arange(finder.shape.tile, dtype=np.float32), (finder.shape.tile, 1))  # what does not turn with the image is levelled out
+    monkeypatch.setattr(Finder, "_of_tiles", lambda self, tiles: [across for _ in tiles])
+    found, frame = finder.probabilities(study.voxels[0], spacing, mirrored=True)
+    np.testing.assert_allclose(found[frame.breast_pixels((0, 0), found.shape)], across.mean(), rtol=1e-5)
 
 
 def test_a_small_real_model_goes_the_whole_way(women, fitted, tmp_path):
