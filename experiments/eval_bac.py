@@ -1,6 +1,6 @@
 r"""Calcified arteries on mammograms against the truth, and what the measured areas mean for a cohort.
 
-  mmv phantom runs/bac/heldout --kind breast --studies 100 --seed 24
+  mmv phantom runs/bac/heldout --kind breast --studies 100 --seed 26
   mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film --workdir runs/bac/evaluate
 
 With a cohort CSV (`patient_id, time_years, event, age`, covariates; patient_id as in the manifest) the measured areas are related to outcomes:
