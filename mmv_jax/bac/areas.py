@@ -8,7 +8,7 @@ import numpy as np
 from mmv_jax.bac.infer import Measure
 from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.outcomes.cohort import SEVERITIES, severity
-from mmv_jax.outcomes.mammogram import View, breast_areas, woman_area
+from mmv_jax.outcomes.mammogram import View, breast_areas, view_areas, woman_area
 
 EARLIER = "an earlier examination: of a woman's the latest counts"
 
@@ -79,8 +79,7 @@ def confirmed(views: Sequence[ViewResult], measure: Measure) -> list[ViewResult]
     for n, view in enumerate(reported):
         breasts.setdefault(n if view.remark else (view.woman, view.side), []).append(n)
     for lines in breasts.values():
-        names = sorted({views[n].view for n in lines})
-        if not measure.confirms(min(float(np.mean([views[n].sure_mm2 for n in lines if views[n].view == name])) for name in names)):
+        if not measure.confirms(min(view_areas([View("", views[n].view, views[n].sure_mm2) for n in lines]))):
             for n in lines:
                 reported[n] = replace(reported[n], pixels=0, area_mm2=0 * views[n].area_mm2)
     return reported

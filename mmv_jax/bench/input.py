@@ -1,4 +1,4 @@
-"""Crops from the block store beside nibabel, which reads the same boxes from a .nii.gz; and from the levels of a volume beside the volume alone."""
+"""Crops from the block store beside nibabel, which reads the same boxes from a .nii.gz: the same voxels, which is checked. And from levels."""
 
 import tempfile
 import time

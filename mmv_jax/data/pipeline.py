@@ -1,7 +1,7 @@
 """From a store to the batches of a run, with or without worker processes. Axes: N lines of an epoch, V crops of a line, B rows."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -276,8 +276,8 @@ def _digest(trained: pd.DataFrame, groups: np.ndarray) -> str:
     texts = "\n".join([*(text for name in TEXTS for text in trained[name]), *groups])
     numbers = trained[NUMBERS].to_numpy(np.float64)
     # A crop from a level is not to the last bit that from the study, which a store from before there were levels gives.
-    factors = enumerate(trained["level_factors"] if "level_factors" in trained else [])  # noqa: SIM401
-    levels = "".join(f"{i}: {own.tolist()}" for i, own in factors if own is not None and len(own))
+    factors: Iterable[Any] = trained.get("level_factors", [])
+    levels = "".join(f"{i}: {own.tolist()}" for i, own in enumerate(factors) if own is not None and len(own))
     return hashlib.sha256(texts.encode() + numbers.tobytes() + b"".join(trained["occupancy"]) + levels.encode()).hexdigest()[:16]
 
 

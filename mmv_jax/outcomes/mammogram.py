@@ -46,6 +46,11 @@ def area_mm2(mask: Shaped[np.ndarray, "*zyx"], spacing_mm: tuple[float, float]) 
     return float(np.count_nonzero(mask) * spacing_mm[0] * spacing_mm[1])
 
 
+def view_areas(views: Sequence[View]) -> list[float]:
+    """mm² of each view of one breast, in the order of their names; repeats of one view are averaged."""
+    return [float(np.mean([view.area_mm2 for view in views if view.view == name])) for name in sorted({view.view for view in views})]
+
+
 def breast_areas(views: Sequence[View], *, of_views: str = "mean") -> dict[str, float]:
     """mm² by side: repeats of one view are averaged, then the views are put together by the rule `of_views`.
 
@@ -54,8 +59,7 @@ def breast_areas(views: Sequence[View], *, of_views: str = "mean") -> dict[str, 
     check_rule(of_views, OF_VIEWS, "of_views")
     areas = {}
     for side in sorted({view.side for view in views}):
-        theirs = [view for view in views if view.side == side]
-        each = [float(np.mean([view.area_mm2 for view in theirs if view.view == name])) for name in sorted({view.view for view in theirs})]
+        each = view_areas([view for view in views if view.side == side])
         areas[side] = float("nan") if np.isnan(each).any() else float(RULES[of_views](each))
     return areas
 

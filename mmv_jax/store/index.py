@@ -46,7 +46,7 @@ def read_whole_index(root: ts.KvStore) -> pd.DataFrame:
     content = root.read(keys[0]).result().value if len(keys) == 1 else b""
     if not content or not _is_whole(keys[0].decode(), content):
         return read_index(root)
-    return _filled(pq.read_table(io.BytesIO(content)).to_pandas())
+    return pq.read_table(io.BytesIO(content)).to_pandas()
 
 
 def finished_parts(root: ts.KvStore, part: str | None = None) -> dict[str, str]:

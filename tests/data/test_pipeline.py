@@ -347,3 +347,15 @@ def test_an_error_says_which_row_it_stopped(workers):
     words = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert "of step 5" in words
     assert "while reading study 00000000000000" in words
+
+
+def test_the_digest_knows_levels_and_that_there_are_none():
+    """A crop from a level differs in its last bits; where no study has one, a store from before there were any is the same."""
+    index = STORE.index
+    try:
+        STORE.index = index.assign(level_factors=[np.empty(0, np.int64)] * len(index))
+        assert make().digest == ROWS.digest
+        STORE.index = index.assign(level_factors=[np.array([1, 2, 2])] * len(index))
+        assert make().digest != ROWS.digest
+    finally:
+        STORE.index = index

@@ -351,6 +351,7 @@ def test_the_index_of_all_parts_is_gone_while_an_ingest_writes_and_stays_where_o
     manifest = write_manifest(tmp_path / "c", volumes(2), first=6)
     left = []
     ingest([manifest], two_ingests, workers=1, read_fn=read_npy, progress=lambda *_: left.append([*two_ingests.glob("index/*")]))
+    assert left
     assert not any(left)
     assert len(Store.open(two_ingests)) == 8
 

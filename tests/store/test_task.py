@@ -1,5 +1,6 @@
 """The task function: repeated, it changes nothing that is finished; and messages are held to naming nobody."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from planted import read_npy
 from mmv_jax.store import write
 from mmv_jax.store.index import finished_parts, read_index
 from mmv_jax.store.layout import open_root
-from mmv_jax.store.task import Job, Reading, Task, Written, without, write_task
+from mmv_jax.store.task import Job, Reading, Refusal, Task, Written, without, write_task
+from mmv_jax.study import Study
 
 
 @pytest.fixture
@@ -63,3 +65,15 @@ def test_a_task_that_is_repeated_after_a_loss_writes_only_what_was_lost(task):
 
 def test_secrets_are_blotted_out_of_reasons():
     assert without("cannot open /data/MILLER_19/x.dcm of MILLER", ("MILLER", "/data/MILLER_19/x.dcm", "x")) == "cannot open … of …"
+
+
+def read_flat(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
+    """A reader of one's own that lets a spacing of 0 through."""
+    return Study(np.load(job.path), (0.0, 0.5, 0.5), 3, "raw"), {}
+
+
+def test_a_spacing_that_is_no_length_is_refused(task):
+    """Levels follow from it: they would have no end."""
+    refused = [event for event in write_task(replace(task, read_fn=read_flat)) if isinstance(event, Refusal)]
+    assert {event.code for event in refused} == {"bad_spacing"}
+    assert len(refused) == 7
