@@ -16,7 +16,7 @@ from mmv_jax.data.packing import make_plan
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.rows import RowWriter
 from mmv_jax.data.tokens import RowShape, choose_visible
-from mmv_jax.data.workers import begin, held_signals
+from mmv_jax.data.workers import begin, freed, held_signals
 from mmv_jax.errors import UserError, WorkFailed
 
 ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
@@ -141,6 +141,8 @@ class Rows:
             ) from error
         finally:
             made.close()  # ends the processes and frees the batches that they have ready, which nobody will ask for
+            made = batch = None
+            freed()
 
     def batch(self, step: int, mine: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         """The rows of a step, or those at the positions `mine` of it, as the arrays of `tokens.RowShape.spec`."""

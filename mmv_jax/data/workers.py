@@ -28,3 +28,17 @@ def held_signals() -> Iterator[None]:
 def begin(index: int, count: int) -> None:
     """The beginning of worker `index` of `count`: it ends with its parent; Grain's own would wait for it for ever."""
     end_with_parent()
+
+
+def freed() -> None:
+    """Waits until Grain's thread has given back the shared memory of all batches that nobody holds any more.
+
+    A process that ends before would be told of leaked objects. Where a later Grain has no such thread, there is nothing to wait for.
+    """
+    try:
+        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+    except ImportError:
+        return
+    thread = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    if thread is not None:
+        thread.apply(int)  # one thread, first come first served
