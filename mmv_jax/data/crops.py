@@ -12,7 +12,8 @@ from mmv_jax.errors import UserError
 NOMINAL_EXTENT_MM = 350.0  # the width of a planar study whose spacing nobody states: about that of a chest radiograph
 ASPECT = 4 / 3  # no side of a box, as a share of its study's side, is more than this times another (Inception's range)
 COARSER = 1.15  # spacing jitter: voxels are up to this factor larger than the view's grid asks for
-OVERSAMPLING = 2.0  # a crop's voxels are at the finest this factor smaller than the study's own: a thumbnail is not blown up to a page of tokens
+# A crop's voxels are at the finest this factor smaller than the study's own: a thumbnail is not blown up to a page of tokens. By dimensionality.
+OVERSAMPLING = {2: 2.0, 3: 2.0}
 DRAWS = 8  # uniform numbers a view: size, three aspects, three positions, spacing. A multiple of 4, since Philox draws by fours
 STILL = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0])  # the draws that jitter nothing
 CHUNK = 4096  # studies whose token grids are counted at once, which bounds memory
@@ -117,24 +118,30 @@ def uniforms(seed: int, epoch: int, first: int, lines: int, views: int) -> Float
     return np.random.Generator(philox).random((lines, views, DRAWS))
 
 
-def draw_crops(geometry: Geometry, views: Mapping[int, Sequence[View]], patch: Triple, u: Float[np.ndarray, "N V 8"]) -> Crops:
+def draw_crops(
+    geometry: Geometry,
+    views: Mapping[int, Sequence[View]],
+    patch: Triple,
+    u: Float[np.ndarray, "N V 8"],
+    oversampling: Mapping[int, float] = OVERSAMPLING,
+) -> Crops:
     """The crops [N, V] of N studies: line i of `u` decides those of study i, view by view in the order of `views`."""
     n, most, _ = u.shape
     crops = Crops(np.zeros((n, most, 3)), np.ones((n, most)), np.zeros((n, most, 3), np.int64), patch)
     for ndim, listed in views.items():
         lines = np.flatnonzero(geometry.planar == (ndim == 2))
         for v, view in enumerate(expand(listed)):
-            finest = geometry.spacing_mm[lines, 1:].min(axis=1) / OVERSAMPLING
+            finest = geometry.spacing_mm[lines, 1:].min(axis=1) / oversampling[ndim]
             start, spacing, tokens = _boxes(geometry.extent_mm[lines], finest, ndim, view, np.array(patch), u[lines, v])
             crops.start_mm[lines, v], crops.spacing_mm[lines, v], crops.tokens[lines, v] = start, spacing, tokens
     return crops
 
 
-def whole_crops(geometry: Geometry, grids: Mapping[int, Triple], patch: Triple) -> Crops:
+def whole_crops(geometry: Geometry, grids: Mapping[int, Triple], patch: Triple, oversampling: Mapping[int, float] = OVERSAMPLING) -> Crops:
     """One crop [N] a study that shows all of it, on at most `grids[ndim]` voxels; nothing is drawn."""
     views = {ndim: [View("whole", 1, grid, (1.0, 1.0), True)] for ndim, grid in grids.items()}
     check_views(views, patch)
-    return draw_crops(geometry, views, patch, np.broadcast_to(STILL, (len(geometry.planar), 1, DRAWS)))[:, 0]
+    return draw_crops(geometry, views, patch, np.broadcast_to(STILL, (len(geometry.planar), 1, DRAWS)), oversampling)[:, 0]
 
 
 def expand(views: Sequence[View]) -> list[View]:

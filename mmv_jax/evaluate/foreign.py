@@ -16,19 +16,21 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mmv_jax.data.augment import BACKGROUND, normalise
-from mmv_jax.data.crops import Crops, Geometry, whole_crops
+from mmv_jax.data.crops import OVERSAMPLING, Crops, Geometry, whole_crops
 from mmv_jax.data.resample import read_crop
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import Encoded, early_layers
 from mmv_jax.store.read import Store
 
+FILLED = OVERSAMPLING | {2: float("inf")}  # how far studies are blown up: a thumbnail in a black corner is no picture that these models know
 SLICES = 8  # that go through the model at once
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std, where the folder has no preprocessor_config.json
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A pretrained vision model as a `StudyEncoder`. Images keep their aspect: they are as large as the model allows, on black.
+    """A pretrained vision model as a `StudyEncoder`. Images keep their aspect: they are as large as the model allows, on black; the slices of a small
+    volume are blown up to twice their size at most (`crops.OVERSAMPLING`), since the whole volume is resampled for them.
 
     Attributes:
       side: of the square image that the model takes, in pixels.
@@ -44,14 +46,16 @@ class Foreign:
 
     @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.side, self.patch, self.mean, self.std)).encode())
+        digest = hashlib.sha256(repr((self.side, self.patch, self.mean, self.std, FILLED)).encode())
+        if hasattr(self.model, "config"):  # heads, activations and the like change no weight
+            digest.update(self.model.config.to_json_string().encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
         side = self.side - self.side % self.patch
-        crops = whole_crops(geometry, {2: (1, side, side), 3: (side, side, side)}, (self.patch,) * 3)
+        crops = whole_crops(geometry, {2: (1, side, side), 3: (side, side, side)}, (self.patch,) * 3, FILLED)
         places = np.stack(np.meshgrid(*map(np.arange, crops.tokens.max(axis=0)), indexing="ij"), axis=-1)
         return crops, np.all(places[None] < crops.tokens[:, None, None, None], axis=-1)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ from mmv_jax.models.decoders import PRIOR, doublings
 from mmv_jax.store.read import Store
 
 AT_ONCE = 16  # slices of which the backward pass finds everything in memory; of more, each chunk is computed again when its gradient is asked for
-NARROWEST, ATTENTION_HEADS = 16, 4  # of the decoder, as in models/decoders.py
+NARROWEST, ATTENTION_HEADS, EPSILON = 16, 4, 1e-6  # of the decoder, as in models/decoders.py
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class NumberHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, cls: Float[Tensor, "S D"], grid: Float[Tensor, "S h w D"], batch: Slices) -> Float[Tensor, " N"]:
+    def forward(self, cls: Float[Tensor, "S D"], grids: Float[Tensor, "M S h w D"], batch: Slices) -> Float[Tensor, " N"]:
+        grid = grids[-1]
         patch = batch.counted.shape[1] // grid.shape[1]
         kept = batch.counted[:, patch // 2 :: patch, patch // 2 :: patch]  # patches whose centre lies in the study
         mean = (grid * kept[..., None]).sum(dim=(1, 2)) / kept.sum(dim=(1, 2)).clamp(min=1)[:, None]
@@ -104,7 +106,7 @@ class Ask(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.of_queries, self.of_keys = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.of_queries, self.of_keys = nn.LayerNorm(WIDTH, eps=EPSILON), nn.LayerNorm(WIDTH, eps=EPSILON)
         self.attention = nn.MultiheadAttention(WIDTH, ATTENTION_HEADS, batch_first=True)
 
     def forward(self, queries: Float[Tensor, "S Q W"], keys: Float[Tensor, "S K W"]) -> Float[Tensor, "S Q W"]:
@@ -112,27 +114,46 @@ class Ask(nn.Module):
         return queries + self.attention(self.of_queries(queries), keys, keys, need_weights=False)[0]
 
 
+class Doubling(nn.Module):
+    """One step of `models.decoders.Upsample`: children of their own for each place, a level of the tower joins, a convolution mends the seams."""
+
+    def __init__(self, before: int, after: int, sides: tuple[int, int], skip: int | None):
+        super().__init__()
+        self.sides, self.skip = sides, nn.Linear(skip, after) if skip else None
+        self.spread, self.conv = nn.Linear(before, 4 * after), nn.Conv2d(after, after, 3, padding=1)
+        self.norm = nn.LayerNorm(after, eps=EPSILON)
+
+    def forward(self, x: Float[Tensor, "S W h w"], level: Float[Tensor, "S u v D"] | None) -> Float[Tensor, "S V Y X"]:
+        x = F.pixel_shuffle(self.spread(x.movedim(1, -1)).movedim(-1, 1), 2)
+        x = F.interpolate(x, size=self.sides, mode="bilinear")
+        if self.skip is not None:
+            x = x + F.interpolate(self.skip(_plain(level)).movedim(-1, 1), size=self.sides, mode="bilinear")
+        return _gelu(self.norm(self.conv(x).movedim(1, -1))).movedim(-1, 1)
+
+
 class MaskHead(nn.Module):
     """`models.decoders.GlobalLocalDecoder` of slices: CLS asks the patches, each patch asks CLS and all patches, then up to the pixels."""
 
-    def __init__(self, width: int, tokens: tuple[int, int], pixels: tuple[int, int]):
+    def __init__(self, width: int, levels: int, tokens: tuple[int, int], pixels: tuple[int, int]):
         super().__init__()
         self.local, self.whole = nn.Linear(width, WIDTH), nn.Linear(width, WIDTH)
         self.global_asks, self.local_asks = Ask(), Ask()
-        self.grids = doublings(tokens, tuple(min(v, t * FINEST[2]) for t, v in zip(tokens, pixels)))[1:]
-        channels = [max(WIDTH >> n, NARROWEST) for n in range(len(self.grids) + 1)]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(channels, channels[1:]))
-        self.norms = nn.ModuleList(nn.LayerNorm(b) for b in channels[1:])
+        grids = doublings(tokens, tuple(min(v, t * FINEST[2]) for t, v in zip(tokens, pixels)))[1:]
+        channels = [max(WIDTH >> n, NARROWEST) for n in range(len(grids) + 1)]
+        steps = zip(channels, channels[1:], grids)
+        self.steps = nn.ModuleList(Doubling(a, b, sides, width if n < levels - 1 else None) for n, (a, b, sides) in enumerate(steps))
         self.logits = nn.Linear(channels[-1], 1)
+        self.apply(_init_as_flax)
+        nn.init.zeros_(self.local_asks.attention.out_proj.weight)
         nn.init.constant_(self.logits.bias, PRIOR)
 
-    def forward(self, cls: Float[Tensor, "S D"], grid: Float[Tensor, "S h w D"], batch: Slices) -> Float[Tensor, "S Y X"]:
-        local = self.local(_plain(grid.flatten(1, 2)))
+    def forward(self, cls: Float[Tensor, "S D"], grids: Float[Tensor, "M S h w D"], batch: Slices) -> Float[Tensor, "S Y X"]:
+        *early, deepest = grids
+        local = self.local(_plain(deepest.flatten(1, 2)))
         whole = self.global_asks(self.whole(_plain(cls))[:, None], local)
-        x = self.local_asks(local, torch.cat([whole, local], dim=1)).mT.unflatten(2, grid.shape[1:3])
-        for conv, norm, size in zip(self.convs, self.norms, self.grids):
-            x = conv(F.interpolate(x, size=size, mode="bilinear"))
-            x = F.gelu(norm(x.movedim(1, -1))).movedim(-1, 1)
+        x = _gelu(self.local_asks(local, torch.cat([whole, local], dim=1))).mT.unflatten(2, deepest.shape[1:3])
+        for step, level in zip_longest(self.steps, early[::-1][: len(self.steps)]):
+            x = step(x, level)
         logits = self.logits(x.movedim(1, -1)).movedim(-1, 1)
         return F.interpolate(logits, size=batch.counted.shape[1:], mode="bilinear")[:, 0]
 
@@ -148,22 +169,21 @@ class Tuned(nn.Module):
         self.tower = deepcopy(foreign.model).eval().requires_grad_(True)
         self.foreign = replace(foreign, model=self.tower)
         with torch.no_grad():
-            _, grid = self.look(torch.zeros(1, foreign.side, foreign.side))
-        _, h, w, width = grid.shape
+            _, grids = self.look(torch.zeros(1, foreign.side, foreign.side))
+        levels, _, h, w, width = grids.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pixels = (h * foreign.patch, w * foreign.patch)
-            self.head = MaskHead(width, (h, w), pixels) if kind == "segmentation" else NumberHead(width)
+            self.head = MaskHead(width, levels, (h, w), pixels) if kind == "segmentation" else NumberHead(width)
 
-    def look(self, images: Float[Tensor, "S side side"]) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S h w D"]]:
-        cls, grids = self.foreign.forward(images)
-        return cls, grids[-1]
+    def look(self, images: Float[Tensor, "S side side"]) -> tuple[Float[Tensor, "S D"], Float[Tensor, "M S h w D"]]:
+        return self.foreign.forward(images)
 
     def forward(self, batch: Slices) -> Float[Tensor, " N"] | Float[Tensor, "S Y X"]:
         parts = batch.images.split(AT_ONCE)
         look = partial(checkpoint, self.look, use_reentrant=False) if len(parts) > 1 else self.look
-        cls, grid = (torch.cat(found) for found in zip(*map(look, parts)))
-        return self.head(cls, grid, batch)
+        cls, grids = zip(*map(look, parts))
+        return self.head(torch.cat(cls), torch.cat(grids, dim=1), batch)
 
 
 def learn_foreign(
@@ -258,6 +278,7 @@ def make_adamw(model: Tuned, recipe: Recipe) -> torch.optim.AdamW:
     """As `train.optimizer.make_optimizer`: decay on the kernels alone. A group has a `rate`, by which the learning rate of a step is multiplied."""
     rates = tower_rates([name for name, _ in model.tower.named_parameters()], recipe.layer_decay)
     kernels = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    kernels |= {id(module.in_proj_weight) for module in model.modules() if isinstance(module, nn.MultiheadAttention)}
     groups: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         rate = rates[name.removeprefix("tower.")] if name.startswith("tower.") else 1.0
@@ -290,4 +311,18 @@ def tower_rates(names: Sequence[str], decay: float) -> dict[str, float]:
 
 
 def _plain(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:])
+    return F.layer_norm(x, x.shape[-1:], eps=EPSILON)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _init_as_flax(part: nn.Module) -> None:
+    """Kernels as `nn.initializers.lecun_normal` draws them, biases 0; queries, keys and values of an attention are one kernel here, alike."""
+    for name, parameter in part.named_parameters(recurse=False):
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.ndim > 1:
+            std = (parameter[0].numel()) ** -0.5 / 0.87962566103423978  # of a normal whose tails beyond 2 are cut off
+            nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)

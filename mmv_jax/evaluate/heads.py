@@ -134,7 +134,7 @@ def sweep(probability: Iterable[Float[np.ndarray, "Z Y X"]], scenes: Sequence[Sc
 def cut(probability: Iterable[Float[np.ndarray, "Z Y X"]], scenes: Sequence[Scene], threshold: float, choice: str) -> Segmented:
     """The masks of studies at a threshold, and their scores. As in `sweep`, `probability` may come one study after the other."""
     masks = [p[_corner(scene.truth.shape)] > threshold for p, scene in zip(probability, scenes)]
-    return Segmented(masks, *score_masks(list(scenes), masks), f"{choice}, threshold {threshold:.2f}")
+    return Segmented(masks, *score_masks(list(scenes), masks), f"{choice}, threshold {threshold:.3g}")
 
 
 def encoded_of(scenes: Sequence[Scene]) -> Iterator[Encoded]:

@@ -14,10 +14,17 @@ from mmv_jax.evaluate.tasks import Task
 from mmv_jax.metrics.features import knn_probabilities
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, holm, interval, paired
 
+FLOORS = ("random", "pixels")
+STAND_IN = " (stand-in)"  # in the name of an encoder without its real weights
 POOLINGS = ("both", "cls", "patch_mean")  # "both", one after the other, is the headline
 HEADLINE = {"classification": "auroc", "regression": "mae", "segmentation": "dice"}
 LOWER_IS_BETTER = frozenset({"mae", "hd95", "brier", "calibration"})
 METRICS = {"classification": ("auroc", "auprc", "auprc_skill", "brier", "calibration", "calibration_slope"), "regression": ("mae", "r2")}
+
+
+def is_judged(encoder: str) -> bool:
+    """Whether what an encoder loses or gains is tested: floors and stand-ins are only shown, and so are single poolings (`encoder/cls`)."""
+    return "/" not in encoder and STAND_IN not in encoder and encoder.split("+")[0] not in FLOORS
 
 
 @dataclass(frozen=True)

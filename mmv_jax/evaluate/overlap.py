@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.tasks import Task, check
 
 
@@ -31,9 +32,12 @@ class Overlap:
         return len(test), None if self.patients is None else sum(patient in self.patients for patient in test.tolist())
 
     def without(self, task: Task) -> Task:
-        """The task without the test studies of pretraining patients. UserError where too little is left."""
+        """The task without the test studies of pretraining patients. UserError where too little is left, or where they cannot be told."""
         if self.patients is None:
-            return task
+            raise UserError(
+                f"config.exclude_overlap: which test patients the encoder was pretrained on cannot be told: {self.reason}. Ingest with the --key of "
+                "the pretraining store, or set it to False."
+            )
         seen = np.array([patient in self.patients for patient in task.patients.tolist()])
         left = task[~(seen & (task.split == "test"))]
         check(left)

@@ -17,6 +17,8 @@ from mmv_jax.evaluate.fewshot import Point, few_shot, few_shot_masks
 from mmv_jax.evaluate.foreign import Foreign, load_foreign
 from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
 from mmv_jax.evaluate.measure import (
+    FLOORS,
+    STAND_IN,
     Result,
     as_json,
     compare,
@@ -30,17 +32,19 @@ from mmv_jax.evaluate.measure import (
 from mmv_jax.evaluate.overlap import Overlap
 from mmv_jax.evaluate.pictures import choose_shown, feature_maps, outlines
 from mmv_jax.evaluate.pixels import pixel_vectors, principal, principal_scenes
+from mmv_jax.evaluate.segmentation import check_structure
 from mmv_jax.evaluate.stand_ins import save_stand_in
 from mmv_jax.evaluate.subgroups import as_comparisons, as_metrics, measure_confounders, measure_groups
 from mmv_jax.evaluate.tasks import KINDS, Task, make_task
-from mmv_jax.evaluate.variants import STAND_IN, Variants, pairs_of
-from mmv_jax.evaluate.words import FLOORS, table_of, write_report
+from mmv_jax.evaluate.variants import Variants, pairs_of
+from mmv_jax.evaluate.words import table_of, write_report
 from mmv_jax.outcomes.cohort import split_names
 from mmv_jax.outcomes.run import evaluate_cohort
 from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
+RESERVED = {"trained", *FLOORS, "scratch-vit", "supervised-unet", "supervised-cnn"}  # names of what is measured beside encoders of others
 PACKAGED = {"efficientnet-lite0": load_efficientnet_lite0}  # encoders whose weights come in a package, by the name that a config gives
 
 
@@ -94,7 +98,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
         found, curves, strips = measure_segmentations(name, encoder, store, geometry, masks, features, variants, few)
         results += found
         points += curves
-        outlined += strips if name == "trained" else []
+        outlined += strips
         maps[name] = feature_maps(encoder, store, geometry, features, shown)
     results += measure_pixels(store, geometry, vectors, masks, PatchPixels(trained.whole), workdir, variants)
     results += variants.measure_protocols(trained, others, store, geometry, tasks)
@@ -137,13 +141,14 @@ def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> s
 def measure_segmentations(
     name: str, encoder: StudyEncoder, store: Store, geometry: Geometry, tasks: list[Task], features: Features, variants: Variants, few: dict | None
 ) -> tuple[list[Result], list[Point], list[Strip]]:
-    """The linear probe of patch tokens in each task and the heads that were asked for, its few-shot curve, and masks as outlines over images."""
+    """The linear probe of patch tokens in each task and the heads that were asked for, its few-shot curve, and outlines (of the trained encoder)."""
     results, points, strips = [], [], []
     for task in tasks:
         own = scenes(encoder, store, geometry, task, features)
+        check_structure(task, own)
         for result, found in [measure_masks(name, own, task), *variants.measure_heads(name, encoder, store, task, own)]:
             results.append(result)
-            strips.append(outlines(encoder, store, geometry, task, own, found, result.encoder))
+            strips += [outlines(encoder, store, geometry, task, own, found, result.encoder)] if name == "trained" else []
         points += few_shot_masks(name, own, task, **few) if few else []
     return results, points, strips
 
@@ -163,10 +168,12 @@ def marked(name: str, group: dict) -> str:
     """The name of an encoder of others; one without its real weights is named so everywhere, and is compared with nothing.
 
     Raises:
-      UserError: the group does not say where the encoder is, or whether it is one.
+      UserError: the group does not say where the encoder is, or whether it is one; or the name would be taken for another result's.
     """
     if "stand_in" not in group or not {"folder", "package"} & set(group):
         raise UserError(f"config.encoders.{name} needs `folder` or `package`, and `stand_in`: False where these are its real weights.")
+    if name in RESERVED or set(name) & set("/+()"):
+        raise UserError(f"config.encoders.{name}: this name, or its /, + or brackets, has a meaning in the results. Call it otherwise: 'rad-dino'.")
     return name + STAND_IN if group["stand_in"] else name
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmv_jax.evaluate.fewshot import Point
-from mmv_jax.evaluate.measure import Comparison, Result
+from mmv_jax.evaluate.measure import Comparison, Result, is_judged
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult, words
 from mmv_jax.metrics.intervals import Interval
 from mmv_jax.metrics.scores import calibration_bins
@@ -70,8 +70,8 @@ def subgroup_sections(groups: Sequence[GroupResult]) -> list[Section]:
         tables.append(Table([f"{task} ({NAMES[own[0].metric]})", "test studies", *shown], lines))
     text = [
         "A group in colour differs from all other groups of its column on shared draws of patients, its p-value corrected over all groups of this "
-        "page (Holm): green where the encoder is better there, red where it is worse. Of two groups, the second is the other way round. Floors and "
-        "single poolings are not compared."
+        "page (Holm): green where the encoder is better there, red where it is worse. Of two groups, the second is the other way round. Floors, "
+        "stand-ins and single poolings are not compared."
     ]
     return [Section("Subgroups", text, tables)] if tables else []
 
@@ -80,20 +80,22 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
     """What is left of an encoder once a column tells nothing of the label."""
     lines = []
     for c in confounded:
-        lost = Cell("not defined") if np.isnan(c.p_holm) else Cell(f"{c.lost.value:+.3f}", f"[{c.lost.low:+.3f}, {c.lost.high:+.3f}]")
+        lost = Cell("not defined") if np.isnan(c.lost.value) else Cell(f"{c.lost.value:+.3f}", f"[{c.lost.low:+.3f}, {c.lost.high:+.3f}]")
         leaning = _leaning(c)
         values = [value_cell(v) for v in (c.alone, c.plain, c.broken, c.within)]
         lines.append([Cell(f"{c.task} by {c.column}"), Cell(c.encoder), *values, lost, Cell(leaning, tone="bad" if leaning == "leans on it" else "")])
     text = [
         "“The column alone” needs no image: the rate of the label in each group of the column. “Tie broken”: test studies weighted until the column "
         "tells nothing of the label. “Within groups”: pairs of studies of the same group alone. An encoder that leans on the column loses AUROC when "
-        "the tie is broken; p-values are corrected over all lines (Holm)."
+        "the tie is broken; p-values are corrected over all lines that are tested (Holm), which floors and stand-ins are not."
     ]
     columns = ["task and column", "encoder", "the column alone", "as it is", "tie broken", "within groups", "lost", "in words"]
     return [Section("Confounders", text, [Table(columns, lines)])] if lines else []
 
 
 def _leaning(c: Confounded) -> str:
+    if not is_judged(c.encoder):
+        return "not tested"
     told = words(c.lost, c.p_holm)
     return {"better": "leans on it", "worse": "gains without it"}.get(told, told)
 
@@ -106,8 +108,9 @@ def variant_sections(comparisons: Sequence[Comparison]) -> list[Section]:
         lines.append([Cell(c.task), Cell(c.first), Cell(c.second), Cell(f"{d.value:+.3f}", f"[{d.low:+.3f}, {d.high:+.3f}]"), Cell(p), Cell(c.words)])
     text = [
         "“encoder+head”: a head on the frozen tokens, trained by gradient descent and stopped by val: “linear” one map a token, “multi-scale” tokens "
-        "of four depths through convolutions, “global-local” CLS and patch tokens that ask each other. “encoder+finetuned”: encoder and head, "
-        "lower layers slower; “scratch-vit”: ours so from random weights; “supervised-…”: a convolutional network. Positive: the first is better.",
+        "of four depths through convolutions, “global-local” the same after CLS and patch tokens have asked each other. “encoder+finetuned”: encoder "
+        "and head, lower layers slower; “scratch-vit”: ours so from random weights; “supervised-…”: a convolutional network. Positive: the first is "
+        "better.",
     ]
     columns = ["task", "first", "second", "better by", "corrected p", "in words"]
     return [Section("Heads and fine-tuning", text, [Table(columns, lines)])] if lines else []

@@ -4,17 +4,19 @@ One linear map D -> P with no other context than what the encoder put into the t
 sums over studies, so that memory does not grow with their number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.probes import Standardiser
+from mmv_jax.evaluate.tasks import SPLITS, Task
 from mmv_jax.metrics import scores
 
 PENALTIES = tuple(10.0**e for e in range(-6, 1))  # of the ridge, a token and standardised feature
-THRESHOLDS = np.r_[0.02, np.arange(0.05, 0.95, 0.05)]
+THRESHOLDS = np.r_[0.005, 0.01, 0.02, np.arange(0.05, 0.95, 0.05)]  # the lowest for heads of rare structures
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,17 @@ class Segmented:
     dice: Float[np.ndarray, " M"]
     hd95: Float[np.ndarray, " M"]
     choice: str
+
+
+def check_structure(task: Task, scenes: Sequence[Scene]) -> None:
+    """Raises UserError where no study of a split has the structure: then nothing can be learnt, chosen or measured."""
+    there = np.array([scene.truth.any() for scene in scenes])
+    for split in SPLITS:
+        if not there[task.split == split].any():
+            raise UserError(
+                f"config.tasks.{task.name}: none of the {(task.split == split).sum()} studies of split {split!r} has this structure in its mask "
+                f"{task.mask!r}. Correct `values` or `flags`, or leave the task out."
+            )
 
 
 def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
@@ -114,7 +127,7 @@ def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
     model = PatchRidge.of(train + val)
     weights = model.weights(PENALTIES[s])
     masks = [untile(model.features(scene) @ weights > THRESHOLDS[t], scene.kept, scene.truth.shape) for scene in test]
-    return Segmented(masks, *score_masks(test, masks), f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.2f}")
+    return Segmented(masks, *score_masks(test, masks), f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}")
 
 
 def score_masks(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.groups import Grouping
-from mmv_jax.evaluate.measure import HEADLINE, LOWER_IS_BETTER, Result
+from mmv_jax.evaluate.measure import HEADLINE, LOWER_IS_BETTER, Result, is_judged
 from mmv_jax.metrics.groups import among, auroc_within, tie_broken
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
 
@@ -50,6 +50,7 @@ class Confounded:
       broken: the same with test studies weighted until the column tells nothing of the label.
       within: over pairs of studies of the same group alone.
       lost: `plain` minus `broken`, on the same draws.
+      p_holm: of `lost`, corrected over all that `measure.is_judged`; NaN for the others.
     """
 
     task: str
@@ -77,8 +78,10 @@ def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
 
 def measure_confounders(results: Iterable[Result]) -> list[Confounded]:
     """Each whole encoder (not its poolings) with and without what each confounder of a task tells."""
-    found = [_measure_confounder(r, grouping) for r in results if "/" not in r.encoder for grouping in r.task.confounders]
-    return [replace(c, p_holm=p) for c, p in zip(found, holm([c.lost.p for c in found]))]
+    asked = [(r, grouping) for r in results if "/" not in r.encoder for grouping in r.task.confounders]
+    resamples = max(RESAMPLES, 80 * sum(is_judged(r.encoder) for r, _ in asked))  # as in `measure.compare`
+    found = [_measure_confounder(r, grouping, resamples) for r, grouping in asked]
+    return [replace(c, p_holm=p) for c, p in zip(found, holm([c.lost.p if is_judged(c.encoder) else float("nan") for c in found]))]
 
 
 def as_metrics(groups: Iterable[GroupResult], confounded: Iterable[Confounded]) -> list[tuple[str, str, str, Interval]]:
@@ -144,9 +147,9 @@ def _too_few(result: Result, inside: Bool[np.ndarray, " M"]) -> bool:
 
 
 def _is_asked(found: GroupResult, grouping: Grouping, group: str) -> bool:
-    """Of two groups the second says what the first has said; floors and single poolings are not asked."""
+    """Of two groups the second says what the first has said."""
     mirrored = len(grouping.order) == 2 and group == grouping.order[1]
-    return not (np.isnan(found.value.value) or mirrored or "/" in found.encoder or found.encoder in ("random", "pixels"))
+    return is_judged(found.encoder) and not (np.isnan(found.value.value) or mirrored)
 
 
 def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -> Difference:
@@ -159,7 +162,7 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
     return Difference(-found.value, -found.high, -found.low, found.p) if HEADLINE[result.task.kind] in LOWER_IS_BETTER else found
 
 
-def _measure_confounder(result: Result, grouping: Grouping) -> Confounded:
+def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> Confounded:
     task, names = result.task, grouping.names
     test = task.split == "test"
     known = names[test] != ""
@@ -172,7 +175,7 @@ def _measure_confounder(result: Result, grouping: Grouping) -> Confounded:
         plain=interval("auroc", truth, predicted, patients),
         broken=interval(broken, truth, predicted, patients),
         within=interval(auroc_within(groups), truth, predicted, patients),
-        lost=contrast("auroc", broken, truth, predicted, patients),
+        lost=contrast("auroc", broken, truth, predicted, patients, resamples=resamples),
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def make_task(
       values, flags, local, pixels: as in `Task`.
       subgroups, confounders: by column, the keyword arguments of `groups.make_grouping`: `{"sex": {}, "age": {"edges": (40, 60)}}`.
     Raises:
-      UserError: the store has no such column, value or mask; or a split is empty or has one class only.
+      UserError: the store has no such column, value or mask; a split is empty or has one class only; a segmentation mixes 2D and 3D.
     """
     if kind not in KINDS:
         raise UserError(f"config.tasks.{name}.kind is {kind!r}. Use one of {', '.join(KINDS)}.")
@@ -112,11 +112,20 @@ def make_task(
         wanted = f"the mask {mask!r} (there are: {', '.join(there) or 'none'})" if kind == "segmentation" else f"a value of {label!r}"
         raise UserError(f"config.tasks.{name}: no study of the store has {wanted} and fits `where`. Correct or remove the task.")
     part = index.iloc[studies]
+    if kind == "segmentation" and part["ndim"].nunique() > 1:
+        planar = int((part["ndim"] == 2).sum())
+        raise UserError(
+            f"config.tasks.{name}: {planar} of {len(part)} studies are planar, the others volumetric, and no head answers both. Make two "
+            f"tasks of it: `where={{'ndim': 2}}` and `where={{'ndim': 3}}`."
+        )
     task = Task(
         name, kind, studies, part["split"].to_numpy(str), part["patient"].to_numpy(str), labels, mask if kind == "segmentation" else "",
         tuple(values), flags, local, tuple((pixels or {}).items()),
         *(_groupings(part, f"config.tasks.{name}.{key}", own) for key, own in (("subgroups", subgroups), ("confounders", confounders))),
     )  # fmt: skip
+    for grouping in task.confounders:
+        if not (grouping.names[task.split == "test"] != "").any():
+            raise UserError(f"config.tasks.{name}.confounders.{grouping.column}: no test study has a value in this column. Leave it out.")
     check(task)
     return task
 

@@ -17,16 +17,15 @@ from mmv_jax.evaluate.encoders import Encoded, Ours, PatchPixels, StudyEncoder
 from mmv_jax.evaluate.finetune import Recipe
 from mmv_jax.evaluate.foreign import Foreign
 from mmv_jax.evaluate.heads import HEADS, RECIPE, encoded_of, fit_head
-from mmv_jax.evaluate.measure import Result, result_of_masks, result_of_vector
-from mmv_jax.evaluate.segmentation import Scene, Segmented
+from mmv_jax.evaluate.measure import STAND_IN, Result, result_of_masks, result_of_vector
+from mmv_jax.evaluate.segmentation import THRESHOLDS, Scene, Segmented
 from mmv_jax.evaluate.supervised import RECIPES, frame_of, learn
 from mmv_jax.evaluate.tasks import Task
-from mmv_jax.models.decoders import PRIOR
+from mmv_jax.models.decoders import DECODERS_VERSION
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 
 PROTOCOLS = ("linear", *RECIPES)
-STAND_IN = " (stand-in)"  # in the name of an encoder without its real weights: it is compared with nothing
 FINETUNED = "+finetuned"  # after the name of an encoder
 
 
@@ -111,7 +110,7 @@ class Variants:
         digest = hashlib.sha256(repr((why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())).encode())
         digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
         if task.kind == "segmentation":
-            digest.update(f"first logits {PRIOR}".encode())
+            digest.update(f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}".encode())
         path = self.folder / f"{digest.hexdigest()[:24]}.npz"
         if not path.exists():
             say(f"{task.name}: {name} is fitted")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mmv_jax.evaluate.fewshot import Point
-from mmv_jax.evaluate.measure import HEADLINE, LOWER_IS_BETTER, Comparison, Result
+from mmv_jax.evaluate.measure import FLOORS, HEADLINE, LOWER_IS_BETTER, Comparison, Result
 from mmv_jax.evaluate.sections import (
     NAMES,
     calibration_sections,
@@ -21,11 +21,12 @@ from mmv_jax.metrics.intervals import Interval
 from mmv_jax.report.figures import Bar, forest, roc_curves
 from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
 
-FLOORS = ("random", "pixels")
 METHOD = (
     "The encoder is frozen. Classification is a logistic probe, regression a ridge probe, segmentation a linear map from each patch token to the "
     "voxels of its patch. Probes are fitted on train; their strength (and the threshold of masks) is chosen on val; then they are fitted on train "
-    "and val together and measured once on test. The headline features are CLS and the mean of the patch tokens, one after the other.",
+    "and val together and measured once on test. The headline features are CLS and the mean of the patch tokens, one after the other. What is fitted "
+    "by gradient descent (heads, fine-tuning, supervised networks) learns on train alone, since val says when to stop: a probe beside it has more "
+    "labels.",
     "Floors: “random” is the same encoder with fresh weights, “pixels” the first 100 principal components of the study at low resolution "
     "(segmentation: of the patch's voxels), each with the same probe. Intervals are 95 % percentile bootstrap intervals over 2,000 draws of "
     "patients; differences are judged on the same draws, and their p-values are corrected for the number of comparisons (Holm).",

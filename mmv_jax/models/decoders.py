@@ -4,13 +4,16 @@ Axes of reconstruction: B rows, V visible tokens, L tokens of the whole row, P v
 M levels (blocks of the encoder, the last one deepest), z y x a grid of tokens, Z Y X a grid of voxels, C classes.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat
 
+DECODERS_VERSION = 2  # of what the segmentation decoders compute: results that were fitted with another one are not taken for theirs
 PRIOR = -3.0  # the logits' bias at the start: a structure takes few of the voxels (5 %), and a decoder that must learn this first unlearns all else
 
 
@@ -87,7 +90,13 @@ def doublings(tokens: tuple[int, ...], voxels: tuple[int, ...]) -> list[tuple[in
 
 
 class Upsample(nn.Module):
-    """Doubles the grid up to the voxels, a convolution each time, half as many channels each time; skips join at the first grids, in their order."""
+    """Doubles the grid up to the voxels, half as many channels each time; skips join at the first grids, in their order.
+
+    A linear map gives each place's children channels of their own (sub-pixel convolution), then a convolution mends the seams. A token of a masked
+    autoencoder knows where in its patch things are; interpolation, which shows all children the same, would lose that.
+
+    Source: Shi et al., sub-pixel convolution (arXiv 1609.05158).
+    """
 
     classes: int
     narrowest: int = 16
@@ -97,11 +106,21 @@ class Upsample(nn.Module):
         self, x: Float[Array, "N z y x W"], skips: list[Float[Array, "N z y x D"]], voxels: tuple[int, int, int]
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         for n, grid in enumerate(doublings(x.shape[1:4], voxels)[1:]):
-            x = nn.Conv(max(x.shape[-1] // 2, self.narrowest), kernel_of(grid), name=f"conv_{n}")(resize(x, grid))
+            width = max(x.shape[-1] // 2, self.narrowest)
+            factors = tuple(2 if size > before else 1 for size, before in zip(grid, x.shape[1:4]))
+            x = spread_out(nn.Dense(width * math.prod(factors), name=f"children_{n}")(x), factors)
+            x = resize(x, grid)  # nothing but where the voxels' grid is no power of two of the tokens'
             if n < len(skips):
-                x = x + resize(nn.Dense(x.shape[-1], name=f"skip_{n}")(skips[n]), grid)
-            x = nn.gelu(nn.LayerNorm(name=f"norm_{n}")(x))
+                x = x + resize(nn.Dense(width, name=f"skip_{n}")(skips[n]), grid)
+            x = nn.gelu(nn.LayerNorm(name=f"norm_{n}")(nn.Conv(width, kernel_of(grid), name=f"conv_{n}")(x)))
         return nn.Dense(self.classes, bias_init=nn.initializers.constant(PRIOR), name="logits")(x)
+
+
+def spread_out(x: Float[Array, "N z y x C"], factors: tuple[int, ...]) -> Float[Array, "N Z Y X W"]:
+    """Channels to places: each place becomes `factors` places, with as many times fewer channels."""
+    (n, z, y, x_, c), (fz, fy, fx) = x.shape, factors
+    apart = x.reshape(n, z, y, x_, fz, fy, fx, c // (fz * fy * fx)).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return apart.reshape(n, z * fz, y * fy, x_ * fx, -1)
 
 
 class LinearDecoder(nn.Module):
@@ -148,7 +167,8 @@ class GlobalLocalDecoder(nn.Module):
     """CLS and patch tokens meet by cross-attention, then go up to the voxels.
 
     First CLS asks the patches, then each patch asks CLS and all patches: whether there is a pneumothorax is seen globally, where it ends locally.
-    Called as `LinearDecoder`; reads the last level and CLS.
+    What a patch finds is added with weights that are 0 at first: a fit begins as one of `MultiScaleDecoder`, which has no such exchange. Called as
+    `LinearDecoder`.
 
     Source: the idea of a head that integrates global and local features, arXiv 2504.16047; the layout of this one is our own.
     """
@@ -162,14 +182,20 @@ class GlobalLocalDecoder(nn.Module):
         self, levels: Float[Array, "M N z y x D"], cls: Float[Array, "N D"], voxels: tuple[int, int, int]
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         """Logits on the grid `voxels`."""
-        studies, *grid, width = levels.shape[1:]
         plain = nn.LayerNorm(use_scale=False, use_bias=False)
-        local = nn.Dense(self.width, name="local")(plain(levels[-1].reshape(studies, -1, width)))
+        deepest, *others = [plain(levels[m]) for m in reversed(range(len(levels)))]
+        studies, *grid, width = deepest.shape
+        local = nn.Dense(self.width, name="local")(deepest.reshape(studies, -1, width))
         whole = nn.Dense(self.width, name="global")(plain(cls))[:, None]
-        whole = whole + self.ask(whole, local, "global_asks")
-        local = local + self.ask(local, jnp.concatenate([whole, local], axis=1), "local_asks")
-        return Upsample(self.classes, name="upsample")(local.reshape(studies, *grid, self.width), [], voxels)
+        there = jnp.any(levels[-1] != 0, axis=-1).reshape(studies, -1)  # a study's answer must not hang on how much larger another one is
+        whole = whole + self.ask(whole, local, there, "global_asks", nn.initializers.lecun_normal())
+        answering = jnp.concatenate([jnp.ones((studies, 1), bool), there], axis=1)
+        local = local + self.ask(local, jnp.concatenate([whole, local], axis=1), answering, "local_asks", nn.initializers.zeros_init())
+        return Upsample(self.classes, name="upsample")(nn.gelu(local).reshape(studies, *grid, self.width), others, voxels)
 
-    def ask(self, queries: Float[Array, "N Q D"], keys: Float[Array, "N K D"], name: str) -> Float[Array, "N Q D"]:
-        attention = nn.MultiHeadDotProductAttention(self.heads, name=name)
-        return attention(nn.LayerNorm(name=f"{name}_queries")(queries), nn.LayerNorm(name=f"{name}_keys")(keys))
+    def ask(
+        self, queries: Float[Array, "N Q D"], keys: Float[Array, "N K D"], there: Bool[Array, "N K"], name: str, out: nn.initializers.Initializer
+    ) -> Float[Array, "N Q D"]:
+        attention = nn.MultiHeadDotProductAttention(self.heads, out_kernel_init=out, name=name)
+        plain = (nn.LayerNorm(name=f"{name}_{part}")(x) for part, x in (("queries", queries), ("keys", keys)))
+        return attention(*plain, mask=there[:, None, None])

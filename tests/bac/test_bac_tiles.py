@@ -29,7 +29,7 @@ def test_tiles_reach_every_pixel_and_overlap_enough(length, tile, data):
     assert all(0 < b - a <= tile - overlap for a, b in zip(starts, starts[1:]))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(5, 120), st.integers(5, 120), st.integers(0, 2**32 - 1))
 def test_tiles_laid_together_again_are_the_view(height, width, seed):
     values = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)

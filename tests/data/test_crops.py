@@ -52,7 +52,7 @@ def test_a_box_takes_its_share_of_the_study_at_its_voxels(ndim):
     voxels = crops.tokens[:, 0] * PATCH
     assert (voxels[:, 3 - ndim :] <= np.array((32, 64, 64))[3 - ndim :]).all()
     full = (voxels[:, 3 - ndim :] > np.array((32, 64, 64))[3 - ndim :] / COARSER - np.array(PATCH)[3 - ndim :]).any(axis=1)  # one side is full
-    finest = geometry.spacing_mm[:, 1:].min(axis=1) / OVERSAMPLING
+    finest = geometry.spacing_mm[:, 1:].min(axis=1) / OVERSAMPLING[2]
     assert (crops.spacing_mm[:, 0] >= finest - 1e-9).all()
     assert (full | (crops.spacing_mm[:, 0] <= finest * COARSER + 1e-9)).all()  # or its voxels are as fine as the study allows
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmv_jax.data.packing import balanced_order, best_fit, make_plan
@@ -42,7 +42,6 @@ def test_no_row_exceeds_any_capacity(sizes, seed, segments):
         assert sum(sizes[i][0] // 4 + 1 for i in row) <= 90
 
 
-@settings(deadline=None)
 @given(sizes, seeds, st.sampled_from([1, 2, 4, 8]), st.integers(0, 5))
 def test_the_global_batch_does_not_depend_on_the_hosts(sizes, seed, hosts, step):
     whole = make_plan(sizes, length=512, prefix=256, seed=seed, per_step=8)
@@ -53,7 +52,6 @@ def test_the_global_batch_does_not_depend_on_the_hosts(sizes, seed, hosts, step)
         assert [own.row(r) for r in own.step(step)[host * share : (host + 1) * share]] == rows[host * share : (host + 1) * share]
 
 
-@settings(deadline=None)
 @given(sizes, seeds, st.lists(st.integers(0, 60), min_size=1, max_size=4))
 def test_a_row_does_not_depend_on_what_was_asked_for_before(sizes, seed, wanted):
     plan = make_plan(sizes, length=512, prefix=256, seed=seed)
@@ -61,7 +59,6 @@ def test_a_row_does_not_depend_on_what_was_asked_for_before(sizes, seed, wanted)
         assert plan.row(r) == make_plan(sizes, length=512, prefix=256, seed=seed).row(r)
 
 
-@settings(deadline=None)
 @given(seeds, st.integers(0, 30))
 def test_a_plan_that_begins_later_has_the_same_steps_and_plans_no_epoch_before(seed, step):
     asked = []

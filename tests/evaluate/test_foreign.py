@@ -192,6 +192,12 @@ def test_an_incomplete_encoder_of_the_config_is_told(group):
         marked("x", group)
 
 
+@pytest.mark.parametrize("name", ["random", "trained", "scratch-vit", "microsoft/rad-dino", "dino+register", "x (stand-in)"])
+def test_a_name_that_the_results_use_is_refused(name):
+    with pytest.raises(UserError, match="has a meaning in the results"):
+        marked(name, {"folder": "somewhere", "stand_in": False})
+
+
 def test_an_unknown_package_or_family_is_told(tmp_path):
     with pytest.raises(UserError, match="config.encoders.x.package is 'resnet'. There is efficientnet-lite0"):
         load_other("x", {"package": "resnet", "stand_in": False})

@@ -1,23 +1,27 @@
 """Encoders of others, fine-tuned: what they learn, that the given model stays as it is, and that slices, layers and losses mean what ours mean."""
 
+import json
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny import write_checkpoint, write_store
+from tiny import tiny_config, write_checkpoint, write_store
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.evaluate import finetune, heads, variants
 from mmv_jax.evaluate.encoders import restore
 from mmv_jax.evaluate.foreign import Foreign, load_foreign
 from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
+from mmv_jax.evaluate.run import evaluate
 from mmv_jax.evaluate.segmentation import Scene
 from mmv_jax.evaluate.stand_ins import FAMILIES, save_stand_in
 from mmv_jax.evaluate.supervised import RECIPES, Kind
 from mmv_jax.evaluate.tasks import make_task
 from mmv_jax.evaluate.variants import Variants, pairs_of
+from mmv_jax.models.decoders import GlobalLocalDecoder
 from mmv_jax.store.read import Store
 
 torch = pytest.importorskip("torch", reason="extra torch")
@@ -135,6 +139,50 @@ def test_the_losses_are_those_of_our_own_models(kind):
         assert -float(theirs) == pytest.approx(heads.agreement(probability, scenes), rel=1e-4)
 
 
+def test_the_mask_head_is_that_of_our_own_models():
+    """The same parameters give the same logits in either library."""
+    rng = np.random.default_rng(0)
+    levels, cls = rng.normal(size=(3, 2, 1, 4, 4, 20)).astype(np.float32), rng.normal(size=(2, 20)).astype(np.float32)
+    ours, answers = GlobalLocalDecoder(1, width=heads.WIDTH), (1, 32, 32)
+    params = jax.jit(lambda key: ours.init(key, *map(jnp.asarray, (levels, cls)), answers)["params"])(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.05 * rng.normal(size=leaf.shape).astype(np.float32), params)
+    theirs = tuning.MaskHead(20, 3, (4, 4), (32, 32))
+    theirs.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in as_torch(params).items()})
+    with torch.no_grad():
+        found = theirs(torch.from_numpy(cls), torch.from_numpy(levels[:, :, 0]), batch_of((1, 1)))
+    expected = jax.jit(lambda params: ours.apply({"params": params}, *map(jnp.asarray, (levels, cls)), answers))(params)
+    np.testing.assert_allclose(found, np.asarray(expected)[:, 0, :, :, 0], rtol=1e-4, atol=1e-4)
+
+
+def as_torch(params):
+    """The parameters of a `GlobalLocalDecoder` of planar studies, by the names and in the layouts of a `MaskHead`."""
+
+    def linear(name, own):
+        return {f"{name}.weight": own["kernel"].T, f"{name}.bias": own["bias"]}
+
+    def norm(name, own):
+        return {f"{name}.weight": own["scale"], f"{name}.bias": own["bias"]}
+
+    def children(own):  # channels of a child lie together there, children of a channel here
+        kernel, bias = (np.moveaxis(x.reshape(*x.shape[:-1], 4, -1), -2, -1).reshape(x.shape) for x in (own["kernel"], own["bias"]))
+        return {"kernel": kernel, "bias": bias}
+
+    out = linear("local", params["local"]) | linear("whole", params["global"]) | linear("logits", params["upsample"]["logits"])
+    for name in ("global_asks", "local_asks"):
+        asks, width = params[name], heads.WIDTH
+        parts = [asks[part] for part in ("query", "key", "value")]
+        out |= norm(f"{name}.of_queries", params[f"{name}_queries"]) | norm(f"{name}.of_keys", params[f"{name}_keys"])
+        out[f"{name}.attention.in_proj_weight"] = np.concatenate([part["kernel"].reshape(width, width).T for part in parts])
+        out[f"{name}.attention.in_proj_bias"] = np.concatenate([part["bias"].ravel() for part in parts])
+        out |= linear(f"{name}.attention.out_proj", {"kernel": asks["out"]["kernel"].reshape(width, width), "bias": asks["out"]["bias"]})
+    up = params["upsample"]
+    for n in range(3):
+        out |= linear(f"steps.{n}.spread", children(up[f"children_{n}"])) | norm(f"steps.{n}.norm", up[f"norm_{n}"])
+        out |= {f"steps.{n}.conv.weight": up[f"conv_{n}"]["kernel"][0].transpose(3, 2, 0, 1), f"steps.{n}.conv.bias": up[f"conv_{n}"]["bias"]}
+        out |= linear(f"steps.{n}.skip", up[f"skip_{n}"]) if f"skip_{n}" in up else {}
+    return out
+
+
 def test_a_volume_of_equal_slices_is_its_slice(tiny):
     *_, foreign = tiny
     model = tuning.Tuned(foreign, "regression", 0)
@@ -152,14 +200,14 @@ def test_what_lies_outside_of_the_study_is_no_patch_of_its_mean(tiny):
     *_, foreign = tiny
     model, batch = tuning.Tuned(foreign, "regression", 0), batch_of((1,))
     with torch.no_grad():
-        cls, grid = model.look(batch.images)
+        cls, grids = model.look(batch.images)
         torch.nn.init.ones_(model.head.linear.weight)
-        outside = grid.clone()
-        outside[:, :, 3] += torch.randn(grid.shape[-1])
-        inside = grid.clone()
-        inside[:, :, 2] += torch.arange(grid.shape[-1]) ** 2
-        assert torch.equal(model.head(cls, outside, batch), model.head(cls, grid, batch))
-        assert not torch.equal(model.head(cls, inside, batch), model.head(cls, grid, batch))
+        outside = grids.clone()
+        outside[:, :, :, 3] += torch.randn(grids.shape[-1])
+        inside = grids.clone()
+        inside[:, :, :, 2] += torch.arange(grids.shape[-1]) ** 2
+        assert torch.equal(model.head(cls, outside, batch), model.head(cls, grids, batch))
+        assert not torch.equal(model.head(cls, inside, batch), model.head(cls, grids, batch))
 
 
 def test_many_slices_have_the_gradient_of_few(tiny, monkeypatch):
@@ -254,6 +302,25 @@ def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_
     config.fit.epochs = 2
     with pytest.raises(pytest.fail.Exception, match="fitted again"):  # another recipe is another result
         measured()
+
+
+def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, monkeypatch):
+    folder, _, _, foreign = tiny
+    write_checkpoint(folder / "whole")
+    config = tiny_config(folder / "store").copy_and_resolve_references().unlock()
+    del config.few_shot
+    config.update({"protocols": ("linear", "finetune"), "fit": SHORT, "view": {"planar": (1, 24, 24), "volume": None}})
+    config.tasks = {name: config.tasks[name] for name in ("left", "disc")}
+    config.encoders = {"vit": {"folder": str(folder / "vit"), "stand_in": False}}
+    monkeypatch.setattr(variants, "learn", tuning_of_ours(foreign))
+    evaluate(config, folder / "whole", folder / "evaluate")
+    found = json.loads((folder / "evaluate" / "metrics.json").read_text())
+    for task, metric in (("left", "auroc"), ("disc", "dice")):
+        assert {"vit", "vit+finetuned", "trained+finetuned"} <= set(found[task])
+        low, high = found[task]["vit+finetuned"][metric]["ci95"]
+        assert low <= found[task]["vit+finetuned"][metric]["value"] <= high
+    pairs = {(c["first"], c["second"]) for c in json.loads((folder / "evaluate" / "comparisons.json").read_text())}
+    assert {("vit+finetuned", "vit"), ("trained+finetuned", "vit+finetuned")} <= pairs
 
 
 def tuning_of_ours(foreign):

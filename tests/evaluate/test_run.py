@@ -16,7 +16,7 @@ from mmv_jax.evaluate import encoders
 from mmv_jax.evaluate.features import Features, encode_studies, local_means
 from mmv_jax.evaluate.overlap import Overlap
 from mmv_jax.evaluate.run import chosen_tasks, evaluate
-from mmv_jax.evaluate.tasks import make_task
+from mmv_jax.evaluate.tasks import Task, make_task
 from mmv_jax.store.read import Store
 
 
@@ -140,6 +140,9 @@ def test_other_keys_cannot_be_compared():
     overlap = Overlap.of({"pretraining": {"key_fingerprint": "another", "patients": ["p"]}}, KEY)
     assert overlap.patients is None
     assert "different keys" in overlap.reason
+    task = Task("mine", "classification", np.arange(3), np.array(["train", "val", "test"]), np.array(["p", "q", "r"]))
+    with pytest.raises(UserError, match="config.exclude_overlap: which test patients .* cannot be told: its store and this one were named"):
+        overlap.without(task)
     assert "does not say" in Overlap.of({}, KEY).reason
 
 

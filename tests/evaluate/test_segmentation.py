@@ -1,9 +1,23 @@
 """The linear probe of patch tokens, planar and volumetric, on tokens that know or do not know their patch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from mmv_jax.evaluate.segmentation import THRESHOLDS, PatchRidge, Scene, probe_masks, score_masks, sweep_thresholds, tiles, untile
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.segmentation import (
+    THRESHOLDS,
+    PatchRidge,
+    Scene,
+    check_structure,
+    probe_masks,
+    score_masks,
+    sweep_thresholds,
+    tiles,
+    untile,
+)
+from mmv_jax.evaluate.tasks import Task
 from mmv_jax.metrics.scores import dice
 
 SHAPES = {"planar": ((1, 3, 4), (1, 12, 16)), "volumetric": ((2, 3, 2), (4, 12, 8))}
@@ -67,6 +81,15 @@ def test_a_study_without_the_structure_has_no_score():
     scene = scenes_of(*SHAPES["planar"], True, n=1)[0][0]
     empty = Scene(scene.tokens, scene.kept, np.zeros_like(scene.truth), 1.0)
     assert np.isnan(score_masks([empty], [np.ones_like(scene.truth)])).all()
+
+
+def test_a_structure_that_no_study_of_a_split_has_is_told():
+    scenes, split = scenes_of(*SHAPES["planar"], True, n=8)
+    task = Task("lungs", "segmentation", np.arange(8), split, split, mask="anatomy_mask")
+    check_structure(task, scenes)
+    empty = [replace(s, truth=np.zeros_like(s.truth)) if where == "val" else s for s, where in zip(scenes, split)]
+    with pytest.raises(UserError, match="config.tasks.lungs: none of the 2 studies of split 'val' has this structure in its mask 'anatomy_mask'"):
+        check_structure(task, empty)
 
 
 def test_moving_the_test_masks_changes_no_choice_and_no_prediction():

@@ -110,6 +110,19 @@ def test_an_encoder_that_sees_the_tube_loses_with_the_tie_and_one_that_sees_the_
     assert good.lost.value < 0.05
 
 
+def test_floors_and_stand_ins_are_shown_and_not_tested():
+    """A test more would ask more of the p-values of all others."""
+    index, score = an_index(), an_index()["label_tube"].to_numpy() + 0.3 * np.random.default_rng(2).normal(size=N)
+    options = {"confounders": {"tube": {}}, "subgroups": {"sex": {}}}
+    others = [result_of(index, score, name, **options) for name in ("random", "pixels", "ark (stand-in)", "ark (stand-in)+finetuned")]
+    results = [result_of(index, score, **options), *others]
+    (alone,) = measure_confounders(results[:1])
+    together = measure_confounders(results)
+    assert together[0] == alone
+    assert all(np.isnan(c.p_holm) and c.lost.value > 0.2 for c in together[1:])
+    assert {g.encoder for g in measure_groups(results) if g.than_rest is not None} == {"trained"}
+
+
 def test_other_people_can_be_tested_than_were_learnt_from():
     index = an_index()
     task = make_task(index, "finding", kind="classification", label="finding", where={"sex": "F"}, test_where={"sex": "M"})

@@ -16,11 +16,13 @@ def index_of(n=12):
             "patient": [f"p{i}" for i in range(n)],
             "split": np.resize(["train", "val", "test"], n),
             "modality": "CXR",
+            "ndim": np.where(np.arange(n) < 3, 3, 2),
             "masks": np.where(np.arange(n) < 6, "anatomy_mask,findings_mask", ""),
             "label_source": np.where(np.arange(n) < 6, "A", "B"),
             "label_sex": [None, *np.resize(["F", "F", "F", "M", "M", "M"], n - 1)],
             "label_age": np.r_[np.nan, np.arange(1.0, n)],
             "label_view": "PA",
+            "label_tube": np.resize(["yes", "yes", "", "no", "no", ""], n),
         }
     )
 
@@ -45,8 +47,9 @@ def test_numbers_are_compared_as_numbers():
 
 
 def test_a_segmentation_has_the_studies_with_its_mask_and_reads_values_or_flags():
-    values = make_task(index_of(), "lungs", kind="segmentation", mask="anatomy_mask", values=(1, 2))
-    flags = make_task(index_of(), "fluid", kind="segmentation", mask="findings_mask", flags=4)
+    planar = index_of().assign(ndim=2)
+    values = make_task(planar, "lungs", kind="segmentation", mask="anatomy_mask", values=(1, 2))
+    flags = make_task(planar, "fluid", kind="segmentation", mask="findings_mask", flags=4)
     mask = np.array([[[0, 1, 2, 3, 4, 5, 12]]])
     assert values.studies.tolist() == list(range(6))
     assert values.structure(mask)[0, 0].tolist() == [False, True, True, False, False, False, False]
@@ -71,6 +74,12 @@ MISTAKES = {
     "where": ({"kind": "regression", "label": "age", "where": {"source": "C"}}, "no study"),
     "column of where": ({"kind": "regression", "label": "age", "where": {"origin": "A"}}, "no column 'origin'"),
     "mask": ({"kind": "segmentation", "mask": "liver_mask"}, "liver_mask"),
+    "both dimensionalities": ({"kind": "segmentation", "mask": "anatomy_mask"}, "3 of 6 studies are planar, the others volumetric"),
+    "confounder": ({"kind": "regression", "label": "age", "confounders": {"view": {}}}, "confounders"),
+    "empty confounder": (
+        {"kind": "classification", "label": "sex", "positive": "M", "confounders": {"tube": {}}},
+        "confounders.tube: no test study has a value",
+    ),
 }
 
 

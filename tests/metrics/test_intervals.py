@@ -23,7 +23,7 @@ OF_LIBRARY = {
 
 @pytest.mark.parametrize("metric", OF_LIBRARY)
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([3, 10, 1000]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_weighted_metric_is_that_of_repeated_studies(metric, seed, levels):
     rng = np.random.default_rng(seed)
     truth = np.r_[0, 1, rng.integers(0, 2, 38)]

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from mmv_jax.models.cnn import UNet
-from mmv_jax.models.decoders import GlobalLocalDecoder, LinearDecoder, MaeDecoder, MultiScaleDecoder, doublings, place_tokens
+from mmv_jax.models.decoders import GlobalLocalDecoder, LinearDecoder, MaeDecoder, MultiScaleDecoder, doublings, place_tokens, spread_out
 
 MAE = MaeDecoder(width=48, depth=1, heads=2, patch_voxels=32, layer_scale=1.0)
 
@@ -120,7 +120,7 @@ def test_segmentation_decoders_can_learn_one_study(name, kind):
     assert after > (0.8 if name == "linear" else 0.95)  # one interpolated score a token cannot follow a curve closely
 
 
-@pytest.mark.parametrize("name, reads_cls, reads_early", [("linear", False, False), ("multi-scale", False, True), ("global-local", True, False)])
+@pytest.mark.parametrize("name, reads_cls, reads_early", [("linear", False, False), ("multi-scale", False, True), ("global-local", True, True)])
 def test_decoders_read_what_they_say(name, reads_cls, reads_early):
     tokens, voxels = GRIDS["planar"]
     levels, cls = jax.random.normal(jax.random.key(1), (3, 1, *tokens, 48)), jax.random.normal(jax.random.key(2), (1, 48))
@@ -128,12 +128,46 @@ def test_decoders_read_what_they_say(name, reads_cls, reads_early):
     @jax.jit
     def grads(levels, cls):
         params = DECODERS[name].init(jax.random.key(0), levels, cls, voxels)
+        params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # some are 0 at first, and pass nothing on
         return jax.grad(lambda levels, cls: (DECODERS[name].apply(params, levels, cls, voxels) ** 2).sum(), argnums=(0, 1))(levels, cls)
 
     of_levels, of_cls = grads(levels, cls)
     assert jnp.any(of_levels[-1] != 0)
     assert bool(jnp.any(of_levels[:-1] != 0)) == reads_early
     assert bool(jnp.any(of_cls != 0)) == reads_cls
+
+
+def test_a_place_is_spread_over_its_own_children():
+    x = jnp.arange(2 * 3 * 8.0).reshape(1, 1, 2, 3, 8)
+    found = spread_out(x, (1, 2, 2))
+    assert found.shape == (1, 1, 4, 6, 2)
+    np.testing.assert_array_equal(found[0, 0, 2:4, 4:6].reshape(-1), x[0, 0, 1, 2])
+
+
+def test_a_global_local_fit_begins_without_an_exchange():
+    """Another CLS changes nothing until the first step was taken."""
+    tokens, voxels = GRIDS["planar"]
+    levels = jax.random.normal(jax.random.key(1), (3, 1, *tokens, 48))
+
+    @jax.jit
+    def begin(cls):
+        params = DECODERS["global-local"].init(jax.random.key(0), levels, cls, voxels)
+        return DECODERS["global-local"].apply(params, levels, cls, voxels)
+
+    np.testing.assert_array_equal(*(begin(jax.random.normal(jax.random.key(n), (1, 48))) for n in (2, 3)))
+
+
+def test_a_study_is_answered_alike_beside_a_larger_one():
+    """Where a study has no tokens, attention finds none."""
+    decoder, (tokens, _) = DECODERS["global-local"], GRIDS["planar"]
+    cls = jax.random.normal(jax.random.key(2), (1, 48))
+    alone = jax.random.normal(jax.random.key(1), (1, 1, *tokens, 48))
+    beside = jnp.pad(alone, ((0, 0),) * 4 + ((0, 4), (0, 0)))
+    params = jax.jit(lambda key: decoder.init(key, alone, cls, (1, 4, 4)))(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf + 0.01, params)
+    # At the grid of the tokens nothing is convolved, so that only attention could tell.
+    own, other = (jax.jit(decoder.apply, static_argnums=3)(params, x, cls, (1, *x.shape[3:5])) for x in (alone, beside))
+    np.testing.assert_allclose(other[..., :4, :], own, atol=1e-5)
 
 
 def test_grids_double_until_each_axis_is_there():

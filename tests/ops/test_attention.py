@@ -82,7 +82,7 @@ def layouts(draw_from):
     return ids
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(layouts(), st.integers(0, 100))
 def test_blocked_equals_dense_in_float64_for_any_layout(ids, seed):
     with jax.enable_x64(True):
@@ -91,7 +91,7 @@ def test_blocked_equals_dense_in_float64_for_any_layout(ids, seed):
         assert_close(with_gradients("blocked", q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(layouts(), st.sampled_from([64, 128]))
 def test_a_range_holds_the_blocks_that_share_a_segment(ids, block):
     ids = np.pad(ids, ((0, 0), (0, -ids.shape[1] % block)))

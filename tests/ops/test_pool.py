@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mmv_jax.ops.pool import gather_tokens, segment_mean
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 9), max_size=5), st.integers(0, 2**16))
 def test_segment_mean_equals_a_loop(lengths, seed):
     length, segments = 48, 6

@@ -16,7 +16,7 @@ def vectors(seed, head_dim, tokens=4):
     return jax.random.normal(jax.random.key(seed), (1, tokens, 2, head_dim))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(places, st.lists(places, min_size=4, max_size=4), st.sampled_from([12, 32, 64, 80]))
 def test_products_depend_on_differences_of_coordinates_alone(shift, coords, head_dim):
     coords = jnp.array([coords], jnp.float32)

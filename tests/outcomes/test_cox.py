@@ -46,7 +46,7 @@ def efron_by_loops(beta, time, outcome, x):
 
 
 @given(seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_no_neighbour_is_more_likely(seed):
     time, outcome, x = sample(seed, women=80)
     fit = cox(time, outcome, x)
@@ -60,7 +60,7 @@ def test_no_neighbour_is_more_likely(seed):
 
 
 @given(seeds, st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_units_and_origin_of_a_covariate_change_nothing_else(seed, unit, origin):
     time, outcome, x = sample(seed, women=120)
     fit, other = cox(time, outcome, x), cox(time, outcome, {**x, "a": origin + x["a"] * unit})

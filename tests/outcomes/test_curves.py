@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmv_jax.outcomes.survival import Curve, at_risk, cumulative_incidence, kaplan_meier
@@ -12,7 +12,6 @@ women = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 2)), min_size=1, m
 
 
 @given(women)
-@settings(deadline=None)
 def test_without_competing_death_incidence_is_one_minus_kaplan_meier(rows):
     time, event = np.array(rows, float).T
     outcome = event == 1
@@ -22,7 +21,6 @@ def test_without_competing_death_incidence_is_one_minus_kaplan_meier(rows):
 
 
 @given(women)
-@settings(deadline=None)
 def test_incidences_and_survival_add_up_to_everybody(rows):
     time, event = np.array(rows, float).T
     event = event.astype(int)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -22,7 +22,6 @@ def sample(seed, n=3000, censored_by=12.0):
 
 
 @given(women)
-@settings(deadline=None)
 def test_concordance_is_the_share_of_pairs(rows):
     time, event, risk = np.array(rows, float).T
     won = pairs = 0.0

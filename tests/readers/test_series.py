@@ -34,7 +34,7 @@ def test_a_series_is_a_volume_in_hounsfield_units(tmp_path):
     assert [study.attributes[f"first_{axis}_mm"] for axis in "zyx"] == [10, -50, -100]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(6)), numbers=st.lists(st.integers(0, 99), min_size=6, max_size=6))
 def test_shuffled_names_and_numbers_give_the_same_volume(tmp_path_factory, order, numbers):
     stored = stored_volume(6, 4, 3)

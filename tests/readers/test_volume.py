@@ -58,7 +58,7 @@ def test_a_nifti_is_a_volume_in_one_order(tmp_path, name):
     assert [study.attributes[f"first_{axis}_mm"] for axis in "zyx"] == pytest.approx(ORIGIN)
 
 
-@settings(max_examples=48, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=48, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(3)), flips=st.tuples(*[st.sampled_from([1, -1])] * 3))
 def test_any_order_and_sense_of_axes_gives_the_same_study(tmp_path, order, flips):
     study = read_study(write(turned(nifti(), order, flips), tmp_path / "x"))
@@ -68,7 +68,7 @@ def test_any_order_and_sense_of_axes_gives_the_same_study(tmp_path, order, flips
     assert dict(study.attributes) == pytest.approx(dict(expected.attributes), abs=1e-3)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(degrees=st.floats(-40, 40), axis=st.sampled_from("xyz"))
 def test_an_oblique_volume_keeps_its_grid_and_says_so(tmp_path, degrees, axis):
     image = nifti()

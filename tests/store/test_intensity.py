@@ -47,7 +47,7 @@ def patchy(grid: tuple, unit: str, seed: int) -> np.ndarray:
     return (np.choose(level, [-1000, -1000 + specks, rng.integers(-200, 300, grid)]) + rng.integers(0, 2, grid)).astype(np.int16)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(GRIDS, st.sampled_from(["HU", "raw", "shape"]), SEEDS)
 def test_occupancy_is_what_it_says(grid, unit, seed):
     values = patchy(grid, unit, seed)
@@ -55,7 +55,7 @@ def test_occupancy_is_what_it_says(grid, unit, seed):
     np.testing.assert_array_equal(occupancy(to_int16(values), unit, ndim), slow_occupancy(values.astype(float), unit, CELLS[ndim]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(GRIDS, SEEDS)
 def test_percentiles_are_those_of_the_voxels_in_occupied_cells(grid, seed):
     values = patchy(grid, "HU", seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planted import store_of
 from scipy import ndimage
@@ -18,7 +18,6 @@ from mmv_jax.study import Study
 PATCH = (8, 16, 16)
 
 
-@settings(deadline=None)
 @given(st.tuples(*[st.integers(1, 11)] * 3), st.tuples(*[st.sampled_from([1, 2])] * 3), st.integers(0, 2**32), st.sampled_from([2, 200, 2**15]))
 def test_a_coarser_grid_holds_the_means_of_boxes(grid, factor, seed, size):
     """Also the second one, that is made of the first."""
@@ -40,7 +39,6 @@ def test_slabs_change_nothing(monkeypatch):
     assert np.array_equal(coarser(voxels, (1, 1, 1), (2, 2, 2), voxels.shape), at_once)
 
 
-@settings(deadline=None)
 @given(st.tuples(*[st.integers(1, 3000)] * 3), st.tuples(*[st.floats(0.1, 10)] * 3))
 def test_levels_end_where_a_grid_is_small_and_never_grow_coarser_than_they_must(grid, spacing):
     factors = [(1, 1, 1), *level_factors(grid, spacing)]

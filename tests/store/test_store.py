@@ -45,7 +45,7 @@ def voxels_of(grid: tuple, dtype: type, seed: int) -> np.ndarray:
     return rng.integers(low, min(info.max, low + 65_535), grid, endpoint=True, dtype=dtype)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(studies_and_boxes(), st.sampled_from(DTYPES), st.integers(0, 2**32))
 def test_any_box_equals_the_slice_of_the_source(case, dtype, seed):
     grid, start, shape = case
