@@ -10,6 +10,7 @@ The encoders: the checkpoint's, the same with random weights, principal componen
 small stand-ins for four encoders whose weights cannot be had here. A stand-in has random weights: it shows that its family is read, and no more.
 Each is measured frozen, by a linear probe, and fine-tuned, in every task. Random weights fine-tuned are "scratch-vit"; pixels have nothing to tune.
 On a machine that others use, OMP_NUM_THREADS=1 spares PyTorch the waiting for its second thread.
+Needs the extras `torch` and `imagenet`.
 Measured: docs/results.md.
 """
 

@@ -1,6 +1,6 @@
 r"""Which head finds a pneumothorax on frozen tokens, and would fine-tuning or a supervised network have done better? Radiographs of phantoms.
 
-  mmv phantom runs/heads/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie 0
+  mmv phantom runs/heads/phantoms --kind thorax-cxr --studies 960 --seed 31 --pixels 128 --tube-tie 0
   mmv ingest runs/heads/phantoms/manifest.csv --store runs/heads/store
   mmv evaluate --config experiments/eval_heads.py --checkpoint runs/chest_small/pretrain --workdir runs/heads/evaluate
 
@@ -8,6 +8,7 @@ Every fit is kept in WORKDIR/fitted, so that what was stopped goes on.
 
 Paper:    a head in which CLS and patch tokens meet lifts every encoder, most of all on pneumothorax (arXiv 2504.16047); frozen encoders fail at
           it, and a supervised network matches fine-tuned ones (arXiv 2511.09742).
+Needs the extras `torch` and `imagenet`.
 Measured: docs/results.md, "Heads and fine-tuning".
 """
 

@@ -11,6 +11,7 @@ patients of the same tie, as a data set is split usually, and on those of tie 0 
 
 Paper:    classification leans on the tube, segmentation does not (arXiv 2511.09742); CLS is at chance on small findings (AUROC 0.50-0.52) where the
           patch tokens of their place reach about 1 (arXiv 2606.11606).
+Needs the extras `torch` and `imagenet`.
 Measured: docs/results.md, "Shortcuts".
 """
 

@@ -35,6 +35,7 @@ from mmv_jax.evaluate.pixels import pixel_vectors, principal, principal_scenes
 from mmv_jax.evaluate.segmentation import check_structure
 from mmv_jax.evaluate.stand_ins import save_stand_in
 from mmv_jax.evaluate.subgroups import as_comparisons, as_metrics, measure_confounders, measure_groups
+from mmv_jax.evaluate.subspaces import subspace_sections
 from mmv_jax.evaluate.tasks import KINDS, Task, make_task
 from mmv_jax.evaluate.variants import Variants, pairs_of
 from mmv_jax.evaluate.words import table_of, write_report
@@ -85,10 +86,12 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     points: list[Point] = []
     outlined: list[Strip] = []
     maps: dict[str, list[Strip]] = {}
+    means: dict[str, np.ndarray] = {}
     others = {marked(name, group): load_other(name, group) for name, group in config.encoders.to_dict().items()}
     encoders: dict[str, StudyEncoder] = {"trained": trained, "random": random, **others}
     for name, encoder in encoders.items():
         features = encode_studies(encoder, store, everything, with_tokens, workdir / "features", progress(f"{name}: encoded"))
+        means[name] = features.patch_mean
         for group in group_by_studies(vectors):
             poolings = pooled(features, group[0])
             if group[0].local:
@@ -111,7 +114,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     write_json(workdir / "comparisons.json", [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)])
     overlaps = {task.name: overlap.count(task) for task in tasks}
     report = workdir / "report.html"
-    write_report(report, results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config), points, groups, confounded, of_variants)
+    subspaces = subspace_sections(means, store.index["modality"].iloc[everything].to_numpy(str))
+    write_report(
+        report, results, comparisons, overlaps, overlap.reason, outlined, maps, to_json(config), points, groups, confounded, of_variants, subspaces
+    )
     return f"{table_of(results, comparisons)}\n\nreport: {report}"
 
 

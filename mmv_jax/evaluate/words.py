@@ -84,6 +84,7 @@ def write_report(
     groups: Sequence[GroupResult] = (),
     confounded: Sequence[Confounded] = (),
     variants: Sequence[Comparison] = (),
+    subspaces: Sequence[Section] = (),
 ) -> None:
     """Writes `report.html`."""
     tasks = list(dict.fromkeys(r.task.name for r in results))
@@ -98,6 +99,7 @@ def write_report(
         details_section(results),
         comparison_section(comparisons),
         *variant_sections(variants),
+        *subspaces,
     ]
     if outlined:
         sections.append(Section("Segmentations", ["Best, middle and worst, chosen by their score alone."], strips=outlined))
