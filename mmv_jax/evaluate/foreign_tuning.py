@@ -117,7 +117,7 @@ class Ask(nn.Module):
 class Doubling(nn.Module):
     """One step of `models.decoders.Upsample`: children of their own for each place, a level of the tower joins, a convolution mends the seams."""
 
-    def __init__(self, before: int, after: int, sides: tuple[int, int], skip: int | None):
+    def __init__(self, before: int, after: int, sides: tuple[int, ...], skip: int | None):
         super().__init__()
         self.sides, self.skip = sides, nn.Linear(skip, after) if skip else None
         self.spread, self.conv = nn.Linear(before, 4 * after), nn.Conv2d(after, after, 3, padding=1)
@@ -126,7 +126,7 @@ class Doubling(nn.Module):
     def forward(self, x: Float[Tensor, "S W h w"], level: Float[Tensor, "S u v D"] | None) -> Float[Tensor, "S V Y X"]:
         x = F.pixel_shuffle(self.spread(x.movedim(1, -1)).movedim(-1, 1), 2)
         x = F.interpolate(x, size=self.sides, mode="bilinear")
-        if self.skip is not None:
+        if self.skip is not None and level is not None:
             x = x + F.interpolate(self.skip(_plain(level)).movedim(-1, 1), size=self.sides, mode="bilinear")
         return _gelu(self.norm(self.conv(x).movedim(1, -1))).movedim(-1, 1)
 
