@@ -162,6 +162,6 @@ def test_heads_without_a_segmentation_are_refused(tiny):
 
 def test_planar_and_volumetric_studies_cannot_be_learnt_in_one_grid(tiny):
     folder, store, geometry, encoder = tiny
-    task = make_task(store.index, "both", kind="segmentation", mask="disc_mask")
+    task = make_task(store.index, "both", kind="regression", label="radius")
     with pytest.raises(UserError, match="all planar or all volumetric"):
         Variants.of(ConfigDict({"seed": 0, "protocols": ("finetune",)}), folder, [task], geometry, encoder)
