@@ -11,7 +11,7 @@ from tiny import write_store
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.foreign import load_foreign
+from mmv_jax.evaluate.foreign import Foreign, load_foreign
 from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
 from mmv_jax.evaluate.run import load_other, marked
 from mmv_jax.evaluate.stand_ins import FAMILIES as STAND_INS
@@ -190,6 +190,14 @@ def test_a_stand_in_is_saved_where_none_is_and_read_like_a_real_one(family, stor
 def test_an_incomplete_encoder_of_the_config_is_told(group):
     with pytest.raises(UserError, match="config.encoders.x needs"):
         marked("x", group)
+
+
+def test_a_thumbnail_fills_the_side_and_a_small_volume_is_twice_its_size_at_most():
+    voxels = np.array([[1, 28, 28], [28, 28, 28]])
+    extent = np.array([[0.0, 28, 28], [28, 28, 28]])
+    geometry = Geometry(np.array([True, False]), voxels, np.ones((2, 3)), extent, np.zeros((2, 16), np.uint64))
+    crops, _ = Foreign(None, 224, 32, (0.5,), (0.5,)).views(geometry)
+    assert crops.tokens.tolist() == [[1, 7, 7], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("name", ["random", "trained", "scratch-vit", "microsoft/rad-dino", "dino+register", "x (stand-in)"])
