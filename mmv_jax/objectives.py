@@ -1,11 +1,17 @@
 """Self-supervised objectives: pure functions of arrays.
 
-Axes: B rows, S segments of a row, T teacher segments, N tokens, K prototypes, D width, P voxels of a patch.
+Axes: B rows, S segments of a row, T teacher segments, N tokens, M masked tokens of a row, C of them at a time, K prototypes, D width,
+P voxels of a patch.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+AT_ONCE = 64  # masked tokens of a row that are scored at a time: 8 rows of them and 131,072 prototypes take 256 MiB
 
 
 def masked_reconstruction(
@@ -30,31 +36,48 @@ def masked_reconstruction(
     return weighted_mean(error, weights)
 
 
+class Balanced(NamedTuple):
+    """Targets in factors, whose product is only ever laid out for the lines that are read: whole, it would take as much memory as the scores again.
+
+    Attributes:
+      scores: exp(cosine / temperature) but for a common factor; exactly 0 in lines of weight 0.
+      of_line, of_prototype: what balances them.
+    """
+
+    scores: Float[Array, "*N K"]
+    of_line: Float[Array, "*N"]
+    of_prototype: Float[Array, "K"]
+
+    def targets(self) -> Float[Array, "*N K"]:
+        """Distributions over prototypes: lines sum to 1, those of weight 0 to exactly 0."""
+        return self.scores * jnp.expand_dims(self.of_prototype, range(self.scores.ndim - 1)) * self.of_line[..., None]
+
+
 def sinkhorn_knopp(
-    logits: Float[Array, "N K"], weights: Float[Array, "N"], temperature: Float[Array, ""] | float = 0.04, iterations: int = 3
-) -> Float[Array, "N K"]:
+    cosines: Float[Array, "*N K"], weights: Float[Array, "*N"], temperature: Float[Array, ""] | float = 0.04, iterations: int = 3
+) -> Balanced:
     """Targets in which every prototype is used about equally often: lines sum to 1, columns to N / K.
 
     Args:
-      logits: the teacher's scores.
+      cosines: the teacher's scores, 1 at most: exp((cosine - 1) / temperature) is where it starts, so that no largest score has to be looked for
+        first, which would keep the scores in memory twice.
       weights: 1 for a line that takes part, 0 for one that is padding.
-      temperature: the teacher's; lower is sharper.
+      temperature: the teacher's; lower is sharper. Below 0.023 a cosine of -1 is beyond float32, and counts as 0.
       iterations: of column and line normalisation.
     Returns:
-      float32; exactly 0 in lines of weight 0.
+      float32, without a gradient.
 
     Source: Caron et al., SwAV (arXiv 2006.09882), section 3.1; as centring of DINO's teacher, Oquab et al. (arXiv 2304.07193), section 4.
     """
-    scaled = logits.astype(jnp.float32) / temperature
+    cosines, weights = jax.lax.stop_gradient((cosines.astype(jnp.float32), weights))
     lines = weights.sum()
-    # One constant for all keeps exp finite and cancels in the normalisations.
-    top = jnp.max(jnp.where(weights[:, None] > 0, scaled, -jnp.inf))
-    q = jnp.exp(scaled - jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))) * weights[:, None]
-    prototypes = q.shape[1]
+    scores = jnp.exp((cosines - 1) / temperature) * weights[..., None]  # the common factor cancels in the normalisations
+    found = Balanced(scores, weights, jnp.ones(scores.shape[-1]))
     for _ in range(iterations):
-        q = q / (q.sum(axis=0, keepdims=True) + 1e-30) * (lines / prototypes)
-        q = q / (q.sum(axis=1, keepdims=True) + 1e-30) * weights[:, None]
-    return q
+        columns = (scores * found.of_line[..., None]).sum(range(scores.ndim - 1))
+        found = found._replace(of_prototype=lines / scores.shape[-1] / jnp.maximum(columns, 1e-30), of_line=jnp.ones_like(weights))
+        found = found._replace(of_line=weights / jnp.maximum(found.targets().sum(-1), 1e-30))
+    return found
 
 
 def distillation(
@@ -77,19 +100,48 @@ def distillation(
     return -(summed * log_p).sum() / jnp.maximum(weights.sum(), 1.0)
 
 
-def masked_distillation(
-    student_logits: Float[Array, "N K"], targets: Float[Array, "N K"], weights: Float[Array, "N"], temperature: float = 0.1
-) -> Float[Array, ""]:
-    """iBOT: cross-entropy of the student's masked tokens with the teacher's view of the same tokens.
+def masked_cross_entropy(
+    score: Callable[[Float[Array, "B C D"]], Float[Array, "B C K"]],
+    tokens: Float[Array, "B M D"],
+    targets: Balanced,
+    temperature: float = 0.1,
+    at_once: int = AT_ONCE,
+) -> Float[Array, "B M"]:
+    """iBOT: cross-entropy of each of the student's masked tokens with the teacher's view of the same token.
+
+    The student's scores are never there whole: `at_once` tokens of each row are scored at a time, and scored again in the backward pass.
 
     Args:
-      student_logits, targets: of masked tokens alone; targets have no gradient.
-      weights: how much a token counts: 1 / (masked tokens of its crop), so that crops count alike; 0 is padding.
+      score: from tokens to cosines with prototypes.
+      tokens: the student's, masked ones alone.
+      targets: of the same tokens [B, M, K].
+      temperature: the student's.
+    Returns:
+      Of a line of weight 0, something finite.
 
     Source: Zhou et al., iBOT (arXiv 2111.07832), equation 2.
     """
-    log_p = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature, axis=-1)
-    return weighted_mean(-(jax.lax.stop_gradient(targets) * log_p).sum(axis=-1), weights)
+    rows, masked, _ = tokens.shape
+    parts = -(-masked // at_once)
+    size = -(-masked // parts)
+
+    def cut(x, i):
+        return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis=1)
+
+    def pad(x):
+        return jnp.pad(x, ((0, 0), (0, parts * size - masked), *[(0, 0)] * (x.ndim - 2)))
+
+    tokens, scores, of_line = pad(tokens), pad(targets.scores), pad(targets.of_line)
+
+    @jax.checkpoint
+    def part(i):
+        logits = score(cut(tokens, i)).astype(jnp.float32) / temperature
+        wanted = Balanced(cut(scores, i), cut(of_line, i), targets.of_prototype).targets()
+        # Targets sum to 1, so that -sum_k t_k log p_k is the log of the softmax's sum less the mean logit.
+        return jax.nn.logsumexp(logits, axis=-1) - (wanted * logits).sum(axis=-1)
+
+    found = jax.lax.map(part, jnp.arange(parts))
+    return found.swapaxes(0, 1).reshape(rows, -1)[:, :masked]
 
 
 def koleo(cls: Float[Array, "N D"], study: Int[Array, "N"]) -> Float[Array, ""]:

@@ -41,22 +41,28 @@ def test_sinkhorn_equals_alternating_normalisation(rng):
     for _ in range(3):
         q *= 12 / 5 / q.sum(axis=0, keepdims=True)
         q /= q.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(objectives.sinkhorn_knopp(jnp.array(logits), jnp.ones(12), 0.1), q, rtol=1e-4)
+    np.testing.assert_allclose(objectives.sinkhorn_knopp(jnp.array(logits), jnp.ones(12), 0.1).targets(), q, rtol=1e-4)
 
 
 def test_sinkhorn_uses_prototypes_evenly_and_ignores_padding(rng):
     logits = rng.normal(size=(40, 5)) + np.array([5, 0, 0, 0, 0])  # one prototype is everybody's first choice
     weights = np.r_[np.ones(30), np.zeros(10)]
-    q = np.asarray(objectives.sinkhorn_knopp(jnp.array(logits), jnp.array(weights), 0.5, iterations=50))
+    q = np.asarray(objectives.sinkhorn_knopp(jnp.array(logits), jnp.array(weights), 0.5, iterations=50).targets())
     assert np.all(q[30:] == 0)
     np.testing.assert_allclose(q[:30].sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(q.sum(axis=0), 6, rtol=1e-2)
-    alone = objectives.sinkhorn_knopp(jnp.array(logits[:30]), jnp.ones(30), 0.5, iterations=50)
+    alone = objectives.sinkhorn_knopp(jnp.array(logits[:30]), jnp.ones(30), 0.5, iterations=50).targets()
     np.testing.assert_allclose(q[:30], alone, rtol=1e-5)
 
 
 def test_sinkhorn_of_padding_alone_is_zero():
-    assert np.all(np.asarray(objectives.sinkhorn_knopp(jnp.ones((4, 3)), jnp.zeros(4))) == 0)
+    assert np.all(np.asarray(objectives.sinkhorn_knopp(jnp.ones((4, 3)), jnp.zeros(4)).targets()) == 0)
+
+
+@pytest.mark.parametrize("cosine", [-1.0, 1.0])
+def test_sinkhorn_of_the_least_and_the_largest_cosines_is_even(cosine):
+    q = objectives.sinkhorn_knopp(jnp.full((2, 3, 5), cosine), jnp.ones((2, 3)), 0.04).targets()
+    np.testing.assert_allclose(q, 0.2, rtol=1e-5)
 
 
 def test_distillation_is_the_mean_cross_entropy_over_pairs(rng):
@@ -68,11 +74,28 @@ def test_distillation_is_the_mean_cross_entropy_over_pairs(rng):
     np.testing.assert_allclose(got, np.mean(terms), rtol=1e-5)
 
 
-def test_masked_distillation_weighs_tokens(rng):
-    student, targets, weights = rng.normal(size=(5, 6)), softmax(rng.normal(size=(5, 6))), np.array([1, 0.5, 0.5, 0, 0])
-    cross = -(targets * np.log(softmax(student / 0.1))).sum(axis=1)
-    got = objectives.masked_distillation(jnp.array(student), jnp.array(targets), jnp.array(weights))
-    np.testing.assert_allclose(got, (cross * weights).sum() / 2, rtol=1e-5)
+@pytest.mark.parametrize("at_once", [64, 5, 2, 3], ids=["whole", "whole exactly", "with a rest", "even"])
+def test_masked_cross_entropy_whatever_goes_through_at_once(rng, at_once):
+    masked = 6 if at_once == 3 else 5
+    tokens, prototypes, teacher = rng.normal(size=(2, masked, 4)), rng.normal(size=(7, 4)), rng.normal(size=(2, masked, 7))
+    there = np.ones((2, masked))
+    there[1, 3:] = 0
+    targets = objectives.sinkhorn_knopp(jnp.array(teacher), jnp.array(there), 0.5)
+
+    def loss(tokens, prototypes):
+        found = objectives.masked_cross_entropy(lambda x: x @ prototypes.T, tokens, targets, 0.2, at_once)
+        return (found * there).sum(), found
+
+    def slow(tokens, prototypes):
+        log_p = jax.nn.log_softmax(tokens @ prototypes.T / 0.2)
+        return -(targets.targets() * log_p).sum()
+
+    (value, found), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(jnp.array(tokens), jnp.array(prototypes))
+    cross = -(np.asarray(targets.targets()) * np.log(softmax(tokens @ prototypes.T / 0.2))).sum(-1)
+    np.testing.assert_allclose(found[there > 0], cross[there > 0], rtol=1e-4)
+    assert np.isfinite(found).all()
+    for grad, expected in zip(grads, jax.grad(slow, argnums=(0, 1))(jnp.array(tokens), jnp.array(prototypes))):
+        np.testing.assert_allclose(grad, expected, atol=1e-4)
 
 
 def test_koleo_measures_the_nearest_other_study(rng):

@@ -3,7 +3,7 @@
 Axes: B rows, L tokens, H heads, K head dim.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -44,7 +44,7 @@ def over_rows_and_heads(rule: str) -> Callable:
 
         @jax.custom_batching.custom_vmap
         def spread(*arrays):
-            axes = _mesh_axes(operands, arrays)
+            axes = _mesh_axes(dict(zip(operands[0], arrays[0].shape, strict=True)))
             if axes is None:
                 return partitioned(*arrays)
             specs = [tuple(PartitionSpec(*map(axes.get, term)) for term in side) for side in (operands, results)]
@@ -61,18 +61,35 @@ def over_rows_and_heads(rule: str) -> Callable:
     return decorate
 
 
-def _mesh_axes(operands, arrays):
-    """Mesh axes of rows and heads by the rules in force; None without a mesh or rules, inside a shard_map, or where a size does not divide."""
+def over_rows(run: Callable[..., Array], rows: Sequence[Array], whole: Sequence[Array]) -> Array:
+    """`run(*rows, *whole)`, an array [B, ...], each device with its own rows of `rows` and everything of `whole`.
+
+    For a loop that reads `whole` in every turn: each device sums its part of the gradient of that by itself, and only the sum goes over the mesh.
+    Left to the partitioner, every turn would send one.
+    """
+    axes = _mesh_axes({"b": len(rows[0])})
+    if axes is None:
+        return run(*rows, *whole)
+    split = PartitionSpec(axes["b"])
+    in_specs = (*[split] * len(rows), *[PartitionSpec()] * len(whole))
+    return jax.shard_map(run, in_specs=in_specs, out_specs=split, check_vma=False)(*rows, *whole)
+
+
+def _mesh_axes(sizes: Mapping[str, int]) -> dict | None:
+    """Mesh axes of rows and heads, of those that have a size here, by the rules in force.
+
+    None without a mesh or rules, inside a shard_map, or where a size does not divide.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not nn.get_logical_axis_rules() or AxisType.Manual in mesh.axis_types:
         return None
-    names = nn.logical_to_mesh_axes(tuple(LOGICAL.values()))
-    sizes = dict(zip(operands[0], arrays[0].shape, strict=True))
-    for axis, name in zip(LOGICAL, names, strict=True):
+    split = [axis for axis in LOGICAL if axis in sizes]
+    names = nn.logical_to_mesh_axes(tuple(LOGICAL[axis] for axis in split))
+    for axis, name in zip(split, names, strict=True):
         parts = np.prod([mesh.shape[part] for part in ((name,) if isinstance(name, str) else name or ())], dtype=int)
         if sizes[axis] % parts:
             return None
-    return dict(zip(LOGICAL, names, strict=True))
+    return dict(zip(split, names, strict=True))
 
 
 def _as_the_first_operand(mesh, sharding, operands, results):

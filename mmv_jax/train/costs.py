@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmv_jax.data.crops import View
 from mmv_jax.data.tokens import RowShape
@@ -84,7 +84,9 @@ def step_flops(objective: Objective, shape: RowShape, rows: int, filling: Fillin
         pairs = 2 * rows * shape.segments**2 * objective.dino_head.prototypes  # targets are summed a student view: no gradient goes there
         parts["dino loss"] = Flops(forward=pairs)
     if objective.ibot > 0:
-        parts["ibot head"] = _head(objective.ibot_head, width, rows * shape.masked)
+        head, tokens = objective.ibot_head, rows * shape.masked
+        scored_again = 2 * tokens * head.bottleneck * head.prototypes
+        parts["ibot head"] = replace(_head(head, width, rows * shape.masked), again=scored_again)
     if objective.koleo > 0:
         cosines = 2 * (rows * shape.segments) ** 2 * width
         parts["koleo"] = Flops(forward=cosines, backward=2 * cosines)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from mmv_jax.models.decoders import MaeDecoder
 from mmv_jax.models.heads import ProjectionHead
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.ops.pool import gather_tokens, segment_mean
+from mmv_jax.ops.spread import over_rows
 
 Batch = Mapping[str, Array]
 Params = dict[str, Any]
@@ -94,17 +96,21 @@ class Objective:
         cls_learnt = gather_tokens(learnt, jnp.where(study >= 0, batch["cls_index"], -1))
         terms, seen = {}, {"features": cls_taught.reshape(-1, cls_taught.shape[-1])}
         if self.dino > 0:
-            targets = self._targets("dino_head", teacher, cls_taught, is_global, temperature)
-            logits = self.dino_head.apply({"params": student["dino_head"]}, cls_learnt)
+            targets = self._targets("dino_head", teacher, cls_taught, is_global, temperature).targets()
+            logits = self.dino_head.scores(*self.dino_head.apply({"params": student["dino_head"]}, cls_learnt))
             terms["dino"] = objectives.distillation(logits, targets, pairs_of_views(study, is_global))
             seen |= _use_of_prototypes(targets, is_global)
         if self.ibot > 0:
             index = batch["masked_index"]
-            there = index >= 0
-            targets = self._targets("ibot_head", teacher, gather_tokens(taught, index), there, temperature)
-            logits = self.ibot_head.apply({"params": student["ibot_head"]}, gather_tokens(learnt, index))
-            flat = (-1, logits.shape[-1])
-            terms["ibot"] = objectives.masked_distillation(logits.reshape(flat), targets.reshape(flat), _one_a_crop(index, prefix[3]).reshape(-1))
+            scores, of_line, of_prototype = self._targets("ibot_head", teacher, gather_tokens(taught, index), index >= 0, temperature)
+            tokens, prototypes = self.ibot_head.apply({"params": student["ibot_head"]}, gather_tokens(learnt, index))
+
+            def cross_entropy(tokens, scores, of_line, prototypes, of_prototype):
+                score = partial(self.ibot_head.scores, prototypes=prototypes)
+                return objectives.masked_cross_entropy(score, tokens, objectives.Balanced(scores, of_line, of_prototype))
+
+            each = over_rows(cross_entropy, (tokens, scores, of_line), (prototypes, of_prototype))
+            terms["ibot"] = objectives.weighted_mean(each, _one_a_crop(index, prefix[3]))
         if self.koleo > 0:
             lines = jnp.where(is_global, study, -1).reshape(-1)
             terms["koleo"] = objectives.koleo(cls_learnt.reshape(-1, cls_learnt.shape[-1]), lines)
@@ -117,10 +123,10 @@ class Objective:
         here = jnp.take_along_axis(jnp.pad(batch["is_global"], ((0, 0), (1, 0))), ids, axis=1)
         return patches, coords, jnp.where(here, kinds, 0), jnp.where(here, ids, 0)
 
-    def _targets(self, head: str, teacher: Params, tokens: Array, there: Bool[Array, "B N"], temperature: Array) -> Float[Array, "B N K"]:
-        logits = getattr(self, head).apply({"params": teacher[head]}, tokens)
-        targets = objectives.sinkhorn_knopp(logits.reshape(-1, logits.shape[-1]), there.reshape(-1).astype(jnp.float32), temperature)
-        return jax.lax.stop_gradient(targets.reshape(logits.shape))
+    def _targets(self, head: str, teacher: Params, tokens: Array, there: Bool[Array, "B N"], temperature: Array) -> objectives.Balanced:
+        module = getattr(self, head)
+        logits = module.scores(*module.apply({"params": teacher[head]}, tokens))
+        return objectives.sinkhorn_knopp(logits, there.astype(jnp.float32), temperature)
 
 
 def make_objective(

@@ -112,9 +112,13 @@ def test_the_loss_does_not_depend_on_what_a_study_is_packed_with(whole, batch):
         np.testing.assert_allclose(packed[term], alone[term], rtol=2e-5, err_msg=term)
 
 
+def balanced_alone(logits, weights, temperature):
+    return objectives.Balanced(jax.nn.softmax(logits / temperature), weights, jnp.ones(logits.shape[-1]))
+
+
 def test_a_study_adds_to_the_loss_whatever_the_others_show(whole, batch, monkeypatch):
     # Sinkhorn-Knopp balances prototypes over all studies, and KoLeo compares them: both are left out.
-    monkeypatch.setattr(objectives, "sinkhorn_knopp", lambda logits, weights, t: jax.nn.softmax(logits / t) * weights[:, None])
+    monkeypatch.setattr(objectives, "sinkhorn_knopp", balanced_alone)
     objective, student, teacher = dataclasses.replace(whole[0], koleo=0.0), *whole[1:]
     first = (batch["segment_ids"] > 0) & np.isin(batch["segment_ids"], np.flatnonzero(batch["study"][0] == batch["study"][0, 0]) + 1)
     first[1:] = False
