@@ -60,9 +60,9 @@ def sinkhorn_knopp(
 
     Args:
       cosines: the teacher's scores, 1 at most: exp((cosine - 1) / temperature) is where it starts, so that no largest score has to be looked for
-        first, which would keep the scores in memory twice.
+        first, which on a TPU keeps the scores in memory twice.
       weights: 1 for a line that takes part, 0 for one that is padding.
-      temperature: the teacher's; lower is sharper. Below 0.023 a cosine of -1 is beyond float32, and counts as 0.
+      temperature: the teacher's; lower is sharper. From 0.03 up every cosine counts; below, one of -1 is beyond float32.
       iterations: of column and line normalisation.
     Returns:
       float32, without a gradient.
@@ -72,7 +72,7 @@ def sinkhorn_knopp(
     cosines, weights = jax.lax.stop_gradient((cosines.astype(jnp.float32), weights))
     lines = weights.sum()
     scores = jnp.exp((cosines - 1) / temperature) * weights[..., None]  # the common factor cancels in the normalisations
-    found = Balanced(scores, weights, jnp.ones(scores.shape[-1]))
+    found = Balanced(scores, jnp.ones_like(weights), jnp.ones(scores.shape[-1]))
     for _ in range(iterations):
         columns = (scores * found.of_line[..., None]).sum(range(scores.ndim - 1))
         found = found._replace(of_prototype=lines / scores.shape[-1] / jnp.maximum(columns, 1e-30), of_line=jnp.ones_like(weights))
@@ -109,7 +109,8 @@ def masked_cross_entropy(
 ) -> Float[Array, "B M"]:
     """iBOT: cross-entropy of each of the student's masked tokens with the teacher's view of the same token.
 
-    The student's scores are never there whole: `at_once` tokens of each row are scored at a time, and scored again in the backward pass.
+    Where a row has more than `at_once` tokens the student's scores are never there whole: so many are scored at a time, and again in the backward
+    pass (`scoring_parts`).
 
     Args:
       score: from tokens to cosines with prototypes.
@@ -122,26 +123,33 @@ def masked_cross_entropy(
     Source: Zhou et al., iBOT (arXiv 2111.07832), equation 2.
     """
     rows, masked, _ = tokens.shape
-    parts = -(-masked // at_once)
-    size = -(-masked // parts)
+    parts, size = scoring_parts(masked, at_once)
 
-    def cut(x, i):
-        return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis=1)
-
-    def pad(x):
-        return jnp.pad(x, ((0, 0), (0, parts * size - masked), *[(0, 0)] * (x.ndim - 2)))
-
-    tokens, scores, of_line = pad(tokens), pad(targets.scores), pad(targets.of_line)
-
-    @jax.checkpoint
     def part(i):
-        logits = score(cut(tokens, i)).astype(jnp.float32) / temperature
-        wanted = Balanced(cut(scores, i), cut(of_line, i), targets.of_prototype).targets()
+        def cut(x):  # the last part ends where the row ends, and begins in the one before: nothing has to be padded, and so copied
+            return jax.lax.dynamic_slice_in_dim(x, jnp.minimum(i * size, masked - size), size, axis=1)
+
+        logits = score(cut(tokens)).astype(jnp.float32) / temperature
+        wanted = Balanced(cut(targets.scores), cut(targets.of_line), targets.of_prototype).targets()
         # Targets sum to 1, so that -sum_k t_k log p_k is the log of the softmax's sum less the mean logit.
         return jax.nn.logsumexp(logits, axis=-1) - (wanted * logits).sum(axis=-1)
 
-    found = jax.lax.map(part, jnp.arange(parts))
-    return found.swapaxes(0, 1).reshape(rows, -1)[:, :masked]
+    if parts == 1:
+        return part(0)
+    found = jax.lax.map(jax.checkpoint(part), jnp.arange(parts))
+    twice = parts * size - masked
+    return jnp.concatenate((found[:-1].swapaxes(0, 1).reshape(rows, -1), found[-1, :, twice:]), axis=1)
+
+
+def scoring_parts(masked: int, at_once: int = AT_ONCE) -> tuple[int, int]:
+    """How many parts a row's masked tokens are scored in, and how many tokens a part has. One part is not scored again in the backward pass.
+
+    Example:
+      >>> scoring_parts(130)
+      (3, 44)
+    """
+    parts = -(-masked // at_once)
+    return parts, -(-masked // parts)
 
 
 def koleo(cls: Float[Array, "N D"], study: Int[Array, "N"]) -> Float[Array, ""]:

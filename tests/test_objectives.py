@@ -59,6 +59,18 @@ def test_sinkhorn_of_padding_alone_is_zero():
     assert np.all(np.asarray(objectives.sinkhorn_knopp(jnp.ones((4, 3)), jnp.zeros(4)).targets()) == 0)
 
 
+@pytest.mark.parametrize("temperature", [0.04, 0.07])
+@pytest.mark.parametrize("spread", [0.02, 0.3], ids=["collapsed", "wide"])
+def test_sinkhorn_of_cosines_at_the_teachers_temperatures(rng, temperature, spread):
+    cosines = np.clip(rng.normal(0.5, spread, size=(40, 64)), -1, 1)
+    cosines[:, 0], cosines[:, 1] = 1, -1  # a prototype that everybody likes best, one that nobody does
+    q = np.exp(cosines / temperature)
+    for _ in range(3):
+        q *= 40 / 64 / q.sum(axis=0, keepdims=True)
+        q /= q.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(objectives.sinkhorn_knopp(jnp.array(cosines), jnp.ones(40), temperature).targets(), q, rtol=1e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("cosine", [-1.0, 1.0])
 def test_sinkhorn_of_the_least_and_the_largest_cosines_is_even(cosine):
     q = objectives.sinkhorn_knopp(jnp.full((2, 3, 5), cosine), jnp.ones((2, 3)), 0.04).targets()
@@ -74,7 +86,7 @@ def test_distillation_is_the_mean_cross_entropy_over_pairs(rng):
     np.testing.assert_allclose(got, np.mean(terms), rtol=1e-5)
 
 
-@pytest.mark.parametrize("at_once", [64, 5, 2, 3], ids=["whole", "whole exactly", "with a rest", "even"])
+@pytest.mark.parametrize("at_once", [64, 5, 2, 3], ids=["whole", "whole exactly", "parts that overlap", "even parts"])
 def test_masked_cross_entropy_whatever_goes_through_at_once(rng, at_once):
     masked = 6 if at_once == 3 else 5
     tokens, prototypes, teacher = rng.normal(size=(2, masked, 4)), rng.normal(size=(7, 4)), rng.normal(size=(2, masked, 7))

@@ -109,9 +109,9 @@ def describe(work: Work) -> dict:
 
 
 def config_of(work: Work) -> ConfigDict:
-    """The config of a run that would have such rows; one device a core where their number divides the rows."""
+    """The config of a run that would have such rows; one device a core where their number divides the rows, each with its part of the state."""
     devices = jax.device_count() if len(work.rows) % jax.device_count() == 0 else 1
-    c = ConfigDict({"steps": 1000, "mesh": {"data": devices, "fsdp": 1}})
+    c = ConfigDict({"steps": 1000, "mesh": {"data": 1, "fsdp": devices}})
     c.rows = {"length": work.length, "prefix": work.prefix, "segments": max(map(len, work.rows)), "per_step": len(work.rows)}
     c.encoder = {"size": work.size, "patch": work.patch, "registers": work.registers}
     c.objective = {"mae": 0.0, "dino": 1.0, "ibot": 1.0, "koleo": 0.0, "decoder_width": 0, "decoder_depth": 0, "decoder_heads": 1}
@@ -149,7 +149,7 @@ def make_batch(work: Work) -> dict[str, np.ndarray]:
 def step_of(work: Work) -> Callable[[], float]:
     """A function that takes the next step of a run and says how long it took."""
     config = config_of(work)
-    mesh = make_mesh(**config.mesh, devices=jax.devices()[: config.mesh.data])
+    mesh = make_mesh(**config.mesh, devices=jax.devices()[: config.mesh.fsdp])
     objective, tx, ema = make_parts(config)
     batch = {name: jax.device_put(value, row_sharding(mesh)) for name, value in make_batch(work).items()}
     state = init_state(objective, tx, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}, mesh, seed=0)

@@ -10,6 +10,7 @@ from mmv_jax.models.blocks import hidden_width
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.heads import ProjectionHead
 from mmv_jax.models.sizes import flops_per_token
+from mmv_jax.objectives import scoring_parts
 from mmv_jax.train.objective import Objective
 
 
@@ -84,9 +85,10 @@ def step_flops(objective: Objective, shape: RowShape, rows: int, filling: Fillin
         pairs = 2 * rows * shape.segments**2 * objective.dino_head.prototypes  # targets are summed a student view: no gradient goes there
         parts["dino loss"] = Flops(forward=pairs)
     if objective.ibot > 0:
-        head, tokens = objective.ibot_head, rows * shape.masked
-        scored_again = 2 * tokens * head.bottleneck * head.prototypes
-        parts["ibot head"] = replace(_head(head, width, rows * shape.masked), again=scored_again)
+        head, (count, size) = objective.ibot_head, scoring_parts(shape.masked)
+        # Every part again in the backward pass; where the last two parts overlap, a product forward and two backward besides.
+        tokens = rows * (count * size + 3 * (count * size - shape.masked)) if count > 1 else 0
+        parts["ibot head"] = replace(_head(head, width, rows * shape.masked), again=2 * tokens * head.bottleneck * head.prototypes)
     if objective.koleo > 0:
         cosines = 2 * (rows * shape.segments) ** 2 * width
         parts["koleo"] = Flops(forward=cosines, backward=2 * cosines)

@@ -10,12 +10,14 @@ from nano import nano_config
 
 from mmv_jax import cli
 from mmv_jax.errors import UserError
+from mmv_jax.objectives import scoring_parts
 from mmv_jax.parallel import make_mesh
 from mmv_jax.train import hlo, places, preflight
 from mmv_jax.train.advice import Choice, suggest
 from mmv_jax.train.chips import CHIPS, parse_topology
 from mmv_jax.train.costs import expected_filling, step_flops
 from mmv_jax.train.loop import lower_step, make_parts, make_views, row_shape
+from mmv_jax.train.memory import step_memory
 from mmv_jax.train.sheet import sheet
 
 CONTRACT = {  # the keys that others read
@@ -113,6 +115,33 @@ def test_products_agree_with_the_compiled_program(weights, remat):
     counts = hlo.count(lower_step(c, make_mesh(2, 4)).compile().as_text())
     assert sum(part.products for part in parts.values()) == pytest.approx(8 * counts.flops, rel=0.02)
     assert counts.sent["all-reduce"] > 0
+
+
+def test_tokens_that_are_scored_in_parts_are_counted_again():
+    c = config(ibot=1.0)
+    c.unlock()
+    c.rows.update({"length": 288, "prefix": 264})  # 66 masked tokens: two parts of 33
+    c.objective.prototypes = 16384  # so that the head is much of what the step costs
+    shape = row_shape(c)
+    assert scoring_parts(shape.masked) == (2, 33)
+    parts = step_flops(make_parts(c)[0], shape, 8, expected_filling(make_views(c.crops), shape))
+    counts = hlo.count(lower_step(c, make_mesh(2, 4)).compile().as_text())
+    assert sum(part.products for part in parts.values()) == pytest.approx(8 * counts.flops, rel=0.02)
+    assert parts["ibot head"].again > 0.05 * 8 * counts.flops  # more than the tolerance above
+
+
+def test_memory_grows_with_the_rows_and_falls_where_blocks_are_computed_again():
+    c = config(dino=1.0, ibot=1.0, mae=1.0)
+    objective, shape, state = make_parts(c)[0], row_shape(c), lower_step(c, make_mesh(8, 1)).in_avals[0][0]
+
+    def total(rows, fsdp, remat):
+        return sum(step_memory(objective, state, shape, rows, fsdp, remat).values())
+
+    held = total(0, 1, False)
+    assert held >= sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state.student, state.teacher, state.opt_state)))
+    assert total(4, 1, False) - held == pytest.approx(2 * (total(2, 1, False) - held))
+    assert total(4, 1, True) < total(4, 1, False)
+    assert total(4, 8, False) < total(4, 1, False)
 
 
 def test_a_loop_is_multiplied_out():
