@@ -37,7 +37,7 @@ def masked_reconstruction(
 
 
 class Balanced(NamedTuple):
-    """Targets in factors, whose product is only ever laid out for the lines that are read: whole, it would take as much memory as the scores again.
+    """Targets in factors, so that they can be laid out for a part of the lines at a time: whole, they take as much memory as the scores again.
 
     Attributes:
       scores: exp(cosine / temperature) but for a common factor; exactly 0 in lines of weight 0.
