@@ -1,0 +1,81 @@
+"""Stores, checkpoints and configs that an earlier version wrote still open, and mean the same.
+
+`tests/before` was written by version 0.1.0: a store of six phantom bodies (a radiograph and a CT of
+each), a run of four steps on it, its config, a fit to mammograms, and what was read then.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmv_jax.bac.infer import Finder
+from mmv_jax.config import load_config
+from mmv_jax.evaluate.embed import embed
+from mmv_jax.store.inspect import verify
+from mmv_jax.store.read import Store
+from mmv_jax.train.loop import pretrain
+
+BEFORE = Path(__file__).parent / "before"
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict:
+    return json.loads((BEFORE / "expected.json").read_text())
+
+
+@pytest.fixture
+def before(tmp_path, monkeypatch) -> Path:
+    """A copy of the folder, as the working directory: the config names its store by a relative path."""
+    shutil.copytree(BEFORE, tmp_path / "before")
+    monkeypatch.chdir(tmp_path / "before")
+    return tmp_path / "before"
+
+
+def test_a_store_of_before_opens(before, expected):
+    store = Store.open(before / "store")
+    assert store.index["study"].tolist() == expected["studies"]
+    assert store.digest(range(len(store.index))) == expected["digest"]
+    assert not verify(before / "store", lambda done, total: None)
+    for i, masks in enumerate(expected["mask_sums"].values()):
+        grid = tuple(int(n) for n in store.index.loc[i, ["grid_z", "grid_y", "grid_x"]])
+        found = {name: int(store.read_box(i, (0, 0, 0), grid, mask=name).sum()) for name in masks}
+        assert found == masks
+    assert store.read_box(0, (0, 0, 0), tuple(expected["box_shape"])).sum() == expected["box_sum"]
+
+
+def test_a_checkpoint_of_before_gives_the_same_features(before, expected):
+    import pandas as pd
+
+    embed(before / "run", str(before / "store"), before / "features")
+    features = pd.read_parquet(before / "features" / "features.parquet")
+    assert features["study"].tolist() == expected["studies"]
+    np.testing.assert_allclose(np.stack(features["cls"]), expected["cls"], rtol=2e-4, atol=2e-4)
+
+
+def test_a_run_of_before_goes_on(before, expected):
+    """Its checkpoint is of step 2 of 4: the steps after it have the losses that the run itself had."""
+    config = load_config(before / "config.py")
+    lines = (before / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (before / "run" / "metrics.jsonl").write_text("".join(lines[:2]))
+    pretrain(config, before / "run")
+    np.testing.assert_allclose(losses_of(before / "run"), expected["losses"], rtol=1e-5)
+
+
+def test_a_config_of_before_gives_the_same_losses(before, expected):
+    pretrain(load_config(before / "config.py"), before / "again")
+    np.testing.assert_allclose(losses_of(before / "again"), expected["losses"], rtol=1e-5)
+
+
+def losses_of(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_fit_of_before_finds_the_same(before, expected):
+    y, x = np.mgrid[:480, :400]
+    view = np.where((x / 250.0) ** 2 + ((y - 240) / 225.0) ** 2 < 1, 900.0 + x + y, 0).astype(np.float32)
+    found, _ = Finder.restore(before / "fit").probabilities(view, (0.1, 0.1))
+    assert list(found.shape) == expected["bac"]["shape"]
+    assert found.sum() == pytest.approx(expected["bac"]["sum"], rel=1e-4)
