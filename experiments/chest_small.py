@@ -1,4 +1,5 @@
-r"""All studies of a small chest collection together, planar and volumetric, in mixed rows: one run on a laptop.
+r"""All studies of a small chest collection together, planar and volumetric, in mixed rows: one run
+on a laptop.
 
   mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv DATA/ct.csv --store runs/chest_small/store
   mmv ingest DATA/lidc.csv --unit HU --store runs/chest_small/store    # its manifest does not say what its README does
@@ -16,19 +17,31 @@ def get_config() -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=6000))
     c.mesh = dict(data=1, fsdp=1)
     c.data = dict(store="runs/chest_small/store", workers=1)
-    # Test patients are never seen. Shares are of crops: thumbnails (PneumoniaMNIST) and shapes teach little each, and there are many of them.
+    # Test patients are never seen. Shares are of crops: thumbnails (PneumoniaMNIST) and shapes
+    # teach little each, and there are many of them.
     c.data.splits = ("train", "val")
     c.data.mixture_by = "label_source"
-    c.data.mixture = {"NIH ChestX-ray14": 0.58, "unknown": 0.06, "PneumoniaMNIST": 0.08, "LIDC-IDRI": 0.16, "AdrenalMNIST3D": 0.12}
-    # A row of thumbnails has more CLS and register tokens than the 168 that a row has room for: they are dealt out over the rows.
-    c.rows = dict(length=512, prefix=512, segments=48, per_step=8, visible_share=0.25, visible_tokens=168)
+    c.data.mixture = {
+        "NIH ChestX-ray14": 0.58,
+        "unknown": 0.06,
+        "PneumoniaMNIST": 0.08,
+        "LIDC-IDRI": 0.16,
+        "AdrenalMNIST3D": 0.12,
+    }
+    # A row of thumbnails has more CLS and register tokens than the 168 that a row has room for:
+    # they are dealt out over the rows.
+    c.rows = dict(
+        length=512, prefix=512, segments=48, per_step=8, visible_share=0.25, visible_tokens=168
+    )
     # The largest crop of a radiograph is 8 x 8 patches; of a volume 6 x 3 x 3.
     c.crops = dict(
         planar=dict(globals=1, global_grid=(8, 128, 128), global_scale=(0.4, 1.0)),
         volume=dict(globals=1, global_grid=(48, 48, 48), global_scale=(0.5, 1.0)),
     )
     c.encoder = dict(size="mini", patch=(8, 16, 16), registers=1)
-    c.objective = dict(mae=1.0, dino=0.0, ibot=0.0, koleo=0.0, prototypes=1024, hidden=512, bottleneck=128)
+    c.objective = dict(
+        mae=1.0, dino=0.0, ibot=0.0, koleo=0.0, prototypes=1024, hidden=512, bottleneck=128
+    )
     c.objective.update(decoder_width=96, decoder_depth=2, decoder_heads=3)
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=8, warmup=0.05, weight_decay=0.05)
     c.ema = dict(start=0.998, at_rows=8)

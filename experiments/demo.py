@@ -1,4 +1,5 @@
-r"""From phantoms to an encoder in minutes on a laptop: thorax CTs and their radiographs together, in mixed rows.
+r"""From phantoms to an encoder in minutes on a laptop: thorax CTs and their radiographs together,
+in mixed rows.
 
   make demo
 
@@ -24,7 +25,9 @@ def get_config() -> ConfigDict:
         volume=dict(globals=1, global_grid=(64, 64, 64), global_scale=(0.4, 1.0)),
     )
     c.encoder = dict(size="mini", patch=(8, 16, 16), registers=1)
-    c.objective = dict(mae=1.0, dino=0.0, ibot=0.0, koleo=0.0, prototypes=1024, hidden=512, bottleneck=128)
+    c.objective = dict(
+        mae=1.0, dino=0.0, ibot=0.0, koleo=0.0, prototypes=1024, hidden=512, bottleneck=128
+    )
     c.objective.update(decoder_width=96, decoder_depth=2, decoder_heads=3)
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=8, warmup=0.1, weight_decay=0.05)
     c.ema = dict(start=0.998, at_rows=8)

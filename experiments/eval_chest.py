@@ -1,16 +1,20 @@
-r"""Which encoder for which task, frozen and fine-tuned: eight encoders on real studies and phantoms, planar and volumetric; what was stopped goes on.
+r"""Which encoder for which task, frozen and fine-tuned: eight encoders on real studies and
+phantoms, planar and volumetric; what was stopped goes on.
 
   mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie 0
   mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv runs/eval_chest/phantoms/manifest.csv \
-      --store runs/eval_chest/store --key runs/chest_small/store.key    # the key of pretraining: patients seen there are told
+      --store runs/eval_chest/store --key runs/chest_small/store.key    # the key of pretraining:
+      patients seen there are told
   mmv ingest DATA/lidc.csv --unit HU --store runs/eval_chest/store --key runs/chest_small/store.key
   mmv evaluate --config experiments/eval_chest.py --checkpoint runs/chest_small/pretrain --workdir runs/eval_chest/evaluate
 
-The encoders: the checkpoint's, the same with random weights, principal components of pixels, a convolutional network with real ImageNet weights, and
-small stand-ins for four encoders whose weights cannot be had here. A stand-in has random weights: it shows that its family is read, and no more.
-Each is measured frozen, by a linear probe, and fine-tuned, in every task. Random weights fine-tuned are "scratch-vit"; pixels have nothing to tune.
-On a machine that others use, OMP_NUM_THREADS=1 spares PyTorch the waiting for its second thread.
-Needs the extras `torch` and `imagenet`.
+The encoders: the checkpoint's, the same with random weights, principal components of pixels, a
+convolutional network with real ImageNet weights, and small stand-ins for four encoders whose
+weights cannot be had here. A stand-in has random weights: it shows that its family is read, and no
+more. Each is measured frozen, by a linear probe, and fine-tuned, in every task. Random weights
+fine-tuned are "scratch-vit"; pixels have nothing to tune. On a machine that others use,
+OMP_NUM_THREADS=1 spares PyTorch the waiting for its second thread. Needs the extras `torch` and
+`imagenet`.
 Measured: docs/results.md.
 """
 
@@ -20,13 +24,19 @@ STAND_INS = {"rad-dino": "dinov2", "chexagent": "siglip", "biomedclip": "clip", 
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict({"seed": 1, "exclude_overlap": False})  # seed: of the random weights that are the floor
+    # seed: of the random weights that are the floor
+    c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/eval_chest/store"}
-    c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
+    # voxels at most of a whole study; None: as large as the global crops of training
+    c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
     for name, family in STAND_INS.items():
-        c.encoders[name] = {"folder": f"runs/eval_chest/stand_ins/{name}", "family": family, "stand_in": True}
+        c.encoders[name] = {
+            "folder": f"runs/eval_chest/stand_ins/{name}",
+            "family": family,
+            "stand_in": True,
+        }
     c.protocols = ("linear", "finetune", "scratch")
     c.only = ()  # names of tasks; none: all
     c.fit = {"epochs": 10, "patience": 3, "batch": 8}
@@ -34,11 +44,32 @@ def get_config() -> ConfigDict:
     nih, lidc, phantoms = {"source": "NIH ChestX-ray14"}, {"source": "LIDC-IDRI"}, {"tube_tie": 0.0}
     people = {"sex": {}, "age": {"edges": (40, 60)}, "view": {}}
     c.tasks = {
-        "sex": {"kind": "classification", "label": "sex", "positive": "M", "where": nih, "subgroups": {"age": {"edges": (40, 60)}, "view": {}}},
+        "sex": {
+            "kind": "classification",
+            "label": "sex",
+            "positive": "M",
+            "where": nih,
+            "subgroups": {"age": {"edges": (40, 60)}, "view": {}},
+        },
         # Whether a film was taken lying or standing is easily seen, and goes with pneumonia.
-        "pneumonia": {"kind": "classification", "label": "pneumonia", "where": nih, "subgroups": people, "confounders": {"view": {}}},
-        "age": {"kind": "regression", "label": "age", "where": nih, "subgroups": {"sex": {}, "view": {}}},
-        "pneumoniamnist": {"kind": "classification", "label": "pneumonia", "where": {"source": "PneumoniaMNIST"}},
+        "pneumonia": {
+            "kind": "classification",
+            "label": "pneumonia",
+            "where": nih,
+            "subgroups": people,
+            "confounders": {"view": {}},
+        },
+        "age": {
+            "kind": "regression",
+            "label": "age",
+            "where": nih,
+            "subgroups": {"sex": {}, "view": {}},
+        },
+        "pneumoniamnist": {
+            "kind": "classification",
+            "label": "pneumonia",
+            "where": {"source": "PneumoniaMNIST"},
+        },
         # A nodule is compared in a box of fixed size: stretched to it, its diameter would be lost.
         "nodule_malignancy": {
             "kind": "classification",
@@ -48,9 +79,24 @@ def get_config() -> ConfigDict:
             "pixels": {"grid": (24, 24, 24), "spacing_mm": 1.5},
             "confounders": {"diameter_mm": {"quantiles": 3}},
         },
-        "adrenal": {"kind": "classification", "label": "abnormal", "where": {"source": "AdrenalMNIST3D"}, "pixels": {"grid": (16, 16, 16)}},
-        "lungs": {"kind": "segmentation", "mask": "anatomy", "values": (1, 2), "where": {"manifest": 2}},
-        "heart": {"kind": "segmentation", "mask": "anatomy", "values": (3,), "where": {"manifest": 2}},
+        "adrenal": {
+            "kind": "classification",
+            "label": "abnormal",
+            "where": {"source": "AdrenalMNIST3D"},
+            "pixels": {"grid": (16, 16, 16)},
+        },
+        "lungs": {
+            "kind": "segmentation",
+            "mask": "anatomy",
+            "values": (1, 2),
+            "where": {"manifest": 2},
+        },
+        "heart": {
+            "kind": "segmentation",
+            "mask": "anatomy",
+            "values": (3,),
+            "where": {"manifest": 2},
+        },
         "phantom_pneumothorax": {
             "kind": "classification",
             "label": "pneumothorax",
@@ -58,7 +104,12 @@ def get_config() -> ConfigDict:
             "subgroups": {"sex": {}, "chest_tube": {"positives": True}},
             "confounders": {"chest_tube": {}},
         },
-        "phantom_cardiothoracic_ratio": {"kind": "regression", "label": "cardiothoracic_ratio", "where": phantoms, "subgroups": {"sex": {}}},
+        "phantom_cardiothoracic_ratio": {
+            "kind": "regression",
+            "label": "cardiothoracic_ratio",
+            "where": phantoms,
+            "subgroups": {"sex": {}},
+        },
         "phantom_pneumothorax_mask": {
             "kind": "segmentation",
             "mask": "findings",

@@ -1,10 +1,12 @@
-r"""What the encoder of experiments/chest_small.py is worth on real studies, each task beside its floors.
+r"""What the encoder of experiments/chest_small.py is worth on real studies, each task beside its
+floors.
 
   mmv evaluate --config experiments/eval_chest_small.py --checkpoint runs/chest_small/pretrain --workdir runs/chest_small/evaluate
 
-Floors measured elsewhere with 100 principal components of pixels (test AUROC): sex 0.81, pneumonia 0.84, effusion 0.79, nodule malignancy 0.876 (the
-logarithm of its diameter alone: 0.921), AdrenalMNIST3D 0.809, PneumoniaMNIST 0.925; age 11.2 years (the mean alone: 14.4).
-Mind the shortcut: whether a film is AP or PA is 0.97 predictable and goes with pneumonia.
+Floors measured elsewhere with 100 principal components of pixels (test AUROC): sex 0.81, pneumonia
+0.84, effusion 0.79, nodule malignancy 0.876 (the logarithm of its diameter alone: 0.921),
+AdrenalMNIST3D 0.809, PneumoniaMNIST 0.925; age 11.2 years (the mean alone: 14.4). Mind the
+shortcut: whether a film is AP or PA is 0.97 predictable and goes with pneumonia.
 Measured: docs/results.md.
 """
 
@@ -12,18 +14,28 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict({"seed": 1, "exclude_overlap": False})  # seed: of the random weights that are the floor
+    # seed: of the random weights that are the floor
+    c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/chest_small/store"}
-    c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
+    # voxels at most of a whole study; None: as large as the global crops of training
+    c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {}  # of others, by name: {"folder": a Hugging Face folder, "stand_in": False}
-    nih, lidc, adrenal = {"source": "NIH ChestX-ray14"}, {"source": "LIDC-IDRI"}, {"source": "AdrenalMNIST3D"}
+    nih, lidc, adrenal = (
+        {"source": "NIH ChestX-ray14"},
+        {"source": "LIDC-IDRI"},
+        {"source": "AdrenalMNIST3D"},
+    )
     c.tasks = {
         "sex": {"kind": "classification", "label": "sex", "positive": "M", "where": nih},
         "pneumonia": {"kind": "classification", "label": "pneumonia", "where": nih},
         "effusion": {"kind": "classification", "label": "effusion", "where": nih},
         "age": {"kind": "regression", "label": "age", "where": nih},
-        "pneumoniamnist": {"kind": "classification", "label": "pneumonia", "where": {"source": "PneumoniaMNIST"}},
+        "pneumoniamnist": {
+            "kind": "classification",
+            "label": "pneumonia",
+            "where": {"source": "PneumoniaMNIST"},
+        },
         # A nodule is compared in a box of fixed size: stretched to it, its diameter would be lost.
         "nodule_malignancy": {
             "kind": "classification",
@@ -32,7 +44,12 @@ def get_config() -> ConfigDict:
             "local": "nodule",
             "pixels": {"grid": (24, 24, 24), "spacing_mm": 1.5},
         },
-        "adrenal": {"kind": "classification", "label": "abnormal", "where": adrenal, "pixels": {"grid": (16, 16, 16)}},
+        "adrenal": {
+            "kind": "classification",
+            "label": "abnormal",
+            "where": adrenal,
+            "pixels": {"grid": (16, 16, 16)},
+        },
         "heart": {"kind": "segmentation", "mask": "anatomy", "values": (3,)},
         "lungs": {"kind": "segmentation", "mask": "anatomy", "values": (1, 2)},
         "nodule": {"kind": "segmentation", "mask": "nodule"},

@@ -1,4 +1,5 @@
-r"""What the demo's encoder is worth on phantoms with known truth, planar and volumetric: the end of `make demo`.
+r"""What the demo's encoder is worth on phantoms with known truth, planar and volumetric: the end of
+`make demo`.
 
   mmv evaluate --config experiments/eval_demo.py --checkpoint runs/demo/pretrain --workdir runs/demo/evaluate
 
@@ -9,9 +10,11 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict({"seed": 1, "exclude_overlap": False})  # seed: of the random weights that are the floor
+    # seed: of the random weights that are the floor
+    c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/demo/store"}
-    c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
+    # voxels at most of a whole study; None: as large as the global crops of training
+    c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {}  # of others, by name: {"folder": a Hugging Face folder, "stand_in": False}
     c.tasks = {}
@@ -20,7 +23,21 @@ def get_config() -> ConfigDict:
         name = modality.lower()
         for label in ("pneumothorax", "effusion", "nodule"):
             c.tasks[f"{name}_{label}"] = {"kind": "classification", "label": label, "where": where}
-        c.tasks[f"{name}_cardiothoracic_ratio"] = {"kind": "regression", "label": "cardiothoracic_ratio", "where": where}
-        c.tasks[f"{name}_heart"] = {"kind": "segmentation", "mask": "anatomy", "values": (3,), "where": where}
-        c.tasks[f"{name}_lungs"] = {"kind": "segmentation", "mask": "anatomy", "values": (1, 2), "where": where}
+        c.tasks[f"{name}_cardiothoracic_ratio"] = {
+            "kind": "regression",
+            "label": "cardiothoracic_ratio",
+            "where": where,
+        }
+        c.tasks[f"{name}_heart"] = {
+            "kind": "segmentation",
+            "mask": "anatomy",
+            "values": (3,),
+            "where": where,
+        }
+        c.tasks[f"{name}_lungs"] = {
+            "kind": "segmentation",
+            "mask": "anatomy",
+            "values": (1, 2),
+            "where": where,
+        }
     return c

@@ -1,4 +1,5 @@
-r"""Which head finds a pneumothorax on frozen tokens, and would fine-tuning or a supervised network have done better? Radiographs of phantoms.
+r"""Which head finds a pneumothorax on frozen tokens, and would fine-tuning or a supervised network
+have done better? Radiographs of phantoms.
 
   mmv phantom runs/heads/phantoms --kind thorax-cxr --studies 960 --seed 31 --pixels 128 --tube-tie 0
   mmv ingest runs/heads/phantoms/manifest.csv --store runs/heads/store
@@ -6,8 +7,9 @@ r"""Which head finds a pneumothorax on frozen tokens, and would fine-tuning or a
 
 Every fit is kept in WORKDIR/fitted, so that what was stopped goes on.
 
-Paper:    a head in which CLS and patch tokens meet lifts every encoder, most of all on pneumothorax (arXiv 2504.16047); frozen encoders fail at
-          it, and a supervised network matches fine-tuned ones (arXiv 2511.09742).
+Paper:    a head in which CLS and patch tokens meet lifts every encoder, most of all on pneumothorax
+          (arXiv 2504.16047); frozen encoders fail at it, and a supervised network matches
+          fine-tuned ones (arXiv 2511.09742).
 Needs the extras `torch` and `imagenet`.
 Measured: docs/results.md, "Heads and fine-tuning".
 """
@@ -16,9 +18,11 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict({"seed": 1, "exclude_overlap": False})  # seed: of random weights, and of every fit
+    # seed: of random weights, and of every fit
+    c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/heads/store"}
-    c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
+    # voxels at most of a whole study; None: as large as the global crops of training
+    c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
     c.heads = ("linear", "multi-scale", "global-local")

@@ -1,17 +1,28 @@
-r"""Calcified area on mammograms and what becomes of the women: from a cohort table to hazard ratios, without images.
+r"""Calcified area on mammograms and what becomes of the women: from a cohort table to hazard
+ratios, without images.
 
   mmv evaluate --config experiments/eval_outcomes.py --config.cohort=FILE.csv --config.adjust=age,sbp,diabetes,smoker --workdir runs/outcomes
 
-The table has `patient_id, time_years, event, area_mm2, age` (event: 0 censored, 1 outcome, 2 competing death) and any covariates. With
-`total_cholesterol, hdl, sbp, bp_treated, smoker, diabetes` the ASCVD risk is a comparator too, and with `bmi, egfr, statin` besides, PREVENT's.
+The table has `patient_id, time_years, event, area_mm2, age` (event: 0 censored, 1 outcome, 2
+competing death) and any covariates. With `total_cholesterol, hdl, sbp, bp_treated, smoker,
+diabetes` the ASCVD risk is a comparator too, and with `bmi, egfr, statin` besides, PREVENT's.
 
-Paper:    adjusted hazard ratios of mild, moderate, severe 1.18-1.22, 1.38-1.47, 2.03-2.22 in 116,135 women (arXiv 2503.14550).
-Measured: on as many simulated women with ratios 1.2, 1.4, 2.1: 1.21 [1.13, 1.28], 1.40 [1.31, 1.50], 2.16 [2.02, 2.32] adjusted for age, sbp,
-          diabetes and smoker; 1.87, 2.49, 4.24 unadjusted.
+Paper:    adjusted hazard ratios of mild, moderate, severe 1.18-1.22, 1.38-1.47, 2.03-2.22 in
+  116,135 women (arXiv 2503.14550).
+Measured: on as many simulated women with ratios 1.2, 1.4, 2.1: 1.21 [1.13, 1.28], 1.40 [1.31,
+          1.50], 2.16 [2.02, 2.32] adjusted for age, sbp, diabetes and smoker; 1.87, 2.49, 4.24
+          unadjusted.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    return ConfigDict({"cohort": "cohort.csv", "adjust": "age", "thresholds": (0.0, 10.0, 25.0), "horizons": (5.0, 10.0)})
+    return ConfigDict(
+        {
+            "cohort": "cohort.csv",
+            "adjust": "age",
+            "thresholds": (0.0, 10.0, 25.0),
+            "horizons": (5.0, 10.0),
+        }
+    )

@@ -1,16 +1,20 @@
-r"""Does an encoder see the pneumothorax, or the chest tube that goes with it? And does CLS see a small nodule? On phantoms of known truth.
+r"""Does an encoder see the pneumothorax, or the chest tube that goes with it? And does CLS see a
+small nodule? On phantoms of known truth.
 
-  for tie in 0 0.5 1; do
-    mmv phantom runs/shortcuts/tie$tie --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie $tie
-  done
-  mmv ingest runs/shortcuts/tie0/manifest.csv runs/shortcuts/tie0.5/manifest.csv runs/shortcuts/tie1/manifest.csv --store runs/shortcuts/store
-  mmv evaluate --config experiments/eval_shortcuts.py --checkpoint runs/chest_small/pretrain --workdir runs/shortcuts/evaluate
+  for tie in 0 0.5 1; do mmv phantom runs/shortcuts/tie$tie --kind thorax-cxr --studies 480 --seed
+    11 --pixels 128 --tube-tie $tie
+  done mmv ingest runs/shortcuts/tie0/manifest.csv runs/shortcuts/tie0.5/manifest.csv
+  runs/shortcuts/tie1/manifest.csv --store runs/shortcuts/store mmv evaluate --config
+  experiments/eval_shortcuts.py --checkpoint runs/chest_small/pretrain --workdir
+  runs/shortcuts/evaluate
 
-The three sets show the same 480 patients; only their chest tubes differ. A probe learns from the patients of one tie and is tested on the test
-patients of the same tie, as a data set is split usually, and on those of tie 0 (`..._untied`), where a tube tells nothing.
+The three sets show the same 480 patients; only their chest tubes differ. A probe learns from the
+patients of one tie and is tested on the test patients of the same tie, as a data set is split
+usually, and on those of tie 0 (`..._untied`), where a tube tells nothing.
 
-Paper:    classification leans on the tube, segmentation does not (arXiv 2511.09742); CLS is at chance on small findings (AUROC 0.50-0.52) where the
-          patch tokens of their place reach about 1 (arXiv 2606.11606).
+Paper:    classification leans on the tube, segmentation does not (arXiv 2511.09742); CLS is at
+          chance on small findings (AUROC 0.50-0.52) where the patch tokens of their place reach
+          about 1 (arXiv 2606.11606).
 Needs the extras `torch` and `imagenet`.
 Measured: docs/results.md, "Shortcuts".
 """
@@ -21,23 +25,42 @@ TIES = {"tie_0": 0.0, "tie_half": 0.5, "tie_1": 1.0}
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict({"seed": 1, "exclude_overlap": False})  # seed: of the random weights that are the floor
+    # seed: of the random weights that are the floor
+    c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/shortcuts/store"}
-    c.view = {"planar": None, "volume": None}  # voxels at most of a whole study; None: as large as the global crops of training
+    # voxels at most of a whole study; None: as large as the global crops of training
+    c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
     air = {"kind": "classification", "label": "pneumothorax", "confounders": {"chest_tube": {}}}
-    by_tube = {"subgroups": {"chest_tube": {"positives": True}}}  # positives with and without a tube, each against all negatives
+    # positives with and without a tube, each against all negatives
+    by_tube = {"subgroups": {"chest_tube": {"positives": True}}}
     mask = {"kind": "segmentation", "mask": "findings", "flags": 8}
     untied = {"tube_tie": 0.0}
     c.tasks = {}
     for name, tie in TIES.items():
         c.tasks[name] = air | {"where": {"tube_tie": tie}} | (by_tube if tie == 0 else {})
-        c.tasks[f"{name}_mask"] = mask | {"where": {"tube_tie": tie}, "subgroups": {"chest_tube": {}} if tie < 1 else {}}
+        c.tasks[f"{name}_mask"] = mask | {
+            "where": {"tube_tie": tie},
+            "subgroups": {"chest_tube": {}} if tie < 1 else {},
+        }
         if tie:
-            c.tasks[f"{name}_untied"] = air | by_tube | {"where": {"tube_tie": tie}, "test_where": untied}
-            c.tasks[f"{name}_untied_mask"] = mask | {"where": {"tube_tie": tie}, "test_where": untied, "subgroups": {"chest_tube": {}}}
-    c.tasks["chest_tube"] = {"kind": "classification", "label": "chest_tube", "where": untied}  # can the features tell a tube at all?
+            c.tasks[f"{name}_untied"] = (
+                air | by_tube | {"where": {"tube_tie": tie}, "test_where": untied}
+            )
+            c.tasks[f"{name}_untied_mask"] = mask | {
+                "where": {"tube_tie": tie},
+                "test_where": untied,
+                "subgroups": {"chest_tube": {}},
+            }
+    # can the features tell a tube at all?
+    c.tasks["chest_tube"] = {"kind": "classification", "label": "chest_tube", "where": untied}
     sizes = {"site_nodule_mm": {"edges": (12, 20), "positives": True}}
-    c.tasks["nodule"] = {"kind": "classification", "label": "nodule", "where": untied, "local": "site", "subgroups": sizes}
+    c.tasks["nodule"] = {
+        "kind": "classification",
+        "label": "nodule",
+        "where": untied,
+        "local": "site",
+        "subgroups": sizes,
+    }
     return c

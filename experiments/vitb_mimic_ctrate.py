@@ -1,4 +1,5 @@
-r"""ViT-B on MIMIC-CXR and CT-RATE in mixed rows: the main run of MultiMedVision (arXiv 2605.09151), on 64 chips of TPU v5p (4x4x4).
+r"""ViT-B on MIMIC-CXR and CT-RATE in mixed rows: the main run of MultiMedVision (arXiv 2605.09151),
+on 64 chips of TPU v5p (4x4x4).
 
   mmv manifest mimic-cxr MIMIC --out mimic.csv
   mmv manifest ct-rate CTRATE --out ctrate.csv
@@ -6,9 +7,11 @@ r"""ViT-B on MIMIC-CXR and CT-RATE in mixed rows: the main run of MultiMedVision
   mmv pretrain --config experiments/vitb_mimic_ctrate.py --workdir runs/vitb
 
 Paper:    macro AUROC 0.82 MIMIC-CXR, 0.84 CheXpert, 0.85 CT-RATE (linear probe).
-Measured: nothing yet at this scale; tests/test_experiments.py lowers the step at full scale, and compiles a shrunk one.
+Measured: nothing yet at this scale; tests/test_experiments.py lowers the step at full scale, and
+  compiles a shrunk one.
 
-Where the paper states no value, this is DINOv2's recipe (arXiv 2304.07193, table 16), with a learning rate for rows: a row holds about four studies.
+Where the paper states no value, this is DINOv2's recipe (arXiv 2304.07193, table 16), with a
+learning rate for rows: a row holds about four studies.
 """
 
 from ml_collections import ConfigDict
@@ -18,10 +21,18 @@ def get_config() -> ConfigDict:
     c = ConfigDict({"seed": 0, "steps": 250_000})
     c.mesh = {"data": 16, "fsdp": 4}
     c.topology = "v5p:4x4x4"  # what `mmv preflight` compiles for
-    # Half of the crops are of radiographs: CT-RATE is the smaller collection, and its studies come several times an epoch.
+    # Half of the crops are of radiographs: CT-RATE is the smaller collection, and its studies come
+    # several times an epoch.
     c.data = {"store": "stores/mimic_ctrate", "workers": 12, "mixture": {"CXR": 0.5, "CT": 0.5}}
-    c.rows = {"length": 4096, "prefix": 2048, "segments": 56, "per_step": 1024, "visible_share": 0.25}
-    # Tokens of a study at most: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric 2 x (800 + 5) + 8 x (64 + 5) = 2162.
+    c.rows = {
+        "length": 4096,
+        "prefix": 2048,
+        "segments": 56,
+        "per_step": 1024,
+        "visible_share": 0.25,
+    }
+    # Tokens of a study at most: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric 2 x (800 + 5)
+    # + 8 x (64 + 5) = 2162.
     c.crops = {
         "planar": {
             "globals": 2,
@@ -40,12 +51,31 @@ def get_config() -> ConfigDict:
             "local_scale": (0.05, 0.32),
         },
     }
-    c.encoder = {"size": "B", "patch": (8, 16, 16), "registers": 4, "drop_path": 0.1, "dtype": "bfloat16", "remat": False}
+    c.encoder = {
+        "size": "B",
+        "patch": (8, 16, 16),
+        "registers": 4,
+        "drop_path": 0.1,
+        "dtype": "bfloat16",
+        "remat": False,
+    }
     # Self-distillation alone, as in the paper; experiments/vitl_pod.py adds reconstruction.
-    c.objective = {"mae": 0.0, "dino": 1.0, "ibot": 1.0, "koleo": 0.1, "prototypes": 65_536, "hidden": 2048, "bottleneck": 256}
+    c.objective = {
+        "mae": 0.0,
+        "dino": 1.0,
+        "ibot": 1.0,
+        "koleo": 0.1,
+        "prototypes": 65_536,
+        "hidden": 2048,
+        "bottleneck": 256,
+    }
     c.objective.update(decoder_width=384, decoder_depth=4, decoder_heads=6)
     c.optimizer = {"peak_lr": 2e-3, "at_rows": 1024, "warmup": 0.04, "weight_decay": 0.04}
     c.ema = {"start": 0.994, "at_rows": 1024}
     c.checkpoint = {"every": 1000, "keep": 3}
-    c.health = {"every": 200, "knn": {"CXR": "pleural_effusion", "CT": "pleural_effusion"}, "knn_every": 2000}
+    c.health = {
+        "every": 200,
+        "knn": {"CXR": "pleural_effusion", "CT": "pleural_effusion"},
+        "knn_every": 2000,
+    }
     return c

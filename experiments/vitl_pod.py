@@ -1,10 +1,13 @@
-r"""ViT-L with all four objectives on a TPU v5p slice of 128 chips (4x4x8): beyond the paper's scale.
+r"""ViT-L with all four objectives on a TPU v5p slice of 128 chips (4x4x8): beyond the paper's
+scale.
 
   mmv pretrain --config experiments/vitl_pod.py --workdir runs/vitl --config.data.store=stores/mimic_ctrate
 
-Every chip of a group of 8 holds an eighth of the state; 16 groups share the rows, 8 rows of 4096 tokens a chip.
+Every chip of a group of 8 holds an eighth of the state; 16 groups share the rows, 8 rows of 4096
+tokens a chip.
 
-Measured: nothing yet at this scale; tests/test_experiments.py lowers the step at full scale, and compiles a shrunk one.
+Measured: nothing yet at this scale; tests/test_experiments.py lowers the step at full scale, and
+  compiles a shrunk one.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +18,15 @@ def get_config() -> ConfigDict:
     c.mesh = {"data": 16, "fsdp": 8}
     c.topology = "v5p:4x4x8"  # what `mmv preflight` compiles for
     c.data = {"store": "stores/mimic_ctrate", "workers": 24, "mixture": {"CXR": 0.5, "CT": 0.5}}
-    c.rows = {"length": 4096, "prefix": 2048, "segments": 56, "per_step": 1024, "visible_share": 0.25}
-    # Tokens of a study at most: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric 2 x (800 + 5) + 8 x (64 + 5) = 2162.
+    c.rows = {
+        "length": 4096,
+        "prefix": 2048,
+        "segments": 56,
+        "per_step": 1024,
+        "visible_share": 0.25,
+    }
+    # Tokens of a study at most: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric 2 x (800 + 5)
+    # + 8 x (64 + 5) = 2162.
     c.crops = {
         "planar": {
             "globals": 2,
@@ -35,12 +45,33 @@ def get_config() -> ConfigDict:
             "local_scale": (0.05, 0.32),
         },
     }
-    c.encoder = {"size": "L", "patch": (8, 16, 16), "registers": 4, "drop_path": 0.3, "qk_norm": True, "dtype": "bfloat16", "remat": True}
-    # Reconstruction reads a quarter of the prefix's tokens, an eighth of a row's: it costs little beside the rest, and pays early (docs/results.md).
-    c.objective = {"mae": 0.5, "dino": 1.0, "ibot": 1.0, "koleo": 0.1, "prototypes": 131_072, "hidden": 2048, "bottleneck": 384}
+    c.encoder = {
+        "size": "L",
+        "patch": (8, 16, 16),
+        "registers": 4,
+        "drop_path": 0.3,
+        "qk_norm": True,
+        "dtype": "bfloat16",
+        "remat": True,
+    }
+    # Reconstruction reads a quarter of the prefix's tokens, an eighth of a row's: it costs little
+    # beside the rest, and pays early (docs/results.md).
+    c.objective = {
+        "mae": 0.5,
+        "dino": 1.0,
+        "ibot": 1.0,
+        "koleo": 0.1,
+        "prototypes": 131_072,
+        "hidden": 2048,
+        "bottleneck": 384,
+    }
     c.objective.update(decoder_width=512, decoder_depth=4, decoder_heads=8)
     c.optimizer = {"peak_lr": 8e-4, "at_rows": 1024, "warmup": 0.08, "weight_decay": 0.04}
     c.ema = {"start": 0.992, "at_rows": 1024}
     c.checkpoint = {"every": 1000, "keep": 3}
-    c.health = {"every": 200, "knn": {"CXR": "pleural_effusion", "CT": "pleural_effusion"}, "knn_every": 2000}
+    c.health = {
+        "every": 200,
+        "knn": {"CXR": "pleural_effusion", "CT": "pleural_effusion"},
+        "knn_every": 2000,
+    }
     return c

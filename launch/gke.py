@@ -12,30 +12,77 @@ from pathlib import Path
 
 from render import Slice, parse, render, write
 
-NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a label of DNS, short enough that the names of its pods are labels too
+# a label of DNS, short enough that the names of its pods are labels too
+NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.yaml")
     parser.add_argument("--name", default="mmv")
-    parser.add_argument("--image", required=True, help="a container image with mmv_jax and, in its working directory, experiments/")
+    parser.add_argument(
+        "--image",
+        required=True,
+        help="a container image with mmv_jax and, in its working directory, experiments/",
+    )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--tpu", type=Slice.parse, metavar="v5p:4x4x8", help="a slice, as `mmv preflight --topology` names it")
-    where.add_argument("--gpu", metavar="nvidia-h100-80gb", help="value of the node label cloud.google.com/gke-accelerator")
-    claim = "a PersistentVolumeClaim that all pods may write (ReadWriteMany: Filestore, Lustre); they see it as /mnt/shared, where the workdir goes"
+    where.add_argument(
+        "--tpu",
+        type=Slice.parse,
+        metavar="v5p:4x4x8",
+        help="a slice, as `mmv preflight --topology` names it",
+    )
+    where.add_argument(
+        "--gpu",
+        metavar="nvidia-h100-80gb",
+        help="value of the node label cloud.google.com/gke-accelerator",
+    )
+    claim = (
+        "a PersistentVolumeClaim that all pods may write (ReadWriteMany: Filestore, Lustre); they"
+        " see it as /mnt/shared, where the workdir goes"
+    )
     parser.add_argument("--claim", required=True, help=claim)
     parser.add_argument("--hosts", type=int, default=1, help="GPU nodes")
     parser.add_argument("--gpus-per-host", type=int, default=8)
-    parser.add_argument("--service-account", default="default", help="the Kubernetes service account that may read the store")
-    parser.add_argument("--spot", action="store_true", help="on machines that may be taken away at 25 seconds' notice")
-    parser.add_argument("--restarts", type=int, default=100, help="how often the run may go on from its last checkpoint")
+    parser.add_argument(
+        "--service-account",
+        default="default",
+        help="the Kubernetes service account that may read the store",
+    )
+    parser.add_argument(
+        "--spot",
+        action="store_true",
+        help="on machines that may be taken away at 25 seconds' notice",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=100,
+        help="how often the run may go on from its last checkpoint",
+    )
     args, command = parse(parser, argv)
     if not NAME.fullmatch(args.name):
-        parser.error(f"--name {args.name!r}: use at most 40 lower-case letters, digits and hyphens, a letter first")
-    hosts, chips = (args.tpu.hosts, args.tpu.chips // args.tpu.hosts) if args.tpu else (args.hosts, args.gpus_per_host)
-    values = {name: value for name, value in vars(args).items() if name not in ("out", "hosts", "gpus_per_host")}
-    write(args.out, render("jobset.yaml", command=command, hosts=hosts, chips=chips, **values), f"kubectl apply -f {shlex.quote(str(args.out))}")
+        parser.error(
+            f"--name {args.name!r}: use at most 40 lower-case letters, digits and hyphens, a letter"
+            " first"
+        )
+    hosts, chips = (
+        (args.tpu.hosts, args.tpu.chips // args.tpu.hosts)
+        if args.tpu
+        else (args.hosts, args.gpus_per_host)
+    )
+    values = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in ("out", "hosts", "gpus_per_host")
+    }
+    write(
+        args.out,
+        render("jobset.yaml", command=command, hosts=hosts, chips=chips, **values),
+        f"kubectl apply -f {shlex.quote(str(args.out))}",
+    )
     return 0
 
 

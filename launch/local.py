@@ -1,6 +1,8 @@
-r"""Starts an `mmv` command in several processes on this machine, joined on loopback; a rehearsal of many hosts, or one process a GPU.
+r"""Starts an `mmv` command in several processes on this machine, joined on loopback; a rehearsal of
+many hosts, or one process a GPU.
 
-example: python launch/local.py --processes 2 -- pretrain --config experiments/demo.py --workdir runs/two --config.mesh.data=2
+example: python launch/local.py --processes 2 -- pretrain --config experiments/demo.py --workdir
+  runs/two --config.mesh.data=2
 """
 
 import argparse
@@ -14,23 +16,38 @@ import time
 from render import parse
 
 PAUSE_S = 0.2  # between looks at the processes
-PATIENCE_S = 60.0  # for a process to end once another has failed: its collectives wait for the dead one
+# for a process to end once another has failed: its collectives wait for the dead one
+PATIENCE_S = 60.0
 
 
 def main(argv: list[str]) -> int:
     """The exit code of the first process that failed, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--devices", type=int, default=1, help="virtual CPU devices of each process")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="virtual CPU devices of each process"
+    )
     args, command = parse(parser, argv)
-    shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(args.processes)}
+    shared = {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_NUM_PROCESSES": str(args.processes),
+    }
     shared["JAX_NUM_CPU_DEVICES"] = str(args.devices)
     processes = [
-        subprocess.Popen([sys.executable, "-m", "mmv_jax.cli", *command], env={**os.environ, **shared, "JAX_PROCESS_ID": str(n)})
+        subprocess.Popen(
+            [sys.executable, "-m", "mmv_jax.cli", *command],
+            env={**os.environ, **shared, "JAX_PROCESS_ID": str(n)},
+        )
         for n in range(args.processes)
     ]
-    # Told to stop, they agree on a step, save it and end. A terminal's Ctrl-C reaches them by itself.
-    signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes if process.poll() is None])
+    # Told to stop, they agree on a step, save it and end. A terminal's Ctrl-C reaches them by
+    # itself.
+    signal.signal(
+        signal.SIGTERM,
+        lambda *_: [process.terminate() for process in processes if process.poll() is None],
+    )
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return wait(processes)
 

@@ -1,4 +1,6 @@
-"""What the launchers share: the `mmv` command after `--`, TPU slices by name, and templates filled in."""
+"""What the launchers share: the `mmv` command after `--`, TPU slices by name, and templates filled
+in.
+"""
 
 import argparse
 import math
@@ -17,7 +19,8 @@ class Generation:
 
     Attributes:
       node_label: value of the label cloud.google.com/gke-tpu-accelerator of its nodes.
-      accelerator_type: of `gcloud --accelerator-type`, with {chips} or {cores}; None where virtual machines are not offered under such a name.
+      accelerator_type: of `gcloud --accelerator-type`, with {chips} or {cores}; None where virtual
+        machines are not offered under such a name.
       runtime: the virtual machine's software, `gcloud --version`.
     """
 
@@ -26,7 +29,8 @@ class Generation:
     runtime: str | None
 
 
-# Sources: cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus, docs.cloud.google.com/tpu/docs/runtimes. v4 and v5p are named by their cores.
+# Sources: cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus,
+# docs.cloud.google.com/tpu/docs/runtimes. v4 and v5p are named by their cores.
 GENERATIONS = {
     "v4": Generation("tpu-v4-podslice", "v4-{cores}", "tpu-ubuntu2204-base"),
     "v5e": Generation("tpu-v5-lite-podslice", "v5litepod-{chips}", "v2-alpha-tpuv5-lite"),
@@ -48,8 +52,13 @@ class Slice:
     def parse(cls, name: str) -> "Slice":
         generation, _, topology = name.partition(":")
         sides = topology.split("x")
-        if generation not in GENERATIONS or not all(side.isdigit() and int(side) > 0 for side in sides):
-            raise argparse.ArgumentTypeError(f"{name!r} is no TPU slice: write a generation ({', '.join(GENERATIONS)}) and a topology, as v5p:4x4x8")
+        if generation not in GENERATIONS or not all(
+            side.isdigit() and int(side) > 0 for side in sides
+        ):
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no TPU slice: write a generation ({', '.join(GENERATIONS)}) and a"
+                " topology, as v5p:4x4x8"
+            )
         return cls(GENERATIONS[generation], topology, math.prod(map(int, sides)))
 
     @property
@@ -63,18 +72,28 @@ class Slice:
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The launcher's own options, and after `--` the words of the `mmv` command that it is to start."""
+    """The launcher's own options, and after `--` the words of the `mmv` command that it is to
+    start.
+    """
     cut = argv.index("--") if "--" in argv else len(argv)
     args, command = parser.parse_args(argv[:cut]), argv[cut + 1 :]
     if not command:
-        parser.error("what to start is missing: end with -- and an mmv command, such as: -- pretrain --config experiments/X.py --workdir DIR")
+        parser.error(
+            "what to start is missing: end with -- and an mmv command, such as: -- pretrain"
+            " --config experiments/X.py --workdir DIR"
+        )
     return args, command
 
 
 def render(template: str, **values) -> str:
-    """A file of launch/templates with `values` put in. The filter `quote` makes one word of the shell; a value that is missing is an error."""
+    """A file of launch/templates with `values` put in. The filter `quote` makes one word of the
+    shell; a value that is missing is an error.
+    """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     return environment.get_template(template).render(values)

@@ -1,4 +1,5 @@
-r"""Renders a shell script for TPU virtual machines: makes the slice, installs this checkout on every host, and runs the command on all of them.
+r"""Renders a shell script for TPU virtual machines: makes the slice, installs this checkout on
+every host, and runs the command on all of them.
 
 example: python launch/tpu_vm.py --out vitb.sh --name vitb --zone us-east5-a --tpu v5p:4x4x4 \
              --nfs 10.0.0.2:/share -- pretrain --config experiments/vitb_mimic_ctrate.py --workdir /mnt/shared/vitb --config.data.store=gs://BUCKET/store
@@ -13,18 +14,36 @@ from render import Slice, parse, render, write
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.sh")
     parser.add_argument("--name", default="mmv")
     parser.add_argument("--zone", required=True)
-    parser.add_argument("--tpu", type=Slice.parse, required=True, metavar="v5p:4x4x4", help="a slice, as `mmv preflight --topology` names it")
-    nfs = "what NFS (Filestore) exports to the slice's network; every host mounts it as /mnt/shared, where the workdir goes"
+    parser.add_argument(
+        "--tpu",
+        type=Slice.parse,
+        required=True,
+        metavar="v5p:4x4x4",
+        help="a slice, as `mmv preflight --topology` names it",
+    )
+    nfs = (
+        "what NFS (Filestore) exports to the slice's network; every host mounts it as /mnt/shared,"
+        " where the workdir goes"
+    )
     parser.add_argument("--nfs", required=True, metavar="HOST:/FOLDER", help=nfs)
     parser.add_argument("--spot", action="store_true", help="on machines that may be taken away")
     args, command = parse(parser, argv)
     if args.tpu.accelerator_type is None:
         parser.error("that generation has no such virtual machines; use launch/gke.py")
-    values = {"name": args.name, "zone": args.zone, "spot": args.spot, "tpu": args.tpu, "nfs": args.nfs, "words": shlex.join(command)}
+    values = {
+        "name": args.name,
+        "zone": args.zone,
+        "spot": args.spot,
+        "tpu": args.tpu,
+        "nfs": args.nfs,
+        "words": shlex.join(command),
+    }
     write(args.out, render("tpu_vm.sh", **values), f"bash {shlex.quote(str(args.out))}")
     return 0
 

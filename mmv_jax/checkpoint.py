@@ -1,9 +1,12 @@
-"""Orbax checkpoints of three items: `encoder` (the teacher's), `state` (the rest of a bitwise resume) and `config`; each step sealed by a digest.
+"""Orbax checkpoints of three items: `encoder` (the teacher's), `state` (the rest of a bitwise
+resume) and `config`; each step sealed by a digest.
 
-A model that was fitted for a task has a fourth, `head`: what stands on the encoder, and is wanted without the optimizer's moments.
+A model that was fitted for a task has a fourth, `head`: what stands on the encoder, and is wanted
+without the optimizer's moments.
 
-Orbax does not notice corruption (119 of 120 flipped bits were restored in silence), so the sizes and CRC-32C of a step's files are written
-beside it once it is durable, and compared before it is used.
+Orbax does not notice corruption (119 of 120 flipped bits were restored in silence), so the sizes
+and CRC-32C of a step's files are written beside it once it is durable, and compared before it is
+used.
 """
 
 import json
@@ -26,17 +29,22 @@ TREES = ("encoder", "head", "state")  # items that are trees of arrays
 
 
 class Checkpoints:
-    """The checkpoints of one run: saves every `every` steps without stopping the loop, keeps the newest `keep`.
+    """The checkpoints of one run: saves every `every` steps without stopping the loop, keeps the
+    newest `keep`.
 
-    Use as a context manager: leaving it waits until the last save is durable and raises what went wrong with it.
+    Use as a context manager: leaving it waits until the last save is durable and raises what went
+    wrong with it.
 
     Args:
       workdir: the run's folder; steps go to `workdir/checkpoints`, seals to `workdir/seals`.
-      config: what evaluation must know (JSON types): the resolved config, the geometry, the hashed patients.
+      config: what evaluation must know (JSON types): the resolved config, the geometry, the hashed
+        patients.
       every, keep: in steps, in checkpoints.
     """
 
-    def __init__(self, workdir: str | os.PathLike, config: Mapping[str, Any], every: int, keep: int):
+    def __init__(
+        self, workdir: str | os.PathLike, config: Mapping[str, Any], every: int, keep: int
+    ):
         self.workdir, self.config, self.every = epath.Path(workdir), dict(config), every
         (self.workdir / SEALS).mkdir(parents=True, exist_ok=True)
         self._damaged: set[int] = set()  # steps that were passed over: the run comes to them again
@@ -59,32 +67,46 @@ class Checkpoints:
         self._manager.close()
 
     def restore_newest(self, state: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
-        """The newest whole checkpoint as (step, {"encoder": ..., "state": ...}); (0, `state`) where there is none.
+        """The newest whole checkpoint as (step, {"encoder": ..., "state": ...}); (0, `state`) where
+        there is none.
 
-        A checkpoint that is incomplete or altered is named in a warning and the one before it is used.
+        A checkpoint that is incomplete or altered is named in a warning and the one before it is
+        used.
 
         Args:
-          state: {"encoder": tree, "state": tree} of arrays as they should come back: shapes, dtypes, shardings.
+          state: {"encoder": tree, "state": tree} of arrays as they should come back: shapes,
+            dtypes, shardings.
         Raises:
-          UserError: there are checkpoints and none of them is whole; or they belong to another model.
+          UserError: there are checkpoints and none of them is whole; or they belong to another
+            model.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             fault = find_fault(self.workdir, step)
             if fault is None:
                 return step, self._restore(step, state)
-            warnings.warn(f"Checkpoint {step} is not whole ({fault}): going on from the one before it.", stacklevel=2)
+            warnings.warn(
+                f"Checkpoint {step} is not whole ({fault}): going on from the one before it.",
+                stacklevel=2,
+            )
             self._damaged.add(step)
         if steps:
-            raise UserError(f"{self.workdir.name}: none of its {len(steps)} checkpoints is whole. Use another workdir, or remove its folder {STEPS}.")
+            raise UserError(
+                f"{self.workdir.name}: none of its {len(steps)} checkpoints is whole. Use another"
+                f" workdir, or remove its folder {STEPS}."
+            )
         return 0, state
 
     def config_of(self, step: int) -> dict[str, Any]:
         """The config that a step was saved with."""
-        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
+            "config"
+        ]
 
     def save_if_due(self, step: int, state: Mapping[str, Any], *, now: bool = False) -> None:
-        """Saves {"encoder": tree, "state": tree} as `step` where it is a multiple of `every`, or `now`; in the place of a damaged one."""
+        """Saves {"encoder": tree, "state": tree} as `step` where it is a multiple of `every`, or
+        `now`; in the place of a damaged one.
+        """
         if not now and step % self.every:
             return
         if step in self._damaged:
@@ -93,16 +115,29 @@ class Checkpoints:
             self._damaged.remove(step)
         if step not in self._manager.all_steps():
             trees = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
-            self._manager.save(step, args=ocp.args.Composite(**trees, config=ocp.args.JsonSave(self.config)), force=True)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**trees, config=ocp.args.JsonSave(self.config)),
+                force=True,
+            )
 
     def _restore(self, step: int, state: Mapping[str, Any]) -> Mapping[str, Any]:
         _check_same_model(self._manager.item_metadata(step), state, step)
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(state))
-        restored = self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}))
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(state)
+        )
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+            ),
+        )
         return {name: restored[name] for name in state}
 
     def _seal(self) -> None:
-        """Writes the digest of every finished step that has none yet (runs in Orbax's thread, once a step is durable)."""
+        """Writes the digest of every finished step that has none yet (runs in Orbax's thread, once
+        a step is durable).
+        """
         if jax.process_index():
             return
         folders = step_folders(self.workdir)
@@ -118,7 +153,8 @@ class Checkpoints:
 
 
 def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> tuple[dict, dict]:
-    """The encoder's parameters and the config of the newest whole checkpoint; imports no training code, fits any hardware.
+    """The encoder's parameters and the config of the newest whole checkpoint; imports no training
+    code, fits any hardware.
 
     Args:
       directory: a run's workdir, or one of its steps (`workdir/checkpoints/1000`).
@@ -130,36 +166,58 @@ def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> t
     return trees["encoder"], config
 
 
-def restore_items(directory: str | os.PathLike, names: Sequence[str], mesh: Mesh | None = None) -> tuple[dict[str, dict], dict]:
-    """The named items of the newest whole checkpoint, and its config; arguments and errors as of `restore_encoder`.
+def restore_items(
+    directory: str | os.PathLike, names: Sequence[str], mesh: Mesh | None = None
+) -> tuple[dict[str, dict], dict]:
+    """The named items of the newest whole checkpoint, and its config; arguments and errors as of
+    `restore_encoder`.
 
     Raises:
       UserError: the checkpoint has no such item.
     """
     path = epath.Path(directory).resolve()  # Orbax finds nothing below a relative path
-    workdir, wanted = (path.parent.parent, int(path.name)) if path.parent.name == STEPS else (path, None)
+    workdir, wanted = (
+        (path.parent.parent, int(path.name)) if path.parent.name == STEPS else (path, None)
+    )
     folders = step_folders(workdir)
     if not folders or (wanted is not None and wanted not in folders):
         raise UserError(
-            f"--checkpoint {directory}: there is no finished checkpoint. Give the workdir of `mmv pretrain`, which holds a folder {STEPS}."
+            f"--checkpoint {directory}: there is no finished checkpoint. Give the workdir of `mmv"
+            f" pretrain`, which holds a folder {STEPS}."
         )
     for step in sorted([wanted] if wanted is not None else folders, reverse=True):
         fault = find_fault(workdir, step)
         if fault is None:
             return _restore_items(folders[step], names, mesh)
-        warnings.warn(f"Checkpoint {step} is not whole ({fault}): trying the one before it.", stacklevel=2)
-    raise UserError(f"--checkpoint {directory}: the checkpoint is not whole, and there is no earlier one. Restore it from a copy.")
+        warnings.warn(
+            f"Checkpoint {step} is not whole ({fault}): trying the one before it.", stacklevel=2
+        )
+    raise UserError(
+        f"--checkpoint {directory}: the checkpoint is not whole, and there is no earlier one."
+        " Restore it from a copy."
+    )
 
 
-def _restore_items(folder: epath.Path, names: Sequence[str], mesh: Mesh | None) -> tuple[dict[str, dict], dict]:
-    sharding = NamedSharding(mesh, PartitionSpec()) if mesh else jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def _restore_items(
+    folder: epath.Path, names: Sequence[str], mesh: Mesh | None
+) -> tuple[dict[str, dict], dict]:
+    sharding = (
+        NamedSharding(mesh, PartitionSpec())
+        if mesh
+        else jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    )
     trees = {}
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         for name in names:
             if not (folder / name).exists():
-                raise UserError(f"--checkpoint: checkpoint {folder.name} has no {name}: its run trained none. Give that of a fitted model.")
+                raise UserError(
+                    f"--checkpoint: checkpoint {folder.name} has no {name}: its run trained none."
+                    " Give that of a fitted model."
+                )
             saved = reader.metadata(folder / name).item_metadata.tree
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved
+            )
             trees[name] = reader.restore(folder / name, args=ocp.args.StandardRestore(abstract))
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as config_reader:
         config = config_reader.restore(folder / "config", args=ocp.args.JsonRestore())
@@ -169,15 +227,23 @@ def _restore_items(folder: epath.Path, names: Sequence[str], mesh: Mesh | None) 
 def step_folders(workdir: str | os.PathLike) -> dict[int, epath.Path]:
     """The finished steps of a workdir; a step that Orbax has not renamed yet does not count."""
     steps = epath.Path(workdir) / STEPS
-    return {int(folder.name): folder for folder in steps.iterdir() if folder.name.isdigit()} if steps.is_dir() else {}
+    return (
+        {int(folder.name): folder for folder in steps.iterdir() if folder.name.isdigit()}
+        if steps.is_dir()
+        else {}
+    )
 
 
 def find_fault(workdir: str | os.PathLike, step: int) -> str | None:
     """What is wrong with the files of a step, in words; None where they are as they were written.
 
-    A step without a seal (the process was killed between the two) counts as whole: Orbax had finished it.
+    A step without a seal (the process was killed between the two) counts as whole: Orbax had
+    finished it.
     """
-    folder, seal = epath.Path(workdir) / STEPS / str(step), epath.Path(workdir) / SEALS / f"{step}.json"
+    folder, seal = (
+        epath.Path(workdir) / STEPS / str(step),
+        epath.Path(workdir) / SEALS / f"{step}.json",
+    )
     if not seal.exists():
         return None
     try:
@@ -197,7 +263,9 @@ def find_fault(workdir: str | os.PathLike, step: int) -> str | None:
 
 def digest(folder: epath.Path) -> dict[str, list[int]]:
     """[size in bytes, CRC-32C] of each file below a folder."""
-    return {str(path.relative_to(folder)): _size_and_crc(path) for path in sorted(_files_below(folder))}
+    return {
+        str(path.relative_to(folder)): _size_and_crc(path) for path in sorted(_files_below(folder))
+    }
 
 
 def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
@@ -218,8 +286,13 @@ def _size_and_crc(path: epath.Path) -> list[int]:
 
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
-    # Replicas share the writing of large arrays alone: each share is cut by a program of its own (a small run on 8 devices compiled 190 of them).
-    ocp.type_handlers.register_type_handler(jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARED), override=True)
+    # Replicas share the writing of large arrays alone: each share is cut by a program of its own (a
+    # small run on 8 devices compiled 190 of them).
+    ocp.type_handlers.register_type_handler(
+        jax.Array,
+        ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARED),
+        override=True,
+    )
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for name in TREES:
         handler = ocp.StandardCheckpointHandler()
@@ -232,22 +305,30 @@ def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
 
 
 def _check_same_model(saved: Any, state: Mapping[str, Any], step: int) -> None:
-    """Orbax casts another dtype in silence and describes a missing key as a structure; both are said plainly here."""
+    """Orbax casts another dtype in silence and describes a missing key as a structure; both are
+    said plainly here.
+    """
     for name, tree in state.items():
         have, want = _shapes(saved[name].tree), _shapes(tree)
         if have != want:
-            differs = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
+            differs = sorted(
+                key for key in have.keys() | want.keys() if have.get(key) != want.get(key)
+            )
             key = differs[0]
             raise UserError(
-                f"Checkpoint {step} belongs to another model or optimizer: {name}.{key} is {have.get(key)} there and {want.get(key)} in this config "
-                f"({len(differs)} differ). Use the config it was trained with, or another --workdir."
+                f"Checkpoint {step} belongs to another model or optimizer: {name}.{key} is"
+                f" {have.get(key)} there and {want.get(key)} in this config ({len(differs)}"
+                " differ). Use the config it was trained with, or another --workdir."
             )
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:
     # Names of keys alone: what was a named tuple when it was saved comes back as a dict.
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join(_name(key) for key in path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves}
+    return {
+        ".".join(_name(key) for key in path): (tuple(leaf.shape), str(leaf.dtype))
+        for path, leaf in leaves
+    }
 
 
 def _name(key: Any) -> str:

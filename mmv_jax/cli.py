@@ -11,24 +11,38 @@ from pathlib import Path
 
 from mmv_jax.errors import UserError
 
-COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {}
+COMMANDS: dict[
+    str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
+] = {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `mmv`. Returns 0, 1 (the work failed) or 2 (wrong use); a user's mistake is one line, never a traceback."""
+    """Runs `mmv`. Returns 0, 1 (the work failed) or 2 (wrong use); a user's mistake is one line,
+    never a traceback.
+    """
     parser = argparse.ArgumentParser(prog="mmv", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (add_arguments, _) in COMMANDS.items():
         summary, _, example = (add_arguments.__doc__ or "").partition("\n")
         described = argparse.RawDescriptionHelpFormatter
-        command = commands.add_parser(name, help=summary, description=summary, epilog=_dedent(example), formatter_class=described, allow_abbrev=False)
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=_dedent(example),
+            formatter_class=described,
+            allow_abbrev=False,
+        )
         add_arguments(command)
     args, rest = parser.parse_known_args(argv)
-    unknown = [word for word in rest if not word.startswith("--config.") or not hasattr(args, "config")]
+    unknown = [
+        word for word in rest if not word.startswith("--config.") or not hasattr(args, "config")
+    ]
     if unknown:
         parser.error(f"{args.command} does not know {' '.join(unknown)}")
     args.overrides = rest
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and Grain speak of their own affairs there
+    # Orbax and Grain speak of their own affairs there
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         return COMMANDS[args.command][1](args)
     except UserError as error:
@@ -43,14 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _without_path(error: OSError, args: argparse.Namespace) -> str:
-    """What the system says, and the argument that it speaks of: the path itself may be a patient's."""
-    what = error.strerror or f"reading or writing failed ({type(error).__name__}). Is there room on the disk?"
+    """What the system says, and the argument that it speaks of: the path itself may be a
+    patient's.
+    """
+    what = (
+        error.strerror
+        or f"reading or writing failed ({type(error).__name__}). Is there room on the disk?"
+    )
     if not isinstance(error.filename, str | os.PathLike):
         return what
     where = Path(error.filename).absolute()
     for name, value in vars(args).items():
         for given in value if isinstance(value, list) else [value]:
-            if (isinstance(given, Path) or name == "store") and where.is_relative_to(Path(given).absolute()):
+            if (isinstance(given, Path) or name == "store") and where.is_relative_to(
+                Path(given).absolute()
+            ):
                 return f"{name.upper()}: {what}"
     return what
 
@@ -60,14 +81,21 @@ def _dedent(text: str) -> str:
 
 
 def _local(text: str) -> Path:
-    """A path that this machine sees. Checkpoints and logs are renamed and appended to, which buckets cannot; stores alone may lie in one."""
+    """A path that this machine sees. Checkpoints and logs are renamed and appended to, which
+    buckets cannot; stores alone may lie in one.
+    """
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text} is an address, and a folder is needed: mount the bucket or a shared file system (docs/launch.md)")
+        raise argparse.ArgumentTypeError(
+            f"{text} is an address, and a folder is needed: mount the bucket or a shared file"
+            " system (docs/launch.md)"
+        )
     return Path(text)
 
 
 def command(name: str, add_arguments: Callable) -> Callable:
-    """Registers a function as `mmv NAME`; the docstring of `add_arguments` is its help: a line, then an example."""
+    """Registers a function as `mmv NAME`; the docstring of `add_arguments` is its help: a line,
+    then an example.
+    """
 
     def register(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
         COMMANDS[name] = (add_arguments, run)
@@ -82,14 +110,33 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv phantom runs/phantoms --kind thorax-cxr,thorax-ct --studies 100 --seed 0
     """
     parser.add_argument("out", type=_local, metavar="OUT")
-    parser.add_argument("--kind", default="thorax-cxr,thorax-ct", help="comma separated: thorax-cxr, thorax-ct, breast")
+    parser.add_argument(
+        "--kind",
+        default="thorax-cxr,thorax-ct",
+        help="comma separated: thorax-cxr, thorax-ct, breast",
+    )
     parser.add_argument("--studies", type=int, default=100, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    tie = "of a thorax: 0, chest tubes are independent of pneumothorax; 1, a tube is exactly where a pneumothorax is (default 0.3)"
+    tie = (
+        "of a thorax: 0, chest tubes are independent of pneumothorax; 1, a tube is exactly where a"
+        " pneumothorax is (default 0.3)"
+    )
     parser.add_argument("--tube-tie", type=float, metavar="0..1", help=tie)
-    parser.add_argument("--bac", type=float, metavar="0..1", help="of breasts: the share of women with a calcified artery (default 0.75)")
-    parser.add_argument("--film", type=float, metavar="0..1", help="of breasts: the share of women whose views are scanned films (default 0.3)")
-    parser.add_argument("--pixels", type=int, default=256, help="rows and columns of a radiograph of 358 mm")
+    parser.add_argument(
+        "--bac",
+        type=float,
+        metavar="0..1",
+        help="of breasts: the share of women with a calcified artery (default 0.75)",
+    )
+    parser.add_argument(
+        "--film",
+        type=float,
+        metavar="0..1",
+        help="of breasts: the share of women whose views are scanned films (default 0.3)",
+    )
+    parser.add_argument(
+        "--pixels", type=int, default=256, help="rows and columns of a radiograph of 358 mm"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count())
 
 
@@ -98,14 +145,25 @@ def _phantom(args) -> int:
     from mmv_jax.phantom.write import write_phantoms
     from mmv_jax.report.progress import progress
 
-    dials = {name: getattr(args, name) for name in ("tube_tie", "bac", "film") if getattr(args, name) is not None}
-    options = {"workers": args.workers, "pixels": args.pixels, "progress": progress("phantoms: written, of each kind,")}
-    print(write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, **options, **dials))
+    dials = {
+        name: getattr(args, name)
+        for name in ("tube_tie", "bac", "film")
+        if getattr(args, name) is not None
+    }
+    options = {
+        "workers": args.workers,
+        "pixels": args.pixels,
+        "progress": progress("phantoms: written, of each kind,"),
+    }
+    print(
+        write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, **options, **dials)
+    )
     return 0
 
 
 def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
-    """Lists the studies of a folder, or of a known data set with its own splits and labels, as a manifest (CSV).
+    """Lists the studies of a folder, or of a known data set with its own splits and labels, as a
+    manifest (CSV).
 
     example: mmv manifest folder /data/chest --out chest.csv
     """
@@ -123,16 +181,36 @@ def _manifest(args) -> int:
 
 
 def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
-    """Reads the files of manifests into a block store; a file that is refused goes to quarantine.jsonl and stops nothing.
+    """Reads the files of manifests into a block store; a file that is refused goes to
+    quarantine.jsonl and stops nothing.
 
     example: mmv ingest chest.csv ct.csv --store stores/chest --workers 8
     """
     parser.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST")
     parser.add_argument("--store", required=True)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray outgrows one machine (extra: ray)")
-    parser.add_argument("--unit", choices=("HU",), help="of studies whose manifest line names no unit: HU makes NIfTI, MHA and NRRD Hounsfield units")
-    parser.add_argument("--key", type=Path, help="the key of the pseudonyms, to share between stores; default STORE.key, made where missing")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray outgrows one machine (extra: ray)",
+    )
+    parser.add_argument(
+        "--unit",
+        choices=("HU",),
+        help=(
+            "of studies whose manifest line names no unit: HU makes NIfTI, MHA and NRRD Hounsfield"
+            " units"
+        ),
+    )
+    parser.add_argument(
+        "--key",
+        type=Path,
+        help=(
+            "the key of the pseudonyms, to share between stores; default STORE.key, made where"
+            " missing"
+        ),
+    )
 
 
 @command("ingest", _ingest_arguments)
@@ -141,20 +219,31 @@ def _ingest(args) -> int:
     from mmv_jax.store.ingest import ingest
 
     report = ingest(
-        args.manifests, args.store, workers=args.workers, engine=args.engine, key_path=args.key, unit=args.unit, progress=progress("ingest: read")
+        args.manifests,
+        args.store,
+        workers=args.workers,
+        engine=args.engine,
+        key_path=args.key,
+        unit=args.unit,
+        progress=progress("ingest: read"),
     )
     print(report)
     return 0 if report.ok else 1
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what a store holds: counts, shapes, spacings, intensities; with --verify reads every block.
+    """Says what a store holds: counts, shapes, spacings, intensities; with --verify reads every
+    block.
 
     example: mmv inspect stores/chest --verify --sheet sheet.png
     """
     parser.add_argument("store", metavar="STORE")
-    parser.add_argument("--verify", action="store_true", help="read every block and compare its checksum")
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="a contact sheet of some studies")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every block and compare its checksum"
+    )
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.png", help="a contact sheet of some studies"
+    )
 
 
 @command("inspect", _inspect_arguments)
@@ -174,14 +263,27 @@ def _inspect(args) -> int:
 
 
 def _preflight_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what a run will need, from the accelerator's own compiler: memory, FLOPs, collectives, time. No accelerator is used.
+    """Says what a run will need, from the accelerator's own compiler: memory, FLOPs, collectives,
+    time. No accelerator is used.
 
-    example: mmv preflight --config experiments/vitl_pod.py --topology v5p:4x4x8 --config.rows.per_step=512
+    example: mmv preflight --config experiments/vitl_pod.py --topology v5p:4x4x8
+      --config.rows.per_step=512
     """
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
-    parser.add_argument("--topology", metavar="NAME", help="v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1 or h100:8; default config.topology")
-    parser.add_argument("--devices", type=int, metavar="N", help="compile for N virtual devices of this machine's processor instead")
-    reached = "model FLOPs utilisation to reckon with; default 0.4 (PaLM reached 0.46, arXiv 2204.02311)"
+    parser.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1 or h100:8; default config.topology",
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="compile for N virtual devices of this machine's processor instead",
+    )
+    reached = (
+        "model FLOPs utilisation to reckon with; default 0.4 (PaLM reached 0.46, arXiv 2204.02311)"
+    )
     parser.add_argument("--mfu", type=float, default=0.4, metavar="0..1", help=reached)
     parser.add_argument("--json", action="store_true", help="one object with every figure")
 
@@ -192,7 +294,9 @@ def _preflight(args) -> int:
     from mmv_jax.train.preflight import preflight
     from mmv_jax.train.sheet import sheet
 
-    figures = preflight(load_config(args.config, args.overrides), args.topology, args.devices, mfu=args.mfu)
+    figures = preflight(
+        load_config(args.config, args.overrides), args.topology, args.devices, mfu=args.mfu
+    )
     print(json.dumps(figures.as_json()) if args.json else sheet(figures))
     return 0 if figures.fits else 1
 
@@ -215,8 +319,11 @@ def _pretrain(args) -> int:
     initialize_distributed()
     config = load_config(args.config, args.overrides)
     state = pretrain(config, args.workdir)
-    # A run that was told to stop has ended well, but where whoever started it starts again what failed alone, it has to say that it is not done.
-    return 0 if int(state.step) >= config.steps else int(os.environ.get("MMV_STOPPED_EXIT_CODE", "0"))
+    # A run that was told to stop has ended well, but where whoever started it starts again what
+    # failed alone, it has to say that it is not done.
+    return (
+        0 if int(state.step) >= config.steps else int(os.environ.get("MMV_STOPPED_EXIT_CODE", "0"))
+    )
 
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
@@ -238,10 +345,13 @@ def _status(args) -> int:
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Measures what an encoder is worth: metrics.json and a self-contained report.html.
 
-    example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir runs/mine/evaluate
+    example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir
+      runs/mine/evaluate
     """
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
-    parser.add_argument("--checkpoint", type=_local, metavar="DIR", help="the workdir of a run, or one of its steps")
+    parser.add_argument(
+        "--checkpoint", type=_local, metavar="DIR", help="the workdir of a run, or one of its steps"
+    )
     parser.add_argument("--workdir", type=_local, required=True, metavar="DIR")
 
 
@@ -255,14 +365,19 @@ def _evaluate(args) -> int:
 
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
-    """Writes the features of every study of a store: features.parquet, and patch tokens where asked.
+    """Writes the features of every study of a store: features.parquet, and patch tokens where
+    asked.
 
     example: mmv embed --checkpoint runs/mine --store stores/chest --out runs/mine/features
     """
     parser.add_argument("--checkpoint", type=_local, required=True, metavar="DIR")
     parser.add_argument("--store", required=True)
     parser.add_argument("--out", type=_local, required=True, metavar="DIR")
-    parser.add_argument("--tokens", default="cls", help="comma separated: cls, patch (patch writes every patch token as zarr)")
+    parser.add_argument(
+        "--tokens",
+        default="cls",
+        help="comma separated: cls, patch (patch writes every patch token as zarr)",
+    )
 
 
 @command("embed", _embed_arguments)
@@ -274,7 +389,8 @@ def _embed(args) -> int:
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Writes the encoder of a checkpoint for others: its weights (safetensors), or its forward pass as a program (stablehlo).
+    """Writes the encoder of a checkpoint for others: its weights (safetensors), or its forward pass
+    as a program (stablehlo).
 
     example: mmv export --checkpoint runs/mine --format safetensors --out encoder.safetensors
     """
@@ -292,7 +408,8 @@ def _export(args) -> int:
 
 
 def _fit_bac_arguments(parser: argparse.ArgumentParser) -> None:
-    """Fits the segmentation of calcified breast arteries to a store of mammograms with truth; goes on where the workdir has a checkpoint.
+    """Fits the segmentation of calcified breast arteries to a store of mammograms with truth; goes
+    on where the workdir has a checkpoint.
 
     example: mmv fit-bac --config experiments/bac.py --workdir runs/bac/fit
     """
@@ -310,22 +427,39 @@ def _fit_bac(args) -> int:
 
 
 def _bac_arguments(parser: argparse.ArgumentParser) -> None:
-    """Measures calcified breast arteries on mammograms: mm² and severity of views, breasts and women, overlays, DICOM segmentations.
+    """Measures calcified breast arteries on mammograms: mm² and severity of views, breasts and
+    women, overlays, DICOM segmentations.
 
-    example: mmv bac mammograms/*.dcm --checkpoint runs/bac/fit --out runs/bac/out --config.measure.of_views=max
+    example: mmv bac mammograms/*.dcm --checkpoint runs/bac/fit --out runs/bac/out
+      --config.measure.of_views=max
     """
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILES", help="DICOM or PNG files, or a manifest that lists them")
-    parser.add_argument("--checkpoint", type=_local, required=True, metavar="DIR", help="the workdir of mmv fit-bac")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILES",
+        help="DICOM or PNG files, or a manifest that lists them",
+    )
+    parser.add_argument(
+        "--checkpoint", type=_local, required=True, metavar="DIR", help="the workdir of mmv fit-bac"
+    )
     parser.add_argument("--out", type=_local, required=True, metavar="DIR")
-    parser.add_argument("--key", type=Path, help="the key of the pseudonyms; default OUT.key, made where missing")
-    parser.set_defaults(config=None)  # the rules of measuring come with the checkpoint; --config.measure.x=v changes one
+    parser.add_argument(
+        "--key", type=Path, help="the key of the pseudonyms; default OUT.key, made where missing"
+    )
+    # the rules of measuring come with the checkpoint; --config.measure.x=v changes one
+    parser.set_defaults(config=None)
 
 
 @command("bac", _bac_arguments)
 def _bac(args) -> int:
     from mmv_jax.bac.run import measure_files
 
-    print(measure_files(args.files, args.checkpoint, args.out, overrides=args.overrides, key_path=args.key))
+    print(
+        measure_files(
+            args.files, args.checkpoint, args.out, overrides=args.overrides, key_path=args.key
+        )
+    )
     return 0
 
 
@@ -338,7 +472,9 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv bench attention --json
     """
     parser.add_argument("name", choices=BENCHES)
-    parser.add_argument("--json", action="store_true", help="one object with ours, peer and ratio of each case")
+    parser.add_argument(
+        "--json", action="store_true", help="one object with ours, peer and ratio of each case"
+    )
 
 
 @command("bench", _bench_arguments)
@@ -349,7 +485,10 @@ def _bench(args) -> int:
         print(json.dumps(result))
         return 0
     for case in result["cases"]:
-        print(f"{case['case']:<40} ours {case['ours']:.4g} {case['unit']}  {case['peer_name']} {case['peer']:.4g}  ratio {case['ratio']:.2f}")
+        print(
+            f"{case['case']:<40} ours {case['ours']:.4g} {case['unit']}  {case['peer_name']}"
+            f" {case['peer']:.4g}  ratio {case['ratio']:.2f}"
+        )
     for note in result["notes"]:
         print(f"note: {note}")
     return 0

@@ -19,7 +19,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Args:
       path: a file such as `experiments/demo.py`; it is code of the user's own, and is run.
-      overrides: words of the form `--config.rows.length=1024`. A value is a Python literal, or else text.
+      overrides: words of the form `--config.rows.length=1024`. A value is a Python literal, or else
+        text.
     Returns:
       The config, locked: a name that it does not have cannot be set.
     Raises:
@@ -27,13 +28,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"--config {path}: there is no such file. The configs of the project are in experiments/.")
+        raise UserError(
+            f"--config {path}: there is no such file. The configs of the project are in"
+            " experiments/."
+        )
     spec = importlib.util.spec_from_file_location("mmv_config", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise UserError(f"--config {path}: the file has no function get_config(). See experiments/demo.py for the form.")
+        raise UserError(
+            f"--config {path}: the file has no function get_config(). See experiments/demo.py for"
+            " the form."
+        )
     config = module.get_config().lock()
     for word in overrides:
         set_by_word(config, word)
@@ -53,13 +60,19 @@ def set_by_word(config: ConfigDict, word: str) -> None:
         raise UserError(f"config.{name} does not exist. {_nearest(config, name)}")
     old, new = node[leaf], _value(text)
     if isinstance(old, ConfigDict):
-        raise UserError(f"config.{name} is a group; set one of its values: {', '.join(f'config.{name}.{key}' for key in old)}.")
+        raise UserError(
+            f"config.{name} is a group; set one of its values:"
+            f" {', '.join(f'config.{name}.{key}' for key in old)}."
+        )
     if isinstance(old, str) and new is not None:
         new = text
     try:
         node[leaf] = new
     except TypeError as error:
-        raise UserError(f"config.{name} is a {type(old).__name__} ({old!r}), but {text!r} is a {type(new).__name__}.") from error
+        raise UserError(
+            f"config.{name} is a {type(old).__name__} ({old!r}), but {text!r} is a"
+            f" {type(new).__name__}."
+        ) from error
 
 
 def to_dict(config: ConfigDict | Mapping) -> dict:

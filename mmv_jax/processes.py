@@ -6,7 +6,9 @@ from threading import Thread
 
 
 def end_with_parent() -> None:
-    """To be called in a worker process at its beginning: it ends when its parent does, however that came."""
+    """To be called in a worker process at its beginning: it ends when its parent does, however that
+    came.
+    """
     parent = parent_process()
     assert parent is not None
     Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -13,12 +13,14 @@ class Study:
     """One image in physical space.
 
     Attributes:
-      voxels: `[z, y, x]`, integer or float32. A volume is in LPS+ order: z grows to the head, y to the back, x to the patient's left.
-        A planar study has z = 1, rows downward, tissue bright.
-      spacing_mm: (z, y, x) in mm; NaN where neither the file nor the manifest says it. z of a planar study is NaN.
+      voxels: `[z, y, x]`, integer or float32. A volume is in LPS+ order: z grows to the head, y to
+        the back, x to the patient's left. A planar study has z = 1, rows downward, tissue bright.
+      spacing_mm: (z, y, x) in mm; NaN where neither the file nor the manifest says it. z of a
+        planar study is NaN.
       ndim: 2 (planar) or 3 (volumetric).
       unit: "HU", "raw" (numbers without a known unit) or "shape" (binary).
-      attributes: numbers that the file states beside geometry, such as `kvp`; names are fixed by the reader's allow-list, text never crosses.
+      attributes: numbers that the file states beside geometry, such as `kvp`; names are fixed by
+        the reader's allow-list, text never crosses.
     """
 
     voxels: np.ndarray
@@ -28,5 +30,9 @@ class Study:
     attributes: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        assert self.voxels.ndim == 3 and self.ndim in (2, 3) and self.unit in UNITS, (self.voxels.shape, self.ndim, self.unit)
+        assert self.voxels.ndim == 3 and self.ndim in (2, 3) and self.unit in UNITS, (
+            self.voxels.shape,
+            self.ndim,
+            self.unit,
+        )
         assert self.ndim == 3 or self.voxels.shape[0] == 1, self.voxels.shape

@@ -28,7 +28,9 @@ def expected() -> dict:
 
 @pytest.fixture
 def before(tmp_path, monkeypatch) -> Path:
-    """A copy of the folder, as the working directory: the config names its store by a relative path."""
+    """A copy of the folder, as the working directory: the config names its store by a relative
+    path.
+    """
     shutil.copytree(BEFORE, tmp_path / "before")
     monkeypatch.chdir(tmp_path / "before")
     return tmp_path / "before"
@@ -56,7 +58,9 @@ def test_a_checkpoint_of_before_gives_the_same_features(before, expected):
 
 
 def test_a_run_of_before_goes_on(before, expected):
-    """Its checkpoint is of step 2 of 4: the steps after it have the losses that the run itself had."""
+    """Its checkpoint is of step 2 of 4: the steps after it have the losses that the run itself
+    had.
+    """
     config = load_config(before / "config.py")
     lines = (before / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (before / "run" / "metrics.jsonl").write_text("".join(lines[:2]))
@@ -75,7 +79,9 @@ def losses_of(run: Path) -> list[float]:
 
 def test_a_fit_of_before_finds_the_same(before, expected):
     y, x = np.mgrid[:480, :400]
-    view = np.where((x / 250.0) ** 2 + ((y - 240) / 225.0) ** 2 < 1, 900.0 + x + y, 0).astype(np.float32)
+    view = np.where((x / 250.0) ** 2 + ((y - 240) / 225.0) ** 2 < 1, 900.0 + x + y, 0).astype(
+        np.float32
+    )
     found, _ = Finder.restore(before / "fit").probabilities(view, (0.1, 0.1))
     assert list(found.shape) == expected["bac"]["shape"]
     assert found.sum() == pytest.approx(expected["bac"]["sum"], rel=1e-4)

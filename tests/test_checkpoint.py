@@ -16,7 +16,10 @@ CONFIG = {"seed": 1, "pretraining": {"patients": ["00ff"]}}
 
 def make_state(scale=1.0):
     x = scale * jax.random.normal(jax.random.key(0), (8, 16))
-    return {"encoder": {"kernel": x}, "state": {"step": jnp.int32(3), "opt": ({"mu": 2 * x}, jnp.uint32(7))}}
+    return {
+        "encoder": {"kernel": x},
+        "state": {"step": jnp.int32(3), "opt": ({"mu": 2 * x}, jnp.uint32(7))},
+    }
 
 
 def write(workdir, steps=(2, 4), keep=3):
@@ -53,7 +56,9 @@ def test_every_kind_of_damage_is_noticed_and_the_step_before_is_used(tmp_path):
     rng = np.random.default_rng(0)
     kept = tmp_path / "copy"
     shutil.copytree(tmp_path / STEPS / "4", kept)
-    files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file() and path.stat().st_size)
+    files = sorted(
+        path.relative_to(kept) for path in kept.rglob("*") if path.is_file() and path.stat().st_size
+    )
     for trial in range(60):
         shutil.rmtree(tmp_path / STEPS / "4")
         shutil.copytree(kept, tmp_path / STEPS / "4")
@@ -75,7 +80,11 @@ def test_every_kind_of_damage_is_noticed_and_the_step_before_is_used(tmp_path):
 
 def test_a_damaged_step_is_replaced_when_the_run_comes_to_it_again(tmp_path):
     write(tmp_path)
-    victim = next(path for path in sorted((tmp_path / STEPS / "4").rglob("*")) if path.is_file() and path.stat().st_size)
+    victim = next(
+        path
+        for path in sorted((tmp_path / STEPS / "4").rglob("*"))
+        if path.is_file() and path.stat().st_size
+    )
     victim.write_bytes(victim.read_bytes()[:-1])
     with Checkpoints(tmp_path, CONFIG, every=2, keep=3) as checkpoints:
         with pytest.warns(UserWarning, match="Checkpoint 4 is not whole"):
@@ -91,7 +100,10 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_fresh_start(tmp_path):
     for path in (tmp_path / STEPS / "2" / "encoder").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.warns(UserWarning, match="not whole"), pytest.raises(UserError, match="none of its 1 checkpoints is whole"):
+    with (
+        pytest.warns(UserWarning, match="not whole"),
+        pytest.raises(UserError, match="none of its 1 checkpoints is whole"),
+    ):
         restore(tmp_path)
 
 
@@ -127,8 +139,16 @@ def test_a_folder_without_checkpoints_is_named(tmp_path):
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_eight_devices_restore_onto_fewer_exactly(tmp_path, devices):
     def place(tree, count, spec):
-        mesh = jax.make_mesh((count,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
-        return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec if x.ndim else PartitionSpec())), tree)
+        mesh = jax.make_mesh(
+            (count,),
+            ("fsdp",),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:count],
+        )
+        return jax.tree.map(
+            lambda x: jax.device_put(x, NamedSharding(mesh, spec if x.ndim else PartitionSpec())),
+            tree,
+        )
 
     with Checkpoints(tmp_path, CONFIG, every=1, keep=1) as checkpoints:
         checkpoints.save_if_due(1, place(make_state(), 8, PartitionSpec("fsdp")))

@@ -22,7 +22,9 @@ def file(tmp_path):
 
 
 def test_values_are_set_by_words(file):
-    config = load_config(file, ["--config.rows.length=128", "--config.data.store=7", "--config.rows.share=1"])
+    config = load_config(
+        file, ["--config.rows.length=128", "--config.data.store=7", "--config.rows.share=1"]
+    )
     assert (config.rows.length, config.data.store, config.rows.share) == (128, "7", 1.0)
 
 

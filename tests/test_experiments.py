@@ -1,4 +1,6 @@
-"""Every config of experiments/: it loads, its crops fit its rows, and its step can be lowered, at full scale too."""
+"""Every config of experiments/: it loads, its crops fit its rows, and its step can be lowered, at
+full scale too.
+"""
 
 from pathlib import Path
 
@@ -27,13 +29,18 @@ def test_a_config_loads_is_written_down_and_says_how_it_is_run(path):
 
 
 class Index:
-    """A store of which only the index is read: the largest studies that there are, every cell occupied."""
+    """A store of which only the index is read: the largest studies that there are, every cell
+    occupied.
+    """
 
     def __init__(self, column: str, groups):
         planar, volume = (1, 3500, 3000), (600, 1024, 1024)
         lines = []
         for group in groups:
-            for ndim, grid, spacing in ((2, planar, (np.nan, 0.14, 0.14)), (3, volume, (1.0, 0.5, 0.5))):
+            for ndim, grid, spacing in (
+                (2, planar, (np.nan, 0.14, 0.14)),
+                (3, volume, (1.0, 0.5, 0.5)),
+            ):
                 line = {
                     "study": f"{len(lines):016x}",
                     "patient": f"{len(lines):016x}",
@@ -42,8 +49,18 @@ class Index:
                     "ndim": ndim,
                     "unit": "raw",
                 }
-                line |= dict(zip(("grid_z", "grid_y", "grid_x"), grid)) | dict(zip(("spacing_z", "spacing_y", "spacing_x"), spacing))
-                lines.append(line | {"low": 0.0, "high": 1.0, "occupancy": pack_occupancy(np.ones(CELLS[ndim], bool)), column: group})
+                line |= dict(zip(("grid_z", "grid_y", "grid_x"), grid)) | dict(
+                    zip(("spacing_z", "spacing_y", "spacing_x"), spacing)
+                )
+                lines.append(
+                    line
+                    | {
+                        "low": 0.0,
+                        "high": 1.0,
+                        "occupancy": pack_occupancy(np.ones(CELLS[ndim], bool)),
+                        column: group,
+                    }
+                )
         self.index = pd.DataFrame(lines)
 
     def levels(self, i):
@@ -56,9 +73,16 @@ class Index:
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
 def test_the_largest_crops_fit_into_a_row(path):
     config = load_config(path)
-    rows = make_rows(Index(config.data.get("mixture_by", "modality"), config.data.get("mixture") or ["CXR"]), config)
+    rows = make_rows(
+        Index(config.data.get("mixture_by", "modality"), config.data.get("mixture") or ["CXR"]),
+        config,
+    )
     assert isinstance(rows, Rows)
-    assert rows.spec["patches"].shape == (config.rows.per_step, config.rows.length, np.prod(config.encoder.patch))
+    assert rows.spec["patches"].shape == (
+        config.rows.per_step,
+        config.rows.length,
+        np.prod(config.encoder.patch),
+    )
 
 
 def shrunk(path: Path):
@@ -67,7 +91,16 @@ def shrunk(path: Path):
     prefix = 64 if config.rows.prefix < config.rows.length else 128
     config.rows.update({"length": 128, "prefix": prefix, "segments": 8, "per_step": 8})
     config.encoder.size = "nano"
-    config.objective.update({"prototypes": 32, "hidden": 32, "bottleneck": 16, "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2})
+    config.objective.update(
+        {
+            "prototypes": 32,
+            "hidden": 32,
+            "bottleneck": 16,
+            "decoder_width": 64,
+            "decoder_depth": 1,
+            "decoder_heads": 2,
+        }
+    )
     return config
 
 
@@ -76,7 +109,8 @@ def test_a_shrunk_step_compiles_for_eight_devices(path):
     compiled = lower_step(shrunk(path), make_mesh(2, 4)).compile()
     assert "all-reduce" in compiled.as_text()
     state = compiled.input_shardings[0][0]
-    assert {x.spec for x in jax.tree.leaves(state)} > {jax.sharding.PartitionSpec()}  # something is spread
+    # something is spread
+    assert {x.spec for x in jax.tree.leaves(state)} > {jax.sharding.PartitionSpec()}
     assert jax.tree.leaves(compiled.output_shardings[0]) == jax.tree.leaves(state)
 
 

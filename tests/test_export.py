@@ -26,14 +26,24 @@ def row():
     ids = np.tile(np.repeat([1, 2, 0], [10, 9, 5]), (2, 1)).astype(np.int32)
     kinds = np.where(ids > 0, PATCH, 0).astype(np.int32)
     kinds[:, [0, 10]] = CLS
-    return tuple(map(jnp.asarray, (rng.normal(size=(2, LENGTH, 32)), rng.normal(size=(2, LENGTH, 3)), kinds, ids)))
+    return tuple(
+        map(
+            jnp.asarray,
+            (rng.normal(size=(2, LENGTH, 32)), rng.normal(size=(2, LENGTH, 3)), kinds, ids),
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, row):
     folder = tmp_path_factory.mktemp("run")
     params = make_encoder(**GROUP).init(jax.random.key(0), *row)["params"]
-    config = {"encoder": GROUP, "rows": {"length": LENGTH}, "crops": {}, "pretraining": {"patients": ["00c0ffee00c0ffee"]}}
+    config = {
+        "encoder": GROUP,
+        "rows": {"length": LENGTH},
+        "crops": {},
+        "pretraining": {"patients": ["00c0ffee00c0ffee"]},
+    }
     with Checkpoints(folder, config, every=1, keep=1) as checkpoints:
         checkpoints.save_if_due(1, {"encoder": params, "state": {"step": np.int32(1)}})
     return folder, params
@@ -72,7 +82,9 @@ def test_what_cannot_be_written_is_said_first(checkpoint, tmp_path):
         export(checkpoint[0], "safetensors", tmp_path / "absent" / "x")
     with pytest.raises(UserError, match="no finished checkpoint"):
         export(tmp_path, "safetensors", tmp_path / "x")
-    with Checkpoints(tmp_path / "other", {"encoder": GROUP, "rows": 2}, every=1, keep=1) as checkpoints:
+    with Checkpoints(
+        tmp_path / "other", {"encoder": GROUP, "rows": 2}, every=1, keep=1
+    ) as checkpoints:
         checkpoints.save_if_due(1, {"encoder": checkpoint[1], "state": {"step": np.int32(1)}})
     with pytest.raises(UserError, match="no checkpoint of `mmv pretrain`"):
         export(tmp_path / "other", "stablehlo", tmp_path / "x")

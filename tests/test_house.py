@@ -18,7 +18,11 @@ FLOORS = [  # a room imports from itself and from lower floors (earlier lines); 
     {"cli"},
 ]
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
-FILES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))
+FILES = sorted(
+    p.relative_to(ROOT)
+    for p in ROOT.rglob("*.py")
+    if p.parent != ROOT or p.stem not in ("__init__", "__main__")
+)
 
 
 def room_of(path: Path) -> str:
@@ -29,12 +33,16 @@ def rooms_imported_by(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
-            rooms |= {name.name.split(".")[1] for name in node.names if name.name.startswith("mmv_jax.")}
+            rooms |= {
+                name.name.split(".")[1] for name in node.names if name.name.startswith("mmv_jax.")
+            }
         elif isinstance(node, ast.ImportFrom) and node.level:
             raise AssertionError(f"{path}: relative import")
         elif isinstance(node, ast.ImportFrom) and node.module == "mmv_jax":
             rooms |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mmv_jax."):
+        elif (
+            isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mmv_jax.")
+        ):
             rooms.add(node.module.split(".")[1])
     return rooms
 
@@ -43,7 +51,9 @@ def rooms_imported_by(path: Path) -> set[str]:
 def test_imports_run_downward(path):
     here = room_of(path)
     for other in rooms_imported_by(path):
-        assert other == here or FLOOR[other] < FLOOR[here], f"{path} imports {other}, which is not below it"
+        assert other == here or FLOOR[other] < FLOOR[here], (
+            f"{path} imports {other}, which is not below it"
+        )
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -1,4 +1,6 @@
-"""The mesh and its rules: the same numbers on eight devices as on one, with parameters spread and rows apart."""
+"""The mesh and its rules: the same numbers on eight devices as on one, with parameters spread and
+rows apart.
+"""
 
 import os
 import re
@@ -14,7 +16,16 @@ from jax.sharding import AxisType, PartitionSpec
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.sizes import make_encoder
-from mmv_jax.parallel import initialize_distributed, make_mesh, named_process, on_mesh, parameter_axes, replicated, row_sharding, shard_params
+from mmv_jax.parallel import (
+    initialize_distributed,
+    make_mesh,
+    named_process,
+    on_mesh,
+    parameter_axes,
+    replicated,
+    row_sharding,
+    shard_params,
+)
 
 ENCODER = make_encoder("nano", (2, 4, 4), registers=1)
 
@@ -29,7 +40,9 @@ def rows():
 
 
 def value_and_grad(params, rows):
-    return jax.value_and_grad(lambda params: (ENCODER.apply(params, *rows)["tokens"] ** 3).mean())(params)
+    return jax.value_and_grad(lambda params: (ENCODER.apply(params, *rows)["tokens"] ** 3).mean())(
+        params
+    )
 
 
 @pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4)])
@@ -42,12 +55,19 @@ def test_eight_devices_compute_what_one_computes(rows, data, fsdp):
         step = jax.jit(value_and_grad, out_shardings=(replicated(mesh), shard_params(params, mesh)))
         compiled = step.lower(spread, jax.device_put(rows, row_sharding(mesh))).compile()
         eight = compiled(spread, jax.device_put(rows, row_sharding(mesh)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), one, jax.device_get(eight))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5),
+        one,
+        jax.device_get(eight),
+    )
     text = compiled.as_text()
     assert "all-to-all" not in text  # rows never change places
     assert ("all-gather" in text) == (fsdp > 1)  # weights, and nothing else:
     gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", text)
-    assert not [shape for shape in gathered if np.prod([int(n) for n in shape.split(",")]) >= 8 * 64 * 64]  # no whole batch of activations
+    # no whole batch of activations
+    assert not [
+        shape for shape in gathered if np.prod([int(n) for n in shape.split(",")]) >= 8 * 64 * 64
+    ]
 
 
 def test_every_device_holds_its_share_of_the_large_parameters(rows):
@@ -63,7 +83,8 @@ def test_every_device_holds_its_share_of_the_large_parameters(rows):
     "shape, parts, axes",
     [
         ((1024, 3072), 8, (None, "parameter")),
-        ((24, 4096, 1024), 8, (None, "parameter", None)),  # the stack of layers is never cut, though 8 divides 24
+        # the stack of layers is never cut, though 8 divides 24
+        ((24, 4096, 1024), 8, (None, "parameter", None)),
         ((512, 512), 8, (None, "parameter")),
         ((1000, 1023), 8, ("parameter", None)),
         ((999, 1023), 8, (None, None)),
@@ -79,10 +100,18 @@ def test_a_parameter_is_cut_along_the_larger_of_its_last_two_axes_that_divides(s
 def test_moments_follow_their_parameters_by_shape():
     mesh = make_mesh(2, 4)
     params = {"kernel": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
-    state = {"step": jax.ShapeDtypeStruct((), jnp.int32), "mu": params, "teacher": {"params": params}}
+    state = {
+        "step": jax.ShapeDtypeStruct((), jnp.int32),
+        "mu": params,
+        "teacher": {"params": params},
+    }
     shardings = shard_params(state, mesh)
     assert shardings["step"].spec == PartitionSpec()
-    assert shardings["mu"]["kernel"] == shardings["teacher"]["params"]["kernel"] == shard_params(params, mesh)["kernel"]
+    assert (
+        shardings["mu"]["kernel"]
+        == shardings["teacher"]["params"]["kernel"]
+        == shard_params(params, mesh)["kernel"]
+    )
 
 
 def test_mesh_axes_are_left_to_the_compiler():
@@ -95,9 +124,13 @@ def test_rows_lie_on_all_devices_and_everything_else_is_whole():
     assert replicated(mesh).shard_shape((16, 64)) == (16, 64)
 
 
-@pytest.mark.parametrize("data, fsdp, fitting", [(3, 1, (8, 1)), (8, 4, (2, 4)), (1, 3, (1, 8)), (1, 16, (1, 8))])
+@pytest.mark.parametrize(
+    "data, fsdp, fitting", [(3, 1, (8, 1)), (8, 4, (2, 4)), (1, 3, (1, 8)), (1, 16, (1, 8))]
+)
 def test_a_mesh_that_does_not_fit_says_which_one_would(data, fsdp, fitting):
-    with pytest.raises(UserError, match=f"this run has 8.*data={fitting[0]} --config.mesh.fsdp={fitting[1]}"):
+    with pytest.raises(
+        UserError, match=f"this run has 8.*data={fitting[0]} --config.mesh.fsdp={fitting[1]}"
+    ):
         make_mesh(data, fsdp)
 
 
@@ -112,13 +145,23 @@ def test_one_machine_alone_joins_nobody(monkeypatch):
 
 
 def test_an_indexed_job_stands_in_for_the_process_id():
-    environment = {"JAX_COORDINATOR_ADDRESS": "host:1234", "JAX_NUM_PROCESSES": "4", "JOB_COMPLETION_INDEX": "3"}
+    environment = {
+        "JAX_COORDINATOR_ADDRESS": "host:1234",
+        "JAX_NUM_PROCESSES": "4",
+        "JOB_COMPLETION_INDEX": "3",
+    }
     assert named_process(environment) == ("host:1234", 4, 3)
 
 
-@pytest.mark.parametrize("processes, process", [(None, None), ("2", None), ("2", "2"), ("two", "0")])
+@pytest.mark.parametrize(
+    "processes, process", [(None, None), ("2", None), ("2", "2"), ("two", "0")]
+)
 def test_half_an_environment_is_the_users_to_mend(processes, process):
-    named = {"JAX_COORDINATOR_ADDRESS": "host:1234", "JAX_NUM_PROCESSES": processes, "JAX_PROCESS_ID": process}
+    named = {
+        "JAX_COORDINATOR_ADDRESS": "host:1234",
+        "JAX_NUM_PROCESSES": processes,
+        "JAX_PROCESS_ID": process,
+    }
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID must be numbers"):
         named_process({name: value for name, value in named.items() if value is not None})
 
@@ -142,7 +185,16 @@ def test_two_processes_join_through_their_environment():
     address = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", **address}
     command, pipe = [sys.executable, "-c", JOINED], subprocess.PIPE
-    processes = [subprocess.Popen(command, env={**environment, "JAX_PROCESS_ID": str(i)}, stdout=pipe, stderr=pipe, text=True) for i in range(2)]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**environment, "JAX_PROCESS_ID": str(i)},
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
+        for i in range(2)
+    ]
     for process in processes:
         out, err = process.communicate(timeout=120)
         assert "TOTAL (4, 3) 18.0" in out, err

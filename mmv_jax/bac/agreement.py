@@ -1,4 +1,6 @@
-"""How far what was found agrees with the truth: pixels, areas, severity. Axes: N views or women, R resamples."""
+"""How far what was found agrees with the truth: pixels, areas, severity. Axes: N views or women, R
+resamples.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +30,11 @@ class Compared:
         """
         difference = self.found - self.truth
         spread = LIMITS * float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
-        return float(difference.mean()), float(difference.mean()) - spread, float(difference.mean()) + spread
+        return (
+            float(difference.mean()),
+            float(difference.mean()) - spread,
+            float(difference.mean()) + spread,
+        )
 
 
 def overlap(truth: Bool[np.ndarray, "Y X"], found: Bool[np.ndarray, "Y X"]) -> tuple[int, int, int]:
@@ -37,9 +43,11 @@ def overlap(truth: Bool[np.ndarray, "Y X"], found: Bool[np.ndarray, "Y X"]) -> t
 
 
 def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, Interval]:
-    """Dice of `overlap`s: `dice`, the mean over views with calcification, and `dice_pooled`, that of all views' pixels together.
+    """Dice of `overlap`s: `dice`, the mean over views with calcification, and `dice_pooled`, that
+    of all views' pixels together.
 
-    A view without calcification has no Dice: whether it is found free is the specificity's to say. Without any calcified view there is no score.
+    A view without calcification has no Dice: whether it is found free is the specificity's to say.
+    Without any calcified view there is no score.
     """
     both, truth, found = pixels.T.astype(np.float64)
     calcified = truth > 0
@@ -47,11 +55,15 @@ def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, 
         return {}
     each = 2 * both[calcified] / (truth + found)[calcified]
     pooled = lambda t, p, weights: 2 * (weights @ both) / np.maximum(weights @ (t + p), 1e-12)  # noqa: E731
-    return {"dice": interval("mean", each, each, women[calcified]), "dice_pooled": interval(pooled, truth, found, women)}
+    return {
+        "dice": interval("mean", each, each, women[calcified]),
+        "dice_pooled": interval(pooled, truth, found, women),
+    }
 
 
 def area_scores(areas: Compared) -> dict[str, Interval]:
-    """R² about the identity (not about a fitted line: a constant factor would be an error too) and mean absolute error, in mm².
+    """R² about the identity (not about a fitted line: a constant factor would be an error too) and
+    mean absolute error, in mm².
 
     Areas that are all the same, as that of a single woman, have no variance and no R².
     """
@@ -60,12 +72,22 @@ def area_scores(areas: Compared) -> dict[str, Interval]:
 
 
 def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, Interval]:
-    """Of women: the share with the right severity, and of those without (with) calcification the share that is found free (not free) of it."""
+    """Of women: the share with the right severity, and of those without (with) calcification the
+    share that is found free (not free) of it.
+    """
     true, found = severity(areas.truth, thresholds), severity(areas.found, thresholds)
     right = (true == found).astype(np.float64)
     free, zero = (found == 0).astype(np.float64), true == 0
-    parts = {"severity_accuracy": (right, right >= 0), "zero_specificity": (free, zero), "sensitivity": (1 - free, ~zero)}
-    return {name: interval("mean", x[where], x[where], areas.women[where]) for name, (x, where) in parts.items() if where.any()}
+    parts = {
+        "severity_accuracy": (right, right >= 0),
+        "zero_specificity": (free, zero),
+        "sensitivity": (1 - free, ~zero),
+    }
+    return {
+        name: interval("mean", x[where], x[where], areas.women[where])
+        for name, (x, where) in parts.items()
+        if where.any()
+    }
 
 
 def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarray, "4 4"]:
@@ -77,4 +99,6 @@ def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarr
 
 def as_json(scores: dict[str, Interval]) -> dict[str, dict]:
     """Scores in the form of `metrics.json`."""
-    return {name: {"value": s.value, "ci95": [s.low, s.high], "n": s.n} for name, s in scores.items()}
+    return {
+        name: {"value": s.value, "ci95": [s.low, s.high], "n": s.n} for name, s in scores.items()
+    }

@@ -1,4 +1,6 @@
-"""Results of views, breasts and women: the numbers that are written down. Names are keyed hashes and numbers of files."""
+"""Results of views, breasts and women: the numbers that are written down. Names are keyed hashes
+and numbers of files.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,7 +53,9 @@ class BreastResult:
 
 @dataclass(frozen=True)
 class WomanResult:
-    """One woman: the views that count and their area; without any, or with an unknown spacing, the area is NaN and the severity ""."""
+    """One woman: the views that count and their area; without any, or with an unknown spacing, the
+    area is NaN and the severity "".
+    """
 
     woman: str
     views: int
@@ -60,26 +64,39 @@ class WomanResult:
 
 
 def counted(views: Sequence[ViewResult]) -> list[ViewResult]:
-    """The views that count, with those that would if their spacing were known: an unknown area is no zero and makes its woman's unknown."""
+    """The views that count, with those that would if their spacing were known: an unknown area is
+    no zero and makes its woman's unknown.
+    """
     return [view for view in views if view.remark in ("", NO_SPACING)]
 
 
 def confirmed(views: Sequence[ViewResult], measure: Measure) -> list[ViewResult]:
-    """The views as they are reported: those of a breast in which too little is sure have no calcification.
+    """The views as they are reported: those of a breast in which too little is sure have no
+    calcification.
 
-    An artery's calcium is in every view of its breast, a hair or a speck of dust in one: the view that shows least decides, where a view that was
-    taken again shows the mean of its images. One that does not count, or whose spacing is not known, answers for itself. Of a woman's examinations
-    the latest counts: a mean with earlier ones would hide what is new.
+    An artery's calcium is in every view of its breast, a hair or a speck of dust in one: the view
+    that shows least decides, where a view that was taken again shows the mean of its images. One
+    that does not count, or whose spacing is not known, answers for itself. Of a woman's
+    examinations the latest counts: a mean with earlier ones would hide what is new.
     """
     latest: dict[str, str] = {}
     for view in views:
         latest[view.woman] = max(latest.get(view.woman, ""), view.date)
-    reported = [replace(view, remark=view.remark or EARLIER) if view.date and view.date < latest[view.woman] else view for view in views]
+    reported = [
+        (
+            replace(view, remark=view.remark or EARLIER)
+            if view.date and view.date < latest[view.woman]
+            else view
+        )
+        for view in views
+    ]
     breasts: dict[object, list[int]] = {}
     for n, view in enumerate(reported):
         breasts.setdefault(n if view.remark else (view.woman, view.side), []).append(n)
     for lines in breasts.values():
-        if not measure.confirms(min(view_areas([View("", views[n].view, views[n].sure_mm2) for n in lines]))):
+        if not measure.confirms(
+            min(view_areas([View("", views[n].view, views[n].sure_mm2) for n in lines]))
+        ):
             for n in lines:
                 reported[n] = replace(reported[n], pixels=0, area_mm2=0 * views[n].area_mm2)
     return reported
@@ -90,7 +107,10 @@ def of_breasts(views: Sequence[ViewResult], measure: Measure) -> list[BreastResu
     results = []
     for woman, theirs in _by_woman(views).items():
         areas = breast_areas([_plain(view) for view in theirs], of_views=measure.of_views)
-        results += [BreastResult(woman, side, sum(view.side == side for view in theirs), area) for side, area in areas.items()]
+        results += [
+            BreastResult(woman, side, sum(view.side == side for view in theirs), area)
+            for side, area in areas.items()
+        ]
     return results
 
 
@@ -100,14 +120,22 @@ def of_women(views: Sequence[ViewResult], measure: Measure) -> list[WomanResult]
     for woman, theirs in _by_woman(views).items():
         area = float("nan")
         if theirs:
-            area = woman_area([_plain(view) for view in theirs], of_views=measure.of_views, of_breasts=measure.of_breasts)
+            area = woman_area(
+                [_plain(view) for view in theirs],
+                of_views=measure.of_views,
+                of_breasts=measure.of_breasts,
+            )
         results.append(WomanResult(woman, len(theirs), area, severity_of(area, measure)))
     return results
 
 
 def severity_of(area_mm2: float, measure: Measure) -> str:
     """ "zero", "mild", "moderate" or "severe"; "" where the area is unknown."""
-    return "" if np.isnan(area_mm2) else SEVERITIES[int(severity(np.array([area_mm2]), measure.severity_mm2)[0])]
+    return (
+        ""
+        if np.isnan(area_mm2)
+        else SEVERITIES[int(severity(np.array([area_mm2]), measure.severity_mm2)[0])]
+    )
 
 
 def _by_woman(views: Sequence[ViewResult]) -> dict[str, list[ViewResult]]:

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from mmv_jax.bac.agreement import Compared, area_scores, as_json, dice_scores, overlap, severity_scores
+from mmv_jax.bac.agreement import (
+    Compared,
+    area_scores,
+    as_json,
+    dice_scores,
+    overlap,
+    severity_scores,
+)
 from mmv_jax.bac.areas import ViewResult, confirmed, of_women
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.report import WORDS, agreement_sections, outlined_part, picture_section
@@ -29,7 +36,8 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.report.page import Section, write_page
 
 MASK = "bac"
-COMPARED = (*PREVENT_INPUTS, "black")  # columns of a cohort that published scores take, where it has them
+# columns of a cohort that published scores take, where it has them
+COMPARED = (*PREVENT_INPUTS, "black")
 PICTURES = 8  # of views, drawn evenly from all
 
 
@@ -65,7 +73,8 @@ def evaluate_mammograms(
     measure: Mapping[str, float] | None = None,
     config: str = "",
 ) -> str:
-    """Measures the mammograms of a manifest; compares them with the truth where it has a `bac_mask`, and relates them to outcomes of a cohort.
+    """Measures the mammograms of a manifest; compares them with the truth where it has a
+    `bac_mask`, and relates them to outcomes of a cohort.
 
     Args:
       splits: of the manifest; all where empty.
@@ -83,26 +92,53 @@ def evaluate_mammograms(
     entries, refused = list_entries([manifest], splits)
     notes = [f"manifest line {number}: {reason}" for number, reason in refused]
     if not cohort and not any(MASK in entry.masks for entry in entries):
-        raise UserError("config.mammograms has no bac_mask and config.cohort is empty: there is nothing to compare the areas with.")
+        raise UserError(
+            "config.mammograms has no bac_mask and config.cohort is empty: there is nothing to"
+            " compare the areas with."
+        )
     if cohort:  # its mistakes are told before hours of measuring
-        read_cohort(cohort, covariates=adjust, also=COMPARED, areas={entry.patient_id or "": 0.0 for entry in entries})
+        read_cohort(
+            cohort,
+            covariates=adjust,
+            also=COMPARED,
+            areas={entry.patient_id or "": 0.0 for entry in entries},
+        )
     judged, views, ruled = _look(finder, entries, notes)
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
     if not judged and not cohort:
-        raise WorkFailed("No bac_mask could be read, so that there is nothing to compare the areas with. " + "; ".join(notes))
+        raise WorkFailed(
+            "No bac_mask could be read, so that there is nothing to compare the areas with. "
+            + "; ".join(notes)
+        )
     views = confirmed(views, finder.measure)
     reported = {view.number: view for view in views}
     pairs = [(j, reported[j.found.number]) for j in judged]
-    judged = [replace(j, found=found, truth=replace(j.truth, remark=found.remark)) for j, found in pairs]
-    notes += [f"mammogram {view.number} does not count: {view.remark}" for view in views if view.remark]
+    judged = [
+        replace(j, found=found, truth=replace(j.truth, remark=found.remark)) for j, found in pairs
+    ]
+    notes += [
+        f"mammogram {view.number} does not count: {view.remark}" for view in views if view.remark
+    ]
     metrics, verdict, parts = _agree(judged, finder, ruled) if judged else ({}, [], [])
     if cohort:
-        areas = {woman.woman: woman.area_mm2 for woman in of_women(views, finder.measure) if not np.isnan(woman.area_mm2)}
+        areas = {
+            woman.woman: woman.area_mm2
+            for woman in of_women(views, finder.measure)
+            if not np.isnan(woman.area_mm2)
+        }
         table = read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
-        analysis = analyse(table, adjust=adjust, thresholds=finder.measure.severity_mm2, horizons=horizons)
+        analysis = analyse(
+            table, adjust=adjust, thresholds=finder.measure.severity_mm2, horizons=horizons
+        )
         metrics |= outcome_metrics(analysis)
-        verdict, parts = [*verdict, *outcome_verdict(analysis)], [*parts, *outcome_sections(analysis)]
+        verdict, parts = (
+            [*verdict, *outcome_verdict(analysis)],
+            [
+                *parts,
+                *outcome_sections(analysis),
+            ],
+        )
     parts += [Section("Remarks on the images", notes)] if notes else []
     parts.append(Section("Settings", pre=f"{finder.measure}\n{config}", pre_title="config"))
     subtitle = f"{len(views)} mammograms of {len({view.woman for view in views})} women"
@@ -113,15 +149,23 @@ def evaluate_mammograms(
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
 
 
-def _look(finder: Finder, entries: Sequence[Entry], notes: list[str]) -> tuple[list[Judged], list[ViewResult], list[RuledView]]:
-    """Every view that can be read: beside its truth where that is known, as it was seen, and by other rules where any truth is given.
+def _look(
+    finder: Finder, entries: Sequence[Entry], notes: list[str]
+) -> tuple[list[Judged], list[ViewResult], list[RuledView]]:
+    """Every view that can be read: beside its truth where that is known, as it was seen, and by
+    other rules where any truth is given.
 
     Args:
       notes: what could not be read or compared is added.
     """
     judged, views, ruled = list[Judged](), list[ViewResult](), list[RuledView]()
-    every, compared = max(1, len(entries) // PICTURES), any(MASK in entry.masks for entry in entries)
-    for found in find_all(finder, entries, lambda number, reason: notes.append(f"mammogram {number}: {reason}")):
+    every, compared = (
+        max(1, len(entries) // PICTURES),
+        any(MASK in entry.masks for entry in entries),
+    )
+    for found in find_all(
+        finder, entries, lambda number, reason: notes.append(f"mammogram {number}: {reason}")
+    ):
         entry, view = found.mammogram.entry, found.result(found.mammogram.patient_id)
         views.append(view)
         mask, truth = np.zeros_like(found.mask), None
@@ -137,7 +181,9 @@ def _look(finder: Finder, entries: Sequence[Entry], notes: list[str]) -> tuple[l
     return judged, views, ruled
 
 
-def _judge(found: Found, result: ViewResult, truth: Bool[np.ndarray, "Y X"], *, draw: bool) -> Judged:
+def _judge(
+    found: Found, result: ViewResult, truth: Bool[np.ndarray, "Y X"], *, draw: bool
+) -> Judged:
     """The view beside its truth."""
     area = area_mm2(truth, found.mammogram.spacing_mm)
     true_result = replace(result, pixels=int(truth.sum()), area_mm2=area, sure_mm2=area)
@@ -146,34 +192,62 @@ def _judge(found: Found, result: ViewResult, truth: Bool[np.ndarray, "Y X"], *, 
 
 
 def _picture(judged: Judged) -> tuple[str, str] | None:
-    """Both outlines over a part of the view, and what is said below; None where nothing is calcified, or no picture is wanted."""
+    """Both outlines over a part of the view, and what is said below; None where nothing is
+    calcified, or no picture is wanted.
+    """
     if judged.drawn is None:
         return None
     (voxels, truth, seen), found = judged.drawn, judged.found
-    caption = f"{found.side} {found.view}: {judged.truth.area_mm2:.1f} mm² true, {found.area_mm2:.1f} mm² found"
+    caption = (
+        f"{found.side} {found.view}: {judged.truth.area_mm2:.1f} mm² true, {found.area_mm2:.1f} mm²"
+        " found"
+    )
     return outlined_part(voxels, truth, seen if found.pixels else np.zeros_like(seen), caption)
 
 
-def _agree(judged: Sequence[Judged], finder: Finder, ruled: Sequence[RuledView]) -> tuple[dict, list[str], list[Section]]:
+def _agree(
+    judged: Sequence[Judged], finder: Finder, ruled: Sequence[RuledView]
+) -> tuple[dict, list[str], list[Section]]:
     """(metrics, sentences, parts of the page)."""
-    judged = [j for j in judged if not np.isnan(j.found.area_mm2)]  # an unknown spacing is told among the remarks
+    # an unknown spacing is told among the remarks
+    judged = [j for j in judged if not np.isnan(j.found.area_mm2)]
     if not judged:
-        raise WorkFailed("No area can be compared: the pixel spacing of no mammogram with a bac_mask is known. Give it in the manifest (spacing_mm).")
+        raise WorkFailed(
+            "No area can be compared: the pixel spacing of no mammogram with a bac_mask is known."
+            " Give it in the manifest (spacing_mm)."
+        )
     names = np.array([j.found.woman for j in judged])
-    views = Compared(names, *(np.array([getattr(j, kind).area_mm2 for j in judged]) for kind in ("truth", "found")))
+    views = Compared(
+        names,
+        *(np.array([getattr(j, kind).area_mm2 for j in judged]) for kind in ("truth", "found")),
+    )
     of_views = dice_scores(np.array([j.pixels for j in judged]), names) | area_scores(views)
     seen = dice_scores(np.array([j.seen for j in judged]), names)
     of_views |= {"dice_seen": seen["dice"]} if seen else {}
-    true, found = (of_women([getattr(j, kind) for j in judged], finder.measure) for kind in ("truth", "found"))
+    true, found = (
+        of_women([getattr(j, kind) for j in judged], finder.measure) for kind in ("truth", "found")
+    )
     known = [(t, f) for t, f in zip(true, found) if t.severity]
     if not known:
         why = sorted({j.found.remark for j in judged if j.found.remark})
-        raise WorkFailed(f"No woman's area can be compared: of none does every view count ({'; '.join(why)}).")
-    women = Compared(np.array([t.woman for t, _ in known]), *(np.array([w.area_mm2 for w in side]) for side in zip(*known)))
+        raise WorkFailed(
+            f"No woman's area can be compared: of none does every view count ({'; '.join(why)})."
+        )
+    women = Compared(
+        np.array([t.woman for t, _ in known]),
+        *(np.array([w.area_mm2 for w in side]) for side in zip(*known)),
+    )
     thresholds = finder.measure.severity_mm2
     of_all = area_scores(women) | severity_scores(women, thresholds)
-    metrics = {"bac_views": {"trained": as_json(of_views)}, "bac_women": {"trained": as_json(of_all)}}
-    sentences = [_sentence(name, score) for name, score in {**of_views, **of_all}.items() if name in ("dice", "dice_seen", *of_all)]
+    metrics = {
+        "bac_views": {"trained": as_json(of_views)},
+        "bac_women": {"trained": as_json(of_all)},
+    }
+    sentences = [
+        _sentence(name, score)
+        for name, score in {**of_views, **of_all}.items()
+        if name in ("dice", "dice_seen", *of_all)
+    ]
     parts = agreement_sections(of_views, of_all, women, thresholds)
     shown = [picture for j in judged if (picture := _picture(j))]
     parts += [picture_section(shown)] if shown else []

@@ -1,4 +1,6 @@
-"""Fits the segmentation model to mammograms with truth; this file alone of the room sees a training config, all it calls takes plain arguments."""
+"""Fits the segmentation model to mammograms with truth; this file alone of the room sees a training
+config, all it calls takes plain arguments.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,32 +35,44 @@ MAY_CHANGE = {"data.store", "init", "checkpoint", "measure"}  # between a fit an
 
 
 def fit(config: ConfigDict, workdir: Path) -> None:
-    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there is one.
+    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there
+    is one.
 
     Raises:
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
-      UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir` holds a fit of another config or other studies.
+      UserError: the store has no truth, `config.init` is an encoder of another shape, or `workdir`
+        holds a fit of another config or other studies.
     """
     model, shape = make_model(to_dict(config))
     measure = Measure(**config.measure.to_dict())
     tx = make_optimizer(config.steps, config.rows, **config.optimizer)
     keep_config(config, workdir, MAY_CHANGE)
     store = Store.open(config.data.store)
-    sampler = Sampler(store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix))
+    sampler = Sampler(
+        store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix)
+    )
     state = init_state(model, shape, tx, config.seed, config.init)
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
-    seen = {"key_fingerprint": store.key_fingerprint, "patients": _patients(store, config.data.splits), "studies": sampler.digest}
+    seen = {
+        "key_fingerprint": store.key_fingerprint,
+        "patients": _patients(store, config.data.splits),
+        "studies": sampler.digest,
+    }
     if config.init:
-        unknown = {"key_fingerprint": "unknown", "patients": []}  # of a checkpoint that does not say whom it has seen
+        # of a checkpoint that does not say whom it has seen
+        unknown = {"key_fingerprint": "unknown", "patients": []}
         seen = unite_patients(seen, restore_items(config.init, ())[1].get("pretraining") or unknown)
-    with Checkpoints(workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint) as checkpoints:
+    with Checkpoints(
+        workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint
+    ) as checkpoints:
         first, items = checkpoints.restore_newest(_items(state))
         if first:
             before = checkpoints.config_of(first)["pretraining"]
             check_studies(before, seen, config.data.store)
             checkpoints.config["pretraining"] = unite_patients(seen, before)
         else:
-            for stale in workdir.glob("mistakes-*.npz"):  # of a fit whose checkpoints were taken away
+            # of a fit whose checkpoints were taken away
+            for stale in workdir.glob("mistakes-*.npz"):
                 stale.unlink()
         state = _state(items)
         with Log(workdir, first, config.steps) as log:
@@ -66,8 +80,11 @@ def fit(config: ConfigDict, workdir: Path) -> None:
             for start, end in spans(first, config.steps, config.data.mine_at):
                 if mined := [at for at in config.data.mine_at if at <= start]:
                     finder = Finder(model, state["params"], shape, measure)
-                    sampler.look_at(mistakes(finder, sampler, workdir / f"mistakes-{mined[-1]}.npz"))
-                waiting: list[tuple[int, Mapping]] = []  # step n is dispatched before the numbers of step n - 1 are read
+                    sampler.look_at(
+                        mistakes(finder, sampler, workdir / f"mistakes-{mined[-1]}.npz")
+                    )
+                # step n is dispatched before the numbers of step n - 1 are read
+                waiting: list[tuple[int, Mapping]] = []
                 for step, batch in zip(range(start, end), _ahead(sampler, start, config.rows)):
                     state, metrics = step_fn(state, batch)
                     waiting.append((step, metrics))
@@ -83,7 +100,8 @@ def fit(config: ConfigDict, workdir: Path) -> None:
 
 
 def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int]]:
-    """The steps from `first` to `steps`, cut where hard negatives are looked for; `mine_at` ascends.
+    """The steps from `first` to `steps`, cut where hard negatives are looked for; `mine_at`
+    ascends.
 
     Example:
       >>> spans(5, 30, (10, 20))
@@ -93,14 +111,19 @@ def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int
     return list(pairwise(cuts))
 
 
-def init_state(model: TileSegmenter, shape: TileShape, tx: optax.GradientTransformation, seed: int, init: str) -> dict[str, Any]:
+def init_state(
+    model: TileSegmenter, shape: TileShape, tx: optax.GradientTransformation, seed: int, init: str
+) -> dict[str, Any]:
     """Parameters, the optimizer's moments and the step.
 
     Args:
-      init: a checkpoint whose encoder is gone on from, and whose head too where it is of another fit; "" for fresh weights.
+      init: a checkpoint whose encoder is gone on from, and whose head too where it is of another
+        fit; "" for fresh weights.
     """
     row = shape.empty(1)
-    params = jax.jit(lambda key, inputs: model.init(key, *inputs)["params"])(jax.random.key(seed), [row[name] for name in INPUTS])
+    params = jax.jit(lambda key, inputs: model.init(key, *inputs)["params"])(
+        jax.random.key(seed), [row[name] for name in INPUTS]
+    )
     if init:
         params = {**params, **_weights_of(init, model, params)}
     return {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
@@ -114,35 +137,72 @@ def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
     """
     config = restore_items(init, ())[1]
     theirs = make_encoder(**config["encoder"])
-    same = {field.name for field in fields(Encoder)} - {"parent", "name", "attention", "remat", "dtype", "drop_path"}
-    if other := sorted(name for name in same if getattr(theirs, name) != getattr(model.encoder, name)):
-        told = ", ".join(f"{name} {getattr(theirs, name)} and not {getattr(model.encoder, name)}" for name in other)
-        raise UserError(f"config.init: that checkpoint's encoder has {told}. Set config.encoder to that of its run, or pretrain one with this group.")
+    same = {field.name for field in fields(Encoder)} - {
+        "parent",
+        "name",
+        "attention",
+        "remat",
+        "dtype",
+        "drop_path",
+    }
+    if other := sorted(
+        name for name in same if getattr(theirs, name) != getattr(model.encoder, name)
+    ):
+        told = ", ".join(
+            f"{name} {getattr(theirs, name)} and not {getattr(model.encoder, name)}"
+            for name in other
+        )
+        raise UserError(
+            f"config.init: that checkpoint's encoder has {told}. Set config.encoder to that of its"
+            " run, or pretrain one with this group."
+        )
     weights = restore_items(init, ("encoder", "head") if "measure" in config else ("encoder",))[0]
-    if "head" in weights and jax.tree.map(jnp.shape, weights["head"]) != jax.tree.map(jnp.shape, params["head"]):
-        raise UserError(f"config.init: that checkpoint's head is another. Set config.head to that of its run: {config['head']}.")
+    if "head" in weights and jax.tree.map(jnp.shape, weights["head"]) != jax.tree.map(
+        jnp.shape, params["head"]
+    ):
+        raise UserError(
+            "config.init: that checkpoint's head is another. Set config.head to that of its run:"
+            f" {config['head']}."
+        )
     return weights
 
 
 def fit_step(
-    state: dict[str, Any], batch: Mapping[str, jax.Array], *, model: TileSegmenter, tx: optax.GradientTransformation
+    state: dict[str, Any],
+    batch: Mapping[str, jax.Array],
+    *,
+    model: TileSegmenter,
+    tx: optax.GradientTransformation,
 ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-    """(state, batch) -> (state, metrics). A step whose gradient is not finite changes nothing but the counter."""
+    """(state, batch) -> (state, metrics). A step whose gradient is not finite changes nothing but
+    the counter.
+    """
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits = model.apply({"params": params}, *(batch[name] for name in INPUTS))
         entropy, dice_loss = segmentation_loss(logits, batch["truth"], batch["counted"])
         found = (logits > 0) * batch["counted"]
-        hard = (2 * (found * batch["truth"]).sum() + 1) / ((found + batch["truth"] * batch["counted"]).sum() + 1)
+        hard = (2 * (found * batch["truth"]).sum() + 1) / (
+            (found + batch["truth"] * batch["counted"]).sum() + 1
+        )
         return 10 * entropy + dice_loss, {"entropy": entropy, "dice_loss": dice_loss, "dice": hard}
 
     (loss, seen), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-    new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state, "step": state["step"]}
+    new = {
+        "params": optax.apply_updates(state["params"], updates),
+        "opt_state": opt_state,
+        "step": state["step"],
+    }
     kept = jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, state)
-    return {**kept, "step": state["step"] + 1}, {"loss": loss, **seen, "grad_norm": norm, "skipped": (~finite).astype(jnp.int32)}
+    return {**kept, "step": state["step"] + 1}, {
+        "loss": loss,
+        **seen,
+        "grad_norm": norm,
+        "skipped": (~finite).astype(jnp.int32),
+    }
 
 
 def _ahead(sampler: Sampler, first: int, rows: int) -> Iterator[dict[str, Any]]:

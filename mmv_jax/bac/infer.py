@@ -1,4 +1,6 @@
-"""From a mammogram to its calcified pixels: tiled inference with overlap. Axes: Y X pixels of the file, y x of the working grid."""
+"""From a mammogram to its calcified pixels: tiled inference with overlap. Axes: Y X pixels of the
+file, y x of the working grid.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,11 +33,14 @@ class Measure:
 
     Attributes:
       threshold: a pixel is calcified from this probability on.
-      least_group_mm2: less calcified area than this that lies by itself (`groups`) shows no artery: it may be a hair on a film, a speck of noise.
-      least_mm2: a breast is reported to have none where any of its views shows less than this in larger groups. In any other all pixels count.
+      least_group_mm2: less calcified area than this that lies by itself (`groups`) shows no artery:
+        it may be a hair on a film, a speck of noise.
+      least_mm2: a breast is reported to have none where any of its views shows less than this in
+        larger groups. In any other all pixels count.
       of_views: the rule by which the views of a breast are put together: "mean" or "max".
       of_breasts: the rule by which the breasts of a woman are: "sum", "mean" or "max".
-      severity_mm2: a woman's area up to which calcification is zero, mild, moderate; above it is severe.
+      severity_mm2: a woman's area up to which calcification is zero, mild, moderate; above it is
+        severe.
     """
 
     threshold: float
@@ -47,14 +52,19 @@ class Measure:
 
     def __post_init__(self):
         if not 0 < self.threshold < 1 or not self.least_mm2 >= 0 or not self.least_group_mm2 >= 0:
-            said = f"threshold is {self.threshold}, least_mm2 {self.least_mm2} and least_group_mm2 {self.least_group_mm2}"
+            said = (
+                f"threshold is {self.threshold}, least_mm2 {self.least_mm2} and least_group_mm2"
+                f" {self.least_group_mm2}"
+            )
             raise UserError(f"config.measure: {said}, but must be between 0 and 1, and 0 or more.")
         check_rule(self.of_views, OF_VIEWS, "config.measure.of_views")
         check_rule(self.of_breasts, OF_BREASTS, "config.measure.of_breasts")
         severity(np.zeros(0), self.severity_mm2)  # refuses what are no three thresholds
 
     def confirms(self, sure_mm2: float) -> bool:
-        """Whether a breast is calcified each of whose views shows this much or more in groups that are no small ones."""
+        """Whether a breast is calcified each of whose views shows this much or more in groups that
+        are no small ones.
+        """
         return sure_mm2 > 0 and sure_mm2 >= self.least_mm2
 
 
@@ -74,12 +84,20 @@ class Finder:
         Args:
           overrides: words such as `--config.measure.of_views=max`.
         Raises:
-          UserError: no checkpoint, one without a head, or an override of what is not in the group `measure`.
+          UserError: no checkpoint, one without a head, or an override of what is not in the group
+            `measure`.
         """
         params, config = restore_items(checkpoint, ("encoder", "head"))
         if "measure" not in config:
-            raise UserError(f"--checkpoint {checkpoint}: it is no model of `mmv fit-bac`, and cannot tell calcium. Fit one: mmv fit-bac --help")
-        rules = {"least_group_mm2": Measure.least_group_mm2, **config["measure"], "severity_mm2": tuple(config["measure"]["severity_mm2"])}
+            raise UserError(
+                f"--checkpoint {checkpoint}: it is no model of `mmv fit-bac`, and cannot tell"
+                " calcium. Fit one: mmv fit-bac --help"
+            )
+        rules = {
+            "least_group_mm2": Measure.least_group_mm2,
+            **config["measure"],
+            "severity_mm2": tuple(config["measure"]["severity_mm2"]),
+        }
         group = ConfigDict({"measure": rules}).lock()
         for word in overrides:
             set_by_word(group, word)
@@ -90,32 +108,53 @@ class Finder:
         return replace(self, measure=replace(self.measure, **changes))
 
     def probabilities(
-        self, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float], *, mirrored: bool = False
+        self,
+        voxels: Shaped[np.ndarray, "Y X"],
+        spacing_mm: tuple[float, float],
+        *,
+        mirrored: bool = False,
     ) -> tuple[Float[np.ndarray, "y x"], Frame]:
-        """The probability of calcified artery at each pixel of the working grid, 0 outside of the breast; and the frame of the view.
+        """The probability of calcified artery at each pixel of the working grid, 0 outside of the
+        breast; and the frame of the view.
 
         Args:
           spacing_mm: (y, x) in the plane of the breast; NaN where unknown.
-          mirrored: the mean with what the model says of each tile's mirror image, for twice the time (docs/results.md).
+          mirrored: the mean with what the model says of each tile's mirror image, for twice the
+            time (docs/results.md).
         """
         frame = Frame.of(voxels, spacing_mm)
         values = averaged(voxels, frame.factor)
         blend = Blend(frame.shape, self.shape)
         known = nominal(spacing_mm, voxels.shape)
-        tiles = tiles_of(values, frame, (known[0] * frame.factor, known[1] * frame.factor), self.shape)
+        tiles = tiles_of(
+            values, frame, (known[0] * frame.factor, known[1] * frame.factor), self.shape
+        )
         for some in _groups(tiles, ROWS * self.shape.per_row):
             found = self._of_tiles(some)
             if mirrored:
-                turned = [replace(tile, image=tile.image[:, ::-1], breast=tile.breast[:, ::-1]) for tile in some]
-                found = [(one + other[:, ::-1]) / 2 for one, other in zip(found, self._of_tiles(turned))]
+                turned = [
+                    replace(tile, image=tile.image[:, ::-1], breast=tile.breast[:, ::-1])
+                    for tile in some
+                ]
+                found = [
+                    (one + other[:, ::-1]) / 2 for one, other in zip(found, self._of_tiles(turned))
+                ]
             for tile, own in zip(some, found):
                 blend.add(tile.start, own)
-        return np.where(frame.breast_pixels((0, 0), frame.shape), blend.mean(), np.float32(0)), frame
+        return (
+            np.where(frame.breast_pixels((0, 0), frame.shape), blend.mean(), np.float32(0)),
+            frame,
+        )
 
     def seen(
-        self, found: Float[np.ndarray, "y x"], frame: Frame, shape: tuple[int, ...], spacing_mm: tuple[float, float]
+        self,
+        found: Float[np.ndarray, "y x"],
+        frame: Frame,
+        shape: tuple[int, ...],
+        spacing_mm: tuple[float, float],
     ) -> tuple[Bool[np.ndarray, "Y X"], float]:
-        """(the pixels of the file that look calcified, how many mm² of them lie in groups that are no small ones).
+        """(the pixels of the file that look calcified, how many mm² of them lie in groups that are
+        no small ones).
 
         Args:
           found, frame: as of `probabilities`.
@@ -125,7 +164,9 @@ class Finder:
         coarse = (pixel[0] * frame.factor, pixel[1] * frame.factor)
         mask = found >= self.measure.threshold
         sure = without_small(mask, coarse, self.measure.least_group_mm2)
-        return enlarged(mask, frame.factor, (shape[0], shape[1])), float(sure.sum() * coarse[0] * coarse[1])
+        return enlarged(mask, frame.factor, (shape[0], shape[1])), float(
+            sure.sum() * coarse[0] * coarse[1]
+        )
 
     def _of_tiles(self, tiles: Sequence[Tile]) -> list[Float[np.ndarray, "T T"]]:
         batch = pack(tiles, self.shape, ROWS)
@@ -134,7 +175,9 @@ class Finder:
 
     @cached_property
     def _predict(self):
-        return jax.jit(lambda params, *inputs: jax.nn.sigmoid(self.model.apply({"params": params}, *inputs)))
+        return jax.jit(
+            lambda params, *inputs: jax.nn.sigmoid(self.model.apply({"params": params}, *inputs))
+        )
 
 
 def _groups(tiles: Iterator[Tile], size: int) -> Iterator[list[Tile]]:

@@ -1,6 +1,8 @@
-"""Hard negatives: where a model that is half learned takes something else for calcified artery, so that the rest of the fit looks there.
+"""Hard negatives: where a model that is half learned takes something else for calcified artery, so
+that the rest of the fit looks there.
 
-Source: bootstrapping as of Sung and Poggio (IEEE PAMI 20:39, 1998); Shrivastava et al. (arXiv 1604.03540), section 3.
+Source: bootstrapping as of Sung and Poggio (IEEE PAMI 20:39, 1998); Shrivastava et al. (arXiv
+  1604.03540), section 3.
 """
 
 import os
@@ -19,10 +21,12 @@ TAKEN = 0.5  # probability from which a pixel is taken for calcified artery
 
 
 def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarray, "n 2"]]:
-    """Points [row, column] on the working grid of each view of the sampler that the model takes for calcified artery, off all that are.
+    """Points [row, column] on the working grid of each view of the sampler that the model takes for
+    calcified artery, off all that are.
 
     Args:
-      path: where they are kept; read where they are there already, so that a fit that was stopped goes on with the same.
+      path: where they are kept; read where they are there already, so that a fit that was stopped
+        goes on with the same.
     Raises:
       UserError: what is kept is of another number of views.
     """

@@ -1,4 +1,5 @@
-"""The segmentation model: the project's encoder over tiles of a mammogram, and a head that refines its tokens to single pixels.
+"""The segmentation model: the project's encoder over tiles of a mammogram, and a head that refines
+its tokens to single pixels.
 
 Axes: B rows, L tokens, S tiles of a row, K patches of a tile, T pixels along a tile, N = B S tiles,
 Y X blocks of a tile, C channels, P voxels of a patch, D width.
@@ -20,11 +21,14 @@ from mmv_jax.models.sizes import make_encoder
 from mmv_jax.ops.pool import gather_tokens
 
 BLOCK = 2  # pixels along a block of the pixel head
-INPUTS = ("patches", "coords_mm", "kinds", "segment_ids", "images", "places")  # the arrays of `tiles.pack`, in the order of the model's arguments
+# the arrays of `tiles.pack`, in the order of the model's arguments
+INPUTS = ("patches", "coords_mm", "kinds", "segment_ids", "images", "places")
 
 
 class PixelConv(nn.Module):
-    """A 3 by 3 convolution as one matrix product of shifted images: on a CPU its backward pass is several times as fast as XLA's convolution."""
+    """A 3 by 3 convolution as one matrix product of shifted images: on a CPU its backward pass is
+    several times as fast as XLA's convolution.
+    """
 
     channels: int
 
@@ -37,21 +41,26 @@ class PixelConv(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Logits of single pixels from tokens and from the pixels themselves: a U-Net whose coarsest level is the grid of tokens.
+    """Logits of single pixels from tokens and from the pixels themselves: a U-Net whose coarsest
+    level is the grid of tokens.
 
-    What a token knows of the neighbourhood (is this a vessel?) meets what the pixels show (where does the calcium end?): a calcification is thinner
-    than a patch. The first level works on blocks of `BLOCK` by `BLOCK` pixels, whose pixels are channels, so that nothing of the resolution is
+    What a token knows of the neighbourhood (is this a vessel?) meets what the pixels show (where
+    does the calcium end?): a calcification is thinner than a patch. The first level works on blocks
+    of `BLOCK` by `BLOCK` pixels, whose pixels are channels, so that nothing of the resolution is
     lost; each further one halves the grid and doubles the channels.
 
-    Source: convolutions down to a transformer's tokens and up again as in TransUNet (arXiv 2102.04306), pixels as channels and back as in Shi et
-    al. (arXiv 1609.05158); the layout is our own.
+    Source: convolutions down to a transformer's tokens and up again as in TransUNet (arXiv
+    2102.04306), pixels as channels and back as in Shi et al. (arXiv 1609.05158); the layout is our
+    own.
     """
 
     patch: tuple[int, int]
     channels: int
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "N K D"], images: Float[Array, "N T T"]) -> Float[Array, "N T T"]:
+    def __call__(
+        self, tokens: Float[Array, "N K D"], images: Float[Array, "N T T"]
+    ) -> Float[Array, "N T T"]:
         levels = (self.patch[0] // BLOCK).bit_length()
         x = nn.gelu(PixelConv(self.channels, name="entry")(to_channels(images[..., None])))
         skips = []
@@ -64,8 +73,11 @@ class PixelHead(nn.Module):
         for level in range(levels - 1, 0, -1):
             x = to_pixels(nn.Dense(4 * skips[-1].shape[-1], name=f"up_{level}")(x)) + skips.pop()
             x = x + nn.gelu(PixelConv(x.shape[-1], name=f"up_conv_{level}")(x))
-        # Calcium is rare: begin with a probability of 2 %, so that the first steps do not only learn that.
-        return to_pixels(nn.Dense(BLOCK**2, bias_init=nn.initializers.constant(-4.0), name="logit")(x))[..., 0]
+        # Calcium is rare: begin with a probability of 2 %, so that the first steps do not only
+        # learn that.
+        return to_pixels(
+            nn.Dense(BLOCK**2, bias_init=nn.initializers.constant(-4.0), name="logit")(x)
+        )[..., 0]
 
 
 def to_channels(x: Float[Array, "N Y X C"]) -> Float[Array, "N y x _"]:
@@ -79,7 +91,9 @@ def to_pixels(x: Float[Array, "N y x _"]) -> Float[Array, "N Y X C"]:
 
 
 class TileSegmenter(nn.Module):
-    """Logits of calcified artery for the pixels of every tile of packed rows. `params` holds "encoder" and "head"."""
+    """Logits of calcified artery for the pixels of every tile of packed rows. `params` holds
+    "encoder" and "head".
+    """
 
     encoder: Encoder
     channels: int = 16
@@ -96,7 +110,9 @@ class TileSegmenter(nn.Module):
         images: Float[Array, "B S T T"],
         places: Int[Array, "B S K"],
     ) -> Float[Array, "B S T T"]:
-        """See `tiles.pack` for the arguments. A dropped patch gives zeros to the head; what it says there is not read."""
+        """See `tiles.pack` for the arguments. A dropped patch gives zeros to the head; what it says
+        there is not read.
+        """
         tokens = self.encoder(patches, coords_mm, kinds, segment_ids)["tokens"]
         rows, tiles, cells = places.shape
         of_tiles = gather_tokens(tokens, places.reshape(rows, -1)).reshape(rows * tiles, cells, -1)
@@ -104,26 +120,39 @@ class TileSegmenter(nn.Module):
 
 
 def segmentation_loss(
-    logits: Float[Array, "B S T T"], truth: Float[Array, "B S T T"], counted: Float[Array, "B S T T"]
+    logits: Float[Array, "B S T T"],
+    truth: Float[Array, "B S T T"],
+    counted: Float[Array, "B S T T"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(cross-entropy, one minus soft Dice) over the pixels where `counted` is 1; Dice over the batch as a whole, since most tiles have no calcium.
+    """(cross-entropy, one minus soft Dice) over the pixels where `counted` is 1; Dice over the
+    batch as a whole, since most tiles have no calcium.
 
-    Source: the sum of both is the loss of nnU-Net (Isensee et al., Nature Methods 18:203, 2021); soft Dice, Milletari et al. (arXiv 1606.04797).
+    Source: the sum of both is the loss of nnU-Net (Isensee et al., Nature Methods 18:203, 2021);
+      soft Dice, Milletari et al. (arXiv 1606.04797).
     """
     entropy = jnp.logaddexp(0.0, logits) - truth * logits
     probability = jax.nn.sigmoid(logits) * counted
     overlap, total = (probability * truth).sum(), (probability + truth * counted).sum()
-    return (entropy * counted).sum() / jnp.maximum(counted.sum(), 1.0), 1 - (2 * overlap + 1) / (total + 1)
+    return (entropy * counted).sum() / jnp.maximum(counted.sum(), 1.0), 1 - (2 * overlap + 1) / (
+        total + 1
+    )
 
 
 def make_model(config: Mapping[str, Any]) -> tuple[TileSegmenter, TileShape]:
-    """The model and the shape of its rows, from the groups `encoder`, `head` and `tiles` of a config, as Python or JSON holds them.
+    """The model and the shape of its rows, from the groups `encoder`, `head` and `tiles` of a
+    config, as Python or JSON holds them.
 
     Raises:
       UserError: patches that the levels of the pixel head do not lead to.
     """
-    encoder = make_encoder(**{**config["encoder"], "patch": tuple(config["encoder"]["patch"])})  # JSON has no tuples
+    # JSON has no tuples
+    encoder = make_encoder(**{**config["encoder"], "patch": tuple(config["encoder"]["patch"])})
     _, height, width = encoder.patch
     if height != width or height < BLOCK or height & (height - 1):
-        raise UserError(f"config.encoder.patch is {encoder.patch}, but its height and width must be one power of 2, from {BLOCK} on: (1, 8, 8).")
-    return TileSegmenter(encoder, **config["head"]), TileShape(**config["tiles"], patch=encoder.patch, registers=encoder.registers)
+        raise UserError(
+            f"config.encoder.patch is {encoder.patch}, but its height and width must be one power"
+            f" of 2, from {BLOCK} on: (1, 8, 8)."
+        )
+    return TileSegmenter(encoder, **config["head"]), TileShape(
+        **config["tiles"], patch=encoder.patch, registers=encoder.registers
+    )

@@ -1,4 +1,6 @@
-"""Agreement with the truth as parts of a page: tables, the plot of Bland and Altman, and views with both outlines."""
+"""Agreement with the truth as parts of a page: tables, the plot of Bland and Altman, and views with
+both outlines.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +18,9 @@ from mmv_jax.report.page import Cell, Section, Strip, Table
 
 WORDS = {
     "dice": "Dice of calcified pixels, mean over views with calcification",
-    "dice_seen": "the same of all that looks calcified, also in breasts that are reported to have none",
+    "dice_seen": (
+        "the same of all that looks calcified, also in breasts that are reported to have none"
+    ),
     "dice_pooled": "Dice of calcified pixels, all views together",
     "area_r2": "R² of the area about the identity",
     "area_mae": "mean absolute error of the area, mm²",
@@ -27,20 +31,35 @@ WORDS = {
 SHOWN = 360  # pixels along the part of a view that is shown
 
 
-def agreement_sections(views: Mapping[str, Interval], women: Mapping[str, Interval], areas: Compared, thresholds: Sequence[float]) -> list[Section]:
+def agreement_sections(
+    views: Mapping[str, Interval],
+    women: Mapping[str, Interval],
+    areas: Compared,
+    thresholds: Sequence[float],
+) -> list[Section]:
     """The tables and figures of the agreement of measured with true areas."""
     lines = [
-        [Cell(f"{WORDS[name]} ({where})"), _score(score)] for where, scores in (("views", views), ("women", women)) for name, score in scores.items()
+        [Cell(f"{WORDS[name]} ({where})"), _score(score)]
+        for where, scores in (("views", views), ("women", women))
+        for name, score in scores.items()
     ]
     mean, low, high = areas.limits
-    told = f"Found minus true area of women: {mean:+.2f} mm² on average, limits of agreement {low:.2f} to {high:.2f} mm²."
+    told = (
+        f"Found minus true area of women: {mean:+.2f} mm² on average, limits of agreement {low:.2f}"
+        f" to {high:.2f} mm²."
+    )
     table = [[Cell(f"truly {name}"), *(_count(int(n), i == j) for j, n in enumerate(counts))] for i, (name, counts) in enumerate(
         zip(SEVERITIES, severity_table(areas, thresholds))
     )]  # fmt: skip
     return [
-        Section("Agreement with the truth", tables=[Table(["", "value (95 % interval, by women)"], lines)]),
+        Section(
+            "Agreement with the truth",
+            tables=[Table(["", "value (95 % interval, by women)"], lines)],
+        ),
         Section("Areas", [told], figures=[bland_altman(areas)]),
-        Section("Severity", tables=[Table(["women", *(f"found {name}" for name in SEVERITIES)], table)]),
+        Section(
+            "Severity", tables=[Table(["women", *(f"found {name}" for name in SEVERITIES)], table)]
+        ),
     ]
 
 
@@ -61,18 +80,36 @@ def bland_altman(areas: Compared) -> str:
         top = 1.05 * max(float(areas.truth.max()), float(areas.found.max()), 1.0)
         left.plot([0, top], [0, top], color="#bbbbbb", linewidth=0.8)
         left.plot(areas.truth, areas.found, "o", color=COLOURS[0], markersize=4, alpha=0.7)
-        left.set(xlabel="true area (mm²)", ylabel="found area (mm²)", aspect="equal", xlim=(-0.02 * top, top), ylim=(-0.02 * top, top))
+        left.set(
+            xlabel="true area (mm²)",
+            ylabel="found area (mm²)",
+            aspect="equal",
+            xlim=(-0.02 * top, top),
+            ylim=(-0.02 * top, top),
+        )
         for y, style in ((low, "--"), (mean, "-"), (high, "--")):
             right.axhline(y, color=COLOURS[5], linewidth=1, linestyle=style)
-        right.plot((areas.truth + areas.found) / 2, areas.found - areas.truth, "o", color=COLOURS[0], markersize=4, alpha=0.7)
+        right.plot(
+            (areas.truth + areas.found) / 2,
+            areas.found - areas.truth,
+            "o",
+            color=COLOURS[0],
+            markersize=4,
+            alpha=0.7,
+        )
         right.set(xlabel="mean of both (mm²)", ylabel="found − true (mm²)")
         return svg(figure, "Agreement of areas, after Bland and Altman")
 
 
 def outlined_part(
-    voxels: Shaped[np.ndarray, "Y X"], truth: Bool[np.ndarray, "Y X"], found: Bool[np.ndarray, "Y X"], caption: str
+    voxels: Shaped[np.ndarray, "Y X"],
+    truth: Bool[np.ndarray, "Y X"],
+    found: Bool[np.ndarray, "Y X"],
+    caption: str,
 ) -> tuple[str, str] | None:
-    """The part of a view with most of either mask, the truth outlined in green and what was found in orange; None where both are empty."""
+    """The part of a view with most of either mask, the truth outlined in green and what was found
+    in orange; None where both are empty.
+    """
     either = (truth | found).astype(np.float32)
     if not either.any():
         return None
@@ -81,7 +118,15 @@ def outlined_part(
     middle = np.unravel_index(int(np.argmax(density)), density.shape)
     start = [int(np.clip(m - s // 2, 0, n - s)) for m, s, n in zip(middle, size, voxels.shape)]
     box = np.s_[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
-    return outlined(_grey(voxels[box]), [(truth[box], COLOURS[3]), (found[box], COLOURS[5])], caption, 2 * SHOWN), caption
+    return (
+        outlined(
+            _grey(voxels[box]),
+            [(truth[box], COLOURS[3]), (found[box], COLOURS[5])],
+            caption,
+            2 * SHOWN,
+        ),
+        caption,
+    )
 
 
 def _grey(part: Shaped[np.ndarray, "Y X"]) -> Float[np.ndarray, "Y X"]:
@@ -90,4 +135,8 @@ def _grey(part: Shaped[np.ndarray, "Y X"]) -> Float[np.ndarray, "Y X"]:
 
 
 def picture_section(shown: Sequence[tuple[str, str]]) -> Section:
-    return Section("What it found", ["Green: the truth. Orange: found."], strips=[Strip([image]) for image in shown])
+    return Section(
+        "What it found",
+        ["Green: the truth. Orange: found."],
+        strips=[Strip([image]) for image in shown],
+    )

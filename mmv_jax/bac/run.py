@@ -29,8 +29,8 @@ class Found:
 
     Attributes:
       probability: of calcified artery.
-      mask, sure_mm2: the file's pixels that look calcified, and how much of them is sure (`Finder.seen`); whether they count, all views of a
-        breast say together (`areas.confirmed`).
+      mask, sure_mm2: the file's pixels that look calcified, and how much of them is sure
+        (`Finder.seen`); whether they count, all views of a breast say together (`areas.confirmed`).
     """
 
     mammogram: Mammogram
@@ -43,7 +43,18 @@ class Found:
     def result(self, woman: str) -> ViewResult:
         m = self.mammogram
         area = area_mm2(self.mask, m.spacing_mm)
-        return ViewResult(m.entry.number, woman, m.side, m.view, self.remark, m.spacing_mm, int(self.mask.sum()), area, self.sure_mm2, m.date)
+        return ViewResult(
+            m.entry.number,
+            woman,
+            m.side,
+            m.view,
+            self.remark,
+            m.spacing_mm,
+            int(self.mask.sum()),
+            area,
+            self.sure_mm2,
+            m.date,
+        )
 
 
 def find(finder: Finder, mammogram: Mammogram) -> Found:
@@ -51,11 +62,21 @@ def find(finder: Finder, mammogram: Mammogram) -> Found:
     voxels = mammogram.study.voxels[0]
     probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm, mirrored=True)
     seen = finder.seen(probabilities, frame, voxels.shape, mammogram.spacing_mm)
-    return Found(mammogram, probabilities, frame, *seen, mammogram.remark if frame.breast.any() else "no breast is seen")
+    return Found(
+        mammogram,
+        probabilities,
+        frame,
+        *seen,
+        mammogram.remark if frame.breast.any() else "no breast is seen",
+    )
 
 
-def find_all(finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, str], None]) -> Iterator[Found]:
-    """Each mammogram that can be read, in order, with a line of progress; `refuse` is told the number and the reason of each other one."""
+def find_all(
+    finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, str], None]
+) -> Iterator[Found]:
+    """Each mammogram that can be read, in order, with a line of progress; `refuse` is told the
+    number and the reason of each other one.
+    """
     for n, entry in enumerate(entries, start=1):
         try:
             mammogram = read_mammogram(entry)
@@ -65,14 +86,28 @@ def find_all(finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, st
         yield find(finder, mammogram)
         live = sys.stderr.isatty()
         if live or n % 20 == 0 or n == len(entries):
-            print(f"mammograms: {n} of {len(entries)}", end="\r" if live and n < len(entries) else "\n", file=sys.stderr, flush=True)
+            print(
+                f"mammograms: {n} of {len(entries)}",
+                end="\r" if live and n < len(entries) else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
-def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrides: Sequence[str] = (), key_path: Path | None = None) -> str:
+def measure_files(
+    files: Sequence[Path],
+    checkpoint: Path,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    key_path: Path | None = None,
+) -> str:
     """`mmv bac`: measures mammograms and writes what was found into `out`.
 
-    `views.csv`, `breasts.csv`, `women.csv`; `overlays/NUMBER_SIDE_VIEW.png`; `segmentations/NUMBER.dcm` of DICOM files with calcification. NUMBER is
-    that of the mammogram in the order given; women are named by a keyed hash. What an earlier run left in `out` is taken away first.
+    `views.csv`, `breasts.csv`, `women.csv`; `overlays/NUMBER_SIDE_VIEW.png`;
+    `segmentations/NUMBER.dcm` of DICOM files with calcification. NUMBER is that of the mammogram in
+    the order given; women are named by a keyed hash. What an earlier run left in `out` is taken
+    away first.
 
     Args:
       key_path: the key of the hashes; made beside `out` (`OUT.key`) where it is missing.
@@ -87,7 +122,8 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
     finder = Finder.restore(checkpoint, overrides)
     for folder, kind in (*PICTURES.items(), (".", "*.csv")):
         (out / folder).mkdir(parents=True, exist_ok=True)
-        for stale in (out / folder).glob(kind):  # of other files, perhaps of other women, under the same numbers
+        # of other files, perhaps of other women, under the same numbers
+        for stale in (out / folder).glob(kind):
             stale.unlink()
     key = _key(key_path or out.with_name(out.name + ".key"))
     refused = [(number, f"manifest line {number}: {reason}") for number, reason in bad_lines]
@@ -95,7 +131,10 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
     def refuse(number: int, reason: str) -> None:
         refused.append((number, f"file {number}: {reason}"))
 
-    views, masks = list[ViewResult](), list[tuple[Entry, tuple[int, ...], Shaped[np.ndarray, " bytes"]]]()
+    views, masks = (
+        list[ViewResult](),
+        list[tuple[Entry, tuple[int, ...], Shaped[np.ndarray, " bytes"]]](),
+    )
     for found in find_all(finder, entries, refuse):
         views.append(found.result(key.hash("patient", found.mammogram.patient_id)))
         masks.append((found.mammogram.entry, found.mask.shape, np.packbits(found.mask)))
@@ -106,20 +145,29 @@ def measure_files(files: Sequence[Path], checkpoint: Path, out: Path, *, overrid
     write_views(out / "views.csv", views)
     write_table(out / "breasts.csv", breasts, BreastResult)
     write_table(out / "women.csv", women, WomanResult)
-    for view, (entry, shape, bits) in zip(views, masks):  # each file is read once more: the pixels of all at once would fill the memory
+    # each file is read once more: the pixels of all at once would fill the memory
+    for view, (entry, shape, bits) in zip(views, masks):
         mask = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
         try:
             _write_pictures(out, read_mammogram(entry), mask & (view.pixels > 0))
         except Refused as why:
             refuse(entry.number, f"not all of its pictures are written: {why}")
-    words = [*(reason for _, reason in refused), *(f"file {v.number} does not count: {v.remark}" for v in views if v.remark)]
+    words = [
+        *(reason for _, reason in refused),
+        *(f"file {v.number} does not count: {v.remark}" for v in views if v.remark),
+    ]
     if all(np.isnan(woman.area_mm2) for woman in women):
-        raise WorkFailed("\n".join(["No area in mm² could be given; views.csv has what was found, in pixels.", *words]))
+        raise WorkFailed(
+            "\n".join(
+                ["No area in mm² could be given; views.csv has what was found, in pixels.", *words]
+            )
+        )
     return "\n".join([_table(women), *words, "", f"tables, overlays and segmentations: {out}"])
 
 
 def _write_pictures(out: Path, m: Mammogram, mask: Bool[np.ndarray, "Y X"]) -> None:
-    """The overlay of a mammogram and, where it is a DICOM file with calcification, its segmentation.
+    """The overlay of a mammogram and, where it is a DICOM file with calcification, its
+    segmentation.
 
     Raises:
       Refused: the file is not the one that was measured, or lacks what a segmentation needs.
@@ -131,9 +179,15 @@ def _write_pictures(out: Path, m: Mammogram, mask: Bool[np.ndarray, "Y X"]) -> N
     overlay(voxels, mask).save(out / "overlays" / f"{name}.png")
     if mask.any() and format_of(m.entry.path) == "dicom":
         with refusing():
-            written = write_segmentation(out / "segmentations" / f"{m.entry.number:04d}.dcm", m.entry.path, mask)
+            written = write_segmentation(
+                out / "segmentations" / f"{m.entry.number:04d}.dcm", m.entry.path, mask
+            )
         if not written:
-            raise Refused("unreadable", "a DICOM segmentation cannot refer to this file, which lacks a study, a frame or an orientation")
+            raise Refused(
+                "unreadable",
+                "a DICOM segmentation cannot refer to this file, which lacks a study, a frame or an"
+                " orientation",
+            )
 
 
 def _key(path: Path) -> Key:
@@ -142,5 +196,7 @@ def _key(path: Path) -> Key:
 
 def _table(women: Sequence[WomanResult]) -> str:
     lines = [f"{'woman':<18}{'views':>6}{'area mm²':>10}  severity"]
-    lines += [f"{w.woman:<18}{w.views:>6}{w.area_mm2:>10.2f}  {w.severity or 'unknown'}" for w in women]
+    lines += [
+        f"{w.woman:<18}{w.views:>6}{w.area_mm2:>10.2f}  {w.severity or 'unknown'}" for w in women
+    ]
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""Training tiles from a store of mammograms with truth: which tile is in which step follows from (seed, step) alone. Axes: as in `tiles`."""
+"""Training tiles from a store of mammograms with truth: which tile is in which step follows from
+(seed, step) alone. Axes: as in `tiles`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +17,20 @@ from mmv_jax.store.read import Store
 MASK = "bac"  # the store's name of the truth
 KINDS = ("calcified", "bright", "mistaken", "breast")
 POINTS = 400  # remembered of a view and kind
-BRIGHT, BROAD = 0.997, 5.0  # the share of a breast that is less bright than its neighbourhood (a Gaussian, in pixels) than what resembles calcium
+# the share of a breast that is less bright than its neighbourhood (a Gaussian, in pixels) than what
+# resembles calcium
+BRIGHT, BROAD = 0.997, 5.0
 APART = 8  # pixels between such a point and any calcified artery
 
 
 @dataclass(frozen=True)
 class Known:
-    """A training view as the sampler remembers it: points [n, 2] on the working grid, of calcified artery, of what resembles it, of any breast.
+    """A training view as the sampler remembers it: points [n, 2] on the working grid, of calcified
+    artery, of what resembles it, of any breast.
 
     Attributes:
-      mistaken: what a model took for calcified artery (`mine.mistakes`); none until there is a model.
+      mistaken: what a model took for calcified artery (`mine.mistakes`); none until there is a
+        model.
     """
 
     study: int
@@ -37,32 +43,55 @@ class Known:
 
 
 class Sampler:
-    """Draws tiles: around calcified artery, around what resembles it, around what was mistaken for it, and from anywhere in a breast.
+    """Draws tiles: around calcified artery, around what resembles it, around what was mistaken for
+    it, and from anywhere in a breast.
 
     Args:
       splits: whose studies are drawn.
-      mix: the shares of `KINDS`. While nothing is known to be mistaken, its share is drawn around what resembles artery.
+      mix: the shares of `KINDS`. While nothing is known to be mistaken, its share is drawn around
+        what resembles artery.
     Attributes:
       digest: of the studies that are drawn from, in their order (`Store.digest`).
     Raises:
-      UserError: `mix` has another number of shares; no study of these splits has the truth, or none has any calcification.
+      UserError: `mix` has another number of shares; no study of these splits has the truth, or none
+        has any calcification.
     """
 
-    def __init__(self, store: Store, shape: TileShape, *, seed: int, splits: tuple[str, ...], mix: tuple[float, float, float, float]):
+    def __init__(
+        self,
+        store: Store,
+        shape: TileShape,
+        *,
+        seed: int,
+        splits: tuple[str, ...],
+        mix: tuple[float, float, float, float],
+    ):
         if len(mix) != len(KINDS):
-            raise UserError(f"config.data.mix has {len(mix)} shares, but must have one for each kind of tile: {', '.join(KINDS)}.")
-        self._store, self._shape, self._seed, self._mix = store, shape, seed, np.cumsum(mix) / sum(mix)
+            raise UserError(
+                f"config.data.mix has {len(mix)} shares, but must have one for each kind of tile:"
+                f" {', '.join(KINDS)}."
+            )
+        self._store, self._shape, self._seed, self._mix = (
+            store,
+            shape,
+            seed,
+            np.cumsum(mix) / sum(mix),
+        )
         index = store.index
         named = np.array([MASK in masks.split(",") for masks in index["masks"]])
         lines = np.flatnonzero(index["split"].isin(splits).to_numpy() & named)
         if not len(lines):
-            raise UserError(f"config.data: the store has no study of {', '.join(splits)} with a {MASK}_mask. Ingest a manifest that has this column.")
+            raise UserError(
+                f"config.data: the store has no study of {', '.join(splits)} with a {MASK}_mask."
+                " Ingest a manifest that has this column."
+            )
         self.digest = store.digest(lines)
         self._views = [self._look(int(i)) for i in lines]
         self._index_kinds()
         if not self._kinds["calcified"]:
             raise UserError(
-                f"config.data: in none of the {len(lines)} studies of {', '.join(splits)} is an artery calcified: nothing can be learned."
+                f"config.data: in none of the {len(lines)} studies of {', '.join(splits)} is an"
+                " artery calcified: nothing can be learned."
             )
 
     def __len__(self) -> int:
@@ -72,27 +101,44 @@ class Sampler:
         """(voxels, spacing of the file in mm) of each view, in the sampler's order."""
         for view in self._views:
             line = self._store.index.iloc[view.study]
-            yield self._store.read_study(view.study).voxels[0], (float(line["spacing_y"]), float(line["spacing_x"]))
+            yield (
+                self._store.read_study(view.study).voxels[0],
+                (
+                    float(line["spacing_y"]),
+                    float(line["spacing_x"]),
+                ),
+            )
 
     def off_arteries(self, view: int, where: Bool[np.ndarray, "y x"]) -> Int[np.ndarray, "n 2"]:
-        """Some of the points of a mask on a view's working grid that lie apart from every calcified artery."""
+        """Some of the points of a mask on a view's working grid that lie apart from every calcified
+        artery.
+        """
         known = self._views[view]
-        near = ndimage.maximum_filter(self._read_truth(known.study, known.frame, (0, 0), known.frame.shape), 2 * APART + 1)
+        near = ndimage.maximum_filter(
+            self._read_truth(known.study, known.frame, (0, 0), known.frame.shape), 2 * APART + 1
+        )
         return _some(np.random.default_rng([self._seed, known.study, 2]), where & ~near)
 
     def look_at(self, mistaken: Sequence[Int[np.ndarray, "n 2"]]) -> None:
         """From now on tiles are drawn around these points too, given for each view."""
-        self._views = [replace(view, mistaken=points) for view, points in zip(self._views, mistaken, strict=True)]
+        self._views = [
+            replace(view, mistaken=points)
+            for view, points in zip(self._views, mistaken, strict=True)
+        ]
         self._index_kinds()
 
     def batch(self, step: int, rows: int) -> dict[str, np.ndarray]:
-        """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T] (1 where a pixel is breast and counts)."""
+        """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T] (1 where a pixel is
+        breast and counts).
+        """
         rng = np.random.default_rng([self._seed, step])
         drawn = [self._draw(rng) for _ in range(rows * self._shape.per_row)]
         batch = pack([tile for tile, _ in drawn], self._shape, rows)
         side = (rows, self._shape.per_row, self._shape.tile, self._shape.tile)
         batch["truth"] = np.stack([truth for _, truth in drawn]).reshape(side).astype(np.float32)
-        batch["counted"] = np.stack([tile.breast for tile, _ in drawn]).reshape(side).astype(np.float32)
+        batch["counted"] = (
+            np.stack([tile.breast for tile, _ in drawn]).reshape(side).astype(np.float32)
+        )
         return batch
 
     def _look(self, study: int) -> Known:
@@ -107,14 +153,23 @@ class Sampler:
         near = ndimage.maximum_filter(truth, 2 * APART + 1)
         rng = np.random.default_rng([self._seed, study, 1])
         peaks = seen - ndimage.gaussian_filter(seen, BROAD)
-        resembling = inside & ~near & (peaks > np.quantile(peaks[inside], BRIGHT)) if inside.any() else inside
+        resembling = (
+            inside & ~near & (peaks > np.quantile(peaks[inside], BRIGHT))
+            if inside.any()
+            else inside
+        )
         calcified, bright, breast = (_some(rng, where) for where in (truth, resembling, inside))
         factor, (y, x) = frame.factor, nominal(spacing, voxels.shape)
-        return Known(study, frame, (y * factor, x * factor), calcified, bright, calcified[:0], breast)
+        return Known(
+            study, frame, (y * factor, x * factor), calcified, bright, calcified[:0], breast
+        )
 
     def _index_kinds(self) -> None:
         """Which views have points of a kind."""
-        self._kinds = {kind: [n for n, view in enumerate(self._views) if len(getattr(view, kind))] for kind in KINDS}
+        self._kinds = {
+            kind: [n for n, view in enumerate(self._views) if len(getattr(view, kind))]
+            for kind in KINDS
+        }
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tile, Bool[np.ndarray, "T T"]]:
         kind = KINDS[int(np.searchsorted(self._mix, rng.random()))]
@@ -123,23 +178,32 @@ class Sampler:
         points = getattr(view, kind)
         tile = self._shape.tile
         size = (min(tile, view.frame.shape[0]), min(tile, view.frame.shape[1]))
-        corner = points[rng.integers(len(points))] - rng.integers(0, tile, 2)  # the point lies anywhere in the tile
+        # the point lies anywhere in the tile
+        corner = points[rng.integers(len(points))] - rng.integers(0, tile, 2)
         y, x = (int(np.clip(c, 0, n - s)) for c, n, s in zip(corner, view.frame.shape, size))
         f = view.frame.factor
-        box = self._store.read_box(view.study, *_file_box((y, x), size, f, self._grid(view.study)))[0]
+        box = self._store.read_box(view.study, *_file_box((y, x), size, f, self._grid(view.study)))[
+            0
+        ]
         breast = view.frame.breast_pixels((y, x), size)
-        image = np.where(breast, _distorted(view.frame.normalised(averaged(box, f), (y, x)), rng), np.float32(0))
+        image = np.where(
+            breast, _distorted(view.frame.normalised(averaged(box, f), (y, x)), rng), np.float32(0)
+        )
         truth = self._read_truth(view.study, view.frame, (y, x), size)
         missing = [(0, tile - n) for n in size]
         flips = rng.random(3) < 0.5
-        image, truth, breast = (_turned(np.pad(part, missing), flips) for part in (image, truth, breast))
+        image, truth, breast = (
+            _turned(np.pad(part, missing), flips) for part in (image, truth, breast)
+        )
         return Tile(image, breast, (y, x), view.spacing_mm), truth
 
     def _grid(self, study: int) -> tuple[int, int]:
         line = self._store.index.iloc[study]
         return int(line["grid_y"]), int(line["grid_x"])
 
-    def _read_truth(self, study: int, frame: Frame, start: tuple[int, int], shape: tuple[int, int]) -> Bool[np.ndarray, "y x"]:
+    def _read_truth(
+        self, study: int, frame: Frame, start: tuple[int, int], shape: tuple[int, int]
+    ) -> Bool[np.ndarray, "y x"]:
         box = _file_box(start, shape, frame.factor, self._grid(study))
         return averaged(self._store.read_box(study, *box, mask=MASK)[0] > 0, frame.factor) >= 0.5
 
@@ -147,7 +211,9 @@ class Sampler:
 def _file_box(
     start: tuple[int, int], shape: tuple[int, int], factor: int, grid: tuple[int, int]
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """(start, shape) in voxels of the file, of a box of the working grid; the last pixels of the working grid may lie partly beyond the file."""
+    """(start, shape) in voxels of the file, of a box of the working grid; the last pixels of the
+    working grid may lie partly beyond the file.
+    """
     begin = [s * factor for s in start]
     size = [min(n * factor, full - b) for n, b, full in zip(shape, begin, grid)]
     return (0, begin[0], begin[1]), (1, size[0], size[1])
@@ -160,7 +226,9 @@ def _some(rng: np.random.Generator, where: Bool[np.ndarray, "y x"]) -> Int[np.nd
     return np.stack(np.unravel_index(chosen, where.shape), axis=1)
 
 
-def _distorted(image: Float[np.ndarray, "y x"], rng: np.random.Generator) -> Float[np.ndarray, "y x"]:
+def _distorted(
+    image: Float[np.ndarray, "y x"], rng: np.random.Generator
+) -> Float[np.ndarray, "y x"]:
     """Another detector: contrast, brightness, sharpness and noise."""
     if rng.random() < 0.3:
         image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.7))

@@ -1,4 +1,6 @@
-"""Which mammograms were given, whose they are, and whether their area may count: by what the files and the manifest say, never by a file's name."""
+"""Which mammograms were given, whose they are, and whether their area may count: by what the files
+and the manifest say, never by a file's name.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,8 @@ from mmv_jax.study import Study
 
 COUNTED_VIEWS = ("CC", "MLO")
 NO_SPACING = "the pixel spacing is not known: a manifest can say it (spacing_mm)"
-MAGNIFIED = 1.3  # a contact view is cast 1.0 to 1.1 times as large, a magnification view 1.5 to 2 times
+# a contact view is cast 1.0 to 1.1 times as large, a magnification view 1.5 to 2 times
+MAGNIFIED = 1.3
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Entry:
     """A mammogram that was given. Paths and ids are the user's and are not printed.
 
     Attributes:
-      number: from 1, in the order in which files and the lines of manifests were given; lines that are no mammogram are not counted.
+      number: from 1, in the order in which files and the lines of manifests were given; lines that
+        are no mammogram are not counted.
       patient_id: of the manifest; None where the file itself must say it.
       said: `view` and `laterality` of the manifest, where it has them.
       masks: of the manifest.
@@ -64,7 +68,9 @@ class Mammogram:
         return self.study.spacing_mm[1], self.study.spacing_mm[2]
 
 
-def list_entries(files: Sequence[Path], splits: Sequence[str] = ()) -> tuple[list[Entry], list[tuple[int, str]]]:
+def list_entries(
+    files: Sequence[Path], splits: Sequence[str] = ()
+) -> tuple[list[Entry], list[tuple[int, str]]]:
     """The mammograms of FILES: images themselves, and CSV manifests that list images.
 
     Args:
@@ -78,7 +84,10 @@ def list_entries(files: Sequence[Path], splits: Sequence[str] = ()) -> tuple[lis
     refused: list[tuple[int, str]] = []
     for n, path in enumerate(files, start=1):
         if not path.is_file():
-            raise UserError(f"FILES: number {n} is no file. Give DICOM or PNG files, or a manifest (CSV) that lists them.")
+            raise UserError(
+                f"FILES: number {n} is no file. Give DICOM or PNG files, or a manifest (CSV) that"
+                " lists them."
+            )
         if path.suffix.lower() != ".csv":
             entries.append(Entry(len(entries) + 1, path))
             continue
@@ -86,10 +95,25 @@ def list_entries(files: Sequence[Path], splits: Sequence[str] = ()) -> tuple[lis
         refused += [(line.number, line.reason) for line in bad]
         for line in lines:
             if line.modality == "MG" and (not splits or line.split in splits):
-                said = {name: line.labels[name].upper() for name in ("view", "laterality") if name in line.labels}
-                entries.append(Entry(len(entries) + 1, line.path, line.patient_id, line.spacing_mm, said, line.masks))
+                said = {
+                    name: line.labels[name].upper()
+                    for name in ("view", "laterality")
+                    if name in line.labels
+                }
+                entries.append(
+                    Entry(
+                        len(entries) + 1,
+                        line.path,
+                        line.patient_id,
+                        line.spacing_mm,
+                        said,
+                        line.masks,
+                    )
+                )
     if not entries:
-        raise UserError("FILES hold no mammogram: of a manifest, the lines with the modality MG are read.")
+        raise UserError(
+            "FILES hold no mammogram: of a manifest, the lines with the modality MG are read."
+        )
     return entries, refused
 
 
@@ -97,12 +121,16 @@ def read_mammogram(entry: Entry) -> Mammogram:
     """Reads a mammogram and says whether its area counts.
 
     Raises:
-      Refused: as `read_study`; or the file is of another modality, is no planar image, or contradicts the manifest.
+      Refused: as `read_study`; or the file is of another modality, is no planar image, or
+        contradicts the manifest.
     """
     with refusing():
         is_dicom = format_of(entry.path) == "dicom"
         tags = _tags(entry.path) if is_dicom else Dataset()
-        names = {keyword: str(tags.get(keyword, "") or "").strip() for keyword in ("PatientID", "StudyDate")}
+        names = {
+            keyword: str(tags.get(keyword, "") or "").strip()
+            for keyword in ("PatientID", "StudyDate")
+        }
     if is_dicom and str(tags.get("Modality", "")) != "MG":
         raise Refused("not_an_image", "the file is no mammogram: its modality is not MG")
     study = read_study(entry.path, spacing_mm=entry.spacing_mm, unit="raw")
@@ -110,12 +138,19 @@ def read_mammogram(entry: Entry) -> Mammogram:
         raise Refused("bad_shape", "a volume (tomosynthesis?): give planar mammograms")
     side, view = (_agreed(entry, study, name) for name in ("laterality", "view"))
     patient = entry.patient_id or names["PatientID"] or f"file {entry.number}"
-    return Mammogram(entry, study, patient, side, view, _remark(study, side, view), names["StudyDate"])
+    return Mammogram(
+        entry, study, patient, side, view, _remark(study, side, view), names["StudyDate"]
+    )
 
 
 def _tags(path: Path) -> Dataset:
     with quiet():
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "PatientID", "StudyDate"], force=True)
+        return pydicom.dcmread(
+            path,
+            stop_before_pixels=True,
+            specific_tags=["Modality", "PatientID", "StudyDate"],
+            force=True,
+        )
 
 
 def _agreed(entry: Entry, study: Study, name: str) -> str:

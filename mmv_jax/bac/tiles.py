@@ -1,6 +1,8 @@
-"""Tiles of a view at full resolution, packed into rows of tokens, and what the model says of them laid together again.
+"""Tiles of a view at full resolution, packed into rows of tokens, and what the model says of them
+laid together again.
 
-Axes: y x pixels of the working grid, T pixels along a tile, B rows, L tokens, S tiles of a row, K patches of a tile.
+Axes: y x pixels of the working grid, T pixels along a tile, B rows, L tokens, S tiles of a row, K
+  patches of a tile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,10 +36,15 @@ class TileShape:
     registers: int
 
     def __post_init__(self):
-        if self.tile % self.patch[1] or self.tile % self.patch[2] or not 0 <= self.overlap < self.tile:
+        if (
+            self.tile % self.patch[1]
+            or self.tile % self.patch[2]
+            or not 0 <= self.overlap < self.tile
+        ):
             raise UserError(
-                f"config.tiles: a tile of {self.tile} pixels with an overlap of {self.overlap} does not suit patches of {self.patch[1:]}: the tile "
-                "must be a multiple of the patch, and longer than the overlap."
+                f"config.tiles: a tile of {self.tile} pixels with an overlap of {self.overlap} does"
+                f" not suit patches of {self.patch[1:]}: the tile must be a multiple of the patch,"
+                " and longer than the overlap."
             )
 
     @property
@@ -64,12 +71,17 @@ class TileShape:
 
     def empty(self, rows: int) -> dict[str, np.ndarray]:
         """Rows that hold nothing: `places` are -1, all else is 0."""
-        return {name: np.full(shape, -1 if name == "places" else 0, dtype) for name, (shape, dtype) in self.spec(rows).items()}
+        return {
+            name: np.full(shape, -1 if name == "places" else 0, dtype)
+            for name, (shape, dtype) in self.spec(rows).items()
+        }
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile: normalised pixels, which of them are breast, the pixel of the view where it starts, and mm a pixel (y, x) of the working grid."""
+    """A tile: normalised pixels, which of them are breast, the pixel of the view where it starts,
+    and mm a pixel (y, x) of the working grid.
+    """
 
     image: Float[np.ndarray, "T T"]
     breast: Bool[np.ndarray, "T T"]
@@ -78,7 +90,8 @@ class Tile:
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles start along an axis: evenly, overlapping at least so much, the last one ending with the axis; [0] where one is enough.
+    """Where tiles start along an axis: evenly, overlapping at least so much, the last one ending
+    with the axis; [0] where one is enough.
 
     Example:
       >>> tile_starts(300, 128, 32)
@@ -90,7 +103,12 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
-def tiles_of(values: Float[np.ndarray, "y x"], frame: Frame, spacing_mm: tuple[float, float], shape: TileShape) -> Iterator[Tile]:
+def tiles_of(
+    values: Float[np.ndarray, "y x"],
+    frame: Frame,
+    spacing_mm: tuple[float, float],
+    shape: TileShape,
+) -> Iterator[Tile]:
     """The tiles of a view that hold breast; a view smaller than a tile is filled up with air."""
     size = (shape.tile, shape.tile)
     for y in tile_starts(values.shape[0], shape.tile, shape.overlap):
@@ -105,11 +123,13 @@ def tiles_of(values: Float[np.ndarray, "y x"], frame: Frame, spacing_mm: tuple[f
 
 
 def pack(tiles: Sequence[Tile], shape: TileShape, rows: int) -> dict[str, np.ndarray]:
-    """Tiles in rows of tokens, tile n as segment n % per_row + 1 of row n // per_row; patches without breast are dropped.
+    """Tiles in rows of tokens, tile n as segment n % per_row + 1 of row n // per_row; patches
+    without breast are dropped.
 
     Returns:
-      `patches` [B, L, P], `coords_mm` [B, L, 3], `kinds` [B, L] and `segment_ids` [B, L] as in any row (docs/architecture.md); `images` [B, S, T, T];
-      `places` [B, S, K], the token of each patch of a tile, -1 where it was dropped.
+      `patches` [B, L, P], `coords_mm` [B, L, 3], `kinds` [B, L] and `segment_ids` [B, L] as in any
+      row (docs/architecture.md); `images` [B, S, T, T]; `places` [B, S, K], the token of each patch
+      of a tile, -1 where it was dropped.
     Raises:
       ValueError: more tiles than places.
     """
@@ -120,11 +140,15 @@ def pack(tiles: Sequence[Tile], shape: TileShape, rows: int) -> dict[str, np.nda
     ends = np.zeros(rows, np.int64)
     for n, tile in enumerate(tiles):
         b, s = divmod(n, shape.per_row)
-        kept = np.asarray(tile.breast.reshape(down, shape.patch[1], across, shape.patch[2]).any(axis=(1, 3)))
+        kept = np.asarray(
+            tile.breast.reshape(down, shape.patch[1], across, shape.patch[2]).any(axis=(1, 3))
+        )
         at = int(ends[b])
         first, end = at + special, at + special + int(kept.sum())
         batch["patches"][b, first:end] = to_patches(tile.image[None], kept[None], shape.patch)
-        batch["coords_mm"][b, at:first] = _coordinates(tile, np.array([[down / 2 - 0.5, across / 2 - 0.5]]), shape)
+        batch["coords_mm"][b, at:first] = _coordinates(
+            tile, np.array([[down / 2 - 0.5, across / 2 - 0.5]]), shape
+        )
         batch["coords_mm"][b, first:end] = _coordinates(tile, np.argwhere(kept), shape)
         batch["kinds"][b, at:first] = [CLS, *range(REGISTER, REGISTER + shape.registers)]
         batch["kinds"][b, first:end] = PATCH
@@ -142,7 +166,8 @@ def _coordinates(tile: Tile, cells: np.ndarray, shape: TileShape) -> np.ndarray:
 
 
 class Blend:
-    """Lays tiles over a view: where they overlap, the mean of what they say, weighted by the distance to the tile's edge.
+    """Lays tiles over a view: where they overlap, the mean of what they say, weighted by the
+    distance to the tile's edge.
 
     A tile knows least of what lies at its edge. Pixels that no tile covers are 0.
     """

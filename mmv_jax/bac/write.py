@@ -1,4 +1,6 @@
-"""What is written of results: a CSV line a view, a breast, a woman; an overlay to look at; a DICOM segmentation to send back."""
+"""What is written of results: a CSV line a view, a breast, a woman; an overlay to look at; a DICOM
+segmentation to send back.
+"""
 
 import csv
 from collections.abc import Sequence
@@ -18,25 +20,63 @@ from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult
 from mmv_jax.readers.dicom import quiet
 
 COLOUR = (255, 122, 0)
-GAP = 3  # pixels between calcium and the line around it, so that the calcium itself stays to be seen
+# pixels between calcium and the line around it, so that the calcium itself stays to be seen
+GAP = 3
 OVERLAY_PIXELS = 2400  # of an overlay's longer side, at most
 WINDOW = (1.0, 99.8)  # percentiles of the view that are black and white
-VIEW_COLUMNS = ("number", "woman", "side", "view", "counted", "remark", "pixel_mm_y", "pixel_mm_x", "pixels", "area_mm2")
+VIEW_COLUMNS = (
+    "number",
+    "woman",
+    "side",
+    "view",
+    "counted",
+    "remark",
+    "pixel_mm_y",
+    "pixel_mm_x",
+    "pixels",
+    "area_mm2",
+)
 
 
 def write_views(path: Path, views: Sequence[ViewResult]) -> None:
-    """`views.csv`: a line a mammogram; `area_mm2` is empty where the pixel spacing is unknown, `pixels` never."""
+    """`views.csv`: a line a mammogram; `area_mm2` is empty where the pixel spacing is unknown,
+    `pixels` never.
+    """
     lines = []
     for v in views:
         pixel = [_number(mm, 6) for mm in v.spacing_mm]
-        lines.append((v.number, v.woman, v.side, v.view, "no" if v.remark else "yes", v.remark, *pixel, v.pixels, _number(v.area_mm2)))
+        lines.append(
+            (
+                v.number,
+                v.woman,
+                v.side,
+                v.view,
+                "no" if v.remark else "yes",
+                v.remark,
+                *pixel,
+                v.pixels,
+                _number(v.area_mm2),
+            )
+        )
     _write(path, VIEW_COLUMNS, lines)
 
 
-def write_table(path: Path, results: Sequence[BreastResult] | Sequence[WomanResult], kind: type) -> None:
+def write_table(
+    path: Path, results: Sequence[BreastResult] | Sequence[WomanResult], kind: type
+) -> None:
     """`breasts.csv` or `women.csv`: the fields of the results."""
     names = [field.name for field in fields(kind)]
-    _write(path, names, [[_number(value) if isinstance(value, float) else value for value in vars(result).values()] for result in results])
+    _write(
+        path,
+        names,
+        [
+            [
+                _number(value) if isinstance(value, float) else value
+                for value in vars(result).values()
+            ]
+            for result in results
+        ],
+    )
 
 
 def _number(value: float, digits: int = 4) -> str:
@@ -59,9 +99,12 @@ def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) ->
     low, high = np.percentile(voxels[::4, ::4], WINDOW)
     grey = np.clip((voxels[::step, ::step] - low) / max(high - low, 1e-6), 0, 1)
     plain = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
-    # A mask thinned out by the step would lose its single pixels: a shown pixel is marked where any of its own is.
+    # A mask thinned out by the step would lose its single pixels: a shown pixel is marked where any
+    # of its own is.
     padded = np.pad(mask, [(0, -n % step) for n in mask.shape])
-    small = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step).any(axis=(1, 3))
+    small = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step).any(
+        axis=(1, 3)
+    )
     near = ndimage.binary_dilation(small, iterations=GAP)
     marked = plain.copy()
     marked[ndimage.binary_dilation(near) & ~near] = COLOUR
@@ -69,22 +112,27 @@ def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) ->
 
 
 def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) -> bool:
-    """Writes the mask as a DICOM SEG that refers to its mammogram; like the mammogram it names the patient, and belongs into the same archive.
+    """Writes the mask as a DICOM SEG that refers to its mammogram; like the mammogram it names the
+    patient, and belongs into the same archive.
 
     Returns:
-      False, and nothing is written, where the mask is empty (a SEG of nothing is not allowed) or the mammogram lacks what a reference needs.
+      False, and nothing is written, where the mask is empty (a SEG of nothing is not allowed) or
+      the mammogram lacks what a reference needs.
     """
     if not mask.any():
         return False
     with quiet():
-        image = pydicom.dcmread(source, force=True)  # as the reader does: a file may lack the preamble
+        # as the reader does: a file may lack the preamble
+        image = pydicom.dcmread(source, force=True)
         described = hd.seg.SegmentDescription(
             segment_number=1,
             segment_label="Breast arterial calcification",
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.VascularCalcification,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=hd.AlgorithmIdentificationSequence("mmv bac", codes.DCM.ArtificialIntelligence, version("mmv_jax")),
+            algorithm_identification=hd.AlgorithmIdentificationSequence(
+                "mmv bac", codes.DCM.ArtificialIntelligence, version("mmv_jax")
+            ),
             anatomic_regions=[codes.SCT.Breast],
         )
         try:
@@ -94,13 +142,16 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
                 manufacturer="mmv_jax", manufacturer_model_name="mmv bac", software_versions=version("mmv_jax"), device_serial_number="0",
                 series_description="Breast arterial calcification", pixel_measures=_pixel_measures(image),
             )  # fmt: skip
-        except (AttributeError, ValueError, TypeError):  # a film scanned as secondary capture may lack a study, a frame, an orientation
+        # a film scanned as secondary capture may lack a study, a frame, an orientation
+        except (AttributeError, ValueError, TypeError):
             return False
         segmentation.save_as(path)
     return True
 
 
 def _pixel_measures(image: pydicom.Dataset) -> hd.PixelMeasuresSequence | None:
-    """The mammogram's own spacing; a projection has no slices, but without a thickness readers refuse the sequence."""
+    """The mammogram's own spacing; a projection has no slices, but without a thickness readers
+    refuse the sequence.
+    """
     spacing = image.get("PixelSpacing") or image.get("ImagerPixelSpacing")
     return hd.PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=1.0) if spacing else None

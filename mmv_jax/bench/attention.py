@@ -1,4 +1,6 @@
-"""Segment attention beside its peers, forward and backward: dense-masked in XLA, and PyTorch one segment at a time."""
+"""Segment attention beside its peers, forward and backward: dense-masked in XLA, and PyTorch one
+segment at a time.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -33,25 +35,40 @@ def short_segments(rows: int, length: int, seed: int = 0) -> tuple[tuple[int, ..
     filled = []
     for _ in range(rows):
         lengths = rng.integers(5, 201, size=length)
-        filled.append(tuple(int(n) for n in lengths[: np.searchsorted(np.cumsum(lengths), length, side="right")]))
+        filled.append(
+            tuple(
+                int(n) for n in lengths[: np.searchsorted(np.cumsum(lengths), length, side="right")]
+            )
+        )
     return tuple(filled)
 
 
 LAYOUTS = (
     Layout("1 row of 4096, 8 segments of 512, 6 x 64", 4096, ((512,) * 8,), 6, 64),
-    Layout("1 row of 4096, segments of 49 to 1200, 6 x 64", 4096, ((196, 700, 100, 1200, 49, 343, 196, 784, 300, 100),), 6, 64),
+    Layout(
+        "1 row of 4096, segments of 49 to 1200, 6 x 64",
+        4096,
+        ((196, 700, 100, 1200, 49, 343, 196, 784, 300, 100),),
+        6,
+        64,
+    ),
     Layout("16 rows of 512, segments of 5 to 200, 3 x 64", 512, short_segments(16, 512), 3, 64),
 )
-LENGTHS = (2048, 4096, 8192, 16384, 32768)  # of rows, for the growth of cost with the number of segments
+# of rows, for the growth of cost with the number of segments
+LENGTHS = (2048, 4096, 8192, 16384, 32768)
 
 
-def bench_attention(layouts: Sequence[Layout] = LAYOUTS, lengths: Sequence[int] = LENGTHS, turns: int = 5) -> dict:
+def bench_attention(
+    layouts: Sequence[Layout] = LAYOUTS, lengths: Sequence[int] = LENGTHS, turns: int = 5
+) -> dict:
     """Medians of runs in turn, and the exponent of cost in the number of segments.
 
-    PyTorch (extra `torch`) runs in a second process, so that two pools of threads never share one; where it is absent, its cases are too.
+    PyTorch (extra `torch`) runs in a second process, so that two pools of threads never share one;
+    where it is absent, its cases are too.
 
     Returns:
-      `{"bench": "attention", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
+      `{"bench": "attention", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints
+      them.
     """
     use_every_core()
     cases, notes = [], []
@@ -63,19 +80,40 @@ def bench_attention(layouts: Sequence[Layout] = LAYOUTS, lengths: Sequence[int] 
         if with_torch:
             with _torch_worker(layout) as torch_run:
                 median = in_turn({**timed, "torch": torch_run}, turns)
-            cases.append(case(layout.name, median["ours"], median["torch"], "PyTorch scaled_dot_product_attention per segment"))
+            cases.append(
+                case(
+                    layout.name,
+                    median["ours"],
+                    median["torch"],
+                    "PyTorch scaled_dot_product_attention per segment",
+                )
+            )
         else:
             median = in_turn(timed, turns)
         cases.append(case(layout.name, median["ours"], median["dense"], "dense-masked XLA"))
     exponent = cost_exponent(lengths, turns)
     name = f"exponent of cost in L, segments of 512, L = {lengths[0]} to {lengths[-1]}"
-    cases.append({"case": name, "ours": exponent, "peer": 1.0, "peer_name": "linear", "ratio": 1 / exponent, "unit": "exponent"})
+    cases.append(
+        {
+            "case": name,
+            "ours": exponent,
+            "peer": 1.0,
+            "peer_name": "linear",
+            "ratio": 1 / exponent,
+            "unit": "exponent",
+        }
+    )
     return {"bench": "attention", "cases": cases, "notes": notes}
 
 
 def cost_exponent(lengths: Sequence[int], turns: int) -> float:
-    """The slope of log seconds over log row length, segments of 512 tokens (or of a whole shorter row)."""
-    timed = {str(n): _timed(Layout("", n, ((min(512, n),) * max(n // 512, 1),), 3, 64), "auto") for n in lengths}
+    """The slope of log seconds over log row length, segments of 512 tokens (or of a whole shorter
+    row).
+    """
+    timed = {
+        str(n): _timed(Layout("", n, ((min(512, n),) * max(n // 512, 1),), 3, 64), "auto")
+        for n in lengths
+    }
     median = in_turn(timed, turns)
     return float(np.polyfit(np.log(lengths), np.log(list(median.values())), 1)[0])
 
@@ -100,7 +138,9 @@ def _timed(layout: Layout, backend: str) -> Callable[[], float]:
 
 
 def _over_devices(q, k, v, ids):
-    """Rows over all devices, or else heads, where the number divides: the same for ours and for dense."""
+    """Rows over all devices, or else heads, where the number divides: the same for ours and for
+    dense.
+    """
     devices = jax.device_count()
     axes = [axis for axis in (0, 2) if q.shape[axis] % devices == 0]
     if not axes:
@@ -111,4 +151,9 @@ def _over_devices(q, k, v, ids):
 
 
 def _torch_worker(layout: Layout) -> AbstractContextManager[Callable[[], float]]:
-    return worker("mmv_jax.bench.torch_attention", json.dumps(layout.rows), str(layout.heads), str(layout.width))
+    return worker(
+        "mmv_jax.bench.torch_attention",
+        json.dumps(layout.rows),
+        str(layout.heads),
+        str(layout.width),
+    )

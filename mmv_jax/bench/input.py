@@ -1,4 +1,6 @@
-"""Crops from the block store beside nibabel, which reads the same boxes from a .nii.gz: the same voxels, which is checked. And from levels."""
+"""Crops from the block store beside nibabel, which reads the same boxes from a .nii.gz: the same
+voxels, which is checked. And from levels.
+"""
 
 import tempfile
 import time
@@ -26,8 +28,11 @@ VIEWS = [  # of a CT in experiments/vitl_pod.py
 ]
 
 
-def bench_input(grid: tuple[int, int, int] = GRID, crop: tuple[int, int, int] = CROP, turns: int = 5) -> dict:
-    """Seconds a crop at random places of one volume in int16, both from files that the system's cache holds; then seconds of all crops of its views.
+def bench_input(
+    grid: tuple[int, int, int] = GRID, crop: tuple[int, int, int] = CROP, turns: int = 5
+) -> dict:
+    """Seconds a crop at random places of one volume in int16, both from files that the system's
+    cache holds; then seconds of all crops of its views.
 
     Returns:
       `{"bench": "input", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
@@ -35,45 +40,93 @@ def bench_input(grid: tuple[int, int, int] = GRID, crop: tuple[int, int, int] = 
     with tempfile.TemporaryDirectory() as folder:
         voxels = body(grid)
         path, store = Path(folder) / "volume.nii.gz", write_store(Path(folder) / "store", voxels)
-        nibabel.save(nibabel.Nifti1Image(voxels.transpose(), np.eye(4)), path)  # x, y, z, as NIfTI has it
-        readers = {"ours": lambda start: store.read_box(0, start, crop), "nibabel": lambda start: read_nibabel(path, start, crop)}
+        # x, y, z, as NIfTI has it
+        nibabel.save(nibabel.Nifti1Image(voxels.transpose(), np.eye(4)), path)
+        readers = {
+            "ours": lambda start: store.read_box(0, start, crop),
+            "nibabel": lambda start: read_nibabel(path, start, crop),
+        }
         room = np.array([size - side + 1 for size, side in zip(grid, crop, strict=True)])
         place = np.random.default_rng(1).integers(0, room)
         np.testing.assert_array_equal(readers["ours"](place), readers["nibabel"](place))
-        median = in_turn({name: _timed(read, room, CROPS_A_TURN if name == "ours" else 1) for name, read in readers.items()}, turns)
-        size = ", ".join(f"{what} {_bytes(where) / 2**20:.0f} MiB" for what, where in (("store", Path(folder) / "store"), ("nii.gz", path)))
-        alone = Store(store.path, store.index.drop(columns=["level_factors", "level_blocks"]), store.key_fingerprint)
+        median = in_turn(
+            {
+                name: _timed(read, room, CROPS_A_TURN if name == "ours" else 1)
+                for name, read in readers.items()
+            },
+            turns,
+        )
+        size = ", ".join(
+            f"{what} {_bytes(where) / 2**20:.0f} MiB"
+            for what, where in (("store", Path(folder) / "store"), ("nii.gz", path))
+        )
+        alone = Store(
+            store.path,
+            store.index.drop(columns=["level_factors", "level_blocks"]),
+            store.key_fingerprint,
+        )
         views = in_turn({"levels": _views_of(store), "alone": _views_of(alone)}, turns)
     of_volume = f"of a volume of {' x '.join(map(str, grid))}"
     cases = [
-        case(f"a crop of {' x '.join(map(str, crop))} voxels {of_volume}", median["ours"], median["nibabel"], "nibabel, .nii.gz"),
-        case(f"the {sum(view.count for view in VIEWS)} crops of an epoch {of_volume}", views["levels"], views["alone"], "without its coarser levels"),
+        case(
+            f"a crop of {' x '.join(map(str, crop))} voxels {of_volume}",
+            median["ours"],
+            median["nibabel"],
+            "nibabel, .nii.gz",
+        ),
+        case(
+            f"the {sum(view.count for view in VIEWS)} crops of an epoch {of_volume}",
+            views["levels"],
+            views["alone"],
+            "without its coarser levels",
+        ),
     ]
     return {"bench": "input", "cases": cases, "notes": [f"On disk: {size}."]}
 
 
 def body(grid: tuple[int, int, int]) -> np.ndarray:
-    """An ellipsoid in air with the noise of a CT, in HU: compresses as a scan does, and no better."""
-    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in grid], indexing="ij", sparse=True)
+    """An ellipsoid in air with the noise of a CT, in HU: compresses as a scan does, and no
+    better.
+    """
+    z, y, x = np.meshgrid(
+        *[np.linspace(-1, 1, n, dtype=np.float32) for n in grid], indexing="ij", sparse=True
+    )
     inside = (0.4 * z * z + 1.8 * y * y + 1.2 * x * x) < 1
     noise = np.random.default_rng(0).normal(0, 20, grid[1:]).astype(np.int16)
-    return np.where(inside, 40 * np.cos(9 * x) + 60 * np.sin(7 * y + 5 * z), -1000).astype(np.int16) + np.roll(noise, 7, 0)[None] * inside
+    return (
+        np.where(inside, 40 * np.cos(9 * x) + 60 * np.sin(7 * y + 5 * z), -1000).astype(np.int16)
+        + np.roll(noise, 7, 0)[None] * inside
+    )
 
 
 def write_store(folder: Path, voxels: np.ndarray) -> Store:
     """A store of one volume, written as `mmv ingest` writes it."""
     root = open_root(folder)
     part = PartWriter(root, "part-00000-3d", 3)
-    known = {"study": "0" * 16, "patient": "0" * 16, "line": 2, "manifest": 1, "split": "train", "modality": "CT"}
+    known = {
+        "study": "0" * 16,
+        "patient": "0" * 16,
+        "line": 2,
+        "manifest": 1,
+        "split": "train",
+        "modality": "CT",
+    }
     part.add(Study(voxels, (1.0, 0.7, 0.7), 3, "HU"), {}, known)
     part.close()
-    root.write(STORE_JSON, b'{"format": %d, "key_fingerprint": "0", "manifests": []}' % FORMAT).result()
+    root.write(
+        STORE_JSON, b'{"format": %d, "key_fingerprint": "0", "manifests": []}' % FORMAT
+    ).result()
     return Store.open(folder)
 
 
 def read_nibabel(path: Path, start: np.ndarray, crop: tuple[int, int, int]) -> np.ndarray:
-    """The box alone, as nibabel reads it from a compressed file: it inflates all that lies before the box's end."""
-    box = tuple(slice(low, low + size) for low, size in zip(reversed(start.tolist()), reversed(crop), strict=True))
+    """The box alone, as nibabel reads it from a compressed file: it inflates all that lies before
+    the box's end.
+    """
+    box = tuple(
+        slice(low, low + size)
+        for low, size in zip(reversed(start.tolist()), reversed(crop), strict=True)
+    )
     return np.asarray(nibabel.load(path).dataobj[box], np.float32).transpose()  # type: ignore[attr-defined]
 
 
@@ -94,7 +147,9 @@ def _views_of(store: Store) -> Callable[[], float]:
     geometry, rng = Geometry.of(store.index), np.random.default_rng(3)
 
     def run() -> float:
-        crops = draw_crops(geometry, {3: VIEWS}, PATCH, rng.random((1, sum(view.count for view in VIEWS), DRAWS)))
+        crops = draw_crops(
+            geometry, {3: VIEWS}, PATCH, rng.random((1, sum(view.count for view in VIEWS), DRAWS))
+        )
         start = time.perf_counter()
         for crop in range(crops.tokens.shape[1]):
             read_crop(store, geometry, 0, crops[0, crop])
@@ -104,4 +159,8 @@ def _views_of(store: Store) -> Callable[[], float]:
 
 
 def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    return (
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if path.is_dir()
+        else path.stat().st_size
+    )

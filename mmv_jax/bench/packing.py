@@ -11,7 +11,10 @@ from mmv_jax.data.packing import make_plan
 LENGTH = 2048  # of a row
 TOKENS = (49, 100, 196, 196, 196, 343, 784, 1200)  # of a crop: one of these, each as likely
 OPEN_BINS = (4, 16, 64)
-PACKERS = {"FirstFit": grain.experimental.FirstFitPackIterDataset, "BestFit": grain.experimental.BestFitPackIterDataset}
+PACKERS = {
+    "FirstFit": grain.experimental.FirstFitPackIterDataset,
+    "BestFit": grain.experimental.BestFitPackIterDataset,
+}
 
 
 def bench_packing(crops: int = 4000, bins: Sequence[int] = OPEN_BINS) -> dict:
@@ -28,7 +31,16 @@ def bench_packing(crops: int = 4000, bins: Sequence[int] = OPEN_BINS) -> dict:
         for open_bins in bins:
             peer = grain_fill(packer, sizes, open_bins)
             peer_name = f"Grain {packer}, {open_bins} open bins"
-            cases.append({"case": name, "ours": ours, "peer": peer, "peer_name": peer_name, "ratio": ours / peer, "unit": "% full"})
+            cases.append(
+                {
+                    "case": name,
+                    "ours": ours,
+                    "peer": peer,
+                    "peer_name": peer_name,
+                    "ratio": ours / peer,
+                    "unit": "% full",
+                }
+            )
     return {"bench": "packing", "cases": cases, "notes": []}
 
 
@@ -42,6 +54,18 @@ def grain_fill(packer: str, sizes: np.ndarray, open_bins: int) -> float:
     """Percent of the rows that a packer of Grain gives, the last and half empty ones too."""
     crops = grain.MapDataset.source(sizes).map(lambda n: {"tokens": np.ones(n, np.int32)})
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=16)
-    rows = PACKERS[packer](crops.to_iter_dataset(options), length_struct={"tokens": LENGTH}, num_packing_bins=open_bins, seed=1)
-    filled = [int(np.count_nonzero(row["tokens"][0] if isinstance(row["tokens"], tuple) else row["tokens"])) for row in rows]
+    rows = PACKERS[packer](
+        crops.to_iter_dataset(options),
+        length_struct={"tokens": LENGTH},
+        num_packing_bins=open_bins,
+        seed=1,
+    )
+    filled = [
+        int(
+            np.count_nonzero(
+                row["tokens"][0] if isinstance(row["tokens"], tuple) else row["tokens"]
+            )
+        )
+        for row in rows
+    ]
     return 100 * sum(filled) / (len(filled) * LENGTH)

@@ -1,4 +1,6 @@
-"""The probe sweep, every task and strength in one solve, beside scikit-learn's LogisticRegression on the same grid. Axes: N studies, D width."""
+"""The probe sweep, every task and strength in one solve, beside scikit-learn's LogisticRegression
+on the same grid. Axes: N studies, D width.
+"""
 
 import time
 
@@ -14,10 +16,16 @@ STUDIES = (800, 4000)  # for training
 TASKS = 4
 
 
-def bench_probe(studies: tuple[int, ...] = STUDIES, width: int = 384, tasks: int = TASKS, strengths: tuple[float, ...] = STRENGTHS) -> dict:
+def bench_probe(
+    studies: tuple[int, ...] = STUDIES,
+    width: int = 384,
+    tasks: int = TASKS,
+    strengths: tuple[float, ...] = STRENGTHS,
+) -> dict:
     """Seconds of a sweep, ours and theirs in turn; and both AUROC, which must agree.
 
-    Processor time of one thread: with two the small products of theirs wait for each other, and ours would look twenty times better than it is.
+    Processor time of one thread: with two the small products of theirs wait for each other, and
+    ours would look twenty times better than it is.
 
     Returns:
       `{"bench": "probe", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
@@ -28,24 +36,46 @@ def bench_probe(studies: tuple[int, ...] = STUDIES, width: int = 384, tasks: int
         train, test = slice(0, n), slice(n, None)
         with threadpool_limits(1):
             start = time.process_time()
-            weights, bias = fit_logistic(x[train], y[train], np.tile(np.asarray(strengths), (tasks, 1)))
+            weights, bias = fit_logistic(
+                x[train], y[train], np.tile(np.asarray(strengths), (tasks, 1))
+            )
             ours_s, start = time.process_time() - start, time.process_time()
-            theirs = [[_sklearn(x[train], y[train, k], strength) for strength in strengths] for k in range(tasks)]
+            theirs = [
+                [_sklearn(x[train], y[train, k], strength) for strength in strengths]
+                for k in range(tasks)
+            ]
             theirs_s = time.process_time() - start
         logits = np.einsum("nd,dks->nks", x[test], weights) + bias[None]
-        auroc = np.array([[roc_auc_score(y[test, k], logits[:, k, s]) for s in range(len(strengths))] for k in range(tasks)])
-        peer = np.array([[roc_auc_score(y[test, k], model.decision_function(x[test])) for model in theirs[k]] for k in range(tasks)])
+        auroc = np.array(
+            [
+                [roc_auc_score(y[test, k], logits[:, k, s]) for s in range(len(strengths))]
+                for k in range(tasks)
+            ]
+        )
+        peer = np.array(
+            [
+                [roc_auc_score(y[test, k], model.decision_function(x[test])) for model in theirs[k]]
+                for k in range(tasks)
+            ]
+        )
         name = f"{tasks} tasks x {len(strengths)} strengths, {n} studies x {width}"
         cases.append(case(name, ours_s, theirs_s, "scikit-learn LogisticRegression"))
         mean, peer_mean = float(auroc.mean()), float(peer.mean())
-        same = {"ours": mean, "peer": peer_mean, "peer_name": "scikit-learn LogisticRegression", "ratio": mean / peer_mean}
+        same = {
+            "ours": mean,
+            "peer": peer_mean,
+            "peer_name": "scikit-learn LogisticRegression",
+            "ratio": mean / peer_mean,
+        }
         cases.append({"case": f"{name}: mean test AUROC", **same, "unit": "AUROC"})
         notes.append(f"{name}: the AUROCs differ by {np.abs(auroc - peer).max():.5f} at most.")
     return {"bench": "probe", "cases": cases, "notes": notes}
 
 
 def correlated(n: int, width: int, tasks: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised features [N, D] whose spectrum falls as an encoder's does, and labels [N, tasks] that hang on them with noise."""
+    """Standardised features [N, D] whose spectrum falls as an encoder's does, and labels [N, tasks]
+    that hang on them with noise.
+    """
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(width, width)) * np.arange(1, width + 1)[None] ** -0.7
     x = (rng.normal(size=(n, width)) @ mixing.T).astype(np.float32)

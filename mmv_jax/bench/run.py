@@ -16,7 +16,8 @@ NO_TORCH = "PyTorch is not installed (extra `torch`): its cases are left out."
 def use_every_core() -> None:
     """One virtual CPU device a core, where nobody has chosen yet and no device is in use.
 
-    XLA works through the loops of one CPU device on one core, however many there are: only what is split over devices uses all of them.
+    XLA works through the loops of one CPU device on one core, however many there are: only what is
+    split over devices uses all of them.
     """
     if jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
         with contextlib.suppress(RuntimeError):  # devices are in use: then it is timed on those
@@ -31,7 +32,9 @@ def seconds(fn: Callable, *args) -> float:
 
 
 def in_turn(timed: Mapping[str, Callable[[], float]], turns: int) -> dict[str, float]:
-    """The median of what each function returns (seconds): one call each in every turn, after one call each that does not count."""
+    """The median of what each function returns (seconds): one call each in every turn, after one
+    call each that does not count.
+    """
     results: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(turns + 1):
         for name, run in timed.items():
@@ -43,16 +46,29 @@ def in_turn(timed: Mapping[str, Callable[[], float]], turns: int) -> dict[str, f
 
 def case(name: str, ours_s: float, peer_s: float, peer_name: str) -> dict:
     """One case of `mmv bench`, in milliseconds; the ratio is above 1 where ours is faster."""
-    return {"case": name, "ours": ours_s * 1e3, "peer": peer_s * 1e3, "peer_name": peer_name, "ratio": peer_s / ours_s, "unit": "ms"}
+    return {
+        "case": name,
+        "ours": ours_s * 1e3,
+        "peer": peer_s * 1e3,
+        "peer_name": peer_name,
+        "ratio": peer_s / ours_s,
+        "unit": "ms",
+    }
 
 
 @contextlib.contextmanager
 def worker(module: str, *arguments: str) -> Iterator[Callable[[], float]]:
-    """A process that runs `module`, whose work is done each time that the function is called; it answers with its own seconds.
+    """A process that runs `module`, whose work is done each time that the function is called; it
+    answers with its own seconds.
 
     A peer has a process of its own, so that two pools of threads never share one.
     """
-    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdin and process.stdout
         asked, answers = process.stdin, process.stdout
 

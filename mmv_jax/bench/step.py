@@ -1,4 +1,6 @@
-"""A whole ViT-S training step (student, teacher, optimizer) on packed rows beside PyTorch, which loops over lengths or pads."""
+"""A whole ViT-S training step (student, teacher, optimizer) on packed rows beside PyTorch, which
+loops over lengths or pads.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,7 +24,9 @@ PEERS = {"lengths": "PyTorch, a loop over lengths", "padded": "PyTorch, padded"}
 
 @dataclass(frozen=True)
 class Crop:
-    """A segment: whose view it is, how many tokens it has with CLS and registers, and how many of its patches are masked (iBOT)."""
+    """A segment: whose view it is, how many tokens it has with CLS and registers, and how many of
+    its patches are masked (iBOT).
+    """
 
     study: int
     is_global: bool
@@ -32,7 +36,9 @@ class Crop:
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained on what: DINO and iBOT over rows of `length` tokens whose global crops come first and end before `prefix`."""
+    """What is trained on what: DINO and iBOT over rows of `length` tokens whose global crops come
+    first and end before `prefix`.
+    """
 
     name: str
     length: int
@@ -47,14 +53,24 @@ class Work:
 
 
 def equal_crops(rows: int = 2, length: int = 2048, tokens: int = 512) -> Work:
-    """Rows of two global views of each study, all of one length: nothing to pad, one batch for PyTorch."""
+    """Rows of two global views of each study, all of one length: nothing to pad, one batch for
+    PyTorch.
+    """
     count = length // tokens
-    made = tuple(tuple(Crop(rows * length + r * count + i // 2, True, tokens, i % 2 * tokens // 4) for i in range(count)) for r in range(rows))
+    made = tuple(
+        tuple(
+            Crop(rows * length + r * count + i // 2, True, tokens, i % 2 * tokens // 4)
+            for i in range(count)
+        )
+        for r in range(rows)
+    )
     return Work(f"{rows} rows of {length}, crops of {tokens}", length, length, made)
 
 
 def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> Work:
-    """Rows of radiographs and CTs as multi-crop training cuts them, two global and four local views each, less the patches that hold nothing."""
+    """Rows of radiographs and CTs as multi-crop training cuts them, two global and four local views
+    each, less the patches that hold nothing.
+    """
     rng = np.random.default_rng(seed)
     made, study = [], 0
     for _ in range(rows):
@@ -72,11 +88,17 @@ def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> Work:
         study += -study % 3  # every row begins with a CT
     prefix = max(sum(crop.tokens for crop in row if crop.is_global) for row in made)
     lengths = [crop.tokens for row in made for crop in row]
-    return Work(f"{rows} rows of {length}, {len(lengths)} crops of {min(lengths)} to {max(lengths)}", length, -(-prefix // 64) * 64, tuple(made))
+    return Work(
+        f"{rows} rows of {length}, {len(lengths)} crops of {min(lengths)} to {max(lengths)}",
+        length,
+        -(-prefix // 64) * 64,
+        tuple(made),
+    )
 
 
 def bench_step(works: Sequence[Work] | None = None, turns: int = 3) -> dict:
-    """Medians of steps in turn; PyTorch (extra `torch`) runs in a second process, and its cases are left out where it is absent.
+    """Medians of steps in turn; PyTorch (extra `torch`) runs in a second process, and its cases are
+    left out where it is absent.
 
     Returns:
       `{"bench": "step", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
@@ -93,8 +115,12 @@ def bench_step(works: Sequence[Work] | None = None, turns: int = 3) -> dict:
                 worker("mmv_jax.bench.torch_step", "lengths", described) as lengths,
                 worker("mmv_jax.bench.torch_step", "padded", described) as padded,
             ):
-                median = in_turn({"ours": step_of(work), "lengths": lengths, "padded": padded}, turns)
-            cases += [case(work.name, median["ours"], median[name], peer) for name, peer in PEERS.items()]
+                median = in_turn(
+                    {"ours": step_of(work), "lengths": lengths, "padded": padded}, turns
+                )
+            cases += [
+                case(work.name, median["ours"], median[name], peer) for name, peer in PEERS.items()
+            ]
         else:
             median = in_turn({"ours": step_of(work)}, turns)
         tokens = sum(crop.tokens for row in work.rows for crop in row)
@@ -109,13 +135,30 @@ def describe(work: Work) -> dict:
 
 
 def config_of(work: Work) -> ConfigDict:
-    """The config of a run that would have such rows; one device a core where their number divides the rows, each with its part of the state."""
+    """The config of a run that would have such rows; one device a core where their number divides
+    the rows, each with its part of the state.
+    """
     devices = jax.device_count() if len(work.rows) % jax.device_count() == 0 else 1
     c = ConfigDict({"steps": 1000, "mesh": {"data": 1, "fsdp": devices}})
-    c.rows = {"length": work.length, "prefix": work.prefix, "segments": max(map(len, work.rows)), "per_step": len(work.rows)}
+    c.rows = {
+        "length": work.length,
+        "prefix": work.prefix,
+        "segments": max(map(len, work.rows)),
+        "per_step": len(work.rows),
+    }
     c.encoder = {"size": work.size, "patch": work.patch, "registers": work.registers}
-    c.objective = {"mae": 0.0, "dino": 1.0, "ibot": 1.0, "koleo": 0.0, "decoder_width": 0, "decoder_depth": 0, "decoder_heads": 1}
-    c.objective.update({name: getattr(work, name) for name in ("prototypes", "hidden", "bottleneck")})
+    c.objective = {
+        "mae": 0.0,
+        "dino": 1.0,
+        "ibot": 1.0,
+        "koleo": 0.0,
+        "decoder_width": 0,
+        "decoder_depth": 0,
+        "decoder_heads": 1,
+    }
+    c.objective.update(
+        {name: getattr(work, name) for name in ("prototypes", "hidden", "bottleneck")}
+    )
     c.optimizer = {"peak_lr": 1e-4, "at_rows": len(work.rows), "warmup": 0.1, "weight_decay": 0.04}
     c.ema = {"start": 0.994, "at_rows": len(work.rows)}
     c.rows.visible_share = None
@@ -132,12 +175,18 @@ def make_batch(work: Work) -> dict[str, np.ndarray]:
         masked: list[int] = []
         for segment, crop in enumerate(row):
             first, end = at + shape.special, at + crop.tokens
-            batch["patches"][b, first:end] = rng.standard_normal((end - first, batch["patches"].shape[-1]), np.float32)
+            batch["patches"][b, first:end] = rng.standard_normal(
+                (end - first, batch["patches"].shape[-1]), np.float32
+            )
             batch["coords_mm"][b, at:end] = rng.uniform(0, 300, (crop.tokens, 3))
             batch["kinds"][b, at:first] = [CLS, *range(REGISTER, REGISTER + work.registers)]
             batch["kinds"][b, first:end] = PATCH
             batch["segment_ids"][b, at:end] = segment + 1
-            for name, value in (("study", crop.study), ("is_global", crop.is_global), ("cls_index", at)):
+            for name, value in (
+                ("study", crop.study),
+                ("is_global", crop.is_global),
+                ("cls_index", at),
+            ):
                 batch[name][b, segment] = value
             masked += range(first, first + crop.masked)
             at = end
@@ -151,8 +200,16 @@ def step_of(work: Work) -> Callable[[], float]:
     config = config_of(work)
     mesh = make_mesh(**config.mesh, devices=jax.devices()[: config.mesh.fsdp])
     objective, tx, ema = make_parts(config)
-    batch = {name: jax.device_put(value, row_sharding(mesh)) for name, value in make_batch(work).items()}
-    state = init_state(objective, tx, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}, mesh, seed=0)
+    batch = {
+        name: jax.device_put(value, row_sharding(mesh)) for name, value in make_batch(work).items()
+    }
+    state = init_state(
+        objective,
+        tx,
+        {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()},
+        mesh,
+        seed=0,
+    )
     step = jit_step(objective, tx, ema, state, mesh)
 
     def advance():

@@ -1,6 +1,8 @@
-"""PyTorch's attention, one segment at a time, forward and backward: a process of its own that `bench.attention` talks to.
+"""PyTorch's attention, one segment at a time, forward and backward: a process of its own that
+`bench.attention` talks to.
 
-Arguments: the segment lengths of each row (JSON), heads, head dim. Each line of the input is one run; each line of the output its seconds.
+Arguments: the segment lengths of each row (JSON), heads, head dim. Each line of the input is one
+  run; each line of the output its seconds.
 """
 
 import json
@@ -14,11 +16,15 @@ from torch.nn.functional import scaled_dot_product_attention
 def main(rows: str, heads: str, width: str) -> None:
     lengths = [n for row in json.loads(rows) for n in row]
     shape = (3, int(heads), sum(lengths), int(width))
-    q, k, v = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_().unbind()
+    q, k, v = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_().unbind()
+    )
     for _ in sys.stdin:
         start = time.perf_counter()
         parts = zip(q.split(lengths, 1), k.split(lengths, 1), v.split(lengths, 1), strict=True)
-        out = torch.cat([scaled_dot_product_attention(*(x[None] for x in part))[0] for part in parts], dim=1)
+        out = torch.cat(
+            [scaled_dot_product_attention(*(x[None] for x in part))[0] for part in parts], dim=1
+        )
         torch.autograd.grad(out.square().sum(), (q, k, v))
         print(time.perf_counter() - start, flush=True)
 

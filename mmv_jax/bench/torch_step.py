@@ -1,8 +1,10 @@
 """The same training step in PyTorch: a process of its own that `bench.step` talks to.
 
-Arguments: "lengths" (crops of equal length go through together, nothing is padded) or "padded" (global crops are padded to the longest of them,
-local ones likewise, as self-distillation is usually written); and what is trained on what, as JSON (see `bench.step.Work`).
-Each line of the input is one step; each line of the output its seconds. Axes: N crops, L tokens, D width, K channels of a head, R rotated pairs.
+Arguments: "lengths" (crops of equal length go through together, nothing is padded) or "padded"
+(global crops are padded to the longest of them, local ones likewise, as self-distillation is
+usually written); and what is trained on what, as JSON (see `bench.step.Work`). Each line of the
+input is one step; each line of the output its seconds. Axes: N crops, L tokens, D width, K channels
+of a head, R rotated pairs.
 """
 
 import copy
@@ -32,14 +34,18 @@ class Block(nn.Module):
     def forward(self, x, cos, sin, mask):
         n, length, width = x.shape
         q, k, v = self.qkv(self.norm_1(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        found = scaled_dot_product_attention(rotated(q, cos, sin), rotated(k, cos, sin), v, attn_mask=mask)
+        found = scaled_dot_product_attention(
+            rotated(q, cos, sin), rotated(k, cos, sin), v, attn_mask=mask
+        )
         x = x + self.scale_1 * self.out(found.transpose(1, 2).reshape(n, length, width))
         return x + self.scale_2 * self.outer(gelu(self.inner(self.norm_2(x)), approximate="tanh"))
 
 
 def rotated(x, cos, sin):
     """cos, sin [N, 1, L, R]: channel pairs (i, i + R) of each head."""
-    first, second, rest = x.split((cos.shape[-1], cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]), -1)
+    first, second, rest = x.split(
+        (cos.shape[-1], cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]), -1
+    )
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
 
 
@@ -53,7 +59,9 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, patches, coords, masked, real):
-        """patches [N, L - special, P], coords [N, L, 3], masked [N, L - special] or None, real [N, L] or None for no padding."""
+        """patches [N, L - special, P], coords [N, L, 3], masked [N, L - special] or None, real [N,
+        L] or None for no padding.
+        """
         x = self.patch(patches)
         if masked is not None:
             x = torch.where(masked[..., None], self.learned[-1], x)
@@ -69,7 +77,9 @@ class Encoder(nn.Module):
 class Head(nn.Module):
     def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int):
         super().__init__()
-        self.layers = nn.ModuleList((nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck)))
+        self.layers = nn.ModuleList(
+            (nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck))
+        )
         self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck))
 
     def forward(self, x):
@@ -89,17 +99,23 @@ def sinkhorn(logits, temperature: float = 0.04, iterations: int = 3):
 
 def make_model(work: dict[str, Any]) -> nn.ModuleDict:
     head = (work["width"], work["hidden"], work["bottleneck"], work["prototypes"])
-    encoder = Encoder(work["width"], work["depth"], work["heads"], math.prod(work["patch"]), 1 + work["registers"])
+    encoder = Encoder(
+        work["width"], work["depth"], work["heads"], math.prod(work["patch"]), 1 + work["registers"]
+    )
     return nn.ModuleDict({"encoder": encoder, "dino_head": Head(*head), "ibot_head": Head(*head)})
 
 
 def make_groups(work: dict[str, Any], padded: bool) -> list[dict[str, Any]]:
-    """What goes through the encoder together, with the crops' numbers: those of one length, or of one kind with padding."""
+    """What goes through the encoder together, with the crops' numbers: those of one length, or of
+    one kind with padding.
+    """
     voxels, special = math.prod(work["patch"]), 1 + work["registers"]
     crops = [crop for row in work["rows"] for crop in row]
     numbered = defaultdict(list)
     for number, crop in enumerate(crops):
-        numbered[(crop["is_global"],) if padded else (crop["is_global"], crop["tokens"])].append((number, crop))
+        numbered[(crop["is_global"],) if padded else (crop["is_global"], crop["tokens"])].append(
+            (number, crop)
+        )
     groups = []
     for (is_global, *_), members in numbered.items():
         tokens = torch.tensor([crop["tokens"] for _, crop in members])
@@ -116,11 +132,18 @@ def make_groups(work: dict[str, Any], padded: bool) -> list[dict[str, Any]]:
 
 
 def encode(encoder: Any, groups: list[dict], teacher: bool):
-    """CLS tokens with their crops' numbers, and the tokens that are masked for the student, both in the order of the groups."""
+    """CLS tokens with their crops' numbers, and the tokens that are masked for the student, both in
+    the order of the groups.
+    """
     cls, numbers, hidden = [], [], []
     for group in groups:
         if group["is_global"] or not teacher:
-            tokens = encoder(group["patches"], group["coords"], None if teacher else group["masked"], group["real"])
+            tokens = encoder(
+                group["patches"],
+                group["coords"],
+                None if teacher else group["masked"],
+                group["real"],
+            )
             cls.append(tokens[:, 0])
             numbers += group["numbers"]
             hidden.append(tokens[:, encoder.special :][group["masked"]])
@@ -130,21 +153,40 @@ def encode(encoder: Any, groups: list[dict], teacher: bool):
 def main(mode: str, described: str) -> None:
     torch.manual_seed(0)
     work = json.loads(described)
-    groups, study = make_groups(work, mode == "padded"), torch.tensor([crop["study"] for row in work["rows"] for crop in row])
+    groups, study = (
+        make_groups(work, mode == "padded"),
+        torch.tensor([crop["study"] for row in work["rows"] for crop in row]),
+    )
     student = make_model(work)
     teacher = copy.deepcopy(student).requires_grad_(False)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.04, fused=True)
-    counts = [crop["masked"] for group in groups for crop in _members(work, group) if crop["masked"]]
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.04, fused=True
+    )
+    counts = [
+        crop["masked"] for group in groups for crop in _members(work, group) if crop["masked"]
+    ]
     weights = torch.cat([torch.full((n,), 1 / n / len(counts)) for n in counts])
 
     def step() -> None:
         with torch.no_grad():
             cls, taught_numbers, hidden = encode(teacher["encoder"], groups, teacher=True)
-            dino_targets, ibot_targets = sinkhorn(teacher["dino_head"](cls)), sinkhorn(teacher["ibot_head"](hidden))
+            dino_targets, ibot_targets = (
+                sinkhorn(teacher["dino_head"](cls)),
+                sinkhorn(teacher["ibot_head"](hidden)),
+            )
         cls, numbers, hidden = encode(student["encoder"], groups, teacher=False)
-        pairs = (study[numbers][:, None] == study[taught_numbers]) & (torch.tensor(numbers)[:, None] != torch.tensor(taught_numbers))
-        dino = -((pairs.float() @ dino_targets) * log_softmax(student["dino_head"](cls) / 0.1, -1)).sum() / pairs.sum()
-        ibot = -((ibot_targets * log_softmax(student["ibot_head"](hidden) / 0.1, -1)).sum(-1) * weights).sum()
+        pairs = (study[numbers][:, None] == study[taught_numbers]) & (
+            torch.tensor(numbers)[:, None] != torch.tensor(taught_numbers)
+        )
+        dino = (
+            -(
+                (pairs.float() @ dino_targets) * log_softmax(student["dino_head"](cls) / 0.1, -1)
+            ).sum()
+            / pairs.sum()
+        )
+        ibot = -(
+            (ibot_targets * log_softmax(student["ibot_head"](hidden) / 0.1, -1)).sum(-1) * weights
+        ).sum()
         optimizer.zero_grad()
         (dino + ibot).backward()
         nn.utils.clip_grad_norm_(student.parameters(), 3.0)

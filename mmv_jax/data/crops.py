@@ -1,4 +1,6 @@
-"""Which box of a study a view shows, and how many tokens that takes: known from the index alone. Axes: N studies, V views, C crops."""
+"""Which box of a study a view shows, and how many tokens that takes: known from the index alone.
+Axes: N studies, V views, C crops.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +11,18 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from mmv_jax.errors import UserError
 
-NOMINAL_EXTENT_MM = 350.0  # the width of a planar study whose spacing nobody states: about that of a chest radiograph
-ASPECT = 4 / 3  # no side of a box, as a share of its study's side, is more than this times another (Inception's range)
+# the width of a planar study whose spacing nobody states: about that of a chest radiograph
+NOMINAL_EXTENT_MM = 350.0
+# no side of a box, as a share of its study's side, is more than this times another (Inception's
+# range)
+ASPECT = 4 / 3
 COARSER = 1.15  # spacing jitter: voxels are up to this factor larger than the view's grid asks for
-# A crop's voxels are at the finest this factor smaller than the study's own: a thumbnail is not blown up to a page of tokens. By dimensionality.
+# A crop's voxels are at the finest this factor smaller than the study's own: a thumbnail is not
+# blown up to a page of tokens. By dimensionality.
 OVERSAMPLING = {2: 2.0, 3: 2.0}
-DRAWS = 8  # uniform numbers a view: size, three aspects, three positions, spacing. A multiple of 4, since Philox draws by fours
+# uniform numbers a view: size, three aspects, three positions, spacing. A multiple of 4, since
+# Philox draws by fours
+DRAWS = 8
 STILL = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0])  # the draws that jitter nothing
 CHUNK = 4096  # studies whose token grids are counted at once, which bounds memory
 
@@ -27,7 +35,8 @@ class View:
 
     Attributes:
       count: crops of this view a study and epoch.
-      grid: the largest number of voxels (z, y, x), each a multiple of the patch. z is not read for planar studies: they are one slice.
+      grid: the largest number of voxels (z, y, x), each a multiple of the patch. z is not read for
+        planar studies: they are one slice.
       scale: the range of the share of the study's area (planar) or volume that a crop takes.
       is_global: read by the teacher, and first in a row.
     """
@@ -44,9 +53,11 @@ class Geometry:
     """What the index says of each study's physical space.
 
     Attributes:
-      spacing_mm: (z, y, x); unknown in-plane spacings are filled in from NOMINAL_EXTENT_MM, z of a planar study is 1.
+      spacing_mm: (z, y, x); unknown in-plane spacings are filled in from NOMINAL_EXTENT_MM, z of a
+        planar study is 1.
       extent_mm: (z, y, x); z of a planar study is 0: it is a plane.
-      cells: which cells of the study carry something, as bits. Planar: 16 lines (y), 16 bits each (x). Volumetric: 8 slabs (z) of 64 bits (8 y + x).
+      cells: which cells of the study carry something, as bits. Planar: 16 lines (y), 16 bits each
+        (x). Volumetric: 8 slabs (z) of 64 bits (8 y + x).
     """
 
     planar: Bool[np.ndarray, "N"]
@@ -67,15 +78,23 @@ class Geometry:
         extent = voxels * spacing
         extent[planar, 0] = 0.0
         cells = np.zeros((len(index), 16), np.uint64)
-        for lines, slabs, packed in ((planar, 16, ">u2"), (~planar, 8, ">u8")):  # store.layout.CELLS
-            # packbits puts the first cell into the highest bit; here the cell x is bit x, so that ranges of cells are ranges of bits.
+        # store.layout.CELLS
+        for lines, slabs, packed in ((planar, 16, ">u2"), (~planar, 8, ">u8")):
+            # packbits puts the first cell into the highest bit; here the cell x is bit x, so that
+            # ranges of cells are ranges of bits.
             raw = np.frombuffer(b"".join(index["occupancy"].to_numpy()[lines]), np.uint8)
             bits = np.unpackbits(raw).reshape(-1, slabs, np.dtype(packed).itemsize * 8)
             cells[lines, :slabs] = np.packbits(bits[..., ::-1], axis=-1).view(packed)[..., 0]
         return cls(planar, voxels, spacing, extent, cells)
 
     def __getitem__(self, lines) -> "Geometry":
-        return Geometry(self.planar[lines], self.voxels[lines], self.spacing_mm[lines], self.extent_mm[lines], self.cells[lines])
+        return Geometry(
+            self.planar[lines],
+            self.voxels[lines],
+            self.spacing_mm[lines],
+            self.extent_mm[lines],
+            self.cells[lines],
+        )
 
 
 @dataclass(frozen=True)
@@ -83,8 +102,10 @@ class Crops:
     """Boxes of studies on grids of cubic voxels; any leading axes.
 
     Attributes:
-      start_mm: lower corner (z, y, x), from the study's lower corner. A box may reach beyond its study; what is there is background.
-      spacing_mm: the edge of a voxel, the same along every axis, so that a centimetre is a centimetre.
+      start_mm: lower corner (z, y, x), from the study's lower corner. A box may reach beyond its
+        study; what is there is background.
+      spacing_mm: the edge of a voxel, the same along every axis, so that a centimetre is a
+        centimetre.
       tokens: number of patches (z, y, x); 0 where the study has no such view.
       patch: voxels of a patch (z, y, x).
     """
@@ -95,24 +116,45 @@ class Crops:
     patch: Triple
 
     def __getitem__(self, item) -> "Crops":
-        return Crops(self.start_mm[item], np.asarray(self.spacing_mm[item]), self.tokens[item], self.patch)
+        return Crops(
+            self.start_mm[item], np.asarray(self.spacing_mm[item]), self.tokens[item], self.patch
+        )
 
 
 def check_views(views: Mapping[int, Sequence[View]], patch: Triple) -> None:
-    """Raises UserError where a view cannot be cut into patches, has an impossible scale, or the globals do not come first."""
+    """Raises UserError where a view cannot be cut into patches, has an impossible scale, or the
+    globals do not come first.
+    """
     for ndim, listed in views.items():
         for view in listed:
             axes = range(4 - ndim - 1, 3)
             if any(view.grid[a] % patch[a] or view.grid[a] <= 0 for a in axes):
-                raise UserError(f"View {view.name!r} ({ndim}D) has the grid {view.grid}, but each side must be a multiple of the patch {patch}.")
+                raise UserError(
+                    f"View {view.name!r} ({ndim}D) has the grid {view.grid}, but each side must be"
+                    f" a multiple of the patch {patch}."
+                )
             if not 0 < view.scale[0] <= view.scale[1] <= 1:
-                raise UserError(f"View {view.name!r} ({ndim}D) has the scale {view.scale}: two shares of the study, 0 < low <= high <= 1.")
-        if sorted(listed, key=lambda view: not view.is_global) != list(listed) or not listed or not listed[0].is_global:
-            raise UserError(f"The {ndim}D views must begin with a global view, and all global views must come before the local ones.")
+                raise UserError(
+                    f"View {view.name!r} ({ndim}D) has the scale {view.scale}: two shares of the"
+                    " study, 0 < low <= high <= 1."
+                )
+        if (
+            sorted(listed, key=lambda view: not view.is_global) != list(listed)
+            or not listed
+            or not listed[0].is_global
+        ):
+            raise UserError(
+                f"The {ndim}D views must begin with a global view, and all global views must come"
+                " before the local ones."
+            )
 
 
-def uniforms(seed: int, epoch: int, first: int, lines: int, views: int) -> Float[np.ndarray, "lines views 8"]:
-    """The random numbers behind the crops of an epoch's lines `first`, `first + 1`, ...; line i has the same ones however they are asked for."""
+def uniforms(
+    seed: int, epoch: int, first: int, lines: int, views: int
+) -> Float[np.ndarray, "lines views 8"]:
+    """The random numbers behind the crops of an epoch's lines `first`, `first + 1`, ...; line i has
+    the same ones however they are asked for.
+    """
     philox = np.random.Philox(key=np.array([seed, epoch], np.uint64))
     philox.advance(first * views * DRAWS // 4)  # one step of its counter makes four numbers
     return np.random.Generator(philox).random((lines, views, DRAWS))
@@ -125,23 +167,46 @@ def draw_crops(
     u: Float[np.ndarray, "N V 8"],
     oversampling: Mapping[int, float] = OVERSAMPLING,
 ) -> Crops:
-    """The crops [N, V] of N studies: line i of `u` decides those of study i, view by view in the order of `views`."""
+    """The crops [N, V] of N studies: line i of `u` decides those of study i, view by view in the
+    order of `views`.
+    """
     n, most, _ = u.shape
-    crops = Crops(np.zeros((n, most, 3)), np.ones((n, most)), np.zeros((n, most, 3), np.int64), patch)
+    crops = Crops(
+        np.zeros((n, most, 3)), np.ones((n, most)), np.zeros((n, most, 3), np.int64), patch
+    )
     for ndim, listed in views.items():
         lines = np.flatnonzero(geometry.planar == (ndim == 2))
         for v, view in enumerate(expand(listed)):
             finest = geometry.spacing_mm[lines, 1:].min(axis=1) / oversampling[ndim]
-            start, spacing, tokens = _boxes(geometry.extent_mm[lines], finest, ndim, view, np.array(patch), u[lines, v])
-            crops.start_mm[lines, v], crops.spacing_mm[lines, v], crops.tokens[lines, v] = start, spacing, tokens
+            start, spacing, tokens = _boxes(
+                geometry.extent_mm[lines], finest, ndim, view, np.array(patch), u[lines, v]
+            )
+            crops.start_mm[lines, v], crops.spacing_mm[lines, v], crops.tokens[lines, v] = (
+                start,
+                spacing,
+                tokens,
+            )
     return crops
 
 
-def whole_crops(geometry: Geometry, grids: Mapping[int, Triple], patch: Triple, oversampling: Mapping[int, float] = OVERSAMPLING) -> Crops:
-    """One crop [N] a study that shows all of it, on at most `grids[ndim]` voxels; nothing is drawn."""
+def whole_crops(
+    geometry: Geometry,
+    grids: Mapping[int, Triple],
+    patch: Triple,
+    oversampling: Mapping[int, float] = OVERSAMPLING,
+) -> Crops:
+    """One crop [N] a study that shows all of it, on at most `grids[ndim]` voxels; nothing is
+    drawn.
+    """
     views = {ndim: [View("whole", 1, grid, (1.0, 1.0), True)] for ndim, grid in grids.items()}
     check_views(views, patch)
-    return draw_crops(geometry, views, patch, np.broadcast_to(STILL, (len(geometry.planar), 1, DRAWS)), oversampling)[:, 0]
+    return draw_crops(
+        geometry,
+        views,
+        patch,
+        np.broadcast_to(STILL, (len(geometry.planar), 1, DRAWS)),
+        oversampling,
+    )[:, 0]
 
 
 def expand(views: Sequence[View]) -> list[View]:
@@ -160,7 +225,9 @@ def _boxes(
     side = np.minimum(share[:, None] ** (1 / ndim) * np.exp(stretch), 1.0)
     box = side * extent[:, first:]
     centre = box / 2 + u[:, 4 + first : 7] * (extent[:, first:] - box)
-    spacing = np.maximum((box / np.array(view.grid[first:])).max(axis=1), finest) * COARSER ** u[:, 7]
+    spacing = (
+        np.maximum((box / np.array(view.grid[first:])).max(axis=1), finest) * COARSER ** u[:, 7]
+    )
     tokens = np.ones((len(extent), 3), np.int64)
     # The small subtraction keeps a box that fits exactly from being given a patch more by rounding.
     tokens[:, first:] = np.maximum(np.ceil(box / (spacing[:, None] * patch[first:]) - 1e-6), 1)
@@ -170,17 +237,29 @@ def _boxes(
 
 
 def most_tokens(geometry: Geometry, view: View, patch: Triple, ndim: int) -> Int[np.ndarray, "N"]:
-    """For each study of that dimensionality, a number of patch tokens that no crop of this view can exceed, whatever is drawn."""
+    """For each study of that dimensionality, a number of patch tokens that no crop of this view can
+    exceed, whatever is drawn.
+    """
     extent = geometry.extent_mm[geometry.planar == (ndim == 2), 3 - ndim :]
     grid, sides = np.array(view.grid[3 - ndim :]), np.array(patch[3 - ndim :])
-    # Side a of a box takes box_a / h voxels, and h >= box_b / grid_b for each side b; box_a / box_b is the studies' own ratio, times ASPECT at most.
+    # Side a of a box takes box_a / h voxels, and h >= box_b / grid_b for each side b; box_a / box_b
+    # is the studies' own ratio, times ASPECT at most.
     jitter = 1.0 if view.scale == (1.0, 1.0) else ASPECT
-    ratio = extent[:, :, None] / extent[:, None, :] * np.where(np.eye(ndim, dtype=bool), 1.0, jitter)
-    return np.ceil((ratio * grid / sides[:, None]).min(axis=2) - 1e-6).clip(min=1).prod(axis=1).astype(np.int64)
+    ratio = (
+        extent[:, :, None] / extent[:, None, :] * np.where(np.eye(ndim, dtype=bool), 1.0, jitter)
+    )
+    return (
+        np.ceil((ratio * grid / sides[:, None]).min(axis=2) - 1e-6)
+        .clip(min=1)
+        .prod(axis=1)
+        .astype(np.int64)
+    )
 
 
 def kept_tokens(geometry: Geometry, crops: Crops) -> Bool[np.ndarray, "N tz ty tx"]:
-    """Which patches of crop i of study i carry something: their box meets an occupied cell of the study. Never none: then the middle one is kept."""
+    """Which patches of crop i of study i carry something: their box meets an occupied cell of the
+    study. Never none: then the middle one is kept.
+    """
     size = tuple(crops.tokens.max(axis=0, initial=0).tolist())
     kept = np.zeros((len(crops.spacing_mm), *size), bool)
     for planar in (True, False):
@@ -193,19 +272,27 @@ def kept_tokens(geometry: Geometry, crops: Crops) -> Bool[np.ndarray, "N tz ty t
 
 
 def _occupied(geometry: Geometry, crops: Crops, planar: bool, size: Triple) -> np.ndarray:
-    """`kept_tokens` for studies of one dimensionality. Cells are bits, so a patch takes two logical operations and no sum over cells."""
+    """`kept_tokens` for studies of one dimensionality. Cells are bits, so a patch takes two logical
+    operations and no sum over cells.
+    """
     if planar:
         y, x = (_ranges(geometry, crops, axis, 16, size[axis]) for axis in (1, 2))
         lines = _any_slab(geometry.cells.astype(np.uint16), *y)
-        return (lines[:, None, :, None] & _bits(x, 1, np.uint16)[:, None, None, :] != 0) & (np.arange(size[0]) == 0)[:, None, None]
+        return (lines[:, None, :, None] & _bits(x, 1, np.uint16)[:, None, None, :] != 0) & (
+            np.arange(size[0]) == 0
+        )[:, None, None]
     z, y, x = (_ranges(geometry, crops, axis, 8, size[axis]) for axis in range(3))
     every_line = np.uint64(0x0101010101010101)  # bit 0 of each of the 8 lines of a slab
     inside = _bits(y, 8, np.uint64)[:, :, None] & (_bits(x, 1, np.uint64) * every_line)[:, None, :]
     return _any_slab(geometry.cells[:, :8], *z)[:, :, None, None] & inside[:, None] != 0
 
 
-def _ranges(geometry: Geometry, crops: Crops, axis: int, cells: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """First cell and one past the last cell, [N, size], that each patch along an axis meets; equal where it meets none."""
+def _ranges(
+    geometry: Geometry, crops: Crops, axis: int, cells: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First cell and one past the last cell, [N, size], that each patch along an axis meets; equal
+    where it meets none.
+    """
     t = np.arange(size)
     voxels, spacing = geometry.voxels[:, axis, None], geometry.spacing_mm[:, axis, None]
     step = crops.spacing_mm[:, None] * crops.patch[axis]
@@ -213,7 +300,8 @@ def _ranges(geometry: Geometry, crops: Crops, axis: int, cells: int, size: int) 
     # Rounding must not make a patch meet a voxel that it only touches.
     first = np.floor(start / spacing + 1e-6).clip(0, None).astype(np.int64)
     end = np.minimum(np.ceil((start + step) / spacing - 1e-6).astype(np.int64), voxels)
-    low = -(-(first + 1) * cells // voxels) - 1  # the cell of voxel v, by store.layout.cell_edges: the largest c with c * voxels // cells <= v
+    # the cell of voxel v, by store.layout.cell_edges: the largest c with c * voxels // cells <= v
+    low = -(-(first + 1) * cells // voxels) - 1
     high = -(-end * cells // voxels)
     empty = (first >= end) | (t >= crops.tokens[:, axis, None])
     return np.where(empty, 0, low), np.where(empty, 0, high)
@@ -235,7 +323,9 @@ def _bits(ranges: tuple[np.ndarray, np.ndarray], width: int, dtype: type) -> np.
 
 
 def count_tokens(geometry: Geometry, crops: Crops) -> Int[np.ndarray, "N V"]:
-    """Patch tokens of each crop [N, V] after those that carry nothing are dropped. No voxel is read."""
+    """Patch tokens of each crop [N, V] after those that carry nothing are dropped. No voxel is
+    read.
+    """
     counts: np.ndarray = np.zeros(crops.spacing_mm.shape, np.int64)
     for start in range(0, len(counts), CHUNK):
         part = slice(start, start + CHUNK)

@@ -1,7 +1,9 @@
-"""The packing plan: which study's crops go into which row. Axes: N lines of an epoch, R rows of a step, K capacities.
+"""The packing plan: which study's crops go into which row. Axes: N lines of an epoch, R rows of a
+step, K capacities.
 
-The plan is a pure function of the sizes, the seed and the epoch: any host can build any row of any step. Epochs differ in their number of rows, so
-a resume needs the number of an epoch and of its first row, or it must plan every epoch before.
+The plan is a pure function of the sizes, the seed and the epoch: any host can build any row of any
+step. Epochs differ in their number of rows, so a resume needs the number of an epoch and of its
+first row, or it must plan every epoch before.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,18 +15,29 @@ from mmv_jax.errors import UserError
 
 UNBOUNDED = 2**31  # of what has no most
 WINDOW = 2048  # lines that are packed together: enough to fill rows, few enough to be quick
-SHUFFLE = 2**63  # keeps the shuffle's random numbers apart from those of the crops (see crops.uniforms)
+# keeps the shuffle's random numbers apart from those of the crops (see crops.uniforms)
+SHUFFLE = 2**63
 
 Sizes = Sequence[tuple[int, ...]] | np.ndarray
 
 
 class Plan:
-    """Rows over concatenated epochs. A line is one showing of a study; without a mixture, line i of an epoch is study i."""
+    """Rows over concatenated epochs. A line is one showing of a study; without a mixture, line i of
+    an epoch is study i.
+    """
 
-    def __init__(self, sizes: Callable[[int], np.ndarray], capacity: np.ndarray, seed: int, per_step: int, begin: tuple[int, int]):
+    def __init__(
+        self,
+        sizes: Callable[[int], np.ndarray],
+        capacity: np.ndarray,
+        seed: int,
+        per_step: int,
+        begin: tuple[int, int],
+    ):
         self._sizes, self._capacity, self._seed, self.per_step = sizes, capacity, seed, per_step
         self._begin, first_row = begin
-        self._firsts = [first_row]  # the first row of each epoch from `begin` on, as far as is known
+        # the first row of each epoch from `begin` on, as far as is known
+        self._firsts = [first_row]
         self._packed: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
         self._locate(first_row)
 
@@ -33,7 +46,9 @@ class Plan:
         return self._firsts[1] - self._firsts[0]
 
     def begin_of(self, n: int) -> tuple[int, int]:
-        """(epoch, its first row) of the earliest row of step `n`: with this as `begin`, a plan has the steps from `n` on."""
+        """(epoch, its first row) of the earliest row of step `n`: with this as `begin`, a plan has
+        the steps from `n` on.
+        """
         epoch = self._locate(n * self.per_step)
         return epoch, self._firsts[epoch - self._begin]
 
@@ -47,7 +62,9 @@ class Plan:
         return epoch, self._epoch(epoch)[0][r - self._firsts[epoch - self._begin]].tolist()
 
     def step(self, n: int) -> list[int]:
-        """The rows of step `n`, in such an order that devices that take equal runs of it have equal attention to do."""
+        """The rows of step `n`, in such an order that devices that take equal runs of it have equal
+        attention to do.
+        """
         rows = range(n * self.per_step, (n + 1) * self.per_step)
         return [rows[i] for i in balanced_order(np.array([self._cost(r) for r in rows]))]
 
@@ -56,26 +73,40 @@ class Plan:
         return int(self._epoch(epoch)[1][r - self._firsts[epoch - self._begin]])
 
     def _locate(self, r: int) -> int:
-        """The epoch of row `r`. Epochs differ in their number of rows, so those before it, from `begin` on, are planned once."""
-        assert r >= self._firsts[0], f"row {r} lies before row {self._firsts[0]}, at which this plan begins"
+        """The epoch of row `r`. Epochs differ in their number of rows, so those before it, from
+        `begin` on, are planned once.
+        """
+        assert r >= self._firsts[0], (
+            f"row {r} lies before row {self._firsts[0]}, at which this plan begins"
+        )
         while self._firsts[-1] <= r:
             epoch = self._begin + len(self._firsts) - 1
             self._firsts.append(self._firsts[-1] + len(self._epoch(epoch)[0]))
         return self._begin + int(np.searchsorted(self._firsts, r, side="right")) - 1
 
     def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The rows of an epoch, shuffled, and the cost of each. The last two epochs asked for are kept: a step can lie in both."""
+        """The rows of an epoch, shuffled, and the cost of each. The last two epochs asked for are
+        kept: a step can lie in both.
+        """
         if epoch not in self._packed:
-            self._packed = {before: packed for before, packed in self._packed.items() if before == epoch - 1}
+            self._packed = {
+                before: packed for before, packed in self._packed.items() if before == epoch - 1
+            }
             self._packed[epoch] = self._pack_epoch(epoch)
         return self._packed[epoch]
 
     def _pack_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         sizes = self._sizes(epoch)
-        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed + SHUFFLE, epoch], np.uint64)))
+        rng = np.random.Generator(
+            np.random.Philox(key=np.array([self._seed + SHUFFLE, epoch], np.uint64))
+        )
         shuffled = rng.permutation(len(sizes))
         parts = np.array_split(shuffled, -(-len(sizes) // WINDOW))
-        rows = [part[row] for part in parts for row in best_fit(sizes[part, : len(self._capacity)], self._capacity)]
+        rows = [
+            part[row]
+            for part in parts
+            for row in best_fit(sizes[part, : len(self._capacity)], self._capacity)
+        ]
         rows = [rows[i] for i in rng.permutation(len(rows))]
         return rows, np.array([sizes[row, -1].sum() for row in rows])
 
@@ -94,12 +125,14 @@ def make_plan(
     """The plan of a run.
 
     Args:
-      sizes: for each line (tokens of its global crops, of its local crops[, number of its crops, visible tokens[, attention cost]]), or a function
-        from an epoch to that. What is left out is 0 crops and visible tokens, and the square of the tokens.
+      sizes: for each line (tokens of its global crops, of its local crops[, number of its crops,
+        visible tokens[, attention cost]]), or a function from an epoch to that. What is left out is
+        0 crops and visible tokens, and the square of the tokens.
       length, prefix: tokens of a row, and of its front part, which holds all global crops.
       segments, visible: the most crops and visible tokens that a row holds.
       per_step: rows of a step.
-      begin: an epoch and its first row (see `Plan.begin_of`): rows before it are never asked for, and their epochs need not be planned.
+      begin: an epoch and its first row (see `Plan.begin_of`): rows before it are never asked for,
+        and their epochs need not be planned.
     Raises:
       UserError: a study does not fit into a row.
 
@@ -108,7 +141,9 @@ def make_plan(
       >>> sorted(sorted(plan.row(i)) for i in range(len(plan)))
       [[0], [1, 2]]
     """
-    capacity = np.array([length, prefix, *(UNBOUNDED if most is None else most for most in (segments, visible))])
+    capacity = np.array(
+        [length, prefix, *(UNBOUNDED if most is None else most for most in (segments, visible))]
+    )
 
     def of_epoch(epoch: int) -> np.ndarray:
         table = _size_table(sizes(epoch) if callable(sizes) else sizes)
@@ -122,7 +157,9 @@ def _size_table(sizes: Sizes) -> Int[np.ndarray, "N 5"]:
     """Columns: all tokens, global tokens, crops, visible tokens, cost."""
     given = np.asarray(sizes, np.int64)
     if not given.size:
-        raise UserError("There is no study to plan rows for. Check the split, the modalities and the mixture.")
+        raise UserError(
+            "There is no study to plan rows for. Check the split, the modalities and the mixture."
+        )
     total = given[:, 0] + given[:, 1]
     counts = given[:, 2:4] if given.shape[1] > 2 else np.zeros((len(given), 2), np.int64)
     cost = given[:, 4] if given.shape[1] > 4 else total**2
@@ -134,19 +171,24 @@ def _check(table: np.ndarray, capacity: np.ndarray) -> None:
     if len(too_large):
         total, front, crops, visible, _ = table[too_large[0]]
         raise UserError(
-            f"{len(too_large)} of {len(table)} studies do not fit into a row. One of them needs {total} tokens, {front} of them in global crops, and "
-            f"{crops} crops, with {visible} visible tokens; a row holds length={capacity[0]}, prefix={capacity[1]}, segments={capacity[2]}, "
-            f"visible={capacity[3]}. Raise these, or make the views' grids smaller or their counts lower."
+            f"{len(too_large)} of {len(table)} studies do not fit into a row. One of them needs"
+            f" {total} tokens, {front} of them in global crops, and {crops} crops, with {visible}"
+            f" visible tokens; a row holds length={capacity[0]}, prefix={capacity[1]},"
+            f" segments={capacity[2]}, visible={capacity[3]}. Raise these, or make the views' grids"
+            " smaller or their counts lower."
         )
 
 
 def best_fit(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> list[list[int]]:
-    """Packs items of K sizes each into as few rows as it can: largest first, each into the fullest row that still holds it.
+    """Packs items of K sizes each into as few rows as it can: largest first, each into the fullest
+    row that still holds it.
 
-    A row is as full as its free shares of the capacities, weighted by how scarce these are, are small. (Other measures, the largest share, the
-    Euclidean norm, the balance of the shares, filled rows equally well to 0.2 %.)
+    A row is as full as its free shares of the capacities, weighted by how scarce these are, are
+    small. (Other measures, the largest share, the Euclidean norm, the balance of the shares, filled
+    rows equally well to 0.2 %.)
 
-    Source: best-fit decreasing; Johnson et al., Worst-case performance bounds for simple one-dimensional packing algorithms (SIAM J. Comput., 1974).
+    Source: best-fit decreasing; Johnson et al., Worst-case performance bounds for simple
+      one-dimensional packing algorithms (SIAM J. Comput., 1974).
     """
     need = sizes / capacity
     scarcity = need.sum(axis=0) / need.sum()
@@ -154,7 +196,8 @@ def best_fit(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> l
     free = np.ones_like(need)  # of each row; there are no more rows than items
     room = np.ones(len(need))
     for item in np.argsort(-need.max(axis=1), kind="stable").tolist():
-        holds = np.flatnonzero((free[: len(rows)] >= need[item] - 1e-9).all(axis=1))  # the shares are sums of rounded numbers
+        # the shares are sums of rounded numbers
+        holds = np.flatnonzero((free[: len(rows)] >= need[item] - 1e-9).all(axis=1))
         if len(holds):
             row = int(holds[room[holds].argmin()])
         else:
@@ -167,9 +210,11 @@ def best_fit(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> l
 
 
 def balanced_order(costs: np.ndarray) -> list[int]:
-    """An order in which every aligned run of 1/2, 1/4, 1/8, ... of the items has about the same cost, for as often as their number can be halved.
+    """An order in which every aligned run of 1/2, 1/4, 1/8, ... of the items has about the same
+    cost, for as often as their number can be halved.
 
-    It does not depend on the number of devices, so that this changes no batch. Pairs of the dearest with the cheapest are made, then pairs of pairs.
+    It does not depend on the number of devices, so that this changes no batch. Pairs of the dearest
+    with the cheapest are made, then pairs of pairs.
     """
     groups = [([i], float(cost)) for i, cost in enumerate(costs)]
     while len(groups) % 2 == 0:

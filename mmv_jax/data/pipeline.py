@@ -1,4 +1,6 @@
-"""From a store to the batches of a run, with or without worker processes. Axes: N lines of an epoch, V crops of a line, B rows."""
+"""From a store to the batches of a run, with or without worker processes. Axes: N lines of an
+epoch, V crops of a line, B rows.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +12,18 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from mmv_jax.data.crops import CHUNK, Crops, Triple, View, check_views, count_tokens, draw_crops, expand, most_tokens, uniforms
+from mmv_jax.data.crops import (
+    CHUNK,
+    Crops,
+    Triple,
+    View,
+    check_views,
+    count_tokens,
+    draw_crops,
+    expand,
+    most_tokens,
+    uniforms,
+)
 from mmv_jax.data.masked import block_mask, mask_shares
 from mmv_jax.data.packing import make_plan
 from mmv_jax.data.resample import Boxes
@@ -20,29 +33,38 @@ from mmv_jax.data.workers import begin, freed, held_signals
 from mmv_jax.errors import UserError, WorkFailed
 
 ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
-CHANGE, MIRROR, HIDE, MIX = 1, 2, 3, 4  # second part of a seed: keeps apart what is drawn for a crop, a line, a row and an epoch
+# second part of a seed: keeps apart what is drawn for a crop, a line, a row and an epoch
+CHANGE, MIRROR, HIDE, MIX = 1, 2, 3, 4
 TEXTS, NUMBERS = (
     ("study", "modality", "unit"),
     ["ndim", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x", "low", "high"],
 )  # of the index
 UNKNOWN = "unknown"  # the group of studies that have no value in the column of groups
-BEGIN = "begin"  # travels with a batch: the processes that make batches know the plan, and the one that saves does not
+# travels with a batch: the processes that make batches know the plan, and the one that saves does
+# not
+BEGIN = "begin"
 BUFFERED = 2  # batches that are made ahead, by each worker
 
 
 class Rows:
-    """The training rows of a store: which crops stand in which row of which step, and the rows themselves.
+    """The training rows of a store: which crops stand in which row of which step, and the rows
+    themselves.
 
-    Everything is a pure function of the arguments and the step, and not of hosts, of workers, or of what was asked for before.
+    Everything is a pure function of the arguments and the step, and not of hosts, of workers, or of
+    what was asked for before.
 
     Args:
-      store: anything with an `index`, `levels` and `read_box` (see `resample.Boxes`); with workers it must pickle.
+      store: anything with an `index`, `levels` and `read_box` (see `resample.Boxes`); with workers
+        it must pickle.
       views: for each dimensionality (2, 3) what is cut from a study, global views first.
-      patch, registers, length, prefix, segments, visible_share, visible_tokens, mask_tokens: see `tokens.RowShape`.
+      patch, registers, length, prefix, segments, visible_share, visible_tokens, mask_tokens: see
+        `tokens.RowShape`.
       per_step: rows of a step, over all hosts.
       coordinates: see `tokens.token_coordinates`.
-      mixture: for each group its share of the lines of an epoch; see `mix`. None: every study once an epoch.
-      mixture_by: the column of the index that tells the groups; a study without a value there is "unknown".
+      mixture: for each group its share of the lines of an epoch; see `mix`. None: every study once
+        an epoch.
+      mixture_by: the column of the index that tells the groups; a study without a value there is
+        "unknown".
       splits: those that are trained on.
       augment: False for the same crops as they are.
       begin: see `packing.make_plan`.
@@ -78,9 +100,14 @@ class Rows:
     ):
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         check_views(views, patch)
-        self.shape = RowShape(length, prefix, segments, patch, registers, visible_share, mask_tokens, visible_tokens)
+        self.shape = RowShape(
+            length, prefix, segments, patch, registers, visible_share, mask_tokens, visible_tokens
+        )
         self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
-        self._views, self._expanded = views, {ndim: expand(listed) for ndim, listed in views.items()}
+        self._views, self._expanded = (
+            views,
+            {ndim: expand(listed) for ndim, listed in views.items()},
+        )
         self._writer = RowWriter(store, self.shape, coordinates)
         groups = _groups(store.index, mixture_by)
         self._studies = _studies_of(store, splits, views, mixture, groups)
@@ -89,7 +116,14 @@ class Rows:
         self.digest = _digest(store.index.iloc[self._studies], self._group[self._studies])
         self._check_room()
         self.plan = make_plan(
-            self._sizes, length=length, prefix=prefix, segments=segments, visible=visible_tokens, per_step=per_step, seed=seed, begin=begin
+            self._sizes,
+            length=length,
+            prefix=prefix,
+            segments=segments,
+            visible=visible_tokens,
+            per_step=per_step,
+            seed=seed,
+            begin=begin,
         )
         self.at = begin
 
@@ -105,47 +139,65 @@ class Rows:
         return self.shape.spec(self.per_step)
 
     def begin_at(self, begin: tuple[int, int]) -> "Rows":
-        """The same rows, but none before `begin`: an epoch and its first row, as `at` was. Their epochs are not planned again."""
+        """The same rows, but none before `begin`: an epoch and its first row, as `at` was. Their
+        epochs are not planned again.
+        """
         return Rows(**(self._arguments | {"begin": begin}))
 
-    def batches(self, first: int, *, mine: Sequence[int] | None = None, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    def batches(
+        self, first: int, *, mine: Sequence[int] | None = None, workers: int = 0
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of the steps `first`, `first + 1`, ..., without end.
 
         Args:
           mine: this host's positions in a step; None for all.
-          workers: processes that make batches ahead; 0 makes them in a thread of this process. The batches are the same. They outlive SIGTERM and
-            SIGINT, and end with the iterator or with this process.
+          workers: processes that make batches ahead; 0 makes them in a thread of this process. The
+            batches are the same. They outlive SIGTERM and SIGINT, and end with the iterator or with
+            this process.
         """
         steps = grain.MapDataset.source(_Steps(self, first, None if mine is None else tuple(mine)))
         if workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # Grain's processes ask absl for its flags, which only an absl program parses
-            one_by_one = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+                # Grain's processes ask absl for its flags, which only an absl program parses
+                flags.FLAGS.mark_as_parsed()
+            one_by_one = steps.to_iter_dataset(
+                grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+            )
             options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)
             made = iter(one_by_one.mp_prefetch(options, worker_init_fn=begin))
         else:
-            made = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=BUFFERED)))
+            made = iter(
+                steps.to_iter_dataset(
+                    grain.ReadOptions(num_threads=1, prefetch_buffer_size=BUFFERED)
+                )
+            )
         try:
             while True:
-                with held_signals():  # Grain starts its processes when it is asked for the first batches
+                # Grain starts its processes when it is asked for the first batches
+                with held_signals():
                     batch = next(made)
                 self.at = tuple(batch.pop(BEGIN).tolist())
-                # Copied: JAX lets go of what it was given when it likes, and shared memory that it still holds at the end is a leak.
+                # Copied: JAX lets go of what it was given when it likes, and shared memory that it
+                # still holds at the end is a leak.
                 yield {name: np.array(value) for name, value in batch.items()} if workers else batch
         except RuntimeError as error:  # Grain has no type of its own for it
             if "terminated unexpectedly" not in str(error):
                 raise
             raise WorkFailed(
-                "A data worker died: too little memory is the usual cause. Set fewer --config.data.workers. The same command goes on from the last "
-                "checkpoint."
+                "A data worker died: too little memory is the usual cause. Set fewer"
+                " --config.data.workers. The same command goes on from the last checkpoint."
             ) from error
         finally:
-            made.close()  # ends the processes and frees the batches that they have ready, which nobody will ask for
+            # ends the processes and frees the batches that they have ready, which nobody will ask
+            # for
+            made.close()
             made = batch = None
             freed()
 
     def batch(self, step: int, mine: Sequence[int] | None = None) -> dict[str, np.ndarray]:
-        """The rows of a step, or those at the positions `mine` of it, as the arrays of `tokens.RowShape.spec`."""
+        """The rows of a step, or those at the positions `mine` of it, as the arrays of
+        `tokens.RowShape.spec`.
+        """
         rows = self.plan.step(step)
         rows = rows if mine is None else [rows[i] for i in mine]
         batch = self.shape.empty(len(rows))
@@ -158,45 +210,78 @@ class Rows:
         return batch
 
     def _fill(self, batch: dict[str, np.ndarray], b: int, row: int) -> None:
-        """Writes row number `row` of the plan: the global crops of its studies, then the local ones."""
+        """Writes row number `row` of the plan: the global crops of its studies, then the local
+        ones.
+        """
         epoch, lines = self.plan.epoch_and_lines(row)
         studies = self._lines(epoch)[lines]
         crops = self._crops(epoch, lines, studies)
         kept = self._writer.kept(studies, crops)
         at, segment = 0, 0
-        front: list[tuple[int, np.ndarray]] = []  # where each global crop begins, and which of its patches are kept
+        # where each global crop begins, and which of its patches are kept
+        front: list[tuple[int, np.ndarray]] = []
         for is_global in (True, False):
             for i, (line, study) in enumerate(zip(lines, studies.tolist())):
-                for v, view in enumerate(self._expanded[2 if self._writer.geometry.planar[study] else 3]):
+                for v, view in enumerate(
+                    self._expanded[2 if self._writer.geometry.planar[study] else 3]
+                ):
                     if view.is_global == is_global:
                         front += [(at, kept[i][v])] if is_global else []
                         segment += 1
-                        seeds = ((self._seed, CHANGE, epoch, line, v), (self._seed, MIRROR, epoch, line)) if self._augment else None
-                        at = self._writer.add(batch, b, at, segment, study, crops[i, v], kept[i][v], is_global, seeds)
+                        seeds = (
+                            (
+                                (self._seed, CHANGE, epoch, line, v),
+                                (self._seed, MIRROR, epoch, line),
+                            )
+                            if self._augment
+                            else None
+                        )
+                        at = self._writer.add(
+                            batch, b, at, segment, study, crops[i, v], kept[i][v], is_global, seeds
+                        )
         self._hide(batch, b, front, np.random.default_rng([self._seed, HIDE, row]))
 
-    def _hide(self, batch: dict[str, np.ndarray], b: int, front: list[tuple[int, np.ndarray]], rng: np.random.Generator) -> None:
+    def _hide(
+        self,
+        batch: dict[str, np.ndarray],
+        b: int,
+        front: list[tuple[int, np.ndarray]],
+        rng: np.random.Generator,
+    ) -> None:
         """Draws the masked and the visible tokens of a row's global crops."""
         if self.shape.mask_tokens:
             shares = mask_shares(rng, len(front))
             masks = [block_mask(rng, kept, share)[kept] for share, (_, kept) in zip(shares, front)]
-            masked = np.concatenate([at + self.shape.special + np.flatnonzero(mask) for mask, (at, _) in zip(masks, front)])[: self.shape.masked]
+            masked = np.concatenate(
+                [
+                    at + self.shape.special + np.flatnonzero(mask)
+                    for mask, (at, _) in zip(masks, front)
+                ]
+            )[: self.shape.masked]
             batch["masked"][b, masked] = True
             batch["masked_index"][b, : len(masked)] = masked
         if self.shape.visible_share is not None:
-            visible = np.concatenate([choose_visible(rng, at, int(kept.sum()), self.shape) for at, kept in front])
+            visible = np.concatenate(
+                [choose_visible(rng, at, int(kept.sum()), self.shape) for at, kept in front]
+            )
             batch["visible_index"][b, : len(visible)] = visible
 
     def _lines(self, epoch: int) -> np.ndarray:
         """The study of each line of an epoch."""
         if self._mixture is None:
             return self._studies
-        return mix(self._studies, self._group[self._studies], self._mixture, np.random.default_rng([self._seed, MIX, epoch]))
+        return mix(
+            self._studies,
+            self._group[self._studies],
+            self._mixture,
+            np.random.default_rng([self._seed, MIX, epoch]),
+        )
 
     def _crops(self, epoch: int, lines: Sequence[int], studies: np.ndarray) -> Crops:
         """The crops [N, V] of some of an epoch's lines, which show `studies`."""
         most = max(map(len, self._expanded.values()))
-        whole = isinstance(lines, range)  # in one go; otherwise line by line, which gives the same numbers
+        # in one go; otherwise line by line, which gives the same numbers
+        whole = isinstance(lines, range)
         u = (
             uniforms(self._seed, epoch, lines[0], len(lines), most)
             if whole
@@ -205,7 +290,9 @@ class Rows:
         return draw_crops(self._writer.geometry[studies], self._views, self.shape.patch, u)
 
     def _sizes(self, epoch: int) -> np.ndarray:
-        """Global tokens, local tokens, crops, visible tokens and attention cost of each line of an epoch."""
+        """Global tokens, local tokens, crops, visible tokens and attention cost of each line of an
+        epoch.
+        """
         studies = self._lines(epoch)
         chunks = [range(at, min(at + CHUNK, len(studies))) for at in range(0, len(studies), CHUNK)]
         return np.concatenate([self._sizes_of(epoch, lines, studies[lines]) for lines in chunks])
@@ -217,28 +304,51 @@ class Rows:
         tokens = np.where(there, patches + self.shape.special, 0)
         front = np.zeros_like(there)
         for ndim, listed in self._expanded.items():
-            front[np.ix_(geometry.planar == (ndim == 2), range(len(listed)))] = [view.is_global for view in listed]
+            front[np.ix_(geometry.planar == (ndim == 2), range(len(listed)))] = [
+                view.is_global for view in listed
+            ]
         visible = (self.shape.visible_of(patches) + self.shape.special) * front
-        return np.stack([x.sum(axis=1) for x in (tokens * front, tokens * ~front, there, visible, tokens**2)], axis=1)
+        return np.stack(
+            [x.sum(axis=1) for x in (tokens * front, tokens * ~front, there, visible, tokens**2)],
+            axis=1,
+        )
 
     def _check_room(self) -> None:
-        """Refuses now what could stop the run in a later epoch: a study whose largest possible crops do not fit into a row."""
+        """Refuses now what could stop the run in a later epoch: a study whose largest possible
+        crops do not fit into a row.
+        """
         shape, geometry = self.shape, self._writer.geometry[self._studies]
         for ndim, listed in self._expanded.items():
-            patches = np.stack([most_tokens(geometry, view, shape.patch, ndim) for view in listed], axis=1)
+            patches = np.stack(
+                [most_tokens(geometry, view, shape.patch, ndim) for view in listed], axis=1
+            )
             front = np.array([view.is_global for view in listed])
-            visible = self.shape.visible_of(patches) if shape.visible_share is not None else patches * 0
-            total, prefix, seen = ((x + shape.special).sum(axis=1).max(initial=0) for x in (patches, patches[:, front], visible[:, front]))
-            if total > shape.length or prefix > shape.prefix or len(listed) > shape.segments or seen > (shape.visible_tokens or seen):
+            visible = (
+                self.shape.visible_of(patches) if shape.visible_share is not None else patches * 0
+            )
+            total, prefix, seen = (
+                (x + shape.special).sum(axis=1).max(initial=0)
+                for x in (patches, patches[:, front], visible[:, front])
+            )
+            if (
+                total > shape.length
+                or prefix > shape.prefix
+                or len(listed) > shape.segments
+                or seen > (shape.visible_tokens or seen)
+            ):
                 raise UserError(
-                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {prefix} of them in global crops and {seen} of them "
-                    f"visible, but a row has length={shape.length}, prefix={shape.prefix}, segments={shape.segments} and "
-                    f"visible_tokens={shape.visible_tokens}. Raise these, or make the views' grids or counts smaller."
+                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {prefix}"
+                    f" of them in global crops and {seen} of them visible, but a row has"
+                    f" length={shape.length}, prefix={shape.prefix}, segments={shape.segments} and"
+                    f" visible_tokens={shape.visible_tokens}. Raise these, or make the views' grids"
+                    " or counts smaller."
                 )
 
 
 class _Steps(grain.sources.RandomAccessDataSource):
-    """Item n is the whole batch of step `first + n`: batched here and not by Grain, so that the number of workers has no say in it."""
+    """Item n is the whole batch of step `first + n`: batched here and not by Grain, so that the
+    number of workers has no say in it.
+    """
 
     def __init__(self, rows: Rows, first: int, mine: tuple[int, ...] | None):
         self._rows, self._first, self._mine = rows, first, mine
@@ -248,20 +358,27 @@ class _Steps(grain.sources.RandomAccessDataSource):
 
     def __getitem__(self, n: int) -> dict[str, np.ndarray]:
         step = self._first + n
-        return self._rows.batch(step, self._mine) | {BEGIN: np.array(self._rows.plan.begin_of(step))}
+        return self._rows.batch(step, self._mine) | {
+            BEGIN: np.array(self._rows.plan.begin_of(step))
+        }
 
 
-def mix(studies: np.ndarray, group: np.ndarray, mixture: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:
+def mix(
+    studies: np.ndarray, group: np.ndarray, mixture: Mapping[str, float], rng: np.random.Generator
+) -> np.ndarray:
     """The studies of an epoch's lines, each group with its share of them.
 
-    The epoch is as long as the group needs that is largest for its share: its studies come once, those of the others in whole rounds and a
-    random rest.
+    The epoch is as long as the group needs that is largest for its share: its studies come once,
+    those of the others in whole rounds and a random rest.
     """
     counts = {name: int((group == name).sum()) for name in mixture}
     lines = max(count * sum(mixture.values()) / mixture[name] for name, count in counts.items())
     chosen = []
     for name, count in counts.items():
-        own, wanted = studies[group == name], max(round(lines * mixture[name] / sum(mixture.values())), count)
+        own, wanted = (
+            studies[group == name],
+            max(round(lines * mixture[name] / sum(mixture.values())), count),
+        )
         chosen += [own] * (wanted // count) + [rng.permutation(own)[: wanted % count]]
     return np.concatenate(chosen)
 
@@ -269,22 +386,36 @@ def mix(studies: np.ndarray, group: np.ndarray, mixture: Mapping[str, float], rn
 def _groups(index: pd.DataFrame, by: str) -> pd.Series:
     """The group of each study: its value in a column of the index; UNKNOWN where it has none."""
     if by not in index:
-        raise UserError(f"mixture_by is {by!r}, which the store's index does not have. Use 'modality', or a label such as 'label_source'.")
+        raise UserError(
+            f"mixture_by is {by!r}, which the store's index does not have. Use 'modality', or a"
+            " label such as 'label_source'."
+        )
     return index[by].astype(object).where(index[by].notna(), UNKNOWN).astype(str)
 
 
 def _digest(trained: pd.DataFrame, groups: np.ndarray) -> str:
-    """Of all that rows follow from in the lines of the index that are trained on; lines of other splits may come and go."""
+    """Of all that rows follow from in the lines of the index that are trained on; lines of other
+    splits may come and go.
+    """
     texts = "\n".join([*(text for name in TEXTS for text in trained[name]), *groups])
     numbers = trained[NUMBERS].to_numpy(np.float64)
-    # A crop from a level is not to the last bit that from the study, which a store from before there were levels gives.
+    # A crop from a level is not to the last bit that from the study, which a store from before
+    # there were levels gives.
     factors: Iterable[Any] = trained.get("level_factors", [])
-    levels = "".join(f"{i}: {own.tolist()}" for i, own in enumerate(factors) if own is not None and len(own))
-    return hashlib.sha256(texts.encode() + numbers.tobytes() + b"".join(trained["occupancy"]) + levels.encode()).hexdigest()[:16]
+    levels = "".join(
+        f"{i}: {own.tolist()}" for i, own in enumerate(factors) if own is not None and len(own)
+    )
+    return hashlib.sha256(
+        texts.encode() + numbers.tobytes() + b"".join(trained["occupancy"]) + levels.encode()
+    ).hexdigest()[:16]
 
 
 def _studies_of(
-    store: Boxes, splits: Sequence[str], views: Mapping[int, Sequence[View]], mixture: Mapping[str, float] | None, groups: pd.Series
+    store: Boxes,
+    splits: Sequence[str],
+    views: Mapping[int, Sequence[View]],
+    mixture: Mapping[str, float] | None,
+    groups: pd.Series,
 ) -> np.ndarray:
     """The lines of the index that are trained on."""
     index = store.index
@@ -295,9 +426,13 @@ def _studies_of(
         wrong = [name for name, share in mixture.items() if name not in there or share <= 0]
         if wrong:
             raise UserError(
-                f"The mixture gives {wrong[0]} a share of {mixture[wrong[0]]}, but shares are positive, and {words} have {', '.join(there)}."
+                f"The mixture gives {wrong[0]} a share of {mixture[wrong[0]]}, but shares are"
+                f" positive, and {words} have {', '.join(there)}."
             )
         fits &= groups.isin(list(mixture))
     if not fits.any():
-        raise UserError(f"The store has no study of {words} that the views can show. Its splits are {', '.join(sorted(set(index['split'])))}.")
+        raise UserError(
+            f"The store has no study of {words} that the views can show. Its splits are"
+            f" {', '.join(sorted(set(index['split'])))}."
+        )
     return np.flatnonzero(fits)

@@ -1,4 +1,6 @@
-"""A crop's voxels: separable, antialiased linear resampling of just the box that the crop touches. Axes: z, y, x; b input and g output voxels."""
+"""A crop's voxels: separable, antialiased linear resampling of just the box that the crop touches.
+Axes: z, y, x; b input and g output voxels.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ from scipy import sparse
 from mmv_jax.data.crops import Crops, Geometry
 from mmv_jax.store.levels import covered
 
-SLAB_BYTES = 2**25  # a large box is read in slabs of about this size, so that a whole CT never lies in memory
+# a large box is read in slabs of about this size, so that a whole CT never lies in memory
+SLAB_BYTES = 2**25
 
 
 @runtime_checkable
@@ -24,7 +27,13 @@ class Boxes(Protocol):
     def levels(self, i: int) -> np.ndarray: ...
 
     def read_box(
-        self, i: int, start: tuple[int, int, int], shape: tuple[int, int, int], *, mask: str | None = None, level: int = 0
+        self,
+        i: int,
+        start: tuple[int, int, int],
+        shape: tuple[int, int, int],
+        *,
+        mask: str | None = None,
+        level: int = 0,
     ) -> np.ndarray: ...
 
 
@@ -34,8 +43,9 @@ class Axis:
 
     Attributes:
       first, read: the voxels that are read, from `first` on: of the study, or of one of its levels.
-      weights: output voxel g is the mean, so weighted, of the b voxels that are read. Sparse, and not only for speed: a BLAS product can round
-        otherwise in a worker process, and rows must not depend on who makes them.
+      weights: output voxel g is the mean, so weighted, of the b voxels that are read. Sparse, and
+        not only for speed: a BLAS product can round otherwise in a worker process, and rows must
+        not depend on who makes them.
       nearest: for each output voxel the one, of the study or level, that is nearest to its centre.
       inside: whether the centre of an output voxel lies in the study.
     """
@@ -47,14 +57,19 @@ class Axis:
     inside: Bool[np.ndarray, "g"]
 
 
-def resample_axis(start_mm: float, step_mm: float, count: int, spacing_mm: float, voxels: int, factor: int = 1) -> Axis:
-    """Weights of a triangle as wide as the coarser of the two grids: linear interpolation where voxels grow in number, antialiased where they shrink.
+def resample_axis(
+    start_mm: float, step_mm: float, count: int, spacing_mm: float, voxels: int, factor: int = 1
+) -> Axis:
+    """Weights of a triangle as wide as the coarser of the two grids: linear interpolation where
+    voxels grow in number, antialiased where they shrink.
 
     Args:
-      start_mm, step_mm, count: the output grid: the lower edge of its first voxel, a voxel's edge, voxels.
-      spacing_mm, voxels: the study's grid, which begins at 0. Beyond its ends its last voxel goes on.
-      factor: of the level that is read, each of whose voxels is the mean of so many. The triangle is then narrower, so that both together are as
-        wide (in variance) as the triangle alone.
+      start_mm, step_mm, count: the output grid: the lower edge of its first voxel, a voxel's edge,
+        voxels.
+      spacing_mm, voxels: the study's grid, which begins at 0. Beyond its ends its last voxel goes
+        on.
+      factor: of the level that is read, each of whose voxels is the mean of so many. The triangle
+        is then narrower, so that both together are as wide (in variance) as the triangle alone.
 
     Source: the `reduce` filters of Pillow (Image.resize with BILINEAR).
     """
@@ -65,68 +80,110 @@ def resample_axis(start_mm: float, step_mm: float, count: int, spacing_mm: float
     near = centre.clip(0, voxels - 1)
     width = max(triangle(step_mm / spacing_mm, factor), 1.0)
     taps = np.ceil(near - width).astype(np.int64)[:, None] + np.arange(int(2 * width) + 1)
-    weights = np.maximum(1 - np.abs(taps - near[:, None]) / width, 0.0) * ((taps >= 0) & (taps < voxels))
+    weights = np.maximum(1 - np.abs(taps - near[:, None]) / width, 0.0) * (
+        (taps >= 0) & (taps < voxels)
+    )
     if factor > 1:
-        weights *= (covered(there, factor) / factor)[taps.clip(0, voxels - 1)]  # the last one may stand for fewer
+        # the last one may stand for fewer
+        weights *= (covered(there, factor) / factor)[taps.clip(0, voxels - 1)]
     weights /= weights.sum(axis=1, keepdims=True)
     taps = taps.clip(0, voxels - 1)
     first, read = int(taps[0, 0]), int(taps[-1, -1] - taps[0, 0] + 1)
     ends = np.arange(count + 1, dtype=np.int32) * np.int32(taps.shape[1])
-    matrix = sparse.csr_array((weights.astype(np.float32).ravel(), (taps - first).astype(np.int32).ravel(), ends), shape=(count, read))
+    matrix = sparse.csr_array(
+        (weights.astype(np.float32).ravel(), (taps - first).astype(np.int32).ravel(), ends),
+        shape=(count, read),
+    )
     return Axis(first, read, matrix, np.rint(near).astype(np.int64), inside)
 
 
 def triangle(step: float, factor: int) -> float:
-    """Half the base, in voxels of a level, of the triangle that makes a grid of `step` voxels of the study of means of `factor` of them; 0 for none.
+    """Half the base, in voxels of a level, of the triangle that makes a grid of `step` voxels of
+    the study of means of `factor` of them; 0 for none.
 
-    Variances add up: (factor^2 - 1) / 12 of the means and base^2 / 6 of the triangle give step^2 / 6.
+    Variances add up: (factor^2 - 1) / 12 of the means and base^2 / 6 of the triangle give step^2 /
+    6.
     """
     return math.sqrt(max(step * step - (factor * factor - 1) / 2, 0.0)) / factor
 
 
 def level_for(step: Float[np.ndarray, "3"], factors: Int[np.ndarray, "levels 3"]) -> int:
-    """The coarsest level of a study from which a crop can be made that is as sharp as one from the study itself; 0 is the study.
+    """The coarsest level of a study from which a crop can be made that is as sharp as one from the
+    study itself; 0 is the study.
 
     Args:
       step: the edges of the crop's voxels, in voxels of the study.
       factors: as of `Store.levels`.
     """
-    sharp = [level for level, own in enumerate(factors.tolist(), start=1) if all(f == 1 or triangle(s, f) >= 1 for s, f in zip(step.tolist(), own))]
+    sharp = [
+        level
+        for level, own in enumerate(factors.tolist(), start=1)
+        if all(f == 1 or triangle(s, f) >= 1 for s, f in zip(step.tolist(), own))
+    ]
     return max(sharp, default=0)
 
 
-def read_crop(store: Boxes, geometry: Geometry, i: int, crop: Crops) -> tuple[Float[np.ndarray, "gz gy gx"], Bool[np.ndarray, "gz gy gx"]]:
-    """The true intensities of study `i` on the crop's grid, and where the grid lies in the study. A planar study is one slice, gz = 1."""
+def read_crop(
+    store: Boxes, geometry: Geometry, i: int, crop: Crops
+) -> tuple[Float[np.ndarray, "gz gy gx"], Bool[np.ndarray, "gz gy gx"]]:
+    """The true intensities of study `i` on the crop's grid, and where the grid lies in the study. A
+    planar study is one slice, gz = 1.
+    """
     factors = store.levels(i)
     level = level_for(float(crop.spacing_mm) / geometry.spacing_mm[i], factors)
     z, y, x = _axes(geometry, i, crop, factors[level - 1] if level else np.ones(3, int))
     deep = max(SLAB_BYTES // (4 * y.read * x.read), 1)
     small = np.empty((z.read, len(y.inside), len(x.inside)), np.float32)
     for at in range(0, z.read, deep):
-        box = store.read_box(i, (z.first + at, y.first, x.first), (min(deep, z.read - at), y.read, x.read), level=level)
+        box = store.read_box(
+            i,
+            (z.first + at, y.first, x.first),
+            (min(deep, z.read - at), y.read, x.read),
+            level=level,
+        )
         small[at : at + deep] = _along(_along(box, y.weights, 1), x.weights, 2)
     return _along(small, z.weights, 0), z.inside[:, None, None] & y.inside[:, None] & x.inside
 
 
-def read_crop_mask(store: Boxes, geometry: Geometry, i: int, crop: Crops, mask: str) -> Int[np.ndarray, "gz gy gx"]:
-    """The named mask of study `i` on the crop's grid: the nearest voxel's value, 0 outside the study."""
+def read_crop_mask(
+    store: Boxes, geometry: Geometry, i: int, crop: Crops, mask: str
+) -> Int[np.ndarray, "gz gy gx"]:
+    """The named mask of study `i` on the crop's grid: the nearest voxel's value, 0 outside the
+    study.
+    """
     z, y, x = axes = _axes(geometry, i, crop, np.ones(3, int))
     low, high = ([int(axis.nearest[end]) for axis in axes] for end in (0, -1))
-    box = store.read_box(i, (low[0], low[1], low[2]), (high[0] - low[0] + 1, high[1] - low[1] + 1, high[2] - low[2] + 1), mask=mask)
+    box = store.read_box(
+        i,
+        (low[0], low[1], low[2]),
+        (high[0] - low[0] + 1, high[1] - low[1] + 1, high[2] - low[2] + 1),
+        mask=mask,
+    )
     values = box[np.ix_(*(axis.nearest - first for axis, first in zip(axes, low)))]
-    return np.where(z.inside[:, None, None] & y.inside[:, None] & x.inside, values, 0).astype(np.int32)
+    return np.where(z.inside[:, None, None] & y.inside[:, None] & x.inside, values, 0).astype(
+        np.int32
+    )
 
 
 def _along(x: np.ndarray, weights: sparse.csr_array, axis: int) -> np.ndarray:
     """Applies the weights along one axis."""
     front = np.moveaxis(x, axis, 0)
-    return np.moveaxis((weights @ front.reshape(len(front), -1)).reshape(-1, *front.shape[1:]), 0, axis)
+    return np.moveaxis(
+        (weights @ front.reshape(len(front), -1)).reshape(-1, *front.shape[1:]), 0, axis
+    )
 
 
 def _axes(geometry: Geometry, i: int, crop: Crops, factor: np.ndarray) -> list[Axis]:
-    voxels, step, start = crop.tokens * np.array(crop.patch), float(crop.spacing_mm), crop.start_mm.tolist()
+    voxels, step, start = (
+        crop.tokens * np.array(crop.patch),
+        float(crop.spacing_mm),
+        crop.start_mm.tolist(),
+    )
     spacing, there = geometry.spacing_mm[i].tolist(), geometry.voxels[i].tolist()
-    axes = [resample_axis(start[a], step, int(voxels[a]), spacing[a], there[a], int(factor[a])) for a in range(3)]
+    axes = [
+        resample_axis(start[a], step, int(voxels[a]), spacing[a], there[a], int(factor[a]))
+        for a in range(3)
+    ]
     if geometry.planar[i]:  # one slice; tokens.to_patches repeats it through the patch's depth
         axes[0] = resample_axis(0.0, 1.0, 1, 1.0, 1)
     return axes

@@ -1,4 +1,6 @@
-"""Fills rows: reads the crops of studies and writes their tokens. Axes: B rows, L tokens, V crops of a study."""
+"""Fills rows: reads the crops of studies and writes their tokens. Axes: B rows, L tokens, V crops
+of a study.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,26 +20,37 @@ class RowWriter:
 
     def __init__(self, store: Boxes, shape: RowShape, coordinates: str):
         if coordinates not in COORDINATES:
-            raise UserError(f"coordinates is {coordinates!r}; choose one of {', '.join(COORDINATES)}.")
+            raise UserError(
+                f"coordinates is {coordinates!r}; choose one of {', '.join(COORDINATES)}."
+            )
         index = store.index
         self.geometry, self.shape = Geometry.of(index), shape
         self._store, self._coordinates = store, coordinates
-        self._modality, self._unit, self._hash = (index[name].to_numpy(str) for name in ("modality", "unit", "study"))
+        self._modality, self._unit, self._hash = (
+            index[name].to_numpy(str) for name in ("modality", "unit", "study")
+        )
         self._range = index[["low", "high"]].to_numpy(np.float64)
 
     def kept(self, studies: np.ndarray, crops: Crops) -> list[list[np.ndarray]]:
         """For each crop [N, V] of N studies: which of its patches become tokens, [tz, ty, tx]."""
-        views = [kept_tokens(self.geometry[studies], crops[:, v]) for v in range(crops.tokens.shape[1])]
-        return [[kept[i][tuple(map(slice, crops.tokens[i, v]))] for v, kept in enumerate(views)] for i in range(len(studies))]
+        views = [
+            kept_tokens(self.geometry[studies], crops[:, v]) for v in range(crops.tokens.shape[1])
+        ]
+        return [
+            [kept[i][tuple(map(slice, crops.tokens[i, v]))] for v, kept in enumerate(views)]
+            for i in range(len(studies))
+        ]
 
     def add(
         self, batch: dict[str, np.ndarray], b: int, at: int, segment: int, study: int, crop: Crops, kept: np.ndarray, is_global: bool,
         seeds: tuple[Sequence[int], Sequence[int]] | None = None,
     ) -> int:  # fmt: skip
-        """Writes a crop's tokens into row `b` of a batch from position `at` on, as its segment number `segment` (from 1).
+        """Writes a crop's tokens into row `b` of a batch from position `at` on, as its segment
+        number `segment` (from 1).
 
         Args:
-          seeds: of what is drawn for this crop (intensities) and for its study (mirroring, in which the views agree); None to change nothing.
+          seeds: of what is drawn for this crop (intensities) and for its study (mirroring, in which
+            the views agree); None to change nothing.
         Returns:
           The position after the crop.
         """
@@ -53,14 +66,29 @@ class RowWriter:
         batch["kinds"][b, at:first] = [CLS, *range(REGISTER, REGISTER + self.shape.registers)]
         batch["kinds"][b, first:end] = PATCH
         batch["segment_ids"][b, at:end] = segment
-        table = {"study": study, "is_global": is_global, "planar": self.geometry.planar[study], "cls_index": at}
+        table = {
+            "study": study,
+            "is_global": is_global,
+            "planar": self.geometry.planar[study],
+            "cls_index": at,
+        }
         for name, value in table.items():
             batch[name][b, segment - 1] = value
         return end
 
-    def _tokens(self, study: int, crop: Crops, kept: np.ndarray, seeds: tuple[Sequence[int], Sequence[int]] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _tokens(
+        self,
+        study: int,
+        crop: Crops,
+        kept: np.ndarray,
+        seeds: tuple[Sequence[int], Sequence[int]] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Patches [n, P], and coordinates [1 + n, 3] of the crop and of them."""
-        unit, extent, (low, high) = self._unit[study], self.geometry.extent_mm[study], self._range[study]
+        unit, extent, (low, high) = (
+            self._unit[study],
+            self.geometry.extent_mm[study],
+            self._range[study],
+        )
         voxels, inside = read_crop(self._store, self.geometry, study, crop)
         rng = np.random.default_rng(seeds[0]) if seeds else None
         voxels = normalise(voxels, unit, low, high, rng)
@@ -69,9 +97,12 @@ class RowWriter:
         patches = to_patches(np.where(inside, voxels, np.float32(BACKGROUND)), kept, crop.patch)
         points = token_coordinates(crop, extent, kept, self._coordinates)
         if seeds:
-            # A mirrored study: each patch is mirrored within itself and stands at the mirrored place. The order of tokens means nothing.
+            # A mirrored study: each patch is mirrored within itself and stands at the mirrored
+            # place. The order of tokens means nothing.
             mirrored = mirrored_axes(np.random.default_rng(seeds[1]), self._modality[study], extent)
-            patches = np.flip(patches.reshape(-1, *crop.patch), tuple(1 + np.flatnonzero(mirrored))).reshape(patches.shape)
+            patches = np.flip(
+                patches.reshape(-1, *crop.patch), tuple(1 + np.flatnonzero(mirrored))
+            ).reshape(patches.shape)
             points[:, mirrored] *= -1
         return patches, points
 
@@ -87,7 +118,8 @@ def study_batches(
     rows: int,
     coordinates: str = "mm",
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches for evaluation: each study once, whole, as it is; packed, in an order that follows from the studies alone.
+    """Batches for evaluation: each study once, whole, as it is; packed, in an order that follows
+    from the studies alone.
 
     Args:
       studies: lines of the store's index.
@@ -104,7 +136,8 @@ def study_batches(
     sizes = count_tokens(geometry, crops) + 1 + registers
     if sizes.max(initial=0) > length:
         raise UserError(
-            f"A whole study takes {sizes.max()} tokens on the grids {dict(grids)}, but a row has {length}. Raise the length or lower the grids."
+            f"A whole study takes {sizes.max()} tokens on the grids {dict(grids)}, but a row has"
+            f" {length}. Raise the length or lower the grids."
         )
     packed = best_fit(sizes, np.array([length]))
     shape = RowShape(length, length, max(map(len, packed), default=1), patch, registers)
@@ -115,5 +148,7 @@ def study_batches(
             at = 0
             kept = writer.kept(lines[row], crops[row])
             for segment, i in enumerate(row, start=1):
-                at = writer.add(batch, b, at, segment, int(lines[i]), crops[i, 0], kept[segment - 1][0], True)
+                at = writer.add(
+                    batch, b, at, segment, int(lines[i]), crops[i, 0], kept[segment - 1][0], True
+                )
         yield batch

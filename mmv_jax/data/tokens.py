@@ -1,4 +1,6 @@
-"""From crops to rows of tokens: the arrays that the encoder reads. Axes: B rows, L tokens, P voxels of a patch, S segments, M masked, V visible."""
+"""From crops to rows of tokens: the arrays that the encoder reads. Axes: B rows, L tokens, P voxels
+of a patch, S segments, M masked, V visible.
+"""
 
 from dataclasses import dataclass
 
@@ -22,9 +24,11 @@ class RowShape:
       segments: the most crops that a row holds.
       patch: voxels (z, y, x) of a patch.
       registers: tokens of a crop that stand for nothing, after its CLS token.
-      visible_share: of a global crop's patch tokens, for masked reconstruction; None for none of it.
+      visible_share: of a global crop's patch tokens, for masked reconstruction; None for none of
+        it.
       mask_tokens: whether patch tokens of global crops are masked (iBOT).
-      visible_tokens: the most visible tokens that a row holds. None: as many as any row could have, which is more than most have.
+      visible_tokens: the most visible tokens that a row holds. None: as many as any row could have,
+        which is more than most have.
     """
 
     length: int
@@ -43,11 +47,18 @@ class RowShape:
 
     @property
     def visible(self) -> int:
-        """V: no row has more visible tokens. A share of the prefix, and more for each crop: all its special tokens, and the rounding up."""
+        """V: no row has more visible tokens. A share of the prefix, and more for each crop: all its
+        special tokens, and the rounding up.
+        """
         assert self.visible_share is not None
         if self.visible_tokens is not None:
             return self.visible_tokens
-        return int(np.ceil(self.visible_share * self.prefix + self.segments * ((1 - self.visible_share) * self.special + 1)))
+        return int(
+            np.ceil(
+                self.visible_share * self.prefix
+                + self.segments * ((1 - self.visible_share) * self.special + 1)
+            )
+        )
 
     def visible_of(self, patches: Int[np.ndarray, "*C"]) -> Int[np.ndarray, "*C"]:
         """How many of so many patch tokens of a global crop are visible: the share, rounded up."""
@@ -55,7 +66,9 @@ class RowShape:
 
     @property
     def masked(self) -> int:
-        """M: half of the crops are masked, half of one at most, so that more than a quarter of the prefix is rare; it is cut there."""
+        """M: half of the crops are masked, half of one at most, so that more than a quarter of the
+        prefix is rare; it is cut there.
+        """
         return int(np.ceil(SHARES[1] / 2 * self.prefix))
 
     def spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -75,16 +88,28 @@ class RowShape:
             shapes |= {"masked": ((self.prefix,), np.bool_), "masked_index": ((self.masked,), i32)}
         if self.visible_share is not None:
             shapes |= {"visible_index": ((self.visible,), i32)}
-        return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+        return {
+            name: jax.ShapeDtypeStruct((rows, *shape), dtype)
+            for name, (shape, dtype) in shapes.items()
+        }
 
     def empty(self, rows: int) -> dict[str, np.ndarray]:
-        """A batch that holds nothing: zeros, and -1 where a number is an index that may be absent."""
+        """A batch that holds nothing: zeros, and -1 where a number is an index that may be
+        absent.
+        """
         absent = ("study", "masked_index", "visible_index")
-        return {name: np.full(s.shape, -1 if name in absent else 0, s.dtype) for name, s in self.spec(rows).items()}
+        return {
+            name: np.full(s.shape, -1 if name in absent else 0, s.dtype)
+            for name, s in self.spec(rows).items()
+        }
 
 
-def to_patches(voxels: Float[np.ndarray, "gz gy gx"], kept: Bool[np.ndarray, "tz ty tx"], patch: Triple) -> Float[np.ndarray, "n P"]:
-    """The kept patches of a crop, in the order z, y, x. A planar crop (gz = 1) is repeated through the patch's depth: one kernel embeds both."""
+def to_patches(
+    voxels: Float[np.ndarray, "gz gy gx"], kept: Bool[np.ndarray, "tz ty tx"], patch: Triple
+) -> Float[np.ndarray, "n P"]:
+    """The kept patches of a crop, in the order z, y, x. A planar crop (gz = 1) is repeated through
+    the patch's depth: one kernel embeds both.
+    """
     pz, py, px = patch
     tz, ty, tx = kept.shape
     depth = voxels.shape[0] // tz
@@ -93,13 +118,18 @@ def to_patches(voxels: Float[np.ndarray, "gz gy gx"], kept: Bool[np.ndarray, "tz
 
 
 def token_coordinates(
-    crop: Crops, extent_mm: Float[np.ndarray, "3"], kept: Bool[np.ndarray, "tz ty tx"], coordinates: str
+    crop: Crops,
+    extent_mm: Float[np.ndarray, "3"],
+    kept: Bool[np.ndarray, "tz ty tx"],
+    coordinates: str,
 ) -> Float[np.ndarray, "n 3"]:
-    """Centres of the kept patches, and first that of the crop itself, which its CLS and registers take.
+    """Centres of the kept patches, and first that of the crop itself, which its CLS and registers
+    take.
 
     Args:
-      coordinates: "mm": from the study's centre, so that views of a study share a space and numbers stay small; "grid": in voxels of the crop, from
-        the crop's centre, as a model sees it that knows no geometry.
+      coordinates: "mm": from the study's centre, so that views of a study share a space and numbers
+        stay small; "grid": in voxels of the crop, from the crop's centre, as a model sees it that
+        knows no geometry.
     """
     sides = np.array(crop.patch, np.float64)
     centres = (np.argwhere(kept) + 0.5) * sides
@@ -111,6 +141,8 @@ def token_coordinates(
 
 
 def choose_visible(rng: np.random.Generator, at: int, patches: int, shape: RowShape) -> np.ndarray:
-    """Positions in the row, ascending, of a global crop's visible tokens: its special ones, the first at `at`, and a random share of its patches."""
+    """Positions in the row, ascending, of a global crop's visible tokens: its special ones, the
+    first at `at`, and a random share of its patches.
+    """
     chosen = rng.permutation(patches)[: int(shape.visible_of(np.array(patches)))]
     return at + np.concatenate([np.arange(shape.special), shape.special + np.sort(chosen)])

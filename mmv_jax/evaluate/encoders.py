@@ -1,4 +1,6 @@
-"""Encoders behind one protocol: a study in, a CLS vector and patch tokens with their places out. Axes: n patch tokens, D width."""
+"""Encoders behind one protocol: a study in, a CLS vector and patch tokens with their places out.
+Axes: n patch tokens, D width.
+"""
 
 import hashlib
 import json
@@ -31,7 +33,8 @@ class Encoded:
     Attributes:
       study: its position in the index.
       patches: in the order of the view's kept patches.
-      early: the same tokens after earlier layers (`early_layers`), for heads that read several depths; none where an encoder has no such layers.
+      early: the same tokens after earlier layers (`early_layers`), for heads that read several
+        depths; none where an encoder has no such layers.
     """
 
     study: int
@@ -41,7 +44,8 @@ class Encoded:
 
 
 def early_layers(depth: int) -> tuple[int, ...]:
-    """Which of `depth` blocks are read beside the last one: those at a quarter, half and three quarters, as in UNETR (arXiv 2103.10504).
+    """Which of `depth` blocks are read beside the last one: those at a quarter, half and three
+    quarters, as in UNETR (arXiv 2103.10504).
 
     Example:
       >>> early_layers(12)
@@ -52,7 +56,9 @@ def early_layers(depth: int) -> tuple[int, ...]:
 
 @runtime_checkable
 class StudyEncoder(Protocol):
-    """What is asked of an encoder. `fingerprint` changes with everything that could change a feature."""
+    """What is asked of an encoder. `fingerprint` changes with everything that could change a
+    feature.
+    """
 
     @property
     def fingerprint(self) -> str: ...
@@ -81,12 +87,18 @@ class Whole:
         crops = whole_crops(geometry, self.grids, self.patch)
         return crops, kept_tokens(geometry, crops)
 
-    def batches(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[dict[str, np.ndarray]]:
+    def batches(
+        self, store: Store, studies: Int[np.ndarray, " N"]
+    ) -> Iterator[dict[str, np.ndarray]]:
         return study_batches(store, studies.tolist(), **self.__dict__)
 
 
-def segments(batch: Mapping[str, np.ndarray]) -> Iterator[tuple[int, int, int, Bool[np.ndarray, " L"]]]:
-    """(study, row, position of its CLS, which tokens of the row are its patches) of each segment of a batch."""
+def segments(
+    batch: Mapping[str, np.ndarray],
+) -> Iterator[tuple[int, int, int, Bool[np.ndarray, " L"]]]:
+    """(study, row, position of its CLS, which tokens of the row are its patches) of each segment of
+    a batch.
+    """
     for row, s in zip(*np.nonzero(batch["study"] >= 0)):
         patches = (batch["segment_ids"][row] == s + 1) & (batch["kinds"][row] == PATCH)
         yield int(batch["study"][row, s]), int(row), int(batch["cls_index"][row, s]), patches
@@ -126,7 +138,9 @@ def _tokens(encoder, params, patches, coords_mm, kinds, segment_ids):
 
 @dataclass(frozen=True)
 class PatchPixels:
-    """The floor of pixels for segmentation: a patch is its own voxels, and the study's vector is their mean."""
+    """The floor of pixels for segmentation: a patch is its own voxels, and the study's vector is
+    their mean.
+    """
 
     whole: Whole
 
@@ -143,26 +157,43 @@ class PatchPixels:
         for batch in self.whole.batches(store, studies):
             for study, row, _, where in segments(batch):
                 patches = batch["patches"][row, where]
-                patches = patches[:, :plane] if planar[study] else patches  # a planar patch is one slice, repeated
+                # a planar patch is one slice, repeated
+                patches = patches[:, :plane] if planar[study] else patches
                 yield Encoded(study, patches.mean(axis=0), patches, patches[None][:0])
 
 
-def restore(checkpoint: str | Path, rows: Mapping[str, int], grids: Mapping[str, Triple | None] = MappingProxyType({})) -> tuple[Ours, dict]:
+def restore(
+    checkpoint: str | Path,
+    rows: Mapping[str, int],
+    grids: Mapping[str, Triple | None] = MappingProxyType({}),
+) -> tuple[Ours, dict]:
     """The encoder of a checkpoint, and the checkpoint's config.
 
     Args:
       rows: `length` and `rows` of the batches that are encoded.
-      grids: voxels at most of the view that shows a whole "planar" study or "volume"; what is absent or None is as large as a global crop was in
-        training.
+      grids: voxels at most of the view that shows a whole "planar" study or "volume"; what is
+        absent or None is as large as a global crop was in training.
     """
     params, config = restore_encoder(checkpoint)
     if "crops" not in config:
-        raise UserError(f"--checkpoint {checkpoint}: its encoder was fitted to tiles of mammograms, and shows no whole study: `mmv bac` applies it.")
+        raise UserError(
+            f"--checkpoint {checkpoint}: its encoder was fitted to tiles of mammograms, and shows"
+            " no whole study: `mmv bac` applies it."
+        )
     group = config["encoder"]
     encoder = make_encoder(**group | {"patch": tuple(group["patch"])})  # JSON has no tuples
-    chosen = {name: tuple(grids.get(name) or config["crops"][name]["global_grid"]) for name in ("planar", "volume")}
+    chosen = {
+        name: tuple(grids.get(name) or config["crops"][name]["global_grid"])
+        for name in ("planar", "volume")
+    }
     sizes = {2: chosen["planar"], 3: chosen["volume"]}
-    whole = Whole(sizes, encoder.patch, encoder.registers, **rows, coordinates=config["data"].get("coordinates", "mm"))
+    whole = Whole(
+        sizes,
+        encoder.patch,
+        encoder.registers,
+        **rows,
+        coordinates=config["data"].get("coordinates", "mm"),
+    )
     return Ours(encoder, params, whole), config
 
 
@@ -173,5 +204,11 @@ def with_fresh_weights(ours: Ours, seed: int) -> Ours:
 
 def fresh_params(encoder: nn.Module, seed: int) -> Any:
     """Parameters drawn anew."""
-    row = jnp.zeros((1, 8, int(np.prod(encoder.patch)))), jnp.zeros((1, 8, 3)), jnp.full((1, 8), PATCH), jnp.ones((1, 8), jnp.int32)
-    return jax.jit(lambda key: encoder.init(key, *row)["params"])(jax.random.key(seed))  # jit: the forward pass, unread, is not run
+    row = (
+        jnp.zeros((1, 8, int(np.prod(encoder.patch)))),
+        jnp.zeros((1, 8, 3)),
+        jnp.full((1, 8), PATCH),
+        jnp.ones((1, 8), jnp.int32),
+    )
+    # jit: the forward pass, unread, is not run
+    return jax.jit(lambda key: encoder.init(key, *row)["params"])(jax.random.key(seed))

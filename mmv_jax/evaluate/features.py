@@ -1,4 +1,6 @@
-"""Features of studies, encoded once and kept in the workdir, so that an evaluation that was stopped goes on. Axes: N studies, n tokens, D width."""
+"""Features of studies, encoded once and kept in the workdir, so that an evaluation that was stopped
+goes on. Axes: N studies, n tokens, D width.
+"""
 
 import hashlib
 import os
@@ -23,7 +25,9 @@ CHUNK = 256  # studies a file: what a stopped run encodes again
 
 @dataclass(frozen=True)
 class Features:
-    """Vectors of studies, and the patch tokens of those that were asked for. `studies` are ascending positions in the index."""
+    """Vectors of studies, and the patch tokens of those that were asked for. `studies` are
+    ascending positions in the index.
+    """
 
     studies: Int[np.ndarray, " N"]
     cls: Float[np.ndarray, "N D"]
@@ -46,7 +50,8 @@ def encode_studies(
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
-    """Encodes each study once; what an earlier call with the same encoder and studies left in `folder` is read instead.
+    """Encodes each study once; what an earlier call with the same encoder and studies left in
+    `folder` is read instead.
 
     Args:
       studies: positions in the index.
@@ -64,13 +69,17 @@ def encode_parts(
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Features]:
-    """As `encode_studies`, a few hundred studies at a time, in ascending order: all tokens of a large store do not fit into memory."""
+    """As `encode_studies`, a few hundred studies at a time, in ascending order: all tokens of a
+    large store do not fit into memory.
+    """
     studies, wanted = np.unique(studies), set(np.asarray(with_tokens).tolist())
     folder.mkdir(parents=True, exist_ok=True)
     for at in range(0, len(studies), CHUNK):
         chunk = studies[at : at + CHUNK]
         keep = np.array([study in wanted for study in chunk])
-        digest = hashlib.sha256("\n".join([encoder.fingerprint, store.digest(chunk), *map(str, keep)]).encode()).hexdigest()[:24]
+        digest = hashlib.sha256(
+            "\n".join([encoder.fingerprint, store.digest(chunk), *map(str, keep)]).encode()
+        ).hexdigest()[:24]
         path = folder / f"{digest}.npz"
         if not path.exists():
             _write(path, chunk, keep, {e.study: e for e in encoder.encode(store, chunk)})
@@ -82,11 +91,20 @@ def together(parts: Sequence[Features]) -> Features:
     """The features of several parts as one."""
     tokens = {study: own for part in parts for study, own in part.tokens.items()}
     studies = np.concatenate([part.studies for part in parts])
-    return Features(studies, _stack([part.cls for part in parts]), _stack([part.patch_mean for part in parts]), tokens)
+    return Features(
+        studies,
+        _stack([part.cls for part in parts]),
+        _stack([part.patch_mean for part in parts]),
+        tokens,
+    )
 
 
-def scenes(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features) -> list[Scene]:
-    """The studies of a segmentation task as its head sees them: tokens, and the truth on the grid of the encoder's view."""
+def scenes(
+    encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features
+) -> list[Scene]:
+    """The studies of a segmentation task as its head sees them: tokens, and the truth on the grid
+    of the encoder's view.
+    """
     crops, kept = encoder.views(geometry[task.studies])
     out = []
     for n, study in enumerate(task.studies.tolist()):
@@ -96,17 +114,27 @@ def scenes(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, 
     return out
 
 
-def local_means(encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features) -> Float[np.ndarray, "N D"]:
-    """For each study of a task the mean of its patch tokens, weighted by how much of the patch the task's local region covers.
+def local_means(
+    encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features
+) -> Float[np.ndarray, "N D"]:
+    """For each study of a task the mean of its patch tokens, weighted by how much of the patch the
+    task's local region covers.
 
     Raises:
-      UserError: a study has no such region, or none that the encoder reads: an empty region would tell the label.
+      UserError: a study has no such region, or none that the encoder reads: an empty region would
+        tell the label.
     """
     region = replace(task, mask=task.local, flags=ANY_BIT)
-    weights = [(tiles(scene.truth, scene.kept).mean(axis=1), scene.tokens) for scene in scenes(encoder, store, geometry, region, features)]
+    weights = [
+        (tiles(scene.truth, scene.kept).mean(axis=1), scene.tokens)
+        for scene in scenes(encoder, store, geometry, region, features)
+    ]
     empty = sum(weight.sum() == 0 for weight, _ in weights)
     if empty:
-        raise UserError(f"config.tasks.{task.name}.local: {empty} of {len(task)} studies have an empty region {task.local!r}. Leave `local` out.")
+        raise UserError(
+            f"config.tasks.{task.name}.local: {empty} of {len(task)} studies have an empty region"
+            f" {task.local!r}. Leave `local` out."
+        )
     return np.stack([weight @ tokens / weight.sum() for weight, tokens in weights])
 
 
@@ -118,7 +146,10 @@ def _write(path: Path, chunk: np.ndarray, keep: np.ndarray, encoded: Mapping[int
         "patch_mean": _stack([e.patches.mean(axis=0, dtype=np.float32)[None] for e in ordered]),
         "kept": chunk[keep],
         "lengths": np.array([len(t) for t in tokens], np.int64),
-        **{f"tokens_{width}": np.concatenate([t for t in tokens if t.shape[1] == width]) for width in {t.shape[1] for t in tokens}},
+        **{
+            f"tokens_{width}": np.concatenate([t for t in tokens if t.shape[1] == width])
+            for width in {t.shape[1] for t in tokens}
+        },
         "widths": np.array([t.shape[1] for t in tokens], np.int64),
     }
     part = path.with_suffix(f".{os.getpid()}.part")
@@ -132,13 +163,20 @@ def _read(path: Path, chunk: np.ndarray) -> Features:
         tokens: dict[int, np.ndarray] = {}
         at: dict[int, int] = {}
         blocks = {name: file[name] for name in file.files if name.startswith("tokens_")}
-        for study, length, width in zip(file["kept"].tolist(), file["lengths"].tolist(), file["widths"].tolist()):
+        for study, length, width in zip(
+            file["kept"].tolist(), file["lengths"].tolist(), file["widths"].tolist()
+        ):
             start = at.get(width, 0)
-            tokens[study], at[width] = blocks[f"tokens_{width}"][start : start + length], start + length
+            tokens[study], at[width] = (
+                blocks[f"tokens_{width}"][start : start + length],
+                start + length,
+            )
         return Features(chunk, file["cls"], file["patch_mean"], tokens)
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:
-    """Lines below each other; narrower ones (patches of planar studies as pixels) are filled up with zeros."""
+    """Lines below each other; narrower ones (patches of planar studies as pixels) are filled up
+    with zeros.
+    """
     width = max(a.shape[1] for a in arrays)
     return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays])

@@ -1,4 +1,6 @@
-"""Few-shot curves: what a linear probe reaches with a part of the training patients. Axes: N studies, D width, K draws, P voxels of a patch."""
+"""Few-shot curves: what a linear probe reaches with a part of the training patients. Axes: N
+studies, D width, K draws, P voxels of a patch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ from mmv_jax.metrics.intervals import Interval, interval_over_draws
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a curve: `value` is the mean over draws, its interval that of one draw; `patients` were drawn of those of train."""
+    """A point of a curve: `value` is the mean over draws, its interval that of one draw; `patients`
+    were drawn of those of train.
+    """
 
     task: str
     encoder: str
@@ -30,11 +34,14 @@ class Point:
         return f"{self.metric}@train={100 * self.share:g}%"
 
 
-def few_shot(encoder: str, x: Float[np.ndarray, "N D"], task: Task, *, shares: Sequence[float], draws: int) -> list[Point]:
+def few_shot(
+    encoder: str, x: Float[np.ndarray, "N D"], task: Task, *, shares: Sequence[float], draws: int
+) -> list[Point]:
     """The headline metric on test with each share of the training patients.
 
-    The draws are the same for every encoder, and nested: the patients of 1 % are among those of 5 %. The first patients of a draw show both
-    classes. The strength is chosen on the whole of val, which is not fitted on; features are standardised on all of train, its labels unread.
+    The draws are the same for every encoder, and nested: the patients of 1 % are among those of 5
+    %. The first patients of a draw show both classes. The strength is chosen on the whole of val,
+    which is not fitted on; features are standardised on all of train, its labels unread.
 
     Args:
       x: features of the task's studies; the task is no segmentation.
@@ -42,32 +49,47 @@ def few_shot(encoder: str, x: Float[np.ndarray, "N D"], task: Task, *, shares: S
     """
     train = task.split == "train"
     z, truth = Standardiser.of(x[train])(x), task.labels[task.split == "test"]
-    shown = [task.labels[train] == label for label in (0, 1)] if task.kind == "classification" else []
+    shown = (
+        [task.labels[train] == label for label in (0, 1)] if task.kind == "classification" else []
+    )
     orders = _orders(task.patients[train], shown, draws)
     fit = _fit_classes if task.kind == "classification" else _fit_number
     points, metric = [], HEADLINE[task.kind]
     for share in shares:
         count = _count(share, orders)
-        drawn = np.stack([np.isin(task.patients, order[:count]) & (task.split == "train") for order in orders], axis=1)
+        drawn = np.stack(
+            [np.isin(task.patients, order[:count]) & (task.split == "train") for order in orders],
+            axis=1,
+        )
         predicted = fit(z, task, drawn)
         value = interval_over_draws(metric, truth, predicted, task.patients[task.split == "test"])
         points.append(Point(task.name, encoder, metric, share, count, value))
     return points
 
 
-def few_shot_masks(encoder: str, scenes: Sequence[Scene], task: Task, *, shares: Sequence[float], draws: int) -> list[Point]:
-    """As `few_shot`, the linear probe of patch tokens of a segmentation: the mean Dice of the test studies that have the structure.
+def few_shot_masks(
+    encoder: str, scenes: Sequence[Scene], task: Task, *, shares: Sequence[float], draws: int
+) -> list[Point]:
+    """As `few_shot`, the linear probe of patch tokens of a segmentation: the mean Dice of the test
+    studies that have the structure.
 
-    The first patient of a draw has it. The penalty has the least squared error on val, the threshold the most Dice there.
+    The first patient of a draw has it. The penalty has the least squared error on val, the
+    threshold the most Dice there.
 
     Args:
       scenes: of the task's studies, in its order.
     """
     has = np.array([scene.truth.any() for scene in scenes])
-    train, val, test = (np.flatnonzero((task.split == part) & (has | (part != "test"))).tolist() for part in ("train", "val", "test"))
+    train, val, test = (
+        np.flatnonzero((task.split == part) & (has | (part != "test"))).tolist()
+        for part in ("train", "val", "test")
+    )
     standard = Standardiser.of(np.concatenate([scenes[n].tokens for n in train]))
     held = [scenes[n] for n in val]
-    asked, orders = PatchRidge.of(held, standard), _orders(task.patients[train], [has[train]], draws)
+    asked, orders = (
+        PatchRidge.of(held, standard),
+        _orders(task.patients[train], [has[train]], draws),
+    )
     dice: dict[float, list[np.ndarray]] = {share: [] for share in sorted(shares)}
     for order in orders:
         model, done = PatchRidge.empty(scenes[0], standard), 0
@@ -78,17 +100,34 @@ def few_shot_masks(encoder: str, scenes: Sequence[Scene], task: Task, *, shares:
                     model.add(scenes[n])
             weights, done = min(map(model.weights, RIDGES), key=asked.error), count
             threshold = THRESHOLDS[int(sweep_thresholds(model, weights, held).argmax())]
-            found.append(np.array([_dice(model.features(scenes[n]) @ weights > threshold, scenes[n]) for n in test]))
-    values = {share: interval_over_draws("mean", found[0], np.stack(found), task.patients[test]) for share, found in dice.items()}
-    return [Point(task.name, encoder, "dice", share, _count(share, orders), value) for share, value in values.items()]
+            found.append(
+                np.array(
+                    [
+                        _dice(model.features(scenes[n]) @ weights > threshold, scenes[n])
+                        for n in test
+                    ]
+                )
+            )
+    values = {
+        share: interval_over_draws("mean", found[0], np.stack(found), task.patients[test])
+        for share, found in dice.items()
+    }
+    return [
+        Point(task.name, encoder, "dice", share, _count(share, orders), value)
+        for share, value in values.items()
+    ]
 
 
 def _dice(found: Bool[np.ndarray, "n P"], scene: Scene) -> float:
     """Of the kept patches' voxels; what lies in others is missed."""
-    return float(2 * (found & tiles(scene.truth, scene.kept)).sum() / (found.sum() + scene.truth.sum()))
+    return float(
+        2 * (found & tiles(scene.truth, scene.kept)).sum() / (found.sum() + scene.truth.sum())
+    )
 
 
-def _orders(patients: np.ndarray, shown: Sequence[Bool[np.ndarray, " n"]], draws: int) -> list[np.ndarray]:
+def _orders(
+    patients: np.ndarray, shown: Sequence[Bool[np.ndarray, " n"]], draws: int
+) -> list[np.ndarray]:
     """The patients of train in the order in which each draw takes them.
 
     Args:
@@ -98,7 +137,9 @@ def _orders(patients: np.ndarray, shown: Sequence[Bool[np.ndarray, " n"]], draws
     orders = []
     for draw in range(draws):
         order = np.random.default_rng([17, draw]).permutation(np.unique(patients))
-        first = [name for group in shown for name in order[np.isin(order, patients[group])][:1].tolist()]
+        first = [
+            name for group in shown for name in order[np.isin(order, patients[group])][:1].tolist()
+        ]
         orders.append(np.array(list(dict.fromkeys([*first, *order.tolist()]))))
     return orders
 
@@ -108,19 +149,29 @@ def _count(share: float, orders: Sequence[np.ndarray]) -> int:
     return min(max(round(share * len(orders[0])), 2), len(orders[0]))
 
 
-def _fit_classes(z: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]) -> Float[np.ndarray, "K M"]:
-    """Probabilities of the test studies; all draws and strengths are one solve over the studies that any draw has."""
+def _fit_classes(
+    z: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
+) -> Float[np.ndarray, "K M"]:
+    """Probabilities of the test studies; all draws and strengths are one solve over the studies
+    that any draw has.
+    """
     used, draws = drawn.any(axis=1), drawn.shape[1]
     labels = np.repeat(task.labels[:, None], draws, axis=1)
     grid = np.tile(np.asarray(STRENGTHS), (draws, 1))
     weights, bias = fit_logistic(z[used], labels[used], grid, drawn[used])
     logits = np.einsum("nd,dks->nks", z, weights) + bias[None]
     val, test = task.split == "val", task.split == "test"
-    loss = (np.logaddexp(0, logits[val]) - task.labels[val][:, None, None] * logits[val]).mean(axis=0)
-    return np.stack([1 / (1 + np.exp(-logits[test, k, s])) for k, s in enumerate(loss.argmin(axis=1))])
+    loss = (np.logaddexp(0, logits[val]) - task.labels[val][:, None, None] * logits[val]).mean(
+        axis=0
+    )
+    return np.stack(
+        [1 / (1 + np.exp(-logits[test, k, s])) for k, s in enumerate(loss.argmin(axis=1))]
+    )
 
 
-def _fit_number(z: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]) -> Float[np.ndarray, "K M"]:
+def _fit_number(
+    z: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
+) -> Float[np.ndarray, "K M"]:
     """Predictions of the test studies, a ridge of its own for each draw."""
     val, test = task.split == "val", task.split == "test"
     predicted = []

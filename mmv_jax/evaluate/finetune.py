@@ -1,6 +1,8 @@
-"""Fits a model by gradient descent with early stopping on val: heads, fine-tuning with layer-wise decay, supervised baselines.
+"""Fits a model by gradient descent with early stopping on val: heads, fine-tuning with layer-wise
+decay, supervised baselines.
 
-The one file of the room that reaches into training, for its optimizer. Axes: N studies, B studies of a step.
+The one file of the room that reaches into training, for its optimizer. Axes: N studies, B studies
+of a step.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,8 +20,12 @@ from mmv_jax.errors import UserError
 from mmv_jax.train.optimizer import make_learning_rate, make_optimizer
 
 WARMUP, B2, CLIP = 0.1, 0.999, 3.0  # share of the steps; of AdamW; the largest norm of a gradient
-FEWEST = 20  # steps an epoch: of few studies, which are then shown more than once, so that patience does not run out while nothing has moved yet
-MOST = 50  # of many, of which an epoch then shows a part, another one each time: val is asked as often as in a small task
+# steps an epoch: of few studies, which are then shown more than once, so that patience does not run
+# out while nothing has moved yet
+FEWEST = 20
+# of many, of which an epoch then shows a part, another one each time: val is asked as often as in a
+# small task
+MOST = 50
 Batch = Mapping[str, Any]  # arrays of B studies each
 Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
 
@@ -51,15 +57,21 @@ class Recipe:
         allowed = ("epochs", "patience", "batch")
         for name, value in options.items():
             if name not in allowed:
-                raise UserError(f"config.fit.{name} does not exist. There are: {', '.join(allowed)}.")
+                raise UserError(
+                    f"config.fit.{name} does not exist. There are: {', '.join(allowed)}."
+                )
             if not isinstance(value, int) or value < 1:
-                raise UserError(f"config.fit.{name} is {value!r}, but must be a whole number from 1 on.")
+                raise UserError(
+                    f"config.fit.{name} is {value!r}, but must be a whole number from 1 on."
+                )
         return replace(self, **options)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The parameters that were best on val, how good they were there, and after which epoch (0: before the first)."""
+    """The parameters that were best on val, how good they were there, and after which epoch (0:
+    before the first).
+    """
 
     params: Any
     score: float
@@ -69,17 +81,28 @@ class Fitted:
 def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
     """The parameters with which a model begins; `inputs` as it is called with them.
 
-    The generator is XLA's own: with JAX's default, compiling this for a U-Net took 22 s of processor time instead of 4.
+    The generator is XLA's own: with JAX's default, compiling this for a U-Net took 22 s of
+    processor time instead of 4.
     """
     return jax.jit(lambda key: model.init(key, *inputs)["params"])(jax.random.key(seed, impl="rbg"))
 
 
-def fit(params: Any, loss_fn: Loss, data: Mapping[str, np.ndarray], score: Callable[[Any], float], recipe: Recipe, seed: int) -> Fitted:
-    """Minimises a loss over the training studies; val is asked after every epoch, and the best parameters on it are kept.
+def fit(
+    params: Any,
+    loss_fn: Loss,
+    data: Mapping[str, np.ndarray],
+    score: Callable[[Any], float],
+    recipe: Recipe,
+    seed: int,
+) -> Fitted:
+    """Minimises a loss over the training studies; val is asked after every epoch, and the best
+    parameters on it are kept.
 
     Args:
-      params: at the start; those of an encoder under "encoder" are slowed down by `recipe.layer_decay`.
-      loss_fn: (params, batch, key) -> loss; `batch` holds `recipe.batch` lines of each array of `data`.
+      params: at the start; those of an encoder under "encoder" are slowed down by
+        `recipe.layer_decay`.
+      loss_fn: (params, batch, key) -> loss; `batch` holds `recipe.batch` lines of each array of
+        `data`.
       data: arrays [N, ...] of the training studies.
       score: of parameters on the val studies; larger is better.
     Returns:
@@ -93,33 +116,52 @@ def fit(params: Any, loss_fn: Loss, data: Mapping[str, np.ndarray], score: Calla
     )  # fmt: skip
     tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay)))
     step_fn = jax.jit(_step(loss_fn, tx), donate_argnums=0)
-    state = (jax.tree.map(jnp.array, params), tx.init(params))  # a copy: the step takes over the memory of what it is given
+    # a copy: the step takes over the memory of what it is given
+    state = (jax.tree.map(jnp.array, params), tx.init(params))
     key = jax.random.key(seed)
 
     def step(lines: np.ndarray, number: int) -> None:
         nonlocal state
-        state = step_fn(state, {name: array[lines] for name, array in data.items()}, jax.random.fold_in(key, per_epoch + number))
+        state = step_fn(
+            state,
+            {name: array[lines] for name, array in data.items()},
+            jax.random.fold_in(key, per_epoch + number),
+        )
 
-    return stopped_by_val(step, lambda: score(state[0]), lambda: jax.tree.map(jnp.copy, state[0]), count, recipe, seed)
+    return stopped_by_val(
+        step, lambda: score(state[0]), lambda: jax.tree.map(jnp.copy, state[0]), count, recipe, seed
+    )
 
 
 def shape_of_epoch(count: int, recipe: Recipe) -> tuple[int, int]:
-    """How many studies a step has, and how many steps an epoch, where there are `count` studies to learn from."""
+    """How many studies a step has, and how many steps an epoch, where there are `count` studies to
+    learn from.
+    """
     rows = min(recipe.batch, count)
     return rows, min(max(-(-count // rows), FEWEST), MOST)
 
 
 def learning_rates(count: int, recipe: Recipe) -> Float[np.ndarray, " steps"]:
-    """The learning rate of every step of a fit, for an optimizer that is none of optax's; `fit` takes the same."""
+    """The learning rate of every step of a fit, for an optimizer that is none of optax's; `fit`
+    takes the same.
+    """
     rows, per_epoch = shape_of_epoch(count, recipe)
     steps = recipe.epochs * per_epoch
-    return np.asarray(jax.vmap(make_learning_rate(steps, rows, recipe.peak_lr, rows, WARMUP))(jnp.arange(steps)))
+    return np.asarray(
+        jax.vmap(make_learning_rate(steps, rows, recipe.peak_lr, rows, WARMUP))(jnp.arange(steps))
+    )
 
 
 def stopped_by_val(
-    step: Callable[[np.ndarray, int], None], score: Callable[[], float], copy: Callable[[], Any], count: int, recipe: Recipe, seed: int
+    step: Callable[[np.ndarray, int], None],
+    score: Callable[[], float],
+    copy: Callable[[], Any],
+    count: int,
+    recipe: Recipe,
+    seed: int,
 ) -> Fitted:
-    """The loop of every fit, whatever library takes its steps: val is asked after each epoch, until patience ends.
+    """The loop of every fit, whatever library takes its steps: val is asked after each epoch, until
+    patience ends.
 
     Args:
       step: learns from these lines of the training studies; steps are counted from 0.
@@ -130,7 +172,8 @@ def stopped_by_val(
     rows, per_epoch = shape_of_epoch(count, recipe)
     best, rng = Fitted(copy(), score(), 0), np.random.default_rng(seed)
     for epoch in range(1, recipe.epochs + 1):
-        for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):  # filled up from the front
+        # filled up from the front
+        for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):
             step(lines, (epoch - 1) * per_epoch + n)
         found = score()
         if found > best.score:
@@ -150,12 +193,15 @@ def _step(loss_fn: Loss, tx: optax.GradientTransformation):
 
 
 def layer_rates(params: Any, decay: float) -> Any:
-    """What the learning rate of each parameter is multiplied by: 1 for the head and the encoder's last norm, and once more `decay` a layer below.
+    """What the learning rate of each parameter is multiplied by: 1 for the head and the encoder's
+    last norm, and once more `decay` a layer below.
 
-    Blocks are stacked, so that a leaf of them has one rate a layer, `decay ** (depth - b)` for block b of `depth`; what embeds tokens has
-    `decay ** (depth + 1)`. Parameters without an "encoder" all have 1.
+    Blocks are stacked, so that a leaf of them has one rate a layer, `decay ** (depth - b)` for
+    block b of `depth`; what embeds tokens has `decay ** (depth + 1)`. Parameters without an
+    "encoder" all have 1.
 
-    Source: Bao et al., BEiT (arXiv 2106.08254), appendix; Clark et al., ELECTRA (arXiv 2003.10555), appendix A.3.
+    Source: Bao et al., BEiT (arXiv 2106.08254), appendix; Clark et al., ELECTRA (arXiv 2003.10555),
+      appendix A.3.
 
     Example:
       >>> layer_rates({"encoder": {"embed": {"w": jnp.zeros(3)}}, "head": jnp.zeros(2)}, 0.5)["head"]
@@ -177,14 +223,25 @@ def layer_rates(params: Any, decay: float) -> Any:
 
 
 def scale_by(rates: Any) -> optax.GradientTransformation:
-    """Multiplies updates leaf by leaf. It stands after AdamW, so that weight decay is slowed down alike."""
-    return optax.stateless(lambda updates, params: jax.tree.map(lambda update, rate: update * rate, updates, rates))
+    """Multiplies updates leaf by leaf. It stands after AdamW, so that weight decay is slowed down
+    alike.
+    """
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda update, rate: update * rate, updates, rates)
+    )
 
 
-def in_batches(predict: Callable[[Batch], Array], data: Mapping[str, np.ndarray], batch: int) -> np.ndarray:
-    """`predict` over all lines of `data`, `batch` at a time; the last one is filled up, so that one shape is compiled."""
+def in_batches(
+    predict: Callable[[Batch], Array], data: Mapping[str, np.ndarray], batch: int
+) -> np.ndarray:
+    """`predict` over all lines of `data`, `batch` at a time; the last one is filled up, so that one
+    shape is compiled.
+    """
     count = len(next(iter(data.values())))
     rows = min(batch, count)
     chunks = np.resize(np.arange(count), (-(-count // rows), rows))
-    found = [np.asarray(predict({name: array[lines] for name, array in data.items()})) for lines in chunks]
+    found = [
+        np.asarray(predict({name: array[lines] for name, array in data.items()}))
+        for lines in chunks
+    ]
     return np.concatenate(found)[:count]

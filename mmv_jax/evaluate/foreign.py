@@ -1,7 +1,9 @@
-"""Vision encoders of others, through transformers, from a local folder (extra: torch). Axes: S slices, h w tokens, D width.
+"""Vision encoders of others, through transformers, from a local folder (extra: torch). Axes: S
+slices, h w tokens, D width.
 
-A planar encoder sees a volume slice by slice: one slice through the middle of each layer of patches, the layers as far apart as patches are
-wide. This is the baseline that papers on slice-based encoders use.
+A planar encoder sees a volume slice by slice: one slice through the middle of each layer of
+patches, the layers as far apart as patches are wide. This is the baseline that papers on
+slice-based encoders use.
 """
 
 import hashlib
@@ -22,15 +24,18 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import Encoded, early_layers
 from mmv_jax.store.read import Store
 
-FILLED = OVERSAMPLING | {2: float("inf")}  # how far studies are blown up: a thumbnail in a black corner is no picture that these models know
+# how far studies are blown up: a thumbnail in a black corner is no picture that these models know
+FILLED = OVERSAMPLING | {2: float("inf")}
 SLICES = 8  # that go through the model at once
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std, where the folder has no preprocessor_config.json
+# mean and std, where the folder has no preprocessor_config.json
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A pretrained vision model as a `StudyEncoder`. Images keep their aspect: they are as large as the model allows, on black; the slices of a small
-    volume are blown up to twice their size at most (`crops.OVERSAMPLING`), since the whole volume is resampled for them.
+    """A pretrained vision model as a `StudyEncoder`. Images keep their aspect: they are as large as
+    the model allows, on black; the slices of a small volume are blown up to twice their size at
+    most (`crops.OVERSAMPLING`), since the whole volume is resampled for them.
 
     Attributes:
       side: of the square image that the model takes, in pixels.
@@ -55,8 +60,12 @@ class Foreign:
 
     def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
         side = self.side - self.side % self.patch
-        crops = whole_crops(geometry, {2: (1, side, side), 3: (side, side, side)}, (self.patch,) * 3, FILLED)
-        places = np.stack(np.meshgrid(*map(np.arange, crops.tokens.max(axis=0)), indexing="ij"), axis=-1)
+        crops = whole_crops(
+            geometry, {2: (1, side, side), 3: (side, side, side)}, (self.patch,) * 3, FILLED
+        )
+        places = np.stack(
+            np.meshgrid(*map(np.arange, crops.tokens.max(axis=0)), indexing="ij"), axis=-1
+        )
         return crops, np.all(places[None] < crops.tokens[:, None, None, None], axis=-1)
 
     def encode(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[Encoded]:
@@ -65,27 +74,43 @@ class Foreign:
         for n, study in enumerate(studies.tolist()):
             slices = self.slices(store, geometry, study, crops[n])
             parts = [self.tokens(slices[at : at + SLICES]) for at in range(0, len(slices), SLICES)]
-            cls, grids = (np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1)))
+            cls, grids = (
+                np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1))
+            )
             _, ty, tx = crops.tokens[n]
             *early, last = grids[:, :, :ty, :tx].reshape(len(grids), -1, grids.shape[-1])
-            yield Encoded(study, cls.mean(axis=0), last, np.stack(early) if early else last[None][:0])
+            yield Encoded(
+                study, cls.mean(axis=0), last, np.stack(early) if early else last[None][:0]
+            )
 
-    def slices(self, store: Store, geometry: Geometry, study: int, crop: Crops) -> Float[np.ndarray, "S side side"]:
+    def slices(
+        self, store: Store, geometry: Geometry, study: int, crop: Crops
+    ) -> Float[np.ndarray, "S side side"]:
         """The images of a study, 0 to 1; the study lies at the upper left, on black."""
         voxels, inside = read_crop(store, geometry, study, crop)
         line = store.index.iloc[study]
-        shown = np.where(inside, normalise(voxels, line["unit"], line["low"], line["high"]), np.float32(BACKGROUND))
+        shown = np.where(
+            inside,
+            normalise(voxels, line["unit"], line["low"], line["high"]),
+            np.float32(BACKGROUND),
+        )
         shown = self.layers(shown)
         out = np.zeros((len(shown), self.side, self.side), np.float32)
         out[:, : shown.shape[1], : shown.shape[2]] = ((shown + 1) / 2).clip(0, 1)
         return out
 
     def layers(self, voxels: Shaped[np.ndarray, "Z Y X"]) -> Shaped[np.ndarray, "S Y X"]:
-        """The slices of a view that are shown: one through the middle of each layer of patches, or the only one."""
+        """The slices of a view that are shown: one through the middle of each layer of patches, or
+        the only one.
+        """
         return voxels[self.patch // 2 :: self.patch] if len(voxels) > 1 else voxels
 
-    def tokens(self, images: Float[np.ndarray, "S side side"]) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "M S h w D"]]:
-        """The global vector of each image, and its patch tokens; those after earlier layers first, the model's answer last."""
+    def tokens(
+        self, images: Float[np.ndarray, "S side side"]
+    ) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "M S h w D"]]:
+        """The global vector of each image, and its patch tokens; those after earlier layers first,
+        the model's answer last.
+        """
         import torch
 
         with torch.inference_mode():
@@ -99,11 +124,14 @@ class Foreign:
 
 
 def split_tokens(out: Any) -> tuple[Any, Any]:
-    """Global vector [S, D] and square grids of patch tokens [M, S, h, w, D] of a model's output, whatever it is made of; tensors.
+    """Global vector [S, D] and square grids of patch tokens [M, S, h, w, D] of a model's output,
+    whatever it is made of; tensors.
 
-    Convolutional models give `[S, D, h, w]`; transformers give a line of tokens whose last h·w are the patches, what stands before them is CLS and
-    registers. The global vector is CLS, or the model's own pooling where there is no CLS. Of the hidden states, where the model gives them, those of
-    `early_layers` come first, if they have the shape of the last one: stages of another grid or width do not fit together.
+    Convolutional models give `[S, D, h, w]`; transformers give a line of tokens whose last h·w are
+    the patches, what stands before them is CLS and registers. The global vector is CLS, or the
+    model's own pooling where there is no CLS. Of the hidden states, where the model gives them,
+    those of `early_layers` come first, if they have the shape of the last one: stages of another
+    grid or width do not fit together.
     """
     import torch
 
@@ -113,7 +141,8 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
         return out.pooler_output.float().reshape(len(grid), -1), grid[None]
     side = int(np.sqrt(hidden.shape[1]))
     special = hidden.shape[1] - side * side
-    states = (getattr(out, "hidden_states", None) or ())[1:]  # the first is what enters the first layer
+    # the first is what enters the first layer
+    states = (getattr(out, "hidden_states", None) or ())[1:]
     early = [states[layer].float() for layer in early_layers(len(states))] if states else []
     levels = torch.stack([*(level for level in early if level.shape == hidden.shape), hidden])
     grids = levels[:, :, special:].reshape(len(levels), len(hidden), side, side, -1)
@@ -121,19 +150,24 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
 
 
 def load_foreign(folder: str | Path) -> Foreign:
-    """Loads the vision encoder of a Hugging Face folder: `config.json`, `model.safetensors` and, where there is one, `preprocessor_config.json`.
+    """Loads the vision encoder of a Hugging Face folder: `config.json`, `model.safetensors` and,
+    where there is one, `preprocessor_config.json`.
 
-    Nothing is fetched, no code of the folder is run and no pickle is opened. Of a model of images and text (CLIP, SigLIP) the vision tower is taken.
+    Nothing is fetched, no code of the folder is run and no pickle is opened. Of a model of images
+    and text (CLIP, SigLIP) the vision tower is taken.
 
     Raises:
-      UserError: transformers is not installed; a file is missing; the weights are pickled, incomplete, or do not fit the config.
+      UserError: transformers is not installed; a file is missing; the weights are pickled,
+        incomplete, or do not fit the config.
     """
     folder = Path(folder)
     try:
         import torch
         import transformers
     except ImportError as error:
-        raise UserError("Encoders of others need transformers and torch: pip install mmv_jax[torch].") from error
+        raise UserError(
+            "Encoders of others need transformers and torch: pip install mmv_jax[torch]."
+        ) from error
     _check_files(folder)
     model = _load_model(folder, transformers)
     size, mean, std = _preprocessing(folder, model)
@@ -144,25 +178,51 @@ def load_foreign(folder: str | Path) -> Foreign:
 
 def _check_files(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder.name}: config.json is missing. Give the folder of a model that was saved with save_pretrained.")
+        raise UserError(
+            f"{folder.name}: config.json is missing. Give the folder of a model that was saved with"
+            " save_pretrained."
+        )
     if not any(folder.glob("*.safetensors")):
-        pickled = [p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for p in folder.glob(pattern)]
-        found = f"{pickled[0]} is a pickle, which can run code when it is opened, so it is not" if pickled else "model.safetensors is missing"
-        raise UserError(f"{folder.name}: {found}. Save the model with save_pretrained(..., safe_serialization=True).")
+        pickled = [
+            p.name
+            for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+            for p in folder.glob(pattern)
+        ]
+        found = (
+            f"{pickled[0]} is a pickle, which can run code when it is opened, so it is not"
+            if pickled
+            else "model.safetensors is missing"
+        )
+        raise UserError(
+            f"{folder.name}: {found}. Save the model with save_pretrained(...,"
+            " safe_serialization=True)."
+        )
 
 
 def _load_model(folder: Path, transformers: Any) -> Any:
     quiet = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
-        model, info = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, output_loading_info=True)
+        model, info = transformers.AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     except Exception as error:  # of many kinds: torch, safetensors, the model's own
-        raise UserError(f"{folder.name}: the weights do not fit config.json, or a file is damaged: {_first_line(error)}") from error
+        raise UserError(
+            f"{folder.name}: the weights do not fit config.json, or a file is damaged:"
+            f" {_first_line(error)}"
+        ) from error
     finally:
         transformers.logging.set_verbosity(quiet)
-    wrong = [name for name in map(str, [*info["missing_keys"], *info["mismatched_keys"]]) if "pooler" not in name]
+    wrong = [
+        name
+        for name in map(str, [*info["missing_keys"], *info["mismatched_keys"]])
+        if "pooler" not in name
+    ]
     if wrong:
-        raise UserError(f"{folder.name}: {len(wrong)} tensors are missing from the weights or have another shape, the first is {wrong[0]}.")
+        raise UserError(
+            f"{folder.name}: {len(wrong)} tensors are missing from the weights or have another"
+            f" shape, the first is {wrong[0]}."
+        )
     tower = getattr(model, "vision_model", model).eval()
     tower.config.output_hidden_states = True
     return tower
@@ -175,8 +235,14 @@ def _preprocessing(folder: Path, model: Any) -> tuple[int, tuple[float, ...], tu
     size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
     size = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
     size = size or getattr(model.config, "image_size", None) or 224
-    return int(size), tuple(said.get("image_mean", IMAGENET[0])), tuple(said.get("image_std", IMAGENET[1]))
+    return (
+        int(size),
+        tuple(said.get("image_mean", IMAGENET[0])),
+        tuple(said.get("image_std", IMAGENET[1])),
+    )
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )[:300]

@@ -21,8 +21,9 @@ class Grouping:
       column: the metadata column.
       names: the group of each study, "" where the column is empty.
       order: the groups as they are shown.
-      positives: only positive studies are grouped, and each group of them stands against all negative studies. This is how lesions are grouped
-        by size, which a study without a lesion has not, or positives by whether a tube gives them away.
+      positives: only positive studies are grouped, and each group of them stands against all
+        negative studies. This is how lesions are grouped by size, which a study without a lesion
+        has not, or positives by whether a tube gives them away.
     """
 
     column: str
@@ -56,26 +57,47 @@ def make_grouping(
       UserError: bands of a column that is no number, or more than `MOST` values without bands.
     """
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
-    numeric = not np.isnan(numbers).all() and (np.isnan(numbers) == (values.isna() | (values.astype(str) == "")).to_numpy()).all()
+    numeric = (
+        not np.isnan(numbers).all()
+        and (np.isnan(numbers) == (values.isna() | (values.astype(str) == "")).to_numpy()).all()
+    )
     if edges or quantiles:
         if not numeric:
-            raise UserError(f"{asked_by}: {column!r} is not a column of numbers, so it has no bands. Leave edges and quantiles out.")
+            raise UserError(
+                f"{asked_by}: {column!r} is not a column of numbers, so it has no bands. Leave"
+                " edges and quantiles out."
+            )
         cuts = np.asarray(edges, np.float64) if edges else _quantiles(numbers[fitted_on], quantiles)
         return _bands(numbers, cuts, column, positives)
-    text = np.array([f"{n:g}" for n in numbers], object) if numeric else values.fillna("").astype(str).to_numpy(object)
+    text = (
+        np.array([f"{n:g}" for n in numbers], object)
+        if numeric
+        else values.fillna("").astype(str).to_numpy(object)
+    )
     names = np.where(np.isnan(numbers), "", text).astype(str) if numeric else text.astype(str)
     found = sorted(set(names.tolist()) - {""}, key=float if numeric else str)
     if not 2 <= len(found) <= MOST:
-        raise UserError(f"{asked_by}: {column!r} has {len(found)} different values. Give `edges` or `quantiles` of bands, or another column.")
+        raise UserError(
+            f"{asked_by}: {column!r} has {len(found)} different values. Give `edges` or `quantiles`"
+            " of bands, or another column."
+        )
     return Grouping(column, names, tuple(found), positives)
 
 
 def _quantiles(numbers: np.ndarray, count: int) -> np.ndarray:
-    return np.unique(np.nanquantile(numbers, np.arange(1, count) / count)) if not np.isnan(numbers).all() else np.zeros(0)
+    return (
+        np.unique(np.nanquantile(numbers, np.arange(1, count) / count))
+        if not np.isnan(numbers).all()
+        else np.zeros(0)
+    )
 
 
 def _bands(numbers: np.ndarray, cuts: np.ndarray, column: str, positives: bool) -> Grouping:
     between = [f"{a:g} to {b:g}" for a, b in pairwise(np.round(cuts, 2))]
-    order = (f"under {round(cuts[0], 2):g}", *between, f"{round(cuts[-1], 2):g} and over") if len(cuts) else ("all",)
+    order = (
+        (f"under {round(cuts[0], 2):g}", *between, f"{round(cuts[-1], 2):g} and over")
+        if len(cuts)
+        else ("all",)
+    )
     names = np.array(order)[np.searchsorted(cuts, np.nan_to_num(numbers), side="right")]
     return Grouping(column, np.where(np.isnan(numbers), "", names), order, positives)

@@ -1,4 +1,6 @@
-"""From features to numbers: every task by every encoder and pooling, with intervals, and the paired differences. Axes: M test studies."""
+"""From features to numbers: every task by every encoder and pooling, with intervals, and the paired
+differences. Axes: M test studies.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +21,23 @@ STAND_IN = " (stand-in)"  # in the name of an encoder without its real weights
 POOLINGS = ("both", "cls", "patch_mean")  # "both", one after the other, is the headline
 HEADLINE = {"classification": "auroc", "regression": "mae", "segmentation": "dice"}
 LOWER_IS_BETTER = frozenset({"mae", "hd95", "brier", "calibration"})
-METRICS = {"classification": ("auroc", "auprc", "auprc_skill", "brier", "calibration", "calibration_slope"), "regression": ("mae", "r2")}
+METRICS = {
+    "classification": (
+        "auroc",
+        "auprc",
+        "auprc_skill",
+        "brier",
+        "calibration",
+        "calibration_slope",
+    ),
+    "regression": ("mae", "r2"),
+}
 
 
 def is_judged(encoder: str) -> bool:
-    """Whether what an encoder loses or gains is tested: floors and stand-ins are only shown, and so are single poolings (`encoder/cls`)."""
+    """Whether what an encoder loses or gains is tested: floors and stand-ins are only shown, and so
+    are single poolings (`encoder/cls`).
+    """
     return "/" not in encoder and STAND_IN not in encoder and encoder.split("+")[0] not in FLOORS
 
 
@@ -32,7 +46,8 @@ class Result:
     """What one encoder reached in one task.
 
     Attributes:
-      truth, predicted: of the test studies; for segmentation both are the Dice of each, NaN where the structure is absent.
+      truth, predicted: of the test studies; for segmentation both are the Dice of each, NaN where
+        the structure is absent.
       metrics: by name, the first one is the task's headline.
       choice: the strength that the val studies chose, in words.
     """
@@ -51,7 +66,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far the encoder is better than a floor (positive: better, whatever the metric's direction), corrected p-value included."""
+    """How far the encoder is better than a floor (positive: better, whatever the metric's
+    direction), corrected p-value included.
+    """
 
     task: str
     first: str
@@ -67,10 +84,14 @@ class Comparison:
             return "not defined"
         if self.p_holm >= 0.05:
             return "no difference told"
-        return ("better" if self.better_by.value > 0 else "worse") + (", intervals apart" if self.apart else "")
+        return ("better" if self.better_by.value > 0 else "worse") + (
+            ", intervals apart" if self.apart else ""
+        )
 
 
-def measure(name: str, vectors: Mapping[str, Float[np.ndarray, "N D"]], tasks: list[Task]) -> list[Result]:
+def measure(
+    name: str, vectors: Mapping[str, Float[np.ndarray, "N D"]], tasks: list[Task]
+) -> list[Result]:
     """Probes all tasks, which must have the same studies and are no segmentations.
 
     Args:
@@ -81,50 +102,89 @@ def measure(name: str, vectors: Mapping[str, Float[np.ndarray, "N D"]], tasks: l
     for pooling, x in vectors.items():
         called = name if pooling in ("", POOLINGS[0]) else f"{name}/{pooling}"
         for task, probed in zip(tasks, _probe(x, tasks)):
-            result = result_of_vector(called, probed.predicted, f"strength {probed.strength:g}", task)
+            result = result_of_vector(
+                called, probed.predicted, f"strength {probed.strength:g}", task
+            )
             results.append(_with_neighbours(result, x) if called == name else result)
     return results
 
 
 def measure_masks(name: str, scenes: list[Scene], task: Task) -> tuple[Result, Segmented]:
-    """Segments the task's studies with the linear probe; the masks come with the numbers, to be looked at."""
+    """Segments the task's studies with the linear probe; the masks come with the numbers, to be
+    looked at.
+    """
     found = probe_masks(scenes, task.split)
     return result_of_masks(name, found, task), found
 
 
 def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
-    """What a segmentation of the task's test studies is worth, over those that have the structure."""
+    """What a segmentation of the task's test studies is worth, over those that have the
+    structure.
+    """
     there = ~np.isnan(found.dice)
     patients = task.patients[task.split == "test"][there]
-    metrics = {metric: interval("mean", x[there], x[there], patients) for metric, x in (("dice", found.dice), ("hd95", found.hd95))}
+    metrics = {
+        metric: interval("mean", x[there], x[there], patients)
+        for metric, x in (("dice", found.dice), ("hd95", found.hd95))
+    }
     return Result(task, name, found.dice, found.dice, metrics, found.choice)
 
 
 def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> list[Comparison]:
-    """The headline of one encoder beside each floor, task by task, on shared draws of patients; p-values corrected over all of these."""
+    """The headline of one encoder beside each floor, task by task, on shared draws of patients;
+    p-values corrected over all of these.
+    """
     return compare_pairs(results, [(first, floor) for floor in floors])
 
 
 def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -> list[Comparison]:
-    """The first encoder of each pair beside the second one, in every task that has both; one family of comparisons."""
+    """The first encoder of each pair beside the second one, in every task that has both; one family
+    of comparisons.
+    """
     by_task: dict[str, dict[str, Result]] = defaultdict(dict)
     for result in results:
         by_task[result.task.name][result.encoder] = result
-    pairs = [(found[a], found[b]) for found in by_task.values() for a, b in names if a in found and b in found]
-    resamples = max(RESAMPLES, 80 * len(pairs))  # the smallest p-value that a bootstrap can give, 2 / resamples, must survive the correction
+    pairs = [
+        (found[a], found[b])
+        for found in by_task.values()
+        for a, b in names
+        if a in found and b in found
+    ]
+    # the smallest p-value that a bootstrap can give, 2 / resamples, must survive the correction
+    resamples = max(RESAMPLES, 80 * len(pairs))
     differences = [_difference(a, b, resamples) for a, b in pairs]
     return [
-        Comparison(a.task.name, a.encoder, b.encoder, HEADLINE[a.task.kind], difference, p, _apart(a.headline, b.headline))
+        Comparison(
+            a.task.name,
+            a.encoder,
+            b.encoder,
+            HEADLINE[a.task.kind],
+            difference,
+            p,
+            _apart(a.headline, b.headline),
+        )
         for (a, b), difference, p in zip(pairs, differences, holm([d.p for d in differences]))
     ]
 
 
-def as_json(results: Iterable[Result], others: Iterable[tuple[str, str, str, Interval]] = ()) -> dict:
-    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`; what is not defined is null. `others` are (task, encoder, metric, value)."""
+def as_json(
+    results: Iterable[Result], others: Iterable[tuple[str, str, str, Interval]] = ()
+) -> dict:
+    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`; what is not defined is null.
+    `others` are (task, encoder, metric, value).
+    """
     out: dict = defaultdict(lambda: defaultdict(dict))
-    of_results = [(r.task.name, r.encoder, metric, found) for r in results for metric, found in r.metrics.items()]
+    of_results = [
+        (r.task.name, r.encoder, metric, found)
+        for r in results
+        for metric, found in r.metrics.items()
+    ]
     for task, encoder, metric, found in [*of_results, *others]:
-        out[task][encoder][metric] = {"value": _null(found.value), "ci95": [_null(found.low), _null(found.high)], "n": found.n}
+        out[task][encoder][metric] = {
+            "value": _null(found.value),
+            "ci95": [_null(found.low), _null(found.high)],
+            "n": found.n,
+        }
     return {task: dict(encoders) for task, encoders in out.items()}
 
 
@@ -143,7 +203,9 @@ def group_by_studies(tasks: Iterable[Task]) -> list[list[Task]]:
     """Tasks of one kind with the same studies together: their probes are solved in one go."""
     groups: dict[tuple, list[Task]] = defaultdict(list)
     for task in tasks:
-        groups[(task.kind, task.studies.tobytes(), task.split.tobytes(), task.local, task.pixels)].append(task)
+        groups[
+            (task.kind, task.studies.tobytes(), task.split.tobytes(), task.local, task.pixels)
+        ].append(task)
     return list(groups.values())
 
 
@@ -158,19 +220,31 @@ def _probe(x: np.ndarray, tasks: list[Task]) -> list[Probed]:
 
 
 def _with_neighbours(result: Result, x: np.ndarray) -> Result:
-    """The same with what 20 nearest neighbours among train and val say, where the task has classes."""
+    """The same with what 20 nearest neighbours among train and val say, where the task has
+    classes.
+    """
     task, test = result.task, result.task.split == "test"
     if task.kind != "classification":
         return result
     nearest = knn_probabilities(x[~test], task.labels[~test], x[test])[1][:, 1]
-    return replace(result, metrics={**result.metrics, "knn_auroc": interval("auroc", result.truth, nearest, task.patients[test])})
+    return replace(
+        result,
+        metrics={
+            **result.metrics,
+            "knn_auroc": interval("auroc", result.truth, nearest, task.patients[test]),
+        },
+    )
 
 
-def result_of_vector(name: str, predicted: Float[np.ndarray, " M"], choice: str, task: Task) -> Result:
+def result_of_vector(
+    name: str, predicted: Float[np.ndarray, " M"], choice: str, task: Task
+) -> Result:
     """What probabilities or numbers for the task's test studies are worth."""
     test = task.split == "test"
     truth, patients = task.labels[test], task.patients[test]
-    metrics = {metric: interval(metric, truth, predicted, patients) for metric in METRICS[task.kind]}
+    metrics = {
+        metric: interval(metric, truth, predicted, patients) for metric in METRICS[task.kind]
+    }
     return Result(task, name, truth, predicted, metrics, choice)
 
 
@@ -178,8 +252,19 @@ def _difference(a: Result, b: Result, resamples: int) -> Difference:
     metric, test = HEADLINE[a.task.kind], a.task.split == "test"
     there = ~np.isnan(a.predicted) & ~np.isnan(b.predicted)
     truth, patients = a.truth[there], a.task.patients[test][there]
-    found = paired("mean" if metric == "dice" else metric, truth, a.predicted[there], b.predicted[there], patients, resamples=resamples)
-    return Difference(-found.value, -found.high, -found.low, found.p) if metric in LOWER_IS_BETTER else found
+    found = paired(
+        "mean" if metric == "dice" else metric,
+        truth,
+        a.predicted[there],
+        b.predicted[there],
+        patients,
+        resamples=resamples,
+    )
+    return (
+        Difference(-found.value, -found.high, -found.low, found.p)
+        if metric in LOWER_IS_BETTER
+        else found
+    )
 
 
 def _apart(a: Interval, b: Interval) -> bool:

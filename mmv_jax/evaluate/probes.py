@@ -1,11 +1,14 @@
-"""Probes of frozen features: every task and strength in one solve. Axes: N studies, D width, K tasks, S strengths, C = K·S columns."""
+"""Probes of frozen features: every task and strength in one solve. Axes: N studies, D width, K
+tasks, S strengths, C = K·S columns.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-STRENGTHS = tuple(10.0**e for e in np.arange(-5, 1.5, 0.5))  # C of the logistic probe, as scikit-learn defines it: weight of the losses' sum
+# C of the logistic probe, as scikit-learn defines it: weight of the losses' sum
+STRENGTHS = tuple(10.0**e for e in np.arange(-5, 1.5, 0.5))
 PENALTIES = tuple(10.0**e for e in np.arange(0, 6.5, 0.5))  # alpha of the ridge probe
 MEMORY = 10  # pairs that the quasi-Newton direction remembers
 
@@ -20,16 +23,23 @@ class Standardiser:
     @classmethod
     def of(cls, x: Float[np.ndarray, "N D"]) -> "Standardiser":
         std = x.std(axis=0)
-        return cls(x.mean(axis=0), np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0).astype(x.dtype))
+        return cls(
+            x.mean(axis=0),
+            np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0).astype(x.dtype),
+        )
 
     def __call__(self, x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
         return (x - self.mean[None]) / self.scale[None]
 
 
-def principal_axes(x: Float[np.ndarray, "N D"], most: int | None = None) -> tuple[Float[np.ndarray, "D R"], Float[np.ndarray, " R"]]:
-    """Directions [D, R] in which `x` has any length, longest first and `most` at most, and the eigenvalues of xᵀx along them.
+def principal_axes(
+    x: Float[np.ndarray, "N D"], most: int | None = None
+) -> tuple[Float[np.ndarray, "D R"], Float[np.ndarray, " R"]]:
+    """Directions [D, R] in which `x` has any length, longest first and `most` at most, and the
+    eigenvalues of xᵀx along them.
 
-    The smaller of the two Gram matrices is decomposed: many times as fast as a singular value decomposition of `x`, and as exact where it matters.
+    The smaller of the two Gram matrices is decomposed: many times as fast as a singular value
+    decomposition of `x`, and as exact where it matters.
     """
     x = x.astype(np.float64)
     tall = x.shape[0] > x.shape[1]
@@ -50,9 +60,11 @@ def fit_logistic(
 ) -> tuple[Float[np.ndarray, "D K S"], Float[np.ndarray, "K S"]]:
     """L2-regularised logistic regression of K labels at S strengths each, all columns in step.
 
-    Each column minimises `sum of log losses + |w|² / (2 C)`, the intercept free, as scikit-learn does. The columns share the two large
-    matrix products of an iteration, and the features are rotated to their principal axes first, where the Hessian at the start is
-    diagonal: its inverse preconditions an L-BFGS whose line search costs no product (logits are linear along a direction).
+    Each column minimises `sum of log losses + |w|² / (2 C)`, the intercept free, as scikit-learn
+    does. The columns share the two large matrix products of an iteration, and the features are
+    rotated to their principal axes first, where the Hessian at the start is
+    diagonal: its inverse preconditions an L-BFGS whose line search costs no product (logits are
+      linear along a direction).
 
     Args:
       x: features, standardised by the caller.
@@ -74,7 +86,9 @@ def fit_logistic(
 
 @dataclass
 class _Logistic:
-    """Columns that are still being solved; the last line of a parameter is the intercept, which is not penalised."""
+    """Columns that are still being solved; the last line of a parameter is the intercept, which is
+    not penalised.
+    """
 
     z: np.ndarray  # [N, R + 1] features on their principal axes, and a column of ones
     y: np.ndarray  # [N, C]
@@ -89,24 +103,46 @@ class _Logistic:
         count = np.maximum(known.sum(axis=0), 1)
         prevalence = np.clip(y.sum(axis=0) / count, 0.01, 0.99)
         variance = np.repeat(prevalence * (1 - prevalence) * count / len(z), per_task)[None]
-        penalty = np.concatenate([np.repeat(1 / strengths.reshape(1, -1), z.shape[1] - 1, axis=0), np.zeros((1, strengths.size))])
+        penalty = np.concatenate(
+            [
+                np.repeat(1 / strengths.reshape(1, -1), z.shape[1] - 1, axis=0),
+                np.zeros((1, strengths.size)),
+            ]
+        )
         curvature = (z.astype(np.float64) ** 2).sum(axis=0)[:, None] * variance + penalty + 1e-9
-        return cls(z, np.repeat(y, per_task, axis=1).astype(np.float32), np.repeat(known, per_task, axis=1).astype(np.float32), penalty, curvature)
+        return cls(
+            z,
+            np.repeat(y, per_task, axis=1).astype(np.float32),
+            np.repeat(known, per_task, axis=1).astype(np.float32),
+            penalty,
+            curvature,
+        )
 
     def loss(self, logits, beta) -> np.ndarray:
         log_loss = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - self.y * logits
-        return np.einsum("nc,nc->c", self.known, log_loss, dtype=np.float64) + (self.penalty * beta**2).sum(axis=0) / 2
+        return (
+            np.einsum("nc,nc->c", self.known, log_loss, dtype=np.float64)
+            + (self.penalty * beta**2).sum(axis=0) / 2
+        )
 
     def gradient(self, logits, beta) -> np.ndarray:
         residual = self.known * (1 / (1 + np.exp(-np.clip(logits, -60, 60))) - self.y)
         return (self.z.T @ residual).astype(np.float64) + self.penalty * beta
 
     def keep(self, columns) -> "_Logistic":
-        return _Logistic(self.z, self.y[:, columns], self.known[:, columns], self.penalty[:, columns], self.curvature[:, columns])
+        return _Logistic(
+            self.z,
+            self.y[:, columns],
+            self.known[:, columns],
+            self.penalty[:, columns],
+            self.curvature[:, columns],
+        )
 
 
 def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.ndarray:
-    """L-BFGS in step over columns; those that have converged leave the arrays once they are half of them."""
+    """L-BFGS in step over columns; those that have converged leave the arrays once they are half of
+    them.
+    """
     result: np.ndarray = np.zeros(problem.penalty.shape)
     here = np.arange(result.shape[1])  # the columns that the arrays below hold
     beta = result.copy()
@@ -130,16 +166,25 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
         step = _line_search(problem, logits, along, beta, direction, loss, gradient, active)
         moved = step[None] * direction
         beta, logits = beta + moved, logits + (step[None] * along).astype(np.float32)
-        before, gradient, loss = gradient, problem.gradient(logits, beta), problem.loss(logits, beta)
+        before, gradient, loss = (
+            gradient,
+            problem.gradient(logits, beta),
+            problem.loss(logits, beta),
+        )
         change = gradient - before
         product = (moved * change).sum(axis=0)
-        pairs = [*pairs[-MEMORY + 1 :], (moved, change, np.where(product > 0, 1 / np.maximum(product, 1e-300), 0.0))]
+        pairs = [
+            *pairs[-MEMORY + 1 :],
+            (moved, change, np.where(product > 0, 1 / np.maximum(product, 1e-300), 0.0)),
+        ]
     result[:, here] = beta
     return result
 
 
 def _direction(gradient, pairs, curvature) -> np.ndarray:
-    """The two-loop recursion, every column with its own memory; a pair with 0 for its inverse product is passed over."""
+    """The two-loop recursion, every column with its own memory; a pair with 0 for its inverse
+    product is passed over.
+    """
     q, alphas = gradient.copy(), []
     for moved, change, inverse in reversed(pairs):
         alpha = inverse * (moved * q).sum(axis=0)
@@ -152,12 +197,17 @@ def _direction(gradient, pairs, curvature) -> np.ndarray:
 
 
 def _line_search(problem, logits, along, beta, direction, loss, gradient, active) -> np.ndarray:
-    """Steps that decrease each column's loss enough (Armijo), by halving; 0 where 20 halvings do not, which float32 reaches at the end."""
+    """Steps that decrease each column's loss enough (Armijo), by halving; 0 where 20 halvings do
+    not, which float32 reaches at the end.
+    """
     slope = (gradient * direction).sum(axis=0)
     step, todo = active.astype(np.float64), active.copy()
     for _ in range(20):
-        tried = problem.loss(logits + (step[None] * along).astype(np.float32), beta + step[None] * direction)
-        todo &= tried > loss + 1e-4 * step * slope + 1e-6 * np.abs(loss)  # the last term: losses are sums of float32 numbers
+        tried = problem.loss(
+            logits + (step[None] * along).astype(np.float32), beta + step[None] * direction
+        )
+        # the last term: losses are sums of float32 numbers
+        todo &= tried > loss + 1e-4 * step * slope + 1e-6 * np.abs(loss)
         if not todo.any():
             return step
         step = np.where(todo, step / 2, step)
@@ -165,11 +215,15 @@ def _line_search(problem, logits, along, beta, direction, loss, gradient, active
 
 
 def fit_ridge(
-    x: Float[np.ndarray, "N D"], y: Float[np.ndarray, " N"], penalties: tuple[float, ...] = PENALTIES
+    x: Float[np.ndarray, "N D"],
+    y: Float[np.ndarray, " N"],
+    penalties: tuple[float, ...] = PENALTIES,
 ) -> tuple[Float[np.ndarray, "D S"], float]:
-    """Ridge regression at every penalty from one decomposition; the intercept is the mean of `y`, so `x` must be centred.
+    """Ridge regression at every penalty from one decomposition; the intercept is the mean of `y`,
+    so `x` must be centred.
 
-    With xᵀx = V diag(v) Vᵀ the weights at penalty a are V diag(1 / (v + a)) Vᵀ xᵀ y: only the diagonal changes.
+    With xᵀx = V diag(v) Vᵀ the weights at penalty a are V diag(1 / (v + a)) Vᵀ xᵀ y: only the
+    diagonal changes.
     """
     axes, values = principal_axes(x)
     mean = float(y.mean())
@@ -186,14 +240,19 @@ class Probed:
 
 
 def probe_classes(
-    x: Float[np.ndarray, "N D"], labels: Float[np.ndarray, "N K"], split: np.ndarray, strengths: tuple[float, ...] = STRENGTHS
+    x: Float[np.ndarray, "N D"],
+    labels: Float[np.ndarray, "N K"],
+    split: np.ndarray,
+    strengths: tuple[float, ...] = STRENGTHS,
 ) -> list[Probed]:
-    """Logistic probes of K binary labels (NaN where unknown): fitted on train, strength by the log loss on val, refitted on train and val.
+    """Logistic probes of K binary labels (NaN where unknown): fitted on train, strength by the log
+    loss on val, refitted on train and val.
 
     Args:
       split: "train", "val" or "test" of each study.
     Returns:
-      One result a label; `predicted` is the probability of each test study (in the order of `x`), whether its label is known or not.
+      One result a label; `predicted` is the probability of each test study (in the order of `x`),
+      whether its label is known or not.
     """
     train, val, test = (split == name for name in ("train", "val", "test"))
     grid = np.tile(np.asarray(strengths), (labels.shape[1], 1))
@@ -206,13 +265,22 @@ def probe_classes(
 
     both = train | val
     standard = Standardiser.of(x[both])
-    weights, bias = fit_logistic(standard(x[both]), labels[both], chosen[:, None], ~np.isnan(labels[both]))
+    weights, bias = fit_logistic(
+        standard(x[both]), labels[both], chosen[:, None], ~np.isnan(labels[both])
+    )
     logits = standard(x[test]) @ weights[:, :, 0] + bias[None, :, 0]
     return [Probed(p, float(c)) for p, c in zip((1 / (1 + np.exp(-logits))).T, chosen)]
 
 
-def probe_number(x: Float[np.ndarray, "N D"], label: Float[np.ndarray, " N"], split: np.ndarray, penalties: tuple[float, ...] = PENALTIES) -> Probed:
-    """A ridge probe of a number: fitted on train, penalty by the absolute error on val, refitted on train and val."""
+def probe_number(
+    x: Float[np.ndarray, "N D"],
+    label: Float[np.ndarray, " N"],
+    split: np.ndarray,
+    penalties: tuple[float, ...] = PENALTIES,
+) -> Probed:
+    """A ridge probe of a number: fitted on train, penalty by the absolute error on val, refitted on
+    train and val.
+    """
     train, val, test = (split == name for name in ("train", "val", "test"))
     standard = Standardiser.of(x[train])
     weights, mean = fit_ridge(standard(x[train]), label[train], penalties)

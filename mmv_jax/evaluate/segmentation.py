@@ -1,7 +1,9 @@
-"""The linear probe of patch tokens: each token says which voxels of its patch belong to a structure. Axes: n tokens, D width, P voxels of a patch.
+"""The linear probe of patch tokens: each token says which voxels of its patch belong to a
+structure. Axes: n tokens, D width, P voxels of a patch.
 
-One linear map D -> P with no other context than what the encoder put into the token. It is fitted by least squares on the 0/1 masks, from
-sums over studies, so that memory does not grow with their number.
+One linear map D -> P with no other context than what the encoder put into the token. It is fitted
+by least squares on the 0/1 masks, from sums over studies, so that memory does not grow with their
+number.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +18,8 @@ from mmv_jax.evaluate.tasks import SPLITS, Task
 from mmv_jax.metrics import scores
 
 PENALTIES = tuple(10.0**e for e in range(-6, 1))  # of the ridge, a token and standardised feature
-THRESHOLDS = np.r_[0.005, 0.01, 0.02, np.arange(0.05, 0.95, 0.05)]  # the lowest for heads of rare structures
+# the lowest for heads of rare structures
+THRESHOLDS = np.r_[0.005, 0.01, 0.02, np.arange(0.05, 0.95, 0.05)]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Scene:
 
     Attributes:
       tokens: of the kept patches, in the order of `kept`.
-      kept: which patches carry something; the others were never encoded, and nothing is predicted there.
+      kept: which patches carry something; the others were never encoded, and nothing is predicted
+        there.
       truth: the structure on the view's grid. A planar view has gz = 1.
       spacing_mm: the edge of the view's voxels.
     """
@@ -38,7 +42,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Segmented:
-    """Masks of the test studies, scores of those that have the structure (NaN for the others), and what the val studies chose, in words."""
+    """Masks of the test studies, scores of those that have the structure (NaN for the others), and
+    what the val studies chose, in words.
+    """
 
     masks: list[np.ndarray]  # boolean, each on the grid of its own view
     dice: Float[np.ndarray, " M"]
@@ -47,13 +53,16 @@ class Segmented:
 
 
 def check_structure(task: Task, scenes: Sequence[Scene]) -> None:
-    """Raises UserError where no study of a split has the structure: then nothing can be learnt, chosen or measured."""
+    """Raises UserError where no study of a split has the structure: then nothing can be learnt,
+    chosen or measured.
+    """
     there = np.array([scene.truth.any() for scene in scenes])
     for split in SPLITS:
         if not there[task.split == split].any():
             raise UserError(
-                f"config.tasks.{task.name}: none of the {(task.split == split).sum()} studies of split {split!r} has this structure in its mask "
-                f"{task.mask!r}. Correct `values` or `flags`, or leave the task out."
+                f"config.tasks.{task.name}: none of the {(task.split == split).sum()} studies of"
+                f" split {split!r} has this structure in its mask {task.mask!r}. Correct `values`"
+                " or `flags`, or leave the task out."
             )
 
 
@@ -64,7 +73,9 @@ def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
     return cut.reshape(len(cut), -1)
 
 
-def untile(patches: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"], shape: tuple[int, int, int]) -> np.ndarray:
+def untile(
+    patches: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"], shape: tuple[int, int, int]
+) -> np.ndarray:
     """The grid of kept patches `[n, P]`; 0 where none was kept."""
     (tz, ty, tx), (gz, gy, gx) = kept.shape, shape
     out = np.zeros((tz, ty, tx, gz // tz, gy // ty, gx // tx), patches.dtype)
@@ -83,8 +94,13 @@ class PatchRidge:
 
     @classmethod
     def of(cls, scenes: list[Scene], standard: Standardiser | None = None) -> "PatchRidge":
-        """The sums over some scenes, whose tokens are standardised on themselves where no `standard` is given."""
-        model = cls.empty(scenes[0], standard or Standardiser.of(np.concatenate([scene.tokens for scene in scenes])))
+        """The sums over some scenes, whose tokens are standardised on themselves where no
+        `standard` is given.
+        """
+        model = cls.empty(
+            scenes[0],
+            standard or Standardiser.of(np.concatenate([scene.tokens for scene in scenes])),
+        )
         for scene in scenes:
             model.add(scene)
         return model
@@ -110,28 +126,44 @@ class PatchRidge:
         return np.linalg.solve(self.xx + ridge, self.xy).astype(np.float32)
 
     def error(self, weights: Float[np.ndarray, "E P"]) -> float:
-        """The squared error of these weights on the scenes of the sums, but for what no weights change."""
+        """The squared error of these weights on the scenes of the sums, but for what no weights
+        change.
+        """
         return float(np.sum(weights * (self.xx @ weights - 2 * self.xy)))
 
 
 def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
-    """Fits on train, chooses penalty and threshold by the mean Dice on val, refits on train and val, predicts test.
+    """Fits on train, chooses penalty and threshold by the mean Dice on val, refits on train and
+    val, predicts test.
 
     Args:
       split: "train", "val" or "test" of each scene.
     """
-    train, val, test = ([scene for scene, s in zip(scenes, split) if s == name] for name in ("train", "val", "test"))
+    train, val, test = (
+        [scene for scene, s in zip(scenes, split) if s == name] for name in ("train", "val", "test")
+    )
     model = PatchRidge.of(train)
-    by_penalty = np.stack([sweep_thresholds(model, model.weights(penalty), val) for penalty in PENALTIES])
+    by_penalty = np.stack(
+        [sweep_thresholds(model, model.weights(penalty), val) for penalty in PENALTIES]
+    )
     s, t = np.unravel_index(int(by_penalty.argmax()), by_penalty.shape)
     model = PatchRidge.of(train + val)
     weights = model.weights(PENALTIES[s])
-    masks = [untile(model.features(scene) @ weights > THRESHOLDS[t], scene.kept, scene.truth.shape) for scene in test]
-    return Segmented(masks, *score_masks(test, masks), f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}")
+    masks = [
+        untile(model.features(scene) @ weights > THRESHOLDS[t], scene.kept, scene.truth.shape)
+        for scene in test
+    ]
+    return Segmented(
+        masks, *score_masks(test, masks), f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}"
+    )
 
 
-def score_masks(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Dice and HD95 (mm) of each study that has the structure; NaN for the others, whose Dice is 0 or undefined whatever is found."""
+def score_masks(
+    scenes: list[Scene], masks: list[np.ndarray]
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Dice and HD95 (mm) of each study that has the structure; NaN for the others, whose Dice is 0
+    or undefined whatever is found.
+    """
     dice, hd95 = np.full((2, len(scenes)), np.nan)
     for i, (scene, mask) in enumerate(zip(scenes, masks)):
         if scene.truth.any():
@@ -142,21 +174,34 @@ def score_masks(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[Float[np.
     return dice, hd95
 
 
-def sweep_thresholds(model: PatchRidge, weights: np.ndarray, scenes: list[Scene]) -> Float[np.ndarray, " thresholds"]:
-    """The mean Dice at each threshold over studies that have the structure; what lies in patches that were not kept is missed."""
+def sweep_thresholds(
+    model: PatchRidge, weights: np.ndarray, scenes: list[Scene]
+) -> Float[np.ndarray, " thresholds"]:
+    """The mean Dice at each threshold over studies that have the structure; what lies in patches
+    that were not kept is missed.
+    """
     present = (scene for scene in scenes if scene.truth.any())
-    return dice_by_threshold((model.features(s) @ weights, tiles(s.truth, s.kept), int(s.truth.sum())) for s in present)
+    return dice_by_threshold(
+        (model.features(s) @ weights, tiles(s.truth, s.kept), int(s.truth.sum())) for s in present
+    )
 
 
-def dice_by_threshold(found: Iterable[tuple[np.ndarray, np.ndarray, int]]) -> Float[np.ndarray, " thresholds"]:
-    """The mean Dice over studies at each of `THRESHOLDS`: voxels are sorted into bins once, and summed from above.
+def dice_by_threshold(
+    found: Iterable[tuple[np.ndarray, np.ndarray, int]],
+) -> Float[np.ndarray, " thresholds"]:
+    """The mean Dice over studies at each of `THRESHOLDS`: voxels are sorted into bins once, and
+    summed from above.
 
     Args:
-      found: of each study the scores of voxels, the truth at the same voxels, and how many voxels the structure has in all.
+      found: of each study the scores of voxels, the truth at the same voxels, and how many voxels
+        the structure has in all.
     """
     by_study = []
     for score, truth, size in found:
         bins = np.searchsorted(THRESHOLDS, score.ravel())  # bin b: above b of the thresholds
-        above, hit = (np.cumsum(np.bincount(b, minlength=len(THRESHOLDS) + 1)[::-1])[::-1][1:] for b in (bins, bins[truth.ravel()]))
+        above, hit = (
+            np.cumsum(np.bincount(b, minlength=len(THRESHOLDS) + 1)[::-1])[::-1][1:]
+            for b in (bins, bins[truth.ravel()])
+        )
         by_study.append(2 * hit / (above + size))
     return np.mean(by_study, axis=0) if by_study else np.zeros(len(THRESHOLDS))

@@ -1,6 +1,8 @@
-"""Small models of the families that the papers compare, for where their real weights cannot be had: they show that the way is open, and no more.
+"""Small models of the families that the papers compare, for where their real weights cannot be had:
+they show that the way is open, and no more.
 
-Weights are random, from a seed. A stand-in is named so in every table, is compared with nothing, and no conclusion rests on it.
+Weights are random, from a seed. A stand-in is named so in every table, is compared with nothing,
+and no conclusion rests on it.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,8 +11,21 @@ from typing import Any
 
 from mmv_jax.errors import UserError
 
-_VIT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "image_size": 112, "patch_size": 14}
-_TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 10}
+_VIT = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "image_size": 112,
+    "patch_size": 14,
+}
+_TEXT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 10,
+}
 
 
 def _plain(transformers: Any, name: str) -> Any:
@@ -18,17 +33,28 @@ def _plain(transformers: Any, name: str) -> Any:
 
 
 def _two_towers(transformers: Any, name: str) -> Any:
-    config = getattr(transformers, f"{name}Config")(text_config=_TEXT, vision_config=_VIT, projection_dim=16)
+    config = getattr(transformers, f"{name}Config")(
+        text_config=_TEXT, vision_config=_VIT, projection_dim=16
+    )
     return getattr(transformers, f"{name}Model")(config)
 
 
 def _swin(transformers: Any) -> Any:
-    config = transformers.SwinConfig(image_size=112, patch_size=4, embed_dim=16, depths=[2, 2, 2], num_heads=[1, 2, 4], window_size=7)
+    config = transformers.SwinConfig(
+        image_size=112,
+        patch_size=4,
+        embed_dim=16,
+        depths=[2, 2, 2],
+        num_heads=[1, 2, 4],
+        window_size=7,
+    )
     return transformers.SwinModel(config)
 
 
 def _convnext(transformers: Any) -> Any:
-    config = transformers.ConvNextConfig(hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 2, 1], num_stages=4, image_size=112)
+    config = transformers.ConvNextConfig(
+        hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 2, 1], num_stages=4, image_size=112
+    )
     return transformers.ConvNextModel(config)
 
 
@@ -43,18 +69,23 @@ FAMILIES: Mapping[str, Callable[[Any], Any]] = {
 
 
 def save_stand_in(family: str, folder: Path, seed: int = 0) -> None:
-    """Saves a small model of a family as `save_pretrained` would, so that it is read by the same way as a real one.
+    """Saves a small model of a family as `save_pretrained` would, so that it is read by the same
+    way as a real one.
 
     Raises:
       UserError: an unknown family, or transformers is not installed.
     """
     if family not in FAMILIES:
-        raise UserError(f"There is no family {family!r} of stand-ins. There are: {', '.join(FAMILIES)}.")
+        raise UserError(
+            f"There is no family {family!r} of stand-ins. There are: {', '.join(FAMILIES)}."
+        )
     try:
         import torch
         import transformers
     except ImportError as error:
-        raise UserError("Encoders of others need transformers and torch: pip install mmv_jax[torch].") from error
+        raise UserError(
+            "Encoders of others need transformers and torch: pip install mmv_jax[torch]."
+        ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         FAMILIES[family](transformers).save_pretrained(folder)

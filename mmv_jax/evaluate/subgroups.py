@@ -1,4 +1,6 @@
-"""Subgroups and confounders: is an encoder as good for everybody, and does it see the finding or what goes with it? Axes: M test studies."""
+"""Subgroups and confounders: is an encoder as good for everybody, and does it see the finding or
+what goes with it? Axes: M test studies.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,8 +23,10 @@ class GroupResult:
     Attributes:
       value: of the task's headline metric.
       positives: positive studies in the group, None where the task has no classes.
-      than_rest: how far better than in all other groups (positive: better, whatever the metric's direction); None where it was not asked.
-      p_holm: of `than_rest`, corrected over all groups of the evaluation; NaN where it was not asked or is not defined.
+      than_rest: how far better than in all other groups (positive: better, whatever the metric's
+        direction); None where it was not asked.
+      p_holm: of `than_rest`, corrected over all groups of the evaluation; NaN where it was not
+        asked or is not defined.
     """
 
     task: str
@@ -45,7 +49,8 @@ class Confounded:
     """A classification beside a column that may tell the label by itself.
 
     Attributes:
-      alone: the AUROC of the column without any image: the rate of the label in its groups on train and val.
+      alone: the AUROC of the column without any image: the rate of the label in its groups on train
+        and val.
       plain: the AUROC of the encoder's probe.
       broken: the same with test studies weighted until the column tells nothing of the label.
       within: over pairs of studies of the same group alone.
@@ -65,11 +70,24 @@ class Confounded:
 
 
 def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
-    """Each encoder and pooling in each group of each task; whole encoders are also compared between a group and the rest."""
-    found = [_measure_group(r, grouping, group) for r in results for grouping in _tested(r) for group in grouping.order]
-    asked = [(n, result, grouping, group) for n, (g, result, grouping, group) in enumerate(found) if _is_asked(g, grouping, group)]
+    """Each encoder and pooling in each group of each task; whole encoders are also compared between
+    a group and the rest.
+    """
+    found = [
+        _measure_group(r, grouping, group)
+        for r in results
+        for grouping in _tested(r)
+        for group in grouping.order
+    ]
+    asked = [
+        (n, result, grouping, group)
+        for n, (g, result, grouping, group) in enumerate(found)
+        if _is_asked(g, grouping, group)
+    ]
     resamples = max(RESAMPLES, 80 * len(asked))  # as in `measure.compare`
-    differences = [_than_rest(result, grouping, group, resamples) for _, result, grouping, group in asked]
+    differences = [
+        _than_rest(result, grouping, group, resamples) for _, result, grouping, group in asked
+    ]
     out = [g for g, *_ in found]
     for (n, *_), difference, p in zip(asked, differences, holm([d.p for d in differences])):
         out[n] = replace(out[n], than_rest=difference, p_holm=p)
@@ -77,29 +95,56 @@ def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
 
 
 def measure_confounders(results: Iterable[Result]) -> list[Confounded]:
-    """Each whole encoder (not its poolings) with and without what each confounder of a task tells."""
-    asked = [(r, grouping) for r in results if "/" not in r.encoder for grouping in r.task.confounders]
-    resamples = max(RESAMPLES, 80 * sum(is_judged(r.encoder) for r, _ in asked))  # as in `measure.compare`
+    """Each whole encoder (not its poolings) with and without what each confounder of a task
+    tells.
+    """
+    asked = [
+        (r, grouping) for r in results if "/" not in r.encoder for grouping in r.task.confounders
+    ]
+    # as in `measure.compare`
+    resamples = max(RESAMPLES, 80 * sum(is_judged(r.encoder) for r, _ in asked))
     found = [_measure_confounder(r, grouping, resamples) for r, grouping in asked]
-    return [replace(c, p_holm=p) for c, p in zip(found, holm([c.lost.p if is_judged(c.encoder) else float("nan") for c in found]))]
+    return [
+        replace(c, p_holm=p)
+        for c, p in zip(
+            found, holm([c.lost.p if is_judged(c.encoder) else float("nan") for c in found])
+        )
+    ]
 
 
-def as_metrics(groups: Iterable[GroupResult], confounded: Iterable[Confounded]) -> list[tuple[str, str, str, Interval]]:
-    """(task, encoder, metric, value) for `metrics.json`: `auroc@sex=F`, `auroc@view:broken`, `auroc@view:within`, `auroc@view:alone`."""
+def as_metrics(
+    groups: Iterable[GroupResult], confounded: Iterable[Confounded]
+) -> list[tuple[str, str, str, Interval]]:
+    """(task, encoder, metric, value) for `metrics.json`: `auroc@sex=F`, `auroc@view:broken`,
+    `auroc@view:within`, `auroc@view:alone`.
+    """
     out = [(g.task, g.encoder, g.key, g.value) for g in groups]
     for c in confounded:
-        out += [(c.task, c.encoder, f"auroc@{c.column}:{name}", getattr(c, name)) for name in ("broken", "within", "alone")]
+        out += [
+            (c.task, c.encoder, f"auroc@{c.column}:{name}", getattr(c, name))
+            for name in ("broken", "within", "alone")
+        ]
     return out
 
 
 def as_comparisons(groups: Iterable[GroupResult], confounded: Iterable[Confounded]) -> list[dict]:
     """The tests as further objects of `comparisons.json`."""
     rows = [
-        (g.task, f"{g.encoder}@{g.grouping.column}={g.group}", f"{g.encoder}@{g.grouping.column}=rest", g.metric, g.than_rest, g.p_holm)
+        (
+            g.task,
+            f"{g.encoder}@{g.grouping.column}={g.group}",
+            f"{g.encoder}@{g.grouping.column}=rest",
+            g.metric,
+            g.than_rest,
+            g.p_holm,
+        )
         for g in groups
         if g.than_rest is not None
     ]
-    rows += [(c.task, c.encoder, f"{c.encoder}@{c.column}:broken", "auroc", c.lost, c.p_holm) for c in confounded]
+    rows += [
+        (c.task, c.encoder, f"{c.encoder}@{c.column}:broken", "auroc", c.lost, c.p_holm)
+        for c in confounded
+    ]
     return [
         {
             "task": task, "first": first, "second": second, "metric": metric, "better_by": _null(d.value), "ci95": [_null(d.low), _null(d.high)],
@@ -121,14 +166,18 @@ def _tested(result: Result) -> list[Grouping]:
     return [grouping[test] for grouping in result.task.subgroups]
 
 
-def _inside(result: Result, grouping: Grouping, chosen: Bool[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
+def _inside(
+    result: Result, grouping: Grouping, chosen: Bool[np.ndarray, " M"]
+) -> Bool[np.ndarray, " M"]:
     """The test studies on which a group is measured."""
     if result.task.kind == "classification" and grouping.positives:
         return (chosen & (result.truth == 1)) | (result.truth == 0)
     return chosen & ~np.isnan(result.predicted)
 
 
-def _measure_group(result: Result, grouping: Grouping, group: str) -> tuple[GroupResult, Result, Grouping, str]:
+def _measure_group(
+    result: Result, grouping: Grouping, group: str
+) -> tuple[GroupResult, Result, Grouping, str]:
     task, metric = result.task, HEADLINE[result.task.kind]
     inside = _inside(result, grouping, grouping.names == group)
     truth, patients = result.truth[inside], task.patients[task.split == "test"][inside]
@@ -137,12 +186,21 @@ def _measure_group(result: Result, grouping: Grouping, group: str) -> tuple[Grou
     else:
         value = interval(_by_study(metric), truth, result.predicted[inside], patients)
     positives = int((truth == 1).sum()) if task.kind == "classification" else None
-    return GroupResult(task.name, result.encoder, grouping, group, metric, value, positives), result, grouping, group
+    return (
+        GroupResult(task.name, result.encoder, grouping, group, metric, value, positives),
+        result,
+        grouping,
+        group,
+    )
 
 
 def _too_few(result: Result, inside: Bool[np.ndarray, " M"]) -> bool:
     truth = result.truth[inside]
-    counts = [(truth == 0).sum(), (truth == 1).sum()] if result.task.kind == "classification" else [len(truth)]
+    counts = (
+        [(truth == 0).sum(), (truth == 1).sum()]
+        if result.task.kind == "classification"
+        else [len(truth)]
+    )
     return bool(min(counts) < FEWEST)
 
 
@@ -154,19 +212,37 @@ def _is_asked(found: GroupResult, grouping: Grouping, group: str) -> bool:
 
 def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -> Difference:
     metric, names = _by_study(HEADLINE[result.task.kind]), grouping.names
-    own, rest = (_inside(result, grouping, chosen) for chosen in (names == group, (names != group) & (names != "")))
+    own, rest = (
+        _inside(result, grouping, chosen)
+        for chosen in (names == group, (names != group) & (names != ""))
+    )
     if _too_few(result, rest):
         return Difference(*(float("nan"),) * 4)
     patients = result.task.patients[result.task.split == "test"]
-    found = contrast(among(metric, own), among(metric, rest), result.truth, result.predicted, patients, resamples=resamples)
-    return Difference(-found.value, -found.high, -found.low, found.p) if HEADLINE[result.task.kind] in LOWER_IS_BETTER else found
+    found = contrast(
+        among(metric, own),
+        among(metric, rest),
+        result.truth,
+        result.predicted,
+        patients,
+        resamples=resamples,
+    )
+    return (
+        Difference(-found.value, -found.high, -found.low, found.p)
+        if HEADLINE[result.task.kind] in LOWER_IS_BETTER
+        else found
+    )
 
 
 def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> Confounded:
     task, names = result.task, grouping.names
     test = task.split == "test"
     known = names[test] != ""
-    truth, predicted, patients = result.truth[known], result.predicted[known], task.patients[test][known]
+    truth, predicted, patients = (
+        result.truth[known],
+        result.predicted[known],
+        task.patients[test][known],
+    )
     groups = names[test][known]
     broken = tie_broken("auroc", groups)
     return Confounded(
@@ -179,8 +255,12 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
     )  # fmt: skip
 
 
-def _rates(names: np.ndarray, labels: Float[np.ndarray, " N"], wanted: np.ndarray) -> Float[np.ndarray, " M"]:
-    """How often the label is 1 in the group of each wanted study; the overall rate where the group is new."""
+def _rates(
+    names: np.ndarray, labels: Float[np.ndarray, " N"], wanted: np.ndarray
+) -> Float[np.ndarray, " M"]:
+    """How often the label is 1 in the group of each wanted study; the overall rate where the group
+    is new.
+    """
     rates = {name: float(labels[names == name].mean()) for name in set(names.tolist())}
     return np.array([rates.get(name, float(labels.mean())) for name in wanted.tolist()])
 

@@ -1,4 +1,6 @@
-"""What a config asks for beside linear probes: heads on frozen tokens, fine-tuning, supervised baselines; each result is kept once it is there."""
+"""What a config asks for beside linear probes: heads on frozen tokens, fine-tuning, supervised
+baselines; each result is kept once it is there.
+"""
 
 import hashlib
 import os
@@ -35,7 +37,8 @@ class Variants:
 
     Attributes:
       heads: of `HEADS`, on the frozen tokens of every encoder.
-      protocols: of `PROTOCOLS`; the linear probe is always measured, since all else is read beside it.
+      protocols: of `PROTOCOLS`; the linear probe is always measured, since all else is read beside
+        it.
       options: changes to every recipe: `epochs`, `patience`, `batch`.
       folder: a file a result, named by all that it follows from.
     """
@@ -47,23 +50,34 @@ class Variants:
     folder: Path
 
     @classmethod
-    def of(cls, config: ConfigDict, folder: Path, tasks: Sequence[Task], geometry: Geometry, ours: Ours) -> "Variants":
+    def of(
+        cls, config: ConfigDict, folder: Path, tasks: Sequence[Task], geometry: Geometry, ours: Ours
+    ) -> "Variants":
         """Reads `config.heads`, `config.protocols` and `config.fit`, each of which may be absent.
 
         Raises:
-          UserError: an unknown name; heads without a segmentation; a task that no end-to-end model can learn.
+          UserError: an unknown name; heads without a segmentation; a task that no end-to-end model
+            can learn.
         """
-        heads, protocols = (_names(config, name, known) for name, known in (("heads", HEADS), ("protocols", PROTOCOLS)))
+        heads, protocols = (
+            _names(config, name, known)
+            for name, known in (("heads", HEADS), ("protocols", PROTOCOLS))
+        )
         options = config.fit.to_dict() if "fit" in config else {}
         RECIPE.changed(options)
         if heads and not any(task.kind == "segmentation" for task in tasks):
-            raise UserError("config.heads asks for segmentation heads, but no task is a segmentation. Add one, or leave `heads` out.")
+            raise UserError(
+                "config.heads asks for segmentation heads, but no task is a segmentation. Add one,"
+                " or leave `heads` out."
+            )
         if set(protocols) & set(RECIPES):
             for task in tasks:
                 frame_of(ours, geometry, task)
         return cls(heads, protocols, options, config.seed, folder)
 
-    def measure_heads(self, name: str, encoder: StudyEncoder, store: Store, task: Task, scenes: Sequence[Scene]) -> list[tuple[Result, Segmented]]:
+    def measure_heads(
+        self, name: str, encoder: StudyEncoder, store: Store, task: Task, scenes: Sequence[Scene]
+    ) -> list[tuple[Result, Segmented]]:
         """Every head on the frozen tokens of an encoder, as `name+head`."""
         found = []
         encoded: list[Encoded] = []
@@ -76,38 +90,88 @@ class Variants:
                 return fit_head(head, scenes, encoded, task.split, recipe, self.seed)
 
             masks = self._kept(
-                f"{name}+{head}", task, store, (encoder.fingerprint, f"{scenes[0].tokens.shape[1]} wide, standardised", head, recipe), fit
+                f"{name}+{head}",
+                task,
+                store,
+                (
+                    encoder.fingerprint,
+                    f"{scenes[0].tokens.shape[1]} wide, standardised",
+                    head,
+                    recipe,
+                ),
+                fit,
             )
             assert isinstance(masks, Segmented)
             found.append((result_of_masks(f"{name}+{head}", masks, task), masks))
         return found
 
-    def measure_protocols(self, ours: Ours, others: Mapping[str, Foreign], store: Store, geometry: Geometry, tasks: Sequence[Task]) -> list[Result]:
-        """What learns end to end: by its name in `name_of`, and each encoder of others, fine-tuned, as `name+finetuned`."""
+    def measure_protocols(
+        self,
+        ours: Ours,
+        others: Mapping[str, Foreign],
+        store: Store,
+        geometry: Geometry,
+        tasks: Sequence[Task],
+    ) -> list[Result]:
+        """What learns end to end: by its name in `name_of`, and each encoder of others, fine-tuned,
+        as `name+finetuned`.
+        """
         found = []
         for task in tasks:
             for protocol in (p for p in self.protocols if p in RECIPES):
                 recipe = RECIPES[protocol].changed(self.options)
-                weights = ours.fingerprint if protocol == "finetune" else repr((ours.encoder, ours.whole))
+                weights = (
+                    ours.fingerprint if protocol == "finetune" else repr((ours.encoder, ours.whole))
+                )
                 fit = partial(learn, protocol, ours, store, geometry, task, recipe, self.seed)
-                found.append(self._end_to_end(name_of(protocol, task), task, store, (weights, protocol, recipe), fit))
+                found.append(
+                    self._end_to_end(
+                        name_of(protocol, task), task, store, (weights, protocol, recipe), fit
+                    )
+                )
                 if protocol == "finetune":
-                    found += [self._foreign(name, foreign, store, geometry, task, recipe) for name, foreign in others.items()]
+                    found += [
+                        self._foreign(name, foreign, store, geometry, task, recipe)
+                        for name, foreign in others.items()
+                    ]
         return found
 
-    def _foreign(self, name: str, foreign: Foreign, store: Store, geometry: Geometry, task: Task, recipe: Recipe) -> Result:
-        from mmv_jax.evaluate.foreign_tuning import learn_foreign  # needs the extra torch, as whoever has loaded `foreign` does
+    def _foreign(
+        self,
+        name: str,
+        foreign: Foreign,
+        store: Store,
+        geometry: Geometry,
+        task: Task,
+        recipe: Recipe,
+    ) -> Result:
+        # needs the extra torch, as whoever has loaded `foreign` does
+        from mmv_jax.evaluate.foreign_tuning import learn_foreign
 
         fit = partial(learn_foreign, foreign, store, geometry, task, recipe, self.seed)
-        return self._end_to_end(name + FINETUNED, task, store, (foreign.fingerprint, "finetune", recipe), fit)
+        return self._end_to_end(
+            name + FINETUNED, task, store, (foreign.fingerprint, "finetune", recipe), fit
+        )
 
-    def _end_to_end(self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]) -> Result:
+    def _end_to_end(
+        self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]
+    ) -> Result:
         answer = self._kept(name, task, store, why, fit)
-        return result_of_masks(name, answer, task) if isinstance(answer, Segmented) else result_of_vector(name, *answer, task)
+        return (
+            result_of_masks(name, answer, task)
+            if isinstance(answer, Segmented)
+            else result_of_vector(name, *answer, task)
+        )
 
-    def _kept(self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]) -> Segmented | tuple[np.ndarray, str]:
+    def _kept(
+        self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]
+    ) -> Segmented | tuple[np.ndarray, str]:
         """What was fitted before from the same things, or fits it now."""
-        digest = hashlib.sha256(repr((why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())).encode())
+        digest = hashlib.sha256(
+            repr(
+                (why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())
+            ).encode()
+        )
         digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
         if task.kind == "segmentation":
             digest.update(f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}".encode())
@@ -122,14 +186,17 @@ class Variants:
 def name_of(protocol: str, task: Task) -> str:
     """How a protocol is called among the encoders of metrics.json."""
     network = "supervised-unet" if task.kind == "segmentation" else "supervised-cnn"
-    return {"finetune": f"trained{FINETUNED}", "scratch": "scratch-vit", "supervised": network}[protocol]
+    return {"finetune": f"trained{FINETUNED}", "scratch": "scratch-vit", "supervised": network}[
+        protocol
+    ]
 
 
 def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
     """What is judged beside what, stand-ins left out.
 
-    Heads beside the same encoder's linear head, every encoder fine-tuned beside frozen; ours fine-tuned beside the others fine-tuned, and both
-    fine-tuned and frozen beside supervised networks.
+    Heads beside the same encoder's linear head, every encoder fine-tuned beside frozen; ours
+    fine-tuned beside the others fine-tuned, and both fine-tuned and frozen beside supervised
+    networks.
     """
     names = [name for name in dict.fromkeys(r.encoder for r in results) if STAND_IN not in name]
     heads = [(f"{name}+{head}", f"{name}+linear") for name in names for head in HEADS[1:]]
@@ -137,15 +204,26 @@ def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
     tuned = [name for name in names if name.endswith(FINETUNED)]
     frozen = [(name, name.removesuffix(FINETUNED)) for name in tuned]
     ours = f"trained{FINETUNED}"
-    rivals = [(ours, other) for other in ("trained+global-local", *supervised, *tuned) if other != ours]
-    return [pair for pair in [*heads, *frozen, *rivals, *(("trained", other) for other in supervised)] if set(pair) <= set(names)]
+    rivals = [
+        (ours, other) for other in ("trained+global-local", *supervised, *tuned) if other != ours
+    ]
+    return [
+        pair
+        for pair in [*heads, *frozen, *rivals, *(("trained", other) for other in supervised)]
+        if set(pair) <= set(names)
+    ]
 
 
 def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
     """Keeps a result as arrays, whole or not there."""
     if isinstance(found, Segmented):
         masks = {f"mask_{n}": mask for n, mask in enumerate(found.masks)}
-        arrays: dict[str, Any] = {"dice": found.dice, "hd95": found.hd95, "choice": np.array(found.choice), **masks}
+        arrays: dict[str, Any] = {
+            "dice": found.dice,
+            "hd95": found.hd95,
+            "choice": np.array(found.choice),
+            **masks,
+        }
     else:
         arrays = {"predicted": found[0], "choice": np.array(found[1])}
     part = path.with_suffix(f".{os.getpid()}.part")
@@ -167,15 +245,24 @@ def read(path: Path) -> Segmented | tuple[np.ndarray, str]:
 def _names(config: ConfigDict, name: str, known: Sequence[str]) -> tuple[str, ...]:
     asked = config.get(name, ())
     if isinstance(asked, str) or not all(isinstance(word, str) for word in asked):
-        raise UserError(f"config.{name} is {asked!r}, but must be a list of names: ({', '.join(map(repr, known))}).")
+        raise UserError(
+            f"config.{name} is {asked!r}, but must be a list of names:"
+            f" ({', '.join(map(repr, known))})."
+        )
     unknown = [word for word in asked if word not in known]
     if unknown:
-        raise UserError(f"config.{name}: {unknown[0]!r} is not known. There are: {', '.join(known)}.")
+        raise UserError(
+            f"config.{name}: {unknown[0]!r} is not known. There are: {', '.join(known)}."
+        )
     return tuple(dict.fromkeys(asked))
 
 
-def _encoded(encoder: StudyEncoder, store: Store, task: Task, scenes: Sequence[Scene]) -> list[Encoded]:
-    """The encodings of a task's studies in its order; of pixels the scenes hold all there is (their principal components)."""
+def _encoded(
+    encoder: StudyEncoder, store: Store, task: Task, scenes: Sequence[Scene]
+) -> list[Encoded]:
+    """The encodings of a task's studies in its order; of pixels the scenes hold all there is (their
+    principal components).
+    """
     if isinstance(encoder, PatchPixels):
         return list(encoded_of(scenes))
     by_study = {e.study: e for e in encoder.encode(store, task.studies)}

@@ -1,4 +1,6 @@
-"""Health of features: effective rank, spread, nearest neighbours, likeness. Axes: N studies, D width."""
+"""Health of features: effective rank, spread, nearest neighbours, likeness. Axes: N studies, D
+width.
+"""
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -6,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 
 def rankme(features: Float[np.ndarray, "N D"]) -> float:
-    """The effective rank: exp of the entropy of the normalised singular values, between 1 (collapsed) and min(N, D).
+    """The effective rank: exp of the entropy of the normalised singular values, between 1
+    (collapsed) and min(N, D).
 
     A matrix of zeros has rank 1, so that a collapsed encoder gives the worst value and not a NaN.
 
@@ -21,7 +24,8 @@ def rankme(features: Float[np.ndarray, "N D"]) -> float:
 
 
 def feature_std(features: Float[np.ndarray, "N D"]) -> float:
-    """The mean standard deviation of l2-normalised features: 0 when all are alike, about D**-0.5 when they spread over the sphere.
+    """The mean standard deviation of l2-normalised features: 0 when all are alike, about D**-0.5
+    when they spread over the sphere.
 
     Source: Chen and He, SimSiam (arXiv 2011.10566), section 4.1.
     """
@@ -29,7 +33,11 @@ def feature_std(features: Float[np.ndarray, "N D"]) -> float:
 
 
 def knn_probabilities(
-    train_x: Float[np.ndarray, "N D"], train_y: Num[np.ndarray, " N"], test_x: Float[np.ndarray, "M D"], k: int = 20, temperature: float = 0.07
+    train_x: Float[np.ndarray, "N D"],
+    train_y: Num[np.ndarray, " N"],
+    test_x: Float[np.ndarray, "M D"],
+    k: int = 20,
+    temperature: float = 0.07,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Votes of the k nearest training studies by cosine, weighted by exp(cosine / temperature).
 
@@ -44,7 +52,9 @@ def knn_probabilities(
     nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
     closeness = np.take_along_axis(cosine, nearest, axis=1)
     weight = np.exp((closeness - closeness.max(axis=1, keepdims=True)) / temperature)
-    votes = np.stack([(weight * (label[nearest] == c)).sum(axis=1) for c in range(len(classes))], axis=1)
+    votes = np.stack(
+        [(weight * (label[nearest] == c)).sum(axis=1) for c in range(len(classes))], axis=1
+    )
     return classes, votes / votes.sum(axis=1, keepdims=True)
 
 
@@ -55,7 +65,9 @@ def knn_score(
     test_y: Num[np.ndarray, " M"],
     k: int = 20,
 ) -> float:
-    """How well nearest neighbours tell the classes of `test_y`: AUROC for two classes, accuracy for more; NaN where a side has one class only."""
+    """How well nearest neighbours tell the classes of `test_y`: AUROC for two classes, accuracy for
+    more; NaN where a side has one class only.
+    """
     if len(np.unique(train_y)) < 2 or len(np.unique(test_y)) < 2:
         return float("nan")
     classes, votes = knn_probabilities(train_x, train_y, test_x, k)
@@ -65,11 +77,15 @@ def knn_score(
 
 
 def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> float:
-    """How alike two encoders arrange the same studies: 1 up to rotation and scale, near 0 for unrelated features; NaN where one is constant.
+    """How alike two encoders arrange the same studies: 1 up to rotation and scale, near 0 for
+    unrelated features; NaN where one is constant.
 
     Source: Kornblith et al. (arXiv 1905.00414), equation 4 with linear kernels.
     """
-    x, y = (np.asarray(z, np.float64) - np.mean(z, axis=0, dtype=np.float64, keepdims=True) for z in (x, y))
+    x, y = (
+        np.asarray(z, np.float64) - np.mean(z, axis=0, dtype=np.float64, keepdims=True)
+        for z in (x, y)
+    )
     scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")
 

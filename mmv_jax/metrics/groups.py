@@ -1,6 +1,8 @@
-"""Metrics within groups of studies, and with the tie between groups and truth broken. Axes: R resamples, N studies, G groups.
+"""Metrics within groups of studies, and with the tie between groups and truth broken. Axes: R
+resamples, N studies, G groups.
 
-Each function returns a metric that `intervals.interval` and `intervals.contrast` take: `(truth, predicted, weights [R, N]) -> [R]`.
+Each function returns a metric that `intervals.interval` and `intervals.contrast` take: `(truth,
+predicted, weights [R, N]) -> [R]`.
 """
 
 import numpy as np
@@ -11,14 +13,18 @@ from mmv_jax.metrics.intervals import METRICS, Weighted, weighted_auroc
 
 def among(metric: str, inside: Bool[np.ndarray, " N"]) -> Weighted:
     """A metric (a key of `METRICS`) of the studies inside alone."""
-    return lambda truth, predicted, weights: METRICS[metric](truth[inside], predicted[inside], weights[:, inside])
+    return lambda truth, predicted, weights: METRICS[metric](
+        truth[inside], predicted[inside], weights[:, inside]
+    )
 
 
 def tie_broken(metric: str, groups: np.ndarray) -> Weighted:
-    """A metric with studies weighted so that truth (0 or 1) and group are independent; NaN where a group lacks a class.
+    """A metric with studies weighted so that truth (0 or 1) and group are independent; NaN where a
+    group lacks a class.
 
-    A study of class y and group g weighs n(y) n(g) / (n n(y, g)), from the counts of each resample: what resampling the test set until the
-    group tells nothing of the truth would give on average, without the noise of a second resampling.
+    A study of class y and group g weighs n(y) n(g) / (n n(y, g)), from the counts of each resample:
+    what resampling the test set until the group tells nothing of the truth would give on average,
+    without the noise of a second resampling.
 
     Source: Kamiran and Calders, Knowledge and Information Systems 33 (2012), section 5.2.
     """
@@ -34,14 +40,20 @@ def tie_broken(metric: str, groups: np.ndarray) -> Weighted:
                 both = weights @ (chosen * group)
                 expected = of_label * (weights @ group) / weights.sum(axis=1)
                 missing |= (both == 0) & (expected > 0)
-                out += weights * (chosen * group)[None] * np.divide(expected, both, out=np.zeros_like(both), where=both > 0)[:, None]
+                out += (
+                    weights
+                    * (chosen * group)[None]
+                    * np.divide(expected, both, out=np.zeros_like(both), where=both > 0)[:, None]
+                )
         return np.where(missing, np.nan, METRICS[metric](truth, predicted, out))
 
     return weighted
 
 
 def auroc_within(groups: np.ndarray) -> Weighted:
-    """The AUROC over pairs of one group alone: whether a positive study is above a negative one where the group is the same for both."""
+    """The AUROC over pairs of one group alone: whether a positive study is above a negative one
+    where the group is the same for both.
+    """
     inside = _one_hot(groups) > 0
 
     def weighted(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -13,14 +13,22 @@ def auroc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float
 
 
 def auprc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
-    """Average precision, the step-wise area under the precision-recall curve; NaN where `truth` has one class only."""
+    """Average precision, the step-wise area under the precision-recall curve; NaN where `truth` has
+    one class only.
+    """
     return float(average_precision_score(truth, score)) if _both_classes(truth) else float("nan")
 
 
 def auprc_skill(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
-    """Average precision on a scale where 0 is the prevalence (what chance reaches) and 1 is perfect."""
+    """Average precision on a scale where 0 is the prevalence (what chance reaches) and 1 is
+    perfect.
+    """
     prevalence = float(np.mean(truth))
-    return (auprc(truth, score) - prevalence) / (1 - prevalence) if _both_classes(truth) else float("nan")
+    return (
+        (auprc(truth, score) - prevalence) / (1 - prevalence)
+        if _both_classes(truth)
+        else float("nan")
+    )
 
 
 def mae(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> float:
@@ -29,7 +37,9 @@ def mae(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> flo
 
 
 def r2(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> float:
-    """The share of the label's variance that is explained; negative when worse than the test set's mean."""
+    """The share of the label's variance that is explained; negative when worse than the test set's
+    mean.
+    """
     return float(r2_score(truth, predicted))
 
 
@@ -38,36 +48,51 @@ def brier(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"]) ->
     return float(np.mean((np.asarray(probability) - truth) ** 2))
 
 
-def calibration_bins(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, observed frequency and number of studies of each bin of equal count, for a reliability diagram."""
+def calibration_bins(
+    truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean probability, observed frequency and number of studies of each bin of equal count, for a
+    reliability diagram.
+    """
     order = np.argsort(probability, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     said, seen = (np.array([x[part].mean() for part in parts]) for x in (probability, truth))
     return said, seen, np.array(list(map(len, parts)))
 
 
-def calibration_error(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10) -> float:
+def calibration_error(
+    truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10
+) -> float:
     """Mean distance between probability and observed frequency over bins of equal count.
 
-    Source: the adaptive form of the expected calibration error, Nixon et al. (arXiv 1904.01685), equation 3.
+    Source: the adaptive form of the expected calibration error, Nixon et al. (arXiv 1904.01685),
+      equation 3.
     """
     said, seen, count = calibration_bins(truth, probability, bins)
     return float((count * np.abs(said - seen)).sum() / count.sum())
 
 
 def dice(truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"]) -> float:
-    """Overlap of two segmentations, 0 to 1; NaN where both are empty (there was nothing to find, and nothing was found)."""
+    """Overlap of two segmentations, 0 to 1; NaN where both are empty (there was nothing to find,
+    and nothing was found).
+    """
     size = truth.sum() + predicted.sum()
     return float(2 * (truth & predicted).sum() / size) if size else float("nan")
 
 
-def hd95(truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"], spacing_mm: tuple[float, ...]) -> float:
-    """The 95th percentile of the distances between two surfaces in mm, each element weighted by its area (not, as in other libraries, by its voxels).
+def hd95(
+    truth: Bool[np.ndarray, "*grid"],
+    predicted: Bool[np.ndarray, "*grid"],
+    spacing_mm: tuple[float, ...],
+) -> float:
+    """The 95th percentile of the distances between two surfaces in mm, each element weighted by its
+    area (not, as in other libraries, by its voxels).
 
     Args:
       spacing_mm: of each axis of the grid, two or three of them.
     Returns:
-      NaN where both are empty; where one is, the grid's diagonal, the largest distance that can occur.
+      NaN where both are empty; where one is, the grid's diagonal, the largest distance that can
+      occur.
 
     Source: Nikolov et al. (arXiv 1809.04430), through their library surface-distance.
     """
@@ -78,7 +103,8 @@ def hd95(truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"],
     import surface_distance
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="surface_distance")  # it calls scipy.ndimage.filters
+        # it calls scipy.ndimage.filters
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="surface_distance")
         distances = surface_distance.compute_surface_distances(truth, predicted, spacing_mm)
     return float(surface_distance.compute_robust_hausdorff(distances, 95))
 

@@ -1,4 +1,6 @@
-"""Transformer blocks over packed rows, shared by the encoder and the MAE decoder. Axes: B rows, L tokens, H heads, K channels of a head, D width."""
+"""Transformer blocks over packed rows, shared by the encoder and the MAE decoder. Axes: B rows, L
+tokens, H heads, K channels of a head, D width.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,25 +13,34 @@ from jaxtyping import Array, Float, Int
 from mmv_jax.ops.attention import segment_attention
 from mmv_jax.ops.rotary import RotaryTables, apply_rotary, rotary_tables
 
-# Stored for the backward pass: results of matrix products. Norms, rotations, GELU and gates are computed again: on a CPU too this is faster than
-# to write and read what they need (their residuals would be two thirds of a block's memory).
-STORE_PRODUCTS: dict[str, Any] = {"policy": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "prevent_cse": False}
+# Stored for the backward pass: results of matrix products. Norms, rotations, GELU and gates are
+# computed again: on a CPU too this is faster than to write and read what they need (their residuals
+# would be two thirds of a block's memory).
+STORE_PRODUCTS: dict[str, Any] = {
+    "policy": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "prevent_cse": False,
+}
 KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
 def flat(layer: Callable[[Array], Array], x: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
-    """Applies a layer to a plain matrix of tokens. Over two batch axes XLA transposes and copies activations for a weight's gradient (CPU: 2x), and
-    the sums over them that the gradients of scales are take 20 times as long where one of the axes is 1."""
+    """Applies a layer to a plain matrix of tokens. Over two batch axes XLA transposes and copies
+    activations for a weight's gradient (CPU: 2x), and the sums over them that the gradients of
+    scales are take 20 times as long where one of the axes is 1."""
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def hidden_width(width: int, mlp: str) -> int:
-    """Channels inside the MLP: 4 D, or for the gated "swiglu" 8/3 D rounded up to a multiple of 8, which costs the same."""
+    """Channels inside the MLP: 4 D, or for the gated "swiglu" 8/3 D rounded up to a multiple of 8,
+    which costs the same.
+    """
     return 4 * width if mlp == "gelu" else -(-8 * width // 24) * 8
 
 
 class Project(nn.Module):
-    """The way into attention: normalised tokens to queries, keys and values in one matrix product, the first two rotated by position."""
+    """The way into attention: normalised tokens to queries, keys and values in one matrix product,
+    the first two rotated by position.
+    """
 
     heads: int
     bias: bool
@@ -42,25 +53,39 @@ class Project(nn.Module):
     ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
         rows, length, width = x.shape
         x = flat(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm"), x)
-        qkv = flat(nn.Dense(3 * width, use_bias=self.bias, kernel_init=KERNEL_INIT, dtype=self.dtype, name="qkv"), x)
+        qkv = flat(
+            nn.Dense(
+                3 * width, use_bias=self.bias, kernel_init=KERNEL_INIT, dtype=self.dtype, name="qkv"
+            ),
+            x,
+        )
         qkv = nn.with_logical_constraint(qkv, ("rows", "tokens", "hidden"))
-        qk, v = (part.reshape(rows, length, -1, width // self.heads) for part in jnp.split(qkv, (2 * width,), axis=-1))
+        qk, v = (
+            part.reshape(rows, length, -1, width // self.heads)
+            for part in jnp.split(qkv, (2 * width,), axis=-1)
+        )
         if self.qk_norm:
             scale = self.param("qk_scale", nn.initializers.ones, (2, width // self.heads))
-            qk = standardise(qk) * jnp.repeat(scale, self.heads, axis=0)[None, None].astype(qk.dtype)
+            qk = standardise(qk) * jnp.repeat(scale, self.heads, axis=0)[None, None].astype(
+                qk.dtype
+            )
         q, k = jnp.split(apply_rotary(qk, tables), 2, axis=2)
         return q, k, v
 
 
 def standardise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Zero mean and unit variance over the last axis, computed in float32: bounds logits, which bfloat16 needs (arXiv 2302.05442, section 2)."""
+    """Zero mean and unit variance over the last axis, computed in float32: bounds logits, which
+    bfloat16 needs (arXiv 2302.05442, section 2).
+    """
     y = x.astype(jnp.float32)
     y = y - y.mean(-1, keepdims=True)
     return (y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
 class Combine(nn.Module):
-    """The way out: what attention found is added to x, then the MLP's answer; each scaled, and the sum float32 whatever the branches compute in."""
+    """The way out: what attention found is added to x, then the MLP's answer; each scaled, and the
+    sum float32 whatever the branches compute in.
+    """
 
     mlp: str
     layer_scale: float | None
@@ -68,23 +93,32 @@ class Combine(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], found: Float[Array, "B L H K"], survival: Float[Array, ""] | None, segment_ids: Int[Array, "B L"]
+        self,
+        x: Float[Array, "B L D"],
+        found: Float[Array, "B L H K"],
+        survival: Float[Array, ""] | None,
+        segment_ids: Int[Array, "B L"],
     ) -> Float[Array, "B L D"]:
         width, gated = x.shape[-1], self.mlp == "swiglu"
         hidden = hidden_width(width, self.mlp)
         y = self.dense(width, "attention_out", found.reshape(x.shape))
         x = self.add(x, y, survival, segment_ids, "attention_scale")
         y = flat(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm"), x)
-        y = self.dense(hidden * (2 if gated else 1), "mlp_inner", y)  # gate and value of SwiGLU (arXiv 2002.05202) in one product
+        # gate and value of SwiGLU (arXiv 2002.05202) in one product
+        y = self.dense(hidden * (2 if gated else 1), "mlp_inner", y)
         y = nn.with_logical_constraint(y, ("rows", "tokens", "hidden"))
         y = nn.silu(y[..., :hidden]) * y[..., hidden:] if gated else nn.gelu(y)
         return self.add(x, self.dense(width, "mlp_out", y), survival, segment_ids, "mlp_scale")
 
-    def dense(self, features: int, name: str, x: Float[Array, "B L E"]) -> Float[Array, "B L {features}"]:
+    def dense(
+        self, features: int, name: str, x: Float[Array, "B L E"]
+    ) -> Float[Array, "B L {features}"]:
         return flat(nn.Dense(features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name), x)
 
     def add(self, x, y, survival, segment_ids, name):
-        """x plus the branch, scaled a channel at a time; in training whole segments skip the branch with probability 1 - survival."""
+        """x plus the branch, scaled a channel at a time; in training whole segments skip the branch
+        with probability 1 - survival.
+        """
         y = y.astype(x.dtype)
         if self.layer_scale is not None:
             scale = self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))
@@ -95,7 +129,9 @@ class Combine(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block. Attention stands outside of what is computed twice: its backends know best what to store."""
+    """A pre-norm transformer block. Attention stands outside of what is computed twice: its
+    backends know best what to store.
+    """
 
     heads: int
     mlp: str = "gelu"
@@ -107,27 +143,41 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], survival: Float[Array, ""] | None, tables: RotaryTables, segment_ids: Int[Array, "B L"]
+        self,
+        x: Float[Array, "B L D"],
+        survival: Float[Array, ""] | None,
+        tables: RotaryTables,
+        segment_ids: Int[Array, "B L"],
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
         project, combine = nn.remat(Project, **STORE_PRODUCTS), nn.remat(Combine, **STORE_PRODUCTS)
-        q, k, v = project(self.heads, self.attention_bias, self.qk_norm, self.dtype, name="project")(x, tables)
+        q, k, v = project(
+            self.heads, self.attention_bias, self.qk_norm, self.dtype, name="project"
+        )(x, tables)
         found = segment_attention(q, k, v, segment_ids, backend=self.attention)
-        x = combine(self.mlp, self.layer_scale, self.dtype, name="combine")(x, found, survival, segment_ids)
+        x = combine(self.mlp, self.layer_scale, self.dtype, name="combine")(
+            x, found, survival, segment_ids
+        )
         return x, x
 
 
-def segment_survives(key: Array, survival: Float[Array, ""], segment_ids: Int[Array, "B L"]) -> Float[Array, "B L"]:
-    """1 / survival with that probability, else 0: one draw a segment, so a study meets the same depths whatever it is packed with.
+def segment_survives(
+    key: Array, survival: Float[Array, ""], segment_ids: Int[Array, "B L"]
+) -> Float[Array, "B L"]:
+    """1 / survival with that probability, else 0: one draw a segment, so a study meets the same
+    depths whatever it is packed with.
 
     Source: Huang et al., stochastic depth (arXiv 1603.09382), kept unbiased by the factor.
     """
     rows, length = segment_ids.shape
-    draws = jax.random.uniform(key, (rows, length + 1))  # a row has at most as many segments as tokens; 0 is padding
+    # a row has at most as many segments as tokens; 0 is padding
+    draws = jax.random.uniform(key, (rows, length + 1))
     return jnp.take_along_axis(jnp.where(draws < survival, 1 / survival, 0.0), segment_ids, axis=1)
 
 
 class Blocks(nn.Module):
-    """A stack of `depth` blocks with parameters stacked to [depth, ...], traced and compiled as one. Fields as in `Encoder`."""
+    """A stack of `depth` blocks with parameters stacked to [depth, ...], traced and compiled as
+    one. Fields as in `Encoder`.
+    """
 
     depth: int
     heads: int
@@ -143,12 +193,21 @@ class Blocks(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], coords: Float[Array, "B L 3"], segment_ids: Int[Array, "B L"], *, train: bool = False
+        self,
+        x: Float[Array, "B L D"],
+        coords: Float[Array, "B L 3"],
+        segment_ids: Int[Array, "B L"],
+        *,
+        train: bool = False,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "depth B L D"]]:
-        """Returns what leaves the last block, and what leaves each; jit removes the latter, and its memory, where nobody reads it."""
+        """Returns what leaves the last block, and what leaves each; jit removes the latter, and its
+        memory, where nobody reads it.
+        """
         tables = rotary_tables(coords, x.shape[-1] // self.heads, self.rope_base)
         # The rate rises linearly with depth: early blocks build what all later ones need.
-        survival = 1 - jnp.linspace(0.0, self.drop_path, self.depth) if train and self.drop_path else None
+        survival = (
+            1 - jnp.linspace(0.0, self.drop_path, self.depth) if train and self.drop_path else None
+        )
         stack = nn.scan(
             nn.remat(Block, prevent_cse=False) if self.remat else Block,
             variable_axes={"params": 0},
@@ -156,5 +215,16 @@ class Blocks(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.depth,
         )
-        fields = {name: getattr(self, name) for name in ("heads", "mlp", "layer_scale", "attention_bias", "qk_norm", "attention", "dtype")}
+        fields = {
+            name: getattr(self, name)
+            for name in (
+                "heads",
+                "mlp",
+                "layer_scale",
+                "attention_bias",
+                "qk_norm",
+                "attention",
+                "dtype",
+            )
+        }
         return stack(**fields, name="stack")(x.astype(jnp.float32), survival, tables, segment_ids)

@@ -1,4 +1,6 @@
-"""Convolutional networks: the supervised baselines that features have to beat. Axes: N studies, Z Y X voxels, I channels in, C classes."""
+"""Convolutional networks: the supervised baselines that features have to beat. Axes: N studies, Z Y
+X voxels, I channels in, C classes.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,7 +8,8 @@ from jaxtyping import Array, Float
 
 from mmv_jax.models.decoders import PRIOR, kernel_of, resize
 
-SMALLEST_HALVED = 8  # an axis with fewer voxels is not halved again: thick-slice volumes keep their few slices
+# an axis with fewer voxels is not halved again: thick-slice volumes keep their few slices
+SMALLEST_HALVED = 8
 
 
 class Convolutions(nn.Module):
@@ -31,8 +34,8 @@ def halve(x: Float[Array, "N Z Y X D"]) -> Float[Array, "N z y x D"]:
 class UNet(nn.Module):
     """U-Net for planar (Z = 1) and volumetric studies of any size, one network a kind.
 
-    Channels double as the grid halves, up to 320. Source: Ronneberger et al. (arXiv 1505.04597), with the norm, activation and widths of nnU-Net
-    (Isensee et al., Nature Methods 18, 203-211).
+    Channels double as the grid halves, up to 320. Source: Ronneberger et al. (arXiv 1505.04597),
+    with the norm, activation and widths of nnU-Net (Isensee et al., Nature Methods 18, 203-211).
     """
 
     classes: int
@@ -54,7 +57,9 @@ class UNet(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The way down of the U-Net, the mean over what is left of the grid, and one linear map: numbers of whole studies, planar or volumetric."""
+    """The way down of the U-Net, the mean over what is left of the grid, and one linear map:
+    numbers of whole studies, planar or volumetric.
+    """
 
     outputs: int
     width: int = 32

@@ -1,7 +1,8 @@
 """Decoders: from tokens back to voxels.
 
-Axes of reconstruction: B rows, V visible tokens, L tokens of the whole row, P voxels of a patch, D width. Axes of segmentation: N studies,
-M levels (blocks of the encoder, the last one deepest), z y x a grid of tokens, Z Y X a grid of voxels, C classes.
+Axes of reconstruction: B rows, V visible tokens, L tokens of the whole row, P voxels of a patch, D
+width. Axes of segmentation: N studies, M levels (blocks of the encoder, the last one deepest), z y
+x a grid of tokens, Z Y X a grid of voxels, C classes.
 """
 
 import math
@@ -13,22 +14,35 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat
 
-DECODERS_VERSION = 2  # of what the segmentation decoders compute: results that were fitted with another one are not taken for theirs
-PRIOR = -3.0  # the logits' bias at the start: a structure takes few of the voxels (5 %), and a decoder that must learn this first unlearns all else
+# of what the segmentation decoders compute: results that were fitted with another one are not taken
+# for theirs
+DECODERS_VERSION = 2
+# the logits' bias at the start: a structure takes few of the voxels (5 %), and a decoder that must
+# learn this first unlearns all else
+PRIOR = -3.0
 
 
-def place_tokens(x: Float[Array, "B V D"], index: Int[Array, "B V"], length: int) -> tuple[Float[Array, "B {length} D"], Array]:
-    """Tokens put to the places `index` of longer rows (-1: nowhere), and a boolean [B, length]: which places were filled."""
-    index = jnp.where(index < 0, length, index)  # beyond the end: dropped, where -1 would mean the last place
-    put = jax.vmap(lambda x, index: jnp.zeros((length, x.shape[-1]), x.dtype).at[index].set(x, mode="drop"))
+def place_tokens(
+    x: Float[Array, "B V D"], index: Int[Array, "B V"], length: int
+) -> tuple[Float[Array, "B {length} D"], Array]:
+    """Tokens put to the places `index` of longer rows (-1: nowhere), and a boolean [B, length]:
+    which places were filled.
+    """
+    # beyond the end: dropped, where -1 would mean the last place
+    index = jnp.where(index < 0, length, index)
+    put = jax.vmap(
+        lambda x, index: jnp.zeros((length, x.shape[-1]), x.dtype).at[index].set(x, mode="drop")
+    )
     filled = jax.vmap(lambda index: jnp.zeros(length, bool).at[index].set(True, mode="drop"))
     return put(x, index), filled(index)
 
 
 class MaeDecoder(nn.Module):
-    """Predicts the voxels of every patch from the encodings of the visible ones: a small transformer over whole rows.
+    """Predicts the voxels of every patch from the encodings of the visible ones: a small
+    transformer over whole rows.
 
-    Source: He et al., masked autoencoders (arXiv 2111.06377), section 3; here positions are rotary, and rows hold many studies.
+    Source: He et al., masked autoencoders (arXiv 2111.06377), section 3; here positions are rotary,
+      and rows hold many studies.
     """
 
     width: int
@@ -59,15 +73,23 @@ class MaeDecoder(nn.Module):
         Returns:
           float32; meaningful at patches, 0 at padding.
         """
-        x = flat(nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="entry"), encoded).astype(jnp.float32)
+        x = flat(
+            nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="entry"), encoded
+        ).astype(jnp.float32)
         x, visible = place_tokens(x, visible_index, kinds.shape[1])
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
-        x = jnp.where(visible[..., None], x, jnp.where(kinds[..., None] > 0, mask_token[None, None], 0.0))
-        shared = {name: getattr(self, name) for name in ("layer_scale", "attention", "remat", "dtype")}
+        x = jnp.where(
+            visible[..., None], x, jnp.where(kinds[..., None] > 0, mask_token[None, None], 0.0)
+        )
+        shared = {
+            name: getattr(self, name) for name in ("layer_scale", "attention", "remat", "dtype")
+        }
         blocks = Blocks(self.depth, self.heads, name="blocks", **shared)
         x, _ = blocks(x, coords_mm / self.scale_mm, segment_ids)
         x = flat(nn.LayerNorm(epsilon=1e-6, name="norm"), x)
-        x = flat(nn.Dense(self.patch_voxels, kernel_init=KERNEL_INIT, dtype=self.dtype, name="voxels"), x).astype(jnp.float32)
+        x = flat(
+            nn.Dense(self.patch_voxels, kernel_init=KERNEL_INIT, dtype=self.dtype, name="voxels"), x
+        ).astype(jnp.float32)
         return jnp.where(segment_ids[..., None] > 0, x, 0.0)
 
 
@@ -90,10 +112,12 @@ def doublings(tokens: tuple[int, ...], voxels: tuple[int, ...]) -> list[tuple[in
 
 
 class Upsample(nn.Module):
-    """Doubles the grid up to the voxels, half as many channels each time; skips join at the first grids, in their order.
+    """Doubles the grid up to the voxels, half as many channels each time; skips join at the first
+    grids, in their order.
 
-    A linear map gives each place's children channels of their own (sub-pixel convolution), then a convolution mends the seams. A token of a masked
-    autoencoder knows where in its patch things are; interpolation, which shows all children the same, would lose that.
+    A linear map gives each place's children channels of their own (sub-pixel convolution), then a
+    convolution mends the seams. A token of a masked autoencoder knows where in its patch things
+    are; interpolation, which shows all children the same, would lose that.
 
     Source: Shi et al., sub-pixel convolution (arXiv 1609.05158).
     """
@@ -103,31 +127,43 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N z y x W"], skips: list[Float[Array, "N z y x D"]], voxels: tuple[int, int, int]
+        self,
+        x: Float[Array, "N z y x W"],
+        skips: list[Float[Array, "N z y x D"]],
+        voxels: tuple[int, int, int],
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         for n, grid in enumerate(doublings(x.shape[1:4], voxels)[1:]):
             width = max(x.shape[-1] // 2, self.narrowest)
             factors = tuple(2 if size > before else 1 for size, before in zip(grid, x.shape[1:4]))
             x = spread_out(nn.Dense(width * math.prod(factors), name=f"children_{n}")(x), factors)
-            x = resize(x, grid)  # nothing but where the voxels' grid is no power of two of the tokens'
+            # nothing but where the voxels' grid is no power of two of the tokens'
+            x = resize(x, grid)
             if n < len(skips):
                 x = x + resize(nn.Dense(width, name=f"skip_{n}")(skips[n]), grid)
-            x = nn.gelu(nn.LayerNorm(name=f"norm_{n}")(nn.Conv(width, kernel_of(grid), name=f"conv_{n}")(x)))
+            x = nn.gelu(
+                nn.LayerNorm(name=f"norm_{n}")(nn.Conv(width, kernel_of(grid), name=f"conv_{n}")(x))
+            )
         return nn.Dense(self.classes, bias_init=nn.initializers.constant(PRIOR), name="logits")(x)
 
 
 def spread_out(x: Float[Array, "N z y x C"], factors: tuple[int, ...]) -> Float[Array, "N Z Y X W"]:
-    """Channels to places: each place becomes `factors` places, with as many times fewer channels."""
+    """Channels to places: each place becomes `factors` places, with as many times fewer
+    channels.
+    """
     (n, z, y, x_, c), (fz, fy, fx) = x.shape, factors
-    apart = x.reshape(n, z, y, x_, fz, fy, fx, c // (fz * fy * fx)).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    apart = x.reshape(n, z, y, x_, fz, fy, fx, c // (fz * fy * fx)).transpose(
+        0, 1, 4, 2, 5, 3, 6, 7
+    )
     return apart.reshape(n, z * fz, y * fy, x_ * fx, -1)
 
 
 class LinearDecoder(nn.Module):
-    """Class scores of each token by one linear map, interpolated to voxels: what the features say without help.
+    """Class scores of each token by one linear map, interpolated to voxels: what the features say
+    without help.
 
-    All segmentation decoders are called alike: with `levels` of tokens on the study's token grid (zeros where the encoder dropped a token), its CLS
-    token, and the voxel grid to answer on. This one reads the last level alone.
+    All segmentation decoders are called alike: with `levels` of tokens on the study's token grid
+    (zeros where the encoder dropped a token), its CLS token, and the voxel grid to answer on. This
+    one reads the last level alone.
 
     Source: Oquab et al., DINOv2 (arXiv 2304.07193), section 7.4, "linear".
     """
@@ -136,17 +172,27 @@ class LinearDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: Float[Array, "M N z y x D"], cls: Float[Array, "N D"], voxels: tuple[int, int, int]
+        self,
+        levels: Float[Array, "M N z y x D"],
+        cls: Float[Array, "N D"],
+        voxels: tuple[int, int, int],
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         """Logits on the grid `voxels`."""
         tokens = nn.LayerNorm(use_scale=False, use_bias=False)(levels[-1])
-        return resize(nn.Dense(self.classes, bias_init=nn.initializers.constant(PRIOR), name="logits")(tokens), voxels)
+        return resize(
+            nn.Dense(self.classes, bias_init=nn.initializers.constant(PRIOR), name="logits")(
+                tokens
+            ),
+            voxels,
+        )
 
 
 class MultiScaleDecoder(nn.Module):
-    """Tokens of several depths, the deepest at the coarsest grid, through convolutions that double the grid up to the voxels.
+    """Tokens of several depths, the deepest at the coarsest grid, through convolutions that double
+    the grid up to the voxels.
 
-    Called as `LinearDecoder`. Source: the feature pyramid of Lin et al. (arXiv 1612.03144) on a plain transformer, as in UNETR (arXiv 2103.10504).
+    Called as `LinearDecoder`. Source: the feature pyramid of Lin et al. (arXiv 1612.03144) on a
+    plain transformer, as in UNETR (arXiv 2103.10504).
     """
 
     classes: int
@@ -154,7 +200,10 @@ class MultiScaleDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: Float[Array, "M N z y x D"], cls: Float[Array, "N D"], voxels: tuple[int, int, int]
+        self,
+        levels: Float[Array, "M N z y x D"],
+        cls: Float[Array, "N D"],
+        voxels: tuple[int, int, int],
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         """Logits on the grid `voxels`."""
         levels = nn.LayerNorm(use_scale=False, use_bias=False)(levels)
@@ -166,11 +215,13 @@ class MultiScaleDecoder(nn.Module):
 class GlobalLocalDecoder(nn.Module):
     """CLS and patch tokens meet by cross-attention, then go up to the voxels.
 
-    First CLS asks the patches, then each patch asks CLS and all patches: whether there is a pneumothorax is seen globally, where it ends locally.
-    What a patch finds is added with weights that are 0 at first: a fit begins as one of `MultiScaleDecoder`, which has no such exchange. Called as
-    `LinearDecoder`.
+    First CLS asks the patches, then each patch asks CLS and all patches: whether there is a
+    pneumothorax is seen globally, where it ends locally. What a patch finds is added with weights
+    that are 0 at first: a fit begins as one of `MultiScaleDecoder`, which has no such exchange.
+    Called as `LinearDecoder`.
 
-    Source: the idea of a head that integrates global and local features, arXiv 2504.16047; the layout of this one is our own.
+    Source: the idea of a head that integrates global and local features, arXiv 2504.16047; the
+      layout of this one is our own.
     """
 
     classes: int
@@ -179,7 +230,10 @@ class GlobalLocalDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: Float[Array, "M N z y x D"], cls: Float[Array, "N D"], voxels: tuple[int, int, int]
+        self,
+        levels: Float[Array, "M N z y x D"],
+        cls: Float[Array, "N D"],
+        voxels: tuple[int, int, int],
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         """Logits on the grid `voxels`."""
         plain = nn.LayerNorm(use_scale=False, use_bias=False)
@@ -187,15 +241,32 @@ class GlobalLocalDecoder(nn.Module):
         studies, *grid, width = deepest.shape
         local = nn.Dense(self.width, name="local")(deepest.reshape(studies, -1, width))
         whole = nn.Dense(self.width, name="global")(plain(cls))[:, None]
-        there = jnp.any(levels[-1] != 0, axis=-1).reshape(studies, -1)  # a study's answer must not hang on how much larger another one is
+        # a study's answer must not hang on how much larger another one is
+        there = jnp.any(levels[-1] != 0, axis=-1).reshape(studies, -1)
         whole = whole + self.ask(whole, local, there, "global_asks", nn.initializers.lecun_normal())
         answering = jnp.concatenate([jnp.ones((studies, 1), bool), there], axis=1)
-        local = local + self.ask(local, jnp.concatenate([whole, local], axis=1), answering, "local_asks", nn.initializers.zeros_init())
-        return Upsample(self.classes, name="upsample")(nn.gelu(local).reshape(studies, *grid, self.width), others, voxels)
+        local = local + self.ask(
+            local,
+            jnp.concatenate([whole, local], axis=1),
+            answering,
+            "local_asks",
+            nn.initializers.zeros_init(),
+        )
+        return Upsample(self.classes, name="upsample")(
+            nn.gelu(local).reshape(studies, *grid, self.width), others, voxels
+        )
 
     def ask(
-        self, queries: Float[Array, "N Q D"], keys: Float[Array, "N K D"], there: Bool[Array, "N K"], name: str, out: nn.initializers.Initializer
+        self,
+        queries: Float[Array, "N Q D"],
+        keys: Float[Array, "N K D"],
+        there: Bool[Array, "N K"],
+        name: str,
+        out: nn.initializers.Initializer,
     ) -> Float[Array, "N Q D"]:
         attention = nn.MultiHeadDotProductAttention(self.heads, out_kernel_init=out, name=name)
-        plain = (nn.LayerNorm(name=f"{name}_{part}")(x) for part, x in (("queries", queries), ("keys", keys)))
+        plain = (
+            nn.LayerNorm(name=f"{name}_{part}")(x)
+            for part, x in (("queries", queries), ("keys", keys))
+        )
         return attention(*plain, mask=there[:, None, None])

@@ -13,11 +13,14 @@ def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
 
 
 class ProjectionHead(nn.Module):
-    """Features to places on the unit sphere, by a three-layer MLP; `scores` compares them with the prototypes that lie there too.
+    """Features to places on the unit sphere, by a three-layer MLP; `scores` compares them with the
+    prototypes that lie there too.
 
-    Score only the tokens that a loss reads: with 65,536 prototypes a token costs as much there as in several blocks.
+    Score only the tokens that a loss reads: with 65,536 prototypes a token costs as much there as
+    in several blocks.
 
-    Source: Caron et al., DINO (arXiv 2104.14294), section 3.1 and appendix C; without its batch norm, and with the prototypes' lengths fixed to 1.
+    Source: Caron et al., DINO (arXiv 2104.14294), section 3.1 and appendix C; without its batch
+      norm, and with the prototypes' lengths fixed to 1.
     """
 
     prototypes: int
@@ -26,16 +29,26 @@ class ProjectionHead(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch D"]) -> tuple[Float[Array, "*batch bottleneck"], Float[Array, "prototypes bottleneck"]]:
+    def __call__(
+        self, x: Float[Array, "*batch D"]
+    ) -> tuple[Float[Array, "*batch bottleneck"], Float[Array, "prototypes bottleneck"]]:
         """Unit vectors in float32: of the features, and the prototypes."""
         init = nn.initializers.truncated_normal(0.02)
         for name in ("first", "second"):
             x = nn.gelu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
         x = nn.Dense(self.bottleneck, kernel_init=init, dtype=self.dtype, name="bottleneck")(x)
-        prototypes = self.param("prototypes", nn.initializers.normal(1.0), (self.prototypes, self.bottleneck))
+        prototypes = self.param(
+            "prototypes", nn.initializers.normal(1.0), (self.prototypes, self.bottleneck)
+        )
         return unit(x), unit(prototypes)
 
-    def scores(self, x: Float[Array, "*batch bottleneck"], prototypes: Float[Array, "prototypes bottleneck"]) -> Float[Array, "*batch prototypes"]:
-        """Cosines of what `__call__` returns, multiplied in the head's dtype: float32, to be divided by a temperature."""
+    def scores(
+        self,
+        x: Float[Array, "*batch bottleneck"],
+        prototypes: Float[Array, "prototypes bottleneck"],
+    ) -> Float[Array, "*batch prototypes"]:
+        """Cosines of what `__call__` returns, multiplied in the head's dtype: float32, to be
+        divided by a temperature.
+        """
         x, prototypes = x.astype(self.dtype), prototypes.astype(self.dtype)
         return jnp.einsum("...d,kd->...k", x, prototypes, preferred_element_type=jnp.float32)

@@ -24,40 +24,55 @@ def segment_attention(
 ) -> Float[Array, "B L H K"]:
     """Softmax attention in which a token sees the tokens of its own segment and no others.
 
-    Work grows with the squares of the segment lengths, not with L²: key blocks that share no segment with a query
-    block are never read. Every backend equals "dense", the definition, forward and backward.
+    Work grows with the squares of the segment lengths, not with L²: key blocks that share no
+    segment with a query block are never read. Every backend equals "dense", the definition, forward
+    and backward.
 
     Args:
       q, k, v: float32 or bfloat16. The scale K**-0.5 is applied here; the softmax runs in float32.
       segment_ids: one positive id a segment, its tokens contiguous; 0 is padding.
-      backend: "dense", "blocked" (any platform), "tpu" or "gpu" (interpreted elsewhere, for tests), or "auto": "tpu" on a TPU that has room for
-        the row (`tpu.fits`), "gpu" on CUDA for heads that are not too wide (`gpu.fits`), else "blocked".
+      backend: "dense", "blocked" (any platform), "tpu" or "gpu" (interpreted elsewhere, for tests),
+        or "auto": "tpu" on a TPU that has room for the row (`tpu.fits`), "gpu" on CUDA for heads
+        that are not too wide (`gpu.fits`), else "blocked".
     Returns:
       In the dtype of `v`; exactly 0 at padding.
     Raises:
-      ValueError: there is no such backend, the row has no room on a TPU, or heads are too wide for the GPU's kernels.
+      ValueError: there is no such backend, the row has no room on a TPU, or heads are too wide for
+        the GPU's kernels.
 
     Example:
       >>> x = jnp.arange(4.0).reshape(1, 4, 1, 1)
       >>> segment_attention(0 * x, x, x, jnp.array([[1, 1, 2, 0]]))[0, :, 0, 0].tolist()
       [0.5, 0.5, 2.0, 0.0]
 
-    Source: Dao, FlashAttention-2 (arXiv 2307.08691), algorithms 1 and 2, with key blocks bounded by segment.
+    Source: Dao, FlashAttention-2 (arXiv 2307.08691), algorithms 1 and 2, with key blocks bounded by
+      segment.
     """
     if backend == "dense":
         return _dense(q, k, v, segment_ids)
     if backend not in _PASSES:
-        raise ValueError(f"There is no attention backend {backend!r}; there are {', '.join(BACKENDS)}.")
+        raise ValueError(
+            f"There is no attention backend {backend!r}; there are {', '.join(BACKENDS)}."
+        )
     if backend == "tpu" and not tpu.fits(q.shape[1], q.shape[2], q.shape[3], q.dtype):
-        raise ValueError(f"Rows of {q.shape[1]} tokens with {q.shape[2]} heads of {q.shape[3]} in {q.dtype} do not fit a TPU; use backend='blocked'.")
+        raise ValueError(
+            f"Rows of {q.shape[1]} tokens with {q.shape[2]} heads of {q.shape[3]} in {q.dtype} do"
+            " not fit a TPU; use backend='blocked'."
+        )
     if backend == "gpu" and not gpu.fits(q.shape[3], q.dtype):
-        raise ValueError(f"Heads of {q.shape[3]} in {q.dtype} do not fit the kernels for GPUs; use backend='blocked'.")
+        raise ValueError(
+            f"Heads of {q.shape[3]} in {q.dtype} do not fit the kernels for GPUs; use"
+            " backend='blocked'."
+        )
     return _attention(q, k, v, segment_ids, backend)
 
 
 def _dense(q, k, v, segment_ids):
     accumulator = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("blhk,bmhk->bhlm", q.astype(accumulator), k.astype(accumulator)) * q.shape[-1] ** -0.5
+    logits = (
+        jnp.einsum("blhk,bmhk->bhlm", q.astype(accumulator), k.astype(accumulator))
+        * q.shape[-1] ** -0.5
+    )
     same = segment_ids[:, :, None] == segment_ids[:, None, :]
     weights = jax.nn.softmax(jnp.where(same[:, None], logits, -jnp.inf), axis=-1)
     out = jnp.einsum("bhlm,bmhk->blhk", weights, v.astype(accumulator))
@@ -65,7 +80,9 @@ def _dense(q, k, v, segment_ids):
 
 
 def _fastest(name):
-    """The pass for the platform that the call is compiled for, which need not be the one that it is traced on."""
+    """The pass for the platform that the call is compiled for, which need not be the one that it is
+    traced on.
+    """
     portable = getattr(blocked, name)
 
     def run(q, *others):
@@ -74,7 +91,11 @@ def _fastest(name):
             kernels["tpu"] = getattr(tpu, name)
         if gpu.fits(q.shape[3], q.dtype):
             kernels["cuda"] = getattr(gpu, name)
-        return jax.lax.platform_dependent(q, *others, **kernels, default=portable) if kernels else portable(q, *others)
+        return (
+            jax.lax.platform_dependent(q, *others, **kernels, default=portable)
+            if kernels
+            else portable(q, *others)
+        )
 
     return run
 

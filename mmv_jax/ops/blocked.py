@@ -1,6 +1,8 @@
-"""Segment attention in portable JAX: query blocks, each with the range of key blocks that its segments span.
+"""Segment attention in portable JAX: query blocks, each with the range of key blocks that its
+segments span.
 
-Axes: B rows, L tokens, H heads, K head dim; N blocks of T tokens, the blocks of all rows in one list.
+Axes: B rows, L tokens, H heads, K head dim; N blocks of T tokens, the blocks of all rows in one
+  list.
 """
 
 from typing import NamedTuple
@@ -12,11 +14,15 @@ from jaxtyping import Float, Int
 from mmv_jax.ops.ranges import block_ranges, segment_spans
 
 BLOCK = 64
-MASKED = -1e30  # finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out later
+# finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out
+# later
+MASKED = -1e30
 
 
 class Blocks(NamedTuple):
-    """Segment ids of all blocks, and for each query block the key blocks [low, high) that its segments touch: none where all is padding."""
+    """Segment ids of all blocks, and for each query block the key blocks [low, high) that its
+    segments touch: none where all is padding.
+    """
 
     query_ids: Int[Array, "N T"]  # padding is -1 here and 0 in key_ids, so that it matches nothing
     key_ids: Int[Array, "N T"]
@@ -25,16 +31,26 @@ class Blocks(NamedTuple):
 
 
 def make_blocks(segment_ids: Int[Array, "B L"], block: int = BLOCK) -> Blocks:
-    """Cuts rows into blocks, each row padded to whole ones; ranges count from the first block of the first row."""
+    """Cuts rows into blocks, each row padded to whole ones; ranges count from the first block of
+    the first row.
+    """
     ids = jnp.pad(segment_ids, ((0, 0), (0, -segment_ids.shape[1] % block)))
     low, high = block_ranges(*segment_spans(ids), block)
     row_start = jnp.arange(len(ids), dtype=jnp.int32)[:, None] * (ids.shape[1] // block)
     ids = ids.reshape(-1, block)
-    return Blocks(jnp.where(ids > 0, ids, -1), ids, (low + row_start).reshape(-1), (high + row_start).reshape(-1))
+    return Blocks(
+        jnp.where(ids > 0, ids, -1),
+        ids,
+        (low + row_start).reshape(-1),
+        (high + row_start).reshape(-1),
+    )
 
 
 def forward(
-    q: Float[Array, "B L H K"], k: Float[Array, "B L H K"], v: Float[Array, "B L H K"], segment_ids: Int[Array, "B L"]
+    q: Float[Array, "B L H K"],
+    k: Float[Array, "B L H K"],
+    v: Float[Array, "B L H K"],
+    segment_ids: Int[Array, "B L"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B H L"]]:
     """The output, and the log of each query's softmax sum, which the backward pass starts from."""
     shape, blocks = q.shape, make_blocks(segment_ids)
@@ -71,11 +87,14 @@ def backward(
     log_total: Float[Array, "B H L"],
     grad: Float[Array, "B L H K"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
-    """Gradients of q, k and v. The weights are computed again, block by block, so that memory stays linear in L."""
+    """Gradients of q, k and v. The weights are computed again, block by block, so that memory stays
+    linear in L.
+    """
     shape, blocks = q.shape, make_blocks(segment_ids)
     queries, keys, values, grads = _cut(q) * shape[-1] ** -0.5, _cut(k), _cut(v), _cut(grad)
     log_totals = _cut(log_total.swapaxes(1, 2)[..., None], padding=-MASKED)
-    # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so no weight is needed.
+    # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so
+    # no weight is needed.
     shared = (grads * _cut(out)).sum(-1, keepdims=True)
 
     def attend(i, carry):
@@ -84,25 +103,37 @@ def backward(
         def add_key_block(j, carry):
             dq, dk, dv = carry
             logits = jnp.einsum("hqk,htk->hqt", queries[i], keys[j])
-            weights = jnp.exp(jnp.where((ids == blocks.key_ids[j][None])[None], logits, MASKED) - log_totals[i])
+            weights = jnp.exp(
+                jnp.where((ids == blocks.key_ids[j][None])[None], logits, MASKED) - log_totals[i]
+            )
             dlogits = weights * (jnp.einsum("hqk,htk->hqt", grads[i], values[j]) - shared[i])
             dk = dk.at[j].add(jnp.einsum("hqt,hqk->htk", dlogits, queries[i]))
             dv = dv.at[j].add(jnp.einsum("hqt,hqk->htk", weights, grads[i]))
             return dq + jnp.einsum("hqt,htk->hqk", dlogits, keys[j]), dk, dv
 
         dq, dk, dv = carry
-        dq_block, dk, dv = lax.fori_loop(blocks.low[i], blocks.high[i], add_key_block, (jnp.zeros_like(queries[i]), dk, dv))
+        dq_block, dk, dv = lax.fori_loop(
+            blocks.low[i], blocks.high[i], add_key_block, (jnp.zeros_like(queries[i]), dk, dv)
+        )
         return dq.at[i].set(dq_block), dk, dv
 
     zeros = jnp.zeros_like(queries)
     dq, dk, dv = lax.fori_loop(0, len(blocks.low), attend, (zeros, zeros, zeros))
-    return (_joined(dq, shape) * shape[-1] ** -0.5).astype(q.dtype), _joined(dk, shape).astype(k.dtype), _joined(dv, shape).astype(v.dtype)
+    return (
+        (_joined(dq, shape) * shape[-1] ** -0.5).astype(q.dtype),
+        _joined(dk, shape).astype(k.dtype),
+        _joined(dv, shape).astype(v.dtype),
+    )
 
 
 def _cut(x, padding=0.0):
     """[B, L, H, K] to blocks [N, H, T, K] in at least float32."""
     rows, length, heads, width = x.shape
-    x = jnp.pad(x.astype(jnp.promote_types(x.dtype, jnp.float32)), ((0, 0), (0, -length % BLOCK), (0, 0), (0, 0)), constant_values=padding)
+    x = jnp.pad(
+        x.astype(jnp.promote_types(x.dtype, jnp.float32)),
+        ((0, 0), (0, -length % BLOCK), (0, 0), (0, 0)),
+        constant_values=padding,
+    )
     return x.reshape(-1, BLOCK, heads, width).swapaxes(1, 2)
 
 

@@ -1,8 +1,10 @@
-"""Segment attention for GPUs (Pallas, Triton): a program is one block of queries of one head, and visits only the key blocks that its segments span.
+"""Segment attention for GPUs (Pallas, Triton): a program is one block of queries of one head, and
+visits only the key blocks that its segments span.
 
-Axes: B rows, L tokens, H heads, K head dim; T tokens of a block; N blocks of a row.
-Arrays stay [B, L, H, K]: nothing is transposed outside of the kernels. The backward pass runs twice over the same pairs of blocks, for the queries'
-gradients and for those of keys and values: seven products instead of five, and no atomic sum, so that a step gives the same bits each time.
+Axes: B rows, L tokens, H heads, K head dim; T tokens of a block; N blocks of a row. Arrays stay [B,
+L, H, K]: nothing is transposed outside of the kernels. The backward pass runs twice over the same
+pairs of blocks, for the queries' gradients and for those of keys and values: seven products instead
+of five, and no atomic sum, so that a step gives the same bits each time.
 """
 
 import functools
@@ -19,12 +21,19 @@ from mmv_jax.ops.ranges import block_ranges, segment_spans
 
 BLOCK = 64
 WIDEST = 128  # head dim up to which the tiles of a program fit the shared memory of an A100 or H100
-MASKED = -1e30  # finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out later
-TYPICAL_SPAN = 1024  # tokens that a block of queries visits, for the scheduler's estimate of cost: the truth is known at run time only
+# finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out
+# later
+MASKED = -1e30
+# tokens that a block of queries visits, for the scheduler's estimate of cost: the truth is known at
+# run time only
+TYPICAL_SPAN = 1024
 
 
 def forward(
-    q: Float[Array, "B L H K"], k: Float[Array, "B L H K"], v: Float[Array, "B L H K"], segment_ids: Int[Array, "B L"]
+    q: Float[Array, "B L H K"],
+    k: Float[Array, "B L H K"],
+    v: Float[Array, "B L H K"],
+    segment_ids: Int[Array, "B L"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B H L"]]:
     """The output, and the log of each query's softmax sum, which the backward pass starts from."""
     plan = _Plan(q.shape, segment_ids)
@@ -48,19 +57,32 @@ def backward(
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
     """Gradients of q, k and v."""
     plan = _Plan(q.shape, segment_ids)
-    # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so no weight is needed.
+    # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so
+    # no weight is needed.
     shared = (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).transpose(0, 2, 1)
     q, k, v, grad = map(plan.padded, (q, k, v, grad))
     sums = [plan.padded_statistic(log_total), plan.padded_statistic(shared)]
     (dq,) = plan.call(
         _query_kernel,
-        inputs=[("tile", q), ("tile", grad), ("row", k), ("row", v), *(("statistic", x) for x in sums)],
+        inputs=[
+            ("tile", q),
+            ("tile", grad),
+            ("row", k),
+            ("row", v),
+            *(("statistic", x) for x in sums),
+        ],
         outputs=[("tile", q.dtype)],
         products=3,
     )
     dk, dv = plan.call(
         _key_kernel,
-        inputs=[("tile", k), ("tile", v), ("row", q), ("row", grad), *(("statistics", x) for x in sums)],
+        inputs=[
+            ("tile", k),
+            ("tile", v),
+            ("row", q),
+            ("row", grad),
+            *(("statistics", x) for x in sums),
+        ],
         outputs=[("tile", k.dtype), ("tile", v.dtype)],
         products=4,
     )
@@ -78,7 +100,8 @@ class _Plan:
     def __init__(self, shape, segment_ids):
         self.rows, self.length, self.heads, self.width = shape
         self.more = -self.length % BLOCK
-        self.lanes = max(16, pl.next_power_of_2(self.width))  # Triton's tiles are powers of two, and its products 16 wide at least
+        # Triton's tiles are powers of two, and its products 16 wide at least
+        self.lanes = max(16, pl.next_power_of_2(self.width))
         self.blocks = (self.length + self.more) // BLOCK
         first, last = segment_spans(jnp.pad(segment_ids, ((0, 0), (0, self.more))))
         self.spans, self.ranges = (first, last), block_ranges(first, last, BLOCK)
@@ -98,29 +121,44 @@ class _Plan:
             pl.pallas_call,
             functools.partial(kernel, scale=self.width**-0.5),
             grid=(self.blocks, self.heads, self.rows),
-            in_specs=[_SPECS["bound"], _SPECS["bound"], _SPECS["span"], _SPECS["span"], *(self._spec(kind) for kind, _ in inputs)],
+            in_specs=[
+                _SPECS["bound"],
+                _SPECS["bound"],
+                _SPECS["span"],
+                _SPECS["span"],
+                *(self._spec(kind) for kind, _ in inputs),
+            ],
             out_specs=[self._spec(kind) for kind, _ in outputs],
             out_shape=[self._shape(kind, dtype) for kind, dtype in outputs],
             compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
             cost_estimate=self._cost(inputs, outputs, products),
             name=kernel.__name__.strip("_"),
         )
-        # By the platform that this is compiled for, which need not be the one that it is traced on. Elsewhere it is interpreted: for tests.
+        # By the platform that this is compiled for, which need not be the one that it is traced on.
+        # Elsewhere it is interpreted: for tests.
         arrays = (*self.ranges, *self.spans, *(x for _, x in inputs))
-        return lax.platform_dependent(*arrays, cuda=call(interpret=False), default=call(interpret=True))
+        return lax.platform_dependent(
+            *arrays, cuda=call(interpret=False), default=call(interpret=True)
+        )
 
     def _spec(self, kind):
         if kind == "tile":
             return pl.BlockSpec((None, BLOCK, None, self.lanes), lambda i, h, b: (b, i, h, 0))
         if kind == "row":
-            return pl.BlockSpec((None, self.blocks * BLOCK, None, self.lanes), lambda i, h, b: (b, 0, h, 0))
+            return pl.BlockSpec(
+                (None, self.blocks * BLOCK, None, self.lanes), lambda i, h, b: (b, 0, h, 0)
+            )
         if kind == "statistics":
             return pl.BlockSpec((None, None, self.blocks * BLOCK), lambda i, h, b: (b, h, 0))
         return pl.BlockSpec((None, None, BLOCK), lambda i, h, b: (b, h, i))
 
     def _shape(self, kind, dtype):
         tokens = self.blocks * BLOCK
-        shape = (self.rows, tokens, self.heads, self.lanes) if kind == "tile" else (self.rows, self.heads, tokens)
+        shape = (
+            (self.rows, tokens, self.heads, self.lanes)
+            if kind == "tile"
+            else (self.rows, self.heads, tokens)
+        )
         return jax.ShapeDtypeStruct(shape, dtype)
 
     def _cost(self, inputs, outputs, products):
@@ -142,12 +180,18 @@ _SPECS = {
 
 def _forward_kernel(low, high, first, last, q, k, v, out, log_total, *, scale):
     queries, first, last = q[...], first[...], last[...]
-    start = jnp.zeros(q.shape, jnp.float32), jnp.full((BLOCK,), MASKED, jnp.float32), jnp.zeros((BLOCK,), jnp.float32)
+    start = (
+        jnp.zeros(q.shape, jnp.float32),
+        jnp.full((BLOCK,), MASKED, jnp.float32),
+        jnp.zeros((BLOCK,), jnp.float32),
+    )
 
     def visit(j, carry):
         summed, top, total = carry
         keys = pl.ds(j * BLOCK, BLOCK)
-        logits = jnp.where(_visible(j, first, last), _product(queries, k[keys, :].T) * scale, MASKED)
+        logits = jnp.where(
+            _visible(j, first, last), _product(queries, k[keys, :].T) * scale, MASKED
+        )
         new_top = jnp.maximum(top, logits.max(1))
         weights, shrink = jnp.exp(logits - new_top[:, None]), jnp.exp(top - new_top)
         summed = summed * shrink[:, None] + _product(weights.astype(v.dtype), v[keys, :])
@@ -172,21 +216,28 @@ def _query_kernel(low, high, first, last, q, grad, k, v, log_total, shared, dq, 
         dlogits = weights * (_product(grads, v[keys, :].T) - shared)
         return summed + _product(dlogits.astype(key_block.dtype), key_block)
 
-    dq[...] = (lax.fori_loop(low[0], high[0], visit, jnp.zeros(q.shape, jnp.float32)) * scale).astype(dq.dtype)
+    dq[...] = (
+        lax.fori_loop(low[0], high[0], visit, jnp.zeros(q.shape, jnp.float32)) * scale
+    ).astype(dq.dtype)
 
 
 def _key_kernel(low, high, first, last, k, v, q, grad, log_total, shared, dk, dv, *, scale):
-    """Who sees a key is whom the key would see: segments are symmetric, so spans and ranges of blocks serve both ways."""
+    """Who sees a key is whom the key would see: segments are symmetric, so spans and ranges of
+    blocks serve both ways.
+    """
     key_block, value_block, first, last = k[...], v[...], first[...], last[...]
 
     def visit(j, carry):
         dk_sum, dv_sum = carry
         those = pl.ds(j * BLOCK, BLOCK)
         queries, grads = q[those, :], grad[those, :]
-        logits = jnp.where(_visible(j, first, last), _product(key_block, queries.T) * scale, MASKED)  # [keys, queries]
+        # [keys, queries]
+        logits = jnp.where(_visible(j, first, last), _product(key_block, queries.T) * scale, MASKED)
         weights = jnp.exp(logits - log_total[those][None])
         dlogits = weights * (_product(value_block, grads.T) - shared[those][None])
-        return dk_sum + _product(dlogits.astype(queries.dtype), queries), dv_sum + _product(weights.astype(grads.dtype), grads)
+        return dk_sum + _product(dlogits.astype(queries.dtype), queries), dv_sum + _product(
+            weights.astype(grads.dtype), grads
+        )
 
     nothing = jnp.zeros(k.shape, jnp.float32)
     dk_sum, dv_sum = lax.fori_loop(low[0], high[0], visit, (nothing, nothing))

@@ -1,4 +1,6 @@
-"""Tokens of packed rows, by segment and by place. Axes: B rows, L tokens, S segments of a row, N places, D width."""
+"""Tokens of packed rows, by segment and by place. Axes: B rows, L tokens, S segments of a row, N
+places, D width.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def segment_mean(
-    x: Float[Array, "B L D"], segment_ids: Int[Array, "B L"], segments: int, where: Bool[Array, "B L"] | None = None
+    x: Float[Array, "B L D"],
+    segment_ids: Int[Array, "B L"],
+    segments: int,
+    where: Bool[Array, "B L"] | None = None,
 ) -> Float[Array, "B {segments} D"]:
-    """Mean of the tokens of each segment, those of `where` alone if it is given; 0 for a segment that has none.
+    """Mean of the tokens of each segment, those of `where` alone if it is given; 0 for a segment
+    that has none.
 
-    One matrix product of a 0-1 matrix [B, S, L] with the tokens, at full float32 precision: exact where a scatter would serialise.
+    One matrix product of a 0-1 matrix [B, S, L] with the tokens, at full float32 precision: exact
+    where a scatter would serialise.
 
     Args:
       segment_ids: segment s of the result has id s + 1; 0 is padding.
@@ -23,7 +30,9 @@ def segment_mean(
     if where is not None:
         members &= where[:, None, :]
     members = members.astype(jnp.float32)
-    totals = jnp.einsum("bsl,bld->bsd", members, x.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    totals = jnp.einsum(
+        "bsl,bld->bsd", members, x.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
     return (totals / jnp.maximum(members.sum(-1, keepdims=True), 1)).astype(x.dtype)
 
 

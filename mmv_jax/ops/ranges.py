@@ -1,4 +1,5 @@
-"""Where segments lie: for each token the span of its segment, for each block the range of blocks that its segments touch.
+"""Where segments lie: for each token the span of its segment, for each block the range of blocks
+that its segments touch.
 
 Axes: B rows, L tokens, N blocks of a row.
 """
@@ -9,17 +10,25 @@ from jaxtyping import Int
 
 
 def segment_spans(segment_ids: Int[Array, "B L"]) -> tuple[Int[Array, "B L"], Int[Array, "B L"]]:
-    """The first token of each token's segment, and the one after its last; at padding both are 0, an empty span."""
+    """The first token of each token's segment, and the one after its last; at padding both are 0,
+    an empty span.
+    """
     rows, length = segment_ids.shape
     position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
     changes, edge = segment_ids[:, 1:] != segment_ids[:, :-1], jnp.ones((rows, 1), bool)
     first = lax.cummax(jnp.where(jnp.concatenate([edge, changes], 1), position, 0), axis=1)
-    last = lax.cummin(jnp.where(jnp.concatenate([changes, edge], 1), position, length), axis=1, reverse=True)
+    last = lax.cummin(
+        jnp.where(jnp.concatenate([changes, edge], 1), position, length), axis=1, reverse=True
+    )
     return jnp.where(segment_ids > 0, first, 0), jnp.where(segment_ids > 0, last + 1, 0)
 
 
-def block_ranges(first: Int[Array, "B L"], last: Int[Array, "B L"], block: int) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
-    """For each block of queries, the range [low, high) of key blocks in its row: empty where all is padding. `block` divides L."""
+def block_ranges(
+    first: Int[Array, "B L"], last: Int[Array, "B L"], block: int
+) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
+    """For each block of queries, the range [low, high) of key blocks in its row: empty where all is
+    padding. `block` divides L.
+    """
     rows, length = first.shape
     low = jnp.where(last > 0, first, length).reshape(rows, -1, block).min(-1) // block
     high = -(-last.reshape(rows, -1, block).max(-1) // block)

@@ -1,4 +1,6 @@
-"""Rotary positions in three dimensions. Axes: B rows, L tokens, H heads, K channels of a head, R rotated pairs of a head."""
+"""Rotary positions in three dimensions. Axes: B rows, L tokens, H heads, K channels of a head, R
+rotated pairs of a head.
+"""
 
 from typing import NamedTuple
 
@@ -13,31 +15,44 @@ class RotaryTables(NamedTuple):
     sin: Float[Array, "B L R"]
 
 
-def rotary_tables(coords: Float[Array, "B L 3"], head_dim: int, base: float = 100.0) -> RotaryTables:
-    """Angles of a head's K // 6 pairs for each of z, y, x; wavelengths run geometrically from 1 to `base`, in the unit of `coords`.
+def rotary_tables(
+    coords: Float[Array, "B L 3"], head_dim: int, base: float = 100.0
+) -> RotaryTables:
+    """Angles of a head's K // 6 pairs for each of z, y, x; wavelengths run geometrically from 1 to
+    `base`, in the unit of `coords`.
 
-    Both ends are included, so the range of lengths that a model can tell apart does not depend on its head size.
+    Both ends are included, so the range of lengths that a model can tell apart does not depend on
+    its head size.
 
     Args:
       coords: positions (z, y, x), divided by the length that the shortest wave shall have.
     Raises:
       ValueError: a head of fewer than 12 channels has no room for two waves an axis.
 
-    Source: Su et al., RoFormer (arXiv 2104.09864), section 3.2, one third of the channels an axis; spectra that are chosen in the unit of
-    the positions as in DINOv3 (arXiv 2508.10104), section 3.2.
+    Source: Su et al., RoFormer (arXiv 2104.09864), section 3.2, one third of the channels an axis;
+    spectra that are chosen in the unit of the positions as in DINOv3 (arXiv 2508.10104), section
+    3.2.
     """
     pairs = head_dim // 6
     if pairs < 2:
-        raise ValueError(f"A head of {head_dim} channels is too small for rotary positions in 3D: at least 12 are needed.")
-    frequencies = 2 * jnp.pi * jnp.float32(base) ** (-jnp.arange(pairs, dtype=jnp.float32) / (pairs - 1))
-    # [B, L, 3, K // 6]: a product, not a matmul, so that no platform rounds positions to bfloat16 on the way.
+        raise ValueError(
+            f"A head of {head_dim} channels is too small for rotary positions in 3D: at least 12"
+            " are needed."
+        )
+    frequencies = (
+        2 * jnp.pi * jnp.float32(base) ** (-jnp.arange(pairs, dtype=jnp.float32) / (pairs - 1))
+    )
+    # [B, L, 3, K // 6]: a product, not a matmul, so that no platform rounds positions to bfloat16
+    # on the way.
     angles = coords.astype(jnp.float32)[..., None] * frequencies[None, None, None]
     angles = angles.reshape(*coords.shape[:2], 3 * pairs)
     return RotaryTables(jnp.cos(angles), jnp.sin(angles))
 
 
 def apply_rotary(x: Float[Array, "B L H K"], tables: RotaryTables) -> Float[Array, "B L H K"]:
-    """Rotates channel pairs (i, i + R) of each head; channels from 2R on keep their values. Computed in float32, returned in the dtype of `x`."""
+    """Rotates channel pairs (i, i + R) of each head; channels from 2R on keep their values.
+    Computed in float32, returned in the dtype of `x`.
+    """
     pairs = tables.cos.shape[-1]
     cos, sin = tables.cos[:, :, None], tables.sin[:, :, None]
     first, second, rest = jnp.split(x, (pairs, 2 * pairs), axis=-1)
@@ -45,8 +60,11 @@ def apply_rotary(x: Float[Array, "B L H K"], tables: RotaryTables) -> Float[Arra
     return jnp.concatenate((*(part.astype(x.dtype) for part in rotated), rest), axis=-1)
 
 
-def rotate(x: Float[Array, "B L H K"], coords: Float[Array, "B L 3"], base: float = 100.0) -> Float[Array, "B L H K"]:
-    """Rotary embedding of queries or keys: products q·k then depend on differences of coordinates alone.
+def rotate(
+    x: Float[Array, "B L H K"], coords: Float[Array, "B L 3"], base: float = 100.0
+) -> Float[Array, "B L H K"]:
+    """Rotary embedding of queries or keys: products q·k then depend on differences of coordinates
+    alone.
 
     Args:
       coords: positions (z, y, x) in units of the shortest wavelength; `base` is the longest.

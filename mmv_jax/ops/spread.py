@@ -1,4 +1,5 @@
-"""Spreads a pass over rows and heads: `vmap` becomes more rows, and a mesh splits rows and heads without collectives.
+"""Spreads a pass over rows and heads: `vmap` becomes more rows, and a mesh splits rows and heads
+without collectives.
 
 Axes: B rows, L tokens, H heads, K head dim.
 """
@@ -13,32 +14,45 @@ from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-LOGICAL = {"b": "rows", "h": "heads"}  # the letters of a rule that a mesh may split, and what the model's axis rules call them
+# the letters of a rule that a mesh may split, and what the model's axis rules call them
+LOGICAL = {"b": "rows", "h": "heads"}
 
 
 def over_rows_and_heads(rule: str) -> Callable:
     """Makes a pass over [B, ...] arrays one that `vmap` and a mesh know how to spread.
 
-    A loop whose bounds come from the segment ids is opaque to both: `vmap` would run every row as long as the longest
-    and copy all carried arrays at each step, and the partitioner would gather all rows on every device.
+    A loop whose bounds come from the segment ids is opaque to both: `vmap` would run every row as
+    long as the longest and copy all carried arrays at each step, and the partitioner would gather
+    all rows on every device.
 
-    Where a mesh and logical axis rules are set, the pass is a shard_map of what the rules say about rows and heads: the one way for TPUs,
-    whose compiler refuses to partition anything custom. Without them it follows the sharding of its first operand (CPU and GPU).
+    Where a mesh and logical axis rules are set, the pass is a shard_map of what the rules say about
+    rows and heads: the one way for TPUs, whose compiler refuses to partition anything custom.
+    Without them it follows the sharding of its first operand (CPU and GPU).
 
     Args:
-      rule: the axes of operands and results in one letter each, as in "blhk, bl -> blhk". Whole rows of whole heads
-        are independent, so that axes b and h may be split over a mesh; all others are gathered first.
+      rule: the axes of operands and results in one letter each, as in "blhk, bl -> blhk". Whole
+        rows of whole heads are independent, so that axes b and h may be split over a mesh; all
+        others are gathered first.
     Returns:
-      A decorator of functions that take and return a flat sequence of arrays. Every operand and result has axis b first.
+      A decorator of functions that take and return a flat sequence of arrays. Every operand and
+      result has axis b first.
     """
     operands, results = (side.replace(" ", "").split(",") for side in rule.split("->"))
-    whole = tuple(axis for axis in dict.fromkeys("".join(operands + results)) if axis not in LOGICAL)
+    whole = tuple(
+        axis for axis in dict.fromkeys("".join(operands + results)) if axis not in LOGICAL
+    )
 
     def decorate(run: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
         partitioned = custom_partitioning(run)
         partitioned.def_partition(
-            partition=lambda mesh, shapes, _: (mesh, run, *_as_the_first_operand(mesh, shapes[0].sharding, operands, results)),
-            sharding_rule=", ".join(map(" ".join, operands)) + " -> " + ", ".join(map(" ".join, results)),
+            partition=lambda mesh, shapes, _: (
+                mesh,
+                run,
+                *_as_the_first_operand(mesh, shapes[0].sharding, operands, results),
+            ),
+            sharding_rule=", ".join(map(" ".join, operands))
+            + " -> "
+            + ", ".join(map(" ".join, results)),
             need_replication_factors=whole,
         )
 
@@ -47,12 +61,20 @@ def over_rows_and_heads(rule: str) -> Callable:
             axes = _mesh_axes(dict(zip(operands[0], arrays[0].shape, strict=True)))
             if axes is None:
                 return partitioned(*arrays)
-            specs = [tuple(PartitionSpec(*map(axes.get, term)) for term in side) for side in (operands, results)]
-            return jax.shard_map(run, in_specs=specs[0], out_specs=specs[1], check_vma=False)(*arrays)
+            specs = [
+                tuple(PartitionSpec(*map(axes.get, term)) for term in side)
+                for side in (operands, results)
+            ]
+            return jax.shard_map(run, in_specs=specs[0], out_specs=specs[1], check_vma=False)(
+                *arrays
+            )
 
         @spread.def_vmap
         def merge_into_rows(size, batched, *arrays):
-            full = [x if is_batched else jnp.broadcast_to(x, (size, *x.shape)) for x, is_batched in zip(arrays, batched, strict=True)]
+            full = [
+                x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+                for x, is_batched in zip(arrays, batched, strict=True)
+            ]
             out = spread(*(x.reshape(-1, *x.shape[2:]) for x in full))
             return tuple(x.reshape(size, -1, *x.shape[1:]) for x in out), (True,) * len(out)
 
@@ -62,10 +84,12 @@ def over_rows_and_heads(rule: str) -> Callable:
 
 
 def over_rows(run: Callable[..., Array], rows: Sequence[Array], whole: Sequence[Array]) -> Array:
-    """`run(*rows, *whole)`, an array [B, ...], each device with its own rows of `rows` and everything of `whole`.
+    """`run(*rows, *whole)`, an array [B, ...], each device with its own rows of `rows` and
+    everything of `whole`.
 
-    For a loop that reads `whole` in every turn: each device sums its part of the gradient of that by itself, and only the sum goes over the mesh.
-    Left to the partitioner, every turn would send one.
+    For a loop that reads `whole` in every turn: each device sums its part of the gradient of that
+    by itself, and only the sum goes over the mesh. Left to the partitioner, every turn would send
+    one.
     """
     axes = _mesh_axes({"b": len(rows[0])})
     if axes is None:
@@ -86,15 +110,26 @@ def _mesh_axes(sizes: Mapping[str, int]) -> dict | None:
     split = [axis for axis in LOGICAL if axis in sizes]
     names = nn.logical_to_mesh_axes(tuple(LOGICAL[axis] for axis in split))
     for axis, name in zip(split, names, strict=True):
-        parts = np.prod([mesh.shape[part] for part in ((name,) if isinstance(name, str) else name or ())], dtype=int)
+        parts = np.prod(
+            [mesh.shape[part] for part in ((name,) if isinstance(name, str) else name or ())],
+            dtype=int,
+        )
         if sizes[axis] % parts:
             return None
     return dict(zip(split, names, strict=True))
 
 
 def _as_the_first_operand(mesh, sharding, operands, results):
-    """Shardings of results and operands: rows and heads as the first operand has them, all other axes whole."""
-    # What the partitioner cannot say by axis names (rows that the mesh does not divide) comes without a spec, and stays whole.
+    """Shardings of results and operands: rows and heads as the first operand has them, all other
+    axes whole.
+    """
+    # What the partitioner cannot say by axis names (rows that the mesh does not divide) comes
+    # without a spec, and stays whole.
     spec = getattr(sharding, "spec", ())
-    kept = {axis: placed for axis, placed in zip(operands[0], spec, strict=False) if axis in LOGICAL}
-    return tuple(tuple(NamedSharding(mesh, PartitionSpec(*map(kept.get, term))) for term in side) for side in (results, operands))
+    kept = {
+        axis: placed for axis, placed in zip(operands[0], spec, strict=False) if axis in LOGICAL
+    }
+    return tuple(
+        tuple(NamedSharding(mesh, PartitionSpec(*map(kept.get, term))) for term in side)
+        for side in (results, operands)
+    )

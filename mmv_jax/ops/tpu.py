@@ -1,9 +1,11 @@
-"""Segment attention for TPUs (Pallas): the keys of a row wait in VMEM, and a query block visits only those that its segments span.
+"""Segment attention for TPUs (Pallas): the keys of a row wait in VMEM, and a query block visits
+only those that its segments span.
 
-Axes: B rows, L tokens, H heads, K head dim; T tokens of a block; G heads of a group: those that share the 128 lanes of a register.
-A step of the grid is one query block of one group of one row. Logits stand as [keys, queries], so that all that belongs to a query
-(span, maximum, sum) is a row along the lanes, and which keys it sees follows from a counter: no ids of keys are read.
-Every array passes HBM once, and stays [B, L, H * K] there: nothing is transposed outside of the kernels.
+Axes: B rows, L tokens, H heads, K head dim; T tokens of a block; G heads of a group: those that
+share the 128 lanes of a register. A step of the grid is one query block of one group of one row.
+Logits stand as [keys, queries], so that all that belongs to a query (span, maximum, sum) is a row
+along the lanes, and which keys it sees follows from a counter: no ids of keys are read. Every array
+passes HBM once, and stays [B, L, H * K] there: nothing is transposed outside of the kernels.
 """
 
 import functools
@@ -23,14 +25,23 @@ BLOCK = 128
 LANES = 128
 LARGEST_PART = 8  # blocks of a row's sums that are written in one step
 TILES = 8 * 2**20  # bytes of VMEM for everything but rows
-MASKED = -1e30  # finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out later
-TYPICAL_SPAN = 1024  # tokens that a query block visits, for the scheduler's estimate of cost: the truth is known at run time only
-DOUBLE_BUFFERED = 48 * 2**20  # bytes of rows in VMEM up to which the next row is fetched while this one is worked on
-VMEM = 56 * 2**20  # bytes of rows that every generation since v5e has room for (7x has least: 64 MiB)
+# finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out
+# later
+MASKED = -1e30
+# tokens that a query block visits, for the scheduler's estimate of cost: the truth is known at run
+# time only
+TYPICAL_SPAN = 1024
+# bytes of rows in VMEM up to which the next row is fetched while this one is worked on
+DOUBLE_BUFFERED = 48 * 2**20
+# bytes of rows that every generation since v5e has room for (7x has least: 64 MiB)
+VMEM = 56 * 2**20
 
 
 def forward(
-    q: Float[Array, "B L H K"], k: Float[Array, "B L H K"], v: Float[Array, "B L H K"], segment_ids: Int[Array, "B L"]
+    q: Float[Array, "B L H K"],
+    k: Float[Array, "B L H K"],
+    v: Float[Array, "B L H K"],
+    segment_ids: Int[Array, "B L"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B H L"]]:
     """The output, and the log of each query's softmax sum, which the backward pass starts from."""
     plan = _Plan(q.shape, segment_ids)
@@ -52,12 +63,16 @@ def backward(
     log_total: Float[Array, "B H L"],
     grad: Float[Array, "B L H K"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
-    """Gradients of q, k and v in one pass: those of a row's keys and values are summed in VMEM while its queries go by."""
+    """Gradients of q, k and v in one pass: those of a row's keys and values are summed in VMEM
+    while its queries go by.
+    """
     plan = _Plan(q.shape, segment_ids)
     tiles, rows = (q, grad, out), (k, v)
     dq, dk, dv = plan.call(
         _backward_kernel,
-        inputs=[("tile", plan.flat(x)) for x in tiles] + [("row", plan.flat(x)) for x in rows] + [("statistic", plan.grouped(log_total))],
+        inputs=[("tile", plan.flat(x)) for x in tiles]
+        + [("row", plan.flat(x)) for x in rows]
+        + [("statistic", plan.grouped(log_total))],
         outputs=[("tile", q.dtype), ("sums", k.dtype), ("sums", v.dtype)],
         products=5,
     )
@@ -65,7 +80,9 @@ def backward(
 
 
 def fits(length: int, heads: int, width: int, dtype: DTypeLike) -> bool:
-    """Whether the kernels work in this dtype, and VMEM holds a row's keys and values, and in the backward pass their gradients."""
+    """Whether the kernels work in this dtype, and VMEM holds a row's keys and values, and in the
+    backward pass their gradients.
+    """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         return False
     lanes = _group(heads, width) * width
@@ -73,7 +90,9 @@ def fits(length: int, heads: int, width: int, dtype: DTypeLike) -> bool:
 
 
 def _group(heads, width):
-    """Heads that are worked on together: a block is whole registers wide, or as wide as the array."""
+    """Heads that are worked on together: a block is whole registers wide, or as wide as the
+    array.
+    """
     whole = [g for g in range(1, heads + 1) if heads % g == 0 and g * width % LANES == 0]
     return whole[0] if whole else heads
 
@@ -93,19 +112,25 @@ class _Plan:
         self.ranges = low.reshape(-1), high.reshape(-1)
 
     def flat(self, x):
-        return jnp.pad(x, ((0, 0), (0, self.padded - self.length), (0, 0), (0, 0))).reshape(self.rows, self.padded, -1)
+        return jnp.pad(x, ((0, 0), (0, self.padded - self.length), (0, 0), (0, 0))).reshape(
+            self.rows, self.padded, -1
+        )
 
     def heads_apart(self, x):
         return x[:, : self.length].reshape(self.rows, self.length, self.heads, self.width)
 
     def grouped(self, x):
-        return jnp.pad(x, ((0, 0), (0, 0), (0, self.padded - self.length))).reshape(self.rows, -1, self.group, self.padded)
+        return jnp.pad(x, ((0, 0), (0, 0), (0, self.padded - self.length))).reshape(
+            self.rows, -1, self.group, self.padded
+        )
 
     def ungrouped(self, x):
         return x.reshape(self.rows, self.heads, self.padded)[:, :, : self.length]
 
     def call(self, kernel, inputs, outputs, products):
-        """Runs a kernel: a step for each block of queries, then, where rows are summed, a step for each part of the sums that is written."""
+        """Runs a kernel: a step for each block of queries, then, where rows are summed, a step for
+        each part of the sums that is written.
+        """
         sums = [kind for kind, _ in outputs].count("sums")
         lanes = self.group * self.width
         row_values = self.padded * (lanes + -lanes % LANES)
@@ -118,37 +143,64 @@ class _Plan:
             functools.partial(kernel, group=self.group, width=self.width, blocks=self.blocks),
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=2,
-                grid=(self.rows, self.heads // self.group, self.blocks + (self.blocks // self.part if sums else 0)),
+                grid=(
+                    self.rows,
+                    self.heads // self.group,
+                    self.blocks + (self.blocks // self.part if sums else 0),
+                ),
                 in_specs=[spec("spans")] + [spec(kind) for kind, _ in inputs],
                 out_specs=[spec(kind) for kind, _ in outputs],
                 scratch_shapes=[pltpu.VMEM((self.padded, lanes), jnp.float32)] * sums,
             ),
             out_shape=[self._shape(kind, dtype) for kind, dtype in outputs],
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=buffers * fetched + summed + TILES
+                dimension_semantics=("parallel", "parallel", "arbitrary"),
+                vmem_limit_bytes=buffers * fetched + summed + TILES,
             ),
             cost_estimate=self._cost(inputs, outputs, products),
             name=kernel.__name__.strip("_"),
         )
-        # By the platform that this is compiled for, which need not be the one that it is traced on. Elsewhere it is interpreted: for tests.
+        # By the platform that this is compiled for, which need not be the one that it is traced on.
+        # Elsewhere it is interpreted: for tests.
         arrays = (*self.ranges, self.spans, *(x for _, x in inputs))
-        return lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
+        return lax.platform_dependent(
+            *arrays, tpu=call(interpret=False), default=call(interpret=True)
+        )
 
     def _spec(self, kind, buffers):
-        lanes, queries = self.group * self.width, self.blocks - 1  # a block of queries stays while sums are written
+        # a block of queries stays while sums are written
+        lanes, queries = self.group * self.width, self.blocks - 1
         if kind == "tile":
-            return pl.BlockSpec((1, BLOCK, lanes), lambda b, g, i, *_: (b, jnp.minimum(i, queries), g))
+            return pl.BlockSpec(
+                (1, BLOCK, lanes), lambda b, g, i, *_: (b, jnp.minimum(i, queries), g)
+            )
         if kind == "row":
-            return pl.BlockSpec((1, self.padded, lanes), lambda b, g, i, *_: (b, 0, g), pipeline_mode=pl.Buffered(buffers))
+            return pl.BlockSpec(
+                (1, self.padded, lanes),
+                lambda b, g, i, *_: (b, 0, g),
+                pipeline_mode=pl.Buffered(buffers),
+            )
         if kind == "sums":
-            return pl.BlockSpec((1, self.part * BLOCK, lanes), lambda b, g, i, *_: (b, jnp.maximum(i - self.blocks, 0), g))
+            return pl.BlockSpec(
+                (1, self.part * BLOCK, lanes),
+                lambda b, g, i, *_: (b, jnp.maximum(i - self.blocks, 0), g),
+            )
         if kind == "spans":
             return pl.BlockSpec((1, 2, BLOCK), lambda b, g, i, *_: (b, 0, jnp.minimum(i, queries)))
-        return pl.BlockSpec((1, 1, self.group, BLOCK), lambda b, g, i, *_: (b, g, 0, jnp.minimum(i, queries)))
+        return pl.BlockSpec(
+            (1, 1, self.group, BLOCK), lambda b, g, i, *_: (b, g, 0, jnp.minimum(i, queries))
+        )
 
     def _shape(self, kind, dtype):
         flat = (self.rows, self.padded, self.heads * self.width)
-        return jax.ShapeDtypeStruct((self.rows, self.heads // self.group, self.group, self.padded) if kind == "statistic" else flat, dtype)
+        return jax.ShapeDtypeStruct(
+            (
+                (self.rows, self.heads // self.group, self.group, self.padded)
+                if kind == "statistic"
+                else flat
+            ),
+            dtype,
+        )
 
     def _cost(self, inputs, outputs, products):
         logits = self.rows * self.heads * self.padded * min(self.padded, TYPICAL_SPAN)
@@ -162,7 +214,11 @@ class _Plan:
 
 def _forward_kernel(low, high, spans, q, k, v, out, log_total, *, group, width, blocks):
     first, last, visited = _of_this_block(low, high, spans, blocks)
-    start = jnp.zeros((width, BLOCK), jnp.float32), jnp.full((1, BLOCK), MASKED, jnp.float32), jnp.zeros((1, BLOCK), jnp.float32)
+    start = (
+        jnp.zeros((width, BLOCK), jnp.float32),
+        jnp.full((1, BLOCK), MASKED, jnp.float32),
+        jnp.zeros((1, BLOCK), jnp.float32),
+    )
 
     def visit(j, carry):
         keys, visible = _keys_of_block(j, first, last)
@@ -183,7 +239,26 @@ def _forward_kernel(low, high, spans, q, k, v, out, log_total, *, group, width, 
         log_total[0, 0, pl.ds(h, 1), :] = jnp.where(real, top + jnp.log(total), -MASKED)
 
 
-def _backward_kernel(low, high, spans, q, grad, out, k, v, log_total, dq, dk, dv, dk_sums, dv_sums, *, group, width, blocks):
+def _backward_kernel(
+    low,
+    high,
+    spans,
+    q,
+    grad,
+    out,
+    k,
+    v,
+    log_total,
+    dq,
+    dk,
+    dv,
+    dk_sums,
+    dv_sums,
+    *,
+    group,
+    width,
+    blocks,
+):
     i = pl.program_id(2)
     first, last, visited = _of_this_block(low, high, spans, blocks)
 
@@ -193,8 +268,12 @@ def _backward_kernel(low, high, spans, q, grad, out, k, v, log_total, dq, dk, dv
 
     @pl.when(i < blocks)
     def _():
-        # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so no weight is needed. As a row: a product.
-        both = [grad[0, :, lanes].astype(jnp.float32) * out[0, :, lanes].astype(jnp.float32) for lanes in _lanes(group, width)]
+        # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out,
+        # so no weight is needed. As a row: a product.
+        both = [
+            grad[0, :, lanes].astype(jnp.float32) * out[0, :, lanes].astype(jnp.float32)
+            for lanes in _lanes(group, width)
+        ]
         shared = [_product(jnp.ones((8, width), jnp.float32), x, 1, 1)[:1] for x in both]
 
         def visit(j, carry):
@@ -203,7 +282,9 @@ def _backward_kernel(low, high, spans, q, grad, out, k, v, log_total, dq, dk, dv
             for h, lanes in enumerate(_lanes(group, width)):
                 queries, grads, key_block = q[0, :, lanes], grad[0, :, lanes], k[0, keys, lanes]
                 logits = _product(key_block, queries, 1, 1) * width**-0.5
-                weights = jnp.exp(jnp.where(visible, logits, MASKED) - log_total[0, 0, pl.ds(h, 1), :])
+                weights = jnp.exp(
+                    jnp.where(visible, logits, MASKED) - log_total[0, 0, pl.ds(h, 1), :]
+                )
                 dlogits = weights * (_product(v[0, keys, lanes], grads, 1, 1) - shared[h])
                 dv_sums[keys, lanes] += _product(weights.astype(grads.dtype), grads, 1, 0)
                 dk_sums[keys, lanes] += _product(dlogits.astype(queries.dtype), queries, 1, 0)
@@ -211,7 +292,9 @@ def _backward_kernel(low, high, spans, q, grad, out, k, v, log_total, dq, dk, dv
             return tuple(after)
 
         start = (jnp.zeros((width, BLOCK), jnp.float32),) * group
-        for lanes, dq_block in zip(_lanes(group, width), lax.fori_loop(*visited, visit, start), strict=True):
+        for lanes, dq_block in zip(
+            _lanes(group, width), lax.fori_loop(*visited, visit, start), strict=True
+        ):
             dq[0, :, lanes] = (dq_block.T * width**-0.5).astype(dq.dtype)
 
     @pl.when(i >= blocks)
@@ -241,4 +324,10 @@ def _keys_of_block(j, first, last):
 
 def _product(a, b, axis_a, axis_b):
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
+    return lax.dot_general(
+        a,
+        b,
+        (((axis_a,), (axis_b,)), ((), ())),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )

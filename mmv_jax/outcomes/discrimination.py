@@ -1,8 +1,10 @@
-"""What a risk is worth: C-index, time-dependent AUC, reclassification and calibration. Axes: N women, G groups.
+"""What a risk is worth: C-index, time-dependent AUC, reclassification and calibration. Axes: N
+women, G groups.
 
-An outcome is event 1; 2 is a competing death, after which a woman can no longer have the outcome: she counts as one who never has it. Censoring is
-met by weighting with the inverse probability of not being censored. Intervals come from each woman's influence, so that two risks of the
-same women are compared in pairs.
+An outcome is event 1; 2 is a competing death, after which a woman can no longer have the outcome:
+she counts as one who never has it. Censoring is met by weighting with the inverse probability of
+not being censored. Intervals come from each woman's influence, so that two risks of the same women
+are compared in pairs.
 """
 
 from collections.abc import Sequence
@@ -15,12 +17,15 @@ from mmv_jax.outcomes.cox import Z95
 from mmv_jax.outcomes.fine_gray import censoring_survival
 from mmv_jax.outcomes.survival import cumulative_incidence
 
-RISK_CUTOFFS = (0.05, 0.075, 0.2)  # borderline, intermediate, high: ten-year categories of the 2018 and 2019 AHA/ACC guidelines
+# borderline, intermediate, high: ten-year categories of the 2018 and 2019 AHA/ACC guidelines
+RISK_CUTOFFS = (0.05, 0.075, 0.2)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % interval, and how many women it rests on. `influence[k]` is the derivative by the weight of woman k."""
+    """A number, its 95 % interval, and how many women it rests on. `influence[k]` is the derivative
+    by the weight of woman k.
+    """
 
     value: float
     influence: Float[np.ndarray, "N"]
@@ -41,11 +46,15 @@ class Estimate:
         return Estimate(self.value + other.value, self.influence + other.influence)
 
 
-def concordance(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"]) -> Estimate:
-    """Harrell's C: of two women of whom one has the outcome first, how often was hers the higher risk? Equal risks count half.
+def concordance(
+    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"]
+) -> Estimate:
+    """Harrell's C: of two women of whom one has the outcome first, how often was hers the higher
+    risk? Equal risks count half.
 
-    A pair is compared if the outcome came before the other's time, or at it when the other was censored then. With competing deaths this is
-    the C of Wolbers et al. (Epidemiology 2009). The variance is the infinitesimal jackknife, as in R's `survival::concordance`.
+    A pair is compared if the outcome came before the other's time, or at it when the other was
+    censored then. With competing deaths this is the C of Wolbers et al. (Epidemiology 2009). The
+    variance is the infinitesimal jackknife, as in R's `survival::concordance`.
     Cost: N log² N.
     """
     _, risk = np.unique(risk, return_inverse=True)
@@ -53,7 +62,8 @@ def concordance(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk:
     ends = np.where(event == 2, np.inf, time)
     _, key = np.unique(np.stack([ends, ~had], axis=1), axis=0, return_inverse=True)
     key = key.reshape(-1)
-    # As the first of a pair: against all whose key is larger. As the second: against outcomes whose key is smaller.
+    # As the first of a pair: against all whose key is larger. As the second: against outcomes whose
+    # key is smaller.
     order = np.argsort(-key, kind="stable")
     later = np.searchsorted(-key[order], -key[had], side="left")
     below, up_to = _count_below(risk[order], later, risk[had])
@@ -68,10 +78,14 @@ def concordance(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk:
     return Estimate(value, 2 * (won - value * pairs) / pairs.sum())
 
 
-def _count_below(values: np.ndarray, ends: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each query q: how many of `values[:ends[q]]` are below, and how many not above, `at[q]`. Values are whole numbers from 0.
+def _count_below(
+    values: np.ndarray, ends: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each query q: how many of `values[:ends[q]]` are below, and how many not above, `at[q]`.
+    Values are whole numbers from 0.
 
-    A prefix is cut into blocks whose lengths are the powers of two in `ends[q]`; the blocks of one length are sorted and searched together.
+    A prefix is cut into blocks whose lengths are the powers of two in `ends[q]`; the blocks of one
+    length are sorted and searched together.
     """
     span = int(max(values.max(initial=0), at.max(initial=0))) + 2
     place = np.arange(len(values))
@@ -86,22 +100,35 @@ def _count_below(values: np.ndarray, ends: np.ndarray, at: np.ndarray) -> tuple[
     return below, up_to
 
 
-def outcome_weights(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], years: float) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """What each woman weighs among those with, and among those without, the outcome by `years`; 0 if she was censored before."""
+def outcome_weights(
+    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], years: float
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    """What each woman weighs among those with, and among those without, the outcome by `years`; 0
+    if she was censored before.
+    """
     before = 1 / np.maximum(censoring_survival(time, event, np.minimum(time, years)), 1e-12)
     known = (time > years) | (event != 0)
-    # G just after `years` for those followed beyond it: no one is censored between their weights' time and `years` itself.
-    beyond = 1 / max(float(censoring_survival(time, event, np.array([np.nextafter(years, np.inf)]))[0]), 1e-12)
+    # G just after `years` for those followed beyond it: no one is censored between their weights'
+    # time and `years` itself.
+    beyond = 1 / max(
+        float(censoring_survival(time, event, np.array([np.nextafter(years, np.inf)]))[0]), 1e-12
+    )
     weight = np.where(time > years, beyond, before) * known
     case = (event == 1) & (time <= years)
     return weight * case, weight * ~case
 
 
-def auc(time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"], years: float) -> Estimate:
-    """Time-dependent AUC: does a woman with the outcome by `years` have a higher risk than one without it then?
+def auc(
+    time: Float[np.ndarray, "N"],
+    event: Int[np.ndarray, "N"],
+    risk: Float[np.ndarray, "N"],
+    years: float,
+) -> Estimate:
+    """Time-dependent AUC: does a woman with the outcome by `years` have a higher risk than one
+    without it then?
 
-    Source: Blanche et al., Stat Med 2013: cumulative cases, dynamic controls, and competing deaths among the controls. The interval takes the
-    censoring weights as known.
+    Source: Blanche et al., Stat Med 2013: cumulative cases, dynamic controls, and competing deaths
+    among the controls. The interval takes the censoring weights as known.
     """
     cases, controls = outcome_weights(time, event, years)
     w1, w0 = cases.sum(), controls.sum()
@@ -121,7 +148,9 @@ def _share_below(risk: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reclassification:
-    """Net reclassification by `years`: with the outcome, moved up less moved down; without it, moved down less moved up; their sum."""
+    """Net reclassification by `years`: with the outcome, moved up less moved down; without it,
+    moved down less moved up; their sum.
+    """
 
     years: float
     cutoffs: tuple[float, ...]
@@ -138,14 +167,18 @@ def reclassification(
     years: float,
     cutoffs: Sequence[float | int] = RISK_CUTOFFS,
 ) -> Reclassification:
-    """How far the risk `new` moves women between the categories of `cutoffs`, compared with `old`, in the right direction.
+    """How far the risk `new` moves women between the categories of `cutoffs`, compared with `old`,
+    in the right direction.
 
     Without cutoffs every change of risk is a move (the continuous form).
     Source: Pencina et al., Stat Med 2011, with censoring weights.
     """
     cases, controls = outcome_weights(time, event, years)
     if cutoffs:
-        old, new = np.searchsorted(cutoffs, old, side="right"), np.searchsorted(cutoffs, new, side="right")
+        old, new = (
+            np.searchsorted(cutoffs, old, side="right"),
+            np.searchsorted(cutoffs, new, side="right"),
+        )
     move = np.sign(new - old).astype(float)
     up, down = _mean(move, cases), _mean(-move, controls)
     return Reclassification(years, tuple(cutoffs), up, down, up + down)
@@ -158,7 +191,9 @@ def _mean(values: np.ndarray, weight: np.ndarray) -> Estimate:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Predicted and observed risk by `years` in groups of rising predicted risk; `low` and `high` bound the observed."""
+    """Predicted and observed risk by `years` in groups of rising predicted risk; `low` and `high`
+    bound the observed.
+    """
 
     years: float
     predicted: Float[np.ndarray, "G"]
@@ -171,9 +206,16 @@ class Calibration:
 
 
 def calibration(
-    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"], years: float, *, groups: int = 10
+    time: Float[np.ndarray, "N"],
+    event: Int[np.ndarray, "N"],
+    risk: Float[np.ndarray, "N"],
+    years: float,
+    *,
+    groups: int = 10,
 ) -> Calibration:
-    """Is the predicted risk what happens? The observed one is the cumulative incidence under competing death, by tenths of predicted risk."""
+    """Is the predicted risk what happens? The observed one is the cumulative incidence under
+    competing death, by tenths of predicted risk.
+    """
     rank = np.argsort(np.argsort(risk, kind="stable"), kind="stable")
     group = rank * groups // len(risk)
     rows = [_observed(time[group == i], event[group == i], years) for i in range(groups)]
@@ -181,7 +223,16 @@ def calibration(
     predicted = np.bincount(group, weights=risk) / np.bincount(group)
     overall, mean = _observed(time, event, years), float(np.mean(risk))
     ratio, *ratio_ci95 = (value / mean for value in overall)
-    return Calibration(years, predicted, observed, low, high, np.bincount(group), ratio, (ratio_ci95[0], ratio_ci95[1]))
+    return Calibration(
+        years,
+        predicted,
+        observed,
+        low,
+        high,
+        np.bincount(group),
+        ratio,
+        (ratio_ci95[0], ratio_ci95[1]),
+    )
 
 
 def _observed(time: np.ndarray, event: np.ndarray, years: float) -> tuple[float, float, float]:

@@ -1,4 +1,6 @@
-"""The figures of a cohort paper: incidence with numbers at risk, a forest of hazard ratios, calibration. Each returns a piece of HTML."""
+"""The figures of a cohort paper: incidence with numbers at risk, a forest of hazard ratios,
+calibration. Each returns a piece of HTML.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,67 +15,132 @@ from mmv_jax.outcomes.prediction import Worth
 from mmv_jax.outcomes.survival import Curve
 from mmv_jax.report.figures import COLOURS, STYLE, WIDTH, svg
 
-SEVERITY_COLOURS = {"zero": COLOURS[0], "mild": COLOURS[3], "moderate": COLOURS[1], "severe": COLOURS[5]}
-PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # behind words that a line would cross
+SEVERITY_COLOURS = {
+    "zero": COLOURS[0],
+    "mild": COLOURS[3],
+    "moderate": COLOURS[1],
+    "severe": COLOURS[5],
+}
+# behind words that a line would cross
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 LEVEL_NAMES = {"mild": "mild", "moderate": "moderate", "severe": "severe", "per_mm2": "per mm²"}
 
 
-def incidence(curves: Sequence[Curve], years: Sequence[float], at_risk: Int[np.ndarray, "G W"], label: str) -> str:
-    """Cumulative incidence in per cent with 95 % bands, a curve a group, and under it how many women of each are still followed.
+def incidence(
+    curves: Sequence[Curve], years: Sequence[float], at_risk: Int[np.ndarray, "G W"], label: str
+) -> str:
+    """Cumulative incidence in per cent with 95 % bands, a curve a group, and under it how many
+    women of each are still followed.
 
-    The axis ends where fewer than ten women of every group are left: beyond, a curve is that of a few.
+    The axis ends where fewer than ten women of every group are left: beyond, a curve is that of a
+    few.
     """
-    last = max(year for year, left in zip(years, at_risk.max(axis=0)) if left >= 10 or year == years[1])
+    last = max(
+        year for year, left in zip(years, at_risk.max(axis=0)) if left >= 10 or year == years[1]
+    )
     shown = [i for i, year in enumerate(years) if year <= last]
     top = max(1.0, *(100 * float(curve.value[curve.time <= last].max()) for curve in curves))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.4 + 0.2 * len(curves)), layout="constrained")
-        axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 0.2 * (len(curves) + 1)])
+        axes, table = figure.subplots(
+            2, 1, sharex=True, height_ratios=[3.2, 0.2 * (len(curves) + 1)]
+        )
         for curve in curves:
             colour, inside = SEVERITY_COLOURS[curve.name], curve.time <= last
             time = np.append(curve.time[inside], last)
-            value, low, high = (100 * np.append(y[inside], y[inside][-1]) for y in (curve.value, curve.low, curve.high))
+            value, low, high = (
+                100 * np.append(y[inside], y[inside][-1])
+                for y in (curve.value, curve.low, curve.high)
+            )
             axes.fill_between(time, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
             axes.step(time, value, where="post", color=colour, linewidth=1.6, label=curve.name)
         axes.set(ylim=(0, 1.12 * top), ylabel=f"{label} (%)")
         axes.set_xlim(0, last)
         axes.legend(frameon=False, loc="upper left")
         axes.grid(axis="y", color="#eeeeee", linewidth=0.6)
-        _numbers_at_risk(table, [curve.name for curve in curves], [years[i] for i in shown], at_risk[:, shown])
+        _numbers_at_risk(
+            table, [curve.name for curve in curves], [years[i] for i in shown], at_risk[:, shown]
+        )
         axes.set_xticks([years[i] for i in shown])
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("years since the mammogram")
         return svg(figure, f"{label} by severity, with numbers at risk")
 
 
-def _numbers_at_risk(axes: Axes, names: Sequence[str], years: Sequence[float], at_risk: np.ndarray) -> None:
+def _numbers_at_risk(
+    axes: Axes, names: Sequence[str], years: Sequence[float], at_risk: np.ndarray
+) -> None:
     axes.set_axis_off()
     axes.set_ylim(len(names) - 0.4, -1.5)
     beside = axes.get_yaxis_transform()
-    axes.text(-0.06, -1, "at risk", transform=beside, ha="right", va="center", color="#5c6675", fontsize=8)
+    axes.text(
+        -0.06, -1, "at risk", transform=beside, ha="right", va="center", color="#5c6675", fontsize=8
+    )
     for row, name in enumerate(names):
-        axes.text(-0.06, row, name, transform=beside, ha="right", va="center", color=SEVERITY_COLOURS[name], fontsize=8)
+        axes.text(
+            -0.06,
+            row,
+            name,
+            transform=beside,
+            ha="right",
+            va="center",
+            color=SEVERITY_COLOURS[name],
+            fontsize=8,
+        )
         for year, left in zip(years, at_risk[row]):
             axes.text(year, row, f"{left:,}", ha="center", va="center", fontsize=7.5)
 
 
 def hazard_ratios(groups: Mapping[str, Mapping[str, Effect]], label: str) -> str:
-    """A forest plot on a log scale: a block a model, a line a level, and the numbers beside it. Severities are compared with zero."""
-    lines = [(group, level, effect) for group, effects in groups.items() for level, effect in effects.items()]
+    """A forest plot on a log scale: a block a model, a line a level, and the numbers beside it.
+    Severities are compared with zero.
+    """
+    lines = [
+        (group, level, effect)
+        for group, effects in groups.items()
+        for level, effect in effects.items()
+    ]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.8 + 0.2 * (len(lines) + 1.3 * len(groups))), layout="constrained")
+        figure = Figure(
+            figsize=(WIDTH, 0.8 + 0.2 * (len(lines) + 1.3 * len(groups))), layout="constrained"
+        )
         axes = figure.add_subplot()
         y = 0.0
         for i, (group, level, effect) in enumerate(lines):
             if i == 0 or group != lines[i - 1][0]:
                 y += 0.4
-                axes.text(-0.28, y, group, transform=axes.get_yaxis_transform(), va="center", fontweight="bold", fontsize=8.5, bbox=PAPER)
+                axes.text(
+                    -0.28,
+                    y,
+                    group,
+                    transform=axes.get_yaxis_transform(),
+                    va="center",
+                    fontweight="bold",
+                    fontsize=8.5,
+                    bbox=PAPER,
+                )
                 y += 0.95
             colour = SEVERITY_COLOURS.get(level, "#1c2430")
-            axes.plot(effect.ci95, [y, y], color=colour, linewidth=2, solid_capstyle="butt", alpha=0.6)
+            axes.plot(
+                effect.ci95, [y, y], color=colour, linewidth=2, solid_capstyle="butt", alpha=0.6
+            )
             axes.plot(effect.hazard_ratio, y, "s", color=colour, markersize=4.5)
-            axes.text(-0.25, y, LEVEL_NAMES.get(level, level), transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
-            axes.text(1.02, y, ratio_words(effect), transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
+            axes.text(
+                -0.25,
+                y,
+                LEVEL_NAMES.get(level, level),
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontsize=8.5,
+            )
+            axes.text(
+                1.02,
+                y,
+                ratio_words(effect),
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontsize=8.5,
+            )
             y += 1
         axes.axvline(1, color="#999999", linewidth=0.8, zorder=0)
         _log_axis(axes, [x for _, _, effect in lines for x in (*effect.ci95, effect.hazard_ratio)])
@@ -85,7 +152,11 @@ def hazard_ratios(groups: Mapping[str, Mapping[str, Effect]], label: str) -> str
 def _log_axis(axes: Axes, values: Sequence[float]) -> None:
     """Ticks at round ratios that a reader of the journal expects."""
     low, high = max(min(*values, 1.0), 0.05), min(max(*values, 1.0), 50.0)
-    ticks = [t for t in (0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50) if low / 1.3 <= t <= high * 1.2]
+    ticks = [
+        t
+        for t in (0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50)
+        if low / 1.3 <= t <= high * 1.2
+    ]
     axes.set_xscale("log")
     axes.set_xlim(low / 1.1, high * 1.1)
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -100,19 +171,45 @@ def ratio_words(effect: Effect) -> str:
 
 
 def calibration(risks: Sequence[Worth], years: float) -> str:
-    """Observed against predicted risk by `years`, in tenths of predicted risk: on the diagonal, what was predicted happened."""
+    """Observed against predicted risk by `years`, in tenths of predicted risk: on the diagonal,
+    what was predicted happened.
+    """
     risks = [risk for risk in risks if years in risk.calibration]
     with matplotlib.rc_context(STYLE):
         columns = min(2, len(risks))
-        figure = Figure(figsize=(WIDTH * columns / 2, 3.2 * -(-len(risks) // columns)), layout="constrained")
-        panels = [figure.add_subplot(-(-len(risks) // columns), columns, n + 1) for n in range(len(risks))]
-        top = 103 * max(max(r.calibration[years].high.max(), r.calibration[years].predicted.max()) for r in risks)  # per cent, and a margin
+        figure = Figure(
+            figsize=(WIDTH * columns / 2, 3.2 * -(-len(risks) // columns)), layout="constrained"
+        )
+        panels = [
+            figure.add_subplot(-(-len(risks) // columns), columns, n + 1) for n in range(len(risks))
+        ]
+        # per cent, and a margin
+        top = 103 * max(
+            max(r.calibration[years].high.max(), r.calibration[years].predicted.max())
+            for r in risks
+        )
         for axes, risk, colour in zip(panels, risks, COLOURS):
             found = risk.calibration[years]
             axes.plot([0, top], [0, top], color="#cccccc", linewidth=0.8)
-            axes.vlines(100 * found.predicted, 100 * found.low, 100 * found.high, color=colour, linewidth=2, alpha=0.5)
+            axes.vlines(
+                100 * found.predicted,
+                100 * found.low,
+                100 * found.high,
+                color=colour,
+                linewidth=2,
+                alpha=0.5,
+            )
             axes.plot(100 * found.predicted, 100 * found.observed, "o", color=colour, markersize=4)
             low, high = found.ratio_ci95
-            axes.set(xlabel="predicted (%)", ylabel=f"observed by {years:g} years (%)", aspect="equal", xlim=(0, top), ylim=(0, top))
-            axes.set_title(f"{risk.name}\nobserved / predicted {found.ratio:.2f} ({low:.2f}–{high:.2f})", fontsize=8)
+            axes.set(
+                xlabel="predicted (%)",
+                ylabel=f"observed by {years:g} years (%)",
+                aspect="equal",
+                xlim=(0, top),
+                ylim=(0, top),
+            )
+            axes.set_title(
+                f"{risk.name}\nobserved / predicted {found.ratio:.2f} ({low:.2f}–{high:.2f})",
+                fontsize=8,
+            )
         return svg(figure, f"Calibration at {years:g} years")

@@ -1,4 +1,6 @@
-"""The analysis of a cohort as a page: the tables and figures that a cardiology paper prints, and what was left out."""
+"""The analysis of a cohort as a page: the tables and figures that a cardiology paper prints, and
+what was left out.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,20 +21,37 @@ TASK_NAMES = {
     "cox_prevent_adjusted": "Cox, adjusted for PREVENT",
 }
 METHOD = (
-    "Severity is compared with zero calcification. Cox models take ties as Efron did, and a competing death ends follow-up; Fine and Gray's "
-    "models give subdistribution hazard ratios with their robust standard errors. Intervals of hazard ratios are Wald's. A published score "
-    "enters a model as its logarithm.",
-    "Risks are predicted by Fine and Gray's model for women whom it has not seen (five folds). The C-index counts a woman who died of another "
-    "cause as one who never has the outcome; AUC, reclassification and calibration weigh women by the inverse probability of not being censored.",
+    (
+        "Severity is compared with zero calcification. Cox models take ties as Efron did, and a"
+        " competing death ends follow-up; Fine and Gray's models give subdistribution hazard ratios"
+        " with their robust standard errors. Intervals of hazard ratios are Wald's. A published"
+        " score enters a model as its logarithm."
+    ),
+    (
+        "Risks are predicted by Fine and Gray's model for women whom it has not seen (five folds)."
+        " The C-index counts a woman who died of another cause as one who never has the outcome;"
+        " AUC, reclassification and calibration weigh women by the inverse probability of not being"
+        " censored."
+    ),
 )
 
 
 def write_outcomes(path: Path, analysis: Analysis, config: str) -> None:
     """Writes the page to `path`; `config` is printed at its end."""
-    women, outcomes = sum(g.women for g in analysis.groups), sum(g.outcomes for g in analysis.groups)
-    subtitle = f"{analysis.name}: {women:,} women, {outcomes:,} outcomes, {sum(g.deaths for g in analysis.groups):,} competing deaths"
+    women, outcomes = (
+        sum(g.women for g in analysis.groups),
+        sum(g.outcomes for g in analysis.groups),
+    )
+    subtitle = (
+        f"{analysis.name}: {women:,} women, {outcomes:,} outcomes,"
+        f" {sum(g.deaths for g in analysis.groups):,} competing deaths"
+    )
     write_page(
-        path, "Calcification and outcomes", subtitle, verdict(analysis), [*sections(analysis), Section("Settings", pre=config, pre_title="config")]
+        path,
+        "Calcification and outcomes",
+        subtitle,
+        verdict(analysis),
+        [*sections(analysis), Section("Settings", pre=config, pre_title="config")],
     )
 
 
@@ -41,17 +60,34 @@ def verdict(analysis: Analysis) -> list[str]:
     adjusted = analysis.effects["cox_adjusted"]
     severe = [level for level in ("severe", "moderate", "mild") if level in adjusted][0]
     effect, known = adjusted[severe], ", ".join(analysis.adjust)
-    change = "a higher" if effect.ci95[0] > 1 else "a lower" if effect.ci95[1] < 1 else "no hazard that could be told from the"
+    change = (
+        "a higher"
+        if effect.ci95[0] > 1
+        else "a lower"
+        if effect.ci95[1] < 1
+        else "no hazard that could be told from the"
+    )
     sentences = [
-        f"Women with {severe} calcification had {change} hazard{'' if change.startswith('no') else ' than that'} of women with none"
+        f"Women with {severe} calcification had {change}"
+        f" hazard{'' if change.startswith('no') else ' than that'} of women with none"
         + (f", adjusted for {known}" if known else "")
         + f": hazard ratio {ratio_words(effect)}."
     ]
-    broken = [test.name for test in analysis.proportionality[:-1] if test.p < 0.05 / len(analysis.proportionality)]
+    broken = [
+        test.name
+        for test in analysis.proportionality[:-1]
+        if test.p < 0.05 / len(analysis.proportionality)
+    ]
     if broken:
-        sentences.append(f"The hazard ratio of {', '.join(broken)} changes with time: read it as an average over follow-up.")
+        sentences.append(
+            f"The hazard ratio of {', '.join(broken)} changes with time: read it as an average over"
+            " follow-up."
+        )
     if analysis.notes:
-        sentences.append(f"{len(analysis.notes)} remark(s) on who and what was left out stand under “What to know”.")
+        sentences.append(
+            f"{len(analysis.notes)} remark(s) on who and what was left out stand under “What to"
+            " know”."
+        )
     return sentences
 
 
@@ -65,20 +101,38 @@ def sections(analysis: Analysis) -> list[Section]:
         Section(
             "Incidence by severity",
             [
-                "One minus Kaplan–Meier (deaths of other causes censored), then cumulative incidence with those deaths competing. "
-                f"Log-rank χ² {chi2:.1f} on {df} degrees of freedom, {_p(p)}."
+                "One minus Kaplan–Meier (deaths of other causes censored), then cumulative"
+                f" incidence with those deaths competing. Log-rank χ² {chi2:.1f} on {df} degrees of"
+                f" freedom, {_p(p)}."
             ],
-            figures=[incidence(complement, years, left, "1 − Kaplan–Meier"), incidence(analysis.incidence, years, left, "cumulative incidence")],
+            figures=[
+                incidence(complement, years, left, "1 − Kaplan–Meier"),
+                incidence(analysis.incidence, years, left, "cumulative incidence"),
+            ],
         ),
-        Section("Hazard ratios", tables=[ratios(analysis.effects)], figures=[_forest(analysis.effects)]),
+        Section(
+            "Hazard ratios", tables=[ratios(analysis.effects)], figures=[_forest(analysis.effects)]
+        ),
     ]
     if analysis.by_age:
         named = {f"age {band}": effects for band, effects in analysis.by_age.items()}
-        parts.append(Section("By age", ["Adjusted Cox models within each age."], figures=[hazard_ratios(named, "adjusted hazard ratio")]))
+        parts.append(
+            Section(
+                "By age",
+                ["Adjusted Cox models within each age."],
+                figures=[hazard_ratios(named, "adjusted hazard ratio")],
+            )
+        )
     if analysis.added.worth:
         horizons = list(analysis.added.worth[0].calibration)
         figures = [calibration(analysis.added.worth, h) for h in horizons]
-        parts.append(Section("What calcification adds to the known risk", tables=_worth_tables(analysis), figures=figures))
+        parts.append(
+            Section(
+                "What calcification adds to the known risk",
+                tables=_worth_tables(analysis),
+                figures=figures,
+            )
+        )
     parts.append(Section("Are the hazards proportional?", tables=[_proportionality(analysis)]))
     return [*parts, Section("What to know", [*analysis.notes, *METHOD])]
 
@@ -88,13 +142,19 @@ def baseline(groups: Sequence[Group]) -> Table:
     rows = [
         ("women", lambda g: f"{g.women:,}"),
         *((name, lambda g, name=name: _described(g, name)) for name in groups[0].covariates),
-        ("area, mm²: median (quartiles)", lambda g: "{1:.1f} ({0:.1f}–{2:.1f})".format(*g.area_mm2)),
+        (
+            "area, mm²: median (quartiles)",
+            lambda g: "{1:.1f} ({0:.1f}–{2:.1f})".format(*g.area_mm2),
+        ),
         ("outcomes", lambda g: f"{g.outcomes:,}"),
         ("competing deaths", lambda g: f"{g.deaths:,}"),
         ("woman-years", lambda g: f"{g.woman_years:,.0f}"),
         ("outcomes per 1,000 woman-years", _rate),
     ]
-    return Table(["", *(g.name for g in groups)], [[Cell(name), *(Cell(words(g)) for g in groups)] for name, words in rows])
+    return Table(
+        ["", *(g.name for g in groups)],
+        [[Cell(name), *(Cell(words(g)) for g in groups)] for name, words in rows],
+    )
 
 
 def ratios(effects: Mapping[str, Mapping[str, Effect]]) -> Table:
@@ -103,7 +163,10 @@ def ratios(effects: Mapping[str, Mapping[str, Effect]]) -> Table:
     lines = [
         [
             Cell(LEVEL_NAMES[level]),
-            *(Cell(ratio_words(found[level]), _p(found[level].p)) if level in found else Cell("—") for found in effects.values()),
+            *(
+                Cell(ratio_words(found[level]), _p(found[level].p)) if level in found else Cell("—")
+                for found in effects.values()
+            ),
         ]
         for level in levels
     ]
@@ -111,25 +174,43 @@ def ratios(effects: Mapping[str, Mapping[str, Effect]]) -> Table:
 
 
 def _forest(effects: Mapping[str, Mapping[str, Effect]]) -> str:
-    return hazard_ratios({TASK_NAMES[task]: found for task, found in effects.items()}, "hazard ratio")
+    return hazard_ratios(
+        {TASK_NAMES[task]: found for task, found in effects.items()}, "hazard ratio"
+    )
 
 
 def _worth_tables(analysis: Analysis) -> list[Table]:
     added = analysis.added
     horizons = list(added.worth[0].auc)
     lines = [
-        [Cell(risk.name), Cell(f"{risk.women:,}"), _three(risk.concordance), *(_three(risk.auc[h]) if h in risk.auc else Cell("—") for h in horizons)]
+        [
+            Cell(risk.name),
+            Cell(f"{risk.women:,}"),
+            _three(risk.concordance),
+            *(_three(risk.auc[h]) if h in risk.auc else Cell("—") for h in horizons),
+        ]
         for risk in added.worth
     ]
     if added.gain:
-        lines.append([Cell("gain by calcification"), Cell(""), *(_three(value, signed=True) for value in added.gain.values())])
+        lines.append(
+            [
+                Cell("gain by calcification"),
+                Cell(""),
+                *(_three(value, signed=True) for value in added.gain.values()),
+            ]
+        )
     tables = [Table(["risk", "women", "C-index", *(f"AUC, {h:g} years" for h in horizons)], lines)]
     if added.reclassification:
         moved = [
-            [Cell(f"{r.years:g} years ({_categories(r)} %)"), *(_percent(value) for value in (r.with_outcome, r.without_outcome, r.total))]
+            [
+                Cell(f"{r.years:g} years ({_categories(r)} %)"),
+                *(_percent(value) for value in (r.with_outcome, r.without_outcome, r.total)),
+            ]
             for r in added.reclassification
         ]
-        tables.append(Table(["net reclassification", "with the outcome", "without it", "sum"], moved))
+        tables.append(
+            Table(["net reclassification", "with the outcome", "without it", "sum"], moved)
+        )
     return tables
 
 
@@ -139,14 +220,24 @@ def _categories(moved: Reclassification) -> str:
 
 def _proportionality(analysis: Analysis) -> Table:
     lines = [
-        [Cell(t.name), Cell(f"{t.chi2:.2f}"), Cell(f"{t.df}"), Cell(_p(t.p), tone="bad" if t.p < 0.05 else "")] for t in analysis.proportionality
+        [
+            Cell(t.name),
+            Cell(f"{t.chi2:.2f}"),
+            Cell(f"{t.df}"),
+            Cell(_p(t.p), tone="bad" if t.p < 0.05 else ""),
+        ]
+        for t in analysis.proportionality
     ]
     return Table(["covariate", "χ²", "df", "p"], lines)
 
 
 def _described(group: Group, name: str) -> str:
     described = group.covariates[name]
-    return f"{described.first:,.0f} ({100 * described.second:.1f} %)" if described.binary else f"{described.first:.1f} ± {described.second:.1f}"
+    return (
+        f"{described.first:,.0f} ({100 * described.second:.1f} %)"
+        if described.binary
+        else f"{described.first:.1f} ± {described.second:.1f}"
+    )
 
 
 def _rate(group: Group) -> str:
@@ -160,12 +251,17 @@ def _rate(group: Group) -> str:
 
 
 def _three(estimate: Estimate, signed: bool = False) -> Cell:
-    value, low, high = (f"{x:{'+' if signed else ''}.3f}".replace("-", "−") for x in (estimate.value, *estimate.ci95))
+    value, low, high = (
+        f"{x:{'+' if signed else ''}.3f}".replace("-", "−")
+        for x in (estimate.value, *estimate.ci95)
+    )
     return Cell(value, f"{low} to {high}")
 
 
 def _percent(estimate: Estimate) -> Cell:
-    value, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (estimate.value, *estimate.ci95))
+    value, low, high = (
+        f"{100 * x:+.1f}".replace("-", "−") for x in (estimate.value, *estimate.ci95)
+    )
     return Cell(f"{value} %", f"{low} to {high}")
 
 

@@ -1,7 +1,7 @@
 """What calcification adds to the risk that is known without it. Axis: N women.
 
-Risks are predicted for women whom the model has not seen (cross-fitting), with death competing (Fine and Gray's model), and set beside the
-published scores.
+Risks are predicted for women whom the model has not seen (cross-fitting), with death competing
+(Fine and Gray's model), and set beside the published scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,25 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.discrimination import RISK_CUTOFFS, Calibration, Estimate, Reclassification, auc, calibration, concordance, reclassification
+from mmv_jax.outcomes.discrimination import (
+    RISK_CUTOFFS,
+    Calibration,
+    Estimate,
+    Reclassification,
+    auc,
+    calibration,
+    concordance,
+    reclassification,
+)
 from mmv_jax.outcomes.fine_gray import fine_gray
 
 FOLDS = 5
-FEWEST = 10  # outcomes before a horizon, and women followed beyond it: with fewer, an interval tells nothing
+# outcomes before a horizon, and women followed beyond it: with fewer, an interval tells nothing
+FEWEST = 10
 SCORES = {"pce": "ASCVD (pooled cohort equations)", "prevent": "PREVENT"}
-SCORE_YEARS = 10.0  # published scores and their categories are of ten-year risk: scores are calibrated at no other time, categories are scaled
+# published scores and their categories are of ten-year risk: scores are calibrated at no other
+# time, categories are scaled
+SCORE_YEARS = 10.0
 Columns = Mapping[str, Float[np.ndarray, "N"]]
 
 
@@ -34,7 +46,9 @@ class Worth:
 
 @dataclass(frozen=True)
 class Added:
-    """The worth of each risk; and what calcification adds to the covariates: `gain` in `c_index` and `auc_5_years`, and moves between categories."""
+    """The worth of each risk; and what calcification adds to the covariates: `gain` in `c_index`
+    and `auc_5_years`, and moves between categories.
+    """
 
     worth: Sequence[Worth] = ()
     gain: Mapping[str, Estimate] = field(default_factory=dict)
@@ -51,44 +65,73 @@ def added_worth(
     *,
     horizons: Sequence[float],
 ) -> Added:
-    """Compares the risk from the covariates with that from covariates and calcification, and with the published scores.
+    """Compares the risk from the covariates with that from covariates and calcification, and with
+    the published scores.
 
     Args:
       calcification: the columns that the second model has more.
       scores: ten-year risks (0 to 1) by the names of `SCORES`; NaN where a woman has none.
     """
-    possible = [h for h in horizons if min(np.sum((event == 1) & (time <= h)), np.sum(time > h)) >= FEWEST]
-    notes = [f"Follow-up is too short, or outcomes are too few, for {h:g}-year predictions." for h in horizons if h not in possible]
+    possible = [
+        h for h in horizons if min(np.sum((event == 1) & (time <= h)), np.sum(time > h)) >= FEWEST
+    ]
+    notes = [
+        f"Follow-up is too short, or outcomes are too few, for {h:g}-year predictions."
+        for h in horizons
+        if h not in possible
+    ]
     try:
-        risks = {"covariates": cross_fitted(time, event, covariates, possible)} if covariates else {}
-        risks["covariates and calcification"] = cross_fitted(time, event, {**covariates, **calcification}, possible)
+        risks = (
+            {"covariates": cross_fitted(time, event, covariates, possible)} if covariates else {}
+        )
+        risks["covariates and calcification"] = cross_fitted(
+            time, event, {**covariates, **calcification}, possible
+        )
     except UserError:
-        return Added(notes=(*notes, "Outcomes are too few to predict the risk of women whom the model has not seen."))
+        return Added(
+            notes=(
+                *notes,
+                "Outcomes are too few to predict the risk of women whom the model has not seen.",
+            )
+        )
     found = {name: _worth(name, time, event, *risk) for name, risk in risks.items()}
     for name, risk in scores.items():
         known = np.isfinite(risk)
         if np.sum(known & (event == 1)) >= FEWEST:
             found[name] = _of_score(SCORES[name], time[known], event[known], risk[known], possible)
         else:
-            notes.append(f"Women with a {name} risk have too few outcomes to say how well it predicts.")
+            notes.append(
+                f"Women with a {name} risk have too few outcomes to say how well it predicts."
+            )
     gain, moved = {}, []
     if covariates:
         with_it, without = found["covariates and calcification"], found["covariates"]
-        gain = {"c_index": with_it.concordance - without.concordance} | {f"auc_{h:g}_years": with_it.auc[h] - without.auc[h] for h in possible}
+        gain = {"c_index": with_it.concordance - without.concordance} | {
+            f"auc_{h:g}_years": with_it.auc[h] - without.auc[h] for h in possible
+        }
         old, new = (risks[name][1] for name in ("covariates", "covariates and calcification"))
-        moved = [reclassification(time, event, old[h], new[h], h, [c * h / SCORE_YEARS for c in RISK_CUTOFFS]) for h in possible]
+        moved = [
+            reclassification(
+                time, event, old[h], new[h], h, [c * h / SCORE_YEARS for c in RISK_CUTOFFS]
+            )
+            for h in possible
+        ]
     return Added(tuple(found.values()), gain, moved, notes)
 
 
 def cross_fitted(
     time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], x: Columns, horizons: Sequence[float]
 ) -> tuple[Float[np.ndarray, "N"], dict[float, Float[np.ndarray, "N"]]]:
-    """The linear predictor, and the risk by each horizon, of every woman from a model of the other folds' women."""
+    """The linear predictor, and the risk by each horizon, of every woman from a model of the other
+    folds' women.
+    """
     fold = _folds(event, x)
     score, risk = np.zeros(len(time)), {h: np.zeros(len(time)) for h in horizons}
     for k in range(FOLDS):
         seen, unseen = fold != k, fold == k
-        model = fine_gray(time[seen], event[seen], {name: values[seen] for name, values in x.items()})
+        model = fine_gray(
+            time[seen], event[seen], {name: values[seen] for name, values in x.items()}
+        )
         theirs = {name: values[unseen] for name, values in x.items()}
         score[unseen] = model.score(theirs)
         for h in horizons:
@@ -97,7 +140,9 @@ def cross_fitted(
 
 
 def _folds(event: np.ndarray, x: Columns) -> np.ndarray:
-    """Deals outcomes, deaths and the others evenly, and within these each 0/1 column, so that no model lacks a rare one."""
+    """Deals outcomes, deaths and the others evenly, and within these each 0/1 column, so that no
+    model lacks a rare one.
+    """
     rng = np.random.default_rng(0)
     binary = [values for values in x.values() if np.isin(values, (0, 1)).all()]
     order = np.lexsort([rng.random(len(event)), *binary, event])
@@ -106,7 +151,13 @@ def _folds(event: np.ndarray, x: Columns) -> np.ndarray:
     return fold
 
 
-def _worth(name: str, time: np.ndarray, event: np.ndarray, score: np.ndarray, risk: Mapping[float, np.ndarray]) -> Worth:
+def _worth(
+    name: str,
+    time: np.ndarray,
+    event: np.ndarray,
+    score: np.ndarray,
+    risk: Mapping[float, np.ndarray],
+) -> Worth:
     return Worth(
         name,
         len(time),
@@ -116,11 +167,17 @@ def _worth(name: str, time: np.ndarray, event: np.ndarray, score: np.ndarray, ri
     )
 
 
-def _of_score(name: str, time: np.ndarray, event: np.ndarray, risk: np.ndarray, horizons: Sequence[float]) -> Worth:
+def _of_score(
+    name: str, time: np.ndarray, event: np.ndarray, risk: np.ndarray, horizons: Sequence[float]
+) -> Worth:
     return Worth(
         name,
         len(time),
         concordance(time, event, risk),
-        {h: auc(time, event, risk, h) for h in horizons if min(np.sum((event == 1) & (time <= h)), np.sum(time > h)) >= FEWEST},
+        {
+            h: auc(time, event, risk, h)
+            for h in horizons
+            if min(np.sum((event == 1) & (time <= h)), np.sum(time > h)) >= FEWEST
+        },
         {h: calibration(time, event, risk, h) for h in horizons if h == SCORE_YEARS},
     )

@@ -1,4 +1,6 @@
-"""Published ten-year risks of women and men: the pooled cohort equations (ASCVD) and PREVENT. Axis: N people."""
+"""Published ten-year risks of women and men: the pooled cohort equations (ASCVD) and PREVENT. Axis:
+N people.
+"""
 
 import contextlib
 import io
@@ -10,48 +12,85 @@ from jaxtyping import Bool, Float
 from mmv_jax.errors import UserError
 
 PCE_AGES = (40.0, 79.0)
-# What a table must have for a score, beside age: cholesterols in mg/dL, pressure in mmHg, bmi in kg/m², egfr in mL/min/1.73 m², the others 0 or 1.
+# What a table must have for a score, beside age: cholesterols in mg/dL, pressure in mmHg, bmi in
+# kg/m², egfr in mL/min/1.73 m², the others 0 or 1.
 PCE_INPUTS = ("total_cholesterol", "hdl", "sbp", "bp_treated", "smoker", "diabetes")
 PREVENT_INPUTS = (*PCE_INPUTS, "bmi", "egfr", "statin")
 
-# Coefficients of ln age, ln² age, ln total cholesterol, × ln age, ln HDL, × ln age, ln treated SBP, × ln age, ln untreated SBP, × ln age, smoker,
-# × ln age, diabetes; the mean of the sum; the survival at ten years. Table A of the guideline's appendix 7.
+# Coefficients of ln age, ln² age, ln total cholesterol, × ln age, ln HDL, × ln age, ln treated SBP,
+# × ln age, ln untreated SBP, × ln age, smoker, × ln age, diabetes; the mean of the sum; the
+# survival at ten years. Table A of the guideline's appendix 7.
 _PCE = {
-    (True, False): ((-29.799, 4.884, 13.540, -3.114, -13.578, 3.149, 2.019, 0, 1.957, 0, 7.574, -1.665, 0.661), -29.18, 0.9665),
-    (True, True): ((17.114, 0, 0.940, 0, -18.920, 4.475, 29.291, -6.432, 27.820, -6.087, 0.691, 0, 0.874), 86.61, 0.9533),
-    (False, False): ((12.344, 0, 11.853, -2.664, -7.990, 1.769, 1.797, 0, 1.764, 0, 7.837, -1.795, 0.658), 61.18, 0.9144),
-    (False, True): ((2.469, 0, 0.302, 0, -0.307, 0, 1.916, 0, 1.809, 0, 0.549, 0, 0.645), 19.54, 0.8954),
+    (True, False): (
+        (-29.799, 4.884, 13.540, -3.114, -13.578, 3.149, 2.019, 0, 1.957, 0, 7.574, -1.665, 0.661),
+        -29.18,
+        0.9665,
+    ),
+    (True, True): (
+        (17.114, 0, 0.940, 0, -18.920, 4.475, 29.291, -6.432, 27.820, -6.087, 0.691, 0, 0.874),
+        86.61,
+        0.9533,
+    ),
+    (False, False): (
+        (12.344, 0, 11.853, -2.664, -7.990, 1.769, 1.797, 0, 1.764, 0, 7.837, -1.795, 0.658),
+        61.18,
+        0.9144,
+    ),
+    (False, True): (
+        (2.469, 0, 0.302, 0, -0.307, 0, 1.916, 0, 1.809, 0, 0.549, 0, 0.645),
+        19.54,
+        0.8954,
+    ),
 }
 
 
 def pooled_cohort(
-    age: Float[np.ndarray, "N"], inputs: Mapping[str, Float[np.ndarray, "N"]], *, female: Bool[np.ndarray, "N"], black: Bool[np.ndarray, "N"]
+    age: Float[np.ndarray, "N"],
+    inputs: Mapping[str, Float[np.ndarray, "N"]],
+    *,
+    female: Bool[np.ndarray, "N"],
+    black: Bool[np.ndarray, "N"],
 ) -> Float[np.ndarray, "N"]:
-    """Ten-year risk (0 to 1) of infarction, coronary death and stroke; NaN where an input is missing or the age is outside 40 to 79.
+    """Ten-year risk (0 to 1) of infarction, coronary death and stroke; NaN where an input is
+    missing or the age is outside 40 to 79.
 
     Args:
       inputs: `PCE_INPUTS` by name.
-      black: the equations of African Americans; those of white people stand for all others, as the guideline says.
-    Source: Goff et al., 2013 ACC/AHA guideline on the assessment of cardiovascular risk, appendix 7 (Circulation 2014).
+      black: the equations of African Americans; those of white people stand for all others, as the
+        guideline says.
+    Source: Goff et al., 2013 ACC/AHA guideline on the assessment of cardiovascular risk, appendix 7
+      (Circulation 2014).
     """
-    cholesterol, hdl, sbp, treated, smoker, diabetes = (np.asarray(inputs[name], float) for name in PCE_INPUTS)
+    cholesterol, hdl, sbp, treated, smoker, diabetes = (
+        np.asarray(inputs[name], float) for name in PCE_INPUTS
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         a, c, h, s = np.log(age), np.log(cholesterol), np.log(hdl), np.log(sbp)
     on, off = treated * s, (1 - treated) * s
-    terms = np.stack([a, a * a, c, a * c, h, a * h, on, a * on, off, a * off, smoker, a * smoker, diabetes], axis=1)
+    terms = np.stack(
+        [a, a * a, c, a * c, h, a * h, on, a * on, off, a * off, smoker, a * smoker, diabetes],
+        axis=1,
+    )
     risk = np.full(len(age), np.nan)
     for (is_female, is_black), (coefficients, mean, survival) in _PCE.items():
         of = (female == is_female) & (black == is_black)
-        with np.errstate(invalid="ignore"):  # the logarithm of an impossible input is not finite, and so no risk comes out
+        # the logarithm of an impossible input is not finite, and so no risk comes out
+        with np.errstate(invalid="ignore"):
             risk[of] = 1 - survival ** np.exp(terms[of] @ np.array(coefficients) - mean)
-    possible = (age >= PCE_AGES[0]) & (age <= PCE_AGES[1]) & (risk > 0) & (risk < 1)  # a cholesterol of 0 is none
+    # a cholesterol of 0 is none
+    possible = (age >= PCE_AGES[0]) & (age <= PCE_AGES[1]) & (risk > 0) & (risk < 1)
     return np.where(possible, risk, np.nan)
 
 
 def prevent(
-    age: Float[np.ndarray, "N"], inputs: Mapping[str, Float[np.ndarray, "N"]], *, female: Bool[np.ndarray, "N"], outcome: str = "cvd"
+    age: Float[np.ndarray, "N"],
+    inputs: Mapping[str, Float[np.ndarray, "N"]],
+    *,
+    female: Bool[np.ndarray, "N"],
+    outcome: str = "cvd",
 ) -> Float[np.ndarray, "N"]:
-    """Ten-year risk (0 to 1) by the PREVENT base model; NaN where an input is missing or outside the range that the equations are for.
+    """Ten-year risk (0 to 1) by the PREVENT base model; NaN where an input is missing or outside
+    the range that the equations are for.
 
     Args:
       inputs: `PREVENT_INPUTS` by name.
@@ -63,13 +102,16 @@ def prevent(
         import pyprevent
     except ImportError as error:
         raise UserError("PREVENT needs pyprevent: pip install 'mmv_jax[survival]'.") from error
-    table = pd.DataFrame({_PYPREVENT[name]: np.asarray(inputs[name], float) for name in PREVENT_INPUTS})
+    table = pd.DataFrame(
+        {_PYPREVENT[name]: np.asarray(inputs[name], float) for name in PREVENT_INPUTS}
+    )
     table["age"], table["sex"] = np.asarray(age, float), np.where(female, "female", "male")
     whole = table.notna().all(axis=1).to_numpy()
     risk = np.full(len(table), np.nan)
     batch = getattr(pyprevent, f"batch_calculate_10_yr_{outcome}_risk")
     if whole.any():
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints how many are out of range; the caller counts them
+        # it prints how many are out of range; the caller counts them
+        with contextlib.redirect_stdout(io.StringIO()):
             risk[whole] = np.asarray(batch(table[whole]), float) / 100
     return risk
 
@@ -90,7 +132,8 @@ _PYPREVENT = {
 def women_scores(
     age: Float[np.ndarray, "N"], covariates: Mapping[str, Float[np.ndarray, "N"]]
 ) -> tuple[dict[str, Float[np.ndarray, "N"]], list[str]]:
-    """The risks `pce` and `prevent` of women, as far as their inputs are among the covariates; and notes.
+    """The risks `pce` and `prevent` of women, as far as their inputs are among the covariates; and
+    notes.
 
     A column `black` (0 or 1) chooses the pooled cohort equation.
     """
@@ -100,10 +143,16 @@ def women_scores(
         black = covariates["black"] == 1 if "black" in covariates else ~female
         scores["pce"] = pooled_cohort(age, covariates, female=female, black=black)
         if "black" not in covariates:
-            notes.append("There is no column black: the pooled cohort equation of white women stands for all.")
+            notes.append(
+                "There is no column black: the pooled cohort equation of white women stands for"
+                " all."
+            )
     if set(PREVENT_INPUTS) <= set(covariates):
         scores["prevent"] = prevent(age, covariates, female=female)
     for name, risk in scores.items():
         if without := int(np.isnan(risk).sum()):
-            notes.append(f"{without:,} of {len(age):,} women have no {name} risk: an input is missing, or outside the range of the equations.")
+            notes.append(
+                f"{without:,} of {len(age):,} women have no {name} risk: an input is missing, or"
+                " outside the range of the equations."
+            )
     return scores, notes

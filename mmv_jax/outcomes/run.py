@@ -40,5 +40,9 @@ def evaluate_cohort(
     part.rename(workdir / "metrics.json")
     lines = [f"{'model':<36}{'level':<12}hazard ratio"]
     for task, effects in analysis.effects.items():
-        lines += [f"{TASK_NAMES[task]:<36}{level:<12}{e.hazard_ratio:.3f} [{e.ci95[0]:.3f}, {e.ci95[1]:.3f}]" for level, e in effects.items()]
+        lines += [
+            f"{TASK_NAMES[task]:<36}{level:<12}{e.hazard_ratio:.3f} [{e.ci95[0]:.3f},"
+            f" {e.ci95[1]:.3f}]"
+            for level, e in effects.items()
+        ]
     return "\n".join([*lines, *analysis.notes, "", f"report: {workdir / 'report.html'}"])

@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 
 from mmv_jax.outcomes.cohort import Cohort, severity
 
-HAZARD_RATIOS = (1.2, 1.4, 2.1)  # mild, moderate, severe: the middle of the two health systems' adjusted ratios (arXiv 2503.14550)
+# mild, moderate, severe: the middle of the two health systems' adjusted ratios (arXiv 2503.14550)
+HAZARD_RATIOS = (1.2, 1.4, 2.1)
 ADJUST = ("age", "sbp", "diabetes", "smoker")
 
 
@@ -23,13 +24,15 @@ def simulate_cohort(
 ) -> Cohort:
     """A screening cohort whose outcome and competing death have proportional Weibull hazards.
 
-    Calcification grows with age (its log odds by `confounding` a year) and so do both hazards: unadjusted ratios are therefore too large, and
-    ratios adjusted for `ADJUST` are true. Entry is even over `years` and follow-up ends at one date; one woman in fifty a year is lost before.
+    Calcification grows with age (its log odds by `confounding` a year) and so do both hazards:
+    unadjusted ratios are therefore too large, and ratios adjusted for `ADJUST` are true. Entry is
+    even over `years` and follow-up ends at one date; one woman in fifty a year is lost before.
 
     Args:
       hazard_ratios: of mild, moderate and severe against zero, for the outcome.
       per_mm2: the hazard ratio of one mm² more, in place of the categories' ratios.
-      death_at_60: hazard of competing death in the first year of a woman of 60 without risk factors, per year.
+      death_at_60: hazard of competing death in the first year of a woman of 60 without risk
+        factors, per year.
     """
     rng = np.random.default_rng(seed)
     age = np.clip(rng.normal(57.0, 10.5, women), 35.0, 89.0)
@@ -37,7 +40,11 @@ def simulate_cohort(
     diabetes, smoker = rng.random(women) < 0.09, rng.random(women) < 0.12
     area = _area_mm2(rng, age, confounding)
     risk = 0.065 * (age - 60.0) + 0.012 * (sbp - 125.0) + 0.6 * diabetes + 0.55 * smoker
-    effect = np.log(np.array([1.0, *hazard_ratios]))[severity(area)] if per_mm2 is None else np.log(per_mm2) * area
+    effect = (
+        np.log(np.array([1.0, *hazard_ratios]))[severity(area)]
+        if per_mm2 is None
+        else np.log(per_mm2) * area
+    )
     outcome = _weibull(rng, 0.008, 1.2, risk + effect)
     death = _weibull(rng, death_at_60, 1.3, 0.09 * (age - 60.0) + 0.7 * smoker)
     left = np.minimum(rng.uniform(0.5, years, women), rng.exponential(50.0, women))
@@ -48,13 +55,20 @@ def simulate_cohort(
 
 
 def simulate_subdistribution(
-    women: int, seed: int, log_ratios: Sequence[float | int], *, incidence: float = 0.4, censored_by: float = 4.0
+    women: int,
+    seed: int,
+    log_ratios: Sequence[float | int],
+    *,
+    incidence: float = 0.4,
+    censored_by: float = 4.0,
 ) -> tuple[Float[np.ndarray, "N"], Int[np.ndarray, "N"], dict[str, Float[np.ndarray, "N"]]]:
-    """Time, event and normal covariates for which Fine and Gray's model is true with the given coefficients.
+    """Time, event and normal covariates for which Fine and Gray's model is true with the given
+    coefficients.
 
     Args:
       incidence: the probability that the outcome ever happens at covariates 0.
-      censored_by: censoring is even over this time; the outcome's and the death's times have mean 1.
+      censored_by: censoring is even over this time; the outcome's and the death's times have mean
+        1.
     Source: Fine and Gray, J Am Stat Assoc 1999, section 5.
     """
     rng = np.random.default_rng(seed)
@@ -62,7 +76,8 @@ def simulate_subdistribution(
     ratio = np.exp(z @ np.asarray(log_ratios, float))
     ever = 1 - (1 - incidence) ** ratio
     u = rng.random(women)
-    # Given the outcome happens, F(t) / F(∞) = u is solved for t, where F(t) = 1 - (1 - p (1 - exp(-t)))^ratio.
+    # Given the outcome happens, F(t) / F(∞) = u is solved for t, where F(t) = 1 - (1 - p (1 -
+    # exp(-t)))^ratio.
     outcome = -np.log1p(-(1 - (1 - u * ever) ** (1 / ratio)) / incidence)
     death = rng.exponential(1.0, women) / np.exp(-0.5 * z[:, 0])
     happens = rng.random(women) < ever
@@ -73,11 +88,15 @@ def simulate_subdistribution(
 
 
 def _area_mm2(rng: np.random.Generator, age: np.ndarray, confounding: float) -> np.ndarray:
-    """Zero for most; the others' areas are log-normal, so that about 10 % are mild, 6 % moderate and 4 % severe."""
+    """Zero for most; the others' areas are log-normal, so that about 10 % are mild, 6 % moderate
+    and 4 % severe.
+    """
     present = rng.random(len(age)) < 1 / (1 + np.exp(1.65 - confounding * (age - 57.0)))
     return np.where(present, rng.lognormal(2.2 + 0.02 * (age - 57.0), 1.0, len(age)), 0.0)
 
 
-def _weibull(rng: np.random.Generator, rate: float, shape: float, log_hazard: np.ndarray) -> np.ndarray:
+def _weibull(
+    rng: np.random.Generator, rate: float, shape: float, log_hazard: np.ndarray
+) -> np.ndarray:
     """Times with the cumulative hazard rate · t^shape · exp(log_hazard)."""
     return (rng.exponential(1.0, len(log_hazard)) / (rate * np.exp(log_hazard))) ** (1 / shape)

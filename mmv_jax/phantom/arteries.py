@@ -1,4 +1,6 @@
-"""Vessels of a breast on a mammogram, and the calcification of their walls. Positions are (row, column) in mm; K points of all vessels."""
+"""Vessels of a breast on a mammogram, and the calcification of their walls. Positions are (row,
+column) in mm; K points of all vessels.
+"""
 
 from dataclasses import dataclass
 
@@ -18,7 +20,8 @@ class Vessels:
       points: [K, 2] mm. tangent: [K, 2], unit vectors.
       radius: [K] mm.
       artery: [K], what can calcify.
-      tendency: [K, 2], how soon the wall to the left and to the right of the line calcifies, of about unit variance.
+      tendency: [K, 2], how soon the wall to the left and to the right of the line calcifies, of
+        about unit variance.
     """
 
     points: np.ndarray
@@ -30,29 +33,61 @@ class Vessels:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Vessels on pixels, [row, column]: path through blood and through the wall (mm), how soon the wall calcifies, -inf off the arteries."""
+    """Vessels on pixels, [row, column]: path through blood and through the wall (mm), how soon the
+    wall calcifies, -inf off the arteries.
+    """
 
     blood_mm: np.ndarray
     wall_mm: np.ndarray
     tendency: np.ndarray
 
 
-def grow(rng: np.random.Generator, inside: np.ndarray, pixel_mm: float, nipple: np.ndarray, tortuous: float) -> Vessels:
-    """Arteries and veins that enter at the chest wall, wind towards the nipple and branch, as far as the breast goes."""
+def grow(
+    rng: np.random.Generator,
+    inside: np.ndarray,
+    pixel_mm: float,
+    nipple: np.ndarray,
+    tortuous: float,
+) -> Vessels:
+    """Arteries and veins that enter at the chest wall, wind towards the nipple and branch, as far
+    as the breast goes.
+    """
     size = np.array(inside.shape) * pixel_mm
     queue = []
     for n in range(int(rng.integers(5, 9))):
         artery = n < 3 or rng.random() < 0.3
         start = np.array([rng.uniform(0.2, 0.8) * size[0], 0.0])
-        queue.append((start, rng.normal(0, 0.5), rng.uniform(0.55, 1.05) if artery else rng.uniform(0.7, 1.6), artery, rng.uniform(60, 110)))
+        queue.append(
+            (
+                start,
+                rng.normal(0, 0.5),
+                rng.uniform(0.55, 1.05) if artery else rng.uniform(0.7, 1.6),
+                artery,
+                rng.uniform(60, 110),
+            )
+        )
     lines = []
     while queue:
         start, heading, radius, artery, length = queue.pop()
-        line, branches = _walk(rng, start, heading, radius, length, inside, pixel_mm, nipple, tortuous if artery else 0.4 * tortuous)
+        line, branches = _walk(
+            rng,
+            start,
+            heading,
+            radius,
+            length,
+            inside,
+            pixel_mm,
+            nipple,
+            tortuous if artery else 0.4 * tortuous,
+        )
         if len(line) < 4:
             continue
         lines.append((line, radius, artery))
-        queue += [(point, turn, 0.74 * radius, artery, 0.6 * length) for point, turn in branches if radius > 0.42]
+        queue += [
+            (point, turn, 0.74 * radius, artery, 0.6 * length)
+            for point, turn in branches
+            if radius > 0.42
+        ]
     return _points(rng, lines)
 
 
@@ -75,7 +110,9 @@ def _walk(
         heading += bend + 0.035 * np.sin(aim - heading)
         point = points[-1] + pace * np.array([np.sin(heading), np.cos(heading)])
         row, column = (point / pixel_mm).astype(int)
-        if not (0 <= row < inside.shape[0] and 0 <= column < inside.shape[1] and inside[row, column]):
+        if not (
+            0 <= row < inside.shape[0] and 0 <= column < inside.shape[1] and inside[row, column]
+        ):
             break
         points.append(point)
         if rng.random() < 0.045:
@@ -87,13 +124,31 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
     out = []
     for line, radius, artery in lines:
         at = np.arange(0, (len(line) - 1) * 1.5, STEP_MM) / 1.5
-        fine = np.stack([ndimage.gaussian_filter1d(np.interp(at, np.arange(len(line)), line[:, i]), 4, mode="nearest") for i in (0, 1)], 1)
+        fine = np.stack(
+            [
+                ndimage.gaussian_filter1d(
+                    np.interp(at, np.arange(len(line)), line[:, i]), 4, mode="nearest"
+                )
+                for i in (0, 1)
+            ],
+            1,
+        )
         tangent = np.gradient(fine, axis=0)
         tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
         rest = np.arange(len(fine), 0, -1) * STEP_MM
-        taper = radius * np.linspace(1, 0.72, len(fine)) * np.clip(rest / 8, 0.15, 1) * (1 + 0.07 * _noise(rng, len(fine), 3.0))
+        taper = (
+            radius
+            * np.linspace(1, 0.72, len(fine))
+            * np.clip(rest / 8, 0.15, 1)
+            * (1 + 0.07 * _noise(rng, len(fine), 3.0))
+        )
         own, both = rng.normal(0, 0.7), _noise(rng, len(fine), 7.0)
-        tendency = own + 0.8 * both[:, None] + 0.45 * np.stack([_noise(rng, len(fine), 2.0) for _ in range(2)], 1) + 0.5 * (radius - 0.7)
+        tendency = (
+            own
+            + 0.8 * both[:, None]
+            + 0.45 * np.stack([_noise(rng, len(fine), 2.0) for _ in range(2)], 1)
+            + 0.5 * (radius - 0.7)
+        )
         out.append((fine, tangent, taper, np.full(len(fine), artery), tendency))
     return Vessels(*(np.concatenate(parts) for parts in zip(*out)))
 
@@ -101,13 +156,21 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
 def _noise(rng: np.random.Generator, count: int, scale_mm: float) -> np.ndarray:
     """[count] smooth noise along a line, of about unit variance."""
     sigma = scale_mm / STEP_MM
-    return ndimage.gaussian_filter1d(rng.standard_normal(count), sigma, mode="wrap") * np.sqrt(2 * np.sqrt(np.pi) * sigma)
+    return ndimage.gaussian_filter1d(rng.standard_normal(count), sigma, mode="wrap") * np.sqrt(
+        2 * np.sqrt(np.pi) * sigma
+    )
 
 
-def draw(vessels: Vessels, shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator) -> Drawn:
-    """Each pixel reads the nearest centre line: chords of a cylinder for the blood, of its wall for what may calcify."""
+def draw(
+    vessels: Vessels, shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator
+) -> Drawn:
+    """Each pixel reads the nearest centre line: chords of a cylinder for the blood, of its wall for
+    what may calcify.
+    """
     reach = int(np.ceil((vessels.radius.max() + pixel_mm) / pixel_mm))
-    offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), -1).reshape(
+        -1, 2
+    )
     nearest = np.rint(vessels.points / pixel_mm).astype(int)
     pixel = nearest[:, None] + offsets
     off = pixel * pixel_mm - vessels.points[:, None]
@@ -124,17 +187,25 @@ def draw(vessels: Vessels, shape: tuple[int, int], pixel_mm: float, rng: np.rand
     blood, wall, tendency = np.zeros(shape), np.zeros(shape), np.full(shape, -np.inf)
     blood.reshape(-1)[flat] = chord(radius)
     wall.reshape(-1)[flat] = np.where(vessels.artery[k], chord(radius) - chord(radius - WALL_MM), 0)
-    tendency.reshape(-1)[flat] = np.where(vessels.artery[k], vessels.tendency[k, left.astype(int)], -np.inf)
-    speckle = ndimage.gaussian_filter(rng.standard_normal(shape), 0.13 / pixel_mm) * (2 * np.sqrt(np.pi) * 0.13 / pixel_mm)
+    tendency.reshape(-1)[flat] = np.where(
+        vessels.artery[k], vessels.tendency[k, left.astype(int)], -np.inf
+    )
+    speckle = ndimage.gaussian_filter(rng.standard_normal(shape), 0.13 / pixel_mm) * (
+        2 * np.sqrt(np.pi) * 0.13 / pixel_mm
+    )
     return Drawn(blood, wall, tendency + 0.35 * speckle)
 
 
 def calcify(drawn: Drawn, area_mm2: float, pixel_mm: float) -> np.ndarray:
-    """[row, column] bool: the part of the walls that calcifies first, of this area as far as there is wall enough."""
+    """[row, column] bool: the part of the walls that calcifies first, of this area as far as there
+    is wall enough.
+    """
     able = (drawn.wall_mm >= SEEN_MM) & np.isfinite(drawn.tendency)
     count = min(round(area_mm2 / pixel_mm**2), int(able.sum()))
     mask = np.zeros(able.shape, bool)
     if count:
         places = np.flatnonzero(able)
-        mask.reshape(-1)[places[np.argsort(-drawn.tendency.reshape(-1)[places], kind="stable")[:count]]] = True
+        mask.reshape(-1)[
+            places[np.argsort(-drawn.tendency.reshape(-1)[places], kind="stable")[:count]]
+        ] = True
     return mask

@@ -1,6 +1,8 @@
-"""Mammograms with arterial calcification of known area: fat, glands, ducts, ligaments, vessels, and what is mistaken for calcified arteries.
+"""Mammograms with arterial calcification of known area: fat, glands, ducts, ligaments, vessels, and
+what is mistaken for calcified arteries.
 
-A view is drawn with the chest wall at column 0, and mirrored for a right breast. Lengths in mm, attenuation per mm at about 20 keV.
+A view is drawn with the chest wall at column 0, and mirrored for a right breast. Lengths in mm,
+attenuation per mm at about 20 keV.
 """
 
 from collections.abc import Callable
@@ -25,8 +27,10 @@ SHARES = ("bac", "distractors", "film")  # the dials that are probabilities
 
 @dataclass(frozen=True)
 class BreastDials:
-    """bac: probability that a woman has arterial calcification (then mild, moderate and severe are equally likely).
-    distractors: probability of each kind of what is mistaken for it. film: probability that her views are scanned films, with the faults of such.
+    """bac: probability that a woman has arterial calcification (then mild, moderate and severe are
+    equally likely).
+    distractors: probability of each kind of what is mistaken for it. film: probability that her
+      views are scanned films, with the faults of such.
     breast_pixel_mm, breast_rows, breast_columns: the pixel grid."""
 
     bac: float = 0.75
@@ -39,12 +43,15 @@ class BreastDials:
     def __post_init__(self):
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"The dial {name} is {getattr(self, name)}, but must be between 0 and 1.")
+                raise UserError(
+                    f"The dial {name} is {getattr(self, name)}, but must be between 0 and 1."
+                )
 
 
 @dataclass(frozen=True)
 class Woman:
-    """age in years; density 0 (fat) to 1; depth (chest wall to nipple), height and compressed thickness in mm; area_mm2 asked for, by view;
+    """age in years; density 0 (fat) to 1; depth (chest wall to nipple), height and compressed
+    thickness in mm; area_mm2 asked for, by view;
     film: whether her views are scanned films."""
 
     seed: tuple[int, int]
@@ -59,7 +66,9 @@ class Woman:
 
 @dataclass(frozen=True)
 class Mammogram:
-    """image: uint16 [row, column], 12 bits, tissue bright, 0 outside. bac: uint8, 1 where an artery is calcified. pixel_mm: at the tissue."""
+    """image: uint16 [row, column], 12 bits, tissue bright, 0 outside. bac: uint8, 1 where an artery
+    is calcified. pixel_mm: at the tissue.
+    """
 
     image: np.ndarray
     bac: np.ndarray
@@ -77,7 +86,9 @@ def severity(area_mm2: float) -> str:
 
 def woman_area(areas: dict[tuple[str, str], float]) -> float:
     """The sum of both breasts, each the mean of its views."""
-    return sum(float(np.mean([a for (side, _), a in areas.items() if side == one])) for one in ("L", "R"))
+    return sum(
+        float(np.mean([a for (side, _), a in areas.items() if side == one])) for one in ("L", "R")
+    )
 
 
 def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
@@ -85,16 +96,24 @@ def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
     rng = np.random.default_rng([seed, index, 40])
     age = float(rng.uniform(40, 82))
     low, high = ((0.8, 10), (10.3, 25), (26, 70))[rng.integers(3)]
-    area = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if rng.random() < dials.bac else 0.0
+    area = (
+        float(np.exp(rng.uniform(np.log(low), np.log(high)))) if rng.random() < dials.bac else 0.0
+    )
     share, lean = rng.uniform(0.2, 0.8), rng.uniform(-0.2, 0.2, 2)
     of_side = {"L": area * share, "R": area * (1 - share)}
-    areas = {(s, v): of_side[s] * (1 + lean["LR".index(s)] * (1 if v == "CC" else -1)) for s, v in VIEWS}
+    areas = {
+        (s, v): of_side[s] * (1 + lean["LR".index(s)] * (1 if v == "CC" else -1)) for s, v in VIEWS
+    }
     return Woman(
         seed=(seed, index),
         age=age,
         density=float(np.clip(rng.beta(2, 2.6) - 0.004 * (age - 55), 0.03, 0.95)),
-        depth=float(np.clip(rng.normal(74, 11), 50, 0.93 * dials.breast_columns * dials.breast_pixel_mm)),
-        height=float(np.clip(rng.normal(0.84, 0.06), 0.68, 0.95)) * dials.breast_rows * dials.breast_pixel_mm,
+        depth=float(
+            np.clip(rng.normal(74, 11), 50, 0.93 * dials.breast_columns * dials.breast_pixel_mm)
+        ),
+        height=float(np.clip(rng.normal(0.84, 0.06), 0.68, 0.95))
+        * dials.breast_rows
+        * dials.breast_pixel_mm,
         thickness=float(np.clip(rng.normal(54, 10), 30, 80)),
         area_mm2=areas,
         film=bool(np.random.default_rng([seed, index, 42]).random() < dials.film),
@@ -106,7 +125,9 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Mammog
     rng = np.random.default_rng([*woman.seed, 41, VIEWS.index((side, view))])
     c = _Canvas(woman, view, dials, rng)
     signal, gland = _tissue(c, woman, rng)
-    vessels = arteries.grow(rng, c.skin_mm > 3, c.pixel, c.nipple, 0.8 + 0.02 * max(woman.age - 50, 0))
+    vessels = arteries.grow(
+        rng, c.skin_mm > 3, c.pixel, c.nipple, 0.8 + 0.02 * max(woman.age - 50, 0)
+    )
     drawn = arteries.draw(vessels, c.shape, c.pixel, rng)
     mask = arteries.calcify(drawn, woman.area_mm2[side, view], c.pixel)
     signal += (MU_BLOOD - MU_FAT) * drawn.blood_mm * (1 - 0.6 * gland)
@@ -126,7 +147,11 @@ class _Canvas:
     """The outline of a view, and positions (mm) on its pixels."""
 
     def __init__(self, woman: Woman, view: str, dials: BreastDials, rng: np.random.Generator):
-        self.pixel, self.shape, self.view = dials.breast_pixel_mm, (dials.breast_rows, dials.breast_columns), view
+        self.pixel, self.shape, self.view = (
+            dials.breast_pixel_mm,
+            (dials.breast_rows, dials.breast_columns),
+            view,
+        )
         rows, columns = (np.arange(n, dtype=np.float32) * self.pixel for n in self.shape)
         self.row, self.column = rows[:, None], columns[None]
         extent = self.shape[0] * self.pixel
@@ -136,36 +161,65 @@ class _Canvas:
             width = woman.depth * np.maximum(1 - np.abs(u) ** 2.3, 0) ** 0.62
         else:  # the upper edge runs up to the armpit, the lower one folds back
             upper = 0.34 + 0.66 * np.exp(-((np.abs(u) / 0.95) ** 2.2))
-            width = woman.depth * np.where(u < 0, upper, np.maximum(1 - np.maximum(u, 0) ** 2.6 / 0.9, 0) ** 0.6)
-        wave = ndimage.gaussian_filter1d(rng.standard_normal(len(rows)), 14 / self.pixel) * np.sqrt(14 / self.pixel)
+            width = woman.depth * np.where(
+                u < 0, upper, np.maximum(1 - np.maximum(u, 0) ** 2.6 / 0.9, 0) ** 0.6
+            )
+        wave = ndimage.gaussian_filter1d(rng.standard_normal(len(rows)), 14 / self.pixel) * np.sqrt(
+            14 / self.pixel
+        )
         width = width * (1 + 0.012 * wave) + 2.4 * np.exp(-(((rows - middle) / 4.6) ** 2))
         width = np.minimum(width, columns[-1] - 1)
-        self.width, self.nipple = width[:, None], np.array([middle, width[np.abs(rows - middle).argmin()] - 2])
+        self.width, self.nipple = (
+            width[:, None],
+            np.array([middle, width[np.abs(rows - middle).argmin()] - 2]),
+        )
         self.inside = self.column < self.width
         small = np.pad(self.inside[::4, ::4], ((0, 0), (1, 0)), mode="edge")
-        # Beyond the upper and lower border and the chest wall the breast goes on: only skin has an edge.
-        distance = ndimage.distance_transform_edt(np.pad(small, ((40, 40), (60, 0)), mode="edge"))[40:-40, 61:]
-        grown = np.repeat(np.repeat(distance, 4, 0), 4, 1)[: self.shape[0], : self.shape[1]] * 4 * self.pixel
+        # Beyond the upper and lower border and the chest wall the breast goes on: only skin has an
+        # edge.
+        distance = ndimage.distance_transform_edt(np.pad(small, ((40, 40), (60, 0)), mode="edge"))[
+            40:-40, 61:
+        ]
+        grown = (
+            np.repeat(np.repeat(distance, 4, 0), 4, 1)[: self.shape[0], : self.shape[1]]
+            * 4
+            * self.pixel
+        )
         self.skin_mm = np.where(self.inside, ndimage.uniform_filter(grown, 5), 0).astype(np.float32)
         half = 0.42 * woman.thickness
         self.thick = woman.thickness * np.sqrt(1 - (1 - np.clip(self.skin_mm / half, 0, 1)) ** 2)
 
 
-def _power_noise(shape: tuple[int, int], pixel_mm: float, beta: float, rng: np.random.Generator, longest_mm: float = 60.0) -> np.ndarray:
-    """[row, column] of zero mean and unit variance with a spectrum 1 / f**beta; drawn on every second pixel.
+def _power_noise(
+    shape: tuple[int, int],
+    pixel_mm: float,
+    beta: float,
+    rng: np.random.Generator,
+    longest_mm: float = 60.0,
+) -> np.ndarray:
+    """[row, column] of zero mean and unit variance with a spectrum 1 / f**beta; drawn on every
+    second pixel.
 
-    Source: Burgess, Jacobson and Judy, Med Phys 28:419 (2001): the power of mammographic tissue falls as about f**-3.
+    Source: Burgess, Jacobson and Judy, Med Phys 28:419 (2001): the power of mammographic tissue
+      falls as about f**-3.
     """
     small = tuple(-(-n // 2) for n in shape)
-    frequency = np.hypot(np.fft.fftfreq(small[0], 2 * pixel_mm)[:, None], np.fft.rfftfreq(small[1], 2 * pixel_mm)[None])
-    spectrum = np.fft.rfft2(rng.standard_normal(small)) * (frequency**2 + longest_mm**-2) ** (-beta / 4)
+    frequency = np.hypot(
+        np.fft.fftfreq(small[0], 2 * pixel_mm)[:, None],
+        np.fft.rfftfreq(small[1], 2 * pixel_mm)[None],
+    )
+    spectrum = np.fft.rfft2(rng.standard_normal(small)) * (frequency**2 + longest_mm**-2) ** (
+        -beta / 4
+    )
     noise = np.fft.irfft2(spectrum, small)
     noise = (noise - noise.mean()) / noise.std()
     return ndimage.zoom(noise, 2, order=1)[: shape[0], : shape[1]].astype(np.float32)
 
 
 def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(attenuation beyond that of fat, part that is gland): glands behind the nipple, strands, ligaments, skin, pectoral muscle."""
+    """(attenuation beyond that of fat, part that is gland): glands behind the nipple, strands,
+    ligaments, skin, pectoral muscle.
+    """
     across = c.column / np.maximum(c.width, 1)
     along = (c.row - c.nipple[0]) / (0.5 * woman.height)
     region = np.exp(-((along / 0.62) ** 2) - (np.abs(across - 0.52) / 0.5) ** 3)
@@ -174,12 +228,18 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     near_skin = np.clip((c.skin_mm - 4) / 11, 0, 1)
     score = 2.6 * region + 0.75 * noise + 0.25 * fibres + 2.6 * woman.density - 3.0
     gland = near_skin * expit(score / 0.6)
-    gland *= np.clip(0.72 + 0.15 * _power_noise(c.shape, c.pixel, 3.0, rng, 12.0) + 0.25 * fibres, 0.15, 1.2)
+    gland *= np.clip(
+        0.72 + 0.15 * _power_noise(c.shape, c.pixel, 3.0, rng, 12.0) + 0.25 * fibres, 0.15, 1.2
+    )
     signal = gland * (MU_GLAND - MU_FAT) * c.thick * (0.45 + 0.5 * woman.density)
     web = _power_noise(c.shape, c.pixel, 3.4, rng, 14.0)
     fine = _power_noise(c.shape, c.pixel, 3.4, rng, 22.0)
-    ligaments = np.exp(-((web / 0.05) ** 2)) * np.clip(0.6 + fine, 0, 1.5) + 0.7 * np.exp(-((fine / 0.035) ** 2)) * np.clip(0.5 - web, 0, 1.2)
-    signal += 0.2 * ndimage.gaussian_filter(ligaments, 0.15 / c.pixel) * np.clip(c.skin_mm / 8, 0, 1)
+    ligaments = np.exp(-((web / 0.05) ** 2)) * np.clip(0.6 + fine, 0, 1.5) + 0.7 * np.exp(
+        -((fine / 0.035) ** 2)
+    ) * np.clip(0.5 - web, 0, 1.2)
+    signal += (
+        0.2 * ndimage.gaussian_filter(ligaments, 0.15 / c.pixel) * np.clip(c.skin_mm / 8, 0, 1)
+    )
     signal += 0.1 * np.clip(fibres - 0.2, 0, 2) * region * near_skin + 0.05 * noise
     signal += 0.3 * np.exp(-((c.skin_mm / 1.5) ** 2)) * c.inside
     disc = np.hypot(c.row - c.nipple[0], c.column - c.nipple[1])
@@ -190,7 +250,9 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def _strands(c: _Canvas, bend: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Ducts and strands that run together at the nipple: ridges of a noise drawn in bent polar coordinates about it."""
+    """Ducts and strands that run together at the nipple: ridges of a noise drawn in bent polar
+    coordinates about it.
+    """
     polar = np.zeros((360, 64), np.float32)
     for sigma, weight in (((2.2, 9), 1.0), ((4.5, 7), 1.0), ((9, 12), 0.7)):
         layer = ndimage.gaussian_filter(rng.standard_normal(polar.shape), sigma, mode="wrap")
@@ -202,22 +264,37 @@ def _strands(c: _Canvas, bend: np.ndarray, rng: np.random.Generator) -> np.ndarr
     return ndimage.map_coordinates(polar, places, order=1, mode="grid-wrap").astype(np.float32)
 
 
-def _pectoral(signal: np.ndarray, gland: np.ndarray, c: _Canvas, noise: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The muscle in the upper corner of an MLO view, with its fibres, and often a lymph node with a fatty hilum before it."""
+def _pectoral(
+    signal: np.ndarray, gland: np.ndarray, c: _Canvas, noise: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The muscle in the upper corner of an MLO view, with its fibres, and often a lymph node with a
+    fatty hilum before it.
+    """
     top, foot = rng.uniform(26, 40), rng.uniform(0.5, 0.8) * c.shape[0] * c.pixel
     part = c.row / foot
-    edge = top * (1 - part) * (1 + 0.35 * part) + 0.3 * ndimage.gaussian_filter(noise, 1 / c.pixel) - c.column
+    edge = (
+        top * (1 - part) * (1 + 0.35 * part)
+        + 0.3 * ndimage.gaussian_filter(noise, 1 / c.pixel)
+        - c.column
+    )
     muscle = expit(edge / 0.8) * (part < 1)
     signal = signal * (1 - 0.85 * muscle) + muscle * (0.85 + 0.04 * noise)
     if rng.random() < 0.6:
         row, column = rng.uniform(14, 40), top * rng.uniform(0.75, 1.05)
-        node = np.hypot((c.row - row) / rng.uniform(4, 8), (c.column - column) / rng.uniform(2.5, 4)) + 0.06 * noise
-        signal = signal + 0.4 * (expit((1 - node) / 0.07) - 0.9 * expit((0.5 - node) / 0.12)) * (c.skin_mm > 3)
+        node = (
+            np.hypot((c.row - row) / rng.uniform(4, 8), (c.column - column) / rng.uniform(2.5, 4))
+            + 0.06 * noise
+        )
+        signal = signal + 0.4 * (expit((1 - node) / 0.07) - 0.9 * expit((0.5 - node) / 0.12)) * (
+            c.skin_mm > 3
+        )
     return signal, gland * (1 - muscle)
 
 
 def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: float) -> None:
-    """Adds, in place: skin calcifications, round and popcorn calcifications, rods in ducts, a biopsy clip."""
+    """Adds, in place: skin calcifications, round and popcorn calcifications, rods in ducts, a
+    biopsy clip.
+    """
     places = np.argwhere(c.skin_mm[::8, ::8] > 8) * 8
     spot = lambda: places[rng.integers(len(places))]  # noqa: E731
     if rng.random() < chance:  # lucent centres, in the skin that is seen face on
@@ -231,7 +308,13 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
         middle = spot()
         for _ in range(14):
             r = rng.uniform(0.4, 1.1)
-            _add(signal, c, middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int), _ball(r, 0.3), r + 0.2)
+            _add(
+                signal,
+                c,
+                middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int),
+                _ball(r, 0.3),
+                r + 0.2,
+            )
     if rng.random() < chance:  # rods in ducts, pointing to the nipple
         for _ in range(int(rng.integers(2, 7))):
             start = spot() * c.pixel
@@ -242,7 +325,12 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
     if rng.random() < chance / 2:  # a clip
         start, turn = spot(), rng.uniform(0, np.pi)
         for t in np.linspace(-1.5, 1.5, 13):
-            bent = np.array([t * np.sin(turn) + 0.5 * t * t * np.cos(turn), t * np.cos(turn) - 0.5 * t * t * np.sin(turn)])
+            bent = np.array(
+                [
+                    t * np.sin(turn) + 0.5 * t * t * np.cos(turn),
+                    t * np.cos(turn) - 0.5 * t * t * np.sin(turn),
+                ]
+            )
             _add(signal, c, start + np.rint(bent / c.pixel).astype(int), _ball(0.22, 3.0), 0.4)
 
 
@@ -254,7 +342,9 @@ def _ball(radius: float, per_mm: float) -> Profile:
     return lambda d: per_mm * 2 * np.sqrt(np.maximum(radius * radius - d * d, 0))
 
 
-def _add(signal: np.ndarray, c: _Canvas, place: np.ndarray, profile: Profile, reach_mm: float) -> None:
+def _add(
+    signal: np.ndarray, c: _Canvas, place: np.ndarray, profile: Profile, reach_mm: float
+) -> None:
     """Adds a profile of the distance (mm) about a pixel, where there is breast."""
     n = int(np.ceil(reach_mm / c.pixel))
     low = np.maximum(place - n, 0)
@@ -263,19 +353,36 @@ def _add(signal: np.ndarray, c: _Canvas, place: np.ndarray, profile: Profile, re
         return
     rows, columns = (np.arange(a, b) - p for a, b, p in zip(low, high, place))
     view = signal[low[0] : high[0], low[1] : high[1]]
-    view += profile(np.hypot(rows[:, None], columns[None]) * c.pixel) * (c.skin_mm[low[0] : high[0], low[1] : high[1]] > 0.5)
+    view += profile(np.hypot(rows[:, None], columns[None]) * c.pixel) * (
+        c.skin_mm[low[0] : high[0], low[1] : high[1]] > 0.5
+    )
 
 
 def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.ndarray:
-    """uint16, 12 bits: blur of the detector, quantum noise, the thickness evened out at the border, edges enhanced."""
+    """uint16, 12 bits: blur of the detector, quantum noise, the thickness evened out at the border,
+    edges enhanced.
+    """
     seen = ndimage.gaussian_filter(signal, 0.06 / c.pixel)
     coarse = ndimage.gaussian_filter(seen[::4, ::4], 1.2 / c.pixel)
-    seen += 0.5 * (seen - ndimage.zoom(coarse, np.array(c.shape) / coarse.shape, order=1, mode="nearest", grid_mode=True)) * (c.skin_mm > 0)
+    seen += (
+        0.5
+        * (
+            seen
+            - ndimage.zoom(
+                coarse, np.array(c.shape) / coarse.shape, order=1, mode="nearest", grid_mode=True
+            )
+        )
+        * (c.skin_mm > 0)
+    )
     even = c.thick / c.thick.max()
     seen += rng.uniform(0.014, 0.026) * rng.standard_normal(c.shape, np.float32) * (0.1 / c.pixel)
     seen += 0.35 * (seen - ndimage.gaussian_filter(seen, 0.4 / c.pixel))
     part = 0.26 * even**0.6 + rng.uniform(0.3, 0.4) * seen
-    return np.where(c.inside, 4095 * np.clip(part, 0.015, 1) ** rng.uniform(0.85, 1.1), 4 + 3 * rng.random(c.shape)).astype(np.uint16)
+    return np.where(
+        c.inside,
+        4095 * np.clip(part, 0.015, 1) ** rng.uniform(0.85, 1.1),
+        4 + 3 * rng.random(c.shape),
+    ).astype(np.uint16)
 
 
 def _marked(image: np.ndarray, side: str, view: str) -> np.ndarray:
@@ -284,7 +391,14 @@ def _marked(image: np.ndarray, side: str, view: str) -> np.ndarray:
     letters = Image.new("L", (3 * size, 2 * size))
     ImageDraw.Draw(letters).text((2, 2), f"{side}{view}", fill=255, font_size=size)
     stamp = np.asarray(letters)
-    row, column = image.shape[0] // 20, image.shape[1] // 24 if side == "R" else image.shape[1] - image.shape[1] // 24 - stamp.shape[1]
+    row, column = (
+        image.shape[0] // 20,
+        (
+            image.shape[1] // 24
+            if side == "R"
+            else image.shape[1] - image.shape[1] // 24 - stamp.shape[1]
+        ),
+    )
     out = np.ascontiguousarray(image)
     part = out[row : row + stamp.shape[0], column : column + stamp.shape[1]]
     part[:] = np.where((stamp[: part.shape[0], : part.shape[1]] > 90) & (part < AIR), 3600, part)

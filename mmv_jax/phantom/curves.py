@@ -1,4 +1,6 @@
-"""What is long and thin: ribs, spine, clavicles, scapulae, airways, vessels, tubes, as points with radii and frames, in the patient's frame."""
+"""What is long and thin: ribs, spine, clavicles, scapulae, airways, vessels, tubes, as points with
+radii and frames, in the patient's frame.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +12,9 @@ from mmv_jax.phantom.patient import Patient
 
 @dataclass(frozen=True)
 class Curve:
-    """points [N, 3], radii [N, 3], frames [N, 3, 3] (rows: flat direction, width direction, tangent), as `grid.stamp` reads them; all (z, y, x)."""
+    """points [N, 3], radii [N, 3], frames [N, 3, 3] (rows: flat direction, width direction,
+    tangent), as `grid.stamp` reads them; all (z, y, x).
+    """
 
     points: np.ndarray
     radii: np.ndarray
@@ -18,7 +22,12 @@ class Curve:
 
     @staticmethod
     def join(curves: list["Curve"]) -> "Curve":
-        return Curve(*(np.concatenate([getattr(c, n) for c in curves]) for n in ("points", "radii", "frames")))
+        return Curve(
+            *(
+                np.concatenate([getattr(c, n) for c in curves])
+                for n in ("points", "radii", "frames")
+            )
+        )
 
     def thinner(self, by: float) -> "Curve":
         """The marrow inside a cortex of this thickness."""
@@ -32,8 +41,12 @@ def evenly(points: np.ndarray, step: float) -> np.ndarray:
     return np.stack([np.interp(at, length, points[:, i]) for i in range(3)], 1)
 
 
-def ribbon(points: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float) -> Curve:
-    """A band along a polyline, `flat` mm half thick along the direction `outward` ([3], or [N, 3] at the given points)."""
+def ribbon(
+    points: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float
+) -> Curve:
+    """A band along a polyline, `flat` mm half thick along the direction `outward` ([3], or [N, 3]
+    at the given points).
+    """
     line = evenly(points, step)
     tangent = np.gradient(line, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
@@ -43,12 +56,18 @@ def ribbon(points: np.ndarray, flat: float, width: float, outward: np.ndarray, s
     normal = outward - (outward * tangent).sum(1, keepdims=True) * tangent
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
     frames = np.stack([normal, np.cross(tangent, normal), tangent], 1).astype(np.float32)
-    radii = np.broadcast_to(np.array([flat, width, max(1.5 * step, min(flat, width))], np.float32), (len(line), 3))
+    radii = np.broadcast_to(
+        np.array([flat, width, max(1.5 * step, min(flat, width))], np.float32), (len(line), 3)
+    )
     return Curve(line, radii, frames)
 
 
-def sticks(start: np.ndarray, end: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float) -> Curve:
-    """Straight bands from each start to its end, [B, 3]; `outward` is one direction, [3], or one a band, [B, 3]."""
+def sticks(
+    start: np.ndarray, end: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float
+) -> Curve:
+    """Straight bands from each start to its end, [B, 3]; `outward` is one direction, [3], or one a
+    band, [B, 3].
+    """
     length = np.linalg.norm(end - start, axis=1, keepdims=True)
     tangent = (end - start) / length
     outward = np.broadcast_to(outward, start.shape)
@@ -56,7 +75,13 @@ def sticks(start: np.ndarray, end: np.ndarray, flat: float, width: float, outwar
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
     points, band = branch_points(start, end, np.arange(len(start)), step)
     frames = np.stack([normal, np.cross(tangent, normal), tangent], 1)[band]
-    return Curve(points, np.broadcast_to(np.array([flat, width, max(1.5 * step, min(flat, width))]), (len(points), 3)), frames)
+    return Curve(
+        points,
+        np.broadcast_to(
+            np.array([flat, width, max(1.5 * step, min(flat, width))]), (len(points), 3)
+        ),
+        frames,
+    )
 
 
 def vertebra_levels(p: Patient) -> np.ndarray:
@@ -72,7 +97,9 @@ def spine_centre(p: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _on_wall(p: Patient, side: int, phi: np.ndarray, z: np.ndarray, off: float) -> np.ndarray:
-    """[N, 3]: the point of the cavity's wall, `off` mm outward, at an angle from the back (0) round the side to the front (pi)."""
+    """[N, 3]: the point of the cavity's wall, `off` mm outward, at an angle from the back (0) round
+    the side to the front (pi).
+    """
     a, yc, b = organs.cavity_profile(p, z)
     sin, cos = np.abs(np.sin(phi)) ** (2 / organs.POWER), np.cos(phi)
     x = side * (a + off) * sin + 0.6 * organs.midline(p, z)
@@ -80,8 +107,10 @@ def _on_wall(p: Patient, side: int, phi: np.ndarray, z: np.ndarray, off: float) 
     return np.stack([z, y, x], 1)
 
 
-_RIB_END = [2.55, 2.6, 2.6, 2.58, 2.55, 2.5, 2.42, 2.3, 2.15, 1.95, 1.35, 0.8]  # angle, ribs 1 to 12
-_RIB_DROP = [34, 54, 72, 86, 98, 108, 116, 122, 124, 122, 112, 104]  # mm from the spine to the front, were it to get there
+# angle, ribs 1 to 12
+_RIB_END = [2.55, 2.6, 2.6, 2.58, 2.55, 2.5, 2.42, 2.3, 2.15, 1.95, 1.35, 0.8]
+# mm from the spine to the front, were it to get there
+_RIB_DROP = [34, 54, 72, 86, 98, 108, 116, 122, 124, 122, 112, 104]
 
 
 def _rib_line(p: Patient, number: int, side: int, phi: np.ndarray) -> np.ndarray:
@@ -135,30 +164,67 @@ def girdle(p: Patient, step: float) -> Curve:
     _, yc, b = (float(v) for v in organs.cavity_profile(p, np.float32(top - 22)))
     front = yc - b
     for s in (-1, 1):
-        outer = [[top - 16, front - 8, s * 55 * w], [top - 3, front + 18, s * 100 * w], [top + 6, 22, s * 152 * w]]
+        outer = [
+            [top - 16, front - 8, s * 55 * w],
+            [top - 3, front + 18, s * 100 * w],
+            [top + 6, 22, s * 152 * w],
+        ]
         clavicle = np.array([[top - 24, front - 7, s * 20], *outer])
         t = np.linspace(0, 3, 30)
         smooth = np.stack([np.interp(t, np.arange(4), clavicle[:, i]) for i in range(3)], 1)
         for _ in range(12):
             smooth[1:-1] = (smooth[:-2] + 2 * smooth[1:-1] + smooth[2:]) / 4
         out.append(ribbon(smooth, 5.0, 6.0, np.array([1.0, 0, 0]), step))
-        out.append(ribbon(np.array([[top - 10, 14, s * 160 * w], [top - 18, 14, s * 163 * w]]), 20.0, 20.0, np.array([0.0, 1, 0]), step))
+        out.append(
+            ribbon(
+                np.array([[top - 10, 14, s * 160 * w], [top - 18, 14, s * 163 * w]]),
+                20.0,
+                20.0,
+                np.array([0.0, 1, 0]),
+                step,
+            )
+        )
     return Curve.join(out)
 
 
 def scapulae(p: Patient, step: float) -> Curve:
     """Thin plates behind the ribs, with a thick lateral border and a spine."""
     out, top = [], p.height - 6
-    across, down = (g.ravel() for g in np.meshgrid(np.linspace(0, 1, int(80 / step)), np.linspace(0, 1, int(110 / step))))
+    across, down = (
+        g.ravel()
+        for g in np.meshgrid(np.linspace(0, 1, int(80 / step)), np.linspace(0, 1, int(110 / step)))
+    )
     for s in (-1, 1):
         inner, outer = 0.62 + 0.1 * down, 1.36 - 0.52 * down
         plate = _on_wall(p, s, inner + across * (outer - inner), top - 12 - 108 * down, 19.0)
         facing = np.array([0.0, 0.86, 0.5 * s])
         frame = np.stack([facing, np.cross(facing, [1.0, 0, 0]), [1.0, 0, 0]])
-        out.append(Curve(plate, np.broadcast_to([1.2, 0.9 * step, 0.9 * step], plate.shape), np.broadcast_to(frame, (len(plate), 3, 3))))
+        out.append(
+            Curve(
+                plate,
+                np.broadcast_to([1.2, 0.9 * step, 0.9 * step], plate.shape),
+                np.broadcast_to(frame, (len(plate), 3, 3)),
+            )
+        )
         border = np.linspace(0, 1, 12)
-        out.append(ribbon(_on_wall(p, s, 1.36 - 0.52 * border, top - 12 - 108 * border, 19.0), 3.2, 4.4, np.array([0.0, 1, 0]), step))
-        out.append(ribbon(_on_wall(p, s, np.linspace(0.64, 1.3, 9), np.linspace(top - 34, top + 8, 9), 28.0), 3.0, 5.0, np.array([1.0, 0, 0]), step))
+        out.append(
+            ribbon(
+                _on_wall(p, s, 1.36 - 0.52 * border, top - 12 - 108 * border, 19.0),
+                3.2,
+                4.4,
+                np.array([0.0, 1, 0]),
+                step,
+            )
+        )
+        out.append(
+            ribbon(
+                _on_wall(p, s, np.linspace(0.64, 1.3, 9), np.linspace(top - 34, top + 8, 9), 28.0),
+                3.0,
+                5.0,
+                np.array([1.0, 0, 0]),
+                step,
+            )
+        )
     return Curve.join(out)
 
 
@@ -169,8 +235,12 @@ def arches(p: Patient, step: float) -> Curve:
     at = lambda up, back, side: np.stack([z + up, y + back, x + side], 1)  # noqa: E731
     out = [sticks(at(8, 34, 0), at(-7, 52, 0), 2.4, 5.0, np.array([0.0, 0, 1]), step)]
     for s in (-1, 1):
-        out.append(sticks(at(15, 8, s * 12), at(14, 26, s * 13), 3.4, 4.6, np.array([0.0, 0, 1]), step))
-        out.append(sticks(at(15, 26, s * 12), at(18, 34, s * 30), 3.2, 4.4, np.array([0.0, 1, 0]), step))
+        out.append(
+            sticks(at(15, 8, s * 12), at(14, 26, s * 13), 3.4, 4.6, np.array([0.0, 0, 1]), step)
+        )
+        out.append(
+            sticks(at(15, 26, s * 12), at(18, 34, s * 30), 3.2, 4.4, np.array([0.0, 1, 0]), step)
+        )
         out.append(sticks(at(13, 28, s * 12), at(8, 36, 0), 2.4, 6.0, np.array([0.0, 1, 0]), step))
     return Curve.join(out)
 
@@ -179,22 +249,44 @@ def airway(p: Patient, step: float) -> Curve:
     """The lumen of trachea and main bronchi, down to the hila."""
     c, w = organs.carina(p), p.half_width / 136
     r = 8.6 if p.male else 7.4
-    trachea = np.array([[p.height + 70, -6, 0], [p.height + 10, 2, 0], [c + 30, 14, -3], [c, 18, 0]])
-    right = np.array([[c + 2, 18, 0], [c - 14, 17, -15], [c - 26, 16, -32 * w], [c - 40, 18, -44 * w]])
+    trachea = np.array(
+        [[p.height + 70, -6, 0], [p.height + 10, 2, 0], [c + 30, 14, -3], [c, 18, 0]]
+    )
+    right = np.array(
+        [[c + 2, 18, 0], [c - 14, 17, -15], [c - 26, 16, -32 * w], [c - 40, 18, -44 * w]]
+    )
     left = np.array([[c + 2, 18, 0], [c - 14, 18, 18], [c - 28, 18, 40 * w], [c - 40, 20, 54 * w]])
     lines = [(trachea, r), (right, 0.68 * r), (left, 0.62 * r)]
-    return Curve.join([ribbon(line, radius, radius, np.array([0.0, 1, 0.1]), step) for line, radius in lines])
+    return Curve.join(
+        [ribbon(line, radius, radius, np.array([0.0, 1, 0.1]), step) for line, radius in lines]
+    )
 
 
 def tube(p: Patient, step: float) -> np.ndarray:
-    """[N, 3]: the course of a chest tube from outside the lateral wall, between two ribs, up to the apex."""
+    """[N, 3]: the course of a chest tube from outside the lateral wall, between two ribs, up to the
+    apex.
+    """
     assert p.tube is not None
     side, entry, tip = p.tube
     z = entry * p.height
     wall = _on_wall(p, side, np.array([1.75, 1.62, 1.5]), np.array([z - 26, z - 8, z + 12]), 0.0)
     skin = wall[0] + np.array([-34, -16, side * 34])
-    high = _on_wall(p, side, np.array([1.25, 0.95]), np.array([0.5 * (z + tip * p.height), tip * p.height]), -14.0)
-    knots = np.concatenate([[skin], [wall[0] + np.array([0, 0, side * 12.0])], wall[1:2], wall[2:] - np.array([0, 0, side * 9.0]), high])
+    high = _on_wall(
+        p,
+        side,
+        np.array([1.25, 0.95]),
+        np.array([0.5 * (z + tip * p.height), tip * p.height]),
+        -14.0,
+    )
+    knots = np.concatenate(
+        [
+            [skin],
+            [wall[0] + np.array([0, 0, side * 12.0])],
+            wall[1:2],
+            wall[2:] - np.array([0, 0, side * 9.0]),
+            high,
+        ]
+    )
     t = np.linspace(0, len(knots) - 1, 60)
     line = np.stack([np.interp(t, np.arange(len(knots)), knots[:, i]) for i in range(3)], 1)
     for _ in range(25):
@@ -202,27 +294,41 @@ def tube(p: Patient, step: float) -> np.ndarray:
     return evenly(line, step)
 
 
-def vessel_tree(roots: np.ndarray, targets: np.ndarray, owner: np.ndarray, rng: np.random.Generator, scale: float) -> tuple[np.ndarray, ...]:
-    """Trees that split their targets in two along the longest axis, again and again; all branches of a generation at once.
+def vessel_tree(
+    roots: np.ndarray,
+    targets: np.ndarray,
+    owner: np.ndarray,
+    rng: np.random.Generator,
+    scale: float,
+) -> tuple[np.ndarray, ...]:
+    """Trees that split their targets in two along the longest axis, again and again; all branches
+    of a generation at once.
 
     Args:
-      roots: [R, 3]. targets: [N, 3], the places to be supplied. owner: [N], the root of each. scale: radius of a branch with one target, mm.
+      roots: [R, 3]. targets: [N, 3], the places to be supplied. owner: [N], the root of each.
+        scale: radius of a branch with one target, mm.
     Returns:
-      (start, end, radius): [B, 3], [B, 3], [B]; the radius grows with the number of targets as by Murray's law (cube), a little faster.
+      (start, end, radius): [B, 3], [B, 3], [B]; the radius grows with the number of targets as by
+      Murray's law (cube), a little faster.
     """
     out: list[tuple[np.ndarray, ...]] = []
     start, node = roots, owner
     while len(targets):
-        order = np.lexsort((targets[np.arange(len(targets)), rng.integers(3, size=len(start))[node]], node))
+        order = np.lexsort(
+            (targets[np.arange(len(targets)), rng.integers(3, size=len(start))[node]], node)
+        )
         targets, node = targets[order], node[order]
         count = np.bincount(node, minlength=len(start))
         first = np.cumsum(count) - count
         way = np.add.reduceat(targets, first) / count[:, None] - start
         bend = rng.normal(0, 0.06, way.shape) * np.linalg.norm(way, axis=1, keepdims=True)
-        reach = np.where(count == 1, 1.0, np.clip(0.62 - 0.055 * np.log2(count), 0.1, 0.6))  # short steps at the hilum: branches fan out
+        # short steps at the hilum: branches fan out
+        reach = np.where(count == 1, 1.0, np.clip(0.62 - 0.055 * np.log2(count), 0.1, 0.6))
         end = start + reach[:, None] * way + bend
         out.append((start, end, scale * count**0.4))
-        cut = np.clip(count * rng.uniform(0.3, 0.7, len(count)), 1, np.maximum(count - 1, 1)).astype(int)
+        cut = np.clip(
+            count * rng.uniform(0.3, 0.7, len(count)), 1, np.maximum(count - 1, 1)
+        ).astype(int)
         upper = np.arange(len(targets)) - first[node] >= cut[node]
         going = count[node] > 1
         keys, node = np.unique((2 * node + upper)[going], return_inverse=True)
@@ -230,7 +336,9 @@ def vessel_tree(roots: np.ndarray, targets: np.ndarray, owner: np.ndarray, rng: 
     return tuple(np.concatenate(parts) for parts in zip(*out))
 
 
-def branch_points(start: np.ndarray, end: np.ndarray, radius: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
+def branch_points(
+    start: np.ndarray, end: np.ndarray, radius: np.ndarray, step: float
+) -> tuple[np.ndarray, np.ndarray]:
     """([N, 3], [N]): points at most `step` mm apart along straight branches, and their radii."""
     count = np.maximum(2, np.ceil(np.linalg.norm(end - start, axis=1) / step).astype(int))
     branch = np.repeat(np.arange(len(start)), count)

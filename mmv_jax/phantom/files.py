@@ -1,4 +1,6 @@
-"""Phantoms as real files: DICOM (DX, CT, MG), NIfTI, PNG. Nothing in them depends on the clock or the machine."""
+"""Phantoms as real files: DICOM (DX, CT, MG), NIfTI, PNG. Nothing in them depends on the clock or
+the machine.
+"""
 
 import gzip
 import hashlib
@@ -13,7 +15,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from mmv_jax.phantom.grid import Grid
 
-SOP_CLASS = {"DX": "1.2.840.10008.5.1.4.1.1.1.1", "CT": "1.2.840.10008.5.1.4.1.1.2", "MG": "1.2.840.10008.5.1.4.1.1.1.2"}
+SOP_CLASS = {
+    "DX": "1.2.840.10008.5.1.4.1.1.1.1",
+    "CT": "1.2.840.10008.5.1.4.1.1.2",
+    "MG": "1.2.840.10008.5.1.4.1.1.1.2",
+}
 
 
 def uid(*names: object) -> UID:
@@ -28,7 +34,9 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def write_nifti(path: Path, volume: np.ndarray, grid: Grid) -> None:
-    """[z, y, x] as .nii.gz, with the grid's place in space (NIfTI counts to the right, the front and the head: RAS)."""
+    """[z, y, x] as .nii.gz, with the grid's place in space (NIfTI counts to the right, the front
+    and the head: RAS).
+    """
     (sz, sy, sx), (oz, oy, ox) = grid.spacing_mm, grid.origin_mm
     affine = np.array([[-sx, 0, 0, -ox], [0, -sy, 0, -oy], [0, 0, sz, oz], [0, 0, 0, 1]])
     image = nib.Nifti1Image(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine)
@@ -44,7 +52,12 @@ def _dataset(modality: str, study: str, patient: str, instance: int = 1) -> Data
     ds.StudyInstanceUID, ds.SeriesInstanceUID = uid(study, "study"), uid(study, "series")
     ds.PatientID, ds.PatientName, ds.PatientBirthDate = patient, "Phantom^" + patient, ""
     ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = "20200101", "120000", "", "1"
-    ds.ContentDate, ds.ContentTime, ds.AcquisitionDate, ds.AcquisitionTime = "20200101", "120000", "20200101", "120000"
+    ds.ContentDate, ds.ContentTime, ds.AcquisitionDate, ds.AcquisitionTime = (
+        "20200101",
+        "120000",
+        "20200101",
+        "120000",
+    )
     ds.ReferringPhysicianName, ds.SeriesNumber, ds.InstanceNumber = "", 1, instance
     ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = modality, "mmv_jax", "phantom"
     ds.BurnedInAnnotation, ds.SamplesPerPixel, ds.SpecificCharacterSet = "NO", 1, "ISO_IR 192"
@@ -60,8 +73,14 @@ def _pixels(ds: Dataset, image: np.ndarray, bits: int) -> None:
 
 def _save(ds: Dataset, path: Path) -> None:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-    meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, uid("mmv_jax", "phantom")
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        ds.SOPClassUID,
+        ds.SOPInstanceUID,
+    )
+    meta.TransferSyntaxUID, meta.ImplementationClassUID = (
+        ExplicitVRLittleEndian,
+        uid("mmv_jax", "phantom"),
+    )
     ds.file_meta = meta
     ds.save_as(path, enforce_file_format=True)
 
@@ -69,17 +88,34 @@ def _save(ds: Dataset, path: Path) -> None:
 def _projection(ds: Dataset, image: np.ndarray, spacing_mm: float, inverted: bool) -> None:
     """What DX and MG share: 12 bits, for presentation, MONOCHROME1 where inverted."""
     ds.ImageType = ["ORIGINAL", "PRIMARY", ""]
-    ds.PresentationIntentType, ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "FOR PRESENTATION", "LOG", -1 if inverted else 1
+    ds.PresentationIntentType, ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = (
+        "FOR PRESENTATION",
+        "LOG",
+        -1 if inverted else 1,
+    )
     ds.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     ds.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "US"
     ds.WindowCenter, ds.WindowWidth = 2048, 4096
     ds.ImagerPixelSpacing = ds.PixelSpacing = [round(spacing_mm, 6)] * 2
-    ds.LossyImageCompression, ds.DetectorType, ds.AnatomicRegionSequence = "00", "DIRECT", [_code("T-D3000", "SRT", "Chest")]
+    ds.LossyImageCompression, ds.DetectorType, ds.AnatomicRegionSequence = (
+        "00",
+        "DIRECT",
+        [_code("T-D3000", "SRT", "Chest")],
+    )
     _pixels(ds, 4095 - image if inverted else image, 12)
 
 
-def write_dx(path: Path, image: np.ndarray, spacing_mm: float, *, study: str, patient: str, sex: str, inverted: bool) -> None:
+def write_dx(
+    path: Path,
+    image: np.ndarray,
+    spacing_mm: float,
+    *,
+    study: str,
+    patient: str,
+    sex: str,
+    inverted: bool,
+) -> None:
     """A chest radiograph as one DX file; `image` is uint16, 12 bits, tissue bright."""
     ds = _dataset("DX", study, patient)
     ds.PatientSex, ds.BodyPartExamined, ds.ViewPosition = sex, "CHEST", "PA"
@@ -88,7 +124,9 @@ def write_dx(path: Path, image: np.ndarray, spacing_mm: float, *, study: str, pa
     _save(ds, path)
 
 
-def write_ct_series(folder: Path, volume: np.ndarray, grid: Grid, *, study: str, patient: str, sex: str) -> None:
+def write_ct_series(
+    folder: Path, volume: np.ndarray, grid: Grid, *, study: str, patient: str, sex: str
+) -> None:
     """int16 HU [z, y, x] as one file a slice, numbered from the head as scanners do."""
     folder.mkdir()
     (sz, sy, sx), (oz, oy, ox) = grid.spacing_mm, grid.origin_mm
@@ -98,8 +136,17 @@ def write_ct_series(folder: Path, volume: np.ndarray, grid: Grid, *, study: str,
         ds.ImageType, ds.AcquisitionNumber = ["ORIGINAL", "PRIMARY", "AXIAL"], 1
         ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = uid(study, "frame"), ""
         ds.ImagePositionPatient = [round(ox, 4), round(oy, 4), round(oz + k * sz, 4)]
-        ds.ImageOrientationPatient, ds.PixelSpacing, ds.SliceThickness = [1, 0, 0, 0, 1, 0], [sy, sx], sz
-        ds.PhotometricInterpretation, ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "MONOCHROME2", -1024, 1, "HU"
+        ds.ImageOrientationPatient, ds.PixelSpacing, ds.SliceThickness = (
+            [1, 0, 0, 0, 1, 0],
+            [sy, sx],
+            sz,
+        )
+        ds.PhotometricInterpretation, ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = (
+            "MONOCHROME2",
+            -1024,
+            1,
+            "HU",
+        )
         _pixels(ds, (volume[k] + 1024).astype(np.uint16), 12)
         _save(ds, folder / f"{n:04d}.dcm")
 
@@ -115,15 +162,36 @@ class View:
     age: int
 
 
-def write_mg(path: Path, image: np.ndarray, imager_mm: float, of: View, *, magnification: float, inverted: bool) -> None:
-    """A view of a breast as one MG file; `image` is uint16, 12 bits, tissue bright, `imager_mm` the pixel at the detector."""
+def write_mg(
+    path: Path,
+    image: np.ndarray,
+    imager_mm: float,
+    of: View,
+    *,
+    magnification: float,
+    inverted: bool,
+) -> None:
+    """A view of a breast as one MG file; `image` is uint16, 12 bits, tissue bright, `imager_mm` the
+    pixel at the detector.
+    """
     number = ["LCC", "RCC", "LMLO", "RMLO"].index(of.side + of.view) + 1
     ds = _dataset("MG", of.study_id.rsplit("-", 1)[0], of.patient, number)
     ds.PatientSex, ds.PatientAge, ds.BodyPartExamined = "F", f"{of.age:03d}Y", "BREAST"
     ds.ImageLaterality, ds.ViewPosition = of.side, of.view
     ds.PatientOrientation = ["A" if of.side == "L" else "P", "F" if of.view == "MLO" else "L"]
-    ds.BreastImplantPresent, ds.PartialView, ds.EstimatedRadiographicMagnificationFactor = "NO", "NO", magnification
-    ds.ViewCodeSequence = [_code(*{"CC": ("R-10242", "SRT", "cranio-caudal"), "MLO": ("R-10226", "SRT", "medio-lateral oblique")}[of.view])]
+    ds.BreastImplantPresent, ds.PartialView, ds.EstimatedRadiographicMagnificationFactor = (
+        "NO",
+        "NO",
+        magnification,
+    )
+    ds.ViewCodeSequence = [
+        _code(
+            *{
+                "CC": ("R-10242", "SRT", "cranio-caudal"),
+                "MLO": ("R-10226", "SRT", "medio-lateral oblique"),
+            }[of.view]
+        )
+    ]
     ds.KVP, ds.PositionerType, ds.OrganExposed = 29, "MAMMOGRAPHIC", "BREAST"
     _projection(ds, image, imager_mm, inverted)
     ds.AnatomicRegionSequence = [_code("T-04000", "SRT", "Breast")]

@@ -1,7 +1,9 @@
-"""What scanned film adds to a mammogram: fog, lines of the scanner, the film's bright edges, dust, lint.
+"""What scanned film adds to a mammogram: fog, lines of the scanner, the film's bright edges, dust,
+lint.
 
-Source: the faults of the eight scanned films of CBIS-DDSM in the package `mammograms` (docs/results.md), by eye: lines one pixel wide from border to
-border, strips of light at the borders, specks of one to three pixels that often lie together, hairs of some millimetres.
+Source: the faults of the eight scanned films of CBIS-DDSM in the package `mammograms`
+(docs/results.md), by eye: lines one pixel wide from border to border, strips of light at the
+borders, specks of one to three pixels that often lie together, hairs of some millimetres.
 Images: uint16 [row, column], 12 bits.
 """
 
@@ -11,8 +13,12 @@ from scipy import ndimage
 WHITE = 4095
 
 
-def scanned(image: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The image as a scanner would have read it off a film, and where light hides what was on it (bool)."""
+def scanned(
+    image: np.ndarray, pixel_mm: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image as a scanner would have read it off a film, and where light hides what was on it
+    (bool).
+    """
     fogged = _fogged(image.astype(np.float32), rng)
     out = fogged.copy()
     _lines(out, rng)
@@ -28,25 +34,42 @@ def scanned(image: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> tup
 def _fogged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Film is not clear where nothing was exposed, and its grain is seen everywhere."""
     fog = rng.uniform(0.01, 0.08)
-    return image * (1 - fog) + WHITE * fog + rng.uniform(5, 25) * rng.standard_normal(image.shape, np.float32)
+    return (
+        image * (1 - fog)
+        + WHITE * fog
+        + rng.uniform(5, 25) * rng.standard_normal(image.shape, np.float32)
+    )
 
 
 def _lines(out: np.ndarray, rng: np.random.Generator) -> None:
-    """Adds, in place: lines along the columns, where one element of the scanner answers more (or less) than its neighbours."""
+    """Adds, in place: lines along the columns, where one element of the scanner answers more (or
+    less) than its neighbours.
+    """
     for _ in range(int(rng.integers(0, 3))):
-        column, strength = int(rng.integers(out.shape[1])), rng.uniform(80, 500) * rng.choice([1, 1, 1, -1])
+        column, strength = (
+            int(rng.integers(out.shape[1])),
+            rng.uniform(80, 500) * rng.choice([1, 1, 1, -1]),
+        )
         out[:, column : column + int(rng.integers(1, 3))] += strength
 
 
 def _edges(shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Light past some borders of the film, 0 to 1: a sharp strip, or one that fades; slanted, as a film seldom lies straight."""
+    """Light past some borders of the film, 0 to 1: a sharp strip, or one that fades; slanted, as a
+    film seldom lies straight.
+    """
     light = np.zeros(shape, np.float32)
     rows, columns = (np.arange(n, dtype=np.float32) * pixel_mm for n in shape)
     for border in range(4):
         if rng.random() < 0.4:
-            across, along = (columns[None], rows[:, None]) if border % 2 else (rows[:, None], columns[None])
+            across, along = (
+                (columns[None], rows[:, None]) if border % 2 else (rows[:, None], columns[None])
+            )
             depth = across if border < 2 else across.max() - across
-            slope, width, fade = rng.normal(0, 0.003), rng.uniform(0.1, 3), rng.choice([0.05, 0.2, 1.0])
+            slope, width, fade = (
+                rng.normal(0, 0.003),
+                rng.uniform(0.1, 3),
+                rng.choice([0.05, 0.2, 1.0]),
+            )
             beyond = (width + slope * (along - along.mean()) - depth) / fade
             light = np.maximum(light, rng.uniform(0.5, 1) / (1 + np.exp(-np.clip(beyond, -30, 30))))
     return light
@@ -65,7 +88,12 @@ def _dust(bright: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> None
 def _lint(bright: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> None:
     """Adds, in place: hairs and scratches, a pixel wide."""
     for _ in range(int(rng.poisson(4))):
-        at, way, bend, strength = rng.uniform(0, bright.shape), rng.uniform(0, 2 * np.pi), rng.normal(0, 0.6), rng.uniform(0.1, 0.6)
+        at, way, bend, strength = (
+            rng.uniform(0, bright.shape),
+            rng.uniform(0, 2 * np.pi),
+            rng.normal(0, 0.6),
+            rng.uniform(0.1, 0.6),
+        )
         for _ in range(int(rng.uniform(0.3, 5) / pixel_mm)):
             row, column = at.astype(int)
             if 0 <= row < bright.shape[0] and 0 <= column < bright.shape[1]:

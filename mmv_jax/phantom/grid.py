@@ -1,4 +1,6 @@
-"""Voxel grids, and soft shapes on them. Axes: z to the head, y to the back, x to the patient's left; N points, K voxels of a box."""
+"""Voxel grids, and soft shapes on them. Axes: z to the head, y to the back, x to the patient's
+left; N points, K voxels of a box.
+"""
 
 from dataclasses import dataclass
 
@@ -20,7 +22,12 @@ class Grid:
     origin_mm: tuple[float, float, float]
 
     @classmethod
-    def centred(cls, extent_mm: tuple[float, float, float], spacing_mm: tuple[float, float, float], centre_mm: tuple[float, float, float]) -> "Grid":
+    def centred(
+        cls,
+        extent_mm: tuple[float, float, float],
+        spacing_mm: tuple[float, float, float],
+        centre_mm: tuple[float, float, float],
+    ) -> "Grid":
         """The grid that fills a box of this extent around a centre."""
         shape = tuple(max(1, round(e / s)) for e, s in zip(extent_mm, spacing_mm))
         origin = tuple(c - s * (n - 1) / 2 for c, s, n in zip(centre_mm, spacing_mm, shape))
@@ -28,14 +35,24 @@ class Grid:
 
     def axes(self) -> list[np.ndarray]:
         """The positions (mm) along z, y and x, shaped to broadcast."""
-        lines = [o + s * np.arange(n, dtype=np.float32) for n, s, o in zip(self.shape, self.spacing_mm, self.origin_mm)]
-        return [line.reshape([-1 if i == axis else 1 for i in range(3)]) for axis, line in enumerate(lines)]
+        lines = [
+            o + s * np.arange(n, dtype=np.float32)
+            for n, s, o in zip(self.shape, self.spacing_mm, self.origin_mm)
+        ]
+        return [
+            line.reshape([-1 if i == axis else 1 for i in range(3)])
+            for axis, line in enumerate(lines)
+        ]
 
     def coarse(self, pitch_mm: float) -> "Grid":
-        """A grid over the same box, one voxel wider on each side, with voxels of at least this pitch."""
+        """A grid over the same box, one voxel wider on each side, with voxels of at least this
+        pitch.
+        """
         spacing = tuple(max(pitch_mm, s) for s in self.spacing_mm)
         extent = tuple(n * s + 2 * p for n, s, p in zip(self.shape, self.spacing_mm, spacing))
-        centre = tuple(o + s * (n - 1) / 2 for o, s, n in zip(self.origin_mm, self.spacing_mm, self.shape))
+        centre = tuple(
+            o + s * (n - 1) / 2 for o, s, n in zip(self.origin_mm, self.spacing_mm, self.shape)
+        )
         return Grid.centred(extent, spacing, centre)  # type: ignore[arg-type]
 
     def box(self, low_mm: np.ndarray, high_mm: np.ndarray) -> tuple[slice, slice, slice]:
@@ -54,9 +71,18 @@ class Grid:
 
 
 def resample(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """Linear interpolation of a field onto another grid: three products with sparse matrices written densely (BLAS is faster than gathers)."""
+    """Linear interpolation of a field onto another grid: three products with sparse matrices
+    written densely (BLAS is faster than gathers).
+    """
     matrices = []
-    for n, s, o, m, t, p in zip(source.shape, source.spacing_mm, source.origin_mm, target.shape, target.spacing_mm, target.origin_mm):
+    for n, s, o, m, t, p in zip(
+        source.shape,
+        source.spacing_mm,
+        source.origin_mm,
+        target.shape,
+        target.spacing_mm,
+        target.origin_mm,
+    ):
         place = np.clip((p + t * np.arange(m) - o) / s, 0, n - 1)
         left = np.minimum(place.astype(int), n - 2)
         matrix = np.zeros((m, n), np.float32)
@@ -69,12 +95,17 @@ def resample(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 
 
 def voxels_deep(field_mm: np.ndarray, on: Grid, voxel_mm: tuple[float, float, float]) -> np.ndarray:
-    """A signed distance in units of the extent of a voxel along the local normal, so that flat voxels are neither jagged nor blurred."""
+    """A signed distance in units of the extent of a voxel along the local normal, so that flat
+    voxels are neither jagged nor blurred.
+    """
     gradients = np.gradient(field_mm, *on.spacing_mm)
     norm = np.sqrt(sum(g * g for g in gradients)) + 1e-6
     width = sum(np.abs(g) * v for g, v in zip(gradients, voxel_mm)) / norm
-    # A field that is not quite a distance is made one by its gradient; near a centre the gradient vanishes and is left alone.
-    return (field_mm / (np.maximum(norm, 0.5) * np.maximum(width, min(voxel_mm)))).astype(np.float32)
+    # A field that is not quite a distance is made one by its gradient; near a centre the gradient
+    # vanishes and is left alone.
+    return (field_mm / (np.maximum(norm, 0.5) * np.maximum(width, min(voxel_mm)))).astype(
+        np.float32
+    )
 
 
 def coverage(field: np.ndarray) -> np.ndarray:
@@ -92,16 +123,21 @@ def paint(volume: np.ndarray, cover: np.ndarray, value: np.ndarray | float | int
 
 
 class Stamps:
-    """Ellipsoids at points on one grid, whose union is a tube where they stand close; keeps a scratch volume between calls."""
+    """Ellipsoids at points on one grid, whose union is a tube where they stand close; keeps a
+    scratch volume between calls.
+    """
 
     def __init__(self, grid: Grid):
         self.grid = grid
         self.best = np.zeros(grid.shape, np.float32).reshape(-1)
 
-    def __call__(self, points: np.ndarray, radii: np.ndarray, frames: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, points: np.ndarray, radii: np.ndarray, frames: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The voxels of the union, and how far it covers them.
 
-        A tube thinner than a voxel keeps its volume: it is widened to the voxel, and its coverage lowered by as much.
+        A tube thinner than a voxel keeps its volume: it is widened to the voxel, and its coverage
+        lowered by as much.
 
         Args:
           points: [N, 3] centres in mm.
@@ -115,25 +151,39 @@ class Stamps:
         half = 0.5 * np.sqrt(frames**2 @ spacing**2)
         wide = np.sqrt(radii**2 + half**2)
         reach = np.sqrt(np.einsum("nkj,nk->nj", frames**2, wide**2)) + spacing / 2
-        # Points of like size share a lattice: one large ball among thin tubes would cost every point a large box.
+        # Points of like size share a lattice: one large ball among thin tubes would cost every
+        # point a large box.
         size = np.ceil(np.log(reach.max(1)) / np.log(1.4)).astype(int)
         parts = []
         for one in np.unique(size):
             at = np.flatnonzero(size == one)
-            parts.append(self._raise(points[at], radii[at], frames[at], half[at], wide[at], reach[at].max(0)))
+            parts.append(
+                self._raise(points[at], radii[at], frames[at], half[at], wide[at], reach[at].max(0))
+            )
         index = np.concatenate(parts)
         found = self.best[index]
         self.best[index] = 0
         return index, found
 
-    def _raise(self, points: np.ndarray, radii: np.ndarray, frames: np.ndarray, half: np.ndarray, wide: np.ndarray, reach: np.ndarray) -> np.ndarray:
-        """Lifts the scratch volume to the coverage of these ellipsoids; returns the voxels that it touched."""
+    def _raise(
+        self,
+        points: np.ndarray,
+        radii: np.ndarray,
+        frames: np.ndarray,
+        half: np.ndarray,
+        wide: np.ndarray,
+        reach: np.ndarray,
+    ) -> np.ndarray:
+        """Lifts the scratch volume to the coverage of these ellipsoids; returns the voxels that it
+        touched.
+        """
         spacing = np.array(self.grid.spacing_mm)
         steps = [np.arange(-n, n + 1) for n in ((reach + spacing / 2) / spacing).astype(int)]
         lattice = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3)
         nearest = np.rint((points - self.grid.origin_mm) / spacing).astype(int)
         rest = nearest * spacing + self.grid.origin_mm - points
-        # rho: distance in semi-axes; slope: its change over a voxel along the gradient. Both are quadratic forms of the offset.
+        # rho: distance in semi-axes; slope: its change over a voxel along the gradient. Both are
+        # quadratic forms of the offset.
         axes = frames / wide[..., None]
         rho2 = _quadratic(axes, lattice * spacing, rest)
         rho = np.sqrt(np.maximum(rho2, 1e-6))
@@ -155,17 +205,23 @@ class Stamps:
 
 
 def _quadratic(axes: np.ndarray, lattice: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """[N, K] float32: |axes_n (lattice_k + rest_n)|², as one matrix product over the ten monomials of the lattice."""
+    """[N, K] float32: |axes_n (lattice_k + rest_n)|², as one matrix product over the ten monomials
+    of the lattice.
+    """
     form = np.einsum("nki,nkj->nij", axes, axes)
     linear = np.einsum("nij,nj->ni", form, rest)
     i, j = np.triu_indices(3)
     twice = np.where(i == j, 1.0, 2.0)
-    left = np.concatenate([form[:, i, j] * twice, 2 * linear, (linear * rest).sum(1, keepdims=True)], 1)
+    left = np.concatenate(
+        [form[:, i, j] * twice, 2 * linear, (linear * rest).sum(1, keepdims=True)], 1
+    )
     right = np.concatenate([lattice[:, i] * lattice[:, j], lattice, np.ones((len(lattice), 1))], 1)
     return left.astype(np.float32) @ right.T.astype(np.float32)
 
 
-def paint_stamps(volume: np.ndarray, index: np.ndarray, cover: np.ndarray, value: float | int) -> None:
+def paint_stamps(
+    volume: np.ndarray, index: np.ndarray, cover: np.ndarray, value: float | int
+) -> None:
     """`paint` at the voxels of `Stamps`, in place; `volume` is contiguous."""
     flat = volume.reshape(-1)
     flat[index] = flat[index] + cover * (value - flat[index])

@@ -1,4 +1,6 @@
-"""The organs of a thorax as signed distances in mm (negative inside), in the patient's frame: z = 0 at the level of the right dome."""
+"""The organs of a thorax as signed distances in mm (negative inside), in the patient's frame: z = 0
+at the level of the right dome.
+"""
 
 from functools import cached_property
 
@@ -8,11 +10,15 @@ from mmv_jax.phantom.patient import Patient
 
 Value = np.ndarray | np.floating | float | int  # one position, or an array of them
 
-# Profiles of the thoracic cavity against depth below the apex, as a part of the way from the apex to the lowest recess.
+# Profiles of the thoracic cavity against depth below the apex, as a part of the way from the apex
+# to the lowest recess.
 _DEPTH = np.array([0.0, 0.04, 0.09, 0.16, 0.26, 0.40, 0.55, 0.70, 0.85, 1.0, 1.3])
-_WIDTH = np.array([0.50, 0.57, 0.66, 0.76, 0.86, 0.94, 0.98, 1.0, 0.99, 0.96, 0.92])  # of half_width
-_BACK = np.array([38.0, 50.0, 61.0, 71.0, 81.0, 88.0, 90.0, 88.0, 83.0, 76.0, 66.0])  # y of the posterior wall
-_FRONT = np.array([-4.0, -14.0, -26.0, -38.0, -51.0, -66.0, -77.0, -85.0, -90.0, -92.0, -94.0])  # y of the anterior wall
+# of half_width
+_WIDTH = np.array([0.50, 0.57, 0.66, 0.76, 0.86, 0.94, 0.98, 1.0, 0.99, 0.96, 0.92])
+# y of the posterior wall
+_BACK = np.array([38.0, 50.0, 61.0, 71.0, 81.0, 88.0, 90.0, 88.0, 83.0, 76.0, 66.0])
+# y of the anterior wall
+_FRONT = np.array([-4.0, -14.0, -26.0, -38.0, -51.0, -66.0, -77.0, -85.0, -90.0, -92.0, -94.0])
 POWER = 2.35  # of the superellipse in which the cavity is cut
 RECESS = 62.0  # mm that the posterior recess reaches below the right dome
 _TABLE = np.linspace(-0.4, 1.6, 257)
@@ -44,7 +50,9 @@ def midline(p: Patient, z: Value) -> Value:
 
 
 class At:
-    """Positions in a patient's frame, [z, y, x] arrays of mm, with the cavity's profile at their heights."""
+    """Positions in a patient's frame, [z, y, x] arrays of mm, with the cavity's profile at their
+    heights.
+    """
 
     def __init__(self, patient: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray):
         self.patient, self.z, self.y, self.x = patient, z, y, x
@@ -64,8 +72,15 @@ def superellipse(x: np.ndarray, y: np.ndarray, a: Value, b: Value, power: float)
     return np.sqrt(x * x + y * y + 1) * (1 - 1 / q)
 
 
-def ellipsoid(at: At, centre: tuple[Value, Value, Value], axes: tuple[Value, Value, Value], stretch: Value = 1.0) -> np.ndarray:
-    """Approximate signed distance, mm; centre and axes are (z, y, x); z is stretched before it is measured."""
+def ellipsoid(
+    at: At,
+    centre: tuple[Value, Value, Value],
+    axes: tuple[Value, Value, Value],
+    stretch: Value = 1.0,
+) -> np.ndarray:
+    """Approximate signed distance, mm; centre and axes are (z, y, x); z is stretched before it is
+    measured.
+    """
     dz, dy, dx = (at.z - centre[0]) * stretch, at.y - centre[1], at.x - centre[2]
     dz, dy, dx = dz * dz, dy * dy, dx * dx
     q = np.sqrt(dz * axes[0] ** -2 + dy * axes[1] ** -2 + dx * axes[2] ** -2 + 1e-4)
@@ -73,7 +88,9 @@ def ellipsoid(at: At, centre: tuple[Value, Value, Value], axes: tuple[Value, Val
 
 
 def blend(a: np.ndarray, b: np.ndarray, k: Value) -> np.ndarray:
-    """A union whose seam is rounded over about k mm. Source: Quilez, the polynomial smooth minimum."""
+    """A union whose seam is rounded over about k mm. Source: Quilez, the polynomial smooth
+    minimum.
+    """
     h = np.maximum(k - np.abs(a - b), 0)
     return np.minimum(a, b) - h * h * (0.25 / k)
 
@@ -83,12 +100,18 @@ def cavity(at: At) -> np.ndarray:
     p, (a, yc, b) = at.patient, at.profile
     x, s = at.x - at.midline * 0.6, p.half_width / 136
     walls = superellipse(x, at.y - yc, a, b, POWER)
-    apex = at.z - p.height + 20 * (((np.abs(x) - 44 * s) / (36 * s)) ** 2 + ((at.y - yc - 4) / 38) ** 2)
+    apex = (
+        at.z
+        - p.height
+        + 20 * (((np.abs(x) - 44 * s) / (36 * s)) ** 2 + ((at.y - yc - 4) / 38) ** 2)
+    )
     return np.maximum(walls, apex * 0.75)
 
 
 def diaphragm(at: At) -> np.ndarray:
-    """Below the domes (negative is the abdomen). The fall is deep behind and at the side, slight in front; the heart rests on the middle."""
+    """Below the domes (negative is the abdomen). The fall is deep behind and at the side, slight in
+    front; the heart rests on the middle.
+    """
     p = at.patient
     a, yc, b = cavity_profile(p, np.float32(0))
     left = 1 / (1 + np.exp(-at.x / 12))
@@ -124,11 +147,15 @@ def _heart(at: At) -> np.ndarray:
 
 
 def mediastinum(at: At) -> np.ndarray:
-    """Heart, great vessels, hila and the tissue around them: what a radiograph shows as the cardiomediastinal silhouette."""
+    """Heart, great vessels, hila and the tissue around them: what a radiograph shows as the
+    cardiomediastinal silhouette.
+    """
     p, (_, yc, b) = at.patient, at.profile
     s, c, g = p.half_width / 136, carina(p), p.aorta
     spine_x, spine_y = at.midline, yc + b - 15
-    waist = np.interp(at.z, [c - 110, c - 50, c, c + 40, p.height, p.height + 40], [11, 13, 19, 22, 25, 36]).astype(np.float32)
+    waist = np.interp(
+        at.z, [c - 110, c - 50, c, c + 40, p.height, p.height + 40], [11, 13, 19, 22, 25, 36]
+    ).astype(np.float32)
     band = superellipse(at.x - 0.5 * spine_x, at.y - yc - 6, waist * s, b * 0.92, 2.0)
     spine = superellipse(at.x - spine_x, at.y - spine_y, 16 * s, 19.0, 2.5)
     out = blend(blend(band, spine, 12), _heart(at), 18)
@@ -141,17 +168,27 @@ def mediastinum(at: At) -> np.ndarray:
         ((c + 14, -4, -19 * s), (56, 11, 11), 14),  # superior vena cava
     ):
         out = blend(out, ellipsoid(at, centre, axes), seam)
-    descending = np.maximum(np.hypot(at.x - spine_x - 22 * s, at.y - spine_y + 6) - 12.5 * g, at.z - c - 24)
+    descending = np.maximum(
+        np.hypot(at.x - spine_x - 22 * s, at.y - spine_y + 6) - 12.5 * g, at.z - c - 24
+    )
     return blend(out, descending, 6)
 
 
 def outline(at: At) -> np.ndarray:
     """The skin: trunk, shoulders, neck, breasts."""
     p, (a, yc, b), top = at.patient, at.profile, at.z - at.patient.height
-    side = np.interp(top, [-320, -150, -95, -60, -30, -8, 12, 34, 54, 80], [19, 21, 32, 62, 96, 104, 84, 26, -6, -12]).astype(np.float32)
-    thick = np.interp(top, [-320, -150, -70, -20, 20, 60], [17, 20, 26, 28, 24, 22]).astype(np.float32)
+    side = np.interp(
+        top,
+        [-320, -150, -95, -60, -30, -8, 12, 34, 54, 80],
+        [19, 21, 32, 62, 96, 104, 84, 26, -6, -12],
+    ).astype(np.float32)
+    thick = np.interp(top, [-320, -150, -70, -20, 20, 60], [17, 20, 26, 28, 24, 22]).astype(
+        np.float32
+    )
     half = a + side + p.fat * np.clip(1 - top / 60, 0.3, 1) + 0.6 * p.muscle
-    trunk = superellipse(at.x - 0.5 * at.midline, at.y - yc - 6, half, b + thick + 0.8 * p.fat + 0.5 * p.muscle, 2.4)
+    trunk = superellipse(
+        at.x - 0.5 * at.midline, at.y - yc - 6, half, b + thick + 0.8 * p.fat + 0.5 * p.muscle, 2.4
+    )
     if p.breast == 0:
         return trunk
     level, front, m = *breast_place(p), p.breast
@@ -159,7 +196,16 @@ def outline(at: At) -> np.ndarray:
     above = 1 / (1 + np.exp(-(at.z - level - 10) / 9))
     stretch, seam = 1.3 - 0.65 * above, 14 + 46 * above
     for s in (-1, 1):
-        trunk = blend(trunk, ellipsoid(at, (level, front, s * 74 * p.half_width / 136), (58 * m**0.5, 38 * m, 62 * m**0.5), stretch), seam)
+        trunk = blend(
+            trunk,
+            ellipsoid(
+                at,
+                (level, front, s * 74 * p.half_width / 136),
+                (58 * m**0.5, 38 * m, 62 * m**0.5),
+                stretch,
+            ),
+            seam,
+        )
     return trunk
 
 
@@ -173,8 +219,11 @@ def breast_place(p: Patient) -> tuple[float, float]:
 def muscles(at: At, skin: np.ndarray) -> np.ndarray:
     """Inside the fat: the wall of the chest, the muscles of back and shoulder."""
     p, (a, yc, b) = at.patient, at.profile
-    trunk = superellipse(at.x - 0.6 * at.midline, at.y - yc - 4, a + 9 + p.muscle, b + 9 + 1.1 * p.muscle, 2.5)
-    shoulder = np.clip((at.z - p.height + 80) / 45, 0, 1)  # 1 at the level of the shoulders, where muscle reaches nearly to the skin
+    trunk = superellipse(
+        at.x - 0.6 * at.midline, at.y - yc - 4, a + 9 + p.muscle, b + 9 + 1.1 * p.muscle, 2.5
+    )
+    # 1 at the level of the shoulders, where muscle reaches nearly to the skin
+    shoulder = np.clip((at.z - p.height + 80) / 45, 0, 1)
     return np.maximum(skin + 3 + 0.35 * p.fat * shoulder, trunk - 90 * shoulder)
 
 

@@ -1,4 +1,6 @@
-"""A patient as numbers: anatomy and findings drawn from a seed. Lengths in mm; a side is +1 (left) or -1 (right)."""
+"""A patient as numbers: anatomy and findings drawn from a seed. Lengths in mm; a side is +1 (left)
+or -1 (right).
+"""
 
 from dataclasses import dataclass, fields, replace
 
@@ -9,12 +11,14 @@ from mmv_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Dials:
-    """How often findings occur, how large they are, and how strongly a chest tube goes with a pneumothorax.
+    """How often findings occur, how large they are, and how strongly a chest tube goes with a
+    pneumothorax.
 
     Attributes:
       pneumothorax, effusion, nodule: probability of each.
       chest_tube: probability of a chest tube where nothing ties it to a pneumothorax.
-      tube_tie: 0, the tube is independent of pneumothorax; 1, it is there exactly where a pneumothorax is.
+      tube_tie: 0, the tube is independent of pneumothorax; 1, it is there exactly where a
+        pneumothorax is.
       pneumothorax_mm: least and greatest depth of the air rim at the apex.
       nodule_mm: least and greatest diameter.
     """
@@ -30,7 +34,9 @@ class Dials:
     def __post_init__(self):
         for name in ("pneumothorax", "effusion", "nodule", "chest_tube", "tube_tie"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"The dial {name} is {getattr(self, name)}, but must be between 0 and 1.")
+                raise UserError(
+                    f"The dial {name} is {getattr(self, name)}, but must be between 0 and 1."
+                )
 
 
 def make_dials(**values: object) -> Dials:
@@ -38,13 +44,16 @@ def make_dials(**values: object) -> Dials:
     known = [f.name for f in fields(Dials)]
     for name in values:
         if name not in known:
-            raise UserError(f"There is no dial {name}. The dials of a thorax are {', '.join(known)}.")
+            raise UserError(
+                f"There is no dial {name}. The dials of a thorax are {', '.join(known)}."
+            )
     return replace(Dials(), **values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Nodule:
-    centre: tuple[float, float, float]  # (side, height, depth) in parts of the lung: see organs.lung_point
+    # (side, height, depth) in parts of the lung: see organs.lung_point
+    centre: tuple[float, float, float]
     diameter_mm: float
     spiculated: bool
     seed: int
@@ -75,10 +84,12 @@ class Patient:
     vessels: float
     angles: tuple[float, float, float]  # about z, y, x
     shift: tuple[float, float, float]
-    pneumothorax: tuple[int, float, float] | None  # side, rim (mm) at the apex, share of the rim at the base
+    # side, rim (mm) at the apex, share of the rim at the base
+    pneumothorax: tuple[int, float, float] | None
     effusion: tuple[int, float] | None  # side, level above the lowest point of the dome (mm)
     nodules: tuple[Nodule, ...]
-    tube: tuple[int, float, float] | None  # side, entry height, tip height (parts of the lung's height)
+    # side, entry height, tip height (parts of the lung's height)
+    tube: tuple[int, float, float] | None
     site: tuple[float, float, float]  # where the first nodule is, or would be: as `Nodule.centre`
 
     @property
@@ -104,7 +115,11 @@ class Patient:
     def from_scanner(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
         """Scanner -> patient, arrays that broadcast, float32."""
         back = self.rotation().T.astype(np.float32)
-        z, y, x = z - np.float32(self.shift[0]), y - np.float32(self.shift[1]), x - np.float32(self.shift[2])
+        z, y, x = (
+            z - np.float32(self.shift[0]),
+            y - np.float32(self.shift[1]),
+            x - np.float32(self.shift[2]),
+        )
         return tuple(back[i, 0] * z + back[i, 1] * y + back[i, 2] * x for i in range(3))
 
 
@@ -135,14 +150,20 @@ def draw_patient(seed: int, index: int, dials: Dials) -> Patient:
         aorta=normal(0.92 + 0.004 * (age - 40), 0.09, 0.75, 1.3),
         bone=normal(1.15 - 0.006 * (age - 40), 0.1, 0.6, 1.3),
         vessels=normal(1, 0.14, 0.7, 1.4),
-        angles=(normal(0, 0.055, -0.15, 0.15), normal(0, 0.03, -0.08, 0.08), normal(0, 0.05, -0.12, 0.12)),
+        angles=(
+            normal(0, 0.055, -0.15, 0.15),
+            normal(0, 0.03, -0.08, 0.08),
+            normal(0, 0.05, -0.12, 0.12),
+        ),
         shift=(normal(0, 9, -24, 24), normal(0, 5, -12, 12), normal(0, 7, -18, 18)),
         **_draw_findings(rng, dials),
     )
 
 
 def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
-    """Every number is drawn whether it is used or not, so that turning one dial leaves the rest of a patient as it was."""
+    """Every number is drawn whether it is used or not, so that turning one dial leaves the rest of
+    a patient as it was.
+    """
     side = lambda: 1 if rng.random() < 0.5 else -1  # noqa: E731
     chance = rng.random(4)
     rim = (side(), float(rng.uniform(*dials.pneumothorax_mm)), float(rng.uniform(0.1, 0.7)))

@@ -1,6 +1,8 @@
-"""A radiograph of a painted thorax: Beer-Lambert line integrals along y, scatter, noise, display. Images are [row, column], row 0 at the head.
+"""A radiograph of a painted thorax: Beer-Lambert line integrals along y, scatter, noise, display.
+Images are [row, column], row 0 at the head.
 
-The beam is parallel and the view from the front: columns run to the patient's left, as radiographs are shown.
+The beam is parallel and the view from the front: columns run to the patient's left, as radiographs
+are shown.
 """
 
 from dataclasses import dataclass
@@ -30,7 +32,9 @@ SEEN_MM = {
 
 @dataclass(frozen=True)
 class Radiograph:
-    """image: uint16 [row, column], 12 bits, tissue bright. anatomy, findings: uint8 masks on the same pixels (values as of the CT)."""
+    """image: uint16 [row, column], 12 bits, tissue bright. anatomy, findings: uint8 masks on the
+    same pixels (values as of the CT).
+    """
 
     image: np.ndarray
     anatomy: np.ndarray
@@ -38,7 +42,9 @@ class Radiograph:
 
 
 def radiograph_grid(pixels: int = 256, extent_mm: float = 358.4) -> Grid:
-    """Columns of the beam: fine in z and x, coarse along the beam, where coverage keeps the integral."""
+    """Columns of the beam: fine in z and x, coarse along the beam, where coverage keeps the
+    integral.
+    """
     pixel = extent_mm / pixels
     return Grid.centred((extent_mm, 276.0, extent_mm), (pixel, 7.0, pixel), (72.0, -6.0, 0.0))
 
@@ -53,14 +59,16 @@ def expose(thorax: Thorax, rng: np.random.Generator) -> Radiograph:
 def line_integrals(thorax: Thorax) -> np.ndarray:
     """[row, column]: the integral of attenuation along the beam."""
     water = (1 + thorax.hu / 1000).sum(1)
-    bone = np.maximum(thorax.hu - 150, 0).sum(1) * 0.0005  # calcium attenuates more than its HU at the beam's lower energies
+    # calcium attenuates more than its HU at the beam's lower energies
+    bone = np.maximum(thorax.hu - 150, 0).sum(1) * 0.0005
     return MU_WATER_PER_MM * thorax.grid.spacing_mm[1] * (water + bone)[::-1]
 
 
 def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
     """Silhouettes as a reader draws them: a pixel bears what its beam meets for at least `SEEN_MM`.
 
-    Lung, air and fluid behind the heart or a dome are hidden. A pneumothorax is seen where the beam meets more free air than lung.
+    Lung, air and fluid behind the heart or a dome are hidden. A pneumothorax is seen where the beam
+    meets more free air than lung.
     """
     path = {name: _path(thorax, thorax.anatomy == value) for name, value in ANATOMY.items()}
     found = {name: _path(thorax, (thorax.findings & flag) > 0) for name, flag in FINDINGS.items()}
@@ -69,10 +77,15 @@ def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
     anatomy = np.zeros(free.shape, np.uint8)
     for name, value in ANATOMY.items():
         anatomy[(path[name] >= SEEN_MM[name]) & above] = value
-    air = free & (found["pneumothorax"] >= SEEN_MM["pneumothorax"]) & (found["pneumothorax"] > path["left_lung"] + path["right_lung"])
+    air = (
+        free
+        & (found["pneumothorax"] >= SEEN_MM["pneumothorax"])
+        & (found["pneumothorax"] > path["left_lung"] + path["right_lung"])
+    )
     anatomy[air] = 0
     findings = air * np.uint8(FINDINGS["pneumothorax"])
-    # The surface of fluid is oblique to the beam, and the slabs of the volume are thick: unsmoothed, its edge would be a saw.
+    # The surface of fluid is oblique to the beam, and the slabs of the volume are thick:
+    # unsmoothed, its edge would be a saw.
     fluid = ndimage.uniform_filter(found["effusion"], 7)
     findings |= (free & (fluid >= SEEN_MM["effusion"])) * np.uint8(FINDINGS["effusion"])
     for name in ("nodule", "chest_tube"):
@@ -83,7 +96,8 @@ def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
 def site_mask(patient: Patient, grid: Grid, side_mm: float = 40.0) -> np.ndarray:
     """uint8 [row, column]: the box in which a reader would ask "is there a nodule here?", 1 inside.
 
-    Every patient has one, of the same size and drawn from the same places, so that the box does not tell the answer.
+    Every patient has one, of the same size and drawn from the same places, so that the box does not
+    tell the answer.
     """
     centre = patient.to_scanner(organs.lung_point(patient, patient.site)[None])[0]
     z, _, x = grid.box(centre - side_mm / 2, centre + side_mm / 2)
@@ -98,7 +112,9 @@ def _path(thorax: Thorax, mask: np.ndarray) -> np.ndarray:
 
 
 def detect(integrals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[row, column]: the negative logarithm of what the detector counts: primary beam, scatter behind the grid, quantum noise."""
+    """[row, column]: the negative logarithm of what the detector counts: primary beam, scatter
+    behind the grid, quantum noise.
+    """
     primary = np.exp(-integrals) * _collimator(integrals.shape, rng)
     scatter = _blur(primary, 24.0)
     photons = rng.uniform(1e4, 5e4)  # a pixel in air
@@ -108,7 +124,9 @@ def detect(integrals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def display(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint16, 12 bits: half of the slow changes taken out, then the curve of a film, as digital systems show a chest."""
+    """uint16, 12 bits: half of the slow changes taken out, then the curve of a film, as digital
+    systems show a chest.
+    """
     flat = density - rng.uniform(0.45, 0.7) * _blur(density, 36.0)
     flat += 0.7 * (flat - ndimage.gaussian_filter(flat, 2.0))  # edges are enhanced
     low, high = np.percentile(flat, (2, 99.5))
@@ -118,23 +136,37 @@ def display(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _collimator(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Transmission of the blades at the four edges, each drawn in by a little, on half of the images by nothing."""
+    """Transmission of the blades at the four edges, each drawn in by a little, on half of the
+    images by nothing.
+    """
     rows, columns = (np.linspace(-1, 1, n) for n in shape)
     far = rng.uniform(0.93, 1.06, 4) + 0.2 * (rng.random() < 0.5)
-    inside = np.minimum(np.minimum(far[0] - rows, far[1] + rows)[:, None], np.minimum(far[2] - columns, far[3] + columns)[None])
+    inside = np.minimum(
+        np.minimum(far[0] - rows, far[1] + rows)[:, None],
+        np.minimum(far[2] - columns, far[3] + columns)[None],
+    )
     return np.clip(0.03 + 80 * inside, 0.03, 1)
 
 
 def _mark_side(image: np.ndarray, rng: np.random.Generator) -> None:
     """A lead letter L beside the left shoulder, on three images of four, in place."""
     size = len(image) // 20
-    top, left = int(rng.uniform(0.07, 0.2) * len(image)), int(rng.uniform(0.86, 0.92) * image.shape[1])
+    top, left = (
+        int(rng.uniform(0.07, 0.2) * len(image)),
+        int(rng.uniform(0.86, 0.92) * image.shape[1]),
+    )
     if rng.random() < 0.75:
         thick = max(size // 5, 1)
-        image[top : top + size, left : left + thick] = image[top + size - thick : top + size, left : left + size * 2 // 3] = 4000
+        image[top : top + size, left : left + thick] = image[
+            top + size - thick : top + size, left : left + size * 2 // 3
+        ] = 4000
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """A wide Gaussian, on every fourth pixel."""
-    small = ndimage.gaussian_filter(ndimage.uniform_filter(image, 4, mode="nearest")[1::4, 1::4], sigma / 4, mode="nearest")
-    return ndimage.zoom(small, np.array(image.shape) / small.shape, order=1, mode="nearest", grid_mode=True)
+    small = ndimage.gaussian_filter(
+        ndimage.uniform_filter(image, 4, mode="nearest")[1::4, 1::4], sigma / 4, mode="nearest"
+    )
+    return ndimage.zoom(
+        small, np.array(image.shape) / small.shape, order=1, mode="nearest", grid_mode=True
+    )

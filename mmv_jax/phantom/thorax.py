@@ -1,4 +1,6 @@
-"""A thorax in Hounsfield units: a patient painted on a grid, organ by organ, with the masks of what was painted. Arrays are [z, y, x]."""
+"""A thorax in Hounsfield units: a patient painted on a grid, organ by organ, with the masks of what
+was painted. Arrays are [z, y, x].
+"""
 
 from copy import copy
 from dataclasses import dataclass
@@ -53,7 +55,9 @@ def paint_thorax(patient: Patient, grid: Grid) -> Thorax:
     lung[box], heart, abdomen[box] = _paint_chest(hu[box], chest)
     _paint_air_and_fluid(hu[box], findings[box], chest, lung[box])
     left = chest.fine(f.at.x) > 0
-    anatomy[box] = np.where(heart > 0.5, 3, (lung[box] > 0.5) * np.where(left, np.uint8(1), np.uint8(2)))
+    anatomy[box] = np.where(
+        heart > 0.5, 3, (lung[box] > 0.5) * np.where(left, np.uint8(1), np.uint8(2))
+    )
     _paint_vessels(hu, f, lung)
     _paint_bones(hu, f)
     _paint_airway(hu, anatomy, f)
@@ -99,7 +103,9 @@ class _Fields:
         return self.balls(self.patient.to_scanner(curve.points), curve.radii, curve.frames @ turn.T)
 
     def noise(self, key: int, scale_mm: float) -> np.ndarray:
-        """A smooth random field of about unit variance on the coarse grid, the same field for every grid of a patient."""
+        """A smooth random field of about unit variance on the coarse grid, the same field for every
+        grid of a patient.
+        """
         rng = np.random.default_rng([*self.patient.seed, key])
         knots = Grid.centred((480.0, 400.0, 480.0), (scale_mm,) * 3, (60.0, 0.0, 0.0))
         return resample(1.5 * rng.standard_normal(knots.shape, np.float32), knots, self.coarse)
@@ -114,7 +120,11 @@ def _paint_trunk(f: _Fields) -> np.ndarray:
     hu += AIR
     hu += 110 * np.maximum(1 - np.abs(skin + 0.6), 0)  # the skin itself, thinner than a voxel
     marbling = f.noise(11, 14.0)
-    paint(hu, coverage(f.depth(organs.muscles(f.at, skin_mm))), f.fine(MUSCLE - 14 * np.maximum(marbling, 0) ** 2))
+    paint(
+        hu,
+        coverage(f.depth(organs.muscles(f.at, skin_mm))),
+        f.fine(MUSCLE - 14 * np.maximum(marbling, 0) ** 2),
+    )
     if f.patient.breast:
         _paint_glands(hu, f, skin_mm, marbling)
     return hu
@@ -128,11 +138,17 @@ def _paint_glands(hu: np.ndarray, f: _Fields, skin_mm: np.ndarray, texture: np.n
         gland = np.maximum(organs.ellipsoid(f.at, place, (34, 22 * p.breast + 6, 38)), skin_mm + 5)
         box = f.grid.box(*f.bounds(gland < 6))
         part = f.inside(box)
-        paint(hu[box], coverage(part.depth(gland)) * part.fine(np.clip(0.55 + 0.5 * texture, 0, 1)), 30.0)
+        paint(
+            hu[box],
+            coverage(part.depth(gland)) * part.fine(np.clip(0.55 + 0.5 * texture, 0, 1)),
+            30.0,
+        )
 
 
 def _paint_chest(hu: np.ndarray, f: _Fields) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Paints abdomen, lungs and mediastinum; returns the coverage of lungs and of mediastinum, and where the abdomen is."""
+    """Paints abdomen, lungs and mediastinum; returns the coverage of lungs and of mediastinum, and
+    where the abdomen is.
+    """
     p = f.patient
     cavity, dome, middle = f.depth(f.cavity_mm), f.depth(f.dome_mm), f.depth(f.middle_mm)
     below = np.maximum(cavity, dome)
@@ -147,11 +163,14 @@ def _paint_chest(hu: np.ndarray, f: _Fields) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _abdomen(f: _Fields) -> np.ndarray:
-    """HU below the domes, on the coarse grid: liver, spleen and stomach in fat, and the gas that a stomach holds at its top."""
+    """HU below the domes, on the coarse grid: liver, spleen and stomach in fat, and the gas that a
+    stomach holds at its top.
+    """
     p = f.patient
     hu = np.full(f.at.x.shape, -40.0, np.float32)
     _, yc, b = f.at.profile
-    beside = organs.superellipse(f.at.x - f.at.midline, f.at.y - yc - b + 20, 46.0, 30.0, 2.0)  # psoas, crura, the great vessels
+    # psoas, crura, the great vessels
+    beside = organs.superellipse(f.at.x - f.at.midline, f.at.y - yc - b + 20, 46.0, 30.0, 2.0)
     paint(hu, coverage(beside / PITCH_MM), MUSCLE)
     for centre, axes, value in (
         ((p.dome_right - 62, -8, -58), (72, 88, 92), LIVER),
@@ -164,12 +183,20 @@ def _abdomen(f: _Fields) -> np.ndarray:
     return hu
 
 
-def _paint_air_and_fluid(hu: np.ndarray, findings: np.ndarray, f: _Fields, lung: np.ndarray) -> None:
-    """Paints pneumothorax and effusion into the lungs, and takes them from the lungs' coverage, in place."""
+def _paint_air_and_fluid(
+    hu: np.ndarray, findings: np.ndarray, f: _Fields, lung: np.ndarray
+) -> None:
+    """Paints pneumothorax and effusion into the lungs, and takes them from the lungs' coverage, in
+    place.
+    """
     p, at = f.patient, f.at
     if p.pneumothorax:
         side, rim, base = p.pneumothorax
-        depth_mm = rim * (base + (1 - base) * np.clip(at.z / p.height, 0, 1) ** 1.5) * (0.72 + 0.28 * np.clip(-at.y / 70, -1, 1))
+        depth_mm = (
+            rim
+            * (base + (1 - base) * np.clip(at.z / p.height, 0, 1) ** 1.5)
+            * (0.72 + 0.28 * np.clip(-at.y / 70, -1, 1))
+        )
         edge, other = f.cavity_mm + depth_mm, 10 - side * at.x
         air = lung * coverage(f.depth(np.maximum(-edge, other)))
         left = lung * coverage(f.depth(other))
@@ -180,7 +207,12 @@ def _paint_air_and_fluid(hu: np.ndarray, findings: np.ndarray, f: _Fields, lung:
         lung -= air
     if p.effusion:
         side, level = p.effusion
-        rise = 0.9 * level * np.exp(np.minimum(f.cavity_mm, 0) / 16) * (1 + 0.35 * np.clip(at.y / 80, -1, 1))
+        rise = (
+            0.9
+            * level
+            * np.exp(np.minimum(f.cavity_mm, 0) / 16)
+            * (1 + 0.35 * np.clip(at.y / 80, -1, 1))
+        )
         surface = at.z - (level - organs.RECESS + 6 + rise)
         fluid = lung * coverage(f.depth(np.maximum(surface, 10 - side * at.x)))
         paint(hu, fluid, FLUID)
@@ -197,10 +229,14 @@ def _paint_vessels(hu: np.ndarray, f: _Fields, lung: np.ndarray) -> None:
     for n, (side, height) in enumerate(((-1, -22), (1, -14))):
         places = np.argwhere((inside < 0) & (side * f.at.x > 0))
         chosen = places[rng.integers(len(places), size=520)] + rng.uniform(-0.5, 0.5, (520, 3))
-        targets.append((chosen * f.coarse.spacing_mm + np.array(f.coarse.origin_mm) - p.shift) @ p.rotation())
+        targets.append(
+            (chosen * f.coarse.spacing_mm + np.array(f.coarse.origin_mm) - p.shift) @ p.rotation()
+        )
         owner.append(np.full(520, n))
         roots.append([organs.carina(p) + height, 8, side * 28 * p.half_width / 136])
-    tree = curves.vessel_tree(np.array(roots), np.concatenate(targets), np.concatenate(owner), rng, 0.72 * p.vessels)
+    tree = curves.vessel_tree(
+        np.array(roots), np.concatenate(targets), np.concatenate(owner), rng, 0.72 * p.vessels
+    )
     points, radius = curves.branch_points(tree[0], tree[1], np.minimum(tree[2], 6.5), f.step)
     index, cover = f.balls(p.to_scanner(points), np.repeat(radius[:, None], 3, 1))
     paint_stamps(hu, index, cover * lung.reshape(-1)[index], 38.0)
@@ -238,7 +274,9 @@ def _paint_vertebrae(hu: np.ndarray, f: _Fields) -> None:
     place = np.interp(pz, levels, np.arange(len(levels))) % 1
     size = 23.0 * p.height / 203
     disc = np.abs(place - 0.5) - 0.39  # > 0 in the disc, in parts of a vertebra
-    radius = organs.superellipse(px - cx, py - cy, 14.5 + 2 * np.clip(disc + 0.39, 0, 1), np.float32(13.0), 2.4)
+    radius = organs.superellipse(
+        px - cx, py - cy, 14.5 + 2 * np.clip(disc + 0.39, 0, 1), np.float32(13.0), 2.4
+    )
     canal = np.hypot(px - cx, py - cy - 20) - 8.5
     voxel = min(part.spacing_mm)
     view = hu[box]
@@ -261,27 +299,40 @@ def _paint_airway(hu: np.ndarray, anatomy: np.ndarray, f: _Fields) -> None:
 def _paint_nodule(hu: np.ndarray, findings: np.ndarray, f: _Fields, nodule: Nodule) -> None:
     p, r = f.patient, nodule.diameter_mm / 2
     centre = organs.lung_point(p, nodule.centre)
-    box = f.grid.box(p.to_scanner(centre[None])[0] - 1.3 * r - 6, p.to_scanner(centre[None])[0] + 1.3 * r + 6)
+    box = f.grid.box(
+        p.to_scanner(centre[None])[0] - 1.3 * r - 6, p.to_scanner(centre[None])[0] + 1.3 * r + 6
+    )
     part = f.grid.part(box)
     z, y, x = (a - c for a, c in zip(p.from_scanner(*part.axes()), centre))
     rng = np.random.default_rng(nodule.seed)
     waves = rng.normal(0, 1, (5, 3)) * 2.2
     distance = np.sqrt(z * z + y * y + x * x) + 1e-3
-    bumps = sum(np.sin((w[0] * z + w[1] * y + w[2] * x) / distance + i) for i, w in enumerate(waves)) / 5
+    bumps = (
+        sum(np.sin((w[0] * z + w[1] * y + w[2] * x) / distance + i) for i, w in enumerate(waves))
+        / 5
+    )
     surface = distance - r * (1 + (0.22 if nodule.spiculated else 0.06) * bumps)
-    cover = coverage(voxels_deep(surface, part, part.spacing_mm)) if min(part.shape) > 1 else np.zeros(part.shape)
+    cover = (
+        coverage(voxels_deep(surface, part, part.spacing_mm))
+        if min(part.shape) > 1
+        else np.zeros(part.shape)
+    )
     paint(hu[box], cover, 45.0)
     findings[box][cover > 0.5] |= FINDINGS["nodule"]
     if nodule.spiculated:
         ends = rng.standard_normal((14, 3))
         ends *= (r * rng.uniform(1.4, 2.1, 14) / np.linalg.norm(ends, axis=1))[:, None]
-        points, radius = curves.branch_points(np.repeat(centre[None], 14, 0), centre + ends, np.full(14, 0.8), f.step)
+        points, radius = curves.branch_points(
+            np.repeat(centre[None], 14, 0), centre + ends, np.full(14, 0.8), f.step
+        )
         index, weight = f.balls(p.to_scanner(points), np.repeat(radius[:, None], 3, 1))
         paint_stamps(hu, index, weight, 20.0)
 
 
 def _paint_tube(hu: np.ndarray, findings: np.ndarray, f: _Fields) -> None:
-    """A wall of PVC (its attenuation is our estimate), air inside, and the stripe of barium that is made to be seen."""
+    """A wall of PVC (its attenuation is our estimate), air inside, and the stripe of barium that is
+    made to be seen.
+    """
     line = f.patient.to_scanner(curves.tube(f.patient, 0.8 * f.step))
     ball = np.ones((len(line), 3), np.float32)
     index, cover = f.balls(line, 4.2 * ball)
@@ -294,7 +345,9 @@ def _paint_tube(hu: np.ndarray, findings: np.ndarray, f: _Fields) -> None:
 
 
 def scan(thorax: Thorax, rng: np.random.Generator, noise_hu: float = 18.0) -> np.ndarray:
-    """int16 [z, y, x]: what a scanner would store: blurred a little, correlated noise, clipped to -1024 .. 3071."""
+    """int16 [z, y, x]: what a scanner would store: blurred a little, correlated noise, clipped to
+    -1024 .. 3071.
+    """
     grain = ndimage.gaussian_filter(rng.standard_normal(thorax.hu.shape, np.float32), 0.55)
     out = ndimage.gaussian_filter(thorax.hu, 0.4) + noise_hu / 0.37 * grain
     return np.clip(np.rint(out), -1024, 3071).astype(np.int16)

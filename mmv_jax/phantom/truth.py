@@ -1,4 +1,6 @@
-"""What is true of a painted thorax, counted from its voxels: every label is what is drawn, not what was asked for."""
+"""What is true of a painted thorax, counted from its voxels: every label is what is drawn, not what
+was asked for.
+"""
 
 import numpy as np
 
@@ -9,27 +11,37 @@ from mmv_jax.phantom.thorax import ANATOMY, FINDINGS, Thorax
 LUNGS = (ANATOMY["left_lung"], ANATOMY["right_lung"])
 
 
-def labels(patient: Patient, body: Thorax, shot: Radiograph | None = None) -> dict[str, int | float | str]:
-    """Findings (0 or 1) and measures; "" where a measure has no meaning (the diameter of no nodule).
+def labels(
+    patient: Patient, body: Thorax, shot: Radiograph | None = None
+) -> dict[str, int | float | str]:
+    """Findings (0 or 1) and measures; "" where a measure has no meaning (the diameter of no
+    nodule).
 
-    `pneumothorax_fraction` is air / (air + lung) of the side that has it; volumes are in ml; `cardiothoracic_ratio` is that of the
-    radiograph's masks where there is one, else of the volume's masks seen along y.
+    `pneumothorax_fraction` is air / (air + lung) of the side that has it; volumes are in ml;
+    `cardiothoracic_ratio` is that of the radiograph's masks where there is one, else of the
+    volume's masks seen along y.
     """
     voxel_ml = float(np.prod(body.grid.spacing_mm)) / 1000
     ml = lambda mask: round(float(mask.sum()) * voxel_ml, 1)  # noqa: E731
     seen = {name: (body.findings & flag) > 0 for name, flag in FINDINGS.items()}
     lung, heart = np.isin(body.anatomy, LUNGS), body.anatomy == ANATOMY["cardiomediastinum"]
-    out: dict[str, int | float | str] = {name: int(seen[name].any()) for name in ("pneumothorax", "effusion", "nodule", "chest_tube")}
+    out: dict[str, int | float | str] = {
+        name: int(seen[name].any()) for name in ("pneumothorax", "effusion", "nodule", "chest_tube")
+    }
     if shot is None:
         chest = (lung | seen["pneumothorax"] | seen["effusion"]).any(1)
         ratio = cardiothoracic_ratio(heart.any(1), np.asarray(chest))
     else:
-        chest = np.isin(shot.anatomy, LUNGS) | ((shot.findings & (FINDINGS["pneumothorax"] | FINDINGS["effusion"])) > 0)
+        chest = np.isin(shot.anatomy, LUNGS) | (
+            (shot.findings & (FINDINGS["pneumothorax"] | FINDINGS["effusion"])) > 0
+        )
         ratio = cardiothoracic_ratio(shot.anatomy == ANATOMY["cardiomediastinum"], chest)
     out["cardiothoracic_ratio"] = round(ratio, 4)
     out["pneumothorax_fraction"] = round(pneumothorax_fraction(patient, body), 4)
     out |= {"effusion_ml": ml(seen["effusion"]), "lung_ml": ml(lung), "heart_ml": ml(heart)}
-    out["nodule_diameter_mm"] = round(max(n.diameter_mm for n in patient.nodules), 1) if out["nodule"] else ""
+    out["nodule_diameter_mm"] = (
+        round(max(n.diameter_mm for n in patient.nodules), 1) if out["nodule"] else ""
+    )
     out["site_nodule_mm"] = round(patient.nodules[0].diameter_mm, 1) if patient.nodules else ""
     return out
 
@@ -44,7 +56,9 @@ def pneumothorax_fraction(patient: Patient, body: Thorax) -> float:
 
 
 def cardiothoracic_ratio(heart: np.ndarray, chest: np.ndarray) -> float:
-    """Greatest width of the heart's silhouette over the greatest width inside the ribs, by columns of [row, column] masks."""
+    """Greatest width of the heart's silhouette over the greatest width inside the ribs, by columns
+    of [row, column] masks.
+    """
     return _width(heart) / max(_width(chest), 1)
 
 

@@ -18,12 +18,25 @@ from mmv_jax.phantom.patient import Dials, Patient, draw_patient, make_dials
 from mmv_jax.processes import end_with_parent
 
 KINDS = ("thorax-cxr", "thorax-ct", "breast")
-FIRST_COLUMNS = ("study_id", "path", "patient_id", "split", "modality", "ndim", "spacing_mm", "unit", "sex", "age")
+FIRST_COLUMNS = (
+    "study_id",
+    "path",
+    "patient_id",
+    "split",
+    "modality",
+    "ndim",
+    "spacing_mm",
+    "unit",
+    "sex",
+    "age",
+)
 _GOLDEN = 0.6180339887498949
 
 
 def split_of(seed: int, index: int) -> str:
-    """60 % train, 15 % val, 25 % test, in any run of consecutive patients (a golden-ratio sequence, so that no shuffle depends on the count)."""
+    """60 % train, 15 % val, 25 % test, in any run of consecutive patients (a golden-ratio sequence,
+    so that no shuffle depends on the count).
+    """
     place = (np.random.default_rng([seed, 99]).random() + index * _GOLDEN) % 1
     return "train" if place < 0.6 else "val" if place < 0.75 else "test"
 
@@ -42,7 +55,8 @@ def write_phantoms(
 ) -> Path:
     """Writes studies of each kind and their masks under `out`.
 
-    Study n of every kind is of patient n, who is in one split: a thorax-cxr and a thorax-ct of the same number show the same body.
+    Study n of every kind is of patient n, who is in one split: a thorax-cxr and a thorax-ct of the
+    same number show the same body.
 
     Args:
       out: a folder, made where it is absent.
@@ -61,13 +75,26 @@ def write_phantoms(
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise UserError(f"There is no phantom of kind {kind}. The kinds are {', '.join(KINDS)}.")
+            raise UserError(
+                f"There is no phantom of kind {kind}. The kinds are {', '.join(KINDS)}."
+            )
     if studies < 1:
         raise UserError(f"{studies} studies were asked for: ask for one at least.")
     if workers is not None and workers < 1:
-        raise UserError(f"--workers is {workers}, and phantoms need one at least. Leave it out for one a core.")
+        raise UserError(
+            f"--workers is {workers}, and phantoms need one at least. Leave it out for one a core."
+        )
     of_breast, of_thorax = _sort_dials(dials)
-    one = partial(write_patient, out, tuple(kinds), seed=seed, dials=of_thorax, breast_dials=of_breast, resolution_mm=resolution_mm, pixels=pixels)
+    one = partial(
+        write_patient,
+        out,
+        tuple(kinds),
+        seed=seed,
+        dials=of_thorax,
+        breast_dials=of_breast,
+        resolution_mm=resolution_mm,
+        pixels=pixels,
+    )
     for kind in kinds:
         (out / kind).mkdir(parents=True, exist_ok=True)
     lines = []
@@ -81,7 +108,9 @@ def _sort_dials(dials: dict[str, object]) -> tuple[breast.BreastDials, Dials]:
     """Each dial to its owner; a name that neither knows is a thorax's to refuse."""
     names = {field.name for field in fields(breast.BreastDials)}
     ours = {name: value for name, value in dials.items() if name in names}
-    return replace(breast.BreastDials(), **ours), make_dials(**{n: v for n, v in dials.items() if n not in names})  # type: ignore[arg-type]
+    return replace(breast.BreastDials(), **ours), make_dials(
+        **{n: v for n, v in dials.items() if n not in names}
+    )  # type: ignore[arg-type]
 
 
 def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
@@ -95,13 +124,17 @@ def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
 
 
 def _begin() -> None:
-    """The beginning of a worker process: one thread for numbers, and no life beyond that of the process that started it."""
+    """The beginning of a worker process: one thread for numbers, and no life beyond that of the
+    process that started it.
+    """
     threadpool_limits(1)
     end_with_parent()
 
 
 def _write_manifest(path: Path, lines: list[dict]) -> Path:
-    columns = list(FIRST_COLUMNS) + sorted({name for line in lines for name in line} - set(FIRST_COLUMNS))
+    columns = list(FIRST_COLUMNS) + sorted(
+        {name for line in lines for name in line} - set(FIRST_COLUMNS)
+    )
     lines.sort(key=lambda line: line["study_id"])
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -111,7 +144,15 @@ def _write_manifest(path: Path, lines: list[dict]) -> Path:
 
 
 def write_patient(
-    out: Path, kinds: Sequence[str], index: int, *, seed: int, dials: Dials, breast_dials: breast.BreastDials, resolution_mm: float, pixels: int
+    out: Path,
+    kinds: Sequence[str],
+    index: int,
+    *,
+    seed: int,
+    dials: Dials,
+    breast_dials: breast.BreastDials,
+    resolution_mm: float,
+    pixels: int,
 ) -> list[dict]:
     """Writes the studies of one patient; returns their manifest lines."""
     patient = draw_patient(seed, index, dials)
@@ -121,13 +162,23 @@ def write_patient(
             lines += _write_woman(out, seed, index, breast_dials)
             continue
         # Another tie may give the same patient another image, which must not go by the same name.
-        study_id = f"{kind}-{seed}-{index:05d}" + ("" if dials.tube_tie == Dials.tube_tie else f"-tie{dials.tube_tie:g}")
-        line = {"study_id": study_id, "patient_id": patient.name, "split": split_of(seed, index), "sex": patient.sex, "age": round(patient.age)}
+        study_id = f"{kind}-{seed}-{index:05d}" + (
+            "" if dials.tube_tie == Dials.tube_tie else f"-tie{dials.tube_tie:g}"
+        )
+        line = {
+            "study_id": study_id,
+            "patient_id": patient.name,
+            "split": split_of(seed, index),
+            "sex": patient.sex,
+            "age": round(patient.age),
+        }
         line["tube_tie"] = dials.tube_tie
         if kind == "thorax-cxr":
             lines.append(line | _write_cxr(out, study_id, patient, pixels, dicom=index % 4 == 3))
         else:
-            lines.append(line | _write_ct(out, study_id, patient, resolution_mm, dicom=index % 8 == 5))
+            lines.append(
+                line | _write_ct(out, study_id, patient, resolution_mm, dicom=index % 8 == 5)
+            )
     return lines
 
 
@@ -139,51 +190,122 @@ def _write_cxr(out: Path, study_id: str, patient: Patient, pixels: int, *, dicom
     name = study_id + (".dcm" if dicom else ".png")
     if dicom:
         inverted = patient.seed[1] % 8 == 7
-        files.write_dx(folder / name, shot.image, grid.spacing_mm[2], study=study_id, patient=patient.name, sex=patient.sex, inverted=inverted)
+        files.write_dx(
+            folder / name,
+            shot.image,
+            grid.spacing_mm[2],
+            study=study_id,
+            patient=patient.name,
+            sex=patient.sex,
+            inverted=inverted,
+        )
     else:
         files.write_png(folder / name, shot.image)
-    masks = {"anatomy_mask": f"thorax-cxr/{study_id}_anatomy.png", "findings_mask": f"thorax-cxr/{study_id}_findings.png"}
+    masks = {
+        "anatomy_mask": f"thorax-cxr/{study_id}_anatomy.png",
+        "findings_mask": f"thorax-cxr/{study_id}_findings.png",
+    }
     files.write_png(out / masks["anatomy_mask"], shot.anatomy)
     files.write_png(out / masks["findings_mask"], shot.findings)
     masks["site_mask"] = f"thorax-cxr/{study_id}_site.png"
     files.write_png(out / masks["site_mask"], radiograph.site_mask(patient, grid))
     measures = truth.labels(patient, body, shot)
     spacing = "" if dicom else round(grid.spacing_mm[2], 6)  # a DICOM file says it itself
-    return {"path": f"thorax-cxr/{name}", "modality": "CXR", "ndim": 2, "spacing_mm": spacing, "unit": "raw"} | masks | measures
+    return (
+        {
+            "path": f"thorax-cxr/{name}",
+            "modality": "CXR",
+            "ndim": 2,
+            "spacing_mm": spacing,
+            "unit": "raw",
+        }
+        | masks
+        | measures
+    )
 
 
-def _write_ct(out: Path, study_id: str, patient: Patient, resolution_mm: float, *, dicom: bool) -> dict:
+def _write_ct(
+    out: Path, study_id: str, patient: Patient, resolution_mm: float, *, dicom: bool
+) -> dict:
     grid = thorax.ct_grid(resolution_mm)
     body = thorax.paint_thorax(patient, grid)
     hu = thorax.scan(body, np.random.default_rng([*patient.seed, 32]))
     name = study_id + ("" if dicom else ".nii.gz")
     if dicom:
-        files.write_ct_series(out / "thorax-ct" / name, hu, grid, study=study_id, patient=patient.name, sex=patient.sex)
+        files.write_ct_series(
+            out / "thorax-ct" / name,
+            hu,
+            grid,
+            study=study_id,
+            patient=patient.name,
+            sex=patient.sex,
+        )
     else:
         files.write_nifti(out / "thorax-ct" / name, hu, grid)
-    masks = {"anatomy_mask": f"thorax-ct/{study_id}_anatomy.nii.gz", "findings_mask": f"thorax-ct/{study_id}_findings.nii.gz"}
+    masks = {
+        "anatomy_mask": f"thorax-ct/{study_id}_anatomy.nii.gz",
+        "findings_mask": f"thorax-ct/{study_id}_findings.nii.gz",
+    }
     files.write_nifti(out / masks["anatomy_mask"], body.anatomy, grid)
     files.write_nifti(out / masks["findings_mask"], body.findings, grid)
-    return {"path": f"thorax-ct/{name}", "modality": "CT", "ndim": 3, "unit": "HU"} | masks | truth.labels(patient, body)
+    return (
+        {"path": f"thorax-ct/{name}", "modality": "CT", "ndim": 3, "unit": "HU"}
+        | masks
+        | truth.labels(patient, body)
+    )
 
 
 def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) -> list[dict]:
-    """Four views of a woman; every third woman inverted (MONOCHROME1), every second with a magnification that the file states."""
+    """Four views of a woman; every third woman inverted (MONOCHROME1), every second with a
+    magnification that the file states.
+    """
     woman, patient = breast.draw_woman(seed, index, dials), f"woman-{seed}-{index:05d}"
     magnification, inverted = (1.0, 1.04)[index % 2], index % 3 == 2
     # Other dials give the same woman other images, which must not go by the same names.
-    turned = "".join(f"-{name}{getattr(dials, name):g}" for name in breast.SHARES if getattr(dials, name) != getattr(breast.BreastDials, name))
+    turned = "".join(
+        f"-{name}{getattr(dials, name):g}"
+        for name in breast.SHARES
+        if getattr(dials, name) != getattr(breast.BreastDials, name)
+    )
     lines, areas = [], {}
     for side, view in breast.VIEWS:
-        shot, study_id = breast.paint_view(woman, side, view, dials), f"breast-{seed}-{index:05d}-{side}{view}{turned}"
+        shot, study_id = (
+            breast.paint_view(woman, side, view, dials),
+            f"breast-{seed}-{index:05d}-{side}{view}{turned}",
+        )
         path, mask = f"breast/{study_id}.dcm", f"breast/{study_id}_bac.png"
         of = files.View(study_id, patient, side, view, int(woman.age))
-        files.write_mg(out / path, shot.image, shot.pixel_mm * magnification, of, magnification=magnification, inverted=inverted)
+        files.write_mg(
+            out / path,
+            shot.image,
+            shot.pixel_mm * magnification,
+            of,
+            magnification=magnification,
+            inverted=inverted,
+        )
         files.write_png(out / mask, shot.bac)
-        line = {"study_id": study_id, "path": path, "patient_id": patient, "split": split_of(seed, index), "modality": "MG", "ndim": 2, "unit": "raw"}
-        line |= {"sex": "F", "age": int(woman.age), "view": view, "laterality": side, "bac_mask": mask, "breast_density": round(woman.density, 3)}
+        line = {
+            "study_id": study_id,
+            "path": path,
+            "patient_id": patient,
+            "split": split_of(seed, index),
+            "modality": "MG",
+            "ndim": 2,
+            "unit": "raw",
+        }
+        line |= {
+            "sex": "F",
+            "age": int(woman.age),
+            "view": view,
+            "laterality": side,
+            "bac_mask": mask,
+            "breast_density": round(woman.density, 3),
+        }
         line["film"] = int(woman.film)
         lines.append(line | {"area_mm2": round(shot.area_mm2, 4)})
         areas[side, view] = shot.area_mm2
     total = breast.woman_area(areas)
-    return [line | {"woman_area_mm2": round(total, 4), "severity": breast.severity(total)} for line in lines]
+    return [
+        line | {"woman_area_mm2": round(total, 4), "severity": breast.severity(total)}
+        for line in lines
+    ]

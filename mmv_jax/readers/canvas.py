@@ -1,4 +1,6 @@
-"""A canvas: where slices become a volume, in the file's order, each moved once. Memory holds the volume and one slice."""
+"""A canvas: where slices become a volume, in the file's order, each moved once. Memory holds the
+volume and one slice.
+"""
 
 import numpy as np
 
@@ -7,7 +9,9 @@ from mmv_jax.readers.refused import Refused
 
 
 def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """`stored * slope + intercept`: whole numbers stay whole (the file's type, or int64 where scaled), all else is float32."""
+    """`stored * slope + intercept`: whole numbers stay whole (the file's type, or int64 where
+    scaled), all else is float32.
+    """
     if stored.dtype.kind == "f" or not is_whole(slope, intercept):
         if (slope, intercept) == (1.0, 0.0):
             return stored.astype(np.float32)
@@ -15,7 +19,9 @@ def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     if (slope, intercept) == (1.0, 0.0):
         return stored
     if max(abs(slope), abs(intercept)) > 1 << 31:
-        raise Refused("too_large", "slope and intercept lead to whole numbers that do not fit into 32 bits")
+        raise Refused(
+            "too_large", "slope and intercept lead to whole numbers that do not fit into 32 bits"
+        )
     return stored.astype(np.int64) * int(slope) + int(intercept)
 
 
@@ -24,7 +30,9 @@ def is_whole(slope: float, intercept: float) -> bool:
 
 
 def fitting(values: np.ndarray) -> np.ndarray:
-    """`values` in a type that a Study may have: its own, if it is an integer of 8 or 16 bits, otherwise int16 or int32, or float32."""
+    """`values` in a type that a Study may have: its own, if it is an integer of 8 or 16 bits,
+    otherwise int16 or int32, or float32.
+    """
     if values.dtype.kind == "f":
         return values.astype(np.float32, copy=False)
     if values.dtype.itemsize < 4:
@@ -33,13 +41,16 @@ def fitting(values: np.ndarray) -> np.ndarray:
 
 
 class Canvas:
-    """Slices `[j, i]` put at places k of a volume `[z, y, x]`. The integer type grows to int32 only when a value asks for it.
+    """Slices `[j, i]` put at places k of a volume `[z, y, x]`. The integer type grows to int32 only
+    when a value asks for it.
 
     Attributes:
       voxels: what has been put so far.
     """
 
-    def __init__(self, shape: tuple[int, int, int], orientation: Orientation, kind: np.dtype | type):
+    def __init__(
+        self, shape: tuple[int, int, int], orientation: Orientation, kind: np.dtype | type
+    ):
         """`shape` is (k, j, i); `kind` float32, or the integer type to begin with."""
         self.orientation = orientation
         self.voxels = np.empty([shape[axis] for axis in orientation.order], kind)

@@ -1,4 +1,6 @@
-"""What a file and its manifest claim, held against each other and against the voxels, before a Study is made of it."""
+"""What a file and its manifest claim, held against each other and against the voxels, before a
+Study is made of it.
+"""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +30,8 @@ class Image:
       unit: "HU" where the file says so itself, otherwise "raw".
       orientation: of a volume.
       attributes: numbers of the allow-list.
-      lossy: whether the voxels were, or may have been, compressed with a loss: good enough to see, not for labels.
+      lossy: whether the voxels were, or may have been, compressed with a loss: good enough to see,
+        not for labels.
     """
 
     voxels: np.ndarray
@@ -44,14 +47,17 @@ def study_of(image: Image, spacing_mm: float | None, unit: str | None) -> Study:
     """The Study of an image, once its claims and the manifest's hold.
 
     Raises:
-      Refused: not_finite, constant, bad_spacing, spacing_mismatch, not_hu, rescaled_twice, not_binary.
+      Refused: not_finite, constant, bad_spacing, spacing_mismatch, not_hu, rescaled_twice,
+        not_binary.
     """
     check_values(image.voxels)
     spacing = settled_spacing(image.spacing_mm, spacing_mm)
     attributes = dict(image.attributes)
     if image.orientation is not None:
         attributes |= placement(image.orientation)
-    return Study(image.voxels, spacing, image.ndim, settled_unit(image.voxels, image.unit, unit), attributes)
+    return Study(
+        image.voxels, spacing, image.ndim, settled_unit(image.voxels, image.unit, unit), attributes
+    )
 
 
 def placement(orientation: Orientation) -> dict[str, float]:
@@ -69,30 +75,44 @@ def check_values(voxels: np.ndarray) -> None:
         raise Refused("constant", "every voxel has the same value")
 
 
-def settled_spacing(header: tuple[float, float, float], manifest_mm: float | None) -> tuple[float, float, float]:
-    """The header's spacing; in plane the manifest's where the header says nothing. A contradiction is refused.
+def settled_spacing(
+    header: tuple[float, float, float], manifest_mm: float | None
+) -> tuple[float, float, float]:
+    """The header's spacing; in plane the manifest's where the header says nothing. A contradiction
+    is refused.
 
     Raises:
       Refused: bad_spacing, spacing_mismatch.
     """
-    known = [mm for mm in header if not math.isnan(mm)] + ([] if manifest_mm is None else [manifest_mm])
+    known = [mm for mm in header if not math.isnan(mm)] + (
+        [] if manifest_mm is None else [manifest_mm]
+    )
     for mm in known:
         if not MIN_SPACING_MM <= mm <= MAX_SPACING_MM:
-            raise Refused("bad_spacing", f"a spacing of {mm:g} mm; more than 0 and at most {MAX_SPACING_MM:g} mm is plausible")
+            raise Refused(
+                "bad_spacing",
+                f"a spacing of {mm:g} mm; more than 0 and at most {MAX_SPACING_MM:g} mm is"
+                " plausible",
+            )
     if manifest_mm is None:
         return header
     z, y, x = header
     for mm in (y, x):
         if abs(mm - manifest_mm) > SPACING_TOLERANCE * manifest_mm:  # False where mm is NaN
-            raise Refused("spacing_mismatch", f"the file says {mm:g} mm a pixel, the manifest {manifest_mm:g} mm")
+            raise Refused(
+                "spacing_mismatch",
+                f"the file says {mm:g} mm a pixel, the manifest {manifest_mm:g} mm",
+            )
     return (z, manifest_mm if math.isnan(y) else y, manifest_mm if math.isnan(x) else x)
 
 
 def settled_unit(voxels: np.ndarray, header: str, manifest: str | None) -> str:
-    """HU only where file or manifest says so and the voxels do not contradict it; nothing is guessed.
+    """HU only where file or manifest says so and the voxels do not contradict it; nothing is
+    guessed.
 
-    A manifest's claim that the voxels contradict is refused. A header's claim that they contradict is not believed: `raw`. Where the
-    manifest names another unit than HU, the values are `raw` whatever the header says.
+    A manifest's claim that the voxels contradict is refused. A header's claim that they contradict
+    is not believed: `raw`. Where the manifest names another unit than HU, the values are `raw`
+    whatever the header says.
 
     Raises:
       Refused: not_hu, rescaled_twice, not_binary.
@@ -119,14 +139,22 @@ def check_binary(voxels: np.ndarray) -> None:
 def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
     """Why the voxels cannot be Hounsfield units, as (code, reason); None where they can.
 
-    Air is -1000 HU and noise around water goes below 0, so an image without a negative value is not in HU (8-bit windowed, or stored values
-    without their intercept). An intercept of -1024 applied twice moves air to about -2000, which no matter can be; padding lies there too,
-    but padding is one value.
+    Air is -1000 HU and noise around water goes below 0, so an image without a negative value is not
+    in HU (8-bit windowed, or stored values without their intercept). An intercept of -1024 applied
+    twice moves air to about -2000, which no matter can be; padding lies there too, but padding is
+    one value.
     """
     low, high = voxels.min(), voxels.max()
     if low >= 0:
-        windowed = "it looks windowed to 8 bits" if high <= 255 else "the intercept seems not to have been applied"
-        return "not_hu", f"said to be in HU, but the values run from {low:g} to {high:g}: {windowed}"
+        windowed = (
+            "it looks windowed to 8 bits"
+            if high <= 255
+            else "the intercept seems not to have been applied"
+        )
+        return (
+            "not_hu",
+            f"said to be in HU, but the values run from {low:g} to {high:g}: {windowed}",
+        )
     if high <= -500 or high > 100_000:
         return "not_hu", f"said to be in HU, but the values run from {low:g} to {high:g}"
     if low > -1500:
@@ -136,5 +164,11 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
     if below.size:
         _, counts = np.unique(below, return_counts=True)
         if below.size - counts.max() > 0.05 * sample.size:
-            return "rescaled_twice", "said to be in HU, but air lies near -2000: slope and intercept seem to have been applied twice"
+            return (
+                "rescaled_twice",
+                (
+                    "said to be in HU, but air lies near -2000: slope and intercept seem to have"
+                    " been applied twice"
+                ),
+            )
     return None

@@ -1,10 +1,28 @@
-"""What a compressed frame says of itself (ISO 10918, 14495, 15444), read from its markers before any decoder allocates for it."""
+"""What a compressed frame says of itself (ISO 10918, 14495, 15444), read from its markers before
+any decoder allocates for it.
+"""
 
 from dataclasses import dataclass
 
 from mmv_jax.readers.refused import Refused
 
-START_OF_FRAME = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}  # 0xF7: JPEG-LS
+# 0xF7: JPEG-LS
+START_OF_FRAME = {
+    0xC0,
+    0xC1,
+    0xC2,
+    0xC3,
+    0xC5,
+    0xC6,
+    0xC7,
+    0xC9,
+    0xCA,
+    0xCB,
+    0xCD,
+    0xCE,
+    0xCF,
+    0xF7,
+}
 STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 END_OF_IMAGE = b"\xff\xd9"
 J2K_START = b"\xff\x4f\xff\x51"
@@ -12,7 +30,9 @@ J2K_START = b"\xff\x4f\xff\x51"
 
 @dataclass(frozen=True)
 class Frame:
-    """Size and kind of a compressed frame. `marker` is JPEG's start-of-frame marker, 0x51 for JPEG 2000."""
+    """Size and kind of a compressed frame. `marker` is JPEG's start-of-frame marker, 0x51 for JPEG
+    2000.
+    """
 
     rows: int
     columns: int
@@ -43,7 +63,10 @@ def jpeg_frame(data: bytes) -> Frame:
         if marker in START_OF_FRAME:
             if at + 10 > len(data):
                 break
-            rows, columns = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            rows, columns = (
+                int.from_bytes(data[at + 5 : at + 7], "big"),
+                int.from_bytes(data[at + 7 : at + 9], "big"),
+            )
             return Frame(rows, columns, data[at + 9], data[at + 4], marker)
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if length < 2:
@@ -61,6 +84,8 @@ def j2k_frame(data: bytes) -> Frame:
     at = data.find(J2K_START, 0, 4096)
     if at < 0 or at + 44 > len(data):
         raise Refused("corrupt", "there is no JPEG 2000 code stream where one must be")
-    width, height, left, top = (int.from_bytes(data[at + n : at + n + 4], "big") for n in (8, 12, 16, 20))
+    width, height, left, top = (
+        int.from_bytes(data[at + n : at + n + 4], "big") for n in (8, 12, 16, 20)
+    )
     components = int.from_bytes(data[at + 40 : at + 42], "big")
     return Frame(height - top, width - left, components, (data[at + 42] & 0x7F) + 1, 0x51)

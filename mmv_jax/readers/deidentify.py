@@ -1,7 +1,9 @@
-"""De-identification by allow-list: about forty numbers of a DICOM file may cross, names become keyed hashes, and no text crosses.
+"""De-identification by allow-list: about forty numbers of a DICOM file may cross, names become
+keyed hashes, and no text crosses.
 
-A list of what to remove leaves what it forgot; a list of what to keep cannot. The source of the attributes is DICOM PS3.3; each number
-must lie in a plausible range, so that a number put into a wrong field does not cross either.
+A list of what to remove leaves what it forgot; a list of what to keep cannot. The source of the
+attributes is DICOM PS3.3; each number must lie in a plausible range, so that a number put into a
+wrong field does not cross either.
 """
 
 import hashlib
@@ -56,8 +58,24 @@ NUMBERS = {  # DICOM keyword: (name in a Study, lowest, highest)
     "FlipAngle": ("flip_angle_deg", 0, 360),
     "MagneticFieldStrength": ("magnetic_field_t", 0, 30),
 }
-CODED = {  # DICOM keyword: (name in a Study, word -> number); a word that is not listed does not cross
-    "ViewPosition": ("view", {"PA": 1, "AP": 2, "LL": 3, "RL": 4, "LATERAL": 3, "CC": 11, "MLO": 12, "ML": 13, "LM": 14, "XCCL": 15, "XCCM": 16}),
+# DICOM keyword: (name in a Study, word -> number); a word that is not listed does not cross
+CODED = {
+    "ViewPosition": (
+        "view",
+        {
+            "PA": 1,
+            "AP": 2,
+            "LL": 3,
+            "RL": 4,
+            "LATERAL": 3,
+            "CC": 11,
+            "MLO": 12,
+            "ML": 13,
+            "LM": 14,
+            "XCCL": 15,
+            "XCCM": 16,
+        },
+    ),
     "ImageLaterality": ("laterality", {"R": 1, "L": 2, "B": 3}),
     "Laterality": ("laterality", {"R": 1, "L": 2, "B": 3}),
     "BreastImplantPresent": ("breast_implant", {"NO": 0, "YES": 1}),
@@ -82,7 +100,9 @@ MAGNIFICATION_CODES = ("R-102D6", "399163009")  # CID 4015, view modifier "magni
 
 @dataclass(frozen=True)
 class Key:
-    """The user's secret, which turns names into pseudonyms: the same everywhere with one key, and unrelated with another."""
+    """The user's secret, which turns names into pseudonyms: the same everywhere with one key, and
+    unrelated with another.
+    """
 
     secret: bytes
 
@@ -91,13 +111,17 @@ class Key:
         """Writes a new key (32 random bytes as 64 hex digits, readable by its owner alone).
 
         Raises:
-          UserError: there is a file already; a key is never written over, since pseudonyms cannot be remade without it.
+          UserError: there is a file already; a key is never written over, since pseudonyms cannot
+            be remade without it.
         """
         secret = secrets.token_bytes(32)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            raise UserError("There is a file where the new key should go; a key is never written over. Use it, or name another file.") from None
+            raise UserError(
+                "There is a file where the new key should go; a key is never written over. Use it,"
+                " or name another file."
+            ) from None
         with os.fdopen(descriptor, "w") as file:
             file.write(secret.hex() + "\n")
         return cls(secret)
@@ -112,7 +136,10 @@ class Key:
         try:
             secret = bytes.fromhex(Path(path).read_text(encoding="ascii"))
         except OSError:
-            raise UserError("The key file cannot be read: give the key that the store was made with, or make a new one.") from None
+            raise UserError(
+                "The key file cannot be read: give the key that the store was made with, or make a"
+                " new one."
+            ) from None
         except ValueError:
             secret = b""
         if len(secret) != 32:
@@ -120,7 +147,9 @@ class Key:
         return cls(secret)
 
     def hash(self, kind: str, text: str) -> str:
-        """16 hex digits for the name `text` of a `kind` ("study", "patient"): HMAC-SHA-256, so that names cannot be tried out without the key."""
+        """16 hex digits for the name `text` of a `kind` ("study", "patient"): HMAC-SHA-256, so that
+        names cannot be tried out without the key.
+        """
         return hmac.new(self.secret, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:16]
 
     @property
@@ -130,7 +159,9 @@ class Key:
 
 
 def allowed_numbers(dataset: Dataset) -> Mapping[str, float]:
-    """The numbers of `dataset` that may cross: in range, finite, and of the first value where there are several."""
+    """The numbers of `dataset` that may cross: in range, finite, and of the first value where there
+    are several.
+    """
     found: dict[str, float] = {}
     for keyword, (name, low, high) in NUMBERS.items():
         number = number_of(dataset, keyword)
@@ -153,7 +184,9 @@ def number_of(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
     """One finite number of an attribute, or None: not there, not a number, or too few values."""
     try:
         value = dataset.get(keyword)
-        number = float(value[index] if hasattr(value, "__getitem__") and not isinstance(value, str) else value)
+        number = float(
+            value[index] if hasattr(value, "__getitem__") and not isinstance(value, str) else value
+        )
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return None
     return number if math.isfinite(number) else None

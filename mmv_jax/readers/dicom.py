@@ -1,4 +1,6 @@
-"""DICOM: a file, a multi-frame file, or a folder that holds one series, to an Image. Order and spacing come from positions alone."""
+"""DICOM: a file, a multi-frame file, or a folder that holds one series, to an Image. Order and
+spacing come from positions alone.
+"""
 
 import io
 import logging
@@ -29,13 +31,33 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.series import arrange, plane_of
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
 
-BARE_STARTS = [struct.pack("<HH", *tag) for tag in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16))]
-NOT_IMAGES = {"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "SEG", "DOC", "ECG", "AU", "PLAN", "FID", "RWV"}
+BARE_STARTS = [
+    struct.pack("<HH", *tag) for tag in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16))
+]
+NOT_IMAGES = {
+    "SR",
+    "PR",
+    "KO",
+    "RTSTRUCT",
+    "RTPLAN",
+    "RTDOSE",
+    "RTRECORD",
+    "REG",
+    "SEG",
+    "DOC",
+    "ECG",
+    "AU",
+    "PLAN",
+    "FID",
+    "RWV",
+}
 SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins with `head` (132 bytes or more) is DICOM: Part 10, or a bare data set of group 2 or 8."""
+    """Whether a file that begins with `head` (132 bytes or more) is DICOM: Part 10, or a bare data
+    set of group 2 or 8.
+    """
     return head[128:132] == b"DICM" or head[:4] in BARE_STARTS
 
 
@@ -68,7 +90,10 @@ def read_series(folder: Path) -> Image:
         if not headers:
             raise Refused("no_pixels", "the folder holds no DICOM image")
         if len({str(header.get("SeriesInstanceUID", "")) for _, header in headers}) > 1:
-            raise Refused("several_series", "the folder holds more than one series: give each a folder of its own")
+            raise Refused(
+                "several_series",
+                "the folder holds more than one series: give each a folder of its own",
+            )
         if len(headers) == 1:
             return _image(headers[0][0])
         return _series(headers)
@@ -76,7 +101,9 @@ def read_series(folder: Path) -> Image:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """pydicom and its decoders warn and log with the values of tags, which must not leave the reader."""
+    """pydicom and its decoders warn and log with the values of tags, which must not leave the
+    reader.
+    """
     loggers = [logging.getLogger(name) for name in ("pydicom", "openjpeg", "highdicom")]
     before = [logger.disabled for logger in loggers]
     try:
@@ -91,7 +118,12 @@ def quiet() -> Iterator[None]:
 
 
 def _is_sidecar(path: Path) -> bool:
-    return path.is_dir() or path.name.startswith(".") or path.name.upper() in ("DICOMDIR", "VERSION", "LICENSE") or path.suffix.lower() in SIDECARS
+    return (
+        path.is_dir()
+        or path.name.startswith(".")
+        or path.name.upper() in ("DICOMDIR", "VERSION", "LICENSE")
+        or path.suffix.lower() in SIDECARS
+    )
 
 
 def _load(path: Path, *, pixels: bool = True) -> Dataset:
@@ -111,7 +143,9 @@ def _load(path: Path, *, pixels: bool = True) -> Dataset:
 
 
 def _load_deflated(file: io.BufferedIOBase, meta: FileMetaDataset, pixels: bool) -> Dataset:
-    """Inflated here, up to a limit: pydicom would inflate it whole, whatever comes out. From there on it is an ordinary data set."""
+    """Inflated here, up to a limit: pydicom would inflate it whole, whatever comes out. From there
+    on it is an ordinary data set.
+    """
     file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
     data = b"".join(inflated(file, -15, MAX_DEFLATED_BYTES))
     dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not pixels, force=True)
@@ -123,30 +157,55 @@ def _image(path: Path) -> Image:
     """One file: planar where it has one frame, a volume where it has more."""
     dataset = _load(path)
     if not is_image(dataset):
-        raise Refused("not_an_image", "a DICOM object that is no image (a report, a plan, a segmentation or the like)")
+        raise Refused(
+            "not_an_image",
+            "a DICOM object that is no image (a report, a plan, a segmentation or the like)",
+        )
     frames = check_pixels(dataset, path.stat().st_size)[0]
     if frames > 1:
         return _multi_frame(dataset, frames)
     shared, own = groups_of(dataset, 0)
     scale = scale_of(dataset, shared, own)
     values = fitting(true_values(dataset, decode_frame(dataset, 0), scale))
-    return Image(values[None], planar_spacing(dataset, shared, own), 2, scale.unit, None, allowed_numbers(dataset), is_lossy(dataset))
+    return Image(
+        values[None],
+        planar_spacing(dataset, shared, own),
+        2,
+        scale.unit,
+        None,
+        allowed_numbers(dataset),
+        is_lossy(dataset),
+    )
 
 
 def _multi_frame(dataset: Dataset, frames: int) -> Image:
     groups = [groups_of(dataset, n) for n in range(frames)]
     if any(own is None for _, own in groups):
-        raise Refused("no_position", "frames without a position of their own (a cine loop?) are no volume")
+        raise Refused(
+            "no_position", "frames without a position of their own (a cine loop?) are no volume"
+        )
     places, orientation = arrange([plane_of(dataset, *pair) for pair in groups])
     scales = [scale_of(dataset, *pair) for pair in groups]
-    canvas = Canvas((frames, int(dataset.Rows), int(dataset.Columns)), orientation, _first_kind(scales))
+    canvas = Canvas(
+        (frames, int(dataset.Rows), int(dataset.Columns)), orientation, _first_kind(scales)
+    )
     for n, (k, scale) in enumerate(zip(places, scales)):
         canvas.put(k, true_values(dataset, decode_frame(dataset, n), scale))
-    return Image(canvas.voxels, orientation.spacing_mm, 3, _one_unit(scales), orientation, allowed_numbers(dataset), is_lossy(dataset))
+    return Image(
+        canvas.voxels,
+        orientation.spacing_mm,
+        3,
+        _one_unit(scales),
+        orientation,
+        allowed_numbers(dataset),
+        is_lossy(dataset),
+    )
 
 
 def _series(headers: list[tuple[Path, Dataset]]) -> Image:
-    """Files of one frame each. The headers are small; pixels are read file by file, so that memory holds the volume and one slice."""
+    """Files of one frame each. The headers are small; pixels are read file by file, so that memory
+    holds the volume and one slice.
+    """
     for path, header in headers:
         if check_pixels(header, path.stat().st_size)[0] != 1:
             raise Refused("bad_shape", "a multi-frame file among the files of a series")
@@ -159,11 +218,21 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
         dataset = _load(path)
         canvas.put(k, true_values(dataset, decode_frame(dataset, 0), scale))
     lossy = any(is_lossy(header) for _, header in headers)
-    return Image(canvas.voxels, orientation.spacing_mm, 3, _one_unit(scales), orientation, allowed_numbers(headers[0][1]), lossy)
+    return Image(
+        canvas.voxels,
+        orientation.spacing_mm,
+        3,
+        _one_unit(scales),
+        orientation,
+        allowed_numbers(headers[0][1]),
+        lossy,
+    )
 
 
 def _first_kind(scales: list[Scale]) -> type:
-    return np.int16 if all(is_whole(scale.slope, scale.intercept) for scale in scales) else np.float32
+    return (
+        np.int16 if all(is_whole(scale.slope, scale.intercept) for scale in scales) else np.float32
+    )
 
 
 def _one_unit(scales: list[Scale]) -> str:

@@ -10,17 +10,26 @@ from mmv_jax.readers.refused import Refused
 MAX_VOXEL_BYTES = 4 << 30  # of one decoded study: 2,048 slices of 1024 × 1024 at 16 bits
 MAX_HEADER_BYTES = 64 << 20  # of what stands beside the voxels
 MAX_DEFLATED_BYTES = 256 << 20  # of a DICOM file in the deflated syntax, which is for small files
-BOMB_BYTES, BOMB_RATIO = 64 << 20, 200  # real CT shrinks 2 to 4 times; only what is both large and nearly empty goes beyond 200
+# real CT shrinks 2 to 4 times; only what is both large and nearly empty goes beyond 200
+BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
 
 
-def check_size(shape: Sequence[int], itemsize: int, stored: int | None = None, *, what: str = "image", grid: Sequence[int] | None = None) -> int:
+def check_size(
+    shape: Sequence[int],
+    itemsize: int,
+    stored: int | None = None,
+    *,
+    what: str = "image",
+    grid: Sequence[int] | None = None,
+) -> int:
     """The bytes of an array, if its shape is one that an image can have.
 
     Args:
       shape: as declared by a header that may lie.
       itemsize: bytes of a voxel.
       stored: bytes that hold it compressed, where it is.
-      grid: of a mask, the shape of its study in any order. A mask may be nearly empty and shrink without limit, but has a known size.
+      grid: of a mask, the shape of its study in any order. A mask may be nearly empty and shrink
+        without limit, but has a known size.
     Raises:
       Refused: no_pixels, too_large, mask_grid.
     """
@@ -28,17 +37,28 @@ def check_size(shape: Sequence[int], itemsize: int, stored: int | None = None, *
         raise Refused("no_pixels", f"the {what} has an axis of length 0 or less")
     size = math.prod(shape) * itemsize
     if size > MAX_VOXEL_BYTES:
-        raise Refused("too_large", f"the {what} declares {size / 2**30:.1f} GiB of voxels; {MAX_VOXEL_BYTES >> 30} GiB are allowed")
+        raise Refused(
+            "too_large",
+            f"the {what} declares {size / 2**30:.1f} GiB of voxels; {MAX_VOXEL_BYTES >> 30} GiB are"
+            " allowed",
+        )
     if grid is not None:
         if sorted(n for n in shape if n > 1) != sorted(n for n in grid if n > 1):
-            raise Refused("mask_grid", f"the mask has the shape {tuple(shape)}, its study {tuple(grid)}")
+            raise Refused(
+                "mask_grid", f"the mask has the shape {tuple(shape)}, its study {tuple(grid)}"
+            )
     elif stored is not None and size > BOMB_BYTES and size > BOMB_RATIO * stored:
-        raise Refused("too_large", f"the {what} declares {size / 2**20:.0f} MiB of voxels in {stored / 2**20:.1f} MiB of compressed data")
+        raise Refused(
+            "too_large",
+            f"the {what} declares {size / 2**20:.0f} MiB of voxels in {stored / 2**20:.1f} MiB of"
+            " compressed data",
+        )
     return size
 
 
 def inflated(file: io.BufferedIOBase, wbits: int, limit: int) -> Iterator[bytes]:
-    """The rest of `file`, inflated piece by piece, and refused beyond `limit` bytes. `wbits` is zlib's: -15 raw, 47 zlib or gzip.
+    """The rest of `file`, inflated piece by piece, and refused beyond `limit` bytes. `wbits` is
+    zlib's: -15 raw, 47 zlib or gzip.
 
     Raises:
       Refused: too_large, truncated, corrupt.
@@ -52,7 +72,9 @@ def inflated(file: io.BufferedIOBase, wbits: int, limit: int) -> Iterator[bytes]
             piece = inflater.decompress(chunk, 1 << 20)
             size += len(piece)
             if size > limit:
-                raise Refused("too_large", f"the compressed data inflate to more than {limit / 2**20:.0f} MiB")
+                raise Refused(
+                    "too_large", f"the compressed data inflate to more than {limit / 2**20:.0f} MiB"
+                )
             yield piece
     except zlib.error:
         raise Refused("corrupt", "the compressed data are damaged") from None

@@ -1,4 +1,6 @@
-"""Manifests of what is there: of a folder of any files, or of a known data set with its own splits and labels."""
+"""Manifests of what is there: of a folder of any files, or of a known data set with its own splits
+and labels.
+"""
 
 import csv
 import os
@@ -15,7 +17,8 @@ from mmv_jax.readers.manifest import MASK, OPTIONAL, REQUIRED
 from mmv_jax.readers.read import format_of
 
 Row = dict[str, str]
-PROJECTIONS = {"CR", "DX", "MG", "RF", "XA", "PX", "IO", "XC"}  # one file is one study, whatever series it is of
+# one file is one study, whatever series it is of
+PROJECTIONS = {"CR", "DX", "MG", "RF", "XA", "PX", "IO", "XC"}
 TAGS = ["SeriesInstanceUID", "PatientID", "Modality", "BodyPartExamined"]
 MASK_ENDS = ("_mask", "_seg", "_label")
 
@@ -37,12 +40,20 @@ def write_manifest_of(kind: str, root: Path | str, out: Path | str) -> int:
         raise UserError("ROOT is no folder: give the folder that holds the studies.")
     rows = list(KINDS[kind](root))
     if not rows:
-        raise UserError(f"No study was found: is this the folder of {kind}?" if kind != "folder" else "The folder holds no image that is read here.")
+        raise UserError(
+            f"No study was found: is this the folder of {kind}?"
+            if kind != "folder"
+            else "The folder holds no image that is read here."
+        )
     for row in rows:
         for name in ("path", *(column for column in row if column.endswith(MASK))):
             row[name] = Path(os.path.relpath(root / row[name], out.parent)).as_posix()
     found = {column for row in rows for column in row}
-    others = list(dict.fromkeys(column for row in rows for column in row if column not in (*REQUIRED, *OPTIONAL)))
+    others = list(
+        dict.fromkeys(
+            column for row in rows for column in row if column not in (*REQUIRED, *OPTIONAL)
+        )
+    )
     columns = [*REQUIRED, *(name for name in OPTIONAL if name in found), *others]
     with out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -52,14 +63,21 @@ def write_manifest_of(kind: str, root: Path | str, out: Path | str) -> int:
 
 
 def list_folder(root: Path) -> Iterator[Row]:
-    """Every image below `root`, by content. DICOM files of one series in one directory are one study, with the directory as its path.
+    """Every image below `root`, by content. DICOM files of one series in one directory are one
+    study, with the directory as its path.
 
-    The patient is DICOM's PatientID or a BIDS folder (`sub-...`); otherwise each study counts as a patient of its own, which the user must
-    correct where that is wrong. Splits are 80 : 10 : 10 by a hash of the patient. A file `NAME_x_mask.EXT` is the mask `x` of `NAME.EXT`, and
-    `NAME_mask`, `NAME_seg` or `NAME_label` its mask `region`.
+    The patient is DICOM's PatientID or a BIDS folder (`sub-...`); otherwise each study counts as a
+    patient of its own, which the user must correct where that is wrong. Splits are 80 : 10 : 10 by
+    a hash of the patient. A file `NAME_x_mask.EXT` is the mask `x` of `NAME.EXT`, and `NAME_mask`,
+    `NAME_seg` or `NAME_label` its mask `region`.
     """
     for folder, _, names in sorted(os.walk(root)):
-        regular = (name for name in sorted(names) if not name.startswith(".") and Path(folder, name).is_file())  # no pipe, no link to nothing
+        # no pipe, no link to nothing
+        regular = (
+            name
+            for name in sorted(names)
+            if not name.startswith(".") and Path(folder, name).is_file()
+        )
         formats = {name: format_of(Path(folder, name)) for name in regular}
         dicoms = [name for name, kind in formats.items() if kind == "dicom"]
         others = [name for name, kind in formats.items() if kind not in ("dicom", None)]
@@ -68,7 +86,9 @@ def list_folder(root: Path) -> Iterator[Row]:
 
 
 def _dicom_rows(root: Path, folder: Path, names: list[str]) -> Iterator[Row]:
-    """Stacked series as their directory (several of them in one directory are told by the reader), all else file by file."""
+    """Stacked series as their directory (several of them in one directory are told by the reader),
+    all else file by file.
+    """
     stacks: dict[str, list[tuple[Path, pydicom.Dataset]]] = defaultdict(list)
     for name in names:
         header = _header(folder / name)
@@ -101,22 +121,42 @@ def _dicom_row(root: Path, path: Path, header: pydicom.Dataset) -> Row:
         body = str(header.get("BodyPartExamined") or "").upper()
         modality = "CXR" if "CHEST" in body or "THORAX" in body else "XR"
     patient = str(header.get("PatientID") or "").strip() or study
-    return {"study_id": study, "path": study, "patient_id": patient, "split": datasets.split_of(patient), "modality": modality}
+    return {
+        "study_id": study,
+        "path": study,
+        "patient_id": patient,
+        "split": datasets.split_of(patient),
+        "modality": modality,
+    }
 
 
-def _file_rows(root: Path, folder: Path, names: list[str], formats: dict[str, str | None]) -> Iterator[Row]:
+def _file_rows(
+    root: Path, folder: Path, names: list[str], formats: dict[str, str | None]
+) -> Iterator[Row]:
     stems = {name: name.split(".")[0] for name in names}
     studies = [name for name in names if not stems[name].endswith(MASK_ENDS)]
-    masks = {name: _owner(stems[name], [stems[study] for study in studies]) for name in names if name not in studies}
+    masks = {
+        name: _owner(stems[name], [stems[study] for study in studies])
+        for name in names
+        if name not in studies
+    }
     for name in studies:
         study = (folder / name).relative_to(root).as_posix()
         patient = next((part for part in Path(study).parts if part.startswith("sub-")), study)
         modality = "picture" if formats[name] == "picture" else "volume"
-        row = {"study_id": study, "path": study, "patient_id": patient, "split": datasets.split_of(patient), "modality": modality}
+        row = {
+            "study_id": study,
+            "path": study,
+            "patient_id": patient,
+            "split": datasets.split_of(patient),
+            "modality": modality,
+        }
         for mask, owner in masks.items():
             rest = stems[mask].removeprefix(f"{owner}_")
             if owner == stems[name]:
-                row[rest if rest.endswith(MASK) else "region_mask"] = (folder / mask).relative_to(root).as_posix()
+                row[rest if rest.endswith(MASK) else "region_mask"] = (
+                    (folder / mask).relative_to(root).as_posix()
+                )
         yield row
 
 

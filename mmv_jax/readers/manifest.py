@@ -1,4 +1,6 @@
-"""The manifest: a CSV with a line a study, read with its mistakes told line by line. The header is line 1."""
+"""The manifest: a CSV with a line a study, read with its mistakes told line by line. The header is
+line 1.
+"""
 
 import csv
 from collections import defaultdict
@@ -18,13 +20,15 @@ MASK = "_mask"
 
 @dataclass(frozen=True)
 class Line:
-    """A study of a manifest. Ids and paths are the user's: they stay with the reader and are hashed before anything is written.
+    """A study of a manifest. Ids and paths are the user's: they stay with the reader and are hashed
+    before anything is written.
 
     Attributes:
       number: line of the file; the header is line 1.
       path: absolute, or relative to the working directory as the manifest's own path is.
       spacing_mm: mm a pixel, in plane, or None.
-      unit: "HU", "shape", another word, or None. A modality that ends in "-shape" has the unit "shape" by itself.
+      unit: "HU", "shape", another word, or None. A modality that ends in "-shape" has the unit
+        "shape" by itself.
       masks: name (the column without "_mask") -> path.
       labels: every other column that is not empty, as text.
     """
@@ -60,7 +64,8 @@ def read_manifest(path: Path | str) -> Manifest:
     """Reads a manifest. A bad line is refused and stops nothing.
 
     Raises:
-      UserError: the file cannot be read as a manifest at all (not there, no text, a required column is missing, a column twice).
+      UserError: the file cannot be read as a manifest at all (not there, no text, a required column
+        is missing, a column twice).
     """
     path = Path(path)
     columns, cells = _table(path)
@@ -81,14 +86,25 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             columns = [name.strip() for name in next(reader, [])]
-            cells = [(reader.line_num - "".join(values).count("\n"), values) for values in reader if values]
+            cells = [
+                (reader.line_num - "".join(values).count("\n"), values)
+                for values in reader
+                if values
+            ]
     except OSError:
-        raise UserError("The manifest cannot be read: no such file, or no right to read it.") from None
+        raise UserError(
+            "The manifest cannot be read: no such file, or no right to read it."
+        ) from None
     except (UnicodeDecodeError, csv.Error):
-        raise UserError("The manifest is not a CSV file in UTF-8. Save it as one, with a header line.") from None
+        raise UserError(
+            "The manifest is not a CSV file in UTF-8. Save it as one, with a header line."
+        ) from None
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
-        raise UserError(f"The manifest has no column {', '.join(missing)}. Required are {', '.join(REQUIRED)}; any other is carried along.")
+        raise UserError(
+            f"The manifest has no column {', '.join(missing)}. Required are {', '.join(REQUIRED)};"
+            " any other is carried along."
+        )
     if len(set(columns)) < len(columns):
         raise UserError("Two columns of the manifest have one name. Rename one of them.")
     return columns, cells
@@ -96,7 +112,9 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> Line:
     if len(values) != len(columns):
-        raise Refused("bad_line", f"the header has {len(columns)} columns, this line {len(values)} cells")
+        raise Refused(
+            "bad_line", f"the header has {len(columns)} columns, this line {len(values)} cells"
+        )
     cells = {name: value.strip() for name, value in zip(columns, values)}
     for name in REQUIRED:
         if not cells[name]:
@@ -104,9 +122,17 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     if cells["split"] not in SPLITS:
         raise Refused("bad_split", f"split must be one of {', '.join(SPLITS)}")
     shape = "shape" if cells["modality"].endswith("-shape") else None
-    masks = {name.removesuffix(MASK): folder / value for name, value in cells.items() if name.endswith(MASK) and value}
+    masks = {
+        name.removesuffix(MASK): folder / value
+        for name, value in cells.items()
+        if name.endswith(MASK) and value
+    }
     reserved = {*REQUIRED, *OPTIONAL}
-    labels = {name: value for name, value in cells.items() if value and name and name not in reserved and not name.endswith(MASK)}
+    labels = {
+        name: value
+        for name, value in cells.items()
+        if value and name and name not in reserved and not name.endswith(MASK)
+    }
     return Line(
         number=number,
         study_id=cells["study_id"],
@@ -129,7 +155,9 @@ def _spacing(cell: str) -> float | None:
     except ValueError:
         mm = float("nan")
     if not 0 < mm < float("inf"):
-        raise Refused("bad_spacing", "spacing_mm must be one positive number (mm a pixel), or empty")
+        raise Refused(
+            "bad_spacing", "spacing_mm must be one positive number (mm a pixel), or empty"
+        )
     return mm
 
 
@@ -141,12 +169,18 @@ def _without_repeats(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
         if earlier == line.number:
             kept.append(line)
         else:
-            refused.append(LineRefused(line.number, "duplicate_study", f"the study_id stands in line {earlier} already"))
+            refused.append(
+                LineRefused(
+                    line.number, "duplicate_study", f"the study_id stands in line {earlier} already"
+                )
+            )
     return kept, refused
 
 
 def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
-    """Every line of a patient who is in two splits is refused: which of them is the mistake cannot be known."""
+    """Every line of a patient who is in two splits is refused: which of them is the mistake cannot
+    be known.
+    """
     splits: dict[str, dict[str, int]] = defaultdict(dict)
     for line in lines:
         splits[line.patient_id].setdefault(line.split, line.number)
@@ -157,5 +191,11 @@ def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
             kept.append(line)
         else:
             words = ", ".join(f"{split} (line {number})" for split, number in places.items())
-            refused.append(LineRefused(line.number, "patient_across_splits", f"the patient is in {words}; a patient may be in one split only"))
+            refused.append(
+                LineRefused(
+                    line.number,
+                    "patient_across_splits",
+                    f"the patient is in {words}; a patient may be in one split only",
+                )
+            )
     return kept, refused

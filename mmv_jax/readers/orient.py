@@ -1,7 +1,9 @@
-"""Orientation: from the axes of a file to `[z, y, x]` in LPS+ order, by permutation and flips alone.
+"""Orientation: from the axes of a file to `[z, y, x]` in LPS+ order, by permutation and flips
+alone.
 
-An oblique volume keeps its own grid: each axis takes the name of the anatomical axis that it is nearest to, nothing is interpolated, and
-`obliquity_deg` among the study's attributes says how far off that is.
+An oblique volume keeps its own grid: each axis takes the name of the anatomical axis that it is
+nearest to, nothing is interpolated, and `obliquity_deg` among the study's attributes says how far
+off that is.
 """
 
 from collections.abc import Iterable
@@ -14,14 +16,18 @@ from nibabel.orientations import io_orientation
 from mmv_jax.readers.refused import Refused
 
 T = TypeVar("T")
-MAX_SHEAR_DEG = 1.0  # beyond it, a straight box of voxels would show a slanted patient: 1 degree over 300 mm is 5 mm
-MAX_STEP_MM = 1e6  # of one voxel, before any arithmetic that could overflow; what is plausible is judged with the manifest's spacing
+# beyond it, a straight box of voxels would show a slanted patient: 1 degree over 300 mm is 5 mm
+MAX_SHEAR_DEG = 1.0
+# of one voxel, before any arithmetic that could overflow; what is plausible is judged with the
+# manifest's spacing
+MAX_STEP_MM = 1e6
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How the axes (k, j, i) of a file become (z, y, x). Both directions are views: no voxel moves until one is assigned.
+    """How the axes (k, j, i) of a file become (z, y, x). Both directions are views: no voxel moves
+    until one is assigned.
 
     Attributes:
       order: for each of z, y, x the axis of the file.
@@ -78,18 +84,28 @@ def orientation_of(shape: tuple[int, int, int], affine: np.ndarray) -> Orientati
 
 
 def _axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The unit vectors of an affine (as columns) and their lengths, if they are three lengths at right angles."""
+    """The unit vectors of an affine (as columns) and their lengths, if they are three lengths at
+    right angles.
+    """
     columns = affine[:3, :3]
     if not np.isfinite(affine).all() or np.abs(columns).max() > MAX_STEP_MM:
-        raise Refused("bad_spacing", "the transform from voxels to millimetres has a number that is no length")
+        raise Refused(
+            "bad_spacing", "the transform from voxels to millimetres has a number that is no length"
+        )
     lengths = np.linalg.norm(columns, axis=0)
     if not (lengths > 0).all():
-        raise Refused("bad_spacing", "the transform from voxels to millimetres has an axis of length 0")
+        raise Refused(
+            "bad_spacing", "the transform from voxels to millimetres has an axis of length 0"
+        )
     axes = columns / lengths
     slant = np.abs(axes.T @ axes - np.eye(3)).max()
     if slant > np.sin(np.deg2rad(MAX_SHEAR_DEG)):
         angle = np.rad2deg(np.arcsin(min(slant, 1.0)))
-        raise Refused("sheared", f"the axes are {angle:.1f} degrees off a right angle (a tilted gantry?); resample it to a straight grid first")
+        raise Refused(
+            "sheared",
+            f"the axes are {angle:.1f} degrees off a right angle (a tilted gantry?); resample it to"
+            " a straight grid first",
+        )
     return axes, lengths
 
 

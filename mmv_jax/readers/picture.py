@@ -1,8 +1,9 @@
 """Pictures: PNG of 1 to 16 bits and JPEG of 8 to 16, as planar images.
 
-A picture whose channels agree is grey, whatever it is stored as. A true colour picture is refused, not converted: in a radiograph colour
-is writing, an arrow or a heat map, and luminance would turn it into anatomy. Resolution fields of pictures (dots per inch) describe
-printing, not patients, and are not read: spacing comes from the manifest.
+A picture whose channels agree is grey, whatever it is stored as. A true colour picture is refused,
+not converted: in a radiograph colour is writing, an arrow or a heat map, and luminance would turn
+it into anatomy. Resolution fields of pictures (dots per inch) describe printing, not patients, and
+are not read: spacing comes from the manifest.
 """
 
 import io
@@ -19,13 +20,15 @@ from mmv_jax.readers.limits import check_size
 from mmv_jax.readers.refused import Refused
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-GREY_TOLERANCE = 16 / 255  # chroma noise that JPEG leaves in a grey picture, as a share of the range
+# chroma noise that JPEG leaves in a grey picture, as a share of the range
+GREY_TOLERANCE = 16 / 255
 GREY_SHARE = 0.999  # of the pixels: fewer off-grey ones than any legible mark
 UNKNOWN = (NAN, NAN, NAN)
 
 
 def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> Image:
-    """Reads a PNG or a JPEG. Of a mask for a study of shape `grid`, a palette's indices are the labels, and channels must agree exactly.
+    """Reads a PNG or a JPEG. Of a mask for a study of shape `grid`, a palette's indices are the
+    labels, and channels must agree exactly.
 
     Raises:
       Refused: too_large, truncated, corrupt, colour, unknown_encoding, lossy_mask.
@@ -33,7 +36,11 @@ def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> Image:
     data = path.read_bytes()
     if data.startswith(JPEG):
         if grid is not None:
-            raise Refused("lossy_mask", "a mask may not be a JPEG: its labels are smeared by the compression. Write it as PNG")
+            raise Refused(
+                "lossy_mask",
+                "a mask may not be a JPEG: its labels are smeared by the compression. Write it"
+                " as PNG",
+            )
         return Image(grey(_read_jpeg(data))[None], UNKNOWN, ndim=2)
     pixels = _read_png(data, grid)
     return Image(grey(pixels, exact=grid is not None)[None], UNKNOWN, ndim=2)
@@ -61,7 +68,9 @@ def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
 
 def _read_jpeg(data: bytes) -> np.ndarray:
     frame = jpeg_frame(data)
-    check_size((frame.rows, frame.columns, frame.components), 1 + (frame.bits > 8), len(data), what="JPEG")
+    check_size(
+        (frame.rows, frame.columns, frame.components), 1 + (frame.bits > 8), len(data), what="JPEG"
+    )
     if frame.components not in (1, 3):
         raise Refused("colour", "a JPEG of four colours is a print, not a radiograph")
     if frame.bits == 8 and frame.is_common:
@@ -72,7 +81,8 @@ def _read_jpeg(data: bytes) -> np.ndarray:
 
 def _pillow(data: bytes) -> Pillow.Image:
     limit = Pillow.MAX_IMAGE_PIXELS
-    Pillow.MAX_IMAGE_PIXELS = None  # the size was checked against our own limit, from the same header bytes
+    # the size was checked against our own limit, from the same header bytes
+    Pillow.MAX_IMAGE_PIXELS = None
     try:
         picture = Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG"))
         picture.load()
@@ -103,15 +113,22 @@ def grey(pixels: np.ndarray, *, exact: bool = False) -> np.ndarray:
         raise Refused("bad_shape", "the picture does not have 1 to 4 channels")
     if pixels.shape[-1] in (2, 4):
         if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
-            raise Refused("colour", "the picture is transparent in places: what lies below is not known")
+            raise Refused(
+                "colour", "the picture is transparent in places: what lies below is not known"
+            )
         pixels = pixels[..., :-1]
     if pixels.shape[-1] == 1:
         return np.ascontiguousarray(pixels[..., 0])
     low, high = pixels.min(axis=-1), pixels.max(axis=-1)
     tolerance = 0 if exact else GREY_TOLERANCE * np.iinfo(pixels.dtype).max
     if np.mean(high - low <= tolerance) < (1 if exact else GREY_SHARE):
-        raise Refused("colour", "the picture is in colour: colour in a radiograph is writing or an overlay, which must be taken out first")
+        raise Refused(
+            "colour",
+            "the picture is in colour: colour in a radiograph is writing or an overlay, which must"
+            " be taken out first",
+        )
     if (low == high).all():
         return np.ascontiguousarray(low)
-    luminance = pixels @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as JPEG itself weighs them
+    # ITU-R BT.601, as JPEG itself weighs them
+    luminance = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.rint(luminance).astype(pixels.dtype)

@@ -1,7 +1,9 @@
-"""DICOM frames: each transfer syntax by one decoder, named here and never "whatever is installed", since decoders differ in their pixels.
+"""DICOM frames: each transfer syntax by one decoder, named here and never "whatever is installed",
+since decoders differ in their pixels.
 
-Measured over some 40,000 mutated files each: these decoders never ended the process; GDCM did (0.34 %), pylibjpeg-rle panicked (14 %).
-JPEG baseline by libjpeg and by GDCM differ by one level in up to 1 % of the samples, so the choice is part of the result.
+Measured over some 40,000 mutated files each: these decoders never ended the process; GDCM did (0.34
+%), pylibjpeg-rle panicked (14 %). JPEG baseline by libjpeg and by GDCM differ by one level in up to
+1 % of the samples, so the choice is part of the result.
 """
 
 import imagecodecs
@@ -32,7 +34,12 @@ from mmv_jax.readers.codestream import END_OF_IMAGE, j2k_frame, jpeg_frame
 from mmv_jax.readers.limits import check_size
 from mmv_jax.readers.refused import Refused
 
-NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
+NATIVE = {
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+}
 DECODER = {
     RLELossless: "pydicom",
     JPEG2000Lossless: "pylibjpeg",
@@ -51,15 +58,23 @@ LOSSY = {JPEG2000, HTJ2K, JPEGLSNearLossless, JPEGBaseline8Bit, JPEGExtended12Bi
 
 
 def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
-    """(frames, rows, columns), if the header describes pixels that can be decoded here. `stored`: bytes of the file.
+    """(frames, rows, columns), if the header describes pixels that can be decoded here. `stored`:
+    bytes of the file.
 
     Raises:
       Refused: no_pixels, unknown_encoding, too_large, truncated.
     """
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax not in NATIVE and syntax not in DECODER:
-        raise Refused("unknown_encoding", "a transfer syntax that is not read here (video, or one of a vendor's own)")
-    shape = _whole(dataset, "NumberOfFrames", 1), _whole(dataset, "Rows", 0), _whole(dataset, "Columns", 0)
+        raise Refused(
+            "unknown_encoding",
+            "a transfer syntax that is not read here (video, or one of a vendor's own)",
+        )
+    shape = (
+        _whole(dataset, "NumberOfFrames", 1),
+        _whole(dataset, "Rows", 0),
+        _whole(dataset, "Columns", 0),
+    )
     if 0 in shape:
         raise Refused("no_pixels", "the DICOM file has no rows, columns or frames")
     samples, bits = _whole(dataset, "SamplesPerPixel", 1), _whole(dataset, "BitsAllocated", 0)
@@ -67,15 +82,22 @@ def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
         raise Refused("unknown_encoding", "1 or 3 samples a pixel of 8, 16 or 32 bits are read")
     if syntax in NATIVE and dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         raise Refused("colour", "a DICOM image in subsampled colour")
-    size = check_size((*shape, samples), bits // 8, None if syntax in NATIVE else stored, what="DICOM image")
+    size = check_size(
+        (*shape, samples), bits // 8, None if syntax in NATIVE else stored, what="DICOM image"
+    )
     if syntax in NATIVE and syntax != DeflatedExplicitVRLittleEndian and stored < size:
         raise Refused("truncated", f"{size} bytes of pixels are declared, the file has {stored}")
     return shape
 
 
 def is_lossy(dataset: Dataset) -> bool:
-    """Whether the pixels are in a syntax that may lose, or were in one before (Lossy Image Compression is 01)."""
-    return dataset.file_meta.get("TransferSyntaxUID") in LOSSY or dataset.get("LossyImageCompression") == "01"
+    """Whether the pixels are in a syntax that may lose, or were in one before (Lossy Image
+    Compression is 01).
+    """
+    return (
+        dataset.file_meta.get("TransferSyntaxUID") in LOSSY
+        or dataset.get("LossyImageCompression") == "01"
+    )
 
 
 def _whole(dataset: Dataset, keyword: str, default: int) -> int:
@@ -96,9 +118,18 @@ def decode_frame(dataset: Dataset, index: int) -> np.ndarray:
         raise Refused("no_pixels", "the DICOM file has no Pixel Data")
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in NATIVE:
-        expected = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8 * (index + 1)
+        expected = (
+            dataset.Rows
+            * dataset.Columns
+            * dataset.SamplesPerPixel
+            * dataset.BitsAllocated
+            // 8
+            * (index + 1)
+        )
         if len(dataset.PixelData) < expected:
-            raise Refused("truncated", "the Pixel Data are shorter than rows, columns and frames say")
+            raise Refused(
+                "truncated", "the Pixel Data are shorter than rows, columns and frames say"
+            )
         return get_decoder(syntax).as_array(dataset, index=index)[0]
     frames = int(dataset.get("NumberOfFrames") or 1)
     data = encaps.get_frame(dataset.PixelData, index, number_of_frames=frames)
@@ -110,22 +141,35 @@ def decode_frame(dataset: Dataset, index: int) -> np.ndarray:
 
 
 def check_frame(dataset: Dataset, data: bytes) -> None:
-    """A compressed frame must have the size that the DICOM header says, or the decoder would allocate what it likes."""
+    """A compressed frame must have the size that the DICOM header says, or the decoder would
+    allocate what it likes.
+    """
     syntax = dataset.file_meta.TransferSyntaxUID
     is_j2k = syntax in (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
     frame = j2k_frame(data) if is_j2k else jpeg_frame(data)
-    if (frame.rows, frame.columns, frame.components) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
+    if (frame.rows, frame.columns, frame.components) != (
+        dataset.Rows,
+        dataset.Columns,
+        dataset.SamplesPerPixel,
+    ):
         raise Refused("corrupt", "the compressed frame has another size than the DICOM header says")
-    # CharLS, on a scan that ends early, counts to 2**31 before it says so: 4.7 s. Most such scans have lost their end marker too.
-    if syntax in (JPEGLSLossless, JPEGLSNearLossless) and not data.rstrip(b"\0").endswith(END_OF_IMAGE):
+    # CharLS, on a scan that ends early, counts to 2**31 before it says so: 4.7 s. Most such scans
+    # have lost their end marker too.
+    if syntax in (JPEGLSLossless, JPEGLSNearLossless) and not data.rstrip(b"\0").endswith(
+        END_OF_IMAGE
+    ):
         raise Refused("truncated", "the JPEG-LS frame has no end")
 
 
 def _jpeg(dataset: Dataset, data: bytes) -> np.ndarray:
-    """JPEG baseline, extended and lossless through libjpeg-turbo; signed values are sign-extended from their stored bits."""
+    """JPEG baseline, extended and lossless through libjpeg-turbo; signed values are sign-extended
+    from their stored bits.
+    """
     if dataset.SamplesPerPixel == 3:
         is_rgb = dataset.PhotometricInterpretation == "RGB"
-        return imagecodecs.jpeg8_decode(data, colorspace="RGB" if is_rgb else "YCBCR", outcolorspace="RGB")
+        return imagecodecs.jpeg8_decode(
+            data, colorspace="RGB" if is_rgb else "YCBCR", outcolorspace="RGB"
+        )
     pixels = imagecodecs.jpeg8_decode(data)
     if not dataset.PixelRepresentation:
         return pixels

@@ -1,4 +1,6 @@
-"""`read_study` and `read_mask`: any file, chosen by what it contains, to a Study or a mask on its grid, or a refusal with a code."""
+"""`read_study` and `read_mask`: any file, chosen by what it contains, to a Study or a mask on its
+grid, or a refusal with a code.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,21 +12,34 @@ from mmv_jax.readers.claims import Image, placement, study_of
 from mmv_jax.readers.dicom import is_dicom, read_dicom, read_series
 from mmv_jax.readers.picture import JPEG, PNG, read_picture
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.volume import GZIP, gunzipped_head, is_meta_image, nifti_version, read_meta_image, read_nifti, read_nrrd
+from mmv_jax.readers.volume import (
+    GZIP,
+    gunzipped_head,
+    is_meta_image,
+    nifti_version,
+    read_meta_image,
+    read_nifti,
+    read_nrrd,
+)
 from mmv_jax.study import Study
 
 MAX_LABEL = (1 << 15) - 1
 GRID_TOLERANCE = 0.5  # voxels: how far a mask's first and last voxel may lie from the study's
 
 
-def read_study(path: Path | str, *, spacing_mm: float | None = None, unit: str | None = None) -> Study:
-    """Reads one study: a file by its content, whatever its name says, or a folder as one DICOM series.
+def read_study(
+    path: Path | str, *, spacing_mm: float | None = None, unit: str | None = None
+) -> Study:
+    """Reads one study: a file by its content, whatever its name says, or a folder as one DICOM
+    series.
 
     Args:
       path: DICOM, NIfTI, MHA, NRRD, PNG or JPEG.
-      spacing_mm: the manifest's mm a pixel, in plane. The file's header wins where it has one; more than 5 % apart is refused.
-      unit: the manifest's word. "HU" makes a file without a modality (NIfTI, MHA, NRRD) Hounsfield units, if its values can be that;
-        "shape" asks for binary voxels; any other word means "raw".
+      spacing_mm: the manifest's mm a pixel, in plane. The file's header wins where it has one; more
+        than 5 % apart is refused.
+      unit: the manifest's word. "HU" makes a file without a modality (NIfTI, MHA, NRRD) Hounsfield
+        units, if its values can be that; "shape" asks for binary voxels; any other word means
+        "raw".
     Returns:
       The Study: `[z, y, x]`, a volume in LPS+ order. Integers stay integers; all else is float32.
     Raises:
@@ -40,13 +55,17 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
     Returns:
       int16 `[z, y, x]` with the shape of `like.voxels`.
     Raises:
-      Refused: mask_grid (another shape, spacing or place), mask_values (no whole numbers from 0 to 32767), lossy_mask, and what a
-        study of the same format would be refused for.
+      Refused: mask_grid (another shape, spacing or place), mask_values (no whole numbers from 0 to
+        32767), lossy_mask, and what a study of the same format would be refused for.
     """
     with refusing():
         image = _image(Path(path), grid=like.voxels.shape)
         if image.lossy:
-            raise Refused("lossy_mask", "a mask may not be compressed with a loss: its labels are smeared. Write it without")
+            raise Refused(
+                "lossy_mask",
+                "a mask may not be compressed with a loss: its labels are smeared. Write it"
+                " without",
+            )
         _check_grid(image, like)
         voxels = image.voxels
         low, high = voxels.min(), voxels.max()
@@ -60,7 +79,9 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Whatever a library raises becomes a Refused that quotes nothing of it: messages of libraries hold tags and paths."""
+    """Whatever a library raises becomes a Refused that quotes nothing of it: messages of libraries
+    hold tags and paths.
+    """
     try:
         yield
     except Refused as why:
@@ -73,12 +94,17 @@ def refusing() -> Iterator[None]:
         raise Refused("too_large", "the file needs more memory than there is") from None
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # decoders written in Rust raise PanicException, which is no Exception
-        raise Refused("unreadable", f"the format's library failed with {type(error).__name__}") from None
+    # decoders written in Rust raise PanicException, which is no Exception
+    except BaseException as error:
+        raise Refused(
+            "unreadable", f"the format's library failed with {type(error).__name__}"
+        ) from None
 
 
 def format_of(path: Path) -> str | None:
-    """ "picture", "dicom", "nifti", "nrrd" or "meta" by the first bytes of a file; None where it is none of them."""
+    """ "picture", "dicom", "nifti", "nrrd" or "meta" by the first bytes of a file; None where it is
+    none of them.
+    """
     with path.open("rb") as file:
         head = file.read(4096)
     if head.startswith((PNG, JPEG)):
@@ -100,15 +126,26 @@ def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
     if form is None and path.stat().st_size == 0:
         raise Refused("truncated", "the file is empty")
     if form is None:
-        raise Refused("not_an_image", "its content is none of DICOM, NIfTI, MHA, NRRD, PNG and JPEG, whatever its name says")
+        raise Refused(
+            "not_an_image",
+            "its content is none of DICOM, NIfTI, MHA, NRRD, PNG and JPEG, whatever its name says",
+        )
     if form == "dicom":
         return read_dicom(path)
-    return {"picture": read_picture, "nifti": read_nifti, "nrrd": read_nrrd, "meta": read_meta_image}[form](path, grid)
+    return {
+        "picture": read_picture,
+        "nifti": read_nifti,
+        "nrrd": read_nrrd,
+        "meta": read_meta_image,
+    }[form](path, grid)
 
 
 def _check_grid(image: Image, like: Study) -> None:
     if image.voxels.shape != like.voxels.shape:
-        raise Refused("mask_grid", f"the mask has the grid {image.voxels.shape}, its study {like.voxels.shape}")
+        raise Refused(
+            "mask_grid",
+            f"the mask has the grid {image.voxels.shape}, its study {like.voxels.shape}",
+        )
     if image.orientation is None or "first_z_mm" not in like.attributes:
         return
     here = placement(image.orientation)
@@ -116,4 +153,7 @@ def _check_grid(image: Image, like: Study) -> None:
         for axis, spacing in zip("zyx", like.spacing_mm):
             apart = abs(here[f"{end}_{axis}_mm"] - like.attributes[f"{end}_{axis}_mm"])
             if apart > GRID_TOLERANCE * spacing:
-                raise Refused("mask_grid", f"the mask's {end} voxel lies {apart:.1f} mm from its study's along {axis}")
+                raise Refused(
+                    "mask_grid",
+                    f"the mask's {end} voxel lies {apart:.1f} mm from its study's along {axis}",
+                )

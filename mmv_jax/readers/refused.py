@@ -1,10 +1,14 @@
-"""Refused: a file that does not become a Study, with a code that stays the same and a reason that quotes nothing of the file."""
+"""Refused: a file that does not become a Study, with a code that stays the same and a reason that
+quotes nothing of the file.
+"""
 
 from mmv_jax.errors import UserError
 
 CODES = {
     "not_found": "no such file or folder, or no right to read it",
-    "not_an_image": "its content is no format that is read here, or it holds something else than an image",
+    "not_an_image": (
+        "its content is no format that is read here, or it holds something else than an image"
+    ),
     "unreadable": "the library of its format gave up on it",
     "truncated": "it ends before its data do",
     "corrupt": "a checksum or a decoder says that bytes have changed",
@@ -29,7 +33,9 @@ CODES = {
     "uneven_slices": "the distances between slices vary",
     "no_position": "slices or frames without a position",
     "not_hu": "the values cannot be Hounsfield units",
-    "rescaled_twice": "the values are Hounsfield units to which slope and intercept were applied once more",
+    "rescaled_twice": (
+        "the values are Hounsfield units to which slope and intercept were applied once more"
+    ),
     "not_binary": "a shape has other values than two",
     "mask_grid": "a mask that does not lie on its study's grid",
     "mask_values": "a mask whose values are not whole numbers from 0 to 32767",

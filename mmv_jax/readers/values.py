@@ -1,4 +1,6 @@
-"""True values of a DICOM frame: slope and intercept applied once, tissue bright, padding dark; and what its pixels measure in mm."""
+"""True values of a DICOM frame: slope and intercept applied once, tissue bright, padding dark; and
+what its pixels measure in mm.
+"""
 
 import math
 from dataclasses import dataclass
@@ -26,19 +28,24 @@ class Scale:
 
 
 def groups_of(dataset: Dataset, index: int) -> tuple[Dataset | None, Dataset | None]:
-    """The shared functional groups of an enhanced file, and those of frame `index`; None where there are none.
+    """The shared functional groups of an enhanced file, and those of frame `index`; None where
+    there are none.
 
     Raises:
       Refused: corrupt.
     """
-    shared, own = dataset.get("SharedFunctionalGroupsSequence"), dataset.get("PerFrameFunctionalGroupsSequence")
+    shared, own = (
+        dataset.get("SharedFunctionalGroupsSequence"),
+        dataset.get("PerFrameFunctionalGroupsSequence"),
+    )
     if own and len(own) <= index:
         raise Refused("corrupt", "fewer functional groups than frames")
     return (shared[0] if shared else None), (own[index] if own else None)
 
 
 def scale_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None) -> Scale:
-    """Slope, intercept and unit of a frame. The unit is HU where the file says so: CT, rescaled, and no other rescale type.
+    """Slope, intercept and unit of a frame. The unit is HU where the file says so: CT, rescaled,
+    and no other rescale type.
 
     A localizer's values are scaled line integrals, whatever its header repeats from its series.
     """
@@ -80,7 +87,9 @@ def true_values(dataset: Dataset, stored: np.ndarray, scale: Scale) -> np.ndarra
 
 
 def inverted(values: np.ndarray, dataset: Dataset, scale: Scale) -> np.ndarray:
-    """MONOCHROME1 shows low values bright: reflect the range of the stored bits, so that tissue is bright in every study."""
+    """MONOCHROME1 shows low values bright: reflect the range of the stored bits, so that tissue is
+    bright in every study.
+    """
     bits = int(dataset.BitsStored)
     low = -(1 << bits - 1) if dataset.PixelRepresentation else 0
     ends = rescaled(np.array([low, low + (1 << bits) - 1]), scale.slope, scale.intercept)
@@ -100,18 +109,26 @@ def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     return padding if padding.any() and not padding.all() else None
 
 
-def planar_spacing(dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None) -> tuple[float, float, float]:
+def planar_spacing(
+    dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None
+) -> tuple[float, float, float]:
     """(NaN, y, x) in mm at the patient; NaN where the file does not say.
 
-    PixelSpacing of a projection is at the patient only if it was calibrated. ImagerPixelSpacing is measured at the detector: tissue is nearer
-    to the source, so that it is divided by the magnification where the file states one. NominalScannedPixelSpacing is that of a digitised film.
+    PixelSpacing of a projection is at the patient only if it was calibrated. ImagerPixelSpacing is
+    measured at the detector: tissue is nearer to the source, so that it is divided by the
+    magnification where the file states one. NominalScannedPixelSpacing is that of a digitised film.
     Source: DICOM PS3.3, 10.7.1.3 (pixel spacing and calibration).
     """
     for group in (own, shared):
         if group is not None and group.get("PixelMeasuresSequence"):
             return (NAN, *_pair(group.PixelMeasuresSequence[0], "PixelSpacing"))
-    pixel, imager, scanned = (_pair(dataset, keyword) for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"))
-    is_calibrated = bool(dataset.get("PixelSpacingCalibrationType")) or not math.isclose(pixel[0], imager[0], rel_tol=1e-3)
+    pixel, imager, scanned = (
+        _pair(dataset, keyword)
+        for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+    )
+    is_calibrated = bool(dataset.get("PixelSpacingCalibrationType")) or not math.isclose(
+        pixel[0], imager[0], rel_tol=1e-3
+    )
     if not math.isnan(pixel[0]) and (math.isnan(imager[0]) or is_calibrated):
         return (NAN, *pixel)
     if not math.isnan(imager[0]):

@@ -1,6 +1,8 @@
-"""Volume files: NIfTI (1, 2; gzipped or not), MetaImage (MHA) and NRRD, to `[z, y, x]` in LPS+ order.
+"""Volume files: NIfTI (1, 2; gzipped or not), MetaImage (MHA) and NRRD, to `[z, y, x]` in LPS+
+order.
 
-None of these formats has a word for Hounsfield units: the unit is the manifest's. All three can point to voxels in another file, which is
+None of these formats has a word for Hounsfield units: the unit is the manifest's. All three can
+point to voxels in another file, which is
 refused: such a path may be any file of the machine.
 """
 
@@ -22,8 +24,10 @@ from mmv_jax.readers.refused import Refused
 
 Shape = tuple[int, ...]
 GZIP = b"\x1f\x8b"
-SLOWEST_FIRST = [2, 1, 0, 3]  # columns of an affine for (i, j, k) -> for (k, j, i), as C order holds them
-NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # metres, millimetres, micrometres; where nothing is said, millimetres
+# columns of an affine for (i, j, k) -> for (k, j, i), as C order holds them
+SLOWEST_FIRST = [2, 1, 0, 3]
+# metres, millimetres, micrometres; where nothing is said, millimetres
+NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 NIFTI_MAGIC = {b"n+1\0": 1, b"ni1\0": 1, b"n+2\0": 2, b"ni2\0": 2}
 
 
@@ -42,10 +46,12 @@ def gunzipped_head(path: Path, size: int = 540) -> bytes:
 
 
 def read_nifti(path: Path, grid: Shape | None = None) -> Image:
-    """Reads a NIfTI file slice by slice into its final place, so that memory holds the volume once. `grid`: of a mask, its study's shape.
+    """Reads a NIfTI file slice by slice into its final place, so that memory holds the volume once.
+    `grid`: of a mask, its study's shape.
 
     Raises:
-      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what `orientation_of` raises.
+      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what
+        `orientation_of` raises.
     """
     stored = path.stat().st_size
     with path.open("rb") as raw:
@@ -56,7 +62,9 @@ def read_nifti(path: Path, grid: Shape | None = None) -> Image:
     except EOFError:
         raise Refused("truncated", "the gzip data end too early") from None
     except (gzip.BadGzipFile, zlib.error):
-        raise Refused("corrupt", "the gzip data are damaged: their checksum does not hold") from None
+        raise Refused(
+            "corrupt", "the gzip data are damaged: their checksum does not hold"
+        ) from None
 
 
 def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape | None) -> Image:
@@ -71,9 +79,16 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
     if not here <= offset <= MAX_HEADER_BYTES:
         raise Refused("corrupt", "the voxels are said to begin inside the header")
     if not zipped and offset + size > stored:
-        raise Refused("truncated", f"{size} bytes of voxels are declared, the file has {max(0, stored - offset)}")
+        raise Refused(
+            "truncated",
+            f"{size} bytes of voxels are declared, the file has {max(0, stored - offset)}",
+        )
     if not (int(header["sform_code"]) or int(header["qform_code"])):
-        raise Refused("no_orientation", "sform_code and qform_code are both 0, so left and right are not known. Set one of them")
+        raise Refused(
+            "no_orientation",
+            "sform_code and qform_code are both 0, so left and right are not known. Set one of"
+            " them",
+        )
     shape = shape[::-1]  # from here on the slowest axis is first
     unit_mm = NIFTI_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     with np.errstate(all="ignore"):  # what is not finite is refused by orientation_of
@@ -91,10 +106,14 @@ def _nifti_header(file: io.BufferedIOBase) -> nib.Nifti1Header:
     version = nifti_version(head)
     magic = head[344:348] if version == 1 else head[4:8]
     if magic in (b"ni1\0", b"ni2\0"):
-        raise Refused("detached_data", "a NIfTI pair (.hdr and .img): its voxels lie in another file. Save it as one .nii")
+        raise Refused(
+            "detached_data",
+            "a NIfTI pair (.hdr and .img): its voxels lie in another file. Save it as one .nii",
+        )
     kind = nib.Nifti1Header if version == 1 else nib.Nifti2Header
     file.seek(0)
-    # check=False: nibabel repairs what it can and logs the field's value; what matters here is checked above and below
+    # check=False: nibabel repairs what it can and logs the field's value; what matters here is
+    # checked above and below
     return kind.from_fileobj(io.BytesIO(file.read(348 if version == 1 else 540)), check=False)
 
 
@@ -105,13 +124,18 @@ def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) == 2:
         shape = (*shape, 1)
     if len(shape) != 3:
-        raise Refused("bad_shape", f"an image of shape {shape}; one volume of three dimensions is expected (split a time series first)")
+        raise Refused(
+            "bad_shape",
+            f"an image of shape {shape}; one volume of three dimensions is expected (split a time"
+            " series first)",
+        )
     return shape
 
 
 def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not math.isfinite(slope):  # NIfTI-1: a slope of 0 means that the values are not scaled
+    # NIfTI-1: a slope of 0 means that the values are not scaled
+    if slope == 0 or not math.isfinite(slope):
         return 1.0, 0.0
     if not math.isfinite(intercept):
         raise Refused("corrupt", "the header's intercept is not finite")
@@ -119,7 +143,11 @@ def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
 
 
 def _read_slices(
-    file: io.BufferedIOBase, shape: tuple[int, int, int], dtype: np.dtype, scaling: tuple[float, float], orientation: Orientation
+    file: io.BufferedIOBase,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    scaling: tuple[float, float],
+    orientation: Orientation,
 ) -> np.ndarray:
     """Puts slice by slice, `shape` being (k, j, i), the slowest axis first."""
     canvas = Canvas(shape, orientation, first_kind(dtype, *scaling))
@@ -133,10 +161,16 @@ def _read_slices(
 
 
 def first_kind(dtype: np.dtype, slope: float = 1.0, intercept: float = 0.0) -> np.dtype | type:
-    """The type that a canvas begins with: the file's own small integers, int16 for other whole numbers, otherwise float32."""
+    """The type that a canvas begins with: the file's own small integers, int16 for other whole
+    numbers, otherwise float32.
+    """
     if dtype.kind == "f" or not is_whole(slope, intercept):
         return np.float32
-    return dtype.newbyteorder("=") if (slope, intercept) == (1.0, 0.0) and dtype.itemsize < 4 else np.int16
+    return (
+        dtype.newbyteorder("=")
+        if (slope, intercept) == (1.0, 0.0) and dtype.itemsize < 4
+        else np.int16
+    )
 
 
 def _skip(file: io.BufferedIOBase, count: int) -> None:
@@ -148,7 +182,9 @@ def _skip(file: io.BufferedIOBase, count: int) -> None:
 
 
 def _skip_to_end(file: io.BufferedIOBase) -> None:
-    """Reads on to the end of a gzip stream, where its checksum is; what follows the voxels is small or a bomb."""
+    """Reads on to the end of a gzip stream, where its checksum is; what follows the voxels is small
+    or a bomb.
+    """
     rest = 0
     while data := file.read(1 << 20):
         rest += len(data)
@@ -164,7 +200,9 @@ META_LINE = re.compile(rb"^[A-Za-z]+[ \t]*=")
 
 
 def is_meta_image(head: bytes) -> bool:
-    """Whether a file that begins with `head` is a MetaImage: lines of `Key = value`, one of them NDims or ObjectType."""
+    """Whether a file that begins with `head` is a MetaImage: lines of `Key = value`, one of them
+    NDims or ObjectType.
+    """
     first = head.split(b"\n", 1)[0]
     return bool(META_LINE.match(first)) and (b"NDims" in head or b"ObjectType" in head)
 
@@ -173,7 +211,8 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
     """Reads an MHA file whose voxels lie in itself.
 
     Raises:
-      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what `orientation_of` raises.
+      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what
+        `orientation_of` raises.
     """
     import SimpleITK as sitk
 
@@ -186,7 +225,10 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
         if zipped:
             check_inflated(file, 47, size)
         elif stored - file.tell() < size:
-            raise Refused("truncated", f"{size} bytes of voxels are declared, the file has {stored - file.tell()}")
+            raise Refused(
+                "truncated",
+                f"{size} bytes of voxels are declared, the file has {stored - file.tell()}",
+            )
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     reader.SetFileName(str(path))
@@ -219,18 +261,27 @@ def _meta_header(file: io.BufferedIOBase) -> dict[str, str]:
 def _checked_meta(header: dict[str, str]) -> tuple[tuple[int, int, int], int]:
     """Shape (i, j, k) and bytes a voxel."""
     if header["ElementDataFile"].upper() != "LOCAL":
-        raise Refused("detached_data", "the MetaImage's voxels lie in another file. Save it as one .mha")
+        raise Refused(
+            "detached_data", "the MetaImage's voxels lie in another file. Save it as one .mha"
+        )
     try:
         shape = [int(n) for n in header["DimSize"].split()]
         channels = int(header.get("ElementNumberOfChannels", "1"))
     except (KeyError, ValueError):
         raise Refused("corrupt", "the MetaImage header does not say its size") from None
     if channels != 1 or len(shape) != 3 or header.get("NDims") != "3":
-        raise Refused("bad_shape", "one volume of three dimensions and one channel is expected (split a time series first)")
+        raise Refused(
+            "bad_shape",
+            "one volume of three dimensions and one channel is expected (split a time series"
+            " first)",
+        )
     if header.get("ElementType") not in META_TYPES:
         raise Refused("unknown_encoding", "an ElementType that is not read here")
     if not {"TransformMatrix", "Rotation", "Orientation"} & set(header):
-        raise Refused("no_orientation", "the MetaImage header has no TransformMatrix, so left and right are not known")
+        raise Refused(
+            "no_orientation",
+            "the MetaImage header has no TransformMatrix, so left and right are not known",
+        )
     return triple(shape), META_TYPES[header["ElementType"]]
 
 
@@ -254,7 +305,8 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
     """Reads an NRRD file whose voxels lie in itself.
 
     Raises:
-      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, unknown_encoding, too_large and what `orientation_of` raises.
+      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, unknown_encoding,
+        too_large and what `orientation_of` raises.
     """
     import nrrd
 
@@ -265,17 +317,27 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
         except (nrrd.NRRDError, ValueError, KeyError, IndexError, UnicodeDecodeError):
             raise Refused("corrupt", "the NRRD header cannot be understood") from None
         if "data file" in header or "datafile" in header:
-            raise Refused("detached_data", "the NRRD's voxels lie in another file. Save it as one .nrrd")
+            raise Refused(
+                "detached_data", "the NRRD's voxels lie in another file. Save it as one .nrrd"
+            )
         shape = _three(tuple(int(n) for n in header.get("sizes", ())))
         encoding = str(header.get("encoding", ""))
-        size = check_size(shape, _nrrd_itemsize(header), stored if encoding != "raw" else None, what="NRRD", grid=grid)
+        size = check_size(
+            shape,
+            _nrrd_itemsize(header),
+            stored if encoding != "raw" else None,
+            what="NRRD",
+            grid=grid,
+        )
         start = file.tell()
         if encoding in ("gzip", "gz"):
             check_inflated(file, 47, size)
         elif encoding != "raw":
             raise Refused("unknown_encoding", "an NRRD encoding that is neither raw nor gzip")
         elif stored - start < size:
-            raise Refused("truncated", f"{size} bytes of voxels are declared, the file has {stored - start}")
+            raise Refused(
+                "truncated", f"{size} bytes of voxels are declared, the file has {stored - start}"
+            )
         affine = _nrrd_affine(header)[:, SLOWEST_FIRST]
         file.seek(start)
         try:
@@ -302,7 +364,11 @@ def _nrrd_affine(header) -> np.ndarray:
     senses = NRRD_SPACES.get(str(header.get("space", "")).lower())
     directions = header.get("space directions")
     if senses is None or directions is None:
-        raise Refused("no_orientation", "the NRRD names no patient space (left-posterior-superior or the like), so left and right are not known")
+        raise Refused(
+            "no_orientation",
+            "the NRRD names no patient space (left-posterior-superior or the like), so left and"
+            " right are not known",
+        )
     rows = np.array(directions, float)
     rows = rows[np.isfinite(rows).all(axis=1)] if rows.ndim == 2 else rows
     if rows.shape != (3, 3):

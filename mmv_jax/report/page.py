@@ -1,4 +1,6 @@
-"""One self-contained HTML page: no network, no script, readable on a phone. What it says is decided by the caller."""
+"""One self-contained HTML page: no network, no script, readable on a phone. What it says is decided
+by the caller.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +11,9 @@ import jinja2
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: text, an interval beside it in a softer colour, and a tone ("good", "bad", "best" or "")."""
+    """A cell of a table: text, an interval beside it in a softer colour, and a tone ("good", "bad",
+    "best" or "").
+    """
 
     text: str
     ci: str = ""
@@ -18,7 +22,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a line names it. On a phone each line becomes a block, its cells labelled by their columns."""
+    """The first cell of a line names it. On a phone each line becomes a block, its cells labelled
+    by their columns.
+    """
 
     columns: Sequence[str]
     lines: Sequence[Sequence[Cell]]
@@ -34,7 +40,9 @@ class Strip:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, in this order: text, tables, figures, strips, and folded preformatted text."""
+    """A part of the page, in this order: text, tables, figures, strips, and folded preformatted
+    text.
+    """
 
     title: str
     text: Sequence[str] = ()
@@ -45,12 +53,19 @@ class Section:
     pre_title: str = ""
 
 
-def write_page(path: Path, title: str, subtitle: str, verdict: Sequence[str], sections: Sequence[Section]) -> None:
+def write_page(
+    path: Path, title: str, subtitle: str, verdict: Sequence[str], sections: Sequence[Section]
+) -> None:
     """Writes the page. All text is escaped; only figures and images are HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
-    text = environment.get_template("page.html").render(title=title, subtitle=subtitle, verdict=verdict, sections=sections)
+    text = environment.get_template("page.html").render(
+        title=title, subtitle=subtitle, verdict=verdict, sections=sections
+    )
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.rename(path)

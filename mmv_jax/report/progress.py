@@ -6,14 +6,21 @@ from collections.abc import Callable
 
 
 def progress(words: str) -> Callable[[int, int], None]:
-    """A function that says how far it is: one line that renews itself on a terminal, else a line every ten seconds and at the end."""
+    """A function that says how far it is: one line that renews itself on a terminal, else a line
+    every ten seconds and at the end.
+    """
     said = [0.0]
 
     def report(done: int, total: int) -> None:
         live, now = sys.stderr.isatty(), time.monotonic()
         if live or done == total or now - said[0] > 10:
             said[0] = now
-            print(f"{words} {done} of {total} studies", end="\r" if live and done < total else "\n", file=sys.stderr, flush=True)
+            print(
+                f"{words} {done} of {total} studies",
+                end="\r" if live and done < total else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return report
 

@@ -1,4 +1,6 @@
-"""The index of a part: one Parquet file, a line a study, whose name carries the checksum of its content; and that of all parts together."""
+"""The index of a part: one Parquet file, a line a study, whose name carries the checksum of its
+content; and that of all parts together.
+"""
 
 import io
 
@@ -12,7 +14,9 @@ from pandas.api.types import is_numeric_dtype
 from mmv_jax.errors import WorkFailed
 from mmv_jax.store.layout import PARTS, part_prefix, prefix_range
 
-INDEX = "index-"  # then eight hex digits of crc32c: the format's own page checksums leave its headers and its footer uncovered
+# then eight hex digits of crc32c: the format's own page checksums leave its headers and its footer
+# uncovered
+INDEX = "index-"
 WHOLE = "index/"  # a folder of one file
 
 LABEL = "label_"
@@ -28,7 +32,9 @@ def write_index(root: ts.KvStore, part: str, lines: list[dict]) -> None:
 
 
 def write_whole_index(root: ts.KvStore) -> None:
-    """Writes the indices of all finished parts as one file more, so that opening a store of 100,000 parts reads one file and lists none of them."""
+    """Writes the indices of all finished parts as one file more, so that opening a store of 100,000
+    parts reads one file and lists none of them.
+    """
     remove_whole_index(root)
     index = read_index(root)
     if not index.empty:
@@ -41,7 +47,9 @@ def remove_whole_index(root: ts.KvStore) -> None:
 
 
 def read_whole_index(root: ts.KvStore) -> pd.DataFrame:
-    """As `read_index` of all parts; from the one file of `write_whole_index`, where the last ingest has ended with it and it is undamaged."""
+    """As `read_index` of all parts; from the one file of `write_whole_index`, where the last ingest
+    has ended with it and it is undamaged.
+    """
     keys = root.list(prefix_range(WHOLE)).result()
     content = root.read(keys[0]).result().value if len(keys) == 1 else b""
     if not content or not _is_whole(keys[0].decode(), content):
@@ -57,21 +65,27 @@ def finished_parts(root: ts.KvStore, part: str | None = None) -> dict[str, str]:
 
 
 def read_index(root: ts.KvStore, part: str | None = None) -> pd.DataFrame:
-    """The indices of all finished parts (or of `part`) as one, sorted by manifest and line; without a line where there is none.
+    """The indices of all finished parts (or of `part`) as one, sorted by manifest and line; without
+    a line where there is none.
 
     Raises:
       Corrupt: the content of an index is not that which its name says.
     """
-    answers = {name: (key, root.read(key)) for name, key in finished_parts(root, part).items()}  # all at once: each is a small file
+    # all at once: each is a small file
+    answers = {name: (key, root.read(key)) for name, key in finished_parts(root, part).items()}
     tables = [_table(name, key, answer.result().value) for name, (key, answer) in answers.items()]
     if not tables:
         return pd.DataFrame({"study": [], "patient": [], "split": [], "manifest": [], "line": []})
     _agree(tables)
-    return _filled(pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True))
+    return _filled(
+        pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True)
+    )
 
 
 def damaged_indices(root: ts.KvStore) -> list[str]:
-    """A line for each part whose index is damaged. `read_whole_index` does not notice, the next ingest does."""
+    """A line for each part whose index is damaged. `read_whole_index` does not notice, the next
+    ingest does.
+    """
     faults = []
     for part, key in finished_parts(root).items():
         try:
@@ -82,23 +96,36 @@ def damaged_indices(root: ts.KvStore) -> list[str]:
 
 
 def carried_kinds(index: pd.DataFrame) -> dict[str, type]:
-    """The type (float or str) of each label that an index holds, by the name that the manifests gave it."""
+    """The type (float or str) of each label that an index holds, by the name that the manifests
+    gave it.
+    """
     filled = index.loc[:, index.notna().any()]
-    return {c.removeprefix(LABEL): float if is_numeric_dtype(filled[c]) else str for c in map(str, filled) if c.startswith(LABEL)}
+    return {
+        c.removeprefix(LABEL): float if is_numeric_dtype(filled[c]) else str
+        for c in map(str, filled)
+        if c.startswith(LABEL)
+    }
 
 
 def _agree(tables: list[pd.DataFrame]) -> None:
-    """Makes text of the numbers of a label that is text in another part: a later manifest can have words where an earlier one had numbers."""
+    """Makes text of the numbers of a label that is text in another part: a later manifest can have
+    words where an earlier one had numbers.
+    """
     kinds = [carried_kinds(table) for table in tables]
     for name in {name for own in kinds for name, kind in own.items() if kind is str}:
         for table, own in zip(tables, kinds):
             if own.get(name) is float:
-                table[LABEL + name] = table[LABEL + name].map(lambda x: f"{x:.15g}", na_action="ignore")
+                table[LABEL + name] = table[LABEL + name].map(
+                    lambda x: f"{x:.15g}", na_action="ignore"
+                )
 
 
 def _table(part: str, key: str, content: bytes) -> pd.DataFrame:
     if not _is_whole(key, content):
-        raise Corrupt(f"The index of part {part} is damaged. Remove the folders parts/{part} and index from the store and ingest again.")
+        raise Corrupt(
+            f"The index of part {part} is damaged. Remove the folders parts/{part} and index from"
+            " the store and ingest again."
+        )
     return pq.read_table(io.BytesIO(content)).to_pandas().assign(part=part)
 
 

@@ -1,4 +1,6 @@
-"""Manifests to a store: what is new is read by workers and written in parts; what is broken is quarantined and stops nothing."""
+"""Manifests to a store: what is new is read by workers and written in parts; what is broken is
+quarantined and stops nothing.
+"""
 
 import contextlib
 import fcntl
@@ -18,7 +20,13 @@ from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.manifest import Line, Manifest, read_manifest
 from mmv_jax.readers.read import read_mask, read_study
-from mmv_jax.store.index import carried_kinds, finished_parts, read_index, remove_whole_index, write_whole_index
+from mmv_jax.store.index import (
+    carried_kinds,
+    finished_parts,
+    read_index,
+    remove_whole_index,
+    write_whole_index,
+)
 from mmv_jax.store.labels import agreed_kinds, carry, choose_columns
 from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, open_root, prefix_range, remove_part
 from mmv_jax.store.quarantine import Quarantine
@@ -29,7 +37,9 @@ from mmv_jax.study import Study
 
 TASK_LINES = 512
 MODALITY = r"[A-Za-z][A-Za-z0-9+-]{0,15}"
-TASK_BYTES = 64 << 20  # of files: a task is then some seconds to a minute of work, and is lost as a whole when a machine is
+# of files: a task is then some seconds to a minute of work, and is lost as a whole when a machine
+# is
+TASK_BYTES = 64 << 20
 
 
 @dataclass
@@ -40,12 +50,15 @@ class Report:
     ingested: int = 0
     already: int = 0  # were in the store before
     refused: Counter[str] = field(default_factory=Counter)  # by code
-    not_carried: dict[str, list[str]] = field(default_factory=dict)  # columns that stayed behind, by manifest
+    # columns that stayed behind, by manifest
+    not_carried: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether the store holds anything of these manifests: what `mmv ingest` makes its exit code of."""
+        """Whether the store holds anything of these manifests: what `mmv ingest` makes its exit
+        code of.
+        """
         return self.ingested + self.already > 0
 
     def refuse(self, refusal: Refusal, quarantine: Quarantine) -> None:
@@ -54,9 +67,14 @@ class Report:
 
     def __str__(self) -> str:
         codes = ", ".join(f"{n} {code}" for code, n in self.refused.most_common()) or "none"
-        text = f"{self.ingested} studies ingested in {self.seconds:.0f} s, {self.already} were there already, refused: {codes}."
+        text = (
+            f"{self.ingested} studies ingested in {self.seconds:.0f} s, {self.already} were there"
+            f" already, refused: {codes}."
+        )
         for manifest, columns in self.not_carried.items():
-            text += f"\n{manifest}: columns not carried (they may name someone): {', '.join(columns)}"
+            text += (
+                f"\n{manifest}: columns not carried (they may name someone): {', '.join(columns)}"
+            )
         return text
 
 
@@ -80,28 +98,36 @@ def ingest(
 ) -> Report:
     """Reads every study of the manifests that the store does not hold yet, and writes it.
 
-    A killed ingest loses the parts it was writing; the same command then goes on. Lines that were refused are tried again.
+    A killed ingest loses the parts it was writing; the same command then goes on. Lines that were
+    refused are tried again.
 
     Args:
       manifests: CSV files (docs/architecture.md).
-      store: a folder, or a `gs://` or `s3://` address; made where it does not exist. One ingest at a time.
+      store: a folder, or a `gs://` or `s3://` address; made where it does not exist. One ingest at
+        a time.
       workers: processes (or Ray tasks) at a time; all cores by default.
       engine: "local" or "ray".
-      key_path: the secret by which studies are named. By default `<store>.key` beside the store, made at the first ingest. It must be kept: another
-        key gives other names, and a store takes one key only.
-      unit: of the lines that name none: "HU" where it is known that the files are in Hounsfield units and do not say so themselves.
+      key_path: the secret by which studies are named. By default `<store>.key` beside the store,
+        made at the first ingest. It must be kept: another key gives other names, and a store takes
+        one key only.
+      unit: of the lines that name none: "HU" where it is known that the files are in Hounsfield
+        units and do not say so themselves.
       timeout_s: a file that takes longer to read is refused.
       progress: is told (lines dealt with, lines to deal with).
       read_fn: reads one line; a module-level function of your own for formats of your own.
     Raises:
-      UserError: no manifest, another key, an unknown engine, no worker, an ingest that runs already.
+      UserError: no manifest, another key, an unknown engine, no worker, an ingest that runs
+        already.
       WorkFailed: what no single file can be blamed for, such as a full disk.
     """
     began = time.monotonic()
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
     if workers is not None and workers < 1:
-        raise UserError(f"--workers is {workers}, and an ingest needs one at least. Leave it out for one a core.")
+        raise UserError(
+            f"--workers is {workers}, and an ingest needs one at least. Leave it out for one a"
+            " core."
+        )
     root = open_root(store)
     with _only_ingest(store):
         key = _open_key(store, key_path, is_new=read_about(root) is None)
@@ -114,14 +140,22 @@ def ingest(
             remove_whole_index(root)
         tasks = _tasks(jobs, str(store), read_fn)
         settled: set[Place] = set()
-        events = ENGINES[engine](write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s)
+        events = ENGINES[engine](
+            write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
+        )
         with contextlib.closing(events), contextlib.closing(quarantine):
             for event in events:
                 if isinstance(event, Refusal):
                     report.refuse(event, quarantine)
                 elif isinstance(event, Written):
                     report.ingested += len(event.places)
-                settled |= set(event.places) if isinstance(event, Written) else set() if isinstance(event, Reading) else {event.place}
+                settled |= (
+                    set(event.places)
+                    if isinstance(event, Written)
+                    else set()
+                    if isinstance(event, Reading)
+                    else {event.place}
+                )
                 progress(len(settled), len(jobs))
         write_whole_index(root)
     report.seconds = time.monotonic() - began
@@ -130,7 +164,9 @@ def ingest(
 
 @contextlib.contextmanager
 def _only_ingest(store: str | Path) -> Iterator[None]:
-    """Holds the store of a file system against a second ingest, whose unfinished parts the first would remove."""
+    """Holds the store of a file system against a second ingest, whose unfinished parts the first
+    would remove.
+    """
     if "://" in str(store):
         yield
         return
@@ -139,14 +175,19 @@ def _only_ingest(store: str | Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"Another ingest writes to {store}. Wait for it, or give this one another store.") from None
+            raise UserError(
+                f"Another ingest writes to {store}. Wait for it, or give this one another store."
+            ) from None
         yield
 
 
 def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -> Key:
     if key_path is None:
         if "://" in str(store):
-            raise UserError("A store in a bucket needs --key FILE: the key stays with you, outside of the bucket.")
+            raise UserError(
+                "A store in a bucket needs --key FILE: the key stays with you, outside of the"
+                " bucket."
+            )
         key_path = str(store).rstrip("/") + ".key"
     if is_new and not Path(key_path).exists():
         return Key.create(key_path)
@@ -154,14 +195,23 @@ def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -
 
 
 def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> dict[int, Path]:
-    """Numbers the manifests in the order in which the store met them (1, 2, …), known by keyed hash; refuses another key."""
+    """Numbers the manifests in the order in which the store met them (1, 2, …), known by keyed
+    hash; refuses another key.
+    """
     if not manifests:
-        raise UserError("No manifest given. Make one of a folder with: mmv manifest folder ROOT --out M.csv")
-    about = read_about(root) or {"format": FORMAT, "key_fingerprint": key.fingerprint, "manifests": []}
+        raise UserError(
+            "No manifest given. Make one of a folder with: mmv manifest folder ROOT --out M.csv"
+        )
+    about = read_about(root) or {
+        "format": FORMAT,
+        "key_fingerprint": key.fingerprint,
+        "manifests": [],
+    }
     if about["key_fingerprint"] != key.fingerprint:
         raise UserError(
-            f"This store names its studies by the key {about['key_fingerprint']}, and the key given is {key.fingerprint}. "
-            "Give the first one with --key FILE, or ingest into another store."
+            f"This store names its studies by the key {about['key_fingerprint']}, and the key given"
+            f" is {key.fingerprint}. Give the first one with --key FILE, or ingest into another"
+            " store."
         )
     ordinals = {}
     for path in map(Path, manifests):
@@ -179,15 +229,27 @@ def _remove_unfinished_parts(root: ts.KvStore) -> None:
         remove_part(root, part)
 
 
-def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], unit: str | None, report: Report, quarantine: Quarantine) -> list[Job]:
-    """The lines that are to be read. A study that is there is left alone; lines that contradict others are refused."""
+def _jobs(
+    root: ts.KvStore,
+    key: Key,
+    ordinals: dict[int, Path],
+    unit: str | None,
+    report: Report,
+    quarantine: Quarantine,
+) -> list[Job]:
+    """The lines that are to be read. A study that is there is left alone; lines that contradict
+    others are refused.
+    """
     index = read_index(root)
     there = dict(zip(index["study"], index["patient"]))
     splits = dict(zip(index["patient"], index["split"]))
     jobs: list[Job] = []
     manifests = {ordinal: _read(path) for ordinal, path in ordinals.items()}
     chosen = {
-        ordinal: choose_columns([line.labels for line in lines], [line.patient_id for line in lines]) for ordinal, (lines, _) in manifests.items()
+        ordinal: choose_columns(
+            [line.labels for line in lines], [line.patient_id for line in lines]
+        )
+        for ordinal, (lines, _) in manifests.items()
     }
     kinds = agreed_kinds([carried_kinds(index), *(columns for columns, _ in chosen.values())])
 
@@ -203,11 +265,30 @@ def _jobs(root: ts.KvStore, key: Key, ordinals: dict[int, Path], unit: str | Non
             job = _job(line, ordinal, key, {name: kinds[name] for name in columns}, unit)
             study, patient = str(job.known["study"]), str(job.known["patient"])
             if not re.fullmatch(MODALITY, line.modality):
-                report.refuse(Refusal(job.place, "bad_modality", "modality must be a short word such as CXR or CT"), quarantine)
+                report.refuse(
+                    Refusal(
+                        job.place, "bad_modality", "modality must be a short word such as CXR or CT"
+                    ),
+                    quarantine,
+                )
             elif there.get(study, patient) != patient:
-                report.refuse(Refusal(job.place, "duplicate_study", "the store has another patient's study of this study_id"), quarantine)
+                report.refuse(
+                    Refusal(
+                        job.place,
+                        "duplicate_study",
+                        "the store has another patient's study of this study_id",
+                    ),
+                    quarantine,
+                )
             elif splits.setdefault(patient, line.split) != line.split:
-                report.refuse(Refusal(job.place, "patient_across_splits", "the store has the patient in another split"), quarantine)
+                report.refuse(
+                    Refusal(
+                        job.place,
+                        "patient_across_splits",
+                        "the store has the patient in another split",
+                    ),
+                    quarantine,
+                )
             elif study in there:
                 report.already += 1
             else:
@@ -224,12 +305,29 @@ def _read(path: Path) -> Manifest:
 
 
 def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str | None) -> Job:
-    known: dict[str, object] = {"study": key.hash("study", line.study_id), "patient": key.hash("patient", line.patient_id)}
-    known |= {"line": line.number, "manifest": ordinal, "split": line.split, "modality": line.modality, **carry(line.labels, columns)}
+    known: dict[str, object] = {
+        "study": key.hash("study", line.study_id),
+        "patient": key.hash("patient", line.patient_id),
+    }
+    known |= {
+        "line": line.number,
+        "manifest": ordinal,
+        "split": line.split,
+        "modality": line.modality,
+        **carry(line.labels, columns),
+    }
     masks = {name: str(path) for name, path in line.masks.items()}
     paths = [str(line.path), *masks.values()]
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
-    return Job((ordinal, line.number), str(line.path), line.spacing_mm, line.unit or unit, masks, known, secrets)
+    return Job(
+        (ordinal, line.number),
+        str(line.path),
+        line.spacing_mm,
+        line.unit or unit,
+        masks,
+        known,
+        secrets,
+    )
 
 
 def _tasks(jobs: list[Job], store: str, read_fn: ReadFn) -> list[Task]:
@@ -246,7 +344,9 @@ def _tasks(jobs: list[Job], store: str, read_fn: ReadFn) -> list[Task]:
 
 
 def _bytes_of(path: str) -> int:
-    """Size of a file, or of a folder's files; 0 where it cannot be seen: the reader will say why."""
+    """Size of a file, or of a folder's files; 0 where it cannot be seen: the reader will say
+    why.
+    """
     try:
         if os.path.isdir(path):
             return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())

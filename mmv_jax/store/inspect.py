@@ -1,4 +1,6 @@
-"""What is in a store: counts and ranges, blocks that are damaged, and a contact sheet to look at. Names nobody."""
+"""What is in a store: counts and ranges, blocks that are damaged, and a contact sheet to look at.
+Names nobody.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -18,21 +20,47 @@ WHOLE_HU = (-1000.0, 600.0)  # of the coronal slice: lungs, and vessels with con
 PANE = 168  # pixels of a picture's longer side
 CAPTION = 30
 COLUMNS = 4
-TINTS = np.array([(255, 80, 40), (60, 160, 255), (90, 220, 90), (255, 210, 60), (200, 110, 255), (70, 220, 220)], float)  # label 1, 2, … and round
+# label 1, 2, … and round
+TINTS = np.array(
+    [(255, 80, 40), (60, 160, 255), (90, 220, 90), (255, 210, 60), (200, 110, 255), (70, 220, 220)],
+    float,
+)
 
 
 def summary(store: Store) -> pd.DataFrame:
-    """A line for each kind of study (modality, unit, ndim): counts by split, patients, and the ranges of what the index knows."""
-    index = store.index.assign(carries=[unpack_occupancy(o, n).mean() for o, n in zip(store.index["occupancy"], store.index["ndim"])])
+    """A line for each kind of study (modality, unit, ndim): counts by split, patients, and the
+    ranges of what the index knows.
+    """
+    index = store.index.assign(
+        carries=[
+            unpack_occupancy(o, n).mean()
+            for o, n in zip(store.index["occupancy"], store.index["ndim"])
+        ]
+    )
     lines = []
     for (modality, unit, ndim), group in index.groupby(["modality", "unit", "ndim"]):
-        line = {"modality": modality, "unit": unit, "ndim": ndim, "studies": len(group), "patients": group["patient"].nunique()}
+        line = {
+            "modality": modality,
+            "unit": unit,
+            "ndim": ndim,
+            "studies": len(group),
+            "patients": group["patient"].nunique(),
+        }
         line |= {split: int((group["split"] == split).sum()) for split in ("train", "val", "test")}
         line["grid (z, y, x)"] = " × ".join(_range(group[f"grid_{axis}"], "d") for axis in "zyx")
-        line["spacing mm (z, y, x)"] = " × ".join(_range(group[f"spacing_{axis}"], ".3g") for axis in "zyx")
-        line["intensity (low, high)"] = f"{_range(group['low'], '.4g')}, {_range(group['high'], '.4g')}"
+        line["spacing mm (z, y, x)"] = " × ".join(
+            _range(group[f"spacing_{axis}"], ".3g") for axis in "zyx"
+        )
+        line["intensity (low, high)"] = (
+            f"{_range(group['low'], '.4g')}, {_range(group['high'], '.4g')}"
+        )
         line["carries something"] = f"{group['carries'].mean():.0%}"
-        line["masks"] = ", ".join(sorted({name for names in group["masks"] for name in names.split(",") if name})) or "none"
+        line["masks"] = (
+            ", ".join(
+                sorted({name for names in group["masks"] for name in names.split(",") if name})
+            )
+            or "none"
+        )
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -41,30 +69,46 @@ def describe(path: str | Path) -> str:
     """The summary of the store at `path` as a page of text, with what its quarantine holds."""
     store = Store.open(path)
     codes = Counter(entry["code"] for entry in read_quarantine(open_root(path)))
-    pages = [f"{len(store)} studies of {store.index['patient'].nunique()} patients, named by the key {store.key_fingerprint}"]
+    pages = [
+        f"{len(store)} studies of {store.index['patient'].nunique()} patients, named by the key"
+        f" {store.key_fingerprint}"
+    ]
     for _, line in summary(store).iterrows():
         pages.append("\n".join(f"  {name:<24}{value}" for name, value in line.items()))
-    pages.append("refused: " + (", ".join(f"{n} {code}" for code, n in codes.most_common()) or "none"))
+    pages.append(
+        "refused: " + (", ".join(f"{n} {code}" for code, n in codes.most_common()) or "none")
+    )
     return "\n\n".join(pages)
 
 
-def verify(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Reads every block of every study, of its masks and levels, and the index of every part; a line for each that is damaged or gone."""
+def verify(
+    path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
+    """Reads every block of every study, of its masks and levels, and the index of every part; a
+    line for each that is damaged or gone.
+    """
     store = Store.open(path)
     faults = damaged_indices(open_root(path))
-    for i, (study, manifest, line, part) in enumerate(store.index[["study", "manifest", "line", "part"]].itertuples(index=False)):
+    for i, (study, manifest, line, part) in enumerate(
+        store.index[["study", "manifest", "line", "part"]].itertuples(index=False)
+    ):
         if not store.is_whole(i):
-            faults.append(f"study {study} (manifest {manifest}, line {line}): blocks in parts/{part} are damaged or gone")
+            faults.append(
+                f"study {study} (manifest {manifest}, line {line}): blocks in parts/{part} are"
+                " damaged or gone"
+            )
         progress(i + 1, len(store))
     return faults
 
 
 def contact_sheet(path: str | Path, file: str | Path, *, studies: int = 24) -> None:
-    """Writes a PNG of studies of every kind: a picture, or the central axial and coronal slice, with the masks tinted.
+    """Writes a PNG of studies of every kind: a picture, or the central axial and coronal slice,
+    with the masks tinted.
 
-    HU is shown in a soft-tissue window (axial) and from -1000 to 600 (coronal), raw from the study's low to its high percentile,
-    shapes as they are. Pixels are drawn in their physical proportions; a volume's head is up and the patient's left is on
-    the right, as radiologists look at it. Each label of a mask has a colour of its own, up to six.
+    HU is shown in a soft-tissue window (axial) and from -1000 to 600 (coronal), raw from the
+    study's low to its high percentile, shapes as they are. Pixels are drawn in their physical
+    proportions; a volume's head is up and the patient's left is on the right, as radiologists look
+    at it. Each label of a mask has a colour of its own, up to six.
     """
     store = Store.open(path)
     chosen = _choose(store.index, studies)
@@ -76,8 +120,17 @@ def contact_sheet(path: str | Path, file: str | Path, *, studies: int = 24) -> N
     for n, i in enumerate(chosen):
         left, top = (n % columns) * width + 4, (n // columns) * height + 4
         for k, pane in enumerate(_panes(store, i)):
-            sheet.paste(pane, (left + k * (PANE + 4) + (PANE - pane.width) // 2, top + (PANE - pane.height) // 2))
-        draw.multiline_text((left, top + PANE + 2), _caption(store.index.iloc[i]), fill=(210, 210, 210), font=font, spacing=1)
+            sheet.paste(
+                pane,
+                (left + k * (PANE + 4) + (PANE - pane.width) // 2, top + (PANE - pane.height) // 2),
+            )
+        draw.multiline_text(
+            (left, top + PANE + 2),
+            _caption(store.index.iloc[i]),
+            fill=(210, 210, 210),
+            font=font,
+            spacing=1,
+        )
     sheet.save(file)
 
 
@@ -90,10 +143,15 @@ def _range(values: pd.Series, form: str) -> str:
 
 
 def _choose(index: pd.DataFrame, studies: int) -> list[int]:
-    """Positions spread evenly over each kind of study, as many of each kind as there is room for."""
-    groups = [group.index.to_numpy() for _, group in index.groupby(["modality", "unit", "ndim", "masks"])]
+    """Positions spread evenly over each kind of study, as many of each kind as there is room
+    for.
+    """
+    groups = [
+        group.index.to_numpy() for _, group in index.groupby(["modality", "unit", "ndim", "masks"])
+    ]
     chosen: list[int] = []
-    for n, group in enumerate(sorted(groups, key=len)):  # what a small kind leaves free goes to the larger ones
+    # what a small kind leaves free goes to the larger ones
+    for n, group in enumerate(sorted(groups, key=len)):
         share = min(len(group), -(-(studies - len(chosen)) // (len(groups) - n)))
         chosen += group[np.linspace(0, len(group) - 1, share).astype(int)].tolist()
     return sorted(chosen)
@@ -102,23 +160,39 @@ def _choose(index: pd.DataFrame, studies: int) -> list[int]:
 def _panes(store: Store, i: int) -> list[Image.Image]:
     line = store.index.iloc[i]
     depth, height, width = (int(line[f"grid_{axis}"]) for axis in "zyx")
-    z_mm, y_mm, x_mm = (line[f"spacing_{axis}"] if line[f"spacing_{axis}"] > 0 else 1.0 for axis in "zyx")
+    z_mm, y_mm, x_mm = (
+        line[f"spacing_{axis}"] if line[f"spacing_{axis}"] > 0 else 1.0 for axis in "zyx"
+    )
     masks = [name for name in line["masks"].split(",") if name]
     axial = ((depth // 2, 0, 0), (1, height, width))
     if line["ndim"] == 2:
-        return [_picture(store, i, axial, 0, names, (y_mm, x_mm)) for names in ([], masks)[: 2 if masks else 1]]
+        return [
+            _picture(store, i, axial, 0, names, (y_mm, x_mm))
+            for names in ([], masks)[: 2 if masks else 1]
+        ]
     coronal = ((0, height // 2, 0), (depth, 1, width))
-    pictures = _picture(store, i, axial, 0, masks, (y_mm, x_mm)), _picture(store, i, coronal, 1, masks, (z_mm, x_mm))
+    pictures = (
+        _picture(store, i, axial, 0, masks, (y_mm, x_mm)),
+        _picture(store, i, coronal, 1, masks, (z_mm, x_mm)),
+    )
     return [pictures[0], pictures[1].transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
 
 
-def _picture(store: Store, i: int, box: tuple, axis: int, masks: list[str], pixel_mm: tuple[float, float]) -> Image.Image:
+def _picture(
+    store: Store, i: int, box: tuple, axis: int, masks: list[str], pixel_mm: tuple[float, float]
+) -> Image.Image:
     """A slice across `axis`, masks tinted, in physical proportions."""
     line = store.index.iloc[i]
-    windows = {"HU": (SOFT_TISSUE_HU, WHOLE_HU)[axis], "shape": (0.0, 1.0), "raw": (line["low"], line["high"])}
+    windows = {
+        "HU": (SOFT_TISSUE_HU, WHOLE_HU)[axis],
+        "shape": (0.0, 1.0),
+        "raw": (line["low"], line["high"]),
+    }
     low, high = windows[line["unit"]]
     gray = np.squeeze(store.read_box(i, *box), axis)
-    rgb = np.repeat(np.clip((gray - low) / max(high - low, 1e-6), 0, 1)[..., None] * 255, 3, axis=-1)
+    rgb = np.repeat(
+        np.clip((gray - low) / max(high - low, 1e-6), 0, 1)[..., None] * 255, 3, axis=-1
+    )
     for name in masks:
         labels = np.squeeze(store.read_box(i, *box, mask=name), axis)
         rgb[labels > 0] = 0.6 * rgb[labels > 0] + 0.4 * TINTS[(labels[labels > 0] - 1) % len(TINTS)]
@@ -132,4 +206,7 @@ def _caption(line: pd.Series) -> str:
     grid = " x ".join(str(line[f"grid_{axis}"]) for axis in axes)
     spacing = " x ".join(f"{line[f'spacing_{axis}']:.3g}" for axis in axes)
     known = f"of {spacing} mm" if line["spacing_x"] > 0 else "of unknown size"
-    return f"{line['modality']} {line['split']}, {line['low']:.4g} to {line['high']:.4g} {line['unit']}\n{grid} {known}"
+    return (
+        f"{line['modality']} {line['split']}, {line['low']:.4g} to {line['high']:.4g}"
+        f" {line['unit']}\n{grid} {known}"
+    )

@@ -1,6 +1,8 @@
-"""What is known of a study's intensities before it is read: 16-bit values, percentiles of the foreground, the occupancy map.
+"""What is known of a study's intensities before it is read: 16-bit values, percentiles of the
+foreground, the occupancy map.
 
-Axes: z, y, x of a study's own grid. Everything runs in slabs of z, so that a large CT is never held twice.
+Axes: z, y, x of a study's own grid. Everything runs in slabs of z, so that a large CT is never held
+  twice.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +15,9 @@ from mmv_jax.store.layout import CELLS, cell_edges
 SLAB_VOXELS = 4 << 20
 LEVELS = 1 << 16
 AIR_HU = -900.0
-SHARE_OF_CELL = 0.01  # a cell whose voxels above the threshold are no more than this is background: its 99th percentile is not above
+# a cell whose voxels above the threshold are no more than this is background: its 99th percentile
+# is not above
+SHARE_OF_CELL = 0.01
 SHARE_OF_RANGE = 0.02  # of a raw study's p0.5 to p99.5, above p0.5: the threshold of its background
 FLAT = 0.01  # of the same range: the standard deviation up to which a raw cell counts as flat
 
@@ -34,7 +38,8 @@ def slabs(voxels: np.ndarray, multiple: int = 1) -> Iterator[slice]:
 
 
 def to_int16(voxels: np.ndarray) -> Stored:
-    """Values as int16: lossless where they are whole numbers of at most 16 bits' range, else in 65,536 steps over their range.
+    """Values as int16: lossless where they are whole numbers of at most 16 bits' range, else in
+    65,536 steps over their range.
 
     The error of the second kind is at most half a step, (max - min) / 131,070.
 
@@ -46,7 +51,9 @@ def to_int16(voxels: np.ndarray) -> Stored:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("voxels are not finite")
     low, high = (int(low), int(high)) if voxels.dtype.kind in "iub" else (float(low), float(high))
-    whole = voxels.dtype.kind in "iub" or all(np.array_equal(voxels[s], np.rint(voxels[s])) for s in slabs(voxels))
+    whole = voxels.dtype.kind in "iub" or all(
+        np.array_equal(voxels[s], np.rint(voxels[s])) for s in slabs(voxels)
+    )
     if whole and high - low < LEVELS:
         fits = low >= -LEVELS // 2 and high < LEVELS // 2
         slope, intercept = 1.0, 0.0 if fits else float(int(low) + LEVELS // 2)
@@ -63,14 +70,16 @@ def to_int16(voxels: np.ndarray) -> Stored:
 
 
 def occupancy(stored: Stored, unit: str, ndim: int) -> np.ndarray:
-    """Which cells of a study carry something: a boolean `[8, 8, 8]` map, `[1, 16, 16]` where planar.
+    """Which cells of a study carry something: a boolean `[8, 8, 8]` map, `[1, 16, 16]` where
+    planar.
 
-    Cells are equal divisions of the study's grid (`layout.cell_edges`). A cell is background when its 99th percentile (at most 1 % of its voxels
-    lie above) is not above
+    Cells are equal divisions of the study's grid (`layout.cell_edges`). A cell is background when
+    its 99th percentile (at most 1 % of its voxels lie above) is not above
       HU: -900;
       shape: 0, and there a single voxel of 1 is enough to carry something;
-      raw: p0.5 + 2 % of (p99.5 - p0.5) of the whole study, and the cell is flat besides (its standard deviation is at most 1 % of that range): dark
-        tissue has texture, a collimator and the air around a patient have none.
+      raw: p0.5 + 2 % of (p99.5 - p0.5) of the whole study, and the cell is flat besides (its
+        standard deviation is at most 1 % of that range): dark tissue has texture, a collimator and
+        the air around a patient have none.
     Where no cell would carry anything all do, so that no study is without tokens.
     """
     cells = CELLS[ndim]
@@ -79,26 +88,41 @@ def occupancy(stored: Stored, unit: str, ndim: int) -> np.ndarray:
     if unit == "shape":
         occupied = _share_above(stored.voxels, starts, (0.0 - stored.intercept) / stored.slope) > 0
     elif unit == "HU":
-        occupied = _share_above(stored.voxels, starts, (AIR_HU - stored.intercept) / stored.slope) > SHARE_OF_CELL
+        occupied = (
+            _share_above(stored.voxels, starts, (AIR_HU - stored.intercept) / stored.slope)
+            > SHARE_OF_CELL
+        )
     else:
         low, high = histogram_percentiles(_histogram(stored.voxels), (0.5, 99.5))
-        bright = _share_above(stored.voxels, starts, low + SHARE_OF_RANGE * (high - low)) > SHARE_OF_CELL
+        bright = (
+            _share_above(stored.voxels, starts, low + SHARE_OF_RANGE * (high - low)) > SHARE_OF_CELL
+        )
         occupied = bright | (_deviation(stored.voxels, starts, low) > FLAT * (high - low))
     if not occupied.any():
         occupied[:] = True
     for axis, (e, s) in enumerate(zip(edges, starts)):
-        occupied = occupied.take(np.searchsorted(s, e[:-1]), axis)  # an empty cell lies inside one voxel, and carries what it carries
+        # an empty cell lies inside one voxel, and carries what it carries
+        occupied = occupied.take(np.searchsorted(s, e[:-1]), axis)
     return occupied
 
 
-def foreground_percentiles(stored: Stored, occupied: np.ndarray, percentiles: tuple[float, ...]) -> tuple[float, ...]:
+def foreground_percentiles(
+    stored: Stored, occupied: np.ndarray, percentiles: tuple[float, ...]
+) -> tuple[float, ...]:
     """Percentiles (nearest rank) of the true values of all voxels in occupied cells."""
     z, y, x = (_cell_of(n, c) for n, c in zip(stored.voxels.shape, occupied.shape))
     counts = np.zeros(LEVELS, np.int64)
     for k in np.unique(z):
-        inside = stored.voxels[z == k] if occupied[k].all() else stored.voxels[z == k][:, occupied[k][np.ix_(y, x)]]
+        inside = (
+            stored.voxels[z == k]
+            if occupied[k].all()
+            else stored.voxels[z == k][:, occupied[k][np.ix_(y, x)]]
+        )
         counts += _histogram(inside)
-    return tuple(float(p * stored.slope + stored.intercept) for p in histogram_percentiles(counts, percentiles))
+    return tuple(
+        float(p * stored.slope + stored.intercept)
+        for p in histogram_percentiles(counts, percentiles)
+    )
 
 
 def histogram_percentiles(counts: np.ndarray, percentiles: tuple[float, ...]) -> tuple[int, ...]:
@@ -108,11 +132,15 @@ def histogram_percentiles(counts: np.ndarray, percentiles: tuple[float, ...]) ->
 
 
 def _histogram(voxels: np.ndarray) -> np.ndarray:
-    """Counts of int16 values, from -32,768 up; in pieces, because bincount widens what it counts to 64 bits."""
+    """Counts of int16 values, from -32,768 up; in pieces, because bincount widens what it counts to
+    64 bits.
+    """
     flat = np.ascontiguousarray(voxels).reshape(-1)
     counts = np.zeros(LEVELS, np.int64)
     for i in range(0, flat.size, SLAB_VOXELS):
-        counts += np.bincount(flat[i : i + SLAB_VOXELS].astype(np.int64) + LEVELS // 2, minlength=LEVELS)
+        counts += np.bincount(
+            flat[i : i + SLAB_VOXELS].astype(np.int64) + LEVELS // 2, minlength=LEVELS
+        )
     return counts
 
 
@@ -121,7 +149,9 @@ def _cell_of(voxels: int, cells: int) -> np.ndarray:
     return np.searchsorted(cell_edges(voxels, cells), np.arange(voxels), side="right") - 1
 
 
-def _cell_means(voxels: np.ndarray, starts: list[np.ndarray], of_fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _cell_means(
+    voxels: np.ndarray, starts: list[np.ndarray], of_fn: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Means of `of_fn(voxels)` over the non-empty cells, a group of z at a time."""
     z, y, x = starts
     depth, height, width = (np.diff(np.append(s, n)) for s, n in zip(starts, voxels.shape))
@@ -135,7 +165,9 @@ def _share_above(voxels: np.ndarray, starts: list[np.ndarray], threshold: float)
 
 
 def _deviation(voxels: np.ndarray, starts: list[np.ndarray], origin: int) -> np.ndarray:
-    """Standard deviation in each cell. Squares are taken from `origin`, the study's dark end, so that they stay exact where it matters."""
+    """Standard deviation in each cell. Squares are taken from `origin`, the study's dark end, so
+    that they stay exact where it matters.
+    """
     mean = _cell_means(voxels, starts, lambda v: v) - origin
     square = _cell_means(voxels, starts, lambda v: np.square(v.astype(np.float32) - origin))
     return np.sqrt(np.maximum(square - mean**2, 0.0))

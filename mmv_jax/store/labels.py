@@ -1,4 +1,6 @@
-"""Which columns of a manifest are carried into a store: by an allow-list of what they hold, because a name can be anywhere."""
+"""Which columns of a manifest are carried into a store: by an allow-list of what they hold, because
+a name can be anywhere.
+"""
 
 import re
 from collections import Counter
@@ -7,41 +9,125 @@ from datetime import datetime
 
 CATEGORIES = 32  # distinct values of a text column
 LONGEST = 32  # characters of such a value
-PATIENTS_A_VALUE = 2  # on average; a column whose values hardly repeat from patient to patient names its patients
+# on average; a column whose values hardly repeat from patient to patient names its patients
+PATIENTS_A_VALUE = 2
 # Short codes that name nobody, however few lines a manifest has.
 CODES = frozenset(
     ("f", "m", "o", "u", "female", "male", "other", "unknown", "yes", "no", "true", "false")
-    + ("pa", "ap", "ll", "lat", "lateral", "rl", "lao", "rao", "cc", "mlo", "ml", "lm", "l", "r", "b", "left", "right", "both")
+    + (
+        "pa",
+        "ap",
+        "ll",
+        "lat",
+        "lateral",
+        "rl",
+        "lao",
+        "rao",
+        "cc",
+        "mlo",
+        "ml",
+        "lm",
+        "l",
+        "r",
+        "b",
+        "left",
+        "right",
+        "both",
+    )
 )
 WORDS_OF_IDENTIFIERS = frozenset(
-    ("id", "uid", "name", "names", "mrn", "ssn", "accession", "passport", "insurance", "path", "file", "filename", "folder", "url")
-    + ("date", "time", "dob", "birth", "birthday", "birthdate", "address", "street", "city", "zip", "postcode")
+    (
+        "id",
+        "uid",
+        "name",
+        "names",
+        "mrn",
+        "ssn",
+        "accession",
+        "passport",
+        "insurance",
+        "path",
+        "file",
+        "filename",
+        "folder",
+        "url",
+    )
+    + (
+        "date",
+        "time",
+        "dob",
+        "birth",
+        "birthday",
+        "birthdate",
+        "address",
+        "street",
+        "city",
+        "zip",
+        "postcode",
+    )
     + ("phone", "tel", "fax", "email", "mail")
-    + ("physician", "doctor", "radiologist", "operator", "institution", "hospital", "comment", "comments", "note", "notes", "report", "text")
+    + (
+        "physician",
+        "doctor",
+        "radiologist",
+        "operator",
+        "institution",
+        "hospital",
+        "comment",
+        "comments",
+        "note",
+        "notes",
+        "report",
+        "text",
+    )
 )
-# Whole names, in lower case and without separators: "patient age" is a measurement, "patient" and "PATIENT-ID" are not.
+# Whole names, in lower case and without separators: "patient age" is a measurement, "patient" and
+# "PATIENT-ID" are not.
 NAMES_OF_IDENTIFIERS = re.compile(
     r"(patient|subject|case|person|participant)s?|(patient|subject|case|person|participant|study|series|exam|accession|record|chart)"
     r"(id|ids|uid|no|nr|num|number|key|code|name)"
 )
 WORDS_OF_MEASURES = frozenset(
-    ("age", "year", "years", "month", "months", "day", "days", "height", "weight", "size", "width", "diameter", "area", "volume", "count", "score")
+    (
+        "age",
+        "year",
+        "years",
+        "month",
+        "months",
+        "day",
+        "days",
+        "height",
+        "weight",
+        "size",
+        "width",
+        "diameter",
+        "area",
+        "volume",
+        "count",
+        "score",
+    )
     + ("mm", "cm", "ml", "hu", "kg", "mg", "bpm", "percent")
 )
-IDENTIFIER_DIGITS = 7  # whole numbers this long that patients do not share are record or telephone numbers
+# whole numbers this long that patients do not share are record or telephone numbers
+IDENTIFIER_DIGITS = 7
 ENOUGH_PATIENTS = 10  # with several studies, to tell that a whole number stands for the patient
 DATE_FORMATS = ("%Y%m%d", "%d%m%Y", "%Y%m", "%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
 
 Cells = Mapping[str, str]
 
 
-def choose_columns(lines: Sequence[Cells], patients: Sequence[str]) -> tuple[dict[str, type], list[str]]:
-    """The columns to carry, each with its type (float or str), and the names of those that stay behind.
+def choose_columns(
+    lines: Sequence[Cells], patients: Sequence[str]
+) -> tuple[dict[str, type], list[str]]:
+    """The columns to carry, each with its type (float or str), and the names of those that stay
+    behind.
 
-    A column is carried when its filled cells are all numbers, or are at most 32 different texts of at most 32 characters that patients
-    share (or are codes such as PA or F). A column stays behind when its name says that it identifies (id, name, patient, date, path, …), when it
-    holds dates, or whole numbers of seven and more digits that patients do not share, or whole numbers that stand for the patient: always the same
-    for one and never for two, where enough patients have several studies and the name is not that of a measurement (age, mm, …).
+    A column is carried when its filled cells are all numbers, or are at most 32 different texts of
+    at most 32 characters that patients share (or are codes such as PA or F). A column stays behind
+    when its name says that it identifies (id, name, patient, date, path, …), when it holds dates,
+    or whole numbers of seven and more digits that patients do not share, or whole numbers that
+    stand for the patient: always the same for one and never for two, where enough patients have
+    several studies and the name is not that of a measurement (age, mm, …).
 
     Args:
       lines: the cells of each line of a manifest.
@@ -50,7 +136,11 @@ def choose_columns(lines: Sequence[Cells], patients: Sequence[str]) -> tuple[dic
     carried: dict[str, type] = {}
     left: list[str] = []
     for name in dict.fromkeys(column for cells in lines for column in cells):
-        filled = [(cells[name].strip(), patient) for cells, patient in zip(lines, patients, strict=True) if cells.get(name, "").strip()]
+        filled = [
+            (cells[name].strip(), patient)
+            for cells, patient in zip(lines, patients, strict=True)
+            if cells.get(name, "").strip()
+        ]
         kind = _kind(name, filled)
         if kind is None:
             left.append(name)
@@ -73,19 +163,27 @@ def agreed_kinds(choices: Iterable[Mapping[str, type]]) -> dict[str, type]:
 
 
 def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | None]:
-    """The cells of one line as `label_<name>` columns of the index; an empty cell is NaN or None."""
+    """The cells of one line as `label_<name>` columns of the index; an empty cell is NaN or
+    None.
+    """
     labels: dict[str, float | str | None] = {}
     for name, kind in columns.items():
         cell = cells.get(name, "").strip()
-        labels[f"label_{name}"] = (float(cell) if cell else float("nan")) if kind is float else (cell or None)
+        labels[f"label_{name}"] = (
+            (float(cell) if cell else float("nan")) if kind is float else (cell or None)
+        )
     return labels
 
 
 def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
-    """What a column holds, from its filled cells and the patient of each; None where it stays behind."""
+    """What a column holds, from its filled cells and the patient of each; None where it stays
+    behind.
+    """
     words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
     values = [value for value, _ in filled]
-    identifies = words & WORDS_OF_IDENTIFIERS or NAMES_OF_IDENTIFIERS.fullmatch(re.sub(r"[^a-z]", "", name.lower()))
+    identifies = words & WORDS_OF_IDENTIFIERS or NAMES_OF_IDENTIFIERS.fullmatch(
+        re.sub(r"[^a-z]", "", name.lower())
+    )
     if not values or identifies or all(map(_is_date, values)):
         return None
     distinct = set(values)
@@ -102,10 +200,14 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
 
 
 def _one_to_one(filled: list[tuple[str, str]]) -> bool:
-    """Whether a value is always the same for one patient and never for two, as far as patients with several studies can tell."""
+    """Whether a value is always the same for one patient and never for two, as far as patients with
+    several studies can tell.
+    """
     studies, pairs = Counter(patient for _, patient in filled), set(filled)
     several = sum(n > 1 for n in studies.values())
-    return several >= ENOUGH_PATIENTS and len(pairs) == len(studies) == len({value for value, _ in pairs})
+    return several >= ENOUGH_PATIENTS and len(pairs) == len(studies) == len(
+        {value for value, _ in pairs}
+    )
 
 
 def _is_number(value: str) -> bool:

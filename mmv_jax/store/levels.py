@@ -1,4 +1,6 @@
-"""Coarser copies of a large study: a crop of all of a CT on 160 voxels a side need not decode 80 million. Axes: z, y, x of the grid at hand."""
+"""Coarser copies of a large study: a crop of all of a CT on 160 voxels a side need not decode 80
+million. Axes: z, y, x of the grid at hand.
+"""
 
 from collections.abc import Sequence
 
@@ -8,20 +10,25 @@ from jaxtyping import Int16
 from mmv_jax.store.intensity import slabs
 
 LARGE = 1 << 20  # voxels: a grid with more than this has a coarser copy
-STEPS = 1 << 12  # that a study's range has on a level at the least: means of zeros and ones are rounded finer than to zeros and ones
+# that a study's range has on a level at the least: means of zeros and ones are rounded finer than
+# to zeros and ones
+STEPS = 1 << 12
 
 Triple = tuple[int, int, int]
 
 
 def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Triple]:
-    """How many of the study's voxels (z, y, x) one voxel of each coarser level is the mean of, from fine to coarse.
+    """How many of the study's voxels (z, y, x) one voxel of each coarser level is the mean of, from
+    fine to coarse.
 
-    A level has half the voxels of the one before along each axis, but for those that are coarse already: slices of 5 mm are not averaged before
-    their pixels are as large, since a crop's voxels are cubes.
+    A level has half the voxels of the one before along each axis, but for those that are coarse
+    already: slices of 5 mm are not averaged before their pixels are as large, since a crop's voxels
+    are cubes.
 
     Args:
       grid: of the study.
-      spacing_mm: of the study, more than 0; NaN where unknown, which is taken for as fine as the finest.
+      spacing_mm: of the study, more than 0; NaN where unknown, which is taken for as fine as the
+        finest.
 
     Example:
       >>> level_factors((300, 512, 512), (1.0, 0.7, 0.7)), level_factors((60, 512, 512), (5.0, 0.7, 0.7)), level_factors((1, 512, 512), (1, 1, 1))
@@ -39,19 +46,27 @@ def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Trip
 
 
 def level_scale(low: int, high: int) -> tuple[int, int]:
-    """(gain, offset) of a study's levels: a mean of its 16-bit values is stored as `(mean - offset) * gain`, rounded.
+    """(gain, offset) of a study's levels: a mean of its 16-bit values is stored as `(mean - offset)
+    * gain`, rounded.
 
     Args:
-      low, high: of all its voxels. Where they are few steps apart a mean is so rounded to a share of a step.
+      low, high: of all its voxels. Where they are few steps apart a mean is so rounded to a share
+        of a step.
     """
     gain = 1 << max(0, (STEPS // max(high - low, 1)).bit_length() - 1)
     return gain, low if gain > 1 else 0
 
 
 def coarser(
-    voxels: Int16[np.ndarray, "z y x"], before: Triple, factor: Triple, grid: Sequence[int], gain: int = 1, offset: int = 0
+    voxels: Int16[np.ndarray, "z y x"],
+    before: Triple,
+    factor: Triple,
+    grid: Sequence[int],
+    gain: int = 1,
+    offset: int = 0,
 ) -> Int16[np.ndarray, "Z Y X"]:
-    """The level of that factor, of the finer one (or the study itself) of the factor `before`; at an odd end, means of the voxels that are left.
+    """The level of that factor, of the finer one (or the study itself) of the factor `before`; at
+    an odd end, means of the voxels that are left.
 
     Args:
       factor: once or twice as much as `before` along each axis.
@@ -71,7 +86,8 @@ def coarser(
 
 
 def covered(voxels: int, factor: int) -> np.ndarray:
-    """How many of an axis's voxels each voxel of a level is the mean of: `factor`, and the last one what is left.
+    """How many of an axis's voxels each voxel of a level is the mean of: `factor`, and the last one
+    what is left.
 
     Example:
       >>> covered(9, 4).tolist()
@@ -82,7 +98,9 @@ def covered(voxels: int, factor: int) -> np.ndarray:
 
 
 def _halved(values: np.ndarray, axis: int, counts: np.ndarray) -> np.ndarray:
-    """Means of neighbours along an axis; the last of `counts`, of how many voxels each is the mean, may be less, and it may have no neighbour."""
+    """Means of neighbours along an axis; the last of `counts`, of how many voxels each is the mean,
+    may be less, and it may have no neighbour.
+    """
     values = np.moveaxis(values, axis, 0)
     pairs = len(values) // 2
     means = values[::2].copy()

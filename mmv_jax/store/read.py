@@ -25,21 +25,36 @@ CONTENT = (
     *("study", "ndim", "unit", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x"),
     *("low", "high", "slope", "intercept", "occupancy", "masks", "checksum"),
 )
-# With what TensorStore begins to say why something could not be read, where nothing is wrong with the thing itself.
-UNREACHABLE = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED", "INTERNAL")
-OPEN_PARTS = 512  # at a time, 80 KiB each: every worker of a run meets every part of a store, and there may be 100,000
-CACHE_BYTES = 16 << 20  # holds the block directories of shards, so that a crop costs no second look at them
+# With what TensorStore begins to say why something could not be read, where nothing is wrong with
+# the thing itself.
+UNREACHABLE = (
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "ABORTED",
+    "CANCELLED",
+    "INTERNAL",
+)
+# at a time, 80 KiB each: every worker of a run meets every part of a store, and there may be
+# 100,000
+OPEN_PARTS = 512
+# holds the block directories of shards, so that a crop costs no second look at them
+CACHE_BYTES = 16 << 20
 
 
 class Store:
     """Studies in blocks; reads only the blocks that a box touches.
 
-    A store can be pickled to worker processes: what travels is the path and the index, and each process opens the
-    parts that it reads when it first reads them. A process must be spawned, not forked, once TensorStore has run in its parent.
+    A store can be pickled to worker processes: what travels is the path and the index, and each
+    process opens the parts that it reads when it first reads them. A process must be spawned, not
+    forked, once TensorStore has run in its parent.
 
     Attributes:
       path: as given to `open`.
-      index: a line a study, in the order of manifests and of their lines; appending a manifest leaves earlier positions as they are.
+      index: a line a study, in the order of manifests and of their lines; appending a manifest
+        leaves earlier positions as they are.
         Columns: docs/architecture.md.
       key_fingerprint: of the key that named the studies.
 
@@ -51,7 +66,8 @@ class Store:
     def __init__(self, path: str, index: pd.DataFrame, key_fingerprint: str):
         self.path, self.index, self.key_fingerprint = path, index, key_fingerprint
         self._grids = index[["grid_z", "grid_y", "grid_x"]].to_numpy()
-        scales = [("slope", "intercept"), ("level_slope", "level_intercept")]  # of the study, and of its levels
+        # of the study, and of its levels
+        scales = [("slope", "intercept"), ("level_slope", "level_intercept")]
         self._scales = [index.reindex(columns=columns).to_numpy(np.float32) for columns in scales]
         self._parts, self._first = index["part"].to_numpy(), index["first_block"].to_numpy()
         self._factors = [numbers.reshape(-1, 3) for numbers in _numbers(index, "level_factors")]
@@ -61,7 +77,8 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path) -> "Store":
-        """Opens a store; parts whose index is not written (an ingest that runs, or was killed) are not seen.
+        """Opens a store; parts whose index is not written (an ingest that runs, or was killed) are
+        not seen.
 
         Raises:
           UserError: there is no store, or none that this version reads, or it holds no study.
@@ -69,12 +86,21 @@ class Store:
         root = open_root(path)
         about = read_about(root)
         if about is None:
-            raise UserError(f"{path} is not a store ({STORE_JSON} is missing). Make one with: mmv ingest MANIFEST --store {path}")
+            raise UserError(
+                f"{path} is not a store ({STORE_JSON} is missing). Make one with: mmv ingest"
+                f" MANIFEST --store {path}"
+            )
         if about["format"] != FORMAT:
-            raise UserError(f"{path} has format {about['format']}, this version reads {FORMAT}. Ingest its manifests again.")
+            raise UserError(
+                f"{path} has format {about['format']}, this version reads {FORMAT}. Ingest its"
+                " manifests again."
+            )
         index = read_whole_index(root)
         if index.empty:
-            raise UserError(f"{path} holds no study: no ingest has finished a part of it. Run mmv ingest again; quarantine.jsonl has the reasons.")
+            raise UserError(
+                f"{path} holds no study: no ingest has finished a part of it. Run mmv ingest again;"
+                " quarantine.jsonl has the reasons."
+            )
         return cls(str(path), index, about["key_fingerprint"])
 
     def __len__(self) -> int:
@@ -87,13 +113,23 @@ class Store:
         self.__init__(**state)  # type: ignore[misc]
 
     def levels(self, i: int | np.integer) -> np.ndarray:
-        """How many voxels (z, y, x) of study `i` one of each of its coarser levels is the mean of, `[levels, 3]`, from fine to coarse.
+        """How many voxels (z, y, x) of study `i` one of each of its coarser levels is the mean of,
+        `[levels, 3]`, from fine to coarse.
 
-        Only large studies have any (`store.levels`), and none those that were ingested before there were levels.
+        Only large studies have any (`store.levels`), and none those that were ingested before there
+        were levels.
         """
         return self._factors[i]
 
-    def read_box(self, i: int | np.integer, start: Triple, shape: Triple, *, mask: str | None = None, level: int = 0) -> np.ndarray:
+    def read_box(
+        self,
+        i: int | np.integer,
+        start: Triple,
+        shape: Triple,
+        *,
+        mask: str | None = None,
+        level: int = 0,
+    ) -> np.ndarray:
         """Voxels of a box that lies inside study `i`.
 
         Args:
@@ -111,7 +147,10 @@ class Store:
         grid = -(-self._grids[i] // self._factors[i][level - 1]) if level else self._grids[i]
         begin, size = np.array(start, np.int64), np.array(shape, np.int64)
         if (begin < 0).any() or (size < 1).any() or (begin + size > grid).any():
-            raise ValueError(f"box at {begin.tolist()} of {size.tolist()} voxels leaves study {i}, whose grid is {grid.tolist()}")
+            raise ValueError(
+                f"box at {begin.tolist()} of {size.tolist()} voxels leaves study {i}, whose grid is"
+                f" {grid.tolist()}"
+            )
         first = int(self._level_blocks[i][level - 1]) if level else self._first_block(i, mask)
         stored = self._read_blocks(i, first, grid, begin, size)
         if mask is not None:
@@ -125,16 +164,30 @@ class Store:
     def read_study(self, i: int | np.integer) -> Study:
         """The whole of study `i`, in float32 true intensities."""
         line = self.index.iloc[i]
-        attributes = {c.removeprefix("attribute_"): line[c] for c in self.index.columns if c.startswith("attribute_") and line[c] == line[c]}
+        attributes = {
+            c.removeprefix("attribute_"): line[c]
+            for c in self.index.columns
+            if c.startswith("attribute_") and line[c] == line[c]
+        }
         spacing = (line["spacing_z"], line["spacing_y"], line["spacing_x"])
-        return Study(self.read_box(i, (0, 0, 0), self._grids[i]), spacing, int(line["ndim"]), line["unit"], attributes)
+        return Study(
+            self.read_box(i, (0, 0, 0), self._grids[i]),
+            spacing,
+            int(line["ndim"]),
+            line["unit"],
+            attributes,
+        )
 
     def digest(self, studies: Sequence[int] | np.ndarray) -> str:
-        """Changes with the voxels, levels, masks and geometry of studies and with their order, not with their labels or place in the store.
+        """Changes with the voxels, levels, masks and geometry of studies and with their order, not
+        with their labels or place in the store.
 
-        A store that was written before the index had checksums answers for the range and the occupancy of the voxels instead.
+        A store that was written before the index had checksums answers for the range and the
+        occupancy of the voxels instead.
         """
-        content = self.index.iloc[np.asarray(studies, int)][[column for column in CONTENT if column in self.index]]
+        content = self.index.iloc[np.asarray(studies, int)][
+            [column for column in CONTENT if column in self.index]
+        ]
         return hashlib.sha256(repr(content.to_numpy(object).tolist()).encode()).hexdigest()
 
     def is_whole(self, i: int | np.integer) -> bool:
@@ -143,11 +196,18 @@ class Store:
         try:
             array = self._array(line["part"])
             a_grid = int(np.prod(block_counts(self._grids[i], array.shape[1:])))
-            first, end = int(line["first_block"]), int(line["first_block"]) + a_grid * (1 + len(line["mask_blocks"]))
-            end += sum(int(np.prod(block_counts(-(-self._grids[i] // factor), array.shape[1:]))) for factor in self._factors[i])
+            first, end = (
+                int(line["first_block"]),
+                int(line["first_block"]) + a_grid * (1 + len(line["mask_blocks"])),
+            )
+            end += sum(
+                int(np.prod(block_counts(-(-self._grids[i] // factor), array.shape[1:])))
+                for factor in self._factors[i]
+            )
             for block in range(first, end, VERIFY_BLOCKS):
                 array[block : min(block + VERIFY_BLOCKS, end)].read().result()
-        except (ValueError, IndexError) as error:  # damaged or missing shards; an array shorter than its index
+        # damaged or missing shards; an array shorter than its index
+        except (ValueError, IndexError) as error:
             self._check_reachable(error)
             return False
         return True
@@ -155,11 +215,15 @@ class Store:
     def _check_reachable(self, error: Exception) -> None:
         """
         Raises:
-          WorkFailed: the error is of the way to the store, so that nothing is said about its content.
+          WorkFailed: the error is of the way to the store, so that nothing is said about its
+            content.
         """
         status = str(error).partition(":")[0]
         if status in UNREACHABLE:
-            raise WorkFailed(f"The store {self.path} cannot be read ({status}): look after access and network; the same command goes on.") from error
+            raise WorkFailed(
+                f"The store {self.path} cannot be read ({status}): look after access and network;"
+                " the same command goes on."
+            ) from error
 
     def _first_block(self, i: int | np.integer, mask: str | None) -> int:
         if mask is None:
@@ -167,29 +231,44 @@ class Store:
         line = self.index.iloc[i]
         names = line["masks"].split(",")
         if mask not in names:
-            raise ValueError(f"study {line['study']} has no mask {mask!r}; it has: {line['masks'] or 'none'}")
+            raise ValueError(
+                f"study {line['study']} has no mask {mask!r}; it has: {line['masks'] or 'none'}"
+            )
         return int(line["mask_blocks"][names.index(mask)])
 
-    def _read_blocks(self, i: int | np.integer, first: int, grid: np.ndarray, start: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    def _read_blocks(
+        self,
+        i: int | np.integer,
+        first: int,
+        grid: np.ndarray,
+        start: np.ndarray,
+        shape: np.ndarray,
+    ) -> np.ndarray:
         """The box of the array of that grid whose blocks begin with number `first`."""
         try:
             array = self._array(self._parts[i])
             block = np.array(array.shape[1:])
             counts = block_counts(grid, block)
             begin, end = start // block, (start + shape - 1) // block + 1
-            positions = np.stack(np.meshgrid(*map(np.arange, begin, end), indexing="ij"), axis=-1).reshape(-1, 3)
+            positions = np.stack(
+                np.meshgrid(*map(np.arange, begin, end), indexing="ij"), axis=-1
+            ).reshape(-1, 3)
             numbers = first + np.ravel_multi_index(tuple(positions.T), counts)
             blocks = array[numbers].read().result()
         except (ValueError, IndexError) as error:
             self._check_reachable(error)
             raise Corrupt(
-                f"Blocks of study {self.index['study'].iloc[i]} (part {self._parts[i]}) are damaged or gone. "
-                f"`mmv inspect {self.path} --verify` lists all such studies; delete their parts and the folder index, and ingest again."
+                f"Blocks of study {self.index['study'].iloc[i]} (part {self._parts[i]}) are damaged"
+                f" or gone. `mmv inspect {self.path} --verify` lists all such studies; delete their"
+                " parts and the folder index, and ingest again."
             ) from error
         out = np.empty(shape, np.int16)
-        for corner, voxels in zip(positions * block - start, blocks):  # corner: of the block, in the box
+        # corner: of the block, in the box
+        for corner, voxels in zip(positions * block - start, blocks):
             low, high = np.maximum(corner, 0), np.minimum(corner + block, shape)
-            out[tuple(map(slice, low, high))] = voxels[tuple(map(slice, low - corner, high - corner))]
+            out[tuple(map(slice, low, high))] = voxels[
+                tuple(map(slice, low - corner, high - corner))
+            ]
         return out
 
     def _array(self, part: str) -> ts.TensorStore:
@@ -200,19 +279,27 @@ class Store:
                 self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
             array = self._arrays.pop(part, None)
             if array is None:
-                array = ts.open(array_spec(self._root, part), open=True, context=self._context).result()
+                array = ts.open(
+                    array_spec(self._root, part), open=True, context=self._context
+                ).result()
                 if len(self._arrays) >= OPEN_PARTS:
-                    del self._arrays[next(iter(self._arrays))]  # the one that was not asked for the longest
+                    # the one that was not asked for the longest
+                    del self._arrays[next(iter(self._arrays))]
             self._arrays[part] = array
             return array
 
 
 def _numbers(index: pd.DataFrame, column: str) -> list[np.ndarray]:
-    """Each line's list of numbers; empty where the line was written before there was this column."""
+    """Each line's list of numbers; empty where the line was written before there was this
+    column.
+    """
     nothing = np.empty(0, np.int64)
     if column not in index:
         return [nothing] * len(index)
-    return [numbers.astype(np.int64) if isinstance(numbers, np.ndarray) else nothing for numbers in index[column]]
+    return [
+        numbers.astype(np.int64) if isinstance(numbers, np.ndarray) else nothing
+        for numbers in index[column]
+    ]
 
 
 def read_about(root: ts.KvStore) -> dict | None:

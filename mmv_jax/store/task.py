@@ -1,4 +1,6 @@
-"""What a worker does: reads the files of some manifest lines, and writes them as parts. The same function runs in every engine."""
+"""What a worker does: reads the files of some manifest lines, and writes them as parts. The same
+function runs in every engine.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,12 +12,15 @@ from mmv_jax.store.layout import open_root
 from mmv_jax.store.write import PartWriter
 from mmv_jax.study import Study
 
-Place = tuple[int, int]  # (manifest, line): the only name that a line has in logs and in the quarantine
+# (manifest, line): the only name that a line has in logs and in the quarantine
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One manifest line. `path`, `masks` and `secrets` stay in the worker; `known` goes into the index."""
+    """One manifest line. `path`, `masks` and `secrets` stay in the worker; `known` goes into the
+    index.
+    """
 
     place: Place
     path: str
@@ -31,7 +36,9 @@ ReadFn = Callable[[Job], tuple[Study, Mapping[str, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Task:
-    """Lines that one worker reads one after the other. Repeating a task, or a part of it, changes nothing that is finished."""
+    """Lines that one worker reads one after the other. Repeating a task, or a part of it, changes
+    nothing that is finished.
+    """
 
     store: str
     jobs: tuple[Job, ...]
@@ -46,7 +53,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Writing:
-    """A file is read, and goes into a part: what happens until the next `Reading` is no file's fault."""
+    """A file is read, and goes into a part: what happens until the next `Reading` is no file's
+    fault.
+    """
 
     place: Place
 
@@ -69,10 +78,11 @@ Event = Reading | Writing | Refusal | Written
 
 
 def write_task(task: Task) -> Iterator[Event]:
-    """Reads each file once, refuses what is broken, and writes the rest; yields what happened as it happens.
+    """Reads each file once, refuses what is broken, and writes the rest; yields what happened as it
+    happens.
 
-    A part is named by its first study, so that a task that is repeated after a lost machine finds the parts it had finished, and writes
-    the others over.
+    A part is named by its first study, so that a task that is repeated after a lost machine finds
+    the parts it had finished, and writes the others over.
     """
     root = open_root(task.store)
     open_parts: dict[int, PartWriter] = {}
@@ -111,7 +121,8 @@ def _read(job: Job, read_fn: ReadFn) -> tuple[Study, Mapping[str, np.ndarray]] |
         raise
     except MemoryError:
         problem = ("too_large", "the file needs more memory than this machine has")
-    except BaseException as error:  # decoders written in Rust raise PanicException, which is no Exception
+    # decoders written in Rust raise PanicException, which is no Exception
+    except BaseException as error:
         code = getattr(error, "code", "unreadable")
         reason = getattr(error, "reason", f"the reader failed with {type(error).__name__}")
         problem = (code, reason)
@@ -138,7 +149,9 @@ def _problem(study: Study, masks: Mapping[str, np.ndarray]) -> tuple[str, str] |
 
 
 def without(text: str, secrets: tuple[str, ...]) -> str:
-    """`text` with every secret of three or more characters blotted out: readers promise to quote none, and this holds them to it."""
+    """`text` with every secret of three or more characters blotted out: readers promise to quote
+    none, and this holds them to it.
+    """
     for secret in sorted((s for s in secrets if len(s) > 2), key=len, reverse=True):
         text = text.replace(secret, "…")
     return text

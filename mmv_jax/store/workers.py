@@ -1,4 +1,6 @@
-"""Engines that run tasks: worker processes of this machine, or Ray. A decoder that dies takes its worker along, never the ingest."""
+"""Engines that run tasks: worker processes of this machine, or Ray. A decoder that dies takes its
+worker along, never the ingest.
+"""
 
 import os
 import signal
@@ -26,11 +28,14 @@ class _Failed:
     cause: str
 
 
-def run_local(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float) -> Generator[Event, None, None]:
+def run_local(
+    task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float
+) -> Generator[Event, None, None]:
     """Runs tasks in worker processes; yields what happens, in the order in which it happens.
 
-    A file whose reading ends its process, or takes longer than `timeout_s`, is refused; the files read before it in its
-    task (and not yet written) and those after it go on as two tasks, so that no file is read more than twice for it.
+    A file whose reading ends its process, or takes longer than `timeout_s`, is refused; the files
+    read before it in its task (and not yet written) and those after it go on as two tasks, so that
+    no file is read more than twice for it.
 
     Raises:
       WorkFailed: a task failed for a reason that is no file's, such as a full disk.
@@ -75,7 +80,8 @@ class _Worker:
     def replace_process(self) -> None:
         if hasattr(self, "process"):
             self.stop()
-        context = get_context("spawn")  # a fork would inherit the locks of JAX's and TensorStore's threads
+        # a fork would inherit the locks of JAX's and TensorStore's threads
+        context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, self.task_fn), daemon=True)
         self.process.start()
@@ -99,36 +105,58 @@ class _Worker:
 
     def _take(self, event) -> Iterator[Event]:
         if isinstance(event, _Failed):
-            raise WorkFailed(f"Ingest stopped: {event.cause}. What is finished stays; the same command goes on from there.")
+            raise WorkFailed(
+                f"Ingest stopped: {event.cause}. What is finished stays; the same command goes on"
+                " from there."
+            )
         if isinstance(event, _Done):
             self.task = None
             return
         self.reading = event.place if isinstance(event, Reading) else None
         self.since = time.monotonic()
-        self.settled |= set(event.places) if isinstance(event, Written) else {event.place} if isinstance(event, Refusal) else set()
+        self.settled |= (
+            set(event.places)
+            if isinstance(event, Written)
+            else {event.place}
+            if isinstance(event, Refusal)
+            else set()
+        )
         yield event
 
     def is_late(self, timeout_s: float) -> bool:
-        return self.task is not None and self.reading is not None and time.monotonic() - self.since > timeout_s
+        return (
+            self.task is not None
+            and self.reading is not None
+            and time.monotonic() - self.since > timeout_s
+        )
 
     def refuse_file(self, code: str, timeout_s: float) -> Iterator[Event]:
         if self.reading is not None:
-            reason = f"reading took longer than {timeout_s:g} s" if code == "timeout" else "the decoder ended its process on this file"
+            reason = (
+                f"reading took longer than {timeout_s:g} s"
+                if code == "timeout"
+                else "the decoder ended its process on this file"
+            )
             yield Refusal(self.reading, code, reason)
 
     def rest(self) -> list[Task]:
-        """What is left of the task of a dead process: what came before the file that killed it, and what comes after."""
+        """What is left of the task of a dead process: what came before the file that killed it, and
+        what comes after.
+        """
         assert self.task is not None
         left = [job for job in self.task.jobs if job.place not in self.settled]
         if self.reading is None:
             if self.task.deaths + 1 >= DEATHS:
                 raise WorkFailed(
-                    f"A worker died {DEATHS} times with exit code {self.process.exitcode} while it read no file: too little memory is the "
-                    "usual cause. Use fewer --workers. What is finished stays."
+                    f"A worker died {DEATHS} times with exit code {self.process.exitcode} while it"
+                    " read no file: too little memory is the usual cause. Use fewer --workers."
+                    " What is finished stays."
                 )
             return [replace(self.task, jobs=tuple(left), deaths=self.task.deaths + 1)]
         at = next(n for n, job in enumerate(left) if job.place == self.reading)
-        return [replace(self.task, jobs=tuple(jobs)) for jobs in (left[:at], left[at + 1 :]) if jobs]
+        return [
+            replace(self.task, jobs=tuple(jobs)) for jobs in (left[:at], left[at + 1 :]) if jobs
+        ]
 
     def stop(self) -> None:
         self.process.kill()  # parts are whole or not there: nothing to tidy up
@@ -157,16 +185,23 @@ def _work(pipe, task_fn: TaskFn) -> None:
         pass  # the parent is gone
 
 
-def run_ray(task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float) -> Generator[Event, None, None]:
-    """Runs tasks on a Ray cluster (`RAY_ADDRESS`), or on a Ray of this machine alone; at most `workers` tasks at a time.
+def run_ray(
+    task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float
+) -> Generator[Event, None, None]:
+    """Runs tasks on a Ray cluster (`RAY_ADDRESS`), or on a Ray of this machine alone; at most
+    `workers` tasks at a time.
 
-    On its node a task runs as in `run_local` with one worker, so that broken files are met in the same way. Ray repeats the
-    tasks of a lost node; that a repeated task changes nothing that is finished is `write_task`'s promise.
+    On its node a task runs as in `run_local` with one worker, so that broken files are met in the
+    same way. Ray repeats the tasks of a lost node; that a repeated task changes nothing that is
+    finished is `write_task`'s promise.
     """
     try:
         import ray
     except ImportError as error:
-        raise UserError("engine ray needs the package ray. Install it with: pip install 'mmv_jax[ray]', or use --engine local.") from error
+        raise UserError(
+            "engine ray needs the package ray. Install it with: pip install 'mmv_jax[ray]', or use"
+            " --engine local."
+        ) from error
     if not ray.is_initialized() and "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
     elif not ray.is_initialized():

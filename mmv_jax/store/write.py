@@ -8,7 +8,14 @@ import tensorstore as ts
 
 from mmv_jax.store.index import write_index
 from mmv_jax.store.intensity import Stored, foreground_percentiles, occupancy, to_int16
-from mmv_jax.store.layout import BLOCKS, SHARD_BLOCKS, block_counts, new_array_spec, pack_occupancy, remove_part
+from mmv_jax.store.layout import (
+    BLOCKS,
+    SHARD_BLOCKS,
+    block_counts,
+    new_array_spec,
+    pack_occupancy,
+    remove_part,
+)
 from mmv_jax.store.levels import coarser, level_factors, level_scale
 from mmv_jax.study import Study
 
@@ -18,10 +25,11 @@ UNBOUNDED = 1 << 40  # blocks of an array while it grows
 
 
 class PartWriter:
-    """One part, planar or volumetric. Holds at most two shards (2 × 32 MiB) besides the study at hand.
+    """One part, planar or volumetric. Holds at most two shards (2 × 32 MiB) besides the study at
+    hand.
 
-    Nothing can be read of a part before `close`, which writes the index; a part that was begun and never closed is
-    written anew by whoever takes its name again.
+    Nothing can be read of a part before `close`, which writes the index; a part that was begun and
+    never closed is written anew by whoever takes its name again.
     """
 
     def __init__(self, root: ts.KvStore, name: str, ndim: int):
@@ -38,25 +46,40 @@ class PartWriter:
         block_bytes = 2 * int(np.prod(BLOCKS[self.ndim]))
         return len(self.lines) >= PART_STUDIES or self._blocks * block_bytes >= PART_BYTES
 
-    def add(self, study: Study, masks: Mapping[str, np.ndarray], known: Mapping[str, object]) -> None:
+    def add(
+        self, study: Study, masks: Mapping[str, np.ndarray], known: Mapping[str, object]
+    ) -> None:
         """Appends a study and the masks on its grid.
 
         Args:
           study: of the ndim of this part.
-          masks: integer `[z, y, x]` arrays by name, values of 16 bits; they become further blocks on the study's block grid. The coarser levels of
-            a large study (`levels`) follow, each on its own.
+          masks: integer `[z, y, x]` arrays by name, values of 16 bits; they become further blocks
+            on the study's block grid. The coarser levels of a large study (`levels`) follow, each
+            on its own.
           known: the columns of the index that the voxels do not say: names, split, labels.
         """
         assert study.ndim == self.ndim, study.ndim
         assert all(mask.shape == study.voxels.shape for mask in masks.values()), list(masks)
-        stored = to_int16(study.voxels != 0 if study.unit == "shape" else study.voxels)  # shapes come as 0 and 1, or 0 and 255
+        # shapes come as 0 and 1, or 0 and 255
+        stored = to_int16(study.voxels != 0 if study.unit == "shape" else study.voxels)
         occupied = occupancy(stored, study.unit, study.ndim)
         low, high = foreground_percentiles(stored, occupied, (0.5, 99.5))
         per_array = int(np.prod(block_counts(study.voxels.shape, BLOCKS[self.ndim])))
         line = dict(known) | dict(zip(("grid_z", "grid_y", "grid_x"), study.voxels.shape))
         line |= dict(zip(("spacing_z", "spacing_y", "spacing_x"), map(float, study.spacing_mm)))
-        line |= {"ndim": study.ndim, "unit": study.unit, "low": low, "high": high, "slope": stored.slope, "intercept": stored.intercept}
-        line |= {"occupancy": pack_occupancy(occupied), "masks": ",".join(masks), "first_block": self._blocks}
+        line |= {
+            "ndim": study.ndim,
+            "unit": study.unit,
+            "low": low,
+            "high": high,
+            "slope": stored.slope,
+            "intercept": stored.intercept,
+        }
+        line |= {
+            "occupancy": pack_occupancy(occupied),
+            "masks": ",".join(masks),
+            "first_block": self._blocks,
+        }
         line |= {"mask_blocks": [self._blocks + (k + 1) * per_array for k in range(len(masks))]}
         line |= {f"attribute_{name}": float(value) for name, value in study.attributes.items()}
         checksum = 0
@@ -70,23 +93,42 @@ class PartWriter:
         """Writes what waits, then the index; from then on the part is there."""
         left = self._blocks % len(self._shard)
         shape = self._array.shape
-        self._array = self._array.resize(exclusive_max=[self._blocks, *shape[1:]], resize_metadata_only=True).result()
+        self._array = self._array.resize(
+            exclusive_max=[self._blocks, *shape[1:]], resize_metadata_only=True
+        ).result()
         if left:
             self._array[self._blocks - left : self._blocks].write(self._shard[:left]).result()
         write_index(self._root, self.name, self.lines)
 
     def _append_levels(self, stored: Stored, study: Study, checksum: int) -> tuple[dict, int]:
-        """(the columns of the index that tell of the coarser levels, the checksum with their blocks)."""
-        factors = level_factors(study.voxels.shape, study.spacing_mm) if study.unit != "shape" else []  # a mean of a shape is no shape
-        gain, offset = level_scale(int(stored.voxels.min()), int(stored.voxels.max())) if factors else (1, 0)
+        """(the columns of the index that tell of the coarser levels, the checksum with their
+        blocks).
+        """
+        # a mean of a shape is no shape
+        factors = (
+            level_factors(study.voxels.shape, study.spacing_mm) if study.unit != "shape" else []
+        )
+        gain, offset = (
+            level_scale(int(stored.voxels.min()), int(stored.voxels.max())) if factors else (1, 0)
+        )
         voxels, before, blocks, scale = stored.voxels, (1, 1, 1), list[int](), (gain, offset)
         for factor in factors:
             voxels = coarser(voxels, before, factor, study.voxels.shape, *scale)
             before, scale = factor, (1, 0)  # the next one is made of this one, which is scaled
             blocks.append(self._blocks)
             checksum = self._append(voxels, checksum)
-        columns = {"level_factors": [n for factor in factors for n in factor], "level_blocks": blocks}
-        return columns | {"level_slope": stored.slope / gain, "level_intercept": stored.intercept + offset * stored.slope}, checksum
+        columns = {
+            "level_factors": [n for factor in factors for n in factor],
+            "level_blocks": blocks,
+        }
+        return (
+            columns
+            | {
+                "level_slope": stored.slope / gain,
+                "level_intercept": stored.intercept + offset * stored.slope,
+            },
+            checksum,
+        )
 
     def _append(self, voxels: np.ndarray, checksum: int) -> int:
         """Appends the blocks of an array; returns the crc32c of all blocks of the study so far."""
@@ -101,5 +143,7 @@ class PartWriter:
             checksum = google_crc32c.extend(checksum, slot.tobytes())
             self._blocks += 1
             if self._blocks % len(self._shard) == 0:
-                self._array[self._blocks - len(self._shard) : self._blocks].write(self._shard).result()
+                self._array[self._blocks - len(self._shard) : self._blocks].write(
+                    self._shard
+                ).result()
         return checksum

@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-HEADROOM = 0.15  # of the memory, that a run should leave free: what the runtime keeps, and fragments
+# of the memory, that a run should leave free: what the runtime keeps, and fragments
+HEADROOM = 0.15
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,11 @@ class Choice:
         return " ".join(word for word, differs in words.items() if differs)
 
 
-def suggest(now: Choice, devices: int, takes: Callable[[Choice], float], room: int | float) -> list[Choice]:
-    """Choices that fit: of each value that can be changed alone the smallest change, or else the smallest change of several together.
+def suggest(
+    now: Choice, devices: int, takes: Callable[[Choice], float], room: int | float
+) -> list[Choice]:
+    """Choices that fit: of each value that can be changed alone the smallest change, or else the
+    smallest change of several together.
 
     Args:
       takes: bytes of a device under a choice.
@@ -41,15 +45,26 @@ def suggest(now: Choice, devices: int, takes: Callable[[Choice], float], room: i
     """
     remats = [now.remat] if now.remat else [False, True]
     fsdps = [n for n in range(now.fsdp, devices + 1) if devices % n == 0 and n % now.fsdp == 0]
-    rows = [now.per_step // n for n in range(1, now.per_step // devices + 1) if now.per_step % n == 0 and now.per_step // n % devices == 0]
+    rows = [
+        now.per_step // n
+        for n in range(1, now.per_step // devices + 1)
+        if now.per_step % n == 0 and now.per_step // n % devices == 0
+    ]
     alone = (
         [replace(now, remat=remat) for remat in remats[1:]],
         [replace(now, fsdp=fsdp) for fsdp in fsdps[1:]],
         [replace(now, per_step=per_step) for per_step in rows[1:]],
     )
-    found = [fitting[0] for ladder in alone if (fitting := [choice for choice in ladder if takes(choice) <= room])]
+    found = [
+        fitting[0]
+        for ladder in alone
+        if (fitting := [choice for choice in ladder if takes(choice) <= room])
+    ]
     if found:
         return found
     # Rows last: fewer of them make another training, and the other two only a slower step.
-    together = (Choice(remat, fsdp, per_step) for per_step, fsdp, remat in itertools.product(rows, fsdps, remats))
+    together = (
+        Choice(remat, fsdp, per_step)
+        for per_step, fsdp, remat in itertools.product(rows, fsdps, remats)
+    )
     return list(itertools.islice((choice for choice in together if takes(choice) <= room), 1))

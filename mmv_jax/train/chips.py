@@ -12,12 +12,15 @@ class Chip:
 
     Attributes:
       flops: a second, products of bfloat16 with float32 sums.
-      hbm_bytes: memory of the device that a program may have. A TPU's runtime keeps a little of it (1 to 3 %) for itself; of a GPU JAX takes three
-        quarters, where XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise.
+      hbm_bytes: memory of the device that a program may have. A TPU's runtime keeps a little of it
+        (1 to 3 %) for itself; of a GPU JAX takes three quarters, where
+        XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise.
       hbm_bandwidth: bytes a second.
-      interconnect: bytes a second that a device sends to its neighbours: half of what makers call bidirectional.
+      interconnect: bytes a second that a device sends to its neighbours: half of what makers call
+        bidirectional.
       devices: that JAX sees of one chip.
-      sides: how many sides the name of a slice has; 0 where there are no slices, but a number of chips on one host.
+      sides: how many sides the name of a slice has; 0 where there are no slices, but a number of
+        chips on one host.
     """
 
     flops: float
@@ -29,8 +32,10 @@ class Chip:
 
 
 GIB = 2**30
-# Sources. v5e: docs.cloud.google.com/tpu/docs/v5e. v5p, v6e and TPU7x: docs.cloud.google.com/tpu/docs/tpu7x, "key specifications"; a 7x is two
-# devices. H100: NVIDIA's data sheet of the SXM form (bfloat16 without sparsity, NVLink), its memory by XLA's device description (h100.txtpb).
+# Sources. v5e: docs.cloud.google.com/tpu/docs/v5e. v5p, v6e and TPU7x:
+# docs.cloud.google.com/tpu/docs/tpu7x, "key specifications"; a 7x is two devices. H100: NVIDIA's
+# data sheet of the SXM form (bfloat16 without sparsity, NVLink), its memory by XLA's device
+# description (h100.txtpb).
 CHIPS = {
     "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9),
     "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, sides=3),
@@ -60,7 +65,8 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """A topology by its name: a generation, a colon, and the sides of the slice or, for GPUs, how many.
+    """A topology by its name: a generation, a colon, and the sides of the slice or, for GPUs, how
+    many.
 
     Raises:
       UserError: there is no such chip, or its slices have another number of sides.
@@ -72,9 +78,15 @@ def parse_topology(name: str) -> Topology:
     kind, _, shape = name.partition(":")
     sides = shape.split("x")
     if kind not in CHIPS or not all(side.isdigit() and int(side) > 0 for side in sides):
-        raise UserError(f"--topology {name!r} is no topology: write a chip ({', '.join(CHIPS)}), a colon and the slice, as {EXAMPLES}.")
+        raise UserError(
+            f"--topology {name!r} is no topology: write a chip ({', '.join(CHIPS)}), a colon and"
+            f" the slice, as {EXAMPLES}."
+        )
     chip = CHIPS[kind]
     if len(sides) != max(chip.sides, 1):
         wanted = f"{chip.sides} sides" if chip.sides else "a number of GPUs"
-        raise UserError(f"--topology {name!r}: what follows {kind} has {len(sides)} sides, but it should be {wanted}, as in {EXAMPLES}.")
+        raise UserError(
+            f"--topology {name!r}: what follows {kind} has {len(sides)} sides, but it should be"
+            f" {wanted}, as in {EXAMPLES}."
+        )
     return Topology(name, kind, math.prod(map(int, sides)) * chip.devices)

@@ -1,4 +1,6 @@
-"""What a step costs, in closed form: FLOPs of the student, the teacher, the decoder and the heads. Checked against compiled programs by the tests."""
+"""What a step costs, in closed form: FLOPs of the student, the teacher, the decoder and the heads.
+Checked against compiled programs by the tests.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,8 @@ class Flops:
     Attributes:
       forward, backward: matrix products outside attention.
       again: products that the backward pass computes a second time, since they were not stored.
-      attention: scores and weighted sums, forward and backward, of the rows that are expected; twice as much backward as forward.
+      attention: scores and weighted sums, forward and backward, of the rows that are expected;
+        twice as much backward as forward.
     """
 
     forward: int = 0
@@ -56,7 +59,9 @@ class Filling:
 
 
 def expected_filling(views: Mapping[int, Sequence[View]], shape: RowShape) -> Filling:
-    """A row filled with as many planar as volumetric studies, every crop as large as it may be: none is known before there is a store."""
+    """A row filled with as many planar as volumetric studies, every crop as large as it may be:
+    none is known before there is a store.
+    """
     every, globals_ = [], []
     for ndim, of_study in views.items():
         for view in of_study:
@@ -64,16 +69,24 @@ def expected_filling(views: Mapping[int, Sequence[View]], shape: RowShape) -> Fi
             patches = math.prod(plane) * (depth if ndim == 3 else 1)
             every += [patches + shape.special] * view.count
             globals_ += [patches] * view.count * view.is_global
-    studies = min(shape.length / sum(every), shape.prefix / sum(n + shape.special for n in globals_))
+    studies = min(
+        shape.length / sum(every), shape.prefix / sum(n + shape.special for n in globals_)
+    )
     share = shape.visible_share or 0.0
 
     def sums(lengths: list) -> tuple[float, float]:
         return studies * sum(lengths), studies * sum(n * n for n in lengths)
 
-    return Filling(sums(every), sums([n + shape.special for n in globals_]), sums([math.ceil(share * n) + shape.special for n in globals_]))
+    return Filling(
+        sums(every),
+        sums([n + shape.special for n in globals_]),
+        sums([math.ceil(share * n) + shape.special for n in globals_]),
+    )
 
 
-def step_flops(objective: Objective, shape: RowShape, rows: int, filling: Filling) -> dict[str, Flops]:
+def step_flops(
+    objective: Objective, shape: RowShape, rows: int, filling: Filling
+) -> dict[str, Flops]:
     """Parts of a step and what they cost, over all devices."""
     parts: dict[str, Flops] = {}
     encoder, width = objective.encoder, objective.encoder.width
@@ -82,13 +95,18 @@ def step_flops(objective: Objective, shape: RowShape, rows: int, filling: Fillin
         parts["student"] = _student(encoder, rows * shape.length, rows * filling.row[1])
     if objective.dino > 0:
         parts["dino head"] = _head(objective.dino_head, width, rows * shape.segments)
-        pairs = 2 * rows * shape.segments**2 * objective.dino_head.prototypes  # targets are summed a student view: no gradient goes there
+        # targets are summed a student view: no gradient goes there
+        pairs = 2 * rows * shape.segments**2 * objective.dino_head.prototypes
         parts["dino loss"] = Flops(forward=pairs)
     if objective.ibot > 0:
         head, (count, size) = objective.ibot_head, scoring_parts(shape.masked)
-        # Every part again in the backward pass; where the last two parts overlap, a product forward and two backward besides.
+        # Every part again in the backward pass; where the last two parts overlap, a product forward
+        # and two backward besides.
         tokens = rows * (count * size + 3 * (count * size - shape.masked)) if count > 1 else 0
-        parts["ibot head"] = replace(_head(head, width, rows * shape.masked), again=2 * tokens * head.bottleneck * head.prototypes)
+        parts["ibot head"] = replace(
+            _head(head, width, rows * shape.masked),
+            again=2 * tokens * head.bottleneck * head.prototypes,
+        )
     if objective.koleo > 0:
         cosines = 2 * (rows * shape.segments) ** 2 * width
         parts["koleo"] = Flops(forward=cosines, backward=2 * cosines)
@@ -101,21 +119,42 @@ def step_flops(objective: Objective, shape: RowShape, rows: int, filling: Fillin
 
 
 def _teacher(encoder: Encoder, tokens: int, squares: int | float) -> Flops:
-    return Flops(forward=tokens * flops_per_token(encoder), attention=round(4 * encoder.depth * encoder.width * squares))
+    return Flops(
+        forward=tokens * flops_per_token(encoder),
+        attention=round(4 * encoder.depth * encoder.width * squares),
+    )
 
 
 def _student(encoder: Encoder, tokens: int, squares: int | float) -> Flops:
     entry = 2 * (math.prod(encoder.patch) + encoder.registers + 2) * encoder.width
     blocks = flops_per_token(encoder) - entry
-    again = blocks - (0 if encoder.layer_scale is not None else 2 * encoder.depth * encoder.width * hidden_width(encoder.width, encoder.mlp))
+    again = blocks - (
+        0
+        if encoder.layer_scale is not None
+        else 2 * encoder.depth * encoder.width * hidden_width(encoder.width, encoder.mlp)
+    )
     attention = round(12 * encoder.depth * encoder.width * squares)
     # Nobody asks for the gradient of voxels: the entry has one product backward, all others two.
-    return Flops(tokens * (entry + blocks), tokens * (entry + 2 * blocks), tokens * again if encoder.remat else 0, attention)
+    return Flops(
+        tokens * (entry + blocks),
+        tokens * (entry + 2 * blocks),
+        tokens * again if encoder.remat else 0,
+        attention,
+    )
 
 
 def _head(head: ProjectionHead, width: int, tokens: int) -> Flops:
     """Of student and teacher together."""
-    forward = 2 * tokens * (width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck + head.bottleneck * head.prototypes)
+    forward = (
+        2
+        * tokens
+        * (
+            width * head.hidden
+            + head.hidden**2
+            + head.hidden * head.bottleneck
+            + head.bottleneck * head.prototypes
+        )
+    )
     return Flops(2 * forward, 2 * forward)
 
 
@@ -125,4 +164,9 @@ def _decoder(objective: Objective, shape: RowShape, rows: int, squares: int | fl
     blocks = 2 * decoder.depth * (4 * width**2 + 2 * width * hidden_width(width, "gelu"))
     tokens = rows * shape.prefix
     forward = rows * shape.visible * entry + tokens * (blocks + exit_)
-    return Flops(forward, 2 * forward, tokens * blocks if decoder.remat else 0, round(12 * decoder.depth * width * squares))
+    return Flops(
+        forward,
+        2 * forward,
+        tokens * blocks if decoder.remat else 0,
+        round(12 * decoder.depth * width * squares),
+    )

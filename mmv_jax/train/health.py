@@ -33,13 +33,20 @@ class Health:
         self._features.extend(features[np.abs(features).sum(axis=1) > 0])
 
     def figures(self) -> dict[str, float]:
-        """`rank` (RankMe, arXiv 2210.02885) of the centred features, and `std` of the unit features times sqrt(D): 1 is a full sphere, 0 a point."""
+        """`rank` (RankMe, arXiv 2210.02885) of the centred features, and `std` of the unit features
+        times sqrt(D): 1 is a full sphere, 0 a point.
+        """
         if len(self._features) < FEWEST:
             return {}
         x = np.stack(self._features)
-        return {"rank": rankme(x - x.mean(axis=0)[None]), "std": feature_std(x) * math.sqrt(x.shape[1])}
+        return {
+            "rank": rankme(x - x.mean(axis=0)[None]),
+            "std": feature_std(x) * math.sqrt(x.shape[1]),
+        }
 
-    def verdict(self, metrics: Mapping[str, float | int], figures: Mapping[str, float]) -> list[str]:
+    def verdict(
+        self, metrics: Mapping[str, float | int], figures: Mapping[str, float]
+    ) -> list[str]:
         """What is wrong, one sentence each; nothing where all is well."""
         words = []
         if figures:
@@ -51,23 +58,37 @@ class Health:
 
     def _of_features(self, rank: float, std: float) -> list[str]:
         if self._first_rank is None or self._last_std is None:
-            return []  # deep encoders begin near the identity: their features are all alike until they have learnt something
+            # deep encoders begin near the identity: their features are all alike until they have
+            # learnt something
+            return []
         if (std < LOW_STD or rank < LOW_RANK) and std < 1.1 * self._last_std:
             return [
-                f"COLLAPSE: all studies have nearly the same features (rank {rank:.1f}, std {std:.3f} of 1). Stop the run; "
-                "lower optimizer.peak_lr, lengthen optimizer.warmup, or raise objective.koleo."
+                f"COLLAPSE: all studies have nearly the same features (rank {rank:.1f}, std"
+                f" {std:.3f} of 1). Stop the run; lower optimizer.peak_lr, lengthen"
+                " optimizer.warmup, or raise objective.koleo."
             ]
         if rank < 0.25 * self._first_rank:
-            return [f"The rank of the features has fallen from {self._first_rank:.1f} to {rank:.1f}: they are about to collapse if this goes on."]
+            return [
+                f"The rank of the features has fallen from {self._first_rank:.1f} to {rank:.1f}:"
+                " they are about to collapse if this goes on."
+            ]
         return []
 
     def _of_teacher(self, metrics: Mapping[str, float | int]) -> list[str]:
         highest, entropy, words = math.log(self.prototypes), metrics["teacher_entropy"], []
         if entropy < 0.02 * highest and metrics["prototypes_used"] < 0.05:
-            words.append(f"COLLAPSE: the teacher puts every study on the same few prototypes ({metrics['prototypes_used']:.1%} are used).")
-        if entropy > 0.98 * highest and "dino" in metrics and abs(metrics["dino"] - highest) < 0.01 * highest:
             words.append(
-                f"The DINO loss stands at {metrics['dino']:.3f}, which is ln(prototypes) = {highest:.3f}: the teacher says the same of every study. "
-                "Early in a run this passes; later it is a collapse."
+                "COLLAPSE: the teacher puts every study on the same few prototypes"
+                f" ({metrics['prototypes_used']:.1%} are used)."
+            )
+        if (
+            entropy > 0.98 * highest
+            and "dino" in metrics
+            and abs(metrics["dino"] - highest) < 0.01 * highest
+        ):
+            words.append(
+                f"The DINO loss stands at {metrics['dino']:.3f}, which is ln(prototypes) ="
+                f" {highest:.3f}: the teacher says the same of every study. Early in a run this"
+                " passes; later it is a collapse."
             )
         return words

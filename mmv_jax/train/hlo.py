@@ -1,4 +1,5 @@
-"""What a compiled program does, read from its text with loops multiplied out: FLOPs of matrix products, bytes through collectives.
+"""What a compiled program does, read from its text with loops multiplied out: FLOPs of matrix
+products, bytes through collectives.
 
 `compiled.cost_analysis()` counts the body of a loop once, and a scan over blocks is a loop.
 """
@@ -8,14 +9,34 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.+?) (?P<opcode>[a-z][\w\-]*)\((?P<operands>[^)]*)\)(?P<rest>.*)$")
+BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
+INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.+?)"
+    r" (?P<opcode>[a-z][\w\-]*)\((?P<operands>[^)]*)\)(?P<rest>.*)$"
+)
 COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{$")
 SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\]")
-CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+CALLED = re.compile(
+    r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}"
+)
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 KERNEL_CALLS = ("tpu_custom_call", "__gpu$xla.gpu.triton")  # what Pallas compiles to
-# Of an operation whose result has N bytes on each of g devices, what one device sends in a ring, in units of N.
+# Of an operation whose result has N bytes on each of g devices, what one device sends in a ring, in
+# units of N.
 COLLECTIVES: dict[str, Callable[[int], float]] = {
     "all-gather": lambda g: (g - 1) / g,
     "all-reduce": lambda g: 2 * (g - 1) / g,
@@ -27,7 +48,8 @@ COLLECTIVES: dict[str, Callable[[int], float]] = {
 
 @dataclass
 class Counts:
-    """Of one device. A loop that the compiler knows no length of counts for nothing, and is `unknown`: attention written as loops is such a one.
+    """Of one device. A loop that the compiler knows no length of counts for nothing, and is
+    `unknown`: attention written as loops is such a one.
 
     Attributes:
       flops: of matrix products.
@@ -50,7 +72,9 @@ class Counts:
 
 @dataclass
 class Instruction:
-    """One line of a computation: shapes are [(dtype, dimensions)], several where the result is a tuple; a constant's operand is its value."""
+    """One line of a computation: shapes are [(dtype, dimensions)], several where the result is a
+    tuple; a constant's operand is its value.
+    """
 
     name: str
     opcode: str
@@ -78,7 +102,9 @@ def count(text: str) -> Counts:
 
 
 def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
-    """Computations (name -> instruction by name) of a module's text, and the name of the one that it starts with."""
+    """Computations (name -> instruction by name) of a module's text, and the name of the one that
+    it starts with.
+    """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", {}
     for line in text.splitlines():
@@ -87,8 +113,12 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
             entry = head["name"] if head["entry"] else entry
         elif found := INSTRUCTION.match(line):
             constant = found["opcode"] == "constant"
-            operands = [found["operands"]] if constant else re.findall(r"%([\w.\-]+)", found["operands"])
-            current[found["name"]] = Instruction(found["name"], found["opcode"], shapes_of(found["type"]), operands, found["rest"])
+            operands = (
+                [found["operands"]] if constant else re.findall(r"%([\w.\-]+)", found["operands"])
+            )
+            current[found["name"]] = Instruction(
+                found["name"], found["opcode"], shapes_of(found["type"]), operands, found["rest"]
+            )
     return computations, entry
 
 
@@ -98,15 +128,26 @@ def shapes_of(text: str) -> list[tuple[str, tuple[int, ...]]]:
       >>> shapes_of("(bf16[8,128]{1,0:T(8,128)}, f32[])")
       [('bf16', (8, 128)), ('f32', ())]
     """
-    return [(dtype, tuple(int(n) for n in sides.split(",") if n)) for dtype, sides in SHAPE.findall(text) if dtype in BYTES]
+    return [
+        (dtype, tuple(int(n) for n in sides.split(",") if n))
+        for dtype, sides in SHAPE.findall(text)
+        if dtype in BYTES
+    ]
 
 
 def size_bytes(shapes: list[tuple[str, tuple[int, ...]]]) -> int:
     return sum(BYTES[dtype] * math.prod(sides) for dtype, sides in shapes)
 
 
-def _add_loop(counts: Counts, it: Instruction, computations: dict[str, dict[str, Instruction]], total: Callable[[str], Counts]) -> None:
-    condition, body = (re.search(rf"\b{word}=%?([\w.\-]+)", it.rest) for word in ("condition", "body"))
+def _add_loop(
+    counts: Counts,
+    it: Instruction,
+    computations: dict[str, dict[str, Instruction]],
+    total: Callable[[str], Counts],
+) -> None:
+    condition, body = (
+        re.search(rf"\b{word}=%?([\w.\-]+)", it.rest) for word in ("condition", "body")
+    )
     assert condition is not None and body is not None
     trips = known_trips(it.rest, computations.get(condition[1], {}))
     counts.unknown += trips is None
@@ -114,18 +155,33 @@ def _add_loop(counts: Counts, it: Instruction, computations: dict[str, dict[str,
 
 
 def known_trips(rest: str, condition: dict[str, Instruction]) -> int | None:
-    """How often a loop runs, where the compiler wrote it down, or the condition compares with a constant: a scan counts from 0 in steps of 1."""
+    """How often a loop runs, where the compiler wrote it down, or the condition compares with a
+    constant: a scan counts from 0 in steps of 1.
+    """
     if written := TRIPS.search(rest):
         return int(written[1])
     for it in condition.values():
-        bounds = [condition[name] for name in it.operands if name in condition and condition[name].opcode == "constant"]
+        bounds = [
+            condition[name]
+            for name in it.operands
+            if name in condition and condition[name].opcode == "constant"
+        ]
         if it.opcode == "compare" and "direction=LT" in it.rest and bounds:
             return int(bounds[0].operands[0])
     return None
 
 
-def _add(counts: Counts, it: Instruction, neighbours: dict[str, Instruction], total: Callable[[str], Counts]) -> None:
-    called = [name for one, many in CALLED.findall(it.rest) for name in ([one] if one else re.findall(r"[\w.\-]+", many))]
+def _add(
+    counts: Counts,
+    it: Instruction,
+    neighbours: dict[str, Instruction],
+    total: Callable[[str], Counts],
+) -> None:
+    called = [
+        name
+        for one, many in CALLED.findall(it.rest)
+        for name in ([one] if one else re.findall(r"[\w.\-]+", many))
+    ]
     kind = it.opcode.removesuffix("-start")
     if it.opcode == "conditional":
         counts.add(max((total(name) for name in called), key=lambda c: c.flops), 1)
@@ -138,15 +194,21 @@ def _add(counts: Counts, it: Instruction, neighbours: dict[str, Instruction], to
     elif it.opcode == "convolution":
         counts.flops += convolution_flops(it, neighbours)
     elif it.opcode == "custom-call" and any(target in it.rest for target in KERNEL_CALLS):
-        named = re.search(r"(\w+)/pallas_call", it.rest)  # a GPU's program names its calls by number alone
+        # a GPU's program names its calls by number alone
+        named = re.search(r"(\w+)/pallas_call", it.rest)
         kernel = named[1] if named else re.sub(r"[.\d]*$", "", it.name)
         counts.kernels[kernel] = counts.kernels.get(kernel, 0.0) + 1
 
 
 def _add_collective(counts: Counts, kind: str, it: Instruction) -> None:
     group = group_size(it.rest)
-    # A started operation returns (operand, result, ...); a plain one its results, of which there may be several.
-    shapes = it.shapes[len(it.shapes) // 2 :] if it.opcode.endswith("-start") and kind in ("all-gather", "collective-permute") else it.shapes
+    # A started operation returns (operand, result, ...); a plain one its results, of which there
+    # may be several.
+    shapes = (
+        it.shapes[len(it.shapes) // 2 :]
+        if it.opcode.endswith("-start") and kind in ("all-gather", "collective-permute")
+        else it.shapes
+    )
     counts.sent[kind] = counts.sent.get(kind, 0.0) + COLLECTIVES[kind](group) * size_bytes(shapes)
 
 
@@ -167,19 +229,36 @@ def dot_flops(it: Instruction, neighbours: dict[str, Instruction]) -> int:
     """Two FLOPs a multiply-add: the result's elements times the contracted ones."""
     left = neighbours[it.operands[0]].shapes[0][1]
     contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", it.rest)
-    return 2 * math.prod(it.shapes[0][1]) * math.prod(left[int(i)] for i in (contracted[1].split(",") if contracted and contracted[1] else ()))
+    return (
+        2
+        * math.prod(it.shapes[0][1])
+        * math.prod(
+            left[int(i)] for i in (contracted[1].split(",") if contracted and contracted[1] else ())
+        )
+    )
 
 
 def convolution_flops(it: Instruction, neighbours: dict[str, Instruction]) -> int:
-    """TPUs know matrix products as convolutions; a batched one has its batch as a dilated window, of which most places are empty and cost nothing."""
-    left, right, out = (shape for shape in (neighbours[it.operands[0]].shapes[0][1], neighbours[it.operands[1]].shapes[0][1], it.shapes[0][1]))
+    """TPUs know matrix products as convolutions; a batched one has its batch as a dilated window,
+    of which most places are empty and cost nothing.
+    """
+    left, right, out = (
+        shape
+        for shape in (
+            neighbours[it.operands[0]].shapes[0][1],
+            neighbours[it.operands[1]].shapes[0][1],
+            it.shapes[0][1],
+        )
+    )
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", it.rest)
     assert labels is not None
     a, b, c = labels.groups()
     window = window_of(it.rest)
     places = 1
     for axis in (label for label in c if label.isdigit()):
-        places *= _places(left[a.index(axis)], right[b.index(axis)], out[c.index(axis)], window, int(axis))
+        places *= _places(
+            left[a.index(axis)], right[b.index(axis)], out[c.index(axis)], window, int(axis)
+        )
     groups = re.search(r"batch_group_count=(\d+)", it.rest)
     inputs = right[b.index("i")] // (int(groups[1]) if groups else 1)
     return 2 * places * out[c.index("b")] * out[c.index("f")] * inputs
@@ -187,19 +266,31 @@ def convolution_flops(it: Instruction, neighbours: dict[str, Instruction]) -> in
 
 def window_of(rest: str) -> dict[str, list[str]]:
     found = re.search(r"window=\{([^}]*)\}", rest)
-    return {key: value.split("x") for key, value in re.findall(r"(\w+)=([\w\-]+)", found[1])} if found else {}
+    return (
+        {key: value.split("x") for key, value in re.findall(r"(\w+)=([\w\-]+)", found[1])}
+        if found
+        else {}
+    )
 
 
 def _places(left: int, right: int, out: int, window: dict[str, list[str]], axis: int) -> int:
-    """Pairs of a result's place and a place of the window at which there is an element of the left operand."""
+    """Pairs of a result's place and a place of the window at which there is an element of the left
+    operand.
+    """
 
     def field_of(name: str, default: str) -> str:
         return window[name][axis] if name in window else default
 
-    stride, spread, step = (int(field_of(name, "1")) for name in ("stride", "lhs_dilate", "rhs_dilate"))
+    stride, spread, step = (
+        int(field_of(name, "1")) for name in ("stride", "lhs_dilate", "rhs_dilate")
+    )
     low = int(field_of("pad", "0_0").split("_")[0])
     pairs = 0
     for place in range(out):
         start = place * stride - low
-        pairs += sum(1 for w in range(right) if (at := start + w * step) >= 0 and at % spread == 0 and at // spread < left)
+        pairs += sum(
+            1
+            for w in range(right)
+            if (at := start + w * step) >= 0 and at % spread == 0 and at // spread < left
+        )
     return pairs

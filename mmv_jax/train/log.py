@@ -1,4 +1,6 @@
-"""What a run writes while it trains: `metrics.jsonl` (the truth), TensorBoard events, and a bar or plain lines."""
+"""What a run writes while it trains: `metrics.jsonl` (the truth), TensorBoard events, and a bar or
+plain lines.
+"""
 
 import json
 import sys
@@ -16,7 +18,8 @@ METRICS = "metrics.jsonl"
 class Log:
     """The log of one run. Use as a context manager.
 
-    `metrics.jsonl` has one line a step whose floats round-trip exactly; `time` is in seconds since 1970. After a resume a step's later line stands.
+    `metrics.jsonl` has one line a step whose floats round-trip exactly; `time` is in seconds since
+    1970. After a resume a step's later line stands.
 
     Args:
       workdir: the run's folder.
@@ -27,13 +30,16 @@ class Log:
     def __init__(self, workdir: Path, first: int, steps: int, seconds: float = 15.0):
         self._file = (workdir / METRICS).open("a")
         if _ends_within_a_line(workdir / METRICS):
-            self._file.write("\n")  # a killed process left half a line, which must not swallow the next one
+            # a killed process left half a line, which must not swallow the next one
+            self._file.write("\n")
         self._board = _Board(workdir / "tensorboard", first)
         self._first, self._steps, self._seconds = first, steps, seconds
         self._began = self._printed = time.monotonic()
         self._bar = _make_bar() if sys.stderr.isatty() else None
         if self._bar:
-            self._task = self._bar.add_task("pretrain", total=steps, completed=first, loss=float("nan"))
+            self._task = self._bar.add_task(
+                "pretrain", total=steps, completed=first, loss=float("nan")
+            )
 
     def __enter__(self) -> "Log":
         if self._bar:
@@ -50,7 +56,9 @@ class Log:
         """Writes a step's numbers: one line, events, and the bar."""
         numbers = {name: _plain(value) for name, value in metrics.items()}
         # Written whole and at once: a killed run leaves complete lines, and `tail -f` shows them.
-        self._file.write(json.dumps({"step": step, **numbers, "time": round(time.time(), 3)}) + "\n")
+        self._file.write(
+            json.dumps({"step": step, **numbers, "time": round(time.time(), 3)}) + "\n"
+        )
         self._file.flush()
         self._board.write(step, numbers)
         self._show(step, numbers["loss"])
@@ -71,12 +79,17 @@ class Log:
         if now - self._printed > self._seconds or done == self._steps:
             rate = (done - self._first) / (now - self._began)
             left = (self._steps - done) / rate / 60
-            self.say(f"step {done}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {left:.1f} min left")
+            self.say(
+                f"step {done}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {left:.1f} min"
+                " left"
+            )
             self._printed = now
 
 
 class _Board:
-    """TensorBoard events, written where they are made: the usual writer's thread ends with a full disk, its queue fills, and the run hangs."""
+    """TensorBoard events, written where they are made: the usual writer's thread ends with a full
+    disk, its queue fills, and the run hangs.
+    """
 
     def __init__(self, folder: Path, first: int):
         # Here, not at the top: tensorboardX takes a second, and only a run that trains needs it.
@@ -86,12 +99,17 @@ class _Board:
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(folder / "events"))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # what an earlier start wrote from this step on does not count
+        # what an earlier start wrote from this step on does not count
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._file.write_event(self._event(wall_time=time.time(), step=first, session_log=start))
 
     def write(self, step: int, numbers: Mapping[str, float | int]) -> None:
-        values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-        self._file.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+        values = [
+            self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()
+        ]
+        self._file.write_event(
+            self._event(wall_time=time.time(), step=step, summary=self._summary(value=values))
+        )
         self._file.flush()
 
     def close(self) -> None:
@@ -115,7 +133,9 @@ class Silence:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float | int]]:
-    """The numbers of each step in order; a line that a killed process left half written is passed over."""
+    """The numbers of each step in order; a line that a killed process left half written is passed
+    over.
+    """
     steps: dict[int, dict] = {}
     for line in (workdir / METRICS).read_text().splitlines():
         try:
@@ -127,7 +147,13 @@ def read_metrics(workdir: Path) -> list[dict[str, float | int]]:
 
 
 def _make_bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, transient=False)
 
 

@@ -1,4 +1,6 @@
-"""The pretraining loop: this file alone of the room sees the config; all it calls takes plain arguments."""
+"""The pretraining loop: this file alone of the room sees the config; all it calls takes plain
+arguments.
+"""
 
 import inspect
 import signal
@@ -38,11 +40,21 @@ from mmv_jax.train.step import jit_step
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 # Between a run and its resume: where it runs, and how the same numbers are come by.
-MAY_CHANGE = {"mesh", "topology", "data.store", "data.workers", "encoder.remat", "encoder.attention", "checkpoint", "health"}
+MAY_CHANGE = {
+    "mesh",
+    "topology",
+    "data.store",
+    "data.workers",
+    "encoder.remat",
+    "encoder.attention",
+    "checkpoint",
+    "health",
+}
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
-    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there is one.
+    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there
+    is one.
 
     Raises:
       UserError: the config does not fit the store, the devices or the run that `workdir` holds.
@@ -60,25 +72,50 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
     step_fn = jit_step(objective, tx, ema, shapes, mesh)
     probe = _make_probe(store, config, mesh)
-    carried, seen = to_dict(config), {"key_fingerprint": store.key_fingerprint, "patients": rows.patients, "studies": rows.digest}
+    carried, seen = (
+        to_dict(config),
+        {
+            "key_fingerprint": store.key_fingerprint,
+            "patients": rows.patients,
+            "studies": rows.digest,
+        },
+    )
     with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
         first, items = checkpoints.restore_newest(split_items(shapes))
         if first:
             before = checkpoints.config_of(first)["pretraining"]
             check_studies(before, seen, config.data.store)
-            seen, rows = unite_patients(seen, before), rows.begin_at(tuple(before.get("begin", (0, 0))))
-        state = join_items(items) if first else init_state(objective, tx, rows.spec, mesh, seed=config.seed)
-        # Loop: step n is dispatched before the metrics of step n - 1 are read; the device never waits for the log.
-        with _make_log(workdir, first, config.steps) as log, _one_behind(log, config) as report, _stop_signal() as stop, on_mesh(mesh):
+            seen, rows = (
+                unite_patients(seen, before),
+                rows.begin_at(tuple(before.get("begin", (0, 0)))),
+            )
+        state = (
+            join_items(items)
+            if first
+            else init_state(objective, tx, rows.spec, mesh, seed=config.seed)
+        )
+        # Loop: step n is dispatched before the metrics of step n - 1 are read; the device never
+        # waits for the log.
+        with (
+            _make_log(workdir, first, config.steps) as log,
+            _one_behind(log, config) as report,
+            _stop_signal() as stop,
+            on_mesh(mesh),
+        ):
             batches = timed(device_batches(rows, mesh, first, config.data.workers))
             for step, (batch, waited_s) in zip(range(first, config.steps), batches):
                 state, metrics = step_fn(state, batch)
                 report(step, metrics | {"input_s": waited_s} | probe(step, state))
                 stopping = stop(step)
-                checkpoints.config = {**carried, "pretraining": {**seen, "begin": rows.at}}  # a new one: the last may still be written
-                checkpoints.save_if_due(step + 1, split_items(state), now=stopping or step + 1 == config.steps)
+                # a new one: the last may still be written
+                checkpoints.config = {**carried, "pretraining": {**seen, "begin": rows.at}}
+                checkpoints.save_if_due(
+                    step + 1, split_items(state), now=stopping or step + 1 == config.steps
+                )
                 if stopping:
-                    log.say(f"Told to stop: saved step {step + 1}. The same command goes on from there.")
+                    log.say(
+                        f"Told to stop: saved step {step + 1}. The same command goes on from there."
+                    )
                     break
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. {DONE}")
@@ -86,31 +123,49 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
 
 
 def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
-    """The step of a config, lowered from shapes alone: no store is read and no memory is taken; devices of a topology will do for the mesh."""
+    """The step of a config, lowered from shapes alone: no store is read and no memory is taken;
+    devices of a topology will do for the mesh.
+    """
     _check_rows(config.rows.per_step, mesh)
     objective, tx, ema = make_parts(config)
     spec = row_shape(config).spec(config.rows.per_step)
     state = shapes_of_state(objective, tx, spec, mesh, seed=config.seed)
-    batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=row_sharding(mesh)) for name, x in spec.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=row_sharding(mesh))
+        for name, x in spec.items()
+    }
     with on_mesh(mesh):
         return jit_step(objective, tx, ema, state, mesh).lower(state, batch)
 
 
 def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformation, Schedule]:
-    """Objective, optimizer and the teacher's momentum of a config; each group is the keyword arguments of one function."""
+    """Objective, optimizer and the teacher's momentum of a config; each group is the keyword
+    arguments of one function.
+    """
     per_step = config.rows.per_step
     encoder = _call("encoder", make_encoder, **config.encoder)
-    objective = _call("objective", make_objective, encoder, make_teacher_temperature(config.steps), config.rows.prefix, **config.objective)
+    objective = _call(
+        "objective",
+        make_objective,
+        encoder,
+        make_teacher_temperature(config.steps),
+        config.rows.prefix,
+        **config.objective,
+    )
     tx = _call("optimizer", make_optimizer, config.steps, per_step, **config.optimizer)
     return objective, tx, _call("ema", make_ema, config.steps, per_step, **config.ema)
 
 
 def _call(group: str, make: Callable, *known: Any, **options: Any) -> Any:
-    """What `make` makes of a group of the config; a name that it does not know, or misses, is the config's mistake."""
+    """What `make` makes of a group of the config; a name that it does not know, or misses, is the
+    config's mistake.
+    """
     try:
         inspect.signature(make).bind(*known, **options)
     except TypeError as error:
-        raise UserError(f"config.{group}: {error}. See this group in experiments/demo.py.") from error
+        raise UserError(
+            f"config.{group}: {error}. See this group in experiments/demo.py."
+        ) from error
     return make(*known, **options)
 
 
@@ -119,13 +174,33 @@ def row_shape(config: ConfigDict) -> RowShape:
     rows, weights, encoder = config.rows, config.objective, config.encoder
     visible_share = rows.visible_share if weights.mae > 0 else None
     patch, visible_tokens = tuple(encoder.patch), rows.get("visible_tokens")
-    return RowShape(rows.length, rows.prefix, rows.segments, patch, encoder.registers, visible_share, weights.ibot > 0, visible_tokens)
+    return RowShape(
+        rows.length,
+        rows.prefix,
+        rows.segments,
+        patch,
+        encoder.registers,
+        visible_share,
+        weights.ibot > 0,
+        visible_tokens,
+    )
 
 
 def make_rows(store: Boxes, config: ConfigDict) -> Rows:
     """The training rows of a store."""
-    options = {name: value for name, value in to_dict(config.data).items() if name not in ("store", "workers")}
-    return Rows(store, views=make_views(config.crops), per_step=config.rows.per_step, seed=config.seed, **asdict(row_shape(config)), **options)
+    options = {
+        name: value
+        for name, value in to_dict(config.data).items()
+        if name not in ("store", "workers")
+    }
+    return Rows(
+        store,
+        views=make_views(config.crops),
+        per_step=config.rows.per_step,
+        seed=config.seed,
+        **asdict(row_shape(config)),
+        **options,
+    )
 
 
 def make_views(crops: ConfigDict) -> dict[int, list[View]]:
@@ -133,17 +208,32 @@ def make_views(crops: ConfigDict) -> dict[int, list[View]]:
     views = {}
     for ndim, name in ((2, "planar"), (3, "volume")):
         group = crops[name]
-        views[ndim] = [View("global", group.globals, tuple(group.global_grid), tuple(group.global_scale), True)]
+        views[ndim] = [
+            View("global", group.globals, tuple(group.global_grid), tuple(group.global_scale), True)
+        ]
         if group.get("locals"):
-            views[ndim].append(View("local", group.locals, tuple(group.local_grid), tuple(group.local_scale), False))
+            views[ndim].append(
+                View(
+                    "local", group.locals, tuple(group.local_grid), tuple(group.local_scale), False
+                )
+            )
     return views
 
 
-def device_batches(rows: Rows, mesh: Mesh, first: int, workers: int) -> Iterator[dict[str, jax.Array]]:
-    """Global arrays [B, ...], sharded over the mesh; each process reads the rows of its own devices alone."""
+def device_batches(
+    rows: Rows, mesh: Mesh, first: int, workers: int
+) -> Iterator[dict[str, jax.Array]]:
+    """Global arrays [B, ...], sharded over the mesh; each process reads the rows of its own devices
+    alone.
+    """
     sharding = row_sharding(mesh)
-    for batch in rows.batches(first, mine=rows_of_this_process(sharding, rows.per_step), workers=workers):
-        yield {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    for batch in rows.batches(
+        first, mine=rows_of_this_process(sharding, rows.per_step), workers=workers
+    ):
+        yield {
+            name: jax.make_array_from_process_local_data(sharding, value)
+            for name, value in batch.items()
+        }
 
 
 def timed(batches: Iterator[dict[str, jax.Array]]) -> Iterator[tuple[dict[str, jax.Array], float]]:
@@ -155,21 +245,41 @@ def timed(batches: Iterator[dict[str, jax.Array]]) -> Iterator[tuple[dict[str, j
 
 
 def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
-    """The positions in a step of the rows that lie on this process's own devices, ascending; a mesh may interleave processes."""
-    spans = (index[0] for index in sharding.addressable_devices_indices_map((rows,)).values() if index is not None)
+    """The positions in a step of the rows that lie on this process's own devices, ascending; a mesh
+    may interleave processes.
+    """
+    spans = (
+        index[0]
+        for index in sharding.addressable_devices_indices_map((rows,)).values()
+        if index is not None
+    )
     return sorted({i for span in spans for i in range(*span.indices(rows))})
 
 
-def _make_probe(store: Store, config: ConfigDict, mesh: Mesh) -> Callable[[int, TrainState], dict[str, float]]:
-    """A function from a step and its state to the figures of the kNN probe, where the config asks for one and the step is due."""
+def _make_probe(
+    store: Store, config: ConfigDict, mesh: Mesh
+) -> Callable[[int, TrainState], dict[str, float]]:
+    """A function from a step and its state to the figures of the kNN probe, where the config asks
+    for one and the step is due.
+    """
     labels, every = config.health.get("knn"), config.health.get("knn_every")
     if not labels:
         return lambda step, state: {}
     if not every:
-        raise UserError("config.health.knn is set, but config.health.knn_every is not. Write there every how many steps, such as 500.")
+        raise UserError(
+            "config.health.knn is set, but config.health.knn_every is not. Write there every how"
+            " many steps, such as 500."
+        )
     grids = {2: tuple(config.crops.planar.global_grid), 3: tuple(config.crops.volume.global_grid)}
     coordinates = config.data.get("coordinates", "mm")
-    probe = Probe(store, make_encoder(**config.encoder), labels.to_dict(), config.rows.length, grids, coordinates)
+    probe = Probe(
+        store,
+        make_encoder(**config.encoder),
+        labels.to_dict(),
+        config.rows.length,
+        grids,
+        coordinates,
+    )
 
     for modality, why in probe.untold().items() if jax.process_index() == 0 else ():
         say(f"The kNN probe leaves {modality} out: {why} (config.health.knn).")
@@ -184,13 +294,18 @@ def _make_probe(store: Store, config: ConfigDict, mesh: Mesh) -> Callable[[int, 
 def _check_rows(per_step: int, mesh: Mesh) -> None:
     if per_step < 1 or per_step % mesh.size:
         raise UserError(
-            f"config.rows.per_step is {per_step}, but {mesh.size} devices share the rows of a step evenly. Set "
-            f"--config.rows.per_step={max(1, round(per_step / mesh.size)) * mesh.size}."
+            f"config.rows.per_step is {per_step}, but {mesh.size} devices share the rows of a step"
+            " evenly. Set"
+            f" --config.rows.per_step={max(1, round(per_step / mesh.size)) * mesh.size}."
         )
 
 
 def _check_counts(config: ConfigDict) -> None:
-    every = {"checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep, "health.every": config.health.every}
+    every = {
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep": config.checkpoint.keep,
+        "health.every": config.health.every,
+    }
     for name, count in ({"steps": config.steps} | every).items():
         if not isinstance(count, int) or count < 1:
             raise UserError(f"config.{name} is {count!r}, but must be a whole number from 1 on.")
@@ -202,7 +317,9 @@ def _make_log(workdir: Path, first: int, steps: int) -> Log | Silence:
 
 @contextmanager
 def _one_behind(log: Log | Silence, config: ConfigDict):
-    """A function that writes the metrics of the step before the one it is given; the last one is written on leaving."""
+    """A function that writes the metrics of the step before the one it is given; the last one is
+    written on leaving.
+    """
     health = Health(prototypes=config.objective.prototypes)
     waiting: list[tuple[int, dict]] = []
     patience = Patience("Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True.")
@@ -211,9 +328,15 @@ def _one_behind(log: Log | Silence, config: ConfigDict):
         step, metrics = waiting.pop()
         health.add(np.asarray(metrics.pop("features"), np.float32))
         numbers = {name: np.asarray(value) for name, value in metrics.items()}
-        figures = health.figures() if step % config.health.every == 0 or step + 1 == config.steps else {}
+        figures = (
+            health.figures() if step % config.health.every == 0 or step + 1 == config.steps else {}
+        )
         log.write(step, {**numbers, **figures})
-        for words in health.verdict({name: float(value) for name, value in numbers.items()}, figures) if figures else ():
+        for words in (
+            health.verdict({name: float(value) for name, value in numbers.items()}, figures)
+            if figures
+            else ()
+        ):
             log.say(f"step {step}: {words}")
         patience.see(step, skipped=bool(numbers["skipped"]))
 
@@ -224,7 +347,8 @@ def _one_behind(log: Log | Silence, config: ConfigDict):
 
     try:
         yield report
-    finally:  # also where the next batch cannot be read: the step is done, and may be in a checkpoint
+    # also where the next batch cannot be read: the step is done, and may be in a checkpoint
+    finally:
         if waiting:
             write()
 
@@ -233,7 +357,8 @@ def _one_behind(log: Log | Silence, config: ConfigDict):
 def _stop_signal():
     """A function that says whether to stop after a step: SIGTERM has come.
 
-    Several processes must agree on the step, or some would wait for the others for ever: JAX's own service does that, and catches the signal itself.
+    Several processes must agree on the step, or some would wait for the others for ever: JAX's own
+    service does that, and catches the signal itself.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point

@@ -13,8 +13,11 @@ from mmv_jax.errors import UserError
 Schedule = Callable[[Any], Float[Array, ""]]
 
 
-def make_learning_rate(steps: int, rows: int, peak_lr: float, at_rows: int, warmup: float) -> Schedule:
-    """Linear warm-up, then a half cosine to 1 % of the peak; the peak grows with the square root of the rows of a step.
+def make_learning_rate(
+    steps: int, rows: int, peak_lr: float, at_rows: int, warmup: float
+) -> Schedule:
+    """Linear warm-up, then a half cosine to 1 % of the peak; the peak grows with the square root of
+    the rows of a step.
 
     Args:
       steps: of the whole run.
@@ -23,24 +26,36 @@ def make_learning_rate(steps: int, rows: int, peak_lr: float, at_rows: int, warm
     Raises:
       UserError: no step is left after the warm-up, which takes one at least.
 
-    Source: the square root for Adam: Malladi et al. (arXiv 2205.10287), section 4; DINOv2 does the same (arXiv 2304.07193, appendix A).
+    Source: the square root for Adam: Malladi et al. (arXiv 2205.10287), section 4; DINOv2 does the
+      same (arXiv 2304.07193, appendix A).
     """
     rising = max(1, round(warmup * steps))
     if steps <= rising:
         raise UserError(
-            f"config.steps is {steps}, but {rising} of a run's steps warm up (config.optimizer.warmup is {warmup}). "
-            f"Set --config.steps to {rising + 1} at least, or lower the share."
+            f"config.steps is {steps}, but {rising} of a run's steps warm up"
+            f" (config.optimizer.warmup is {warmup}). Set --config.steps to {rising + 1} at least,"
+            " or lower the share."
         )
     peak = peak_lr * (rows / at_rows) ** 0.5
     return optax.schedules.warmup_cosine_decay_schedule(0.0, peak, rising, steps, 0.01 * peak)
 
 
 def make_optimizer(
-    steps: int, rows: int, *, peak_lr: float, at_rows: int, warmup: float, weight_decay: float, b2: float = 0.95, clip: float = 3.0
+    steps: int,
+    rows: int,
+    *,
+    peak_lr: float,
+    at_rows: int,
+    warmup: float,
+    weight_decay: float,
+    b2: float = 0.95,
+    clip: float = 3.0,
 ) -> optax.GradientTransformation:
-    """AdamW; weight decay on the kernels of dense layers alone, and gradients clipped to a norm of `clip`.
+    """AdamW; weight decay on the kernels of dense layers alone, and gradients clipped to a norm of
+    `clip`.
 
-    Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv 2111.06377, table 8).
+    Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv
+      2111.06377, table 8).
     """
     schedule = make_learning_rate(steps, rows, peak_lr, at_rows, warmup)
     adamw = optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay, mask=kernels)
@@ -48,17 +63,23 @@ def make_optimizer(
 
 
 def kernels(params: Any) -> Any:
-    """True at the kernels of dense layers. By name: layers that are scanned over have biases with two axes."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) == "kernel", params)
+    """True at the kernels of dense layers. By name: layers that are scanned over have biases with
+    two axes.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) == "kernel", params
+    )
 
 
 def make_ema(steps: int, rows: int, *, start: float, at_rows: int) -> Schedule:
     """The teacher's momentum: from `start` to 1 on a half cosine, scaled to the rows of a step.
 
-    A step of κ times the rows moves the teacher as κ small steps do, so its momentum is `start ** κ` for κ = rows / at_rows. A short run must
-    not end with a teacher that still remembers its random start: its memory, 1 / (1 - momentum), is kept below a twentieth of the run at first.
+    A step of κ times the rows moves the teacher as κ small steps do, so its momentum is `start **
+    κ` for κ = rows / at_rows. A short run must not end with a teacher that still remembers its
+    random start: its memory, 1 / (1 - momentum), is kept below a twentieth of the run at first.
 
-    Source: Busbridge et al., How to Scale Your EMA (arXiv 2307.13813), equation 4; the cosine is DINO's (arXiv 2104.14294).
+    Source: Busbridge et al., How to Scale Your EMA (arXiv 2307.13813), equation 4; the cosine is
+      DINO's (arXiv 2104.14294).
     """
     first = min(start ** (rows / at_rows), 1 - min(1.0, 20 / steps))
 
@@ -68,6 +89,10 @@ def make_ema(steps: int, rows: int, *, start: float, at_rows: int) -> Schedule:
     return momentum
 
 
-def make_teacher_temperature(steps: int, *, start: float = 0.04, end: float = 0.07, warmup: float = 0.3) -> Schedule:
-    """Sharp targets at first, softer ones after `warmup` of the steps (arXiv 2104.14294, appendix D)."""
+def make_teacher_temperature(
+    steps: int, *, start: float = 0.04, end: float = 0.07, warmup: float = 0.3
+) -> Schedule:
+    """Sharp targets at first, softer ones after `warmup` of the steps (arXiv 2104.14294, appendix
+    D).
+    """
     return optax.schedules.linear_schedule(start, end, max(1, round(warmup * steps)))

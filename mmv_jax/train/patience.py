@@ -19,6 +19,7 @@ class Patience:
         self._in_a_row = self._in_a_row + 1 if skipped else 0
         if self._in_a_row >= STEPS:
             raise WorkFailed(
-                f"the loss or its gradient was not finite for {STEPS} steps in a row (to step {step}). No weight was touched by them. "
-                f"{self._advice} The same command goes on from the last checkpoint."
+                f"the loss or its gradient was not finite for {STEPS} steps in a row (to step"
+                f" {step}). No weight was touched by them. {self._advice} The same command goes on"
+                " from the last checkpoint."
             )

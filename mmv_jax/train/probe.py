@@ -1,4 +1,6 @@
-"""While it trains: how well nearest neighbours in feature space tell a label, for each modality. Axes: N studies, D width."""
+"""While it trains: how well nearest neighbours in feature space tell a label, for each modality.
+Axes: N studies, D width.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from mmv_jax.models.kinds import PATCH
 from mmv_jax.parallel import row_sharding
 from mmv_jax.store.read import Store
 
-BANK, QUERIES = 256, 128  # studies of train and of val at most: enough to see a trend, few enough to cost seconds where studies are small
+# studies of train and of val at most: enough to see a trend, few enough to cost seconds where
+# studies are small
+BANK, QUERIES = 256, 128
 INPUTS = ("patches", "coords_mm", "kinds", "segment_ids")
 ROWS = 4  # of a batch at least
 
@@ -40,17 +44,28 @@ class Probe:
     coordinates: str
 
     def untold(self) -> dict[str, str]:
-        """What of the labels this store cannot tell, and why, by modality: the figures leave it out."""
-        return {modality: why for modality, label in self.labels.items() if (why := self._fault(modality, label))}
+        """What of the labels this store cannot tell, and why, by modality: the figures leave it
+        out.
+        """
+        return {
+            modality: why
+            for modality, label in self.labels.items()
+            if (why := self._fault(modality, label))
+        }
 
     def figures(self, params: Any, mesh: Mesh) -> dict[str, float]:
-        """`knn_<modality>`: AUROC of a label with two values, accuracy of one with more, with the mean patch token as the feature."""
+        """`knn_<modality>`: AUROC of a label with two values, accuracy of one with more, with the
+        mean patch token as the feature.
+        """
         found = {}
         untold = self.untold()
         for modality, label in ((m, label) for m, label in self.labels.items() if m not in untold):
             bank, queries = (self._studies(modality, label, split) for split in ("train", "val"))
             features = self._encode(params, np.concatenate([bank, queries]), mesh)
-            _, values = np.unique(self.store.index[f"label_{label}"].iloc[np.concatenate([bank, queries])], return_inverse=True)
+            _, values = np.unique(
+                self.store.index[f"label_{label}"].iloc[np.concatenate([bank, queries])],
+                return_inverse=True,
+            )
             n = len(bank)
             found[f"knn_{modality}"] = knn_score(features[:n], values[:n], features[n:], values[n:])
         return found
@@ -61,30 +76,52 @@ class Probe:
         for split in ("train", "val"):
             values = self.store.index[f"label_{label}"].iloc[self._studies(modality, label, split)]
             if values.nunique() < 2:
-                return f"{label!r} has fewer than two values among the {modality} studies of {split}"
+                return (
+                    f"{label!r} has fewer than two values among the {modality} studies of {split}"
+                )
         return None
 
     def _studies(self, modality: str, label: str, split: str) -> Int[np.ndarray, " N"]:
         """Studies of known label, spread over the index, the same at every step."""
         index = self.store.index
-        known = np.flatnonzero((index["modality"] == modality) & (index["split"] == split) & index[f"label_{label}"].notna())
+        known = np.flatnonzero(
+            (index["modality"] == modality)
+            & (index["split"] == split)
+            & index[f"label_{label}"].notna()
+        )
         most = BANK if split == "train" else QUERIES
-        return known[np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int))] if len(known) else known
+        return (
+            known[
+                np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int))
+            ]
+            if len(known)
+            else known
+        )
 
-    def _encode(self, params: Any, studies: Int[np.ndarray, " N"], mesh: Mesh) -> Float[np.ndarray, "N D"]:
+    def _encode(
+        self, params: Any, studies: Int[np.ndarray, " N"], mesh: Mesh
+    ) -> Float[np.ndarray, "N D"]:
         at = {study: i for i, study in enumerate(studies.tolist())}
         features = np.zeros((len(studies), self.encoder.width), np.float32)
         sharding = row_sharding(mesh)
         for batch in self._batches(studies, rows=-(-ROWS // mesh.size) * mesh.size):
-            # Every process reads every batch and takes its own rows of it, and all get all tokens: all of them have the same figures.
-            inputs = (jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in map(batch.__getitem__, INPUTS))
-            tokens = np.asarray(_tokens(self.encoder, NamedSharding(mesh, PartitionSpec()), params, *inputs))
+            # Every process reads every batch and takes its own rows of it, and all get all tokens:
+            # all of them have the same figures.
+            inputs = (
+                jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+                for x in map(batch.__getitem__, INPUTS)
+            )
+            tokens = np.asarray(
+                _tokens(self.encoder, NamedSharding(mesh, PartitionSpec()), params, *inputs)
+            )
             for row, s in zip(*np.nonzero(batch["study"] >= 0)):
                 own = (batch["segment_ids"][row] == s + 1) & (batch["kinds"][row] == PATCH)
                 features[at[int(batch["study"][row, s])]] = tokens[row, own].mean(axis=0)
         return features
 
-    def _batches(self, studies: Int[np.ndarray, " N"], rows: int) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(
+        self, studies: Int[np.ndarray, " N"], rows: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         encoder = self.encoder
         return study_batches(
             self.store, studies.tolist(), grids=self.grids, patch=encoder.patch, registers=encoder.registers, length=self.length, rows=rows,

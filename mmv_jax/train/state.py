@@ -31,7 +31,11 @@ class TrainState:
 
 
 def init_state(
-    objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, seed: int
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    row_spec: Mapping[str, jax.ShapeDtypeStruct],
+    mesh: Mesh,
+    seed: int,
 ) -> TrainState:
     """A fresh state, jitted with its shardings, so that it is never whole on one device."""
     make = state_maker(objective, tx, row_spec, seed)
@@ -39,22 +43,45 @@ def init_state(
 
 
 def shapes_of_state(
-    objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, seed: int
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    row_spec: Mapping[str, jax.ShapeDtypeStruct],
+    mesh: Mesh,
+    seed: int,
 ) -> TrainState:
-    """What `init_state` would make, as shapes with their shardings: to compile for it, or to restore into it, at no memory."""
+    """What `init_state` would make, as shapes with their shardings: to compile for it, or to
+    restore into it, at no memory.
+    """
     shapes = jax.eval_shape(state_maker(objective, tx, row_spec, seed))
-    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shard_params(shapes, mesh))
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes,
+        shard_params(shapes, mesh),
+    )
 
 
-def state_maker(objective: Objective, tx: optax.GradientTransformation, row_spec: Mapping[str, jax.ShapeDtypeStruct], seed: int):
+def state_maker(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    row_spec: Mapping[str, jax.ShapeDtypeStruct],
+    seed: int,
+):
     """A function of nothing that makes the state: to run, or to look at its shapes alone."""
 
     def make() -> TrainState:
         key = jax.random.key(seed)
         # Parameters do not depend on the batch: one row of zeros has all that the modules ask.
-        batch = {name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in row_spec.items()}
+        batch = {
+            name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in row_spec.items()
+        }
         student, teacher = objective.init(jax.random.fold_in(key, 0), batch)
-        return TrainState(jnp.zeros((), jnp.int32), student, teacher, tx.init(student), jax.random.key_data(jax.random.fold_in(key, 1)))
+        return TrainState(
+            jnp.zeros((), jnp.int32),
+            student,
+            teacher,
+            tx.init(student),
+            jax.random.key_data(jax.random.fold_in(key, 1)),
+        )
 
     return make
 
@@ -64,11 +91,23 @@ def split_items(state: TrainState) -> dict[str, Any]:
     rest = {name: value for name, value in state.teacher.items() if name != "encoder"}
     return {
         "encoder": state.teacher["encoder"],
-        "state": {"step": state.step, "student": state.student, "teacher": rest, "opt_state": state.opt_state, "key": state.key},
+        "state": {
+            "step": state.step,
+            "student": state.student,
+            "teacher": rest,
+            "opt_state": state.opt_state,
+            "key": state.key,
+        },
     }
 
 
 def join_items(items: Mapping[str, Any]) -> TrainState:
     """The inverse of `split_items`."""
     saved = items["state"]
-    return TrainState(saved["step"], saved["student"], {"encoder": items["encoder"], **saved["teacher"]}, saved["opt_state"], saved["key"])
+    return TrainState(
+        saved["step"],
+        saved["student"],
+        {"encoder": items["encoder"], **saved["teacher"]},
+        saved["opt_state"],
+        saved["key"],
+    )

@@ -21,16 +21,22 @@ Numbers = Sequence[dict[str, float | int]]
 
 
 def status(workdir: Path) -> str:
-    """What is known of the run in `workdir`, one screen; draws `workdir/status.png` (loss, rank and std of the features).
+    """What is known of the run in `workdir`, one screen; draws `workdir/status.png` (loss, rank and
+    std of the features).
 
     Raises:
       UserError: there is no run.
     """
     if not (workdir / METRICS).is_file() or not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir}: no run has written anything there yet. Give the --workdir of `mmv pretrain`.")
+        raise UserError(
+            f"{workdir}: no run has written anything there yet. Give the --workdir of `mmv"
+            " pretrain`."
+        )
     config, lines = json.loads((workdir / "config.json").read_text()), read_metrics(workdir)
     if not lines:
-        raise UserError(f"{workdir}: the run has not finished its first step yet. Look again in a minute.")
+        raise UserError(
+            f"{workdir}: the run has not finished its first step yet. Look again in a minute."
+        )
     draw(lines, workdir / PICTURE)
     done, planned, seconds = int(lines[-1]["step"]) + 1, config["steps"], step_seconds(lines)
     idle = time.time() - (workdir / METRICS).stat().st_mtime
@@ -52,7 +58,9 @@ def status(workdir: Path) -> str:
 
 
 def judge(lines: Numbers, config: dict) -> tuple[str, str]:
-    """Whether the run learns, in words that begin with the answer; and what to do where it does not, else nothing."""
+    """Whether the run learns, in words that begin with the answer; and what to do where it does
+    not, else nothing.
+    """
     weights = config["objective"]
     warnings = _warnings(lines, weights["prototypes"])
     skipped = sum(line.get("skipped", 0) for line in lines[-100:])
@@ -60,11 +68,18 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
         return f"collapsed. {warnings[-1]}", "stop the run and begin another with the change above"
     if skipped > 1:
         words = "Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True"
-        return f"unstable: {skipped:.0f} of the last {min(100, len(lines))} steps were not finite and were left out", words
+        return (
+            (
+                f"unstable: {skipped:.0f} of the last {min(100, len(lines))} steps were not finite"
+                " and were left out"
+            ),
+            words,
+        )
     if len(lines) < EARLY:
         return f"too early to tell ({len(lines)} steps)", ""
     window = max(EARLY // 4, min(100, len(lines) // 4))
-    # The terms that must fall: the distillation loss has a moving target, and tells little by itself.
+    # The terms that must fall: the distillation loss has a moving target, and tells little by
+    # itself.
     name = "mae" if weights["mae"] > 0 else "loss"
     first, last = _mean(lines[:window], name), _mean(lines[-window:], name)
     ranks = [line["rank"] for line in lines if "rank" in line]
@@ -72,7 +87,13 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
     if warnings:
         return f"in doubt. {warnings[-1]}", ""
     if last < 0.99 * first or (weights["mae"] == 0 and grown):
-        return f"learning: the {'reconstruction' if name == 'mae' else 'whole'} loss went from {first:.4f} to {last:.4f}", ""
+        return (
+            (
+                f"learning: the {'reconstruction' if name == 'mae' else 'whole'} loss went from"
+                f" {first:.4f} to {last:.4f}"
+            ),
+            "",
+        )
     advice = "let the warm-up pass; after it, change config.optimizer.peak_lr by a factor of 3"
     return f"not learning: the loss was {first:.4f} at first and is {last:.4f}", advice
 
@@ -90,21 +111,43 @@ def draw(lines: Numbers, path: Path) -> None:
         figure = Figure(figsize=(11, 3.2), layout="constrained")
         loss, rank, std = figure.subplots(1, 3)
         steps = [line["step"] for line in lines]
-        loss.plot(steps, [line["loss"] for line in lines], color=COLOURS[0], alpha=0.3, linewidth=0.8)
+        loss.plot(
+            steps, [line["loss"] for line in lines], color=COLOURS[0], alpha=0.3, linewidth=0.8
+        )
         window = max(1, len(lines) // 40)
-        smooth = [_mean(lines[max(0, n - window) : n + window + 1], "loss") for n in range(len(lines))]
+        smooth = [
+            _mean(lines[max(0, n - window) : n + window + 1], "loss") for n in range(len(lines))
+        ]
         loss.plot(steps, smooth, color=COLOURS[0], linewidth=2)
         looked = [line for line in lines if "rank" in line]
         for axes, name, low in ((rank, "rank", LOW_RANK), (std, "std", LOW_STD)):
-            axes.plot([line["step"] for line in looked], [line[name] for line in looked], "o-", color=COLOURS[3], markersize=4)
+            axes.plot(
+                [line["step"] for line in looked],
+                [line[name] for line in looked],
+                "o-",
+                color=COLOURS[3],
+                markersize=4,
+            )
             axes.axhspan(0, low, color=COLOURS[5], alpha=0.25, linewidth=0)
             axes.set_xlim(0, 1.02 * max(steps[-1], 1))
             axes.set_ylim(0, None)
-        for axes, title in ((loss, "loss"), (rank, "rank of the features"), (std, "std of the features (1: a full sphere)")):
+        for axes, title in (
+            (loss, "loss"),
+            (rank, "rank of the features"),
+            (std, "std of the features (1: a full sphere)"),
+        ):
             axes.set_title(title, fontsize=10.5, loc="left")
             axes.set_xlabel("step")
             axes.grid(color="#eeeeee", linewidth=0.6)
-        std.text(0.99, 0.02, "collapse", color=COLOURS[5], ha="right", fontsize=9, transform=std.transAxes)
+        std.text(
+            0.99,
+            0.02,
+            "collapse",
+            color=COLOURS[5],
+            ha="right",
+            fontsize=9,
+            transform=std.transAxes,
+        )
         figure.savefig(path, dpi=110)
 
 
@@ -119,9 +162,19 @@ def _warnings(lines: Numbers, prototypes: int) -> list[str]:
 
 def _loss(lines: Numbers) -> str:
     window = max(1, min(100, len(lines) // 4))
-    now, before = _mean(lines[-window:], "loss"), _mean(lines[-2 * window : -window] or lines[:1], "loss")
+    now, before = (
+        _mean(lines[-window:], "loss"),
+        _mean(lines[-2 * window : -window] or lines[:1], "loss"),
+    )
     change = (now - before) / abs(before) if before else 0.0
-    trend = "steady" if abs(change) < 0.005 else f"{'falling' if change < 0 else 'rising'}, {change:+.1%} against the {window} steps before"
+    trend = (
+        "steady"
+        if abs(change) < 0.005
+        else (
+            f"{'falling' if change < 0 else 'rising'}, {change:+.1%} against the {window} steps"
+            " before"
+        )
+    )
     return f"{now:.4f} over the last {window} steps: {trend}"
 
 
@@ -141,9 +194,19 @@ def _features(lines: Numbers) -> str:
         return "not looked at yet"
     last, words = looked[-1], ""
     if len(looked) > 1:
-        words = f" (at step {looked[0]['step']:.0f}: {looked[0]['rank']:.1f} and {looked[0]['std']:.2f})"
-    more = "".join(f", {name.replace('_', ' ')} {last[name]:.3g}" for name in ("teacher_entropy", "prototypes_used") if name in last)
-    return f"rank {last['rank']:.1f}, std {last['std']:.2f} of 1 at step {last['step']:.0f}{words}{more}"
+        words = (
+            f" (at step {looked[0]['step']:.0f}: {looked[0]['rank']:.1f} and"
+            f" {looked[0]['std']:.2f})"
+        )
+    more = "".join(
+        f", {name.replace('_', ' ')} {last[name]:.3g}"
+        for name in ("teacher_entropy", "prototypes_used")
+        if name in last
+    )
+    return (
+        f"rank {last['rank']:.1f}, std {last['std']:.2f} of 1 at step"
+        f" {last['step']:.0f}{words}{more}"
+    )
 
 
 def _neighbours(lines: Numbers, labels: Mapping[str, str]) -> str:
@@ -153,9 +216,15 @@ def _neighbours(lines: Numbers, labels: Mapping[str, str]) -> str:
         seen = [line for line in lines if f"knn_{modality}" in line]
         if seen:
             first, last = seen[0], seen[-1]
-            before = f" (at step {first['step']:.0f}: {first[f'knn_{modality}']:.3f})" if len(seen) > 1 else ""
+            before = (
+                f" (at step {first['step']:.0f}: {first[f'knn_{modality}']:.3f})"
+                if len(seen) > 1
+                else ""
+            )
             words.append(f"{label} of {modality} {last[f'knn_{modality}']:.3f}{before}")
-    return ", ".join(words) or ("not looked at yet" if labels else "not asked for (config.health.knn)")
+    return ", ".join(words) or (
+        "not looked at yet" if labels else "not asked for (config.health.knn)"
+    )
 
 
 def _checkpoint(workdir: Path) -> str:
@@ -170,8 +239,15 @@ def _checkpoint(workdir: Path) -> str:
 
 def _next(workdir: Path, done: int, planned: int, running: bool) -> str:
     if done >= planned:
-        return f"mmv evaluate --config experiments/eval_X.py --checkpoint {workdir} --workdir {workdir}/evaluate"
-    return "it is running: wait" if running else "the same `mmv pretrain` command goes on from the checkpoint"
+        return (
+            f"mmv evaluate --config experiments/eval_X.py --checkpoint {workdir} --workdir"
+            f" {workdir}/evaluate"
+        )
+    return (
+        "it is running: wait"
+        if running
+        else "the same `mmv pretrain` command goes on from the checkpoint"
+    )
 
 
 def _mean(lines: Numbers, name: str) -> float:

@@ -17,12 +17,21 @@ from mmv_jax.train.state import TrainState
 
 
 def train_step(
-    state: TrainState, batch: Mapping[str, Array], *, objective: Objective, tx: optax.GradientTransformation, ema: Schedule
+    state: TrainState,
+    batch: Mapping[str, Array],
+    *,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    ema: Schedule,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """(state, batch) -> (state, metrics). A step that is not finite changes nothing but the counter, and says so in `skipped`."""
+    """(state, batch) -> (state, metrics). A step that is not finite changes nothing but the
+    counter, and says so in `skipped`.
+    """
     # A resumed run draws what an unbroken one would have drawn.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    (loss, seen), grads = jax.value_and_grad(objective.loss, has_aux=True)(state.student, state.teacher, batch, key, state.step)
+    (loss, seen), grads = jax.value_and_grad(objective.loss, has_aux=True)(
+        state.student, state.teacher, batch, key, state.step
+    )
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.student)
@@ -30,17 +39,32 @@ def train_step(
     followed = {name: student[name] for name in state.teacher}
     teacher = optax.incremental_update(followed, state.teacher, 1 - ema(state.step))
     new = TrainState(state.step, student, teacher, opt_state, state.key)
-    # Neither the weights nor the teacher may see a value that is not finite: one NaN stays in a moving average for ever.
+    # Neither the weights nor the teacher may see a value that is not finite: one NaN stays in a
+    # moving average for ever.
     kept = jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, state)
-    metrics = {"loss": loss, **seen, "grad_norm": norm, "skipped": (~finite).astype(jnp.int32), "momentum": ema(state.step)}
+    metrics = {
+        "loss": loss,
+        **seen,
+        "grad_norm": norm,
+        "skipped": (~finite).astype(jnp.int32),
+        "momentum": ema(state.step),
+    }
     metrics["tokens"] = (batch["segment_ids"] > 0).sum()  # that are not padding
     return kept.replace(step=state.step + 1), metrics
 
 
-def jit_step(objective: Objective, tx: optax.GradientTransformation, ema: Schedule, state: Any, mesh: Mesh):
-    """`train_step` jitted for a state (arrays, or shapes with shardings), whose memory it takes over. Use it inside `on_mesh(mesh)`.
+def jit_step(
+    objective: Objective, tx: optax.GradientTransformation, ema: Schedule, state: Any, mesh: Mesh
+):
+    """`train_step` jitted for a state (arrays, or shapes with shardings), whose memory it takes
+    over. Use it inside `on_mesh(mesh)`.
 
-    The new state lies where the old one lay. Metrics are whole on every device, so that every process can read them.
+    The new state lies where the old one lay. Metrics are whole on every device, so that every
+    process can read them.
     """
     where = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(partial(train_step, objective=objective, tx=tx, ema=ema), donate_argnums=0, out_shardings=(where, replicated(mesh)))
+    return jax.jit(
+        partial(train_step, objective=objective, tx=tx, ema=ema),
+        donate_argnums=0,
+        out_shardings=(where, replicated(mesh)),
+    )

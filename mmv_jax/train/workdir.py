@@ -1,4 +1,6 @@
-"""What a workdir says of its run, beside what is asked of it now: the config, the studies, the patients."""
+"""What a workdir says of its run, beside what is asked of it now: the config, the studies, the
+patients.
+"""
 
 import json
 from collections.abc import Collection, Mapping
@@ -13,60 +15,85 @@ from mmv_jax.config import to_dict, to_json
 from mmv_jax.errors import UserError
 from mmv_jax.train.log import METRICS
 
-# Said of a run that has all its steps. Learning rate, momentum and temperature follow from their number, so that it cannot be raised afterwards.
+# Said of a run that has all its steps. Learning rate, momentum and temperature follow from their
+# number, so that it cannot be raised afterwards.
 DONE = "Another number of steps is another schedule, and another run: give it another --workdir."
 
 
 def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
-    """Writes the config into a workdir; refuses one in which a run of another config has begun, so that what differs between two runs was meant.
+    """Writes the config into a workdir; refuses one in which a run of another config has begun, so
+    that what differs between two runs was meant.
 
     Args:
-      may_change: names of values, such as `data.store`, and of whole groups, that a run and its resume may differ in.
+      may_change: names of values, such as `data.store`, and of whole groups, that a run and its
+        resume may differ in.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     kept = workdir / "config.json"
-    if kept.exists() and ((workdir / METRICS).exists() and (workdir / METRICS).stat().st_size or step_folders(workdir)):
+    if kept.exists() and (
+        (workdir / METRICS).exists() and (workdir / METRICS).stat().st_size or step_folders(workdir)
+    ):
         before, now = _flat(json.loads(kept.read_text())), _flat(to_dict(config))
-        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-        refused = [name for name in changed if name not in may_change and name.split(".")[0] not in may_change]
+        changed = [
+            name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
+        ]
+        refused = [
+            name
+            for name in changed
+            if name not in may_change and name.split(".")[0] not in may_change
+        ]
         if refused:
             name = refused[0]
             raise UserError(
-                f"--workdir {workdir} holds a run with another config: {name} was {before.get(name)!r} and is now {now.get(name)!r} "
-                f"({len(refused)} differ: {', '.join(refused[:5])}). Use another workdir, or set them back."
+                f"--workdir {workdir} holds a run with another config: {name} was"
+                f" {before.get(name)!r} and is now {now.get(name)!r} ({len(refused)} differ:"
+                f" {', '.join(refused[:5])}). Use another workdir, or set them back."
             )
     if jax.process_index() == 0:
-        # Renamed into place: another process that looks now sees this config or the one before it, and never half of it.
+        # Renamed into place: another process that looks now sees this config or the one before it,
+        # and never half of it.
         draft = kept.with_suffix(".draft")
         draft.write_text(to_json(config))
         draft.rename(kept)
 
 
 def check_studies(before: Mapping[str, Any], now: Mapping[str, Any], store: str) -> None:
-    """Refuses to go on with other studies: the plan of rows follows from all of them, so the run would be neither the old one nor a new one.
+    """Refuses to go on with other studies: the plan of rows follows from all of them, so the run
+    would be neither the old one nor a new one.
 
     Args:
-      before, now: what the checkpoint that is gone on from and the next one carry as `pretraining`. An old one has no `studies`, and passes.
+      before, now: what the checkpoint that is gone on from and the next one carry as `pretraining`.
+        An old one has no `studies`, and passes.
     """
     if before.get("studies", now["studies"]) != now["studies"]:
         raise UserError(
-            f"config.data.store: the training studies of {store} are no longer those that this run began with (it had "
-            f"{len(before['patients'])} patients, there are {len(now['patients'])} now; or studies were added, mended or put in another order). "
-            "Go on with the store as it was, or start anew in another --workdir."
+            f"config.data.store: the training studies of {store} are no longer those that this run"
+            f" began with (it had {len(before['patients'])} patients, there are"
+            f" {len(now['patients'])} now; or studies were added, mended or put in another order)."
+            " Go on with the store as it was, or start anew in another --workdir."
         )
 
 
 def unite_patients(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`now` with the patients of an earlier `pretraining` besides, whose weights are gone on from; None where nothing is known of it."""
+    """`now` with the patients of an earlier `pretraining` besides, whose weights are gone on from;
+    None where nothing is known of it.
+    """
     if before is None:
         return dict(now)
-    # Of two keys one patient has two names: a fingerprint that no store has makes evaluation say that it cannot tell.
+    # Of two keys one patient has two names: a fingerprint that no store has makes evaluation say
+    # that it cannot tell.
     keys = sorted({before["key_fingerprint"], now["key_fingerprint"]})
-    return {**now, "key_fingerprint": "+".join(keys), "patients": sorted({*before["patients"], *now["patients"]})}
+    return {
+        **now,
+        "key_fingerprint": "+".join(keys),
+        "patients": sorted({*before["patients"], *now["patients"]}),
+    }
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
     flat: dict = {}
     for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return flat

@@ -1,4 +1,6 @@
-"""Phantoms of three women at 0.4 mm a pixel, their store, and a small model that was fitted for three steps."""
+"""Phantoms of three women at 0.4 mm a pixel, their store, and a small model that was fitted for
+three steps.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,17 @@ from mmv_jax.store.ingest import ingest
 def women(tmp_path_factory) -> Path:
     """The folder of the phantoms, with manifest.csv; every woman has calcification."""
     out = tmp_path_factory.mktemp("bac") / "phantoms"
-    write_phantoms(out, ["breast"], 3, 2, workers=1, bac=1.0, breast_pixel_mm=0.4, breast_rows=350, breast_columns=250)
+    write_phantoms(
+        out,
+        ["breast"],
+        3,
+        2,
+        workers=1,
+        bac=1.0,
+        breast_pixel_mm=0.4,
+        breast_rows=350,
+        breast_columns=250,
+    )
     return out
 
 

@@ -25,7 +25,9 @@ from mmv_jax.train.optimizer import make_optimizer
 @pytest.fixture(scope="module")
 def sampler(store):
     _, shape = make_model(small_config(store).to_dict())
-    return Sampler(Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(1.0, 0.0, 0.0, 0.0))
+    return Sampler(
+        Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(1.0, 0.0, 0.0, 0.0)
+    )
 
 
 def test_a_step_draws_the_same_tiles_again_and_another_step_others(sampler):
@@ -36,14 +38,24 @@ def test_a_step_draws_the_same_tiles_again_and_another_step_others(sampler):
 
 def test_tiles_drawn_around_calcium_hold_some_and_it_is_bright(sampler):
     batches = [sampler.batch(step, 4) for step in range(3)]
-    truth, images = (np.concatenate([batch[name] for batch in batches]) for name in ("truth", "images"))
+    truth, images = (
+        np.concatenate([batch[name] for batch in batches]) for name in ("truth", "images")
+    )
     assert (truth.sum(axis=(2, 3)) > 0).all()
     assert images[truth > 0].mean() > images[truth == 0].mean() + 0.5
 
 
 def test_points_that_resemble_calcium_lie_off_the_arteries(sampler):
     for view in sampler._views:
-        truth = averaged(sampler._store.read_box(view.study, (0, 0, 0), (1, *sampler._grid(view.study)), mask="bac")[0], 1) > 0
+        truth = (
+            averaged(
+                sampler._store.read_box(
+                    view.study, (0, 0, 0), (1, *sampler._grid(view.study)), mask="bac"
+                )[0],
+                1,
+            )
+            > 0
+        )
         assert not truth[tuple(view.bright.T)].any()
 
 
@@ -63,12 +75,16 @@ def test_a_fit_leaves_numbers_and_a_model_that_can_be_restored(fitted):
 
 
 def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(store, fitted, tmp_path):
-    """What comes back is bitwise what an unbroken fit has: the learning rate is that of three steps in both."""
+    """What comes back is bitwise what an unbroken fit has: the learning rate is that of three steps
+    in both.
+    """
     shutil.copytree(fitted, tmp_path / "fit")
     shutil.rmtree(tmp_path / "fit/checkpoints/3")
     (tmp_path / "fit/seals/3.json").unlink()
     fit(small_config(store), tmp_path / "fit")
-    ours, theirs = (restore_items(where, ("encoder", "head"))[0] for where in (tmp_path / "fit", fitted))
+    ours, theirs = (
+        restore_items(where, ("encoder", "head"))[0] for where in (tmp_path / "fit", fitted)
+    )
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -89,12 +105,20 @@ def test_views_of_unknown_spacing_are_learned_from(store):
     _, shape = make_model(small_config(store).to_dict())
     opened = Store.open(store)
     opened.index[["spacing_y", "spacing_x"]] = np.nan
-    batch = Sampler(opened, shape, seed=3, splits=("train", "val", "test"), mix=(0.0, 0.0, 0.0, 1.0)).batch(0, 2)
+    batch = Sampler(
+        opened, shape, seed=3, splits=("train", "val", "test"), mix=(0.0, 0.0, 0.0, 1.0)
+    ).batch(0, 2)
     assert np.isfinite(batch["coords_mm"]).all()
 
 
 def test_a_fit_that_is_not_finite_stops(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(Sampler, "batch", lambda self, *_, whole=Sampler.batch: (b := whole(self, *_)) | {"images": b["images"] * np.nan})
+    monkeypatch.setattr(
+        Sampler,
+        "batch",
+        lambda self, *_, whole=Sampler.batch: (
+            (b := whole(self, *_)) | {"images": b["images"] * np.nan}
+        ),
+    )
     config = small_config(store)
     config.update({"steps": 8})
     with pytest.raises(WorkFailed, match="not finite for 3 steps in a row"):
@@ -102,21 +126,35 @@ def test_a_fit_that_is_not_finite_stops(store, tmp_path, monkeypatch):
 
 
 def test_a_fit_that_begins_anew_does_not_take_the_mistakes_of_another(store, tmp_path):
-    np.savez(tmp_path / "mistakes-2.npz", view_0=np.zeros((1, 2), np.int64))  # of a store of one view: refused where it is read
+    # of a store of one view: refused where it is read
+    np.savez(tmp_path / "mistakes-2.npz", view_0=np.zeros((1, 2), np.int64))
     fit(small_config(store), tmp_path)
     with np.load(tmp_path / "mistakes-2.npz", allow_pickle=False) as file:
         assert len(file.files) == len(Store.open(store).index)
 
 
-def test_what_is_mistaken_for_artery_lies_off_the_arteries_and_is_drawn_from_then_on(store, fitted, tmp_path):
+def test_what_is_mistaken_for_artery_lies_off_the_arteries_and_is_drawn_from_then_on(
+    store, fitted, tmp_path
+):
     model, shape = make_model(small_config(store).to_dict())
-    sampler = Sampler(Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(0.0, 0.0, 1.0, 0.0))
+    sampler = Sampler(
+        Store.open(store), shape, seed=3, splits=("train", "val", "test"), mix=(0.0, 0.0, 1.0, 0.0)
+    )
     everything = Finder.restore(fitted)
     bias = everything.params["head"]["logit"]["bias"]
-    everything.params["head"]["logit"]["bias"] = bias + 100.0  # takes every pixel of a breast for artery
+    # takes every pixel of a breast for artery
+    everything.params["head"]["logit"]["bias"] = bias + 100.0
     points = mistakes(everything, sampler, tmp_path / "points.npz")
     for view, mistaken in zip(sampler._views, points, strict=True):
-        truth = averaged(sampler._store.read_box(view.study, (0, 0, 0), (1, *sampler._grid(view.study)), mask="bac")[0], 1) > 0
+        truth = (
+            averaged(
+                sampler._store.read_box(
+                    view.study, (0, 0, 0), (1, *sampler._grid(view.study)), mask="bac"
+                )[0],
+                1,
+            )
+            > 0
+        )
         assert len(mistaken) and not truth[tuple(mistaken.T)].any()
     here = [np.array([[40, 30]])] * len(sampler)
     before = sampler.batch(0, 2)
@@ -135,21 +173,33 @@ def test_a_fit_is_cut_where_mistakes_are_looked_for():
     assert spans(30, 30, (10, 20)) == [(30, 30)]
 
 
-def test_a_fit_goes_on_from_another_with_its_head_or_from_a_pretrained_encoder(store, fitted, tmp_path):
+def test_a_fit_goes_on_from_another_with_its_head_or_from_a_pretrained_encoder(
+    store, fitted, tmp_path
+):
     config = small_config(store)
     model, shape = make_model(config.to_dict())
     tx = make_optimizer(3, 1, **config.optimizer)
     begin = partial(init_state, model, shape, tx, 99)
     fresh, own = begin("")["params"], restore_items(fitted, ("encoder", "head"))[0]
     jax.tree.map(np.testing.assert_array_equal, begin(str(fitted))["params"], own)
-    with Checkpoints(tmp_path, {"encoder": config.encoder.to_dict()}, every=1, keep=1) as checkpoints:  # as `mmv pretrain` leaves one: without a head
-        checkpoints.save_if_due(1, {"encoder": own["encoder"], "state": {"step": np.zeros((), np.int32)}})
-    jax.tree.map(np.testing.assert_array_equal, begin(str(tmp_path))["params"], {"encoder": own["encoder"], "head": fresh["head"]})
+    # as `mmv pretrain` leaves one: without a head
+    with Checkpoints(
+        tmp_path, {"encoder": config.encoder.to_dict()}, every=1, keep=1
+    ) as checkpoints:
+        checkpoints.save_if_due(
+            1, {"encoder": own["encoder"], "state": {"step": np.zeros((), np.int32)}}
+        )
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        begin(str(tmp_path))["params"],
+        {"encoder": own["encoder"], "head": fresh["head"]},
+    )
 
 
 OTHER = [
     ("encoder", "depth", 3, "encoder has depth 1 and not 3. Set config.encoder"),
-    ("encoder", "scale_mm", 16.0, "encoder has scale_mm 6.4 and not 16.0"),  # of the same shape, and other positions
+    # of the same shape, and other positions
+    ("encoder", "scale_mm", 16.0, "encoder has scale_mm 6.4 and not 16.0"),
     ("head", "channels", 8, "head is another. Set config.head to that of its run: .'channels': 4"),
 ]
 
@@ -170,7 +220,10 @@ def test_a_fit_names_the_patients_of_the_encoder_that_it_starts_from(store, fitt
     config.data.splits = ("train",)
     fit(config, tmp_path)
     carried = restore_items(tmp_path, ())[1]["pretraining"]
-    assert (carried["patients"], carried["key_fingerprint"]) == (own["patients"], own["key_fingerprint"])
+    assert (carried["patients"], carried["key_fingerprint"]) == (
+        own["patients"],
+        own["key_fingerprint"],
+    )
     assert carried["studies"] != own["studies"]  # fewer
     index = Store.open(store).index
     assert set(index["patient"][index["split"] == "train"]) < set(carried["patients"])

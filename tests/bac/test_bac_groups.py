@@ -40,7 +40,9 @@ def test_a_hair_by_itself_goes_and_specks_along_an_artery_stay():
 def test_it_is_what_dilating_labelling_and_counting_say(seed, mm, least_mm2):
     mask = np.random.default_rng(seed).random((40, 50)) < 0.01
     reach = max(1, round(NEAR_MM / mm))
-    labels, count = ndimage.label(ndimage.binary_dilation(mask, np.ones((2 * reach + 1,) * 2)), np.ones((3, 3)))
+    labels, count = ndimage.label(
+        ndimage.binary_dilation(mask, np.ones((2 * reach + 1,) * 2)), np.ones((3, 3))
+    )
     expected = np.zeros_like(mask)
     for n in range(1, count + 1):
         group = mask & (labels == n)

@@ -5,12 +5,22 @@ import pytest
 
 from mmv_jax.bac.areas import ViewResult
 from mmv_jax.bac.infer import Measure
-from mmv_jax.bac.rules import COLUMNS, LEAST_GROUP_MM2, LEAST_MM2, THRESHOLDS, RuledView, rules_section, scores
+from mmv_jax.bac.rules import (
+    COLUMNS,
+    LEAST_GROUP_MM2,
+    LEAST_MM2,
+    THRESHOLDS,
+    RuledView,
+    rules_section,
+    scores,
+)
 
 MEASURE = Measure(0.4, 0.5, "mean", "sum", (0.0, 10.0, 25.0))
 
 
-def view(woman: str, side: str, truth: np.ndarray, probability: np.ndarray, pixel_mm: float = 0.5) -> RuledView:
+def view(
+    woman: str, side: str, truth: np.ndarray, probability: np.ndarray, pixel_mm: float = 0.5
+) -> RuledView:
     area = float(truth.sum()) * pixel_mm**2
     true = ViewResult(1, woman, side, "CC", "", (pixel_mm, pixel_mm), int(truth.sum()), area, area)
     return RuledView.of(true, true, truth, probability.astype(np.float32), 1)
@@ -18,7 +28,9 @@ def view(woman: str, side: str, truth: np.ndarray, probability: np.ndarray, pixe
 
 @pytest.fixture
 def views():
-    """A woman of 16 mm², found at 0.55 with 2 mm² of noise at 0.35; a woman of none, with 0.75 mm² of noise at 0.65."""
+    """A woman of 16 mm², found at 0.55 with 2 mm² of noise at 0.35; a woman of none, with 0.75 mm²
+    of noise at 0.65.
+    """
     truth = np.zeros((20, 20), bool)
     truth[:8, :8] = True
     noisy = np.where(truth, 0.55, 0.0)
@@ -45,7 +57,9 @@ def test_each_rule_is_scored_as_if_it_had_been_in_use(views):
 
 
 def test_a_small_group_by_itself_makes_nothing_sure():
-    """2 mm² of noise in a far corner of a view of 16 mm²; pixels of a coarse working grid, of which a pixel of the file is a quarter."""
+    """2 mm² of noise in a far corner of a view of 16 mm²; pixels of a coarse working grid, of which
+    a pixel of the file is a quarter.
+    """
     truth, coarse = np.zeros((80, 80), bool), np.zeros((40, 40))
     truth[:8, :8] = True
     coarse[:4, :4], coarse[-1, -2:] = 0.55, 0.55
@@ -62,10 +76,16 @@ def test_a_hair_in_one_view_of_a_breast_is_halved():
     truth, hair = np.zeros((20, 20), bool), np.zeros((20, 20))
     hair[3, 3:6] = 0.65
     first, second = view("b", "R", truth, hair), view("b", "R", truth, 0 * hair)
-    both = [first, replace(second, view=replace(second.view, view="MLO"), truth=replace(second.truth, view="MLO"))]
+    both = [
+        first,
+        replace(
+            second, view=replace(second.view, view="MLO"), truth=replace(second.truth, view="MLO")
+        ),
+    ]
     assert scores(both[:1], MEASURE)["zero_specificity"] == 0  # 0.75 mm2
     assert scores(both, MEASURE)["zero_specificity"] == 1
-    assert scores([first, replace(both[1], truth=None)], MEASURE)["zero_specificity"] == 1  # it has no truth, and answers for its breast
+    # it has no truth, and answers for its breast
+    assert scores([first, replace(both[1], truth=None)], MEASURE)["zero_specificity"] == 1
 
 
 def test_a_score_that_nobody_bears_upon_is_left_out(views):

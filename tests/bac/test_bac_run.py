@@ -1,4 +1,6 @@
-"""From files to tables and to the report, with a model that knows the truth in the place of one that was trained."""
+"""From files to tables and to the report, with a model that knows the truth in the place of one
+that was trained.
+"""
 
 import csv
 import json
@@ -41,7 +43,13 @@ def knowing(women, fitted, monkeypatch):
         return (known if known is not None else np.zeros(voxels.shape)).astype(np.float32), frame
 
     monkeypatch.setattr(Finder, "probabilities", probabilities)
-    monkeypatch.setattr(Finder, "restore", classmethod(lambda cls, *_: replace(finder, measure=replace(finder.measure, least_mm2=0.0))))
+    monkeypatch.setattr(
+        Finder,
+        "restore",
+        classmethod(
+            lambda cls, *_: replace(finder, measure=replace(finder.measure, least_mm2=0.0))
+        ),
+    )
     return lines_of(women / "manifest.csv")
 
 
@@ -49,42 +57,73 @@ def test_areas_of_views_and_women_are_those_of_the_truth(women, knowing, fitted,
     told = run.measure_files([women / line["path"] for line in knowing], fitted, tmp_path / "out")
     views, found = lines_of(tmp_path / "out/views.csv"), lines_of(tmp_path / "out/women.csv")
     for line, view in zip(knowing, views):
-        assert (view["side"], view["view"], view["counted"]) == (line["laterality"], line["view"], "yes")
+        assert (view["side"], view["view"], view["counted"]) == (
+            line["laterality"],
+            line["view"],
+            "yes",
+        )
         assert float(view["area_mm2"]) == pytest.approx(float(line["area_mm2"]), abs=2e-4)
-    areas = {line["patient_id"]: (float(line["woman_area_mm2"]), line["severity"]) for line in knowing}
+    areas = {
+        line["patient_id"]: (float(line["woman_area_mm2"]), line["severity"]) for line in knowing
+    }
     for woman, (area, severity) in zip(found, areas.values()):
-        assert (float(woman["area_mm2"]), woman["severity"]) == (pytest.approx(area, abs=2e-4), severity)
+        assert (float(woman["area_mm2"]), woman["severity"]) == (
+            pytest.approx(area, abs=2e-4),
+            severity,
+        )
     assert len(lines_of(tmp_path / "out/breasts.csv")) == 2 * len(areas)
     assert not any(name in told + (tmp_path / "out/views.csv").read_text() for name in areas)
 
 
-def test_each_view_has_an_overlay_and_each_calcified_one_a_segmentation(women, knowing, fitted, tmp_path):
+def test_each_view_has_an_overlay_and_each_calcified_one_a_segmentation(
+    women, knowing, fitted, tmp_path
+):
     run.measure_files([women / line["path"] for line in knowing[:4]], fitted, tmp_path / "out")
     assert [path.name for path in sorted((tmp_path / "out/overlays").iterdir())] == [
         f"{n + 1:04d}_{line['laterality']}_{line['view']}.png" for n, line in enumerate(knowing[:4])
     ]
     calcified = [n for n, line in enumerate(knowing[:4], start=1) if float(line["area_mm2"]) > 0]
-    assert [path.name for path in sorted((tmp_path / "out/segmentations").iterdir())] == [f"{n:04d}.dcm" for n in calcified]
+    assert [path.name for path in sorted((tmp_path / "out/segmentations").iterdir())] == [
+        f"{n:04d}.dcm" for n in calcified
+    ]
 
 
-def test_a_breast_in_which_too_little_is_sure_has_no_calcification_anywhere(women, knowing, fitted, tmp_path, monkeypatch):
+def test_a_breast_in_which_too_little_is_sure_has_no_calcification_anywhere(
+    women, knowing, fitted, tmp_path, monkeypatch
+):
     """In no table, no overlay, no segmentation: as with a view in which nothing is seen."""
     finder = Finder.restore(fitted)
     files = [women / line["path"] for line in knowing[:2]]
-    monkeypatch.setattr(Finder, "restore", classmethod(lambda cls, *_: finder.with_measure(least_mm2=1e6)))
+    monkeypatch.setattr(
+        Finder, "restore", classmethod(lambda cls, *_: finder.with_measure(least_mm2=1e6))
+    )
     run.measure_files(files, fitted, tmp_path / "unsure")
-    monkeypatch.setattr(Finder, "restore", classmethod(lambda cls, *_: finder.with_measure(threshold=0.999, least_group_mm2=1e6)))
+    monkeypatch.setattr(
+        Finder,
+        "restore",
+        classmethod(lambda cls, *_: finder.with_measure(threshold=0.999, least_group_mm2=1e6)),
+    )
     run.measure_files(files, fitted, tmp_path / "none")
     for out in ("unsure", "none"):
-        assert {(view["pixels"], float(view["area_mm2"])) for view in lines_of(tmp_path / out / "views.csv")} == {("0", 0.0)}
+        assert {
+            (view["pixels"], float(view["area_mm2"]))
+            for view in lines_of(tmp_path / out / "views.csv")
+        } == {("0", 0.0)}
         assert not list((tmp_path / out / "segmentations").iterdir())
-    shown = [[path.read_bytes() for path in sorted((tmp_path / out / "overlays").iterdir())] for out in ("unsure", "none")]
+    shown = [
+        [path.read_bytes() for path in sorted((tmp_path / out / "overlays").iterdir())]
+        for out in ("unsure", "none")
+    ]
     assert shown[0] == shown[1]
-    left, right = np.split(np.asarray(Image.open(next((tmp_path / "unsure/overlays").iterdir()))), 2, axis=1)
+    left, right = np.split(
+        np.asarray(Image.open(next((tmp_path / "unsure/overlays").iterdir()))), 2, axis=1
+    )
     np.testing.assert_array_equal(left, right)  # no line around anything
 
 
-def test_a_file_that_changes_while_others_are_measured_costs_its_pictures_alone(women, knowing, fitted, tmp_path, monkeypatch):
+def test_a_file_that_changes_while_others_are_measured_costs_its_pictures_alone(
+    women, knowing, fitted, tmp_path, monkeypatch
+):
     plain, seen = run.read_mammogram, []
 
     def gone_the_second_time(entry):
@@ -94,13 +133,17 @@ def test_a_file_that_changes_while_others_are_measured_costs_its_pictures_alone(
         return plain(entry)
 
     monkeypatch.setattr(run, "read_mammogram", gone_the_second_time)
-    told = run.measure_files([women / line["path"] for line in knowing[:2]], fitted, tmp_path / "out")
+    told = run.measure_files(
+        [women / line["path"] for line in knowing[:2]], fitted, tmp_path / "out"
+    )
     assert "file 1: not all of its pictures are written: there is no such file" in told
     assert [view["number"] for view in lines_of(tmp_path / "out/views.csv")] == ["1", "2"]
     assert [path.name[:4] for path in (tmp_path / "out/overlays").iterdir()] == ["0002"]
 
 
-def test_tables_of_an_earlier_run_do_not_stay_where_the_next_one_fails(women, knowing, fitted, tmp_path):
+def test_tables_of_an_earlier_run_do_not_stay_where_the_next_one_fails(
+    women, knowing, fitted, tmp_path
+):
     run.measure_files([women / knowing[0]["path"]], fitted, tmp_path / "out")
     (tmp_path / "broken.dcm").write_bytes(b"not an image")
     with pytest.raises(WorkFailed):
@@ -127,7 +170,9 @@ def test_without_a_spacing_there_are_pixels_and_no_area(knowing, fitted, tmp_pat
 
 def test_a_broken_file_stops_nothing(women, knowing, fitted, tmp_path):
     (tmp_path / "broken.dcm").write_bytes(b"not an image")
-    told = run.measure_files([tmp_path / "broken.dcm", women / knowing[0]["path"]], fitted, tmp_path / "out")
+    told = run.measure_files(
+        [tmp_path / "broken.dcm", women / knowing[0]["path"]], fitted, tmp_path / "out"
+    )
     assert "file 1:" in told
     assert [view["number"] for view in lines_of(tmp_path / "out/views.csv")] == ["2"]
     with pytest.raises(WorkFailed, match="No mammogram"):
@@ -146,9 +191,18 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
     assert "Dice of calcified pixels" in told
 
 
-def test_the_rule_in_use_has_the_same_figures_among_the_other_rules(women, knowing, fitted, tmp_path):
-    """A rule of the table, on probabilities that are 0 and 1: each threshold finds the same, and each least area another."""
-    evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, measure={"threshold": 0.5, "least_group_mm2": 0.3, "least_mm2": 0.5})
+def test_the_rule_in_use_has_the_same_figures_among_the_other_rules(
+    women, knowing, fitted, tmp_path
+):
+    """A rule of the table, on probabilities that are 0 and 1: each threshold finds the same, and
+    each least area another.
+    """
+    evaluate.evaluate_mammograms(
+        women / "manifest.csv",
+        fitted,
+        tmp_path,
+        measure={"threshold": 0.5, "least_group_mm2": 0.3, "least_mm2": 0.5},
+    )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     page = (tmp_path / "report.html").read_text()
     line = re.search(r"0\.5, 0\.3 and 0\.5 mm².*?</tr>", page, re.DOTALL)[0]
@@ -169,12 +223,20 @@ def bare_manifest(women, lines, **changed):
     return women / "changed.csv"
 
 
-def test_women_without_any_calcification_are_compared_without_dice(women, knowing, fitted, tmp_path):
+def test_women_without_any_calcification_are_compared_without_dice(
+    women, knowing, fitted, tmp_path
+):
     write_png(women / "empty.png", np.zeros((350, 250), np.uint8))
-    evaluate.evaluate_mammograms(bare_manifest(women, knowing, bac_mask="empty.png"), fitted, tmp_path)
+    evaluate.evaluate_mammograms(
+        bare_manifest(women, knowing, bac_mask="empty.png"), fitted, tmp_path
+    )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert set(metrics["bac_views"]["trained"]) == {"area_mae"}
-    assert metrics["bac_women"]["trained"]["zero_specificity"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 3}
+    assert metrics["bac_women"]["trained"]["zero_specificity"] == {
+        "value": 0.0,
+        "ci95": [0.0, 0.0],
+        "n": 3,
+    }
 
 
 def test_a_single_woman_is_compared_without_r2(women, knowing, fitted, tmp_path):
@@ -183,15 +245,22 @@ def test_a_single_woman_is_compared_without_r2(women, knowing, fitted, tmp_path)
     assert set(metrics["bac_women"]["trained"]) == {"area_mae", "severity_accuracy", "sensitivity"}
 
 
-def test_a_mask_of_another_shape_is_told_and_the_others_are_compared(women, knowing, fitted, tmp_path):
+def test_a_mask_of_another_shape_is_told_and_the_others_are_compared(
+    women, knowing, fitted, tmp_path
+):
     write_png(women / "small.png", np.zeros((35, 25), np.uint8))
     lines = [knowing[0] | {"bac_mask": "small.png"}, *knowing[1:]]
     told = evaluate.evaluate_mammograms(bare_manifest(women, lines), fitted, tmp_path)
     assert "mammogram 1 is not compared with the truth" in told
-    assert json.loads((tmp_path / "metrics.json").read_text())["bac_views"]["trained"]["area_mae"]["n"] == len(knowing) - 1
+    assert (
+        json.loads((tmp_path / "metrics.json").read_text())["bac_views"]["trained"]["area_mae"]["n"]
+        == len(knowing) - 1
+    )
 
 
-def test_views_of_which_none_counts_are_no_comparison(women, knowing, fitted, tmp_path, monkeypatch):
+def test_views_of_which_none_counts_are_no_comparison(
+    women, knowing, fitted, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sources, "COUNTED_VIEWS", ("ML",))
     with pytest.raises(WorkFailed, match="neither CC nor MLO"):
         evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path)
@@ -200,7 +269,11 @@ def test_views_of_which_none_counts_are_no_comparison(women, knowing, fitted, tm
 def test_pictures_of_an_earlier_run_do_not_stay(women, knowing, fitted, tmp_path):
     run.measure_files([women / line["path"] for line in knowing[:4]], fitted, tmp_path / "out")
     run.measure_files([women / knowing[5]["path"]], fitted, tmp_path / "out")
-    names = [path.name for folder in ("overlays", "segmentations") for path in (tmp_path / "out" / folder).iterdir()]
+    names = [
+        path.name
+        for folder in ("overlays", "segmentations")
+        for path in (tmp_path / "out" / folder).iterdir()
+    ]
     assert names == [f"0001_{knowing[5]['laterality']}_{knowing[5]['view']}.png", "0001.dcm"]
 
 
@@ -209,14 +282,21 @@ def test_measured_areas_meet_the_outcomes_of_a_cohort(women, knowing, fitted, tm
     rng = np.random.default_rng(0)
     with (tmp_path / "cohort.csv").open("w") as file:
         file.write("patient_id,time_years,event,age\n")
-        file.writelines(f"nobody-{n},{rng.uniform(1, 9):.2f},{n % 3},{rng.uniform(40, 80):.0f}\n" for n in range(5))
+        file.writelines(
+            f"nobody-{n},{rng.uniform(1, 9):.2f},{n % 3},{rng.uniform(40, 80):.0f}\n"
+            for n in range(5)
+        )
     with pytest.raises(UserError, match="cohort.csv"):
-        evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, cohort=str(tmp_path / "cohort.csv"))
+        evaluate.evaluate_mammograms(
+            women / "manifest.csv", fitted, tmp_path, cohort=str(tmp_path / "cohort.csv")
+        )
 
 
 def test_neither_truth_nor_cohort_is_nothing_to_evaluate(women, knowing, fitted, tmp_path):
     with (women / "bare.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [name for name in knowing[0] if name != "bac_mask"], extrasaction="ignore")
+        writer = csv.DictWriter(
+            file, [name for name in knowing[0] if name != "bac_mask"], extrasaction="ignore"
+        )
         writer.writeheader()
         writer.writerows(knowing[:1])
     with pytest.raises(UserError, match="bac_mask"):
@@ -227,13 +307,19 @@ def test_mirror_images_are_turned_back_and_averaged(women, fitted, monkeypatch):
     finder = Finder.restore(fitted)
     study = read_study(women / lines_of(women / "manifest.csv")[0]["path"])
     spacing = study.spacing_mm[1], study.spacing_mm[2]
-    monkeypatch.setattr(Finder, "_of_tiles", lambda self, tiles: [tile.image for tile in tiles])  # what a mirror image shows is where it was
+    # what a mirror image shows is where it was
+    monkeypatch.setattr(Finder, "_of_tiles", lambda self, tiles: [tile.image for tile in tiles])
     plain, _ = finder.probabilities(study.voxels[0], spacing)
-    np.testing.assert_array_equal(finder.probabilities(study.voxels[0], spacing, mirrored=True)[0], plain)
-    across = np.tile(np.arange(finder.shape.tile, dtype=np.float32), (finder.shape.tile, 1))  # what does not turn with the image is levelled out
+    np.testing.assert_array_equal(
+        finder.probabilities(study.voxels[0], spacing, mirrored=True)[0], plain
+    )
+    # what does not turn with the image is levelled out
+    across = np.tile(np.arange(finder.shape.tile, dtype=np.float32), (finder.shape.tile, 1))
     monkeypatch.setattr(Finder, "_of_tiles", lambda self, tiles: [across for _ in tiles])
     found, frame = finder.probabilities(study.voxels[0], spacing, mirrored=True)
-    np.testing.assert_allclose(found[frame.breast_pixels((0, 0), found.shape)], across.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        found[frame.breast_pixels((0, 0), found.shape)], across.mean(), rtol=1e-5
+    )
 
 
 def test_a_small_real_model_goes_the_whole_way(women, fitted, tmp_path):
@@ -246,11 +332,17 @@ def test_a_small_real_model_goes_the_whole_way(women, fitted, tmp_path):
     inside = frame.breast_pixels((0, 0), found.shape)
     assert (found[~inside] == 0).all()
     assert ((found[inside] > 0) & (found[inside] < 1)).all()
-    low, _ = finder.with_measure(threshold=float(np.quantile(found[inside], 0.99))).seen(found, frame, study.voxels.shape[1:], spacing)
+    low, _ = finder.with_measure(threshold=float(np.quantile(found[inside], 0.99))).seen(
+        found, frame, study.voxels.shape[1:], spacing
+    )
     assert math.isclose(low.sum() / inside.sum(), 0.01, rel_tol=0.1)
 
 
-def test_rules_of_the_caller_stand_in_the_place_of_the_checkpoints(women, knowing, fitted, tmp_path):
-    told = evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, measure={"least_mm2": 1e6})
+def test_rules_of_the_caller_stand_in_the_place_of_the_checkpoints(
+    women, knowing, fitted, tmp_path
+):
+    told = evaluate.evaluate_mammograms(
+        women / "manifest.csv", fitted, tmp_path, measure={"least_mm2": 1e6}
+    )
     assert "women with calcification who are found not free of it: 0.000" in told
     assert "Other rules of measuring" in (tmp_path / "report.html").read_text()

@@ -19,7 +19,13 @@ def mg(tmp_path):
 
     def write(change=lambda ds: None, **options):
         path = tmp_path / "image.dcm"
-        write_mg(path, IMAGE, 0.1, View("study-LCC", "woman-1", "L", "CC", 61), **{"magnification": 1.0, "inverted": False, **options})
+        write_mg(
+            path,
+            IMAGE,
+            0.1,
+            View("study-LCC", "woman-1", "L", "CC", 61),
+            **{"magnification": 1.0, "inverted": False, **options},
+        )
         ds = pydicom.dcmread(path)
         change(ds)
         ds.save_as(path)
@@ -30,22 +36,35 @@ def mg(tmp_path):
 
 def test_a_screening_view_counts_and_says_whose_it_is(mg):
     mammogram = read_mammogram(Entry(1, mg()))
-    assert (mammogram.side, mammogram.view, mammogram.patient_id, mammogram.remark) == ("L", "CC", "woman-1", "")
+    assert (mammogram.side, mammogram.view, mammogram.patient_id, mammogram.remark) == (
+        "L",
+        "CC",
+        "woman-1",
+        "",
+    )
     assert mammogram.spacing_mm == (0.1, 0.1)
     assert "woman-1" not in repr(mammogram)
 
 
 def test_an_inverted_view_is_read_with_tissue_bright(mg):
-    np.testing.assert_array_equal(read_mammogram(Entry(1, mg(inverted=True))).study.voxels[0], IMAGE)
+    np.testing.assert_array_equal(
+        read_mammogram(Entry(1, mg(inverted=True))).study.voxels[0], IMAGE
+    )
 
 
 def test_the_imagers_pixel_is_divided_by_the_magnification(mg):
-    assert read_mammogram(Entry(1, mg(magnification=1.04))).spacing_mm == pytest.approx((0.1 / 1.04, 0.1 / 1.04))
+    assert read_mammogram(Entry(1, mg(magnification=1.04))).spacing_mm == pytest.approx(
+        (0.1 / 1.04, 0.1 / 1.04)
+    )
 
 
 def magnified(ds):
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "R-102D6", "SRT", "Magnification"
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = (
+        "R-102D6",
+        "SRT",
+        "Magnification",
+    )
     ds.ViewCodeSequence[0].ViewModifierCodeSequence = [item]
 
 
@@ -81,7 +100,12 @@ def test_a_manifest_gives_what_a_scanned_film_does_not_say(mg):
     path = mg(lambda ds: (without_spacing(ds), without_view(ds), without_side(ds)))
     entry = Entry(1, path, "w", 0.05, {"view": "MLO", "laterality": "RIGHT"})
     mammogram = read_mammogram(entry)
-    assert (mammogram.side, mammogram.view, mammogram.patient_id, mammogram.remark) == ("R", "MLO", "w", "")
+    assert (mammogram.side, mammogram.view, mammogram.patient_id, mammogram.remark) == (
+        "R",
+        "MLO",
+        "w",
+        "",
+    )
     assert mammogram.spacing_mm == (0.05, 0.05)
 
 
@@ -100,7 +124,18 @@ def test_files_and_manifests_are_numbered_in_their_order(mg, tmp_path):
     write_png(tmp_path / "view.png", IMAGE)
     with (tmp_path / "list.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["study_id", "path", "patient_id", "split", "modality", "spacing_mm", "view", "laterality"])
+        writer.writerow(
+            [
+                "study_id",
+                "path",
+                "patient_id",
+                "split",
+                "modality",
+                "spacing_mm",
+                "view",
+                "laterality",
+            ]
+        )
         writer.writerow(["a", "view.png", "w", "test", "MG", "0.08", "cc", "l"])
         writer.writerow(["b", "view.png", "w", "test", "CXR", "0.08", "", ""])
         writer.writerow(["c", "view.png", "u", "train", "MG", "0.08", "", ""])
@@ -109,7 +144,12 @@ def test_files_and_manifests_are_numbered_in_their_order(mg, tmp_path):
     assert [(entry.number, entry.spacing_mm) for entry in entries] == [(1, None), (2, 0.08)]
     assert [number for number, _ in refused] == [5]
     mammogram = read_mammogram(entries[1])
-    assert (mammogram.side, mammogram.view, mammogram.spacing_mm, mammogram.remark) == ("L", "CC", (0.08, 0.08), "")
+    assert (mammogram.side, mammogram.view, mammogram.spacing_mm, mammogram.remark) == (
+        "L",
+        "CC",
+        (0.08, 0.08),
+        "",
+    )
 
 
 def test_what_is_not_there_is_told_by_its_number(mg, tmp_path):

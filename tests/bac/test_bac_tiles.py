@@ -43,7 +43,9 @@ def test_tiles_laid_together_again_are_the_view(height, width, seed):
 def test_without_overlap_each_pixel_lies_in_one_tile():
     shape = TileShape(tile=32, overlap=0, per_row=1, patch=(1, 8, 8), registers=0)
     seen = np.zeros((96, 64), int)
-    for tile in tiles_of(np.ones(seen.shape, np.float32), everywhere(seen.shape), (0.1, 0.1), shape):
+    for tile in tiles_of(
+        np.ones(seen.shape, np.float32), everywhere(seen.shape), (0.1, 0.1), shape
+    ):
         seen[tile.start[0] : tile.start[0] + 32, tile.start[1] : tile.start[1] + 32] += 1
     assert (seen == 1).all()
 
@@ -63,7 +65,9 @@ def test_where_tiles_overlap_the_one_that_sees_more_of_the_neighbourhood_counts_
 def test_tiles_of_air_are_dropped():
     frame = everywhere((64, 256))
     frame.breast[:, 4:] = False
-    starts = {tile.start for tile in tiles_of(np.ones((64, 256), np.float32), frame, (0.1, 0.1), SHAPE)}
+    starts = {
+        tile.start for tile in tiles_of(np.ones((64, 256), np.float32), frame, (0.1, 0.1), SHAPE)
+    }
     assert starts
     assert all(x < 64 for _, x in starts)
 
@@ -72,7 +76,10 @@ def test_a_packed_token_holds_the_pixels_of_its_patch_and_stands_where_they_are(
     rng = np.random.default_rng(0)
     breast = np.zeros((32, 32), bool)
     breast[:16, 8:] = True
-    tiles = [Tile(rng.normal(size=(32, 32)).astype(np.float32), breast, (40 * n, 7), (0.1, 0.2)) for n in range(4)]
+    tiles = [
+        Tile(rng.normal(size=(32, 32)).astype(np.float32), breast, (40 * n, 7), (0.1, 0.2))
+        for n in range(4)
+    ]
     batch = pack(tiles, SHAPE, 2)
     for n, tile in enumerate(tiles):
         b, s = divmod(n, 3)
@@ -83,8 +90,15 @@ def test_a_packed_token_holds_the_pixels_of_its_patch_and_stands_where_they_are(
                 continue
             assert batch["kinds"][b, token] == PATCH
             assert batch["segment_ids"][b, token] == s + 1
-            np.testing.assert_array_equal(batch["patches"][b, token].reshape(8, 8), tile.image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8])
-            centre = [0, 0.1 * (tile.start[0] + 8 * row + 4), 0.2 * (tile.start[1] + 8 * column + 4)]
+            np.testing.assert_array_equal(
+                batch["patches"][b, token].reshape(8, 8),
+                tile.image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8],
+            )
+            centre = [
+                0,
+                0.1 * (tile.start[0] + 8 * row + 4),
+                0.2 * (tile.start[1] + 8 * column + 4),
+            ]
             np.testing.assert_allclose(batch["coords_mm"][b, token], centre, rtol=1e-6)
     assert (batch["kinds"] == CLS).sum() == 4
     assert (batch["places"] >= 0).sum() == 4 * 6
@@ -100,4 +114,6 @@ def test_more_tiles_than_places_are_a_broken_promise():
 @pytest.mark.parametrize("wrong", [{"tile": 30}, {"overlap": 32}, {"overlap": -1}])
 def test_tiles_that_do_not_suit_the_patch_are_refused(wrong):
     with pytest.raises(UserError, match="config.tiles"):
-        TileShape(**{"tile": 32, "overlap": 8, "per_row": 1, "patch": (1, 8, 8), "registers": 0, **wrong})
+        TileShape(
+            **{"tile": 32, "overlap": 8, "per_row": 1, "patch": (1, 8, 8), "registers": 0, **wrong}
+        )

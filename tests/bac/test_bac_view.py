@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from mmv_jax.bac.view import CELL, WORKING_MM, Frame, averaged, breast_cells, enlarged, working_factor
+from mmv_jax.bac.view import (
+    CELL,
+    WORKING_MM,
+    Frame,
+    averaged,
+    breast_cells,
+    enlarged,
+    working_factor,
+)
 
 
 def a_breast(rows: int = 320, columns: int = 256) -> np.ndarray:
@@ -22,7 +30,8 @@ def test_the_working_grid_is_as_fine_as_promised_or_as_fine_as_the_file(spacing)
 @pytest.mark.parametrize("offset", range(4))
 def test_a_calcification_of_two_tenths_of_a_millimetre_keeps_its_contrast(offset):
     image = np.full((64, 64), 1000.0)
-    image[30 + offset : 34 + offset, 30 + offset : 34 + offset] = 1400  # 0.2 mm in pixels of 0.05 mm
+    # 0.2 mm in pixels of 0.05 mm
+    image[30 + offset : 34 + offset, 30 + offset : 34 + offset] = 1400
     seen = averaged(image, working_factor((0.05, 0.05), image.shape))
     assert seen.max() == 1400
 
@@ -56,12 +65,20 @@ def test_a_box_is_normalised_as_the_whole_view_is():
     whole = frame.normalised(image, (0, 0))
     box = frame.normalised(image[100:150, 37:90], (100, 37))
     np.testing.assert_allclose(box, whole[100:150, 37:90], atol=1e-5)
-    np.testing.assert_array_equal(frame.breast_pixels((100, 37), (50, 53)), frame.breast_pixels((0, 0), image.shape)[100:150, 37:90])
+    np.testing.assert_array_equal(
+        frame.breast_pixels((100, 37), (50, 53)),
+        frame.breast_pixels((0, 0), image.shape)[100:150, 37:90],
+    )
 
 
 def test_brightness_and_contrast_of_the_detector_do_not_matter():
-    image = a_breast().astype(np.float32) + np.random.default_rng(0).normal(0, 40, (320, 256)).astype(np.float32)
-    one, other = (Frame.of(values, (0.1, 0.1)).normalised(values, (0, 0)) for values in (image, 9 * image + 300))
+    image = a_breast().astype(np.float32) + np.random.default_rng(0).normal(
+        0, 40, (320, 256)
+    ).astype(np.float32)
+    one, other = (
+        Frame.of(values, (0.1, 0.1)).normalised(values, (0, 0))
+        for values in (image, 9 * image + 300)
+    )
     np.testing.assert_allclose(one, other, atol=1e-3)
 
 

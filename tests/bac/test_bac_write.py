@@ -15,7 +15,14 @@ NAN = float("nan")
 def mammogram(tmp_path):
     image = np.random.default_rng(0).integers(0, 4096, (60, 41)).astype(np.uint16)
     path = tmp_path / "image.dcm"
-    write_mg(path, image, 0.1, View("study-LCC", "woman-1", "L", "CC", 61), magnification=1.0, inverted=False)
+    write_mg(
+        path,
+        image,
+        0.1,
+        View("study-LCC", "woman-1", "L", "CC", 61),
+        magnification=1.0,
+        inverted=False,
+    )
     return path
 
 
@@ -24,7 +31,9 @@ def test_a_segmentation_gives_back_its_mask_and_refers_to_its_mammogram(mammogra
     assert write_segmentation(tmp_path / "seg.dcm", mammogram, mask)
     found, image = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(mammogram)
     np.testing.assert_array_equal(found.pixel_array.reshape(mask.shape) > 0, mask)
-    source = found.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    source = (
+        found.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    )
     assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
     assert found.PatientID == image.PatientID
     assert found.StudyInstanceUID == image.StudyInstanceUID
@@ -62,8 +71,28 @@ def test_the_tables_have_their_columns_and_no_area_where_it_is_unknown(tmp_path)
     write_views(tmp_path / "views.csv", views)
     write_table(tmp_path / "women.csv", [WomanResult("aa", 2, NAN, "")], WomanResult)
     first, second = csv.DictReader((tmp_path / "views.csv").read_text().splitlines())
-    assert list(first) == ["number", "woman", "side", "view", "counted", "remark", "pixel_mm_y", "pixel_mm_x", "pixels", "area_mm2"]
-    assert (first["counted"], first["area_mm2"], first["pixel_mm_y"]) == ("yes", "2.5000", "0.100000")
-    assert (second["counted"], second["area_mm2"], second["pixel_mm_y"], second["pixels"]) == ("no", "", "", "7")
+    assert list(first) == [
+        "number",
+        "woman",
+        "side",
+        "view",
+        "counted",
+        "remark",
+        "pixel_mm_y",
+        "pixel_mm_x",
+        "pixels",
+        "area_mm2",
+    ]
+    assert (first["counted"], first["area_mm2"], first["pixel_mm_y"]) == (
+        "yes",
+        "2.5000",
+        "0.100000",
+    )
+    assert (second["counted"], second["area_mm2"], second["pixel_mm_y"], second["pixels"]) == (
+        "no",
+        "",
+        "",
+        "7",
+    )
     (woman,) = csv.DictReader((tmp_path / "women.csv").read_text().splitlines())
     assert woman == {"woman": "aa", "views": "2", "area_mm2": "", "severity": ""}

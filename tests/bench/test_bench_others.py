@@ -1,4 +1,6 @@
-"""The benches of the step, packing, input and probes: their contract, and that ours and the peer do the same work."""
+"""The benches of the step, packing, input and probes: their contract, and that ours and the peer do
+the same work.
+"""
 
 import json
 
@@ -9,11 +11,31 @@ import pytest
 from mmv_jax.bench.input import bench_input
 from mmv_jax.bench.packing import LENGTH, bench_packing, grain_fill, plan_fill
 from mmv_jax.bench.probe import bench_probe
-from mmv_jax.bench.step import Crop, Work, bench_step, config_of, describe, equal_crops, make_batch, mixed_crops
+from mmv_jax.bench.step import (
+    Crop,
+    Work,
+    bench_step,
+    config_of,
+    describe,
+    equal_crops,
+    make_batch,
+    mixed_crops,
+)
 from mmv_jax.train.loop import make_parts
 
 ROW = (Crop(0, True, 30, 0), Crop(0, True, 20, 8), Crop(0, False, 9))
-TINY = Work("2 rows", 64, 56, (ROW, ROW), size="nano", patch=(2, 4, 4), registers=1, prototypes=32, hidden=16, bottleneck=8)
+TINY = Work(
+    "2 rows",
+    64,
+    56,
+    (ROW, ROW),
+    size="nano",
+    patch=(2, 4, 4),
+    registers=1,
+    prototypes=32,
+    hidden=16,
+    bottleneck=8,
+)
 
 
 def check_contract(found: dict, bench: str) -> None:
@@ -27,7 +49,10 @@ def test_a_step_is_timed_beside_two_ways_of_pytorch():
     pytest.importorskip("torch", exc_type=ImportError)
     found = bench_step([TINY], turns=1)
     check_contract(found, "step")
-    assert [c["peer_name"] for c in found["cases"]] == ["PyTorch, a loop over lengths", "PyTorch, padded"]
+    assert [c["peer_name"] for c in found["cases"]] == [
+        "PyTorch, a loop over lengths",
+        "PyTorch, padded",
+    ]
 
 
 def test_pytorch_trains_as_many_parameters():
@@ -46,7 +71,13 @@ def test_pytorch_computes_as_many_tokens_without_padding_and_more_with_it():
     from mmv_jax.bench.torch_step import make_groups
 
     work = json.loads(json.dumps(describe(TINY)))
-    tokens = {padded: sum(group["coords"].shape[0] * group["coords"].shape[1] for group in make_groups(work, padded)) for padded in (False, True)}
+    tokens = {
+        padded: sum(
+            group["coords"].shape[0] * group["coords"].shape[1]
+            for group in make_groups(work, padded)
+        )
+        for padded in (False, True)
+    }
     assert tokens == {False: 2 * (30 + 20 + 9), True: 2 * (30 + 30 + 9)}
 
 
@@ -57,8 +88,14 @@ def test_rows_hold_what_they_say(work):
         fronts = [crop.is_global for crop in row]
         assert fronts == sorted(fronts, reverse=True)  # global crops first, within the prefix
         assert sum(crop.tokens for crop in row if crop.is_global) <= work.prefix
-        np.testing.assert_array_equal(np.bincount(batch["segment_ids"][b])[1:], [crop.tokens for crop in row])
-        assert batch["masked"][b].sum() == sum(crop.masked for crop in row) == (batch["masked_index"][b] >= 0).sum()
+        np.testing.assert_array_equal(
+            np.bincount(batch["segment_ids"][b])[1:], [crop.tokens for crop in row]
+        )
+        assert (
+            batch["masked"][b].sum()
+            == sum(crop.masked for crop in row)
+            == (batch["masked_index"][b] >= 0).sum()
+        )
 
 
 def test_the_plan_is_beside_both_packers_of_grain():
@@ -73,7 +110,8 @@ def test_fill_counts_every_row():
 
 
 def test_crops_of_the_store_are_those_that_nibabel_reads():
-    found = bench_input(grid=(24, 40, 48), crop=(8, 16, 16), turns=1)  # compares them before it times them
+    # compares them before it times them
+    found = bench_input(grid=(24, 40, 48), crop=(8, 16, 16), turns=1)
     check_contract(found, "input")
 
 

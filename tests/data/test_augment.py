@@ -49,9 +49,16 @@ def test_distortions_keep_the_order_of_tissues():
 
 def test_distortions_are_drawn_as_often_as_they_say():
     flat = np.zeros((1, 32, 32), np.float32)
-    edge = np.where(np.arange(32) < 16, -0.5, 0.5).astype(np.float32) * np.ones((1, 32, 1), np.float32)
+    edge = np.where(np.arange(32) < 16, -0.5, 0.5).astype(np.float32) * np.ones(
+        (1, 32, 1), np.float32
+    )
     noisy = np.mean([distort(flat, rng).std() > 1e-6 for rng in rngs(1000)])
-    blurred = np.mean([np.abs(np.diff(np.median(distort(edge, rng)[0], axis=0)) > 0.1).sum() > 1 for rng in rngs(1000)])
+    blurred = np.mean(
+        [
+            np.abs(np.diff(np.median(distort(edge, rng)[0], axis=0)) > 0.1).sum() > 1
+            for rng in rngs(1000)
+        ]
+    )
     assert 0.45 < noisy < 0.55
     assert 0.15 < blurred < 0.25
 

@@ -29,12 +29,16 @@ GRIDS = {2: (8, 64, 64), 3: (16, 48, 48)}
 def crops_of(store, seed=0, epoch=0, views=VIEWS):
     geometry = Geometry.of(store.index)
     most = max(len(expand(listed)) for listed in views.values())
-    return geometry, draw_crops(geometry, views, PATCH, uniforms(seed, epoch, 0, len(store.index), most))
+    return geometry, draw_crops(
+        geometry, views, PATCH, uniforms(seed, epoch, 0, len(store.index), most)
+    )
 
 
 @given(st.integers(0, 50), st.integers(0, 1000), st.integers(1, 9))
 def test_the_numbers_of_a_line_do_not_depend_on_the_lines_asked_for_with_it(first, epoch, views):
-    assert np.array_equal(uniforms(3, epoch, 0, first + 7, views)[first:], uniforms(3, epoch, first, 7, views))
+    assert np.array_equal(
+        uniforms(3, epoch, 0, first + 7, views)[first:], uniforms(3, epoch, first, 7, views)
+    )
 
 
 def test_epochs_and_seeds_draw_other_crops():
@@ -51,10 +55,15 @@ def test_a_box_takes_its_share_of_the_study_at_its_voxels(ndim):
     assert (share >= 0.3 - 1e-6).all()  # a box is grown to whole patches, never cut
     voxels = crops.tokens[:, 0] * PATCH
     assert (voxels[:, 3 - ndim :] <= np.array((32, 64, 64))[3 - ndim :]).all()
-    full = (voxels[:, 3 - ndim :] > np.array((32, 64, 64))[3 - ndim :] / COARSER - np.array(PATCH)[3 - ndim :]).any(axis=1)  # one side is full
+    # one side is full
+    full = (
+        voxels[:, 3 - ndim :]
+        > np.array((32, 64, 64))[3 - ndim :] / COARSER - np.array(PATCH)[3 - ndim :]
+    ).any(axis=1)
     finest = geometry.spacing_mm[:, 1:].min(axis=1) / OVERSAMPLING[2]
     assert (crops.spacing_mm[:, 0] >= finest - 1e-9).all()
-    assert (full | (crops.spacing_mm[:, 0] <= finest * COARSER + 1e-9)).all()  # or its voxels are as fine as the study allows
+    # or its voxels are as fine as the study allows
+    assert (full | (crops.spacing_mm[:, 0] <= finest * COARSER + 1e-9)).all()
 
 
 def test_a_box_lies_in_its_study_but_for_what_it_was_grown_by():
@@ -62,7 +71,8 @@ def test_a_box_lies_in_its_study_but_for_what_it_was_grown_by():
     patch_mm = np.array(PATCH) * crops.spacing_mm[..., None]
     low, high = crops.start_mm, crops.start_mm + crops.tokens * patch_mm
     there = crops.tokens[..., :1] > 0
-    outside = np.maximum(-low, high - geometry.extent_mm[:, None]) - patch_mm / 2 > 1e-6  # half a patch at each side
+    # half a patch at each side
+    outside = np.maximum(-low, high - geometry.extent_mm[:, None]) - patch_mm / 2 > 1e-6
     assert not (outside & there)[..., 1:].any()
 
 
@@ -77,13 +87,21 @@ def test_whole_crops_show_the_whole_study_without_chance():
 
 
 def test_a_square_image_on_a_square_grid_is_exactly_its_patches():
-    crops = whole_crops(Geometry.of(memory([(np.ones((1, 512, 512), np.float32), (np.nan, 0.7, 0.7), "CXR", "raw")]).index), GRIDS, PATCH)
+    crops = whole_crops(
+        Geometry.of(
+            memory([(np.ones((1, 512, 512), np.float32), (np.nan, 0.7, 0.7), "CXR", "raw")]).index
+        ),
+        GRIDS,
+        PATCH,
+    )
     assert crops.tokens.tolist() == [[1, 4, 4]]
     assert crops.spacing_mm[0] == pytest.approx(512 * 0.7 / 64)
 
 
 def test_an_unknown_planar_spacing_assumes_the_nominal_width():
-    geometry = Geometry.of(memory([(np.ones((1, 100, 200), np.float32), (np.nan, np.nan, np.nan), "CXR", "raw")]).index)
+    geometry = Geometry.of(
+        memory([(np.ones((1, 100, 200), np.float32), (np.nan, np.nan, np.nan), "CXR", "raw")]).index
+    )
     assert geometry.extent_mm[0].tolist() == [0, NOMINAL_EXTENT_MM / 2, NOMINAL_EXTENT_MM]
 
 
@@ -91,7 +109,9 @@ def test_an_unknown_planar_spacing_assumes_the_nominal_width():
 def test_the_cells_of_the_index_are_the_bits_of_the_geometry(ndim):
     cells = np.random.default_rng(0).random(CELLS[ndim]) < 0.5
     shape = (1, 40, 50) if ndim == 2 else (9, 40, 50)
-    geometry = Geometry.of(memory([(np.ones(shape, np.float32), (1.0, 1.0, 1.0), "X", "raw", cells)]).index)
+    geometry = Geometry.of(
+        memory([(np.ones(shape, np.float32), (1.0, 1.0, 1.0), "X", "raw", cells)]).index
+    )
     assert np.array_equal(unpack_occupancy(pack_occupancy(cells), ndim), cells)
     slabs = cells.reshape((16, 16) if ndim == 2 else (8, 64))
     expected = [sum(int(bit) << n for n, bit in enumerate(slab)) for slab in slabs]
@@ -102,7 +122,10 @@ def slowly_kept(store, i, crops):
     """The definition: a patch is kept where it overlaps a voxel of an occupied cell."""
     voxels, geometry = store.voxels[i], Geometry.of(store.index)
     cells = store.occupied[i]
-    cell_of = [np.searchsorted(cell_edges(n, c), np.arange(n), side="right") - 1 for n, c in zip(voxels.shape, cells.shape)]
+    cell_of = [
+        np.searchsorted(cell_edges(n, c), np.arange(n), side="right") - 1
+        for n, c in zip(voxels.shape, cells.shape)
+    ]
     occupied = cells[np.ix_(*cell_of)]
     kept = np.zeros(crops.tokens, bool)
     for t in np.ndindex(*kept.shape):
@@ -111,7 +134,10 @@ def slowly_kept(store, i, crops):
         high = low + step / geometry.spacing_mm[i]
         if geometry.planar[i]:
             low[0], high[0] = 0, 1
-        box = tuple(slice(max(int(np.floor(a + 1e-6)), 0), max(int(np.ceil(b - 1e-6)), 0)) for a, b in zip(low, high))
+        box = tuple(
+            slice(max(int(np.floor(a + 1e-6)), 0), max(int(np.ceil(b - 1e-6)), 0))
+            for a, b in zip(low, high)
+        )
         kept[t] = occupied[box].any()
     if not kept.any():
         kept[tuple(np.array(kept.shape) // 2)] = True
@@ -134,7 +160,17 @@ def test_the_budget_without_voxels_is_the_definition_with_them():
 
 
 def test_a_study_without_any_occupied_cell_keeps_one_token():
-    store = memory([(np.ones((1, 64, 64), np.float32), (np.nan, 1.0, 1.0), "CXR", "raw", np.zeros((1, 16, 16), bool))])
+    store = memory(
+        [
+            (
+                np.ones((1, 64, 64), np.float32),
+                (np.nan, 1.0, 1.0),
+                "CXR",
+                "raw",
+                np.zeros((1, 16, 16), bool),
+            )
+        ]
+    )
     geometry = Geometry.of(store.index)
     assert kept_tokens(geometry, whole_crops(geometry, GRIDS, PATCH)).sum() == 1
 
@@ -147,7 +183,9 @@ def test_no_crop_exceeds_the_bound_of_its_study(seed, epoch):
     for ndim, listed in VIEWS.items():
         lines = geometry.planar == (ndim == 2)
         for v, view in enumerate(expand(listed)):
-            assert (crops.tokens[lines, v].prod(axis=1) <= most_tokens(geometry, view, PATCH, ndim)).all()
+            assert (
+                crops.tokens[lines, v].prod(axis=1) <= most_tokens(geometry, view, PATCH, ndim)
+            ).all()
 
 
 def test_views_that_cannot_be_are_refused():

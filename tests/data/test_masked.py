@@ -19,7 +19,9 @@ def test_exactly_the_share_of_the_kept_patches_is_masked(grid, share, density, s
 
 @pytest.mark.parametrize("grid", ((1, 14, 14), (6, 8, 8)), ids=("planar", "volumetric"))
 def test_masked_patches_lie_together(grid):
-    """Of the neighbours along x of a masked patch, more are masked than if each patch were drawn alone."""
+    """Of the neighbours along x of a masked patch, more are masked than if each patch were drawn
+    alone.
+    """
     together = []
     for seed in range(100):
         mask = block_mask(np.random.default_rng(seed), np.ones(grid, bool), 0.3)
@@ -28,7 +30,13 @@ def test_masked_patches_lie_together(grid):
 
 
 def test_every_patch_is_masked_about_as_often():
-    masks = np.mean([block_mask(np.random.default_rng(seed), np.ones((1, 8, 8), bool), 0.3) for seed in range(600)], axis=0)
+    masks = np.mean(
+        [
+            block_mask(np.random.default_rng(seed), np.ones((1, 8, 8), bool), 0.3)
+            for seed in range(600)
+        ],
+        axis=0,
+    )
     assert masks.min() > 0.15
     assert masks.max() < 0.45
 

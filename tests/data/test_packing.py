@@ -14,7 +14,9 @@ seeds = st.integers(0, 2**32)
 @given(sizes, seeds)
 def test_an_epoch_holds_every_study_once(sizes, seed):
     plan = make_plan(sizes, length=512, prefix=256, seed=seed)
-    assert sorted(study for i in range(len(plan)) for study in plan.row(i)) == list(range(len(sizes)))
+    assert sorted(study for i in range(len(plan)) for study in plan.row(i)) == list(
+        range(len(sizes))
+    )
 
 
 @given(sizes, seeds)
@@ -32,7 +34,14 @@ def test_so_does_the_next_epoch_in_another_order(sizes, seed):
 
 @given(sizes, seeds, st.integers(2, 6))
 def test_no_row_exceeds_any_capacity(sizes, seed, segments):
-    plan = make_plan([(g, n, 2, g // 4 + 1) for g, n in sizes], length=512, prefix=256, segments=segments, visible=90, seed=seed)
+    plan = make_plan(
+        [(g, n, 2, g // 4 + 1) for g, n in sizes],
+        length=512,
+        prefix=256,
+        segments=segments,
+        visible=90,
+        seed=seed,
+    )
     for r in range(len(plan) + 2):
         row = plan.row(r)
         assert row
@@ -48,8 +57,11 @@ def test_the_global_batch_does_not_depend_on_the_hosts(sizes, seed, hosts, step)
     rows = [whole.row(r) for r in whole.step(step)]
     share = 8 // hosts
     for host in range(hosts):
-        own = make_plan(sizes, length=512, prefix=256, seed=seed, per_step=8)  # each host has only its own plan
-        assert [own.row(r) for r in own.step(step)[host * share : (host + 1) * share]] == rows[host * share : (host + 1) * share]
+        # each host has only its own plan
+        own = make_plan(sizes, length=512, prefix=256, seed=seed, per_step=8)
+        assert [own.row(r) for r in own.step(step)[host * share : (host + 1) * share]] == rows[
+            host * share : (host + 1) * share
+        ]
 
 
 @given(sizes, seeds, st.lists(st.integers(0, 60), min_size=1, max_size=4))
@@ -73,13 +85,17 @@ def test_a_plan_that_begins_later_has_the_same_steps_and_plans_no_epoch_before(s
     expected = [[whole.epoch_and_lines(r) for r in whole.step(n)] for n in range(step, step + 9)]
     asked.clear()
     later = make_plan(sizes, **options, begin=begin)
-    assert [[later.epoch_and_lines(r) for r in later.step(n)] for n in range(step, step + 9)] == expected
+    assert [
+        [later.epoch_and_lines(r) for r in later.step(n)] for n in range(step, step + 9)
+    ] == expected
     assert later.begin_of(step) == begin
     assert min(asked) == begin[0]
 
 
 def test_the_steps_of_an_epoch_hold_its_rows_once():
-    plan = make_plan([(i % 200 + 1, i % 97) for i in range(500)], length=512, prefix=256, seed=3, per_step=4)
+    plan = make_plan(
+        [(i % 200 + 1, i % 97) for i in range(500)], length=512, prefix=256, seed=3, per_step=4
+    )
     rows = [r for step in range(40) for r in plan.step(step)]
     assert sorted(rows) == list(range(160))
 
@@ -91,8 +107,13 @@ def test_sizes_that_change_by_epoch_are_packed_by_epoch():
 
 
 def test_rows_are_fuller_than_those_of_a_streaming_packer():
-    """The mixed lengths on which Grain's best packer (BestFit, 64 open bins) reaches 97.8 % real tokens."""
-    tokens = [int(np.random.default_rng(i).choice([49, 100, 196, 196, 196, 343, 784, 1200])) for i in range(4000)]
+    """The mixed lengths on which Grain's best packer (BestFit, 64 open bins) reaches 97.8 % real
+    tokens.
+    """
+    tokens = [
+        int(np.random.default_rng(i).choice([49, 100, 196, 196, 196, 343, 784, 1200]))
+        for i in range(4000)
+    ]
     plan = make_plan([(n, 0) for n in tokens], length=2048, prefix=2048, seed=1)
     assert sum(tokens) / (2048 * len(plan)) > 0.98
 
@@ -117,7 +138,13 @@ def test_any_number_of_rows_can_be_dealt(rows):
 
 
 @pytest.mark.parametrize(
-    "size, word", [((300, 0, 1, 1), "prefix=256"), ((200, 400, 1, 1), "length=512"), ((1, 1, 9, 1), "segments=8"), ((9, 9, 1, 91), "visible=90")]
+    "size, word",
+    [
+        ((300, 0, 1, 1), "prefix=256"),
+        ((200, 400, 1, 1), "length=512"),
+        ((1, 1, 9, 1), "segments=8"),
+        ((9, 9, 1, 91), "visible=90"),
+    ],
 )
 def test_a_study_that_is_larger_than_a_row_is_refused_with_the_numbers(size, word):
     with pytest.raises(UserError, match=rf"1 of 2 studies.*{size[0] + size[1]} tokens.*{word}"):

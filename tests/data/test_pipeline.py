@@ -19,7 +19,13 @@ from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 
 STORE = memory(random_studies(40))
-OPTIONS = SHAPE | {"views": VIEWS, "per_step": 4, "seed": 1, "visible_share": 0.25, "mask_tokens": True}
+OPTIONS = SHAPE | {
+    "views": VIEWS,
+    "per_step": 4,
+    "seed": 1,
+    "visible_share": 0.25,
+    "mask_tokens": True,
+}
 
 
 def make(store=STORE, **options):
@@ -27,7 +33,9 @@ def make(store=STORE, **options):
 
 
 def digest(batch):
-    return hashlib.sha256(b"".join(name.encode() + batch[name].tobytes() for name in sorted(batch))).hexdigest()
+    return hashlib.sha256(
+        b"".join(name.encode() + batch[name].tobytes() for name in sorted(batch))
+    ).hexdigest()
 
 
 def take(rows, first, count, **options):
@@ -42,7 +50,9 @@ DIGESTS = [digest(ROWS.batch(step)) for step in range(STEPS)]
 
 def test_a_batch_has_the_shapes_that_were_promised():
     batch = ROWS.batch(0)
-    assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {name: (s.shape, s.dtype) for name, s in ROWS.spec.items()}
+    assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {
+        name: (s.shape, s.dtype) for name, s in ROWS.spec.items()
+    }
 
 
 def test_a_row_is_what_its_table_says():
@@ -102,7 +112,8 @@ def test_masked_tokens_are_patches_of_global_crops():
             assert (batch["kinds"][b, : SHAPE["prefix"]][masked] == PATCH).all()
             assert batch["is_global"][b][ids[masked] - 1].all()
             share.append(masked.sum() / (batch["kinds"][b] == PATCH)[: SHAPE["prefix"]].sum())
-    assert 0.03 < np.mean(share) < 0.25  # half of the crops, 0.3 of each; and a share of the prefix is local
+    # half of the crops, 0.3 of each; and a share of the prefix is local
+    assert 0.03 < np.mean(share) < 0.25
 
 
 def test_visible_tokens_are_a_share_of_each_global_crop():
@@ -119,7 +130,10 @@ def test_visible_tokens_are_a_share_of_each_global_crop():
 
 def test_no_row_has_more_visible_tokens_than_it_may():
     free, bounded = make(), make(visible_tokens=46)
-    most = [max((rows.batch(step)["visible_index"] >= 0).sum(axis=1).max() for step in range(4)) for rows in (free, bounded)]
+    most = [
+        max((rows.batch(step)["visible_index"] >= 0).sum(axis=1).max() for step in range(4))
+        for rows in (free, bounded)
+    ]
     assert most[0] > 46 >= most[1]
     assert bounded.batch(0)["visible_index"].shape == bounded.spec["visible_index"].shape == (4, 46)
 
@@ -131,18 +145,25 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers):
 
 def test_what_a_worker_made_is_no_longer_in_shared_memory():
     def held() -> set[str]:
-        return {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/psm_" in line}
+        return {
+            line.split()[-1]
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if "/psm_" in line
+        }
 
     before, batches = held(), make().batches(0, workers=1)
     assert {type(array) for array in next(batches).values()} == {np.ndarray}
     assert held() - before
     batches.close()
-    assert not held() - before  # given back by a thread of Grain's, for which a process that ends next must have waited
+    # given back by a thread of Grain's, for which a process that ends next must have waited
+    assert not held() - before
 
 
 @pytest.mark.parametrize("told", (signal.SIGTERM, signal.SIGINT))
 def test_a_worker_that_is_told_to_stop_goes_on_making_batches(told):
-    """A job's end is told to all of its processes; the loop decides, and needs its batches until then."""
+    """A job's end is told to all of its processes; the loop decides, and needs its batches until
+    then.
+    """
     batches = make().batches(0, workers=1)
     found = [digest(next(batches))]
     (worker,) = active_children()
@@ -175,9 +196,14 @@ def test_a_signal_that_was_held_is_delivered():
 
 def test_workers_do_not_outlive_a_run_that_was_killed():
     """A process group exists as long as one process of it does."""
-    run = "from test_pipeline import make; batches = make().batches(0, workers=1); next(batches); print('made', flush=True); input()"
+    run = (
+        "from test_pipeline import make; batches = make().batches(0, workers=1); next(batches);"
+        " print('made', flush=True); input()"
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "-c", run], cwd=Path(__file__).parent, start_new_session=True, **pipes)
+    process = subprocess.Popen(
+        [sys.executable, "-c", run], cwd=Path(__file__).parent, start_new_session=True, **pipes
+    )
     assert process.stdout.readline() == b"made\n"
     process.kill()
     process.communicate()
@@ -194,8 +220,13 @@ def test_workers_do_not_outlive_a_run_that_was_killed():
 @pytest.mark.parametrize("hosts", (1, 2, 4))
 def test_batches_do_not_depend_on_the_number_of_hosts(hosts):
     share = 4 // hosts
-    parts = [[make().batch(step, range(host * share, (host + 1) * share)) for host in range(hosts)] for step in range(4)]
-    joined = [{name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in parts]
+    parts = [
+        [make().batch(step, range(host * share, (host + 1) * share)) for host in range(hosts)]
+        for step in range(4)
+    ]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in parts
+    ]
     assert [digest(batch) for batch in joined] == DIGESTS[:4]
 
 
@@ -227,7 +258,13 @@ def test_a_pickled_copy_makes_the_same_rows():
 
 
 def test_a_study_is_another_crop_in_the_next_epoch():
-    first, second = ({study: ROWS._crops(epoch, [study], np.array([study])).start_mm.tobytes() for study in range(40)} for epoch in (0, 1))
+    first, second = (
+        {
+            study: ROWS._crops(epoch, [study], np.array([study])).start_mm.tobytes()
+            for study in range(40)
+        }
+        for epoch in (0, 1)
+    )
     assert all(first[study] != second[study] for study in first)
 
 
@@ -237,12 +274,17 @@ def test_augmentation_changes_intensities_and_nothing_else():
     for name in plain.keys() - {"patches", "coords_mm"}:
         assert np.array_equal(plain[name], augmented[name])
     assert not np.array_equal(plain["patches"], augmented["patches"])
-    planar = np.take_along_axis(np.pad(plain["planar"], ((0, 0), (1, 0))), plain["segment_ids"], axis=1)
-    assert np.array_equal(plain["coords_mm"][planar], augmented["coords_mm"][planar])  # a radiograph is never mirrored
+    planar = np.take_along_axis(
+        np.pad(plain["planar"], ((0, 0), (1, 0))), plain["segment_ids"], axis=1
+    )
+    # a radiograph is never mirrored
+    assert np.array_equal(plain["coords_mm"][planar], augmented["coords_mm"][planar])
 
 
 def test_the_views_of_a_mirrored_study_agree():
-    """A small volume whose bright side is x > 0 is mirrored in some epochs; then all its crops show it at x < 0."""
+    """A small volume whose bright side is x > 0 is mirrored in some epochs; then all its crops show
+    it at x < 0.
+    """
     voxels = np.full((30, 40, 40), -1000.0, np.float32)
     voxels[:, :, 20:] = 300
     store = memory([(voxels, (1.0, 1.0, 1.0), "CT", "HU")])
@@ -313,7 +355,12 @@ def test_the_digest_is_that_of_the_studies_that_are_trained_on():
     digest_of = {name: make(store).digest for name, store in stores.items()}
     assert digest_of["as it is"] == digest_of["again"] == digest_of["a study of test besides"]
     assert len(set(digest_of.values())) == 3
-    for column, value in {"spacing_x": 9.0, "high": 1e6, "occupancy": b"\x01" + bytes(31), "unit": "shape"}.items():
+    for column, value in {
+        "spacing_x": 9.0,
+        "high": 1e6,
+        "occupancy": b"\x01" + bytes(31),
+        "unit": "shape",
+    }.items():
         store = memory(studies)
         store.index.loc[0, column] = value
         assert make(store).digest != digest_of["as it is"], column
@@ -332,7 +379,17 @@ def test_the_digest_is_that_of_the_studies_that_are_trained_on():
         ({"coordinates": "inch"}, "mm, grid"),
         ({"views": {2: [View("g", 1, (8, 60, 60), (0.4, 1.0), True)]}}, "multiple of the patch"),
     ],
-    ids=["length", "segments", "visible", "split", "column", "modality", "share", "coordinates", "grid"],
+    ids=[
+        "length",
+        "segments",
+        "visible",
+        "split",
+        "column",
+        "modality",
+        "share",
+        "coordinates",
+        "grid",
+    ],
 )
 def test_what_does_not_go_together_is_refused_before_training(options, words):
     with pytest.raises(UserError, match=words):
@@ -346,7 +403,12 @@ class Broken(type(STORE)):
 
 @pytest.mark.parametrize("workers", (0, 1))
 def test_an_error_says_which_row_it_stopped(workers):
-    broken = Broken(*(getattr(STORE, name) for name in ("voxels", "spacing_mm", "modality", "unit", "occupied", "split")))
+    broken = Broken(
+        *(
+            getattr(STORE, name)
+            for name in ("voxels", "spacing_mm", "modality", "unit", "occupied", "split")
+        )
+    )
     with pytest.raises(OSError, match="disk is gone") as caught:
         next(make(broken).batches(5, workers=workers))
     words = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
@@ -355,7 +417,9 @@ def test_an_error_says_which_row_it_stopped(workers):
 
 
 def test_the_digest_knows_levels_and_that_there_are_none():
-    """A crop from a level differs in its last bits; where no study has one, a store from before there were any is the same."""
+    """A crop from a level differs in its last bits; where no study has one, a store from before
+    there were any is the same.
+    """
     index = STORE.index
     try:
         STORE.index = index.assign(level_factors=[np.empty(0, np.int64)] * len(index))

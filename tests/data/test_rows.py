@@ -43,7 +43,7 @@ def test_a_chosen_study_is_named_by_its_line_of_the_index():
 def test_a_study_does_not_change_with_its_neighbours():
     store = memory(random_studies(10))
     (alone,) = study_batches(store, [4], **ROW)
-    (row, mine) = tokens_of(alone, 4)
+    row, mine = tokens_of(alone, 4)
     for batch in study_batches(store, range(10), **ROW):
         if (batch["study"] == 4).any():
             other, there = tokens_of(batch, 4)
@@ -52,7 +52,9 @@ def test_a_study_does_not_change_with_its_neighbours():
 
 
 def test_an_image_comes_back_from_its_row():
-    image = ndimage.gaussian_filter(np.random.default_rng(0).normal(0, 1, (1, 64, 64)), (0, 2, 2)).astype(np.float32)
+    image = ndimage.gaussian_filter(
+        np.random.default_rng(0).normal(0, 1, (1, 64, 64)), (0, 2, 2)
+    ).astype(np.float32)
     store = memory([(image, (np.nan, 1.0, 1.0), "CXR", "raw")])
     (batch,) = study_batches(store, [0], **ROW)
     patches = batch["patches"][0, batch["kinds"][0] == PATCH]
@@ -61,15 +63,26 @@ def test_an_image_comes_back_from_its_row():
     assert np.allclose(back, np.broadcast_to(expected, back.shape), atol=1e-5)
 
 
-@pytest.mark.parametrize("spacing", ((1.0, 1.0, 1.0), (2.5, 0.7, 0.7), (1.2, 2.0, 2.0), (4.0, 0.9, 1.6)), ids=str)
+@pytest.mark.parametrize(
+    "spacing", ((1.0, 1.0, 1.0), (2.5, 0.7, 0.7), (1.2, 2.0, 2.0), (4.0, 0.9, 1.6)), ids=str
+)
 def test_a_line_in_space_keeps_its_millimetres_at_every_spacing(spacing):
-    """The bright tokens' mean coordinate is where the line was drawn, in mm from the centre, whatever grid the study has."""
+    """The bright tokens' mean coordinate is where the line was drawn, in mm from the centre,
+    whatever grid the study has.
+    """
     extent, centre = np.array([64.0, 96.0, 96.0]), np.array([8.0, -20.0, 12.0])
     shape = np.round(extent / spacing).astype(int)
-    z, y, _ = np.meshgrid(*[(np.arange(n) + 0.5) * s - n * s / 2 for n, s in zip(shape, spacing)], indexing="ij")
-    voxels = np.where(np.hypot(z - centre[0], y - centre[1]) < 6, 300.0, -1000.0).astype(np.float32)  # along x
+    z, y, _ = np.meshgrid(
+        *[(np.arange(n) + 0.5) * s - n * s / 2 for n, s in zip(shape, spacing)], indexing="ij"
+    )
+    # along x
+    voxels = np.where(np.hypot(z - centre[0], y - centre[1]) < 6, 300.0, -1000.0).astype(np.float32)
     store = memory([(voxels, spacing, "CT", "HU")])
-    (batch,) = study_batches(store, [0], **(ROW | {"grids": {3: (64, 96, 96)}, "patch": (4, 4, 4), "length": 12_000, "rows": 1}))
+    (batch,) = study_batches(
+        store,
+        [0],
+        **(ROW | {"grids": {3: (64, 96, 96)}, "patch": (4, 4, 4), "length": 12_000, "rows": 1}),
+    )
     patch = batch["kinds"][0] == PATCH
     weight = batch["patches"][0, patch].mean(axis=1) + 1
     found = (batch["coords_mm"][0, patch] * weight[:, None]).sum(axis=0) / weight.sum()
@@ -80,7 +93,12 @@ def test_what_lies_outside_a_study_is_as_dark_as_air():
     store = memory([(np.full((10, 20, 24), 400.0, np.float32), (1.0, 1.0, 1.0), "CT", "HU")])
     (batch,) = study_batches(store, [0], **(ROW | {"grids": {3: (16, 32, 32)}}))
     crop = whole_crops(Geometry.of(store.index), {3: (16, 32, 32)}, (8, 16, 16))[0]
-    voxels = to_voxels(batch["patches"][0, batch["kinds"][0] == PATCH], np.ones(crop.tokens, bool), (8, 16, 16), 0.0)
+    voxels = to_voxels(
+        batch["patches"][0, batch["kinds"][0] == PATCH],
+        np.ones(crop.tokens, bool),
+        (8, 16, 16),
+        0.0,
+    )
     assert set(np.unique(voxels)) == {-1.0, 1.0}
     assert (voxels == 1).sum() * crop.spacing_mm**3 == pytest.approx(10 * 20 * 24, rel=0.1)
 

@@ -18,7 +18,10 @@ def test_patches_are_cut_in_the_order_z_y_x():
     voxels = ramp((16, 32, 48))
     patches = to_patches(voxels, np.ones((2, 2, 3), bool), PATCH)
     for n, (z, y, x) in enumerate(np.ndindex(2, 2, 3)):
-        assert np.array_equal(patches[n].reshape(PATCH), voxels[8 * z : 8 * z + 8, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16])
+        assert np.array_equal(
+            patches[n].reshape(PATCH),
+            voxels[8 * z : 8 * z + 8, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16],
+        )
 
 
 def test_a_planar_crop_is_repeated_through_the_patchs_depth():
@@ -46,11 +49,24 @@ def positions(shape, spacing, crop):
 
 def test_planar_and_volumetric_tokens_at_one_place_have_one_coordinate():
     planar = whole_crops(
-        Geometry.of(memory([(np.ones((1, 256, 256), np.float32), (np.nan, 1.0, 1.0), "CXR", "raw")]).index), {2: (8, 64, 64)}, PATCH
+        Geometry.of(
+            memory([(np.ones((1, 256, 256), np.float32), (np.nan, 1.0, 1.0), "CXR", "raw")]).index
+        ),
+        {2: (8, 64, 64)},
+        PATCH,
     )[0]
-    volume = whole_crops(Geometry.of(memory([(np.ones((40, 128, 128), np.float32), (0.8, 2.0, 2.0), "CT", "HU")]).index), {3: (8, 64, 64)}, PATCH)[0]
+    volume = whole_crops(
+        Geometry.of(
+            memory([(np.ones((40, 128, 128), np.float32), (0.8, 2.0, 2.0), "CT", "HU")]).index
+        ),
+        {3: (8, 64, 64)},
+        PATCH,
+    )[0]
     assert planar.spacing_mm == volume.spacing_mm == 4.0
-    flat, deep = positions((1, 256, 256), (np.nan, 1.0, 1.0), planar), positions((40, 128, 128), (0.8, 2.0, 2.0), volume)
+    flat, deep = (
+        positions((1, 256, 256), (np.nan, 1.0, 1.0), planar),
+        positions((40, 128, 128), (0.8, 2.0, 2.0), volume),
+    )
     assert np.allclose(flat, deep)  # the volume is one patch deep, about its centre
     assert np.allclose(flat[1:, 0], 0)
 
@@ -63,14 +79,21 @@ def test_coordinates_are_measured_from_the_studys_centre():
 
 def test_grid_coordinates_know_nothing_of_millimetres():
     kept = np.ones((1, 2, 2), bool)
-    crops = [Crops(np.array([5.0, 1.0, 2.0]), np.array(h), np.array([1, 2, 2]), PATCH) for h in (1.0, 3.0)]
-    fine, coarse = (token_coordinates(crop, np.array([9.0, 9.0, 9.0]), kept, "grid") for crop in crops)
+    crops = [
+        Crops(np.array([5.0, 1.0, 2.0]), np.array(h), np.array([1, 2, 2]), PATCH)
+        for h in (1.0, 3.0)
+    ]
+    fine, coarse = (
+        token_coordinates(crop, np.array([9.0, 9.0, 9.0]), kept, "grid") for crop in crops
+    )
     assert np.array_equal(fine, coarse)
     assert fine.tolist() == [[0, 0, 0], [0, -8, -8], [0, -8, 8], [0, 8, -8], [0, 8, 8]]
 
 
 @given(st.integers(1, 60), st.floats(0.05, 1.0), st.integers(0, 5), st.integers(0, 100))
-def test_visible_tokens_are_the_special_ones_and_the_share_of_the_others(patches, share, registers, seed):
+def test_visible_tokens_are_the_special_ones_and_the_share_of_the_others(
+    patches, share, registers, seed
+):
     shape = RowShape(512, 512, 8, PATCH, registers, visible_share=share)
     visible = choose_visible(np.random.default_rng(seed), 100, patches, shape)
     assert visible[: shape.special].tolist() == list(range(100, 100 + shape.special))
@@ -79,18 +102,29 @@ def test_visible_tokens_are_the_special_ones_and_the_share_of_the_others(patches
     assert len(visible) == shape.special + int(np.ceil(share * patches - 1e-9))
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.floats(0.05, 1.0), st.integers(0, 5))
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=8), st.floats(0.05, 1.0), st.integers(0, 5)
+)
 def test_the_visible_tokens_of_a_row_always_fit(crops, share, registers):
     full = sum(crops) + len(crops) * (1 + registers)
     shape = RowShape(full, full, len(crops), PATCH, registers, visible_share=share)
-    assert sum(len(choose_visible(np.random.default_rng(0), 0, n, shape)) for n in crops) <= shape.visible
+    assert (
+        sum(len(choose_visible(np.random.default_rng(0), 0, n, shape)) for n in crops)
+        <= shape.visible
+    )
 
 
-@pytest.mark.parametrize("options", ({}, {"visible_share": 0.25}, {"mask_tokens": True}), ids=("plain", "visible", "masked"))
+@pytest.mark.parametrize(
+    "options",
+    ({}, {"visible_share": 0.25}, {"mask_tokens": True}),
+    ids=("plain", "visible", "masked"),
+)
 def test_an_empty_batch_has_the_shapes_that_were_promised(options):
     shape = RowShape(64, 32, 4, PATCH, 2, **options)
     batch, spec = shape.empty(3), shape.spec(3)
-    assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {name: (s.shape, s.dtype) for name, s in spec.items()}
+    assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {
+        name: (s.shape, s.dtype) for name, s in spec.items()
+    }
     assert not batch["kinds"].any()
     assert (batch["study"] == -1).all()
     assert ("visible_index" in batch) == ("visible_share" in options)

@@ -24,21 +24,31 @@ def embedded(tmp_path_factory):
 
 
 def test_the_table_has_a_row_a_study_with_its_labels(embedded):
-    table, index = pd.read_parquet(embedded / "out" / "features.parquet"), Store.open(embedded / "store").index
+    table, index = (
+        pd.read_parquet(embedded / "out" / "features.parquet"),
+        Store.open(embedded / "store").index,
+    )
     assert table["study"].tolist() == index["study"].tolist()
-    assert {"line", "split", "modality", "cls", "patch_mean", "left", "radius", "source"} <= set(table)
+    assert {"line", "split", "modality", "cls", "patch_mean", "left", "radius", "source"} <= set(
+        table
+    )
     assert {len(x) for x in table["cls"]} == {len(x) for x in table["patch_mean"]} == {64}
 
 
 def test_the_patch_tokens_of_a_study_have_its_mean(embedded):
     table = pd.read_parquet(embedded / "out" / "features.parquet")
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(embedded / "out" / "patches.zarr")}}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(embedded / "out" / "patches.zarr")},
+    }
     tokens = ts.open(spec, open=True).result().read().result()
     assert len(tokens) == table["patches"].sum()
     for _, line in table.iterrows():
         own = tokens[line["first_patch"] : line["first_patch"] + line["patches"]]
         np.testing.assert_allclose(own.mean(axis=0), line["patch_mean"], atol=1e-6)
-        assert len(line["patch_z"]) == len(line["patch_y"]) == len(line["patch_x"]) == line["patches"]
+        assert (
+            len(line["patch_z"]) == len(line["patch_y"]) == len(line["patch_x"]) == line["patches"]
+        )
 
 
 def test_an_unknown_kind_of_tokens_is_told(embedded):

@@ -32,7 +32,10 @@ def studies():
     return index, x
 
 
-@pytest.mark.parametrize("kind, label, better", [("classification", "finding", np.greater), ("regression", "age", np.less)])
+@pytest.mark.parametrize(
+    "kind, label, better",
+    [("classification", "finding", np.greater), ("regression", "age", np.less)],
+)
 def test_more_patients_are_better_and_the_curve_says_how_many(studies, kind, label, better):
     index, x = studies
     task = make_task(index, "t", kind=kind, label=label)
@@ -56,15 +59,26 @@ def test_labels_of_test_and_of_patients_that_were_not_drawn_change_nothing(studi
     flipped = (other["split"] == "test").to_numpy()
     other.loc[flipped, "label_finding"] = 1 - other.loc[flipped, "label_finding"]
     turned = make_task(other, "t", kind="classification", label="finding")
-    ours, theirs = (few_shot("e", x[t.studies], t, shares=(0.05,), draws=3)[0].value.value for t in (task, turned))
+    ours, theirs = (
+        few_shot("e", x[t.studies], t, shares=(0.05,), draws=3)[0].value.value
+        for t in (task, turned)
+    )
     assert ours == pytest.approx(1 - theirs)  # the same predictions, the other way round
 
 
 @pytest.fixture(scope="module")
 def outlined():
-    """(task, scenes): boxes in every fourth patient's studies; a token is a noisy projection of its patch's mask."""
+    """(task, scenes): boxes in every fourth patient's studies; a token is a noisy projection of its
+    patch's mask.
+    """
     rng, n, kept = np.random.default_rng(1), 160, np.ones((1, 3, 4), bool)
-    index = an_index(rng).iloc[:n].assign(split=np.repeat(np.resize(["train", "train", "val", "test"], n // 2), 2), masks="box")
+    index = (
+        an_index(rng)
+        .iloc[:n]
+        .assign(
+            split=np.repeat(np.resize(["train", "train", "val", "test"], n // 2), 2), masks="box"
+        )
+    )
     projection, scenes = rng.normal(size=(16, 60)), []
     for i in range(n):
         truth = np.zeros((1, 12, 16), bool)
@@ -80,7 +94,11 @@ def test_more_patients_outline_better_and_the_first_one_has_the_structure(outlin
     curve = few_shot_masks("trained", scenes, task, shares=(1.0, 0.01), draws=4)
     assert [p.patients for p in curve] == [2, 40]
     assert 0.1 < curve[0].value.value < curve[1].value.value - 0.05
-    assert curve[1].value.n == sum(scene.truth.any() for scene, s in zip(scenes, task.split) if s == "test") > 0
+    assert (
+        curve[1].value.n
+        == sum(scene.truth.any() for scene, s in zip(scenes, task.split) if s == "test")
+        > 0
+    )
     assert curve[1].key == "dice@train=100%"
 
 
@@ -90,7 +108,10 @@ def test_masks_of_patients_that_were_not_drawn_change_nothing(outlined):
     plain = few_shot_masks("e", scenes, task, shares=(0.01,), draws=1)
     patients, found = np.unique(task.patients[task.split == "train"]), []
     for patient in patients:
-        moved = [replace(scene, truth=~scene.truth) if name == patient else scene for scene, name in zip(scenes, task.patients)]
+        moved = [
+            replace(scene, truth=~scene.truth) if name == patient else scene
+            for scene, name in zip(scenes, task.patients)
+        ]
         found.append(few_shot_masks("e", moved, task, shares=(0.01,), draws=1) == plain)
     assert sum(found) == len(patients) - 2
 
@@ -98,11 +119,16 @@ def test_masks_of_patients_that_were_not_drawn_change_nothing(outlined):
 def test_the_masks_of_test_choose_nothing(outlined, monkeypatch):
     """Moved, they change the scores and no prediction."""
     task, scenes = outlined
-    moved = [replace(scene, truth=np.roll(scene.truth, 5, axis=2)) if s == "test" else scene for scene, s in zip(scenes, task.split)]
+    moved = [
+        replace(scene, truth=np.roll(scene.truth, 5, axis=2)) if s == "test" else scene
+        for scene, s in zip(scenes, task.split)
+    ]
     found = []
     monkeypatch.setattr(fewshot, "_dice", lambda mask, scene: found.append(mask) or 0.0)
     for given in (scenes, moved):
         few_shot_masks("e", given, task, shares=(0.05,), draws=2)
     ours, theirs = found[: len(found) // 2], found[len(found) // 2 :]
-    assert len(ours) == 2 * sum(scene.truth.any() for scene, s in zip(scenes, task.split) if s == "test")
+    assert len(ours) == 2 * sum(
+        scene.truth.any() for scene, s in zip(scenes, task.split) if s == "test"
+    )
     assert all((a == b).all() for a, b in zip(ours, theirs))

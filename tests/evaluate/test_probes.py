@@ -8,11 +8,20 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from mmv_jax.evaluate.probes import STRENGTHS, Standardiser, fit_logistic, fit_ridge, probe_classes, probe_number
+from mmv_jax.evaluate.probes import (
+    STRENGTHS,
+    Standardiser,
+    fit_logistic,
+    fit_ridge,
+    probe_classes,
+    probe_number,
+)
 
 
 def correlated(n, width, tasks, seed=0):
-    """Features whose spectrum falls like that of an encoder, and labels that hang on them with noise."""
+    """Features whose spectrum falls like that of an encoder, and labels that hang on them with
+    noise.
+    """
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(width, width)) * np.arange(1, width + 1)[None] ** -0.7
     x = (rng.normal(size=(n, width)) @ mixing.T).astype(np.float32)
@@ -32,7 +41,9 @@ def test_the_batched_solve_is_that_of_scikit_learn(width):
     weights, bias = fit_logistic(x, y, strengths, tolerance=1e-6)
     for k in range(3):
         for s in range(3):
-            theirs = LogisticRegression(C=strengths[k, s], tol=1e-8, max_iter=10_000).fit(x.astype(np.float64), y[:, k])
+            theirs = LogisticRegression(C=strengths[k, s], tol=1e-8, max_iter=10_000).fit(
+                x.astype(np.float64), y[:, k]
+            )
             ours = x @ weights[:, k, s] + bias[k, s]
             np.testing.assert_allclose(ours, theirs.decision_function(x), atol=2e-3)
 
@@ -42,12 +53,15 @@ def test_studies_without_a_label_do_not_count():
     known = np.random.default_rng(1).uniform(size=y.shape) < 0.7
     together, bias = fit_logistic(x, y, np.ones((2, 1)), known, tolerance=1e-6)
     for k in range(2):
-        alone, its_bias = fit_logistic(x[known[:, k]], y[known[:, k], k : k + 1], np.ones((1, 1)), tolerance=1e-6)
+        alone, its_bias = fit_logistic(
+            x[known[:, k]], y[known[:, k], k : k + 1], np.ones((1, 1)), tolerance=1e-6
+        )
         np.testing.assert_allclose(together[:, k], alone[:, 0], atol=1e-3)
         assert bias[k, 0] == pytest.approx(its_bias[0, 0], abs=1e-3)
 
 
-@threadpool_limits.wrap(limits=1)  # one thread each and the process's own time, so that a busy machine slows neither
+# one thread each and the process's own time, so that a busy machine slows neither
+@threadpool_limits.wrap(limits=1)
 def test_the_sweep_is_ten_times_as_fast_as_scikit_learn_with_equal_auroc():
     x, y = correlated(4500, 384, 3)
     train, test = slice(0, 4000), slice(4000, 4500)
@@ -56,12 +70,21 @@ def test_the_sweep_is_ten_times_as_fast_as_scikit_learn_with_equal_auroc():
     weights, bias = fit_logistic(x[train], y[train], grid)
     ours = time.process_time() - start
     start = time.process_time()
-    theirs = [[LogisticRegression(C=strength, max_iter=1000).fit(x[train], y[train, k]) for strength in STRENGTHS] for k in range(3)]
+    theirs = [
+        [
+            LogisticRegression(C=strength, max_iter=1000).fit(x[train], y[train, k])
+            for strength in STRENGTHS
+        ]
+        for k in range(3)
+    ]
     ratio = (time.process_time() - start) / ours
     for k in range(3):
         for s, model in enumerate(theirs[k]):
             auroc = roc_auc_score(y[test, k], model.decision_function(x[test]))
-            assert abs(auroc - roc_auc_score(y[test, k], x[test] @ weights[:, k, s] + bias[k, s])) <= 0.002
+            assert (
+                abs(auroc - roc_auc_score(y[test, k], x[test] @ weights[:, k, s] + bias[k, s]))
+                <= 0.002
+            )
     assert ratio >= 10
 
 

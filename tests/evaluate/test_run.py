@@ -25,14 +25,22 @@ def evaluated(tmp_path_factory):
     """A finished evaluation: its folders, and what it printed."""
     folder = tmp_path_factory.mktemp("evaluation")
     write_store(folder / "store")
-    write_checkpoint(folder / "run", {"key_fingerprint": KEY, "patients": ["CXR-p3", "CXR-p0", "CT-p7"]})
+    write_checkpoint(
+        folder / "run", {"key_fingerprint": KEY, "patients": ["CXR-p3", "CXR-p0", "CT-p7"]}
+    )
     return folder, evaluate(tiny_config(folder / "store"), folder / "run", folder / "evaluate")
 
 
 def test_metrics_hold_every_task_and_encoder_with_intervals(evaluated):
     found = json.loads((evaluated[0] / "evaluate" / "metrics.json").read_text())
     assert set(found) == {"left", "left in CT", "radius", "disc", "ball"}
-    headline = {"left": "auroc", "left in CT": "auroc", "radius": "mae", "disc": "dice", "ball": "dice"}
+    headline = {
+        "left": "auroc",
+        "left in CT": "auroc",
+        "radius": "mae",
+        "disc": "dice",
+        "ball": "dice",
+    }
     for task, metric in headline.items():
         assert {"trained", "random", "pixels"} <= set(found[task])
         for encoder in ("trained", "random", "pixels"):
@@ -40,13 +48,20 @@ def test_metrics_hold_every_task_and_encoder_with_intervals(evaluated):
             assert value["ci95"][0] <= value["value"] <= value["ci95"][1]
             assert value["n"] == 12
     assert {"trained/cls", "trained/patch_mean"} <= set(found["left"])
-    assert found["disc"]["pixels"]["dice"]["value"] > 0.9  # a bright disc: the threshold of a voxel finds it
+    # a bright disc: the threshold of a voxel finds it
+    assert found["disc"]["pixels"]["dice"]["value"] > 0.9
 
 
 def test_the_table_and_the_comparisons_say_won_or_lost_for_every_task(evaluated):
     comparisons = json.loads((evaluated[0] / "evaluate" / "comparisons.json").read_text())
-    assert len(comparisons) == 14  # two floors in five tasks, a subgroup, a confounder by three encoders
-    assert all(re.fullmatch("no difference told|not defined|(better|worse)(, intervals apart)?", c["words"]) for c in comparisons)
+    # two floors in five tasks, a subgroup, a confounder by three encoders
+    assert len(comparisons) == 14
+    assert all(
+        re.fullmatch(
+            "no difference told|not defined|(better|worse)(, intervals apart)?", c["words"]
+        )
+        for c in comparisons
+    )
     comparisons = [c for c in comparisons if "@" not in c["second"]]
     for task in ("left", "left in CT", "radius", "disc", "ball"):
         line = next(line for line in evaluated[1].splitlines() if line.startswith(f"{task}  "))
@@ -57,27 +72,59 @@ def test_subgroups_confounders_and_few_shot_curves_are_in_the_files_and_the_repo
     found = json.loads((evaluated[0] / "evaluate" / "metrics.json").read_text())
     own = found["radius"]["trained"]
     assert own["mae@left=0"]["n"] + own["mae@left=1"]["n"] == own["mae"]["n"]
-    assert {"auroc@radius:broken", "auroc@radius:within", "auroc@radius:alone"} <= set(found["left"]["trained"])
+    assert {"auroc@radius:broken", "auroc@radius:within", "auroc@radius:alone"} <= set(
+        found["left"]["trained"]
+    )
     for encoder in ("trained", "random"):
         curve = [found["left"][encoder][f"auroc@train={share}%"] for share in (25, 100)]
         assert all(point["ci95"][0] <= point["value"] <= point["ci95"][1] for point in curve)
-        few, all_of_train = (found["disc"][encoder][f"dice@train={share}%"]["value"] for share in (25, 100))
+        few, all_of_train = (
+            found["disc"][encoder][f"dice@train={share}%"]["value"] for share in (25, 100)
+        )
         assert 0 < few < all_of_train + 0.1 <= 1.1
     page = (evaluated[0] / "evaluate" / "report.html").read_text()
-    assert all(f"<h2>{title}</h2>" in page for title in ("Subgroups", "Confounders", "Few-shot curves", "Calibration", "Tasks by encoders"))
+    assert all(
+        f"<h2>{title}</h2>" in page
+        for title in (
+            "Subgroups",
+            "Confounders",
+            "Few-shot curves",
+            "Calibration",
+            "Tasks by encoders",
+        )
+    )
 
 
 def test_the_report_fits_on_a_phone_in_a_real_browser(evaluated):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if browser is None:
         pytest.skip("no chromium here: apt-get install chromium")
     page = evaluated[0] / "evaluate" / "report.html"
-    asks = "this.title = this.contentDocument.documentElement.scrollWidth + ' ' + this.contentDocument.querySelectorAll('h2').length"
+    asks = (
+        "this.title = this.contentDocument.documentElement.scrollWidth + ' ' +"
+        " this.contentDocument.querySelectorAll('h2').length"
+    )
     outer = page.with_name("outer.html")
-    frame = f'<iframe width="390" height="2000" style="border:0" onload="{asks}" srcdoc="{html.escape(page.read_text())}"></iframe>'
+    frame = (
+        f'<iframe width="390" height="2000" style="border:0" onload="{asks}"'
+        f' srcdoc="{html.escape(page.read_text())}"></iframe>'
+    )
     outer.write_text(frame)
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000", "--dump-dom", outer.as_uri()]
-    said = re.search(r'title="(\d+) (\d+)"', subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout)
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=8000",
+        "--dump-dom",
+        outer.as_uri(),
+    ]
+    said = re.search(
+        r'title="(\d+) (\d+)"',
+        subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout,
+    )
     assert said is not None
     assert int(said.group(1)) <= 390
     assert int(said.group(2)) == page.read_text().count("<h2>")
@@ -85,7 +132,12 @@ def test_the_report_fits_on_a_phone_in_a_real_browser(evaluated):
 
 def test_the_report_needs_no_network_and_names_no_patient(evaluated):
     page = (evaluated[0] / "evaluate" / "report.html").read_text()
-    without_namespaces = re.sub(r'(xmlns(:\w+)?|xlink:href|rdf:\w+)="[^"]*"|<metadata>.*?</metadata>', "", page, flags=re.DOTALL)
+    without_namespaces = re.sub(
+        r'(xmlns(:\w+)?|xlink:href|rdf:\w+)="[^"]*"|<metadata>.*?</metadata>',
+        "",
+        page,
+        flags=re.DOTALL,
+    )
     assert not re.search(r'(src|href)="(?!data:|#)', without_namespaces)
     assert "<script" not in page
     assert 'name="viewport"' in page
@@ -95,7 +147,9 @@ def test_the_report_needs_no_network_and_names_no_patient(evaluated):
 def test_overlap_of_patients_is_counted(evaluated):
     page = (evaluated[0] / "evaluate" / "report.html").read_text()
     part = page[page.index("Test patients seen") :]
-    counts = dict(re.findall(r'<th scope="row">([\w ]+)</th>\s*<td[^>]*>\d+</td>\s*<td[^>]*>(\d+)</td>', part))
+    counts = dict(
+        re.findall(r'<th scope="row">([\w ]+)</th>\s*<td[^>]*>\d+</td>\s*<td[^>]*>(\d+)</td>', part)
+    )
     assert counts == {"left": "1", "radius": "1", "disc": "1", "left in CT": "1", "ball": "1"}
 
 
@@ -105,12 +159,21 @@ def test_what_was_encoded_is_not_encoded_again(evaluated, monkeypatch):
     encoder, _ = encoders.restore(folder / "run", config.rows.to_dict(), config.view.to_dict())
     studies = np.arange(len(store))
     first = encode_studies(encoder, store, studies, studies[:3], folder / "features")
-    monkeypatch.setattr(encoders, "study_batches", lambda *args, **options: pytest.fail("encoded again"))
+    monkeypatch.setattr(
+        encoders, "study_batches", lambda *args, **options: pytest.fail("encoded again")
+    )
     second = encode_studies(encoder, store, studies, studies[:3], folder / "features")
     np.testing.assert_array_equal(first.cls, second.cls)
     np.testing.assert_array_equal(first.tokens[2], second.tokens[2])
-    with pytest.raises(pytest.fail.Exception, match="encoded again"):  # other weights are another encoder
-        encode_studies(encoders.with_fresh_weights(encoder, 5), store, studies, studies[:3], folder / "features")
+    # other weights are another encoder
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        encode_studies(
+            encoders.with_fresh_weights(encoder, 5),
+            store,
+            studies,
+            studies[:3],
+            folder / "features",
+        )
 
 
 def test_the_region_of_a_mask_is_pooled_by_itself(evaluated):
@@ -118,20 +181,32 @@ def test_the_region_of_a_mask_is_pooled_by_itself(evaluated):
     found = json.loads((evaluated[0] / "evaluate" / "metrics.json").read_text())
     assert "trained/patch_local" in found["left in CT"]
     assert "trained/patch_local" not in found["left"]
-    encoder, _ = encoders.restore(evaluated[0] / "run", config.rows.to_dict(), config.view.to_dict())
+    encoder, _ = encoders.restore(
+        evaluated[0] / "run", config.rows.to_dict(), config.view.to_dict()
+    )
     task = make_task(store.index, "ball", **config.tasks["left in CT"].to_dict())[np.arange(4)]
     features = encode_studies(encoder, store, task.studies, task.studies, evaluated[0] / "features")
-    everywhere = Features(features.studies, features.cls, features.patch_mean, {s: np.ones_like(t) for s, t in features.tokens.items()})
-    np.testing.assert_allclose(local_means(encoder, store, Geometry.of(store.index), task, everywhere), 1.0, rtol=1e-5)
+    everywhere = Features(
+        features.studies,
+        features.cls,
+        features.patch_mean,
+        {s: np.ones_like(t) for s, t in features.tokens.items()},
+    )
+    np.testing.assert_allclose(
+        local_means(encoder, store, Geometry.of(store.index), task, everywhere), 1.0, rtol=1e-5
+    )
 
 
 def test_studies_of_pretraining_patients_are_left_out_on_request(evaluated):
     index = Store.open(evaluated[0] / "store").index
     task = make_task(index, "left", kind="classification", label="left", where={"modality": "CXR"})
-    overlap = Overlap.of({"pretraining": {"key_fingerprint": KEY, "patients": ["CXR-p3", "CXR-p0"]}}, KEY)
+    overlap = Overlap.of(
+        {"pretraining": {"key_fingerprint": KEY, "patients": ["CXR-p3", "CXR-p0"]}}, KEY
+    )
     left = overlap.without(task)
     assert overlap.count(task) == (6, 1)
-    assert len(task) - len(left) == 2  # both studies of the one test patient; the train patient stays
+    # both studies of the one test patient; the train patient stays
+    assert len(task) - len(left) == 2
     assert "CXR-p3" not in left.patients
     assert "CXR-p0" in left.patients
 
@@ -140,14 +215,28 @@ def test_other_keys_cannot_be_compared():
     overlap = Overlap.of({"pretraining": {"key_fingerprint": "another", "patients": ["p"]}}, KEY)
     assert overlap.patients is None
     assert "different keys" in overlap.reason
-    task = Task("mine", "classification", np.arange(3), np.array(["train", "val", "test"]), np.array(["p", "q", "r"]))
-    with pytest.raises(UserError, match="config.exclude_overlap: which test patients .* cannot be told: its store and this one were named"):
+    task = Task(
+        "mine",
+        "classification",
+        np.arange(3),
+        np.array(["train", "val", "test"]),
+        np.array(["p", "q", "r"]),
+    )
+    with pytest.raises(
+        UserError,
+        match=(
+            "config.exclude_overlap: which test patients .* cannot be told: its store and this one"
+            " were named"
+        ),
+    ):
         overlap.without(task)
     assert "does not say" in Overlap.of({}, KEY).reason
 
 
 def test_a_features_file_that_was_cut_short_is_no_features_file(evaluated):
-    """Parts are renamed into place, so what a killed evaluation leaves ends in .part and is not read."""
+    """Parts are renamed into place, so what a killed evaluation leaves ends in .part and is not
+    read.
+    """
     files = list((evaluated[0] / "evaluate" / "features").iterdir())
     assert files
     assert all(file.suffix == ".npz" for file in files)

@@ -1,4 +1,6 @@
-"""The linear probe of patch tokens, planar and volumetric, on tokens that know or do not know their patch."""
+"""The linear probe of patch tokens, planar and volumetric, on tokens that know or do not know their
+patch.
+"""
 
 from dataclasses import replace
 
@@ -24,7 +26,9 @@ SHAPES = {"planar": ((1, 3, 4), (1, 12, 16)), "volumetric": ((2, 3, 2), (4, 12, 
 
 
 def scenes_of(places, shape, informed, n=30, seed=0):
-    """A random box in each; an informed token is a random projection of its patch's mask, with noise."""
+    """A random box in each; an informed token is a random projection of its patch's mask, with
+    noise.
+    """
     rng = np.random.default_rng(seed)
     projection = rng.normal(size=(np.prod(shape) // np.prod(places), 12))
     out = []
@@ -35,7 +39,11 @@ def scenes_of(places, shape, informed, n=30, seed=0):
         kept = rng.uniform(size=places) < 0.9
         kept[0, 0, 0] = True
         tokens = tiles(truth, kept) @ projection if informed else np.zeros((kept.sum(), 12))
-        out.append(Scene((tokens + 0.05 * rng.normal(size=tokens.shape)).astype(np.float32), kept, truth, 2.0))
+        out.append(
+            Scene(
+                (tokens + 0.05 * rng.normal(size=tokens.shape)).astype(np.float32), kept, truth, 2.0
+            )
+        )
     return out, np.resize(["train", "train", "val", "test"], n)
 
 
@@ -72,8 +80,13 @@ def test_the_sweep_over_thresholds_is_dice_at_each():
     scenes, _ = scenes_of(*SHAPES["volumetric"], True, n=6)
     model = PatchRidge.of(scenes)
     weights = model.weights(1e-3)
-    found = [untile(model.features(scene) @ weights, scene.kept, scene.truth.shape) for scene in scenes]
-    slow = [np.mean([dice(scene.truth, mask > t) for scene, mask in zip(scenes, found)]) for t in THRESHOLDS]
+    found = [
+        untile(model.features(scene) @ weights, scene.kept, scene.truth.shape) for scene in scenes
+    ]
+    slow = [
+        np.mean([dice(scene.truth, mask > t) for scene, mask in zip(scenes, found)])
+        for t in THRESHOLDS
+    ]
     np.testing.assert_allclose(sweep_thresholds(model, weights, scenes), slow, atol=1e-12)
 
 
@@ -87,14 +100,26 @@ def test_a_structure_that_no_study_of_a_split_has_is_told():
     scenes, split = scenes_of(*SHAPES["planar"], True, n=8)
     task = Task("lungs", "segmentation", np.arange(8), split, split, mask="anatomy_mask")
     check_structure(task, scenes)
-    empty = [replace(s, truth=np.zeros_like(s.truth)) if where == "val" else s for s, where in zip(scenes, split)]
-    with pytest.raises(UserError, match="config.tasks.lungs: none of the 2 studies of split 'val' has this structure in its mask 'anatomy_mask'"):
+    empty = [
+        replace(s, truth=np.zeros_like(s.truth)) if where == "val" else s
+        for s, where in zip(scenes, split)
+    ]
+    with pytest.raises(
+        UserError,
+        match=(
+            "config.tasks.lungs: none of the 2 studies of split 'val' has this structure in its"
+            " mask 'anatomy_mask'"
+        ),
+    ):
         check_structure(task, empty)
 
 
 def test_moving_the_test_masks_changes_no_choice_and_no_prediction():
     scenes, split = scenes_of(*SHAPES["planar"], True)
-    moved = [Scene(s.tokens, s.kept, ~s.truth if where == "test" else s.truth, s.spacing_mm) for s, where in zip(scenes, split)]
+    moved = [
+        Scene(s.tokens, s.kept, ~s.truth if where == "test" else s.truth, s.spacing_mm)
+        for s, where in zip(scenes, split)
+    ]
     ours, theirs = probe_masks(scenes, split), probe_masks(moved, split)
     assert ours.choice == theirs.choice
     assert all((a == b).all() for a, b in zip(ours.masks, theirs.masks))

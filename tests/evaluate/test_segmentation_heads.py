@@ -1,4 +1,6 @@
-"""Three heads on frozen tokens: each learns what its tokens tell, planar and volumetric, and none learns from the test studies."""
+"""Three heads on frozen tokens: each learns what its tokens tell, planar and volumetric, and none
+learns from the test studies.
+"""
 
 from dataclasses import replace
 
@@ -7,7 +9,16 @@ import numpy as np
 import pytest
 
 from mmv_jax.evaluate.encoders import Encoded
-from mmv_jax.evaluate.heads import HEADS, RECIPE, TokenGrids, agreement, encoded_of, fit_head, mask_loss, standardised
+from mmv_jax.evaluate.heads import (
+    HEADS,
+    RECIPE,
+    TokenGrids,
+    agreement,
+    encoded_of,
+    fit_head,
+    mask_loss,
+    standardised,
+)
 from mmv_jax.evaluate.segmentation import Scene
 
 GRIDS = {"planar": ((1, 4, 4), (1, 4, 4)), "volumetric": ((2, 4, 4), (2, 4, 4))}
@@ -15,7 +26,9 @@ QUICK = RECIPE.changed({"epochs": 25, "patience": 25, "batch": 8})
 
 
 def boxes(kind, n=24, levels=1):
-    """Studies with a box somewhere; a token knows which part of its patch the box takes, and every third study lacks a line of tokens."""
+    """Studies with a box somewhere; a token knows which part of its patch the box takes, and every
+    third study lacks a line of tokens.
+    """
     rng, (tokens, patch) = np.random.default_rng(0), GRIDS[kind]
     scenes, encoded = [], []
     for i in range(n):
@@ -24,15 +37,28 @@ def boxes(kind, n=24, levels=1):
         truth = np.zeros(shape, bool)
         y, x = rng.integers(0, shape[1] // 2), rng.integers(0, shape[2] // 2)
         truth[:, y : y + shape[1] // 2, x : x + shape[2] // 2] = i % 4 > 0 or i < 4
-        cut_up = truth.reshape(own[0], patch[0], own[1], patch[1], own[2], patch[2]).mean(axis=(1, 3, 5))
-        cells = np.stack([cut_up, 1 - cut_up, *rng.normal(size=(4, *own)) * 0.05], axis=-1).astype(np.float32)
+        cut_up = truth.reshape(own[0], patch[0], own[1], patch[1], own[2], patch[2]).mean(
+            axis=(1, 3, 5)
+        )
+        cells = np.stack([cut_up, 1 - cut_up, *rng.normal(size=(4, *own)) * 0.05], axis=-1).astype(
+            np.float32
+        )
         kept = np.ones(own, bool)
         scenes.append(Scene(cells[kept], kept, truth, 1.0))
-        encoded.append(Encoded(i, cells[kept].mean(axis=0), cells[kept], np.repeat(cells[kept][None], levels - 1, axis=0)))
+        encoded.append(
+            Encoded(
+                i,
+                cells[kept].mean(axis=0),
+                cells[kept],
+                np.repeat(cells[kept][None], levels - 1, axis=0),
+            )
+        )
     return scenes, encoded, np.resize(["train", "train", "val", "test"], n)
 
 
-@pytest.mark.parametrize("head, kind", [*((head, "planar") for head in HEADS), ("global-local", "volumetric")])
+@pytest.mark.parametrize(
+    "head, kind", [*((head, "planar") for head in HEADS), ("global-local", "volumetric")]
+)
 def test_every_head_learns_what_the_tokens_tell(head, kind):
     scenes, encoded, split = boxes(kind, levels=4 if head == "multi-scale" else 1)
     found = fit_head(head, scenes, encoded, split, QUICK, seed=0)
@@ -45,14 +71,19 @@ def test_every_head_learns_what_the_tokens_tell(head, kind):
 def test_moving_the_test_masks_changes_no_choice_and_no_prediction():
     scenes, encoded, split = boxes("planar")
     moved = [replace(s, truth=~s.truth) if part == "test" else s for s, part in zip(scenes, split)]
-    ours, theirs = (fit_head("linear", given, encoded, split, QUICK, seed=0) for given in (scenes, moved))
+    ours, theirs = (
+        fit_head("linear", given, encoded, split, QUICK, seed=0) for given in (scenes, moved)
+    )
     assert ours.choice == theirs.choice
     assert all((a == b).all() for a, b in zip(ours.masks, theirs.masks))
 
 
 def test_the_same_seed_gives_the_same_masks():
     scenes, encoded, split = boxes("planar")
-    once, again = (fit_head("global-local", scenes, encoded, split, replace(QUICK, epochs=2), seed=3) for _ in range(2))
+    once, again = (
+        fit_head("global-local", scenes, encoded, split, replace(QUICK, epochs=2), seed=3)
+        for _ in range(2)
+    )
     assert all((a == b).all() for a, b in zip(once.masks, again.masks))
 
 
@@ -74,7 +105,11 @@ def test_pixels_have_their_mean_for_cls():
 
 
 def test_voxels_that_are_not_counted_do_not_matter():
-    logits, truth, counted = jnp.zeros((1, 1, 2, 2)), jnp.ones((1, 1, 2, 2)), jnp.array([[[[1, 1], [0, 0]]]])
+    logits, truth, counted = (
+        jnp.zeros((1, 1, 2, 2)),
+        jnp.ones((1, 1, 2, 2)),
+        jnp.array([[[[1, 1], [0, 0]]]]),
+    )
     other = logits.at[..., 1, :].set(7)
     assert mask_loss(logits, truth * counted, counted) == mask_loss(other, truth * counted, counted)
 
@@ -89,10 +124,19 @@ def test_a_fit_is_stopped_by_the_loss_that_it_minimises():
 
 def test_features_are_standardised_on_the_studies_that_are_fitted_alone():
     rng = np.random.default_rng(0)
-    make = lambda n, scale: Encoded(n, scale * rng.normal(size=3), scale * rng.normal(1, 1, (5, 3)), scale * rng.normal(size=(2, 5, 3)))  # noqa: E731
+    make = lambda n, scale: Encoded(
+        n,
+        scale * rng.normal(size=3),
+        scale * rng.normal(1, 1, (5, 3)),
+        scale * rng.normal(size=(2, 5, 3)),
+    )  # noqa: E731
     encoded = [make(0, 1e-3), make(1, 1e-3), make(2, 100.0)]
     found = standardised(encoded, np.array([True, True, False]))
-    for tokens in ([e.patches for e in found[:2]], [e.early[1] for e in found[:2]], [e.cls[None] for e in found[:2]]):
+    for tokens in (
+        [e.patches for e in found[:2]],
+        [e.early[1] for e in found[:2]],
+        [e.cls[None] for e in found[:2]],
+    ):
         np.testing.assert_allclose(np.concatenate(tokens).mean(axis=0), 0, atol=1e-6)
         np.testing.assert_allclose(np.concatenate(tokens).std(axis=0), 1, atol=1e-6)
     assert np.abs(found[2].patches).mean() > 1000

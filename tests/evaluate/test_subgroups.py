@@ -1,4 +1,6 @@
-"""Groups of a column, what is measured in them, and confounders, on predictions that are made up."""
+"""Groups of a column, what is measured in them, and confounders, on predictions that are made
+up.
+"""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +9,12 @@ import pytest
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.groups import make_grouping
 from mmv_jax.evaluate.measure import Result
-from mmv_jax.evaluate.subgroups import as_comparisons, as_metrics, measure_confounders, measure_groups
+from mmv_jax.evaluate.subgroups import (
+    as_comparisons,
+    as_metrics,
+    measure_confounders,
+    measure_groups,
+)
 from mmv_jax.evaluate.tasks import make_task
 from mmv_jax.metrics.intervals import interval
 
@@ -31,52 +38,89 @@ def result_of(index, score, encoder="trained", **options):
     task = make_task(index, "finding", kind="classification", label="finding", **options)
     test = task.split == "test"
     truth, predicted = task.labels[test], score[task.studies[test]]
-    return Result(task, encoder, truth, predicted, {"auroc": interval("auroc", truth, predicted, task.patients[test])}, "strength 1")
+    return Result(
+        task,
+        encoder,
+        truth,
+        predicted,
+        {"auroc": interval("auroc", truth, predicted, task.patients[test])},
+        "strength 1",
+    )
 
 
 def test_numbers_are_cut_into_bands_and_quantiles_come_from_what_was_learnt_from():
     values = pd.Series([10.0, 20.0, 30.0, 40.0, np.nan, 1000.0])
     learnt_from = np.array([True, True, True, True, True, False])
     bands = make_grouping(values, "age", "config", learnt_from, edges=(20, 35))
-    assert bands.names.tolist() == ["under 20", "20 to 35", "20 to 35", "35 and over", "", "35 and over"]
+    assert bands.names.tolist() == [
+        "under 20",
+        "20 to 35",
+        "20 to 35",
+        "35 and over",
+        "",
+        "35 and over",
+    ]
     halves = make_grouping(values, "age", "config", learnt_from, quantiles=2)
     assert halves.order == ("under 25", "25 and over")
 
 
 def test_texts_and_small_numbers_are_groups_as_they_are():
     everything = np.ones(4, bool)
-    assert make_grouping(pd.Series(["M", "F", "M", ""]), "sex", "config", everything).order == ("F", "M")
-    assert make_grouping(pd.Series([1.0, 0.0, 1.0, np.nan]), "tube", "config", everything).names.tolist() == ["1", "0", "1", ""]
+    assert make_grouping(pd.Series(["M", "F", "M", ""]), "sex", "config", everything).order == (
+        "F",
+        "M",
+    )
+    assert make_grouping(
+        pd.Series([1.0, 0.0, 1.0, np.nan]), "tube", "config", everything
+    ).names.tolist() == ["1", "0", "1", ""]
 
 
 @pytest.mark.parametrize(
     "values, options, said",
-    [(["a", "b"], {"quantiles": 2}, "not a column of numbers"), (np.arange(20.0), {}, "20 different values"), (["a", "a"], {}, "1 different values")],
+    [
+        (["a", "b"], {"quantiles": 2}, "not a column of numbers"),
+        (np.arange(20.0), {}, "20 different values"),
+        (["a", "a"], {}, "1 different values"),
+    ],
 )
 def test_columns_that_make_no_groups_are_told(values, options, said):
     with pytest.raises(UserError, match=said):
-        make_grouping(pd.Series(values), "x", "config.tasks.t.subgroups.x", np.ones(len(values), bool), **options)
+        make_grouping(
+            pd.Series(values),
+            "x",
+            "config.tasks.t.subgroups.x",
+            np.ones(len(values), bool),
+            **options,
+        )
 
 
 def test_a_gap_between_groups_is_found_and_one_that_is_not_there_is_not():
     index = an_index()
     rng, label = np.random.default_rng(1), index["label_finding"].to_numpy()
-    score = rng.normal(size=N) + np.where(index["label_sex"] == "F", 4 * label, 0.0)  # blind for men
-    found = measure_groups([result_of(index, score, subgroups={"sex": {}, "age": {"edges": (45, 65)}})])
+    # blind for men
+    score = rng.normal(size=N) + np.where(index["label_sex"] == "F", 4 * label, 0.0)
+    found = measure_groups(
+        [result_of(index, score, subgroups={"sex": {}, "age": {"edges": (45, 65)}})]
+    )
     by_key = {g.key: g for g in found}
     assert by_key["auroc@sex=F"].value.value > 0.95
     assert by_key["auroc@sex=M"].value.low < 0.5 < by_key["auroc@sex=M"].value.high
     assert by_key["auroc@sex=F"].p_holm < 0.05
     assert by_key["auroc@sex=M"].than_rest is None  # says what F has said
     assert all(g.p_holm > 0.05 for g in found if g.grouping.column == "age")
-    assert sum(g.value.n for g in found if g.grouping.column == "age") == (index["split"] == "test").sum()
+    assert (
+        sum(g.value.n for g in found if g.grouping.column == "age")
+        == (index["split"] == "test").sum()
+    )
 
 
 def test_positives_of_a_size_stand_against_all_negatives():
     index = an_index()
     label, size = index["label_finding"].to_numpy(), index["label_size"].fillna(0).to_numpy()
     score = np.random.default_rng(1).normal(size=N) + np.where(size > 20, 5.0, 0.0)
-    found = measure_groups([result_of(index, score, subgroups={"size": {"quantiles": 2, "positives": True}})])
+    found = measure_groups(
+        [result_of(index, score, subgroups={"size": {"quantiles": 2, "positives": True}})]
+    )
     small, large = found
     test = (index["split"] == "test").to_numpy()
     assert small.value.n + large.value.n == test.sum() + (test & (label == 0)).sum()
@@ -88,7 +132,9 @@ def test_positives_of_a_size_stand_against_all_negatives():
 def test_a_group_of_very_few_has_no_value():
     index = an_index()
     index["label_site"] = np.where(np.arange(N) == 2, "a", "b")  # one test study
-    only = measure_groups([result_of(index, np.random.default_rng(0).normal(size=N), subgroups={"site": {}})])[0]
+    only = measure_groups(
+        [result_of(index, np.random.default_rng(0).normal(size=N), subgroups={"site": {}})]
+    )[0]
     assert only.group == "a"
     assert np.isnan(only.value.value)
     assert only.value.n == 1
@@ -99,7 +145,12 @@ def test_an_encoder_that_sees_the_tube_loses_with_the_tie_and_one_that_sees_the_
     sees_tube = index["label_tube"].to_numpy() + 0.3 * rng.normal(size=N)
     sees_finding = index["label_finding"].to_numpy() + 0.4 * rng.normal(size=N)
     options = {"confounders": {"tube": {}}}
-    bad, good = measure_confounders([result_of(index, sees_tube, "bad", **options), result_of(index, sees_finding, "good", **options)])
+    bad, good = measure_confounders(
+        [
+            result_of(index, sees_tube, "bad", **options),
+            result_of(index, sees_finding, "good", **options),
+        ]
+    )
     assert bad.alone.value > 0.9
     assert bad.plain.value > 0.9
     assert bad.broken.value < 0.75
@@ -112,9 +163,15 @@ def test_an_encoder_that_sees_the_tube_loses_with_the_tie_and_one_that_sees_the_
 
 def test_floors_and_stand_ins_are_shown_and_not_tested():
     """A test more would ask more of the p-values of all others."""
-    index, score = an_index(), an_index()["label_tube"].to_numpy() + 0.3 * np.random.default_rng(2).normal(size=N)
+    index, score = (
+        an_index(),
+        an_index()["label_tube"].to_numpy() + 0.3 * np.random.default_rng(2).normal(size=N),
+    )
     options = {"confounders": {"tube": {}}, "subgroups": {"sex": {}}}
-    others = [result_of(index, score, name, **options) for name in ("random", "pixels", "ark (stand-in)", "ark (stand-in)+finetuned")]
+    others = [
+        result_of(index, score, name, **options)
+        for name in ("random", "pixels", "ark (stand-in)", "ark (stand-in)+finetuned")
+    ]
     results = [result_of(index, score, **options), *others]
     (alone,) = measure_confounders(results[:1])
     together = measure_confounders(results)
@@ -125,7 +182,14 @@ def test_floors_and_stand_ins_are_shown_and_not_tested():
 
 def test_other_people_can_be_tested_than_were_learnt_from():
     index = an_index()
-    task = make_task(index, "finding", kind="classification", label="finding", where={"sex": "F"}, test_where={"sex": "M"})
+    task = make_task(
+        index,
+        "finding",
+        kind="classification",
+        label="finding",
+        where={"sex": "F"},
+        test_where={"sex": "M"},
+    )
     sex = index["label_sex"].to_numpy()[task.studies]
     assert set(sex[task.split == "test"]) == {"M"}
     assert set(sex[task.split != "test"]) == {"F"}
@@ -133,7 +197,9 @@ def test_other_people_can_be_tested_than_were_learnt_from():
 
 def test_groups_follow_a_task_that_loses_studies():
     index = an_index()
-    task = make_task(index, "finding", kind="classification", label="finding", subgroups={"sex": {}})
+    task = make_task(
+        index, "finding", kind="classification", label="finding", subgroups={"sex": {}}
+    )
     part = task[np.arange(0, len(task), 7)]
     assert part.subgroups[0].names.tolist() == index["label_sex"].to_numpy()[part.studies].tolist()
 
@@ -145,9 +211,23 @@ def test_a_confounder_of_a_number_is_refused():
 
 def test_names_in_the_files_are_those_of_the_contract():
     index = an_index()
-    result = result_of(index, np.random.default_rng(0).normal(size=N), subgroups={"sex": {}}, confounders={"tube": {}})
+    result = result_of(
+        index,
+        np.random.default_rng(0).normal(size=N),
+        subgroups={"sex": {}},
+        confounders={"tube": {}},
+    )
     groups, confounded = measure_groups([result]), measure_confounders([result])
     names = [metric for _, _, metric, _ in as_metrics(groups, confounded)]
-    assert names == ["auroc@sex=F", "auroc@sex=M", "auroc@tube:broken", "auroc@tube:within", "auroc@tube:alone"]
+    assert names == [
+        "auroc@sex=F",
+        "auroc@sex=M",
+        "auroc@tube:broken",
+        "auroc@tube:within",
+        "auroc@tube:alone",
+    ]
     tests = as_comparisons(groups, confounded)
-    assert [(t["first"], t["second"]) for t in tests] == [("trained@sex=F", "trained@sex=rest"), ("trained", "trained@tube:broken")]
+    assert [(t["first"], t["second"]) for t in tests] == [
+        ("trained@sex=F", "trained@sex=rest"),
+        ("trained", "trained@tube:broken"),
+    ]

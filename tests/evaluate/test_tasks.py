@@ -31,19 +31,34 @@ def test_studies_without_a_label_are_left_out():
     task = make_task(index_of(), "sex", kind="classification", label="sex", positive="M")
     assert task.studies.tolist() == list(range(1, 12))
     assert task.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1]
-    assert make_task(index_of(), "age", kind="regression", label="age").labels.tolist() == list(range(1, 12))
+    assert make_task(index_of(), "age", kind="regression", label="age").labels.tolist() == list(
+        range(1, 12)
+    )
 
 
 def test_where_keeps_one_source_or_several():
-    only = make_task(index_of(), "age", kind="regression", label="age", where={"source": "B", "modality": ["CXR", "CT"]})
+    only = make_task(
+        index_of(),
+        "age",
+        kind="regression",
+        label="age",
+        where={"source": "B", "modality": ["CXR", "CT"]},
+    )
     assert only.studies.tolist() == list(range(6, 12))
-    both = make_task(index_of(), "age", kind="regression", label="age", where={"source": ["A", "B"]})
+    both = make_task(
+        index_of(), "age", kind="regression", label="age", where={"source": ["A", "B"]}
+    )
     assert len(both) == 11
 
 
 def test_numbers_are_compared_as_numbers():
     index = index_of().assign(label_abnormal=np.resize([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], 12))
-    assert make_task(index, "abnormal", kind="classification", label="abnormal", positive=1).labels.sum() == 6
+    assert (
+        make_task(
+            index, "abnormal", kind="classification", label="abnormal", positive=1
+        ).labels.sum()
+        == 6
+    )
 
 
 def test_a_segmentation_has_the_studies_with_its_mask_and_reads_values_or_flags():
@@ -69,13 +84,28 @@ MISTAKES = {
     "label": ({"kind": "regression", "label": "weight"}, "age, sex"),
     "text as number": ({"kind": "regression", "label": "sex"}, "are no numbers"),
     "value": ({"kind": "classification", "label": "sex", "positive": "X"}, "same label"),
-    "text of numbers": ({"kind": "classification", "label": "age", "positive": "M"}, "positive is 'M', but the store holds numbers"),
-    "text of numbers in where": ({"kind": "regression", "label": "age", "where": {"age": ["old"]}}, "where.age is .'old'., but"),
+    "text of numbers": (
+        {"kind": "classification", "label": "age", "positive": "M"},
+        "positive is 'M', but the store holds numbers",
+    ),
+    "text of numbers in where": (
+        {"kind": "regression", "label": "age", "where": {"age": ["old"]}},
+        "where.age is .'old'., but",
+    ),
     "where": ({"kind": "regression", "label": "age", "where": {"source": "C"}}, "no study"),
-    "column of where": ({"kind": "regression", "label": "age", "where": {"origin": "A"}}, "no column 'origin'"),
+    "column of where": (
+        {"kind": "regression", "label": "age", "where": {"origin": "A"}},
+        "no column 'origin'",
+    ),
     "mask": ({"kind": "segmentation", "mask": "liver_mask"}, "liver_mask"),
-    "both dimensionalities": ({"kind": "segmentation", "mask": "anatomy_mask"}, "3 of 6 studies are planar, the others volumetric"),
-    "confounder": ({"kind": "regression", "label": "age", "confounders": {"view": {}}}, "confounders"),
+    "both dimensionalities": (
+        {"kind": "segmentation", "mask": "anatomy_mask"},
+        "3 of 6 studies are planar, the others volumetric",
+    ),
+    "confounder": (
+        {"kind": "regression", "label": "age", "confounders": {"view": {}}},
+        "confounders",
+    ),
     "empty confounder": (
         {"kind": "classification", "label": "sex", "positive": "M", "confounders": {"tube": {}}},
         "confounders.tube: no test study has a value",
@@ -92,4 +122,6 @@ def test_a_mistake_in_the_config_is_told(group, said):
 
 def test_a_split_without_studies_is_told():
     with pytest.raises(UserError, match="no study of split 'val'"):
-        make_task(index_of().replace({"split": {"val": "train"}}), "age", kind="regression", label="age")
+        make_task(
+            index_of().replace({"split": {"val": "train"}}), "age", kind="regression", label="age"
+        )

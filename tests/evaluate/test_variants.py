@@ -1,4 +1,6 @@
-"""Heads, fine-tuning and supervised baselines on a tiny store: what they learn, what they may not touch, and what a second run does again."""
+"""Heads, fine-tuning and supervised baselines on a tiny store: what they learn, what they may not
+touch, and what a second run does again.
+"""
 
 import json
 
@@ -30,30 +32,47 @@ def few_steps(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """(folder, store, geometry, encoder): a store of discs and balls, and an encoder that was never trained."""
+    """(folder, store, geometry, encoder): a store of discs and balls, and an encoder that was never
+    trained.
+    """
     folder = tmp_path_factory.mktemp("variants")
     store = Store.open(write_store(folder / "store", n=24))
     write_checkpoint(folder / "run")
-    encoder, _ = encoders.restore(folder / "run", {"length": 128, "rows": 4}, {"planar": (1, 24, 24), "volume": (12, 24, 24)})
+    encoder, _ = encoders.restore(
+        folder / "run", {"length": 128, "rows": 4}, {"planar": (1, 24, 24), "volume": (12, 24, 24)}
+    )
     return folder, store, Geometry.of(store.index), encoder
 
 
 def task_of(store, kind, modality="CXR"):
-    group = {"segmentation": {"mask": "disc_mask"}, "regression": {"label": "radius"}, "classification": {"label": "left"}}[kind]
+    group = {
+        "segmentation": {"mask": "disc_mask"},
+        "regression": {"label": "radius"},
+        "classification": {"label": "left"},
+    }[kind]
     return make_task(store.index, kind, kind=kind, where={"modality": modality}, **group)
 
 
 def test_a_network_learns_to_outline_discs(tiny):
     _, store, geometry, encoder = tiny
     recipe = RECIPES["supervised"].changed({"epochs": 7, "patience": 7, "batch": 4})
-    found = learn("supervised", encoder, store, geometry, task_of(store, "segmentation"), recipe, seed=0)
+    found = learn(
+        "supervised", encoder, store, geometry, task_of(store, "segmentation"), recipe, seed=0
+    )
     assert found.dice.mean() > 0.7
 
 
 @pytest.mark.parametrize(
-    "protocol, kind, modality", [("finetune", "segmentation", "CT"), ("scratch", "regression", "CXR"), ("finetune", "classification", "CXR")]
+    "protocol, kind, modality",
+    [
+        ("finetune", "segmentation", "CT"),
+        ("scratch", "regression", "CXR"),
+        ("finetune", "classification", "CXR"),
+    ],
 )
-def test_test_studies_are_read_after_the_fit_and_never_before(tiny, few_steps, monkeypatch, protocol, kind, modality):
+def test_test_studies_are_read_after_the_fit_and_never_before(
+    tiny, few_steps, monkeypatch, protocol, kind, modality
+):
     _, store, geometry, encoder = tiny
     task = task_of(store, kind, modality)
     test = set(task.studies[task.split == "test"].tolist())
@@ -90,7 +109,15 @@ def test_fine_tuning_begins_with_the_encoder_and_scratch_does_not(tiny, monkeypa
     monkeypatch.setattr(supervised, "fit", first_parameters)
     for protocol in ("finetune", "scratch"):
         with pytest.raises(Begun):
-            learn(protocol, encoder, store, geometry, task_of(store, "regression"), RECIPES[protocol], seed=0)
+            learn(
+                protocol,
+                encoder,
+                store,
+                geometry,
+                task_of(store, "regression"),
+                RECIPES[protocol],
+                seed=0,
+            )
     kernels = [begun[n]["encoder"]["embed"]["patch"]["kernel"] for n in range(2)]
     own = encoder.params["embed"]["patch"]["kernel"]
     assert np.array_equal(kernels[0], own)
@@ -102,7 +129,11 @@ def test_augmentation_moves_image_and_mask_together():
     truth = np.zeros((3, 1, 32, 32), bool)
     truth[:, :, 8:20, 8:20] = True
     noisy = truth + 0.01 * rng.normal(size=truth.shape)
-    batch = {"voxels": jnp.asarray(noisy, jnp.float32), "truth": jnp.asarray(truth), "counted": jnp.ones(truth.shape, bool)}
+    batch = {
+        "voxels": jnp.asarray(noisy, jnp.float32),
+        "truth": jnp.asarray(truth),
+        "counted": jnp.ones(truth.shape, bool),
+    }
     found = augment(batch, jax.random.key(0))
     for image, mask in zip(np.asarray(found["voxels"]), np.asarray(found["truth"])):
         assert np.array_equal(image > (image.max() + image.min()) / 2, mask)
@@ -118,9 +149,13 @@ def config_of(folder, **changed):
     return c
 
 
-def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(tiny, few_steps, monkeypatch):
+def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(
+    tiny, few_steps, monkeypatch
+):
     folder, *_ = tiny
-    config = config_of(folder, heads=("linear", "global-local"), protocols=("linear", "finetune", "supervised"))
+    config = config_of(
+        folder, heads=("linear", "global-local"), protocols=("linear", "finetune", "supervised")
+    )
     evaluate(config, folder / "run", folder / "evaluate")
     found = json.loads((folder / "evaluate" / "metrics.json").read_text())
     for encoder in ("trained", "random", "pixels"):
@@ -128,15 +163,27 @@ def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(tiny
     assert {"trained+finetuned", "supervised-unet"} <= set(found["disc"])
     assert {"trained+finetuned", "supervised-cnn"} <= set(found["left"])
     assert set(found["left"]["trained+finetuned"]["auroc"]) == {"value", "ci95", "n"}
-    pairs = {(c["first"], c["second"]) for c in json.loads((folder / "evaluate" / "comparisons.json").read_text())}
-    assert {("random+global-local", "random+linear"), ("trained+finetuned", "trained"), ("trained+finetuned", "supervised-unet")} <= pairs
+    pairs = {
+        (c["first"], c["second"])
+        for c in json.loads((folder / "evaluate" / "comparisons.json").read_text())
+    }
+    assert {
+        ("random+global-local", "random+linear"),
+        ("trained+finetuned", "trained"),
+        ("trained+finetuned", "supervised-unet"),
+    } <= pairs
 
     monkeypatch.setattr(variants, "fit_head", lambda *args: pytest.fail("fitted again"))
     monkeypatch.setattr(variants, "learn", lambda *args: pytest.fail("fitted again"))
     evaluate(config, folder / "run", folder / "evaluate")
     assert json.loads((folder / "evaluate" / "metrics.json").read_text()) == found
-    with pytest.raises(pytest.fail.Exception, match="fitted again"):  # another recipe is another result
-        evaluate(config_of(folder, heads=("linear",), fit=FIT | {"epochs": 1}), folder / "run", folder / "evaluate")
+    # another recipe is another result
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
+        evaluate(
+            config_of(folder, heads=("linear",), fit=FIT | {"epochs": 1}),
+            folder / "run",
+            folder / "evaluate",
+        )
 
 
 WRONG = {
@@ -151,17 +198,31 @@ WRONG = {
 def test_a_config_that_asks_for_what_there_is_not_is_refused(tiny, message, changed):
     folder, store, geometry, encoder = tiny
     with pytest.raises(UserError, match=message):
-        Variants.of(config_of(folder, **changed), folder, [task_of(store, "segmentation")], geometry, encoder)
+        Variants.of(
+            config_of(folder, **changed),
+            folder,
+            [task_of(store, "segmentation")],
+            geometry,
+            encoder,
+        )
 
 
 def test_heads_without_a_segmentation_are_refused(tiny):
     folder, store, geometry, encoder = tiny
     with pytest.raises(UserError, match="no task is a segmentation"):
-        Variants.of(ConfigDict({"seed": 0, "heads": ("linear",)}), folder, [task_of(store, "regression")], geometry, encoder)
+        Variants.of(
+            ConfigDict({"seed": 0, "heads": ("linear",)}),
+            folder,
+            [task_of(store, "regression")],
+            geometry,
+            encoder,
+        )
 
 
 def test_planar_and_volumetric_studies_cannot_be_learnt_in_one_grid(tiny):
     folder, store, geometry, encoder = tiny
     task = make_task(store.index, "both", kind="regression", label="radius")
     with pytest.raises(UserError, match="all planar or all volumetric"):
-        Variants.of(ConfigDict({"seed": 0, "protocols": ("finetune",)}), folder, [task], geometry, encoder)
+        Variants.of(
+            ConfigDict({"seed": 0, "protocols": ("finetune",)}), folder, [task], geometry, encoder
+        )

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from mmv_jax.metrics.features import feature_std, knn_probabilities, knn_score, linear_cka, rankme, unit
+from mmv_jax.metrics.features import (
+    feature_std,
+    knn_probabilities,
+    knn_score,
+    linear_cka,
+    rankme,
+    unit,
+)
 
 
 def gaussian(*shape, seed=0):
@@ -32,7 +39,8 @@ def test_features_spread_over_the_sphere_have_the_std_of_the_sphere():
 def test_neighbours_are_those_of_scikit_learn():
     x, test = gaussian(80, 6), gaussian(30, 6, seed=1)
     y = np.arange(80) % 3
-    classes, votes = knn_probabilities(x, y, test, k=7, temperature=1e6)  # so warm that every neighbour votes alike
+    # so warm that every neighbour votes alike
+    classes, votes = knn_probabilities(x, y, test, k=7, temperature=1e6)
     theirs = KNeighborsClassifier(7, metric="cosine").fit(x, y).predict_proba(test)
     assert classes.tolist() == [0, 1, 2]
     np.testing.assert_allclose(votes, theirs, atol=1e-5)

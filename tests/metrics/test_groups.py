@@ -1,4 +1,6 @@
-"""Metrics of groups against slow counting of pairs, and a tie that is broken where it is the only reason."""
+"""Metrics of groups against slow counting of pairs, and a tie that is broken where it is the only
+reason.
+"""
 
 import numpy as np
 import pytest
@@ -55,19 +57,26 @@ def test_a_score_that_sees_the_tube_alone_is_at_chance_once_the_tie_is_broken(ti
 
 def test_breaking_a_tie_is_what_resampling_gives_on_average(tied):
     truth, score, tube, _ = tied
-    rng, cells = np.random.default_rng(1), {(y, t): np.flatnonzero((truth == y) & (tube == t)) for y in (0, 1) for t in (0, 1)}
+    rng, cells = (
+        np.random.default_rng(1),
+        {(y, t): np.flatnonzero((truth == y) & (tube == t)) for y in (0, 1) for t in (0, 1)},
+    )
     share = {(y, t): round(N * np.mean(truth == y) * np.mean(tube == t)) for y, t in cells}
     drawn = []
     for _ in range(300):
         chosen = np.concatenate([rng.choice(cells[cell], share[cell]) for cell in cells])
         drawn.append(auroc(truth[chosen], score[chosen]))
-    assert tie_broken("auroc", tube)(truth, score, np.ones((1, N)))[0] == pytest.approx(np.mean(drawn), abs=0.01)
+    assert tie_broken("auroc", tube)(truth, score, np.ones((1, N)))[0] == pytest.approx(
+        np.mean(drawn), abs=0.01
+    )
 
 
 def test_a_column_that_tells_nothing_changes_nothing(tied):
     truth, score, _, _ = tied
     other = np.resize([0, 1, 2], N)
-    balanced = np.concatenate([np.flatnonzero((truth == y) & (other == g))[:50] for y in (0, 1) for g in (0, 1, 2)])
+    balanced = np.concatenate(
+        [np.flatnonzero((truth == y) & (other == g))[:50] for y in (0, 1) for g in (0, 1, 2)]
+    )
     y, s, g = truth[balanced], score[balanced], other[balanced]
     ones = np.ones((1, len(y)))
     assert tie_broken("auroc", g)(y, s, ones)[0] == pytest.approx(weighted_auroc(y, s, ones)[0])

@@ -1,4 +1,6 @@
-"""The bootstrap against scikit-learn, against slow resampling, and against the truth it should cover."""
+"""The bootstrap against scikit-learn, against slow resampling, and against the truth it should
+cover.
+"""
 
 import time
 
@@ -65,7 +67,9 @@ def test_the_interval_is_that_of_resampling_patient_by_patient():
 
 
 def test_the_interval_covers_the_truth_and_ignoring_patients_would_not():
-    """The mean of 0 of 40 patients with 5 like studies each: the share of 200 simulated sets whose interval holds it."""
+    """The mean of 0 of 40 patients with 5 like studies each: the share of 200 simulated sets whose
+    interval holds it.
+    """
     rng, hit, naive = np.random.default_rng(1), 0, 0
     for seed in range(200):
         patients = np.repeat(np.arange(40), 5)
@@ -95,7 +99,9 @@ def test_a_real_difference_is_told_and_none_is_rarely_claimed():
     rng = np.random.default_rng(3)
     truth, noise = rng.integers(0, 2, 100), rng.normal(size=(2, 100, 100))
     assert paired("auroc", truth, 2 * truth + noise[0, 0], noise[1, 0], np.arange(100)).p < 0.01
-    claims = sum(paired("auroc", truth, a, b, np.arange(100), resamples=300).p < 0.05 for a, b in zip(*noise))
+    claims = sum(
+        paired("auroc", truth, a, b, np.arange(100), resamples=300).p < 0.05 for a, b in zip(*noise)
+    )
     assert claims <= 11  # of 100, where 5 are expected
 
 
@@ -125,11 +131,17 @@ def test_the_calibration_slope_is_that_of_a_logistic_regression_on_the_log_odds(
     truth = (rng.uniform(size=500) < 1 / (1 + np.exp(-logit))).astype(int)
     weights = rng.integers(0, 3, 500)
     for sure in (0.5, 1.0, 3.0):
-        model = LogisticRegression(C=np.inf, tol=1e-8).fit(sure * logit[:, None], truth, sample_weight=weights)
-        ours = METRICS["calibration_slope"](truth, 1 / (1 + np.exp(-sure * logit)), weights[None].astype(float))[0]
+        model = LogisticRegression(C=np.inf, tol=1e-8).fit(
+            sure * logit[:, None], truth, sample_weight=weights
+        )
+        ours = METRICS["calibration_slope"](
+            truth, 1 / (1 + np.exp(-sure * logit)), weights[None].astype(float)
+        )[0]
         assert ours == pytest.approx(model.coef_[0, 0], rel=1e-3)
 
 
 def test_separated_classes_have_no_calibration_slope():
     truth = np.repeat([0, 1], 20)
-    assert np.isnan(METRICS["calibration_slope"](truth, np.linspace(0.01, 0.99, 40), np.ones((1, 40)))[0])
+    assert np.isnan(
+        METRICS["calibration_slope"](truth, np.linspace(0.01, 0.99, 40), np.ones((1, 40)))[0]
+    )

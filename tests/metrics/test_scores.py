@@ -31,7 +31,10 @@ def test_dice_counts_twice_the_overlap():
 
 
 def test_a_box_moved_by_two_voxels_lies_as_many_millimetres_away():
-    a, b = square((30, 20, 20), (5, 15), (5, 15), (5, 15)), square((30, 20, 20), (7, 17), (5, 15), (5, 15))
+    a, b = (
+        square((30, 20, 20), (5, 15), (5, 15), (5, 15)),
+        square((30, 20, 20), (7, 17), (5, 15), (5, 15)),
+    )
     assert scores.hd95(a, b, (2.0, 1.0, 1.0)) == pytest.approx(4.0)
     assert scores.hd95(a, a, (2.0, 1.0, 1.0)) == 0.0
 

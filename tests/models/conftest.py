@@ -19,8 +19,12 @@ class Rows(NamedTuple):
     segment_ids: jax.Array
 
 
-def make_rows(lengths: list[int], *, length: int = 128, rows: int = 1, registers: int = 1, seed: int = 0) -> Rows:
-    """Rows that all hold segments of these lengths: CLS, registers, patches; the rest is padding."""
+def make_rows(
+    lengths: list[int], *, length: int = 128, rows: int = 1, registers: int = 1, seed: int = 0
+) -> Rows:
+    """Rows that all hold segments of these lengths: CLS, registers, patches; the rest is
+    padding.
+    """
     kinds, ids = np.zeros(length, np.int32), np.zeros(length, np.int32)
     start = 0
     for n, tokens in enumerate(lengths, start=1):
@@ -29,9 +33,14 @@ def make_rows(lengths: list[int], *, length: int = 128, rows: int = 1, registers
         ids[start : start + tokens] = n
         start += tokens
     rng = np.random.default_rng(seed)
-    patches = rng.normal(size=(rows, length, np.prod(PATCH))).astype(np.float32) * (kinds == 100)[None, :, None]
+    patches = (
+        rng.normal(size=(rows, length, np.prod(PATCH))).astype(np.float32)
+        * (kinds == 100)[None, :, None]
+    )
     coords = rng.uniform(0, 300, size=(rows, length, 3)).astype(np.float32)
-    return Rows(jnp.array(patches), jnp.array(coords), jnp.tile(kinds, (rows, 1)), jnp.tile(ids, (rows, 1)))
+    return Rows(
+        jnp.array(patches), jnp.array(coords), jnp.tile(kinds, (rows, 1)), jnp.tile(ids, (rows, 1))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,15 @@ import optax
 import pytest
 
 from mmv_jax.models.cnn import UNet
-from mmv_jax.models.decoders import GlobalLocalDecoder, LinearDecoder, MaeDecoder, MultiScaleDecoder, doublings, place_tokens, spread_out
+from mmv_jax.models.decoders import (
+    GlobalLocalDecoder,
+    LinearDecoder,
+    MaeDecoder,
+    MultiScaleDecoder,
+    doublings,
+    place_tokens,
+    spread_out,
+)
 
 MAE = MaeDecoder(width=48, depth=1, heads=2, patch_voxels=32, layer_scale=1.0)
 
@@ -43,7 +51,11 @@ def test_reconstruction_covers_the_whole_row_and_is_zero_at_padding(case):
 def test_the_order_of_visible_tokens_does_not_matter(case):
     (encoded, visible, *rest), params = case
     order = jax.random.permutation(jax.random.key(2), visible.shape[1])
-    np.testing.assert_allclose(decode(params, (encoded[:, order], visible[:, order], *rest)), decode(params, (encoded, visible, *rest)), atol=1e-6)
+    np.testing.assert_allclose(
+        decode(params, (encoded[:, order], visible[:, order], *rest)),
+        decode(params, (encoded, visible, *rest)),
+        atol=1e-6,
+    )
 
 
 def test_reconstruction_of_a_study_is_blind_to_the_others(case):
@@ -67,7 +79,11 @@ def test_hidden_places_differ_by_position_alone(case):
     np.testing.assert_allclose(voxels[0, hidden[0]], voxels[0, hidden[1]], atol=1e-5)
 
 
-DECODERS = {"linear": LinearDecoder(2), "multi-scale": MultiScaleDecoder(2, width=16), "global-local": GlobalLocalDecoder(2, width=16)}
+DECODERS = {
+    "linear": LinearDecoder(2),
+    "multi-scale": MultiScaleDecoder(2, width=16),
+    "global-local": GlobalLocalDecoder(2, width=16),
+}
 GRIDS = {"planar": ((1, 4, 4), (1, 16, 16)), "volumetric": ((2, 4, 4), (4, 16, 16))}
 
 
@@ -96,8 +112,12 @@ def fit(model, inputs, target, steps):
 
 
 def ball(voxels):
-    """A ball that fills a good part of the grid, off its centre; flat enough along z for the coarsest decoder."""
-    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in voxels), indexing="ij")
+    """A ball that fills a good part of the grid, off its centre; flat enough along z for the
+    coarsest decoder.
+    """
+    z, y, x = np.meshgrid(
+        *(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in voxels), indexing="ij"
+    )
     return ((z / 3) ** 2 + (y - 0.2) ** 2 + (x + 0.1) ** 2 < 0.35).astype(np.int32)[None]
 
 
@@ -106,30 +126,45 @@ def ball(voxels):
 def test_segmentation_decoders_answer_on_the_voxel_grid(name, kind):
     tokens, voxels = GRIDS[kind]
     levels, cls = jnp.zeros((3, 5, *tokens, 48)), jnp.zeros((5, 48))
-    logits, _ = jax.eval_shape(lambda key: DECODERS[name].init_with_output(key, levels, cls, voxels), jax.random.key(0))
+    logits, _ = jax.eval_shape(
+        lambda key: DECODERS[name].init_with_output(key, levels, cls, voxels), jax.random.key(0)
+    )
     assert logits.shape == (5, *voxels, 2)
 
 
-@pytest.mark.parametrize("name, kind", [("linear", "volumetric"), ("multi-scale", "planar"), ("global-local", "planar")])
+@pytest.mark.parametrize(
+    "name, kind", [("linear", "volumetric"), ("multi-scale", "planar"), ("global-local", "planar")]
+)
 def test_segmentation_decoders_can_learn_one_study(name, kind):
     tokens, voxels = GRIDS[kind]
     levels = jax.random.normal(jax.random.key(1), (3, 1, *tokens, 48))
     cls = jax.random.normal(jax.random.key(2), (1, 48))
     before, after = fit(DECODERS[name], lambda: (levels, cls, voxels), ball(voxels), steps=60)
     assert before < 0.75
-    assert after > (0.8 if name == "linear" else 0.95)  # one interpolated score a token cannot follow a curve closely
+    # one interpolated score a token cannot follow a curve closely
+    assert after > (0.8 if name == "linear" else 0.95)
 
 
-@pytest.mark.parametrize("name, reads_cls, reads_early", [("linear", False, False), ("multi-scale", False, True), ("global-local", True, True)])
+@pytest.mark.parametrize(
+    "name, reads_cls, reads_early",
+    [("linear", False, False), ("multi-scale", False, True), ("global-local", True, True)],
+)
 def test_decoders_read_what_they_say(name, reads_cls, reads_early):
     tokens, voxels = GRIDS["planar"]
-    levels, cls = jax.random.normal(jax.random.key(1), (3, 1, *tokens, 48)), jax.random.normal(jax.random.key(2), (1, 48))
+    levels, cls = (
+        jax.random.normal(jax.random.key(1), (3, 1, *tokens, 48)),
+        jax.random.normal(jax.random.key(2), (1, 48)),
+    )
 
     @jax.jit
     def grads(levels, cls):
         params = DECODERS[name].init(jax.random.key(0), levels, cls, voxels)
-        params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # some are 0 at first, and pass nothing on
-        return jax.grad(lambda levels, cls: (DECODERS[name].apply(params, levels, cls, voxels) ** 2).sum(), argnums=(0, 1))(levels, cls)
+        # some are 0 at first, and pass nothing on
+        params = jax.tree.map(lambda leaf: leaf + 0.01, params)
+        return jax.grad(
+            lambda levels, cls: (DECODERS[name].apply(params, levels, cls, voxels) ** 2).sum(),
+            argnums=(0, 1),
+        )(levels, cls)
 
     of_levels, of_cls = grads(levels, cls)
     assert jnp.any(of_levels[-1] != 0)
@@ -154,7 +189,9 @@ def test_a_global_local_fit_begins_without_an_exchange():
         params = DECODERS["global-local"].init(jax.random.key(0), levels, cls, voxels)
         return DECODERS["global-local"].apply(params, levels, cls, voxels)
 
-    np.testing.assert_array_equal(*(begin(jax.random.normal(jax.random.key(n), (1, 48))) for n in (2, 3)))
+    np.testing.assert_array_equal(
+        *(begin(jax.random.normal(jax.random.key(n), (1, 48))) for n in (2, 3))
+    )
 
 
 def test_a_study_is_answered_alike_beside_a_larger_one():
@@ -166,13 +203,28 @@ def test_a_study_is_answered_alike_beside_a_larger_one():
     params = jax.jit(lambda key: decoder.init(key, alone, cls, (1, 4, 4)))(jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf + 0.01, params)
     # At the grid of the tokens nothing is convolved, so that only attention could tell.
-    own, other = (jax.jit(decoder.apply, static_argnums=3)(params, x, cls, (1, *x.shape[3:5])) for x in (alone, beside))
+    own, other = (
+        jax.jit(decoder.apply, static_argnums=3)(params, x, cls, (1, *x.shape[3:5]))
+        for x in (alone, beside)
+    )
     np.testing.assert_allclose(other[..., :4, :], own, atol=1e-5)
 
 
 def test_grids_double_until_each_axis_is_there():
-    assert doublings((1, 8, 8), (1, 128, 128)) == [(1, 8, 8), (1, 16, 16), (1, 32, 32), (1, 64, 64), (1, 128, 128)]
-    assert doublings((4, 3, 3), (32, 42, 42)) == [(4, 3, 3), (8, 6, 6), (16, 12, 12), (32, 24, 24), (32, 42, 42)]
+    assert doublings((1, 8, 8), (1, 128, 128)) == [
+        (1, 8, 8),
+        (1, 16, 16),
+        (1, 32, 32),
+        (1, 64, 64),
+        (1, 128, 128),
+    ]
+    assert doublings((4, 3, 3), (32, 42, 42)) == [
+        (4, 3, 3),
+        (8, 6, 6),
+        (16, 12, 12),
+        (32, 24, 24),
+        (32, 42, 42),
+    ]
 
 
 @pytest.mark.parametrize("voxels", [(1, 37, 64), (5, 20, 30)], ids=["planar", "volumetric"])
@@ -184,6 +236,9 @@ def test_the_unet_takes_any_size(voxels):
 
 def test_the_unet_learns_one_study():
     target = ball((1, 16, 16))
-    image = jnp.array(target[..., None] + 0.3 * np.random.default_rng(0).normal(size=(*target.shape, 1)), jnp.float32)
+    image = jnp.array(
+        target[..., None] + 0.3 * np.random.default_rng(0).normal(size=(*target.shape, 1)),
+        jnp.float32,
+    )
     _, after = fit(UNet(2, width=8, depth=1), lambda: (image,), target, steps=30)
     assert after > 0.95

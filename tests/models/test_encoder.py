@@ -29,7 +29,9 @@ def params(rows):
 
 
 def apply(params, rows, encoder=None, **kwargs):
-    return jax.jit((encoder or nano(layer_scale=1.0)).apply, static_argnames="train")(params, *rows, **kwargs)
+    return jax.jit((encoder or nano(layer_scale=1.0)).apply, static_argnames="train")(
+        params, *rows, **kwargs
+    )
 
 
 def test_a_planar_patch_is_embedded_as_one_slice_repeated_through_the_depth(rows, params):
@@ -58,24 +60,35 @@ def test_padding_is_exactly_zero_and_the_rest_is_not(rows, params):
 
 
 @pytest.mark.parametrize("attention", ["dense", "blocked"])
-def test_features_do_not_change_by_one_bit_when_the_other_studies_do(packed, rows, params, attention):
+def test_features_do_not_change_by_one_bit_when_the_other_studies_do(
+    packed, rows, params, attention
+):
     encoder = nano(layer_scale=1.0, attention=attention)
     mine = slice(40, 90)
     before = apply(params, rows, encoder)["tokens"][:, mine]
-    others = packed([13, 27, 50, 30], seed=7)  # other studies, other lengths; ours stays where it is, with another id
+    # other studies, other lengths; ours stays where it is, with another id
+    others = packed([13, 27, 50, 30], seed=7)
     ours = jnp.arange(128)[None] // 50 == -1
     ours = ours.at[:, mine].set(True)
-    changed = [jnp.where(ours.reshape(ours.shape + (1,) * (a.ndim - 2)), a, b) for a, b in zip(rows, others)]
+    changed = [
+        jnp.where(ours.reshape(ours.shape + (1,) * (a.ndim - 2)), a, b)
+        for a, b in zip(rows, others)
+    ]
     changed[3] = jnp.where(ours, 3, others.segment_ids)
     np.testing.assert_array_equal(apply(params, changed, encoder)["tokens"][:, mine], before)
 
 
 @pytest.mark.parametrize("attention", ["dense", "blocked"])
-def test_features_do_not_change_by_one_bit_when_the_rest_becomes_padding(packed, rows, params, attention):
+def test_features_do_not_change_by_one_bit_when_the_rest_becomes_padding(
+    packed, rows, params, attention
+):
     encoder = nano(layer_scale=1.0, attention=attention)
     before = apply(params, rows, encoder)["tokens"][:, :40]
     alone = packed([40])
-    alone = [jnp.where((jnp.arange(128) < 40).reshape(1, 128, *(1,) * (a.ndim - 2)), a, b) for a, b in zip(rows, alone)]
+    alone = [
+        jnp.where((jnp.arange(128) < 40).reshape(1, 128, *(1,) * (a.ndim - 2)), a, b)
+        for a, b in zip(rows, alone)
+    ]
     np.testing.assert_array_equal(apply(params, alone, encoder)["tokens"][:, :40], before)
 
 
@@ -92,7 +105,9 @@ def test_no_gradient_crosses_from_one_study_to_another(rows, params):
 
 def test_moving_a_study_through_space_changes_nothing_but_turning_its_order_does(rows, params):
     before = apply(params, rows)["tokens"]
-    moved = apply(params, rows._replace(coords_mm=rows.coords_mm + jnp.array([160.0, -32.0, 7.5])[None, None]))["tokens"]
+    moved = apply(
+        params, rows._replace(coords_mm=rows.coords_mm + jnp.array([160.0, -32.0, 7.5])[None, None])
+    )["tokens"]
     np.testing.assert_allclose(moved, before, atol=1e-3)
     turned = apply(params, rows._replace(coords_mm=rows.coords_mm[..., ::-1]))["tokens"]
     assert jnp.abs(turned - before).max() > 0.1
@@ -102,11 +117,18 @@ def test_masked_patches_hide_their_voxels_and_nothing_else_is_replaced(rows, par
     masked = jnp.zeros((1, 128), bool).at[:, jnp.arange(0, 128, 3)].set(True)
     before = apply(params, rows, masked=masked)
     other = jnp.where(masked[..., None], 5.0, rows.patches)
-    np.testing.assert_array_equal(apply(params, rows._replace(patches=other), masked=masked)["tokens"], before["tokens"])
+    np.testing.assert_array_equal(
+        apply(params, rows._replace(patches=other), masked=masked)["tokens"], before["tokens"]
+    )
     learned = params["params"]["embed"]["learned"]
     hidden = np.asarray(masked & (rows.kinds == 100))
-    np.testing.assert_array_equal(np.asarray(before["embedded"])[hidden], np.broadcast_to(learned[-1], (hidden.sum(), 64)))
-    np.testing.assert_array_equal(np.asarray(before["embedded"])[~hidden], np.asarray(apply(params, rows)["embedded"])[~hidden])
+    np.testing.assert_array_equal(
+        np.asarray(before["embedded"])[hidden], np.broadcast_to(learned[-1], (hidden.sum(), 64))
+    )
+    np.testing.assert_array_equal(
+        np.asarray(before["embedded"])[~hidden],
+        np.asarray(apply(params, rows)["embedded"])[~hidden],
+    )
 
 
 def test_the_scanned_stack_equals_its_blocks_one_by_one(rows, params):
@@ -114,7 +136,9 @@ def test_the_scanned_stack_equals_its_blocks_one_by_one(rows, params):
     x, tables = out["embedded"], rotary_tables(rows.coords_mm / 16, 32)
     for layer in range(2):
         own = jax.tree.map(lambda p, layer=layer: p[layer], params["params"]["blocks"]["stack"])
-        x, _ = Block(heads=2, layer_scale=1.0).apply({"params": own}, x, None, tables, rows.segment_ids)
+        x, _ = Block(heads=2, layer_scale=1.0).apply(
+            {"params": own}, x, None, tables, rows.segment_ids
+        )
         np.testing.assert_allclose(out["blocks"][layer], x, atol=1e-5)
 
 
@@ -128,23 +152,33 @@ def test_recomputed_blocks_give_the_same_gradients(rows):
     params = nano(**options).init(jax.random.key(0), *rows)
 
     def grads(encoder):
-        return jax.jit(jax.grad(lambda params: (encoder.apply(params, *rows)["tokens"] ** 3).sum()))(params)
+        return jax.jit(
+            jax.grad(lambda params: (encoder.apply(params, *rows)["tokens"] ** 3).sum())
+        )(params)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), grads(nano(**options)), grads(nano(remat=True, **options)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+        grads(nano(**options)),
+        grads(nano(remat=True, **options)),
+    )
 
 
 def test_blocks_take_no_memory_where_nobody_reads_them(packed):
     rows = packed([100], length=128, rows=4)
     encoder = nano(depth=32, attention="dense")
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), *rows)
-    compiled = jax.jit(lambda params: encoder.apply(params, *rows)["tokens"]).lower(shapes).compile()
+    compiled = (
+        jax.jit(lambda params: encoder.apply(params, *rows)["tokens"]).lower(shapes).compile()
+    )
     every_block = 32 * 4 * 128 * 64 * 4
     assert compiled.memory_analysis().temp_size_in_bytes < every_block
 
 
 def test_bfloat16_computes_near_float32_and_keeps_parameters_in_float32(rows, params):
     encoder = nano(layer_scale=1.0, dtype="bfloat16")
-    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(encoder.init(jax.random.key(0), *rows)))
+    assert all(
+        p.dtype == jnp.float32 for p in jax.tree.leaves(encoder.init(jax.random.key(0), *rows))
+    )
     tokens, exact = apply(params, rows, encoder)["tokens"], apply(params, rows)["tokens"]
     assert tokens.dtype == jnp.float32
     error = jnp.abs(tokens - exact).max()
@@ -156,7 +190,8 @@ def test_stochastic_depth_draws_once_a_segment_and_keeps_the_mean():
     factors = segment_survives(jax.random.key(0), jnp.float32(0.8), ids)[0].reshape(500, 2)
     np.testing.assert_array_equal(factors[:, 0], factors[:, 1])
     assert set(np.unique(factors)) == {0.0, 1.25}
-    assert abs(float(factors[:, 0].mean()) - 1) < 4 * 0.5 / 500**0.5  # the standard deviation is 0.5
+    # the standard deviation is 0.5
+    assert abs(float(factors[:, 0].mean()) - 1) < 4 * 0.5 / 500**0.5
 
 
 def test_stochastic_depth_rises_from_nothing_to_its_rate_over_the_scanned_blocks(packed):
@@ -167,16 +202,22 @@ def test_stochastic_depth_rises_from_nothing_to_its_rate_over_the_scanned_blocks
     blocks = apply(params, rows, encoder, train=True, rngs=rngs)["blocks"][:, :, :120]
     np.testing.assert_array_equal(blocks[0], apply(params, rows, encoder)["blocks"][0, :, :120])
     for layer, rate in [(1, 0.25), (2, 0.5)]:
-        unchanged = jnp.all(blocks[layer] == blocks[layer - 1], axis=-1).mean()  # attention and MLP both dropped
+        # attention and MLP both dropped
+        unchanged = jnp.all(blocks[layer] == blocks[layer - 1], axis=-1).mean()
         assert abs(float(unchanged) - rate**2) < 4 * (rate**2 * (1 - rate**2) / 960) ** 0.5
 
 
 def test_stochastic_depth_repeats_with_its_key_and_sleeps_outside_of_training(rows, params):
     encoder = nano(drop_path=0.5, layer_scale=1.0)
-    draw = [apply(params, rows, encoder, train=True, rngs={"dropout": jax.random.key(k)})["tokens"] for k in (1, 1, 2)]
+    draw = [
+        apply(params, rows, encoder, train=True, rngs={"dropout": jax.random.key(k)})["tokens"]
+        for k in (1, 1, 2)
+    ]
     np.testing.assert_array_equal(draw[0], draw[1])
     assert jnp.any(draw[0] != draw[2])
-    np.testing.assert_array_equal(apply(params, rows, encoder)["tokens"], apply(params, rows)["tokens"])
+    np.testing.assert_array_equal(
+        apply(params, rows, encoder)["tokens"], apply(params, rows)["tokens"]
+    )
 
 
 def test_patches_of_another_size_are_refused(rows, params):

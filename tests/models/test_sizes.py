@@ -1,14 +1,23 @@
-"""Named sizes against published counts, closed forms against the module and against the compiler."""
+"""Named sizes against published counts, closed forms against the module and against the
+compiler.
+"""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from mmv_jax.errors import UserError
-from mmv_jax.models.sizes import SIZES, encoder_flops, flops_per_token, make_encoder, parameter_count
+from mmv_jax.models.sizes import (
+    SIZES,
+    encoder_flops,
+    flops_per_token,
+    make_encoder,
+    parameter_count,
+)
 
-# Parameters without a classifier: ViT of arXiv 2010.11929 and DeiT's Ti and S (as timm counts them), DINOv2's ViT-g/14 (arXiv 2304.07193). Patch and
-# learned positions of each: ours has rotary ones, and a mask token that the supervised models lack.
+# Parameters without a classifier: ViT of arXiv 2010.11929 and DeiT's Ti and S (as timm counts
+# them), DINOv2's ViT-g/14 (arXiv 2304.07193). Patch and learned positions of each: ours has rotary
+# ones, and a mask token that the supervised models lack.
 PUBLISHED = {
     "Ti": (5_524_416, 16, 197),
     "S": (21_665_664, 16, 197),
@@ -45,12 +54,17 @@ def test_parameters_are_counted_as_they_are_made(packed, options):
 
 @pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
 def test_flops_agree_with_the_compiler(packed, mlp):
-    # One block, since the compiler counts a scanned body once; one segment a row, since dense attention computes the whole square.
+    # One block, since the compiler counts a scanned body once; one segment a row, since dense
+    # attention computes the whole square.
     rows = packed([128], rows=2)
     encoder = make_encoder("B", (2, 4, 4), depth=1, mlp=mlp, attention="dense")
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), *rows)
-    compiled = jax.jit(lambda params: encoder.apply(params, *rows)["tokens"]).lower(shapes).compile()
-    assert encoder_flops(encoder, 256, [128, 128]) == pytest.approx(compiled.cost_analysis()["flops"], rel=0.02)
+    compiled = (
+        jax.jit(lambda params: encoder.apply(params, *rows)["tokens"]).lower(shapes).compile()
+    )
+    assert encoder_flops(encoder, 256, [128, 128]) == pytest.approx(
+        compiled.cost_analysis()["flops"], rel=0.02
+    )
 
 
 def test_depth_and_segments_scale_the_flops():
@@ -86,5 +100,7 @@ def test_an_option_that_nobody_reads_is_refused():
 def test_the_encoder_of_a_size_can_be_made_and_run(packed):
     rows = packed([30])
     encoder = make_encoder("mini", (2, 4, 4))
-    shapes = jax.eval_shape(lambda key: encoder.apply(encoder.init(key, *rows), *rows)["tokens"], jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda key: encoder.apply(encoder.init(key, *rows), *rows)["tokens"], jax.random.key(0)
+    )
     assert (shapes.shape, shapes.dtype) == ((1, 128, 192), jnp.float32)

@@ -1,4 +1,6 @@
-"""Every backend against the definition, forward and backward, and no way from one segment to another."""
+"""Every backend against the definition, forward and backward, and no way from one segment to
+another.
+"""
 
 import re
 from functools import partial
@@ -17,7 +19,13 @@ from mmv_jax.ops.attention import segment_attention
 from mmv_jax.ops.ranges import block_ranges, segment_spans
 
 BACKENDS = ["dense", "blocked", "tpu", "gpu", "auto"]  # "tpu" and "gpu" are interpreted here
-LAYOUTS = {"equal": [64] * 4, "mixed": [5, 120, 49, 1], "one token": [1], "one segment": [256], "all padding": []}
+LAYOUTS = {
+    "equal": [64] * 4,
+    "mixed": [5, 120, 49, 1],
+    "one token": [1],
+    "one segment": [256],
+    "all padding": [],
+}
 
 
 def row_of(lengths, total=256):
@@ -38,7 +46,9 @@ def with_gradients(backend, q, k, v, ids, g):
 
 def assert_close(ours, theirs, tolerance):
     for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), atol=tolerance)
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(b, np.float64), atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("backend", ["blocked", "tpu", "gpu"])
@@ -46,7 +56,9 @@ def assert_close(ours, theirs, tolerance):
 def test_backend_equals_dense(backend, layout):
     ids = row_of(layout)
     q, k, v, g = draw((1, 256, 2, 32), 4)
-    assert_close(with_gradients(backend, q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 5e-6)
+    assert_close(
+        with_gradients(backend, q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 5e-6
+    )
 
 
 @pytest.mark.parametrize("heads, width", [(3, 32), (1, 64), (3, 64), (4, 96), (1, 128)])
@@ -54,14 +66,18 @@ def test_backend_equals_dense(backend, layout):
 def test_heads_of_any_width_and_rows_of_any_length(backend, heads, width):
     ids = jnp.concatenate([row_of([70, 1, 100], 200), row_of([130], 200)])
     q, k, v, g = draw((2, 200, heads, width), 4)
-    assert_close(with_gradients(backend, q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 5e-6)
+    assert_close(
+        with_gradients(backend, q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 5e-6
+    )
 
 
 @pytest.mark.parametrize("backend", ["blocked", "tpu", "gpu"])
 def test_bfloat16_is_as_good_as_its_eight_bits(backend):
     ids = row_of([100, 60])
     q, k, v, g = draw((1, 256, 2, 64), 4, jnp.bfloat16)
-    exact = with_gradients("dense", *(x.astype(jnp.float32) for x in (q, k, v)), ids, g.astype(jnp.float32))
+    exact = with_gradients(
+        "dense", *(x.astype(jnp.float32) for x in (q, k, v)), ids, g.astype(jnp.float32)
+    )
     ours = with_gradients(backend, q, k, v, ids, g)
     assert all(x.dtype == jnp.bfloat16 for x in ours)
     assert_close(ours, exact, 0.03)
@@ -70,12 +86,16 @@ def test_bfloat16_is_as_good_as_its_eight_bits(backend):
 @st.composite
 def layouts(draw_from):
     """Ids of two rows: segments of any lengths, with padding between them too."""
-    length = draw_from(st.sampled_from([1, 63, 64, 130, 200]))  # few, because each is compiled; around the block's 64
+    # few, because each is compiled; around the block's 64
+    length = draw_from(st.sampled_from([1, 63, 64, 130, 200]))
     ids = np.zeros((2, length), np.int32)
     for row in ids:
         start, name = 0, 0
         while start < length:
-            size, padding = draw_from(st.integers(1, length)), draw_from(st.sampled_from([0, 0, 0, 5, length]))
+            size, padding = (
+                draw_from(st.integers(1, length)),
+                draw_from(st.sampled_from([0, 0, 0, 5, length])),
+            )
             name += 1
             row[start : start + size] = name
             start += size + padding
@@ -86,9 +106,16 @@ def layouts(draw_from):
 @given(layouts(), st.integers(0, 100))
 def test_blocked_equals_dense_in_float64_for_any_layout(ids, seed):
     with jax.enable_x64(True):
-        q, k, v, g = (jax.random.normal(key, (*ids.shape, 1, 32), jnp.float64) for key in jax.random.split(jax.random.key(seed), 4))
+        q, k, v, g = (
+            jax.random.normal(key, (*ids.shape, 1, 32), jnp.float64)
+            for key in jax.random.split(jax.random.key(seed), 4)
+        )
         ids = jnp.asarray(ids)
-        assert_close(with_gradients("blocked", q, k, v, ids, g), with_gradients("dense", q, k, v, ids, g), 1e-12)
+        assert_close(
+            with_gradients("blocked", q, k, v, ids, g),
+            with_gradients("dense", q, k, v, ids, g),
+            1e-12,
+        )
 
 
 @settings(max_examples=50)
@@ -99,7 +126,11 @@ def test_a_range_holds_the_blocks_that_share_a_segment(ids, block):
     for row, row_low, row_high in zip(ids.reshape(len(ids), -1, block), low, high, strict=True):
         for i, queries in enumerate(row):
             sharing = [j for j, keys in enumerate(row) if set(queries[queries > 0]) & set(keys)]
-            assert list(range(row_low[i], row_high[i])) == sharing or not sharing and row_low[i] == row_high[i]
+            assert (
+                list(range(row_low[i], row_high[i])) == sharing
+                or not sharing
+                and row_low[i] == row_high[i]
+            )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -166,10 +197,17 @@ def mesh_of_eight():
 
 
 def collectives(compiled):
-    return set(re.findall(r"(all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(", compiled.as_text()))
+    return set(
+        re.findall(
+            r"(all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(",
+            compiled.as_text(),
+        )
+    )
 
 
-@pytest.mark.parametrize("spec", [P("data"), P(("data", "tensor")), P("data", None, "tensor")], ids=str)
+@pytest.mark.parametrize(
+    "spec", [P("data"), P(("data", "tensor")), P("data", None, "tensor")], ids=str
+)
 def test_a_mesh_splits_rows_and_heads_without_a_word(spec):
     ids = jnp.tile(jnp.concatenate([row_of([20, 40], 64), row_of([64], 64)]), (4, 1))
     arrays = draw((8, 64, 4, 32), 4)
@@ -192,7 +230,9 @@ def test_a_mesh_with_axis_rules_splits_by_them():
         run = jax.jit(lambda q, k, v, g: with_gradients("blocked", q, k, v, ids, g))
         compiled = run.lower(*placed).compile()
         assert collectives(compiled) == set()
-        assert_close(compiled(*placed), with_gradients("blocked", *arrays[:3], ids, arrays[3]), 1e-6)
+        assert_close(
+            compiled(*placed), with_gradients("blocked", *arrays[:3], ids, arrays[3]), 1e-6
+        )
 
 
 def test_inside_a_shard_map_it_is_local():
@@ -204,12 +244,17 @@ def test_inside_a_shard_map_it_is_local():
         in_specs=(split,) * 4 + (P("data"),),
         out_specs=(split,) * 4,
     )
-    assert_close(jax.jit(run)(*arrays, ids), with_gradients("blocked", *arrays[:3], ids, arrays[3]), 1e-6)
+    assert_close(
+        jax.jit(run)(*arrays, ids), with_gradients("blocked", *arrays[:3], ids, arrays[3]), 1e-6
+    )
 
 
 def test_rows_that_a_mesh_does_not_divide_stay_whole():
     ids, arrays = jnp.tile(row_of([20, 40], 64), (3, 1)), draw((3, 64, 1, 32))
-    with jax.set_mesh(mesh_of_eight()), nn.logical_axis_rules((("rows", "data"), ("heads", "tensor"))):
+    with (
+        jax.set_mesh(mesh_of_eight()),
+        nn.logical_axis_rules((("rows", "data"), ("heads", "tensor"))),
+    ):
         found = jax.jit(lambda *x: segment_attention(*x, ids, backend="blocked"))(*arrays)
     assert_close([found], [segment_attention(*arrays, ids, backend="dense")], 5e-6)
 

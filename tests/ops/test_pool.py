@@ -20,7 +20,9 @@ def test_segment_mean_equals_a_loop(lengths, seed):
     got = segment_mean(jnp.array(x), jnp.array(ids), segments, jnp.array(where))
     for s in range(segments):
         chosen = x[0][(ids[0] == s + 1) & where[0]]
-        np.testing.assert_allclose(got[0, s], chosen.mean(0) if len(chosen) else np.zeros(3), atol=1e-5)
+        np.testing.assert_allclose(
+            got[0, s], chosen.mean(0) if len(chosen) else np.zeros(3), atol=1e-5
+        )
 
 
 def test_segment_mean_of_one_segment_ignores_the_others_to_the_bit():

@@ -33,7 +33,10 @@ def test_products_depend_on_differences_of_coordinates_alone(shift, coords, head
 def test_rotation_is_the_textbook_one():
     head_dim, base = 32, 100.0
     pairs = head_dim // 6
-    x, coords = vectors(2, head_dim, tokens=3), jax.random.uniform(jax.random.key(3), (1, 3, 3)) * 20
+    x, coords = (
+        vectors(2, head_dim, tokens=3),
+        jax.random.uniform(jax.random.key(3), (1, 3, 3)) * 20,
+    )
     got = np.asarray(rotate(x, coords, base))
     wavelengths = base ** np.linspace(0, 1, pairs)
     for token in range(3):
@@ -41,8 +44,12 @@ def test_rotation_is_the_textbook_one():
             for pair in range(pairs):
                 turn = np.exp(2j * np.pi * float(coords[0, token, axis]) / wavelengths[pair])
                 i = axis * pairs + pair
-                expected = turn * (np.asarray(x)[0, token, :, i] + 1j * np.asarray(x)[0, token, :, i + 3 * pairs])
-                np.testing.assert_allclose(got[0, token, :, i] + 1j * got[0, token, :, i + 3 * pairs], expected, atol=2e-5)
+                expected = turn * (
+                    np.asarray(x)[0, token, :, i] + 1j * np.asarray(x)[0, token, :, i + 3 * pairs]
+                )
+                np.testing.assert_allclose(
+                    got[0, token, :, i] + 1j * got[0, token, :, i + 3 * pairs], expected, atol=2e-5
+                )
 
 
 def test_channels_that_are_left_over_keep_their_values():
@@ -56,7 +63,11 @@ def test_each_axis_turns_channels_of_its_own():
     for axis in range(3):
         y = rotate(x, jnp.zeros((1, 4, 3)).at[..., axis].set(0.3))
         changed.append(set(np.flatnonzero(np.any(np.asarray(y != x), axis=(0, 1, 2)))))
-    assert changed == [{0, 1, 2, 3, 12, 13, 14, 15}, {4, 5, 6, 7, 16, 17, 18, 19}, {8, 9, 10, 11, 20, 21, 22, 23}]
+    assert changed == [
+        {0, 1, 2, 3, 12, 13, 14, 15},
+        {4, 5, 6, 7, 16, 17, 18, 19},
+        {8, 9, 10, 11, 20, 21, 22, 23},
+    ]
 
 
 def test_bfloat16_stays_bfloat16_but_angles_are_float32():

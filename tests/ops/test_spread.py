@@ -14,7 +14,9 @@ TURNS = 4
 
 def scored(x, weights):
     """Parts of x [B, TURNS, D] in turn, each with all of the weights [D, K]."""
-    return jax.lax.map(lambda part: jnp.tanh(part @ weights).sum(-1), x.swapaxes(0, 1)).swapaxes(0, 1)
+    return jax.lax.map(lambda part: jnp.tanh(part @ weights).sum(-1), x.swapaxes(0, 1)).swapaxes(
+        0, 1
+    )
 
 
 def loss(x, weights):
@@ -24,13 +26,18 @@ def loss(x, weights):
 @pytest.fixture(scope="module")
 def arrays():
     rng = np.random.default_rng(0)
-    return rng.normal(size=(8, TURNS, 6)).astype(np.float32), rng.normal(size=(6, 16)).astype(np.float32)
+    return rng.normal(size=(8, TURNS, 6)).astype(np.float32), rng.normal(size=(6, 16)).astype(
+        np.float32
+    )
 
 
 def test_rows_that_are_spread_give_the_same_gradients_and_send_one_sum(arrays):
     expected = jax.grad(loss, argnums=(0, 1))(*arrays)
     mesh = make_mesh(data=4, fsdp=2, devices=jax.devices()[:8])
-    placed = jax.device_put(arrays[0], row_sharding(mesh)), jax.device_put(arrays[1], replicated(mesh))
+    placed = (
+        jax.device_put(arrays[0], row_sharding(mesh)),
+        jax.device_put(arrays[1], replicated(mesh)),
+    )
     with on_mesh(mesh):
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*placed).compile()
     for found, wanted in zip(compiled(*placed), expected):

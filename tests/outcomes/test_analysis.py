@@ -29,16 +29,23 @@ def analysis(women):
 def test_the_ratios_that_were_simulated_are_found(analysis):
     for level, truth in zip(LEVELS, HAZARD_RATIOS):
         effect = analysis.effects["cox_adjusted"][level]
-        assert abs(np.log(effect.hazard_ratio / truth)) < 3 * np.log(effect.ci95[1] / effect.ci95[0]) / (2 * 1.96)
+        assert abs(np.log(effect.hazard_ratio / truth)) < 3 * np.log(
+            effect.ci95[1] / effect.ci95[0]
+        ) / (2 * 1.96)
 
 
 def test_confounded_by_age_the_unadjusted_ratios_are_larger(analysis):
     for level in (*LEVELS, "per_mm2"):
-        assert analysis.effects["cox_unadjusted"][level].ci95[0] > analysis.effects["cox_adjusted"][level].hazard_ratio
+        assert (
+            analysis.effects["cox_unadjusted"][level].ci95[0]
+            > analysis.effects["cox_adjusted"][level].hazard_ratio
+        )
 
 
 def test_a_hazard_per_mm2_is_found():
-    effect = analyse(simulate_cohort(10_000, 3, per_mm2=1.025), adjust=ADJUST).effects["cox_adjusted"]["per_mm2"]
+    effect = analyse(simulate_cohort(10_000, 3, per_mm2=1.025), adjust=ADJUST).effects[
+        "cox_adjusted"
+    ]["per_mm2"]
     assert effect.ci95[0] < 1.025 < effect.ci95[1]
     assert effect.ci95[0] > 1
 
@@ -51,7 +58,12 @@ def test_metrics_have_every_task_and_level(analysis):
             low, high = number["hazard_ratio"]["ci95"]
             assert low < number["hazard_ratio"]["value"] < high
             assert number["hazard_ratio"]["n"] == 20_000
-    assert {"cox_adjusted_age_50_59", "cox_adjusted_age_from_70", "prediction", "added_by_calcification"} < set(found)
+    assert {
+        "cox_adjusted_age_50_59",
+        "cox_adjusted_age_from_70",
+        "prediction",
+        "added_by_calcification",
+    } < set(found)
     assert set(found["prediction"]["covariates"]) == {"c_index", "auc_5_years", "auc_10_years"}
     assert found["added_by_calcification"]["covariates"]["c_index"]["ci95"][0] > 0
 
@@ -85,8 +97,13 @@ def test_noise_adds_nothing_to_the_risk():
         group = severity(women.area_mm2)
         calcification = {level: (group == i).astype(float) for i, level in enumerate(LEVELS, 1)}
         covariates = {name: women.column(name) for name in ADJUST}
-        gains.append(added_worth(women.time_years, women.event, covariates, calcification, {}, horizons=[]).gain["c_index"])
-    assert sum(gain.ci95[0] > 0 for gain in gains) <= 2  # more by chance in 1 of 300 runs, were each interval exact
+        gains.append(
+            added_worth(
+                women.time_years, women.event, covariates, calcification, {}, horizons=[]
+            ).gain["c_index"]
+        )
+    # more by chance in 1 of 300 runs, were each interval exact
+    assert sum(gain.ci95[0] > 0 for gain in gains) <= 2
     assert abs(np.mean([gain.value for gain in gains])) < 0.003
 
 
@@ -102,7 +119,10 @@ def test_published_scores_are_covariate_and_comparator(women):
         "statin": (rng.random(n) < 0.2).astype(float),
     }
     analysis = analyse(replace(women, covariates={**women.covariates, **more}), adjust=["age"])
-    assert {risk.name for risk in analysis.added.worth} > {"ASCVD (pooled cohort equations)", "PREVENT"}
+    assert {risk.name for risk in analysis.added.worth} > {
+        "ASCVD (pooled cohort equations)",
+        "PREVENT",
+    }
     unadjusted = analysis.effects["cox_unadjusted"]["severe"].hazard_ratio
     for task in ("cox_pce_adjusted", "cox_prevent_adjusted"):
         assert 1.5 < analysis.effects[task]["severe"].hazard_ratio < unadjusted
@@ -115,7 +135,11 @@ def test_the_order_of_the_lines_changes_nothing():
     shuffled = women.where(np.random.default_rng(0).permutation(2000))
     first, second = (analyse(cohort, adjust=ADJUST).effects for cohort in (women, shuffled))
     for task in first:
-        np.testing.assert_allclose([e.hazard_ratio for e in first[task].values()], [e.hazard_ratio for e in second[task].values()], rtol=1e-6)
+        np.testing.assert_allclose(
+            [e.hazard_ratio for e in first[task].values()],
+            [e.hazard_ratio for e in second[task].values()],
+            rtol=1e-6,
+        )
 
 
 def test_the_thresholds_are_the_callers(women):
@@ -135,16 +159,22 @@ def test_women_without_a_covariate_are_left_out_of_all_and_told():
     women = simulate_cohort(3000, 2)
     sbp = np.where(np.arange(3000) % 10 == 0, np.nan, women.covariates["sbp"])
     analysis = analyse(replace(women, covariates={"sbp": sbp}), adjust=["age", "sbp"])
-    assert {effect.women for effects in analysis.effects.values() for effect in effects.values()} == {2700}
+    assert {
+        effect.women for effects in analysis.effects.values() for effect in effects.values()
+    } == {2700}
     assert any("300 of 3,000 women (10.0 %)" in note for note in analysis.notes)
 
 
 def test_a_severity_without_outcomes_is_told():
     women = simulate_cohort(1500, 2)
     severe = severity(women.area_mm2) == 3
-    analysis = analyse(replace(women, event=np.where(severe & (women.event == 1), 0, women.event)), adjust=["age"])
+    analysis = analyse(
+        replace(women, event=np.where(severe & (women.event == 1), 0, women.event)), adjust=["age"]
+    )
     assert list(analysis.effects["cox_adjusted"]) == ["mild", "moderate", "per_mm2"]
-    assert any(note.startswith(f"severe: {severe.sum()} women with no outcome") for note in analysis.notes)
+    assert any(
+        note.startswith(f"severe: {severe.sum()} women with no outcome") for note in analysis.notes
+    )
     assert [group.name for group in analysis.groups] == ["zero", "mild", "moderate", "severe"]
 
 
@@ -152,7 +182,10 @@ def test_short_follow_up_makes_no_long_prediction():
     women = simulate_cohort(4000, 2, years=6.0)
     analysis = analyse(women, adjust=["age"])
     assert set(analysis.added.worth[0].auc) == {5.0}
-    assert "Follow-up is too short, or outcomes are too few, for 10-year predictions." in analysis.notes
+    assert (
+        "Follow-up is too short, or outcomes are too few, for 10-year predictions."
+        in analysis.notes
+    )
 
 
 def test_few_women_make_an_analysis_with_remarks():
@@ -173,7 +206,11 @@ def nobody_at_zero(women):
 IMPOSSIBLE = {
     "no calcification": (nobody_calcified, ["age"], "no outcome among women with calcification"),
     "no reference": (nobody_at_zero, ["age"], "no outcome among women with zero calcification"),
-    "a constant covariate": (lambda w: replace(w, covariates={"one": np.ones(len(w))}), ["age", "one"], "one is the same for all"),
+    "a constant covariate": (
+        lambda w: replace(w, covariates={"one": np.ones(len(w))}),
+        ["age", "one"],
+        "one is the same for all",
+    ),
 }
 
 

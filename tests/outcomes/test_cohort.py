@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.cohort import check_covariates, complete_cases, read_cohort, severity, split_names
+from mmv_jax.outcomes.cohort import (
+    check_covariates,
+    complete_cases,
+    read_cohort,
+    severity,
+    split_names,
+)
 
 HEADER = ["patient_id", "time_years", "event", "area_mm2", "age", "sbp", "site"]
 
@@ -17,7 +23,15 @@ def good_rows(women=40):
     rng = np.random.default_rng(1)
     time, sbp = 1 + rng.random(women) * 9, 120 + rng.normal(size=women) * 9
     return [
-        [f"w{i}", f"{time[i]:.3f}", str(i % 3), f"{(i % 4) * 9.0:g}", str(45 + i % 30), f"{sbp[i]:.1f}", "north" if i % 2 else "south"]
+        [
+            f"w{i}",
+            f"{time[i]:.3f}",
+            str(i % 3),
+            f"{(i % 4) * 9.0:g}",
+            str(45 + i % 30),
+            f"{sbp[i]:.1f}",
+            "north" if i % 2 else "south",
+        ]
         for i in range(women)
     ]
 
@@ -47,19 +61,39 @@ DEFECTS = {
     "neither event nor time": (3, "time_years", "NA", "line 5 has no time_years"),
     "time in words": (3, "time_years", "two", "line 5 has a time_years that is not a number"),
     "endless time": (3, "time_years", "inf", "line 5 has a time_years that is not a number"),
-    "time in days": (3, "time_years", "2190", "line 5 has a time_years above 80. If these are days"),
+    "time in days": (
+        3,
+        "time_years",
+        "2190",
+        "line 5 has a time_years above 80. If these are days",
+    ),
     "no event": (3, "event", "", "line 5 has no event"),
     "unknown event code": (3, "event", "3", "line 5 has an event code other than 0"),
     "event code in words": (3, "event", "dead", "line 5 has an event code other than 0"),
     "half an event": (3, "event", "0.5", "line 5 has an event code other than 0"),
-    "duplicate woman": (3, "patient_id", "w7", "lines 5, 9 have a patient_id that another line has too"),
+    "duplicate woman": (
+        3,
+        "patient_id",
+        "w7",
+        "lines 5, 9 have a patient_id that another line has too",
+    ),
     "no id": (3, "patient_id", " ", "line 5 has no patient_id"),
     "no area": (3, "area_mm2", "", "line 5 has no area_mm2"),
     "negative area": (3, "area_mm2", "-1", "line 5 has a negative area_mm2"),
     "no age": (3, "age", "", "line 5 has no age between 18 and 110"),
     "age in months": (3, "age", "640", "line 5 has no age between 18 and 110"),
-    "covariate in words": (3, "sbp", "high", "line 5 has a sbp that is not a number, while other lines have numbers"),
-    "a text level that could name a woman": (3, "site", "Gertrude", "site is text with 3 levels, the rarest in 1 line"),
+    "covariate in words": (
+        3,
+        "sbp",
+        "high",
+        "line 5 has a sbp that is not a number, while other lines have numbers",
+    ),
+    "a text level that could name a woman": (
+        3,
+        "site",
+        "Gertrude",
+        "site is text with 3 levels, the rarest in 1 line",
+    ),
 }
 
 
@@ -100,8 +134,14 @@ def test_lines_are_those_of_the_file_below_empty_lines_and_quoted_breaks(tmp_pat
 
 
 HEADERS = {
-    "a column is missing": (["patient_id", "time", "event", "area_mm2", "age", "sbp", "site"], "the header has no time_years"),
-    "a column twice": (["patient_id", "time_years", "event", "area_mm2", "age", "age", "site"], "more than once"),
+    "a column is missing": (
+        ["patient_id", "time", "event", "area_mm2", "age", "sbp", "site"],
+        "the header has no time_years",
+    ),
+    "a column twice": (
+        ["patient_id", "time_years", "event", "area_mm2", "age", "age", "site"],
+        "more than once",
+    ),
     "semicolons": (["patient_id;time_years;event;area_mm2;age"], "separated by semicolons"),
 }
 
@@ -109,7 +149,9 @@ HEADERS = {
 @pytest.mark.parametrize("header, message", HEADERS.values(), ids=HEADERS.keys())
 def test_a_wrong_header_is_refused(tmp_path, header, message):
     with pytest.raises(UserError, match=message):
-        read_cohort(write(tmp_path / "cohort.csv", [row[: len(header)] for row in good_rows()], header))
+        read_cohort(
+            write(tmp_path / "cohort.csv", [row[: len(header)] for row in good_rows()], header)
+        )
 
 
 CONTENTS = {
@@ -118,7 +160,10 @@ CONTENTS = {
     "a spreadsheet": (b"PK\x03\x04\xff\xfe\x00\x9c", "not UTF-8"),
     "an open quote": (",".join(HEADER).encode() + b'\nw1,1,0,0,50,"120,x\n', "not a CSV line"),
     "a line too short": (",".join(HEADER).encode() + b"\nw1,1,0\n", "line 2 has not as many cells"),
-    "no outcome": (",".join(HEADER).encode() + b"\nw1,1,0,0,50,120,x\nw2,2,2,0,50,120,x\n", "no line has event 1"),
+    "no outcome": (
+        ",".join(HEADER).encode() + b"\nw1,1,0,0,50,120,x\nw2,2,2,0,50,120,x\n",
+        "no line has event 1",
+    ),
 }
 
 
@@ -152,8 +197,11 @@ def test_ids_that_no_mammogram_has_are_refused_and_mammograms_without_follow_up_
     path = write(tmp_path / "cohort.csv", good_rows())
     areas = {f"w{i}": float(i) for i in range(45)}
     cohort = read_cohort(path, areas=areas)
-    np.testing.assert_array_equal(cohort.area_mm2, np.arange(40.0))  # and not the column of the file
-    assert cohort.notes == ("5 women with mammograms are not in the cohort file and are not analysed.",)
+    # and not the column of the file
+    np.testing.assert_array_equal(cohort.area_mm2, np.arange(40.0))
+    assert cohort.notes == (
+        "5 women with mammograms are not in the cohort file and are not analysed.",
+    )
     del areas["w3"], areas["w9"]
     with pytest.raises(UserError, match="lines 5, 11 have a patient_id that no mammogram has"):
         read_cohort(path, areas=areas)
@@ -168,20 +216,34 @@ def test_women_without_a_covariate_are_counted(tmp_path):
     kept = complete_cases(cohort, cohort.names_of(["sbp", "site"]))
     assert len(kept) == 37
     assert kept.line.tolist() == [line for line in range(2, 42) if line not in (3, 4, 6)]
-    assert "3 of 40 women (7.5 %), with 2 of the outcomes, lack a covariate (sbp 2, site=south 1)" in kept.notes[-1]
+    assert (
+        "3 of 40 women (7.5 %), with 2 of the outcomes, lack a covariate (sbp 2, site=south 1)"
+        in kept.notes[-1]
+    )
     assert complete_cases(kept, ["sbp"]) is kept
 
 
 def test_a_column_that_nobody_asked_for_is_read_where_it_has_numbers_and_told_where_not(tmp_path):
     rows = [[*row, "yes" if i < 3 else "0"] for i, row in enumerate(good_rows())]
-    cohort = read_cohort(write(tmp_path / "cohort.csv", rows, [*HEADER, "smoker"]), also=["smoker", "bmi"])
+    cohort = read_cohort(
+        write(tmp_path / "cohort.csv", rows, [*HEADER, "smoker"]), also=["smoker", "bmi"]
+    )
     assert list(cohort.covariates) == ["smoker"]
     assert np.isnan(cohort.covariates["smoker"]).sum() == 3
-    assert cohort.notes == ("smoker: 3 cells are not numbers and count as missing for the published risks. Write 0 and 1 for no and yes.",)
+    assert cohort.notes == (
+        (
+            "smoker: 3 cells are not numbers and count as missing for the published risks. Write 0"
+            " and 1 for no and yes."
+        ),
+    )
 
 
 def test_covariates_without_information_are_refused(tmp_path):
-    path = write(tmp_path / "cohort.csv", [[*row, "1", row[5], str(int(row[2] == "1"))] for row in good_rows()], [*HEADER, "one", "copy", "hit"])
+    path = write(
+        tmp_path / "cohort.csv",
+        [[*row, "1", row[5], str(int(row[2] == "1"))] for row in good_rows()],
+        [*HEADER, "one", "copy", "hit"],
+    )
     cohort = read_cohort(path, covariates=["sbp", "one", "copy", "hit"])
     check_covariates(cohort, ["sbp", "age"])
     with pytest.raises(UserError, match="covariate one is the same for all 40 women"):
@@ -195,16 +257,24 @@ def test_covariates_without_information_are_refused(tmp_path):
 def test_a_follow_up_of_no_time_is_told(tmp_path):
     rows = good_rows()
     rows[0][1] = "0"
-    assert "1 women have a follow-up of 0 years" in read_cohort(write(tmp_path / "cohort.csv", rows)).notes[0]
+    assert (
+        "1 women have a follow-up of 0 years"
+        in read_cohort(write(tmp_path / "cohort.csv", rows)).notes[0]
+    )
 
 
-@given(st.lists(st.floats(0, 1000), max_size=50), st.lists(st.integers(0, 300), min_size=3, max_size=3, unique=True).map(sorted))
+@given(
+    st.lists(st.floats(0, 1000), max_size=50),
+    st.lists(st.integers(0, 300), min_size=3, max_size=3, unique=True).map(sorted),
+)
 def test_severity_counts_the_thresholds_passed(areas, thresholds):
     expected = [sum(area > threshold for threshold in thresholds) for area in areas]
     assert severity(np.array(areas, float), thresholds).tolist() == expected
 
 
-@pytest.mark.parametrize("thresholds", [(0, 10), (0, 25, 10), (-1, 10, 25)], ids=["two", "falling", "negative"])
+@pytest.mark.parametrize(
+    "thresholds", [(0, 10), (0, 25, 10), (-1, 10, 25)], ids=["two", "falling", "negative"]
+)
 def test_thresholds_must_be_three_rising_areas(thresholds):
     with pytest.raises(UserError, match="three rising areas"):
         severity(np.zeros(3), thresholds)
@@ -215,7 +285,27 @@ def test_names_are_split_at_commas():
     assert split_names("") == ()
 
 
-CELLS = st.sampled_from(["", "0", "1", "2", "-1", "5.5", "nan", "inf", "1e400", "x", "w1", "é", '"', "0x1f", "1_0", " 3 ", "\x00"])
+CELLS = st.sampled_from(
+    [
+        "",
+        "0",
+        "1",
+        "2",
+        "-1",
+        "5.5",
+        "nan",
+        "inf",
+        "1e400",
+        "x",
+        "w1",
+        "é",
+        '"',
+        "0x1f",
+        "1_0",
+        " 3 ",
+        "\x00",
+    ]
+)
 
 
 @given(st.lists(st.lists(CELLS, min_size=7, max_size=7), max_size=6))
@@ -225,5 +315,7 @@ def test_any_cells_give_a_cohort_or_a_user_error(tmp_path_factory, rows):
         cohort = read_cohort(path, covariates=["sbp", "site"])
     except UserError:
         return
-    assert np.all(np.isfinite(cohort.time_years) & (cohort.time_years >= 0) & (cohort.area_mm2 >= 0))
+    assert np.all(
+        np.isfinite(cohort.time_years) & (cohort.time_years >= 0) & (cohort.area_mm2 >= 0)
+    )
     assert set(cohort.event) <= {0, 1, 2}

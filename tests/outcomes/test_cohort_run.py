@@ -25,8 +25,16 @@ def cohort_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("cohort") / "women.csv"
     with open(path, "w", newline="") as file:
         out = csv.writer(file)
-        out.writerow(["patient_id", "time_years", "event", "area_mm2", "age", *women.covariates, "name"])
-        columns = (women.time_years, women.event, women.area_mm2, women.age, *women.covariates.values())
+        out.writerow(
+            ["patient_id", "time_years", "event", "area_mm2", "age", *women.covariates, "name"]
+        )
+        columns = (
+            women.time_years,
+            women.event,
+            women.area_mm2,
+            women.age,
+            *women.covariates.values(),
+        )
         for i, row in enumerate(zip(*columns)):
             out.writerow([f"patient{i:05}", *(f"{value:.6g}" for value in row), f"Sentinel{i}"])
     return path
@@ -36,7 +44,11 @@ def cohort_file(tmp_path_factory):
 def results(cohort_file, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "new"
     text = evaluate_cohort(cohort_file, workdir, adjust=ADJUST, config='{"cohort": "women.csv"}')
-    return text, json.loads((workdir / "metrics.json").read_text()), (workdir / "report.html").read_text()
+    return (
+        text,
+        json.loads((workdir / "metrics.json").read_text()),
+        (workdir / "report.html").read_text(),
+    )
 
 
 def test_the_numbers_are_written_and_said(results):
@@ -72,8 +84,17 @@ def test_no_woman_is_named(results):
 
 
 def test_the_config_of_the_repository_is_the_call(cohort_file, tmp_path, results):
-    config = load_config("experiments/eval_outcomes.py", [f"--config.cohort={cohort_file}", f"--config.adjust={','.join(ADJUST)}"])
-    evaluate_cohort(config.cohort, tmp_path, adjust=split_names(config.adjust), thresholds=config.thresholds, horizons=config.horizons)
+    config = load_config(
+        "experiments/eval_outcomes.py",
+        [f"--config.cohort={cohort_file}", f"--config.adjust={','.join(ADJUST)}"],
+    )
+    evaluate_cohort(
+        config.cohort,
+        tmp_path,
+        adjust=split_names(config.adjust),
+        thresholds=config.thresholds,
+        horizons=config.horizons,
+    )
     assert json.loads((tmp_path / "metrics.json").read_text()) == results[1]
 
 
@@ -81,9 +102,13 @@ def test_areas_from_images_stand_for_the_column(cohort_file, tmp_path):
     with open(cohort_file, newline="") as file:
         areas = {row["patient_id"]: 2 * float(row["area_mm2"]) for row in csv.DictReader(file)}
     evaluate_cohort(cohort_file, tmp_path, areas=areas)
-    doubled = json.loads((tmp_path / "metrics.json").read_text())["cox_unadjusted"]["per_mm2"]["hazard_ratio"]["value"]
+    doubled = json.loads((tmp_path / "metrics.json").read_text())["cox_unadjusted"]["per_mm2"][
+        "hazard_ratio"
+    ]["value"]
     evaluate_cohort(cohort_file, tmp_path)
-    assert json.loads((tmp_path / "metrics.json").read_text())["cox_unadjusted"]["per_mm2"]["hazard_ratio"]["value"] == pytest.approx(doubled**2)
+    assert json.loads((tmp_path / "metrics.json").read_text())["cox_unadjusted"]["per_mm2"][
+        "hazard_ratio"
+    ]["value"] == pytest.approx(doubled**2)
 
 
 def test_a_file_with_mistakes_leaves_nothing_behind(cohort_file, tmp_path):

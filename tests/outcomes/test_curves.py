@@ -15,7 +15,10 @@ women = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 2)), min_size=1, m
 def test_without_competing_death_incidence_is_one_minus_kaplan_meier(rows):
     time, event = np.array(rows, float).T
     outcome = event == 1
-    incidence, survival = cumulative_incidence(time, outcome.astype(int)), kaplan_meier(time, outcome)
+    incidence, survival = (
+        cumulative_incidence(time, outcome.astype(int)),
+        kaplan_meier(time, outcome),
+    )
     when = np.arange(0.0, 32.0)
     np.testing.assert_allclose(incidence.at(when), 1 - survival.at(when), atol=1e-12)
 
@@ -26,8 +29,15 @@ def test_incidences_and_survival_add_up_to_everybody(rows):
     event = event.astype(int)
     when = np.arange(0.0, 32.0)
     first, second = (cumulative_incidence(time, event, cause=cause) for cause in (1, 2))
-    np.testing.assert_allclose(first.at(when) + second.at(when) + kaplan_meier(time, event > 0).at(when), 1, atol=1e-12)
-    assert np.all((first.low <= first.value) & (first.value <= first.high) & (first.low >= 0) & (first.high <= 1))
+    np.testing.assert_allclose(
+        first.at(when) + second.at(when) + kaplan_meier(time, event > 0).at(when), 1, atol=1e-12
+    )
+    assert np.all(
+        (first.low <= first.value)
+        & (first.value <= first.high)
+        & (first.low >= 0)
+        & (first.high <= 1)
+    )
     assert np.all(np.diff(first.value) >= 0)
 
 
@@ -38,7 +48,9 @@ def test_at_risk_are_those_followed_as_long(rows, when):
 
 
 def test_the_interval_of_incidence_covers():
-    """With even death and censoring, F(1) = (1 - exp(-3)) / 3 for unit hazards of outcome, and twice that of death."""
+    """With even death and censoring, F(1) = (1 - exp(-3)) / 3 for unit hazards of outcome, and
+    twice that of death.
+    """
     truth, held = (1 - np.exp(-3.0)) / 3, 0
     for seed in range(200):
         rng = np.random.default_rng(seed)

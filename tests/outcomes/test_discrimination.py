@@ -1,4 +1,6 @@
-"""C, AUC, reclassification and calibration against their definitions, and against the truth of simulated women."""
+"""C, AUC, reclassification and calibration against their definitions, and against the truth of
+simulated women.
+"""
 
 import numpy as np
 import pytest
@@ -6,17 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from mmv_jax.outcomes.discrimination import auc, calibration, concordance, outcome_weights, reclassification
+from mmv_jax.outcomes.discrimination import (
+    auc,
+    calibration,
+    concordance,
+    outcome_weights,
+    reclassification,
+)
 
-women = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 2), st.integers(0, 5)), min_size=2, max_size=40)
+women = st.lists(
+    st.tuples(st.integers(1, 12), st.integers(0, 2), st.integers(0, 5)), min_size=2, max_size=40
+)
 
 
 def sample(seed, n=3000, censored_by=12.0):
-    """Times with hazard exp(score) / 10, death with hazard 1 / 20, even censoring; the true risk by 5 years."""
+    """Times with hazard exp(score) / 10, death with hazard 1 / 20, even censoring; the true risk by
+    5 years.
+    """
     rng = np.random.default_rng(seed)
     score = rng.normal(size=n)
     rate = np.exp(score) / 10
-    ends = np.stack([rng.exponential(1 / rate), rng.exponential(20.0, n), rng.uniform(0, censored_by, n)])
+    ends = np.stack(
+        [rng.exponential(1 / rate), rng.exponential(20.0, n), rng.uniform(0, censored_by, n)]
+    )
     risk = rate / (rate + 0.05) * (1 - np.exp(-(rate + 0.05) * 5.0))
     return ends.min(axis=0), np.array([1, 2, 0])[ends.argmin(axis=0)], score, risk, ends
 
@@ -41,14 +55,18 @@ def test_concordance_equals_lifelines():
 
     time, event, score, _, _ = sample(0)
     expected = concordance_index(time, -score, event == 1)
-    assert concordance(time, (event == 1).astype(int), score).value == pytest.approx(expected, abs=1e-12)
+    assert concordance(time, (event == 1).astype(int), score).value == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_the_intervals_of_c_and_auc_and_of_their_gain_cover():
     large = estimates(0, 200_000)
     held = np.zeros(3, int)
     for seed in range(1, 101):
-        held += [e.ci95[0] <= truth.value <= e.ci95[1] for e, truth in zip(estimates(seed, 400), large)]
+        held += [
+            e.ci95[0] <= truth.value <= e.ci95[1] for e, truth in zip(estimates(seed, 400), large)
+        ]
     assert np.all((held >= 88) & (held <= 100)), held
 
 
@@ -64,7 +82,9 @@ def test_auc_without_censoring_is_the_usual_one():
     _, _, score, _, ends = sample(0, censored_by=1e9)
     time, event = ends[:2].min(axis=0), np.where(ends[0] < ends[1], 1, 2)
     case = (event == 1) & (time <= 5)
-    assert auc(time, event, score, 5.0).value == pytest.approx(roc_auc_score(case, score), abs=1e-12)
+    assert auc(time, event, score, 5.0).value == pytest.approx(
+        roc_auc_score(case, score), abs=1e-12
+    )
 
 
 def test_weights_stand_for_the_censored():
@@ -79,7 +99,9 @@ def test_weights_stand_for_the_censored():
 def test_a_random_risk_reclassifies_nobody_rightly():
     time, event, _, risk, _ = sample(0, n=20_000)
     other = np.clip(risk + np.random.default_rng(7).normal(0, 0.05, 20_000), 0, 1)
-    low, high = reclassification(time, event, other, np.random.default_rng(1).permutation(other), 5.0).total.ci95
+    low, high = reclassification(
+        time, event, other, np.random.default_rng(1).permutation(other), 5.0
+    ).total.ci95
     assert high < 0  # worse than it was
     same = reclassification(time, event, risk, risk, 5.0)
     assert same.total.value == same.with_outcome.value == same.without_outcome.value == 0
@@ -94,7 +116,9 @@ def test_reclassification_without_censoring_is_counted():
     assert moved.with_outcome.value == pytest.approx(1.0)
     assert moved.without_outcome.value == pytest.approx((1 - 1 - 1) / 3)
     assert moved.total.value == pytest.approx(1 - 1 / 3)
-    assert reclassification(time, event, old, new, 5.0, cutoffs=()).without_outcome.value == pytest.approx((1 - 1 - 1) / 3)
+    assert reclassification(
+        time, event, old, new, 5.0, cutoffs=()
+    ).without_outcome.value == pytest.approx((1 - 1 - 1) / 3)
 
 
 def test_the_true_risk_is_calibrated_and_twice_it_is_not():

@@ -1,4 +1,6 @@
-"""Fine and Gray's model beside comprisk, and its standard errors beside what simulations scatter."""
+"""Fine and Gray's model beside comprisk, and its standard errors beside what simulations
+scatter.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ def test_equals_comprisk():
     comprisk = pytest.importorskip("comprisk")
     time, event, x = simulate_subdistribution(600, 1, (0.5, -0.5))
     fit = fine_gray(time, event, x)
-    theirs = comprisk.FineGrayRegression().fit(np.stack(list(x.values()), axis=1), time=time, event=event)
+    theirs = comprisk.FineGrayRegression().fit(
+        np.stack(list(x.values()), axis=1), time=time, event=event
+    )
     np.testing.assert_allclose(fit.log_ratios, theirs.coef_, rtol=1e-5)
 
 
@@ -28,7 +32,9 @@ def test_without_competing_death_it_is_coxs_model():
 
 
 def test_scores_by_loops():
-    """The influence of a woman, as Fine and Gray write it, against the cumulative sums of the implementation."""
+    """The influence of a woman, as Fine and Gray write it, against the cumulative sums of the
+    implementation.
+    """
     time, event, x = simulate_subdistribution(40, 3, (0.4, -0.3))
     time = np.ceil(time * 6) / 6  # ties of every kind
     fit = fine_gray(time, event, x)
@@ -47,7 +53,15 @@ def test_scores_by_loops():
 
     def q(u):
         dead = [i for i in range(n) if event[i] == 2 and time[i] < u]
-        return sum((weight(i, t) * risk[i] * hazard[t] * (z[i] - mean[t]) for i in dead for t in outcomes if t >= u), np.zeros(2))
+        return sum(
+            (
+                weight(i, t) * risk[i] * hazard[t] * (z[i] - mean[t])
+                for i in dead
+                for t in outcomes
+                if t >= u
+            ),
+            np.zeros(2),
+        )
 
     influence = np.zeros((n, 2))
     for i in range(n):
@@ -57,8 +71,21 @@ def test_scores_by_loops():
         for u in np.unique(time[event == 0]):
             followed = np.sum(time >= u)
             if u <= time[i]:
-                influence[i] += q(u) / followed * ((event[i] == 0 and time[i] == u) - np.sum((time == u) & (event == 0)) / followed)
-    information = sum((np.sum(event[time == t] == 1) * _variance(z, [weight(i, t) * risk[i] for i in range(n)]) for t in outcomes), np.zeros((2, 2)))
+                influence[i] += (
+                    q(u)
+                    / followed
+                    * (
+                        (event[i] == 0 and time[i] == u)
+                        - np.sum((time == u) & (event == 0)) / followed
+                    )
+                )
+    information = sum(
+        (
+            np.sum(event[time == t] == 1) * _variance(z, [weight(i, t) * risk[i] for i in range(n)])
+            for t in outcomes
+        ),
+        np.zeros((2, 2)),
+    )
     bread = np.linalg.inv(information)
     np.testing.assert_allclose(fit.covariance, bread @ influence.T @ influence @ bread, rtol=1e-5)
 

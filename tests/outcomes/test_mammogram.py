@@ -28,7 +28,9 @@ def test_unknown_spacing_gives_no_area():
 
 def test_magnification_shrinks_the_area_by_its_square():
     mask = np.ones((10, 10), bool)
-    assert area_mm2(mask, tissue_spacing_mm((0.1, 0.1), 2.0)) == pytest.approx(area_mm2(mask, (0.1, 0.1)) / 4)
+    assert area_mm2(mask, tissue_spacing_mm((0.1, 0.1), 2.0)) == pytest.approx(
+        area_mm2(mask, (0.1, 0.1)) / 4
+    )
 
 
 @pytest.mark.parametrize("magnification", [0.8, 0.0, math.nan, 12.0])
@@ -38,10 +40,19 @@ def test_a_magnification_that_cannot_be_is_refused(magnification):
 
 
 def test_rules_of_aggregation():
-    views = [View("L", "CC", 4.0), View("L", "CC", 8.0), View("L", "MLO", 2.0), View("R", "MLO", 10.0)]
+    views = [
+        View("L", "CC", 4.0),
+        View("L", "CC", 8.0),
+        View("L", "MLO", 2.0),
+        View("R", "MLO", 10.0),
+    ]
     assert breast_areas(views) == {"L": 4.0, "R": 10.0}
     assert breast_areas(views, of_views="max") == {"L": 6.0, "R": 10.0}
-    assert [woman_area(views, of_breasts=rule) for rule in ("sum", "mean", "max")] == [14.0, 7.0, 10.0]
+    assert [woman_area(views, of_breasts=rule) for rule in ("sum", "mean", "max")] == [
+        14.0,
+        7.0,
+        10.0,
+    ]
 
 
 @pytest.mark.parametrize("rules", [{"of_views": "sum"}, {"of_breasts": "median"}])
@@ -51,10 +62,19 @@ def test_an_unknown_rule_is_refused(rules):
 
 
 def test_one_unknown_view_makes_the_woman_unknown():
-    assert math.isnan(woman_area([View("L", "CC", math.nan), View("R", "CC", 3.0)], of_breasts="max"))
+    assert math.isnan(
+        woman_area([View("L", "CC", math.nan), View("R", "CC", 3.0)], of_breasts="max")
+    )
 
 
-@given(st.lists(st.tuples(st.sampled_from("LR"), st.sampled_from(["CC", "MLO"]), areas), min_size=1, max_size=8), st.randoms())
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("LR"), st.sampled_from(["CC", "MLO"]), areas),
+        min_size=1,
+        max_size=8,
+    ),
+    st.randoms(),
+)
 def test_the_order_of_the_views_changes_nothing(views, random):
     views = [View(*view) for view in views]
     shuffled = random.sample(views, len(views))

@@ -26,12 +26,15 @@ def test_the_cohort_looks_like_a_screening_cohort():
 
 def test_the_hazard_is_weibull_with_the_ratio_asked_for():
     """-ln S(t) of unconfounded women of one age, without censoring, is rate · t^shape · ratio."""
-    cohort = simulate_cohort(400_000, 0, hazard_ratios=(3.0, 3.0, 3.0), confounding=0.0, death_at_60=1e-12, years=1e6)
+    cohort = simulate_cohort(
+        400_000, 0, hazard_ratios=(3.0, 3.0, 3.0), confounding=0.0, death_at_60=1e-12, years=1e6
+    )
     alike = np.abs(cohort.age - 57) < 3
     group = severity(cohort.area_mm2)[alike] > 0
     time = cohort.time_years[alike]
     hazard = [[-np.log(np.mean(time[group == g] > t)) for t in (1.0, 3.0)] for g in (False, True)]
-    assert hazard[0][1] / hazard[0][0] == pytest.approx(3**1.2 + 0.0, rel=0.25)  # the loss of one in fifty a year adds a little
+    # the loss of one in fifty a year adds a little
+    assert hazard[0][1] / hazard[0][0] == pytest.approx(3**1.2 + 0.0, rel=0.25)
     assert hazard[1][0] - 0.02 == pytest.approx(3 * (hazard[0][0] - 0.02), rel=0.12)
 
 
@@ -39,7 +42,13 @@ def test_adjusted_intervals_cover():
     """A share of the full proof; see `coverage`: 200 cohorts of 10,000."""
     for found in cox_coverage(20, 5000):
         assert found.held >= 17
-        assert abs(found.mean - np.log({"mild": 1.2, "moderate": 1.4, "severe": 2.1, "per_mm2": 1.02}[found.name])) < 3 * found.spread / 20**0.5
+        assert (
+            abs(
+                found.mean
+                - np.log({"mild": 1.2, "moderate": 1.4, "severe": 2.1, "per_mm2": 1.02}[found.name])
+            )
+            < 3 * found.spread / 20**0.5
+        )
 
 
 def test_the_subdistribution_is_the_one_asked_for():

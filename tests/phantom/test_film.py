@@ -32,7 +32,10 @@ def test_air_is_fogged_and_the_breast_is_found_all_the_same():
 
 def test_the_scanner_leaves_lines_from_border_to_border_and_specks_that_are_bright():
     flat = np.full((400, 300), 1000, np.uint16)
-    seen = [scanned(flat, 0.1, np.random.default_rng(seed))[0][100:300, 100:200].astype(float) for seed in range(12)]
+    seen = [
+        scanned(flat, 0.1, np.random.default_rng(seed))[0][100:300, 100:200].astype(float)
+        for seed in range(12)
+    ]
     columns = [np.abs(np.median(image, axis=0) - np.median(image)) for image in seen]
     lines = [line.max() > 60 for line in columns]
     assert 2 < sum(lines) < 12
@@ -42,11 +45,15 @@ def test_the_scanner_leaves_lines_from_border_to_border_and_specks_that_are_brig
 
 
 def test_light_past_the_border_hides_what_is_under_it():
-    """At the borders alone, in most films; what it hides is as bright as it is, whatever was there."""
+    """At the borders alone, in most films; what it hides is as bright as it is, whatever was
+    there.
+    """
     dark, bright = (np.full((400, 300), value, np.uint16) for value in (200, 1000))
     some = 0
     for seed in range(12):
-        (image, hidden), (other, also) = (scanned(flat, 0.1, np.random.default_rng(seed)) for flat in (dark, bright))
+        (image, hidden), (other, also) = (
+            scanned(flat, 0.1, np.random.default_rng(seed)) for flat in (dark, bright)
+        )
         inside = hidden[80:-80, 80:-80]
         assert not inside.any() and (hidden >= also).all()
         assert not also.any() or (image == other)[also].mean() > 0.95  # but for the scanner's lines
@@ -67,11 +74,15 @@ def test_lint_is_longer_than_dust():
 
 def test_the_same_seed_gives_the_same_film():
     flat = np.full((200, 200), 1000, np.uint16)
-    np.testing.assert_array_equal(*(scanned(flat, 0.1, np.random.default_rng(5))[0] for _ in range(2)))
+    np.testing.assert_array_equal(
+        *(scanned(flat, 0.1, np.random.default_rng(5))[0] for _ in range(2))
+    )
 
 
 def test_a_share_of_women_is_on_film_and_no_other_figure_of_them_depends_on_it():
-    women = [[draw_woman(3, n, BreastDials(film=share)) for n in range(60)] for share in (0.0, 0.3, 1.0)]
+    women = [
+        [draw_woman(3, n, BreastDials(film=share)) for n in range(60)] for share in (0.0, 0.3, 1.0)
+    ]
     assert [sum(w.film for w in some) for some in women][::2] == [0, 60]
     assert 8 < sum(w.film for w in women[1]) < 30
     assert [w.area_mm2 for w in women[0]] == [w.area_mm2 for w in women[2]]

@@ -45,7 +45,9 @@ def test_every_byte_follows_from_the_seed_in_any_process(written, tmp_path):
 
 def test_another_seed_gives_other_patients(written, tmp_path):
     write_phantoms(tmp_path, ["thorax-cxr"], 1, 8, workers=1, **SMALL)
-    ours, other = (lines_of(folder / "manifest.csv")[0]["lung_ml"] for folder in (written, tmp_path))
+    ours, other = (
+        lines_of(folder / "manifest.csv")[0]["lung_ml"] for folder in (written, tmp_path)
+    )
     assert ours != other
 
 
@@ -73,7 +75,9 @@ def test_labels_say_what_the_masks_hold(written):
     for line in lines_of(written / "manifest.csv"):
         if line["modality"] == "CT":
             mask = np.asarray(nib.load(written / line["findings_mask"]).dataobj)
-            assert {n: int(line[n]) for n in flags} == {n: int((mask & f > 0).any()) for n, f in flags.items()}
+            assert {n: int(line[n]) for n in flags} == {
+                n: int((mask & f > 0).any()) for n, f in flags.items()
+            }
 
 
 def test_the_pair_of_a_number_is_one_patient_of_one_split_and_one_body(written):
@@ -82,13 +86,31 @@ def test_the_pair_of_a_number_is_one_patient_of_one_split_and_one_body(written):
         pairs.setdefault(line["patient_id"], []).append(line)
     for pair in pairs.values():
         assert {line["modality"] for line in pair} == {"CXR", "CT"}
-        assert len({(line["split"], line["sex"], line["age"], line["pneumothorax"], line["effusion"]) for line in pair}) == 1
+        assert (
+            len(
+                {
+                    (
+                        line["split"],
+                        line["sex"],
+                        line["age"],
+                        line["pneumothorax"],
+                        line["effusion"],
+                    )
+                    for line in pair
+                }
+            )
+            == 1
+        )
         np.testing.assert_allclose(*(float(line["lung_ml"]) for line in pair), rtol=0.05)
 
 
 def test_splits_hold_their_shares_in_any_run_of_patients():
     count = Counter(split_of(0, n) for n in range(200))
-    assert count == {"train": pytest.approx(120, abs=2), "val": pytest.approx(30, abs=2), "test": pytest.approx(50, abs=2)}
+    assert count == {
+        "train": pytest.approx(120, abs=2),
+        "val": pytest.approx(30, abs=2),
+        "test": pytest.approx(50, abs=2),
+    }
 
 
 def test_radiographs_are_valid_dicom_in_both_polarities(written):
@@ -97,26 +119,52 @@ def test_radiographs_are_valid_dicom_in_both_polarities(written):
     for ds in found:
         assert ds.SOPClassUID.name == "Digital X-Ray Image Storage - For Presentation"
         assert float(ds.PixelSpacing[0]) == pytest.approx(358.4 / 64)
-        bright = ds.pixel_array.astype(float) * (-1 if ds.PhotometricInterpretation == "MONOCHROME1" else 1)
-        assert bright[-10:].mean() > bright[:3, :3].mean()  # the abdomen is brighter than the air above the shoulder
+        bright = ds.pixel_array.astype(float) * (
+            -1 if ds.PhotometricInterpretation == "MONOCHROME1" else 1
+        )
+        # the abdomen is brighter than the air above the shoulder
+        assert bright[-10:].mean() > bright[:3, :3].mean()
 
 
 def test_a_series_is_sorted_by_highdicom_into_the_volume_of_its_mask(written):
-    line = next(line for line in lines_of(written / "manifest.csv") if line["modality"] == "CT" and (written / line["path"]).is_dir())
+    line = next(
+        line
+        for line in lines_of(written / "manifest.csv")
+        if line["modality"] == "CT" and (written / line["path"]).is_dir()
+    )
     slices = [pydicom.dcmread(p) for p in (written / line["path"]).iterdir()]
     spacing, positions = highdicom.spatial.get_series_volume_positions(slices)
     assert spacing == pytest.approx(7.2)
-    hu = np.stack([s.pixel_array for _, s in sorted(zip(positions, slices), key=lambda pair: pair[1].ImagePositionPatient[2])]).astype(int) - 1024
+    hu = (
+        np.stack(
+            [
+                s.pixel_array
+                for _, s in sorted(
+                    zip(positions, slices), key=lambda pair: pair[1].ImagePositionPatient[2]
+                )
+            ]
+        ).astype(int)
+        - 1024
+    )
     anatomy = np.asarray(nib.load(written / line["anatomy_mask"]).dataobj).transpose(2, 1, 0)
     assert np.median(hu[(anatomy == 1) | (anatomy == 2)]) < -600
     assert 0 < np.median(hu[anatomy == 3]) < 80
 
 
 def test_nifti_and_dicom_say_the_same_about_where_a_voxel_is(written):
-    line = next(line for line in lines_of(written / "manifest.csv") if line["modality"] == "CT" and (written / line["path"]).is_dir())
-    slices = sorted((pydicom.dcmread(p) for p in (written / line["path"]).iterdir()), key=lambda s: s.ImagePositionPatient[2])
+    line = next(
+        line
+        for line in lines_of(written / "manifest.csv")
+        if line["modality"] == "CT" and (written / line["path"]).is_dir()
+    )
+    slices = sorted(
+        (pydicom.dcmread(p) for p in (written / line["path"]).iterdir()),
+        key=lambda s: s.ImagePositionPatient[2],
+    )
     corner = nib.load(written / line["anatomy_mask"]).affine[:3, 3]
-    np.testing.assert_allclose(np.array(slices[0].ImagePositionPatient, float) * [-1, -1, 1], corner, atol=1e-3)
+    np.testing.assert_allclose(
+        np.array(slices[0].ImagePositionPatient, float) * [-1, -1, 1], corner, atol=1e-3
+    )
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
@@ -126,7 +174,15 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
 
 def test_progress_counts_every_patient(tmp_path):
     told = []
-    write_phantoms(tmp_path, ["thorax-cxr"], 2, 0, workers=1, progress=lambda *counts: told.append(counts), **SMALL)
+    write_phantoms(
+        tmp_path,
+        ["thorax-cxr"],
+        2,
+        0,
+        workers=1,
+        progress=lambda *counts: told.append(counts),
+        **SMALL,
+    )
     assert told == [(1, 2), (2, 2)]
 
 
@@ -136,19 +192,38 @@ def test_no_worker_is_told(tmp_path):
 
 
 def test_one_patient_at_two_ties_is_two_studies_that_fit_into_one_store(tmp_path):
-    manifests = [write_phantoms(tmp_path / str(tie), ["thorax-cxr"], 6, 7, workers=1, tube_tie=tie, **SMALL) for tie in (0.0, 1.0)]
+    manifests = [
+        write_phantoms(tmp_path / str(tie), ["thorax-cxr"], 6, 7, workers=1, tube_tie=tie, **SMALL)
+        for tie in (0.0, 1.0)
+    ]
     loose, tight = (lines_of(manifest) for manifest in manifests)
     assert not {line["study_id"] for line in loose} & {line["study_id"] for line in tight}
-    assert [(line["patient_id"], line["split"]) for line in loose] == [(line["patient_id"], line["split"]) for line in tight]
+    assert [(line["patient_id"], line["split"]) for line in loose] == [
+        (line["patient_id"], line["split"]) for line in tight
+    ]
     assert {line["tube_tie"] for line in tight} == {"1.0"}
     assert all(line["chest_tube"] == line["pneumothorax"] for line in tight)
 
 
 def test_workers_do_not_outlive_a_command_that_was_killed(tmp_path):
     """A process group exists as long as one process of it does."""
-    command = [sys.executable, "-m", "mmv_jax.cli", "phantom", str(tmp_path), "--kind", "thorax-cxr", "--studies", "400", "--seed", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mmv_jax.cli",
+        "phantom",
+        str(tmp_path),
+        "--kind",
+        "thorax-cxr",
+        "--studies",
+        "400",
+        "--seed",
+        "1",
+    ]
     command += ["--workers", "2"]  # a machine of one core would paint in the command itself
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not list(tmp_path.glob("thorax-cxr/*")):  # a worker has written something
         assert process.poll() is None
         time.sleep(0.05)

@@ -1,17 +1,26 @@
-"""Small DICOM files for tests: a CT series of known voxels, or one radiograph, with any attribute changed."""
+"""Small DICOM files for tests: a CT series of known voxels, or one radiograph, with any attribute
+changed.
+"""
 
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 SPACING = (2.5, 0.8, 0.7)  # z, y, x in mm
 SERIES = generate_uid(entropy_srcs=["series"])
 
 
 def ct_slice(stored: np.ndarray, k: int, **changes) -> Dataset:
-    """One axial slice, `stored` int16 [rows, columns], at z = k times the spacing, HU = stored - 1024. A change to None removes an attribute."""
+    """One axial slice, `stored` int16 [rows, columns], at z = k times the spacing, HU = stored -
+    1024. A change to None removes an attribute.
+    """
     values = {
         "SOPClassUID": CTImageStorage,
         "SOPInstanceUID": generate_uid(entropy_srcs=[str(k), str(stored.sum())]),
@@ -75,9 +84,13 @@ def stored_volume(slices: int = 8, rows: int = 12, columns: int = 10) -> np.ndar
 
 
 def write_series(folder: Path, stored: np.ndarray, *, names=None, **changes) -> Path:
-    """Writes the slices of `stored` into `folder` under `names` (default: by number); `changes` may be functions of k."""
+    """Writes the slices of `stored` into `folder` under `names` (default: by number); `changes` may
+    be functions of k.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for k, plane in enumerate(stored):
-        own = {keyword: value(k) if callable(value) else value for keyword, value in changes.items()}
+        own = {
+            keyword: value(k) if callable(value) else value for keyword, value in changes.items()
+        }
         save(ct_slice(plane, k, **own), folder / (names[k] if names else f"{k:03}.dcm"))
     return folder

@@ -2,7 +2,8 @@
 
     nice -n 15 python tests/readers/fuzz.py --count 10000 --seed 0
 
-Ends with 1 if a file killed a worker, hung, took more than 5 s of processor time, or raised anything but Refused; those files are kept.
+Ends with 1 if a file killed a worker, hung, took more than 5 s of processor time, or raised
+anything but Refused; those files are kept.
 """
 
 import argparse
@@ -25,7 +26,11 @@ def cases(files: dict[str, bytes], count: int, seed: int):
 
 
 def is_bad(outcome: Outcome) -> bool:
-    return outcome.word in ("died", "hung") or outcome.word.startswith("raised") or outcome.cpu_s > SLOW_S
+    return (
+        outcome.word in ("died", "hung")
+        or outcome.word.startswith("raised")
+        or outcome.cpu_s > SLOW_S
+    )
 
 
 def main() -> int:

@@ -1,4 +1,6 @@
-"""A corpus of small valid files of every format, and ways to break them; read in a process of its own that may die, hang or swell."""
+"""A corpus of small valid files of every format, and ways to break them; read in a process of its
+own that may die, hang or swell.
+"""
 
 import gzip
 import io
@@ -15,7 +17,12 @@ import numpy as np
 from dicom_files import ct_slice, radiograph, stored_volume
 from PIL import Image
 from pydicom.data import get_testdata_file
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 SHIPPED = (  # of pydicom's wheel: one or two of each encoding, small
     "CT_small.dcm", "MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm",
@@ -25,7 +32,9 @@ SHIPPED = (  # of pydicom's wheel: one or two of each encoding, small
 
 
 def corpus(folder: Path) -> dict[str, bytes]:
-    """Name -> content of valid files. `folder` is where libraries that write only to paths may write."""
+    """Name -> content of valid files. `folder` is where libraries that write only to paths may
+    write.
+    """
     import nrrd
     import SimpleITK as sitk
 
@@ -36,20 +45,32 @@ def corpus(folder: Path) -> dict[str, bytes]:
         dataset = radiograph(picture)
         dataset.compress(syntax)
         files[f"{name}.dcm"] = _bytes_of(dataset)
-    files["deflated.dcm"] = _bytes_of(radiograph(picture, TransferSyntaxUID=DeflatedExplicitVRLittleEndian))
+    files["deflated.dcm"] = _bytes_of(
+        radiograph(picture, TransferSyntaxUID=DeflatedExplicitVRLittleEndian)
+    )
     files["ct.dcm"] = _bytes_of(ct_slice(stored_volume(1)[0], 0))
     for kind in (nib.Nifti1Image, nib.Nifti2Image):
-        files[f"{kind.__name__}.nii"] = kind(volume.transpose(), np.diag([-0.7, -0.8, 2.5, 1])).to_bytes()
+        files[f"{kind.__name__}.nii"] = kind(
+            volume.transpose(), np.diag([-0.7, -0.8, 2.5, 1])
+        ).to_bytes()
         files[f"{kind.__name__}.nii.gz"] = gzip.compress(files[f"{kind.__name__}.nii"])
     for suffix in ("mha", "nrrd"):
         for packed in (False, True):
             path = folder / f"volume{packed}.{suffix}"
             sitk.WriteImage(sitk.GetImageFromArray(volume), str(path), useCompression=packed)
             files[path.name] = path.read_bytes()
-    nrrd.write(str(folder / "p.nrrd"), volume, {"space": "left-posterior-superior", "space directions": np.eye(3)})
+    nrrd.write(
+        str(folder / "p.nrrd"),
+        volume,
+        {"space": "left-posterior-superior", "space directions": np.eye(3)},
+    )
     files["pynrrd.nrrd"] = (folder / "p.nrrd").read_bytes()
     grey = (picture >> 4).astype(np.uint8)
-    for name, form, pixels in (("8.png", "PNG", grey), ("16.png", "PNG", picture), ("8.jpg", "JPEG", grey)):
+    for name, form, pixels in (
+        ("8.png", "PNG", grey),
+        ("16.png", "PNG", picture),
+        ("8.jpg", "JPEG", grey),
+    ):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, form)
         files[name] = buffer.getvalue()
@@ -65,7 +86,9 @@ def _bytes_of(dataset) -> bytes:
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to eight changes, mostly one: bits, bytes, extreme numbers, cuts, insertions, blocks moved; half of them within the first 600 bytes."""
+    """One to eight changes, mostly one: bits, bytes, extreme numbers, cuts, insertions, blocks
+    moved; half of them within the first 600 bytes.
+    """
     out = bytearray(data)
     for _ in range(min(8, rng.geometric(0.6))):
         if len(out) < 8:
@@ -79,7 +102,14 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
         elif kind == 1:
             out[at] = int(rng.integers(0, 256))
         elif kind == 2:
-            extreme = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\1\0\0\0", b"9999")
+            extreme = (
+                b"\xff\xff\xff\xff",
+                b"\0\0\0\0",
+                b"\xff\xff\xff\x7f",
+                b"\0\0\0\x80",
+                b"\1\0\0\0",
+                b"9999",
+            )
             out[at : at + 4] = extreme[rng.integers(0, len(extreme))]
         elif kind == 3:
             del out[at + int(rng.integers(0, max(1, len(out) - at))) :]
@@ -97,7 +127,9 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file: "read", a code of Refused, or what must never be: "died", "hung", "raised X"."""
+    """What became of a file: "read", a code of Refused, or what must never be: "died", "hung",
+    "raised X".
+    """
 
     name: str
     word: str
@@ -106,8 +138,12 @@ class Outcome:
     grown_mb: float
 
 
-def outcomes(cases: Iterator[tuple[str, bytes]], folder: Path, limit_s: float = 60.0) -> Iterator[Outcome]:
-    """Reads each case in a worker process; a worker that dies or hangs is replaced, and the case keeps the blame."""
+def outcomes(
+    cases: Iterator[tuple[str, bytes]], folder: Path, limit_s: float = 60.0
+) -> Iterator[Outcome]:
+    """Reads each case in a worker process; a worker that dies or hangs is replaced, and the case
+    keeps the blame.
+    """
     context = multiprocessing.get_context("spawn")
     worker = None
     for n, (name, data) in enumerate(cases):
@@ -121,7 +157,9 @@ def outcomes(cases: Iterator[tuple[str, bytes]], folder: Path, limit_s: float = 
             here.recv()  # imported and ready: its time is no file's
         try:
             here.send(str(path))
-            word, reason, cpu_s, grown = here.recv() if here.poll(limit_s) else ("hung", "", limit_s, 0.0)
+            word, reason, cpu_s, grown = (
+                here.recv() if here.poll(limit_s) else ("hung", "", limit_s, 0.0)
+            )
         except EOFError:
             word, reason, cpu_s, grown = "died", f"exit code {worker.exitcode}", 0.0, 0.0
         if word in ("hung", "died"):
@@ -156,4 +194,11 @@ def _worker(pipe) -> None:
             word, reason = why.code, why.reason
         except BaseException as error:
             word, reason = f"raised {type(error).__name__}", ""
-        pipe.send((word, reason, time.process_time() - began, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+        pipe.send(
+            (
+                word,
+                reason,
+                time.process_time() - began,
+                (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+            )
+        )

@@ -1,4 +1,6 @@
-"""Claims of file and manifest against each other and against the voxels: spacing, Hounsfield units, shapes."""
+"""Claims of file and manifest against each other and against the voxels: spacing, Hounsfield units,
+shapes.
+"""
 
 import math
 
@@ -54,7 +56,9 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("code, voxels", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
-def test_what_cannot_be_hu_is_refused_where_the_manifest_claims_it_and_raw_where_the_header_does(code, voxels):
+def test_what_cannot_be_hu_is_refused_where_the_manifest_claims_it_and_raw_where_the_header_does(
+    code, voxels
+):
     assert code_of(settled_unit, voxels, "raw", "HU") == code
     assert settled_unit(voxels, "HU", None) == "raw"
 
@@ -70,7 +74,11 @@ def test_the_real_volumes_can_be_hu(real_data):
     from mmv_jax.readers.manifest import read_manifest
     from mmv_jax.readers.read import read_study
 
-    lines = [line for line in read_manifest(real_data / "ct.csv").lines if line.unit == "HU" and not line.path.is_dir()]
+    lines = [
+        line
+        for line in read_manifest(real_data / "ct.csv").lines
+        if line.unit == "HU" and not line.path.is_dir()
+    ]
     assert {read_study(line.path, unit="HU").unit for line in lines} == {"HU"}
     for line in read_manifest(real_data / "lidc.csv").lines[::40]:
         assert read_study(line.path, unit="HU").unit == "HU"

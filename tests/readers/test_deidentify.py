@@ -1,4 +1,6 @@
-"""No text crosses: every attribute of the standard's own table, nested, private, overlay, preamble and names filled with sentinels."""
+"""No text crosses: every attribute of the standard's own table, nested, private, overlay, preamble
+and names filled with sentinels.
+"""
 
 import pickle
 import stat
@@ -39,9 +41,17 @@ FILLED = {  # a value for each kind of attribute; n makes it unique
 
 
 def attributes_of_the_standard() -> list[int]:
-    """Tags of PS3.15 table E.1-1, edition 2026c, as dicom-anonymizer holds it; groups with x (50xx, 60xx) once each."""
+    """Tags of PS3.15 table E.1-1, edition 2026c, as dicom-anonymizer holds it; groups with x (50xx,
+    60xx) once each.
+    """
     table = pytest.importorskip("dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c")
-    return [Tag(*tag[:2]) for name in dir(table) if name.endswith("_TAGS") for tag in getattr(table, name) if len(tag) in (2, 4)]
+    return [
+        Tag(*tag[:2])
+        for name in dir(table)
+        if name.endswith("_TAGS")
+        for tag in getattr(table, name)
+        if len(tag) in (2, 4)
+    ]
 
 
 def fill(dataset: Dataset, tags) -> int:
@@ -56,7 +66,11 @@ def fill(dataset: Dataset, tags) -> int:
             continue
         if kind == "SQ":
             inner = Dataset()
-            inner.PatientName, inner.PatientID, inner.TextValue = "SENTINEL^NESTED", "SENTINELNESTED", "SENTINEL"
+            inner.PatientName, inner.PatientID, inner.TextValue = (
+                "SENTINEL^NESTED",
+                "SENTINELNESTED",
+                "SENTINEL",
+            )
             dataset.add_new(tag, kind, Sequence([inner]))
         elif kind in FILLED:
             dataset.add_new(tag, kind, FILLED[kind](count))
@@ -82,7 +96,12 @@ def traces(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: ct_slice(stored_volume(1)[0], 0), lambda: radiograph(stored_volume(1)[0].astype(np.uint16))], ids=["CT", "DX"]
+    "make",
+    [
+        lambda: ct_slice(stored_volume(1)[0], 0),
+        lambda: radiograph(stored_volume(1)[0].astype(np.uint16)),
+    ],
+    ids=["CT", "DX"],
 )
 def test_nothing_of_the_header_crosses_but_numbers_of_the_list(tmp_path, make, capfd, caplog):
     study = read_study(save(haunted(make()), tmp_path / "SENTINEL.dcm"))
@@ -90,7 +109,9 @@ def test_nothing_of_the_header_crosses_but_numbers_of_the_list(tmp_path, make, c
     assert set(study.attributes) <= known
     assert all(type(value) is float for value in study.attributes.values())
     assert not traces(repr(study.attributes) + repr(study.spacing_mm) + study.unit)
-    assert not any(trace.encode() in pickle.dumps(study) for trace in ("SENTINEL", "98765", "1.2.999"))
+    assert not any(
+        trace.encode() in pickle.dumps(study) for trace in ("SENTINEL", "98765", "1.2.999")
+    )
     assert not traces("".join(capfd.readouterr()) + caplog.text)
 
 
@@ -105,7 +126,9 @@ def test_a_volume_says_only_where_it_lies(tmp_path):
 BROKEN = {
     "truncated": lambda data: data[: len(data) // 2],
     "no pixels": lambda data: data.replace(b"\xe0\x7f\x10\x00", b"\xe1\x7f\x10\x00"),
-    "a word for a number": lambda data: data.replace(b"\x28\x00\x53\x10DS\x04\x001.0 ", b"\x28\x00\x53\x10DS\x04\x00SENT"),
+    "a word for a number": lambda data: data.replace(
+        b"\x28\x00\x53\x10DS\x04\x001.0 ", b"\x28\x00\x53\x10DS\x04\x00SENT"
+    ),
     "another syntax": lambda data: data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.2\0"),
     "broken in the middle": lambda data: data[:2000] + b"SENTINEL" * 20 + data[2000:],
     "no magic": lambda data: b"SENTINEL" * 20 + data,
@@ -128,7 +151,8 @@ def test_no_error_quotes_a_tag_or_a_path(tmp_path, change, capfd, caplog):
 def test_what_pydicom_warns_and_logs_does_not_leave_the_reader(tmp_path, capfd, caplog):
     for k, plane in enumerate(stored_volume()):
         path = save(ct_slice(plane, k, SeriesInstanceUID="1.2.3456789"), tmp_path / f"{k}")
-        path.write_bytes(path.read_bytes().replace(b"1.2.3456789", b"SENTINEL-ID"))  # no UID: pydicom says so, and quotes it
+        # no UID: pydicom says so, and quotes it
+        path.write_bytes(path.read_bytes().replace(b"1.2.3456789", b"SENTINEL-ID"))
     assert read_study(tmp_path).unit == "HU"
     assert not traces("".join(capfd.readouterr()) + caplog.text)
 
@@ -136,7 +160,10 @@ def test_what_pydicom_warns_and_logs_does_not_leave_the_reader(tmp_path, capfd, 
 def test_no_error_of_a_missing_or_wrong_file_quotes_its_path(tmp_path):
     study = read_study(save(ct_slice(stored_volume(1)[0], 0), tmp_path / "x"))
     (tmp_path / "SENTINEL.png").write_text("SENTINEL")
-    for read in (lambda name: read_study(tmp_path / name), lambda name: read_mask(tmp_path / name, like=study)):
+    for read in (
+        lambda name: read_study(tmp_path / name),
+        lambda name: read_mask(tmp_path / name, like=study),
+    ):
         for name in ("SENTINEL", "SENTINEL.png"):
             with pytest.raises(Refused) as why:
                 read(name)
@@ -159,7 +186,11 @@ def test_the_view_of_a_mammogram_is_a_number():
     view = code("399368009")
     view.ViewModifierCodeSequence = [code("399163009")]
     dataset = Dataset()
-    dataset.ViewCodeSequence, dataset.ImageLaterality, dataset.BreastImplantPresent = [view], "R", "NO"
+    dataset.ViewCodeSequence, dataset.ImageLaterality, dataset.BreastImplantPresent = (
+        [view],
+        "R",
+        "NO",
+    )
     expected = {"view": 12.0, "magnification_view": 1.0, "laterality": 1.0, "breast_implant": 0.0}
     assert dict(allowed_numbers(dataset)) == expected
 
@@ -197,10 +228,26 @@ def test_a_key_is_private_and_never_written_over(tmp_path):
 
 def test_a_pseudonym_is_the_same_in_every_process_and_differs_with_key_and_kind(tmp_path):
     key, other = Key.create(tmp_path / "key"), Key.create(tmp_path / "other")
-    script = f"from mmv_jax.readers.deidentify import Key; print(Key.load({str(tmp_path / 'key')!r}).hash('patient', 'Müller'))"
-    elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    script = (
+        "from mmv_jax.readers.deidentify import Key;"
+        f" print(Key.load({str(tmp_path / 'key')!r}).hash('patient', 'Müller'))"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert elsewhere == key.hash("patient", "Müller")
-    assert len({elsewhere, key.hash("study", "Müller"), other.hash("patient", "Müller"), key.fingerprint, other.fingerprint}) == 5
+    assert (
+        len(
+            {
+                elsewhere,
+                key.hash("study", "Müller"),
+                other.hash("patient", "Müller"),
+                key.fingerprint,
+                other.fingerprint,
+            }
+        )
+        == 5
+    )
     assert all(len(word) == 16 and int(word, 16) >= 0 for word in (elsewhere, key.fingerprint))
 
 
@@ -208,4 +255,6 @@ def test_placement_is_numbers(tmp_path):
     from mmv_jax.readers.orient import orientation_of
 
     numbers = placement(orientation_of((3, 4, 5), np.diag([1.0, 1, 1, 1])[:, [2, 1, 0, 3]]))
-    assert set(numbers) == {f"{end}_{axis}_mm" for end in ("first", "last") for axis in "zyx"} | {"obliquity_deg"}
+    assert set(numbers) == {f"{end}_{axis}_mm" for end in ("first", "last") for axis in "zyx"} | {
+        "obliquity_deg"
+    }

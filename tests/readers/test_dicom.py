@@ -1,4 +1,6 @@
-"""Single DICOM files: true values, tissue bright, spacing at the patient; every transfer syntax by its decoder."""
+"""Single DICOM files: true values, tissue bright, spacing at the patient; every transfer syntax by
+its decoder.
+"""
 
 import struct
 import zlib
@@ -10,7 +12,14 @@ from dicom_files import SPACING, ct_slice, image, radiograph, save, stored_volum
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from mmv_jax.readers.pixels import DECODER
 from mmv_jax.readers.read import read_study
@@ -47,13 +56,17 @@ def test_the_name_of_a_file_says_nothing(tmp_path):
 
 
 def test_monochrome1_is_inverted_over_its_stored_bits(tmp_path):
-    study = read_study(save(radiograph(STORED, PhotometricInterpretation="MONOCHROME1"), tmp_path / "x"))
+    study = read_study(
+        save(radiograph(STORED, PhotometricInterpretation="MONOCHROME1"), tmp_path / "x")
+    )
     assert np.array_equal(study.voxels[0], 4095 - STORED)
 
 
 def test_hounsfield_units_are_never_inverted(tmp_path):
     stored = stored_volume(1)[0]
-    study = read_study(save(ct_slice(stored, 0, PhotometricInterpretation="MONOCHROME1"), tmp_path / "x"))
+    study = read_study(
+        save(ct_slice(stored, 0, PhotometricInterpretation="MONOCHROME1"), tmp_path / "x")
+    )
     assert np.array_equal(study.voxels[0], stored - 1024)
 
 
@@ -72,10 +85,20 @@ def test_padding_is_as_dark_as_the_darkest_pixel(tmp_path):
         ({"EstimatedRadiographicMagnificationFactor": 1.75}, (0.08, 0.08)),
         ({"PixelSpacing": [0.1, 0.1], "PixelSpacingCalibrationType": "GEOMETRY"}, (0.1, 0.1)),
         ({"PixelSpacing": [0.1, 0.1]}, (0.1, 0.1)),
-        ({"PixelSpacing": [0.14, 0.14], "EstimatedRadiographicMagnificationFactor": 1.75}, (0.08, 0.08)),
+        (
+            {"PixelSpacing": [0.14, 0.14], "EstimatedRadiographicMagnificationFactor": 1.75},
+            (0.08, 0.08),
+        ),
         ({"ImagerPixelSpacing": None, "NominalScannedPixelSpacing": [0.05, 0.05]}, (0.05, 0.05)),
     ],
-    ids=["at the detector", "magnified", "calibrated", "differs, so calibrated", "repeats the detector's", "scanned film"],
+    ids=[
+        "at the detector",
+        "magnified",
+        "calibrated",
+        "differs, so calibrated",
+        "repeats the detector's",
+        "scanned film",
+    ],
 )
 def test_the_spacing_of_a_projection_is_at_the_patient(tmp_path, changes, expected):
     study = read_study(save(radiograph(STORED, **changes), tmp_path / "x"))
@@ -94,14 +117,27 @@ def test_the_spacing_of_a_projection_is_at_the_patient(tmp_path, changes, expect
         ({"Modality": "MR"}, "raw"),
         ({"RescaleIntercept": 0}, "raw"),
     ],
-    ids=["CT", "says HU", "another modality that says HU", "unspecified", "not rescaled", "localizer", "MR", "no negative value"],
+    ids=[
+        "CT",
+        "says HU",
+        "another modality that says HU",
+        "unspecified",
+        "not rescaled",
+        "localizer",
+        "MR",
+        "no negative value",
+    ],
 )
 def test_hu_only_where_the_file_says_so(tmp_path, changes, unit):
-    assert read_study(save(ct_slice(stored_volume(1)[0], 0, **changes), tmp_path / "x")).unit == unit
+    assert (
+        read_study(save(ct_slice(stored_volume(1)[0], 0, **changes), tmp_path / "x")).unit == unit
+    )
 
 
 def enhanced(stored: np.ndarray, positions=None, **changes) -> Dataset:
-    """A multi-frame CT of `stored` [frames, rows, columns], positions and slopes in its functional groups."""
+    """A multi-frame CT of `stored` [frames, rows, columns], positions and slopes in its functional
+    groups.
+    """
 
     def item(**values) -> Sequence:
         inner = Dataset()
@@ -112,7 +148,9 @@ def enhanced(stored: np.ndarray, positions=None, **changes) -> Dataset:
     shared, frames = Dataset(), []
     shared.PixelMeasuresSequence = item(PixelSpacing=list(SPACING[1:]))
     shared.PlaneOrientationSequence = item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
-    shared.PixelValueTransformationSequence = item(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU")
+    shared.PixelValueTransformationSequence = item(
+        RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU"
+    )
     for z in positions if positions is not None else np.arange(len(stored)) * SPACING[0]:
         frame = Dataset()
         frame.PlanePositionSequence = item(ImagePositionPatient=[0, 0, float(z)])
@@ -141,7 +179,10 @@ def test_frames_without_positions_are_no_volume(tmp_path):
 
 
 def test_a_missing_frame_is_refused(tmp_path):
-    assert code_of(save(enhanced(stored_volume(4), positions=[0, 2.5, 7.5, 10]), tmp_path / "x")) == "missing_slices"
+    assert (
+        code_of(save(enhanced(stored_volume(4), positions=[0, 2.5, 7.5, 10]), tmp_path / "x"))
+        == "missing_slices"
+    )
 
 
 LOSSLESS_TWINS = [  # the same picture in another transfer syntax: files of pydicom
@@ -160,7 +201,8 @@ def test_every_lossless_syntax_gives_the_same_pixels(name, twin):
 
 def test_extended_jpeg_of_12_bits_is_read_where_its_twin_is_jpeg_2000():
     ours = read_study(shipped("JPGExtended.dcm")).voxels.astype(int)
-    other = read_study(shipped("JPEG2000.dcm")).voxels.astype(int)  # the same nuclear medicine picture, compressed otherwise, and not exactly
+    # the same nuclear medicine picture, compressed otherwise, and not exactly
+    other = read_study(shipped("JPEG2000.dcm")).voxels.astype(int)
     assert ours.shape == other.shape
     assert np.corrcoef(ours.ravel(), other.ravel())[0, 1] > 0.95
 
@@ -175,7 +217,8 @@ def test_signed_jpeg_2000_of_a_ct_is_in_hounsfield_units(name):
 def test_lossless_jpeg_keeps_every_bit(tmp_path):
     import imagecodecs
 
-    signed = (STORED.astype(np.int32) - 2048).astype(np.int16)  # 12 bits, of which the highest is the sign
+    # 12 bits, of which the highest is the sign
+    signed = (STORED.astype(np.int32) - 2048).astype(np.int16)
     for stored in (STORED, signed):
         data = imagecodecs.ljpeg_encode(stored.view(np.uint16) & 0xFFF, bitspersample=12)
         dataset = radiograph(stored, TransferSyntaxUID="1.2.840.10008.1.2.4.70")
@@ -188,8 +231,15 @@ def test_grey_in_a_colour_jpeg_is_read_in_either_colour_space(tmp_path, photomet
     import imagecodecs
 
     ramp = np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1))
-    data = imagecodecs.jpeg8_encode(np.stack([ramp] * 3, axis=-1), level=95, colorspace="RGB", outcolorspace=colorspace)
-    changes = {"SamplesPerPixel": 3, "PhotometricInterpretation": photometric, "PlanarConfiguration": 0, "BitsStored": 8}
+    data = imagecodecs.jpeg8_encode(
+        np.stack([ramp] * 3, axis=-1), level=95, colorspace="RGB", outcolorspace=colorspace
+    )
+    changes = {
+        "SamplesPerPixel": 3,
+        "PhotometricInterpretation": photometric,
+        "PlanarConfiguration": 0,
+        "BitsStored": 8,
+    }
     dataset = radiograph(ramp, TransferSyntaxUID="1.2.840.10008.1.2.4.50", **changes)
     dataset.PixelData = pydicom.encaps.encapsulate([data])
     assert np.abs(read_study(save(dataset, tmp_path / "x")).voxels[0].astype(int) - ramp).max() <= 4
@@ -197,12 +247,24 @@ def test_grey_in_a_colour_jpeg_is_read_in_either_colour_space(tmp_path, photomet
 
 def test_grey_that_is_stored_as_colour_is_read_and_colour_is_refused():
     assert read_study(shipped("SC_rgb_jpeg_dcmd.dcm")).voxels.shape == (1, 256, 256)
-    for name in ("SC_rgb_rle.dcm", "SC_rgb_jpeg_dcmtk.dcm", "examples_palette.dcm", "SC_ybr_full_422_uncompressed.dcm"):
+    for name in (
+        "SC_rgb_rle.dcm",
+        "SC_rgb_jpeg_dcmtk.dcm",
+        "examples_palette.dcm",
+        "SC_ybr_full_422_uncompressed.dcm",
+    ):
         assert code_of(shipped(name)) == "colour"
 
 
 def test_objects_that_are_no_images_are_told_so():
-    for name in ("rtplan.dcm", "rtstruct.dcm", "test-SR.dcm", "rtdose.dcm", "waveform_ecg.dcm", "liver_1frame.dcm"):
+    for name in (
+        "rtplan.dcm",
+        "rtstruct.dcm",
+        "test-SR.dcm",
+        "rtdose.dcm",
+        "waveform_ecg.dcm",
+        "liver_1frame.dcm",
+    ):
         assert code_of(shipped(name)) == "not_an_image"
 
 
@@ -229,8 +291,14 @@ def test_a_constant_picture_is_refused(tmp_path):
 
 
 def test_a_header_that_lies_about_its_size_is_refused_before_allocation(tmp_path):
-    assert code_of(save(radiograph(STORED, Rows=60_000, Columns=60_000), tmp_path / "native")) == "too_large"
-    assert code_of(save(radiograph(STORED, Rows=20_000, Columns=20_000), tmp_path / "short")) == "truncated"
+    assert (
+        code_of(save(radiograph(STORED, Rows=60_000, Columns=60_000), tmp_path / "native"))
+        == "too_large"
+    )
+    assert (
+        code_of(save(radiograph(STORED, Rows=20_000, Columns=20_000), tmp_path / "short"))
+        == "truncated"
+    )
     dataset = radiograph(STORED)
     dataset.compress(RLELossless)
     dataset.Rows = dataset.Columns = 20_000
@@ -266,7 +334,9 @@ def test_a_deflated_file_is_read_and_a_bomb_is_refused_before_it_is_inflated(tmp
     dataset = radiograph(STORED, TransferSyntaxUID=DeflatedExplicitVRLittleEndian)
     assert np.array_equal(read_study(save(dataset, tmp_path / "x")).voxels[0], STORED)
     (tmp_path / "bomb").write_bytes(deflated(b"\0" * (400 << 20)))
-    monkeypatch.setattr(pydicom, "dcmread", lambda *_, **__: pytest.fail("the bomb was inflated whole"))
+    monkeypatch.setattr(
+        pydicom, "dcmread", lambda *_, **__: pytest.fail("the bomb was inflated whole")
+    )
     assert (tmp_path / "bomb").stat().st_size < 2 << 20
     assert code_of(tmp_path / "bomb") == "too_large"
 

@@ -1,4 +1,6 @@
-"""The manifest: lines that can be read, lines that cannot and why, and files that are no manifest at all."""
+"""The manifest: lines that can be read, lines that cannot and why, and files that are no manifest
+at all.
+"""
 
 import pytest
 
@@ -18,13 +20,34 @@ def manifest(tmp_path):
 
 
 def test_a_line_is_a_study(manifest, tmp_path):
-    lines, refused = read_manifest(manifest(HEADER + "a,x/a.png,p1,train,CXR,0.5,,x/a_m.png,F,1\n" + "b,/far/b.nii,p2,val,CT,,HU,,,\n"))
+    lines, refused = read_manifest(
+        manifest(
+            HEADER
+            + "a,x/a.png,p1,train,CXR,0.5,,x/a_m.png,F,1\n"
+            + "b,/far/b.nii,p2,val,CT,,HU,,,\n"
+        )
+    )
     assert refused == []
     first, second = lines
-    assert (first.number, first.study_id, first.patient_id, first.split, first.modality) == (2, "a", "p1", "train", "CXR")
-    assert (first.path, first.masks, first.labels) == (tmp_path / "x/a.png", {"anatomy": tmp_path / "x/a_m.png"}, {"sex": "F", "nodule": "1"})
+    assert (first.number, first.study_id, first.patient_id, first.split, first.modality) == (
+        2,
+        "a",
+        "p1",
+        "train",
+        "CXR",
+    )
+    assert (first.path, first.masks, first.labels) == (
+        tmp_path / "x/a.png",
+        {"anatomy": tmp_path / "x/a_m.png"},
+        {"sex": "F", "nodule": "1"},
+    )
     assert (first.spacing_mm, first.unit) == (0.5, None)
-    assert (second.number, str(second.path), second.masks, second.labels) == (3, "/far/b.nii", {}, {})
+    assert (second.number, str(second.path), second.masks, second.labels) == (
+        3,
+        "/far/b.nii",
+        {},
+        {},
+    )
     assert (second.spacing_mm, second.unit) == (None, "HU")
 
 
@@ -50,7 +73,10 @@ def test_a_bad_line_is_refused_and_stops_nothing(manifest, code, line):
 
 @pytest.mark.parametrize("spacing", ["0", "-1", "nan", "inf"])
 def test_a_spacing_that_is_no_length_is_refused(manifest, spacing):
-    assert read_manifest(manifest(HEADER + f"a,a.png,p,train,CXR,{spacing},,,,\n")).refused[0].code == "bad_spacing"
+    assert (
+        read_manifest(manifest(HEADER + f"a,a.png,p,train,CXR,{spacing},,,,\n")).refused[0].code
+        == "bad_spacing"
+    )
 
 
 def test_a_repeated_study_is_refused_where_it_is_repeated(manifest):
@@ -60,11 +86,16 @@ def test_a_repeated_study_is_refused_where_it_is_repeated(manifest):
 
 
 def test_a_patient_in_two_splits_loses_every_line_and_the_lines_are_named(manifest):
-    body = "a,a.png,SENTINEL,train,CXR,,,,,\nb,b.png,q,test,CXR,,,,,\nc,c.png,SENTINEL,test,CXR,,,,,\n"
+    body = (
+        "a,a.png,SENTINEL,train,CXR,,,,,\nb,b.png,q,test,CXR,,,,,\nc,c.png,SENTINEL,test,CXR,,,,,\n"
+    )
     lines, refused = read_manifest(manifest(HEADER + body))
     assert [line.study_id for line in lines] == ["b"]
     assert [why.number for why in refused] == [2, 4]
-    assert all(why.code == "patient_across_splits" and "line 2" in why.reason and "line 4" in why.reason for why in refused)
+    assert all(
+        why.code == "patient_across_splits" and "line 2" in why.reason and "line 4" in why.reason
+        for why in refused
+    )
     assert "SENTINEL" not in repr(refused)
 
 
@@ -97,7 +128,14 @@ def test_a_file_that_is_not_text_or_not_there_is_one_clear_error(tmp_path):
 
 
 def test_the_real_manifests(real_data):
-    counts = {"cxr": 1000, "cxr_seg": 100, "ct": 8, "lidc": 772, "adrenalmnist3d": 1584, "pneumoniamnist": 5856}
+    counts = {
+        "cxr": 1000,
+        "cxr_seg": 100,
+        "ct": 8,
+        "lidc": 772,
+        "adrenalmnist3d": 1584,
+        "pneumoniamnist": 5856,
+    }
     for name, count in counts.items():
         lines, refused = read_manifest(real_data / f"{name}.csv")
         assert (len(lines), refused) == (count, [])

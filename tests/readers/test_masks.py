@@ -1,4 +1,6 @@
-"""Masks on the grid of their study: the same order of axes, whole numbers, and nothing that lies elsewhere."""
+"""Masks on the grid of their study: the same order of axes, whole numbers, and nothing that lies
+elsewhere.
+"""
 
 import imagecodecs
 import nibabel as nib
@@ -29,10 +31,16 @@ def code_of(path, study) -> str:
     return refused.value.code
 
 
-@pytest.mark.parametrize("order, flips", [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))], ids=["as the study", "turned"])
+@pytest.mark.parametrize(
+    "order, flips",
+    [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))],
+    ids=["as the study", "turned"],
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
 def test_a_mask_lands_on_its_study_whatever_its_own_order(tmp_path, study, order, flips, dtype):
-    mask = read_mask(write(turned(nifti(LABELS.astype(dtype)), order, flips), tmp_path / "mask"), like=study)
+    mask = read_mask(
+        write(turned(nifti(LABELS.astype(dtype)), order, flips), tmp_path / "mask"), like=study
+    )
     assert np.array_equal(mask, LABELS)
     assert mask.dtype == np.int16
 
@@ -56,7 +64,9 @@ def test_a_mask_of_another_grid_is_refused(tmp_path, study):
 
 
 def test_a_large_and_nearly_empty_mask_is_no_bomb(tmp_path):
-    """80 MiB of zeros shrink a thousand times: a study like this would be refused by its ratio, a mask is known by its study's size."""
+    """80 MiB of zeros shrink a thousand times: a study like this would be refused by its ratio, a
+    mask is known by its study's size.
+    """
     voxels = np.zeros((320, 512, 512), np.uint8)
     voxels[0, 0] = 1
     path = write(nib.Nifti1Image(voxels.transpose(), np.diag([-1, -1, 1, 1])), tmp_path / "mask.gz")
@@ -86,7 +96,9 @@ def test_the_indices_of_a_palette_are_the_labels(tmp_path):
     grey = np.arange(42, dtype=np.uint8).reshape(6, 7)
     study = read_study(picture(tmp_path, "study.png", grey))
     for mode in (None, "P"):
-        assert np.array_equal(read_mask(picture(tmp_path, "mask.png", grey % 3, mode), like=study)[0], grey % 3)
+        assert np.array_equal(
+            read_mask(picture(tmp_path, "mask.png", grey % 3, mode), like=study)[0], grey % 3
+        )
 
 
 def test_a_picture_of_another_size_and_a_lossy_one_are_refused(tmp_path):
@@ -112,8 +124,14 @@ def test_a_mask_as_dicom_is_refused_where_it_lost(tmp_path, before):
 
 
 def test_the_real_masks(real_data):
-    for manifest, names in (("cxr_seg", {"anatomy", "findings"}), ("ct", {"organ", "vessel"}), ("lidc", {"nodule"})):
-        lines = [line for line in read_manifest(real_data / f"{manifest}.csv").lines if line.masks][:3]
+    for manifest, names in (
+        ("cxr_seg", {"anatomy", "findings"}),
+        ("ct", {"organ", "vessel"}),
+        ("lidc", {"nodule"}),
+    ):
+        lines = [line for line in read_manifest(real_data / f"{manifest}.csv").lines if line.masks][
+            :3
+        ]
         for line in lines:
             study = read_study(line.path, spacing_mm=line.spacing_mm, unit=line.unit)
             assert set(line.masks) <= names
@@ -123,7 +141,9 @@ def test_the_real_masks(real_data):
 
 
 def test_the_right_lung_is_on_the_side_that_shows_it(real_data):
-    """The right lung lies left in a frontal picture; x of a volume grows to the patient's left, from the liver to the spleen."""
+    """The right lung lies left in a frontal picture; x of a volume grows to the patient's left,
+    from the liver to the spleen.
+    """
     line = read_manifest(real_data / "cxr_seg.csv").lines[0]
     mask = read_mask(line.masks["anatomy"], like=read_study(line.path))[0]
     assert np.nonzero(mask == 2)[1].mean() < np.nonzero(mask == 1)[1].mean()

@@ -1,4 +1,6 @@
-"""A few hundred mutated files: each is read or refused, in time, and no worker dies. `fuzz.py` runs the ten thousand."""
+"""A few hundred mutated files: each is read or refused, in time, and no worker dies. `fuzz.py` runs
+the ten thousand.
+"""
 
 from fuzz import cases, is_bad
 from mutations import corpus, outcomes
@@ -10,10 +12,13 @@ def test_mutated_files_are_read_or_refused(tmp_path):
     found = list(outcomes(cases(corpus(tmp_path), 400, seed=1), tmp_path))
     assert not [outcome for outcome in found if is_bad(outcome)]
     assert {outcome.word for outcome in found} <= {"read", *CODES}
-    assert 0.05 < sum(outcome.word == "read" for outcome in found) / len(found) < 0.9  # the mutations neither break all nor nothing
+    # the mutations neither break all nor nothing
+    assert 0.05 < sum(outcome.word == "read" for outcome in found) / len(found) < 0.9
 
 
 def test_the_corpus_itself_is_read_or_refused_for_a_reason(tmp_path):
-    found = {outcome.name: outcome.word for outcome in outcomes(iter(corpus(tmp_path).items()), tmp_path)}
+    found = {
+        outcome.name: outcome.word for outcome in outcomes(iter(corpus(tmp_path).items()), tmp_path)
+    }
     refused = {name: word for name, word in found.items() if word != "read"}
     assert refused == {"SC_rgb_rle.dcm": "colour", "rtdose.dcm": "not_an_image"}

@@ -40,9 +40,15 @@ GREY_PICTURES = {
     "1 bit": (png(Image.fromarray(GREY > 99)), (GREY > 99).astype(np.uint8)),
     "RGB": (png(Image.fromarray(np.stack([GREY] * 3, axis=-1))), GREY),
     "RGB of 16 bits": (imagecodecs.png_encode(np.stack([DEEP] * 3, axis=-1)), DEEP),
-    "opaque RGBA": (png(Image.fromarray(np.stack([GREY] * 3 + [np.full_like(GREY, 255)], axis=-1))), GREY),
+    "opaque RGBA": (
+        png(Image.fromarray(np.stack([GREY] * 3 + [np.full_like(GREY, 255)], axis=-1))),
+        GREY,
+    ),
     "opaque grey": (png(Image.fromarray(np.stack([GREY, np.full_like(GREY, 255)], axis=-1))), GREY),
-    "opaque grey of 16 bits": (imagecodecs.png_encode(np.stack([DEEP, np.full_like(DEEP, 65535)], axis=-1)), DEEP),
+    "opaque grey of 16 bits": (
+        imagecodecs.png_encode(np.stack([DEEP, np.full_like(DEEP, 65535)], axis=-1)),
+        DEEP,
+    ),
     "grey palette": (png(Image.fromarray(GREY).convert("P")), GREY),
 }
 
@@ -132,10 +138,17 @@ def test_a_changed_byte_of_a_png_is_noticed(tmp_path):
 
 def test_a_png_bomb_is_refused_by_its_header(tmp_path):
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1 << 20))) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
+        + chunk(b"IEND", b"")
+    )
     assert code_of(tmp_path / "x", data) == "too_large"
 
 
@@ -143,4 +156,6 @@ def test_the_real_radiographs(real_data):
     study = read_study(real_data / "cxr" / "00001280_004.jpg", spacing_mm=0.672)
     assert study.voxels.shape == (1, 512, 512)
     assert study.spacing_mm[1:] == (0.672, 0.672)
-    assert np.array_equal(study.voxels[0], np.asarray(Image.open(real_data / "cxr" / "00001280_004.jpg").convert("L")))
+    assert np.array_equal(
+        study.voxels[0], np.asarray(Image.open(real_data / "cxr" / "00001280_004.jpg").convert("L"))
+    )

@@ -1,4 +1,6 @@
-"""Fifteen defects planted among clean studies of one manifest: fifteen lines refused, each by its name, and no clean line."""
+"""Fifteen defects planted among clean studies of one manifest: fifteen lines refused, each by its
+name, and no clean line.
+"""
 
 import nibabel as nib
 import numpy as np
@@ -11,11 +13,24 @@ from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.refused import Refused
 
 SERIES = {  # name -> (code, what is wrong with the headers); the empty ones are clean
-    "missing slice": ("missing_slices", {"ImagePositionPatient": lambda k: at(2.5 * (k + (k > 3)))}),
-    "duplicate slice": ("duplicate_slices", {"ImagePositionPatient": lambda k: at(2.5 * (k - (k > 3)))}),
+    "missing slice": (
+        "missing_slices",
+        {"ImagePositionPatient": lambda k: at(2.5 * (k + (k > 3)))},
+    ),
+    "duplicate slice": (
+        "duplicate_slices",
+        {"ImagePositionPatient": lambda k: at(2.5 * (k - (k > 3)))},
+    ),
     "jitter": ("uneven_slices", {"ImagePositionPatient": lambda k: at(2.5 * k + 0.6 * (k == 3))}),
     "tilt": ("sheared", {"ImagePositionPatient": tilted}),
-    "mixed orientation": ("mixed_orientation", {"ImageOrientationPatient": lambda k: [1, 0, 0, 0, 0, -1] if k == 3 else [1, 0, 0, 0, 1, 0]}),
+    "mixed orientation": (
+        "mixed_orientation",
+        {
+            "ImageOrientationPatient": lambda k: (
+                [1, 0, 0, 0, 0, -1] if k == 3 else [1, 0, 0, 0, 1, 0]
+            )
+        },
+    ),
     "mixed spacing": ("mixed_size", {"PixelSpacing": lambda k: [0.8, 0.7 + 0.1 * (k == 3)]}),
     "mixed unit": ("mixed_unit", {"RescaleType": lambda k: "US" if k == 3 else "HU"}),
     "zero spacing": ("bad_spacing", {"PixelSpacing": [0, 0]}),
@@ -50,7 +65,9 @@ def plant(folder) -> dict[str, str | None]:
         write(image, folder / f"{name}.nii")
         if mask is not None:
             write(mask, folder / f"{name}.mask")
-        lines.append(f'"{name}","{name}.nii","{name}",train,CT,{spacing},HU,{f"{name}.mask" if mask is not None else ""}')
+        lines.append(
+            f'"{name}","{name}.nii","{name}",train,CT,{spacing},HU,{f"{name}.mask" if mask is not None else ""}'
+        )
         truth[name] = code
     for name, split in (("leak 1", "train"), ("leak 2", "test")):
         lines.append(f'"{name}","clean volume.nii",leaking,{split},CT,,HU,')
@@ -73,6 +90,8 @@ def test_every_planted_defect_is_named_and_no_clean_study_is(tmp_path):
     truth = plant(tmp_path)
     names = list(truth)  # in the order of the lines; the first study is line 2
     lines, refused = read_manifest(tmp_path / "m.csv")
-    found = {names[line.number - 2]: code_of(line) for line in lines} | {names[why.number - 2]: why.code for why in refused}
+    found = {names[line.number - 2]: code_of(line) for line in lines} | {
+        names[why.number - 2]: why.code for why in refused
+    }
     assert found == truth
     assert sum(code is not None for code in truth.values()) == 15

@@ -1,4 +1,6 @@
-"""A folder of slices -> one volume: order by position, true HU, one orientation, and a name for each defect."""
+"""A folder of slices -> one volume: order by position, true HU, one orientation, and a name for
+each defect.
+"""
 
 import numpy as np
 import pytest
@@ -35,11 +37,15 @@ def test_a_series_is_a_volume_in_hounsfield_units(tmp_path):
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(order=st.permutations(range(6)), numbers=st.lists(st.integers(0, 99), min_size=6, max_size=6))
+@given(
+    order=st.permutations(range(6)), numbers=st.lists(st.integers(0, 99), min_size=6, max_size=6)
+)
 def test_shuffled_names_and_numbers_give_the_same_volume(tmp_path_factory, order, numbers):
     stored = stored_volume(6, 4, 3)
     folder = tmp_path_factory.mktemp("shuffled")
-    write_series(folder, stored, names=[f"{n}.dcm" for n in order], InstanceNumber=lambda k: numbers[k])
+    write_series(
+        folder, stored, names=[f"{n}.dcm" for n in order], InstanceNumber=lambda k: numbers[k]
+    )
     assert np.array_equal(read_study(folder).voxels, stored - 1024)
 
 
@@ -48,7 +54,11 @@ def test_a_sagittal_series_lands_in_the_same_order_of_axes(tmp_path):
     for n in range(7):  # slices along x, rows run down (-z), columns run back (y)
         plane = np.ascontiguousarray(truth[::-1, :, n])
         position = [-100.0 + n * 0.7, -50.0, 10.0 + 4 * 2.5]
-        changes = {"ImagePositionPatient": position, "ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "PixelSpacing": [2.5, 0.8]}
+        changes = {
+            "ImagePositionPatient": position,
+            "ImageOrientationPatient": [0, 1, 0, 0, 0, -1],
+            "PixelSpacing": [2.5, 0.8],
+        }
         save(ct_slice(plane, n, **changes), tmp_path / f"{n}.dcm")
     study = read_study(tmp_path)
     assert np.array_equal(study.voxels, truth - 1024)
@@ -87,18 +97,46 @@ def test_padding_is_air(tmp_path):
 
 
 DEFECTS = {
-    "missing slice": ("missing_slices", {"ImagePositionPatient": lambda k: at(2.5 * (k + (k > 3)))}),
-    "a gap near the start": ("missing_slices", {"ImagePositionPatient": lambda k: at([0, 2.5, 7.5, 10, 12.5, 15, 17.5, 20][k])}),
-    "two slices at one place": ("duplicate_slices", {"ImagePositionPatient": lambda k: at(2.5 * (k - (k > 3)))}),
+    "missing slice": (
+        "missing_slices",
+        {"ImagePositionPatient": lambda k: at(2.5 * (k + (k > 3)))},
+    ),
+    "a gap near the start": (
+        "missing_slices",
+        {"ImagePositionPatient": lambda k: at([0, 2.5, 7.5, 10, 12.5, 15, 17.5, 20][k])},
+    ),
+    "two slices at one place": (
+        "duplicate_slices",
+        {"ImagePositionPatient": lambda k: at(2.5 * (k - (k > 3)))},
+    ),
     "all slices at one place": ("duplicate_slices", {"ImagePositionPatient": at(0)}),
-    "a slice 0.6 mm off": ("uneven_slices", {"ImagePositionPatient": lambda k: at(2.5 * k + 0.6 * (k == 3))}),
-    "a slice beside the others": ("uneven_slices", {"ImagePositionPatient": lambda k: [-100.0 + 5 * (k == 3), -50.0, 2.5 * k]}),
+    "a slice 0.6 mm off": (
+        "uneven_slices",
+        {"ImagePositionPatient": lambda k: at(2.5 * k + 0.6 * (k == 3))},
+    ),
+    "a slice beside the others": (
+        "uneven_slices",
+        {"ImagePositionPatient": lambda k: [-100.0 + 5 * (k == 3), -50.0, 2.5 * k]},
+    ),
     "a tilted gantry": ("sheared", {"ImagePositionPatient": tilted}),
-    "two orientations": ("mixed_orientation", {"ImageOrientationPatient": lambda k: [1, 0, 0, 0, 0, -1] if k == 3 else [1, 0, 0, 0, 1, 0]}),
+    "two orientations": (
+        "mixed_orientation",
+        {
+            "ImageOrientationPatient": lambda k: (
+                [1, 0, 0, 0, 0, -1] if k == 3 else [1, 0, 0, 0, 1, 0]
+            )
+        },
+    ),
     "two pixel spacings": ("mixed_size", {"PixelSpacing": lambda k: [0.8, 0.7 + 0.1 * (k == 3)]}),
-    "no position": ("no_position", {"ImagePositionPatient": lambda k: None if k == 3 else at(2.5 * k)}),
+    "no position": (
+        "no_position",
+        {"ImagePositionPatient": lambda k: None if k == 3 else at(2.5 * k)},
+    ),
     "no orientation": ("no_position", {"ImageOrientationPatient": None}),
-    "cosines that are no rotation": ("bad_spacing", {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}),
+    "cosines that are no rotation": (
+        "bad_spacing",
+        {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
+    ),
     "two series": ("several_series", {"SeriesInstanceUID": lambda k: f"1.2.{k // 4}"}),
     "HU in some slices": ("mixed_unit", {"RescaleType": lambda k: "US" if k == 3 else "HU"}),
     "zero pixel spacing": ("bad_spacing", {"PixelSpacing": [0, 0]}),
@@ -140,7 +178,13 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_rounded_positions_are_no_defect(tmp_path):
     rng = np.random.default_rng(1)
     stored = stored_volume(20)
-    study = read_study(write_series(tmp_path, stored, ImagePositionPatient=lambda k: at(round(2.5 * k + rng.uniform(-0.01, 0.01), 2))))
+    study = read_study(
+        write_series(
+            tmp_path,
+            stored,
+            ImagePositionPatient=lambda k: at(round(2.5 * k + rng.uniform(-0.01, 0.01), 2)),
+        )
+    )
     assert study.spacing_mm[0] == pytest.approx(2.5, abs=0.01)
 
 

@@ -1,4 +1,6 @@
-"""NIfTI, MHA and NRRD: one orientation whatever the file's, true integers, and what lies or points elsewhere is refused before it is read."""
+"""NIfTI, MHA and NRRD: one orientation whatever the file's, true integers, and what lies or points
+elsewhere is refused before it is read.
+"""
 
 import gzip
 import tracemalloc
@@ -23,7 +25,9 @@ ORIGIN = (10.0, -50.0, -100.0)  # (z, y, x) of the first voxel, LPS
 
 
 def nifti(voxels: np.ndarray = VOXELS, *, kind=nib.Nifti1Image) -> nib.Nifti1Image:
-    """`voxels` [z, y, x] as a NIfTI whose axes run left, back, up; NIfTI counts to the right and to the front."""
+    """`voxels` [z, y, x] as a NIfTI whose axes run left, back, up; NIfTI counts to the right and to
+    the front.
+    """
     affine = np.diag([-SPACING[2], -SPACING[1], SPACING[0], 1.0])
     affine[:3, 3] = -ORIGIN[2], -ORIGIN[1], ORIGIN[0]
     return kind(voxels.transpose(), affine)
@@ -31,8 +35,12 @@ def nifti(voxels: np.ndarray = VOXELS, *, kind=nib.Nifti1Image) -> nib.Nifti1Ima
 
 def turned(image: nib.Nifti1Image, order, flips) -> nib.Nifti1Image:
     """The same volume with its axes in another order and sense, and the affine that says so."""
-    data = np.asarray(image.dataobj).transpose(order)[tuple(slice(None, None, flip) for flip in flips)]
-    ornt = np.array([[list(order).index(axis), flips[list(order).index(axis)]] for axis in range(3)])
+    data = np.asarray(image.dataobj).transpose(order)[
+        tuple(slice(None, None, flip) for flip in flips)
+    ]
+    ornt = np.array(
+        [[list(order).index(axis), flips[list(order).index(axis)]] for axis in range(3)]
+    )
     return nib.Nifti1Image(data, image.affine @ inv_ornt_aff(ornt, image.shape))
 
 
@@ -76,7 +84,9 @@ def test_an_oblique_volume_keeps_its_grid_and_says_so(tmp_path, degrees, axis):
     plane = [n for n in range(3) if n != "xyz".index(axis)]
     rotation = np.eye(4)
     rotation[np.ix_(plane, plane)] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
-    study = read_study(write(nib.Nifti1Image(np.asarray(image.dataobj), rotation @ image.affine), tmp_path / "x"))
+    study = read_study(
+        write(nib.Nifti1Image(np.asarray(image.dataobj), rotation @ image.affine), tmp_path / "x")
+    )
     assert np.array_equal(study.voxels, VOXELS)
     assert study.spacing_mm == pytest.approx(SPACING, rel=1e-4)
     assert study.attributes["obliquity_deg"] == pytest.approx(abs(degrees), abs=0.05)
@@ -107,7 +117,8 @@ def test_whole_numbers_stay_whole(tmp_path, dtype, slope, intercept, kind):
     image = nifti(stored)
     image.header.set_slope_inter(slope, intercept)
     data = bytearray(nib.Nifti1Image(stored.transpose(), image.affine, image.header).to_bytes())
-    data[112:120] = np.array([slope, intercept], image.header.endianness + "f4").tobytes()  # nibabel would write its own scaling
+    # nibabel would write its own scaling
+    data[112:120] = np.array([slope, intercept], image.header.endianness + "f4").tobytes()
     (tmp_path / "x").write_bytes(data)
     study = read_study(tmp_path / "x")
     assert study.voxels.dtype == kind
@@ -115,7 +126,9 @@ def test_whole_numbers_stay_whole(tmp_path, dtype, slope, intercept, kind):
 
 
 def test_nifti_2_and_a_fourth_axis_of_length_1_are_read(tmp_path):
-    assert np.array_equal(read_study(write(nifti(kind=nib.Nifti2Image), tmp_path / "x")).voxels, VOXELS)
+    assert np.array_equal(
+        read_study(write(nifti(kind=nib.Nifti2Image), tmp_path / "x")).voxels, VOXELS
+    )
     image = nifti()
     single = nib.Nifti1Image(np.asarray(image.dataobj)[..., None], image.affine)
     assert np.array_equal(read_study(write(single, tmp_path / "y")).voxels, VOXELS)
@@ -133,7 +146,11 @@ DEFECTS = {  # header fields of NIfTI-1 changed in place: offset and bytes
     "complex voxels": ("bad_shape", 70, np.array([32, 64], np.int16).tobytes()),
     "voxels within the header": ("corrupt", 108, np.float32(8).tobytes()),
     "a pair of files": ("detached_data", 344, b"ni1\0"),
-    "an infinite slope is none, but NaN intercepts are": ("corrupt", 112, np.array([2, np.nan], np.float32).tobytes()),
+    "an infinite slope is none, but NaN intercepts are": (
+        "corrupt",
+        112,
+        np.array([2, np.nan], np.float32).tobytes(),
+    ),
 }
 
 
@@ -194,7 +211,8 @@ def itk_image(voxels: np.ndarray = VOXELS) -> sitk.Image:
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("form, name", [("mha", "x.mha"), ("nrrd", "x.nrrd")])
 def test_what_itk_writes_is_read_in_one_order(tmp_path, form, name, compressed):
-    image = sitk.DICOMOrient(itk_image(), "RAS")  # other axes on disk, the same place in the patient
+    # other axes on disk, the same place in the patient
+    image = sitk.DICOMOrient(itk_image(), "RAS")
     sitk.WriteImage(image, str(tmp_path / name), useCompression=compressed)
     path = (tmp_path / name).rename(tmp_path / "image.dat")
     study = read_study(path)
@@ -208,7 +226,9 @@ def test_a_meta_image_that_points_elsewhere_is_refused(tmp_path):
     sitk.WriteImage(itk_image(), str(tmp_path / "x.mha"))
     data = (tmp_path / "x.mha").read_bytes()
     for target in (b"secret.raw", b"/etc/passwd", b"LIST", b"%03d.raw 1 5 1"):
-        (tmp_path / "y.mha").write_bytes(data.replace(b"ElementDataFile = LOCAL", b"ElementDataFile = " + target))
+        (tmp_path / "y.mha").write_bytes(
+            data.replace(b"ElementDataFile = LOCAL", b"ElementDataFile = " + target)
+        )
         assert code_of(tmp_path / "y.mha") == "detached_data"
 
 
@@ -216,7 +236,11 @@ def test_a_meta_image_that_lies_is_refused(tmp_path):
     sitk.WriteImage(itk_image(), str(tmp_path / "x.mha"))
     data = (tmp_path / "x.mha").read_bytes()
     changes = {
-        b"DimSize = 7 6 5": [(b"DimSize = 7 6 9", "truncated"), (b"DimSize = 9000 9000 90", "too_large"), (b"DimSize = 7 0 5", "no_pixels")],
+        b"DimSize = 7 6 5": [
+            (b"DimSize = 7 6 9", "truncated"),
+            (b"DimSize = 9000 9000 90", "too_large"),
+            (b"DimSize = 7 0 5", "no_pixels"),
+        ],
         b"TransformMatrix": [(b"AnotherMatrix", "no_orientation")],
         b"MET_SHORT": [(b"MET_STRING", "unknown_encoding")],
     }
@@ -230,7 +254,11 @@ def test_a_meta_image_that_lies_is_refused(tmp_path):
 
 
 def test_an_nrrd_that_points_elsewhere_is_refused(tmp_path):
-    header = {"space": "left-posterior-superior", "space directions": np.diag(SPACING[::-1]), "space origin": ORIGIN[::-1]}
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": np.diag(SPACING[::-1]),
+        "space origin": ORIGIN[::-1],
+    }
     nrrd.write(str(tmp_path / "x.nhdr"), VOXELS.transpose(), header)
     assert code_of(tmp_path / "x.nhdr") == "detached_data"
     nrrd.write(str(tmp_path / "y.nrrd"), VOXELS.transpose(), {})
@@ -238,7 +266,11 @@ def test_an_nrrd_that_points_elsewhere_is_refused(tmp_path):
 
 
 def test_an_nrrd_in_the_space_of_another_is_the_same_study(tmp_path):
-    header = {"space": "right-anterior-superior", "space directions": np.diag([-0.7, -0.8, 2.5]), "space origin": [100.0, 50.0, 10.0]}
+    header = {
+        "space": "right-anterior-superior",
+        "space directions": np.diag([-0.7, -0.8, 2.5]),
+        "space origin": [100.0, 50.0, 10.0],
+    }
     nrrd.write(str(tmp_path / "x.nrrd"), VOXELS.transpose(), header)
     study = read_study(tmp_path / "x.nrrd")
     assert np.array_equal(study.voxels, VOXELS)
@@ -247,7 +279,10 @@ def test_an_nrrd_in_the_space_of_another_is_the_same_study(tmp_path):
 
 def test_a_large_volume_is_read_in_little_more_than_its_own_size(tmp_path):
     voxels = RNG.integers(-1000, 1000, (64, 256, 256)).astype(np.int16)
-    path = write(nib.Nifti1Image(voxels.transpose(), np.diag([1, 1, 2, 1.0])), tmp_path / "x.nii.gz")  # to be flipped twice
+    # to be flipped twice
+    path = write(
+        nib.Nifti1Image(voxels.transpose(), np.diag([1, 1, 2, 1.0])), tmp_path / "x.nii.gz"
+    )
     tracemalloc.start()
     study = read_study(path, unit="HU")
     peak = tracemalloc.get_traced_memory()[1]
@@ -256,10 +291,14 @@ def test_a_large_volume_is_read_in_little_more_than_its_own_size(tmp_path):
     assert peak < 1.5 * voxels.nbytes
 
 
-@pytest.mark.parametrize("unit, factor", [("meter", 1000), ("mm", 1), ("micron", 0.001), ("unknown", 1)])
+@pytest.mark.parametrize(
+    "unit, factor", [("meter", 1000), ("mm", 1), ("micron", 0.001), ("unknown", 1)]
+)
 def test_the_unit_of_length_is_the_headers(tmp_path, unit, factor):
     image = nifti()
-    scaled = nib.Nifti1Image(np.asarray(image.dataobj), np.diag([1 / factor] * 3 + [1]) @ image.affine)
+    scaled = nib.Nifti1Image(
+        np.asarray(image.dataobj), np.diag([1 / factor] * 3 + [1]) @ image.affine
+    )
     scaled.header.set_xyzt_units(unit)
     study = read_study(write(scaled, tmp_path / "x"))
     assert study.spacing_mm == pytest.approx(SPACING)
@@ -271,7 +310,8 @@ def test_the_real_volumes(real_data):
     assert (study.voxels.shape, study.unit, study.voxels.dtype) == ((164, 126, 120), "HU", np.int16)
     reference = nib.as_closest_canonical(nib.load(real_data / "ct" / "abdomen.nii.gz"))
     ours = read_study(real_data / "ct" / "abdomen.nii.gz", unit="HU")
-    assert np.array_equal(ours.voxels, np.asarray(reference.dataobj)[::-1, ::-1].transpose())  # RAS+ to LPS+
+    # RAS+ to LPS+
+    assert np.array_equal(ours.voxels, np.asarray(reference.dataobj)[::-1, ::-1].transpose())
 
 
 def test_a_windowed_ct_is_not_in_hounsfield_units(real_data):

@@ -12,7 +12,9 @@ from mmv_jax.report.figures import Bar, colour_map, feature_colours, forest, out
 
 
 def pixels_of(piece):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", piece).group(1)))))
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", piece).group(1))))
+    )
 
 
 def test_the_same_numbers_make_the_same_figure_with_text_that_can_be_searched():
@@ -32,7 +34,9 @@ def test_a_picture_keeps_its_shape_and_escapes_its_words():
 def test_equal_outlines_show_both_colours():
     mask = np.zeros((32, 32), bool)
     mask[8:24, 8:24] = True
-    rgb = pixels_of(outlined(np.zeros((32, 32)), [(mask, "#00ff00"), (mask, "#ff0000")], "both", size=256)).astype(int)
+    rgb = pixels_of(
+        outlined(np.zeros((32, 32)), [(mask, "#00ff00"), (mask, "#ff0000")], "both", size=256)
+    ).astype(int)
     assert ((rgb[..., 1] > 200) & (rgb[..., 0] < 50)).sum() > 100
     assert ((rgb[..., 0] > 200) & (rgb[..., 1] < 50)).sum() > 100
     assert (rgb[128, 128] == 0).all()

@@ -15,4 +15,6 @@ def test_on_a_terminal_one_line_renews_itself(capsys, monkeypatch):
     report = progress("read")
     for done in range(1, 4):
         report(done, 3)
-    assert capsys.readouterr().err == "read 1 of 3 studies\rread 2 of 3 studies\rread 3 of 3 studies\n"
+    assert (
+        capsys.readouterr().err == "read 1 of 3 studies\rread 2 of 3 studies\rread 3 of 3 studies\n"
+    )

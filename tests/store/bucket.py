@@ -7,7 +7,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Bucket(ThreadingHTTPServer):
-    """Serves objects at `url`; give it to TensorStore as TENSORSTORE_GCS_HTTP_URL. `reads` lists (object, bytes) of every answer."""
+    """Serves objects at `url`; give it to TensorStore as TENSORSTORE_GCS_HTTP_URL. `reads` lists
+    (object, bytes) of every answer.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -29,7 +31,11 @@ class _Handler(BaseHTTPRequestHandler):
         path, query = self._path()
         if path.endswith("/o"):
             low, high = query.get("startOffset", ""), query.get("endOffset", "\x7f")
-            names = sorted(name for name in self.server.objects if name.startswith(query.get("prefix", "")) and low <= name < high)
+            names = sorted(
+                name
+                for name in self.server.objects
+                if name.startswith(query.get("prefix", "")) and low <= name < high
+            )
             return self._json({"items": [self._about(name) for name in names]})
         name = unquote(path.split("/o/")[1])
         if self.server.forbids:
@@ -57,7 +63,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self):
         path, _ = self._path()
-        self._answer(204 if self.server.objects.pop(unquote(path.split("/o/")[1]), None) else 404, b"")
+        self._answer(
+            204 if self.server.objects.pop(unquote(path.split("/o/")[1]), None) else 404, b""
+        )
 
     def _path(self) -> tuple[str, dict[str, str]]:
         parts = urlsplit(self.path)

@@ -1,4 +1,6 @@
-"""Studies for the tests of the store, and a reader of them that does to a worker what real files do."""
+"""Studies for the tests of the store, and a reader of them that does to a worker what real files
+do.
+"""
 
 import csv
 import os
@@ -27,12 +29,25 @@ def store_of(folder: Path, studies: list[Study], masks: list[dict] | None = None
     root = open_root(folder)
     parts: dict[int, PartWriter] = {}
     for n, study in enumerate(studies):
-        part = parts.setdefault(study.ndim, PartWriter(root, f"part-{study.ndim}d", study.ndim)) if study.ndim not in parts else parts[study.ndim]
-        known = {"study": f"{n:016x}", "patient": f"{n:016x}", "line": n + 2, "manifest": 1, "split": "train", "modality": "CT"}
+        part = (
+            parts.setdefault(study.ndim, PartWriter(root, f"part-{study.ndim}d", study.ndim))
+            if study.ndim not in parts
+            else parts[study.ndim]
+        )
+        known = {
+            "study": f"{n:016x}",
+            "patient": f"{n:016x}",
+            "line": n + 2,
+            "manifest": 1,
+            "split": "train",
+            "modality": "CT",
+        }
         part.add(study, masks[n] if masks else {}, known)
     for part in parts.values():
         part.close()
-    root.write(STORE_JSON, b'{"format": %d, "key_fingerprint": "", "manifests": []}' % FORMAT).result()
+    root.write(
+        STORE_JSON, b'{"format": %d, "key_fingerprint": "", "manifests": []}' % FORMAT
+    ).result()
     return Store.open(folder)
 
 
@@ -44,12 +59,23 @@ def read_npy(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
     if content == b"hang":
         time.sleep(60)
     if not content.startswith(b"\x93NUMPY"):
-        raise Refused("not_an_image", f"{job.path} is no array")  # quotes a path, which the ingest must not pass on
-    return study_of(np.load(job.path), job.unit or "raw"), {name: np.load(path) for name, path in job.masks.items()}
+        # quotes a path, which the ingest must not pass on
+        raise Refused("not_an_image", f"{job.path} is no array")
+    return study_of(np.load(job.path), job.unit or "raw"), {
+        name: np.load(path) for name, path in job.masks.items()
+    }
 
 
-def write_manifest(folder: Path, contents: list[np.ndarray | bytes], name: str = "manifest.csv", first: int = 0, **columns: list) -> Path:
-    """Writes one file and one manifest line for each of `contents`; two studies in a row are of one patient."""
+def write_manifest(
+    folder: Path,
+    contents: list[np.ndarray | bytes],
+    name: str = "manifest.csv",
+    first: int = 0,
+    **columns: list,
+) -> Path:
+    """Writes one file and one manifest line for each of `contents`; two studies in a row are of one
+    patient.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for n, content in enumerate(contents, first):
@@ -58,7 +84,13 @@ def write_manifest(folder: Path, contents: list[np.ndarray | bytes], name: str =
             path.write_bytes(content)
         else:
             np.save(path, content)
-        line = {"study_id": f"SENTINEL-study-{n}", "path": path.name, "patient_id": f"SENTINEL-patient-{n // 2}", "split": "train", "modality": "CT"}
+        line = {
+            "study_id": f"SENTINEL-study-{n}",
+            "path": path.name,
+            "patient_id": f"SENTINEL-patient-{n // 2}",
+            "split": "train",
+            "modality": "CT",
+        }
         lines.append(line | {column: values[n - first] for column, values in columns.items()})
     with open(folder / name, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(lines[0]))

@@ -1,4 +1,6 @@
-"""Two hundred broken inputs through the real readers: each costs its own line, with a reason, and no other."""
+"""Two hundred broken inputs through the real readers: each costs its own line, with a reason, and
+no other.
+"""
 
 import csv
 import json
@@ -20,7 +22,13 @@ EACH = 10  # of every kind
 Rng = np.random.Generator
 
 
-def nifti(path: Path, rng: Rng, shape: tuple = (12, 11, 10), zooms: tuple = (1.0, 1.0, 2.0), dtype: type = np.int16) -> Path:
+def nifti(
+    path: Path,
+    rng: Rng,
+    shape: tuple = (12, 11, 10),
+    zooms: tuple = (1.0, 1.0, 2.0),
+    dtype: type = np.int16,
+) -> Path:
     image = nib.Nifti1Image(rng.integers(-1000, 1000, shape).astype(dtype), np.diag([*zooms, 1.0]))
     nib.save(image, path)
     return path
@@ -36,14 +44,52 @@ def series(folder: Path, rng: Rng, slices: list[int]) -> Path:
     uid = "1.2.826.0.1.3680043.8.498.1"
     for n in slices:
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = CTImageStorage, generate_uid(), ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = (
+            CTImageStorage,
+            generate_uid(),
+            ExplicitVRLittleEndian,
+        )
         slice_ = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-        slice_.SOPClassUID, slice_.SOPInstanceUID, slice_.SeriesInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID, uid
-        slice_.StudyInstanceUID, slice_.FrameOfReferenceUID, slice_.Modality, slice_.InstanceNumber = uid + ".1", uid + ".2", "CT", n + 1
-        slice_.ImagePositionPatient, slice_.ImageOrientationPatient = [0, 0, 2.5 * n], [1, 0, 0, 0, 1, 0]
-        slice_.PixelSpacing, slice_.SliceThickness, slice_.Rows, slice_.Columns = [0.8, 0.8], 2.5, 16, 16
-        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit, slice_.PixelRepresentation = 16, 16, 15, 1
-        slice_.SamplesPerPixel, slice_.PhotometricInterpretation, slice_.RescaleSlope, slice_.RescaleIntercept = 1, "MONOCHROME2", 1, 0
+        slice_.SOPClassUID, slice_.SOPInstanceUID, slice_.SeriesInstanceUID = (
+            CTImageStorage,
+            meta.MediaStorageSOPInstanceUID,
+            uid,
+        )
+        (
+            slice_.StudyInstanceUID,
+            slice_.FrameOfReferenceUID,
+            slice_.Modality,
+            slice_.InstanceNumber,
+        ) = (uid + ".1", uid + ".2", "CT", n + 1)
+        slice_.ImagePositionPatient, slice_.ImageOrientationPatient = (
+            [0, 0, 2.5 * n],
+            [
+                1,
+                0,
+                0,
+                0,
+                1,
+                0,
+            ],
+        )
+        slice_.PixelSpacing, slice_.SliceThickness, slice_.Rows, slice_.Columns = (
+            [0.8, 0.8],
+            2.5,
+            16,
+            16,
+        )
+        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit, slice_.PixelRepresentation = (
+            16,
+            16,
+            15,
+            1,
+        )
+        (
+            slice_.SamplesPerPixel,
+            slice_.PhotometricInterpretation,
+            slice_.RescaleSlope,
+            slice_.RescaleIntercept,
+        ) = (1, "MONOCHROME2", 1, 0)
         slice_.PixelData = rng.integers(-1000, 1000, (16, 16)).astype("<i2").tobytes()
         slice_.save_as(folder / f"{n}.dcm", enforce_file_format=True)
     return folder
@@ -98,16 +144,26 @@ BROKEN: dict[str, Callable[[Path, Rng], Path]] = {
     "truncated PNG": lambda p, rng: cut(picture(p.with_suffix(".png"), rng, (200, 200)), rng),
     "truncated JPEG": lambda p, rng: cut(picture(p.with_suffix(".jpg"), rng, (200, 200)), rng),
     "truncated DICOM": lambda p, rng: cut(series(p, rng, [0]) / "0.dcm", rng),
-    "text named .dcm": lambda p, rng: text(p.with_suffix(".dcm"), "this is a report, and no picture"),
-    "web page named .png": lambda p, rng: text(p.with_suffix(".png"), "<html><body>404</body></html>"),
+    "text named .dcm": lambda p, rng: text(
+        p.with_suffix(".dcm"), "this is a report, and no picture"
+    ),
+    "web page named .png": lambda p, rng: text(
+        p.with_suffix(".png"), "<html><body>404</body></html>"
+    ),
     "text named .nii.gz": lambda p, rng: text(p.with_suffix(".nii.gz"), "a,b,c\n1,2,3\n"),
     "empty file": lambda p, rng: text(p.with_suffix(".nii.gz"), ""),
     "no file": lambda p, rng: p.with_suffix(".nii.gz"),
     "empty folder": lambda p, rng: empty_folder(p),
     "not a number": lambda p, rng: with_nan(p.with_suffix(".nii.gz"), rng),
-    "spacing of kilometres": lambda p, rng: nifti(p.with_suffix(".nii.gz"), rng, zooms=(1.0, 1.0, 1e6)),
-    "spacing of nothing": lambda p, rng: nifti(p.with_suffix(".nii.gz"), rng, zooms=(1e-9, 1.0, 1.0)),
-    "missing slices": lambda p, rng: series(p, rng, [n for n in range(12) if n not in set(rng.integers(1, 11, 2))]),
+    "spacing of kilometres": lambda p, rng: nifti(
+        p.with_suffix(".nii.gz"), rng, zooms=(1.0, 1.0, 1e6)
+    ),
+    "spacing of nothing": lambda p, rng: nifti(
+        p.with_suffix(".nii.gz"), rng, zooms=(1e-9, 1.0, 1.0)
+    ),
+    "missing slices": lambda p, rng: series(
+        p, rng, [n for n in range(12) if n not in set(rng.integers(1, 11, 2))]
+    ),
     "a header that lies": lambda p, rng: lying_nifti(p.with_suffix(".nii"), rng),
     "five dimensions": lambda p, rng: nifti(p.with_suffix(".nii"), rng, shape=(5, 4, 3, 2, 2)),
     "no pixels": lambda p, rng: without_pixels(p, rng),
@@ -123,9 +179,13 @@ GOOD = [
 
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory) -> tuple[Path, Report, list[str]]:
-    """A store made of ten broken files of every kind and thirty good ones, in one shuffled manifest; the kind of each line."""
+    """A store made of ten broken files of every kind and thirty good ones, in one shuffled
+    manifest; the kind of each line.
+    """
     folder, rng = tmp_path_factory.mktemp("broken"), np.random.default_rng(0)
-    makers = [(kind, make) for kind, make in BROKEN.items() for _ in range(EACH)] + [("good", make) for make in GOOD for _ in range(EACH)]
+    makers = [(kind, make) for kind, make in BROKEN.items() for _ in range(EACH)] + [
+        ("good", make) for make in GOOD for _ in range(EACH)
+    ]
     order = rng.permutation(len(makers))
     with open(folder / "manifest.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -140,7 +200,10 @@ def ingested(tmp_path_factory) -> tuple[Path, Report, list[str]]:
 @pytest.mark.parametrize("kind", BROKEN)
 def test_every_broken_file_is_quarantined_with_a_reason(ingested, kind):
     store, _, kinds = ingested
-    entries = {entry["line"]: entry for entry in map(json.loads, (store / "quarantine.jsonl").read_text().splitlines())}
+    entries = {
+        entry["line"]: entry
+        for entry in map(json.loads, (store / "quarantine.jsonl").read_text().splitlines())
+    }
     lines = [n for n, k in enumerate(kinds, 2) if k == kind]
     assert len(lines) == EACH
     assert all(entries[line]["code"] and len(entries[line]["reason"]) > 10 for line in lines)
@@ -148,5 +211,7 @@ def test_every_broken_file_is_quarantined_with_a_reason(ingested, kind):
 
 def test_every_good_file_is_ingested(ingested):
     store, report, kinds = ingested
-    assert Store.open(store).index["line"].tolist() == [n for n, kind in enumerate(kinds, 2) if kind == "good"]
+    assert Store.open(store).index["line"].tolist() == [
+        n for n, kind in enumerate(kinds, 2) if kind == "good"
+    ]
     assert (report.ingested, report.refused.total()) == (3 * EACH, len(BROKEN) * EACH)

@@ -29,7 +29,12 @@ def bucket(tmp_path_factory, volumes) -> Iterator[Bucket]:
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
         patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
         manifest = write_manifest(folder, [*volumes[:2], b"broken"])
-        assert ingest([manifest], STORE, key_path=folder / "key", workers=1, read_fn=read_npy).refused.total() == 1
+        assert (
+            ingest(
+                [manifest], STORE, key_path=folder / "key", workers=1, read_fn=read_npy
+            ).refused.total()
+            == 1
+        )
         np.save(folder / "SENTINEL-file-2.npy", volumes[2])
         report = ingest([manifest], STORE, key_path=folder / "key", workers=1, read_fn=read_npy)
         assert (report.ingested, report.already) == (1, 2)
@@ -40,7 +45,9 @@ def bucket(tmp_path_factory, volumes) -> Iterator[Bucket]:
 
 def test_studies_in_a_bucket_are_those_of_the_files(bucket, volumes):
     store = Store.open(STORE)
-    assert all(np.array_equal(store.read_study(i).voxels, volume) for i, volume in enumerate(volumes))
+    assert all(
+        np.array_equal(store.read_study(i).voxels, volume) for i, volume in enumerate(volumes)
+    )
     assert verify(STORE) == []
 
 
@@ -48,14 +55,20 @@ def test_a_box_fetches_its_blocks_and_the_directory_of_their_shard(bucket, volum
     store = Store.open(STORE)
     store.read_box(1, (0, 0, 0), (1, 1, 1))
     bucket.reads.clear()
-    np.testing.assert_array_equal(store.read_box(1, (20, 70, 3), (40, 50, 60)), volumes[1, 20:60, 70:120, 3:63])
+    np.testing.assert_array_equal(
+        store.read_box(1, (20, 70, 3), (40, 50, 60)), volumes[1, 20:60, 70:120, 3:63]
+    )
     fetched = [size for name, size in bucket.reads if "/blocks/c/" in name]
     assert len(fetched) <= 3  # two blocks, and the directory
     assert sum(fetched) < 3 * 32 * 64 * 64 * 2
 
 
 def test_nothing_in_the_bucket_names_anybody(bucket):
-    assert not [name for name, (_, content) in bucket.objects.items() if b"SENTINEL" in content or "SENTINEL" in name]
+    assert not [
+        name
+        for name, (_, content) in bucket.objects.items()
+        if b"SENTINEL" in content or "SENTINEL" in name
+    ]
     assert all(name.startswith("some/store/") for name in bucket.objects)
 
 
@@ -68,7 +81,9 @@ def test_a_bucket_that_may_not_be_read_is_not_called_damaged(bucket):
     store = Store.open(STORE)
     bucket.forbids = True
     try:
-        with pytest.raises(WorkFailed, match="cannot be read .PERMISSION_DENIED.: look after access") as raised:
+        with pytest.raises(
+            WorkFailed, match="cannot be read .PERMISSION_DENIED.: look after access"
+        ) as raised:
             store.read_study(2)
         assert not isinstance(raised.value, Corrupt)
         with pytest.raises(WorkFailed, match="PERMISSION_DENIED"):

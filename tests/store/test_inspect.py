@@ -12,8 +12,13 @@ from mmv_jax.store.read import Store
 @pytest.fixture
 def store(tmp_path) -> Store:
     rng = np.random.default_rng(0)
-    studies = [study_of(rng.integers(-1000, 1000, (n, 40, 50)).astype(np.int16), "HU") for n in (20, 30)]
-    studies += [study_of(rng.integers(0, 255, (1, 60, 50)).astype(np.uint8)), study_of(np.ones((8, 8, 8), np.uint8), "shape")]
+    studies = [
+        study_of(rng.integers(-1000, 1000, (n, 40, 50)).astype(np.int16), "HU") for n in (20, 30)
+    ]
+    studies += [
+        study_of(rng.integers(0, 255, (1, 60, 50)).astype(np.uint8)),
+        study_of(np.ones((8, 8, 8), np.uint8), "shape"),
+    ]
     masks = [{}, {"organ": (rng.random((30, 40, 50)) < 0.1).astype(int)}, {}, {}]
     return store_of(tmp_path / "store", studies, masks)
 
@@ -31,7 +36,9 @@ def damaged(store: Store) -> list[str]:
 
 
 def test_the_description_tells_counts_and_refusals(store, tmp_path):
-    (tmp_path / "store" / "quarantine.jsonl").write_text('{"manifest": 1, "line": 9, "code": "truncated", "reason": "short"}\n')
+    (tmp_path / "store" / "quarantine.jsonl").write_text(
+        '{"manifest": 1, "line": 9, "code": "truncated", "reason": "short"}\n'
+    )
     text = describe(store.path)
     assert "4 studies of 4 patients" in text
     assert "refused: 1 truncated" in text
@@ -44,13 +51,18 @@ def test_verify_names_the_studies_that_are_damaged_and_no_other(store, tmp_path)
     content = bytearray(planar.read_bytes())
     content[100] ^= 1
     planar.write_bytes(content)
-    assert verify(store.path) == [f"study {store.index['study'][2]} (manifest 1, line 4): blocks in parts/part-2d are damaged or gone"]
+    assert verify(store.path) == [
+        f"study {store.index['study'][2]} (manifest 1, line 4): blocks in parts/part-2d are damaged"
+        " or gone"
+    ]
 
 
 def test_verify_reads_masks_too(store, tmp_path):
     [volumes] = (tmp_path / "store" / "parts" / "part-3d" / "blocks" / "c").rglob("0/0/0/0")
     content = bytearray(volumes.read_bytes())
-    offset, _ = np.frombuffer(content[-(128 * 16 + 4) : -4], "<u8").reshape(128, 2)[store.index["mask_blocks"][1][0]]
+    offset, _ = np.frombuffer(content[-(128 * 16 + 4) : -4], "<u8").reshape(128, 2)[
+        store.index["mask_blocks"][1][0]
+    ]
     content[int(offset) + 20] ^= 1
     volumes.write_bytes(content)
     assert damaged(store) == [store.index["study"][1]]
@@ -73,7 +85,11 @@ def test_the_sheet_shows_every_study_once(store, tmp_path):
 def test_the_head_is_up(tmp_path):
     volume = np.zeros((20, 20, 20), np.int16) - 1000
     volume[15:] = 1000  # bright at the head
-    contact_sheet(store_of(tmp_path / "store", [study_of(volume, "HU")]).path, tmp_path / "sheet.png")
-    coronal = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))[4:172, 176:344].astype(float)
+    contact_sheet(
+        store_of(tmp_path / "store", [study_of(volume, "HU")]).path, tmp_path / "sheet.png"
+    )
+    coronal = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))[4:172, 176:344].astype(
+        float
+    )
     columns = coronal[:, 84]
     assert columns[:84].mean() > columns[84:].mean() + 50

@@ -16,14 +16,20 @@ SEEDS = st.integers(0, 2**32)
 
 
 def cell_of_voxel(v: int, voxels: int, cells: int) -> int:
-    """The definition: cell c is what lies between the fractions c / cells and (c + 1) / cells, in whole voxels."""
+    """The definition: cell c is what lies between the fractions c / cells and (c + 1) / cells, in
+    whole voxels.
+    """
     return max(c for c in range(cells) if c * voxels // cells <= v)
 
 
 def slow_occupancy(values: np.ndarray, unit: str, cells: tuple) -> np.ndarray:
-    """Cell by cell: the voxels of a cell, or for a cell without any those of the cell that holds the voxel in which it lies."""
+    """Cell by cell: the voxels of a cell, or for a cell without any those of the cell that holds
+    the voxel in which it lies.
+    """
     occupied = np.zeros(cells, bool)
-    owners = [np.array([cell_of_voxel(v, n, c) for v in range(n)]) for n, c in zip(values.shape, cells)]
+    owners = [
+        np.array([cell_of_voxel(v, n, c) for v in range(n)]) for n, c in zip(values.shape, cells)
+    ]
     low, high = (np.percentile(values, p, method="inverted_cdf") for p in (0.5, 99.5))
     for cell in np.ndindex(*cells):
         owner = [o[c * n // k] for o, c, n, k in zip(owners, cell, values.shape, cells)]
@@ -40,11 +46,16 @@ def slow_occupancy(values: np.ndarray, unit: str, cells: tuple) -> np.ndarray:
 def patchy(grid: tuple, unit: str, seed: int) -> np.ndarray:
     """Regions of air, of specks and of tissue."""
     rng = np.random.default_rng(seed)
-    level = np.kron(rng.integers(0, 3, [-(-n // 6) for n in grid]), np.ones((6, 6, 6), int))[tuple(slice(n) for n in grid)]
+    level = np.kron(rng.integers(0, 3, [-(-n // 6) for n in grid]), np.ones((6, 6, 6), int))[
+        tuple(slice(n) for n in grid)
+    ]
     if unit == "shape":
         return ((level == 2) & (rng.random(grid) < 0.05)).astype(np.uint8)
     specks = np.where(rng.random(grid) < 0.008, 500, 0)
-    return (np.choose(level, [-1000, -1000 + specks, rng.integers(-200, 300, grid)]) + rng.integers(0, 2, grid)).astype(np.int16)
+    return (
+        np.choose(level, [-1000, -1000 + specks, rng.integers(-200, 300, grid)])
+        + rng.integers(0, 2, grid)
+    ).astype(np.int16)
 
 
 @settings(max_examples=150)
@@ -52,7 +63,10 @@ def patchy(grid: tuple, unit: str, seed: int) -> np.ndarray:
 def test_occupancy_is_what_it_says(grid, unit, seed):
     values = patchy(grid, unit, seed)
     ndim = 2 if grid[0] == 1 else 3
-    np.testing.assert_array_equal(occupancy(to_int16(values), unit, ndim), slow_occupancy(values.astype(float), unit, CELLS[ndim]))
+    np.testing.assert_array_equal(
+        occupancy(to_int16(values), unit, ndim),
+        slow_occupancy(values.astype(float), unit, CELLS[ndim]),
+    )
 
 
 @settings(max_examples=60)
@@ -61,10 +75,14 @@ def test_percentiles_are_those_of_the_voxels_in_occupied_cells(grid, seed):
     values = patchy(grid, "HU", seed)
     ndim = 2 if grid[0] == 1 else 3
     occupied = np.random.default_rng(seed).random(CELLS[ndim]) < 0.5
-    owners = [np.array([cell_of_voxel(v, n, c) for v in range(n)]) for n, c in zip(grid, CELLS[ndim])]
+    owners = [
+        np.array([cell_of_voxel(v, n, c) for v in range(n)]) for n, c in zip(grid, CELLS[ndim])
+    ]
     inside = values[occupied[np.ix_(*owners)]]
     if inside.size:
-        expected = tuple(float(np.percentile(inside, p, method="inverted_cdf")) for p in (0.5, 99.5))
+        expected = tuple(
+            float(np.percentile(inside, p, method="inverted_cdf")) for p in (0.5, 99.5)
+        )
         assert foreground_percentiles(to_int16(values), occupied, (0.5, 99.5)) == expected
 
 

@@ -29,8 +29,28 @@ LEFT = {
     "record numbers": [str(10_000_000 + 37 * n) for n in range(N)],
     "nothing": [""] * N,
 }
-NAMES = ("PatientName", "patient_name", "mrn", "StudyDate", "birth_date", "accession number", "file", "StudyInstanceUID", "radiologist", "comments")
-NAMES += ("patient", "Subject", "CASE", "PATIENTID", "STUDYID", "accessionnumber", "Record No.", "PATIENT_1")
+NAMES = (
+    "PatientName",
+    "patient_name",
+    "mrn",
+    "StudyDate",
+    "birth_date",
+    "accession number",
+    "file",
+    "StudyInstanceUID",
+    "radiologist",
+    "comments",
+)
+NAMES += (
+    "patient",
+    "Subject",
+    "CASE",
+    "PATIENTID",
+    "STUDYID",
+    "accessionnumber",
+    "Record No.",
+    "PATIENT_1",
+)
 
 
 def persons(n: int, studies: int = 1) -> list[str]:
@@ -46,7 +66,10 @@ def test_measurements_and_categories_are_carried(values):
 
 @pytest.mark.parametrize("values", LEFT.values(), ids=LEFT.keys())
 def test_what_may_name_someone_stays_behind_and_is_told(values):
-    assert choose_columns([{"column": value} for value in values], persons(len(values))) == ({}, ["column"])
+    assert choose_columns([{"column": value} for value in values], persons(len(values))) == (
+        {},
+        ["column"],
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,11 +93,14 @@ OF_PATIENTS = {
 @pytest.mark.parametrize("name, of, kind", OF_PATIENTS.values(), ids=OF_PATIENTS.keys())
 def test_what_stands_for_a_patient_with_several_studies_stays_behind(name, of, kind):
     lines = [{name: of(n // SEVERAL)} for n in range(20 * SEVERAL)]
-    assert choose_columns(lines, persons(len(lines), SEVERAL)) == (({}, [name]) if kind is None else ({name: kind}, []))
+    assert choose_columns(lines, persons(len(lines), SEVERAL)) == (
+        ({}, [name]) if kind is None else ({name: kind}, [])
+    )
 
 
 def test_accession_numbers_of_two_series_each_stay_behind():
-    lines = [{"number": str(10_000_003 + 37 * (n // 2))} for n in range(80)]  # two series an accession, two accessions a patient
+    # two series an accession, two accessions a patient
+    lines = [{"number": str(10_000_003 + 37 * (n // 2))} for n in range(80)]
     assert choose_columns(lines, persons(80, 4)) == ({}, ["number"])
 
 
@@ -84,7 +110,10 @@ def test_few_patients_cannot_tell_a_number_that_stands_for_them():
 
 
 def test_two_persons_of_a_short_manifest_are_no_categories():
-    assert choose_columns([{"reader": "Miller"}, {"reader": "Smith"}], persons(2)) == ({}, ["reader"])
+    assert choose_columns([{"reader": "Miller"}, {"reader": "Smith"}], persons(2)) == (
+        {},
+        ["reader"],
+    )
 
 
 def test_codes_are_carried_however_short_the_manifest():
@@ -92,6 +121,9 @@ def test_codes_are_carried_however_short_the_manifest():
 
 
 def test_cells_become_numbers_texts_and_gaps():
-    labels = carry({"age": "36", "sex": "F", "note": "x"}, {"age": float, "sex": str, "view": str, "edema": float})
+    labels = carry(
+        {"age": "36", "sex": "F", "note": "x"},
+        {"age": float, "sex": str, "view": str, "edema": float},
+    )
     assert math.isnan(labels.pop("label_edema"))
     assert labels == {"label_age": 36.0, "label_sex": "F", "label_view": None}

@@ -20,7 +20,17 @@ from mmv_jax.store.index import Corrupt
 from mmv_jax.store.layout import block_counts, cell_edges
 from mmv_jax.store.read import Store
 
-DTYPES = (np.bool_, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64)
+DTYPES = (
+    np.bool_,
+    np.int8,
+    np.uint8,
+    np.int16,
+    np.uint16,
+    np.int32,
+    np.uint32,
+    np.float32,
+    np.float64,
+)
 GRIDS = st.one_of(
     st.tuples(st.just(1), st.integers(1, 300), st.integers(1, 300)),
     st.tuples(st.integers(2, 70), st.integers(1, 130), st.integers(1, 130)),
@@ -54,19 +64,33 @@ def test_any_box_equals_the_slice_of_the_source(case, dtype, seed):
     mask = np.random.default_rng(seed).integers(0, 120, grid)
     with tempfile.TemporaryDirectory() as folder:
         before = study_of(voxels_of((grid[0], 5, 7), np.int16, 1))
-        store = store_of(Path(folder), [before, study_of(voxels)], [{}, {"organ": mask, "other": mask + 1}])
+        store = store_of(
+            Path(folder), [before, study_of(voxels)], [{}, {"organ": mask, "other": mask + 1}]
+        )
         values = store.read_box(1, start, shape)
         assert values.dtype == np.float32
-        # Whole numbers of 16 bits' range are lossless; other values are at most half a step of 65,535 off, and float32 itself rounds.
-        step = 0.0 if not np.issubdtype(dtype, np.floating) else max(float(np.ptp(voxels)), 1e-3) / 65_535
-        np.testing.assert_allclose(values, voxels[box].astype(np.float64), rtol=3e-7 * (step > 0), atol=0.501 * step + 1e-3 * (step > 0))
+        # Whole numbers of 16 bits' range are lossless; other values are at most half a step of
+        # 65,535 off, and float32 itself rounds.
+        step = (
+            0.0
+            if not np.issubdtype(dtype, np.floating)
+            else max(float(np.ptp(voxels)), 1e-3) / 65_535
+        )
+        np.testing.assert_allclose(
+            values,
+            voxels[box].astype(np.float64),
+            rtol=3e-7 * (step > 0),
+            atol=0.501 * step + 1e-3 * (step > 0),
+        )
         np.testing.assert_array_equal(store.read_box(1, start, shape, mask="other"), mask[box] + 1)
         np.testing.assert_array_equal(store.read_box(1, start, shape, mask="organ"), mask[box])
 
 
 def test_whole_numbers_in_floats_are_lossless(tmp_path):
     voxels = np.random.default_rng(0).integers(-1024, 3072, (9, 30, 30)).astype(np.float64)
-    np.testing.assert_array_equal(store_of(tmp_path, [study_of(voxels, "HU")]).read_study(0).voxels, voxels)
+    np.testing.assert_array_equal(
+        store_of(tmp_path, [study_of(voxels, "HU")]).read_study(0).voxels, voxels
+    )
 
 
 def test_a_study_comes_back_with_its_geometry(tmp_path):
@@ -77,7 +101,9 @@ def test_a_study_comes_back_with_its_geometry(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("start", "shape"), [((-1, 0, 0), (1, 1, 1)), ((0, 0, 0), (4, 1, 1)), ((0, 0, 0), (1, 0, 1))], ids=["before", "beyond", "empty"]
+    ("start", "shape"),
+    [((-1, 0, 0), (1, 1, 1)), ((0, 0, 0), (4, 1, 1)), ((0, 0, 0), (1, 0, 1))],
+    ids=["before", "beyond", "empty"],
 )
 def test_a_box_outside_of_the_study_is_an_error(tmp_path, start, shape):
     store = store_of(tmp_path, [study_of(np.arange(60).reshape(3, 4, 5))])
@@ -86,7 +112,9 @@ def test_a_box_outside_of_the_study_is_an_error(tmp_path, start, shape):
 
 
 def test_an_unknown_mask_is_an_error(tmp_path):
-    store = store_of(tmp_path, [study_of(np.arange(60).reshape(3, 4, 5))], [{"organ": np.ones((3, 4, 5), int)}])
+    store = store_of(
+        tmp_path, [study_of(np.arange(60).reshape(3, 4, 5))], [{"organ": np.ones((3, 4, 5), int)}]
+    )
     with pytest.raises(ValueError, match="it has: organ"):
         store.read_box(0, (0, 0, 0), (1, 1, 1), mask="lesion")
 
@@ -98,8 +126,14 @@ def array_files(folder: Path) -> list[Path]:
 def test_every_flipped_bit_of_the_arrays_is_noticed(tmp_path):
     rng = np.random.default_rng(0)
     # Smooth and constant parts as well: a bit flipped in a run of zeros must be noticed too.
-    voxels = np.where(np.arange(70)[:, None, None] < 30, 0, rng.integers(-1000, 1000, (70, 100, 100))).astype(np.int16)
-    store_of(tmp_path, [study_of(voxels), study_of(voxels[:1])], [{"organ": (voxels > 0).astype(int)}, {}])
+    voxels = np.where(
+        np.arange(70)[:, None, None] < 30, 0, rng.integers(-1000, 1000, (70, 100, 100))
+    ).astype(np.int16)
+    store_of(
+        tmp_path,
+        [study_of(voxels), study_of(voxels[:1])],
+        [{"organ": (voxels > 0).astype(int)}, {}],
+    )
     noticed = 0
     for _ in range(40):
         file = array_files(tmp_path)[rng.integers(len(array_files(tmp_path)))]
@@ -132,14 +166,17 @@ def test_a_box_touches_only_its_blocks(tmp_path):
     voxels = np.random.default_rng(0).integers(-1000, 1000, (64, 128, 128)).astype(np.int16)
     store_of(tmp_path, [study_of(voxels)])
     [shard] = array_files(tmp_path)
-    # The eight blocks lie in the shard in the order in which they were written; all but the last are destroyed.
+    # The eight blocks lie in the shard in the order in which they were written; all but the last
+    # are destroyed.
     content = bytearray(shard.read_bytes())
     entries = np.frombuffer(content[-(128 * 16 + 4) : -4], "<u8").reshape(128, 2)[:8]
     for offset, size in entries[:-1]:
         content[offset : offset + size] = bytes(size)
     shard.write_bytes(content)
     store = Store.open(tmp_path)
-    np.testing.assert_array_equal(store.read_box(0, (32, 64, 64), (32, 64, 64)), voxels[32:, 64:, 64:])
+    np.testing.assert_array_equal(
+        store.read_box(0, (32, 64, 64), (32, 64, 64)), voxels[32:, 64:, 64:]
+    )
     with pytest.raises(Corrupt):
         store.read_box(0, (31, 64, 64), (2, 1, 1))
 
@@ -149,14 +186,25 @@ def read_first(store: Store, i: int) -> float:
 
 
 def test_a_store_travels_to_other_processes(tmp_path):
-    store = store_of(tmp_path, [study_of(np.arange(60).reshape(3, 4, 5) + 7), study_of(np.arange(20).reshape(1, 4, 5) + 9)])
-    assert read_first(copy.deepcopy(store), 0) == read_first(pickle.loads(pickle.dumps(store)), 0) == 7
+    store = store_of(
+        tmp_path,
+        [
+            study_of(np.arange(60).reshape(3, 4, 5) + 7),
+            study_of(np.arange(20).reshape(1, 4, 5) + 9),
+        ],
+    )
+    assert (
+        read_first(copy.deepcopy(store), 0) == read_first(pickle.loads(pickle.dumps(store)), 0) == 7
+    )
     with get_context("spawn").Pool(1) as pool:
         assert pool.starmap(read_first, [(store, 0), (store, 1)]) == [7, 9]
 
 
 def test_a_part_without_an_index_was_never_there(tmp_path):
-    store_of(tmp_path, [study_of(np.arange(60).reshape(3, 4, 5)), study_of(np.arange(20).reshape(1, 4, 5))])
+    store_of(
+        tmp_path,
+        [study_of(np.arange(60).reshape(3, 4, 5)), study_of(np.arange(20).reshape(1, 4, 5))],
+    )
     next(tmp_path.glob("parts/part-2d/index-*.parquet")).unlink()
     assert Store.open(tmp_path).index["ndim"].tolist() == [3]
 
@@ -202,12 +250,25 @@ def test_blocks_cover_the_grid_and_no_more(grid, block):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
 def test_reading_a_crop_does_not_read_the_volume(tmp_path):
-    store_of(tmp_path, [study_of(np.random.default_rng(0).integers(-1000, 1000, (80, 512, 512)).astype(np.int16))])  # 40 MiB
+    # 40 MiB
+    store_of(
+        tmp_path,
+        [study_of(np.random.default_rng(0).integers(-1000, 1000, (80, 512, 512)).astype(np.int16))],
+    )
     program = (
-        "import resource, sys; from mmv_jax.store.read import Store; store = Store.open(sys.argv[1]); store.index\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "store.read_box(0, (0, 0, 0), (1, 1, 1)); before = peak(); store.read_box(0, (10, 100, 100), (32, 128, 128)); print(peak() - before)"
+        "import resource, sys; from mmv_jax.store.read import Store; store ="
+        " Store.open(sys.argv[1]); store.index\npeak = lambda:"
+        " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nstore.read_box(0, (0, 0, 0), (1, 1,"
+        " 1)); before = peak(); store.read_box(0, (10, 100, 100), (32, 128, 128)); print(peak() -"
+        " before)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, check=True, text=True, env=environment)
-    assert int(ran.stdout) < 20 << 10  # 18 blocks of 256 KiB, in int16 and then in float32, with what TensorStore holds meanwhile
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        check=True,
+        text=True,
+        env=environment,
+    )
+    # 18 blocks of 256 KiB, in int16 and then in float32, with what TensorStore holds meanwhile
+    assert int(ran.stdout) < 20 << 10

@@ -1,4 +1,6 @@
-"""The task function: repeated, it changes nothing that is finished; and messages are held to naming nobody."""
+"""The task function: repeated, it changes nothing that is finished; and messages are held to naming
+nobody.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,9 @@ def task(tmp_path, monkeypatch) -> Task:
 
 
 def written(events: list) -> list[int]:
-    return sorted(line for event in events if isinstance(event, Written) for _, line in event.places)
+    return sorted(
+        line for event in events if isinstance(event, Written) for _, line in event.places
+    )
 
 
 def state(task: Task) -> dict[Path, int]:
@@ -47,7 +51,8 @@ def test_a_repeated_task_reports_what_is_there_and_writes_nothing(task):
     before = state(task)
     events = list(write_task(task))
     assert written(events) == list(range(7))
-    assert len([event for event in events if isinstance(event, Reading)]) == 4  # the first study of each part
+    # the first study of each part
+    assert len([event for event in events if isinstance(event, Reading)]) == 4
     assert state(task) == before
 
 
@@ -64,7 +69,12 @@ def test_a_task_that_is_repeated_after_a_loss_writes_only_what_was_lost(task):
 
 
 def test_secrets_are_blotted_out_of_reasons():
-    assert without("cannot open /data/MILLER_19/x.dcm of MILLER", ("MILLER", "/data/MILLER_19/x.dcm", "x")) == "cannot open … of …"
+    assert (
+        without(
+            "cannot open /data/MILLER_19/x.dcm of MILLER", ("MILLER", "/data/MILLER_19/x.dcm", "x")
+        )
+        == "cannot open … of …"
+    )
 
 
 def read_flat(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
@@ -74,6 +84,10 @@ def read_flat(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
 
 def test_a_spacing_that_is_no_length_is_refused(task):
     """Levels follow from it: they would have no end."""
-    refused = [event for event in write_task(replace(task, read_fn=read_flat)) if isinstance(event, Refusal)]
+    refused = [
+        event
+        for event in write_task(replace(task, read_fn=read_flat))
+        if isinstance(event, Refusal)
+    ]
     assert {event.code for event in refused} == {"bad_spacing"}
     assert len(refused) == 7

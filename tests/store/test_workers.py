@@ -26,7 +26,9 @@ def task_of(places: int, store: str = "") -> Task:
 
 
 def deadly_thirds(task: Task):
-    """A task function whose process dies at every third line; what it has read is written at the end."""
+    """A task function whose process dies at every third line; what it has read is written at the
+    end.
+    """
     read = []
     for job in task.jobs:
         yield Reading(job.place)
@@ -58,7 +60,9 @@ def run(task_fn, task: Task, workers: int = 1) -> list[Event]:
 def test_after_a_death_no_file_is_read_more_than_twice():
     events = run(deadly_thirds, task_of(6))
     assert [event.place[1] for event in events if isinstance(event, Refusal)] == [0, 3]
-    assert sorted(place[1] for event in events if isinstance(event, Written) for place in event.places) == [1, 2, 4, 5]
+    assert sorted(
+        place[1] for event in events if isinstance(event, Written) for place in event.places
+    ) == [1, 2, 4, 5]
     assert max(Counter(event.place for event in events if isinstance(event, Reading)).values()) == 2
 
 
@@ -91,7 +95,9 @@ def test_workers_do_not_outlive_a_killed_ingest(tmp_path):
         "if __name__ == '__main__': run(write_own_pid_and_wait, task_of(1, sys.argv[1]))"
     )
     paths = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
-    process = subprocess.Popen([sys.executable, str(tmp_path / "program.py"), str(tmp_path / "pid"), *paths])
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "pid"), *paths]
+    )
     end = time.monotonic() + 60
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         assert process.poll() is None
@@ -107,16 +113,44 @@ def test_workers_do_not_outlive_a_killed_ingest(tmp_path):
 
 def test_ray_writes_the_same_store(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where Ray's workers find the reader of the tests
-    contents: list = list(np.random.default_rng(0).integers(-1000, 1000, (6, 4, 5, 6)).astype(np.int16))
+    # where Ray's workers find the reader of the tests
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    contents: list = list(
+        np.random.default_rng(0).integers(-1000, 1000, (6, 4, 5, 6)).astype(np.int16)
+    )
     contents[2], contents[4] = b"die", b"broken"
     manifest = write_manifest(tmp_path / "in", contents)
     try:
-        by_ray = ingest([manifest], tmp_path / "by-ray", engine="ray", key_path=tmp_path / "key", workers=1, read_fn=read_npy)
+        by_ray = ingest(
+            [manifest],
+            tmp_path / "by-ray",
+            engine="ray",
+            key_path=tmp_path / "key",
+            workers=1,
+            read_fn=read_npy,
+        )
     finally:
         ray.shutdown()
-    by_processes = ingest([manifest], tmp_path / "by-processes", key_path=tmp_path / "key", workers=1, read_fn=read_npy)
-    assert (by_ray.ingested, by_ray.refused) == (by_processes.ingested, by_processes.refused) == (4, {"decoder_died": 1, "not_an_image": 1})
+    by_processes = ingest(
+        [manifest],
+        tmp_path / "by-processes",
+        key_path=tmp_path / "key",
+        workers=1,
+        read_fn=read_npy,
+    )
+    assert (
+        (by_ray.ingested, by_ray.refused)
+        == (by_processes.ingested, by_processes.refused)
+        == (4, {"decoder_died": 1, "not_an_image": 1})
+    )
     stores = [Store.open(tmp_path / name) for name in ("by-ray", "by-processes")]
-    assert stores[0].index.drop(columns="occupancy").astype(str).equals(stores[1].index.drop(columns="occupancy").astype(str))
-    assert all(np.array_equal(stores[0].read_study(i).voxels, stores[1].read_study(i).voxels) for i in range(4))
+    assert (
+        stores[0]
+        .index.drop(columns="occupancy")
+        .astype(str)
+        .equals(stores[1].index.drop(columns="occupancy").astype(str))
+    )
+    assert all(
+        np.array_equal(stores[0].read_study(i).voxels, stores[1].read_study(i).voxels)
+        for i in range(4)
+    )

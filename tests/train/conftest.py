@@ -1,4 +1,6 @@
-"""One store on disk and one config for the tests of training: eight planar and eight volumetric studies, a row of 128 tokens."""
+"""One store on disk and one config for the tests of training: eight planar and eight volumetric
+studies, a row of 128 tokens.
+"""
 
 from pathlib import Path
 

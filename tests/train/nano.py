@@ -1,4 +1,6 @@
-"""A store of a few small studies, and a run on it that takes seconds: a test's, and that of the processes it starts."""
+"""A store of a few small studies, and a run on it that takes seconds: a test's, and that of the
+processes it starts.
+"""
 
 from pathlib import Path
 
@@ -15,19 +17,33 @@ NAN = float("nan")
 def write_studies(folder: Path) -> Path:
     """Blobs of different places and sizes on noise; two studies are of one patient."""
     root, rng = open_root(folder), np.random.default_rng(0)
-    for ndim, shape, spacing in ((2, (1, 64, 56), (NAN, 3.0, 3.0)), (3, (16, 40, 48), (4.0, 3.0, 3.0))):
+    for ndim, shape, spacing in (
+        (2, (1, 64, 56), (NAN, 3.0, 3.0)),
+        (3, (16, 40, 48), (4.0, 3.0, 3.0)),
+    ):
         part = PartWriter(root, f"part-{ndim}d", ndim)
         for i in range(8):
             axes = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape]
             z, y, x = np.meshgrid(*axes, indexing="ij")
             cz, cy, cx = rng.uniform(-0.5, 0.5, 3)
-            blob = np.exp(-((z - cz * (ndim == 3)) ** 2 + (y - cy) ** 2 + (x - cx) ** 2) / rng.uniform(0.05, 0.4))
+            blob = np.exp(
+                -((z - cz * (ndim == 3)) ** 2 + (y - cy) ** 2 + (x - cx) ** 2)
+                / rng.uniform(0.05, 0.4)
+            )
             voxels = np.round(800 * blob - 300 + 20 * rng.normal(size=shape)).astype(np.int16)
-            known = {"study": f"{ndim}{i:015x}", "patient": f"{ndim}{i // 2:015x}", "line": i + 2, "manifest": 1, "split": "train"}
+            known = {
+                "study": f"{ndim}{i:015x}",
+                "patient": f"{ndim}{i // 2:015x}",
+                "line": i + 2,
+                "manifest": 1,
+                "split": "train",
+            }
             unit, modality = ("raw", "CXR") if ndim == 2 else ("HU", "CT")
             part.add(Study(voxels, spacing, ndim, unit), {}, known | {"modality": modality})
         part.close()
-    root.write(STORE_JSON, b'{"format": %d, "key_fingerprint": "0123", "manifests": []}' % FORMAT).result()
+    root.write(
+        STORE_JSON, b'{"format": %d, "key_fingerprint": "0123", "manifests": []}' % FORMAT
+    ).result()
     return folder
 
 
@@ -37,11 +53,31 @@ def nano_config(store: Path | str = "store", **weights: float) -> ConfigDict:
     c.mesh = {"data": 1, "fsdp": 1}
     c.data = {"store": str(store), "workers": 0}
     c.rows = {"length": 128, "prefix": 96, "segments": 12, "per_step": 2, "visible_share": 0.25}
-    views = {"globals": 2, "global_scale": (0.4, 1.0), "locals": 1, "local_scale": (0.05, 0.4), "local_grid": (4, 16, 16)}
-    c.crops = {"planar": views | {"global_grid": (4, 32, 32)}, "volume": views | {"global_grid": (8, 24, 24)}}
+    views = {
+        "globals": 2,
+        "global_scale": (0.4, 1.0),
+        "locals": 1,
+        "local_scale": (0.05, 0.4),
+        "local_grid": (4, 16, 16),
+    }
+    c.crops = {
+        "planar": views | {"global_grid": (4, 32, 32)},
+        "volume": views | {"global_grid": (8, 24, 24)},
+    }
     c.encoder = {"size": "nano", "patch": (4, 8, 8), "registers": 1}
-    c.objective = dict.fromkeys(("mae", "dino", "ibot", "koleo"), 0.0) | (weights or {"mae": 1.0, "dino": 1.0, "ibot": 1.0, "koleo": 0.1})
-    c.objective.update({"prototypes": 32, "hidden": 64, "bottleneck": 16, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2})
+    c.objective = dict.fromkeys(("mae", "dino", "ibot", "koleo"), 0.0) | (
+        weights or {"mae": 1.0, "dino": 1.0, "ibot": 1.0, "koleo": 0.1}
+    )
+    c.objective.update(
+        {
+            "prototypes": 32,
+            "hidden": 64,
+            "bottleneck": 16,
+            "decoder_width": 32,
+            "decoder_depth": 1,
+            "decoder_heads": 2,
+        }
+    )
     c.optimizer = {"peak_lr": 3e-3, "at_rows": 2, "warmup": 0.1, "weight_decay": 0.05}
     c.ema = {"start": 0.99, "at_rows": 2}
     c.checkpoint = {"every": 3, "keep": 2}

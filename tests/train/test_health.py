@@ -11,7 +11,9 @@ BASIS = np.random.default_rng(1).normal(size=(48, 64)) / 7
 
 
 def words_of(features_of_step, steps, every=20, **metrics):
-    """What is said in a run whose step n has the features `features_of_step(n)`, and at which step first."""
+    """What is said in a run whose step n has the features `features_of_step(n)`, and at which step
+    first.
+    """
     health, said = Health(prototypes=64), []
     for n in range(steps):
         health.add(features_of_step(n).astype(np.float32))
@@ -38,7 +40,9 @@ def test_features_that_are_constant_from_the_start_are_named_within_100_steps():
 def test_features_that_collapse_later_are_named_within_100_steps(noise):
     rng = np.random.default_rng(0)
     same = rng.normal(size=64)
-    said = words_of(lambda n: spread(rng) if n < 200 else same + noise * rng.normal(size=(8, 64)), 301)
+    said = words_of(
+        lambda n: spread(rng) if n < 200 else same + noise * rng.normal(size=(8, 64)), 301
+    )
     assert any("COLLAPSE" in words for step, words in said)
     assert 200 <= said[0][0] <= 300
 
@@ -58,7 +62,17 @@ def test_a_falling_rank_is_named_before_it_is_a_collapse():
 
 def test_a_healthy_run_of_1000_steps_is_silent():
     rng = np.random.default_rng(0)
-    assert words_of(lambda n: spread(rng), 1001, every=50, teacher_entropy=2.0, prototypes_used=0.7, dino=3.0) == []
+    assert (
+        words_of(
+            lambda n: spread(rng),
+            1001,
+            every=50,
+            teacher_entropy=2.0,
+            prototypes_used=0.7,
+            dino=3.0,
+        )
+        == []
+    )
 
 
 def test_a_deep_encoder_that_wakes_up_is_not_called_collapsed():
@@ -71,7 +85,13 @@ def test_a_teacher_with_few_prototypes_or_no_opinion_is_named():
     rng = np.random.default_rng(0)
     few = words_of(lambda n: spread(rng), 41, teacher_entropy=0.01, prototypes_used=0.03)
     assert "same few prototypes (3.0% are used)" in few[0][1]
-    flat = words_of(lambda n: spread(rng), 41, teacher_entropy=math.log(64), prototypes_used=0.5, dino=math.log(64))
+    flat = words_of(
+        lambda n: spread(rng),
+        41,
+        teacher_entropy=math.log(64),
+        prototypes_used=0.5,
+        dino=math.log(64),
+    )
     assert "ln(prototypes) = 4.159" in flat[0][1]
 
 

@@ -12,7 +12,9 @@ from mmv_jax.train.log import METRICS, Log, read_metrics
 
 
 def test_floats_come_back_to_the_last_bit(tmp_path):
-    values = (np.random.default_rng(0).normal(size=50) * 10.0 ** np.arange(-25, 25)).astype(np.float32)
+    values = (np.random.default_rng(0).normal(size=50) * 10.0 ** np.arange(-25, 25)).astype(
+        np.float32
+    )
     with Log(tmp_path, 0, 50) as log:
         for step, value in enumerate(values):
             log.write(step, {"loss": value, "skipped": np.int32(0)})
@@ -23,18 +25,31 @@ def test_floats_come_back_to_the_last_bit(tmp_path):
 
 
 def test_half_a_line_swallows_neither_itself_nor_the_next(tmp_path):
-    (tmp_path / METRICS).write_text('{"step": 0, "loss": 3.0}\n{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    (tmp_path / METRICS).write_text(
+        '{"step": 0, "loss": 3.0}\n{"step": 1, "loss": 2.0}\n{"step": 2, "lo'
+    )
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1]
     with Log(tmp_path, 1, 4) as log:
         for step in (1, 2, 3):
             log.write(step, {"loss": np.float32(step)})
-    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(0, 3.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
+        (0, 3.0),
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+    ]
 
 
 def test_the_later_line_of_a_step_stands(tmp_path):
     lines = [(0, 1.0), (1, 2.0), (2, 3.0), (1, 4.0)]
-    (tmp_path / METRICS).write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in lines))
-    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(0, 1.0), (1, 4.0), (2, 3.0)]
+    (tmp_path / METRICS).write_text(
+        "".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in lines)
+    )
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
+        (0, 1.0),
+        (1, 4.0),
+        (2, 3.0),
+    ]
 
 
 def test_a_loss_that_is_not_finite_can_be_read_again(tmp_path):
@@ -52,7 +67,9 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
 
 
 def events_of(tmp_path) -> list[Event]:
-    """What TensorBoard would read: records of a length of 8 bytes, a checksum of 4, the event and another checksum."""
+    """What TensorBoard would read: records of a length of 8 bytes, a checksum of 4, the event and
+    another checksum.
+    """
     events = []
     for path in sorted((tmp_path / "tensorboard").iterdir()):
         content = path.read_bytes()
@@ -70,7 +87,10 @@ def test_tensorboard_has_every_step_and_where_a_run_went_on(tmp_path):
     version, start, *steps = events_of(tmp_path)
     assert version.file_version == "brain.Event:2"
     assert (start.step, start.session_log.status) == (3, start.session_log.START)
-    assert [(e.step, {v.tag: v.simple_value for v in e.summary.value}) for e in steps] == [(3, {"loss": 0.5, "tokens": 7}), (4, {"loss": 0.25})]
+    assert [(e.step, {v.tag: v.simple_value for v in e.summary.value}) for e in steps] == [
+        (3, {"loss": 0.5, "tokens": 7}),
+        (4, {"loss": 0.25}),
+    ]
 
 
 def test_a_full_disk_ends_a_run_and_does_not_hang_it(tmp_path, monkeypatch):

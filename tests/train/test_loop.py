@@ -1,4 +1,6 @@
-"""The loop on eight devices: what it refuses, how it ends, and that its checkpoints fit one device."""
+"""The loop on eight devices: what it refuses, how it ends, and that its checkpoints fit one
+device.
+"""
 
 import shutil
 
@@ -35,7 +37,11 @@ def eight(store, tmp_path_factory):
 
 
 def test_large_parameters_stay_spread(eight):
-    spread = [x for x in jax.tree.leaves(eight[2]) if np.prod(x.sharding.shard_shape(x.shape)) * 4 == x.size]
+    spread = [
+        x
+        for x in jax.tree.leaves(eight[2])
+        if np.prod(x.sharding.shard_shape(x.shape)) * 4 == x.size
+    ]
     assert len(spread) >= 4 * 3  # of student, teacher and both moments
     assert all(x.size >= 2**14 for x in spread)
 
@@ -57,7 +63,9 @@ def test_one_device_goes_on_where_eight_stopped(eight, tmp_path):
         for _, batch in zip(range(2), loop.device_batches(rows, mesh, first, 0)):
             state, metrics = step_fn(state, batch)
             losses.append(float(metrics["loss"]))
-    np.testing.assert_allclose(losses, [line["loss"] for line in read_metrics(workdir)[2:]], rtol=1e-6)
+    np.testing.assert_allclose(
+        losses, [line["loss"] for line in read_metrics(workdir)[2:]], rtol=1e-6
+    )
 
 
 def test_a_checkpoint_says_what_it_was_trained_with(eight):
@@ -66,7 +74,9 @@ def test_a_checkpoint_says_what_it_was_trained_with(eight):
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.teacher["encoder"]))
     assert carried["encoder"]["mlp"] == "swiglu"
     assert carried["pretraining"]["key_fingerprint"] == "0123"
-    assert carried["pretraining"]["patients"] == sorted(f"{ndim}{i:015x}" for ndim in (2, 3) for i in range(4))
+    assert carried["pretraining"]["patients"] == sorted(
+        f"{ndim}{i:015x}" for ndim in (2, 3) for i in range(4)
+    )
     rows = loop.make_rows(Store.open(config.data.store), config)
     assert carried["pretraining"]["studies"] == rows.digest
     assert carried["pretraining"]["begin"] == [*rows.plan.begin_of(3)]  # of the last of four steps
@@ -74,7 +84,13 @@ def test_a_checkpoint_says_what_it_was_trained_with(eight):
 
 
 @pytest.mark.parametrize(
-    "name, value, was", [("optimizer.peak_lr", 1e-4, "0.003"), ("encoder.registers", 2, "1"), ("seed", 7, "0"), ("steps", 8, "4")]
+    "name, value, was",
+    [
+        ("optimizer.peak_lr", 1e-4, "0.003"),
+        ("encoder.registers", 2, "1"),
+        ("seed", 7, "0"),
+        ("steps", 8, "4"),
+    ],
 )
 def test_another_config_in_the_same_workdir_is_refused_by_name(eight, name, value, was):
     config, workdir, _ = eight
@@ -85,7 +101,9 @@ def test_another_config_in_the_same_workdir_is_refused_by_name(eight, name, valu
 
 
 def test_a_run_does_not_go_on_with_other_studies(eight, tmp_path, monkeypatch):
-    """One study of the store has been ingested anew, with another background; nothing of it could be seen in the config."""
+    """One study of the store has been ingested anew, with another background; nothing of it could
+    be seen in the config.
+    """
     config, workdir, _ = eight
     opened = Store.open
 
@@ -101,7 +119,8 @@ def test_a_run_does_not_go_on_with_other_studies(eight, tmp_path, monkeypatch):
 
 def test_a_finished_run_says_so_and_does_nothing(eight, capsys, monkeypatch):
     config, workdir, state = eight
-    monkeypatch.delattr(loop, "init_state")  # no second state is made beside the one that is restored
+    # no second state is made beside the one that is restored
+    monkeypatch.delattr(loop, "init_state")
     again = loop.pretrain(config, workdir)
     assert "All 4 steps are done" in capsys.readouterr().err
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
@@ -137,10 +156,16 @@ def test_each_process_reads_the_rows_of_its_own_devices():
 
 
 WRONG = {
-    "config.optimizer: got an unexpected keyword argument 'wieght_decay'": lambda c: c.optimizer.update(wieght_decay=0.1),
+    "config.optimizer: got an unexpected keyword argument 'wieght_decay'": (
+        lambda c: c.optimizer.update(wieght_decay=0.1)
+    ),
     "config.encoder.depht does not exist": lambda c: c.encoder.update(depht=3),
-    "config.encoder.patch is \\(8, 8\\), but has three sides": lambda c: c.encoder.update(patch=(8, 8)),
-    "config.checkpoint.every is 0, but must be a whole number": lambda c: c.checkpoint.update(every=0),
+    "config.encoder.patch is \\(8, 8\\), but has three sides": lambda c: c.encoder.update(
+        patch=(8, 8)
+    ),
+    "config.checkpoint.every is 0, but must be a whole number": lambda c: c.checkpoint.update(
+        every=0
+    ),
     "config.health.every is 0, but must be a whole number": lambda c: c.health.update(every=0),
 }
 
@@ -154,7 +179,9 @@ def test_a_mistake_in_a_group_is_told_before_anything_is_written(store, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_the_line_of_a_step_is_written_where_the_next_rows_cannot_be_read(store, tmp_path, monkeypatch):
+def test_the_line_of_a_step_is_written_where_the_next_rows_cannot_be_read(
+    store, tmp_path, monkeypatch
+):
     plain = loop.device_batches
 
     def two_and_an_end(*given):

@@ -1,4 +1,6 @@
-"""The loss of packed rows: finite, with gradients where they belong, and blind to what a study is packed with."""
+"""The loss of packed rows: finite, with gradients where they belong, and blind to what a study is
+packed with.
+"""
 
 import dataclasses
 
@@ -45,7 +47,9 @@ def test_every_parameter_learns_and_the_teacher_does_not(batch, weights):
     run = jax.jit(jax.value_and_grad(objective.loss, argnums=(0, 1), has_aux=True))
     (loss, seen), (grads, of_teacher) = run(student, teacher, batch, KEY, jnp.int32(0))
     terms = {name: float(seen[name]) for name in weights}
-    np.testing.assert_allclose(loss, sum(weights[name] * value for name, value in terms.items()), rtol=1e-6)
+    np.testing.assert_allclose(
+        loss, sum(weights[name] * value for name, value in terms.items()), rtol=1e-6
+    )
     assert all(np.isfinite(value) for value in terms.values())
     parts = {"mae": "decoder", "dino": "dino_head", "ibot": "ibot_head"}
     assert set(student) == {"encoder"} | {part for term, part in parts.items() if term in weights}
@@ -68,11 +72,17 @@ class Given(nn.Module):
 def test_a_visible_patch_is_not_reconstructed(batch):
     objective = objective_of(mae=1.0)
     rows, prefix = batch["kinds"].shape[0], objective.prefix
-    given = dataclasses.replace(objective, decoder=Given((rows, prefix, batch["patches"].shape[-1])))
+    given = dataclasses.replace(
+        objective, decoder=Given((rows, prefix, batch["patches"].shape[-1]))
+    )
     student, teacher = jax.jit(given.init)(jax.random.key(0), batch)
-    grads = jax.jit(jax.grad(given.loss, has_aux=True))(student, teacher, batch, KEY, jnp.int32(0))[0]
+    grads = jax.jit(jax.grad(given.loss, has_aux=True))(student, teacher, batch, KEY, jnp.int32(0))[
+        0
+    ]
     asked = np.any(np.asarray(grads["decoder"]["predicted"]) != 0, axis=-1)
-    segment_is_global = np.take_along_axis(np.pad(batch["is_global"], ((0, 0), (1, 0))), batch["segment_ids"], axis=1)
+    segment_is_global = np.take_along_axis(
+        np.pad(batch["is_global"], ((0, 0), (1, 0))), batch["segment_ids"], axis=1
+    )
     hidden = ((batch["kinds"] == PATCH) & segment_is_global)[:, :prefix]
     for row, index in zip(hidden, batch["visible_index"]):
         row[index[index >= 0]] = False
@@ -81,16 +91,27 @@ def test_a_visible_patch_is_not_reconstructed(batch):
 
 
 def one_study_a_row(batch):
-    """The same crops with the same masked and visible tokens, but every study in a row of its own."""
+    """The same crops with the same masked and visible tokens, but every study in a row of its
+    own.
+    """
     pieces = []
     for b, table in enumerate(batch["study"]):
         for study in np.unique(table[table >= 0]):
             segments = np.flatnonzero(table == study)
-            order = np.concatenate([np.flatnonzero(batch["segment_ids"][b] == s + 1) for s in segments])
-            row = {name: np.full_like(x[b], -1 if name in ("study", "masked_index", "visible_index") else 0) for name, x in batch.items()}
+            order = np.concatenate(
+                [np.flatnonzero(batch["segment_ids"][b] == s + 1) for s in segments]
+            )
+            row = {
+                name: np.full_like(
+                    x[b], -1 if name in ("study", "masked_index", "visible_index") else 0
+                )
+                for name, x in batch.items()
+            }
             for name in ("patches", "coords_mm", "kinds"):
                 row[name][: len(order)] = batch[name][b, order]
-            row["segment_ids"][: len(order)] = np.searchsorted(segments, batch["segment_ids"][b, order] - 1) + 1
+            row["segment_ids"][: len(order)] = (
+                np.searchsorted(segments, batch["segment_ids"][b, order] - 1) + 1
+            )
             for name in ("study", "is_global", "planar"):
                 row[name][: len(segments)] = batch[name][b, segments]
             places = np.full(batch["kinds"].shape[1] + 1, -1)
@@ -113,14 +134,19 @@ def test_the_loss_does_not_depend_on_what_a_study_is_packed_with(whole, batch):
 
 
 def balanced_alone(logits, weights, temperature):
-    return objectives.Balanced(jax.nn.softmax(logits / temperature), weights, jnp.ones(logits.shape[-1]))
+    return objectives.Balanced(
+        jax.nn.softmax(logits / temperature), weights, jnp.ones(logits.shape[-1])
+    )
 
 
 def test_a_study_adds_to_the_loss_whatever_the_others_show(whole, batch, monkeypatch):
-    # Sinkhorn-Knopp balances prototypes over all studies, and KoLeo compares them: both are left out.
+    # Sinkhorn-Knopp balances prototypes over all studies, and KoLeo compares them: both are left
+    # out.
     monkeypatch.setattr(objectives, "sinkhorn_knopp", balanced_alone)
     objective, student, teacher = dataclasses.replace(whole[0], koleo=0.0), *whole[1:]
-    first = (batch["segment_ids"] > 0) & np.isin(batch["segment_ids"], np.flatnonzero(batch["study"][0] == batch["study"][0, 0]) + 1)
+    first = (batch["segment_ids"] > 0) & np.isin(
+        batch["segment_ids"], np.flatnonzero(batch["study"][0] == batch["study"][0, 0]) + 1
+    )
     first[1:] = False
     other = (batch["segment_ids"] > 0) & ~first
     loss = jax.jit(objective.loss)
@@ -131,7 +157,12 @@ def test_a_study_adds_to_the_loss_whatever_the_others_show(whole, batch, monkeyp
         seen = loss(student, teacher, batch | {"patches": patches}, KEY, jnp.int32(0))[1]
         return np.array([seen[name] for name in ("mae", "dino", "ibot")], np.float64)
 
-    neither, one, rest, both = with_changed(), with_changed(first), with_changed(other), with_changed(first, other)
+    neither, one, rest, both = (
+        with_changed(),
+        with_changed(first),
+        with_changed(other),
+        with_changed(first, other),
+    )
     assert (np.abs(one - neither) > 1e-4).all()
     assert (np.abs(rest - neither) > 1e-4).all()
     np.testing.assert_allclose(both - rest, one - neither, atol=5e-6)

@@ -9,7 +9,13 @@ from nano import nano_config
 
 from mmv_jax.errors import UserError
 from mmv_jax.train.loop import make_parts
-from mmv_jax.train.optimizer import kernels, make_ema, make_learning_rate, make_optimizer, make_teacher_temperature
+from mmv_jax.train.optimizer import (
+    kernels,
+    make_ema,
+    make_learning_rate,
+    make_optimizer,
+    make_teacher_temperature,
+)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
@@ -24,7 +30,9 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
 def test_a_run_that_is_all_warm_up_is_refused(steps, warmup):
     config = nano_config()
     config.steps, config.optimizer.warmup = steps, warmup
-    with pytest.raises(UserError, match=rf"config.steps is {steps}.*--config.steps to {max(2, steps + 1)}"):
+    with pytest.raises(
+        UserError, match=rf"config.steps is {steps}.*--config.steps to {max(2, steps + 1)}"
+    ):
         make_parts(config)
 
 
@@ -33,7 +41,8 @@ def test_a_run_that_is_all_warm_up_is_refused(steps, warmup):
     [
         (1000, 16, 0.9, {0: 0.81, 500: 0.905, 1000: 1.0, 2000: 1.0}),  # twice the rows: the square
         (1000, 4, 0.81, {0: 0.9}),  # half the rows: the root
-        (100, 8, 0.996, {0: 0.8, 50: 0.9}),  # a short run: 20 / steps at least is taken from the student
+        # a short run: 20 / steps at least is taken from the student
+        (100, 8, 0.996, {0: 0.8, 50: 0.9}),
         (10, 8, 0.996, {0: 0.0}),
     ],
 )
@@ -58,7 +67,14 @@ def params(batch):
 def test_only_kernels_of_dense_layers_decay(params):
     decayed = jax.tree_util.tree_leaves_with_path(kernels(params))
     assert {path[-1].key for path, yes in decayed if yes} == {"kernel"}
-    assert {path[-1].key for path, yes in decayed if not yes} >= {"bias", "scale", "learned", "mask_token", "prototypes", "attention_scale"}
+    assert {path[-1].key for path, yes in decayed if not yes} >= {
+        "bias",
+        "scale",
+        "learned",
+        "mask_token",
+        "prototypes",
+        "attention_scale",
+    }
 
 
 def test_weight_decay_takes_its_share_and_nothing_else_moves_without_a_gradient(params):
@@ -67,7 +83,9 @@ def test_weight_decay_takes_its_share_and_nothing_else_moves_without_a_gradient(
     for rate in (0.0, 5e-3):  # the warm-up's first two steps
         updates, state = tx.update(nothing, state, params)
         for path, update in jax.tree_util.tree_leaves_with_path(updates):
-            np.testing.assert_allclose(update, -rate * 0.1 if path[-1].key == "kernel" else 0.0, rtol=1e-5)
+            np.testing.assert_allclose(
+                update, -rate * 0.1 if path[-1].key == "kernel" else 0.0, rtol=1e-5
+            )
 
 
 def test_a_burst_of_the_gradient_is_clipped():
@@ -75,4 +93,5 @@ def test_a_burst_of_the_gradient_is_clipped():
     tx = make_optimizer(100, 8, peak_lr=1e-2, at_rows=8, warmup=0.02, weight_decay=0.0, clip=3.0)
     _, state = tx.update({"kernel": jnp.full((2, 2), 1e6)}, tx.init(params), params)
     momentum = optax.tree_utils.tree_get(state, "mu")["kernel"]
-    np.testing.assert_allclose(momentum, 0.1 * 1.5, rtol=1e-5)  # a norm of 3 is 1.5 each; Adam takes a tenth of it
+    # a norm of 3 is 1.5 each; Adam takes a tenth of it
+    np.testing.assert_allclose(momentum, 0.1 * 1.5, rtol=1e-5)

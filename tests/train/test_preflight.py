@@ -1,4 +1,6 @@
-"""Preflight: the closed forms against compiled programs, names of topologies, and what a user is told."""
+"""Preflight: the closed forms against compiled programs, names of topologies, and what a user is
+told.
+"""
 
 import json
 from importlib.util import find_spec
@@ -34,7 +36,8 @@ CONTRACT = {  # the keys that others read
 
 def config(remat: bool = False, **weights):
     c = nano_config(**weights)
-    # Visible rows longer than a block of attention: of a row that is one block, the compiler unrolls attention into products that are counted.
+    # Visible rows longer than a block of attention: of a row that is one block, the compiler
+    # unrolls attention into products that are counted.
     c.rows.update({"length": 256, "prefix": 192, "per_step": 8})
     c.encoder.remat = remat
     return c.lock()
@@ -51,14 +54,19 @@ def figures():
     return preflight.preflight(config(mae=1.0), None, 8, mfu=0.4)
 
 
-@pytest.mark.parametrize("name, devices", [("v5e:4x4", 16), ("v5p:4x4x8", 128), ("v6e:16x16", 256), ("tpu7x:2x2x1", 8), ("h100:8", 8)])
+@pytest.mark.parametrize(
+    "name, devices",
+    [("v5e:4x4", 16), ("v5p:4x4x8", 128), ("v6e:16x16", 256), ("tpu7x:2x2x1", 8), ("h100:8", 8)],
+)
 def test_a_topology_is_read_from_its_name(name, devices):
     topology = parse_topology(name)
     assert topology.devices == devices
     assert topology.chip == CHIPS[name.split(":")[0]]
 
 
-@pytest.mark.parametrize("name", ["v5p", "v5p:4x4", "v5e:4x4x4", "v9:2x2", "v5e:0x4", "v5e:axb", "h100:2x4", ""])
+@pytest.mark.parametrize(
+    "name", ["v5p", "v5p:4x4", "v5e:4x4x4", "v9:2x2", "v5e:0x4", "v5e:axb", "h100:2x4", ""]
+)
 def test_what_is_no_topology_is_refused_with_examples(name):
     with pytest.raises(UserError, match=r"v5p:4x4x8"):
         parse_topology(name)
@@ -107,13 +115,19 @@ def test_the_sheet_says_what_the_figures_say(figures):
 
 
 @pytest.mark.parametrize("remat", [False, True], ids=["stored", "remat"])
-@pytest.mark.parametrize("weights", [{"mae": 1.0}, {"dino": 1.0, "ibot": 1.0, "koleo": 0.1}], ids=lambda weights: " ".join(weights))
+@pytest.mark.parametrize(
+    "weights",
+    [{"mae": 1.0}, {"dino": 1.0, "ibot": 1.0, "koleo": 0.1}],
+    ids=lambda weights: " ".join(weights),
+)
 def test_products_agree_with_the_compiled_program(weights, remat):
     c = config(remat, **weights)
     shape = row_shape(c)
     parts = step_flops(make_parts(c)[0], shape, 8, expected_filling(make_views(c.crops), shape))
     counts = hlo.count(lower_step(c, make_mesh(2, 4)).compile().as_text())
-    assert sum(part.products for part in parts.values()) == pytest.approx(8 * counts.flops, rel=0.02)
+    assert sum(part.products for part in parts.values()) == pytest.approx(
+        8 * counts.flops, rel=0.02
+    )
     assert counts.sent["all-reduce"] > 0
 
 
@@ -126,19 +140,28 @@ def test_tokens_that_are_scored_in_parts_are_counted_again():
     assert scoring_parts(shape.masked) == (2, 33)
     parts = step_flops(make_parts(c)[0], shape, 8, expected_filling(make_views(c.crops), shape))
     counts = hlo.count(lower_step(c, make_mesh(2, 4)).compile().as_text())
-    assert sum(part.products for part in parts.values()) == pytest.approx(8 * counts.flops, rel=0.02)
+    assert sum(part.products for part in parts.values()) == pytest.approx(
+        8 * counts.flops, rel=0.02
+    )
     assert parts["ibot head"].again > 0.05 * 8 * counts.flops  # more than the tolerance above
 
 
 def test_memory_grows_with_the_rows_and_falls_where_blocks_are_computed_again():
     c = config(dino=1.0, ibot=1.0, mae=1.0)
-    objective, shape, state = make_parts(c)[0], row_shape(c), lower_step(c, make_mesh(8, 1)).in_avals[0][0]
+    objective, shape, state = (
+        make_parts(c)[0],
+        row_shape(c),
+        lower_step(c, make_mesh(8, 1)).in_avals[0][0],
+    )
 
     def total(rows, fsdp, remat):
         return sum(step_memory(objective, state, shape, rows, fsdp, remat).values())
 
     held = total(0, 1, False)
-    assert held >= sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state.student, state.teacher, state.opt_state)))
+    assert held >= sum(
+        x.size * x.dtype.itemsize
+        for x in jax.tree.leaves((state.student, state.teacher, state.opt_state))
+    )
     assert total(4, 1, False) - held == pytest.approx(2 * (total(2, 1, False) - held))
     assert total(4, 1, True) < total(4, 1, False)
     assert total(4, 8, False) < total(4, 1, False)
@@ -149,10 +172,13 @@ def test_a_loop_is_multiplied_out():
         return jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0]
 
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 64), (5, 64, 64))]
-    assert hlo.count(jax.jit(chain).lower(*shapes).compile().as_text()).flops == 5 * 2 * 16 * 64 * 64
+    assert (
+        hlo.count(jax.jit(chain).lower(*shapes).compile().as_text()).flops == 5 * 2 * 16 * 64 * 64
+    )
 
 
-# A product of eight pairs of matrices [4, 32] x [32, 16] as TPUs know it: the batch is a window over a dilated axis, with one place in eight filled.
+# A product of eight pairs of matrices [4, 32] x [32, 16] as TPUs know it: the batch is a window
+# over a dilated axis, with one place in eight filled.
 BATCHED = """
 ENTRY %main (a: f32[8,4,32], b: f32[8,32,16]) -> f32[8,4,16] {
   %a = f32[8,4,32]{2,1,0:T(4,128)} parameter(0)
@@ -190,7 +216,10 @@ ENTRY %main (p: f32[8,128]) -> f32[8,128] {
 
 def test_collectives_are_counted_by_what_a_device_sends_in_a_ring():
     array = 8 * 128 * 4
-    assert hlo.count(GATHER).sent == {"all-gather": 3 * array * 7 / 8, "all-reduce": 2 * array * 3 / 4}
+    assert hlo.count(GATHER).sent == {
+        "all-gather": 3 * array * 7 / 8,
+        "all-reduce": 2 * array * 3 / 4,
+    }
 
 
 KERNELS = """
@@ -220,7 +249,9 @@ REFUSED = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.
 
 def test_what_does_not_fit_is_read_from_the_refusal():
     assert preflight.refused_bytes(REFUSED) == round(20.5 * 2**30)
-    assert preflight.largest_arrays(REFUSED) == ["4.00G f32[24,8,4096,1024] jit(train_step)/jvp(Encoder)/blocks/while"]
+    assert preflight.largest_arrays(REFUSED) == [
+        "4.00G f32[24,8,4096,1024] jit(train_step)/jvp(Encoder)/blocks/while"
+    ]
 
 
 def test_advice_changes_as_little_as_fits():
@@ -233,7 +264,9 @@ def test_advice_changes_as_little_as_fits():
     assert suggest(now, 8, takes, room=10) == []
 
 
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed (extra `preflight`)")
+@pytest.mark.skipif(
+    find_spec("libtpu") is None, reason="libtpu is not installed (extra `preflight`)"
+)
 def test_a_step_compiles_for_tpus_with_the_kernels_and_agrees_with_the_closed_forms():
     c = config(True, dino=1.0)
     c.unlock()

@@ -1,4 +1,6 @@
-"""The kNN probe of a run: each modality's label, told by neighbours, the same on one device and on eight."""
+"""The kNN probe of a run: each modality's label, told by neighbours, the same on one device and on
+eight.
+"""
 
 import jax
 import numpy as np
@@ -17,7 +19,9 @@ OPEN = Store.open
 
 
 def labelled(store, missing=()):
-    """The store with a label that is known of all studies but some; every second study is of val."""
+    """The store with a label that is known of all studies but some; every second study is of
+    val.
+    """
     opened = OPEN(store)
     place = opened.index.groupby("modality").cumcount().to_numpy()
     opened.index["split"] = np.where(place % 2, "val", "train")
@@ -53,20 +57,28 @@ def test_a_study_has_the_mean_of_its_own_patch_tokens(store, params, monkeypatch
     probe = probe_of(opened, CXR="odd")
     with on_mesh(mesh):
         together = probe._encode(params, np.arange(16), mesh)
-        alone = np.concatenate([probe._encode(params, np.array([study]), mesh) for study in range(16)])
+        alone = np.concatenate(
+            [probe._encode(params, np.array([study]), mesh) for study in range(16)]
+        )
     np.testing.assert_allclose(together, alone, atol=1e-5)
     monkeypatch.setattr(Probe, "_encode", lambda self, params, studies, mesh: together[studies])
     lines = opened.index[opened.index["modality"] == "CXR"]
     train, val = (lines[lines["split"] == split] for split in ("train", "val"))
-    expected = knn_score(*(x for part in (train, val) for x in (together[part.index], part["label_odd"].to_numpy())))
+    expected = knn_score(
+        *(x for part in (train, val) for x in (together[part.index], part["label_odd"].to_numpy()))
+    )
     assert probe.figures(params, mesh) == {"knn_CXR": pytest.approx(expected)}
 
 
 def test_what_cannot_be_told_is_left_out_and_said(store, params):
     opened = labelled(store, missing=(3, 7))
     assert probe_of(opened, CXR="sex").untold() == {"CXR": "the store has no label 'sex'"}
-    assert probe_of(opened, MR="odd").untold() == {"MR": "'odd' has fewer than two values among the MR studies of train"}
-    assert probe_of(opened, CT="odd").untold() == {"CT": "'odd' has fewer than two values among the CT studies of val"}
+    assert probe_of(opened, MR="odd").untold() == {
+        "MR": "'odd' has fewer than two values among the MR studies of train"
+    }
+    assert probe_of(opened, CT="odd").untold() == {
+        "CT": "'odd' has fewer than two values among the CT studies of val"
+    }
     assert probe_of(opened, CT="odd").figures(params, make_mesh(devices=jax.devices()[:1])) == {}
 
 
@@ -74,7 +86,14 @@ def test_a_run_writes_the_figures_where_they_are_due(store, tmp_path, monkeypatc
     monkeypatch.setattr(loop.Store, "open", lambda path: labelled(store))
     config = nano_config(store, mae=1.0)
     config.rows.per_step, config.mesh = 8, {"data": 2, "fsdp": 4}
-    config.steps, config.health = 5, {"every": 2, "knn_every": 2, "knn": {"CXR": "odd", "CT": "sex"}}
+    config.steps, config.health = (
+        5,
+        {
+            "every": 2,
+            "knn_every": 2,
+            "knn": {"CXR": "odd", "CT": "sex"},
+        },
+    )
     loop.pretrain(config, tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path) if "knn_CXR" in line] == [1, 3, 4]
     assert all(0 <= line["knn_CXR"] <= 1 for line in read_metrics(tmp_path) if "knn_CXR" in line)

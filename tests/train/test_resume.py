@@ -1,4 +1,6 @@
-"""Runs in processes of their own, that are killed, told to stop, and started again: the losses and the state are those of an unbroken run."""
+"""Runs in processes of their own, that are killed, told to stop, and started again: the losses and
+the state are those of an unbroken run.
+"""
 
 import json
 import os
@@ -17,7 +19,8 @@ from mmv_jax.train.log import METRICS
 
 CONFIG = Path(__file__).with_name("nano.py")
 STEPS_OF_RUN = 20
-# A run whose whole process group gets a signal once a step is written: told from outside, a quick machine could have finished before.
+# A run whose whole process group gets a signal once a step is written: told from outside, a quick
+# machine could have finished before.
 TOLD = """
 import os, sys
 from mmv_jax.cli import main
@@ -35,17 +38,36 @@ sys.exit(main())
 
 @pytest.fixture(scope="module")
 def start(store, tmp_path_factory):
-    """Starts `mmv pretrain` in a process; compiled steps are shared between the processes, as a user's cache would."""
+    """Starts `mmv pretrain` in a process; compiled steps are shared between the processes, as a
+    user's cache would.
+    """
     cache = tmp_path_factory.mktemp("compiled")
 
     def started(workdir: Path, *overrides: str, **environment: str) -> subprocess.Popen:
         program = ["-c", TOLD] if "TOLD" in environment else ["-m", "mmv_jax.cli"]
-        command = [sys.executable, *program, "pretrain", "--config", str(CONFIG), "--workdir", str(workdir)]
-        always = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-        always |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+        command = [
+            sys.executable,
+            *program,
+            "pretrain",
+            "--config",
+            str(CONFIG),
+            "--workdir",
+            str(workdir),
+        ]
+        always = {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+        }
+        always |= {
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
         words = [f"--config.data.store={store}", *(f"--config.{word}" for word in overrides)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command + words, env=os.environ | always | environment, start_new_session=True, **pipes)
+        return subprocess.Popen(
+            command + words, env=os.environ | always | environment, start_new_session=True, **pipes
+        )
 
     return started
 
@@ -68,15 +90,20 @@ def losses(workdir: Path) -> dict[int, str]:
 def bytes_of_state(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by item and name, read without a model."""
     trees, _ = restore_items(workdir / STEPS / str(STEPS_OF_RUN), ("encoder", "state"))
-    arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(trees)}
+    arrays = {
+        jax.tree_util.keystr(path): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(trees)
+    }
     return arrays
 
 
 @pytest.fixture(scope="module")
 def runs(start, tmp_path_factory):
-    """(workdir of an unbroken run, workdir of another, where that was killed, where it was stopped, what it said then).
+    """(workdir of an unbroken run, workdir of another, where that was killed, where it was stopped,
+    what it said then).
 
-    The other is killed at a random step, told to stop some steps later with its data worker, then left alone; the unbroken one runs beside it.
+    The other is killed at a random step, told to stop some steps later with its data worker, then
+    left alone; the unbroken one runs beside it.
     """
     unbroken, workdir = (tmp_path_factory.mktemp(name) for name in ("unbroken", "broken"))
     beside = start(unbroken)
@@ -84,7 +111,9 @@ def runs(start, tmp_path_factory):
     process = start(workdir, TOLD=str(int(signal.SIGKILL)), TOLD_AT=str(killed))
     process.communicate(timeout=240)
     assert process.returncode == -signal.SIGKILL
-    said = finished(start(workdir, "data.workers=1", TOLD=str(int(signal.SIGTERM)), TOLD_AT=str(killed + 2)))
+    said = finished(
+        start(workdir, "data.workers=1", TOLD=str(int(signal.SIGTERM)), TOLD_AT=str(killed + 2))
+    )
     stopped = max(step_folders(workdir))
     finished(start(workdir))
     finished(beside)
@@ -103,7 +132,9 @@ def test_the_final_state_is_that_of_an_unbroken_run_to_the_last_bit(runs):
     assert expected.keys() == found.keys()
     assert len(expected) > 50
     for name, array in expected.items():
-        np.testing.assert_array_equal(array, found[name], err_msg=f"{name}; killed at step {runs[2]}")
+        np.testing.assert_array_equal(
+            array, found[name], err_msg=f"{name}; killed at step {runs[2]}"
+        )
 
 
 def test_a_run_that_is_told_to_stop_saves_the_step_it_is_in(runs):
@@ -113,4 +144,8 @@ def test_a_run_that_is_told_to_stop_saves_the_step_it_is_in(runs):
 
 
 def test_every_checkpoint_that_is_left_is_sealed(runs):
-    assert {path.stem for path in (runs[1] / SEALS).glob("*.json")} == {path.name for path in (runs[1] / STEPS).iterdir()} == {"18", "20"}
+    assert (
+        {path.stem for path in (runs[1] / SEALS).glob("*.json")}
+        == {path.name for path in (runs[1] / STEPS).iterdir()}
+        == {"18", "20"}
+    )

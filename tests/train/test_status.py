@@ -16,7 +16,9 @@ from mmv_jax.train.log import METRICS
 from mmv_jax.train.status import status
 
 
-def write_run(workdir, loss_of, figures_of, steps=400, every=20, planned=1000, seconds=0.5, **weights):
+def write_run(
+    workdir, loss_of, figures_of, steps=400, every=20, planned=1000, seconds=0.5, **weights
+):
     """A workdir as a run leaves it, whose last step was just now."""
     workdir.mkdir()
     config = nano_config(**(weights or {"mae": 1.0}))
@@ -26,7 +28,14 @@ def write_run(workdir, loss_of, figures_of, steps=400, every=20, planned=1000, s
     with (workdir / METRICS).open("w") as file:
         for step in range(steps):
             loss = loss_of(step) + 0.02 * rng.normal()
-            line = {"step": step, "loss": loss, "mae": loss, "skipped": 0, "tokens": 192, "time": now - (steps - step) * seconds}
+            line = {
+                "step": step,
+                "loss": loss,
+                "mae": loss,
+                "skipped": 0,
+                "tokens": 192,
+                "time": now - (steps - step) * seconds,
+            }
             if step % every == 0:
                 line |= dict(zip(("rank", "std"), figures_of(step)))
             file.write(json.dumps(line) + "\n")
@@ -38,11 +47,16 @@ def rows_of(text):
 
 
 def test_a_run_that_learns(tmp_path):
-    workdir = write_run(tmp_path / "run", lambda n: 0.4 + 0.6 * math.exp(-n / 150), lambda n: (18 + n / 20, 0.7))
+    workdir = write_run(
+        tmp_path / "run", lambda n: 0.4 + 0.6 * math.exp(-n / 150), lambda n: (18 + n / 20, 0.7)
+    )
     rows = rows_of(status(workdir))
     assert rows["steps"] == "400 of 1000 (40%)"
     assert "falling" in rows["loss"]
-    assert rows["speed"] == "2 steps/s, 384 tokens/s (75% of the rows is full); 5.0 minutes left at this rate"
+    assert (
+        rows["speed"]
+        == "2 steps/s, 384 tokens/s (75% of the rows is full); 5.0 minutes left at this rate"
+    )
     assert rows["features"].startswith("rank 37.0, std 0.70 of 1 at step 380 (at step 0: 18.0")
     assert rows["verdict"].startswith("learning")
     assert rows["checkpoint"] == "none yet"
@@ -59,7 +73,12 @@ def test_a_run_that_does_not_learn(tmp_path):
 
 
 def test_a_run_that_collapsed_though_its_loss_falls(tmp_path):
-    workdir = write_run(tmp_path / "run", lambda n: 4 - n / 200, lambda n: (18.0, 0.7) if n < 200 else (1.2, 0.004), dino=1.0)
+    workdir = write_run(
+        tmp_path / "run",
+        lambda n: 4 - n / 200,
+        lambda n: (18.0, 0.7) if n < 200 else (1.2, 0.004),
+        dino=1.0,
+    )
     rows = rows_of(status(workdir))
     assert rows["verdict"].startswith("collapsed. COLLAPSE")
     assert rows["next"].startswith("stop the run")
@@ -69,7 +88,11 @@ def test_a_run_whose_steps_are_left_out(tmp_path):
     workdir = write_run(tmp_path / "run", lambda n: 4 - n / 200, lambda n: (18.0, 0.7))
     left_out = {"loss": math.nan, "mae": math.nan, "skipped": 1}
     lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
-    (workdir / METRICS).write_text("".join(json.dumps(line | (left_out if line["step"] > 390 else {})) + "\n" for line in lines))
+    (workdir / METRICS).write_text(
+        "".join(
+            json.dumps(line | (left_out if line["step"] > 390 else {})) + "\n" for line in lines
+        )
+    )
     assert rows_of(status(workdir))["verdict"].startswith("unstable: 9 of the last 100 steps")
 
 
@@ -80,16 +103,25 @@ def test_a_run_that_stopped_and_one_that_is_done(tmp_path):
     rows = rows_of(status(stopped))
     assert "stopped: the last was 3.0 hours ago" in rows["steps"]
     assert "the same `mmv pretrain` command" in rows["next"]
-    done = rows_of(status(write_run(tmp_path / "done", lambda n: 1 - n / 500, lambda n: (18.0, 0.7), planned=400)))
+    done = rows_of(
+        status(
+            write_run(tmp_path / "done", lambda n: 1 - n / 500, lambda n: (18.0, 0.7), planned=400)
+        )
+    )
     assert done["steps"] == "400 of 400 (100%)"
     assert done["next"].startswith("mmv evaluate")
 
 
 def test_a_first_step_is_too_early_and_no_step_is_said_so(tmp_path):
-    rows = rows_of(status(write_run(tmp_path / "run", lambda n: 1.0, lambda n: (18.0, 0.7), steps=1)))
+    rows = rows_of(
+        status(write_run(tmp_path / "run", lambda n: 1.0, lambda n: (18.0, 0.7), steps=1))
+    )
     assert rows["verdict"].startswith("too early")
     assert rows["speed"].startswith("not known")
     write_run(tmp_path / "empty", lambda n: 1.0, lambda n: (18.0, 0.7), steps=0)
-    for folder, words in (("empty", "has not finished its first step"), ("nowhere", "no run has written anything")):
+    for folder, words in (
+        ("empty", "has not finished its first step"),
+        ("nowhere", "no run has written anything"),
+    ):
         with pytest.raises(UserError, match=words):
             status(tmp_path / folder)

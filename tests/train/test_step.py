@@ -17,14 +17,19 @@ STEPS = 60
 
 @pytest.fixture(scope="module")
 def run(batch):
-    """(a fresh state's maker, the step): all objectives on one device. A state is copied to where it lives, so one program serves all."""
+    """(a fresh state's maker, the step): all objectives on one device. A state is copied to where
+    it lives, so one program serves all.
+    """
     config = nano_config()
     config.steps = STEPS
     mesh = make_mesh(devices=jax.devices()[:1])
     objective, tx, ema = make_parts(config)
     spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     state = init_state(objective, tx, spec, mesh, seed=0)
-    jitted, where = jit_step(objective, tx, ema, state, mesh), jax.tree.map(lambda x: x.sharding, state)
+    jitted, where = (
+        jit_step(objective, tx, ema, state, mesh),
+        jax.tree.map(lambda x: x.sharding, state),
+    )
 
     def step(state, batch):
         with on_mesh(mesh):
@@ -44,7 +49,9 @@ def fitted(run, batch):
     return state, seen
 
 
-@pytest.mark.parametrize("term, share", [("loss", 0.8), ("mae", 0.75), ("dino", 0.85), ("ibot", 0.85)])
+@pytest.mark.parametrize(
+    "term, share", [("loss", 0.8), ("mae", 0.75), ("dino", 0.85), ("ibot", 0.85)]
+)
 def test_a_few_rows_are_learnt_by_heart(fitted, term, share):
     values = [metrics[term] for metrics in fitted[1]]
     assert np.isfinite(values).all()
@@ -56,7 +63,9 @@ def test_a_healthy_run_is_silent(fitted):
     for n, metrics in enumerate(fitted[1]):
         health.add(metrics["features"])
         if n % 10 == 0:
-            words += health.verdict({name: float(x) for name, x in metrics.items() if np.ndim(x) == 0}, health.figures())
+            words += health.verdict(
+                {name: float(x) for name, x in metrics.items() if np.ndim(x) == 0}, health.figures()
+            )
     assert words == []
     assert health.figures()["rank"] > 3
 
@@ -72,16 +81,22 @@ def test_the_teacher_is_a_moving_average_of_the_student(run, batch):
     assert set(before.teacher) == {"encoder", "dino_head", "ibot_head"}
     momentum = metrics["momentum"]
     student = {name: after.student[name] for name in before.teacher}
-    expected = jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, before.teacher, student)
+    expected = jax.tree.map(
+        lambda old, new: momentum * old + (1 - momentum) * new, before.teacher, student
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.teacher, expected)
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.student["encoder"], before.student["encoder"])
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()), after.student["encoder"], before.student["encoder"]
+    )
     assert all(jax.tree.leaves(moved))
 
 
 def test_a_nan_changes_nothing_but_the_counter(run, batch):
     fresh, step = run
     before = jax.device_get(step(fresh(), batch)[0])
-    broken = batch | {"patches": np.where(np.arange(128)[None, :, None] == 5, np.float32("nan"), batch["patches"])}
+    broken = batch | {
+        "patches": np.where(np.arange(128)[None, :, None] == 5, np.float32("nan"), batch["patches"])
+    }
     after, metrics = jax.device_get(step(before, broken))
     assert metrics["skipped"] == 1
     assert not np.isfinite(metrics["loss"])

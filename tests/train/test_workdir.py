@@ -15,13 +15,20 @@ def test_other_studies_are_refused_with_what_is_known_of_them():
         check_studies({**NOW, "patients": ["p2"], "studies": "11ee"}, NOW, "stores/x")
 
 
-@pytest.mark.parametrize("before", [NOW, {"key_fingerprint": "a1", "patients": ["p1"]}], ids=["the same", "a checkpoint that does not say"])
+@pytest.mark.parametrize(
+    "before",
+    [NOW, {"key_fingerprint": "a1", "patients": ["p1"]}],
+    ids=["the same", "a checkpoint that does not say"],
+)
 def test_a_run_goes_on_where_nothing_speaks_against_it(before):
     check_studies(before, NOW, "stores/x")
 
 
 def test_the_patients_of_what_is_gone_on_from_are_named_too():
-    assert unite_patients(NOW, {"key_fingerprint": "a1", "patients": ["p1", "p2"]}) == {**NOW, "patients": ["p1", "p2", "p3"]}
+    assert unite_patients(NOW, {"key_fingerprint": "a1", "patients": ["p1", "p2"]}) == {
+        **NOW,
+        "patients": ["p1", "p2", "p3"],
+    }
     assert unite_patients(NOW, None) == NOW
 
 
