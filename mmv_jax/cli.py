@@ -174,7 +174,7 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("manifest", _manifest_arguments)
 def _manifest(args) -> int:
-    from mmv_jax.readers.listing import write_manifest_of
+    from mmv_jax.manifests.listing import write_manifest_of
 
     print(f"{write_manifest_of(args.kind, args.root, args.out)} studies in {args.out}")
     return 0
@@ -291,8 +291,8 @@ def _preflight_arguments(parser: argparse.ArgumentParser) -> None:
 @command("preflight", _preflight_arguments)
 def _preflight(args) -> int:
     from mmv_jax.config import load_config
-    from mmv_jax.train.preflight import preflight
-    from mmv_jax.train.sheet import sheet
+    from mmv_jax.preflight.estimate import preflight
+    from mmv_jax.preflight.summary import sheet
 
     figures = preflight(
         load_config(args.config, args.overrides), args.topology, args.devices, mfu=args.mfu
@@ -357,10 +357,18 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("evaluate", _evaluate_arguments)
 def _evaluate(args) -> int:
+    from mmv_jax.bac import evaluate as mammograms
     from mmv_jax.config import load_config
     from mmv_jax.evaluate.run import evaluate
+    from mmv_jax.outcomes import run as outcomes
 
-    print(evaluate(load_config(args.config, args.overrides), args.checkpoint, args.workdir))
+    config = load_config(args.config, args.overrides)
+    if "mammograms" in config:
+        print(mammograms.evaluate_config(config, args.checkpoint, args.workdir))
+    elif "cohort" in config:  # a table of areas and outcomes: no images, no encoder
+        print(outcomes.evaluate_config(config, args.workdir))
+    else:
+        print(evaluate(config, args.checkpoint, args.workdir))
     return 0
 
 
@@ -382,7 +390,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("embed", _embed_arguments)
 def _embed(args) -> int:
-    from mmv_jax.evaluate.embed import embed
+    from mmv_jax.evaluate.encoders.embed import embed
 
     print(embed(args.checkpoint, args.store, args.out, tokens=tuple(args.tokens.split(","))))
     return 0

@@ -13,7 +13,7 @@ import pytest
 
 from mmv_jax.bac.infer import Finder
 from mmv_jax.config import load_config
-from mmv_jax.evaluate.embed import embed
+from mmv_jax.evaluate.encoders.embed import embed
 from mmv_jax.store.inspect import verify
 from mmv_jax.store.read import Store
 from mmv_jax.train.loop import pretrain

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
+from ml_collections import ConfigDict
 
 from mmv_jax.bac.agreement import (
     Compared,
@@ -16,18 +17,18 @@ from mmv_jax.bac.agreement import (
     overlap,
     severity_scores,
 )
-from mmv_jax.bac.areas import ViewResult, confirmed, of_women
 from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.measure import ViewResult, area_mm2, confirmed, of_women
 from mmv_jax.bac.report import WORDS, agreement_sections, outlined_part, picture_section
-from mmv_jax.bac.rules import RuledView, rules_section
+from mmv_jax.bac.rule_search import RuledView, rules_section
 from mmv_jax.bac.run import Found, find_all
 from mmv_jax.bac.sources import Entry, list_entries
+from mmv_jax.config import to_json
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.metrics.intervals import Interval
 from mmv_jax.outcomes.analysis import analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
-from mmv_jax.outcomes.cohort import read_cohort
-from mmv_jax.outcomes.mammogram import area_mm2
+from mmv_jax.outcomes.cohort import read_cohort, split_names
 from mmv_jax.outcomes.page import sections as outcome_sections
 from mmv_jax.outcomes.page import verdict as outcome_verdict
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
@@ -59,6 +60,32 @@ class Judged:
     def pixels(self) -> tuple[int, int, int]:
         """`seen`, of what is reported."""
         return self.seen if self.found.pixels else (0, self.truth.pixels, 0)
+
+
+def evaluate_config(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
+    """Runs `evaluate_mammograms` as a config says.
+
+    Raises:
+      UserError: no checkpoint, or a rule of measuring that is no number.
+    """
+    if checkpoint is None:
+        raise UserError("--checkpoint is missing: give the workdir of `mmv fit-bac`.")
+    rules = ("threshold", "least_group_mm2", "least_mm2")
+    measure = {name: config.get(name) for name in rules if config.get(name) is not None}
+    for name, value in measure.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"config.{name} is {value!r}, but must be a number.")
+    return evaluate_mammograms(
+        Path(config.mammograms),
+        checkpoint,
+        workdir,
+        splits=config.splits,
+        cohort=config.cohort,
+        adjust=split_names(config.adjust),
+        horizons=config.horizons,
+        measure=measure,
+        config=to_json(config),
+    )
 
 
 def evaluate_mammograms(

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from mmv_jax.bac.infer import Finder, Measure
+from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.measure import Measure
 from mmv_jax.bac.mine import mistakes
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model, segmentation_loss
 from mmv_jax.bac.sample import Sampler
@@ -26,9 +27,9 @@ from mmv_jax.errors import UserError
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.read import Store
+from mmv_jax.train.health import Patience
 from mmv_jax.train.log import Log
 from mmv_jax.train.optimizer import make_optimizer
-from mmv_jax.train.patience import Patience
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 MAY_CHANGE = {"data.store", "init", "checkpoint", "measure"}  # between a fit and its resume

@@ -14,58 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from ml_collections import ConfigDict
 
-from mmv_jax.bac.groups import without_small
+from mmv_jax.bac.measure import Measure, without_small
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tiles_of
 from mmv_jax.bac.view import Frame, averaged, enlarged, nominal
 from mmv_jax.checkpoint import restore_items
 from mmv_jax.config import set_by_word
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.cohort import severity
-from mmv_jax.outcomes.mammogram import OF_BREASTS, OF_VIEWS, check_rule
 
 ROWS = 2  # of a batch: few, so that a small view wastes little
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How areas are made of probabilities.
-
-    Attributes:
-      threshold: a pixel is calcified from this probability on.
-      least_group_mm2: less calcified area than this that lies by itself (`groups`) shows no artery:
-        it may be a hair on a film, a speck of noise.
-      least_mm2: a breast is reported to have none where any of its views shows less than this in
-        larger groups. In any other all pixels count.
-      of_views: the rule by which the views of a breast are put together: "mean" or "max".
-      of_breasts: the rule by which the breasts of a woman are: "sum", "mean" or "max".
-      severity_mm2: a woman's area up to which calcification is zero, mild, moderate; above it is
-        severe.
-    """
-
-    threshold: float
-    least_mm2: float
-    of_views: str
-    of_breasts: str
-    severity_mm2: tuple[float, float, float]
-    least_group_mm2: float = 0.0  # of checkpoints that were written before there was this rule
-
-    def __post_init__(self):
-        if not 0 < self.threshold < 1 or not self.least_mm2 >= 0 or not self.least_group_mm2 >= 0:
-            said = (
-                f"threshold is {self.threshold}, least_mm2 {self.least_mm2} and least_group_mm2"
-                f" {self.least_group_mm2}"
-            )
-            raise UserError(f"config.measure: {said}, but must be between 0 and 1, and 0 or more.")
-        check_rule(self.of_views, OF_VIEWS, "config.measure.of_views")
-        check_rule(self.of_breasts, OF_BREASTS, "config.measure.of_breasts")
-        severity(np.zeros(0), self.severity_mm2)  # refuses what are no three thresholds
-
-    def confirms(self, sure_mm2: float) -> bool:
-        """Whether a breast is calcified each of whose views shows this much or more in groups that
-        are no small ones.
-        """
-        return sure_mm2 > 0 and sure_mm2 >= self.least_mm2
 
 
 @dataclass(frozen=True)

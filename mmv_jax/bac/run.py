@@ -9,13 +9,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult, confirmed, of_breasts, of_women
 from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.measure import (
+    BreastResult,
+    ViewResult,
+    WomanResult,
+    area_mm2,
+    confirmed,
+    of_breasts,
+    of_women,
+)
 from mmv_jax.bac.sources import Entry, Mammogram, list_entries, read_mammogram
 from mmv_jax.bac.view import Frame
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import WorkFailed
-from mmv_jax.outcomes.mammogram import area_mm2
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import format_of, refusing
 from mmv_jax.readers.refused import Refused

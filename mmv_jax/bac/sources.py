@@ -11,9 +11,9 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from mmv_jax.errors import UserError
+from mmv_jax.manifests.manifest import read_manifest
 from mmv_jax.readers.deidentify import CODED
 from mmv_jax.readers.dicom import quiet
-from mmv_jax.readers.manifest import read_manifest
 from mmv_jax.readers.read import format_of, read_study, refusing
 from mmv_jax.readers.refused import Refused
 from mmv_jax.study import Study

@@ -16,7 +16,7 @@ from PIL import Image
 from pydicom.sr.codedict import codes
 from scipy import ndimage
 
-from mmv_jax.bac.areas import BreastResult, ViewResult, WomanResult
+from mmv_jax.bac.measure import BreastResult, ViewResult, WomanResult
 from mmv_jax.readers.dicom import quiet
 
 COLOUR = (255, 122, 0)

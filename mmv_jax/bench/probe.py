@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from mmv_jax.bench.run import case
-from mmv_jax.evaluate.probes import STRENGTHS, Standardiser, fit_logistic
+from mmv_jax.evaluate.kinds.classification import STRENGTHS, fit_logistic
+from mmv_jax.evaluate.kinds.features import Standardiser
 
 STUDIES = (800, 4000)  # for training
 TASKS = 4

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mmv_jax.evaluate.kinds.classification import STRENGTHS, fit_logistic
+from mmv_jax.evaluate.kinds.features import Standardiser
+from mmv_jax.evaluate.kinds.regression import PENALTIES, fit_ridge
+from mmv_jax.evaluate.kinds.segmentation import PENALTIES as RIDGES
+from mmv_jax.evaluate.kinds.segmentation import THRESHOLDS, PatchRidge, sweep_thresholds
 from mmv_jax.evaluate.measure import HEADLINE
-from mmv_jax.evaluate.probes import PENALTIES, STRENGTHS, Standardiser, fit_logistic, fit_ridge
-from mmv_jax.evaluate.segmentation import PENALTIES as RIDGES
-from mmv_jax.evaluate.segmentation import THRESHOLDS, PatchRidge, Scene, sweep_thresholds, tiles
-from mmv_jax.evaluate.tasks import Task
+from mmv_jax.evaluate.tasks.scenes import Scene, tiles
+from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.intervals import Interval, interval_over_draws
 
 

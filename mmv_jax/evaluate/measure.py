@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from mmv_jax.evaluate.features import Features
-from mmv_jax.evaluate.probes import Probed, probe_classes, probe_number
-from mmv_jax.evaluate.segmentation import Scene, Segmented, probe_masks
-from mmv_jax.evaluate.tasks import Task
+from mmv_jax.evaluate.encoders.features import Features
+from mmv_jax.evaluate.kinds.classification import probe_classes
+from mmv_jax.evaluate.kinds.features import Probed
+from mmv_jax.evaluate.kinds.regression import probe_number
+from mmv_jax.evaluate.kinds.segmentation import Segmented, probe_masks
+from mmv_jax.evaluate.tasks.scenes import Scene
+from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.features import knn_probabilities
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, holm, interval, paired
 

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmv_jax.bac.evaluate import evaluate_mammograms
 from mmv_jax.config import to_json
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.encoders import PatchPixels, StudyEncoder, restore, with_fresh_weights
-from mmv_jax.evaluate.features import Features, encode_studies, local_means, scenes
+from mmv_jax.evaluate.encoders.base import StudyEncoder
+from mmv_jax.evaluate.encoders.features import Features, encode_studies
+from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder, load_huggingface
+from mmv_jax.evaluate.encoders.imagenet import load_efficientnet_lite0
+from mmv_jax.evaluate.encoders.patch_pixels import PatchPixels
+from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
+from mmv_jax.evaluate.encoders.trained import restore, with_fresh_weights
 from mmv_jax.evaluate.fewshot import Point, few_shot, few_shot_masks
-from mmv_jax.evaluate.foreign import Foreign, load_foreign
-from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
 from mmv_jax.evaluate.measure import (
     FLOORS,
     STAND_IN,
@@ -31,23 +33,20 @@ from mmv_jax.evaluate.measure import (
     measure_masks,
     pooled,
 )
-from mmv_jax.evaluate.overlap import Overlap
-from mmv_jax.evaluate.pictures import choose_shown, feature_maps, outlines
-from mmv_jax.evaluate.pixels import pixel_vectors, principal, principal_scenes
-from mmv_jax.evaluate.segmentation import check_structure
-from mmv_jax.evaluate.stand_ins import save_stand_in
+from mmv_jax.evaluate.pixel_baseline import pixel_vectors, principal, principal_scenes
+from mmv_jax.evaluate.report.pictures import choose_shown, feature_maps, outlines
+from mmv_jax.evaluate.report.subspaces import subspace_sections
+from mmv_jax.evaluate.report.tables import table_of, write_report
 from mmv_jax.evaluate.subgroups import (
     as_comparisons,
     as_metrics,
     measure_confounders,
     measure_groups,
 )
-from mmv_jax.evaluate.subspaces import subspace_sections
-from mmv_jax.evaluate.tasks import KINDS, Task, make_task
+from mmv_jax.evaluate.tasks.overlap import Overlap
+from mmv_jax.evaluate.tasks.scenes import check_structure, local_means, scenes
+from mmv_jax.evaluate.tasks.task import KINDS, Task, make_task
 from mmv_jax.evaluate.variants import Variants, pairs_of
-from mmv_jax.evaluate.words import table_of, write_report
-from mmv_jax.outcomes.cohort import split_names
-from mmv_jax.outcomes.run import evaluate_cohort
 from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
@@ -71,18 +70,6 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     Raises:
       UserError: the config does not fit the store or the checkpoint.
     """
-    if "mammograms" in config:
-        return _mammograms(config, checkpoint, workdir)
-    if "cohort" in config:  # a table of areas and outcomes: no images, no encoder
-        adjust = split_names(config.adjust)
-        return evaluate_cohort(
-            config.cohort,
-            workdir,
-            adjust=adjust,
-            thresholds=config.thresholds,
-            horizons=config.horizons,
-            config=to_json(config),
-        )
     if checkpoint is None:
         raise UserError(
             "--checkpoint is missing: give the workdir of `mmv pretrain`, or one of its steps"
@@ -205,24 +192,6 @@ def chosen_tasks(config: ConfigDict) -> dict[str, dict]:
     return {name: group for name, group in groups.items() if not only or name in only}
 
 
-def _mammograms(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
-    """Calcified arteries on mammograms: agreement with the truth, and the outcomes of a cohort."""
-    if checkpoint is None:
-        raise UserError("--checkpoint is missing: give the workdir of `mmv fit-bac`.")
-    measure = {
-        name: config.get(name)
-        for name in ("threshold", "least_group_mm2", "least_mm2")
-        if config.get(name) is not None
-    }
-    for name, value in measure.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"config.{name} is {value!r}, but must be a number.")
-    return evaluate_mammograms(
-        Path(config.mammograms), checkpoint, workdir, splits=config.splits, cohort=config.cohort,
-        adjust=split_names(config.adjust), horizons=config.horizons, measure=measure, config=to_json(config),
-    )  # fmt: skip
-
-
 def measure_segmentations(
     name: str,
     encoder: StudyEncoder,
@@ -254,14 +223,14 @@ def measure_segmentations(
     return results, points, strips
 
 
-def load_other(name: str, group: dict) -> Foreign:
+def load_other(name: str, group: dict) -> HuggingFaceEncoder:
     """An encoder of others: a Hugging Face `folder` (made where it is absent and a `family` of
     stand-ins is given), or one of `PACKAGED`.
     """
     if "package" not in group:
         if "family" in group and group["stand_in"] and not Path(group["folder"]).exists():
             save_stand_in(group["family"], Path(group["folder"]))
-        return load_foreign(group["folder"])
+        return load_huggingface(group["folder"])
     if group["package"] not in PACKAGED:
         raise UserError(
             f"config.encoders.{name}.package is {group['package']!r}. There is"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mmv_jax.evaluate.groups import Grouping
 from mmv_jax.evaluate.measure import HEADLINE, LOWER_IS_BETTER, Result, is_judged
+from mmv_jax.evaluate.tasks.groupings import Grouping
 from mmv_jax.metrics.groups import among, auroc_within, tie_broken
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
 

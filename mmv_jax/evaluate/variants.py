@@ -3,7 +3,6 @@ baselines; each result is kept once it is there.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +14,19 @@ from ml_collections import ConfigDict
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.encoders import Encoded, Ours, PatchPixels, StudyEncoder
-from mmv_jax.evaluate.finetune import Recipe
-from mmv_jax.evaluate.foreign import Foreign
-from mmv_jax.evaluate.heads import HEADS, RECIPE, encoded_of, fit_head
+from mmv_jax.evaluate.encoders.base import Encoded, StudyEncoder
+from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
+from mmv_jax.evaluate.encoders.patch_pixels import PatchPixels
+from mmv_jax.evaluate.encoders.trained import TrainedEncoder
+from mmv_jax.evaluate.finetune.end_to_end import RECIPES, frame_of, learn
+from mmv_jax.evaluate.finetune.gradient_descent import Recipe
+from mmv_jax.evaluate.finetune.kept import read, write
+from mmv_jax.evaluate.finetune.segmentation_heads import HEADS, RECIPE, encoded_of, fit_head
+from mmv_jax.evaluate.kinds.segmentation import THRESHOLDS, Segmented
 from mmv_jax.evaluate.measure import STAND_IN, Result, result_of_masks, result_of_vector
-from mmv_jax.evaluate.segmentation import THRESHOLDS, Scene, Segmented
-from mmv_jax.evaluate.supervised import RECIPES, frame_of, learn
-from mmv_jax.evaluate.tasks import Task
-from mmv_jax.models.decoders import DECODERS_VERSION
+from mmv_jax.evaluate.tasks.scenes import Scene
+from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.models.segmentation import DECODERS_VERSION
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 
@@ -51,7 +54,12 @@ class Variants:
 
     @classmethod
     def of(
-        cls, config: ConfigDict, folder: Path, tasks: Sequence[Task], geometry: Geometry, ours: Ours
+        cls,
+        config: ConfigDict,
+        folder: Path,
+        tasks: Sequence[Task],
+        geometry: Geometry,
+        ours: TrainedEncoder,
     ) -> "Variants":
         """Reads `config.heads`, `config.protocols` and `config.fit`, each of which may be absent.
 
@@ -107,8 +115,8 @@ class Variants:
 
     def measure_protocols(
         self,
-        ours: Ours,
-        others: Mapping[str, Foreign],
+        ours: TrainedEncoder,
+        others: Mapping[str, HuggingFaceEncoder],
         store: Store,
         geometry: Geometry,
         tasks: Sequence[Task],
@@ -139,16 +147,16 @@ class Variants:
     def _foreign(
         self,
         name: str,
-        foreign: Foreign,
+        foreign: HuggingFaceEncoder,
         store: Store,
         geometry: Geometry,
         task: Task,
         recipe: Recipe,
     ) -> Result:
         # needs the extra torch, as whoever has loaded `foreign` does
-        from mmv_jax.evaluate.foreign_tuning import learn_foreign
+        from mmv_jax.evaluate.finetune.huggingface import learn_huggingface
 
-        fit = partial(learn_foreign, foreign, store, geometry, task, recipe, self.seed)
+        fit = partial(learn_huggingface, foreign, store, geometry, task, recipe, self.seed)
         return self._end_to_end(
             name + FINETUNED, task, store, (foreign.fingerprint, "finetune", recipe), fit
         )
@@ -212,34 +220,6 @@ def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
         for pair in [*heads, *frozen, *rivals, *(("trained", other) for other in supervised)]
         if set(pair) <= set(names)
     ]
-
-
-def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
-    """Keeps a result as arrays, whole or not there."""
-    if isinstance(found, Segmented):
-        masks = {f"mask_{n}": mask for n, mask in enumerate(found.masks)}
-        arrays: dict[str, Any] = {
-            "dice": found.dice,
-            "hd95": found.hd95,
-            "choice": np.array(found.choice),
-            **masks,
-        }
-    else:
-        arrays = {"predicted": found[0], "choice": np.array(found[1])}
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    part.rename(path)
-
-
-def read(path: Path) -> Segmented | tuple[np.ndarray, str]:
-    """What `write` has kept."""
-    with np.load(path, allow_pickle=False) as file:
-        choice = str(file["choice"])
-        if "predicted" in file:
-            return file["predicted"], choice
-        masks = [file[f"mask_{n}"] for n in range(len(file["dice"]))]
-        return Segmented(masks, file["dice"], file["hd95"], choice)
 
 
 def _names(config: ConfigDict, name: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmv_jax.models.decoders import PRIOR, kernel_of, resize
+from mmv_jax.models.segmentation import PRIOR, kernel_of, resize
 
 # an axis with fewer voxels is not halved again: thick-slice volumes keep their few slices
 SMALLEST_HALVED = 8

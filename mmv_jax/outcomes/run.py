@@ -4,10 +4,25 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from mmv_jax.config import to_json
 from mmv_jax.outcomes.analysis import HORIZONS, analyse, metrics
-from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort
+from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort, split_names
 from mmv_jax.outcomes.page import TASK_NAMES, write_outcomes
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
+
+
+def evaluate_config(config: ConfigDict, workdir: Path) -> str:
+    """Runs `evaluate_cohort` as a config says: a table of areas and outcomes, without any image."""
+    return evaluate_cohort(
+        config.cohort,
+        workdir,
+        adjust=split_names(config.adjust),
+        thresholds=config.thresholds,
+        horizons=config.horizons,
+        config=to_json(config),
+    )
 
 
 def evaluate_cohort(

@@ -296,7 +296,7 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
     biopsy clip.
     """
     places = np.argwhere(c.skin_mm[::8, ::8] > 8) * 8
-    spot = lambda: places[rng.integers(len(places))]  # noqa: E731
+    spot = lambda: places[rng.integers(len(places))]
     if rng.random() < chance:  # lucent centres, in the skin that is seen face on
         for _ in range(int(rng.integers(2, 9))):
             _add(signal, c, spot(), _ring(rng.uniform(0.35, 0.8)), 1.6)

@@ -232,7 +232,7 @@ def arches(p: Patient, step: float) -> Curve:
     """Pedicles, transverse processes, laminae and spinous processes of the vertebrae."""
     z = vertebra_levels(p)[:-1]
     y, x = spine_centre(p, z)
-    at = lambda up, back, side: np.stack([z + up, y + back, x + side], 1)  # noqa: E731
+    at = lambda up, back, side: np.stack([z + up, y + back, x + side], 1)
     out = [sticks(at(8, 34, 0), at(-7, 52, 0), 2.4, 5.0, np.array([0.0, 0, 1]), step)]
     for s in (-1, 1):
         out.append(

@@ -23,8 +23,8 @@ from pydicom.uid import (
 )
 
 from mmv_jax.readers.canvas import Canvas, fitting, is_whole
-from mmv_jax.readers.claims import Image
 from mmv_jax.readers.deidentify import allowed_numbers
+from mmv_jax.readers.image import Image
 from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
 from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from mmv_jax.readers.claims import NAN, Image
 from mmv_jax.readers.codestream import jpeg_frame
+from mmv_jax.readers.image import NAN, Image
 from mmv_jax.readers.limits import check_size
 from mmv_jax.readers.refused import Refused
 

@@ -8,19 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mmv_jax.readers.claims import Image, placement, study_of
 from mmv_jax.readers.dicom import is_dicom, read_dicom, read_series
+from mmv_jax.readers.image import Image, placement, study_of
+from mmv_jax.readers.meta_image import is_meta_image, read_meta_image
+from mmv_jax.readers.nifti import GZIP, gunzipped_head, nifti_version, read_nifti
+from mmv_jax.readers.nrrd import read_nrrd
 from mmv_jax.readers.picture import JPEG, PNG, read_picture
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.volume import (
-    GZIP,
-    gunzipped_head,
-    is_meta_image,
-    nifti_version,
-    read_meta_image,
-    read_nifti,
-    read_nrrd,
-)
 from mmv_jax.study import Study
 
 MAX_LABEL = (1 << 15) - 1

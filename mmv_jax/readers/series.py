@@ -9,8 +9,8 @@ import numpy as np
 from highdicom.spatial import get_volume_positions
 from pydicom.dataset import Dataset
 
-from mmv_jax.readers.claims import MIN_SPACING_MM
 from mmv_jax.readers.deidentify import number_of
+from mmv_jax.readers.image import MIN_SPACING_MM
 from mmv_jax.readers.orient import Orientation, orientation_of, triple
 from mmv_jax.readers.refused import Refused
 

@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 
 from mmv_jax.readers.canvas import rescaled
-from mmv_jax.readers.claims import NAN
 from mmv_jax.readers.deidentify import number_of
+from mmv_jax.readers.image import NAN
 from mmv_jax.readers.picture import grey
 from mmv_jax.readers.refused import Refused
 

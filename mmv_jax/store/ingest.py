@@ -17,8 +17,8 @@ import numpy as np
 import tensorstore as ts
 
 from mmv_jax.errors import UserError
+from mmv_jax.manifests.manifest import Line, Manifest, read_manifest
 from mmv_jax.readers.deidentify import Key
-from mmv_jax.readers.manifest import Line, Manifest, read_manifest
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.store.index import (
     carried_kinds,

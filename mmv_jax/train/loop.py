@@ -29,11 +29,10 @@ from mmv_jax.models.sizes import make_encoder
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
-from mmv_jax.train.health import Health
+from mmv_jax.train.health import Health, Patience
 from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
-from mmv_jax.train.patience import Patience
 from mmv_jax.train.probe import Probe
 from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step

@@ -2,7 +2,7 @@
 tokens, S segments, M masked, V visible tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,17 +10,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from mmv_jax import objectives
-from mmv_jax.models.decoders import MaeDecoder
-from mmv_jax.models.heads import ProjectionHead
 from mmv_jax.models.kinds import PATCH
-from mmv_jax.ops.pool import gather_tokens, segment_mean
+from mmv_jax.models.mae_decoder import MaeDecoder
+from mmv_jax.models.projection import ProjectionHead
+from mmv_jax.objectives.batch import Batch, Params, _inputs, _marked, _per_segment, _take
+from mmv_jax.objectives.dino import _use_of_prototypes, distillation, pairs_of_views
+from mmv_jax.objectives.ibot import _one_a_crop, masked_cross_entropy
+from mmv_jax.objectives.koleo import koleo
+from mmv_jax.objectives.mae import masked_reconstruction
+from mmv_jax.objectives.targets import Balanced, sinkhorn_knopp, weighted_mean
+from mmv_jax.ops.pool import gather_tokens
 from mmv_jax.ops.spread import over_rows
 
-Batch = Mapping[str, Array]
-Params = dict[str, Any]
 LOOKED_AT = 512  # features of a step that leave the device for the health figures
 
 
@@ -96,7 +99,7 @@ class Objective:
         patches, *places = whole
         predicted = self.decoder.apply({"params": student["decoder"]}, seen, index, *places)
         hidden = (places[1] == PATCH) & ~_marked(index, self.prefix)
-        loss = objectives.masked_reconstruction(predicted, patches, hidden.astype(jnp.float32))
+        loss = masked_reconstruction(predicted, patches, hidden.astype(jnp.float32))
         return loss, _per_segment(seen, visible[3], visible[2] == PATCH, batch)
 
     def _distil(
@@ -133,9 +136,7 @@ class Objective:
             logits = self.dino_head.scores(
                 *self.dino_head.apply({"params": student["dino_head"]}, cls_learnt)
             )
-            terms["dino"] = objectives.distillation(
-                logits, targets, pairs_of_views(study, is_global)
-            )
+            terms["dino"] = distillation(logits, targets, pairs_of_views(study, is_global))
             seen |= _use_of_prototypes(targets, is_global)
         if self.ibot > 0:
             index = batch["masked_index"]
@@ -148,15 +149,13 @@ class Objective:
 
             def cross_entropy(tokens, scores, of_line, prototypes, of_prototype):
                 score = partial(self.ibot_head.scores, prototypes=prototypes)
-                return objectives.masked_cross_entropy(
-                    score, tokens, objectives.Balanced(scores, of_line, of_prototype)
-                )
+                return masked_cross_entropy(score, tokens, Balanced(scores, of_line, of_prototype))
 
             each = over_rows(cross_entropy, (tokens, scores, of_line), (prototypes, of_prototype))
-            terms["ibot"] = objectives.weighted_mean(each, _one_a_crop(index, prefix[3]))
+            terms["ibot"] = weighted_mean(each, _one_a_crop(index, prefix[3]))
         if self.koleo > 0:
             lines = jnp.where(is_global, study, -1).reshape(-1)
-            terms["koleo"] = objectives.koleo(cls_learnt.reshape(-1, cls_learnt.shape[-1]), lines)
+            terms["koleo"] = koleo(cls_learnt.reshape(-1, cls_learnt.shape[-1]), lines)
         return terms, seen
 
     def _prefix(self, batch: Batch) -> tuple[Array, ...]:
@@ -175,10 +174,10 @@ class Objective:
         tokens: Array,
         there: Bool[Array, "B N"],
         temperature: Array,
-    ) -> objectives.Balanced:
+    ) -> Balanced:
         module = getattr(self, head)
         logits = module.scores(*module.apply({"params": teacher[head]}, tokens))
-        return objectives.sinkhorn_knopp(logits, there.astype(jnp.float32), temperature)
+        return sinkhorn_knopp(logits, there.astype(jnp.float32), temperature)
 
 
 def make_objective(
@@ -217,65 +216,3 @@ def make_objective(
         mae=mae,
         prefix=prefix,
     )
-
-
-def pairs_of_views(study: Int[Array, "B S"], is_global: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
-    """Which student view (middle axis) learns from which teacher view (last axis): another, global
-    view of the same study.
-    """
-    same = (study[:, :, None] == study[:, None, :]) & (study >= 0)[:, :, None]
-    return same & is_global[:, None, :] & ~jnp.eye(study.shape[1], dtype=bool)[None]
-
-
-def _inputs(batch: Batch) -> tuple[Array, ...]:
-    return batch["patches"], batch["coords_mm"], batch["kinds"], batch["segment_ids"]
-
-
-def _take(x: Array, index: Int[Array, "B N"]) -> Array:
-    """x[b, index[b, n]], and 0 where the index is -1."""
-    there = (index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2))
-    taken = jnp.take_along_axis(
-        x, jnp.maximum(index, 0).reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1
-    )
-    return jnp.where(there, taken, jnp.zeros((), x.dtype))
-
-
-def _marked(index: Int[Array, "B N"], length: int) -> Bool[Array, "B length"]:
-    """True at the positions that `index` names; -1 names none."""
-    rows = jnp.arange(index.shape[0])[:, None]
-    return (
-        jnp.zeros((index.shape[0], length), bool)
-        .at[rows, jnp.where(index >= 0, index, length)]
-        .set(True, mode="drop")
-    )
-
-
-def _per_segment(tokens: Array, ids: Array, where: Array, batch: Batch) -> Float[Array, "N D"]:
-    means = segment_mean(tokens, ids, batch["study"].shape[1], where=where)
-    return jax.lax.stop_gradient(means).reshape(-1, means.shape[-1])
-
-
-def _one_a_crop(index: Int[Array, "B M"], ids: Int[Array, "B T"]) -> Float[Array, "B M"]:
-    """1 / (number of masked tokens of the token's crop); 0 at padding."""
-    own = _take(ids, index)
-    same = (own[:, :, None] == own[:, None, :]) & (index >= 0)[:, None, :]
-    return jnp.where(index >= 0, 1 / jnp.maximum(same.sum(axis=-1), 1), 0.0)
-
-
-def _use_of_prototypes(
-    targets: Float[Array, "B S K"], there: Bool[Array, "B S"]
-) -> dict[str, Array]:
-    """Mean entropy of the teacher's targets (nats), and the share of prototypes that are somebody's
-    first choice, of those that could be.
-    """
-    lines = there.sum()
-    entropy = -(targets * jnp.log(targets + 1e-12)).sum(axis=-1)
-    chosen = (
-        jnp.zeros(targets.shape[-1] + 1, bool)
-        .at[jnp.where(there, targets.argmax(axis=-1), targets.shape[-1])]
-        .set(True)[:-1]
-    )
-    return {
-        "teacher_entropy": jnp.where(there, entropy, 0.0).sum() / jnp.maximum(lines, 1),
-        "prototypes_used": chosen.sum() / jnp.maximum(jnp.minimum(lines, targets.shape[-1]), 1),
-    }

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from mmv_jax.data.crops import Triple
-from mmv_jax.data.rows import study_batches
+from mmv_jax.data.study_batches import study_batches
 from mmv_jax.metrics.features import knn_score
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.kinds import PATCH

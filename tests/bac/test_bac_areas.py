@@ -11,8 +11,15 @@ from mmv_jax.bac.agreement import (
     severity_scores,
     severity_table,
 )
-from mmv_jax.bac.areas import EARLIER, ViewResult, confirmed, of_breasts, of_women, severity_of
-from mmv_jax.bac.infer import Measure
+from mmv_jax.bac.measure import (
+    EARLIER,
+    Measure,
+    ViewResult,
+    confirmed,
+    of_breasts,
+    of_women,
+    severity_of,
+)
 from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.errors import UserError
 

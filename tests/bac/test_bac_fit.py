@@ -15,7 +15,7 @@ from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.view import averaged
 from mmv_jax.checkpoint import Checkpoints, restore_items
 from mmv_jax.errors import UserError, WorkFailed
-from mmv_jax.evaluate.encoders import restore
+from mmv_jax.evaluate.encoders.trained import restore
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
 from mmv_jax.train.log import read_metrics

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from mmv_jax.bac.groups import NEAR_MM, groups, without_small
+from mmv_jax.bac.measure import NEAR_MM, groups, without_small
 
 
 def specks(*places: tuple[int, int], shape: tuple[int, int] = (60, 90)) -> np.ndarray:

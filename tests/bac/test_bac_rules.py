@@ -3,9 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmv_jax.bac.areas import ViewResult
-from mmv_jax.bac.infer import Measure
-from mmv_jax.bac.rules import (
+from mmv_jax.bac.measure import Measure, ViewResult
+from mmv_jax.bac.rule_search import (
     COLUMNS,
     LEAST_GROUP_MM2,
     LEAST_MM2,

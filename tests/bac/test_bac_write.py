@@ -4,7 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from mmv_jax.bac.areas import ViewResult, WomanResult
+from mmv_jax.bac.measure import ViewResult, WomanResult
 from mmv_jax.bac.write import GAP, overlay, write_segmentation, write_table, write_views
 from mmv_jax.phantom.files import View, write_mg
 

@@ -11,14 +11,13 @@ from mmv_jax.data.crops import (
     Geometry,
     View,
     check_views,
-    count_tokens,
     draw_crops,
     expand,
-    kept_tokens,
     most_tokens,
     uniforms,
     whole_crops,
 )
+from mmv_jax.data.occupancy import count_tokens, kept_tokens
 from mmv_jax.errors import UserError
 from mmv_jax.store.layout import CELLS, cell_edges, pack_occupancy, unpack_occupancy
 

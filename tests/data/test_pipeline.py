@@ -13,7 +13,8 @@ import pytest
 from memory_store import SHAPE, VIEWS, memory, random_studies
 
 from mmv_jax.data.crops import View
-from mmv_jax.data.pipeline import Rows, mix
+from mmv_jax.data.mixture import mix
+from mmv_jax.data.pipeline import Rows
 from mmv_jax.data.workers import held_signals
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER

@@ -4,7 +4,7 @@ from memory_store import memory, random_studies, to_voxels
 from scipy import ndimage
 
 from mmv_jax.data.crops import Geometry, whole_crops
-from mmv_jax.data.rows import study_batches
+from mmv_jax.data.study_batches import study_batches
 from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import CLS, PATCH
 

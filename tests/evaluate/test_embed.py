@@ -7,8 +7,8 @@ import tensorstore as ts
 from tiny import write_checkpoint, write_store
 
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate import features
-from mmv_jax.evaluate.embed import embed
+from mmv_jax.evaluate.encoders import features
+from mmv_jax.evaluate.encoders.embed import embed
 from mmv_jax.store.read import Store
 
 

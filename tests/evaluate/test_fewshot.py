@@ -8,8 +8,8 @@ import pytest
 
 from mmv_jax.evaluate import fewshot
 from mmv_jax.evaluate.fewshot import few_shot, few_shot_masks
-from mmv_jax.evaluate.segmentation import Scene, tiles
-from mmv_jax.evaluate.tasks import make_task
+from mmv_jax.evaluate.tasks.scenes import Scene, tiles
+from mmv_jax.evaluate.tasks.task import make_task
 
 N, SHARES = 800, (0.01, 0.05, 0.25)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.encoders import fresh_params
-from mmv_jax.evaluate.finetune import (
+from mmv_jax.evaluate.encoders.trained import fresh_params
+from mmv_jax.evaluate.finetune.gradient_descent import (
     FEWEST,
     MOST,
     Recipe,

@@ -13,10 +13,10 @@ from tiny import write_store
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.foreign import Foreign, load_foreign
-from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
+from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder, load_huggingface
+from mmv_jax.evaluate.encoders.imagenet import load_efficientnet_lite0
+from mmv_jax.evaluate.encoders.stand_ins import FAMILIES as STAND_INS
 from mmv_jax.evaluate.run import load_other, marked
-from mmv_jax.evaluate.stand_ins import FAMILIES as STAND_INS
 from mmv_jax.store.read import Store
 
 torch = pytest.importorskip("torch", reason="extra torch")
@@ -84,7 +84,7 @@ def saved(folder, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_gives_vectors_and_tokens_in_the_places_of_its_view(family, store, tmp_path):
-    encoder, studies = load_foreign(saved(tmp_path / "model", family)), np.arange(len(store))
+    encoder, studies = load_huggingface(saved(tmp_path / "model", family)), np.arange(len(store))
     _, kept = encoder.views(Geometry.of(store.index))
     for found in encoder.encode(store, studies):
         assert found.patches.shape == (kept[found.study].sum(), len(found.cls))
@@ -94,7 +94,7 @@ def test_every_family_gives_vectors_and_tokens_in_the_places_of_its_view(family,
 
 
 def test_a_volume_is_the_mean_of_its_slices(store, tmp_path):
-    encoder, geometry = load_foreign(saved(tmp_path / "model", "ViT")), Geometry.of(store.index)
+    encoder, geometry = load_huggingface(saved(tmp_path / "model", "ViT")), Geometry.of(store.index)
     volume = int(np.flatnonzero(store.index["ndim"] == 3)[0])
     crop = encoder.views(geometry[[volume]])[0][0]
     slices = encoder.slices(store, geometry, volume, crop)
@@ -105,7 +105,7 @@ def test_a_volume_is_the_mean_of_its_slices(store, tmp_path):
 
 
 def test_tokens_are_those_that_the_model_itself_gives(store, tmp_path):
-    encoder = load_foreign(saved(tmp_path / "model", "DINOv2 with registers"))
+    encoder = load_huggingface(saved(tmp_path / "model", "DINOv2 with registers"))
     image = np.random.default_rng(0).uniform(size=(1, 32, 32)).astype(np.float32)
     cls, grid = encoder.tokens(image)
     normal = (
@@ -129,7 +129,7 @@ def test_preprocessing_is_what_the_folder_says(tmp_path):
         "image_std": [0.25] * 3,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
-    encoder = load_foreign(folder)
+    encoder = load_huggingface(folder)
     assert (encoder.side, encoder.patch, encoder.mean, encoder.std) == (
         32,
         8,
@@ -139,11 +139,11 @@ def test_preprocessing_is_what_the_folder_says(tmp_path):
 
 
 def test_other_weights_have_another_fingerprint(tmp_path):
-    first, same = (load_foreign(saved(tmp_path / name, "ViT")) for name in ("a", "b"))
+    first, same = (load_huggingface(saved(tmp_path / name, "ViT")) for name in ("a", "b"))
     assert first.fingerprint == same.fingerprint
     with torch.no_grad():
         next(first.model.parameters()).add_(1)
-    assert load_foreign(tmp_path / "a").fingerprint == same.fingerprint
+    assert load_huggingface(tmp_path / "a").fingerprint == same.fingerprint
     assert (
         type(first)(first.model, first.side, first.patch, first.mean, first.std).fingerprint
         != same.fingerprint
@@ -193,7 +193,7 @@ def test_a_folder_that_is_not_right_is_one_clear_error(spoil, said, tmp_path):
     shutil.copytree(folder, tmp_path / "mine")
     spoil(tmp_path / "mine")
     with pytest.raises(UserError, match=said) as told:
-        load_foreign(tmp_path / "mine")
+        load_huggingface(tmp_path / "mine")
     assert str(told.value).startswith("mine: ")
     assert str(tmp_path) not in str(told.value).split(":", 1)[0]
 
@@ -238,7 +238,7 @@ def test_a_thumbnail_fills_the_side_and_a_small_volume_is_twice_its_size_at_most
     geometry = Geometry(
         np.array([True, False]), voxels, np.ones((2, 3)), extent, np.zeros((2, 16), np.uint64)
     )
-    crops, _ = Foreign(None, 224, 32, (0.5,), (0.5,)).views(geometry)
+    crops, _ = HuggingFaceEncoder(None, 224, 32, (0.5,), (0.5,)).views(geometry)
     assert crops.tokens.tolist() == [[1, 7, 7], [2, 2, 2]]
 
 

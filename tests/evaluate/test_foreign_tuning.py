@@ -13,22 +13,24 @@ from ml_collections import ConfigDict
 from tiny import tiny_config, write_checkpoint, write_store
 
 from mmv_jax.data.crops import Geometry
-from mmv_jax.evaluate import finetune, heads, variants
-from mmv_jax.evaluate.encoders import restore
-from mmv_jax.evaluate.foreign import Foreign, load_foreign
-from mmv_jax.evaluate.imagenet import load_efficientnet_lite0
+from mmv_jax.evaluate import variants
+from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder, load_huggingface
+from mmv_jax.evaluate.encoders.imagenet import load_efficientnet_lite0
+from mmv_jax.evaluate.encoders.stand_ins import FAMILIES, save_stand_in
+from mmv_jax.evaluate.encoders.trained import restore
+from mmv_jax.evaluate.finetune import gradient_descent as finetune
+from mmv_jax.evaluate.finetune import segmentation_heads as heads
+from mmv_jax.evaluate.finetune.end_to_end import RECIPES, Kind
 from mmv_jax.evaluate.run import evaluate
-from mmv_jax.evaluate.segmentation import Scene
-from mmv_jax.evaluate.stand_ins import FAMILIES, save_stand_in
-from mmv_jax.evaluate.supervised import RECIPES, Kind
-from mmv_jax.evaluate.tasks import make_task
+from mmv_jax.evaluate.tasks.scenes import Scene
+from mmv_jax.evaluate.tasks.task import make_task
 from mmv_jax.evaluate.variants import Variants, pairs_of
-from mmv_jax.models.decoders import GlobalLocalDecoder
+from mmv_jax.models.segmentation import GlobalLocalDecoder
 from mmv_jax.store.read import Store
 
 torch = pytest.importorskip("torch", reason="extra torch")
 transformers = pytest.importorskip("transformers", reason="extra torch")
-from mmv_jax.evaluate import foreign_tuning as tuning  # noqa: E402
+from mmv_jax.evaluate.finetune import huggingface as tuning
 
 # the matrices are small: a second thread would only wait, and beside another worker it takes turns
 # with it
@@ -55,7 +57,7 @@ def tiny(tmp_path_factory):
     store = Store.open(write_store(folder / "store", n=24))
     torch.manual_seed(0)
     transformers.ViTModel(transformers.ViTConfig(**SMALL)).save_pretrained(folder / "vit")
-    return folder, store, Geometry.of(store.index), load_foreign(folder / "vit")
+    return folder, store, Geometry.of(store.index), load_huggingface(folder / "vit")
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def task_of(store, kind, modality="CXR"):
 
 def learn(tiny, kind, modality="CXR", seed=0, **options):
     _, store, geometry, foreign = tiny
-    return tuning.learn_foreign(
+    return tuning.learn_huggingface(
         foreign, store, geometry, task_of(store, kind, modality), RECIPE.changed(options), seed
     )
 
@@ -112,7 +114,7 @@ def test_the_same_seed_is_the_same_answer(tiny, few_steps, kind):
 def test_test_studies_are_read_after_the_fit_and_never_before(tiny, few_steps, monkeypatch):
     _, store, *_ = tiny
     task, fitted, read = task_of(store, "segmentation"), [], []
-    plain_fit, plain_slices = tuning.stopped_by_val, Foreign.slices
+    plain_fit, plain_slices = tuning.stopped_by_val, HuggingFaceEncoder.slices
 
     def watched_fit(*args):
         fitted.append(plain_fit(*args))
@@ -123,7 +125,7 @@ def test_test_studies_are_read_after_the_fit_and_never_before(tiny, few_steps, m
         return plain_slices(self, store, geometry, study, crop)
 
     monkeypatch.setattr(tuning, "stopped_by_val", watched_fit)
-    monkeypatch.setattr(Foreign, "slices", watched_slices)
+    monkeypatch.setattr(HuggingFaceEncoder, "slices", watched_slices)
     learn(tiny, "segmentation", **SHORT)
     test = task.studies[task.split == "test"].tolist()
     # each once
@@ -338,7 +340,7 @@ def test_augmentation_moves_image_and_mask_together_and_all_slices_of_a_study_al
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rates_grow_by_one_factor_from_the_patches_to_the_head(family, tmp_path):
     save_stand_in(family, tmp_path / "model")
-    names = [name for name, _ in load_foreign(tmp_path / "model").model.named_parameters()]
+    names = [name for name, _ in load_huggingface(tmp_path / "model").model.named_parameters()]
     found = list(tuning.tower_rates(names, 0.5).values())
     assert found == sorted(found)
     assert found[0] == min(found) < 0.5**2
@@ -402,7 +404,7 @@ def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_
     ]
     assert pairs_of([*found, *frozen]) == pairs
 
-    monkeypatch.setattr(tuning, "learn_foreign", lambda *args: pytest.fail("fitted again"))
+    monkeypatch.setattr(tuning, "learn_huggingface", lambda *args: pytest.fail("fitted again"))
     for first, again in zip(found, measured(), strict=True):
         np.testing.assert_array_equal(first.predicted, again.predicted)
     config.fit.epochs = 2
@@ -441,5 +443,5 @@ def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, mon
 
 def tuning_of_ours(foreign):
     """A quick fit in place of our own encoder's."""
-    plain = tuning.learn_foreign
+    plain = tuning.learn_huggingface
     return lambda protocol, ours, *rest: plain(foreign, *rest)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmv_jax.evaluate.encoders import Encoded
-from mmv_jax.evaluate.features import encode_studies
+from mmv_jax.evaluate.encoders.base import Encoded
+from mmv_jax.evaluate.encoders.features import encode_studies
 from mmv_jax.store.layout import FORMAT, STORE_JSON, open_root
 from mmv_jax.store.read import Store
 from mmv_jax.store.write import PartWriter

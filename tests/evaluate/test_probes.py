@@ -8,14 +8,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from mmv_jax.evaluate.probes import (
-    STRENGTHS,
-    Standardiser,
-    fit_logistic,
-    fit_ridge,
-    probe_classes,
-    probe_number,
-)
+from mmv_jax.evaluate.kinds.classification import STRENGTHS, fit_logistic, probe_classes
+from mmv_jax.evaluate.kinds.features import Standardiser
+from mmv_jax.evaluate.kinds.regression import fit_ridge, probe_number
 
 
 def correlated(n, width, tasks, seed=0):

@@ -12,11 +12,12 @@ from tiny import KEY, tiny_config, write_checkpoint, write_store
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate import encoders
-from mmv_jax.evaluate.features import Features, encode_studies, local_means
-from mmv_jax.evaluate.overlap import Overlap
+from mmv_jax.evaluate.encoders import base as encoders
+from mmv_jax.evaluate.encoders.features import Features, encode_studies
 from mmv_jax.evaluate.run import chosen_tasks, evaluate
-from mmv_jax.evaluate.tasks import Task, make_task
+from mmv_jax.evaluate.tasks.overlap import Overlap
+from mmv_jax.evaluate.tasks.scenes import local_means
+from mmv_jax.evaluate.tasks.task import Task, make_task
 from mmv_jax.store.read import Store
 
 

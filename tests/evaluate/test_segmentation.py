@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.segmentation import (
+from mmv_jax.evaluate.kinds.segmentation import (
     THRESHOLDS,
     PatchRidge,
-    Scene,
-    check_structure,
     probe_masks,
     score_masks,
     sweep_thresholds,
-    tiles,
-    untile,
 )
-from mmv_jax.evaluate.tasks import Task
+from mmv_jax.evaluate.tasks.scenes import Scene, check_structure, tiles, untile
+from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.scores import dice
 
 SHAPES = {"planar": ((1, 3, 4), (1, 12, 16)), "volumetric": ((2, 3, 2), (4, 12, 8))}

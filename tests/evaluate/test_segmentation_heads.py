@@ -8,18 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmv_jax.evaluate.encoders import Encoded
-from mmv_jax.evaluate.heads import (
+from mmv_jax.evaluate.encoders.base import Encoded
+from mmv_jax.evaluate.finetune.segmentation_heads import (
     HEADS,
     RECIPE,
     TokenGrids,
-    agreement,
     encoded_of,
     fit_head,
-    mask_loss,
     standardised,
 )
-from mmv_jax.evaluate.segmentation import Scene
+from mmv_jax.evaluate.kinds.segmentation import agreement, mask_loss
+from mmv_jax.evaluate.tasks.scenes import Scene
 
 GRIDS = {"planar": ((1, 4, 4), (1, 4, 4)), "volumetric": ((2, 4, 4), (2, 4, 4))}
 QUICK = RECIPE.changed({"epochs": 25, "patience": 25, "batch": 8})
@@ -129,7 +128,7 @@ def test_features_are_standardised_on_the_studies_that_are_fitted_alone():
         scale * rng.normal(size=3),
         scale * rng.normal(1, 1, (5, 3)),
         scale * rng.normal(size=(2, 5, 3)),
-    )  # noqa: E731
+    )
     encoded = [make(0, 1e-3), make(1, 1e-3), make(2, 100.0)]
     found = standardised(encoded, np.array([True, True, False]))
     for tokens in (

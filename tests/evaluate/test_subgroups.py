@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.groups import make_grouping
 from mmv_jax.evaluate.measure import Result
 from mmv_jax.evaluate.subgroups import (
     as_comparisons,
@@ -15,7 +14,8 @@ from mmv_jax.evaluate.subgroups import (
     measure_confounders,
     measure_groups,
 )
-from mmv_jax.evaluate.tasks import make_task
+from mmv_jax.evaluate.tasks.groupings import make_grouping
+from mmv_jax.evaluate.tasks.task import make_task
 from mmv_jax.metrics.intervals import interval
 
 N = 600

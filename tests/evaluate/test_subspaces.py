@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmv_jax.evaluate.subspaces import DIMENSIONS, FEWEST, shared_variance, subspace_sections
+from mmv_jax.evaluate.report.subspaces import DIMENSIONS, FEWEST, shared_variance, subspace_sections
 
 RNG = np.random.default_rng(0)
 WIDTH = 4 * DIMENSIONS

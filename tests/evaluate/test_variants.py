@@ -13,11 +13,14 @@ from tiny import tiny_config, write_checkpoint, write_store
 
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate import encoders, finetune, supervised, variants
+from mmv_jax.evaluate import variants
+from mmv_jax.evaluate.encoders import base as encoders
+from mmv_jax.evaluate.finetune import end_to_end as supervised
+from mmv_jax.evaluate.finetune import gradient_descent as finetune
+from mmv_jax.evaluate.finetune.end_to_end import RECIPES, augment, learn
+from mmv_jax.evaluate.kinds.segmentation import Segmented
 from mmv_jax.evaluate.run import evaluate
-from mmv_jax.evaluate.segmentation import Segmented
-from mmv_jax.evaluate.supervised import RECIPES, augment, learn
-from mmv_jax.evaluate.tasks import make_task
+from mmv_jax.evaluate.tasks.task import make_task
 from mmv_jax.evaluate.variants import Variants
 from mmv_jax.store.read import Store
 

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import Checkpoints
-from mmv_jax.evaluate.encoders import fresh_params
+from mmv_jax.evaluate.encoders.trained import fresh_params
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.layout import FORMAT, STORE_JSON, open_root
 from mmv_jax.store.write import PartWriter

@@ -7,13 +7,12 @@ import optax
 import pytest
 
 from mmv_jax.models.cnn import UNet
-from mmv_jax.models.decoders import (
+from mmv_jax.models.mae_decoder import MaeDecoder, place_tokens
+from mmv_jax.models.segmentation import (
     GlobalLocalDecoder,
     LinearDecoder,
-    MaeDecoder,
     MultiScaleDecoder,
     doublings,
-    place_tokens,
     spread_out,
 )
 

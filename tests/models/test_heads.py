@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmv_jax.models.heads import ProjectionHead, unit
+from mmv_jax.models.projection import ProjectionHead, unit
 
 HEAD = ProjectionHead(prototypes=20, hidden=32, bottleneck=8)
 

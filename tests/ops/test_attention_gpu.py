@@ -15,8 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from mmv_jax.ops import gpu
 from mmv_jax.ops.attention import segment_attention
-from mmv_jax.train.chips import parse_topology
-from mmv_jax.train.places import devices_of
+from mmv_jax.preflight.topology import devices_of, parse_topology
 
 HERE = find_spec("jax_cuda12_plugin") is not None and shutil.which("ptxas") is not None
 compiled = pytest.mark.skipif(

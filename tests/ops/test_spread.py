@@ -7,7 +7,7 @@ import pytest
 
 from mmv_jax.ops.spread import over_rows
 from mmv_jax.parallel import make_mesh, on_mesh, replicated, row_sharding
-from mmv_jax.train import hlo
+from mmv_jax.preflight import hlo
 
 TURNS = 4
 

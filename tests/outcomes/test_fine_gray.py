@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.coverage import fine_gray_coverage
 from mmv_jax.outcomes.fine_gray import censoring_survival, fine_gray
-from mmv_jax.outcomes.simulate import simulate_subdistribution
+from mmv_jax.outcomes.simulate import fine_gray_coverage, simulate_subdistribution
 
 pytest.importorskip("surpyval")
 

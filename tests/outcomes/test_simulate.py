@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from mmv_jax.outcomes.cohort import severity
-from mmv_jax.outcomes.coverage import cox_coverage
-from mmv_jax.outcomes.simulate import simulate_cohort, simulate_subdistribution
+from mmv_jax.outcomes.simulate import cox_coverage, simulate_cohort, simulate_subdistribution
 
 
 def test_a_seed_is_a_cohort():

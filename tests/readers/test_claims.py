@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mmv_jax.readers.claims import against_hu, settled_spacing, settled_unit
+from mmv_jax.readers.image import against_hu, settled_spacing, settled_unit
 from mmv_jax.readers.refused import Refused
 
 NAN = float("nan")
@@ -71,7 +71,7 @@ def test_padding_outside_the_field_of_view_is_no_contradiction(padding):
 
 
 def test_the_real_volumes_can_be_hu(real_data):
-    from mmv_jax.readers.manifest import read_manifest
+    from mmv_jax.manifests.manifest import read_manifest
     from mmv_jax.readers.read import read_study
 
     lines = [

@@ -16,8 +16,8 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
 from mmv_jax.errors import UserError
-from mmv_jax.readers.claims import placement
 from mmv_jax.readers.deidentify import CODED, NUMBERS, Key, allowed_numbers
+from mmv_jax.readers.image import placement
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.refused import Refused
 

@@ -12,7 +12,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 from test_volume import VOXELS, nifti, turned, write
 
-from mmv_jax.readers.manifest import read_manifest
+from mmv_jax.manifests.manifest import read_manifest
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.refused import Refused
 from mmv_jax.study import Study

@@ -8,7 +8,7 @@ from dicom_files import stored_volume, write_series
 from test_series import at, tilted
 from test_volume import VOXELS, nifti, write
 
-from mmv_jax.readers.manifest import Line, read_manifest
+from mmv_jax.manifests.manifest import Line, read_manifest
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.refused import Refused
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from nano import nano_config
 
-from mmv_jax import objectives
 from mmv_jax.models.kinds import PATCH
+from mmv_jax.objectives.dino import pairs_of_views
+from mmv_jax.objectives.targets import Balanced
 from mmv_jax.train.loop import make_parts
-from mmv_jax.train.objective import pairs_of_views
 
 SUMS = {
     "reconstruction": {"mae": 1.0},
@@ -134,15 +134,13 @@ def test_the_loss_does_not_depend_on_what_a_study_is_packed_with(whole, batch):
 
 
 def balanced_alone(logits, weights, temperature):
-    return objectives.Balanced(
-        jax.nn.softmax(logits / temperature), weights, jnp.ones(logits.shape[-1])
-    )
+    return Balanced(jax.nn.softmax(logits / temperature), weights, jnp.ones(logits.shape[-1]))
 
 
 def test_a_study_adds_to_the_loss_whatever_the_others_show(whole, batch, monkeypatch):
     # Sinkhorn-Knopp balances prototypes over all studies, and KoLeo compares them: both are left
     # out.
-    monkeypatch.setattr(objectives, "sinkhorn_knopp", balanced_alone)
+    monkeypatch.setattr("mmv_jax.train.objective.sinkhorn_knopp", balanced_alone)
     objective, student, teacher = dataclasses.replace(whole[0], koleo=0.0), *whole[1:]
     first = (batch["segment_ids"] > 0) & np.isin(
         batch["segment_ids"], np.flatnonzero(batch["study"][0] == batch["study"][0, 0]) + 1

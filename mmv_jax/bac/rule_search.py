@@ -1,0 +1,140 @@
+"""What other rules of measuring would have found: for the choice of a threshold and of least areas
+on women that are neither fitted to nor reported.
+
+Axes: Y X pixels of the file, y x of the working grid, G groups of calcified pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from mmv_jax.bac.agreement import Compared, area_scores, dice_scores, severity_scores
+from mmv_jax.bac.measure import Measure, ViewResult, confirmed, groups, of_women
+from mmv_jax.bac.view import enlarged, nominal
+from mmv_jax.report.page import Cell, Section, Table
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+LEAST_GROUP_MM2 = (0.0, 0.1, 0.2, 0.3)
+LEAST_MM2 = (0.1, 0.2, 0.3, 0.5)
+COLUMNS = {
+    "dice": "Dice",
+    "area_r2": "R² of women",
+    "severity_accuracy": "severity right",
+    "zero_specificity": "free, found free",
+    "sensitivity": "calcified, found so",
+}
+
+
+@dataclass(frozen=True)
+class RuledView:
+    """A view by other rules.
+
+    Attributes:
+      view: as it was found by the rule in use.
+      truth: None where it is not known: the view then answers for its breast, and is not scored.
+      groups: of each of `THRESHOLDS`, the pixels of a group that are calcified (0 without a truth),
+        and all of them.
+    """
+
+    view: ViewResult
+    truth: ViewResult | None
+    groups: tuple[Int[np.ndarray, "_ 2"], ...]
+
+    @classmethod
+    def of(
+        cls,
+        view: ViewResult,
+        truth: ViewResult | None,
+        mask: Bool[np.ndarray, "Y X"],
+        probability: Float[np.ndarray, "y x"],
+        factor: int,
+    ) -> "RuledView":
+        """The view by the probabilities of its working grid, which is `factor` times as coarse as
+        its file's.
+
+        Args:
+          mask: what is truly calcified on the file's grid; nothing, where that is not known.
+        """
+        pixel_mm = (view.spacing_mm[0] * factor, view.spacing_mm[1] * factor)
+        found = []
+        for threshold in THRESHOLDS:
+            labels, count = groups(probability >= threshold, nominal(pixel_mm, probability.shape))
+            labels = enlarged(labels, factor, (mask.shape[0], mask.shape[1]))
+            found.append(
+                np.stack(
+                    [
+                        np.bincount(labels[where], minlength=count + 1)[1:]
+                        for where in (mask, labels > 0)
+                    ],
+                    axis=1,
+                )
+            )
+        return cls(view, truth, tuple(found))
+
+    def by(self, measure: Measure) -> tuple[ViewResult, int]:
+        """(what is seen by the rules of `measure`, before its breast is judged; how many of its
+        pixels are calcified).
+        """
+        found, pixel_mm2 = (
+            self.groups[THRESHOLDS.index(measure.threshold)],
+            self.view.spacing_mm[0] * self.view.spacing_mm[1],
+        )
+        both, pixels = found.sum(axis=0)
+        sure = found[found[:, 1] * pixel_mm2 >= measure.least_group_mm2, 1].sum() * pixel_mm2
+        return replace(
+            self.view, pixels=int(pixels), area_mm2=float(pixels * pixel_mm2), sure_mm2=float(sure)
+        ), int(both)
+
+
+def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
+    """What the rules of `measure` give on these views; its threshold is one of `THRESHOLDS`. A
+    score that nobody bears upon is left out.
+    """
+    seen, hits = zip(*(view.by(measure) for view in views))
+    reported = zip(views, confirmed(seen, measure), hits)
+    scored = [
+        (replace(view.truth, remark=found.remark), found, both)
+        for view, found, both in reported
+        if view.truth
+    ]
+    pixels = np.array(
+        [[both if found.pixels else 0, truth.pixels, found.pixels] for truth, found, both in scored]
+    )
+    sides = (of_women([view[side] for view in scored], measure) for side in (0, 1))
+    true, own = (
+        [*side] for side in zip(*((true, own) for true, own in zip(*sides) if true.severity))
+    )
+    areas = Compared(
+        np.array([w.woman for w in true]),
+        *(np.array([w.area_mm2 for w in side]) for side in (true, own)),
+    )
+    every = (
+        area_scores(areas)
+        | severity_scores(areas, measure.severity_mm2)
+        | dice_scores(pixels, np.array([t.woman for t, *_ in scored]))
+    )
+    return {name: every[name].value for name in COLUMNS if name in every}
+
+
+def rules_section(views: Sequence[RuledView], measure: Measure) -> Section:
+    """A line for each rule; that of `measure` is marked where it is among them."""
+    lines = []
+    for threshold, group, least in product(THRESHOLDS, LEAST_GROUP_MM2, LEAST_MM2):
+        ruled = replace(measure, threshold=threshold, least_group_mm2=group, least_mm2=least)
+        own, tone = scores(views, ruled), "best" if ruled == measure else ""
+        cells = [Cell(f"{own[name]:.3f}" if name in own else "–", tone=tone) for name in COLUMNS]
+        lines.append([Cell(f"{threshold}, {group} and {least} mm²", tone=tone), *cells])
+    said = (
+        "For a choice on women who are neither fitted to nor reported: a rule chosen here flatters"
+        " the figures above. Marked: that in use."
+    )
+    return Section(
+        "Other rules of measuring",
+        [said],
+        tables=[
+            Table(["threshold, least area of a group and of a breast", *COLUMNS.values()], lines)
+        ],
+    )

@@ -1,0 +1,86 @@
+"""TODO."""
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from mmv_jax.data.crops import Crops, Geometry, Triple
+
+CHUNK = 4096  # studies whose token grids are counted at once, which bounds memory
+
+
+def kept_tokens(geometry: Geometry, crops: Crops) -> Bool[np.ndarray, "N tz ty tx"]:
+    """Which patches of crop i of study i carry something: their box meets an occupied cell of the
+    study. Never none: then the middle one is kept.
+    """
+    size = tuple(crops.tokens.max(axis=0, initial=0).tolist())
+    kept = np.zeros((len(crops.spacing_mm), *size), bool)
+    for planar in (True, False):
+        lines = geometry.planar == planar
+        if lines.any():
+            kept[lines] = _occupied(geometry[lines], crops[lines], planar, size)
+    empty = np.flatnonzero(~kept.any(axis=(1, 2, 3)) & (crops.tokens > 0).all(axis=1))
+    kept[(empty, *(crops.tokens[empty] // 2).T)] = True
+    return kept
+
+
+def _occupied(geometry: Geometry, crops: Crops, planar: bool, size: Triple) -> np.ndarray:
+    """`kept_tokens` for studies of one dimensionality. Cells are bits, so a patch takes two logical
+    operations and no sum over cells.
+    """
+    if planar:
+        y, x = (_ranges(geometry, crops, axis, 16, size[axis]) for axis in (1, 2))
+        lines = _any_slab(geometry.cells.astype(np.uint16), *y)
+        return (lines[:, None, :, None] & _bits(x, 1, np.uint16)[:, None, None, :] != 0) & (
+            np.arange(size[0]) == 0
+        )[:, None, None]
+    z, y, x = (_ranges(geometry, crops, axis, 8, size[axis]) for axis in range(3))
+    every_line = np.uint64(0x0101010101010101)  # bit 0 of each of the 8 lines of a slab
+    inside = _bits(y, 8, np.uint64)[:, :, None] & (_bits(x, 1, np.uint64) * every_line)[:, None, :]
+    return _any_slab(geometry.cells[:, :8], *z)[:, :, None, None] & inside[:, None] != 0
+
+
+def _ranges(
+    geometry: Geometry, crops: Crops, axis: int, cells: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First cell and one past the last cell, [N, size], that each patch along an axis meets; equal
+    where it meets none.
+    """
+    t = np.arange(size)
+    voxels, spacing = geometry.voxels[:, axis, None], geometry.spacing_mm[:, axis, None]
+    step = crops.spacing_mm[:, None] * crops.patch[axis]
+    start = crops.start_mm[:, axis, None] + t * step
+    # Rounding must not make a patch meet a voxel that it only touches.
+    first = np.floor(start / spacing + 1e-6).clip(0, None).astype(np.int64)
+    end = np.minimum(np.ceil((start + step) / spacing - 1e-6).astype(np.int64), voxels)
+    # the cell of voxel v, by store.layout.cell_edges: the largest c with c * voxels // cells <= v
+    low = -(-(first + 1) * cells // voxels) - 1
+    high = -(-end * cells // voxels)
+    empty = (first >= end) | (t >= crops.tokens[:, axis, None])
+    return np.where(empty, 0, low), np.where(empty, 0, high)
+
+
+def _any_slab(slabs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The union [N, t] of the slabs low <= s < high."""
+    union = np.zeros(low.shape, slabs.dtype)
+    for s in range(slabs.shape[1]):
+        union |= np.where((low <= s) & (s < high), slabs[:, s, None], slabs.dtype.type(0))
+    return union
+
+
+def _bits(ranges: tuple[np.ndarray, np.ndarray], width: int, dtype: type) -> np.ndarray:
+    """Words in which the cells of a range are set, each cell `width` bits wide."""
+    cells = np.iinfo(dtype).bits // width
+    below: np.ndarray = np.array([(1 << (width * cell)) - 1 for cell in range(cells + 1)], dtype)
+    return below[ranges[1]] & ~below[ranges[0]]
+
+
+def count_tokens(geometry: Geometry, crops: Crops) -> Int[np.ndarray, "N V"]:
+    """Patch tokens of each crop [N, V] after those that carry nothing are dropped. No voxel is
+    read.
+    """
+    counts: np.ndarray = np.zeros(crops.spacing_mm.shape, np.int64)
+    for start in range(0, len(counts), CHUNK):
+        part = slice(start, start + CHUNK)
+        for v in range(counts.shape[1]):
+            counts[part, v] = kept_tokens(geometry[part], crops[part, v]).sum(axis=(1, 2, 3))
+    return counts

@@ -1,0 +1,107 @@
+"""Fills rows: reads the crops of studies and writes their tokens. Axes: B rows, L tokens, V crops
+of a study.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmv_jax.data.augment import BACKGROUND, distort, mirrored_axes, normalise
+from mmv_jax.data.crops import Crops, Geometry
+from mmv_jax.data.occupancy import kept_tokens
+from mmv_jax.data.resample import Boxes, read_crop
+from mmv_jax.data.tokens import COORDINATES, RowShape, to_patches, token_coordinates
+from mmv_jax.errors import UserError
+from mmv_jax.models.kinds import CLS, PATCH, REGISTER
+
+
+class RowWriter:
+    """Writes crops of a store's studies into rows of one shape."""
+
+    def __init__(self, store: Boxes, shape: RowShape, coordinates: str):
+        if coordinates not in COORDINATES:
+            raise UserError(
+                f"coordinates is {coordinates!r}; choose one of {', '.join(COORDINATES)}."
+            )
+        index = store.index
+        self.geometry, self.shape = Geometry.of(index), shape
+        self._store, self._coordinates = store, coordinates
+        self._modality, self._unit, self._hash = (
+            index[name].to_numpy(str) for name in ("modality", "unit", "study")
+        )
+        self._range = index[["low", "high"]].to_numpy(np.float64)
+
+    def kept(self, studies: np.ndarray, crops: Crops) -> list[list[np.ndarray]]:
+        """For each crop [N, V] of N studies: which of its patches become tokens, [tz, ty, tx]."""
+        views = [
+            kept_tokens(self.geometry[studies], crops[:, v]) for v in range(crops.tokens.shape[1])
+        ]
+        return [
+            [kept[i][tuple(map(slice, crops.tokens[i, v]))] for v, kept in enumerate(views)]
+            for i in range(len(studies))
+        ]
+
+    def add(
+        self, batch: dict[str, np.ndarray], b: int, at: int, segment: int, study: int, crop: Crops, kept: np.ndarray, is_global: bool,
+        seeds: tuple[Sequence[int], Sequence[int]] | None = None,
+    ) -> int:  # fmt: skip
+        """Writes a crop's tokens into row `b` of a batch from position `at` on, as its segment
+        number `segment` (from 1).
+
+        Args:
+          seeds: of what is drawn for this crop (intensities) and for its study (mirroring, in which
+            the views agree); None to change nothing.
+        Returns:
+          The position after the crop.
+        """
+        try:
+            patches, points = self._tokens(study, crop, kept, seeds)
+        except Exception as error:
+            error.add_note(f"while reading study {self._hash[study]}")
+            raise
+        first = at + self.shape.special
+        end = first + len(patches)
+        batch["patches"][b, first:end] = patches
+        batch["coords_mm"][b, at:first], batch["coords_mm"][b, first:end] = points[0], points[1:]
+        batch["kinds"][b, at:first] = [CLS, *range(REGISTER, REGISTER + self.shape.registers)]
+        batch["kinds"][b, first:end] = PATCH
+        batch["segment_ids"][b, at:end] = segment
+        table = {
+            "study": study,
+            "is_global": is_global,
+            "planar": self.geometry.planar[study],
+            "cls_index": at,
+        }
+        for name, value in table.items():
+            batch[name][b, segment - 1] = value
+        return end
+
+    def _tokens(
+        self,
+        study: int,
+        crop: Crops,
+        kept: np.ndarray,
+        seeds: tuple[Sequence[int], Sequence[int]] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Patches [n, P], and coordinates [1 + n, 3] of the crop and of them."""
+        unit, extent, (low, high) = (
+            self._unit[study],
+            self.geometry.extent_mm[study],
+            self._range[study],
+        )
+        voxels, inside = read_crop(self._store, self.geometry, study, crop)
+        rng = np.random.default_rng(seeds[0]) if seeds else None
+        voxels = normalise(voxels, unit, low, high, rng)
+        if rng is not None and unit != "shape":
+            voxels = distort(voxels, rng)
+        patches = to_patches(np.where(inside, voxels, np.float32(BACKGROUND)), kept, crop.patch)
+        points = token_coordinates(crop, extent, kept, self._coordinates)
+        if seeds:
+            # A mirrored study: each patch is mirrored within itself and stands at the mirrored
+            # place. The order of tokens means nothing.
+            mirrored = mirrored_axes(np.random.default_rng(seeds[1]), self._modality[study], extent)
+            patches = np.flip(
+                patches.reshape(-1, *crop.patch), tuple(1 + np.flatnonzero(mirrored))
+            ).reshape(patches.shape)
+            points[:, mirrored] *= -1
+        return patches, points

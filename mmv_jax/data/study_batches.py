@@ -1,0 +1,60 @@
+"""TODO."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from mmv_jax.data.crops import Geometry, Triple, whole_crops
+from mmv_jax.data.occupancy import count_tokens
+from mmv_jax.data.packing import best_fit
+from mmv_jax.data.resample import Boxes
+from mmv_jax.data.row_writer import RowWriter
+from mmv_jax.data.tokens import RowShape
+from mmv_jax.errors import UserError
+
+
+def study_batches(
+    store: Boxes,
+    studies: Sequence[int],
+    *,
+    grids: Mapping[int, Triple],
+    patch: Triple,
+    registers: int,
+    length: int,
+    rows: int,
+    coordinates: str = "mm",
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches for evaluation: each study once, whole, as it is; packed, in an order that follows
+    from the studies alone.
+
+    Args:
+      studies: lines of the store's index.
+      grids: for each dimensionality the largest number of voxels (z, y, x) of a study.
+      length, rows: of a batch. The last batch may have empty rows.
+    Yields:
+      The arrays of `tokens.RowShape.spec`; `study` says which segment is which study (-1: none).
+    Raises:
+      UserError: a study does not fit into a row.
+    """
+    lines = np.asarray(studies, np.int64)
+    geometry = Geometry.of(store.index.iloc[lines])
+    crops = whole_crops(geometry, grids, patch)[:, None]
+    sizes = count_tokens(geometry, crops) + 1 + registers
+    if sizes.max(initial=0) > length:
+        raise UserError(
+            f"A whole study takes {sizes.max()} tokens on the grids {dict(grids)}, but a row has"
+            f" {length}. Raise the length or lower the grids."
+        )
+    packed = best_fit(sizes, np.array([length]))
+    shape = RowShape(length, length, max(map(len, packed), default=1), patch, registers)
+    writer = RowWriter(store, shape, coordinates)
+    for first in range(0, len(packed), rows):
+        batch = shape.empty(rows)
+        for b, row in enumerate(packed[first : first + rows]):
+            at = 0
+            kept = writer.kept(lines[row], crops[row])
+            for segment, i in enumerate(row, start=1):
+                at = writer.add(
+                    batch, b, at, segment, int(lines[i]), crops[i, 0], kept[segment - 1][0], True
+                )
+        yield batch

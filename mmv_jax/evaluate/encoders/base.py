@@ -1,0 +1,94 @@
+"""Encoders behind one protocol: a study in, a CLS vector and patch tokens with their places out.
+Axes: n patch tokens, D width.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from mmv_jax.data.crops import Crops, Geometry, Triple, whole_crops
+from mmv_jax.data.occupancy import kept_tokens
+from mmv_jax.data.study_batches import study_batches
+from mmv_jax.models.kinds import PATCH
+from mmv_jax.store.read import Store
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder says about one study.
+
+    Attributes:
+      study: its position in the index.
+      patches: in the order of the view's kept patches.
+      early: the same tokens after earlier layers (`early_layers`), for heads that read several
+        depths; none where an encoder has no such layers.
+    """
+
+    study: int
+    cls: Float[np.ndarray, " D"]
+    patches: Float[np.ndarray, "n D"]
+    early: Float[np.ndarray, "E n D"]
+
+
+def early_layers(depth: int) -> tuple[int, ...]:
+    """Which of `depth` blocks are read beside the last one: those at a quarter, half and three
+    quarters, as in UNETR (arXiv 2103.10504).
+
+    Example:
+      >>> early_layers(12)
+      (2, 5, 8)
+    """
+    return tuple(max(depth * quarter // 4, 1) - 1 for quarter in (1, 2, 3))
+
+
+@runtime_checkable
+class StudyEncoder(Protocol):
+    """What is asked of an encoder. `fingerprint` changes with everything that could change a
+    feature.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
+        """The crop that stands for each study, and which of its patches the encoder reads."""
+        ...
+
+    def encode(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[Encoded]:
+        """Each study once, in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeStudyView:
+    """How whole studies become rows: the keyword arguments of `study_batches`."""
+
+    grids: Mapping[int, Triple]
+    patch: Triple
+    registers: int
+    length: int
+    rows: int
+    coordinates: str
+
+    def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
+        crops = whole_crops(geometry, self.grids, self.patch)
+        return crops, kept_tokens(geometry, crops)
+
+    def batches(
+        self, store: Store, studies: Int[np.ndarray, " N"]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        return study_batches(store, studies.tolist(), **self.__dict__)
+
+
+def segments(
+    batch: Mapping[str, np.ndarray],
+) -> Iterator[tuple[int, int, int, Bool[np.ndarray, " L"]]]:
+    """(study, row, position of its CLS, which tokens of the row are its patches) of each segment of
+    a batch.
+    """
+    for row, s in zip(*np.nonzero(batch["study"] >= 0)):
+        patches = (batch["segment_ids"][row] == s + 1) & (batch["kinds"][row] == PATCH)
+        yield int(batch["study"][row, s]), int(row), int(batch["cls_index"][row, s]), patches

@@ -1,0 +1,117 @@
+"""Features of every study of a store, for others to use: a Parquet file, and patch tokens as zarr
+where asked. Axes: N studies, n tokens, D width.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tensorstore as ts
+
+from mmv_jax.data.crops import Geometry
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.features import Features, encode_parts, together
+from mmv_jax.evaluate.encoders.trained import TrainedEncoder, restore
+from mmv_jax.report.progress import progress
+from mmv_jax.store.read import Store
+
+ROWS = {"length": 4096, "rows": 1}
+TOKENS = ("cls", "patch")
+
+
+def embed(
+    checkpoint: Path, store: str | Path, out: Path, tokens: tuple[str, ...] = ("cls",)
+) -> str:
+    """Encodes each study whole and writes `OUT/features.parquet`; goes on where an earlier call was
+    stopped.
+
+    A row a study: `study` (keyed hash), `line` (manifest line), `split`, `modality`, `cls` and
+    `patch_mean` (lists of float), and the labels by the names that the manifests gave them.
+
+    Args:
+      tokens: with "patch", `OUT/patches.zarr` (zarr3) holds all patch tokens `[T, D]` float32 below
+        each other, and the Parquet file says with `first_patch` and `patches` which are a study's,
+        and with `patch_z`, `patch_y`, `patch_x` (lists) where in the view's token grid they lie.
+    Returns:
+      What was written, in words.
+    Raises:
+      UserError: an unknown kind of tokens, or no checkpoint or store.
+    """
+    unknown = sorted(set(tokens) - set(TOKENS))
+    if unknown:
+        raise UserError(f"--tokens has {', '.join(unknown)}. Use {', '.join(TOKENS)}.")
+    opened = Store.open(store)
+    trained, _ = restore(checkpoint, ROWS)
+    everything = np.arange(len(opened))
+    wanted = everything if "patch" in tokens else everything[:0]
+    parts: Iterable[Features] = encode_parts(
+        trained, opened, everything, wanted, out / "parts", progress("encoded")
+    )
+    places = _places(trained, Geometry.of(opened.index)) if "patch" in tokens else pd.DataFrame()
+    if "patch" in tokens:
+        parts = _writing_tokens(parts, out / "patches.zarr", places)
+    features = together([replace(part, tokens={}) for part in parts])
+    table = pd.concat([feature_table(opened.index, features), places], axis=1)
+    table.to_parquet(out / "features.parquet", index=False)
+    return f"{len(table)} studies, {features.cls.shape[1]} numbers each: {out / 'features.parquet'}"
+
+
+def feature_table(index: pd.DataFrame, features: Features) -> pd.DataFrame:
+    """The table of `embed`, from an index and the features of all its studies."""
+    table = index[["study", "line", "split", "modality"]].copy()
+    table["cls"], table["patch_mean"] = list(features.cls), list(features.patch_mean)
+    taken = set(table)
+    labels = {c: c.removeprefix("label_") for c in map(str, index) if c.startswith("label_")}
+    return pd.concat(
+        [
+            table,
+            index[list(labels)].rename(
+                columns={c: n if n not in taken else c for c, n in labels.items()}
+            ),
+        ],
+        axis=1,
+    )
+
+
+def _places(encoder: TrainedEncoder, geometry: Geometry) -> pd.DataFrame:
+    crops, kept = encoder.views(geometry)
+    places = [
+        np.argwhere(k[tuple(slice(t) for t in tokens)]) for k, tokens in zip(kept, crops.tokens)
+    ]
+    counts = np.array([len(p) for p in places])
+    columns: dict = {"first_patch": np.cumsum(counts) - counts, "patches": counts}
+    columns |= {
+        f"patch_{axis}": [p[:, a].astype(np.int32) for p in places] for a, axis in enumerate("zyx")
+    }
+    return pd.DataFrame(columns)
+
+
+def _writing_tokens(
+    parts: Iterable[Features], path: Path, places: pd.DataFrame
+) -> Iterator[Features]:
+    """The same parts, the tokens of each written when it comes by: no more than one part of them is
+    in memory.
+    """
+    array = None
+    for part in parts:
+        tokens = np.concatenate([part.tokens[study] for study in part.studies.tolist()])
+        if array is None:
+            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path.resolve())}}
+            shape = int(places["patches"].sum()), tokens.shape[1]
+            array = ts.open(
+                spec,
+                create=True,
+                delete_existing=True,
+                dtype=ts.float32,
+                shape=shape,
+                chunk_layout=_chunks(shape),
+            ).result()
+        first = int(places["first_patch"][part.studies[0]])
+        array[first : first + len(tokens)].write(tokens).result()
+        yield part
+
+
+def _chunks(shape: tuple[int, int]) -> ts.ChunkLayout:
+    return ts.ChunkLayout(chunk_shape=(min(4096, max(shape[0], 1)), shape[1]))

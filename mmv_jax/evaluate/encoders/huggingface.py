@@ -1,0 +1,248 @@
+"""Vision encoders of others, through transformers, from a local folder (extra: torch). Axes: S
+slices, h w tokens, D width.
+
+A planar encoder sees a volume slice by slice: one slice through the middle of each layer of
+patches, the layers as far apart as patches are wide. This is the baseline that papers on
+slice-based encoders use.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from mmv_jax.data.augment import BACKGROUND, normalise
+from mmv_jax.data.crops import OVERSAMPLING, Crops, Geometry, whole_crops
+from mmv_jax.data.resample import read_crop
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.base import Encoded, early_layers
+from mmv_jax.store.read import Store
+
+# how far studies are blown up: a thumbnail in a black corner is no picture that these models know
+FILLED = OVERSAMPLING | {2: float("inf")}
+SLICES = 8  # that go through the model at once
+# mean and std, where the folder has no preprocessor_config.json
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class HuggingFaceEncoder:
+    """A pretrained vision model as a `StudyEncoder`. Images keep their aspect: they are as large as
+    the model allows, on black; the slices of a small volume are blown up to twice their size at
+    most (`crops.OVERSAMPLING`), since the whole volume is resampled for them.
+
+    Attributes:
+      side: of the square image that the model takes, in pixels.
+      patch: pixels a patch token is wide.
+      mean, std: of the three channels, as the model was trained with.
+    """
+
+    model: Any
+    side: int
+    patch: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.side, self.patch, self.mean, self.std, FILLED)).encode())
+        if hasattr(self.model, "config"):  # heads, activations and the like change no weight
+            digest.update(self.model.config.to_json_string().encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
+        side = self.side - self.side % self.patch
+        crops = whole_crops(
+            geometry, {2: (1, side, side), 3: (side, side, side)}, (self.patch,) * 3, FILLED
+        )
+        places = np.stack(
+            np.meshgrid(*map(np.arange, crops.tokens.max(axis=0)), indexing="ij"), axis=-1
+        )
+        return crops, np.all(places[None] < crops.tokens[:, None, None, None], axis=-1)
+
+    def encode(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[Encoded]:
+        geometry = Geometry.of(store.index)
+        crops, _ = self.views(geometry[studies])
+        for n, study in enumerate(studies.tolist()):
+            slices = self.slices(store, geometry, study, crops[n])
+            parts = [self.tokens(slices[at : at + SLICES]) for at in range(0, len(slices), SLICES)]
+            cls, grids = (
+                np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1))
+            )
+            _, ty, tx = crops.tokens[n]
+            *early, last = grids[:, :, :ty, :tx].reshape(len(grids), -1, grids.shape[-1])
+            yield Encoded(
+                study, cls.mean(axis=0), last, np.stack(early) if early else last[None][:0]
+            )
+
+    def slices(
+        self, store: Store, geometry: Geometry, study: int, crop: Crops
+    ) -> Float[np.ndarray, "S side side"]:
+        """The images of a study, 0 to 1; the study lies at the upper left, on black."""
+        voxels, inside = read_crop(store, geometry, study, crop)
+        line = store.index.iloc[study]
+        shown = np.where(
+            inside,
+            normalise(voxels, line["unit"], line["low"], line["high"]),
+            np.float32(BACKGROUND),
+        )
+        shown = self.layers(shown)
+        out = np.zeros((len(shown), self.side, self.side), np.float32)
+        out[:, : shown.shape[1], : shown.shape[2]] = ((shown + 1) / 2).clip(0, 1)
+        return out
+
+    def layers(self, voxels: Shaped[np.ndarray, "Z Y X"]) -> Shaped[np.ndarray, "S Y X"]:
+        """The slices of a view that are shown: one through the middle of each layer of patches, or
+        the only one.
+        """
+        return voxels[self.patch // 2 :: self.patch] if len(voxels) > 1 else voxels
+
+    def tokens(
+        self, images: Float[np.ndarray, "S side side"]
+    ) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "M S h w D"]]:
+        """The global vector of each image, and its patch tokens; those after earlier layers first,
+        the model's answer last.
+        """
+        import torch
+
+        with torch.inference_mode():
+            cls, grids = self.forward(torch.from_numpy(images))
+        return cls.numpy(), grids.numpy()
+
+    def forward(self, images: Any) -> tuple[Any, Any]:
+        """`tokens` from tensor to tensors, so that gradients pass."""
+        mean, std = (images.new_tensor(x)[None, :, None, None] for x in (self.mean, self.std))
+        return split_tokens(self.model(pixel_values=(images[:, None] - mean) / std))
+
+
+def split_tokens(out: Any) -> tuple[Any, Any]:
+    """Global vector [S, D] and square grids of patch tokens [M, S, h, w, D] of a model's output,
+    whatever it is made of; tensors.
+
+    Convolutional models give `[S, D, h, w]`; transformers give a line of tokens whose last h·w are
+    the patches, what stands before them is CLS and registers. The global vector is CLS, or the
+    model's own pooling where there is no CLS. Of the hidden states, where the model gives them,
+    those of `early_layers` come first, if they have the shape of the last one: stages of another
+    grid or width do not fit together.
+    """
+    import torch
+
+    hidden = out.last_hidden_state.float()
+    if hidden.ndim == 4:
+        grid = hidden.permute(0, 2, 3, 1)
+        return out.pooler_output.float().reshape(len(grid), -1), grid[None]
+    side = int(np.sqrt(hidden.shape[1]))
+    special = hidden.shape[1] - side * side
+    # the first is what enters the first layer
+    states = (getattr(out, "hidden_states", None) or ())[1:]
+    early = [states[layer].float() for layer in early_layers(len(states))] if states else []
+    levels = torch.stack([*(level for level in early if level.shape == hidden.shape), hidden])
+    grids = levels[:, :, special:].reshape(len(levels), len(hidden), side, side, -1)
+    return hidden[:, 0] if special else out.pooler_output.float(), grids
+
+
+def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
+    """Loads the vision encoder of a Hugging Face folder: `config.json`, `model.safetensors` and,
+    where there is one, `preprocessor_config.json`.
+
+    Nothing is fetched, no code of the folder is run and no pickle is opened. Of a model of images
+    and text (CLIP, SigLIP) the vision tower is taken.
+
+    Raises:
+      UserError: transformers is not installed; a file is missing; the weights are pickled,
+        incomplete, or do not fit the config.
+    """
+    folder = Path(folder)
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            "Encoders of others need transformers and torch: pip install mmv_jax[torch]."
+        ) from error
+    _check_files(folder)
+    model = _load_model(folder, transformers)
+    size, mean, std = _preprocessing(folder, model)
+    with torch.inference_mode():
+        _, grids = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
+    return HuggingFaceEncoder(model, size, size // grids.shape[2], mean, std)
+
+
+def _check_files(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder.name}: config.json is missing. Give the folder of a model that was saved with"
+            " save_pretrained."
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickled = [
+            p.name
+            for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+            for p in folder.glob(pattern)
+        ]
+        found = (
+            f"{pickled[0]} is a pickle, which can run code when it is opened, so it is not"
+            if pickled
+            else "model.safetensors is missing"
+        )
+        raise UserError(
+            f"{folder.name}: {found}. Save the model with save_pretrained(...,"
+            " safe_serialization=True)."
+        )
+
+
+def _load_model(folder: Path, transformers: Any) -> Any:
+    quiet = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        model, info = transformers.AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # of many kinds: torch, safetensors, the model's own
+        raise UserError(
+            f"{folder.name}: the weights do not fit config.json, or a file is damaged:"
+            f" {_first_line(error)}"
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(quiet)
+    wrong = [
+        name
+        for name in map(str, [*info["missing_keys"], *info["mismatched_keys"]])
+        if "pooler" not in name
+    ]
+    if wrong:
+        raise UserError(
+            f"{folder.name}: {len(wrong)} tensors are missing from the weights or have another"
+            f" shape, the first is {wrong[0]}."
+        )
+    tower = getattr(model, "vision_model", model).eval()
+    tower.config.output_hidden_states = True
+    return tower
+
+
+def _preprocessing(folder: Path, model: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Side of the image in pixels, and mean and std of its channels."""
+    path = folder / "preprocessor_config.json"
+    said = json.loads(path.read_text()) if path.is_file() else {}
+    size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
+    size = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
+    size = size or getattr(model.config, "image_size", None) or 224
+    return (
+        int(size),
+        tuple(said.get("image_mean", IMAGENET[0])),
+        tuple(said.get("image_std", IMAGENET[1])),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )[:300]

@@ -1,0 +1,107 @@
+"""TODO."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int
+
+from mmv_jax.checkpoint import restore_encoder
+from mmv_jax.data.crops import Crops, Geometry, Triple
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.base import Encoded, WholeStudyView, early_layers, segments
+from mmv_jax.models.kinds import PATCH
+from mmv_jax.models.sizes import make_encoder
+from mmv_jax.store.read import Store
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """An encoder of this project, trained or with random weights."""
+
+    encoder: nn.Module
+    params: Any
+    whole: WholeStudyView
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.encoder, self.whole)).encode())
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+    def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
+        return self.whole.views(geometry)
+
+    def encode(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[Encoded]:
+        for batch in self.whole.batches(store, studies):
+            inputs = (batch[name] for name in ("patches", "coords_mm", "kinds", "segment_ids"))
+            tokens, early = map(np.asarray, _tokens(self.encoder, self.params, *inputs))
+            for study, row, cls, patches in segments(batch):
+                yield Encoded(study, tokens[row, cls], tokens[row, patches], early[:, row, patches])
+
+
+@jax.jit(static_argnums=0)
+def _tokens(encoder, params, patches, coords_mm, kinds, segment_ids):
+    out = encoder.apply({"params": params}, patches, coords_mm, kinds, segment_ids)
+    return out["tokens"], out["blocks"][jnp.array(early_layers(encoder.depth))]
+
+
+def restore(
+    checkpoint: str | Path,
+    rows: Mapping[str, int],
+    grids: Mapping[str, Triple | None] = MappingProxyType({}),
+) -> tuple[TrainedEncoder, dict]:
+    """The encoder of a checkpoint, and the checkpoint's config.
+
+    Args:
+      rows: `length` and `rows` of the batches that are encoded.
+      grids: voxels at most of the view that shows a whole "planar" study or "volume"; what is
+        absent or None is as large as a global crop was in training.
+    """
+    params, config = restore_encoder(checkpoint)
+    if "crops" not in config:
+        raise UserError(
+            f"--checkpoint {checkpoint}: its encoder was fitted to tiles of mammograms, and shows"
+            " no whole study: `mmv bac` applies it."
+        )
+    group = config["encoder"]
+    encoder = make_encoder(**group | {"patch": tuple(group["patch"])})  # JSON has no tuples
+    chosen = {
+        name: tuple(grids.get(name) or config["crops"][name]["global_grid"])
+        for name in ("planar", "volume")
+    }
+    sizes = {2: chosen["planar"], 3: chosen["volume"]}
+    whole = WholeStudyView(
+        sizes,
+        encoder.patch,
+        encoder.registers,
+        **rows,
+        coordinates=config["data"].get("coordinates", "mm"),
+    )
+    return TrainedEncoder(encoder, params, whole), config
+
+
+def with_fresh_weights(ours: TrainedEncoder, seed: int) -> TrainedEncoder:
+    """The floor of random weights: the same encoder as training would begin with it."""
+    return TrainedEncoder(ours.encoder, fresh_params(ours.encoder, seed), ours.whole)
+
+
+def fresh_params(encoder: nn.Module, seed: int) -> Any:
+    """Parameters drawn anew."""
+    row = (
+        jnp.zeros((1, 8, int(np.prod(encoder.patch)))),
+        jnp.zeros((1, 8, 3)),
+        jnp.full((1, 8), PATCH),
+        jnp.ones((1, 8), jnp.int32),
+    )
+    # jit: the forward pass, unread, is not run
+    return jax.jit(lambda key: encoder.init(key, *row)["params"])(jax.random.key(seed))

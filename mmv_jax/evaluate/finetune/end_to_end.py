@@ -1,0 +1,354 @@
+"""Models that learn a task end to end: the encoder fine-tuned or from scratch, and convolutional
+networks.
+
+Axes: N studies, z y x tokens, Z Y X voxels, L tokens of a study with its special ones, P voxels of
+  a patch, D width, M levels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from mmv_jax.data.augment import BACKGROUND, normalise
+from mmv_jax.data.crops import Geometry
+from mmv_jax.data.resample import read_crop, read_crop_mask
+from mmv_jax.data.tokens import token_coordinates
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.base import early_layers
+from mmv_jax.evaluate.encoders.trained import TrainedEncoder
+from mmv_jax.evaluate.finetune.gradient_descent import Recipe, fit, in_batches, init_params
+from mmv_jax.evaluate.finetune.segmentation_heads import make_head
+from mmv_jax.evaluate.kinds.segmentation import (
+    THRESHOLDS,
+    Segmented,
+    agreement,
+    cut,
+    mask_loss,
+    sweep,
+)
+from mmv_jax.evaluate.tasks.scenes import Scene
+from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.models.cnn import Classifier, UNet
+from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.kinds import CLS, PATCH, REGISTER
+from mmv_jax.models.segmentation import resize
+from mmv_jax.store.read import Store
+
+RECIPES = {  # by protocol
+    "finetune": Recipe(peak_lr=5e-4, layer_decay=0.75),
+    "scratch": Recipe(peak_lr=5e-4),
+    "supervised": Recipe(peak_lr=2e-3),
+}
+HEAD = "global-local"  # of the transformers, where the task is a segmentation
+WIDTH = 8  # of the convolutional networks: 0.5 million parameters
+# augmentation: contrast ± 20 %, brightness ± 0.1, places ± a 16th of the side
+GAIN, OFFSET, SHIFT = 0.2, 0.1, 16
+INPUTS = ("voxels", "kept", "coords")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The common grid of a task's studies: each lies in its low corner, background around it."""
+
+    tokens: tuple[int, int, int]
+    voxels: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Studies of one split, read once.
+
+    Attributes:
+      arrays: `voxels` [N, Z, Y, X] about [-1, 1], `kept` [N, z, y, x], `coords` [N, L, 3],
+        `counted` [N, Z, Y, X], and `truth`: a mask [N, Z, Y, X], or a number [N].
+      scenes: of a segmentation, for its scores.
+    """
+
+    arrays: dict[str, np.ndarray]
+    scenes: list[Scene]
+
+
+class Transformer(nn.Module):
+    """The encoder with a head: a decoder of tokens where `answers` is a grid, else one number from
+    CLS and the mean token.
+
+    Every study is a row of its own, all its tokens in their places, so that what stands on it needs
+    no packing. `params` holds "encoder" and "head".
+    """
+
+    encoder: Encoder
+    head: nn.Module
+    answers: tuple[int, int, int] | None
+
+    def __call__(
+        self,
+        voxels: Float[Array, "N Z Y X"],
+        kept: Bool[Array, "N z y x"],
+        coords: Float[Array, "N L 3"],
+    ) -> Float[Array, "N Z Y X"] | Float[Array, " N"]:
+        special, n = 1 + self.encoder.registers, len(voxels)
+        patches = jnp.pad(
+            to_patches(voxels, kept.shape[1:], self.encoder.patch), ((0, 0), (special, 0), (0, 0))
+        )
+        seen = kept.reshape(n, -1)
+        first = jnp.broadcast_to(
+            jnp.array([CLS, *range(REGISTER, REGISTER + special - 1)]), (n, special)
+        )
+        kinds = jnp.concatenate([first, jnp.where(seen, PATCH, 0)], axis=1)
+        out = self.encoder(patches, coords, kinds, (kinds > 0).astype(jnp.int32))
+        cls, tokens = out["tokens"][:, 0], out["tokens"][:, special:]
+        if self.answers is None:
+            mean = tokens.sum(axis=1) / seen.sum(axis=1)[:, None]  # what was not kept is 0
+            return self.head(jnp.concatenate([cls, mean], axis=1))[:, 0]
+        early = (
+            out["blocks"][jnp.array(early_layers(self.encoder.depth))][:, :, special:]
+            * seen[None, :, :, None]
+        )
+        levels = jnp.concatenate([early, tokens[None]]).reshape(
+            -1, n, *kept.shape[1:], tokens.shape[-1]
+        )
+        return resize(self.head(levels, cls, self.answers), voxels.shape[1:])[..., 0]
+
+
+class Convolutional(nn.Module):
+    """A network of voxels under the signature of `Transformer`; it sees the same images, and no
+    coordinates.
+    """
+
+    network: nn.Module
+
+    def __call__(
+        self,
+        voxels: Float[Array, "N Z Y X"],
+        kept: Bool[Array, "N z y x"],
+        coords: Float[Array, "N L 3"],
+    ) -> Array:
+        return self.network(voxels[..., None])[..., 0]
+
+
+def to_patches(
+    voxels: Float[Array, "N Z Y X"], tokens: tuple[int, ...], patch: tuple[int, int, int]
+) -> Float[Array, "N T P"]:
+    """All patches of studies, in the order z, y, x; a planar study is one slice, repeated through
+    the patch's depth (as `data.tokens.to_patches`).
+    """
+    (n, depth), (tz, ty, tx), (pz, py, px) = voxels.shape[:2], tokens, patch
+    cut_up = voxels.reshape(n, tz, depth // tz, ty, py, tx, px).transpose(0, 1, 3, 5, 2, 4, 6)
+    return jnp.broadcast_to(cut_up, (n, tz, ty, tx, pz, py, px)).reshape(
+        n, tz * ty * tx, pz * py * px
+    )
+
+
+def frame_of(ours: TrainedEncoder, geometry: Geometry, task: Task) -> Frame:
+    """The grid that holds every study of the task; no voxel is read.
+
+    Raises:
+      UserError: the task has planar and volumetric studies, which no grid holds together.
+    """
+    planar = geometry.planar[task.studies]
+    if planar.any() and not planar.all():
+        raise UserError(
+            f"config.tasks.{task.name}: end-to-end training needs studies that are all planar or"
+            f" all volumetric, and here are {planar.sum()} planar ones of {len(planar)}. Split the"
+            " task by `where`, or leave the protocols out."
+        )
+    crops, _ = ours.views(geometry[task.studies])
+    z, y, x = crops.tokens.max(axis=0).tolist()
+    pz, py, px = crops.patch
+    return Frame((z, y, x), (1 if planar.all() else z * pz, y * py, x * px))
+
+
+def read_images(
+    ours: TrainedEncoder, store: Store, geometry: Geometry, task: Task, frame: Frame
+) -> Images:
+    """Reads all studies of a task (a part of one: `task[task.split == "train"]`) as the encoder's
+    view shows them.
+    """
+    crops, kept = ours.views(geometry[task.studies])
+    special, n = 1 + ours.encoder.registers, len(task)
+    voxels, counted = (
+        np.full((n, *frame.voxels), BACKGROUND, np.float32),
+        np.zeros((n, *frame.voxels), bool),
+    )
+    kept_all, coords = (
+        np.zeros((n, *frame.tokens), bool),
+        np.zeros((n, special + int(np.prod(frame.tokens)), 3), np.float32),
+    )
+    masks, scenes = np.zeros((n, *frame.voxels), bool), []
+    for i, study in enumerate(task.studies.tolist()):
+        line, tokens = store.index.iloc[study], tuple(crops.tokens[i].tolist())
+        image, inside = read_crop(store, geometry, study, crops[i])
+        place = tuple(map(slice, image.shape))
+        voxels[i][place] = np.where(
+            inside,
+            normalise(image, line["unit"], line["low"], line["high"]),
+            np.float32(BACKGROUND),
+        )
+        counted[i][place] = True
+        own = np.zeros(frame.tokens, bool)
+        own[tuple(map(slice, tokens))] = True
+        points = token_coordinates(
+            crops[i], geometry.extent_mm[study], np.ones(tokens, bool), ours.whole.coordinates
+        )
+        coords[i, :special], coords[i, special:][own.ravel()] = points[0], points[1:]
+        kept_all[i][own] = kept[i][tuple(map(slice, tokens))].ravel()
+        if task.kind == "segmentation":
+            masks[i][place] = task.structure(
+                read_crop_mask(store, geometry, study, crops[i], task.mask)
+            )
+            scenes.append(
+                Scene(
+                    np.zeros((0, 1), np.float32),
+                    kept_all[i][tuple(map(slice, tokens))],
+                    masks[i][place],
+                    float(crops.spacing_mm[i]),
+                )
+            )
+    truth = masks if task.kind == "segmentation" else task.labels.astype(np.float32)
+    return Images(
+        {"voxels": voxels, "kept": kept_all, "coords": coords, "counted": counted, "truth": truth},
+        scenes,
+    )
+
+
+def make_model(protocol: str, ours: TrainedEncoder, task: Task, frame: Frame) -> nn.Module:
+    """The network of a protocol: "finetune" and "scratch" are the encoder with a head, "supervised"
+    is convolutional.
+    """
+    masks = task.kind == "segmentation"
+    if protocol == "supervised":
+        return Convolutional(UNet(1, width=WIDTH) if masks else Classifier(1, width=WIDTH))
+    if not masks:
+        return Transformer(ours.encoder, nn.Dense(1, kernel_init=nn.initializers.zeros), None)
+    head, answers = make_head(HEAD, frame.voxels[0] == 1, frame.tokens, frame.voxels)
+    return Transformer(ours.encoder, head, answers)
+
+
+def learn(
+    protocol: str,
+    ours: TrainedEncoder,
+    store: Store,
+    geometry: Geometry,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+) -> Segmented | tuple[np.ndarray, str]:
+    """Fits a model of `RECIPES` on train, stopped by val, and then reads the test studies for the
+    first time.
+
+    Returns:
+      The masks of the test studies, or what is predicted of each (probabilities, numbers) with the
+      epoch that val chose, in words.
+    """
+    frame = frame_of(ours, geometry, task)
+    model = make_model(protocol, ours, task, frame)
+    train, val = (
+        read_images(ours, store, geometry, task[task.split == part], frame)
+        for part in ("train", "val")
+    )
+    first = [jnp.asarray(train.arrays[name][:1]) for name in INPUTS]
+    params = init_params(model, seed, *first)
+    if protocol == "finetune":
+        params = {**params, "encoder": ours.params}
+    kind = Kind.of(task, train.arrays["truth"])
+    apply = partial(_apply, model)
+
+    def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
+        changed = augment(batch, key)
+        return kind.loss(apply(params, changed), changed)
+
+    predict_fn = jax.jit(lambda params, batch: kind.answer(apply(params, batch)))
+
+    def predict(params: Any, images: Images) -> np.ndarray:
+        return in_batches(
+            partial(predict_fn, params),
+            {name: images.arrays[name] for name in INPUTS},
+            recipe.batch,
+        )
+
+    fitted = fit(
+        params,
+        loss_fn,
+        train.arrays,
+        lambda params: kind.score(predict(params, val), val),
+        recipe,
+        seed,
+    )
+    chosen = predict(fitted.params, val)
+    test = read_images(ours, store, geometry, task[task.split == "test"], frame)
+    found, choice = predict(fitted.params, test), f"epoch {fitted.epoch}"
+    if task.kind != "segmentation":
+        return found, choice
+    return cut(
+        found, test.scenes, float(THRESHOLDS[int(sweep(chosen, val.scenes).argmax())]), choice
+    )
+
+
+def augment(batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
+    """Other contrast, brightness and place of each study: what a network without pretraining has to
+    be told does not matter.
+    """
+    n, *sides = batch["voxels"].shape
+    keys = jax.random.split(key, 3)
+    gain = jax.random.uniform(keys[0], (n, 1, 1, 1), minval=1 - GAIN, maxval=1 + GAIN)
+    offset = jax.random.uniform(keys[1], (n, 1, 1, 1), minval=-OFFSET, maxval=OFFSET)
+    most = jnp.array([side // SHIFT for side in sides])
+    shift = jax.random.randint(keys[2], (n, 3), 0, 2 * most[None] + 1)
+    margin = [(side // SHIFT,) * 2 for side in sides]
+    moved = {"voxels": gain * batch["voxels"] + offset, "counted": batch["counted"]}
+    if batch["truth"].ndim > 1:
+        moved["truth"] = batch["truth"]
+    move = jax.vmap(
+        lambda x, by: jax.lax.dynamic_slice(jnp.pad(x, margin, mode="edge"), tuple(by), x.shape)
+    )
+    return {**batch, **{name: move(x, shift) for name, x in moved.items()}}
+
+
+def _apply(model: nn.Module, params: Any, batch: Mapping[str, Array]) -> Array:
+    return model.apply({"params": params}, *(batch[name] for name in INPUTS))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of task asks of a model's output. Numbers are learnt with mean 0 and variance
+    1.
+    """
+
+    kind: str
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, task: Task, truth: np.ndarray) -> "Kind":
+        return (
+            cls(task.kind, float(truth.mean()), float(truth.std()) or 1.0)
+            if task.kind == "regression"
+            else cls(task.kind, 0.0, 1.0)
+        )
+
+    def loss(self, out: Array, batch: Mapping[str, Array]) -> Float[Array, ""]:
+        if self.kind == "segmentation":
+            return mask_loss(out, batch["truth"], batch["counted"])
+        if self.kind == "regression":
+            return jnp.abs(out - (batch["truth"] - self.mean) / self.std).mean()
+        return (jnp.logaddexp(0.0, out) - batch["truth"] * out).mean()
+
+    def answer(self, out: Array) -> Array:
+        return self.mean + self.std * out if self.kind == "regression" else jax.nn.sigmoid(out)
+
+    def score(self, found: np.ndarray, images: Images) -> float:
+        """Minus the loss, the absolute error, or the log loss: larger is better."""
+        if self.kind == "segmentation":
+            return agreement(found, images.scenes)
+        truth = images.arrays["truth"]
+        if self.kind == "regression":
+            return -float(np.abs(found - truth).mean())
+        p = np.clip(found, 1e-6, 1 - 1e-6)
+        return float((truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean())

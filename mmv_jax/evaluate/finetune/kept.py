@@ -1,0 +1,37 @@
+"""TODO."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmv_jax.evaluate.kinds.segmentation import Segmented
+
+
+def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
+    """Keeps a result as arrays, whole or not there."""
+    if isinstance(found, Segmented):
+        masks = {f"mask_{n}": mask for n, mask in enumerate(found.masks)}
+        arrays: dict[str, Any] = {
+            "dice": found.dice,
+            "hd95": found.hd95,
+            "choice": np.array(found.choice),
+            **masks,
+        }
+    else:
+        arrays = {"predicted": found[0], "choice": np.array(found[1])}
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    part.rename(path)
+
+
+def read(path: Path) -> Segmented | tuple[np.ndarray, str]:
+    """What `write` has kept."""
+    with np.load(path, allow_pickle=False) as file:
+        choice = str(file["choice"])
+        if "predicted" in file:
+            return file["predicted"], choice
+        masks = [file[f"mask_{n}"] for n in range(len(file["dice"]))]
+        return Segmented(masks, file["dice"], file["hd95"], choice)

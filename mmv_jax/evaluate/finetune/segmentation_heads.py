@@ -1,0 +1,186 @@
+"""Three segmentation heads on frozen tokens, trained by gradient descent. Axes: N studies, M
+levels, z y x tokens, Z Y X voxels, D width.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from mmv_jax.evaluate.encoders.base import Encoded
+from mmv_jax.evaluate.finetune.gradient_descent import Recipe, fit, in_batches, init_params
+from mmv_jax.evaluate.kinds.features import Standardiser
+from mmv_jax.evaluate.kinds.segmentation import (
+    THRESHOLDS,
+    Segmented,
+    _corner,
+    agreement,
+    cut,
+    mask_loss,
+    sweep,
+)
+from mmv_jax.evaluate.tasks.scenes import Scene
+from mmv_jax.models.segmentation import GlobalLocalDecoder, LinearDecoder, MultiScaleDecoder, resize
+
+HEADS = ("linear", "multi-scale", "global-local")
+WIDTH = 64
+# answers along a token's side: finer than the quarter of the resolution at which segmentation
+# networks usually answer
+FINEST = {2: 8, 3: 4}
+RECIPE = Recipe(peak_lr=2e-3)
+# one layer on normalised features bears a larger step than convolutions do, and would not be done
+# in as many epochs with theirs
+LINEAR_LR = 1e-2
+
+
+@dataclass(frozen=True)
+class TokenGrids:
+    """Tokens of studies put to their places (zeros where none was kept), and the truth on the
+    view's voxels; all as large as the largest study.
+
+    Attributes:
+      counted: which voxels belong to the study's own view.
+    """
+
+    levels: Float[np.ndarray, "N M z y x D"]
+    cls: Float[np.ndarray, "N D"]
+    truth: Bool[np.ndarray, "N Z Y X"]
+    counted: Bool[np.ndarray, "N Z Y X"]
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene], encoded: Sequence[Encoded]) -> "TokenGrids":
+        """Grids of studies of one dimensionality; levels as float16, since they are what takes
+        memory.
+        """
+        tokens = np.max([scene.kept.shape for scene in scenes], axis=0)
+        voxels = tokens * np.floor_divide(scenes[0].truth.shape, scenes[0].kept.shape)
+        levels, width = len(encoded[0].early) + 1, encoded[0].patches.shape[1]
+        grids = np.zeros((len(scenes), levels, *tokens, width), np.float16)
+        truth, counted = np.zeros((2, len(scenes), *voxels), bool)
+        for n, (scene, e) in enumerate(zip(scenes, encoded)):
+            own, inside = _corner(scene.kept.shape), _corner(scene.truth.shape)
+            for m, level in enumerate([*e.early, e.patches]):
+                grids[n, m][own][scene.kept] = level
+            truth[n][inside], counted[n][inside] = scene.truth, True
+        return cls(grids, np.stack([e.cls for e in encoded]).astype(np.float32), truth, counted)
+
+
+def make_head(
+    name: str, planar: bool, tokens: Sequence[int], voxels: Sequence[int]
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A head of `HEADS`, and the grid on which it answers: its logits are interpolated from there
+    to the voxels.
+    """
+    if name == "linear":
+        return LinearDecoder(1), (tokens[0], tokens[1], tokens[2])
+    finest = FINEST[2 if planar else 3]
+    z, y, x = (min(v, t * finest) for t, v in zip(tokens, voxels))
+    return {"multi-scale": MultiScaleDecoder, "global-local": GlobalLocalDecoder}[name](
+        1, width=WIDTH
+    ), (z, y, x)
+
+
+def fit_head(
+    name: str,
+    scenes: Sequence[Scene],
+    encoded: Sequence[Encoded],
+    split: np.ndarray,
+    recipe: Recipe,
+    seed: int,
+) -> Segmented:
+    """Fits a head on train, stops by the loss on val, chooses the threshold by the mean Dice there,
+    and segments test.
+
+    Args:
+      scenes: of the task's studies, as the encoder sees them.
+      encoded: of the same studies, in the same order.
+      split: "train", "val" or "test" of each.
+    """
+    grids = TokenGrids.of(scenes, standardised(encoded, split == "train"))
+    tokens, voxels = grids.levels.shape[2:5], grids.truth.shape[1:]
+    head, answers = make_head(name, scenes[0].truth.shape[0] == 1, tokens, voxels)
+    recipe = replace(recipe, peak_lr=LINEAR_LR) if name == "linear" else recipe
+    train, val, test = (_part(grids, split == s) for s in ("train", "val", "test"))
+    first = {key: jnp.asarray(array[:1]) for key, array in train.items()}
+    apply = partial(_logits, head, answers=answers, voxels=voxels)
+    params = init_params(head, seed, _levels(first), first["cls"], answers)
+    predict = jax.jit(lambda params, batch: jax.nn.sigmoid(apply(params, batch)))
+
+    def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
+        return mask_loss(apply(params, batch), batch["truth"], batch["counted"])
+
+    def probabilities(params: Any, part: Mapping[str, np.ndarray]) -> np.ndarray:
+        return in_batches(partial(predict, params), part, recipe.batch)
+
+    val_scenes, test_scenes = (
+        [scene for scene, s in zip(scenes, split) if s == name] for name in ("val", "test")
+    )
+    fitted = fit(
+        params,
+        loss_fn,
+        train,
+        lambda params: agreement(probabilities(params, val), val_scenes),
+        recipe,
+        seed,
+    )
+    threshold = float(
+        THRESHOLDS[int(sweep(probabilities(fitted.params, val), val_scenes).argmax())]
+    )
+    return cut(probabilities(fitted.params, test), test_scenes, threshold, f"epoch {fitted.epoch}")
+
+
+def standardised(encoded: Sequence[Encoded], fitted: Bool[np.ndarray, " N"]) -> list[Encoded]:
+    """Every feature with mean 0 and variance 1 over the `fitted` studies, as for probes: gradient
+    descent hardly moves along what varies little.
+    """
+    from_these = [e for e, chosen in zip(encoded, fitted) if chosen]
+    of_cls = Standardiser.of(np.stack([e.cls for e in from_these]))
+    of_patches = Standardiser.of(np.concatenate([e.patches for e in from_these]))
+    of_early = [
+        Standardiser.of(np.concatenate([e.early[m] for e in from_these]))
+        for m in range(len(encoded[0].early))
+    ]
+    return [
+        Encoded(
+            e.study,
+            of_cls(e.cls[None])[0],
+            of_patches(e.patches),
+            np.stack([s(x) for s, x in zip(of_early, e.early)]) if of_early else e.early,
+        )
+        for e in encoded
+    ]
+
+
+def encoded_of(scenes: Sequence[Scene]) -> Iterator[Encoded]:
+    """Scenes whose tokens are all there is (pixels): the mean token for CLS, and no earlier
+    levels.
+    """
+    for n, scene in enumerate(scenes):
+        yield Encoded(n, scene.tokens.mean(axis=0), scene.tokens, scene.tokens[None][:0])
+
+
+def _part(grids: TokenGrids, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: array[chosen] for name, array in vars(grids).items()}
+
+
+def _levels(batch: Mapping[str, Array]) -> Float[Array, "M N z y x D"]:
+    return jnp.moveaxis(jnp.asarray(batch["levels"], jnp.float32), 1, 0)
+
+
+def _logits(
+    head: nn.Module,
+    params: Any,
+    batch: Mapping[str, Array],
+    *,
+    answers: tuple[int, ...],
+    voxels: tuple[int, ...],
+) -> Array:
+    return resize(head.apply({"params": params}, _levels(batch), batch["cls"], answers), voxels)[
+        ..., 0
+    ]

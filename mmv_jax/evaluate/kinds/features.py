@@ -1,0 +1,52 @@
+"""TODO."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+MEMORY = 10  # pairs that the quasi-Newton direction remembers
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Features with mean 0 and variance 1 on the studies that it was made from."""
+
+    mean: Float[np.ndarray, " D"]
+    scale: Float[np.ndarray, " D"]
+
+    @classmethod
+    def of(cls, x: Float[np.ndarray, "N D"]) -> "Standardiser":
+        std = x.std(axis=0)
+        return cls(
+            x.mean(axis=0),
+            np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0).astype(x.dtype),
+        )
+
+    def __call__(self, x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+        return (x - self.mean[None]) / self.scale[None]
+
+
+def principal_axes(
+    x: Float[np.ndarray, "N D"], most: int | None = None
+) -> tuple[Float[np.ndarray, "D R"], Float[np.ndarray, " R"]]:
+    """Directions [D, R] in which `x` has any length, longest first and `most` at most, and the
+    eigenvalues of xᵀx along them.
+
+    The smaller of the two Gram matrices is decomposed: many times as fast as a singular value
+    decomposition of `x`, and as exact where it matters.
+    """
+    x = x.astype(np.float64)
+    tall = x.shape[0] > x.shape[1]
+    values, vectors = np.linalg.eigh(x.T @ x if tall else x @ x.T)
+    there = np.flatnonzero(values > 1e-10 * max(values[-1], 1e-300))[::-1][:most]
+    values, vectors = values[there], vectors[:, there]
+    return (vectors if tall else x.T @ vectors / np.sqrt(values)[None]), values
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe says about the test studies, and the strength that the val studies chose."""
+
+    predicted: Float[np.ndarray, " M"]
+    strength: float

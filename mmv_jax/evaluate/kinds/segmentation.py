@@ -1,0 +1,221 @@
+"""The linear probe of patch tokens: each token says which voxels of its patch belong to a
+structure. Axes: n tokens, D width, P voxels of a patch.
+
+One linear map D -> P with no other context than what the encoder put into the token. It is fitted
+by least squares on the 0/1 masks, from sums over studies, so that memory does not grow with their
+number.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mmv_jax.evaluate.kinds.features import Standardiser
+from mmv_jax.evaluate.tasks.scenes import Scene, tiles, untile
+from mmv_jax.metrics import scores
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """Masks of the test studies, scores of those that have the structure (NaN for the others), and
+    what the val studies chose, in words.
+    """
+
+    masks: list[np.ndarray]  # boolean, each on the grid of its own view
+    dice: Float[np.ndarray, " M"]
+    hd95: Float[np.ndarray, " M"]
+    choice: str
+
+
+def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> Float[Array, ""]:
+    """Cross-entropy of voxels plus one minus soft Dice; Dice over the batch as a whole, since a
+    study may lack the structure.
+
+    Source: the sum of both is the loss of nnU-Net (Isensee et al., Nature Methods 18:203, 2021);
+      soft Dice, Milletari et al. (arXiv 1606.04797).
+    """
+    truth, counted = truth.astype(jnp.float32), counted.astype(jnp.float32)
+    entropy = ((jnp.logaddexp(0.0, logits) - truth * logits) * counted).sum() / counted.sum()
+    probability = jax.nn.sigmoid(logits) * counted
+    return entropy + 1 - (2 * (probability * truth).sum() + 1) / ((probability + truth).sum() + 1)
+
+
+def agreement(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]) -> float:
+    """Minus `mask_loss` over all voxels of studies.
+
+    A fit is stopped by this and not by Dice at a threshold, which says nothing while all
+    probabilities of a rare structure lie below every threshold.
+    """
+    pairs = [
+        (np.clip(p[_corner(s.truth.shape)], 1e-6, 1 - 1e-6).ravel(), s.truth.ravel())
+        for p, s in zip(probability, scenes)
+    ]
+    said, truth = (np.concatenate(parts).astype(np.float64) for parts in zip(*pairs))
+    entropy = -(truth * np.log(said) + (1 - truth) * np.log(1 - said)).mean()
+    return float((2 * (said * truth).sum() + 1) / ((said + truth).sum() + 1) - 1 - entropy)
+
+
+def sweep(
+    probability: Iterable[Float[np.ndarray, "Z Y X"]], scenes: Sequence[Scene]
+) -> Float[np.ndarray, " thresholds"]:
+    """The mean Dice at each of `THRESHOLDS`, over the studies that have the structure."""
+    return dice_by_threshold(
+        [
+            (p[_corner(s.truth.shape)], s.truth, int(s.truth.sum()))
+            for p, s in zip(probability, scenes)
+            if s.truth.any()
+        ]
+    )
+
+
+def cut(
+    probability: Iterable[Float[np.ndarray, "Z Y X"]],
+    scenes: Sequence[Scene],
+    threshold: float,
+    choice: str,
+) -> Segmented:
+    """The masks of studies at a threshold, and their scores. As in `sweep`, `probability` may come
+    one study after the other.
+    """
+    masks = [p[_corner(scene.truth.shape)] > threshold for p, scene in zip(probability, scenes)]
+    return Segmented(
+        masks, *score_masks(list(scenes), masks), f"{choice}, threshold {threshold:.3g}"
+    )
+
+
+def _corner(shape: Sequence[int]) -> tuple[slice, ...]:
+    """A study lies in the low corner of the common grid."""
+    return tuple(map(slice, shape))
+
+
+PENALTIES = tuple(10.0**e for e in range(-6, 1))  # of the ridge, a token and standardised feature
+# the lowest for heads of rare structures
+THRESHOLDS = np.r_[0.005, 0.01, 0.02, np.arange(0.05, 0.95, 0.05)]
+
+
+@dataclass
+class PatchRidge:
+    """Ridge regression of patch masks on tokens at every penalty, from running sums."""
+
+    standard: Standardiser
+    xx: np.ndarray  # [D + 1, D + 1], the last feature is 1
+    xy: np.ndarray  # [D + 1, P]
+    count: int = 0
+
+    @classmethod
+    def of(cls, scenes: list[Scene], standard: Standardiser | None = None) -> "PatchRidge":
+        """The sums over some scenes, whose tokens are standardised on themselves where no
+        `standard` is given.
+        """
+        model = cls.empty(
+            scenes[0],
+            standard or Standardiser.of(np.concatenate([scene.tokens for scene in scenes])),
+        )
+        for scene in scenes:
+            model.add(scene)
+        return model
+
+    @classmethod
+    def empty(cls, like: Scene, standard: Standardiser) -> "PatchRidge":
+        width, voxels = like.tokens.shape[1], like.truth.size // like.kept.size
+        return cls(standard, np.zeros((width + 1, width + 1)), np.zeros((width + 1, voxels)))
+
+    def add(self, scene: Scene) -> None:
+        x, y = self.features(scene), tiles(scene.truth, scene.kept).astype(np.float32)
+        self.xx += x.T @ x
+        self.xy += x.T @ y
+        self.count += len(x)
+
+    def features(self, scene: Scene) -> Float[np.ndarray, "n E"]:
+        x = self.standard(scene.tokens)
+        return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
+
+    def weights(self, penalty: float) -> Float[np.ndarray, "E P"]:
+        ridge = penalty * self.count * np.eye(len(self.xx))
+        ridge[-1, -1] = 1e-9 * self.count  # the intercept is free
+        return np.linalg.solve(self.xx + ridge, self.xy).astype(np.float32)
+
+    def error(self, weights: Float[np.ndarray, "E P"]) -> float:
+        """The squared error of these weights on the scenes of the sums, but for what no weights
+        change.
+        """
+        return float(np.sum(weights * (self.xx @ weights - 2 * self.xy)))
+
+
+def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
+    """Fits on train, chooses penalty and threshold by the mean Dice on val, refits on train and
+    val, predicts test.
+
+    Args:
+      split: "train", "val" or "test" of each scene.
+    """
+    train, val, test = (
+        [scene for scene, s in zip(scenes, split) if s == name] for name in ("train", "val", "test")
+    )
+    model = PatchRidge.of(train)
+    by_penalty = np.stack(
+        [sweep_thresholds(model, model.weights(penalty), val) for penalty in PENALTIES]
+    )
+    s, t = np.unravel_index(int(by_penalty.argmax()), by_penalty.shape)
+    model = PatchRidge.of(train + val)
+    weights = model.weights(PENALTIES[s])
+    masks = [
+        untile(model.features(scene) @ weights > THRESHOLDS[t], scene.kept, scene.truth.shape)
+        for scene in test
+    ]
+    return Segmented(
+        masks, *score_masks(test, masks), f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}"
+    )
+
+
+def score_masks(
+    scenes: list[Scene], masks: list[np.ndarray]
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Dice and HD95 (mm) of each study that has the structure; NaN for the others, whose Dice is 0
+    or undefined whatever is found.
+    """
+    dice, hd95 = np.full((2, len(scenes)), np.nan)
+    for i, (scene, mask) in enumerate(zip(scenes, masks)):
+        if scene.truth.any():
+            planar = scene.truth.shape[0] == 1
+            truth, found = (scene.truth[0], mask[0]) if planar else (scene.truth, mask)
+            dice[i] = scores.dice(truth, found)
+            hd95[i] = scores.hd95(truth, found, (scene.spacing_mm,) * truth.ndim)
+    return dice, hd95
+
+
+def sweep_thresholds(
+    model: PatchRidge, weights: np.ndarray, scenes: list[Scene]
+) -> Float[np.ndarray, " thresholds"]:
+    """The mean Dice at each threshold over studies that have the structure; what lies in patches
+    that were not kept is missed.
+    """
+    present = (scene for scene in scenes if scene.truth.any())
+    return dice_by_threshold(
+        (model.features(s) @ weights, tiles(s.truth, s.kept), int(s.truth.sum())) for s in present
+    )
+
+
+def dice_by_threshold(
+    found: Iterable[tuple[np.ndarray, np.ndarray, int]],
+) -> Float[np.ndarray, " thresholds"]:
+    """The mean Dice over studies at each of `THRESHOLDS`: voxels are sorted into bins once, and
+    summed from above.
+
+    Args:
+      found: of each study the scores of voxels, the truth at the same voxels, and how many voxels
+        the structure has in all.
+    """
+    by_study = []
+    for score, truth, size in found:
+        bins = np.searchsorted(THRESHOLDS, score.ravel())  # bin b: above b of the thresholds
+        above, hit = (
+            np.cumsum(np.bincount(b, minlength=len(THRESHOLDS) + 1)[::-1])[::-1][1:]
+            for b in (bins, bins[truth.ravel()])
+        )
+        by_study.append(2 * hit / (above + size))
+    return np.mean(by_study, axis=0) if by_study else np.zeros(len(THRESHOLDS))

@@ -1,0 +1,131 @@
+"""What an encoder sees and what its head finds, as pictures: feature maps and outlines. Axes: h, w
+of a picture; n patch tokens.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from mmv_jax.data.augment import BACKGROUND, normalise
+from mmv_jax.data.crops import Crops, Geometry
+from mmv_jax.data.resample import read_crop
+from mmv_jax.evaluate.encoders.base import StudyEncoder
+from mmv_jax.evaluate.encoders.features import Features
+from mmv_jax.evaluate.kinds.segmentation import Segmented
+from mmv_jax.evaluate.tasks.scenes import Scene
+from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.report.figures import colour_map, feature_colours, outlined, picture
+from mmv_jax.report.page import Strip
+from mmv_jax.store.read import Store
+
+A_KIND = 4  # studies shown of each modality
+TRUTH, FOUND = "#00c2a0", "#ff8c1a"  # outlines: reader, model
+
+
+def choose_shown(index: pd.DataFrame, tasks: Sequence[Task]) -> Int[np.ndarray, " S"]:
+    """Test studies to look at: of each modality four, taken evenly from the index, those with a
+    mask first. No result is read.
+    """
+    test = np.unique(np.concatenate([task.studies[task.split == "test"] for task in tasks]))
+    masked = np.unique(
+        np.concatenate(
+            [
+                np.zeros(0, np.int64),
+                *(task.studies for task in tasks if task.kind == "segmentation"),
+            ]
+        )
+    )
+    chosen = []
+    for modality in sorted(set(index["modality"].iloc[test])):
+        own = test[(index["modality"].iloc[test] == modality).to_numpy()]
+        own = np.intersect1d(own, masked) if np.isin(own, masked).any() else own
+        chosen.append(own[np.linspace(0, len(own) - 1, min(A_KIND, len(own))).astype(int)])
+    return np.sort(np.concatenate(chosen))
+
+
+def feature_maps(
+    encoder: StudyEncoder,
+    store: Store,
+    geometry: Geometry,
+    features: Features,
+    shown: Int[np.ndarray, " S"],
+) -> list[Strip]:
+    """For each modality its studies, each as a picture and as the first three components of its
+    patch tokens in red, green and blue.
+    """
+    strips = []
+    modality = store.index["modality"].to_numpy(str)[shown]
+    for name in sorted(set(modality)):
+        own = shown[modality == name]
+        crops, kept = encoder.views(geometry[own])
+        images = []
+        for n, colours in enumerate(
+            feature_colours([features.tokens[study] for study in own.tolist()])
+        ):
+            tokens, places = crops.tokens[n], kept[n][tuple(slice(t) for t in crops.tokens[n])]
+            layer = int(places.sum(axis=(1, 2)).argmax())
+            in_layer = np.argwhere(places)[:, 0] == layer
+            grey = view(store, geometry, int(own[n]), crops[n])
+            grey = grey[layer * (len(grey) // tokens[0]) + len(grey) // tokens[0] // 2]
+            images += [
+                (picture(grey, f"{name} study"), _slice_words(geometry, int(own[n]))),
+                (
+                    picture(
+                        colour_map(colours[in_layer], places[layer], grey.shape), "patch features"
+                    ),
+                    "patch features",
+                ),
+            ]
+        strips.append(
+            Strip(images, f"{name}: a colour means the same feature in all of these studies.")
+        )
+    return strips
+
+
+def outlines(
+    encoder: StudyEncoder,
+    store: Store,
+    geometry: Geometry,
+    task: Task,
+    scenes: list[Scene],
+    found: Segmented,
+    name: str,
+) -> Strip:
+    """Best, middle and worst test studies of a segmentation by Dice: the reader's outline, and that
+    of the encoder and head of this name.
+    """
+    test = np.flatnonzero(task.split == "test")
+    there = np.flatnonzero(~np.isnan(found.dice))
+    ranked = there[np.argsort(-found.dice[there], kind="stable")]
+    picked = dict.fromkeys([*ranked[:2], ranked[len(ranked) // 2], *ranked[-2:]])
+    images = []
+    for m in picked:
+        study, scene = int(task.studies[test[m]]), scenes[test[m]]
+        crops, _ = encoder.views(geometry[[study]])
+        layer = int(scene.truth.sum(axis=(1, 2)).argmax())
+        grey = view(store, geometry, study, crops[0])[layer]
+        masks = [(scene.truth[layer], TRUTH), (found.masks[m][layer], FOUND)]
+        images.append((outlined(grey, masks, f"{task.name} outlined"), f"Dice {found.dice[m]:.2f}"))
+    return Strip(
+        images,
+        f"{task.name}: best two, middle, worst two of the test studies. Green: the reader. Orange:"
+        f" {name}.",
+    )
+
+
+def view(
+    store: Store, geometry: Geometry, study: int, crop: Crops
+) -> Float[np.ndarray, "gz gy gx"]:
+    """A study as its encoder's view shows it, 0 (dark) to 1."""
+    voxels, inside = read_crop(store, geometry, study, crop)
+    line = store.index.iloc[study]
+    shown = np.where(
+        inside, normalise(voxels, line["unit"], line["low"], line["high"]), np.float32(BACKGROUND)
+    )
+    return ((shown + 1) / 2).clip(0, 1)
+
+
+def _slice_words(geometry: Geometry, study: int) -> str:
+    return "the image" if geometry.planar[study] else "one slice"

@@ -1,0 +1,83 @@
+"""Where an encoder keeps each modality, and whether encoders arrange the same studies alike; no
+label is read. Axes: N, M studies, D width.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from mmv_jax.evaluate.kinds.features import principal_axes
+from mmv_jax.metrics.features import linear_cka
+from mmv_jax.report.page import Cell, Section, Table
+
+DIMENSIONS = 16  # of a modality's subspace
+# studies of a modality, below which its subspace would be that of single studies
+FEWEST = 4 * DIMENSIONS
+
+
+def shared_variance(first: Float[np.ndarray, "N D"], second: Float[np.ndarray, "M D"]) -> float:
+    """The variance of `first` along the principal axes of `second`, as a share of that along as
+    many of its own.
+
+    1 where both vary in the same subspace, and about `DIMENSIONS` / D for unrelated directions;
+    means do not count.
+    """
+    own, other = (x - x.mean(axis=0, dtype=np.float64, keepdims=True) for x in (first, second))
+    along_own, along_other = (
+        ((own @ principal_axes(x, DIMENSIONS)[0]) ** 2).sum() for x in (own, other)
+    )
+    return float(along_other / along_own) if along_own > 0 else float("nan")
+
+
+def subspace_sections(features: Mapping[str, np.ndarray], modality: np.ndarray) -> list[Section]:
+    """Two kinds of tables of mean patch tokens: modalities by modalities for ours, encoders by
+    modalities beside ours; nothing of too few studies.
+
+    Args:
+      features: by encoder [N, D], the same studies in the same order; "trained" and "random" among
+        them.
+      modality: of each study.
+    """
+    named = [name for name in sorted(set(modality.tolist())) if (modality == name).sum() >= FEWEST]
+    if not named:
+        return []
+    tables = []
+    for encoder in ("trained", "random") if len(named) > 1 else ():
+        parts = {name: features[encoder][modality == name] for name in named}
+        lines = [
+            [
+                Cell(first),
+                *(_number(shared_variance(parts[first], parts[second])) for second in named),
+            ]
+            for first in named
+        ]
+        tables.append(
+            Table(
+                [f"{encoder}: the variance of", *(f"in the subspace of {name}" for name in named)],
+                lines,
+            )
+        )
+    others = [name for name in features if name != "trained"]
+    alike = [
+        [
+            Cell(other),
+            *(
+                _number(linear_cka(*(features[e][modality == m] for e in ("trained", other))))
+                for m in named
+            ),
+        ]
+        for other in others
+    ]
+    tables.append(Table(["CKA of trained and", *named], alike))
+    text = [
+        "Mean patch tokens, no label. Above: how much of what varies in a modality varies along"
+        f" the first {DIMENSIONS} principal axes of another, of what its own hold: 1 where both"
+        " share a subspace. Below: how alike two encoders arrange the studies of a modality"
+        " (linear CKA): 1 up to rotation and scale."
+    ]
+    return [Section("Subspaces", text, tables)]
+
+
+def _number(value: float) -> Cell:
+    return Cell("not defined" if np.isnan(value) else f"{value:.2f}")

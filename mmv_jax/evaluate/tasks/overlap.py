@@ -1,0 +1,62 @@
+"""Which test patients the encoder was pretrained on: by the keyed hashes that its checkpoint
+carries.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.tasks.task import Task, check
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The patients of pretraining; None where they cannot be compared with those of the store,
+    because `reason`.
+    """
+
+    patients: frozenset[str] | None
+    reason: str = ""
+
+    @classmethod
+    def of(cls, config: Mapping, key_fingerprint: str) -> "Overlap":
+        """From a checkpoint's config, for a store whose names were made by the key with that
+        fingerprint.
+        """
+        carried = config.get("pretraining")
+        if not carried:
+            return cls(None, "the checkpoint does not say which patients it was trained on")
+        if carried["key_fingerprint"] != key_fingerprint:
+            return cls(
+                None,
+                "its store and this one were named with different keys, so a patient has two names",
+            )
+        return cls(frozenset(carried["patients"]))
+
+    def count(self, task: Task) -> tuple[int, int | None]:
+        """Test patients of a task, and how many of them are among those of pretraining (None:
+        cannot be told).
+        """
+        test = np.unique(task.patients[task.split == "test"])
+        return len(test), (
+            None
+            if self.patients is None
+            else sum(patient in self.patients for patient in test.tolist())
+        )
+
+    def without(self, task: Task) -> Task:
+        """The task without the test studies of pretraining patients. UserError where too little is
+        left, or where they cannot be told.
+        """
+        if self.patients is None:
+            raise UserError(
+                "config.exclude_overlap: which test patients the encoder was pretrained on cannot"
+                f" be told: {self.reason}. Ingest with the --key of the pretraining store, or set"
+                " it to False."
+            )
+        seen = np.array([patient in self.patients for patient in task.patients.tolist()])
+        left = task[~(seen & (task.split == "test"))]
+        check(left)
+        return left

@@ -1,0 +1,105 @@
+"""TODO."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mmv_jax.data.crops import Geometry
+from mmv_jax.data.resample import read_crop_mask
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.base import StudyEncoder
+from mmv_jax.evaluate.encoders.features import Features
+from mmv_jax.evaluate.tasks.task import SPLITS, Task
+from mmv_jax.store.read import Store
+
+ANY_BIT = 0x7FFF  # of a mask's 16 bits, the sign apart
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A study as a segmentation head sees it: the whole view.
+
+    Attributes:
+      tokens: of the kept patches, in the order of `kept`.
+      kept: which patches carry something; the others were never encoded, and nothing is predicted
+        there.
+      truth: the structure on the view's grid. A planar view has gz = 1.
+      spacing_mm: the edge of the view's voxels.
+    """
+
+    tokens: Float[np.ndarray, "n D"]
+    kept: Bool[np.ndarray, "tz ty tx"]
+    truth: Bool[np.ndarray, "gz gy gx"]
+    spacing_mm: float
+
+
+def scenes(
+    encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features
+) -> list[Scene]:
+    """The studies of a segmentation task as its head sees them: tokens, and the truth on the grid
+    of the encoder's view.
+    """
+    crops, kept = encoder.views(geometry[task.studies])
+    out = []
+    for n, study in enumerate(task.studies.tolist()):
+        truth = task.structure(read_crop_mask(store, geometry, study, crops[n], task.mask))
+        own = kept[n][tuple(slice(t) for t in crops.tokens[n])]
+        out.append(Scene(features.tokens[study], own, truth, float(crops.spacing_mm[n])))
+    return out
+
+
+def local_means(
+    encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features
+) -> Float[np.ndarray, "N D"]:
+    """For each study of a task the mean of its patch tokens, weighted by how much of the patch the
+    task's local region covers.
+
+    Raises:
+      UserError: a study has no such region, or none that the encoder reads: an empty region would
+        tell the label.
+    """
+    region = replace(task, mask=task.local, flags=ANY_BIT)
+    weights = [
+        (tiles(scene.truth, scene.kept).mean(axis=1), scene.tokens)
+        for scene in scenes(encoder, store, geometry, region, features)
+    ]
+    empty = sum(weight.sum() == 0 for weight, _ in weights)
+    if empty:
+        raise UserError(
+            f"config.tasks.{task.name}.local: {empty} of {len(task)} studies have an empty region"
+            f" {task.local!r}. Leave `local` out."
+        )
+    return np.stack([weight @ tokens / weight.sum() for weight, tokens in weights])
+
+
+def check_structure(task: Task, scenes: Sequence[Scene]) -> None:
+    """Raises UserError where no study of a split has the structure: then nothing can be learnt,
+    chosen or measured.
+    """
+    there = np.array([scene.truth.any() for scene in scenes])
+    for split in SPLITS:
+        if not there[task.split == split].any():
+            raise UserError(
+                f"config.tasks.{task.name}: none of the {(task.split == split).sum()} studies of"
+                f" split {split!r} has this structure in its mask {task.mask!r}. Correct `values`"
+                " or `flags`, or leave the task out."
+            )
+
+
+def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
+    """The kept patches of a grid, `[n, P]`."""
+    (tz, ty, tx), (gz, gy, gx) = kept.shape, grid.shape
+    cut = grid.reshape(tz, gz // tz, ty, gy // ty, tx, gx // tx).transpose(0, 2, 4, 1, 3, 5)[kept]
+    return cut.reshape(len(cut), -1)
+
+
+def untile(
+    patches: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"], shape: tuple[int, int, int]
+) -> np.ndarray:
+    """The grid of kept patches `[n, P]`; 0 where none was kept."""
+    (tz, ty, tx), (gz, gy, gx) = kept.shape, shape
+    out = np.zeros((tz, ty, tx, gz // tz, gy // ty, gx // tx), patches.dtype)
+    out[kept] = patches.reshape(-1, *out.shape[3:])
+    return out.transpose(0, 3, 1, 4, 2, 5).reshape(shape)

@@ -1,0 +1,41 @@
+"""TODO."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mmv_jax.ops.pool import segment_mean
+
+Batch = Mapping[str, Array]
+Params = dict[str, Any]
+
+
+def _inputs(batch: Batch) -> tuple[Array, ...]:
+    return batch["patches"], batch["coords_mm"], batch["kinds"], batch["segment_ids"]
+
+
+def _take(x: Array, index: Int[Array, "B N"]) -> Array:
+    """x[b, index[b, n]], and 0 where the index is -1."""
+    there = (index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2))
+    taken = jnp.take_along_axis(
+        x, jnp.maximum(index, 0).reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1
+    )
+    return jnp.where(there, taken, jnp.zeros((), x.dtype))
+
+
+def _marked(index: Int[Array, "B N"], length: int) -> Bool[Array, "B length"]:
+    """True at the positions that `index` names; -1 names none."""
+    rows = jnp.arange(index.shape[0])[:, None]
+    return (
+        jnp.zeros((index.shape[0], length), bool)
+        .at[rows, jnp.where(index >= 0, index, length)]
+        .set(True, mode="drop")
+    )
+
+
+def _per_segment(tokens: Array, ids: Array, where: Array, batch: Batch) -> Float[Array, "N D"]:
+    means = segment_mean(tokens, ids, batch["study"].shape[1], where=where)
+    return jax.lax.stop_gradient(means).reshape(-1, means.shape[-1])

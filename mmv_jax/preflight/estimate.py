@@ -1,0 +1,271 @@
+"""What a run will need, from the accelerator's own compiler, before any is rented: memory, FLOPs,
+collectives, time.
+"""
+
+import os
+import re
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mmv_jax.errors import UserError
+from mmv_jax.parallel import make_mesh
+from mmv_jax.preflight import hlo
+from mmv_jax.preflight.advice import HEADROOM, Choice, suggest
+from mmv_jax.preflight.flops import expected_filling, step_flops
+from mmv_jax.preflight.memory import step_memory
+from mmv_jax.preflight.topology import Topology, devices_of, parse_topology, virtual_devices
+from mmv_jax.train.loop import lower_step, make_parts, make_views, row_shape
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Figures of a step; bytes are of one device, FLOPs of all together. What only a known chip
+    could say is None on virtual devices.
+
+    Attributes:
+      parameters: that are trained: `parameters_of` the student's modules, together.
+      flops_per_step: that training needs, `flops_of` its parts together; utilisation is measured by
+        it.
+      products_closed, products_compiled: FLOPs of matrix products outside attention, those among
+        them that are computed again: in closed form, and counted in the compiled program (None
+        where it did not compile).
+      memory_bytes_per_device: by the compiler; where the step does not fit, what it asked for.
+        `memory_of` is in closed form, by kind of array.
+      hbm_bytes: of the chip; of virtual devices, their share of this machine's memory.
+      free: share of it that is left over.
+      collective_bytes_per_step: that a device sends, `collectives` by kind.
+      kernels: how often a step runs each kernel of our own.
+      tokens_per_step: places in the rows, padding among them.
+      roofline_s: the least seconds that products, memory and interconnect each take; the largest
+        bounds the step.
+      tokens_per_s, days: of the whole run, at the utilisation `mfu`.
+      largest: the largest arrays, as the compiler names them, where the step does not fit.
+      advice: words of the command line to try there.
+    """
+
+    topology: str
+    mesh: dict[str, int]
+    parameters: int
+    parameters_of: dict[str, int]
+    flops_per_step: int
+    flops_of: dict[str, int]
+    products_closed: int
+    products_compiled: int | None
+    memory_bytes_per_device: int
+    memory_of: dict[str, int]
+    hbm_bytes: int
+    free: float
+    fits: bool
+    collective_bytes_per_step: int
+    collectives: dict[str, int]
+    kernels: dict[str, int]
+    tokens_per_step: int
+    mfu: float
+    roofline_s: dict[str, float] | None
+    tokens_per_s: float | None
+    days: float | None
+    largest: list[str]
+    advice: list[str]
+    lower_s: float
+    compile_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def preflight(
+    config: ConfigDict, topology: str | None, devices: int | None, *, mfu: float
+) -> Preflight:
+    """Compiles the step of a config for a topology, or for virtual devices of this machine's
+    processor, and reads what it takes.
+
+    `config.mesh.fsdp` is kept, and `config.mesh.data` follows from the number of devices. Without
+    `topology` and `devices` the config's own `topology` is taken; where it has none, as many
+    virtual devices as its mesh asks for.
+
+    Raises:
+      UserError: there is no such topology, its compiler is not installed, or the config does not
+        fit its number of devices.
+    """
+    if topology and devices:
+        raise UserError("--topology and --devices are two places; give one of them.")
+    topology = topology or (None if devices else config.get("topology"))
+    place = parse_topology(topology) if topology else None
+    jax.config.update("jax_platforms", "cpu")  # a chip that is there is not for this
+    found = (
+        devices_of(place)
+        if place
+        else virtual_devices(devices or config.mesh.data * config.mesh.fsdp)
+    )
+    config = with_mesh(config, len(found))
+    started = time.perf_counter()
+    lowered = lower_step(config, make_mesh(**config.mesh, devices=found))
+    lowered_at = time.perf_counter()
+    compiled, refusal = None, ""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refusal = str(error)
+    seconds = lowered_at - started, time.perf_counter() - lowered_at
+    return _figures(config, place, lowered, compiled, refusal, mfu, seconds)
+
+
+def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
+    """A copy of a config whose mesh has so many devices: more or fewer replicas of the group that
+    shares a state.
+    """
+    fsdp = config.mesh.fsdp
+    if devices % fsdp:
+        fitting = max(n for n in range(1, fsdp + 1) if devices % n == 0)
+        raise UserError(
+            f"config.mesh.fsdp is {fsdp}, which does not divide {devices} devices. Set"
+            f" --config.mesh.fsdp={fitting}."
+        )
+    config = ConfigDict(config.to_dict())
+    config.mesh.data = devices // fsdp
+    return config
+
+
+def _figures(
+    config,
+    place: Topology | None,
+    lowered,
+    compiled,
+    refusal: str,
+    mfu: float,
+    seconds: tuple[float, float],
+) -> Preflight:
+    devices = config.mesh.data * config.mesh.fsdp
+    objective, _, _ = make_parts(config)
+    shape, per_step = row_shape(config), config.rows.per_step
+    state = lowered.in_avals[0][0]
+    flops = step_flops(
+        objective, shape, per_step, expected_filling(make_views(config.crops), shape)
+    )
+    needed, products = (
+        sum(part.model for part in flops.values()),
+        sum(part.products for part in flops.values()),
+    )
+
+    def closed_form(choice: Choice) -> dict[str, int]:
+        return step_memory(
+            objective, state, shape, choice.per_step // devices, choice.fsdp, choice.remat
+        )
+
+    now = Choice(objective.encoder.remat, config.mesh.fsdp, per_step)
+    memory_of = closed_form(now)
+    counts = hlo.count(compiled.as_text()) if compiled else hlo.Counts()
+    memory = compiled_bytes(compiled.memory_analysis()) if compiled else refused_bytes(refusal)
+    hbm = (
+        place.chip.hbm_bytes
+        if place
+        else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
+    )
+    fits = compiled is not None and memory <= hbm
+    # The closed form is scaled to what the compiler asked for, so that the advice errs as little as
+    # it can.
+    scale, room = memory / sum(memory_of.values()), (1 - HEADROOM) * hbm
+    better = (
+        []
+        if fits and memory <= room
+        else suggest(now, devices, lambda choice: scale * sum(closed_form(choice).values()), room)
+    )
+    return Preflight(
+        topology=place.name if place else f"{devices} virtual devices",
+        mesh=dict(config.mesh),
+        parameters=sum(x.size for x in jax.tree.leaves(state.student)),
+        parameters_of={
+            name: sum(x.size for x in jax.tree.leaves(module))
+            for name, module in state.student.items()
+        },
+        flops_per_step=needed,
+        flops_of={name: part.model for name, part in flops.items()},
+        products_closed=products,
+        products_compiled=round(counts.flops * devices) if compiled else None,
+        memory_bytes_per_device=memory,
+        memory_of=memory_of,
+        hbm_bytes=hbm,
+        free=1 - memory / hbm,
+        fits=fits,
+        collective_bytes_per_step=round(sum(counts.sent.values())),
+        collectives={kind: round(sent) for kind, sent in counts.sent.items()},
+        kernels={name: round(times) for name, times in counts.kernels.items()},
+        tokens_per_step=per_step * shape.length,
+        mfu=mfu,
+        **_pace(
+            place,
+            config,
+            needed,
+            products + sum(part.attention for part in flops.values()),
+            memory,
+            sum(counts.sent.values()),
+            mfu,
+        ),
+        largest=largest_arrays(refusal),
+        advice=[choice.overrides(now) for choice in better],
+        lower_s=seconds[0],
+        compile_s=seconds[1],
+    )
+
+
+def _pace(
+    place: Topology | None, config, needed: int, done: int, memory: int, sent: float, mfu: float
+) -> dict[str, Any]:
+    """The figures of time: what bounds a step, and how fast a run is at a utilisation `mfu`. FLOPs
+    `needed` and `done` are of all devices.
+    """
+    if place is None:
+        return {"roofline_s": None, "tokens_per_s": None, "days": None}
+    peak, tokens = place.devices * place.chip.flops, config.rows.per_step * config.rows.length
+    step_s = needed / (mfu * peak)
+    # All that is held is written once and read once, at the least.
+    bounds = {
+        "products": done / peak,
+        "memory": 2 * memory / place.chip.hbm_bandwidth,
+        "interconnect": sent / place.chip.interconnect,
+    }
+    return {
+        "roofline_s": bounds,
+        "tokens_per_s": tokens / step_s,
+        "days": config.steps * step_s / 86_400,
+    }
+
+
+def compiled_bytes(analysis) -> int:
+    """What a device holds at most: arguments, results that do not take over an argument's place,
+    and what is held in between.
+    """
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.generated_code_size_in_bytes
+    )
+
+
+def refused_bytes(refusal: str) -> int:
+    """What a step that did not fit asked for, from the TPU compiler's words ("Used 20.5G of 15.75G
+    hbm").
+    """
+    found = re.search(r"Used ([\d.]+)([KMGT]) of", refusal)
+    assert found is not None, refusal
+    return round(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[found[2]])
+
+
+def largest_arrays(refusal: str, most: int = 5) -> list[str]:
+    """The largest allocations that the TPU compiler lists when it refuses: size, shape, and the
+    operation that makes the array.
+    """
+    blocks = re.findall(r"Size: (\S+)(.*?)={5,}", refusal, re.DOTALL)
+    found = []
+    for size, rest in blocks[:most]:
+        shape, made_by = re.search(r"Shape: ([^\s{]+)", rest), re.search(r'op_name="([^"]*)"', rest)
+        found.append(f"{size} {shape[1] if shape else ''} {made_by[1] if made_by else ''}".strip())
+    return found

@@ -1,0 +1,123 @@
+"""The figures of a preflight on one screen."""
+
+from mmv_jax.preflight.advice import HEADROOM
+from mmv_jax.preflight.estimate import Preflight
+
+
+def sheet(it: Preflight) -> str:
+    """What a person reads; numbers a line, and at the end whether the step fits and what to do."""
+    mesh = " x ".join(f"{name} {number}" for name, number in it.mesh.items())
+    lines = [
+        (
+            f"{it.topology}: mesh {mesh}; lowered in {it.lower_s:.0f} s, compiled in"
+            f" {it.compile_s:.0f} s"
+        ),
+        (
+            f"parameters    {it.parameters / 1e6:,.1f} M"
+            f" ({', '.join(f'{name} {number / 1e6:,.1f} M' for name, number in it.parameters_of.items())})"
+        ),
+        f"tokens        {it.tokens_per_step:,} a step",
+        f"FLOPs         {it.flops_per_step:.3g} a step ({_percents(it.flops_of)})",
+        (
+            f"products      {it.products_closed:.4g} outside attention, some computed"
+            f" again{_compiled(it)}"
+        ),
+        (
+            f"memory        {size(it.memory_bytes_per_device)} of {size(it.hbm_bytes)} a device:"
+            f" {_room(it)}"
+        ),
+        f"closed form   {size(sum(it.memory_of.values()))} ({_sizes(it.memory_of)})",
+    ]
+    seen = [
+        (
+            f"collectives   {size(it.collective_bytes_per_step)} that a device sends a step"
+            f" ({_sizes(it.collectives)})"
+        ),
+        (
+            "kernels      "
+            f" {', '.join(f'{name} {times} times' for name, times in it.kernels.items()) or 'none of our own'}"
+        ),
+    ]
+    return "\n".join(lines + (seen if it.products_compiled else []) + _speed(it) + _verdict(it))
+
+
+def _room(it: Preflight) -> str:
+    return f"{it.free:.0%} free" if it.free >= 0 else f"{-it.free:.0%} too much"
+
+
+def _compiled(it: Preflight) -> str:
+    if it.products_compiled is None:
+        return ""
+    return (
+        f"; in the program {it.products_compiled:.4g}"
+        f" ({it.products_closed / it.products_compiled - 1:+.1%})"
+    )
+
+
+def _speed(it: Preflight) -> list[str]:
+    if it.roofline_s is None or it.tokens_per_s is None or it.days is None:
+        return ["speed         not known: no chip was named (--topology)"]
+    _, bound = max((value, name) for name, value in it.roofline_s.items())
+    seconds = ", ".join(f"{name} {value:.3f} s" for name, value in it.roofline_s.items())
+    step = it.tokens_per_step / it.tokens_per_s
+    return [
+        (
+            f"roofline      {max(it.roofline_s.values()):.3f} s a step at least, bound by {bound}"
+            f" ({seconds})"
+        ),
+        (
+            f"at {it.mfu:.0%} MFU    {step:.3f} s a step, {it.tokens_per_s:,.0f} tokens a second,"
+            f" {it.days:.1f} days for the run"
+        ),
+        (
+            "input         not counted: whether studies are read as fast as that, input_s in"
+            " metrics.jsonl says (seconds a step waits for its rows)"
+        ),
+    ]
+
+
+def _verdict(it: Preflight) -> list[str]:
+    if it.fits and it.free >= HEADROOM:
+        return [
+            "It fits. The run needs: "
+            + " ".join(f"--config.mesh.{name}={number}" for name, number in it.mesh.items())
+        ]
+    if it.fits:
+        return [
+            f"It fits, but less than {HEADROOM:.0%} is free. Roomier, by the closed form:"
+            f" {' or '.join(it.advice) or 'more devices'}"
+        ]
+    largest = sorted(it.memory_of.items(), key=lambda pair: -pair[1])[:3]
+    lines = [
+        "It does not fit, because of"
+        f" {', '.join(f'{name} ({size(held)})' for name, held in largest)}."
+    ]
+    lines += (
+        ["The largest arrays, as the compiler names them:", *(f"  {array}" for array in it.largest)]
+        if it.largest
+        else []
+    )
+    hopeless = (
+        "No change of rows, fsdp and remat alone would make it fit: take more devices, or a smaller"
+        " encoder."
+    )
+    return [*lines, f"Try {' or '.join(it.advice)}" if it.advice else hopeless]
+
+
+def size(held: int) -> str:
+    """
+    Example:
+      >>> size(3 * 2**29), size(2**20)
+      ('1.50 GiB', '1.0 MiB')
+    """
+    return f"{held / 2**30:.2f} GiB" if held >= 2**27 else f"{held / 2**20:.1f} MiB"
+
+
+def _sizes(parts: dict[str, int]) -> str:
+    return ", ".join(
+        f"{part} {size(held)}" for part, held in sorted(parts.items(), key=lambda pair: -pair[1])
+    )
+
+
+def _percents(parts: dict[str, int]) -> str:
+    return ", ".join(f"{part} {flops / sum(parts.values()):.0%}" for part, flops in parts.items())

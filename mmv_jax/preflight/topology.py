@@ -1,0 +1,171 @@
+"""What the chips that a run may be sent to can do, and what their slices are called."""
+
+import contextlib
+import math
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+from jax.experimental import topologies
+
+from mmv_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device as JAX sees it; the peak figures are the maker's.
+
+    Attributes:
+      flops: a second, products of bfloat16 with float32 sums.
+      hbm_bytes: memory of the device that a program may have. A TPU's runtime keeps a little of it
+        (1 to 3 %) for itself; of a GPU JAX takes three quarters, where
+        XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise.
+      hbm_bandwidth: bytes a second.
+      interconnect: bytes a second that a device sends to its neighbours: half of what makers call
+        bidirectional.
+      devices: that JAX sees of one chip.
+      sides: how many sides the name of a slice has; 0 where there are no slices, but a number of
+        chips on one host.
+    """
+
+    flops: float
+    hbm_bytes: int
+    hbm_bandwidth: float
+    interconnect: float
+    devices: int = 1
+    sides: int = 2
+
+
+GIB = 2**30
+# Sources. v5e: docs.cloud.google.com/tpu/docs/v5e. v5p, v6e and TPU7x:
+# docs.cloud.google.com/tpu/docs/tpu7x, "key specifications"; a 7x is two devices. H100: NVIDIA's
+# data sheet of the SXM form (bfloat16 without sparsity, NVLink), its memory by XLA's device
+# description (h100.txtpb).
+CHIPS = {
+    "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9),
+    "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, sides=3),
+    "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9),
+    "tpu7x": Chip(1153.5e12, 96 * GIB, 3690e9, 300e9, devices=2, sides=3),
+    "h100": Chip(989e12, 84_942_979_072 * 3 // 4, 3352e9, 450e9, sides=0),
+}
+EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1 or h100:8"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A slice of TPUs, or H100s of one host.
+
+    Attributes:
+      kind: a name of `CHIPS`.
+      devices: that JAX sees of it.
+    """
+
+    name: str
+    kind: str
+    devices: int
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.kind]
+
+
+def parse_topology(name: str) -> Topology:
+    """A topology by its name: a generation, a colon, and the sides of the slice or, for GPUs, how
+    many.
+
+    Raises:
+      UserError: there is no such chip, or its slices have another number of sides.
+
+    Example:
+      >>> parse_topology("v5p:4x4x8").devices
+      128
+    """
+    kind, _, shape = name.partition(":")
+    sides = shape.split("x")
+    if kind not in CHIPS or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise UserError(
+            f"--topology {name!r} is no topology: write a chip ({', '.join(CHIPS)}), a colon and"
+            f" the slice, as {EXAMPLES}."
+        )
+    chip = CHIPS[kind]
+    if len(sides) != max(chip.sides, 1):
+        wanted = f"{chip.sides} sides" if chip.sides else "a number of GPUs"
+        raise UserError(
+            f"--topology {name!r}: what follows {kind} has {len(sides)} sides, but it should be"
+            f" {wanted}, as in {EXAMPLES}."
+        )
+    return Topology(name, kind, math.prod(map(int, sides)) * chip.devices)
+
+
+# openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb
+H100 = Path(__file__).with_name("h100.txtpb")
+# No metadata server is asked what machine this is, several processes may compile at a time, and the
+# compiler's own words stay out of ours. The type stands for a machine that is not there: what is
+# compiled for is the topology.
+NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
+def devices_of(place: Topology) -> list:
+    """The devices of a topology.
+
+    Raises:
+      UserError: its compiler is not installed, or knows no such slice.
+    """
+    if place.kind == "h100":
+        return _h100s(place)
+    if find_spec("libtpu") is None:
+        raise UserError(
+            f"--topology {place.name} needs the TPU's compiler, libtpu, which is not installed."
+            " Install the extra `preflight` (pip install 'mmv_jax[preflight]'), or use --devices"
+            " 8: virtual devices of this machine's processor."
+        )
+    for name, value in NO_TPU_HERE.items():
+        os.environ.setdefault(name, value)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=place.name).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"--topology {place.name}: the compiler knows no such slice"
+            f" ({str(error).splitlines()[0]})."
+        ) from error
+
+
+def _h100s(place: Topology) -> list:
+    if find_spec("jax_cuda12_plugin") is None:
+        raise UserError(
+            f"--topology {place.name} needs the GPU's compiler, which is not installed: pip install"
+            f" jax-cuda12-plugin=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}"
+            " nvidia-cuda-nvcc-cu12"
+        )
+    shape = f"1x1x{place.devices}"
+    return list(
+        topologies.get_topology_desc(
+            platform="cuda", topology_name="h100", topology=shape, target_config=H100.read_text()
+        ).devices
+    )
+
+
+def virtual_devices(number: int) -> list:
+    """So many devices on this machine's processor.
+
+    Raises:
+      UserError: this process has started with fewer.
+    """
+    with contextlib.suppress(RuntimeError):  # too late: devices exist already, and may be enough
+        jax.config.update("jax_num_cpu_devices", number)
+    found = jax.devices("cpu")
+    if len(found) < number:
+        raise UserError(
+            f"--devices {number}: this process has started with {len(found)} devices. Start another"
+            " one."
+        )
+    return found[:number]

@@ -1,0 +1,155 @@
+"""TODO."""
+
+import gzip
+import io
+import math
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from mmv_jax.readers.canvas import Canvas, rescaled
+from mmv_jax.readers.image import Image
+from mmv_jax.readers.limits import MAX_HEADER_BYTES, check_size
+from mmv_jax.readers.orient import RAS_TO_LPS, Orientation, orientation_of
+from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, _three, first_kind
+
+GZIP = b"\x1f\x8b"
+# metres, millimetres, micrometres; where nothing is said, millimetres
+NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+NIFTI_MAGIC = {b"n+1\0": 1, b"ni1\0": 1, b"n+2\0": 2, b"ni2\0": 2}
+
+
+def nifti_version(head: bytes) -> int | None:
+    """1 or 2 where `head` (the first 352 bytes) is a NIfTI header, otherwise None."""
+    return NIFTI_MAGIC.get(head[344:348]) or NIFTI_MAGIC.get(head[4:8])
+
+
+def gunzipped_head(path: Path, size: int = 540) -> bytes:
+    """The first bytes of what a gzip file holds; empty where it holds none."""
+    try:
+        with gzip.open(path) as file:
+            return file.read(size)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def read_nifti(path: Path, grid: Shape | None = None) -> Image:
+    """Reads a NIfTI file slice by slice into its final place, so that memory holds the volume once.
+    `grid`: of a mask, its study's shape.
+
+    Raises:
+      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what
+        `orientation_of` raises.
+    """
+    stored = path.stat().st_size
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == GZIP
+    try:
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            return _read_nifti(file, stored, zipped, grid)
+    except EOFError:
+        raise Refused("truncated", "the gzip data end too early") from None
+    except (gzip.BadGzipFile, zlib.error):
+        raise Refused(
+            "corrupt", "the gzip data are damaged: their checksum does not hold"
+        ) from None
+
+
+def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape | None) -> Image:
+    header = _nifti_header(file)
+    shape = _three(tuple(int(n) for n in header.get_data_shape()))
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise Refused("bad_shape", "voxels of a complex or colour type")
+    size = check_size(shape, dtype.itemsize, stored if zipped else None, what="NIfTI", grid=grid)
+    offset = int(header["vox_offset"])
+    here = file.tell()
+    if not here <= offset <= MAX_HEADER_BYTES:
+        raise Refused("corrupt", "the voxels are said to begin inside the header")
+    if not zipped and offset + size > stored:
+        raise Refused(
+            "truncated",
+            f"{size} bytes of voxels are declared, the file has {max(0, stored - offset)}",
+        )
+    if not (int(header["sform_code"]) or int(header["qform_code"])):
+        raise Refused(
+            "no_orientation",
+            "sform_code and qform_code are both 0, so left and right are not known. Set one of"
+            " them",
+        )
+    shape = shape[::-1]  # from here on the slowest axis is first
+    unit_mm = NIFTI_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    with np.errstate(all="ignore"):  # what is not finite is refused by orientation_of
+        affine = np.diag([unit_mm] * 3 + [1.0]) @ RAS_TO_LPS @ header.get_best_affine()
+    orientation = orientation_of(shape, affine[:, SLOWEST_FIRST])
+    _skip(file, offset - here)
+    voxels = _read_slices(file, shape, dtype, _scaling(header), orientation)
+    if zipped:
+        _skip_to_end(file)
+    return Image(voxels, orientation.spacing_mm, 3, orientation=orientation)
+
+
+def _nifti_header(file: io.BufferedIOBase) -> nib.Nifti1Header:
+    head = file.read(540)
+    version = nifti_version(head)
+    magic = head[344:348] if version == 1 else head[4:8]
+    if magic in (b"ni1\0", b"ni2\0"):
+        raise Refused(
+            "detached_data",
+            "a NIfTI pair (.hdr and .img): its voxels lie in another file. Save it as one .nii",
+        )
+    kind = nib.Nifti1Header if version == 1 else nib.Nifti2Header
+    file.seek(0)
+    # check=False: nibabel repairs what it can and logs the field's value; what matters here is
+    # checked above and below
+    return kind.from_fileobj(io.BytesIO(file.read(348 if version == 1 else 540)), check=False)
+
+
+def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    # NIfTI-1: a slope of 0 means that the values are not scaled
+    if slope == 0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    if not math.isfinite(intercept):
+        raise Refused("corrupt", "the header's intercept is not finite")
+    return slope, intercept
+
+
+def _read_slices(
+    file: io.BufferedIOBase,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    scaling: tuple[float, float],
+    orientation: Orientation,
+) -> np.ndarray:
+    """Puts slice by slice, `shape` being (k, j, i), the slowest axis first."""
+    canvas = Canvas(shape, orientation, first_kind(dtype, *scaling))
+    size = shape[1] * shape[2] * dtype.itemsize
+    for k in range(shape[0]):
+        data = file.read(size)
+        if len(data) < size:
+            raise Refused("truncated", f"the voxels end in slice {k + 1} of {shape[0]}")
+        canvas.put(k, rescaled(np.frombuffer(data, dtype).reshape(shape[1:]), *scaling))
+    return canvas.voxels
+
+
+def _skip(file: io.BufferedIOBase, count: int) -> None:
+    while count > 0:
+        data = file.read(min(count, 1 << 20))
+        if not data:
+            raise Refused("truncated", "the file ends before its voxels begin")
+        count -= len(data)
+
+
+def _skip_to_end(file: io.BufferedIOBase) -> None:
+    """Reads on to the end of a gzip stream, where its checksum is; what follows the voxels is small
+    or a bomb.
+    """
+    rest = 0
+    while data := file.read(1 << 20):
+        rest += len(data)
+        if rest > MAX_HEADER_BYTES:
+            raise Refused("too_large", "more data follow the voxels than can belong to them")

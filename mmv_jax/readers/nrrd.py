@@ -1,0 +1,94 @@
+"""TODO."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mmv_jax.readers.image import Image
+from mmv_jax.readers.limits import check_inflated, check_size
+from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, _three, placed
+
+NRRD_SPACES = {  # the sense of each axis of the file's space, as seen from LPS
+    "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
+    "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
+}  # fmt: skip
+
+
+def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
+    """Reads an NRRD file whose voxels lie in itself.
+
+    Raises:
+      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, unknown_encoding,
+        too_large and what `orientation_of` raises.
+    """
+    import nrrd
+
+    stored = path.stat().st_size
+    with path.open("rb") as file:
+        try:
+            header = nrrd.read_header(file)
+        except (nrrd.NRRDError, ValueError, KeyError, IndexError, UnicodeDecodeError):
+            raise Refused("corrupt", "the NRRD header cannot be understood") from None
+        if "data file" in header or "datafile" in header:
+            raise Refused(
+                "detached_data", "the NRRD's voxels lie in another file. Save it as one .nrrd"
+            )
+        shape = _three(tuple(int(n) for n in header.get("sizes", ())))
+        encoding = str(header.get("encoding", ""))
+        size = check_size(
+            shape,
+            _nrrd_itemsize(header),
+            stored if encoding != "raw" else None,
+            what="NRRD",
+            grid=grid,
+        )
+        start = file.tell()
+        if encoding in ("gzip", "gz"):
+            check_inflated(file, 47, size)
+        elif encoding != "raw":
+            raise Refused("unknown_encoding", "an NRRD encoding that is neither raw nor gzip")
+        elif stored - start < size:
+            raise Refused(
+                "truncated", f"{size} bytes of voxels are declared, the file has {stored - start}"
+            )
+        affine = _nrrd_affine(header)[:, SLOWEST_FIRST]
+        file.seek(start)
+        try:
+            source = nrrd.read_data(header, file, index_order="C").reshape(shape[::-1])
+        except (nrrd.NRRDError, ValueError, OSError):
+            raise Refused("truncated", "the NRRD's voxels cannot be read to their end") from None
+    return placed(source, affine)
+
+
+def _nrrd_itemsize(header) -> int:
+    from nrrd.reader import _determine_datatype
+
+    try:
+        dtype = _determine_datatype(header)
+    except Exception:
+        raise Refused("unknown_encoding", "an NRRD type that is not read here") from None
+    if dtype.kind not in "iuf":
+        raise Refused("unknown_encoding", "an NRRD type that is not read here")
+    return dtype.itemsize
+
+
+def _nrrd_affine(header) -> np.ndarray:
+    """Index to LPS mm."""
+    senses = NRRD_SPACES.get(str(header.get("space", "")).lower())
+    directions = header.get("space directions")
+    if senses is None or directions is None:
+        raise Refused(
+            "no_orientation",
+            "the NRRD names no patient space (left-posterior-superior or the like), so left and"
+            " right are not known",
+        )
+    rows = np.array(directions, float)
+    rows = rows[np.isfinite(rows).all(axis=1)] if rows.ndim == 2 else rows
+    if rows.shape != (3, 3):
+        raise Refused("bad_shape", "three space directions are expected")
+    affine = np.eye(4)
+    affine[:3, :3] = rows.T * np.array(senses)[:, None]
+    affine[:3, 3] = np.array(header.get("space origin", (0, 0, 0)), float) * senses
+    return affine
