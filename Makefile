@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: setup demo test lint bench compile-check clean
+.PHONY: setup demo test test-full lint bench compile-check clean
 
 setup: $(VENV)/.core
 
@@ -26,6 +26,9 @@ demo: setup
 	$(BIN)/mmv evaluate --config experiments/eval_demo.py --checkpoint runs/demo/pretrain --workdir runs/demo/evaluate
 
 test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
+
+test-full: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
