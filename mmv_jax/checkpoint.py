@@ -22,6 +22,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmv_jax.errors import UserError
+from mmv_jax.files import write_whole
 
 STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
 SHARED = 2**22  # bytes of a replica's share of an array, at the least
@@ -147,9 +148,7 @@ class Checkpoints:
         for folder in folders.values():
             seal = self.workdir / SEALS / f"{folder.name}.json"
             if not seal.exists():
-                draft = seal.with_suffix(".draft")
-                draft.write_text(json.dumps(digest(folder), indent=1))
-                draft.rename(seal)
+                write_whole(seal, json.dumps(digest(folder), indent=1))
 
 
 def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> tuple[dict, dict]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mmv_jax.checkpoint import restore_encoder
 from mmv_jax.errors import UserError
+from mmv_jax.files import replacing, write_whole
 from mmv_jax.models.sizes import make_encoder
 
 FORMATS = ("safetensors", "stablehlo")
@@ -47,14 +48,12 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
             f"--checkpoint {checkpoint}: it is no checkpoint of `mmv pretrain`, whose rows an"
             " export describes. Give the workdir of one."
         )
-    # renamed when whole: a reader never sees half of a file
-    draft = out.with_name(out.name + ".draft")
     if kind == "safetensors":
-        said = _write_safetensors(params, config, draft)
+        with replacing(out) as part:
+            said = _write_safetensors(params, config, part)
     else:
         program, said = _stablehlo(params, config)
-        draft.write_bytes(program)
-    draft.rename(out)
+        write_whole(out, program)
     return f"{out}: {said}"
 
 

@@ -25,6 +25,7 @@ from mmv_jax.bac.run import Found, find_all
 from mmv_jax.bac.sources import Entry, list_entries
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.files import write_whole
 from mmv_jax.metrics.intervals import Interval
 from mmv_jax.outcomes.analysis import analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
@@ -170,9 +171,7 @@ def evaluate_mammograms(
     parts.append(Section("Settings", pre=f"{finder.measure}\n{config}", pre_title="config"))
     subtitle = f"{len(views)} mammograms of {len({view.woman for view in views})} women"
     write_page(workdir / "report.html", "Breast arterial calcification", subtitle, verdict, parts)
-    part = workdir / "metrics.json.part"
-    part.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    part.rename(workdir / "metrics.json")
+    write_whole(workdir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
 
 

@@ -5,7 +5,6 @@ Source: bootstrapping as of Sung and Poggio (IEEE PAMI 20:39, 1998); Shrivastava
   1604.03540), section 3.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxtyping import Int
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.errors import UserError
+from mmv_jax.files import write_whole
 from mmv_jax.report.progress import progress
 
 TAKEN = 0.5  # probability from which a pixel is taken for calcified artery
@@ -41,9 +41,6 @@ def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarra
         probability, _ = finder.probabilities(voxels, spacing_mm)
         found.append(sampler.off_arteries(n, probability >= TAKEN))
         report(n + 1, len(sampler))
-    part = path.with_suffix(f".{os.getpid()}.part")
     arrays: dict[str, Any] = {f"view_{n}": points for n, points in enumerate(found)}
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    part.rename(path)
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
     return found

@@ -3,6 +3,7 @@ segmentation to send back.
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from pydicom.sr.codedict import codes
 from scipy import ndimage
 
 from mmv_jax.bac.measure import BreastResult, ViewResult, WomanResult
+from mmv_jax.files import write_whole
 from mmv_jax.readers.dicom import quiet
 
 COLOUR = (255, 122, 0)
@@ -84,13 +86,11 @@ def _number(value: float, digits: int = 4) -> str:
 
 
 def _write(path: Path, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
-    """Whole or not there."""
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(lines)
-    part.rename(path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(lines)
+    write_whole(path, text.getvalue())
 
 
 def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) -> Image.Image:

@@ -47,6 +47,7 @@ from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.tasks.scenes import check_structure, local_means, scenes
 from mmv_jax.evaluate.tasks.task import KINDS, Task, make_task
 from mmv_jax.evaluate.variants import Variants, pairs_of
+from mmv_jax.files import write_whole
 from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
@@ -295,6 +296,4 @@ def measure_pixels(
 
 def write_json(path: Path, value: Any) -> None:
     """Whole or not there."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    part.rename(path)
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Losses, one file each, and the targets and batches that they share."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mmv_jax.config import to_json
+from mmv_jax.files import write_whole
 from mmv_jax.outcomes.analysis import HORIZONS, analyse, metrics
 from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort, split_names
 from mmv_jax.outcomes.page import TASK_NAMES, write_outcomes
@@ -50,9 +51,8 @@ def evaluate_cohort(
     analysis = analyse(cohort, adjust=adjust, thresholds=thresholds, horizons=horizons)
     workdir.mkdir(parents=True, exist_ok=True)
     write_outcomes(workdir / "report.html", analysis, config)
-    part = workdir / "metrics.json.part"
-    part.write_text(json.dumps(metrics(analysis), indent=2, allow_nan=False) + "\n")
-    part.rename(workdir / "metrics.json")
+    text = json.dumps(metrics(analysis), indent=2, allow_nan=False) + "\n"
+    write_whole(workdir / "metrics.json", text)
     lines = [f"{'model':<36}{'level':<12}hazard ratio"]
     for task, effects in analysis.effects.items():
         lines += [

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jinja2
 
+from mmv_jax.files import write_whole
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -66,6 +68,4 @@ def write_page(
     text = environment.get_template("page.html").render(
         title=title, subtitle=subtitle, verdict=verdict, sections=sections
     )
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.rename(path)
+    write_whole(path, text)

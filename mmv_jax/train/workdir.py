@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mmv_jax.checkpoint import step_folders
 from mmv_jax.config import to_dict, to_json
 from mmv_jax.errors import UserError
+from mmv_jax.files import write_whole
 from mmv_jax.train.log import METRICS
 
 # Said of a run that has all its steps. Learning rate, momentum and temperature follow from their
@@ -50,11 +51,7 @@ def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) 
                 f" {', '.join(refused[:5])}). Use another workdir, or set them back."
             )
     if jax.process_index() == 0:
-        # Renamed into place: another process that looks now sees this config or the one before it,
-        # and never half of it.
-        draft = kept.with_suffix(".draft")
-        draft.write_text(to_json(config))
-        draft.rename(kept)
+        write_whole(kept, to_json(config))
 
 
 def check_studies(before: Mapping[str, Any], now: Mapping[str, Any], store: str) -> None:

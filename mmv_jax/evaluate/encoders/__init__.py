@@ -1,1 +1,1 @@
-"""TODO."""
+"""Encoders that are evaluated, ours and others, and the features that they give."""

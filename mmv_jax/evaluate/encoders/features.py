@@ -3,7 +3,6 @@ goes on. Axes: N studies, n tokens, D width.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.evaluate.encoders.base import Encoded, StudyEncoder
+from mmv_jax.files import write_whole
 from mmv_jax.store.read import Store
 
 CHUNK = 256  # studies a file: what a stopped run encodes again
@@ -107,10 +107,7 @@ def _write(path: Path, chunk: np.ndarray, keep: np.ndarray, encoded: Mapping[int
         },
         "widths": np.array([t.shape[1] for t in tokens], np.int64),
     }
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    part.rename(path)  # whole or not there
+    write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def _read(path: Path, chunk: np.ndarray) -> Features:

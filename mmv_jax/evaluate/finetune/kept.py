@@ -1,12 +1,12 @@
 """TODO."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmv_jax.evaluate.kinds.segmentation import Segmented
+from mmv_jax.files import write_whole
 
 
 def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
@@ -21,10 +21,7 @@ def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
         }
     else:
         arrays = {"predicted": found[0], "choice": np.array(found[1])}
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    part.rename(path)
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def read(path: Path) -> Segmented | tuple[np.ndarray, str]:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Kinds of task, one file each: its probe, its metrics, its loss."""

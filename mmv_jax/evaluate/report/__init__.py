@@ -1,1 +1,1 @@
-"""TODO."""
+"""The page of an evaluation: tables, pictures, subspaces."""

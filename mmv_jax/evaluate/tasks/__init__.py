@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tasks: which studies, which labels, which split, which part of an image."""
