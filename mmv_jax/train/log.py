@@ -5,7 +5,8 @@ plain lines.
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,39 @@ class Silence:
 
     def say(self, words: str) -> None:
         pass
+
+
+@contextmanager
+def one_behind(
+    write: Callable[[int, dict[str, Any]], None],
+) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    """A function of a step and its metrics that hands `write` those of the step before.
+
+    Step n is dispatched before the numbers of step n - 1 are read, so that the device never waits
+    for the log. The last step is written on leaving, also where the next batch cannot be read: that
+    step is done, and may be in a checkpoint.
+
+    Example:
+      >>> with one_behind(lambda step, metrics: print(step)) as report:
+      ...     report(0, {})
+      ...     report(1, {})
+      ...     print("leaving")
+      0
+      leaving
+      1
+    """
+    waiting: list[tuple[int, dict[str, Any]]] = []
+
+    def report(step: int, metrics: dict[str, Any]) -> None:
+        if waiting:
+            write(*waiting.pop())
+        waiting.append((step, metrics))
+
+    try:
+        yield report
+    finally:
+        if waiting:
+            write(*waiting.pop())
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float | int]]:

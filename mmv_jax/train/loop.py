@@ -30,7 +30,7 @@ from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 from mmv_jax.train.health import Health, Patience
-from mmv_jax.train.log import Log, Silence
+from mmv_jax.train.log import Log, Silence, one_behind
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
 from mmv_jax.train.probe import Probe
@@ -97,7 +97,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
         # waits for the log.
         with (
             _make_log(workdir, first, config.steps) as log,
-            _one_behind(log, config) as report,
+            one_behind(_writer(log, config)) as report,
             _stop_signal() as stop,
             on_mesh(mesh),
         ):
@@ -314,42 +314,27 @@ def _make_log(workdir: Path, first: int, steps: int) -> Log | Silence:
     return Silence() if jax.process_index() else Log(workdir, first, steps)
 
 
-@contextmanager
-def _one_behind(log: Log | Silence, config: ConfigDict):
-    """A function that writes the metrics of the step before the one it is given; the last one is
-    written on leaving.
+def _writer(log: Log | Silence, config: ConfigDict) -> Callable[[int, dict[str, Any]], None]:
+    """A function that writes a step's metrics to the log, with the health of its features.
+
+    It raises `WorkFailed` where the loss was not finite for several steps in a row.
     """
     health = Health(prototypes=config.objective.prototypes)
-    waiting: list[tuple[int, dict]] = []
     patience = Patience("Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True.")
 
-    def write() -> None:
-        step, metrics = waiting.pop()
+    def write(step: int, metrics: dict[str, Any]) -> None:
         health.add(np.asarray(metrics.pop("features"), np.float32))
         numbers = {name: np.asarray(value) for name, value in metrics.items()}
-        figures = (
-            health.figures() if step % config.health.every == 0 or step + 1 == config.steps else {}
-        )
+        due = step % config.health.every == 0 or step + 1 == config.steps
+        figures = health.figures() if due else {}
         log.write(step, {**numbers, **figures})
-        for words in (
-            health.verdict({name: float(value) for name, value in numbers.items()}, figures)
-            if figures
-            else ()
-        ):
-            log.say(f"step {step}: {words}")
+        if figures:
+            plain = {name: float(value) for name, value in numbers.items()}
+            for words in health.verdict(plain, figures):
+                log.say(f"step {step}: {words}")
         patience.see(step, skipped=bool(numbers["skipped"]))
 
-    def report(step: int, metrics: dict) -> None:
-        if waiting:
-            write()
-        waiting.append((step, metrics))
-
-    try:
-        yield report
-    # also where the next batch cannot be read: the step is done, and may be in a checkpoint
-    finally:
-        if waiting:
-            write()
+    return write
 
 
 @contextmanager

@@ -33,24 +33,33 @@ def train_step(
         state.student, state.teacher, batch, key, state.step
     )
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.student)
     student = optax.apply_updates(state.student, updates)
     followed = {name: student[name] for name in state.teacher}
     teacher = optax.incremental_update(followed, state.teacher, 1 - ema(state.step))
     new = TrainState(state.step, student, teacher, opt_state, state.key)
-    # Neither the weights nor the teacher may see a value that is not finite: one NaN stays in a
-    # moving average for ever.
-    kept = jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, state)
+    kept, skipped = keep_finite(new, state, loss, norm)
     metrics = {
         "loss": loss,
         **seen,
         "grad_norm": norm,
-        "skipped": (~finite).astype(jnp.int32),
+        "skipped": skipped,
         "momentum": ema(state.step),
     }
     metrics["tokens"] = (batch["segment_ids"] > 0).sum()  # that are not padding
     return kept.replace(step=state.step + 1), metrics
+
+
+def keep_finite(new: Any, old: Any, loss: Array, norm: Array) -> tuple[Any, Array]:
+    """The new state and 0; or the old state and 1 where the loss or its gradient's norm is not
+    finite.
+
+    Neither the weights nor a teacher may see such a value: one NaN stays in a moving average for
+    ever. Count these steps with `health.Patience`.
+    """
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    return kept, (~finite).astype(jnp.int32)
 
 
 def jit_step(

@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 
-from mmv_jax.train.log import METRICS, Log, read_metrics
+from mmv_jax.train.log import METRICS, Log, one_behind, read_metrics
 
 
 def test_floats_come_back_to_the_last_bit(tmp_path):
@@ -101,3 +101,36 @@ def test_a_full_disk_ends_a_run_and_does_not_hang_it(tmp_path, monkeypatch):
         monkeypatch.setattr(RecordWriter, "write", full)
         with pytest.raises(OSError, match="No space left"):
             log.write(0, {"loss": np.float32(0.5)})
+
+
+def test_each_step_is_written_once_one_step_late_and_the_last_on_leaving():
+    written = []
+    with one_behind(lambda step, metrics: written.append((step, metrics["loss"]))) as report:
+        for step in range(3):
+            report(step, {"loss": step / 2})
+            assert len(written) == step
+    assert written == [(0, 0.0), (1, 0.5), (2, 1.0)]
+
+
+def test_the_last_step_is_written_where_the_next_batch_cannot_be_read():
+    written = []
+    with (
+        pytest.raises(OSError, match="no such batch"),
+        one_behind(lambda step, metrics: written.append(step)) as report,
+    ):
+        report(7, {})
+        raise OSError("no such batch")
+    assert written == [7]
+
+
+def test_a_step_whose_writing_ends_the_run_is_written_once():
+    written = []
+
+    def write(step, metrics):
+        written.append(step)
+        raise RuntimeError("diverged")
+
+    with pytest.raises(RuntimeError, match="diverged"), one_behind(write) as report:
+        report(0, {})
+        report(1, {})
+    assert written == [0]
