@@ -1,0 +1,44 @@
+"""Which cells of a table mean that a value is not known: one list for manifests, labels and cohorts.
+
+A cell such as `NA` that is taken for a word becomes a class of its own, and a code such as 9 that is
+taken for a number becomes a measurement. Both happen without an error, so the list is kept here.
+"""
+
+import math
+from collections.abc import Iterable
+
+WORDS = frozenset(
+    ("", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil", "missing")
+    + ("unknown", "unk", "not available", "not applicable", "not known", "not recorded")
+    + ("#value!", "#ref!", "#div/0!", "#null!", "#name?", "#num!", ".", "-", "--", "?", "??")
+    # R and Stata write these; German, French and Spanish tables the others
+    + ("na_real_", "na_character_", ".a", "unbekannt", "k.a.", "k. a.", "inconnu", "desconocido")
+)
+# of questionnaires and registries, in a column of yes (1) and no (0)
+CODES = frozenset((-1.0, -9.0, 9.0, -99.0, 99.0, -999.0, 999.0, 9999.0, -9999.0))
+
+
+def is_missing(cell: object) -> bool:
+    """Whether a cell means "not known": empty, None, NaN, or one of WORDS in any case.
+
+    >>> [is_missing(cell) for cell in ("N/A", " na ", None, float("nan"), "0", "no", 9)]
+    [True, True, True, True, False, False, False]
+    """
+    if cell is None:
+        return True
+    if isinstance(cell, float):
+        return math.isnan(cell)
+    return isinstance(cell, str) and " ".join(cell.split()).casefold() in WORDS
+
+
+def missing_codes(values: Iterable[float]) -> set[float]:
+    """The codes for "not known" among numbers that are otherwise all 0 or 1; empty elsewhere.
+
+    In a column of grades from 0 to 9 a 9 is a grade, so only columns of two classes have codes.
+
+    >>> sorted(missing_codes([0, 1, 1, 9, -1])), missing_codes([1, 5, 9])
+    ([-1.0, 9.0], set())
+    """
+    known = {float(value) for value in values if not math.isnan(value)}
+    codes = known & CODES
+    return codes if known - codes == {0.0, 1.0} else set()
