@@ -1,15 +1,15 @@
-"""Which cells of a table mean that a value is not known: one list for manifests, labels and cohorts.
+"""Which cells of a table mean "not known": one list for manifests, labels and cohorts.
 
-A cell such as `NA` that is taken for a word becomes a class of its own, and a code such as 9 that is
-taken for a number becomes a measurement. Both happen without an error, so the list is kept here.
+A cell such as `NA` that is taken for a word becomes a class of its own, and a code such as 9 that
+is taken for a number becomes a measurement. Both happen without an error, so the list is kept here.
 """
 
 import math
 from collections.abc import Iterable
 
 WORDS = frozenset(
-    ("", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil", "missing")
-    + ("unknown", "unk", "not available", "not applicable", "not known", "not recorded")
+    ("", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil")
+    + ("missing", "unknown", "unk", "not available", "not applicable", "not known", "not recorded")
     + ("#value!", "#ref!", "#div/0!", "#null!", "#name?", "#num!", ".", "-", "--", "?", "??")
     # R and Stata write these; German, French and Spanish tables the others
     + ("na_real_", "na_character_", ".a", "unbekannt", "k.a.", "k. a.", "inconnu", "desconocido")
@@ -31,7 +31,7 @@ def is_missing(cell: object) -> bool:
     return isinstance(cell, str) and " ".join(cell.split()).casefold() in WORDS
 
 
-def missing_codes(values: Iterable[float]) -> set[float]:
+def missing_codes(values: Iterable[float | int]) -> set[float]:
     """The codes for "not known" among numbers that are otherwise all 0 or 1; empty elsewhere.
 
     In a column of grades from 0 to 9 a 9 is a grade, so only columns of two classes have codes.
