@@ -16,6 +16,7 @@ FLOORS = [  # a room imports from itself and from lower floors (earlier lines); 
     {"train", "export"},
     {"bac", "evaluate", "preflight"},
     {"bench"},
+    {"commands"},
     {"cli"},
 ]
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}

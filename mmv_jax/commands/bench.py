@@ -1,0 +1,37 @@
+"""The command bench."""
+
+import argparse
+import importlib
+import json
+
+from mmv_jax.commands.table import command
+
+BENCHES = ("attention", "step", "packing", "input", "probe")
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Times a part beside its peer, in turn, in one run.
+
+    example: mmv bench attention --json
+    """
+    parser.add_argument("name", choices=BENCHES)
+    parser.add_argument(
+        "--json", action="store_true", help="one object with ours, peer and ratio of each case"
+    )
+
+
+@command("bench", _bench_arguments)
+def _bench(args) -> int:
+    bench = getattr(importlib.import_module(f"mmv_jax.bench.{args.name}"), f"bench_{args.name}")
+    result = bench()
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    for case in result["cases"]:
+        print(
+            f"{case['case']:<40} ours {case['ours']:.4g} {case['unit']}  {case['peer_name']}"
+            f" {case['peer']:.4g}  ratio {case['ratio']:.2f}"
+        )
+    for note in result["notes"]:
+        print(f"note: {note}")
+    return 0

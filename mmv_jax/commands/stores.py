@@ -1,0 +1,165 @@
+"""Commands that make and look at stores: phantom, manifest, ingest, inspect."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmv_jax.commands.table import command, local_path
+
+
+def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
+    """Writes phantom studies with known truth as DICOM, NIfTI and PNG files, with a manifest.
+
+    example: mmv phantom runs/phantoms --kind thorax-cxr,thorax-ct --studies 100 --seed 0
+    """
+    parser.add_argument("out", type=local_path, metavar="OUT")
+    parser.add_argument(
+        "--kind",
+        default="thorax-cxr,thorax-ct",
+        help="comma separated: thorax-cxr, thorax-ct, breast",
+    )
+    parser.add_argument("--studies", type=int, default=100, help="of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    tie = (
+        "of a thorax: 0, chest tubes are independent of pneumothorax; 1, a tube is exactly where a"
+        " pneumothorax is (default 0.3)"
+    )
+    parser.add_argument("--tube-tie", type=float, metavar="0..1", help=tie)
+    parser.add_argument(
+        "--bac",
+        type=float,
+        metavar="0..1",
+        help="of breasts: the share of women with a calcified artery (default 0.75)",
+    )
+    parser.add_argument(
+        "--film",
+        type=float,
+        metavar="0..1",
+        help="of breasts: the share of women whose views are scanned films (default 0.3)",
+    )
+    parser.add_argument(
+        "--pixels", type=int, default=256, help="rows and columns of a radiograph of 358 mm"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+
+
+@command("phantom", _phantom_arguments)
+def _phantom(args) -> int:
+    from mmv_jax.phantom.write import write_phantoms
+    from mmv_jax.report.progress import progress
+
+    dials = {
+        name: getattr(args, name)
+        for name in ("tube_tie", "bac", "film")
+        if getattr(args, name) is not None
+    }
+    options = {
+        "workers": args.workers,
+        "pixels": args.pixels,
+        "progress": progress("phantoms: written, of each kind,"),
+    }
+    print(
+        write_phantoms(args.out, args.kind.split(","), args.studies, args.seed, **options, **dials)
+    )
+    return 0
+
+
+def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Lists the studies of a folder, or of a known data set with its own splits and labels, as a
+    manifest (CSV).
+
+    example: mmv manifest folder /data/chest --out chest.csv
+    """
+    parser.add_argument("kind", choices=("folder", "mimic-cxr", "chexpert", "nih-cxr14", "ct-rate"))
+    parser.add_argument("root", type=Path, metavar="ROOT")
+    parser.add_argument("--out", type=local_path, required=True, metavar="FILE.csv")
+
+
+@command("manifest", _manifest_arguments)
+def _manifest(args) -> int:
+    from mmv_jax.manifests.listing import write_manifest_of
+
+    print(f"{write_manifest_of(args.kind, args.root, args.out)} studies in {args.out}")
+    return 0
+
+
+def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Reads the files of manifests into a block store; a file that is refused goes to
+    quarantine.jsonl and stops nothing.
+
+    example: mmv ingest chest.csv ct.csv --store stores/chest --workers 8
+    """
+    parser.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray outgrows one machine (extra: ray)",
+    )
+    parser.add_argument(
+        "--unit",
+        choices=("HU",),
+        help=(
+            "of studies whose manifest line names no unit: HU makes NIfTI, MHA and NRRD Hounsfield"
+            " units"
+        ),
+    )
+    parser.add_argument(
+        "--key",
+        type=Path,
+        help=(
+            "the key of the pseudonyms, to share between stores; default STORE.key, made where"
+            " missing"
+        ),
+    )
+
+
+@command("ingest", _ingest_arguments)
+def _ingest(args) -> int:
+    from mmv_jax.report.progress import progress
+    from mmv_jax.store.ingest import ingest
+
+    report = ingest(
+        args.manifests,
+        args.store,
+        workers=args.workers,
+        engine=args.engine,
+        key_path=args.key,
+        unit=args.unit,
+        progress=progress("ingest: read"),
+    )
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what a store holds: counts, shapes, spacings, intensities; with --verify reads every
+    block.
+
+    example: mmv inspect stores/chest --verify --sheet sheet.png
+    """
+    parser.add_argument("store", metavar="STORE")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every block and compare its checksum"
+    )
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.png", help="a contact sheet of some studies"
+    )
+
+
+@command("inspect", _inspect_arguments)
+def _inspect(args) -> int:
+    from mmv_jax.report.progress import progress
+    from mmv_jax.store.inspect import contact_sheet, describe, verify
+
+    print(describe(args.store))
+    if args.sheet:
+        contact_sheet(args.store, args.sheet)
+        print(f"contact sheet: {args.sheet}")
+    if args.verify:
+        faults = verify(args.store, progress("verify: read"))
+        print("\n".join(faults) if faults else "every block is as it was written")
+        return 1 if faults else 0
+    return 0

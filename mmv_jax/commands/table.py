@@ -1,0 +1,34 @@
+"""The table of commands, and what several of them need to read their words."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+Arguments = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], int]
+
+COMMANDS: dict[str, tuple[Arguments, Run]] = {}
+
+
+def command(name: str, add_arguments: Arguments) -> Callable[[Run], Run]:
+    """Registers a function as `mmv NAME`; the docstring of `add_arguments` is its help: a line,
+    then an example.
+    """
+
+    def register(run: Run) -> Run:
+        COMMANDS[name] = (add_arguments, run)
+        return run
+
+    return register
+
+
+def local_path(text: str) -> Path:
+    """A path that this machine sees. Checkpoints and logs are renamed and appended to, which
+    buckets cannot; stores alone may lie in one.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is an address, and a folder is needed: mount the bucket or a shared file"
+            " system (docs/launch.md)"
+        )
+    return Path(text)
