@@ -84,7 +84,7 @@ def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, I
         "sensitivity": (1 - free, ~zero),
     }
     return {
-        name: interval("mean", x[where], x[where], areas.women[where])
+        name: interval("proportion", x[where], x[where], areas.women[where])
         for name, (x, where) in parts.items()
         if where.any()
     }
@@ -98,7 +98,13 @@ def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarr
 
 
 def as_json(scores: dict[str, Interval]) -> dict[str, dict]:
-    """Scores in the form of `metrics.json`."""
+    """Scores in the form of `metrics.json`; a bound that is not given is null, beside the reason."""
     return {
-        name: {"value": s.value, "ci95": [s.low, s.high], "n": s.n} for name, s in scores.items()
+        name: {
+            "value": None if np.isnan(s.value) else s.value,
+            "ci95": [None if np.isnan(bound) else bound for bound in (s.low, s.high)],
+            "n": s.n,
+            **({"why": s.why} if s.why else {}),
+        }
+        for name, s in scores.items()
     }

@@ -26,7 +26,7 @@ from mmv_jax.bac.sources import Entry, list_entries
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.files import write_whole
-from mmv_jax.metrics.intervals import Interval
+from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.outcomes.analysis import analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
 from mmv_jax.outcomes.cohort import read_cohort, split_names
@@ -281,4 +281,4 @@ def _agree(
 
 
 def _sentence(name: str, score: Interval) -> str:
-    return f"{WORDS[name]}: {score.value:.3f} [{score.low:.3f}, {score.high:.3f}], n = {score.n}."
+    return f"{WORDS[name]}: {score.value:.3f} {bounds_text(score)}, n = {score.n}."

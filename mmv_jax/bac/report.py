@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from mmv_jax.bac.agreement import Compared, severity_table
-from mmv_jax.metrics.intervals import Interval
+from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.outcomes.cohort import SEVERITIES
 from mmv_jax.report.figures import COLOURS, STYLE, WIDTH, outlined, svg
 from mmv_jax.report.page import Cell, Section, Strip, Table
@@ -64,7 +64,7 @@ def agreement_sections(
 
 
 def _score(score: Interval) -> Cell:
-    return Cell(f"{score.value:.3f}", f"{score.low:.3f}–{score.high:.3f}, n = {score.n}")
+    return Cell(f"{score.value:.3f}", f"{bounds_text(score)}, n = {score.n}")
 
 
 def _count(n: int, right: bool) -> Cell:

@@ -173,8 +173,8 @@ def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -
 def as_json(
     results: Iterable[Result], others: Iterable[tuple[str, str, str, Interval]] = ()
 ) -> dict:
-    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`; what is not defined is null.
-    `others` are (task, encoder, metric, value).
+    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`; what is not defined is null,
+    and `"why"` says why there is no interval. `others` are (task, encoder, metric, value).
     """
     out: dict = defaultdict(lambda: defaultdict(dict))
     of_results = [
@@ -187,6 +187,7 @@ def as_json(
             "value": _null(found.value),
             "ci95": [_null(found.low), _null(found.high)],
             "n": found.n,
+            **({"why": found.why} if found.why else {}),
         }
     return {task: dict(encoders) for task, encoders in out.items()}
 

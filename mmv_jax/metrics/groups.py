@@ -8,7 +8,7 @@ predicted, weights [R, N]) -> [R]`.
 import numpy as np
 from jaxtyping import Bool
 
-from mmv_jax.metrics.intervals import METRICS, Weighted, weighted_auroc
+from mmv_jax.metrics.weighted import METRICS, Weighted, weighted_auroc
 
 
 def among(metric: str, inside: Bool[np.ndarray, " N"]) -> Weighted:

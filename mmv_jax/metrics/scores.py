@@ -38,9 +38,9 @@ def mae(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> flo
 
 def r2(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> float:
     """The share of the label's variance that is explained; negative when worse than the test set's
-    mean.
+    mean, NaN where the label is constant.
     """
-    return float(r2_score(truth, predicted))
+    return float(r2_score(truth, predicted)) if np.ptp(truth) > 0 else float("nan")
 
 
 def brier(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"]) -> float:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mmv_jax.metrics.groups import among, auroc_within, tie_broken
-from mmv_jax.metrics.intervals import contrast, interval, interval_over_draws, weighted_auroc
+from mmv_jax.metrics.intervals import contrast, interval, interval_over_draws
 from mmv_jax.metrics.scores import auroc
+from mmv_jax.metrics.weighted import weighted_auroc
 
 N = 400
 

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
-from mmv_jax.metrics import scores
-from mmv_jax.metrics.intervals import METRICS, holm, interval, paired, patient_weights
+from mmv_jax.metrics import intervals, scores
+from mmv_jax.metrics.closed_form import delong
+from mmv_jax.metrics.intervals import holm, interval, paired, patient_weights
+from mmv_jax.metrics.weighted import METRICS
 
 OF_LIBRARY = {
     "auroc": scores.auroc,
@@ -60,10 +63,10 @@ def test_the_interval_is_that_of_resampling_patient_by_patient():
     slow = []
     for _ in range(1000):
         drawn = np.concatenate([studies[p] for p in rng.choice(list(studies), len(studies))])
-        slow.append(scores.auroc(truth[drawn], score[drawn]))
-    fast = interval("auroc", truth, score, patients)
-    assert fast.value == pytest.approx(scores.auroc(truth, score))
-    np.testing.assert_allclose([fast.low, fast.high], np.quantile(slow, [0.025, 0.975]), atol=0.012)
+        slow.append(scores.auprc(truth[drawn], score[drawn]))
+    fast = interval("auprc", truth, score, patients)
+    assert fast.value == pytest.approx(scores.auprc(truth, score))
+    np.testing.assert_allclose([fast.low, fast.high], np.quantile(slow, [0.025, 0.975]), atol=0.015)
 
 
 def test_the_interval_covers_the_truth_and_ignoring_patients_would_not():
@@ -145,3 +148,108 @@ def test_separated_classes_have_no_calibration_slope():
     assert np.isnan(
         METRICS["calibration_slope"](truth, np.linspace(0.01, 0.99, 40), np.ones((1, 40)))[0]
     )
+
+
+def test_below_five_patients_of_a_class_there_is_no_interval_and_a_reason():
+    patients = np.repeat(np.arange(20), 2)
+    truth = (patients < 4).astype(float)  # 8 positive studies of 4 patients
+    score = np.random.default_rng(0).normal(size=40)
+    for metric in ("auroc", "auprc", "brier"):
+        found = interval(metric, truth, np.abs(score) / 4, patients)
+        assert np.isfinite(found.value)
+        assert np.isnan([found.low, found.high]).all()
+        assert found.why == "fewer than 5 patients of a class"
+    difference = paired("auroc", truth, score, -score, patients)
+    assert np.isnan([difference.low, difference.high, difference.p]).all()
+    assert difference.why == "fewer than 5 patients of a class"
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (5, 100), (50, 50)])
+def test_perfect_separation_has_an_interval_with_a_width(sizes):
+    truth = np.repeat([1.0, 0.0], sizes)
+    found = interval("auroc", truth, truth, np.arange(len(truth)))
+    assert found.value == found.high == 1.0
+    assert 0.5 < found.low < 0.99
+    reversed_ = interval("auroc", truth, -truth, np.arange(len(truth)))
+    assert (reversed_.low, reversed_.high) == (0.0, pytest.approx(1 - found.low))
+
+
+def test_the_variance_of_an_auroc_is_delongs_and_that_of_clusters():
+    """One study a patient: the empirical variance of placements. Doubled studies: unchanged."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 60)
+    score = truth + rng.normal(size=60)
+    found = delong(truth, score, np.arange(60))
+    assert found.value == pytest.approx(scores.auroc(truth, score))
+    assert found.variance == pytest.approx(found.apart)
+    twice = delong(np.tile(truth, 2), np.tile(score, 2), np.tile(np.arange(60), 2))
+    assert twice.variance == pytest.approx(found.variance)
+    assert twice.design_effect == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_proportion_is_wilsons_and_a_patient_counts_once():
+    right = np.ones(17)
+    found = interval("proportion", right, right, np.arange(17))
+    assert (found.low, found.high) == (pytest.approx(0.8157, abs=1e-4), 1.0)  # not [1, 1]
+    some = np.repeat([1.0, 0.0], [13, 4])
+    wilson = binomtest(13, 17).proportion_ci(method="wilson")
+    found = interval("proportion", some, some, np.arange(17))
+    assert (found.low, found.high) == (pytest.approx(wilson.low), pytest.approx(wilson.high))
+    copied = interval("proportion", np.tile(some, 3), np.tile(some, 3), np.tile(np.arange(17), 3))
+    assert copied.high - copied.low > found.high - found.low
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(10, 60))
+@settings(max_examples=25, deadline=None)
+def test_no_interval_excludes_its_own_value(seed, n):
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.arange(n) % 2).astype(float)
+    probability = rng.beta(0.3, 0.3, n)
+    for metric in METRICS:
+        found = interval(metric, truth, probability, np.arange(n), resamples=200)
+        if metric != "proportion" and np.isfinite(found.low):
+            assert found.low <= found.value <= found.high
+
+
+def test_r2_keeps_its_digits_far_from_zero_and_is_not_defined_where_the_truth_is_constant():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=50)
+    near = truth + 0.5 * rng.normal(size=50)
+    a = interval("r2", truth, near, np.arange(50))
+    b = interval("r2", truth + 1e8, near + 1e8, np.arange(50))
+    assert (b.value, b.low, b.high) == pytest.approx((a.value, a.low, a.high), abs=1e-5)
+    constant = interval("r2", np.full(20, 0.1), rng.normal(size=20), np.arange(20))
+    assert np.isnan(constant.value)
+    assert constant.why == "the metric is not defined"
+    assert np.isnan(scores.r2(np.full(20, 0.1), rng.normal(size=20)))
+
+
+def test_undefined_resamples_are_counted_and_too_many_refuse_the_interval():
+    truth = np.r_[1.0, np.zeros(29)]
+    any_positive = lambda t, p, w: np.where(w @ t > 0, w @ p / w.sum(axis=1), np.nan)  # noqa: E731
+    found = interval(any_positive, truth, truth, np.arange(30))
+    assert found.undefined == pytest.approx((1 - 1 / 30) ** 30, abs=0.04)
+    assert np.isnan(found.low)
+    assert "% of the resamples" in found.why
+    few = np.r_[np.ones(5), np.zeros(25)]
+    found = interval(any_positive, few, few, np.arange(30))
+    assert 0 < found.undefined < 0.02
+    assert found.low < found.value < found.high
+
+
+def test_a_win_survives_holm_over_a_hundred_comparisons():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 200)
+    found = paired(
+        "auroc", truth, truth + rng.normal(size=200), rng.normal(size=200), np.arange(200)
+    )
+    assert holm([found.p] + [0.5] * 99)[0] < 0.001
+
+
+def test_blocks_of_resamples_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    truth, score, patients = rng.integers(0, 2, 80), rng.uniform(size=80), rng.integers(0, 30, 80)
+    whole = interval("auprc", truth, score, patients, resamples=100, seed=5)
+    intervals._drawn.cache_clear()
+    monkeypatch.setattr(intervals, "BLOCK_BYTES", 8 * 80 * 7)
+    assert interval("auprc", truth, score, patients, resamples=100, seed=5) == whole

@@ -9,7 +9,7 @@ import numpy as np
 from mmv_jax.evaluate.fewshot import Point
 from mmv_jax.evaluate.measure import Comparison, Result, is_judged
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult, words
-from mmv_jax.metrics.intervals import Interval
+from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.metrics.scores import calibration_bins
 from mmv_jax.report.figures import Bar, growth_curves, reliability
 from mmv_jax.report.page import Cell, Section, Table
@@ -107,7 +107,7 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
         lost = (
             Cell("not defined")
             if np.isnan(c.lost.value)
-            else Cell(f"{c.lost.value:+.3f}", f"[{c.lost.low:+.3f}, {c.lost.high:+.3f}]")
+            else Cell(f"{c.lost.value:+.3f}", bounds_text(c.lost, "+.3f"))
         )
         leaning = _leaning(c)
         values = [value_cell(v) for v in (c.alone, c.plain, c.broken, c.within)]
@@ -166,7 +166,7 @@ def variant_sections(comparisons: Sequence[Comparison]) -> list[Section]:
                 Cell(c.task),
                 Cell(c.first),
                 Cell(c.second),
-                Cell(f"{d.value:+.3f}", f"[{d.low:+.3f}, {d.high:+.3f}]"),
+                Cell(f"{d.value:+.3f}", bounds_text(d, "+.3f")),
                 Cell(p),
                 Cell(c.words),
             ]
@@ -196,7 +196,7 @@ def _group_cell(found: GroupResult) -> Cell:
 def value_cell(value: Interval) -> Cell:
     """A value and its interval."""
     return (
-        Cell(f"{value.value:.3f}", f"[{value.low:.3f}, {value.high:.3f}]")
+        Cell(f"{value.value:.3f}", bounds_text(value))
         if not np.isnan(value.value)
         else Cell("not defined")
     )

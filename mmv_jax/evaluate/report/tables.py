@@ -17,7 +17,7 @@ from mmv_jax.evaluate.report.sections import (
     variant_sections,
 )
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult
-from mmv_jax.metrics.intervals import Interval
+from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.report.figures import Bar, forest, roc_curves
 from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
 
@@ -249,7 +249,7 @@ def comparison_section(comparisons: Sequence[Comparison]) -> Section:
             [
                 Cell(c.task),
                 Cell(c.second),
-                Cell(f"{d.value:+.3f}", f"[{d.low:+.3f}, {d.high:+.3f}]"),
+                Cell(f"{d.value:+.3f}", bounds_text(d, "+.3f")),
                 Cell(p),
                 Cell(c.words, tone=_tone(c.words)),
             ]
@@ -317,11 +317,7 @@ def _curve_sections(results: Sequence[Result]) -> list[Section]:
 
 
 def _number(value: Interval | None) -> str:
-    return (
-        "not measured"
-        if value is None
-        else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-    )
+    return "not measured" if value is None else f"{value.value:.3f} {bounds_text(value)}"
 
 
 def _tone(words: str) -> str:
