@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
+from mmv_jax.plugins import check_plugins
 
 STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
 SHARED = 2**22  # bytes of a replica's share of an array, at the least
@@ -159,7 +160,8 @@ def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> t
       directory: a run's workdir, or one of its steps (`workdir/checkpoints/1000`).
       mesh: where the parameters go, replicated; the first device where None.
     Raises:
-      UserError: no checkpoint there, or none that is whole.
+      UserError: no checkpoint there, none that is whole, or it was made with plug-ins that are not
+        loaded or have changed.
     """
     trees, config = restore_items(directory, ("encoder",), mesh)
     return trees["encoder"], config
@@ -220,6 +222,7 @@ def _restore_items(
             trees[name] = reader.restore(folder / name, args=ocp.args.StandardRestore(abstract))
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as config_reader:
         config = config_reader.restore(folder / "config", args=ocp.args.JsonRestore())
+    check_plugins(config)
     return trees, config
 
 

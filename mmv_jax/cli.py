@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Orbax and Grain speak of their own affairs there
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
+        _load_named(args)
         return COMMANDS[args.command][1](args)
     except UserError as error:
         print(f"mmv {args.command}: {error}", file=sys.stderr)
@@ -54,6 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mmv {args.command}: stopped.", file=sys.stderr)
         return 1
+
+
+def _load_named(args: argparse.Namespace) -> None:
+    """Loads the plug-ins of the command line. Only commands that know --plugins import anything."""
+    if hasattr(args, "plugins") or getattr(args, "config", None):
+        from mmv_jax.plugins import forget_plugins, load_plugins
+
+        forget_plugins()
+        load_plugins(getattr(args, "plugins", ()))
 
 
 def _without_path(error: OSError, args: argparse.Namespace) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
+from mmv_jax.plugins import KEY, resolve_plugins
 
 PREFIX = "--config."
 
@@ -22,7 +23,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
       overrides: words of the form `--config.rows.length=1024`. A value is a Python literal, or else
         text.
     Returns:
-      The config, locked: a name that it does not have cannot be set.
+      The config, locked: a name that it does not have cannot be set. `plugins`, the files that it
+      names (relative to its own folder, or else to the working directory), are loaded, and it says
+      their names and digests.
     Raises:
       UserError: no such file, no `get_config`, an unknown name, or a value of another type.
     """
@@ -41,9 +44,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
             f"--config {path}: the file has no function get_config(). See experiments/demo.py for"
             " the form."
         )
-    config = module.get_config().lock()
+    config = module.get_config()
+    if KEY not in config:
+        config[KEY] = ()  # so that the command line can name some
+    config.lock()
     for word in overrides:
         set_by_word(config, word)
+    resolve_plugins(config, path.parent)
     return config
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmv_jax.commands.table import command, local_path
+from mmv_jax.commands.table import add_plugins, command, local_path
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +53,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
         default="cls",
         help="comma separated: cls, patch (patch writes every patch token as zarr)",
     )
+    add_plugins(parser)
 
 
 @command("embed", _embed_arguments)
@@ -72,6 +73,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=local_path, required=True, metavar="DIR")
     parser.add_argument("--format", choices=("safetensors", "stablehlo"), required=True)
     parser.add_argument("--out", type=local_path, required=True, metavar="PATH")
+    add_plugins(parser)
 
 
 @command("export", _export_arguments)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmv_jax.commands.table import command, local_path
+from mmv_jax.commands.table import add_plugins, command, local_path
 
 
 def _fit_bac_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +52,7 @@ def _bac_arguments(parser: argparse.ArgumentParser) -> None:
     )
     # the rules of measuring come with the checkpoint; --config.measure.x=v changes one
     parser.set_defaults(config=None)
+    add_plugins(parser)
 
 
 @command("bac", _bac_arguments)

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from mmv_jax.commands.table import command, local_path
+from mmv_jax.commands.table import add_plugins, command, local_path
 
 
 def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,9 +70,12 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv manifest folder /data/chest --out chest.csv
     """
-    parser.add_argument("kind", choices=("folder", "mimic-cxr", "chexpert", "nih-cxr14", "ct-rate"))
+    # The table is not imported for a help text: a wrong word lists what there is.
+    kinds = "folder, or a data set: mimic-cxr, chexpert, nih-cxr14, ct-rate, or a plug-in's"
+    parser.add_argument("kind", metavar="KIND", help=kinds)
     parser.add_argument("root", type=Path, metavar="ROOT")
     parser.add_argument("--out", type=local_path, required=True, metavar="FILE.csv")
+    add_plugins(parser)
 
 
 @command("manifest", _manifest_arguments)
@@ -114,6 +117,7 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
             " missing"
         ),
     )
+    add_plugins(parser)
 
 
 @command("ingest", _ingest_arguments)

@@ -32,3 +32,11 @@ def local_path(text: str) -> Path:
             " system (docs/launch.md)"
         )
     return Path(text)
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Adds `--plugins` to a command without a config that could name them."""
+    what = "your own code, which registers entries (readers, data sets, ...); may be repeated"
+    parser.add_argument(
+        "--plugins", type=Path, action="append", default=[], metavar="FILE.py", help=what
+    )

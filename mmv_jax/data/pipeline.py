@@ -4,6 +4,7 @@ epoch, V crops of a line, B rows.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import grain
@@ -31,6 +32,7 @@ from mmv_jax.data.row_writer import RowWriter
 from mmv_jax.data.tokens import RowShape, choose_visible
 from mmv_jax.data.workers import begin, freed, held_signals
 from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.plugins import named_plugins
 
 ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
 # second part of a seed: keeps apart what is drawn for a crop, a line, a row and an epoch
@@ -163,7 +165,9 @@ class Rows:
                 grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
             )
             options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)
-            made = iter(one_by_one.mp_prefetch(options, worker_init_fn=begin))
+            made = iter(
+                one_by_one.mp_prefetch(options, worker_init_fn=partial(begin, named_plugins()))
+            )
         else:
             made = iter(
                 steps.to_iter_dataset(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
+from mmv_jax.plugins import Plugin
 from mmv_jax.processes import end_with_parent
 
 HELD = (signal.SIGTERM, signal.SIGINT)
@@ -30,9 +31,9 @@ def held_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin(index: int, count: int) -> None:
+def begin(plugins: tuple[Plugin, ...], index: int, count: int) -> None:
     """The beginning of worker `index` of `count`: it ends with its parent; Grain's own would wait
-    for it for ever.
+    for it for ever. `plugins` were loaded when they were received.
     """
     end_with_parent()
 

@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from mmv_jax.readers.canvas import Canvas, fitting, is_whole
 from mmv_jax.readers.deidentify import allowed_numbers
-from mmv_jax.readers.image import Image
+from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
 from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
@@ -240,3 +240,6 @@ def _one_unit(scales: list[Scale]) -> str:
     if len(units) > 1:
         raise Refused("mixed_unit", "some slices are in HU and others are not")
     return units.pop()
+
+
+DICOM = Format(lambda head, _: is_dicom(head), lambda path, _: read_dicom(path))

@@ -3,8 +3,9 @@ Study is made of it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -41,6 +42,24 @@ class Image:
     orientation: Orientation | None = None
     attributes: Mapping[str, float] = field(default_factory=dict)
     lossy: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format of files is known and read.
+
+    Attributes:
+      matches: whether a file is of this format, by its first 4,096 bytes (`head`), never by its
+        name; the path is there for what is compressed.
+      read: an Image of the file; of a mask, `grid` is the shape of its study, against which a
+        declared size is checked before memory is taken. It raises Refused, and what a library
+        raises is told as `unreadable`.
+      noun: what a manifest of a folder calls such a file's modality.
+    """
+
+    matches: Callable[[bytes, Path], bool]
+    read: Callable[[Path, tuple[int, ...] | None], Image]
+    noun: str = "volume"
 
 
 def study_of(image: Image, spacing_mm: float | None, unit: str | None) -> Study:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""MetaImage (MHA) to `[z, y, x]` in LPS+ order."""
 
 import io
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmv_jax.readers.image import Image
+from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import check_inflated, check_size
 from mmv_jax.readers.orient import triple
 from mmv_jax.readers.refused import Refused
@@ -14,7 +14,8 @@ from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, placed
 
 META_TYPES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-    "MET_LONG": 8, "MET_ULONG": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+    "MET_LONG": 8, "MET_ULONG": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8,
+    "MET_FLOAT": 4, "MET_DOUBLE": 8,
 }  # fmt: skip
 META_LINE = re.compile(rb"^[A-Za-z]+[ \t]*=")
 
@@ -103,3 +104,6 @@ def _checked_meta(header: dict[str, str]) -> tuple[tuple[int, int, int], int]:
             "the MetaImage header has no TransformMatrix, so left and right are not known",
         )
     return triple(shape), META_TYPES[header["ElementType"]]
+
+
+META_IMAGE = Format(lambda head, _: is_meta_image(head), read_meta_image)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""NIfTI (1, 2; gzipped or not) to `[z, y, x]` in LPS+ order, slice by slice."""
 
 import gzip
 import io
@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 
 from mmv_jax.readers.canvas import Canvas, rescaled
-from mmv_jax.readers.image import Image
+from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import MAX_HEADER_BYTES, check_size
 from mmv_jax.readers.orient import RAS_TO_LPS, Orientation, orientation_of
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, _three, first_kind
+from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, first_kind, three_axes
 
 GZIP = b"\x1f\x8b"
 # metres, millimetres, micrometres; where nothing is said, millimetres
@@ -60,7 +60,7 @@ def read_nifti(path: Path, grid: Shape | None = None) -> Image:
 
 def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape | None) -> Image:
     header = _nifti_header(file)
-    shape = _three(tuple(int(n) for n in header.get_data_shape()))
+    shape = three_axes(tuple(int(n) for n in header.get_data_shape()))
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise Refused("bad_shape", "voxels of a complex or colour type")
@@ -153,3 +153,11 @@ def _skip_to_end(file: io.BufferedIOBase) -> None:
         rest += len(data)
         if rest > MAX_HEADER_BYTES:
             raise Refused("too_large", "more data follow the voxels than can belong to them")
+
+
+def is_nifti(head: bytes, path: Path) -> bool:
+    """Whether a file that begins with `head` is NIfTI, gzipped or not."""
+    return nifti_version(gunzipped_head(path) if head.startswith(GZIP) else head) is not None
+
+
+NIFTI = Format(is_nifti, read_nifti)

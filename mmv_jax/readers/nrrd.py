@@ -1,13 +1,13 @@
-"""TODO."""
+"""NRRD to `[z, y, x]` in LPS+ order."""
 
 from pathlib import Path
 
 import numpy as np
 
-from mmv_jax.readers.image import Image
+from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import check_inflated, check_size
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, _three, placed
+from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, placed, three_axes
 
 NRRD_SPACES = {  # the sense of each axis of the file's space, as seen from LPS
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
@@ -35,7 +35,7 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
             raise Refused(
                 "detached_data", "the NRRD's voxels lie in another file. Save it as one .nrrd"
             )
-        shape = _three(tuple(int(n) for n in header.get("sizes", ())))
+        shape = three_axes(tuple(int(n) for n in header.get("sizes", ())))
         encoding = str(header.get("encoding", ""))
         size = check_size(
             shape,
@@ -92,3 +92,6 @@ def _nrrd_affine(header) -> np.ndarray:
     affine[:3, :3] = rows.T * np.array(senses)[:, None]
     affine[:3, 3] = np.array(header.get("space origin", (0, 0, 0)), float) * senses
     return affine
+
+
+NRRD = Format(lambda head, _: head.startswith(b"NRRD0"), read_nrrd)

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from mmv_jax.readers.codestream import jpeg_frame
-from mmv_jax.readers.image import NAN, Image
+from mmv_jax.readers.image import NAN, Format, Image
 from mmv_jax.readers.limits import check_size
 from mmv_jax.readers.refused import Refused
 
@@ -132,3 +132,6 @@ def grey(pixels: np.ndarray, *, exact: bool = False) -> np.ndarray:
     # ITU-R BT.601, as JPEG itself weighs them
     luminance = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.rint(luminance).astype(pixels.dtype)
+
+
+PICTURE = Format(lambda head, _: head.startswith((PNG, JPEG)), read_picture, noun="picture")

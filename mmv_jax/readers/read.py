@@ -8,15 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from mmv_jax.readers.dicom import is_dicom, read_dicom, read_series
-from mmv_jax.readers.image import Image, placement, study_of
-from mmv_jax.readers.meta_image import is_meta_image, read_meta_image
-from mmv_jax.readers.nifti import GZIP, gunzipped_head, nifti_version, read_nifti
-from mmv_jax.readers.nrrd import read_nrrd
-from mmv_jax.readers.picture import JPEG, PNG, read_picture
+from mmv_jax.readers.dicom import DICOM, read_series
+from mmv_jax.readers.image import Format, Image, placement, study_of
+from mmv_jax.readers.meta_image import META_IMAGE
+from mmv_jax.readers.nifti import NIFTI
+from mmv_jax.readers.nrrd import NRRD
+from mmv_jax.readers.picture import PICTURE
 from mmv_jax.readers.refused import Refused
+from mmv_jax.registry import Table
 from mmv_jax.study import Study
 
+# asked in this order; a plug-in's come after these
+FORMATS: Table[Format] = Table("format")
+FORMATS.register("picture", PICTURE)
+FORMATS.register("dicom", DICOM)
+FORMATS.register("nifti", NIFTI)
+FORMATS.register("nrrd", NRRD)
+FORMATS.register("meta", META_IMAGE)
+HEAD_BYTES = 4096
 MAX_LABEL = (1 << 15) - 1
 GRID_TOLERANCE = 0.5  # voxels: how far a mask's first and last voxel may lie from the study's
 
@@ -96,20 +105,10 @@ def refusing() -> Iterator[None]:
 
 
 def format_of(path: Path) -> str | None:
-    """ "picture", "dicom", "nifti", "nrrd" or "meta" by the first bytes of a file; None where it is
-    none of them.
-    """
+    """The name in FORMATS of the first format that a file's content is of; None where of none."""
     with path.open("rb") as file:
-        head = file.read(4096)
-    if head.startswith((PNG, JPEG)):
-        return "picture"
-    if is_dicom(head):
-        return "dicom"
-    if nifti_version(gunzipped_head(path) if head.startswith(GZIP) else head):
-        return "nifti"
-    if head.startswith(b"NRRD0"):
-        return "nrrd"
-    return "meta" if is_meta_image(head) else None
+        head = file.read(HEAD_BYTES)
+    return next((name for name, form in FORMATS.items() if form.matches(head, path)), None)
 
 
 def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
@@ -122,16 +121,9 @@ def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
     if form is None:
         raise Refused(
             "not_an_image",
-            "its content is none of DICOM, NIfTI, MHA, NRRD, PNG and JPEG, whatever its name says",
+            f"its content is none of {', '.join(FORMATS)}, whatever its name says",
         )
-    if form == "dicom":
-        return read_dicom(path)
-    return {
-        "picture": read_picture,
-        "nifti": read_nifti,
-        "nrrd": read_nrrd,
-        "meta": read_meta_image,
-    }[form](path, grid)
+    return FORMATS[form].read(path, grid)
 
 
 def _check_grid(image: Image, like: Study) -> None:

@@ -1,9 +1,7 @@
-"""Volume files: NIfTI (1, 2; gzipped or not), MetaImage (MHA) and NRRD, to `[z, y, x]` in LPS+
-order.
+"""What the readers of volume files (NIfTI, MetaImage, NRRD) share.
 
 None of these formats has a word for Hounsfield units: the unit is the manifest's. All three can
-point to voxels in another file, which is
-refused: such a path may be any file of the machine.
+point to voxels in another file, which is refused: such a path may be any file of the machine.
 """
 
 import numpy as np
@@ -18,7 +16,7 @@ Shape = tuple[int, ...]
 SLOWEST_FIRST = [2, 1, 0, 3]
 
 
-def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The shape without trailing axes of length 1; two axes are a volume of one slice."""
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]

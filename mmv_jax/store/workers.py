@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 
 from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.plugins import Plugin, named_plugins
 from mmv_jax.store.task import Event, Place, Reading, Refusal, Task, Written
 
 TaskFn = Callable[[Task], Iterator[Event]]
@@ -83,7 +84,9 @@ class _Worker:
         # a fork would inherit the locks of JAX's and TensorStore's threads
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.task_fn), daemon=True)
+        self.process = context.Process(
+            target=_work, args=(named_plugins(), theirs, self.task_fn), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.task, self.reading, self.is_dead = None, None, False
@@ -164,8 +167,8 @@ class _Worker:
         self.pipe.close()
 
 
-def _work(pipe, task_fn: TaskFn) -> None:
-    """The life of a worker process."""
+def _work(plugins: tuple[Plugin, ...], pipe, task_fn: TaskFn) -> None:
+    """The life of a worker process. `plugins` come first: they are loaded as they are received."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)  # decoders print file names and tags
@@ -210,7 +213,7 @@ def run_ray(
     waiting, running = deque(tasks), list[ray.ObjectRef]()
     while waiting or running:
         while waiting and len(running) < workers:
-            running.append(remote.remote(task_fn, waiting.popleft(), timeout_s))
+            running.append(remote.remote(named_plugins(), task_fn, waiting.popleft(), timeout_s))
         done, running = ray.wait(running)
         try:
             yield from (event for events in ray.get(done) for event in events)
@@ -219,7 +222,9 @@ def run_ray(
             raise WorkFailed(f"Ray gave up on a task: {cause} What is finished stays.") from error
 
 
-def _run_task_on_node(task_fn: TaskFn, task: Task, timeout_s: float) -> list[Event]:
+def _run_task_on_node(
+    plugins: tuple[Plugin, ...], task_fn: TaskFn, task: Task, timeout_s: float
+) -> list[Event]:
     return list(run_local(task_fn, [task], workers=1, timeout_s=timeout_s))
 
 

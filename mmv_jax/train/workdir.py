@@ -14,6 +14,7 @@ from mmv_jax.checkpoint import step_folders
 from mmv_jax.config import to_dict, to_json
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
+from mmv_jax.plugins import check_plugins
 from mmv_jax.train.log import METRICS
 
 # Said of a run that has all its steps. Learning rate, momentum and temperature follow from their
@@ -34,7 +35,9 @@ def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) 
     if kept.exists() and (
         (workdir / METRICS).exists() and (workdir / METRICS).stat().st_size or step_folders(workdir)
     ):
-        before, now = _flat(json.loads(kept.read_text())), _flat(to_dict(config))
+        begun = json.loads(kept.read_text())
+        check_plugins(begun)
+        before, now = _flat(begun), _flat(to_dict(config))
         changed = [
             name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
         ]

@@ -13,7 +13,7 @@ from PIL import Image
 from test_volume import nifti, write
 
 from mmv_jax.errors import UserError
-from mmv_jax.manifests.datasets import split_of
+from mmv_jax.manifests.published import split_of
 from mmv_jax.manifests.listing import write_manifest_of
 from mmv_jax.manifests.manifest import read_manifest
 from mmv_jax.readers.read import read_study

@@ -1,0 +1,101 @@
+"""What the lists of published data sets share: rows of a manifest, tables, splits and labels.
+
+One rule for splits: what the data set holds out is held out here. Where it names three splits they
+are kept; where it names two, the held-out one is "test", and "val" is a tenth of the training
+patients, drawn by a hash of the patient. One rule for labels made from reports: 1 positive, 0
+negative or not mentioned, empty uncertain (U-Ignore of Irvin et al., arXiv 1901.07031).
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import re
+from pathlib import Path
+
+from mmv_jax.errors import UserError
+
+Row = dict[str, str]
+# the fourteen of CheXpert's labeller, which MIMIC-CXR-JPG used too
+REPORT_FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+
+
+def split_of(patient: str, *, val: int = 10, test: int = 10) -> str:
+    """A split drawn by a hash of the patient: `val` and `test` in a hundred."""
+    place = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") % 100
+    return "val" if place < val else "test" if place < val + test else "train"
+
+
+def report_labels(line: Row | None, findings: tuple[str, ...]) -> Row:
+    """0/1 columns of a report's findings; empty where uncertain, or where there is no report."""
+    if line is None:
+        return dict.fromkeys(map(column_of, findings), "")
+    words = {"1": "1", "1.0": "1", "-1": "", "-1.0": ""}
+    return {
+        column_of(finding): words.get(line.get(finding, "").strip(), "0") for finding in findings
+    }
+
+
+def column_of(name: str) -> str:
+    """The name of a finding as a column: lower case, words joined by `_`."""
+    return re.sub(r"\W+", "_", name.strip().lower()).strip("_")
+
+
+def published_table(root: Path, pattern: str, *columns: str) -> list[Row]:
+    """Lines of the lists that match `pattern`, plain or gzipped.
+
+    Raises:
+      UserError: there is none, or one of `columns` is not in it; the list is named, since it is the
+        data set's, not a patient's.
+    """
+    files = sorted(root.glob(pattern))
+    if not files:
+        raise UserError(
+            f"{pattern} is not in the folder: it is the data set's own list. Download it next to"
+            " the images."
+        )
+    rows: dict[Path, list[Row]] = {}
+    for path in files:
+        # the same list, unpacked beside itself, counts once
+        plain = path.with_name(path.name.removesuffix(".gz"))
+        if plain in rows:
+            continue
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(
+                f"{pattern} has no column {', '.join(missing)}. Download the list again: it is the"
+                " data set's own."
+            )
+        rows[plain] = [{key: value or "" for key, value in line.items() if key} for line in reader]
+    return [line for lines in rows.values() for line in lines]
+
+
+def published_words(root: Path, name: str) -> list[str]:
+    """The words of one of the data set's lists.
+
+    Raises:
+      UserError: the list is not there.
+    """
+    if not (root / name).exists():
+        raise UserError(
+            f"{name} is not in the folder: it is the data set's own list. Download it next to the"
+            " images."
+        )
+    return (root / name).read_text().split()
