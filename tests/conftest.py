@@ -3,6 +3,8 @@
 """
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -21,6 +23,25 @@ QUICK = (
 os.environ["XLA_FLAGS"] = (
     f"{QUICK} --xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
 )
+
+# The same small step is compiled by many tests, in both workers of pytest-xdist and in the processes
+# that tests start. They share one cache, made by the first of them and removed by it at the end.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+OWNS_CACHE = CACHE not in os.environ
+if OWNS_CACHE:
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="mmv-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# JAX has read the environment already: it was imported above.
+jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_sessionfinish():
+    if OWNS_CACHE:
+        shutil.rmtree(os.environ[CACHE], ignore_errors=True)
+
 
 # Machines are shared: how long an example takes says nothing of the code.
 hypothesis.settings.register_profile("shared machine", deadline=None)

@@ -108,9 +108,8 @@ def _sort_dials(dials: dict[str, object]) -> tuple[breast.BreastDials, Dials]:
     """Each dial to its owner; a name that neither knows is a thorax's to refuse."""
     names = {field.name for field in fields(breast.BreastDials)}
     ours = {name: value for name, value in dials.items() if name in names}
-    return replace(breast.BreastDials(), **ours), make_dials(
-        **{n: v for n, v in dials.items() if n not in names}
-    )  # type: ignore[arg-type]
+    others = {name: value for name, value in dials.items() if name not in names}
+    return replace(breast.BreastDials(), **ours), make_dials(**others)  # type: ignore[arg-type]
 
 
 def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
