@@ -2,6 +2,8 @@
 width.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Num
 from sklearn.metrics import roc_auc_score
@@ -88,6 +90,87 @@ def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> floa
     )
     scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike two encoders arrange the same studies, with what to read it against.
+
+    Attributes:
+      value: the debiased CKA: about 0 for unrelated features however few the studies are; it may
+        be negative.
+      ceiling: that of an encoder with itself, between random halves of its width (the geometric
+        mean of both encoders); a value near it is as alike as can be seen.
+      null: the 95th percentile with the studies of one encoder permuted.
+      p: one-sided, of the permutations.
+    """
+
+    value: float
+    ceiling: float
+    null: float
+    p: float
+
+
+def debiased_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> float:
+    """`linear_cka` without its bias: noise of 64 studies and 768 dimensions has 0.93 there and
+    about 0 here. NaN below 4 studies, or where one side does not vary.
+
+    Holds two matrices of N × N.
+
+    Source: Song et al., JMLR 13 (2012), equation 5, for the unbiased HSIC; Nguyen et al. (arXiv
+      2010.15327), section 3, for CKA.
+    """
+    if len(x) < 4:
+        return float("nan")
+    k, m = _gram(x), _gram(y)
+    scale = _hsic(k, k) * _hsic(m, m)
+    return _hsic(k, m) / float(np.sqrt(scale)) if scale > 0 else float("nan")
+
+
+def likeness(
+    x: Float[np.ndarray, "N D"],
+    y: Float[np.ndarray, "N E"],
+    *,
+    halves: int = 10,
+    permutations: int = 199,
+    seed: int = 0,
+) -> Likeness:
+    """The debiased CKA with its split-half ceiling and its permutation null."""
+    value, rng = debiased_cka(x, y), np.random.default_rng(seed)
+    if np.isnan(value):
+        return Likeness(value, ceiling=value, null=value, p=value)
+    own = [np.mean([_split_half(z, rng) for _ in range(halves)]) for z in (x, y)]
+    ceiling = float(np.sqrt(np.prod(own))) if min(own) > 0 else float("nan")
+    k, m = _gram(x), _gram(y)
+    scale = np.sqrt(_hsic(k, k) * _hsic(m, m))
+    orders = [rng.permutation(len(m)) for _ in range(permutations)]
+    null = np.array([_hsic(k, m[np.ix_(order, order)]) / scale for order in orders])
+    p = float((1 + (null >= value).sum()) / (1 + permutations))
+    return Likeness(value, ceiling=ceiling, null=float(np.quantile(null, 0.95)), p=p)
+
+
+def _split_half(x: np.ndarray, rng: np.random.Generator) -> float:
+    """The debiased CKA of two random halves of the width."""
+    order = rng.permutation(x.shape[1])
+    half = len(order) // 2
+    return debiased_cka(x[:, order[:half]], x[:, order[half:]])
+
+
+def _gram(x: np.ndarray) -> np.ndarray:
+    """Inner products of centred features, without the diagonal, which holds the bias."""
+    x = np.asarray(x, np.float64)
+    x = x - x.mean(axis=0, keepdims=True)
+    k = x @ x.T
+    np.fill_diagonal(k, 0.0)
+    return k
+
+
+def _hsic(k: np.ndarray, m: np.ndarray) -> float:
+    """The unbiased estimate, of matrices with an empty diagonal."""
+    n = len(k)
+    of_k, of_m = k.sum(axis=0), m.sum(axis=0)
+    sums = (k * m).sum() + of_k.sum() * of_m.sum() / ((n - 1) * (n - 2))
+    return float((sums - 2 / (n - 2) * (of_k @ of_m)) / (n * (n - 3)))
 
 
 def unit(features: Float[np.ndarray, "N D"]) -> np.ndarray:

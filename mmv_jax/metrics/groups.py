@@ -5,10 +5,14 @@ Each function returns a metric that `intervals.interval` and `intervals.contrast
 predicted, weights [R, N]) -> [R]`.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Num
 
 from mmv_jax.metrics.weighted import METRICS, Weighted, weighted_auroc
+
+SMALLEST_CELL = 5  # patients of a class in a group, below which the tie is not broken
 
 
 def among(metric: str, inside: Bool[np.ndarray, " N"]) -> Weighted:
@@ -16,6 +20,43 @@ def among(metric: str, inside: Bool[np.ndarray, " N"]) -> Weighted:
     return lambda truth, predicted, weights: METRICS[metric](
         truth[inside], predicted[inside], weights[:, inside]
     )
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a test with the tie broken rests on; the share of resamples that it drops is
+    `Interval.undefined`.
+
+    Attributes:
+      smallest: patients of the rarest pair of class and group.
+      effective: studies that, unweighted, would tell as much as the weighted ones.
+    """
+
+    smallest: int
+    effective: float
+
+    @property
+    def refused(self) -> str:
+        """Why the test is not to be made; empty where it may be."""
+        if self.smallest >= SMALLEST_CELL:
+            return ""
+        return f"the smallest cell has {self.smallest} patients, fewer than {SMALLEST_CELL}"
+
+
+def support(truth: Num[np.ndarray, " N"], groups: np.ndarray, patients: np.ndarray) -> Support:
+    """The smallest cell and the effective sample size of `tie_broken` on these studies.
+
+    Source: Kish, Survey Sampling (1965), for the effective sample size.
+    """
+    cells = [(truth == label) & (groups == g) for label in (0, 1) for g in np.unique(groups)]
+    smallest = min(len(np.unique(patients[cell])) for cell in cells)
+    expected = [
+        (truth == label).sum() * (groups == g).sum() / len(truth)
+        for label in (0, 1)
+        for g in np.unique(groups)
+    ]
+    squares = sum(e**2 / max(cell.sum(), 1) for e, cell in zip(expected, cells))
+    return Support(smallest, float(len(truth) ** 2 / squares))
 
 
 def tie_broken(metric: str, groups: np.ndarray) -> Weighted:

@@ -5,9 +5,11 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from mmv_jax.metrics.features import (
+    debiased_cka,
     feature_std,
     knn_probabilities,
     knn_score,
+    likeness,
     linear_cka,
     rankme,
     unit,
@@ -71,3 +73,27 @@ def test_cka_ignores_rotation_and_scale_and_tells_noise():
 
 def test_a_row_of_zeros_has_no_direction():
     assert unit(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]
+
+
+def test_the_cka_of_noise_is_near_nought_once_debiased():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 64, 768))
+    assert linear_cka(x, y) > 0.9
+    assert abs(debiased_cka(x, y)) < 0.05
+    found = likeness(x, y, permutations=99)
+    assert found.p > 0.05
+    assert abs(found.ceiling) < 0.2 or np.isnan(found.ceiling)
+
+
+def test_shared_factors_are_above_the_null_and_at_the_ceiling():
+    rng = np.random.default_rng(1)
+    factors = rng.normal(size=(80, 4))
+    x, y = (factors @ rng.normal(size=(4, 96)) + 0.5 * rng.normal(size=(80, 96)) for _ in range(2))
+    found = likeness(x, y, permutations=99)
+    assert found.p == pytest.approx(0.01)
+    assert found.null < 0.2 < found.value
+    assert found.value == pytest.approx(found.ceiling, abs=0.15)
+    turned = x @ np.linalg.qr(rng.normal(size=(96, 96)))[0]
+    assert debiased_cka(x, 3 * turned) == pytest.approx(1.0)
+    assert np.isnan(debiased_cka(x[:3], y[:3]))
+    assert np.isnan(likeness(np.ones((9, 4)), y[:9]).value)

@@ -5,7 +5,7 @@ reason.
 import numpy as np
 import pytest
 
-from mmv_jax.metrics.groups import among, auroc_within, tie_broken
+from mmv_jax.metrics.groups import among, auroc_within, support, tie_broken
 from mmv_jax.metrics.intervals import contrast, interval, interval_over_draws
 from mmv_jax.metrics.scores import auroc
 from mmv_jax.metrics.weighted import weighted_auroc
@@ -105,3 +105,19 @@ def test_draws_of_the_training_patients_widen_an_interval():
     assert (alike.low, alike.high) == (pytest.approx(1.0), pytest.approx(1.0))
     assert unlike.low == pytest.approx(0.2)
     assert unlike.high == pytest.approx(1.8)
+
+
+def test_the_support_of_a_broken_tie_is_its_smallest_cell_and_what_its_weights_are_worth():
+    truth, group = (
+        np.repeat([1, 1, 0, 0], [40, 10, 10, 40]),
+        np.repeat([1, 0, 1, 0], [40, 10, 10, 40]),
+    )
+    found = support(truth, group, np.arange(100))
+    assert found.smallest == 10
+    weights = np.repeat([25 / 40, 2.5, 2.5, 25 / 40], [40, 10, 10, 40])
+    assert found.effective == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    assert not found.refused
+    one_patient = np.where((truth == 1) & (group == 0), 200, np.arange(100))
+    assert support(truth, group, one_patient).refused.startswith("the smallest cell has 1 patients")
+    even = support(np.tile([0, 1], 50), np.repeat([0, 1], 50), np.arange(100))
+    assert even.effective == pytest.approx(100)
