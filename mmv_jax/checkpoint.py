@@ -41,7 +41,8 @@ class Checkpoints:
       workdir: the run's folder; steps go to `workdir/checkpoints`, seals to `workdir/seals`.
       config: what evaluation must know (JSON types): the resolved config, the geometry, the hashed
         patients.
-      every, keep: in steps, in checkpoints.
+      every: steps from one checkpoint to the next.
+      keep: how many checkpoints, the newest.
     """
 
     def __init__(

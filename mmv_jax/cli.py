@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmv_jax.commands.table import COMMANDS
+from mmv_jax.config import PREFIX, load_config, values_of
 from mmv_jax.errors import UserError
 
 # They register their commands, in the order in which `mmv --help` lists them.
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         word for word in rest if not word.startswith("--config.") or not hasattr(args, "config")
     ]
     if unknown:
-        parser.error(f"{args.command} does not know {' '.join(unknown)}")
+        parser.error(f"{args.command} does not know {' '.join(unknown)}{_meant(unknown, args)}")
     args.overrides = rest
     # Orbax and Grain speak of their own affairs there
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -84,6 +85,18 @@ def _without_path(error: OSError, args: argparse.Namespace) -> str:
             ):
                 return f"{name.upper()}: {what}"
     return what
+
+
+def _meant(unknown: Sequence[str], args: argparse.Namespace) -> str:
+    """The word that sets a value of the config, where `--steps=20` was given for it."""
+    name, _, value = unknown[0].removeprefix("--").partition("=")
+    try:
+        names = [known for known, _ in values_of(load_config(args.config))]
+    except (AttributeError, TypeError, UserError):
+        return ""  # a command without a config, or a config with a mistake of its own
+    same = [known for known in names if known == name or known.endswith(f".{name}")]
+    value = value or next((word for word in unknown[1:] if not word.startswith("--")), "VALUE")
+    return f". To change the config, write {PREFIX}{same[0]}={value}" if same else ""
 
 
 def _dedent(text: str) -> str:

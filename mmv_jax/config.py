@@ -1,11 +1,15 @@
-"""Reads a config file, applies `--config.a.b=v`, and writes it as JSON."""
+"""Reads a config file, applies `--config.a.b=v`, checks its keys, and writes it as JSON."""
 
 import ast
 import difflib
 import importlib.util
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -13,73 +17,219 @@ from mmv_jax.errors import UserError
 from mmv_jax.plugins import KEY, resolve_plugins
 
 PREFIX = "--config."
+NEEDED = object()  # instead of a default
+SIMPLE = (bool, int, float, str)  # types that a value is checked for
+SECTIONS = ("Args:", "Attributes:", "Fields:")  # of a docstring
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+@dataclass(frozen=True)
+class Key:
+    """What is known of one value of a config.
+
+    Attributes:
+      default: NEEDED where the file must say it.
+      meaning: a sentence or two.
+      kind: the type of the value, one of SIMPLE; None where any will do.
+      is_open: the value is a group whose names are the user's own, such as `tasks`.
+    """
+
+    default: Any = NEEDED
+    meaning: str = ""
+    kind: type | None = None
+    is_open: bool = False
+
+    def refusal(self, value: Any) -> str | None:
+        """Why a value cannot stand here, in words; None where it can."""
+        if self.kind is None or value == self.default:
+            return None
+        fits = isinstance(value, (int, float) if self.kind is float else self.kind)
+        if fits and (self.kind is bool or not isinstance(value, bool)):
+            return None
+        told = type(value).__name__
+        return f"must be of the type {self.kind.__name__}, but {value!r} is a {told}"
+
+
+Keys = Mapping[str, Key]  # by full name: "rows.length"
+
+
+def keys_of(function: Callable, without: Iterable[str] = ()) -> dict[str, Key]:
+    """The keys of a group whose values are the arguments of a function, or the fields of a class.
+
+    Meanings are read from the docstring's `Args`, `Attributes` or `Fields`.
+
+    Args:
+      without: arguments that do not come from the config.
+    """
+    meanings = _meanings(inspect.getdoc(function) or "")
+    kinds = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
+    keys = {}
+    for name, argument in inspect.signature(function).parameters.items():
+        if name not in without and argument.kind not in kinds:
+            simple = argument.annotation if argument.annotation in SIMPLE else None
+            has_default = argument.default is not inspect.Parameter.empty
+            default = argument.default if has_default else NEEDED
+            keys[name] = Key(default, meanings.get(name, ""), simple)
+    return keys
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), keys: Keys | None = None
+) -> ConfigDict:
     """Runs `get_config()` of a Python file and sets what the command line says.
 
     Args:
-      path: a file such as `experiments/demo.py`; it is code of the user's own, and is run.
+      path: a file such as `experiments/demo.py`, which is code of the user's own, and is run; or
+        the name of a config of the package, such as `demo`.
       overrides: words of the form `--config.rows.length=1024`. A value is a Python literal, or else
         text.
+      keys: every key that the config can have. A word can then set those that the file leaves out,
+        and a file with another key, or without a needed one, is refused.
     Returns:
       The config, locked: a name that it does not have cannot be set. `plugins`, the files that it
       names (relative to its own folder, or else to the working directory), are loaded, and it says
       their names and digests.
     Raises:
-      UserError: no such file, no `get_config`, an unknown name, or a value of another type.
+      UserError: no such file, no `get_config`, code that does not run, an unknown name, or a value
+        of another type.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"--config {path}: there is no such file. The configs of the project are in"
-            " experiments/."
-        )
-    spec = importlib.util.spec_from_file_location("mmv_config", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(
-            f"--config {path}: the file has no function get_config(). See experiments/demo.py for"
-            " the form."
-        )
-    config = module.get_config()
+    path = find_config(path)
+    config = _run(path)
     if KEY not in config:
         config[KEY] = ()  # so that the command line can name some
     config.lock()
     for word in overrides:
-        set_by_word(config, word)
+        set_by_word(config, word, keys)
+    if keys is not None:
+        _check(config, keys, path)
     resolve_plugins(config, path.parent)
     return config
 
 
-def set_by_word(config: ConfigDict, word: str) -> None:
-    """Sets one value of a locked config from a word such as `--config.rows.length=1024`."""
+def find_config(path: str | Path) -> Path:
+    """The file of a config that is given by its path, or by its name among those of the package."""
+    if Path(path).is_file():
+        return Path(path)
+    named = {file.stem: file for file in packaged_configs()}
+    if str(path) in named:
+        return named[str(path)]
+    close = difflib.get_close_matches(Path(path).stem, named, n=1)
+    raise UserError(
+        f"--config {path}: there is no such file, and no config of that name."
+        f" {f'Did you mean {close[0]}?' if close else ''} `mmv configs` lists them."
+    )
+
+
+def packaged_configs() -> list[Path]:
+    """The configs that come with the package, by name."""
+    room = Path(__file__).resolve().parent
+    # In a checkout they stand beside the package, in a wheel inside it.
+    folders = (room / "experiments", room.parent / "experiments")
+    found = next((sorted(f.glob("*.py")) for f in folders if f.is_dir()), [])
+    return [path for path in found if path.stem != "__init__"]
+
+
+def _run(path: Path) -> ConfigDict:
+    """What `get_config()` of a file returns."""
+    spec = importlib.util.spec_from_file_location("mmv_config", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if hasattr(module, "get_config"):
+            config = module.get_config()
+            assert isinstance(config, ConfigDict), "get_config() returns no ConfigDict"
+            return config
+    except SyntaxError as error:
+        raise UserError(f"--config {path}, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:  # the file is the user's code, and may do anything
+        steps = traceback.extract_tb(error.__traceback__)
+        steps = [step for step in steps if Path(step.filename).absolute() == path.absolute()]
+        where = f", line {steps[-1].lineno}" if steps else ""
+        raise UserError(f"--config {path}{where}: {type(error).__name__}: {error}.") from error
+    raise UserError(
+        f"--config {path}: the file has no function get_config(). See experiments/demo.py for"
+        " the form."
+    )
+
+
+def set_by_word(config: ConfigDict, word: str, keys: Keys | None = None) -> None:
+    """Sets one value of a locked config from a word such as `--config.rows.length=1024`.
+
+    Args:
+      keys: those that may be set although the config does not have them.
+    """
     name, equals, text = word.removeprefix(PREFIX).partition("=")
     if not word.startswith(PREFIX) or not equals:
         raise UserError(f"{word!r} is not of the form --config.name=value.")
     *groups, leaf = name.split(".")
-    node = config
+    key = find_key(keys or {}, name)
+    node, names = config, _names(config, keys)
     for depth, group in enumerate(groups):
-        node = _child(node, group, ".".join(groups[: depth + 1]))
-    if leaf not in node:
-        raise UserError(f"config.{name} does not exist. {_nearest(config, name)}")
-    old, new = node[leaf], _value(text)
+        node = _child(node, group, ".".join(groups[: depth + 1]), key, names)
+    if leaf not in node and key is None:
+        raise UserError(f"config.{name} does not exist. {nearest(name, names)}")
+    old, new = node.get(leaf), _value(text)
     if isinstance(old, ConfigDict):
         raise UserError(
             f"config.{name} is a group; set one of its values:"
             f" {', '.join(f'config.{name}.{key}' for key in old)}."
         )
-    if isinstance(old, str) and new is not None:
+    if new is not None and (isinstance(old, str) or (key is not None and key.kind is str)):
         new = text
+    if key is not None and (refusal := key.refusal(new)):
+        raise UserError(f"config.{name} {refusal}.")
     try:
-        node[leaf] = new
+        with node.unlocked():
+            node[leaf] = new
     except TypeError as error:
         raise UserError(
             f"config.{name} is a {type(old).__name__} ({old!r}), but {text!r} is a"
             f" {type(new).__name__}."
         ) from error
+
+
+def find_key(keys: Keys, name: str) -> Key | None:
+    """The key of a full name. A part of a name that is the user's own stands as `*` in `keys`."""
+    parts = name.split(".")
+    for pattern, key in keys.items():
+        own = pattern.split(".")
+        same = all(mine in ("*", theirs) for mine, theirs in zip(own, parts))
+        if same and (len(own) == len(parts) or (key.is_open and len(own) < len(parts))):
+            return key
+    return None
+
+
+def values_of(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Full names and values of a config; a group without a value is one itself."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict) and len(value):
+            yield from values_of(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _check(config: ConfigDict, keys: Keys, path: Path) -> None:
+    """
+    Raises:
+      UserError: the config has an unknown key, or lacks a needed one, or has a value of a wrong
+        type.
+    """
+    values = dict(values_of(config))
+    for name, value in values.items():
+        key = find_key(keys, name)
+        is_group = any(known.startswith(f"{name}.") for known in keys)
+        if key is None and not (is_group and isinstance(value, ConfigDict)):
+            told = "is a group of values" if is_group else "does not exist"
+            raise UserError(f"--config {path}: config.{name} {told}. {nearest(name, keys)}")
+        if key is not None and (refusal := key.refusal(value)):
+            raise UserError(f"--config {path}: config.{name} {refusal}.")
+    for name, key in keys.items():
+        if key.default is NEEDED and "*" not in name and not key.is_open and name not in values:
+            meaning = f" ({key.meaning.rstrip('.')})" if key.meaning else ""
+            raise UserError(
+                f"--config {path}: config.{name}{meaning} is missing. Set it in the file, or with"
+                f" {PREFIX}{name}=VALUE."
+            )
 
 
 def to_dict(config: ConfigDict | Mapping) -> dict:
@@ -93,10 +243,25 @@ def to_json(config: ConfigDict | Mapping) -> str:
     return json.dumps(plain, indent=2, sort_keys=True)
 
 
-def _child(node: ConfigDict, group: str, name: str) -> ConfigDict:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A sentence: which of the names may be meant, or all of them."""
+    known = sorted(set(names))
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    leaf = name.rpartition(".")[2]
+    close = close or [other for other in known if other.rpartition(".")[2] == leaf]
+    return f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(known)}."
+
+
+def _child(
+    node: ConfigDict, group: str, name: str, key: Key | None, names: Iterable[str]
+) -> ConfigDict:
+    """A group of a config, made where it is absent and `key`, which stands in it, is known."""
+    if key is not None and node.get(group) is None:
+        with node.unlocked():
+            node[group] = ConfigDict()
     child = node.get(group)
     if not isinstance(child, ConfigDict):
-        raise UserError(f"config.{name} is no group of this config. {_nearest(node, group)}")
+        raise UserError(f"config.{name} is no group of this config. {nearest(group, names)}")
     return child
 
 
@@ -107,15 +272,23 @@ def _value(text: str):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def _nearest(config: ConfigDict, name: str) -> str:
-    names = list(_flat_names(config))
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(names)}."
+def _names(config: ConfigDict, keys: Keys | None = None) -> list[str]:
+    return [*(name for name, _ in values_of(config)), *(keys or ())]
 
 
-def _flat_names(config: ConfigDict, prefix: str = ""):
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _flat_names(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
+def _meanings(docstring: str) -> dict[str, str]:
+    """What the sections of a docstring say of each name."""
+    meanings: dict[str, str] = {}
+    names: list[str] = []
+    inside = False
+    for line in docstring.splitlines():
+        depth, text = len(line) - len(line.lstrip()), line.strip()
+        if depth == 0 and text:
+            inside, names = text in SECTIONS, []
+        elif inside and depth == 2:
+            listed, _, said = text.partition(": ")
+            names = [name.strip() for name in listed.split(",")]
+            meanings |= dict.fromkeys(names, said)
+        elif inside and text:
+            meanings |= {name: f"{meanings[name]} {text}".strip() for name in names}
+    return meanings

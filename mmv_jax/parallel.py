@@ -34,6 +34,8 @@ def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh
     neighbours, since it is spoken along most).
 
     Args:
+      data: replicas.
+      fsdp: devices that share one copy of the state.
       devices: instead of all of this run's; those of a topology, for example.
     Raises:
       UserError: data * fsdp is not the number of devices.

@@ -1,8 +1,10 @@
 """`mmv`: exit codes, help, and mistakes told in a line."""
 
+import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from mmv_jax import cli
 from mmv_jax.cli import COMMANDS, main
+from mmv_jax.config import packaged_configs
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.train import loop
 
@@ -97,24 +100,9 @@ def test_what_is_missing_is_named_in_one_line(line, named, capsys, tmp_path, mon
 
 
 def test_an_unknown_name_of_a_config_is_named(capsys, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'steps':"
-        " 3})\n"
-    )
-    assert (
-        exit_code(
-            [
-                "pretrain",
-                "--config",
-                f"{tmp_path}/mine.py",
-                "--workdir",
-                f"{tmp_path}/run",
-                "--config.step=5",
-            ]
-        )
-        == 2
-    )
-    assert "config.step does not exist. Did you mean steps?" in capsys.readouterr().err
+    words = f"pretrain --config demo --workdir {tmp_path}/run --config.step=5"
+    assert exit_code(words.split()) == 2
+    assert "config.step does not exist. Did you mean steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -136,7 +124,7 @@ def test_an_error_is_one_line_and_its_exit_code(error, code, says, capsys, monke
 
 UNWRITABLE = {
     "manifest folder images --out nodir/m.csv": "OUT: No such file",
-    "pretrain --config c.py --workdir images/1.png": "WORKDIR: ",
+    "pretrain --config demo --workdir images/1.png": "WORKDIR: ",
 }
 
 
@@ -149,7 +137,6 @@ def test_what_the_system_refuses_is_one_line_that_names_the_argument(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "images" / "1.png")
-    monkeypatch.setattr("mmv_jax.config.load_config", lambda path, overrides: None)
     monkeypatch.setattr(
         "mmv_jax.train.loop.pretrain", lambda config, workdir: workdir.mkdir(parents=True)
     )
@@ -218,9 +205,85 @@ def test_a_run_that_was_told_to_stop_says_so_to_whom_it_matters(
     monkeypatch.delenv("MMV_STOPPED_EXIT_CODE", raising=False)
     if told:
         monkeypatch.setenv("MMV_STOPPED_EXIT_CODE", told)
-    config = tmp_path / "eight.py"
-    config.write_text(
-        "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return"
-        " ConfigDict({'steps': 8})\n"
-    )
-    assert main(["pretrain", "--config", str(config), "--workdir", str(tmp_path / "run")]) == code
+    line = f"pretrain --config demo --config.steps=8 --workdir {tmp_path / 'run'}"
+    assert main(line.split()) == code
+
+
+MISTAKES = {
+    "pretrain --config demo --workdir run --steps=20": "write --config.steps=20",
+    "pretrain --config demo --workdir run --steps 20": "write --config.steps=20",
+    "pretrain --config demo --workdir run --peak_lr=1": "write --config.optimizer.peak_lr=1",
+    "pretrain --config dmo --workdir run": "Did you mean demo?",
+    "pretrain --config eval_demo --workdir run": "the config of an evaluation, which `mmv eval",
+    "evaluate --config demo --workdir run": "the config of a pretraining, which `mmv pretrain`",
+    "fit-bac --config demo --workdir run": "which `mmv pretrain` reads. `mmv fit-bac` needs",
+    "pretrain --config bac --workdir run": "which `mmv fit-bac` reads",
+    "pretrain --config broken.py --workdir run": "broken.py, line 2: ",
+    "pretrain --config raises.py --workdir run": "raises.py, line 2: NameError: name 'Config",
+    "pretrain --config lacks.py --workdir run": "config.steps (Of the whole run; ",
+    "pretrain --config stray.py --workdir run": "config.sed does not exist. Did you mean seed or",
+    "pretrain --config demo --workdir run --sweep optimizer.peak_lr": "--sweep optimizer.peak_lr",
+    "pretrain --config demo --workdir run --sweep optimizer.peak=1,2": "mean optimizer.peak_lr",
+}
+
+
+@pytest.mark.parametrize("line, says", MISTAKES.items(), ids=range(len(MISTAKES)))
+def test_a_mistake_in_a_config_is_told_in_a_line(line, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("def get_config():\n    return (\n")
+    (tmp_path / "raises.py").write_text("def get_config():\n    return ConfigDict()\n")
+    demo = packaged_configs()[0].parent / "demo.py"
+    text = demo.read_text()
+    (tmp_path / "lacks.py").write_text(text.replace("dict(seed=0, steps=250)", "dict(seed=0)"))
+    (tmp_path / "stray.py").write_text(text.replace("seed=0,", "seed=0, sed=1,"))
+    assert exit_code(line.split()) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+BEFORE = Path(__file__).parent / "before"
+
+
+@pytest.mark.full
+def test_a_dry_run_runs_one_step_and_keeps_nothing(capsys, tmp_path):
+    words = f"pretrain --config {BEFORE / 'config.py'} --workdir {tmp_path / 'run'} --dry-run"
+    terms = [f"--config.objective.{name}=0" for name in ("dino", "ibot", "koleo")]
+    assert main([*words.split(), f"--config.data.store={BEFORE / 'store'}", *terms]) == 0
+    told = capsys.readouterr().out
+    assert "parameters" in told
+    assert re.search(r"run in \d+\.\d+ s, loss \d", told)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ("--config.data.store=nowhere", "nowhere is not a store"),
+        ("--config.rows.per_step=7", "Set --config.rows.per_step=8"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(change, says, capsys, tmp_path):
+    words = f"pretrain --config {BEFORE / 'config.py'} --workdir {tmp_path / 'run'} --dry-run"
+    assert main([*words.split(), f"--config.data.store={BEFORE / 'store'}", change]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_sweep_goes_on_where_a_run_fails(capsys, tmp_path, monkeypatch):
+    trained = {}
+
+    def pretrain(config, workdir):
+        trained[workdir.name] = config.optimizer.clip
+        if config.optimizer.clip == 2.0:
+            raise WorkFailed("it diverged")
+        return SimpleNamespace(step=config.steps)
+
+    monkeypatch.setattr(loop, "pretrain", pretrain)
+    words = f"pretrain --config demo --workdir {tmp_path} --sweep optimizer.clip=1.0,2,3.0"
+    assert main(words.split()) == 1
+    # `clip` is not in the file: every key can be swept
+    assert trained == {"optimizer.clip=1.0": 1.0, "optimizer.clip=2": 2.0, "optimizer.clip=3.0": 3}
+    printed = capsys.readouterr()
+    assert "optimizer.clip=2 failed: WorkFailed: it diverged" in printed.err
+    assert "2 of 3 runs" in printed.out

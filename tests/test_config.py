@@ -4,13 +4,15 @@ import json
 
 import pytest
 
-from mmv_jax.config import load_config, to_json
+from mmv_jax.commands.keys import KINDS, kind_of, load_for, pretraining_keys
+from mmv_jax.config import NEEDED, load_config, packaged_configs, set_by_word, to_json
 from mmv_jax.errors import UserError
 
 FILE = """
 from ml_collections import ConfigDict
 def get_config():
-    return ConfigDict(dict(seed=0, rows=dict(length=64, share=0.5), data=dict(store="here", mixture=dict(CT=0.5))))
+    data = dict(store="here", mixture=dict(CT=0.5))
+    return ConfigDict(dict(seed=0, rows=dict(length=64, share=0.5), data=data))
 """
 
 
@@ -51,3 +53,66 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_json_holds_every_value(file):
     assert json.loads(to_json(load_config(file)))["rows"] == {"length": 64, "share": 0.5}
+
+
+@pytest.mark.parametrize("path", packaged_configs(), ids=lambda path: path.stem)
+def test_every_config_of_the_package_has_the_keys_of_its_kind(path):
+    kind = kind_of(load_config(path))
+    assert kind is not None
+    assert load_for(kind.command, path).to_dict() == load_config(path).to_dict()
+
+
+def test_every_key_can_be_set_also_where_the_file_leaves_it_out():
+    keys = pretraining_keys()
+    for name, key in keys.items():
+        config, value = load_config("demo"), key.default
+        if value is NEEDED or value is None:
+            continue
+        set_by_word(config, f"--config.{name}={value}", keys)
+        *groups, leaf = name.split(".")
+        for group in groups:
+            config = config[group]
+        assert config[leaf] == value, name
+
+
+@pytest.mark.parametrize(
+    "word, name, value",
+    [
+        ("--config.encoder.qk_norm=True", "encoder.qk_norm", True),
+        ("--config.encoder.layer_scale=none", "encoder.layer_scale", None),
+        ("--config.optimizer.b2=0.99", "optimizer.b2", 0.99),
+        ("--config.encoder.dtype=bfloat16", "encoder.dtype", "bfloat16"),
+        ("--config.data.mixture.CT=0.5", "data.mixture.CT", 0.5),
+        ("--config.crops.planar.locals=2", "crops.planar.locals", 2),
+        ("--config.topology=v5e:4x4", "topology", "v5e:4x4"),
+    ],
+)
+def test_a_key_that_the_file_leaves_out_is_set(word, name, value):
+    found = load_for("mmv pretrain", "demo", [word])
+    for part in name.split("."):
+        found = found[part]
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    "word, says",
+    [
+        ("--config.encoder.qknorm=True", "Did you mean encoder.qk_norm"),
+        ("--config.encoder.qk_norm=2", "must be of the type bool, but 2 is a int"),
+        ("--config.optimizer.clip=much", "must be of the type float, but 'much' is a str"),
+        ("--config.stepps=2", "Did you mean steps"),
+        ("--config.optimiser.clip=2.0", "Did you mean optimizer"),
+        ("--config.steps=none", "must be of the type int"),
+    ],
+)
+def test_a_wrong_key_is_named_with_the_nearest(word, says):
+    with pytest.raises(UserError, match=says):
+        load_for("mmv pretrain", "demo", [word])
+
+
+def test_the_keys_of_every_kind_have_a_mark_and_most_a_meaning():
+    for kind in KINDS:
+        keys = kind.keys()
+        assert any(name.split(".")[0] == kind.mark for name in keys), kind.words
+    told = [bool(key.meaning) for key in pretraining_keys().values()]
+    assert sum(told) > 0.8 * len(told)

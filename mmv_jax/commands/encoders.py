@@ -1,7 +1,6 @@
 """Commands that use a trained encoder: evaluate, embed, export."""
 
 import argparse
-from pathlib import Path
 
 from mmv_jax.commands.table import add_plugins, command, local_path
 
@@ -12,7 +11,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir
       runs/mine/evaluate
     """
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
+    parser.add_argument("--config", required=True, metavar="NAME|FILE.py")
     parser.add_argument(
         "--checkpoint",
         type=local_path,
@@ -25,11 +24,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 @command("evaluate", _evaluate_arguments)
 def _evaluate(args) -> int:
     from mmv_jax.bac import evaluate as mammograms
-    from mmv_jax.config import load_config
+    from mmv_jax.commands.keys import load_for
     from mmv_jax.evaluate.run import evaluate
     from mmv_jax.outcomes import run as outcomes
 
-    config = load_config(args.config, args.overrides)
+    config = load_for("mmv evaluate", args.config, args.overrides)
     if "mammograms" in config:
         print(mammograms.evaluate_config(config, args.checkpoint, args.workdir))
     elif "cohort" in config:  # a table of areas and outcomes: no images, no encoder

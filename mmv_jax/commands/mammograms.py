@@ -12,16 +12,16 @@ def _fit_bac_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv fit-bac --config experiments/bac.py --workdir runs/bac/fit
     """
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
+    parser.add_argument("--config", required=True, metavar="NAME|FILE.py")
     parser.add_argument("--workdir", type=local_path, required=True, metavar="DIR")
 
 
 @command("fit-bac", _fit_bac_arguments)
 def _fit_bac(args) -> int:
     from mmv_jax.bac.fit import fit
-    from mmv_jax.config import load_config
+    from mmv_jax.commands.keys import load_for
 
-    fit(load_config(args.config, args.overrides), args.workdir)
+    fit(load_for("mmv fit-bac", args.config, args.overrides), args.workdir)
     return 0
 
 

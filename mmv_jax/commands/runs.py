@@ -3,9 +3,13 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from mmv_jax.commands.table import command, local_path
+from mmv_jax.errors import UserError
 
 
 def _preflight_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +19,7 @@ def _preflight_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv preflight --config experiments/vitl_pod.py --topology v5p:4x4x8
       --config.rows.per_step=512
     """
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
+    parser.add_argument("--config", required=True, metavar="NAME|FILE.py")
     parser.add_argument(
         "--topology",
         metavar="NAME",
@@ -36,12 +40,15 @@ def _preflight_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("preflight", _preflight_arguments)
 def _preflight(args) -> int:
-    from mmv_jax.config import load_config
+    from mmv_jax.commands.keys import load_for
     from mmv_jax.preflight.estimate import preflight
     from mmv_jax.preflight.summary import sheet
 
     figures = preflight(
-        load_config(args.config, args.overrides), args.topology, args.devices, mfu=args.mfu
+        load_for("mmv pretrain", args.config, args.overrides),
+        args.topology,
+        args.devices,
+        mfu=args.mfu,
     )
     print(json.dumps(figures.as_json()) if args.json else sheet(figures))
     return 0 if figures.fits else 1
@@ -50,26 +57,84 @@ def _preflight(args) -> int:
 def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     """Pretrains an encoder; goes on by itself where the workdir has a checkpoint.
 
-    example: mmv pretrain --config experiments/demo.py --workdir runs/mine --config.steps=500
+    example: mmv pretrain --config demo --workdir runs/mine --config.steps=500
     """
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.py")
+    parser.add_argument("--config", required=True, metavar="NAME|FILE.py")
     parser.add_argument("--workdir", type=local_path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check config, store, labels and workdir, run one step, and keep nothing",
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="NAME=A,B,...",
+        help="train once a value, in turn, each in its own folder of the workdir:"
+        " optimizer.peak_lr=1e-3,2e-3",
+    )
 
 
 @command("pretrain", _pretrain_arguments)
 def _pretrain(args) -> int:
-    from mmv_jax.config import load_config
+    from mmv_jax.commands.keys import load_for
     from mmv_jax.parallel import initialize_distributed
+
+    if args.sweep:
+        return _sweep(args)
+    initialize_distributed()
+    config = load_for("mmv pretrain", args.config, args.overrides)
+    if args.dry_run:
+        from mmv_jax.train.dry_run import dry_run
+
+        print(dry_run(config, args.workdir))
+        return 0
+    return 0 if _finishes(config, args.workdir) else _stopped()
+
+
+def _finishes(config: ConfigDict, workdir: Path) -> bool:
+    """Trains; False where the run was told to stop before its last step."""
     from mmv_jax.train.loop import pretrain
 
+    return int(pretrain(config, workdir).step) >= config.steps
+
+
+def _stopped() -> int:
+    """The exit code of a run that was told to stop: it has ended well, but some schedulers restart
+    a job only on a non-zero code.
+    """
+    return int(os.environ.get("MMV_STOPPED_EXIT_CODE", "0"))
+
+
+def _sweep(args) -> int:
+    """Trains once a value of `--sweep`. A run that fails is named, and the next one begins."""
+    from mmv_jax.commands.keys import load_for
+    from mmv_jax.parallel import initialize_distributed
+
+    name, equals, values = args.sweep.partition("=")
+    if not equals or not all(values.split(",")) or args.dry_run:
+        raise UserError(
+            f"--sweep {args.sweep}: give one name and its values, as in"
+            " --sweep optimizer.peak_lr=1e-3,2e-3, and no --dry-run."
+        )
     initialize_distributed()
-    config = load_config(args.config, args.overrides)
-    state = pretrain(config, args.workdir)
-    # A run that was told to stop has ended well, but where whoever started it starts again what
-    # failed alone, it has to say that it is not done.
-    return (
-        0 if int(state.step) >= config.steps else int(os.environ.get("MMV_STOPPED_EXIT_CODE", "0"))
-    )
+    # All are read before the first one trains: a mistake in the last shows at once.
+    runs = {
+        f"{name}={value}": load_for(
+            "mmv pretrain", args.config, [*args.overrides, f"--config.{name}={value}"]
+        )
+        for value in values.split(",")
+    }
+    failed = []
+    for run, config in runs.items():
+        print(f"sweep: {run}")
+        try:
+            if not _finishes(config, args.workdir / run):
+                return _stopped()
+        except Exception as error:  # whatever ends a run, the next one does not depend on it
+            print(f"sweep: {run} failed: {type(error).__name__}: {error}", file=sys.stderr)
+            failed.append(run)
+    print(f"sweep: {len(runs) - len(failed)} of {len(runs)} runs ended well in {args.workdir}")
+    return 1 if failed else 0
 
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:

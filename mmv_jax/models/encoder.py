@@ -68,6 +68,7 @@ class Encoder(nn.Module):
       scale_mm: the shortest rotary wavelength. 16 mm is two patches of a fine CT crop; `rope_base`
         times as much, 1.6 m, spans a body. (In grid coordinates the unit is a voxel of the crop,
         and twice the patch's side is the natural value: 32 for 16 voxels.)
+      rope_base: the longest rotary wavelength, in the shortest.
       attention: the backend of `ops.attention.segment_attention`.
       remat: stores only the input of each block for the backward pass, and computes the block
         again; otherwise the matrix products are stored too.

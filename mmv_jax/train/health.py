@@ -39,6 +39,21 @@ FEWEST = 32  # fewer features have no rank to speak of either
 LOW_STD, LOW_RANK = 0.02, 1.5  # of features that say nothing
 
 
+@dataclass(frozen=True)
+class HealthOptions:
+    """The group `health` of a config.
+
+    Attributes:
+      every: steps between the figures of the features.
+      knn: for each modality the label that the kNN probe is asked for; None for no probe.
+      knn_every: steps between the probes.
+    """
+
+    every: int
+    knn: Mapping[str, str] | None = None
+    knn_every: int | None = None
+
+
 @dataclass
 class Health:
     """Collects the features of a run's latest global crops and says what they show.

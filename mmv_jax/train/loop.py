@@ -3,9 +3,10 @@ arguments.
 """
 
 import inspect
+import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ from mmv_jax.models.sizes import make_encoder
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
-from mmv_jax.train.health import Health, Patience
+from mmv_jax.train.health import Health, HealthOptions, Patience
 from mmv_jax.train.log import Log, Silence, one_behind
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
@@ -60,8 +61,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
     """
     mesh = _call("mesh", make_mesh, **config.mesh)
-    _check_rows(config.rows.per_step, mesh)
-    _check_counts(config)
+    check_rows(config.rows.per_step, mesh)
+    check_counts(config)
     objective, tx, ema = make_parts(config)
     keep_config(config, workdir, MAY_CHANGE)
     # Data: which study is in which row of which step is known before a voxel is read.
@@ -70,7 +71,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     # State: made where it will live, never whole on one device.
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
     step_fn = jit_step(objective, tx, ema, shapes, mesh)
-    probe = _make_probe(store, config, mesh)
+    probe = make_probe(store, config, mesh)
     carried, seen = (
         to_dict(config),
         {
@@ -125,7 +126,7 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     """The step of a config, lowered from shapes alone: no store is read and no memory is taken;
     devices of a topology will do for the mesh.
     """
-    _check_rows(config.rows.per_step, mesh)
+    check_rows(config.rows.per_step, mesh)
     objective, tx, ema = make_parts(config)
     spec = row_shape(config).spec(config.rows.per_step)
     state = shapes_of_state(objective, tx, spec, mesh, seed=config.seed)
@@ -204,19 +205,44 @@ def make_rows(store: Boxes, config: ConfigDict) -> Rows:
 
 def make_views(crops: ConfigDict) -> dict[int, list[View]]:
     """Global and local views for planar (2) and volumetric (3) studies."""
-    views = {}
-    for ndim, name in ((2, "planar"), (3, "volume")):
-        group = crops[name]
-        views[ndim] = [
-            View("global", group.globals, tuple(group.global_grid), tuple(group.global_scale), True)
-        ]
-        if group.get("locals"):
-            views[ndim].append(
-                View(
-                    "local", group.locals, tuple(group.local_grid), tuple(group.local_scale), False
-                )
-            )
+    return {
+        ndim: _call(f"crops.{name}", crop_views, **crops[name])
+        for ndim, name in ((2, "planar"), (3, "volume"))
+    }
+
+
+def crop_views(
+    *,
+    globals: int,
+    global_grid: Sequence[int],
+    global_scale: Sequence[float],
+    locals: int = 0,
+    local_grid: Sequence[int] | None = None,
+    local_scale: Sequence[float] | None = None,
+) -> list[View]:
+    """The views that are cut from each study of one dimensionality.
+
+    Args:
+      globals, locals: how many of each; the teacher reads the global ones alone.
+      global_grid, local_grid: voxels (z, y, x) at most, multiples of the patch.
+      global_scale, local_scale: from which to which share of the study a crop takes.
+    """
+    views = [View("global", globals, _grid(global_grid), _scale(global_scale), True)]
+    if locals:
+        if local_grid is None or local_scale is None:
+            raise UserError("config.crops: local views need local_grid and local_scale.")
+        views.append(View("local", locals, _grid(local_grid), _scale(local_scale), False))
     return views
+
+
+def _grid(voxels: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = voxels
+    return z, y, x
+
+
+def _scale(shares: Sequence[float]) -> tuple[float, float]:
+    low, high = shares
+    return low, high
 
 
 def device_batches(
@@ -255,13 +281,14 @@ def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
     return sorted({i for span in spans for i in range(*span.indices(rows))})
 
 
-def _make_probe(
+def make_probe(
     store: Store, config: ConfigDict, mesh: Mesh
 ) -> Callable[[int, TrainState], dict[str, float]]:
     """A function from a step and its state to the figures of the kNN probe, where the config asks
     for one and the step is due.
     """
-    labels, every = config.health.get("knn"), config.health.get("knn_every")
+    options = _call("health", HealthOptions, **config.health)
+    labels, every = options.knn, options.knn_every
     if not labels:
         return lambda step, state: {}
     if not every:
@@ -274,7 +301,7 @@ def _make_probe(
     probe = Probe(
         store,
         make_encoder(**config.encoder),
-        labels.to_dict(),
+        dict(labels),
         config.rows.length,
         grids,
         coordinates,
@@ -290,7 +317,7 @@ def _make_probe(
     return figures
 
 
-def _check_rows(per_step: int, mesh: Mesh) -> None:
+def check_rows(per_step: int, mesh: Mesh) -> None:
     if per_step < 1 or per_step % mesh.size:
         raise UserError(
             f"config.rows.per_step is {per_step}, but {mesh.size} devices share the rows of a step"
@@ -299,7 +326,7 @@ def _check_rows(per_step: int, mesh: Mesh) -> None:
         )
 
 
-def _check_counts(config: ConfigDict) -> None:
+def check_counts(config: ConfigDict) -> None:
     every = {
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
@@ -339,7 +366,8 @@ def _writer(log: Log | Silence, config: ConfigDict) -> Callable[[int, dict[str, 
 
 @contextmanager
 def _stop_signal():
-    """A function that says whether to stop after a step: SIGTERM has come.
+    """A function that says whether to stop after a step: SIGTERM or Ctrl-C has come. A second
+    Ctrl-C ends the process at once.
 
     Several processes must agree on the step, or some would wait for the others for ever: JAX's own
     service does that, and catches the signal itself.
@@ -347,9 +375,18 @@ def _stop_signal():
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
         return
-    came = []
-    before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+    came: list[int] = []
+
+    def note(number, frame) -> None:
+        if number == signal.SIGINT:
+            if signal.SIGINT in came:
+                os._exit(130)  # what is being saved is lost; the checkpoint before it is whole
+            say("Stopping after this step, which is saved. Ctrl-C again ends at once.")
+        came.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda step: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

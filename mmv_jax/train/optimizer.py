@@ -54,6 +54,14 @@ def make_optimizer(
     """AdamW; weight decay on the kernels of dense layers alone, and gradients clipped to a norm of
     `clip`.
 
+    Args:
+      peak_lr: the learning rate after warm-up, for steps of `at_rows` rows.
+      at_rows: rows of a step that the values were tuned for.
+      warmup: share of the steps in which the learning rate rises.
+      weight_decay: a step multiplies kernels by 1 - learning rate * weight_decay.
+      b2: how slowly the second moment moves.
+      clip: the largest norm of a gradient.
+
     Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv
       2111.06377, table 8).
     """
@@ -77,6 +85,10 @@ def make_ema(steps: int, rows: int, *, start: float, at_rows: int) -> Schedule:
     A step of κ times the rows moves the teacher as κ small steps do, so its momentum is `start **
     κ` for κ = rows / at_rows. A short run must not end with a teacher that still remembers its
     random start: its memory, 1 / (1 - momentum), is kept below a twentieth of the run at first.
+
+    Args:
+      start: the momentum at the first step, for steps of `at_rows` rows.
+      at_rows: rows of a step that `start` was tuned for.
 
     Source: Busbridge et al., How to Scale Your EMA (arXiv 2307.13813), equation 4; the cosine is
       DINO's (arXiv 2104.14294).

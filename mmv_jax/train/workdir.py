@@ -21,40 +21,49 @@ from mmv_jax.train.log import METRICS
 # number, so that it cannot be raised afterwards.
 DONE = "Another number of steps is another schedule, and another run: give it another --workdir."
 
+CONFIG = "config.json"
+
 
 def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
-    """Writes the config into a workdir; refuses one in which a run of another config has begun, so
-    that what differs between two runs was meant.
+    """Writes the config into a workdir, where `check_config` lets it.
+
+    Raises:
+      UserError: see `check_config`.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    check_config(config, workdir, may_change)
+    if jax.process_index() == 0:
+        write_whole(workdir / CONFIG, to_json(config))
+
+
+def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
+    """Refuses a workdir in which a run of another config has begun, so that what differs between
+    two runs was meant.
 
     Args:
       may_change: names of values, such as `data.store`, and of whole groups, that a run and its
         resume may differ in.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    kept = workdir / "config.json"
-    if kept.exists() and (
-        (workdir / METRICS).exists() and (workdir / METRICS).stat().st_size or step_folders(workdir)
-    ):
-        begun = json.loads(kept.read_text())
-        check_plugins(begun)
-        before, now = _flat(begun), _flat(to_dict(config))
-        changed = [
-            name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
-        ]
-        refused = [
-            name
-            for name in changed
-            if name not in may_change and name.split(".")[0] not in may_change
-        ]
-        if refused:
-            name = refused[0]
-            raise UserError(
-                f"--workdir {workdir} holds a run with another config: {name} was"
-                f" {before.get(name)!r} and is now {now.get(name)!r} ({len(refused)} differ:"
-                f" {', '.join(refused[:5])}). Use another workdir, or set them back."
-            )
-    if jax.process_index() == 0:
-        write_whole(kept, to_json(config))
+    kept = workdir / CONFIG
+    has_log = (workdir / METRICS).exists() and (workdir / METRICS).stat().st_size
+    if not kept.exists() or not (has_log or step_folders(workdir)):
+        return
+    begun = json.loads(kept.read_text())
+    check_plugins(begun)
+    before, now = _flat(begun), _flat(to_dict(config))
+    changed = [
+        name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
+    ]
+    refused = [
+        name for name in changed if name not in may_change and name.split(".")[0] not in may_change
+    ]
+    if refused:
+        name = refused[0]
+        raise UserError(
+            f"--workdir {workdir} holds a run with another config: {name} was"
+            f" {before.get(name)!r} and is now {now.get(name)!r} ({len(refused)} differ:"
+            f" {', '.join(refused[:5])}). Use another workdir, or set them back."
+        )
 
 
 def check_studies(before: Mapping[str, Any], now: Mapping[str, Any], store: str) -> None:

@@ -1,0 +1,199 @@
+"""Every key that a config can have, by what the config is for: asked of the functions that take it.
+
+A group of a config is the keyword arguments of one function, so its signature says which keys there
+are, and its docstring what they mean.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mmv_jax.config import PREFIX, Key, Keys, keys_of, load_config
+from mmv_jax.errors import UserError
+
+FLAX = ("parent", "name")  # arguments of every Flax module
+SEED = Key(kind=int, meaning="Of everything that is drawn.")
+STEPS = Key(kind=int, meaning="Of the whole run; the schedules follow from it.")
+STORE = Key(kind=str, meaning="A folder, or a gs:// or s3:// address, made by `mmv ingest`.")
+PLUGINS = "Python files of yours, which register entries in the package's tables."
+
+
+@dataclass(frozen=True)
+class ConfigKind:
+    """What a config is for.
+
+    Attributes:
+      words: as a message says it.
+      command: that reads it.
+      mark: the key that no other kind has.
+      keys: makes its keys; imports what they are asked of.
+    """
+
+    words: str
+    command: str
+    mark: str
+    keys: Callable[[], dict[str, Key]]
+
+
+def _in(group: str, keys: Keys) -> dict[str, Key]:
+    return {f"{group}.{name}": key for name, key in keys.items()}
+
+
+def _encoder_keys() -> dict[str, Key]:
+    from mmv_jax.models.encoder import Encoder
+    from mmv_jax.models.sizes import SIZES, make_encoder
+
+    own = keys_of(Encoder, without=FLAX)
+    by_size = {name: Key(None, "None: of the size.", int) for name in ("width", "depth", "heads")}
+    named = {"size": Key(kind=str, meaning=f"One of {', '.join(SIZES)}.")}
+    return _in("encoder", keys_of(make_encoder) | own | by_size | named)
+
+
+def pretraining_keys() -> dict[str, Key]:
+    """Of `mmv pretrain` and `mmv preflight`."""
+    from mmv_jax.checkpoint import Checkpoints
+    from mmv_jax.data.pipeline import Rows
+    from mmv_jax.data.tokens import RowShape
+    from mmv_jax.parallel import make_mesh
+    from mmv_jax.train.health import HealthOptions
+    from mmv_jax.train.loop import crop_views, make_objective
+    from mmv_jax.train.optimizer import make_ema, make_optimizer
+
+    shape = {field.name for field in fields(RowShape)}
+    elsewhere = {"store", "views", "per_step", "seed", "begin"}  # arguments from other groups
+    of_rows = keys_of(RowShape, without=("patch", "registers", "mask_tokens"))
+    per_step = Key(kind=int, meaning="Rows of a step, over all devices.")
+    workers = Key(kind=int, meaning="Processes that make batches; 0 for none beside this one.")
+    keys = {"seed": SEED, "steps": STEPS, "data.store": STORE, "data.workers": workers}
+    keys |= {"topology": Key(None, "What `mmv preflight` compiles for, such as v5p:4x4x4.")}
+    keys |= _in("mesh", keys_of(make_mesh, without=("devices",)))
+    keys |= _in("data", keys_of(Rows, without=shape | elsewhere))
+    keys |= _in("rows", of_rows) | {"rows.per_step": per_step}
+    for name in ("planar", "volume"):
+        keys |= _in(f"crops.{name}", keys_of(crop_views))
+    keys |= _encoder_keys()
+    keys |= _in("objective", keys_of(make_objective, without=("encoder", "temperature", "prefix")))
+    keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))
+    keys |= _in("ema", keys_of(make_ema, without=("steps", "rows")))
+    keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config")))
+    return _opened(keys | _in("health", keys_of(HealthOptions)), ("data.mixture", "health.knn"))
+
+
+def bac_keys() -> dict[str, Key]:
+    """Of `mmv fit-bac`."""
+    from mmv_jax.bac.measure import Measure
+    from mmv_jax.bac.model import TileSegmenter
+    from mmv_jax.bac.sample import Sampler
+    from mmv_jax.bac.tiles import TileShape
+    from mmv_jax.checkpoint import Checkpoints
+    from mmv_jax.train.optimizer import make_optimizer
+
+    mine_at = Key(meaning="Steps at which what the model mistakes for artery is looked for.")
+    init = "A checkpoint whose weights are gone on from; empty for fresh ones."
+    keys = {"seed": SEED, "steps": STEPS, "init": Key(kind=str, meaning=init)}
+    keys |= {"rows": Key(kind=int, meaning="Rows of a step.")}
+    keys |= {"data.store": STORE, "data.mine_at": mine_at}
+    keys |= _in("data", keys_of(Sampler, without=("store", "shape", "seed")))
+    keys |= _in("tiles", keys_of(TileShape, without=("patch", "registers")))
+    keys |= _encoder_keys() | _in("head", keys_of(TileSegmenter, without=(*FLAX, "encoder")))
+    keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))
+    keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config")))
+    return keys | _in("measure", keys_of(Measure))
+
+
+def evaluation_keys() -> dict[str, Key]:
+    """Of `mmv evaluate`, on the tasks of a store."""
+    from mmv_jax.evaluate.fewshot import few_shot
+    from mmv_jax.evaluate.finetune.gradient_descent import Recipe
+    from mmv_jax.evaluate.tasks.task import make_task
+
+    overlap = "Whether studies of patients that the encoder was trained on are left out."
+    view = Key(None, "Voxels (z, y, x) at most of a whole study; None: as in training.")
+    named = "Names; none for all."
+    keys = {"seed": SEED, "exclude_overlap": Key(kind=bool, meaning=overlap), "data.store": STORE}
+    keys |= {"view.planar": view, "view.volume": view, "only": Key((), f"Tasks. {named}")}
+    keys |= {"rows.length": Key(kind=int, meaning="Tokens of a row.")}
+    keys |= {"rows.rows": Key(kind=int, meaning="Rows of a batch.")}
+    keys |= {"heads": Key((), "Segmentation heads on frozen tokens.")}
+    keys |= {"protocols": Key((), "Beside linear probes: finetune, scratch, supervised.")}
+    keys |= {"encoders": Key(meaning="Encoders of others, by name.", is_open=True)}
+    keys |= _in("tasks.*", keys_of(make_task, without=("index", "name")))
+    keys |= _optional("few_shot", keys_of(few_shot, without=("encoder", "x", "task")))
+    keys |= _optional("fit", keys_of(Recipe))
+    groups = [f"tasks.*.{name}" for name in ("where", "test_where", "pixels")]
+    return _opened(keys, [*groups, "tasks.*.subgroups", "tasks.*.confounders"])
+
+
+def mammogram_keys() -> dict[str, Key]:
+    """Of `mmv evaluate`, on mammograms."""
+    from mmv_jax.bac.evaluate import evaluate_mammograms
+
+    rule = Key(None, "Instead of the checkpoint's rule of measuring; None to keep it.")
+    keys = dict.fromkeys(("threshold", "least_group_mm2", "least_mm2"), rule)
+    own = keys_of(evaluate_mammograms)
+    manifest = Key(kind=str, meaning="A manifest of mammograms with their truth.")
+    needed = {name: Key(meaning=own[name].meaning) for name in ("splits", "cohort", "horizons")}
+    return {"mammograms": manifest, **keys, **needed, "adjust": Key(meaning="Covariates.")}
+
+
+def cohort_keys() -> dict[str, Key]:
+    """Of `mmv evaluate`, on a table of areas and outcomes."""
+    from mmv_jax.outcomes.run import evaluate_cohort
+
+    own = keys_of(evaluate_cohort)
+    names = ("adjust", "thresholds", "horizons")
+    table = Key(kind=str, meaning="A CSV file of women, areas and outcomes.")
+    return {"cohort": table} | {name: Key(meaning=own[name].meaning) for name in names}
+
+
+KINDS = (
+    ConfigKind("a pretraining", "mmv pretrain", "objective", pretraining_keys),
+    ConfigKind("a fit of breast arteries", "mmv fit-bac", "tiles", bac_keys),
+    ConfigKind("an evaluation", "mmv evaluate", "tasks", evaluation_keys),
+    ConfigKind("an evaluation of mammograms", "mmv evaluate", "mammograms", mammogram_keys),
+    ConfigKind("an evaluation of a cohort", "mmv evaluate", "cohort", cohort_keys),
+)
+
+
+def kind_of(config: ConfigDict) -> ConfigKind | None:
+    """What a config is for; None where no key tells."""
+    return next((kind for kind in KINDS if kind.mark in config), None)
+
+
+def load_for(command: str, path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+    """The config that a command asks for, with every key checked.
+
+    Args:
+      command: such as "mmv pretrain".
+    Raises:
+      UserError: it is another command's, or has mistakes (see `load_config`).
+    """
+    words = tuple(overrides)
+    # What a plug-in registers can have keys of its own, so plug-ins are loaded first.
+    named = load_config(path, [word for word in words if word.startswith(f"{PREFIX}plugins=")])
+    kind = kind_of(named)
+    own = [each for each in KINDS if each.command == command]
+    if kind is not None and kind not in own:
+        raise UserError(
+            f"--config {path}: this is the config of {kind.words}, which `{kind.command}` reads."
+            f" `{command}` needs one with `{own[0].mark}`."
+        )
+    return load_config(path, words, all_keys(kind or own[0]))
+
+
+def all_keys(kind: ConfigKind) -> dict[str, Key]:
+    """The keys of a kind of config, with those that every kind has."""
+    return kind.keys() | {"plugins": Key((), PLUGINS)}
+
+
+def _opened(keys: Keys, names: Iterable[str]) -> dict[str, Key]:
+    """The same keys; below these names the names are the user's own."""
+    opened = {name: Key(keys[name].default, keys[name].meaning, is_open=True) for name in names}
+    return {**keys, **opened}
+
+
+def _optional(group: str, keys: Keys) -> dict[str, Key]:
+    """The keys of a group that a config may leave out."""
+    return {name: Key(None, key.meaning, key.kind) for name, key in _in(group, keys).items()}

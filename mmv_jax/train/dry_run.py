@@ -1,0 +1,84 @@
+"""`mmv pretrain --dry-run`: everything that a run needs is tried once, and nothing is kept."""
+
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmv_jax.checkpoint import restore_items, step_folders
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.parallel import make_mesh, on_mesh
+from mmv_jax.store.read import Store
+from mmv_jax.train.loop import (
+    MAY_CHANGE,
+    check_counts,
+    check_rows,
+    device_batches,
+    make_parts,
+    make_probe,
+    make_rows,
+)
+from mmv_jax.train.state import init_state, shapes_of_state
+from mmv_jax.train.step import jit_step
+from mmv_jax.train.workdir import check_config, check_studies
+
+
+def dry_run(config: ConfigDict, workdir: Path) -> str:
+    """Tries devices, workdir, store and labels, then compiles a step and runs it once.
+
+    Nothing is written: no workdir is made, and the state is thrown away.
+
+    Returns:
+      What was found, a line each.
+    Raises:
+      UserError: what a run would be refused for.
+      WorkFailed: the loss of the step is not finite.
+    """
+    mesh = make_mesh(**config.mesh)
+    check_rows(config.rows.per_step, mesh)
+    check_counts(config)
+    check_workdir(workdir)
+    check_config(config, workdir, MAY_CHANGE)
+    objective, tx, ema = make_parts(config)
+    store = Store.open(config.data.store)
+    rows = make_rows(store, config)
+    if step_folders(workdir):
+        before = restore_items(workdir, ())[1]["pretraining"]
+        seen = {"patients": rows.patients, "studies": rows.digest}
+        check_studies(before, seen, config.data.store)
+    make_probe(store, config, mesh)
+    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
+    state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
+    with on_mesh(mesh):
+        batch = next(device_batches(rows, mesh, 0, workers=0))
+        began = time.perf_counter()
+        compiled = jit_step(objective, tx, ema, shapes, mesh).lower(state, batch).compile()
+        compile_s, began = time.perf_counter() - began, time.perf_counter()
+        _, metrics = compiled(state, batch)
+        loss = float(np.asarray(metrics["loss"]))
+        step_s = time.perf_counter() - began
+    if not np.isfinite(loss):
+        raise WorkFailed("the loss of the first step is not finite. Look at the store's values.")
+    sizes = [x.size for x in jax.tree.leaves(shapes.student)]
+    lines = {
+        "devices": f"{mesh.size} × {mesh.devices.flat[0].device_kind}",
+        "parameters": f"{sum(sizes):,} that are trained",
+        "store": f"{len(rows.patients)} patients to train on in {config.data.store}",
+        "workdir": f"{workdir} can be written to",
+        "step": f"compiled in {compile_s:.1f} s, run in {step_s:.2f} s, loss {loss:.4f}",
+        "kept": "nothing: leave out --dry-run to train",
+    }
+    return "\n".join(f"{name:<11} {words}" for name, words in lines.items())
+
+
+def check_workdir(workdir: Path) -> None:
+    """
+    Raises:
+      UserError: the folder cannot be made, or not be written to.
+    """
+    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir {workdir}: nothing can be written to {there}.")
