@@ -64,11 +64,10 @@ def _write_safetensors(params: Mapping[str, Any], config: Mapping[str, Any], pat
         ".".join(key.key for key in keys): np.ascontiguousarray(x)
         for keys, x in jax.tree_util.tree_leaves_with_path(params)
     }
-    save_file(
-        tensors,
-        path,
-        metadata={"format": "flax", "config": json.dumps({name: config[name] for name in TOLD})},
-    )
+    about = {name: config[name] for name in TOLD}
+    # Of the group `data` nothing else: it may name a folder.
+    about["data"] = {"coordinates": config.get("data", {}).get("coordinates", "mm")}
+    save_file(tensors, path, metadata={"format": "flax", "config": json.dumps(about)})
     return (
         f"{len(tensors)} tensors, {sum(x.size for x in tensors.values()):,} parameters, the"
         " encoder's config in the metadata"

@@ -15,7 +15,7 @@ FLOORS = [  # a room imports from itself and from lower floors (earlier lines); 
     {"data", "checkpoint", "outcomes"},
     {"train", "export"},
     {"bac", "evaluate", "preflight"},
-    {"bench"},
+    {"bench", "face"},
     {"commands"},
     {"cli"},
 ]

@@ -23,18 +23,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("evaluate", _evaluate_arguments)
 def _evaluate(args) -> int:
-    from mmv_jax.bac import evaluate as mammograms
     from mmv_jax.commands.keys import load_for
-    from mmv_jax.evaluate.run import evaluate
-    from mmv_jax.outcomes import run as outcomes
+    from mmv_jax.face.runs import evaluate
 
     config = load_for("mmv evaluate", args.config, args.overrides)
-    if "mammograms" in config:
-        print(mammograms.evaluate_config(config, args.checkpoint, args.workdir))
-    elif "cohort" in config:  # a table of areas and outcomes: no images, no encoder
-        print(outcomes.evaluate_config(config, args.workdir))
-    else:
-        print(evaluate(config, args.checkpoint, args.workdir))
+    print(evaluate(config, args.checkpoint, args.workdir))
     return 0
 
 

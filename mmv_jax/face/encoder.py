@@ -1,0 +1,234 @@
+"""`load_encoder`: trained weights from wherever they lie, applied to a file, an array or a Study.
+
+Axes: n patch tokens, D width; z, y, x of a study.
+"""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from mmv_jax.checkpoint import restore_encoder
+from mmv_jax.data.crops import NOMINAL_EXTENT_MM
+from mmv_jax.data.study_batches import study_batches
+from mmv_jax.errors import UserError
+from mmv_jax.face.one_study import OneStudy
+from mmv_jax.models.encoder import Encoder as Network
+from mmv_jax.models.kinds import PATCH
+from mmv_jax.models.sizes import make_encoder
+from mmv_jax.readers.image import MAX_SPACING_MM, MIN_SPACING_MM, check_values, settled_unit
+from mmv_jax.readers.read import read_study
+from mmv_jax.study import UNITS, Study
+
+ROW = 4096  # tokens of a row, as in `mmv embed`
+Spacing = float | int | Sequence[float | int] | np.ndarray | None
+INPUTS = ("patches", "coords_mm", "kinds", "segment_ids")
+
+
+@dataclass(frozen=True)
+class EncodedStudy:
+    """What an encoder says about one study.
+
+    Attributes:
+      cls: the vector of the whole study.
+      patches: a vector of each patch that holds something.
+      coords_mm: the centres (z, y, x) of the patches, in mm from the centre of the study.
+    """
+
+    cls: Float[np.ndarray, " D"]
+    patches: Float[np.ndarray, "n D"]
+    coords_mm: Float[np.ndarray, "n 3"]
+
+
+@dataclass(frozen=True)
+class StudyFileEncoder:
+    """A trained encoder; `load_encoder` makes one.
+
+    Attributes:
+      config: what its training said of encoder, crops and rows.
+    """
+
+    network: Network
+    params: Any
+    config: Mapping[str, Any]
+
+    def encode(
+        self,
+        study: Any,
+        spacing_mm: Spacing = None,
+        unit: str | None = None,
+    ) -> Any:
+        """Encodes a study, whole, as `mmv embed` does; or each of a list.
+
+        Args:
+          study: the path of a file or of a folder with one DICOM series; an array `[y, x]` or
+            `[z, y, x]`, a volume in LPS+ order (z to the head, y to the back, x to the left); a
+            `Study`; or a list or tuple of these.
+          spacing_mm: one number, or of an array one for each axis. An array needs it; of a file the
+            header wins.
+          unit: "HU" (Hounsfield units), "raw" (other numbers) or "shape" (0 and 1). An array needs
+            it.
+        Returns:
+          An `EncodedStudy`, or a list of them.
+        Raises:
+          UserError: the study cannot be read, or does not say what is needed of it.
+        """
+        if isinstance(study, list | tuple):
+            return [self.encode(each, spacing_mm, unit) for each in study]
+        return self._encode(as_study(study, spacing_mm, unit))
+
+    def _encode(self, study: Study) -> EncodedStudy:
+        coordinates = self.config.get("data", {}).get("coordinates", "mm")
+        if study.ndim == 2 and any(map(math.isnan, study.spacing_mm[1:])):
+            warnings.warn(
+                f"The picture has no spacing: it is encoded as {NOMINAL_EXTENT_MM:g} mm wide, the"
+                " nominal width. Give spacing_mm, the mm of a pixel, if you know it.",
+                stacklevel=4,
+            )
+        crops = self.config["crops"]
+        (batch,) = study_batches(
+            OneStudy(study),
+            [0],
+            grids={2: _whole(crops["planar"]), 3: _whole(crops["volume"])},
+            patch=self.network.patch,
+            registers=self.network.registers,
+            length=ROW,
+            rows=1,
+            coordinates=coordinates,
+        )
+        tokens = np.asarray(_tokens(self.network, self.params, *(batch[name] for name in INPUTS)))
+        patches = batch["kinds"][0] == PATCH
+        return EncodedStudy(
+            tokens[0, batch["cls_index"][0, 0]],
+            tokens[0, patches],
+            batch["coords_mm"][0, patches].astype(np.float32),
+        )
+
+
+def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
+    """The encoder of a training, ready for studies.
+
+    Args:
+      where: the workdir of `mmv pretrain`, one of its steps (`WORKDIR/checkpoints/1000`), a file of
+        `mmv export --format safetensors`, or the `gs://` or `s3://` address of one of these.
+    Raises:
+      UserError: there is nothing of the kind, or not a whole one.
+
+    Example:
+      encoder = mmv_jax.load_encoder("runs/chest")
+      seen = encoder.encode("scan.nii.gz")
+      seen.cls, seen.patches, seen.coords_mm
+    """
+    path = epath.Path(where)
+    if not path.exists():
+        raise UserError(
+            f"load_encoder: there is nothing at {where}. Give the workdir of a run, one of its"
+            " steps (WORKDIR/checkpoints/1000), or a safetensors file of `mmv export`."
+        )
+    params, config = _read_safetensors(path) if path.is_file() else restore_encoder(where)
+    if "crops" not in config:
+        raise UserError(
+            f"load_encoder: the encoder at {where} was fitted to tiles of mammograms, and shows no"
+            " whole study. `mmv bac` applies it."
+        )
+    group = config["encoder"]
+    network = make_encoder(**{**group, "patch": tuple(group["patch"])})  # JSON has no tuples
+    return StudyFileEncoder(network, params, config)
+
+
+def as_study(study: Any, spacing_mm: Spacing, unit: str | None) -> Study:
+    """A Study of a path, an array or a Study.
+
+    Raises:
+      UserError: an array without a unit or a spacing; numbers that cannot be what they are said to
+        be; a file that is refused.
+    """
+    if isinstance(study, Study):
+        return study
+    if isinstance(study, str | os.PathLike):
+        if spacing_mm is not None and np.ndim(spacing_mm):
+            raise UserError("spacing_mm: of a file it is one number, the mm of a pixel in plane.")
+        pixel_mm = None if spacing_mm is None else float(np.asarray(spacing_mm))
+        return read_study(Path(study), spacing_mm=pixel_mm, unit=unit)
+    return _study_of_array(np.asarray(study), spacing_mm, unit)
+
+
+def _study_of_array(voxels: np.ndarray, spacing_mm: Spacing, unit: str | None) -> Study:
+    if voxels.ndim not in (2, 3) or voxels.dtype.kind not in "biuf" or not voxels.size:
+        raise UserError(
+            f"encode: an array of the shape {voxels.shape} and type {voxels.dtype} is no study."
+            " Give numbers [y, x] of a picture or [z, y, x] of a volume."
+        )
+    if unit not in UNITS:
+        raise UserError(
+            f"encode: the unit of the array is {unit!r}. Give unit='HU' for Hounsfield units,"
+            " unit='shape' for 0 and 1, or unit='raw' for any other numbers."
+        )
+    if spacing_mm is None:
+        raise UserError(
+            "encode: the spacing of the array is not known. Give spacing_mm, the mm from voxel to"
+            " voxel: one number, or one for each axis."
+        )
+    given = np.asarray(spacing_mm, float)
+    if given.shape not in ((), (voxels.ndim,)):
+        raise UserError(
+            f"encode: spacing_mm has {given.size} numbers, the array {voxels.ndim} axes. Give one"
+            " number, or one for each axis, in the order of the axes."
+        )
+    # z of a planar study is not known: it is a projection.
+    known = np.broadcast_to(given, (voxels.ndim,)).tolist()
+    z, y, x = known if voxels.ndim == 3 else [math.nan, *known]
+    for mm in known:
+        if not MIN_SPACING_MM <= mm <= MAX_SPACING_MM:
+            raise UserError(f"encode: a spacing of {mm:g} mm is not plausible. Give it in mm.")
+    whole = voxels if voxels.dtype.kind in "biu" else voxels.astype(np.float32)
+    whole = whole.reshape(-1, *voxels.shape[-2:])
+    check_values(whole)
+    return Study(whole, (z, y, x), voxels.ndim, settled_unit(whole, "raw", unit))
+
+
+def _whole(crops: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The largest grid of a whole study: that of training's global crops."""
+    z, y, x = crops["global_grid"]
+    return z, y, x
+
+
+@partial(jax.jit, static_argnums=0)
+def _tokens(network, params, patches, coords_mm, kinds, segment_ids):
+    return network.apply({"params": params}, patches, coords_mm, kinds, segment_ids)["tokens"]
+
+
+def _read_safetensors(path: epath.Path) -> tuple[dict, dict]:
+    """Parameters and config of a file of `mmv export --format safetensors`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    content = path.read_bytes()
+    try:
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")
+        about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        config = json.loads(about["config"])
+    except (SafetensorError, KeyError, ValueError):
+        raise UserError(
+            f"load_encoder: {path.name} is no safetensors file of `mmv export --format safetensors`"
+            " with the encoder's config in its metadata."
+        ) from None
+    params: dict = {}
+    for name, value in tensors.items():
+        *groups, leaf = name.split(".")
+        node = params
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = value
+    return params, config

@@ -1,0 +1,65 @@
+"""One study in memory that answers as a store does: the same 16-bit values, index and levels."""
+
+import numpy as np
+import pandas as pd
+
+from mmv_jax.store.intensity import foreground_percentiles, occupancy, to_int16
+from mmv_jax.store.layout import pack_occupancy
+from mmv_jax.store.levels import coarser, level_factors, level_scale
+from mmv_jax.study import Study
+
+
+class OneStudy:
+    """What a store would hold of a study, so that features are those of `mmv embed` to the last
+    bit. It is a `data.resample.Boxes`.
+
+    Attributes:
+      index: one line, with the columns that geometry and intensities are read from.
+    """
+
+    def __init__(self, study: Study, modality: str = ""):
+        voxels = study.voxels != 0 if study.unit == "shape" else study.voxels
+        stored = to_int16(voxels)
+        occupied = occupancy(stored, study.unit, study.ndim)
+        low, high = foreground_percentiles(stored, occupied, (0.5, 99.5))
+        line = {"study": "this study", "modality": modality, "ndim": study.ndim, "unit": study.unit}
+        line |= dict(zip(("grid_z", "grid_y", "grid_x"), study.voxels.shape))
+        line |= dict(zip(("spacing_z", "spacing_y", "spacing_x"), map(float, study.spacing_mm)))
+        line |= {"low": low, "high": high, "occupancy": pack_occupancy(occupied)}
+        self.index = pd.DataFrame([line])
+        self._scales = [(stored.slope, stored.intercept)]
+        self._voxels = [stored.voxels]
+        # A mean of a shape is no shape.
+        factors = [] if study.unit == "shape" else level_factors(voxels.shape, study.spacing_mm)
+        self._factors = np.array(factors, np.int64).reshape(-1, 3)
+        if factors:
+            gain, offset = level_scale(int(stored.voxels.min()), int(stored.voxels.max()))
+            self._scales.append((stored.slope / gain, stored.intercept + offset * stored.slope))
+        before, scale = (1, 1, 1), (gain, offset) if factors else (1, 0)
+        for factor in factors:
+            finer = self._voxels[-1]
+            self._voxels.append(coarser(finer, before, factor, voxels.shape, *scale))
+            before, scale = factor, (1, 0)  # made of the level before, which is scaled already
+
+    def levels(self, i: int) -> np.ndarray:
+        """As of `store.read.Store`."""
+        return self._factors
+
+    def read_box(
+        self,
+        i: int,
+        start: tuple[int, int, int],
+        shape: tuple[int, int, int],
+        *,
+        mask: str | None = None,
+        level: int = 0,
+    ) -> np.ndarray:
+        """float32 true intensities `[z, y, x]` of a box; there are no masks."""
+        assert mask is None, "a study by itself has no masks"
+        box = tuple(slice(at, at + size) for at, size in zip(start, shape))
+        slope, intercept = map(np.float32, self._scales[min(level, 1)])
+        values = self._voxels[level][box].astype(np.float32)
+        if (slope, intercept) != (1, 0):
+            values *= slope
+            values += intercept
+        return values

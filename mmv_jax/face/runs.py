@@ -1,0 +1,60 @@
+"""`pretrain` and `evaluate`, as the commands of these names, from Python."""
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mmv_jax.config import load_config
+
+Config = ConfigDict | str | os.PathLike
+
+
+def pretrain(config: Config, workdir: str | os.PathLike) -> int:
+    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`.
+
+    Args:
+      config: a config, or the path or name of its file.
+    Returns:
+      The number of finished steps: fewer than asked for where the run was told to stop.
+    Raises:
+      UserError: the config does not fit the store, the devices or the run in `workdir`.
+      WorkFailed: the loss was not finite for several steps in a row.
+    """
+    from mmv_jax.train import loop
+
+    return int(loop.pretrain(_loaded(config), Path(workdir)).step)
+
+
+def evaluate(
+    config: Config, checkpoint: str | os.PathLike | None, workdir: str | os.PathLike
+) -> str:
+    """Measures what an encoder is worth, on images, on mammograms, or on a cohort: what the config
+    asks for.
+
+    Args:
+      config: a config, or the path or name of its file.
+      checkpoint: the workdir of a run, or one of its steps; None for a cohort.
+      workdir: where `metrics.json` and `report.html` go.
+    Returns:
+      The table of all tasks as text, and the path of the report.
+    Raises:
+      UserError: the config does not fit the store or the checkpoint.
+    """
+    asked, where = _loaded(config), Path(workdir)
+    weights = None if checkpoint is None else Path(checkpoint)
+    if "mammograms" in asked:
+        from mmv_jax.bac.evaluate import evaluate_config as of_mammograms
+
+        return of_mammograms(asked, weights, where)
+    if "cohort" in asked:  # a table of areas and outcomes: no images, no encoder
+        from mmv_jax.outcomes.run import evaluate_config as of_cohort
+
+        return of_cohort(asked, where)
+    from mmv_jax.evaluate.run import evaluate as of_tasks
+
+    return of_tasks(asked, weights, where)
+
+
+def _loaded(config: Config) -> ConfigDict:
+    return config if isinstance(config, ConfigDict) else load_config(config)
