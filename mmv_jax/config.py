@@ -142,8 +142,8 @@ def _run(path: Path) -> ConfigDict:
     except SyntaxError as error:
         raise UserError(f"--config {path}, line {error.lineno}: {error.msg}.") from error
     except Exception as error:  # the file is the user's code, and may do anything
-        steps = traceback.extract_tb(error.__traceback__)
-        steps = [step for step in steps if Path(step.filename).absolute() == path.absolute()]
+        stack = traceback.extract_tb(error.__traceback__)
+        steps = [step for step in stack if Path(step.filename).absolute() == path.absolute()]
         where = f", line {steps[-1].lineno}" if steps else ""
         raise UserError(f"--config {path}{where}: {type(error).__name__}: {error}.") from error
     raise UserError(

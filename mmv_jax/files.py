@@ -5,11 +5,11 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from etils import epath
 
-AnyPath = Path | epath.Path
+AnyPath: TypeAlias = Path | epath.Path
 
 
 @contextmanager

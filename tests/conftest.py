@@ -24,8 +24,9 @@ os.environ["XLA_FLAGS"] = (
     f"{QUICK} --xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
 )
 
-# The same small step is compiled by many tests, in both workers of pytest-xdist and in the processes
-# that tests start. They share one cache, made by the first of them and removed by it at the end.
+# The same small step is compiled by many tests, in both workers of pytest-xdist and in the
+# processes that tests start. They share one cache, made by the first of them and removed by it at
+# the end.
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OWNS_CACHE = CACHE not in os.environ
 if OWNS_CACHE:

@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
 from mmv_jax.config import load_config
 
-Config = ConfigDict | str | os.PathLike
+Config: TypeAlias = ConfigDict | str | os.PathLike
 
 
 def pretrain(config: Config, workdir: str | os.PathLike) -> int:
@@ -57,4 +58,4 @@ def evaluate(
 
 
 def _loaded(config: Config) -> ConfigDict:
-    return config if isinstance(config, ConfigDict) else load_config(config)
+    return config if isinstance(config, ConfigDict) else load_config(os.fspath(config))

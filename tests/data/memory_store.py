@@ -42,14 +42,23 @@ class Memory:
         grids, spacings = np.array([v.shape for v in self.voxels]), np.array(self.spacing_mm, float)
         self.index = pd.DataFrame(
             {
-                "study": [f"{i:016x}" for i in range(len(ndim))], "patient": [f"{i // 2:016x}" for i in range(len(ndim))],
-                "split": self.split, "modality": self.modality, "ndim": ndim, "unit": self.unit,
-                "grid_z": grids[:, 0], "grid_y": grids[:, 1], "grid_x": grids[:, 2],
-                "spacing_z": spacings[:, 0], "spacing_y": spacings[:, 1], "spacing_x": spacings[:, 2],
-                "low": [float(v.min()) for v in self.voxels], "high": [float(v.max()) for v in self.voxels],
+                "study": [f"{i:016x}" for i in range(len(ndim))],
+                "patient": [f"{i // 2:016x}" for i in range(len(ndim))],
+                "split": self.split,
+                "modality": self.modality,
+                "ndim": ndim,
+                "unit": self.unit,
+                "grid_z": grids[:, 0],
+                "grid_y": grids[:, 1],
+                "grid_x": grids[:, 2],
+                "spacing_z": spacings[:, 0],
+                "spacing_y": spacings[:, 1],
+                "spacing_x": spacings[:, 2],
+                "low": [float(v.min()) for v in self.voxels],
+                "high": [float(v.max()) for v in self.voxels],
                 "occupancy": [pack_occupancy(c) for c in self.occupied],
             }
-        )  # fmt: skip
+        )
 
     def levels(self, i):
         return np.empty((0, 3), np.int64)

@@ -13,9 +13,9 @@ from PIL import Image
 from test_volume import nifti, write
 
 from mmv_jax.errors import UserError
-from mmv_jax.manifests.published import split_of
 from mmv_jax.manifests.listing import write_manifest_of
 from mmv_jax.manifests.manifest import read_manifest
+from mmv_jax.manifests.published import split_of
 from mmv_jax.readers.read import read_study
 from mmv_jax.readers.refused import Refused
 
@@ -129,7 +129,11 @@ def test_mimic_cxr(tmp_path):
         + "gone,5,10000032,test\n"
     )
     touch(root / "mimic-cxr-2.0.0-split.csv.gz", gzip.compress(split.encode()))
-    metadata = "dicom_id,subject_id,study_id,ViewPosition\n02aa804e,10000032,50414267,PA\n174413ec,10000032,50414267,LATERAL\n"
+    metadata = (
+        "dicom_id,subject_id,study_id,ViewPosition\n"
+        "02aa804e,10000032,50414267,PA\n"
+        "174413ec,10000032,50414267,LATERAL\n"
+    )
     touch(root / "mimic-cxr-2.0.0-metadata.csv.gz", gzip.compress(metadata.encode()))
     findings = (
         "subject_id,study_id,Atelectasis,Edema,No Finding,Pleural"
@@ -210,8 +214,8 @@ def test_chexpert(tmp_path, has_test):
         (
             "Data_Entry_2017_v2020.csv",
             (
-                "Patient Sex,View"
-                " Position,OriginalImageWidth,OriginalImageHeight,OriginalImagePixelSpacing_x,OriginalImagePixelSpacing_y"
+                "Patient Sex,View Position,OriginalImageWidth,OriginalImageHeight,"
+                "OriginalImagePixelSpacing_x,OriginalImagePixelSpacing_y"
             ),
         ),
     ],
@@ -220,7 +224,8 @@ def test_nih_cxr14(tmp_path, name, columns):
     root = tmp_path / "nih"
     end = "," if columns.endswith(",") else ""
     text = f"Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,{columns}\n"
-    text += f"00000001_000.png,Cardiomegaly|Pleural_Thickening,0,1,058Y,M,PA,2048,2500,0.168,0.168{end}\n"
+    findings = "Cardiomegaly|Pleural_Thickening"
+    text += f"00000001_000.png,{findings},0,1,058Y,M,PA,2048,2500,0.168,0.168{end}\n"
     text += f"00000002_000.png,No Finding,0,2,81,F,AP,2048,2048,0.171,0.171{end}\n"
     touch(root / name, text.encode())
     touch(root / "train_val_list.txt", b"00000001_000.png\n")

@@ -187,7 +187,7 @@ ENTRY %main (a: f32[8,4,32], b: f32[8,32,16]) -> f32[8,4,16] {
   %b = f32[8,32,16]{2,1,0:T(8,128)S(1)} parameter(1)
   ROOT %convolution.1 = f32[8,4,16]{2,1,0} convolution(%a, %b), window={size=8 stride=7 pad=0_0 lhs_dilate=8}, dim_labels=0bf_0io->0bf
 }
-"""
+"""  # noqa: E501
 
 
 def test_empty_places_of_a_batched_product_are_not_counted():
@@ -213,7 +213,7 @@ ENTRY %main (p: f32[8,128]) -> f32[8,128] {
   %w = (s32[], f32[8,128]{1,0}) while(%p), condition=%cond, body=%body
   %r = f32[8,128]{1,0} all-reduce(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
 }
-"""
+"""  # noqa: E501
 
 
 def test_collectives_are_counted_by_what_a_device_sends_in_a_ring():
@@ -231,7 +231,7 @@ ENTRY %main (p: f32[8,128]) -> f32[8,128] {
   %custom-call.7 = f32[8,128]{1,0} custom-call(%p), custom_call_target="__gpu$xla.gpu.triton", metadata={op_name="jit(f)/forward_kernel/pallas_call"}
   ROOT %custom-call.8 = f32[8,128]{1,0} custom-call(%p), custom_call_target="__cublas$gemm", metadata={op_name="jit(f)/dot_general"}
 }
-"""
+"""  # noqa: E501
 
 
 def test_kernels_are_counted_by_name_on_tpu_and_gpu():
@@ -246,7 +246,7 @@ REFUSED = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.
      Shape: f32[24,8,4096,1024]{3,2,1,0:T(8,128)}
      Allocation type: HLO temp
      ==========================
-"""
+"""  # noqa: E501
 
 
 def test_what_does_not_fit_is_read_from_the_refusal():

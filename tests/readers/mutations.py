@@ -25,8 +25,10 @@ from pydicom.uid import (
 )
 
 SHIPPED = (  # of pydicom's wheel: one or two of each encoding, small
-    "CT_small.dcm", "MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm",
-    "MR_small_jpeg_ls_lossless.dcm", "JPEG2000.dcm", "JPGExtended.dcm", "JPEG-lossy.dcm", "JPEGLSNearLossless_16.dcm", "SC_rgb_jpeg_dcmd.dcm",
+    "CT_small.dcm", "MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm",
+    "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm",
+    "MR_small_jpeg_ls_lossless.dcm", "JPEG2000.dcm", "JPGExtended.dcm", "JPEG-lossy.dcm",
+    "JPEGLSNearLossless_16.dcm", "SC_rgb_jpeg_dcmd.dcm",
     "693_J2KI.dcm", "rtdose.dcm", "SC_rgb_rle.dcm", "image_dfl.dcm",
 )  # fmt: skip
 
@@ -175,7 +177,8 @@ def outcomes(
 
 
 def _worker(pipe) -> None:
-    import highdicom.spatial  # noqa: F401  imported by the readers when they need them; here before the clock runs
+    # Imported by the readers when they need it; here before the clock runs.
+    import highdicom.spatial  # noqa: F401
     import nrrd  # noqa: F401
     import SimpleITK  # noqa: F401
 

@@ -65,9 +65,8 @@ def plant(folder) -> dict[str, str | None]:
         write(image, folder / f"{name}.nii")
         if mask is not None:
             write(mask, folder / f"{name}.mask")
-        lines.append(
-            f'"{name}","{name}.nii","{name}",train,CT,{spacing},HU,{f"{name}.mask" if mask is not None else ""}'
-        )
+        mask_name = f"{name}.mask" if mask is not None else ""
+        lines.append(f'"{name}","{name}.nii","{name}",train,CT,{spacing},HU,{mask_name}')
         truth[name] = code
     for name, split in (("leak 1", "train"), ("leak 2", "test")):
         lines.append(f'"{name}","clean volume.nii",leaking,{split},CT,,HU,')
