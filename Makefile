@@ -19,11 +19,7 @@ $(VENV)/.dev: $(VENV)/.core
 	touch $@
 
 demo: setup
-	$(BIN)/mmv phantom runs/demo/phantoms --kind thorax-cxr,thorax-ct --studies 100 --seed 0
-	$(BIN)/mmv ingest runs/demo/phantoms/manifest.csv --store runs/demo/store
-	$(BIN)/mmv inspect runs/demo/store --sheet runs/demo/sheet.png
-	$(BIN)/mmv pretrain --config experiments/demo.py --workdir runs/demo/pretrain
-	$(BIN)/mmv evaluate --config experiments/eval_demo.py --checkpoint runs/demo/pretrain --workdir runs/demo/evaluate
+	$(BIN)/mmv demo --workdir runs/demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from mmv_jax.commands.table import COMMANDS
@@ -13,7 +14,7 @@ from mmv_jax.config import PREFIX, load_config, values_of
 from mmv_jax.errors import UserError
 
 # They register their commands, in the order in which `mmv --help` lists them.
-for group in ("stores", "runs", "encoders", "mammograms", "bench"):
+for group in ("configs", "stores", "runs", "encoders", "mammograms", "bench"):
     importlib.import_module(f"mmv_jax.commands.{group}")
 
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     never a traceback.
     """
     parser = argparse.ArgumentParser(prog="mmv", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and end")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (add_arguments, _) in COMMANDS.items():
         summary, _, example = (add_arguments.__doc__ or "").partition("\n")
@@ -85,6 +87,15 @@ def _without_path(error: OSError, args: argparse.Namespace) -> str:
             ):
                 return f"{name.upper()}: {what}"
     return what
+
+
+class _Version(argparse.Action):
+    """Prints the versions of the package and of what its numbers rest on."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        names = ("mmv_jax", "jax", "jaxlib", "flax", "orbax-checkpoint")
+        print("  ".join(f"{name} {version(name)}" for name in names))
+        parser.exit()
 
 
 def _meant(unknown: Sequence[str], args: argparse.Namespace) -> str:

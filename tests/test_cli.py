@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ def exit_code(words) -> int:
 def test_help_has_an_example_that_is_understood(name, capsys, monkeypatch):
     assert exit_code([name, "--help"]) == 0
     example = capsys.readouterr().out.partition("example: mmv ")[2]
-    assert example.startswith(f"{name} ")
+    assert example.split()[0] == name
     called = []
     monkeypatch.setitem(COMMANDS, name, (COMMANDS[name][0], lambda args: called.append(args) or 0))
     assert main(shlex.split(example)) == 0
@@ -287,3 +288,49 @@ def test_a_sweep_goes_on_where_a_run_fails(capsys, tmp_path, monkeypatch):
     printed = capsys.readouterr()
     assert "optimizer.clip=2 failed: WorkFailed: it diverged" in printed.err
     assert "2 of 3 runs" in printed.out
+
+
+def test_the_configs_of_the_package_are_listed_and_explained(capsys):
+    assert main(["configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [path.stem for path in packaged_configs()]
+    assert main(["config", "demo"]) == 0
+    told = capsys.readouterr().out
+    assert "steps = 250  (needed)" in told
+    assert "encoder.qk_norm = False  (default False)\n    normalises queries and keys" in told
+    assert main(["config", "eval_demo"]) == 0
+    assert "tasks.cxr_heart.mask = 'anatomy'  (default '')" in capsys.readouterr().out
+
+
+def test_versions_are_printed(capsys):
+    assert exit_code(["--version"]) == 0
+    assert re.match(r"mmv_jax \d.*  jax \d", capsys.readouterr().out)
+
+
+def test_the_demo_runs_the_commands_in_turn_and_ends_with_the_first_failure(tmp_path, monkeypatch):
+    called = []
+    for name in ("phantom", "ingest", "inspect", "pretrain", "evaluate"):
+        code = 1 if name == "pretrain" else 0
+
+        def run(args, code=code):
+            called.append(args)
+            return code
+
+        monkeypatch.setitem(COMMANDS, name, (COMMANDS[name][0], run))
+    assert main(["demo", "--workdir", str(tmp_path)]) == 1
+    assert [args.command for args in called] == ["phantom", "ingest", "inspect", "pretrain"]
+    assert called[-1].overrides == [f"--config.data.store={tmp_path / 'store'}"]
+
+
+@pytest.mark.full
+def test_the_wheel_holds_configs_and_launchers(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    build = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-q", "-w"]
+    subprocess.run([*build, str(tmp_path)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    beside = [*root.glob("experiments/*.py"), *root.glob("launch/**/*.*")]
+    for path in beside:
+        if "__pycache__" not in path.parts:
+            assert f"mmv_jax/{path.relative_to(root)}" in held
+    assert "mmv_jax/py.typed" in held

@@ -1,0 +1,104 @@
+"""Commands that need nothing but the package: demo, configs, config."""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from mmv_jax.commands.table import COMMANDS, command, local_path
+
+WIDTH = 100
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """From phantoms to an encoder and a report of its worth, in minutes on a laptop.
+
+    example: mmv demo --workdir runs/demo
+    """
+    parser.add_argument("--workdir", type=local_path, default=Path("runs/demo"), metavar="DIR")
+
+
+@command("demo", _demo_arguments)
+def _demo(args) -> int:
+    where = args.workdir
+    store = f"--config.data.store={where / 'store'}"
+    steps = [
+        f"phantom {where / 'phantoms'} --kind thorax-cxr,thorax-ct --studies 100 --seed 0",
+        f"ingest {where / 'phantoms' / 'manifest.csv'} --store {where / 'store'}",
+        f"inspect {where / 'store'} --sheet {where / 'sheet.png'}",
+        f"pretrain --config demo --workdir {where / 'pretrain'} {store}",
+        f"evaluate --config eval_demo --checkpoint {where / 'pretrain'}"
+        f" --workdir {where / 'evaluate'} {store}",
+    ]
+    for line in steps:
+        print(f"mmv {line}", flush=True)
+        if code := _run(line.split(" ")):
+            return code
+    return 0
+
+
+def _run(words: list[str]) -> int:
+    """Runs one command in this process."""
+    name, *rest = words
+    add_arguments, run = COMMANDS[name]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args, overrides = parser.parse_known_args(rest)
+    args.command, args.overrides = name, overrides
+    return run(args)
+
+
+def _configs_arguments(parser: argparse.ArgumentParser) -> None:
+    """Lists the configs that come with the package, with what each is for.
+
+    example: mmv configs
+    """
+
+
+@command("configs", _configs_arguments)
+def _configs(args) -> int:
+    import ast
+
+    from mmv_jax.config import packaged_configs
+
+    for path in packaged_configs():
+        purpose = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0]
+        print(f"{path.stem:<18} {' '.join(purpose.split())}")
+    return 0
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Explains a config: every key of every group, with its value, default and meaning.
+
+    example: mmv config demo
+    """
+    parser.add_argument("name", metavar="NAME|FILE.py")
+
+
+@command("config", _config_arguments)
+def _config(args) -> int:
+    from mmv_jax.commands.keys import KINDS, all_keys, kind_of
+    from mmv_jax.config import NEEDED, find_key, load_config, values_of
+
+    config = load_config(args.name)
+    kind = kind_of(config)
+    keys = all_keys(kind or KINDS[0])
+    values = dict(values_of(config))
+    # A key with `*` stands for the user's own names, which are among the values.
+    names = sorted({*values, *(name for name in keys if "*" not in name)}, key=_order)
+    for name in names:
+        key = find_key(keys, name)
+        if key is None:
+            continue
+        default = "needed" if key.default is NEEDED else f"default {key.default!r}"
+        value = f"{values[name]!r}" if name in values else f"{key.default!r}"
+        print(f"{name} = {value}  ({default})")
+        if key.meaning:
+            print(
+                textwrap.fill(key.meaning, WIDTH, initial_indent="    ", subsequent_indent="    ")
+            )
+    return 0
+
+
+def _order(name: str) -> tuple[bool, str]:
+    """Top-level keys first, then group by group."""
+    return "." in name, name
