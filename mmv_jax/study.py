@@ -21,6 +21,7 @@ class Study:
       unit: "HU", "raw" (numbers without a known unit) or "shape" (binary).
       attributes: numbers that the file states beside geometry, such as `kvp`; names are fixed by
         the reader's allow-list, text never crosses.
+      told: (code, reason) of what is odd and no ground for a refusal; quotes nothing of the file.
     """
 
     voxels: np.ndarray
@@ -28,6 +29,7 @@ class Study:
     ndim: int
     unit: str
     attributes: Mapping[str, float] = field(default_factory=dict)
+    told: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         assert self.voxels.ndim == 3 and self.ndim in (2, 3) and self.unit in UNITS, (

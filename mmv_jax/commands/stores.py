@@ -117,6 +117,13 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
             " missing"
         ),
     )
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, metavar="S", help="refuse a file that takes longer"
+    )
+    share = "end with 1 where more of the lines than this share were refused (default 0.5)"
+    parser.add_argument("--max-refused", type=float, default=0.5, metavar="0..1", help=share)
+    written = "files whose header speaks of text in the pixels (default warn)"
+    parser.add_argument("--burnt-in", choices=("warn", "refuse"), default="warn", help=written)
     add_plugins(parser)
 
 
@@ -132,6 +139,9 @@ def _ingest(args) -> int:
         engine=args.engine,
         key_path=args.key,
         unit=args.unit,
+        timeout_s=args.timeout,
+        max_refused=args.max_refused,
+        burnt_in=args.burnt_in,
         progress=progress("ingest: read"),
     )
     print(report)

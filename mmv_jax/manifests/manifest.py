@@ -3,6 +3,7 @@ line 1.
 """
 
 import csv
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ REQUIRED = ("study_id", "path", "patient_id", "split", "modality")
 OPTIONAL = ("spacing_mm", "unit")
 SPLITS = ("train", "val", "test")
 MASK = "_mask"
+FLAG = " (flag)"  # marks, while a manifest is read, a column `has_mask` of yes and no
+FLAGS = {"0", "1", "0.0", "1.0", "yes", "no", "true", "false", "y", "n"}
+HOUNSFIELD = {"hu", "hounsfield", "hounsfield unit", "hounsfield units", "[hu]"}
+SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ def read_manifest(path: Path | str) -> Manifest:
     """
     path = Path(path)
     columns, cells = _table(path)
+    flags = flag_columns(columns, [values for _, values in cells])
+    columns = [name + FLAG if name in flags else name for name in columns]
     lines, refused = [], []
     for number, values in cells:
         try:
@@ -83,8 +90,15 @@ def read_manifest(path: Path | str) -> Manifest:
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and every record with the number of its first line."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+        with path.open("rb") as raw:
+            wide = raw.read(2) in (b"\xff\xfe", b"\xfe\xff")
+        with path.open(encoding="utf-16" if wide else "utf-8-sig", newline="") as file:
+            header = file.readline()
+            separator = max(
+                SEPARATORS, key=header.count
+            )  # what Excel writes depends on the country
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, strict=True)
             columns = [name.strip() for name in next(reader, [])]
             cells = [
                 (reader.line_num - "".join(values).count("\n"), values)
@@ -95,19 +109,44 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise UserError(
             "The manifest cannot be read: no such file, or no right to read it."
         ) from None
-    except (UnicodeDecodeError, csv.Error):
+    except UnicodeDecodeError:
         raise UserError(
-            "The manifest is not a CSV file in UTF-8. Save it as one, with a header line."
+            "The manifest is not a CSV file in UTF-8: its encoding seems to be Latin-1 or"
+            " Windows-1252, as Excel writes it. Save it as CSV UTF-8."
         ) from None
+    except csv.Error as error:
+        raise UserError(
+            f"The manifest is not a CSV file in UTF-8 (line {reader.line_num}: {error}). Save it as"
+            " one, with a header line."
+        ) from None
+    spelled = {name.casefold(): name for name in (*REQUIRED, *OPTIONAL)}
+    columns = [
+        spelled[name.casefold()]
+        if name.casefold() in spelled and spelled[name.casefold()] not in columns
+        else name
+        for name in columns
+    ]
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise UserError(
             f"The manifest has no column {', '.join(missing)}. Required are {', '.join(REQUIRED)};"
             " any other is carried along."
         )
+    if any(name.endswith(MASK) and "," in name for name in columns):
+        raise UserError("A mask column of the manifest has a comma in its name. Rename it.")
     if len(set(columns)) < len(columns):
         raise UserError("Two columns of the manifest have one name. Rename one of them.")
     return columns, cells
+
+
+def flag_columns(columns: list[str], rows: list[list[str]]) -> set[str]:
+    """Columns whose name ends like a mask's and whose cells are all yes or no: labels."""
+    flags = set()
+    for n, name in enumerate(columns):
+        cells = {row[n].strip().lower() for row in rows if n < len(row)} - {""}
+        if name.endswith(MASK) and cells and cells <= FLAGS:
+            flags.add(name)
+    return flags
 
 
 def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> Line:
@@ -133,6 +172,11 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         for name, value in cells.items()
         if value and name and name not in reserved and not name.endswith(MASK)
     }
+    labels = {name.removesuffix(FLAG): value for name, value in labels.items()}
+    if any("\0" in cells[name] for name in cells):
+        raise Refused("not_found", "a cell has a NUL character, which no path can have")
+    unit = cells.get("unit", "")
+    unit = "HU" if unit.lower() in HOUNSFIELD else unit
     return Line(
         number=number,
         study_id=cells["study_id"],
@@ -141,7 +185,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         split=cells["split"],
         modality=cells["modality"],
         spacing_mm=_spacing(cells.get("spacing_mm", "")),
-        unit=cells.get("unit") or shape,
+        unit=unit or shape,
         masks=masks,
         labels=labels,
     )
@@ -177,17 +221,35 @@ def _without_repeats(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
     return kept, refused
 
 
+def one_spelling(patient: str) -> str:
+    """A patient's id as it is compared between splits: in one Unicode form and case, and without
+    leading zeros, which spreadsheets drop.
+
+    >>> one_spelling("0042") == one_spelling("42"), one_spelling("Ä1") == one_spelling("a\\u03081")
+    (True, True)
+    """
+    return unicodedata.normalize("NFKC", patient).strip().casefold().lstrip("0")
+
+
 def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
     """Every line of a patient who is in two splits is refused: which of them is the mistake cannot
     be known.
     """
     splits: dict[str, dict[str, int]] = defaultdict(dict)
+    files: dict[Path, dict[str, int]] = defaultdict(dict)
     for line in lines:
-        splits[line.patient_id].setdefault(line.split, line.number)
+        splits[one_spelling(line.patient_id)].setdefault(line.split, line.number)
+        files[line.path].setdefault(line.split, line.number)
     kept, refused = [], []
     for line in lines:
-        places = splits[line.patient_id]
-        if len(places) == 1:
+        places = splits[one_spelling(line.patient_id)]
+        if len(places) == 1 and len(files[line.path]) > 1:
+            words = ", ".join(
+                f"{split} (line {number})" for split, number in files[line.path].items()
+            )
+            reason = f"the same file is in {words}; an image may be in one split only"
+            refused.append(LineRefused(line.number, "image_across_splits", reason))
+        elif len(places) == 1:
             kept.append(line)
         else:
             words = ", ".join(f"{split} (line {number})" for split, number in places.items())

@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
 from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.series import arrange, plane_of
+from mmv_jax.readers.series import arrange, check_one_series, plane_of
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
 
 BARE_STARTS = [
@@ -51,6 +52,8 @@ NOT_IMAGES = {
     "FID",
     "RWV",
 }
+DICOM_ENDS = {".dcm", ".dicom", ".ima"}
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
 
 
@@ -85,7 +88,10 @@ def read_series(folder: Path) -> Image:
     """
     with quiet():
         files = [path for path in sorted(folder.iterdir()) if not _is_sidecar(path)]
-        headers = [(path, _load(path, pixels=False)) for path in files]
+        dicoms = [path for path in files if _is_dicom_file(path)]
+        if files and not dicoms:
+            raise Refused("not_an_image", "no file of the folder is DICOM by its content")
+        headers = [(path, _load(path, pixels=False)) for path in dicoms]
         headers = [(path, header) for path, header in headers if is_image(header)]
         if not headers:
             raise Refused("no_pixels", "the folder holds no DICOM image")
@@ -94,9 +100,12 @@ def read_series(folder: Path) -> Image:
                 "several_series",
                 "the folder holds more than one series: give each a folder of its own",
             )
-        if len(headers) == 1:
-            return _image(headers[0][0])
-        return _series(headers)
+        image = _image(headers[0][0]) if len(headers) == 1 else _series(headers)
+        strays = len(files) - len(headers)
+        if strays:
+            what = f"{strays} files of the folder are no DICOM images and were left out"
+            return replace(image, told=(*image.told, ("stray_files", what)))
+        return image
 
 
 @contextmanager
@@ -115,6 +124,28 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, disabled in zip(loggers, before):
             logger.disabled = disabled
+
+
+def _is_dicom_file(path: Path) -> bool:
+    """False where a file of a folder is something else. One that seems cut off counts, so that a
+    series that lost a slice is refused.
+    """
+    with path.open("rb") as file:
+        head = file.read(132)
+    return is_dicom(head) or not head.strip(b"\0") or path.suffix.lower() in DICOM_ENDS
+
+
+def burnt_in(dataset: Dataset) -> tuple[tuple[str, str], ...]:
+    """What a header says of writing in the pixels: its flag, a secondary capture, an ultrasound.
+
+    Source: DICOM PS3.3, C.7.6.1.1.1 and C.8.6.1.
+    """
+    if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
+        return (("burnt_in", "the header says that identifying text may be burnt into the pixels"),)
+    kind = str(dataset.get("SOPClassUID") or "")
+    if kind.startswith(SECONDARY_CAPTURE) or str(dataset.get("Modality")) in ("US", "OT", "SC"):
+        return (("burnt_in", "a capture or an ultrasound, which often has text in its pixels"),)
+    return ()
 
 
 def _is_sidecar(path: Path) -> bool:
@@ -175,6 +206,7 @@ def _image(path: Path) -> Image:
         None,
         allowed_numbers(dataset),
         is_lossy(dataset),
+        burnt_in(dataset),
     )
 
 
@@ -184,6 +216,7 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
         raise Refused(
             "no_position", "frames without a position of their own (a cine loop?) are no volume"
         )
+    check_one_stack([own for _, own in groups if own is not None])
     places, orientation = arrange([plane_of(dataset, *pair) for pair in groups])
     scales = [scale_of(dataset, *pair) for pair in groups]
     canvas = Canvas(
@@ -199,7 +232,22 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
         orientation,
         allowed_numbers(dataset),
         is_lossy(dataset),
+        burnt_in(dataset),
     )
+
+
+def check_one_stack(groups: list[Dataset]) -> None:
+    """Refuses frames of several stacks or moments.
+
+    Raises:
+      Refused: several_phases.
+    """
+    content = [(own.get("FrameContentSequence") or [Dataset()])[0] for own in groups]
+    for keyword in ("StackID", "TemporalPositionIndex"):
+        if len({str(item.get(keyword) or "") for item in content}) > 1:
+            raise Refused(
+                "several_phases", f"the frames differ in {keyword}: split the file into volumes"
+            )
 
 
 def _series(headers: list[tuple[Path, Dataset]]) -> Image:
@@ -209,6 +257,7 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
     for path, header in headers:
         if check_pixels(header, path.stat().st_size)[0] != 1:
             raise Refused("bad_shape", "a multi-frame file among the files of a series")
+    check_one_series([header for _, header in headers])
     places, orientation = arrange([plane_of(header) for _, header in headers])
     scales = [scale_of(header) for _, header in headers]
     shape = (len(headers), int(headers[0][1].Rows), int(headers[0][1].Columns))
@@ -226,6 +275,7 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
         orientation,
         allowed_numbers(headers[0][1]),
         lossy,
+        burnt_in(headers[0][1]),
     )
 
 

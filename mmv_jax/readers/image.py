@@ -16,6 +16,13 @@ from mmv_jax.study import Study
 MAX_SPACING_MM = 50.0
 MIN_SPACING_MM = 1e-4  # a tenth of a micrometre: below it the unit is metres, or a mistake
 SPACING_TOLERANCE = 0.05
+MIN_EXTENT_MM, MAX_EXTENT_MM = 1.0, 10_000.0  # of the longest side of a volume
+PADDED = -1500  # HU: what lies there is no matter
+FAR = 65_536.0  # a range within which no value costs the others a whole step
+FILL = 1e8  # no image has values beyond
+FEW = 8  # voxels: so few that are far above all others are hot, more are fill
+LEAST_SIDE = 8  # pixels of a slice, below which its values say nothing
+OFFSET_HU = 500.0
 SAMPLE = 1 << 20  # voxels that the plausibility of Hounsfield units is judged by
 NAN = float("nan")
 
@@ -31,6 +38,7 @@ class Image:
       unit: "HU" where the file says so itself, otherwise "raw".
       orientation: of a volume.
       attributes: numbers of the allow-list.
+      told: (code, reason) of what is odd and no ground for a refusal.
       lossy: whether the voxels were, or may have been, compressed with a loss: good enough to see,
         not for labels.
     """
@@ -42,6 +50,7 @@ class Image:
     orientation: Orientation | None = None
     attributes: Mapping[str, float] = field(default_factory=dict)
     lossy: bool = False
+    told: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,16 +76,94 @@ def study_of(image: Image, spacing_mm: float | None, unit: str | None) -> Study:
 
     Raises:
       Refused: not_finite, constant, bad_spacing, spacing_mismatch, not_hu, rescaled_twice,
-        not_binary.
+        not_binary, bad_slice, fill_values.
     """
     check_values(image.voxels)
+    check_extent(image)
     spacing = settled_spacing(image.spacing_mm, spacing_mm)
     attributes = dict(image.attributes)
     if image.orientation is not None:
         attributes |= placement(image.orientation)
-    return Study(
-        image.voxels, spacing, image.ndim, settled_unit(image.voxels, image.unit, unit), attributes
-    )
+    kind = settled_unit(without_fill(image.voxels), image.unit, unit)
+    voxels = image.voxels if kind == "shape" else without_fill(image.voxels)
+    told = image.told
+    if voxels is not image.voxels:
+        told += (("fill_values", "values that no tissue has were set to the nearest that one has"),)
+    if image.orientation is not None and kind != "shape":
+        told += check_slices(voxels, image.orientation.order.index(0), kind)
+    return Study(voxels, spacing, image.ndim, kind, attributes, told)
+
+
+def check_extent(image: Image) -> None:
+    """Refuses a volume that is larger or smaller than any body: its unit of length is another.
+
+    Raises:
+      Refused: bad_spacing.
+    """
+    longest = max(n * mm for n, mm in zip(image.voxels.shape, image.spacing_mm))
+    if image.ndim == 3 and not MIN_EXTENT_MM <= longest <= MAX_EXTENT_MM:
+        raise Refused(
+            "bad_spacing",
+            f"the volume is {longest:.3g} mm long at most: its unit of length is not what it says",
+        )
+
+
+def without_fill(voxels: np.ndarray) -> np.ndarray:
+    """The voxels, with values that no image has (2**31, 3e38, a hot voxel of 3e7) brought back.
+
+    The store has 65,536 steps over a study's range, which one such value would leave coarser than
+    tissue. A fill (many voxels of one value) takes the lowest value of the others, as DICOM's
+    padding does; a single hot voxel takes the highest. The same array where there is none.
+
+    Raises:
+      Refused: fill_values.
+    """
+    low, high = voxels.min(), voxels.max()
+    if voxels.dtype.itemsize < 4 or float(high) - float(low) < FAR:
+        return voxels
+    sample = voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)].astype(np.float64)
+    sample = sample[np.abs(sample) < FILL]
+    if not sample.size:
+        raise Refused("fill_values", "no voxel has a value that is not fill")
+    bottom, top = np.percentile(sample, (0.1, 99.9))
+    reach = max(FAR, 20 * (top - bottom))
+    is_low, is_high = voxels < bottom - reach, voxels > top + reach
+    rest = voxels[~(is_low | is_high)]
+    filled = voxels.copy()
+    filled[is_low] = rest.min()
+    many = np.count_nonzero(is_high) > FEW
+    filled[is_high] = rest.min() if many else rest.max()
+    if rest.min() == rest.max():
+        raise Refused("fill_values", "beside fill every voxel has the same value")
+    return filled
+
+
+def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, str], ...]:
+    """Names a slice that is no part of the volume: of one value among others, or shifted as a whole
+    against both neighbours; tells of slices that are all the same.
+
+    Raises:
+      Refused: bad_slice.
+    """
+    slices = np.moveaxis(voxels, axis, 0)
+    if len(slices) < 3 or min(slices.shape[1:]) < LEAST_SIDE:
+        return ()
+    flat = np.array([one.min() == one.max() for one in slices])
+    inner = flat[1:-1] & ~flat[:-2] & ~flat[2:]
+    if inner.any():
+        raise Refused("bad_slice", "a slice between two others has one value only")
+    if not flat[0] and all(np.array_equal(slices[0], one) for one in slices[1:]):
+        return (("same_slices", "all slices of the volume are the same"),)
+    if unit != "HU":
+        return ()
+    # a median of differences is the offset, whatever a few voxels do
+    steps = [
+        np.median(b.astype(np.float32) - a.astype(np.float32))
+        for a, b in zip(slices[:-1, ::2, ::2], slices[1:, ::2, ::2])
+    ]
+    if any(abs(a) > OFFSET_HU and abs(a + b) < 0.2 * abs(a) for a, b in zip(steps, steps[1:])):
+        raise Refused("bad_slice", "a slice lies as a whole beside the values of its neighbours")
+    return ()
 
 
 def placement(orientation: Orientation) -> dict[str, float]:
@@ -174,6 +261,14 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
             "not_hu",
             f"said to be in HU, but the values run from {low:g} to {high:g}: {windowed}",
         )
+    if low <= PADDED:
+        rest = voxels.min(where=voxels != low, initial=high)
+        if rest >= 0:  # the padding alone is negative
+            return (
+                "not_hu",
+                f"said to be in HU, but outside the padding the values run from {rest:g} to"
+                f" {high:g}: the intercept seems not to have been applied",
+            )
     if high <= -500 or high > 100_000:
         return "not_hu", f"said to be in HU, but the values run from {low:g} to {high:g}"
     if low > -1500:

@@ -17,6 +17,7 @@ META_TYPES = {
     "MET_LONG": 8, "MET_ULONG": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8,
     "MET_FLOAT": 4, "MET_DOUBLE": 8,
 }  # fmt: skip
+MAX_HEADER_TEXT = 4 << 20
 META_LINE = re.compile(rb"^[A-Za-z]+[ \t]*=")
 
 
@@ -41,6 +42,7 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
     with path.open("rb") as file:
         header = _meta_header(file)
         shape, itemsize = _checked_meta(header)
+        check_header_size(header, file.tell())
         zipped = header.get("CompressedData", "False").lower() in ("true", "1")
         size = check_size(shape, itemsize, stored if zipped else None, what="MHA", grid=grid)
         if zipped:
@@ -68,8 +70,8 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
 
 def _meta_header(file: io.BufferedIOBase) -> dict[str, str]:
     header: dict[str, str] = {}
-    for _ in range(200):
-        line = file.readline(4096)
+    while file.tell() < MAX_HEADER_TEXT:  # sequences of PLUS have thousands of lines
+        line = file.readline(MAX_HEADER_TEXT)
         key, equals, value = line.decode("latin-1").partition("=")
         if not equals:
             raise Refused("corrupt", "the MetaImage header has a line that is no `Key = value`")
@@ -77,6 +79,18 @@ def _meta_header(file: io.BufferedIOBase) -> dict[str, str]:
         if key.strip() == "ElementDataFile":
             return header
     raise Refused("corrupt", "the MetaImage header has no ElementDataFile")
+
+
+def check_header_size(header: dict[str, str], end: int) -> None:
+    """Refuses voxels that are said to begin elsewhere than behind the header: ITK would follow, and
+    take words of the header for voxels.
+
+    Raises:
+      Refused: corrupt.
+    """
+    stated = header.get("HeaderSize", "0")
+    if stated not in ("0", str(end)):
+        raise Refused("corrupt", "HeaderSize says that the voxels do not begin behind the header")
 
 
 def _checked_meta(header: dict[str, str]) -> tuple[tuple[int, int, int], int]:

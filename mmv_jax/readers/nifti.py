@@ -19,6 +19,7 @@ from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, first_kind, three_axes
 GZIP = b"\x1f\x8b"
 # metres, millimetres, micrometres; where nothing is said, millimetres
 NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+PIXDIM_TOLERANCE = 0.05  # as between a file and its manifest
 NIFTI_MAGIC = {b"n+1\0": 1, b"ni1\0": 1, b"n+2\0": 2, b"ni2\0": 2}
 
 
@@ -84,6 +85,7 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
     unit_mm = NIFTI_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     with np.errstate(all="ignore"):  # what is not finite is refused by orientation_of
         affine = np.diag([unit_mm] * 3 + [1.0]) @ RAS_TO_LPS @ header.get_best_affine()
+    check_statements(header)
     orientation = orientation_of(shape, affine[:, SLOWEST_FIRST])
     _skip(file, offset - here)
     voxels = _read_slices(file, shape, dtype, _scaling(header), orientation)
@@ -106,6 +108,37 @@ def _nifti_header(file: io.BufferedIOBase) -> nib.Nifti1Header:
     # check=False: nibabel repairs what it can and logs the field's value; what matters here is
     # checked above and below
     return kind.from_fileobj(io.BytesIO(file.read(348 if version == 1 else 540)), check=False)
+
+
+def check_statements(header: nib.Nifti1Header) -> None:
+    """Holds what a header says twice against each other: sides by sform and qform, spacing by the
+    transform and pixdim. Rotations may differ (an sform may lie in a template's space).
+
+    Raises:
+      Refused: contradictory.
+    """
+    with np.errstate(all="ignore"):
+        best, sform, qform = header.get_best_affine(), header.get_sform(), header.get_qform()
+        lengths = np.linalg.norm(best[:3, :3], axis=0)
+    if not all(np.isfinite(affine).all() for affine in (best, sform, qform)):
+        return  # orientation_of says so
+    if int(header["sform_code"]) and int(header["qform_code"]):
+        sides = [np.linalg.det(affine[:3, :3]) for affine in (sform, qform)]
+        along = np.sum(sform[:3, :3] * qform[:3, :3], axis=0)
+        if sides[0] * sides[1] < 0 or (along < 0).any():
+            raise Refused(
+                "contradictory",
+                "sform and qform disagree about left and right, or about the sense of an axis: keep"
+                " the one that is true",
+            )
+    stated = np.abs(np.asarray(header["pixdim"][1:4], float))
+    known = (stated > 0) & np.isfinite(stated) & (lengths > 0)
+    apart = np.abs(stated - lengths)[known] > PIXDIM_TOLERANCE * lengths[known]
+    if apart.any():
+        raise Refused(
+            "contradictory",
+            "the header's spacing (pixdim) and its transform differ by more than 5 %",
+        )
 
 
 def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:

@@ -16,6 +16,15 @@ NRRD_SPACES = {  # the sense of each axis of the file's space, as seen from LPS
 }  # fmt: skip
 
 
+# words of `space units`, in mm
+NRRD_UNITS_MM = {
+    "": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0,
+    "cm": 10.0, "m": 1000.0, "meter": 1000.0, "metre": 1000.0,
+    "um": 0.001, "\u00b5m": 0.001, "\u03bcm": 0.001, "micron": 0.001, "microns": 0.001,
+    "micrometer": 0.001,
+}  # fmt: skip
+
+
 def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
     """Reads an NRRD file whose voxels lie in itself.
 
@@ -88,9 +97,16 @@ def _nrrd_affine(header) -> np.ndarray:
     rows = rows[np.isfinite(rows).all(axis=1)] if rows.ndim == 2 else rows
     if rows.shape != (3, 3):
         raise Refused("bad_shape", "three space directions are expected")
+    units = header.get("space units") or [""]
+    words = {str(unit).strip().strip('"').lower() for unit in units}
+    if len(words) != 1 or not words <= set(NRRD_UNITS_MM):
+        raise Refused("bad_spacing", "the NRRD's space units are not one known unit of length")
+    unit_mm = NRRD_UNITS_MM[words.pop()]
+    rows = rows * unit_mm
     affine = np.eye(4)
     affine[:3, :3] = rows.T * np.array(senses)[:, None]
-    affine[:3, 3] = np.array(header.get("space origin", (0, 0, 0)), float) * senses
+    origin = np.array(header.get("space origin", (0, 0, 0)), float)
+    affine[:3, 3] = origin * senses * unit_mm
     return affine
 
 

@@ -23,6 +23,8 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # chroma noise that JPEG leaves in a grey picture, as a share of the range
 GREY_TOLERANCE = 16 / 255
 GREY_SHARE = 0.999  # of the pixels: fewer off-grey ones than any legible mark
+COLOUR, COLOURED = 64 / 255, 12  # so far from grey, and so many such pixels, is no noise
+ORIENTATION = 0x0112  # of EXIF
 UNKNOWN = (NAN, NAN, NAN)
 
 
@@ -41,9 +43,16 @@ def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> Image:
                 "a mask may not be a JPEG: its labels are smeared by the compression. Write it"
                 " as PNG",
             )
-        return Image(grey(_read_jpeg(data))[None], UNKNOWN, ndim=2)
-    pixels = _read_png(data, grid)
-    return Image(grey(pixels, exact=grid is not None)[None], UNKNOWN, ndim=2)
+        return Image(grey(_read_jpeg(data))[None], UNKNOWN, 2, attributes=_turned(data))
+    pixels = grey(_read_png(data, grid), exact=grid is not None)
+    return Image(pixels[None], UNKNOWN, 2, attributes=_turned(data))
+
+
+def _turned(data: bytes) -> dict[str, float]:
+    """`exif_orientation` where the picture's EXIF turns it, so that its mask can be held to it."""
+    with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        turn = picture.getexif().get(ORIENTATION, 1)
+    return {"exif_orientation": float(turn)} if turn in range(2, 9) else {}
 
 
 def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
@@ -54,9 +63,12 @@ def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
     depth, colour_type = data[24], data[25]
     if depth == 16 and colour_type != 0:  # Pillow would drop the lower byte
         return _decoded(imagecodecs.png_decode, data)
-    picture = _decoded(_pillow, data)
+    picture = ImageOps.exif_transpose(_decoded(_pillow, data))
     if picture.mode == "P" and grid is not None:
         return np.asarray(picture)
+    if picture.mode == "L" and depth < 8 and grid is not None:
+        # Pillow spreads 2 and 4 bits over 8, for display; a label is the sample itself
+        return np.asarray(picture) // (255 // ((1 << depth) - 1))
     if picture.mode == "1":
         return np.asarray(picture, np.uint8)
     if picture.mode == "P":
@@ -120,8 +132,10 @@ def grey(pixels: np.ndarray, *, exact: bool = False) -> np.ndarray:
     if pixels.shape[-1] == 1:
         return np.ascontiguousarray(pixels[..., 0])
     low, high = pixels.min(axis=-1), pixels.max(axis=-1)
+    # red letters are legible however small a share of the picture they are
+    coloured = np.count_nonzero(high - low > COLOUR * np.iinfo(pixels.dtype).max)
     tolerance = 0 if exact else GREY_TOLERANCE * np.iinfo(pixels.dtype).max
-    if np.mean(high - low <= tolerance) < (1 if exact else GREY_SHARE):
+    if coloured > COLOURED or np.mean(high - low <= tolerance) < (1 if exact else GREY_SHARE):
         raise Refused(
             "colour",
             "the picture is in colour: colour in a radiograph is writing or an overlay, which must"

@@ -80,6 +80,14 @@ def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
     samples, bits = _whole(dataset, "SamplesPerPixel", 1), _whole(dataset, "BitsAllocated", 0)
     if bits not in (8, 16, 32) or samples not in (1, 3):
         raise Refused("unknown_encoding", "1 or 3 samples a pixel of 8, 16 or 32 bits are read")
+    stored_bits = _whole(dataset, "BitsStored", bits)
+    if (
+        not 1 <= stored_bits <= bits
+        or _whole(dataset, "HighBit", stored_bits - 1) != stored_bits - 1
+    ):
+        raise Refused(
+            "unknown_encoding", "HighBit is not BitsStored - 1, as PS3.5 asks: its place is unknown"
+        )
     if syntax in NATIVE and dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         raise Refused("colour", "a DICOM image in subsampled colour")
     size = check_size(
@@ -109,6 +117,19 @@ def _whole(dataset: Dataset, keyword: str, default: int) -> int:
 
 
 def decode_frame(dataset: Dataset, index: int) -> np.ndarray:
+    """Stored values of one frame; bits beyond BitsStored count for nothing, whoever decoded them.
+
+    Raises and shapes as of `_decoded_frame`.
+    Source: DICOM PS3.5, 8.1.1: nothing may be assumed of unused bits.
+    """
+    pixels = _decoded_frame(dataset, index)
+    spare = pixels.dtype.itemsize * 8 - int(dataset.BitsStored)
+    if pixels.ndim != 2 or pixels.dtype.kind not in "iu" or spare <= 0:
+        return pixels
+    return (pixels << spare) >> spare  # sign-extends what is signed
+
+
+def _decoded_frame(dataset: Dataset, index: int) -> np.ndarray:
     """Stored values of one frame, `[rows, columns]` or `[rows, columns, 3]` (RGB), no rescaling.
 
     Raises:

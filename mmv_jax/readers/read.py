@@ -115,6 +115,8 @@ def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
     """The image of a study, or of a mask for a study of shape `grid`."""
     if path.is_dir():
         return read_series(path)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+        raise Refused("not_an_image", "a pipe, a socket or a device, and no file")
     form = format_of(path)
     if form is None and path.stat().st_size == 0:
         raise Refused("truncated", "the file is empty")
@@ -131,6 +133,17 @@ def _check_grid(image: Image, like: Study) -> None:
         raise Refused(
             "mask_grid",
             f"the mask has the grid {image.voxels.shape}, its study {like.voxels.shape}",
+        )
+    if like.ndim == 2 and image.orientation is not None and "first_z_mm" not in like.attributes:
+        raise Refused(
+            "mask_grid",
+            "the mask lies in a patient and its study is a picture, which has no place there:"
+            " write it as PNG",
+        )
+    turns = [a.get("exif_orientation", 1.0) for a in (image.attributes, like.attributes)]
+    if turns[0] != turns[1]:
+        raise Refused(
+            "mask_grid", "EXIF turns the picture and not its mask, or otherwise: turn both for good"
         )
     if image.orientation is None or "first_z_mm" not in like.attributes:
         return

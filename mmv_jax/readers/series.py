@@ -15,6 +15,7 @@ from mmv_jax.readers.orient import Orientation, orientation_of, triple
 from mmv_jax.readers.refused import Refused
 
 COSINE_TOLERANCE = 1e-3  # between planes of one series; 0.06 degrees
+ROUNDED_MM = 0.051  # what one decimal of a position can be off
 SLACK = 0.01  # of the slice distance, as highdicom's default: what rounding in a header does
 
 
@@ -28,6 +29,42 @@ class Plane:
     cosines: tuple[float, ...]
     spacing_mm: tuple[float, float]
     shape: tuple[int, int]
+
+
+def check_one_series(headers: Sequence[Dataset]) -> None:
+    """Refuses slices that one SeriesInstanceUID joins and that are not one volume of one person.
+
+    Values such as an acquisition's number may follow each other along the body; where a few of them
+    take turns, the slices of several phases interleave.
+
+    Raises:
+      Refused: several_series, several_phases.
+    """
+    for keyword in ("PatientID", "PatientBirthDate", "StudyInstanceUID"):
+        if len({str(header.get(keyword) or "") for header in headers}) > 1:
+            raise Refused("several_series", f"the slices of one series differ in {keyword}")
+    along = [number_of(header, "ImagePositionPatient", 2) for header in headers]
+    order = sorted(range(len(headers)), key=lambda n: (along[n] or 0.0, n))
+    keywords = ["AcquisitionNumber", "TemporalPositionIdentifier", "StackID", "EchoNumbers"]
+    if all(header.get("Modality") == "CT" for header in headers):
+        keywords += ["AcquisitionTime", "ContrastBolusAgent"]
+    for keyword in keywords:
+        check_phases(keyword, [str(headers[n].get(keyword) or "") for n in order])
+
+
+def check_phases(keyword: str, values: Sequence[str]) -> None:
+    """Refuses values, in the order of their slices, of which a few take turns.
+
+    Raises:
+      Refused: several_phases.
+    """
+    kinds = len(set(values))
+    turns = sum(a != b for a, b in zip(values, values[1:]))
+    if 1 < kinds <= len(values) // 2 and turns > kinds - 1:
+        raise Refused(
+            "several_phases",
+            f"{kinds} values of {keyword} take turns along the body: give each phase a folder",
+        )
 
 
 def plane_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None) -> Plane:
@@ -91,11 +128,13 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
     # slant is judged by orientation_of
     places = get_volume_positions(positions.tolist(), first.cosines, perpendicular_tol=1.0)[1]
     if places is None:
+        places = rounded_places(positions @ np.cross(along, down))
+    if places is None:
         raise Refused("uneven_slices", "the distances between the slices vary by more than 1 %")
     bottom, top = positions[np.argmin(places)], positions[np.argmax(places)]
     step = (top - bottom) / (len(planes) - 1)
     astray = np.linalg.norm(positions - bottom - np.array(places)[:, None] * step, axis=1).max()
-    if astray > max(SLACK * np.linalg.norm(step), 0.5 * min(first.spacing_mm)):
+    if astray > max(SLACK * np.linalg.norm(step), ROUNDED_MM, 0.5 * min(first.spacing_mm)):
         raise Refused(
             "uneven_slices", f"a slice lies {astray:.2f} mm beside the line of the others"
         )
@@ -103,6 +142,20 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
     affine[:3, 0], affine[:3, 3] = step, bottom
     affine[:3, 1], affine[:3, 2] = down * first.spacing_mm[0], along * first.spacing_mm[1]
     return places, orientation_of((len(planes), *first.shape), affine)
+
+
+def rounded_places(heights: np.ndarray) -> list[int] | None:
+    """The places of slices that all lie within ROUNDED_MM of an even grid; None where one does not.
+
+    Positions with one decimal turn steps of 0.625 mm into 0.6 and 0.7.
+    """
+    low, high = heights.min(), heights.max()
+    exact = (heights - low) * (len(heights) - 1) / (high - low)
+    places = np.rint(exact).astype(int)
+    astray_mm = np.abs(exact - places).max() * (high - low) / (len(heights) - 1)
+    if astray_mm > ROUNDED_MM or sorted(places.tolist()) != list(range(len(heights))):
+        return None
+    return places.tolist()
 
 
 def check_stack(positions: np.ndarray, normal: np.ndarray) -> None:

@@ -79,7 +79,7 @@ def true_values(dataset: Dataset, stored: np.ndarray, scale: Scale) -> np.ndarra
         values = rescaled(stored, scale.slope, scale.intercept)
     if scale.unit == "HU":
         return np.where(padding, AIR_HU, values) if padding is not None else values
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if is_shown_inverted(dataset):
         values = inverted(values, dataset, scale)
     if padding is not None:
         values[padding] = values[~padding].min()
@@ -98,15 +98,56 @@ def inverted(values: np.ndarray, dataset: Dataset, scale: Scale) -> np.ndarray:
     return ends.sum() - values.astype(ends.dtype)
 
 
+def is_shown_inverted(dataset: Dataset) -> bool:
+    """Whether low values are to be seen bright.
+
+    MONOCHROME1 says so. So does a presentation or VOI table that falls, and so does a projection
+    whose larger values are more X-rays, which is air.
+    Source: DICOM PS3.3, C.7.6.3.1.2, C.8.11.3.1.2, C.11.2, C.11.6.
+    """
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        return True
+    if dataset.PhotometricInterpretation != "MONOCHROME2":
+        return False
+    if str(dataset.get("PresentationLUTShape") or "") == "INVERSE":
+        return True
+    tables = dataset.get("VOILUTSequence") or dataset.get("PresentationLUTSequence")
+    if tables:
+        first, last = _ends_of_table(tables[0])
+        return first > last
+    return number_of(dataset, "PixelIntensityRelationshipSign") == 1
+
+
+def _ends_of_table(table: Dataset) -> tuple[int, int]:
+    """The first and the last entry of a lookup table."""
+    data = table.get("LUTData")
+    if isinstance(data, bytes):
+        wide = (number_of(table, "LUTDescriptor", 2) or 16) > 8 or len(data) % 2 == 0
+        data = np.frombuffer(data, "<u2" if wide else "u1")
+    if data is None or not hasattr(data, "__getitem__") or len(data) < 2:
+        return 0, 0
+    return int(data[0]), int(data[-1])
+
+
 def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     """Where the stored values are the header's padding; None where nowhere or everywhere."""
     value = number_of(dataset, "PixelPaddingValue")
     if value is None:
         return None
     limit = number_of(dataset, "PixelPaddingRangeLimit")
+    value = _as_pixel(dataset, value)
+    limit = None if limit is None else _as_pixel(dataset, limit)
     low, high = sorted((value, value if limit is None else limit))
     padding = (stored >= low) & (stored <= high)
     return padding if padding.any() and not padding.all() else None
+
+
+def _as_pixel(dataset: Dataset, value: float) -> float:
+    """A padding value in the pixels' own sign: many writers put US where the pixels are signed."""
+    span = 1 << int(dataset.BitsAllocated)
+    if dataset.PixelRepresentation:
+        return value - span if value >= span // 2 else value
+    return value + span if value < 0 else value
 
 
 def planar_spacing(

@@ -9,11 +9,12 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tensorstore as ts
 
 from mmv_jax.errors import UserError
@@ -28,14 +29,23 @@ from mmv_jax.store.index import (
     write_whole_index,
 )
 from mmv_jax.store.labels import agreed_kinds, carry, choose_columns
-from mmv_jax.store.layout import FORMAT, PARTS, STORE_JSON, open_root, prefix_range, remove_part
+from mmv_jax.store.layout import (
+    FORMAT,
+    PARTS,
+    STORE_JSON,
+    WARNINGS,
+    open_root,
+    prefix_range,
+    remove_part,
+)
 from mmv_jax.store.quarantine import Quarantine
 from mmv_jax.store.read import read_about
-from mmv_jax.store.task import Job, Place, ReadFn, Reading, Refusal, Task, Written, write_task
+from mmv_jax.store.task import Job, Place, ReadFn, Reading, Refusal, Task, Told, Written, write_task
 from mmv_jax.store.workers import ENGINES
 from mmv_jax.study import Study
 
 TASK_LINES = 512
+MAX_REFUSED = 0.5
 MODALITY = r"[A-Za-z][A-Za-z0-9+-]{0,15}"
 # of files: a task is then some seconds to a minute of work, and is lost as a whole when a machine
 # is
@@ -50,16 +60,23 @@ class Report:
     ingested: int = 0
     already: int = 0  # were in the store before
     refused: Counter[str] = field(default_factory=Counter)  # by code
+    told: Counter[str] = field(default_factory=Counter)  # by code: taken in, and odd
+    max_refused: float = MAX_REFUSED  # share of the lines, beyond which the ingest has failed
     # columns that stayed behind, by manifest
     not_carried: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether the store holds anything of these manifests: what `mmv ingest` makes its exit
-        code of.
+        """Whether the store holds anything of these manifests, and no more of their lines were
+        refused than may be: what `mmv ingest` makes its exit code of.
         """
-        return self.ingested + self.already > 0
+        few = self.refused.total() <= self.max_refused * self.lines
+        return self.ingested + self.already > 0 and few
+
+    def tell(self, told: Told, warnings: Quarantine) -> None:
+        self.told[told.code] += 1
+        warnings.add(told)
 
     def refuse(self, refusal: Refusal, quarantine: Quarantine) -> None:
         self.refused[refusal.code] += 1
@@ -71,6 +88,14 @@ class Report:
             f"{self.ingested} studies ingested in {self.seconds:.0f} s, {self.already} were there"
             f" already, refused: {codes}."
         )
+        if self.told:
+            told = ", ".join(f"{n} {code}" for code, n in self.told.most_common())
+            text += f"\nTaken in, and to be looked at (warnings.jsonl): {told}."
+        if self.refused.total() > self.max_refused * self.lines:
+            text += (
+                f"\nMore than {self.max_refused:.0%} of the lines were refused (--max-refused):"
+                " quarantine.jsonl says why."
+            )
         for manifest, columns in self.not_carried.items():
             text += (
                 f"\n{manifest}: columns not carried (they may name someone): {', '.join(columns)}"
@@ -93,6 +118,8 @@ def ingest(
     key_path: str | Path | None = None,
     unit: str | None = None,
     timeout_s: float = 300.0,
+    max_refused: float = MAX_REFUSED,
+    burnt_in: str = "warn",
     progress: Callable[[int, int], None] = lambda done, total: None,
     read_fn: ReadFn = read_line,
 ) -> Report:
@@ -113,6 +140,8 @@ def ingest(
       unit: of the lines that name none: "HU" where it is known that the files are in Hounsfield
         units and do not say so themselves.
       timeout_s: a file that takes longer to read is refused.
+      max_refused: share of the lines that may be refused without the report being not `ok`.
+      burnt_in: "warn" of files whose header speaks of text in the pixels, or "refuse" them.
       progress: is told (lines dealt with, lines to deal with).
       read_fn: reads one line; a module-level function of your own for formats of your own.
     Raises:
@@ -133,30 +162,39 @@ def ingest(
         key = _open_key(store, key_path, is_new=read_about(root) is None)
         ordinals = _register(root, key, manifests)
         _remove_unfinished_parts(root)
-        report = Report()
-        quarantine = Quarantine(root)
-        jobs = _jobs(root, key, ordinals, unit, report, quarantine)
+        report = Report(max_refused=max_refused)
+        quarantine, warnings = Quarantine(root), Quarantine(root, WARNINGS)
+        jobs = _jobs(root, key, ordinals, unit=unit, report=report, logs=(quarantine, warnings))
         if jobs:
             remove_whole_index(root)
-        tasks = _tasks(jobs, str(store), read_fn)
+        refused_codes = frozenset({"burnt_in"} if burnt_in == "refuse" else ())
+        tasks = _tasks(jobs, Task(str(store), (), read_fn, refused_codes))
         settled: set[Place] = set()
         events = ENGINES[engine](
             write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
         )
-        with contextlib.closing(events), contextlib.closing(quarantine):
+        with (
+            contextlib.closing(events),
+            contextlib.closing(quarantine),
+            contextlib.closing(warnings),
+        ):
             for event in events:
                 if isinstance(event, Refusal):
                     report.refuse(event, quarantine)
+                elif isinstance(event, Told):
+                    report.tell(event, warnings)
                 elif isinstance(event, Written):
                     report.ingested += len(event.places)
                 settled |= (
                     set(event.places)
                     if isinstance(event, Written)
                     else set()
-                    if isinstance(event, Reading)
+                    if isinstance(event, Reading | Told)
                     else {event.place}
                 )
                 progress(len(settled), len(jobs))
+            for told in leaks(read_index(root), set(ordinals)):
+                report.tell(told, warnings)
         write_whole_index(root)
     report.seconds = time.monotonic() - began
     return report
@@ -233,14 +271,17 @@ def _jobs(
     root: ts.KvStore,
     key: Key,
     ordinals: dict[int, Path],
+    *,
     unit: str | None,
     report: Report,
-    quarantine: Quarantine,
+    logs: tuple[Quarantine, Quarantine],
 ) -> list[Job]:
     """The lines that are to be read. A study that is there is left alone; lines that contradict
     others are refused.
     """
+    quarantine, warnings = logs
     index = read_index(root)
+    rows = {row["study"]: row for row in index.to_dict("records")}
     there = dict(zip(index["study"], index["patient"]))
     splits = dict(zip(index["patient"], index["split"]))
     jobs: list[Job] = []
@@ -291,6 +332,10 @@ def _jobs(
                 )
             elif study in there:
                 report.already += 1
+                other = differing(job, rows.get(study, {}))
+                if other:
+                    what = f"the store has another {', '.join(other)}: a study that is there stays"
+                    report.tell(Told(job.place, "differs_from_store", what), warnings)
             else:
                 jobs.append(job)
                 there[study] = patient
@@ -330,7 +375,45 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     )
 
 
-def _tasks(jobs: list[Job], store: str, read_fn: ReadFn) -> list[Task]:
+def differing(job: Job, row: Mapping[str, object]) -> list[str]:
+    """The columns in which a manifest line differs from what the store holds of its study."""
+    if not row:
+        return []
+    # NaN and None are both an empty cell
+    empty = [None, ""]
+    names = [n for n, value in job.known.items() if n not in ("line", "manifest")]
+    other = [
+        n
+        for n in names
+        if (row.get(n) == row.get(n) and row.get(n) not in empty)
+        | (job.known[n] == job.known[n] and job.known[n] not in empty)
+        and row.get(n) != job.known[n]
+    ]
+    if ",".join(job.masks) != (row["masks"] or ""):
+        other.append("masks")
+    if job.unit in ("HU", "shape") and row["unit"] != job.unit:
+        other.append("unit")
+    mm = row["spacing_x"]
+    if job.spacing_mm is not None and not abs(float(mm) - job.spacing_mm) <= 0.05 * job.spacing_mm:
+        other.append("spacing_mm")
+    return [name.removeprefix("label_") for name in other]
+
+
+def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
+    """The lines of some manifests whose very pixels stand in another split, too."""
+    if index.empty:
+        return
+    same = ["checksum", "grid_z", "grid_y", "grid_x", "low", "high"]
+    for _, group in index.groupby(same, sort=False):
+        if group["split"].nunique() < 2:
+            continue
+        for manifest, line in zip(group["manifest"], group["line"]):
+            if manifest in ordinals:
+                reason = "the same pixels are in another split: a leak"
+                yield Told((int(manifest), int(line)), "image_across_splits", reason)
+
+
+def _tasks(jobs: list[Job], like: Task) -> list[Task]:
     """Lines that follow each other, up to TASK_LINES of them or TASK_BYTES of files."""
     tasks: list[list[Job]] = []
     size = TASK_BYTES
@@ -340,7 +423,7 @@ def _tasks(jobs: list[Job], store: str, read_fn: ReadFn) -> list[Task]:
             size = 0
         tasks[-1].append(job)
         size += _bytes_of(job.path)
-    return [Task(store, tuple(jobs), read_fn) for jobs in tasks]
+    return [replace(like, jobs=tuple(jobs)) for jobs in tasks]
 
 
 def _bytes_of(path: str) -> int:

@@ -25,6 +25,7 @@ CELLS = {2: (1, 16, 16), 3: (8, 8, 8)}  # of an occupancy map
 
 STORE_JSON = "store.json"
 QUARANTINE = "quarantine.jsonl"
+WARNINGS = "warnings.jsonl"  # of what was taken in and told, in the same form
 PARTS = "parts/"
 
 

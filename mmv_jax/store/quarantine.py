@@ -1,4 +1,6 @@
-"""`quarantine.jsonl`: which manifest lines were refused, and why. Names no file and no patient."""
+"""`quarantine.jsonl` and `warnings.jsonl`: which manifest lines were refused, or taken in and told,
+and why. Names no file and no patient.
+"""
 
 import json
 import time
@@ -6,7 +8,7 @@ import time
 import tensorstore as ts
 
 from mmv_jax.store.layout import QUARANTINE
-from mmv_jax.store.task import Place, Refusal
+from mmv_jax.store.task import Refusal, Told
 
 EVERY_S = 5.0  # at most this old is the file while an ingest runs
 
@@ -18,22 +20,21 @@ class Quarantine:
     The manifest is its number in the order in which the store met it.
     """
 
-    def __init__(self, root: ts.KvStore):
-        self._root = root
-        self._entries: dict[Place, dict] = {
-            (entry["manifest"], entry["line"]): entry for entry in read_quarantine(root)
+    def __init__(self, root: ts.KvStore, name: str = QUARANTINE):
+        self._root, self._name = root, name
+        self._entries: dict[tuple[int, int, str], dict] = {
+            (entry["manifest"], entry["line"], entry["code"]): entry
+            for entry in read_quarantine(root, name)
         }
         self._written = 0.0
 
     def forget(self, manifest: int) -> None:
         """Drops a manifest's lines: they are tried again."""
-        self._entries = {
-            place: entry for place, entry in self._entries.items() if place[0] != manifest
-        }
+        self._entries = {key: entry for key, entry in self._entries.items() if key[0] != manifest}
 
-    def add(self, refusal: Refusal) -> None:
+    def add(self, refusal: Refusal | Told) -> None:
         manifest, line = refusal.place
-        self._entries[refusal.place] = {
+        self._entries[manifest, line, refusal.code] = {
             "manifest": manifest,
             "line": line,
             "code": refusal.code,
@@ -47,14 +48,14 @@ class Quarantine:
 
     def write(self) -> None:
         """Replaces the file as a whole."""
-        lines = (json.dumps(self._entries[place]) + "\n" for place in sorted(self._entries))
-        self._root.write(QUARANTINE, "".join(lines).encode()).result()
+        lines = (json.dumps(self._entries[key]) + "\n" for key in sorted(self._entries))
+        self._root.write(self._name, "".join(lines).encode()).result()
         self._written = time.monotonic()
 
 
-def read_quarantine(root: ts.KvStore) -> list[dict]:
-    """The entries of a store's quarantine, by manifest and line."""
-    answer = root.read(QUARANTINE).result()
+def read_quarantine(root: ts.KvStore, name: str = QUARANTINE) -> list[dict]:
+    """The entries of a store's quarantine (or of its warnings), by manifest and line."""
+    answer = root.read(name).result()
     return (
         [json.loads(line) for line in answer.value.decode().splitlines()]
         if answer.state == "value"

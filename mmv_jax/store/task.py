@@ -43,6 +43,7 @@ class Task:
     store: str
     jobs: tuple[Job, ...]
     read_fn: ReadFn
+    refused_codes: frozenset[str] = frozenset()  # of what is told otherwise
     deaths: int = field(default=0)  # of workers, while no file was being read
 
 
@@ -68,13 +69,22 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A file is taken in, and something is odd about it."""
+
+    place: Place
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Written:
     """A part is finished and can be read."""
 
     places: tuple[Place, ...]
 
 
-Event = Reading | Writing | Refusal | Written
+Event = Reading | Writing | Refusal | Told | Written
 
 
 def write_task(task: Task) -> Iterator[Event]:
@@ -91,10 +101,12 @@ def write_task(task: Task) -> Iterator[Event]:
         if job.known["study"] in finished:
             continue
         yield Reading(job.place)
-        read = _read(job, task.read_fn)
+        read = _read(job, task.read_fn, task.refused_codes)
         if isinstance(read, Refusal):
             yield read
             continue
+        for code, reason in read[0].told:
+            yield Told(job.place, code, without(reason, job.secrets))
         yield Writing(job.place)
         ndim = read[0].ndim
         if ndim not in open_parts:
@@ -113,10 +125,13 @@ def write_task(task: Task) -> Iterator[Event]:
         yield _close(part)
 
 
-def _read(job: Job, read_fn: ReadFn) -> tuple[Study, Mapping[str, np.ndarray]] | Refusal:
+def _read(
+    job: Job, read_fn: ReadFn, refused_codes: frozenset[str]
+) -> tuple[Study, Mapping[str, np.ndarray]] | Refusal:
     try:
         study, masks = read_fn(job)
-        problem = _problem(study, masks)
+        told = (entry for entry in study.told if entry[0] in refused_codes)
+        problem = next(told, None) or _problem(study, masks)
     except (KeyboardInterrupt, SystemExit):
         raise
     except MemoryError:

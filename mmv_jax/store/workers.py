@@ -12,7 +12,7 @@ from multiprocessing import connection, get_context
 
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.plugins import Plugin, named_plugins
-from mmv_jax.store.task import Event, Place, Reading, Refusal, Task, Written
+from mmv_jax.store.task import Event, Place, Reading, Refusal, Task, Told, Written
 
 TaskFn = Callable[[Task], Iterator[Event]]
 TICK_S = 0.5  # between looks at the clock
@@ -115,7 +115,7 @@ class _Worker:
         if isinstance(event, _Done):
             self.task = None
             return
-        self.reading = event.place if isinstance(event, Reading) else None
+        self.reading = event.place if isinstance(event, Reading | Told) else None
         self.since = time.monotonic()
         self.settled |= (
             set(event.places)
