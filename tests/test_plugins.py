@@ -45,7 +45,7 @@ DATASET = """
 from mmv_jax.manifests.listing import DATASETS
 
 
-def list_digits(root):
+def list_digits(root, tell):
     for path in sorted(root.glob("*.txt")):
         yield {"study_id": path.stem, "path": path.name, "patient_id": path.stem, "split": "train",
                "modality": "DIGITS"}

@@ -82,7 +82,7 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
 def _manifest(args) -> int:
     from mmv_jax.manifests.listing import write_manifest_of
 
-    print(f"{write_manifest_of(args.kind, args.root, args.out)} studies in {args.out}")
+    print(f"{write_manifest_of(args.kind, args.root, args.out, print)} studies in {args.out}")
     return 0
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from mmv_jax.manifests.published import (
     REPORT_FINDINGS,
     Row,
+    Tell,
     published_table,
     report_labels,
     split_of,
 )
 
 
-def list_chexpert(root: Path) -> Iterator[Row]:
+def list_chexpert(root: Path, tell: Tell) -> Iterator[Row]:
     """CheXpert, either size. valid.csv is "val" where test.csv is there too (the later release),
     otherwise "test".
 

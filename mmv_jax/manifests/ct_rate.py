@@ -4,10 +4,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmv_jax.manifests.published import Row, column_of, published_table, split_of
+from mmv_jax.manifests.published import (
+    Row,
+    Tell,
+    age_in_years,
+    column_of,
+    published_table,
+    split_of,
+)
 
 
-def list_ct_rate(root: Path) -> Iterator[Row]:
+def list_ct_rate(root: Path, tell: Tell) -> Iterator[Row]:
     """CT-RATE: every reconstruction is a study, and the patient (`train_1`) has them all; valid is
     "test".
 
@@ -27,7 +34,19 @@ def list_ct_rate(root: Path) -> Iterator[Row]:
         line["VolumeName"]: line
         for line in published_table(base, "metadata/*_metadata.csv", "VolumeName")
     }
+    # volumes of heads and abdomens that the data set itself names
+    no_chest = {
+        name for path in base.glob("metadata/no_chest_*.txt") for name in path.read_text().split()
+    }
+    without = old = 0
     for path in sorted(base.glob("*/*/*/*.nii.gz")):
+        split_folder = path.relative_to(base).parts[0]
+        if (base / f"{split_folder}_fixed").is_dir():
+            old += 1  # of the first release, without slope and intercept
+            continue
+        if path.name in no_chest:
+            without += 1
+            continue
         name = re.fullmatch(r"((train|valid)_\d+)_[a-z]+_\d+\.nii\.gz", path.name)
         if name is None:
             continue
@@ -45,6 +64,11 @@ def list_ct_rate(root: Path) -> Iterator[Row]:
             "modality": "CT",
             "unit": "HU",
             "sex": person.get("PatientSex", "")[:1],
-            "age": re.sub(r"\D", "", person.get("PatientAge", "")).lstrip("0"),
+            "age": age_in_years(person.get("PatientAge", "")),
             **labels,
         }
+    if without or old:
+        tell(
+            f"Left out: {without} volumes that show no chest (no_chest_*.txt), {old} of the first"
+            " release, which lack slope and intercept."
+        )

@@ -4,6 +4,7 @@ and labels.
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from mmv_jax.errors import UserError
 from mmv_jax.manifests.chexpert import list_chexpert
 from mmv_jax.manifests.ct_rate import list_ct_rate
 from mmv_jax.manifests.folder import list_folder
-from mmv_jax.manifests.manifest import MASK, OPTIONAL, REQUIRED
+from mmv_jax.manifests.manifest import MASK, OPTIONAL, REQUIRED, SPLITS
 from mmv_jax.manifests.mimic_cxr import list_mimic_cxr
 from mmv_jax.manifests.nih_cxr14 import list_nih_cxr14
-from mmv_jax.manifests.published import Row
+from mmv_jax.manifests.published import Row, Tell
 from mmv_jax.registry import Table
 
+MAX_VALUES = 6  # of a label, in a summary
 # name -> what lists its studies, as rows with paths relative to the root
-DATASETS: Table[Callable[[Path], Iterator[Row]]] = Table("data set")
+DATASETS: Table[Callable[[Path, Tell], Iterator[Row]]] = Table("data set")
 DATASETS.register("folder", list_folder)
 DATASETS.register("mimic-cxr", list_mimic_cxr)
 DATASETS.register("chexpert", list_chexpert)
@@ -26,12 +28,15 @@ DATASETS.register("nih-cxr14", list_nih_cxr14)
 DATASETS.register("ct-rate", list_ct_rate)
 
 
-def write_manifest_of(kind: str, root: Path | str, out: Path | str) -> int:
+def write_manifest_of(
+    kind: str, root: Path | str, out: Path | str, tell: Tell = lambda sentence: None
+) -> int:
     """Writes a manifest of the studies below `root`, paths relative to the manifest's folder.
 
     Args:
       kind: a name of DATASETS.
       root: the folder as it was unpacked or downloaded.
+      tell: is given sentences: what was left out, and counts.
       out: the CSV to write. It names patients and paths: it is the user's, and stays where it is.
     Returns:
       The number of studies.
@@ -42,7 +47,7 @@ def write_manifest_of(kind: str, root: Path | str, out: Path | str) -> int:
     list_studies = DATASETS[kind]
     if not root.is_dir():
         raise UserError("ROOT is no folder: give the folder that holds the studies.")
-    rows = list(list_studies(root))
+    rows = list(list_studies(root, tell))
     if not rows:
         raise UserError(
             f"No study was found: is this the folder of {kind}?"
@@ -59,8 +64,42 @@ def write_manifest_of(kind: str, root: Path | str, out: Path | str) -> int:
         )
     )
     columns = [*REQUIRED, *(name for name in OPTIONAL if name in found), *others]
+    _keep_added_columns(out, columns)
+    for sentence in summary(rows):
+        tell(sentence)
     with out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return len(rows)
+
+
+def _keep_added_columns(out: Path, columns: list[str]) -> None:
+    """Refuses to write over a manifest to which someone has added columns."""
+    try:
+        with out.open(encoding="utf-8-sig", newline="") as file:
+            added = set(next(csv.reader(file), [])) - set(columns) - {""}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return
+    if added:
+        raise UserError(
+            f"{out.name} is there and has columns that would be lost: {', '.join(sorted(added))}."
+            " Give another --out, or remove it."
+        )
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    """Sentences on the studies of a manifest: patients and studies by split, and label values."""
+    patients = {row["patient_id"]: row["split"] for row in rows}
+    studies = Counter(row["split"] for row in rows)
+    per_split = Counter(patients.values())
+    counts = ", ".join(f"{split} {studies[split]} ({per_split[split]})" for split in SPLITS)
+    yield f"{len(rows)} studies of {len(patients)} patients. Studies (patients) by split: {counts}."
+    if len(patients) == 1 and len(rows) > 1:
+        yield "All studies are of one patient: no test set can come of it. Is the id a placeholder?"
+    for column in dict.fromkeys(name for row in rows for name in row):
+        values = Counter(row.get(column, "") for row in rows)
+        is_label = column not in (*REQUIRED, *OPTIONAL, "age") and not column.endswith(MASK)
+        if is_label and len(values) <= MAX_VALUES:
+            said = ", ".join(f"{value or 'empty'} {n}" for value, n in values.most_common())
+            yield f"{column}: {said}."

@@ -236,20 +236,12 @@ def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
     be known.
     """
     splits: dict[str, dict[str, int]] = defaultdict(dict)
-    files: dict[Path, dict[str, int]] = defaultdict(dict)
     for line in lines:
         splits[one_spelling(line.patient_id)].setdefault(line.split, line.number)
-        files[line.path].setdefault(line.split, line.number)
     kept, refused = [], []
     for line in lines:
         places = splits[one_spelling(line.patient_id)]
-        if len(places) == 1 and len(files[line.path]) > 1:
-            words = ", ".join(
-                f"{split} (line {number})" for split, number in files[line.path].items()
-            )
-            reason = f"the same file is in {words}; an image may be in one split only"
-            refused.append(LineRefused(line.number, "image_across_splits", reason))
-        elif len(places) == 1:
+        if len(places) == 1:
             kept.append(line)
         else:
             words = ", ".join(f"{split} (line {number})" for split, number in places.items())

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmv_jax.manifests.published import REPORT_FINDINGS, Row, published_table, report_labels
+from mmv_jax.manifests.published import REPORT_FINDINGS, Row, Tell, published_table, report_labels
 
 
-def list_mimic_cxr(root: Path) -> Iterator[Row]:
+def list_mimic_cxr(root: Path, tell: Tell) -> Iterator[Row]:
     """MIMIC-CXR-JPG, or MIMIC-CXR (DICOM) beside the lists of MIMIC-CXR-JPG; train, validate, test
     as published.
 

@@ -1,12 +1,13 @@
 """NIH ChestX-ray14, by its own lists."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.published import (
     Row,
+    Tell,
+    age_in_years,
     column_of,
     published_table,
     published_words,
@@ -32,7 +33,7 @@ NIH_FINDINGS = (
 NIH_PNG_PIXELS = 1024  # the PNGs of the release are 1024 × 1024, whatever the detector had
 
 
-def list_nih_cxr14(root: Path) -> Iterator[Row]:
+def list_nih_cxr14(root: Path, tell: Tell) -> Iterator[Row]:
     """NIH ChestX-ray14: test_list.txt is "test"; of train_val_list.txt a tenth of the patients is
     "val".
 
@@ -67,7 +68,7 @@ def list_nih_cxr14(root: Path) -> Iterator[Row]:
             "spacing_mm": _nih_spacing(line),
             "view": line["View Position"],
             "sex": line.get("Patient Gender") or line.get("Patient Sex", ""),
-            "age": str(int(re.sub(r"\D", "", line["Patient Age"]) or 0)),
+            "age": age_in_years(line["Patient Age"]),
             **{column_of(finding): str(int(finding in found)) for finding in NIH_FINDINGS},
         }
 

@@ -11,11 +11,14 @@ import gzip
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from mmv_jax.errors import UserError
 
+OLDEST = 120  # years; beyond it an age is a typing error
 Row = dict[str, str]
+Tell = Callable[[str], None]  # takes a sentence on what was left out, or looks odd
 # the fourteen of CheXpert's labeller, which MIMIC-CXR-JPG used too
 REPORT_FINDINGS = (
     "No Finding",
@@ -49,6 +52,21 @@ def report_labels(line: Row | None, findings: tuple[str, ...]) -> Row:
     return {
         column_of(finding): words.get(line.get(finding, "").strip(), "0") for finding in findings
     }
+
+
+def age_in_years(text: str) -> str:
+    """The age of a DICOM age string or a number, in years; empty where it is none a person has.
+
+    Source: DICOM PS3.5, 6.2, AS: three digits and D, W, M or Y.
+
+    >>> [age_in_years(age) for age in ("058Y", "018M", "012D", "010W", "58", "414Y", "")]
+    ['58', '1.5', '0.033', '0.19', '58', '', '']
+    """
+    found = re.fullmatch(r"\s*(\d{1,3})(?:\.0*)?\s*([DWMY]?)\s*", text.upper())
+    if found is None:
+        return ""
+    years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1, "": 1}[found[2]]
+    return f"{years:.2g}" if years < 10 else f"{years:.0f}" if years <= OLDEST else ""
 
 
 def column_of(name: str) -> str:

@@ -156,14 +156,16 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
         return (("same_slices", "all slices of the volume are the same"),)
     if unit != "HU":
         return ()
-    # a median of differences is the offset, whatever a few voxels do
-    steps = [
-        np.median(b.astype(np.float32) - a.astype(np.float32))
-        for a, b in zip(slices[:-1, ::2, ::2], slices[1:, ::2, ::2])
-    ]
+    steps = [_offset(a, b) for a, b in zip(slices[:-1, ::2, ::2], slices[1:, ::2, ::2])]
     if any(abs(a) > OFFSET_HU and abs(a + b) < 0.2 * abs(a) for a, b in zip(steps, steps[1:])):
         raise Refused("bad_slice", "a slice lies as a whole beside the values of its neighbours")
     return ()
+
+
+def _offset(one: np.ndarray, other: np.ndarray) -> float:
+    """By how much a slice lies as a whole above another; 0 where the difference is no constant."""
+    low, median, high = np.percentile(other.astype(np.float32) - one, (25, 50, 75))
+    return float(median) if high - low < 0.2 * OFFSET_HU else 0.0
 
 
 def placement(orientation: Orientation) -> dict[str, float]:

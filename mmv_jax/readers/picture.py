@@ -50,8 +50,11 @@ def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> Image:
 
 def _turned(data: bytes) -> dict[str, float]:
     """`exif_orientation` where the picture's EXIF turns it, so that its mask can be held to it."""
-    with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-        turn = picture.getexif().get(ORIENTATION, 1)
+    try:
+        with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+            turn = picture.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError):  # of 12 bits, which Pillow does not read
+        return {}
     return {"exif_orientation": float(turn)} if turn in range(2, 9) else {}
 
 

@@ -48,7 +48,6 @@ CODES = {
     "bad_split": "the split is none of train, val, test",
     "duplicate_study": "the study_id stands in an earlier line",
     "patient_across_splits": "the patient's studies lie in more than one split",
-    "image_across_splits": "one image lies in more than one split",
     "bad_modality": "the modality is no short word",
     "timeout": "reading took too long",
     "decoder_died": "its decoder ended the process that read it",

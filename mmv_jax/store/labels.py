@@ -65,7 +65,12 @@ WORDS_OF_IDENTIFIERS = frozenset(
         "zip",
         "postcode",
     )
-    + ("phone", "tel", "fax", "email", "mail")
+    + ("phone", "mobile", "cell", "tel", "fax", "email", "mail", "nhs", "initials", "surname")
+    + ("forename", "acquired", "admission", "admitted", "discharge", "discharged", "reporter")
+    # German and French hospitals
+    + ("kis", "plz", "aufnahme", "entlassung", "befunder", "mobil", "handy", "telefon", "datum")
+    + ("geburtsdatum", "vorname", "nachname", "arzt", "fallnummer", "patientennummer", "strasse")
+    + ("nom", "prenom", "naissance", "medecin", "adresse", "wohnort")
     + (
         "physician",
         "doctor",
@@ -108,10 +113,22 @@ WORDS_OF_MEASURES = frozenset(
     )
     + ("mm", "cm", "ml", "hu", "kg", "mg", "bpm", "percent")
 )
+AGES = frozenset(("age", "ages", "alter", "patientage", "ageyears"))
+OLDEST_TOLD = 89  # years; HIPAA 164.514(b)(2)(i)(C): beyond it all are one category
 # whole numbers this long that patients do not share are record or telephone numbers
-IDENTIFIER_DIGITS = 7
+IDENTIFIER_DIGITS, ZERO_DIGITS = 7, 5
+# a title, or "Surname, Forename"
+PERSON = re.compile(
+    r"(?i:\b(dr|prof|mr|mrs|ms|frau|herr|mme|dott|med)\b\.?\s+\w)"
+    r"|^[A-ZÄÖÜ][\w'-]+,\s*[A-ZÄÖÜ][\w'-]*\.?$"
+)
 ENOUGH_PATIENTS = 10  # with several studies, to tell that a whole number stands for the patient
-DATE_FORMATS = ("%Y%m%d", "%d%m%Y", "%Y%m", "%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
+DATE_FORMATS = (
+    ("%Y%m%d", "%d%m%Y", "%Y%m", "%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y")
+    + ("%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y")
+    + ("%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y")
+)
+TIME = re.compile(r"[T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|[+-]\d{2}:?\d{2}|[AaPp][Mm])?$")
 
 Cells = Mapping[str, str]
 
@@ -170,33 +187,54 @@ def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | 
     for name, kind in columns.items():
         cell = cells.get(name, "").strip()
         labels[f"label_{name}"] = (
-            (float(cell) if cell else float("nan")) if kind is float else (cell or None)
+            (_number(name, cell) if cell else float("nan")) if kind is float else (cell or None)
         )
     return labels
+
+
+def _number(name: str, cell: str) -> float:
+    """A cell's number; an age above 89 as 90."""
+    number = float(cell)
+    return OLDEST_TOLD + 1.0 if _words_of(name) & AGES and number > OLDEST_TOLD else number
+
+
+def _words_of(name: str) -> set[str]:
+    """The words of a column's name, in lower case: `PatientAge_years` has three."""
+    return set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
 
 
 def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
     """What a column holds, from its filled cells and the patient of each; None where it stays
     behind.
     """
-    words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+    words = _words_of(name)
     values = [value for value, _ in filled]
     identifies = words & WORDS_OF_IDENTIFIERS or NAMES_OF_IDENTIFIERS.fullmatch(
         re.sub(r"[^a-z]", "", name.lower())
     )
-    if not values or identifies or all(map(_is_date, values)):
+    if not values or identifies or 2 * sum(map(_is_date, values)) > len(values):
+        return None
+    if any(map(PERSON.search, values)):
         return None
     distinct = set(values)
     shared = len(set(filled)) >= PATIENTS_A_VALUE * len(distinct)
     if all(map(_is_number, values)):
         whole = [re.fullmatch(r"[+-]?(\d+)(\.0*)?", value) for value in values]
         long = all(match and len(match[1]) >= IDENTIFIER_DIGITS for match in whole)
+        # a measurement is not written with zeros before it; a telephone or record number is
+        if any(map(_has_zeros, whole)):
+            return None
         stands_for_patient = all(whole) and not words & WORDS_OF_MEASURES and _one_to_one(filled)
+        long = long and not words & WORDS_OF_MEASURES
         return None if (long and not shared) or stands_for_patient else float
     if all(value.lower() in CODES for value in distinct):
         return str
     short = len(distinct) <= CATEGORIES and max(map(len, distinct)) <= LONGEST
     return str if shared and short and not any(map(_looks_like_a_place, distinct)) else None
+
+
+def _has_zeros(match: re.Match | None) -> bool:
+    return match is not None and len(match[1]) >= ZERO_DIGITS and match[1].startswith("0")
 
 
 def _one_to_one(filled: list[tuple[str, str]]) -> bool:
@@ -219,6 +257,7 @@ def _is_number(value: str) -> bool:
 
 
 def _is_date(value: str) -> bool:
+    value = TIME.sub("", value)
     for form in DATE_FORMATS:
         try:
             year = datetime.strptime(value, form).year
