@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mmv_jax.evaluate.kinds.classification import STRENGTHS, fit_logistic
 from mmv_jax.evaluate.kinds.features import Standardiser
-from mmv_jax.evaluate.kinds.regression import PENALTIES, fit_ridge
-from mmv_jax.evaluate.kinds.segmentation import PENALTIES as RIDGES
-from mmv_jax.evaluate.kinds.segmentation import THRESHOLDS, PatchRidge, sweep_thresholds
-from mmv_jax.evaluate.measure import HEADLINE
+from mmv_jax.evaluate.kinds.segmentation import (
+    PENALTIES,
+    THRESHOLDS,
+    PatchRidge,
+    sweep_thresholds,
+)
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene, tiles
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.intervals import Interval, interval_over_draws
@@ -52,21 +54,22 @@ def few_shot(
     """
     train = task.split == "train"
     z, truth = Standardiser.of(x[train])(x), task.labels[task.split == "test"]
-    shown = (
-        [task.labels[train] == label for label in (0, 1)] if task.kind == "classification" else []
-    )
-    orders = _orders(task.patients[train], shown, draws)
-    fit = _fit_classes if task.kind == "classification" else _fit_number
-    points, metric = [], HEADLINE[task.kind]
+    kind = KINDS[task.kind]
+    orders = _orders(task.patients[train], kind.shown_first(task.labels[train]), draws)
+    points, metric = [], kind.headline
     for share in shares:
         count = _count(share, orders)
         drawn = np.stack(
             [np.isin(task.patients, order[:count]) & (task.split == "train") for order in orders],
             axis=1,
         )
-        predicted = fit(z, task, drawn)
-        value = interval_over_draws(metric, truth, predicted, task.patients[task.split == "test"])
-        points.append(Point(task.name, encoder, metric, share, count, value))
+        predicted = kind.fit_draws(z, task, drawn)
+        patients = task.patients[task.split == "test"]
+        value = interval_over_draws(kind.metrics[metric], truth, predicted, patients)
+        point = Point(
+            task=task.name, encoder=encoder, metric=metric, share=share, patients=count, value=value
+        )
+        points.append(point)
     return points
 
 
@@ -101,7 +104,7 @@ def few_shot_masks(
             for n in train:
                 if task.patients[n] in order[done:count]:
                     model.add(scenes[n])
-            weights, done = min(map(model.weights, RIDGES), key=asked.error), count
+            weights, done = min(map(model.weights, PENALTIES), key=asked.error), count
             threshold = THRESHOLDS[int(sweep_thresholds(model, weights, held).argmax())]
             found.append(
                 np.array(
@@ -116,7 +119,14 @@ def few_shot_masks(
         for share, found in dice.items()
     }
     return [
-        Point(task.name, encoder, "dice", share, _count(share, orders), value)
+        Point(
+            task=task.name,
+            encoder=encoder,
+            metric="dice",
+            share=share,
+            patients=_count(share, orders),
+            value=value,
+        )
         for share, value in values.items()
     ]
 
@@ -150,38 +160,3 @@ def _orders(
 def _count(share: float, orders: Sequence[np.ndarray]) -> int:
     """How many patients a share is: two at least."""
     return min(max(round(share * len(orders[0])), 2), len(orders[0]))
-
-
-def _fit_classes(
-    z: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
-) -> Float[np.ndarray, "K M"]:
-    """Probabilities of the test studies; all draws and strengths are one solve over the studies
-    that any draw has.
-    """
-    used, draws = drawn.any(axis=1), drawn.shape[1]
-    labels = np.repeat(task.labels[:, None], draws, axis=1)
-    grid = np.tile(np.asarray(STRENGTHS), (draws, 1))
-    weights, bias = fit_logistic(z[used], labels[used], grid, drawn[used])
-    logits = np.einsum("nd,dks->nks", z, weights) + bias[None]
-    val, test = task.split == "val", task.split == "test"
-    loss = (np.logaddexp(0, logits[val]) - task.labels[val][:, None, None] * logits[val]).mean(
-        axis=0
-    )
-    return np.stack(
-        [1 / (1 + np.exp(-logits[test, k, s])) for k, s in enumerate(loss.argmin(axis=1))]
-    )
-
-
-def _fit_number(
-    z: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
-) -> Float[np.ndarray, "K M"]:
-    """Predictions of the test studies, a ridge of its own for each draw."""
-    val, test = task.split == "val", task.split == "test"
-    predicted = []
-    for own in drawn.T:
-        centre = z[own].mean(axis=0)[None]
-        weights, mean = fit_ridge(z[own] - centre, task.labels[own], PENALTIES)
-        said = (z - centre) @ weights + mean
-        best = int(np.abs(said[val] - task.labels[val][:, None]).mean(axis=0).argmin())
-        predicted.append(said[test, best])
-    return np.stack(predicted)

@@ -10,31 +10,16 @@ import numpy as np
 from jaxtyping import Float
 
 from mmv_jax.evaluate.encoders.features import Features
-from mmv_jax.evaluate.kinds.classification import probe_classes
-from mmv_jax.evaluate.kinds.features import Probed
-from mmv_jax.evaluate.kinds.regression import probe_number
+from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.segmentation import Segmented, probe_masks
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
-from mmv_jax.metrics.features import knn_probabilities
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, holm, interval, paired
 
 FLOORS = ("random", "pixels")
 STAND_IN = " (stand-in)"  # in the name of an encoder without its real weights
 POOLINGS = ("both", "cls", "patch_mean")  # "both", one after the other, is the headline
-HEADLINE = {"classification": "auroc", "regression": "mae", "segmentation": "dice"}
-LOWER_IS_BETTER = frozenset({"mae", "hd95", "brier", "calibration"})
-METRICS = {
-    "classification": (
-        "auroc",
-        "auprc",
-        "auprc_skill",
-        "brier",
-        "calibration",
-        "calibration_slope",
-    ),
-    "regression": ("mae", "r2"),
-}
 
 
 def is_judged(encoder: str) -> bool:
@@ -64,7 +49,12 @@ class Result:
 
     @property
     def headline(self) -> Interval:
-        return self.metrics[HEADLINE[self.task.kind]]
+        return self.metrics[self.kind.headline]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the task."""
+        return KINDS[self.task.kind]
 
 
 @dataclass(frozen=True)
@@ -104,11 +94,14 @@ def measure(
     results = []
     for pooling, x in vectors.items():
         called = name if pooling in ("", POOLINGS[0]) else f"{name}/{pooling}"
-        for task, probed in zip(tasks, _probe(x, tasks)):
+        for task, probed in zip(tasks, KINDS[tasks[0].kind].probe(x, tasks)):
             result = result_of_vector(
                 called, probed.predicted, f"strength {probed.strength:g}", task
             )
-            results.append(_with_neighbours(result, x) if called == name else result)
+            if called == name:
+                more = result.kind.more_metrics(task, x)
+                result = replace(result, metrics={**result.metrics, **more})
+            results.append(result)
     return results
 
 
@@ -161,7 +154,7 @@ def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -
             a.task.name,
             a.encoder,
             b.encoder,
-            HEADLINE[a.task.kind],
+            a.kind.headline,
             difference,
             p,
             _apart(a.headline, b.headline),
@@ -196,11 +189,18 @@ def comparisons_as_json(comparisons: Iterable[Comparison]) -> list[dict]:
     """One object a comparison; what is not defined is null."""
     return [
         {
-            "task": c.task, "first": c.first, "second": c.second, "metric": c.metric, "better_by": _null(c.better_by.value),
-            "ci95": [_null(c.better_by.low), _null(c.better_by.high)], "p": _null(c.better_by.p), "p_holm": _null(c.p_holm), "words": c.words,
+            "task": c.task,
+            "first": c.first,
+            "second": c.second,
+            "metric": c.metric,
+            "better_by": _null(c.better_by.value),
+            "ci95": [_null(c.better_by.low), _null(c.better_by.high)],
+            "p": _null(c.better_by.p),
+            "p_holm": _null(c.p_holm),
+            "words": c.words,
         }
         for c in comparisons
-    ]  # fmt: skip
+    ]
 
 
 def group_by_studies(tasks: Iterable[Task]) -> list[list[Task]]:
@@ -217,29 +217,6 @@ def pooled(features: Features, task: Task) -> dict[str, Float[np.ndarray, "N D"]
     return {pooling: features.pooled(pooling, task.studies) for pooling in POOLINGS}
 
 
-def _probe(x: np.ndarray, tasks: list[Task]) -> list[Probed]:
-    if tasks[0].kind == "classification":
-        return probe_classes(x, np.stack([task.labels for task in tasks], axis=1), tasks[0].split)
-    return [probe_number(x, task.labels, task.split) for task in tasks]
-
-
-def _with_neighbours(result: Result, x: np.ndarray) -> Result:
-    """The same with what 20 nearest neighbours among train and val say, where the task has
-    classes.
-    """
-    task, test = result.task, result.task.split == "test"
-    if task.kind != "classification":
-        return result
-    nearest = knn_probabilities(x[~test], task.labels[~test], x[test])[1][:, 1]
-    return replace(
-        result,
-        metrics={
-            **result.metrics,
-            "knn_auroc": interval("auroc", result.truth, nearest, task.patients[test]),
-        },
-    )
-
-
 def result_of_vector(
     name: str, predicted: Float[np.ndarray, " M"], choice: str, task: Task
 ) -> Result:
@@ -247,17 +224,18 @@ def result_of_vector(
     test = task.split == "test"
     truth, patients = task.labels[test], task.patients[test]
     metrics = {
-        metric: interval(metric, truth, predicted, patients) for metric in METRICS[task.kind]
+        name: interval(metric, truth, predicted, patients)
+        for name, metric in KINDS[task.kind].metrics.items()
     }
     return Result(task, name, truth, predicted, metrics, choice)
 
 
 def _difference(a: Result, b: Result, resamples: int) -> Difference:
-    metric, test = HEADLINE[a.task.kind], a.task.split == "test"
+    kind, test = a.kind, a.task.split == "test"
     there = ~np.isnan(a.predicted) & ~np.isnan(b.predicted)
     truth, patients = a.truth[there], a.task.patients[test][there]
     found = paired(
-        "mean" if metric == "dice" else metric,
+        kind.metrics[kind.headline],
         truth,
         a.predicted[there],
         b.predicted[there],
@@ -266,7 +244,7 @@ def _difference(a: Result, b: Result, resamples: int) -> Difference:
     )
     return (
         Difference(-found.value, -found.high, -found.low, found.p)
-        if metric in LOWER_IS_BETTER
+        if kind.headline in kind.lower_is_better
         else found
     )
 

@@ -3,6 +3,8 @@ out. This file alone sees the config.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,11 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features, encode_studies
-from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder, load_huggingface
-from mmv_jax.evaluate.encoders.imagenet import load_efficientnet_lite0
 from mmv_jax.evaluate.encoders.patch_pixels import PatchPixels
-from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
-from mmv_jax.evaluate.encoders.trained import restore, with_fresh_weights
+from mmv_jax.evaluate.encoders.table import load_encoder
+from mmv_jax.evaluate.encoders.trained import TrainedEncoder, restore, with_fresh_weights
 from mmv_jax.evaluate.fewshot import Point, few_shot, few_shot_masks
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import (
     FLOORS,
     STAND_IN,
@@ -36,26 +37,26 @@ from mmv_jax.evaluate.measure import (
 from mmv_jax.evaluate.pixel_baseline import pixel_vectors, principal, principal_scenes
 from mmv_jax.evaluate.report.pictures import choose_shown, feature_maps, outlines
 from mmv_jax.evaluate.report.subspaces import subspace_sections
-from mmv_jax.evaluate.report.tables import table_of, write_report
+from mmv_jax.evaluate.report.tables import Findings, table_of, write_report
 from mmv_jax.evaluate.subgroups import (
     as_comparisons,
     as_metrics,
     measure_confounders,
     measure_groups,
 )
+from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.tasks.scenes import check_structure, local_means, scenes
-from mmv_jax.evaluate.tasks.task import KINDS, Task, make_task
-from mmv_jax.evaluate.variants import Variants, pairs_of
+from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.evaluate.variants import BASELINES, Variants, pairs_of
 from mmv_jax.files import write_whole
+from mmv_jax.plugins import resolve_plugins
 from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
-# names of what is measured beside encoders of others
-RESERVED = {"trained", *FLOORS, "scratch-vit", "supervised-unet", "supervised-cnn"}
-# encoders whose weights come in a package, by the name that a config gives
-PACKAGED = {"efficientnet-lite0": load_efficientnet_lite0}
+# names of what is measured beside encoders from elsewhere
+RESERVED = {"trained", *FLOORS, *BASELINES}
 
 
 def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
@@ -63,8 +64,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     the pixels themselves.
 
     Args:
-      checkpoint: the workdir of a run, or one of its steps; not read where the config names a
-        `cohort`.
+      checkpoint: the workdir of a run, or one of its steps.
       workdir: where the results go, and the features, so that a stopped evaluation goes on.
     Returns:
       The table of all tasks as text, and the path of the report.
@@ -76,110 +76,30 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
             "--checkpoint is missing: give the workdir of `mmv pretrain`, or one of its steps"
             " (WORKDIR/checkpoints/1000)."
         )
+    resolve_plugins(config)
+    # Setup: which studies answer which question, and which encoders are asked.
     store = Store.open(config.data.store)
-    geometry = Geometry.of(store.index)
     trained, carried = restore(checkpoint, config.rows.to_dict(), config.view.to_dict())
-    random = with_fresh_weights(trained, config.seed)
     overlap = Overlap.of(carried, store.key_fingerprint)
-    tasks = [make_task(store.index, name, **group) for name, group in chosen_tasks(config).items()]
-    if config.exclude_overlap:
-        tasks = [overlap.without(task) for task in tasks]
-    variants = Variants.of(config, workdir / "fitted", tasks, geometry, trained)
+    tasks = make_tasks(config, store, overlap)
+    others = load_encoders(config)
+    evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
+    # Measure: every encoder in every task, then the floor of pixels and what is fitted end to end.
+    random = with_fresh_weights(trained, config.seed)
+    for name, encoder in {"trained": trained, "random": random, **others}.items():
+        evaluation.measure_encoder(name, encoder)
+    evaluation.measure_pixels(PatchPixels(trained.whole))
+    evaluation.measure_protocols(trained, others)
+    # Write.
+    rivals = (*FLOORS, *(name for name in others if not name.endswith(STAND_IN)))
+    return write_results(evaluation, overlap, rivals, to_json(config))
 
-    vectors, masks = (
-        [t for t in tasks if t.kind != "segmentation"],
-        [t for t in tasks if t.kind == "segmentation"],
-    )
-    shown = choose_shown(store.index, tasks)
-    everything = np.unique(np.concatenate([task.studies for task in tasks]))
-    with_tokens = np.unique(
-        np.concatenate(
-            [shown, *(task.studies for task in tasks if task.kind == "segmentation" or task.local)]
-        )
-    )
-    few = config.few_shot.to_dict() if "few_shot" in config else None
-    results: list[Result] = []
-    points: list[Point] = []
-    outlined: list[Strip] = []
-    maps: dict[str, list[Strip]] = {}
-    means: dict[str, np.ndarray] = {}
-    others = {
-        marked(name, group): load_other(name, group)
-        for name, group in config.encoders.to_dict().items()
-    }
-    encoders: dict[str, StudyEncoder] = {"trained": trained, "random": random, **others}
-    for name, encoder in encoders.items():
-        features = encode_studies(
-            encoder,
-            store,
-            everything,
-            with_tokens,
-            workdir / "features",
-            progress(f"{name}: encoded"),
-        )
-        means[name] = features.patch_mean
-        for group in group_by_studies(vectors):
-            poolings = pooled(features, group[0])
-            if group[0].local:
-                poolings["patch_local"] = local_means(encoder, store, geometry, group[0], features)
-            results += measure(name, poolings, group)
-            points += (
-                [p for task in group for p in few_shot(name, poolings["both"], task, **few)]
-                if few
-                else []
-            )
-        found, curves, strips = measure_segmentations(
-            name, encoder, store, geometry, masks, features, variants, few
-        )
-        results += found
-        points += curves
-        outlined += strips
-        maps[name] = feature_maps(encoder, store, geometry, features, shown)
-    results += measure_pixels(
-        store, geometry, vectors, masks, PatchPixels(trained.whole), workdir, variants
-    )
-    results += variants.measure_protocols(trained, others, store, geometry, tasks)
-    groups, confounded = measure_groups(results), measure_confounders(results)
 
-    # within a task as measured
-    results.sort(key=lambda result: (KINDS.index(result.task.kind), result.task.name))
-    comparisons = compare(
-        results, "trained", (*FLOORS, *(name for name in others if not name.endswith(STAND_IN)))
-    )
-    of_variants = compare_pairs(results, pairs_of(results))
-    write_json(
-        workdir / "metrics.json",
-        as_json(
-            results,
-            [
-                *as_metrics(groups, confounded),
-                *((p.task, p.encoder, p.key, p.value) for p in points),
-            ],
-        ),
-    )
-    write_json(
-        workdir / "comparisons.json",
-        [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)],
-    )
-    overlaps = {task.name: overlap.count(task) for task in tasks}
-    report = workdir / "report.html"
-    subspaces = subspace_sections(means, store.index["modality"].iloc[everything].to_numpy(str))
-    write_report(
-        report,
-        results,
-        comparisons,
-        overlaps,
-        overlap.reason,
-        outlined,
-        maps,
-        to_json(config),
-        points,
-        groups,
-        confounded,
-        of_variants,
-        subspaces,
-    )
-    return f"{table_of(results, comparisons)}\n\nreport: {report}"
+def make_tasks(config: ConfigDict, store: Store, overlap: Overlap) -> list[Task]:
+    """The tasks of a config, without test patients of pretraining where it says so."""
+    groups = chosen_tasks(config)
+    tasks = [make_task(store.index, name, **group) for name, group in groups.items()]
+    return [overlap.without(task) for task in tasks] if config.exclude_overlap else tasks
 
 
 def chosen_tasks(config: ConfigDict) -> dict[str, dict]:
@@ -193,60 +113,19 @@ def chosen_tasks(config: ConfigDict) -> dict[str, dict]:
     return {name: group for name, group in groups.items() if not only or name in only}
 
 
-def measure_segmentations(
-    name: str,
-    encoder: StudyEncoder,
-    store: Store,
-    geometry: Geometry,
-    tasks: list[Task],
-    features: Features,
-    variants: Variants,
-    few: dict | None,
-) -> tuple[list[Result], list[Point], list[Strip]]:
-    """The linear probe of patch tokens in each task and the heads that were asked for, its few-shot
-    curve, and outlines (of the trained encoder).
-    """
-    results, points, strips = [], [], []
-    for task in tasks:
-        own = scenes(encoder, store, geometry, task, features)
-        check_structure(task, own)
-        for result, found in [
-            measure_masks(name, own, task),
-            *variants.measure_heads(name, encoder, store, task, own),
-        ]:
-            results.append(result)
-            strips += (
-                [outlines(encoder, store, geometry, task, own, found, result.encoder)]
-                if name == "trained"
-                else []
-            )
-        points += few_shot_masks(name, own, task, **few) if few else []
-    return results, points, strips
+def load_encoders(config: ConfigDict) -> dict[str, StudyEncoder]:
+    """The encoders of `config.encoders`, by the names that results give them."""
+    groups = config.encoders.to_dict()
+    return {marked(name, group): load_encoder(name, group) for name, group in groups.items()}
 
 
-def load_other(name: str, group: dict) -> HuggingFaceEncoder:
-    """An encoder of others: a Hugging Face `folder` (made where it is absent and a `family` of
-    stand-ins is given), or one of `PACKAGED`.
-    """
-    if "package" not in group:
-        if "family" in group and group["stand_in"] and not Path(group["folder"]).exists():
-            save_stand_in(group["family"], Path(group["folder"]))
-        return load_huggingface(group["folder"])
-    if group["package"] not in PACKAGED:
-        raise UserError(
-            f"config.encoders.{name}.package is {group['package']!r}. There is"
-            f" {', '.join(PACKAGED)}."
-        )
-    return PACKAGED[group["package"]]()
-
-
-def marked(name: str, group: dict) -> str:
-    """The name of an encoder of others; one without its real weights is named so everywhere, and is
-    compared with nothing.
+def marked(name: str, group: Mapping[str, Any]) -> str:
+    """The name of an encoder from elsewhere in the results: one without its real weights is named
+    so everywhere, and is compared with nothing.
 
     Raises:
-      UserError: the group does not say where the encoder is, or whether it is one; or the name
-        would be taken for another result's.
+      UserError: the group does not say where the encoder is, or whether it has its real weights; or
+        the name would be taken for another result's.
     """
     if "stand_in" not in group or not {"folder", "package"} & set(group):
         raise UserError(
@@ -261,39 +140,209 @@ def marked(name: str, group: dict) -> str:
     return name + STAND_IN if group["stand_in"] else name
 
 
-def measure_pixels(
-    store: Store,
-    geometry: Geometry,
-    vectors: list[Task],
-    masks: list[Task],
-    patches: PatchPixels,
-    workdir: Path,
-    variants: Variants,
-) -> list[Result]:
-    """The floor of pixels: principal components fitted on train and val of each task, then the same
-    probes and heads.
+@dataclass
+class Evaluation:
+    """The setting of an evaluation, and what it has found so far.
+
+    Attributes:
+      few: shares and draws of few-shot curves, None for no curves.
+      shown: studies whose features are drawn.
+      means: by encoder, the mean patch token of each study.
     """
-    results: list[Result] = []
-    for group in group_by_studies(vectors):
-        task = group[0]
-        low = pixel_vectors(store, geometry, task.studies, **dict(task.pixels))
-        results += measure("pixels", {"": principal(low, task.split != "test")}, group)
-    if masks:
-        wanted = np.unique(np.concatenate([task.studies for task in masks]))
+
+    store: Store
+    geometry: Geometry
+    tasks: list[Task]
+    workdir: Path
+    variants: Variants
+    few: dict | None
+    shown: np.ndarray
+    results: list[Result] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    outlined: list[Strip] = field(default_factory=list)
+    maps: dict[str, list[Strip]] = field(default_factory=dict)
+    means: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        config: ConfigDict,
+        workdir: Path,
+        *,
+        store: Store,
+        tasks: list[Task],
+        trained: TrainedEncoder,
+    ) -> "Evaluation":
+        """Reads what the config says of the way to measure."""
+        geometry = Geometry.of(store.index)
+        return cls(
+            store=store,
+            geometry=geometry,
+            tasks=tasks,
+            workdir=workdir,
+            variants=Variants.of(
+                config, workdir / "fitted", tasks=tasks, geometry=geometry, trained=trained
+            ),
+            few=config.few_shot.to_dict() if "few_shot" in config else None,
+            shown=choose_shown(store.index, tasks),
+        )
+
+    @property
+    def vectors(self) -> list[Task]:
+        """The tasks with a number a study."""
+        return [task for task in self.tasks if not KINDS[task.kind].is_mask]
+
+    @property
+    def masks(self) -> list[Task]:
+        """The tasks with a mask a study."""
+        return [task for task in self.tasks if KINDS[task.kind].is_mask]
+
+    @property
+    def studies(self) -> np.ndarray:
+        """All studies of all tasks."""
+        return np.unique(np.concatenate([task.studies for task in self.tasks]))
+
+    def measure_encoder(self, name: str, encoder: StudyEncoder) -> None:
+        """Probes, curves and pictures of one encoder in every task."""
+        local = [task.studies for task in self.vectors if task.local]
+        with_tokens = [self.shown, *(task.studies for task in self.masks), *local]
         features = encode_studies(
-            patches, store, wanted, wanted, workdir / "features", progress("pixels: read")
+            encoder,
+            self.store,
+            studies=self.studies,
+            with_tokens=np.unique(np.concatenate(with_tokens)),
+            folder=self.workdir / "features",
+            report=progress(f"{name}: encoded"),
         )
-    for task in masks:
-        own = principal_scenes(
-            scenes(patches, store, geometry, task, features), task.split != "test"
+        self.means[name] = features.patch_mean
+        for group in group_by_studies(self.vectors):
+            self._measure_vectors(name, encoder, group, features)
+        for task in self.masks:
+            self._measure_masks(name, encoder, task, features)
+        self.maps[name] = feature_maps(
+            encoder, self.store, geometry=self.geometry, features=features, shown=self.shown
         )
-        results.append(measure_masks("pixels", own, task)[0])
-        results += [
-            result for result, _ in variants.measure_heads("pixels", patches, store, task, own)
-        ]
-    return results
+
+    def _measure_vectors(
+        self, name: str, encoder: StudyEncoder, tasks: list[Task], features: Features
+    ) -> None:
+        """The probes of tasks with the same studies, and their few-shot curves."""
+        poolings = pooled(features, tasks[0])
+        if tasks[0].local:
+            poolings["patch_local"] = local_means(
+                encoder, self.store, geometry=self.geometry, task=tasks[0], features=features
+            )
+        self.results += measure(name, poolings, tasks)
+        if self.few:
+            for task in tasks:
+                self.points += few_shot(name, poolings["both"], task, **self.few)
+
+    def _measure_masks(
+        self, name: str, encoder: StudyEncoder, task: Task, features: Features
+    ) -> None:
+        """The linear probe of patch tokens and the heads that were asked for, the few-shot curve,
+        and outlines (of the trained encoder).
+        """
+        own = scenes(encoder, self.store, geometry=self.geometry, task=task, features=features)
+        check_structure(task, own)
+        heads = self.variants.measure_heads(name, encoder, store=self.store, task=task, scenes=own)
+        for result, found in [measure_masks(name, own, task), *heads]:
+            self.results.append(result)
+            if name == "trained":
+                strip = outlines(
+                    encoder,
+                    self.store,
+                    geometry=self.geometry,
+                    task=task,
+                    scenes=own,
+                    found=found,
+                    name=result.encoder,
+                )
+                self.outlined.append(strip)
+        if self.few:
+            self.points += few_shot_masks(name, own, task, **self.few)
+
+    def measure_pixels(self, patches: PatchPixels) -> None:
+        """The floor of pixels: principal components fitted on train and val of each task, then the
+        same probes and heads.
+        """
+        for group in group_by_studies(self.vectors):
+            task = group[0]
+            low = pixel_vectors(self.store, self.geometry, task.studies, **dict(task.pixels))
+            self.results += measure("pixels", {"": principal(low, task.split != "test")}, group)
+        if not self.masks:
+            return
+        wanted = np.unique(np.concatenate([task.studies for task in self.masks]))
+        features = encode_studies(
+            patches,
+            self.store,
+            studies=wanted,
+            with_tokens=wanted,
+            folder=self.workdir / "features",
+            report=progress("pixels: read"),
+        )
+        for task in self.masks:
+            own = scenes(patches, self.store, geometry=self.geometry, task=task, features=features)
+            own = principal_scenes(own, task.split != "test")
+            self.results.append(measure_masks("pixels", own, task)[0])
+            heads = self.variants.measure_heads(
+                "pixels", patches, store=self.store, task=task, scenes=own
+            )
+            self.results += [result for result, _ in heads]
+
+    def measure_protocols(
+        self, trained: TrainedEncoder, others: Mapping[str, StudyEncoder]
+    ) -> None:
+        """What is fitted end to end."""
+        self.results += self.variants.measure_protocols(
+            trained, others, store=self.store, geometry=self.geometry, tasks=self.tasks
+        )
+
+
+def write_results(
+    evaluation: Evaluation, overlap: Overlap, rivals: tuple[str, ...], config: str
+) -> str:
+    """Writes the three files, and returns the table of all tasks and the path of the report.
+
+    Args:
+      rivals: what the trained encoder is compared with.
+      config: as JSON, for the report.
+    """
+    results, points, workdir = evaluation.results, evaluation.points, evaluation.workdir
+    groups, confounded = measure_groups(results), measure_confounders(results)
+    order = list(KINDS)
+    # Stable: within a task the encoders stay in the order in which they were measured.
+    results.sort(key=lambda result: (order.index(result.task.kind), result.task.name))
+    comparisons = compare(results, "trained", rivals)
+    of_variants = compare_pairs(results, pairs_of(results))
+    curves = [(p.task, p.encoder, p.key, p.value) for p in points]
+    write_json(
+        workdir / "metrics.json", as_json(results, [*as_metrics(groups, confounded), *curves])
+    )
+    write_json(
+        workdir / "comparisons.json",
+        [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)],
+    )
+    modality = evaluation.store.index["modality"].iloc[evaluation.studies].to_numpy(str)
+    findings = Findings(
+        results=results,
+        comparisons=comparisons,
+        overlaps={task.name: overlap.count(task) for task in evaluation.tasks},
+        why_no_overlap=overlap.reason,
+        outlined=evaluation.outlined,
+        maps=evaluation.maps,
+        config=config,
+        points=points,
+        groups=groups,
+        confounded=confounded,
+        variants=of_variants,
+        subspaces=subspace_sections(evaluation.means, modality),
+    )
+    report = workdir / "report.html"
+    write_report(report, findings)
+    return f"{table_of(results, comparisons)}\n\nreport: {report}"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not there."""
+    """Writes a value as JSON, whole or not at all."""
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

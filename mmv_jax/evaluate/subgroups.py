@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mmv_jax.evaluate.measure import HEADLINE, LOWER_IS_BETTER, Result, is_judged
+from mmv_jax.evaluate.measure import Result, is_judged
 from mmv_jax.evaluate.tasks.groupings import Grouping
 from mmv_jax.metrics.groups import among, auroc_within, tie_broken
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
@@ -147,11 +147,18 @@ def as_comparisons(groups: Iterable[GroupResult], confounded: Iterable[Confounde
     ]
     return [
         {
-            "task": task, "first": first, "second": second, "metric": metric, "better_by": _null(d.value), "ci95": [_null(d.low), _null(d.high)],
-            "p": _null(d.p), "p_holm": _null(p), "words": words(d, p),
+            "task": task,
+            "first": first,
+            "second": second,
+            "metric": metric,
+            "better_by": _null(d.value),
+            "ci95": [_null(d.low), _null(d.high)],
+            "p": _null(d.p),
+            "p_holm": _null(p),
+            "words": words(d, p),
         }
         for task, first, second, metric, d, p in rows
-    ]  # fmt: skip
+    ]
 
 
 def words(difference: Difference, p_holm: float) -> str:
@@ -170,7 +177,7 @@ def _inside(
     result: Result, grouping: Grouping, chosen: Bool[np.ndarray, " M"]
 ) -> Bool[np.ndarray, " M"]:
     """The test studies on which a group is measured."""
-    if result.task.kind == "classification" and grouping.positives:
+    if result.kind.has_classes and grouping.positives:
         return (chosen & (result.truth == 1)) | (result.truth == 0)
     return chosen & ~np.isnan(result.predicted)
 
@@ -178,14 +185,14 @@ def _inside(
 def _measure_group(
     result: Result, grouping: Grouping, group: str
 ) -> tuple[GroupResult, Result, Grouping, str]:
-    task, metric = result.task, HEADLINE[result.task.kind]
+    task, metric = result.task, result.kind.headline
     inside = _inside(result, grouping, grouping.names == group)
     truth, patients = result.truth[inside], task.patients[task.split == "test"][inside]
     if _too_few(result, inside):
         value = Interval(float("nan"), float("nan"), float("nan"), int(inside.sum()))
     else:
-        value = interval(_by_study(metric), truth, result.predicted[inside], patients)
-    positives = int((truth == 1).sum()) if task.kind == "classification" else None
+        value = interval(result.kind.metrics[metric], truth, result.predicted[inside], patients)
+    positives = int((truth == 1).sum()) if result.kind.has_classes else None
     return (
         GroupResult(task.name, result.encoder, grouping, group, metric, value, positives),
         result,
@@ -196,11 +203,7 @@ def _measure_group(
 
 def _too_few(result: Result, inside: Bool[np.ndarray, " M"]) -> bool:
     truth = result.truth[inside]
-    counts = (
-        [(truth == 0).sum(), (truth == 1).sum()]
-        if result.task.kind == "classification"
-        else [len(truth)]
-    )
+    counts = [(truth == 0).sum(), (truth == 1).sum()] if result.kind.has_classes else [len(truth)]
     return bool(min(counts) < FEWEST)
 
 
@@ -211,7 +214,8 @@ def _is_asked(found: GroupResult, grouping: Grouping, group: str) -> bool:
 
 
 def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -> Difference:
-    metric, names = _by_study(HEADLINE[result.task.kind]), grouping.names
+    kind, names = result.kind, grouping.names
+    metric = kind.metrics[kind.headline]
     own, rest = (
         _inside(result, grouping, chosen)
         for chosen in (names == group, (names != group) & (names != ""))
@@ -229,7 +233,7 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
     )
     return (
         Difference(-found.value, -found.high, -found.low, found.p)
-        if HEADLINE[result.task.kind] in LOWER_IS_BETTER
+        if kind.headline in kind.lower_is_better
         else found
     )
 
@@ -246,13 +250,15 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
     groups = names[test][known]
     broken = tie_broken("auroc", groups)
     return Confounded(
-        task.name, result.encoder, grouping.column,
+        task.name,
+        result.encoder,
+        grouping.column,
         alone=interval("auroc", truth, _rates(names[~test], task.labels[~test], groups), patients),
         plain=interval("auroc", truth, predicted, patients),
         broken=interval(broken, truth, predicted, patients),
         within=interval(auroc_within(groups), truth, predicted, patients),
         lost=contrast("auroc", broken, truth, predicted, patients, resamples=resamples),
-    )  # fmt: skip
+    )
 
 
 def _rates(
@@ -263,11 +269,6 @@ def _rates(
     """
     rates = {name: float(labels[names == name].mean()) for name in set(names.tolist())}
     return np.array([rates.get(name, float(labels.mean())) for name in wanted.tolist()])
-
-
-def _by_study(metric: str) -> str:
-    """Scores that exist a study are averaged."""
-    return "mean" if metric == "dice" else metric
 
 
 def _null(value: float) -> float | None:

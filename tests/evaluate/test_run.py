@@ -14,10 +14,12 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import base as encoders
 from mmv_jax.evaluate.encoders.features import Features, encode_studies
+from mmv_jax.evaluate.encoders.trained import restore, with_fresh_weights
 from mmv_jax.evaluate.run import chosen_tasks, evaluate
+from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.tasks.scenes import local_means
-from mmv_jax.evaluate.tasks.task import Task, make_task
+from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.store.read import Store
 
 
@@ -157,7 +159,7 @@ def test_overlap_of_patients_is_counted(evaluated):
 def test_what_was_encoded_is_not_encoded_again(evaluated, monkeypatch):
     folder, _ = evaluated
     store, config = Store.open(folder / "store"), tiny_config(folder / "store")
-    encoder, _ = encoders.restore(folder / "run", config.rows.to_dict(), config.view.to_dict())
+    encoder, _ = restore(folder / "run", config.rows.to_dict(), config.view.to_dict())
     studies = np.arange(len(store))
     first = encode_studies(encoder, store, studies, studies[:3], folder / "features")
     monkeypatch.setattr(
@@ -169,7 +171,7 @@ def test_what_was_encoded_is_not_encoded_again(evaluated, monkeypatch):
     # other weights are another encoder
     with pytest.raises(pytest.fail.Exception, match="encoded again"):
         encode_studies(
-            encoders.with_fresh_weights(encoder, 5),
+            with_fresh_weights(encoder, 5),
             store,
             studies,
             studies[:3],
@@ -182,9 +184,7 @@ def test_the_region_of_a_mask_is_pooled_by_itself(evaluated):
     found = json.loads((evaluated[0] / "evaluate" / "metrics.json").read_text())
     assert "trained/patch_local" in found["left in CT"]
     assert "trained/patch_local" not in found["left"]
-    encoder, _ = encoders.restore(
-        evaluated[0] / "run", config.rows.to_dict(), config.view.to_dict()
-    )
+    encoder, _ = restore(evaluated[0] / "run", config.rows.to_dict(), config.view.to_dict())
     task = make_task(store.index, "ball", **config.tasks["left in CT"].to_dict())[np.arange(4)]
     features = encode_studies(encoder, store, task.studies, task.studies, evaluated[0] / "features")
     everywhere = Features(

@@ -15,7 +15,7 @@ from mmv_jax.evaluate.subgroups import (
     measure_groups,
 )
 from mmv_jax.evaluate.tasks.groupings import make_grouping
-from mmv_jax.evaluate.tasks.task import make_task
+from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.metrics.intervals import interval
 
 N = 600
@@ -27,11 +27,21 @@ def an_index(tie=0.9):
     label = rng.integers(0, 2, N).astype(float)
     tube = np.where(rng.uniform(size=N) < tie, label, rng.integers(0, 2, N))
     size = np.where(label == 1, rng.uniform(5, 30, N), np.nan)
-    return pd.DataFrame({
-        "study": [f"s{i}" for i in range(N)], "patient": [f"p{i}" for i in range(N)], "modality": "CXR", "masks": "", "ndim": 2,
-        "split": np.resize(["train", "val", "test", "test"], N), "label_finding": label, "label_tube": tube, "label_size": size,
-        "label_sex": rng.choice(["F", "M"], N), "label_age": rng.uniform(20, 90, N),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "study": [f"s{i}" for i in range(N)],
+            "patient": [f"p{i}" for i in range(N)],
+            "modality": "CXR",
+            "masks": "",
+            "ndim": 2,
+            "split": np.resize(["train", "val", "test", "test"], N),
+            "label_finding": label,
+            "label_tube": tube,
+            "label_size": size,
+            "label_sex": rng.choice(["F", "M"], N),
+            "label_age": rng.uniform(20, 90, N),
+        }
+    )
 
 
 def result_of(index, score, encoder="trained", **options):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.tasks.task import make_task
+from mmv_jax.evaluate.tasks.make import make_task
 
 
 def index_of(n=12):

@@ -14,13 +14,13 @@ from tiny import tiny_config, write_checkpoint, write_store
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate import variants
-from mmv_jax.evaluate.encoders import base as encoders
+from mmv_jax.evaluate.encoders.trained import restore
 from mmv_jax.evaluate.finetune import end_to_end as supervised
 from mmv_jax.evaluate.finetune import gradient_descent as finetune
 from mmv_jax.evaluate.finetune.end_to_end import RECIPES, augment, learn
 from mmv_jax.evaluate.kinds.segmentation import Segmented
 from mmv_jax.evaluate.run import evaluate
-from mmv_jax.evaluate.tasks.task import make_task
+from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.evaluate.variants import Variants
 from mmv_jax.store.read import Store
 
@@ -41,7 +41,7 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("variants")
     store = Store.open(write_store(folder / "store", n=24))
     write_checkpoint(folder / "run")
-    encoder, _ = encoders.restore(
+    encoder, _ = restore(
         folder / "run", {"length": 128, "rows": 4}, {"planar": (1, 24, 24), "volume": (12, 24, 24)}
     )
     return folder, store, Geometry.of(store.index), encoder
@@ -60,7 +60,13 @@ def test_a_network_learns_to_outline_discs(tiny):
     _, store, geometry, encoder = tiny
     recipe = RECIPES["supervised"].changed({"epochs": 7, "patience": 7, "batch": 4})
     found = learn(
-        "supervised", encoder, store, geometry, task_of(store, "segmentation"), recipe, seed=0
+        "supervised",
+        encoder,
+        store=store,
+        geometry=geometry,
+        task=task_of(store, "segmentation"),
+        recipe=recipe,
+        seed=0,
     )
     assert found.dice.mean() > 0.7
 
@@ -82,8 +88,8 @@ def test_test_studies_are_read_after_the_fit_and_never_before(
     fitted, read = [], []
     plain_fit, plain_read = supervised.fit, supervised.read_crop
 
-    def watched_fit(*args):
-        fitted.append(plain_fit(*args))
+    def watched_fit(*args, **named):
+        fitted.append(plain_fit(*args, **named))
         return fitted[-1]
 
     def watched_read(store, geometry, study, crop):
@@ -92,7 +98,15 @@ def test_test_studies_are_read_after_the_fit_and_never_before(
 
     monkeypatch.setattr(supervised, "fit", watched_fit)
     monkeypatch.setattr(supervised, "read_crop", watched_read)
-    found = learn(protocol, encoder, store, geometry, task, RECIPES[protocol].changed(FIT), seed=0)
+    found = learn(
+        protocol,
+        encoder,
+        store=store,
+        geometry=geometry,
+        task=task,
+        recipe=RECIPES[protocol].changed(FIT),
+        seed=0,
+    )
     assert {study for study, after in read if not after} == set(task.studies.tolist()) - test
     assert sorted(study for study, after in read if after) == sorted(test)
     assert len(found.dice if isinstance(found, Segmented) else found[0]) == len(test)
@@ -105,7 +119,7 @@ def test_fine_tuning_begins_with_the_encoder_and_scratch_does_not(tiny, monkeypa
     class Begun(Exception):
         pass
 
-    def first_parameters(params, *rest):
+    def first_parameters(params, *rest, **named):
         begun.append(params)
         raise Begun
 
@@ -115,10 +129,10 @@ def test_fine_tuning_begins_with_the_encoder_and_scratch_does_not(tiny, monkeypa
             learn(
                 protocol,
                 encoder,
-                store,
-                geometry,
-                task_of(store, "regression"),
-                RECIPES[protocol],
+                store=store,
+                geometry=geometry,
+                task=task_of(store, "regression"),
+                recipe=RECIPES[protocol],
                 seed=0,
             )
     kernels = [begun[n]["encoder"]["embed"]["patch"]["kernel"] for n in range(2)]
@@ -176,8 +190,8 @@ def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(
         ("trained+finetuned", "supervised-unet"),
     } <= pairs
 
-    monkeypatch.setattr(variants, "fit_head", lambda *args: pytest.fail("fitted again"))
-    monkeypatch.setattr(variants, "learn", lambda *args: pytest.fail("fitted again"))
+    monkeypatch.setattr(variants, "fit_head", lambda *args, **named: pytest.fail("fitted again"))
+    monkeypatch.setattr(variants, "learn", lambda *args, **named: pytest.fail("fitted again"))
     evaluate(config, folder / "run", folder / "evaluate")
     assert json.loads((folder / "evaluate" / "metrics.json").read_text()) == found
     # another recipe is another result
@@ -204,9 +218,9 @@ def test_a_config_that_asks_for_what_there_is_not_is_refused(tiny, message, chan
         Variants.of(
             config_of(folder, **changed),
             folder,
-            [task_of(store, "segmentation")],
-            geometry,
-            encoder,
+            tasks=[task_of(store, "segmentation")],
+            geometry=geometry,
+            trained=encoder,
         )
 
 
@@ -216,9 +230,9 @@ def test_heads_without_a_segmentation_are_refused(tiny):
         Variants.of(
             ConfigDict({"seed": 0, "heads": ("linear",)}),
             folder,
-            [task_of(store, "regression")],
-            geometry,
-            encoder,
+            tasks=[task_of(store, "regression")],
+            geometry=geometry,
+            trained=encoder,
         )
 
 
@@ -227,5 +241,9 @@ def test_planar_and_volumetric_studies_cannot_be_learnt_in_one_grid(tiny):
     task = make_task(store.index, "both", kind="regression", label="radius")
     with pytest.raises(UserError, match="all planar or all volumetric"):
         Variants.of(
-            ConfigDict({"seed": 0, "protocols": ("finetune",)}), folder, [task], geometry, encoder
+            ConfigDict({"seed": 0, "protocols": ("finetune",)}),
+            folder,
+            tasks=[task],
+            geometry=geometry,
+            trained=encoder,
         )

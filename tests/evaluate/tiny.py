@@ -45,10 +45,16 @@ def write_store(path: Path, n: int = 48) -> Path:
                 size=shape
             )
             known = {
-                "study": f"{modality}{i:04d}", "patient": f"{modality}-p{i // 2}", "line": i + 2, "manifest": modality,
-                "split": ("train", "train", "val", "test")[(i // 2) % 4], "modality": modality,
-                "label_left": float(left), "label_radius": radius, "label_source": f"{modality} phantoms",
-            }  # fmt: skip
+                "study": f"{modality}{i:04d}",
+                "patient": f"{modality}-p{i // 2}",
+                "line": i + 2,
+                "manifest": modality,
+                "split": ("train", "train", "val", "test")[(i // 2) % 4],
+                "modality": modality,
+                "label_left": float(left),
+                "label_radius": radius,
+                "label_source": f"{modality} phantoms",
+            }
             spacing = (2.0, 1.5, 1.5) if ndim == 3 else (float("nan"), 4.0, 4.0)
             study = Study(
                 np.round(voxels).astype(np.int16), spacing, ndim, "HU" if ndim == 3 else "raw"

@@ -8,7 +8,7 @@ slice-based encoders use.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ from mmv_jax.data.crops import OVERSAMPLING, Crops, Geometry, whole_crops
 from mmv_jax.data.resample import read_crop
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, early_layers
+from mmv_jax.evaluate.encoders.source import EncoderSource
+from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
 from mmv_jax.store.read import Store
 
 # how far studies are blown up: a thumbnail in a black corner is no picture that these models know
@@ -157,23 +159,31 @@ def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
     and text (CLIP, SigLIP) the vision tower is taken.
 
     Raises:
-      UserError: transformers is not installed; a file is missing; the weights are pickled,
+      ImportError: transformers or torch is not installed.
+      UserError: a file is missing; the weights are pickled,
         incomplete, or do not fit the config.
     """
+    import torch
+    import transformers
+
     folder = Path(folder)
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            "Encoders of others need transformers and torch: pip install mmv_jax[torch]."
-        ) from error
     _check_files(folder)
     model = _load_model(folder, transformers)
     size, mean, std = _preprocessing(folder, model)
     with torch.inference_mode():
         _, grids = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
     return HuggingFaceEncoder(model, size, size // grids.shape[2], mean, std)
+
+
+def load_group(group: Mapping[str, Any]) -> HuggingFaceEncoder:
+    """The encoder of a group's `folder`; where that is absent, a stand-in of `family` is saved."""
+    folder = Path(group["folder"])
+    if "family" in group and group["stand_in"] and not folder.exists():
+        save_stand_in(group["family"], folder)
+    return load_huggingface(folder)
+
+
+HUGGINGFACE = EncoderSource(load=load_group, install="mmv_jax[torch]", needs_folder=True)
 
 
 def _check_files(folder: Path) -> None:

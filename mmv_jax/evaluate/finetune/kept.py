@@ -1,4 +1,4 @@
-"""TODO."""
+"""Keeps the results of fits on disk, so that an evaluation that was stopped goes on."""
 
 from pathlib import Path
 from typing import Any

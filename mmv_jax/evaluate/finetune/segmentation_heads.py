@@ -19,8 +19,8 @@ from mmv_jax.evaluate.kinds.features import Standardiser
 from mmv_jax.evaluate.kinds.segmentation import (
     THRESHOLDS,
     Segmented,
-    _corner,
     agreement,
+    corner,
     cut,
     mask_loss,
     sweep,
@@ -64,7 +64,7 @@ class TokenGrids:
         grids = np.zeros((len(scenes), levels, *tokens, width), np.float16)
         truth, counted = np.zeros((2, len(scenes), *voxels), bool)
         for n, (scene, e) in enumerate(zip(scenes, encoded)):
-            own, inside = _corner(scene.kept.shape), _corner(scene.truth.shape)
+            own, inside = corner(scene.kept.shape), corner(scene.truth.shape)
             for m, level in enumerate([*e.early, e.patches]):
                 grids[n, m][own][scene.kept] = level
             truth[n][inside], counted[n][inside] = scene.truth, True

@@ -1,13 +1,26 @@
-"""Probes of frozen features: every task and strength in one solve. Axes: N studies, D width, K
-tasks, S strengths, C = K·S columns.
+"""Classification: logistic probes of frozen features, every task and strength in one solve.
+
+Axes: N studies, M of test, D width, K tasks or draws, S strengths, C = K·S columns.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Num
+import pandas as pd
+from jaxtyping import Array, Bool, Float, Num
 
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import MEMORY, Probed, Standardiser, principal_axes
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.tasks.columns import equals
+from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.metrics.features import knn_probabilities
+from mmv_jax.metrics.intervals import Interval, interval
+from mmv_jax.metrics.weighted import Weighted
 
 # C of the logistic probe, as scikit-learn defines it: weight of the losses' sum
 STRENGTHS = tuple(10.0**e for e in np.arange(-5, 1.5, 0.5))
@@ -121,8 +134,13 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
         if active.sum() <= len(here) / 2:
             result[:, here] = beta
             problem, here, beta, logits, gradient, loss = (
-                problem.keep(active), here[active], beta[:, active], logits[:, active], gradient[:, active], loss[active],
-            )  # fmt: skip
+                problem.keep(active),
+                here[active],
+                beta[:, active],
+                logits[:, active],
+                gradient[:, active],
+                loss[active],
+            )
             pairs = [(s[:, active], t[:, active], r[active]) for s, t, r in pairs]
             active = np.ones(len(here), bool)
         direction = _direction(gradient, pairs, problem.curvature) * active[None]
@@ -209,3 +227,85 @@ def probe_classes(
     )
     logits = standard(x[test]) @ weights[:, :, 0] + bias[None, :, 0]
     return [Probed(p, float(c)) for p, c in zip((1 / (1 + np.exp(-logits))).T, chosen)]
+
+
+class Classification(Kind):
+    """A label that is 0 or 1. A study is positive where its column has the value `positive`."""
+
+    metrics: Mapping[str, str | Weighted] = {
+        name: name
+        for name in ("auroc", "auprc", "auprc_skill", "brier", "calibration", "calibration_slope")
+    }
+    lower_is_better = frozenset({"brier", "calibration"})
+    labels = {
+        "auroc": "AUROC",
+        "knn_auroc": "kNN AUROC",
+        "auprc": "AUPRC",
+        "auprc_skill": "AUPRC skill",
+        "brier": "Brier",
+        "calibration": "calibration error",
+        "calibration_slope": "calibration slope",
+    }
+    has_classes = True
+    chance = 0.5
+    shares_axis = True
+
+    def read_labels(
+        self, values: pd.Series, *, task: str, label: str, positive: Any
+    ) -> Float[np.ndarray, " N"]:
+        missing = (values.isna() | (values.astype(str) == "")).to_numpy()
+        found = equals(values, positive, f"config.tasks.{task}.positive")
+        return np.where(missing, np.nan, found.astype(np.float64))
+
+    def check_split(self, task: Task, split: str) -> None:
+        here = task.split == split
+        if len(np.unique(task.labels[here])) < 2:
+            raise UserError(
+                f"config.tasks.{task.name}: all {here.sum()} studies of split {split!r} have the"
+                " same label. Leave the task out."
+            )
+
+    def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:
+        labels = np.stack([task.labels for task in tasks], axis=1)
+        return probe_classes(x, labels, tasks[0].split)
+
+    def more_metrics(self, task: Task, x: Float[np.ndarray, "N D"]) -> dict[str, Interval]:
+        """The AUROC of the 20 nearest neighbours among train and val."""
+        test = task.split == "test"
+        nearest = knn_probabilities(x[~test], task.labels[~test], x[test])[1][:, 1]
+        return {"knn_auroc": interval("auroc", task.labels[test], nearest, task.patients[test])}
+
+    def shown_first(self, labels: Float[np.ndarray, " n"]) -> list[Bool[np.ndarray, " n"]]:
+        return [labels == label for label in (0, 1)]
+
+    def fit_draws(
+        self, x: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
+    ) -> Float[np.ndarray, "K M"]:
+        """Probabilities; all draws and strengths are one solve over what any draw has."""
+        used, draws = drawn.any(axis=1), drawn.shape[1]
+        labels = np.repeat(task.labels[:, None], draws, axis=1)
+        grid = np.tile(np.asarray(STRENGTHS), (draws, 1))
+        weights, bias = fit_logistic(x[used], labels[used], grid, drawn[used])
+        logits = np.einsum("nd,dks->nks", x, weights) + bias[None]
+        val, test = task.split == "val", task.split == "test"
+        truth = task.labels[val][:, None, None]
+        loss = (np.logaddexp(0, logits[val]) - truth * logits[val]).mean(axis=0)
+        return np.stack(
+            [1 / (1 + np.exp(-logits[test, k, s])) for k, s in enumerate(loss.argmin(axis=1))]
+        )
+
+    def loss(self, out: Array, truth: Array, counted: Array) -> Float[Array, ""]:
+        return (jnp.logaddexp(0.0, out) - truth * out).mean()
+
+    def torch_loss(self, out: Any, truth: Any, counted: Any) -> Any:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(out, truth)
+
+    def answer(self, out: Array) -> Array:
+        return jax.nn.sigmoid(out)
+
+    def score(self, answers: np.ndarray, truth: np.ndarray, scenes: Sequence[Any]) -> float:
+        """Minus the log loss."""
+        p = np.clip(answers, 1e-6, 1 - 1e-6)
+        return float((truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean())

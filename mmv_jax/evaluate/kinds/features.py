@@ -1,4 +1,4 @@
-"""TODO."""
+"""What probes share: standardised features, principal axes. Axes: N studies, D width, M of test."""
 
 from dataclasses import dataclass
 

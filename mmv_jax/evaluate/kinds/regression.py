@@ -1,9 +1,21 @@
-"""TODO."""
+"""Regression: ridge probes of frozen features.
 
+Axes: N studies, M of test, D width, K draws, S penalties.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+import pandas as pd
+from jaxtyping import Array, Bool, Float
 
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import Probed, Standardiser, principal_axes
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.tasks.task import Task
 
 PENALTIES = tuple(10.0**e for e in np.arange(0, 6.5, 0.5))  # alpha of the ridge probe
 
@@ -44,3 +56,69 @@ def probe_number(
     standard = Standardiser.of(x[both])
     weights, mean = fit_ridge(standard(x[both]), label[both], (chosen,))
     return Probed(standard(x[test]) @ weights[:, 0] + mean, chosen)
+
+
+@dataclass(frozen=True)
+class Regression(Kind):
+    """A label that is a number. End-to-end fits learn it with mean 0 and variance 1 on train.
+
+    Attributes:
+      mean, std: of the label on train, for an end-to-end fit.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    metrics = {"mae": "mae", "r2": "r2"}
+    lower_is_better = frozenset({"mae"})
+    labels = {"mae": "MAE", "r2": "R²"}
+
+    def read_labels(
+        self, values: pd.Series, *, task: str, label: str, positive: Any
+    ) -> Float[np.ndarray, " N"]:
+        """Numbers.
+
+        Raises:
+          UserError: a value is none.
+        """
+        numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
+        given = (~values.isna() & (values.astype(str) != "")).to_numpy()
+        if bad := int((np.isnan(numbers) & given).sum()):
+            raise UserError(
+                f"config.tasks.{task}: {bad} values of {label!r} are no numbers. Correct them in"
+                " the manifest, or ask for a classification."
+            )
+        return numbers
+
+    def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:
+        return [probe_number(x, task.labels, task.split) for task in tasks]
+
+    def fit_draws(
+        self, x: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
+    ) -> Float[np.ndarray, "K M"]:
+        """Predictions, a ridge of its own for each draw."""
+        val, test = task.split == "val", task.split == "test"
+        predicted = []
+        for own in drawn.T:
+            centre = x[own].mean(axis=0)[None]
+            weights, mean = fit_ridge(x[own] - centre, task.labels[own], PENALTIES)
+            found = (x - centre) @ weights + mean
+            best = int(np.abs(found[val] - task.labels[val][:, None]).mean(axis=0).argmin())
+            predicted.append(found[test, best])
+        return np.stack(predicted)
+
+    def fitted_to(self, truth: np.ndarray) -> "Regression":
+        return Regression(float(truth.mean()), float(truth.std()) or 1.0)
+
+    def loss(self, out: Array, truth: Array, counted: Array) -> Float[Array, ""]:
+        return jnp.abs(out - (truth - self.mean) / self.std).mean()
+
+    def torch_loss(self, out: Any, truth: Any, counted: Any) -> Any:
+        return (out - (truth - self.mean) / self.std).abs().mean()
+
+    def answer(self, out: Array) -> Array:
+        return self.mean + self.std * out
+
+    def score(self, answers: np.ndarray, truth: np.ndarray, scenes: Sequence[Any]) -> float:
+        """Minus the absolute error."""
+        return -float(np.abs(answers - truth).mean())

@@ -8,6 +8,7 @@ number.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mmv_jax.evaluate.kinds.features import Standardiser
+from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.tasks.scenes import Scene, tiles, untile
 from mmv_jax.metrics import scores
 
@@ -51,7 +53,7 @@ def agreement(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]
     probabilities of a rare structure lie below every threshold.
     """
     pairs = [
-        (np.clip(p[_corner(s.truth.shape)], 1e-6, 1 - 1e-6).ravel(), s.truth.ravel())
+        (np.clip(p[corner(s.truth.shape)], 1e-6, 1 - 1e-6).ravel(), s.truth.ravel())
         for p, s in zip(probability, scenes)
     ]
     said, truth = (np.concatenate(parts).astype(np.float64) for parts in zip(*pairs))
@@ -65,7 +67,7 @@ def sweep(
     """The mean Dice at each of `THRESHOLDS`, over the studies that have the structure."""
     return dice_by_threshold(
         [
-            (p[_corner(s.truth.shape)], s.truth, int(s.truth.sum()))
+            (p[corner(s.truth.shape)], s.truth, int(s.truth.sum()))
             for p, s in zip(probability, scenes)
             if s.truth.any()
         ]
@@ -81,13 +83,13 @@ def cut(
     """The masks of studies at a threshold, and their scores. As in `sweep`, `probability` may come
     one study after the other.
     """
-    masks = [p[_corner(scene.truth.shape)] > threshold for p, scene in zip(probability, scenes)]
+    masks = [p[corner(scene.truth.shape)] > threshold for p, scene in zip(probability, scenes)]
     return Segmented(
         masks, *score_masks(list(scenes), masks), f"{choice}, threshold {threshold:.3g}"
     )
 
 
-def _corner(shape: Sequence[int]) -> tuple[slice, ...]:
+def corner(shape: Sequence[int]) -> tuple[slice, ...]:
     """A study lies in the low corner of the common grid."""
     return tuple(map(slice, shape))
 
@@ -219,3 +221,33 @@ def dice_by_threshold(
         )
         by_study.append(2 * hit / (above + size))
     return np.mean(by_study, axis=0) if by_study else np.zeros(len(THRESHOLDS))
+
+
+class Segmentation(Kind):
+    """A structure of a mask. Metrics are means over the test studies that have it."""
+
+    metrics = {"dice": "mean", "hd95": "mean"}
+    lower_is_better = frozenset({"hd95"})
+    labels = {"dice": "Dice", "hd95": "HD95 (mm)"}
+    is_mask = True
+    shares_axis = True
+
+    def loss(self, out: Array, truth: Array, counted: Array) -> Float[Array, ""]:
+        return mask_loss(out, truth, counted)
+
+    def torch_loss(self, out: Any, truth: Any, counted: Any) -> Any:
+        """`mask_loss` of PyTorch's tensors."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        target, weight = truth.float(), counted.float()
+        entropy = binary_cross_entropy_with_logits(out, target, reduction="none")
+        entropy = (entropy * weight).sum() / weight.sum()
+        probability = out.sigmoid() * weight
+        both = (probability * target).sum()
+        return entropy + 1 - (2 * both + 1) / ((probability + target).sum() + 1)
+
+    def answer(self, out: Array) -> Array:
+        return jax.nn.sigmoid(out)
+
+    def score(self, answers: np.ndarray, truth: np.ndarray, scenes: Sequence[Scene]) -> float:
+        return agreement(answers, scenes)

@@ -14,6 +14,7 @@ from mmv_jax.data.resample import read_crop
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features
 from mmv_jax.evaluate.kinds.segmentation import Segmented
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.report.figures import colour_map, feature_colours, outlined, picture
@@ -33,7 +34,7 @@ def choose_shown(index: pd.DataFrame, tasks: Sequence[Task]) -> Int[np.ndarray, 
         np.concatenate(
             [
                 np.zeros(0, np.int64),
-                *(task.studies for task in tasks if task.kind == "segmentation"),
+                *(task.studies for task in tasks if KINDS[task.kind].is_mask),
             ]
         )
     )

@@ -7,26 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmv_jax.evaluate.fewshot import Point
+from mmv_jax.evaluate.kinds.table import metric_label
 from mmv_jax.evaluate.measure import Comparison, Result, is_judged
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult, words
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.metrics.scores import calibration_bins
 from mmv_jax.report.figures import Bar, growth_curves, reliability
 from mmv_jax.report.page import Cell, Section, Table
-
-NAMES = {
-    "auroc": "AUROC",
-    "knn_auroc": "kNN AUROC",
-    "auprc": "AUPRC",
-    "auprc_skill": "AUPRC skill",
-    "brier": "Brier",
-    "calibration": "calibration error",
-    "calibration_slope": "calibration slope",
-    "mae": "MAE",
-    "r2": "R²",
-    "dice": "Dice",
-    "hd95": "HD95 (mm)",
-}
 
 
 def few_shot_sections(points: Sequence[Point]) -> list[Section]:
@@ -42,7 +29,7 @@ def few_shot_sections(points: Sequence[Point]) -> list[Section]:
         " a single draw. The draws are the same for every encoder; strengths are chosen on all of"
         " val, which is not fitted on."
     ]
-    labels = {p.task: NAMES[p.metric] for p in points}
+    labels = {p.task: metric_label(p.metric) for p in points}
     return [Section("Few-shot curves", text, figures=[growth_curves(curves, labels)])]
 
 
@@ -50,7 +37,7 @@ def calibration_sections(results: Sequence[Result]) -> list[Section]:
     """Reliability diagrams of the headline probes."""
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for r in results:
-        if r.task.kind == "classification" and "/" not in r.encoder:
+        if r.kind.has_classes and "/" not in r.encoder:
             curves.setdefault(r.task.name, {})[r.encoder] = calibration_bins(
                 r.truth, r.predicted, bins=5
             )[:2]
@@ -90,7 +77,9 @@ def subgroup_sections(groups: Sequence[GroupResult]) -> list[Section]:
                 for encoder in shown
             ]
             lines.append([Cell(name), Cell(count), *cells])
-        tables.append(Table([f"{task} ({NAMES[own[0].metric]})", "test studies", *shown], lines))
+        tables.append(
+            Table([f"{task} ({metric_label(own[0].metric)})", "test studies", *shown], lines)
+        )
     text = [
         "A group in colour differs from all other groups of its column on shared draws of patients,"
         " its p-value corrected over all groups of this page (Holm): green where the encoder is"

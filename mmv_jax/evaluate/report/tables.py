@@ -1,14 +1,15 @@
 """Results in words: the table of all tasks, and the sections of the report."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mmv_jax.evaluate.fewshot import Point
-from mmv_jax.evaluate.measure import FLOORS, HEADLINE, LOWER_IS_BETTER, Comparison, Result
+from mmv_jax.evaluate.kinds.table import metric_label
+from mmv_jax.evaluate.measure import FLOORS, Comparison, Result
 from mmv_jax.evaluate.report.sections import (
-    NAMES,
     calibration_sections,
     confounder_sections,
     few_shot_sections,
@@ -65,11 +66,13 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
     heads = "; ".join(f"against {name}" for name in rivals_of(comparisons))
     lines = [f"{'task':<24} {'metric':<7}" + "".join(f"{name:<24}" for name in shown) + heads]
     for task in dict.fromkeys(r.task.name for r in results):
-        metric = HEADLINE[found[task, shown[0]].task.kind]
+        metric = found[task, shown[0]].kind.headline
         cells = [found[task, name].headline if (task, name) in found else None for name in shown]
         words = "; ".join(c.words for c in comparisons if c.task == task)
         lines.append(
-            f"{task:<24} {NAMES[metric]:<7}" + "".join(f"{_number(c):<24}" for c in cells) + words
+            f"{task:<24} {metric_label(metric):<7}"
+            + "".join(f"{_number(c):<24}" for c in cells)
+            + words
         )
     return "\n".join(lines)
 
@@ -95,44 +98,68 @@ def verdict(comparisons: Sequence[Comparison], n_tasks: int) -> list[str]:
     return sentences
 
 
-def write_report(
-    path: Path,
-    results: Sequence[Result],
-    comparisons: Sequence[Comparison],
-    overlaps: Mapping[str, tuple[int, int | None]],
-    why_no_overlap: str,
-    outlined: Sequence[Strip],
-    maps: Mapping[str, Sequence[Strip]],
-    config: str,
-    points: Sequence[Point] = (),
-    groups: Sequence[GroupResult] = (),
-    confounded: Sequence[Confounded] = (),
-    variants: Sequence[Comparison] = (),
-    subspaces: Sequence[Section] = (),
-) -> None:
+@dataclass(frozen=True)
+class Findings:
+    """What a report shows.
+
+    Attributes:
+      overlaps: by task, test patients, and those of them that pretraining has seen (None: unknown).
+      why_no_overlap: why they cannot be counted, "" where they can.
+      outlined, maps: pictures of segmentations, and of features by encoder.
+      config: of the evaluation, as JSON.
+      variants: comparisons of heads and end-to-end fits.
+    """
+
+    results: Sequence[Result]
+    comparisons: Sequence[Comparison]
+    overlaps: Mapping[str, tuple[int, int | None]]
+    why_no_overlap: str
+    outlined: Sequence[Strip]
+    maps: Mapping[str, Sequence[Strip]]
+    config: str
+    points: Sequence[Point] = ()
+    groups: Sequence[GroupResult] = ()
+    confounded: Sequence[Confounded] = ()
+    variants: Sequence[Comparison] = ()
+    subspaces: Sequence[Section] = ()
+
+
+def write_report(path: Path, found: Findings) -> None:
     """Writes `report.html`."""
-    tasks = list(dict.fromkeys(r.task.name for r in results))
+    tasks = list(dict.fromkeys(r.task.name for r in found.results))
     sections = [
-        headline_section(results, comparisons),
+        headline_section(found.results, found.comparisons),
         Section("How it was measured", METHOD),
-        *_curve_sections(results),
-        *few_shot_sections(points),
-        *subgroup_sections(groups),
-        *confounder_sections(confounded),
-        *calibration_sections(results),
-        details_section(results),
-        comparison_section(comparisons),
-        *variant_sections(variants),
-        *subspaces,
+        *_curve_sections(found.results),
+        *few_shot_sections(found.points),
+        *subgroup_sections(found.groups),
+        *confounder_sections(found.confounded),
+        *calibration_sections(found.results),
+        details_section(found.results),
+        comparison_section(found.comparisons),
+        *variant_sections(found.variants),
+        *found.subspaces,
+        *_picture_sections(found.outlined, found.maps),
+        overlap_section(found.overlaps, found.why_no_overlap),
+        Section("Configuration", pre=found.config, pre_title="the config of this evaluation"),
     ]
+    write_page(
+        path,
+        "What the encoder is worth",
+        f"{len(tasks)} tasks, {len(encoders_of(found.results))} encoders; random weights and pixels"
+        " are the floors",
+        verdict(found.comparisons, len(tasks)),
+        sections=sections,
+    )
+
+
+def _picture_sections(
+    outlined: Sequence[Strip], maps: Mapping[str, Sequence[Strip]]
+) -> list[Section]:
+    sections = []
     if outlined:
-        sections.append(
-            Section(
-                "Segmentations",
-                ["Best, middle and worst, chosen by their score alone."],
-                strips=outlined,
-            )
-        )
+        text = ["Best, middle and worst, chosen by their score alone."]
+        sections.append(Section("Segmentations", text, strips=outlined))
     if any(maps.values()):
         text = [
             "The first three principal components of the patch tokens as red, green and blue, with"
@@ -144,18 +171,7 @@ def write_report(
             for s in strips
         ]
         sections.append(Section("What the patch features look like", text, strips=named))
-    sections += [
-        overlap_section(overlaps, why_no_overlap),
-        Section("Configuration", pre=config, pre_title="the config of this evaluation"),
-    ]
-    write_page(
-        path,
-        "What the encoder is worth",
-        f"{len(tasks)} tasks, {len(encoders_of(results))} encoders; random weights and pixels are"
-        " the floors",
-        verdict(comparisons, len(tasks)),
-        sections,
-    )
+    return sections
 
 
 def headline_section(results: Sequence[Result], comparisons: Sequence[Comparison]) -> Section:
@@ -171,18 +187,12 @@ def headline_section(results: Sequence[Result], comparisons: Sequence[Comparison
     for task in dict.fromkeys(r.task.name for r in results):
         own = [found.get((task, name)) for name in shown]
         first = next(r for r in own if r is not None)
-        metric = HEADLINE[first.task.kind]
+        metric, lower = first.kind.headline, first.kind.headline in first.kind.lower_is_better
         values = [np.nan if r is None else r.headline.value for r in own]
-        best = (
-            None
-            if np.isnan(values).all()
-            else np.nanmin(values)
-            if metric in LOWER_IS_BETTER
-            else np.nanmax(values)
-        )
+        best = None if np.isnan(values).all() else np.nanmin(values) if lower else np.nanmax(values)
         line = [
             Cell(task),
-            Cell(NAMES[metric] + (" (lower is better)" if metric in LOWER_IS_BETTER else "")),
+            Cell(metric_label(metric) + (" (lower is better)" if lower else "")),
         ]
         for r, value in zip(own, values):
             cell = Cell("not measured") if r is None else value_cell(r.headline)
@@ -223,7 +233,7 @@ def details_section(results: Sequence[Result]) -> Section:
             for r in own
         ]
         tables.append(
-            Table(["task", "encoder", *map(NAMES.__getitem__, metrics), "chosen on val"], lines)
+            Table(["task", "encoder", *map(metric_label, metrics), "chosen on val"], lines)
         )
     text = [
         "“/cls” and “/patch_mean” are the two halves of the headline features, each probed alone;"
@@ -282,38 +292,35 @@ def overlap_section(overlaps: Mapping[str, tuple[int, int | None]], why_not: str
 
 
 def _curve_sections(results: Sequence[Result]) -> list[Section]:
-    names = encoders_of(results)
-    shown = [r for r in results if r.encoder in names]
+    shown = [r for r in results if r.encoder in encoders_of(results)]
     figures = []
-    for metric in dict.fromkeys(HEADLINE[r.task.kind] for r in shown):
-        bars = [
-            Bar(r.task.name, r.encoder, r.headline.value, r.headline.low, r.headline.high)
-            for r in shown
-            if HEADLINE[r.task.kind] == metric
-        ]
-        by_series = [
-            b
-            for task in dict.fromkeys(b.group for b in bars)
-            for name in names
-            for b in bars
-            if (b.group, b.series) == (task, name)
-        ]
-        if metric in ("auroc", "dice"):
-            figures.append(forest(by_series, NAMES[metric], 0.5 if metric == "auroc" else None))
-        else:  # the unit is the label's own, so every task has its axis
-            tasks = dict.fromkeys(b.group for b in bars)
-            figures += [
-                forest(
-                    [b for b in by_series if b.group == task], f"{NAMES[metric]} (lower is better)"
-                )
-                for task in tasks
-            ]
+    for metric in dict.fromkeys(r.kind.headline for r in shown):
+        figures += _interval_figures([r for r in shown if r.kind.headline == metric])
     curves: dict[str, dict] = {}
     for r in shown:
-        if r.task.kind == "classification":
+        if r.kind.has_classes:
             curves.setdefault(r.task.name, {})[r.encoder] = (r.truth, r.predicted)
     sections = [Section("Intervals", figures=figures)]
     return [*sections, Section("ROC curves", figures=[roc_curves(curves)])] if curves else sections
+
+
+def _interval_figures(results: Sequence[Result]) -> list[str]:
+    """Forest plots of one headline metric: one, or one a task where each has its own unit."""
+    by_task: dict[str, list[Bar]] = {}
+    for name in encoders_of(results):
+        for r in (r for r in results if r.encoder == name):
+            h = r.headline
+            by_task.setdefault(r.task.name, []).append(
+                Bar(r.task.name, name, value=h.value, low=h.low, high=h.high)
+            )
+    by_task = {task: by_task[task] for task in dict.fromkeys(r.task.name for r in results)}
+    kind = results[0].kind
+    title = metric_label(kind.headline)
+    if kind.headline in kind.lower_is_better:
+        title += " (lower is better)"
+    if kind.shares_axis:
+        return [forest([bar for bars in by_task.values() for bar in bars], title, kind.chance)]
+    return [forest(bars, title, kind.chance) for bars in by_task.values()]
 
 
 def _number(value: Interval | None) -> str:

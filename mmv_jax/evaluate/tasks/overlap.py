@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.tasks.task import Task, check
+from mmv_jax.evaluate.tasks.make import check
+from mmv_jax.evaluate.tasks.task import Task
 
 
 @dataclass(frozen=True)

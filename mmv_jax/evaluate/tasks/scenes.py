@@ -1,4 +1,4 @@
-"""TODO."""
+"""Studies as a segmentation sees them. Axes: n tokens, D width, z y x tokens or voxels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,0 +1,23 @@
+"""What a source of encoders has to say for itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmv_jax.evaluate.encoders.base import StudyEncoder
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """A package with weights, or a family of folders; register one in `encoders.table.SOURCES`.
+
+    Attributes:
+      load: makes the encoder from its group in the config, `config.encoders.NAME`. It imports what
+        it needs itself, so that a missing package is found when it is asked for.
+      install: what pip must install for it, "mmv_jax[torch]"; "" for nothing.
+      needs_folder: whether the group must have a `folder`.
+    """
+
+    load: Callable[[Mapping[str, Any]], StudyEncoder]
+    install: str = ""
+    needs_folder: bool = False

@@ -1,0 +1,39 @@
+"""The table of encoders from elsewhere, which are measured beside the trained one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.base import StudyEncoder
+from mmv_jax.evaluate.encoders.huggingface import HUGGINGFACE
+from mmv_jax.evaluate.encoders.imagenet import EFFICIENTNET_LITE0
+from mmv_jax.evaluate.encoders.source import EncoderSource
+from mmv_jax.registry import Table
+
+SOURCES: Table[EncoderSource] = Table("encoder package")
+SOURCES.register("huggingface", HUGGINGFACE)
+SOURCES.register("efficientnet-lite0", EFFICIENTNET_LITE0)
+
+
+def load_encoder(name: str, group: Mapping[str, Any]) -> StudyEncoder:
+    """The encoder of a group of `config.encoders`: that of its `package`, or else of its `folder`.
+
+    Raises:
+      UserError: the package is unknown or not installed, or the folder is no encoder's.
+    """
+    asked = group.get("package", "huggingface")
+    if asked not in SOURCES:
+        raise UserError(
+            f"config.encoders.{name}.package is {asked!r}. There is {', '.join(SOURCES)}."
+        )
+    source = SOURCES[asked]
+    if source.needs_folder and "folder" not in group:
+        raise UserError(f"config.encoders.{name}: {asked} needs a `folder`.")
+    try:
+        return source.load(group)
+    except ImportError as error:
+        advice = source.install or error.name or "what it imports"
+        raise UserError(
+            f"config.encoders.{name}: {asked} needs packages that are not installed:"
+            f" pip install '{advice}'."
+        ) from error

@@ -1,0 +1,22 @@
+"""The table of kinds of task, in the order in which results are listed."""
+
+from mmv_jax.evaluate.kinds.classification import Classification
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.kinds.regression import Regression
+from mmv_jax.evaluate.kinds.segmentation import Segmentation
+from mmv_jax.registry import Table
+
+KINDS: Table[Kind] = Table("kind of task")
+KINDS.register("classification", Classification())
+KINDS.register("regression", Regression())
+KINDS.register("segmentation", Segmentation())
+
+
+def metric_label(metric: str) -> str:
+    """How the report names a metric of any kind."""
+    return next((k.labels[metric] for _, k in KINDS.items() if metric in k.labels), metric)
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether less of a metric of any kind is better."""
+    return any(metric in kind.lower_is_better for _, kind in KINDS.items())

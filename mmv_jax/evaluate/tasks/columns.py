@@ -1,0 +1,53 @@
+"""Columns of a store's index, and which studies have a value in them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmv_jax.errors import UserError
+
+
+def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
+    """A label column of the store by the name that the manifest gave it, or a column of the index
+    itself.
+    """
+    for known in (f"label_{name}", name):
+        if known in index:
+            return index[known]
+    labels = sorted(c.removeprefix("label_") for c in map(str, index) if c.startswith("label_"))
+    raise UserError(
+        f"{asked_by}: the store has no column {name!r}. Its manifests gave:"
+        f" {', '.join(labels) or 'no labels'}."
+    )
+
+
+def fits_where(index: pd.DataFrame, where: Mapping[str, Any] | None, asked_by: str) -> np.ndarray:
+    """Which studies have the wanted values in each of these columns."""
+    fits = np.ones(len(index), bool)
+    for key, wanted in (where or {}).items():
+        fits &= equals(column(index, key, asked_by), wanted, f"{asked_by}.{key}")
+    return fits
+
+
+def have_mask(index: pd.DataFrame, mask: str) -> np.ndarray:
+    """Which studies have this mask."""
+    return np.array([mask in names.split(",") for names in index["masks"]], bool)
+
+
+def equals(values: pd.Series, wanted: Any, asked_by: str) -> np.ndarray:
+    """Numbers are compared as numbers and text as text, whatever the index holds the column as."""
+    options = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
+    try:
+        like = [
+            float(option) if pd.api.types.is_numeric_dtype(values) else str(option)
+            for option in options
+        ]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{asked_by} is {wanted!r}, but the store holds numbers there. Give one of them."
+        ) from None
+    return np.logical_or.reduce(
+        [(values == option).to_numpy(bool, na_value=False) for option in like]
+    )

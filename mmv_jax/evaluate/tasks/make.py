@@ -1,0 +1,175 @@
+"""Makes tasks from the groups of a config. Axes: N studies of the store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.kinds.table import KINDS
+from mmv_jax.evaluate.tasks.columns import column, fits_where, have_mask
+from mmv_jax.evaluate.tasks.groupings import Grouping, make_grouping
+from mmv_jax.evaluate.tasks.task import SPLITS, Task
+
+
+def make_task(
+    index: pd.DataFrame,
+    name: str,
+    *,
+    kind: str,
+    label: str = "",
+    positive: Any = 1,
+    mask: str = "",
+    values: list[int] | tuple[int, ...] = (1,),
+    flags: int = 0,
+    local: str = "",
+    where: Mapping[str, Any] | None = None,
+    test_where: Mapping[str, Any] | None = None,
+    pixels: Mapping[str, Any] | None = None,
+    subgroups: Mapping[str, Mapping[str, Any]] | None = None,
+    confounders: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Task:
+    """A task from its group in the config.
+
+    Args:
+      index: of the store.
+      kind: of `kinds.table.KINDS`: "classification" (a study is positive where `label` is
+        `positive`), "regression" (of `label`), "segmentation" (of `mask`), or a plug-in's.
+      where: columns and the value, or list of values, that a study must have: `{"source": "X"}`.
+      test_where: what a test study must have instead, where the test is another population.
+      values, flags, local, pixels: as in `Task`.
+      subgroups, confounders: by column, the keyword arguments of `make_grouping`: `{"sex": {},
+        "age": {"edges": (40, 60)}}`.
+    Raises:
+      UserError: the store has no such column, value or mask; a split is empty or has one class
+        only; a segmentation mixes 2D and 3D.
+    """
+    asked_by = f"config.tasks.{name}"
+    own = _kind_of(kind, asked_by, bool(confounders))
+    asked = _Truth(name, own, label, positive, mask, local)
+    chosen, labels = asked.of(index, _chosen(index, where, test_where, asked_by))
+    studies = np.flatnonzero(chosen)
+    asked.check_found(index, studies)
+    part = index.iloc[studies]
+    task = Task(
+        name=name,
+        kind=kind,
+        studies=studies,
+        split=part["split"].to_numpy(str),
+        patients=part["patient"].to_numpy(str),
+        labels=labels,
+        mask=mask if own.is_mask else "",
+        values=tuple(values),
+        flags=flags,
+        local=local,
+        pixels=tuple((pixels or {}).items()),
+        subgroups=_groupings(part, f"{asked_by}.subgroups", subgroups),
+        confounders=_groupings(part, f"{asked_by}.confounders", confounders),
+    )
+    check(task)
+    return task
+
+
+def check(task: Task) -> None:
+    """Raises UserError where a split of the task is empty, has one class only, or no value of a
+    confounder: then nothing can be fitted, chosen or measured.
+    """
+    for grouping in task.confounders:
+        if not (grouping.names[task.split == "test"] != "").any():
+            raise UserError(
+                f"config.tasks.{task.name}.confounders.{grouping.column}: no test study has a value"
+                " in this column. Leave it out."
+            )
+    for split in SPLITS:
+        if not (task.split == split).any():
+            raise UserError(
+                f"config.tasks.{task.name}: no study of split {split!r}. A probe is fitted on"
+                " train, chosen on val, measured on test."
+            )
+        KINDS[task.kind].check_split(task, split)
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """Where the truth of a task is looked for."""
+
+    task: str
+    kind: Kind
+    label: str
+    positive: Any
+    mask: str
+    local: str
+
+    def of(
+        self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]
+    ) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, " M"]]:
+        """Which of the chosen studies have a truth, and the labels of those (none for masks)."""
+        if self.kind.is_mask:
+            return chosen & have_mask(index, self.mask), np.zeros(0)
+        values = column(index, self.label, f"config.tasks.{self.task}.label")
+        labels = self.kind.read_labels(
+            values, task=self.task, label=self.label, positive=self.positive
+        )
+        chosen = chosen & ~np.isnan(labels)
+        if self.local:
+            chosen &= have_mask(index, self.local)
+        return chosen, labels[chosen]
+
+    def check_found(self, index: pd.DataFrame, studies: np.ndarray) -> None:
+        """Raises UserError where there is no study, or where masks are of both 2D and 3D."""
+        if not len(studies):
+            there = sorted({m for names in index["masks"] for m in names.split(",") if m})
+            wanted = f"a value of {self.label!r}"
+            if self.kind.is_mask:
+                wanted = f"the mask {self.mask!r} (there are: {', '.join(there) or 'none'})"
+            raise UserError(
+                f"config.tasks.{self.task}: no study of the store has {wanted} and fits `where`."
+                " Correct or remove the task."
+            )
+        ndim = index["ndim"].iloc[studies]
+        if self.kind.is_mask and ndim.nunique() > 1:
+            raise UserError(
+                f"config.tasks.{self.task}: {(ndim == 2).sum()} of {len(ndim)} studies are planar,"
+                " the others volumetric, and no head answers both. Make two tasks of it:"
+                " `where={'ndim': 2}` and `where={'ndim': 3}`."
+            )
+
+
+def _kind_of(name: str, asked_by: str, with_confounders: bool) -> Kind:
+    if name not in KINDS:
+        raise UserError(f"{asked_by}.kind is {name!r}. Use one of {', '.join(KINDS)}.")
+    if with_confounders and not KINDS[name].has_classes:
+        raise UserError(
+            f"{asked_by}.confounders: a {name} has no classes that a column could tell. Ask for"
+            " `subgroups` instead."
+        )
+    return KINDS[name]
+
+
+def _chosen(
+    index: pd.DataFrame,
+    where: Mapping[str, Any] | None,
+    test_where: Mapping[str, Any] | None,
+    asked_by: str,
+) -> Bool[np.ndarray, " N"]:
+    """The studies of a split that fit `where`; of test those that fit `test_where`, if given."""
+    known = index["split"].isin(SPLITS).to_numpy()
+    chosen = known & fits_where(index, where, f"{asked_by}.where")
+    if not test_where:
+        return chosen
+    elsewhere = known & fits_where(index, test_where, f"{asked_by}.test_where")
+    return np.where((index["split"] == "test").to_numpy(), elsewhere, chosen)
+
+
+def _groupings(
+    part: pd.DataFrame, asked_by: str, columns: Mapping[str, Mapping[str, Any]] | None
+) -> tuple[Grouping, ...]:
+    learnt_from = (part["split"] != "test").to_numpy()
+    return tuple(
+        make_grouping(column(part, key, asked_by), key, f"{asked_by}.{key}", learnt_from, **options)
+        for key, options in (columns or {}).items()
+    )
