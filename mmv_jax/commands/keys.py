@@ -107,7 +107,7 @@ def evaluation_keys() -> dict[str, Key]:
     """Of `mmv evaluate`, on the tasks of a store."""
     from mmv_jax.evaluate.fewshot import few_shot
     from mmv_jax.evaluate.finetune.gradient_descent import Recipe
-    from mmv_jax.evaluate.tasks.task import make_task
+    from mmv_jax.evaluate.tasks.make import make_task
 
     overlap = "Whether studies of patients that the encoder was trained on are left out."
     view = Key(None, "Voxels (z, y, x) at most of a whole study; None: as in training.")

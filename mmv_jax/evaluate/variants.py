@@ -202,8 +202,8 @@ def name_of(protocol: str, task: Task) -> str:
 def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
     """What is judged beside what, stand-ins left out.
 
-    Heads beside the same encoder's linear head, every encoder fine-tuned beside frozen; the trained one
-    fine-tuned beside the others fine-tuned, and both fine-tuned and frozen beside supervised
+    Heads beside the same encoder's linear head, every encoder fine-tuned beside frozen; the trained
+    one fine-tuned beside the others fine-tuned, and both fine-tuned and frozen beside supervised
     networks.
     """
     names = [name for name in dict.fromkeys(r.encoder for r in results) if STAND_IN not in name]

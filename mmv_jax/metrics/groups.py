@@ -15,9 +15,10 @@ from mmv_jax.metrics.weighted import METRICS, Weighted, weighted_auroc
 SMALLEST_CELL = 5  # patients of a class in a group, below which the tie is not broken
 
 
-def among(metric: str, inside: Bool[np.ndarray, " N"]) -> Weighted:
+def among(metric: str | Weighted, inside: Bool[np.ndarray, " N"]) -> Weighted:
     """A metric (a key of `METRICS`) of the studies inside alone."""
-    return lambda truth, predicted, weights: METRICS[metric](
+    function = METRICS[metric] if isinstance(metric, str) else metric
+    return lambda truth, predicted, weights: function(
         truth[inside], predicted[inside], weights[:, inside]
     )
 

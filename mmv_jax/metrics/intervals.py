@@ -144,7 +144,7 @@ def interval(
 
 
 def paired(
-    metric: str,
+    metric: str | Weighted,
     truth: Num[np.ndarray, " N"],
     first: Num[np.ndarray, " N"],
     second: Num[np.ndarray, " N"],
@@ -194,7 +194,7 @@ def contrast(
 
 
 def interval_over_draws(
-    metric: str,
+    metric: str | Weighted,
     truth: Num[np.ndarray, " N"],
     predicted: Num[np.ndarray, "K N"],
     patients: np.ndarray,

@@ -32,7 +32,7 @@ from mmv_jax.store.read import Store
 
 torch = pytest.importorskip("torch", reason="extra torch")
 transformers = pytest.importorskip("transformers", reason="extra torch")
-from mmv_jax.evaluate.finetune import huggingface as tuning
+from mmv_jax.evaluate.finetune import huggingface as tuning  # noqa: E402
 
 # the matrices are small: a second thread would only wait, and beside another worker it takes turns
 # with it

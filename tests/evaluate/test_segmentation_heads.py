@@ -123,12 +123,11 @@ def test_a_fit_is_stopped_by_the_loss_that_it_minimises():
 
 def test_features_are_standardised_on_the_studies_that_are_fitted_alone():
     rng = np.random.default_rng(0)
-    make = lambda n, scale: Encoded(
-        n,
-        scale * rng.normal(size=3),
-        scale * rng.normal(1, 1, (5, 3)),
-        scale * rng.normal(size=(2, 5, 3)),
-    )
+
+    def make(n, scale):
+        cls, patches = rng.normal(size=3), rng.normal(1, 1, (5, 3))
+        return Encoded(n, scale * cls, scale * patches, scale * rng.normal(size=(2, 5, 3)))
+
     encoded = [make(0, 1e-3), make(1, 1e-3), make(2, 100.0)]
     found = standardised(encoded, np.array([True, True, False]))
     for tokens in (

@@ -210,7 +210,8 @@ def layer_rates(params: Any, decay: float) -> Any:
       appendix A.3.
 
     Example:
-      >>> layer_rates({"encoder": {"embed": {"w": jnp.zeros(3)}}, "head": jnp.zeros(2)}, 0.5)["head"]
+      >>> params = {"encoder": {"embed": {"w": jnp.zeros(3)}}, "head": jnp.zeros(2)}
+      >>> layer_rates(params, 0.5)["head"]
       1.0
     """
     stacked = jax.tree.leaves(params.get("encoder", {}).get("blocks", {}))

@@ -1,0 +1,80 @@
+"""A kind of task from outside the package is measured like the package's own."""
+
+import json
+
+import pytest
+from tiny import tiny_config, write_checkpoint, write_store
+
+from mmv_jax.evaluate.kinds.table import KINDS
+from mmv_jax.evaluate.run import evaluate
+
+# A count is never negative: the log of one more is fitted by a ridge, and errors are of the count.
+PLUGIN = """
+import numpy as np
+
+from mmv_jax.evaluate.kinds.features import Probed
+from mmv_jax.evaluate.kinds.regression import Regression
+from mmv_jax.evaluate.kinds.table import KINDS
+from dataclasses import replace
+
+
+def within_one(truth, predicted, weights):
+    hit = (np.abs(predicted - truth) <= 1).astype(float)
+    return (weights * hit).sum(axis=-1) / weights.sum(axis=-1)
+
+
+class Count(Regression):
+    metrics = {"within_one": within_one, "mae": "mae"}
+    labels = {"within_one": "within one"}
+    shares_axis = True
+
+    def read_labels(self, values, *, task, label, positive):
+        return np.round(super().read_labels(values, task=task, label=label, positive=positive))
+
+    def probe(self, x, tasks):
+        logs = [replace(task, labels=np.log1p(task.labels)) for task in tasks]
+        found = super().probe(x, logs)
+        return [Probed(np.expm1(p.predicted).clip(0), p.strength) for p in found]
+
+
+KINDS.register("count", Count())
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """The plug-in's file; what it registers is forgotten after the test."""
+    path = tmp_path / "count_kind.py"
+    path.write_text(PLUGIN)
+    monkeypatch.setattr(KINDS, "_entries", dict(KINDS._entries))
+    return path
+
+
+def test_a_plugin_adds_a_kind_of_task(plugin, tmp_path):
+    config = tiny_config(write_store(tmp_path / "store", n=24)).unlock()
+    config.plugins = (str(plugin),)
+    config.tasks = {
+        "pixels_across": {
+            "kind": "count",
+            "label": "radius",
+            "where": {"modality": "CXR"},
+            "subgroups": {"left": {}},
+        }
+    }
+    write_checkpoint(tmp_path / "run")
+    table = evaluate(config.lock(), tmp_path / "run", tmp_path / "out")
+    assert "within one" in table
+
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["pixels_across"]
+    for encoder in ("trained", "random", "pixels"):
+        assert set(found[encoder]) >= {"within_one", "mae"}
+        low, high = found[encoder]["within_one"]["ci95"]
+        assert 0 <= low <= found[encoder]["within_one"]["value"] <= high <= 1
+    assert {"within_one@train=25%", "within_one@train=100%"} <= set(found["trained"])
+    # The radius is what the pixels show, so its floor is far from a guess.
+    assert found["pixels"]["within_one"]["value"] > 0.5
+    comparisons = json.loads((tmp_path / "out" / "comparisons.json").read_text())
+    assert {c["metric"] for c in comparisons} == {"within_one"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "within one" in page
+    assert "<h2>ROC curves</h2>" not in page
