@@ -51,7 +51,7 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_a_plugin_adds_a_kind_of_task(plugin, tmp_path):
-    config = tiny_config(write_store(tmp_path / "store", n=24)).unlock()
+    config = tiny_config(write_store(tmp_path / "store", n=48)).unlock()
     config.plugins = (str(plugin),)
     config.tasks = {
         "pixels_across": {
