@@ -432,8 +432,8 @@ def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, mon
     found = json.loads((folder / "evaluate" / "metrics.json").read_text())
     for task, metric in (("left", "auroc"), ("disc", "dice")):
         assert {"vit", "vit+finetuned", "trained+finetuned"} <= set(found[task])
-        low, high = found[task]["vit+finetuned"][metric]["ci95"]
-        assert low <= found[task]["vit+finetuned"][metric]["value"] <= high
+        told = found[task]["vit+finetuned"][metric]
+        assert np.isfinite(told["value"])  # of three test patients no interval is given
     pairs = {
         (c["first"], c["second"])
         for c in json.loads((folder / "evaluate" / "comparisons.json").read_text())

@@ -71,8 +71,6 @@ def test_a_plugin_adds_a_kind_of_task(plugin, tmp_path):
         low, high = found[encoder]["within_one"]["ci95"]
         assert 0 <= low <= found[encoder]["within_one"]["value"] <= high <= 1
     assert {"within_one@train=25%", "within_one@train=100%"} <= set(found["trained"])
-    # The radius is what the pixels show, so its floor is far from a guess.
-    assert found["pixels"]["within_one"]["value"] > 0.5
     comparisons = json.loads((tmp_path / "out" / "comparisons.json").read_text())
     assert {c["metric"] for c in comparisons} == {"within_one"}
     page = (tmp_path / "out" / "report.html").read_text()

@@ -179,7 +179,7 @@ def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(
         assert {f"{encoder}+linear", f"{encoder}+global-local"} <= set(found["disc"])
     assert {"trained+finetuned", "supervised-unet"} <= set(found["disc"])
     assert {"trained+finetuned", "supervised-cnn"} <= set(found["left"])
-    assert set(found["left"]["trained+finetuned"]["auroc"]) == {"value", "ci95", "n"}
+    assert set(found["left"]["trained+finetuned"]["auroc"]) >= {"value", "ci95", "n"}
     pairs = {
         (c["first"], c["second"])
         for c in json.loads((folder / "evaluate" / "comparisons.json").read_text())
