@@ -35,9 +35,10 @@ METHOD = (
     (
         "Floors: “random” is the same encoder with fresh weights, “pixels” the first 100 principal"
         " components of the study at low resolution (segmentation: of the patch's voxels), each"
-        " with the same probe. Intervals are 95 % percentile bootstrap intervals over 2,000 draws"
-        " of patients; differences are judged on the same draws, and their p-values are corrected"
-        " for the number of comparisons (Holm)."
+        " with the same probe. The 95 % interval of an AUROC is a score interval with a design"
+        " effect for several studies of a patient; all others are bootstrap intervals over 2,000"
+        " draws of patients. Below 5 patients of a class none is given. Differences are judged on"
+        " the same draws, and their p-values are corrected for the number of comparisons (Holm)."
     ),
     (
         "Dice and HD95 are means over the test studies that have the structure, on the grid that"
