@@ -1,12 +1,14 @@
 r"""Does an encoder see the pneumothorax, or the chest tube that goes with it? And does CLS see a
 small nodule? On phantoms of known truth.
 
-  for tie in 0 0.5 1; do mmv phantom runs/shortcuts/tie$tie --kind thorax-cxr --studies 480 --seed
-    11 --pixels 128 --tube-tie $tie
-  done mmv ingest runs/shortcuts/tie0/manifest.csv runs/shortcuts/tie0.5/manifest.csv
-  runs/shortcuts/tie1/manifest.csv --store runs/shortcuts/store mmv evaluate --config
-  experiments/eval_shortcuts.py --checkpoint runs/chest_small/pretrain --workdir
-  runs/shortcuts/evaluate
+  for tie in 0 0.5 1; do
+    mmv phantom runs/shortcuts/tie$tie --kind thorax-cxr --studies 480 --seed 11 --pixels 128 \
+        --tube-tie $tie
+  done
+  mmv ingest runs/shortcuts/tie0/manifest.csv runs/shortcuts/tie0.5/manifest.csv \
+      runs/shortcuts/tie1/manifest.csv --store runs/shortcuts/store
+  mmv evaluate --config experiments/eval_shortcuts.py --checkpoint runs/chest_small/pretrain \
+      --workdir runs/shortcuts/evaluate
 
 The three sets show the same 480 patients; only their chest tubes differ. A probe learns from the
 patients of one tie and is tested on the test patients of the same tie, as a data set is split

@@ -101,16 +101,19 @@ def inverted(values: np.ndarray, dataset: Dataset, scale: Scale) -> np.ndarray:
 def is_shown_inverted(dataset: Dataset) -> bool:
     """Whether low values are to be seen bright.
 
-    MONOCHROME1 says so. So does a presentation or VOI table that falls, and so does a projection
-    whose larger values are more X-rays, which is air.
+    MONOCHROME1 says so. So does a presentation or VOI table that falls. Where nothing is said of
+    presentation, so does a projection whose larger values are more X-rays, which is air.
     Source: DICOM PS3.3, C.7.6.3.1.2, C.8.11.3.1.2, C.11.2, C.11.6.
     """
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         return True
     if dataset.PhotometricInterpretation != "MONOCHROME2":
         return False
-    if str(dataset.get("PresentationLUTShape") or "") == "INVERSE":
+    shape = str(dataset.get("PresentationLUTShape") or "")
+    if shape == "INVERSE":
         return True
+    if shape and str(dataset.get("PresentationIntentType") or "") != "FOR PROCESSING":
+        return False  # how it is to be shown is said: the sign says no more
     tables = dataset.get("VOILUTSequence") or dataset.get("PresentationLUTSequence")
     if tables:
         first, last = _ends_of_table(tables[0])

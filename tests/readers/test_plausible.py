@@ -97,6 +97,8 @@ def test_tables_that_invert_and_padding_in_the_pixels_sign():
     assert is_shown_inverted(dataset)
     dataset.PresentationLUTShape = "IDENTITY"
     dataset.PixelIntensityRelationshipSign = 1
+    assert not is_shown_inverted(dataset)  # what is said of presentation outweighs the sign
+    del dataset.PresentationLUTShape
     assert is_shown_inverted(dataset)
 
 
