@@ -112,12 +112,12 @@ def is_shown_inverted(dataset: Dataset) -> bool:
     shape = str(dataset.get("PresentationLUTShape") or "")
     if shape == "INVERSE":
         return True
-    if shape and str(dataset.get("PresentationIntentType") or "") != "FOR PROCESSING":
-        return False  # how it is to be shown is said: the sign says no more
     tables = dataset.get("VOILUTSequence") or dataset.get("PresentationLUTSequence")
     if tables:
         first, last = _ends_of_table(tables[0])
         return first > last
+    if shape and str(dataset.get("PresentationIntentType") or "") != "FOR PROCESSING":
+        return False  # how it is to be shown is said: the sign says no more
     return number_of(dataset, "PixelIntensityRelationshipSign") == 1
 
 
