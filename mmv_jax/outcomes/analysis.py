@@ -2,13 +2,13 @@
 woman's known risk. Axis: N women.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cohort import (
     SEVERITIES,
     THRESHOLDS_MM2,
@@ -17,45 +17,26 @@ from mmv_jax.outcomes.cohort import (
     complete_cases,
     severity,
 )
-from mmv_jax.outcomes.cox import Effect, Proportionality, cox
+from mmv_jax.outcomes.cox import Effect, Proportionality
+from mmv_jax.outcomes.describe import Group, group_of
 from mmv_jax.outcomes.discrimination import Estimate
-from mmv_jax.outcomes.fine_gray import fine_gray
 from mmv_jax.outcomes.prediction import Added, added_worth
+from mmv_jax.outcomes.ratios import (
+    hazard_ratios,
+    indicators,
+    levels_with_outcomes,
+    ratios_beside_scores,
+    ratios_by_age,
+)
 from mmv_jax.outcomes.risk import women_scores
 from mmv_jax.outcomes.survival import Curve, at_risk, cumulative_incidence, kaplan_meier, log_rank
 
-AGE_BANDS = ((0, 50, "<50"), (50, 60, "50–59"), (60, 70, "60–69"), (70, 200, "≥70"))
 AGE_NAMES = {"<50": "under_50", "50–59": "50_59", "60–69": "60_69", "≥70": "from_70"}
 HORIZONS = (5.0, 10.0)
-FEWEST_OUTCOMES = 10  # of a stratum: with fewer, an interval tells nothing
 CURVE_POINTS = 400
 # years between the numbers at risk, of which at most eight fit under a curve
 AT_RISK_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 Columns = Mapping[str, Float[np.ndarray, "N"]]
-
-
-@dataclass(frozen=True)
-class Described:
-    """A covariate of a group: mean and standard deviation of a number, or count and share of a 0/1
-    column.
-    """
-
-    binary: bool
-    first: float
-    second: float
-
-
-@dataclass(frozen=True)
-class Group:
-    """The women of one severity; the area is described by its quartiles."""
-
-    name: str
-    women: int
-    outcomes: int
-    deaths: int
-    woman_years: float
-    area_mm2: tuple[float, float, float]
-    covariates: Mapping[str, Described]
 
 
 @dataclass(frozen=True)
@@ -102,48 +83,49 @@ def analyse(
     names = cohort.names_of(adjust)
     cohort, scores = _ready(cohort, names)
     group = severity(cohort.area_mm2, thresholds)
-    levels, notes = _levels(cohort, group)
+    levels, notes = levels_with_outcomes(cohort, group)
     covariates = {name: cohort.column(name) for name in names}
-    time, outcome = cohort.time_years, cohort.event == 1
-    present = [i for i in range(len(SEVERITIES)) if np.any(group == i)]
-    effects, proportionality = _effects(cohort, group, levels, covariates)
-    by_score, score_notes = _scored(cohort, group, levels, scores)
-    by_age, age_notes = _by_age(cohort, group, covariates)
+    effects, proportionality = hazard_ratios(cohort, group, levels, covariates)
+    by_score, score_notes = ratios_beside_scores(cohort, group, levels, scores)
+    by_age, age_notes = ratios_by_age(cohort, group, covariates)
     added = added_worth(
-        time,
-        cohort.event,
-        covariates,
-        _indicators(group, levels),
-        scores,
+        time=cohort.time_years,
+        event=cohort.event,
+        covariates=covariates,
+        calcification=indicators(group, levels),
+        scores=scores,
         horizons=[float(h) for h in horizons],
     )
-    step = next(step for step in AT_RISK_STEPS if time.max() < 8 * step)
-    when = np.arange(0.0, max(time.max(), step) + 1e-9, step)
+    present = [i for i in range(len(SEVERITIES)) if np.any(group == i)]
     return Analysis(
         name=cohort.name,
         adjust=tuple(adjust),
-        groups=[_group(cohort, group == i, SEVERITIES[i], names) for i in present],
-        survival=[
-            kaplan_meier(time[group == i], outcome[group == i], name=SEVERITIES[i]).thinned(
-                CURVE_POINTS
-            )
-            for i in present
-        ],
-        incidence=[
-            cumulative_incidence(
-                time[group == i], cohort.event[group == i], name=SEVERITIES[i]
-            ).thinned(CURVE_POINTS)
-            for i in present
-        ],
-        at_risk_years=when.tolist(),
-        at_risk=np.stack([at_risk(time[group == i], when) for i in present]),
-        log_rank=log_rank(time, outcome, group),
+        groups=[group_of(cohort, group == i, SEVERITIES[i], names) for i in present],
+        **_curves(cohort, {SEVERITIES[i]: group == i for i in present}),
+        log_rank=log_rank(cohort.time_years, cohort.event == 1, group),
         effects=effects | by_score,
         by_age=by_age,
         proportionality=proportionality,
         added=added,
         notes=(*cohort.notes, *notes, *score_notes, *age_notes, *added.notes),
     )
+
+
+def _curves(cohort: Cohort, groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The curves of each group, and the numbers at risk under them."""
+    time, event = cohort.time_years, cohort.event
+    step = next(step for step in AT_RISK_STEPS if time.max() < 8 * step)
+    when = np.arange(0.0, max(time.max(), step) + 1e-9, step)
+    survival = [kaplan_meier(time[of], event[of] == 1, name=name) for name, of in groups.items()]
+    incidence = [
+        cumulative_incidence(time[of], event[of], name=name) for name, of in groups.items()
+    ]
+    return {
+        "survival": [curve.thinned(CURVE_POINTS) for curve in survival],
+        "incidence": [curve.thinned(CURVE_POINTS) for curve in incidence],
+        "at_risk_years": when.tolist(),
+        "at_risk": np.stack([at_risk(time[of], when) for of in groups.values()]),
+    }
 
 
 def metrics(analysis: Analysis) -> dict:
@@ -187,161 +169,3 @@ def _ready(cohort: Cohort, names: Sequence[str]) -> tuple[Cohort, Columns]:
     kept = complete_cases(cohort, names).told(*notes)
     check_covariates(kept, names)
     return kept, {name: risk[np.isin(cohort.line, kept.line)] for name, risk in scores.items()}
-
-
-def _levels(cohort: Cohort, group: np.ndarray) -> tuple[tuple[int, ...], list[str]]:
-    """The severities that have a hazard ratio, and notes about those that have none."""
-    outcomes = np.bincount(group[cohort.event == 1], minlength=len(SEVERITIES))
-    women = np.bincount(group, minlength=len(SEVERITIES))
-    if not outcomes[0]:
-        raise UserError(
-            f"{cohort.name}: no outcome among women with zero calcification, with whom the others"
-            " are compared. Check thresholds and areas."
-        )
-    notes = [
-        f"{SEVERITIES[i]}: {women[i]:,} women with no outcome, so no hazard ratio; they are left"
-        " out of the models by severity."
-        for i in range(1, len(SEVERITIES))
-        if not outcomes[i]
-    ]
-    levels = tuple(i for i in range(1, len(SEVERITIES)) if outcomes[i])
-    if not levels:
-        raise UserError(
-            f"{cohort.name}: no outcome among women with calcification. There is nothing to"
-            " compare."
-        )
-    return levels, notes
-
-
-def _indicators(group: np.ndarray, levels: Sequence[int]) -> dict[str, np.ndarray]:
-    return {SEVERITIES[i]: (group == i).astype(float) for i in levels}
-
-
-def _of(columns: Columns, keep: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: values[keep] for name, values in columns.items()}
-
-
-def _effects(
-    cohort: Cohort, group: np.ndarray, levels: Sequence[int], covariates: Columns
-) -> tuple[dict[str, dict[str, Effect]], Sequence[Proportionality]]:
-    """The hazard ratios by severity (of women whose severity has one) and per mm² (of all), and the
-    test of the adjusted model.
-    """
-    keep = np.isin(group, (0, *levels))
-    by_severity, area = _indicators(group[keep], levels), {"per_mm2": cohort.area_mm2}
-    time, event, outcome = cohort.time_years[keep], cohort.event[keep], cohort.event[keep] == 1
-    x, x_area = by_severity | _of(covariates, keep), {**area, **covariates}
-    everyone = cohort.time_years, cohort.event == 1
-    adjusted = cox(time, outcome, x)
-    fits = {
-        "cox_unadjusted": (
-            cox(time, outcome, by_severity).effects(),
-            cox(*everyone, area).effects(),
-        ),
-        "cox_adjusted": (adjusted.effects(), cox(*everyone, x_area).effects()),
-        "fine_gray": (
-            fine_gray(time, event, x).effects(),
-            fine_gray(cohort.time_years, cohort.event, x_area).effects(),
-        ),
-    }
-    effects = {
-        task: _of_interest(by_severity, first) | _of_interest(area, second)
-        for task, (first, second) in fits.items()
-    }
-    return effects, adjusted.proportionality
-
-
-def _scored(
-    cohort: Cohort, group: np.ndarray, levels: Sequence[int], scores: Columns
-) -> tuple[dict[str, dict[str, Effect]], list[str]]:
-    """The hazard ratios by severity adjusted for a published risk alone, of the women who have one;
-    and notes.
-    """
-    effects, notes = {}, []
-    for name, risk in scores.items():
-        known = np.isfinite(risk) & np.isin(group, (0, *levels))
-        if set(group[known & (cohort.event == 1)]) != {0, *levels}:
-            notes.append(
-                f"Among the women with a {name} risk, a severity has no outcome: there are no"
-                " hazard ratios adjusted for it."
-            )
-            continue
-        by_severity = _indicators(group[known], levels)
-        fit = cox(
-            cohort.time_years[known],
-            cohort.event[known] == 1,
-            {**by_severity, f"ln {name}": np.log(risk[known])},
-        )
-        effects[f"cox_{name}_adjusted"] = _of_interest(by_severity, fit.effects())
-    return effects, notes
-
-
-def _of_interest(names: Collection[str], effects: Mapping[str, Effect]) -> dict[str, Effect]:
-    return {name: effects[name] for name in names}
-
-
-def _by_age(
-    cohort: Cohort, group: np.ndarray, covariates: Columns
-) -> tuple[dict[str, dict[str, Effect]], list[str]]:
-    """Adjusted hazard ratios within each age band that has outcomes enough."""
-    found, notes = {}, []
-    for low, high, name in AGE_BANDS:
-        band = (cohort.age >= low) & (cohort.age < high)
-        outcomes = np.bincount(group[band & (cohort.event == 1)], minlength=len(SEVERITIES))
-        levels = [i for i in range(1, len(SEVERITIES)) if outcomes[i]]
-        without = [SEVERITIES[i] for i in range(1, len(SEVERITIES)) if not outcomes[i]]
-        if outcomes.sum() < FEWEST_OUTCOMES or not outcomes[0] or not levels:
-            notes.append(
-                f"Age {name}: {band.sum():,} women with {outcomes.sum():,} outcomes, too few for"
-                " hazard ratios."
-            )
-            continue
-        keep = band & np.isin(group, (0, *levels))
-        try:
-            effects = cox(
-                cohort.time_years[keep],
-                cohort.event[keep] == 1,
-                {**_indicators(group[keep], levels), **_of(covariates, keep)},
-            ).effects()
-        except UserError:
-            notes.append(
-                f"Age {name}: the adjusted model of {band.sum():,} women with {outcomes.sum():,}"
-                " outcomes cannot be fitted."
-            )
-            continue
-        found[name] = {SEVERITIES[i]: effects[SEVERITIES[i]] for i in levels}
-        if without:
-            notes.append(
-                f"Age {name}: no outcome among women with {' or '.join(without)} calcification, so"
-                " no hazard ratio."
-            )
-    return found, notes
-
-
-def _group(cohort: Cohort, mine: np.ndarray, name: str, covariates: Sequence[str]) -> Group:
-    described = {
-        column: _described(cohort.column(column), mine)
-        for column in dict.fromkeys(("age", *covariates))
-    }
-    event = cohort.event[mine]
-    low, middle, high = np.quantile(cohort.area_mm2[mine], (0.25, 0.5, 0.75)).tolist()
-    years = float(cohort.time_years[mine].sum())
-    return Group(
-        name,
-        int(mine.sum()),
-        int(np.sum(event == 1)),
-        int(np.sum(event == 2)),
-        years,
-        (low, middle, high),
-        described,
-    )
-
-
-def _described(values: np.ndarray, mine: np.ndarray) -> Described:
-    if np.isin(values, (0, 1)).all():
-        return Described(True, float(values[mine].sum()), float(values[mine].mean()))
-    return Described(
-        False,
-        float(values[mine].mean()),
-        float(values[mine].std(ddof=1)) if mine.sum() > 1 else 0.0,
-    )

@@ -4,26 +4,26 @@ A cohort is a CSV with `patient_id, time_years, event, area_mm2, age` and any co
 0 (censored), 1 (the outcome) or 2 (death from another cause, which competes with the outcome).
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.outcomes.cohort_checks import check_age_and_area, check_follow_up, check_ids
+from mmv_jax.outcomes.cohort_table import (
+    REQUIRED,
+    check_header,
+    covariate_columns,
+    missing_of,
+    numbers_of,
+    read_table,
+)
 
 SEVERITIES = ("zero", "mild", "moderate", "severe")
 THRESHOLDS_MM2 = (0.0, 10.0, 25.0)  # zero: 0, mild: up to 10, moderate: up to 25, severe: more
-REQUIRED = ("patient_id", "time_years", "event", "area_mm2", "age")
-MISSING = {"", "na", "n/a", "nan", "null", "none", ".", "missing"}
-# a level of a text covariate appears in tables; fewer women than this could be recognised by it
-FEWEST_OF_A_LEVEL = 5
-MOST_LEVELS = 10
-LONGEST_YEARS = 80.0
-AGES = (18.0, 110.0)
 
 
 @dataclass(frozen=True)
@@ -132,48 +132,75 @@ def read_cohort(
         do, and no cell's content.
     """
     path = Path(path)
-    header, lines, rows = _read_table(path)
-    _check_header(path.name, header, covariates, areas is not None)
+    header, lines, rows = read_table(path)
+    check_header(path.name, header, covariates, areas is not None)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
-    complaints: list[str] = []
-    values = {name: _numbers(columns[name]) for name in ("time_years", "event", "age")}
     ids = columns["patient_id"]
-    complaints += _check_ids(ids, lines, areas)
-    if areas is None:
-        values["area_mm2"] = _numbers(columns["area_mm2"])
-    else:
-        # an unknown id has been complained of
-        values["area_mm2"] = np.array([areas.get(name, 0.0) for name in ids])
-    complaints += _check_follow_up(columns, values, lines)
-    complaints += _check_age_and_area(values, lines)
-    extra, notes = {}, []
-    for name in covariates:
+    values = {name: numbers_of(columns[name]) for name in ("time_years", "event", "age")}
+    values["area_mm2"] = (
+        numbers_of(columns["area_mm2"])
+        if areas is None
+        # an unknown id is complained of below
+        else np.array([areas.get(name, 0.0) for name in ids])
+    )
+    complaints = [
+        *check_ids(ids, lines, areas),
+        *check_follow_up(columns, values, lines),
+        *check_age_and_area(values, lines),
+    ]
+    extra, notes, wrong = _adjusted_for(columns, covariates, lines)
+    more, remarks = _known_where_given(
+        {
+            name: columns[name]
+            for name in also
+            if name in header and name not in (*covariates, *REQUIRED)
+        }
+    )
+    if complaints := [*complaints, *wrong]:
+        raise UserError("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
+    cohort = Cohort(
+        name=path.name,
+        line=lines,
+        time_years=values["time_years"],
+        event=values["event"].astype(int),
+        area_mm2=values["area_mm2"],
+        age=values["age"],
+        covariates=extra | more,
+        notes=(*notes, *remarks),
+    )
+    return cohort.told(*_remarks(cohort, ids, areas))
+
+
+def _adjusted_for(
+    columns: Mapping[str, Sequence[str]], names: Sequence[str], lines: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """The covariates as numbers; notes; complaints."""
+    extra: dict[str, np.ndarray] = {}
+    notes: list[str] = []
+    complaints: list[str] = []
+    for name in names:
         if name not in REQUIRED:
-            found, remarks, wrong = _covariate(name, columns[name], lines)
+            found, remarks, wrong = covariate_columns(name, columns[name], lines)
             extra.update(found)
             notes += remarks
             complaints += wrong
-    for name in [name for name in also if name in header and name not in (*covariates, *REQUIRED)]:
-        numbers = _numbers(columns[name])
-        extra[name] = np.where(np.isfinite(numbers), numbers, np.nan)
-        if unread := int(np.sum(np.isnan(extra[name]) & ~_is_missing(columns[name]))):
+    return extra, notes, complaints
+
+
+def _known_where_given(
+    columns: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Columns that nobody adjusts for, NaN where a cell is no number; notes of such cells."""
+    found, notes = {}, []
+    for name, cells in columns.items():
+        numbers = numbers_of(cells)
+        found[name] = np.where(np.isfinite(numbers), numbers, np.nan)
+        if unread := int(np.sum(np.isnan(found[name]) & ~missing_of(cells))):
             notes.append(
                 f"{name}: {unread:,} cells are not numbers and count as missing for the published"
                 " risks. Write 0 and 1 for no and yes."
             )
-    if complaints:
-        raise UserError("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
-    cohort = Cohort(
-        path.name,
-        lines,
-        values["time_years"],
-        values["event"].astype(int),
-        values["area_mm2"],
-        values["age"],
-        extra,
-        tuple(notes),
-    )
-    return cohort.told(*_remarks(cohort, ids, areas))
+    return found, notes
 
 
 def complete_cases(cohort: Cohort, names: Sequence[str]) -> Cohort:
@@ -232,233 +259,6 @@ def check_covariates(cohort: Cohort, names: Sequence[str]) -> None:
             )
 
 
-def _read_table(path: Path) -> tuple[list[str], Int[np.ndarray, "N"], list[list[str]]]:
-    if not path.is_file():
-        raise UserError(
-            f"{path.name}: there is no such cohort file. Give a CSV with {', '.join(REQUIRED)}."
-        )
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            numbered = [
-                (reader.line_num, [cell.strip() for cell in row])
-                for row in reader
-                if any(cell.strip() for cell in row)
-            ]
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path.name}: the file is not UTF-8 text. Save it as CSV UTF-8."
-        ) from error
-    except csv.Error as error:
-        raise UserError(
-            f"{path.name}, line {reader.line_num}: this is not a CSV line ({error}). Quote cells"
-            " that hold commas or quotes."
-        ) from error
-    ragged = [line for line, row in numbered if len(row) != len(header)]
-    if ragged:
-        raise UserError(
-            f"{path.name}: {_at(ragged)} not as many cells as the header has names ({len(header)})."
-            " Quote cells that hold a comma, and write decimals with a point."
-        )
-    if header and not numbered:
-        raise UserError(f"{path.name}: the file has a header and no lines below it.")
-    return header, np.array([line for line, _ in numbered], int), [row for _, row in numbered]
-
-
-def _check_header(name: str, header: list[str], covariates: Sequence[str], measured: bool) -> None:
-    required = [column for column in REQUIRED if not (measured and column == "area_mm2")]
-    lacking = [column for column in required if column not in header]
-    if lacking:
-        hint = (
-            " The cells seem to be separated by semicolons; use commas."
-            if len(header) == 1 and ";" in header[0]
-            else ""
-        )
-        raise UserError(
-            f"{name}, line 1: the header has no {', '.join(lacking)}. A cohort has the columns"
-            f" {', '.join(required)}.{hint}"
-        )
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise UserError(
-            f"{name}, line 1: {len(twice)} column name(s) stand in the header more than once. Keep"
-            " one column of each name."
-        )
-    reserved = [column for column in covariates if column in REQUIRED and column != "age"]
-    if reserved:
-        raise UserError(
-            f"adjust names {', '.join(reserved)}, which is no covariate: the area, the time and the"
-            " event are what is analysed."
-        )
-    repeated = sorted({column for column in covariates if list(covariates).count(column) > 1})
-    if repeated:
-        raise UserError(f"adjust names {', '.join(repeated)} twice. Name each covariate once.")
-    unknown = [column for column in covariates if column not in header]
-    if unknown:
-        others = [column for column in header if column not in REQUIRED]
-        raise UserError(
-            f"{name}, line 1: there is no column {', '.join(unknown)}, which adjust names. The"
-            f" covariates are: age, {', '.join(others)}."
-        )
-
-
-def _numbers(cells: Sequence[str]) -> Float[np.ndarray, "N"]:
-    """NaN both where a cell is missing and where it is no number; `_is_missing` tells them
-    apart.
-    """
-    return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(float)
-
-
-def _is_missing(cells: Sequence[str]) -> np.ndarray:
-    return np.array([cell.lower() in MISSING for cell in cells], bool)
-
-
-def _check_ids(
-    ids: Sequence[str], lines: np.ndarray, areas: Mapping[str, float] | None
-) -> list[str]:
-    complaints = []
-    absent = _is_missing(ids)
-    if absent.any():
-        complaints.append(
-            f"{_at(lines[absent])} no patient_id. Give every woman an id, or remove the line."
-        )
-    duplicated = pd.Series(ids).duplicated(keep=False).to_numpy() & ~absent
-    if duplicated.any():
-        complaints.append(
-            f"{_at(lines[duplicated])} a patient_id that another line has too. A woman has one"
-            " line; merge or remove the others."
-        )
-    unknown = (
-        np.array([name not in areas for name in ids], bool) & ~absent
-        if areas is not None
-        else np.zeros(len(ids), bool)
-    )
-    if unknown.any():
-        complaints.append(
-            f"{_at(lines[unknown])} a patient_id that no mammogram has. Correct the id, add the"
-            " mammograms, or remove the line."
-        )
-    return complaints
-
-
-def _check_follow_up(
-    columns: Mapping[str, Sequence[str]], values: Mapping[str, np.ndarray], lines: np.ndarray
-) -> list[str]:
-    time, event = values["time_years"], values["event"]
-    no_time, no_event = _is_missing(columns["time_years"]), _is_missing(columns["event"])
-    code = np.isin(event, (0, 1, 2))
-    happened = code & (event > 0)
-    rules = (
-        (
-            no_time & happened,
-            "an event without a time. Give time_years, the years from the mammogram to the event.",
-        ),
-        (no_time & ~happened, "no time_years. Give the years of follow-up, or remove the line."),
-        (
-            ~no_time & ~np.isfinite(time),
-            "a time_years that is not a number. Write years with a decimal point.",
-        ),
-        (
-            time < 0,
-            (
-                "a negative time_years. Events before the mammogram are history, not outcomes:"
-                " correct the time or remove the line."
-            ),
-        ),
-        (
-            np.isfinite(time) & (time > LONGEST_YEARS),
-            (
-                f"a time_years above {LONGEST_YEARS:.0f}. If these are days or months, divide them"
-                " into years."
-            ),
-        ),
-        (no_event, "no event. Write 0 (censored), 1 (outcome) or 2 (competing death)."),
-        (
-            ~no_event & ~code,
-            (
-                "an event code other than 0 (censored), 1 (outcome) and 2 (competing death)."
-                " Recode it."
-            ),
-        ),
-    )
-    complaints = [f"{_at(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
-    if not complaints and not np.any(event == 1):
-        complaints.append("no line has event 1, so there is no outcome to analyse.")
-    return complaints
-
-
-def _check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> list[str]:
-    age, area = values["age"], values["area_mm2"]
-    rules = (
-        (
-            ~((age >= AGES[0]) & (age <= AGES[1])),
-            f"no age between {AGES[0]:.0f} and {AGES[1]:.0f} years. Give the age at the mammogram.",
-        ),
-        (
-            ~np.isfinite(area),
-            (
-                "no area_mm2, or one that is not a number. Give mm² with a decimal point, and 0"
-                " where there is no calcification."
-            ),
-        ),
-        (area < 0, "a negative area_mm2. An area is 0 or more."),
-    )
-    return [f"{_at(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
-
-
-def _covariate(
-    name: str, cells: Sequence[str], lines: np.ndarray
-) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """The column as numbers, or as one 0/1 column a level; notes; complaints."""
-    missing, numbers = _is_missing(cells), _numbers(cells)
-    wrong = ~missing & ~np.isfinite(numbers)
-    if missing.all():
-        return {}, [], [f"the covariate {name} is empty. Take it out of adjust."]
-    if not wrong.any():
-        return {name: numbers}, [], []
-    if np.any(~missing & ~wrong):
-        return (
-            {},
-            [],
-            [
-                f"{_at(lines[wrong])} a {name} that is not a number, while other lines have"
-                " numbers. Correct them, or leave the cells empty."
-            ],
-        )
-    levels = (
-        pd.Series(cells)[~missing]
-        .value_counts()
-        .sort_index()
-        .sort_values(ascending=False, kind="stable")
-    )
-    if len(levels) > MOST_LEVELS or levels.min() < FEWEST_OF_A_LEVEL:
-        rule = f"at most {MOST_LEVELS} levels with {FEWEST_OF_A_LEVEL} women each"
-        return (
-            {},
-            [],
-            [
-                f"the covariate {name} is text with {len(levels)} levels, the rarest in"
-                f" {levels.min()} line(s). Group it into {rule}."
-            ],
-        )
-    texts = np.array(cells, object)
-    found = {
-        f"{name}={level}": np.where(missing, np.nan, texts == level).astype(float)
-        for level in sorted(levels.index[1:])
-    }
-    if not found:
-        return {}, [], [f"the covariate {name} is the same on every line. Take it out of adjust."]
-    return (
-        found,
-        [
-            f"{name} is text: its {len(levels)} levels are compared with the commonest,"
-            f" {levels.index[0]}."
-        ],
-        [],
-    )
-
-
 def _remarks(cohort: Cohort, ids: Sequence[str], areas: Mapping[str, float] | None) -> list[str]:
     notes = []
     at_once = int(np.sum(cohort.time_years == 0))
@@ -471,10 +271,3 @@ def _remarks(cohort: Cohort, ids: Sequence[str], areas: Mapping[str, float] | No
             f"{others:,} women with mammograms are not in the cohort file and are not analysed."
         )
     return notes
-
-
-def _at(lines: Sequence[int] | np.ndarray) -> str:
-    """Where: 'line 4 has' or 'lines 4, 9, 12 and 3 more have'."""
-    shown = ", ".join(str(line) for line in lines[:5])
-    more = f" and {len(lines) - 5:,} more" if len(lines) > 5 else ""
-    return f"line {shown} has" if len(lines) == 1 else f"lines {shown}{more} have"

@@ -37,11 +37,18 @@ class Effect:
     outcomes: int
 
 
-def effect(name: str, coefficient: float, error: float, women: int, outcomes: int) -> Effect:
+def effect(name: str, coefficient: float, error: float, *, women: int, outcomes: int) -> Effect:
     """A hazard ratio from its logarithm and the standard error of that (Wald)."""
     low, high = np.exp([coefficient - Z95 * error, coefficient + Z95 * error])
     p = float(2 * stats.norm.sf(abs(coefficient / error)))
-    return Effect(name, float(np.exp(coefficient)), (float(low), float(high)), p, women, outcomes)
+    return Effect(
+        name=name,
+        hazard_ratio=float(np.exp(coefficient)),
+        ci95=(float(low), float(high)),
+        p=p,
+        women=women,
+        outcomes=outcomes,
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Cox:
     def effects(self) -> dict[str, Effect]:
         errors = np.sqrt(np.diag(self.covariance))
         return {
-            name: effect(name, value, error, self.women, self.outcomes)
+            name: effect(name, value, error, women=self.women, outcomes=self.outcomes)
             for name, value, error in zip(self.names, self.log_ratios, errors)
         }
 
@@ -110,13 +117,13 @@ def cox(
                 break
             tests = _proportionality(tuple(x), state)
             return Cox(
-                tuple(x),
-                beta / scale,
-                covariance / np.outer(scale, scale),
-                state.log_likelihood,
-                len(time),
-                int(outcome.sum()),
-                tests,
+                names=tuple(x),
+                log_ratios=beta / scale,
+                covariance=covariance / np.outer(scale, scale),
+                log_likelihood=state.log_likelihood,
+                women=len(time),
+                outcomes=int(outcome.sum()),
+                proportionality=tests,
             )
         following = likelihood.at(beta + step)
         while not following.log_likelihood > state.log_likelihood and np.abs(step).max() > 1e-12:

@@ -181,7 +181,13 @@ def reclassification(
         )
     move = np.sign(new - old).astype(float)
     up, down = _mean(move, cases), _mean(-move, controls)
-    return Reclassification(years, tuple(cutoffs), up, down, up + down)
+    return Reclassification(
+        years=years,
+        cutoffs=tuple(cutoffs),
+        with_outcome=up,
+        without_outcome=down,
+        total=up + down,
+    )
 
 
 def _mean(values: np.ndarray, weight: np.ndarray) -> Estimate:
@@ -224,14 +230,14 @@ def calibration(
     overall, mean = _observed(time, event, years), float(np.mean(risk))
     ratio, *ratio_ci95 = (value / mean for value in overall)
     return Calibration(
-        years,
-        predicted,
-        observed,
-        low,
-        high,
-        np.bincount(group),
-        ratio,
-        (ratio_ci95[0], ratio_ci95[1]),
+        years=years,
+        predicted=predicted,
+        observed=observed,
+        low=low,
+        high=high,
+        women=np.bincount(group),
+        ratio=ratio,
+        ratio_ci95=(ratio_ci95[0], ratio_ci95[1]),
     )
 
 

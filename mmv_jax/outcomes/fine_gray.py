@@ -37,7 +37,7 @@ class FineGray:
     def effects(self) -> dict[str, Effect]:
         errors = np.sqrt(np.diag(self.covariance))
         return {
-            name: effect(name, value, error, self.women, self.outcomes)
+            name: effect(name, value, error, women=self.women, outcomes=self.outcomes)
             for name, value, error in zip(self.names, self.log_ratios, errors)
         }
 
@@ -74,9 +74,15 @@ def fine_gray(
     bread = np.linalg.inv(sums.information())
     scores = sums.scores()
     covariance = bread @ (scores.T @ scores) @ bread
-    outcomes = int(np.sum(event == 1))
     return FineGray(
-        tuple(x), log_ratios, covariance, means, sums.at, np.cumsum(sums.step), len(time), outcomes
+        names=tuple(x),
+        log_ratios=log_ratios,
+        covariance=covariance,
+        means=means,
+        time=sums.at,
+        hazard=np.cumsum(sums.step),
+        women=len(time),
+        outcomes=int(np.sum(event == 1)),
     )
 
 

@@ -50,8 +50,8 @@ def write_outcomes(path: Path, analysis: Analysis, config: str) -> None:
         path,
         "Calcification and outcomes",
         subtitle,
-        verdict(analysis),
-        [*sections(analysis), Section("Settings", pre=config, pre_title="config")],
+        verdict=verdict(analysis),
+        sections=[*sections(analysis), Section("Settings", pre=config, pre_title="config")],
     )
 
 

@@ -26,6 +26,7 @@ from mmv_jax.outcomes.fine_gray import fine_gray
 FOLDS = 5
 # outcomes before a horizon, and women followed beyond it: with fewer, an interval tells nothing
 FEWEST = 10
+OF_COVARIATES, OF_BOTH = "covariates", "covariates and calcification"
 SCORES = {"pce": "ASCVD (pooled cohort equations)", "prevent": "PREVENT"}
 # published scores and their categories are of ten-year risk: scores are calibrated at no other
 # time, categories are scaled
@@ -72,51 +73,75 @@ def added_worth(
       calcification: the columns that the second model has more.
       scores: ten-year risks (0 to 1) by the names of `SCORES`; NaN where a woman has none.
     """
-    possible = [
-        h for h in horizons if min(np.sum((event == 1) & (time <= h)), np.sum(time > h)) >= FEWEST
-    ]
+    possible = [h for h in horizons if _enough(time, event, h)]
     notes = [
         f"Follow-up is too short, or outcomes are too few, for {h:g}-year predictions."
         for h in horizons
         if h not in possible
     ]
+    both = {**covariates, **calcification}
     try:
         risks = (
-            {"covariates": cross_fitted(time, event, covariates, possible)} if covariates else {}
+            {OF_COVARIATES: cross_fitted(time, event, covariates, possible)} if covariates else {}
         )
-        risks["covariates and calcification"] = cross_fitted(
-            time, event, {**covariates, **calcification}, possible
-        )
+        risks[OF_BOTH] = cross_fitted(time, event, both, possible)
     except UserError:
-        return Added(
-            notes=(
-                *notes,
-                "Outcomes are too few to predict the risk of women whom the model has not seen.",
-            )
-        )
-    found = {name: _worth(name, time, event, *risk) for name, risk in risks.items()}
-    for name, risk in scores.items():
-        known = np.isfinite(risk)
-        if np.sum(known & (event == 1)) >= FEWEST:
-            found[name] = _of_score(SCORES[name], time[known], event[known], risk[known], possible)
-        else:
-            notes.append(
-                f"Women with a {name} risk have too few outcomes to say how well it predicts."
-            )
+        few = "Outcomes are too few to predict the risk of women whom the model has not seen."
+        return Added(notes=(*notes, few))
+    found = {
+        name: _worth(name, time, event, score=score, of_auc=risk, of_calibration=risk)
+        for name, (score, risk) in risks.items()
+    }
+    by_score, score_notes = _published(time, event, scores, possible)
     gain, moved = {}, []
     if covariates:
-        with_it, without = found["covariates and calcification"], found["covariates"]
+        with_it, without = found[OF_BOTH], found[OF_COVARIATES]
         gain = {"c_index": with_it.concordance - without.concordance} | {
             f"auc_{h:g}_years": with_it.auc[h] - without.auc[h] for h in possible
         }
-        old, new = (risks[name][1] for name in ("covariates", "covariates and calcification"))
         moved = [
             reclassification(
-                time, event, old[h], new[h], h, [c * h / SCORE_YEARS for c in RISK_CUTOFFS]
+                time,
+                event,
+                risks[OF_COVARIATES][1][h],
+                risks[OF_BOTH][1][h],
+                years=h,
+                cutoffs=[c * h / SCORE_YEARS for c in RISK_CUTOFFS],
             )
             for h in possible
         ]
-    return Added(tuple(found.values()), gain, moved, notes)
+    return Added((*found.values(), *by_score), gain, moved, (*notes, *score_notes))
+
+
+def _enough(time: np.ndarray, event: np.ndarray, years: float) -> bool:
+    """Whether outcomes before, and women followed beyond, are no few."""
+    return bool(min(np.sum((event == 1) & (time <= years)), np.sum(time > years)) >= FEWEST)
+
+
+def _published(
+    time: np.ndarray, event: np.ndarray, scores: Columns, horizons: Sequence[float]
+) -> tuple[list[Worth], list[str]]:
+    """The worth of each published score among the women who have it; and notes."""
+    found, notes = [], []
+    for name, risk in scores.items():
+        known = np.isfinite(risk)
+        if np.sum(known & (event == 1)) < FEWEST:
+            notes.append(
+                f"Women with a {name} risk have too few outcomes to say how well it predicts."
+            )
+            continue
+        t, e, r = time[known], event[known], risk[known]
+        found.append(
+            _worth(
+                SCORES[name],
+                t,
+                e,
+                score=r,
+                of_auc={h: r for h in horizons if _enough(t, e, h)},
+                of_calibration={h: r for h in horizons if h == SCORE_YEARS},
+            )
+        )
+    return found, notes
 
 
 def cross_fitted(
@@ -155,29 +180,16 @@ def _worth(
     name: str,
     time: np.ndarray,
     event: np.ndarray,
+    *,
     score: np.ndarray,
-    risk: Mapping[float, np.ndarray],
+    of_auc: Mapping[float, np.ndarray],
+    of_calibration: Mapping[float, np.ndarray],
 ) -> Worth:
+    """Args: `of_auc` and `of_calibration` have the risks by the horizons at which each is asked."""
     return Worth(
-        name,
-        len(time),
-        concordance(time, event, score),
-        {h: auc(time, event, values, h) for h, values in risk.items()},
-        {h: calibration(time, event, values, h) for h, values in risk.items()},
-    )
-
-
-def _of_score(
-    name: str, time: np.ndarray, event: np.ndarray, risk: np.ndarray, horizons: Sequence[float]
-) -> Worth:
-    return Worth(
-        name,
-        len(time),
-        concordance(time, event, risk),
-        {
-            h: auc(time, event, risk, h)
-            for h in horizons
-            if min(np.sum((event == 1) & (time <= h)), np.sum(time > h)) >= FEWEST
-        },
-        {h: calibration(time, event, risk, h) for h in horizons if h == SCORE_YEARS},
+        name=name,
+        women=len(time),
+        concordance=concordance(time, event, score),
+        auc={h: auc(time, event, risk, h) for h, risk in of_auc.items()},
+        calibration={h: calibration(time, event, risk, h) for h, risk in of_calibration.items()},
     )

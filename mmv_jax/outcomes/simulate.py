@@ -1,4 +1,4 @@
-"""Cohorts with known hazards, so that an analysis can be proved. Axis: N women."""
+"""Cohorts with known hazards, and how often an analysis of them holds the truth. Axis: N women."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,90 +10,11 @@ from mmv_jax.outcomes.cohort import SEVERITIES, Cohort, severity
 from mmv_jax.outcomes.cox import Z95, Cox, cox
 from mmv_jax.outcomes.fine_gray import fine_gray
 
-PER_MM2 = 1.02
-LOG_RATIOS = (0.5, -0.5)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Of `of` intervals, `held` held the truth; the estimates' mean and spread on the log scale,
-    and the mean standard error.
-    """
-
-    name: str
-    held: int
-    of: int
-    mean: float
-    spread: float
-    error: float
-
-
-def cox_coverage(cohorts: int, women: int) -> list[Coverage]:
-    """Adjusted hazard ratios of mild, moderate and severe calcification, and per mm² in cohorts
-    whose hazard is so made.
-    """
-    names, estimates, errors = (*SEVERITIES[1:], "per_mm2"), [], []
-    for seed in range(cohorts):
-        by_severity, by_area = (
-            simulate_cohort(women, seed),
-            simulate_cohort(women, seed, per_mm2=PER_MM2),
-        )
-        group = severity(by_severity.area_mm2)
-        fits = [
-            _adjusted(by_severity, {SEVERITIES[i]: (group == i).astype(float) for i in (1, 2, 3)}),
-            _adjusted(by_area, {"per_mm2": by_area.area_mm2}),
-        ]
-        estimates.append(np.concatenate([fits[0].log_ratios[:3], fits[1].log_ratios[:1]]))
-        errors.append(
-            np.sqrt(
-                np.concatenate([np.diag(fits[0].covariance)[:3], np.diag(fits[1].covariance)[:1]])
-            )
-        )
-    return _count(names, np.log([*HAZARD_RATIOS, PER_MM2]), np.array(estimates), np.array(errors))
-
-
-def _adjusted(cohort: Cohort, calcification: dict[str, np.ndarray]) -> Cox:
-    return cox(
-        cohort.time_years,
-        cohort.event == 1,
-        calcification | {name: cohort.column(name) for name in ADJUST},
-    )
-
-
-def fine_gray_coverage(simulations: int, women: int) -> list[Coverage]:
-    """Coefficients of a model that is true of the subdistribution, with the sandwich's standard
-    errors.
-    """
-    fits = [
-        fine_gray(*simulate_subdistribution(women, seed, LOG_RATIOS)) for seed in range(simulations)
-    ]
-    errors = np.array([np.sqrt(np.diag(fit.covariance)) for fit in fits])
-    return _count(
-        fits[0].names, np.array(LOG_RATIOS), np.array([fit.log_ratios for fit in fits]), errors
-    )
-
-
-def _count(
-    names: Sequence[str], truth: np.ndarray, estimates: np.ndarray, errors: np.ndarray
-) -> list[Coverage]:
-    held = np.sum(np.abs(estimates - truth) <= Z95 * errors, axis=0)
-    return [
-        Coverage(
-            name,
-            int(held[i]),
-            len(estimates),
-            *(
-                float(x)
-                for x in (estimates[:, i].mean(), estimates[:, i].std(ddof=1), errors[:, i].mean())
-            ),
-        )
-        for i, name in enumerate(names)
-    ]
-
-
 # mild, moderate, severe: the middle of the two health systems' adjusted ratios (arXiv 2503.14550)
 HAZARD_RATIOS = (1.2, 1.4, 2.1)
 ADJUST = ("age", "sbp", "diabetes", "smoker")
+PER_MM2 = 1.02
+LOG_RATIOS = (0.5, -0.5)  # of the subdistribution
 
 
 def simulate_cohort(
@@ -135,7 +56,15 @@ def simulate_cohort(
     time = np.minimum(np.minimum(outcome, death), left)
     event = np.select([time == outcome, time == death], [1, 2], 0)
     covariates = {"sbp": sbp, "diabetes": diabetes.astype(float), "smoker": smoker.astype(float)}
-    return Cohort("simulated", np.arange(2, women + 2), time, event, area, age, covariates)
+    return Cohort(
+        name="simulated",
+        line=np.arange(2, women + 2),
+        time_years=time,
+        event=event,
+        area_mm2=area,
+        age=age,
+        covariates=covariates,
+    )
 
 
 def simulate_subdistribution(
@@ -184,3 +113,77 @@ def _weibull(
 ) -> np.ndarray:
     """Times with the cumulative hazard rate · t^shape · exp(log_hazard)."""
     return (rng.exponential(1.0, len(log_hazard)) / (rate * np.exp(log_hazard))) ** (1 / shape)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Of `of` intervals, `held` held the truth; the estimates' mean and spread on the log scale,
+    and the mean standard error.
+    """
+
+    name: str
+    held: int
+    of: int
+    mean: float
+    spread: float
+    error: float
+
+
+def cox_coverage(cohorts: int, women: int) -> list[Coverage]:
+    """Adjusted hazard ratios of mild, moderate and severe calcification, and per mm² in cohorts
+    whose hazard is so made.
+    """
+    levels = SEVERITIES[1:]
+    estimates, errors = [], []
+    for seed in range(cohorts):
+        cohort = simulate_cohort(women, seed)
+        group = severity(cohort.area_mm2)
+        by_severity = _adjusted(
+            cohort, {level: (group == i).astype(float) for i, level in enumerate(levels, 1)}
+        )
+        cohort = simulate_cohort(women, seed, per_mm2=PER_MM2)
+        by_area = _adjusted(cohort, {"per_mm2": cohort.area_mm2})
+        of_interest = [(by_severity, slice(0, 3)), (by_area, slice(0, 1))]
+        estimates.append(np.concatenate([fit.log_ratios[of] for fit, of in of_interest]))
+        variances = [np.diag(fit.covariance)[of] for fit, of in of_interest]
+        errors.append(np.sqrt(np.concatenate(variances)))
+    truth = np.log([*HAZARD_RATIOS, PER_MM2])
+    return _count((*levels, "per_mm2"), truth, np.array(estimates), np.array(errors))
+
+
+def _adjusted(cohort: Cohort, calcification: dict[str, np.ndarray]) -> Cox:
+    return cox(
+        cohort.time_years,
+        cohort.event == 1,
+        calcification | {name: cohort.column(name) for name in ADJUST},
+    )
+
+
+def fine_gray_coverage(simulations: int, women: int) -> list[Coverage]:
+    """Coefficients of a model that is true of the subdistribution, with the sandwich's standard
+    errors.
+    """
+    fits = [
+        fine_gray(*simulate_subdistribution(women, seed, LOG_RATIOS)) for seed in range(simulations)
+    ]
+    errors = np.array([np.sqrt(np.diag(fit.covariance)) for fit in fits])
+    return _count(
+        fits[0].names, np.array(LOG_RATIOS), np.array([fit.log_ratios for fit in fits]), errors
+    )
+
+
+def _count(
+    names: Sequence[str], truth: np.ndarray, estimates: np.ndarray, errors: np.ndarray
+) -> list[Coverage]:
+    held = np.sum(np.abs(estimates - truth) <= Z95 * errors, axis=0)
+    return [
+        Coverage(
+            name=name,
+            held=int(held[i]),
+            of=len(estimates),
+            mean=float(estimates[:, i].mean()),
+            spread=float(estimates[:, i].std(ddof=1)),
+            error=float(errors[:, i].mean()),
+        )
+        for i, name in enumerate(names)
+    ]

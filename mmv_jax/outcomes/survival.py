@@ -6,7 +6,7 @@ tied times by random jitter.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Curve:
 
     def complement(self) -> "Curve":
         """One minus the curve."""
-        return Curve(self.name, self.time, 1 - self.value, 1 - self.high, 1 - self.low)
+        return replace(self, value=1 - self.value, low=1 - self.high, high=1 - self.low)
 
     def thinned(self, points: int) -> "Curve":
         """The curve at no more than `points` even times: enough for a figure, and a page that
@@ -43,7 +43,7 @@ class Curve:
             return self
         when = np.linspace(self.time[0], self.time[-1], points)
         i = np.searchsorted(self.time, when, side="right") - 1
-        return Curve(self.name, when, self.value[i], self.low[i], self.high[i])
+        return replace(self, time=when, value=self.value[i], low=self.low[i], high=self.high[i])
 
 
 def kaplan_meier(
@@ -55,7 +55,13 @@ def kaplan_meier(
     survival = fitter.survival_function_.iloc[:, 0]
     # no interval before the first outcome
     low, high = np.where(np.isnan(interval), survival.to_numpy()[:, None], interval).T
-    return Curve(name, survival.index.to_numpy(float), survival.to_numpy(float), low, high)
+    return Curve(
+        name=name,
+        time=survival.index.to_numpy(float),
+        value=survival.to_numpy(float),
+        low=low,
+        high=high,
+    )
 
 
 def cumulative_incidence(
@@ -75,7 +81,9 @@ def cumulative_incidence(
     # rounding may carry the sum beyond
     value = np.minimum(np.cumsum(before * of_cause / at_risk), 1.0)
     # three sums that may cancel to less than 0
-    variance = np.maximum(_incidence_variance(at_risk, of_cause, of_any, before, value), 0.0)
+    variance = np.maximum(
+        _incidence_variance(at_risk, of_cause, of_any, before=before, value=value), 0.0
+    )
     # at 0 and at 1 there is no interval
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         half = Z95 * np.sqrt(variance) / np.abs((1 - value) * np.log1p(-value))
@@ -128,7 +136,7 @@ def lifelines() -> Any:
     return lifelines
 
 
-def _incidence_variance(at_risk, of_cause, of_any, before, value):
+def _incidence_variance(at_risk, of_cause, of_any, *, before, value):
     """Var F(t) as sums over earlier times s of a(s) + F(t) b(s) + F(t)² c(s), so that one pass of
     cumulative sums gives every t.
     """

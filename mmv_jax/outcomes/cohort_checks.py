@@ -1,0 +1,104 @@
+"""What cannot be true of the lines of a cohort: each check gives its complaints. Axis: N women."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mmv_jax.outcomes.cohort_table import at_lines, missing_of
+
+LONGEST_YEARS = 80.0
+AGES = (18.0, 110.0)
+
+
+def check_ids(
+    ids: Sequence[str], lines: np.ndarray, areas: Mapping[str, float] | None
+) -> list[str]:
+    complaints = []
+    absent = missing_of(ids)
+    if absent.any():
+        complaints.append(
+            f"{at_lines(lines[absent])} no patient_id. Give every woman an id, or remove the line."
+        )
+    duplicated = pd.Series(ids).duplicated(keep=False).to_numpy() & ~absent
+    if duplicated.any():
+        complaints.append(
+            f"{at_lines(lines[duplicated])} a patient_id that another line has too. A woman has one"
+            " line; merge or remove the others."
+        )
+    unknown = (
+        np.array([name not in areas for name in ids], bool) & ~absent
+        if areas is not None
+        else np.zeros(len(ids), bool)
+    )
+    if unknown.any():
+        complaints.append(
+            f"{at_lines(lines[unknown])} a patient_id that no mammogram has. Correct the id, add"
+            " the mammograms, or remove the line."
+        )
+    return complaints
+
+
+def check_follow_up(
+    columns: Mapping[str, Sequence[str]], values: Mapping[str, np.ndarray], lines: np.ndarray
+) -> list[str]:
+    time, event = values["time_years"], values["event"]
+    no_time, no_event = missing_of(columns["time_years"]), missing_of(columns["event"])
+    code = np.isin(event, (0, 1, 2))
+    happened = code & (event > 0)
+    rules = (
+        (
+            no_time & happened,
+            "an event without a time. Give time_years, the years from the mammogram to the event.",
+        ),
+        (no_time & ~happened, "no time_years. Give the years of follow-up, or remove the line."),
+        (
+            ~no_time & ~np.isfinite(time),
+            "a time_years that is not a number. Write years with a decimal point.",
+        ),
+        (
+            time < 0,
+            (
+                "a negative time_years. Events before the mammogram are history, not outcomes:"
+                " correct the time or remove the line."
+            ),
+        ),
+        (
+            np.isfinite(time) & (time > LONGEST_YEARS),
+            (
+                f"a time_years above {LONGEST_YEARS:.0f}. If these are days or months, divide them"
+                " into years."
+            ),
+        ),
+        (no_event, "no event. Write 0 (censored), 1 (outcome) or 2 (competing death)."),
+        (
+            ~no_event & ~code,
+            (
+                "an event code other than 0 (censored), 1 (outcome) and 2 (competing death)."
+                " Recode it."
+            ),
+        ),
+    )
+    complaints = [f"{at_lines(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
+    if not complaints and not np.any(event == 1):
+        complaints.append("no line has event 1, so there is no outcome to analyse.")
+    return complaints
+
+
+def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> list[str]:
+    age, area = values["age"], values["area_mm2"]
+    rules = (
+        (
+            ~((age >= AGES[0]) & (age <= AGES[1])),
+            f"no age between {AGES[0]:.0f} and {AGES[1]:.0f} years. Give the age at the mammogram.",
+        ),
+        (
+            ~np.isfinite(area),
+            (
+                "no area_mm2, or one that is not a number. Give mm² with a decimal point, and 0"
+                " where there is no calcification."
+            ),
+        ),
+        (area < 0, "a negative area_mm2. An area is 0 or more."),
+    )
+    return [f"{at_lines(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
