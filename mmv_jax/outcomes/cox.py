@@ -14,15 +14,9 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from mmv_jax.errors import UserError
+from mmv_jax.outcomes.newton import maximum
 
 Z95 = float(stats.norm.ppf(0.975))
-# a model that has a maximum needs about six; where a coefficient has none, each step only moves it
-# further
-MOST_STEPS = 25
-DECREMENT = 1e-12  # twice what the log likelihood could still gain
-# in standard deviations of the covariate: beyond, the likelihood is flat because it rises without
-# end
-LARGEST_ERROR = 100.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ def effect(name: str, coefficient: float, error: float, *, women: int, outcomes:
 @dataclass(frozen=True)
 class Proportionality:
     """Does the hazard ratio of a covariate change with time? A small p says yes. `global` is the
-    test of all at once.
+    test of all at once; the columns of a spline (`term_of`) are tested together.
     """
 
     name: str
@@ -89,10 +83,16 @@ def cox(
     time: Float[np.ndarray, "N"],
     outcome: Bool[np.ndarray, "N"],
     x: Mapping[str, Float[np.ndarray, "N"]],
+    *,
+    entry: Float[np.ndarray, "N"] | None = None,
 ) -> Cox:
     """Maximises the partial likelihood by Newton's method, halving a step that would lower it.
 
     Cost: that of sorting, and N P² a step.
+
+    Args:
+      entry: when each woman came under observation (delayed entry): she is at risk after it, up to
+        and with her own time. None is 0 for all.
     Raises:
       UserError: there is no maximum: a covariate separates those with the outcome from the others.
     """
@@ -103,37 +103,30 @@ def cox(
             f"The Cox model of {', '.join(x)} has a covariate that is the same for all. Adjust for"
             " fewer."
         )
-    likelihood = _Efron(time, outcome, (columns - columns.mean(axis=0)) / scale)
-    beta = np.zeros(columns.shape[1])
-    state = likelihood.at(beta)
-    for _ in range(MOST_STEPS):
-        try:
-            step = np.linalg.solve(state.information(), state.score())
-        except np.linalg.LinAlgError:
-            break
-        if state.score() @ step < DECREMENT:
-            covariance = np.linalg.inv(state.information())
-            if np.diag(covariance).max() > LARGEST_ERROR**2:
-                break
-            tests = _proportionality(tuple(x), state)
-            return Cox(
-                names=tuple(x),
-                log_ratios=beta / scale,
-                covariance=covariance / np.outer(scale, scale),
-                log_likelihood=state.log_likelihood,
-                women=len(time),
-                outcomes=int(outcome.sum()),
-                proportionality=tests,
-            )
-        following = likelihood.at(beta + step)
-        while not following.log_likelihood > state.log_likelihood and np.abs(step).max() > 1e-12:
-            step = step / 2
-            following = likelihood.at(beta + step)
-        beta, state = beta + step, following
-    raise UserError(
-        f"The Cox model of {', '.join(x)} does not converge: a covariate separates the outcomes."
-        " Adjust for fewer."
+    standard = (columns - columns.mean(axis=0)) / scale
+    beta, state = maximum(_Efron(time, outcome, standard, entry).at, len(scale))
+    if state is None:
+        raise UserError(
+            f"The Cox model of {', '.join(x)} does not converge: a covariate separates the"
+            " outcomes. Adjust for fewer."
+        )
+    covariance = np.linalg.inv(state.information())
+    return Cox(
+        names=tuple(x),
+        log_ratios=beta / scale,
+        covariance=covariance / np.outer(scale, scale),
+        log_likelihood=state.log_likelihood,
+        women=len(time),
+        outcomes=int(outcome.sum()),
+        proportionality=_proportionality(tuple(x), state),
     )
+
+
+def term_of(name: str) -> str:
+    """The covariate that a column belongs to: those of a spline of `age` are `age`, `age'`,
+    `age''`, as Harrell names them.
+    """
+    return name.rstrip("'")
 
 
 def _proportionality(names: tuple[str, ...], state: "_State") -> tuple[Proportionality, ...]:
@@ -148,31 +141,34 @@ def _proportionality(names: tuple[str, ...], state: "_State") -> tuple[Proportio
     score = trend @ state.residuals()
     information, crossed, squared = (state.information(trend**power) for power in (0, 1, 2))
     of_score = squared - crossed @ np.linalg.solve(information, crossed)
-    # One covariate's trend alone: the others keep their constant coefficients, so only the diagonal
-    # counts. A covariate that varies among the women at risk of one outcome only has no trend: its
+    # A covariate that varies among the women at risk of one outcome only has no trend: its
     # chi-square is 0.
     size = np.diag(squared)
-    free = np.diag(of_score) > 1e-9 * size
-    alone = np.where(free, score**2 / np.where(free, np.diag(of_score), 1.0), 0.0)
     normed = of_score / np.sqrt(np.outer(size, size) + np.finfo(float).tiny)
-    df = int(np.linalg.matrix_rank(normed, tol=1e-9, hermitian=True))
-    together = float(score @ np.linalg.pinv(of_score, rcond=1e-9, hermitian=True) @ score)
-    found = [
-        Proportionality(name, float(chi2), 1, float(stats.chi2.sf(chi2, 1)))
-        for name, chi2 in zip(names, alone)
-    ]
-    return (
-        *found,
-        Proportionality("global", together, df, float(stats.chi2.sf(together, df)) if df else 1.0),
-    )
+    terms: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        terms.setdefault(term_of(name), []).append(i)
+    terms["global"] = list(range(len(names)))
+    found = []
+    for term, of in terms.items():
+        # one term's trend alone: the others keep their constant coefficients, so only its own
+        # block counts
+        block = np.ix_(of, of)
+        free = np.diag(of_score)[of] > 1e-9 * size[of]
+        df = int(np.linalg.matrix_rank(normed[block], tol=1e-9, hermitian=True)) if any(free) else 0
+        inverse = np.linalg.pinv(of_score[block], rcond=1e-9, hermitian=True)
+        chi2 = float(score[of] @ inverse @ score[of]) if df else 0.0
+        p = float(stats.chi2.sf(chi2, df)) if df else 1.0
+        found.append(Proportionality(term, chi2, df, p))
+    return tuple(found)
 
 
 class _Efron:
-    """The risk sets of a cohort, latest time first, so that each is a prefix; the k-th of d tied
-    outcomes faces k/d less of the tied.
+    """The risk sets of a cohort, latest time first, so that each is a prefix, less the prefix of
+    those who enter later; the k-th of d tied outcomes faces k/d less of the tied.
     """
 
-    def __init__(self, time, outcome, x):
+    def __init__(self, time, outcome, x, entry=None):
         order = np.argsort(-time, kind="stable")
         self.time, self.x = time[order], x[order]
         self.events = np.flatnonzero(outcome[order])
@@ -186,12 +182,14 @@ class _Efron:
         self.size = size
         # the latest outcome that each woman was at risk of
         self.from_event = np.searchsorted(-at, -self.time, side="left")
-        times, place = np.unique(time, return_inverse=True)
-        at_risk = np.bincount(place)[::-1].cumsum()[::-1]
-        survival = np.concatenate(
-            [[1.0], np.cumprod(1 - np.bincount(place[outcome], minlength=len(times)) / at_risk)]
-        )
-        self.risen = 1 - survival[np.searchsorted(times, at)]  # 1 - S(t-) at each outcome
+        self.entry = None if entry is None or not entry.any() else entry[order]
+        if self.entry is not None:
+            self.by_entry = np.argsort(-self.entry, kind="stable")
+            # how many have not entered before each outcome; the first outcome, of those from the
+            # latest on, that was before each woman's entry or at it
+            self.outside = np.searchsorted(-self.entry[self.by_entry], -at, side="right")
+            self.to_event = np.searchsorted(-at, -self.entry, side="left")
+        self.risen = 1 - _survival_before(time, outcome, entry, at)
 
     def at(self, beta):
         return _State(self, beta)
@@ -199,6 +197,25 @@ class _Efron:
     def tied(self, values):
         """Sums over the outcomes of one time, given back to each of them."""
         return np.add.reduceat(values, self.first, axis=0)[self.tie]
+
+    def at_risk(self, values):
+        """Sums over the women at risk at each outcome."""
+        sums = np.cumsum(values, axis=0)[self.last]
+        if self.entry is None:
+            return sums
+        later = np.cumsum(values[self.by_entry], axis=0)
+        return sums - np.concatenate([np.zeros_like(later[:1]), later])[self.outside]
+
+
+def _survival_before(time, outcome, entry, when):
+    """The Kaplan–Meier curve just before each time of `when`."""
+    times, place = np.unique(time, return_inverse=True)
+    at_risk = np.bincount(place)[::-1].cumsum()[::-1]
+    if entry is not None:
+        at_risk = at_risk - (len(entry) - np.searchsorted(np.sort(entry), times, side="left"))
+    happened = np.bincount(place[outcome], minlength=len(times))
+    survival = np.concatenate([[1.0], np.cumprod(1 - happened / at_risk)])
+    return survival[np.searchsorted(times, when)]
 
 
 class _State:
@@ -209,14 +226,11 @@ class _State:
         linear = data.x @ beta
         shift = linear.max()
         self.risk = np.exp(linear - shift)
-        self.total = np.cumsum(self.risk)[data.last] - data.share * data.tied(
-            self.risk[data.events]
-        )
-        self.log_likelihood = float(np.sum(linear[data.events] - shift - np.log(self.total)))
+        self.total = data.at_risk(self.risk) - data.share * data.tied(self.risk[data.events])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.log_likelihood = float(np.sum(linear[data.events] - shift - np.log(self.total)))
         weighted = self.risk[:, None] * data.x
-        sums = np.cumsum(weighted, axis=0)[data.last] - data.share[:, None] * data.tied(
-            weighted[data.events]
-        )
+        sums = data.at_risk(weighted) - data.share[:, None] * data.tied(weighted[data.events])
         self.mean = sums / self.total[:, None]
 
     def score(self):
@@ -234,6 +248,8 @@ class _State:
         # sums over this outcome and all earlier in time
         later = np.concatenate([np.cumsum(each[::-1])[::-1], [0.0]])
         expected = later[data.from_event]
+        if data.entry is not None:
+            expected = expected - later[data.to_event]
         expected[data.events] -= data.tied(data.share * each)
         second = (data.x * (self.risk * expected)[:, None]).T @ data.x
         return second - (self.mean * (weight * np.ones(len(each)))[:, None]).T @ self.mean

@@ -1,12 +1,11 @@
 """Fine and Gray's model of an outcome that death competes with. Axes: N women, P covariates, T
 distinct times of the outcome.
 
-The coefficients are surpyval's. Its standard errors are those of the inverse information, which
-take the censoring weights as known; here they are Fine and Gray's own, as R's `cmprsk::crr` gives
-them.
+Our own, with surpyval, comprisk and R as oracles in the tests: surpyval knows no delayed entry, and
+its standard errors take the censoring weights as known; here they are Fine and Gray's own, as R's
+`cmprsk::crr` gives them.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,8 +14,7 @@ from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cox import Effect, effect
-
-LARGEST_RANGE = 600.0  # of log hazards: beyond, their exponentials leave what a float can hold
+from mmv_jax.outcomes.newton import maximum
 
 
 @dataclass(frozen=True)
@@ -58,151 +56,201 @@ def fine_gray(
     time: Float[np.ndarray, "N"],
     event: Int[np.ndarray, "N"],
     x: Mapping[str, Float[np.ndarray, "N"]],
+    *,
+    entry: Float[np.ndarray, "N"] | None = None,
 ) -> FineGray:
     """Subdistribution hazard ratios of outcome 1, where 2 competes and 0 is censored.
 
+    Args:
+      entry: when each woman came under observation. A woman who died of another cause then stays
+        with the weight of those who would have entered by then and not been censored; the standard
+        errors take these weights as known.
     Source: Fine and Gray, J Am Stat Assoc 1999, the weighted estimating equation; ties as Breslow,
-      an outcome before a censoring of the same time.
+      an outcome before a censoring of the same time. Delayed entry: Geskus, Biometrics 2011, as R's
+      `survival::finegray`.
     Raises:
-      UserError: the model does not converge, or surpyval is not installed.
+      UserError: the model does not converge.
     """
     z = np.stack(list(x.values()), axis=1)
-    means = z.mean(axis=0)
-    z = z - means
-    log_ratios = _fit(time, event, z, tuple(x))
-    sums = _RiskSets(time, event, z, log_ratios)
-    bread = np.linalg.inv(sums.information())
-    scores = sums.scores()
-    covariance = bread @ (scores.T @ scores) @ bread
+    means, scale = z.mean(axis=0), z.std(axis=0)
+    if not scale.all():
+        raise UserError(
+            f"The Fine–Gray model of {', '.join(x)} has a covariate that is the same for all."
+            " Adjust for fewer."
+        )
+    sets = _RiskSets(time, event, (z - means) / scale, entry)
+    beta, state = maximum(sets.at, len(scale))
+    if state is None:
+        raise UserError(
+            f"The Fine–Gray model of {', '.join(x)} does not converge: a covariate separates the"
+            " outcomes, or has values far outside the others. Correct it, or adjust for fewer."
+        )
+    bread = np.linalg.inv(state.information())
+    scores = state.scores()
+    covariance = bread @ (scores.T @ scores) @ bread / np.outer(scale, scale)
+    log_ratios = beta / scale
     return FineGray(
         names=tuple(x),
         log_ratios=log_ratios,
         covariance=covariance,
         means=means,
-        time=sums.at,
-        hazard=np.cumsum(sums.step),
+        time=sets.at_times,
+        hazard=np.cumsum(state.step),
         women=len(time),
         outcomes=int(np.sum(event == 1)),
     )
 
 
 def censoring_survival(
-    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], when: Float[np.ndarray, "W"]
+    time: Float[np.ndarray, "N"],
+    event: Int[np.ndarray, "N"],
+    when: Float[np.ndarray, "W"],
+    *,
+    entry: Float[np.ndarray, "N"] | None = None,
 ) -> Float[np.ndarray, "W"]:
     """G(t-): the probability of not being censored before each time of `when` (Kaplan–Meier of the
     censoring).
     """
     times, place = np.unique(time, return_inverse=True)
     at_risk = np.bincount(place)[::-1].cumsum()[::-1]
-    survival = np.concatenate(
-        [[1.0], np.cumprod(1 - np.bincount(place[event == 0], minlength=len(times)) / at_risk)]
-    )
+    if entry is not None:
+        at_risk = at_risk - (len(entry) - np.searchsorted(np.sort(entry), times, side="left"))
+    censored = np.bincount(place[event == 0], minlength=len(times))
+    survival = np.concatenate([[1.0], np.cumprod(1 - censored / at_risk)])
     return survival[np.searchsorted(times, when, side="left")]
 
 
-def _fit(time, event, z, names) -> np.ndarray:
-    try:
-        import surpyval
-    except ImportError as error:
-        raise UserError(
-            "Fine–Gray models need surpyval: pip install 'mmv_jax[survival]'."
-        ) from error
-    labels = np.array([None, 1, 2], dtype=object)[event]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what surpyval warns of here stands in `maximum`
-        fit = surpyval.FineGray.fit(time, z, labels, event=1, center=True)
-    if fit.maximum != "verified" or not np.isfinite(fit.beta).all():
-        raise UserError(
-            f"The Fine–Gray model of {', '.join(names)} does not converge: a covariate separates"
-            " the outcomes. Adjust for fewer."
-        )
-    if np.ptp(z @ fit.beta) > LARGEST_RANGE:
-        raise UserError(
-            f"The Fine–Gray model of {', '.join(names)} has women far outside the others. Correct"
-            " such a covariate, or give its logarithm."
-        )
-    return np.asarray(fit.beta, float)
+def entered_before(
+    time: Float[np.ndarray, "N"], entry: Float[np.ndarray, "N"], when: Float[np.ndarray, "W"]
+) -> Float[np.ndarray, "W"]:
+    """H(t-): the probability of having come under observation before each time of `when`.
+
+    Kaplan–Meier in reversed time: of those who are followed beyond s, some entered at s.
+    """
+    times, arrived = np.unique(entry, return_counts=True)
+    followed = np.searchsorted(np.sort(entry), times, side="right") - np.searchsorted(
+        np.sort(time), times, side="right"
+    )
+    later = np.cumprod((1 - arrived / followed)[::-1])[::-1]  # none of them enters from here on
+    return np.concatenate([later, [1.0]])[np.searchsorted(times, when, side="left")]
 
 
 class _RiskSets:
-    """Sums over the weighted risk sets. A woman is at risk until her own time; one who died of
-    another cause at T stays, with weight G(t-) / G(T-).
+    """The weighted risk sets. A woman is at risk from her entry until her own time; one who died of
+    another cause at T stays, with weight G(t-) H(t-) / (G(T-) H(T-)).
 
     All sums over pairs (woman, time) come from cumulative sums along the sorted times, so the work
     is that of sorting.
     """
 
-    def __init__(self, time, event, z, log_ratios):
+    def __init__(self, time, event, z, entry=None):
         order = np.argsort(time, kind="stable")
-        self.order, self.time, self.event, self.z = order, time[order], event[order], z[order]
-        self.risk = np.exp(self.z @ log_ratios)
-        self.at, outcomes = np.unique(self.time[self.event == 1], return_counts=True)
-        self.g = censoring_survival(time, event, self.at)
+        self.time, self.event, self.z = time[order], event[order], z[order]
+        self.at_times, self.outcomes = np.unique(self.time[self.event == 1], return_counts=True)
+        late = entry is not None and bool(entry.any())
+        self.g = censoring_survival(time, event, self.at_times, entry=entry if late else None)
         died = self.event == 2
-        # 1 / G(T-) of those who stay
-        self.kept = np.where(died, 1 / censoring_survival(time, event, self.time), 0.0) * died
-        first = np.searchsorted(self.time, self.at, side="left")
-        s0 = self._weighted(self.risk, first)
-        self.mean = self._weighted(self.risk[:, None] * self.z, first) / s0[:, None]
-        self.step = outcomes / s0
-        self.outcomes = outcomes
+        own = censoring_survival(time, event, self.time, entry=entry if late else None)
+        if late:
+            self.g = self.g * entered_before(time, entry, self.at_times)
+            own = own * entered_before(time, entry, self.time)
+        # of those who stay
+        self.kept = np.where(died, 1 / np.where(died, own, 1.0), 0.0)
+        self.first = np.searchsorted(self.time, self.at_times, side="left")
         # outcomes' times up to and with the woman's own
-        self.until = np.searchsorted(self.at, self.time, side="right")
+        self.until = np.searchsorted(self.at_times, self.time, side="right")
+        self.entry = entry[order] if late else None
+        if late:
+            self.by_entry = np.argsort(-self.entry, kind="stable")
+            self.outside = np.searchsorted(-self.entry[self.by_entry], -self.at_times, side="right")
+            self.since = np.searchsorted(self.at_times, self.entry, side="right")
 
-    def _weighted(self, values, first):
+    def at(self, beta):
+        return _FineGrayState(self, beta)
+
+    def weighted(self, values):
         """Sum over women of weight × values, at each outcome's time."""
-        own = _from_zero(values[::-1])[::-1][first]  # all whose time is not before
-        kept = self.kept if values.ndim == 1 else self.kept[:, None]
-        g = self.g if values.ndim == 1 else self.g[:, None]
-        return own + g * _from_zero(values * kept)[first]
+        own = _from_zero(values[::-1])[::-1][self.first]  # all whose time is not before
+        if self.entry is not None:
+            own = own - _from_zero(values[self.by_entry])[self.outside]
+        kept, g = (_column(x, values) for x in (self.kept, self.g))
+        return own + g * _from_zero(values * kept)[self.first]
 
-    def _integrals(self, step):
+    def integrals(self, step):
         """Per woman: the integral of her weight against `step` over time."""
-        own, weighted = (
-            _from_zero(step),
-            _from_zero(step * (self.g if step.ndim == 1 else self.g[:, None])),
-        )
-        kept = self.kept if step.ndim == 1 else self.kept[:, None]
-        return own[self.until] + kept * (weighted[-1] - weighted[self.until])
+        own, weighted = _from_zero(step), _from_zero(step * _column(self.g, step))
+        mine = own[self.until] - (own[self.since] if self.entry is not None else 0.0)
+        return mine + _column(self.kept, step) * (weighted[-1] - weighted[self.until])
+
+
+class _FineGrayState:
+    """The weighted likelihood and its derivatives at one `beta`."""
+
+    def __init__(self, sets, beta):
+        self.sets = sets
+        linear = sets.z @ beta
+        shift = linear.max()
+        risk = np.exp(linear - shift)
+        s0 = sets.weighted(risk)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            logs = np.log(s0)
+            self.log_likelihood = float(
+                np.sum(linear[sets.event == 1] - shift) - np.sum(sets.outcomes * logs)
+            )
+        self.mean = sets.weighted(risk[:, None] * sets.z) / s0[:, None]
+        self.risk = risk * np.exp(shift)
+        self.step = sets.outcomes / (s0 * np.exp(shift))
+
+    def score(self):
+        sets = self.sets
+        return sets.z[sets.event == 1].sum(axis=0) - sets.outcomes @ self.mean
 
     def information(self):
-        expected = self.risk * self._integrals(self.step)
-        return (self.z * expected[:, None]).T @ self.z - (
-            self.mean * self.outcomes[:, None]
+        sets = self.sets
+        expected = self.risk * sets.integrals(self.step)
+        return (sets.z * expected[:, None]).T @ sets.z - (
+            self.mean * sets.outcomes[:, None]
         ).T @ self.mean
 
     def scores(self):
         """Each woman's influence on the score [N, P]: her own part, and that through the estimated
         censoring weights.
         """
-        expected = self.risk * self._integrals(self.step)
+        sets = self.sets
+        expected = self.risk * sets.integrals(self.step)
         own = (
-            self.risk[:, None] * self._integrals(self.mean * self.step[:, None])
-            - expected[:, None] * self.z
+            self.risk[:, None] * sets.integrals(self.mean * self.step[:, None])
+            - expected[:, None] * sets.z
         )
-        had = np.flatnonzero(self.event == 1)
-        own[had] += self.z[had] - self.mean[self.until[had] - 1]
-        return own + self._through_censoring()
+        had = np.flatnonzero(sets.event == 1)
+        own[had] += sets.z[had] - self.mean[sets.until[had] - 1]
+        return own if sets.entry is not None else own + self._through_censoring()
 
     def _through_censoring(self):
         """The integral of q(u) / π(u) over the woman's censoring martingale, of which only deaths
         of other causes before u make q.
         """
-        times, place = np.unique(self.time, return_inverse=True)
+        sets = self.sets
+        times, place = np.unique(sets.time, return_inverse=True)
         at_risk = np.bincount(place)[::-1].cumsum()[::-1]
-        censored = np.bincount(place[self.event == 0], minlength=len(times))
-        until = np.searchsorted(self.time, times, side="left")  # deaths before u
-        later = np.searchsorted(self.at, times, side="left")  # outcomes from u on
-        weight = self.risk * self.kept
-        zsum, wsum = _from_zero(weight[:, None] * self.z)[until], _from_zero(weight)[until]
-        step = self.g * self.step
+        censored = np.bincount(place[sets.event == 0], minlength=len(times))
+        until = np.searchsorted(sets.time, times, side="left")  # deaths before u
+        later = np.searchsorted(sets.at_times, times, side="left")  # outcomes from u on
+        weight = self.risk * sets.kept
+        zsum, wsum = _from_zero(weight[:, None] * sets.z)[until], _from_zero(weight)[until]
+        step = sets.g * self.step
         left, left_mean = (
             sums[-1] - sums[later]
             for sums in (_from_zero(step), _from_zero(step[:, None] * self.mean))
         )
         ratio = (zsum * left[:, None] - wsum[:, None] * left_mean) / at_risk[:, None]
         compensator = np.cumsum(ratio * (censored / at_risk)[:, None], axis=0)
-        return np.where((self.event == 0)[:, None], ratio[place], 0.0) - compensator[place]
+        return np.where((sets.event == 0)[:, None], ratio[place], 0.0) - compensator[place]
+
+
+def _column(values, like):
+    """The values, ready to multiply rows of `like`."""
+    return values if like.ndim == 1 else values[:, None]
 
 
 def _from_zero(values):

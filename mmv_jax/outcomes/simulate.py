@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from mmv_jax.outcomes.cohort import SEVERITIES, Cohort, severity
 from mmv_jax.outcomes.cox import Z95, Cox, cox
 from mmv_jax.outcomes.fine_gray import fine_gray
+from mmv_jax.outcomes.spline import knots_for, restricted_cubic
 
 # mild, moderate, severe: the middle of the two health systems' adjusted ratios (arXiv 2503.14550)
 HAZARD_RATIOS = (1.2, 1.4, 2.1)
@@ -26,6 +27,7 @@ def simulate_cohort(
     confounding: float = 0.09,
     death_at_60: float = 0.006,
     years: float = 12.0,
+    bent: bool = False,
 ) -> Cohort:
     """A screening cohort whose outcome and competing death have proportional Weibull hazards.
 
@@ -36,6 +38,8 @@ def simulate_cohort(
     Args:
       hazard_ratios: of mild, moderate and severe against zero, for the outcome.
       per_mm2: the hazard ratio of one mm² more, in place of the categories' ratios.
+      bent: the log hazard of the outcome bends with age as in the pooled cohort equations; otherwise
+        it is linear.
       death_at_60: hazard of competing death in the first year of a woman of 60 without risk
         factors, per year.
     """
@@ -44,7 +48,8 @@ def simulate_cohort(
     sbp = 125.0 + 0.45 * (age - 57.0) + rng.normal(0.0, 15.0, women)
     diabetes, smoker = rng.random(women) < 0.09, rng.random(women) < 0.12
     area = _area_mm2(rng, age, confounding)
-    risk = 0.065 * (age - 60.0) + 0.012 * (sbp - 125.0) + 0.6 * diabetes + 0.55 * smoker
+    of_age = _pooled_cohort_age(age) if bent else 0.065 * (age - 60.0)
+    risk = of_age + 0.012 * (sbp - 125.0) + 0.6 * diabetes + 0.55 * smoker
     effect = (
         np.log(np.array([1.0, *hazard_ratios]))[severity(area)]
         if per_mm2 is None
@@ -108,6 +113,15 @@ def _area_mm2(rng: np.random.Generator, age: np.ndarray, confounding: float) -> 
     return np.where(present, rng.lognormal(2.2 + 0.02 * (age - 57.0), 1.0, len(age)), 0.0)
 
 
+def _pooled_cohort_age(age: np.ndarray) -> np.ndarray:
+    """The log hazard of white women by age in the pooled cohort equations, at a total cholesterol
+    of 213 and HDL of 50 mg/dL, against 60 years.
+    """
+    log, at_60 = np.log(age), np.log(60.0)
+    slope = -29.799 - 3.114 * np.log(213.0) + 3.149 * np.log(50.0)
+    return slope * (log - at_60) + 4.884 * (log**2 - at_60**2)
+
+
 def _weibull(
     rng: np.random.Generator, rate: float, shape: float, log_hazard: np.ndarray
 ) -> np.ndarray:
@@ -129,19 +143,22 @@ class Coverage:
     error: float
 
 
-def cox_coverage(cohorts: int, women: int) -> list[Coverage]:
+def cox_coverage(cohorts: int, women: int, *, bent: bool = False) -> list[Coverage]:
     """Adjusted hazard ratios of mild, moderate and severe calcification, and per mm² in cohorts
-    whose hazard is so made.
+    whose hazard is so made; age enters as a spline.
+
+    Args:
+      bent: as in `simulate_cohort`.
     """
     levels = SEVERITIES[1:]
     estimates, errors = [], []
     for seed in range(cohorts):
-        cohort = simulate_cohort(women, seed)
+        cohort = simulate_cohort(women, seed, bent=bent)
         group = severity(cohort.area_mm2)
         by_severity = _adjusted(
             cohort, {level: (group == i).astype(float) for i, level in enumerate(levels, 1)}
         )
-        cohort = simulate_cohort(women, seed, per_mm2=PER_MM2)
+        cohort = simulate_cohort(women, seed, per_mm2=PER_MM2, bent=bent)
         by_area = _adjusted(cohort, {"per_mm2": cohort.area_mm2})
         of_interest = [(by_severity, slice(0, 3)), (by_area, slice(0, 1))]
         estimates.append(np.concatenate([fit.log_ratios[of] for fit, of in of_interest]))
@@ -152,11 +169,10 @@ def cox_coverage(cohorts: int, women: int) -> list[Coverage]:
 
 
 def _adjusted(cohort: Cohort, calcification: dict[str, np.ndarray]) -> Cox:
-    return cox(
-        cohort.time_years,
-        cohort.event == 1,
-        calcification | {name: cohort.column(name) for name in ADJUST},
-    )
+    outcome = cohort.event == 1
+    age = restricted_cubic("age", cohort.age, knots_for(cohort.age, int(outcome.sum())))
+    others = {name: cohort.column(name) for name in ADJUST if name != "age"}
+    return cox(cohort.time_years, outcome, calcification | age | others)
 
 
 def fine_gray_coverage(simulations: int, women: int) -> list[Coverage]:

@@ -1,19 +1,22 @@
-"""Curves of a cohort, and whether they differ. Axes: N women, T times of a curve, W times asked
-for.
+"""Curves of a cohort, and what they say in one number. Axes: N women, T times of a curve, W times
+asked for.
 
-Kaplan–Meier and log-rank are lifelines'; cumulative incidence is our own, because lifelines breaks
-tied times by random jitter.
+Our own, with lifelines and R as oracles in the tests: lifelines breaks tied times of competing
+causes by random jitter, and counts a woman who enters at the time of an outcome as at risk of it.
+A woman who comes under observation late (`entry`) is at risk after it, up to and with her own time.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from scipy import stats
 
-from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cox import Z95
+
+Entry = Float[np.ndarray, "N"] | None
 
 
 @dataclass(frozen=True)
@@ -47,25 +50,33 @@ class Curve:
 
 
 def kaplan_meier(
-    time: Float[np.ndarray, "N"], outcome: Bool[np.ndarray, "N"], *, name: str = ""
+    time: Float[np.ndarray, "N"],
+    outcome: Bool[np.ndarray, "N"],
+    *,
+    entry: Entry = None,
+    name: str = "",
 ) -> Curve:
     """Survival without the outcome, from time 0; Greenwood's variance on the log(-log) scale."""
-    fitter = lifelines().KaplanMeierFitter().fit(time, outcome)
-    interval = fitter.confidence_interval_survival_function_.to_numpy(float)
-    survival = fitter.survival_function_.iloc[:, 0]
-    # no interval before the first outcome
-    low, high = np.where(np.isnan(interval), survival.to_numpy()[:, None], interval).T
-    return Curve(
-        name=name,
-        time=survival.index.to_numpy(float),
-        value=survival.to_numpy(float),
-        low=low,
-        high=high,
-    )
+    times, at_risk, happened, _ = counts(time, outcome.astype(int), entry=entry)
+    value = np.cumprod(1 - happened / at_risk)
+    # at 0 and at 1 there is no interval
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        variance = np.cumsum(happened / (at_risk * (at_risk - happened)))
+        half = Z95 * np.sqrt(variance) / np.abs(np.log(value))
+        low, high = value ** np.exp(half), value ** np.exp(-half)
+    inside = (value > 0) & (value < 1)
+    low, high = (np.where(inside, bound, value) for bound in (low, high))
+    start = [np.concatenate([[at], x]) for at, x in zip((0, 1, 1, 1), (times, value, low, high))]
+    return Curve(name, *start)
 
 
 def cumulative_incidence(
-    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], *, cause: int = 1, name: str = ""
+    time: Float[np.ndarray, "N"],
+    event: Int[np.ndarray, "N"],
+    *,
+    cause: int = 1,
+    entry: Entry = None,
+    name: str = "",
 ) -> Curve:
     """Probability of `cause` by each time, where the other causes compete: the Aalen–Johansen
     estimator.
@@ -75,7 +86,7 @@ def cumulative_incidence(
     Source: the variance is the delta method's, as in R's `cmprsk::cuminc` (Aalen 1978); the
       interval is on the log(-log) scale.
     """
-    times, at_risk, of_cause, of_any = counts(time, event, cause)
+    times, at_risk, of_cause, of_any = counts(time, event, cause, entry=entry)
     alive = np.cumprod(1 - of_any / at_risk)
     before = np.concatenate([[1.0], alive[:-1]])
     # rounding may carry the sum beyond
@@ -94,46 +105,140 @@ def cumulative_incidence(
 
 
 def counts(
-    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], cause: int = 1
+    time: Float[np.ndarray, "N"],
+    event: Int[np.ndarray, "N"],
+    cause: int = 1,
+    *,
+    entry: Entry = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Distinct times, and at each: women at risk, events of `cause`, events of any cause."""
     times, place = np.unique(time, return_inverse=True)
-    leaving = np.bincount(place, minlength=len(times))
-    at_risk = leaving[::-1].cumsum()[::-1]
     of_cause = np.bincount(place[event == cause], minlength=len(times))
-    return times, at_risk, of_cause, np.bincount(place[event != 0], minlength=len(times))
+    of_any = np.bincount(place[event != 0], minlength=len(times))
+    return times, at_risk(time, times, entry=entry), of_cause, of_any
 
 
 def at_risk(
-    time: Float[np.ndarray, "N"], when: Sequence[float | int] | np.ndarray
+    time: Float[np.ndarray, "N"],
+    when: Sequence[float | int] | np.ndarray,
+    *,
+    entry: Entry = None,
 ) -> Int[np.ndarray, "W"]:
     """How many women are still followed just before each time of `when`: the line of numbers under
     a curve.
     """
-    return len(time) - np.searchsorted(np.sort(time), np.asarray(when, float), side="left")
+    when = np.asarray(when, float)
+    followed = len(time) - np.searchsorted(np.sort(time), when, side="left")
+    if entry is None:
+        return followed
+    # at 0 those are counted who are under observation from the start
+    outside = len(entry) - np.searchsorted(np.sort(entry), when, side="left")
+    return followed - np.where(when > 0, outside, np.sum(entry > 0))
+
+
+@dataclass(frozen=True)
+class RestrictedMean:
+    """The mean time without the outcome within `years`: the area under Kaplan–Meier's curve, and
+    its standard error.
+    """
+
+    years: float
+    value: float
+    error: float
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        return self.value - Z95 * self.error, self.value + Z95 * self.error
+
+    def __sub__(self, other: "RestrictedMean") -> "RestrictedMean":
+        """The difference of two means of different women."""
+        error = float(np.hypot(self.error, other.error))
+        return RestrictedMean(self.years, self.value - other.value, error)
+
+
+def restricted_mean(
+    time: Float[np.ndarray, "N"],
+    outcome: Bool[np.ndarray, "N"],
+    years: float,
+    *,
+    entry: Entry = None,
+) -> RestrictedMean:
+    """The mean of the time to the outcome, cut off at `years`.
+
+    Unlike a hazard ratio it means the same where hazards are not proportional.
+    Source: the variance is Greenwood's, as R's `print(survfit(...), rmean = years)` gives it.
+    """
+    times, at_risk, happened, _ = counts(time, outcome.astype(int), entry=entry)
+    survival = np.concatenate([[1.0], np.cumprod(1 - happened / at_risk)])
+    edges = np.minimum(np.concatenate([[0.0], times, [np.inf]]), years)
+    pieces = survival * np.diff(edges)
+    later = np.cumsum(pieces[::-1])[::-1][1:]  # the area beyond each time
+    left = at_risk - happened
+    term = np.where(left > 0, happened / (at_risk * np.maximum(left, 1)), 0.0)
+    return RestrictedMean(years, float(pieces.sum()), float(np.sqrt(np.sum(later**2 * term))))
+
+
+def median_follow_up(
+    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], *, entry: Entry = None
+) -> tuple[float, float, float]:
+    """The median follow-up and its 95 % interval, infinite where the curve does not get so far.
+
+    Kaplan–Meier's curve of the censoring, which outcomes and deaths end early (the reverse
+    Kaplan–Meier estimate): the mean of observed times would call a cohort of early deaths badly
+    followed.
+    Source: Schemper and Smith, Control Clin Trials 1996; the interval as R's `quantile(survfit)`.
+    """
+    curve = kaplan_meier(time, event == 0, entry=entry)
+    found = []
+    # there is no interval before the first censoring, where the curve is still 1
+    for values in (curve.value, np.where(curve.value < 1, curve.low, 1.0), curve.high):
+        below = np.flatnonzero(values <= 0.5 + 1e-12)
+        found.append(float(curve.time[below[0]]) if len(below) else float("inf"))
+    return found[0], found[1], found[2]
+
+
+class CurveTest(NamedTuple):
+    """A test whose hypothesis is that all groups have one curve."""
+
+    chi2: float
+    df: int
+    p: float
 
 
 def log_rank(
-    time: Float[np.ndarray, "N"], outcome: Bool[np.ndarray, "N"], group: Shaped[np.ndarray, "N"]
-) -> tuple[float, int, float]:
-    """Are the curves of the groups the same? The chi-square, its degrees of freedom, and p."""
-    lifelines()
-    from lifelines.statistics import multivariate_logrank_test
+    time: Float[np.ndarray, "N"],
+    outcome: Bool[np.ndarray, "N"],
+    group: Shaped[np.ndarray, "N"],
+    *,
+    entry: Entry = None,
+) -> CurveTest:
+    """Compares the hazards of the outcome (Mantel and Haenszel), as R's `survival::survdiff`."""
+    risk, happened = by_group(np.unique(time[outcome]), time, outcome, group, entry)
+    n, d = risk.sum(axis=1), happened.sum(axis=1)
+    share = risk / n[:, None]
+    score = np.sum(happened - d[:, None] * share, axis=0)
+    weight = d * (n - d) / np.maximum(n - 1, 1)
+    variance = np.diag(weight @ share) - (share * weight[:, None]).T @ share
+    return chi2_of(score, variance)
 
-    result = multivariate_logrank_test(time, group, outcome)
-    return float(result.test_statistic), len(np.unique(group)) - 1, float(result.p_value)
+
+def by_group(when, time, happened, group, entry=None) -> tuple[np.ndarray, np.ndarray]:
+    """Women at risk, and events, at each time of each group."""
+    risk, events = [], []
+    for name in np.unique(group):
+        own = group == name
+        late = None if entry is None else entry[own]
+        risk.append(at_risk(time[own], when, entry=late))
+        at = np.searchsorted(when, time[own & happened])
+        events.append(np.bincount(at, minlength=len(when)))
+    return np.stack(risk, axis=1).astype(float), np.stack(events, axis=1).astype(float)
 
 
-def lifelines() -> Any:
-    """The library, imported when it is first needed: that takes seconds."""
-    try:
-        import lifelines
-        import lifelines.exceptions
-    except ImportError as error:
-        raise UserError(
-            "Outcomes need lifelines, surpyval and pyprevent: pip install 'mmv_jax[survival]'."
-        ) from error
-    return lifelines
+def chi2_of(score: np.ndarray, variance: np.ndarray) -> CurveTest:
+    """The last group follows from the others."""
+    df = len(score) - 1
+    chi2 = float(score[:-1] @ np.linalg.pinv(variance[:-1, :-1], hermitian=True) @ score[:-1])
+    return CurveTest(chi2, df, float(stats.chi2.sf(chi2, df)) if df else 1.0)
 
 
 def _incidence_variance(at_risk, of_cause, of_any, *, before, value):
