@@ -4,7 +4,8 @@ ratios, without images.
   mmv evaluate --config experiments/eval_outcomes.py --config.cohort=FILE.csv --config.adjust=age,sbp,diabetes,smoker --workdir runs/outcomes
 
 The table has `patient_id, time_years, event, area_mm2, age` (event: 0 censored, 1 outcome, 2
-competing death) and any covariates. With `total_cholesterol, hdl, sbp, bp_treated, smoker,
+competing death) and any covariates; `entry_years` for delayed entry. Age enters as a restricted
+cubic spline; `splines="age,area"` adds the area as a curve. With `total_cholesterol, hdl, sbp, bp_treated, smoker,
 diabetes` the ASCVD risk is a comparator too, and with `bmi, egfr, statin` besides, PREVENT's.
 
 Paper:    adjusted hazard ratios of mild, moderate, severe 1.18-1.22, 1.38-1.47, 2.03-2.22 in
@@ -24,5 +25,6 @@ def get_config() -> ConfigDict:
             "adjust": "age",
             "thresholds": (0.0, 10.0, 25.0),
             "horizons": (5.0, 10.0),
+            "splines": "age",
         }
     )

@@ -143,7 +143,7 @@ def cohort_keys() -> dict[str, Key]:
     from mmv_jax.outcomes.run import evaluate_cohort
 
     own = keys_of(evaluate_cohort)
-    names = ("adjust", "thresholds", "horizons")
+    names = ("adjust", "thresholds", "horizons", "splines")
     table = Key(kind=str, meaning="A CSV file of women, areas and outcomes.")
     return {"cohort": table} | {name: Key(meaning=own[name].meaning) for name in names}
 

@@ -1,5 +1,5 @@
 """The whole analysis of a cohort: from calcified areas to hazard ratios, and what they add to a
-woman's known risk. Axis: N women.
+woman's known risk. Axes: N women, G severities, W times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cohort import (
     SEVERITIES,
     THRESHOLDS_MM2,
@@ -20,19 +21,36 @@ from mmv_jax.outcomes.cohort import (
 from mmv_jax.outcomes.cox import Effect, Proportionality
 from mmv_jax.outcomes.describe import Group, group_of
 from mmv_jax.outcomes.discrimination import Estimate
+from mmv_jax.outcomes.gray import gray
+from mmv_jax.outcomes.imputation import imputed_ratios
 from mmv_jax.outcomes.prediction import Added, added_worth
 from mmv_jax.outcomes.ratios import (
+    AREA,
+    Effects,
+    Women,
+    age_interaction,
+    area_curve,
     hazard_ratios,
-    indicators,
     levels_with_outcomes,
     ratios_beside_scores,
     ratios_by_age,
 )
 from mmv_jax.outcomes.risk import women_scores
-from mmv_jax.outcomes.survival import Curve, at_risk, cumulative_incidence, kaplan_meier, log_rank
+from mmv_jax.outcomes.survival import (
+    Curve,
+    CurveTest,
+    RestrictedMean,
+    at_risk,
+    cumulative_incidence,
+    kaplan_meier,
+    log_rank,
+    median_follow_up,
+    restricted_mean,
+)
 
 AGE_NAMES = {"<50": "under_50", "50–59": "50_59", "60–69": "60_69", "≥70": "from_70"}
 HORIZONS = (5.0, 10.0)
+SPLINES = ("age",)
 CURVE_POINTS = 400
 # years between the numbers at risk, of which at most eight fit under a curve
 AT_RISK_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -43,18 +61,31 @@ Columns = Mapping[str, Float[np.ndarray, "N"]]
 class Analysis:
     """What was found. `effects[task][level]` is a hazard ratio, level `mild`, `moderate`, `severe`
     or `per_mm2`; curves go by severity.
+
+    Attributes:
+      gray: the test of the incidences under competing death; None with delayed entry.
+      follow_up: the median and its 95 % interval, by the reverse Kaplan–Meier estimate.
+      restricted_means: by severity, at the longest horizon to which every severity is followed.
+      interaction: whether hazard ratios differ between the age bands; None where too few outcomes.
+      area_bends: whether the spline of the area bends, where one is asked for.
     """
 
     name: str
     adjust: tuple[str, ...]
+    splines: tuple[str, ...]
     groups: Sequence[Group]
     survival: Sequence[Curve]
     incidence: Sequence[Curve]
     at_risk_years: Sequence[float]
     at_risk: Int[np.ndarray, "G W"]
-    log_rank: tuple[float, int, float]
+    log_rank: CurveTest
+    gray: CurveTest | None
+    follow_up: tuple[float, float, float]
+    restricted_means: Mapping[str, RestrictedMean]
     effects: Mapping[str, Mapping[str, Effect]]
     by_age: Mapping[str, Mapping[str, Effect]]
+    interaction: CurveTest | None
+    area_bends: CurveTest | None
     proportionality: Sequence[Proportionality]
     added: Added
     notes: Sequence[str]
@@ -66,101 +97,76 @@ def analyse(
     adjust: Sequence[str] = ("age",),
     thresholds: Sequence[float | int] = THRESHOLDS_MM2,
     horizons: Sequence[float | int] = HORIZONS,
+    splines: Sequence[str] = SPLINES,
 ) -> Analysis:
     """Kaplan–Meier, Cox and Fine–Gray by severity and per mm², by age, and what calcification adds
     to the covariates' risk.
 
-    Every model is of the women who have every covariate of `adjust`; who is left out is told in
-    `notes`. About a minute for 116,135 women.
+    Every model is of the women who have every covariate of `adjust`, but those of the task
+    `cox_adjusted_imputed`; who is left out, and what could not be fitted, is told in `notes`. A
+    minute or two for 116,135 women.
 
     Args:
       adjust: names among "age" and the cohort's covariates.
       thresholds: areas in mm² above which calcification is mild, moderate and severe.
       horizons: years at which risk is predicted.
+      splines: which of `adjust` enter as restricted cubic splines; "area" adds the hazard ratio of
+        the area as a curve.
     Raises:
       UserError: a covariate, or the cohort, from which no model can be made.
     """
     names = cohort.names_of(adjust)
+    _check_splines(cohort, names, splines)
+    whole = cohort
     cohort, scores = _ready(cohort, names)
     group = severity(cohort.area_mm2, thresholds)
     levels, notes = levels_with_outcomes(cohort, group)
-    covariates = {name: cohort.column(name) for name in names}
-    effects, proportionality = hazard_ratios(cohort, group, levels, covariates)
-    by_score, score_notes = ratios_beside_scores(cohort, group, levels, scores)
-    by_age, age_notes = ratios_by_age(cohort, group, covariates)
-    added = added_worth(
-        time=cohort.time_years,
-        event=cohort.event,
-        covariates=covariates,
-        calcification=indicators(group, levels),
-        scores=scores,
-        horizons=[float(h) for h in horizons],
-    )
-    present = [i for i in range(len(SEVERITIES)) if np.any(group == i)]
+    women = Women(cohort=cohort, group=group, levels=levels, names=names, splines=tuple(splines))
+    effects, proportionality, fit_notes = hazard_ratios(women)
+    by_score, score_notes = ratios_beside_scores(women, scores)
+    by_age, age_notes = ratios_by_age(women)
+    interaction, interaction_notes = age_interaction(women)
+    imputed, imputed_notes = _imputed(whole, women, thresholds)
+    curve, area_bends, area_notes = _area(women)
+    added = _added(women, scores, [float(h) for h in horizons])
+    present = {SEVERITIES[i]: group == i for i in range(len(SEVERITIES)) if np.any(group == i)}
+    found_notes = (*notes, *fit_notes, *score_notes, *age_notes, *interaction_notes)
     return Analysis(
         name=cohort.name,
         adjust=tuple(adjust),
-        groups=[group_of(cohort, group == i, SEVERITIES[i], names) for i in present],
-        **_curves(cohort, {SEVERITIES[i]: group == i for i in present}),
-        log_rank=log_rank(cohort.time_years, cohort.event == 1, group),
-        effects=effects | by_score,
+        splines=tuple(splines),
+        groups=[group_of(cohort, mine, name, names) for name, mine in present.items()],
+        **_curves(cohort, present, horizons),
+        log_rank=log_rank(cohort.time_years, cohort.event == 1, group, entry=cohort.entry_years),
+        gray=None if _late(cohort) else gray(cohort.time_years, cohort.event, group),
+        follow_up=median_follow_up(cohort.time_years, cohort.event, entry=cohort.entry_years),
+        effects=effects | imputed | by_score | curve,
         by_age=by_age,
+        interaction=interaction,
+        area_bends=area_bends,
         proportionality=proportionality,
         added=added,
-        notes=(*cohort.notes, *notes, *score_notes, *age_notes, *added.notes),
+        notes=(*cohort.notes, *found_notes, *imputed_notes, *area_notes, *added.notes),
     )
 
 
-def _curves(cohort: Cohort, groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The curves of each group, and the numbers at risk under them."""
-    time, event = cohort.time_years, cohort.event
-    step = next(step for step in AT_RISK_STEPS if time.max() < 8 * step)
-    when = np.arange(0.0, max(time.max(), step) + 1e-9, step)
-    survival = [kaplan_meier(time[of], event[of] == 1, name=name) for name, of in groups.items()]
-    incidence = [
-        cumulative_incidence(time[of], event[of], name=name) for name, of in groups.items()
-    ]
-    return {
-        "survival": [curve.thinned(CURVE_POINTS) for curve in survival],
-        "incidence": [curve.thinned(CURVE_POINTS) for curve in incidence],
-        "at_risk_years": when.tolist(),
-        "at_risk": np.stack([at_risk(time[of], when) for of in groups.values()]),
-    }
-
-
-def metrics(analysis: Analysis) -> dict:
-    """The numbers in the form of `metrics.json`: task, level, metric.
-
-    The hazard ratios' tasks are those of `effects`, and `cox_adjusted_age_50_59` and so on;
-    `prediction` has the C-index and AUC of each risk, and `added_by_calcification` what they gain.
-    """
-    by_age = {
-        f"cox_adjusted_age_{AGE_NAMES[band]}": effects for band, effects in analysis.by_age.items()
-    }
-    ratios = {
-        task: {
-            level: {"hazard_ratio": {"value": e.hazard_ratio, "ci95": list(e.ci95), "n": e.women}}
-            for level, e in effects.items()
-        }
-        for task, effects in {**analysis.effects, **by_age}.items()
-    }
-    prediction = {
-        risk.name: (
-            {"c_index": _number(risk.concordance)}
-            | {f"auc_{h:g}_years": _number(value) for h, value in risk.auc.items()}
+def _check_splines(cohort: Cohort, names: Sequence[str], splines: Sequence[str]) -> None:
+    wrong = [name for name in splines if name not in (*names, AREA, *SPLINES)]
+    if wrong:
+        raise UserError(
+            f"splines names {', '.join(wrong)}, which adjust does not name, or whose cells are"
+            f" text. There are: {', '.join((*names, AREA))}."
         )
-        for risk in analysis.added.worth
-    }
-    added = {"covariates": {name: _number(value) for name, value in analysis.added.gain.items()}}
-    return (
-        ratios
-        | ({"prediction": prediction} if prediction else {})
-        | ({"added_by_calcification": added} if analysis.added.gain else {})
-    )
+    two = [name for name in splines if name in names and len(np.unique(cohort.column(name))) < 3]
+    if two:
+        raise UserError(
+            f"splines names {', '.join(two)}, which has two values: a spline needs a number. Take"
+            " it out of splines."
+        )
 
 
-def _number(estimate: Estimate) -> dict:
-    return {"value": estimate.value, "ci95": list(estimate.ci95), "n": estimate.n}
+def _late(cohort: Cohort) -> bool:
+    return cohort.entry_years is not None
 
 
 def _ready(cohort: Cohort, names: Sequence[str]) -> tuple[Cohort, Columns]:
@@ -169,3 +175,141 @@ def _ready(cohort: Cohort, names: Sequence[str]) -> tuple[Cohort, Columns]:
     kept = complete_cases(cohort, names).told(*notes)
     check_covariates(kept, names)
     return kept, {name: risk[np.isin(cohort.line, kept.line)] for name, risk in scores.items()}
+
+
+def _imputed(
+    whole: Cohort, women: Women, thresholds: Sequence[float | int]
+) -> tuple[Effects, list[str]]:
+    """The adjusted hazard ratios of all women, where complete cases are not all."""
+    if len(whole) == len(women.cohort):
+        return {}, []
+    everyone = Women(
+        cohort=whole,
+        group=severity(whole.area_mm2, thresholds),
+        levels=women.levels,
+        names=women.names,
+        splines=women.splines,
+    )
+    effects, notes = imputed_ratios(everyone)
+    return ({"cox_adjusted_imputed": effects} if effects else {}), notes
+
+
+def _area(women: Women) -> tuple[Effects, CurveTest | None, list[str]]:
+    """The spline of the area, where one is asked for."""
+    if AREA not in women.splines:
+        return {}, None, []
+    try:
+        curve, bends = area_curve(women)
+    except UserError as error:
+        return {}, None, [f"There is no curve of the area. {error}"]
+    return {"cox_area_spline": curve}, bends, []
+
+
+def _added(women: Women, scores: Columns, horizons: Sequence[float]) -> Added:
+    if _late(women.cohort):
+        return Added(
+            notes=(
+                "Gray's test and all predictions (C-index, AUC, reclassification, calibration) are"
+                " left out: with delayed entry they have no sound estimator here.",
+            )
+        )
+    return added_worth(
+        time=women.cohort.time_years,
+        event=women.cohort.event,
+        covariates=women.covariates(),
+        calcification=women.severities(),
+        scores=scores,
+        horizons=horizons,
+    )
+
+
+def _curves(
+    cohort: Cohort, groups: Mapping[str, np.ndarray], horizons: Sequence[float | int]
+) -> dict[str, Any]:
+    """The curves of each group, the numbers at risk under them, and the restricted means."""
+    time, event, late = cohort.time_years, cohort.event, cohort.entry_years
+    step = next(step for step in AT_RISK_STEPS if time.max() < 8 * step)
+    when = np.arange(0.0, max(time.max(), step) + 1e-9, step)
+    survival, incidence, left, means = [], [], [], {}
+    followed = min(float(time[of].max()) for of in groups.values())
+    years = [float(h) for h in horizons if h <= followed]
+    for name, of in groups.items():
+        t, e, entry = time[of], event[of], None if late is None else late[of]
+        survival.append(kaplan_meier(t, e == 1, entry=entry, name=name).thinned(CURVE_POINTS))
+        curve = cumulative_incidence(t, e, entry=entry, name=name)
+        incidence.append(curve.thinned(CURVE_POINTS))
+        left.append(at_risk(t, when, entry=entry))
+        if years:
+            means[name] = restricted_mean(t, e == 1, max(years), entry=entry)
+    return {
+        "survival": survival,
+        "incidence": incidence,
+        "at_risk_years": when.tolist(),
+        "at_risk": np.stack(left),
+        "restricted_means": means,
+    }
+
+
+def metrics(analysis: Analysis) -> dict:
+    """The numbers in the form of `metrics.json`: task, level, metric.
+
+    The hazard ratios' tasks are those of `effects`, and `cox_adjusted_age_50_59` and so on;
+    `prediction` has the C-index and AUC of each risk, and `added_by_calcification` what they gain;
+    `restricted_mean` the years without the outcome that a severity loses against zero, and
+    `follow_up` the median.
+    """
+    by_age = {
+        f"cox_adjusted_age_{AGE_NAMES[band]}": effects for band, effects in analysis.by_age.items()
+    }
+    found = {
+        task: {
+            level: {"hazard_ratio": _interval(e.hazard_ratio, e.ci95, e.women)}
+            for level, e in effects.items()
+        }
+        for task, effects in {**analysis.effects, **by_age}.items()
+    }
+    found |= _restricted(analysis)
+    women = sum(group.women for group in analysis.groups)
+    value, *bounds = analysis.follow_up
+    if np.isfinite(analysis.follow_up).all():
+        found["follow_up"] = {"all": {"median_years": _interval(value, bounds, women)}}
+    prediction = {
+        risk.name: (
+            {"c_index": _number(risk.concordance)}
+            | {f"auc_{h:g}_years": _number(value) for h, value in risk.auc.items()}
+        )
+        for risk in analysis.added.worth
+    }
+    added = {"covariates": {name: _number(value) for name, value in analysis.added.gain.items()}}
+    if prediction:
+        found["prediction"] = prediction
+    if analysis.added.gain:
+        found["added_by_calcification"] = added
+    return found
+
+
+def _restricted(analysis: Analysis) -> dict:
+    means = analysis.restricted_means
+    women = {group.name: group.women for group in analysis.groups}
+    lost = {
+        name: means["zero"] - mean
+        for name, mean in means.items()
+        if name != "zero" and "zero" in means
+    }
+    levels = {
+        name: {
+            f"years_lost_of_{mean.years:g}": _interval(
+                mean.value, mean.ci95, women["zero"] + women[name]
+            )
+        }
+        for name, mean in lost.items()
+    }
+    return {"restricted_mean": levels} if levels else {}
+
+
+def _interval(value: float, ci95: Sequence[float], n: int) -> Mapping:
+    return {"value": value, "ci95": list(ci95), "n": n}
+
+
+def _number(estimate: Estimate) -> Mapping:
+    return _interval(estimate.value, estimate.ci95, estimate.n)

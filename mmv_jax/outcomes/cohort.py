@@ -2,6 +2,8 @@
 
 A cohort is a CSV with `patient_id, time_years, event, area_mm2, age` and any covariates. `event` is
 0 (censored), 1 (the outcome) or 2 (death from another cause, which competes with the outcome).
+`entry_years`, where there is such a column, is when a woman came under observation (left
+truncation), in years from the mammogram as `time_years` is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.cohort_checks import check_age_and_area, check_follow_up, check_ids
+from mmv_jax.outcomes.cohort_checks import (
+    check_age_and_area,
+    check_entry,
+    check_follow_up,
+    check_ids,
+)
 from mmv_jax.outcomes.cohort_table import (
     REQUIRED,
     check_header,
@@ -20,9 +27,13 @@ from mmv_jax.outcomes.cohort_table import (
     missing_of,
     numbers_of,
     read_table,
+    without_codes,
 )
 
 SEVERITIES = ("zero", "mild", "moderate", "severe")
+ENTRY = "entry_years"
+SHOWN = 12  # names of columns in a note
+LONG_YEARS = 25.0  # a median follow-up beyond is told: it may be months
 THRESHOLDS_MM2 = (0.0, 10.0, 25.0)  # zero: 0, mild: up to 10, moderate: up to 25, severe: more
 
 
@@ -40,6 +51,7 @@ class Cohort:
       covariates: further columns as numbers, by name; NaN where the file has none. A text column
         has become one 0/1 column a level but the commonest, named `column=level`.
       notes: what a reader must be told: women left out, levels chosen as reference.
+      entry_years: when she came under observation; None where all did at the mammogram.
     """
 
     name: str
@@ -50,6 +62,7 @@ class Cohort:
     age: Float[np.ndarray, "N"]
     covariates: Mapping[str, Float[np.ndarray, "N"]]
     notes: tuple[str, ...] = ()
+    entry_years: Float[np.ndarray, "N"] | None = None
 
     def __len__(self) -> int:
         return len(self.time_years)
@@ -63,6 +76,7 @@ class Cohort:
         return replace(
             self,
             covariates={name: values[keep] for name, values in self.covariates.items()},
+            entry_years=None if self.entry_years is None else self.entry_years[keep],
             **columns,
         )
 
@@ -143,10 +157,13 @@ def read_cohort(
         # an unknown id is complained of below
         else np.array([areas.get(name, 0.0) for name in ids])
     )
+    late = ENTRY in header
+    values[ENTRY] = numbers_of(columns[ENTRY]) if late else np.zeros(len(lines))
     complaints = [
         *check_ids(ids, lines, areas),
         *check_follow_up(columns, values, lines),
         *check_age_and_area(values, lines),
+        *(check_entry(columns[ENTRY], values, lines) if late else ()),
     ]
     extra, notes, wrong = _adjusted_for(columns, covariates, lines)
     more, remarks = _known_where_given(
@@ -156,6 +173,8 @@ def read_cohort(
             if name in header and name not in (*covariates, *REQUIRED)
         }
     )
+    read = {*REQUIRED, ENTRY, *covariates, *also}
+    unread = [name for name in header if name not in read]
     if complaints := [*complaints, *wrong]:
         raise UserError("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
     cohort = Cohort(
@@ -167,8 +186,9 @@ def read_cohort(
         age=values["age"],
         covariates=extra | more,
         notes=(*notes, *remarks),
+        entry_years=values[ENTRY] if values[ENTRY].any() else None,
     )
-    return cohort.told(*_remarks(cohort, ids, areas))
+    return cohort.told(*_remarks(cohort, ids, areas, unread))
 
 
 def _adjusted_for(
@@ -191,15 +211,17 @@ def _known_where_given(
     columns: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Columns that nobody adjusts for, NaN where a cell is no number; notes of such cells."""
-    found, notes = {}, []
+    found: dict[str, np.ndarray] = {}
+    notes: list[str] = []
     for name, cells in columns.items():
         numbers = numbers_of(cells)
-        found[name] = np.where(np.isfinite(numbers), numbers, np.nan)
-        if unread := int(np.sum(np.isnan(found[name]) & ~missing_of(cells))):
+        if unread := int(np.sum(~np.isfinite(numbers) & ~missing_of(cells))):
             notes.append(
                 f"{name}: {unread:,} cells are not numbers and count as missing for the published"
                 " risks. Write 0 and 1 for no and yes."
             )
+        found[name], remarks = without_codes(name, np.where(np.isfinite(numbers), numbers, np.nan))
+        notes += remarks
     return found, notes
 
 
@@ -259,15 +281,34 @@ def check_covariates(cohort: Cohort, names: Sequence[str]) -> None:
             )
 
 
-def _remarks(cohort: Cohort, ids: Sequence[str], areas: Mapping[str, float] | None) -> list[str]:
+def _remarks(
+    cohort: Cohort,
+    ids: Sequence[str],
+    areas: Mapping[str, float] | None,
+    unread: Sequence[str],
+) -> list[str]:
     notes = []
     at_once = int(np.sum(cohort.time_years == 0))
     if at_once:
         notes.append(
             f"{at_once:,} women have a follow-up of 0 years: they are at risk at that instant only."
         )
+    if (median := float(np.median(cohort.time_years))) > LONG_YEARS:
+        notes.append(
+            f"Half of the women are followed for more than {median:.0f} years. If these are months,"
+            " divide time_years by 12."
+        )
+    if cohort.entry_years is not None:
+        late = int(np.sum(cohort.entry_years > 0))
+        notes.append(
+            f"{late:,} women come under observation after the mammogram (entry_years): they count"
+            " as at risk from then on."
+        )
     if areas is not None and (others := len(set(areas) - set(ids))):
         notes.append(
             f"{others:,} women with mammograms are not in the cohort file and are not analysed."
         )
+    if unread:
+        more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
+        notes.append(f"Columns that are not read: {', '.join(unread[:SHOWN])}{more}.")
     return notes

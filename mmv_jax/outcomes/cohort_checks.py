@@ -86,7 +86,7 @@ def check_follow_up(
 
 
 def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> list[str]:
-    age, area = values["age"], values["area_mm2"]
+    age, area, time = values["age"], values["area_mm2"], values["time_years"]
     rules = (
         (
             ~((age >= AGES[0]) & (age <= AGES[1])),
@@ -100,5 +100,38 @@ def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> l
             ),
         ),
         (area < 0, "a negative area_mm2. An area is 0 or more."),
+        (
+            (age <= AGES[1]) & (time <= LONGEST_YEARS) & (age + time > AGES[1]),
+            (
+                f"an age and a time_years that make her older than {AGES[1]:.0f}. If the times are"
+                " months, divide them by 12."
+            ),
+        ),
+    )
+    return [f"{at_lines(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
+
+
+def check_entry(
+    cells: Sequence[str], values: Mapping[str, np.ndarray], lines: np.ndarray
+) -> list[str]:
+    """Of the column entry_years: when a woman came under observation."""
+    entry, absent = values["entry_years"], missing_of(cells)
+    rules = (
+        (
+            absent,
+            "no entry_years. Give 0 where she was under observation from the mammogram on.",
+        ),
+        (
+            ~absent & ~np.isfinite(entry),
+            "an entry_years that is not a number. Write years with a decimal point.",
+        ),
+        (entry < 0, "a negative entry_years. Time counts from the mammogram: give 0."),
+        (
+            np.isfinite(entry) & (entry >= values["time_years"]) & (values["time_years"] > 0),
+            (
+                "an entry_years that is not before time_years, so she was never at risk. Correct"
+                " one of them, or remove the line."
+            ),
+        ),
     )
     return [f"{at_lines(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]

@@ -9,9 +9,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.missing import is_missing, missing_codes
 
 REQUIRED = ("patient_id", "time_years", "event", "area_mm2", "age")
-MISSING = {"", "na", "n/a", "nan", "null", "none", ".", "missing"}
 # a level of a text covariate appears in tables; fewer women than this could be recognised by it
 FEWEST_OF_A_LEVEL = 5
 MOST_LEVELS = 10
@@ -96,7 +96,23 @@ def numbers_of(cells: Sequence[str]) -> Float[np.ndarray, "N"]:
 
 
 def missing_of(cells: Sequence[str]) -> np.ndarray:
-    return np.array([cell.lower() in MISSING for cell in cells], bool)
+    return np.array([is_missing(cell) for cell in cells], bool)
+
+
+def without_codes(
+    name: str, numbers: Float[np.ndarray, "N"]
+) -> tuple[Float[np.ndarray, "N"], list[str]]:
+    """The column with NaN for codes such as 9, which mean "not known" beside 0 and 1; notes."""
+    codes = missing_codes(numbers.tolist())
+    if not codes:
+        return numbers, []
+    unknown = np.isin(numbers, sorted(codes))
+    said = ", ".join(f"{code:g}" for code in sorted(codes))
+    note = (
+        f"{name}: {unknown.sum():,} cells are {said}, which means not known in a column of 0 and 1;"
+        " they count as missing."
+    )
+    return np.where(unknown, np.nan, numbers), [note]
 
 
 def covariate_columns(
@@ -108,7 +124,8 @@ def covariate_columns(
     if missing.all():
         return {}, [], [f"the covariate {name} is empty. Take it out of adjust."]
     if not wrong.any():
-        return {name: numbers}, [], []
+        numbers, notes = without_codes(name, numbers)
+        return {name: numbers}, notes, []
     if np.any(~missing & ~wrong):
         return (
             {},

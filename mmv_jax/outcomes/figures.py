@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mmv_jax.outcomes.cox import Effect
 from mmv_jax.outcomes.prediction import Worth
+from mmv_jax.outcomes.ratios import AREAS_MM2
 from mmv_jax.outcomes.survival import Curve
 from mmv_jax.report.figures import COLOURS, STYLE, WIDTH, svg
 
@@ -23,7 +24,9 @@ SEVERITY_COLOURS = {
 }
 # behind words that a line would cross
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-LEVEL_NAMES = {"mild": "mild", "moderate": "moderate", "severe": "severe", "per_mm2": "per mm²"}
+LEVEL_NAMES = {"mild": "mild", "moderate": "moderate", "severe": "severe", "per_mm2": "per mm²"} | {
+    f"at_{area:g}_mm2": f"{area:g} mm² against 0" for area in AREAS_MM2
+}
 
 
 def incidence(

@@ -5,24 +5,31 @@ what was left out.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from scipy import stats
 
-from mmv_jax.outcomes.analysis import Analysis, Group
+from mmv_jax.outcomes.analysis import Analysis
 from mmv_jax.outcomes.cox import Effect
+from mmv_jax.outcomes.describe import Group
 from mmv_jax.outcomes.discrimination import Estimate, Reclassification
 from mmv_jax.outcomes.figures import LEVEL_NAMES, calibration, hazard_ratios, incidence, ratio_words
+from mmv_jax.outcomes.survival import CurveTest, RestrictedMean
 from mmv_jax.report.page import Cell, Section, Table, write_page
 
 TASK_NAMES = {
     "cox_unadjusted": "Cox, unadjusted",
     "cox_adjusted": "Cox, adjusted",
     "fine_gray": "Fine–Gray, adjusted",
+    "cox_adjusted_imputed": "Cox, adjusted, imputed",
+    "cox_area_spline": "Cox, adjusted, spline of the area",
     "cox_pce_adjusted": "Cox, adjusted for the ASCVD score",
     "cox_prevent_adjusted": "Cox, adjusted for PREVENT",
 }
 METHOD = (
     (
-        "Severity is compared with zero calcification. Cox models take ties as Efron did, and a"
+        "Severity is compared with zero calcification. Covariates that the settings name under"
+        " splines enter as restricted cubic splines (age by default), knots at Harrell's quantiles;"
+        " the columns of one are tested together. Cox models take ties as Efron did, and a"
         " competing death ends follow-up; Fine and Gray's models give subdistribution hazard ratios"
         " with their robust standard errors. Intervals of hazard ratios are Wald's. A published"
         " score enters a model as its logarithm."
@@ -94,7 +101,6 @@ def verdict(analysis: Analysis) -> list[str]:
 def sections(analysis: Analysis) -> list[Section]:
     """The parts of the page, in the order of a paper's results."""
     years, left = analysis.at_risk_years, analysis.at_risk
-    chi2, df, p = analysis.log_rank
     complement = [curve.complement() for curve in analysis.survival]
     parts = [
         Section("The women", tables=[baseline(analysis.groups)]),
@@ -102,16 +108,21 @@ def sections(analysis: Analysis) -> list[Section]:
             "Incidence by severity",
             [
                 "One minus Kaplan–Meier (deaths of other causes censored), then cumulative"
-                f" incidence with those deaths competing. Log-rank χ² {chi2:.1f} on {df} degrees of"
-                f" freedom, {_p(p)}."
+                " incidence with those deaths competing.",
+                _curve_tests(analysis),
+                _follow_up(analysis),
             ],
+            tables=[_restricted_means(analysis)] if analysis.restricted_means else [],
             figures=[
                 incidence(complement, years, left, "1 − Kaplan–Meier"),
                 incidence(analysis.incidence, years, left, "cumulative incidence"),
             ],
         ),
         Section(
-            "Hazard ratios", tables=[ratios(analysis.effects)], figures=[_forest(analysis.effects)]
+            "Hazard ratios",
+            _area_bends(analysis),
+            tables=[ratios(analysis.effects)],
+            figures=[_forest(analysis.effects)],
         ),
     ]
     if analysis.by_age:
@@ -119,7 +130,7 @@ def sections(analysis: Analysis) -> list[Section]:
         parts.append(
             Section(
                 "By age",
-                ["Adjusted Cox models within each age."],
+                ["Adjusted Cox models within each age.", _interaction(analysis)],
                 figures=[hazard_ratios(named, "adjusted hazard ratio")],
             )
         )
@@ -135,6 +146,58 @@ def sections(analysis: Analysis) -> list[Section]:
         )
     parts.append(Section("Are the hazards proportional?", tables=[_proportionality(analysis)]))
     return [*parts, Section("What to know", [*analysis.notes, *METHOD])]
+
+
+def _curve_tests(analysis: Analysis) -> str:
+    said = f"Do the curves differ? Log-rank test of the hazards: {_test(analysis.log_rank)}."
+    if analysis.gray is None:
+        return said
+    return f"{said} Gray's test of the cumulative incidences: {_test(analysis.gray)}."
+
+
+def _follow_up(analysis: Analysis) -> str:
+    median, low, high = (
+        f"{x:.1f}" if np.isfinite(x) else "not reached" for x in analysis.follow_up
+    )
+    return f"Median follow-up (reverse Kaplan–Meier): {median} years ({low}–{high})."
+
+
+def _interaction(analysis: Analysis) -> str:
+    if analysis.interaction is None:
+        return "Whether the hazard ratios differ between ages could not be tested."
+    return (
+        "Do the hazard ratios differ between ages? Likelihood ratio test of severity × age:"
+        f" {_test(analysis.interaction)}."
+    )
+
+
+def _area_bends(analysis: Analysis) -> list[str]:
+    if analysis.area_bends is None:
+        return []
+    return [f"Does the effect of the area bend? Wald's test: {_test(analysis.area_bends)}."]
+
+
+def _restricted_means(analysis: Analysis) -> Table:
+    means = analysis.restricted_means
+    reference = means.get("zero")
+    lines = []
+    for name, mean in means.items():
+        lost = reference - mean if reference is not None and name != "zero" else None
+        lines.append([Cell(name), _years(mean), _years(lost, signed=True) if lost else Cell("—")])
+    years = next(iter(means.values())).years
+    head = f"mean years without the outcome, of {years:g}"
+    return Table(["", head, "years lost against zero"], lines)
+
+
+def _years(mean: RestrictedMean, signed: bool = False) -> Cell:
+    value, low, high = (
+        f"{x:{'+' if signed else ''}.2f}".replace("-", "−") for x in (mean.value, *mean.ci95)
+    )
+    return Cell(value, f"{low} to {high}")
+
+
+def _test(test: CurveTest) -> str:
+    return f"χ² {test.chi2:.1f} on {test.df} degrees of freedom, {_p(test.p)}"
 
 
 def baseline(groups: Sequence[Group]) -> Table:

@@ -2,19 +2,74 @@
 women.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy import stats
 
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cohort import SEVERITIES, Cohort
-from mmv_jax.outcomes.cox import Effect, Proportionality, cox
-from mmv_jax.outcomes.fine_gray import fine_gray
+from mmv_jax.outcomes.cox import Cox, Effect, Proportionality, cox, effect
+from mmv_jax.outcomes.fine_gray import FineGray, fine_gray
+from mmv_jax.outcomes.spline import knots_for, restricted_cubic
+from mmv_jax.outcomes.survival import CurveTest
 
 AGE_BANDS = ((0, 50, "<50"), (50, 60, "50–59"), (60, 70, "60–69"), (70, 200, "≥70"))
 FEWEST_OUTCOMES = 10  # of a stratum: with fewer, an interval tells nothing
+AREA = "area"  # what a spline of the area is asked for by
+AREAS_MM2 = (1.0, 5.0, 10.0, 25.0, 50.0)  # at which a spline of the area is read off
+AREA_QUANTILES = (0.35, 0.65, 0.95)  # of the areas above 0; the first knot is 0
 Columns = Mapping[str, Float[np.ndarray, "N"]]
+Effects = dict[str, dict[str, Effect]]
+
+
+@dataclass(frozen=True)
+class Women:
+    """The women of a model: a cohort, their severities, and how covariates enter.
+
+    Attributes:
+      group: of each woman, a place in `SEVERITIES`.
+      levels: the severities that have a hazard ratio.
+      names: the covariates. splines: those of them that enter as a restricted cubic spline.
+    """
+
+    cohort: Cohort
+    group: Int[np.ndarray, "N"]
+    levels: tuple[int, ...]
+    names: tuple[str, ...]
+    splines: tuple[str, ...]
+
+    def where(self, keep: np.ndarray) -> "Women":
+        return replace(self, cohort=self.cohort.where(keep), group=self.group[keep])
+
+    def compared(self) -> "Women":
+        """Those of the severities that have a hazard ratio, and of the reference."""
+        return self.where(np.isin(self.group, (0, *self.levels)))
+
+    def severities(self) -> dict[str, np.ndarray]:
+        return {SEVERITIES[i]: (self.group == i).astype(float) for i in self.levels}
+
+    def covariates(self) -> dict[str, np.ndarray]:
+        """The columns of the covariates; knots lie at quantiles of these women."""
+        columns: dict[str, np.ndarray] = {}
+        for name in self.names:
+            values = self.cohort.column(name)
+            knots = knots_for(values, int(self.outcome.sum())) if name in self.splines else ()
+            columns |= restricted_cubic(name, values, np.asarray(knots, float))
+        return columns
+
+    @property
+    def outcome(self) -> np.ndarray:
+        return self.cohort.event == 1
+
+    def cox(self, x: Columns) -> Cox:
+        return cox(self.cohort.time_years, self.outcome, x, entry=self.cohort.entry_years)
+
+    def fine_gray(self, x: Columns) -> FineGray:
+        late = self.cohort.entry_years
+        return fine_gray(self.cohort.time_years, self.cohort.event, x, entry=late)
 
 
 def levels_with_outcomes(cohort: Cohort, group: np.ndarray) -> tuple[tuple[int, ...], list[str]]:
@@ -41,106 +96,162 @@ def levels_with_outcomes(cohort: Cohort, group: np.ndarray) -> tuple[tuple[int, 
     return levels, notes
 
 
-def indicators(group: np.ndarray, levels: Sequence[int]) -> dict[str, np.ndarray]:
-    return {SEVERITIES[i]: (group == i).astype(float) for i in levels}
+def hazard_ratios(women: Women) -> tuple[Effects, Sequence[Proportionality], list[str]]:
+    """The hazard ratios by severity (of women whose severity has one) and per mm² (of all); the
+    test of the adjusted model; notes of models that cannot be fitted.
 
-
-def _rows(columns: Columns, keep: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: values[keep] for name, values in columns.items()}
-
-
-def hazard_ratios(
-    cohort: Cohort, group: np.ndarray, levels: Sequence[int], covariates: Columns
-) -> tuple[dict[str, dict[str, Effect]], Sequence[Proportionality]]:
-    """The hazard ratios by severity (of women whose severity has one) and per mm² (of all), and the
-    test of the adjusted model.
+    Raises:
+      UserError: the models by severity of Cox cannot be fitted.
     """
-    keep = np.isin(group, (0, *levels))
-    by_severity, area = indicators(group[keep], levels), {"per_mm2": cohort.area_mm2}
-    time, event, outcome = cohort.time_years[keep], cohort.event[keep], cohort.event[keep] == 1
-    x, x_area = by_severity | _rows(covariates, keep), {**area, **covariates}
-    everyone = cohort.time_years, cohort.event == 1
-    adjusted = cox(time, outcome, x)
-    fits = {
-        "cox_unadjusted": (
-            cox(time, outcome, by_severity).effects(),
-            cox(*everyone, area).effects(),
-        ),
-        "cox_adjusted": (adjusted.effects(), cox(*everyone, x_area).effects()),
-        "fine_gray": (
-            fine_gray(time, event, x).effects(),
-            fine_gray(cohort.time_years, cohort.event, x_area).effects(),
-        ),
-    }
+    compared, area = women.compared(), {"per_mm2": women.cohort.area_mm2}
+    by_severity = compared.severities()
+    x, x_area = by_severity | compared.covariates(), area | women.covariates()
+    adjusted = compared.cox(x)
     effects = {
-        task: _of_interest(by_severity, first) | _of_interest(area, second)
-        for task, (first, second) in fits.items()
+        "cox_unadjusted": of_interest(by_severity, compared.cox(by_severity).effects()),
+        "cox_adjusted": of_interest(by_severity, adjusted.effects()),
+        "fine_gray": {},
     }
-    return effects, adjusted.proportionality
+    others: list[tuple[str, Collection[str], Callable]] = [
+        ("cox_unadjusted", area, lambda: women.cox(area)),
+        ("cox_adjusted", area, lambda: women.cox(x_area)),
+        ("fine_gray", by_severity, lambda: compared.fine_gray(x)),
+        ("fine_gray", area, lambda: women.fine_gray(x_area)),
+    ]
+    notes = []
+    for task, names, fit in others:
+        try:
+            effects[task] |= of_interest(names, fit().effects())
+        except UserError as error:
+            notes.append(f"{task}, {', '.join(names)}: no hazard ratio. {error}")
+    return (
+        {task: found for task, found in effects.items() if found},
+        adjusted.proportionality,
+        notes,
+    )
 
 
-def ratios_beside_scores(
-    cohort: Cohort, group: np.ndarray, levels: Sequence[int], scores: Columns
-) -> tuple[dict[str, dict[str, Effect]], list[str]]:
+def ratios_beside_scores(women: Women, scores: Columns) -> tuple[Effects, list[str]]:
     """The hazard ratios by severity adjusted for a published risk alone, of the women who have one;
     and notes.
     """
-    effects, notes = {}, []
+    effects: Effects = {}
+    notes = []
     for name, risk in scores.items():
-        known = np.isfinite(risk) & np.isin(group, (0, *levels))
-        if set(group[known & (cohort.event == 1)]) != {0, *levels}:
+        compared = np.isin(women.group, (0, *women.levels))
+        known = women.where(np.isfinite(risk) & compared)
+        if set(known.group[known.outcome]) != {0, *women.levels}:
             notes.append(
                 f"Among the women with a {name} risk, a severity has no outcome: there are no"
                 " hazard ratios adjusted for it."
             )
             continue
-        by_severity = indicators(group[known], levels)
-        fit = cox(
-            cohort.time_years[known],
-            cohort.event[known] == 1,
-            {**by_severity, f"ln {name}": np.log(risk[known])},
-        )
-        effects[f"cox_{name}_adjusted"] = _of_interest(by_severity, fit.effects())
+        by_severity = known.severities()
+        log_risk = np.log(risk[np.isfinite(risk) & compared])
+        try:
+            fit = known.cox({**by_severity, f"ln {name}": log_risk})
+        except UserError as error:
+            notes.append(f"No hazard ratios adjusted for the {name} risk. {error}")
+            continue
+        effects[f"cox_{name}_adjusted"] = of_interest(by_severity, fit.effects())
     return effects, notes
 
 
-def _of_interest(names: Collection[str], effects: Mapping[str, Effect]) -> dict[str, Effect]:
+def of_interest(names: Collection[str], effects: Mapping[str, Effect]) -> dict[str, Effect]:
     return {name: effects[name] for name in names}
 
 
-def ratios_by_age(
-    cohort: Cohort, group: np.ndarray, covariates: Columns
-) -> tuple[dict[str, dict[str, Effect]], list[str]]:
+def ratios_by_age(women: Women) -> tuple[Effects, list[str]]:
     """Adjusted hazard ratios within each age band that has outcomes enough."""
-    found, notes = {}, []
+    found: Effects = {}
+    notes = []
     for low, high, name in AGE_BANDS:
-        band = (cohort.age >= low) & (cohort.age < high)
-        outcomes = np.bincount(group[band & (cohort.event == 1)], minlength=len(SEVERITIES))
-        levels = [i for i in range(1, len(SEVERITIES)) if outcomes[i]]
+        band = women.where((women.cohort.age >= low) & (women.cohort.age < high))
+        outcomes = np.bincount(band.group[band.outcome], minlength=len(SEVERITIES))
+        levels = tuple(i for i in range(1, len(SEVERITIES)) if outcomes[i])
         without = [SEVERITIES[i] for i in range(1, len(SEVERITIES)) if not outcomes[i]]
+        told = f"Age {name}: {len(band.group):,} women with {outcomes.sum():,} outcomes"
         if outcomes.sum() < FEWEST_OUTCOMES or not outcomes[0] or not levels:
-            notes.append(
-                f"Age {name}: {band.sum():,} women with {outcomes.sum():,} outcomes, too few for"
-                " hazard ratios."
-            )
+            notes.append(f"{told}, too few for hazard ratios.")
             continue
-        keep = band & np.isin(group, (0, *levels))
+        compared = replace(band, levels=levels).compared()
+        by_severity = compared.severities()
         try:
-            effects = cox(
-                cohort.time_years[keep],
-                cohort.event[keep] == 1,
-                {**indicators(group[keep], levels), **_rows(covariates, keep)},
-            ).effects()
-        except UserError:
-            notes.append(
-                f"Age {name}: the adjusted model of {band.sum():,} women with {outcomes.sum():,}"
-                " outcomes cannot be fitted."
-            )
+            fit = compared.cox(by_severity | compared.covariates())
+        except UserError as error:
+            notes.append(f"{told}: no hazard ratios. {error}")
             continue
-        found[name] = {SEVERITIES[i]: effects[SEVERITIES[i]] for i in levels}
+        found[name] = of_interest(by_severity, fit.effects())
         if without:
             notes.append(
                 f"Age {name}: no outcome among women with {' or '.join(without)} calcification, so"
                 " no hazard ratio."
             )
     return found, notes
+
+
+def age_interaction(women: Women) -> tuple[CurveTest | None, list[str]]:
+    """Do the hazard ratios of severity differ between the age bands? The likelihood ratio test of
+    their products; notes.
+
+    Women of a band and severity in which there is no outcome are left out of both models.
+    """
+    compared = women.compared()
+    band = np.digitize(compared.cohort.age, [low for low, _, _ in AGE_BANDS[1:]])
+    cells = np.zeros((len(AGE_BANDS), len(SEVERITIES)), int)
+    np.add.at(cells, (band[compared.outcome], compared.group[compared.outcome]), 1)
+    # a ratio needs outcomes on both sides
+    usable = (cells > 0) & (cells[:, :1] > 0) & (cells[:, 1:].sum(axis=1, keepdims=True) > 0)
+    keep = usable[band, compared.group]
+    kept, band = compared.where(keep), band[keep]
+    bands, x = np.unique(band), kept.covariates()
+    if "age" not in women.names:
+        x |= {f"age {AGE_BANDS[b][2]}": (band == b).astype(float) for b in bands[1:]}
+    levels = kept.severities()
+    pairs = [(b, i) for i in women.levels for b in np.flatnonzero(usable[:, i])[1:]]
+    products = {
+        f"{SEVERITIES[i]} × {AGE_BANDS[b][2]}": levels[SEVERITIES[i]] * (band == b)
+        for b, i in pairs
+    }
+    few = "The hazard ratios of the age bands are not compared: "
+    if not products:
+        return None, [f"{few}fewer than two bands have outcomes enough."]
+    try:
+        base = kept.cox(levels | x)
+        full = kept.cox(levels | x | products)
+    except UserError as error:
+        return None, [f"{few}{error}"]
+    chi2, df = 2 * (full.log_likelihood - base.log_likelihood), len(products)
+    left = int(np.sum(~keep))
+    notes = (
+        [
+            f"{left:,} women are in an age band and severity without an outcome: the test of"
+            " whether hazard ratios differ by age leaves them out."
+        ]
+        if left
+        else []
+    )
+    return CurveTest(max(chi2, 0.0), df, float(stats.chi2.sf(max(chi2, 0.0), df))), notes
+
+
+def area_curve(women: Women) -> tuple[dict[str, Effect], CurveTest]:
+    """The adjusted hazard ratio of areas against none, from a spline of the area; and Wald's test
+    that it bends.
+    """
+    area = women.cohort.area_mm2
+    knots = np.unique([0.0, *np.quantile(area[area > 0], AREA_QUANTILES)])
+    columns = restricted_cubic(AREA, area, knots)
+    fit = women.cox(columns | women.covariates())
+    size = len(columns)
+    ratios, covariance = fit.log_ratios[:size], fit.covariance[:size, :size]
+    found = {}
+    for at in AREAS_MM2:
+        if at <= area.max():
+            row = np.array([c[0] for c in restricted_cubic(AREA, np.array([at]), knots).values()])
+            error = float(np.sqrt(row @ covariance @ row))
+            name = f"at_{at:g}_mm2"
+            found[name] = effect(
+                name, float(row @ ratios), error, women=fit.women, outcomes=fit.outcomes
+            )
+    chi2 = float(ratios[1:] @ np.linalg.solve(covariance[1:, 1:], ratios[1:]))
+    return found, CurveTest(chi2, size - 1, float(stats.chi2.sf(chi2, size - 1)))

@@ -17,6 +17,23 @@ PCE_AGES = (40.0, 79.0)
 PCE_INPUTS = ("total_cholesterol", "hdl", "sbp", "bp_treated", "smoker", "diabetes")
 PREVENT_INPUTS = (*PCE_INPUTS, "bmi", "egfr", "statin")
 
+# What the equations are made for. Outside, and for a code that is neither 0 nor 1, there is no
+# risk: cholesterol in mmol/L or a smoker of 2 would give one that looks true.
+RANGES = {
+    "total_cholesterol": (130.0, 320.0, "mg/dL"),
+    "hdl": (20.0, 100.0, "mg/dL"),
+    "sbp": (90.0, 200.0, "mmHg"),
+    "bmi": (18.5, 40.0, "kg/m²"),
+    "egfr": (15.0, 140.0, "mL/min/1.73 m²"),
+}
+YES_OR_NO = ("bp_treated", "smoker", "diabetes", "statin", "black")
+# other units in which a column may be, and what one of them is in those above
+OTHER_UNITS = {
+    "total_cholesterol": ("mmol/L", 38.67),
+    "hdl": ("mmol/L", 38.67),
+    "sbp": ("kPa", 7.5),
+}
+
 # Coefficients of ln age, ln² age, ln total cholesterol, × ln age, ln HDL, × ln age, ln treated SBP,
 # × ln age, ln untreated SBP, × ln age, smoker, × ln age, diabetes; the mean of the sum; the
 # survival at ten years. Table A of the guideline's appendix 7.
@@ -52,7 +69,7 @@ def pooled_cohort(
     black: Bool[np.ndarray, "N"],
 ) -> Float[np.ndarray, "N"]:
     """Ten-year risk (0 to 1) of infarction, coronary death and stroke; NaN where an input is
-    missing or the age is outside 40 to 79.
+    missing or outside its domain (`in_domain`), or the age is outside 40 to 79.
 
     Args:
       inputs: `PCE_INPUTS` by name.
@@ -62,7 +79,7 @@ def pooled_cohort(
       (Circulation 2014).
     """
     cholesterol, hdl, sbp, treated, smoker, diabetes = (
-        np.asarray(inputs[name], float) for name in PCE_INPUTS
+        in_domain(name, np.asarray(inputs[name], float)) for name in PCE_INPUTS
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         a, c, h, s = np.log(age), np.log(cholesterol), np.log(hdl), np.log(sbp)
@@ -103,7 +120,10 @@ def prevent(
     except ImportError as error:
         raise UserError("PREVENT needs pyprevent: pip install 'mmv_jax[survival]'.") from error
     table = pd.DataFrame(
-        {_PYPREVENT[name]: np.asarray(inputs[name], float) for name in PREVENT_INPUTS}
+        {
+            _PYPREVENT[name]: in_domain(name, np.asarray(inputs[name], float))
+            for name in PREVENT_INPUTS
+        }
     )
     table["age"], table["sex"] = np.asarray(age, float), np.where(female, "female", "male")
     whole = table.notna().all(axis=1).to_numpy()
@@ -129,25 +149,69 @@ _PYPREVENT = {
 }
 
 
+def in_domain(name: str, values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+    """The input of a score, NaN where it is outside what the equations are made for.
+
+    A column without a 0 that has other codes than 1 says nothing: in 1 and 2, either may be yes.
+    """
+    if name in YES_OR_NO:
+        fits = np.isin(values, (0, 1))
+        other = np.any(np.isfinite(values) & ~fits) and not np.any(values == 0)
+        return np.where(fits & (not other), values, np.nan)
+    low, high, _ = RANGES[name]
+    return np.where((values >= low) & (values <= high), values, np.nan)
+
+
+def _outside(name: str, values: np.ndarray) -> list[str]:
+    """The note about the cells of an input that are outside its domain."""
+    lost = np.isfinite(values) & np.isnan(in_domain(name, values))
+    if not lost.any():
+        return []
+    said = f"{name}: {lost.sum():,} of {len(values):,} cells"
+    ending = "and count as missing for the published risks."
+    if name in YES_OR_NO:
+        hint = " If 1 is yes and 2 is no, write 0 for no." if np.any(values == 2) else ""
+        return [f"{said} are in a code other than 0 and 1 {ending}{hint}"]
+    low, high, unit = RANGES[name]
+    note = f"{said} are outside {low:g} to {high:g} {unit} {ending}"
+    if name in OTHER_UNITS:
+        other, factor = OTHER_UNITS[name]
+        typical = float(np.median(values[np.isfinite(values)])) * factor
+        if lost.mean() > 0.5 and low <= typical <= high:
+            note += f" They look like {other}: multiply them by {factor:g}."
+    return [note]
+
+
 def women_scores(
     age: Float[np.ndarray, "N"], covariates: Mapping[str, Float[np.ndarray, "N"]]
 ) -> tuple[dict[str, Float[np.ndarray, "N"]], list[str]]:
     """The risks `pce` and `prevent` of women, as far as their inputs are among the covariates; and
     notes.
 
-    A column `black` (0 or 1) chooses the pooled cohort equation.
+    A column `black` (0 or 1) chooses the pooled cohort equation; where it is unknown there is none.
     """
     female = np.ones(len(age), bool)
-    scores, notes = {}, []
-    if set(PCE_INPUTS) <= set(covariates):
-        black = covariates["black"] == 1 if "black" in covariates else ~female
-        scores["pce"] = pooled_cohort(age, covariates, female=female, black=black)
+    scores: dict[str, np.ndarray] = {}
+    notes: list[str] = []
+    has_pce, has_prevent = (set(of) <= set(covariates) for of in (PCE_INPUTS, PREVENT_INPUTS))
+    asked = PREVENT_INPUTS if has_prevent else PCE_INPUTS if has_pce else ()
+    for name in (*asked, *(["black"] if has_pce and "black" in covariates else [])):
+        notes += _outside(name, covariates[name])
+    if has_pce:
+        black = in_domain("black", covariates["black"]) if "black" in covariates else 0.0 * age
+        risk = pooled_cohort(age, covariates, female=female, black=black == 1)
+        scores["pce"] = np.where(np.isnan(black), np.nan, risk)
         if "black" not in covariates:
             notes.append(
                 "There is no column black: the pooled cohort equation of white women stands for"
                 " all."
             )
-    if set(PREVENT_INPUTS) <= set(covariates):
+        elif unknown := int(np.isnan(black).sum()):
+            notes.append(
+                f"{unknown:,} women whose race is unknown (black) have no pce risk: unknown is not"
+                " white."
+            )
+    if has_prevent:
         scores["prevent"] = prevent(age, covariates, female=female)
     for name, risk in scores.items():
         if without := int(np.isnan(risk).sum()):

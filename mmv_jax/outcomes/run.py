@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from mmv_jax.config import to_json
 from mmv_jax.files import write_whole
-from mmv_jax.outcomes.analysis import HORIZONS, analyse, metrics
+from mmv_jax.outcomes.analysis import HORIZONS, SPLINES, analyse, metrics
 from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort, split_names
 from mmv_jax.outcomes.page import TASK_NAMES, write_outcomes
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
@@ -22,6 +22,7 @@ def evaluate_config(config: ConfigDict, workdir: Path) -> str:
         adjust=split_names(config.adjust),
         thresholds=config.thresholds,
         horizons=config.horizons,
+        splines=split_names(config.get("splines", ",".join(SPLINES))),
         config=to_json(config),
     )
 
@@ -33,6 +34,7 @@ def evaluate_cohort(
     adjust: Sequence[str] = ("age",),
     thresholds: Sequence[float | int] = THRESHOLDS_MM2,
     horizons: Sequence[float | int] = HORIZONS,
+    splines: Sequence[str] = SPLINES,
     areas: Mapping[str, float] | None = None,
     config: str = "",
 ) -> str:
@@ -40,6 +42,7 @@ def evaluate_cohort(
 
     Args:
       adjust: covariates, by their columns.
+      splines: of `adjust`, those that enter as restricted cubic splines; "area" for its curve.
       areas: mm² by patient id, as measured on images; without it the column `area_mm2` counts.
       config: printed at the end of the report.
     Returns:
@@ -48,7 +51,9 @@ def evaluate_cohort(
       UserError: a cohort file with mistakes, or from which no model can be made.
     """
     cohort = read_cohort(path, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
-    analysis = analyse(cohort, adjust=adjust, thresholds=thresholds, horizons=horizons)
+    analysis = analyse(
+        cohort, adjust=adjust, thresholds=thresholds, horizons=horizons, splines=splines
+    )
     workdir.mkdir(parents=True, exist_ok=True)
     write_outcomes(workdir / "report.html", analysis, config)
     text = json.dumps(metrics(analysis), indent=2, allow_nan=False) + "\n"

@@ -38,8 +38,8 @@ def simulate_cohort(
     Args:
       hazard_ratios: of mild, moderate and severe against zero, for the outcome.
       per_mm2: the hazard ratio of one mm² more, in place of the categories' ratios.
-      bent: the log hazard of the outcome bends with age as in the pooled cohort equations; otherwise
-        it is linear.
+      bent: the log hazard of the outcome bends with age as in the pooled cohort equations;
+        otherwise it is linear.
       death_at_60: hazard of competing death in the first year of a woman of 60 without risk
         factors, per year.
     """

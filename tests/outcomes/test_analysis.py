@@ -161,7 +161,8 @@ def test_women_without_a_covariate_are_left_out_of_all_and_told():
     analysis = analyse(replace(women, covariates={"sbp": sbp}), adjust=["age", "sbp"])
     assert {
         effect.women for effects in analysis.effects.values() for effect in effects.values()
-    } == {2700}
+    } == {2700, 3000}
+    assert {e.women for e in analysis.effects["cox_adjusted_imputed"].values()} == {3000}
     assert any("300 of 3,000 women (10.0 %)" in note for note in analysis.notes)
 
 

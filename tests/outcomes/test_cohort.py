@@ -78,6 +78,12 @@ DEFECTS = {
         "lines 5, 9 have a patient_id that another line has too",
     ),
     "no id": (3, "patient_id", " ", "line 5 has no patient_id"),
+    "follow-up in months": (
+        3,
+        "time_years",
+        "72",
+        "line 5 has an age and a time_years that make her older than 110. If the times are months",
+    ),
     "no area": (3, "area_mm2", "", "line 5 has no area_mm2"),
     "negative area": (3, "area_mm2", "-1", "line 5 has a negative area_mm2"),
     "no age": (3, "age", "", "line 5 has no age between 18 and 110"),
@@ -108,6 +114,49 @@ def test_a_wrong_cell_is_refused_by_its_line_and_not_quoted(tmp_path, row, colum
     assert "Gertrude" not in str(error.value)
     assert "w7" not in str(error.value)
     assert "\n" not in str(error.value)  # one mistake, one complaint
+
+
+LATE = {
+    "none": ("NA", "line 5 has no entry_years"),
+    "words": ("late", "line 5 has an entry_years that is not a number"),
+    "before the mammogram": ("-1", "line 5 has a negative entry_years"),
+    "never at risk": ("30", "line 5 has an entry_years that is not before time_years"),
+}
+
+
+@pytest.mark.parametrize("cell, message", LATE.values(), ids=LATE.keys())
+def test_a_wrong_entry_is_refused(tmp_path, cell, message):
+    rows = [[*row, "0"] for row in good_rows()]
+    rows[3][-1] = cell
+    path = write(tmp_path / "cohort.csv", rows, [*HEADER, "entry_years"])
+    with pytest.raises(UserError, match=message):
+        read_cohort(path)
+
+
+def test_a_late_entry_is_read_kept_and_told(tmp_path):
+    rows = [[*row, "0.5" if i % 4 else "0"] for i, row in enumerate(good_rows())]
+    path = write(tmp_path / "cohort.csv", rows, [*HEADER, "entry_years"])
+    cohort = read_cohort(path, covariates=["sbp", "site"])
+    assert cohort.where(np.arange(40) < 5).entry_years.tolist() == [0, 0.5, 0.5, 0.5, 0]
+    assert any(note.startswith("30 women come under observation after") for note in cohort.notes)
+
+
+def test_codes_and_words_for_missing_are_missing(tmp_path):
+    rows = [[*row, str(i % 2)] for i, row in enumerate(good_rows())]
+    for i, cell in enumerate(["9", "9", "unknown", "N/A", "#N/A", "-"]):
+        rows[i][-1] = cell
+    path = write(tmp_path / "cohort.csv", rows, [*HEADER, "smoker"])
+    cohort = read_cohort(path, covariates=["smoker"])
+    assert np.isnan(cohort.column("smoker")).tolist() == [True] * 6 + [False] * 34
+    assert cohort.notes[0].startswith("smoker: 2 cells are 9, which means not known")
+
+
+def test_follow_up_that_may_be_months_is_told(tmp_path):
+    rows = good_rows()
+    for row in rows:
+        row[1], row[4] = "30", "50"
+    notes = read_cohort(write(tmp_path / "cohort.csv", rows)).notes
+    assert notes[0].startswith("Half of the women are followed for more than 30 years.")
 
 
 def test_all_mistakes_are_told_at_once_and_many_lines_are_counted(tmp_path):
@@ -201,6 +250,7 @@ def test_ids_that_no_mammogram_has_are_refused_and_mammograms_without_follow_up_
     np.testing.assert_array_equal(cohort.area_mm2, np.arange(40.0))
     assert cohort.notes == (
         "5 women with mammograms are not in the cohort file and are not analysed.",
+        "Columns that are not read: sbp, site.",
     )
     del areas["w3"], areas["w9"]
     with pytest.raises(UserError, match="lines 5, 11 have a patient_id that no mammogram has"):
@@ -235,6 +285,7 @@ def test_a_column_that_nobody_asked_for_is_read_where_it_has_numbers_and_told_wh
             "smoker: 3 cells are not numbers and count as missing for the published risks. Write 0"
             " and 1 for no and yes."
         ),
+        "Columns that are not read: sbp, site.",
     )
 
 

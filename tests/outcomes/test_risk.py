@@ -181,6 +181,46 @@ def test_scores_of_women_come_with_what_is_missing():
     assert black["pce"][2] != black["pce"][4]
 
 
+def covariates_of(n=8, **changes):
+    return {name: np.full(n, value) for name, value in PATIENT.items()} | changes
+
+
+def test_a_cell_outside_its_domain_makes_that_score_missing_and_is_told():
+    pytest.importorskip("pyprevent")
+    smoker = np.array([0.0, 1, 2, 0, 0, 0, 0, 0])
+    sbp = np.array([120.0, 120, 120, 400, 120, 120, 120, np.nan])
+    scores, notes = women_scores(np.full(8, 55.0), covariates_of(smoker=smoker, sbp=sbp))
+    for risk in scores.values():
+        assert np.isnan(risk).tolist() == [False, False, True, True, False, False, False, True]
+    assert any(note.startswith("smoker: 1 of 8 cells are in a code other than 0") for note in notes)
+    assert any(note.startswith("sbp: 1 of 8 cells are outside 90 to 200 mmHg") for note in notes)
+
+
+def test_a_column_of_one_and_two_says_nothing():
+    smoker = np.array([1.0, 2, 2, 2, 2, 2, 2, 2])
+    scores, notes = women_scores(
+        np.full(8, 55.0), {k: v for k, v in covariates_of(smoker=smoker).items() if k != "bmi"}
+    )
+    assert np.isnan(scores["pce"]).all()
+    assert "smoker: 8 of 8 cells" in notes[0] and "If 1 is yes and 2 is no" in notes[0]
+
+
+def test_cholesterol_in_another_unit_is_told():
+    chol, hdl = np.full(8, 5.2), np.full(8, 1.4)
+    scores, notes = women_scores(
+        np.full(8, 55.0), covariates_of(total_cholesterol=chol, hdl=hdl, black=np.zeros(8))
+    )
+    assert np.isnan(scores["pce"]).all()
+    assert sum("They look like mmol/L: multiply them by 38.67" in note for note in notes) == 2
+
+
+def test_unknown_race_is_not_white():
+    black = np.array([0.0, 1, np.nan, 9, 0, 0, 0, 0])
+    scores, notes = women_scores(np.full(8, 55.0), covariates_of(black=black))
+    assert np.isnan(scores["pce"]).tolist() == [False, False, True, True] + [False] * 4
+    assert any(note.startswith("2 women whose race is unknown (black)") for note in notes)
+
+
 def test_without_inputs_there_are_no_scores():
     assert women_scores(np.array([50.0]), {"sbp": np.array([120.0])}) == ({}, [])
     assert set(PCE_INPUTS) < set(PREVENT_INPUTS)
