@@ -5,8 +5,9 @@ ratios, without images.
 
 The table has `patient_id, time_years, event, area_mm2, age` (event: 0 censored, 1 outcome, 2
 competing death) and any covariates; `entry_years` for delayed entry. Age enters as a restricted
-cubic spline; `splines="age,area"` adds the area as a curve. With `total_cholesterol, hdl, sbp, bp_treated, smoker,
-diabetes` the ASCVD risk is a comparator too, and with `bmi, egfr, statin` besides, PREVENT's.
+cubic spline; `splines="age,area"` adds the area as a curve. With `total_cholesterol, hdl, sbp,
+bp_treated, smoker, diabetes` the ASCVD risk is a comparator too, and with `bmi, egfr, statin`
+besides, PREVENT's.
 
 Paper:    adjusted hazard ratios of mild, moderate, severe 1.18-1.22, 1.38-1.47, 2.03-2.22 in
   116,135 women (arXiv 2503.14550).

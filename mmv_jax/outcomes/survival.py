@@ -213,7 +213,7 @@ def log_rank(
     entry: Entry = None,
 ) -> CurveTest:
     """Compares the hazards of the outcome (Mantel and Haenszel), as R's `survival::survdiff`."""
-    risk, happened = by_group(np.unique(time[outcome]), time, outcome, group, entry)
+    risk, happened = by_group(np.unique(time[outcome]), time, outcome, group, entry=entry)
     n, d = risk.sum(axis=1), happened.sum(axis=1)
     share = risk / n[:, None]
     score = np.sum(happened - d[:, None] * share, axis=0)
@@ -222,7 +222,7 @@ def log_rank(
     return chi2_of(score, variance)
 
 
-def by_group(when, time, happened, group, entry=None) -> tuple[np.ndarray, np.ndarray]:
+def by_group(when, time, happened, group, *, entry=None) -> tuple[np.ndarray, np.ndarray]:
     """Women at risk, and events, at each time of each group."""
     risk, events = [], []
     for name in np.unique(group):
