@@ -29,7 +29,7 @@ from mmv_jax.files import write_whole
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.outcomes.analysis import analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
-from mmv_jax.outcomes.cohort import read_cohort, split_names
+from mmv_jax.outcomes.cohort import read_cohort, read_index_dates, split_names
 from mmv_jax.outcomes.page import sections as outcome_sections
 from mmv_jax.outcomes.page import verdict as outcome_verdict
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
@@ -131,6 +131,7 @@ def evaluate_mammograms(
             also=COMPARED,
             areas={entry.patient_id or "": 0.0 for entry in entries},
         )
+        read_index_dates(cohort)
     judged, views, ruled = _look(finder, entries, notes)
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
@@ -139,7 +140,8 @@ def evaluate_mammograms(
             "No bac_mask could be read, so that there is nothing to compare the areas with. "
             + "; ".join(notes)
         )
-    views = confirmed(views, finder.measure)
+    index_dates = read_index_dates(cohort) if cohort else None
+    views = confirmed(views, finder.measure, index_dates=index_dates)
     reported = {view.number: view for view in views}
     pairs = [(j, reported[j.found.number]) for j in judged]
     judged = [

@@ -1,18 +1,19 @@
-"""From calcified pixels to areas in mm² and severity: of views, breasts and women. Axes: Y X pixels."""
+"""From calcified pixels to areas in mm² and severity: of views, breasts and women. Axes: Y X
+pixels.
+"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from scipy import ndimage
 
+from mmv_jax.bac.examination import EARLIER as EARLIER
+from mmv_jax.bac.examination import of_one_examination
 from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cohort import SEVERITIES, severity
-
-EARLIER = "an earlier examination: of a woman's the latest counts"
-
 
 NEAR_MM = 2.0  # pixels whose neighbourhoods, so far along each axis, meet belong together
 
@@ -87,7 +88,7 @@ class ViewResult:
       spacing_mm: (y, x) of the file's pixels in the plane of the breast, NaN where unknown.
       pixels: calcified pixels of the file's grid. area_mm2: NaN where the spacing is unknown.
       sure_mm2: the area of them that lies in groups that are no small ones (`Finder.seen`).
-      date: of the examination, where the file says it. Never written.
+      date, examination: of the examination, where the file says them. Never written.
     """
 
     number: int
@@ -100,6 +101,7 @@ class ViewResult:
     area_mm2: float
     sure_mm2: float
     date: str = ""
+    examination: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,12 @@ def counted(views: Sequence[ViewResult]) -> list[ViewResult]:
     return [view for view in views if view.remark in ("", NO_SPACING)]
 
 
-def confirmed(views: Sequence[ViewResult], measure: Measure) -> list[ViewResult]:
+def confirmed(
+    views: Sequence[ViewResult],
+    measure: Measure,
+    *,
+    index_dates: Mapping[str, str] | None = None,
+) -> list[ViewResult]:
     """The views as they are reported: those of a breast in which too little is sure have no
     calcification.
 
@@ -140,17 +147,7 @@ def confirmed(views: Sequence[ViewResult], measure: Measure) -> list[ViewResult]
     that does not count, or whose spacing is not known, answers for itself. Of a woman's
     examinations the latest counts: a mean with earlier ones would hide what is new.
     """
-    latest: dict[str, str] = {}
-    for view in views:
-        latest[view.woman] = max(latest.get(view.woman, ""), view.date)
-    reported = [
-        (
-            replace(view, remark=view.remark or EARLIER)
-            if view.date and view.date < latest[view.woman]
-            else view
-        )
-        for view in views
-    ]
+    reported = of_one_examination(views, index_dates)
     breasts: dict[object, list[int]] = {}
     for n, view in enumerate(reported):
         breasts.setdefault(n if view.remark else (view.woman, view.side), []).append(n)

@@ -61,6 +61,7 @@ class Found:
             area,
             self.sure_mm2,
             m.date,
+            m.examination,
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+from mmv_jax.bac.examination import KEYWORDS, special
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import read_manifest
 from mmv_jax.readers.deidentify import CODED
@@ -52,6 +53,7 @@ class Mammogram:
       side, view: "L" or "R", "CC" or "MLO" or another word; "" where nobody says it.
       remark: why its area does not count to a woman's, in words; "" where it does.
       date: of the examination, as the file says it (YYYYMMDD); "" where it does not. Never written.
+      examination: its StudyInstanceUID, likewise.
     """
 
     entry: Entry
@@ -61,6 +63,7 @@ class Mammogram:
     view: str = ""
     remark: str = ""
     date: str = field(default="", repr=False)
+    examination: str = field(default="", repr=False)
 
     @property
     def spacing_mm(self) -> tuple[float, float]:
@@ -129,7 +132,7 @@ def read_mammogram(entry: Entry) -> Mammogram:
         tags = _tags(entry.path) if is_dicom else Dataset()
         names = {
             keyword: str(tags.get(keyword, "") or "").strip()
-            for keyword in ("PatientID", "StudyDate")
+            for keyword in ("PatientID", "StudyDate", "StudyInstanceUID")
         }
     if is_dicom and str(tags.get("Modality", "")) != "MG":
         raise Refused("not_an_image", "the file is no mammogram: its modality is not MG")
@@ -139,7 +142,14 @@ def read_mammogram(entry: Entry) -> Mammogram:
     side, view = (_agreed(entry, study, name) for name in ("laterality", "view"))
     patient = entry.patient_id or names["PatientID"] or f"file {entry.number}"
     return Mammogram(
-        entry, study, patient, side, view, _remark(study, side, view), names["StudyDate"]
+        entry=entry,
+        study=study,
+        patient_id=patient,
+        side=side,
+        view=view,
+        remark=_remark(study, side, view) or special(tags),
+        date=names["StudyDate"],
+        examination=names["StudyInstanceUID"],
     )
 
 
@@ -148,7 +158,7 @@ def _tags(path: Path) -> Dataset:
         return pydicom.dcmread(
             path,
             stop_before_pixels=True,
-            specific_tags=["Modality", "PatientID", "StudyDate"],
+            specific_tags=["Modality", "PatientID", "StudyDate", "StudyInstanceUID", *KEYWORDS],
             force=True,
         )
 
@@ -167,7 +177,10 @@ def _agreed(entry: Entry, study: Study, name: str) -> str:
 
 def _remark(study: Study, side: str, view: str) -> str:
     said = study.attributes
-    if said.get("magnification_view") == 1 or said.get("magnification", 1.0) >= MAGNIFIED:
+    distances = said.get("source_to_detector_mm", 0.0), said.get("source_to_patient_mm", 0.0)
+    by_distance = distances[0] / distances[1] if min(distances) > 0 else 1.0
+    magnified = said.get("magnification", by_distance) >= MAGNIFIED
+    if said.get("magnification_view") == 1 or magnified:
         return "a magnification view"
     if said.get("breast_implant") == 1:
         return "an implant, which hides tissue"

@@ -143,9 +143,11 @@ def cohort_keys() -> dict[str, Key]:
     from mmv_jax.outcomes.run import evaluate_cohort
 
     own = keys_of(evaluate_cohort)
-    names = ("adjust", "thresholds", "horizons", "splines")
+    names = ("adjust", "thresholds", "horizons")
     table = Key(kind=str, meaning="A CSV file of women, areas and outcomes.")
-    return {"cohort": table} | {name: Key(meaning=own[name].meaning) for name in names}
+    keys = {"cohort": table} | {name: Key(meaning=own[name].meaning) for name in names}
+    # configs that were written before there were splines lack it
+    return keys | {"splines": Key("age", own["splines"].meaning, kind=str)}
 
 
 KINDS = (

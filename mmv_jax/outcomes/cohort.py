@@ -8,12 +8,14 @@ truncation), in years from the mammogram as `time_years` is.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.missing import is_missing
 from mmv_jax.outcomes.cohort_checks import (
     check_age_and_area,
     check_entry,
@@ -22,6 +24,7 @@ from mmv_jax.outcomes.cohort_checks import (
 )
 from mmv_jax.outcomes.cohort_table import (
     REQUIRED,
+    at_lines,
     check_header,
     covariate_columns,
     missing_of,
@@ -31,7 +34,7 @@ from mmv_jax.outcomes.cohort_table import (
 )
 
 SEVERITIES = ("zero", "mild", "moderate", "severe")
-ENTRY = "entry_years"
+ENTRY, INDEX = "entry_years", "index_date"
 SHOWN = 12  # names of columns in a note
 LONG_YEARS = 25.0  # a median follow-up beyond is told: it may be months
 THRESHOLDS_MM2 = (0.0, 10.0, 25.0)  # zero: 0, mild: up to 10, moderate: up to 25, severe: more
@@ -173,7 +176,7 @@ def read_cohort(
             if name in header and name not in (*covariates, *REQUIRED)
         }
     )
-    read = {*REQUIRED, ENTRY, *covariates, *also}
+    read = {*REQUIRED, ENTRY, INDEX, *covariates, *also}
     unread = [name for name in header if name not in read]
     if complaints := [*complaints, *wrong]:
         raise UserError("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
@@ -189,6 +192,33 @@ def read_cohort(
         entry_years=values[ENTRY] if values[ENTRY].any() else None,
     )
     return cohort.told(*_remarks(cohort, ids, areas, unread))
+
+
+def read_index_dates(path: str | Path) -> dict[str, str]:
+    """By patient id the date (YYYYMMDD) of the examination from which time counts: the column
+    `index_date`, written 2019-05-31 or 20190531; {} where there is no such column.
+
+    Raises:
+      UserError: a cell that is no date.
+    """
+    path = Path(path)
+    header, lines, rows = read_table(path)
+    if INDEX not in header:
+        return {}
+    ids, cells = ([row[header.index(name)] for row in rows] for name in ("patient_id", INDEX))
+    found, wrong = {}, []
+    for name, cell, line in zip(ids, cells, lines.tolist()):
+        if is_missing(cell):
+            continue
+        try:
+            found[name] = date.fromisoformat(cell).strftime("%Y%m%d")
+        except ValueError:
+            wrong.append(line)
+    if wrong:
+        raise UserError(
+            f"{path.name}: {at_lines(wrong)} an {INDEX} that is no date. Write 2019-05-31."
+        )
+    return found
 
 
 def _adjusted_for(

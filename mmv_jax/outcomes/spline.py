@@ -17,9 +17,10 @@ def knots_for(values: Float[np.ndarray, "N"], outcomes: int) -> Float[np.ndarray
     """Knots at Harrell's quantiles, as many as the number of outcomes allows; none where these, or
     the distinct values, are too few for a curve.
     """
+    distinct = len(np.unique(values))
     for count, needed in OUTCOMES.items():
         knots = np.unique(np.quantile(values, QUANTILES[count]))
-        if outcomes >= needed and len(knots) == count:
+        if outcomes >= needed and len(knots) == count < distinct:
             return knots
     return np.zeros(0)
 

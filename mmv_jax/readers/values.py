@@ -153,6 +153,9 @@ def _as_pixel(dataset: Dataset, value: float) -> float:
     return value + span if value < 0 else value
 
 
+MOST_MAGNIFIED = 4.0  # of a breast in front of the detector; beyond, a distance is wrong
+
+
 def planar_spacing(
     dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None
 ) -> tuple[float, float, float]:
@@ -160,7 +163,8 @@ def planar_spacing(
 
     PixelSpacing of a projection is at the patient only if it was calibrated. ImagerPixelSpacing is
     measured at the detector: tissue is nearer to the source, so that it is divided by the
-    magnification where the file states one. NominalScannedPixelSpacing is that of a digitised film.
+    magnification where the file states one, or of a mammogram its distances.
+    NominalScannedPixelSpacing is that of a digitised film.
     Source: DICOM PS3.3, 10.7.1.3 (pixel spacing and calibration).
     """
     for group in (own, shared):
@@ -176,10 +180,23 @@ def planar_spacing(
     if not math.isnan(pixel[0]) and (math.isnan(imager[0]) or is_calibrated):
         return (NAN, *pixel)
     if not math.isnan(imager[0]):
-        magnification = number_of(dataset, "EstimatedRadiographicMagnificationFactor") or 1.0
-        factor = magnification if magnification >= 1 else 1.0
+        factor = _magnification(dataset)
         return (NAN, imager[0] / factor, imager[1] / factor)
     return (NAN, *scanned)
+
+
+def _magnification(dataset: Dataset) -> float:
+    """How much larger than in the patient a length is at the detector; 1 where nobody says it.
+
+    The factor is optional (PS3.3, C.8.7.1): of a mammogram the distances give it, the breast lying
+    on the support to which DistanceSourceToPatient is measured.
+    """
+    said = number_of(dataset, "EstimatedRadiographicMagnificationFactor")
+    if not said and dataset.get("Modality") == "MG":
+        detector = number_of(dataset, "DistanceSourceToDetector")
+        patient = number_of(dataset, "DistanceSourceToPatient")
+        said = detector / patient if detector and patient and 0 < patient < detector else 1.0
+    return said if said and 1 <= said < MOST_MAGNIFIED else 1.0
 
 
 def _pair(dataset: Dataset, keyword: str) -> tuple[float, float]:

@@ -11,8 +11,6 @@ from mmv_jax.outcomes.cohort import severity
 from mmv_jax.outcomes.prediction import added_worth
 from mmv_jax.outcomes.simulate import ADJUST, HAZARD_RATIOS, simulate_cohort
 
-pytest.importorskip("lifelines")
-pytest.importorskip("surpyval")
 LEVELS = ("mild", "moderate", "severe")
 
 

@@ -15,9 +15,6 @@ from mmv_jax.outcomes.page import baseline
 from mmv_jax.outcomes.run import evaluate_cohort
 from mmv_jax.outcomes.simulate import ADJUST, simulate_cohort
 
-pytest.importorskip("lifelines")
-pytest.importorskip("surpyval")
-
 
 @pytest.fixture(scope="module")
 def cohort_file(tmp_path_factory):

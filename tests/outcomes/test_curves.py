@@ -1,13 +1,11 @@
 """Curves and numbers at risk."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmv_jax.outcomes.survival import Curve, at_risk, cumulative_incidence, kaplan_meier
 
-pytest.importorskip("lifelines")
 women = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 2)), min_size=1, max_size=60)
 
 

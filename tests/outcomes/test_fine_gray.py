@@ -9,8 +9,6 @@ from mmv_jax.errors import UserError
 from mmv_jax.outcomes.fine_gray import censoring_survival, fine_gray
 from mmv_jax.outcomes.simulate import fine_gray_coverage, simulate_subdistribution
 
-pytest.importorskip("surpyval")
-
 
 def test_equals_comprisk():
     comprisk = pytest.importorskip("comprisk")

@@ -13,12 +13,10 @@ from mmv_jax.outcomes.discrimination import auc, concordance
 from mmv_jax.outcomes.fine_gray import fine_gray
 from mmv_jax.outcomes.survival import cumulative_incidence, kaplan_meier, log_rank
 
-pytest.importorskip("lifelines")
-pytest.importorskip("surpyval")
-
 
 @pytest.fixture(scope="module")
 def lung():
+    pytest.importorskip("lifelines")
     from lifelines.datasets import load_lung
 
     table = load_lung()
@@ -91,6 +89,7 @@ def test_cox_of_rossi():
     """Fox and Weisberg, Cox Proportional-Hazards Regression for Survival Data in R (appendix to An
     R Companion), after Allison.
     """
+    pytest.importorskip("lifelines")
     from lifelines.datasets import load_rossi
 
     table = load_rossi()
@@ -126,6 +125,7 @@ def test_cox_of_gbsg2():
 
     The tumour grade is an ordered factor there: a linear and a quadratic contrast.
     """
+    pytest.importorskip("lifelines")
     from lifelines.datasets import load_gbsg2
 
     table = load_gbsg2()
@@ -297,6 +297,7 @@ def test_fine_gray_of_primary_biliary_cirrhosis():
     """R: crr of death, with transplant competing, on drug, age, log(bilirubin) and sex of the 312
     patients of the Mayo trial.
     """
+    pytest.importorskip("surpyval")
     from surpyval.datasets import load_pbc2
 
     table = load_pbc2().groupby("id").first()

@@ -1,0 +1,89 @@
+"""Which examination of a woman counts, and which views of it show her whole breast."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+EARLIER = "an earlier examination: of a woman's the latest counts"
+LATER = "a later examination: time counts from the earliest, so that is the one"
+NOT_INDEX = "not the examination on the index date"
+UNORDERED = "one of several examinations that cannot be put in order: a date is missing"
+PART = "a view of a part of the breast or with displaced tissue (its modifier, or Partial View)"
+COMPUTED = "computed from tomosynthesis, which is no second measurement"
+# of DICOM PS3.16 CID 4015, as SNOMED CT; with any other modifier a view does not show what a
+# routine view does
+HARMLESS = {"442581004", "R-40AB3"}  # nipple in profile
+COMPUTED_TYPES = {"GENERATED_2D", "TOMO_2D", "TOMOSYNTHESIS", "TOMO_PROJ", "CVIEW", "SYNTHETIC"}
+COMPUTED_WORDS = (
+    "c-view",
+    "cview",
+    "s-view",
+    "synthetic",
+    "insight 2d",
+    "intelligent 2d",
+    "v-preview",
+)
+# what `special` reads
+KEYWORDS = (
+    *("ViewCodeSequence", "ViewModifierCodeSequence", "PartialView"),
+    *("ImageType", "SeriesDescription", "DistanceSourceToDetector", "DistanceSourceToPatient"),
+)
+
+
+def special(tags: Dataset) -> str:
+    """Why a mammogram is no routine view of a whole breast; "" where it is one."""
+    words = {str(word).upper() for word in tags.get("ImageType") or ()}
+    described = str(tags.get("SeriesDescription", "") or "").lower()
+    if words & COMPUTED_TYPES or any(word in described for word in COMPUTED_WORDS):
+        return COMPUTED
+    if str(tags.get("PartialView", "") or "").upper() == "YES":
+        return PART
+    return PART if any(code not in HARMLESS for code in _modifiers(tags)) else ""
+
+
+def _modifiers(tags: Dataset) -> Iterator[str]:
+    views = [tags, *(tags.get("ViewCodeSequence") or ())]
+    for view in views:
+        for item in view.get("ViewModifierCodeSequence") or ():
+            yield str(item.get("CodeValue", ""))
+
+
+def of_one_examination(
+    views: Sequence[Any], index_dates: Mapping[str, str] | None = None
+) -> list[Any]:
+    """The views, with a remark on those of an examination that does not count.
+
+    Args:
+      views: with `woman`, `remark`, `date` (YYYYMMDD) and `examination`; the last two "" where
+        unknown.
+      index_dates: None: the latest examination of a woman counts, as what she has now. Otherwise
+        that on her date, and where she has none the earliest: an area that was measured after an
+        outcome cannot have predicted it (immortal time).
+    """
+    of_woman: dict[str, set[tuple[str, str]]] = {}
+    for view in views:
+        of_woman.setdefault(view.woman, set()).add(
+            (view.date, "" if view.date else view.examination)
+        )
+    remarks = {woman: _remarks(woman, exams, index_dates) for woman, exams in of_woman.items()}
+    return [
+        replace(view, remark=view.remark or remarks[view.woman].get(view.date, ""))
+        for view in views
+    ]
+
+
+def _remarks(
+    woman: str, examinations: set[tuple[str, str]], index_dates: Mapping[str, str] | None
+) -> dict[str, str]:
+    """By date, why the examination of a woman does not count."""
+    dates = sorted({date for date, _ in examinations})
+    wanted = (index_dates or {}).get(woman, "")
+    if wanted:
+        return {date: NOT_INDEX for date in dates if date != wanted}
+    if "" in dates and len(examinations) > 1:
+        return dict.fromkeys(dates, UNORDERED)
+    if index_dates is None:
+        return dict.fromkeys(dates[:-1], EARLIER)
+    return dict.fromkeys(dates[1:], LATER)

@@ -1,0 +1,105 @@
+"""Which examination of a woman counts, and which views show her whole breast."""
+
+from dataclasses import dataclass
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from mmv_jax.bac.examination import (
+    COMPUTED,
+    EARLIER,
+    LATER,
+    NOT_INDEX,
+    PART,
+    UNORDERED,
+    of_one_examination,
+    special,
+)
+from mmv_jax.readers.values import planar_spacing
+
+
+@dataclass(frozen=True)
+class Seen:
+    woman: str
+    date: str = ""
+    examination: str = ""
+    remark: str = ""
+
+
+def remarks(views, index_dates=None):
+    return [view.remark for view in of_one_examination(views, index_dates)]
+
+
+TWO = [Seen("a", "20110101", "1"), Seen("a", "20120101", "2"), Seen("b", "20150101", "3")]
+
+
+def test_the_latest_counts_of_what_a_woman_has_and_the_earliest_of_what_may_become_of_her():
+    assert remarks(TWO) == [EARLIER, "", ""]
+    assert remarks(TWO, {}) == ["", LATER, ""]
+
+
+def test_the_examination_on_the_index_date_counts_and_no_other():
+    assert remarks(TWO, {"a": "20120101"}) == [NOT_INDEX, "", ""]
+    # an examination after the event would have predicted what was known
+    assert remarks(TWO, {"a": "20111231", "b": "20150101"}) == [NOT_INDEX, NOT_INDEX, ""]
+
+
+@pytest.mark.parametrize("index_dates", [None, {}], ids=["bac", "cohort"])
+def test_examinations_without_order_do_not_count(index_dates):
+    undated = [Seen("a", "", "1"), Seen("a", "", "2"), Seen("b", "", "3"), Seen("b", "", "3")]
+    assert remarks(undated, index_dates) == [UNORDERED, UNORDERED, "", ""]
+    half = [Seen("a", "20110101", "1"), Seen("a", "", "2"), Seen("c")]
+    assert remarks(half, index_dates) == [UNORDERED, UNORDERED, ""]
+
+
+def test_what_did_not_count_before_keeps_its_reason():
+    views = [Seen("a", "20110101", "1", "an implant"), Seen("a", "20120101", "2")]
+    assert remarks(views) == ["an implant", ""]
+
+
+def tags(*modifiers, **values):
+    view = Dataset()
+    view.ViewModifierCodeSequence = Sequence([Dataset() for _ in modifiers])
+    for item, code in zip(view.ViewModifierCodeSequence, modifiers):
+        item.CodeValue = code
+    dataset = Dataset()
+    dataset.ViewCodeSequence = Sequence([view])
+    for name, value in values.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+VIEWS = {
+    "routine": (tags(), ""),
+    "nipple in profile": (tags("442581004"), ""),
+    "spot compression": (tags("399055006"), PART),
+    "tangential, by its older code": (tags("R-102C2"), PART),
+    "a modifier that nobody knows": (tags("442581004", "1234"), PART),
+    "partial": (tags(PartialView="YES"), PART),
+    "whole": (tags(PartialView="NO", ImageType=["ORIGINAL", "PRIMARY"]), ""),
+    "generated": (tags(ImageType=["DERIVED", "PRIMARY", "", "GENERATED_2D"]), COMPUTED),
+    "C-View": (tags(SeriesDescription="L CC C-View"), COMPUTED),
+}
+
+
+@pytest.mark.parametrize("dataset, remark", VIEWS.values(), ids=VIEWS.keys())
+def test_a_view_counts_where_nothing_says_that_it_is_special(dataset, remark):
+    assert special(dataset) == remark
+
+
+DISTANCES = {
+    "contact": (660, 660, 0.1),
+    "magnification": (660, 363, 0.055),
+    "impossible": (660, 100, 0.1),
+    "not known": (660, 0, 0.1),
+}
+
+
+@pytest.mark.parametrize("detector, patient, mm", DISTANCES.values(), ids=DISTANCES.keys())
+def test_distances_say_how_much_a_mammogram_is_magnified(detector, patient, mm):
+    dataset = tags(ImagerPixelSpacing=[0.1, 0.1], Modality="MG")
+    dataset.DistanceSourceToDetector, dataset.DistanceSourceToPatient = detector, patient
+    assert planar_spacing(dataset)[1:] == pytest.approx((mm, mm))
+    dataset.Modality = "DX"  # where patients do not lie on the support
+    assert planar_spacing(dataset)[1:] == pytest.approx((0.1, 0.1))
