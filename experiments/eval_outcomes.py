@@ -27,5 +27,6 @@ def get_config() -> ConfigDict:
             "thresholds": (0.0, 10.0, 25.0),
             "horizons": (5.0, 10.0),
             "splines": "age",
+            "endpoint": "",
         }
     )

@@ -146,8 +146,9 @@ def cohort_keys() -> dict[str, Key]:
     names = ("adjust", "thresholds", "horizons")
     table = Key(kind=str, meaning="A CSV file of women, areas and outcomes.")
     keys = {"cohort": table} | {name: Key(meaning=own[name].meaning) for name in names}
-    # configs that were written before there were splines lack it
-    return keys | {"splines": Key("age", own["splines"].meaning, kind=str)}
+    # configs that were written before there were these lack them
+    keys |= {"splines": Key("age", own["splines"].meaning, kind=str)}
+    return keys | {"endpoint": Key("", own["endpoint"].meaning, kind=str)}
 
 
 KINDS = (

@@ -98,6 +98,7 @@ def analyse(
     thresholds: Sequence[float | int] = THRESHOLDS_MM2,
     horizons: Sequence[float | int] = HORIZONS,
     splines: Sequence[str] = SPLINES,
+    endpoint: str = "",
 ) -> Analysis:
     """Kaplan–Meier, Cox and Fine–Gray by severity and per mm², by age, and what calcification adds
     to the covariates' risk.
@@ -112,13 +113,15 @@ def analyse(
       horizons: years at which risk is predicted.
       splines: which of `adjust` enter as restricted cubic splines; "area" adds the hazard ratio of
         the area as a curve.
+      endpoint: what event 1 is (`SCORES_OF`): a published score is set beside the endpoint only
+        that it was made for.
     Raises:
       UserError: a covariate, or the cohort, from which no model can be made.
     """
     names = cohort.names_of(adjust)
     _check_splines(cohort, names, splines)
     whole = cohort
-    cohort, scores = _ready(cohort, names)
+    cohort, scores = _ready(cohort, names, endpoint)
     group = severity(cohort.area_mm2, thresholds)
     levels, notes = levels_with_outcomes(cohort, group)
     women = Women(cohort=cohort, group=group, levels=levels, names=names, splines=tuple(splines))
@@ -169,11 +172,16 @@ def _late(cohort: Cohort) -> bool:
     return cohort.entry_years is not None
 
 
-def _ready(cohort: Cohort, names: Sequence[str]) -> tuple[Cohort, Columns]:
+def _ready(cohort: Cohort, names: Sequence[str], endpoint: str) -> tuple[Cohort, Columns]:
     """The women of the models, and their published risks."""
-    scores, notes = women_scores(cohort.age, cohort.covariates)
+    scores, notes = women_scores(cohort.age, cohort.covariates, endpoint)
     kept = complete_cases(cohort, names).told(*notes)
     check_covariates(kept, names)
+    if scores and not endpoint:
+        kept = kept.told(
+            "What event 1 is was not said (endpoint): the ASCVD score was made for infarction,"
+            " coronary death and stroke, PREVENT for these and heart failure."
+        )
     return kept, {name: risk[np.isin(cohort.line, kept.line)] for name, risk in scores.items()}
 
 
@@ -254,7 +262,8 @@ def metrics(analysis: Analysis) -> dict:
     """The numbers in the form of `metrics.json`: task, level, metric.
 
     The hazard ratios' tasks are those of `effects`, and `cox_adjusted_age_50_59` and so on;
-    `prediction` has the C-index and AUC of each risk, and `added_by_calcification` what they gain;
+    `prediction` has the C-index and AUC of each risk, `accuracy` its IPA and calibration slope, and
+    `added_by_calcification` what calcification adds to the covariates and to each score;
     `restricted_mean` the years without the outcome that a severity loses against zero, and
     `follow_up` the median.
     """
@@ -280,10 +289,24 @@ def metrics(analysis: Analysis) -> dict:
         )
         for risk in analysis.added.worth
     }
-    added = {"covariates": {name: _number(value) for name, value in analysis.added.gain.items()}}
+    accuracy = {
+        risk.name: (
+            {f"ipa_{h:g}_years": _number(value) for h, value in risk.accuracy.items()}
+            | ({"calibration_slope": _interval(*risk.slope, risk.women)} if risk.slope else {})
+        )
+        for risk in analysis.added.worth
+        if risk.accuracy
+    }
+    gains = {"covariates": analysis.added.gain} if analysis.added.gain else {}
+    gains |= {name: gain.differences for name, gain in analysis.added.beyond.items()}
+    added = {
+        over: {name: _number(value) for name, value in gain.items()} for over, gain in gains.items()
+    }
     if prediction:
         found["prediction"] = prediction
-    if analysis.added.gain:
+    if accuracy:
+        found["accuracy"] = accuracy
+    if added:
         found["added_by_calcification"] = added
     return found
 

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmv_jax.outcomes.accuracy import DecisionCurve
 from mmv_jax.outcomes.cox import Effect
 from mmv_jax.outcomes.prediction import Worth
 from mmv_jax.outcomes.ratios import AREAS_MM2
@@ -216,3 +217,27 @@ def calibration(risks: Sequence[Worth], years: float) -> str:
                 fontsize=8,
             )
         return svg(figure, f"Calibration at {years:g} years")
+
+
+def decision_curves(curve: DecisionCurve, score: str) -> str:
+    """Net benefit by threshold of treating by the score, by score and calcification, and of all."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * 0.6, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        lines = {
+            "score": (curve.without, COLOURS[0]),
+            "score and calcification": (curve.with_it, COLOURS[5]),
+            "treat all": (curve.of_all, "#999999"),
+        }
+        for name, (values, colour) in lines.items():
+            axes.plot(100 * curve.thresholds, 1000 * values, color=colour, label=name)
+        axes.axhline(0, color="#cccccc", linewidth=0.8)
+        top = 1000 * max(curve.without.max(), curve.with_it.max())
+        axes.set(
+            xlabel="treated from a risk of (%)",
+            ylabel="net benefit in 1,000 women",
+            ylim=(-0.1 * top, 1.1 * top) if top > 0 else None,
+        )
+        axes.set_title(f"{score}, {curve.years:g} years", fontsize=8)
+        axes.legend(frameon=False)
+        return svg(figure, f"Decision curve of {score} at {curve.years:g} years")

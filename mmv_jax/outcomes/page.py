@@ -12,7 +12,15 @@ from mmv_jax.outcomes.analysis import Analysis
 from mmv_jax.outcomes.cox import Effect
 from mmv_jax.outcomes.describe import Group
 from mmv_jax.outcomes.discrimination import Estimate, Reclassification
-from mmv_jax.outcomes.figures import LEVEL_NAMES, calibration, hazard_ratios, incidence, ratio_words
+from mmv_jax.outcomes.figures import (
+    LEVEL_NAMES,
+    calibration,
+    decision_curves,
+    hazard_ratios,
+    incidence,
+    ratio_words,
+)
+from mmv_jax.outcomes.prediction import SCORES, Worth
 from mmv_jax.outcomes.survival import CurveTest, RestrictedMean
 from mmv_jax.report.page import Cell, Section, Table, write_page
 
@@ -24,6 +32,8 @@ TASK_NAMES = {
     "cox_area_spline": "Cox, adjusted, spline of the area",
     "cox_pce_adjusted": "Cox, adjusted for the ASCVD score",
     "cox_prevent_adjusted": "Cox, adjusted for PREVENT",
+    "cox_prevent_ascvd_adjusted": "Cox, adjusted for PREVENT-ASCVD",
+    "cox_prevent_heart_failure_adjusted": "Cox, adjusted for PREVENT-HF",
 }
 METHOD = (
     (
@@ -137,6 +147,11 @@ def sections(analysis: Analysis) -> list[Section]:
     if analysis.added.worth:
         horizons = list(analysis.added.worth[0].calibration)
         figures = [calibration(analysis.added.worth, h) for h in horizons]
+        figures += [
+            decision_curves(curve, SCORES[name])
+            for name, gain in analysis.added.beyond.items()
+            for curve in gain.decisions
+        ]
         parts.append(
             Section(
                 "What calcification adds to the known risk",
@@ -251,30 +266,49 @@ def _worth_tables(analysis: Analysis) -> list[Table]:
             Cell(f"{risk.women:,}"),
             _three(risk.concordance),
             *(_three(risk.auc[h]) if h in risk.auc else Cell("—") for h in horizons),
+            *(_three(risk.accuracy[h]) if h in risk.accuracy else Cell("—") for h in horizons),
+            _slope(risk),
         ]
         for risk in added.worth
     ]
-    if added.gain:
-        lines.append(
+    head = ["risk", "women", "C-index", *(f"AUC, {h:g} years" for h in horizons)]
+    head += [*(f"IPA, {h:g} years" for h in horizons), "calibration slope"]
+    tables = [Table(head, lines)]
+    gains = ({"the covariates": added.gain} if added.gain else {}) | {
+        SCORES[name]: gain.differences for name, gain in added.beyond.items()
+    }
+    if gains:
+        columns = list(dict.fromkeys(name for gain in gains.values() for name in gain))
+        named = [
             [
-                Cell("gain by calcification"),
-                Cell(""),
-                *(_three(value, signed=True) for value in added.gain.values()),
+                Cell(over),
+                *(_three(gain[c], signed=True) if c in gain else Cell("—") for c in columns),
             ]
-        )
-    tables = [Table(["risk", "women", "C-index", *(f"AUC, {h:g} years" for h in horizons)], lines)]
-    if added.reclassification:
-        moved = [
+            for over, gain in gains.items()
+        ]
+        tables.append(Table(["gain over", *(c.replace("_", " ") for c in columns)], named))
+    moved = {"covariates": added.reclassification} if added.reclassification else {}
+    moved |= {SCORES[name]: gain.moved for name, gain in added.beyond.items() if gain.moved}
+    if moved:
+        rows = [
             [
-                Cell(f"{r.years:g} years ({_categories(r)} %)"),
+                Cell(f"{over}, {r.years:g} years ({_categories(r)} %)"),
                 *(_percent(value) for value in (r.with_outcome, r.without_outcome, r.total)),
             ]
-            for r in added.reclassification
+            for over, each in moved.items()
+            for r in each
         ]
         tables.append(
-            Table(["net reclassification", "with the outcome", "without it", "sum"], moved)
+            Table(["net reclassification", "with the outcome", "without it", "sum"], rows)
         )
     return tables
+
+
+def _slope(risk: Worth) -> Cell:
+    if risk.slope is None:
+        return Cell("—")
+    value, (low, high) = risk.slope
+    return Cell(f"{value:.2f}", f"{low:.2f} to {high:.2f}")
 
 
 def _categories(moved: Reclassification) -> str:

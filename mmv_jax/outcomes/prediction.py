@@ -11,49 +11,55 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.outcomes.accuracy import calibration_slope, index_of_accuracy
+from mmv_jax.outcomes.cross_fitting import cross_fitted
 from mmv_jax.outcomes.discrimination import (
-    RISK_CUTOFFS,
     Calibration,
     Estimate,
     Reclassification,
     auc,
     calibration,
     concordance,
-    reclassification,
 )
-from mmv_jax.outcomes.fine_gray import fine_gray
+from mmv_jax.outcomes.gain import SCORE_YEARS, Gain, compared, gain_over_score
 
-FOLDS = 5
 # outcomes before a horizon, and women followed beyond it: with fewer, an interval tells nothing
 FEWEST = 10
 OF_COVARIATES, OF_BOTH = "covariates", "covariates and calcification"
-SCORES = {"pce": "ASCVD (pooled cohort equations)", "prevent": "PREVENT"}
-# published scores and their categories are of ten-year risk: scores are calibrated at no other
-# time, categories are scaled
-SCORE_YEARS = 10.0
+SCORES = {
+    "pce": "ASCVD (pooled cohort equations)",
+    "prevent": "PREVENT",
+    "prevent_ascvd": "PREVENT-ASCVD",
+    "prevent_heart_failure": "PREVENT-HF",
+}
 Columns = Mapping[str, Float[np.ndarray, "N"]]
 
 
 @dataclass(frozen=True)
 class Worth:
-    """How well one risk predicts; `auc` and `calibration` go by horizon in years."""
+    """How well one risk predicts; `auc`, `calibration` and `accuracy` (IPA) go by horizon in years.
+    `slope` is that of calibration, with its interval, at the longest horizon of these.
+    """
 
     name: str
     women: int
     concordance: Estimate
     auc: Mapping[float, Estimate]
     calibration: Mapping[float, Calibration]
+    accuracy: Mapping[float, Estimate]
+    slope: tuple[float, tuple[float, float]] | None
 
 
 @dataclass(frozen=True)
 class Added:
     """The worth of each risk; and what calcification adds to the covariates: `gain` in `c_index`
-    and `auc_5_years`, and moves between categories.
+    and `auc_5_years` and so on, and moves between categories; `beyond` the scores likewise.
     """
 
     worth: Sequence[Worth] = ()
     gain: Mapping[str, Estimate] = field(default_factory=dict)
     reclassification: Sequence[Reclassification] = ()
+    beyond: Mapping[str, Gain] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -93,24 +99,45 @@ def added_worth(
         for name, (score, risk) in risks.items()
     }
     by_score, score_notes = _published(time, event, scores, possible)
-    gain, moved = {}, []
-    if covariates:
-        with_it, without = found[OF_BOTH], found[OF_COVARIATES]
-        gain = {"c_index": with_it.concordance - without.concordance} | {
-            f"auc_{h:g}_years": with_it.auc[h] - without.auc[h] for h in possible
-        }
-        moved = [
-            reclassification(
-                time,
-                event,
-                risks[OF_COVARIATES][1][h],
-                risks[OF_BOTH][1][h],
-                years=h,
-                cutoffs=[c * h / SCORE_YEARS for c in RISK_CUTOFFS],
+    beyond, beyond_notes = _beyond(
+        time, event, scores, calcification=calcification, horizons=possible
+    )
+    gained = compared(time, event, risks[OF_COVARIATES], risks[OF_BOTH]) if covariates else None
+    return Added(
+        worth=(*found.values(), *by_score),
+        gain=gained.differences if gained else {},
+        reclassification=gained.moved if gained else (),
+        beyond=beyond,
+        notes=(*notes, *score_notes, *beyond_notes),
+    )
+
+
+def _beyond(
+    time: np.ndarray,
+    event: np.ndarray,
+    scores: Columns,
+    *,
+    calcification: Columns,
+    horizons: Sequence[float],
+) -> tuple[dict[str, Gain], list[str]]:
+    """What calcification adds to each score, of the women who have it; notes."""
+    found, notes = {}, []
+    for name, risk in scores.items():
+        known = np.isfinite(risk)
+        t, e = time[known], event[known]
+        if np.sum(e == 1) < FEWEST:
+            continue  # told with the score's worth
+        try:
+            found[name] = gain_over_score(
+                t,
+                e,
+                risk[known],
+                calcification={level: x[known] for level, x in calcification.items()},
+                horizons=[h for h in horizons if _enough(t, e, h)],
             )
-            for h in possible
-        ]
-    return Added((*found.values(), *by_score), gain, moved, (*notes, *score_notes))
+        except UserError as error:
+            notes.append(f"What calcification adds to the {name} risk is not known. {error}")
+    return found, notes
 
 
 def _enough(time: np.ndarray, event: np.ndarray, years: float) -> bool:
@@ -144,38 +171,6 @@ def _published(
     return found, notes
 
 
-def cross_fitted(
-    time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], x: Columns, horizons: Sequence[float]
-) -> tuple[Float[np.ndarray, "N"], dict[float, Float[np.ndarray, "N"]]]:
-    """The linear predictor, and the risk by each horizon, of every woman from a model of the other
-    folds' women.
-    """
-    fold = _folds(event, x)
-    score, risk = np.zeros(len(time)), {h: np.zeros(len(time)) for h in horizons}
-    for k in range(FOLDS):
-        seen, unseen = fold != k, fold == k
-        model = fine_gray(
-            time[seen], event[seen], {name: values[seen] for name, values in x.items()}
-        )
-        theirs = {name: values[unseen] for name, values in x.items()}
-        score[unseen] = model.score(theirs)
-        for h in horizons:
-            risk[h][unseen] = model.risk(theirs, h)
-    return score, risk
-
-
-def _folds(event: np.ndarray, x: Columns) -> np.ndarray:
-    """Deals outcomes, deaths and the others evenly, and within these each 0/1 column, so that no
-    model lacks a rare one.
-    """
-    rng = np.random.default_rng(0)
-    binary = [values for values in x.values() if np.isin(values, (0, 1)).all()]
-    order = np.lexsort([rng.random(len(event)), *binary, event])
-    fold = np.empty(len(event), int)
-    fold[order] = np.arange(len(event)) % FOLDS
-    return fold
-
-
 def _worth(
     name: str,
     time: np.ndarray,
@@ -186,10 +181,18 @@ def _worth(
     of_calibration: Mapping[float, np.ndarray],
 ) -> Worth:
     """Args: `of_auc` and `of_calibration` have the risks by the horizons at which each is asked."""
+    slope = None
+    if of_calibration:
+        try:
+            slope = calibration_slope(time, event, of_calibration[max(of_calibration)])
+        except UserError:  # one risk for all has no slope
+            slope = None
     return Worth(
         name=name,
         women=len(time),
         concordance=concordance(time, event, score),
         auc={h: auc(time, event, risk, h) for h, risk in of_auc.items()},
         calibration={h: calibration(time, event, risk, h) for h, risk in of_calibration.items()},
+        accuracy={h: index_of_accuracy(time, event, risk, h) for h, risk in of_calibration.items()},
+        slope=slope,
     )

@@ -26,6 +26,15 @@ RANGES = {
     "bmi": (18.5, 40.0, "kg/m²"),
     "egfr": (15.0, 140.0, "mL/min/1.73 m²"),
 }
+# The scores that were made for each endpoint that event 1 may be: "ascvd" is infarction, coronary
+# death and stroke, "cvd" these and heart failure. Another endpoint has none; "" is not said.
+SCORES_OF = {
+    "": ("pce", "prevent"),
+    "ascvd": ("pce", "prevent_ascvd"),
+    "cvd": ("prevent",),
+    "heart_failure": ("prevent_heart_failure",),
+    **dict.fromkeys(("infarction", "stroke", "death", "mace", "mace_without_death"), ()),
+}
 YES_OR_NO = ("bp_treated", "smoker", "diabetes", "statin", "black")
 # other units in which a column may be, and what one of them is in those above
 OTHER_UNITS = {
@@ -183,36 +192,40 @@ def _outside(name: str, values: np.ndarray) -> list[str]:
 
 
 def women_scores(
-    age: Float[np.ndarray, "N"], covariates: Mapping[str, Float[np.ndarray, "N"]]
+    age: Float[np.ndarray, "N"],
+    covariates: Mapping[str, Float[np.ndarray, "N"]],
+    endpoint: str = "",
 ) -> tuple[dict[str, Float[np.ndarray, "N"]], list[str]]:
-    """The risks `pce` and `prevent` of women, as far as their inputs are among the covariates; and
-    notes.
+    """The risks of women by the scores that were made for the endpoint, as far as their inputs are
+    among the covariates; and notes.
 
     A column `black` (0 or 1) chooses the pooled cohort equation; where it is unknown there is none.
+
+    Args:
+      endpoint: a key of `SCORES_OF`.
+    Raises:
+      UserError: an endpoint that is none.
     """
-    female = np.ones(len(age), bool)
+    if endpoint not in SCORES_OF:
+        known = ", ".join(filter(None, SCORES_OF))
+        raise UserError(f"endpoint is {endpoint!r}, which is none. There are: {known}.")
+    wanted = SCORES_OF[endpoint]
+    inputs = {name: PCE_INPUTS if name == "pce" else PREVENT_INPUTS for name in wanted}
+    asked = [name for name in wanted if set(inputs[name]) <= set(covariates)]
+    if not wanted and set(PCE_INPUTS) <= set(covariates):
+        return {}, [f"No published score was made for {endpoint}, so none is set beside it."]
+    used = dict.fromkeys(column for name in asked for column in inputs[name])
+    if "pce" in asked and "black" in covariates:
+        used["black"] = None
+    notes = [note for column in used for note in _outside(column, covariates[column])]
     scores: dict[str, np.ndarray] = {}
-    notes: list[str] = []
-    has_pce, has_prevent = (set(of) <= set(covariates) for of in (PCE_INPUTS, PREVENT_INPUTS))
-    asked = PREVENT_INPUTS if has_prevent else PCE_INPUTS if has_pce else ()
-    for name in (*asked, *(["black"] if has_pce and "black" in covariates else [])):
-        notes += _outside(name, covariates[name])
-    if has_pce:
-        black = in_domain("black", covariates["black"]) if "black" in covariates else 0.0 * age
-        risk = pooled_cohort(age, covariates, female=female, black=black == 1)
-        scores["pce"] = np.where(np.isnan(black), np.nan, risk)
-        if "black" not in covariates:
-            notes.append(
-                "There is no column black: the pooled cohort equation of white women stands for"
-                " all."
-            )
-        elif unknown := int(np.isnan(black).sum()):
-            notes.append(
-                f"{unknown:,} women whose race is unknown (black) have no pce risk: unknown is not"
-                " white."
-            )
-    if has_prevent:
-        scores["prevent"] = prevent(age, covariates, female=female)
+    for name in asked:
+        if name == "pce":
+            scores[name], race_notes = _pooled_cohort_of_women(age, covariates)
+            notes += race_notes
+        else:
+            outcome = name.removeprefix("prevent").strip("_") or "cvd"
+            scores[name] = prevent(age, covariates, female=np.ones(len(age), bool), outcome=outcome)
     for name, risk in scores.items():
         if without := int(np.isnan(risk).sum()):
             notes.append(
@@ -220,3 +233,24 @@ def women_scores(
                 " outside the range of the equations."
             )
     return scores, notes
+
+
+def _pooled_cohort_of_women(
+    age: np.ndarray, covariates: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, list[str]]:
+    """The risk by the equation of each woman's race, NaN where that is unknown; notes."""
+    said = "black" in covariates
+    black = in_domain("black", covariates["black"]) if said else np.zeros(len(age))
+    risk = pooled_cohort(age, covariates, female=np.ones(len(age), bool), black=black == 1)
+    unknown = int(np.isnan(black).sum())
+    notes = []
+    if not said:
+        notes.append(
+            "There is no column black: the pooled cohort equation of white women stands for all."
+        )
+    elif unknown:
+        notes.append(
+            f"{unknown:,} women whose race is unknown (black) have no pce risk: unknown is not"
+            " white."
+        )
+    return np.where(np.isnan(black), np.nan, risk), notes

@@ -23,6 +23,7 @@ def evaluate_config(config: ConfigDict, workdir: Path) -> str:
         thresholds=config.thresholds,
         horizons=config.horizons,
         splines=split_names(config.get("splines", ",".join(SPLINES))),
+        endpoint=config.get("endpoint", ""),
         config=to_json(config),
     )
 
@@ -35,6 +36,7 @@ def evaluate_cohort(
     thresholds: Sequence[float | int] = THRESHOLDS_MM2,
     horizons: Sequence[float | int] = HORIZONS,
     splines: Sequence[str] = SPLINES,
+    endpoint: str = "",
     areas: Mapping[str, float] | None = None,
     config: str = "",
 ) -> str:
@@ -43,6 +45,8 @@ def evaluate_cohort(
     Args:
       adjust: covariates, by their columns.
       splines: of `adjust`, those that enter as restricted cubic splines; "area" for its curve.
+      endpoint: what event 1 is: ascvd, cvd, heart_failure, infarction, stroke, death, mace or
+        mace_without_death; a published score is set beside its own endpoint only.
       areas: mm² by patient id, as measured on images; without it the column `area_mm2` counts.
       config: printed at the end of the report.
     Returns:
@@ -52,7 +56,12 @@ def evaluate_cohort(
     """
     cohort = read_cohort(path, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
     analysis = analyse(
-        cohort, adjust=adjust, thresholds=thresholds, horizons=horizons, splines=splines
+        cohort,
+        adjust=adjust,
+        thresholds=thresholds,
+        horizons=horizons,
+        splines=splines,
+        endpoint=endpoint,
     )
     workdir.mkdir(parents=True, exist_ok=True)
     write_outcomes(workdir / "report.html", analysis, config)

@@ -137,7 +137,7 @@ def test_r_prints_this(tmp_path):
 
 
 def test_unos_c_is_the_weighted_share_of_pairs():
-    """scikit-survival 0.25: concordance_index_ipcw(y, y, x, tau=10.0001)[0] of the times apart."""
+    """scikit-survival 0.28: concordance_index_ipcw(y, y, x, tau=10.0001)[0] of the times apart."""
     value = uno_concordance(APART, (E == 1).astype(int), X, 10.0).value
     assert value == pytest.approx(0.5439044501494885, abs=1e-12)
 
