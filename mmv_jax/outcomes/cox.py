@@ -184,11 +184,14 @@ class _Efron:
         self.from_event = np.searchsorted(-at, -self.time, side="left")
         self.entry = None if entry is None or not entry.any() else entry[order]
         if self.entry is not None:
-            self.by_entry = np.argsort(-self.entry, kind="stable")
+            # Only those who enter after 0: the others are at risk at 0 too.
+            late = np.flatnonzero(self.entry > 0)
+            self.by_entry = late[np.argsort(-self.entry[late], kind="stable")]
             # how many have not entered before each outcome; the first outcome, of those from the
             # latest on, that was before each woman's entry or at it
             self.outside = np.searchsorted(-self.entry[self.by_entry], -at, side="right")
-            self.to_event = np.searchsorted(-at, -self.entry, side="left")
+            until = np.searchsorted(-at, -self.entry, side="left")
+            self.to_event = np.where(self.entry > 0, until, len(at))
         self.risen = 1 - _survival_before(time, outcome, entry, at)
 
     def at(self, beta):
@@ -212,7 +215,8 @@ def _survival_before(time, outcome, entry, when):
     times, place = np.unique(time, return_inverse=True)
     at_risk = np.bincount(place)[::-1].cumsum()[::-1]
     if entry is not None:
-        at_risk = at_risk - (len(entry) - np.searchsorted(np.sort(entry), times, side="left"))
+        late = np.sort(entry[entry > 0])
+        at_risk = at_risk - (len(late) - np.searchsorted(late, times, side="left"))
     happened = np.bincount(place[outcome], minlength=len(times))
     survival = np.concatenate([[1.0], np.cumprod(1 - happened / at_risk)])
     return survival[np.searchsorted(times, when)]

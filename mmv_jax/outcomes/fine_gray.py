@@ -114,7 +114,8 @@ def censoring_survival(
     times, place = np.unique(time, return_inverse=True)
     at_risk = np.bincount(place)[::-1].cumsum()[::-1]
     if entry is not None:
-        at_risk = at_risk - (len(entry) - np.searchsorted(np.sort(entry), times, side="left"))
+        late = np.sort(entry[entry > 0])
+        at_risk = at_risk - (len(late) - np.searchsorted(late, times, side="left"))
     censored = np.bincount(place[event == 0], minlength=len(times))
     survival = np.concatenate([[1.0], np.cumprod(1 - censored / at_risk)])
     return survival[np.searchsorted(times, when, side="left")]
@@ -127,7 +128,7 @@ def entered_before(
 
     Kaplan–Meier in reversed time: of those who are followed beyond s, some entered at s.
     """
-    times, arrived = np.unique(entry, return_counts=True)
+    times, arrived = np.unique(entry[entry > 0], return_counts=True)
     followed = np.searchsorted(np.sort(entry), times, side="right") - np.searchsorted(
         np.sort(time), times, side="right"
     )
@@ -161,9 +162,12 @@ class _RiskSets:
         self.until = np.searchsorted(self.at_times, self.time, side="right")
         self.entry = entry[order] if late else None
         if late:
-            self.by_entry = np.argsort(-self.entry, kind="stable")
+            # only those who enter after 0: the others are at risk at 0 too
+            some = np.flatnonzero(self.entry > 0)
+            self.by_entry = some[np.argsort(-self.entry[some], kind="stable")]
             self.outside = np.searchsorted(-self.entry[self.by_entry], -self.at_times, side="right")
-            self.since = np.searchsorted(self.at_times, self.entry, side="right")
+            since = np.searchsorted(self.at_times, self.entry, side="right")
+            self.since = np.where(self.entry > 0, since, 0)
 
     def at(self, beta):
         return _FineGrayState(self, beta)

@@ -131,9 +131,8 @@ def at_risk(
     followed = len(time) - np.searchsorted(np.sort(time), when, side="left")
     if entry is None:
         return followed
-    # at 0 those are counted who are under observation from the start
-    outside = len(entry) - np.searchsorted(np.sort(entry), when, side="left")
-    return followed - np.where(when > 0, outside, np.sum(entry > 0))
+    late = np.sort(entry[entry > 0])  # the others are at risk at 0 too
+    return followed - (len(late) - np.searchsorted(late, when, side="left"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -16,6 +17,7 @@ from mmv_jax.bac.examination import (
     of_one_examination,
     special,
 )
+from mmv_jax.outcomes.cox import cox
 from mmv_jax.readers.values import planar_spacing
 
 
@@ -56,6 +58,30 @@ def test_examinations_without_order_do_not_count(index_dates):
 def test_what_did_not_count_before_keeps_its_reason():
     views = [Seen("a", "20110101", "1", "an implant"), Seen("a", "20120101", "2")]
     assert remarks(views) == ["an implant", ""]
+
+
+def test_the_latest_examination_would_predict_what_had_to_happen_first():
+    """Immortal time: areas grow, and only who lives without the outcome is examined again. An area
+    without any effect seems to protect by the latest examination, and not by the earliest.
+    """
+    rng = np.random.default_rng(0)
+    women = 2000
+    first = rng.exponential(10.0, women)
+    ends, left = rng.exponential(15.0, women), rng.uniform(1.0, 12.0, women)
+    time = np.minimum(ends, left)
+    views, areas = [], []
+    for woman in range(women):
+        for year in range(0, int(np.ceil(time[woman])), 2):
+            views.append(Seen(str(woman), f"{2000 + year}0101", f"{woman}.{year}"))
+            areas.append(first[woman] + 3.0 * year)
+    ratios = {}
+    for name, index_dates in (("latest", None), ("earliest", {})):
+        kept = [not view.remark for view in of_one_examination(views, index_dates)]
+        area = np.array(areas)[kept]
+        assert len(area) == women
+        ratios[name] = cox(time, ends <= left, {"area": area}).effects()["area"]
+    assert ratios["latest"].ci95[1] < 0.98
+    assert ratios["earliest"].ci95[0] < 1 < ratios["earliest"].ci95[1]
 
 
 def tags(*modifiers, **values):

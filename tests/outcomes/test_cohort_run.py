@@ -6,13 +6,15 @@ import json
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
-from mmv_jax.config import load_config
+from mmv_jax.commands.keys import cohort_keys
+from mmv_jax.config import NEEDED, load_config
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.analysis import Group
 from mmv_jax.outcomes.cohort import split_names
 from mmv_jax.outcomes.page import baseline
-from mmv_jax.outcomes.run import evaluate_cohort
+from mmv_jax.outcomes.run import evaluate_cohort, evaluate_config
 from mmv_jax.outcomes.simulate import ADJUST, simulate_cohort
 
 
@@ -92,6 +94,15 @@ def test_the_config_of_the_repository_is_the_call(cohort_file, tmp_path, results
         thresholds=config.thresholds,
         horizons=config.horizons,
     )
+    assert json.loads((tmp_path / "metrics.json").read_text()) == results[1]
+
+
+def test_a_config_of_before_has_none_of_the_newer_keys(cohort_file, tmp_path, results):
+    needed = {name for name, key in cohort_keys().items() if key.default is NEEDED}
+    values = {"cohort": str(cohort_file), "adjust": ",".join(ADJUST)}
+    values |= {"thresholds": (0.0, 10.0, 25.0), "horizons": (5.0, 10.0)}
+    assert needed == set(values)
+    evaluate_config(ConfigDict(values), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == results[1]
 
 

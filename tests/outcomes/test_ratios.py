@@ -129,6 +129,23 @@ def test_entry_at_zero_changes_nothing():
         np.testing.assert_array_equal(first.log_ratios, second.log_ratios)
 
 
+def test_an_outcome_at_once_beside_late_women_is_one():
+    """As if it came at a moment before any other: where time 0 stands changes no rank."""
+    cohort = late(simulate_cohort(1500, 5), 5)
+    time, entry = cohort.time_years.copy(), cohort.entry_years
+    time[(entry == 0) & (cohort.event > 0) & (np.arange(len(time)) % 7 == 0)] = 0.0
+    moved, before = time + 1, np.where(entry > 0, entry + 1, 0.0)
+    women = women_of(cohort)
+    x = women.severities() | women.covariates()
+    for model, code in ((cox, cohort.event == 1), (fine_gray, cohort.event)):
+        first, second = model(time, code, x, entry=entry), model(moved, code, x, entry=before)
+        np.testing.assert_allclose(first.log_ratios, second.log_ratios, rtol=1e-8)
+    first, second = (
+        kaplan_meier(t, cohort.event == 1, entry=e) for t, e in ((time, entry), (moved, before))
+    )
+    np.testing.assert_allclose(first.value, second.value)
+
+
 def test_imputation_mends_what_complete_cases_bias():
     """A confounder is missing where calcified women had the outcome: complete cases lose them."""
     lost = {"cox_adjusted": [], "cox_adjusted_imputed": []}
