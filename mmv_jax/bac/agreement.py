@@ -54,7 +54,10 @@ def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, 
     if not calcified.any():
         return {}
     each = 2 * both[calcified] / (truth + found)[calcified]
-    pooled = lambda t, p, weights: 2 * (weights @ both) / np.maximum(weights @ (t + p), 1e-12)
+
+    def pooled(t: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return 2 * (weights @ both) / np.maximum(weights @ (t + p), 1e-12)
+
     return {
         "dice": interval("mean", each, each, women[calcified]),
         "dice_pooled": interval(pooled, truth, found, women),

@@ -172,7 +172,13 @@ def evaluate_mammograms(
     parts += [Section("Remarks on the images", notes)] if notes else []
     parts.append(Section("Settings", pre=f"{finder.measure}\n{config}", pre_title="config"))
     subtitle = f"{len(views)} mammograms of {len({view.woman for view in views})} women"
-    write_page(workdir / "report.html", "Breast arterial calcification", subtitle, verdict, parts)
+    write_page(
+        workdir / "report.html",
+        "Breast arterial calcification",
+        subtitle=subtitle,
+        verdict=verdict,
+        sections=parts,
+    )
     write_whole(workdir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
 
@@ -205,7 +211,11 @@ def _look(
             except Refused as why:
                 notes.append(f"mammogram {entry.number} is not compared with the truth: {why}")
         if compared:
-            ruled.append(RuledView.of(view, truth, mask, found.probability, found.frame.factor))
+            ruled.append(
+                RuledView.of(
+                    view, truth, mask=mask, probability=found.probability, factor=found.frame.factor
+                )
+            )
     return judged, views, ruled
 
 

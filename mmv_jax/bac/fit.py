@@ -52,7 +52,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     sampler = Sampler(
         store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix)
     )
-    state = init_state(model, shape, tx, config.seed, config.init)
+    state = init_state(model, shape, tx=tx, seed=config.seed, init=config.init)
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
     seen = {
         "key_fingerprint": store.key_fingerprint,

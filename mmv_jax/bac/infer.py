@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from mmv_jax.bac.measure import Measure, without_small
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tiles_of
-from mmv_jax.bac.view import Frame, averaged, enlarged, nominal
+from mmv_jax.bac.view import ViewFrame, averaged, enlarged, nominal
 from mmv_jax.checkpoint import restore_items
 from mmv_jax.config import set_by_word
 from mmv_jax.errors import UserError
@@ -70,7 +70,7 @@ class Finder:
         spacing_mm: tuple[float, float],
         *,
         mirrored: bool = False,
-    ) -> tuple[Float[np.ndarray, "y x"], Frame]:
+    ) -> tuple[Float[np.ndarray, "y x"], ViewFrame]:
         """The probability of calcified artery at each pixel of the working grid, 0 outside of the
         breast; and the frame of the view.
 
@@ -79,7 +79,7 @@ class Finder:
           mirrored: the mean with what the model says of each tile's mirror image, for twice the
             time (docs/results.md).
         """
-        frame = Frame.of(voxels, spacing_mm)
+        frame = ViewFrame.of(voxels, spacing_mm)
         values = averaged(voxels, frame.factor)
         blend = Blend(frame.shape, self.shape)
         known = nominal(spacing_mm, voxels.shape)
@@ -106,7 +106,7 @@ class Finder:
     def seen(
         self,
         found: Float[np.ndarray, "y x"],
-        frame: Frame,
+        frame: ViewFrame,
         shape: tuple[int, ...],
         spacing_mm: tuple[float, float],
     ) -> tuple[Bool[np.ndarray, "Y X"], float]:

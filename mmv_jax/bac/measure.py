@@ -26,7 +26,7 @@ OF_BREASTS = ("sum", "mean", "max")
 
 
 @dataclass(frozen=True)
-class View:
+class ViewArea:
     """One mammogram's result: `side` is "L" or "R", `view` "CC" or "MLO", the area NaN where the
     pixel spacing is unknown.
     """
@@ -153,7 +153,7 @@ def confirmed(
         breasts.setdefault(n if view.remark else (view.woman, view.side), []).append(n)
     for lines in breasts.values():
         if not measure.confirms(
-            min(view_areas([View("", views[n].view, views[n].sure_mm2) for n in lines]))
+            min(view_areas([ViewArea("", views[n].view, views[n].sure_mm2) for n in lines]))
         ):
             for n in lines:
                 reported[n] = replace(reported[n], pixels=0, area_mm2=0 * views[n].area_mm2)
@@ -203,8 +203,8 @@ def _by_woman(views: Sequence[ViewResult]) -> dict[str, list[ViewResult]]:
     return women
 
 
-def _plain(view: ViewResult) -> View:
-    return View(view.side, view.view, view.area_mm2)
+def _plain(view: ViewResult) -> ViewArea:
+    return ViewArea(view.side, view.view, view.area_mm2)
 
 
 def groups(
@@ -268,7 +268,7 @@ def area_mm2(mask: Shaped[np.ndarray, "*zyx"], spacing_mm: tuple[float, float]) 
     return float(np.count_nonzero(mask) * spacing_mm[0] * spacing_mm[1])
 
 
-def view_areas(views: Sequence[View]) -> list[float]:
+def view_areas(views: Sequence[ViewArea]) -> list[float]:
     """mm² of each view of one breast, in the order of their names; repeats of one view are
     averaged.
     """
@@ -278,7 +278,7 @@ def view_areas(views: Sequence[View]) -> list[float]:
     ]
 
 
-def breast_areas(views: Sequence[View], *, of_views: str = "mean") -> dict[str, float]:
+def breast_areas(views: Sequence[ViewArea], *, of_views: str = "mean") -> dict[str, float]:
     """mm² by side: repeats of one view are averaged, then the views are put together by the rule
     `of_views`.
 
@@ -292,12 +292,14 @@ def breast_areas(views: Sequence[View], *, of_views: str = "mean") -> dict[str, 
     return areas
 
 
-def woman_area(views: Sequence[View], *, of_views: str = "mean", of_breasts: str = "sum") -> float:
+def woman_area(
+    views: Sequence[ViewArea], *, of_views: str = "mean", of_breasts: str = "sum"
+) -> float:
     """mm² of a woman; after the removal of a breast, or with one side imaged, it is that of the
     other.
 
     Example:
-      >>> woman_area([View("L", "CC", 4.0), View("L", "MLO", 6.0), View("R", "CC", 1.0)])
+      >>> woman_area([ViewArea("L", "CC", 4.0), ViewArea("L", "MLO", 6.0), ViewArea("R", "CC", 1.0)])
       6.0
     """
     check_rule(of_breasts, OF_BREASTS, "of_breasts")

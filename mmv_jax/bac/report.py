@@ -48,9 +48,10 @@ def agreement_sections(
         f"Found minus true area of women: {mean:+.2f} mm² on average, limits of agreement {low:.2f}"
         f" to {high:.2f} mm²."
     )
-    table = [[Cell(f"truly {name}"), *(_count(int(n), i == j) for j, n in enumerate(counts))] for i, (name, counts) in enumerate(
-        zip(SEVERITIES, severity_table(areas, thresholds))
-    )]  # fmt: skip
+    table = [
+        [Cell(f"truly {SEVERITIES[i]}"), *(_count(int(n), i == j) for j, n in enumerate(counts))]
+        for i, counts in enumerate(severity_table(areas, thresholds))
+    ]
     return [
         Section(
             "Agreement with the truth",

@@ -20,7 +20,7 @@ from mmv_jax.bac.measure import (
     of_women,
 )
 from mmv_jax.bac.sources import Entry, Mammogram, list_entries, read_mammogram
-from mmv_jax.bac.view import Frame
+from mmv_jax.bac.view import ViewFrame
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import WorkFailed
 from mmv_jax.readers.deidentify import Key
@@ -42,7 +42,7 @@ class Found:
 
     mammogram: Mammogram
     probability: Float[np.ndarray, "y x"]
-    frame: Frame
+    frame: ViewFrame
     mask: Bool[np.ndarray, "Y X"]
     sure_mm2: float
     remark: str
@@ -51,17 +51,16 @@ class Found:
         m = self.mammogram
         area = area_mm2(self.mask, m.spacing_mm)
         return ViewResult(
-            m.entry.number,
-            woman,
-            m.side,
-            m.view,
-            self.remark,
-            m.spacing_mm,
-            int(self.mask.sum()),
-            area,
-            self.sure_mm2,
-            m.date,
-            m.examination,
+            number=m.entry.number,
+            woman=woman,
+            side=m.side,
+            view=m.view,
+            remark=self.remark,
+            spacing_mm=m.spacing_mm,
+            pixels=int(self.mask.sum()),
+            area_mm2=area,
+            sure_mm2=self.sure_mm2,
+            date=m.date,
         )
 
 
@@ -69,13 +68,15 @@ def find(finder: Finder, mammogram: Mammogram) -> Found:
     """Segments a mammogram."""
     voxels = mammogram.study.voxels[0]
     probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm, mirrored=True)
-    seen = finder.seen(probabilities, frame, voxels.shape, mammogram.spacing_mm)
+    mask, sure_mm2 = finder.seen(probabilities, frame, voxels.shape, mammogram.spacing_mm)
+    remark = mammogram.remark if frame.breast.any() else "no breast is seen"
     return Found(
-        mammogram,
-        probabilities,
-        frame,
-        *seen,
-        mammogram.remark if frame.breast.any() else "no breast is seen",
+        mammogram=mammogram,
+        probability=probabilities,
+        frame=frame,
+        mask=mask,
+        sure_mm2=sure_mm2,
+        remark=remark,
     )
 
 

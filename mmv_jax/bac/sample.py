@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import ndimage
 
 from mmv_jax.bac.tiles import Tile, TileShape, pack
-from mmv_jax.bac.view import Frame, averaged, nominal
+from mmv_jax.bac.view import ViewFrame, averaged, nominal
 from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
 
@@ -34,7 +34,7 @@ class Known:
     """
 
     study: int
-    frame: Frame
+    frame: ViewFrame
     spacing_mm: tuple[float, float]
     calcified: Int[np.ndarray, "n 2"]
     bright: Int[np.ndarray, "m 2"]
@@ -146,7 +146,7 @@ class Sampler:
         line = self._store.index.iloc[study]
         spacing = (float(line["spacing_y"]), float(line["spacing_x"]))
         voxels = self._store.read_study(study).voxels[0]
-        frame = Frame.of(voxels, spacing)
+        frame = ViewFrame.of(voxels, spacing)
         truth = self._read_truth(study, frame, (0, 0), frame.shape)
         seen = frame.normalised(averaged(voxels, frame.factor), (0, 0))
         inside = frame.breast_pixels((0, 0), frame.shape)
@@ -161,7 +161,13 @@ class Sampler:
         calcified, bright, breast = (_some(rng, where) for where in (truth, resembling, inside))
         factor, (y, x) = frame.factor, nominal(spacing, voxels.shape)
         return Known(
-            study, frame, (y * factor, x * factor), calcified, bright, calcified[:0], breast
+            study=study,
+            frame=frame,
+            spacing_mm=(y * factor, x * factor),
+            calcified=calcified,
+            bright=bright,
+            mistaken=calcified[:0],
+            breast=breast,
         )
 
     def _index_kinds(self) -> None:
@@ -202,7 +208,7 @@ class Sampler:
         return int(line["grid_y"]), int(line["grid_x"])
 
     def _read_truth(
-        self, study: int, frame: Frame, start: tuple[int, int], shape: tuple[int, int]
+        self, study: int, frame: ViewFrame, start: tuple[int, int], shape: tuple[int, int]
     ) -> Bool[np.ndarray, "y x"]:
         box = _file_box(start, shape, frame.factor, self._grid(study))
         return averaged(self._store.read_box(study, *box, mask=MASK)[0] > 0, frame.factor) >= 0.5

@@ -105,12 +105,12 @@ def list_entries(
                 }
                 entries.append(
                     Entry(
-                        len(entries) + 1,
-                        line.path,
-                        line.patient_id,
-                        line.spacing_mm,
-                        said,
-                        line.masks,
+                        number=len(entries) + 1,
+                        path=line.path,
+                        patient_id=line.patient_id,
+                        spacing_mm=line.spacing_mm,
+                        said=said,
+                        masks=line.masks,
                     )
                 )
     if not entries:
@@ -147,9 +147,8 @@ def read_mammogram(entry: Entry) -> Mammogram:
         patient_id=patient,
         side=side,
         view=view,
-        remark=_remark(study, side, view) or special(tags),
+        remark=_remark(study, side, view),
         date=names["StudyDate"],
-        examination=names["StudyInstanceUID"],
     )
 
 

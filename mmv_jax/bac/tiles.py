@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mmv_jax.bac.view import Frame
+from mmv_jax.bac.view import ViewFrame
 from mmv_jax.data.tokens import to_patches
 from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
@@ -105,7 +105,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 def tiles_of(
     values: Float[np.ndarray, "y x"],
-    frame: Frame,
+    frame: ViewFrame,
     spacing_mm: tuple[float, float],
     shape: TileShape,
 ) -> Iterator[Tile]:

@@ -80,7 +80,7 @@ def breast_cells(coarse: Float[np.ndarray, "r c"]) -> Bool[np.ndarray, "r c"]:
 
 
 @dataclass(frozen=True)
-class Frame:
+class ViewFrame:
     """What must be known of a whole view before one of its tiles can be read.
 
     Attributes:
@@ -98,7 +98,7 @@ class Frame:
     scale: float
 
     @classmethod
-    def of(cls, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float]) -> "Frame":
+    def of(cls, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float]) -> "ViewFrame":
         """Looks at the whole view."""
         factor = working_factor(spacing_mm, voxels.shape)
         values = averaged(voxels, factor)
@@ -113,15 +113,15 @@ class Frame:
         backdrop = (
             (smooth / np.maximum(weight, CELL_KEPT))[tuple(nearest)] if breast.any() else coarse
         )
-        frame = cls(factor, values.shape, breast, backdrop, 1.0)
+        frame = cls(factor=factor, shape=values.shape, breast=breast, backdrop=backdrop, scale=1.0)
         inside = frame.breast_pixels((0, 0), values.shape)
         deviation = np.abs(values - frame._backdrop((0, 0), values.shape))[inside]
         return cls(
-            factor,
-            values.shape,
-            breast,
-            backdrop,
-            max(1.4826 * float(np.median(deviation)), 1e-6) if deviation.size else 1.0,
+            factor=factor,
+            shape=values.shape,
+            breast=breast,
+            backdrop=backdrop,
+            scale=max(1.4826 * float(np.median(deviation)), 1e-6) if deviation.size else 1.0,
         )
 
     def normalised(

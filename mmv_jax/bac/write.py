@@ -137,11 +137,21 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
         )
         try:
             segmentation = hd.seg.Segmentation(
-                [image], mask[None].astype(np.uint8), hd.seg.SegmentationTypeValues.BINARY, [described],
-                series_instance_uid=hd.UID(), series_number=900, sop_instance_uid=hd.UID(), instance_number=1,
-                manufacturer="mmv_jax", manufacturer_model_name="mmv bac", software_versions=version("mmv_jax"), device_serial_number="0",
-                series_description="Breast arterial calcification", pixel_measures=_pixel_measures(image),
-            )  # fmt: skip
+                [image],
+                mask[None].astype(np.uint8),
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[described],
+                series_instance_uid=hd.UID(),
+                series_number=900,
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer="mmv_jax",
+                manufacturer_model_name="mmv bac",
+                software_versions=version("mmv_jax"),
+                device_serial_number="0",
+                series_description="Breast arterial calcification",
+                pixel_measures=_pixel_measures(image),
+            )
         # a film scanned as secondary capture may lack a study, a frame, an orientation
         except (AttributeError, ValueError, TypeError):
             return False

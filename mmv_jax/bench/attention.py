@@ -44,15 +44,27 @@ def short_segments(rows: int, length: int, seed: int = 0) -> tuple[tuple[int, ..
 
 
 LAYOUTS = (
-    Layout("1 row of 4096, 8 segments of 512, 6 x 64", 4096, ((512,) * 8,), 6, 64),
     Layout(
-        "1 row of 4096, segments of 49 to 1200, 6 x 64",
-        4096,
-        ((196, 700, 100, 1200, 49, 343, 196, 784, 300, 100),),
-        6,
-        64,
+        name="1 row of 4096, 8 segments of 512, 6 x 64",
+        length=4096,
+        rows=((512,) * 8,),
+        heads=6,
+        width=64,
     ),
-    Layout("16 rows of 512, segments of 5 to 200, 3 x 64", 512, short_segments(16, 512), 3, 64),
+    Layout(
+        name="1 row of 4096, segments of 49 to 1200, 6 x 64",
+        length=4096,
+        rows=((196, 700, 100, 1200, 49, 343, 196, 784, 300, 100),),
+        heads=6,
+        width=64,
+    ),
+    Layout(
+        name="16 rows of 512, segments of 5 to 200, 3 x 64",
+        length=512,
+        rows=short_segments(16, 512),
+        heads=3,
+        width=64,
+    ),
 )
 # of rows, for the growth of cost with the number of segments
 LENGTHS = (2048, 4096, 8192, 16384, 32768)
@@ -111,7 +123,10 @@ def cost_exponent(lengths: Sequence[int], turns: int) -> float:
     row).
     """
     timed = {
-        str(n): _timed(Layout("", n, ((min(512, n),) * max(n // 512, 1),), 3, 64), "auto")
+        str(n): _timed(
+            Layout(name="", length=n, rows=((min(512, n),) * max(n // 512, 1),), heads=3, width=64),
+            "auto",
+        )
         for n in lengths
     }
     median = in_turn(timed, turns)
@@ -134,7 +149,8 @@ def _timed(layout: Layout, backend: str) -> Callable[[], float]:
     def loss(q, k, v):
         return jnp.square(segment_attention(q, k, v, ids, backend=backend)).sum()
 
-    return partial(seconds, jax.jit(jax.grad(loss, argnums=(0, 1, 2))), q, k, v)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    return partial(seconds, gradient, *(q, k, v))
 
 
 def _over_devices(q, k, v, ids):

@@ -23,8 +23,8 @@ CROP = (64, 128, 128)
 CROPS_A_TURN = 8  # of the store; one of nibabel, which takes as long as many
 PATCH = (8, 16, 16)
 VIEWS = [  # of a CT in experiments/vitl_pod.py
-    View("global", 2, (64, 160, 160), (0.32, 1.0), True),
-    View("local", 8, (32, 64, 64), (0.05, 0.32), False),
+    View(name="global", count=2, grid=(64, 160, 160), scale=(0.32, 1.0), is_global=True),
+    View(name="local", count=8, grid=(32, 64, 64), scale=(0.05, 0.32), is_global=False),
 ]
 
 

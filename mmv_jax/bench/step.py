@@ -210,7 +210,7 @@ def step_of(work: Work) -> Callable[[], float]:
         mesh,
         seed=0,
     )
-    step = jit_step(objective, tx, ema, state, mesh)
+    step = jit_step(objective, tx, ema=ema, state=state, mesh=mesh)
 
     def advance():
         nonlocal state

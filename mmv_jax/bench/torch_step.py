@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import gelu, linear, log_softmax, normalize, scaled_dot_product_attention
 
 
-class Block(nn.Module):
+class TorchBlock(nn.Module):
     """As models/blocks.py: pre-norm, rotary queries and keys, layer scale."""
 
     def __init__(self, width: int, heads: int):
@@ -33,7 +33,8 @@ class Block(nn.Module):
 
     def forward(self, x, cos, sin, mask):
         n, length, width = x.shape
-        q, k, v = self.qkv(self.norm_1(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(self.norm_1(x)).view((n, length, 3, self.heads, -1))
+        q, k, v = qkv.permute((2, 0, 3, 1, 4))
         found = scaled_dot_product_attention(
             rotated(q, cos, sin), rotated(k, cos, sin), v, attn_mask=mask
         )
@@ -49,13 +50,13 @@ def rotated(x, cos, sin):
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
 
 
-class Encoder(nn.Module):
+class TorchEncoder(nn.Module):
     def __init__(self, width: int, depth: int, heads: int, voxels: int, special: int):
         super().__init__()
         self.special, self.pairs = special, width // heads // 6
         self.patch = nn.Linear(voxels, width)
         self.learned = nn.Parameter(torch.randn(special + 1, width) * 0.02)  # CLS, registers, mask
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TorchBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, patches, coords, masked, real):
@@ -99,8 +100,12 @@ def sinkhorn(logits, temperature: float = 0.04, iterations: int = 3):
 
 def make_model(work: dict[str, Any]) -> nn.ModuleDict:
     head = (work["width"], work["hidden"], work["bottleneck"], work["prototypes"])
-    encoder = Encoder(
-        work["width"], work["depth"], work["heads"], math.prod(work["patch"]), 1 + work["registers"]
+    encoder = TorchEncoder(
+        width=work["width"],
+        depth=work["depth"],
+        heads=work["heads"],
+        voxels=math.prod(work["patch"]),
+        special=1 + work["registers"],
     )
     return nn.ModuleDict({"encoder": encoder, "dino_head": Head(*head), "ibot_head": Head(*head)})
 
@@ -123,11 +128,17 @@ def make_groups(work: dict[str, Any], padded: bool) -> list[dict[str, Any]]:
         masked = torch.zeros(n, longest - special, dtype=torch.bool)
         for line, (_, crop) in zip(masked, members):
             line[: crop["masked"]] = True
-        groups.append({
-            "numbers": [number for number, _ in members], "is_global": is_global, "masked": masked,
-            "patches": torch.randn(n, longest - special, voxels), "coords": torch.rand(n, longest, 3) * 300,
-            "real": (torch.arange(longest) < tokens[:, None]) if padded and int(tokens.min()) < longest else None,
-        })  # fmt: skip
+        ragged = padded and int(tokens.min()) < longest
+        groups.append(
+            {
+                "numbers": [number for number, _ in members],
+                "is_global": is_global,
+                "masked": masked,
+                "patches": torch.randn(n, longest - special, voxels),
+                "coords": torch.rand(n, longest, 3) * 300,
+                "real": (torch.arange(longest) < tokens[:, None]) if ragged else None,
+            }
+        )
     return groups
 
 

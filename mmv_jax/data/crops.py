@@ -83,15 +83,15 @@ class Geometry:
             raw = np.frombuffer(b"".join(index["occupancy"].to_numpy()[lines]), np.uint8)
             bits = np.unpackbits(raw).reshape(-1, slabs, np.dtype(packed).itemsize * 8)
             cells[lines, :slabs] = np.packbits(bits[..., ::-1], axis=-1).view(packed)[..., 0]
-        return cls(planar, voxels, spacing, extent, cells)
+        return cls(planar=planar, voxels=voxels, spacing_mm=spacing, extent_mm=extent, cells=cells)
 
     def __getitem__(self, lines) -> "Geometry":
         return Geometry(
-            self.planar[lines],
-            self.voxels[lines],
-            self.spacing_mm[lines],
-            self.extent_mm[lines],
-            self.cells[lines],
+            planar=self.planar[lines],
+            voxels=self.voxels[lines],
+            spacing_mm=self.spacing_mm[lines],
+            extent_mm=self.extent_mm[lines],
+            cells=self.cells[lines],
         )
 
 
@@ -177,7 +177,12 @@ def draw_crops(
         for v, view in enumerate(expand(listed)):
             finest = geometry.spacing_mm[lines, 1:].min(axis=1) / oversampling[ndim]
             start, spacing, tokens = _boxes(
-                geometry.extent_mm[lines], finest, ndim, view, np.array(patch), u[lines, v]
+                geometry.extent_mm[lines],
+                finest,
+                ndim=ndim,
+                view=view,
+                patch=np.array(patch),
+                u=u[lines, v],
             )
             crops.start_mm[lines, v], crops.spacing_mm[lines, v], crops.tokens[lines, v] = (
                 start,
@@ -196,14 +201,17 @@ def whole_crops(
     """One crop [N] a study that shows all of it, on at most `grids[ndim]` voxels; nothing is
     drawn.
     """
-    views = {ndim: [View("whole", 1, grid, (1.0, 1.0), True)] for ndim, grid in grids.items()}
+    views = {
+        ndim: [View(name="whole", count=1, grid=grid, scale=(1.0, 1.0), is_global=True)]
+        for ndim, grid in grids.items()
+    }
     check_views(views, patch)
     return draw_crops(
         geometry,
         views,
-        patch,
-        np.broadcast_to(STILL, (len(geometry.planar), 1, DRAWS)),
-        oversampling,
+        patch=patch,
+        u=np.broadcast_to(STILL, (len(geometry.planar), 1, DRAWS)),
+        oversampling=oversampling,
     )[:, 0]
 
 

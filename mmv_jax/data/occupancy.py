@@ -28,12 +28,12 @@ def _occupied(geometry: Geometry, crops: Crops, planar: bool, size: Triple) -> n
     operations and no sum over cells.
     """
     if planar:
-        y, x = (_ranges(geometry, crops, axis, 16, size[axis]) for axis in (1, 2))
+        y, x = (_ranges(geometry, crops, axis=axis, cells=16, size=size[axis]) for axis in (1, 2))
         lines = _any_slab(geometry.cells.astype(np.uint16), *y)
         return (lines[:, None, :, None] & _bits(x, 1, np.uint16)[:, None, None, :] != 0) & (
             np.arange(size[0]) == 0
         )[:, None, None]
-    z, y, x = (_ranges(geometry, crops, axis, 8, size[axis]) for axis in range(3))
+    z, y, x = (_ranges(geometry, crops, axis=axis, cells=8, size=size[axis]) for axis in range(3))
     every_line = np.uint64(0x0101010101010101)  # bit 0 of each of the 8 lines of a slab
     inside = _bits(y, 8, np.uint64)[:, :, None] & (_bits(x, 1, np.uint64) * every_line)[:, None, :]
     return _any_slab(geometry.cells[:, :8], *z)[:, :, None, None] & inside[:, None] != 0

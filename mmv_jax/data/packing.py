@@ -150,7 +150,7 @@ def make_plan(
         _check(table, capacity)
         return table
 
-    return Plan(of_epoch, capacity, seed, per_step, begin)
+    return Plan(sizes=of_epoch, capacity=capacity, seed=seed, per_step=per_step, begin=begin)
 
 
 def _size_table(sizes: Sizes) -> Int[np.ndarray, "N 5"]:

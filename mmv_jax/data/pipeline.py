@@ -102,7 +102,14 @@ class Rows:
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         check_views(views, patch)
         self.shape = RowShape(
-            length, prefix, segments, patch, registers, visible_share, mask_tokens, visible_tokens
+            length=length,
+            prefix=prefix,
+            segments=segments,
+            patch=patch,
+            registers=registers,
+            visible_share=visible_share,
+            mask_tokens=mask_tokens,
+            visible_tokens=visible_tokens,
         )
         self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
         self._views, self._expanded = (
@@ -111,7 +118,7 @@ class Rows:
         )
         self._writer = RowWriter(store, self.shape, coordinates)
         groups = _groups(store.index, mixture_by)
-        self._studies = _studies_of(store, splits, views, mixture, groups)
+        self._studies = _studies_of(store, splits, views=views, mixture=mixture, groups=groups)
         self._group = groups.to_numpy(str)
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
         self.digest = _digest(store.index.iloc[self._studies], self._group[self._studies])
@@ -286,9 +293,11 @@ class Rows:
         # in one go; otherwise line by line, which gives the same numbers
         whole = isinstance(lines, range)
         u = (
-            uniforms(self._seed, epoch, lines[0], len(lines), most)
+            uniforms(self._seed, epoch, first=lines[0], lines=len(lines), views=most)
             if whole
-            else np.concatenate([uniforms(self._seed, epoch, i, 1, most) for i in lines])
+            else np.concatenate(
+                [uniforms(self._seed, epoch, first=i, lines=1, views=most) for i in lines]
+            )
         )
         return draw_crops(self._writer.geometry[studies], self._views, self.shape.patch, u)
 

@@ -94,7 +94,13 @@ def resample_axis(
         (weights.astype(np.float32).ravel(), (taps - first).astype(np.int32).ravel(), ends),
         shape=(count, read),
     )
-    return Axis(first, read, matrix, np.rint(near).astype(np.int64), inside)
+    return Axis(
+        first=first,
+        read=read,
+        weights=matrix,
+        nearest=np.rint(near).astype(np.int64),
+        inside=inside,
+    )
 
 
 def triangle(step: float, factor: int) -> float:
@@ -181,9 +187,16 @@ def _axes(geometry: Geometry, i: int, crop: Crops, factor: np.ndarray) -> list[A
     )
     spacing, there = geometry.spacing_mm[i].tolist(), geometry.voxels[i].tolist()
     axes = [
-        resample_axis(start[a], step, int(voxels[a]), spacing[a], there[a], int(factor[a]))
+        resample_axis(
+            start[a],
+            step,
+            count=int(voxels[a]),
+            spacing_mm=spacing[a],
+            voxels=there[a],
+            factor=int(factor[a]),
+        )
         for a in range(3)
     ]
     if geometry.planar[i]:  # one slice; tokens.to_patches repeats it through the patch's depth
-        axes[0] = resample_axis(0.0, 1.0, 1, 1.0, 1)
+        axes[0] = resample_axis(0.0, 1.0, count=1, spacing_mm=1.0, voxels=1)
     return axes

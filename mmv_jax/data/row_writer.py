@@ -91,7 +91,7 @@ class RowWriter:
         )
         voxels, inside = read_crop(self._store, self.geometry, study, crop)
         rng = np.random.default_rng(seeds[0]) if seeds else None
-        voxels = normalise(voxels, unit, low, high, rng)
+        voxels = normalise(voxels, unit, low=low, high=high, rng=rng)
         if rng is not None and unit != "shape":
             voxels = distort(voxels, rng)
         patches = to_patches(np.where(inside, voxels, np.float32(BACKGROUND)), kept, crop.patch)

@@ -46,7 +46,13 @@ def study_batches(
             f" {length}. Raise the length or lower the grids."
         )
     packed = best_fit(sizes, np.array([length]))
-    shape = RowShape(length, length, max(map(len, packed), default=1), patch, registers)
+    shape = RowShape(
+        length=length,
+        prefix=length,
+        segments=max(map(len, packed), default=1),
+        patch=patch,
+        registers=registers,
+    )
     writer = RowWriter(store, shape, coordinates)
     for first in range(0, len(packed), rows):
         batch = shape.empty(rows)

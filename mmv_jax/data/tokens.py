@@ -113,7 +113,7 @@ def to_patches(
     pz, py, px = patch
     tz, ty, tx = kept.shape
     depth = voxels.shape[0] // tz
-    tiles = voxels.reshape(tz, depth, ty, py, tx, px).transpose(0, 2, 4, 1, 3, 5)[kept]
+    tiles = voxels.reshape((tz, depth, ty, py, tx, px)).transpose((0, 2, 4, 1, 3, 5))[kept]
     return np.broadcast_to(tiles, (len(tiles), pz, py, px)).reshape(len(tiles), pz * py * px)
 
 

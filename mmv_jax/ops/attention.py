@@ -64,7 +64,7 @@ def segment_attention(
             f"Heads of {q.shape[3]} in {q.dtype} do not fit the kernels for GPUs; use"
             " backend='blocked'."
         )
-    return _attention(q, k, v, segment_ids, backend)
+    return _attention(backend, *(q, k, v, segment_ids))
 
 
 def _dense(q, k, v, segment_ids):
@@ -111,12 +111,12 @@ _PASSES = {
 BACKENDS = ("dense", *_PASSES)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attention(q, k, v, segment_ids, backend):
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(backend, q, k, v, segment_ids):
     return _PASSES[backend][0](q, k, v, segment_ids)[0]
 
 
-def _attention_forward(q, k, v, segment_ids, backend):
+def _attention_forward(backend, q, k, v, segment_ids):
     out, log_total = _PASSES[backend][0](q, k, v, segment_ids)
     return out, (q, k, v, segment_ids, out, log_total)
 

@@ -19,7 +19,7 @@ BLOCK = 64
 MASKED = -1e30
 
 
-class Blocks(NamedTuple):
+class BlockSpans(NamedTuple):
     """Segment ids of all blocks, and for each query block the key blocks [low, high) that its
     segments touch: none where all is padding.
     """
@@ -30,7 +30,7 @@ class Blocks(NamedTuple):
     high: Int[Array, " N"]
 
 
-def make_blocks(segment_ids: Int[Array, "B L"], block: int = BLOCK) -> Blocks:
+def make_blocks(segment_ids: Int[Array, "B L"], block: int = BLOCK) -> BlockSpans:
     """Cuts rows into blocks, each row padded to whole ones; ranges count from the first block of
     the first row.
     """
@@ -38,7 +38,7 @@ def make_blocks(segment_ids: Int[Array, "B L"], block: int = BLOCK) -> Blocks:
     low, high = block_ranges(*segment_spans(ids), block)
     row_start = jnp.arange(len(ids), dtype=jnp.int32)[:, None] * (ids.shape[1] // block)
     ids = ids.reshape(-1, block)
-    return Blocks(
+    return BlockSpans(
         jnp.where(ids > 0, ids, -1),
         ids,
         (low + row_start).reshape(-1),

@@ -23,7 +23,8 @@ def segment_mean(
       segment_ids: segment s of the result has id s + 1; 0 is padding.
 
     Example:
-      >>> segment_mean(jnp.array([[[1.0], [3.0], [7.0], [9.0]]]), jnp.array([[1, 1, 2, 0]]), 2)[0, :, 0].tolist()
+      >>> x = jnp.array([[[1.0], [3.0], [7.0], [9.0]]])
+      >>> segment_mean(x, jnp.array([[1, 1, 2, 0]]), 2)[0, :, 0].tolist()
       [2.0, 7.0]
     """
     members = segment_ids[:, None, :] == jnp.arange(1, segments + 1)[None, :, None]

@@ -71,7 +71,8 @@ def rotate(
 
     Example:
       >>> x = jnp.zeros((1, 1, 1, 12)).at[..., 0].set(1.0)
-      >>> quarter = rotate(x, jnp.array([[[0.25, 0.0, 0.0]]]))  # z moves by a quarter of the shortest wavelength
+      >>> # z moves by a quarter of the shortest wavelength
+      >>> quarter = rotate(x, jnp.array([[[0.25, 0.0, 0.0]]]))
       >>> jnp.round(quarter[0, 0, 0, jnp.array([0, 6])], 6).tolist()
       [-0.0, 1.0]
     """

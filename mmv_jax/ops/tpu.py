@@ -240,25 +240,9 @@ def _forward_kernel(low, high, spans, q, k, v, out, log_total, *, group, width, 
 
 
 def _backward_kernel(
-    low,
-    high,
-    spans,
-    q,
-    grad,
-    out,
-    k,
-    v,
-    log_total,
-    dq,
-    dk,
-    dv,
-    dk_sums,
-    dv_sums,
-    *,
-    group,
-    width,
-    blocks,
-):
+    low, high, spans, q, grad, out, k, v, log_total, dq, dk, dv, dk_sums, dv_sums,
+    *, group, width, blocks,
+):  # fmt: skip
     i = pl.program_id(2)
     first, last, visited = _of_this_block(low, high, spans, blocks)
 

@@ -72,13 +72,13 @@ def grow(
         line, branches = _walk(
             rng,
             start,
-            heading,
-            radius,
-            length,
-            inside,
-            pixel_mm,
-            nipple,
-            tortuous if artery else 0.4 * tortuous,
+            heading=heading,
+            radius=radius,
+            length=length,
+            inside=inside,
+            pixel_mm=pixel_mm,
+            nipple=nipple,
+            tortuous=tortuous if artery else 0.4 * tortuous,
         )
         if len(line) < 4:
             continue
@@ -182,7 +182,10 @@ def draw(
     distance, flat = np.abs(across[k, j]), np.ravel_multi_index(tuple(pixel[k, j].T), shape)
     order = np.argsort(-distance, kind="stable")  # the nearest line is written last
     k, distance, flat, left = k[order], distance[order], flat[order], (across[k, j] > 0)[order]
-    chord = lambda r: 2 * np.sqrt(np.maximum(r * r - distance * distance, 0))
+
+    def chord(r: np.ndarray) -> np.ndarray:
+        return 2 * np.sqrt(np.maximum(r * r - distance * distance, 0))
+
     radius = vessels.radius[k]
     blood, wall, tendency = np.zeros(shape), np.zeros(shape), np.full(shape, -np.inf)
     blood.reshape(-1)[flat] = chord(radius)

@@ -65,7 +65,7 @@ class Woman:
 
 
 @dataclass(frozen=True)
-class Mammogram:
+class PhantomMammogram:
     """image: uint16 [row, column], 12 bits, tissue bright, 0 outside. bac: uint8, 1 where an artery
     is calcified. pixel_mm: at the tissue.
     """
@@ -120,13 +120,17 @@ def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
     )
 
 
-def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Mammogram:
+def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> PhantomMammogram:
     """One view of one breast."""
     rng = np.random.default_rng([*woman.seed, 41, VIEWS.index((side, view))])
     c = _Canvas(woman, view, dials, rng)
     signal, gland = _tissue(c, woman, rng)
     vessels = arteries.grow(
-        rng, c.skin_mm > 3, c.pixel, c.nipple, 0.8 + 0.02 * max(woman.age - 50, 0)
+        rng,
+        c.skin_mm > 3,
+        pixel_mm=c.pixel,
+        nipple=c.nipple,
+        tortuous=0.8 + 0.02 * max(woman.age - 50, 0),
     )
     drawn = arteries.draw(vessels, c.shape, c.pixel, rng)
     mask = arteries.calcify(drawn, woman.area_mm2[side, view], c.pixel)
@@ -140,7 +144,9 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Mammog
         mask &= ~hidden
     if side == "R":
         image, mask = image[:, ::-1], mask[:, ::-1]
-    return Mammogram(_marked(image, side, view), np.ascontiguousarray(mask, np.uint8), c.pixel)
+    return PhantomMammogram(
+        _marked(image, side, view), np.ascontiguousarray(mask, np.uint8), c.pixel
+    )
 
 
 class _Canvas:
@@ -229,11 +235,15 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     score = 2.6 * region + 0.75 * noise + 0.25 * fibres + 2.6 * woman.density - 3.0
     gland = near_skin * expit(score / 0.6)
     gland *= np.clip(
-        0.72 + 0.15 * _power_noise(c.shape, c.pixel, 3.0, rng, 12.0) + 0.25 * fibres, 0.15, 1.2
+        0.72
+        + 0.15 * _power_noise(c.shape, c.pixel, beta=3.0, rng=rng, longest_mm=12.0)
+        + 0.25 * fibres,
+        0.15,
+        1.2,
     )
     signal = gland * (MU_GLAND - MU_FAT) * c.thick * (0.45 + 0.5 * woman.density)
-    web = _power_noise(c.shape, c.pixel, 3.4, rng, 14.0)
-    fine = _power_noise(c.shape, c.pixel, 3.4, rng, 22.0)
+    web = _power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=14.0)
+    fine = _power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=22.0)
     ligaments = np.exp(-((web / 0.05) ** 2)) * np.clip(0.6 + fine, 0, 1.5) + 0.7 * np.exp(
         -((fine / 0.035) ** 2)
     ) * np.clip(0.5 - web, 0, 1.2)
@@ -245,7 +255,7 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     disc = np.hypot(c.row - c.nipple[0], c.column - c.nipple[1])
     signal += 0.35 * expit((4.2 - disc) / 0.5) * c.inside
     if c.view == "MLO":
-        signal, gland = _pectoral(signal, gland, c, noise, rng)
+        signal, gland = _pectoral(signal, gland, c=c, noise=noise, rng=rng)
     return signal.astype(np.float32), gland
 
 
@@ -296,14 +306,17 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
     biopsy clip.
     """
     places = np.argwhere(c.skin_mm[::8, ::8] > 8) * 8
-    spot = lambda: places[rng.integers(len(places))]
+
+    def spot() -> np.ndarray:
+        return places[rng.integers(len(places))]
+
     if rng.random() < chance:  # lucent centres, in the skin that is seen face on
         for _ in range(int(rng.integers(2, 9))):
-            _add(signal, c, spot(), _ring(rng.uniform(0.35, 0.8)), 1.6)
+            _add(signal, c, place=spot(), profile=_ring(rng.uniform(0.35, 0.8)), reach_mm=1.6)
     if rng.random() < chance:  # round, benign
         for _ in range(int(rng.integers(1, 6))):
             r = float(np.exp(rng.uniform(np.log(0.2), np.log(1.3))))
-            _add(signal, c, spot(), _ball(r, 0.42), r + 0.2)
+            _add(signal, c, place=spot(), profile=_ball(r, 0.42), reach_mm=r + 0.2)
     if rng.random() < chance / 2:  # popcorn of an old fibroadenoma
         middle = spot()
         for _ in range(14):
@@ -311,9 +324,9 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
             _add(
                 signal,
                 c,
-                middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int),
-                _ball(r, 0.3),
-                r + 0.2,
+                place=middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int),
+                profile=_ball(r, 0.3),
+                reach_mm=r + 0.2,
             )
     if rng.random() < chance:  # rods in ducts, pointing to the nipple
         for _ in range(int(rng.integers(2, 7))):
@@ -321,7 +334,13 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
             way = (c.nipple - start) / (np.linalg.norm(c.nipple - start) + 1e-6)
             r, size = rng.uniform(0.15, 0.32), rng.uniform(2, 7)
             for t in np.arange(0, size, 0.5 * r):
-                _add(signal, c, ((start + t * way) / c.pixel).astype(int), _ball(r, 0.25), r + 0.1)
+                _add(
+                    signal,
+                    c,
+                    place=((start + t * way) / c.pixel).astype(int),
+                    profile=_ball(r, 0.25),
+                    reach_mm=r + 0.1,
+                )
     if rng.random() < chance / 2:  # a clip
         start, turn = spot(), rng.uniform(0, np.pi)
         for t in np.linspace(-1.5, 1.5, 13):
@@ -331,7 +350,13 @@ def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: 
                     t * np.cos(turn) - 0.5 * t * t * np.sin(turn),
                 ]
             )
-            _add(signal, c, start + np.rint(bent / c.pixel).astype(int), _ball(0.22, 3.0), 0.4)
+            _add(
+                signal,
+                c,
+                place=start + np.rint(bent / c.pixel).astype(int),
+                profile=_ball(0.22, 3.0),
+                reach_mm=0.4,
+            )
 
 
 def _ring(radius: float) -> Profile:

@@ -11,7 +11,7 @@ from mmv_jax.phantom.patient import Patient
 
 
 @dataclass(frozen=True)
-class Curve:
+class SweptCurve:
     """points [N, 3], radii [N, 3], frames [N, 3, 3] (rows: flat direction, width direction,
     tangent), as `grid.stamp` reads them; all (z, y, x).
     """
@@ -21,17 +21,17 @@ class Curve:
     frames: np.ndarray
 
     @staticmethod
-    def join(curves: list["Curve"]) -> "Curve":
-        return Curve(
+    def join(curves: list["SweptCurve"]) -> "SweptCurve":
+        return SweptCurve(
             *(
                 np.concatenate([getattr(c, n) for c in curves])
                 for n in ("points", "radii", "frames")
             )
         )
 
-    def thinner(self, by: float) -> "Curve":
+    def thinner(self, by: float) -> "SweptCurve":
         """The marrow inside a cortex of this thickness."""
-        return Curve(self.points, np.maximum(self.radii - by, 0.3), self.frames)
+        return SweptCurve(self.points, np.maximum(self.radii - by, 0.3), self.frames)
 
 
 def evenly(points: np.ndarray, step: float) -> np.ndarray:
@@ -43,7 +43,7 @@ def evenly(points: np.ndarray, step: float) -> np.ndarray:
 
 def ribbon(
     points: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float
-) -> Curve:
+) -> SweptCurve:
     """A band along a polyline, `flat` mm half thick along the direction `outward` ([3], or [N, 3]
     at the given points).
     """
@@ -59,12 +59,12 @@ def ribbon(
     radii = np.broadcast_to(
         np.array([flat, width, max(1.5 * step, min(flat, width))], np.float32), (len(line), 3)
     )
-    return Curve(line, radii, frames)
+    return SweptCurve(line, radii, frames)
 
 
 def sticks(
     start: np.ndarray, end: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float
-) -> Curve:
+) -> SweptCurve:
     """Straight bands from each start to its end, [B, 3]; `outward` is one direction, [3], or one a
     band, [B, 3].
     """
@@ -75,7 +75,7 @@ def sticks(
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
     points, band = branch_points(start, end, np.arange(len(start)), step)
     frames = np.stack([normal, np.cross(tangent, normal), tangent], 1)[band]
-    return Curve(
+    return SweptCurve(
         points,
         np.broadcast_to(
             np.array([flat, width, max(1.5 * step, min(flat, width))]), (len(points), 3)
@@ -117,10 +117,10 @@ def _rib_line(p: Patient, number: int, side: int, phi: np.ndarray) -> np.ndarray
     start = vertebra_levels(p)[number + 1] + 16
     part = phi / np.pi
     drop = _RIB_DROP[number] * p.height / 203 * (part - 0.09 * np.sin(2 * np.pi * part))
-    return _on_wall(p, side, phi, start - drop, 5.0)
+    return _on_wall(p, side, phi=phi, z=start - drop, off=5.0)
 
 
-def ribs(p: Patient, step: float) -> Curve:
+def ribs(p: Patient, step: float) -> SweptCurve:
     """Twelve pairs, each from its vertebra round the chest, obliquely down to the front."""
     out = []
     for number, end in enumerate(_RIB_END):
@@ -133,11 +133,13 @@ def ribs(p: Patient, step: float) -> Curve:
             outward[:, 0] = 0.25 if number else 60.0  # the first rib lies flat
             line = np.concatenate([neck, line])
             outward = np.concatenate([outward[:1], outward])
-            out.append(ribbon(line, 3.4, 5.2 + 0.2 * min(number, 6), outward, step))
-    return Curve.join(out)
+            out.append(
+                ribbon(line, 3.4, width=5.2 + 0.2 * min(number, 6), outward=outward, step=step)
+            )
+    return SweptCurve.join(out)
 
 
-def cartilages(p: Patient, step: float) -> Curve:
+def cartilages(p: Patient, step: float) -> SweptCurve:
     """From the ends of ribs 1 to 8 to the sternum."""
     out = []
     for number in range(8):
@@ -147,18 +149,32 @@ def cartilages(p: Patient, step: float) -> Curve:
             _, yc, b = (float(v) for v in organs.cavity_profile(p, np.float32(z)))
             goal = np.array([z, yc - b - 5, side * 15])
             middle = (end + goal) / 2 + np.array([-8.0 - number, -5, side * 4])
-            out.append(ribbon(np.stack([end, middle, goal]), 4.0, 6.0, np.array([0.0, 1, 0]), step))
-    return Curve.join(out)
+            out.append(
+                ribbon(
+                    np.stack([end, middle, goal]),
+                    4.0,
+                    width=6.0,
+                    outward=np.array([0.0, 1, 0]),
+                    step=step,
+                )
+            )
+    return SweptCurve.join(out)
 
 
-def sternum(p: Patient, step: float) -> Curve:
+def sternum(p: Patient, step: float) -> SweptCurve:
     """Manubrium and body, a flat bone in front."""
     z = np.linspace(p.height - 34, p.height - 185 * p.height / 203, 30)
     _, yc, b = organs.cavity_profile(p, z)
-    return ribbon(np.stack([z, yc - b - 6, 0 * z], 1), 5.0, 15.0, np.array([0.0, 1, 0]), step)
+    return ribbon(
+        np.stack([z, yc - b - 6, 0 * z], 1),
+        5.0,
+        width=15.0,
+        outward=np.array([0.0, 1, 0]),
+        step=step,
+    )
 
 
-def girdle(p: Patient, step: float) -> Curve:
+def girdle(p: Patient, step: float) -> SweptCurve:
     """Clavicles and the heads of the humeri (the arms are raised out of the field)."""
     out, top, w = [], p.height, p.half_width / 136
     _, yc, b = (float(v) for v in organs.cavity_profile(p, np.float32(top - 22)))
@@ -174,20 +190,20 @@ def girdle(p: Patient, step: float) -> Curve:
         smooth = np.stack([np.interp(t, np.arange(4), clavicle[:, i]) for i in range(3)], 1)
         for _ in range(12):
             smooth[1:-1] = (smooth[:-2] + 2 * smooth[1:-1] + smooth[2:]) / 4
-        out.append(ribbon(smooth, 5.0, 6.0, np.array([1.0, 0, 0]), step))
+        out.append(ribbon(smooth, 5.0, width=6.0, outward=np.array([1.0, 0, 0]), step=step))
         out.append(
             ribbon(
                 np.array([[top - 10, 14, s * 160 * w], [top - 18, 14, s * 163 * w]]),
                 20.0,
-                20.0,
-                np.array([0.0, 1, 0]),
-                step,
+                width=20.0,
+                outward=np.array([0.0, 1, 0]),
+                step=step,
             )
         )
-    return Curve.join(out)
+    return SweptCurve.join(out)
 
 
-def scapulae(p: Patient, step: float) -> Curve:
+def scapulae(p: Patient, step: float) -> SweptCurve:
     """Thin plates behind the ribs, with a thick lateral border and a spine."""
     out, top = [], p.height - 6
     across, down = (
@@ -196,11 +212,13 @@ def scapulae(p: Patient, step: float) -> Curve:
     )
     for s in (-1, 1):
         inner, outer = 0.62 + 0.1 * down, 1.36 - 0.52 * down
-        plate = _on_wall(p, s, inner + across * (outer - inner), top - 12 - 108 * down, 19.0)
+        plate = _on_wall(
+            p, s, phi=inner + across * (outer - inner), z=top - 12 - 108 * down, off=19.0
+        )
         facing = np.array([0.0, 0.86, 0.5 * s])
         frame = np.stack([facing, np.cross(facing, [1.0, 0, 0]), [1.0, 0, 0]])
         out.append(
-            Curve(
+            SweptCurve(
                 plate,
                 np.broadcast_to([1.2, 0.9 * step, 0.9 * step], plate.shape),
                 np.broadcast_to(frame, (len(plate), 3, 3)),
@@ -209,43 +227,84 @@ def scapulae(p: Patient, step: float) -> Curve:
         border = np.linspace(0, 1, 12)
         out.append(
             ribbon(
-                _on_wall(p, s, 1.36 - 0.52 * border, top - 12 - 108 * border, 19.0),
+                _on_wall(p, s, phi=1.36 - 0.52 * border, z=top - 12 - 108 * border, off=19.0),
                 3.2,
-                4.4,
-                np.array([0.0, 1, 0]),
-                step,
+                width=4.4,
+                outward=np.array([0.0, 1, 0]),
+                step=step,
             )
         )
         out.append(
             ribbon(
-                _on_wall(p, s, np.linspace(0.64, 1.3, 9), np.linspace(top - 34, top + 8, 9), 28.0),
+                _on_wall(
+                    p,
+                    s,
+                    phi=np.linspace(0.64, 1.3, 9),
+                    z=np.linspace(top - 34, top + 8, 9),
+                    off=28.0,
+                ),
                 3.0,
-                5.0,
-                np.array([1.0, 0, 0]),
-                step,
+                width=5.0,
+                outward=np.array([1.0, 0, 0]),
+                step=step,
             )
         )
-    return Curve.join(out)
+    return SweptCurve.join(out)
 
 
-def arches(p: Patient, step: float) -> Curve:
+def arches(p: Patient, step: float) -> SweptCurve:
     """Pedicles, transverse processes, laminae and spinous processes of the vertebrae."""
     z = vertebra_levels(p)[:-1]
     y, x = spine_centre(p, z)
-    at = lambda up, back, side: np.stack([z + up, y + back, x + side], 1)
-    out = [sticks(at(8, 34, 0), at(-7, 52, 0), 2.4, 5.0, np.array([0.0, 0, 1]), step)]
+
+    def at(up: float, back: float, side: float) -> np.ndarray:
+        return np.stack([z + up, y + back, x + side], 1)
+
+    out = [
+        sticks(
+            at(8, 34, 0),
+            at(-7, 52, 0),
+            flat=2.4,
+            width=5.0,
+            outward=np.array([0.0, 0, 1]),
+            step=step,
+        )
+    ]
     for s in (-1, 1):
         out.append(
-            sticks(at(15, 8, s * 12), at(14, 26, s * 13), 3.4, 4.6, np.array([0.0, 0, 1]), step)
+            sticks(
+                at(15, 8, s * 12),
+                at(14, 26, s * 13),
+                flat=3.4,
+                width=4.6,
+                outward=np.array([0.0, 0, 1]),
+                step=step,
+            )
         )
         out.append(
-            sticks(at(15, 26, s * 12), at(18, 34, s * 30), 3.2, 4.4, np.array([0.0, 1, 0]), step)
+            sticks(
+                at(15, 26, s * 12),
+                at(18, 34, s * 30),
+                flat=3.2,
+                width=4.4,
+                outward=np.array([0.0, 1, 0]),
+                step=step,
+            )
         )
-        out.append(sticks(at(13, 28, s * 12), at(8, 36, 0), 2.4, 6.0, np.array([0.0, 1, 0]), step))
-    return Curve.join(out)
+        out.append(
+            sticks(
+                at(13, 28, s * 12),
+                at(8, 36, 0),
+                flat=2.4,
+                width=6.0,
+                outward=np.array([0.0, 1, 0]),
+                step=step,
+            )
+        )
+    return SweptCurve.join(out)
 
 
-def airway(p: Patient, step: float) -> Curve:
+def airway(p: Patient, step: float) -> SweptCurve:
     """The lumen of trachea and main bronchi, down to the hila."""
     c, w = organs.carina(p), p.half_width / 136
     r = 8.6 if p.male else 7.4
@@ -257,8 +316,11 @@ def airway(p: Patient, step: float) -> Curve:
     )
     left = np.array([[c + 2, 18, 0], [c - 14, 18, 18], [c - 28, 18, 40 * w], [c - 40, 20, 54 * w]])
     lines = [(trachea, r), (right, 0.68 * r), (left, 0.62 * r)]
-    return Curve.join(
-        [ribbon(line, radius, radius, np.array([0.0, 1, 0.1]), step) for line, radius in lines]
+    return SweptCurve.join(
+        [
+            ribbon(line, radius, width=radius, outward=np.array([0.0, 1, 0.1]), step=step)
+            for line, radius in lines
+        ]
     )
 
 
@@ -269,14 +331,16 @@ def tube(p: Patient, step: float) -> np.ndarray:
     assert p.tube is not None
     side, entry, tip = p.tube
     z = entry * p.height
-    wall = _on_wall(p, side, np.array([1.75, 1.62, 1.5]), np.array([z - 26, z - 8, z + 12]), 0.0)
+    wall = _on_wall(
+        p, side, phi=np.array([1.75, 1.62, 1.5]), z=np.array([z - 26, z - 8, z + 12]), off=0.0
+    )
     skin = wall[0] + np.array([-34, -16, side * 34])
     high = _on_wall(
         p,
         side,
-        np.array([1.25, 0.95]),
-        np.array([0.5 * (z + tip * p.height), tip * p.height]),
-        -14.0,
+        phi=np.array([1.25, 0.95]),
+        z=np.array([0.5 * (z + tip * p.height), tip * p.height]),
+        off=-14.0,
     )
     knots = np.concatenate(
         [

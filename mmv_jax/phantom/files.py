@@ -152,7 +152,7 @@ def write_ct_series(
 
 
 @dataclass(frozen=True)
-class View:
+class MammogramTags:
     """Whose breast a mammogram shows, from where; the four views of a woman share a DICOM study."""
 
     study_id: str
@@ -166,7 +166,7 @@ def write_mg(
     path: Path,
     image: np.ndarray,
     imager_mm: float,
-    of: View,
+    of: MammogramTags,
     *,
     magnification: float,
     inverted: bool,

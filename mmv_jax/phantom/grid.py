@@ -58,9 +58,10 @@ class Grid:
     def box(self, low_mm: np.ndarray, high_mm: np.ndarray) -> tuple[slice, slice, slice]:
         """The voxels between two corners, cut at the border of the grid."""
         slices = []
-        for n, s, o, low, high in zip(self.shape, self.spacing_mm, self.origin_mm, low_mm, high_mm):
-            first = int(np.clip(np.floor((low - o) / s), 0, n))
-            slices.append(slice(first, int(np.clip(np.ceil((high - o) / s) + 1, first, n))))
+        for axis, (n, s, o) in enumerate(zip(self.shape, self.spacing_mm, self.origin_mm)):
+            first = int(np.clip(np.floor((low_mm[axis] - o) / s), 0, n))
+            end = int(np.clip(np.ceil((high_mm[axis] - o) / s) + 1, first, n))
+            slices.append(slice(first, end))
         return tuple(slices)  # type: ignore[return-value]
 
     def part(self, box: tuple[slice, slice, slice]) -> "Grid":
@@ -75,14 +76,9 @@ def resample(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     written densely (BLAS is faster than gathers).
     """
     matrices = []
-    for n, s, o, m, t, p in zip(
-        source.shape,
-        source.spacing_mm,
-        source.origin_mm,
-        target.shape,
-        target.spacing_mm,
-        target.origin_mm,
-    ):
+    for axis in range(3):
+        n, s, o = (x[axis] for x in (source.shape, source.spacing_mm, source.origin_mm))
+        m, t, p = (x[axis] for x in (target.shape, target.spacing_mm, target.origin_mm))
         place = np.clip((p + t * np.arange(m) - o) / s, 0, n - 1)
         left = np.minimum(place.astype(int), n - 2)
         matrix = np.zeros((m, n), np.float32)
@@ -158,7 +154,14 @@ class Stamps:
         for one in np.unique(size):
             at = np.flatnonzero(size == one)
             parts.append(
-                self._raise(points[at], radii[at], frames[at], half[at], wide[at], reach[at].max(0))
+                self._raise(
+                    points[at],
+                    radii[at],
+                    frames=frames[at],
+                    half=half[at],
+                    wide=wide[at],
+                    reach=reach[at].max(0),
+                )
             )
         index = np.concatenate(parts)
         found = self.best[index]

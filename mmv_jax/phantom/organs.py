@@ -99,7 +99,7 @@ def cavity(at: At) -> np.ndarray:
     """The thoracic cavity inside the ribs, with two apical domes; open below."""
     p, (a, yc, b) = at.patient, at.profile
     x, s = at.x - at.midline * 0.6, p.half_width / 136
-    walls = superellipse(x, at.y - yc, a, b, POWER)
+    walls = superellipse(x, at.y - yc, a=a, b=b, power=POWER)
     apex = (
         at.z
         - p.height
@@ -156,8 +156,8 @@ def mediastinum(at: At) -> np.ndarray:
     waist = np.interp(
         at.z, [c - 110, c - 50, c, c + 40, p.height, p.height + 40], [11, 13, 19, 22, 25, 36]
     ).astype(np.float32)
-    band = superellipse(at.x - 0.5 * spine_x, at.y - yc - 6, waist * s, b * 0.92, 2.0)
-    spine = superellipse(at.x - spine_x, at.y - spine_y, 16 * s, 19.0, 2.5)
+    band = superellipse(at.x - 0.5 * spine_x, at.y - yc - 6, a=waist * s, b=b * 0.92, power=2.0)
+    spine = superellipse(at.x - spine_x, at.y - spine_y, a=16 * s, b=19.0, power=2.5)
     out = blend(blend(band, spine, 12), _heart(at), 18)
     for centre, axes, seam in (
         ((c + 24, yc + 4, 17 * s), (13 * g, 34 * g, 20 * g), 14),  # arch: the aortic knob
@@ -187,7 +187,11 @@ def outline(at: At) -> np.ndarray:
     )
     half = a + side + p.fat * np.clip(1 - top / 60, 0.3, 1) + 0.6 * p.muscle
     trunk = superellipse(
-        at.x - 0.5 * at.midline, at.y - yc - 6, half, b + thick + 0.8 * p.fat + 0.5 * p.muscle, 2.4
+        at.x - 0.5 * at.midline,
+        at.y - yc - 6,
+        a=half,
+        b=b + thick + 0.8 * p.fat + 0.5 * p.muscle,
+        power=2.4,
     )
     if p.breast == 0:
         return trunk
@@ -220,7 +224,11 @@ def muscles(at: At, skin: np.ndarray) -> np.ndarray:
     """Inside the fat: the wall of the chest, the muscles of back and shoulder."""
     p, (a, yc, b) = at.patient, at.profile
     trunk = superellipse(
-        at.x - 0.6 * at.midline, at.y - yc - 4, a + 9 + p.muscle, b + 9 + 1.1 * p.muscle, 2.5
+        at.x - 0.6 * at.midline,
+        at.y - yc - 4,
+        a=a + 9 + p.muscle,
+        b=b + 9 + 1.1 * p.muscle,
+        power=2.5,
     )
     # 1 at the level of the shoulders, where muscle reaches nearly to the skin
     shoulder = np.clip((at.z - p.height + 80) / 45, 0, 1)

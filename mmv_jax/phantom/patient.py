@@ -126,7 +126,10 @@ class Patient:
 def draw_patient(seed: int, index: int, dials: Dials) -> Patient:
     """The patient of this number: the same for every modality, grid and process."""
     rng = np.random.default_rng([seed, index, 0])
-    normal = lambda mean, sd, low, high: float(np.clip(rng.normal(mean, sd), low, high))
+
+    def normal(mean: float, sd: float, low: float, high: float) -> float:
+        return float(np.clip(rng.normal(mean, sd), low, high))
+
     male = bool(rng.random() < 0.5)
     age = float(rng.uniform(20, 88))
     size = normal(1.03 if male else 0.95, 0.045, 0.85, 1.15)
@@ -164,7 +167,10 @@ def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
     """Every number is drawn whether it is used or not, so that turning one dial leaves the rest of
     a patient as it was.
     """
-    side = lambda: 1 if rng.random() < 0.5 else -1
+
+    def side() -> int:
+        return 1 if rng.random() < 0.5 else -1
+
     chance = rng.random(4)
     rim = (side(), float(rng.uniform(*dials.pneumothorax_mm)), float(rng.uniform(0.1, 0.7)))
     fluid = (side(), float(rng.uniform(22, 90)))

@@ -65,7 +65,7 @@ def paint_thorax(patient: Patient, grid: Grid) -> Thorax:
         _paint_nodule(hu, findings, f, nodule)
     if patient.tube:
         _paint_tube(hu, findings, f)
-    return Thorax(hu, anatomy, findings, abdomen, grid)
+    return Thorax(hu=hu, anatomy=anatomy, findings=findings, abdomen=abdomen, grid=grid)
 
 
 class _Fields:
@@ -98,7 +98,7 @@ class _Fields:
         """Signed distance in voxels of the fine grid."""
         return self.fine(voxels_deep(field_mm, self.coarse, self.grid.spacing_mm))
 
-    def stamp(self, curve: curves.Curve) -> tuple[np.ndarray, np.ndarray]:
+    def stamp(self, curve: curves.SweptCurve) -> tuple[np.ndarray, np.ndarray]:
         turn = self.patient.rotation()
         return self.balls(self.patient.to_scanner(curve.points), curve.radii, curve.frames @ turn.T)
 
@@ -170,7 +170,9 @@ def _abdomen(f: _Fields) -> np.ndarray:
     hu = np.full(f.at.x.shape, -40.0, np.float32)
     _, yc, b = f.at.profile
     # psoas, crura, the great vessels
-    beside = organs.superellipse(f.at.x - f.at.midline, f.at.y - yc - b + 20, 46.0, 30.0, 2.0)
+    beside = organs.superellipse(
+        f.at.x - f.at.midline, f.at.y - yc - b + 20, a=46.0, b=30.0, power=2.0
+    )
     paint(hu, coverage(beside / PITCH_MM), MUSCLE)
     for centre, axes, value in (
         ((p.dome_right - 62, -8, -58), (72, 88, 92), LIVER),
@@ -235,7 +237,11 @@ def _paint_vessels(hu: np.ndarray, f: _Fields, lung: np.ndarray) -> None:
         owner.append(np.full(520, n))
         roots.append([organs.carina(p) + height, 8, side * 28 * p.half_width / 136])
     tree = curves.vessel_tree(
-        np.array(roots), np.concatenate(targets), np.concatenate(owner), rng, 0.72 * p.vessels
+        np.array(roots),
+        np.concatenate(targets),
+        owner=np.concatenate(owner),
+        rng=rng,
+        scale=0.72 * p.vessels,
     )
     points, radius = curves.branch_points(tree[0], tree[1], np.minimum(tree[2], 6.5), f.step)
     index, cover = f.balls(p.to_scanner(points), np.repeat(radius[:, None], 3, 1))
@@ -275,7 +281,7 @@ def _paint_vertebrae(hu: np.ndarray, f: _Fields) -> None:
     size = 23.0 * p.height / 203
     disc = np.abs(place - 0.5) - 0.39  # > 0 in the disc, in parts of a vertebra
     radius = organs.superellipse(
-        px - cx, py - cy, 14.5 + 2 * np.clip(disc + 0.39, 0, 1), np.float32(13.0), 2.4
+        px - cx, py - cy, a=14.5 + 2 * np.clip(disc + 0.39, 0, 1), b=np.float32(13.0), power=2.4
     )
     canal = np.hypot(px - cx, py - cy - 20) - 8.5
     voxel = min(part.spacing_mm)

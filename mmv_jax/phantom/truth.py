@@ -22,7 +22,10 @@ def labels(
     volume's masks seen along y.
     """
     voxel_ml = float(np.prod(body.grid.spacing_mm)) / 1000
-    ml = lambda mask: round(float(mask.sum()) * voxel_ml, 1)
+
+    def ml(mask: np.ndarray) -> float:
+        return round(float(mask.sum()) * voxel_ml, 1)
+
     seen = {name: (body.findings & flag) > 0 for name, flag in FINDINGS.items()}
     lung, heart = np.isin(body.anatomy, LUNGS), body.anatomy == ANATOMY["cardiomediastinum"]
     out: dict[str, int | float | str] = {

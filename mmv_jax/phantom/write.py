@@ -273,7 +273,7 @@ def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) ->
             f"breast-{seed}-{index:05d}-{side}{view}{turned}",
         )
         path, mask = f"breast/{study_id}.dcm", f"breast/{study_id}_bac.png"
-        of = files.View(study_id, patient, side, view, int(woman.age))
+        of = files.MammogramTags(study_id, patient, side=side, view=view, age=int(woman.age))
         files.write_mg(
             out / path,
             shot.image,

@@ -40,7 +40,7 @@ from mmv_jax.store.layout import (
 )
 from mmv_jax.store.quarantine import Quarantine
 from mmv_jax.store.read import read_about
-from mmv_jax.store.task import Job, Place, ReadFn, Reading, Refusal, Task, Told, Written, write_task
+from mmv_jax.store.task import Job, Place, ReadFn, Reading, Refusal, IngestTask, Told, Written, write_task
 from mmv_jax.store.workers import ENGINES
 from mmv_jax.study import Study
 
@@ -168,7 +168,7 @@ def ingest(
         if jobs:
             remove_whole_index(root)
         refused_codes = frozenset({"burnt_in"} if burnt_in == "refuse" else ())
-        tasks = _tasks(jobs, Task(str(store), (), read_fn, refused_codes))
+        tasks = _tasks(jobs, IngestTask(str(store), (), read_fn, refused_codes))
         settled: set[Place] = set()
         events = ENGINES[engine](
             write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
@@ -303,7 +303,9 @@ def _jobs(
         if left:
             report.not_carried[ordinals[ordinal].name] = left
         for line in lines:
-            job = _job(line, ordinal, key, {name: kinds[name] for name in columns}, unit)
+            job = _job(
+                line, ordinal, key=key, columns={name: kinds[name] for name in columns}, unit=unit
+            )
             study, patient = str(job.known["study"]), str(job.known["patient"])
             if not re.fullmatch(MODALITY, line.modality):
                 report.refuse(
@@ -365,13 +367,13 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     paths = [str(line.path), *masks.values()]
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
     return Job(
-        (ordinal, line.number),
-        str(line.path),
-        line.spacing_mm,
-        line.unit or unit,
-        masks,
-        known,
-        secrets,
+        place=(ordinal, line.number),
+        path=str(line.path),
+        spacing_mm=line.spacing_mm,
+        unit=line.unit or unit,
+        masks=masks,
+        known=known,
+        secrets=secrets,
     )
 
 
@@ -413,7 +415,7 @@ def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
                 yield Told((int(manifest), int(line)), "image_across_splits", reason)
 
 
-def _tasks(jobs: list[Job], like: Task) -> list[Task]:
+def _tasks(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
     """Lines that follow each other, up to TASK_LINES of them or TASK_BYTES of files."""
     tasks: list[list[Job]] = []
     size = TASK_BYTES

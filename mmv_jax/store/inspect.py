@@ -167,13 +167,13 @@ def _panes(store: Store, i: int) -> list[Image.Image]:
     axial = ((depth // 2, 0, 0), (1, height, width))
     if line["ndim"] == 2:
         return [
-            _picture(store, i, axial, 0, names, (y_mm, x_mm))
+            _picture(store, i, box=axial, axis=0, masks=names, pixel_mm=(y_mm, x_mm))
             for names in ([], masks)[: 2 if masks else 1]
         ]
     coronal = ((0, height // 2, 0), (depth, 1, width))
     pictures = (
-        _picture(store, i, axial, 0, masks, (y_mm, x_mm)),
-        _picture(store, i, coronal, 1, masks, (z_mm, x_mm)),
+        _picture(store, i, box=axial, axis=0, masks=masks, pixel_mm=(y_mm, x_mm)),
+        _picture(store, i, box=coronal, axis=1, masks=masks, pixel_mm=(z_mm, x_mm)),
     )
     return [pictures[0], pictures[1].transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
 

@@ -31,8 +31,10 @@ def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Trip
         finest.
 
     Example:
-      >>> level_factors((300, 512, 512), (1.0, 0.7, 0.7)), level_factors((60, 512, 512), (5.0, 0.7, 0.7)), level_factors((1, 512, 512), (1, 1, 1))
-      ([(2, 2, 2), (4, 4, 4), (8, 8, 8)], [(1, 2, 2), (1, 4, 4)], [])
+      >>> level_factors((300, 512, 512), (1.0, 0.7, 0.7))
+      [(2, 2, 2), (4, 4, 4), (8, 8, 8)]
+      >>> level_factors((60, 512, 512), (5.0, 0.7, 0.7)), level_factors((1, 512, 512), (1, 1, 1))
+      ([(1, 2, 2), (1, 4, 4)], [])
     """
     full, spacing = np.array(grid, np.int64), np.array(spacing_mm, float)
     known = spacing[(full > 1) & np.isfinite(spacing)]

@@ -152,7 +152,7 @@ class Store:
                 f" {grid.tolist()}"
             )
         first = int(self._level_blocks[i][level - 1]) if level else self._first_block(i, mask)
-        stored = self._read_blocks(i, first, grid, begin, size)
+        stored = self._read_blocks(i, first, grid=grid, start=begin, shape=size)
         if mask is not None:
             return stored.astype(np.int32)
         values, (slope, intercept) = stored.astype(np.float32), self._scales[min(level, 1)][i]
@@ -171,11 +171,11 @@ class Store:
         }
         spacing = (line["spacing_z"], line["spacing_y"], line["spacing_x"])
         return Study(
-            self.read_box(i, (0, 0, 0), self._grids[i]),
-            spacing,
-            int(line["ndim"]),
-            line["unit"],
-            attributes,
+            voxels=self.read_box(i, (0, 0, 0), self._grids[i]),
+            spacing_mm=spacing,
+            ndim=int(line["ndim"]),
+            unit=line["unit"],
+            attributes=attributes,
         )
 
     def digest(self, studies: Sequence[int] | np.ndarray) -> str:

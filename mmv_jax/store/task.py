@@ -35,7 +35,7 @@ ReadFn = Callable[[Job], tuple[Study, Mapping[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
-class Task:
+class IngestTask:
     """Lines that one worker reads one after the other. Repeating a task, or a part of it, changes
     nothing that is finished.
     """
@@ -87,7 +87,7 @@ class Written:
 Event = Reading | Writing | Refusal | Told | Written
 
 
-def write_task(task: Task) -> Iterator[Event]:
+def write_task(task: IngestTask) -> Iterator[Event]:
     """Reads each file once, refuses what is broken, and writes the rest; yields what happened as it
     happens.
 

@@ -12,9 +12,9 @@ from multiprocessing import connection, get_context
 
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.plugins import Plugin, named_plugins
-from mmv_jax.store.task import Event, Place, Reading, Refusal, Task, Told, Written
+from mmv_jax.store.task import Event, Place, Reading, Refusal, IngestTask, Told, Written
 
-TaskFn = Callable[[Task], Iterator[Event]]
+TaskFn = Callable[[IngestTask], Iterator[Event]]
 TICK_S = 0.5  # between looks at the clock
 DEATHS = 2  # of workers outside of any file, after which a task is given up
 
@@ -30,7 +30,7 @@ class _Failed:
 
 
 def run_local(
-    task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float
+    task_fn: TaskFn, tasks: Iterable[IngestTask], *, workers: int, timeout_s: float
 ) -> Generator[Event, None, None]:
     """Runs tasks in worker processes; yields what happens, in the order in which it happens.
 
@@ -69,7 +69,7 @@ class _Worker:
     """One process, the task that it has, and the file that it reads."""
 
     task_fn: TaskFn
-    task: Task | None = None
+    task: IngestTask | None = None
     reading: Place | None = None
     since: float = 0.0
     is_dead: bool = False
@@ -91,7 +91,7 @@ class _Worker:
         theirs.close()
         self.task, self.reading, self.is_dead = None, None, False
 
-    def start(self, task: Task) -> None:
+    def start(self, task: IngestTask) -> None:
         self.task, self.reading, self.settled = task, None, set()
         try:
             self.pipe.send(task)
@@ -142,7 +142,7 @@ class _Worker:
             )
             yield Refusal(self.reading, code, reason)
 
-    def rest(self) -> list[Task]:
+    def rest(self) -> list[IngestTask]:
         """What is left of the task of a dead process: what came before the file that killed it, and
         what comes after.
         """
@@ -189,7 +189,7 @@ def _work(plugins: tuple[Plugin, ...], pipe, task_fn: TaskFn) -> None:
 
 
 def run_ray(
-    task_fn: TaskFn, tasks: Iterable[Task], *, workers: int, timeout_s: float
+    task_fn: TaskFn, tasks: Iterable[IngestTask], *, workers: int, timeout_s: float
 ) -> Generator[Event, None, None]:
     """Runs tasks on a Ray cluster (`RAY_ADDRESS`), or on a Ray of this machine alone; at most
     `workers` tasks at a time.
@@ -223,7 +223,7 @@ def run_ray(
 
 
 def _run_task_on_node(
-    plugins: tuple[Plugin, ...], task_fn: TaskFn, task: Task, timeout_s: float
+    plugins: tuple[Plugin, ...], task_fn: TaskFn, task: IngestTask, timeout_s: float
 ) -> list[Event]:
     return list(run_local(task_fn, [task], workers=1, timeout_s=timeout_s))
 

@@ -111,10 +111,11 @@ class PartWriter:
         gain, offset = (
             level_scale(int(stored.voxels.min()), int(stored.voxels.max())) if factors else (1, 0)
         )
-        voxels, before, blocks, scale = stored.voxels, (1, 1, 1), list[int](), (gain, offset)
+        voxels, before, blocks = stored.voxels, (1, 1, 1), list[int]()
+        scale = {"gain": gain, "offset": offset}
         for factor in factors:
-            voxels = coarser(voxels, before, factor, study.voxels.shape, *scale)
-            before, scale = factor, (1, 0)  # the next one is made of this one, which is scaled
+            voxels = coarser(voxels, before, factor, grid=study.voxels.shape, **scale)
+            before, scale = factor, {}  # the next one is made of this one, which is scaled
             blocks.append(self._blocks)
             checksum = self._append(voxels, checksum)
         columns = {

@@ -161,9 +161,15 @@ def test_severity(area, words):
 
 
 WRONG = (
-    {"threshold": 0.0}, {"threshold": 1.0}, {"least_mm2": -1.0}, {"least_mm2": NAN}, {"of_views": "median"}, {"of_breasts": "min"},
-    {"severity_mm2": (10.0, 5.0, 1.0)}, {"severity_mm2": (-1.0, 5.0, 10.0)},
-)  # fmt: skip
+    {"threshold": 0.0},
+    {"threshold": 1.0},
+    {"least_mm2": -1.0},
+    {"least_mm2": NAN},
+    {"of_views": "median"},
+    {"of_breasts": "min"},
+    {"severity_mm2": (10.0, 5.0, 1.0)},
+    {"severity_mm2": (-1.0, 5.0, 10.0)},
+)
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -65,9 +65,8 @@ def test_a_small_group_by_itself_makes_nothing_sure():
     true = ViewResult(1, "a", "L", "CC", "", (0.5, 0.5), 64, 16.0, 16.0)
     ruled = RuledView.of(true, true, truth, coarse.astype(np.float32), 2)
     found = {least: ruled.by(replace(MEASURE, least_group_mm2=least)) for least in (0.0, 3.0, 20.0)}
-    assert {least: (result.sure_mm2, result.area_mm2, both) for least, (result, both) in found.items()} == {
-        0.0: (18.0, 18.0, 64), 3.0: (16.0, 18.0, 64), 20.0: (0.0, 18.0, 64)
-    }  # fmt: skip
+    told = {least: (view.sure_mm2, view.area_mm2, both) for least, (view, both) in found.items()}
+    assert told == {0.0: (18.0, 18.0, 64), 3.0: (16.0, 18.0, 64), 20.0: (0.0, 18.0, 64)}
     assert scores([ruled], replace(MEASURE, least_group_mm2=20.0))["dice"] == 0
 
 

@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 
 from mmv_jax.bac.sources import Entry, list_entries, read_mammogram
 from mmv_jax.errors import UserError
-from mmv_jax.phantom.files import View, write_dx, write_mg, write_png
+from mmv_jax.phantom.files import MammogramTags, write_dx, write_mg, write_png
 from mmv_jax.readers.refused import Refused
 
 IMAGE = np.random.default_rng(0).integers(0, 4096, (60, 41)).astype(np.uint16)
@@ -23,7 +23,7 @@ def mg(tmp_path):
             path,
             IMAGE,
             0.1,
-            View("study-LCC", "woman-1", "L", "CC", 61),
+            MammogramTags("study-LCC", "woman-1", "L", "CC", 61),
             **{"magnification": 1.0, "inverted": False, **options},
         )
         ds = pydicom.dcmread(path)

@@ -4,17 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tile_starts, tiles_of
-from mmv_jax.bac.view import Frame
+from mmv_jax.bac.view import ViewFrame
 from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import CLS, PATCH
 
 SHAPE = TileShape(tile=32, overlap=8, per_row=3, patch=(1, 8, 8), registers=1)
 
 
-def everywhere(shape: tuple[int, int]) -> Frame:
+def everywhere(shape: tuple[int, int]) -> ViewFrame:
     """A frame all of which is breast."""
     cells = (-(-shape[0] // 16), -(-shape[1] // 16))
-    return Frame(1, shape, np.ones(cells, bool), np.zeros(cells, np.float32), 1.0)
+    return ViewFrame(1, shape, np.ones(cells, bool), np.zeros(cells, np.float32), 1.0)
 
 
 @given(st.integers(1, 900), st.integers(2, 128), st.data())

@@ -4,7 +4,7 @@ import pytest
 from mmv_jax.bac.view import (
     CELL,
     WORKING_MM,
-    Frame,
+    ViewFrame,
     averaged,
     breast_cells,
     enlarged,
@@ -47,7 +47,7 @@ def test_averaging_and_enlarging_keep_the_grid():
 
 def test_the_breast_is_found_and_letters_are_not():
     image = a_breast()
-    frame = Frame.of(image, (0.1, 0.1))
+    frame = ViewFrame.of(image, (0.1, 0.1))
     inside = frame.breast_pixels((0, 0), image.shape)
     tissue = (image > 1000) & (image < 4000)
     assert (inside & tissue).sum() > 0.93 * tissue.sum()
@@ -56,12 +56,12 @@ def test_the_breast_is_found_and_letters_are_not():
 
 def test_an_image_of_one_value_holds_no_breast():
     assert not breast_cells(np.full((20, 20), 7.0)).any()
-    assert not Frame.of(np.zeros((64, 64), np.uint16), (0.1, 0.1)).breast.any()
+    assert not ViewFrame.of(np.zeros((64, 64), np.uint16), (0.1, 0.1)).breast.any()
 
 
 def test_a_box_is_normalised_as_the_whole_view_is():
     image = a_breast().astype(np.float32)
-    frame = Frame.of(image, (0.1, 0.1))
+    frame = ViewFrame.of(image, (0.1, 0.1))
     whole = frame.normalised(image, (0, 0))
     box = frame.normalised(image[100:150, 37:90], (100, 37))
     np.testing.assert_allclose(box, whole[100:150, 37:90], atol=1e-5)
@@ -76,13 +76,13 @@ def test_brightness_and_contrast_of_the_detector_do_not_matter():
         0, 40, (320, 256)
     ).astype(np.float32)
     one, other = (
-        Frame.of(values, (0.1, 0.1)).normalised(values, (0, 0))
+        ViewFrame.of(values, (0.1, 0.1)).normalised(values, (0, 0))
         for values in (image, 9 * image + 300)
     )
     np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 def test_cells_at_the_edge_of_a_view_that_they_do_not_divide():
-    frame = Frame.of(a_breast(321, 250), (0.1, 0.1))
+    frame = ViewFrame.of(a_breast(321, 250), (0.1, 0.1))
     assert frame.breast.shape == (-(-321 // CELL), -(-250 // CELL))
     assert frame.breast_pixels((0, 0), (321, 250)).shape == (321, 250)

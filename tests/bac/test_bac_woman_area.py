@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmv_jax.bac.measure import View, area_mm2, breast_areas, tissue_spacing_mm, woman_area
+from mmv_jax.bac.measure import ViewArea, area_mm2, breast_areas, tissue_spacing_mm, woman_area
 from mmv_jax.errors import UserError
 
 areas = st.floats(0, 500)
@@ -41,10 +41,10 @@ def test_a_magnification_that_cannot_be_is_refused(magnification):
 
 def test_rules_of_aggregation():
     views = [
-        View("L", "CC", 4.0),
-        View("L", "CC", 8.0),
-        View("L", "MLO", 2.0),
-        View("R", "MLO", 10.0),
+        ViewArea("L", "CC", 4.0),
+        ViewArea("L", "CC", 8.0),
+        ViewArea("L", "MLO", 2.0),
+        ViewArea("R", "MLO", 10.0),
     ]
     assert breast_areas(views) == {"L": 4.0, "R": 10.0}
     assert breast_areas(views, of_views="max") == {"L": 6.0, "R": 10.0}
@@ -58,12 +58,12 @@ def test_rules_of_aggregation():
 @pytest.mark.parametrize("rules", [{"of_views": "sum"}, {"of_breasts": "median"}])
 def test_an_unknown_rule_is_refused(rules):
     with pytest.raises(UserError, match="no rule of aggregation"):
-        woman_area([View("L", "CC", 1.0)], **rules)
+        woman_area([ViewArea("L", "CC", 1.0)], **rules)
 
 
 def test_one_unknown_view_makes_the_woman_unknown():
     assert math.isnan(
-        woman_area([View("L", "CC", math.nan), View("R", "CC", 3.0)], of_breasts="max")
+        woman_area([ViewArea("L", "CC", math.nan), ViewArea("R", "CC", 3.0)], of_breasts="max")
     )
 
 
@@ -76,7 +76,7 @@ def test_one_unknown_view_makes_the_woman_unknown():
     st.randoms(),
 )
 def test_the_order_of_the_views_changes_nothing(views, random):
-    views = [View(*view) for view in views]
+    views = [ViewArea(*view) for view in views]
     shuffled = random.sample(views, len(views))
     assert woman_area(shuffled) == pytest.approx(woman_area(views))
     assert woman_area(views, of_views="max") >= woman_area(views) - 1e-9

@@ -6,7 +6,7 @@ import pytest
 
 from mmv_jax.bac.measure import ViewResult, WomanResult
 from mmv_jax.bac.write import GAP, overlay, write_segmentation, write_table, write_views
-from mmv_jax.phantom.files import View, write_mg
+from mmv_jax.phantom.files import MammogramTags, write_mg
 
 NAN = float("nan")
 
@@ -19,7 +19,7 @@ def mammogram(tmp_path):
         path,
         image,
         0.1,
-        View("study-LCC", "woman-1", "L", "CC", 61),
+        MammogramTags("study-LCC", "woman-1", "L", "CC", 61),
         magnification=1.0,
         inverted=False,
     )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mmv_jax.bac.view import Frame
+from mmv_jax.bac.view import ViewFrame
 from mmv_jax.errors import UserError
 from mmv_jax.phantom.breast import BreastDials, draw_woman, paint_view
 from mmv_jax.phantom.film import scanned
@@ -26,7 +26,7 @@ def test_air_is_fogged_and_the_breast_is_found_all_the_same():
     plain, film = view(PLAIN), view(FILM)
     corner = np.s_[-60:-20, -60:-20]
     assert np.median(plain.image[corner]) < 10 < np.median(film.image[corner])
-    breasts = [Frame.of(shot.image, (0.25, 0.25)).breast for shot in (plain, film)]
+    breasts = [ViewFrame.of(shot.image, (0.25, 0.25)).breast for shot in (plain, film)]
     assert (breasts[0] == breasts[1]).mean() > 0.97
 
 

@@ -12,12 +12,12 @@ from planted import read_npy
 from mmv_jax.store import write
 from mmv_jax.store.index import finished_parts, read_index
 from mmv_jax.store.layout import open_root
-from mmv_jax.store.task import Job, Reading, Refusal, Task, Written, without, write_task
+from mmv_jax.store.task import IngestTask, Job, Reading, Refusal, Written, without, write_task
 from mmv_jax.study import Study
 
 
 @pytest.fixture
-def task(tmp_path, monkeypatch) -> Task:
+def task(tmp_path, monkeypatch) -> IngestTask:
     """Seven studies, planar and volumetric in turn, in parts of two."""
     monkeypatch.setattr(write, "PART_STUDIES", 2)
     jobs = []
@@ -25,7 +25,7 @@ def task(tmp_path, monkeypatch) -> Task:
         np.save(tmp_path / f"{n}.npy", np.random.default_rng(n).integers(0, 99, (1 + n % 2, 6, 5)))
         known = {"study": f"{n:016x}", "patient": "p", "split": "train", "manifest": 1, "line": n}
         jobs.append(Job((1, n), str(tmp_path / f"{n}.npy"), None, None, {}, known, ()))
-    return Task(str(tmp_path / "store"), tuple(jobs), read_npy)
+    return IngestTask(str(tmp_path / "store"), tuple(jobs), read_npy)
 
 
 def written(events: list) -> list[int]:
@@ -34,7 +34,7 @@ def written(events: list) -> list[int]:
     )
 
 
-def state(task: Task) -> dict[Path, int]:
+def state(task: IngestTask) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in Path(task.store).rglob("*") if path.is_file()}
 
 

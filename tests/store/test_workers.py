@@ -16,16 +16,16 @@ from planted import read_npy, write_manifest
 from mmv_jax.errors import WorkFailed
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
-from mmv_jax.store.task import Event, Job, Reading, Refusal, Task, Writing, Written
+from mmv_jax.store.task import Event, IngestTask, Job, Reading, Refusal, Writing, Written
 from mmv_jax.store.workers import run_local
 
 
-def task_of(places: int, store: str = "") -> Task:
+def task_of(places: int, store: str = "") -> IngestTask:
     jobs = tuple(Job((1, line), "", None, None, {}, {}, ()) for line in range(places))
-    return Task(store, jobs, read_npy)
+    return IngestTask(store, jobs, read_npy)
 
 
-def deadly_thirds(task: Task):
+def deadly_thirds(task: IngestTask):
     """A task function whose process dies at every third line; what it has read is written at the
     end.
     """
@@ -39,13 +39,13 @@ def deadly_thirds(task: Task):
     yield Written(tuple(read))
 
 
-def full_disk(task: Task):
+def full_disk(task: IngestTask):
     yield Reading(task.jobs[0].place)
     yield Writing(task.jobs[0].place)
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def dies_while_it_writes(task: Task):
+def dies_while_it_writes(task: IngestTask):
     """Dies in its first life, or in every one where `store` says so."""
     yield Writing(task.jobs[0].place)
     if task.store == "always" or task.deaths == 0:
@@ -53,7 +53,7 @@ def dies_while_it_writes(task: Task):
     yield Written(tuple(job.place for job in task.jobs))
 
 
-def run(task_fn, task: Task, workers: int = 1) -> list[Event]:
+def run(task_fn, task: IngestTask, workers: int = 1) -> list[Event]:
     return list(run_local(task_fn, [task], workers=workers, timeout_s=60.0))
 
 
@@ -80,7 +80,7 @@ def test_a_worker_that_dies_again_stops_the_ingest():
         run(dies_while_it_writes, task_of(3, "always"))
 
 
-def write_own_pid_and_wait(task: Task):
+def write_own_pid_and_wait(task: IngestTask):
     yield Reading(task.jobs[0].place)
     Path(task.store).write_text(str(os.getpid()))
     while True:  # as long as somebody listens
