@@ -2,7 +2,7 @@
 config, all it calls takes plain arguments.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import partial
@@ -28,8 +28,9 @@ from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.read import Store
 from mmv_jax.train.health import Patience
-from mmv_jax.train.log import Log
+from mmv_jax.train.log import Log, one_behind
 from mmv_jax.train.optimizer import make_optimizer
+from mmv_jax.train.step import keep_finite
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 MAY_CHANGE = {"data.store", "init", "checkpoint", "measure"}  # between a fit and its resume
@@ -54,15 +55,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     )
     state = init_state(model, shape, tx=tx, seed=config.seed, init=config.init)
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
-    seen = {
-        "key_fingerprint": store.key_fingerprint,
-        "patients": _patients(store, config.data.splits),
-        "studies": sampler.digest,
-    }
-    if config.init:
-        # of a checkpoint that does not say whom it has seen
-        unknown = {"key_fingerprint": "unknown", "patients": []}
-        seen = unite_patients(seen, restore_items(config.init, ())[1].get("pretraining") or unknown)
+    seen = _seen(store, sampler, config)
     with Checkpoints(
         workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint
     ) as checkpoints:
@@ -77,27 +70,48 @@ def fit(config: ConfigDict, workdir: Path) -> None:
                 stale.unlink()
         state = _state(items)
         with Log(workdir, first, config.steps) as log:
-            patience = Patience("Lower config.optimizer.peak_lr.")
+            write = _writer(log)
             for start, end in spans(first, config.steps, config.data.mine_at):
                 if mined := [at for at in config.data.mine_at if at <= start]:
                     finder = Finder(model, state["params"], shape, measure)
                     sampler.look_at(
                         mistakes(finder, sampler, workdir / f"mistakes-{mined[-1]}.npz")
                     )
-                # step n is dispatched before the numbers of step n - 1 are read
-                waiting: list[tuple[int, Mapping]] = []
-                for step, batch in zip(range(start, end), _ahead(sampler, start, config.rows)):
-                    state, metrics = step_fn(state, batch)
-                    waiting.append((step, metrics))
-                    if len(waiting) > 1:
-                        before, metrics = waiting.pop(0)
-                        log.write(before, metrics)
-                        patience.see(before, skipped=bool(metrics["skipped"]))
-                    checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
-                for left in waiting:
-                    log.write(*left)
+                batches = zip(range(start, end), _ahead(sampler, start, config.rows))
+                with one_behind(write) as report:
+                    for step, batch in batches:
+                        state, metrics = step_fn(state, batch)
+                        report(step, metrics)
+                        checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. {DONE}")
+
+
+def _seen(store: Store, sampler: Sampler, config: ConfigDict) -> dict[str, Any]:
+    """The studies of a fit, and the patients that it or the encoder it begins from has seen."""
+    seen = {
+        "key_fingerprint": store.key_fingerprint,
+        "patients": _patients(store, config.data.splits),
+        "studies": sampler.digest,
+    }
+    if not config.init:
+        return seen
+    # of a checkpoint that does not say whom it has seen
+    unknown = {"key_fingerprint": "unknown", "patients": []}
+    return unite_patients(seen, restore_items(config.init, ())[1].get("pretraining") or unknown)
+
+
+def _writer(log: Log) -> Callable[[int, Mapping[str, Any]], None]:
+    """A function that writes a step's numbers, and raises `WorkFailed` where several in a row were
+    not finite.
+    """
+    patience = Patience("Lower config.optimizer.peak_lr.")
+
+    def write(step: int, metrics: Mapping[str, Any]) -> None:
+        log.write(step, metrics)
+        patience.see(step, skipped=bool(metrics["skipped"]))
+
+    return write
 
 
 def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int]]:
@@ -190,19 +204,18 @@ def fit_step(
 
     (loss, seen), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
     new = {
         "params": optax.apply_updates(state["params"], updates),
         "opt_state": opt_state,
         "step": state["step"],
     }
-    kept = jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, state)
+    kept, skipped = keep_finite(new, state, loss, norm)
     return {**kept, "step": state["step"] + 1}, {
         "loss": loss,
         **seen,
         "grad_norm": norm,
-        "skipped": (~finite).astype(jnp.int32),
+        "skipped": skipped,
     }
 
 

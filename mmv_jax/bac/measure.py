@@ -1,6 +1,4 @@
-"""From calcified pixels to areas in mm² and severity: of views, breasts and women. Axes: Y X
-pixels.
-"""
+"""Areas in mm² and severity, of views, breasts and women, from masks. Axes: Y X pixels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -299,7 +297,8 @@ def woman_area(
     other.
 
     Example:
-      >>> woman_area([ViewArea("L", "CC", 4.0), ViewArea("L", "MLO", 6.0), ViewArea("R", "CC", 1.0)])
+      >>> left = [ViewArea("L", "CC", 4.0), ViewArea("L", "MLO", 6.0)]
+      >>> woman_area([*left, ViewArea("R", "CC", 1.0)])
       6.0
     """
     check_rule(of_breasts, OF_BREASTS, "of_breasts")

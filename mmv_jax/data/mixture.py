@@ -1,4 +1,4 @@
-"""TODO."""
+"""Which studies an epoch shows, and how often each group of them. Axes: N lines of an epoch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +32,7 @@ def mix(
     return np.concatenate(chosen)
 
 
-def _groups(index: pd.DataFrame, by: str) -> pd.Series:
+def groups_of(index: pd.DataFrame, by: str) -> pd.Series:
     """The group of each study: its value in a column of the index; UNKNOWN where it has none."""
     if by not in index:
         raise UserError(
@@ -42,7 +42,7 @@ def _groups(index: pd.DataFrame, by: str) -> pd.Series:
     return index[by].astype(object).where(index[by].notna(), UNKNOWN).astype(str)
 
 
-def _studies_of(
+def studies_of(
     store: Boxes,
     splits: Sequence[str],
     views: Mapping[int, Sequence[View]],

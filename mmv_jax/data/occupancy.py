@@ -1,4 +1,4 @@
-"""TODO."""
+"""Which patches of a crop carry something, from the index alone. Axes: N studies, t patches."""
 
 import numpy as np
 from jaxtyping import Bool, Int

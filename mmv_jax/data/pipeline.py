@@ -24,7 +24,7 @@ from mmv_jax.data.crops import (
     uniforms,
 )
 from mmv_jax.data.masked import block_mask, mask_shares
-from mmv_jax.data.mixture import _groups, _studies_of, mix
+from mmv_jax.data.mixture import groups_of, mix, studies_of
 from mmv_jax.data.occupancy import CHUNK, count_tokens
 from mmv_jax.data.packing import make_plan
 from mmv_jax.data.resample import Boxes
@@ -117,8 +117,8 @@ class Rows:
             {ndim: expand(listed) for ndim, listed in views.items()},
         )
         self._writer = RowWriter(store, self.shape, coordinates)
-        groups = _groups(store.index, mixture_by)
-        self._studies = _studies_of(store, splits, views=views, mixture=mixture, groups=groups)
+        groups = groups_of(store.index, mixture_by)
+        self._studies = studies_of(store, splits, views=views, mixture=mixture, groups=groups)
         self._group = groups.to_numpy(str)
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
         self.digest = _digest(store.index.iloc[self._studies], self._group[self._studies])
@@ -219,6 +219,20 @@ class Rows:
                 raise
         return batch
 
+    def _placed(self, studies: np.ndarray, is_global: bool) -> Iterator[tuple[int, int, int]]:
+        """(line of a row, its study, its crop) of the global crops of a row, or of the others."""
+        for i, study in enumerate(studies.tolist()):
+            ndim = 2 if self._writer.geometry.planar[study] else 3
+            for v, view in enumerate(self._expanded[ndim]):
+                if view.is_global == is_global:
+                    yield i, study, v
+
+    def _seeds(self, epoch: int, line: int, v: int) -> tuple[Sequence[int], Sequence[int]] | None:
+        """Seeds of a crop and of its study, see `RowWriter.add`."""
+        if not self._augment:
+            return None
+        return (self._seed, CHANGE, epoch, line, v), (self._seed, MIRROR, epoch, line)
+
     def _fill(self, batch: dict[str, np.ndarray], b: int, row: int) -> None:
         """Writes row number `row` of the plan: the global crops of its studies, then the local
         ones.
@@ -231,24 +245,20 @@ class Rows:
         # where each global crop begins, and which of its patches are kept
         front: list[tuple[int, np.ndarray]] = []
         for is_global in (True, False):
-            for i, (line, study) in enumerate(zip(lines, studies.tolist())):
-                for v, view in enumerate(
-                    self._expanded[2 if self._writer.geometry.planar[study] else 3]
-                ):
-                    if view.is_global == is_global:
-                        front += [(at, kept[i][v])] if is_global else []
-                        segment += 1
-                        seeds = (
-                            (
-                                (self._seed, CHANGE, epoch, line, v),
-                                (self._seed, MIRROR, epoch, line),
-                            )
-                            if self._augment
-                            else None
-                        )
-                        at = self._writer.add(
-                            batch, b, at, segment, study, crops[i, v], kept[i][v], is_global, seeds
-                        )
+            for i, study, v in self._placed(studies, is_global):
+                front += [(at, kept[i][v])] if is_global else []
+                segment += 1
+                at = self._writer.add(
+                    batch,
+                    b,
+                    at=at,
+                    segment=segment,
+                    study=study,
+                    crop=crops[i, v],
+                    kept=kept[i][v],
+                    is_global=is_global,
+                    seeds=self._seeds(epoch, lines[i], v),
+                )
         self._hide(batch, b, front, np.random.default_rng([self._seed, HIDE, row]))
 
     def _hide(

@@ -42,9 +42,18 @@ class RowWriter:
         ]
 
     def add(
-        self, batch: dict[str, np.ndarray], b: int, at: int, segment: int, study: int, crop: Crops, kept: np.ndarray, is_global: bool,
+        self,
+        batch: dict[str, np.ndarray],
+        b: int,
+        *,
+        at: int,
+        segment: int,
+        study: int,
+        crop: Crops,
+        kept: np.ndarray,
+        is_global: bool,
         seeds: tuple[Sequence[int], Sequence[int]] | None = None,
-    ) -> int:  # fmt: skip
+    ) -> int:
         """Writes a crop's tokens into row `b` of a batch from position `at` on, as its segment
         number `segment` (from 1).
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Batches for evaluation: every study once, whole, packed into rows. Axes: B rows, L tokens."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -61,6 +61,13 @@ def study_batches(
             kept = writer.kept(lines[row], crops[row])
             for segment, i in enumerate(row, start=1):
                 at = writer.add(
-                    batch, b, at, segment, int(lines[i]), crops[i, 0], kept[segment - 1][0], True
+                    batch,
+                    b,
+                    at=at,
+                    segment=segment,
+                    study=int(lines[i]),
+                    crop=crops[i, 0],
+                    kept=kept[segment - 1][0],
+                    is_global=True,
                 )
         yield batch

@@ -257,7 +257,7 @@ def arches(p: Patient, step: float) -> SweptCurve:
     z = vertebra_levels(p)[:-1]
     y, x = spine_centre(p, z)
 
-    def at(up: float, back: float, side: float) -> np.ndarray:
+    def at(up: float | int, back: float | int, side: float | int) -> np.ndarray:
         return np.stack([z + up, y + back, x + side], 1)
 
     out = [

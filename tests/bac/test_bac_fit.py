@@ -125,6 +125,21 @@ def test_a_fit_that_is_not_finite_stops(store, tmp_path, monkeypatch):
         fit(config, tmp_path)
 
 
+def test_the_last_step_of_a_span_counts_among_those_that_are_not_finite(
+    store, tmp_path, monkeypatch
+):
+    """Spans end at step 2 and at step 3: three steps in a row, of which two end a span."""
+    batch = Sampler.batch
+
+    def spoilt(self, *step):
+        whole = batch(self, *step)
+        return whole | {"images": whole["images"] * np.nan}
+
+    monkeypatch.setattr(Sampler, "batch", spoilt)
+    with pytest.raises(WorkFailed, match=r"3 steps in a row \(to step 2\)"):
+        fit(small_config(store), tmp_path)
+
+
 def test_a_fit_that_begins_anew_does_not_take_the_mistakes_of_another(store, tmp_path):
     # of a store of one view: refused where it is read
     np.savez(tmp_path / "mistakes-2.npz", view_0=np.zeros((1, 2), np.int64))
