@@ -1,6 +1,8 @@
-"""The floors of docs/architecture.md: imports run downward."""
+"""The house rules: imports run downward (the floors of docs/architecture.md); sizes and names."""
 
 import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,122 @@ def test_imports_run_downward(path):
 def test_only_evaluation_and_the_command_line_reach_training(path):
     if room_of(path) == "evaluate" and path.parts[1] != "finetune":
         assert "train" not in rooms_imported_by(path)
+
+
+# ---- sizes and names: rooms that still break a limit stand in its LEFT, and leave it when they fit
+
+TOPS = ("mmv_jax", "experiments", "launch")
+LONG_FUNCTIONS_LEFT = {"bac", "evaluate", "experiments", "launch", "preflight", "store", "train"}
+LONG_FILES_LEFT = {
+    *("data", "evaluate", "outcomes", "phantom"),
+    *("tests/data", "tests/evaluate", "tests/store"),
+}
+CALLS_LEFT = {
+    *("config", "evaluate", "export", "manifests", "models", "outcomes", "preflight", "readers"),
+    "train",
+}
+TWICE_LEFT = {"Frame", "Key", "Table"}  # names of classes
+PRIVATE_IMPORTS_LEFT = {"evaluate", "objectives", "train"}
+
+
+def sources(*tops: str) -> list[Path]:
+    return sorted(path for top in tops for path in (ROOT.parent / top).rglob("*.py"))
+
+
+def place_of(path: Path) -> str:
+    """The room of a file of the package; the folder of any other."""
+    inside = path.relative_to(ROOT.parent)
+    return room_of(path.relative_to(ROOT)) if inside.parts[0] == "mmv_jax" else str(inside.parent)
+
+
+def holds(found: Iterable[tuple[str, str]], left: set[str]) -> None:
+    """Nothing of `found` (place, break) lies outside of `left`, and each of `left` is still among
+    the places.
+    """
+    found = list(found)
+    assert not [line for place, line in found if place not in left]
+    assert not left - {place for place, _ in found}, "fits by now: take it out of its LEFT"
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without the docstring, which tells shapes, units and errors and may be as long as it needs;
+    without decorators.
+    """
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        lines -= function.body[0].end_lineno - function.body[0].lineno + 1
+    return lines
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def nodes(*kinds: type) -> Iterator[tuple[Path, ast.AST]]:
+    for path in sources(*TOPS):
+        yield from ((path, node) for node in ast.walk(tree_of(path)) if isinstance(node, kinds))
+
+
+def test_no_function_is_over_60_lines_beside_its_docstring():
+    holds(
+        (
+            (place_of(path), f"{path}:{node.lineno} {node.name} has {lines_of(node)} lines")
+            for path, node in nodes(ast.FunctionDef, ast.AsyncFunctionDef)
+            if lines_of(node) > 60
+        ),
+        LONG_FUNCTIONS_LEFT,
+    )
+
+
+def test_the_lines_of_a_docstring_are_not_counted():
+    text = 'def f():\n    """One.\n\n    Two.\n    """\n    return 1\n'
+    assert lines_of(ast.parse(text).body[0]) == 2
+
+
+def test_no_file_is_over_400_lines():
+    holds(
+        (
+            (place_of(path), f"{path} has {count} lines")
+            for path in sources(*TOPS, "tests")
+            if (count := len(path.read_text().splitlines())) > 400
+        ),
+        LONG_FILES_LEFT,
+    )
+
+
+def test_no_call_has_more_than_four_positional_arguments():
+    holds(
+        (
+            (place_of(path), f"{path}:{node.lineno} {ast.unparse(node)[:80]}")
+            for path, node in nodes(ast.Call)
+            if len(node.args) > 4  # a starred argument is one
+        ),
+        CALLS_LEFT,
+    )
+
+
+def test_no_two_public_classes_of_the_package_have_one_name():
+    places: dict[str, list[str]] = {}
+    for path in sources("mmv_jax"):
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path))
+    holds(
+        ((name, f"{name}: {paths}") for name, paths in places.items() if len(paths) > 1),
+        TWICE_LEFT,
+    )
+
+
+def test_no_private_name_is_imported_from_another_file():
+    holds(
+        (
+            (place_of(path), f"{path}:{node.lineno} imports {name.name} of {node.module}")
+            for path, node in nodes(ast.ImportFrom)
+            for name in node.names
+            if (node.module or "").split(".")[0] == "mmv_jax"
+            and name.name.startswith("_")
+            and not name.name.startswith("__")
+        ),
+        PRIVATE_IMPORTS_LEFT,
+    )
