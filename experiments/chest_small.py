@@ -1,10 +1,13 @@
 r"""All studies of a small chest collection together, planar and volumetric, in mixed rows: one run
 on a laptop.
 
-  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv DATA/ct.csv --store runs/chest_small/store
-  mmv ingest DATA/lidc.csv --unit HU --store runs/chest_small/store    # its manifest does not say what its README does
+  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv \
+      DATA/ct.csv --store runs/chest_small/store
+  # the manifest does not say what the README of the set does: that it is in Hounsfield units
+  mmv ingest DATA/lidc.csv --unit HU --store runs/chest_small/store
   mmv pretrain --config experiments/chest_small.py --workdir runs/chest_small/pretrain
-  mmv evaluate --config experiments/eval_chest_small.py --checkpoint runs/chest_small/pretrain --workdir runs/chest_small/evaluate
+  mmv evaluate --config experiments/eval_chest_small.py --checkpoint runs/chest_small/pretrain \
+      --workdir runs/chest_small/evaluate
 
 Masked reconstruction alone; self-distillation has not been compared with it here.
 Measured: docs/results.md.

@@ -2,19 +2,22 @@ r"""Calcified arteries on mammograms against the truth, and what the measured ar
 cohort.
 
   mmv phantom runs/bac/heldout --kind breast --studies 100 --seed 26
-  mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film --workdir runs/bac/evaluate
+  mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film \
+      --workdir runs/bac/evaluate
 
 With a cohort CSV (`patient_id, time_years, event, age`, covariates; patient_id as in the manifest)
 the measured areas are related to outcomes:
 
-  mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film --workdir runs/bac/outcomes \
+  mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film \
+      --workdir runs/bac/outcomes \
       --config.cohort=cohort.csv --config.adjust=age,sbp
 
 How areas are measured (`measure` in experiments/bac.py) was chosen by the table "Other rules of
 measuring" of the report on yet other women:
 
   mmv phantom runs/bac/choice --kind breast --studies 48 --seed 23 --bac 0.4
-  mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film --workdir runs/bac/choose \
+  mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film \
+      --workdir runs/bac/choose \
       --config.mammograms=runs/bac/choice/manifest.csv
 
 Where the manifest has a `bac_mask`, areas and severity are compared with it; the thresholds of

@@ -1,12 +1,15 @@
 r"""Which encoder for which task, frozen and fine-tuned: eight encoders on real studies and
 phantoms, planar and volumetric; what was stopped goes on.
 
-  mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 --tube-tie 0
-  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv runs/eval_chest/phantoms/manifest.csv \
-      --store runs/eval_chest/store --key runs/chest_small/store.key    # the key of pretraining:
-      patients seen there are told
+  mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 \
+      --tube-tie 0
+  # with the key of pretraining, so that patients seen there are told
+  mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv \
+      runs/eval_chest/phantoms/manifest.csv \
+      --store runs/eval_chest/store --key runs/chest_small/store.key
   mmv ingest DATA/lidc.csv --unit HU --store runs/eval_chest/store --key runs/chest_small/store.key
-  mmv evaluate --config experiments/eval_chest.py --checkpoint runs/chest_small/pretrain --workdir runs/eval_chest/evaluate
+  mmv evaluate --config experiments/eval_chest.py --checkpoint runs/chest_small/pretrain \
+      --workdir runs/eval_chest/evaluate
 
 The encoders: the checkpoint's, the same with random weights, principal components of pixels, a
 convolutional network with real ImageNet weights, and small stand-ins for four encoders whose
@@ -41,9 +44,15 @@ def get_config() -> ConfigDict:
     c.only = ()  # names of tasks; none: all
     c.fit = {"epochs": 10, "patience": 3, "batch": 8}
     c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
-    nih, lidc, phantoms = {"source": "NIH ChestX-ray14"}, {"source": "LIDC-IDRI"}, {"tube_tie": 0.0}
+    c.tasks = nih_tasks() | other_tasks() | phantom_tasks()
+    return c
+
+
+def nih_tasks() -> dict:
+    """Of films of NIH ChestX-ray14."""
+    nih = {"source": "NIH ChestX-ray14"}
     people = {"sex": {}, "age": {"edges": (40, 60)}, "view": {}}
-    c.tasks = {
+    return {
         "sex": {
             "kind": "classification",
             "label": "sex",
@@ -65,6 +74,13 @@ def get_config() -> ConfigDict:
             "where": nih,
             "subgroups": {"sex": {}, "view": {}},
         },
+    }
+
+
+def other_tasks() -> dict:
+    """Of small public sets: a label each, and the outlines of lungs and heart."""
+    lidc = {"source": "LIDC-IDRI"}
+    return {
         "pneumoniamnist": {
             "kind": "classification",
             "label": "pneumonia",
@@ -97,6 +113,13 @@ def get_config() -> ConfigDict:
             "values": (3,),
             "where": {"manifest": 2},
         },
+    }
+
+
+def phantom_tasks() -> dict:
+    """Of phantoms in which a chest tube says nothing of a pneumothorax."""
+    phantoms = {"tube_tie": 0.0}
+    return {
         "phantom_pneumothorax": {
             "kind": "classification",
             "label": "pneumothorax",
@@ -118,4 +141,3 @@ def get_config() -> ConfigDict:
             "subgroups": {"pneumothorax_fraction": {"quantiles": 3}},
         },
     }
-    return c

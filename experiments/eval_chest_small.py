@@ -1,7 +1,8 @@
 r"""What the encoder of experiments/chest_small.py is worth on real studies, each task beside its
 floors.
 
-  mmv evaluate --config experiments/eval_chest_small.py --checkpoint runs/chest_small/pretrain --workdir runs/chest_small/evaluate
+  mmv evaluate --config experiments/eval_chest_small.py --checkpoint runs/chest_small/pretrain \
+      --workdir runs/chest_small/evaluate
 
 Floors measured elsewhere with 100 principal components of pixels (test AUROC): sex 0.81, pneumonia
 0.84, effusion 0.79, nodule malignancy 0.876 (the logarithm of its diameter alone: 0.921),

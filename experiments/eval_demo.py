@@ -1,7 +1,8 @@
 r"""What the demo's encoder is worth on phantoms with known truth, planar and volumetric: the end of
 `make demo`.
 
-  mmv evaluate --config experiments/eval_demo.py --checkpoint runs/demo/pretrain --workdir runs/demo/evaluate
+  mmv evaluate --config experiments/eval_demo.py --checkpoint runs/demo/pretrain \
+      --workdir runs/demo/evaluate
 
 Measured: docs/results.md.
 """

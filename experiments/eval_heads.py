@@ -1,9 +1,11 @@
 r"""Which head finds a pneumothorax on frozen tokens, and would fine-tuning or a supervised network
 have done better? Radiographs of phantoms.
 
-  mmv phantom runs/heads/phantoms --kind thorax-cxr --studies 960 --seed 31 --pixels 128 --tube-tie 0
+  mmv phantom runs/heads/phantoms --kind thorax-cxr --studies 960 --seed 31 --pixels 128 \
+      --tube-tie 0
   mmv ingest runs/heads/phantoms/manifest.csv --store runs/heads/store
-  mmv evaluate --config experiments/eval_heads.py --checkpoint runs/chest_small/pretrain --workdir runs/heads/evaluate
+  mmv evaluate --config experiments/eval_heads.py --checkpoint runs/chest_small/pretrain \
+      --workdir runs/heads/evaluate
 
 Every fit is kept in WORKDIR/fitted, so that what was stopped goes on.
 

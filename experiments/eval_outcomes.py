@@ -1,7 +1,8 @@
 r"""Calcified area on mammograms and what becomes of the women: from a cohort table to hazard
 ratios, without images.
 
-  mmv evaluate --config experiments/eval_outcomes.py --config.cohort=FILE.csv --config.adjust=age,sbp,diabetes,smoker --workdir runs/outcomes
+  mmv evaluate --config experiments/eval_outcomes.py --config.cohort=FILE.csv \
+      --config.adjust=age,sbp,diabetes,smoker --workdir runs/outcomes
 
 The table has `patient_id, time_years, event, area_mm2, age` (event: 0 censored, 1 outcome, 2
 competing death) and any covariates; `entry_years` for delayed entry. Age enters as a restricted

@@ -24,13 +24,7 @@ def get_config() -> ConfigDict:
     # Half of the crops are of radiographs: CT-RATE is the smaller collection, and its studies come
     # several times an epoch.
     c.data = {"store": "stores/mimic_ctrate", "workers": 12, "mixture": {"CXR": 0.5, "CT": 0.5}}
-    c.rows = {
-        "length": 4096,
-        "prefix": 2048,
-        "segments": 56,
-        "per_step": 1024,
-        "visible_share": 0.25,
-    }
+    c.rows = dict(length=4096, prefix=2048, segments=56, per_step=1024, visible_share=0.25)
     # Tokens of a study at most: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric 2 x (800 + 5)
     # + 8 x (64 + 5) = 2162.
     c.crops = {

@@ -1,7 +1,8 @@
 r"""ViT-L with all four objectives on a TPU v5p slice of 128 chips (4x4x8): beyond the paper's
 scale.
 
-  mmv pretrain --config experiments/vitl_pod.py --workdir runs/vitl --config.data.store=stores/mimic_ctrate
+  mmv pretrain --config experiments/vitl_pod.py --workdir runs/vitl \
+      --config.data.store=stores/mimic_ctrate
 
 Every chip of a group of 8 holds an eighth of the state; 16 groups share the rows, 8 rows of 4096
 tokens a chip.
@@ -18,13 +19,7 @@ def get_config() -> ConfigDict:
     c.mesh = {"data": 16, "fsdp": 8}
     c.topology = "v5p:4x4x8"  # what `mmv preflight` compiles for
     c.data = {"store": "stores/mimic_ctrate", "workers": 24, "mixture": {"CXR": 0.5, "CT": 0.5}}
-    c.rows = {
-        "length": 4096,
-        "prefix": 2048,
-        "segments": 56,
-        "per_step": 1024,
-        "visible_share": 0.25,
-    }
+    c.rows = dict(length=4096, prefix=2048, segments=56, per_step=1024, visible_share=0.25)
     # Tokens of a study at most: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric 2 x (800 + 5)
     # + 8 x (64 + 5) = 2162.
     c.crops = {

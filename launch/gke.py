@@ -1,7 +1,9 @@
 r"""Renders a JobSet for Google Kubernetes Engine: one pod a host, of a TPU slice or of GPU nodes.
 
-example: python launch/gke.py --out vitl.yaml --name vitl --image REGION-docker.pkg.dev/PROJECT/REPOSITORY/mmv:1 --tpu v5p:4x4x8 \
-             --claim CLAIM -- pretrain --config experiments/vitl_pod.py --workdir /mnt/shared/vitl --config.data.store=gs://BUCKET/store
+example: python launch/gke.py --out vitl.yaml --name vitl --tpu v5p:4x4x8 --claim CLAIM \
+             --image REGION-docker.pkg.dev/PROJECT/REPOSITORY/mmv:1 \
+             -- pretrain --config experiments/vitl_pod.py --workdir /mnt/shared/vitl \
+             --config.data.store=gs://BUCKET/store
 """
 
 import argparse
@@ -16,7 +18,8 @@ from render import Slice, parse, render, write
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> argparse.ArgumentParser:
+    """The options of a JobSet."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,6 +65,12 @@ def main(argv: list[str]) -> int:
         default=100,
         help="how often the run may go on from its last checkpoint",
     )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Writes the JobSet that the words of a command line ask for; returns the exit status."""
+    parser = make_parser()
     args, command = parse(parser, argv)
     if not NAME.fullmatch(args.name):
         parser.error(

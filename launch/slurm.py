@@ -1,7 +1,8 @@
 r"""Renders a batch script for SLURM: one task a GPU (or a CPU node), joined through what srun tells
 each task.
 
-example: python launch/slurm.py --out vitb.sbatch --nodes 8 --tasks-per-node 8 --gpus-per-node 8 --time 2-00:00:00 \
+example: python launch/slurm.py --out vitb.sbatch --nodes 8 --tasks-per-node 8 \
+             --gpus-per-node 8 --time 2-00:00:00 \
              -- pretrain --config experiments/vitb_mimic_ctrate.py --workdir /shared/runs/vitb
 """
 

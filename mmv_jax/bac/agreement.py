@@ -101,7 +101,7 @@ def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarr
 
 
 def as_json(scores: dict[str, Interval]) -> dict[str, dict]:
-    """Scores in the form of `metrics.json`; a bound that is not given is null, beside the reason."""
+    """Scores in the form of `metrics.json`; a bound that is not given is null, with the reason."""
     return {
         name: {
             "value": None if np.isnan(s.value) else s.value,

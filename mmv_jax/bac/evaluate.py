@@ -18,7 +18,7 @@ from mmv_jax.bac.agreement import (
     severity_scores,
 )
 from mmv_jax.bac.infer import Finder
-from mmv_jax.bac.measure import ViewResult, area_mm2, confirmed, of_women
+from mmv_jax.bac.measure import Measure, ViewResult, area_mm2, confirmed, of_women
 from mmv_jax.bac.report import WORDS, agreement_sections, outlined_part, picture_section
 from mmv_jax.bac.rule_search import RuledView, rules_section
 from mmv_jax.bac.run import Found, find_all
@@ -27,7 +27,7 @@ from mmv_jax.config import to_json
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.files import write_whole
 from mmv_jax.metrics.intervals import Interval, bounds_text
-from mmv_jax.outcomes.analysis import analyse
+from mmv_jax.outcomes.analysis import Analysis, analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
 from mmv_jax.outcomes.cohort import read_cohort, read_index_dates, split_names
 from mmv_jax.outcomes.page import sections as outcome_sections
@@ -140,35 +140,17 @@ def evaluate_mammograms(
             "No bac_mask could be read, so that there is nothing to compare the areas with. "
             + "; ".join(notes)
         )
-    index_dates = read_index_dates(cohort) if cohort else None
-    views = confirmed(views, finder.measure, index_dates=index_dates)
-    reported = {view.number: view for view in views}
-    pairs = [(j, reported[j.found.number]) for j in judged]
-    judged = [
-        replace(j, found=found, truth=replace(j.truth, remark=found.remark)) for j, found in pairs
-    ]
+    views = confirmed(views, finder.measure)
+    judged = _as_reported(judged, views)
     notes += [
         f"mammogram {view.number} does not count: {view.remark}" for view in views if view.remark
     ]
     metrics, verdict, parts = _agree(judged, finder, ruled) if judged else ({}, [], [])
     if cohort:
-        areas = {
-            woman.woman: woman.area_mm2
-            for woman in of_women(views, finder.measure)
-            if not np.isnan(woman.area_mm2)
-        }
-        table = read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
-        analysis = analyse(
-            table, adjust=adjust, thresholds=finder.measure.severity_mm2, horizons=horizons
-        )
+        analysis = _relate(views, finder.measure, cohort, adjust=adjust, horizons=horizons)
         metrics |= outcome_metrics(analysis)
-        verdict, parts = (
-            [*verdict, *outcome_verdict(analysis)],
-            [
-                *parts,
-                *outcome_sections(analysis),
-            ],
-        )
+        verdict = [*verdict, *outcome_verdict(analysis)]
+        parts = [*parts, *outcome_sections(analysis)]
     parts += [Section("Remarks on the images", notes)] if notes else []
     parts.append(Section("Settings", pre=f"{finder.measure}\n{config}", pre_title="config"))
     subtitle = f"{len(views)} mammograms of {len({view.woman for view in views})} women"
@@ -181,6 +163,33 @@ def evaluate_mammograms(
     )
     write_whole(workdir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
+
+
+def _as_reported(judged: Sequence[Judged], views: Sequence[ViewResult]) -> list[Judged]:
+    """Each with the view as it is reported, and its remark on both sides."""
+    reported = {view.number: view for view in views}
+    pairs = [(j, reported[j.found.number]) for j in judged]
+    return [
+        replace(j, found=found, truth=replace(j.truth, remark=found.remark)) for j, found in pairs
+    ]
+
+
+def _relate(
+    views: Sequence[ViewResult],
+    measure: Measure,
+    cohort: str,
+    *,
+    adjust: Sequence[str],
+    horizons: Sequence[float],
+) -> Analysis:
+    """The outcomes of a cohort by the areas (mm²) of its women that are known."""
+    areas = {
+        woman.woman: woman.area_mm2
+        for woman in of_women(views, measure)
+        if not np.isnan(woman.area_mm2)
+    }
+    table = read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
+    return analyse(table, adjust=adjust, thresholds=measure.severity_mm2, horizons=horizons)
 
 
 def _look(

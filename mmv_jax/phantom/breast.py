@@ -5,7 +5,6 @@ A view is drawn with the chest wall at column 0, and mirrored for a right breast
 attenuation per mm at about 20 keV.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +14,12 @@ from scipy.special import expit
 
 from mmv_jax.errors import UserError
 from mmv_jax.phantom import arteries
+from mmv_jax.phantom.distractors import distract
 from mmv_jax.phantom.film import scanned
 
 VIEWS = (("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO"))
 AIR = 500  # of 4095: what is darker beside the upper edge is air, fogged or not
 MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
-Profile = Callable[[np.ndarray], np.ndarray]  # of the distance from a middle, in mm
 CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
 SHARES = ("bac", "distractors", "film")  # the dials that are probabilities
 
@@ -137,7 +136,7 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
     signal += (MU_BLOOD - MU_FAT) * drawn.blood_mm * (1 - 0.6 * gland)
     grain = ndimage.gaussian_filter(rng.standard_normal(c.shape), 1.0) * 2.5
     signal += MU_CALCIUM * np.where(mask, drawn.wall_mm * np.clip(1 + 0.35 * grain, 0.5, 1.6), 0)
-    _distract(signal, c, rng, dials.distractors)
+    distract(signal, c, rng, dials.distractors)
     image = _display(signal, c, rng)
     if woman.film:
         image, hidden = scanned(image, c.pixel, rng)
@@ -299,88 +298,6 @@ def _pectoral(
             c.skin_mm > 3
         )
     return signal, gland * (1 - muscle)
-
-
-def _distract(signal: np.ndarray, c: _Canvas, rng: np.random.Generator, chance: float) -> None:
-    """Adds, in place: skin calcifications, round and popcorn calcifications, rods in ducts, a
-    biopsy clip.
-    """
-    places = np.argwhere(c.skin_mm[::8, ::8] > 8) * 8
-
-    def spot() -> np.ndarray:
-        return places[rng.integers(len(places))]
-
-    if rng.random() < chance:  # lucent centres, in the skin that is seen face on
-        for _ in range(int(rng.integers(2, 9))):
-            _add(signal, c, place=spot(), profile=_ring(rng.uniform(0.35, 0.8)), reach_mm=1.6)
-    if rng.random() < chance:  # round, benign
-        for _ in range(int(rng.integers(1, 6))):
-            r = float(np.exp(rng.uniform(np.log(0.2), np.log(1.3))))
-            _add(signal, c, place=spot(), profile=_ball(r, 0.42), reach_mm=r + 0.2)
-    if rng.random() < chance / 2:  # popcorn of an old fibroadenoma
-        middle = spot()
-        for _ in range(14):
-            r = rng.uniform(0.4, 1.1)
-            _add(
-                signal,
-                c,
-                place=middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int),
-                profile=_ball(r, 0.3),
-                reach_mm=r + 0.2,
-            )
-    if rng.random() < chance:  # rods in ducts, pointing to the nipple
-        for _ in range(int(rng.integers(2, 7))):
-            start = spot() * c.pixel
-            way = (c.nipple - start) / (np.linalg.norm(c.nipple - start) + 1e-6)
-            r, size = rng.uniform(0.15, 0.32), rng.uniform(2, 7)
-            for t in np.arange(0, size, 0.5 * r):
-                _add(
-                    signal,
-                    c,
-                    place=((start + t * way) / c.pixel).astype(int),
-                    profile=_ball(r, 0.25),
-                    reach_mm=r + 0.1,
-                )
-    if rng.random() < chance / 2:  # a clip
-        start, turn = spot(), rng.uniform(0, np.pi)
-        for t in np.linspace(-1.5, 1.5, 13):
-            bent = np.array(
-                [
-                    t * np.sin(turn) + 0.5 * t * t * np.cos(turn),
-                    t * np.cos(turn) - 0.5 * t * t * np.sin(turn),
-                ]
-            )
-            _add(
-                signal,
-                c,
-                place=start + np.rint(bent / c.pixel).astype(int),
-                profile=_ball(0.22, 3.0),
-                reach_mm=0.4,
-            )
-
-
-def _ring(radius: float) -> Profile:
-    return lambda d: 0.32 * np.exp(-(((d - radius) / 0.16) ** 2))
-
-
-def _ball(radius: float, per_mm: float) -> Profile:
-    return lambda d: per_mm * 2 * np.sqrt(np.maximum(radius * radius - d * d, 0))
-
-
-def _add(
-    signal: np.ndarray, c: _Canvas, place: np.ndarray, profile: Profile, reach_mm: float
-) -> None:
-    """Adds a profile of the distance (mm) about a pixel, where there is breast."""
-    n = int(np.ceil(reach_mm / c.pixel))
-    low = np.maximum(place - n, 0)
-    high = np.minimum(place + n + 1, c.shape)
-    if (high <= low).any():
-        return
-    rows, columns = (np.arange(a, b) - p for a, b, p in zip(low, high, place))
-    view = signal[low[0] : high[0], low[1] : high[1]]
-    view += profile(np.hypot(rows[:, None], columns[None]) * c.pixel) * (
-        c.skin_mm[low[0] : high[0], low[1] : high[1]] > 0.5
-    )
 
 
 def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.ndarray:

@@ -127,7 +127,7 @@ def draw_patient(seed: int, index: int, dials: Dials) -> Patient:
     """The patient of this number: the same for every modality, grid and process."""
     rng = np.random.default_rng([seed, index, 0])
 
-    def normal(mean: float | int, sd: float, low: float | int, high: float | int) -> float:
+    def normal(mean: float | int, sd: float | int, low: float | int, high: float | int) -> float:
         return float(np.clip(rng.normal(mean, sd), low, high))
 
     male = bool(rng.random() < 0.5)

@@ -11,6 +11,7 @@ from scipy import ndimage
 from mmv_jax.phantom import curves, organs
 from mmv_jax.phantom.grid import Grid, Stamps, coverage, paint, paint_stamps, resample, voxels_deep
 from mmv_jax.phantom.patient import Nodule, Patient
+from mmv_jax.phantom.vessel_tree import vessel_tree
 
 ANATOMY = {"left_lung": 1, "right_lung": 2, "cardiomediastinum": 3, "airways": 4}
 # Bit flags, since findings overlap on a radiograph.
@@ -236,7 +237,7 @@ def _paint_vessels(hu: np.ndarray, f: _Fields, lung: np.ndarray) -> None:
         )
         owner.append(np.full(520, n))
         roots.append([organs.carina(p) + height, 8, side * 28 * p.half_width / 136])
-    tree = curves.vessel_tree(
+    tree = vessel_tree(
         np.array(roots),
         np.concatenate(targets),
         owner=np.concatenate(owner),

@@ -307,31 +307,8 @@ def _jobs(
                 line, ordinal, key=key, columns={name: kinds[name] for name in columns}, unit=unit
             )
             study, patient = str(job.known["study"]), str(job.known["patient"])
-            if not re.fullmatch(MODALITY, line.modality):
-                report.refuse(
-                    Refusal(
-                        job.place, "bad_modality", "modality must be a short word such as CXR or CT"
-                    ),
-                    quarantine,
-                )
-            elif there.get(study, patient) != patient:
-                report.refuse(
-                    Refusal(
-                        job.place,
-                        "duplicate_study",
-                        "the store has another patient's study of this study_id",
-                    ),
-                    quarantine,
-                )
-            elif splits.setdefault(patient, line.split) != line.split:
-                report.refuse(
-                    Refusal(
-                        job.place,
-                        "patient_across_splits",
-                        "the store has the patient in another split",
-                    ),
-                    quarantine,
-                )
+            if wrong := _contradiction(line, study, patient, there=there, splits=splits):
+                report.refuse(Refusal(job.place, *wrong), quarantine)
             elif study in there:
                 report.already += 1
                 other = differing(job, rows.get(study, {}))
@@ -342,6 +319,24 @@ def _jobs(
                 jobs.append(job)
                 there[study] = patient
     return jobs
+
+
+def _contradiction(
+    line: Line, study: str, patient: str, *, there: dict[str, str], splits: dict[str, str]
+) -> tuple[str, str] | None:
+    """(code, reason) by which a line is refused; None where nothing speaks against it.
+
+    Args:
+      there: the patient of each study that is stored or will be.
+      splits: that of each patient; of a patient who is new, the line's is added.
+    """
+    if not re.fullmatch(MODALITY, line.modality):
+        return "bad_modality", "modality must be a short word such as CXR or CT"
+    if there.get(study, patient) != patient:
+        return "duplicate_study", "the store has another patient's study of this study_id"
+    if splits.setdefault(patient, line.split) != line.split:
+        return "patient_across_splits", "the store has the patient in another split"
+    return None
 
 
 def _read(path: Path) -> Manifest:

@@ -1,0 +1,45 @@
+"""The branching of vessels: trees that supply many places from a few roots. All (z, y, x), mm."""
+
+import numpy as np
+
+
+def vessel_tree(
+    roots: np.ndarray,
+    targets: np.ndarray,
+    owner: np.ndarray,
+    rng: np.random.Generator,
+    scale: float,
+) -> tuple[np.ndarray, ...]:
+    """Trees that split their targets in two along the longest axis, again and again; all branches
+    of a generation at once.
+
+    Args:
+      roots: [R, 3]. targets: [N, 3], the places to be supplied. owner: [N], the root of each.
+        scale: radius of a branch with one target, mm.
+    Returns:
+      (start, end, radius): [B, 3], [B, 3], [B]; the radius grows with the number of targets as by
+      Murray's law (cube), a little faster.
+    """
+    out: list[tuple[np.ndarray, ...]] = []
+    start, node = roots, owner
+    while len(targets):
+        order = np.lexsort(
+            (targets[np.arange(len(targets)), rng.integers(3, size=len(start))[node]], node)
+        )
+        targets, node = targets[order], node[order]
+        count = np.bincount(node, minlength=len(start))
+        first = np.cumsum(count) - count
+        way = np.add.reduceat(targets, first) / count[:, None] - start
+        bend = rng.normal(0, 0.06, way.shape) * np.linalg.norm(way, axis=1, keepdims=True)
+        # short steps at the hilum: branches fan out
+        reach = np.where(count == 1, 1.0, np.clip(0.62 - 0.055 * np.log2(count), 0.1, 0.6))
+        end = start + reach[:, None] * way + bend
+        out.append((start, end, scale * count**0.4))
+        cut = np.clip(
+            count * rng.uniform(0.3, 0.7, len(count)), 1, np.maximum(count - 1, 1)
+        ).astype(int)
+        upper = np.arange(len(targets)) - first[node] >= cut[node]
+        going = count[node] > 1
+        keys, node = np.unique((2 * node + upper)[going], return_inverse=True)
+        targets, start = targets[going], end[keys // 2]
+    return tuple(np.concatenate(parts) for parts in zip(*out))
