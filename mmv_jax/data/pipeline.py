@@ -300,14 +300,10 @@ class Rows:
     def _crops(self, epoch: int, lines: Sequence[int], studies: np.ndarray) -> Crops:
         """The crops [N, V] of some of an epoch's lines, which show `studies`."""
         most = max(map(len, self._expanded.values()))
-        # in one go; otherwise line by line, which gives the same numbers
-        whole = isinstance(lines, range)
-        u = (
-            uniforms(self._seed, epoch, first=lines[0], lines=len(lines), views=most)
-            if whole
-            else np.concatenate(
-                [uniforms(self._seed, epoch, first=i, lines=1, views=most) for i in lines]
-            )
+        # a range in one go; others line by line, which gives the same numbers
+        runs = [lines] if isinstance(lines, range) else [[i] for i in lines]
+        u = np.concatenate(
+            [uniforms(self._seed, epoch, first=r[0], lines=len(r), views=most) for r in runs]
         )
         return draw_crops(self._writer.geometry[studies], self._views, self.shape.patch, u)
 
