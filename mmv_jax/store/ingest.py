@@ -40,7 +40,17 @@ from mmv_jax.store.layout import (
 )
 from mmv_jax.store.quarantine import Quarantine
 from mmv_jax.store.read import read_about
-from mmv_jax.store.task import Job, Place, ReadFn, Reading, Refusal, IngestTask, Told, Written, write_task
+from mmv_jax.store.task import (
+    IngestTask,
+    Job,
+    Place,
+    ReadFn,
+    Reading,
+    Refusal,
+    Told,
+    Written,
+    write_task,
+)
 from mmv_jax.store.workers import ENGINES
 from mmv_jax.study import Study
 

@@ -12,7 +12,7 @@ from multiprocessing import connection, get_context
 
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.plugins import Plugin, named_plugins
-from mmv_jax.store.task import Event, Place, Reading, Refusal, IngestTask, Told, Written
+from mmv_jax.store.task import Event, IngestTask, Place, Reading, Refusal, Told, Written
 
 TaskFn = Callable[[IngestTask], Iterator[Event]]
 TICK_S = 0.5  # between looks at the clock
