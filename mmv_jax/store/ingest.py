@@ -45,9 +45,9 @@ from mmv_jax.store.task import (
     Job,
     Place,
     ReadFn,
-    Reading,
     Refusal,
     Told,
+    Writing,
     Written,
     write_task,
 )
@@ -191,17 +191,14 @@ def ingest(
             for event in events:
                 if isinstance(event, Refusal):
                     report.refuse(event, quarantine)
+                    settled.add(event.place)
                 elif isinstance(event, Told):
                     report.tell(event, warnings)
+                elif isinstance(event, Writing):
+                    settled.add(event.place)
                 elif isinstance(event, Written):
                     report.ingested += len(event.places)
-                settled |= (
-                    set(event.places)
-                    if isinstance(event, Written)
-                    else set()
-                    if isinstance(event, Reading | Told)
-                    else {event.place}
-                )
+                    settled |= set(event.places)
                 progress(len(settled), len(jobs))
             for told in leaks(read_index(root), set(ordinals)):
                 report.tell(told, warnings)
