@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from mmv_jax.bac.tiles import TileShape
 from mmv_jax.errors import UserError
-from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.backbone import Backbone
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.ops.pool import gather_tokens
 
@@ -95,7 +95,7 @@ class TileSegmenter(nn.Module):
     "encoder" and "head".
     """
 
-    encoder: Encoder
+    encoder: Backbone
     channels: int = 16
 
     def setup(self):

@@ -1,1 +1,1 @@
-"""Losses, one file each, and the targets and batches that they share."""
+"""Loss terms of pretraining: one file a term, and the table of them."""

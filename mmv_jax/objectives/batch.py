@@ -1,4 +1,4 @@
-"""TODO."""
+"""Packed rows as a loss term reads them. Axes: B rows, N places, S segments, D width."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,12 @@ Batch = Mapping[str, Array]
 Params = dict[str, Any]
 
 
-def _inputs(batch: Batch) -> tuple[Array, ...]:
+def inputs(batch: Batch) -> tuple[Array, ...]:
+    """The arguments of the encoder: patches, coords_mm, kinds and segment_ids."""
     return batch["patches"], batch["coords_mm"], batch["kinds"], batch["segment_ids"]
 
 
-def _take(x: Array, index: Int[Array, "B N"]) -> Array:
+def take(x: Array, index: Int[Array, "B N"]) -> Array:
     """x[b, index[b, n]], and 0 where the index is -1."""
     there = (index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2))
     taken = jnp.take_along_axis(
@@ -26,7 +27,7 @@ def _take(x: Array, index: Int[Array, "B N"]) -> Array:
     return jnp.where(there, taken, jnp.zeros((), x.dtype))
 
 
-def _marked(index: Int[Array, "B N"], length: int) -> Bool[Array, "B length"]:
+def marked(index: Int[Array, "B N"], length: int) -> Bool[Array, "B length"]:
     """True at the positions that `index` names; -1 names none."""
     rows = jnp.arange(index.shape[0])[:, None]
     return (
@@ -36,6 +37,7 @@ def _marked(index: Int[Array, "B N"], length: int) -> Bool[Array, "B length"]:
     )
 
 
-def _per_segment(tokens: Array, ids: Array, where: Array, batch: Batch) -> Float[Array, "N D"]:
+def per_segment(tokens: Array, ids: Array, where: Array, batch: Batch) -> Float[Array, "N D"]:
+    """The mean token of each segment, N = B S, at the places `where` alone; no gradient."""
     means = segment_mean(tokens, ids, batch["study"].shape[1], where=where)
     return jax.lax.stop_gradient(means).reshape(-1, means.shape[-1])

@@ -1,8 +1,27 @@
-"""TODO."""
+"""Self-distillation of CLS tokens (DINO): a student's view of a study learns what the teacher says
+of its other views.
+
+Axes: B rows, S segments, T teacher segments, K prototypes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from mmv_jax.models.cost import F32, Flops
+from mmv_jax.objectives.batch import Params
+from mmv_jax.objectives.prototypes import PrototypeTerm
+from mmv_jax.objectives.term import STUDENT, TEACHER, VIEWS, Seen, Work
+
+# Arrays of scores [b, S, K] that are there together, read from what the TPU's compiler made of one
+# program, ViT-L on v5p (docs/performance.md, "Preflight"): the teacher's, the student's, the summed
+# targets and a gradient.
+SCORES = 4
 
 
 def distillation(
@@ -37,7 +56,7 @@ def pairs_of_views(study: Int[Array, "B S"], is_global: Bool[Array, "B S"]) -> B
     return same & is_global[:, None, :] & ~jnp.eye(study.shape[1], dtype=bool)[None]
 
 
-def _use_of_prototypes(
+def use_of_prototypes(
     targets: Float[Array, "B S K"], there: Bool[Array, "B S"]
 ) -> dict[str, Array]:
     """Mean entropy of the teacher's targets (nats), and the share of prototypes that are somebody's
@@ -54,3 +73,55 @@ def _use_of_prototypes(
         "teacher_entropy": jnp.where(there, entropy, 0.0).sum() / jnp.maximum(lines, 1),
         "prototypes_used": chosen.sum() / jnp.maximum(jnp.minimum(lines, targets.shape[-1]), 1),
     }
+
+
+@dataclass(frozen=True)
+class DinoTerm(PrototypeTerm):
+    """`distillation` between the views of a study."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT, VIEWS})
+    module: ClassVar[str] = "dino_head"
+
+    def loss(
+        self, student: Params, teacher: Params, seen: Seen
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        balanced = self.targets(teacher, seen.cls[TEACHER], seen.is_global, seen.temperature)
+        targets = balanced.targets()
+        logits = self.head.scores(
+            *self.head.apply({"params": student[self.module]}, seen.cls[STUDENT])
+        )
+        pairs = pairs_of_views(seen.batch["study"], seen.is_global)
+        return distillation(logits, targets, pairs), use_of_prototypes(targets, seen.is_global)
+
+    def flops(self, work: Work) -> dict[str, Flops]:
+        # Targets are summed a student view: no gradient goes there.
+        pairs = 2 * work.rows * work.segments**2 * self.prototypes
+        return {
+            "dino head": self.head_flops(work.rows * work.segments),
+            "dino loss": Flops(forward=pairs),
+        }
+
+    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+        return {"dino scores": SCORES * F32 * work.rows * work.segments * self.prototypes}
+
+    @classmethod
+    def verdict(cls, metrics: Mapping[str, float | int], options: Mapping[str, Any]) -> list[str]:
+        """A loss of ln(prototypes) is that of a student that has learnt nothing."""
+        highest = math.log(options.get("prototypes", cls.prototypes))
+        entropy, words = metrics["teacher_entropy"], []
+        if entropy < 0.02 * highest and metrics["prototypes_used"] < 0.05:
+            words.append(
+                "COLLAPSE: the teacher puts every study on the same few prototypes"
+                f" ({metrics['prototypes_used']:.1%} are used)."
+            )
+        if (
+            entropy > 0.98 * highest
+            and "dino" in metrics
+            and abs(metrics["dino"] - highest) < 0.01 * highest
+        ):
+            words.append(
+                f"The DINO loss stands at {metrics['dino']:.3f}, which is ln(prototypes) ="
+                f" {highest:.3f}: the teacher says the same of every study. Early in a run this"
+                " passes; later it is a collapse."
+            )
+        return words

@@ -1,17 +1,33 @@
-"""TODO."""
+"""Self-distillation of masked tokens (iBOT): the student says of a hidden patch what the teacher
+says of the patch that it sees.
+
+Axes: B rows, M masked tokens of a row, C of them at a time, T tokens, K prototypes, D width.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmv_jax.objectives.batch import _take
-from mmv_jax.objectives.targets import Balanced
+from mmv_jax.models.cost import F32, Flops
+from mmv_jax.objectives.batch import Params, take
+from mmv_jax.objectives.prototypes import PrototypeTerm
+from mmv_jax.objectives.targets import Balanced, weighted_mean
+from mmv_jax.objectives.term import MASKED, STUDENT, TEACHER, Seen, Work
+from mmv_jax.ops.pool import gather_tokens
+from mmv_jax.ops.spread import over_rows
 
-# masked tokens of a row that are scored at a time: 8 rows of them and 131,072 prototypes take 256
-# MiB
+# Masked tokens of a row that are scored at a time: 8 rows of them and 131,072 prototypes take 256
+# MiB.
 AT_ONCE = 64
+# Arrays [b, 64, K] of the tokens that are scored at a time, which are there together: scores,
+# targets and a gradient. Read from what the TPU's compiler made of one program, ViT-L on v5p
+# (docs/performance.md, "Preflight").
+PARTS = 3
 
 
 def masked_cross_entropy(
@@ -75,8 +91,52 @@ def scoring_parts(masked: int, at_once: int = AT_ONCE) -> tuple[int, int]:
     return parts, -(-masked // parts)
 
 
-def _one_a_crop(index: Int[Array, "B M"], ids: Int[Array, "B T"]) -> Float[Array, "B M"]:
+def one_a_crop(index: Int[Array, "B M"], ids: Int[Array, "B T"]) -> Float[Array, "B M"]:
     """1 / (number of masked tokens of the token's crop); 0 at padding."""
-    own = _take(ids, index)
+    own = take(ids, index)
     same = (own[:, :, None] == own[:, None, :]) & (index >= 0)[:, None, :]
     return jnp.where(index >= 0, 1 / jnp.maximum(same.sum(axis=-1), 1), 0.0)
+
+
+@dataclass(frozen=True)
+class IbotTerm(PrototypeTerm):
+    """`masked_cross_entropy` of masked patches; every crop that has some counts the same."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT, MASKED})
+    module: ClassVar[str] = "ibot_head"
+
+    def loss(
+        self, student: Params, teacher: Params, seen: Seen
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        index, head = seen.batch["masked_index"], self.head
+        taught = gather_tokens(seen.tokens[TEACHER], index)
+        scores, of_line, of_prototype = self.targets(teacher, taught, index >= 0, seen.temperature)
+        tokens, prototypes = head.apply(
+            {"params": student[self.module]}, gather_tokens(seen.tokens[STUDENT], index)
+        )
+
+        def cross_entropy(tokens, scores, of_line, prototypes, of_prototype):
+            score = partial(head.scores, prototypes=prototypes)
+            return masked_cross_entropy(score, tokens, Balanced(scores, of_line, of_prototype))
+
+        each = over_rows(cross_entropy, (tokens, scores, of_line), (prototypes, of_prototype))
+        return weighted_mean(each, one_a_crop(index, seen.prefix[3])), {}
+
+    def flops(self, work: Work) -> dict[str, Flops]:
+        count, size = scoring_parts(work.masked)
+        # Every part again in the backward pass; where the last two parts overlap, a product forward
+        # and two backward besides.
+        overlap = count * size - work.masked
+        tokens = work.rows * (count * size + 3 * overlap) if count > 1 else 0
+        again = 2 * tokens * self.bottleneck * self.prototypes
+        return {"ibot head": replace(self.head_flops(work.rows * work.masked), again=again)}
+
+    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+        # The targets are there whole; the student's scores are not (`masked_cross_entropy`).
+        tokens = work.masked + PARTS * scoring_parts(work.masked)[1]
+        return {"ibot scores": F32 * work.rows * tokens * self.prototypes}
+
+    def working_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+        # Their gradient, and what is multiplied with.
+        itemsize = jnp.dtype(self.encoder.dtype).itemsize
+        return {"prototypes": self.prototypes * self.bottleneck * (F32 + itemsize)}

@@ -1,8 +1,4 @@
-"""Self-supervised objectives: pure functions of arrays.
-
-Axes: B rows, S segments of a row, T teacher segments, N tokens, M masked tokens of a row, C of them
-at a time, K prototypes, D width, P voxels of a patch.
-"""
+"""Targets of self-distillation, balanced over prototypes. Axes: N tokens, K prototypes."""
 
 from typing import NamedTuple
 

@@ -19,6 +19,7 @@ from mmv_jax.preflight.flops import expected_filling, step_flops
 from mmv_jax.preflight.memory import step_memory
 from mmv_jax.preflight.topology import Topology, devices_of, parse_topology, virtual_devices
 from mmv_jax.train.loop import lower_step, make_parts, make_views, row_shape
+from mmv_jax.train.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,24 @@ def preflight(
         else virtual_devices(devices or config.mesh.data * config.mesh.fsdp)
     )
     config = with_mesh(config, len(found))
+    return _figures(config, _compile(config, place, found), mfu)
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A step of a config: lowered, and compiled where it fits; else why the compiler refused."""
+
+    place: Topology | None
+    lowered: Any
+    compiled: Any | None
+    refusal: str
+    lower_s: float
+    compile_s: float
+
+
+def _compile(config: ConfigDict, place: Topology | None, devices: list) -> _Program:
     started = time.perf_counter()
-    lowered = lower_step(config, make_mesh(**config.mesh, devices=found))
+    lowered = lower_step(config, make_mesh(**config.mesh, devices=devices))
     lowered_at = time.perf_counter()
     compiled, refusal = None, ""
     try:
@@ -113,7 +130,7 @@ def preflight(
             raise
         refusal = str(error)
     seconds = lowered_at - started, time.perf_counter() - lowered_at
-    return _figures(config, place, lowered, compiled, refusal, mfu, seconds)
+    return _Program(place, lowered, compiled, refusal, *seconds)
 
 
 def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
@@ -132,68 +149,31 @@ def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
     return config
 
 
-def _figures(
-    config,
-    place: Topology | None,
-    lowered,
-    compiled,
-    refusal: str,
-    mfu: float,
-    seconds: tuple[float, float],
-) -> Preflight:
-    devices = config.mesh.data * config.mesh.fsdp
+def _figures(config: ConfigDict, program: _Program, mfu: float) -> Preflight:
+    place, devices = program.place, config.mesh.data * config.mesh.fsdp
     objective, _, _ = make_parts(config)
     shape, per_step = row_shape(config), config.rows.per_step
-    state = lowered.in_avals[0][0]
-    flops = step_flops(
-        objective, shape, per_step, expected_filling(make_views(config.crops), shape)
-    )
-    needed, products = (
-        sum(part.model for part in flops.values()),
-        sum(part.products for part in flops.values()),
-    )
-
-    def closed_form(choice: Choice) -> dict[str, int]:
-        return step_memory(
-            objective, state, shape, choice.per_step // devices, choice.fsdp, choice.remat
-        )
-
-    now = Choice(objective.encoder.remat, config.mesh.fsdp, per_step)
-    memory_of = closed_form(now)
-    counts = hlo.count(compiled.as_text()) if compiled else hlo.Counts()
-    memory = compiled_bytes(compiled.memory_analysis()) if compiled else refused_bytes(refusal)
-    hbm = (
-        place.chip.hbm_bytes
-        if place
-        else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
-    )
-    fits = compiled is not None and memory <= hbm
-    # The closed form is scaled to what the compiler asked for, so that the advice errs as little as
-    # it can.
-    scale, room = memory / sum(memory_of.values()), (1 - HEADROOM) * hbm
-    better = (
-        []
-        if fits and memory <= room
-        else suggest(now, devices, lambda choice: scale * sum(closed_form(choice).values()), room)
-    )
+    student = program.lowered.in_avals[0][0].student
+    filling = expected_filling(make_views(config.crops), shape)
+    flops = step_flops(objective, shape, per_step, filling)
+    needed = sum(part.model for part in flops.values())
+    products = sum(part.products for part in flops.values())
+    counts = hlo.count(program.compiled.as_text()) if program.compiled else hlo.Counts()
+    memory, sent = _memory(config, program, objective), sum(counts.sent.values())
+    done = products + sum(part.attention for part in flops.values())
     return Preflight(
         topology=place.name if place else f"{devices} virtual devices",
         mesh=dict(config.mesh),
-        parameters=sum(x.size for x in jax.tree.leaves(state.student)),
+        parameters=sum(x.size for x in jax.tree.leaves(student)),
         parameters_of={
-            name: sum(x.size for x in jax.tree.leaves(module))
-            for name, module in state.student.items()
+            name: sum(x.size for x in jax.tree.leaves(module)) for name, module in student.items()
         },
         flops_per_step=needed,
         flops_of={name: part.model for name, part in flops.items()},
         products_closed=products,
-        products_compiled=round(counts.flops * devices) if compiled else None,
-        memory_bytes_per_device=memory,
-        memory_of=memory_of,
-        hbm_bytes=hbm,
-        free=1 - memory / hbm,
-        fits=fits,
-        collective_bytes_per_step=round(sum(counts.sent.values())),
+        products_compiled=round(counts.flops * devices) if program.compiled else None,
+        **memory,
+        collective_bytes_per_step=round(sent),
         collectives={kind: round(sent) for kind, sent in counts.sent.items()},
         kernels={name: round(times) for name, times in counts.kernels.items()},
         tokens_per_step=per_step * shape.length,
@@ -201,21 +181,64 @@ def _figures(
         **_pace(
             place,
             config,
-            needed,
-            products + sum(part.attention for part in flops.values()),
-            memory,
-            sum(counts.sent.values()),
-            mfu,
+            needed=needed,
+            done=done,
+            memory=memory["memory_bytes_per_device"],
+            sent=sent,
+            mfu=mfu,
         ),
-        largest=largest_arrays(refusal),
-        advice=[choice.overrides(now) for choice in better],
-        lower_s=seconds[0],
-        compile_s=seconds[1],
+        lower_s=program.lower_s,
+        compile_s=program.compile_s,
     )
 
 
+def _memory(config: ConfigDict, program: _Program, objective: Objective) -> dict[str, Any]:
+    """The figures of memory: what the compiler asked for, the closed form, and where it does not
+    fit what to change.
+    """
+    devices, shape = config.mesh.data * config.mesh.fsdp, row_shape(config)
+    state = program.lowered.in_avals[0][0]
+
+    def closed_form(choice: Choice) -> dict[str, int]:
+        rows = choice.per_step // devices
+        return step_memory(objective, state, shape, rows=rows, fsdp=choice.fsdp, remat=choice.remat)
+
+    now = Choice(objective.encoder.remat, config.mesh.fsdp, config.rows.per_step)
+    memory_of = closed_form(now)
+    if program.compiled:
+        memory = compiled_bytes(program.compiled.memory_analysis())
+    else:
+        memory = refused_bytes(program.refusal)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    hbm = program.place.chip.hbm_bytes if program.place else machine // devices
+    fits, room = program.compiled is not None and memory <= hbm, (1 - HEADROOM) * hbm
+    # The closed form is scaled to what the compiler asked for, so that the advice errs as little as
+    # it can.
+    scale, better = memory / sum(memory_of.values()), []
+    if not fits or memory > room:
+        better = suggest(
+            now, devices, lambda choice: scale * sum(closed_form(choice).values()), room
+        )
+    return {
+        "memory_bytes_per_device": memory,
+        "memory_of": memory_of,
+        "hbm_bytes": hbm,
+        "free": 1 - memory / hbm,
+        "fits": fits,
+        "largest": largest_arrays(program.refusal),
+        "advice": [choice.overrides(now) for choice in better],
+    }
+
+
 def _pace(
-    place: Topology | None, config, needed: int, done: int, memory: int, sent: float, mfu: float
+    place: Topology | None,
+    config: ConfigDict,
+    *,
+    needed: int,
+    done: int,
+    memory: int,
+    sent: float,
+    mfu: float,
 ) -> dict[str, Any]:
     """The figures of time: what bounds a step, and how fast a run is at a utilisation `mfu`. FLOPs
     `needed` and `done` are of all devices.

@@ -216,8 +216,10 @@ def group_size(rest: str) -> int:
     """Devices that one collective joins.
 
     Example:
-      >>> group_size("replica_groups=[16,8]<=[128], dimensions={0}"), group_size("replica_groups={{0,1},{2,3}}")
-      (8, 2)
+      >>> group_size("replica_groups=[16,8]<=[128], dimensions={0}")
+      8
+      >>> group_size("replica_groups={{0,1},{2,3}}")
+      2
     """
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(iota[1])

@@ -7,15 +7,14 @@ from mmv_jax.preflight.estimate import Preflight
 def sheet(it: Preflight) -> str:
     """What a person reads; numbers a line, and at the end whether the step fits and what to do."""
     mesh = " x ".join(f"{name} {number}" for name, number in it.mesh.items())
+    parameters = (f"{name} {number / 1e6:,.1f} M" for name, number in it.parameters_of.items())
+    kernels = ", ".join(f"{name} {times} times" for name, times in it.kernels.items())
     lines = [
         (
             f"{it.topology}: mesh {mesh}; lowered in {it.lower_s:.0f} s, compiled in"
             f" {it.compile_s:.0f} s"
         ),
-        (
-            f"parameters    {it.parameters / 1e6:,.1f} M"
-            f" ({', '.join(f'{name} {number / 1e6:,.1f} M' for name, number in it.parameters_of.items())})"
-        ),
+        f"parameters    {it.parameters / 1e6:,.1f} M ({', '.join(parameters)})",
         f"tokens        {it.tokens_per_step:,} a step",
         f"FLOPs         {it.flops_per_step:.3g} a step ({_percents(it.flops_of)})",
         (
@@ -33,10 +32,7 @@ def sheet(it: Preflight) -> str:
             f"collectives   {size(it.collective_bytes_per_step)} that a device sends a step"
             f" ({_sizes(it.collectives)})"
         ),
-        (
-            "kernels      "
-            f" {', '.join(f'{name} {times} times' for name, times in it.kernels.items()) or 'none of our own'}"
-        ),
+        f"kernels       {kernels or 'none of our own'}",
     ]
     return "\n".join(lines + (seen if it.products_compiled else []) + _speed(it) + _verdict(it))
 

@@ -4,12 +4,14 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from mmv_jax.errors import WorkFailed
 from mmv_jax.metrics.features import feature_std, rankme
+from mmv_jax.objectives.table import verdicts
 
 STEPS = 3  # in a row that may be not finite, before a run stops
 
@@ -59,10 +61,10 @@ class Health:
     """Collects the features of a run's latest global crops and says what they show.
 
     Args:
-      prototypes: of the DINO head; the loss of a student that has learnt nothing is ln(prototypes).
+      objective: the config's group of that name; its loss terms judge the numbers of a step.
     """
 
-    prototypes: int
+    objective: Mapping[str, Any] = field(default_factory=dict)
     _features: deque = field(default_factory=lambda: deque(maxlen=WINDOW))
     _first_rank: float | None = None
     _last_std: float | None = None
@@ -91,9 +93,7 @@ class Health:
         if figures:
             words += self._of_features(figures["rank"], figures["std"])
             self._first_rank, self._last_std = self._first_rank or figures["rank"], figures["std"]
-        if "teacher_entropy" in metrics:
-            words += self._of_teacher(metrics)
-        return words
+        return words + verdicts(metrics, self.objective)
 
     def _of_features(self, rank: float, std: float) -> list[str]:
         if self._first_rank is None or self._last_std is None:
@@ -112,22 +112,3 @@ class Health:
                 " they are about to collapse if this goes on."
             ]
         return []
-
-    def _of_teacher(self, metrics: Mapping[str, float | int]) -> list[str]:
-        highest, entropy, words = math.log(self.prototypes), metrics["teacher_entropy"], []
-        if entropy < 0.02 * highest and metrics["prototypes_used"] < 0.05:
-            words.append(
-                "COLLAPSE: the teacher puts every study on the same few prototypes"
-                f" ({metrics['prototypes_used']:.1%} are used)."
-            )
-        if (
-            entropy > 0.98 * highest
-            and "dino" in metrics
-            and abs(metrics["dino"] - highest) < 0.01 * highest
-        ):
-            words.append(
-                f"The DINO loss stands at {metrics['dino']:.3f}, which is ln(prototypes) ="
-                f" {highest:.3f}: the teacher says the same of every study. Early in a run this"
-                " passes; later it is a collapse."
-            )
-        return words

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from mmv_jax.data.resample import Boxes
 from mmv_jax.data.tokens import RowShape
 from mmv_jax.errors import UserError
 from mmv_jax.models.sizes import make_encoder
+from mmv_jax.objectives.table import needs_of
+from mmv_jax.objectives.term import MASKED, VISIBLE
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
@@ -72,43 +74,56 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
     step_fn = jit_step(objective, tx, ema, shapes, mesh)
     probe = make_probe(store, config, mesh)
-    carried, seen = (
-        to_dict(config),
-        {
-            "key_fingerprint": store.key_fingerprint,
-            "patients": rows.patients,
-            "studies": rows.digest,
-        },
-    )
+    seen = {
+        "key_fingerprint": store.key_fingerprint,
+        "patients": rows.patients,
+        "studies": rows.digest,
+    }
+    carried = to_dict(config)
     with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
         first, items = checkpoints.restore_newest(split_items(shapes))
         if first:
+            state = join_items(items)
             before = checkpoints.config_of(first)["pretraining"]
             check_studies(before, seen, config.data.store)
-            seen, rows = (
-                unite_patients(seen, before),
-                rows.begin_at(tuple(before.get("begin", (0, 0)))),
-            )
-        state = (
-            join_items(items)
-            if first
-            else init_state(objective, tx, rows.spec, mesh, seed=config.seed)
-        )
-        # Loop: step n is dispatched before the metrics of step n - 1 are read; the device never
-        # waits for the log.
+            seen = unite_patients(seen, before)
+            rows = rows.begin_at(tuple(before.get("begin", (0, 0))))
+        else:
+            state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
+        run = _Run(config, mesh, step_fn, probe, checkpoints)
+        with _make_log(workdir, first, config.steps) as log:
+            carried = {**carried, "pretraining": seen}
+            return run.train(state, rows, first=first, carried=carried, log=log)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run whose parts are made: what its loop needs."""
+
+    config: ConfigDict
+    mesh: Mesh
+    step_fn: Callable
+    probe: Callable[[int, TrainState], dict[str, float]]
+    checkpoints: Checkpoints
+
+    def train(
+        self, state: TrainState, rows: Rows, *, first: int, carried: dict, log: Log | Silence
+    ) -> TrainState:
+        """Takes the steps from `first` on. `carried`: what stands beside every checkpoint."""
+        config, checkpoints = self.config, self.checkpoints
         with (
-            _make_log(workdir, first, config.steps) as log,
             one_behind(_writer(log, config)) as report,
             _stop_signal() as stop,
-            on_mesh(mesh),
+            on_mesh(self.mesh),
         ):
-            batches = timed(device_batches(rows, mesh, first, config.data.workers))
+            batches = timed(device_batches(rows, self.mesh, first, config.data.workers))
             for step, (batch, waited_s) in zip(range(first, config.steps), batches):
-                state, metrics = step_fn(state, batch)
-                report(step, metrics | {"input_s": waited_s} | probe(step, state))
+                state, metrics = self.step_fn(state, batch)
+                report(step, metrics | {"input_s": waited_s} | self.probe(step, state))
                 stopping = stop(step)
                 # a new one: the last may still be written
-                checkpoints.config = {**carried, "pretraining": {**seen, "begin": rows.at}}
+                seen = carried["pretraining"] | {"begin": rows.at}
+                checkpoints.config = carried | {"pretraining": seen}
                 checkpoints.save_if_due(
                     step + 1, split_items(state), now=stopping or step + 1 == config.steps
                 )
@@ -117,9 +132,9 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
                         f"Told to stop: saved step {step + 1}. The same command goes on from there."
                     )
                     break
-            if first >= config.steps:
-                log.say(f"All {config.steps} steps are done. {DONE}")
-    return state
+        if first >= config.steps:
+            log.say(f"All {config.steps} steps are done. {DONE}")
+        return state
 
 
 def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
@@ -170,19 +185,17 @@ def _call(group: str, make: Callable, *known: Any, **options: Any) -> Any:
 
 
 def row_shape(config: ConfigDict) -> RowShape:
-    """The rows of a config; what the objective needs of a row is asked for here."""
-    rows, weights, encoder = config.rows, config.objective, config.encoder
-    visible_share = rows.visible_share if weights.mae > 0 else None
-    patch, visible_tokens = tuple(encoder.patch), rows.get("visible_tokens")
+    """The rows of a config, with what its loss terms need of a row."""
+    rows, needs = config.rows, needs_of(config.objective.to_dict())
     return RowShape(
-        rows.length,
-        rows.prefix,
-        rows.segments,
-        patch,
-        encoder.registers,
-        visible_share,
-        weights.ibot > 0,
-        visible_tokens,
+        length=rows.length,
+        prefix=rows.prefix,
+        segments=rows.segments,
+        patch=tuple(config.encoder.patch),
+        registers=config.encoder.registers,
+        visible_share=rows.visible_share if VISIBLE in needs else None,
+        mask_tokens=MASKED in needs,
+        visible_tokens=rows.get("visible_tokens"),
     )
 
 
@@ -346,7 +359,7 @@ def _writer(log: Log | Silence, config: ConfigDict) -> Callable[[int, dict[str, 
 
     It raises `WorkFailed` where the loss was not finite for several steps in a row.
     """
-    health = Health(prototypes=config.objective.prototypes)
+    health = Health(config.objective.to_dict())
     patience = Patience("Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True.")
 
     def write(step: int, metrics: dict[str, Any]) -> None:

@@ -1,73 +1,66 @@
-"""From a batch of packed rows to a loss: any weighted sum of the objectives. Axes: B rows, L
-tokens, S segments, M masked, V visible tokens.
+"""From a batch of packed rows to a loss: any weighted sum of the terms in `objectives.table`.
+
+Axes: B rows, L tokens of a row, F of its prefix, V visible ones, S segments, N crops, D width.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import PATCH
-from mmv_jax.models.mae_decoder import MaeDecoder
-from mmv_jax.models.projection import ProjectionHead
-from mmv_jax.objectives.batch import Batch, Params, _inputs, _marked, _per_segment, _take
-from mmv_jax.objectives.dino import _use_of_prototypes, distillation, pairs_of_views
-from mmv_jax.objectives.ibot import _one_a_crop, masked_cross_entropy
-from mmv_jax.objectives.koleo import koleo
-from mmv_jax.objectives.mae import masked_reconstruction
-from mmv_jax.objectives.targets import Balanced, sinkhorn_knopp, weighted_mean
+from mmv_jax.objectives.batch import Batch, Params, inputs, per_segment, take
+from mmv_jax.objectives.table import make_terms, weights_of
+from mmv_jax.objectives.term import MASKED, STUDENT, TEACHER, VISIBLE, Seen, Term
 from mmv_jax.ops.pool import gather_tokens
-from mmv_jax.ops.spread import over_rows
 
 LOOKED_AT = 512  # features of a step that leave the device for the health figures
+# Which of four keys these parameters are drawn from, so that a seed gives the weights that it
+# always gave; those of other terms have a key that follows from their name.
+KEYS = {"encoder": 0, "dino_head": 1, "ibot_head": 2, "decoder": 3}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimises: modules, the weight of each term, and the teacher's temperature at a
-    step.
+    """What a run minimises.
 
-    `mae` needs rows with `visible_index`; `ibot` needs `masked` and `masked_index`; `dino` needs
-    more than one view of a study.
+    Attributes:
+      temperature: the teacher's at a step.
+      prefix: the first tokens of a row, which hold its global crops.
+      terms, weights: by the term's name; a step runs only the encoder passes that they need.
     """
 
     encoder: nn.Module
-    decoder: nn.Module  # of masked reconstruction
-    dino_head: nn.Module
-    ibot_head: nn.Module
     temperature: Callable[[Any], Float[Array, ""]]
-    dino: float
-    ibot: float
-    koleo: float
-    mae: float
-    prefix: int  # the first tokens of a row, which hold its global crops
+    prefix: int
+    terms: Mapping[str, Term]
+    weights: Mapping[str, float]
 
     @property
-    def distils(self) -> bool:
-        return self.dino > 0 or self.ibot > 0 or self.koleo > 0
+    def needs(self) -> frozenset[str]:
+        """What the terms need together, by the names in `objectives.term`."""
+        return frozenset().union(*(term.needs for term in self.terms.values()))
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Params]:
         """Parameters of the student and of the teacher, which starts as a copy."""
         keys = jax.random.split(key, 4)
-        student = {"encoder": self.encoder.init(keys[0], *_inputs(batch))["params"]}
-        width = jnp.zeros((1, self.encoder.width))
-        if self.dino > 0:
-            student["dino_head"] = self.dino_head.init(keys[1], width)["params"]
-        if self.ibot > 0:
-            student["ibot_head"] = self.ibot_head.init(keys[2], width)["params"]
-        teacher = jax.tree.map(jnp.copy, student)
-        if self.mae > 0:
-            _, *places = self._prefix(batch)
-            visible = jnp.zeros((*batch["visible_index"].shape, self.encoder.width))
-            student["decoder"] = self.decoder.init(
-                keys[3], visible, batch["visible_index"], *places
-            )["params"]
-        return student, teacher
+
+        def key_of(module: str) -> Array:
+            return keys[KEYS[module]] if module in KEYS else _named(key, module)
+
+        student = {"encoder": self.encoder.init(key_of("encoder"), *inputs(batch))["params"]}
+        seen, followed = self._nothing_seen(batch, key), {"encoder"}
+        for term in self.terms.values():
+            if term.module:
+                student[term.module] = term.init(key_of(term.module), seen)
+                followed |= {term.module} if term.follows else set()
+        return student, {name: jax.tree.map(jnp.copy, student[name]) for name in sorted(followed)}
 
     def loss(
         self, student: Params, teacher: Params, batch: Batch, key: Array, step: Array
@@ -75,144 +68,115 @@ class Objective:
         """The weighted sum, and what was seen on the way: each term, and `features` [N, D] of the
         first global crops for the health figures.
         """
+        seen = self._encode(student, teacher, batch, key, self.temperature(step))
         out: dict[str, Array] = {}
         total = jnp.zeros(())
-        key_visible, key_views = jax.random.split(key)
-        if self.mae > 0:
-            out["mae"], out["features"] = self._reconstruct(student, batch, key_visible)
-            total += self.mae * out["mae"]
-        if self.distils:
-            terms, seen = self._distil(student, teacher, batch, key_views, self.temperature(step))
-            total += sum(getattr(self, name) * term for name, term in terms.items())
-            out |= terms | seen
-        out["features"] = out["features"][:LOOKED_AT]
+        for name, term in self.terms.items():
+            own = replace(seen, key=_named(key, name))
+            out[name], more = term.loss(student, teacher, own)
+            total += self.weights[name] * out[name]
+            out |= more
+        out["features"] = self._features(seen)[:LOOKED_AT]
         return total, out
 
-    def _reconstruct(
-        self, student: Params, batch: Batch, key: Array
-    ) -> tuple[Float[Array, ""], Float[Array, "N D"]]:
-        index, whole = batch["visible_index"], self._prefix(batch)
-        visible = tuple(_take(x, index) for x in whole)
-        seen = self.encoder.apply(
-            {"params": student["encoder"]}, *visible, train=True, rngs={"dropout": key}
-        )["tokens"]
-        patches, *places = whole
-        predicted = self.decoder.apply({"params": student["decoder"]}, seen, index, *places)
-        hidden = (places[1] == PATCH) & ~_marked(index, self.prefix)
-        loss = masked_reconstruction(predicted, patches, hidden.astype(jnp.float32))
-        return loss, _per_segment(seen, visible[3], visible[2] == PATCH, batch)
+    def _encode(
+        self, student: Params, teacher: Params, batch: Batch, key: Array, temperature: Array
+    ) -> Seen:
+        """Runs the passes of the encoder that the terms need."""
+        seen = self._nothing_seen(batch, key, temperature)
+        tokens, cls = {}, {}
+        key_visible, key_whole = jax.random.split(key)
+        if VISIBLE in self.needs:
+            shown = tuple(take(x, batch["visible_index"]) for x in seen.prefix)
+            tokens[VISIBLE] = self.encoder.apply(
+                {"params": student["encoder"]}, *shown, train=True, rngs={"dropout": key_visible}
+            )["tokens"]
+        if TEACHER in self.needs:
+            tokens[TEACHER] = self.encoder.apply({"params": teacher["encoder"]}, *seen.prefix)[
+                "tokens"
+            ]
+            index = jnp.where(seen.is_global, batch["cls_index"], -1)
+            cls[TEACHER] = gather_tokens(tokens[TEACHER], index)
+        if STUDENT in self.needs:
+            tokens[STUDENT] = self.encoder.apply(
+                {"params": student["encoder"]},
+                *inputs(batch),
+                masked=self._masked(batch),
+                train=True,
+                rngs={"dropout": key_whole},
+            )["tokens"]
+            index = jnp.where(batch["study"] >= 0, batch["cls_index"], -1)
+            cls[STUDENT] = gather_tokens(tokens[STUDENT], index)
+        return replace(seen, tokens=tokens, cls=cls)
 
-    def _distil(
-        self,
-        student: Params,
-        teacher: Params,
-        batch: Batch,
-        key: Array,
-        temperature: Float[Array, ""],
-    ) -> tuple[dict, dict]:
-        study, is_global = batch["study"], batch["is_global"] & (batch["study"] >= 0)
-        encode = self.encoder.apply
-        prefix = self._prefix(batch)
-        taught = encode({"params": teacher["encoder"]}, *prefix)["tokens"]
-        masked = (
-            jnp.zeros(batch["segment_ids"].shape, bool).at[:, : self.prefix].set(batch["masked"])
-            if self.ibot > 0
-            else None
+    def _nothing_seen(self, batch: Batch, key: Array, temperature: Array | float = 0.0) -> Seen:
+        """The rows before any pass: zeros in place of tokens, of the shapes that a term reads."""
+        width, (rows, segments) = self.encoder.width, batch["study"].shape
+        lengths = {TEACHER: self.prefix, STUDENT: batch["kinds"].shape[1]}
+        if VISIBLE in self.needs:
+            lengths[VISIBLE] = batch["visible_index"].shape[1]
+        return Seen(
+            batch=batch,
+            prefix=self._prefix(batch),
+            tokens={name: jnp.zeros((rows, n, width)) for name, n in lengths.items()},
+            cls={name: jnp.zeros((rows, segments, width)) for name in (TEACHER, STUDENT)},
+            is_global=batch["is_global"] & (batch["study"] >= 0),
+            temperature=jnp.asarray(temperature, jnp.float32),
+            key=key,
         )
-        learnt = encode(
-            {"params": student["encoder"]},
-            *_inputs(batch),
-            masked=masked,
-            train=True,
-            rngs={"dropout": key},
-        )["tokens"]
-        cls_taught = gather_tokens(taught, jnp.where(is_global, batch["cls_index"], -1))
-        cls_learnt = gather_tokens(learnt, jnp.where(study >= 0, batch["cls_index"], -1))
-        terms, seen = {}, {"features": cls_taught.reshape(-1, cls_taught.shape[-1])}
-        if self.dino > 0:
-            targets = self._targets(
-                "dino_head", teacher, cls_taught, is_global, temperature
-            ).targets()
-            logits = self.dino_head.scores(
-                *self.dino_head.apply({"params": student["dino_head"]}, cls_learnt)
-            )
-            terms["dino"] = distillation(logits, targets, pairs_of_views(study, is_global))
-            seen |= _use_of_prototypes(targets, is_global)
-        if self.ibot > 0:
-            index = batch["masked_index"]
-            scores, of_line, of_prototype = self._targets(
-                "ibot_head", teacher, gather_tokens(taught, index), index >= 0, temperature
-            )
-            tokens, prototypes = self.ibot_head.apply(
-                {"params": student["ibot_head"]}, gather_tokens(learnt, index)
-            )
 
-            def cross_entropy(tokens, scores, of_line, prototypes, of_prototype):
-                score = partial(self.ibot_head.scores, prototypes=prototypes)
-                return masked_cross_entropy(score, tokens, Balanced(scores, of_line, of_prototype))
-
-            each = over_rows(cross_entropy, (tokens, scores, of_line), (prototypes, of_prototype))
-            terms["ibot"] = weighted_mean(each, _one_a_crop(index, prefix[3]))
-        if self.koleo > 0:
-            lines = jnp.where(is_global, study, -1).reshape(-1)
-            terms["koleo"] = koleo(cls_learnt.reshape(-1, cls_learnt.shape[-1]), lines)
-        return terms, seen
+    def _masked(self, batch: Batch) -> Array | None:
+        if MASKED not in self.needs:
+            return None
+        return jnp.zeros(batch["kinds"].shape, bool).at[:, : self.prefix].set(batch["masked"])
 
     def _prefix(self, batch: Batch) -> tuple[Array, ...]:
         """The encoder's inputs over the part of the rows that holds the global crops; a local crop
         that begins in it is padding there.
         """
-        patches, coords, kinds, ids = (x[:, : self.prefix] for x in _inputs(batch))
+        patches, coords, kinds, ids = (x[:, : self.prefix] for x in inputs(batch))
         # Segment s stands in line s - 1 of the table; line 0 of the padded table is padding's.
         here = jnp.take_along_axis(jnp.pad(batch["is_global"], ((0, 0), (1, 0))), ids, axis=1)
         return patches, coords, jnp.where(here, kinds, 0), jnp.where(here, ids, 0)
 
-    def _targets(
-        self,
-        head: str,
-        teacher: Params,
-        tokens: Array,
-        there: Bool[Array, "B N"],
-        temperature: Array,
-    ) -> Balanced:
-        module = getattr(self, head)
-        logits = module.scores(*module.apply({"params": teacher[head]}, tokens))
-        return sinkhorn_knopp(logits, there.astype(jnp.float32), temperature)
+    def _features(self, seen: Seen) -> Float[Array, "N D"]:
+        """One line a global crop: the teacher's CLS token, or else the student's; where there is
+        only the visible pass, its mean patch.
+        """
+        if seen.cls:
+            cls = seen.cls[TEACHER] if TEACHER in seen.cls else seen.cls[STUDENT]
+            there = jnp.where(seen.is_global[..., None], jax.lax.stop_gradient(cls), 0.0)
+            return there.reshape(-1, cls.shape[-1])
+        kinds, ids = (take(x, seen.batch["visible_index"]) for x in seen.prefix[2:])
+        return per_segment(seen.tokens[VISIBLE], ids, kinds == PATCH, seen.batch)
+
+
+def _named(key: Array, name: str) -> Array:
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def make_objective(
-    encoder: nn.Module,
-    temperature: Callable,
-    prefix: int,
-    *,
-    dino: float,
-    ibot: float,
-    koleo: float,
-    mae: float,
-    prototypes: int,
-    hidden: int,
-    bottleneck: int,
-    decoder_width: int,
-    decoder_depth: int,
-    decoder_heads: int,
+    encoder: nn.Module, temperature: Callable, prefix: int, **group: Any
 ) -> Objective:
-    """The objective of a run. A weight of 0 leaves a term out, with its head."""
-    voxels = encoder.patch[0] * encoder.patch[1] * encoder.patch[2]
-    shared = {"dtype": encoder.dtype}
-    head = ProjectionHead(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck, **shared)
-    shared |= {name: getattr(encoder, name) for name in ("scale_mm", "attention", "remat")}
-    decoder = MaeDecoder(
-        width=decoder_width, depth=decoder_depth, heads=decoder_heads, patch_voxels=voxels, **shared
-    )
-    return Objective(
-        encoder,
-        decoder,
-        head,
-        head,
-        temperature,
-        dino=dino,
-        ibot=ibot,
-        koleo=koleo,
-        mae=mae,
-        prefix=prefix,
-    )
+    """The objective of a run.
+
+    Args:
+      group: the config's group `objective`: weights of terms, and their options. A weight of 0
+        leaves a term out, with its parameters.
+    Raises:
+      UserError: a key that no term knows, no weight above 0, or two terms whose parameters have one
+        name.
+    """
+    terms = make_terms(encoder, group)
+    if not terms:
+        raise UserError(
+            "config.objective has no loss term with a weight above 0. Set one, such as"
+            " config.objective.mae=1.0."
+        )
+    modules = ["encoder", *(term.module for term in terms.values() if term.module)]
+    if len(set(modules)) < len(modules):
+        raise UserError(
+            f"config.objective: of {', '.join(terms)}, two loss terms call their parameters the"
+            " same. Give `module` of your own term another name."
+        )
+    return Objective(encoder, temperature, prefix, terms=terms, weights=weights_of(group))

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from mmv_jax.data.crops import Triple
 from mmv_jax.data.study_batches import study_batches
 from mmv_jax.metrics.features import knn_score
-from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.backbone import Backbone
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.parallel import row_sharding
 from mmv_jax.store.read import Store
@@ -37,7 +37,7 @@ class Probe:
     """
 
     store: Store
-    encoder: Encoder
+    encoder: Backbone
     labels: Mapping[str, str]
     length: int
     grids: Mapping[int, Triple]
@@ -124,9 +124,15 @@ class Probe:
     ) -> Iterator[dict[str, np.ndarray]]:
         encoder = self.encoder
         return study_batches(
-            self.store, studies.tolist(), grids=self.grids, patch=encoder.patch, registers=encoder.registers, length=self.length, rows=rows,
+            self.store,
+            studies.tolist(),
+            grids=self.grids,
+            patch=encoder.patch,
+            registers=encoder.registers,
+            length=self.length,
+            rows=rows,
             coordinates=self.coordinates,
-        )  # fmt: skip
+        )
 
 
 @jax.jit(static_argnums=(0, 1))

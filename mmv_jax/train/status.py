@@ -5,12 +5,14 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from mmv_jax.checkpoint import find_fault, step_folders
 from mmv_jax.errors import UserError
+from mmv_jax.objectives.table import TERMS, weights_of
 from mmv_jax.report.figures import COLOURS, STYLE
 from mmv_jax.train.health import LOW_RANK, LOW_STD, Health
 from mmv_jax.train.log import METRICS, read_metrics
@@ -61,8 +63,8 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
     """Whether the run learns, in words that begin with the answer; and what to do where it does
     not, else nothing.
     """
-    weights = config["objective"]
-    warnings = _warnings(lines, weights["prototypes"])
+    objective = config["objective"]
+    warnings = _warnings(lines, objective)
     skipped = sum(line.get("skipped", 0) for line in lines[-100:])
     if any("COLLAPSE" in words for words in warnings):
         return f"collapsed. {warnings[-1]}", "stop the run and begin another with the change above"
@@ -78,20 +80,17 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
     if len(lines) < EARLY:
         return f"too early to tell ({len(lines)} steps)", ""
     window = max(EARLY // 4, min(100, len(lines) // 4))
-    # The terms that must fall: the distillation loss has a moving target, and tells little by
-    # itself.
-    name = "mae" if weights["mae"] > 0 else "loss"
+    # A distillation loss has a moving target, and tells little by itself.
+    told = {name: TERMS[name].told_as for name in weights_of(objective) if TERMS[name].told_as}
+    name, called = next(iter(told.items()), ("loss", "whole"))
     first, last = _mean(lines[:window], name), _mean(lines[-window:], name)
     ranks = [line["rank"] for line in lines if "rank" in line]
     grown = len(ranks) > 1 and ranks[-1] > 1.1 * ranks[0]
     if warnings:
         return f"in doubt. {warnings[-1]}", ""
-    if last < 0.99 * first or (weights["mae"] == 0 and grown):
+    if last < 0.99 * first or (not told and grown):
         return (
-            (
-                f"learning: the {'reconstruction' if name == 'mae' else 'whole'} loss went from"
-                f" {first:.4f} to {last:.4f}"
-            ),
+            (f"learning: the {called} loss went from {first:.4f} to {last:.4f}"),
             "",
         )
     advice = "let the warm-up pass; after it, change config.optimizer.peak_lr by a factor of 3"
@@ -151,9 +150,9 @@ def draw(lines: Numbers, path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
-def _warnings(lines: Numbers, prototypes: int) -> list[str]:
+def _warnings(lines: Numbers, objective: Mapping[str, Any]) -> list[str]:
     """What the health check says of the last features, told all that came before."""
-    health, words = Health(prototypes), []
+    health, words = Health(objective), []
     for line in lines:
         if "rank" in line:
             words = health.verdict(line, {name: line[name] for name in ("rank", "std")})

@@ -24,11 +24,12 @@ from mmv_jax.models.sizes import make_encoder
 
 
 def test_each_layer_learns_slower_than_the_one_above_by_the_same_factor():
+    encoder = make_encoder("nano", (4, 8, 8), registers=1)
     params = {
-        "encoder": fresh_params(make_encoder("nano", (4, 8, 8), registers=1), 0),
+        "encoder": fresh_params(encoder, 0),
         "head": {"kernel": jnp.zeros((3, 1))},
     }
-    rates = layer_rates(params, 0.5)
+    rates = layer_rates(params, 0.5, encoder)
     assert rates["head"]["kernel"] == 1.0
     assert set(rates["encoder"]["norm"].values()) == {1.0}
     # two blocks, stacked
@@ -59,7 +60,13 @@ def test_the_first_update_is_scaled_by_the_rates():
 
     recipe = Recipe(epochs=1, batch=1, weight_decay=0.0, layer_decay=0.5)
     found = fit(
-        params, loss_fn, {"x": np.zeros(2)}, lambda params: float(params["head"][0]), recipe, seed=0
+        params,
+        loss_fn,
+        {"x": np.zeros(2)},
+        lambda params: float(params["head"][0]),
+        recipe=recipe,
+        seed=0,
+        encoder=make_encoder("nano", (4, 8, 8), registers=1, depth=3),
     ).params
     ratio = {
         name: np.asarray(found["encoder"][name]["w"]) / np.asarray(found["head"][0])

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from mmv_jax.errors import UserError
+from mmv_jax.models.encoder import SIZES
 from mmv_jax.models.sizes import (
-    SIZES,
     encoder_flops,
     flops_per_token,
     make_encoder,
@@ -95,6 +95,17 @@ def test_an_unknown_size_is_the_users_to_mend():
 def test_an_option_that_nobody_reads_is_refused():
     with pytest.raises(UserError, match="windows"):
         make_encoder("S", (2, 4, 4), windows=7)
+
+
+@pytest.mark.parametrize("options", [{"heads": 6}, {"heads": 5}, {"heads": 0}, {"width": 11}])
+def test_heads_without_room_for_positions_are_refused_with_the_key(options):
+    with pytest.raises(UserError, match=r"config\.encoder\.heads.*at least 12 channels"):
+        make_encoder("nano", (2, 4, 4), **options)
+
+
+def test_an_unknown_backbone_is_the_users_to_mend():
+    with pytest.raises(UserError, match="no backbone named 'vitt'.*Did you mean vit"):
+        make_encoder("S", (2, 4, 4), backbone="vitt")
 
 
 def test_the_encoder_of_a_size_can_be_made_and_run(packed):

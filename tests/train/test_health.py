@@ -14,7 +14,7 @@ def words_of(features_of_step, steps, every=20, **metrics):
     """What is said in a run whose step n has the features `features_of_step(n)`, and at which step
     first.
     """
-    health, said = Health(prototypes=64), []
+    health, said = Health({"dino": 1.0, "prototypes": 64}), []
     for n in range(steps):
         health.add(features_of_step(n).astype(np.float32))
         if n % every == 0 and n:
@@ -96,7 +96,7 @@ def test_a_teacher_with_few_prototypes_or_no_opinion_is_named():
 
 
 def test_few_features_and_padding_have_no_figures():
-    health = Health(prototypes=64)
+    health = Health({"dino": 1.0, "prototypes": 64})
     health.add(np.random.default_rng(0).normal(size=(31, 64)).astype(np.float32))
     health.add(np.zeros((100, 64), np.float32))
     assert health.figures() == {}

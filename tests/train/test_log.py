@@ -114,12 +114,14 @@ def test_each_step_is_written_once_one_step_late_and_the_last_on_leaving():
 
 def test_the_last_step_is_written_where_the_next_batch_cannot_be_read():
     written = []
-    with (
-        pytest.raises(OSError, match="no such batch"),
-        one_behind(lambda step, metrics: written.append(step)) as report,
-    ):
-        report(7, {})
-        raise OSError("no such batch")
+
+    def run():
+        with one_behind(lambda step, metrics: written.append(step)) as report:
+            report(7, {})
+            raise OSError("no such batch")
+
+    with pytest.raises(OSError, match="no such batch"):
+        run()
     assert written == [7]
 
 
@@ -130,7 +132,11 @@ def test_a_step_whose_writing_ends_the_run_is_written_once():
         written.append(step)
         raise RuntimeError("diverged")
 
-    with pytest.raises(RuntimeError, match="diverged"), one_behind(write) as report:
-        report(0, {})
-        report(1, {})
+    def run():
+        with one_behind(write) as report:
+            report(0, {})
+            report(1, {})
+
+    with pytest.raises(RuntimeError, match="diverged"):
+        run()
     assert written == [0]

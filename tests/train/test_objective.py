@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from nano import nano_config
 
+from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.objectives.dino import pairs_of_views
+from mmv_jax.objectives.mae import MaeTerm
 from mmv_jax.objectives.targets import Balanced
 from mmv_jax.train.loop import make_parts
 
@@ -60,25 +62,26 @@ def test_every_parameter_learns_and_the_teacher_does_not(batch, weights):
 
 
 class Given(nn.Module):
-    """A decoder that says what it is told."""
+    """A decoder that says what it is told: voxels of patches of the given shape."""
 
-    shape: tuple
+    voxels: int
 
     @nn.compact
-    def __call__(self, seen, index, *places):
-        return self.param("predicted", nn.initializers.normal(1.0), self.shape)
+    def __call__(self, seen, index, coords_mm, kinds, segment_ids):
+        return self.param("predicted", nn.initializers.normal(1.0), (*kinds.shape, self.voxels))
+
+
+class GivenTerm(MaeTerm):
+    decoder = Given(256)
 
 
 def test_a_visible_patch_is_not_reconstructed(batch):
     objective = objective_of(mae=1.0)
-    rows, prefix = batch["kinds"].shape[0], objective.prefix
-    given = dataclasses.replace(
-        objective, decoder=Given((rows, prefix, batch["patches"].shape[-1]))
-    )
+    prefix = objective.prefix
+    given = dataclasses.replace(objective, terms={"mae": GivenTerm(objective.encoder)})
     student, teacher = jax.jit(given.init)(jax.random.key(0), batch)
-    grads = jax.jit(jax.grad(given.loss, has_aux=True))(student, teacher, batch, KEY, jnp.int32(0))[
-        0
-    ]
+    grad_fn = jax.jit(jax.grad(given.loss, has_aux=True))
+    grads, _ = grad_fn(student, teacher, batch, KEY, jnp.int32(0))
     asked = np.any(np.asarray(grads["decoder"]["predicted"]) != 0, axis=-1)
     segment_is_global = np.take_along_axis(
         np.pad(batch["is_global"], ((0, 0), (1, 0))), batch["segment_ids"], axis=1
@@ -140,8 +143,10 @@ def balanced_alone(logits, weights, temperature):
 def test_a_study_adds_to_the_loss_whatever_the_others_show(whole, batch, monkeypatch):
     # Sinkhorn-Knopp balances prototypes over all studies, and KoLeo compares them: both are left
     # out.
-    monkeypatch.setattr("mmv_jax.train.objective.sinkhorn_knopp", balanced_alone)
-    objective, student, teacher = dataclasses.replace(whole[0], koleo=0.0), *whole[1:]
+    monkeypatch.setattr("mmv_jax.objectives.prototypes.sinkhorn_knopp", balanced_alone)
+    objective, student, teacher = whole
+    terms = {name: term for name, term in objective.terms.items() if name != "koleo"}
+    objective = dataclasses.replace(objective, terms=terms)
     first = (batch["segment_ids"] > 0) & np.isin(
         batch["segment_ids"], np.flatnonzero(batch["study"][0] == batch["study"][0, 0]) + 1
     )
@@ -176,3 +181,28 @@ def test_pairs_are_other_global_views_of_the_same_study():
                 same = study[b, learns] == study[b, teaches] and study[b, learns] >= 0
                 slow[b, learns, teaches] = same and is_global[b, teaches] and learns != teaches
     np.testing.assert_array_equal(pairs_of_views(jnp.asarray(study), jnp.asarray(is_global)), slow)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"kolo": 1.0}, r"config\.objective\.kolo does not exist\. Did you mean koleo"),
+        ({"dino": -1.0}, r"config\.objective\.dino is -1\.0"),
+        ({"ibot": "much"}, r"config\.objective\.ibot is 'much'"),
+        ({"decoder_heads": 16}, r"config\.objective\.decoder_heads is 16.*decoder_heads=2"),
+        ({"decoder_width": 11}, r"config\.objective\.decoder_width"),
+        (dict.fromkeys(("mae", "dino", "ibot", "koleo"), 0), "no loss term with a weight above 0"),
+    ],
+    ids=["a name", "below 0", "no number", "too many heads", "too narrow", "nothing"],
+)
+def test_a_mistake_in_the_config_names_its_key(change, told):
+    config = nano_config()
+    config.objective = config.objective.to_dict() | change
+    with pytest.raises(UserError, match=told):
+        make_parts(config)
+
+
+def test_a_term_that_the_config_leaves_out_has_no_part():
+    config = nano_config()
+    config.objective = {"mae": 1.0, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+    assert list(make_parts(config)[0].terms) == ["mae"]

@@ -59,7 +59,7 @@ def test_a_few_rows_are_learnt_by_heart(fitted, term, share):
 
 
 def test_a_healthy_run_is_silent(fitted):
-    health, words = Health(prototypes=32), []
+    health, words = Health({"dino": 1.0, "prototypes": 32}), []
     for n, metrics in enumerate(fitted[1]):
         health.add(metrics["features"])
         if n % 10 == 0:

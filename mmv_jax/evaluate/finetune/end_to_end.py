@@ -35,7 +35,7 @@ from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.models.cnn import Classifier, UNet
-from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.backbone import Backbone
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.models.segmentation import resize
 from mmv_jax.store.read import Store
@@ -82,7 +82,7 @@ class Transformer(nn.Module):
     no packing. `params` holds "encoder" and "head".
     """
 
-    encoder: Encoder
+    encoder: Backbone
     head: nn.Module
     answers: tuple[int, int, int] | None
 
@@ -279,6 +279,7 @@ def learn(
         lambda params: kind.score(predict(params, val), val.arrays["truth"], val.scenes),
         recipe,
         seed,
+        encoder=None if protocol == "supervised" else ours.encoder,
     )
     chosen = predict(fitted.params, val)
     test = read_images(ours, store, geometry, task[task.split == "test"], frame)

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float
 
 from mmv_jax.errors import UserError
+from mmv_jax.models.backbone import Backbone
 from mmv_jax.train.optimizer import make_learning_rate, make_optimizer
 
 WARMUP, B2, CLIP = 0.1, 0.999, 3.0  # share of the steps; of AdamW; the largest norm of a gradient
@@ -94,33 +95,28 @@ def fit(
     score: Callable[[Any], float],
     recipe: Recipe,
     seed: int,
+    encoder: Backbone | None = None,
 ) -> Fitted:
     """Minimises a loss over the training studies; val is asked after every epoch, and the best
     parameters on it are kept.
 
     Args:
-      params: at the start; those of an encoder under "encoder" are slowed down by
-        `recipe.layer_decay`.
+      params: at the start.
       loss_fn: (params, batch, key) -> loss; `batch` holds `recipe.batch` lines of each array of
         `data`.
       data: arrays [N, ...] of the training studies.
       score: of parameters on the val studies; larger is better.
+      encoder: whose parameters under "encoder" are slowed down by `recipe.layer_decay`.
     Returns:
       What was best on val. Test studies are not known here.
     """
     count = len(next(iter(data.values())))
     rows, per_epoch = shape_of_epoch(count, recipe)
     tx = make_optimizer(
-        recipe.epochs * per_epoch,
-        rows,
-        peak_lr=recipe.peak_lr,
-        at_rows=rows,
-        warmup=WARMUP,
-        weight_decay=recipe.weight_decay,
-        b2=B2,
-        clip=CLIP,
-    )
-    tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay)))
+        recipe.epochs * per_epoch, rows,
+        peak_lr=recipe.peak_lr, at_rows=rows, warmup=WARMUP, weight_decay=recipe.weight_decay, b2=B2, clip=CLIP,
+    )  # fmt: skip
+    tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay, encoder)))
     step_fn = jax.jit(_step(loss_fn, tx), donate_argnums=0)
     # a copy: the step takes over the memory of what it is given
     state = (jax.tree.map(jnp.array, params), tx.init(params))
@@ -198,35 +194,18 @@ def _step(loss_fn: Loss, tx: optax.GradientTransformation):
     return step
 
 
-def layer_rates(params: Any, decay: float) -> Any:
-    """What the learning rate of each parameter is multiplied by: 1 for the head and the encoder's
-    last norm, and once more `decay` a layer below.
-
-    Blocks are stacked, so that a leaf of them has one rate a layer, `decay ** (depth - b)` for
-    block b of `depth`; what embeds tokens has `decay ** (depth + 1)`. Parameters without an
-    "encoder" all have 1.
-
-    Source: Bao et al., BEiT (arXiv 2106.08254), appendix; Clark et al., ELECTRA (arXiv 2003.10555),
-      appendix A.3.
+def layer_rates(params: Any, decay: float, encoder: Backbone | None) -> Any:
+    """What the learning rate of each parameter is multiplied by: of those under "encoder" what its
+    backbone says, 1 for the head and all others.
 
     Example:
-      >>> params = {"encoder": {"embed": {"w": jnp.zeros(3)}}, "head": jnp.zeros(2)}
-      >>> layer_rates(params, 0.5)["head"]
-      1.0
+      >>> layer_rates({"head": jnp.zeros(2)}, 0.5, None)
+      {'head': 1.0}
     """
-    stacked = jax.tree.leaves(params.get("encoder", {}).get("blocks", {}))
-    depth = len(stacked[0]) if stacked else 0
-
-    def rate(path: tuple, leaf: Any) -> Any:
-        names = [getattr(part, "key", None) for part in path]
-        if names[:2] == ["encoder", "embed"]:
-            return decay ** (depth + 1)
-        if names[:2] == ["encoder", "blocks"]:
-            rates = decay ** np.arange(depth, 0, -1, dtype=np.float32)
-            return jnp.asarray(rates.reshape(-1, *(1,) * (np.ndim(leaf) - 1)))
-        return 1.0
-
-    return jax.tree_util.tree_map_with_path(rate, params)
+    rates = jax.tree.map(lambda _: 1.0, params)
+    if encoder is None:
+        return rates
+    return {**rates, "encoder": encoder.layer_rates(params["encoder"], decay)}
 
 
 def scale_by(rates: Any) -> optax.GradientTransformation:

@@ -1,0 +1,64 @@
+"""What the terms share that compare tokens with prototypes: a head of student and teacher, and the
+teacher's balanced targets.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mmv_jax.models.cost import Flops
+from mmv_jax.models.projection import ProjectionHead
+from mmv_jax.objectives.batch import Params
+from mmv_jax.objectives.targets import Balanced, sinkhorn_knopp
+from mmv_jax.objectives.term import Seen, Term
+
+
+@dataclass(frozen=True)
+class PrototypeTerm(Term):
+    """A term with a projection head of its own; `dino` and `ibot` share these options.
+
+    Fields:
+      prototypes, hidden, bottleneck: of the head; the defaults are those of DINO (arXiv
+        2104.14294), appendix C.
+    """
+
+    prototypes: int = 65536
+    hidden: int = 2048
+    bottleneck: int = 256
+    follows: ClassVar[bool] = True
+
+    @property
+    def head(self) -> ProjectionHead:
+        return ProjectionHead(
+            prototypes=self.prototypes,
+            hidden=self.hidden,
+            bottleneck=self.bottleneck,
+            dtype=self.encoder.dtype,
+        )
+
+    def init(self, key: Array, seen: Seen) -> Params:
+        return self.head.init(key, jnp.zeros((1, self.encoder.width)))["params"]
+
+    def targets(
+        self,
+        teacher: Params,
+        tokens: Float[Array, "B N D"],
+        there: Bool[Array, "B N"],
+        temperature: Array,
+    ) -> Balanced:
+        """The teacher's targets of its tokens, those alone that are `there`."""
+        logits = self.head.scores(*self.head.apply({"params": teacher[self.module]}, tokens))
+        return sinkhorn_knopp(logits, there.astype(jnp.float32), temperature)
+
+    def head_flops(self, tokens: int) -> Flops:
+        """Of the heads of student and teacher together."""
+        layers = (
+            self.encoder.width * self.hidden
+            + self.hidden**2
+            + self.hidden * self.bottleneck
+            + self.bottleneck * self.prototypes
+        )
+        forward = 2 * tokens * layers
+        return Flops(2 * forward, 2 * forward)

@@ -1,0 +1,83 @@
+"""The table of loss terms, and the terms that a config asks for."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import flax.linen as nn
+
+from mmv_jax.errors import UserError
+from mmv_jax.objectives.dino import DinoTerm
+from mmv_jax.objectives.ibot import IbotTerm
+from mmv_jax.objectives.koleo import KoleoTerm
+from mmv_jax.objectives.mae import MaeTerm
+from mmv_jax.objectives.term import Term
+from mmv_jax.registry import Table
+
+# The loss sums the terms in this order.
+TERMS: Table[type[Term]] = Table("loss term")
+TERMS.register("dino", DinoTerm)
+TERMS.register("ibot", IbotTerm)
+TERMS.register("koleo", KoleoTerm)
+TERMS.register("mae", MaeTerm)
+
+
+def weights_of(group: Mapping[str, Any]) -> dict[str, float]:
+    """The terms of a config's group `objective` whose weight is above 0, in the table's order. A
+    term that the config does not name has none.
+
+    Raises:
+      UserError: a weight is no number from 0 on.
+    """
+    weights = {name: group.get(name, 0.0) for name in TERMS}
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
+            raise UserError(
+                f"config.objective.{name} is {weight!r}, but is the weight of a loss term: a number"
+                " from 0 on."
+            )
+    return {name: float(weight) for name, weight in weights.items() if weight > 0}
+
+
+def needs_of(group: Mapping[str, Any]) -> frozenset[str]:
+    """What the terms of a config need, by the names in `term.py`."""
+    return frozenset().union(*(TERMS[name].needs for name in weights_of(group)))
+
+
+def make_terms(encoder: nn.Module, group: Mapping[str, Any]) -> dict[str, Term]:
+    """The terms of a config's group `objective`, with their options.
+
+    Raises:
+      UserError: a key is neither a term nor an option of one, or an option has a value that does
+        not fit.
+    """
+    known = {name: options_of(kind) for name, kind in TERMS.items()}
+    keys = sorted({*TERMS, *(key for options in known.values() for key in options)})
+    for key in group:
+        if key not in keys:
+            close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+            advice = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(keys)}."
+            raise UserError(
+                f"config.objective.{key} does not exist. {advice} A loss term of your own is"
+                " registered by a file that config.plugins names."
+            )
+    return {
+        name: TERMS[name](encoder, **{key: group[key] for key in known[name] if key in group})
+        for name in weights_of(group)
+    }
+
+
+def options_of(kind: type[Term]) -> list[str]:
+    """The names of a term's options.
+
+    Example:
+      >>> options_of(MaeTerm)
+      ['decoder_width', 'decoder_depth', 'decoder_heads']
+    """
+    return [field.name for field in fields(kind) if field.name != "encoder"]
+
+
+def verdicts(metrics: Mapping[str, float | int], group: Mapping[str, Any]) -> list[str]:
+    """What the terms of a config say is wrong in the numbers of a step, one sentence each."""
+    return [words for name in weights_of(group) for words in TERMS[name].verdict(metrics, group)]
