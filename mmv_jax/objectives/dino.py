@@ -107,6 +107,8 @@ class DinoTerm(PrototypeTerm):
     @classmethod
     def verdict(cls, metrics: Mapping[str, float | int], options: Mapping[str, Any]) -> list[str]:
         """A loss of ln(prototypes) is that of a student that has learnt nothing."""
+        if "teacher_entropy" not in metrics:
+            return []
         highest = math.log(options.get("prototypes", cls.prototypes))
         entropy, words = metrics["teacher_entropy"], []
         if entropy < 0.02 * highest and metrics["prototypes_used"] < 0.05:

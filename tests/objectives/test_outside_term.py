@@ -115,7 +115,7 @@ def test_preflight_counts_its_flops_and_bytes(config):
     held = step_memory(objective, state, shape, rows=4, fsdp=1, remat=False)
     assert held["planar head"] == 4 * 4 * shape.segments * 5
     assert held["student"] == 4 * sum(x.size for x in jax.tree.leaves(state.student))
-    assert state.student["planar_head"]["layers_1"]["bias"].shape == (1,)
+    assert state.student["planar_head"]["layers_2"]["bias"].shape == (1,)
 
 
 def test_an_option_that_it_does_not_have_is_refused(config):
