@@ -43,7 +43,8 @@ def _in(group: str, keys: Keys) -> dict[str, Key]:
 
 def _encoder_keys() -> dict[str, Key]:
     from mmv_jax.models.encoder import Encoder
-    from mmv_jax.models.encoder import SIZES, make_encoder
+    from mmv_jax.models.encoder import SIZES
+    from mmv_jax.models.sizes import make_encoder
 
     own = keys_of(Encoder, without=FLAX)
     by_size = {name: Key(None, "None: of the size.", int) for name in ("width", "depth", "heads")}
