@@ -3,11 +3,8 @@ arguments.
 """
 
 import inspect
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
@@ -37,6 +33,7 @@ from mmv_jax.train.log import Log, Silence, one_behind
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
 from mmv_jax.train.probe import Probe
+from mmv_jax.train.signals import stop_signal
 from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
@@ -113,7 +110,7 @@ class _Run:
         config, checkpoints = self.config, self.checkpoints
         with (
             one_behind(_writer(log, config)) as report,
-            _stop_signal() as stop,
+            stop_signal() as stop,
             on_mesh(self.mesh),
         ):
             batches = timed(device_batches(rows, self.mesh, first, config.data.workers))
@@ -375,31 +372,3 @@ def _writer(log: Log | Silence, config: ConfigDict) -> Callable[[int, dict[str, 
         patience.see(step, skipped=bool(numbers["skipped"]))
 
     return write
-
-
-@contextmanager
-def _stop_signal():
-    """A function that says whether to stop after a step: SIGTERM or Ctrl-C has come. A second
-    Ctrl-C ends the process at once.
-
-    Several processes must agree on the step, or some would wait for the others for ever: JAX's own
-    service does that, and catches the signal itself.
-    """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    came: list[int] = []
-
-    def note(number, frame) -> None:
-        if number == signal.SIGINT:
-            if signal.SIGINT in came:
-                os._exit(130)  # what is being saved is lost; the checkpoint before it is whole
-            say("Stopping after this step, which is saved. Ctrl-C again ends at once.")
-        came.append(number)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda step: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
