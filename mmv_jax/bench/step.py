@@ -35,7 +35,7 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Work:
+class TimedRows:
     """What is trained on what: DINO and iBOT over rows of `length` tokens whose global crops come
     first and end before `prefix`.
     """
@@ -52,7 +52,7 @@ class Work:
     bottleneck: int = 256
 
 
-def equal_crops(rows: int = 2, length: int = 2048, tokens: int = 512) -> Work:
+def equal_crops(rows: int = 2, length: int = 2048, tokens: int = 512) -> TimedRows:
     """Rows of two global views of each study, all of one length: nothing to pad, one batch for
     PyTorch.
     """
@@ -64,10 +64,10 @@ def equal_crops(rows: int = 2, length: int = 2048, tokens: int = 512) -> Work:
         )
         for r in range(rows)
     )
-    return Work(f"{rows} rows of {length}, crops of {tokens}", length, length, made)
+    return TimedRows(f"{rows} rows of {length}, crops of {tokens}", length, length, made)
 
 
-def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> Work:
+def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> TimedRows:
     """Rows of radiographs and CTs as multi-crop training cuts them, two global and four local views
     each, less the patches that hold nothing.
     """
@@ -88,7 +88,7 @@ def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> Work:
         study += -study % 3  # every row begins with a CT
     prefix = max(sum(crop.tokens for crop in row if crop.is_global) for row in made)
     lengths = [crop.tokens for row in made for crop in row]
-    return Work(
+    return TimedRows(
         f"{rows} rows of {length}, {len(lengths)} crops of {min(lengths)} to {max(lengths)}",
         length,
         -(-prefix // 64) * 64,
@@ -96,7 +96,7 @@ def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> Work:
     )
 
 
-def bench_step(works: Sequence[Work] | None = None, turns: int = 3) -> dict:
+def bench_step(works: Sequence[TimedRows] | None = None, turns: int = 3) -> dict:
     """Medians of steps in turn; PyTorch (extra `torch`) runs in a second process, and its cases are
     left out where it is absent.
 
@@ -129,12 +129,12 @@ def bench_step(works: Sequence[Work] | None = None, turns: int = 3) -> dict:
     return {"bench": "step", "cases": cases, "notes": notes}
 
 
-def describe(work: Work) -> dict:
+def describe(work: TimedRows) -> dict:
     """The work with the numbers that its encoder's name stands for, as PyTorch needs them."""
     return asdict(work) | dict(zip(("width", "depth", "heads"), SIZES[work.size]))
 
 
-def config_of(work: Work) -> ConfigDict:
+def config_of(work: TimedRows) -> ConfigDict:
     """The config of a run that would have such rows; one device a core where their number divides
     the rows, each with its part of the state.
     """
@@ -165,7 +165,7 @@ def config_of(work: Work) -> ConfigDict:
     return c
 
 
-def make_batch(work: Work) -> dict[str, np.ndarray]:
+def make_batch(work: TimedRows) -> dict[str, np.ndarray]:
     """The rows as `data/` would give them, with noise for voxels."""
     rng = np.random.default_rng(0)
     shape = row_shape(config_of(work))
@@ -195,7 +195,7 @@ def make_batch(work: Work) -> dict[str, np.ndarray]:
     return batch
 
 
-def step_of(work: Work) -> Callable[[], float]:
+def step_of(work: TimedRows) -> Callable[[], float]:
     """A function that takes the next step of a run and says how long it took."""
     config = config_of(work)
     mesh = make_mesh(**config.mesh, devices=jax.devices()[: config.mesh.fsdp])
