@@ -140,7 +140,8 @@ def evaluate_mammograms(
             "No bac_mask could be read, so that there is nothing to compare the areas with. "
             + "; ".join(notes)
         )
-    views = confirmed(views, finder.measure)
+    index_dates = read_index_dates(cohort) if cohort else None
+    views = confirmed(views, finder.measure, index_dates=index_dates)
     judged = _as_reported(judged, views)
     notes += [
         f"mammogram {view.number} does not count: {view.remark}" for view in views if view.remark

@@ -14,13 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from scipy import ndimage
 
-from mmv_jax.bac.examination import EARLIER as EARLIER
 from mmv_jax.bac.examination import of_one_examination
 from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cohort import SEVERITIES, severity
 
-EARLIER = "an earlier examination: of a woman's the latest counts"
 NEAR_MM = 2.0  # pixels whose neighbourhoods, so far along each axis, meet belong together
 # the views of a breast show the same calcification: their sum would count it twice
 OF_VIEWS = ("mean", "max")

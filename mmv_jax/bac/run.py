@@ -61,6 +61,7 @@ class Found:
             area_mm2=area,
             sure_mm2=self.sure_mm2,
             date=m.date,
+            examination=m.examination,
         )
 
 

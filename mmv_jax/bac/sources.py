@@ -147,8 +147,9 @@ def read_mammogram(entry: Entry) -> Mammogram:
         patient_id=patient,
         side=side,
         view=view,
-        remark=_remark(study, side, view),
+        remark=_remark(study, side, view) or special(tags),
         date=names["StudyDate"],
+        examination=names["StudyInstanceUID"],
     )
 
 

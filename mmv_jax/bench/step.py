@@ -12,8 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmv_jax.bench.run import NO_TORCH, case, in_turn, seconds, use_every_core, worker
-from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.models.encoder import SIZES
+from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.train.loop import make_parts, row_shape
 from mmv_jax.train.state import init_state

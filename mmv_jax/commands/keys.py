@@ -42,14 +42,24 @@ def _in(group: str, keys: Keys) -> dict[str, Key]:
 
 
 def _encoder_keys() -> dict[str, Key]:
-    from mmv_jax.models.encoder import Encoder
-    from mmv_jax.models.encoder import SIZES
+    from mmv_jax.models.encoder import SIZES, Encoder
     from mmv_jax.models.sizes import make_encoder
 
     own = keys_of(Encoder, without=FLAX)
     by_size = {name: Key(None, "None: of the size.", int) for name in ("width", "depth", "heads")}
     named = {"size": Key(kind=str, meaning=f"One of {', '.join(SIZES)}.")}
     return _in("encoder", keys_of(make_encoder) | own | by_size | named)
+
+
+def _objective_keys() -> dict[str, Key]:
+    """The weight of every loss term, and the options of each."""
+    from mmv_jax.objectives.table import TERMS
+
+    keys: dict[str, Key] = {}
+    for name, term in TERMS.items():
+        keys |= keys_of(term, without=("encoder",))
+        keys[name] = Key(0.0, f"Weight of the loss term {name}; 0 leaves it out.")
+    return _in("objective", keys)
 
 
 def pretraining_keys() -> dict[str, Key]:
@@ -59,7 +69,7 @@ def pretraining_keys() -> dict[str, Key]:
     from mmv_jax.data.tokens import RowShape
     from mmv_jax.parallel import make_mesh
     from mmv_jax.train.health import HealthOptions
-    from mmv_jax.train.loop import crop_views, make_objective
+    from mmv_jax.train.loop import crop_views
     from mmv_jax.train.optimizer import make_ema, make_optimizer
 
     shape = {field.name for field in fields(RowShape)}
@@ -75,7 +85,7 @@ def pretraining_keys() -> dict[str, Key]:
     for name in ("planar", "volume"):
         keys |= _in(f"crops.{name}", keys_of(crop_views))
     keys |= _encoder_keys()
-    keys |= _in("objective", keys_of(make_objective, without=("encoder", "temperature", "prefix")))
+    keys |= _objective_keys()
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))
     keys |= _in("ema", keys_of(make_ema, without=("steps", "rows")))
     keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config")))

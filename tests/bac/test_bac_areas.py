@@ -11,8 +11,8 @@ from mmv_jax.bac.agreement import (
     severity_scores,
     severity_table,
 )
+from mmv_jax.bac.examination import EARLIER
 from mmv_jax.bac.measure import (
-    EARLIER,
     Measure,
     ViewResult,
     confirmed,

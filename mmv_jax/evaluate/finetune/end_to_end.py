@@ -34,8 +34,8 @@ from mmv_jax.evaluate.kinds.segmentation import (
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
-from mmv_jax.models.cnn import Classifier, UNet
 from mmv_jax.models.backbone import Backbone
+from mmv_jax.models.cnn import Classifier, UNet
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.models.segmentation import resize
 from mmv_jax.store.read import Store

@@ -113,9 +113,15 @@ def fit(
     count = len(next(iter(data.values())))
     rows, per_epoch = shape_of_epoch(count, recipe)
     tx = make_optimizer(
-        recipe.epochs * per_epoch, rows,
-        peak_lr=recipe.peak_lr, at_rows=rows, warmup=WARMUP, weight_decay=recipe.weight_decay, b2=B2, clip=CLIP,
-    )  # fmt: skip
+        recipe.epochs * per_epoch,
+        rows,
+        peak_lr=recipe.peak_lr,
+        at_rows=rows,
+        warmup=WARMUP,
+        weight_decay=recipe.weight_decay,
+        b2=B2,
+        clip=CLIP,
+    )
     tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay, encoder)))
     step_fn = jax.jit(_step(loss_fn, tx), donate_argnums=0)
     # a copy: the step takes over the memory of what it is given
