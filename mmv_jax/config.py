@@ -165,7 +165,7 @@ def set_by_word(config: ConfigDict, word: str, keys: Keys | None = None) -> None
     key = find_key(keys or {}, name)
     node, names = config, _names(config, keys)
     for depth, group in enumerate(groups):
-        node = _child(node, group, ".".join(groups[: depth + 1]), key, names)
+        node = _child(node, group, name=".".join(groups[: depth + 1]), key=key, names=names)
     if leaf not in node and key is None:
         raise UserError(f"config.{name} does not exist. {nearest(name, names)}")
     old, new = node.get(leaf), _value(text)

@@ -85,8 +85,8 @@ def _stablehlo(params: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[by
     ]
     inputs += [jax.ShapeDtypeStruct((rows, length), jnp.int32)] * 2
 
-    def tokens(patches, coords_mm, kinds, segment_ids):
-        return encoder.apply({"params": params}, patches, coords_mm, kinds, segment_ids)["tokens"]
+    def tokens(*inputs):
+        return encoder.apply({"params": params}, *inputs)["tokens"]
 
     exported = jax.export.export(jax.jit(tokens), platforms=PLATFORMS)(*inputs)
     return (

@@ -123,7 +123,14 @@ def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
         metric: interval("mean", x[there], x[there], patients)
         for metric, x in (("dice", found.dice), ("hd95", found.hd95))
     }
-    return Result(task, name, found.dice, found.dice, metrics, found.choice)
+    return Result(
+        task=task,
+        encoder=name,
+        truth=found.dice,
+        predicted=found.dice,
+        metrics=metrics,
+        choice=found.choice,
+    )
 
 
 def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> list[Comparison]:
@@ -151,13 +158,13 @@ def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -
     differences = [_difference(a, b, resamples) for a, b in pairs]
     return [
         Comparison(
-            a.task.name,
-            a.encoder,
-            b.encoder,
-            a.kind.headline,
-            difference,
-            p,
-            _apart(a.headline, b.headline),
+            task=a.task.name,
+            first=a.encoder,
+            second=b.encoder,
+            metric=a.kind.headline,
+            better_by=difference,
+            p_holm=p,
+            apart=_apart(a.headline, b.headline),
         )
         for (a, b), difference, p in zip(pairs, differences, holm([d.p for d in differences]))
     ]
@@ -227,7 +234,9 @@ def result_of_vector(
         name: interval(metric, truth, predicted, patients)
         for name, metric in KINDS[task.kind].metrics.items()
     }
-    return Result(task, name, truth, predicted, metrics, choice)
+    return Result(
+        task=task, encoder=name, truth=truth, predicted=predicted, metrics=metrics, choice=choice
+    )
 
 
 def _difference(a: Result, b: Result, resamples: int) -> Difference:
@@ -237,9 +246,9 @@ def _difference(a: Result, b: Result, resamples: int) -> Difference:
     found = paired(
         kind.metrics[kind.headline],
         truth,
-        a.predicted[there],
-        b.predicted[there],
-        patients,
+        first=a.predicted[there],
+        second=b.predicted[there],
+        patients=patients,
         resamples=resamples,
     )
     return (

@@ -29,7 +29,13 @@ def read_low(
     step = extent / grid if spacing_mm is None else np.full(3, spacing_mm)
     start = (extent - step * grid) / 2
     z, y, x = (
-        resample_axis(float(start[a]), float(step[a]), grid[a], float(spacing[a]), int(voxels[a]))
+        resample_axis(
+            float(start[a]),
+            float(step[a]),
+            count=grid[a],
+            spacing_mm=float(spacing[a]),
+            voxels=int(voxels[a]),
+        )
         for a in range(3)
     )
     box = store.read_box(study, (z.first, y.first, x.first), (z.read, y.read, x.read))
@@ -54,7 +60,10 @@ def pixel_vectors(
         (grid[0], grid[1], grid[2]) if grid else GRIDS[2 if geometry.planar[studies[0]] else 3]
     )
     return np.stack(
-        [read_low(store, geometry, study, chosen, spacing_mm).ravel() for study in studies.tolist()]
+        [
+            read_low(store, geometry, study=study, grid=chosen, spacing_mm=spacing_mm).ravel()
+            for study in studies.tolist()
+        ]
     )
 
 

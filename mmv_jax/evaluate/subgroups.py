@@ -194,7 +194,15 @@ def _measure_group(
         value = interval(result.kind.metrics[metric], truth, result.predicted[inside], patients)
     positives = int((truth == 1).sum()) if result.kind.has_classes else None
     return (
-        GroupResult(task.name, result.encoder, grouping, group, metric, value, positives),
+        GroupResult(
+            task=task.name,
+            encoder=result.encoder,
+            grouping=grouping,
+            group=group,
+            metric=metric,
+            value=value,
+            positives=positives,
+        ),
         result,
         grouping,
         group,
@@ -226,9 +234,9 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
     found = contrast(
         among(metric, own),
         among(metric, rest),
-        result.truth,
-        result.predicted,
-        patients,
+        truth=result.truth,
+        predicted=result.predicted,
+        patients=patients,
         resamples=resamples,
     )
     return (
@@ -257,7 +265,14 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
         plain=interval("auroc", truth, predicted, patients),
         broken=interval(broken, truth, predicted, patients),
         within=interval(auroc_within(groups), truth, predicted, patients),
-        lost=contrast("auroc", broken, truth, predicted, patients, resamples=resamples),
+        lost=contrast(
+            "auroc",
+            broken,
+            truth=truth,
+            predicted=predicted,
+            patients=patients,
+            resamples=resamples,
+        ),
     )
 
 

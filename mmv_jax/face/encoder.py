@@ -204,8 +204,8 @@ def _whole(crops: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _tokens(network, params, patches, coords_mm, kinds, segment_ids):
-    return network.apply({"params": params}, patches, coords_mm, kinds, segment_ids)["tokens"]
+def _tokens(network, params, *inputs):
+    return network.apply({"params": params}, *inputs)["tokens"]
 
 
 def _read_safetensors(path: epath.Path) -> tuple[dict, dict]:

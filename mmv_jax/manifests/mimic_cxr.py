@@ -21,9 +21,8 @@ def list_mimic_cxr(root: Path, tell: Tell) -> Iterator[Row]:
         line["study_id"]: line
         for line in published_table(root, "mimic-cxr-*-chexpert.csv*", "study_id")
     }
-    for line in published_table(
-        root, "mimic-cxr-*-split.csv*", "subject_id", "study_id", "dicom_id", "split"
-    ):
+    columns = ("subject_id", "study_id", "dicom_id", "split")
+    for line in published_table(root, "mimic-cxr-*-split.csv*", *columns):
         patient, study, image = line["subject_id"], line["study_id"], line["dicom_id"]
         stem = f"files/p{patient[:2]}/p{patient}/s{study}/{image}"
         path = f"{stem}.jpg" if (root / f"{stem}.jpg").exists() else f"{stem}.dcm"

@@ -46,15 +46,8 @@ def list_nih_cxr14(root: Path, tell: Tell) -> Iterator[Row]:
     places = {
         path.name: path.relative_to(root).as_posix() for path in root.glob("images*/**/*.png")
     }
-    for line in published_table(
-        root,
-        "Data_Entry_2017*.csv",
-        "Image Index",
-        "Patient ID",
-        "Finding Labels",
-        "View Position",
-        "Patient Age",
-    ):
+    columns = ("Image Index", "Patient ID", "Finding Labels", "View Position", "Patient Age")
+    for line in published_table(root, "Data_Entry_2017*.csv", *columns):
         name, patient = line["Image Index"], line["Patient ID"]
         if name not in places or name not in listed:
             continue

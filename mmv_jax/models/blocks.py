@@ -102,13 +102,19 @@ class Combine(nn.Module):
         width, gated = x.shape[-1], self.mlp == "swiglu"
         hidden = hidden_width(width, self.mlp)
         y = self.dense(width, "attention_out", found.reshape(x.shape))
-        x = self.add(x, y, survival, segment_ids, "attention_scale")
+        x = self.add(x, y, survival=survival, segment_ids=segment_ids, name="attention_scale")
         y = flat(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm"), x)
         # gate and value of SwiGLU (arXiv 2002.05202) in one product
         y = self.dense(hidden * (2 if gated else 1), "mlp_inner", y)
         y = nn.with_logical_constraint(y, ("rows", "tokens", "hidden"))
         y = nn.silu(y[..., :hidden]) * y[..., hidden:] if gated else nn.gelu(y)
-        return self.add(x, self.dense(width, "mlp_out", y), survival, segment_ids, "mlp_scale")
+        return self.add(
+            x,
+            self.dense(width, "mlp_out", y),
+            survival=survival,
+            segment_ids=segment_ids,
+            name="mlp_scale",
+        )
 
     def dense(
         self, features: int, name: str, x: Float[Array, "B L E"]

@@ -73,10 +73,9 @@ def spread_out(x: Float[Array, "N z y x C"], factors: tuple[int, ...]) -> Float[
     channels.
     """
     (n, z, y, x_, c), (fz, fy, fx) = x.shape, factors
-    apart = x.reshape(n, z, y, x_, fz, fy, fx, c // (fz * fy * fx)).transpose(
-        0, 1, 4, 2, 5, 3, 6, 7
-    )
-    return apart.reshape(n, z * fz, y * fy, x_ * fx, -1)
+    apart = x.reshape((n, z, y, x_, fz, fy, fx, c // (fz * fy * fx)))
+    apart = apart.transpose((0, 1, 4, 2, 5, 3, 6, 7))
+    return apart.reshape((n, z * fz, y * fy, x_ * fx, -1))
 
 
 class LinearDecoder(nn.Module):
@@ -165,14 +164,16 @@ class GlobalLocalDecoder(nn.Module):
         whole = nn.Dense(self.width, name="global")(plain(cls))[:, None]
         # a study's answer must not hang on how much larger another one is
         there = jnp.any(levels[-1] != 0, axis=-1).reshape(studies, -1)
-        whole = whole + self.ask(whole, local, there, "global_asks", nn.initializers.lecun_normal())
+        whole = whole + self.ask(
+            whole, local, there=there, name="global_asks", out=nn.initializers.lecun_normal()
+        )
         answering = jnp.concatenate([jnp.ones((studies, 1), bool), there], axis=1)
         local = local + self.ask(
             local,
             jnp.concatenate([whole, local], axis=1),
-            answering,
-            "local_asks",
-            nn.initializers.zeros_init(),
+            there=answering,
+            name="local_asks",
+            out=nn.initializers.zeros_init(),
         )
         return Upsample(self.classes, name="upsample")(
             nn.gelu(local).reshape(studies, *grid, self.width), others, voxels

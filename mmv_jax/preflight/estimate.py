@@ -129,8 +129,14 @@ def _compile(config: ConfigDict, place: Topology | None, devices: list) -> _Prog
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refusal = str(error)
-    seconds = lowered_at - started, time.perf_counter() - lowered_at
-    return _Program(place, lowered, compiled, refusal, *seconds)
+    return _Program(
+        place=place,
+        lowered=lowered,
+        compiled=compiled,
+        refusal=refusal,
+        lower_s=lowered_at - started,
+        compile_s=time.perf_counter() - lowered_at,
+    )
 
 
 def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:

@@ -117,7 +117,11 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
                 [found["operands"]] if constant else re.findall(r"%([\w.\-]+)", found["operands"])
             )
             current[found["name"]] = Instruction(
-                found["name"], found["opcode"], shapes_of(found["type"]), operands, found["rest"]
+                name=found["name"],
+                opcode=found["opcode"],
+                shapes=shapes_of(found["type"]),
+                operands=operands,
+                rest=found["rest"],
             )
     return computations, entry
 
@@ -259,7 +263,11 @@ def convolution_flops(it: Instruction, neighbours: dict[str, Instruction]) -> in
     places = 1
     for axis in (label for label in c if label.isdigit()):
         places *= _places(
-            left[a.index(axis)], right[b.index(axis)], out[c.index(axis)], window, int(axis)
+            left[a.index(axis)],
+            right[b.index(axis)],
+            out=out[c.index(axis)],
+            window=window,
+            axis=int(axis),
         )
     groups = re.search(r"batch_group_count=(\d+)", it.rest)
     inputs = right[b.index("i")] // (int(groups[1]) if groups else 1)

@@ -67,7 +67,13 @@ def jpeg_frame(data: bytes) -> Frame:
                 int.from_bytes(data[at + 5 : at + 7], "big"),
                 int.from_bytes(data[at + 7 : at + 9], "big"),
             )
-            return Frame(rows, columns, data[at + 9], data[at + 4], marker)
+            return Frame(
+                rows=rows,
+                columns=columns,
+                components=data[at + 9],
+                bits=data[at + 4],
+                marker=marker,
+            )
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if length < 2:
             raise Refused("corrupt", "a JPEG marker has an impossible length")
@@ -88,4 +94,10 @@ def j2k_frame(data: bytes) -> Frame:
         int.from_bytes(data[at + n : at + n + 4], "big") for n in (8, 12, 16, 20)
     )
     components = int.from_bytes(data[at + 40 : at + 42], "big")
-    return Frame(height - top, width - left, components, (data[at + 42] & 0x7F) + 1, 0x51)
+    return Frame(
+        rows=height - top,
+        columns=width - left,
+        components=components,
+        bits=(data[at + 42] & 0x7F) + 1,
+        marker=0x51,
+    )

@@ -199,14 +199,14 @@ def _image(path: Path) -> Image:
     scale = scale_of(dataset, shared, own)
     values = fitting(true_values(dataset, decode_frame(dataset, 0), scale))
     return Image(
-        values[None],
-        planar_spacing(dataset, shared, own),
-        2,
-        scale.unit,
-        None,
-        allowed_numbers(dataset),
-        is_lossy(dataset),
-        burnt_in(dataset),
+        voxels=values[None],
+        spacing_mm=planar_spacing(dataset, shared, own),
+        ndim=2,
+        unit=scale.unit,
+        orientation=None,
+        attributes=allowed_numbers(dataset),
+        lossy=is_lossy(dataset),
+        told=burnt_in(dataset),
     )
 
 
@@ -225,14 +225,14 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
     for n, (k, scale) in enumerate(zip(places, scales)):
         canvas.put(k, true_values(dataset, decode_frame(dataset, n), scale))
     return Image(
-        canvas.voxels,
-        orientation.spacing_mm,
-        3,
-        _one_unit(scales),
-        orientation,
-        allowed_numbers(dataset),
-        is_lossy(dataset),
-        burnt_in(dataset),
+        voxels=canvas.voxels,
+        spacing_mm=orientation.spacing_mm,
+        ndim=3,
+        unit=_one_unit(scales),
+        orientation=orientation,
+        attributes=allowed_numbers(dataset),
+        lossy=is_lossy(dataset),
+        told=burnt_in(dataset),
     )
 
 
@@ -268,14 +268,14 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
         canvas.put(k, true_values(dataset, decode_frame(dataset, 0), scale))
     lossy = any(is_lossy(header) for _, header in headers)
     return Image(
-        canvas.voxels,
-        orientation.spacing_mm,
-        3,
-        _one_unit(scales),
-        orientation,
-        allowed_numbers(headers[0][1]),
-        lossy,
-        burnt_in(headers[0][1]),
+        voxels=canvas.voxels,
+        spacing_mm=orientation.spacing_mm,
+        ndim=3,
+        unit=_one_unit(scales),
+        orientation=orientation,
+        attributes=allowed_numbers(headers[0][1]),
+        lossy=lossy,
+        told=burnt_in(headers[0][1]),
     )
 
 

@@ -91,7 +91,14 @@ def study_of(image: Image, spacing_mm: float | None, unit: str | None) -> Study:
         told += (("fill_values", "values that no tissue has were set to the nearest that one has"),)
     if image.orientation is not None and kind != "shape":
         told += check_slices(voxels, image.orientation.order.index(0), kind)
-    return Study(voxels, spacing, image.ndim, kind, attributes, told)
+    return Study(
+        voxels=voxels,
+        spacing_mm=spacing,
+        ndim=image.ndim,
+        unit=kind,
+        attributes=attributes,
+        told=told,
+    )
 
 
 def check_extent(image: Image) -> None:

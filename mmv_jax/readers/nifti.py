@@ -88,7 +88,9 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
     check_statements(header)
     orientation = orientation_of(shape, affine[:, SLOWEST_FIRST])
     _skip(file, offset - here)
-    voxels = _read_slices(file, shape, dtype, _scaling(header), orientation)
+    voxels = _read_slices(
+        file, shape, dtype=dtype, scaling=_scaling(header), orientation=orientation
+    )
     if zipped:
         _skip_to_end(file)
     return Image(voxels, orientation.spacing_mm, 3, orientation=orientation)

@@ -55,7 +55,9 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
     with on_mesh(mesh):
         batch = next(device_batches(rows, mesh, 0, workers=0))
         began = time.perf_counter()
-        compiled = jit_step(objective, tx, ema, shapes, mesh).lower(state, batch).compile()
+        compiled = (
+            jit_step(objective, tx, ema=ema, state=shapes, mesh=mesh).lower(state, batch).compile()
+        )
         compile_s, began = time.perf_counter() - began, time.perf_counter()
         _, metrics = compiled(state, batch)
         loss = float(np.asarray(metrics["loss"]))

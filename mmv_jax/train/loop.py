@@ -69,7 +69,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     rows = make_rows(store, config)
     # State: made where it will live, never whole on one device.
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
-    step_fn = jit_step(objective, tx, ema, shapes, mesh)
+    step_fn = jit_step(objective, tx, ema=ema, state=shapes, mesh=mesh)
     probe = make_probe(store, config, mesh)
     seen = {
         "key_fingerprint": store.key_fingerprint,
@@ -87,7 +87,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
             rows = rows.begin_at(tuple(before.get("begin", (0, 0))))
         else:
             state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
-        run = _Run(config, mesh, step_fn, probe, checkpoints)
+        run = _Run(config, mesh, step_fn=step_fn, probe=probe, checkpoints=checkpoints)
         with _make_log(workdir, first, config.steps) as log:
             carried = {**carried, "pretraining": seen}
             return run.train(state, rows, first=first, carried=carried, log=log)
@@ -147,7 +147,7 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
         for name, x in spec.items()
     }
     with on_mesh(mesh):
-        return jit_step(objective, tx, ema, state, mesh).lower(state, batch)
+        return jit_step(objective, tx, ema=ema, state=state, mesh=mesh).lower(state, batch)
 
 
 def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformation, Schedule]:
@@ -156,14 +156,8 @@ def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformat
     """
     per_step = config.rows.per_step
     encoder = _call("encoder", make_encoder, **config.encoder)
-    objective = _call(
-        "objective",
-        make_objective,
-        encoder,
-        make_teacher_temperature(config.steps),
-        config.rows.prefix,
-        **config.objective,
-    )
+    known = (encoder, make_teacher_temperature(config.steps), config.rows.prefix)
+    objective = _call("objective", make_objective, *known, **config.objective)
     tx = _call("optimizer", make_optimizer, config.steps, per_step, **config.optimizer)
     return objective, tx, _call("ema", make_ema, config.steps, per_step, **config.ema)
 
@@ -237,11 +231,27 @@ def crop_views(
       global_grid, local_grid: voxels (z, y, x) at most, multiples of the patch.
       global_scale, local_scale: from which to which share of the study a crop takes.
     """
-    views = [View("global", globals, _grid(global_grid), _scale(global_scale), True)]
+    views = [
+        View(
+            name="global",
+            count=globals,
+            grid=_grid(global_grid),
+            scale=_scale(global_scale),
+            is_global=True,
+        )
+    ]
     if locals:
         if local_grid is None or local_scale is None:
             raise UserError("config.crops: local views need local_grid and local_scale.")
-        views.append(View("local", locals, _grid(local_grid), _scale(local_scale), False))
+        views.append(
+            View(
+                name="local",
+                count=locals,
+                grid=_grid(local_grid),
+                scale=_scale(local_scale),
+                is_global=False,
+            )
+        )
     return views
 
 
@@ -309,12 +319,12 @@ def make_probe(
     grids = {2: tuple(config.crops.planar.global_grid), 3: tuple(config.crops.volume.global_grid)}
     coordinates = config.data.get("coordinates", "mm")
     probe = Probe(
-        store,
-        make_encoder(**config.encoder),
-        dict(labels),
-        config.rows.length,
-        grids,
-        coordinates,
+        store=store,
+        encoder=make_encoder(**config.encoder),
+        labels=dict(labels),
+        length=config.rows.length,
+        grids=grids,
+        coordinates=coordinates,
     )
 
     for modality, why in probe.untold().items() if jax.process_index() == 0 else ():

@@ -68,7 +68,9 @@ class Objective:
         """The weighted sum, and what was seen on the way: each term, and `features` [N, D] of the
         first global crops for the health figures.
         """
-        seen = self._encode(student, teacher, batch, key, self.temperature(step))
+        seen = self._encode(
+            student, teacher, batch=batch, key=key, temperature=self.temperature(step)
+        )
         out: dict[str, Array] = {}
         total = jnp.zeros(())
         for name, term in self.terms.items():

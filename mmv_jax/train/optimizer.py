@@ -37,7 +37,9 @@ def make_learning_rate(
             " or lower the share."
         )
     peak = peak_lr * (rows / at_rows) ** 0.5
-    return optax.schedules.warmup_cosine_decay_schedule(0.0, peak, rising, steps, 0.01 * peak)
+    return optax.schedules.warmup_cosine_decay_schedule(
+        0.0, peak, rising, decay_steps=steps, end_value=0.01 * peak
+    )
 
 
 def make_optimizer(
@@ -65,7 +67,7 @@ def make_optimizer(
     Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv
       2111.06377, table 8).
     """
-    schedule = make_learning_rate(steps, rows, peak_lr, at_rows, warmup)
+    schedule = make_learning_rate(steps, rows, peak_lr=peak_lr, at_rows=at_rows, warmup=warmup)
     adamw = optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay, mask=kernels)
     return optax.chain(optax.clip_by_global_norm(clip), adamw)
 

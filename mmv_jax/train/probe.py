@@ -136,6 +136,6 @@ class Probe:
 
 
 @jax.jit(static_argnums=(0, 1))
-def _tokens(encoder, everywhere, params, patches, coords_mm, kinds, segment_ids):
-    tokens = encoder.apply({"params": params}, patches, coords_mm, kinds, segment_ids)["tokens"]
+def _tokens(encoder, everywhere, params, *inputs):
+    tokens = encoder.apply({"params": params}, *inputs)["tokens"]
     return jax.lax.with_sharding_constraint(tokens, everywhere)

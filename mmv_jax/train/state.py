@@ -76,11 +76,11 @@ def state_maker(
         }
         student, teacher = objective.init(jax.random.fold_in(key, 0), batch)
         return TrainState(
-            jnp.zeros((), jnp.int32),
-            student,
-            teacher,
-            tx.init(student),
-            jax.random.key_data(jax.random.fold_in(key, 1)),
+            step=jnp.zeros((), jnp.int32),
+            student=student,
+            teacher=teacher,
+            opt_state=tx.init(student),
+            key=jax.random.key_data(jax.random.fold_in(key, 1)),
         )
 
     return make
@@ -105,9 +105,9 @@ def join_items(items: Mapping[str, Any]) -> TrainState:
     """The inverse of `split_items`."""
     saved = items["state"]
     return TrainState(
-        saved["step"],
-        saved["student"],
-        {"encoder": items["encoder"], **saved["teacher"]},
-        saved["opt_state"],
-        saved["key"],
+        step=saved["step"],
+        student=saved["student"],
+        teacher={"encoder": items["encoder"], **saved["teacher"]},
+        opt_state=saved["opt_state"],
+        key=saved["key"],
     )

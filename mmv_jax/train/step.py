@@ -30,14 +30,16 @@ def train_step(
     # A resumed run draws what an unbroken one would have drawn.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     (loss, seen), grads = jax.value_and_grad(objective.loss, has_aux=True)(
-        state.student, state.teacher, batch, key, state.step
+        state.student, teacher=state.teacher, batch=batch, key=key, step=state.step
     )
     norm = optax.tree.norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.student)
     student = optax.apply_updates(state.student, updates)
     followed = {name: student[name] for name in state.teacher}
     teacher = optax.incremental_update(followed, state.teacher, 1 - ema(state.step))
-    new = TrainState(state.step, student, teacher, opt_state, state.key)
+    new = TrainState(
+        step=state.step, student=student, teacher=teacher, opt_state=opt_state, key=state.key
+    )
     kept, skipped = keep_finite(new, state, loss, norm)
     metrics = {
         "loss": loss,

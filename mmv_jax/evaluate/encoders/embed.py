@@ -47,7 +47,12 @@ def embed(
     everything = np.arange(len(opened))
     wanted = everything if "patch" in tokens else everything[:0]
     parts: Iterable[Features] = encode_parts(
-        trained, opened, everything, wanted, out / "parts", progress("encoded")
+        trained,
+        opened,
+        studies=everything,
+        with_tokens=wanted,
+        folder=out / "parts",
+        report=progress("encoded"),
     )
     places = _places(trained, Geometry.of(opened.index)) if "patch" in tokens else pd.DataFrame()
     if "patch" in tokens:

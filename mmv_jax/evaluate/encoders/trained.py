@@ -50,8 +50,8 @@ class TrainedEncoder:
 
 
 @jax.jit(static_argnums=0)
-def _tokens(encoder, params, patches, coords_mm, kinds, segment_ids):
-    out = encoder.apply({"params": params}, patches, coords_mm, kinds, segment_ids)
+def _tokens(encoder, params, *inputs):
+    out = encoder.apply({"params": params}, *inputs)
     return out["tokens"], out["blocks"][jnp.array(early_layers(encoder.depth))]
 
 

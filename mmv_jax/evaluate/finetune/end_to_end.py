@@ -139,7 +139,7 @@ def to_patches(
     the patch's depth (as `data.tokens.to_patches`).
     """
     (n, depth), (tz, ty, tx), (pz, py, px) = voxels.shape[:2], tokens, patch
-    cut_up = voxels.reshape(n, tz, depth // tz, ty, py, tx, px).transpose(0, 1, 3, 5, 2, 4, 6)
+    cut_up = voxels.reshape((n, tz, depth // tz, ty, py, tx, px)).transpose((0, 1, 3, 5, 2, 4, 6))
     return jnp.broadcast_to(cut_up, (n, tz, ty, tx, pz, py, px)).reshape(
         n, tz * ty * tx, pz * py * px
     )
@@ -200,7 +200,7 @@ def read_images(
         kept_all[i][own] = kept[i][tuple(map(slice, tokens))].ravel()
         if KINDS[task.kind].is_mask:
             masks[i][place] = task.structure(
-                read_crop_mask(store, geometry, study, crops[i], task.mask)
+                read_crop_mask(store, geometry, i=study, crop=crops[i], mask=task.mask)
             )
             scenes.append(
                 Scene(
@@ -249,7 +249,7 @@ def learn(
     frame = frame_of(ours, geometry, task)
     model = make_model(protocol, ours, task, frame)
     train, val = (
-        read_images(ours, store, geometry, task[task.split == part], frame)
+        read_images(ours, store, geometry=geometry, task=task[task.split == part], frame=frame)
         for part in ("train", "val")
     )
     first = [jnp.asarray(train.arrays[name][:1]) for name in INPUTS]
@@ -275,14 +275,14 @@ def learn(
     fitted = fit(
         params,
         loss_fn,
-        train.arrays,
-        lambda params: kind.score(predict(params, val), val.arrays["truth"], val.scenes),
-        recipe,
-        seed,
+        data=train.arrays,
+        score=lambda params: kind.score(predict(params, val), val.arrays["truth"], val.scenes),
+        recipe=recipe,
+        seed=seed,
         encoder=None if protocol == "supervised" else ours.encoder,
     )
     chosen = predict(fitted.params, val)
-    test = read_images(ours, store, geometry, task[task.split == "test"], frame)
+    test = read_images(ours, store, geometry=geometry, task=task[task.split == "test"], frame=frame)
     found, choice = predict(fitted.params, test), f"epoch {fitted.epoch}"
     if not kind.is_mask:
         return found, choice

@@ -137,7 +137,12 @@ def fit(
         )
 
     return stopped_by_val(
-        step, lambda: score(state[0]), lambda: jax.tree.map(jnp.copy, state[0]), count, recipe, seed
+        step,
+        lambda: score(state[0]),
+        copy=lambda: jax.tree.map(jnp.copy, state[0]),
+        count=count,
+        recipe=recipe,
+        seed=seed,
     )
 
 
@@ -156,7 +161,9 @@ def learning_rates(count: int, recipe: Recipe) -> Float[np.ndarray, " steps"]:
     rows, per_epoch = shape_of_epoch(count, recipe)
     steps = recipe.epochs * per_epoch
     return np.asarray(
-        jax.vmap(make_learning_rate(steps, rows, recipe.peak_lr, rows, WARMUP))(jnp.arange(steps))
+        jax.vmap(
+            make_learning_rate(steps, rows, peak_lr=recipe.peak_lr, at_rows=rows, warmup=WARMUP)
+        )(jnp.arange(steps))
     )
 
 

@@ -93,7 +93,9 @@ def read_slices(
         inside = (slice(None), *(slice(part.stop * foreign.patch) for part in tokens[1:]))
         own[inside] = True
         if KINDS[task.kind].is_mask:
-            mask = task.structure(read_crop_mask(store, geometry, study, crops[n], task.mask))
+            mask = task.structure(
+                read_crop_mask(store, geometry, i=study, crop=crops[n], mask=task.mask)
+            )
             there[inside] = foreign.layers(mask)
             scenes.append(
                 Scene(

@@ -109,7 +109,8 @@ def fit_head(
     train, val, test = (_part(grids, split == s) for s in ("train", "val", "test"))
     first = {key: jnp.asarray(array[:1]) for key, array in train.items()}
     apply = partial(_logits, head, answers=answers, voxels=voxels)
-    params = init_params(head, seed, _levels(first), first["cls"], answers)
+    inputs = (_levels(first), first["cls"], answers)
+    params = init_params(head, seed, *inputs)
     predict = jax.jit(lambda params, batch: jax.nn.sigmoid(apply(params, batch)))
 
     def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
@@ -124,10 +125,10 @@ def fit_head(
     fitted = fit(
         params,
         loss_fn,
-        train,
-        lambda params: agreement(probabilities(params, val), val_scenes),
-        recipe,
-        seed,
+        data=train,
+        score=lambda params: agreement(probabilities(params, val), val_scenes),
+        recipe=recipe,
+        seed=seed,
     )
     threshold = float(
         THRESHOLDS[int(sweep(probabilities(fitted.params, val), val_scenes).argmax())]

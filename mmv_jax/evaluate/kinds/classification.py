@@ -88,11 +88,11 @@ class _Logistic:
         )
         curvature = (z.astype(np.float64) ** 2).sum(axis=0)[:, None] * variance + penalty + 1e-9
         return cls(
-            z,
-            np.repeat(y, per_task, axis=1).astype(np.float32),
-            np.repeat(known, per_task, axis=1).astype(np.float32),
-            penalty,
-            curvature,
+            z=z,
+            y=np.repeat(y, per_task, axis=1).astype(np.float32),
+            known=np.repeat(known, per_task, axis=1).astype(np.float32),
+            penalty=penalty,
+            curvature=curvature,
         )
 
     def loss(self, logits, beta) -> np.ndarray:
@@ -110,9 +110,9 @@ class _Logistic:
         return _Logistic(
             self.z,
             self.y[:, columns],
-            self.known[:, columns],
-            self.penalty[:, columns],
-            self.curvature[:, columns],
+            known=self.known[:, columns],
+            penalty=self.penalty[:, columns],
+            curvature=self.curvature[:, columns],
         )
 
 
@@ -145,7 +145,16 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
             active = np.ones(len(here), bool)
         direction = _direction(gradient, pairs, problem.curvature) * active[None]
         along = problem.z @ direction.astype(np.float32)
-        step = _line_search(problem, logits, along, beta, direction, loss, gradient, active)
+        step = _line_search(
+            problem,
+            logits,
+            along=along,
+            beta=beta,
+            direction=direction,
+            loss=loss,
+            gradient=gradient,
+            active=active,
+        )
         moved = step[None] * direction
         beta, logits = beta + moved, logits + (step[None] * along).astype(np.float32)
         before, gradient, loss = (

@@ -22,7 +22,9 @@ def few_shot_sections(points: Sequence[Point]) -> list[Section]:
         return []
     curves: dict[str, dict[str, list[tuple[int, Bar]]]] = {}
     for p in points:
-        bar = Bar(p.task, p.encoder, p.value.value, p.value.low, p.value.high)
+        bar = Bar(
+            group=p.task, series=p.encoder, value=p.value.value, low=p.value.low, high=p.value.high
+        )
         curves.setdefault(p.task, {}).setdefault(p.encoder, []).append((p.patients, bar))
     text = [
         "The probe with a part of the training patients: the mean over draws, with the interval of"

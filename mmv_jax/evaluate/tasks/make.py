@@ -50,7 +50,7 @@ def make_task(
     """
     asked_by = f"config.tasks.{name}"
     own = _kind_of(kind, asked_by, bool(confounders))
-    asked = _Truth(name, own, label, positive, mask, local)
+    asked = _Truth(name, own, label=label, positive=positive, mask=mask, local=local)
     chosen, labels = asked.of(index, _chosen(index, where, test_where, asked_by))
     studies = np.flatnonzero(chosen)
     asked.check_found(index, studies)

@@ -44,7 +44,9 @@ def scenes(
     crops, kept = encoder.views(geometry[task.studies])
     out = []
     for n, study in enumerate(task.studies.tolist()):
-        truth = task.structure(read_crop_mask(store, geometry, study, crops[n], task.mask))
+        truth = task.structure(
+            read_crop_mask(store, geometry, i=study, crop=crops[n], mask=task.mask)
+        )
         own = kept[n][tuple(slice(t) for t in crops.tokens[n])]
         out.append(Scene(features.tokens[study], own, truth, float(crops.spacing_mm[n])))
     return out
@@ -63,7 +65,7 @@ def local_means(
     region = replace(task, mask=task.local, flags=ANY_BIT)
     weights = [
         (tiles(scene.truth, scene.kept).mean(axis=1), scene.tokens)
-        for scene in scenes(encoder, store, geometry, region, features)
+        for scene in scenes(encoder, store, geometry=geometry, task=region, features=features)
     ]
     empty = sum(weight.sum() == 0 for weight, _ in weights)
     if empty:
@@ -91,7 +93,7 @@ def check_structure(task: Task, scenes: Sequence[Scene]) -> None:
 def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
     """The kept patches of a grid, `[n, P]`."""
     (tz, ty, tx), (gz, gy, gx) = kept.shape, grid.shape
-    cut = grid.reshape(tz, gz // tz, ty, gy // ty, tx, gx // tx).transpose(0, 2, 4, 1, 3, 5)[kept]
+    cut = grid.reshape((tz, gz // tz, ty, gy // ty, tx, gx // tx)).transpose((0, 2, 4, 1, 3, 5))[kept]
     return cut.reshape(len(cut), -1)
 
 
@@ -102,4 +104,4 @@ def untile(
     (tz, ty, tx), (gz, gy, gx) = kept.shape, shape
     out = np.zeros((tz, ty, tx, gz // tz, gy // ty, gx // tx), patches.dtype)
     out[kept] = patches.reshape(-1, *out.shape[3:])
-    return out.transpose(0, 3, 1, 4, 2, 5).reshape(shape)
+    return out.transpose((0, 3, 1, 4, 2, 5)).reshape(shape)
