@@ -23,7 +23,7 @@ SECTIONS = ("Args:", "Attributes:", "Fields:")  # of a docstring
 
 
 @dataclass(frozen=True)
-class Key:
+class ConfigKey:
     """What is known of one value of a config.
 
     Attributes:
@@ -49,10 +49,10 @@ class Key:
         return f"must be of the type {self.kind.__name__}, but {value!r} is a {told}"
 
 
-Keys = Mapping[str, Key]  # by full name: "rows.length"
+Keys = Mapping[str, ConfigKey]  # by full name: "rows.length"
 
 
-def keys_of(function: Callable, without: Iterable[str] = ()) -> dict[str, Key]:
+def keys_of(function: Callable, without: Iterable[str] = ()) -> dict[str, ConfigKey]:
     """The keys of a group whose values are the arguments of a function, or the fields of a class.
 
     Meanings are read from the docstring's `Args`, `Attributes` or `Fields`.
@@ -68,7 +68,7 @@ def keys_of(function: Callable, without: Iterable[str] = ()) -> dict[str, Key]:
             simple = argument.annotation if argument.annotation in SIMPLE else None
             has_default = argument.default is not inspect.Parameter.empty
             default = argument.default if has_default else NEEDED
-            keys[name] = Key(default, meanings.get(name, ""), simple)
+            keys[name] = ConfigKey(default, meanings.get(name, ""), simple)
     return keys
 
 
@@ -188,7 +188,7 @@ def set_by_word(config: ConfigDict, word: str, keys: Keys | None = None) -> None
         ) from error
 
 
-def find_key(keys: Keys, name: str) -> Key | None:
+def find_key(keys: Keys, name: str) -> ConfigKey | None:
     """The key of a full name. A part of a name that is the user's own stands as `*` in `keys`."""
     parts = name.split(".")
     for pattern, key in keys.items():
@@ -253,7 +253,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _child(
-    node: ConfigDict, group: str, name: str, key: Key | None, names: Iterable[str]
+    node: ConfigDict, group: str, name: str, key: ConfigKey | None, names: Iterable[str]
 ) -> ConfigDict:
     """A group of a config, made where it is absent and `key`, which stands in it, is known."""
     if key is not None and node.get(group) is None:

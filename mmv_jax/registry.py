@@ -9,7 +9,7 @@ from mmv_jax.errors import UserError
 Entry = TypeVar("Entry")
 
 
-class Table(Generic[Entry]):
+class Registry(Generic[Entry]):
     """Entries by name, in the order in which they were registered.
 
     A plug-in file registers its own when it is loaded; the package's own entries stand first.
@@ -18,7 +18,7 @@ class Table(Generic[Entry]):
       name: what an entry is, in the singular, as a message says it: "loss term".
 
     Example:
-      >>> shapes = Table("shape")
+      >>> shapes = Registry("shape")
       >>> shapes.register("square", 4)
       4
       >>> shapes["square"], "circle" in shapes, list(shapes)

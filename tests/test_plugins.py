@@ -19,8 +19,8 @@ from mmv_jax.plugins import (
     resolve_plugins,
 )
 from mmv_jax.readers.read import FORMATS
-from mmv_jax.registry import Table
-from mmv_jax.store import ingest
+from mmv_jax.registry import Registry
+from mmv_jax.store import jobs
 from mmv_jax.store.read import Store
 from mmv_jax.train.workdir import keep_config
 
@@ -71,7 +71,7 @@ def write(folder: Path, name: str, source: str) -> Path:
 
 
 def test_a_reader_and_a_data_set_from_outside_with_two_workers(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ingest, "TASK_LINES", 2)  # two tasks, one for each
+    monkeypatch.setattr(jobs, "TASK_LINES", 2)  # two tasks, one for each
     data = tmp_path / "data"
     data.mkdir()
     for n in range(4):
@@ -116,7 +116,7 @@ def test_a_config_carries_names_and_digests(tmp_path, monkeypatch):
 
 
 def test_the_same_file_twice_is_harmless_and_two_of_one_name_are_not(tmp_path):
-    table: Table = Table("thing")
+    table: Registry = Registry("thing")
     sys.modules["a_table_of_things"] = table  # type: ignore[assignment]
     source = "import a_table_of_things as t\nt.register('a', object)\n"
     file = write(tmp_path, "mine.py", source)

@@ -3,7 +3,7 @@
 import pytest
 
 from mmv_jax.errors import UserError
-from mmv_jax.registry import Table
+from mmv_jax.registry import Registry
 
 
 class Round: ...
@@ -13,7 +13,7 @@ class Flat: ...
 
 
 def test_entries_come_back_by_name_and_in_order():
-    table: Table = Table("shape")
+    table: Registry = Registry("shape")
     table.register("flat", Flat)
     table.register("round", Round)
     assert table["round"] is Round
@@ -23,7 +23,7 @@ def test_entries_come_back_by_name_and_in_order():
 
 
 def test_an_unknown_name_names_the_nearest_one():
-    table: Table = Table("shape")
+    table: Registry = Registry("shape")
     table.register("round", Round)
     with pytest.raises(UserError, match="no shape named 'rount'.*Did you mean round"):
         table["rount"]
@@ -32,7 +32,7 @@ def test_an_unknown_name_names_the_nearest_one():
 
 
 def test_a_taken_name_is_refused_but_the_same_entry_may_come_again():
-    table: Table = Table("shape")
+    table: Registry = Registry("shape")
     table.register("round", Round)
     table.register("round", Round)
     with pytest.raises(UserError, match="already a shape named 'round'"):

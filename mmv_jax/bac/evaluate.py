@@ -154,11 +154,10 @@ def evaluate_mammograms(
         parts = [*parts, *outcome_sections(analysis)]
     parts += [Section("Remarks on the images", notes)] if notes else []
     parts.append(Section("Settings", pre=f"{finder.measure}\n{config}", pre_title="config"))
-    subtitle = f"{len(views)} mammograms of {len({view.woman for view in views})} women"
     write_page(
         workdir / "report.html",
         "Breast arterial calcification",
-        subtitle=subtitle,
+        subtitle=f"{len(views)} mammograms of {len({view.woman for view in views})} women",
         verdict=verdict,
         sections=parts,
     )

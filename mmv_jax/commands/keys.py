@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mmv_jax.config import PREFIX, Key, Keys, keys_of, load_config
+from mmv_jax.config import PREFIX, ConfigKey, Keys, keys_of, load_config
 from mmv_jax.errors import UserError
 
 FLAX = ("parent", "name")  # arguments of every Flax module
-SEED = Key(kind=int, meaning="Of everything that is drawn.")
-STEPS = Key(kind=int, meaning="Of the whole run; the schedules follow from it.")
-STORE = Key(kind=str, meaning="A folder, or a gs:// or s3:// address, made by `mmv ingest`.")
+SEED = ConfigKey(kind=int, meaning="Of everything that is drawn.")
+STEPS = ConfigKey(kind=int, meaning="Of the whole run; the schedules follow from it.")
+STORE = ConfigKey(kind=str, meaning="A folder, or a gs:// or s3:// address, made by `mmv ingest`.")
 PLUGINS = "Python files of yours, which register entries in the package's tables."
 
 
@@ -34,35 +34,37 @@ class ConfigKind:
     words: str
     command: str
     mark: str
-    keys: Callable[[], dict[str, Key]]
+    keys: Callable[[], dict[str, ConfigKey]]
 
 
-def _in(group: str, keys: Keys) -> dict[str, Key]:
+def _in(group: str, keys: Keys) -> dict[str, ConfigKey]:
     return {f"{group}.{name}": key for name, key in keys.items()}
 
 
-def _encoder_keys() -> dict[str, Key]:
+def _encoder_keys() -> dict[str, ConfigKey]:
     from mmv_jax.models.encoder import SIZES, Encoder
     from mmv_jax.models.sizes import make_encoder
 
     own = keys_of(Encoder, without=FLAX)
-    by_size = {name: Key(None, "None: of the size.", int) for name in ("width", "depth", "heads")}
-    named = {"size": Key(kind=str, meaning=f"One of {', '.join(SIZES)}.")}
+    by_size = {
+        name: ConfigKey(None, "None: of the size.", int) for name in ("width", "depth", "heads")
+    }
+    named = {"size": ConfigKey(kind=str, meaning=f"One of {', '.join(SIZES)}.")}
     return _in("encoder", keys_of(make_encoder) | own | by_size | named)
 
 
-def _objective_keys() -> dict[str, Key]:
+def _objective_keys() -> dict[str, ConfigKey]:
     """The weight of every loss term, and the options of each."""
     from mmv_jax.objectives.table import TERMS
 
-    keys: dict[str, Key] = {}
+    keys: dict[str, ConfigKey] = {}
     for name, term in TERMS.items():
         keys |= keys_of(term, without=("encoder",))
-        keys[name] = Key(0.0, f"Weight of the loss term {name}; 0 leaves it out.")
+        keys[name] = ConfigKey(0.0, f"Weight of the loss term {name}; 0 leaves it out.")
     return _in("objective", keys)
 
 
-def pretraining_keys() -> dict[str, Key]:
+def pretraining_keys() -> dict[str, ConfigKey]:
     """Of `mmv pretrain` and `mmv preflight`."""
     from mmv_jax.checkpoint import Checkpoints
     from mmv_jax.data.pipeline import Rows
@@ -75,10 +77,12 @@ def pretraining_keys() -> dict[str, Key]:
     shape = {field.name for field in fields(RowShape)}
     elsewhere = {"store", "views", "per_step", "seed", "begin"}  # arguments from other groups
     of_rows = keys_of(RowShape, without=("patch", "registers", "mask_tokens"))
-    per_step = Key(kind=int, meaning="Rows of a step, over all devices.")
-    workers = Key(kind=int, meaning="Processes that make batches; 0 for none beside this one.")
+    per_step = ConfigKey(kind=int, meaning="Rows of a step, over all devices.")
+    workers = ConfigKey(
+        kind=int, meaning="Processes that make batches; 0 for none beside this one."
+    )
     keys = {"seed": SEED, "steps": STEPS, "data.store": STORE, "data.workers": workers}
-    keys |= {"topology": Key(None, "What `mmv preflight` compiles for, such as v5p:4x4x4.")}
+    keys |= {"topology": ConfigKey(None, "What `mmv preflight` compiles for, such as v5p:4x4x4.")}
     keys |= _in("mesh", keys_of(make_mesh, without=("devices",)))
     keys |= _in("data", keys_of(Rows, without=shape | elsewhere))
     keys |= _in("rows", of_rows) | {"rows.per_step": per_step}
@@ -92,7 +96,7 @@ def pretraining_keys() -> dict[str, Key]:
     return _opened(keys | _in("health", keys_of(HealthOptions)), ("data.mixture", "health.knn"))
 
 
-def bac_keys() -> dict[str, Key]:
+def bac_keys() -> dict[str, ConfigKey]:
     """Of `mmv fit-bac`."""
     from mmv_jax.bac.measure import Measure
     from mmv_jax.bac.model import TileSegmenter
@@ -101,10 +105,10 @@ def bac_keys() -> dict[str, Key]:
     from mmv_jax.checkpoint import Checkpoints
     from mmv_jax.train.optimizer import make_optimizer
 
-    mine_at = Key(meaning="Steps at which what the model mistakes for artery is looked for.")
+    mine_at = ConfigKey(meaning="Steps at which what the model mistakes for artery is looked for.")
     init = "A checkpoint whose weights are gone on from; empty for fresh ones."
-    keys = {"seed": SEED, "steps": STEPS, "init": Key(kind=str, meaning=init)}
-    keys |= {"rows": Key(kind=int, meaning="Rows of a step.")}
+    keys = {"seed": SEED, "steps": STEPS, "init": ConfigKey(kind=str, meaning=init)}
+    keys |= {"rows": ConfigKey(kind=int, meaning="Rows of a step.")}
     keys |= {"data.store": STORE, "data.mine_at": mine_at}
     keys |= _in("data", keys_of(Sampler, without=("store", "shape", "seed")))
     keys |= _in("tiles", keys_of(TileShape, without=("patch", "registers")))
@@ -114,22 +118,26 @@ def bac_keys() -> dict[str, Key]:
     return keys | _in("measure", keys_of(Measure))
 
 
-def evaluation_keys() -> dict[str, Key]:
+def evaluation_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on the tasks of a store."""
     from mmv_jax.evaluate.fewshot import few_shot
     from mmv_jax.evaluate.finetune.gradient_descent import Recipe
     from mmv_jax.evaluate.tasks.make import make_task
 
     overlap = "Whether studies of patients that the encoder was trained on are left out."
-    view = Key(None, "Voxels (z, y, x) at most of a whole study; None: as in training.")
+    view = ConfigKey(None, "Voxels (z, y, x) at most of a whole study; None: as in training.")
     named = "Names; none for all."
-    keys = {"seed": SEED, "exclude_overlap": Key(kind=bool, meaning=overlap), "data.store": STORE}
-    keys |= {"view.planar": view, "view.volume": view, "only": Key((), f"Tasks. {named}")}
-    keys |= {"rows.length": Key(kind=int, meaning="Tokens of a row.")}
-    keys |= {"rows.rows": Key(kind=int, meaning="Rows of a batch.")}
-    keys |= {"heads": Key((), "Segmentation heads on frozen tokens.")}
-    keys |= {"protocols": Key((), "Beside linear probes: finetune, scratch, supervised.")}
-    keys |= {"encoders": Key(meaning="Encoders of others, by name.", is_open=True)}
+    keys = {
+        "seed": SEED,
+        "exclude_overlap": ConfigKey(kind=bool, meaning=overlap),
+        "data.store": STORE,
+    }
+    keys |= {"view.planar": view, "view.volume": view, "only": ConfigKey((), f"Tasks. {named}")}
+    keys |= {"rows.length": ConfigKey(kind=int, meaning="Tokens of a row.")}
+    keys |= {"rows.rows": ConfigKey(kind=int, meaning="Rows of a batch.")}
+    keys |= {"heads": ConfigKey((), "Segmentation heads on frozen tokens.")}
+    keys |= {"protocols": ConfigKey((), "Beside linear probes: finetune, scratch, supervised.")}
+    keys |= {"encoders": ConfigKey(meaning="Encoders of others, by name.", is_open=True)}
     keys |= _in("tasks.*", keys_of(make_task, without=("index", "name")))
     keys |= _optional("few_shot", keys_of(few_shot, without=("encoder", "x", "task")))
     keys |= _optional("fit", keys_of(Recipe))
@@ -137,29 +145,31 @@ def evaluation_keys() -> dict[str, Key]:
     return _opened(keys, [*groups, "tasks.*.subgroups", "tasks.*.confounders"])
 
 
-def mammogram_keys() -> dict[str, Key]:
+def mammogram_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on mammograms."""
     from mmv_jax.bac.evaluate import evaluate_mammograms
 
-    rule = Key(None, "Instead of the checkpoint's rule of measuring; None to keep it.")
+    rule = ConfigKey(None, "Instead of the checkpoint's rule of measuring; None to keep it.")
     keys = dict.fromkeys(("threshold", "least_group_mm2", "least_mm2"), rule)
     own = keys_of(evaluate_mammograms)
-    manifest = Key(kind=str, meaning="A manifest of mammograms with their truth.")
-    needed = {name: Key(meaning=own[name].meaning) for name in ("splits", "cohort", "horizons")}
-    return {"mammograms": manifest, **keys, **needed, "adjust": Key(meaning="Covariates.")}
+    manifest = ConfigKey(kind=str, meaning="A manifest of mammograms with their truth.")
+    needed = {
+        name: ConfigKey(meaning=own[name].meaning) for name in ("splits", "cohort", "horizons")
+    }
+    return {"mammograms": manifest, **keys, **needed, "adjust": ConfigKey(meaning="Covariates.")}
 
 
-def cohort_keys() -> dict[str, Key]:
+def cohort_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on a table of areas and outcomes."""
     from mmv_jax.outcomes.run import evaluate_cohort
 
     own = keys_of(evaluate_cohort)
     names = ("adjust", "thresholds", "horizons")
-    table = Key(kind=str, meaning="A CSV file of women, areas and outcomes.")
-    keys = {"cohort": table} | {name: Key(meaning=own[name].meaning) for name in names}
+    table = ConfigKey(kind=str, meaning="A CSV file of women, areas and outcomes.")
+    keys = {"cohort": table} | {name: ConfigKey(meaning=own[name].meaning) for name in names}
     # configs that were written before there were these lack them
-    keys |= {"splines": Key("age", own["splines"].meaning, kind=str)}
-    return keys | {"endpoint": Key("", own["endpoint"].meaning, kind=str)}
+    keys |= {"splines": ConfigKey("age", own["splines"].meaning, kind=str)}
+    return keys | {"endpoint": ConfigKey("", own["endpoint"].meaning, kind=str)}
 
 
 KINDS = (
@@ -197,17 +207,19 @@ def load_for(command: str, path: str | Path, overrides: Iterable[str] = ()) -> C
     return load_config(path, words, all_keys(kind or own[0]))
 
 
-def all_keys(kind: ConfigKind) -> dict[str, Key]:
+def all_keys(kind: ConfigKind) -> dict[str, ConfigKey]:
     """The keys of a kind of config, with those that every kind has."""
-    return kind.keys() | {"plugins": Key((), PLUGINS)}
+    return kind.keys() | {"plugins": ConfigKey((), PLUGINS)}
 
 
-def _opened(keys: Keys, names: Iterable[str]) -> dict[str, Key]:
+def _opened(keys: Keys, names: Iterable[str]) -> dict[str, ConfigKey]:
     """The same keys; below these names the names are the user's own."""
-    opened = {name: Key(keys[name].default, keys[name].meaning, is_open=True) for name in names}
+    opened = {
+        name: ConfigKey(keys[name].default, keys[name].meaning, is_open=True) for name in names
+    }
     return {**keys, **opened}
 
 
-def _optional(group: str, keys: Keys) -> dict[str, Key]:
+def _optional(group: str, keys: Keys) -> dict[str, ConfigKey]:
     """The keys of a group that a config may leave out."""
-    return {name: Key(None, key.meaning, key.kind) for name, key in _in(group, keys).items()}
+    return {name: ConfigKey(None, key.meaning, key.kind) for name, key in _in(group, keys).items()}

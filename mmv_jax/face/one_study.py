@@ -35,11 +35,13 @@ class OneStudy:
         if factors:
             gain, offset = level_scale(int(stored.voxels.min()), int(stored.voxels.max()))
             self._scales.append((stored.slope / gain, stored.intercept + offset * stored.slope))
-        before, scale = (1, 1, 1), (gain, offset) if factors else (1, 0)
+        before = (1, 1, 1)
         for factor in factors:
             finer = self._voxels[-1]
-            self._voxels.append(coarser(finer, before, factor, voxels.shape, *scale))
-            before, scale = factor, (1, 0)  # made of the level before, which is scaled already
+            self._voxels.append(
+                coarser(finer, before, factor, voxels.shape, gain=gain, offset=offset)
+            )
+            before, gain, offset = factor, 1, 0  # made of a level that is scaled already
 
     def levels(self, i: int) -> np.ndarray:
         """As of `store.read.Store`."""

@@ -16,11 +16,11 @@ from mmv_jax.manifests.manifest import MASK, OPTIONAL, REQUIRED, SPLITS
 from mmv_jax.manifests.mimic_cxr import list_mimic_cxr
 from mmv_jax.manifests.nih_cxr14 import list_nih_cxr14
 from mmv_jax.manifests.published import Row, Tell
-from mmv_jax.registry import Table
+from mmv_jax.registry import Registry
 
 MAX_VALUES = 6  # of a label, in a summary
 # name -> what lists its studies, as rows with paths relative to the root
-DATASETS: Table[Callable[[Path, Tell], Iterator[Row]]] = Table("data set")
+DATASETS: Registry[Callable[[Path, Tell], Iterator[Row]]] = Registry("data set")
 DATASETS.register("folder", list_folder)
 DATASETS.register("mimic-cxr", list_mimic_cxr)
 DATASETS.register("chexpert", list_chexpert)

@@ -2,7 +2,7 @@
 
 from mmv_jax.models.backbone import Backbone
 from mmv_jax.models.encoder import Encoder
-from mmv_jax.registry import Table
+from mmv_jax.registry import Registry
 
-BACKBONES: Table[type[Backbone]] = Table("backbone")
+BACKBONES: Registry[type[Backbone]] = Registry("backbone")
 BACKBONES.register("vit", Encoder)

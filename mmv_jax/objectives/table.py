@@ -13,10 +13,10 @@ from mmv_jax.objectives.ibot import IbotTerm
 from mmv_jax.objectives.koleo import KoleoTerm
 from mmv_jax.objectives.mae import MaeTerm
 from mmv_jax.objectives.term import Term
-from mmv_jax.registry import Table
+from mmv_jax.registry import Registry
 
 # The loss sums the terms in this order.
-TERMS: Table[type[Term]] = Table("loss term")
+TERMS: Registry[type[Term]] = Registry("loss term")
 TERMS.register("dino", DinoTerm)
 TERMS.register("ibot", IbotTerm)
 TERMS.register("koleo", KoleoTerm)

@@ -15,11 +15,11 @@ from mmv_jax.readers.nifti import NIFTI
 from mmv_jax.readers.nrrd import NRRD
 from mmv_jax.readers.picture import PICTURE
 from mmv_jax.readers.refused import Refused
-from mmv_jax.registry import Table
+from mmv_jax.registry import Registry
 from mmv_jax.study import Study
 
 # asked in this order; a plug-in's come after these
-FORMATS: Table[Format] = Table("format")
+FORMATS: Registry[Format] = Registry("format")
 FORMATS.register("picture", PICTURE)
 FORMATS.register("dicom", DICOM)
 FORMATS.register("nifti", NIFTI)

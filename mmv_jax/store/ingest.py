@@ -6,11 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +15,15 @@ import pandas as pd
 import tensorstore as ts
 
 from mmv_jax.errors import UserError
-from mmv_jax.manifests.manifest import Line, Manifest, read_manifest
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.store.index import (
-    carried_kinds,
     finished_parts,
     read_index,
     remove_whole_index,
     write_whole_index,
 )
-from mmv_jax.store.labels import agreed_kinds, carry, choose_columns
+from mmv_jax.store.jobs import jobs_of, tasks_of
 from mmv_jax.store.layout import (
     FORMAT,
     PARTS,
@@ -40,6 +35,7 @@ from mmv_jax.store.layout import (
 )
 from mmv_jax.store.quarantine import Quarantine
 from mmv_jax.store.read import read_about
+from mmv_jax.store.report import MAX_REFUSED, Report
 from mmv_jax.store.task import (
     IngestTask,
     Job,
@@ -53,64 +49,6 @@ from mmv_jax.store.task import (
 )
 from mmv_jax.store.workers import ENGINES
 from mmv_jax.study import Study
-
-TASK_LINES = 512
-MAX_REFUSED = 0.5
-MODALITY = r"[A-Za-z][A-Za-z0-9+-]{0,15}"
-# of files: a task is then some seconds to a minute of work, and is lost as a whole when a machine
-# is
-TASK_BYTES = 64 << 20
-
-
-@dataclass
-class Report:
-    """What an ingest did."""
-
-    lines: int = 0  # of the manifests
-    ingested: int = 0
-    already: int = 0  # were in the store before
-    refused: Counter[str] = field(default_factory=Counter)  # by code
-    told: Counter[str] = field(default_factory=Counter)  # by code: taken in, and odd
-    max_refused: float = MAX_REFUSED  # share of the lines, beyond which the ingest has failed
-    # columns that stayed behind, by manifest
-    not_carried: dict[str, list[str]] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether the store holds anything of these manifests, and no more of their lines were
-        refused than may be: what `mmv ingest` makes its exit code of.
-        """
-        few = self.refused.total() <= self.max_refused * self.lines
-        return self.ingested + self.already > 0 and few
-
-    def tell(self, told: Told, warnings: Quarantine) -> None:
-        self.told[told.code] += 1
-        warnings.add(told)
-
-    def refuse(self, refusal: Refusal, quarantine: Quarantine) -> None:
-        self.refused[refusal.code] += 1
-        quarantine.add(refusal)
-
-    def __str__(self) -> str:
-        codes = ", ".join(f"{n} {code}" for code, n in self.refused.most_common()) or "none"
-        text = (
-            f"{self.ingested} studies ingested in {self.seconds:.0f} s, {self.already} were there"
-            f" already, refused: {codes}."
-        )
-        if self.told:
-            told = ", ".join(f"{n} {code}" for code, n in self.told.most_common())
-            text += f"\nTaken in, and to be looked at (warnings.jsonl): {told}."
-        if self.refused.total() > self.max_refused * self.lines:
-            text += (
-                f"\nMore than {self.max_refused:.0%} of the lines were refused (--max-refused):"
-                " quarantine.jsonl says why."
-            )
-        for manifest, columns in self.not_carried.items():
-            text += (
-                f"\n{manifest}: columns not carried (they may name someone): {', '.join(columns)}"
-            )
-        return text
 
 
 def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
@@ -174,11 +112,11 @@ def ingest(
         _remove_unfinished_parts(root)
         report = Report(max_refused=max_refused)
         quarantine, warnings = Quarantine(root), Quarantine(root, WARNINGS)
-        jobs = _jobs(root, key, ordinals, unit=unit, report=report, logs=(quarantine, warnings))
+        jobs = jobs_of(root, key, ordinals, unit=unit, report=report, logs=(quarantine, warnings))
         if jobs:
             remove_whole_index(root)
         refused_codes = frozenset({"burnt_in"} if burnt_in == "refuse" else ())
-        tasks = _tasks(jobs, IngestTask(str(store), (), read_fn, refused_codes))
+        tasks = tasks_of(jobs, IngestTask(str(store), (), read_fn, refused_codes))
         settled: set[Place] = set()
         events = ENGINES[engine](
             write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
@@ -274,135 +212,6 @@ def _remove_unfinished_parts(root: ts.KvStore) -> None:
         remove_part(root, part)
 
 
-def _jobs(
-    root: ts.KvStore,
-    key: Key,
-    ordinals: dict[int, Path],
-    *,
-    unit: str | None,
-    report: Report,
-    logs: tuple[Quarantine, Quarantine],
-) -> list[Job]:
-    """The lines that are to be read. A study that is there is left alone; lines that contradict
-    others are refused.
-    """
-    quarantine, warnings = logs
-    index = read_index(root)
-    rows = {row["study"]: row for row in index.to_dict("records")}
-    there = dict(zip(index["study"], index["patient"]))
-    splits = dict(zip(index["patient"], index["split"]))
-    jobs: list[Job] = []
-    manifests = {ordinal: _read(path) for ordinal, path in ordinals.items()}
-    chosen = {
-        ordinal: choose_columns(
-            [line.labels for line in lines], [line.patient_id for line in lines]
-        )
-        for ordinal, (lines, _) in manifests.items()
-    }
-    kinds = agreed_kinds([carried_kinds(index), *(columns for columns, _ in chosen.values())])
-
-    for ordinal, (lines, refused) in manifests.items():
-        quarantine.forget(ordinal)
-        for number, code, reason in refused:
-            report.refuse(Refusal((ordinal, number), code, reason), quarantine)
-        columns, left = chosen[ordinal]
-        report.lines += len(lines) + len(refused)
-        if left:
-            report.not_carried[ordinals[ordinal].name] = left
-        for line in lines:
-            job = _job(
-                line, ordinal, key=key, columns={name: kinds[name] for name in columns}, unit=unit
-            )
-            study, patient = str(job.known["study"]), str(job.known["patient"])
-            if wrong := _contradiction(line, study, patient, there=there, splits=splits):
-                report.refuse(Refusal(job.place, *wrong), quarantine)
-            elif study in there:
-                report.already += 1
-                other = differing(job, rows.get(study, {}))
-                if other:
-                    what = f"the store has another {', '.join(other)}: a study that is there stays"
-                    report.tell(Told(job.place, "differs_from_store", what), warnings)
-            else:
-                jobs.append(job)
-                there[study] = patient
-    return jobs
-
-
-def _contradiction(
-    line: Line, study: str, patient: str, *, there: dict[str, str], splits: dict[str, str]
-) -> tuple[str, str] | None:
-    """(code, reason) by which a line is refused; None where nothing speaks against it.
-
-    Args:
-      there: the patient of each study that is stored or will be.
-      splits: that of each patient; of a patient who is new, the line's is added.
-    """
-    if not re.fullmatch(MODALITY, line.modality):
-        return "bad_modality", "modality must be a short word such as CXR or CT"
-    if there.get(study, patient) != patient:
-        return "duplicate_study", "the store has another patient's study of this study_id"
-    if splits.setdefault(patient, line.split) != line.split:
-        return "patient_across_splits", "the store has the patient in another split"
-    return None
-
-
-def _read(path: Path) -> Manifest:
-    try:
-        return read_manifest(path)
-    except UserError as error:
-        raise UserError(f"{path.name}: {error}") from None
-
-
-def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str | None) -> Job:
-    known: dict[str, object] = {
-        "study": key.hash("study", line.study_id),
-        "patient": key.hash("patient", line.patient_id),
-    }
-    known |= {
-        "line": line.number,
-        "manifest": ordinal,
-        "split": line.split,
-        "modality": line.modality,
-        **carry(line.labels, columns),
-    }
-    masks = {name: str(path) for name, path in line.masks.items()}
-    paths = [str(line.path), *masks.values()]
-    secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
-    return Job(
-        place=(ordinal, line.number),
-        path=str(line.path),
-        spacing_mm=line.spacing_mm,
-        unit=line.unit or unit,
-        masks=masks,
-        known=known,
-        secrets=secrets,
-    )
-
-
-def differing(job: Job, row: Mapping[str, object]) -> list[str]:
-    """The columns in which a manifest line differs from what the store holds of its study."""
-    if not row:
-        return []
-    # NaN and None are both an empty cell
-    empty = [None, ""]
-    names = [n for n, value in job.known.items() if n not in ("line", "manifest")]
-    other = [
-        n
-        for n in names
-        if (row.get(n) == row.get(n) and row.get(n) not in empty)
-        | (job.known[n] == job.known[n] and job.known[n] not in empty)
-        and row.get(n) != job.known[n]
-    ]
-    if ",".join(job.masks) != (row["masks"] or ""):
-        other.append("masks")
-    if job.unit in ("HU", "shape") and row["unit"] != job.unit:
-        other.append("unit")
-    mm = row["spacing_x"]
-    if job.spacing_mm is not None and not abs(float(mm) - job.spacing_mm) <= 0.05 * job.spacing_mm:
-        other.append("spacing_mm")
-    return [name.removeprefix("label_") for name in other]
-
-
 def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
     """The lines of some manifests whose very pixels stand in another split, too."""
     if index.empty:
@@ -415,28 +224,3 @@ def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
             if manifest in ordinals:
                 reason = "the same pixels are in another split: a leak"
                 yield Told((int(manifest), int(line)), "image_across_splits", reason)
-
-
-def _tasks(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
-    """Lines that follow each other, up to TASK_LINES of them or TASK_BYTES of files."""
-    tasks: list[list[Job]] = []
-    size = TASK_BYTES
-    for job in jobs:
-        if size >= TASK_BYTES or len(tasks[-1]) >= TASK_LINES:
-            tasks.append([])
-            size = 0
-        tasks[-1].append(job)
-        size += _bytes_of(job.path)
-    return [replace(like, jobs=tuple(jobs)) for jobs in tasks]
-
-
-def _bytes_of(path: str) -> int:
-    """Size of a file, or of a folder's files; 0 where it cannot be seen: the reader will say
-    why.
-    """
-    try:
-        if os.path.isdir(path):
-            return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
-        return os.path.getsize(path)
-    except OSError:
-        return 0

@@ -307,7 +307,7 @@ def make_probe(
     """A function from a step and its state to the figures of the kNN probe, where the config asks
     for one and the step is due.
     """
-    options = _call("health", HealthOptions, **config.health)
+    options = _call("health", HealthOptions, **to_dict(config.health))
     labels, every = options.knn, options.knn_every
     if not labels:
         return lambda step, state: {}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mmv_jax.data.crops import View
+from mmv_jax.data.pipeline import Rows
 from mmv_jax.store.layout import CELLS, cell_edges, pack_occupancy
 
 VIEWS = {
@@ -142,3 +143,17 @@ def to_voxels(
     tiles[kept] = patches.reshape(-1, *patch)
     tz, ty, tx = kept.shape
     return tiles.transpose(0, 3, 1, 4, 2, 5).reshape(tz * patch[0], ty * patch[1], tx * patch[2])
+
+
+STORE = memory(random_studies(40))
+OPTIONS = SHAPE | {
+    "views": VIEWS,
+    "per_step": 4,
+    "seed": 1,
+    "visible_share": 0.25,
+    "mask_tokens": True,
+}
+
+
+def make(store=STORE, **options):
+    return Rows(store, **(OPTIONS | options))

@@ -8,9 +8,9 @@ from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.huggingface import HUGGINGFACE
 from mmv_jax.evaluate.encoders.imagenet import EFFICIENTNET_LITE0
 from mmv_jax.evaluate.encoders.source import EncoderSource
-from mmv_jax.registry import Table
+from mmv_jax.registry import Registry
 
-SOURCES: Table[EncoderSource] = Table("encoder package")
+SOURCES: Registry[EncoderSource] = Registry("encoder package")
 SOURCES.register("huggingface", HUGGINGFACE)
 SOURCES.register("efficientnet-lite0", EFFICIENTNET_LITE0)
 

@@ -90,9 +90,9 @@ def restore(
     return TrainedEncoder(encoder, params, whole), config
 
 
-def with_fresh_weights(ours: TrainedEncoder, seed: int) -> TrainedEncoder:
+def with_fresh_weights(trained: TrainedEncoder, seed: int) -> TrainedEncoder:
     """The floor of random weights: the same encoder as training would begin with it."""
-    return TrainedEncoder(ours.encoder, fresh_params(ours.encoder, seed), ours.whole)
+    return TrainedEncoder(trained.encoder, fresh_params(trained.encoder, seed), trained.whole)
 
 
 def fresh_params(encoder: nn.Module, seed: int) -> Any:

@@ -53,7 +53,7 @@ INPUTS = ("voxels", "kept", "coords")
 
 
 @dataclass(frozen=True)
-class Frame:
+class CommonGrid:
     """The common grid of a task's studies: each lies in its low corner, background around it."""
 
     tokens: tuple[int, int, int]
@@ -145,7 +145,7 @@ def to_patches(
     )
 
 
-def frame_of(ours: TrainedEncoder, geometry: Geometry, task: Task) -> Frame:
+def frame_of(trained: TrainedEncoder, geometry: Geometry, task: Task) -> CommonGrid:
     """The grid that holds every study of the task; no voxel is read.
 
     Raises:
@@ -158,20 +158,20 @@ def frame_of(ours: TrainedEncoder, geometry: Geometry, task: Task) -> Frame:
             f" all volumetric, and here are {planar.sum()} planar ones of {len(planar)}. Split the"
             " task by `where`, or leave the protocols out."
         )
-    crops, _ = ours.views(geometry[task.studies])
+    crops, _ = trained.views(geometry[task.studies])
     z, y, x = crops.tokens.max(axis=0).tolist()
     pz, py, px = crops.patch
-    return Frame((z, y, x), (1 if planar.all() else z * pz, y * py, x * px))
+    return CommonGrid((z, y, x), (1 if planar.all() else z * pz, y * py, x * px))
 
 
 def read_images(
-    ours: TrainedEncoder, store: Store, geometry: Geometry, task: Task, frame: Frame
+    trained: TrainedEncoder, store: Store, geometry: Geometry, task: Task, frame: CommonGrid
 ) -> Images:
     """Reads all studies of a task (a part of one: `task[task.split == "train"]`) as the encoder's
     view shows them.
     """
-    crops, kept = ours.views(geometry[task.studies])
-    special, n = 1 + ours.encoder.registers, len(task)
+    crops, kept = trained.views(geometry[task.studies])
+    special, n = 1 + trained.encoder.registers, len(task)
     voxels, counted = (
         np.full((n, *frame.voxels), BACKGROUND, np.float32),
         np.zeros((n, *frame.voxels), bool),
@@ -194,7 +194,7 @@ def read_images(
         own = np.zeros(frame.tokens, bool)
         own[tuple(map(slice, tokens))] = True
         points = token_coordinates(
-            crops[i], geometry.extent_mm[study], np.ones(tokens, bool), ours.whole.coordinates
+            crops[i], geometry.extent_mm[study], np.ones(tokens, bool), trained.whole.coordinates
         )
         coords[i, :special], coords[i, special:][own.ravel()] = points[0], points[1:]
         kept_all[i][own] = kept[i][tuple(map(slice, tokens))].ravel()
@@ -217,7 +217,7 @@ def read_images(
     )
 
 
-def make_model(protocol: str, ours: TrainedEncoder, task: Task, frame: Frame) -> nn.Module:
+def make_model(protocol: str, trained: TrainedEncoder, task: Task, frame: CommonGrid) -> nn.Module:
     """The network of a protocol: "finetune" and "scratch" are the encoder with a head, "supervised"
     is convolutional.
     """
@@ -225,14 +225,14 @@ def make_model(protocol: str, ours: TrainedEncoder, task: Task, frame: Frame) ->
     if protocol == "supervised":
         return Convolutional(UNet(1, width=WIDTH) if masks else Classifier(1, width=WIDTH))
     if not masks:
-        return Transformer(ours.encoder, nn.Dense(1, kernel_init=nn.initializers.zeros), None)
+        return Transformer(trained.encoder, nn.Dense(1, kernel_init=nn.initializers.zeros), None)
     head, answers = make_head(HEAD, frame.voxels[0] == 1, frame.tokens, frame.voxels)
-    return Transformer(ours.encoder, head, answers)
+    return Transformer(trained.encoder, head, answers)
 
 
 def learn(
     protocol: str,
-    ours: TrainedEncoder,
+    trained: TrainedEncoder,
     store: Store,
     geometry: Geometry,
     task: Task,
@@ -246,16 +246,16 @@ def learn(
       The masks of the test studies, or what is predicted of each (probabilities, numbers) with the
       epoch that val chose, in words.
     """
-    frame = frame_of(ours, geometry, task)
-    model = make_model(protocol, ours, task, frame)
+    frame = frame_of(trained, geometry, task)
+    model = make_model(protocol, trained, task, frame)
     train, val = (
-        read_images(ours, store, geometry=geometry, task=task[task.split == part], frame=frame)
+        read_images(trained, store, geometry=geometry, task=task[task.split == part], frame=frame)
         for part in ("train", "val")
     )
     first = [jnp.asarray(train.arrays[name][:1]) for name in INPUTS]
     params = init_params(model, seed, *first)
     if protocol == "finetune":
-        params = {**params, "encoder": ours.params}
+        params = {**params, "encoder": trained.params}
     kind = KINDS[task.kind].fitted_to(train.arrays["truth"])
     apply = partial(_apply, model)
 
@@ -279,10 +279,12 @@ def learn(
         score=lambda params: kind.score(predict(params, val), val.arrays["truth"], val.scenes),
         recipe=recipe,
         seed=seed,
-        encoder=None if protocol == "supervised" else ours.encoder,
+        encoder=None if protocol == "supervised" else trained.encoder,
     )
     chosen = predict(fitted.params, val)
-    test = read_images(ours, store, geometry=geometry, task=task[task.split == "test"], frame=frame)
+    test = read_images(
+        trained, store, geometry=geometry, task=task[task.split == "test"], frame=frame
+    )
     found, choice = predict(fitted.params, test), f"epoch {fitted.epoch}"
     if not kind.is_mask:
         return found, choice

@@ -4,9 +4,9 @@ from mmv_jax.evaluate.kinds.classification import Classification
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.regression import Regression
 from mmv_jax.evaluate.kinds.segmentation import Segmentation
-from mmv_jax.registry import Table
+from mmv_jax.registry import Registry
 
-KINDS: Table[Kind] = Table("kind of task")
+KINDS: Registry[Kind] = Registry("kind of task")
 KINDS.register("classification", Classification())
 KINDS.register("regression", Regression())
 KINDS.register("segmentation", Segmentation())

@@ -93,7 +93,8 @@ def check_structure(task: Task, scenes: Sequence[Scene]) -> None:
 def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
     """The kept patches of a grid, `[n, P]`."""
     (tz, ty, tx), (gz, gy, gx) = kept.shape, grid.shape
-    cut = grid.reshape((tz, gz // tz, ty, gy // ty, tx, gx // tx)).transpose((0, 2, 4, 1, 3, 5))[kept]
+    split = grid.reshape((tz, gz // tz, ty, gy // ty, tx, gx // tx))
+    cut = split.transpose((0, 2, 4, 1, 3, 5))[kept]
     return cut.reshape(len(cut), -1)
 
 
