@@ -134,7 +134,7 @@ class Variants:
                 weights = repr((trained.encoder, trained.whole))
                 if protocol == "finetune":
                     weights = trained.fingerprint
-                own = {
+                own: dict[str, Any] = {
                     "store": store,
                     "geometry": geometry,
                     "task": task,

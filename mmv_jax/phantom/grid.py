@@ -77,8 +77,8 @@ def resample(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     """
     matrices = []
     for axis in range(3):
-        n, s, o = (x[axis] for x in (source.shape, source.spacing_mm, source.origin_mm))
-        m, t, p = (x[axis] for x in (target.shape, target.spacing_mm, target.origin_mm))
+        n, s, o = source.shape[axis], source.spacing_mm[axis], source.origin_mm[axis]
+        m, t, p = target.shape[axis], target.spacing_mm[axis], target.origin_mm[axis]
         place = np.clip((p + t * np.arange(m) - o) / s, 0, n - 1)
         left = np.minimum(place.astype(int), n - 2)
         matrix = np.zeros((m, n), np.float32)

@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tensorstore as ts
 
@@ -141,11 +142,11 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     )
 
 
-def differing(job: Job, row: Mapping[str, object]) -> list[str]:
+def differing(job: Job, row: Mapping[Hashable, Any]) -> list[str]:
     """The columns in which a manifest line differs from what the store holds of its study."""
     if not row:
         return []
-    # NaN and None are both an empty cell
+    # NaN, which differs from itself, None and "" are all an empty cell
     empty = [None, ""]
     names = [n for n, value in job.known.items() if n not in ("line", "manifest")]
     other = [

@@ -2,7 +2,9 @@
 
 import os
 import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
@@ -11,7 +13,7 @@ from mmv_jax.report.progress import say
 
 
 @contextmanager
-def stop_signal():
+def stop_signal() -> Iterator[Callable[[int], bool]]:
     """A function that says whether to stop after a step: SIGTERM or Ctrl-C has come. A second
     Ctrl-C ends the process at once.
 
@@ -23,7 +25,7 @@ def stop_signal():
         return
     came: list[int] = []
 
-    def note(number, frame) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if signal.SIGINT in came:
                 os._exit(130)  # what is being saved is lost; the checkpoint before it is whole

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memory_store import STORE, make, memory, random_studies
+from memory_store import SHAPE, STORE, make, memory, random_studies
 
 from mmv_jax.data.crops import View
 from mmv_jax.data.workers import held_signals

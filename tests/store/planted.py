@@ -3,6 +3,7 @@ do.
 """
 
 import csv
+import json
 import os
 import time
 from pathlib import Path
@@ -97,3 +98,14 @@ def write_manifest(
         writer.writeheader()
         writer.writerows(lines)
     return folder / name
+
+
+def volumes(n: int, shape: tuple = (4, 9, 10), seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(-1000, 1000, (n, *shape)).astype(np.int16))
+
+
+def quarantined(store: Path) -> dict[int, str]:
+    return {
+        entry["line"]: entry["code"]
+        for entry in map(json.loads, (store / "quarantine.jsonl").read_text().splitlines())
+    }

@@ -3,10 +3,8 @@ named.
 """
 
 import fcntl
-import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from planted import NAN, read_npy, store_of, study_of, write_manifest
+from planted import NAN, quarantined, read_npy, store_of, study_of, volumes, write_manifest
 
 from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import Key
@@ -27,17 +25,6 @@ from mmv_jax.store.read import Store
 from mmv_jax.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def volumes(n: int, shape: tuple = (4, 9, 10), seed: int = 0) -> list[np.ndarray]:
-    return list(np.random.default_rng(seed).integers(-1000, 1000, (n, *shape)).astype(np.int16))
-
-
-def quarantined(store: Path) -> dict[int, str]:
-    return {
-        entry["line"]: entry["code"]
-        for entry in map(json.loads, (store / "quarantine.jsonl").read_text().splitlines())
-    }
 
 
 def test_studies_come_with_their_names_labels_and_masks(tmp_path):
@@ -225,72 +212,6 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 60.0) -> Non
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def test_nothing_that_is_written_names_anybody(tmp_path, capfd):
-    contents = [*volumes(3), b"broken", b"die", np.full((2, 2, 2), 1)]
-    columns = {
-        "remark": [f"SENTINEL remark {n}" for n in range(6)],
-        "birthdate": ["19500101"] * 6,
-        "view": ["PA"] * 6,
-    }
-    manifest = write_manifest(tmp_path / "SENTINEL-in", contents, "SENTINEL.csv", **columns)
-    report = ingest([manifest], tmp_path / "out" / "store", workers=1, read_fn=read_npy)
-    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(written) > 5
-    printed = "".join(capfd.readouterr())
-    for secret in ("SENTINEL", "19500101", str(tmp_path)):
-        assert not [
-            path.name
-            for path in written
-            if secret.encode() in path.read_bytes() or secret in str(path.relative_to(tmp_path))
-        ]
-        assert secret not in printed
-    # told to the user, who named the file
-    assert report.not_carried == {"SENTINEL.csv": ["remark", "birthdate"]}
-
-
-def test_the_key_is_beside_the_store_and_for_its_owner_alone(tmp_path):
-    ingest(
-        [write_manifest(tmp_path / "in", volumes(2))],
-        tmp_path / "store",
-        workers=1,
-        read_fn=read_npy,
-    )
-    assert stat.S_IMODE((tmp_path / "store.key").stat().st_mode) == 0o600
-    secret = (tmp_path / "store.key").read_text().strip().encode()
-    assert not [
-        path
-        for path in (tmp_path / "store").rglob("*")
-        if path.is_file() and secret in path.read_bytes()
-    ]
-
-
-def test_one_patient_has_one_name_under_one_key_and_another_under_another(tmp_path):
-    manifest = write_manifest(tmp_path / "in", volumes(2))
-    for store, key in (("a", "shared.key"), ("b", "shared.key"), ("c", "other.key")):
-        ingest([manifest], tmp_path / store, key_path=tmp_path / key, workers=1, read_fn=read_npy)
-    a, b, c = (set(Store.open(tmp_path / store).index["patient"]) for store in "abc")
-    assert a == b
-    assert not a & c
-
-
-def test_another_key_is_refused(tmp_path):
-    manifest = write_manifest(tmp_path / "in", volumes(2))
-    ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy)
-    Key.create(tmp_path / "other.key")
-    with pytest.raises(UserError, match="names its studies by the key"):
-        ingest(
-            [manifest],
-            tmp_path / "store",
-            key_path=tmp_path / "other.key",
-            workers=1,
-            read_fn=read_npy,
-        )
-    (tmp_path / "store.key").unlink()
-    with pytest.raises(UserError, match="key"):  # and a lost one is not made anew
-        ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy)
-    assert not (tmp_path / "store.key").exists()
 
 
 def test_two_ingests_at_once_are_refused(tmp_path):

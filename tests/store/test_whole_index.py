@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from planted import read_npy, write_manifest
+from planted import read_npy, volumes, write_manifest
 
 from mmv_jax.errors import UserError
 from mmv_jax.store.index import read_index, read_whole_index, remove_whole_index
