@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
+# Compiled modules are kept even where the environment forbids it: without them every process that a
+# test starts compiles all of JAX's and pandas' sources again, a third of the suite's time.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-full lint bench compile-check clean
 
