@@ -84,6 +84,8 @@ def test_every_key_can_be_set_also_where_the_file_leaves_it_out():
         ("--config.encoder.dtype=bfloat16", "encoder.dtype", "bfloat16"),
         ("--config.data.mixture.CT=0.5", "data.mixture.CT", 0.5),
         ("--config.crops.planar.locals=2", "crops.planar.locals", 2),
+        ("--config.augment.noise=0.1", "augment.noise", 0.1),
+        ("--config.crops.volume.aspect=1.0", "crops.volume.aspect", 1.0),
         ("--config.topology=v5e:4x4", "topology", "v5e:4x4"),
     ],
 )

@@ -67,6 +67,7 @@ def _objective_keys() -> dict[str, ConfigKey]:
 def pretraining_keys() -> dict[str, ConfigKey]:
     """Of `mmv pretrain` and `mmv preflight`."""
     from mmv_jax.checkpoint import Checkpoints
+    from mmv_jax.data.augment import Augmentation
     from mmv_jax.data.pipeline import Rows
     from mmv_jax.data.tokens import RowShape
     from mmv_jax.parallel import make_mesh
@@ -75,7 +76,14 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     from mmv_jax.train.optimizer import make_ema, make_optimizer
 
     shape = {field.name for field in fields(RowShape)}
-    elsewhere = {"store", "views", "per_step", "seed", "begin"}  # arguments from other groups
+    elsewhere = {
+        "store",
+        "views",
+        "per_step",
+        "seed",
+        "begin",
+        "strength",
+    }  # arguments from other groups
     of_rows = keys_of(RowShape, without=("patch", "registers", "mask_tokens"))
     per_step = ConfigKey(kind=int, meaning="Rows of a step, over all devices.")
     workers = ConfigKey(
@@ -88,6 +96,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _in("rows", of_rows) | {"rows.per_step": per_step}
     for name in ("planar", "volume"):
         keys |= _in(f"crops.{name}", keys_of(crop_views))
+    keys |= _in("augment", keys_of(Augmentation))
     keys |= _encoder_keys()
     keys |= _objective_keys()
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))

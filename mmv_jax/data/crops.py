@@ -13,10 +13,7 @@ from mmv_jax.errors import UserError
 
 # the width of a planar study whose spacing nobody states: about that of a chest radiograph
 NOMINAL_EXTENT_MM = 350.0
-# no side of a box, as a share of its study's side, is more than this times another (Inception's
-# range)
-ASPECT = 4 / 3
-COARSER = 1.15  # spacing jitter: voxels are up to this factor larger than the view's grid asks for
+ASPECT, COARSER = 4 / 3, 1.15  # of a view, where nothing else is said; the first is Inception's
 # A crop's voxels are at the finest this factor smaller than the study's own: a thumbnail is not
 # blown up to a page of tokens. By dimensionality.
 OVERSAMPLING = {2: 2.0, 3: 2.0}
@@ -37,6 +34,8 @@ class View:
         planar studies: they are one slice.
       scale: the range of the share of the study's area (planar) or volume that a crop takes.
       is_global: read by the teacher, and first in a row.
+      aspect: no side of a box, as a share of its study's side, is more than this times another.
+      coarser: spacing jitter: voxels are up to this factor larger than the grid asks for.
     """
 
     name: str
@@ -44,6 +43,8 @@ class View:
     grid: Triple
     scale: tuple[float, float]
     is_global: bool
+    aspect: float = ASPECT
+    coarser: float = COARSER
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,11 @@ def check_views(views: Mapping[int, Sequence[View]], patch: Triple) -> None:
                     f"View {view.name!r} ({ndim}D) has the scale {view.scale}: two shares of the"
                     " study, 0 < low <= high <= 1."
                 )
+            if min(view.aspect, view.coarser) < 1:
+                raise UserError(
+                    f"View {view.name!r} ({ndim}D) has aspect={view.aspect} and"
+                    f" coarser={view.coarser}: both are factors from 1 on, and 1 changes nothing."
+                )
         if (
             sorted(listed, key=lambda view: not view.is_global) != list(listed)
             or not listed
@@ -226,14 +232,13 @@ def _boxes(
     """Lower corners, voxel edges and token grids of one view of studies of one dimensionality."""
     first = 3 - ndim  # a planar study has no z
     share = view.scale[0] + (view.scale[1] - view.scale[0]) * u[:, 0]
-    stretch = (u[:, 1 + first : 4] - 0.5) * np.log(ASPECT)
+    stretch = (u[:, 1 + first : 4] - 0.5) * np.log(view.aspect)
     stretch -= stretch.mean(axis=1, keepdims=True)  # changes the shape, not the volume
     side = np.minimum(share[:, None] ** (1 / ndim) * np.exp(stretch), 1.0)
     box = side * extent[:, first:]
     centre = box / 2 + u[:, 4 + first : 7] * (extent[:, first:] - box)
-    spacing = (
-        np.maximum((box / np.array(view.grid[first:])).max(axis=1), finest) * COARSER ** u[:, 7]
-    )
+    asked = (box / np.array(view.grid[first:])).max(axis=1)
+    spacing = np.maximum(asked, finest) * view.coarser ** u[:, 7]
     tokens = np.ones((len(extent), 3), np.int64)
     # The small subtraction keeps a box that fits exactly from being given a patch more by rounding.
     tokens[:, first:] = np.maximum(np.ceil(box / (spacing[:, None] * patch[first:]) - 1e-6), 1)
@@ -250,7 +255,7 @@ def most_tokens(geometry: Geometry, view: View, patch: Triple, ndim: int) -> Int
     grid, sides = np.array(view.grid[3 - ndim :]), np.array(patch[3 - ndim :])
     # Side a of a box takes box_a / h voxels, and h >= box_b / grid_b for each side b; box_a / box_b
     # is the studies' own ratio, times ASPECT at most.
-    jitter = 1.0 if view.scale == (1.0, 1.0) else ASPECT
+    jitter = 1.0 if view.scale == (1.0, 1.0) else view.aspect
     ratio = (
         extent[:, :, None] / extent[:, None, :] * np.where(np.eye(ndim, dtype=bool), 1.0, jitter)
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
+from mmv_jax.data.augment import DEFAULT, Augmentation
 from mmv_jax.data.crops import (
     Crops,
     Triple,
@@ -67,7 +68,7 @@ class Rows:
       mixture_by: the column of the index that tells the groups; a study without a value there is
         "unknown".
       splits: those that are trained on.
-      augment: False for the same crops as they are.
+      augment, strength: False for the same crops as they are; how strongly they are changed.
       begin: see `packing.make_plan`.
     Attributes:
       at: of the batch that `batches` gave last, the `begin` that a resume behind it needs.
@@ -97,6 +98,7 @@ class Rows:
         mask_tokens: bool = False,
         splits: Sequence[str] = ("train",),
         augment: bool = True,
+        strength: Augmentation = DEFAULT,
         begin: tuple[int, int] = (0, 0),
     ):
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
@@ -112,11 +114,9 @@ class Rows:
             visible_tokens=visible_tokens,
         )
         self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
-        self._views, self._expanded = (
-            views,
-            {ndim: expand(listed) for ndim, listed in views.items()},
-        )
-        self._writer = RowWriter(store, self.shape, coordinates)
+        self._views = views
+        self._expanded = {ndim: expand(listed) for ndim, listed in views.items()}
+        self._writer = RowWriter(store, self.shape, coordinates, strength)
         groups = groups_of(store.index, mixture_by)
         self._studies = studies_of(store, splits, views=views, mixture=mixture, groups=groups)
         self._group = groups.to_numpy(str)

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmv_jax.data.augment import BACKGROUND, distort, mirrored_axes, normalise
+from mmv_jax.data.augment import (
+    BACKGROUND,
+    DEFAULT,
+    Augmentation,
+    distort,
+    mirrored_axes,
+    normalise,
+)
 from mmv_jax.data.crops import Crops, Geometry
 from mmv_jax.data.occupancy import kept_tokens
 from mmv_jax.data.resample import Boxes, read_crop
@@ -16,16 +23,26 @@ from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 
 
 class RowWriter:
-    """Writes crops of a store's studies into rows of one shape."""
+    """Writes crops of a store's studies into rows of one shape.
 
-    def __init__(self, store: Boxes, shape: RowShape, coordinates: str):
+    Args:
+      strength: of the changes to crops for which `add` is given seeds.
+    """
+
+    def __init__(
+        self,
+        store: Boxes,
+        shape: RowShape,
+        coordinates: str,
+        strength: Augmentation = DEFAULT,
+    ):
         if coordinates not in COORDINATES:
             raise UserError(
                 f"coordinates is {coordinates!r}; choose one of {', '.join(COORDINATES)}."
             )
         index = store.index
         self.geometry, self.shape = Geometry.of(index), shape
-        self._store, self._coordinates = store, coordinates
+        self._store, self._coordinates, self._strength = store, coordinates, strength
         self._modality, self._unit, self._hash = (
             index[name].to_numpy(str) for name in ("modality", "unit", "study")
         )
@@ -100,15 +117,16 @@ class RowWriter:
         )
         voxels, inside = read_crop(self._store, self.geometry, study, crop)
         rng = np.random.default_rng(seeds[0]) if seeds else None
-        voxels = normalise(voxels, unit, low=low, high=high, rng=rng)
+        voxels = normalise(voxels, unit, low=low, high=high, rng=rng, strength=self._strength)
         if rng is not None and unit != "shape":
-            voxels = distort(voxels, rng)
+            voxels = distort(voxels, rng, self._strength)
         patches = to_patches(np.where(inside, voxels, np.float32(BACKGROUND)), kept, crop.patch)
         points = token_coordinates(crop, extent, kept, self._coordinates)
         if seeds:
             # A mirrored study: each patch is mirrored within itself and stands at the mirrored
             # place. The order of tokens means nothing.
-            mirrored = mirrored_axes(np.random.default_rng(seeds[1]), self._modality[study], extent)
+            draw, modality = np.random.default_rng(seeds[1]), self._modality[study]
+            mirrored = mirrored_axes(draw, modality, extent, self._strength)
             patches = np.flip(
                 patches.reshape(-1, *crop.patch), tuple(1 + np.flatnonzero(mirrored))
             ).reshape(patches.shape)

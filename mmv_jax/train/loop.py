@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.config import to_dict
-from mmv_jax.data.crops import View
+from mmv_jax.data.augment import Augmentation
+from mmv_jax.data.crops import ASPECT, COARSER, View
 from mmv_jax.data.pipeline import Rows
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.tokens import RowShape
@@ -202,6 +203,7 @@ def make_rows(store: Boxes, config: ConfigDict) -> Rows:
         views=make_views(config.crops),
         per_step=config.rows.per_step,
         seed=config.seed,
+        strength=_call("augment", Augmentation, **config.get("augment", {})),
         **asdict(row_shape(config)),
         **options,
     )
@@ -223,6 +225,8 @@ def crop_views(
     locals: int = 0,
     local_grid: Sequence[int] | None = None,
     local_scale: Sequence[float] | None = None,
+    aspect: float = ASPECT,
+    coarser: float = COARSER,
 ) -> list[View]:
     """The views that are cut from each study of one dimensionality.
 
@@ -230,28 +234,18 @@ def crop_views(
       globals, locals: how many of each; the teacher reads the global ones alone.
       global_grid, local_grid: voxels (z, y, x) at most, multiples of the patch.
       global_scale, local_scale: from which to which share of the study a crop takes.
+      aspect: a crop's sides, as shares of its study's, differ by up to this factor; 1 for none.
+      coarser: voxels are larger than the grid asks for by up to this factor; 1 for never.
     """
+    jitter = {"aspect": aspect, "coarser": coarser}
     views = [
-        View(
-            name="global",
-            count=globals,
-            grid=_grid(global_grid),
-            scale=_scale(global_scale),
-            is_global=True,
-        )
+        View("global", globals, _grid(global_grid), _scale(global_scale), is_global=True, **jitter)
     ]
     if locals:
         if local_grid is None or local_scale is None:
             raise UserError("config.crops: local views need local_grid and local_scale.")
-        views.append(
-            View(
-                name="local",
-                count=locals,
-                grid=_grid(local_grid),
-                scale=_scale(local_scale),
-                is_global=False,
-            )
-        )
+        local = _grid(local_grid), _scale(local_scale)
+        views.append(View("local", locals, *local, is_global=False, **jitter))
     return views
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mmv_jax.data.augment import distort, mirrored_axes, normalise
+from mmv_jax.data.augment import Augmentation, distort, mirrored_axes, normalise
+from mmv_jax.errors import UserError
 
 
 def rngs(n):
@@ -84,3 +85,44 @@ def test_only_what_has_no_side_is_mirrored(modality, extent, axes):
     drawn = np.stack([mirrored_axes(rng, modality, np.array(extent)) for rng in rngs(64)])
     assert set(np.flatnonzero(drawn.any(axis=0))) == axes
     assert all(0.25 < drawn[:, axis].mean() < 0.75 for axis in axes)
+
+
+NONE = Augmentation(*[0.0] * 8)
+
+
+def test_at_zero_nothing_is_changed():
+    values = np.linspace(-1200.0, 600.0, 60, dtype=np.float32).reshape(1, 6, 10)
+    plain = normalise(values, "HU", 0.0, 1.0)
+    for rng in rngs(20):
+        seen = normalise(values, "HU", 0.0, 1.0, rng, NONE)
+        assert np.array_equal(distort(seen, rng, NONE), plain)
+        assert not mirrored_axes(rng, "MG", np.array([0.0, 60.0, 60.0]), NONE).any()
+
+
+@pytest.mark.parametrize("name", ["window_shift", "window_scale", "gamma", "blur_voxels", "noise"])
+def test_each_strength_changes_more_where_it_is_larger(name):
+    x = np.random.default_rng(0).uniform(-800, 200, (1, 16, 16)).astype(np.float32)
+    always = {"blur_share": 1.0} if name == "blur_voxels" else {"noise_share": 1.0}
+
+    def change(value: float) -> float:
+        strength = Augmentation(**dict.fromkeys(vars(NONE), 0.0) | always | {name: value})
+        seen = [
+            distort(normalise(x, "HU", 0.0, 1.0, rng, strength), rng, strength) for rng in rngs(40)
+        ]
+        return float(np.mean(np.abs(np.stack(seen) - normalise(x, "HU", 0.0, 1.0))))
+
+    low = 0.8 if name == "blur_voxels" else 0.2  # a fifth of a voxel is not to be seen
+    assert change(2 * low) > 1.3 * change(low) > 0
+
+
+@pytest.mark.parametrize(
+    "name, value, says",
+    [
+        ("noise", -0.1, "must be 0 or more"),
+        ("blur_share", 1.5, "at most 1"),
+        ("window_scale", 1.0, "below 1"),
+    ],
+)
+def test_an_impossible_strength_is_named(name, value, says):
+    with pytest.raises(UserError, match=f"config.augment.{name} .*{says}"):
+        Augmentation(**{name: value})

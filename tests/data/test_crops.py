@@ -65,6 +65,24 @@ def test_a_box_takes_its_share_of_the_study_at_its_voxels(ndim):
     assert (full | (crops.spacing_mm[:, 0] <= finest * COARSER + 1e-9)).all()
 
 
+def test_a_view_says_how_much_its_crops_are_stretched_and_coarsened():
+    store = memory([s for s in random_studies(60) if s[0].shape[0] == 1])
+
+    def spacings(**jitter):
+        view = View("v", 1, (32, 64, 64), (0.5, 0.5), True, **jitter)
+        geometry, crops = crops_of(store, views={2: [view]})
+        asked = (np.sqrt(0.5) * geometry.extent_mm[:, 1:] / 64).max(axis=1)
+        finest = geometry.spacing_mm[:, 1:].min(axis=1) / OVERSAMPLING[2]
+        return crops.spacing_mm[:, 0] / np.maximum(asked, finest)
+
+    assert spacings(aspect=1.0, coarser=1.0) == pytest.approx(1)
+    coarse = spacings(aspect=1.0, coarser=1.5)
+    assert (coarse > 1).all() and (coarse < 1.5).all() and coarse.std() > 0.05
+    assert spacings(aspect=1.4, coarser=1.0).std() > 0.01
+    with pytest.raises(UserError, match="factors from 1 on"):
+        check_views({2: [View("v", 1, (8, 64, 64), (0.5, 1.0), True, aspect=0.9)]}, PATCH)
+
+
 def test_a_box_lies_in_its_study_but_for_what_it_was_grown_by():
     geometry, crops = crops_of(memory(random_studies(200)))
     patch_mm = np.array(PATCH) * crops.spacing_mm[..., None]
