@@ -124,7 +124,9 @@ def test_no_row_has_more_visible_tokens_than_it_may():
     assert bounded.batch(0)["visible_index"].shape == bounded.spec["visible_index"].shape == (4, 46)
 
 
-@pytest.mark.parametrize("workers", (0, 1, 2, 3))
+@pytest.mark.parametrize(
+    "workers", (0, 2, *(pytest.param(count, marks=pytest.mark.full) for count in (1, 3)))
+)
 def test_batches_do_not_depend_on_the_number_of_workers(workers):
     assert take(make(), 0, STEPS, workers=workers) == DIGESTS
 
@@ -145,7 +147,9 @@ def test_what_a_worker_made_is_no_longer_in_shared_memory():
     assert not held() - before
 
 
-@pytest.mark.parametrize("told", (signal.SIGTERM, signal.SIGINT))
+@pytest.mark.parametrize(
+    "told", (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full))
+)
 def test_a_worker_that_is_told_to_stop_goes_on_making_batches(told):
     """A job's end is told to all of its processes; the loop decides, and needs its batches until
     then.
@@ -225,7 +229,7 @@ def test_a_run_goes_on_behind_the_step_it_begins_at():
     assert take(make(), 2, STEPS - 2) == DIGESTS[2:]
 
 
-@pytest.mark.parametrize("workers", (0, 1))
+@pytest.mark.parametrize("workers", (0, pytest.param(1, marks=pytest.mark.full)))
 def test_a_run_that_begins_again_plans_no_epoch_before(workers):
     rows = make()
     batches = rows.batches(0, workers=workers)

@@ -56,7 +56,11 @@ def boxes(kind, n=24, levels=1):
 
 
 @pytest.mark.parametrize(
-    "head, kind", [*((head, "planar") for head in HEADS), ("global-local", "volumetric")]
+    "head, kind",
+    [
+        *((head, "planar") for head in HEADS),
+        pytest.param("global-local", "volumetric", marks=pytest.mark.full),
+    ],
 )
 def test_every_head_learns_what_the_tokens_tell(head, kind):
     scenes, encoded, split = boxes(kind, levels=4 if head == "multi-scale" else 1)

@@ -56,6 +56,7 @@ def task_of(store, kind, modality="CXR"):
     return make_task(store.index, kind, kind=kind, where={"modality": modality}, **group)
 
 
+@pytest.mark.full
 def test_a_network_learns_to_outline_discs(tiny):
     _, store, geometry, encoder = tiny
     recipe = RECIPES["supervised"].changed({"epochs": 7, "patience": 7, "batch": 4})
@@ -166,6 +167,25 @@ def config_of(folder, **changed):
     return c
 
 
+def test_heads_are_named_and_a_second_evaluation_fits_none_of_them_again(
+    tiny, few_steps, monkeypatch, tmp_path
+):
+    folder, *_ = tiny
+    config = config_of(folder, heads=("linear",))
+    del config.tasks["left"]
+    evaluate(config, folder / "run", tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"trained+linear", "random+linear", "pixels+linear"} <= set(found["disc"])
+    monkeypatch.setattr(variants, "fit_head", lambda *args, **named: pytest.fail("fitted again"))
+    evaluate(config, folder / "run", tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found
+    # another recipe is another result
+    config.fit.epochs = 1
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
+        evaluate(config, folder / "run", tmp_path)
+
+
+@pytest.mark.full
 def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(
     tiny, few_steps, monkeypatch
 ):

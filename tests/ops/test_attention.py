@@ -61,7 +61,14 @@ def test_backend_equals_dense(backend, layout):
     )
 
 
-@pytest.mark.parametrize("heads, width", [(3, 32), (1, 64), (3, 64), (4, 96), (1, 128)])
+@pytest.mark.parametrize(
+    "heads, width",
+    [
+        (3, 32),
+        (1, 128),
+        *(pytest.param(*shape, marks=pytest.mark.full) for shape in ((1, 64), (3, 64), (4, 96))),
+    ],
+)
 @pytest.mark.parametrize("backend", ["blocked", "tpu", "gpu"])
 def test_heads_of_any_width_and_rows_of_any_length(backend, heads, width):
     ids = jnp.concatenate([row_of([70, 1, 100], 200), row_of([130], 200)])

@@ -116,11 +116,17 @@ def test_the_sheet_says_what_the_figures_say(figures):
     assert "--config.mesh.data=8 --config.mesh.fsdp=1" in text
 
 
-@pytest.mark.parametrize("remat", [False, True], ids=["stored", "remat"])
+MAE, DISTILLATION = {"mae": 1.0}, {"dino": 1.0, "ibot": 1.0, "koleo": 0.1}
+
+
 @pytest.mark.parametrize(
-    "weights",
-    [{"mae": 1.0}, {"dino": 1.0, "ibot": 1.0, "koleo": 0.1}],
-    ids=lambda weights: " ".join(weights),
+    "weights, remat",
+    [
+        pytest.param(MAE, True, id="mae-remat"),
+        pytest.param(DISTILLATION, False, id="distillation-stored"),
+        pytest.param(MAE, False, id="mae-stored", marks=pytest.mark.full),
+        pytest.param(DISTILLATION, True, id="distillation-remat", marks=pytest.mark.full),
+    ],
 )
 def test_products_agree_with_the_compiled_program(weights, remat):
     c = config(remat, **weights)
