@@ -70,7 +70,12 @@ def write(folder: Path, name: str, source: str) -> Path:
     return path
 
 
-def test_a_reader_and_a_data_set_from_outside_with_two_workers(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_reader_and_a_data_set_from_outside_with_two_workers(
+    tmp_path, capsys, monkeypatch, engine
+):
+    if engine == "ray":
+        pytest.importorskip("ray", reason="the extra ray is not installed")
     monkeypatch.setattr(jobs, "TASK_LINES", 2)  # two tasks, one for each
     data = tmp_path / "data"
     data.mkdir()
@@ -84,7 +89,12 @@ def test_a_reader_and_a_data_set_from_outside_with_two_workers(tmp_path, capsys,
     ]
     manifest, store = str(tmp_path / "m.csv"), str(tmp_path / "store")
     assert cli.main(["manifest", "digits-set", str(data), "--out", manifest, *ours]) == 0
-    assert cli.main(["ingest", manifest, "--store", store, "--workers", "2", *ours]) == 0
+    assert (
+        cli.main(
+            ["ingest", manifest, "--store", store, "--workers", "2", *ours, "--engine", engine]
+        )
+        == 0
+    )
     assert "4 studies ingested" in capsys.readouterr().out
     assert list(Store.open(store).index["high"]) == [9] * 4
 
