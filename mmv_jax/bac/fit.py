@@ -24,7 +24,6 @@ from mmv_jax.bac.tiles import TileShape
 from mmv_jax.checkpoint import Checkpoints, restore_items
 from mmv_jax.config import to_dict
 from mmv_jax.errors import UserError
-from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.read import Store
 from mmv_jax.train.health import Patience
@@ -144,6 +143,10 @@ def init_state(
     return {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
 
 
+# fields of a backbone that its weights do not depend on
+FREE = {"parent", "name", "attention", "remat", "dtype", "drop_path"}
+
+
 def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
     """The encoder of a checkpoint, and the head of one that was fitted to mammograms.
 
@@ -151,25 +154,20 @@ def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
       UserError: they are of another model.
     """
     config = restore_items(init, ())[1]
-    theirs = make_encoder(**config["encoder"])
-    same = {field.name for field in fields(Encoder)} - {
-        "parent",
-        "name",
-        "attention",
-        "remat",
-        "dtype",
-        "drop_path",
-    }
-    if other := sorted(
-        name for name in same if getattr(theirs, name) != getattr(model.encoder, name)
-    ):
-        told = ", ".join(
-            f"{name} {getattr(theirs, name)} and not {getattr(model.encoder, name)}"
-            for name in other
-        )
+    trained, wanted = make_encoder(**config["encoder"]), model.encoder
+    if type(trained) is type(wanted):
+        names = {field.name for field in fields(trained)} - FREE
+        told = [
+            f"{name} {getattr(trained, name)} and not {getattr(wanted, name)}"
+            for name in sorted(names)
+            if getattr(trained, name) != getattr(wanted, name)
+        ]
+    else:
+        told = [f"backbone {type(trained).__name__} and not {type(wanted).__name__}"]
+    if told:
         raise UserError(
-            f"config.init: that checkpoint's encoder has {told}. Set config.encoder to that of its"
-            " run, or pretrain one with this group."
+            f"config.init: that checkpoint's encoder has {', '.join(told)}. Set config.encoder to that"
+            " of its run, or pretrain one with this group."
         )
     weights = restore_items(init, ("encoder", "head") if "measure" in config else ("encoder",))[0]
     if "head" in weights and jax.tree.map(jnp.shape, weights["head"]) != jax.tree.map(
