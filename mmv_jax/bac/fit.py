@@ -166,8 +166,8 @@ def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
         told = [f"backbone {type(trained).__name__} and not {type(wanted).__name__}"]
     if told:
         raise UserError(
-            f"config.init: that checkpoint's encoder has {', '.join(told)}. Set config.encoder to that"
-            " of its run, or pretrain one with this group."
+            f"config.init: that checkpoint's encoder has {', '.join(told)}. Set config.encoder to"
+            " that of its run, or pretrain one with this group."
         )
     weights = restore_items(init, ("encoder", "head") if "measure" in config else ("encoder",))[0]
     if "head" in weights and jax.tree.map(jnp.shape, weights["head"]) != jax.tree.map(
