@@ -68,12 +68,13 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     """Of `mmv pretrain` and `mmv preflight`."""
     from mmv_jax.checkpoint import Checkpoints
     from mmv_jax.data.augment import Augmentation
+    from mmv_jax.data.crops import crop_views
     from mmv_jax.data.pipeline import Rows
     from mmv_jax.data.tokens import RowShape
     from mmv_jax.parallel import make_mesh
     from mmv_jax.train.health import HealthOptions
-    from mmv_jax.train.loop import crop_views
     from mmv_jax.train.optimizer import make_ema, make_optimizer
+    from mmv_jax.train.wandb_board import LogOptions
 
     shape = {field.name for field in fields(RowShape)}
     elsewhere = {
@@ -96,7 +97,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _in("rows", of_rows) | {"rows.per_step": per_step}
     for name in ("planar", "volume"):
         keys |= _in(f"crops.{name}", keys_of(crop_views))
-    keys |= _in("augment", keys_of(Augmentation))
+    keys |= _in("augment", keys_of(Augmentation)) | _in("log", keys_of(LogOptions))
     keys |= _encoder_keys()
     keys |= _objective_keys()
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))

@@ -93,9 +93,9 @@ def _pretrain(args) -> int:
 
 def _finishes(config: ConfigDict, workdir: Path) -> bool:
     """Trains; False where the run was told to stop before its last step."""
-    from mmv_jax.train.loop import pretrain
+    from mmv_jax.face.runs import pretrain
 
-    return int(pretrain(config, workdir).step) >= config.steps
+    return pretrain(config, workdir) >= config.steps
 
 
 def _stopped() -> int:

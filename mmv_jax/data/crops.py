@@ -120,6 +120,50 @@ class Crops:
         )
 
 
+def crop_views(
+    *,
+    globals: int,
+    global_grid: Sequence[int],
+    global_scale: Sequence[float],
+    locals: int = 0,
+    local_grid: Sequence[int] | None = None,
+    local_scale: Sequence[float] | None = None,
+    aspect: float = ASPECT,
+    coarser: float = COARSER,
+) -> list[View]:
+    """The views that are cut from each study of one dimensionality.
+
+    Args:
+      globals, locals: how many of each; the teacher reads the global ones alone.
+      global_grid, local_grid: voxels (z, y, x) at most, multiples of the patch.
+      global_scale, local_scale: from which to which share of the study a crop takes.
+      aspect: a crop's sides, as shares of its study's, differ by up to this factor; 1 for none.
+      coarser: voxels are larger than the grid asks for by up to this factor; 1 for never.
+    """
+    jitter = {"aspect": aspect, "coarser": coarser}
+    views = [
+        View(
+            "global", globals, _triple(global_grid), _range(global_scale), is_global=True, **jitter
+        )
+    ]
+    if locals:
+        if local_grid is None or local_scale is None:
+            raise UserError("config.crops: local views need local_grid and local_scale.")
+        where = _triple(local_grid), _range(local_scale)
+        views.append(View("local", locals, *where, is_global=False, **jitter))
+    return views
+
+
+def _triple(voxels: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = voxels
+    return z, y, x
+
+
+def _range(shares: Sequence[float]) -> tuple[float, float]:
+    low, high = shares
+    return low, high
+
+
 def check_views(views: Mapping[int, Sequence[View]], patch: Triple) -> None:
     """Raises UserError where a view cannot be cut into patches, has an impossible scale, or the
     globals do not come first.

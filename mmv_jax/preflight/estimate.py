@@ -15,9 +15,9 @@ from mmv_jax.errors import UserError
 from mmv_jax.parallel import make_mesh
 from mmv_jax.preflight import hlo
 from mmv_jax.preflight.advice import HEADROOM, Choice, suggest
-from mmv_jax.preflight.flops import expected_filling, step_flops
 from mmv_jax.preflight.memory import step_memory
 from mmv_jax.preflight.topology import Topology, devices_of, parse_topology, virtual_devices
+from mmv_jax.train.flops import expected_filling, step_flops
 from mmv_jax.train.loop import lower_step, make_parts, make_views, row_shape
 from mmv_jax.train.objective import Objective
 

@@ -16,7 +16,7 @@ from mmv_jax.data.tokens import RowShape
 from mmv_jax.models.cost import F32
 from mmv_jax.objectives.term import STUDENT, TEACHER, VISIBLE
 from mmv_jax.parallel import parameter_axes
-from mmv_jax.preflight.flops import work_of
+from mmv_jax.train.flops import work_of
 from mmv_jax.train.objective import Objective
 from mmv_jax.train.state import TrainState
 

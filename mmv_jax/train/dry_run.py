@@ -4,7 +4,6 @@ import os
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,6 +20,7 @@ from mmv_jax.train.loop import (
     make_probe,
     make_rows,
 )
+from mmv_jax.train.opening import devices_in_words, in_lines, parameters_in_words
 from mmv_jax.train.state import init_state, shapes_of_state
 from mmv_jax.train.step import jit_step
 from mmv_jax.train.workdir import check_config, check_studies
@@ -64,16 +64,15 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
         step_s = time.perf_counter() - began
     if not np.isfinite(loss):
         raise WorkFailed("the loss of the first step is not finite. Look at the store's values.")
-    sizes = [x.size for x in jax.tree.leaves(shapes.student)]
     lines = {
-        "devices": f"{mesh.size} × {mesh.devices.flat[0].device_kind}",
-        "parameters": f"{sum(sizes):,} that are trained",
+        "devices": devices_in_words(mesh),
+        "parameters": parameters_in_words(shapes),
         "store": f"{len(rows.patients)} patients to train on in {config.data.store}",
         "workdir": f"{workdir} can be written to",
         "step": f"compiled in {compile_s:.1f} s, run in {step_s:.2f} s, loss {loss:.4f}",
         "kept": "nothing: leave out --dry-run to train",
     }
-    return "\n".join(f"{name:<11} {words}" for name, words in lines.items())
+    return in_lines(lines)
 
 
 def check_workdir(workdir: Path) -> None:

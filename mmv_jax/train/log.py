@@ -1,19 +1,28 @@
-"""What a run writes while it trains: `metrics.jsonl` (the truth), TensorBoard events, and a bar or
-plain lines.
+"""What a run writes while it trains: `metrics.jsonl` (the truth), TensorBoard events and other
+boards, and a bar or plain lines.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 METRICS = "metrics.jsonl"
+
+
+@runtime_checkable
+class Board(Protocol):
+    """Where numbers go beside `metrics.jsonl`."""
+
+    def write(self, step: int, numbers: Mapping[str, float | int]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Log:
@@ -26,20 +35,31 @@ class Log:
       workdir: the run's folder.
       first, steps: the step to go on from, and the last.
       seconds: between two lines on the screen, where it is not a terminal.
+      more: boards beside TensorBoard.
     """
 
-    def __init__(self, workdir: Path, first: int, steps: int, seconds: float = 15.0):
+    def __init__(
+        self,
+        workdir: Path,
+        first: int,
+        steps: int,
+        seconds: float = 15.0,
+        more: Sequence[Board] = (),
+    ):
         self._file = (workdir / METRICS).open("a")
         if _ends_within_a_line(workdir / METRICS):
             # a killed process left half a line, which must not swallow the next one
             self._file.write("\n")
-        self._board = _Board(workdir / "tensorboard", first)
+        self._boards: list[Board] = [_Events(workdir / "tensorboard", first), *more]
         self._first, self._steps, self._seconds = first, steps, seconds
-        self._began = self._printed = time.monotonic()
+        # The first step compiles, which says nothing about those that come: the clock of the rate
+        # starts when it is over.
+        self._opened = self._printed = time.monotonic()
+        self._began: float | None = None
         self._bar = _make_bar() if sys.stderr.isatty() else None
         if self._bar:
             self._task = self._bar.add_task(
-                "pretrain", total=steps, completed=first, loss=float("nan")
+                "compiling", total=steps, completed=first, loss=float("nan"), start=False
             )
 
     def __enter__(self) -> "Log":
@@ -51,7 +71,8 @@ class Log:
         if self._bar:
             self._bar.stop()
         self._file.close()
-        self._board.close()
+        for board in self._boards:
+            board.close()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a step's numbers: one line, events, and the bar."""
@@ -61,7 +82,8 @@ class Log:
             json.dumps({"step": step, **numbers, "time": round(time.time(), 3)}) + "\n"
         )
         self._file.flush()
-        self._board.write(step, numbers)
+        for board in self._boards:
+            board.write(step, numbers)
         self._show(step, numbers["loss"])
 
     def say(self, words: str) -> None:
@@ -72,13 +94,21 @@ class Log:
             print(words, file=sys.stderr, flush=True)
 
     def _show(self, step: int, loss: float) -> None:
-        done = step + 1
-        if self._bar:
+        done, now = step + 1, time.monotonic()
+        if self._began is None:
+            self._began = self._printed = now
+            if self._bar:
+                self._bar.start_task(self._task)
+                self._bar.update(self._task, description="pretrain", completed=done, loss=loss)
+            else:
+                self.say(
+                    f"step {done}/{self._steps}  loss {loss:.4f}  ({now - self._opened:.1f} s with"
+                    " compiling, which the rate does not count)"
+                )
+        elif self._bar:
             self._bar.update(self._task, completed=done, loss=loss)
-            return
-        now = time.monotonic()
-        if now - self._printed > self._seconds or done == self._steps:
-            rate = (done - self._first) / (now - self._began)
+        elif now - self._printed > self._seconds or done == self._steps:
+            rate = (done - self._first - 1) / max(now - self._began, 1e-9)
             left = (self._steps - done) / rate / 60
             self.say(
                 f"step {done}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {left:.1f} min"
@@ -87,7 +117,7 @@ class Log:
             self._printed = now
 
 
-class _Board:
+class _Events:
     """TensorBoard events, written where they are made: the usual writer's thread ends with a full
     disk, its queue fills, and the run hangs.
     """

@@ -4,7 +4,7 @@ arguments.
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.config import to_dict
 from mmv_jax.data.augment import Augmentation
-from mmv_jax.data.crops import ASPECT, COARSER, View
+from mmv_jax.data.crops import View, crop_views
 from mmv_jax.data.pipeline import Rows
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.tokens import RowShape
@@ -29,14 +29,25 @@ from mmv_jax.objectives.term import MASKED, VISIBLE
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
+from mmv_jax.train.flops import step_cost
 from mmv_jax.train.health import Health, HealthOptions, Patience
 from mmv_jax.train.log import Log, Silence, one_behind
 from mmv_jax.train.objective import Objective, make_objective
-from mmv_jax.train.optimizer import Schedule, make_ema, make_optimizer, make_teacher_temperature
+from mmv_jax.train.opening import opening
+from mmv_jax.train.optimizer import (
+    Schedule,
+    make_ema,
+    make_learning_rate,
+    make_optimizer,
+    make_teacher_temperature,
+)
 from mmv_jax.train.probe import Probe
+from mmv_jax.train.running import running
 from mmv_jax.train.signals import stop_signal
+from mmv_jax.train.speed import Speed, StepCost, rates_of
 from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
+from mmv_jax.train.wandb_board import LogOptions, WandbBoard
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 # Between a run and its resume: where it runs, and how the same numbers are come by.
@@ -49,6 +60,7 @@ MAY_CHANGE = {
     "encoder.attention",
     "checkpoint",
     "health",
+    "log",
 }
 
 
@@ -57,14 +69,27 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     is one.
 
     Raises:
-      UserError: the config does not fit the store, the devices or the run that `workdir` holds.
+      UserError: the config does not fit the store, the devices or the run that `workdir` holds, or
+        another process is training there.
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
     """
     mesh = _call("mesh", make_mesh, **config.mesh)
     check_rows(config.rows.per_step, mesh)
     check_counts(config)
-    objective, tx, ema = make_parts(config)
-    keep_config(config, workdir, MAY_CHANGE)
+    parts = make_parts(config)
+    with running(workdir):
+        keep_config(config, workdir, MAY_CHANGE)
+        return _train(config, workdir, mesh=mesh, parts=parts)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    mesh: Mesh,
+    parts: tuple[Objective, optax.GradientTransformation, Schedule],
+) -> TrainState:
+    objective, tx, ema = parts
     # Data: which study is in which row of which step is known before a voxel is read.
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
@@ -88,8 +113,18 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
             rows = rows.begin_at(tuple(before.get("begin", (0, 0))))
         else:
             state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
-        run = _Run(config, mesh, step_fn=step_fn, probe=probe, checkpoints=checkpoints)
-        with _make_log(workdir, first, config.steps) as log:
+        cost = step_cost(
+            objective,
+            row_shape(config),
+            rows=config.rows.per_step,
+            views=make_views(config.crops),
+            mesh=mesh,
+        )
+        speed = make_speed(config, cost)
+        run = _Run(config, mesh, step_fn=step_fn, probe=probe, checkpoints=checkpoints, speed=speed)
+        about = {"state": shapes, "first": first, "patients": len(rows.patients), "cost": cost}
+        with _make_log(workdir, config, first) as log:
+            log.say(opening(carried, workdir, mesh=mesh, **about))
             carried = {**carried, "pretraining": seen}
             return run.train(state, rows, first=first, carried=carried, log=log)
 
@@ -103,6 +138,7 @@ class _Run:
     step_fn: Callable
     probe: Callable[[int, TrainState], dict[str, float]]
     checkpoints: Checkpoints
+    speed: Speed
 
     def train(
         self, state: TrainState, rows: Rows, *, first: int, carried: dict, log: Log | Silence
@@ -110,7 +146,7 @@ class _Run:
         """Takes the steps from `first` on. `carried`: what stands beside every checkpoint."""
         config, checkpoints = self.config, self.checkpoints
         with (
-            one_behind(_writer(log, config)) as report,
+            one_behind(_writer(log, config, self.speed)) as report,
             stop_signal() as stop,
             on_mesh(self.mesh),
         ):
@@ -217,48 +253,6 @@ def make_views(crops: ConfigDict) -> dict[int, list[View]]:
     }
 
 
-def crop_views(
-    *,
-    globals: int,
-    global_grid: Sequence[int],
-    global_scale: Sequence[float],
-    locals: int = 0,
-    local_grid: Sequence[int] | None = None,
-    local_scale: Sequence[float] | None = None,
-    aspect: float = ASPECT,
-    coarser: float = COARSER,
-) -> list[View]:
-    """The views that are cut from each study of one dimensionality.
-
-    Args:
-      globals, locals: how many of each; the teacher reads the global ones alone.
-      global_grid, local_grid: voxels (z, y, x) at most, multiples of the patch.
-      global_scale, local_scale: from which to which share of the study a crop takes.
-      aspect: a crop's sides, as shares of its study's, differ by up to this factor; 1 for none.
-      coarser: voxels are larger than the grid asks for by up to this factor; 1 for never.
-    """
-    jitter = {"aspect": aspect, "coarser": coarser}
-    views = [
-        View("global", globals, _grid(global_grid), _scale(global_scale), is_global=True, **jitter)
-    ]
-    if locals:
-        if local_grid is None or local_scale is None:
-            raise UserError("config.crops: local views need local_grid and local_scale.")
-        local = _grid(local_grid), _scale(local_scale)
-        views.append(View("local", locals, *local, is_global=False, **jitter))
-    return views
-
-
-def _grid(voxels: Sequence[int]) -> tuple[int, int, int]:
-    z, y, x = voxels
-    return z, y, x
-
-
-def _scale(shares: Sequence[float]) -> tuple[float, float]:
-    low, high = shares
-    return low, high
-
-
 def device_batches(
     rows: Rows, mesh: Mesh, first: int, workers: int
 ) -> Iterator[dict[str, jax.Array]]:
@@ -349,14 +343,30 @@ def check_counts(config: ConfigDict) -> None:
     for name, count in ({"steps": config.steps} | every).items():
         if not isinstance(count, int) or count < 1:
             raise UserError(f"config.{name} is {count!r}, but must be a whole number from 1 on.")
+    _call("log", LogOptions, **config.get("log", {}))
 
 
-def _make_log(workdir: Path, first: int, steps: int) -> Log | Silence:
-    return Silence() if jax.process_index() else Log(workdir, first, steps)
+def make_speed(config: ConfigDict, cost: StepCost) -> Speed:
+    """The measure of a run's speed, by its config."""
+    of_rate = {name: config.optimizer[name] for name in ("peak_lr", "at_rows", "warmup")}
+    schedule = make_learning_rate(config.steps, config.rows.per_step, **of_rate)
+    tokens = config.rows.per_step * config.rows.length
+    return Speed(rates_of(schedule, config.steps), tokens, cost)
 
 
-def _writer(log: Log | Silence, config: ConfigDict) -> Callable[[int, dict[str, Any]], None]:
-    """A function that writes a step's metrics to the log, with the health of its features.
+def _make_log(workdir: Path, config: ConfigDict, first: int) -> Log | Silence:
+    if jax.process_index():
+        return Silence()
+    project = LogOptions(**config.get("log", {})).wandb
+    more = [WandbBoard(project, workdir, to_dict(config))] if project else []
+    return Log(workdir, first, config.steps, more=more)
+
+
+def _writer(
+    log: Log | Silence, config: ConfigDict, speed: Speed
+) -> Callable[[int, dict[str, Any]], None]:
+    """A function that writes a step's metrics to the log, with its speed and the health of its
+    features.
 
     It raises `WorkFailed` where the loss was not finite for several steps in a row.
     """
@@ -368,7 +378,7 @@ def _writer(log: Log | Silence, config: ConfigDict) -> Callable[[int, dict[str, 
         numbers = {name: np.asarray(value) for name, value in metrics.items()}
         due = step % config.health.every == 0 or step + 1 == config.steps
         figures = health.figures() if due else {}
-        log.write(step, {**numbers, **figures})
+        log.write(step, {**numbers, **speed.figures(step, numbers), **figures})
         if figures:
             plain = {name: float(value) for name, value in numbers.items()}
             for words in health.verdict(plain, figures):

@@ -16,6 +16,7 @@ from mmv_jax.objectives.table import TERMS, weights_of
 from mmv_jax.report.figures import COLOURS, STYLE
 from mmv_jax.train.health import LOW_RANK, LOW_STD, Health
 from mmv_jax.train.log import METRICS, read_metrics
+from mmv_jax.train.running import Process, process_of
 
 PICTURE = "status.png"
 EARLY = 20  # steps; before them nothing is said of a trend
@@ -42,7 +43,11 @@ def status(workdir: Path) -> str:
     draw(lines, workdir / PICTURE)
     done, planned, seconds = int(lines[-1]["step"]) + 1, config["steps"], step_seconds(lines)
     idle = time.time() - (workdir / METRICS).stat().st_mtime
-    running = done < planned and idle < max(120.0, 20 * (seconds or 0.0))
+    process = process_of(workdir)
+    alive = process.is_alive if process else None
+    # Where nobody can tell, the log is the heartbeat.
+    beats = idle < max(120.0, 20 * (seconds or 0.0))
+    running = done < planned and (beats if alive is None else alive)
     verdict, advice = judge(lines, config)
     pause = "" if running or done >= planned else f"; stopped: the last was {_duration(idle)} ago"
     rows = {
@@ -51,8 +56,10 @@ def status(workdir: Path) -> str:
         "speed": _speed(lines, config, seconds, planned - done),
         "features": _features(lines),
         "neighbours": _neighbours(lines, config["health"].get("knn") or {}),
+        "mfu": _utilisation(lines),
         "verdict": verdict,
-        "checkpoint": _checkpoint(workdir),
+        "process": _process(process, running, idle),
+        "checkpoint": _checkpoint(workdir, done),
         "next": advice or _next(workdir, done, planned, running),
         "picture": str(workdir / PICTURE),
     }
@@ -226,12 +233,38 @@ def _neighbours(lines: Numbers, labels: Mapping[str, str]) -> str:
     )
 
 
-def _checkpoint(workdir: Path) -> str:
+def _utilisation(lines: Numbers) -> str:
+    shares = [line["mfu"] for line in lines[-101:] if "mfu" in line]
+    if not shares:
+        return "not known: the log has none (no peak is known of these devices, or an old log)"
+    return (
+        f"{statistics.median(shares):.1%} of the peak, the median of {len(shares)} steps"
+    )
+
+
+def _process(process: Process | None, running: bool, idle: float) -> str:
+    """What trains there, or did."""
+    last = f"the last step was {_duration(idle)} ago"
+    if process is None:
+        return f"not known, since no process left its name; {last}"
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(process.since))
+    if process.is_alive:
+        return f"{process.words} trains here since {began}; {last}"
+    if process.is_alive is None:
+        seems = "it seems to train" if running else "it seems to have ended"
+        return f"{process.words}, which cannot be asked from here: {seems}; {last}"
+    return f"none: {process.words}, of {began}, has ended; {last}"
+
+
+def _checkpoint(workdir: Path, done: int) -> str:
+    """The newest whole one, what is damaged, and which trained steps are in none."""
     damaged: list[int] = []
     for step in sorted(step_folders(workdir), reverse=True):
         fault = find_fault(workdir, step)
         if fault is None:
-            return f"step {step}, whole{''.join(f'; step {later} is not' for later in damaged)}"
+            broken = "".join(f"; step {later} is not" for later in damaged)
+            lost = f"; {done - step} of {done} trained steps are not saved" if done > step else ""
+            return f"step {step}, whole{broken}{lost}"
         damaged.append(step)
     return f"none of {len(damaged)} is whole" if damaged else "none yet"
 

@@ -49,7 +49,17 @@ def train_step(
         "momentum": ema(state.step),
     }
     metrics["tokens"] = (batch["segment_ids"] > 0).sum()  # that are not padding
+    metrics["studies"] = _studies(batch)
     return kept.replace(step=state.step + 1), metrics
+
+
+def _studies(batch: Mapping[str, Array]) -> Array:
+    """How many studies the rows show. The global crops of a study follow each other, so that it
+    begins where the study changes.
+    """
+    study = jnp.where(batch["is_global"], batch["study"], -1)
+    begins = study != jnp.pad(study, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    return (begins & (study >= 0)).sum()
 
 
 def keep_finite(new: Any, old: Any, loss: Array, norm: Array) -> tuple[Any, Array]:

@@ -8,7 +8,9 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 
+from mmv_jax.errors import UserError
 from mmv_jax.train.log import METRICS, Log, one_behind, read_metrics
+from mmv_jax.train.wandb_board import LogOptions, WandbBoard
 
 
 def test_floats_come_back_to_the_last_bit(tmp_path):
@@ -64,6 +66,54 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
         log.write(1, {"loss": np.float32(0.25)})
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].startswith("step 2/2  loss 0.2500")
+
+
+def test_the_rate_does_not_count_the_first_step_which_compiles(tmp_path, capsys, monkeypatch):
+    clock = iter([0.0, 60.0, 61.0, 62.0])  # opened, then one step an item
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Log(tmp_path, 10, 100, seconds=0.5) as log:
+        for step in (10, 11, 12):
+            log.write(step, {"loss": np.float32(0.5)})
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 11/100") and "60.0 s with compiling" in first
+    assert "1.00 steps/s  1.4 min left" in last
+
+
+def test_other_boards_get_every_step_and_are_closed(tmp_path):
+    class Board:
+        def __init__(self):
+            self.seen, self.closed = [], False
+
+        def write(self, step, numbers):
+            self.seen.append((step, numbers["loss"]))
+
+        def close(self):
+            self.closed = True
+
+    board = Board()
+    with Log(tmp_path, 0, 1, more=[board]) as log:
+        log.write(0, {"loss": np.float32(0.5)})
+    assert board.seen == [(0, 0.5)] and board.closed
+
+
+def test_weights_and_biases_keeps_a_run_offline_and_goes_on_with_it(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for first in (0, 1):  # a resume does a step again
+        board = WandbBoard("chest", tmp_path, {"steps": 2})
+        board.write(first, {"loss": 0.5})
+        board.close()
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    name = (tmp_path / "wandb" / "run_id").read_text()
+    assert {path.name for path in runs} == {f"run-{name}.wandb"}
+    assert all(b"loss" in path.read_bytes() for path in runs)
+
+
+def test_weights_and_biases_without_its_package_is_a_users_mistake(monkeypatch):
+    monkeypatch.setattr("mmv_jax.train.wandb_board.find_spec", lambda name: None)
+    assert LogOptions().wandb == ""
+    with pytest.raises(UserError, match=r"pip install 'mmv_jax\[wandb\]'"):
+        LogOptions(wandb="chest")
 
 
 def events_of(tmp_path) -> list[Event]:

@@ -13,6 +13,7 @@ from PIL import Image
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError
 from mmv_jax.train.log import METRICS
+from mmv_jax.train.running import FILE, running
 from mmv_jax.train.status import status
 
 
@@ -125,3 +126,48 @@ def test_a_first_step_is_too_early_and_no_step_is_said_so(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             status(tmp_path / folder)
+
+
+def learning(workdir, **options):
+    return write_run(workdir, lambda n: 1 - n / 500, lambda n: (18.0, 0.7), **options)
+
+
+def test_a_process_that_trains_and_one_that_was_killed(tmp_path):
+    workdir = learning(tmp_path / "run")
+    with running(workdir):
+        rows = rows_of(status(workdir))
+        assert rows["process"].startswith(f"process {os.getpid()} on ")
+        assert "trains here since" in rows["process"]
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} on .* is training there"),
+            running(workdir),
+        ):
+            pass
+    # Its last step was just now, but the lock tells that the process is gone.
+    rows = rows_of(status(workdir))
+    assert rows["process"].startswith(f"none: process {os.getpid()} on")
+    assert rows["next"].startswith("the same `mmv pretrain` command")
+
+
+def test_a_process_of_another_machine_is_judged_by_the_log(tmp_path):
+    workdir = learning(tmp_path / "run")
+    (workdir / FILE).write_text('{"pid": 7, "host": "elsewhere", "since": 1.0}')
+    rows = rows_of(status(workdir))
+    assert rows["process"].startswith("process 7 on elsewhere, which cannot be asked from here")
+    assert rows["next"] == "it is running: wait"
+
+
+def test_steps_that_are_trained_and_not_saved_are_counted(tmp_path):
+    workdir = learning(tmp_path / "run", steps=345)
+    (workdir / "checkpoints" / "300").mkdir(parents=True)
+    assert rows_of(status(workdir))["checkpoint"].endswith("45 of 345 trained steps are not saved")
+
+
+def test_the_utilisation_is_the_median_of_the_log(tmp_path):
+    workdir = learning(tmp_path / "run", steps=40)
+    assert rows_of(status(workdir))["mfu"].startswith("not known")
+    lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
+    for line, share in zip(lines, [0.1] + 39 * [0.42]):
+        line["mfu"] = share
+    (workdir / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert rows_of(status(workdir))["mfu"].startswith("42.0% of the peak")

@@ -6,11 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jax.sharding import Mesh
+
+from mmv_jax.chips import CHIPS, peak_flops
 from mmv_jax.data.crops import View
 from mmv_jax.data.tokens import RowShape
 from mmv_jax.models.cost import Flops
 from mmv_jax.objectives.term import STUDENT, TEACHER, VISIBLE, Work
 from mmv_jax.train.objective import Objective
+from mmv_jax.train.speed import StepCost
 
 
 @dataclass(frozen=True)
@@ -87,4 +91,26 @@ def work_of(shape: RowShape, rows: int, filling: Filling | None = None) -> Work:
         segments=shape.segments,
         row_squares=filling.row[1] if filling else 0.0,
         prefix_squares=filling.prefix[1] if filling else 0.0,
+    )
+
+
+def step_cost(
+    objective: Objective,
+    shape: RowShape,
+    *,
+    rows: int,
+    views: Mapping[int, Sequence[View]],
+    mesh: Mesh,
+) -> StepCost:
+    """What a step costs, beside what the devices of a mesh can do."""
+    try:
+        parts = step_flops(objective, shape, rows, expected_filling(views, shape))
+    except NotImplementedError:  # a backbone or loss term of the user's own need not count them
+        return StepCost(math.nan, None, "a part of the model does not say what it costs")
+    kind = mesh.devices.flat[0].device_kind
+    peak = peak_flops(kind)
+    return StepCost(
+        flops=float(sum(part.model for part in parts.values())),
+        peak=None if peak is None else mesh.size * peak,
+        why=f"the peak of a {kind} is not known (it is of: {', '.join(CHIPS)})",
     )

@@ -1,0 +1,79 @@
+"""Weights & Biases: an extra board for the numbers of a run (extra `wandb`)."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmv_jax.errors import UserError
+from mmv_jax.files import write_whole
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """The group `log` of a config: where numbers go beside metrics.jsonl and TensorBoard.
+
+    Attributes:
+      wandb: the project of Weights & Biases; empty for none. WANDB_MODE=offline keeps everything in
+        the workdir until `wandb sync`.
+    """
+
+    wandb: str = ""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+          UserError: the package is asked for and not installed.
+        """
+        if self.wandb and find_spec("wandb") is None:
+            raise UserError(
+                "config.log.wandb needs the package wandb, which is not installed: pip install"
+                " 'mmv_jax[wandb]', or leave it empty."
+            )
+
+
+class WandbBoard:
+    """A run of Weights & Biases in `workdir/wandb`, which a resume goes on with.
+
+    Only numbers and the config leave the machine: no code, no output, no figures of the system.
+
+    Args:
+      config: JSON types.
+    """
+
+    def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
+        import wandb
+
+        settings = wandb.Settings(
+            console="off", disable_git=True, disable_code=True, x_disable_stats=True, silent=True
+        )
+        self._run = wandb.init(
+            project=project,
+            dir=str(workdir),
+            id=_run_id(workdir / "wandb" / "run_id"),
+            name=workdir.name,
+            config=dict(config),
+            resume="allow",
+            settings=settings,
+        )
+        # Steps that are done again after a resume would be dropped as W&B's own steps, which may
+        # not go back.
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, numbers: Mapping[str, float | int]) -> None:
+        """Sends the numbers of a step."""
+        self._run.log({"step": step, **numbers})
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self._run.finish()
+
+
+def _run_id(path: Path) -> str:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, secrets.token_hex(4))
+    return path.read_text()
