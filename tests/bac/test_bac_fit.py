@@ -125,6 +125,7 @@ def test_a_fit_that_is_not_finite_stops(store, tmp_path, monkeypatch):
         fit(config, tmp_path)
 
 
+@pytest.mark.full
 def test_the_last_step_of_a_span_counts_among_those_that_are_not_finite(
     store, tmp_path, monkeypatch
 ):
@@ -140,6 +141,7 @@ def test_the_last_step_of_a_span_counts_among_those_that_are_not_finite(
         fit(small_config(store), tmp_path)
 
 
+@pytest.mark.full
 def test_a_fit_that_begins_anew_does_not_take_the_mistakes_of_another(store, tmp_path):
     # of a store of one view: refused where it is read
     np.savez(tmp_path / "mistakes-2.npz", view_0=np.zeros((1, 2), np.int64))
@@ -228,6 +230,7 @@ def test_a_fit_does_not_go_on_from_another_model(store, fitted, group, name, val
         init_state(model, shape, make_optimizer(3, 1, **config.optimizer), 99, str(fitted))
 
 
+@pytest.mark.full
 def test_a_fit_names_the_patients_of_the_encoder_that_it_starts_from(store, fitted, tmp_path):
     own = restore_items(fitted, ())[1]["pretraining"]
     config = small_config(store)

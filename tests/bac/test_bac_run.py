@@ -193,6 +193,7 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
     assert "Dice of calcified pixels" in told
 
 
+@pytest.mark.full
 def test_the_rule_in_use_has_the_same_figures_among_the_other_rules(
     women, knowing, fitted, tmp_path
 ):
@@ -224,6 +225,7 @@ def bare_manifest(women, lines, **changed):
     return women / "changed.csv"
 
 
+@pytest.mark.full
 def test_women_without_any_calcification_are_compared_without_dice(
     women, knowing, fitted, tmp_path
 ):
@@ -238,12 +240,14 @@ def test_women_without_any_calcification_are_compared_without_dice(
     assert 0.4 < specificity["ci95"][1] < 0.7  # none of three, by Wilson
 
 
+@pytest.mark.full
 def test_a_single_woman_is_compared_without_r2(women, knowing, fitted, tmp_path):
     evaluate.evaluate_mammograms(bare_manifest(women, knowing[:4]), fitted, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert set(metrics["bac_women"]["trained"]) == {"area_mae", "severity_accuracy", "sensitivity"}
 
 
+@pytest.mark.full
 def test_a_mask_of_another_shape_is_told_and_the_others_are_compared(
     women, knowing, fitted, tmp_path
 ):
@@ -265,6 +269,7 @@ def test_views_of_which_none_counts_are_no_comparison(
         evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path)
 
 
+@pytest.mark.full
 def test_pictures_of_an_earlier_run_do_not_stay(women, knowing, fitted, tmp_path):
     run.measure_files([women / line["path"] for line in knowing[:4]], fitted, tmp_path / "out")
     run.measure_files([women / knowing[5]["path"]], fitted, tmp_path / "out")

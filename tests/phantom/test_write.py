@@ -205,6 +205,7 @@ def test_one_patient_at_two_ties_is_two_studies_that_fit_into_one_store(tmp_path
     assert all(line["chest_tube"] == line["pneumothorax"] for line in tight)
 
 
+@pytest.mark.full
 def test_workers_do_not_outlive_a_command_that_was_killed(tmp_path):
     """A process group exists as long as one process of it does."""
     command = [

@@ -75,6 +75,7 @@ def test_a_worker_that_dies_while_it_writes_is_given_a_second_life():
     assert run(dies_while_it_writes, task_of(3))[-1] == Written(((1, 0), (1, 1), (1, 2)))
 
 
+@pytest.mark.full
 def test_a_worker_that_dies_again_stops_the_ingest():
     with pytest.raises(WorkFailed, match="died 2 times"):
         run(dies_while_it_writes, task_of(3, "always"))
