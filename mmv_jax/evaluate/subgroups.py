@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.measure import Result, is_judged
 from mmv_jax.evaluate.tasks.groupings import Grouping
-from mmv_jax.metrics.groups import among, auroc_within, tie_broken
+from mmv_jax.metrics.groups import Support, among, auroc_within, support, tie_broken
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
 
 FEWEST = 5  # studies of a group, and of each class in it, below which no value is given
@@ -55,6 +55,7 @@ class Confounded:
       broken: the same with test studies weighted until the column tells nothing of the label.
       within: over pairs of studies of the same group alone.
       lost: `plain` minus `broken`, on the same draws.
+      support: what `broken` and `within` rest on; below its floor they and `lost` are not defined.
       p_holm: of `lost`, corrected over all that `measure.is_judged`; NaN for the others.
     """
 
@@ -66,6 +67,7 @@ class Confounded:
     broken: Interval
     within: Interval
     lost: Difference
+    support: Support
     p_holm: float = float("nan")
 
 
@@ -256,23 +258,35 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
         task.patients[test][known],
     )
     groups = names[test][known]
-    broken = tie_broken("auroc", groups)
+    rests_on = support(truth, groups, patients)
+    nan = float("nan")
+    if rests_on.refused:
+        # A handful of patients would carry the weight of their whole group: at such sizes the
+        # interval covers the truth in three cases of four (docs/results.md).
+        broken = within = Interval(nan, nan, nan, len(truth), why=rests_on.refused)
+        lost = Difference(nan, nan, nan, nan, why=rests_on.refused)
+    else:
+        metric = tie_broken("auroc", groups)
+        broken = interval(metric, truth, predicted, patients)
+        within = interval(auroc_within(groups), truth, predicted, patients)
+        lost = contrast(
+            "auroc",
+            metric,
+            truth=truth,
+            predicted=predicted,
+            patients=patients,
+            resamples=resamples,
+        )
     return Confounded(
         task.name,
         result.encoder,
         grouping.column,
         alone=interval("auroc", truth, _rates(names[~test], task.labels[~test], groups), patients),
         plain=interval("auroc", truth, predicted, patients),
-        broken=interval(broken, truth, predicted, patients),
-        within=interval(auroc_within(groups), truth, predicted, patients),
-        lost=contrast(
-            "auroc",
-            broken,
-            truth=truth,
-            predicted=predicted,
-            patients=patients,
-            resamples=resamples,
-        ),
+        broken=broken,
+        within=within,
+        lost=lost,
+        support=rests_on,
     )
 
 

@@ -171,6 +171,23 @@ def test_an_encoder_that_sees_the_tube_loses_with_the_tie_and_one_that_sees_the_
     assert good.lost.value < 0.05
 
 
+def test_a_tie_that_hangs_on_a_few_patients_is_not_broken():
+    """All but four of the positive studies have a tube: those four would stand for half of them."""
+    index = an_index(tie=1.0)
+    label = index["label_finding"].to_numpy()
+    test = (index["split"] == "test").to_numpy()
+    index.loc[np.flatnonzero((label == 1) & test)[:4], "label_tube"] = 0.0
+    index.loc[np.flatnonzero((label == 0) & test)[:40], "label_tube"] = 1.0
+    score = label + np.random.default_rng(3).normal(size=N)
+    (found,) = measure_confounders([result_of(index, score, confounders={"tube": {}})])
+    assert found.support.smallest == 4
+    assert found.support.effective < 0.5 * found.plain.n
+    for value in (found.broken, found.within, found.lost):
+        assert np.isnan(value.value)
+        assert "smallest cell has 4 patients" in value.why
+    assert found.plain.value > 0.6  # what needs no weights is still given
+
+
 def test_floors_and_stand_ins_are_shown_and_not_tested():
     """A test more would ask more of the p-values of all others."""
     index, score = (

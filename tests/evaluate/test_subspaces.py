@@ -46,11 +46,11 @@ def test_the_tables_name_encoders_and_modalities_that_have_enough_studies():
     assert [ours.lines[i][1 + i].text for i in range(2)] == ["1.00", "1.00"]
     assert [line[0].text for line in alike.lines] == ["random", "vit"]
     assert [cell.text for cell in alike.lines[1][1:]] == ["1.00", "1.00"]
-    assert float(alike.lines[0][1].text) < 0.7
+    assert abs(float(alike.lines[0][1].text)) < 0.1  # noise: the biased one has 0.6 of it here
     assert (
         subspace_sections(features, np.full(len(modality), "CXR"))[0]
         .tables[0]
         .columns[0]
-        .startswith("CKA")
+        .startswith("debiased CKA")
     )
     assert not subspace_sections({name: x[:5] for name, x in features.items()}, modality[:5])

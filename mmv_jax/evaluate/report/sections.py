@@ -96,7 +96,7 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
     lines = []
     for c in confounded:
         lost = (
-            Cell("not defined")
+            Cell(c.lost.why or "not defined")
             if np.isnan(c.lost.value)
             else Cell(f"{c.lost.value:+.3f}", bounds_text(c.lost, "+.3f"))
         )
@@ -108,6 +108,9 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
                 Cell(c.encoder),
                 *values,
                 lost,
+                Cell(str(c.support.smallest)),
+                Cell(f"{c.support.effective:.0f} of {c.plain.n}"),
+                Cell(f"{c.lost.undefined:.0%}"),
                 Cell(leaning, tone="bad" if leaning == "leans on it" else ""),
             ]
         )
@@ -116,7 +119,8 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
         " broken”: test studies weighted until the column tells nothing of the label. “Within"
         " groups”: pairs of studies of the same group alone. An encoder that leans on the column"
         " loses AUROC when the tie is broken; p-values are corrected over all lines that are tested"
-        " (Holm), which floors and stand-ins are not."
+        " (Holm), which floors and stand-ins are not. A cell is a class within a group. “Effective"
+        " studies” would tell as much unweighted (Kish). “Draws left out” lack a class in a group."
     ]
     columns = [
         "task and column",
@@ -126,6 +130,9 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
         "tie broken",
         "within groups",
         "lost",
+        "patients in the smallest cell",
+        "effective studies",
+        "draws left out",
         "in words",
     ]
     return [Section("Confounders", text, [Table(columns, lines)])] if lines else []

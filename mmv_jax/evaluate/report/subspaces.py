@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmv_jax.evaluate.kinds.features import principal_axes
-from mmv_jax.metrics.features import linear_cka
+from mmv_jax.metrics.features import Likeness, likeness
 from mmv_jax.report.page import Cell, Section, Table
 
 DIMENSIONS = 16  # of a modality's subspace
@@ -63,20 +63,28 @@ def subspace_sections(features: Mapping[str, np.ndarray], modality: np.ndarray) 
         [
             Cell(other),
             *(
-                _number(linear_cka(*(features[e][modality == m] for e in ("trained", other))))
+                _alike(likeness(*(features[e][modality == m] for e in ("trained", other))))
                 for m in named
             ),
         ]
         for other in others
     ]
-    tables.append(Table(["CKA of trained and", *named], alike))
+    tables.append(Table(["debiased CKA of trained and", *named], alike))
     text = [
         "Mean patch tokens, no label. Above: how much of what varies in a modality varies along"
         f" the first {DIMENSIONS} principal axes of another, of what its own hold: 1 where both"
         " share a subspace. Below: how alike two encoders arrange the studies of a modality"
-        " (linear CKA): 1 up to rotation and scale."
+        " (debiased linear CKA): 1 up to rotation and scale, about 0 for unrelated features. The"
+        " ceiling is that of each encoder with itself, between halves of its width. The null is the"
+        " 95th percentile with the studies of one encoder permuted."
     ]
     return [Section("Subspaces", text, tables)]
+
+
+def _alike(found: Likeness) -> Cell:
+    if np.isnan(found.value):
+        return Cell("not defined")
+    return Cell(f"{found.value:.2f}", f"ceiling {found.ceiling:.2f}, null {found.null:.2f}")
 
 
 def _number(value: float) -> Cell:
