@@ -9,11 +9,11 @@ from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
-import highdicom as hd
 import numpy as np
 import pydicom
 from jaxtyping import Bool, Shaped
 from PIL import Image
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 from scipy import ndimage
 
@@ -121,6 +121,8 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
     """
     if not mask.any():
         return False
+    import highdicom as hd
+
     with quiet():
         # as the reader does: a file may lack the preamble
         image = pydicom.dcmread(source, force=True)
@@ -159,9 +161,11 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
     return True
 
 
-def _pixel_measures(image: pydicom.Dataset) -> hd.PixelMeasuresSequence | None:
+def _pixel_measures(image: pydicom.Dataset) -> DicomSequence | None:
     """The mammogram's own spacing; a projection has no slices, but without a thickness readers
     refuse the sequence.
     """
+    from highdicom import PixelMeasuresSequence
+
     spacing = image.get("PixelSpacing") or image.get("ImagerPixelSpacing")
-    return hd.PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=1.0) if spacing else None
+    return PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=1.0) if spacing else None

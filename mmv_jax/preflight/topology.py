@@ -64,6 +64,8 @@ def parse_topology(name: str) -> Topology:
 
 # openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb
 H100 = Path(__file__).with_name("h100.txtpb")
+# JAX's, of which one is installed: that of the extra `cuda13`, or an older one
+CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 # No metadata server is asked what machine this is, several processes may compile at a time, and the
 # compiler's own words stay out of ours. The type stands for a machine that is not there: what is
 # compiled for is the topology.
@@ -103,11 +105,10 @@ def devices_of(place: Topology) -> list:
 
 
 def _h100s(place: Topology) -> list:
-    if find_spec("jax_cuda12_plugin") is None:
+    if not any(find_spec(plugin) for plugin in CUDA_PLUGINS):
         raise UserError(
-            f"--topology {place.name} needs the GPU's compiler, which is not installed: pip install"
-            f" jax-cuda12-plugin=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}"
-            " nvidia-cuda-nvcc-cu12"
+            f"--topology {place.name} needs the GPU's compiler, which is not installed. Install the"
+            " extra `preflight-h100` (pip install 'mmv_jax[preflight-h100]')."
         )
     shape = f"1x1x{place.devices}"
     return list(

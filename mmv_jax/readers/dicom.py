@@ -95,10 +95,12 @@ def read_series(folder: Path) -> Image:
         headers = [(path, header) for path, header in headers if is_image(header)]
         if not headers:
             raise Refused("no_pixels", "the folder holds no DICOM image")
-        if len({str(header.get("SeriesInstanceUID", "")) for _, header in headers}) > 1:
+        series = {str(header.get("SeriesInstanceUID", "")) for _, header in headers}
+        if len(series) > 1:
             raise Refused(
                 "several_series",
-                "the folder holds more than one series: give each a folder of its own",
+                f"the folder holds {len(series)} series: move the files of each into a folder of"
+                " its own, and give one of these folders, or one file",
             )
         image = _image(headers[0][0]) if len(headers) == 1 else _series(headers)
         strays = len(files) - len(headers)

@@ -33,10 +33,16 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
     """Reads an MHA file whose voxels lie in itself.
 
     Raises:
-      Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what
+      Refused: needs_extra, detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what
         `orientation_of` raises.
     """
-    import SimpleITK as sitk
+    try:
+        import SimpleITK as sitk
+    except ImportError:
+        raise Refused(
+            "needs_extra",
+            "an MHA file is read by SimpleITK, which is not installed: pip install 'mmv_jax[mha]'",
+        ) from None
 
     stored = path.stat().st_size
     with path.open("rb") as file:

@@ -9,7 +9,6 @@ are not read: spacing comes from the manifest.
 import io
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps
@@ -65,7 +64,9 @@ def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
     check_size((height, width), 8, len(data), what="PNG", grid=grid)
     depth, colour_type = data[24], data[25]
     if depth == 16 and colour_type != 0:  # Pillow would drop the lower byte
-        return _decoded(imagecodecs.png_decode, data)
+        from imagecodecs import png_decode
+
+        return _decoded(png_decode, data)
     picture = ImageOps.exif_transpose(_decoded(_pillow, data))
     if picture.mode == "P" and grid is not None:
         return np.asarray(picture)
@@ -91,7 +92,9 @@ def _read_jpeg(data: bytes) -> np.ndarray:
     if frame.bits == 8 and frame.is_common:
         picture = _decoded(_pillow, data)
         return np.asarray(ImageOps.exif_transpose(picture))
-    return _decoded(imagecodecs.jpeg8_decode, data)
+    from imagecodecs import jpeg8_decode
+
+    return _decoded(jpeg8_decode, data)
 
 
 def _pillow(data: bytes) -> Pillow.Image:

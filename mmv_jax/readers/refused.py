@@ -10,6 +10,7 @@ CODES = {
         "its content is no format that is read here, or it holds something else than an image"
     ),
     "unreadable": "the library of its format gave up on it",
+    "needs_extra": "the library of its format is not installed; an extra of the package has it",
     "truncated": "it ends before its data do",
     "corrupt": "a checksum or a decoder says that bytes have changed",
     "detached_data": "its voxels lie in another file",

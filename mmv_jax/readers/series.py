@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from highdicom.spatial import get_volume_positions
 from pydicom.dataset import Dataset
 
 from mmv_jax.readers.deidentify import number_of
@@ -123,6 +122,8 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
         raise Refused(
             "bad_spacing", "ImageOrientationPatient is not two unit vectors at a right angle"
         )
+    from highdicom.spatial import get_volume_positions
+
     positions = np.array([plane.position_mm for plane in planes])
     check_stack(positions, np.cross(along, down))
     # slant is judged by orientation_of

@@ -146,6 +146,8 @@ def _is_whole(key: str, content: bytes) -> bool:
 
 def _filled(index: pd.DataFrame) -> pd.DataFrame:
     """None where a column that holds no numbers has nothing, whichever parts lack it."""
-    for column in index.select_dtypes(object):
-        index[column] = index[column].where(index[column].notna(), None)
+    for column in index.select_dtypes(exclude=["number", "bool"]):
+        # pandas 3 reads text as `str`, which cannot hold None
+        cells = index[column].astype(object)
+        index[column] = cells.where(cells.notna(), None)
     return index

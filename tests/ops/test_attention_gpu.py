@@ -1,9 +1,8 @@
 """The GPU's own compiler (Triton, then XLA's for an H100) takes the kernels, without a GPU. Needs
-JAX's CUDA plugin (docs/performance.md).
+the extra `preflight-h100`.
 """
 
 import re
-import shutil
 from importlib.util import find_spec
 
 import jax
@@ -15,11 +14,11 @@ from jax.sharding import PartitionSpec as P
 
 from mmv_jax.ops import gpu
 from mmv_jax.ops.attention import segment_attention
-from mmv_jax.preflight.topology import devices_of, parse_topology
+from mmv_jax.preflight.topology import CUDA_PLUGINS, devices_of, parse_topology
 
-HERE = find_spec("jax_cuda12_plugin") is not None and shutil.which("ptxas") is not None
 compiled = pytest.mark.skipif(
-    not HERE, reason="the CUDA plugin of JAX is not installed, or ptxas is not on PATH"
+    not any(find_spec(plugin) for plugin in CUDA_PLUGINS),
+    reason="JAX's CUDA plugin is not installed (extra `preflight-h100`)",
 )
 KERNELS = {"forward_kernel", "query_kernel", "key_kernel"}
 
