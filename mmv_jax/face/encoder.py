@@ -6,6 +6,7 @@ Axes: n patch tokens, D width; z, y, x of a study.
 import json
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jaxtyping import Float
 
 from mmv_jax.checkpoint import restore_encoder
 from mmv_jax.data.crops import NOMINAL_EXTENT_MM
 from mmv_jax.data.study_batches import study_batches
 from mmv_jax.errors import UserError
+from mmv_jax.face.bucket import copy_from_bucket
 from mmv_jax.face.one_study import OneStudy
 from mmv_jax.models.encoder import Encoder as Network
 from mmv_jax.models.kinds import PATCH
@@ -30,6 +31,8 @@ from mmv_jax.readers.image import MAX_SPACING_MM, MIN_SPACING_MM, check_values, 
 from mmv_jax.readers.read import read_study
 from mmv_jax.study import UNITS, Study
 
+# released weights that come with the package: NAME.safetensors is loaded as NAME
+WEIGHTS = Path(__file__).parents[1] / "weights"
 ROW = 4096  # tokens of a row, as in `mmv embed`
 Spacing = float | int | Sequence[float | int] | np.ndarray | None
 INPUTS = ("patches", "coords_mm", "kinds", "segment_ids")
@@ -120,22 +123,26 @@ def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
 
     Args:
       where: the workdir of `mmv pretrain`, one of its steps (`WORKDIR/checkpoints/1000`), a file of
-        `mmv export --format safetensors`, or the `gs://` or `s3://` address of one of these.
+        `mmv export --format safetensors`, the `gs://` or `s3://` address of one of these, or the
+        name of released weights.
     Raises:
       UserError: there is nothing of the kind, or not a whole one.
+      WorkFailed: a bucket cannot be read.
 
     Example:
       encoder = mmv_jax.load_encoder("runs/chest")
       seen = encoder.encode("scan.nii.gz")
       seen.cls, seen.patches, seen.coords_mm
     """
-    path = epath.Path(where)
-    if not path.exists():
-        raise UserError(
-            f"load_encoder: there is nothing at {where}. Give the workdir of a run, one of its"
-            " steps (WORKDIR/checkpoints/1000), or a safetensors file of `mmv export`."
-        )
-    params, config = _read_safetensors(path) if path.is_file() else restore_encoder(where)
+    with tempfile.TemporaryDirectory(prefix="mmv-") as folder:
+        path: Path | None = Path(where)
+        if "://" in str(where):
+            path = copy_from_bucket(str(where), Path(folder))
+        elif not Path(where).exists() and str(where) in released_weights():
+            path = WEIGHTS / f"{where}.safetensors"
+        if path is None or not path.exists():
+            raise UserError(_nothing_at(where))
+        params, config = _read_safetensors(path) if path.is_file() else restore_encoder(path)
     if "crops" not in config:
         raise UserError(
             f"load_encoder: the encoder at {where} was fitted to tiles of mammograms, and shows no"
@@ -144,6 +151,20 @@ def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
     group = config["encoder"]
     network = make_encoder(**{**group, "patch": tuple(group["patch"])})  # JSON has no tuples
     return StudyFileEncoder(network, params, config)
+
+
+def released_weights() -> list[str]:
+    """The names of released weights that this version comes with."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def _nothing_at(where: str | os.PathLike) -> str:
+    known = ", ".join(released_weights())
+    named = f"Released weights are: {known}." if known else "This version has no released weights."
+    return (
+        f"load_encoder: there is nothing at {where}. Give the workdir of a run, one of its steps"
+        f" (WORKDIR/checkpoints/1000), or a safetensors file of `mmv export`. {named}"
+    )
 
 
 def as_study(study: Any, spacing_mm: Spacing, unit: str | None) -> Study:
@@ -208,7 +229,7 @@ def _tokens(network, params, *inputs):
     return network.apply({"params": params}, *inputs)["tokens"]
 
 
-def _read_safetensors(path: epath.Path) -> tuple[dict, dict]:
+def _read_safetensors(path: Path) -> tuple[dict, dict]:
     """Parameters and config of a file of `mmv export --format safetensors`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load

@@ -33,8 +33,8 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
     """Reads an MHA file whose voxels lie in itself.
 
     Raises:
-      Refused: needs_extra, detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what
-        `orientation_of` raises.
+      Refused: needs_extra, detached_data, bad_shape, no_orientation, truncated, corrupt, too_large
+        and what `orientation_of` raises.
     """
     try:
         import SimpleITK as sitk

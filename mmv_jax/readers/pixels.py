@@ -189,9 +189,7 @@ def _jpeg(dataset: Dataset, data: bytes) -> np.ndarray:
 
     if dataset.SamplesPerPixel == 3:
         is_rgb = dataset.PhotometricInterpretation == "RGB"
-        return jpeg8_decode(
-            data, colorspace="RGB" if is_rgb else "YCBCR", outcolorspace="RGB"
-        )
+        return jpeg8_decode(data, colorspace="RGB" if is_rgb else "YCBCR", outcolorspace="RGB")
     pixels = jpeg8_decode(data)
     if not dataset.PixelRepresentation:
         return pixels

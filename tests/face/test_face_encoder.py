@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from dicom_files import ct_slice, save, stored_volume
 from PIL import Image
 
 import mmv_jax
@@ -125,6 +126,18 @@ def test_an_array_that_does_not_say_enough_is_refused_with_what_to_give(
 ):
     with pytest.raises(UserError, match=says):
         mmv_jax.load_encoder(workdir).encode(voxels, **options)
+
+
+@pytest.mark.parametrize("read", ("encode", "read_study"))
+def test_a_folder_of_several_series_is_refused_with_what_to_give(read, workdir, tmp_path):
+    for n in range(2):  # a topogram beside a CT, as scanners export them
+        for k in range(3):
+            slice_ = ct_slice(stored_volume(3)[k], k, SeriesInstanceUID=f"1.2.{n}")
+            save(slice_, tmp_path / f"{n}{k}.dcm")
+    encoder = mmv_jax.load_encoder(workdir)
+    call = mmv_jax.read_study if read == "read_study" else encoder.encode
+    with pytest.raises(UserError, match="holds 2 series: move the files of each into a folder"):
+        call(tmp_path)
 
 
 def test_unknown_weights_are_named(tmp_path):

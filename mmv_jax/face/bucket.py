@@ -1,0 +1,81 @@
+"""A trained encoder in a bucket: the files that `load_encoder` needs, copied to this machine."""
+
+import json
+import warnings
+from pathlib import Path
+
+from tensorstore import KvStore
+
+from mmv_jax.checkpoint import SEALS, STEPS, find_fault
+from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.store.layout import open_root, prefix_range
+
+UNUSED = ("state/", "head/")  # items of a step: the optimizer's is several times the encoder's size
+
+
+def copy_from_bucket(address: str, folder: Path) -> Path | None:
+    """Copies what lies at an address; of a run its newest whole step, without the optimizer.
+
+    Args:
+      address: a safetensors file, a workdir of `mmv pretrain` or one of its steps, at `gs://`,
+        `s3://` or any other address that TensorStore can list.
+      folder: an empty one, for the copies.
+    Returns:
+      The file, or the step; None where there is nothing of the kind.
+    Raises:
+      UserError: it is no address.
+      WorkFailed: the bucket cannot be read.
+    """
+    whole = address.rstrip("/")
+    bucket, _, name = whole.rpartition("/")
+    try:
+        if "://" in bucket:  # otherwise the address is a bucket alone, and no file
+            single = open_root(bucket).read(name).result()
+            if single.state == "value":
+                return _written(folder / name, single.value)
+        workdir, _, step = whole.partition(f"/{STEPS}/")
+        return _copy_run(open_root(workdir), step, folder)
+    except (ValueError, OSError) as error:  # TensorStore's word for what the server answered
+        code = str(error).split(":")[0]
+        kind = UserError if code == "INVALID_ARGUMENT" else WorkFailed
+        raise kind(
+            f"load_encoder: {address} cannot be read ({code}). Look after the address, access and"
+            " the network."
+        ) from None
+
+
+def _copy_run(root: KvStore, wanted: str, folder: Path) -> Path | None:
+    """Copies the wanted step; where none is wanted, the newest one that is whole."""
+    keys = [key.decode() for key in root.list(prefix_range(f"{STEPS}/")).result()]
+    numbers = {key.split("/")[1] for key in keys}
+    steps = sorted((int(n) for n in numbers if n.isdigit()), reverse=True)
+    for step in steps if not wanted else [n for n in steps if str(n) == wanted]:
+        _copy_step(root, step, keys, folder)
+        fault = find_fault(folder, step)
+        if fault is None:
+            return folder / STEPS / str(step)
+        warnings.warn(f"Checkpoint {step} of the bucket is not whole ({fault}).", stacklevel=4)
+    return None
+
+
+def _copy_step(root: KvStore, step: int, keys: list[str], folder: Path) -> None:
+    """Copies a step with its seal, which then names the copied files alone."""
+    inside = f"{STEPS}/{step}/"
+    used = [
+        key
+        for key in keys
+        if key.startswith(inside) and not key.removeprefix(inside).startswith(UNUSED)
+    ]
+    # all at once: they are many and small
+    for key, answer in [(key, root.read(key)) for key in used]:
+        _written(folder / key, answer.result().value)
+    seal = root.read(f"{SEALS}/{step}.json").result()
+    if seal.state == "value":
+        kept = {k: v for k, v in json.loads(seal.value).items() if not k.startswith(UNUSED)}
+        _written(folder / SEALS / f"{step}.json", json.dumps(kept).encode())
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
