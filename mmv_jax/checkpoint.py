@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import jax
@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 from mmv_jax.plugins import check_plugins
+from mmv_jax.provenance import digest_of
 
 STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
 SHARED = 2**22  # bytes of a replica's share of an array, at the least
@@ -164,8 +165,42 @@ def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> t
       UserError: no checkpoint there, none that is whole, or it was made with plug-ins that are not
         loaded or have changed.
     """
-    trees, config = restore_items(directory, ("encoder",), mesh)
-    return trees["encoder"], config
+    restored = restore(directory, ("encoder",), mesh)
+    return restored.trees["encoder"], restored.config
+
+
+class Restored(NamedTuple):
+    """Items of a checkpoint.
+
+    Attributes:
+      trees: the parameters of each item.
+      config: what the checkpoint carries.
+      run: the name of the run's folder.
+      step: the one that was whole.
+    """
+
+    trees: dict[str, dict]
+    config: dict[str, Any]
+    run: str
+    step: int
+
+    def origin(self) -> dict[str, Any]:
+        """`checkpoint`, `step` and `digest` of the weights, for a record of provenance."""
+        tensors = named_tensors(self.trees["encoder"])
+        for item in sorted(self.trees.keys() - {"encoder"}):
+            tensors |= {f"{item}.{k}": x for k, x in named_tensors(self.trees[item]).items()}
+        return {"checkpoint": self.run, "step": self.step, "digest": digest_of(tensors)}
+
+
+def named_tensors(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by their path in the tree, as an export names them.
+
+    Example:
+      >>> list(named_tensors({"norm": {"bias": 0, "scale": 1}}))
+      ['norm.bias', 'norm.scale']
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {".".join(_name(key) for key in path): leaf for path, leaf in leaves}
 
 
 def restore_items(
@@ -177,10 +212,16 @@ def restore_items(
     Raises:
       UserError: the checkpoint has no such item.
     """
+    return restore(directory, names, mesh)[:2]
+
+
+def restore(
+    directory: str | os.PathLike, names: Sequence[str], mesh: Mesh | None = None
+) -> Restored:
+    """As `restore_items`, and which checkpoint that was."""
     path = epath.Path(directory).resolve()  # Orbax finds nothing below a relative path
-    workdir, wanted = (
-        (path.parent.parent, int(path.name)) if path.parent.name == STEPS else (path, None)
-    )
+    is_step = path.parent.name == STEPS and path.name.isdigit()
+    workdir, wanted = (path.parent.parent, int(path.name)) if is_step else (path, None)
     folders = step_folders(workdir)
     if not folders or (wanted is not None and wanted not in folders):
         raise UserError(
@@ -190,7 +231,7 @@ def restore_items(
     for step in sorted([wanted] if wanted is not None else folders, reverse=True):
         fault = find_fault(workdir, step)
         if fault is None:
-            return _restore_items(folders[step], names, mesh)
+            return Restored(*_restore_items(folders[step], names, mesh), workdir.name, step)
         warnings.warn(
             f"Checkpoint {step} is not whole ({fault}): trying the one before it.", stacklevel=2
         )

@@ -11,7 +11,17 @@ ROOT = Path(__file__).resolve().parents[1] / "mmv_jax"
 FLOORS = [  # a room imports from itself and from lower floors (earlier lines); nothing else
     {"errors", "study", "processes", "files", "missing"},
     {"registry", "plugins"},
-    {"readers", "phantom", "ops", "metrics", "parallel", "report", "config", "chips"},
+    {
+        "readers",
+        "phantom",
+        "ops",
+        "metrics",
+        "parallel",
+        "report",
+        "config",
+        "chips",
+        "provenance",
+    },
     {"manifests", "models"},
     {"store", "objectives"},
     {"data", "checkpoint", "outcomes"},

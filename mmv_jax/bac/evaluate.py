@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
@@ -25,7 +27,6 @@ from mmv_jax.bac.run import Found, find_all
 from mmv_jax.bac.sources import Entry, list_entries
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError, WorkFailed
-from mmv_jax.files import write_whole
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.outcomes.analysis import Analysis, analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
@@ -33,6 +34,7 @@ from mmv_jax.outcomes.cohort import read_cohort, read_index_dates, split_names
 from mmv_jax.outcomes.page import sections as outcome_sections
 from mmv_jax.outcomes.page import verdict as outcome_verdict
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
+from mmv_jax.provenance import of_file, provenance, refuse_others, write_metrics, write_table
 from mmv_jax.readers.read import read_mask
 from mmv_jax.readers.refused import Refused
 from mmv_jax.report.page import Section, write_page
@@ -108,7 +110,7 @@ def evaluate_mammograms(
       splits: of the manifest; all where empty.
       measure: rules of `Measure` in the place of the checkpoint's.
       cohort: a cohort CSV whose `patient_id` are those of the manifest; "" for none.
-      config: printed at the end of the report.
+      config: as JSON, printed at the end of the report.
     Returns:
       What was found, as text, and the path of the report.
     Raises:
@@ -117,6 +119,7 @@ def evaluate_mammograms(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     finder = Finder.restore(checkpoint).with_measure(**(measure or {}))
+    refuse_others(workdir, finder.origin["digest"], "--workdir")
     entries, refused = list_entries([manifest], splits)
     notes = [f"manifest line {number}: {reason}" for number, reason in refused]
     if not cohort and not any(MASK in entry.masks for entry in entries):
@@ -143,17 +146,14 @@ def evaluate_mammograms(
     index_dates = read_index_dates(cohort) if cohort else None
     views = confirmed(views, finder.measure, index_dates=index_dates)
     judged = _as_reported(judged, views)
-    notes += [
-        f"mammogram {view.number} does not count: {view.remark}" for view in views if view.remark
-    ]
+    notes += _not_counted(views)
     metrics, verdict, parts = _agree(judged, finder, ruled) if judged else ({}, [], [])
     if cohort:
         analysis = _relate(views, finder.measure, cohort, adjust=adjust, horizons=horizons)
         metrics |= outcome_metrics(analysis)
         verdict = [*verdict, *outcome_verdict(analysis)]
         parts = [*parts, *outcome_sections(analysis)]
-    parts += [Section("Remarks on the images", notes)] if notes else []
-    parts.append(Section("Settings", pre=f"{finder.measure}\n{config}", pre_title="config"))
+    parts += _closing_sections(notes, finder.measure, config)
     write_page(
         workdir / "report.html",
         "Breast arterial calcification",
@@ -161,8 +161,45 @@ def evaluate_mammograms(
         verdict=verdict,
         sections=parts,
     )
-    write_whole(workdir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    asked, data = json.loads(config or "{}"), of_file(manifest)
+    record = provenance("mmv evaluate", config=asked, weights=finder.origin, data=data)
+    _write(workdir, metrics, judged, record)
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
+
+
+def _not_counted(views: Sequence[ViewResult]) -> list[str]:
+    return [f"mammogram {v.number} does not count: {v.remark}" for v in views if v.remark]
+
+
+def _closing_sections(notes: Sequence[str], measure: Measure, config: str) -> list[Section]:
+    remarks = [Section("Remarks on the images", notes)] if notes else []
+    return [*remarks, Section("Settings", pre=f"{measure}\n{config}", pre_title="config")]
+
+
+def _write(
+    workdir: Path, metrics: Mapping, judged: Sequence[Judged], record: Mapping[str, Any]
+) -> None:
+    """The metrics, and the areas of each view that has a truth."""
+    write_metrics(workdir, metrics, record)
+    if judged:
+        write_table(workdir / "predictions.parquet", _predictions(judged), record)
+
+
+def _predictions(judged: Sequence[Judged]) -> pd.DataFrame:
+    """A row a view: its number in the manifest, a number that its woman has here, side and view,
+    and mm² true and found.
+    """
+    return pd.DataFrame(
+        {
+            "number": [j.found.number for j in judged],
+            # here a woman goes by the manifest's own name, which must not leave
+            "woman": pd.factorize(np.array([j.found.woman for j in judged]))[0] + 1,
+            "side": [j.found.side for j in judged],
+            "view": [j.found.view for j in judged],
+            "truth": [j.truth.area_mm2 for j in judged],
+            "predicted": [j.found.area_mm2 for j in judged],
+        }
+    )
 
 
 def _as_reported(judged: Sequence[Judged], views: Sequence[ViewResult]) -> list[Judged]:

@@ -2,8 +2,8 @@
 file, y x of the working grid.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from mmv_jax.bac.measure import Measure, without_small
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tiles_of
 from mmv_jax.bac.view import ViewFrame, averaged, enlarged, nominal
-from mmv_jax.checkpoint import restore_items
+from mmv_jax.checkpoint import restore
 from mmv_jax.config import set_by_word
 from mmv_jax.errors import UserError
 
@@ -33,6 +33,7 @@ class Finder:
     params: Any
     shape: TileShape
     measure: Measure
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def restore(cls, checkpoint: str | Path, overrides: Sequence[str] = ()) -> "Finder":
@@ -44,7 +45,8 @@ class Finder:
           UserError: no checkpoint, one without a head, or an override of what is not in the group
             `measure`.
         """
-        params, config = restore_items(checkpoint, ("encoder", "head"))
+        restored = restore(checkpoint, ("encoder", "head"))
+        params, config = restored.trees, restored.config
         if "measure" not in config:
             raise UserError(
                 f"--checkpoint {checkpoint}: it is no model of `mmv fit-bac`, and cannot tell"
@@ -59,7 +61,8 @@ class Finder:
         for word in overrides:
             set_by_word(group, word)
         model, shape = make_model(config)
-        return cls(model, params, shape, Measure(**group.measure.to_dict()))
+        measure = Measure(**group.measure.to_dict())
+        return cls(model, params, shape, measure, origin=restored.origin())
 
     def with_measure(self, **changes: Any) -> "Finder":
         return replace(self, measure=replace(self.measure, **changes))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmv_jax.config import to_json
+from mmv_jax.config import to_dict
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
@@ -35,6 +35,7 @@ from mmv_jax.evaluate.measure import (
     pooled,
 )
 from mmv_jax.evaluate.pixel_baseline import pixel_vectors, principal, principal_scenes
+from mmv_jax.evaluate.predictions import predictions
 from mmv_jax.evaluate.report.pictures import choose_shown, feature_maps, outlines
 from mmv_jax.evaluate.report.subspaces import subspace_sections
 from mmv_jax.evaluate.report.tables import Findings, table_of, write_report
@@ -51,6 +52,7 @@ from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.evaluate.variants import BASELINES, Variants, pairs_of
 from mmv_jax.files import write_whole
 from mmv_jax.plugins import resolve_plugins
+from mmv_jax.provenance import provenance, refuse_others, write_metrics, write_table
 from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
@@ -69,7 +71,8 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     Returns:
       The table of all tasks as text, and the path of the report.
     Raises:
-      UserError: the config does not fit the store or the checkpoint.
+      UserError: the config does not fit the store or the checkpoint, or the workdir holds the
+        results of another checkpoint.
     """
     if checkpoint is None:
         raise UserError(
@@ -80,6 +83,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     # Setup: which studies answer which question, and which encoders are asked.
     store = Store.open(config.data.store)
     trained, carried = restore(checkpoint, config.rows.to_dict(), config.view.to_dict())
+    refuse_others(workdir, trained.origin["digest"], "--workdir")
     overlap = Overlap.of(carried, store.key_fingerprint)
     tasks = make_tasks(config, store, overlap)
     others = load_encoders(config)
@@ -92,7 +96,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     evaluation.measure_protocols(trained, others)
     # Write.
     rivals = (*FLOORS, *(name for name in others if not name.endswith(STAND_IN)))
-    return write_results(evaluation, overlap, rivals, to_json(config))
+    record = provenance(
+        "mmv evaluate", config=to_dict(config), weights=trained.origin, data=store.provenance()
+    )
+    return write_results(evaluation, overlap, rivals, record)
 
 
 def make_tasks(config: ConfigDict, store: Store, overlap: Overlap) -> list[Task]:
@@ -300,13 +307,13 @@ class Evaluation:
 
 
 def write_results(
-    evaluation: Evaluation, overlap: Overlap, rivals: tuple[str, ...], config: str
+    evaluation: Evaluation, overlap: Overlap, rivals: tuple[str, ...], record: Mapping[str, Any]
 ) -> str:
-    """Writes the three files, and returns the table of all tasks and the path of the report.
+    """Writes the files, and returns the table of all tasks and the path of the report.
 
     Args:
       rivals: what the trained encoder is compared with.
-      config: as JSON, for the report.
+      record: of `provenance.provenance`.
     """
     results, points, workdir = evaluation.results, evaluation.points, evaluation.workdir
     groups, confounded = measure_groups(results), measure_confounders(results)
@@ -316,14 +323,15 @@ def write_results(
     comparisons = compare(results, "trained", rivals)
     of_variants = compare_pairs(results, pairs_of(results))
     curves = [(p.task, p.encoder, p.key, p.value) for p in points]
-    write_json(
-        workdir / "metrics.json", as_json(results, [*as_metrics(groups, confounded), *curves])
-    )
+    metrics = as_json(results, [*as_metrics(groups, confounded), *curves])
+    write_metrics(workdir, metrics, record)
+    index = evaluation.store.index
+    write_table(workdir / "predictions.parquet", predictions(results, index), record)
     write_json(
         workdir / "comparisons.json",
         [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)],
     )
-    modality = evaluation.store.index["modality"].iloc[evaluation.studies].to_numpy(str)
+    modality = index["modality"].iloc[evaluation.studies].to_numpy(str)
     findings = Findings(
         results=results,
         comparisons=comparisons,
@@ -331,7 +339,7 @@ def write_results(
         why_no_overlap=overlap.reason,
         outlined=evaluation.outlined,
         maps=evaluation.maps,
-        config=config,
+        record=record,
         points=points,
         groups=groups,
         confounded=confounded,

@@ -7,11 +7,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mmv_jax.config import to_json
-from mmv_jax.files import write_whole
 from mmv_jax.outcomes.analysis import HORIZONS, SPLINES, analyse, metrics
 from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort, split_names
 from mmv_jax.outcomes.page import TASK_NAMES, write_outcomes
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
+from mmv_jax.provenance import of_file, provenance, refuse_others, write_metrics
 
 
 def evaluate_config(config: ConfigDict, workdir: Path) -> str:
@@ -48,12 +48,13 @@ def evaluate_cohort(
       endpoint: what event 1 is: ascvd, cvd, heart_failure, infarction, stroke, death, mace or
         mace_without_death; a published score is set beside its own endpoint only.
       areas: mm² by patient id, as measured on images; without it the column `area_mm2` counts.
-      config: printed at the end of the report.
+      config: as JSON, printed at the end of the report.
     Returns:
       The hazard ratios as text, what was left out, and the path of the report.
     Raises:
       UserError: a cohort file with mistakes, or from which no model can be made.
     """
+    refuse_others(workdir, None, "--workdir")
     cohort = read_cohort(path, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
     analysis = analyse(
         cohort,
@@ -65,8 +66,8 @@ def evaluate_cohort(
     )
     workdir.mkdir(parents=True, exist_ok=True)
     write_outcomes(workdir / "report.html", analysis, config)
-    text = json.dumps(metrics(analysis), indent=2, allow_nan=False) + "\n"
-    write_whole(workdir / "metrics.json", text)
+    record = provenance("mmv evaluate", config=json.loads(config or "{}"), data=of_file(path))
+    write_metrics(workdir, metrics(analysis), record)
     lines = [f"{'model':<36}{'level':<12}hazard ratio"]
     for task, effects in analysis.effects.items():
         lines += [

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -189,6 +190,12 @@ class Store:
             [column for column in CONTENT if column in self.index]
         ]
         return hashlib.sha256(repr(content.to_numpy(object).tolist()).encode()).hexdigest()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a record of provenance says of a store: its name, its digest and its studies."""
+        name = str(self.path).rstrip("/").rpartition("/")[2]
+        everything = range(len(self))
+        return {"store": name, "digest": self.digest(everything), "studies": len(self)}
 
     def is_whole(self, i: int | np.integer) -> bool:
         """Whether every block of study `i`, of its masks and of its levels passes its checksum."""

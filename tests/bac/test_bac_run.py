@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -187,6 +188,11 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
     assert (found["severity_accuracy"]["value"], found["severity_accuracy"]["n"]) == (1.0, 3)
     low, high = found["severity_accuracy"]["ci95"]
     assert 0.3 < low < 0.6 and high == 1  # three of three, by Wilson
+    kept = json.loads((tmp_path / "provenance.json").read_text())
+    assert kept["file"] == "manifest.csv" and kept["digest"] and kept["step"]
+    areas = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert areas["predicted"].tolist() == areas["truth"].tolist()
+    assert areas["woman"].nunique() == 3  # numbers: the manifest's own names do not leave
     page = (tmp_path / "report.html").read_text()
     assert "Bland" in page
     assert "Green: the truth" in page

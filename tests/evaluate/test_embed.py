@@ -1,7 +1,10 @@
 """What `embed` leaves for others to read."""
 
+import json
+
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import tensorstore as ts
 from tiny import write_checkpoint, write_store
@@ -29,6 +32,8 @@ def test_the_table_has_a_row_a_study_with_its_labels(embedded):
         Store.open(embedded / "store").index,
     )
     assert table["study"].tolist() == index["study"].tolist()
+    assert table["patient"].tolist() == index["patient"].tolist()
+    assert table["manifest"].tolist() == index["manifest"].tolist()
     assert {"line", "split", "modality", "cls", "patch_mean", "left", "radius", "source"} <= set(
         table
     )
@@ -49,6 +54,26 @@ def test_the_patch_tokens_of_a_study_have_its_mean(embedded):
         assert (
             len(line["patch_z"]) == len(line["patch_y"]) == len(line["patch_x"]) == line["patches"]
         )
+
+
+def test_every_file_says_what_it_was_made_with(embedded):
+    out = embedded / "out"
+    kept = json.loads((out / "provenance.json").read_text())
+    of_table = json.loads(pq.read_schema(out / "features.parquet").metadata[b"mmv_jax"])
+    of_tokens = json.loads((out / "patches.zarr" / "zarr.json").read_text())["attributes"]
+    assert kept == of_table == of_tokens["mmv_jax"]
+    assert kept["checkpoint"] == "run" and kept["step"] == 1 and len(kept["digest"]) == 16
+    assert kept["store"] == "store"
+    assert kept["store_digest"] == Store.open(embedded / "store").digest(range(20))
+    assert kept["config"] == {"tokens": ["cls", "patch"], "rows": {"length": 4096, "rows": 1}}
+
+
+def test_features_of_another_checkpoint_are_refused_and_stay(embedded, tmp_path):
+    other, table = write_checkpoint(tmp_path / "other", seed=5), embedded / "out/features.parquet"
+    before = table.read_bytes()
+    with pytest.raises(UserError, match=r"holds the results of run, step 1 .* Give another --out"):
+        embed(other, embedded / "store", embedded / "out")
+    assert table.read_bytes() == before
 
 
 def test_an_unknown_kind_of_tokens_is_told(embedded):

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from tiny import KEY, tiny_config, write_checkpoint, write_store
 
@@ -53,6 +55,46 @@ def test_metrics_hold_every_task_and_encoder_with_intervals(evaluated):
     assert {"trained/cls", "trained/patch_mean"} <= set(found["left"])
     # a bright disc: the threshold of a voxel finds it
     assert found["disc"]["pixels"]["dice"]["value"] > 0.9
+
+
+def test_predictions_are_those_that_the_metrics_rest_on(evaluated):
+    out = evaluated[0] / "evaluate"
+    found = json.loads((out / "metrics.json").read_text())
+    table = pd.read_parquet(out / "predictions.parquet")
+    index = Store.open(evaluated[0] / "store").index.set_index("study")
+    assert (table["split"] == "test").all()
+    assert table["patient"].tolist() == index.loc[table["study"], "patient"].tolist()
+    for (task, encoder), lines in table.groupby(["task", "encoder"]):
+        assert len(lines) == 12 and lines["study"].is_unique
+        metrics = found[task][encoder]
+        if "mae" in metrics:
+            error = (lines["truth"] - lines["predicted"]).abs().mean()
+            assert error == pytest.approx(metrics["mae"]["value"])
+        elif "dice" in metrics:
+            assert lines["dice"].mean() == pytest.approx(metrics["dice"]["value"])
+        else:
+            brier = ((lines["truth"] - lines["predicted"]) ** 2).mean()
+            assert brier == pytest.approx(metrics["brier"]["value"])
+
+
+def test_every_result_says_where_it_comes_from(evaluated):
+    out = evaluated[0] / "evaluate"
+    kept = json.loads((out / "provenance.json").read_text())
+    of_table = json.loads(pq.read_schema(out / "predictions.parquet").metadata[b"mmv_jax"])
+    assert kept == of_table
+    assert (kept["checkpoint"], kept["step"]) == ("run", 1)
+    assert kept["config"]["seed"] == 1 and kept["studies"] == 96
+    page = (out / "report.html").read_text()
+    assert kept["digest"] in page and kept["store_digest"] in page and kept["date"][:10] in page
+
+
+def test_another_checkpoints_results_are_refused_not_overwritten(evaluated, tmp_path):
+    folder, _ = evaluated
+    before = (folder / "evaluate" / "metrics.json").read_bytes()
+    other = write_checkpoint(tmp_path / "other", seed=5)
+    with pytest.raises(UserError, match=r"holds the results of run, step 1 .* Give another"):
+        evaluate(tiny_config(folder / "store"), other, folder / "evaluate")
+    assert (folder / "evaluate" / "metrics.json").read_bytes() == before
 
 
 def test_the_table_and_the_comparisons_say_won_or_lost_for_every_task(evaluated):

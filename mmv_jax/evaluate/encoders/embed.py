@@ -2,9 +2,11 @@
 where asked. Axes: N studies, n tokens, D width.
 """
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.features import Features, encode_parts, together
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder, restore
+from mmv_jax.files import write_whole
+from mmv_jax.provenance import FILE, METADATA, provenance, refuse_others, write_table
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
@@ -27,8 +31,10 @@ def embed(
     """Encodes each study whole and writes `OUT/features.parquet`; goes on where an earlier call was
     stopped.
 
-    A row a study: `study` (keyed hash), `line` (manifest line), `split`, `modality`, `cls` and
-    `patch_mean` (lists of float), and the labels by the names that the manifests gave them.
+    A row a study: `study` and `patient` (keyed hashes), `manifest` (1, 2, ... as the store met
+    them) and `line` in it, `split`, `modality`, `cls` and `patch_mean` (lists of float), and the
+    labels by the names that the manifests gave them. `OUT/provenance.json` says what they were made
+    with; so does the metadata of both files.
 
     Args:
       tokens: with "patch", `OUT/patches.zarr` (zarr3) holds all patch tokens `[T, D]` float32 below
@@ -37,13 +43,21 @@ def embed(
     Returns:
       What was written, in words.
     Raises:
-      UserError: an unknown kind of tokens, or no checkpoint or store.
+      UserError: an unknown kind of tokens, no checkpoint or store, or `out` holds the features of
+        another checkpoint.
     """
     unknown = sorted(set(tokens) - set(TOKENS))
     if unknown:
         raise UserError(f"--tokens has {', '.join(unknown)}. Use {', '.join(TOKENS)}.")
     opened = Store.open(store)
     trained, _ = restore(checkpoint, ROWS)
+    refuse_others(out, trained.origin["digest"], "--out")
+    record = provenance(
+        "mmv embed",
+        config={"tokens": list(tokens), "rows": ROWS},
+        weights=trained.origin,
+        data=opened.provenance(),
+    )
     everything = np.arange(len(opened))
     wanted = everything if "patch" in tokens else everything[:0]
     parts: Iterable[Features] = encode_parts(
@@ -56,16 +70,18 @@ def embed(
     )
     places = _places(trained, Geometry.of(opened.index)) if "patch" in tokens else pd.DataFrame()
     if "patch" in tokens:
-        parts = _writing_tokens(parts, out / "patches.zarr", places)
+        parts = _writing_tokens(parts, out / "patches.zarr", places, record)
     features = together([replace(part, tokens={}) for part in parts])
     table = pd.concat([feature_table(opened.index, features), places], axis=1)
-    table.to_parquet(out / "features.parquet", index=False)
+    write_whole(out / FILE, json.dumps(record, indent=2) + "\n")
+    write_table(out / "features.parquet", table, record)
     return f"{len(table)} studies, {features.cls.shape[1]} numbers each: {out / 'features.parquet'}"
 
 
 def feature_table(index: pd.DataFrame, features: Features) -> pd.DataFrame:
     """The table of `embed`, from an index and the features of all its studies."""
-    table = index[["study", "line", "split", "modality"]].copy()
+    known = ("study", "patient", "manifest", "line", "split", "modality")
+    table = index[list(known)].copy()
     table["cls"], table["patch_mean"] = list(features.cls), list(features.patch_mean)
     taken = set(table)
     labels = {c: c.removeprefix("label_") for c in map(str, index) if c.startswith("label_")}
@@ -94,7 +110,7 @@ def _places(encoder: TrainedEncoder, geometry: Geometry) -> pd.DataFrame:
 
 
 def _writing_tokens(
-    parts: Iterable[Features], path: Path, places: pd.DataFrame
+    parts: Iterable[Features], path: Path, places: pd.DataFrame, record: Mapping[str, Any]
 ) -> Iterator[Features]:
     """The same parts, the tokens of each written when it comes by: no more than one part of them is
     in memory.
@@ -103,7 +119,11 @@ def _writing_tokens(
     for part in parts:
         tokens = np.concatenate([part.tokens[study] for study in part.studies.tolist()])
         if array is None:
-            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path.resolve())}}
+            spec = {
+                "driver": "zarr3",
+                "kvstore": {"driver": "file", "path": str(path.resolve())},
+                "metadata": {"attributes": {METADATA: record}},
+            }
             shape = int(places["patches"].sum()), tokens.shape[1]
             array = ts.open(
                 spec,

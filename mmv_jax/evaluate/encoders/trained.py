@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mmv_jax.checkpoint import restore_encoder
+from mmv_jax import checkpoint as checkpoints
 from mmv_jax.data.crops import Crops, Geometry, Triple
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, WholeStudyView, early_layers, segments
@@ -25,11 +25,16 @@ from mmv_jax.store.read import Store
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """An encoder of this project, trained or with random weights."""
+    """An encoder of this project, trained or with random weights.
+
+    Attributes:
+      origin: `checkpoint`, `step` and `digest` of trained weights; empty for random ones.
+    """
 
     encoder: nn.Module
     params: Any
     whole: WholeStudyView
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -67,7 +72,8 @@ def restore(
       grids: voxels at most of the view that shows a whole "planar" study or "volume"; what is
         absent or None is as large as a global crop was in training.
     """
-    params, config = restore_encoder(checkpoint)
+    restored = checkpoints.restore(checkpoint, ("encoder",))
+    params, config = restored.trees["encoder"], restored.config
     if "crops" not in config:
         raise UserError(
             f"--checkpoint {checkpoint}: its encoder was fitted to tiles of mammograms, and shows"
@@ -87,7 +93,7 @@ def restore(
         **rows,
         coordinates=config["data"].get("coordinates", "mm"),
     )
-    return TrainedEncoder(encoder, params, whole), config
+    return TrainedEncoder(encoder, params, whole, restored.origin()), config
 
 
 def with_fresh_weights(trained: TrainedEncoder, seed: int) -> TrainedEncoder:

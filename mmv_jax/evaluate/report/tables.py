@@ -1,8 +1,10 @@
 """Results in words: the table of all tasks, and the sections of the report."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from mmv_jax.evaluate.report.sections import (
 )
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult
 from mmv_jax.metrics.intervals import Interval, bounds_text
+from mmv_jax.provenance import named
 from mmv_jax.report.figures import Bar, forest, roc_curves
 from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
 
@@ -107,7 +110,7 @@ class Findings:
       overlaps: by task, test patients, and those of them that pretraining has seen (None: unknown).
       why_no_overlap: why they cannot be counted, "" where they can.
       outlined, maps: pictures of segmentations, and of features by encoder.
-      config: of the evaluation, as JSON.
+      record: where the numbers come from, of `provenance.provenance`.
       variants: comparisons of heads and end-to-end fits.
     """
 
@@ -117,7 +120,7 @@ class Findings:
     why_no_overlap: str
     outlined: Sequence[Strip]
     maps: Mapping[str, Sequence[Strip]]
-    config: str
+    record: Mapping[str, Any]
     points: Sequence[Point] = ()
     groups: Sequence[GroupResult] = ()
     confounded: Sequence[Confounded] = ()
@@ -142,13 +145,18 @@ def write_report(path: Path, found: Findings) -> None:
         *found.subspaces,
         *_picture_sections(found.outlined, found.maps),
         overlap_section(found.overlaps, found.why_no_overlap),
-        Section("Configuration", pre=found.config, pre_title="the config of this evaluation"),
+        Section(
+            "Where these numbers come from",
+            pre=json.dumps(found.record, indent=2),
+            pre_title="checkpoint, store, config and versions (provenance.json)",
+        ),
     ]
     write_page(
         path,
         "What the encoder is worth",
-        f"{len(tasks)} tasks, {len(encoders_of(found.results))} encoders; random weights and pixels"
-        " are the floors",
+        f"{named(found.record)}, on {found.record['store']}, {found.record['date'][:10]}."
+        f" {len(tasks)} tasks, {len(encoders_of(found.results))} encoders; random weights and"
+        " pixels are the floors",
         verdict(found.comparisons, len(tasks)),
         sections=sections,
     )
