@@ -32,6 +32,7 @@ from mmv_jax.outcomes.analysis import Analysis, analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
 from mmv_jax.outcomes.cohort import read_cohort, read_index_dates, split_names
 from mmv_jax.outcomes.page import sections as outcome_sections
+from mmv_jax.outcomes.page import settings_section
 from mmv_jax.outcomes.page import verdict as outcome_verdict
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
 from mmv_jax.provenance import of_file, provenance, refuse_others, write_metrics, write_table
@@ -172,8 +173,8 @@ def _not_counted(views: Sequence[ViewResult]) -> list[str]:
 
 
 def _closing_sections(notes: Sequence[str], measure: Measure, config: str) -> list[Section]:
-    remarks = [Section("Remarks on the images", notes)] if notes else []
-    return [*remarks, Section("Settings", pre=f"{measure}\n{config}", pre_title="config")]
+    remarks = [Section("Remarks on the images", notes, fold=True)] if notes else []
+    return [*remarks, settings_section(f"{measure}\n{config}")]
 
 
 def _write(
@@ -332,9 +333,9 @@ def _agree(
         for name, score in {**of_views, **of_all}.items()
         if name in ("dice", "dice_seen", *of_all)
     ]
-    parts = agreement_sections(of_views, of_all, women, thresholds)
     shown = [picture for j in judged if (picture := _picture(j))]
-    parts += [picture_section(shown)] if shown else []
+    parts = [picture_section(shown)] if shown else []
+    parts += agreement_sections(of_views, of_all, women, thresholds)
     return metrics, sentences, [*parts, rules_section(ruled, finder.measure)]
 
 

@@ -13,8 +13,9 @@ from scipy import ndimage
 from mmv_jax.bac.agreement import Compared, severity_table
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.outcomes.cohort import SEVERITIES
-from mmv_jax.report.figures import COLOURS, STYLE, WIDTH, outlined, svg
+from mmv_jax.report.figures import STYLE, WIDTH, outlined, svg
 from mmv_jax.report.page import Cell, Section, Strip, Table
+from mmv_jax.report.plots import COLOURS
 
 WORDS = {
     "dice": "Dice of calcified pixels, mean over views with calcification",
@@ -57,7 +58,7 @@ def agreement_sections(
             "Agreement with the truth",
             tables=[Table(["", "value (95 % interval, by women)"], lines)],
         ),
-        Section("Areas", [told], figures=[bland_altman(areas)]),
+        Section("Areas", [told], figures=bland_altman(areas)),
         Section(
             "Severity", tables=[Table(["women", *(f"found {name}" for name in SEVERITIES)], table)]
         ),
@@ -72,15 +73,14 @@ def _count(n: int, right: bool) -> Cell:
     return Cell(str(n), tone="good" if right and n else "bad" if n else "")
 
 
-def bland_altman(areas: Compared) -> str:
+def bland_altman(areas: Compared) -> list[str]:
     """Found against true area, and their difference against their mean, a dot a woman."""
     mean, low, high = areas.limits
+    top = 1.05 * max(float(areas.truth.max()), float(areas.found.max()), 1.0)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 1.2, 3.1), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        top = 1.05 * max(float(areas.truth.max()), float(areas.found.max()), 1.0)
+        first, second = (Figure(figsize=(WIDTH, 4.2), layout="constrained") for _ in range(2))
+        left, right = first.add_subplot(), second.add_subplot()
         left.plot([0, top], [0, top], color="#bbbbbb", linewidth=0.8)
-        left.plot(areas.truth, areas.found, "o", color=COLOURS[0], markersize=4, alpha=0.7)
         left.set(
             xlabel="true area (mm²)",
             ylabel="found area (mm²)",
@@ -90,16 +90,16 @@ def bland_altman(areas: Compared) -> str:
         )
         for y, style in ((low, "--"), (mean, "-"), (high, "--")):
             right.axhline(y, color=COLOURS[5], linewidth=1, linestyle=style)
-        right.plot(
-            (areas.truth + areas.found) / 2,
-            areas.found - areas.truth,
-            "o",
-            color=COLOURS[0],
-            markersize=4,
-            alpha=0.7,
-        )
         right.set(xlabel="mean of both (mm²)", ylabel="found − true (mm²)")
-        return svg(figure, "Agreement of areas, after Bland and Altman")
+        for truth, found in zip(areas.truth.tolist(), areas.found.tolist()):
+            dot = {"color": COLOURS[0], "markersize": 4, "alpha": 0.7}
+            dot |= {"gid": f"tip: true {truth:.1f} mm², found {found:.1f} mm²"}
+            left.plot(truth, found, "o", **dot)
+            right.plot((truth + found) / 2, found - truth, "o", **dot)
+        return [
+            svg(first, "Found against true areas"),
+            svg(second, "Agreement of areas, after Bland and Altman"),
+        ]
 
 
 def outlined_part(
@@ -139,5 +139,5 @@ def picture_section(shown: Sequence[tuple[str, str]]) -> Section:
     return Section(
         "What it found",
         ["Green: the truth. Orange: found."],
-        strips=[Strip([image]) for image in shown],
+        strips=[Strip(shown)],
     )

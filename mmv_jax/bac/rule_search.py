@@ -137,4 +137,5 @@ def rules_section(views: Sequence[RuledView], measure: Measure) -> Section:
         tables=[
             Table(["threshold, least area of a group and of a breast", *COLUMNS.values()], lines)
         ],
+        fold=True,
     )

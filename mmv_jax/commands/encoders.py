@@ -1,4 +1,4 @@
-"""Commands that use a trained encoder: evaluate, embed, export."""
+"""Commands that use a trained encoder: evaluate, report, embed, export."""
 
 import argparse
 
@@ -28,6 +28,24 @@ def _evaluate(args) -> int:
 
     config = load_for("mmv evaluate", args.config, args.overrides)
     print(evaluate(config, args.checkpoint, args.workdir))
+    return 0
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Makes report.html anew from report.json, which every evaluation writes beside it.
+
+    example: mmv report runs/mine/evaluate
+    """
+    parser.add_argument(
+        "path", type=local_path, metavar="DIR|FILE", help="a workdir of mmv evaluate, or the file"
+    )
+
+
+@command("report", _report_arguments)
+def _report(args) -> int:
+    from mmv_jax.report.page import remake
+
+    print(f"report: {remake(args.path)}")
     return 0
 
 

@@ -132,6 +132,7 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on the tasks of a store."""
     from mmv_jax.evaluate.fewshot import few_shot
     from mmv_jax.evaluate.finetune.gradient_descent import Recipe
+    from mmv_jax.evaluate.report.about import About
     from mmv_jax.evaluate.tasks.make import make_task
 
     overlap = "Whether studies of patients that the encoder was trained on are left out."
@@ -150,7 +151,7 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     keys |= {"encoders": ConfigKey(meaning="Encoders of others, by name.", is_open=True)}
     keys |= _in("tasks.*", keys_of(make_task, without=("index", "name")))
     keys |= _optional("few_shot", keys_of(few_shot, without=("encoder", "x", "task")))
-    keys |= _optional("fit", keys_of(Recipe))
+    keys |= _optional("fit", keys_of(Recipe)) | _optional("about", keys_of(About))
     groups = [f"tasks.*.{name}" for name in ("where", "test_where", "pixels")]
     return _opened(keys, [*groups, "tasks.*.subgroups", "tasks.*.confounders"])
 

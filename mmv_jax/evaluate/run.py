@@ -1,5 +1,5 @@
-"""The evaluation: a checkpoint and a store in, `metrics.json`, `comparisons.json` and `report.html`
-out. This file alone sees the config.
+"""The evaluation: a checkpoint and a store in, `metrics.json`, `comparisons.json`, `protocol.json`
+and the report out. This file alone sees the config.
 """
 
 import json
@@ -36,7 +36,10 @@ from mmv_jax.evaluate.measure import (
 )
 from mmv_jax.evaluate.pixel_baseline import pixel_vectors, principal, principal_scenes
 from mmv_jax.evaluate.predictions import predictions
+from mmv_jax.evaluate.report.about import About, studies_of
+from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.pictures import choose_shown, feature_maps, outlines
+from mmv_jax.evaluate.report.stated import Asked, state
 from mmv_jax.evaluate.report.subspaces import subspace_sections
 from mmv_jax.evaluate.report.tables import Findings, table_of, write_report
 from mmv_jax.evaluate.subgroups import (
@@ -85,9 +88,11 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     trained, carried = restore(checkpoint, config.rows.to_dict(), config.view.to_dict())
     refuse_others(workdir, trained.origin["digest"], "--workdir")
     overlap = Overlap.of(carried, store.key_fingerprint)
+    about = About.of(config.get("about") or {})
     tasks = make_tasks(config, store, overlap)
     others = load_encoders(config)
     evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
+    evaluation.truth = studies_of(store.index, evaluation.studies, about).outline
     # Measure: every encoder in every task, then the floor of pixels and what is fitted end to end.
     random = with_fresh_weights(trained, config.seed)
     for name, encoder in {"trained": trained, "random": random, **others}.items():
@@ -99,7 +104,8 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     record = provenance(
         "mmv evaluate", config=to_dict(config), weights=trained.origin, data=store.provenance()
     )
-    return write_results(evaluation, overlap, rivals, record)
+    asked = Asked(record, about, chosen_tasks(config))
+    return write_results(evaluation, overlap, rivals, asked)
 
 
 def make_tasks(config: ConfigDict, store: Store, overlap: Overlap) -> list[Task]:
@@ -155,6 +161,7 @@ class Evaluation:
       few: shares and draws of few-shot curves, None for no curves.
       shown: studies whose features are drawn.
       means: by encoder, the mean patch token of each study.
+      truth: whose outlines the true ones are, in words.
     """
 
     store: Store
@@ -169,6 +176,7 @@ class Evaluation:
     outlined: list[Strip] = field(default_factory=list)
     maps: dict[str, list[Strip]] = field(default_factory=dict)
     means: dict[str, np.ndarray] = field(default_factory=dict)
+    truth: str = "the truth"
 
     @classmethod
     def of(
@@ -208,6 +216,11 @@ class Evaluation:
     def studies(self) -> np.ndarray:
         """All studies of all tasks."""
         return np.unique(np.concatenate([task.studies for task in self.tasks]))
+
+    @property
+    def names(self) -> Names:
+        """What the report calls tasks and encoders."""
+        return Names.of(self.tasks, set(self.store.index["modality"].astype(str)))
 
     def measure_encoder(self, name: str, encoder: StudyEncoder) -> None:
         """Probes, curves and pictures of one encoder in every task."""
@@ -263,7 +276,9 @@ class Evaluation:
                     task=task,
                     scenes=own,
                     found=found,
-                    name=result.encoder,
+                    name=self.names.encoder(result.encoder),
+                    called=self.names.task(task.name),
+                    truth=self.truth,
                 )
                 self.outlined.append(strip)
         if self.few:
@@ -307,13 +322,12 @@ class Evaluation:
 
 
 def write_results(
-    evaluation: Evaluation, overlap: Overlap, rivals: tuple[str, ...], record: Mapping[str, Any]
+    evaluation: Evaluation, overlap: Overlap, rivals: tuple[str, ...], asked: Asked
 ) -> str:
-    """Writes the files, and returns the table of all tasks and the path of the report.
+    """Writes all files, and returns the table of all tasks and the path of the report.
 
     Args:
       rivals: what the trained encoder is compared with.
-      record: of `provenance.provenance`.
     """
     results, points, workdir = evaluation.results, evaluation.points, evaluation.workdir
     groups, confounded = measure_groups(results), measure_confounders(results)
@@ -324,9 +338,9 @@ def write_results(
     of_variants = compare_pairs(results, pairs_of(results))
     curves = [(p.task, p.encoder, p.key, p.value) for p in points]
     metrics = as_json(results, [*as_metrics(groups, confounded), *curves])
-    write_metrics(workdir, metrics, record)
+    write_metrics(workdir, metrics, asked.record)
     index = evaluation.store.index
-    write_table(workdir / "predictions.parquet", predictions(results, index), record)
+    write_table(workdir / "predictions.parquet", predictions(results, index), asked.record)
     write_json(
         workdir / "comparisons.json",
         [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)],
@@ -339,7 +353,7 @@ def write_results(
         why_no_overlap=overlap.reason,
         outlined=evaluation.outlined,
         maps=evaluation.maps,
-        record=record,
+        record=asked.record,
         points=points,
         groups=groups,
         confounded=confounded,
@@ -347,6 +361,14 @@ def write_results(
         subspaces=subspace_sections(evaluation.means, modality),
     )
     report = workdir / "report.html"
+    protocol, findings = state(
+        findings,
+        store=evaluation.store,
+        tasks=evaluation.tasks,
+        overlap=overlap.reason,
+        asked=asked,
+    )
+    write_json(workdir / "protocol.json", protocol)
     write_report(report, findings)
     return f"{table_of(results, comparisons)}\n\nreport: {report}"
 

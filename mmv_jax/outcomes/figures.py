@@ -1,8 +1,9 @@
 """The figures of a cohort paper: incidence with numbers at risk, a forest of hazard ratios,
-calibration. Each returns a piece of HTML.
+calibration. Each returns a plot, or a piece of HTML.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,8 @@ from mmv_jax.outcomes.cox import Effect
 from mmv_jax.outcomes.prediction import Worth
 from mmv_jax.outcomes.ratios import AREAS_MM2
 from mmv_jax.outcomes.survival import Curve
-from mmv_jax.report.figures import COLOURS, STYLE, WIDTH, svg
+from mmv_jax.report.figures import STYLE, WIDTH, svg
+from mmv_jax.report.plots import COLOURS, ForestGroup, ForestPlot, ForestRow
 
 SEVERITY_COLOURS = {
     "zero": COLOURS[0],
@@ -23,8 +25,8 @@ SEVERITY_COLOURS = {
     "moderate": COLOURS[1],
     "severe": COLOURS[5],
 }
-# behind words that a line would cross
-PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+# where a severity stands in the order of colours
+SERIES = {"zero": 0, "mild": 3, "moderate": 1, "severe": 5}
 LEVEL_NAMES = {"mild": "mild", "moderate": "moderate", "severe": "severe", "per_mm2": "per mm²"} | {
     f"at_{area:g}_mm2": f"{area:g} mm² against 0" for area in AREAS_MM2
 }
@@ -45,9 +47,9 @@ def incidence(
     shown = [i for i, year in enumerate(years) if year <= last]
     top = max(1.0, *(100 * float(curve.value[curve.time <= last].max()) for curve in curves))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.4 + 0.2 * len(curves)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.4 + 0.22 * len(curves)), layout="constrained")
         axes, table = figure.subplots(
-            2, 1, sharex=True, height_ratios=[3.2, 0.2 * (len(curves) + 1)]
+            2, 1, sharex=True, height_ratios=[3.2, 0.22 * (len(curves) + 1)]
         )
         for curve in curves:
             colour, inside = SEVERITY_COLOURS[curve.name], curve.time <= last
@@ -78,7 +80,7 @@ def _numbers_at_risk(
     axes.set_ylim(len(names) - 0.4, -1.5)
     beside = axes.get_yaxis_transform()
     axes.text(
-        -0.06, -1, "at risk", transform=beside, ha="right", va="center", color="#5c6675", fontsize=8
+        -0.06, -1, "at risk", transform=beside, ha="right", va="center", color="#5c6675", fontsize=9
     )
     for row, name in enumerate(names):
         axes.text(
@@ -89,82 +91,36 @@ def _numbers_at_risk(
             ha="right",
             va="center",
             color=SEVERITY_COLOURS[name],
-            fontsize=8,
+            fontsize=9,
         )
         for year, left in zip(years, at_risk[row]):
-            axes.text(year, row, f"{left:,}", ha="center", va="center", fontsize=7.5)
+            axes.text(year, row, f"{left:,}", ha="center", va="center", fontsize=9)
 
 
-def hazard_ratios(groups: Mapping[str, Mapping[str, Effect]], label: str) -> str:
+def hazard_ratios(groups: Mapping[str, Mapping[str, Effect]], label: str) -> ForestPlot:
     """A forest plot on a log scale: a block a model, a line a level, and the numbers beside it.
     Severities are compared with zero.
     """
-    lines = [
-        (group, level, effect)
-        for group, effects in groups.items()
-        for level, effect in effects.items()
-    ]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(WIDTH, 0.8 + 0.2 * (len(lines) + 1.3 * len(groups))), layout="constrained"
-        )
-        axes = figure.add_subplot()
-        y = 0.0
-        for i, (group, level, effect) in enumerate(lines):
-            if i == 0 or group != lines[i - 1][0]:
-                y += 0.4
-                axes.text(
-                    -0.28,
-                    y,
-                    group,
-                    transform=axes.get_yaxis_transform(),
-                    va="center",
-                    fontweight="bold",
-                    fontsize=8.5,
-                    bbox=PAPER,
+    levels = list(dict.fromkeys(level for effects in groups.values() for level in effects))
+    blocks = []
+    for group, effects in groups.items():
+        rows = []
+        for level, effect in effects.items():
+            ratio, ci = ratio_words(effect).split(" ", 1)
+            name = LEVEL_NAMES.get(level, level)
+            rows.append(
+                ForestRow(
+                    name,
+                    effect.hazard_ratio,
+                    *effect.ci95,
+                    text=ratio,
+                    ci=ci,
+                    tip=f"{group}, {name}: {label} {ratio} {ci}",
+                    series=SERIES.get(level, 4 + levels.index(level)),
                 )
-                y += 0.95
-            colour = SEVERITY_COLOURS.get(level, "#1c2430")
-            axes.plot(
-                effect.ci95, [y, y], color=colour, linewidth=2, solid_capstyle="butt", alpha=0.6
             )
-            axes.plot(effect.hazard_ratio, y, "s", color=colour, markersize=4.5)
-            axes.text(
-                -0.25,
-                y,
-                LEVEL_NAMES.get(level, level),
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                fontsize=8.5,
-            )
-            axes.text(
-                1.02,
-                y,
-                ratio_words(effect),
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                fontsize=8.5,
-            )
-            y += 1
-        axes.axvline(1, color="#999999", linewidth=0.8, zorder=0)
-        _log_axis(axes, [x for _, _, effect in lines for x in (*effect.ci95, effect.hazard_ratio)])
-        axes.set(ylim=(y, -0.2), yticks=[], xlabel=label)
-        axes.spines["left"].set_visible(False)
-        return svg(figure, f"{label}, with 95 % intervals")
-
-
-def _log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Ticks at round ratios that a reader of the journal expects."""
-    low, high = max(min(*values, 1.0), 0.05), min(max(*values, 1.0), 50.0)
-    ticks = [
-        t
-        for t in (0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50)
-        if low / 1.3 <= t <= high * 1.2
-    ]
-    axes.set_xscale("log")
-    axes.set_xlim(low / 1.1, high * 1.1)
-    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axes.minorticks_off()
+        blocks.append(ForestGroup(group, rows))
+    return ForestPlot(f"{label}, on a log scale", blocks, reference=1.0, log=True)
 
 
 def ratio_words(effect: Effect) -> str:
@@ -174,55 +130,54 @@ def ratio_words(effect: Effect) -> str:
     return f"{effect.hazard_ratio:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def calibration(risks: Sequence[Worth], years: float) -> str:
-    """Observed against predicted risk by `years`, in tenths of predicted risk: on the diagonal,
-    what was predicted happened.
+def calibration(risks: Sequence[Worth], years: float) -> list[str]:
+    """Observed against predicted risk by `years`, in tenths of predicted risk, a figure a risk: on
+    the diagonal, what was predicted happened.
     """
     risks = [risk for risk in risks if years in risk.calibration]
+    # per cent, and a margin
+    top = 103 * max(
+        max(r.calibration[years].high.max(), r.calibration[years].predicted.max()) for r in risks
+    )
+    return [_calibration(r, years, top=top, colour=c) for r, c in zip(risks, cycle(COLOURS))]
+
+
+def _calibration(risk: Worth, years: float, *, top: float, colour: str) -> str:
+    found = risk.calibration[years]
     with matplotlib.rc_context(STYLE):
-        columns = min(2, len(risks))
-        figure = Figure(
-            figsize=(WIDTH * columns / 2, 3.2 * -(-len(risks) // columns)), layout="constrained"
+        figure = Figure(figsize=(0.9 * WIDTH, 0.8 * WIDTH), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, top], [0, top], color="#cccccc", linewidth=0.8)
+        axes.vlines(
+            100 * found.predicted,
+            100 * found.low,
+            100 * found.high,
+            color=colour,
+            linewidth=2,
+            alpha=0.5,
         )
-        panels = [
-            figure.add_subplot(-(-len(risks) // columns), columns, n + 1) for n in range(len(risks))
-        ]
-        # per cent, and a margin
-        top = 103 * max(
-            max(r.calibration[years].high.max(), r.calibration[years].predicted.max())
-            for r in risks
+        for x, y in zip(100 * found.predicted, 100 * found.observed):
+            tip = f"tip: predicted {x:.1f} %, observed {y:.1f} %"
+            axes.plot(x, y, "o", color=colour, markersize=4, gid=tip)
+        low, high = found.ratio_ci95
+        axes.set(
+            xlabel="predicted (%)",
+            ylabel=f"observed by {years:g} years (%)",
+            aspect="equal",
+            xlim=(0, top),
+            ylim=(0, top),
         )
-        for axes, risk, colour in zip(panels, risks, COLOURS):
-            found = risk.calibration[years]
-            axes.plot([0, top], [0, top], color="#cccccc", linewidth=0.8)
-            axes.vlines(
-                100 * found.predicted,
-                100 * found.low,
-                100 * found.high,
-                color=colour,
-                linewidth=2,
-                alpha=0.5,
-            )
-            axes.plot(100 * found.predicted, 100 * found.observed, "o", color=colour, markersize=4)
-            low, high = found.ratio_ci95
-            axes.set(
-                xlabel="predicted (%)",
-                ylabel=f"observed by {years:g} years (%)",
-                aspect="equal",
-                xlim=(0, top),
-                ylim=(0, top),
-            )
-            axes.set_title(
-                f"{risk.name}\nobserved / predicted {found.ratio:.2f} ({low:.2f}–{high:.2f})",
-                fontsize=8,
-            )
-        return svg(figure, f"Calibration at {years:g} years")
+        axes.set_title(
+            f"{risk.name}\nobserved / predicted {found.ratio:.2f} ({low:.2f}–{high:.2f})",
+            fontsize=9,
+        )
+        return svg(figure, f"Calibration of {risk.name} at {years:g} years")
 
 
 def decision_curves(curve: DecisionCurve, score: str) -> str:
     """Net benefit by threshold of treating by the score, by score and calcification, and of all."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 0.6, 2.8), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axes = figure.add_subplot()
         lines = {
             "score": (curve.without, COLOURS[0]),
@@ -238,6 +193,6 @@ def decision_curves(curve: DecisionCurve, score: str) -> str:
             ylabel="net benefit in 1,000 women",
             ylim=(-0.1 * top, 1.1 * top) if top > 0 else None,
         )
-        axes.set_title(f"{score}, {curve.years:g} years", fontsize=8)
+        axes.set_title(f"{score}, {curve.years:g} years", fontsize=9)
         axes.legend(frameon=False)
         return svg(figure, f"Decision curve of {score} at {curve.years:g} years")

@@ -23,6 +23,7 @@ from mmv_jax.outcomes.figures import (
 from mmv_jax.outcomes.prediction import SCORES, Worth
 from mmv_jax.outcomes.survival import CurveTest, RestrictedMean
 from mmv_jax.report.page import Cell, Section, Table, write_page
+from mmv_jax.report.plots import ForestPlot
 
 TASK_NAMES = {
     "cox_unadjusted": "Cox, unadjusted",
@@ -68,8 +69,13 @@ def write_outcomes(path: Path, analysis: Analysis, config: str) -> None:
         "Calcification and outcomes",
         subtitle,
         verdict=verdict(analysis),
-        sections=[*sections(analysis), Section("Settings", pre=config, pre_title="config")],
+        sections=[*sections(analysis), settings_section(config)],
     )
+
+
+def settings_section(config: str) -> Section:
+    """The config, at the end of a page."""
+    return Section("Settings", pre=config, pre_title="config", fold=True)
 
 
 def verdict(analysis: Analysis) -> list[str]:
@@ -109,11 +115,10 @@ def verdict(analysis: Analysis) -> list[str]:
 
 
 def sections(analysis: Analysis) -> list[Section]:
-    """The parts of the page, in the order of a paper's results."""
+    """The parts of the page, what is seen first on top."""
     years, left = analysis.at_risk_years, analysis.at_risk
     complement = [curve.complement() for curve in analysis.survival]
     parts = [
-        Section("The women", tables=[baseline(analysis.groups)]),
         Section(
             "Incidence by severity",
             [
@@ -134,6 +139,7 @@ def sections(analysis: Analysis) -> list[Section]:
             tables=[ratios(analysis.effects)],
             figures=[_forest(analysis.effects)],
         ),
+        Section("The women", tables=[baseline(analysis.groups)]),
     ]
     if analysis.by_age:
         named = {f"age {band}": effects for band, effects in analysis.by_age.items()}
@@ -142,11 +148,12 @@ def sections(analysis: Analysis) -> list[Section]:
                 "By age",
                 ["Adjusted Cox models within each age.", _interaction(analysis)],
                 figures=[hazard_ratios(named, "adjusted hazard ratio")],
+                fold=True,
             )
         )
     if analysis.added.worth:
         horizons = list(analysis.added.worth[0].calibration)
-        figures = [calibration(analysis.added.worth, h) for h in horizons]
+        figures = [f for h in horizons for f in calibration(analysis.added.worth, h)]
         figures += [
             decision_curves(curve, SCORES[name])
             for name, gain in analysis.added.beyond.items()
@@ -157,10 +164,12 @@ def sections(analysis: Analysis) -> list[Section]:
                 "What calcification adds to the known risk",
                 tables=_worth_tables(analysis),
                 figures=figures,
+                fold=True,
             )
         )
-    parts.append(Section("Are the hazards proportional?", tables=[_proportionality(analysis)]))
-    return [*parts, Section("What to know", [*analysis.notes, *METHOD])]
+    title = "Are the hazards proportional?"
+    parts.append(Section(title, tables=[_proportionality(analysis)], fold=True))
+    return [*parts, Section("What to know", [*analysis.notes, *METHOD], fold=True)]
 
 
 def _curve_tests(analysis: Analysis) -> str:
@@ -251,7 +260,7 @@ def ratios(effects: Mapping[str, Mapping[str, Effect]]) -> Table:
     return Table(["", *(TASK_NAMES[task] for task in effects)], lines)
 
 
-def _forest(effects: Mapping[str, Mapping[str, Effect]]) -> str:
+def _forest(effects: Mapping[str, Mapping[str, Effect]]) -> ForestPlot:
     return hazard_ratios(
         {TASK_NAMES[task]: found for task, found in effects.items()}, "hazard ratio"
     )

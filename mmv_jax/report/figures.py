@@ -1,5 +1,4 @@
-"""Numbers to pictures: inline SVG for what has lines, PNG for what has pixels. Every function
-returns a piece of HTML.
+"""Numbers to pictures: plots as data for what has lines, PNG for what has pixels.
 
 Colours are those of Okabe and Ito, which readers with a colour-vision deficiency tell apart.
 """
@@ -8,19 +7,16 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-COLOURS = ("#0072B2", "#E69F00", "#888888", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-MARKS = "oDs^"
+from mmv_jax.report.plots import PlotGrid, PlotLine, PlotPanel, thinned
+
 STYLE: dict[Any, Any] = {  # matplotlib types the names of its settings one by one
     "svg.fonttype": "none",  # text stays text: small files, and it can be searched
     "svg.hashsalt": "mmv_jax",  # the same numbers give the same file
@@ -30,177 +26,99 @@ STYLE: dict[Any, Any] = {  # matplotlib types the names of its settings one by o
     "axes.spines.right": False,
 }
 Curves = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]  # by task and series
-# inches of a figure: on a phone it shrinks to three quarters, and its text stays legible
+# inches of a figure, of which a wide page shows two beside each other
 WIDTH = 5.2
+ROC_POINTS = 60  # of a curve that are kept: it is as smooth on a screen
+# what a figure is drawn in, and the colours of the page, which are others in the dark
+PAGE_COLOURS = {
+    "#(?:000000|1c2430)": "currentColor",
+    "#(?:eeeeee|cccccc|bbbbbb)": "var(--line)",
+    "#(?:999999|5c6675)": "var(--soft)",
+    "#ffffff": "var(--ground)",
+}
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A value with its interval, as one line of a forest plot."""
-
-    group: str
-    series: str
-    value: float
-    low: float
-    high: float
-
-
-def forest(bars: Sequence[Bar], label: str, reference: float | None = None) -> str:
-    """Values with intervals, grouped by task, one colour a series, and another mark where the
-    colours begin anew; `reference`: such as chance.
-    """
-    groups, series = (
-        list(dict.fromkeys(b.group for b in bars)),
-        list(dict.fromkeys(b.series for b in bars)),
-    )
-    looks = [
-        (COLOURS[n % len(COLOURS)], MARKS[n // len(COLOURS) % len(MARKS)])
-        for n in range(len(series))
-    ]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(WIDTH, 0.8 + 0.21 * len(bars) + 0.14 * len(groups)), layout="constrained"
-        )
-        axes = figure.add_subplot()
-        for bar in bars:
-            y = groups.index(bar.group) * (len(series) + 0.6) + series.index(bar.series)
-            colour, mark = looks[series.index(bar.series)]
-            axes.plot(
-                [bar.low, bar.high],
-                [y, y],
-                color=colour,
-                linewidth=2.2,
-                solid_capstyle="butt",
-                alpha=0.55,
-            )
-            axes.plot(bar.value, y, mark, color=colour, markersize=5)
-        for (colour, mark), name in zip(looks, series):
-            axes.plot([], [], f"{mark}-", color=colour, label=name)
-        if reference is not None:
-            axes.axvline(reference, color="#bbbbbb", linewidth=0.8, zorder=0)
-        axes.set_yticks(
-            [n * (len(series) + 0.6) + (len(series) - 1) / 2 for n in range(len(groups))], groups
-        )
-        axes.set_ylim(len(groups) * (len(series) + 0.6) - 0.9, -0.7)  # the first group on top
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(label)
-        axes.grid(axis="x", color="#eeeeee", linewidth=0.6)
-        axes.set_axisbelow(True)
-        figure.legend(
-            loc="outside upper left", ncols=min(len(series), 4), frameon=False, fontsize=9.5
-        )
-        return svg(figure, f"{label} with 95 % intervals")
-
-
-def roc_curves(curves: Curves) -> str:
+def roc_curves(curves: Curves) -> PlotGrid:
     """One panel a task, one curve a series; `curves[task][series]` is (truth, score)."""
 
-    def draw(axes: Axes, task: str, named: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-        _unit_square(axes, "1 − specificity", "sensitivity")
-        for name, (truth, score) in named.items():
-            x, y, _ = roc_curve(truth, score)
-            axes.plot(x, y, color=colours[name], linewidth=1.6, label=name)
+    def line(name: str, truth: np.ndarray, score: np.ndarray) -> PlotLine:
+        x, y, _ = roc_curve(truth, score)
+        kept = thinned(x, y, ROC_POINTS)
+        tips = [f"{name}: sensitivity {b:.2f} at specificity {1 - a:.2f}" for a, b in zip(x, y)]
+        return PlotLine(
+            name,
+            [round(float(a), 4) for a in x[kept]],
+            [round(float(b), 4) for b in y[kept]],
+            tips=[tips[i] for i in kept],
+            dots=False,
+        )
 
-    return _panels(curves, draw, "ROC curves")
+    panels = [
+        PlotPanel(
+            task,
+            "1 − specificity",
+            "sensitivity",
+            [line(name, *pair) for name, pair in named.items()],
+            square=True,
+        )
+        for task, named in curves.items()
+    ]
+    return PlotGrid("ROC curves", panels)
 
 
 def growth_curves(
-    curves: Mapping[str, Mapping[str, Sequence[tuple[int, Bar]]]], label: Mapping[str, str]
-) -> str:
+    curves: Mapping[str, Mapping[str, Sequence[tuple[int, float, float, float]]]],
+    label: Mapping[str, str],
+) -> PlotGrid:
     """One panel a task, one line a series over a logarithmic axis; `curves[task][series]` is
-    (patients, value with interval), ascending.
+    (patients, value, low, high), ascending; `label` of each task's values.
     """
 
-    def draw(axes: Axes, task: str, named: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-        for name, points in named.items():
-            x = [patients for patients, _ in points]
-            axes.fill_between(
-                x,
-                [b.low for _, b in points],
-                [b.high for _, b in points],
-                color=colours[name],
-                alpha=0.12,
-                linewidth=0,
-            )
-            axes.plot(
-                x,
-                [b.value for _, b in points],
-                "o-",
-                color=colours[name],
-                linewidth=1.6,
-                markersize=3.5,
-                label=name,
-            )
-        ticks = sorted({patients for points in named.values() for patients, _ in points})
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        axes.set_xticks([], minor=True)
-        axes.set(xlabel="training patients", ylabel=label[task])
+    def line(task: str, name: str, points: Sequence[tuple[int, float, float, float]]) -> PlotLine:
+        return PlotLine(
+            name,
+            [patients for patients, *_ in points],
+            [value for _, value, *_ in points],
+            tips=[
+                f"{name}, {patients} patients: {label[task]} {value:.3f}"
+                + (f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else "")
+                for patients, value, low, high in points
+            ],
+            band=[(low, high) for *_, low, high in points],
+        )
 
-    return _panels(curves, draw, "Few-shot curves")
+    panels = []
+    for task, named in curves.items():
+        ticks = sorted({point[0] for points in named.values() for point in points})
+        lines = [line(task, name, points) for name, points in named.items()]
+        panels.append(PlotPanel(task, "training patients", label[task], lines, x_ticks=ticks))
+    return PlotGrid("Few-shot curves", panels)
 
 
-def reliability(curves: Curves) -> str:
+def reliability(curves: Curves) -> PlotGrid:
     """One panel a task, one line a series: how often a thing is seen where it was said to be so
     probable; `curves[task][series]` is (said, seen).
     """
 
-    def draw(axes: Axes, task: str, named: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-        _unit_square(axes, "probability", "frequency")
-        for name, (said, seen) in named.items():
-            axes.plot(
-                said, seen, "o-", color=colours[name], linewidth=1.4, markersize=3.5, label=name
-            )
-
-    return _panels(curves, draw, "Calibration")
-
-
-def _unit_square(axes: Axes, across: str, up: str) -> None:
-    """Both axes from 0 to 1, with the diagonal."""
-    axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=0.8)
-    axes.set(
-        aspect="equal",
-        xticks=[0, 0.5, 1],
-        yticks=[0, 0.5, 1],
-        xlim=(-0.02, 1.02),
-        ylim=(-0.02, 1.02),
-        xlabel=across,
-        ylabel=up,
-    )
-
-
-def _panels(
-    curves: Mapping[str, Mapping[str, Any]],
-    draw: Callable[[Axes, str, Mapping[str, Any], Mapping[str, str]], None],
-    alt: str,
-) -> str:
-    """One panel a task, two beside each other, each drawn by `draw`; a series has one colour
-    throughout, and one legend names them all.
-    """
-    columns = min(2, len(curves))
-    rows = -(-len(curves) // columns)
-    series = list(dict.fromkeys(name for named in curves.values() for name in named))
-    colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(series)}
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(WIDTH * (0.55 if columns == 1 else 1), 2.9 * rows + 0.3), layout="constrained"
+    def line(name: str, said: np.ndarray, seen: np.ndarray) -> PlotLine:
+        return PlotLine(
+            name,
+            said.tolist(),
+            seen.tolist(),
+            tips=[f"{name}: said {a:.2f}, seen {b:.2f}" for a, b in zip(said, seen)],
         )
-        named_lines: dict[str, Any] = {}  # not every task has every series
-        for n, (task, named) in enumerate(curves.items()):
-            axes = figure.add_subplot(rows, columns, n + 1)
-            draw(axes, task, named, colours)
-            axes.set_title(task)
-            handles, labels = axes.get_legend_handles_labels()
-            named_lines |= dict(zip(labels, handles))
-        figure.legend(
-            [named_lines[name] for name in series],
-            series,
-            loc="outside upper left",
-            ncols=min(len(series), 4),
-            frameon=False,
-            fontsize=9.5,
+
+    panels = [
+        PlotPanel(
+            task,
+            "probability",
+            "frequency",
+            [line(name, *pair) for name, pair in named.items()],
+            square=True,
         )
-        return svg(figure, alt)
+        for task, named in curves.items()
+    ]
+    return PlotGrid("Calibration", panels)
 
 
 def picture(
@@ -290,15 +208,21 @@ def colour_map(
 
 
 def svg(figure: Figure, title: str) -> str:
+    """A figure as inline SVG: as wide as its column, in the colours of the page."""
     buffer = io.StringIO()
     figure.savefig(
-        buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
+        buffer,
+        format="svg",
+        bbox_inches="tight",
+        transparent=True,
+        metadata={"Date": None, "Creator": None},
     )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # Without width and height the figure takes the width of its column, down to a phone's.
+    for drawn, shown in PAGE_COLOURS.items():
+        text = re.sub(drawn, shown, text, flags=re.IGNORECASE)
     head, rest = text.split(">", 1)
-    width = re.search(r'width="([\d.]+)pt"', head)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    limit = f"max-width:{float(width.group(1)) * 4 / 3:.0f}px" if width else ""
-    return f'{head} role="img" aria-label="{html.escape(title)}" style="width:100%;{limit}">{rest}'
+    # an artist whose gid begins so tells its value to a pointer
+    rest = re.sub(r'<g id="tip: ([^"]*)">', r"<g><title>\1</title>", rest)
+    return f'{head} role="img" aria-label="{html.escape(title)}">{rest}'

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from mmv_jax.checkpoint import find_fault, step_folders
 from mmv_jax.errors import UserError
 from mmv_jax.objectives.table import TERMS, weights_of
-from mmv_jax.report.figures import COLOURS, STYLE
+from mmv_jax.report.figures import STYLE
+from mmv_jax.report.plots import COLOURS
 from mmv_jax.train.health import LOW_RANK, LOW_STD, Health
 from mmv_jax.train.log import METRICS, read_metrics
 from mmv_jax.train.running import Process, process_of

@@ -4,11 +4,22 @@ import base64
 import io
 import re
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
-from mmv_jax.report.figures import Bar, colour_map, feature_colours, forest, outlined, picture
+from mmv_jax.report.figures import (
+    STYLE,
+    colour_map,
+    feature_colours,
+    outlined,
+    picture,
+    roc_curves,
+    svg,
+)
 
 
 def pixels_of(piece):
@@ -17,12 +28,32 @@ def pixels_of(piece):
     )
 
 
-def test_the_same_numbers_make_the_same_figure_with_text_that_can_be_searched():
-    bars = [Bar("heart", "trained", 0.8, 0.7, 0.9), Bar("heart", "random", 0.5, 0.4, 0.6)]
-    figure = forest(bars, "Dice")
-    assert figure == forest(bars, "Dice")
-    assert all(word in figure for word in (">heart<", ">trained<", ">random<", ">Dice<"))
+def test_the_same_numbers_make_the_same_figure_in_the_colours_of_the_page():
+    def draw():
+        with matplotlib.rc_context(STYLE):
+            figure = Figure()
+            axes = figure.add_subplot()
+            axes.plot([0, 1], [0, 1], color="#000000", gid="tip: 3 mm² & more")
+            axes.set_title("a title")
+            return svg(figure, "a line")
+
+    figure = draw()
+    assert figure == draw()
+    assert ">a title<" in figure
+    assert "<title>3 mm² &amp; more</title>" in figure
+    assert "#000000" not in figure
     assert "width=" not in figure.split(">")[0].replace("stroke-width=", "")
+
+
+def test_a_roc_curve_keeps_its_ends_and_its_area():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 3000)
+    score = truth + rng.normal(size=3000)
+    line = roc_curves({"task": {"trained": (truth, score)}}).panels[0].lines[0]
+    assert len(line.x) <= 61
+    assert (line.x[0], line.y[0], line.x[-1], line.y[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(line.y, line.x) == pytest.approx(roc_auc_score(truth, score), abs=0.003)
+    assert line.tips[0] == "trained: sensitivity 0.00 at specificity 1.00"
 
 
 def test_a_picture_keeps_its_shape_and_escapes_its_words():

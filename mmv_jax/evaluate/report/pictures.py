@@ -22,7 +22,7 @@ from mmv_jax.report.page import Strip
 from mmv_jax.store.read import Store
 
 A_KIND = 4  # studies shown of each modality
-TRUTH, FOUND = "#00c2a0", "#ff8c1a"  # outlines: reader, model
+TRUTH, FOUND = "#00c2a0", "#ff8c1a"  # outlines: the truth, the model
 
 
 def choose_shown(index: pd.DataFrame, tasks: Sequence[Task]) -> Int[np.ndarray, " S"]:
@@ -80,7 +80,11 @@ def feature_maps(
                 ),
             ]
         strips.append(
-            Strip(images, f"{name}: a colour means the same feature in all of these studies.")
+            Strip(
+                images,
+                f"{name}: a colour means the same feature in all of these studies.",
+                pairs=True,
+            )
         )
     return strips
 
@@ -93,9 +97,15 @@ def outlines(
     scenes: list[Scene],
     found: Segmented,
     name: str,
+    called: str,
+    truth: str,
 ) -> Strip:
-    """Best, middle and worst test studies of a segmentation by Dice: the reader's outline, and that
-    of the encoder and head of this name.
+    """Best, middle and worst test studies of a segmentation by Dice: the true outline, and that of
+    the encoder and head of this name.
+
+    Args:
+      called: the task's title.
+      truth: whose outline the true one is, in words.
     """
     test = np.flatnonzero(task.split == "test")
     there = np.flatnonzero(~np.isnan(found.dice))
@@ -108,10 +118,10 @@ def outlines(
         layer = int(scene.truth.sum(axis=(1, 2)).argmax())
         grey = view(store, geometry, study, crops[0])[layer]
         masks = [(scene.truth[layer], TRUTH), (found.masks[m][layer], FOUND)]
-        images.append((outlined(grey, masks, f"{task.name} outlined"), f"Dice {found.dice[m]:.2f}"))
+        images.append((outlined(grey, masks, f"{called} outlined"), f"Dice {found.dice[m]:.2f}"))
     return Strip(
         images,
-        f"{task.name}: best two, middle, worst two of the test studies. Green: the reader. Orange:"
+        f"{called}: best two, middle, worst two of the test studies. Green: {truth}. Orange:"
         f" {name}.",
     )
 

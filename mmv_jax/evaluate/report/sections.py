@@ -1,6 +1,4 @@
-"""Sections of the report beside the headline: few-shot curves, calibration, subgroups,
-confounders.
-"""
+"""Sections of the report beside the headline: curves, calibration, subgroups, confounders."""
 
 from collections.abc import Sequence
 
@@ -9,48 +7,87 @@ import numpy as np
 from mmv_jax.evaluate.fewshot import Point
 from mmv_jax.evaluate.kinds.table import metric_label
 from mmv_jax.evaluate.measure import Comparison, Result, is_judged
+from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult, words
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.metrics.scores import calibration_bins
-from mmv_jax.report.figures import Bar, growth_curves, reliability
+from mmv_jax.report.figures import growth_curves, reliability, roc_curves
 from mmv_jax.report.page import Cell, Section, Table
 
+CALIBRATED_FROM = 50  # positive test studies
+CALIBRATION = ("calibration", "calibration_slope")  # metrics that say how well it is calibrated
 
-def few_shot_sections(points: Sequence[Point]) -> list[Section]:
+
+def few_shot_sections(points: Sequence[Point], names: Names) -> list[Section]:
     """How much of the training set each encoder needs; nothing where it was not asked."""
     if not points:
         return []
-    curves: dict[str, dict[str, list[tuple[int, Bar]]]] = {}
+    curves: dict[str, dict[str, list[tuple[int, float, float, float]]]] = {}
     for p in points:
-        bar = Bar(
-            group=p.task, series=p.encoder, value=p.value.value, low=p.value.low, high=p.value.high
-        )
-        curves.setdefault(p.task, {}).setdefault(p.encoder, []).append((p.patients, bar))
+        point = (p.patients, p.value.value, p.value.low, p.value.high)
+        own = curves.setdefault(names.task(p.task), {})
+        own.setdefault(names.encoder(p.encoder), []).append(point)
     text = [
         "The probe with a part of the training patients: the mean over draws, with the interval of"
         " a single draw. The draws are the same for every encoder; strengths are chosen on all of"
         " val, which is not fitted on."
     ]
-    labels = {p.task: metric_label(p.metric) for p in points}
-    return [Section("Few-shot curves", text, figures=[growth_curves(curves, labels)])]
+    labels = {names.task(p.task): metric_label(p.metric) for p in points}
+    figure = growth_curves(curves, labels)
+    return [Section("Few-shot curves", text, figures=[figure], fold=True)]
 
 
-def calibration_sections(results: Sequence[Result]) -> list[Section]:
-    """Reliability diagrams of the headline probes."""
+def curve_sections(results: Sequence[Result], names: Names) -> list[Section]:
+    """ROC curves of the headline probes."""
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for r in results:
         if r.kind.has_classes and "/" not in r.encoder:
-            curves.setdefault(r.task.name, {})[r.encoder] = calibration_bins(
-                r.truth, r.predicted, bins=5
-            )[:2]
-    text = [
-        "Fifths of the test studies by the probability that the probe gave; on the line, what was"
-        " said is what was seen."
-    ]
-    return [Section("Calibration", text, figures=[reliability(curves)])] if curves else []
+            own = curves.setdefault(f"{names.task(r.task.name)}, {_positives(r)} positive", {})
+            own[names.encoder(r.encoder)] = (r.truth, r.predicted)
+    return [Section("ROC curves", figures=[roc_curves(curves)], fold=True)] if curves else []
 
 
-def subgroup_sections(groups: Sequence[GroupResult]) -> list[Section]:
+def _positives(result: Result) -> int:
+    return int((result.truth == 1).sum())
+
+
+def calibration_sections(results: Sequence[Result], names: Names) -> list[Section]:
+    """Reliability diagrams of the headline probes, where there are enough positives: of fewer, each
+    fifth holds a handful, and the line is noise.
+    """
+    curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    few: dict[str, int] = {}
+    for r in (r for r in results if r.kind.has_classes and "/" not in r.encoder):
+        task = names.task(r.task.name)
+        if not is_calibrated(r):
+            few[task] = _positives(r)
+            continue
+        bins = calibration_bins(r.truth, r.predicted, bins=5)[:2]
+        curves.setdefault(task, {})[names.encoder(r.encoder)] = bins
+    if not curves and not few:
+        return []
+    text = []
+    if curves:
+        text.append(
+            "Fifths of the test studies by the probability that the probe gave; on the line, what"
+            " was said is what was seen."
+        )
+    if few:
+        listed = ", ".join(f"{task} ({count})" for task, count in few.items())
+        text.append(
+            f"Not shown below {CALIBRATED_FROM} positive test studies: {listed}. Of so few, a curve"
+            " is noise."
+        )
+    figures = [reliability(curves)] if curves else []
+    return [Section("Calibration", text, figures=figures, fold=True)]
+
+
+def is_calibrated(result: Result) -> bool:
+    """Whether there are enough positive test studies to speak of calibration."""
+    return _positives(result) >= CALIBRATED_FROM
+
+
+def subgroup_sections(groups: Sequence[GroupResult], names: Names) -> list[Section]:
     """A table a task: groups in lines, whole encoders in columns, and single poolings where the
     groups are of positives.
     """
@@ -64,7 +101,7 @@ def subgroup_sections(groups: Sequence[GroupResult]) -> list[Section]:
         lines = []
         for column, positives, group in dict.fromkeys(key[:3] for key in found):
             first = next(g for key, g in found.items() if key[:3] == (column, positives, group))
-            name = f"{column}: {group}" + (
+            name = f"{names.column(column)}: {group}" + (
                 " (positives, against all negatives)" if positives else ""
             )
             count = f"{first.value.n}" + (
@@ -80,7 +117,14 @@ def subgroup_sections(groups: Sequence[GroupResult]) -> list[Section]:
             ]
             lines.append([Cell(name), Cell(count), *cells])
         tables.append(
-            Table([f"{task} ({metric_label(own[0].metric)})", "test studies", *shown], lines)
+            Table(
+                [
+                    f"{names.task(task)}: {metric_label(own[0].metric)}",
+                    "test studies",
+                    *map(names.encoder, shown),
+                ],
+                lines,
+            )
         )
     text = [
         "A group in colour differs from all other groups of its column on shared draws of patients,"
@@ -88,10 +132,10 @@ def subgroup_sections(groups: Sequence[GroupResult]) -> list[Section]:
         " better there, red where it is worse. Of two groups, the second is the other way round."
         " Floors, stand-ins and single poolings are not compared."
     ]
-    return [Section("Subgroups", text, tables)] if tables else []
+    return [Section("Subgroups", text, tables, fold=True)] if tables else []
 
 
-def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
+def confounder_sections(confounded: Sequence[Confounded], names: Names) -> list[Section]:
     """What is left of an encoder once a column tells nothing of the label."""
     lines = []
     for c in confounded:
@@ -104,14 +148,14 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
         values = [value_cell(v) for v in (c.alone, c.plain, c.broken, c.within)]
         lines.append(
             [
-                Cell(f"{c.task} by {c.column}"),
-                Cell(c.encoder),
+                Cell(f"{names.task(c.task)} by {names.column(c.column).lower()}"),
+                Cell(names.encoder(c.encoder)),
                 *values,
                 lost,
                 Cell(str(c.support.smallest)),
                 Cell(f"{c.support.effective:.0f} of {c.plain.n}"),
                 Cell(f"{c.lost.undefined:.0%}"),
-                Cell(leaning, tone="bad" if leaning == "leans on it" else ""),
+                Cell(names.said(leaning), tone="bad" if leaning == "leans on it" else ""),
             ]
         )
     text = [
@@ -135,7 +179,8 @@ def confounder_sections(confounded: Sequence[Confounded]) -> list[Section]:
         "draws left out",
         "in words",
     ]
-    return [Section("Confounders", text, [Table(columns, lines)])] if lines else []
+    table = Table(columns, lines)
+    return [Section("Confounders", text, [table], fold=True)] if lines else []
 
 
 def _leaning(c: Confounded) -> str:
@@ -145,7 +190,7 @@ def _leaning(c: Confounded) -> str:
     return {"better": "leans on it", "worse": "gains without it"}.get(told, told)
 
 
-def variant_sections(comparisons: Sequence[Comparison]) -> list[Section]:
+def variant_sections(comparisons: Sequence[Comparison], names: Names) -> list[Section]:
     """Heads, fine-tuning and supervised models beside each other; nothing where none was asked."""
     lines = []
     for c in comparisons:
@@ -161,24 +206,24 @@ def variant_sections(comparisons: Sequence[Comparison]) -> list[Section]:
         )
         lines.append(
             [
-                Cell(c.task),
-                Cell(c.first),
-                Cell(c.second),
+                Cell(names.task(c.task)),
+                Cell(names.encoder(c.first)),
+                Cell(names.encoder(c.second)),
                 Cell(f"{d.value:+.3f}", bounds_text(d, "+.3f")),
                 Cell(p),
-                Cell(c.words),
+                Cell(names.said(c.words)),
             ]
         )
     text = [
-        "“encoder+head”: a head on the frozen tokens, trained by gradient descent and stopped"
-        " by val: “linear” one map a token, “multi-scale” tokens of four depths through"
-        " convolutions, “global-local” the same after CLS and patch tokens have asked each"
-        " other. “encoder+finetuned”: encoder and head, lower layers slower; “scratch-vit”:"
-        " ours so from random weights; “supervised-…”: a convolutional network. Positive: the"
-        " first is better."
+        "A head on the frozen tokens is trained by gradient descent and stopped by val: the linear"
+        " one is one map a token, the multi-scale one takes tokens of four depths through"
+        " convolutions, the global-local one the same after CLS and patch tokens have asked each"
+        " other. Fine-tuned: encoder and head, lower layers slower; from scratch: ours so from"
+        " random weights; supervised: a convolutional network. Positive: the first is better."
     ]
     columns = ["task", "first", "second", "better by", "corrected p", "in words"]
-    return [Section("Heads and fine-tuning", text, [Table(columns, lines)])] if lines else []
+    table = Table(columns, lines)
+    return [Section("Heads and fine-tuning", text, [table], fold=True)] if lines else []
 
 
 def _group_cell(found: GroupResult) -> Cell:
@@ -189,6 +234,15 @@ def _group_cell(found: GroupResult) -> Cell:
         else ""
     )
     return Cell(cell.text, cell.ci, tone)
+
+
+def metric_cell(result: Result, metric: str) -> Cell:
+    """A metric of a result, "–" where it has none, or too few positives to speak of calibration."""
+    if metric not in result.metrics:
+        return Cell("–")
+    if metric in CALIBRATION and not is_calibrated(result):
+        return Cell("–", f"{_positives(result)} positive")
+    return value_cell(result.metrics[metric])
 
 
 def value_cell(value: Interval) -> Cell:

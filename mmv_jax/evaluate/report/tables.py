@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,34 @@ import numpy as np
 
 from mmv_jax.evaluate.fewshot import Point
 from mmv_jax.evaluate.kinds.table import metric_label
-from mmv_jax.evaluate.measure import FLOORS, Comparison, Result
+from mmv_jax.evaluate.measure import Comparison, Result
+from mmv_jax.evaluate.report.about import evaluated_words
+from mmv_jax.evaluate.report.glance import (
+    encoders_of,
+    glance_sections,
+    rests_on,
+    rivals_of,
+    scores,
+    tone_of,
+)
+from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.sections import (
+    CALIBRATED_FROM,
     calibration_sections,
     confounder_sections,
+    curve_sections,
     few_shot_sections,
+    metric_cell,
     subgroup_sections,
     value_cell,
     variant_sections,
 )
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult
 from mmv_jax.metrics.intervals import Interval, bounds_text
-from mmv_jax.provenance import named
-from mmv_jax.report.figures import Bar, forest, roc_curves
 from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
 
+SHOWN_FIRST = 2  # strips of outlines among the results; the others stand in the details
+NAMED = 3  # tasks that a sentence of the verdict names
 METHOD = (
     (
         "The encoder is frozen. Classification is a logistic probe, regression a ridge probe,"
@@ -50,19 +63,6 @@ METHOD = (
 )
 
 
-def encoders_of(results: Sequence[Result]) -> list[str]:
-    """The encoders by their headline pooling, the trained one first."""
-    return sorted(
-        dict.fromkeys(r.encoder for r in results if "/" not in r.encoder),
-        key=lambda name: ["trained", *FLOORS, name].index(name),
-    )
-
-
-def rivals_of(comparisons: Sequence[Comparison]) -> list[str]:
-    """What the trained encoder is compared with, in order."""
-    return list(dict.fromkeys(c.second for c in comparisons))
-
-
 def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> str:
     """The headline of every task as lines of text, won or lost against each floor."""
     found = {(r.task.name, r.encoder): r for r in results}
@@ -81,25 +81,29 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
     return "\n".join(lines)
 
 
-def verdict(comparisons: Sequence[Comparison], n_tasks: int) -> list[str]:
+def verdict(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> list[str]:
     """How many tasks were won and lost, in sentences."""
     sentences = []
     for rival in rivals_of(comparisons):
         own = [c for c in comparisons if c.second == rival]
         won, lost = (
-            [c.task for c in own if c.words.startswith(word)] for word in ("better", "worse")
+            [names.task(c.task) for c in own if tone_of(c.words) == tone]
+            for tone in ("good", "bad")
         )
-        rest = len(own) - len(won) - len(lost)
-        text = f"Against {rival}: better in {len(won)} of {n_tasks} tasks" + (
-            f" ({', '.join(won)})" if won else ""
-        )
-        text += (
-            f", worse in {len(lost)}"
-            + (f" ({', '.join(lost)})" if lost else "")
-            + f", no difference told in {rest}."
-        )
+        text = f"Against {names.encoder(rival)}, the trained encoder is better in {_some(won)}"
+        text += f" of {n_tasks} tasks" if not won else ""
+        text += f", and worse in {_some(lost)}." if lost else "."
         sentences.append(text)
     return sentences
+
+
+def _some(tasks: Sequence[str]) -> str:
+    """'3 tasks (A, B and 1 more)': a sentence names three at most."""
+    if not tasks:
+        return "none"
+    named = list(tasks[:NAMED]) + ([f"{len(tasks) - NAMED} more"] if len(tasks) > NAMED else [])
+    listed = named[0] if len(named) == 1 else ", ".join(named[:-1]) + f" and {named[-1]}"
+    return f"{len(tasks)} task{'s' if len(tasks) > 1 else ''} ({listed})"
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,10 @@ class Findings:
       outlined, maps: pictures of segmentations, and of features by encoder.
       record: where the numbers come from, of `provenance.provenance`.
       variants: comparisons of heads and end-to-end fits.
+      names: what tasks and encoders are called.
+      title: of the page; "" for its own.
+      about, protocol: sections on what was evaluated and on whom; on flow and checklists.
+      notices: what a reader must not miss.
     """
 
     results: Sequence[Result]
@@ -126,64 +134,81 @@ class Findings:
     confounded: Sequence[Confounded] = ()
     variants: Sequence[Comparison] = ()
     subspaces: Sequence[Section] = ()
+    names: Names = field(default_factory=Names)
+    title: str = ""
+    about: Sequence[Section] = ()
+    protocol: Sequence[Section] = ()
+    notices: Sequence[str] = ()
 
 
 def write_report(path: Path, found: Findings) -> None:
-    """Writes `report.html`."""
-    tasks = list(dict.fromkeys(r.task.name for r in found.results))
-    sections = [
-        headline_section(found.results, found.comparisons),
-        Section("How it was measured", METHOD),
-        *_curve_sections(found.results),
-        *few_shot_sections(found.points),
-        *subgroup_sections(found.groups),
-        *confounder_sections(found.confounded),
-        *calibration_sections(found.results),
-        details_section(found.results),
-        comparison_section(found.comparisons),
-        *variant_sections(found.variants),
-        *found.subspaces,
-        *_picture_sections(found.outlined, found.maps),
-        overlap_section(found.overlaps, found.why_no_overlap),
-        Section(
-            "Where these numbers come from",
-            pre=json.dumps(found.record, indent=2),
-            pre_title="checkpoint, store, config and versions (provenance.json)",
-        ),
-    ]
+    """Writes `report.html` and, beside it, `report.json`."""
+    names, tasks = found.names, list(dict.fromkeys(r.task.name for r in found.results))
+    first, more = glance_sections(found.results, found.comparisons, names)
+    pictures, more_pictures = _picture_sections(found.outlined, found.maps, names)
     write_page(
         path,
-        "What the encoder is worth",
-        f"{named(found.record)}, on {found.record['store']}, {found.record['date'][:10]}."
-        f" {len(tasks)} tasks, {len(encoders_of(found.results))} encoders; random weights and"
-        " pixels are the floors",
-        verdict(found.comparisons, len(tasks)),
-        sections=sections,
+        found.title or "What the encoder is worth",
+        f"{evaluated_words(found.record)}. {len(tasks)} tasks, {len(encoders_of(found.results))} encoders;"
+        " random weights and pixels are the floors.",
+        verdict(found.comparisons, len(tasks), names),
+        [
+            first,
+            *pictures,
+            *found.about,
+            *more,
+            *more_pictures,
+            *curve_sections(found.results, names),
+            *few_shot_sections(found.points, names),
+            *calibration_sections(found.results, names),
+            headline_section(found.results, found.comparisons, names),
+            *subgroup_sections(found.groups, names),
+            *confounder_sections(found.confounded, names),
+            details_section(found.results, names),
+            comparison_section(found.comparisons, names),
+            *variant_sections(found.variants, names),
+            *(replace(section, fold=True) for section in found.subspaces),
+            overlap_section(found.overlaps, found.why_no_overlap, names),
+            *found.protocol,
+            Section("How it was measured", METHOD, fold=True),
+            Section(
+                "Configuration",
+                pre=json.dumps(found.record, indent=2),
+                pre_title="checkpoint, store, config and versions (provenance.json)",
+                fold=True,
+            ),
+        ],
+        notices=found.notices,
+        glance=[scores(found.comparisons, len(tasks), names)],
     )
 
 
 def _picture_sections(
-    outlined: Sequence[Strip], maps: Mapping[str, Sequence[Strip]]
-) -> list[Section]:
-    sections = []
-    if outlined:
-        text = ["Best, middle and worst, chosen by their score alone."]
-        sections.append(Section("Segmentations", text, strips=outlined))
+    outlined: Sequence[Strip], maps: Mapping[str, Sequence[Strip]], names: Names
+) -> tuple[list[Section], list[Section]]:
+    """The first outlines, which stand among the results, and all other pictures."""
+    text = ["Best, middle and worst, chosen by their score alone."]
+    first, rest = outlined[:SHOWN_FIRST], outlined[SHOWN_FIRST:]
+    sections = [Section("Segmentations", text, strips=first)] if first else []
+    more = [Section("More segmentations", text, strips=rest, fold=True)] if rest else []
     if any(maps.values()):
         text = [
             "The first three principal components of the patch tokens as red, green and blue, with"
             " random weights below for comparison."
         ]
         named = [
-            Strip(s.images, f"{name} weights. {s.caption}")
+            replace(s, caption=f"Encoder: {names.encoder(name)}. {s.caption}")
             for name, strips in maps.items()
             for s in strips
         ]
-        sections.append(Section("What the patch features look like", text, strips=named))
-    return sections
+        title = "What the patch features look like"
+        more.append(Section(title, text, strips=named, fold=True))
+    return sections, more
 
 
-def headline_section(results: Sequence[Result], comparisons: Sequence[Comparison]) -> Section:
+def headline_section(
+    results: Sequence[Result], comparisons: Sequence[Comparison], names: Names
+) -> Section:
     """The matrix that is read first: tasks by encoders, the best value of a line in bold, and what
     the trained encoder won and lost.
     """
@@ -200,7 +225,7 @@ def headline_section(results: Sequence[Result], comparisons: Sequence[Comparison
         values = [np.nan if r is None else r.headline.value for r in own]
         best = None if np.isnan(values).all() else np.nanmin(values) if lower else np.nanmax(values)
         line = [
-            Cell(task),
+            Cell(names.task(task)),
             Cell(metric_label(metric) + (" (lower is better)" if lower else "")),
         ]
         for r, value in zip(own, values):
@@ -208,25 +233,26 @@ def headline_section(results: Sequence[Result], comparisons: Sequence[Comparison
             line.append(Cell(cell.text, cell.ci, "best") if value == best else cell)
         words = {c.second: c.words for c in comparisons if c.task == task}
         line += [
-            Cell(words.get(rival, "not measured"), tone=_tone(words.get(rival, "")))
+            Cell(names.said(words.get(rival, "not measured")), tone=tone_of(words.get(rival, "")))
             for rival in rivals
         ]
-        lines.append([*line, Cell(str(first.headline.n))])
+        lines.append([*line, Cell(rests_on(first))])
     columns = [
         "task",
         "metric",
-        *shown,
-        *(f"trained against {name}" for name in rivals),
-        "test studies",
+        *map(names.encoder, shown),
+        *(f"trained against {names.encoder(name)}" for name in rivals),
+        "rests on",
     ]
     return Section(
         "Tasks by encoders",
         ["Bold: the best value of a line, which need not be better than the next beyond chance."],
         [Table(columns, lines)],
+        fold=True,
     )
 
 
-def details_section(results: Sequence[Result]) -> Section:
+def details_section(results: Sequence[Result], names: Names) -> Section:
     """Every pooling and metric, one table a kind of task."""
     tables = []
     for kind in dict.fromkeys(r.task.kind for r in results):
@@ -234,9 +260,9 @@ def details_section(results: Sequence[Result]) -> Section:
         metrics = list(dict.fromkeys(metric for r in own for metric in r.metrics))
         lines = [
             [
-                Cell(r.task.name),
-                Cell(r.encoder),
-                *(value_cell(r.metrics[m]) if m in r.metrics else Cell("–") for m in metrics),
+                Cell(names.task(r.task.name)),
+                Cell(names.encoder(r.encoder)),
+                *(metric_cell(r, m) for m in metrics),
                 Cell(r.choice),
             ]
             for r in own
@@ -245,14 +271,14 @@ def details_section(results: Sequence[Result]) -> Section:
             Table(["task", "encoder", *map(metric_label, metrics), "chosen on val"], lines)
         )
     text = [
-        "“/cls” and “/patch_mean” are the two halves of the headline features, each probed alone;"
-        " “/patch_local” is the mean of the patch tokens inside the region that a reader has"
-        " marked."
+        "CLS and the patch mean are the two halves of the headline features, each probed alone;"
+        " “patches of the region” is the mean of the patch tokens inside a marked region.",
+        f"Calibration is shown from {CALIBRATED_FROM} positive test studies on.",
     ]
-    return Section("Every pooling and metric", text, tables)
+    return Section("Every pooling and metric", text, tables, fold=True)
 
 
-def comparison_section(comparisons: Sequence[Comparison]) -> Section:
+def comparison_section(comparisons: Sequence[Comparison], names: Names) -> Section:
     """The paired differences."""
     lines = []
     for c in comparisons:
@@ -266,75 +292,40 @@ def comparison_section(comparisons: Sequence[Comparison]) -> Section:
         )
         lines.append(
             [
-                Cell(c.task),
-                Cell(c.second),
+                Cell(names.task(c.task)),
+                Cell(names.encoder(c.second)),
                 Cell(f"{d.value:+.3f}", bounds_text(d, "+.3f")),
                 Cell(p),
-                Cell(c.words, tone=_tone(c.words)),
+                Cell(names.said(c.words), tone=tone_of(c.words)),
             ]
         )
     text = ["Positive: the trained encoder is better, whatever the direction of the metric."]
     return Section(
         "Differences on the same patients",
         text,
-        [Table(["task", "floor", "better by", "corrected p", "in words"], lines)],
+        [Table(["task", "against", "better by", "corrected p", "in words"], lines)],
+        fold=True,
     )
 
 
-def overlap_section(overlaps: Mapping[str, tuple[int, int | None]], why_not: str) -> Section:
+def overlap_section(
+    overlaps: Mapping[str, tuple[int, int | None]], why_not: str, names: Names
+) -> Section:
     """How many test patients the encoder has seen."""
+    title = "Test patients seen in pretraining"
     if why_not:
-        return Section("Test patients seen in pretraining", [f"They cannot be counted: {why_not}."])
+        return Section(title, [f"They cannot be counted: {why_not}."], fold=True)
     lines = [
-        [Cell(task), Cell(str(patients)), Cell(str(seen), tone="bad" if seen else "")]
+        [Cell(names.task(task)), Cell(str(patients)), Cell(str(seen), tone="bad" if seen else "")]
         for task, (patients, seen) in overlaps.items()
     ]
     text = [
         "Counted by keyed hashes that the checkpoint carries; of other encoders nothing is known. "
         "Pretraining never reads a label, but it has seen these patients' images."
     ]
-    return Section(
-        "Test patients seen in pretraining",
-        text,
-        [Table(["task", "test patients", "seen in pretraining"], lines)],
-    )
-
-
-def _curve_sections(results: Sequence[Result]) -> list[Section]:
-    shown = [r for r in results if r.encoder in encoders_of(results)]
-    figures = []
-    for metric in dict.fromkeys(r.kind.headline for r in shown):
-        figures += _interval_figures([r for r in shown if r.kind.headline == metric])
-    curves: dict[str, dict] = {}
-    for r in shown:
-        if r.kind.has_classes:
-            curves.setdefault(r.task.name, {})[r.encoder] = (r.truth, r.predicted)
-    sections = [Section("Intervals", figures=figures)]
-    return [*sections, Section("ROC curves", figures=[roc_curves(curves)])] if curves else sections
-
-
-def _interval_figures(results: Sequence[Result]) -> list[str]:
-    """Forest plots of one headline metric: one, or one a task where each has its own unit."""
-    by_task: dict[str, list[Bar]] = {}
-    for name in encoders_of(results):
-        for r in (r for r in results if r.encoder == name):
-            h = r.headline
-            by_task.setdefault(r.task.name, []).append(
-                Bar(r.task.name, name, value=h.value, low=h.low, high=h.high)
-            )
-    by_task = {task: by_task[task] for task in dict.fromkeys(r.task.name for r in results)}
-    kind = results[0].kind
-    title = metric_label(kind.headline)
-    if kind.headline in kind.lower_is_better:
-        title += " (lower is better)"
-    if kind.shares_axis:
-        return [forest([bar for bars in by_task.values() for bar in bars], title, kind.chance)]
-    return [forest(bars, title, kind.chance) for bars in by_task.values()]
+    table = Table(["task", "test patients", "seen in pretraining"], lines)
+    return Section(title, text, [table], fold=True)
 
 
 def _number(value: Interval | None) -> str:
     return "not measured" if value is None else f"{value.value:.3f} {bounds_text(value)}"
-
-
-def _tone(words: str) -> str:
-    return "good" if words.startswith("better") else "bad" if words.startswith("worse") else ""

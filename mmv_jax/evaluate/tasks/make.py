@@ -32,6 +32,7 @@ def make_task(
     pixels: Mapping[str, Any] | None = None,
     subgroups: Mapping[str, Mapping[str, Any]] | None = None,
     confounders: Mapping[str, Mapping[str, Any]] | None = None,
+    title: str = "",
 ) -> Task:
     """A task from its group in the config.
 
@@ -44,6 +45,7 @@ def make_task(
       values, flags, local, pixels: as in `Task`.
       subgroups, confounders: by column, the keyword arguments of `make_grouping`: `{"sex": {},
         "age": {"edges": (40, 60)}}`.
+      title: what the report calls the task: "Heart (CT)"; else its name in readable form.
     Raises:
       UserError: the store has no such column, value or mask; a split is empty or has one class
         only; a segmentation mixes 2D and 3D.
@@ -69,6 +71,7 @@ def make_task(
         pixels=tuple((pixels or {}).items()),
         subgroups=_groupings(part, f"{asked_by}.subgroups", subgroups),
         confounders=_groupings(part, f"{asked_by}.confounders", confounders),
+        title=title,
     )
     check(task)
     return task

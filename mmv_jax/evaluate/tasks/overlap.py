@@ -3,7 +3,7 @@ carries.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class Overlap:
                 " it to False."
             )
         seen = np.array([patient in self.patients for patient in task.patients.tolist()])
-        left = task[~(seen & (task.split == "test"))]
+        gone = seen & (task.split == "test")
+        left = task[~gone]
         check(left)
-        return left
+        return replace(left, left_out=task.studies[gone])

@@ -28,6 +28,8 @@ class Task:
         of fixed size around the centre.
       subgroups: groups of studies that are measured by themselves.
       confounders: groups that may tell the label by themselves (classification).
+      title: what the report calls it; "" for its name in readable form.
+      left_out: test studies that it would have, had pretraining not seen their patients.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Task:
     pixels: tuple[tuple[str, Any], ...] = ()
     subgroups: tuple[Grouping, ...] = ()
     confounders: tuple[Grouping, ...] = ()
+    title: str = ""
+    left_out: Int[np.ndarray, "L"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.studies)

@@ -1,0 +1,221 @@
+"""What was evaluated, on whom, and by whose truth. Axes: N studies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.tasks.task import SPLITS, Task
+from mmv_jax.report.page import Cell, Section, Table
+
+NOT_STATED = "not stated"
+# numbers that only a phantom's generator can know; a study that has all of them is a phantom
+PHANTOM_LABELS = ("pneumothorax_fraction", "effusion_ml", "heart_ml", "lung_ml")
+AGE = ("age", "patient_age", "age_years", "patientage", "age_at_study", "anchor_age")
+SEX = ("sex", "gender", "patient_sex", "patientsex", "patient_gender")
+
+
+@dataclass(frozen=True)
+class About:
+    """What only the user knows of an evaluation: the group `about` of its config.
+
+    Attributes:
+      data: where the studies come from: "NIH ChestX-ray14, test list".
+      truth: who read them, and how: "two radiologists, in consensus".
+      title: of the report.
+    """
+
+    data: str = ""
+    truth: str = ""
+    title: str = ""
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> "About":
+        """From the config's group.
+
+        Raises:
+          UserError: a key that there is not, or a value that is no text.
+        """
+        names = tuple(cls.__dataclass_fields__)
+        for name, value in group.items():
+            if name not in names:
+                raise UserError(f"config.about has no key {name!r}. There are: {', '.join(names)}.")
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"config.about.{name} is {value!r}, but must be text.")
+        return cls(**{name: (value or "").strip() for name, value in group.items()})
+
+
+def evaluated_words(record: Mapping[str, Any]) -> str:
+    """The line under the title: run, step and date."""
+    step = "" if record["step"] is None else f", step {record['step']:,}"
+    return f"{record['checkpoint']}{step}, evaluated on {_date(record)}"
+
+
+def _date(record: Mapping[str, Any]) -> str:
+    return record["date"][:16].replace("T", " ") + " UTC"
+
+
+def phantoms(index: pd.DataFrame) -> Bool[np.ndarray, " N"]:
+    """Which studies are phantoms: by what only their generator knows, or by a text of the manifest
+    that says so.
+    """
+    columns = [f"label_{name}" for name in PHANTOM_LABELS]
+    found = np.zeros(len(index), bool)
+    if all(name in index for name in columns):
+        found |= index[columns].notna().to_numpy(bool).all(axis=1)
+    for name in (c for c in map(str, index) if c.startswith("label_")):
+        if not pd.api.types.is_numeric_dtype(index[name]):
+            said = index[name].astype(str).str.contains("phantom", case=False, na=False)
+            found |= said.to_numpy(bool)
+    return found
+
+
+@dataclass(frozen=True)
+class Studies:
+    """The studies of an evaluation, and what is known of them.
+
+    Attributes:
+      phantoms: how many of `count`.
+    """
+
+    count: int
+    phantoms: int
+    about: About
+
+    @property
+    def data(self) -> str:
+        """What kind of studies these are."""
+        if self.phantoms == self.count:
+            kind = "phantoms: computed images with known truth, of no person"
+        elif self.phantoms:
+            kind = f"{self.phantoms:,} of {self.count:,} studies are phantoms, of no person"
+        else:
+            kind = ""
+        return "; ".join(part for part in (self.about.data, kind) if part) or NOT_STATED
+
+    @property
+    def truth(self) -> str:
+        """Who read the truth."""
+        if self.about.truth:
+            return self.about.truth
+        if self.phantoms == self.count:
+            return "nobody: the generator of the phantoms knows it"
+        if self.phantoms:
+            return f"of phantoms their generator; of the other studies {NOT_STATED}"
+        return f"{NOT_STATED} (config.about.truth)"
+
+    @property
+    def outline(self) -> str:
+        """What a true outline is called."""
+        if self.about.truth:
+            return f"the truth ({self.about.truth})"
+        return "the phantom's truth" if self.phantoms == self.count else "the truth"
+
+    @property
+    def notices(self) -> list[str]:
+        """What a reader must not miss."""
+        if not self.phantoms:
+            return []
+        share = "All" if self.phantoms == self.count else f"{self.phantoms:,} of {self.count:,}"
+        return [
+            f"{share} studies are phantoms: computed images, of no person. What is found on them"
+            " says nothing of how well it works on patients."
+        ]
+
+
+def studies_of(index: pd.DataFrame, studies: Int[np.ndarray, " N"], about: About) -> Studies:
+    """Of all studies of all tasks."""
+    return Studies(len(studies), int(phantoms(index.iloc[studies]).sum()), about)
+
+
+def about_section(record: Mapping[str, Any], studies: Studies, tasks: int) -> Section:
+    """Run, step, date, data and truth.
+
+    Args:
+      record: of `provenance.provenance`.
+    """
+    held = f"the store {record['store']} (digest {record['store_digest']})"
+    facts = [
+        ("run", f"{record['checkpoint']}"),
+        ("step", "unknown" if record["step"] is None else f"{record['step']:,}"),
+        ("weights", f"digest {record['digest']}"),
+        ("evaluated", _date(record)),
+        ("data", studies.data),
+        ("truth read by", studies.truth),
+        ("studies", f"{studies.count:,} in {tasks} tasks, from {held}"),
+        ("software", ", ".join(f"{name} {v}" for name, v in record["versions"].items())),
+    ]
+    return Section("What was evaluated", facts=facts)
+
+
+# ---- the cohort
+
+
+def cohort_section(index: pd.DataFrame, tasks: Sequence[Task]) -> Section:
+    """Patients, age, sex and what is missing, by split; patients count once in each."""
+    split = {}
+    for task in tasks:
+        split |= dict(zip(task.studies.tolist(), task.split.tolist()))
+    parts = [index.iloc[[s for s, name in split.items() if name == own]] for own in SPLITS]
+    age, sex = find_column(index, AGE), find_column(index, SEX)
+    lines = [
+        ["studies", *(f"{len(part):,}" for part in parts)],
+        ["patients", *(f"{part['patient'].nunique():,}" for part in parts)],
+        ["age, median (quartiles)", *(_age(part, age) for part in parts)],
+        ["age missing", *(_missing(part, age) for part in parts)],
+    ]
+    for group in _sexes(pd.concat(parts), sex):
+        lines.append([f"sex {group}", *(_sex(part, sex, group) for part in parts)])
+    lines.append(["sex missing", *(_missing(part, sex) for part in parts)])
+    text = ["Age and sex count patients, each by the first study in the store."]
+    if absent := [name for name, found in (("age", age), ("sex", sex)) if found is None]:
+        text = [f"The store has no column of {' and '.join(absent)}."]
+    table = Table(["", *SPLITS], [list(map(Cell, line)) for line in lines], compact=True)
+    return Section("Whom it was measured on", text, [table])
+
+
+def find_column(index: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """The first column that goes by one of these names, as a label or as an attribute of files."""
+    lower = {str(column).lower(): str(column) for column in index}
+    wanted = [f"{room}_{name}" for name in names for room in ("label", "attribute")]
+    return next((lower[name] for name in wanted if name in lower), None)
+
+
+def _patients(part: pd.DataFrame) -> pd.DataFrame:
+    return part.drop_duplicates("patient")
+
+
+def _known(part: pd.DataFrame, column: str) -> pd.Series:
+    values = _patients(part)[column]
+    return values[values.notna() & (values.astype(str).str.strip() != "")]
+
+
+def _age(part: pd.DataFrame, column: str | None) -> str:
+    if column is None:
+        return "not in the store"
+    years = pd.to_numeric(_known(part, column), errors="coerce").dropna()
+    if years.empty:
+        return "–"
+    low, middle, high = np.percentile(years, [25, 50, 75])
+    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
+
+
+def _sexes(part: pd.DataFrame, column: str | None) -> list[str]:
+    return [] if column is None else sorted(set(_known(part, column).astype(str)))[:8]
+
+
+def _sex(part: pd.DataFrame, column: str | None, group: str) -> str:
+    if column is None:
+        return "not in the store"
+    values = _known(part, column).astype(str)
+    count = int((values == group).sum())
+    return f"{count:,} ({100 * count / len(values):.0f} %)" if len(values) else "–"
+
+
+def _missing(part: pd.DataFrame, column: str | None) -> str:
+    patients = len(_patients(part))
+    return f"{patients if column is None else patients - len(_known(part, column)):,}"

@@ -1,0 +1,223 @@
+"""Which items of CLAIM and of Metrics Reloaded an evaluation fulfils, by what it holds.
+
+Sources: Tejani et al., Checklist for Artificial Intelligence in Medical Imaging, 2024 update
+(Radiology: AI 6(4), e240300), 44 items, in our own words; Maier-Hein, Reinke et al., Metrics
+Reloaded (Nature Methods 21, 195-212).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.measure import Result
+from mmv_jax.evaluate.report.about import NOT_STATED, Studies
+from mmv_jax.evaluate.report.names import Names
+from mmv_jax.report.page import Cell, Section, Table
+
+YES, PARTLY, NO, AUTHOR = "yes", "partly", "no", "the author's"
+TONES = {YES: "good", PARTLY: "", NO: "bad", AUTHOR: ""}
+
+
+@dataclass(frozen=True)
+class ChecklistItem:
+    """An item: whether the evaluation fulfils it, and where or why not."""
+
+    item: str
+    asks: str
+    fulfilled: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an evaluation holds that an item may ask for.
+
+    Attributes:
+      robust: whether it looks at subgroups, confounders or parts of the training set.
+      pictures: whether it shows what a model found, or what features look like.
+      tested_elsewhere: whether a task is tested on another population.
+      excluded: whether test patients of pretraining are left out or counted.
+    """
+
+    studies: Studies
+    demographic: bool
+    robust: bool
+    pictures: bool
+    tested_elsewhere: bool
+    overlap: str
+
+
+def claim(held: Held) -> list[ChecklistItem]:
+    """The 44 items of CLAIM 2024."""
+    return [ChecklistItem(f"{n}", *row) for n, row in enumerate(_claim_rows(held), start=1)]
+
+
+def _claim_rows(held: Held) -> list[tuple[str, str, str]]:
+    truth = NO if NOT_STATED in held.studies.truth else YES
+    data = NO if held.studies.data == NOT_STATED else YES
+    by_author = (AUTHOR, "of the paper, not of an evaluation")
+    return [
+        ("named as a study of AI, with the kind of method", YES, "title; How it was measured"),
+        ("structured summary", *by_author),
+        ("background, intended use and role", *by_author),
+        ("aims and hypotheses", *by_author),
+        ("prospective or retrospective", *by_author),
+        ("goal of the study", PARTLY, "encoders compared by task; the aim is the author's"),
+        ("sources of data", data, f"What was evaluated: {held.studies.data}"),
+        ("inclusion and exclusion", YES, "Flow of studies; `where` of each task in Configuration"),
+        ("preprocessing", YES, "the checkpoint's config; store and view in Configuration"),
+        ("selection of subsets of the data", YES, "Flow of studies"),
+        ("de-identification", YES, "keyed hashes and an allow-list of attributes at ingest"),
+        ("how missing data were handled", YES, "studies without truth are left out and counted"),
+        ("protocol of acquisition", *by_author),
+        ("how the reference standard was obtained", truth, held.studies.truth),
+        ("why that reference standard", *by_author),
+        ("source of the annotations, and who made them", truth, held.studies.truth),
+        ("annotation of the test set", truth, held.studies.truth),
+        ("variability between and within readers", NO, "one truth a study"),
+        ("how data were assigned to partitions", YES, "column `split` of the manifest"),
+        ("level at which partitions are disjoint", YES, "patients: two splits are refused"),
+        ("intended sample size", NO, "not planned; intervals say what the size allows"),
+        ("the model", YES, "the checkpoint's config"),
+        ("software", YES, "What was evaluated"),
+        ("initialisation of the parameters", YES, "the checkpoint and its digest"),
+        ("training", YES, "How it was measured; Configuration"),
+        ("how the final model was chosen", YES, "strengths and thresholds on val"),
+        ("ensembles", YES, "none"),
+        ("metrics", YES, "Every pooling and metric"),
+        ("significance and uncertainty", YES, "95 % intervals by patient; Holm's correction"),
+        (
+            "robustness or sensitivity analysis",
+            YES if held.robust else NO,
+            "Subgroups, Confounders, Few-shot curves" if held.robust else "none was asked for",
+        ),
+        (
+            "explainability",
+            PARTLY if held.pictures else NO,
+            "maps of features" if held.pictures else "none",
+        ),
+        ("evaluation on internal data", YES, "test split of the store"),
+        (
+            "testing on external data",
+            YES if held.tested_elsewhere else NO,
+            "`test_where`" if held.tested_elsewhere else "no task has another test population",
+        ),
+        ("registration of a trial", *by_author),
+        ("numbers included and excluded", YES, "Flow of studies; patients the ingest refused"),
+        (
+            "demographic and clinical characteristics by partition",
+            PARTLY if held.demographic else NO,
+            "age and sex" if held.demographic else "the store has neither age nor sex",
+        ),
+        ("performance, with its uncertainty", YES, "Tasks by encoders"),
+        ("diagnostic accuracy, with its precision", PARTLY, "AUROC; no operating point is chosen"),
+        (
+            "failures",
+            PARTLY if held.pictures else NO,
+            "worst segmentations shown" if held.pictures else "none shown",
+        ),
+        ("limitations", PARTLY, f"notices; overlap with pretraining: {held.overlap}"),
+        ("implications for practice", *by_author),
+        ("full protocol", YES, "protocol.json and the config"),
+        (
+            "availability of software, model and data",
+            PARTLY,
+            "software and versions; the rest is the author's",
+        ),
+        ("funding", *by_author),
+    ]
+
+
+def metrics_reloaded(results: Sequence[Result], names: Names) -> list[ChecklistItem]:
+    """For each task what the recommendations ask of its category, by the metrics that it has."""
+    by_task: dict[str, Result] = {}
+    for result in results:
+        by_task.setdefault(result.task.name, result)
+    out = []
+    for name, result in by_task.items():
+        found = set(result.metrics)
+        for asks, fulfilled, where in _asked_of(result.kind, found, result):
+            out.append(ChecklistItem(names.task(name), asks, fulfilled, where))
+    return out
+
+
+def _asked_of(kind: Kind, found: set[str], result: Result) -> list[tuple[str, str, str]]:
+    interval = (
+        "uncertainty by patient",
+        NO if np.isnan(result.headline.low) else YES,
+        result.headline.why or "95 % interval of the headline",
+    )
+    if kind.is_mask:
+        there = int((~np.isnan(result.truth)).sum())
+        return [
+            ("category", YES, "semantic segmentation"),
+            ("overlap", *_any(found, "dice", "iou")),
+            ("boundary", *_any(found, "nsd", "hd95", "masd", "asd")),
+            (
+                "studies without the structure handled by themselves",
+                *_any(found, "false_positives", "false_positive_share", "fp_share"),
+            ),
+            ("one value a study, then the mean", YES, f"{there} studies have the structure"),
+            interval,
+        ]
+    if kind.has_classes:
+        return [
+            ("category", YES, "image-level classification"),
+            ("ranking (multi-threshold)", *_any(found, "auroc", "auprc")),
+            ("counting at a chosen threshold", *_any(found, "sensitivity", "balanced_accuracy")),
+            ("calibration", *_any(found, "brier", "calibration")),
+            ("prevalence stated", YES, f"{int((result.truth == 1).sum())} of {len(result.truth)}"),
+            interval,
+        ]
+    return [
+        ("category", NO, "a number a study is in none of its four categories"),
+        interval,
+    ]
+
+
+def _any(found: set[str], *wanted: str) -> tuple[str, str]:
+    have = [name for name in wanted if name in found]
+    return (YES, ", ".join(have)) if have else (NO, "not measured")
+
+
+def checklist_sections(
+    of_claim: Sequence[ChecklistItem], reloaded: Sequence[ChecklistItem]
+) -> list[Section]:
+    """Both checklists as tables."""
+    counts = {word: sum(i.fulfilled == word for i in of_claim) for word in TONES}
+    told = (
+        f"Of CLAIM's {len(of_claim)} items this evaluation fulfils {counts[YES]}, {counts[PARTLY]}"
+        f" in part, and {counts[NO]} not; {counts[AUTHOR]} are for the paper's author."
+    )
+    met = sum(i.fulfilled == YES for i in reloaded)
+    return [
+        Section("Checklist of CLAIM", [told], [_table(of_claim, "item")], fold=True),
+        Section(
+            "Checklist of Metrics Reloaded",
+            [f"{met} of {len(reloaded)} points are met, over all tasks."],
+            [_table(reloaded, "task")],
+            fold=True,
+        ),
+    ]
+
+
+def _table(items: Sequence[ChecklistItem], first: str) -> Table:
+    lines = [
+        [Cell(i.item), Cell(i.asks), Cell(i.fulfilled, tone=TONES[i.fulfilled]), Cell(i.where)]
+        for i in items
+    ]
+    return Table([first, "asks for", "fulfilled", "where, or why not"], lines)
+
+
+def as_protocol(
+    of_claim: Sequence[ChecklistItem], reloaded: Sequence[ChecklistItem], flow: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The contents of `protocol.json`."""
+    return {
+        "claim_2024": [asdict(i) for i in of_claim],
+        "metrics_reloaded": [asdict(i) for i in reloaded],
+        "flow": dict(flow),
+    }

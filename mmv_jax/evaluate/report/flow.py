@@ -1,0 +1,151 @@
+"""How studies came into an evaluation, and where they left: counts after STROBE."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmv_jax.evaluate.report.names import Names
+from mmv_jax.evaluate.tasks.columns import fits_where
+from mmv_jax.evaluate.tasks.task import SPLITS, Task
+from mmv_jax.report.flow_chart import FlowChart, FlowStep
+from mmv_jax.report.page import Cell, Section, Table
+from mmv_jax.store.layout import open_root
+from mmv_jax.store.quarantine import read_quarantine
+from mmv_jax.store.read import Store
+
+
+@dataclass(frozen=True)
+class TaskFlow:
+    """The studies of a store, task by task; the counts add up to `in_store`.
+
+    Attributes:
+      elsewhere: they do not fit `where`, or are of no split that is used.
+      unlabelled: they fit, and have no truth.
+      seen: test studies left out since pretraining has seen their patients.
+      used: by split.
+      positive: by split, studies with the label, or None where there are no classes.
+    """
+
+    task: str
+    in_store: int
+    elsewhere: int
+    unlabelled: int
+    seen: int
+    used: Mapping[str, int]
+    positive: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """From the lines of manifests to the studies of each task.
+
+    Attributes:
+      refused: lines that the ingest refused, by its code.
+    """
+
+    in_store: int
+    refused: Mapping[str, int]
+    tasks: Sequence[TaskFlow]
+    in_any_task: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `protocol.json`."""
+        return {
+            "lines": self.in_store + sum(self.refused.values()),
+            "refused": dict(self.refused),
+            "in_store": self.in_store,
+            "in_any_task": dict(self.in_any_task),
+            "tasks": {
+                flow.task: {
+                    "in_store": flow.in_store,
+                    "elsewhere": flow.elsewhere,
+                    "unlabelled": flow.unlabelled,
+                    "left_out_seen_in_pretraining": flow.seen,
+                    **flow.used,
+                    **({} if flow.positive is None else {"positive": dict(flow.positive)}),
+                }
+                for flow in self.tasks
+            },
+        }
+
+
+def flow_of(
+    store: Store, tasks: Sequence[Task], groups: Mapping[str, Mapping[str, Any]], classes: set[str]
+) -> Flow:
+    """Counts every study of the store once for each task.
+
+    Args:
+      groups: of the config, by task.
+      classes: the tasks whose labels are 0 or 1.
+    """
+    flows = [_of_task(store, task, groups[task.name], task.name in classes) for task in tasks]
+    codes = Counter(entry["code"] for entry in read_quarantine(open_root(store.path)))
+    anywhere: dict[int, str] = {}
+    for task in tasks:
+        anywhere |= dict(zip(task.studies.tolist(), task.split.tolist()))
+    counts = Counter(anywhere.values())
+    return Flow(
+        len(store), dict(codes.most_common()), flows, {split: counts[split] for split in SPLITS}
+    )
+
+
+def _of_task(store: Store, task: Task, group: Mapping[str, Any], classes: bool) -> TaskFlow:
+    index, asked_by = store.index, f"config.tasks.{task.name}"
+    split = index["split"].to_numpy(str)
+    fits = np.isin(split, SPLITS) & fits_where(index, group.get("where"), asked_by)
+    if group.get("test_where"):
+        elsewhere = np.isin(split, SPLITS) & fits_where(index, group["test_where"], asked_by)
+        fits = np.where(split == "test", elsewhere, fits)
+    # What fits and is not used has no truth, or was left out again: only test studies are, and
+    # then all of their patient's.
+    used = np.zeros(len(index), bool)
+    used[task.studies] = True
+    seen = int((fits & np.isin(np.arange(len(index)), task.left_out)).sum())
+    return TaskFlow(
+        task=task.name,
+        in_store=len(index),
+        elsewhere=int((~fits).sum()),
+        unlabelled=int((fits & ~used).sum()) - seen,
+        seen=seen,
+        used={name: int((task.split == name).sum()) for name in SPLITS},
+        positive={name: int((task.labels[task.split == name] == 1).sum()) for name in SPLITS}
+        if classes
+        else None,
+    )
+
+
+def flow_section(flow: Flow, names: Names) -> Section:
+    """The chart of the store, and a line a task."""
+    refused = [(f"refused: {code.replace('_', ' ')}", n) for code, n in flow.refused.items()]
+    unused = flow.in_store - sum(flow.in_any_task.values())
+    chart = FlowChart(
+        [
+            FlowStep("lines of manifests", flow.in_store + sum(flow.refused.values()), refused),
+            FlowStep("studies in the store", flow.in_store, [("in no task", unused)]),
+            FlowStep("studies in any task", sum(flow.in_any_task.values())),
+        ],
+        [FlowStep(split, count) for split, count in flow.in_any_task.items()],
+    )
+    lines = [
+        [
+            Cell(names.task(f.task)),
+            *(Cell(f"{n:,}") for n in (f.in_store, f.elsewhere, f.unlabelled, f.seen)),
+            *(Cell(_count(f, split)) for split in SPLITS),
+        ]
+        for f in flow.tasks
+    ]
+    columns = ["task", "in the store", "other studies", "no truth", "seen in pretraining", *SPLITS]
+    text = [
+        "After STROBE. “Other studies” do not fit the task's `where` or are of no split that is"
+        " used; “no truth” has no label or mask; “seen in pretraining” are test studies that were"
+        " left out since the encoder has seen their patients. Each line adds up to the store."
+    ]
+    return Section("Flow of studies", text, [Table(columns, lines)], [chart], fold=True)
+
+
+def _count(flow: TaskFlow, split: str) -> str:
+    positive = "" if flow.positive is None else f" ({flow.positive[split]:,} positive)"
+    return f"{flow.used[split]:,}{positive}"

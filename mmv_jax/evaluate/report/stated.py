@@ -1,0 +1,80 @@
+"""What an evaluation states beside its results: what was evaluated, on whom, how studies came in,
+and which checklists that fulfils.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mmv_jax.evaluate.kinds.table import KINDS
+from mmv_jax.evaluate.report.about import (
+    AGE,
+    SEX,
+    About,
+    about_section,
+    cohort_section,
+    find_column,
+    studies_of,
+)
+from mmv_jax.evaluate.report.checklists import (
+    Held,
+    as_protocol,
+    checklist_sections,
+    claim,
+    metrics_reloaded,
+)
+from mmv_jax.evaluate.report.flow import flow_of, flow_section
+from mmv_jax.evaluate.report.names import Names
+from mmv_jax.evaluate.report.tables import Findings
+from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.store.read import Store
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the report says of an evaluation beside its results.
+
+    Attributes:
+      record: where the numbers come from, of `provenance.provenance`.
+      groups: of the config, by task.
+    """
+
+    record: Mapping[str, Any]
+    about: About
+    groups: Mapping[str, Mapping[str, Any]]
+
+
+def state(
+    findings: Findings, *, store: Store, tasks: Sequence[Task], overlap: str, asked: Asked
+) -> tuple[dict[str, Any], Findings]:
+    """The contents of `protocol.json`, and the findings with all that the page says of them.
+
+    Args:
+      overlap: why test patients of pretraining cannot be counted; "" where they can.
+    """
+    index, names = store.index, Names.of(tasks, set(store.index["modality"].astype(str)))
+    studies = studies_of(
+        index, np.unique(np.concatenate([task.studies for task in tasks])), asked.about
+    )
+    classes = {task.name for task in tasks if KINDS[task.kind].has_classes}
+    flow = flow_of(store, tasks, asked.groups, classes)
+    held = Held(
+        studies=studies,
+        demographic=any(find_column(index, columns) for columns in (AGE, SEX)),
+        robust=bool(findings.groups or findings.confounded or findings.points),
+        pictures=bool(findings.outlined or findings.maps),
+        tested_elsewhere=any(group.get("test_where") for group in asked.groups.values()),
+        overlap=overlap or "counted",
+    )
+    items, reloaded = claim(held), metrics_reloaded(findings.results, names)
+    stated = replace(
+        findings,
+        names=names,
+        title=asked.about.title,
+        about=[about_section(asked.record, studies, len(tasks)), cohort_section(index, tasks)],
+        protocol=[flow_section(flow, names), *checklist_sections(items, reloaded)],
+        notices=studies.notices,
+    )
+    return as_protocol(items, reloaded, flow.as_json()), stated
