@@ -3,6 +3,7 @@ both outlines.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -92,7 +93,7 @@ def bland_altman(areas: Compared) -> list[str]:
             right.axhline(y, color=COLOURS[5], linewidth=1, linestyle=style)
         right.set(xlabel="mean of both (mm²)", ylabel="found − true (mm²)")
         for truth, found in zip(areas.truth.tolist(), areas.found.tolist()):
-            dot = {"color": COLOURS[0], "markersize": 4, "alpha": 0.7}
+            dot: dict[str, Any] = {"color": COLOURS[0], "markersize": 4, "alpha": 0.7}
             dot |= {"gid": f"tip: true {truth:.1f} mm², found {found:.1f} mm²"}
             left.plot(truth, found, "o", **dot)
             right.plot((truth + found) / 2, found - truth, "o", **dot)

@@ -67,7 +67,7 @@ def _inner(cls: type) -> dict[str, str]:
     """By field, the name of the dataclass that it holds a sequence of."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
-        held = [a for a in _arguments(hint) if is_dataclass(a)]
+        held = [a for a in _arguments(hint) if isinstance(a, type) and is_dataclass(a)]
         if len(held) == 1:
             found[name] = held[0].__name__
     return found

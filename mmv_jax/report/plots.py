@@ -137,7 +137,7 @@ def draw(plot: Plot) -> str:
 
 
 @dataclass(frozen=True)
-class Axis:
+class PlotAxis:
     """Where a number stands on an axis, in per cent of its length."""
 
     low: Number
@@ -146,7 +146,7 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def of(cls, values: Sequence[Number], log: bool = False) -> "Axis":
+    def of(cls, values: Sequence[Number], log: bool = False) -> "PlotAxis":
         """An axis that holds all values that are numbers, with round ticks."""
         known = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
         if not known:
@@ -182,7 +182,7 @@ def round_ticks(low: Number, high: Number, most: int = TICKS) -> tuple[Number, .
 def _forest(plot: ForestPlot) -> str:
     rows = [row for group in plot.groups for row in group.rows]
     values = [v for row in rows for v in (row.low, row.value, row.high)]
-    axis = Axis.of([*values, *([] if plot.reference is None else [plot.reference])], plot.log)
+    axis = PlotAxis.of([*values, *([] if plot.reference is None else [plot.reference])], plot.log)
     lines = "".join(f'<i class="tick" style="left:{axis.place(t):.2f}%"></i>' for t in axis.ticks)
     if plot.reference is not None:
         lines += f'<i class="tick ref" style="left:{axis.place(plot.reference):.2f}%"></i>'
@@ -199,7 +199,7 @@ def _forest(plot: ForestPlot) -> str:
     )
 
 
-def _group(group: ForestGroup, axis: Axis, lines: str) -> str:
+def _group(group: ForestGroup, axis: PlotAxis, lines: str) -> str:
     note = f' <span class="soft">{_text(group.note)}</span>' if group.note else ""
     remarks = "".join(
         f'<p class="remark {tone}">{_text(words)}</p>' for words, tone in group.remarks
@@ -209,7 +209,7 @@ def _group(group: ForestGroup, axis: Axis, lines: str) -> str:
     return f'<div class="block">{head}{rows}{remarks}</div>'
 
 
-def _row(row: ForestRow, axis: Axis, lines: str) -> str:
+def _row(row: ForestRow, axis: PlotAxis, lines: str) -> str:
     colour = f"--c:{COLOURS[row.series % len(COLOURS)]}"
     mark = MARKS[row.series // len(COLOURS) % len(MARKS)]
     bar = ""
@@ -269,13 +269,13 @@ def _colour(series: Sequence[str], name: str) -> str:
 def _panel(panel: PlotPanel, series: Sequence[str]) -> str:
     width, height = PANEL[0] - LEFT - RIGHT, PANEL[1] - TOP - BOTTOM
     if panel.square:
-        unit = Axis(-0.02, 1.02, (0, 0.25, 0.5, 0.75, 1))
+        unit = PlotAxis(-0.02, 1.02, (0, 0.25, 0.5, 0.75, 1))
         across, up = unit, unit
     else:
         xs = [x for line in panel.lines for x in line.x]
         ys = [y for line in panel.lines for y in line.y]
         ys += [edge for line in panel.lines for pair in line.band for edge in pair]
-        across, up = _across(xs, panel.x_ticks), Axis.of(ys)
+        across, up = _across(xs, panel.x_ticks), PlotAxis.of(ys)
 
     def at(x: Number, y: Number) -> tuple[float, float]:
         return (
@@ -297,20 +297,20 @@ def _panel(panel: PlotPanel, series: Sequence[str]) -> str:
     )
 
 
-def _across(xs: Sequence[Number], log_ticks: Sequence[Number]) -> Axis:
+def _across(xs: Sequence[Number], log_ticks: Sequence[Number]) -> PlotAxis:
     """The x axis: logarithmic with these ticks, or linear where there are none."""
     if not log_ticks:
-        return Axis.of(xs)
+        return PlotAxis.of(xs)
     low, high = math.log(min(log_ticks)), math.log(max(log_ticks))
     room = 0.06 * (high - low) or 0.5
     shown = [log_ticks[-1]]
     for tick in reversed(log_ticks[:-1]):  # labels that would touch are left out
         if (math.log(shown[-1]) - math.log(tick)) / (high - low + 2 * room) > 0.13:
             shown.append(tick)
-    return Axis(low - room, high + room, shown[::-1], log=True)
+    return PlotAxis(low - room, high + room, shown[::-1], log=True)
 
 
-def _frame(panel: PlotPanel, *, across: Axis, up: Axis, width: int, height: int) -> str:
+def _frame(panel: PlotPanel, *, across: PlotAxis, up: PlotAxis, width: int, height: int) -> str:
     """Grid lines, ticks and labels of a panel."""
     parts = []
     for tick in across.ticks:

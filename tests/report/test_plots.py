@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mmv_jax.report.plots import (
-    Axis,
     ForestGroup,
     ForestPlot,
     ForestRow,
+    PlotAxis,
     PlotGrid,
     PlotLine,
     PlotPanel,
@@ -37,12 +37,12 @@ def test_ticks_are_round_and_within(low, high, ticks):
 
 
 def test_an_axis_holds_all_its_values_and_a_log_axis_its_ratios():
-    axis = Axis.of([0.5, 0.9, NAN])
+    axis = PlotAxis.of([0.5, 0.9, NAN])
     assert 0 < axis.place(0.5) < axis.place(0.7) < axis.place(0.9) < 100
-    ratios = Axis.of([0.5, 2.0], log=True)
+    ratios = PlotAxis.of([0.5, 2.0], log=True)
     assert ratios.place(1.0) == pytest.approx(50, abs=1e-9)
-    assert Axis.of([]).ticks == (0.0, 0.5, 1.0)
-    assert Axis.of([3.0, 3.0]).place(3.0) == pytest.approx(50)
+    assert PlotAxis.of([]).ticks == (0.0, 0.5, 1.0)
+    assert PlotAxis.of([3.0, 3.0]).place(3.0) == pytest.approx(50)
 
 
 def test_a_forest_says_its_values_and_tells_them_to_a_pointer():

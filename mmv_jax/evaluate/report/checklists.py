@@ -18,6 +18,8 @@ from mmv_jax.evaluate.report.names import Names
 from mmv_jax.report.page import Cell, Section, Table
 
 YES, PARTLY, NO, AUTHOR = "yes", "partly", "no", "the author's"
+BOUNDARY = ("nsd", "hd95", "masd", "asd")  # distances between surfaces
+BY_AUTHOR = "of the paper, not of an evaluation"
 TONES = {YES: "good", PARTLY: "", NO: "bad", AUTHOR: ""}
 
 
@@ -52,13 +54,15 @@ class Held:
 
 def claim(held: Held) -> list[ChecklistItem]:
     """The 44 items of CLAIM 2024."""
-    return [ChecklistItem(f"{n}", *row) for n, row in enumerate(_claim_rows(held), start=1)]
+    rows = [*_of_methods(held), *_of_results(held)]
+    return [ChecklistItem(f"{n}", *row) for n, row in enumerate(rows, start=1)]
 
 
-def _claim_rows(held: Held) -> list[tuple[str, str, str]]:
+def _of_methods(held: Held) -> list[tuple[str, str, str]]:
+    """Items 1 to 27: title, design, data, reference standard, model and training."""
     truth = NO if NOT_STATED in held.studies.truth else YES
     data = NO if held.studies.data == NOT_STATED else YES
-    by_author = (AUTHOR, "of the paper, not of an evaluation")
+    by_author = (AUTHOR, BY_AUTHOR)
     return [
         ("named as a study of AI, with the kind of method", YES, "title; How it was measured"),
         ("structured summary", *by_author),
@@ -87,6 +91,13 @@ def _claim_rows(held: Held) -> list[tuple[str, str, str]]:
         ("training", YES, "How it was measured; Configuration"),
         ("how the final model was chosen", YES, "strengths and thresholds on val"),
         ("ensembles", YES, "none"),
+    ]
+
+
+def _of_results(held: Held) -> list[tuple[str, str, str]]:
+    """Items 28 to 44: evaluation, results and discussion."""
+    by_author = (AUTHOR, BY_AUTHOR)
+    return [
         ("metrics", YES, "Every pooling and metric"),
         ("significance and uncertainty", YES, "95 % intervals by patient; Holm's correction"),
         (
@@ -155,7 +166,7 @@ def _asked_of(kind: Kind, found: set[str], result: Result) -> list[tuple[str, st
         return [
             ("category", YES, "semantic segmentation"),
             ("overlap", *_any(found, "dice", "iou")),
-            ("boundary", *_any(found, "nsd", "hd95", "masd", "asd")),
+            ("boundary", *_any(found, *BOUNDARY)),
             (
                 "studies without the structure handled by themselves",
                 *_any(found, "false_positives", "false_positive_share", "fp_share"),

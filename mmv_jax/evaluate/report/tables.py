@@ -149,10 +149,10 @@ def write_report(path: Path, found: Findings) -> None:
     write_page(
         path,
         found.title or "What the encoder is worth",
-        f"{evaluated_words(found.record)}. {len(tasks)} tasks, {len(encoders_of(found.results))} encoders;"
-        " random weights and pixels are the floors.",
+        f"{evaluated_words(found.record)}. {len(tasks)} tasks,"
+        f" {len(encoders_of(found.results))} encoders; random weights and pixels are the floors.",
         verdict(found.comparisons, len(tasks), names),
-        [
+        sections=[
             first,
             *pictures,
             *found.about,
