@@ -157,7 +157,7 @@ def about_section(record: Mapping[str, Any], studies: Studies, tasks: int) -> Se
 
 def cohort_section(index: pd.DataFrame, tasks: Sequence[Task]) -> Section:
     """Patients, age, sex and what is missing, by split; patients count once in each."""
-    split = {}
+    split: dict[int, str] = {}
     for task in tasks:
         split |= dict(zip(task.studies.tolist(), task.split.tolist()))
     parts = [index.iloc[[s for s, name in split.items() if name == own]] for own in SPLITS]
