@@ -7,7 +7,7 @@ export JAX_PLATFORMS ?= cpu
 # test starts compiles all of JAX's and pandas' sources again, a third of the suite's time.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-full lint bench compile-check clean
+.PHONY: setup demo docs test test-full lint bench compile-check clean
 
 setup: $(VENV)/.core
 
@@ -34,6 +34,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check mmv_jax tests experiments launch
 	$(BIN)/ruff format --check mmv_jax tests experiments launch
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.core
+	$(BIN)/pip install --quiet --no-compile -c requirements.lock -e '.[docs]'
+	touch $@
 
 # PyTorch's cases need the extra torch: make setup, then .venv/bin/pip install -c requirements.lock -e '.[torch]'.
 bench: setup

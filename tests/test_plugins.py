@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from examples import example
 
 from mmv_jax import cli, plugins
 from mmv_jax.config import load_config, to_dict
@@ -24,35 +25,8 @@ from mmv_jax.store import jobs
 from mmv_jax.store.read import Store
 from mmv_jax.train.workdir import keep_config
 
-READER = """
-import numpy as np
-from mmv_jax.readers.image import NAN, Format, Image
-from mmv_jax.readers.read import FORMATS
-
-
-def read(path, grid):
-    rows = path.read_text().split()[1:]
-    return Image(np.array([[int(c) for c in row] for row in rows], np.uint8)[None], (NAN,) * 3, 2)
-
-
-def matches(head, path):
-    return head.startswith(b"DIGITS")
-
-
-FORMATS.register("digits", Format(matches, read, noun="picture"))
-"""
-DATASET = """
-from mmv_jax.manifests.listing import DATASETS
-
-
-def list_digits(root, tell):
-    for path in sorted(root.glob("*.txt")):
-        yield {"study_id": path.stem, "path": path.name, "patient_id": path.stem, "split": "train",
-               "modality": "DIGITS"}
-
-
-DATASETS.register("digits-set", list_digits)
-"""
+READER = example("digits_reader.py")
+DATASET = example("digits_set.py")
 
 
 @pytest.fixture(autouse=True)
