@@ -261,8 +261,8 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
     rests_on = support(truth, groups, patients)
     nan = float("nan")
     if rests_on.refused:
-        # A handful of patients would carry the weight of their whole group: at such sizes the
-        # interval covers the truth in three cases of four (docs/results.md).
+        # A handful of patients would carry the weight of their whole group, and resamples that
+        # miss them are left out: the interval would be far too narrow.
         broken = within = Interval(nan, nan, nan, len(truth), why=rests_on.refused)
         lost = Difference(nan, nan, nan, nan, why=rests_on.refused)
     else:
