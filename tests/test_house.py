@@ -27,7 +27,7 @@ FLOORS = [  # a room imports from itself and from lower floors (earlier lines); 
     {"data", "checkpoint", "outcomes"},
     {"train", "export"},
     {"bac", "evaluate", "preflight"},
-    {"bench", "face"},
+    {"bench", "compare", "face"},
     {"commands"},
     {"cli"},
 ]

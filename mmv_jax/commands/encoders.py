@@ -1,8 +1,12 @@
 """Commands that use a trained encoder: evaluate, report, embed, export."""
 
 import argparse
+from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from mmv_jax.commands.table import add_plugins, command, local_path
+from mmv_jax.errors import UserError
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,14 +15,28 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir
       runs/mine/evaluate
     """
-    parser.add_argument("--config", required=True, metavar="NAME|FILE.py")
+    parser.add_argument("--config", metavar="NAME|FILE.py", help="or else --store and --label")
+    parser.add_argument("--store", help="measure labels of this store, without a config")
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a column of the store's manifests; may be repeated. Two values are a classification,"
+        " other numbers a regression",
+    )
     parser.add_argument(
         "--checkpoint",
         type=local_path,
         metavar="DIR",
         help="the workdir of a run, or one of its steps",
     )
-    parser.add_argument("--workdir", type=local_path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--workdir",
+        type=local_path,
+        metavar="DIR",
+        help="where the results go; with --label, by default the folder evaluate of the run",
+    )
 
 
 @command("evaluate", _evaluate_arguments)
@@ -26,8 +44,15 @@ def _evaluate(args) -> int:
     from mmv_jax.commands.keys import load_for
     from mmv_jax.face.runs import evaluate
 
-    config = load_for("mmv evaluate", args.config, args.overrides)
-    print(evaluate(config, args.checkpoint, args.workdir))
+    if args.config is None:
+        config, workdir = _of_labels(args)
+    elif args.store or args.label:
+        raise UserError("--config names store and tasks: leave out --store and --label.")
+    elif args.workdir is None:
+        raise UserError("--workdir is missing: give the folder where the results go.")
+    else:
+        config, workdir = load_for("mmv evaluate", args.config, args.overrides), args.workdir
+    print(evaluate(config, args.checkpoint, workdir))
     return 0
 
 
@@ -47,6 +72,28 @@ def _report(args) -> int:
 
     print(f"report: {remake(args.path)}")
     return 0
+
+
+def _of_labels(args) -> tuple[ConfigDict, Path]:
+    """The config of `--store` and `--label`, and where its results go."""
+    from mmv_jax.checkpoint import STEPS
+    from mmv_jax.commands.keys import evaluation_keys
+    from mmv_jax.config import set_by_word
+    from mmv_jax.evaluate.from_labels import config_of_labels
+
+    if not args.store or not args.label or args.checkpoint is None:
+        raise UserError(
+            "give --config; or, without a config, --store, --checkpoint and a --label or more:"
+            " mmv evaluate --store stores/chest --checkpoint runs/mine --label sex --label age"
+        )
+    config = config_of_labels(args.store, args.label, str(args.checkpoint))
+    config.lock()
+    for word in args.overrides:
+        set_by_word(config, word, evaluation_keys())
+    run, step = args.checkpoint, ""
+    if run.parent.name == STEPS:  # nothing may be written into a step, which is sealed
+        run, step = run.parent.parent, f"-{run.name}"
+    return config, args.workdir or run / f"evaluate{step}"
 
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Commands of a training run: preflight, pretrain, status."""
+"""Commands of a training run: preflight, pretrain, status, compare."""
 
 import argparse
 import json
@@ -150,4 +150,27 @@ def _status(args) -> int:
     from mmv_jax.train.status import status
 
     print(status(args.workdir))
+    return 0
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Compares runs: last figures, curves, what their configs differ in, and where they were
+    evaluated the same test studies.
+
+    example: mmv compare runs/a runs/b --out a-and-b.html
+    """
+    parser.add_argument(
+        "runs", type=local_path, nargs="+", metavar="RUN", help="a --workdir, two at least"
+    )
+    page = "the page that is written; default compare.html"
+    parser.add_argument(
+        "--out", type=local_path, default=Path("compare.html"), metavar="FILE.html", help=page
+    )
+
+
+@command("compare", _compare_arguments)
+def _compare(args) -> int:
+    from mmv_jax.compare.page import compare
+
+    print(compare(args.runs, args.out))
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmv_jax.checkpoint import restore_items
 from mmv_jax.config import to_dict
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
@@ -87,10 +88,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     store = Store.open(config.data.store)
     trained, carried = restore(checkpoint, config.rows.to_dict(), config.view.to_dict())
     refuse_others(workdir, trained.origin["digest"], "--workdir")
-    overlap = Overlap.of(carried, store.key_fingerprint)
     about = About.of(config.get("about") or {})
-    tasks = make_tasks(config, store, overlap)
     others = load_encoders(config)
+    overlap = overlap_of(config, carried, store)
+    tasks = make_tasks(config, store, overlap)
     evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
     evaluation.truth = studies_of(store.index, evaluation.studies, about).outline
     # Measure: every encoder in every task, then the floor of pixels and what is fitted end to end.
@@ -128,8 +129,25 @@ def chosen_tasks(config: ConfigDict) -> dict[str, dict]:
 
 def load_encoders(config: ConfigDict) -> dict[str, StudyEncoder]:
     """The encoders of `config.encoders`, by the names that results give them."""
-    groups = config.encoders.to_dict()
-    return {marked(name, group): load_encoder(name, group) for name, group in groups.items()}
+    whole = {"rows": config.rows.to_dict(), "view": config.view.to_dict()}
+    return {
+        marked(name, group): load_encoder(name, group | whole if "checkpoint" in group else group)
+        for name, group in config.encoders.to_dict().items()
+    }
+
+
+def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> Overlap:
+    """The patients of pretraining, of the checkpoint and of every own one among the encoders.
+
+    Args:
+      carried: the config of the checkpoint.
+    """
+    own = [g["checkpoint"] for g in config.encoders.to_dict().values() if "checkpoint" in g]
+    overlap = Overlap.of(carried, store.key_fingerprint)
+    for checkpoint in own:
+        theirs = restore_items(checkpoint, ())[1]
+        overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
+    return overlap
 
 
 def marked(name: str, group: Mapping[str, Any]) -> str:
@@ -140,17 +158,18 @@ def marked(name: str, group: Mapping[str, Any]) -> str:
       UserError: the group does not say where the encoder is, or whether it has its real weights; or
         the name would be taken for another result's.
     """
-    if "stand_in" not in group or not {"folder", "package"} & set(group):
+    own = "checkpoint" in group
+    if not own and ("stand_in" not in group or not {"folder", "package"} & set(group)):
         raise UserError(
-            f"config.encoders.{name} needs `folder` or `package`, and `stand_in`: False where these"
-            " are its real weights."
+            f"config.encoders.{name} needs `checkpoint` (a workdir of your own, or a step of it);"
+            " or `folder` or `package`, and `stand_in`: False where these are its real weights."
         )
     if name in RESERVED or set(name) & set("/+()"):
         raise UserError(
             f"config.encoders.{name}: this name, or its /, + or brackets, has a meaning in the"
             " results. Call it otherwise: 'rad-dino'."
         )
-    return name + STAND_IN if group["stand_in"] else name
+    return name + STAND_IN if group.get("stand_in") else name
 
 
 @dataclass

@@ -149,15 +149,18 @@ class Variants:
                 if protocol != "finetune":
                     continue
                 for name, other in others.items():
-                    if isinstance(other, HuggingFaceEncoder):
+                    if isinstance(other, HuggingFaceEncoder | TrainedEncoder):
                         found.append(self._tuned(name, other, **own))
         return found
 
-    def _tuned(self, name: str, encoder: HuggingFaceEncoder, **own: Any) -> Result:
-        # This import needs PyTorch, which loading the encoder needed too.
-        from mmv_jax.evaluate.finetune.huggingface import learn_huggingface
+    def _tuned(self, name: str, encoder: HuggingFaceEncoder | TrainedEncoder, **own: Any) -> Result:
+        if isinstance(encoder, TrainedEncoder):
+            fit: Callable[[], Any] = partial(learn, "finetune", encoder, **own)
+        else:
+            # This import needs PyTorch, which loading the encoder needed too.
+            from mmv_jax.evaluate.finetune.huggingface import learn_huggingface
 
-        fit = partial(learn_huggingface, encoder, **own)
+            fit = partial(learn_huggingface, encoder, **own)
         why = (encoder.fingerprint, "finetune", own["recipe"])
         return self._end_to_end(name + FINETUNED, own["task"], own["store"], why=why, fit=fit)
 

@@ -238,9 +238,7 @@ def _utilisation(lines: Numbers) -> str:
     shares = [line["mfu"] for line in lines[-101:] if "mfu" in line]
     if not shares:
         return "not known: the log has none (no peak is known of these devices, or an old log)"
-    return (
-        f"{statistics.median(shares):.1%} of the peak, the median of {len(shares)} steps"
-    )
+    return f"{statistics.median(shares):.1%} of the peak, the median of {len(shares)} steps"
 
 
 def _process(process: Process | None, running: bool, idle: float) -> str:

@@ -50,7 +50,7 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
         return
     begun = json.loads(kept.read_text())
     check_plugins(begun)
-    before, now = _flat(begun), _flat(to_dict(config))
+    before, now = flat_config(begun), flat_config(to_dict(config))
     changed = [
         name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
     ]
@@ -99,10 +99,15 @@ def unite_patients(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> 
     }
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
+def flat_config(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's values by their full names.
+
+    Example:
+      >>> flat_config({"rows": {"length": 512}, "seed": 0})
+      {'rows.length': 512, 'seed': 0}
+    """
     flat: dict = {}
     for name, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
+        inside = isinstance(value, dict)
+        flat |= flat_config(value, f"{prefix}{name}.") if inside else {prefix + name: value}
     return flat

@@ -7,21 +7,24 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.huggingface import HUGGINGFACE
 from mmv_jax.evaluate.encoders.imagenet import EFFICIENTNET_LITE0
+from mmv_jax.evaluate.encoders.own import OWN
 from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.registry import Registry
 
 SOURCES: Registry[EncoderSource] = Registry("encoder package")
 SOURCES.register("huggingface", HUGGINGFACE)
 SOURCES.register("efficientnet-lite0", EFFICIENTNET_LITE0)
+SOURCES.register("checkpoint", OWN)
 
 
 def load_encoder(name: str, group: Mapping[str, Any]) -> StudyEncoder:
-    """The encoder of a group of `config.encoders`: that of its `package`, or else of its `folder`.
+    """The encoder of a group of `config.encoders`: that of its `package`, of its `checkpoint`, or
+    else of its `folder`.
 
     Raises:
       UserError: the package is unknown or not installed, or the folder is no encoder's.
     """
-    asked = group.get("package", "huggingface")
+    asked = group.get("package", "checkpoint" if "checkpoint" in group else "huggingface")
     if asked not in SOURCES:
         raise UserError(
             f"config.encoders.{name}.package is {asked!r}. There is {', '.join(SOURCES)}."

@@ -36,6 +36,12 @@ class Overlap:
             )
         return cls(frozenset(carried["patients"]))
 
+    def joined(self, other: "Overlap") -> "Overlap":
+        """The patients of either; None where those of one cannot be compared."""
+        if self.patients is None or other.patients is None:
+            return Overlap(None, self.reason or other.reason)
+        return Overlap(self.patients | other.patients)
+
     def count(self, task: Task) -> tuple[int, int | None]:
         """Test patients of a task, and how many of them are among those of pretraining (None:
         cannot be told).

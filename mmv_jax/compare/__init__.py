@@ -1,0 +1,1 @@
+"""Runs beside each other: curves, configs, last figures, and the same test studies."""

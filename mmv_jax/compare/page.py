@@ -1,0 +1,225 @@
+"""The comparison of runs, as text and as a page of its own."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from mmv_jax.compare.paired import Pair, pairs
+from mmv_jax.compare.runs import Run, open_runs
+from mmv_jax.evaluate.kinds.table import metric_label
+from mmv_jax.report.figures import STYLE, svg
+from mmv_jax.report.page import Cell, Section, Table, write_page
+from mmv_jax.report.plots import COLOURS
+
+WINDOW = 100  # steps that a last figure is the mean of, or a quarter of a short run
+CURVES = ("loss", "rank", "std", "lr", "tokens_per_s", "mfu")
+MEANS = ("loss", "tokens_per_s", "studies_per_s", "mfu")  # the other figures are the last ones
+BARS = "▁▂▃▄▅▆▇█"
+COLUMNS = 40  # of a curve as text
+ABSENT = "–"
+Lines = Sequence[Sequence[str]]
+
+
+def compare(paths: Sequence[Path], out: Path) -> str:
+    """Compares runs: last figures, curves, what their configs differ in, and the same test studies
+    where they were evaluated. Writes the page `out`.
+
+    Returns:
+      The same as text, and the path of the page.
+    Raises:
+      UserError: see `open_runs`.
+    """
+    runs = open_runs(paths)
+    found, why = pairs(runs)
+    tables = {
+        "Last figures": (("figure", *(run.name for run in runs)), last_figures(runs)),
+        "Config": (("key", *(run.name for run in runs)), differences(runs)),
+        "Evaluation": (("task", "metric", *(run.name for run in runs)), evaluated(runs)),
+        "Same test studies": (
+            ("task", "second against first", "metric", "better by", "studies", "p (Holm)", ""),
+            [_words_of(pair) for pair in found],
+        ),
+    }
+    notes = {
+        "Config": ["No value differs."] if not tables["Config"][1] else [],
+        "Same test studies": why,
+    }
+    write_page(
+        out,
+        title=f"Comparison of {len(runs)} runs",
+        subtitle=", ".join(run.name for run in runs),
+        verdict=[_verdict(found)],
+        sections=_sections(runs, tables, notes),
+    )
+    return _as_text(runs, tables, notes) + f"\n\npage: {out}"
+
+
+def last_figures(runs: Sequence[Run]) -> list[list[str]]:
+    """A line a figure, a cell a run."""
+    names = list(dict.fromkeys(name for run in runs for line in run.lines[-1:] for name in line))
+    looked = [n for run in runs for line in run.lines for n in line if n.startswith("knn_")]
+    wanted = ["loss", "rank", "std", "lr", "tokens_per_s", "studies_per_s", "mfu", *looked]
+    lines = [["steps", *(str(int(run.lines[-1]["step"]) + 1 if run.lines else 0) for run in runs)]]
+    for name in dict.fromkeys(wanted):
+        cells = [_last(run, name) for run in runs]
+        if name in names or any(cell != ABSENT for cell in cells):
+            lines.append([name, *cells])
+    return lines
+
+
+def _last(run: Run, name: str) -> str:
+    values = [float(line[name]) for line in run.lines if name in line]
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
+        return ABSENT
+    window = max(1, min(WINDOW, len(values) // 4))
+    return f"{statistics.fmean(values[-window:]) if name in MEANS else values[-1]:.4g}"
+
+
+def differences(runs: Sequence[Run]) -> list[list[str]]:
+    """A line a key in which the configs differ."""
+    trained = [run for run in runs if run.config]
+    names = sorted({name for run in trained for name in run.config})
+    return [
+        [name, *(_value(run, name) for run in runs)]
+        for name in names
+        if len({_value(run, name) for run in trained}) > 1
+    ]
+
+
+def _value(run: Run, name: str) -> str:
+    return repr(run.config[name]) if name in run.config else ABSENT
+
+
+def evaluated(runs: Sequence[Run]) -> list[list[str]]:
+    """The headline of each task: a line a task, a cell a run, with its interval."""
+    headlines = {task: next(iter(of)) for run in runs for task, of in run.metrics.items()}
+    return [
+        [task, metric, *(_interval(run.metrics.get(task, {}).get(metric)) for run in runs)]
+        for task, metric in headlines.items()
+    ]
+
+
+def _interval(found: Mapping[str, Any] | None) -> str:
+    if found is None or found["value"] is None:
+        return ABSENT
+    low, high = found["ci95"]
+    return f"{found['value']:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+
+
+def _words_of(pair: Pair) -> list[str]:
+    d = pair.better_by
+    return [
+        pair.task,
+        f"{pair.second} against {pair.first}",
+        metric_label(pair.metric),
+        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+        f"{pair.studies} of {pair.of}",
+        f"{pair.p_holm:.3g}",
+        pair.words,
+    ]
+
+
+def _verdict(found: Sequence[Pair]) -> str:
+    told = [pair for pair in found if pair.p_holm < 0.05]
+    if not found:
+        return "The runs were not evaluated on the same test studies: their losses alone are here."
+    if not told:
+        return f"No significant difference in {len(found)} paired comparisons."
+    named = "; ".join(f"{pair.task}: {pair.words}" for pair in told[:5])
+    return f"{len(told)} of {len(found)} paired comparisons show a difference. {named}."
+
+
+def _sections(
+    runs: Sequence[Run], tables: Mapping[str, tuple[Sequence[str], Lines]], notes: Mapping
+) -> list[Section]:
+    sections = []
+    for title, (columns, lines) in tables.items():
+        own = [Table(columns, [[Cell(text) for text in line] for line in lines])] if lines else []
+        text = [*notes.get(title, ())]
+        if own or text:
+            sections.append(Section(title, text=text, tables=own))
+    drawn = [draw(runs, name) for name in CURVES if any(_curve(run, name)[1] for run in runs)]
+    if drawn:
+        sections.insert(1, Section("Curves", figures=drawn))
+    return sections
+
+
+def draw(runs: Sequence[Run], name: str) -> str:
+    """A figure of the log over the steps, a line a run, as inline SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        for n, run in enumerate(runs):
+            steps, values = _curve(run, name)
+            if not values:
+                continue
+            colour, window = COLOURS[n % len(COLOURS)], max(1, len(values) // 40)
+            smooth = [
+                statistics.fmean(values[max(0, i - window) : i + window + 1])
+                for i in range(len(values))
+            ]
+            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(steps, smooth, color=colour, linewidth=1.8, label=run.name)
+        axes.set_title(name, fontsize=10.5, loc="left")
+        axes.set_xlabel("step")
+        axes.grid(color="#eeeeee", linewidth=0.6)
+        axes.legend(frameon=False, fontsize=9)
+        return svg(figure, f"{name} over the steps")
+
+
+def _curve(run: Run, name: str) -> tuple[list[float], list[float]]:
+    points = [(float(line["step"]), float(line[name])) for line in run.lines if name in line]
+    points = [(step, value) for step, value in points if math.isfinite(value)]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def curve_as_text(run: Run, name: str, span: tuple[float, float], steps: int) -> str:
+    """A curve as a line of blocks, from step 0 to `steps`; `span` is the lowest and highest value
+    of all runs.
+    """
+    at, values = _curve(run, name)
+    low, high = span
+    cells = []
+    for n in range(COLUMNS):
+        inside = [v for s, v in zip(at, values) if n <= s * COLUMNS / max(steps, 1) < n + 1]
+        if not inside:
+            cells.append(" ")
+            continue
+        height = (statistics.fmean(inside) - low) / max(high - low, 1e-12)
+        cells.append(BARS[min(int(height * len(BARS)), len(BARS) - 1)])
+    return "".join(cells).rstrip()
+
+
+def _as_text(
+    runs: Sequence[Run], tables: Mapping[str, tuple[Sequence[str], Lines]], notes: Mapping
+) -> str:
+    parts = []
+    for title, (columns, lines) in tables.items():
+        own = [*_aligned([columns, *lines])] if lines else []
+        if own or notes.get(title):
+            parts.append("\n".join([title, *own, *notes.get(title, ())]))
+        if title == "Last figures":
+            parts += [_curves_as_text(runs, name) for name in ("loss", "rank")]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _curves_as_text(runs: Sequence[Run], name: str) -> str:
+    everything = [value for run in runs for value in _curve(run, name)[1]]
+    if not everything:
+        return ""
+    span = min(everything), max(everything)
+    steps = max(int(run.lines[-1]["step"]) + 1 for run in runs if run.lines)
+    drawn = [[run.name, curve_as_text(run, name, span, steps)] for run in runs]
+    head = f"{name}, from {span[0]:.4g} to {span[1]:.4g}, over {steps} steps"
+    return "\n".join([head, *_aligned(drawn)])
+
+
+def _aligned(lines: Lines) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return ["  ".join(x.ljust(w) for x, w in zip(line, widths)).rstrip() for line in lines]

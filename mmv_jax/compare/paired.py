@@ -1,0 +1,109 @@
+"""Two encoders on the same test studies: how far one is better than the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from mmv_jax.compare.runs import Run
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.kinds.table import KINDS
+from mmv_jax.metrics.intervals import Difference, holm, paired
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs in one task.
+
+    Attributes:
+      better_by: how far the second run is better than the first in the metric, whatever its
+        direction.
+      studies: that both were tested on.
+      of: test studies of the larger of the two.
+    """
+
+    task: str
+    first: str
+    second: str
+    metric: str
+    better_by: Difference
+    studies: int
+    of: int
+    p_holm: float = np.nan
+
+    @property
+    def words(self) -> str:
+        if np.isnan(self.p_holm):
+            return "not defined"
+        if self.p_holm >= 0.05:
+            return "no significant difference"
+        return f"{self.second if self.better_by.value > 0 else self.first} is better"
+
+
+def pairs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
+    """Every two runs in every task that both were evaluated in, p-values corrected (Holm) over all
+    of these; and sentences on what could not be paired.
+    """
+    found: list[Pair] = []
+    why: list[str] = []
+    for first, second in combinations(runs, 2):
+        if first.predictions is None or second.predictions is None:
+            continue
+        for task in first.metrics:
+            if task in second.metrics:
+                pair = _pair(task, first, second)
+                (found if isinstance(pair, Pair) else why).append(pair)  # type: ignore[arg-type]
+    for run in runs:
+        if run.predictions is None:
+            told = "was not evaluated" if run.evaluation is None else "left no predictions.parquet"
+            why.append(f"{run.name} {told}: run `mmv evaluate` on it.")
+    corrected = holm([pair.better_by.p for pair in found])
+    return [replace(pair, p_holm=float(p)) for pair, p in zip(found, corrected)], why
+
+
+def _pair(task: str, first: Run, second: Run) -> Pair | str:
+    """Or why there is none."""
+    a, b = (_of_task(run, task) for run in (first, second))
+    both = a.merge(b, on="study", suffixes=("_a", "_b"))
+    told = f"{task}: {first.name} and {second.name}"
+    if both.empty:
+        return f"{told} share no test study (another store, or another key)."
+    metric = next(iter(first.metrics[task]))
+    kind = _kind_of(metric)
+    if kind is None:
+        return f"{told} are measured by {metric}, which is no headline of a known kind of task."
+    if kind.is_mask:
+        truth, one, other = both["dice_a"], both["dice_a"], both["dice_b"]
+    elif not np.array_equal(both["truth_a"], both["truth_b"], equal_nan=True):
+        return f"{told} have different truths of the same studies: the task has changed."
+    else:
+        truth, one, other = both["truth_a"], both["predicted_a"], both["predicted_b"]
+    there = (one.notna() & other.notna()).to_numpy()
+    if not there.any():
+        return f"{told} have no test study that both answer."
+    values = [x.to_numpy(np.float64)[there] for x in (truth, other, one)]
+    patients = both["patient_a"].to_numpy(str)[there]
+    difference = paired(kind.metrics[metric], *values, patients)
+    if metric in kind.lower_is_better:
+        d = difference
+        difference = Difference(-d.value, -d.high, -d.low, d.p)
+    return Pair(
+        task=task,
+        first=first.name,
+        second=second.name,
+        metric=metric,
+        better_by=difference,
+        studies=int(there.sum()),
+        of=max(len(a), len(b)),
+    )
+
+
+def _of_task(run: Run, task: str) -> pd.DataFrame:
+    assert run.predictions is not None
+    return run.predictions[run.predictions["task"] == task]
+
+
+def _kind_of(metric: str) -> Kind | None:
+    return next((kind for _, kind in KINDS.items() if kind.headline == metric), None)

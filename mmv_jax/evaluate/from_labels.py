@@ -1,0 +1,71 @@
+"""The config of an evaluation that asks for labels alone: what kind of task each is follows from
+its values.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from ml_collections import ConfigDict
+
+from mmv_jax.checkpoint import restore_items
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.tasks.columns import column
+from mmv_jax.report.progress import say
+from mmv_jax.store.read import Store
+
+ROW = 1024  # tokens of a row at least, as in the package's configs
+YES = ("1", "true", "yes", "positive", "present")  # of two values the one that is the positive one
+
+
+def config_of_labels(store: str, labels: Sequence[str], checkpoint: str) -> ConfigDict:
+    """The config of a task a label, beside the floors of random weights and of pixels; says on the
+    screen what it took each label for.
+
+    Args:
+      labels: columns of the store. One with two values is a classification, one with more numbers a
+        regression.
+      checkpoint: whose rows are long enough for its views.
+    Raises:
+      UserError: a label is in no manifest of the store, has one value or none, or more than two
+        that are no numbers.
+    """
+    index = Store.open(store).index
+    trained = restore_items(checkpoint, ())[1]
+    config = ConfigDict({"seed": 1, "exclude_overlap": False, "plugins": ()})
+    config.data = {"store": store}
+    config.view = {"planar": None, "volume": None}
+    config.rows = {"length": max(ROW, trained.get("rows", {}).get("length", 0)), "rows": 4}
+    config.encoders = {}
+    config.tasks = {}
+    for label in dict.fromkeys(labels):
+        values = column(index, label, f"--label {label}")
+        config.tasks[label] = {"label": label, **task_of(label, values)}
+    return config
+
+
+def task_of(label: str, values: pd.Series) -> dict[str, Any]:
+    known = values[~(values.isna() | (values.astype(str) == ""))]
+    there = sorted(known.unique().tolist())
+    if len(there) < 2:
+        told = f"all {len(known)} studies that have it say {there[0]!r}" if there else "it is empty"
+        raise UserError(f"--label {label}: {told}, so there is nothing to predict.")
+    if len(there) == 2:
+        positive = next((x for x in there if _plain(x).lower() in YES), there[1])
+        other = next(x for x in there if x != positive)
+        told = f"{_plain(positive)} against {_plain(other)}"
+        say(f"{label}: classification of {told}, {len(known)} studies")
+        return {"kind": "classification", "positive": positive}
+    if pd.api.types.is_numeric_dtype(known):
+        say(f"{label}: regression, from {there[0]:g} to {there[-1]:g}, {len(known)} studies")
+        return {"kind": "regression"}
+    raise UserError(
+        f"--label {label} has {len(there)} values that are no numbers"
+        f" ({', '.join(map(repr, there[:4]))}, ...). Write a config with a task a value:"
+        f" c.tasks[NAME] = {{'kind': 'classification', 'label': {label!r}, 'positive':"
+        f" {there[0]!r}}} (see `mmv configs`)."
+    )
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
