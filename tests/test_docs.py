@@ -103,3 +103,13 @@ def test_the_quick_tutorial_runs(tmp_path):
 def test_the_tutorials_run(page, tmp_path):
     if not run_blocks(page, tmp_path, {"quick", "full"}):
         pytest.skip("what it shows needs hours, an accelerator or a download")
+
+
+def test_marked_tables_of_the_results_are_those_of_their_files(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "hooks")
+    import tables
+
+    page = (DOCS / "results.md").read_text()
+    named = [name for _, name, _ in tables.MARKED.findall(page)]
+    assert sorted(named) == sorted(path.stem for path in (DOCS / "measured").glob("*.json"))
+    assert tables.with_tables(page) == page

@@ -1,0 +1,51 @@
+"""Tables of measured results, made from the small JSON files of docs/measured.
+
+A file has `command`, `date`, `machine`, `source` and `metrics`. The last has the layout of an
+evaluation's metrics.json: task, encoder, metric, and a value with its 95 % interval.
+"""
+
+import json
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parents[1]
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table_of(name: str) -> str:
+    """The Markdown table of docs/measured/NAME.json."""
+    metrics = json.loads((DOCS / "measured" / f"{name}.json").read_text())["metrics"]
+    encoders = list(dict.fromkeys(encoder for own in metrics.values() for encoder in own))
+    lines = [
+        "\n| task | metric | " + " | ".join(encoders) + " |",
+        "| --- " * (2 + len(encoders)) + "|",
+    ]
+    for task, own in metrics.items():
+        for metric in dict.fromkeys(metric for found in own.values() for metric in found):
+            cells = [_cell(own.get(encoder, {}).get(metric)) for encoder in encoders]
+            lines.append(f"| {task} | {metric} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(found: dict | None) -> str:
+    """`value [low, high]`; an interval may have been recorded with fewer decimals."""
+    if found is None:
+        return ""
+    interval = _alike(found["ci95"]) if "ci95" in found else ""
+    return f"{_alike([found['value']])} [{interval}]" if interval else _alike([found["value"]])
+
+
+def _alike(numbers: list[float]) -> str:
+    """Numbers with as many decimals as the longest of them."""
+    decimals = max(len(repr(float(number)).partition(".")[2]) for number in numbers)
+    return ", ".join(f"{number:.{decimals}f}" for number in numbers)
+
+
+def with_tables(text: str) -> str:
+    """A page with each of its marked tables made anew."""
+    return MARKED.sub(lambda found: found[1] + table_of(found[2]) + found[3], text)
+
+
+if __name__ == "__main__":
+    page = DOCS / "results.md"
+    page.write_text(with_tables(page.read_text()))
