@@ -129,6 +129,23 @@ def named(record: Mapping[str, Any]) -> str:
     return f"{record['checkpoint']}, step {record['step']} ({record['digest']})"
 
 
+def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(term, what it is) of a record, as a report states them."""
+    digest = record.get("digest")
+    weights = [
+        ("run", f"{record['checkpoint']}"),
+        ("step", "unknown" if record["step"] is None else f"{record['step']:,}"),
+        ("weights", f"digest {digest}"),
+    ]
+    file = [("file", f"{record['file']} (digest {record['file_digest']})")]
+    return [
+        *(weights if digest is not None else []),
+        ("evaluated", record["date"][:16].replace("T", " ") + " UTC"),
+        *(file if record.get("file") else []),
+        ("software", ", ".join(f"{name} {v}" for name, v in record["versions"].items())),
+    ]
+
+
 def write_metrics(folder: Path, metrics: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Writes `provenance.json`, then `metrics.json` and the same numbers as `metrics.csv`, each
     whole or not at all.

@@ -35,7 +35,7 @@ from mmv_jax.outcomes.page import sections as outcome_sections
 from mmv_jax.outcomes.page import settings_section
 from mmv_jax.outcomes.page import verdict as outcome_verdict
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
-from mmv_jax.provenance import of_file, provenance, refuse_others, write_metrics, write_table
+from mmv_jax.provenance import facts, of_file, provenance, refuse_others, write_metrics, write_table
 from mmv_jax.readers.read import read_mask
 from mmv_jax.readers.refused import Refused
 from mmv_jax.report.page import Section, write_page
@@ -154,6 +154,9 @@ def evaluate_mammograms(
         metrics |= outcome_metrics(analysis)
         verdict = [*verdict, *outcome_verdict(analysis)]
         parts = [*parts, *outcome_sections(analysis)]
+    asked, data = json.loads(config or "{}"), of_file(manifest)
+    record = provenance("mmv evaluate", config=asked, weights=finder.origin, data=data)
+    parts = sorted([*parts, _about(record, bool(judged))], key=lambda part: part.fold)
     parts += _closing_sections(notes, finder.measure, config)
     write_page(
         workdir / "report.html",
@@ -162,10 +165,14 @@ def evaluate_mammograms(
         verdict=verdict,
         sections=parts,
     )
-    asked, data = json.loads(config or "{}"), of_file(manifest)
-    record = provenance("mmv evaluate", config=asked, weights=finder.origin, data=data)
     _write(workdir, metrics, judged, record)
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
+
+
+def _about(record: Mapping[str, Any], compared: bool) -> Section:
+    """What was evaluated, and by whose truth."""
+    truth = "not stated: the manifest names masks, not who drew them" if compared else "no truth"
+    return Section("What was evaluated", facts=[*facts(record), ("truth read by", truth)])
 
 
 def _not_counted(views: Sequence[ViewResult]) -> list[str]:

@@ -54,8 +54,10 @@ METHOD = (
 )
 
 
-def write_outcomes(path: Path, analysis: Analysis, config: str) -> None:
-    """Writes the page to `path`; `config` is printed at its end."""
+def write_outcomes(
+    path: Path, analysis: Analysis, config: str, facts: Sequence[tuple[str, str]]
+) -> None:
+    """Writes the page to `path`; `config` is printed at its end, `facts` say what was analysed."""
     women, outcomes = (
         sum(g.women for g in analysis.groups),
         sum(g.outcomes for g in analysis.groups),
@@ -69,7 +71,7 @@ def write_outcomes(path: Path, analysis: Analysis, config: str) -> None:
         "Calcification and outcomes",
         subtitle,
         verdict=verdict(analysis),
-        sections=[*sections(analysis), settings_section(config)],
+        sections=sections(analysis, facts) + [settings_section(config)],
     )
 
 
@@ -114,8 +116,8 @@ def verdict(analysis: Analysis) -> list[str]:
     return sentences
 
 
-def sections(analysis: Analysis) -> list[Section]:
-    """The parts of the page, what is seen first on top."""
+def sections(analysis: Analysis, facts: Sequence[tuple[str, str]] = ()) -> list[Section]:
+    """The parts of the page, what is seen first on top; `facts` say what was analysed."""
     years, left = analysis.at_risk_years, analysis.at_risk
     complement = [curve.complement() for curve in analysis.survival]
     parts = [
@@ -140,6 +142,7 @@ def sections(analysis: Analysis) -> list[Section]:
             figures=[_forest(analysis.effects)],
         ),
         Section("The women", tables=[baseline(analysis.groups)]),
+        *([Section("What was analysed", facts=facts)] if facts else []),
     ]
     if analysis.by_age:
         named = {f"age {band}": effects for band, effects in analysis.by_age.items()}

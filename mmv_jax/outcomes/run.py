@@ -11,7 +11,7 @@ from mmv_jax.outcomes.analysis import HORIZONS, SPLINES, analyse, metrics
 from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort, split_names
 from mmv_jax.outcomes.page import TASK_NAMES, write_outcomes
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
-from mmv_jax.provenance import of_file, provenance, refuse_others, write_metrics
+from mmv_jax.provenance import facts, of_file, provenance, refuse_others, write_metrics
 
 
 def evaluate_config(config: ConfigDict, workdir: Path) -> str:
@@ -65,8 +65,8 @@ def evaluate_cohort(
         endpoint=endpoint,
     )
     workdir.mkdir(parents=True, exist_ok=True)
-    write_outcomes(workdir / "report.html", analysis, config)
     record = provenance("mmv evaluate", config=json.loads(config or "{}"), data=of_file(path))
+    write_outcomes(workdir / "report.html", analysis, config, facts(record))
     write_metrics(workdir, metrics(analysis), record)
     lines = [f"{'model':<36}{'level':<12}hazard ratio"]
     for task, effects in analysis.effects.items():

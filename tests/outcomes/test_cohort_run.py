@@ -57,6 +57,13 @@ def test_the_numbers_are_written_and_said(results):
     assert metrics["fine_gray"]["per_mm2"]["hazard_ratio"]["n"] == 4000
 
 
+def test_the_page_says_when_and_of_what_file_it_is_and_that_it_is_no_device(results):
+    _, _, page = results
+    assert "no medical device" in page
+    assert re.search(r"<dt>evaluated</dt><dd>\d{4}-\d\d-\d\d", page)
+    assert "<dt>file</dt><dd>women.csv (digest" in page
+
+
 def test_the_page_has_every_part_and_needs_no_network(results):
     page = results[2]
     for title in (

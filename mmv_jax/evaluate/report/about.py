@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.tasks.task import SPLITS, Task
+from mmv_jax.provenance import facts
 from mmv_jax.report.page import Cell, Section, Table
 
 NOT_STATED = "not stated"
@@ -52,11 +53,7 @@ class About:
 def evaluated_words(record: Mapping[str, Any]) -> str:
     """The line under the title: run, step and date."""
     step = "" if record["step"] is None else f", step {record['step']:,}"
-    return f"{record['checkpoint']}{step}, evaluated on {_date(record)}"
-
-
-def _date(record: Mapping[str, Any]) -> str:
-    return record["date"][:16].replace("T", " ") + " UTC"
+    return f"{record['checkpoint']}{step}, evaluated on {dict(facts(record))['evaluated']}"
 
 
 def phantoms(index: pd.DataFrame) -> Bool[np.ndarray, " N"]:
@@ -139,17 +136,12 @@ def about_section(record: Mapping[str, Any], studies: Studies, tasks: int) -> Se
       record: of `provenance.provenance`.
     """
     held = f"the store {record['store']} (digest {record['store_digest']})"
-    facts = [
-        ("run", f"{record['checkpoint']}"),
-        ("step", "unknown" if record["step"] is None else f"{record['step']:,}"),
-        ("weights", f"digest {record['digest']}"),
-        ("evaluated", _date(record)),
+    stated = [
         ("data", studies.data),
         ("truth read by", studies.truth),
         ("studies", f"{studies.count:,} in {tasks} tasks, from {held}"),
-        ("software", ", ".join(f"{name} {v}" for name, v in record["versions"].items())),
     ]
-    return Section("What was evaluated", facts=facts)
+    return Section("What was evaluated", facts=[*facts(record), *stated])
 
 
 # ---- the cohort
