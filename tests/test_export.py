@@ -11,9 +11,10 @@ from safetensors.numpy import load_file
 
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.errors import UserError
-from mmv_jax.export import export
+from mmv_jax.export.write import export
 from mmv_jax.models.kinds import CLS, PATCH
 from mmv_jax.models.sizes import make_encoder
+from mmv_jax.provenance import digest_of
 
 GROUP = {"size": "nano", "patch": [2, 4, 4], "registers": 1}
 LENGTH = 24
@@ -76,8 +77,8 @@ def test_stablehlo_runs_without_the_package_and_says_the_same(checkpoint, row, t
 
 
 def test_what_cannot_be_written_is_said_first(checkpoint, tmp_path):
-    with pytest.raises(UserError, match="'onnx'; choose one of safetensors, stablehlo"):
-        export(checkpoint[0], "onnx", tmp_path / "x")
+    with pytest.raises(UserError, match="'tflite'; choose one of safetensors, stablehlo"):
+        export(checkpoint[0], "tflite", tmp_path / "x")
     with pytest.raises(UserError, match="its folder does not exist"):
         export(checkpoint[0], "safetensors", tmp_path / "absent" / "x")
     with pytest.raises(UserError, match="no finished checkpoint"):
@@ -89,3 +90,35 @@ def test_what_cannot_be_written_is_said_first(checkpoint, tmp_path):
     with pytest.raises(UserError, match="no checkpoint of `mmv pretrain`"):
         export(tmp_path / "other", "stablehlo", tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_place_that_cannot_be_written_to_is_said_first(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("kept")
+    for kind, name, says in (
+        ("huggingface", "full", "exists already. Give the name of a new folder"),
+        ("huggingface", "full/mine.txt", "exists already"),
+        ("safetensors", "full", "is a folder. Give the name of a file in it"),
+        ("onnx", "full", "is a folder"),
+    ):
+        with pytest.raises(UserError, match=says):
+            export(checkpoint[0], kind, tmp_path / name)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match="may not be written to"):
+        export(checkpoint[0], "safetensors", tmp_path / "x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
+
+
+def test_a_card_is_written_with_each_export_and_names_the_weights(checkpoint, tmp_path):
+    export(checkpoint[0], "safetensors", tmp_path / "encoder.safetensors")
+    export(checkpoint[0], "stablehlo", tmp_path / "encoder.stablehlo")
+    export(checkpoint[0], "huggingface", tmp_path / "folder")
+    with safe_open(tmp_path / "encoder.safetensors", "numpy") as file:
+        record = json.loads(file.metadata()["mmv_jax"])
+    assert record["digest"] == digest_of(load_file(tmp_path / "encoder.safetensors"))
+    assert record["step"] == 1 and record["versions"]["jax"] and record["date"]
+    cards = ("encoder.safetensors.md", "encoder.stablehlo.md", "folder/README.md")
+    for card in (tmp_path / name for name in cards):
+        text = card.read_text()
+        assert record["digest"] in text and "step 1" in text and "no medical device" in text
+        assert "c0ffee" not in text

@@ -121,21 +121,24 @@ def _embed(args) -> int:
     return 0
 
 
+FORMATS = ("safetensors", "huggingface", "stablehlo", "onnx")
+
+
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Writes the encoder of a checkpoint for others: its weights (safetensors), or its forward pass
-    as a program (stablehlo).
+    """Writes the encoder of a checkpoint for others, with a model card: its weights (safetensors),
+    a folder for transformers (huggingface), or its forward pass as a program (stablehlo, onnx).
 
     example: mmv export --checkpoint runs/mine --format safetensors --out encoder.safetensors
     """
     parser.add_argument("--checkpoint", type=local_path, required=True, metavar="DIR")
-    parser.add_argument("--format", choices=("safetensors", "stablehlo"), required=True)
+    parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--out", type=local_path, required=True, metavar="PATH")
     add_plugins(parser)
 
 
 @command("export", _export_arguments)
 def _export(args) -> int:
-    from mmv_jax.export import export
+    from mmv_jax.export.write import export
 
     print(export(args.checkpoint, args.format, args.out))
     return 0

@@ -177,3 +177,22 @@ def _inspect(args) -> int:
         print("\n".join(faults) if faults else "every block is as it was written")
         return 1 if faults else 0
     return 0
+
+
+def _key_arguments(parser: argparse.ArgumentParser) -> None:
+    """Writes a CSV that joins a store's keyed names with your own identifiers again.
+
+    example: mmv key stores/chest manifest.csv --key stores/chest.key --out names.csv
+    """
+    parser.add_argument("store", metavar="STORE")
+    parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
+    parser.add_argument("--key", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=local_path, required=True, metavar="CSV")
+
+
+@command("key", _key_arguments)
+def _key(args) -> int:
+    from mmv_jax.store.identifiers import write_identifiers
+
+    print(write_identifiers(args.store, args.manifests, args.key, args.out))
+    return 0

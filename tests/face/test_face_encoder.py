@@ -17,7 +17,7 @@ from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.embed import embed
 from mmv_jax.evaluate.encoders.trained import fresh_params
-from mmv_jax.export import export
+from mmv_jax.export.write import export
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.ingest import ingest
 

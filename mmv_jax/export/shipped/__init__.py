@@ -1,0 +1,1 @@
+"""Files that go beside an export and run without this package; they import nothing of it."""

@@ -1,0 +1,141 @@
+"""The encoder of a checkpoint, for others: its weights as safetensors or as a folder for
+`transformers`, or the whole forward pass as StableHLO or ONNX.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmv_jax.checkpoint import named_tensors, restore
+from mmv_jax.errors import UserError
+from mmv_jax.export.describe import architecture, model_card, preparation
+from mmv_jax.export.huggingface import shipped, write_folder
+from mmv_jax.export.programs import PLATFORMS, onnx, stablehlo
+from mmv_jax.files import replacing, write_whole
+from mmv_jax.models.encoder import Encoder
+from mmv_jax.models.sizes import make_encoder
+from mmv_jax.provenance import METADATA, provenance
+
+FORMATS = ("safetensors", "stablehlo", "huggingface", "onnx")
+LOADERS = ("load_numpy.py", "load_torch.py")
+# What another program must know to feed the encoder; the patients that it was trained on stay with
+# the checkpoint.
+TOLD = ("encoder", "crops", "rows")
+
+
+def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
+    """Writes the encoder of a checkpoint, with a model card, and says in words what is in it.
+
+    "safetensors": the parameters, named by their path ("blocks.stack.project.qkv.kernel"; the
+    leading axis of blocks is the layer). The metadata has, as JSON, `architecture` (heads, rotary
+    waves, epsilons, ...), `preparation` (how a study becomes patches), `config` (the parts `TOLD`)
+    and `mmv_jax` (provenance). `load_numpy.py` and `load_torch.py` are copied beside it.
+    "huggingface": a folder for `AutoModel` and `AutoImageProcessor` of transformers.
+    "stablehlo": a serialised `jax.export.Exported` of (patches [B, L, P], coords_mm [B, L, 3],
+    kinds [B, L], segment_ids [B, L]) -> tokens [B, L, D] with the parameters inside, for any B, the
+    L of training's rows, and CPU, CUDA and TPU.
+    "onnx": the same for any B and L, in float32.
+    The card is `OUT.md`, of a folder `OUT/README.md`.
+
+    Raises:
+      UserError: an unknown format, a place that cannot be written to, no whole checkpoint of a
+        pretraining, or a network that the format's code does not know.
+    """
+    _check_place(kind, out)
+    restored = restore(checkpoint, ("encoder",))
+    params, config = restored.trees["encoder"], restored.config
+    if "crops" not in config:
+        raise UserError(
+            f"--checkpoint {checkpoint}: it is no checkpoint of `mmv pretrain`, whose rows an"
+            " export describes. Give the workdir of one."
+        )
+    # The dense backend alone is made of operations that every platform has.
+    encoder = make_encoder(**config["encoder"] | {"attention": "dense", "remat": False})
+    if kind in ("huggingface", "onnx") and not isinstance(encoder, Encoder):
+        raise UserError(
+            f"--format {kind} knows the backbone 'vit' alone, and this checkpoint has another."
+            " Choose safetensors or stablehlo."
+        )
+    tensors = {name: np.ascontiguousarray(x) for name, x in named_tensors(params).items()}
+    record = provenance("mmv export", config={"format": kind}, weights=restored.origin())
+    about = {"architecture": architecture(encoder), "preparation": preparation(config)}
+    metadata = {name: json.dumps(value) for name, value in about.items()}
+    metadata |= {"config": json.dumps(_told(config)), METADATA: json.dumps(record)}
+    parameters = sum(x.size for x in tensors.values())
+    card = model_card(kind, out.name, about=about, record=record, parameters=parameters)
+    if kind == "huggingface":
+        _write_huggingface(out, tensors, about, metadata=metadata, card=card)
+        return f"{out}: a folder for transformers, {parameters:,} parameters"
+    if kind == "safetensors":
+        said = _write_safetensors(out, tensors, metadata)
+    elif kind == "stablehlo":
+        length = config["rows"]["length"]
+        write_whole(out, stablehlo(encoder, params, length))
+        said = f"tokens [B, {length}, {encoder.width}] of rows of {length} tokens, for"
+        said += f" {', '.join(PLATFORMS)}"
+    else:
+        write_whole(out, onnx(encoder, tensors, about["architecture"], metadata))
+        said = f"tokens [B, L, {encoder.width}] of rows of any length"
+    write_whole(out.with_name(f"{out.name}.md"), card)
+    return f"{out}: {said}; its model card is {out.name}.md"
+
+
+def _check_place(kind: str, out: Path) -> None:
+    """Refuses a format that there is not, and a place that nothing can be written to."""
+    if kind not in FORMATS:
+        raise UserError(f"--format is {kind!r}; choose one of {', '.join(FORMATS)}.")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: its folder does not exist. Make it first.")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out {out}: its folder may not be written to. Give another.")
+    if kind == "huggingface" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists already. Give the name of a new folder.")
+    if kind != "huggingface" and out.is_dir():
+        raise UserError(f"--out {out} is a folder. Give the name of a file in it.")
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    about = {name: config[name] for name in TOLD if name in config}
+    # Of the group `data` nothing else: it may name a folder.
+    about["data"] = {"coordinates": config.get("data", {}).get("coordinates", "mm")}
+    return about
+
+
+def _write_safetensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> str:
+    from safetensors.numpy import save_file
+
+    with replacing(path) as part:
+        save_file(dict(tensors), part, metadata={"format": "flax", **metadata})
+    for name in LOADERS:
+        write_whole(path.with_name(name), shipped(name))
+    return (
+        f"{len(tensors)} tensors, {sum(x.size for x in tensors.values()):,} parameters; beside it"
+        f" {' and '.join(LOADERS)}"
+    )
+
+
+def _write_huggingface(
+    out: Path,
+    tensors: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+    *,
+    metadata: Mapping[str, str],
+    card: str,
+) -> None:
+    """Writes the folder under another name first: it is there whole, or not at all."""
+    part = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".part", dir=out.parent))
+    try:
+        write_folder(part, tensors, about, metadata)
+        (part / "README.md").write_text(card)
+        part.chmod(0o755)  # mkdtemp makes it for its owner alone
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
