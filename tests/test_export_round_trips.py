@@ -157,6 +157,7 @@ def test_transformers_opens_the_folder_and_says_the_same(exported, tmp_path, mon
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # the converter's own, of parts that are not used here
 def test_onnx_says_the_same_for_rows_of_any_length(exported):
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
