@@ -12,7 +12,7 @@ import mmv_jax
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.evaluate.encoders.trained import fresh_params
-from mmv_jax.export import export
+from mmv_jax.export.write import export
 from mmv_jax.models.sizes import make_encoder
 
 GROUP = {"size": "nano", "patch": [4, 8, 8], "registers": 1}
