@@ -117,13 +117,17 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
             " missing"
         ),
     )
-    parser.add_argument(
-        "--timeout", type=float, default=300.0, metavar="S", help="refuse a file that takes longer"
+    late = (
+        "refuse a line that takes longer to read; large files have 1 s more per 2 MiB (default 5)"
     )
+    parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help=late)
     share = "end with 1 where more of the lines than this share were refused (default 0.5)"
     parser.add_argument("--max-refused", type=float, default=0.5, metavar="0..1", help=share)
-    written = "files whose header speaks of text in the pixels (default warn)"
-    parser.add_argument("--burnt-in", choices=("warn", "refuse"), default="warn", help=written)
+    written = (
+        "writing in the pixels, by colour or by the header's word: refuse it, take it in and warn,"
+        " or blank what looks like it (default: refuse colour, warn of the rest)"
+    )
+    parser.add_argument("--burnt-in", choices=("refuse", "warn", "mask"), help=written)
     add_plugins(parser)
 
 

@@ -90,9 +90,7 @@ def read_manifest(path: Path | str) -> Manifest:
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and every record with the number of its first line."""
     try:
-        with path.open("rb") as raw:
-            wide = raw.read(2) in (b"\xff\xfe", b"\xfe\xff")
-        with path.open(encoding="utf-16" if wide else "utf-8-sig", newline="") as file:
+        with path.open(encoding=_encoding(path), newline="") as file:
             header = file.readline()
             separator = max(
                 SEPARATORS, key=header.count
@@ -111,8 +109,8 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         ) from None
     except UnicodeDecodeError:
         raise UserError(
-            "The manifest is not a CSV file in UTF-8: its encoding seems to be Latin-1 or"
-            " Windows-1252, as Excel writes it. Save it as CSV UTF-8."
+            f"The manifest is not a CSV file in UTF-8 (line {_first_undecoded(path)}): its encoding"
+            " seems to be Latin-1 or Windows-1252, as Excel writes it. Save it as CSV UTF-8."
         ) from None
     except csv.Error as error:
         raise UserError(
@@ -139,6 +137,29 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return columns, cells
 
 
+def _encoding(path: Path) -> str:
+    """Of a manifest: UTF-8, or UTF-16 by its mark or by the zeros between its letters."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    return "utf-16-le" if head[1::2] == b"\0\0" else "utf-8-sig"
+
+
+def _first_undecoded(path: Path) -> int:
+    """The number of the first line that is no UTF-8."""
+    lines = path.read_bytes().split(b"\n")
+    return 1 + next(n for n, line in enumerate(lines) if not _is_utf8(line))
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def flag_columns(columns: list[str], rows: list[list[str]]) -> set[str]:
     """Columns whose name ends like a mask's and whose cells are all yes or no: labels."""
     flags = set()
@@ -162,7 +183,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         raise Refused("bad_split", f"split must be one of {', '.join(SPLITS)}")
     shape = "shape" if cells["modality"].endswith("-shape") else None
     masks = {
-        name.removesuffix(MASK): folder / value
+        name.removesuffix(MASK): folder / _at_home(value)
         for name, value in cells.items()
         if name.endswith(MASK) and value
     }
@@ -180,7 +201,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     return Line(
         number=number,
         study_id=cells["study_id"],
-        path=folder / cells["path"],
+        path=folder / _at_home(cells["path"]),
         patient_id=cells["patient_id"],
         split=cells["split"],
         modality=cells["modality"],
@@ -189,6 +210,14 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         masks=masks,
         labels=labels,
     )
+
+
+def _at_home(cell: str) -> Path:
+    """A path, with `~` as the user's home."""
+    try:
+        return Path(cell).expanduser()
+    except RuntimeError:  # no such user
+        return Path(cell)
 
 
 def _spacing(cell: str) -> float | None:
@@ -229,6 +258,20 @@ def one_spelling(patient: str) -> str:
     (True, True)
     """
     return unicodedata.normalize("NFKC", patient).strip().casefold().lstrip("0")
+
+
+def spellings(patient: str) -> set[str]:
+    """Other spellings of a patient's id, as another manifest may have them: Unicode form, case, and
+    a number's leading zeros up to ten digits.
+
+    >>> sorted(spellings("p1")), "0042" in spellings("42")
+    (['P1'], True)
+    """
+    found = {unicodedata.normalize(form, patient) for form in ("NFC", "NFD", "NFKC")}
+    found |= {change(text) for text in set(found) for change in (str.upper, str.lower)}
+    if patient.isdigit():
+        found |= {patient.lstrip("0").rjust(length, "0") for length in range(1, 11)}
+    return found - {patient}
 
 
 def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:

@@ -2,6 +2,7 @@
 spacing come from positions alone.
 """
 
+import hashlib
 import io
 import logging
 import struct
@@ -31,6 +32,7 @@ from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.series import arrange, check_one_series, plane_of
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
+from mmv_jax.readers.writing import Grey, grey_of
 
 BARE_STARTS = [
     struct.pack("<HH", *tag) for tag in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16))
@@ -52,6 +54,7 @@ NOT_IMAGES = {
     "FID",
     "RWV",
 }
+SERIES_MARK = "#"  # begins the last part of a path that names a series of a folder
 DICOM_ENDS = {".dcm", ".dicom", ".ima"}
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
@@ -80,12 +83,21 @@ def read_dicom(path: Path) -> Image:
         return _image(path)
 
 
+def series_name(uid: str) -> str:
+    """A name for one of the series of a folder, which says nothing of its UID."""
+    return f"{SERIES_MARK}{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
+
+
 def read_series(folder: Path) -> Image:
     """Reads the one series of a folder; pixels are decoded slice by slice into their final place.
 
+    Args:
+      folder: or, where a folder holds several series, `FOLDER/` and the `series_name` of one.
     Raises:
       Refused: several_series, and any code of geometry, size or encoding.
     """
+    only = folder.name if folder.name.startswith(SERIES_MARK) and not folder.exists() else ""
+    folder = folder.parent if only else folder
     with quiet():
         files = [path for path in sorted(folder.iterdir()) if not _is_sidecar(path)]
         dicoms = [path for path in files if _is_dicom_file(path)]
@@ -93,9 +105,12 @@ def read_series(folder: Path) -> Image:
             raise Refused("not_an_image", "no file of the folder is DICOM by its content")
         headers = [(path, _load(path, pixels=False)) for path in dicoms]
         headers = [(path, header) for path, header in headers if is_image(header)]
+        strays = len(files) - len(headers)
+        if only:
+            headers = [(p, d) for p, d in headers if series_name(_series_uid(d)) == only]
         if not headers:
             raise Refused("no_pixels", "the folder holds no DICOM image")
-        series = {str(header.get("SeriesInstanceUID", "")) for _, header in headers}
+        series = {_series_uid(header) for _, header in headers}
         if len(series) > 1:
             raise Refused(
                 "several_series",
@@ -103,7 +118,6 @@ def read_series(folder: Path) -> Image:
                 " its own, and give one of these folders, or one file",
             )
         image = _image(headers[0][0]) if len(headers) == 1 else _series(headers)
-        strays = len(files) - len(headers)
         if strays:
             what = f"{strays} files of the folder are no DICOM images and were left out"
             return replace(image, told=(*image.told, ("stray_files", what)))
@@ -126,6 +140,10 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, disabled in zip(loggers, before):
             logger.disabled = disabled
+
+
+def _series_uid(header: Dataset) -> str:
+    return str(header.get("SeriesInstanceUID") or "")
 
 
 def _is_dicom_file(path: Path) -> bool:
@@ -199,7 +217,11 @@ def _image(path: Path) -> Image:
         return _multi_frame(dataset, frames)
     shared, own = groups_of(dataset, 0)
     scale = scale_of(dataset, shared, own)
-    values = fitting(true_values(dataset, decode_frame(dataset, 0), scale))
+    stored = decode_frame(dataset, 0)
+    found = (
+        grey_of(stored) if dataset.PhotometricInterpretation != "PALETTE COLOR" else Grey(stored)
+    )
+    values = fitting(true_values(dataset, found.pixels, scale))
     return Image(
         voxels=values[None],
         spacing_mm=planar_spacing(dataset, shared, own),
@@ -209,6 +231,7 @@ def _image(path: Path) -> Image:
         attributes=allowed_numbers(dataset),
         lossy=is_lossy(dataset),
         told=burnt_in(dataset),
+        coloured=found.coloured,
     )
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mmv_jax.readers.fill import without_fill, without_hu_fill
 from mmv_jax.readers.orient import Orientation
 from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.writing import settled_writing
 from mmv_jax.study import Study
 
 MAX_SPACING_MM = 50.0
@@ -18,9 +20,6 @@ MIN_SPACING_MM = 1e-4  # a tenth of a micrometre: below it the unit is metres, o
 SPACING_TOLERANCE = 0.05
 MIN_EXTENT_MM, MAX_EXTENT_MM = 1.0, 10_000.0  # of the longest side of a volume
 PADDED = -1500  # HU: what lies there is no matter
-FAR = 65_536.0  # a range within which no value costs the others a whole step
-FILL = 1e8  # no image has values beyond
-FEW = 8  # voxels: so few that are far above all others are hot, more are fill
 LEAST_SIDE = 8  # pixels of a slice, below which its values say nothing
 OFFSET_HU = 500.0
 SAMPLE = 1 << 20  # voxels that the plausibility of Hounsfield units is judged by
@@ -41,6 +40,7 @@ class Image:
       told: (code, reason) of what is odd and no ground for a refusal.
       lossy: whether the voxels were, or may have been, compressed with a loss: good enough to see,
         not for labels.
+      coloured: of a picture, where it had colour `[y, x]`: writing, most likely.
     """
 
     voxels: np.ndarray
@@ -51,6 +51,7 @@ class Image:
     attributes: Mapping[str, float] = field(default_factory=dict)
     lossy: bool = False
     told: tuple[tuple[str, str], ...] = ()
+    coloured: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,14 @@ class Format:
     noun: str = "volume"
 
 
-def study_of(image: Image, spacing_mm: float | None, unit: str | None) -> Study:
+def study_of(
+    image: Image, spacing_mm: float | None, unit: str | None, burnt_in: str | None = None
+) -> Study:
     """The Study of an image, once its claims and the manifest's hold.
 
     Raises:
       Refused: not_finite, constant, bad_spacing, spacing_mismatch, not_hu, rescaled_twice,
-        not_binary, bad_slice, fill_values.
+        not_binary, bad_slice, fill_values, colour, burnt_in.
     """
     check_values(image.voxels)
     check_extent(image)
@@ -84,10 +87,12 @@ def study_of(image: Image, spacing_mm: float | None, unit: str | None) -> Study:
     attributes = dict(image.attributes)
     if image.orientation is not None:
         attributes |= placement(image.orientation)
-    kind = settled_unit(without_fill(image.voxels), image.unit, unit)
-    voxels = image.voxels if kind == "shape" else without_fill(image.voxels)
-    told = image.told
-    if voxels is not image.voxels:
+    found, told = settled_writing(image.voxels, image.coloured, image.told, burnt_in)
+    voxels = found if unit == "shape" else without_fill(found)
+    kind = settled_unit(voxels, image.unit, unit)
+    if kind == "HU":
+        voxels = without_hu_fill(voxels)
+    if voxels is not found:
         told += (("fill_values", "values that no tissue has were set to the nearest that one has"),)
     if image.orientation is not None and kind != "shape":
         told += check_slices(voxels, image.orientation.order.index(0), kind)
@@ -115,36 +120,6 @@ def check_extent(image: Image) -> None:
         )
 
 
-def without_fill(voxels: np.ndarray) -> np.ndarray:
-    """The voxels, with values that no image has (2**31, 3e38, a hot voxel of 3e7) brought back.
-
-    The store has 65,536 steps over a study's range, which one such value would leave coarser than
-    tissue. A fill (many voxels of one value) takes the lowest value of the others, as DICOM's
-    padding does; a single hot voxel takes the highest. The same array where there is none.
-
-    Raises:
-      Refused: fill_values.
-    """
-    low, high = voxels.min(), voxels.max()
-    if voxels.dtype.itemsize < 4 or float(high) - float(low) < FAR:
-        return voxels
-    sample = voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)].astype(np.float64)
-    sample = sample[np.abs(sample) < FILL]
-    if not sample.size:
-        raise Refused("fill_values", "no voxel has a value that is not fill")
-    bottom, top = np.percentile(sample, (0.1, 99.9))
-    reach = max(FAR, 20 * (top - bottom))
-    is_low, is_high = voxels < bottom - reach, voxels > top + reach
-    rest = voxels[~(is_low | is_high)]
-    filled = voxels.copy()
-    filled[is_low] = rest.min()
-    many = np.count_nonzero(is_high) > FEW
-    filled[is_high] = rest.min() if many else rest.max()
-    if rest.min() == rest.max():
-        raise Refused("fill_values", "beside fill every voxel has the same value")
-    return filled
-
-
 def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, str], ...]:
     """Names a slice that is no part of the volume: of one value among others, or shifted as a whole
     against both neighbours; tells of slices that are all the same.
@@ -164,7 +139,10 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
     if unit != "HU":
         return ()
     steps = [_offset(a, b) for a, b in zip(slices[:-1, ::2, ::2], slices[1:, ::2, ::2])]
-    if any(abs(a) > OFFSET_HU and abs(a + b) < 0.2 * abs(a) for a, b in zip(steps, steps[1:])):
+    # the first and the last slice have one neighbour, whose own step must be none
+    jumps = [(abs(steps[0]), abs(steps[1])), (abs(steps[-1]), abs(steps[-2]))]
+    jumps += [(abs(a), abs(a + b)) for a, b in zip(steps, steps[1:])]
+    if any(jump > OFFSET_HU and back < 0.2 * jump for jump, back in jumps):
         raise Refused("bad_slice", "a slice lies as a whole beside the values of its neighbours")
     return ()
 

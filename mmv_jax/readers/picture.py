@@ -17,12 +17,9 @@ from mmv_jax.readers.codestream import jpeg_frame
 from mmv_jax.readers.image import NAN, Format, Image
 from mmv_jax.readers.limits import check_size
 from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.writing import grey, grey_of
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-# chroma noise that JPEG leaves in a grey picture, as a share of the range
-GREY_TOLERANCE = 16 / 255
-GREY_SHARE = 0.999  # of the pixels: fewer off-grey ones than any legible mark
-COLOUR, COLOURED = 64 / 255, 12  # so far from grey, and so many such pixels, is no noise
 ORIENTATION = 0x0112  # of EXIF
 UNKNOWN = (NAN, NAN, NAN)
 
@@ -42,9 +39,14 @@ def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> Image:
                 "a mask may not be a JPEG: its labels are smeared by the compression. Write it"
                 " as PNG",
             )
-        return Image(grey(_read_jpeg(data))[None], UNKNOWN, 2, attributes=_turned(data))
-    pixels = grey(_read_png(data, grid), exact=grid is not None)
-    return Image(pixels[None], UNKNOWN, 2, attributes=_turned(data))
+        return _image(_read_jpeg(data), data)
+    pixels = _read_png(data, grid)
+    return _image(grey(pixels, exact=True) if grid is not None else pixels, data)
+
+
+def _image(pixels: np.ndarray, data: bytes) -> Image:
+    found = grey_of(pixels)
+    return Image(found.pixels[None], UNKNOWN, 2, attributes=_turned(data), coloured=found.coloured)
 
 
 def _turned(data: bytes) -> dict[str, float]:
@@ -117,41 +119,6 @@ def _decoded(decode, data: bytes):
         if "truncated" in str(error).lower():
             raise Refused("truncated", "the picture ends before its pixels do") from None
         raise Refused("corrupt", "the picture's pixels cannot be decoded") from None
-
-
-def grey(pixels: np.ndarray, *, exact: bool = False) -> np.ndarray:
-    """The one channel `[y, x]` of a grey picture `[y, x]` or `[y, x, channels]`.
-
-    Raises:
-      Refused: colour, bad_shape.
-    """
-    if pixels.ndim == 2:
-        return np.ascontiguousarray(pixels)
-    if pixels.ndim != 3 or pixels.shape[-1] not in (2, 3, 4):
-        raise Refused("bad_shape", "the picture does not have 1 to 4 channels")
-    if pixels.shape[-1] in (2, 4):
-        if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
-            raise Refused(
-                "colour", "the picture is transparent in places: what lies below is not known"
-            )
-        pixels = pixels[..., :-1]
-    if pixels.shape[-1] == 1:
-        return np.ascontiguousarray(pixels[..., 0])
-    low, high = pixels.min(axis=-1), pixels.max(axis=-1)
-    # red letters are legible however small a share of the picture they are
-    coloured = np.count_nonzero(high - low > COLOUR * np.iinfo(pixels.dtype).max)
-    tolerance = 0 if exact else GREY_TOLERANCE * np.iinfo(pixels.dtype).max
-    if coloured > COLOURED or np.mean(high - low <= tolerance) < (1 if exact else GREY_SHARE):
-        raise Refused(
-            "colour",
-            "the picture is in colour: colour in a radiograph is writing or an overlay, which must"
-            " be taken out first",
-        )
-    if (low == high).all():
-        return np.ascontiguousarray(low)
-    # ITU-R BT.601, as JPEG itself weighs them
-    luminance = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.rint(luminance).astype(pixels.dtype)
 
 
 PICTURE = Format(lambda head, _: head.startswith((PNG, JPEG)), read_picture, noun="picture")

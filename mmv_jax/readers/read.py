@@ -2,13 +2,14 @@
 grid, or a refusal with a code.
 """
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from mmv_jax.readers.dicom import DICOM, read_series
+from mmv_jax.readers.dicom import DICOM, SERIES_MARK, read_series
 from mmv_jax.readers.image import Format, Image, placement, study_of
 from mmv_jax.readers.meta_image import META_IMAGE
 from mmv_jax.readers.nifti import NIFTI
@@ -31,7 +32,11 @@ GRID_TOLERANCE = 0.5  # voxels: how far a mask's first and last voxel may lie fr
 
 
 def read_study(
-    path: Path | str, *, spacing_mm: float | None = None, unit: str | None = None
+    path: Path | str,
+    *,
+    spacing_mm: float | None = None,
+    unit: str | None = None,
+    burnt_in: str | None = None,
 ) -> Study:
     """Reads one study: a file by its content, whatever its name says, or a folder as one DICOM
     series.
@@ -43,13 +48,15 @@ def read_study(
       unit: the manifest's word. "HU" makes a file without a modality (NIfTI, MHA, NRRD) Hounsfield
         units, if its values can be that; "shape" asks for binary voxels; any other word means
         "raw".
+      burnt_in: of writing in the pixels (legible colour, or a header that speaks of text): "refuse"
+        it, "warn" of it in `told`, or "mask" it. Where None, colour is refused and the rest told.
     Returns:
       The Study: `[z, y, x]`, a volume in LPS+ order. Integers stay integers; all else is float32.
     Raises:
       Refused: with a code of `refused.CODES`, and a reason that quotes nothing of the file.
     """
     with refusing():
-        return study_of(_image(Path(path)), spacing_mm, unit)
+        return study_of(_image(Path(path)), spacing_mm, unit, burnt_in)
 
 
 def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
@@ -78,6 +85,12 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
         if voxels.dtype.kind == "f" and not np.array_equal(labels, voxels):
             raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
         return labels
+
+
+def import_readers() -> None:
+    """Imports what readers import late, so that it is no part of the time of a first file."""
+    for name in ("nrrd", "pydicom.pixels", "imagecodecs", "highdicom.spatial"):
+        importlib.import_module(name)
 
 
 @contextmanager
@@ -113,7 +126,7 @@ def format_of(path: Path) -> str | None:
 
 def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
     """The image of a study, or of a mask for a study of shape `grid`."""
-    if path.is_dir():
+    if path.is_dir() or (path.name.startswith(SERIES_MARK) and not path.exists()):
         return read_series(path)
     if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
         raise Refused("not_an_image", "a pipe, a socket or a device, and no file")

@@ -10,7 +10,6 @@ CODES = {
         "its content is no format that is read here, or it holds something else than an image"
     ),
     "unreadable": "the library of its format gave up on it",
-    "needs_extra": "the library of its format is not installed; an extra of the package has it",
     "truncated": "it ends before its data do",
     "corrupt": "a checksum or a decoder says that bytes have changed",
     "detached_data": "its voxels lie in another file",
@@ -18,6 +17,7 @@ CODES = {
     "no_pixels": "there are no pixels",
     "bad_shape": "it does not hold exactly one image of two or three dimensions",
     "colour": "it is a colour picture",
+    "burnt_in": "the header speaks of writing in the pixels",
     "unknown_encoding": "a transfer syntax or an encoding that is not read here",
     "not_finite": "a voxel is NaN or infinite",
     "constant": "every voxel has the same value",

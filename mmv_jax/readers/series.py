@@ -14,20 +14,22 @@ from mmv_jax.readers.orient import Orientation, orientation_of, triple
 from mmv_jax.readers.refused import Refused
 
 COSINE_TOLERANCE = 1e-3  # between planes of one series; 0.06 degrees
-ROUNDED_MM = 0.051  # what one decimal of a position can be off
+ROUNDED_MM = 0.06  # what one decimal of a position can be off, and the line through them
 SLACK = 0.01  # of the slice distance, as highdicom's default: what rounding in a header does
 
 
 @dataclass(frozen=True)
 class Plane:
     """Where a frame lies. `cosines`: along a row, then down a column (ImageOrientationPatient);
-    `spacing_mm`: (y, x) of the frame.
+    `spacing_mm`: (y, x) of the frame; `stated_steps_mm`: what the header says of the distance to
+    the next one, which counts only where positions are rounded.
     """
 
     position_mm: tuple[float, float, float]
     cosines: tuple[float, ...]
     spacing_mm: tuple[float, float]
     shape: tuple[int, int]
+    stated_steps_mm: tuple[float, ...] = ()
 
 
 def check_one_series(headers: Sequence[Dataset]) -> None:
@@ -90,11 +92,17 @@ def plane_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
         return known
 
     row, column = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
+    stated = [
+        number_of(group, keyword)
+        for keyword in ("SpacingBetweenSlices", "SliceThickness")
+        for group in (source("PixelMeasuresSequence"), dataset)
+    ]
     return Plane(
         position_mm=triple(numbers("PlanePositionSequence", "ImagePositionPatient", 3)),
         cosines=tuple(numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)),
         spacing_mm=(row, column),
         shape=(int(dataset.Rows), int(dataset.Columns)),
+        stated_steps_mm=tuple(mm for mm in stated if mm is not None and mm > 0),
     )
 
 
@@ -128,6 +136,7 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
     check_stack(positions, np.cross(along, down))
     # slant is judged by orientation_of
     places = get_volume_positions(positions.tolist(), first.cosines, perpendicular_tol=1.0)[1]
+    rounded = places is None
     if places is None:
         places = rounded_places(positions @ np.cross(along, down))
     if places is None:
@@ -139,6 +148,8 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
         raise Refused(
             "uneven_slices", f"a slice lies {astray:.2f} mm beside the line of the others"
         )
+    if rounded:
+        step = step * (even_step(positions @ np.cross(along, down), planes) / np.linalg.norm(step))
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 3] = step, bottom
     affine[:3, 1], affine[:3, 2] = down * first.spacing_mm[0], along * first.spacing_mm[1]
@@ -148,15 +159,25 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
 def rounded_places(heights: np.ndarray) -> list[int] | None:
     """The places of slices that all lie within ROUNDED_MM of an even grid; None where one does not.
 
-    Positions with one decimal turn steps of 0.625 mm into 0.6 and 0.7.
+    Positions with one decimal turn steps of 0.625 mm into 0.6 and 0.7. The grid is the line of
+    least squares, since the first and the last position are rounded too.
     """
-    low, high = heights.min(), heights.max()
-    exact = (heights - low) * (len(heights) - 1) / (high - low)
-    places = np.rint(exact).astype(int)
-    astray_mm = np.abs(exact - places).max() * (high - low) / (len(heights) - 1)
-    if astray_mm > ROUNDED_MM or sorted(places.tolist()) != list(range(len(heights))):
-        return None
-    return places.tolist()
+    places = np.argsort(np.argsort(heights))
+    line = np.polyval(np.polyfit(places, heights, 1), places)
+    return places.tolist() if np.abs(heights - line).max() <= ROUNDED_MM else None
+
+
+def even_step(heights: np.ndarray, planes: Sequence[Plane]) -> float:
+    """The distance in mm between slices whose positions are rounded: the header's own word where
+    the positions allow it, otherwise the line of least squares through them.
+    """
+    heights = np.sort(heights)
+    count = len(heights)
+    for mm in planes[0].stated_steps_mm:
+        beside = heights - np.arange(count) * mm
+        if beside.max() - beside.min() <= 2 * ROUNDED_MM:
+            return mm
+    return float(np.polyfit(np.arange(count), heights, 1)[0])
 
 
 def check_stack(positions: np.ndarray, normal: np.ndarray) -> None:

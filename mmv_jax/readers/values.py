@@ -12,8 +12,8 @@ from pydicom.pixels import apply_modality_lut
 from mmv_jax.readers.canvas import rescaled
 from mmv_jax.readers.deidentify import number_of
 from mmv_jax.readers.image import NAN
-from mmv_jax.readers.picture import grey
 from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.writing import grey
 
 AIR_HU = -1024  # a padded voxel was not measured; air is what lies outside the reconstructed circle
 

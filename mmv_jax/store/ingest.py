@@ -3,20 +3,20 @@ quarantined and stops nothing.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import tensorstore as ts
 
 from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import read_mask, read_study
+from mmv_jax.readers.writing import BURNT_IN
 from mmv_jax.store.index import (
     finished_parts,
     read_index,
@@ -33,6 +33,8 @@ from mmv_jax.store.layout import (
     prefix_range,
     remove_part,
 )
+from mmv_jax.store.leaks import leaks
+from mmv_jax.store.lock import only_ingest
 from mmv_jax.store.quarantine import Quarantine
 from mmv_jax.store.read import read_about
 from mmv_jax.store.report import MAX_REFUSED, Report
@@ -47,13 +49,13 @@ from mmv_jax.store.task import (
     Written,
     write_task,
 )
-from mmv_jax.store.workers import ENGINES
+from mmv_jax.store.workers import ENGINES, TIMEOUT_S
 from mmv_jax.study import Study
 
 
 def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
     """The study of a manifest line and the masks on its grid."""
-    study = read_study(job.path, spacing_mm=job.spacing_mm, unit=job.unit)
+    study = read_study(job.path, spacing_mm=job.spacing_mm, unit=job.unit, burnt_in=job.burnt_in)
     return study, {name: read_mask(path, like=study) for name, path in job.masks.items()}
 
 
@@ -65,9 +67,9 @@ def ingest(
     engine: str = "local",
     key_path: str | Path | None = None,
     unit: str | None = None,
-    timeout_s: float = 300.0,
+    timeout_s: float = TIMEOUT_S,
     max_refused: float = MAX_REFUSED,
-    burnt_in: str = "warn",
+    burnt_in: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     read_fn: ReadFn = read_line,
 ) -> Report:
@@ -87,9 +89,11 @@ def ingest(
         one key only.
       unit: of the lines that name none: "HU" where it is known that the files are in Hounsfield
         units and do not say so themselves.
-      timeout_s: a file that takes longer to read is refused.
+      timeout_s: wall time; a line whose files take longer to read is refused. Large files have a
+        second more for every 2 MiB.
       max_refused: share of the lines that may be refused without the report being not `ok`.
-      burnt_in: "warn" of files whose header speaks of text in the pixels, or "refuse" them.
+      burnt_in: "refuse", "warn" of or "mask" writing in the pixels: legible colour, or a header
+        that speaks of text. Where None, colour is refused, and what headers say is told.
       progress: is told (lines dealt with, lines to deal with).
       read_fn: reads one line; a module-level function of your own for formats of your own.
     Raises:
@@ -98,15 +102,9 @@ def ingest(
       WorkFailed: what no single file can be blamed for, such as a full disk.
     """
     began = time.monotonic()
-    if engine not in ENGINES:
-        raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
-    if workers is not None and workers < 1:
-        raise UserError(
-            f"--workers is {workers}, and an ingest needs one at least. Leave it out for one a"
-            " core."
-        )
+    _check_options(engine, workers, burnt_in)
     root = open_root(store)
-    with _only_ingest(store):
+    with only_ingest(store, root):
         key = _open_key(store, key_path, is_new=read_about(root) is None)
         ordinals = _register(root, key, manifests)
         _remove_unfinished_parts(root)
@@ -115,8 +113,8 @@ def ingest(
         jobs = jobs_of(root, key, ordinals, unit=unit, report=report, logs=(quarantine, warnings))
         if jobs:
             remove_whole_index(root)
-        refused_codes = frozenset({"burnt_in"} if burnt_in == "refuse" else ())
-        tasks = tasks_of(jobs, IngestTask(str(store), (), read_fn, refused_codes))
+        jobs = [replace(job, burnt_in=burnt_in) for job in jobs]
+        tasks = tasks_of(jobs, IngestTask(str(store), (), read_fn))
         settled: set[Place] = set()
         events = ENGINES[engine](
             write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
@@ -145,23 +143,16 @@ def ingest(
     return report
 
 
-@contextlib.contextmanager
-def _only_ingest(store: str | Path) -> Iterator[None]:
-    """Holds the store of a file system against a second ingest, whose unfinished parts the first
-    would remove.
-    """
-    if "://" in str(store):
-        yield
-        return
-    Path(store).mkdir(parents=True, exist_ok=True)
-    with open(Path(store) / "ingest.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"Another ingest writes to {store}. Wait for it, or give this one another store."
-            ) from None
-        yield
+def _check_options(engine: str, workers: int | None, burnt_in: str | None) -> None:
+    if engine not in ENGINES:
+        raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if workers is not None and workers < 1:
+        raise UserError(
+            f"--workers is {workers}, and an ingest needs one at least. Leave it out for one a"
+            " core."
+        )
+    if burnt_in not in (None, *BURNT_IN):
+        raise UserError(f"burnt_in {burnt_in!r} is none of {', '.join(BURNT_IN)}")
 
 
 def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -> Key:
@@ -210,17 +201,3 @@ def _remove_unfinished_parts(root: ts.KvStore) -> None:
     begun = {key.decode().split("/")[1] for key in root.list(prefix_range(PARTS)).result()}
     for part in begun - set(finished_parts(root)):
         remove_part(root, part)
-
-
-def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
-    """The lines of some manifests whose very pixels stand in another split, too."""
-    if index.empty:
-        return
-    same = ["checksum", "grid_z", "grid_y", "grid_x", "low", "high"]
-    for _, group in index.groupby(same, sort=False):
-        if group["split"].nunique() < 2:
-            continue
-        for manifest, line in zip(group["manifest"], group["line"]):
-            if manifest in ordinals:
-                reason = "the same pixels are in another split: a leak"
-                yield Told((int(manifest), int(line)), "image_across_splits", reason)

@@ -10,8 +10,9 @@ from typing import Any
 import tensorstore as ts
 
 from mmv_jax.errors import UserError
-from mmv_jax.manifests.manifest import Line, Manifest, read_manifest
+from mmv_jax.manifests.manifest import Line, Manifest, read_manifest, spellings
 from mmv_jax.readers.deidentify import Key
+from mmv_jax.readers.dicom import SERIES_MARK
 from mmv_jax.store.index import (
     carried_kinds,
     read_index,
@@ -25,6 +26,7 @@ from mmv_jax.store.task import (
     Refusal,
     Told,
 )
+from mmv_jax.store.third_values import third_values
 
 TASK_LINES = 512
 
@@ -72,7 +74,10 @@ def jobs_of(
         report.lines += len(lines) + len(refused)
         if left:
             report.not_carried[ordinals[ordinal].name] = left
+        for number, reason in third_values(lines, columns):
+            report.tell(Told((ordinal, number), "third_value", reason), warnings)
         for line in lines:
+            _know_by_another_spelling(line, key, splits)
             job = _job(
                 line, ordinal, key=key, columns={name: kinds[name] for name in columns}, unit=unit
             )
@@ -89,6 +94,19 @@ def jobs_of(
                 jobs.append(job)
                 there[study] = patient
     return jobs
+
+
+def _know_by_another_spelling(line: Line, key: Key, splits: dict[str, str]) -> None:
+    """Adds a new patient's split where the patient is in `splits` under another spelling of the id,
+    which another manifest may have.
+    """
+    patient = key.hash("patient", line.patient_id)
+    if patient in splits:
+        return
+    others = (splits.get(key.hash("patient", other)) for other in spellings(line.patient_id))
+    known = next((split for split in others if split is not None), None)
+    if known is not None:
+        splits[patient] = known
 
 
 def _contradiction(
@@ -174,8 +192,9 @@ def tasks_of(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
         if size >= TASK_BYTES or len(tasks[-1]) >= TASK_LINES:
             tasks.append([])
             size = 0
+        job = replace(job, size=sum(map(_bytes_of, (job.path, *job.masks.values()))))
         tasks[-1].append(job)
-        size += _bytes_of(job.path)
+        size += job.size
     return [replace(like, jobs=tuple(jobs)) for jobs in tasks]
 
 
@@ -183,7 +202,10 @@ def _bytes_of(path: str) -> int:
     """Size of a file, or of a folder's files; 0 where it cannot be seen: the reader will say
     why.
     """
+    folder, name = os.path.split(path)
     try:
+        if name.startswith(SERIES_MARK) and not os.path.exists(path):
+            path = folder  # a series among others: no more than all of them
         if os.path.isdir(path):
             return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
         return os.path.getsize(path)

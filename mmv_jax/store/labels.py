@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from mmv_jax.missing import is_missing
+
 CATEGORIES = 32  # distinct values of a text column
 LONGEST = 32  # characters of such a value
 # on average; a column whose values hardly repeat from patient to patient names its patients
@@ -156,7 +158,7 @@ def choose_columns(
         filled = [
             (cells[name].strip(), patient)
             for cells, patient in zip(lines, patients, strict=True)
-            if cells.get(name, "").strip()
+            if not is_missing(cells.get(name))  # or `N/A` makes a column of numbers one of words
         ]
         kind = _kind(name, filled)
         if kind is None:
@@ -180,12 +182,12 @@ def agreed_kinds(choices: Iterable[Mapping[str, type]]) -> dict[str, type]:
 
 
 def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | None]:
-    """The cells of one line as `label_<name>` columns of the index; an empty cell is NaN or
-    None.
+    """The cells of one line as `label_<name>` columns of the index; a cell that says "not known"
+    (`missing.WORDS`) is NaN or None.
     """
     labels: dict[str, float | str | None] = {}
     for name, kind in columns.items():
-        cell = cells.get(name, "").strip()
+        cell = "" if is_missing(cells.get(name)) else cells[name].strip()
         labels[f"label_{name}"] = (
             (_number(name, cell) if cell else float("nan")) if kind is float else (cell or None)
         )

@@ -29,6 +29,8 @@ class Job:
     masks: Mapping[str, str]
     known: Mapping[str, object]
     secrets: tuple[str, ...]  # texts that must not leave in a message: ids and paths
+    burnt_in: str | None = None  # what is to be done about writing in the pixels
+    size: int = 0  # bytes of its files, as far as they can be seen
 
 
 ReadFn = Callable[[Job], tuple[Study, Mapping[str, np.ndarray]]]
@@ -43,7 +45,6 @@ class IngestTask:
     store: str
     jobs: tuple[Job, ...]
     read_fn: ReadFn
-    refused_codes: frozenset[str] = frozenset()  # of what is told otherwise
     deaths: int = field(default=0)  # of workers, while no file was being read
 
 
@@ -94,6 +95,9 @@ def write_task(task: IngestTask) -> Iterator[Event]:
     A part is named by its first study, so that a task that is repeated after a lost machine finds
     the parts it had finished, and writes the others over.
     """
+    from mmv_jax.readers.read import import_readers
+
+    import_readers()
     root = open_root(task.store)
     open_parts: dict[int, PartWriter] = {}
     finished: set[str] = set()
@@ -101,7 +105,7 @@ def write_task(task: IngestTask) -> Iterator[Event]:
         if job.known["study"] in finished:
             continue
         yield Reading(job.place)
-        read = _read(job, task.read_fn, task.refused_codes)
+        read = _read(job, task.read_fn)
         if isinstance(read, Refusal):
             yield read
             continue
@@ -125,13 +129,10 @@ def write_task(task: IngestTask) -> Iterator[Event]:
         yield _close(part)
 
 
-def _read(
-    job: Job, read_fn: ReadFn, refused_codes: frozenset[str]
-) -> tuple[Study, Mapping[str, np.ndarray]] | Refusal:
+def _read(job: Job, read_fn: ReadFn) -> tuple[Study, Mapping[str, np.ndarray]] | Refusal:
     try:
         study, masks = read_fn(job)
-        told = (entry for entry in study.told if entry[0] in refused_codes)
-        problem = next(told, None) or _problem(study, masks)
+        problem = _problem(study, masks)
     except (KeyboardInterrupt, SystemExit):
         raise
     except MemoryError:

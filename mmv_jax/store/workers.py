@@ -16,6 +16,8 @@ from mmv_jax.store.task import Event, IngestTask, Place, Reading, Refusal, Told,
 
 TaskFn = Callable[[IngestTask], Iterator[Event]]
 TICK_S = 0.5  # between looks at the clock
+TIMEOUT_S = 5.0  # of wall time a line, and for large files, which legitimately take longer,
+BYTES_A_SECOND = 2 << 20  # at least so many: half of what JPEG 2000 needs on one busy core
 DEATHS = 2  # of workers outside of any file, after which a task is given up
 
 
@@ -126,17 +128,22 @@ class _Worker:
         )
         yield event
 
+    def allowed_s(self, timeout_s: float) -> float:
+        """The seconds that the line being read may take."""
+        jobs = self.task.jobs if self.task else ()
+        size = next((job.size for job in jobs if job.place == self.reading), 0)
+        return timeout_s + size / BYTES_A_SECOND
+
     def is_late(self, timeout_s: float) -> bool:
-        return (
-            self.task is not None
-            and self.reading is not None
-            and time.monotonic() - self.since > timeout_s
-        )
+        if self.task is None or self.reading is None:
+            return False
+        return time.monotonic() - self.since > self.allowed_s(timeout_s)
 
     def refuse_file(self, code: str, timeout_s: float) -> Iterator[Event]:
         if self.reading is not None:
             reason = (
-                f"reading took longer than {timeout_s:g} s"
+                f"reading took longer than {self.allowed_s(timeout_s):.3g} s of wall time"
+                " (--timeout)"
                 if code == "timeout"
                 else "the decoder ended its process on this file"
             )

@@ -6,6 +6,7 @@ import google_crc32c
 import numpy as np
 import tensorstore as ts
 
+from mmv_jax.store.difference_hash import difference_hash
 from mmv_jax.store.index import write_index
 from mmv_jax.store.intensity import Stored, foreground_percentiles, occupancy, to_int16
 from mmv_jax.store.layout import (
@@ -82,6 +83,8 @@ class PartWriter:
         }
         line |= {"mask_blocks": [self._blocks + (k + 1) * per_array for k in range(len(masks))]}
         line |= {f"attribute_{name}": float(value) for name, value in study.attributes.items()}
+        is_shape = study.unit == "shape"
+        line["difference_hash"] = b"" if is_shape else difference_hash(stored.voxels)
         checksum = 0
         for voxels in (stored.voxels, *masks.values()):
             checksum = self._append(voxels, checksum)

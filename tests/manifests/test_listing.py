@@ -86,11 +86,15 @@ def test_a_mask_belongs_to_the_longest_name_it_begins_with(tmp_path):
     }
 
 
-def test_two_stacked_series_in_one_directory_are_one_line_that_the_reader_refuses(tmp_path):
-    write_series(tmp_path / "data", stored_volume(), SeriesInstanceUID=lambda k: f"1.2.{k // 4}")
-    (line,) = listed("folder", tmp_path / "data", tmp_path / "m.csv").values()
+def test_two_stacked_series_in_one_directory_are_two_lines(tmp_path):
+    stored = stored_volume()
+    write_series(tmp_path / "data", stored, SeriesInstanceUID=lambda k: f"1.2.{k // 4}")
+    write_manifest_of("folder", tmp_path / "data", tmp_path / "m.csv")
+    found = [read_study(line.path).voxels for line in read_manifest(tmp_path / "m.csv").lines]
+    assert [len(voxels) for voxels in found] == [4, 4]
+    assert np.array_equal(np.concatenate(found), stored - 1024)
     with pytest.raises(Refused, match="several_series"):
-        read_study(line.path)
+        read_study(tmp_path / "data")
 
 
 def test_single_slices_of_several_series_are_listed_file_by_file(tmp_path):

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from mutations import Outcome, corpus, mutated, outcomes
+from mutations import Outcome, corpus, mutated, outcomes, shipped_files
 
 SLOW_S = 5.0
 
@@ -40,7 +40,9 @@ def main() -> int:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     words, unreadable, bad, seen = Counter(), Counter(), [], []
-    for n, outcome in enumerate(outcomes(cases(corpus(folder), args.count, args.seed), folder)):
+    seeds = corpus(folder) | shipped_files()
+    print(f"{len(seeds)} seeds", flush=True)
+    for n, outcome in enumerate(outcomes(cases(seeds, args.count, args.seed), folder)):
         words[outcome.word] += 1
         if outcome.word == "unreadable":
             unreadable[outcome.name, outcome.reason] += 1
@@ -55,6 +57,7 @@ def main() -> int:
     for (name, reason), count in unreadable.most_common(20):
         print(f"{count:7} unreadable: {name}: {reason}")
     print(f"slowest: file {max(seen, key=lambda case: case[1].cpu_s)}")
+    print(f"longest wall time: file {max(seen, key=lambda case: case[1].wall_s)}")
     print(f"largest growth of a worker: file {max(seen, key=lambda case: case[1].grown_mb)}")
     print(f"{len(bad)} bad; files in {folder}")
     return int(bool(bad))

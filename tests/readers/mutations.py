@@ -33,6 +33,25 @@ SHIPPED = (  # of pydicom's wheel: one or two of each encoding, small
 )  # fmt: skip
 
 
+LARGEST_SEED = 200_000  # bytes of a library's test file
+
+
+def shipped_files() -> dict[str, bytes]:
+    """Name -> content of every small test file in the wheels of pydicom and nibabel, whether it is
+    an image or not.
+    """
+    folders = {
+        "pydicom": Path(get_testdata_file("CT_small.dcm", download=False)).parent,
+        "nibabel": Path(nib.__file__).parent / "tests" / "data",
+    }
+    return {
+        f"{library}/{path.name}": path.read_bytes()
+        for library, folder in folders.items()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and 0 < path.stat().st_size <= LARGEST_SEED
+    }
+
+
 def corpus(folder: Path) -> dict[str, bytes]:
     """Name -> content of valid files. `folder` is where libraries that write only to paths may
     write.
@@ -130,13 +149,14 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 @dataclass(frozen=True)
 class Outcome:
     """What became of a file: "read", a code of Refused, or what must never be: "died", "hung",
-    "raised X".
+    "raised X". `wall_s` counts what a loaded machine does beside it.
     """
 
     name: str
     word: str
     reason: str
     cpu_s: float
+    wall_s: float
     grown_mb: float
 
 
@@ -159,18 +179,17 @@ def outcomes(
             here.recv()  # imported and ready: its time is no file's
         try:
             here.send(str(path))
-            word, reason, cpu_s, grown = (
-                here.recv() if here.poll(limit_s) else ("hung", "", limit_s, 0.0)
-            )
+            found = here.recv() if here.poll(limit_s) else ("hung", "", limit_s, limit_s, 0.0)
         except EOFError:
-            word, reason, cpu_s, grown = "died", f"exit code {worker.exitcode}", 0.0, 0.0
+            found = "died", f"exit code {worker.exitcode}", 0.0, 0.0, 0.0
+        word = found[0]
         if word in ("hung", "died"):
             worker.kill()
             worker.join()
             worker = None
         else:
             path.unlink()
-        yield Outcome(name, word, reason, cpu_s, grown)
+        yield Outcome(name, *found)
     if worker is not None:
         worker.kill()
         worker.join()
@@ -188,7 +207,8 @@ def _worker(pipe) -> None:
     pipe.send("ready")
     while True:
         path = pipe.recv()
-        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began, wall_began = time.process_time(), time.monotonic()
         try:
             study = read_study(path)
             finite = bool(np.isfinite(study.voxels.min()) and np.isfinite(study.voxels.max()))
@@ -202,6 +222,7 @@ def _worker(pipe) -> None:
                 word,
                 reason,
                 time.process_time() - began,
+                time.monotonic() - wall_began,
                 (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
             )
         )

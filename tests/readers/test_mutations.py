@@ -2,8 +2,9 @@
 the ten thousand.
 """
 
+import pytest
 from fuzz import cases, is_bad
-from mutations import corpus, outcomes
+from mutations import corpus, outcomes, shipped_files
 
 from mmv_jax.readers.refused import CODES
 
@@ -22,3 +23,12 @@ def test_the_corpus_itself_is_read_or_refused_for_a_reason(tmp_path):
     }
     refused = {name: word for name, word in found.items() if word != "read"}
     assert refused == {"SC_rgb_rle.dcm": "colour", "rtdose.dcm": "not_an_image"}
+
+
+@pytest.mark.full
+def test_two_thousand_mutated_files_of_ours_and_of_libraries(tmp_path):
+    seeds = corpus(tmp_path) | shipped_files()
+    assert len(seeds) > 100
+    found = list(outcomes(cases(seeds, 2000, seed=2), tmp_path))
+    assert not [outcome for outcome in found if is_bad(outcome)]
+    assert {outcome.word for outcome in found} <= {"read", *CODES}

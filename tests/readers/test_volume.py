@@ -3,7 +3,6 @@ elsewhere is refused before it is read.
 """
 
 import gzip
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -220,15 +219,6 @@ def test_what_itk_writes_is_read_in_one_order(tmp_path, form, name, compressed):
     assert np.array_equal(study.voxels, VOXELS)
     assert study.spacing_mm == pytest.approx(SPACING)
     assert [study.attributes[f"first_{axis}_mm"] for axis in "zyx"] == pytest.approx(ORIGIN)
-
-
-def test_without_simpleitk_a_meta_image_is_refused_with_the_name_of_the_extra(
-    tmp_path, monkeypatch
-):
-    sitk.WriteImage(itk_image(), str(tmp_path / "x.mha"))
-    monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(Refused, match=r"pip install 'mmv_jax\[mha\]' .needs_extra."):
-        read_study(tmp_path / "x.mha")
 
 
 def test_a_meta_image_that_points_elsewhere_is_refused(tmp_path):

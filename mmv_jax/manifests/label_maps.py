@@ -1,0 +1,177 @@
+"""Label maps of a folder: which files are masks and no studies, and of which studies.
+
+Layouts, each after its own documentation: nnU-Net (imagesTr/NAME_0000, labelsTr/NAME; its
+documentation/dataset_format.md), the Medical Segmentation Decathlon (imagesTr/NAME, labelsTr/NAME,
+imagesTs; arXiv 2106.05735), TotalSegmentator (CASE/ct, CASE/segmentations/STRUCTURE; its README),
+BIDS (sub-01/anat/sub-01_T1w, derivatives/*/sub-01/anat/sub-01_label-x_mask; bids-specification,
+derivatives/imaging), BraTS (NAME_t1, NAME_flair, NAME_seg), KiTS (CASE/imaging,
+CASE/segmentation) and LiTS (volume-0, segmentation-0).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from mmv_jax.manifests.manifest import MASK
+
+WORD = r"(mask|seg|dseg|label|labels|labelmap|segmentation|gt|roi)"
+MASK_END = re.compile(rf"[-_. ]{WORD}$", re.IGNORECASE)
+MASK_NAME = re.compile(rf"^{WORD}(?=$|[-_. ]?\d)", re.IGNORECASE)
+KIND = r"(Tr|Ts|Te|Val)?"
+LABEL_FOLDER = re.compile(
+    rf"(labels?|masks?|segmentations?|segs?|annotations?|gt){KIND}", re.IGNORECASE
+)
+IMAGE_FOLDER = re.compile(rf"(images?|imgs?|scans?|volumes?|cts?){KIND}", re.IGNORECASE)
+CHANNEL = re.compile(r"_\d{4}$")
+TEST_FOLDER = re.compile(r"(images?|imgs?)(Ts|Te)")
+VAL_FOLDER = re.compile(r"(images?|imgs?)Val")
+
+
+@dataclass
+class FolderStudy:
+    """An image file of a folder that is a study.
+
+    Attributes:
+      path: relative to the root.
+      masks: column -> path of a mask.
+      patient: what stands for the patient; the same of channels and sequences of one person.
+    """
+
+    path: PurePosixPath
+    patient: str
+    masks: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stem(self) -> str:
+        return stem_of(self.path.name)
+
+
+def stem_of(name: str) -> str:
+    """A file's name without its ending; a UID's last number is none."""
+    name = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"\.[A-Za-z][A-Za-z0-9]{0,5}$", "", name)
+
+
+def studies_and_masks(paths: Sequence[PurePosixPath]) -> tuple[list[FolderStudy], int, int]:
+    """The studies among image files, with their masks; how many masks have no image, and how many
+    images are derived ones (BIDS) and left out.
+    """
+    maps = [path for path in paths if is_label_map(path)]
+    others = [path for path in paths if path not in set(maps)]
+    raw = [path for path in others if not ("derivatives" in path.parts and _entities(path))]
+    studies = [FolderStudy(path, _person(path)) for path in raw]
+    orphans = sum(not _attach(path, studies) for path in maps)
+    return studies, orphans, len(others) - len(raw)
+
+
+def is_label_map(path: PurePosixPath) -> bool:
+    """Whether a file's name or one of its folders says that it is a mask."""
+    stem = stem_of(path.name)
+    by_folder = any(LABEL_FOLDER.fullmatch(part) for part in path.parts[:-1])
+    return by_folder or bool(MASK_END.search(stem) or MASK_NAME.match(stem))
+
+
+def _person(path: PurePosixPath) -> str:
+    """A BIDS subject; of a channel of nnU-Net the case; otherwise the study itself."""
+    subject = next((part for part in path.parts if part.startswith("sub-")), None)
+    if subject:
+        return subject.split("_")[0]
+    if any(IMAGE_FOLDER.fullmatch(part) for part in path.parts[:-1]):
+        stem = stem_of(path.name)
+        if CHANNEL.search(stem):
+            return (path.parent / CHANNEL.sub("", stem)).as_posix()
+    return path.as_posix()
+
+
+def _attach(path: PurePosixPath, studies: list[FolderStudy]) -> bool:
+    """Gives a mask to its studies; False where there is none."""
+    beside = [study for study in studies if study.path.parent == path.parent]
+    owners, column = _by_name(path, beside)
+    if not owners:
+        owners, column = _by_entities(path, studies)
+    if not owners:
+        owners, column = _by_folder(path, studies)
+    for study in owners:
+        name = column if column not in study.masks else f"{stem_of(path.name)}{MASK}"
+        study.masks[name.replace(",", "_")] = path.as_posix()
+    if len(owners) > 1:  # sequences of one person, whom no split may part
+        for study in owners:
+            study.patient = owners[0].patient
+    return bool(owners)
+
+
+def _by_name(path: PurePosixPath, beside: list[FolderStudy]) -> tuple[list[FolderStudy], str]:
+    """The studies in the mask's own folder whose name its name begins with, the longest of them; or
+    that begin with its name (BraTS); or the only one (KiTS), or that of its number (LiTS).
+    """
+    stem = stem_of(path.name)
+    longest = max(
+        (one for one in beside if re.match(rf"{re.escape(one.stem)}[-_. ]", stem)),
+        key=lambda one: len(one.stem),
+        default=None,
+    )
+    if longest is not None:
+        rest = stem[len(longest.stem) + 1 :].lower()
+        return [longest], rest if rest.endswith(MASK) else f"region{MASK}"
+    base = MASK_END.sub("", stem)
+    if base != stem and not stem.startswith("sub-"):
+        return [
+            one for one in beside if re.match(rf"{re.escape(base)}[-_]", one.stem)
+        ], "region_mask"
+    number = MASK_NAME.sub("", stem)
+    if number:
+        beside = [one for one in beside if one.stem.endswith(number)]
+    return (beside if MASK_NAME.match(stem) and len(beside) == 1 else []), f"region{MASK}"
+
+
+def _entities(path: PurePosixPath) -> dict[str, str]:
+    """BIDS entities of a file's name, with its `suffix`; empty of other names."""
+    words = stem_of(path.name).split("_")
+    if not words[0].startswith("sub-") or len(words) < 2:
+        return {}
+    pairs = dict(word.partition("-")[::2] for word in words[:-1])
+    return {**pairs, "suffix": words[-1]}
+
+
+def _by_entities(path: PurePosixPath, studies: list[FolderStudy]) -> tuple[list[FolderStudy], str]:
+    """The image of a BIDS mask: of its subject, session and so on; where several are, the one that
+    `space-` or `orig-` names. None where that is not clear.
+    """
+    mask = _entities(path)
+    if not mask:
+        return [], ""
+    own = {key: mask[key] for key in ("sub", "ses", "acq", "run", "ce", "rec") if key in mask}
+    images = [(study, _entities(study.path)) for study in studies]
+    images = [(study, have) for study, have in images if have and own.items() <= have.items()]
+    if len(images) > 1:
+        named = {mask.get("space", ""), mask.get("orig", "")}
+        images = [(study, have) for study, have in images if have["suffix"] in named]
+    name = mask.get("label") or mask.get("desc") or "region"
+    return ([images[0][0]] if len(images) == 1 else []), f"{name.lower()}{MASK}"
+
+
+def _by_folder(path: PurePosixPath, studies: list[FolderStudy]) -> tuple[list[FolderStudy], str]:
+    """The studies of the mask's name in the sister folder of images, or the one beside its folder,
+    whose structures are then named by the files (TotalSegmentator).
+    """
+    if not any(LABEL_FOLDER.fullmatch(part) for part in path.parts[:-1]):
+        return [], ""
+    key = _key(path, LABEL_FOLDER)
+    named = [one for one in studies if _key(one.path, IMAGE_FOLDER) == key]
+    if named:
+        return named, f"region{MASK}"
+    beside = [study for study in studies if study.path.parent == path.parent.parent]
+    return (beside if len(beside) == 1 else []), f"{stem_of(path.name)}{MASK}"
+
+
+def _key(path: PurePosixPath, folder: re.Pattern) -> tuple[str, ...]:
+    """What a mask and its image have in common: their folders without the words for masks and
+    images, and the name without mask's ending and channel.
+    """
+    parts = []
+    for part in path.parts[:-1]:
+        word = folder.fullmatch(part)
+        parts.append(f"*{(word.groups()[-1] or '').lower()}" if word else part)
+    stem = MASK_END.sub("", stem_of(path.name))
+    return (*(part for part in parts if part != "*"), CHANNEL.sub("", stem))

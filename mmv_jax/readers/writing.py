@@ -1,0 +1,142 @@
+"""Writing in the pixels: colour in a grey picture, and what a header says of burnt-in text.
+
+Legible colour is writing, an arrow or a heat map: luminance would turn it into anatomy, and a name
+into voxels. Grey writing cannot be told from anatomy for certain: the header's word is all that
+there is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from mmv_jax.readers.refused import Refused
+
+BURNT_IN = ("refuse", "warn", "mask")  # what may be done about writing
+# chroma noise that JPEG leaves in a grey picture, as a share of the range
+GREY_TOLERANCE = 16 / 255
+GREY_SHARE = 0.999  # of the pixels: fewer off-grey ones than any legible mark
+COLOUR, COLOURED = 64 / 255, 12  # so far from grey, and so many such pixels, is no noise
+MOST_WRITING = 0.1  # share of the pixels; a picture with more colour is a colour picture
+STROKE = 0.01  # of the longer side: letters have thinner strokes
+CONTRAST = 0.3  # of the range: how far a stroke stands out from what is around it
+BETWEEN = 4  # stroke widths between the letters of a word
+COLOUR_REASON = (
+    "the picture is in colour: colour in a radiograph is writing or an overlay, which must"
+    " be taken out first"
+)
+
+
+@dataclass(frozen=True)
+class Grey:
+    """A grey picture, and where it had colour: `pixels [y, x]`, `coloured` of that shape or None.
+
+    Colour is told of and not refused here: what is to be done about it is the user's word.
+    """
+
+    pixels: np.ndarray
+    coloured: np.ndarray | None = None
+
+
+def grey(pixels: np.ndarray, *, exact: bool = False) -> np.ndarray:
+    """The one channel `[y, x]` of a grey picture `[y, x]` or `[y, x, channels]`.
+
+    Raises:
+      Refused: colour, bad_shape.
+    """
+    found = grey_of(pixels, exact=exact)
+    if found.coloured is not None:
+        raise Refused("colour", COLOUR_REASON)
+    return found.pixels
+
+
+def grey_of(pixels: np.ndarray, *, exact: bool = False) -> Grey:
+    """The one channel of a picture, and its coloured pixels where they are few enough for writing.
+
+    Args:
+      exact: whether the channels must agree to the last level, as those of a mask.
+    Raises:
+      Refused: colour, bad_shape.
+    """
+    if pixels.ndim == 2:
+        return Grey(np.ascontiguousarray(pixels))
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4):
+        raise Refused("bad_shape", "the picture does not have 1 to 4 channels")
+    if pixels.shape[-1] in (2, 4):
+        if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
+            raise Refused(
+                "colour", "the picture is transparent in places: what lies below is not known"
+            )
+        pixels = pixels[..., :-1]
+    if pixels.shape[-1] == 1:
+        return Grey(np.ascontiguousarray(pixels[..., 0]))
+    low, high = pixels.min(axis=-1), pixels.max(axis=-1)
+    range_ = np.iinfo(pixels.dtype).max
+    tolerance = 0 if exact else GREY_TOLERANCE * range_
+    # red letters are legible however small a share of the picture they are
+    coloured = np.count_nonzero(high - low > COLOUR * range_)
+    is_grey = high - low <= tolerance
+    if (low == high).all():
+        return Grey(np.ascontiguousarray(low))
+    # ITU-R BT.601, as JPEG itself weighs them
+    luminance = np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)).astype(pixels.dtype)
+    if coloured <= COLOURED and np.mean(is_grey) >= (1 if exact else GREY_SHARE):
+        return Grey(luminance)
+    if exact or np.mean(~is_grey) > MOST_WRITING:
+        raise Refused("colour", COLOUR_REASON)
+    return Grey(luminance, ~is_grey)
+
+
+def settled_writing(
+    voxels: np.ndarray,
+    coloured: np.ndarray | None,
+    told: tuple[tuple[str, str], ...],
+    burnt_in: str | None,
+) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
+    """Voxels and told, once it is settled what is done about writing in the pixels.
+
+    Args:
+      voxels: `[z, y, x]`.
+      coloured: of a picture, where it had colour.
+      told: what the reader tells; "burnt_in" where the header speaks of writing.
+      burnt_in: a word of BURNT_IN; None refuses colour and tells of the header.
+    Raises:
+      Refused: colour, burnt_in.
+    """
+    said = next((reason for code, reason in told if code == "burnt_in"), None)
+    if coloured is None and said is None:
+        return voxels, told
+    if coloured is not None and burnt_in in (None, "refuse"):
+        raise Refused("colour", COLOUR_REASON)
+    if said is not None and burnt_in == "refuse":
+        raise Refused("burnt_in", said)
+    told = tuple(entry for entry in told if entry[0] != "burnt_in")
+    if burnt_in != "mask":
+        return voxels, (*told, ("burnt_in", said or "colour, which is writing, was taken in grey"))
+    masked = np.stack([without_writing(one, coloured) for one in voxels])
+    blank = np.mean(masked != voxels)
+    reason = f"what looks like writing was blanked ({blank:.1%} of the pixels): look at it"
+    return masked, (*told, ("burnt_in", reason))
+
+
+def without_writing(pixels: np.ndarray, coloured: np.ndarray | None = None) -> np.ndarray:
+    """`pixels [y, x]` with boxes around writing filled by the median of what is around it.
+
+    Writing is thin strokes, much brighter or darker than their surroundings (the two top hats of
+    morphology), and colour. Letters with strokes above STROKE of the picture are not found, and
+    markers of lead are: this is a help, no proof that nobody is named.
+    """
+    values = pixels.astype(np.float32)
+    width = max(5, 2 * round(STROKE * max(pixels.shape) / 2) + 1)
+    low, high = np.percentile(values, (0.1, 99.9))
+    stands_out = CONTRAST * max(high - low, values.max() - values.min())
+    strokes = ndimage.white_tophat(values, size=width) > stands_out
+    strokes |= ndimage.black_tophat(values, size=width) > stands_out
+    if coloured is not None:
+        strokes |= coloured
+    near = ndimage.maximum_filter(strokes.astype(np.uint8), size=BETWEEN * (width - 1) + 1)
+    out = pixels.copy()
+    for box in ndimage.find_objects(ndimage.label(near)[0]):
+        around = out[box][~strokes[box]]
+        out[box] = np.median(around) if around.size else pixels.min()
+    return out

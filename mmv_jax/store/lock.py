@@ -1,0 +1,86 @@
+"""One ingest at a time: a lock on a store, of a file system or of a bucket."""
+
+import contextlib
+import fcntl
+import json
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorstore as ts
+
+from mmv_jax.errors import UserError
+
+LOCK = "ingest.lock"
+BEAT_S = 60.0  # how often the holder of a bucket's lock says that it is alive
+STALE_S = 600.0  # after so long without a word its ingest was killed
+
+
+@contextlib.contextmanager
+def only_ingest(store: str | Path, root: ts.KvStore) -> Iterator[None]:
+    """Holds a store against a second ingest, whose unfinished parts the first would remove.
+
+    Raises:
+      UserError: another ingest writes to it.
+    """
+    with _bucket_lock(store, root) if "://" in str(store) else _file_lock(store):
+        yield
+
+
+@contextlib.contextmanager
+def _file_lock(store: str | Path) -> Iterator[None]:
+    folder = Path(store).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _is_taken(store) from None
+        yield
+
+
+def _is_taken(store: str | Path) -> UserError:
+    return UserError(
+        f"Another ingest writes to {store}. Wait for it, or give this one another store."
+    )
+
+
+@contextlib.contextmanager
+def _bucket_lock(store: str | Path, root: ts.KvStore) -> Iterator[None]:
+    """A lock for which the bucket itself decides between two that come at once: an object is
+    written only where there is none, or where the one there has not changed since it was read.
+    """
+    there = root.read(LOCK).result()
+    said = json.loads(there.value) if there.state == "value" else {"at": 0.0}
+    if time.time() - said["at"] < STALE_S:
+        raise UserError(
+            f"{_is_taken(store)} If it was killed, its lock opens after {STALE_S / 60:.0f} minutes."
+        )
+    token = secrets.token_hex(8)
+    root.write(LOCK, _word(token), if_equal=there.stamp.generation).result()
+    # what a failed condition returns differs between drivers, so the lock is read again
+    now = root.read(LOCK).result()
+    if now.state != "value" or json.loads(now.value)["token"] != token:
+        raise _is_taken(store)
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(root, token, ended), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beat.join()
+        root.write(LOCK, None).result()
+
+
+def _word(token: str) -> bytes:
+    return json.dumps({"token": token, "at": time.time()}).encode()
+
+
+def _beat(root: ts.KvStore, token: str, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_S):
+        # a bucket that cannot be reached for a moment: the next beat may
+        with contextlib.suppress(ValueError):
+            root.write(LOCK, _word(token)).result()
