@@ -137,7 +137,7 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("step", "unknown" if record["step"] is None else f"{record['step']:,}"),
         ("weights", f"digest {digest}"),
     ]
-    file = [("file", f"{record['file']} (digest {record['file_digest']})")]
+    file = [("file", f"{record.get('file')} (digest {record.get('file_digest')})")]
     return [
         *(weights if digest is not None else []),
         ("evaluated", record["date"][:16].replace("T", " ") + " UTC"),
