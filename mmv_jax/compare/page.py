@@ -159,7 +159,7 @@ def draw(runs: Sequence[Run], name: str) -> str:
             steps, values = _curve(run, name)
             if not values:
                 continue
-            colour, window = COLOURS[n % len(COLOURS)], max(1, len(values) // 40)
+            colour, window = COLOURS[n % len(COLOURS)], len(values) // 40
             smooth = [
                 statistics.fmean(values[max(0, i - window) : i + window + 1])
                 for i in range(len(values))
