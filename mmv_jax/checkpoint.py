@@ -25,10 +25,10 @@ from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 from mmv_jax.plugins import check_plugins
 from mmv_jax.provenance import digest_of
+from mmv_jax.unsealed import TREES, fault_without_seal
 
 STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
 SHARED = 2**22  # bytes of a replica's share of an array, at the least
-TREES = ("encoder", "head", "state")  # items that are trees of arrays
 
 
 class Checkpoints:
@@ -52,6 +52,7 @@ class Checkpoints:
         self.workdir, self.config, self.every = epath.Path(workdir), dict(config), every
         (self.workdir / SEALS).mkdir(parents=True, exist_ok=True)
         self._damaged: set[int] = set()  # steps that were passed over: the run comes to them again
+        self._saved: set[int] = set()
         self._manager = ocp.CheckpointManager(
             self.workdir.resolve() / STEPS,
             options=ocp.CheckpointManagerOptions(
@@ -118,6 +119,7 @@ class Checkpoints:
             (self.workdir / SEALS / f"{step}.json").unlink(missing_ok=True)
             self._damaged.remove(step)
         if step not in self._manager.all_steps():
+            self._saved.add(step)
             trees = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
             self._manager.save(
                 step,
@@ -150,7 +152,9 @@ class Checkpoints:
                 old.unlink()
         for folder in folders.values():
             seal = self.workdir / SEALS / f"{folder.name}.json"
-            if not seal.exists():
+            # a cut-off copy that somebody put there must not look whole because of us
+            known = int(folder.name) in self._saved
+            if not seal.exists() and (known or fault_without_seal(folder) is None):
                 write_whole(seal, json.dumps(digest(folder), indent=1))
 
 
@@ -281,15 +285,15 @@ def step_folders(workdir: str | os.PathLike) -> dict[int, epath.Path]:
 def find_fault(workdir: str | os.PathLike, step: int) -> str | None:
     """What is wrong with the files of a step, in words; None where they are as they were written.
 
-    A step without a seal (the process was killed between the two) counts as whole: Orbax had
-    finished it.
+    A step without a seal (the process was killed between the two, or it is a copy) is whole where
+    Orbax's commit mark and every item are there, and every array can be read to its end.
     """
     folder, seal = (
         epath.Path(workdir) / STEPS / str(step),
         epath.Path(workdir) / SEALS / f"{step}.json",
     )
     if not seal.exists():
-        return None
+        return fault_without_seal(folder)
     try:
         sealed = json.loads(seal.read_text())
     except ValueError:

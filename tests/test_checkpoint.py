@@ -78,6 +78,39 @@ def test_every_kind_of_damage_is_noticed_and_the_step_before_is_used(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, items, make_state(2))
 
 
+def cut_item(step):
+    shutil.rmtree(step / "state")
+
+
+def cut_mark(step):
+    (step / "commit_success.txt").unlink()
+
+
+def cut_array(step):
+    largest = max((step / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def cut_all(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+@pytest.mark.parametrize("cut", [cut_item, cut_mark, cut_array, cut_all])
+def test_a_cut_off_copy_without_a_seal_is_named_and_the_one_before_used(tmp_path, cut):
+    write(tmp_path)
+    for seal in (tmp_path / SEALS).glob("*.json"):
+        seal.unlink()
+    assert find_fault(tmp_path, 4) is None  # killed between Orbax's rename and the seal
+    cut(tmp_path / STEPS / "4")
+    with pytest.warns(UserWarning, match="Checkpoint 4 is not whole .it has no seal"):
+        step, items = restore(tmp_path)
+    assert step == 2
+    jax.tree.map(np.testing.assert_array_equal, items, make_state(2))
+    # leaving a run seals what is whole, and never the copy
+    assert [path.stem for path in (tmp_path / SEALS).glob("*.json")] == ["2"]
+
+
 def test_a_damaged_step_is_replaced_when_the_run_comes_to_it_again(tmp_path):
     write(tmp_path)
     victim = next(

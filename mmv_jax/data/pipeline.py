@@ -120,6 +120,7 @@ class Rows:
         groups = groups_of(store.index, mixture_by)
         self._studies = studies_of(store, splits, views=views, mixture=mixture, groups=groups)
         self._group = groups.to_numpy(str)
+        self._mixed: dict[int, np.ndarray] = {}
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
         self.digest = _digest(store.index.iloc[self._studies], self._group[self._studies])
         self._check_room()
@@ -287,15 +288,15 @@ class Rows:
             batch["visible_index"][b, : len(visible)] = visible
 
     def _lines(self, epoch: int) -> np.ndarray:
-        """The study of each line of an epoch."""
+        """The study of each line of an epoch; each row of a step asks, which may lie in two."""
         if self._mixture is None:
             return self._studies
-        return mix(
-            self._studies,
-            self._group[self._studies],
-            self._mixture,
-            np.random.default_rng([self._seed, MIX, epoch]),
-        )
+        if epoch not in self._mixed:
+            rng = np.random.default_rng([self._seed, MIX, epoch])
+            lines = mix(self._studies, self._group[self._studies], self._mixture, rng)
+            before = {e: kept for e, kept in self._mixed.items() if e == epoch - 1}
+            self._mixed = before | {epoch: lines}
+        return self._mixed[epoch]
 
     def _crops(self, epoch: int, lines: Sequence[int], studies: np.ndarray) -> Crops:
         """The crops [N, V] of some of an epoch's lines, which show `studies`."""

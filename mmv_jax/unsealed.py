@@ -1,0 +1,46 @@
+"""Whether a step of a checkpoint that has no seal is complete: Orbax's marks, items and arrays."""
+
+import json
+
+import tensorstore as ts
+from etils import epath
+
+TREES = ("encoder", "head", "state")  # items that are trees of arrays
+# Orbax writes them last: that a step is complete, and which items it has.
+COMMITTED, ITEMS = "commit_success.txt", "_CHECKPOINT_METADATA"
+
+
+def fault_without_seal(folder: epath.Path) -> str | None:
+    """What a step lacks that has no seal to be compared with, in words; None for nothing."""
+    for mark in (ITEMS, COMMITTED):
+        if not (folder / mark).exists():
+            return f"it has no seal, and {mark} is missing: a copy that was cut off, perhaps"
+    try:
+        items = sorted(json.loads((folder / ITEMS).read_text())["item_handlers"])
+    except (ValueError, KeyError, TypeError):
+        return f"it has no seal, and {ITEMS} cannot be read"
+    for item in ("config", "encoder", *items):
+        if not (folder / item / COMMITTED).exists():
+            return f"it has no seal, and the item {item} is missing or not complete"
+    for item in items:
+        fault = _unreadable(folder / item)
+        if fault:
+            return f"it has no seal, and the item {item} {fault}"
+    return None
+
+
+def _unreadable(item: epath.Path) -> str | None:
+    """Why an item's files cannot be read to their end; None where they can."""
+    try:
+        if item.name not in TREES:
+            json.loads((item / "metadata").read_text())
+            return None
+        where = str(item) if "://" in str(item) else f"file://{item.resolve()}"
+        base = ts.KvStore.open({"driver": "ocdbt", "base": f"{where}/"}).result()
+        keys = base.list().result()
+        for key in keys:
+            base.read(key).result()
+    except (OSError, ValueError):
+        # TensorStore's own words name paths of this machine.
+        return "cannot be read to its end"
+    return None if keys else "holds no array"
