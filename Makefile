@@ -7,7 +7,7 @@ export JAX_PLATFORMS ?= cpu
 # test starts compiles all of JAX's and pandas' sources again, a third of the suite's time.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo docs test test-full lint bench compile-check clean
+.PHONY: setup demo docs test test-full test-pythons locks lint bench compile-check clean
 
 setup: $(VENV)/.core
 
@@ -30,10 +30,23 @@ test: $(VENV)/.dev
 test-full: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The wheel, made from the sdist, on every Python that is here: 3.11, 3.12 and 3.13, each with the
+# newest versions and with the locked ones. WHAT=smoke leaves the tests out.
+test-pythons: $(VENV)/.dev
+	$(BIN)/python tests/pythons.py $(WHAT)
+
+# A lock for each extra, in the versions of requirements.lock where that has them.
+EXTRAS := tpu cuda13 preflight preflight-h100 cloud torch imagenet ray survival mha wandb
+locks: $(VENV)/.dev
+	mkdir -p requirements
+	set -e; for extra in $(EXTRAS); do $(BIN)/uv pip compile setup.cfg --quiet --extra $$extra -c requirements.lock \
+	    --universal --python-version 3.11 --no-annotate --no-header -o requirements/$$extra.lock; done
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check mmv_jax tests experiments launch
 	$(BIN)/ruff format --check mmv_jax tests experiments launch
 	$(BIN)/mypy
+	$(BIN)/hadolint launch/Dockerfile.*
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
@@ -42,7 +55,7 @@ $(VENV)/.docs: $(VENV)/.core
 	$(BIN)/pip install --quiet --no-compile -c requirements.lock -e '.[docs]'
 	touch $@
 
-# PyTorch's cases need the extra torch: make setup, then .venv/bin/pip install -c requirements.lock -e '.[torch]'.
+# PyTorch's cases need the extra torch: make setup, then .venv/bin/pip install -c requirements/torch.lock -e '.[torch]'.
 bench: setup
 	set -e; for name in attention step packing input probe; do echo "== $$name"; $(BIN)/mmv bench $$name; done
 
@@ -51,7 +64,7 @@ compile-check: $(VENV)/.preflight
 	set -e; for config in $$(grep -l 'c.rows = .*per_step' experiments/*.py); do $(BIN)/mmv preflight --config $$config; done
 
 $(VENV)/.preflight: $(VENV)/.core
-	$(BIN)/pip install --quiet --no-compile -c requirements.lock -e '.[preflight]'
+	$(BIN)/pip install --quiet --no-compile -c requirements/preflight.lock -e '.[preflight]'
 	touch $@
 
 clean:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from jaxtyping import Bool, Shaped
 from PIL import Image
-from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 from scipy import ndimage
 
@@ -161,7 +161,7 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
     return True
 
 
-def _pixel_measures(image: pydicom.Dataset) -> DicomSequence | None:
+def _pixel_measures(image: pydicom.Dataset) -> Any:
     """The mammogram's own spacing; a projection has no slices, but without a thickness readers
     refuse the sequence.
     """

@@ -57,8 +57,11 @@ def to_int16(voxels: np.ndarray) -> Stored:
     if whole and high - low < LEVELS:
         fits = low >= -LEVELS // 2 and high < LEVELS // 2
         slope, intercept = 1.0, 0.0 if fits else float(int(low) + LEVELS // 2)
+    elif high == low:
+        # A step of 1 from the lowest level would lose the value's last digits in float32.
+        slope, intercept = 1.0, low
     else:
-        slope = (high - low) / (LEVELS - 1) or 1.0  # 1 where all values are the same
+        slope = (high - low) / (LEVELS - 1)
         intercept = low + slope * (LEVELS // 2)
     if voxels.dtype == np.int16:
         return Stored(voxels, 1.0, 0.0)
