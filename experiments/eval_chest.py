@@ -44,6 +44,11 @@ def get_config() -> ConfigDict:
     c.only = ()  # names of tasks; none: all
     c.fit = {"epochs": 10, "patience": 3, "batch": 8}
     c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
+    # what is tried for every encoder, floors included; val chooses
+    c.readout = {
+        "blocks": (1, 3),
+        "poolings": ("cls+mean", "mean+max+deviation", "cls+max", "pyramid", "mean+local"),
+    }
     c.tasks = nih_tasks() | other_tasks() | phantom_tasks()
     return c
 

@@ -18,6 +18,11 @@ def get_config() -> ConfigDict:
     c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {}  # of others, by name: {"folder": a Hugging Face folder, "stand_in": False}
+    # what is tried for every encoder, floors included; val chooses
+    c.readout = {
+        "blocks": (1, 3),
+        "poolings": ("cls+mean", "mean+max+deviation", "cls+max", "pyramid"),
+    }
     c.tasks = {}
     for modality in ("CXR", "CT"):
         where = {"modality": modality}

@@ -37,6 +37,7 @@ WITHOUT = {
     "status": READERS | {"grain"},
     "evaluate": READERS | {"grain"} | TORCH,
     "embed": READERS | TRAINING | PLOTS | {"sklearn"},
+    "teach": READERS | TRAINING | PLOTS | {"sklearn"},
     "export": READERS | TRAINING | PLOTS | {"sklearn", "pandas"},
     "bac": TRAINING | PLOTS | {"sklearn"},
 }

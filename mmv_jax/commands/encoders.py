@@ -121,6 +121,49 @@ def _embed(args) -> int:
     return 0
 
 
+def _teach_arguments(parser: argparse.ArgumentParser) -> None:
+    """Writes the features of a teacher beside a store, once, for `objective.distil`.
+
+    example: mmv teach --package efficientnet-lite0 --store stores/chest --out stores/lite0
+      --licence Apache-2.0 --trained-on ImageNet-1k --patients none
+    """
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--package", metavar="NAME", help="such as efficientnet-lite0")
+    which.add_argument("--folder", type=local_path, metavar="DIR", help="a Hugging Face folder")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR")
+    parser.add_argument("--width", type=int, default=256, help="features a token that are kept")
+    parser.add_argument("--licence", required=True, help="of the teacher's weights")
+    parser.add_argument("--trained-on", required=True, help="the data that the teacher has seen")
+    parser.add_argument(
+        "--patients",
+        choices=("none", "unknown"),
+        required=True,
+        help="none where it has seen no medical image",
+    )
+    add_plugins(parser)
+
+
+@command("teach", _teach_arguments)
+def _teach(args) -> int:
+    from mmv_jax.evaluate.encoders.table import load_encoder
+    from mmv_jax.evaluate.encoders.teach import teach
+
+    group = {"package": args.package} if args.package else {"folder": str(args.folder)}
+    name = args.package or args.folder.name
+    encoder = load_encoder(name, group)
+    seen = {field: getattr(encoder, field, None) for field in ("side", "patch", "mean", "std")}
+    card = {
+        "name": name,
+        "preprocessing": {field: value for field, value in seen.items() if value} or "its own",
+        "licence": args.licence,
+        "trained_on": args.trained_on,
+        "patients": args.patients,
+    }
+    print(teach(encoder, args.store, args.out, card=card, width=args.width))
+    return 0
+
+
 FORMATS = ("safetensors", "huggingface", "stablehlo", "onnx")
 
 

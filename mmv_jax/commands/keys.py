@@ -85,7 +85,9 @@ def pretraining_keys() -> dict[str, ConfigKey]:
         "begin",
         "strength",
     }  # arguments from other groups
-    of_rows = keys_of(RowShape, without=("patch", "registers", "mask_tokens"))
+    of_rows = keys_of(
+        RowShape, without=("patch", "registers", "mask_tokens", "target_widths", "clean")
+    )
     per_step = ConfigKey(kind=int, meaning="Rows of a step, over all devices.")
     workers = ConfigKey(
         kind=int, meaning="Processes that make batches; 0 for none beside this one."
@@ -130,6 +132,7 @@ def bac_keys() -> dict[str, ConfigKey]:
 
 def evaluation_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on the tasks of a store."""
+    from mmv_jax.evaluate.encoders.readout import Readout
     from mmv_jax.evaluate.fewshot import few_shot
     from mmv_jax.evaluate.finetune.gradient_descent import Recipe
     from mmv_jax.evaluate.report.about import About
@@ -146,12 +149,15 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     keys |= {"view.planar": view, "view.volume": view, "only": ConfigKey((), f"Tasks. {named}")}
     keys |= {"rows.length": ConfigKey(kind=int, meaning="Tokens of a row.")}
     keys |= {"rows.rows": ConfigKey(kind=int, meaning="Rows of a batch.")}
+    kept = "Of the run: encoder, student, teacher, average 2. Of several, val chooses one."
+    keys |= {"weights": ConfigKey(("encoder",), kept)}
     keys |= {"heads": ConfigKey((), "Segmentation heads on frozen tokens.")}
     keys |= {"protocols": ConfigKey((), "Beside linear probes: finetune, scratch, supervised.")}
     keys |= {"encoders": ConfigKey(meaning="Encoders of others, by name.", is_open=True)}
     keys |= _in("tasks.*", keys_of(make_task, without=("index", "name")))
     keys |= _optional("few_shot", keys_of(few_shot, without=("encoder", "x", "task")))
     keys |= _optional("fit", keys_of(Recipe)) | _optional("about", keys_of(About))
+    keys |= _optional("readout", keys_of(Readout))
     groups = [f"tasks.*.{name}" for name in ("where", "test_where", "pixels")]
     return _opened(keys, [*groups, "tasks.*.subgroups", "tasks.*.confounders"])
 

@@ -4,6 +4,7 @@ epoch, V crops of a line, B rows.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from mmv_jax.data.occupancy import CHUNK, count_tokens
 from mmv_jax.data.packing import make_plan
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.row_writer import RowWriter
+from mmv_jax.data.teachers import digest_with, open_teachers
 from mmv_jax.data.tokens import RowShape, choose_visible
 from mmv_jax.data.workers import begin, freed, held_signals
 from mmv_jax.errors import UserError, WorkFailed
@@ -59,8 +61,8 @@ class Rows:
       store: anything with an `index`, `levels` and `read_box` (see `resample.Boxes`); with workers
         it must pickle.
       views: for each dimensionality (2, 3) what is cut from a study, global views first.
-      patch, registers, length, prefix, segments, visible_share, visible_tokens, mask_tokens: see
-        `tokens.RowShape`.
+      patch, registers, length, prefix, segments, visible_share, visible_tokens, mask_tokens,
+        target_widths, clean: see `tokens.RowShape`.
       per_step: rows of a step, over all hosts.
       coordinates: see `tokens.token_coordinates`.
       mixture: for each group its share of the lines of an epoch; see `mix`. None: every study once
@@ -70,6 +72,7 @@ class Rows:
       splits: those that are trained on.
       augment, strength: False for the same crops as they are; how strongly they are changed.
       begin: see `packing.make_plan`.
+      teachers: folders of features, see `teachers.Teacher`.
     Attributes:
       at: of the batch that `batches` gave last, the `begin` that a resume behind it needs.
       patients: those of the studies that are trained on, ascending.
@@ -96,6 +99,9 @@ class Rows:
         visible_share: float | None = None,
         visible_tokens: int | None = None,
         mask_tokens: bool = False,
+        target_widths: Sequence[int] = (),
+        clean: bool = False,
+        teachers: Sequence[str] = (),
         splits: Sequence[str] = ("train",),
         augment: bool = True,
         strength: Augmentation = DEFAULT,
@@ -103,26 +109,20 @@ class Rows:
     ):
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         check_views(views, patch)
-        self.shape = RowShape(
-            length=length,
-            prefix=prefix,
-            segments=segments,
-            patch=patch,
-            registers=registers,
-            visible_share=visible_share,
-            mask_tokens=mask_tokens,
-            visible_tokens=visible_tokens,
-        )
+        self.shape = RowShape(**{f.name: self._arguments[f.name] for f in fields(RowShape)})
         self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
         self._views = views
         self._expanded = {ndim: expand(listed) for ndim, listed in views.items()}
-        self._writer = RowWriter(store, self.shape, coordinates, strength)
+        key = getattr(store, "key_fingerprint", None)
+        self.teachers = open_teachers(teachers, self.shape.target_widths, key)
+        self._writer = RowWriter(store, self.shape, coordinates, strength, teachers=self.teachers)
         groups = groups_of(store.index, mixture_by)
         self._studies = studies_of(store, splits, views=views, mixture=mixture, groups=groups)
         self._group = groups.to_numpy(str)
         self._mixed: dict[int, np.ndarray] = {}
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
         self.digest = _digest(store.index.iloc[self._studies], self._group[self._studies])
+        self.digest = digest_with(self.teachers, self.digest)
         self._check_room()
         self.plan = make_plan(
             self._sizes,

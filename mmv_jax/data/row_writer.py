@@ -17,6 +17,7 @@ from mmv_jax.data.augment import (
 from mmv_jax.data.crops import Crops, Geometry
 from mmv_jax.data.occupancy import kept_tokens
 from mmv_jax.data.resample import Boxes, read_crop
+from mmv_jax.data.teachers import Teacher
 from mmv_jax.data.tokens import COORDINATES, RowShape, to_patches, token_coordinates
 from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
@@ -27,6 +28,7 @@ class RowWriter:
 
     Args:
       strength: of the changes to crops for which `add` is given seeds.
+      teachers: whose features the rows hold beside the patches.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class RowWriter:
         shape: RowShape,
         coordinates: str,
         strength: Augmentation = DEFAULT,
+        teachers: Sequence[Teacher] = (),
     ):
         if coordinates not in COORDINATES:
             raise UserError(
@@ -43,6 +46,7 @@ class RowWriter:
         index = store.index
         self.geometry, self.shape = Geometry.of(index), shape
         self._store, self._coordinates, self._strength = store, coordinates, strength
+        self._teachers = teachers
         self._modality, self._unit, self._hash = (
             index[name].to_numpy(str) for name in ("modality", "unit", "study")
         )
@@ -81,13 +85,17 @@ class RowWriter:
           The position after the crop.
         """
         try:
-            patches, points = self._tokens(study, crop, kept, seeds)
+            patches, clean, points = self._tokens(study, crop, kept, seeds)
         except Exception as error:
             error.add_note(f"while reading study {self._hash[study]}")
             raise
         first = at + self.shape.special
         end = first + len(patches)
         batch["patches"][b, first:end] = patches
+        if self.shape.clean and is_global:
+            batch["clean_patches"][b, first:end] = clean
+        if self._teachers:
+            self._teach(batch, b, study=study, crop=crop, kept=kept, span=(first, end, segment))
         batch["coords_mm"][b, at:first], batch["coords_mm"][b, first:end] = points[0], points[1:]
         batch["kinds"][b, at:first] = [CLS, *range(REGISTER, REGISTER + self.shape.registers)]
         batch["kinds"][b, first:end] = PATCH
@@ -102,14 +110,36 @@ class RowWriter:
             batch[name][b, segment - 1] = value
         return end
 
+    def _teach(
+        self,
+        batch: dict[str, np.ndarray],
+        b: int,
+        *,
+        study: int,
+        crop: Crops,
+        kept: np.ndarray,
+        span: tuple[int, int, int],
+    ) -> None:
+        """Writes what every teacher says of a crop; `span`: first token, end, segment."""
+        (first, end, segment), at = span, 0
+        for k, teacher in enumerate(self._teachers):
+            found, there, vector = teacher.targets(self._hash[study], crop, kept)
+            own = slice(at, at + teacher.width)
+            batch["targets"][b, first:end, own] = found
+            batch["targets_there"][b, first:end, k] = there
+            batch["target_cls"][b, segment - 1, own] = vector
+            at += teacher.width
+
     def _tokens(
         self,
         study: int,
         crop: Crops,
         kept: np.ndarray,
         seeds: tuple[Sequence[int], Sequence[int]] | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Patches [n, P], and coordinates [1 + n, 3] of the crop and of them."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Patches [n, P], the same before distortion, and coordinates [1 + n, 3] of the crop and of
+        them.
+        """
         unit, extent, (low, high) = (
             self._unit[study],
             self.geometry.extent_mm[study],
@@ -118,17 +148,20 @@ class RowWriter:
         voxels, inside = read_crop(self._store, self.geometry, study, crop)
         rng = np.random.default_rng(seeds[0]) if seeds else None
         voxels = normalise(voxels, unit, low=low, high=high, rng=rng, strength=self._strength)
+        clean = voxels
         if rng is not None and unit != "shape":
             voxels = distort(voxels, rng, self._strength)
-        patches = to_patches(np.where(inside, voxels, np.float32(BACKGROUND)), kept, crop.patch)
+        both = [voxels, clean] if self.shape.clean else [voxels]
+        tokens = [
+            to_patches(np.where(inside, x, np.float32(BACKGROUND)), kept, crop.patch) for x in both
+        ]
         points = token_coordinates(crop, extent, kept, self._coordinates)
         if seeds:
             # A mirrored study: each patch is mirrored within itself and stands at the mirrored
             # place. The order of tokens means nothing.
             draw, modality = np.random.default_rng(seeds[1]), self._modality[study]
             mirrored = mirrored_axes(draw, modality, extent, self._strength)
-            patches = np.flip(
-                patches.reshape(-1, *crop.patch), tuple(1 + np.flatnonzero(mirrored))
-            ).reshape(patches.shape)
+            flipped = tuple((1 + np.flatnonzero(mirrored)).tolist())
+            tokens = [np.flip(x.reshape(-1, *crop.patch), flipped).reshape(x.shape) for x in tokens]
             points[:, mirrored] *= -1
-        return patches, points
+        return tokens[0], tokens[-1], points

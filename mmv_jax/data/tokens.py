@@ -29,6 +29,8 @@ class RowShape:
       mask_tokens: whether patch tokens of global crops are masked (iBOT).
       visible_tokens: the most visible tokens that a row holds. None: as many as any row could have,
         which is more than most have.
+      target_widths: features a token of each teacher, see `teachers.py`.
+      clean: whether patches are there a second time, as they were before distortion.
     """
 
     length: int
@@ -39,6 +41,8 @@ class RowShape:
     visible_share: float | None = None
     mask_tokens: bool = False
     visible_tokens: int | None = None
+    target_widths: tuple[int, ...] = ()
+    clean: bool = False
 
     @property
     def special(self) -> int:
@@ -88,6 +92,15 @@ class RowShape:
             shapes |= {"masked": ((self.prefix,), np.bool_), "masked_index": ((self.masked,), i32)}
         if self.visible_share is not None:
             shapes |= {"visible_index": ((self.visible,), i32)}
+        if self.clean:
+            shapes |= {"clean_patches": ((self.prefix, int(np.prod(self.patch))), f32)}
+        if self.target_widths:
+            width, teachers = sum(self.target_widths), len(self.target_widths)
+            shapes |= {
+                "targets": ((self.length, width), np.float16),
+                "targets_there": ((self.length, teachers), np.bool_),
+                "target_cls": ((self.segments, width), np.float16),
+            }
         return {
             name: jax.ShapeDtypeStruct((rows, *shape), dtype)
             for name, (shape, dtype) in shapes.items()

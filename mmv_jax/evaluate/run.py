@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmv_jax.checkpoint import restore_items
 from mmv_jax.config import to_dict
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.choose import Chooser
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features, encode_studies
+from mmv_jax.evaluate.encoders.named import load_encoders, overlap_of
 from mmv_jax.evaluate.encoders.patch_pixels import PatchPixels
-from mmv_jax.evaluate.encoders.table import load_encoder
-from mmv_jax.evaluate.encoders.trained import TrainedEncoder, restore, with_fresh_weights
+from mmv_jax.evaluate.encoders.readout import Readout
+from mmv_jax.evaluate.encoders.trained import TrainedEncoder, with_fresh_weights
 from mmv_jax.evaluate.fewshot import Point, few_shot, few_shot_masks
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import (
@@ -53,16 +54,14 @@ from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.tasks.scenes import check_structure, local_means, scenes
 from mmv_jax.evaluate.tasks.task import Task
-from mmv_jax.evaluate.variants import BASELINES, Variants, pairs_of
+from mmv_jax.evaluate.variants import Variants, pairs_of
+from mmv_jax.evaluate.weights import choose_weights, restore_all, told_of
 from mmv_jax.files import write_whole
 from mmv_jax.plugins import resolve_plugins
 from mmv_jax.provenance import provenance, refuse_others, write_metrics, write_table
 from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
-
-# names of what is measured beside encoders from elsewhere
-RESERVED = {"trained", *FLOORS, *BASELINES}
 
 
 def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
@@ -86,12 +85,14 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     resolve_plugins(config)
     # Setup: which studies answer which question, and which encoders are asked.
     store = Store.open(config.data.store)
-    trained, carried = restore(checkpoint, config.rows.to_dict(), config.view.to_dict())
-    refuse_others(workdir, trained.origin["digest"], "--workdir")
+    kept, carried = restore_all(config, checkpoint)
     about = About.of(config.get("about") or {})
     others = load_encoders(config)
     overlap = overlap_of(config, carried, store)
     tasks = make_tasks(config, store, overlap)
+    weights = choose_weights(kept, tasks, store, workdir / "features")
+    trained = kept[weights]
+    refuse_others(workdir, trained.origin["digest"], "--workdir")
     evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
     evaluation.truth = studies_of(store.index, evaluation.studies, about).outline
     # Measure: every encoder in every task, then the floor of pixels and what is fitted end to end.
@@ -100,6 +101,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
         evaluation.measure_encoder(name, encoder)
     evaluation.measure_pixels(PatchPixels(trained.whole))
     evaluation.measure_protocols(trained, others)
+    evaluation.results = told_of(evaluation.results, weights, kept)
     # Write.
     rivals = (*FLOORS, *(name for name in others if not name.endswith(STAND_IN)))
     record = provenance(
@@ -127,51 +129,6 @@ def chosen_tasks(config: ConfigDict) -> dict[str, dict]:
     return {name: group for name, group in groups.items() if not only or name in only}
 
 
-def load_encoders(config: ConfigDict) -> dict[str, StudyEncoder]:
-    """The encoders of `config.encoders`, by the names that results give them."""
-    whole = {"rows": config.rows.to_dict(), "view": config.view.to_dict()}
-    return {
-        marked(name, group): load_encoder(name, group | whole if "checkpoint" in group else group)
-        for name, group in config.encoders.to_dict().items()
-    }
-
-
-def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> Overlap:
-    """The patients of pretraining, of the checkpoint and of every own one among the encoders.
-
-    Args:
-      carried: the config of the checkpoint.
-    """
-    own = [g["checkpoint"] for g in config.encoders.to_dict().values() if "checkpoint" in g]
-    overlap = Overlap.of(carried, store.key_fingerprint)
-    for checkpoint in own:
-        theirs = restore_items(checkpoint, ())[1]
-        overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
-    return overlap
-
-
-def marked(name: str, group: Mapping[str, Any]) -> str:
-    """The name of an encoder from elsewhere in the results: one without its real weights is named
-    so everywhere, and is compared with nothing.
-
-    Raises:
-      UserError: the group does not say where the encoder is, or whether it has its real weights; or
-        the name would be taken for another result's.
-    """
-    own = "checkpoint" in group
-    if not own and ("stand_in" not in group or not {"folder", "package"} & set(group)):
-        raise UserError(
-            f"config.encoders.{name} needs `checkpoint` (a workdir of your own, or a step of it);"
-            " or `folder` or `package`, and `stand_in`: False where these are its real weights."
-        )
-    if name in RESERVED or set(name) & set("/+()"):
-        raise UserError(
-            f"config.encoders.{name}: this name, or its /, + or brackets, has a meaning in the"
-            " results. Call it otherwise: 'rad-dino'."
-        )
-    return name + STAND_IN if group.get("stand_in") else name
-
-
 @dataclass
 class Evaluation:
     """The setting of an evaluation, and what it has found so far.
@@ -181,6 +138,7 @@ class Evaluation:
       shown: studies whose features are drawn.
       means: by encoder, the mean patch token of each study.
       truth: whose outlines the true ones are, in words.
+      chooser: tries the readouts of `config.readout`; None for the one that is usual.
     """
 
     store: Store
@@ -190,6 +148,7 @@ class Evaluation:
     variants: Variants
     few: dict | None
     shown: np.ndarray
+    chooser: Chooser | None = None
     results: list[Result] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     outlined: list[Strip] = field(default_factory=list)
@@ -208,7 +167,7 @@ class Evaluation:
         trained: TrainedEncoder,
     ) -> "Evaluation":
         """Reads what the config says of the way to measure."""
-        geometry = Geometry.of(store.index)
+        geometry, readout = Geometry.of(store.index), Readout.of(config)
         return cls(
             store=store,
             geometry=geometry,
@@ -219,6 +178,7 @@ class Evaluation:
             ),
             few=config.few_shot.to_dict() if "few_shot" in config else None,
             shown=choose_shown(store.index, tasks),
+            chooser=Chooser(readout, store, geometry, config.seed) if readout else None,
         )
 
     @property
@@ -243,7 +203,8 @@ class Evaluation:
 
     def measure_encoder(self, name: str, encoder: StudyEncoder) -> None:
         """Probes, curves and pictures of one encoder in every task."""
-        local = [task.studies for task in self.vectors if task.local]
+        every = self.chooser is not None and self.chooser.readout.needs_tokens
+        local = [task.studies for task in self.vectors if task.local or every]
         with_tokens = [self.shown, *(task.studies for task in self.masks), *local]
         features = encode_studies(
             encoder,
@@ -252,6 +213,7 @@ class Evaluation:
             with_tokens=np.unique(np.concatenate(with_tokens)),
             folder=self.workdir / "features",
             report=progress(f"{name}: encoded"),
+            deep=self.chooser is not None,
         )
         self.means[name] = features.patch_mean
         for group in group_by_studies(self.vectors):
@@ -271,10 +233,15 @@ class Evaluation:
             poolings["patch_local"] = local_means(
                 encoder, self.store, geometry=self.geometry, task=tasks[0], features=features
             )
+        read = dict.fromkeys((task.name for task in tasks), poolings["both"])
+        if self.chooser:
+            del poolings["both"]  # the headline is what val chooses
+            found, read = self.chooser.vectors(name, encoder, tasks, features)
+            self.results += found
         self.results += measure(name, poolings, tasks)
         if self.few:
             for task in tasks:
-                self.points += few_shot(name, poolings["both"], task, **self.few)
+                self.points += few_shot(name, read[task.name], task, **self.few)
 
     def _measure_masks(
         self, name: str, encoder: StudyEncoder, task: Task, features: Features
@@ -285,7 +252,12 @@ class Evaluation:
         own = scenes(encoder, self.store, geometry=self.geometry, task=task, features=features)
         check_structure(task, own)
         heads = self.variants.measure_heads(name, encoder, store=self.store, task=task, scenes=own)
-        for result, found in [measure_masks(name, own, task), *heads]:
+        linear = (
+            self.chooser.masks(name, own, task, features)
+            if self.chooser
+            else measure_masks(name, own, task)
+        )
+        for result, found in [linear, *heads]:
             self.results.append(result)
             if name == "trained":
                 strip = outlines(
@@ -310,18 +282,16 @@ class Evaluation:
         for group in group_by_studies(self.vectors):
             task = group[0]
             low = pixel_vectors(self.store, self.geometry, task.studies, **dict(task.pixels))
-            self.results += measure("pixels", {"": principal(low, task.split != "test")}, group)
+            whole = principal(low, task.split != "test")
+            if self.chooser:
+                read = self._read_pixels(patches, task.studies)
+                self.results += self.chooser.pixels(patches, group, whole=whole, features=read)[0]
+            else:
+                self.results += measure("pixels", {"": whole}, group)
         if not self.masks:
             return
         wanted = np.unique(np.concatenate([task.studies for task in self.masks]))
-        features = encode_studies(
-            patches,
-            self.store,
-            studies=wanted,
-            with_tokens=wanted,
-            folder=self.workdir / "features",
-            report=progress("pixels: read"),
-        )
+        features = self._read_pixels(patches, wanted)
         for task in self.masks:
             own = scenes(patches, self.store, geometry=self.geometry, task=task, features=features)
             own = principal_scenes(own, task.split != "test")
@@ -330,6 +300,16 @@ class Evaluation:
                 "pixels", patches, store=self.store, task=task, scenes=own
             )
             self.results += [result for result, _ in heads]
+
+    def _read_pixels(self, patches: PatchPixels, studies: np.ndarray) -> Features:
+        return encode_studies(
+            patches,
+            self.store,
+            studies=studies,
+            with_tokens=studies,
+            folder=self.workdir / "features",
+            report=progress("pixels: read"),
+        )
 
     def measure_protocols(
         self, trained: TrainedEncoder, others: Mapping[str, StudyEncoder]

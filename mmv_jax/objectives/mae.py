@@ -3,20 +3,23 @@
 Axes: N patches, P voxels of one.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from mmv_jax.errors import UserError
 from mmv_jax.models.backbone import check_heads
 from mmv_jax.models.cost import Flops, backward_bytes, block_bytes, block_flops
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.models.mae_decoder import MaeDecoder
-from mmv_jax.objectives.batch import Params, marked
+from mmv_jax.objectives.batch import Params, marked, take
 from mmv_jax.objectives.targets import weighted_mean
-from mmv_jax.objectives.term import VISIBLE, Seen, Term, Work
+from mmv_jax.objectives.term import CLEAN, VISIBLE, Seen, Term, Work
 
 
 def masked_reconstruction(
@@ -48,9 +51,9 @@ def masked_reconstruction(
 
 
 @dataclass(frozen=True)
-class MaeTerm(Term):
-    """`masked_reconstruction` of the patches of global crops that the student's visible pass left
-    out.
+class DecoderTerm(Term):
+    """A term with a decoder of what the student's visible pass left out; `mae` and `latent` share
+    these options.
 
     Fields:
       decoder_width, decoder_depth, decoder_heads: of the decoder; the defaults are those of He et
@@ -60,16 +63,21 @@ class MaeTerm(Term):
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
-    needs: ClassVar[frozenset[str]] = frozenset({VISIBLE})
-    module: ClassVar[str] = "decoder"
-    told_as: ClassVar[str] = "reconstruction"
 
     def __post_init__(self):
         check_heads("objective.decoder_", self.decoder_width, self.decoder_heads)
 
     @property
+    def outputs(self) -> int:
+        """Numbers that are predicted of a patch."""
+        return math.prod(self.encoder.patch)
+
+    def decoded(self, work: Work) -> int:
+        """Tokens of a row that the decoder works on."""
+        return work.prefix
+
+    @property
     def decoder(self) -> MaeDecoder:
-        z, y, x = self.encoder.patch
         # As the encoder has them, where its backbone knows such a field.
         shared = {
             name: getattr(self.encoder, name)
@@ -80,7 +88,7 @@ class MaeTerm(Term):
             width=self.decoder_width,
             depth=self.decoder_depth,
             heads=self.decoder_heads,
-            patch_voxels=z * y * x,
+            patch_voxels=self.outputs,
             **shared,
         )
 
@@ -89,36 +97,102 @@ class MaeTerm(Term):
         index = seen.batch["visible_index"]
         return self.decoder.init(key, seen.tokens[VISIBLE], index, *places)["params"]
 
-    def loss(
-        self, student: Params, teacher: Params, seen: Seen
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        patches, *places = seen.prefix
-        index = seen.batch["visible_index"]
-        predicted = self.decoder.apply(
-            {"params": student[self.module]}, seen.tokens[VISIBLE], index, *places
-        )
-        hidden = (places[1] == PATCH) & ~marked(index, patches.shape[1])
-        return masked_reconstruction(predicted, patches, hidden.astype(jnp.float32)), {}
-
     def flops(self, work: Work) -> dict[str, Flops]:
         decoder, width = self.decoder, self.decoder_width
         entry, exit_ = 2 * self.encoder.width * width, 2 * width * decoder.patch_voxels
         blocks = self.decoder_depth * block_flops(width, "gelu")
-        tokens = work.rows * work.prefix
+        tokens = work.rows * self.decoded(work)
         forward = work.rows * work.visible * entry + tokens * (blocks + exit_)
-        squares = work.rows * work.prefix_squares
+        # A segment that is decoded in part is shorter by that share.
+        squares = work.rows * work.prefix_squares * (self.decoded(work) / work.prefix) ** 2
         found = Flops(
             forward=forward,
             backward=2 * forward,
             again=tokens * blocks if decoder.remat else 0,
             attention=round(12 * self.decoder_depth * width * squares),
         )
-        return {"decoder": found}
+        return {self.module.replace("_", " "): found}
 
     def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
         a_token = self.decoder_depth * block_bytes(self.decoder, "gelu", remat)
-        return {"decoder's blocks": work.rows * work.prefix * a_token}
+        name = self.module.replace("_", " ")
+        return {f"{name}'s blocks": work.rows * self.decoded(work) * a_token}
 
     def working_bytes(self, work: Work, remat: bool) -> dict[str, int]:
         a_token = backward_bytes(self.decoder, "gelu", remat)
-        return {"a block's backward": work.rows * work.prefix * a_token}
+        return {"a block's backward": work.rows * self.decoded(work) * a_token}
+
+
+@dataclass(frozen=True)
+class MaeTerm(DecoderTerm):
+    """`masked_reconstruction` of the patches of global crops that the student's visible pass left
+    out.
+
+    Fields:
+      clean_targets: whether patches are predicted as they were before gamma, blur and noise.
+      decode_share: of the hidden patches, how many are decoded, drawn anew in each step. A part
+        pays for a deeper decoder (arXiv 2401.14391, section 3).
+    """
+
+    clean_targets: bool = False
+    decode_share: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({VISIBLE})
+    module: ClassVar[str] = "decoder"
+    told_as: ClassVar[str] = "reconstruction"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.decode_share <= 1:
+            raise UserError(
+                f"config.objective.decode_share is {self.decode_share!r}, but is a share of the"
+                " hidden patches: above 0, and 1 at most."
+            )
+
+    @classmethod
+    def more_needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({CLEAN} if options.get("clean_targets") else ())
+
+    def decoded(self, work: Work) -> int:
+        return min(work.prefix, work.visible + self._hidden(work.prefix, work.visible))
+
+    def _hidden(self, prefix: int, visible: int) -> int:
+        if self.decode_share == 1:
+            return prefix - visible
+        return math.ceil(self.decode_share * max(prefix - visible, 1))
+
+    def loss(
+        self, student: Params, teacher: Params, seen: Seen
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        patches, *places = seen.prefix
+        target = seen.batch["clean_patches"] if self.clean_targets else patches
+        index = seen.batch["visible_index"]
+        hidden = (places[1] == PATCH) & ~marked(index, patches.shape[1])
+        if self.decode_share < 1:
+            count = self._hidden(patches.shape[1], index.shape[1])
+            chosen = draw_hidden(seen.key, hidden, count)
+            order, index = place_among(index, chosen, patches.shape[1])
+            target, *places = (take(x, order) for x in (target, *places))
+            hidden = (places[1] == PATCH) & ~marked(index, order.shape[1])
+        predicted = self.decoder.apply(
+            {"params": student[self.module]}, seen.tokens[VISIBLE], index, *places
+        )
+        return masked_reconstruction(predicted, target, hidden.astype(jnp.float32)), {}
+
+
+def draw_hidden(key: Array, hidden: Bool[Array, "B F"], count: int) -> Int[Array, "B M"]:
+    """Places of `count` hidden tokens of each row, drawn evenly; -1 where there are fewer."""
+    draws = jnp.where(hidden, jax.random.uniform(key, hidden.shape), -1.0)
+    best, index = jax.lax.top_k(draws, count)
+    return jnp.where(best >= 0, index, -1)
+
+
+def place_among(
+    visible: Int[Array, "B V"], chosen: Int[Array, "B M"], length: int
+) -> tuple[Int[Array, "B N"], Int[Array, "B V"]]:
+    """The places of both together, ascending, so that segments stay in one piece (-1: none, at the
+    end), and where among these the visible ones stand.
+    """
+    both = jnp.concatenate([visible, chosen], axis=1)
+    order = jnp.sort(jnp.where(both < 0, length, both), axis=1)
+    among = jax.vmap(jnp.searchsorted)(order, visible)
+    return jnp.where(order < length, order, -1), jnp.where(visible < 0, -1, among)

@@ -8,9 +8,13 @@ from typing import Any
 import flax.linen as nn
 
 from mmv_jax.errors import UserError
+from mmv_jax.objectives.can import CanTerm
+from mmv_jax.objectives.diet import DietTerm
 from mmv_jax.objectives.dino import DinoTerm
+from mmv_jax.objectives.distil import DistilTerm
 from mmv_jax.objectives.ibot import IbotTerm
 from mmv_jax.objectives.koleo import KoleoTerm
+from mmv_jax.objectives.latent import LatentTerm
 from mmv_jax.objectives.mae import MaeTerm
 from mmv_jax.objectives.term import Term
 from mmv_jax.registry import Registry
@@ -21,6 +25,10 @@ TERMS.register("dino", DinoTerm)
 TERMS.register("ibot", IbotTerm)
 TERMS.register("koleo", KoleoTerm)
 TERMS.register("mae", MaeTerm)
+TERMS.register("distil", DistilTerm)
+TERMS.register("can", CanTerm)
+TERMS.register("diet", DietTerm)
+TERMS.register("latent", LatentTerm)
 
 
 def weights_of(group: Mapping[str, Any]) -> dict[str, float]:
@@ -42,7 +50,8 @@ def weights_of(group: Mapping[str, Any]) -> dict[str, float]:
 
 def needs_of(group: Mapping[str, Any]) -> frozenset[str]:
     """What the terms of a config need, by the names in `term.py`."""
-    return frozenset().union(*(TERMS[name].needs for name in weights_of(group)))
+    terms = [TERMS[name] for name in weights_of(group)]
+    return frozenset().union(*(term.needs | term.more_needs(group) for term in terms))
 
 
 def make_terms(encoder: nn.Module, group: Mapping[str, Any]) -> dict[str, Term]:
@@ -73,7 +82,7 @@ def options_of(kind: type[Term]) -> list[str]:
 
     Example:
       >>> options_of(MaeTerm)
-      ['decoder_width', 'decoder_depth', 'decoder_heads']
+      ['decoder_width', 'decoder_depth', 'decoder_heads', 'clean_targets', 'decode_share']
     """
     return [field.name for field in fields(kind) if field.name != "encoder"]
 

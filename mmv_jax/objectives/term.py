@@ -19,6 +19,8 @@ from mmv_jax.objectives.batch import Batch, Params
 VISIBLE, TEACHER, STUDENT = "visible", "teacher", "student"
 # Of the rows: patches that the student sees as a mask token, and more than one view of a study.
 MASKED, VIEWS = "masked", "views"
+# What rows hold besides: features of teachers (`data/teachers.py`), and patches before distortion.
+TARGETS, CLEAN = "targets", "clean"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Seen:
       prefix: the encoder's inputs (patches [B, F, P], coords_mm, kinds, segment_ids) over the part
         of the rows that holds the global crops.
       tokens: of each pass: `VISIBLE` [B, V, D], `TEACHER` [B, F, D], `STUDENT` [B, L, D].
+      blocks: of the pass `TEACHER`: its tokens after each block, [depth, B, F, D].
       cls: CLS tokens [B, S, D] of the passes `TEACHER` (of global crops) and `STUDENT` (of all);
         zeros where there is none.
       is_global: which segments are global crops of a study.
@@ -40,6 +43,7 @@ class Seen:
     batch: Batch
     prefix: tuple[Array, ...]
     tokens: Mapping[str, Array]
+    blocks: Mapping[str, Array]
     cls: Mapping[str, Array]
     is_global: Bool[Array, "B S"]
     temperature: Float[Array, ""]
@@ -100,6 +104,15 @@ class Term:
     module: ClassVar[str] = ""
     follows: ClassVar[bool] = False
     told_as: ClassVar[str] = ""
+
+    @classmethod
+    def more_needs(cls, options: Mapping[str, Any]) -> frozenset[str]:
+        """What some options need of the rows beside `needs`.
+
+        Args:
+          options: the config's group `objective`.
+        """
+        return frozenset()
 
     def init(self, key: Array, seen: Seen) -> Params:
         """The term's own parameters; asked only where `module` has a name.

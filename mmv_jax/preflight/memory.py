@@ -43,6 +43,7 @@ def step_memory(
     parts = {
         "student": student,
         "teacher": sharded_bytes(state.teacher, fsdp),
+        "averages": sharded_bytes(state.averages, fsdp),
         "moments": sharded_bytes(state.opt_state, fsdp),
         "gradients": student + max(passes - 1, 0) * of_encoder,
         "batch": sum(

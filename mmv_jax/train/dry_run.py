@@ -50,8 +50,9 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
         seen = {"patients": rows.patients, "studies": rows.digest}
         check_studies(before, seen, config.data.store)
     make_probe(store, config, mesh)
-    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
-    state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
+    kept = len(ema.averages)
+    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
+    state = init_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     with on_mesh(mesh):
         batch = next(device_batches(rows, mesh, 0, workers=0))
         began = time.perf_counter()

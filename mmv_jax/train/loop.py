@@ -21,11 +21,12 @@ from mmv_jax.data.augment import Augmentation
 from mmv_jax.data.crops import View, crop_views
 from mmv_jax.data.pipeline import Rows
 from mmv_jax.data.resample import Boxes
+from mmv_jax.data.teachers import tell_teachers
 from mmv_jax.data.tokens import RowShape
 from mmv_jax.errors import UserError
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.objectives.table import needs_of
-from mmv_jax.objectives.term import MASKED, VISIBLE
+from mmv_jax.objectives.term import CLEAN, MASKED, TARGETS, VISIBLE
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
@@ -35,7 +36,7 @@ from mmv_jax.train.log import Log, Silence, one_behind
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.opening import opening
 from mmv_jax.train.optimizer import (
-    Schedule,
+    Ema,
     make_ema,
     make_learning_rate,
     make_optimizer,
@@ -56,6 +57,7 @@ MAY_CHANGE = {
     "topology",
     "data.store",
     "data.workers",
+    "data.teachers",
     "encoder.remat",
     "encoder.attention",
     "checkpoint",
@@ -87,20 +89,22 @@ def _train(
     workdir: Path,
     *,
     mesh: Mesh,
-    parts: tuple[Objective, optax.GradientTransformation, Schedule],
+    parts: tuple[Objective, optax.GradientTransformation, Ema],
 ) -> TrainState:
     objective, tx, ema = parts
     # Data: which study is in which row of which step is known before a voxel is read.
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
+    kept = len(ema.averages)
     # State: made where it will live, never whole on one device.
-    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
+    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     step_fn = jit_step(objective, tx, ema=ema, state=shapes, mesh=mesh)
     probe = make_probe(store, config, mesh)
     seen = {
         "key_fingerprint": store.key_fingerprint,
         "patients": rows.patients,
         "studies": rows.digest,
+        **tell_teachers(rows.teachers),
     }
     carried = to_dict(config)
     with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
@@ -112,7 +116,7 @@ def _train(
             seen = unite_patients(seen, before)
             rows = rows.begin_at(tuple(before.get("begin", (0, 0))))
         else:
-            state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
+            state = init_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
         cost = step_cost(
             objective,
             row_shape(config),
@@ -178,7 +182,8 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     check_rows(config.rows.per_step, mesh)
     objective, tx, ema = make_parts(config)
     spec = row_shape(config).spec(config.rows.per_step)
-    state = shapes_of_state(objective, tx, spec, mesh, seed=config.seed)
+    kept = len(ema.averages)
+    state = shapes_of_state(objective, tx, spec, mesh, seed=config.seed, averages=kept)
     batch = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=row_sharding(mesh))
         for name, x in spec.items()
@@ -187,8 +192,8 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
         return jit_step(objective, tx, ema=ema, state=state, mesh=mesh).lower(state, batch)
 
 
-def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformation, Schedule]:
-    """Objective, optimizer and the teacher's momentum of a config; each group is the keyword
+def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformation, Ema]:
+    """Objective, optimizer and what follows the student, of a config; each group is the keyword
     arguments of one function.
     """
     per_step = config.rows.per_step
@@ -224,6 +229,8 @@ def row_shape(config: ConfigDict) -> RowShape:
         visible_share=rows.visible_share if VISIBLE in needs else None,
         mask_tokens=MASKED in needs,
         visible_tokens=rows.get("visible_tokens"),
+        target_widths=tuple(config.objective.get("distil_widths", ())) if TARGETS in needs else (),
+        clean=CLEAN in needs,
     )
 
 
@@ -320,7 +327,7 @@ def make_probe(
 
     def figures(step: int, state: TrainState) -> dict[str, float]:
         due = (step + 1) % every == 0 or step + 1 == config.steps
-        return probe.figures(state.teacher["encoder"], mesh) if due else {}
+        return probe.figures(state.evaluated, mesh) if due else {}
 
     return figures
 

@@ -86,7 +86,7 @@ class Objective:
     ) -> Seen:
         """Runs the passes of the encoder that the terms need."""
         seen = self._nothing_seen(batch, key, temperature)
-        tokens, cls = {}, {}
+        tokens, blocks, cls = {}, {}, {}
         key_visible, key_whole = jax.random.split(key)
         if VISIBLE in self.needs:
             shown = tuple(take(x, batch["visible_index"]) for x in seen.prefix)
@@ -94,9 +94,8 @@ class Objective:
                 {"params": student["encoder"]}, *shown, train=True, rngs={"dropout": key_visible}
             )["tokens"]
         if TEACHER in self.needs:
-            tokens[TEACHER] = self.encoder.apply({"params": teacher["encoder"]}, *seen.prefix)[
-                "tokens"
-            ]
+            out = self.encoder.apply({"params": teacher["encoder"]}, *seen.prefix)
+            tokens[TEACHER], blocks[TEACHER] = out["tokens"], out["blocks"]
             index = jnp.where(seen.is_global, batch["cls_index"], -1)
             cls[TEACHER] = gather_tokens(tokens[TEACHER], index)
         if STUDENT in self.needs:
@@ -109,7 +108,7 @@ class Objective:
             )["tokens"]
             index = jnp.where(batch["study"] >= 0, batch["cls_index"], -1)
             cls[STUDENT] = gather_tokens(tokens[STUDENT], index)
-        return replace(seen, tokens=tokens, cls=cls)
+        return replace(seen, tokens=tokens, blocks=blocks, cls=cls)
 
     def _nothing_seen(self, batch: Batch, key: Array, temperature: Array | float = 0.0) -> Seen:
         """The rows before any pass: zeros in place of tokens, of the shapes that a term reads."""
@@ -121,6 +120,7 @@ class Objective:
             batch=batch,
             prefix=self._prefix(batch),
             tokens={name: jnp.zeros((rows, n, width)) for name, n in lengths.items()},
+            blocks={},
             cls={name: jnp.zeros((rows, segments, width)) for name in (TEACHER, STUDENT)},
             is_global=batch["is_global"] & (batch["study"] >= 0),
             temperature=jnp.asarray(temperature, jnp.float32),

@@ -1,6 +1,7 @@
 """AdamW and the schedules of a run; what was tuned for one batch size is scaled to another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -81,26 +82,65 @@ def kernels(params: Any) -> Any:
     )
 
 
-def make_ema(steps: int, rows: int, *, start: float, at_rows: int) -> Schedule:
+@dataclass(frozen=True)
+class Ema:
+    """What follows the student: the teacher, and averages for evaluation.
+
+    Attributes:
+      momentum: the teacher's at a step.
+      steps: of the run.
+      averages: the share of the run that each average covers.
+    """
+
+    momentum: Schedule
+    steps: int
+    averages: tuple[float, ...]
+
+    def __call__(self, step) -> Float[Array, ""]:
+        return self.momentum(step)
+
+    def share(self, number: int, step) -> Float[Array, ""]:
+        """How much of the student an average takes over after a step. The first steps are averaged
+        evenly, so that no random start is left in it.
+        """
+        return jnp.maximum(1 / (step + 1.0), 1 / max(self.averages[number] * self.steps, 1.0))
+
+
+def make_ema(
+    steps: int, rows: int, *, start: float, at_rows: int, averages: Sequence[float] = ()
+) -> Ema:
     """The teacher's momentum: from `start` to 1 on a half cosine, scaled to the rows of a step.
 
     A step of κ times the rows moves the teacher as κ small steps do, so its momentum is `start **
     κ` for κ = rows / at_rows. A short run must not end with a teacher that still remembers its
     random start: its memory, 1 / (1 - momentum), is kept below a twentieth of the run at first.
+    Towards the end such a teacher hardly moves. That is wanted of a target, and makes a stale
+    encoder of a short run: then evaluate an average.
 
     Args:
       start: the momentum at the first step, for steps of `at_rows` rows.
       at_rows: rows of a step that `start` was tuned for.
+      averages: shares of the run, two at most, such as (0.05, 0.02): of each a moving average of
+        the student's encoder with that memory is kept. The first is what is evaluated, and
+        `config.weights` of an evaluation reads the other. None: the teacher is evaluated.
+    Raises:
+      UserError: a share is not above 0 and at most 1, or there are more than two.
 
     Source: Busbridge et al., How to Scale Your EMA (arXiv 2307.13813), equation 4; the cosine is
       DINO's (arXiv 2104.14294).
     """
+    shares = tuple(averages)
+    if len(shares) > 2 or not all(isinstance(s, int | float) and 0 < s <= 1 for s in shares):
+        raise UserError(
+            f"config.ema.averages is {shares!r}, but are shares of the run: two numbers at most,"
+            " above 0 and at most 1, such as (0.05, 0.02)."
+        )
     first = min(start ** (rows / at_rows), 1 - min(1.0, 20 / steps))
 
     def momentum(step) -> Float[Array, ""]:
         return 1 - (1 - first) * (jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)) + 1) / 2
 
-    return momentum
+    return Ema(momentum, steps, shares)
 
 
 def make_teacher_temperature(

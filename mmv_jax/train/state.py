@@ -21,6 +21,8 @@ class TrainState:
       step: int32 [], the number of finished steps.
       teacher: the moving average of the student, which evaluation reads.
       key: uint32 [2], the data of the key from which every step draws its own.
+      averages: of the student's encoder over shares of the run, by number ("0", "1"); none where
+        the config asks for none.
     """
 
     step: Any
@@ -28,6 +30,12 @@ class TrainState:
     teacher: Any
     opt_state: optax.OptState
     key: Any
+    averages: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def evaluated(self) -> Any:
+        """The encoder that is evaluated: the first average, or else the teacher's."""
+        return self.averages["0"] if self.averages else self.teacher["encoder"]
 
 
 def init_state(
@@ -36,9 +44,10 @@ def init_state(
     row_spec: Mapping[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
     seed: int,
+    averages: int = 0,
 ) -> TrainState:
     """A fresh state, jitted with its shardings, so that it is never whole on one device."""
-    make = state_maker(objective, tx, row_spec, seed)
+    make = state_maker(objective, tx, row_spec, seed, averages=averages)
     return jax.jit(make, out_shardings=shard_params(jax.eval_shape(make), mesh))()
 
 
@@ -48,11 +57,12 @@ def shapes_of_state(
     row_spec: Mapping[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
     seed: int,
+    averages: int = 0,
 ) -> TrainState:
     """What `init_state` would make, as shapes with their shardings: to compile for it, or to
     restore into it, at no memory.
     """
-    shapes = jax.eval_shape(state_maker(objective, tx, row_spec, seed))
+    shapes = jax.eval_shape(state_maker(objective, tx, row_spec, seed, averages=averages))
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         shapes,
@@ -65,6 +75,7 @@ def state_maker(
     tx: optax.GradientTransformation,
     row_spec: Mapping[str, jax.ShapeDtypeStruct],
     seed: int,
+    averages: int = 0,
 ):
     """A function of nothing that makes the state: to run, or to look at its shapes alone."""
 
@@ -81,22 +92,30 @@ def state_maker(
             teacher=teacher,
             opt_state=tx.init(student),
             key=jax.random.key_data(jax.random.fold_in(key, 1)),
+            averages={str(n): jax.tree.map(jnp.copy, student["encoder"]) for n in range(averages)},
         )
 
     return make
 
 
 def split_items(state: TrainState) -> dict[str, Any]:
-    """The two array items of a checkpoint: `encoder` (the teacher's) and `state` (the rest)."""
+    """The two array items of a checkpoint: `encoder` (the one that is evaluated) and `state` (the
+    rest).
+    """
     rest = {name: value for name, value in state.teacher.items() if name != "encoder"}
+    more = {name: value for name, value in state.averages.items() if name != "0"}
+    if state.averages:
+        rest["encoder"] = state.teacher["encoder"]
     return {
-        "encoder": state.teacher["encoder"],
+        "encoder": state.evaluated,
         "state": {
             "step": state.step,
             "student": state.student,
             "teacher": rest,
             "opt_state": state.opt_state,
             "key": state.key,
+            # Orbax keeps no empty tree, and a checkpoint without averages is that of before.
+            **({"averages": more} if more else {}),
         },
     }
 
@@ -104,10 +123,12 @@ def split_items(state: TrainState) -> dict[str, Any]:
 def join_items(items: Mapping[str, Any]) -> TrainState:
     """The inverse of `split_items`."""
     saved = items["state"]
+    averaged = "encoder" in saved["teacher"]  # then the item `encoder` is the first average
     return TrainState(
         step=saved["step"],
         student=saved["student"],
         teacher={"encoder": items["encoder"], **saved["teacher"]},
         opt_state=saved["opt_state"],
         key=saved["key"],
+        averages={"0": items["encoder"], **saved.get("averages", {})} if averaged else {},
     )

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from mmv_jax.parallel import replicated
 from mmv_jax.train.objective import Objective
-from mmv_jax.train.optimizer import Schedule
+from mmv_jax.train.optimizer import Ema
 from mmv_jax.train.state import TrainState
 
 
@@ -22,7 +22,7 @@ def train_step(
     *,
     objective: Objective,
     tx: optax.GradientTransformation,
-    ema: Schedule,
+    ema: Ema,
 ) -> tuple[TrainState, dict[str, Array]]:
     """(state, batch) -> (state, metrics). A step that is not finite changes nothing but the
     counter, and says so in `skipped`.
@@ -38,7 +38,17 @@ def train_step(
     followed = {name: student[name] for name in state.teacher}
     teacher = optax.incremental_update(followed, state.teacher, 1 - ema(state.step))
     new = TrainState(
-        step=state.step, student=student, teacher=teacher, opt_state=opt_state, key=state.key
+        step=state.step,
+        student=student,
+        teacher=teacher,
+        opt_state=opt_state,
+        key=state.key,
+        averages={
+            name: optax.incremental_update(
+                student["encoder"], own, ema.share(int(name), state.step)
+            )
+            for name, own in state.averages.items()
+        },
     )
     kept, skipped = keep_finite(new, state, loss, norm)
     metrics = {
@@ -75,7 +85,7 @@ def keep_finite(new: Any, old: Any, loss: Array, norm: Array) -> tuple[Any, Arra
 
 
 def jit_step(
-    objective: Objective, tx: optax.GradientTransformation, ema: Schedule, state: Any, mesh: Mesh
+    objective: Objective, tx: optax.GradientTransformation, ema: Ema, state: Any, mesh: Mesh
 ):
     """`train_step` jitted for a state (arrays, or shapes with shardings), whose memory it takes
     over. Use it inside `on_mesh(mesh)`.

@@ -15,9 +15,9 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder, load_huggingface
 from mmv_jax.evaluate.encoders.imagenet import load_efficientnet_lite0
+from mmv_jax.evaluate.encoders.named import marked
 from mmv_jax.evaluate.encoders.stand_ins import FAMILIES as STAND_INS
 from mmv_jax.evaluate.encoders.table import load_encoder
-from mmv_jax.evaluate.run import marked
 from mmv_jax.store.read import Store
 
 torch = pytest.importorskip("torch", reason="extra torch")

@@ -9,8 +9,9 @@ from tiny import KEY, tiny_config, write_checkpoint, write_store
 
 from mmv_jax.cli import main
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.named import load_encoders, marked, overlap_of
 from mmv_jax.evaluate.from_labels import config_of_labels, task_of
-from mmv_jax.evaluate.run import load_encoders, make_tasks, marked, overlap_of
+from mmv_jax.evaluate.run import make_tasks
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.store.read import Store
 

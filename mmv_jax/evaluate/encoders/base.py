@@ -25,12 +25,15 @@ class Encoded:
       patches: in the order of the view's kept patches.
       early: the same tokens after earlier layers (`early_layers`), for heads that read several
         depths; none where an encoder has no such layers.
+      before: CLS and patch tokens after the blocks before the last one, at most three, each token
+        standardised (`readout.standardise_tokens`); None where an encoder has one block to read.
     """
 
     study: int
     cls: Float[np.ndarray, " D"]
     patches: Float[np.ndarray, "n D"]
     early: Float[np.ndarray, "E n D"]
+    before: Float[np.ndarray, "B T D"] | None = None
 
 
 def early_layers(depth: int) -> tuple[int, ...]:

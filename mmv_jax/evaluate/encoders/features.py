@@ -4,13 +4,15 @@ goes on. Axes: N studies, n tokens, D width.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mmv_jax.data.crops import Geometry
 from mmv_jax.evaluate.encoders.base import Encoded, StudyEncoder
+from mmv_jax.evaluate.encoders.readout import levels_of, summarise
 from mmv_jax.files import write_whole
 from mmv_jax.store.read import Store
 
@@ -19,14 +21,23 @@ CHUNK = 256  # studies a file: what a stopped run encodes again
 
 @dataclass(frozen=True)
 class Features:
-    """Vectors of studies, and the patch tokens of those that were asked for. `studies` are
-    ascending positions in the index.
+    """Vectors of studies, and the patch tokens of those that were asked for.
+
+    Attributes:
+      studies: ascending positions in the index.
+      tokens: by study, after the last block.
+      summaries: what readouts are made of (`readout.summarise`); None where they were not asked
+        for.
+      joined: by study, the tokens of the last blocks side by side, the last one last; none where
+        they were not asked for.
     """
 
     studies: Int[np.ndarray, " N"]
     cls: Float[np.ndarray, "N D"]
     patch_mean: Float[np.ndarray, "N D"]
     tokens: Mapping[int, np.ndarray]  # study -> [n, D]
+    summaries: Float[np.ndarray, "N E P D"] | None = None
+    joined: Mapping[int, np.ndarray] = field(default_factory=dict)  # study -> [n, E D]
 
     def pooled(self, pooling: str, studies: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M E"]:
         """The vectors of some studies: "cls", "patch_mean", or "both", one after the other."""
@@ -43,6 +54,7 @@ def encode_studies(
     with_tokens: Int[np.ndarray, " M"],
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
+    deep: bool = False,
 ) -> Features:
     """Encodes each study once; what an earlier call with the same encoder and studies left in
     `folder` is read instead.
@@ -51,6 +63,7 @@ def encode_studies(
       studies: positions in the index.
       with_tokens: those whose patch tokens are kept too.
       report: called with the number of studies done, and of all.
+      deep: whether what readouts are made of is kept too: `summaries` and `joined`.
     """
     return together(
         list(
@@ -61,6 +74,7 @@ def encode_studies(
                 with_tokens=with_tokens,
                 folder=folder,
                 report=report,
+                deep=deep,
             )
         )
     )
@@ -73,6 +87,7 @@ def encode_parts(
     with_tokens: Int[np.ndarray, " M"],
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
+    deep: bool = False,
 ) -> Iterator[Features]:
     """As `encode_studies`, a few hundred studies at a time, in ascending order: all tokens of a
     large store do not fit into memory.
@@ -82,12 +97,16 @@ def encode_parts(
     for at in range(0, len(studies), CHUNK):
         chunk = studies[at : at + CHUNK]
         keep = np.array([study in wanted for study in chunk])
-        digest = hashlib.sha256(
-            "\n".join([encoder.fingerprint, store.digest(chunk), *map(str, keep)]).encode()
-        ).hexdigest()[:24]
+        said = [encoder.fingerprint, store.digest(chunk), *map(str, keep)]
+        said += (
+            ["readouts 1"] if deep else []
+        )  # without them a file has the name that it always had
+        digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:24]
         path = folder / f"{digest}.npz"
         if not path.exists():
-            _write(path, chunk, keep, {e.study: e for e in encoder.encode(store, chunk)})
+            encoded = {e.study: e for e in encoder.encode(store, chunk)}
+            more = _deep(encoder, store, chunk, encoded) if deep else {}
+            _write(path, chunk, keep=keep, encoded=encoded, more=more)
         yield _read(path, chunk)
         report(min(at + CHUNK, len(studies)), len(studies))
 
@@ -95,18 +114,46 @@ def encode_parts(
 def together(parts: Sequence[Features]) -> Features:
     """The features of several parts as one."""
     tokens = {study: own for part in parts for study, own in part.tokens.items()}
+    joined = {study: own for part in parts for study, own in part.joined.items()}
+    found = [part.summaries for part in parts if part.summaries is not None]
     studies = np.concatenate([part.studies for part in parts])
     return Features(
         studies,
         _stack([part.cls for part in parts]),
         _stack([part.patch_mean for part in parts]),
         tokens,
+        summaries=_stack(found) if found else None,
+        joined=joined,
     )
 
 
-def _write(path: Path, chunk: np.ndarray, keep: np.ndarray, encoded: Mapping[int, Encoded]) -> None:
+def _deep(
+    encoder: StudyEncoder, store: Store, chunk: np.ndarray, encoded: Mapping[int, Encoded]
+) -> dict[str, np.ndarray]:
+    """What a file with readouts has besides: `summaries`, and how many blocks are joined."""
+    crops, kept = encoder.views(Geometry.of(store.index)[chunk])
+    grids = [k[tuple(map(slice, tokens))] for k, tokens in zip(kept, crops.tokens)]
+    found = [
+        summarise(levels_of(encoded[study]), grid)[None]
+        for study, grid in zip(chunk.tolist(), grids)
+    ]
+    return {"summaries": _stack(found), "levels": np.array(found[0].shape[1])}
+
+
+def _write(
+    path: Path,
+    chunk: np.ndarray,
+    keep: np.ndarray,
+    encoded: Mapping[int, Encoded],
+    more: Mapping[str, np.ndarray],
+) -> None:
     ordered = [encoded[study] for study in chunk.tolist()]
-    tokens = [e.patches for e, k in zip(ordered, keep) if k]
+    # With readouts, the tokens of the last blocks stand side by side.
+    tokens = [
+        np.concatenate([*levels_of(e)[:, 1:]], axis=1) if more else e.patches
+        for e, k in zip(ordered, keep)
+        if k
+    ]
     arrays = {
         "cls": _stack([e.cls[None] for e in ordered]),
         "patch_mean": _stack([e.patches.mean(axis=0, dtype=np.float32)[None] for e in ordered]),
@@ -117,6 +164,7 @@ def _write(path: Path, chunk: np.ndarray, keep: np.ndarray, encoded: Mapping[int
             for width in {t.shape[1] for t in tokens}
         },
         "widths": np.array([t.shape[1] for t in tokens], np.int64),
+        **more,
     }
     write_whole(path, lambda file: np.savez(file, **arrays))
 
@@ -134,12 +182,20 @@ def _read(path: Path, chunk: np.ndarray) -> Features:
                 blocks[f"tokens_{width}"][start : start + length],
                 start + length,
             )
-        return Features(chunk, file["cls"], file["patch_mean"], tokens)
+        if "levels" not in file.files:
+            return Features(chunk, file["cls"], file["patch_mean"], tokens)
+        levels = int(file["levels"])
+        last = {study: own[:, -(own.shape[1] // levels) :] for study, own in tokens.items()}
+        return Features(
+            chunk, file["cls"], file["patch_mean"], last, summaries=file["summaries"], joined=tokens
+        )
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:
     """Lines below each other; narrower ones (patches of planar studies as pixels) are filled up
     with zeros.
     """
-    width = max(a.shape[1] for a in arrays)
-    return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays])
+    width = max(a.shape[-1] for a in arrays)
+    return np.concatenate(
+        [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, width - a.shape[-1])]) for a in arrays]
+    )

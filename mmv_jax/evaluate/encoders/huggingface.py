@@ -22,6 +22,7 @@ from mmv_jax.data.crops import OVERSAMPLING, Crops, Geometry, whole_crops
 from mmv_jax.data.resample import read_crop
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, early_layers
+from mmv_jax.evaluate.encoders.readout import LAST, standardise_tokens
 from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
 from mmv_jax.store.read import Store
@@ -75,14 +76,19 @@ class HuggingFaceEncoder:
         crops, _ = self.views(geometry[studies])
         for n, study in enumerate(studies.tolist()):
             slices = self.slices(store, geometry, study, crops[n])
-            parts = [self.tokens(slices[at : at + SLICES]) for at in range(0, len(slices), SLICES)]
-            cls, grids = (
-                np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1))
+            parts = [self.read(slices[at : at + SLICES]) for at in range(0, len(slices), SLICES)]
+            cls, grids, before_cls, before = (
+                np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1, 1, 1))
             )
             _, ty, tx = crops.tokens[n]
-            *early, last = grids[:, :, :ty, :tx].reshape(len(grids), -1, grids.shape[-1])
+            *early, last = _lines(grids, ty, tx)
+            joined = np.concatenate([before_cls.mean(axis=1)[:, None], _lines(before, ty, tx)], 1)
             yield Encoded(
-                study, cls.mean(axis=0), last, np.stack(early) if early else last[None][:0]
+                study,
+                cls.mean(axis=0),
+                last,
+                np.stack(early) if early else last[None][:0],
+                before=standardise_tokens(joined) if len(joined) else None,
             )
 
     def slices(
@@ -113,16 +119,31 @@ class HuggingFaceEncoder:
         """The global vector of each image, and its patch tokens; those after earlier layers first,
         the model's answer last.
         """
+        return self.read(images)[:2]
+
+    def read(self, images: Float[np.ndarray, "S side side"]) -> tuple[np.ndarray, ...]:
+        """`tokens`, and of the blocks before the last one the global vectors [B, S, D] and the
+        patch tokens [B, S, h, w, D].
+        """
         import torch
 
         with torch.inference_mode():
-            cls, grids = self.forward(torch.from_numpy(images))
-        return cls.numpy(), grids.numpy()
+            out = self._out(torch.from_numpy(images))
+            found = *split_tokens(out), *split_before(out)
+        return tuple(tensor.numpy() for tensor in found)
 
     def forward(self, images: Any) -> tuple[Any, Any]:
         """`tokens` from tensor to tensors, so that gradients pass."""
+        return split_tokens(self._out(images))
+
+    def _out(self, images: Any) -> Any:
         mean, std = (images.new_tensor(x)[None, :, None, None] for x in (self.mean, self.std))
-        return split_tokens(self.model(pixel_values=(images[:, None] - mean) / std))
+        return self.model(pixel_values=(images[:, None] - mean) / std)
+
+
+def _lines(grids: np.ndarray, ty: int, tx: int) -> np.ndarray:
+    """The tokens [M, n, D] of the part of square grids [M, S, h, w, D] in which the study lies."""
+    return grids[:, :, :ty, :tx].reshape(len(grids), -1, grids.shape[-1])
 
 
 def split_tokens(out: Any) -> tuple[Any, Any]:
@@ -149,6 +170,26 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
     levels = torch.stack([*(level for level in early if level.shape == hidden.shape), hidden])
     grids = levels[:, :, special:].reshape((len(levels), len(hidden), side, side, -1))
     return hidden[:, 0] if special else out.pooler_output.float(), grids
+
+
+def split_before(out: Any) -> tuple[Any, Any]:
+    """Global vectors [B, S, D] and patch grids [B, S, h, w, D] after the blocks before the last
+    one, three at most; none where stages have other shapes. Without a CLS token the global vector
+    is the mean of the patches.
+    """
+    import torch
+
+    hidden = out.last_hidden_state.float()
+    states = (getattr(out, "hidden_states", None) or ())[1:-1][1 - LAST :]
+    levels = [level.float() for level in states if level.shape == hidden.shape]
+    if hidden.ndim == 4 or not levels:
+        _, grids = split_tokens(out)
+        return hidden.new_zeros((0, len(hidden), grids.shape[-1])), grids[:0]
+    side = int(np.sqrt(hidden.shape[1]))
+    special = hidden.shape[1] - side * side
+    joined = torch.stack(levels)
+    cls = joined[:, :, 0] if special else joined.mean(dim=2)
+    return cls, joined[:, :, special:].reshape((len(levels), len(hidden), side, side, -1))
 
 
 def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mmv_jax import checkpoint as checkpoints
 from mmv_jax.data.crops import Crops, Geometry, Triple
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, WholeStudyView, early_layers, segments
+from mmv_jax.evaluate.encoders.kept_weights import restore_weights
+from mmv_jax.evaluate.encoders.readout import LAST, standardise_tokens
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.read import Store
@@ -49,21 +50,31 @@ class TrainedEncoder:
     def encode(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[Encoded]:
         for batch in self.whole.batches(store, studies):
             inputs = (batch[name] for name in ("patches", "coords_mm", "kinds", "segment_ids"))
-            tokens, early = map(np.asarray, _tokens(self.encoder, self.params, *inputs))
+            tokens, early, before = map(np.asarray, _tokens(self.encoder, self.params, *inputs))
             for study, row, cls, patches in segments(batch):
-                yield Encoded(study, tokens[row, cls], tokens[row, patches], early[:, row, patches])
+                own = np.r_[cls, np.flatnonzero(patches)]
+                yield Encoded(
+                    study,
+                    tokens[row, cls],
+                    tokens[row, patches],
+                    early[:, row, patches],
+                    before=standardise_tokens(before[:, row][:, own]) if len(before) else None,
+                )
 
 
 @jax.jit(static_argnums=0)
 def _tokens(encoder, params, *inputs):
     out = encoder.apply({"params": params}, *inputs)
-    return out["tokens"], out["blocks"][jnp.array(early_layers(encoder.depth))]
+    blocks = out["blocks"]
+    before = blocks[max(encoder.depth - LAST, 0) : encoder.depth - 1]
+    return out["tokens"], blocks[jnp.array(early_layers(encoder.depth))], before
 
 
 def restore(
     checkpoint: str | Path,
     rows: Mapping[str, int],
     grids: Mapping[str, Triple | None] = MappingProxyType({}),
+    weights: str = "encoder",
 ) -> tuple[TrainedEncoder, dict]:
     """The encoder of a checkpoint, and the checkpoint's config.
 
@@ -71,8 +82,9 @@ def restore(
       rows: `length` and `rows` of the batches that are encoded.
       grids: voxels at most of the view that shows a whole "planar" study or "volume"; what is
         absent or None is as large as a global crop was in training.
+      weights: which of those that the run kept, see `checkpoint.restore_weights`.
     """
-    restored = checkpoints.restore(checkpoint, ("encoder",))
+    restored = restore_weights(checkpoint, weights)
     params, config = restored.trees["encoder"], restored.config
     if "crops" not in config:
         raise UserError(

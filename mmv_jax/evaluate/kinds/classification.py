@@ -218,7 +218,7 @@ def probe_classes(
       split: "train", "val" or "test" of each study.
     Returns:
       One result a label; `predicted` is the probability of each test study (in the order of `x`),
-      whether its label is known or not.
+      whether its label is known or not, and `held_out` is minus the log loss on val.
     """
     train, val, test = (split == name for name in ("train", "val", "test"))
     grid = np.tile(np.asarray(strengths), (labels.shape[1], 1))
@@ -227,7 +227,9 @@ def probe_classes(
     logits = np.einsum("nd,dks->nks", standard(x[val]), weights) + bias[None]
     loss = np.logaddexp(0, logits) - np.nan_to_num(labels[val])[:, :, None] * logits
     known = ~np.isnan(labels[val])
-    chosen = np.asarray(strengths)[np.argmin((loss * known[:, :, None]).sum(axis=0), axis=1)]
+    total = (loss * known[:, :, None]).sum(axis=0)
+    chosen = np.asarray(strengths)[np.argmin(total, axis=1)]
+    held_out = -total.min(axis=1) / np.maximum(known.sum(axis=0), 1)
 
     both = train | val
     standard = Standardiser.of(x[both])
@@ -235,7 +237,8 @@ def probe_classes(
         standard(x[both]), labels[both], chosen[:, None], ~np.isnan(labels[both])
     )
     logits = standard(x[test]) @ weights[:, :, 0] + bias[None, :, 0]
-    return [Probed(p, float(c)) for p, c in zip((1 / (1 + np.exp(-logits))).T, chosen)]
+    probabilities = (1 / (1 + np.exp(-logits))).T
+    return [Probed(p, float(c), float(h)) for p, c, h in zip(probabilities, chosen, held_out)]
 
 
 class Classification(Kind):

@@ -46,7 +46,13 @@ def principal_axes(
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe says about the test studies, and the strength that the val studies chose."""
+    """What a probe says about the test studies, and the strength that the val studies chose.
+
+    Attributes:
+      held_out: how good it was on val before val was fitted on; more is better. NaN where the kind
+        of task does not say, and so cannot choose between readouts.
+    """
 
     predicted: Float[np.ndarray, " M"]
     strength: float
+    held_out: float = float("nan")

@@ -44,7 +44,7 @@ def probe_number(
     penalties: tuple[float, ...] = PENALTIES,
 ) -> Probed:
     """A ridge probe of a number: fitted on train, penalty by the absolute error on val, refitted on
-    train and val.
+    train and val. `held_out` is minus that error.
     """
     train, val, test = (split == name for name in ("train", "val", "test"))
     standard = Standardiser.of(x[train])
@@ -55,7 +55,7 @@ def probe_number(
     both = train | val
     standard = Standardiser.of(x[both])
     weights, mean = fit_ridge(standard(x[both]), label[both], (chosen,))
-    return Probed(standard(x[test]) @ weights[:, 0] + mean, chosen)
+    return Probed(standard(x[test]) @ weights[:, 0] + mean, chosen, -float(error.min()))
 
 
 @dataclass(frozen=True)

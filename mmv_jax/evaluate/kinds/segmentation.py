@@ -25,12 +25,16 @@ from mmv_jax.metrics import scores
 class Segmented:
     """Masks of the test studies, scores of those that have the structure (NaN for the others), and
     what the val studies chose, in words.
+
+    Attributes:
+      held_out: the mean Dice on val before val was fitted on; NaN where it is not known.
     """
 
     masks: list[np.ndarray]  # boolean, each on the grid of its own view
     dice: Float[np.ndarray, " M"]
     hd95: Float[np.ndarray, " M"]
     choice: str
+    held_out: float = float("nan")
 
 
 def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> Float[Array, ""]:
@@ -169,9 +173,9 @@ def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
         untile(model.features(scene) @ weights > THRESHOLDS[t], scene.kept, scene.truth.shape)
         for scene in test
     ]
-    return Segmented(
-        masks, *score_masks(test, masks), f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}"
-    )
+    dice, hd95 = score_masks(test, masks)
+    choice = f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}"
+    return Segmented(masks, dice, hd95, choice, held_out=float(by_penalty.max()))
 
 
 def score_masks(

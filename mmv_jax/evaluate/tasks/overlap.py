@@ -34,7 +34,12 @@ class Overlap:
                 None,
                 "its store and this one were named with different keys, so a patient has two names",
             )
-        return cls(frozenset(carried["patients"]))
+        patients = set(carried["patients"])
+        for card in carried.get("teachers", ()):
+            if card["patients"] == "unknown":
+                return cls(None, f"which patients its teacher {card['name']} has seen is not known")
+            patients |= set(() if card["patients"] == "none" else card["patients"])
+        return cls(frozenset(patients))
 
     def joined(self, other: "Overlap") -> "Overlap":
         """The patients of either; None where those of one cannot be compared."""

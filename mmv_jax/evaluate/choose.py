@@ -1,0 +1,221 @@
+"""The readout that val chooses for each encoder and task, floors included. Axes: N studies, D
+width.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import numpy as np
+from jaxtyping import Float
+
+from mmv_jax.data.crops import Geometry
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.base import StudyEncoder
+from mmv_jax.evaluate.encoders.features import Features
+from mmv_jax.evaluate.encoders.readout import (
+    ATTENTIVE,
+    LOCAL,
+    Readout,
+    pool,
+    summarise,
+    words_of,
+)
+from mmv_jax.evaluate.finetune.attentive import attentive_vectors
+from mmv_jax.evaluate.kinds.features import Probed
+from mmv_jax.evaluate.kinds.segmentation import Segmented, probe_masks
+from mmv_jax.evaluate.kinds.table import KINDS
+from mmv_jax.evaluate.measure import Result, result_of_masks, result_of_vector
+from mmv_jax.evaluate.pixel_baseline import principal
+from mmv_jax.evaluate.tasks.scenes import Scene, local_means
+from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.store.read import Store
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the chosen readout of a task says.
+
+    Attributes:
+      words: which readout it is.
+      x: its vectors of the task's studies.
+    """
+
+    words: str
+    x: Float[np.ndarray, "N D"]
+    probed: Probed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A readout that is tried.
+
+    Attributes:
+      words: which one it is.
+      learns: whether it is fitted to a task, so that each task has vectors of its own.
+      vectors: from the number of a task to the vectors of its studies.
+    """
+
+    words: str
+    learns: bool
+    vectors: Callable[[int], Float[np.ndarray, "N D"]]
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Tries readouts on tasks with the same studies; what is best on val is kept.
+
+    Attributes:
+      seed: of the attentive pooling.
+    """
+
+    readout: Readout
+    store: Store
+    geometry: Geometry
+    seed: int
+
+    def vectors(
+        self, name: str, encoder: StudyEncoder, tasks: Sequence[Task], features: Features
+    ) -> tuple[list[Result], dict[str, Float[np.ndarray, "N D"]]]:
+        """The results of the chosen readouts, and the vectors of each task by its name."""
+        found = choose(tasks, self._tried(encoder, tasks, features))
+        return _results(name, tasks, found), {t.name: c.x for t, c in zip(tasks, found)}
+
+    def pixels(
+        self,
+        patches: StudyEncoder,
+        tasks: Sequence[Task],
+        *,
+        whole: Float[np.ndarray, "N C"],
+        features: Features,
+    ) -> tuple[list[Result], dict[str, Float[np.ndarray, "N D"]]]:
+        """As `vectors`, of the floor of pixels: the components of whole studies are one readout
+        more, and the tokens are the components of patches.
+
+        Args:
+          features: of `patches`, with the tokens of the tasks' studies.
+        """
+
+        def tried() -> Iterator[Candidate]:
+            yield Candidate("components of the study", False, lambda index: whole)
+            own = self._components(patches, tasks[0], features)
+            if own is not None:
+                yield from self._tried(patches, tasks, own)
+
+        found = choose(tasks, tried())
+        return _results("pixels", tasks, found), {t.name: c.x for t, c in zip(tasks, found)}
+
+    def masks(
+        self, name: str, scenes: Sequence[Scene], task: Task, features: Features
+    ) -> tuple[Result, Segmented]:
+        """The linear probe of patch tokens, of the last block or the last ones joined."""
+        best, words = None, ""
+        levels = 1 if features.summaries is None else features.summaries.shape[1]
+        for blocks in dict.fromkeys(min(blocks, levels) for blocks in self.readout.blocks):
+            found = probe_masks(self._deeper(scenes, task, features, blocks), task.split)
+            if best is None or found.held_out > best.held_out:
+                best, words = found, words_of(blocks, ("tokens",))
+        assert best is not None
+        best = replace(best, choice=f"{words}; {best.choice}")
+        return result_of_masks(name, best, task), best
+
+    def _deeper(
+        self, scenes: Sequence[Scene], task: Task, features: Features, blocks: int
+    ) -> list[Scene]:
+        if blocks == 1:
+            return list(scenes)
+        width = scenes[0].tokens.shape[1] * blocks
+        return [
+            replace(scene, tokens=features.joined[study][:, -width:])
+            for scene, study in zip(scenes, task.studies.tolist())
+        ]
+
+    def _tried(
+        self, encoder: StudyEncoder, tasks: Sequence[Task], features: Features
+    ) -> Iterator[Candidate]:
+        assert features.summaries is not None
+        levels, width = features.summaries.shape[1], features.summaries.shape[3]
+        at = np.searchsorted(features.studies, tasks[0].studies)
+
+        @cache
+        def part_of(blocks: int, part: str, index: int) -> np.ndarray:
+            if part not in (LOCAL, ATTENTIVE):
+                return pool(features.summaries[at], blocks, (part,))
+            task = tasks[index]
+            chosen = task.studies.tolist()
+            tokens = {study: features.joined[study][:, -blocks * width :] for study in chosen}
+            if part == ATTENTIVE:
+                return attentive_vectors([tokens[study] for study in chosen], task, self.seed)
+            own = replace(features, tokens=tokens)
+            return local_means(encoder, self.store, geometry=self.geometry, task=task, features=own)
+
+        def vectors(blocks: int, parts: Sequence[str], index: int) -> np.ndarray:
+            # Only what learns reads labels; the rest is one for tasks with the same studies.
+            found = [part_of(blocks, p, index if p == ATTENTIVE else 0) for p in parts]
+            return np.concatenate(found, axis=1)
+
+        for blocks, parts in self.readout.candidates(levels, bool(tasks[0].local)):
+            words = words_of(blocks, parts)
+            yield Candidate(words, ATTENTIVE in parts, partial(vectors, blocks, parts))
+
+    def _components(self, patches: StudyEncoder, task: Task, features: Features) -> Features | None:
+        """Principal components of patches as tokens; None where planar and volumetric patches,
+        which have other voxels, are in one task.
+        """
+        tokens = [features.tokens[study] for study in task.studies.tolist()]
+        if len({own.shape[1] for own in tokens}) > 1:
+            return None
+        lengths = np.array([len(own) for own in tokens])
+        fitted_on = np.repeat(task.split != "test", lengths)
+        low = np.split(
+            principal(np.concatenate(tokens), fitted_on), np.cumsum(lengths)[:-1].tolist()
+        )
+        crops, kept = patches.views(self.geometry[task.studies])
+        summaries = [
+            summarise(
+                np.concatenate([own.mean(axis=0, keepdims=True), own])[None],
+                k[tuple(map(slice, grid))],
+            )
+            for own, k, grid in zip(low, kept, crops.tokens)
+        ]
+        mean, by_study = (
+            np.stack([s[0, 1] for s in summaries]),
+            dict(zip(task.studies.tolist(), low)),
+        )
+        found = Features(task.studies, mean, mean, by_study)
+        return replace(found, summaries=np.stack(summaries), joined=by_study)
+
+
+def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chosen]:
+    """For each task the candidate whose probe is best on val; the first of equal ones.
+
+    Raises:
+      UserError: the kind of task does not say how good a probe is on val.
+    """
+    kind = KINDS[tasks[0].kind]
+    best: list[Chosen | None] = [None] * len(tasks)
+    for candidate in candidates:
+        shared = None if candidate.learns else candidate.vectors(0)
+        found = None if shared is None else kind.probe(shared, tasks)
+        for index, task in enumerate(tasks):
+            x = candidate.vectors(index) if shared is None else shared
+            probed = kind.probe(x, [task])[0] if found is None else found[index]
+            if np.isnan(probed.held_out):
+                raise UserError(
+                    f"config.readout: tasks of the kind {task.kind!r} do not say how good a probe"
+                    " is on val (Probed.held_out). Leave `readout` out, or give it in `probe`."
+                )
+            last = best[index]
+            if last is None or probed.held_out > last.probed.held_out:
+                best[index] = Chosen(candidate.words, x, probed)
+    return [chosen for chosen in best if chosen is not None]
+
+
+def _results(name: str, tasks: Sequence[Task], found: Sequence[Chosen]) -> list[Result]:
+    results = []
+    for task, chosen in zip(tasks, found):
+        words = f"{chosen.words}; strength {chosen.probed.strength:g}"
+        result = result_of_vector(name, chosen.probed.predicted, words, task)
+        more = result.kind.more_metrics(task, chosen.x)
+        results.append(replace(result, metrics={**result.metrics, **more}))
+    return results

@@ -1,0 +1,63 @@
+"""The encoders from elsewhere that a config asks for, by the names that results give them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmv_jax.checkpoint import restore_items
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.base import StudyEncoder
+from mmv_jax.evaluate.encoders.table import load_encoder
+from mmv_jax.evaluate.measure import FLOORS, STAND_IN
+from mmv_jax.evaluate.tasks.overlap import Overlap
+from mmv_jax.evaluate.variants import BASELINES
+from mmv_jax.store.read import Store
+
+# names of what is measured beside encoders from elsewhere
+RESERVED = {"trained", *FLOORS, *BASELINES}
+
+
+def load_encoders(config: ConfigDict) -> dict[str, StudyEncoder]:
+    """The encoders of `config.encoders`, by the names that results give them."""
+    whole = {"rows": config.rows.to_dict(), "view": config.view.to_dict()}
+    return {
+        marked(name, group): load_encoder(name, group | whole if "checkpoint" in group else group)
+        for name, group in config.encoders.to_dict().items()
+    }
+
+
+def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> Overlap:
+    """The patients of pretraining, of the checkpoint and of every own one among the encoders.
+
+    Args:
+      carried: the config of the checkpoint.
+    """
+    own = [g["checkpoint"] for g in config.encoders.to_dict().values() if "checkpoint" in g]
+    overlap = Overlap.of(carried, store.key_fingerprint)
+    for checkpoint in own:
+        theirs = restore_items(checkpoint, ())[1]
+        overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
+    return overlap
+
+
+def marked(name: str, group: Mapping[str, Any]) -> str:
+    """The name of an encoder from elsewhere in the results: one without its real weights is named
+    so everywhere, and is compared with nothing.
+
+    Raises:
+      UserError: the group does not say where the encoder is, or whether it has its real weights; or
+        the name would be taken for another result's.
+    """
+    own = "checkpoint" in group
+    if not own and ("stand_in" not in group or not {"folder", "package"} & set(group)):
+        raise UserError(
+            f"config.encoders.{name} needs `checkpoint` (a workdir of your own, or a step of it);"
+            " or `folder` or `package`, and `stand_in`: False where these are its real weights."
+        )
+    if name in RESERVED or set(name) & set("/+()"):
+        raise UserError(
+            f"config.encoders.{name}: this name, or its /, + or brackets, has a meaning in the"
+            " results. Call it otherwise: 'rad-dino'."
+        )
+    return name + STAND_IN if group.get("stand_in") else name

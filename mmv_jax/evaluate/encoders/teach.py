@@ -1,0 +1,165 @@
+"""Writes the features of a teacher beside a store, for `objective.distil`: encoded once,
+normalised, with their places in mm and a card.
+
+Axes: T tokens, D width of the teacher, W features that are kept.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmv_jax.data.crops import Geometry
+from mmv_jax.data.teachers import CARD, CLS, FORMAT, PLACES, SAID, TOKENS
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.base import StudyEncoder
+from mmv_jax.evaluate.encoders.features import CHUNK, Features, encode_parts
+from mmv_jax.files import write_whole
+from mmv_jax.report.progress import progress
+from mmv_jax.store.read import Store
+
+FITTED_ON = 256  # studies whose tokens tell the principal axes; evenly over those of train
+
+
+def teach(
+    encoder: StudyEncoder, store: str | Path, out: Path, *, card: dict[str, Any], width: int = 256
+) -> str:
+    """Encodes each study whole and writes `OUT/{card.json, tokens.npy, cls.npy, places.npz}`; goes
+    on where an earlier call was stopped. Studies of the test split are left out.
+
+    Tokens are centred, turned to their `width` principal axes, and scaled to a mean square of 1:
+    axes and scale are of train. `cls` likewise, with axes of its own.
+
+    Args:
+      card: `name`, `preprocessing`, `licence`, `trained_on` and `patients` of the teacher (see
+        `data/teachers.py`).
+    Returns:
+      What was written, in words.
+    Raises:
+      UserError: the card does not say all it must, or the store has no study of train.
+    """
+    opened = Store.open(store)
+    split = opened.index["split"].to_numpy(str)
+    studies = np.flatnonzero(split != "test")
+    train = studies[split[studies] == "train"]
+    own = {"width", "key_fingerprint"}
+    if missing := [name for name in SAID if name not in own and not card.get(name)]:
+        raise UserError(f"The teacher's card does not say {', '.join(missing)}.")
+    if not len(train):
+        raise UserError(f"--store {store} has no study of the split train, which axes follow from.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CARD).unlink(missing_ok=True)  # written last: a folder with a card is whole
+
+    def parts():
+        return encode_parts(
+            encoder,
+            opened,
+            studies=studies,
+            with_tokens=studies,
+            folder=out / "parts",
+            report=progress("encoded"),
+        )
+
+    axes, cls_axes = _fit(parts(), train, width)
+    table = _places(encoder, opened, studies)
+    count = _write(parts(), out, axes=axes, cls_axes=cls_axes)
+    if count != int(table["count"].sum()):
+        raise UserError("The encoder gave other tokens than its views say, so places are unknown.")
+    write_whole(out / PLACES, lambda file: np.savez(file, **table))
+    kept = {
+        "format": FORMAT,
+        "width": axes.width,
+        "key_fingerprint": opened.key_fingerprint,
+        "encoder": encoder.fingerprint,
+    }
+    write_whole(out / CARD, json.dumps(card | kept, indent=1) + "\n")
+    return f"{len(studies)} studies, {count} tokens, {axes.width} features each: {out}"
+
+
+class _Axes:
+    """Centre, principal axes and one scale, from running sums."""
+
+    def __init__(self, width: int):
+        self.wanted, self.count, self.sum, self.gram = width, 0, 0.0, 0.0
+
+    def add(self, x: np.ndarray) -> None:
+        x = x.astype(np.float64)
+        self.count += len(x)
+        self.sum = self.sum + x.sum(axis=0)
+        self.gram = self.gram + x.T @ x
+
+    def solve(self) -> "_Axes":
+        self.mean = self.sum / self.count
+        covariance = self.gram / self.count - np.outer(self.mean, self.mean)
+        values, vectors = np.linalg.eigh(covariance)
+        # Fewer samples than axes: the rest has no variance to predict.
+        there = np.flatnonzero(values > 1e-9 * max(values[-1], 1e-30))[::-1][: self.wanted]
+        self.turn = vectors[:, there] / np.sqrt(max(values[there].mean(), 1e-30))
+        self.width = len(there)
+        return self
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return ((x - self.mean) @ self.turn).astype(np.float16)
+
+
+def _fit(parts, train: np.ndarray, width: int) -> tuple[_Axes, _Axes]:
+    """Axes of tokens and of study vectors; the latter as wide as the former, filled up with 0."""
+    chosen = set(train[np.linspace(0, len(train) - 1, min(FITTED_ON, len(train))).astype(int)])
+    of_train = set(train.tolist())
+    axes, cls_axes = _Axes(width), _Axes(width)
+    for part in parts:
+        for study, vector in zip(part.studies.tolist(), part.cls):
+            if study in of_train:
+                cls_axes.add(vector[None])
+            if study in chosen:
+                axes.add(part.tokens[study])
+    return axes.solve(), cls_axes.solve()
+
+
+def _places(encoder: StudyEncoder, store: Store, studies: np.ndarray) -> dict[str, np.ndarray]:
+    found: dict[str, list] = {name: [] for name in ("count", "grid", "start_mm", "step_mm")}
+    places = []
+    geometry = Geometry.of(store.index)
+    for at in range(0, len(studies), CHUNK):
+        crops, kept = encoder.views(geometry[studies[at : at + CHUNK]])
+        for n, tokens in enumerate(crops.tokens):
+            own = kept[n][tuple(map(slice, tokens))]
+            places.append(np.flatnonzero(own).astype(np.int32))
+            found["count"].append(len(places[-1]))
+            found["grid"].append(tokens)
+            found["start_mm"].append(crops.start_mm[n])
+            found["step_mm"].append(np.array(crops.patch) * crops.spacing_mm[n])
+    table = {name: np.asarray(values) for name, values in found.items()}
+    table["first"] = np.cumsum(table["count"]) - table["count"]
+    hashes = store.index["study"].to_numpy(str)[studies]
+    return {**table, "study": hashes, "place": np.concatenate(places)}
+
+
+def _write(parts, out: Path, *, axes: _Axes, cls_axes: _Axes) -> int:
+    """Writes tokens and vectors part by part; returns the number of tokens."""
+    vectors, count = [], 0
+    with open(out / f"{TOKENS}.raw", "wb") as file:
+        for part in parts:
+            assert isinstance(part, Features)
+            for study in part.studies.tolist():
+                tokens = axes(part.tokens[study])
+                file.write(tokens.tobytes())
+                count += len(tokens)
+            low = cls_axes(part.cls)[:, : axes.width]
+            vectors.append(np.pad(low, ((0, 0), (0, axes.width - low.shape[1]))))
+    _with_header(out, (count, axes.width))
+    write_whole(out / CLS, lambda file: np.save(file, np.concatenate(vectors)))
+    return count
+
+
+def _with_header(out: Path, shape: tuple[int, int]) -> None:
+    """The raw tokens as a .npy file, copied a piece at a time: they need not fit into memory."""
+    whole = np.lib.format.open_memmap(out / f"{TOKENS}.part", "w+", np.float16, shape)
+    raw = np.memmap(out / f"{TOKENS}.raw", np.float16, "r", shape=shape)
+    for at in range(0, shape[0], 1 << 16):
+        whole[at : at + (1 << 16)] = raw[at : at + (1 << 16)]
+    whole.flush()
+    os.replace(out / f"{TOKENS}.part", out / TOKENS)
+    (out / f"{TOKENS}.raw").unlink()
