@@ -133,14 +133,15 @@ class Chooser:
     def _tried(
         self, encoder: StudyEncoder, tasks: Sequence[Task], features: Features
     ) -> Iterator[Candidate]:
-        assert features.summaries is not None
-        levels, width = features.summaries.shape[1], features.summaries.shape[3]
+        summaries = features.summaries
+        assert summaries is not None
+        levels, width = summaries.shape[1], summaries.shape[3]
         at = np.searchsorted(features.studies, tasks[0].studies)
 
         @cache
         def part_of(blocks: int, part: str, index: int) -> np.ndarray:
             if part not in (LOCAL, ATTENTIVE):
-                return pool(features.summaries[at], blocks, (part,))
+                return pool(summaries[at], blocks, (part,))
             task = tasks[index]
             chosen = task.studies.tolist()
             tokens = {study: features.joined[study][:, -blocks * width :] for study in chosen}

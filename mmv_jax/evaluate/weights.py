@@ -31,7 +31,8 @@ def restore_all(config: ConfigDict, checkpoint: Path) -> tuple[dict[str, Trained
     names = (asked,) if isinstance(asked, str) else tuple(asked)
     if not names:
         raise UserError("config.weights is empty. Name weights, such as ('encoder', 'student').")
-    found, carried = {}, {}
+    found: dict[str, TrainedEncoder] = {}
+    carried: dict = {}
     for name in names:
         found[name], carried = restore(
             checkpoint, config.rows.to_dict(), config.view.to_dict(), weights=name

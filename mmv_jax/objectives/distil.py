@@ -5,6 +5,7 @@ Axes: B rows, L tokens, S segments, K teachers, W features of one, D width.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
@@ -72,12 +73,15 @@ class DistilTerm(Term):
         self, student: Params, teacher: Params, seen: Seen
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         own, batch = student[self.module], seen.batch
-        of_tokens, of_cls = (
-            flat(lambda x, name=name: self.head.apply({"params": own[name]}, x), x)
-            for name, x in (("tokens", seen.tokens[STUDENT]), ("cls", seen.cls[STUDENT]))
-        )
+
+        def predict(name: str, x: Array) -> Array:
+            return flat(partial(self.head.apply, {"params": own[name]}), x)
+
+        of_tokens = predict("tokens", seen.tokens[STUDENT])
+        of_cls = predict("cls", seen.cls[STUDENT])
         # A study that a teacher has not seen has a vector of zeros.
-        total, told, at = jnp.zeros(()), {}, 0
+        total, at = jnp.zeros(()), 0
+        told: dict[str, Array] = {}
         for k, width in enumerate(self.distil_widths):
             part = slice(at, at + width)
             there = batch["targets_there"][..., k]

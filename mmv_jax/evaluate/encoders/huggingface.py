@@ -80,7 +80,7 @@ class HuggingFaceEncoder:
             cls, grids, before_cls, before = (
                 np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1, 1, 1))
             )
-            _, ty, tx = crops.tokens[n]
+            _, ty, tx = crops.tokens[n].tolist()
             *early, last = _lines(grids, ty, tx)
             joined = np.concatenate([before_cls.mean(axis=1)[:, None], _lines(before, ty, tx)], 1)
             yield Encoded(
@@ -119,7 +119,8 @@ class HuggingFaceEncoder:
         """The global vector of each image, and its patch tokens; those after earlier layers first,
         the model's answer last.
         """
-        return self.read(images)[:2]
+        cls, grids, _, _ = self.read(images)
+        return cls, grids
 
     def read(self, images: Float[np.ndarray, "S side side"]) -> tuple[np.ndarray, ...]:
         """`tokens`, and of the blocks before the last one the global vectors [B, S, D] and the

@@ -67,7 +67,7 @@ def teach(
     count = _write(parts(), out, axes=axes, cls_axes=cls_axes)
     if count != int(table["count"].sum()):
         raise UserError("The encoder gave other tokens than its views say, so places are unknown.")
-    write_whole(out / PLACES, lambda file: np.savez(file, **table))
+    write_whole(out / PLACES, lambda file: np.savez(file, allow_pickle=False, **table))
     kept = {
         "format": FORMAT,
         "width": axes.width,
