@@ -144,7 +144,8 @@ class HuggingFaceEncoder:
 
 def _lines(grids: np.ndarray, ty: int, tx: int) -> np.ndarray:
     """The tokens [M, n, D] of the part of square grids [M, S, h, w, D] in which the study lies."""
-    return grids[:, :, :ty, :tx].reshape(len(grids), -1, grids.shape[-1])
+    levels, slices, _, _, width = grids.shape
+    return grids[:, :, :ty, :tx].reshape(levels, slices * ty * tx, width)
 
 
 def split_tokens(out: Any) -> tuple[Any, Any]:
