@@ -129,12 +129,8 @@ def evaluate_mammograms(
             " compare the areas with."
         )
     if cohort:  # its mistakes are told before hours of measuring
-        read_cohort(
-            cohort,
-            covariates=adjust,
-            also=COMPARED,
-            areas={entry.patient_id or "": 0.0 for entry in entries},
-        )
+        areas = {entry.patient_id or "": 0.0 for entry in entries}
+        read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
         read_index_dates(cohort)
     judged, views, ruled = _look(finder, entries, notes)
     if not views:

@@ -83,9 +83,14 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     there = (one.notna() & other.notna()).to_numpy()
     if not there.any():
         return f"{told} have no test study that both answer."
-    values = [x.to_numpy(np.float64)[there] for x in (truth, other, one)]
-    patients = both["patient_a"].to_numpy(str)[there]
-    difference = paired(kind.metrics[metric], *values, patients)
+    known, second_of, first_of = (x.to_numpy(np.float64)[there] for x in (truth, other, one))
+    difference = paired(
+        kind.metrics[metric],
+        truth=known,
+        first=second_of,
+        second=first_of,
+        patients=both["patient_a"].to_numpy(str)[there],
+    )
     if metric in kind.lower_is_better:
         d = difference
         difference = Difference(-d.value, -d.high, -d.low, d.p)

@@ -4,6 +4,7 @@ Axes: N studies, V views, C crops.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,7 +141,7 @@ def crop_views(
       aspect: a crop's sides, as shares of its study's, differ by up to this factor; 1 for none.
       coarser: voxels are larger than the grid asks for by up to this factor; 1 for never.
     """
-    jitter = {"aspect": aspect, "coarser": coarser}
+    jitter: dict[str, Any] = {"aspect": aspect, "coarser": coarser}
     views = [
         View(
             "global", globals, _triple(global_grid), _range(global_scale), is_global=True, **jitter

@@ -126,7 +126,12 @@ def _train(
         )
         speed = make_speed(config, cost)
         run = _Run(config, mesh, step_fn=step_fn, probe=probe, checkpoints=checkpoints, speed=speed)
-        about = {"state": shapes, "first": first, "patients": len(rows.patients), "cost": cost}
+        about: dict[str, Any] = {
+            "state": shapes,
+            "first": first,
+            "patients": len(rows.patients),
+            "cost": cost,
+        }
         with _make_log(workdir, config, first) as log:
             log.say(opening(carried, workdir, mesh=mesh, **about))
             carried = {**carried, "pretraining": seen}
