@@ -3,7 +3,7 @@
 It tells whether each point of a 16 × 16 grid is brighter than its right and its lower neighbour. On
 1,000 radiographs of NIH ChestX-ray14 two patients differed in 54 bits or more; an image and itself
 after JPEG at quality 60, at 0.7 of the size, with other grey levels or moved by 2 pixels in at most
-24 (95 % of them with noise of 4 levels: 13).
+24. Noise of 4 levels changes 13 bits in 95 % of them and 62 at most; a crop of 3 pixels up to 36.
 """
 
 import numpy as np
