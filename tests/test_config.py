@@ -115,6 +115,6 @@ def test_a_wrong_key_is_named_with_the_nearest(word, says):
 def test_the_keys_of_every_kind_have_a_mark_and_most_a_meaning():
     for kind in KINDS:
         keys = kind.keys()
-        assert any(name.split(".")[0] == kind.mark for name in keys), kind.words
+        assert any(name.split(".")[0] == kind.mark for name in keys), kind.noun
     told = [bool(key.meaning) for key in pretraining_keys().values()]
     assert sum(told) > 0.8 * len(told)

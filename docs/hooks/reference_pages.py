@@ -56,7 +56,7 @@ def config_keys() -> str:
         " values of that config. `*` stands for a name of yours.\n"
     ]
     for kind in KINDS:
-        parts.append(f"## {kind.words.removeprefix('an ').removeprefix('a ').capitalize()}\n")
+        parts.append(f"## {kind.noun.removeprefix('an ').removeprefix('a ').capitalize()}\n")
         parts.append(
             f"Read by `{kind.command}`.\n\n| key | default | meaning |\n| --- | --- | --- |"
         )

@@ -25,13 +25,13 @@ class ConfigKind:
     """What a config is for.
 
     Attributes:
-      words: as a message says it.
+      noun: as a message says it.
       command: that reads it.
       mark: the key that no other kind has.
       keys: makes its keys; imports what they are asked of.
     """
 
-    words: str
+    noun: str
     command: str
     mark: str
     keys: Callable[[], dict[str, ConfigKey]]
@@ -218,7 +218,7 @@ def load_for(command: str, path: str | Path, overrides: Iterable[str] = ()) -> C
     own = [each for each in KINDS if each.command == command]
     if kind is not None and kind not in own:
         raise UserError(
-            f"--config {path}: this is the config of {kind.words}, which `{kind.command}` reads."
+            f"--config {path}: this is the config of {kind.noun}, which `{kind.command}` reads."
             f" `{command}` needs one with `{own[0].mark}`."
         )
     return load_config(path, words, all_keys(kind or own[0]))

@@ -121,7 +121,7 @@ def _words_of(pair: Pair) -> list[str]:
         f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
         f"{pair.studies} of {pair.of}",
         f"{pair.p_holm:.3g}",
-        pair.words,
+        pair.verdict,
     ]
 
 
@@ -131,7 +131,7 @@ def _verdict(found: Sequence[Pair]) -> str:
         return "The runs were not evaluated on the same test studies: their losses alone are here."
     if not told:
         return f"No significant difference in {len(found)} paired comparisons."
-    named = "; ".join(f"{pair.task}: {pair.words}" for pair in told[:5])
+    named = "; ".join(f"{pair.task}: {pair.verdict}" for pair in told[:5])
     return f"{len(told)} of {len(found)} paired comparisons show a difference. {named}."
 
 

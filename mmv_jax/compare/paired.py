@@ -34,7 +34,7 @@ class Pair:
     p_holm: float = np.nan
 
     @property
-    def words(self) -> str:
+    def verdict(self) -> str:
         if np.isnan(self.p_holm):
             return "not defined"
         if self.p_holm >= 0.05:

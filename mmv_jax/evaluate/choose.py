@@ -37,11 +37,11 @@ class Chosen:
     """What the chosen readout of a task says.
 
     Attributes:
-      words: which readout it is.
+      name: which readout it is.
       x: its vectors of the task's studies.
     """
 
-    words: str
+    name: str
     x: Float[np.ndarray, "N D"]
     probed: Probed
 
@@ -51,12 +51,12 @@ class Candidate:
     """A readout that is tried.
 
     Attributes:
-      words: which one it is.
+      name: which one it is.
       learns: whether it is fitted to a task, so that each task has vectors of its own.
       vectors: from the number of a task to the vectors of its studies.
     """
 
-    words: str
+    name: str
     learns: bool
     vectors: Callable[[int], Float[np.ndarray, "N D"]]
 
@@ -208,14 +208,14 @@ def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chose
                 )
             last = best[index]
             if last is None or probed.held_out > last.probed.held_out:
-                best[index] = Chosen(candidate.words, x, probed)
+                best[index] = Chosen(candidate.name, x, probed)
     return [chosen for chosen in best if chosen is not None]
 
 
 def _results(name: str, tasks: Sequence[Task], found: Sequence[Chosen]) -> list[Result]:
     results = []
     for task, chosen in zip(tasks, found):
-        words = f"{chosen.words}; strength {chosen.probed.strength:g}"
+        words = f"{chosen.name}; strength {chosen.probed.strength:g}"
         result = result_of_vector(name, chosen.probed.predicted, words, task)
         more = result.kind.more_metrics(task, chosen.x)
         results.append(replace(result, metrics={**result.metrics, **more}))

@@ -72,7 +72,7 @@ class Comparison:
     apart: bool  # whether the two intervals do not touch
 
     @property
-    def words(self) -> str:
+    def verdict(self) -> str:
         if np.isnan(self.p_holm):
             return "not defined"
         if self.p_holm >= 0.05:
@@ -204,7 +204,7 @@ def comparisons_as_json(comparisons: Iterable[Comparison]) -> list[dict]:
             "ci95": [_null(c.better_by.low), _null(c.better_by.high)],
             "p": _null(c.better_by.p),
             "p_holm": _null(c.p_holm),
-            "words": c.words,
+            "words": c.verdict,
         }
         for c in comparisons
     ]

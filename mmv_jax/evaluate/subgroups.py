@@ -157,13 +157,13 @@ def as_comparisons(groups: Iterable[GroupResult], confounded: Iterable[Confounde
             "ci95": [_null(d.low), _null(d.high)],
             "p": _null(d.p),
             "p_holm": _null(p),
-            "words": words(d, p),
+            "words": verdict_of(d, p),
         }
         for task, first, second, metric, d, p in rows
     ]
 
 
-def words(difference: Difference, p_holm: float) -> str:
+def verdict_of(difference: Difference, p_holm: float) -> str:
     """A difference as a reader wants it."""
     if np.isnan(p_holm):
         return "not defined"

@@ -34,7 +34,7 @@ class Process:
     is_alive: bool | None
 
     @property
-    def words(self) -> str:
+    def name(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
@@ -56,7 +56,7 @@ def running(workdir: Path) -> Iterator[None]:
         except BlockingIOError:
             other = process_of(workdir)
             raise UserError(
-                f"--workdir {workdir}: {other.words if other else 'a process'} is training there."
+                f"--workdir {workdir}: {other.name if other else 'a process'} is training there."
                 " Stop it, wait for it (`mmv status` says how far it is), or give another"
                 " --workdir."
             ) from None

@@ -248,11 +248,11 @@ def _process(process: Process | None, running: bool, idle: float) -> str:
         return f"not known, since no process left its name; {last}"
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(process.since))
     if process.is_alive:
-        return f"{process.words} trains here since {began}; {last}"
+        return f"{process.name} trains here since {began}; {last}"
     if process.is_alive is None:
         seems = "it seems to train" if running else "it seems to have ended"
-        return f"{process.words}, which cannot be asked from here: {seems}; {last}"
-    return f"none: {process.words}, of {began}, has ended; {last}"
+        return f"{process.name}, which cannot be asked from here: {seems}; {last}"
+    return f"none: {process.name}, of {began}, has ended; {last}"
 
 
 def _checkpoint(workdir: Path, done: int) -> str:

@@ -102,7 +102,7 @@ def test_the_same_studies_are_paired_and_corrected(two):
         ("sex", N - 10, N),
         ("heart", N - 10, N),
     ]
-    assert all(pair.words == "good is better" and pair.better_by.value > 0 for pair in found)
+    assert all(pair.verdict == "good is better" and pair.better_by.value > 0 for pair in found)
     tables = [run.predictions.query("task == 'sex'").set_index("study") for run in runs]
     both = tables[0].join(tables[1], rsuffix="_b", how="inner")
     columns = (both[name].to_numpy(float) for name in ("truth", "predicted_b", "predicted"))

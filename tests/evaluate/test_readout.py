@@ -60,7 +60,7 @@ def test_val_chooses_the_readout_that_tells_the_label_and_never_reads_test_label
     task = make_task(labels)
     tried = [Candidate("noise", False, lambda i: noise), Candidate("tells", True, lambda i: tells)]
     (chosen,) = choose([task], tried)
-    assert chosen.words == "tells"
+    assert chosen.name == "tells"
     hidden = np.where(task.split == "test", 1 - labels, labels)
     (again,) = choose([make_task(hidden)], tried)
     assert again.probed.held_out == chosen.probed.held_out

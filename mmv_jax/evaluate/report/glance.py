@@ -54,7 +54,7 @@ def scores(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> Sha
     """For each rival in how many tasks the trained encoder is better, worse, or neither."""
     bars = []
     for rival in rivals_of(comparisons):
-        tones = [tone_of(c.words) for c in comparisons if c.second == rival]
+        tones = [tone_of(c.verdict) for c in comparisons if c.second == rival]
         parts = [("good", "better in"), ("", "no significant difference in"), ("bad", "worse in")]
         counts = [(tones.count(tone), words, tone) for tone, words in parts]
         bars.append(Share(f"against {names.encoder(rival)}", counts))
@@ -112,7 +112,7 @@ def _plots(
         rows = [_row(r, names, series.index(r.encoder)) for r in own]
         own_words: dict[str, list[str]] = {}
         for c in (c for c in comparisons if c.task == task):
-            own_words.setdefault(c.words, []).append(names.encoder(c.second))
+            own_words.setdefault(c.verdict, []).append(names.encoder(c.second))
         remarks = [
             (f"{_capital(names.said(words))}, against {' and '.join(rivals)}.", tone_of(words))
             for words, rivals in own_words.items()

@@ -8,7 +8,7 @@ from mmv_jax.evaluate.fewshot import Point
 from mmv_jax.evaluate.kinds.table import metric_label
 from mmv_jax.evaluate.measure import Comparison, Result, is_judged
 from mmv_jax.evaluate.report.names import Names
-from mmv_jax.evaluate.subgroups import Confounded, GroupResult, words
+from mmv_jax.evaluate.subgroups import Confounded, GroupResult, verdict_of
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.metrics.scores import calibration_bins
 from mmv_jax.report.figures import growth_curves, reliability, roc_curves
@@ -186,7 +186,7 @@ def confounder_sections(confounded: Sequence[Confounded], names: Names) -> list[
 def _leaning(c: Confounded) -> str:
     if not is_judged(c.encoder):
         return "not tested"
-    told = words(c.lost, c.p_holm)
+    told = verdict_of(c.lost, c.p_holm)
     return {"better": "leans on it", "worse": "gains without it"}.get(told, told)
 
 
@@ -211,7 +211,7 @@ def variant_sections(comparisons: Sequence[Comparison], names: Names) -> list[Se
                 Cell(names.encoder(c.second)),
                 Cell(f"{d.value:+.3f}", bounds_text(d, "+.3f")),
                 Cell(p),
-                Cell(names.said(c.words)),
+                Cell(names.said(c.verdict)),
             ]
         )
     text = [
@@ -229,7 +229,7 @@ def variant_sections(comparisons: Sequence[Comparison], names: Names) -> list[Se
 def _group_cell(found: GroupResult) -> Cell:
     cell = value_cell(found.value)
     tone = (
-        {"better": "good", "worse": "bad"}.get(words(found.than_rest, found.p_holm), "")
+        {"better": "good", "worse": "bad"}.get(verdict_of(found.than_rest, found.p_holm), "")
         if found.than_rest is not None
         else ""
     )

@@ -72,7 +72,7 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
     for task in dict.fromkeys(r.task.name for r in results):
         metric = found[task, shown[0]].kind.headline
         cells = [found[task, name].headline if (task, name) in found else None for name in shown]
-        words = "; ".join(c.words for c in comparisons if c.task == task)
+        words = "; ".join(c.verdict for c in comparisons if c.task == task)
         lines.append(
             f"{task:<24} {metric_label(metric):<7}"
             + "".join(f"{_number(c):<24}" for c in cells)
@@ -87,7 +87,7 @@ def verdict(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> li
     for rival in rivals_of(comparisons):
         own = [c for c in comparisons if c.second == rival]
         won, lost = (
-            [names.task(c.task) for c in own if tone_of(c.words) == tone]
+            [names.task(c.task) for c in own if tone_of(c.verdict) == tone]
             for tone in ("good", "bad")
         )
         text = f"Against {names.encoder(rival)}, the trained encoder is better in {_some(won)}"
@@ -231,7 +231,7 @@ def headline_section(
         for r, value in zip(own, values):
             cell = Cell("not measured") if r is None else value_cell(r.headline)
             line.append(Cell(cell.text, cell.ci, "best") if value == best else cell)
-        words = {c.second: c.words for c in comparisons if c.task == task}
+        words = {c.second: c.verdict for c in comparisons if c.task == task}
         line += [
             Cell(names.said(words.get(rival, "not measured")), tone=tone_of(words.get(rival, "")))
             for rival in rivals
@@ -296,7 +296,7 @@ def comparison_section(comparisons: Sequence[Comparison], names: Names) -> Secti
                 Cell(names.encoder(c.second)),
                 Cell(f"{d.value:+.3f}", bounds_text(d, "+.3f")),
                 Cell(p),
-                Cell(names.said(c.words), tone=tone_of(c.words)),
+                Cell(names.said(c.verdict), tone=tone_of(c.verdict)),
             ]
         )
     text = ["Positive: the trained encoder is better, whatever the direction of the metric."]
