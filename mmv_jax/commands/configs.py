@@ -1,12 +1,18 @@
 """Commands that need nothing but the package: demo, configs, config."""
 
 import argparse
+import shlex
 import textwrap
 from pathlib import Path
 
 from mmv_jax.commands.table import COMMANDS, command, local_path
 
 WIDTH = 100
+# what the demo leaves in its workdir
+PLACES = (
+    *("phantoms", "phantoms/manifest.csv", "store", "sheet.png", "pretrain"),
+    "evaluate",
+)
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,19 +25,20 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("demo", _demo_arguments)
 def _demo(args) -> int:
-    where = args.workdir
-    store = f"--config.data.store={where / 'store'}"
+    # Quoted and split again, as a shell does: a folder's name may have blanks.
+    at = {name: shlex.quote(str(args.workdir / name)) for name in PLACES}
+    store = f"--config.data.store={at['store']}"
     steps = [
-        f"phantom {where / 'phantoms'} --kind thorax-cxr,thorax-ct --studies 100 --seed 0",
-        f"ingest {where / 'phantoms' / 'manifest.csv'} --store {where / 'store'}",
-        f"inspect {where / 'store'} --sheet {where / 'sheet.png'}",
-        f"pretrain --config demo --workdir {where / 'pretrain'} {store}",
-        f"evaluate --config eval_demo --checkpoint {where / 'pretrain'}"
-        f" --workdir {where / 'evaluate'} {store}",
+        f"phantom {at['phantoms']} --kind thorax-cxr,thorax-ct --studies 100 --seed 0",
+        f"ingest {at['phantoms/manifest.csv']} --store {at['store']}",
+        f"inspect {at['store']} --sheet {at['sheet.png']}",
+        f"pretrain --config demo --workdir {at['pretrain']} {store}",
+        f"evaluate --config eval_demo --checkpoint {at['pretrain']}"
+        f" --workdir {at['evaluate']} {store}",
     ]
     for line in steps:
         print(f"mmv {line}", flush=True)
-        if code := _run(line.split(" ")):
+        if code := _run(shlex.split(line)):
             return code
     return 0
 

@@ -299,11 +299,10 @@ def most_tokens(geometry: Geometry, view: View, patch: Triple, ndim: int) -> Int
     extent = geometry.extent_mm[geometry.planar == (ndim == 2), 3 - ndim :]
     grid, sides = np.array(view.grid[3 - ndim :]), np.array(patch[3 - ndim :])
     # Side a of a box takes box_a / h voxels, and h >= box_b / grid_b for each side b; box_a / box_b
-    # is the studies' own ratio, times ASPECT at most.
-    jitter = 1.0 if view.scale == (1.0, 1.0) else view.aspect
-    ratio = (
-        extent[:, :, None] / extent[:, None, :] * np.where(np.eye(ndim, dtype=bool), 1.0, jitter)
-    )
+    # is the studies' own ratio, times the view's `aspect` at most. That holds for views of whole
+    # studies too: the longer side is cut to the study, and the shorter one still shrinks.
+    others = np.where(np.eye(ndim, dtype=bool), 1.0, view.aspect)
+    ratio = extent[:, :, None] / extent[:, None, :] * others
     return (
         np.ceil((ratio * grid / sides[:, None]).min(axis=2) - 1e-6)
         .clip(min=1)

@@ -1,4 +1,7 @@
-"""TODO."""
+"""Segmentation decoders: from an encoder's tokens to the logits of voxels.
+
+Axes: M blocks, N studies, z y x tokens, D width, Z Y X voxels, C classes.
+"""
 
 import math
 

@@ -6,6 +6,7 @@ from memory_store import SHAPE, VIEWS, memory, random_studies
 
 from mmv_jax.data.crops import (
     COARSER,
+    DRAWS,
     NOMINAL_EXTENT_MM,
     OVERSAMPLING,
     Geometry,
@@ -203,6 +204,20 @@ def test_no_crop_exceeds_the_bound_of_its_study(seed, epoch):
             assert (
                 crops.tokens[lines, v].prod(axis=1) <= most_tokens(geometry, view, PATCH, ndim)
             ).all()
+
+
+def test_the_bound_holds_for_views_of_whole_studies_too():
+    """Their longer side is cut to the study, and the shorter one still shrinks."""
+    store = memory([(np.ones((1, 100, 100), np.float32), (np.nan, 1.0, 1.0), "CXR", "raw")])
+    view = View("whole", 1, (8, 96, 192), (1.0, 1.0), True)
+    geometry = Geometry.of(store.index)
+    most = most_tokens(geometry, view, PATCH, 2).item()
+    u = np.random.default_rng(0).uniform(size=(500, 1, 1, DRAWS))
+    drawn = [
+        draw_crops(geometry, {2: [view]}, patch=PATCH, u=one).tokens.prod(axis=-1).item()
+        for one in u
+    ]
+    assert max(drawn) <= most
 
 
 def test_views_that_cannot_be_are_refused():
