@@ -34,6 +34,7 @@ def short_segments(rows: int, length: int, seed: int = 0) -> tuple[tuple[int, ..
     rng = np.random.default_rng(seed)
     filled = []
     for _ in range(rows):
+        # More than fit into a row; the cumulative sum cuts them off.
         lengths = rng.integers(5, 201, size=length)
         filled.append(
             tuple(
@@ -130,6 +131,7 @@ def cost_exponent(lengths: Sequence[int], turns: int) -> float:
         for n in lengths
     }
     median = in_turn(timed, turns)
+    # The slope is 1 where cost is linear; dense attention tends to 2.
     return float(np.polyfit(np.log(lengths), np.log(list(median.values())), 1)[0])
 
 
@@ -147,6 +149,7 @@ def _timed(layout: Layout, backend: str) -> Callable[[], float]:
     q, k, v, ids = _over_devices(q, k, v, ids)
 
     def loss(q, k, v):
+        # Squares: with a plain sum the gradient of the output would be 1 everywhere.
         return jnp.square(segment_attention(q, k, v, ids, backend=backend)).sum()
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
@@ -158,10 +161,12 @@ def _over_devices(q, k, v, ids):
     dense.
     """
     devices = jax.device_count()
+    # Axes of [B, L, H, K]: 0 is rows, 2 is heads.
     axes = [axis for axis in (0, 2) if q.shape[axis] % devices == 0]
     if not axes:
         return q, k, v, ids
     mesh = jax.make_mesh((devices,), ("all",), axis_types=(AxisType.Auto,))
+    # Segment ids have no heads: split over rows, or else whole on every device.
     placed = jax.device_put((q, k, v), NamedSharding(mesh, P(*[None] * axes[0], "all")))
     return *placed, jax.device_put(ids, NamedSharding(mesh, P("all") if axes[0] == 0 else P()))
 

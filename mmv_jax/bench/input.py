@@ -46,8 +46,10 @@ def bench_input(
             "ours": lambda start: store.read_box(0, start, crop),
             "nibabel": lambda start: read_nibabel(path, start, crop),
         }
+        # Starts that leave the crop inside; integers() leaves out its upper end.
         room = np.array([size - side + 1 for size, side in zip(grid, crop, strict=True)])
         place = np.random.default_rng(1).integers(0, room)
+        # Before anything is timed: speed with other voxels would mean nothing.
         np.testing.assert_array_equal(readers["ours"](place), readers["nibabel"](place))
         median = in_turn(
             {
@@ -60,6 +62,7 @@ def bench_input(
             f"{what} {_bytes(where) / 2**20:.0f} MiB"
             for what, where in (("store", Path(folder) / "store"), ("nii.gz", path))
         )
+        # The same files without the pyramid in the index, so full resolution is read.
         alone = Store(
             store.path,
             store.index.drop(columns=["level_factors", "level_blocks"]),
@@ -92,6 +95,7 @@ def body(grid: tuple[int, int, int]) -> np.ndarray:
         *[np.linspace(-1, 1, n, dtype=np.float32) for n in grid], indexing="ij", sparse=True
     )
     inside = (0.4 * z * z + 1.8 * y * y + 1.2 * x * x) < 1
+    # One plane of noise for all z saves drawing a volume.
     noise = np.random.default_rng(0).normal(0, 20, grid[1:]).astype(np.int16)
     return (
         np.where(inside, 40 * np.cos(9 * x) + 60 * np.sin(7 * y + 5 * z), -1000).astype(np.int16)
@@ -123,6 +127,7 @@ def read_nibabel(path: Path, start: np.ndarray, crop: tuple[int, int, int]) -> n
     """The box alone, as nibabel reads it from a compressed file: it inflates all that lies before
     the box's end.
     """
+    # Ours is z, y, x and NIfTI x, y, z: reversed on the way in, transposed on the way out.
     box = tuple(
         slice(low, low + size)
         for low, size in zip(reversed(start.tolist()), reversed(crop), strict=True)
@@ -131,6 +136,7 @@ def read_nibabel(path: Path, start: np.ndarray, crop: tuple[int, int, int]) -> n
 
 
 def _timed(read: Callable, room: np.ndarray, crops: int) -> Callable[[], float]:
+    # Outside of `run`, so that every turn reads other places.
     rng = np.random.default_rng(2)
 
     def run() -> float:
@@ -144,6 +150,7 @@ def _timed(read: Callable, room: np.ndarray, crops: int) -> Callable[[], float]:
 
 
 def _views_of(store: Store) -> Callable[[], float]:
+    # One seed for both stores: they read the same crops.
     geometry, rng = Geometry.of(store.index), np.random.default_rng(3)
 
     def run() -> float:
@@ -151,6 +158,7 @@ def _views_of(store: Store) -> Callable[[], float]:
             geometry, {3: VIEWS}, PATCH, rng.random((1, sum(view.count for view in VIEWS), DRAWS))
         )
         start = time.perf_counter()
+        # Drawing the crops is the same for both and is not timed.
         for crop in range(crops.tokens.shape[1]):
             read_crop(store, geometry, 0, crops[0, crop])
         return time.perf_counter() - start

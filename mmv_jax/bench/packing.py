@@ -46,12 +46,14 @@ def bench_packing(crops: int = 4000, bins: Sequence[int] = OPEN_BINS) -> dict:
 
 def plan_fill(sizes: np.ndarray) -> float:
     """Percent of the rows of an epoch that are tokens."""
+    # All tokens count as global, with a prefix of the whole row: only the length limits.
     plan = make_plan(np.stack([sizes, 0 * sizes], axis=1), length=LENGTH, prefix=LENGTH, seed=0)
     return 100 * float(sizes.sum()) / (len(plan) * LENGTH)
 
 
 def grain_fill(packer: str, sizes: np.ndarray, open_bins: int) -> float:
     """Percent of the rows that a packer of Grain gives, the last and half empty ones too."""
+    # Ones, so that tokens can be told from padding, which is 0.
     crops = grain.MapDataset.source(sizes).map(lambda n: {"tokens": np.ones(n, np.int32)})
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=16)
     rows = PACKERS[packer](
@@ -63,6 +65,7 @@ def grain_fill(packer: str, sizes: np.ndarray, open_bins: int) -> float:
     filled = [
         int(
             np.count_nonzero(
+                # Grain gives the tokens alone, or a tuple in which they come first.
                 row["tokens"][0] if isinstance(row["tokens"], tuple) else row["tokens"]
             )
         )

@@ -33,6 +33,7 @@ def bench_probe(
     """
     cases, notes = [], []
     for n in studies:
+        # The last 1000 are for testing.
         x, y = correlated(n + 1000, width, tasks)
         train, test = slice(0, n), slice(n, None)
         with threadpool_limits(1):
@@ -40,6 +41,7 @@ def bench_probe(
             weights, bias = fit_logistic(
                 x[train], y[train], np.tile(np.asarray(strengths), (tasks, 1))
             )
+            # The right side is read first: both times come before `start` changes.
             ours_s, start = time.process_time() - start, time.process_time()
             theirs = [
                 [_sklearn(x[train], y[train, k], strength) for strength in strengths]
@@ -78,6 +80,7 @@ def correlated(n: int, width: int, tasks: int, seed: int = 0) -> tuple[np.ndarra
     that hang on them with noise.
     """
     rng = np.random.default_rng(seed)
+    # Column k shrinks as k^-0.7: a spectrum that falls as a power law.
     mixing = rng.normal(size=(width, width)) * np.arange(1, width + 1)[None] ** -0.7
     x = (rng.normal(size=(n, width)) @ mixing.T).astype(np.float32)
     x = Standardiser.of(x)(x)

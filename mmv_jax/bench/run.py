@@ -19,6 +19,7 @@ def use_every_core() -> None:
     XLA works through the loops of one CPU device on one core, however many there are: only what is
     split over devices uses all of them.
     """
+    # -1 is JAX's default: nobody has chosen a number.
     if jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
         with contextlib.suppress(RuntimeError):  # devices are in use: then it is timed on those
             jax.config.update("jax_num_cpu_devices", os.cpu_count())
@@ -27,6 +28,7 @@ def use_every_core() -> None:
 def seconds(fn: Callable, *args) -> float:
     """Wall time until the arrays that `fn` returns are there."""
     start = time.perf_counter()
+    # JAX returns before the work is done: without the wait only the dispatch would be timed.
     jax.block_until_ready(fn(*args))
     return time.perf_counter() - start
 
@@ -51,6 +53,7 @@ def case(name: str, ours_s: float, peer_s: float, peer_name: str) -> dict:
         "ours": ours_s * 1e3,
         "peer": peer_s * 1e3,
         "peer_name": peer_name,
+        # Seconds, so less is better and the peer is on top.
         "ratio": peer_s / ours_s,
         "unit": "ms",
     }
@@ -74,6 +77,7 @@ def worker(module: str, *arguments: str) -> Iterator[Callable[[], float]]:
 
         def run() -> float:
             asked.write("run\n")
+            # The pipe is buffered, and the worker starts when a whole line has arrived.
             asked.flush()
             return float(answers.readline())
 

@@ -59,6 +59,7 @@ def equal_crops(rows: int = 2, length: int = 2048, tokens: int = 512) -> TimedRo
     count = length // tokens
     made = tuple(
         tuple(
+            # Two views in a row are of one study; every second one is masked, a quarter of it.
             Crop(rows * length + r * count + i // 2, True, tokens, i % 2 * tokens // 4)
             for i in range(count)
         )
@@ -77,20 +78,26 @@ def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> TimedRows:
         front: list[Crop] = []
         back: list[Crop] = []
         while True:
+            # Tokens of global and of local crops. Every third study is a CT, the others are planar.
             span, local = ((350, 540), (30, 64)) if study % 3 == 0 else ((120, 201), (18, 41))
             sizes = [int(n) for n in (*rng.integers(*span, 2), *rng.integers(*local, 4))]
+            # All crops of a study lie in one row, so a study that does not fit ends the row.
             if sum(crop.tokens for crop in front + back) + sum(sizes) > length:
                 break
+            # Global crops go first: the teacher reads only the prefix.
+            # Of each study the second global crop has 30 % of its tokens masked.
             front += [Crop(study, True, n, i * n * 3 // 10) for i, n in enumerate(sizes[:2])]
             back += [Crop(study, False, n) for n in sizes[2:]]
             study += 1
         made.append((*front, *back))
         study += -study % 3  # every row begins with a CT
+    # The longest of all rows: a batch has one shape.
     prefix = max(sum(crop.tokens for crop in row if crop.is_global) for row in made)
     lengths = [crop.tokens for row in made for crop in row]
     return TimedRows(
         f"{rows} rows of {length}, {len(lengths)} crops of {min(lengths)} to {max(lengths)}",
         length,
+        # Rounded up to a multiple of 64 tokens.
         -(-prefix // 64) * 64,
         tuple(made),
     )
@@ -115,6 +122,7 @@ def bench_step(works: Sequence[TimedRows] | None = None, turns: int = 3) -> dict
                 worker("mmv_jax.bench.torch_step", "lengths", described) as lengths,
                 worker("mmv_jax.bench.torch_step", "padded", described) as padded,
             ):
+                # Both processes stay alive through all turns, so that every turn times all three.
                 median = in_turn(
                     {"ours": step_of(work), "lengths": lengths, "padded": padded}, turns
                 )
@@ -147,6 +155,7 @@ def config_of(work: TimedRows) -> ConfigDict:
         "per_step": len(work.rows),
     }
     c.encoder = {"size": work.size, "patch": work.patch, "registers": work.registers}
+    # DINO and iBOT alone, as in the PyTorch step: it has no decoder and no KoLeo term.
     c.objective = {
         "mae": 0.0,
         "dino": 1.0,
@@ -161,6 +170,7 @@ def config_of(work: TimedRows) -> ConfigDict:
     )
     c.optimizer = {"peak_lr": 1e-4, "at_rows": len(work.rows), "warmup": 0.1, "weight_decay": 0.04}
     c.ema = {"start": 0.994, "at_rows": len(work.rows)}
+    # Only masked reconstruction hides tokens from the encoder, and it is off.
     c.rows.visible_share = None
     return c
 
@@ -174,6 +184,7 @@ def make_batch(work: TimedRows) -> dict[str, np.ndarray]:
         at = 0
         masked: list[int] = []
         for segment, crop in enumerate(row):
+            # CLS and registers come before the patches, of which `first` is the first.
             first, end = at + shape.special, at + crop.tokens
             batch["patches"][b, first:end] = rng.standard_normal(
                 (end - first, batch["patches"].shape[-1]), np.float32
@@ -181,6 +192,7 @@ def make_batch(work: TimedRows) -> dict[str, np.ndarray]:
             batch["coords_mm"][b, at:end] = rng.uniform(0, 300, (crop.tokens, 3))
             batch["kinds"][b, at:first] = [CLS, *range(REGISTER, REGISTER + work.registers)]
             batch["kinds"][b, first:end] = PATCH
+            # 0 is padding.
             batch["segment_ids"][b, at:end] = segment + 1
             for name, value in (
                 ("study", crop.study),
@@ -188,6 +200,7 @@ def make_batch(work: TimedRows) -> dict[str, np.ndarray]:
                 ("cls_index", at),
             ):
                 batch[name][b, segment] = value
+            # The first patches of a crop, as in `torch_step.make_groups`.
             masked += range(first, first + crop.masked)
             at = end
         batch["masked"][b, masked] = True
@@ -213,6 +226,7 @@ def step_of(work: TimedRows) -> Callable[[], float]:
     step = jit_step(objective, tx, ema=ema, state=state, mesh=mesh)
 
     def advance():
+        # The step donates its state, so each call must start from what the last one returned.
         nonlocal state
         state, metrics = step(state, batch)
         return state, metrics

@@ -26,6 +26,7 @@ class TorchBlock(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
+        # 1e-6 as in our blocks; PyTorch's own default is 1e-5.
         self.norm_1, self.norm_2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.inner, self.outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -39,6 +40,7 @@ class TorchBlock(nn.Module):
             rotated(q, cos, sin), rotated(k, cos, sin), v, attn_mask=mask
         )
         x = x + self.scale_1 * self.out(found.transpose(1, 2).reshape(n, length, width))
+        # The tanh form, which is the default of Flax's gelu but not of PyTorch's.
         return x + self.scale_2 * self.outer(gelu(self.inner(self.norm_2(x)), approximate="tanh"))
 
 
@@ -53,6 +55,7 @@ def rotated(x, cos, sin):
 class TorchEncoder(nn.Module):
     def __init__(self, width: int, depth: int, heads: int, voxels: int, special: int):
         super().__init__()
+        # Three axes of position, two channels a pair: a sixth of the head for each axis.
         self.special, self.pairs = special, width // heads // 6
         self.patch = nn.Linear(voxels, width)
         self.learned = nn.Parameter(torch.randn(special + 1, width) * 0.02)  # CLS, registers, mask
@@ -67,8 +70,10 @@ class TorchEncoder(nn.Module):
         if masked is not None:
             x = torch.where(masked[..., None], self.learned[-1], x)
         x = torch.cat((self.learned[:-1].expand(len(x), -1, -1), x), 1)
+        # Wavelengths from 1 to 100, in units of 16 mm, as `ops/rotary.py` has them.
         frequencies = 2 * math.pi * 100.0 ** (-torch.arange(self.pairs) / (self.pairs - 1))
         angles = (coords[..., None] / 16 * frequencies).flatten(2)[:, None]
+        # As keys only: what a padded query gives is not read.
         mask = None if real is None else real[:, None, None]
         for block in self.blocks:
             x = block(x, angles.cos(), angles.sin(), mask)
@@ -86,13 +91,16 @@ class Head(nn.Module):
     def forward(self, x):
         for layer in self.layers[:-1]:
             x = gelu(layer(x), approximate="tanh")
+        # Both sides have length 1, so the logits are cosines.
         return linear(normalize(self.layers[-1](x), dim=-1), normalize(self.prototypes, dim=-1))
 
 
 @torch.no_grad()
 def sinkhorn(logits, temperature: float = 0.04, iterations: int = 3):
+    # The largest logit is subtracted so that exp stays finite; the normalisation cancels it.
     q = torch.exp((logits - logits.max()) / temperature)
     for _ in range(iterations):
+        # Prototypes share the N samples evenly, N / K each; then each sample sums to 1.
         q = q / q.sum(0, keepdim=True) * (q.shape[0] / q.shape[1])
         q = q / q.sum(1, keepdim=True)
     return q
@@ -127,7 +135,9 @@ def make_groups(work: dict[str, Any], padded: bool) -> list[dict[str, Any]]:
         n, longest = len(members), int(tokens.max())
         masked = torch.zeros(n, longest - special, dtype=torch.bool)
         for line, (_, crop) in zip(masked, members):
+            # The first patches, as in `step.make_batch`.
             line[: crop["masked"]] = True
+        # Crops of one length get no mask, so that PyTorch does not pay for one.
         ragged = padded and int(tokens.min()) < longest
         groups.append(
             {
@@ -148,6 +158,7 @@ def encode(encoder: Any, groups: list[dict], teacher: bool):
     """
     cls, numbers, hidden = [], [], []
     for group in groups:
+        # The teacher reads the global crops unmasked; the student reads all crops.
         if group["is_global"] or not teacher:
             tokens = encoder(
                 group["patches"],
@@ -176,6 +187,7 @@ def main(mode: str, described: str) -> None:
     counts = [
         crop["masked"] for group in groups for crop in _members(work, group) if crop["masked"]
     ]
+    # iBOT averages over the masked tokens of a crop, then over crops, in the order of `encode`.
     weights = torch.cat([torch.full((n,), 1 / n / len(counts)) for n in counts])
 
     def step() -> None:
@@ -186,6 +198,7 @@ def main(mode: str, described: str) -> None:
                 sinkhorn(teacher["ibot_head"](hidden)),
             )
         cls, numbers, hidden = encode(student["encoder"], groups, teacher=False)
+        # [student crops, teacher crops]: two views of one study, and not the same view.
         pairs = (study[numbers][:, None] == study[taught_numbers]) & (
             torch.tensor(numbers)[:, None] != torch.tensor(taught_numbers)
         )
@@ -202,6 +215,7 @@ def main(mode: str, described: str) -> None:
         (dino + ibot).backward()
         nn.utils.clip_grad_norm_(student.parameters(), 3.0)
         optimizer.step()
+        # EMA with momentum 0.994, where `step.config_of` starts.
         torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 0.006)
 
     for _ in sys.stdin:

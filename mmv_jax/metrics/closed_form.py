@@ -58,13 +58,16 @@ def delong(
     of_high, of_low = patients[positive], patients[~positive]
     value, count = float(high.mean()), int(patients.max()) + 1
     i, j = len(np.unique(of_high)), len(np.unique(of_low))
+    # Each patient's sum of deviations [P]. One with both classes adds the covariance a · b.
     a = np.bincount(of_high, high - value, count) / len(high)
     b = np.bincount(of_low, low - value, count) / len(low)
     both = len(np.unique(patients))
+    # Obuchowski's factors n / (n - 1), of patients instead of studies.
     variance = i / (i - 1) * (a @ a) + j / (j - 1) * (b @ b) + 2 * both / (both - 1) * (a @ b)
     apart = sum(float(x.var(ddof=1)) / len(x) for x in (high, low))
     return DeLong(
         value,
+        # A negative covariance may exceed the other two terms.
         variance=max(float(variance), 0.0),
         apart=apart,
         studies=(len(high), len(low)),
@@ -90,6 +93,7 @@ def auroc_interval(
     """
     found = delong(truth, score, patients)
     (m, n), (i, j) = found.studies, found.patients
+    # Hanley and McNeil's variance, with m - 1 and n - 1 both replaced by their mean.
     more = (m + n) / 2 - 1
 
     def model(value: float) -> float:
@@ -99,6 +103,7 @@ def auroc_interval(
     # One pair of patients right and one wrong are added, so that the ratio is finite at the ends.
     inner = (found.value * i * j + 1) / (i * j + 2)
     measured = found.variance / model(inner) if found.variance > 0 else found.design_effect
+    # From 0 to 1: the share of DeLong's variance, which is half at TRUSTED patients.
     trust = min(i, j) / (min(i, j) + TRUSTED)
     scale = trust * measured + (1 - trust) * found.design_effect
     # A design effect is itself estimated: where there is one, Student's quantile stands.
@@ -119,9 +124,11 @@ def proportion_interval(
     """
     n, count = len(values), len(np.unique(patients))
     share = float(values.mean())
+    # At a share of 0 or 1 no design effect can be measured: the largest possible one stands.
     apart = share * (1 - share) / n
     design = n / count
     if apart > 0 and count > 1:
+        # The variance between patients' totals, linearised at the share.
         off = np.bincount(patients, values - share) / n
         design = float(np.clip(count / (count - 1) * (off @ off) / apart, 1.0, design))
     # Without clusters nothing is estimated but the share, and the normal quantile is Wilson's own.
@@ -142,9 +149,12 @@ def _score_bounds(estimate: float, allowed: Callable[[float], float]) -> tuple[f
     """The values next to 0 and to 1 whose squared distance from the estimate is allowed there."""
     bounds = []
     for end in (0.0, 1.0):
+        # The estimate is always allowed, its distance being 0, so bisection starts from there.
         inside, outside = estimate, end
+        # The variance is 0 at both ends, so an end is a bound only where the estimate is there.
         if (estimate - end) ** 2 <= allowed(end):
             inside = end
+        # 50 halvings reach 1e-15, about the precision of a float64.
         for _ in range(50):
             middle = (inside + outside) / 2
             if (estimate - middle) ** 2 <= allowed(middle):

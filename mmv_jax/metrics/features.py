@@ -21,6 +21,7 @@ def rankme(features: Float[np.ndarray, "N D"]) -> float:
     total = sigma.sum()
     if total == 0:
         return 1.0
+    # 0 log 0 is 0 by definition, but NaN in NumPy.
     p = sigma[sigma > 0] / total
     return float(np.exp(-(p * np.log(p)).sum()))
 
@@ -51,8 +52,10 @@ def knn_probabilities(
     classes, label = np.unique(train_y, return_inverse=True)
     cosine = unit(test_x) @ unit(train_x).T
     k = min(k, cosine.shape[1])
+    # argpartition: the votes do not depend on the order among the k.
     nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
     closeness = np.take_along_axis(cosine, nearest, axis=1)
+    # Subtracting the largest cosine cancels in the shares and keeps exp finite.
     weight = np.exp((closeness - closeness.max(axis=1, keepdims=True)) / temperature)
     votes = np.stack(
         [(weight * (label[nearest] == c)).sum(axis=1) for c in range(len(classes))], axis=1
@@ -88,6 +91,7 @@ def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> floa
         np.asarray(z, np.float64) - np.mean(z, axis=0, dtype=np.float64, keepdims=True)
         for z in (x, y)
     )
+    # ‖YᵀX‖² = tr(XXᵀ YYᵀ): products of width × width stand for Gram matrices of N × N.
     scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")
 
@@ -139,12 +143,15 @@ def likeness(
     value, rng = debiased_cka(x, y), np.random.default_rng(seed)
     if np.isnan(value):
         return Likeness(value, ceiling=value, null=value, p=value)
+    # Both halves see the same studies, so only the choice of features lowers their likeness.
     own = [np.mean([_split_half(z, rng) for _ in range(halves)]) for z in (x, y)]
     ceiling = float(np.sqrt(np.prod(own))) if min(own) > 0 else float("nan")
     k, m = _gram(x), _gram(y)
     scale = np.sqrt(_hsic(k, k) * _hsic(m, m))
     orders = [rng.permutation(len(m)) for _ in range(permutations)]
+    # Permuting studies permutes rows and columns alike, so the scale stays the same.
     null = np.array([_hsic(k, m[np.ix_(order, order)]) / scale for order in orders])
+    # The observed order counts as one of the permutations, so p is never 0.
     p = float((1 + (null >= value).sum()) / (1 + permutations))
     return Likeness(value, ceiling=ceiling, null=float(np.quantile(null, 0.95)), p=p)
 
@@ -169,6 +176,7 @@ def _hsic(k: np.ndarray, m: np.ndarray) -> float:
     """The unbiased estimate, of matrices with an empty diagonal."""
     n = len(k)
     of_k, of_m = k.sum(axis=0), m.sum(axis=0)
+    # (tr KM + 1ᵀK1 1ᵀM1 / ((n-1)(n-2)) - 2 / (n-2) 1ᵀKM1) / (n (n-3)); tr KM = Σ k m.
     sums = (k * m).sum() + of_k.sum() * of_m.sum() / ((n - 1) * (n - 2))
     return float((sums - 2 / (n - 2) * (of_k @ of_m)) / (n * (n - 3)))
 

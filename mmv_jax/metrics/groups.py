@@ -56,7 +56,9 @@ def support(truth: Num[np.ndarray, " N"], groups: np.ndarray, patients: np.ndarr
         for label in (0, 1)
         for g in np.unique(groups)
     ]
+    # Kish: (Σ w)² / Σ w², where Σ w = n. A study weighs e / cell, so its cell adds e² / cell.
     squares = sum(e**2 / max(cell.sum(), 1) for e, cell in zip(expected, cells))
+    # An empty cell is divided by 1 above; `smallest` is then 0 and the test is refused.
     return Support(smallest, float(len(truth) ** 2 / squares))
 
 
@@ -81,6 +83,7 @@ def tie_broken(metric: str, groups: np.ndarray) -> Weighted:
             for group in inside.T:
                 both = weights @ (chosen * group)
                 expected = of_label * (weights @ group) / weights.sum(axis=1)
+                # No weight can make up for an empty cell that should have some.
                 missing |= (both == 0) & (expected > 0)
                 out += (
                     weights
@@ -102,6 +105,7 @@ def auroc_within(groups: np.ndarray) -> Weighted:
         right, pairs = np.zeros((2, len(weights)))
         for group in inside.T:
             w, y = weights[:, group], truth[group].astype(np.float64)
+            # Pairs of a positive and a negative study: 0 where the AUROC of the group is NaN.
             own = (w @ y) * (w @ (1 - y))
             right += own * np.nan_to_num(weighted_auroc(y, predicted[group], w))
             pairs += own

@@ -76,7 +76,9 @@ def patient_weights(
 
     All resamples at once: what only needs their metric takes them in blocks of `BLOCK_BYTES`.
     """
+    # A tuple, because the cache needs arguments that can be hashed.
     counts, index = _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
+    # Counts of patients [R, P] become weights of studies [R, N].
     return counts[:, index].astype(np.float64)
 
 
@@ -88,6 +90,7 @@ def _drawn(patients: tuple, resamples: int, seed: int) -> tuple[np.ndarray, np.n
     rng, share = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
     for rows in _blocks(resamples, len(names)):
         counts[rows] = rng.multinomial(len(names), share, size=rows.stop - rows.start)
+    # The cache returns this very array to every caller.
     counts.flags.writeable = False
     return counts, index
 
@@ -128,6 +131,7 @@ def interval(
     why = behind.too_few
     if np.isnan(value):
         return Interval(value, np.nan, np.nan, len(truth), why="the metric is not defined")
+    # A proportion has bounds with any number of patients; an AUROC needs FEWEST of each class.
     if metric == "proportion" or (metric == "auroc" and not why):
         index = np.unique(patients, return_inverse=True)[1]
         if metric == "auroc":
@@ -216,6 +220,7 @@ def interval_over_draws(
         why = behind.too_few or "the metric is not defined"
         return Interval(value, np.nan, np.nan, len(truth), why=why)
     drawn = [
+        # Model k judges resamples k, k + K, …, so that together they use each once.
         _judged(model, patients, resamples, seed, part=slice(k, None, len(models)))
         for k, model in enumerate(models)
     ]
@@ -236,6 +241,7 @@ def holm(p_values: list[float]) -> list[float]:
     order = [i for i in np.argsort(p) if not np.isnan(p[i])]
     adjusted, running = p.copy(), 0.0
     for rank, i in enumerate(order):
+        # The running maximum keeps the adjusted values in the order of the p-values.
         running = max(running, min(1.0, (len(order) - rank) * p[i]))
         adjusted[i] = running
     return adjusted.tolist()
@@ -266,6 +272,7 @@ class _Patients:
         cls, metrics: tuple[str | Weighted, ...], truth: np.ndarray, patients: np.ndarray
     ) -> "_Patients":
         of_classes = any(isinstance(m, str) and m in OF_CLASSES for m in metrics)
+        # A metric of classes is only as certain as its rarer class allows.
         parts = [truth == 1, truth != 1] if of_classes else [np.ones(len(truth), bool)]
         rarer = min(len(np.unique(patients[part])) for part in parts)
         return cls(len(np.unique(patients)), rarer, " of a class" if of_classes else "")
@@ -277,6 +284,7 @@ class _Patients:
 
     def quantile(self, tail: float) -> float:
         """Student's, times what makes the spread of a bootstrap unbiased."""
+        # With n patients a bootstrap's variance is (n - 1) / n of the unbiased one.
         return float(np.sqrt(self.rarer / (self.rarer - 1)) * stats.t.ppf(tail, self.all - 1))
 
 
@@ -286,6 +294,7 @@ def _judged(
     """The metric in every resample (of a part of them), block by block."""
     counts, index = _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
     counts = counts[part]
+    # Weights are made block by block: all [R, N] of a large task may exceed the memory.
     blocks = _blocks(len(counts), len(index))
     return np.concatenate([judge(counts[rows][:, index].astype(np.float64)) for rows in blocks])
 
@@ -311,6 +320,7 @@ def _interval(
     if centred:
         defined = np.maximum(defined + value - np.median(defined), 0.0)
     low, high = _expanded(defined, behind, level)
+    # All draws may lie on one side of the value, which the interval must hold.
     return Interval(value, min(low, value), max(high, value), n, undefined=undefined)
 
 
@@ -339,6 +349,7 @@ def _difference(
     if error > 0:
         p = float(2 * stats.t.sf(abs(value) / error, behind.all - 1))
     else:
+        # All draws agree, so t is not defined. R draws cannot show a smaller p.
         p = 1.0 if value == 0 else 2 / (len(defined) + 1)
     return Difference(value, min(low, value), max(high, value), p, undefined=undefined)
 
@@ -347,6 +358,7 @@ def _defined(drawn: np.ndarray) -> tuple[np.ndarray, float, str]:
     """The finite draws, the share of the others, and why that is too large."""
     defined = drawn[np.isfinite(drawn)]
     undefined = 1 - len(defined) / len(drawn)
+    # Draws without the metric are no random part: often they lack a class.
     why = f"not defined in {100 * undefined:.0f} % of the resamples"
     return defined, undefined, why if undefined > UNDEFINED else ""
 
@@ -354,5 +366,6 @@ def _defined(drawn: np.ndarray) -> tuple[np.ndarray, float, str]:
 def _expanded(drawn: np.ndarray, behind: _Patients, level: float) -> tuple[float, float]:
     """Quantiles that are as far out as those of Student's t with the unbiased variance."""
     reach = behind.quantile((1 + level) / 2)
+    # norm.cdf turns the reach into percentiles: with 10 patients 97.5 % becomes 99.1 %.
     low, high = np.quantile(drawn, [stats.norm.cdf(-reach), stats.norm.cdf(reach)])
     return float(low), float(high)

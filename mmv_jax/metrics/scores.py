@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, mean_absolute_error, r2_sco
 
 def auroc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
     """Area under the ROC curve; NaN where `truth` (0/1) has one class only."""
+    # scikit-learn warns or raises on one class, depending on its version.
     return float(roc_auc_score(truth, score)) if _both_classes(truth) else float("nan")
 
 
@@ -55,6 +56,7 @@ def calibration_bins(
     reliability diagram.
     """
     order = np.argsort(probability, kind="stable")
+    # With fewer studies than bins, array_split leaves empty ones.
     parts = [part for part in np.array_split(order, bins) if len(part)]
     said, seen = (np.array([x[part].mean() for part in parts]) for x in (probability, truth))
     return said, seen, np.array(list(map(len, parts)))

@@ -14,9 +14,11 @@ def weighted_auroc(
     truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
 ) -> Float[np.ndarray, " R"]:
     """The AUROC under each line of weights, ties counted half; NaN where a class has no weight."""
+    # One column a distinct score, so that ties are one step of the curve.
     starts, order = _groups(score)
     positive = np.add.reduceat((weights * truth[None])[:, order], starts, axis=1)
     negative = np.add.reduceat((weights * (1 - truth)[None])[:, order], starts, axis=1)
+    # The negatives below each score, and half of those that tie with it.
     below = np.cumsum(negative, axis=1) - negative / 2
     return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
@@ -25,9 +27,11 @@ def weighted_auprc(
     truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
 ) -> Float[np.ndarray, " R"]:
     """Average precision under each line of weights; NaN where no positive has weight."""
+    # Highest score first: precision is over all studies at the threshold or above it.
     starts, order = _groups(-np.asarray(score, np.float64))
     positive = np.add.reduceat((weights * truth[None])[:, order], starts, axis=1)
     both = np.add.reduceat(weights[:, order], starts, axis=1)
+    # A resample may give no weight to the highest scores, hence the floor.
     precision = np.cumsum(positive, axis=1) / np.maximum(np.cumsum(both, axis=1), 1e-12)
     return _ratio((positive * precision).sum(axis=1), positive.sum(axis=1))
 
@@ -97,6 +101,7 @@ def weighted_calibration(
     inside = np.zeros((len(truth), bins))
     for b, part in enumerate(np.array_split(np.argsort(probability, kind="stable"), bins)):
         inside[part, b] = 1.0
+    # |Σ w (p - y)| of a bin is its weight times |mean p - mean y|: no division by empty bins.
     gap = np.asarray(probability, np.float64) - truth
     return _ratio(np.abs((weights * gap[None]) @ inside).sum(axis=1), weights.sum(axis=1))
 
@@ -119,15 +124,18 @@ def weighted_calibration_slope(
     a, b = np.zeros((2, len(weights)))
     step = np.full(len(weights), np.inf)
     for _ in range(25):
+        # The clip keeps exp finite. At 30 the probability is within 1e-13 of 0 or 1.
         said = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * x[None], -30, 30)))
         residual, spread = weights * (truth[None] - said), weights * said * (1 - said)
         g0, g1 = residual.sum(axis=1), residual @ x
         h00, h01, h11 = spread.sum(axis=1), spread @ x, spread @ (x * x)
+        # Cramer's rule for the 2 × 2 Newton system, one a resample.
         determinant = np.maximum(h00 * h11 - h01 * h01, 1e-12)
         step = (h00 * g1 - h01 * g0) / determinant
         a, b = a + np.clip((h11 * g0 - h01 * g1) / determinant, -5, 5), b + np.clip(step, -5, 5)
         if np.abs(step).max() < 1e-8:
             break
+    # A slope that still moves, or that is beyond 50, has no finite maximum.
     return np.where((np.abs(step) < 1e-4) & (np.abs(b) < 50), b, np.nan)
 
 

@@ -28,6 +28,7 @@ def brier(
     Source: Graf et al., Stat Med 1999; with competing deaths, Gerds and Schumacher 2006.
     """
     cases, controls = outcome_weights(time, event, years)
+    # Weights make up for the censored, so the mean is over all N women.
     return _mean(cases * (1 - risk) ** 2 + controls * risk**2)
 
 
@@ -46,6 +47,7 @@ def index_of_accuracy(
     own = brier(time, event, risk, years)
     null = brier(time, event, np.full(len(time), everyone), years)
     ratio = own.value / null.value
+    # Delta method of 1 - own / null. Both scores are of the same women, so influences subtract.
     return Estimate(1 - ratio, (ratio * null.influence - own.influence) / null.value)
 
 
@@ -63,6 +65,7 @@ def net_benefit(
     Source: Vickers and Elkin, Med Decis Making 2006; Vickers et al. 2008 for censored outcomes.
     """
     cases, controls = outcome_weights(time, event, years)
+    # At threshold t, one needless treatment costs t / (1 - t) of the gain from one outcome treated.
     odds = threshold / (1 - threshold)
     return _mean((risk >= threshold) * (cases - odds * controls))
 
@@ -113,6 +116,7 @@ def calibration_slope(
 
 def log_hazard(risk: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
     """The logarithm of the cumulative hazard that a risk stands for."""
+    # H = -log(1 - risk). A risk of 0 or 1 has no finite logarithm, hence the clip.
     return np.log(-np.log1p(-np.clip(risk, 1e-12, 1 - 1e-12)))
 
 

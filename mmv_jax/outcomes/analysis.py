@@ -120,6 +120,7 @@ def analyse(
     """
     names = cohort.names_of(adjust)
     _check_splines(cohort, names, splines)
+    # The imputation needs the women whom complete cases leave out.
     whole = cohort
     cohort, scores = _ready(cohort, names, endpoint)
     group = severity(cohort.area_mm2, thresholds)
@@ -154,6 +155,7 @@ def analyse(
 
 
 def _check_splines(cohort: Cohort, names: Sequence[str], splines: Sequence[str]) -> None:
+    # SPLINES: its default, age, must not be an error where nobody adjusts for age.
     wrong = [name for name in splines if name not in (*names, AREA, *SPLINES)]
     if wrong:
         raise UserError(
@@ -182,6 +184,7 @@ def _ready(cohort: Cohort, names: Sequence[str], endpoint: str) -> tuple[Cohort,
             "What event 1 is was not said (endpoint): the ASCVD score was made for infarction,"
             " coronary death and stroke, PREVENT for these and heart failure."
         )
+    # The scores are of all women; the line of the file finds those who are kept.
     return kept, {name: risk[np.isin(cohort.line, kept.line)] for name, risk in scores.items()}
 
 
@@ -191,6 +194,7 @@ def _imputed(
     """The adjusted hazard ratios of all women, where complete cases are not all."""
     if len(whole) == len(women.cohort):
         return {}, []
+    # The same severities as among complete cases, so that both models compare the same.
     everyone = Women(
         cohort=whole,
         group=severity(whole.area_mm2, thresholds),
@@ -237,8 +241,10 @@ def _curves(
     """The curves of each group, the numbers at risk under them, and the restricted means."""
     time, event, late = cohort.time_years, cohort.event, cohort.entry_years
     step = next(step for step in AT_RISK_STEPS if time.max() < 8 * step)
+    # arange leaves out its end; a follow-up of whole steps must show its last number.
     when = np.arange(0.0, max(time.max(), step) + 1e-9, step)
     survival, incidence, left, means = [], [], [], {}
+    # Restricted means are subtracted from each other, so every severity must reach the horizon.
     followed = min(float(time[of].max()) for of in groups.values())
     years = [float(h) for h in horizons if h <= followed]
     for name, of in groups.items():
@@ -280,6 +286,7 @@ def metrics(analysis: Analysis) -> dict:
     found |= _restricted(analysis)
     women = sum(group.women for group in analysis.groups)
     value, *bounds = analysis.follow_up
+    # JSON has no infinity, which stands for a median or a bound that is not reached.
     if np.isfinite(analysis.follow_up).all():
         found["follow_up"] = {"all": {"median_years": _interval(value, bounds, women)}}
     prediction = {

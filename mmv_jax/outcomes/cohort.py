@@ -178,6 +178,7 @@ def read_cohort(
     )
     read = {*REQUIRED, ENTRY, INDEX, *covariates, *also}
     unread = [name for name in header if name not in read]
+    # All complaints together, so that a file is corrected once and not line by line.
     if complaints := [*complaints, *wrong]:
         raise UserError("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
     cohort = Cohort(
@@ -189,6 +190,7 @@ def read_cohort(
         age=values["age"],
         covariates=extra | more,
         notes=(*notes, *remarks),
+        # Zeros alone are no delayed entry, which would leave out Gray's test and all predictions.
         entry_years=values[ENTRY] if values[ENTRY].any() else None,
     )
     return cohort.told(*_remarks(cohort, ids, areas, unread))
@@ -211,6 +213,7 @@ def read_index_dates(path: str | Path) -> dict[str, str]:
         if is_missing(cell):
             continue
         try:
+            # fromisoformat reads both forms, with and without hyphens.
             found[name] = date.fromisoformat(cell).strftime("%Y%m%d")
         except ValueError:
             wrong.append(line)
@@ -302,8 +305,10 @@ def check_covariates(cohort: Cohort, names: Sequence[str]) -> None:
         if names
         else np.zeros((len(cohort), 0))
     )
+    # No spread is 0 here: constants are refused above.
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     for i, name in enumerate(names):
+        # Standardised columns have length √N, so the tolerance is 1e-6 of a column.
         if i and np.linalg.matrix_rank(x[:, : i + 1], tol=1e-6 * np.sqrt(len(x))) <= i:
             raise UserError(
                 f"{cohort.name}: the covariate {name} follows from the ones before it"

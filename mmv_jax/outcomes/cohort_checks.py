@@ -20,6 +20,7 @@ def check_ids(
         complaints.append(
             f"{at_lines(lines[absent])} no patient_id. Give every woman an id, or remove the line."
         )
+    # Absent ids all look the same; they have their own complaint.
     duplicated = pd.Series(ids).duplicated(keep=False).to_numpy() & ~absent
     if duplicated.any():
         complaints.append(
@@ -45,6 +46,7 @@ def check_follow_up(
     time, event = values["time_years"], values["event"]
     no_time, no_event = missing_of(columns["time_years"]), missing_of(columns["event"])
     code = np.isin(event, (0, 1, 2))
+    # NaN compares as False, so a missing cell breaks only the rule that asks for it.
     happened = code & (event > 0)
     rules = (
         (
@@ -80,6 +82,7 @@ def check_follow_up(
         ),
     )
     complaints = [f"{at_lines(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
+    # Only where all codes are right: a wrong one may have meant the outcome.
     if not complaints and not np.any(event == 1):
         complaints.append("no line has event 1, so there is no outcome to analyse.")
     return complaints
@@ -89,6 +92,7 @@ def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> l
     age, area, time = values["age"], values["area_mm2"], values["time_years"]
     rules = (
         (
+            # Negated, so that NaN is refused as well.
             ~((age >= AGES[0]) & (age <= AGES[1])),
             f"no age between {AGES[0]:.0f} and {AGES[1]:.0f} years. Give the age at the mammogram.",
         ),
@@ -101,6 +105,7 @@ def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> l
         ),
         (area < 0, "a negative area_mm2. An area is 0 or more."),
         (
+            # Only where each is possible by itself: otherwise another rule has complained.
             (age <= AGES[1]) & (time <= LONGEST_YEARS) & (age + time > AGES[1]),
             (
                 f"an age and a time_years that make her older than {AGES[1]:.0f}. If the times are"
@@ -127,6 +132,7 @@ def check_entry(
         ),
         (entry < 0, "a negative entry_years. Time counts from the mammogram: give 0."),
         (
+            # A follow-up of 0 years is allowed, so its entry at 0 is as well.
             np.isfinite(entry) & (entry >= values["time_years"]) & (values["time_years"] > 0),
             (
                 "an entry_years that is not before time_years, so she was never at risk. Correct"

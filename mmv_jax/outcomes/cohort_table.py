@@ -23,10 +23,12 @@ def read_table(path: Path) -> tuple[list[str], Int[np.ndarray, "N"], list[list[s
             f"{path.name}: there is no such cohort file. Give a CSV with {', '.join(REQUIRED)}."
         )
     try:
+        # utf-8-sig drops the byte order mark of Excel, which would become part of the first name.
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             numbered = [
+                # line_num rather than a count: a quoted cell may hold line breaks.
                 (reader.line_num, [cell.strip() for cell in row])
                 for row in reader
                 if any(cell.strip() for cell in row)
@@ -135,6 +137,7 @@ def covariate_columns(
                 " numbers. Correct them, or leave the cells empty."
             ],
         )
+    # Ties of frequency go by name, so that the reference does not depend on the order of lines.
     levels = (
         pd.Series(cells)[~missing]
         .value_counts()
@@ -154,6 +157,7 @@ def covariate_columns(
     texts = np.array(cells, object)
     found = {
         f"{name}={level}": np.where(missing, np.nan, texts == level).astype(float)
+        # The first, the commonest, is the reference and has no column.
         for level in sorted(levels.index[1:])
     }
     if not found:

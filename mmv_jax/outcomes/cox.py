@@ -34,6 +34,7 @@ class Effect:
 def effect(name: str, coefficient: float, error: float, *, women: int, outcomes: int) -> Effect:
     """A hazard ratio from its logarithm and the standard error of that (Wald)."""
     low, high = np.exp([coefficient - Z95 * error, coefficient + Z95 * error])
+    # sf, not 1 - cdf: a p-value below 1e-16 would round to 0.
     p = float(2 * stats.norm.sf(abs(coefficient / error)))
     return Effect(
         name=name,
@@ -103,6 +104,7 @@ def cox(
             f"The Cox model of {', '.join(x)} has a covariate that is the same for all. Adjust for"
             " fewer."
         )
+    # `maximum` states its limits on steps and errors in standard deviations of a covariate.
     standard = (columns - columns.mean(axis=0)) / scale
     beta, state = maximum(_Efron(time, outcome, standard, entry).at, len(scale))
     if state is None:
@@ -113,6 +115,7 @@ def cox(
     covariance = np.linalg.inv(state.information())
     return Cox(
         names=tuple(x),
+        # Back to the unit of each covariate: a coefficient by 1 / s, a covariance by 1 / (s sᵀ).
         log_ratios=beta / scale,
         covariance=covariance / np.outer(scale, scale),
         log_likelihood=state.log_likelihood,
@@ -137,9 +140,13 @@ def _proportionality(names: tuple[str, ...], state: "_State") -> tuple[Proportio
     1994) took the covariates' variance to be the same at every outcome.
     Source: R's `survival::cox.zph` since version 3.0.
     """
+    # Subtracting the mean does not change the test, because the residuals sum to 0 at the maximum.
+    # It only keeps digits.
     trend = state.data.risen - state.data.risen.mean()
     score = trend @ state.residuals()
     information, crossed, squared = (state.information(trend**power) for power in (0, 1, 2))
+    # Schur complement: the information about the added trends, where the coefficients are
+    # estimated too.
     of_score = squared - crossed @ np.linalg.solve(information, crossed)
     # A covariate that varies among the women at risk of one outcome only has no trend: its
     # chi-square is 0.
@@ -155,6 +162,7 @@ def _proportionality(names: tuple[str, ...], state: "_State") -> tuple[Proportio
         # block counts
         block = np.ix_(of, of)
         free = np.diag(of_score)[of] > 1e-9 * size[of]
+        # matrix_rank takes an absolute tolerance, so its matrix is scaled to order 1 first.
         df = int(np.linalg.matrix_rank(normed[block], tol=1e-9, hermitian=True)) if any(free) else 0
         inverse = np.linalg.pinv(of_score[block], rcond=1e-9, hermitian=True)
         chi2 = float(score[of] @ inverse @ score[of]) if df else 0.0
@@ -172,12 +180,14 @@ class _Efron:
         order = np.argsort(-time, kind="stable")
         self.time, self.x = time[order], x[order]
         self.events = np.flatnonzero(outcome[order])
+        # Times fall here and searchsorted needs rising values: hence the minus signs below.
         at = self.time[self.events]
         # of the women at risk at each outcome
         self.last = np.searchsorted(-self.time, -at, side="right") - 1
         _, self.first, self.tie, size = np.unique(
             -at, return_index=True, return_inverse=True, return_counts=True
         )
+        # Efron's k / d of the k-th outcome, k from 0, among the d of one time.
         self.share = (np.arange(len(at)) - self.first[self.tie]) / size[self.tie]
         self.size = size
         # the latest outcome that each woman was at risk of
@@ -206,6 +216,7 @@ class _Efron:
         sums = np.cumsum(values, axis=0)[self.last]
         if self.entry is None:
             return sums
+        # The row of zeros in front makes outside = 0 subtract nothing.
         later = np.cumsum(values[self.by_entry], axis=0)
         return sums - np.concatenate([np.zeros_like(later[:1]), later])[self.outside]
 
@@ -213,11 +224,14 @@ class _Efron:
 def _survival_before(time, outcome, entry, when):
     """The Kaplan–Meier curve just before each time of `when`."""
     times, place = np.unique(time, return_inverse=True)
+    # Summed from the end: the women whose own time is this one or later.
     at_risk = np.bincount(place)[::-1].cumsum()[::-1]
     if entry is not None:
+        # side="left": a woman who enters at a time is not yet at risk at that time.
         late = np.sort(entry[entry > 0])
         at_risk = at_risk - (len(late) - np.searchsorted(late, times, side="left"))
     happened = np.bincount(place[outcome], minlength=len(times))
+    # The 1 in front shifts the curve by one place: the index of a time gives the value before it.
     survival = np.concatenate([[1.0], np.cumprod(1 - happened / at_risk)])
     return survival[np.searchsorted(times, when)]
 
@@ -228,12 +242,15 @@ class _State:
     def __init__(self, data, beta):
         self.data = data
         linear = data.x @ beta
+        # The largest exponent becomes 0, so exp cannot overflow. The shift cancels in every ratio.
         shift = linear.max()
         self.risk = np.exp(linear - shift)
         self.total = data.at_risk(self.risk) - data.share * data.tied(self.risk[data.events])
+        # A step that is far too long may give a total of 0 or NaN. `maximum` checks for this.
         with np.errstate(invalid="ignore", divide="ignore"):
             self.log_likelihood = float(np.sum(linear[data.events] - shift - np.log(self.total)))
         weighted = self.risk[:, None] * data.x
+        # Over `total` this is the covariates' mean in the risk set, weighted by risk.
         sums = data.at_risk(weighted) - data.share[:, None] * data.tied(weighted[data.events])
         self.mean = sums / self.total[:, None]
 
@@ -248,12 +265,15 @@ class _State:
     def information(self, weight=1.0):
         """The sum over outcomes of weight × the covariates' variance in the risk set, [P, P]."""
         data = self.data
+        # One sum per woman, over the outcomes that she is at risk of, avoids an [E, P, P] array.
         each = weight / self.total
         # sums over this outcome and all earlier in time
         later = np.concatenate([np.cumsum(each[::-1])[::-1], [0.0]])
         expected = later[data.from_event]
         if data.entry is not None:
+            # Outcomes at her entry or earlier in time do not count.
             expected = expected - later[data.to_event]
+        # In the k-th denominator of d ties, Efron counts each tied woman only 1 - k / d.
         expected[data.events] -= data.tied(data.share * each)
         second = (data.x * (self.risk * expected)[:, None]).T @ data.x
         return second - (self.mean * (weight * np.ones(len(each)))[:, None]).T @ self.mean

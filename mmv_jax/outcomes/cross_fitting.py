@@ -35,8 +35,10 @@ def _folds(event: np.ndarray, x: Columns) -> np.ndarray:
     """Deals outcomes, deaths and the others evenly, and within these each 0/1 column, so that no
     model lacks a rare one.
     """
+    # A fixed seed, so that the same cohort gives the same report.
     rng = np.random.default_rng(0)
     binary = [values for values in x.values() if np.isin(values, (0, 1)).all()]
+    # The last key of lexsort counts first: event, then the 0/1 columns, then chance.
     order = np.lexsort([rng.random(len(event)), *binary, event])
     fold = np.empty(len(event), int)
     fold[order] = np.arange(len(event)) % FOLDS

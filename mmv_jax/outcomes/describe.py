@@ -52,6 +52,7 @@ def group_of(cohort: Cohort, mine: np.ndarray, name: str, covariates: Sequence[s
 
 
 def _described(values: np.ndarray, mine: np.ndarray) -> Described:
+    # Asked of all women: within a small group a number may happen to be 0 and 1 only.
     if np.isin(values, (0, 1)).all():
         return Described(True, float(values[mine].sum()), float(values[mine].mean()))
     return Described(

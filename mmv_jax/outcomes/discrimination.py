@@ -32,6 +32,7 @@ class Estimate:
 
     @property
     def ci95(self) -> tuple[float, float]:
+        # Infinitesimal jackknife: the variance is the sum of the squared influences.
         half = Z95 * float(np.sqrt(np.sum(self.influence**2)))
         return self.value - half, self.value + half
 
@@ -84,10 +85,14 @@ def _weighted_concordance(
     time: np.ndarray, event: np.ndarray, risk: np.ndarray, weight: np.ndarray
 ) -> Estimate:
     """The C in which a pair weighs as the one of its women who has the outcome first."""
+    # Ranks: only the order counts, and `_weight_below` needs whole numbers.
     _, risk = np.unique(risk, return_inverse=True)
     had = (event == 1) & (weight > 0)
+    # After a competing death the outcome never comes: her time lies beyond all others.
     ends = np.where(event == 2, np.inf, time)
+    # Outcomes sort before censorings of the same time, so such a pair is compared.
     _, key = np.unique(np.stack([ends, event != 1], axis=1), axis=0, return_inverse=True)
+    # NumPy 2.0 returns this inverse with a second axis.
     key = key.reshape(-1)
     # As the first of a pair: against all whose key is larger. As the second: against outcomes whose
     # key is smaller.
@@ -102,6 +107,7 @@ def _weighted_concordance(
     before = np.concatenate([[0.0], np.cumsum(weight[order])])[earlier]
     won += before - (below + up_to) / 2
     pairs += before
+    # Every pair stands in the sums of both its women, so pairs.sum() is twice their weight: the 2.
     value = float(won.sum() / pairs.sum())
     return Estimate(value, 2 * (won - value * pairs) / pairs.sum())
 
@@ -115,16 +121,19 @@ def _weight_below(
     A prefix is cut into blocks whose lengths are the powers of two in `ends[q]`; the blocks of one
     length are sorted and searched together.
     """
+    # Larger than any value, so that the keys of two blocks never mix.
     span = int(max(values.max(initial=0), at.max(initial=0))) + 2
     place = np.arange(len(values))
     below, up_to = np.zeros(len(ends)), np.zeros(len(ends))
     for bit in range(int(ends.max(initial=0)).bit_length()):
+        # For ends = 6, binary 110, the blocks are [0, 4) at bit 2 and [4, 6) at bit 1.
         asked = np.flatnonzero(ends >> bit & 1)
         block = (ends[asked] >> bit) - 1
         keyed = (place >> bit) * span + values
         order = np.argsort(keyed, kind="stable")
         keyed = keyed[order]
         total = np.concatenate([[0.0], np.cumsum(weight[order])])
+        # All blocks before it are full, so sorting leaves the place where it starts unchanged.
         start = total[block << bit]
         key = block * span + at[asked]
         below[asked] += total[np.searchsorted(keyed, key, side="left")] - start
@@ -167,6 +176,7 @@ def auc(
     controls_below = _share_below(risk, controls / w0)
     cases_below = _share_below(risk, cases / w1)
     value = float(np.sum(cases / w1 * controls_below))
+    # A weight also changes the sum of its class, w1 or w0, so each part is centred by `value`.
     influence = cases / w1 * (controls_below - value) + controls / w0 * (1 - cases_below - value)
     return Estimate(value, influence)
 
@@ -207,6 +217,7 @@ def reclassification(
     """
     cases, controls = outcome_weights(time, event, years)
     if cutoffs:
+        # side="right": a risk of exactly 7.5 % is in the higher category, as in the guidelines.
         old, new = (
             np.searchsorted(cutoffs, old, side="right"),
             np.searchsorted(cutoffs, new, side="right"),
@@ -254,12 +265,14 @@ def calibration(
     """Is the predicted risk what happens? The observed one is the cumulative incidence under
     competing death, by tenths of predicted risk.
     """
+    # Two argsorts make ranks. Equal risks may be split, so that the groups are of equal size.
     rank = np.argsort(np.argsort(risk, kind="stable"), kind="stable")
     group = rank * groups // len(risk)
     rows = [_observed(time[group == i], event[group == i], years) for i in range(groups)]
     observed, low, high = (np.array(column) for column in zip(*rows))
     predicted = np.bincount(group, weights=risk) / np.bincount(group)
     overall, mean = _observed(time, event, years), float(np.mean(risk))
+    # The mean prediction counts as known: the interval is that of the observed risk.
     ratio, *ratio_ci95 = (value / mean for value in overall)
     return Calibration(
         years=years,

@@ -41,6 +41,7 @@ def incidence(
     The axis ends where fewer than ten women of every group are left: beyond, a curve is that of a
     few.
     """
+    # years[1] at the least, so that the axis of a small cohort has a length.
     last = max(
         year for year, left in zip(years, at_risk.max(axis=0)) if left >= 10 or year == years[1]
     )
@@ -53,6 +54,7 @@ def incidence(
         )
         for curve in curves:
             colour, inside = SEVERITY_COLOURS[curve.name], curve.time <= last
+            # A step needs a point at its end: the last value is drawn on to the edge.
             time = np.append(curve.time[inside], last)
             value, low, high = (
                 100 * np.append(y[inside], y[inside][-1])
@@ -77,7 +79,9 @@ def _numbers_at_risk(
     axes: Axes, names: Sequence[str], years: Sequence[float], at_risk: np.ndarray
 ) -> None:
     axes.set_axis_off()
+    # Upside down: the heading is at -1 and the first group, at 0, below it.
     axes.set_ylim(len(names) - 0.4, -1.5)
+    # x as a share of the axes, y in rows: names keep their place at any range of years.
     beside = axes.get_yaxis_transform()
     axes.text(
         -0.06, -1, "at risk", transform=beside, ha="right", va="center", color="#5c6675", fontsize=9
@@ -191,6 +195,7 @@ def decision_curves(curve: DecisionCurve, score: str) -> str:
         axes.set(
             xlabel="treated from a risk of (%)",
             ylabel="net benefit in 1,000 women",
+            # Treating all falls far below 0 at high thresholds and would flatten the other curves.
             ylim=(-0.1 * top, 1.1 * top) if top > 0 else None,
         )
         axes.set_title(f"{score}, {curve.years:g} years", fontsize=9)

@@ -49,6 +49,7 @@ class FineGray:
         """
         at = np.searchsorted(self.time, years, side="right")
         hazard = self.hazard[at - 1] if at else 0.0
+        # 1 - exp(-H) by expm1, which keeps the digits of small risks.
         return -np.expm1(-hazard * np.exp(self.score(x)))
 
 
@@ -78,6 +79,7 @@ def fine_gray(
             f"The Fine–Gray model of {', '.join(x)} has a covariate that is the same for all."
             " Adjust for fewer."
         )
+    # `maximum` needs standard deviations of 1. The centring makes the baseline that of the means.
     sets = _RiskSets(time, event, (z - means) / scale, entry)
     beta, state = maximum(sets.at, len(scale))
     if state is None:
@@ -85,6 +87,7 @@ def fine_gray(
             f"The Fine–Gray model of {', '.join(x)} does not converge: a covariate separates the"
             " outcomes, or has values far outside the others. Correct it, or adjust for fewer."
         )
+    # Sandwich A⁻¹ B A⁻¹: censoring weights are estimated, so A⁻¹ alone is not the variance.
     bread = np.linalg.inv(state.information())
     scores = state.scores()
     covariance = bread @ (scores.T @ scores) @ bread / np.outer(scale, scale)
@@ -114,10 +117,12 @@ def censoring_survival(
     times, place = np.unique(time, return_inverse=True)
     at_risk = np.bincount(place)[::-1].cumsum()[::-1]
     if entry is not None:
+        # side="left": a woman who enters at a time is not yet at risk at that time.
         late = np.sort(entry[entry > 0])
         at_risk = at_risk - (len(late) - np.searchsorted(late, times, side="left"))
     censored = np.bincount(place[event == 0], minlength=len(times))
     survival = np.concatenate([[1.0], np.cumprod(1 - censored / at_risk)])
+    # side="left" and the 1 in front give G(t-): a tied outcome came before the censoring.
     return survival[np.searchsorted(times, when, side="left")]
 
 
@@ -129,6 +134,7 @@ def entered_before(
     Kaplan–Meier in reversed time: of those who are followed beyond s, some entered at s.
     """
     times, arrived = np.unique(entry[entry > 0], return_counts=True)
+    # In reversed time a woman is at risk from her own time down to her entry.
     followed = np.searchsorted(np.sort(entry), times, side="right") - np.searchsorted(
         np.sort(time), times, side="right"
     )
@@ -156,6 +162,7 @@ class _RiskSets:
             self.g = self.g * entered_before(time, entry, self.at_times)
             own = own * entered_before(time, entry, self.time)
         # of those who stay
+        # The inner `where` avoids a division by 0 for women whose value is not used.
         self.kept = np.where(died, 1 / np.where(died, own, 1.0), 0.0)
         self.first = np.searchsorted(self.time, self.at_times, side="left")
         # outcomes' times up to and with the woman's own
@@ -177,12 +184,14 @@ class _RiskSets:
         own = _from_zero(values[::-1])[::-1][self.first]  # all whose time is not before
         if self.entry is not None:
             own = own - _from_zero(values[self.by_entry])[self.outside]
+        # A death at the very time is still among `own`, so only earlier deaths are added here.
         kept, g = (_column(x, values) for x in (self.kept, self.g))
         return own + g * _from_zero(values * kept)[self.first]
 
     def integrals(self, step):
         """Per woman: the integral of her weight against `step` over time."""
         own, weighted = _from_zero(step), _from_zero(step * _column(self.g, step))
+        # Weight 1 until her own time; after a competing death, kept · G(t-) H(t-).
         mine = own[self.until] - (own[self.since] if self.entry is not None else 0.0)
         return mine + _column(self.kept, step) * (weighted[-1] - weighted[self.until])
 
@@ -193,6 +202,7 @@ class _FineGrayState:
     def __init__(self, sets, beta):
         self.sets = sets
         linear = sets.z @ beta
+        # The largest exponent becomes 0, so exp cannot overflow.
         shift = linear.max()
         risk = np.exp(linear - shift)
         s0 = sets.weighted(risk)
@@ -202,6 +212,7 @@ class _FineGrayState:
                 np.sum(linear[sets.event == 1] - shift) - np.sum(sets.outcomes * logs)
             )
         self.mean = sets.weighted(risk[:, None] * sets.z) / s0[:, None]
+        # The shift is undone: `step` is the increment of the baseline hazard that a fit returns.
         self.risk = risk * np.exp(shift)
         self.step = sets.outcomes / (s0 * np.exp(shift))
 
@@ -227,6 +238,7 @@ class _FineGrayState:
             - expected[:, None] * sets.z
         )
         had = np.flatnonzero(sets.event == 1)
+        # `until - 1` is the index of her own outcome time.
         own[had] += sets.z[had] - self.mean[sets.until[had] - 1]
         return own if sets.entry is not None else own + self._through_censoring()
 
@@ -240,6 +252,7 @@ class _FineGrayState:
         censored = np.bincount(place[sets.event == 0], minlength=len(times))
         until = np.searchsorted(sets.time, times, side="left")  # deaths before u
         later = np.searchsorted(sets.at_times, times, side="left")  # outcomes from u on
+        # q(u) = Σ w_i(t) (z_i - mean(t)) step(t), over deaths i before u and outcomes t from u.
         weight = self.risk * sets.kept
         zsum, wsum = _from_zero(weight[:, None] * sets.z)[until], _from_zero(weight)[until]
         step = sets.g * self.step
@@ -248,6 +261,7 @@ class _FineGrayState:
             for sums in (_from_zero(step), _from_zero(step[:, None] * self.mean))
         )
         ratio = (zsum * left[:, None] - wsum[:, None] * left_mean) / at_risk[:, None]
+        # Martingale of the censoring: her own jump, less the expected part up to her time.
         compensator = np.cumsum(ratio * (censored / at_risk)[:, None], axis=0)
         return np.where((sets.event == 0)[:, None], ratio[place], 0.0) - compensator[place]
 

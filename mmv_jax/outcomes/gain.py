@@ -76,6 +76,7 @@ def compared(
     differences = {"c_index": c_new - c_old}
     moved, decisions = [], []
     for h, old in without[1].items():
+        # Cutoffs for ten years are scaled to h as if risk rose evenly with time.
         new, threshold = with_it[1][h], TREATED_FROM * h / SCORE_YEARS
         for name, measure in (
             ("auc", auc),

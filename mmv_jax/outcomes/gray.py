@@ -17,6 +17,7 @@ def gray(
     outcomes at the same hazard.
     Source: Gray, Ann Stat 1988, with weight 1, as R's `cmprsk::cuminc` computes it.
     """
+    # Times of competing deaths count too: they lower S(t-) and add to the variance.
     when = np.unique(time[event != 0])
     risk, d1 = by_group(when, time, event == 1, group)
     d2 = by_group(when, time, event == 2, group)[1]
@@ -27,12 +28,14 @@ def gray(
     # women at risk in the subdistribution, were nobody censored
     size = np.where(risk > 0, risk / np.where(risk > 0, before, 1.0), 0.0)
     total, happened = size.sum(axis=1), d1.sum(axis=1)
+    # Gray's R(t) = r(t) (1 - F(t-)) / S(t-): women who died of another cause stay in it.
     still_free = size * (1 - incidence_before)
     expected = happened[:, None] * still_free / still_free.sum(axis=1, keepdims=True)
     score = np.sum(d1 - expected, axis=0)
     # the incidence of all groups together, after and before each time
     pooled = np.cumsum(happened / total)
     pooled_before = _shifted(pooled[:, None], 0.0)[:, 0]
+    # [T, G, G]: size_i (δ_ij - size_j / total).
     spread = size[:, :, None] * np.eye(size.shape[1]) - (
         size[:, :, None] * size[:, None, :] / total[:, None, None]
     )
@@ -43,6 +46,7 @@ def gray(
     positive = alive > 0
     left = np.where(positive, (1 - pooled)[:, None] / np.where(positive, alive, 1.0), 0.0)
     of_outcome = np.where(risk > 0, before * happened[:, None] / (total[:, None] * there), 0.0)
+    # cuminc's correction for ties, 1 - (d - 1) / (n - 1): of outcomes here, of deaths below.
     several = total[:, None] * before - 1
     ties = (happened[:, None] > 1) & (several > 0)
     of_outcome *= 1 - np.where(ties, (happened - 1)[:, None] / np.where(ties, several, 1.0), 0.0)
@@ -60,6 +64,7 @@ def _gray_variance(*sources, last):
     """The sum over sources (slope [T, G], own part [T, G, G], variance [T, G])."""
     groups = len(last)
     variance, crossed, squared = np.zeros((groups, groups)), np.zeros((groups, groups)), 0.0
+    # The score moves by own + last · slope. `last` has no time axis: the square is multiplied out.
     for slope, own, of in sources:
         variance = variance + np.einsum("tik,tjk,tk->ij", own, own, of)
         crossed = crossed + np.einsum("tik,tk->ik", own, slope * of)

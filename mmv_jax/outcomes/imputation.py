@@ -32,7 +32,9 @@ def imputed_ratios(women: Women) -> tuple[dict[str, Effect], list[str]]:
     if not gaps.any():
         return {}, []
     times, at_risk, _, of_any = counts(cohort.time_years, cohort.event, entry=cohort.entry_years)
+    # Nelson–Aalen, of any event. Every own time is among `times`, so the place is exact.
     hazard = np.cumsum(of_any / at_risk)[np.searchsorted(times, cohort.time_years)]
+    # log1p: areas are 0 for most women and have a long tail.
     known = np.stack(
         [cohort.age, np.log1p(cohort.area_mm2), women.group > 0, hazard]
         + [cohort.event == code for code in (1, 2)],
@@ -56,6 +58,7 @@ def imputed_ratios(women: Women) -> tuple[dict[str, Effect], list[str]]:
             return {}, [f"With imputed covariates there are no hazard ratios. {error}"]
     found = {}
     for k, (names, fit) in enumerate(fits[0]):
+        # The columns of interest come first in their model, so i is their coefficient too.
         for i, name in enumerate(names):
             own = [models[k][1] for models in fits]
             found[name] = pooled(
@@ -82,6 +85,7 @@ def pooled(
 ) -> Effect:
     """The hazard ratio of M log hazard ratios by Rubin's rules, with his t interval."""
     m, value = len(estimates), float(estimates.mean())
+    # Rubin's total variance is within + (1 + 1/M) between; 1/M is for the finite M.
     within, between = float(variances.mean()), (1 + 1 / m) * float(estimates.var(ddof=1))
     error = np.sqrt(within + between)
     df = (m - 1) * (1 + within / between) ** 2 if between > 0 else np.inf
@@ -109,6 +113,7 @@ def impute(
     gaps = np.isnan(x)
     filled = x.copy()
     for p in np.flatnonzero(gaps.any(axis=0)):
+        # Start from draws of the observed values, which the rounds replace.
         have = x[~gaps[:, p], p]
         filled[gaps[:, p], p] = rng.choice(have, int(gaps[:, p].sum()))
     for _ in range(ROUNDS):
@@ -133,13 +138,17 @@ def _matched(design, y, gap, rng) -> np.ndarray:
     gram = a.T @ a + 1e-6 * len(a) * np.eye(a.shape[1])
     beta = np.linalg.solve(gram, a.T @ b)
     freedom = max(len(a) - a.shape[1], 1)
+    # The residual variance has a posterior of its own: the sum of squares over a chi-square draw.
     sigma = np.sqrt(np.sum((b - a @ beta) ** 2) / rng.chisquare(freedom))
     # of covariance sigma² gram⁻¹
     drawn = beta + sigma * np.linalg.solve(np.linalg.cholesky(gram).T, rng.normal(size=len(beta)))
+    # Type 1: donors are predicted by the estimate, gaps by the draw.
     predicted = a @ beta
     order = np.argsort(predicted, kind="stable")
     asked = design[gap] @ drawn
+    # In one dimension the nearest lie within DONORS places on either side.
     near = np.searchsorted(predicted[order], asked)[:, None] + np.arange(-DONORS, DONORS)
+    # At the ends the outermost donor stands several times and is chosen more often.
     near = np.clip(near, 0, len(order) - 1)
     distance = np.abs(predicted[order][near] - asked[:, None])
     nearest = np.argsort(distance, axis=1, kind="stable")[:, :DONORS]

@@ -44,6 +44,7 @@ def maximum(
         if gained <= unseen and np.abs(step).max() < LAST_STEP:
             return beta, state if _is_curved(state) else None
         following = at(beta + step)
+        # `not >=` rather than `<`: a NaN likelihood must halve the step as well.
         while not following.log_likelihood >= state.log_likelihood - unseen:
             step = step / 2
             if np.abs(step).max() < np.finfo(float).eps:

@@ -98,6 +98,7 @@ def verdict(analysis: Analysis) -> list[str]:
         + (f", adjusted for {known}" if known else "")
         + f": hazard ratio {ratio_words(effect)}."
     ]
+    # The last test is the global one. The limit is Bonferroni's over all of them.
     broken = [
         test.name
         for test in analysis.proportionality[:-1]
@@ -231,6 +232,7 @@ def baseline(groups: Sequence[Group]) -> Table:
     """Table 1: the women of each severity."""
     rows = [
         ("women", lambda g: f"{g.women:,}"),
+        # name=name binds at once; otherwise every line would show the last covariate.
         *((name, lambda g, name=name: _described(g, name)) for name in groups[0].covariates),
         (
             "area, mm²: median (quartiles)",
@@ -353,6 +355,7 @@ def _rate(group: Group) -> str:
     """With the exact interval of a Poisson count; a group whose follow-up is 0 has no rate."""
     if not group.woman_years:
         return "—"
+    # Garwood's limits of a count d: half the χ² quantiles at 2 d and at 2 d + 2.
     low = stats.chi2.ppf(0.025, 2 * group.outcomes) / 2 if group.outcomes else 0.0
     high = stats.chi2.ppf(0.975, 2 * group.outcomes + 2) / 2
     per = 1000 / group.woman_years

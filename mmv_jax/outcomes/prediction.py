@@ -87,6 +87,7 @@ def added_worth(
     ]
     both = {**covariates, **calcification}
     try:
+        # Without covariates there is no first model: nothing is compared then.
         risks = (
             {OF_COVARIATES: cross_fitted(time, event, covariates, possible)} if covariates else {}
         )
@@ -164,6 +165,7 @@ def _published(
                 t,
                 e,
                 score=r,
+                # A ten-year risk ranks women at any horizon (AUC) but is calibrated only at ten.
                 of_auc={h: r for h in horizons if _enough(t, e, h)},
                 of_calibration={h: r for h in horizons if h == SCORE_YEARS},
             )
@@ -184,6 +186,7 @@ def _worth(
     slope = None
     if of_calibration:
         try:
+            # The longest horizon has the most outcomes.
             slope = calibration_slope(time, event, of_calibration[max(of_calibration)])
         except UserError:  # one risk for all has no slope
             slope = None

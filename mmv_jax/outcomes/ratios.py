@@ -106,12 +106,14 @@ def hazard_ratios(women: Women) -> tuple[Effects, Sequence[Proportionality], lis
     compared, area = women.compared(), {"per_mm2": women.cohort.area_mm2}
     by_severity = compared.severities()
     x, x_area = by_severity | compared.covariates(), area | women.covariates()
+    # Not caught, unlike the models below: a report needs this one.
     adjusted = compared.cox(x)
     effects = {
         "cox_unadjusted": of_interest(by_severity, compared.cox(by_severity).effects()),
         "cox_adjusted": of_interest(by_severity, adjusted.effects()),
         "fine_gray": {},
     }
+    # Functions, not fits: a model that fails costs its own line and no other.
     others: list[tuple[str, Collection[str], Callable]] = [
         ("cox_unadjusted", area, lambda: women.cox(area)),
         ("cox_adjusted", area, lambda: women.cox(x_area)),
@@ -140,6 +142,7 @@ def ratios_beside_scores(women: Women, scores: Columns) -> tuple[Effects, list[s
     for name, risk in scores.items():
         compared = np.isin(women.group, (0, *women.levels))
         known = women.where(np.isfinite(risk) & compared)
+        # A severity without an outcome has no finite hazard ratio.
         if set(known.group[known.outcome]) != {0, *women.levels}:
             notes.append(
                 f"Among the women with a {name} risk, a severity has no outcome: there are no"
@@ -147,6 +150,7 @@ def ratios_beside_scores(women: Women, scores: Columns) -> tuple[Effects, list[s
             )
             continue
         by_severity = known.severities()
+        # ln of a small risk is close to the log hazard, on which the model is linear.
         log_risk = np.log(risk[np.isfinite(risk) & compared])
         try:
             fit = known.cox({**by_severity, f"ln {name}": log_risk})
@@ -199,15 +203,18 @@ def age_interaction(women: Women) -> tuple[CurveTest | None, list[str]]:
     compared = women.compared()
     band = np.digitize(compared.cohort.age, [low for low, _, _ in AGE_BANDS[1:]])
     cells = np.zeros((len(AGE_BANDS), len(SEVERITIES)), int)
+    # np.add.at, because cells[...] += 1 would count a repeated pair once.
     np.add.at(cells, (band[compared.outcome], compared.group[compared.outcome]), 1)
     # a ratio needs outcomes on both sides
     usable = (cells > 0) & (cells[:, :1] > 0) & (cells[:, 1:].sum(axis=1, keepdims=True) > 0)
     keep = usable[band, compared.group]
     kept, band = compared.where(keep), band[keep]
     bands, x = np.unique(band), kept.covariates()
+    # Bands need their own terms, or the products would also take up what age does alone.
     if "age" not in women.names:
         x |= {f"age {AGE_BANDS[b][2]}": (band == b).astype(float) for b in bands[1:]}
     levels = kept.severities()
+    # [1:]: the first usable band of a severity is the reference of its products.
     pairs = [(b, i) for i in women.levels for b in np.flatnonzero(usable[:, i])[1:]]
     products = {
         f"{SEVERITIES[i]} × {AGE_BANDS[b][2]}": levels[SEVERITIES[i]] * (band == b)
@@ -231,6 +238,7 @@ def age_interaction(women: Women) -> tuple[CurveTest | None, list[str]]:
         if left
         else []
     )
+    # Nested likelihoods may differ by a rounding error below 0.
     return CurveTest(max(chi2, 0.0), df, float(stats.chi2.sf(max(chi2, 0.0), df))), notes
 
 
@@ -239,6 +247,7 @@ def area_curve(women: Women) -> tuple[dict[str, Effect], CurveTest]:
     that it bends.
     """
     area = women.cohort.area_mm2
+    # Most areas are 0, so quantiles of all women would put several knots there.
     knots = np.unique([0.0, *np.quantile(area[area > 0], AREA_QUANTILES)])
     columns = restricted_cubic(AREA, area, knots)
     fit = women.cox(columns | women.covariates())
@@ -247,11 +256,13 @@ def area_curve(women: Women) -> tuple[dict[str, Effect], CurveTest]:
     found = {}
     for at in AREAS_MM2:
         if at <= area.max():
+            # At 0 mm² every column of this spline is 0: the row is the contrast with no area.
             row = np.array([c[0] for c in restricted_cubic(AREA, np.array([at]), knots).values()])
             error = float(np.sqrt(row @ covariance @ row))
             name = f"at_{at:g}_mm2"
             found[name] = effect(
                 name, float(row @ ratios), error, women=fit.women, outcomes=fit.outcomes
             )
+    # A straight line has only the first column, so the test is of the others.
     chi2 = float(ratios[1:] @ np.linalg.solve(covariance[1:, 1:], ratios[1:]))
     return found, CurveTest(chi2, size - 1, float(stats.chi2.sf(chi2, size - 1)))

@@ -92,6 +92,7 @@ def pooled_cohort(
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         a, c, h, s = np.log(age), np.log(cholesterol), np.log(hdl), np.log(sbp)
+    # SBP has one coefficient in treated people and another in untreated ones.
     on, off = treated * s, (1 - treated) * s
     terms = np.stack(
         [a, a * a, c, a * c, h, a * h, on, a * on, off, a * off, smoker, a * smoker, diabetes],
@@ -100,6 +101,7 @@ def pooled_cohort(
     risk = np.full(len(age), np.nan)
     for (is_female, is_black), (coefficients, mean, survival) in _PCE.items():
         of = (female == is_female) & (black == is_black)
+        # Survival of a person at the mean sum, raised to the hazard ratio against that person.
         # the logarithm of an impossible input is not finite, and so no risk comes out
         with np.errstate(invalid="ignore"):
             risk[of] = 1 - survival ** np.exp(terms[of] @ np.array(coefficients) - mean)
@@ -141,6 +143,7 @@ def prevent(
     if whole.any():
         # it prints how many are out of range; the caller counts them
         with contextlib.redirect_stdout(io.StringIO()):
+            # pyprevent answers in per cent.
             risk[whole] = np.asarray(batch(table[whole]), float) / 100
     return risk
 
@@ -186,6 +189,7 @@ def _outside(name: str, values: np.ndarray) -> list[str]:
     if name in OTHER_UNITS:
         other, factor = OTHER_UNITS[name]
         typical = float(np.median(values[np.isfinite(values)])) * factor
+        # Most cells outside, and their converted median inside: a unit, not outliers.
         if lost.mean() > 0.5 and low <= typical <= high:
             note += f" They look like {other}: multiply them by {factor:g}."
     return [note]
@@ -241,6 +245,7 @@ def _pooled_cohort_of_women(
     """The risk by the equation of each woman's race, NaN where that is unknown; notes."""
     said = "black" in covariates
     black = in_domain("black", covariates["black"]) if said else np.zeros(len(age))
+    # NaN == 1 is False, so unknown race gets the equation of white women. The return undoes this.
     risk = pooled_cohort(age, covariates, female=np.ones(len(age), bool), black=black == 1)
     unknown = int(np.isnan(black).sum())
     notes = []

@@ -55,6 +55,7 @@ def evaluate_cohort(
       UserError: a cohort file with mistakes, or from which no model can be made.
     """
     refuse_others(workdir, None, "--workdir")
+    # Inputs of the published scores are read where they exist, adjusted for or not.
     cohort = read_cohort(path, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
     analysis = analyse(
         cohort,

@@ -55,8 +55,10 @@ def simulate_cohort(
         if per_mm2 is None
         else np.log(per_mm2) * area
     )
+    # In the first year 0.8 % have the outcome at a log hazard of 0.
     outcome = _weibull(rng, 0.008, 1.2, risk + effect)
     death = _weibull(rng, death_at_60, 1.3, 0.09 * (age - 60.0) + 0.7 * smoker)
+    # The end of the study, or loss to follow-up: one woman in fifty a year.
     left = np.minimum(rng.uniform(0.5, years, women), rng.exponential(50.0, women))
     time = np.minimum(np.minimum(outcome, death), left)
     event = np.select([time == outcome, time == death], [1, 2], 0)
@@ -92,6 +94,7 @@ def simulate_subdistribution(
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(women, len(log_ratios)))
     ratio = np.exp(z @ np.asarray(log_ratios, float))
+    # F(∞) of each woman: proportional subdistribution hazards raise 1 - p to the hazard ratio.
     ever = 1 - (1 - incidence) ** ratio
     u = rng.random(women)
     # Given the outcome happens, F(t) / F(∞) = u is solved for t, where F(t) = 1 - (1 - p (1 -
@@ -109,7 +112,9 @@ def _area_mm2(rng: np.random.Generator, age: np.ndarray, confounding: float) -> 
     """Zero for most; the others' areas are log-normal, so that about 10 % are mild, 6 % moderate
     and 4 % severe.
     """
+    # At 57 years 16 % have calcification; over all ages about 20 %.
     present = rng.random(len(age)) < 1 / (1 + np.exp(1.65 - confounding * (age - 57.0)))
+    # At 57 years the median area is e^2.2 = 9 mm², just below the limit of mild.
     return np.where(present, rng.lognormal(2.2 + 0.02 * (age - 57.0), 1.0, len(age)), 0.0)
 
 
@@ -118,6 +123,7 @@ def _pooled_cohort_age(age: np.ndarray) -> np.ndarray:
     of 213 and HDL of 50 mg/dL, against 60 years.
     """
     log, at_60 = np.log(age), np.log(60.0)
+    # -3.114 and 3.149 multiply ln age with ln cholesterol and with ln HDL.
     slope = -29.799 - 3.114 * np.log(213.0) + 3.149 * np.log(50.0)
     return slope * (log - at_60) + 4.884 * (log**2 - at_60**2)
 
@@ -126,6 +132,7 @@ def _weibull(
     rng: np.random.Generator, rate: float, shape: float, log_hazard: np.ndarray
 ) -> np.ndarray:
     """Times with the cumulative hazard rate · t^shape · exp(log_hazard)."""
+    # Inverse transform: the cumulative hazard at the event is a unit exponential.
     return (rng.exponential(1.0, len(log_hazard)) / (rate * np.exp(log_hazard))) ** (1 / shape)
 
 
@@ -158,6 +165,7 @@ def cox_coverage(cohorts: int, women: int, *, bent: bool = False) -> list[Covera
         by_severity = _adjusted(
             cohort, {level: (group == i).astype(float) for i, level in enumerate(levels, 1)}
         )
+        # The same seed draws the same women. Only the effect of the area differs.
         cohort = simulate_cohort(women, seed, per_mm2=PER_MM2, bent=bent)
         by_area = _adjusted(cohort, {"per_mm2": cohort.area_mm2})
         of_interest = [(by_severity, slice(0, 3)), (by_area, slice(0, 1))]

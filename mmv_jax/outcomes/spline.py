@@ -19,6 +19,7 @@ def knots_for(values: Float[np.ndarray, "N"], outcomes: int) -> Float[np.ndarray
     """
     distinct = len(np.unique(values))
     for count, needed in OUTCOMES.items():
+        # Tied values make quantiles coincide. A smaller number of knots is then tried.
         knots = np.unique(np.quantile(values, QUANTILES[count]))
         if outcomes >= needed and len(knots) == count < distinct:
             return knots
@@ -48,10 +49,12 @@ def restricted_cubic(
         return np.maximum(values - knot, 0.0) ** 3
 
     for i, knot in enumerate(knots[:-2], 1):
+        # Beyond the last knot the cubic and quadratic parts cancel, so the tail is linear.
         bend = (
             above(knot)
             - above(before) * (last - knot) / (last - before)
             + above(last) * (before - knot) / (last - before)
         )
+        # A cube over a square: every column keeps the unit of the covariate.
         columns[name + "'" * i] = bend / (last - knots[0]) ** 2
     return columns

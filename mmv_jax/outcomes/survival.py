@@ -32,6 +32,7 @@ class Curve:
     high: Float[np.ndarray, "T"]
 
     def at(self, when: Float[np.ndarray, "W"]) -> Float[np.ndarray, "W"]:
+        # side="right": at the time of a step the new value already holds.
         return self.value[np.searchsorted(self.time, when, side="right") - 1]
 
     def complement(self) -> "Curve":
@@ -62,10 +63,12 @@ def kaplan_meier(
     # at 0 and at 1 there is no interval
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         variance = np.cumsum(happened / (at_risk * (at_risk - happened)))
+        # On the log(-log S) scale both bounds stay between 0 and 1, as S ± 1.96 errors would not.
         half = Z95 * np.sqrt(variance) / np.abs(np.log(value))
         low, high = value ** np.exp(half), value ** np.exp(-half)
     inside = (value > 0) & (value < 1)
     low, high = (np.where(inside, bound, value) for bound in (low, high))
+    # At time 0 the curve and both of its bounds are 1.
     start = [np.concatenate([[at], x]) for at, x in zip((0, 1, 1, 1), (times, value, low, high))]
     return Curve(name, *start)
 
@@ -88,6 +91,7 @@ def cumulative_incidence(
     """
     times, at_risk, of_cause, of_any = counts(time, event, cause, entry=entry)
     alive = np.cumprod(1 - of_any / at_risk)
+    # S(t-): to have the cause at t, a woman must be free of every cause just before t.
     before = np.concatenate([[1.0], alive[:-1]])
     # rounding may carry the sum beyond
     value = np.minimum(np.cumsum(before * of_cause / at_risk), 1.0)
@@ -97,8 +101,10 @@ def cumulative_incidence(
     )
     # at 0 and at 1 there is no interval
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # Delta method: the derivative of log(-log(1 - F)) is -1 / ((1 - F) log(1 - F)).
         half = Z95 * np.sqrt(variance) / np.abs((1 - value) * np.log1p(-value))
         low, high = 1 - (1 - value) ** np.exp(-half), 1 - (1 - value) ** np.exp(half)
+    # Rounding may leave a curve that has reached 1 just below it.
     low, high = (np.where((value > 0) & (value < 1 - 1e-12), bound, value) for bound in (low, high))
     start = [np.concatenate([[0.0], x]) for x in (times, value, low, high)]
     return Curve(name, *start)
@@ -128,6 +134,7 @@ def at_risk(
     a curve.
     """
     when = np.asarray(when, float)
+    # side="left" keeps a woman at her own time, but not at her entry.
     followed = len(time) - np.searchsorted(np.sort(time), when, side="left")
     if entry is None:
         return followed
@@ -169,10 +176,12 @@ def restricted_mean(
     """
     times, at_risk, happened, _ = counts(time, outcome.astype(int), entry=entry)
     survival = np.concatenate([[1.0], np.cumprod(1 - happened / at_risk)])
+    # The infinite edge extends the curve level beyond the last time, up to `years`.
     edges = np.minimum(np.concatenate([[0.0], times, [np.inf]]), years)
     pieces = survival * np.diff(edges)
     later = np.cumsum(pieces[::-1])[::-1][1:]  # the area beyond each time
     left = at_risk - happened
+    # Where all at risk have the outcome, no area lies beyond: the term is 0, not 0 · ∞.
     term = np.where(left > 0, happened / (at_risk * np.maximum(left, 1)), 0.0)
     return RestrictedMean(years, float(pieces.sum()), float(np.sqrt(np.sum(later**2 * term))))
 
@@ -190,7 +199,9 @@ def median_follow_up(
     curve = kaplan_meier(time, event == 0, entry=entry)
     found = []
     # there is no interval before the first censoring, where the curve is still 1
+    # The curve's lower bound reaches 1/2 first, so it gives the median's lower bound.
     for values in (curve.value, np.where(curve.value < 1, curve.low, 1.0), curve.high):
+        # A product that is 1/2 on paper may round to just above it.
         below = np.flatnonzero(values <= 0.5 + 1e-12)
         found.append(float(curve.time[below[0]]) if len(below) else float("inf"))
     return found[0], found[1], found[2]
@@ -216,6 +227,7 @@ def log_rank(
     n, d = risk.sum(axis=1), happened.sum(axis=1)
     share = risk / n[:, None]
     score = np.sum(happened - d[:, None] * share, axis=0)
+    # Hypergeometric variance: d outcomes drawn from n women without replacement.
     weight = d * (n - d) / np.maximum(n - 1, 1)
     variance = np.diag(weight @ share) - (share * weight[:, None]).T @ share
     return chi2_of(score, variance)
@@ -228,6 +240,7 @@ def by_group(when, time, happened, group, *, entry=None) -> tuple[np.ndarray, np
         own = group == name
         late = None if entry is None else entry[own]
         risk.append(at_risk(time[own], when, entry=late))
+        # Exact places, not insertion points: `when` contains the time of every event counted here.
         at = np.searchsorted(when, time[own & happened])
         events.append(np.bincount(at, minlength=len(when)))
     return np.stack(risk, axis=1).astype(float), np.stack(events, axis=1).astype(float)
@@ -236,6 +249,7 @@ def by_group(when, time, happened, group, *, entry=None) -> tuple[np.ndarray, np
 def chi2_of(score: np.ndarray, variance: np.ndarray) -> CurveTest:
     """The last group follows from the others."""
     df = len(score) - 1
+    # pinv, because a group without women at risk has variance 0.
     chi2 = float(score[:-1] @ np.linalg.pinv(variance[:-1, :-1], hermitian=True) @ score[:-1])
     return CurveTest(chi2, df, float(stats.chi2.sf(chi2, df)) if df else 1.0)
 
@@ -255,6 +269,7 @@ def _incidence_variance(at_risk, of_cause, of_any, *, before, value):
         # An event at s lowers what comes later, F(t) - F(s), by 1 / S(s) of S(s-); an event of the
         # cause also adds S(s-) itself.
         ratio = np.where(after > 0, before / after, 0.0)
+    # Each event moves F(t) by constant + slope · F(t). Only an event of the cause adds S(s-).
     p0, p1, p2 = _powers(from_cause, before + ratio * value, -ratio)
     q0, q1, q2 = _powers(from_others, ratio * value, -ratio)
     return (p0 + q0) + (p1 + q1) * value + (p2 + q2) * value**2
@@ -262,6 +277,7 @@ def _incidence_variance(at_risk, of_cause, of_any, *, before, value):
 
 def _powers(weight, constant, slope):
     return (
+        # Σ w (constant + slope · F)², multiplied out by powers of F.
         np.cumsum(weight * constant**2),
         np.cumsum(2 * weight * constant * slope),
         np.cumsum(weight * slope**2),
