@@ -97,6 +97,7 @@ class Chooser:
         """
 
         def tried() -> Iterator[Candidate]:
+            # First, so that of equally good readouts the usual floor is kept.
             yield Candidate("components of the study", False, lambda index: whole)
             own = self._components(patches, tasks[0], features)
             if own is not None:
@@ -111,6 +112,7 @@ class Chooser:
         """The linear probe of patch tokens, of the last block or the last ones joined."""
         best, words = None, ""
         levels = 1 if features.summaries is None else features.summaries.shape[1]
+        # An encoder with few blocks may give the same depth twice; it is tried once.
         for blocks in dict.fromkeys(min(blocks, levels) for blocks in self.readout.blocks):
             found = probe_masks(self._deeper(scenes, task, features, blocks), task.split)
             if best is None or found.held_out > best.held_out:
@@ -124,6 +126,7 @@ class Chooser:
     ) -> list[Scene]:
         if blocks == 1:
             return list(scenes)
+        # `joined` ends with the last block, so the last columns are those of the last blocks.
         width = scenes[0].tokens.shape[1] * blocks
         return [
             replace(scene, tokens=features.joined[study][:, -width:])
@@ -136,8 +139,10 @@ class Chooser:
         summaries = features.summaries
         assert summaries is not None
         levels, width = summaries.shape[1], summaries.shape[3]
+        # Rows of the task's studies: features are sorted by study.
         at = np.searchsorted(features.studies, tasks[0].studies)
 
+        # Readouts share parts, such as CLS: each part is computed once.
         @cache
         def part_of(blocks: int, part: str, index: int) -> np.ndarray:
             if part not in (LOCAL, ATTENTIVE):
@@ -147,6 +152,7 @@ class Chooser:
             tokens = {study: features.joined[study][:, -blocks * width :] for study in chosen}
             if part == ATTENTIVE:
                 return attentive_vectors([tokens[study] for study in chosen], task, self.seed)
+            # `local_means` pools `tokens`, so the joined blocks take their place.
             own = replace(features, tokens=tokens)
             return local_means(encoder, self.store, geometry=self.geometry, task=task, features=own)
 
@@ -157,6 +163,7 @@ class Chooser:
 
         for blocks, parts in self.readout.candidates(levels, bool(tasks[0].local)):
             words = words_of(blocks, parts)
+            # partial binds blocks and parts now; a lambda would see the last ones of the loop.
             yield Candidate(words, ATTENTIVE in parts, partial(vectors, blocks, parts))
 
     def _components(self, patches: StudyEncoder, task: Task, features: Features) -> Features | None:
@@ -167,18 +174,23 @@ class Chooser:
         if len({own.shape[1] for own in tokens}) > 1:
             return None
         lengths = np.array([len(own) for own in tokens])
+        # A flag a study becomes one a patch. Test patches are projected,
+        # but no axis is fitted to them.
         fitted_on = np.repeat(task.split != "test", lengths)
+        # Cumulative lengths without the last one are the borders between studies.
         low = np.split(
             principal(np.concatenate(tokens), fitted_on), np.cumsum(lengths)[:-1].tolist()
         )
         crops, kept = patches.views(self.geometry[task.studies])
         summaries = [
             summarise(
+                # Pixels have no CLS, so the mean stands in its place. [None]: one block.
                 np.concatenate([own.mean(axis=0, keepdims=True), own])[None],
                 k[tuple(map(slice, grid))],
             )
             for own, k, grid in zip(low, kept, crops.tokens)
         ]
+        # s[0, 1]: the only block, and the place of "mean" in a summary.
         mean, by_study = (
             np.stack([s[0, 1] for s in summaries]),
             dict(zip(task.studies.tolist(), low)),
@@ -196,6 +208,7 @@ def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chose
     kind = KINDS[tasks[0].kind]
     best: list[Chosen | None] = [None] * len(tasks)
     for candidate in candidates:
+        # What does not learn gives all tasks the same vectors, so one solve probes them together.
         shared = None if candidate.learns else candidate.vectors(0)
         found = None if shared is None else kind.probe(shared, tasks)
         for index, task in enumerate(tasks):

@@ -59,6 +59,7 @@ def few_shot(
     points, metric = [], kind.headline
     for share in shares:
         count = _count(share, orders)
+        # A prefix of each order, so that a larger share contains the smaller ones.
         drawn = np.stack(
             [np.isin(task.patients, order[:count]) & (task.split == "train") for order in orders],
             axis=1,
@@ -85,6 +86,7 @@ def few_shot_masks(
     Args:
       scenes: of the task's studies, in its order.
     """
+    # Dice is not defined without the structure, so only test studies that have it are kept.
     has = np.array([scene.truth.any() for scene in scenes])
     train, val, test = (
         np.flatnonzero((task.split == part) & (has | (part != "test"))).tolist()
@@ -96,14 +98,17 @@ def few_shot_masks(
         PatchRidge.of(held, standard),
         _orders(task.patients[train], [has[train]], draws),
     )
+    # Shares ascend, so that the sums of one share go on as those of the next.
     dice: dict[float, list[np.ndarray]] = {share: [] for share in sorted(shares)}
     for order in orders:
         model, done = PatchRidge.empty(scenes[0], standard), 0
         for share, found in dice.items():
             count = _count(share, orders)
             for n in train:
+                # order[done:count] are the patients that this share adds to the last one.
                 if task.patients[n] in order[done:count]:
                     model.add(scenes[n])
+            # `error` needs the sums of val alone, so its tokens are read only for the threshold.
             weights, done = min(map(model.weights, PENALTIES), key=asked.error), count
             threshold = THRESHOLDS[int(sweep_thresholds(model, weights, held).argmax())]
             found.append(
@@ -149,14 +154,17 @@ def _orders(
     """
     orders = []
     for draw in range(draws):
+        # The seed is the draw's own, and `unique` sorts: every encoder gets the same patients.
         order = np.random.default_rng([17, draw]).permutation(np.unique(patients))
         first = [
             name for group in shown for name in order[np.isin(order, patients[group])][:1].tolist()
         ]
+        # dict.fromkeys keeps the first mention, so a patient moved to the front is not taken twice.
         orders.append(np.array(list(dict.fromkeys([*first, *order.tolist()]))))
     return orders
 
 
 def _count(share: float, orders: Sequence[np.ndarray]) -> int:
     """How many patients a share is: two at least."""
+    # One patient could not show both classes of a task.
     return min(max(round(share * len(orders[0])), 2), len(orders[0]))

@@ -31,6 +31,7 @@ def config_of_labels(store: str, labels: Sequence[str], checkpoint: str) -> Conf
         that are no numbers.
     """
     index = Store.open(store).index
+    # No item is named, so the config is read without the weights.
     trained = restore_items(checkpoint, ())[1]
     config = ConfigDict({"seed": 1, "exclude_overlap": False, "plugins": ()})
     config.data = {"store": store}
@@ -45,12 +46,14 @@ def config_of_labels(store: str, labels: Sequence[str], checkpoint: str) -> Conf
 
 
 def task_of(label: str, values: pd.Series) -> dict[str, Any]:
+    # An empty cell is an unknown label, not one value more.
     known = values[~(values.isna() | (values.astype(str) == ""))]
     there = sorted(known.unique().tolist())
     if len(there) < 2:
         told = f"all {len(known)} studies that have it say {there[0]!r}" if there else "it is empty"
         raise UserError(f"--label {label}: {told}, so there is nothing to predict.")
     if len(there) == 2:
+        # Without such a word the larger value is positive, as 1 is of 0 and 1.
         positive = next((x for x in there if _plain(x).lower() in YES), there[1])
         other = next(x for x in there if x != positive)
         told = f"{_plain(positive)} against {_plain(other)}"
@@ -68,4 +71,5 @@ def task_of(label: str, values: pd.Series) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str:
+    # A column of whole numbers with empty cells is read as float: 1.0 must match "1".
     return f"{value:g}" if isinstance(value, float) else str(value)

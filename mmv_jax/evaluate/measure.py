@@ -26,6 +26,7 @@ def is_judged(encoder: str) -> bool:
     """Whether what an encoder loses or gains is tested: floors and stand-ins are only shown, and so
     are single poolings (`encoder/cls`).
     """
+    # "pixels+linear" is a floor too: the encoder's name ends at the plus sign.
     return "/" not in encoder and STAND_IN not in encoder and encoder.split("+")[0] not in FLOORS
 
 
@@ -153,7 +154,8 @@ def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -
         for a, b in names
         if a in found and b in found
     ]
-    # the smallest p-value that a bootstrap can give, 2 / resamples, must survive the correction
+    # Where all draws agree, p is about 2 / resamples. Holm multiplies it by the number of pairs at
+    # most, which gives 2 / 80, still below 0.05.
     resamples = max(RESAMPLES, 80 * len(pairs))
     differences = [_difference(a, b, resamples) for a, b in pairs]
     return [
@@ -184,6 +186,7 @@ def as_json(
     ]
     for task, encoder, metric, found in [*of_results, *others]:
         out[task][encoder][metric] = {
+            # JSON has no NaN, so what is not defined becomes null.
             "value": _null(found.value),
             "ci95": [_null(found.low), _null(found.high)],
             "n": found.n,
@@ -215,6 +218,8 @@ def group_by_studies(tasks: Iterable[Task]) -> list[list[Task]]:
     groups: dict[tuple, list[Task]] = defaultdict(list)
     for task in tasks:
         groups[
+            # Arrays are no keys of a dict, so their bytes are. `local`
+            # and `pixels` change what is read.
             (task.kind, task.studies.tobytes(), task.split.tobytes(), task.local, task.pixels)
         ].append(task)
     return list(groups.values())
@@ -231,6 +236,7 @@ def result_of_vector(
     test = task.split == "test"
     truth, patients = task.labels[test], task.patients[test]
     metrics = {
+        # Inside the comprehension `name` is a metric's; outside it stays the encoder's.
         name: interval(metric, truth, predicted, patients)
         for name, metric in KINDS[task.kind].metrics.items()
     }
@@ -241,8 +247,10 @@ def result_of_vector(
 
 def _difference(a: Result, b: Result, resamples: int) -> Difference:
     kind, test = a.kind, a.task.split == "test"
+    # A paired difference needs both answers for each study.
     there = ~np.isnan(a.predicted) & ~np.isnan(b.predicted)
     truth, patients = a.truth[there], a.task.patients[test][there]
+    # For masks the metric is the mean of `predicted`, the Dice of each study.
     found = paired(
         kind.metrics[kind.headline],
         truth,
@@ -252,6 +260,7 @@ def _difference(a: Result, b: Result, resamples: int) -> Difference:
         resamples=resamples,
     )
     return (
+        # Where less is better the sign turns, and the two bounds change places.
         Difference(-found.value, -found.high, -found.low, found.p)
         if kind.headline in kind.lower_is_better
         else found

@@ -27,6 +27,7 @@ def read_low(
     voxels, spacing = geometry.voxels[study], geometry.spacing_mm[study]
     extent = voxels * spacing
     step = extent / grid if spacing_mm is None else np.full(3, spacing_mm)
+    # mm from the study's corner; a box larger than the study starts below 0.
     start = (extent - step * grid) / 2
     z, y, x = (
         resample_axis(
@@ -38,10 +39,13 @@ def read_low(
         )
         for a in range(3)
     )
+    # Only the voxels that the three resampled axes reach are read.
     box = store.read_box(study, (z.first, y.first, x.first), (z.read, y.read, x.read))
     for axis, resample in enumerate((z, y, x)):
+        # Resampling is separable. tensordot puts the new axis first; moveaxis puts it back.
         box = np.moveaxis(np.tensordot(resample.weights.toarray(), box, axes=(1, axis)), 0, axis)
     line = store.index.iloc[study]
+    # A box may reach beyond the study: there is no data there, so background is filled in.
     inside = z.inside[:, None, None] & y.inside[:, None] & x.inside
     return np.where(
         inside, normalise(box, line["unit"], line["low"], line["high"]), np.float32(BACKGROUND)
@@ -87,6 +91,7 @@ def principal_scenes(
     lengths = np.array([len(scene.tokens) for scene in scenes])
     low = principal(
         np.concatenate([scene.tokens for scene in scenes]),
+        # A flag a scene becomes a flag a patch.
         np.repeat(fitted_on, lengths),
         components,
     )

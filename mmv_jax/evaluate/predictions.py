@@ -25,6 +25,7 @@ def predictions(results: Sequence[Result], index: pd.DataFrame) -> pd.DataFrame:
         part = index.iloc[studies][[name for name in PLACE if name in index]].reset_index(drop=True)
         part.insert(0, "encoder", result.encoder)
         part.insert(0, "task", result.task.name)
+        # For masks, both `truth` and `predicted` of a result hold the Dice.
         is_mask, nothing = result.kind.is_mask, np.full(len(studies), np.nan)
         part["truth"] = nothing if is_mask else result.truth
         part["predicted"] = nothing if is_mask else result.predicted

@@ -90,8 +90,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     others = load_encoders(config)
     overlap = overlap_of(config, carried, store)
     tasks = make_tasks(config, store, overlap)
+    # Chosen on val, before any test study is encoded.
     weights = choose_weights(kept, tasks, store, workdir / "features")
     trained = kept[weights]
+    # Before results are written: those of two checkpoints in one folder could not be told apart.
     refuse_others(workdir, trained.origin["digest"], "--workdir")
     evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
     evaluation.truth = studies_of(store.index, evaluation.studies, about).outline
@@ -103,6 +105,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     evaluation.measure_protocols(trained, others)
     evaluation.results = told_of(evaluation.results, weights, kept)
     # Write.
+    # A stand-in has random weights, so a comparison with it would mean nothing.
     rivals = (*FLOORS, *(name for name in others if not name.endswith(STAND_IN)))
     record = provenance(
         "mmv evaluate", config=to_dict(config), weights=trained.origin, data=store.provenance()
@@ -205,6 +208,7 @@ class Evaluation:
         """Probes, curves and pictures of one encoder in every task."""
         every = self.chooser is not None and self.chooser.readout.needs_tokens
         local = [task.studies for task in self.vectors if task.local or every]
+        # Patch tokens take far more memory than vectors: only where something reads them.
         with_tokens = [self.shown, *(task.studies for task in self.masks), *local]
         features = encode_studies(
             encoder,
@@ -233,6 +237,7 @@ class Evaluation:
             poolings["patch_local"] = local_means(
                 encoder, self.store, geometry=self.geometry, task=tasks[0], features=features
             )
+        # What the few-shot curves read: CLS and patch mean, unless val chooses another readout.
         read = dict.fromkeys((task.name for task in tasks), poolings["both"])
         if self.chooser:
             del poolings["both"]  # the headline is what val chooses
@@ -250,6 +255,7 @@ class Evaluation:
         and outlines (of the trained encoder).
         """
         own = scenes(encoder, self.store, geometry=self.geometry, task=task, features=features)
+        # Only here can it be checked: masks are read on the grid of the encoder's view.
         check_structure(task, own)
         heads = self.variants.measure_heads(name, encoder, store=self.store, task=task, scenes=own)
         linear = (
@@ -280,6 +286,7 @@ class Evaluation:
         same probes and heads.
         """
         for group in group_by_studies(self.vectors):
+            # Studies, split and `pixels` are the same for all tasks of a group.
             task = group[0]
             low = pixel_vectors(self.store, self.geometry, task.studies, **dict(task.pixels))
             whole = principal(low, task.split != "test")
@@ -334,6 +341,7 @@ def write_results(
     # Stable: within a task the encoders stay in the order in which they were measured.
     results.sort(key=lambda result: (order.index(result.task.kind), result.task.name))
     comparisons = compare(results, "trained", rivals)
+    # A family of its own: its many pairs do not weaken the main comparisons in Holm's correction.
     of_variants = compare_pairs(results, pairs_of(results))
     curves = [(p.task, p.encoder, p.key, p.value) for p in points]
     metrics = as_json(results, [*as_metrics(groups, confounded), *curves])
@@ -344,6 +352,7 @@ def write_results(
         workdir / "comparisons.json",
         [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)],
     )
+    # Same order as the rows of `means`: both are of the sorted studies.
     modality = index["modality"].iloc[evaluation.studies].to_numpy(str)
     findings = Findings(
         results=results,
@@ -374,4 +383,5 @@ def write_results(
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON, whole or not at all."""
+    # allow_nan=False raises on a NaN that no one turned into null: NaN is not valid JSON.
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

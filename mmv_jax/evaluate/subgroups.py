@@ -92,6 +92,8 @@ def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
     ]
     out = [g for g, *_ in found]
     for (n, *_), difference, p in zip(asked, differences, holm([d.p for d in differences])):
+        # `n` is the position in `found`: only some groups are tested,
+        # and a result must find its group.
         out[n] = replace(out[n], than_rest=difference, p_holm=p)
     return out
 
@@ -107,6 +109,7 @@ def measure_confounders(results: Iterable[Result]) -> list[Confounded]:
     resamples = max(RESAMPLES, 80 * sum(is_judged(r.encoder) for r, _ in asked))
     found = [_measure_confounder(r, grouping, resamples) for r, grouping in asked]
     return [
+        # What is not judged enters as NaN, which Holm's correction neither counts nor changes.
         replace(c, p_holm=p)
         for c, p in zip(
             found, holm([c.lost.p if is_judged(c.encoder) else float("nan") for c in found])
@@ -153,6 +156,7 @@ def as_comparisons(groups: Iterable[GroupResult], confounded: Iterable[Confounde
             "first": first,
             "second": second,
             "metric": metric,
+            # JSON has no NaN, so what is not defined becomes null.
             "better_by": _null(d.value),
             "ci95": [_null(d.low), _null(d.high)],
             "p": _null(d.p),
@@ -171,6 +175,7 @@ def verdict_of(difference: Difference, p_holm: float) -> str:
 
 
 def _tested(result: Result) -> list[Grouping]:
+    # Groupings cover all studies of the task, but results exist for its test studies alone.
     test = result.task.split == "test"
     return [grouping[test] for grouping in result.task.subgroups]
 
@@ -180,7 +185,9 @@ def _inside(
 ) -> Bool[np.ndarray, " M"]:
     """The test studies on which a group is measured."""
     if result.kind.has_classes and grouping.positives:
+        # A negative study has no lesion to group by, so all negatives stand against each group.
         return (chosen & (result.truth == 1)) | (result.truth == 0)
+    # A Dice is NaN where the structure is absent, and would make the mean NaN.
     return chosen & ~np.isnan(result.predicted)
 
 
@@ -189,6 +196,7 @@ def _measure_group(
 ) -> tuple[GroupResult, Result, Grouping, str]:
     task, metric = result.task, result.kind.headline
     inside = _inside(result, grouping, grouping.names == group)
+    # `inside` is a mask over the test studies; `patients` first needs the mask of the split.
     truth, patients = result.truth[inside], task.patients[task.split == "test"][inside]
     if _too_few(result, inside):
         value = Interval(float("nan"), float("nan"), float("nan"), int(inside.sum()))
@@ -226,13 +234,18 @@ def _is_asked(found: GroupResult, grouping: Grouping, group: str) -> bool:
 def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -> Difference:
     kind, names = result.kind, grouping.names
     metric = kind.metrics[kind.headline]
+    # Studies without a value in the column ("") belong to neither side.
     own, rest = (
         _inside(result, grouping, chosen)
         for chosen in (names == group, (names != group) & (names != ""))
     )
+    # Only the rest is checked: the value of a group that is too small is
+    # NaN, and `_is_asked` drops it.
     if _too_few(result, rest):
         return Difference(*(float("nan"),) * 4)
     patients = result.task.patients[result.task.split == "test"]
+    # Both metrics get all studies and select their own, so that one draw
+    # of patients weights both sides.
     found = contrast(
         among(metric, own),
         among(metric, rest),
@@ -242,6 +255,7 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
         resamples=resamples,
     )
     return (
+        # Where less is better the sign turns, and the two bounds change places.
         Difference(-found.value, -found.high, -found.low, found.p)
         if kind.headline in kind.lower_is_better
         else found
@@ -251,6 +265,7 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
 def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> Confounded:
     task, names = result.task, grouping.names
     test = task.split == "test"
+    # A study without a value is in no group, so no weight can be derived for it.
     known = names[test] != ""
     truth, predicted, patients = (
         result.truth[known],
@@ -281,6 +296,7 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
         task.name,
         result.encoder,
         grouping.column,
+        # Rates come from train and val: test labels must not predict themselves.
         alone=interval("auroc", truth, _rates(names[~test], task.labels[~test], groups), patients),
         plain=interval("auroc", truth, predicted, patients),
         broken=broken,

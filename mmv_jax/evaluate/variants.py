@@ -75,6 +75,7 @@ class Variants:
             for name, known in (("heads", HEADS), ("protocols", PROTOCOLS))
         )
         options = config.fit.to_dict() if "fit" in config else {}
+        # Called for its errors alone: a wrong option is refused before anything is measured.
         RECIPE.changed(options)
         if heads and not any(KINDS[task.kind].is_mask for task in tasks):
             raise UserError(
@@ -83,6 +84,7 @@ class Variants:
             )
         if set(protocols) & set(RECIPES):
             for task in tasks:
+                # Likewise for its errors: planar and volumetric studies fit no common grid.
                 frame_of(trained, geometry, task)
         return cls(heads, protocols, options, seed=config.seed, folder=folder)
 
@@ -101,6 +103,7 @@ class Variants:
         for head in self.heads:
             recipe = RECIPE.changed(self.options)
 
+            # Defaults bind this iteration's values; a closure would look them up when it runs.
             def fit(head: str = head, recipe: Recipe = recipe) -> Segmented:
                 if not encoded:  # once for all heads, and not at all where every result is kept
                     encoded.extend(_encoded(encoder, store, task, scenes))
@@ -131,6 +134,8 @@ class Variants:
         for task in tasks:
             for protocol in (p for p in self.protocols if p in RECIPES):
                 recipe = RECIPES[protocol].changed(self.options)
+                # A key of the cache: from scratch only network and view
+                # matter, fine-tuned also the weights.
                 weights = repr((trained.encoder, trained.whole))
                 if protocol == "finetune":
                     weights = trained.fingerprint
@@ -178,11 +183,13 @@ class Variants:
         self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[[], Any]
     ) -> Segmented | tuple[np.ndarray, str]:
         """What was fitted before from the same things, or fits it now."""
+        # The name holds all that the answer follows from, so a change makes a new file.
         digest = hashlib.sha256(
             repr(
                 (why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())
             ).encode()
         )
+        # Labels and images may change under the same names, so their content counts.
         digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
         if KINDS[task.kind].is_mask:
             digest.update(f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}".encode())
@@ -191,6 +198,7 @@ class Variants:
             say(f"{task.name}: {name} is fitted")
             self.folder.mkdir(parents=True, exist_ok=True)
             write(path, fit())
+        # Read back even where just fitted, so that a resumed evaluation has the same arrays.
         return read(path)
 
 
@@ -210,6 +218,7 @@ def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
     networks.
     """
     names = [name for name in dict.fromkeys(r.encoder for r in results) if STAND_IN not in name]
+    # HEADS[0] is the linear head, beside which the others are compared.
     heads = [(f"{name}+{head}", f"{name}+linear") for name in names for head in HEADS[1:]]
     tuned = [name for name in names if name.endswith(FINETUNED)]
     frozen = [(name, name.removesuffix(FINETUNED)) for name in tuned]
@@ -247,5 +256,6 @@ def _encoded(
     """
     if isinstance(encoder, PatchPixels):
         return list(encoded_of(scenes))
+    # Encoders may yield studies in any order.
     by_study = {e.study: e for e in encoder.encode(store, task.studies)}
     return [by_study[study] for study in task.studies.tolist()]

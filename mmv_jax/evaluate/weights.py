@@ -51,6 +51,7 @@ def choose_weights(
     """
     if len(encoders) == 1:
         return next(iter(encoders))
+    # Test studies are dropped here, so that no later line can read them.
     seen = [task[task.split != "test"] for task in tasks]
     scores = np.array(
         [
@@ -58,6 +59,8 @@ def choose_weights(
             for name, encoder in encoders.items()
         ]
     )
+    # [E, E, T]: which encoder beats which in each task. Ranks, since
+    # scores of tasks share no scale.
     ranks = (scores[None] > scores[:, None]).sum(axis=1).mean(axis=1)
     return list(encoders)[int(np.argmin(ranks))]
 
@@ -66,6 +69,7 @@ def told_of(results: Sequence[Result], chosen: str, kept: Collection[str]) -> li
     """The results, those of the trained encoder with the weights that val chose, where it did."""
     if len(kept) == 1 and chosen == "encoder":
         return list(results)
+    # Poolings and heads ("trained/cls", "trained+linear") are of the same weights.
     return [
         replace(r, choice=f"weights: {chosen}; {r.choice}")
         if re.split("[/+]", r.encoder)[0] == "trained"
@@ -82,6 +86,7 @@ def _held_out(
         encoder,
         store,
         studies=np.unique(np.concatenate([task.studies for task in tasks])),
+        # The empty array is for tasks without masks: `concatenate` refuses an empty list.
         with_tokens=np.unique(np.concatenate([np.zeros(0, int), *masks])),
         folder=folder,
         report=progress(f"{name}: encoded"),

@@ -44,6 +44,7 @@ def early_layers(depth: int) -> tuple[int, ...]:
       >>> early_layers(12)
       (2, 5, 8)
     """
+    # - 1 since blocks count from 0; `max` since a quarter of few blocks rounds down to none.
     return tuple(max(depth * quarter // 4, 1) - 1 for quarter in (1, 2, 3))
 
 
@@ -83,6 +84,7 @@ class WholeStudyView:
     def batches(
         self, store: Store, studies: Int[np.ndarray, " N"]
     ) -> Iterator[dict[str, np.ndarray]]:
+        # Fields are passed by name: they must be called as the arguments of `study_batches`.
         return study_batches(store, studies.tolist(), **self.__dict__)
 
 
@@ -92,6 +94,7 @@ def segments(
     """(study, row, position of its CLS, which tokens of the row are its patches) of each segment of
     a batch.
     """
+    # Columns of `study` count from 0, segment ids from 1, since 0 is padding. -1 is no study.
     for row, s in zip(*np.nonzero(batch["study"] >= 0)):
         patches = (batch["segment_ids"][row] == s + 1) & (batch["kinds"][row] == PATCH)
         yield int(batch["study"][row, s]), int(row), int(batch["cls_index"][row, s]), patches

@@ -71,6 +71,7 @@ def embed(
     places = _places(trained, Geometry.of(opened.index)) if "patch" in tokens else pd.DataFrame()
     if "patch" in tokens:
         parts = _writing_tokens(parts, out / "patches.zarr", places, record)
+    # Tokens are dropped part by part, since `_writing_tokens` has stored them by then.
     features = together([replace(part, tokens={}) for part in parts])
     table = pd.concat([feature_table(opened.index, features), places], axis=1)
     write_whole(out / FILE, json.dumps(record, indent=2) + "\n")
@@ -84,6 +85,7 @@ def feature_table(index: pd.DataFrame, features: Features) -> pd.DataFrame:
     table = index[list(known)].copy()
     table["cls"], table["patch_mean"] = list(features.cls), list(features.patch_mean)
     taken = set(table)
+    # A label that is called as one of our columns keeps the prefix `label_`.
     labels = {c: c.removeprefix("label_") for c in map(str, index) if c.startswith("label_")}
     return pd.concat(
         [
@@ -101,6 +103,7 @@ def _places(encoder: TrainedEncoder, geometry: Geometry) -> pd.DataFrame:
     places = [
         np.argwhere(k[tuple(slice(t) for t in tokens)]) for k, tokens in zip(kept, crops.tokens)
     ]
+    # The sum of the counts before a study is the row of its first patch.
     counts = np.array([len(p) for p in places])
     columns: dict = {"first_patch": np.cumsum(counts) - counts, "patches": counts}
     columns |= {
@@ -118,6 +121,7 @@ def _writing_tokens(
     array = None
     for part in parts:
         tokens = np.concatenate([part.tokens[study] for study in part.studies.tolist()])
+        # The width of tokens is known from the first part on.
         if array is None:
             spec = {
                 "driver": "zarr3",
@@ -128,6 +132,8 @@ def _writing_tokens(
             array = ts.open(
                 spec,
                 create=True,
+                # A stopped call may have written a part of it: all is
+                # written again from kept features.
                 delete_existing=True,
                 dtype=ts.float32,
                 shape=shape,
@@ -139,4 +145,5 @@ def _writing_tokens(
 
 
 def _chunks(shape: tuple[int, int]) -> ts.ChunkLayout:
+    # A chunk holds whole tokens, and at least one: a size of 0 is no chunk.
     return ts.ChunkLayout(chunk_shape=(min(4096, max(shape[0], 1)), shape[1]))

@@ -41,6 +41,7 @@ class Features:
 
     def pooled(self, pooling: str, studies: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M E"]:
         """The vectors of some studies: "cls", "patch_mean", or "both", one after the other."""
+        # Studies ascend, so that a binary search finds their rows.
         at = np.searchsorted(self.studies, studies)
         if pooling == "both":
             return np.concatenate([self.cls[at], self.patch_mean[at]], axis=1)
@@ -97,6 +98,8 @@ def encode_parts(
     for at in range(0, len(studies), CHUNK):
         chunk = studies[at : at + CHUNK]
         keep = np.array([study in wanted for study in chunk])
+        # The name of a file holds all that it follows from: another
+        # encoder or image is another file.
         said = [encoder.fingerprint, store.digest(chunk), *map(str, keep)]
         said += (
             ["readouts 1"] if deep else []
@@ -107,6 +110,7 @@ def encode_parts(
             encoded = {e.study: e for e in encoder.encode(store, chunk)}
             more = _deep(encoder, store, chunk, encoded) if deep else {}
             _write(path, chunk, keep=keep, encoded=encoded, more=more)
+        # Also what was just encoded is read back, so that a resumed run has the same arrays.
         yield _read(path, chunk)
         report(min(at + CHUNK, len(studies)), len(studies))
 
@@ -132,6 +136,7 @@ def _deep(
 ) -> dict[str, np.ndarray]:
     """What a file with readouts has besides: `summaries`, and how many blocks are joined."""
     crops, kept = encoder.views(Geometry.of(store.index)[chunk])
+    # `kept` is padded to the largest study of the chunk.
     grids = [k[tuple(map(slice, tokens))] for k, tokens in zip(kept, crops.tokens)]
     found = [
         summarise(levels_of(encoded[study]), grid)[None]
@@ -159,6 +164,8 @@ def _write(
         "patch_mean": _stack([e.patches.mean(axis=0, dtype=np.float32)[None] for e in ordered]),
         "kept": chunk[keep],
         "lengths": np.array([len(t) for t in tokens], np.int64),
+        # npz has no ragged arrays: tokens of one width are one array,
+        # which `lengths` cuts up again.
         **{
             f"tokens_{width}": np.concatenate([t for t in tokens if t.shape[1] == width])
             for width in {t.shape[1] for t in tokens}
@@ -177,6 +184,7 @@ def _read(path: Path, chunk: np.ndarray) -> Features:
         for study, length, width in zip(
             file["kept"].tolist(), file["lengths"].tolist(), file["widths"].tolist()
         ):
+            # `at` is the first row of each width that no study has taken yet.
             start = at.get(width, 0)
             tokens[study], at[width] = (
                 blocks[f"tokens_{width}"][start : start + length],
@@ -185,6 +193,7 @@ def _read(path: Path, chunk: np.ndarray) -> Features:
         if "levels" not in file.files:
             return Features(chunk, file["cls"], file["patch_mean"], tokens)
         levels = int(file["levels"])
+        # Joined tokens are [n, levels · D], and the last block is in the last D columns.
         last = {study: own[:, -(own.shape[1] // levels) :] for study, own in tokens.items()}
         return Features(
             chunk, file["cls"], file["patch_mean"], last, summaries=file["summaries"], joined=tokens

@@ -58,14 +58,17 @@ class HuggingFaceEncoder:
         if hasattr(self.model, "config"):  # heads, activations and the like change no weight
             digest.update(self.model.config.to_json_string().encode())
         for name, tensor in self.model.state_dict().items():
+            # Through float32, since NumPy has no bfloat16.
             digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
+        # A side may be no multiple of the patch: no token sees the remaining pixels.
         side = self.side - self.side % self.patch
         crops = whole_crops(
             geometry, {2: (1, side, side), 3: (side, side, side)}, (self.patch,) * 3, FILLED
         )
+        # [z, y, x, 3]: a token is kept where its place lies within the study's own grid.
         places = np.stack(
             np.meshgrid(*map(np.arange, crops.tokens.max(axis=0)), indexing="ij"), axis=-1
         )
@@ -77,11 +80,14 @@ class HuggingFaceEncoder:
         for n, study in enumerate(studies.tolist()):
             slices = self.slices(store, geometry, study, crops[n])
             parts = [self.read(slices[at : at + SLICES]) for at in range(0, len(slices), SLICES)]
+            # Slices are axis 0 of `cls`; in the others, axis 0 is the levels and slices are axis 1.
             cls, grids, before_cls, before = (
                 np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1, 1, 1))
             )
             _, ty, tx = crops.tokens[n].tolist()
+            # The model's answer is the last level; the ones before it come from earlier layers.
             *early, last = _lines(grids, ty, tx)
+            # CLS of a volume is the mean over its slices. It stands before the patch tokens.
             joined = np.concatenate([before_cls.mean(axis=1)[:, None], _lines(before, ty, tx)], 1)
             yield Encoded(
                 study,
@@ -104,6 +110,7 @@ class HuggingFaceEncoder:
         )
         shown = self.layers(shown)
         out = np.zeros((len(shown), self.side, self.side), np.float32)
+        # Our views are in [-1, 1]; the model's own mean and std are meant for 0 to 1.
         out[:, : shown.shape[1], : shown.shape[2]] = ((shown + 1) / 2).clip(0, 1)
         return out
 
@@ -138,6 +145,7 @@ class HuggingFaceEncoder:
         return split_tokens(self._out(images))
 
     def _out(self, images: Any) -> Any:
+        # One grey channel [S, 1, Y, X] becomes three against the means [1, 3, 1, 1].
         mean, std = (images.new_tensor(x)[None, :, None, None] for x in (self.mean, self.std))
         return self.model(pixel_values=(images[:, None] - mean) / std)
 
@@ -165,6 +173,7 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
         grid = hidden.permute(0, 2, 3, 1)
         return out.pooler_output.float().reshape(len(grid), -1), grid[None]
     side = int(np.sqrt(hidden.shape[1]))
+    # The root rounds down to the side while at most 2 · side special tokens stand in front.
     special = hidden.shape[1] - side * side
     # the first is what enters the first layer
     states = (getattr(out, "hidden_states", None) or ())[1:]
@@ -182,10 +191,12 @@ def split_before(out: Any) -> tuple[Any, Any]:
     import torch
 
     hidden = out.last_hidden_state.float()
+    # [1:-1] drops the embedding and the last block; of the others the last LAST - 1 = 3 count.
     states = (getattr(out, "hidden_states", None) or ())[1:-1][1 - LAST :]
     levels = [level.float() for level in states if level.shape == hidden.shape]
     if hidden.ndim == 4 or not levels:
         _, grids = split_tokens(out)
+        # Empty along the first axis but of full rank, so that callers can concatenate the parts.
         return hidden.new_zeros((0, len(hidden), grids.shape[-1])), grids[:0]
     side = int(np.sqrt(hidden.shape[1]))
     special = hidden.shape[1] - side * side
@@ -214,6 +225,7 @@ def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
     model = _load_model(folder, transformers)
     size, mean, std = _preprocessing(folder, model)
     with torch.inference_mode():
+        # The patch size is measured on a blank image: configs spell it differently, or not at all.
         _, grids = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
     return HuggingFaceEncoder(
         model=model, side=size, patch=size // grids.shape[2], mean=mean, std=std
@@ -256,6 +268,8 @@ def _check_files(folder: Path) -> None:
 
 def _load_model(folder: Path, transformers: Any) -> Any:
     quiet = transformers.logging.get_verbosity()
+    # Weights of a text tower that is not used cause long warnings.
+    # Missing tensors are checked below.
     transformers.logging.set_verbosity_error()
     try:
         model, info = transformers.AutoModel.from_pretrained(
@@ -268,6 +282,7 @@ def _load_model(folder: Path, transformers: Any) -> Any:
         ) from error
     finally:
         transformers.logging.set_verbosity(quiet)
+    # Many checkpoints are saved without a pooler, which is not read where there is a CLS token.
     wrong = [
         name
         for name in map(str, [*info["missing_keys"], *info["mismatched_keys"]])
@@ -278,6 +293,7 @@ def _load_model(folder: Path, transformers: Any) -> Any:
             f"{folder.name}: {len(wrong)} tensors are missing from the weights or have another"
             f" shape, the first is {wrong[0]}."
         )
+    # eval() turns dropout off, so that a study has the same features each time.
     tower = getattr(model, "vision_model", model).eval()
     tower.config.output_hidden_states = True
     return tower
@@ -287,6 +303,7 @@ def _preprocessing(folder: Path, model: Any) -> tuple[int, tuple[float, ...], tu
     """Side of the image in pixels, and mean and std of its channels."""
     path = folder / "preprocessor_config.json"
     said = json.loads(path.read_text()) if path.is_file() else {}
+    # The side that reaches the model: of the crop where one is made, else of the resized image.
     size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
     size = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
     size = size or getattr(model.config, "image_size", None) or 224

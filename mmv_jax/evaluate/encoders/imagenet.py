@@ -11,6 +11,7 @@ from typing import Any
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
 from mmv_jax.evaluate.encoders.source import EncoderSource
 
+# Five halvings: a place of the last feature map stands for 2⁵ = 32 pixels.
 SIDE, STRIDE = 224, 32
 # The bytes of a picture are taken as (b - 127) / 128. Source: MEAN_RGB and STDDEV_RGB of the
 # authors' efficientnet_lite_builder.py.
@@ -50,6 +51,7 @@ def _as_vision_model(network: Any) -> Any:
 
         def forward(self, pixel_values):
             grid = self.network.extract_features(pixel_values)
+            # Four axes tell `split_tokens` that the model is convolutional.
             return SimpleNamespace(last_hidden_state=grid, pooler_output=grid.mean(dim=(2, 3)))
 
     return Features()

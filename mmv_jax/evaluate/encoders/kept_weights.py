@@ -18,11 +18,13 @@ def restore_weights(directory: str | os.PathLike, which: str) -> Restored:
     """
     if which == "encoder":
         return restore(directory, ("encoder",))
+    # The state holds every copy of the weights, so it is read only where another one is asked for.
     restored = restore(directory, ("encoder", "state"))
     state = restored.trees["state"]
     kept = {
         "teacher": state.get("teacher", {}).get("encoder", restored.trees["encoder"]),
         "student": state.get("student", {}).get("encoder"),
+        # Averages are numbered by text from 0; the first one is the item `encoder`.
         "average 2": state.get("averages", {}).get("1"),
     }
     if kept.get(which) is None:

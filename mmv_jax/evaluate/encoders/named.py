@@ -22,6 +22,7 @@ def load_encoders(config: ConfigDict) -> dict[str, StudyEncoder]:
     """The encoders of `config.encoders`, by the names that results give them."""
     whole = {"rows": config.rows.to_dict(), "view": config.view.to_dict()}
     return {
+        # An own checkpoint takes rows and view of the evaluation, so that all see the same images.
         marked(name, group): load_encoder(name, group | whole if "checkpoint" in group else group)
         for name, group in config.encoders.to_dict().items()
     }
@@ -37,6 +38,7 @@ def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> 
     overlap = Overlap.of(carried, store.key_fingerprint)
     for checkpoint in own:
         theirs = restore_items(checkpoint, ())[1]
+        # A test patient must be new to every own encoder, not only to the one that is evaluated.
         overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
     return overlap
 

@@ -19,6 +19,7 @@ def load_own(group: Mapping[str, Any]) -> TrainedEncoder:
     try:
         return restore(group["checkpoint"], group["rows"], group["view"])[0]
     except UserError as error:
+        # The error names an option of the command line, but the config is what must be corrected.
         words = str(error).removeprefix(f"--checkpoint {group['checkpoint']}: ")
         raise UserError(f"config.encoders: checkpoint {group['checkpoint']}: {words}") from error
 

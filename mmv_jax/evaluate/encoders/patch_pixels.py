@@ -36,4 +36,5 @@ class PatchPixels:
                 patches = batch["patches"][row, where]
                 # a planar patch is one slice, repeated
                 patches = patches[:, :plane] if planar[study] else patches
+                # [:0] is empty along the first axis: pixels have no earlier layers.
                 yield Encoded(study, patches.mean(axis=0), patches, patches[None][:0])

@@ -44,6 +44,7 @@ class Readout:
         group = config.get("readout")
         if not group:
             return None
+        # A lone string is a sequence of letters: it counts as no list, and is refused below.
         asked = {
             name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
             for name, value in group.items()
@@ -57,6 +58,7 @@ class Readout:
                 )
         found = cls(**asked)
         for blocks in found.blocks:
+            # True is an int in Python, so it is refused by itself.
             if isinstance(blocks, bool) or not isinstance(blocks, int) or not 1 <= blocks <= LAST:
                 raise UserError(f"config.readout.blocks has {blocks!r}. Use whole numbers, 1 to 4.")
         for pooling in found.poolings:
@@ -81,6 +83,7 @@ class Readout:
         seen = set()
         for blocks in self.blocks:
             for pooling in self.poolings:
+                # Two depths can become the same one in an encoder with few blocks.
                 found = min(blocks, levels), tuple(pooling.split("+"))
                 if found not in seen and (local or LOCAL not in found[1]):
                     seen.add(found)
@@ -140,7 +143,9 @@ def pool(
     found = []
     for part in parts:
         places = PLACES[part]
+        # ndindex runs z slowest: cells 4 to 7 are the lower half along z, 8 to 11 the upper one.
         if part == "pyramid" and np.array_equal(chosen[:, :, 4:8], chosen[:, :, 8:12]):
             places = places[:4]  # planar studies have no halves along z
+        # [N, E, D] to [N, E D]: the blocks side by side.
         found += [chosen[:, :, place].reshape(len(chosen), -1) for place in places]
     return np.concatenate(found, axis=1)

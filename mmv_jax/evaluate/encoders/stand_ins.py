@@ -11,6 +11,7 @@ from typing import Any
 
 from mmv_jax.errors import UserError
 
+# 112 / 14 = 8: a small image, but a grid of patches as in the real models.
 _VIT = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -40,6 +41,7 @@ def _two_towers(transformers: Any, name: str) -> Any:
 
 
 def _swin(transformers: Any) -> Any:
+    # 112 / 4 = 28 patches, halved twice to 7: the window of 7 divides the grid of each stage.
     config = transformers.SwinConfig(
         image_size=112,
         patch_size=4,
@@ -83,6 +85,7 @@ def save_stand_in(family: str, folder: Path, seed: int = 0) -> None:
     import torch
     import transformers
 
+    # The caller's random state is restored; devices=[] leaves those of accelerators alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         FAMILIES[family](transformers).save_pretrained(folder)

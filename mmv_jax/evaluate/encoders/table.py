@@ -35,6 +35,7 @@ def load_encoder(name: str, group: Mapping[str, Any]) -> StudyEncoder:
     try:
         return source.load(group)
     except ImportError as error:
+        # A source imports its packages in `load`, so a missing one is found here.
         advice = source.install or error.name or "what it imports"
         raise UserError(
             f"config.encoders.{name}: {asked} needs packages that are not installed:"

@@ -52,6 +52,7 @@ def teach(
     out.mkdir(parents=True, exist_ok=True)
     (out / CARD).unlink(missing_ok=True)  # written last: a folder with a card is whole
 
+    # A generator is used up by one pass, and axes need one before tokens are written.
     def parts():
         return encode_parts(
             encoder,
@@ -65,6 +66,7 @@ def teach(
     axes, cls_axes = _fit(parts(), train, width)
     table = _places(encoder, opened, studies)
     count = _write(parts(), out, axes=axes, cls_axes=cls_axes)
+    # Tokens are counted by the encoder, places by its views: without a match no place is certain.
     if count != int(table["count"].sum()):
         raise UserError("The encoder gave other tokens than its views say, so places are unknown.")
     write_whole(out / PLACES, lambda file: np.savez(file, allow_pickle=False, **table))
@@ -92,10 +94,12 @@ class _Axes:
 
     def solve(self) -> "_Axes":
         self.mean = self.sum / self.count
+        # E[xxᵀ] - E[x] E[x]ᵀ cancels leading digits, hence float64 in `add`.
         covariance = self.gram / self.count - np.outer(self.mean, self.mean)
         values, vectors = np.linalg.eigh(covariance)
         # Fewer samples than axes: the rest has no variance to predict.
         there = np.flatnonzero(values > 1e-9 * max(values[-1], 1e-30))[::-1][: self.wanted]
+        # One scale for all axes. One for each (whitening) would make noise as large as signal.
         self.turn = vectors[:, there] / np.sqrt(max(values[there].mean(), 1e-30))
         self.width = len(there)
         return self
@@ -107,6 +111,7 @@ class _Axes:
 def _fit(parts, train: np.ndarray, width: int) -> tuple[_Axes, _Axes]:
     """Axes of tokens and of study vectors; the latter as wide as the former, filled up with 0."""
     chosen = set(train[np.linspace(0, len(train) - 1, min(FITTED_ON, len(train))).astype(int)])
+    # A study has one vector but many tokens: only the axes of tokens need a sample of studies.
     of_train = set(train.tolist())
     axes, cls_axes = _Axes(width), _Axes(width)
     for part in parts:
@@ -126,12 +131,15 @@ def _places(encoder: StudyEncoder, store: Store, studies: np.ndarray) -> dict[st
         crops, kept = encoder.views(geometry[studies[at : at + CHUNK]])
         for n, tokens in enumerate(crops.tokens):
             own = kept[n][tuple(map(slice, tokens))]
+            # Flat position in the study's own token grid, x fastest.
             places.append(np.flatnonzero(own).astype(np.int32))
             found["count"].append(len(places[-1]))
             found["grid"].append(tokens)
             found["start_mm"].append(crops.start_mm[n])
+            # mm from a token to the next along z, y, x.
             found["step_mm"].append(np.array(crops.patch) * crops.spacing_mm[n])
     table = {name: np.asarray(values) for name, values in found.items()}
+    # Sum of the counts before a study: the row of its first token.
     table["first"] = np.cumsum(table["count"]) - table["count"]
     hashes = store.index["study"].to_numpy(str)[studies]
     return {**table, "study": hashes, "place": np.concatenate(places)}
@@ -140,6 +148,7 @@ def _places(encoder: StudyEncoder, store: Store, studies: np.ndarray) -> dict[st
 def _write(parts, out: Path, *, axes: _Axes, cls_axes: _Axes) -> int:
     """Writes tokens and vectors part by part; returns the number of tokens."""
     vectors, count = [], 0
+    # A .npy header holds the shape, which is known only at the end: raw bytes first.
     with open(out / f"{TOKENS}.raw", "wb") as file:
         for part in parts:
             assert isinstance(part, Features)
@@ -147,6 +156,7 @@ def _write(parts, out: Path, *, axes: _Axes, cls_axes: _Axes) -> int:
                 tokens = axes(part.tokens[study])
                 file.write(tokens.tobytes())
                 count += len(tokens)
+            # Vectors may have fewer axes than tokens; zeros fill them up to one width.
             low = cls_axes(part.cls)[:, : axes.width]
             vectors.append(np.pad(low, ((0, 0), (0, axes.width - low.shape[1]))))
     _with_header(out, (count, axes.width))
@@ -161,5 +171,6 @@ def _with_header(out: Path, shape: tuple[int, int]) -> None:
     for at in range(0, shape[0], 1 << 16):
         whole[at : at + (1 << 16)] = raw[at : at + (1 << 16)]
     whole.flush()
+    # The final name appears only when the file is complete.
     os.replace(out / f"{TOKENS}.part", out / TOKENS)
     (out / f"{TOKENS}.raw").unlink()

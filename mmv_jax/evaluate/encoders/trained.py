@@ -52,6 +52,7 @@ class TrainedEncoder:
             inputs = (batch[name] for name in ("patches", "coords_mm", "kinds", "segment_ids"))
             tokens, early, before = map(np.asarray, _tokens(self.encoder, self.params, *inputs))
             for study, row, cls, patches in segments(batch):
+                # CLS first, then the patches, as `readout.levels_of` joins them.
                 own = np.r_[cls, np.flatnonzero(patches)]
                 yield Encoded(
                     study,
@@ -62,10 +63,12 @@ class TrainedEncoder:
                 )
 
 
+# A Flax module is hashable: static, it is part of the compilation's key.
 @jax.jit(static_argnums=0)
 def _tokens(encoder, params, *inputs):
     out = encoder.apply({"params": params}, *inputs)
     blocks = out["blocks"]
+    # The LAST - 1 blocks before the last one, whose answer is `tokens`.
     before = blocks[max(encoder.depth - LAST, 0) : encoder.depth - 1]
     return out["tokens"], blocks[jnp.array(early_layers(encoder.depth))], before
 
@@ -115,6 +118,7 @@ def with_fresh_weights(trained: TrainedEncoder, seed: int) -> TrainedEncoder:
 
 def fresh_params(encoder: nn.Module, seed: int) -> Any:
     """Parameters drawn anew."""
+    # Eight tokens will do: no parameter's shape depends on the length of a row.
     row = (
         jnp.zeros((1, 8, int(np.prod(encoder.patch)))),
         jnp.zeros((1, 8, 3)),

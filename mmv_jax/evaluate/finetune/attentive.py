@@ -33,6 +33,7 @@ class AttentivePooling(nn.Module):
         keys = nn.Dense(KEY_WIDTH, use_bias=False, name="keys")(tokens)
         queries = self.param("queries", nn.initializers.normal(1e-2), (QUERIES, KEY_WIDTH))
         scores = jnp.einsum("bna,ha->bhn", keys, queries)
+        # exp(-inf) = 0: padding gets no weight.
         weights = jax.nn.softmax(jnp.where(there[:, None], scores, -jnp.inf), axis=-1)
         pooled = jnp.einsum("bhn,bnd->bhd", weights, tokens).reshape(len(tokens), -1)
         return pooled, nn.Dense(1, name="head")(pooled)[:, 0]
@@ -60,6 +61,7 @@ def attentive_vectors(
 
     def loss_fn(params, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
         out = outputs(params, batch)[1]
+        # `counted` is for voxels of masks; each study counts here.
         return kind.loss(out, batch["truth"], jnp.ones_like(out))
 
     answer = jax.jit(lambda params, batch: kind.answer(outputs(params, batch)[1]))
@@ -84,12 +86,14 @@ def _on_principal_axes(
     unit variance along the first axis.
     """
     own = [x for x, chosen in zip(tokens, fitted_on) if chosen]
+    # Sums run study by study: one joined array would hold all tokens a second time.
     count = sum(map(len, own))
     mean = sum(x.sum(axis=0, dtype=np.float64) for x in own) / count
     variance = sum(np.square(x - mean).sum(axis=0) for x in own) / count
     scale = np.sqrt(np.where(variance > 1e-12, variance, 1.0))
     gram = sum(((x - mean) / scale).T @ ((x - mean) / scale) for x in own) / count
     values, axes = np.linalg.eigh(gram)
+    # eigh sorts ascending, hence the reversal. One scale keeps the proportions of the axes.
     turn = axes[:, ::-1][:, :WIDTH] / np.sqrt(max(values[-1], 1e-12))
     most = max(map(len, tokens))
     low = np.zeros((len(tokens), most, turn.shape[1]), np.float16)

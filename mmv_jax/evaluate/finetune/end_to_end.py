@@ -93,19 +93,24 @@ class Transformer(nn.Module):
         coords: Float[Array, "N L 3"],
     ) -> Float[Array, "N Z Y X"] | Float[Array, " N"]:
         special, n = 1 + self.encoder.registers, len(voxels)
+        # CLS and registers stand first and have no pixels: their patches are 0.
         patches = jnp.pad(
             to_patches(voxels, kept.shape[1:], self.encoder.patch), ((0, 0), (special, 0), (0, 0))
         )
         seen = kept.reshape(n, -1)
+        # Kinds of the special tokens: CLS, then one for each register.
         first = jnp.broadcast_to(
             jnp.array([CLS, *range(REGISTER, REGISTER + special - 1)]), (n, special)
         )
+        # Kind 0 is padding: its segment is 0 too, so patches that
+        # were not kept are not attended to.
         kinds = jnp.concatenate([first, jnp.where(seen, PATCH, 0)], axis=1)
         out = self.encoder(patches, coords, kinds, (kinds > 0).astype(jnp.int32))
         cls, tokens = out["tokens"][:, 0], out["tokens"][:, special:]
         if self.answers is None:
             mean = tokens.sum(axis=1) / seen.sum(axis=1)[:, None]  # what was not kept is 0
             return self.head(jnp.concatenate([cls, mean], axis=1))[:, 0]
+        # Times `seen`: only `tokens` is exactly 0 at padding, the earlier blocks are not.
         early = (
             out["blocks"][jnp.array(early_layers(self.encoder.depth))][:, :, special:]
             * seen[None, :, :, None]
@@ -140,6 +145,7 @@ def to_patches(
     """
     (n, depth), (tz, ty, tx), (pz, py, px) = voxels.shape[:2], tokens, patch
     cut_up = voxels.reshape((n, tz, depth // tz, ty, py, tx, px)).transpose((0, 1, 3, 5, 2, 4, 6))
+    # A planar study has a depth of 1 here; broadcasting repeats the slice through the patch.
     return jnp.broadcast_to(cut_up, (n, tz, ty, tx, pz, py, px)).reshape(
         n, tz * ty * tx, pz * py * px
     )
@@ -193,15 +199,18 @@ def read_images(
         counted[i][place] = True
         own = np.zeros(frame.tokens, bool)
         own[tuple(map(slice, tokens))] = True
+        # All ones: on the common grid every token has a place, kept or not.
         points = token_coordinates(
             crops[i], geometry.extent_mm[study], np.ones(tokens, bool), trained.whole.coordinates
         )
+        # points[0] is the crop's centre, for the special tokens. `coords[i, special:]` is a view.
         coords[i, :special], coords[i, special:][own.ravel()] = points[0], points[1:]
         kept_all[i][own] = kept[i][tuple(map(slice, tokens))].ravel()
         if KINDS[task.kind].is_mask:
             masks[i][place] = task.structure(
                 read_crop_mask(store, geometry, i=study, crop=crops[i], mask=task.mask)
             )
+            # Scores read truth and spacing alone, so these scenes have no tokens.
             scenes.append(
                 Scene(
                     np.zeros((0, 1), np.float32),
@@ -224,6 +233,7 @@ def make_model(protocol: str, trained: TrainedEncoder, task: Task, frame: Common
     masks = KINDS[task.kind].is_mask
     if protocol == "supervised":
         return Convolutional(UNet(1, width=WIDTH) if masks else Classifier(1, width=WIDTH))
+    # A head of zeros passes no gradient back at first, so it cannot disturb a trained encoder.
     if not masks:
         return Transformer(trained.encoder, nn.Dense(1, kernel_init=nn.initializers.zeros), None)
     head, answers = make_head(HEAD, frame.voxels[0] == 1, frame.tokens, frame.voxels)
@@ -255,7 +265,9 @@ def learn(
     first = [jnp.asarray(train.arrays[name][:1]) for name in INPUTS]
     params = init_params(model, seed, *first)
     if protocol == "finetune":
+        # The head keeps its fresh parameters: a checkpoint has none for this task.
         params = {**params, "encoder": trained.params}
+    # Mean and scale of a number come from train alone.
     kind = KINDS[task.kind].fitted_to(train.arrays["truth"])
     apply = partial(_apply, model)
 
@@ -282,6 +294,7 @@ def learn(
         encoder=None if protocol == "supervised" else trained.encoder,
     )
     chosen = predict(fitted.params, val)
+    # Nothing before this line has read a test study.
     test = read_images(
         trained, store, geometry=geometry, task=task[task.split == "test"], frame=frame
     )
@@ -301,12 +314,15 @@ def augment(batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
     keys = jax.random.split(key, 3)
     gain = jax.random.uniform(keys[0], (n, 1, 1, 1), minval=1 - GAIN, maxval=1 + GAIN)
     offset = jax.random.uniform(keys[1], (n, 1, 1, 1), minval=-OFFSET, maxval=OFFSET)
+    # Of the padded image, a start of 0 to 2 · most is a shift by -most to most. Planar z: 0.
     most = jnp.array([side // SHIFT for side in sides])
     shift = jax.random.randint(keys[2], (n, 3), 0, 2 * most[None] + 1)
     margin = [(side // SHIFT,) * 2 for side in sides]
     moved = {"voxels": gain * batch["voxels"] + offset, "counted": batch["counted"]}
+    # A mask moves with its image; a number per study stays.
     if batch["truth"].ndim > 1:
         moved["truth"] = batch["truth"]
+    # Whole voxels are shifted and borders repeated, so that nothing is interpolated.
     move = jax.vmap(
         lambda x, by: jax.lax.dynamic_slice(jnp.pad(x, margin, mode="edge"), tuple(by), x.shape)
     )

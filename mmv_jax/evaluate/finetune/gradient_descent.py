@@ -112,6 +112,7 @@ def fit(
     """
     count = len(next(iter(data.values())))
     rows, per_epoch = shape_of_epoch(count, recipe)
+    # at_rows = rows: the recipe's rate is for its own batch, so it is not scaled by the rows.
     tx = make_optimizer(
         recipe.epochs * per_epoch,
         rows,
@@ -151,6 +152,7 @@ def shape_of_epoch(count: int, recipe: Recipe) -> tuple[int, int]:
     learn from.
     """
     rows = min(recipe.batch, count)
+    # -(-a // b) is a / b rounded up.
     return rows, min(max(-(-count // rows), FEWEST), MOST)
 
 
@@ -191,6 +193,7 @@ def stopped_by_val(
         for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):
             step(lines, (epoch - 1) * per_epoch + n)
         found = score()
+        # A NaN is never larger, so a fit that has diverged ends when its patience does.
         if found > best.score:
             best = Fitted(copy(), found, epoch)
         elif epoch - best.epoch >= recipe.patience:
@@ -238,6 +241,7 @@ def in_batches(
     """
     count = len(next(iter(data.values())))
     rows = min(batch, count)
+    # np.resize starts again at the front when studies run out; `[:count]` drops these answers.
     chunks = np.resize(np.arange(count), (-(-count // rows), rows))
     found = [
         np.asarray(predict({name: array[lines] for name, array in data.items()}))

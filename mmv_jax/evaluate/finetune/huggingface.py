@@ -55,6 +55,7 @@ class Tuned(nn.Module):
         self.tower = deepcopy(encoder.model).eval().requires_grad_(True)
         self.encoder = replace(encoder, model=self.tower)
         with torch.no_grad():
+            # A blank image tells levels, grid and width of any tower.
             _, grids = self.look(torch.zeros(1, encoder.side, encoder.side))
         levels, _, h, w, width = grids.shape
         with torch.random.fork_rng(devices=[]):
@@ -69,6 +70,7 @@ class Tuned(nn.Module):
 
     def forward(self, batch: Slices) -> Float[Tensor, " N"] | Float[Tensor, "S Y X"]:
         parts = batch.images.split(AT_ONCE)
+        # Reentrant checkpoints pass no gradient unless an input requires one, and images do not.
         look = partial(checkpoint, self.look, use_reentrant=False) if len(parts) > 1 else self.look
         cls, grids = zip(*map(look, parts))
         return self.head(torch.cat(cls), torch.cat(grids, dim=1), batch)
@@ -102,6 +104,7 @@ def learn_huggingface(
 
     def step(lines: np.ndarray, number: int) -> None:
         for group in optimizer.param_groups:
+            # The schedule that `fit` uses, times the rate of the group's layer.
             group["lr"] = float(rates[number]) * group["rate"]
         batch = augment(train[lines], generator)
         optimizer.zero_grad()
@@ -119,10 +122,12 @@ def learn_huggingface(
                 ]
             )
 
+    # `state_dict` returns the live tensors, which later steps change: hence clones.
     def copy() -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def score() -> float:
+        # Over all val studies at once: soft Dice is of a batch as a whole.
         return -float(kind.torch_loss(outputs(val), val.truth, val.counted))
 
     fitted = stopped_by_val(step, score, copy, count=len(train.counts), recipe=recipe, seed=seed)
@@ -142,11 +147,13 @@ def make_adamw(model: Tuned, recipe: Recipe) -> torch.optim.AdamW:
     which the learning rate of a step is multiplied.
     """
     rates = tower_rates([name for name, _ in model.tower.named_parameters()], recipe.layer_decay)
+    # By identity: the name "weight" is that of a norm's scale too.
     kernels = {
         id(module.weight)
         for module in model.modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
     }
+    # Attention keeps the kernel of queries, keys and values as a parameter of its own.
     kernels |= {
         id(module.in_proj_weight)
         for module in model.modules()
@@ -176,13 +183,16 @@ def tower_rates(names: Sequence[str], decay: float) -> dict[str, float]:
       >>> tower_rates(["embed.weight", "layer.0.weight", "layer.1.weight", "norm.weight"], 0.5)
       {'embed.weight': 0.125, 'layer.0.weight': 0.25, 'layer.1.weight': 0.5, 'norm.weight': 1.0}
     """
+    # Greedy, so up to the last number: of "encoder.layer.3.attn.bias" the layer "encoder.layer.3".
     numbered = [re.match(r"((?:.*\.)?\d+)\.", name) for name in names]
     depth, layers = len({found[1] for found in numbered if found}), dict[str, int]()
+    # Level -1 is what comes before all layers, such as the patch embedding.
     rates, level = {}, -1
     for name, found in zip(names, numbered):
         if found:
             level = layers.setdefault(found[1], len(layers))
         elif layers:
+            # Behind the layers, such as a last norm: decay ** 0, the full rate.
             level = depth
         rates[name] = decay ** (depth - level)
     return rates

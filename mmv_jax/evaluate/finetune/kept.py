@@ -12,6 +12,7 @@ from mmv_jax.files import write_whole
 def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
     """Keeps a result as arrays, whole or not there."""
     if isinstance(found, Segmented):
+        # Each mask has a grid of its own; as one array of objects they would need pickle.
         masks = {f"mask_{n}": mask for n, mask in enumerate(found.masks)}
         arrays: dict[str, Any] = {
             "dice": found.dice,
@@ -28,6 +29,7 @@ def read(path: Path) -> Segmented | tuple[np.ndarray, str]:
     """What `write` has kept."""
     with np.load(path, allow_pickle=False) as file:
         choice = str(file["choice"])
+        # Only a result without masks has this key.
         if "predicted" in file:
             return file["predicted"], choice
         masks = [file[f"mask_{n}"] for n in range(len(file["dice"]))]

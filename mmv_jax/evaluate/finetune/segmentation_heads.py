@@ -59,6 +59,7 @@ class TokenGrids:
         memory.
         """
         tokens = np.max([scene.kept.shape for scene in scenes], axis=0)
+        # Voxels of a patch are the same in all scenes, so the first one tells them.
         voxels = tokens * np.floor_divide(scenes[0].truth.shape, scenes[0].kept.shape)
         levels, width = len(encoded[0].early) + 1, encoded[0].patches.shape[1]
         grids = np.zeros((len(scenes), levels, *tokens, width), np.float16)
@@ -66,6 +67,8 @@ class TokenGrids:
         for n, (scene, e) in enumerate(zip(scenes, encoded)):
             own, inside = corner(scene.kept.shape), corner(scene.truth.shape)
             for m, level in enumerate([*e.early, e.patches]):
+                # `own` is slices, so `grids[n, m][own]` is a view and
+                # the assignment reaches the array.
                 grids[n, m][own][scene.kept] = level
             truth[n][inside], counted[n][inside] = scene.truth, True
         return cls(grids, np.stack([e.cls for e in encoded]).astype(np.float32), truth, counted)
@@ -143,6 +146,7 @@ def standardised(encoded: Sequence[Encoded], fitted: Bool[np.ndarray, " N"]) -> 
     from_these = [e for e, chosen in zip(encoded, fitted) if chosen]
     of_cls = Standardiser.of(np.stack([e.cls for e in from_these]))
     of_patches = Standardiser.of(np.concatenate([e.patches for e in from_these]))
+    # Depths differ in scale, so each level is standardised by itself.
     of_early = [
         Standardiser.of(np.concatenate([e.early[m] for e in from_these]))
         for m in range(len(encoded[0].early))
@@ -171,6 +175,7 @@ def _part(grids: TokenGrids, chosen: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _levels(batch: Mapping[str, Array]) -> Float[Array, "M N z y x D"]:
+    # float16 saves memory on the host; heads compute in float32, with levels first.
     return jnp.moveaxis(jnp.asarray(batch["levels"], jnp.float32), 1, 0)
 
 

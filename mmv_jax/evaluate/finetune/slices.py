@@ -44,6 +44,7 @@ class Slices:
         own = torch.from_numpy(
             np.concatenate([np.arange(ends[n] - self.counts[n], ends[n]) for n in lines])
         )
+        # A mask is indexed by slice, a number by study.
         truth = self.truth[own if self.truth.ndim > 1 else torch.from_numpy(lines)]
         return Slices(
             self.images[own].float(), [self.counts[n] for n in lines], self.counted[own], truth
@@ -65,12 +66,14 @@ def read_slices(
         shown = encoder.slices(store, geometry, study, crops[n]).astype(np.float16)
         own, there = np.zeros((2, len(shown), side, side), bool)
         tokens = tuple(map(slice, crops.tokens[n].tolist()))
+        # From tokens to pixels: `stop` is the number of tokens along an axis.
         inside = (slice(None), *(slice(part.stop * encoder.patch) for part in tokens[1:]))
         own[inside] = True
         if KINDS[task.kind].is_mask:
             mask = task.structure(
                 read_crop_mask(store, geometry, i=study, crop=crops[n], mask=task.mask)
             )
+            # The truth of the slices that the model sees, not of all.
             there[inside] = encoder.layers(mask)
             scenes.append(
                 Scene(
@@ -87,6 +90,7 @@ def whole_views(
     logits: Float[Tensor, "S Y X"], counts: list[int], scenes: Sequence[Scene]
 ) -> Iterator[Float[np.ndarray, "Z Y X"]]:
     """The probabilities of one study after the other on the grid of its view."""
+    # The slices lie a patch apart; logits between them are interpolated, then made probabilities.
     for own, scene in zip(logits.split(counts), scenes):
         _, y, x = scene.truth.shape
         yield (
@@ -105,10 +109,12 @@ def augment(batch: Slices, generator: torch.Generator) -> Slices:
 
     def drawn(low: float, high: float, *shape: int) -> Tensor:
         values = low + (high - low) * torch.rand(len(batch.counts), *shape, generator=generator)
+        # One draw a study, repeated for each of its slices.
         return values.repeat_interleave(torch.tensor(batch.counts), dim=0)
 
     gain, offset = drawn(1 - GAIN, 1 + GAIN, 1, 1), drawn(-OFFSET, OFFSET, 1, 1)
     most = float(batch.images.shape[-1] // SHIFT)
+    # floor over [-most, most + 1): each whole shift from -most to most is equally likely.
     by = drawn(-most, most + 1, 2).floor().long()
     # contrast is about the middle of 0 to 1
     images = (gain * (2 * move(batch.images, by) - 1) + offset + 1) / 2
@@ -118,6 +124,7 @@ def augment(batch: Slices, generator: torch.Generator) -> Slices:
 
 def move(x: Tensor, by: Int[Tensor, "S 2"]) -> Tensor:
     """Each slice [S, Y, X] shifted by its pixels; what comes in at a border is what stood there."""
+    # Clamped indices repeat the border, as edge padding does in `end_to_end.augment`.
     lines, columns = (
         (torch.arange(size)[None] + own[:, None]).clamp(0, size - 1)
         for size, own in zip(x.shape[1:], by.T)

@@ -39,6 +39,7 @@ class NumberHead(nn.Module):
         # patches whose centre lies in the study
         kept = batch.counted[:, patch // 2 :: patch, patch // 2 :: patch]
         mean = (grid * kept[..., None]).sum(dim=(1, 2)) / kept.sum(dim=(1, 2)).clamp(min=1)[:, None]
+        # Split by study first: the mean is over the slices of a study, not of the batch.
         pooled = (
             torch.stack([own.mean(dim=0) for own in x.split(batch.counts)]) for x in (cls, mean)
         )
@@ -77,7 +78,9 @@ class Doubling(nn.Module):
     def forward(
         self, x: Float[Tensor, "S W h w"], level: Float[Tensor, "S u v D"] | None
     ) -> Float[Tensor, "S V Y X"]:
+        # Linear and LayerNorm want channels last, convolutions channels first.
         x = F.pixel_shuffle(self.spread(x.movedim(1, -1)).movedim(-1, 1), 2)
+        # Changes nothing but where the target grid is not exactly twice the last one.
         x = F.interpolate(x, size=self.sides, mode="bilinear")
         if self.skip is not None and level is not None:
             x = x + F.interpolate(
@@ -96,6 +99,7 @@ class MaskHead(nn.Module):
         self.local, self.whole = nn.Linear(width, WIDTH), nn.Linear(width, WIDTH)
         self.global_asks, self.local_asks = Ask(), Ask()
         grids = doublings(tokens, tuple(min(v, t * FINEST[2]) for t, v in zip(tokens, pixels)))[1:]
+        # Half as many channels at each doubling, down to the narrowest.
         channels = [max(WIDTH >> n, NARROWEST) for n in range(len(grids) + 1)]
         steps = zip(channels, channels[1:], grids)
         self.steps = nn.ModuleList(
@@ -104,7 +108,9 @@ class MaskHead(nn.Module):
         )
         self.logits = nn.Linear(channels[-1], 1)
         self.apply(_init_as_flax)
+        # Attention adds 0 at first, so that each patch starts with its own token alone.
         nn.init.zeros_(self.local_asks.attention.out_proj.weight)
+        # After `apply`, which sets every bias to 0.
         nn.init.constant_(self.logits.bias, PRIOR)
 
     def forward(
@@ -116,6 +122,7 @@ class MaskHead(nn.Module):
         x = _gelu(self.local_asks(local, torch.cat([whole, local], dim=1))).mT.unflatten(
             2, deepest.shape[1:3]
         )
+        # The deepest level joins first; steps beyond the last level get None.
         for step, level in zip_longest(self.steps, early[::-1][: len(self.steps)]):
             x = step(x, level)
         logits = self.logits(x.movedim(1, -1)).movedim(-1, 1)
@@ -139,5 +146,6 @@ def _init_as_flax(part: nn.Module) -> None:
             nn.init.zeros_(parameter)
         elif parameter.ndim > 1:
             # of a normal whose tails beyond 2 are cut off
+            # parameter[0] holds the weights of one output, so its size is the fan-in.
             std = (parameter[0].numel()) ** -0.5 / 0.87962566103423978
             nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)

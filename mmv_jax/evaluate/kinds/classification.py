@@ -53,11 +53,15 @@ def fit_logistic(
 
     Source: Nocedal and Wright, Numerical Optimization, algorithm 7.4.
     """
+    # Tasks share the studies but not which labels are known, so a mask stands in for a selection.
     known = np.ones(y.shape, bool) if known is None else known
     tasks, per_task = strengths.shape
+    # No fit is lost: along a direction in which `x` has no length the penalised weight is 0.
     axes, _ = principal_axes(x)
+    # An unknown label may be NaN, and NaN times a mask of 0 is NaN: hence 0 in its place.
     problem = _Logistic.of(x @ axes, np.where(known, y, 0), known, strengths)
     beta = _minimise(problem, tolerance, max_iterations).reshape(-1, tasks, per_task)
+    # Rotated back to the caller's features; the last row is the intercept, which does not rotate.
     return np.einsum("dr,rks->dks", axes, beta[:-1]), beta[-1]
 
 
@@ -77,18 +81,24 @@ class _Logistic:
     def of(cls, z, y, known, strengths) -> "_Logistic":
         per_task = strengths.shape[1]
         z = np.concatenate([z, np.ones((len(z), 1))], axis=1).astype(np.float32)
+        # Hessian with every probability at the prevalence p: p (1 - p) Σ z².
         count = np.maximum(known.sum(axis=0), 1)
         prevalence = np.clip(y.sum(axis=0) / count, 0.01, 0.99)
+        # count / N reduces the sum over all studies to those with a label.
         variance = np.repeat(prevalence * (1 - prevalence) * count / len(z), per_task)[None]
+        # 1 / C for every weight of a column, 0 for the intercept in the last row.
         penalty = np.concatenate(
             [
                 np.repeat(1 / strengths.reshape(1, -1), z.shape[1] - 1, axis=0),
                 np.zeros((1, strengths.size)),
             ]
         )
+        # 1e-9 because `_direction` divides by this.
         curvature = (z.astype(np.float64) ** 2).sum(axis=0)[:, None] * variance + penalty + 1e-9
         return cls(
             z=z,
+            # Columns run task by task with the strength fastest;
+            # `fit_logistic` reshapes in this order.
             y=np.repeat(y, per_task, axis=1).astype(np.float32),
             known=np.repeat(known, per_task, axis=1).astype(np.float32),
             penalty=penalty,
@@ -96,13 +106,17 @@ class _Logistic:
         )
 
     def loss(self, logits, beta) -> np.ndarray:
+        # log(1 + exp(t)) - y t without overflow: max(t, 0) + log(1 + exp(-|t|)) - y t.
         log_loss = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - self.y * logits
         return (
+            # Summed in float64: near the minimum the line search
+            # compares losses that are almost equal.
             np.einsum("nc,nc->c", self.known, log_loss, dtype=np.float64)
             + (self.penalty * beta**2).sum(axis=0) / 2
         )
 
     def gradient(self, logits, beta) -> np.ndarray:
+        # exp overflows float32 above 88, so logits are clipped first.
         residual = self.known * (1 / (1 + np.exp(-np.clip(logits, -60, 60))) - self.y)
         return (self.z.T @ residual).astype(np.float64) + self.penalty * beta
 
@@ -127,10 +141,13 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
     gradient, loss = problem.gradient(logits, beta), problem.loss(logits, beta)
     pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for _ in range(max_iterations):
+        # The gradient is of the sum of losses, the tolerance of their mean.
         count = np.maximum(problem.known.sum(axis=0), 1)
         active = np.abs(gradient).max(axis=0) > tolerance * count
         if not active.any():
             break
+        # Converged columns still take part in the matrix products. Copying
+        # only at halves keeps it cheap.
         if active.sum() <= len(here) / 2:
             result[:, here] = beta
             problem, here, beta, logits, gradient, loss = (
@@ -143,7 +160,10 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
             )
             pairs = [(s[:, active], t[:, active], r[active]) for s, t, r in pairs]
             active = np.ones(len(here), bool)
+        # Times `active`: a converged column that is still in the arrays must not move.
         direction = _direction(gradient, pairs, problem.curvature) * active[None]
+        # The only product before the new gradient: logits are linear in
+        # the step, so all trials reuse it.
         along = problem.z @ direction.astype(np.float32)
         step = _line_search(
             problem,
@@ -163,6 +183,7 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
             problem.loss(logits, beta),
         )
         change = gradient - before
+        # Curvature condition: a pair needs sᵀy > 0. Otherwise its inverse is 0, which skips it.
         product = (moved * change).sum(axis=0)
         pairs = [
             *pairs[-MEMORY + 1 :],
@@ -181,6 +202,7 @@ def _direction(gradient, pairs, curvature) -> np.ndarray:
         alpha = inverse * (moved * q).sum(axis=0)
         q -= alpha[None] * change
         alphas.append(alpha)
+    # The initial inverse Hessian is diagonal, since the features lie on their principal axes.
     q /= curvature
     for (moved, change, inverse), alpha in zip(pairs, reversed(alphas)):
         q += (alpha - inverse * (change * q).sum(axis=0))[None] * moved
@@ -191,6 +213,8 @@ def _line_search(problem, logits, along, beta, direction, loss, gradient, active
     """Steps that decrease each column's loss enough (Armijo), by halving; 0 where 20 halvings do
     not, which float32 reaches at the end.
     """
+    # Derivative along the direction, negative for a descent: Armijo
+    # asks for 1e-4 of what it promises.
     slope = (gradient * direction).sum(axis=0)
     step, todo = active.astype(np.float64), active.copy()
     for _ in range(20):
@@ -225,12 +249,15 @@ def probe_classes(
     standard = Standardiser.of(x[train])
     weights, bias = fit_logistic(standard(x[train]), labels[train], grid, ~np.isnan(labels[train]))
     logits = np.einsum("nd,dks->nks", standard(x[val]), weights) + bias[None]
+    # Unknown labels enter as 0; the mask removes their loss from the sum.
     loss = np.logaddexp(0, logits) - np.nan_to_num(labels[val])[:, :, None] * logits
     known = ~np.isnan(labels[val])
     total = (loss * known[:, :, None]).sum(axis=0)
+    # argmin takes the first of equal losses: the smallest C, which is the strongest penalty.
     chosen = np.asarray(strengths)[np.argmin(total, axis=1)]
     held_out = -total.min(axis=1) / np.maximum(known.sum(axis=0), 1)
 
+    # All choices are made, so val may be learnt from too; test has had no part in any of them.
     both = train | val
     standard = Standardiser.of(x[both])
     weights, bias = fit_logistic(
@@ -265,6 +292,7 @@ class Classification(Kind):
     def read_labels(
         self, values: pd.Series, *, task: str, label: str, positive: Any
     ) -> Float[np.ndarray, " N"]:
+        # An empty cell is an unknown label, not a negative one.
         missing = (values.isna() | (values.astype(str) == "")).to_numpy()
         found = equals(values, positive, f"config.tasks.{task}.positive")
         return np.where(missing, np.nan, found.astype(np.float64))
@@ -284,6 +312,7 @@ class Classification(Kind):
     def more_metrics(self, task: Task, x: Float[np.ndarray, "N D"]) -> dict[str, Interval]:
         """The AUROC of the 20 nearest neighbours among train and val."""
         test = task.split == "test"
+        # [1] is the share of votes [M, C]; classes are sorted, so column 1 is the class 1.
         nearest = knn_probabilities(x[~test], task.labels[~test], x[test])[1][:, 1]
         return {"knn_auroc": interval("auroc", task.labels[test], nearest, task.patients[test])}
 
@@ -302,6 +331,7 @@ class Classification(Kind):
         val, test = task.split == "val", task.split == "test"
         truth = task.labels[val][:, None, None]
         loss = (np.logaddexp(0, logits[val]) - truth * logits[val]).mean(axis=0)
+        # Each draw takes the strength with the lowest log loss on val.
         return np.stack(
             [1 / (1 + np.exp(-logits[test, k, s])) for k, s in enumerate(loss.argmin(axis=1))]
         )
@@ -319,5 +349,6 @@ class Classification(Kind):
 
     def score(self, answers: np.ndarray, truth: np.ndarray, scenes: Sequence[Any]) -> float:
         """Minus the log loss."""
+        # One certain and wrong answer would make the log loss infinite.
         p = np.clip(answers, 1e-6, 1 - 1e-6)
         return float((truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean())

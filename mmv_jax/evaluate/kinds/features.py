@@ -17,6 +17,7 @@ class Standardiser:
 
     @classmethod
     def of(cls, x: Float[np.ndarray, "N D"]) -> "Standardiser":
+        # A feature that varies by rounding alone must not be blown up to variance 1.
         std = x.std(axis=0)
         return cls(
             x.mean(axis=0),
@@ -36,11 +37,15 @@ def principal_axes(
     The smaller of the two Gram matrices is decomposed: many times as fast as a singular value
     decomposition of `x`, and as exact where it matters.
     """
+    # A Gram matrix squares the condition number: in float32 the short axes would be noise.
     x = x.astype(np.float64)
     tall = x.shape[0] > x.shape[1]
     values, vectors = np.linalg.eigh(x.T @ x if tall else x @ x.T)
+    # eigh sorts ascending, hence the reversal. Below 1e-10 of the
+    # largest, eigenvalues are rounding.
     there = np.flatnonzero(values > 1e-10 * max(values[-1], 1e-300))[::-1][:most]
     values, vectors = values[there], vectors[:, there]
+    # From x xᵀ u = v u follows the axis xᵀ u / √v, of length 1.
     return (vectors if tall else x.T @ vectors / np.sqrt(values)[None]), values
 
 

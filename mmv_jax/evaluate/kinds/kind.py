@@ -47,6 +47,7 @@ class Kind:
     @property
     def headline(self) -> str:
         """The name of the metric that encoders are compared by."""
+        # A dict keeps its order, so the metric that a kind lists first is its headline.
         return next(iter(self.metrics))
 
     def label_of(self, metric: str) -> str:

@@ -49,6 +49,7 @@ def probe_number(
     train, val, test = (split == name for name in ("train", "val", "test"))
     standard = Standardiser.of(x[train])
     weights, mean = fit_ridge(standard(x[train]), label[train], penalties)
+    # Chosen by the headline metric, the absolute error, although the ridge minimises squares.
     error = np.abs(standard(x[val]) @ weights + mean - label[val][:, None]).mean(axis=0)
     chosen = penalties[int(np.argmin(error))]
 
@@ -69,6 +70,7 @@ class Regression(Kind):
     mean: float = 0.0
     std: float = 1.0
 
+    # Without an annotation, which would make a dataclass field of it.
     metrics = {"mae": "mae", "r2": "r2"}
     lower_is_better = frozenset({"mae"})
     labels = {"mae": "MAE", "r2": "R²"}
@@ -81,6 +83,7 @@ class Regression(Kind):
         Raises:
           UserError: a value is none.
         """
+        # An empty cell is an unknown label. A cell that is filled but no number is an error.
         numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
         given = (~values.isna() & (values.astype(str) != "")).to_numpy()
         if bad := int((np.isnan(numbers) & given).sum()):
@@ -100,6 +103,7 @@ class Regression(Kind):
         val, test = task.split == "val", task.split == "test"
         predicted = []
         for own in drawn.T:
+            # `fit_ridge` needs centred features, and each draw has a mean of its own.
             centre = x[own].mean(axis=0)[None]
             weights, mean = fit_ridge(x[own] - centre, task.labels[own], PENALTIES)
             found = (x - centre) @ weights + mean
@@ -108,6 +112,7 @@ class Regression(Kind):
         return np.stack(predicted)
 
     def fitted_to(self, truth: np.ndarray) -> "Regression":
+        # A constant label has a standard deviation of 0, and `loss` divides by it.
         return Regression(float(truth.mean()), float(truth.std()) or 1.0)
 
     def loss(self, out: Array, truth: Array, counted: Array) -> Float[Array, ""]:

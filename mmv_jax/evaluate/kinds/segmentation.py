@@ -45,8 +45,10 @@ def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> 
       soft Dice, Milletari et al. (arXiv 1606.04797).
     """
     truth, counted = truth.astype(jnp.float32), counted.astype(jnp.float32)
+    # Voxels outside a study's own view count in neither term.
     entropy = ((jnp.logaddexp(0.0, logits) - truth * logits) * counted).sum() / counted.sum()
     probability = jax.nn.sigmoid(logits) * counted
+    # + 1 above and below the line: Dice stays finite in a batch without the structure.
     return entropy + 1 - (2 * (probability * truth).sum() + 1) / ((probability + truth).sum() + 1)
 
 
@@ -60,6 +62,7 @@ def agreement(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]
         (np.clip(p[corner(s.truth.shape)], 1e-6, 1 - 1e-6).ravel(), s.truth.ravel())
         for p, s in zip(probability, scenes)
     ]
+    # Voxels of all studies are pooled, as the loss pools those of a batch.
     said, truth = (np.concatenate(parts).astype(np.float64) for parts in zip(*pairs))
     entropy = -(truth * np.log(said) + (1 - truth) * np.log(1 - said)).mean()
     return float((2 * (said * truth).sum() + 1) / ((said + truth).sum() + 1) - 1 - entropy)
@@ -127,6 +130,7 @@ class PatchRidge:
 
     @classmethod
     def empty(cls, like: Scene, standard: Standardiser) -> "PatchRidge":
+        # A grid is whole patches, so its voxels over its tokens are the voxels of one patch.
         width, voxels = like.tokens.shape[1], like.truth.size // like.kept.size
         return cls(standard, np.zeros((width + 1, width + 1)), np.zeros((width + 1, voxels)))
 
@@ -141,6 +145,7 @@ class PatchRidge:
         return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
 
     def weights(self, penalty: float) -> Float[np.ndarray, "E P"]:
+        # Times the count: a penalty per token means the same for every size of the training set.
         ridge = penalty * self.count * np.eye(len(self.xx))
         ridge[-1, -1] = 1e-9 * self.count  # the intercept is free
         return np.linalg.solve(self.xx + ridge, self.xy).astype(np.float32)
@@ -149,6 +154,7 @@ class PatchRidge:
         """The squared error of these weights on the scenes of the sums, but for what no weights
         change.
         """
+        # |XW - Y|² = W · (XᵀX W - 2 XᵀY) + |Y|², and the last term is the same for all weights.
         return float(np.sum(weights * (self.xx @ weights - 2 * self.xy)))
 
 
@@ -166,6 +172,7 @@ def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
     by_penalty = np.stack(
         [sweep_thresholds(model, model.weights(penalty), val) for penalty in PENALTIES]
     )
+    # Chosen together: a larger penalty shrinks the scores, which then need a lower threshold.
     s, t = np.unravel_index(int(by_penalty.argmax()), by_penalty.shape)
     model = PatchRidge.of(train + val)
     weights = model.weights(PENALTIES[s])
@@ -175,6 +182,7 @@ def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
     ]
     dice, hd95 = score_masks(test, masks)
     choice = f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}"
+    # `by_penalty` is of the fit on train alone; the refit has seen val.
     return Segmented(masks, dice, hd95, choice, held_out=float(by_penalty.max()))
 
 
@@ -187,6 +195,7 @@ def score_masks(
     dice, hd95 = np.full((2, len(scenes)), np.nan)
     for i, (scene, mask) in enumerate(zip(scenes, masks)):
         if scene.truth.any():
+            # A planar view is scored in 2D, where the surface is the contour.
             planar = scene.truth.shape[0] == 1
             truth, found = (scene.truth[0], mask[0]) if planar else (scene.truth, mask)
             dice[i] = scores.dice(truth, found)
@@ -200,6 +209,7 @@ def sweep_thresholds(
     """The mean Dice at each threshold over studies that have the structure; what lies in patches
     that were not kept is missed.
     """
+    # A generator, so that the scores of one study at a time are in memory.
     present = (scene for scene in scenes if scene.truth.any())
     return dice_by_threshold(
         (model.features(s) @ weights, tiles(s.truth, s.kept), int(s.truth.sum())) for s in present
@@ -219,10 +229,12 @@ def dice_by_threshold(
     by_study = []
     for score, truth, size in found:
         bins = np.searchsorted(THRESHOLDS, score.ravel())  # bin b: above b of the thresholds
+        # Cumulative sums from the top: entry t counts what is above threshold t. [1:] drops bin 0.
         above, hit = (
             np.cumsum(np.bincount(b, minlength=len(THRESHOLDS) + 1)[::-1])[::-1][1:]
             for b in (bins, bins[truth.ravel()])
         )
+        # `size` is of the whole structure, so voxels in patches that were not kept count as missed.
         by_study.append(2 * hit / (above + size))
     return np.mean(by_study, axis=0) if by_study else np.zeros(len(THRESHOLDS))
 

@@ -151,6 +151,7 @@ def cohort_section(index: pd.DataFrame, tasks: Sequence[Task]) -> Section:
     """Patients, age, sex and what is missing, by split; patients count once in each."""
     split: dict[int, str] = {}
     for task in tasks:
+        # A study of several tasks counts once; its split is the same in all of them.
         split |= dict(zip(task.studies.tolist(), task.split.tolist()))
     parts = [index.iloc[[s for s, name in split.items() if name == own]] for own in SPLITS]
     age, sex = find_column(index, AGE), find_column(index, SEX)
@@ -172,6 +173,7 @@ def cohort_section(index: pd.DataFrame, tasks: Sequence[Task]) -> Section:
 
 def find_column(index: pd.DataFrame, names: Sequence[str]) -> str | None:
     """The first column that goes by one of these names, as a label or as an attribute of files."""
+    # Manifests spell `Age` or `PatientAge`: compared in lower case, returned as spelt.
     lower = {str(column).lower(): str(column) for column in index}
     wanted = [f"{room}_{name}" for name in names for room in ("label", "attribute")]
     return next((lower[name] for name in wanted if name in lower), None)
@@ -189,6 +191,7 @@ def _known(part: pd.DataFrame, column: str) -> pd.Series:
 def _age(part: pd.DataFrame, column: str | None) -> str:
     if column is None:
         return "not in the store"
+    # DICOM's "060Y" is no number here, and is left out of the quartiles.
     years = pd.to_numeric(_known(part, column), errors="coerce").dropna()
     if years.empty:
         return "–"
@@ -197,6 +200,7 @@ def _age(part: pd.DataFrame, column: str | None) -> str:
 
 
 def _sexes(part: pd.DataFrame, column: str | None) -> list[str]:
+    # Eight at most: a column of free text would fill the page.
     return [] if column is None else sorted(set(_known(part, column).astype(str)))[:8]
 
 

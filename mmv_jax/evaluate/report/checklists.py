@@ -54,12 +54,14 @@ class Held:
 
 def claim(held: Held) -> list[ChecklistItem]:
     """The 44 items of CLAIM 2024."""
+    # CLAIM numbers its items from 1, so the order of these rows must not change.
     rows = [*_of_methods(held), *_of_results(held)]
     return [ChecklistItem(f"{n}", *row) for n, row in enumerate(rows, start=1)]
 
 
 def _of_methods(held: Held) -> list[tuple[str, str, str]]:
     """Items 1 to 27: title, design, data, reference standard, model and training."""
+    # `in` for the truth, which may be stated of phantoms and not of the other studies.
     truth = NO if NOT_STATED in held.studies.truth else YES
     data = NO if held.studies.data == NOT_STATED else YES
     by_author = (AUTHOR, BY_AUTHOR)

@@ -85,6 +85,7 @@ def flow_of(
     codes = Counter(entry["code"] for entry in read_quarantine(open_root(store.path)))
     anywhere: dict[int, str] = {}
     for task in tasks:
+        # A study of several tasks counts once; its split is the same in all of them.
         anywhere |= dict(zip(task.studies.tolist(), task.split.tolist()))
     counts = Counter(anywhere.values())
     return Flow(
@@ -98,11 +99,13 @@ def _of_task(store: Store, task: Task, group: Mapping[str, Any], classes: bool) 
     fits = np.isin(split, SPLITS) & fits_where(index, group.get("where"), asked_by)
     if group.get("test_where"):
         elsewhere = np.isin(split, SPLITS) & fits_where(index, group["test_where"], asked_by)
+        # As `tasks.make` chooses studies: both must agree, or a line does not add up.
         fits = np.where(split == "test", elsewhere, fits)
     # What fits and is not used has no truth, or was left out again: only test studies are, and
     # then all of their patient's.
     used = np.zeros(len(index), bool)
     used[task.studies] = True
+    # `left_out` holds positions in the index, hence the range of positions.
     seen = int((fits & np.isin(np.arange(len(index)), task.left_out)).sum())
     return TaskFlow(
         task=task.name,

@@ -24,6 +24,7 @@ def encoders_of(results: Sequence[Result]) -> list[str]:
     """The encoders by their headline pooling, the trained one first."""
     return sorted(
         dict.fromkeys(r.encoder for r in results if "/" not in r.encoder),
+        # Another name finds itself, at the end. Sorting is stable, so those keep their order.
         key=lambda name: ["trained", *FLOORS, name].index(name),
     )
 
@@ -68,7 +69,9 @@ def glance_sections(
     tasks = list(dict.fromkeys(r.task.name for r in results))
     shown, lines = list[str](), 0
     for task in tasks:
+        # An estimate: four lines a task, one an encoder, one for two rivals.
         lines += 4 + len(_shown_encoders(results, task)) + len(rivals_of(comparisons)) // 2
+        # `lines` only grows, so the tasks shown are the first ones, and at least one is.
         if lines <= MOST_LINES or not shown:
             shown.append(task)
     text = [
@@ -90,6 +93,7 @@ def _shown_encoders(results: Sequence[Result], task: str) -> list[str]:
     order = encoders_of(list(own.values()))
     always = [name for name in order if name in ("trained", *FLOORS)]
     kind = next(iter(own.values())).kind
+    # So that an ascending sort puts the best first, and NaN, taken as inf, last.
     sign = 1 if kind.headline in kind.lower_is_better else -1
     others = sorted(
         (name for name in order if name not in always),
@@ -112,6 +116,7 @@ def _plots(
         rows = [_row(r, names, series.index(r.encoder)) for r in own]
         own_words: dict[str, list[str]] = {}
         for c in (c for c in comparisons if c.task == task):
+            # Rivals with the same verdict share one remark.
             own_words.setdefault(c.verdict, []).append(names.encoder(c.second))
         remarks = [
             (f"{_capital(names.said(words))}, against {' and '.join(rivals)}.", tone_of(words))
@@ -120,6 +125,7 @@ def _plots(
         return ForestGroup(names.task(task), rows, rests_on(own[0]), remarks)
 
     plots = []
+    # groupby joins neighbours only: results arrive sorted by kind of task.
     for _, members in groupby(tasks, key=lambda t: (kinds[t].headline, kinds[t])):
         together = list(members)
         kind = kinds[together[0]]

@@ -50,9 +50,11 @@ def readable(name: str, modalities: Iterable[str] = ()) -> str:
       ('Heart (CT)', 'Cardiothoracic ratio (CXR)', 'Left in CT')
     """
     known = MODALITIES | {m.lower().replace("-", "_"): m for m in modalities if m}
+    # A name with spaces was written for readers, and is not cut up.
     words = name.strip("_ ").replace("-", "_").split("_") if " " not in name else [name]
     if name.lower() in known:
         return known[name.lower()]
+    # A modality may be of several words; the longest wins, and one word must stay as the name.
     for size in range(min(3, len(words) - 1), 0, -1):
         for part, rest in ((words[:size], words[size:]), (words[-size:], words[:-size])):
             if (modality := known.get("_".join(part).lower())) is not None:
@@ -92,6 +94,7 @@ class Names:
 
     def encoder(self, name: str) -> str:
         """'trained, CLS alone' for `trained/cls`; the name of an encoder of others stays."""
+        # A slash joins a pooling, a plus a head or protocol: both are read alike.
         first, *rest = name.replace("+", "/").split("/")
         return ", ".join([ENCODERS.get(first, first), *(PARTS.get(part, part) for part in rest)])
 

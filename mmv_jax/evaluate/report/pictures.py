@@ -33,6 +33,7 @@ def choose_shown(index: pd.DataFrame, tasks: Sequence[Task]) -> Int[np.ndarray, 
     masked = np.unique(
         np.concatenate(
             [
+                # `concatenate` refuses an empty list, which is what no segmentation would give.
                 np.zeros(0, np.int64),
                 *(task.studies for task in tasks if KINDS[task.kind].is_mask),
             ]
@@ -66,9 +67,11 @@ def feature_maps(
             feature_colours([features.tokens[study] for study in own.tolist()])
         ):
             tokens, places = crops.tokens[n], kept[n][tuple(slice(t) for t in crops.tokens[n])]
+            # Shown is the layer with the most kept patches.
             layer = int(places.sum(axis=(1, 2)).argmax())
             in_layer = np.argwhere(places)[:, 0] == layer
             grey = view(store, geometry, int(own[n]), crops[n])
+            # The voxel slice in the middle of that layer; a planar view has slice 0 alone.
             grey = grey[layer * (len(grey) // tokens[0]) + len(grey) // tokens[0] // 2]
             images += [
                 (picture(grey, f"{name} study"), _slice_words(geometry, int(own[n]))),
@@ -109,12 +112,15 @@ def outlines(
     """
     test = np.flatnonzero(task.split == "test")
     there = np.flatnonzero(~np.isnan(found.dice))
+    # A stable sort, so that equal scores show the same studies each time.
     ranked = there[np.argsort(-found.dice[there], kind="stable")]
+    # Of fewer than five studies one may be best and worst: it is shown once.
     picked = dict.fromkeys([*ranked[:2], ranked[len(ranked) // 2], *ranked[-2:]])
     images = []
     for m in picked:
         study, scene = int(task.studies[test[m]]), scenes[test[m]]
         crops, _ = encoder.views(geometry[[study]])
+        # The slice is chosen by the truth, so it is the same for every encoder and head.
         layer = int(scene.truth.sum(axis=(1, 2)).argmax())
         grey = view(store, geometry, study, crops[0])[layer]
         masks = [(scene.truth[layer], TRUTH), (found.masks[m][layer], FOUND)]

@@ -62,6 +62,7 @@ def calibration_sections(results: Sequence[Result], names: Names) -> list[Sectio
         if not is_calibrated(r):
             few[task] = _positives(r)
             continue
+        # [:2]: mean prediction and observed share of each fifth, without the counts.
         bins = calibration_bins(r.truth, r.predicted, bins=5)[:2]
         curves.setdefault(task, {})[names.encoder(r.encoder)] = bins
     if not curves and not few:
@@ -187,6 +188,7 @@ def _leaning(c: Confounded) -> str:
     if not is_judged(c.encoder):
         return "not tested"
     told = verdict_of(c.lost, c.p_holm)
+    # `lost` is plain minus broken: better with the tie intact means that it leans on the column.
     return {"better": "leans on it", "worse": "gains without it"}.get(told, told)
 
 

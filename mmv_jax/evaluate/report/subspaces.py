@@ -23,6 +23,7 @@ def shared_variance(first: Float[np.ndarray, "N D"], second: Float[np.ndarray, "
     1 where both vary in the same subspace, and about `DIMENSIONS` / D for unrelated directions;
     means do not count.
     """
+    # Without centring, the first axis would point at the mean.
     own, other = (x - x.mean(axis=0, dtype=np.float64, keepdims=True) for x in (first, second))
     along_own, along_other = (
         ((own @ principal_axes(x, DIMENSIONS)[0]) ** 2).sum() for x in (own, other)
@@ -43,6 +44,7 @@ def subspace_sections(features: Mapping[str, np.ndarray], modality: np.ndarray) 
     if not named:
         return []
     tables = []
+    # One modality alone has no other to share a subspace with.
     for encoder in ("trained", "random") if len(named) > 1 else ():
         parts = {name: features[encoder][modality == name] for name in named}
         lines = [

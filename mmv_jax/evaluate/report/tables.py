@@ -223,12 +223,14 @@ def headline_section(
         first = next(r for r in own if r is not None)
         metric, lower = first.kind.headline, first.kind.headline in first.kind.lower_is_better
         values = [np.nan if r is None else r.headline.value for r in own]
+        # nanmin warns where everything is NaN, so that case comes first.
         best = None if np.isnan(values).all() else np.nanmin(values) if lower else np.nanmax(values)
         line = [
             Cell(names.task(task)),
             Cell(metric_label(metric) + (" (lower is better)" if lower else "")),
         ]
         for r, value in zip(own, values):
+            # NaN equals nothing, so what was not measured is never the best.
             cell = Cell("not measured") if r is None else value_cell(r.headline)
             line.append(Cell(cell.text, cell.ci, "best") if value == best else cell)
         words = {c.second: c.verdict for c in comparisons if c.task == task}
@@ -257,6 +259,7 @@ def details_section(results: Sequence[Result], names: Names) -> Section:
     tables = []
     for kind in dict.fromkeys(r.task.kind for r in results):
         own = [r for r in results if r.task.kind == kind]
+        # The union of all results: kNN and the like exist for the headline features alone.
         metrics = list(dict.fromkeys(metric for r in own for metric in r.metrics))
         lines = [
             [

@@ -13,6 +13,7 @@ def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
     """A label column of the store by the name that the manifest gave it, or a column of the index
     itself.
     """
+    # A manifest's label goes before a column of the index that has the same name.
     for known in (f"label_{name}", name):
         if known in index:
             return index[known]
@@ -33,6 +34,7 @@ def fits_where(index: pd.DataFrame, where: Mapping[str, Any] | None, asked_by: s
 
 def have_mask(index: pd.DataFrame, mask: str) -> np.ndarray:
     """Which studies have this mask."""
+    # Whole names are compared: "lung" must not be found in "lung_left".
     return np.array([mask in names.split(",") for names in index["masks"]], bool)
 
 
@@ -48,6 +50,7 @@ def equals(values: pd.Series, wanted: Any, asked_by: str) -> np.ndarray:
         raise UserError(
             f"{asked_by} is {wanted!r}, but the store holds numbers there. Give one of them."
         ) from None
+    # na_value: comparing a missing value gives NA in some dtypes, and it fits nothing.
     return np.logical_or.reduce(
         [(values == option).to_numpy(bool, na_value=False) for option in like]
     )

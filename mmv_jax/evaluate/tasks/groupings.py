@@ -57,6 +57,7 @@ def make_grouping(
       UserError: bands of a column that is no number, or more than `MOST` values without bands.
     """
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+    # Numeric means that every filled cell is a number; a single word makes the column text.
     numeric = (
         not np.isnan(numbers).all()
         and (np.isnan(numbers) == (values.isna() | (values.astype(str) == "")).to_numpy()).all()
@@ -75,6 +76,7 @@ def make_grouping(
         else values.fillna("").astype(str).to_numpy(object)
     )
     names = np.where(np.isnan(numbers), "", text).astype(str) if numeric else text.astype(str)
+    # As text, 10 would stand before 9.
     found = sorted(set(names.tolist()) - {""}, key=float if numeric else str)
     if not 2 <= len(found) <= MOST:
         raise UserError(
@@ -86,6 +88,7 @@ def make_grouping(
 
 def _quantiles(numbers: np.ndarray, count: int) -> np.ndarray:
     return (
+        # In a column of few values quantiles coincide, and a band between equal borders is empty.
         np.unique(np.nanquantile(numbers, np.arange(1, count) / count))
         if not np.isnan(numbers).all()
         else np.zeros(0)
@@ -93,11 +96,14 @@ def _quantiles(numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def _bands(numbers: np.ndarray, cuts: np.ndarray, column: str, positives: bool) -> Grouping:
+    # Rounded in the names alone; the borders themselves stay exact.
     between = [f"{a:g} to {b:g}" for a, b in pairwise(np.round(cuts, 2))]
     order = (
         (f"under {round(cuts[0], 2):g}", *between, f"{round(cuts[-1], 2):g} and over")
         if len(cuts)
         else ("all",)
     )
+    # side="right" puts a value on a border into the band above. NaN
+    # passes as 0 and is emptied below.
     names = np.array(order)[np.searchsorted(cuts, np.nan_to_num(numbers), side="right")]
     return Grouping(column, np.where(np.isnan(numbers), "", names), order, positives)

@@ -119,6 +119,7 @@ class _Truth:
         )
         chosen = chosen & ~np.isnan(labels)
         if self.local:
+            # In place is safe here: `chosen` is the new array of the line above, not the caller's.
             chosen &= have_mask(index, self.local)
         return chosen, labels[chosen]
 
@@ -171,6 +172,7 @@ def _chosen(
 def _groupings(
     part: pd.DataFrame, asked_by: str, columns: Mapping[str, Mapping[str, Any]] | None
 ) -> tuple[Grouping, ...]:
+    # Quantiles of bands are taken without the test split, which must not shape its own groups.
     learnt_from = (part["split"] != "test").to_numpy()
     return tuple(
         make_grouping(column(part, key, asked_by), key, f"{asked_by}.{key}", learnt_from, **options)

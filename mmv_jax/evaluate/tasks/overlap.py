@@ -35,6 +35,7 @@ class Overlap:
                 "its store and this one were named with different keys, so a patient has two names",
             )
         patients = set(carried["patients"])
+        # A distilled encoder has also learnt from the patients that its teachers have seen.
         for card in carried.get("teachers", ()):
             if card["patients"] == "unknown":
                 return cls(None, f"which patients its teacher {card['name']} has seen is not known")
@@ -69,7 +70,9 @@ class Overlap:
                 " it to False."
             )
         seen = np.array([patient in self.patients for patient in task.patients.tolist()])
+        # Train and val may overlap with pretraining; only what is measured must be unseen.
         gone = seen & (task.split == "test")
         left = task[~gone]
+        # Once more: without these studies the test split may be empty or of one class.
         check(left)
         return replace(left, left_out=task.studies[gone])

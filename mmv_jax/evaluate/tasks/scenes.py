@@ -47,6 +47,7 @@ def scenes(
         truth = task.structure(
             read_crop_mask(store, geometry, i=study, crop=crops[n], mask=task.mask)
         )
+        # `kept` is padded to the largest study; a study's own grid is its low corner.
         own = kept[n][tuple(slice(t) for t in crops.tokens[n])]
         out.append(Scene(features.tokens[study], own, truth, float(crops.spacing_mm[n])))
     return out
@@ -62,7 +63,9 @@ def local_means(
       UserError: a study has no such region, or none that the encoder reads: an empty region would
         tell the label.
     """
+    # Every structure of this mask belongs to the region, so any bit counts.
     region = replace(task, mask=task.local, flags=ANY_BIT)
+    # Of each study, the share of each kept patch that is covered [n], and the tokens [n, D].
     weights = [
         (tiles(scene.truth, scene.kept).mean(axis=1), scene.tokens)
         for scene in scenes(encoder, store, geometry=geometry, task=region, features=features)
@@ -93,6 +96,7 @@ def check_structure(task: Task, scenes: Sequence[Scene]) -> None:
 def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
     """The kept patches of a grid, `[n, P]`."""
     (tz, ty, tx), (gz, gy, gx) = kept.shape, grid.shape
+    # Axes (tz, pz, ty, py, tx, px); the transpose puts the three of tokens first.
     split = grid.reshape((tz, gz // tz, ty, gy // ty, tx, gx // tx))
     cut = split.transpose((0, 2, 4, 1, 3, 5))[kept]
     return cut.reshape(len(cut), -1)
@@ -103,6 +107,7 @@ def untile(
 ) -> np.ndarray:
     """The grid of kept patches `[n, P]`; 0 where none was kept."""
     (tz, ty, tx), (gz, gy, gx) = kept.shape, shape
+    # The inverse of `tiles`: filled with token axes first, then woven between the voxel axes.
     out = np.zeros((tz, ty, tx, gz // tz, gy // ty, gx // tx), patches.dtype)
     out[kept] = patches.reshape(-1, *out.shape[3:])
     return out.transpose((0, 3, 1, 4, 2, 5)).reshape(shape)

@@ -52,6 +52,7 @@ class Task:
         return len(self.studies)
 
     def __getitem__(self, chosen: np.ndarray) -> "Task":
+        # A segmentation has an empty array of labels, which cannot be indexed by study.
         labels = self.labels[chosen] if len(self.labels) else self.labels
         part = replace(
             self,
@@ -60,6 +61,7 @@ class Task:
             patients=self.patients[chosen],
             labels=labels,
         )
+        # Groupings hold a name per study, so they are cut too. `left_out` is no part of the task.
         subgroups, confounders = (
             tuple(grouping[chosen] for grouping in own)
             for own in (self.subgroups, self.confounders)
@@ -68,4 +70,5 @@ class Task:
 
     def structure(self, mask: Int[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
         """Where the mask shows what the task asks for."""
+        # Bits let structures overlap in a voxel; with `values` a voxel has one structure.
         return (mask & self.flags) > 0 if self.flags else np.isin(mask, self.values)
