@@ -37,6 +37,7 @@ def __getattr__(name: str):
         from importlib.metadata import version
 
         return version("mmv_jax")
+    # AttributeError and no other: `hasattr` and `from ... import` rely on it.
     if name not in _PLACES:
         raise AttributeError(f"module 'mmv_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)

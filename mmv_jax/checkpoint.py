@@ -58,6 +58,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                # Saves that a killed process has left half done are removed at the next start.
                 cleanup_tmp_directories=True,
             ),
             handler_registry=_handlers(),
@@ -118,17 +119,20 @@ class Checkpoints:
             self._manager.delete(step)
             (self.workdir / SEALS / f"{step}.json").unlink(missing_ok=True)
             self._damaged.remove(step)
+        # A step that is there is never written again; a damaged one was deleted just now.
         if step not in self._manager.all_steps():
             self._saved.add(step)
             trees = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
             self._manager.save(
                 step,
                 args=ocp.args.Composite(**trees, config=ocp.args.JsonSave(self.config)),
+                # `every` has decided already; Orbax's own rule must not skip the step.
                 force=True,
             )
 
     def _restore(self, step: int, state: Mapping[str, Any]) -> Mapping[str, Any]:
         _check_same_model(self._manager.item_metadata(step), state, step)
+        # With this run's shardings: the checkpoint may have been written on other devices.
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(state)
         )
@@ -147,6 +151,7 @@ class Checkpoints:
         if jax.process_index():
             return
         folders = step_folders(self.workdir)
+        # Orbax has deleted the steps beyond `keep`; their seals go too.
         for old in (self.workdir / SEALS).glob("*.json"):
             if int(old.stem) not in folders:
                 old.unlink()
@@ -327,6 +332,7 @@ def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
 def _size_and_crc(path: epath.Path) -> list[int]:
     size, checksum = 0, google_crc32c.Checksum()
     with path.open("rb") as file:
+        # 16 MiB at a time: a step's files need not fit into memory.
         while piece := file.read(1 << 24):
             size += len(piece)
             checksum.update(piece)
@@ -380,4 +386,5 @@ def _shapes(tree: Any) -> dict[str, tuple]:
 
 
 def _name(key: Any) -> str:
+    # Keys of a path: dicts have `key`, sequences `idx`, dataclasses and named tuples `name`.
     return str(next(getattr(key, field) for field in ("key", "idx", "name") if hasattr(key, field)))

@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mmv`. Returns 0, 1 (the work failed) or 2 (wrong use); a user's mistake is one line,
     never a traceback.
     """
+    # No abbreviations: a mistyped option must not pass for another one.
     parser = argparse.ArgumentParser(prog="mmv", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and end")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -65,6 +66,7 @@ def _load_named(args: argparse.Namespace) -> None:
     if hasattr(args, "plugins") or getattr(args, "config", None):
         from mmv_jax.plugins import forget_plugins, load_plugins
 
+        # `main` may be called several times in a process, by tests for example.
         forget_plugins()
         load_plugins(getattr(args, "plugins", ()))
 
@@ -82,6 +84,7 @@ def _without_path(error: OSError, args: argparse.Namespace) -> str:
     where = Path(error.filename).absolute()
     for name, value in vars(args).items():
         for given in value if isinstance(value, list) else [value]:
+            # A store is kept as text, since it may be an address; all other places are paths.
             if (isinstance(given, Path) or name == "store") and where.is_relative_to(
                 Path(given).absolute()
             ):

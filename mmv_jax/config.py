@@ -42,6 +42,7 @@ class ConfigKey:
         """Why a value cannot stand here, in words; None where it can."""
         if self.kind is None or value == self.default:
             return None
+        # A whole number may stand for a float. True is an int in Python, but not in a config.
         fits = isinstance(value, (int, float) if self.kind is float else self.kind)
         if fits and (self.kind is bool or not isinstance(value, bool)):
             return None
@@ -65,6 +66,7 @@ def keys_of(function: Callable, without: Iterable[str] = ()) -> dict[str, Config
     keys = {}
     for name, argument in inspect.signature(function).parameters.items():
         if name not in without and argument.kind not in kinds:
+            # Only plain types are checked here; unions and tuples are left to the function.
             simple = argument.annotation if argument.annotation in SIMPLE else None
             has_default = argument.default is not inspect.Parameter.empty
             default = argument.default if has_default else NEEDED
@@ -107,6 +109,7 @@ def load_config(
 
 def find_config(path: str | Path) -> Path:
     """The file of a config that is given by its path, or by its name among those of the package."""
+    # A file wins over a config of the package that has the same name.
     if Path(path).is_file():
         return Path(path)
     named = {file.stem: file for file in packaged_configs()}
@@ -142,6 +145,7 @@ def _run(path: Path) -> ConfigDict:
     except SyntaxError as error:
         raise UserError(f"--config {path}, line {error.lineno}: {error.msg}.") from error
     except Exception as error:  # the file is the user's code, and may do anything
+        # The last frame in the file itself is the user's line; deeper ones are in libraries.
         stack = traceback.extract_tb(error.__traceback__)
         steps = [step for step in stack if Path(step.filename).absolute() == path.absolute()]
         where = f", line {steps[-1].lineno}" if steps else ""
@@ -164,6 +168,7 @@ def set_by_word(config: ConfigDict, word: str, keys: Keys | None = None) -> None
     *groups, leaf = name.split(".")
     key = find_key(keys or {}, name)
     node, names = config, _names(config, keys)
+    # Group by group, so that a message names the first part that does not exist.
     for depth, group in enumerate(groups):
         node = _child(node, group, name=".".join(groups[: depth + 1]), key=key, names=names)
     if leaf not in node and key is None:
@@ -175,11 +180,13 @@ def set_by_word(config: ConfigDict, word: str, keys: Keys | None = None) -> None
             f" {', '.join(f'config.{name}.{key}' for key in old)}."
         )
     if new is not None and (isinstance(old, str) or (key is not None and key.kind is str)):
+        # Text stays text where it looks like a number: a store may be a folder named 2024.
         new = text
     if key is not None and (refusal := key.refusal(new)):
         raise UserError(f"config.{name} {refusal}.")
     try:
         with node.unlocked():
+            # ConfigDict itself refuses a value of another type than the old one.
             node[leaf] = new
     except TypeError as error:
         raise UserError(
@@ -193,6 +200,7 @@ def find_key(keys: Keys, name: str) -> ConfigKey | None:
     parts = name.split(".")
     for pattern, key in keys.items():
         own = pattern.split(".")
+        # `zip` ends with the shorter name; the lengths are compared on the next line.
         same = all(mine in ("*", theirs) for mine, theirs in zip(own, parts))
         if same and (len(own) == len(parts) or (key.is_open and len(own) < len(parts))):
             return key
@@ -217,6 +225,7 @@ def _check(config: ConfigDict, keys: Keys, path: Path) -> None:
     values = dict(values_of(config))
     for name, value in values.items():
         key = find_key(keys, name)
+        # `values_of` gives a group without values as a value: a known group may be empty.
         is_group = any(known.startswith(f"{name}.") for known in keys)
         if key is None and not (is_group and isinstance(value, ConfigDict)):
             told = "is a group of values" if is_group else "does not exist"
@@ -247,6 +256,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence: which of the names may be meant, or all of them."""
     known = sorted(set(names))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    # The group may be wrong or missing: a value with the same last name is a good guess.
     leaf = name.rpartition(".")[2]
     close = close or [other for other in known if other.rpartition(".")[2] == leaf]
     return f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(known)}."
@@ -269,6 +279,7 @@ def _value(text: str):
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        # The words as shells and YAML write them; anything else is text.
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
@@ -282,6 +293,8 @@ def _meanings(docstring: str) -> dict[str, str]:
     names: list[str] = []
     inside = False
     for line in docstring.splitlines():
+        # `getdoc` has removed the common indentation:
+        # sections stand at 0, names at 2, further lines deeper.
         depth, text = len(line) - len(line.lstrip()), line.strip()
         if depth == 0 and text:
             inside, names = text in SECTIONS, []
@@ -290,5 +303,6 @@ def _meanings(docstring: str) -> dict[str, str]:
             names = [name.strip() for name in listed.split(",")]
             meanings |= dict.fromkeys(names, said)
         elif inside and text:
+            # A further line of the entry; names that are listed together share its text.
             meanings |= {name: f"{meanings[name]} {text}".strip() for name in names}
     return meanings

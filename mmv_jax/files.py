@@ -34,6 +34,7 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
             finally:
                 os.close(descriptor)
         part.replace(path)
+    # Also on Ctrl-C, which is no Exception.
     except BaseException:
         part.unlink(missing_ok=True)
         raise

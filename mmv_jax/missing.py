@@ -28,6 +28,7 @@ def is_missing(cell: object) -> bool:
         return True
     if isinstance(cell, float):
         return math.isnan(cell)
+    # Blanks are evened out first: " Not  known" is in the list too.
     return isinstance(cell, str) and " ".join(cell.split()).casefold() in WORDS
 
 

@@ -42,6 +42,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh
     """
     devices = jax.devices() if devices is None else devices
     if data * fsdp != len(devices):
+        # The advice keeps fsdp where it divides the devices.
         fitting = fsdp if len(devices) % fsdp == 0 else len(devices)
         raise UserError(
             f"config.mesh is data={data} × fsdp={fsdp} = {data * fsdp} devices, but this run has"
@@ -66,6 +67,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[Mesh]:
     """Inside, the models' logical axes are those of `mesh`; trace a step in here."""
+    # The mesh for JAX, the rules for Flax, which turns logical axes into those of the mesh.
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield mesh
 
@@ -82,6 +84,7 @@ def parameter_axes(shape: tuple[int, ...], parts: int) -> tuple[str | None, ...]
       (None, None, 'parameter')
     """
     axes: list[str | None] = [None] * len(shape)
+    # Axes whose length `parts` divides, so that every device has an equal share.
     candidates = [i for i in range(max(len(shape) - 2, 0), len(shape)) if shape[i] % parts == 0]
     if parts > 1 and candidates and np.prod(shape) >= SPREAD_FROM:
         axes[max(candidates, key=lambda i: (shape[i], i))] = "parameter"
@@ -93,6 +96,7 @@ def shard_params(tree, mesh: Mesh):
     teachers get that of their parameter, by its shape.
     """
 
+    # By shape and not by name: moments and teachers have the shapes of their parameters.
     def sharding(leaf) -> NamedSharding:
         axes = parameter_axes(np.shape(leaf), mesh.shape["fsdp"])
         return nn.logical_to_mesh_sharding(PartitionSpec(*axes), mesh, RULES)
@@ -130,6 +134,7 @@ def initialize_distributed() -> None:
         address, processes, process = named_process(environment)
         if processes > 1:
             jax.distributed.initialize(address, processes, process)
+    # A single SLURM task has these variables too, and nobody to wait for.
     elif int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
         jax.distributed.initialize(cluster_detection_method="slurm")
     elif on_tpu_host(environment):
@@ -165,5 +170,6 @@ def on_tpu_host(environment: Mapping[str, str]) -> bool:
     return (
         "tpu" in allowed
         and find_spec("libtpu") is not None
+        # Older TPUs are accel devices, newer ones come through VFIO.
         and any(Path(node).exists() for node in ("/dev/accel0", "/dev/vfio/0"))
     )

@@ -58,6 +58,7 @@ def load_plugins(names: Iterable[str | Path], folder: Path | None = None) -> lis
     """
     plugins = []
     for name in names:
+        # An absolute `name` replaces the folder in `Path(folder, name)`.
         places = [Path(folder, name)] if folder is not None else []
         path = next((place for place in (*places, Path(name)) if place.is_file()), None)
         if path is None:
@@ -91,6 +92,7 @@ def resolve_plugins(config: ConfigDict, folder: Path | None = None) -> None:
     if isinstance(named, str):
         named = (named,)
     fresh = [entry for entry in named if not isinstance(entry, Mapping)]
+    # Mappings are what an earlier call has put there: names and digests, to be compared.
     check_plugins({KEY: [entry for entry in named if isinstance(entry, Mapping)]})
     if fresh:
         said = tuple(plugin.said for plugin in load_plugins(fresh, folder))
@@ -125,14 +127,17 @@ def check_plugins(made_with: Mapping[str, Any]) -> None:
 
 def _load(name: str, source: bytes) -> Plugin:
     plugin = Plugin(name, source)
+    # A plug-in is known by its name in configs, checkpoints and workers, so names must be unique.
     if name in _named and _named[name] != plugin:
         raise UserError(f"Two plug-ins are named {name}. Give one of the files another name.")
     _named[name] = plugin
+    # The same bytes have run already, and their entries are in the tables.
     if _loaded.get(name) == plugin:
         return plugin
     # One name in every process, so that what a worker is sent finds its class again.
     module = ModuleType(f"mmv_plugin_{Path(name).stem}")
     module.__file__ = name
+    # Before the code runs: dataclasses and pickle look their module up by name.
     sys.modules[module.__name__] = module
     try:
         exec(compile(source, name, "exec"), module.__dict__)

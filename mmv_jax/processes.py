@@ -15,5 +15,7 @@ def end_with_parent() -> None:
 
 
 def _end_with(sentinel: int) -> None:
+    # The sentinel becomes ready when the parent ends, whatever ended it.
     connection.wait([sentinel])
+    # `sys.exit` in a thread ends the thread alone.
     os._exit(1)

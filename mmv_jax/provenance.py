@@ -41,6 +41,7 @@ def provenance(
         where a result needs none.
       data: `store` (a name), `digest` and `studies` of what was read; None where nothing was.
     """
+    # Every key is there, with null where it does not apply, so that readers need not ask.
     none = dict.fromkeys(("checkpoint", "step", "digest"))
     about = dict.fromkeys(("store", "digest", "studies")) | dict(data or {})
     return {
@@ -79,8 +80,10 @@ def digest_of(tensors: Mapping[str, Any]) -> str:
       '7ed1e1ef3bb94dfc'
     """
     digest = hashlib.sha256()
+    # Sorted: an export may list its tensors in another order than the checkpoint.
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
+        # Type and shape too: the same bytes in another shape are other weights.
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]
@@ -107,6 +110,7 @@ def refuse_others(folder: Path, digest: str | None, option: str) -> None:
     instead = f"Give another {option}, or move these results away."
     try:
         before = json.loads((folder / FILE).read_text())
+        # `theirs` may be None: results of a cohort have no weights.
         theirs = before["digest"]
     except FileNotFoundError:
         raise UserError(
@@ -157,6 +161,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any], record: Mapping[str,
     folder.mkdir(parents=True, exist_ok=True)
     # First, so that no metrics ever lie beside another's record: `refuse_others` has passed.
     write_whole(folder / FILE, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    # `allow_nan=False`: Python would write NaN, which other readers of JSON refuse.
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
     write_whole(folder / "metrics.json", text)
     write_whole(folder / "metrics.csv", as_csv(metrics))
@@ -171,6 +176,7 @@ def write_table(path: Path, table: pd.DataFrame, record: Mapping[str, Any]) -> N
 
     content = pa.Table.from_pandas(table, preserve_index=False)
     about = {METADATA: json.dumps(record, allow_nan=False)}
+    # pandas keeps its column types in the metadata too, so ours is added to it.
     content = content.replace_schema_metadata({**(content.schema.metadata or {}), **about})
     with replacing(path) as part:
         pq.write_table(content, part)

@@ -76,6 +76,7 @@ class Registry(Generic[Entry]):
 def _same(old: object, new: object) -> bool:
     """Whether two entries are equal, or the same class or function, perhaps loaded again."""
     return old == new or all(
+        # A value without these names stands for itself, and `==` has already said that it differs.
         getattr(old, part, old) == getattr(new, part, new)
         for part in ("__module__", "__qualname__")
     )

@@ -19,6 +19,7 @@ def fault_without_seal(folder: epath.Path) -> str | None:
         items = sorted(json.loads((folder / ITEMS).read_text())["item_handlers"])
     except (ValueError, KeyError, TypeError):
         return f"it has no seal, and {ITEMS} cannot be read"
+    # Every step has these two, whatever its own list says.
     for item in ("config", "encoder", *items):
         if not (folder / item / COMMITTED).exists():
             return f"it has no seal, and the item {item} is missing or not complete"
@@ -32,12 +33,15 @@ def fault_without_seal(folder: epath.Path) -> str | None:
 def _unreadable(item: epath.Path) -> str | None:
     """Why an item's files cannot be read to their end; None where they can."""
     try:
+        # An item that is no tree of arrays is a JSON file.
         if item.name not in TREES:
             json.loads((item / "metadata").read_text())
             return None
         where = str(item) if "://" in str(item) else f"file://{item.resolve()}"
+        # OCDBT is the file format of Orbax: many arrays in one key-value store.
         base = ts.KvStore.open({"driver": "ocdbt", "base": f"{where}/"}).result()
         keys = base.list().result()
+        # A cut-off file may still list its keys, so every value is read.
         for key in keys:
             base.read(key).result()
     except (OSError, ValueError):

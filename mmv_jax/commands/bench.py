@@ -22,6 +22,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("bench", _bench_arguments)
 def _bench(args) -> int:
+    # The file and the function are named after the bench: `bench/step.py` has `bench_step`.
     bench = getattr(importlib.import_module(f"mmv_jax.bench.{args.name}"), f"bench_{args.name}")
     result = bench()
     if args.json:

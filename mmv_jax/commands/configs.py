@@ -37,6 +37,7 @@ def _demo(args) -> int:
         f" --workdir {at['evaluate']} {store}",
     ]
     for line in steps:
+        # Flushed, so that the line stands before what the command itself writes to stderr.
         print(f"mmv {line}", flush=True)
         if code := _run(shlex.split(line)):
             return code
@@ -47,6 +48,7 @@ def _run(words: list[str]) -> int:
     """Runs one command in this process."""
     name, *rest = words
     add_arguments, run = COMMANDS[name]
+    # As `cli.main` does it: words that the command does not know are overrides of its config.
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args, overrides = parser.parse_known_args(rest)
@@ -86,6 +88,7 @@ def _config(args) -> int:
     from mmv_jax.commands.keys import KINDS, all_keys, kind_of
     from mmv_jax.config import NEEDED, find_key, load_config, values_of
 
+    # Without keys to check by: a file with a mistake in it can still be explained.
     config = load_config(args.name)
     kind = kind_of(config)
     keys = all_keys(kind or KINDS[0])

@@ -15,6 +15,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir
       runs/mine/evaluate
     """
+    # Not required: `--store` and `--label` make a config of their own.
     parser.add_argument("--config", metavar="NAME|FILE.py", help="or else --store and --label")
     parser.add_argument("--store", help="measure labels of this store, without a config")
     parser.add_argument(
@@ -41,6 +42,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("evaluate", _evaluate_arguments)
 def _evaluate(args) -> int:
+    # Imports stand inside the commands, so that `mmv --help` does not wait for JAX.
     from mmv_jax.commands.keys import load_for
     from mmv_jax.face.runs import evaluate
 
@@ -87,6 +89,7 @@ def _of_labels(args) -> tuple[ConfigDict, Path]:
             " mmv evaluate --store stores/chest --checkpoint runs/mine --label sex --label age"
         )
     config = config_of_labels(args.store, args.label, str(args.checkpoint))
+    # Locked, so that an override with a mistyped name is refused.
     config.lock()
     for word in args.overrides:
         set_by_word(config, word, evaluation_keys())
@@ -152,6 +155,7 @@ def _teach(args) -> int:
     group = {"package": args.package} if args.package else {"folder": str(args.folder)}
     name = args.package or args.folder.name
     encoder = load_encoder(name, group)
+    # Encoders of others need not have these fields; some prepare their images by themselves.
     seen = {field: getattr(encoder, field, None) for field in ("side", "patch", "mean", "std")}
     card = {
         "name": name,
@@ -164,6 +168,7 @@ def _teach(args) -> int:
     return 0
 
 
+# Written out, not imported from `export.write`: that file imports JAX.
 FORMATS = ("safetensors", "huggingface", "stablehlo", "onnx")
 
 

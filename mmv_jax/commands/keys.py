@@ -46,10 +46,12 @@ def _encoder_keys() -> dict[str, ConfigKey]:
     from mmv_jax.models.sizes import make_encoder
 
     own = keys_of(Encoder, without=FLAX)
+    # `Encoder` needs these three, but in a config the size gives them, so they may be left out.
     by_size = {
         name: ConfigKey(None, "None: of the size.", int) for name in ("width", "depth", "heads")
     }
     named = {"size": ConfigKey(kind=str, meaning=f"One of {', '.join(SIZES)}.")}
+    # The later wins: `make_encoder` knows patch and backbone, and the last two replace fields.
     return _in("encoder", keys_of(make_encoder) | own | by_size | named)
 
 
@@ -57,6 +59,7 @@ def _objective_keys() -> dict[str, ConfigKey]:
     """The weight of every loss term, and the options of each."""
     from mmv_jax.objectives.table import TERMS
 
+    # Terms of plug-ins are in the table too, each with options of its own.
     keys: dict[str, ConfigKey] = {}
     for name, term in TERMS.items():
         keys |= keys_of(term, without=("encoder",))
@@ -76,6 +79,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     from mmv_jax.train.optimizer import make_ema, make_optimizer
     from mmv_jax.train.wandb_board import LogOptions
 
+    # `Rows` takes the fields of `RowShape` too; they belong to the group `rows`, not to `data`.
     shape = {field.name for field in fields(RowShape)}
     elsewhere = {
         "store",
@@ -85,6 +89,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
         "begin",
         "strength",
     }  # arguments from other groups
+    # The fields left out follow from the groups `encoder` and `objective`.
     of_rows = keys_of(
         RowShape, without=("patch", "registers", "mask_tokens", "target_widths", "clean")
     )
@@ -98,6 +103,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _in("data", keys_of(Rows, without=shape | elsewhere))
     keys |= _in("rows", of_rows) | {"rows.per_step": per_step}
     for name in ("planar", "volume"):
+        # One function cuts the views of both, so both groups have the same keys.
         keys |= _in(f"crops.{name}", keys_of(crop_views))
     keys |= _in("augment", keys_of(Augmentation)) | _in("log", keys_of(LogOptions))
     keys |= _encoder_keys()
@@ -167,9 +173,11 @@ def mammogram_keys() -> dict[str, ConfigKey]:
     from mmv_jax.bac.evaluate import evaluate_mammograms
 
     rule = ConfigKey(None, "Instead of the checkpoint's rule of measuring; None to keep it.")
+    # The checkpoint has the rule. None leaves it as it is.
     keys = dict.fromkeys(("threshold", "least_group_mm2", "least_mm2"), rule)
     own = keys_of(evaluate_mammograms)
     manifest = ConfigKey(kind=str, meaning="A manifest of mammograms with their truth.")
+    # Without the functions' defaults: such a config must state these.
     needed = {
         name: ConfigKey(meaning=own[name].meaning) for name in ("splits", "cohort", "horizons")
     }
@@ -189,6 +197,7 @@ def cohort_keys() -> dict[str, ConfigKey]:
     return keys | {"endpoint": ConfigKey("", own["endpoint"].meaning, kind=str)}
 
 
+# `mmv config` takes the first kind for a file that has none of the marks.
 KINDS = (
     ConfigKind("a pretraining", "mmv pretrain", "objective", pretraining_keys),
     ConfigKind("a fit of breast arteries", "mmv fit-bac", "tiles", bac_keys),
@@ -216,11 +225,13 @@ def load_for(command: str, path: str | Path, overrides: Iterable[str] = ()) -> C
     named = load_config(path, [word for word in words if word.startswith(f"{PREFIX}plugins=")])
     kind = kind_of(named)
     own = [each for each in KINDS if each.command == command]
+    # A file without any mark passes here: the check of its keys says what is missing.
     if kind is not None and kind not in own:
         raise UserError(
             f"--config {path}: this is the config of {kind.noun}, which `{kind.command}` reads."
             f" `{command}` needs one with `{own[0].mark}`."
         )
+    # A second time, now that the plug-ins have said which keys there are.
     return load_config(path, words, all_keys(kind or own[0]))
 
 

@@ -51,6 +51,7 @@ def _preflight(args) -> int:
         mfu=args.mfu,
     )
     print(json.dumps(figures.as_json()) if args.json else sheet(figures))
+    # A script can stop on 1, before it rents anything.
     return 0 if figures.fits else 1
 
 
@@ -81,6 +82,7 @@ def _pretrain(args) -> int:
 
     if args.sweep:
         return _sweep(args)
+    # First of all: whatever asks for a device would start JAX without the other processes.
     initialize_distributed()
     config = load_for("mmv pretrain", args.config, args.overrides)
     if args.dry_run:
@@ -110,6 +112,7 @@ def _sweep(args) -> int:
     from mmv_jax.commands.keys import load_for
     from mmv_jax.parallel import initialize_distributed
 
+    # At the first "=" only, so that a value may hold another one.
     name, equals, values = args.sweep.partition("=")
     if not equals or not all(values.split(",")) or args.dry_run:
         raise UserError(
@@ -128,6 +131,7 @@ def _sweep(args) -> int:
     for run, config in runs.items():
         print(f"sweep: {run}")
         try:
+            # A signal to stop means the whole sweep, not only the run that trains now.
             if not _finishes(config, args.workdir / run):
                 return _stopped()
         except Exception as error:  # whatever ends a run, the next one does not depend on it

@@ -48,6 +48,7 @@ def _phantom(args) -> int:
     from mmv_jax.phantom.write import write_phantoms
     from mmv_jax.report.progress import progress
 
+    # What was not given is left out, so that the defaults of `write_phantoms` apply.
     dials = {
         name: getattr(args, name)
         for name in ("tube_tie", "bac", "film")
@@ -93,6 +94,7 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv ingest chest.csv ct.csv --store stores/chest --workers 8
     """
     parser.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST")
+    # No `local_path`: a store may lie in a bucket.
     parser.add_argument("--store", required=True)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument(
@@ -149,6 +151,7 @@ def _ingest(args) -> int:
         progress=progress("ingest: read"),
     )
     print(report)
+    # 1 where nothing was taken in, or where more was refused than `--max-refused` allows.
     return 0 if report.ok else 1
 
 

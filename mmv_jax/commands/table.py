@@ -16,6 +16,7 @@ def command(name: str, add_arguments: Arguments) -> Callable[[Run], Run]:
     """
 
     def register(run: Run) -> Run:
+        # The order of registration is the order in `mmv --help`.
         COMMANDS[name] = (add_arguments, run)
         return run
 

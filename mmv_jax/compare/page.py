@@ -62,6 +62,7 @@ def compare(paths: Sequence[Path], out: Path) -> str:
 def last_figures(runs: Sequence[Run]) -> list[list[str]]:
     """A line a figure, a cell a run."""
     names = list(dict.fromkeys(name for run in runs for line in run.lines[-1:] for name in line))
+    # Probes are not run in every step, so the last line alone may lack them.
     looked = [n for run in runs for line in run.lines for n in line if n.startswith("knn_")]
     wanted = ["loss", "rank", "std", "lr", "tokens_per_s", "studies_per_s", "mfu", *looked]
     lines = [["steps", *(str(int(run.lines[-1]["step"]) + 1 if run.lines else 0) for run in runs)]]
@@ -74,6 +75,7 @@ def last_figures(runs: Sequence[Run]) -> list[list[str]]:
 
 def _last(run: Run, name: str) -> str:
     values = [float(line[name]) for line in run.lines if name in line]
+    # A skipped step may have logged NaN, which would make the mean NaN.
     values = [value for value in values if math.isfinite(value)]
     if not values:
         return ABSENT
@@ -83,6 +85,7 @@ def _last(run: Run, name: str) -> str:
 
 def differences(runs: Sequence[Run]) -> list[list[str]]:
     """A line a key in which the configs differ."""
+    # An evaluation alone has no config, and would differ in every key.
     trained = [run for run in runs if run.config]
     names = sorted({name for run in trained for name in run.config})
     return [
@@ -98,6 +101,7 @@ def _value(run: Run, name: str) -> str:
 
 def evaluated(runs: Sequence[Run]) -> list[list[str]]:
     """The headline of each task: a line a task, a cell a run, with its interval."""
+    # The first metric of a task is its headline.
     headlines = {task: next(iter(of)) for run in runs for task, of in run.metrics.items()}
     return [
         [task, metric, *(_interval(run.metrics.get(task, {}).get(metric)) for run in runs)]
@@ -126,6 +130,7 @@ def _words_of(pair: Pair) -> list[str]:
 
 
 def _verdict(found: Sequence[Pair]) -> str:
+    # NaN is below nothing, so a pair without a defined p-value is not told.
     told = [pair for pair in found if pair.p_holm < 0.05]
     if not found:
         return "The runs were not evaluated on the same test studies: their losses alone are here."
@@ -146,6 +151,7 @@ def _sections(
             sections.append(Section(title, text=text, tables=own))
     drawn = [draw(runs, name) for name in CURVES if any(_curve(run, name)[1] for run in runs)]
     if drawn:
+        # After the last figures, which come first.
         sections.insert(1, Section("Curves", figures=drawn))
     return sections
 
@@ -160,6 +166,7 @@ def draw(runs: Sequence[Run], name: str) -> str:
             if not values:
                 continue
             colour, window = COLOURS[n % len(COLOURS)], len(values) // 40
+            # The thin line has every step, the thick one a centred moving mean.
             smooth = [
                 statistics.fmean(values[max(0, i - window) : i + window + 1])
                 for i in range(len(values))
@@ -187,11 +194,13 @@ def curve_as_text(run: Run, name: str, span: tuple[float, float], steps: int) ->
     low, high = span
     cells = []
     for n in range(COLUMNS):
+        # Column n is the mean over the n-th of COLUMNS equal stretches of the longest run.
         inside = [v for s, v in zip(at, values) if n <= s * COLUMNS / max(steps, 1) < n + 1]
         if not inside:
             cells.append(" ")
             continue
         height = (statistics.fmean(inside) - low) / max(high - low, 1e-12)
+        # The highest value would fall one past the last bar.
         cells.append(BARS[min(int(height * len(BARS)), len(BARS) - 1)])
     return "".join(cells).rstrip()
 

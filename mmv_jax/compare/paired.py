@@ -49,6 +49,7 @@ def pairs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
     found: list[Pair] = []
     why: list[str] = []
     for first, second in combinations(runs, 2):
+        # Said once a run below, not once a pair.
         if first.predictions is None or second.predictions is None:
             continue
         for task in first.metrics:
@@ -66,6 +67,7 @@ def pairs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
 def _pair(task: str, first: Run, second: Run) -> Pair | str:
     """Or why there is none."""
     a, b = (_of_task(run, task) for run in (first, second))
+    # An inner join: only studies that both were tested on can be paired.
     both = a.merge(b, on="study", suffixes=("_a", "_b"))
     told = f"{task}: {first.name} and {second.name}"
     if both.empty:
@@ -75,15 +77,20 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     if kind is None:
         return f"{told} are measured by {metric}, which is no headline of a known kind of task."
     if kind.is_mask:
+        # A Dice score is judged already, and its metric is a mean:
+        # the truth is not read, and only fills the place.
         truth, one, other = both["dice_a"], both["dice_a"], both["dice_b"]
     elif not np.array_equal(both["truth_a"], both["truth_b"], equal_nan=True):
         return f"{told} have different truths of the same studies: the task has changed."
     else:
         truth, one, other = both["truth_a"], both["predicted_a"], both["predicted_b"]
+    # A study counts only where both have an answer.
     there = (one.notna() & other.notna()).to_numpy()
     if not there.any():
         return f"{told} have no test study that both answer."
     known, second_of, first_of = (x.to_numpy(np.float64)[there] for x in (truth, other, one))
+    # The second run goes first:
+    # `paired` returns first less second, and a gain of the second run shall be positive.
     difference = paired(
         kind.metrics[metric],
         truth=known,
@@ -93,6 +100,7 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     )
     if metric in kind.lower_is_better:
         d = difference
+        # The sign turns over, and so the two ends of the interval change places.
         difference = Difference(-d.value, -d.high, -d.low, d.p)
     return Pair(
         task=task,

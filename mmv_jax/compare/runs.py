@@ -73,17 +73,20 @@ def _open(path: Path, name: str) -> Run:
         )
     config = flat_config(json.loads((path / CONFIG).read_text())) if has_log else {}
     lines = read_metrics(path) if has_log else []
+    # The newest last, which is the one that is compared.
     found = sorted(_evaluations(path), key=lambda folder: (folder / RESULTS).stat().st_mtime)
     return Run(name, config, lines, found[-1] if found else None)
 
 
 def _evaluations(path: Path) -> Iterator[Path]:
     """Folders with results of a run's encoder: itself, in it, or beside it where they name it."""
+    # Results lie where `mmv evaluate --workdir` put them: inside the run's folder, or beside it.
     inside = [path, *(folder for folder in path.iterdir() if folder.is_dir())]
     yield from (folder for folder in inside if (folder / RESULTS).is_file())
     for folder in path.absolute().parent.iterdir():
         if folder.name != path.name and (folder / PROVENANCE).is_file():
             about = json.loads((folder / PROVENANCE).read_text())
+            # Provenance has the name of the run's folder alone, not its path.
             if about.get("checkpoint") == path.name and (folder / RESULTS).is_file():
                 yield folder
 
@@ -91,6 +94,7 @@ def _evaluations(path: Path) -> Iterator[Path]:
 def _names(paths: Sequence[Path]) -> list[str]:
     """As few last parts of each path as tell them apart."""
     parts = [path.absolute().parts for path in paths]
+    # From one part up: runs in different folders are often named alike.
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-count:]) for own in parts]
         if len(set(names)) == len(names):

@@ -109,6 +109,7 @@ def normalise(
         limit = OVERSHOOT
     else:
         low, high, rng = 0.0, 1.0, None
+    # The floor keeps an image of one value from a division by zero.
     middle, half = (low + high) / 2, max((high - low) / 2, 1e-6)
     if rng is not None:
         shift = 2 * strength.window_shift  # of half the width
@@ -126,11 +127,15 @@ def distort(
     In and out: about [-1, 1]. Blur is of a fraction of a voxel: more would hide what a radiologist
     looks for.
     """
+    # Drawn at a strength of 0 too, so that blur and noise get the same random numbers.
     gamma = np.float32(np.exp(rng.uniform(-strength.gamma, strength.gamma)))
     if strength.gamma:
+        # A power needs a base from 0 on: [-1, 1] is mapped to [0, 1] and back.
+        # What lies above 1 stays above it.
         x = 2 * ((x + 1) / 2).clip(0, None) ** gamma - 1
     if rng.random() < strength.blur_share:
         sigma = rng.uniform(0.4 * strength.blur_voxels, strength.blur_voxels)
+        # Along an axis of one slice there is nothing to blur with.
         x = ndimage.gaussian_filter(
             x, [sigma if side > 1 else 0.0 for side in x.shape], truncate=2.0
         )

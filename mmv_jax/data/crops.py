@@ -73,6 +73,7 @@ class Geometry:
         voxels = index[["grid_z", "grid_y", "grid_x"]].to_numpy(np.int64)
         spacing = index[["spacing_z", "spacing_y", "spacing_x"]].to_numpy(np.float64, copy=True)
         unknown = np.isnan(spacing[:, 1:]).any(axis=1)
+        # The nominal extent is the width (x). Pixels are taken for square, so y gets it too.
         spacing[unknown, 1:] = (NOMINAL_EXTENT_MM / voxels[unknown, 2])[:, None]
         spacing[planar, 0] = 1.0
         extent = voxels * spacing
@@ -204,6 +205,7 @@ def uniforms(
     """The random numbers behind the crops of an epoch's lines `first`, `first + 1`, ...; line i has
     the same ones however they are asked for.
     """
+    # Philox is counter-based: it jumps to any line without drawing the lines before.
     philox = np.random.Philox(key=np.array([seed, epoch], np.uint64))
     philox.advance(first * views * DRAWS // 4)  # one step of its counter makes four numbers
     return np.random.Generator(philox).random((lines, views, DRAWS))
@@ -220,12 +222,14 @@ def draw_crops(
     order of `views`.
     """
     n, most, _ = u.shape
+    # A view that a study does not have keeps 0 tokens; a spacing of 1 keeps divisions by it finite.
     crops = Crops(
         np.zeros((n, most, 3)), np.ones((n, most)), np.zeros((n, most, 3), np.int64), patch
     )
     for ndim, listed in views.items():
         lines = np.flatnonzero(geometry.planar == (ndim == 2))
         for v, view in enumerate(expand(listed)):
+            # In plane alone: z of a planar study is a stand-in of 1 mm.
             finest = geometry.spacing_mm[lines, 1:].min(axis=1) / oversampling[ndim]
             start, spacing, tokens = _boxes(
                 geometry.extent_mm[lines],
@@ -276,12 +280,17 @@ def _boxes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lower corners, voxel edges and token grids of one view of studies of one dimensionality."""
     first = 3 - ndim  # a planar study has no z
+    # For the columns of `u` see DRAWS.
     share = view.scale[0] + (view.scale[1] - view.scale[0]) * u[:, 0]
+    # Logs within half of log(aspect) around 0:
+    # two sides differ by at most `aspect`, and a ratio is as likely as its inverse.
     stretch = (u[:, 1 + first : 4] - 0.5) * np.log(view.aspect)
     stretch -= stretch.mean(axis=1, keepdims=True)  # changes the shape, not the volume
+    # `share` is of an area or volume, so each side gets its ndim-th root.
     side = np.minimum(share[:, None] ** (1 / ndim) * np.exp(stretch), 1.0)
     box = side * extent[:, first:]
     centre = box / 2 + u[:, 4 + first : 7] * (extent[:, first:] - box)
+    # Voxels are cubic, so the axis that fills its grid first decides their edge.
     asked = (box / np.array(view.grid[first:])).max(axis=1)
     spacing = np.maximum(asked, finest) * view.coarser ** u[:, 7]
     tokens = np.ones((len(extent), 3), np.int64)
@@ -289,6 +298,7 @@ def _boxes(
     tokens[:, first:] = np.maximum(np.ceil(box / (spacing[:, None] * patch[first:]) - 1e-6), 1)
     middle = np.zeros((len(extent), 3))
     middle[:, first:] = centre
+    # Whole patches cover a little more than the box; the excess is split between both sides.
     return middle - tokens * patch * spacing[:, None] / 2, spacing, tokens
 
 

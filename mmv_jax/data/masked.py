@@ -25,14 +25,17 @@ def block_mask(
     axes = max(sum(side > 1 for side in kept.shape), 1)
     while missing > 0:
         volume = rng.uniform(BLOCK, max(missing, BLOCK))
+        # A cube of that volume with jittered sides. Axes of one patch do not count for its root.
         sides = np.maximum(
             np.round(volume ** (1 / axes) * np.exp(rng.uniform(-0.5, 0.5, 3))), 1
         ).astype(int)
         # a block masks one more patch at least
         seed = np.argwhere(kept & ~masked)[rng.integers(kept.sum() - masked.sum())]
+        # The seed may lie anywhere in its block, not only at a corner.
         low = seed - rng.integers(0, sides)
         block = np.zeros(kept.shape, bool)
         block[tuple(slice(max(at, 0), at + side) for at, side in zip(low, sides))] = True
+        # The last block is thinned at random, so that the share is met exactly.
         new = rng.permutation(np.flatnonzero(block & kept & ~masked))[:missing]
         masked.reshape(-1)[new] = True
         missing -= len(new)
@@ -44,6 +47,7 @@ def mask_shares(rng: np.random.Generator, crops: int) -> Float[np.ndarray, "crop
     SHARES, in random order.
     """
     masked = (crops + int(rng.integers(2))) // 2  # of an odd number the half is rounded up or down
+    # One crop in each of equal intervals: the sum over a row varies less than with free draws.
     edges = np.linspace(*SHARES, masked + 1)
     return rng.permutation(
         np.concatenate([rng.uniform(edges[:-1], edges[1:]), np.zeros(crops - masked)])

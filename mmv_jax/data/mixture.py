@@ -21,11 +21,13 @@ def mix(
     those of the others in whole rounds and a random rest.
     """
     counts = {name: int((group == name).sum()) for name in mixture}
+    # The length at which a group's own studies, shown once, make up exactly its share.
     lines = max(count * sum(mixture.values()) / mixture[name] for name, count in counts.items())
     chosen = []
     for name, count in counts.items():
         own, wanted = (
             studies[group == name],
+            # At least once each: rounding must not drop a study.
             max(round(lines * mixture[name] / sum(mixture.values())), count),
         )
         chosen += [own] * (wanted // count) + [rng.permutation(own)[: wanted % count]]

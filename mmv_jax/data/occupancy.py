@@ -19,6 +19,7 @@ def kept_tokens(geometry: Geometry, crops: Crops) -> Bool[np.ndarray, "N tz ty t
         if lines.any():
             kept[lines] = _occupied(geometry[lines], crops[lines], planar, size)
     empty = np.flatnonzero(~kept.any(axis=(1, 2, 3)) & (crops.tokens > 0).all(axis=1))
+    # One index array an axis, so that each study gets the middle of its own grid.
     kept[(empty, *(crops.tokens[empty] // 2).T)] = True
     return kept
 
@@ -29,12 +30,14 @@ def _occupied(geometry: Geometry, crops: Crops, planar: bool, size: Triple) -> n
     """
     if planar:
         y, x = (_ranges(geometry, crops, axis=axis, cells=16, size=size[axis]) for axis in (1, 2))
+        # Word y holds line y, and its bit x is cell x.
         lines = _any_slab(geometry.cells.astype(np.uint16), *y)
         return (lines[:, None, :, None] & _bits(x, 1, np.uint16)[:, None, None, :] != 0) & (
             np.arange(size[0]) == 0
         )[:, None, None]
     z, y, x = (_ranges(geometry, crops, axis=axis, cells=8, size=size[axis]) for axis in range(3))
     every_line = np.uint64(0x0101010101010101)  # bit 0 of each of the 8 lines of a slab
+    # Line y of a slab is byte y of the word. The product repeats the bits of x in all 8 bytes.
     inside = _bits(y, 8, np.uint64)[:, :, None] & (_bits(x, 1, np.uint64) * every_line)[:, None, :]
     return _any_slab(geometry.cells[:, :8], *z)[:, :, None, None] & inside[:, None] != 0
 
@@ -53,6 +56,8 @@ def _ranges(
     first = np.floor(start / spacing + 1e-6).clip(0, None).astype(np.int64)
     end = np.minimum(np.ceil((start + step) / spacing - 1e-6).astype(np.int64), voxels)
     # the cell of voxel v, by store.layout.cell_edges: the largest c with c * voxels // cells <= v
+    # That means c < (v + 1) * cells / voxels: round that up and subtract 1.
+    # For `high` v is the last voxel, and one past its cell adds the 1 again.
     low = -(-(first + 1) * cells // voxels) - 1
     high = -(-end * cells // voxels)
     empty = (first >= end) | (t >= crops.tokens[:, axis, None])
@@ -62,6 +67,7 @@ def _ranges(
 def _any_slab(slabs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The union [N, t] of the slabs low <= s < high."""
     union = np.zeros(low.shape, slabs.dtype)
+    # A loop over 16 slabs at most; a table [N, t, slabs] would need that many times the memory.
     for s in range(slabs.shape[1]):
         union |= np.where((low <= s) & (s < high), slabs[:, s, None], slabs.dtype.type(0))
     return union
@@ -70,6 +76,7 @@ def _any_slab(slabs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarra
 def _bits(ranges: tuple[np.ndarray, np.ndarray], width: int, dtype: type) -> np.ndarray:
     """Words in which the cells of a range are set, each cell `width` bits wide."""
     cells = np.iinfo(dtype).bits // width
+    # below[c] has the lowest c cells set. In Python integers, since 1 << 64 overflows a uint64.
     below: np.ndarray = np.array([(1 << (width * cell)) - 1 for cell in range(cells + 1)], dtype)
     return below[ranges[1]] & ~below[ranges[0]]
 

@@ -82,6 +82,7 @@ class Plan:
         while self._firsts[-1] <= r:
             epoch = self._begin + len(self._firsts) - 1
             self._firsts.append(self._firsts[-1] + len(self._epoch(epoch)[0]))
+        # "right": the first row of an epoch belongs to that epoch, not to the one before.
         return self._begin + int(np.searchsorted(self._firsts, r, side="right")) - 1
 
     def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -107,6 +108,7 @@ class Plan:
             for part in parts
             for row in best_fit(sizes[part, : len(self._capacity)], self._capacity)
         ]
+        # Best fit begins with the largest studies, so rows must be shuffled once more.
         rows = [rows[i] for i in rng.permutation(len(rows))]
         return rows, np.array([sizes[row, -1].sum() for row in rows])
 
@@ -191,14 +193,17 @@ def best_fit(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> l
       one-dimensional packing algorithms (SIAM J. Comput., 1974).
     """
     need = sizes / capacity
+    # The part of all demand that falls on each capacity: the scarcest weighs most.
     scarcity = need.sum(axis=0) / need.sum()
     rows: list[list[int]] = []
     free = np.ones_like(need)  # of each row; there are no more rows than items
     room = np.ones(len(need))
+    # A stable sort: studies of equal size must come in the same order on every machine.
     for item in np.argsort(-need.max(axis=1), kind="stable").tolist():
         # the shares are sums of rounded numbers
         holds = np.flatnonzero((free[: len(rows)] >= need[item] - 1e-9).all(axis=1))
         if len(holds):
+            # The least weighted room marks the fullest row.
             row = int(holds[room[holds].argmin()])
         else:
             row = len(rows)

@@ -73,12 +73,16 @@ def resample_axis(
 
     Source: the `reduce` filters of Pillow (Image.resize with BILINEAR).
     """
+    # Centres of the output voxels, in voxels of the study: its voxel v spans [v, v + 1].
     points = (start_mm + (np.arange(count) + 0.5) * step_mm) / spacing_mm
     inside = (points - 0.5 >= -0.5) & (points - 0.5 <= voxels - 0.5)
     there, voxels = voxels, -(-voxels // factor)
     centre = points / factor - 0.5  # in voxels of what is read
     near = centre.clip(0, voxels - 1)
+    # Below 1 the triangle could fall between two voxels; 1 is linear interpolation.
     width = max(triangle(step_mm / spacing_mm, factor), 1.0)
+    # At most floor(2 width) + 1 voxels lie within `width`.
+    # Each output voxel gets that many, so that all lines of the matrix are equally long.
     taps = np.ceil(near - width).astype(np.int64)[:, None] + np.arange(int(2 * width) + 1)
     weights = np.maximum(1 - np.abs(taps - near[:, None]) / width, 0.0) * (
         (taps >= 0) & (taps < voxels)
@@ -87,8 +91,10 @@ def resample_axis(
         # the last one may stand for fewer
         weights *= (covered(there, factor) / factor)[taps.clip(0, voxels - 1)]
     weights /= weights.sum(axis=1, keepdims=True)
+    # Taps beyond the ends have weight 0. Clipped, they name voxels that exist and add nothing.
     taps = taps.clip(0, voxels - 1)
     first, read = int(taps[0, 0]), int(taps[-1, -1] - taps[0, 0] + 1)
+    # Row pointers of the CSR format.
     ends = np.arange(count + 1, dtype=np.int32) * np.int32(taps.shape[1])
     matrix = sparse.csr_array(
         (weights.astype(np.float32).ravel(), (taps - first).astype(np.int32).ravel(), ends),
@@ -124,6 +130,8 @@ def level_for(step: Float[np.ndarray, "3"], factors: Int[np.ndarray, "levels 3"]
     sharp = [
         level
         for level, own in enumerate(factors.tolist(), start=1)
+        # A triangle of less than one voxel would be widened to 1, and so blur:
+        # that level is too coarse.
         if all(f == 1 or triangle(s, f) >= 1 for s, f in zip(step.tolist(), own))
     ]
     return max(sharp, default=0)
@@ -138,6 +146,7 @@ def read_crop(
     factors = store.levels(i)
     level = level_for(float(crop.spacing_mm) / geometry.spacing_mm[i], factors)
     z, y, x = _axes(geometry, i, crop, factors[level - 1] if level else np.ones(3, int))
+    # 4 bytes a value. y and x shrink slab by slab; z is resampled once all slabs are in `small`.
     deep = max(SLAB_BYTES // (4 * y.read * x.read), 1)
     small = np.empty((z.read, len(y.inside), len(x.inside)), np.float32)
     for at in range(0, z.read, deep):
@@ -157,6 +166,7 @@ def read_crop_mask(
     """The named mask of study `i` on the crop's grid: the nearest voxel's value, 0 outside the
     study.
     """
+    # Labels must not be averaged, so masks are read at full resolution, never from a level.
     z, y, x = axes = _axes(geometry, i, crop, np.ones(3, int))
     low, high = ([int(axis.nearest[end]) for axis in axes] for end in (0, -1))
     box = store.read_box(
@@ -173,6 +183,7 @@ def read_crop_mask(
 
 def _along(x: np.ndarray, weights: sparse.csr_array, axis: int) -> np.ndarray:
     """Applies the weights along one axis."""
+    # A sparse matrix multiplies the first axis alone.
     front = np.moveaxis(x, axis, 0)
     return np.moveaxis(
         (weights @ front.reshape(len(front), -1)).reshape(-1, *front.shape[1:]), 0, axis

@@ -87,6 +87,7 @@ class RowWriter:
         try:
             patches, clean, points = self._tokens(study, crop, kept, seeds)
         except Exception as error:
+            # The keyed hash: a message must not hold a path or a patient's identifier.
             error.add_note(f"while reading study {self._hash[study]}")
             raise
         first = at + self.shape.special
@@ -107,6 +108,7 @@ class RowWriter:
             "cls_index": at,
         }
         for name, value in table.items():
+            # Segment ids count from 1, since 0 is padding; the table's columns count from 0.
             batch[name][b, segment - 1] = value
         return end
 
@@ -149,9 +151,11 @@ class RowWriter:
         rng = np.random.default_rng(seeds[0]) if seeds else None
         voxels = normalise(voxels, unit, low=low, high=high, rng=rng, strength=self._strength)
         clean = voxels
+        # A shape is binary, and must stay so.
         if rng is not None and unit != "shape":
             voxels = distort(voxels, rng, self._strength)
         both = [voxels, clean] if self.shape.clean else [voxels]
+        # Background is set after the distortion, which would add noise to it.
         tokens = [
             to_patches(np.where(inside, x, np.float32(BACKGROUND)), kept, crop.patch) for x in both
         ]
@@ -161,6 +165,7 @@ class RowWriter:
             # place. The order of tokens means nothing.
             draw, modality = np.random.default_rng(seeds[1]), self._modality[study]
             mirrored = mirrored_axes(draw, modality, extent, self._strength)
+            # Axis 0 counts patches, so z, y and x are axes 1 to 3.
             flipped = tuple((1 + np.flatnonzero(mirrored)).tolist())
             tokens = [np.flip(x.reshape(-1, *crop.patch), flipped).reshape(x.shape) for x in tokens]
             points[:, mirrored] *= -1

@@ -38,6 +38,7 @@ def study_batches(
     """
     lines = np.asarray(studies, np.int64)
     geometry = Geometry.of(store.index.iloc[lines])
+    # One view a study, on an axis of its own, as the writer expects [N, V].
     crops = whole_crops(geometry, grids, patch)[:, None]
     sizes = count_tokens(geometry, crops) + 1 + registers
     if sizes.max(initial=0) > length:

@@ -91,6 +91,8 @@ class Teacher:
         lines = np.linspace(0, len(self.tokens) - 1, min(SAMPLE, len(self.tokens))).astype(int)
         seen = self.tokens[lines].astype(np.float32)
         square, offset = float(np.square(seen).mean()), float(np.abs(seen.mean(axis=0)).mean())
+        # Wide bounds: they find features that were never normalised,
+        # and pass over chance in the sample.
         if 0.25 < square < 4 and offset < 0.5 * square**0.5:
             return None
         return (
@@ -113,10 +115,12 @@ class Teacher:
         line = self.lines.get(study)
         if line is None:
             absent = np.zeros((count, self.width), np.float32)
+            # The sum over no lines is a vector of zeros of the right width.
             return absent, np.zeros(count, bool), absent[:0].sum(axis=0)
         at, own = int(self.places["first"][line]), int(self.places["count"][line])
         shape = tuple(int(n) for n in self.places["grid"][line])
         grid, there = np.zeros((np.prod(shape), self.width), np.float32), np.zeros(np.prod(shape))
+        # The teacher may have dropped cells: `there` tells their zeros from features that are 0.
         place = self.places["place"][at : at + own]
         grid[place], there[place] = self.tokens[at : at + own], 1.0
         start, step = self.places["start_mm"][line], self.places["step_mm"][line]
@@ -134,9 +138,12 @@ class Teacher:
         # A plane has no depth: its one layer counts whole, for a crop that has one layer too.
         if shape[0] == 1:
             weights[0] = np.ones((kept.shape[0], 1))
+        # `covered` is the share of a patch that the teacher saw.
+        # Dividing by it gives the mean over the seen cells alone.
         covered = np.einsum("az,by,cx,zyx->abc", *weights, there.reshape(shape), optimize=True)
         summed = np.einsum("az,by,cx,zyxw->abcw", *weights, grid.reshape(*shape, -1), optimize=True)
         found = summed[kept] / np.maximum(covered[kept], 1e-6)[:, None]
+        # A mean over less than half of a patch says too little about it.
         seen = covered[kept] > 0.5
         return (
             np.where(seen[:, None], found, 0).astype(np.float32),
@@ -155,6 +162,7 @@ def axis_weights(
     """
     wide = max(side, step)
     low = start + step * np.arange(cells)
+    # The overlap of two intervals: the smaller end less the larger start, negative where none.
     inside = np.minimum(low + step, centres[:, None] + wide / 2) - np.maximum(
         low, centres[:, None] - wide / 2
     )

@@ -66,6 +66,7 @@ class RowShape:
 
     def visible_of(self, patches: Int[np.ndarray, "*C"]) -> Int[np.ndarray, "*C"]:
         """How many of so many patch tokens of a global crop are visible: the share, rounded up."""
+        # The small number keeps a whole product from being rounded up for its rounding error.
         return np.asarray(np.ceil(patches * (self.visible_share or 0.0) - 1e-9)).astype(np.int64)
 
     @property
@@ -125,7 +126,9 @@ def to_patches(
     """
     pz, py, px = patch
     tz, ty, tx = kept.shape
+    # The patch's depth in a volume, 1 in a planar study.
     depth = voxels.shape[0] // tz
+    # Transposed to [tz, ty, tx, depth, py, px], so that one mask picks whole patches.
     tiles = voxels.reshape((tz, depth, ty, py, tx, px)).transpose((0, 2, 4, 1, 3, 5))[kept]
     return np.broadcast_to(tiles, (len(tiles), pz, py, px)).reshape(len(tiles), pz * py * px)
 
@@ -145,6 +148,7 @@ def token_coordinates(
         knows no geometry.
     """
     sides = np.array(crop.patch, np.float64)
+    # In voxels of the crop, from its lower corner.
     centres = (np.argwhere(kept) + 0.5) * sides
     middle = crop.tokens * sides / 2
     points = np.concatenate([middle[None], centres])

@@ -27,6 +27,7 @@ def architecture(encoder: Backbone) -> dict[str, Any]:
     if not isinstance(encoder, Encoder):
         names = ("width", "depth", "patch", "registers")
         return {"network": type(encoder).__name__} | {n: getattr(encoder, n) for n in names}
+    # Everything below is needed to compute the same numbers, and cannot be read off the tensors.
     head = encoder.width // encoder.heads
     return {
         "network": "vit",
@@ -47,6 +48,7 @@ def architecture(encoder: Backbone) -> dict[str, Any]:
         "rotary": {
             "scale_mm": encoder.scale_mm,
             "base": encoder.rope_base,
+            # As `rotary_tables` makes them: a sixth of the head for each axis, rounded down.
             "pairs": 3 * (head // 6),
             "order": "channel i turns with channel i + pairs; a third of the pairs for z, y, x",
         },
@@ -62,12 +64,14 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
       config: of the checkpoint.
     """
     return {
+        # Whole studies are shown on the grid of training's global crops.
         "grids": {
             name: list(group["global_grid"])
             for name, group in config["crops"].items()
             if "global_grid" in group
         },
         "coordinates": config.get("data", {}).get("coordinates", "mm"),
+        # Keys of JSON are text.
         "oversampling": {str(ndim): most for ndim, most in OVERSAMPLING.items()},
         "nominal_extent_mm": NOMINAL_EXTENT_MM,
         "background": BACKGROUND,

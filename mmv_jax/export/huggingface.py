@@ -24,6 +24,7 @@ def write_folder(
     """
     from safetensors.numpy import save_file
 
+    # Some versions of transformers refuse a file whose metadata names no format.
     save_file(dict(tensors), folder / "model.safetensors", metadata={**metadata, "format": "pt"})
     model = {
         "model_type": "mmv",
@@ -34,6 +35,7 @@ def write_folder(
         },
         "dtype": "float32",
         "network": about["architecture"],
+        # The model makes its parameters of these shapes before it reads the weights.
         "shapes": {name: list(x.shape) for name, x in tensors.items()},
     }
     processor = {

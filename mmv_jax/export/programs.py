@@ -25,6 +25,7 @@ def stablehlo(encoder: Backbone, params: Any, length: int) -> bytes:
       encoder: with the dense backend: that alone is made of operations that every platform has.
       length: L, the tokens of a row.
     """
+    # B is a symbol, so that one program serves every number of rows.
     (rows,) = jax.export.symbolic_shape("B")
 
     def tokens(*inputs):
@@ -62,6 +63,7 @@ def onnx(
         ) from None
     forward = partial(encode, tensors, architecture, xp=jnp)
     model = to_onnx(forward, _shapes("B", "L", encoder), model_name="mmv_jax")
+    # The converter makes names of its own; callers pass inputs by ours.
     _rename(model.graph, dict(zip([x.name for x in model.graph.input], INPUTS)))
     _rename(model.graph, {model.graph.output[0].name: "tokens"})
     for name, value in metadata.items():

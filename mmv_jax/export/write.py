@@ -76,6 +76,7 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
         said = _write_safetensors(out, tensors, metadata)
     elif kind == "stablehlo":
         length = config["rows"]["length"]
+        # L is fixed in the program: rows are as long as in training.
         write_whole(out, stablehlo(encoder, params, length))
         said = f"tokens [B, {length}, {encoder.width}] of rows of {length} tokens, for"
         said += f" {', '.join(PLATFORMS)}"
@@ -136,6 +137,7 @@ def _write_huggingface(
         write_folder(part, tensors, about, metadata)
         (part / "README.md").write_text(card)
         part.chmod(0o755)  # mkdtemp makes it for its owner alone
+        # A folder can be renamed over an empty one; `_check_place` has refused any other.
         part.replace(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

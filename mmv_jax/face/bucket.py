@@ -33,6 +33,7 @@ def copy_from_bucket(address: str, folder: Path) -> Path | None:
             single = open_root(bucket).read(name).result()
             if single.state == "value":
                 return _written(folder / name, single.value)
+        # "WORKDIR/checkpoints/1000" names a step. Without the middle part all of it is the workdir.
         workdir, _, step = whole.partition(f"/{STEPS}/")
         return _copy_run(open_root(workdir), step, folder)
     except (ValueError, OSError) as error:  # TensorStore's word for what the server answered
@@ -47,10 +48,12 @@ def copy_from_bucket(address: str, folder: Path) -> Path | None:
 def _copy_run(root: KvStore, wanted: str, folder: Path) -> Path | None:
     """Copies the wanted step; where none is wanted, the newest one that is whole."""
     keys = [key.decode() for key in root.list(prefix_range(f"{STEPS}/")).result()]
+    # A key is "checkpoints/STEP/...", so its second part is the step.
     numbers = {key.split("/")[1] for key in keys}
     steps = sorted((int(n) for n in numbers if n.isdigit()), reverse=True)
     for step in steps if not wanted else [n for n in steps if str(n) == wanted]:
         _copy_step(root, step, keys, folder)
+        # Checked on the copies, so that a broken download is found too.
         fault = find_fault(folder, step)
         if fault is None:
             return folder / STEPS / str(step)

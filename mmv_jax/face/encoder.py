@@ -99,6 +99,7 @@ class StudyFileEncoder:
                 stacklevel=4,
             )
         crops = self.config["crops"]
+        # One study fills one row of one batch; any other number fails here.
         (batch,) = study_batches(
             OneStudy(study),
             [0],
@@ -111,6 +112,7 @@ class StudyFileEncoder:
         )
         tokens = np.asarray(_tokens(self.network, self.params, *(batch[name] for name in INPUTS)))
         patches = batch["kinds"][0] == PATCH
+        # The batch has one row, and the row one segment.
         return EncodedStudy(
             tokens[0, batch["cls_index"][0, 0]],
             tokens[0, patches],
@@ -142,7 +144,9 @@ def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
             path = WEIGHTS / f"{where}.safetensors"
         if path is None or not path.exists():
             raise UserError(_nothing_at(where))
+        # Read inside the block: copies from a bucket are deleted at its end.
         params, config = _read_safetensors(path) if path.is_file() else restore_encoder(path)
+    # Only pretraining has crops; a fit of breast arteries has tiles.
     if "crops" not in config:
         raise UserError(
             f"load_encoder: the encoder at {where} was fitted to tiles of mammograms, and shows no"
@@ -185,6 +189,7 @@ def as_study(study: Any, spacing_mm: Spacing, unit: str | None) -> Study:
 
 
 def _study_of_array(voxels: np.ndarray, spacing_mm: Spacing, unit: str | None) -> Study:
+    # Kinds of numbers: booleans, signed and unsigned integers, floats.
     if voxels.ndim not in (2, 3) or voxels.dtype.kind not in "biuf" or not voxels.size:
         raise UserError(
             f"encode: an array of the shape {voxels.shape} and type {voxels.dtype} is no study."
@@ -212,6 +217,7 @@ def _study_of_array(voxels: np.ndarray, spacing_mm: Spacing, unit: str | None) -
     for mm in known:
         if not MIN_SPACING_MM <= mm <= MAX_SPACING_MM:
             raise UserError(f"encode: a spacing of {mm:g} mm is not plausible. Give it in mm.")
+    # Integers stay as they are: a store keeps them exactly where their range fits 16 bits.
     whole = voxels if voxels.dtype.kind in "biu" else voxels.astype(np.float32)
     whole = whole.reshape(-1, *voxels.shape[-2:])
     check_values(whole)
@@ -237,6 +243,7 @@ def _read_safetensors(path: Path) -> tuple[dict, dict]:
     content = path.read_bytes()
     try:
         tensors = load(content)
+        # A safetensors file begins with the length of its JSON header, 8 bytes, little end first.
         size = int.from_bytes(content[:8], "little")
         about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
         config = json.loads(about["config"])
@@ -247,6 +254,7 @@ def _read_safetensors(path: Path) -> tuple[dict, dict]:
         ) from None
     params: dict = {}
     for name, value in tensors.items():
+        # "norm.scale" stands in the group "norm" of the parameters.
         *groups, leaf = name.split(".")
         node = params
         for group in groups:

@@ -19,6 +19,7 @@ class OneStudy:
 
     def __init__(self, study: Study, modality: str = ""):
         voxels = study.voxels != 0 if study.unit == "shape" else study.voxels
+        # Rounded to 16 bits as in a store, since features depend on that rounding.
         stored = to_int16(voxels)
         occupied = occupancy(stored, study.unit, study.ndim)
         low, high = foreground_percentiles(stored, occupied, (0.5, 99.5))
@@ -33,6 +34,8 @@ class OneStudy:
         factors = [] if study.unit == "shape" else level_factors(voxels.shape, study.spacing_mm)
         self._factors = np.array(factors, np.int64).reshape(-1, 3)
         if factors:
+            # Means fall between whole numbers.
+            # The gain keeps a share of a step where the range is small.
             gain, offset = level_scale(int(stored.voxels.min()), int(stored.voxels.max()))
             self._scales.append((stored.slope / gain, stored.intercept + offset * stored.slope))
         before = (1, 1, 1)
@@ -59,8 +62,10 @@ class OneStudy:
         """float32 true intensities `[z, y, x]` of a box; there are no masks."""
         assert mask is None, "a study by itself has no masks"
         box = tuple(slice(at, at + size) for at, size in zip(start, shape))
+        # One scale for all levels: the first is stretched by the gain, later ones are made of it.
         slope, intercept = map(np.float32, self._scales[min(level, 1)])
         values = self._voxels[level][box].astype(np.float32)
+        # In float32 and in this order, as `Store.read_box` does, or the last bit differs.
         if (slope, intercept) != (1, 0):
             values *= slope
             values += intercept

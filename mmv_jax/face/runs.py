@@ -22,6 +22,7 @@ def pretrain(config: Config, workdir: str | os.PathLike) -> int:
       UserError: the config does not fit the store, the devices or the run in `workdir`.
       WorkFailed: the loss was not finite for several steps in a row.
     """
+    # Imported here, so that an evaluation loads no training code.
     from mmv_jax.train import loop
 
     return int(loop.pretrain(_loaded(config), Path(workdir)).step)
@@ -44,6 +45,7 @@ def evaluate(
     """
     asked, where = _loaded(config), Path(workdir)
     weights = None if checkpoint is None else Path(checkpoint)
+    # Each kind of evaluation has a key that no other kind has.
     if "mammograms" in asked:
         from mmv_jax.bac.evaluate import evaluate_config as of_mammograms
 

@@ -43,6 +43,7 @@ class Backbone(nn.Module):
     def parameter_count(self) -> int:
         """Parameters, without making them."""
         special = 1 + self.registers  # type: ignore[attr-defined]
+        # One study without patches: no parameter's shape depends on the length of a row.
         row = (
             jax.ShapeDtypeStruct((1, special, int(np.prod(self.patch))), np.float32),  # type: ignore[attr-defined]
             jax.ShapeDtypeStruct((1, special, 3), np.float32),
@@ -113,6 +114,7 @@ def check_heads(group: str, width: int, heads: int) -> None:
       UserError: the width is no multiple of the heads, or a head has fewer than `LEAST` channels.
     """
     if heads < 1 or width < 1 or width % heads or width // heads < LEAST:
+        # Ascending numbers of heads that leave each enough channels; the last one is advised.
         most = [n for n in range(1, max(width, 0) // LEAST + 1) if width % n == 0]
         advice = f"Set config.{group}heads={most[-1]}" if most else f"Raise config.{group}width"
         raise UserError(

@@ -34,6 +34,7 @@ def hidden_width(width: int, mlp: str) -> int:
     """Channels inside the MLP: 4 D, or for the gated "swiglu" 8/3 D rounded up to a multiple of 8,
     which costs the same.
     """
+    # -(-8 width // 24) rounds (8 / 3 width) / 8 up, so that 8 times it is a multiple of 8.
     return 4 * width if mlp == "gelu" else -(-8 * width // 24) * 8
 
 
@@ -60,11 +61,14 @@ class Project(nn.Module):
             x,
         )
         qkv = nn.with_logical_constraint(qkv, ("rows", "tokens", "hidden"))
+        # Queries and keys stay in one array (2 H heads): norm and rotation are the same for both.
         qk, v = (
             part.reshape(rows, length, -1, width // self.heads)
             for part in jnp.split(qkv, (2 * width,), axis=-1)
         )
         if self.qk_norm:
+            # Line 0 is for all heads of the queries, line 1 for those of the keys;
+            # `repeat` makes [2 H, K].
             scale = self.param("qk_scale", nn.initializers.ones, (2, width // self.heads))
             qk = standardise(qk) * jnp.repeat(scale, self.heads, axis=0)[None, None].astype(
                 qk.dtype
@@ -209,15 +213,21 @@ class Blocks(nn.Module):
         """Returns what leaves the last block, and what leaves each; jit removes the latter, and its
         memory, where nobody reads it.
         """
+        # Made once: positions are the same in every block.
         tables = rotary_tables(coords, x.shape[-1] // self.heads, self.rope_base)
         # The rate rises linearly with depth: early blocks build what all later ones need.
         survival = (
             1 - jnp.linspace(0.0, self.drop_path, self.depth) if train and self.drop_path else None
         )
         stack = nn.scan(
+            # Inside a scan the compiler cannot undo remat by merging equal expressions,
+            # so no barrier is needed.
             nn.remat(Block, prevent_cse=False) if self.remat else Block,
+            # Axis 0 of each parameter is the layer;
+            # each layer draws its own parameters and dropout.
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
+            # A survival rate for each layer; the same tables and segment ids for all of them.
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.depth,
         )

@@ -50,6 +50,7 @@ class UNet(nn.Module):
         for n, width in enumerate(widths[1:], start=1):
             skips.append(x)
             x = Convolutions(width, name=f"down_{n}")(halve(x))
+        # Resized to the skip's grid, and not doubled: small axes were not halved on the way down.
         for n in reversed(range(self.depth)):
             x = jnp.concatenate([resize(x, skips[n].shape[1:4]), skips[n]], axis=-1)
             x = Convolutions(widths[n], name=f"up_{n}")(x)

@@ -41,6 +41,8 @@ def block_flops(width: int, mlp: str) -> int:
     """Forward FLOPs a token of a transformer block's matrix products, without attention's scores
     and sums.
     """
+    # 4 width²: queries, keys, values and the way out.
+    # The gated MLP has a gate beside its two matrices.
     matrices = 3 if mlp == "swiglu" else 2
     return 2 * (4 * width**2 + matrices * width * hidden_width(width, mlp))
 

@@ -60,6 +60,7 @@ class Embed(nn.Module):
         learned = self.param(
             "learned", nn.initializers.normal(0.02), (self.registers + 2, self.width)
         )
+        # CLS has vector 0, register r has r + 1; the last vector is the mask token.
         shown, index = kinds == PATCH, kinds - CLS
         if masked is not None:
             index = jnp.where(shown & masked, self.registers + 1, index)
@@ -163,6 +164,7 @@ class Encoder(Backbone):
         blocks = Blocks(
             self.depth, self.heads, name="blocks", **{name: getattr(self, name) for name in shared}
         )
+        # In units of the shortest wavelength, which the rotary tables begin with.
         x, out["blocks"] = blocks(x, coords_mm / self.scale_mm, segment_ids, train=train)
         x = flat(nn.LayerNorm(epsilon=1e-6, name="norm"), x)
         out["tokens"] = jnp.where(segment_ids[..., None] > 0, x, 0.0)
@@ -193,6 +195,7 @@ class Encoder(Backbone):
     def parameter_count(self) -> int:
         width, hidden = self.width, hidden_width(self.width, self.mlp)
         gates = 2 if self.mlp == "swiglu" else 1
+        # Queries, keys and values with their biases; the way out; the scales of queries and keys.
         attention = (
             width * 3 * width
             + 3 * width * self.attention_bias
@@ -203,6 +206,7 @@ class Encoder(Backbone):
         mlp = width * hidden * gates + hidden * gates + hidden * width + width
         scales = 0 if self.layer_scale is None else 2 * width
         embed = math.prod(self.patch) * width + width + (self.registers + 2) * width
+        # Two layer norms a block, of a scale and a bias each, and one after the last block.
         return embed + self.depth * (attention + mlp + scales + 4 * width) + 2 * width
 
     @nn.nowrap
@@ -225,6 +229,7 @@ class Encoder(Backbone):
             forward=tokens * (entry + blocks),
             backward=tokens * (entry + 2 * blocks),
             again=tokens * again if self.remat else 0,
+            # 4 D n² forward and twice that backward.
             attention=round(12 * self.depth * self.width * squares),
         )
 
@@ -258,6 +263,7 @@ class Encoder(Backbone):
                 return decay ** (self.depth + 1)
             if path[0].key == "blocks":
                 rates = decay ** np.arange(self.depth, 0, -1, dtype=np.float32)
+                # Axis 0 of a stacked leaf is the layer; the others are broadcast.
                 return jnp.asarray(rates.reshape(-1, *(1,) * (np.ndim(leaf) - 1)))
             return 1.0
 

@@ -69,6 +69,7 @@ class MaeDecoder(nn.Module):
         ).astype(jnp.float32)
         x, visible = place_tokens(x, visible_index, kinds.shape[1])
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
+        # The mask token stands where a token was left out; padding (kind 0) stays zero.
         x = jnp.where(
             visible[..., None], x, jnp.where(kinds[..., None] > 0, mask_token[None, None], 0.0)
         )

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Vectors of length 1 in float32; a zero vector stays zero, with a finite gradient."""
     x = x.astype(jnp.float32)
+    # Added below the root: the derivative of the length at 0 would be infinite.
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
@@ -37,6 +38,7 @@ class ProjectionHead(nn.Module):
         for name in ("first", "second"):
             x = nn.gelu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
         x = nn.Dense(self.bottleneck, kernel_init=init, dtype=self.dtype, name="bottleneck")(x)
+        # Any scale will do, since prototypes are normalised below.
         prototypes = self.param(
             "prototypes", nn.initializers.normal(1.0), (self.prototypes, self.bottleneck)
         )

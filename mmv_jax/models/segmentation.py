@@ -77,6 +77,7 @@ def spread_out(x: Float[Array, "N z y x C"], factors: tuple[int, ...]) -> Float[
     """
     (n, z, y, x_, c), (fz, fy, fx) = x.shape, factors
     apart = x.reshape((n, z, y, x_, fz, fy, fx, c // (fz * fy * fx)))
+    # To [n, z, fz, y, fy, x, fx, c]: each factor beside the axis that it multiplies.
     apart = apart.transpose((0, 1, 4, 2, 5, 3, 6, 7))
     return apart.reshape((n, z * fz, y * fy, x_ * fx, -1))
 
@@ -130,6 +131,7 @@ class MultiScaleDecoder(nn.Module):
         voxels: tuple[int, int, int],
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         """Logits on the grid `voxels`."""
+        # Without parameters: it only brings tokens of different depths to one scale.
         levels = nn.LayerNorm(use_scale=False, use_bias=False)(levels)
         deepest, *others = [levels[m] for m in reversed(range(len(levels)))]
         x = nn.gelu(nn.Dense(self.width, name="entry")(deepest))
@@ -170,6 +172,7 @@ class GlobalLocalDecoder(nn.Module):
         whole = whole + self.ask(
             whole, local, there=there, name="global_asks", out=nn.initializers.lecun_normal()
         )
+        # CLS stands first among the keys, and can always be asked.
         answering = jnp.concatenate([jnp.ones((studies, 1), bool), there], axis=1)
         local = local + self.ask(
             local,

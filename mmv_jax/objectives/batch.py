@@ -20,6 +20,7 @@ def inputs(batch: Batch) -> tuple[Array, ...]:
 
 def take(x: Array, index: Int[Array, "B N"]) -> Array:
     """x[b, index[b, n]], and 0 where the index is -1."""
+    # Trailing axes of length 1 broadcast over the features of `x`.
     there = (index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2))
     taken = jnp.take_along_axis(
         x, jnp.maximum(index, 0).reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1
@@ -31,6 +32,7 @@ def marked(index: Int[Array, "B N"], length: int) -> Bool[Array, "B length"]:
     """True at the positions that `index` names; -1 names none."""
     rows = jnp.arange(index.shape[0])[:, None]
     return (
+        # -1 would mark the last place: it is sent beyond the end, where it is dropped.
         jnp.zeros((index.shape[0], length), bool)
         .at[rows, jnp.where(index >= 0, index, length)]
         .set(True, mode="drop")

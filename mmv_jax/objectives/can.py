@@ -36,8 +36,10 @@ def contrast(
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
     there = study >= 0
+    # A crop is no neighbour of itself, and padding is nobody's.
     other = ~jnp.eye(len(x), dtype=bool) & there[None]
     same = other & (study[:, None] == study[None]) & there[:, None]
+    # Not -inf: a line without any other crop would be NaN.
     logits = jnp.where(other, x @ x.T / temperature, -1e9)
     log_p = jax.nn.log_softmax(logits, axis=-1)
     count = same.sum(axis=-1)
@@ -98,6 +100,7 @@ class CanTerm(Term):
 
     def flops(self, work: Work) -> dict[str, Flops]:
         crops, hidden = work.rows * work.segments, self.can_hidden
+        # The projector's three matrices; the scores of all pairs are `crops * can_width` a crop.
         layers = self.encoder.width * hidden + hidden**2 + hidden * self.can_width
         forward = 2 * crops * (layers + crops * self.can_width)
         pooled = 2 * work.rows * work.segments * work.visible * self.encoder.width

@@ -27,6 +27,7 @@ def smoothed_cross_entropy(
     Source: Szegedy et al. (arXiv 1512.00567), section 7.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    # The label of padding (-1) must be a valid index; its weight is 0.
     own = jnp.take_along_axis(log_p, jnp.maximum(label, 0)[:, None], axis=-1)[:, 0]
     each = -(1 - smoothing) * own - smoothing * log_p.mean(axis=-1)
     return weighted_mean(each, there.astype(jnp.float32))

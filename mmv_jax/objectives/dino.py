@@ -64,6 +64,8 @@ def use_of_prototypes(
     """
     lines = there.sum()
     entropy = -(targets * jnp.log(targets + 1e-12)).sum(axis=-1)
+    # One place more than prototypes takes the choices of segments that are no global crop; it is
+    # cut off.
     chosen = (
         jnp.zeros(targets.shape[-1] + 1, bool)
         .at[jnp.where(there, targets.argmax(axis=-1), targets.shape[-1])]
@@ -109,6 +111,7 @@ class DinoTerm(PrototypeTerm):
         """A loss of ln(prototypes) is that of a student that has learnt nothing."""
         if "teacher_entropy" not in metrics:
             return []
+        # The entropy of a uniform distribution over all prototypes.
         highest = math.log(options.get("prototypes", cls.prototypes))
         entropy, words = metrics["teacher_entropy"], []
         if entropy < 0.02 * highest and metrics["prototypes_used"] < 0.05:

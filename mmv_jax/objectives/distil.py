@@ -83,6 +83,7 @@ class DistilTerm(Term):
         total, at = jnp.zeros(()), 0
         told: dict[str, Array] = {}
         for k, width in enumerate(self.distil_widths):
+            # The teachers' features lie side by side, in the order of `distil_widths`.
             part = slice(at, at + width)
             there = batch["targets_there"][..., k]
             tokens = cosine_distance(of_tokens[..., part], batch["targets"][..., part], there)

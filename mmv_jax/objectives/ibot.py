@@ -73,6 +73,7 @@ def masked_cross_entropy(
     if parts == 1:
         return part(0)
     found = jax.lax.map(jax.checkpoint(part), jnp.arange(parts))
+    # The last part repeats this many tokens of the part before; they are taken once.
     twice = parts * size - masked
     return jnp.concatenate(
         (found[:-1].swapaxes(0, 1).reshape(rows, -1), found[-1, :, twice:]), axis=1

@@ -34,6 +34,7 @@ def koleo(cls: Float[Array, "N D"], study: Int[Array, "N"]) -> Float[Array, ""]:
     strangers = (study[:, None] != study[None, :]) & counts[:, None] & counts[None, :]
     nearest = jnp.where(strangers, x @ x.T, -jnp.inf).max(axis=-1)
     alone = ~strangers.any(axis=-1)
+    # -inf must be replaced before the root: multiplied by a weight of 0 it would still give NaN.
     cosine = jnp.where(alone, 0.0, nearest)
     # the floor keeps collapsed features finite
     distance = jnp.sqrt(jnp.maximum(2 - 2 * cosine, 1e-8))

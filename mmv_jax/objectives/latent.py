@@ -60,6 +60,7 @@ class LatentTerm(DecoderTerm):
         )
         blocks = seen.blocks[TEACHER]
         target = latent_targets(blocks[-min(self.latent_blocks, len(blocks)) :])
+        # `places` are coords_mm, kinds and segment_ids, so its second part is the kinds.
         hidden = (places[1] == PATCH) & ~marked(index, target.shape[1])
         error = jnp.square(predicted - target).mean(axis=-1)
         # A target that is the same everywhere says that the teacher has collapsed.

@@ -158,6 +158,7 @@ class MaeTerm(DecoderTerm):
     def _hidden(self, prefix: int, visible: int) -> int:
         if self.decode_share == 1:
             return prefix - visible
+        # By the length of the row, not by what it holds: a compiled step has fixed shapes.
         return math.ceil(self.decode_share * max(prefix - visible, 1))
 
     def loss(
@@ -167,6 +168,7 @@ class MaeTerm(DecoderTerm):
         target = seen.batch["clean_patches"] if self.clean_targets else patches
         index = seen.batch["visible_index"]
         hidden = (places[1] == PATCH) & ~marked(index, patches.shape[1])
+        # Rows are shortened to visible and chosen tokens; indices then count in the shorter rows.
         if self.decode_share < 1:
             count = self._hidden(patches.shape[1], index.shape[1])
             chosen = draw_hidden(seen.key, hidden, count)
@@ -181,6 +183,8 @@ class MaeTerm(DecoderTerm):
 
 def draw_hidden(key: Array, hidden: Bool[Array, "B F"], count: int) -> Int[Array, "B M"]:
     """Places of `count` hidden tokens of each row, drawn evenly; -1 where there are fewer."""
+    # The largest of independent uniform draws are a sample without replacement;
+    # -1 ranks behind all.
     draws = jnp.where(hidden, jax.random.uniform(key, hidden.shape), -1.0)
     best, index = jax.lax.top_k(draws, count)
     return jnp.where(best >= 0, index, -1)
@@ -193,6 +197,8 @@ def place_among(
     end), and where among these the visible ones stand.
     """
     both = jnp.concatenate([visible, chosen], axis=1)
+    # Absent ones sort behind every place as `length`.
     order = jnp.sort(jnp.where(both < 0, length, both), axis=1)
+    # Every visible place is in `order` once, so the search finds exactly it.
     among = jax.vmap(jnp.searchsorted)(order, visible)
     return jnp.where(order < length, order, -1), jnp.where(visible < 0, -1, among)

@@ -61,4 +61,6 @@ class PrototypeTerm(Term):
             + self.bottleneck * self.prototypes
         )
         forward = 2 * tokens * layers
+        # Forward twice, student and teacher;
+        # backward the student alone, which costs twice its forward.
         return Flops(2 * forward, 2 * forward)

@@ -40,6 +40,7 @@ def weights_of(group: Mapping[str, Any]) -> dict[str, float]:
     """
     weights = {name: group.get(name, 0.0) for name in TERMS}
     for name, weight in weights.items():
+        # True is an int in Python; `not weight >= 0` refuses NaN as well.
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
             raise UserError(
                 f"config.objective.{name} is {weight!r}, but is the weight of a loss term: a number"
@@ -62,6 +63,7 @@ def make_terms(encoder: nn.Module, group: Mapping[str, Any]) -> dict[str, Term]:
         not fit.
     """
     known = {name: options_of(kind) for name, kind in TERMS.items()}
+    # Options of terms without a weight are known too, so that a config may keep them.
     keys = sorted({*TERMS, *(key for options in known.values() for key in options)})
     for key in group:
         if key not in keys:

@@ -58,6 +58,8 @@ def sinkhorn_knopp(
     scores = jnp.exp((cosines - 1) / temperature) * weights[..., None]
     found = Balanced(scores, jnp.ones_like(weights), jnp.ones(scores.shape[-1]))
     for _ in range(iterations):
+        # Only the two vectors of factors change: the scores [N, K] are never written again.
+        # The floor of 1e-30 keeps an unused prototype from a division by zero.
         columns = (scores * found.of_line[..., None]).sum(range(scores.ndim - 1))
         found = found._replace(
             of_prototype=lines / scores.shape[-1] / jnp.maximum(columns, 1e-30),
@@ -70,4 +72,5 @@ def sinkhorn_knopp(
 def weighted_mean(values: Float[Array, "*N"], weights: Float[Array, "*N"]) -> Float[Array, ""]:
     """sum(values * weights) / sum(weights); 0 where all weights are 0."""
     total = weights.sum()
+    # The inner `where` keeps 0 / 0 out of the gradient, which the outer one alone would not.
     return jnp.where(total > 0, (values * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)

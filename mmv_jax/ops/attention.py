@@ -73,6 +73,8 @@ def _dense(q, k, v, segment_ids):
         jnp.einsum("blhk,bmhk->bhlm", q.astype(accumulator), k.astype(accumulator))
         * q.shape[-1] ** -0.5
     )
+    # Padding sees padding here, so that no line is -inf throughout, which gives NaN.
+    # Its output is zeroed below.
     same = segment_ids[:, :, None] == segment_ids[:, None, :]
     weights = jax.nn.softmax(jnp.where(same[:, None], logits, -jnp.inf), axis=-1)
     out = jnp.einsum("bhlm,bmhk->blhk", weights, v.astype(accumulator))
@@ -86,6 +88,7 @@ def _fastest(name):
     portable = getattr(blocked, name)
 
     def run(q, *others):
+        # A kernel without room is left out, and that platform takes the portable pass.
         kernels = {}
         if tpu.fits(q.shape[1], q.shape[2], q.shape[3], q.dtype):
             kernels["tpu"] = getattr(tpu, name)
@@ -122,6 +125,7 @@ def _attention_forward(backend, q, k, v, segment_ids):
 
 
 def _attention_backward(backend, saved, grad):
+    # None: segment ids are integers, and have no gradient.
     return *_PASSES[backend][1](*saved, grad), None
 
 

@@ -36,6 +36,7 @@ def make_blocks(segment_ids: Int[Array, "B L"], block: int = BLOCK) -> BlockSpan
     """
     ids = jnp.pad(segment_ids, ((0, 0), (0, -segment_ids.shape[1] % block)))
     low, high = block_ranges(*segment_spans(ids), block)
+    # All rows' blocks form one list, so a row's ranges move by the blocks before it.
     row_start = jnp.arange(len(ids), dtype=jnp.int32)[:, None] * (ids.shape[1] // block)
     ids = ids.reshape(-1, block)
     return BlockSpans(
@@ -63,6 +64,8 @@ def forward(
             out, top, total = carry
             logits = jnp.einsum("hqk,htk->hqt", queries[i], keys[j])
             logits = jnp.where((ids == blocks.key_ids[j][None])[None], logits, MASKED)
+            # Online softmax: all sums are relative to the largest logit so far,
+            # and shrink when a larger one comes.
             new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
             weights, shrink = jnp.exp(logits - new_top), jnp.exp(top - new_top)
             out = out * shrink + jnp.einsum("hqt,htk->hqk", weights, values[j])
@@ -72,6 +75,8 @@ def forward(
         start = (zeros, zeros[..., :1] + MASKED, zeros[..., :1])
         out, top, total = lax.fori_loop(blocks.low[i], blocks.high[i], add_key_block, start)
         real = (ids > 0)[None]
+        # At padding the log is +1e30,
+        # so that the backward pass finds weights of exp(-1e30) = 0 there.
         return jnp.where(real, out / total, 0), jnp.where(real, top + jnp.log(total), -MASKED)
 
     out, log_total = lax.map(attend, jnp.arange(len(blocks.low)))
@@ -107,6 +112,7 @@ def backward(
                 jnp.where((ids == blocks.key_ids[j][None])[None], logits, MASKED) - log_totals[i]
             )
             dlogits = weights * (jnp.einsum("hqk,htk->hqt", grads[i], values[j]) - shared[i])
+            # `queries` holds the scale already, so dk needs none; dq gets it after the loop.
             dk = dk.at[j].add(jnp.einsum("hqt,hqk->htk", dlogits, queries[i]))
             dv = dv.at[j].add(jnp.einsum("hqt,hqk->htk", weights, grads[i]))
             return dq + jnp.einsum("hqt,htk->hqk", dlogits, keys[j]), dk, dv
@@ -118,6 +124,7 @@ def backward(
         return dq.at[i].set(dq_block), dk, dv
 
     zeros = jnp.zeros_like(queries)
+    # One block after the other: several blocks of queries add to the same keys' gradients.
     dq, dk, dv = lax.fori_loop(0, len(blocks.low), attend, (zeros, zeros, zeros))
     return (
         (_joined(dq, shape) * shape[-1] ** -0.5).astype(q.dtype),

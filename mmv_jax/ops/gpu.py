@@ -142,6 +142,7 @@ class _Plan:
         )
 
     def _spec(self, kind):
+        # The grid is (block, head, row). None in a block's shape drops that axis in the kernel.
         if kind == "tile":
             return pl.BlockSpec((None, BLOCK, None, self.lanes), lambda i, h, b: (b, i, h, 0))
         if kind == "row":
@@ -194,10 +195,12 @@ def _forward_kernel(low, high, first, last, q, k, v, out, log_total, *, scale):
         )
         new_top = jnp.maximum(top, logits.max(1))
         weights, shrink = jnp.exp(logits - new_top[:, None]), jnp.exp(top - new_top)
+        # Weights are rounded to the dtype of the values for the product; sums stay in float32.
         summed = summed * shrink[:, None] + _product(weights.astype(v.dtype), v[keys, :])
         return summed, new_top, total * shrink + weights.sum(1)
 
     summed, top, total = lax.fori_loop(low[0], high[0], visit, start)
+    # Padding has an empty span. If no block was visited its sum is 0, and 0 / 0 would be NaN.
     real = first < last
     total = jnp.where(real, total, 1)
     out[...] = jnp.where(real[:, None], summed / total[:, None], 0).astype(out.dtype)
@@ -217,6 +220,7 @@ def _query_kernel(low, high, first, last, q, grad, k, v, log_total, shared, dq, 
         return summed + _product(dlogits.astype(key_block.dtype), key_block)
 
     dq[...] = (
+        # The logits' scale is a factor of the gradient, applied once and not in every visit.
         lax.fori_loop(low[0], high[0], visit, jnp.zeros(q.shape, jnp.float32)) * scale
     ).astype(dq.dtype)
 

@@ -44,5 +44,6 @@ def gather_tokens(x: Float[Array, "B L D"], index: Int[Array, "B N"]) -> Float[A
       >>> gather_tokens(jnp.array([[[1.0], [3.0], [7.0]]]), jnp.array([[2, -1]]))[0, :, 0].tolist()
       [7.0, 0.0]
     """
+    # -1 would mean the last token, so it reads token 0 and is zeroed below.
     taken = jnp.take_along_axis(x, jnp.maximum(index, 0)[..., None], axis=1)
     return jnp.where(index[..., None] >= 0, taken, 0)

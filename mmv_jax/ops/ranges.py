@@ -16,6 +16,8 @@ def segment_spans(segment_ids: Int[Array, "B L"]) -> tuple[Int[Array, "B L"], In
     rows, length = segment_ids.shape
     position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
     changes, edge = segment_ids[:, 1:] != segment_ids[:, :-1], jnp.ones((rows, 1), bool)
+    # A running maximum carries the start of a segment to the right,
+    # and a running minimum carries its end to the left.
     first = lax.cummax(jnp.where(jnp.concatenate([edge, changes], 1), position, 0), axis=1)
     last = lax.cummin(
         jnp.where(jnp.concatenate([changes, edge], 1), position, length), axis=1, reverse=True
@@ -30,6 +32,8 @@ def block_ranges(
     padding. `block` divides L.
     """
     rows, length = first.shape
+    # Padding has first = 0, which would draw the range to block 0: it counts as beyond the row.
     low = jnp.where(last > 0, first, length).reshape(rows, -1, block).min(-1) // block
     high = -(-last.reshape(rows, -1, block).max(-1) // block)
+    # In a block of padding low is beyond high = 0; the minimum makes the range empty.
     return jnp.minimum(low, high), high

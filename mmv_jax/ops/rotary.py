@@ -39,6 +39,7 @@ def rotary_tables(
             f"A head of {head_dim} channels is too small for rotary positions in 3D: at least 12"
             " are needed."
         )
+    # The exponent runs from 0 to -1 over the pairs, and so the wavelength from 1 to `base`.
     frequencies = (
         2 * jnp.pi * jnp.float32(base) ** (-jnp.arange(pairs, dtype=jnp.float32) / (pairs - 1))
     )
@@ -54,6 +55,7 @@ def apply_rotary(x: Float[Array, "B L H K"], tables: RotaryTables) -> Float[Arra
     Computed in float32, returned in the dtype of `x`.
     """
     pairs = tables.cos.shape[-1]
+    # All heads of a token turn by the same angles.
     cos, sin = tables.cos[:, :, None], tables.sin[:, :, None]
     first, second, rest = jnp.split(x, (pairs, 2 * pairs), axis=-1)
     rotated = (first * cos - second * sin, second * cos + first * sin)

@@ -50,6 +50,7 @@ def over_rows_and_heads(rule: str) -> Callable:
                 run,
                 *_as_the_first_operand(mesh, shapes[0].sharding, operands, results),
             ),
+            # The form that JAX wants has a space between factors: "b l h k, b l -> b l h k".
             sharding_rule=", ".join(map(" ".join, operands))
             + " -> "
             + ", ".join(map(" ".join, results)),
@@ -58,6 +59,8 @@ def over_rows_and_heads(rule: str) -> Callable:
 
         @jax.custom_batching.custom_vmap
         def spread(*arrays):
+            # The first operand has both axes that a mesh may split;
+            # their sizes hold for all arrays.
             axes = _mesh_axes(dict(zip(operands[0], arrays[0].shape, strict=True)))
             if axes is None:
                 return partitioned(*arrays)

@@ -86,6 +86,8 @@ def fits(length: int, heads: int, width: int, dtype: DTypeLike) -> bool:
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         return False
     lanes = _group(heads, width) * width
+    # Keys and values in their dtype, and their gradients' sums in float32;
+    # VMEM pads to whole registers.
     return length * (lanes + -lanes % LANES) * 2 * (jnp.dtype(dtype).itemsize + 4) <= VMEM
 
 
@@ -104,6 +106,7 @@ class _Plan:
         self.rows, self.length, self.heads, self.width = shape
         self.padded = self.length + -self.length % BLOCK
         self.blocks = self.padded // BLOCK
+        # Divides the number of blocks, so that all parts of the sums are equally long.
         self.part = math.gcd(self.blocks, LARGEST_PART)
         self.group = _group(self.heads, self.width)
         first, last = segment_spans(jnp.pad(segment_ids, ((0, 0), (0, self.padded - self.length))))
@@ -154,6 +157,8 @@ class _Plan:
             ),
             out_shape=[self._shape(kind, dtype) for kind, dtype in outputs],
             compiler_params=pltpu.CompilerParams(
+                # The last axis runs in order,
+                # because sums pass from one block of queries to the next.
                 dimension_semantics=("parallel", "parallel", "arbitrary"),
                 vmem_limit_bytes=buffers * fetched + summed + TILES,
             ),
@@ -180,6 +185,8 @@ class _Plan:
                 lambda b, g, i, *_: (b, 0, g),
                 pipeline_mode=pl.Buffered(buffers),
             )
+        # The index stays 0 until all queries have gone by,
+        # so no part is written before it is complete.
         if kind == "sums":
             return pl.BlockSpec(
                 (1, self.part * BLOCK, lanes),
@@ -258,6 +265,7 @@ def _backward_kernel(
             grad[0, :, lanes].astype(jnp.float32) * out[0, :, lanes].astype(jnp.float32)
             for lanes in _lanes(group, width)
         ]
+        # 8 equal lines are the smallest tile of float32; the first is kept.
         shared = [_product(jnp.ones((8, width), jnp.float32), x, 1, 1)[:1] for x in both]
 
         def visit(j, carry):
@@ -295,6 +303,7 @@ def _lanes(group, width):
 
 def _of_this_block(low, high, spans, blocks):
     """Spans of this block's queries, two rows [1, T], and the range of key blocks to visit."""
+    # Ranges of all rows form one list. Steps that write sums keep the last block of queries.
     block = pl.program_id(0) * blocks + jnp.minimum(pl.program_id(2), blocks - 1)
     return spans[0, 0:1, :], spans[0, 1:2, :], (low[block], high[block])
 

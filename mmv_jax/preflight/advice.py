@@ -44,8 +44,10 @@ def suggest(
       None of them where even one row a device, spread over all, is too much.
     """
     remats = [now.remat] if now.remat else [False, True]
+    # Only more devices for one state: fewer would need more memory.
     fsdps = [n for n in range(now.fsdp, devices + 1) if devices % n == 0 and n % now.fsdp == 0]
     rows = [
+        # From the most rows down, each a whole number of rows for every device.
         now.per_step // n
         for n in range(1, now.per_step // devices + 1)
         if now.per_step % n == 0 and now.per_step // n % devices == 0

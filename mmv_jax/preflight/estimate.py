@@ -126,6 +126,7 @@ def _compile(config: ConfigDict, place: Topology | None, devices: list) -> _Prog
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
+        # Too little memory is a result here, whose message has the figures. All else is a fault.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refusal = str(error)
@@ -150,6 +151,7 @@ def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
             f"config.mesh.fsdp is {fsdp}, which does not divide {devices} devices. Set"
             f" --config.mesh.fsdp={fitting}."
         )
+    # A copy, which is not locked; the caller's config stays as it was.
     config = ConfigDict(config.to_dict())
     config.mesh.data = devices // fsdp
     return config
@@ -166,6 +168,7 @@ def _figures(config: ConfigDict, program: _Program, mfu: float) -> Preflight:
     products = sum(part.products for part in flops.values())
     counts = hlo.count(program.compiled.as_text()) if program.compiled else hlo.Counts()
     memory, sent = _memory(config, program, objective), sum(counts.sent.values())
+    # What the chips do, products that are computed again included; `needed` counts each once.
     done = products + sum(part.attention for part in flops.values())
     return Preflight(
         topology=place.name if place else f"{devices} virtual devices",
@@ -177,6 +180,7 @@ def _figures(config: ConfigDict, program: _Program, mfu: float) -> Preflight:
         flops_per_step=needed,
         flops_of={name: part.model for name, part in flops.items()},
         products_closed=products,
+        # The compiled program is that of one device.
         products_compiled=round(counts.flops * devices) if program.compiled else None,
         **memory,
         collective_bytes_per_step=round(sent),
@@ -215,6 +219,7 @@ def _memory(config: ConfigDict, program: _Program, objective: Objective) -> dict
         memory = compiled_bytes(program.compiled.memory_analysis())
     else:
         memory = refused_bytes(program.refusal)
+    # Virtual devices share the memory of this machine.
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     hbm = program.place.chip.hbm_bytes if program.place else machine // devices
     fits, room = program.compiled is not None and memory <= hbm, (1 - HEADROOM) * hbm
@@ -252,6 +257,7 @@ def _pace(
     if place is None:
         return {"roofline_s": None, "tokens_per_s": None, "days": None}
     peak, tokens = place.devices * place.chip.flops, config.rows.per_step * config.rows.length
+    # Utilisation is defined by needed FLOPs; the roofline below is of the FLOPs that are done.
     step_s = needed / (mfu * peak)
     # All that is held is written once and read once, at the least.
     bounds = {
@@ -292,6 +298,7 @@ def largest_arrays(refusal: str, most: int = 5) -> list[str]:
     """The largest allocations that the TPU compiler lists when it refuses: size, shape, and the
     operation that makes the array.
     """
+    # Each allocation begins with its size and ends with a line of equals signs.
     blocks = re.findall(r"Size: (\S+)(.*?)={5,}", refusal, re.DOTALL)
     found = []
     for size, rest in blocks[:most]:

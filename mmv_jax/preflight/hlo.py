@@ -24,11 +24,15 @@ BYTES = {
     "u64": 8,
     "f64": 8,
 }
+# `name = type opcode(operands), attributes`.
+# The type may be a tuple with spaces in it, so it is matched as short as it can be.
 INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.+?)"
     r" (?P<opcode>[a-z][\w\-]*)\((?P<operands>[^)]*)\)(?P<rest>.*)$"
 )
+# `ENTRY %name (parameters) -> type {`: the lines up to the closing brace belong to it.
 COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{$")
+# Such as `bf16[8,128]`; a scalar has empty brackets.
 SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\]")
 CALLED = re.compile(
     r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}"
@@ -89,6 +93,7 @@ def count(text: str) -> Counts:
     done: dict[str, Counts] = {}
 
     def total(name: str) -> Counts:
+        # Several calls may share a computation: it is counted once, and added at each call.
         if name not in done:
             done[name] = Counts()
             for instruction in computations.get(name, {}).values():
@@ -112,6 +117,7 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
             current = computations.setdefault(head["name"], {})
             entry = head["name"] if head["entry"] else entry
         elif found := INSTRUCTION.match(line):
+            # The bound of a loop is such a constant (`known_trips`).
             constant = found["opcode"] == "constant"
             operands = (
                 [found["operands"]] if constant else re.findall(r"%([\w.\-]+)", found["operands"])
@@ -154,6 +160,7 @@ def _add_loop(
     )
     assert condition is not None and body is not None
     trips = known_trips(it.rest, computations.get(condition[1], {}))
+    # A loop without a known length adds nothing, and is reported as unknown.
     counts.unknown += trips is None
     counts.add(total(body[1]), trips or 0)
 
@@ -186,8 +193,10 @@ def _add(
         for one, many in CALLED.findall(it.rest)
         for name in ([one] if one else re.findall(r"[\w.\-]+", many))
     ]
+    # An asynchronous collective is a pair of instructions; its "-done" must not count again.
     kind = it.opcode.removesuffix("-start")
     if it.opcode == "conditional":
+        # Only one branch runs, and which one is not known: the dearest counts.
         counts.add(max((total(name) for name in called), key=lambda c: c.flops), 1)
     elif kind in COLLECTIVES:
         _add_collective(counts, kind, it)
@@ -225,14 +234,17 @@ def group_size(rest: str) -> int:
       >>> group_size("replica_groups={{0,1},{2,3}}")
       2
     """
+    # "[16,8]<=[128]" means 16 groups of 8 devices.
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(iota[1])
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
+    # A permutation lists pairs and no groups; what it sends does not depend on the size.
     return listed[1].count(",") + 1 if listed else 2
 
 
 def dot_flops(it: Instruction, neighbours: dict[str, Instruction]) -> int:
     """Two FLOPs a multiply-add: the result's elements times the contracted ones."""
+    # Operands are names alone: a shape stands at the instruction that makes the array.
     left = neighbours[it.operands[0]].shapes[0][1]
     contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", it.rest)
     return (
@@ -262,6 +274,8 @@ def convolution_flops(it: Instruction, neighbours: dict[str, Instruction]) -> in
     window = window_of(it.rest)
     places = 1
     for axis in (label for label in c if label.isdigit()):
+        # Digits in `dim_labels` are spatial axes;
+        # b, f, i and o are batch, features, inputs and outputs.
         places *= _places(
             left[a.index(axis)],
             right[b.index(axis)],
@@ -301,6 +315,7 @@ def _places(left: int, right: int, out: int, window: dict[str, list[str]], axis:
         pairs += sum(
             1
             for w in range(right)
+            # Between its elements the dilated operand has spread - 1 holes, which cost nothing.
             if (at := start + w * step) >= 0 and at % spread == 0 and at // spread < left
         )
     return pairs

@@ -51,6 +51,7 @@ def step_memory(
         ),
     }
     itemsize = jnp.dtype(encoder.dtype).itemsize
+    # Weights are kept in float32, and are cast to the dtype of the products.
     if itemsize < F32:
         parts["copies to compute with"] = (student + parts["teacher"]) * itemsize // F32
     if fsdp > 1:
@@ -67,6 +68,7 @@ def step_memory(
 def sharded_bytes(tree: Any, fsdp: int) -> int:
     """Bytes of one device's part of parameters, moments or a teacher."""
 
+    # Small parameters, and those whose sides `fsdp` does not divide, stay whole on every device.
     def of(leaf) -> int:
         parts = fsdp if "parameter" in parameter_axes(leaf.shape, fsdp) else 1
         return math.prod(leaf.shape) * leaf.dtype.itemsize // parts

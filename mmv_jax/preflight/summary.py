@@ -83,6 +83,7 @@ def _verdict(it: Preflight) -> list[str]:
             f"It fits, but less than {HEADROOM:.0%} is free. Roomier, by the closed form:"
             f" {' or '.join(it.advice) or 'more devices'}"
         ]
+    # The closed form names kinds of arrays, which the compiler's own list below does not.
     largest = sorted(it.memory_of.items(), key=lambda pair: -pair[1])[:3]
     lines = [
         "It does not fit, because of"

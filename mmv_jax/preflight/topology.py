@@ -53,6 +53,7 @@ def parse_topology(name: str) -> Topology:
             f" the slice, as {EXAMPLES}."
         )
     chip = CHIPS[kind]
+    # A GPU has 0 sides, since it has no slices: one number is written, how many GPUs.
     if len(sides) != max(chip.sides, 1):
         wanted = f"{chip.sides} sides" if chip.sides else "a number of GPUs"
         raise UserError(
@@ -94,6 +95,7 @@ def devices_of(place: Topology) -> list:
             " 8: virtual devices of this machine's processor."
         )
     for name, value in NO_TPU_HERE.items():
+        # What the user has set stays.
         os.environ.setdefault(name, value)
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=place.name).devices)

@@ -46,14 +46,17 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
     if step_folders(workdir):
+        # No item of the checkpoint is named, so only its config is read, and no array.
         before = restore_items(workdir, ())[1]["pretraining"]
         seen = {"patients": rows.patients, "studies": rows.digest}
         check_studies(before, seen, config.data.store)
+    # Made and dropped: making it says which labels the kNN probe must leave out.
     make_probe(store, config, mesh)
     kept = len(ema.averages)
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     state = init_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     with on_mesh(mesh):
+        # No worker processes: a single batch is not worth their start.
         batch = next(device_batches(rows, mesh, 0, workers=0))
         began = time.perf_counter()
         compiled = (
@@ -61,6 +64,8 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
         )
         compile_s, began = time.perf_counter() - began, time.perf_counter()
         _, metrics = compiled(state, batch)
+        # JAX returns before the device has finished.
+        # Reading the loss waits for it, so that `step_s` is the time of the step.
         loss = float(np.asarray(metrics["loss"]))
         step_s = time.perf_counter() - began
     if not np.isfinite(loss):
@@ -81,6 +86,7 @@ def check_workdir(workdir: Path) -> None:
     Raises:
       UserError: the folder cannot be made, or not be written to.
     """
+    # The workdir need not exist yet. Then its nearest parent that exists must be writable.
     there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"--workdir {workdir}: nothing can be written to {there}.")

@@ -39,10 +39,14 @@ def expected_filling(views: Mapping[int, Sequence[View]], shape: RowShape) -> Fi
     every, globals_ = [], []
     for ndim, of_study in views.items():
         for view in of_study:
+            # Patches (z, y, x) of the largest crop; a planar study has one layer of them.
             depth, *plane = (side // p for side, p in zip(view.grid, shape.patch, strict=True))
             patches = math.prod(plane) * (depth if ndim == 3 else 1)
             every += [patches + shape.special] * view.count
+            # A local crop multiplies the list by False, which leaves it empty.
             globals_ += [patches] * view.count * view.is_global
+    # The lists hold one study of each dimensionality. A row holds as many such sets as the tighter
+    # of its two limits allows; the number need not be whole.
     studies = min(
         shape.length / sum(every), shape.prefix / sum(n + shape.special for n in globals_)
     )
@@ -69,6 +73,7 @@ def step_flops(
     if STUDENT in needs:
         parts["student"] = encoder.training_flops(rows * work.length, rows * work.row_squares)
     if VISIBLE in needs:
+        # `Work` has the squares of rows and prefixes alone, so these come from the filling.
         squares = rows * filling.visible[1]
         parts["visible"] = encoder.training_flops(rows * work.visible, squares)
         if not needs & {TEACHER, STUDENT}:
@@ -111,6 +116,7 @@ def step_cost(
     peak = peak_flops(kind)
     return StepCost(
         flops=float(sum(part.model for part in parts.values())),
+        # The devices of a mesh are all of one kind.
         peak=None if peak is None else mesh.size * peak,
         why=f"the peak of a {kind} is not known (it is of: {', '.join(CHIPS)})",
     )

@@ -81,6 +81,7 @@ class Health:
             return {}
         x = np.stack(self._features)
         return {
+            # Centred: otherwise the mean is one large singular value, and the rank seems low.
             "rank": rankme(x - x.mean(axis=0)[None]),
             "std": feature_std(x) * math.sqrt(x.shape[1]),
         }
@@ -92,6 +93,8 @@ class Health:
         words = []
         if figures:
             words += self._of_features(figures["rank"], figures["std"])
+            # The first rank stays the reference of the whole run;
+            # the std is compared with the last look.
             self._first_rank, self._last_std = self._first_rank or figures["rank"], figures["std"]
         return words + verdicts(metrics, self.objective)
 
@@ -100,6 +103,8 @@ class Health:
             # deep encoders begin near the identity: their features are all alike until they have
             # learnt something
             return []
+        # A std that has grown by a tenth since the last look is no collapse:
+        # features move apart again.
         if (std < LOW_STD or rank < LOW_RANK) and std < 1.1 * self._last_std:
             return [
                 f"COLLAPSE: all studies have nearly the same features (rank {rank:.1f}, std"

@@ -46,6 +46,7 @@ class Log:
         seconds: float = 15.0,
         more: Sequence[Board] = (),
     ):
+        # Appended to: a resume keeps the lines of the start before it.
         self._file = (workdir / METRICS).open("a")
         if _ends_within_a_line(workdir / METRICS):
             # a killed process left half a line, which must not swallow the next one
@@ -89,6 +90,7 @@ class Log:
     def say(self, words: str) -> None:
         """A line for people, above the bar."""
         if self._bar:
+            # Through the bar's console: the bar would draw over a plain print.
             self._bar.console.print(words)
         else:
             print(words, file=sys.stderr, flush=True)
@@ -108,6 +110,8 @@ class Log:
         elif self._bar:
             self._bar.update(self._task, completed=done, loss=loss)
         elif now - self._printed > self._seconds or done == self._steps:
+            # The clock began after the first step of this start,
+            # so that step is not counted either.
             rate = (done - self._first - 1) / max(now - self._began, 1e-9)
             left = (self._steps - done) / rate / 60
             self.say(
@@ -182,6 +186,7 @@ def one_behind(
       leaving
       1
     """
+    # Holds one step at most; a list, since `report` must be able to replace it.
     waiting: list[tuple[int, dict[str, Any]]] = []
 
     def report(step: int, metrics: dict[str, Any]) -> None:
@@ -206,6 +211,7 @@ def read_metrics(workdir: Path) -> list[dict[str, float | int]]:
             numbers = json.loads(line)
         except ValueError:
             continue
+        # A resume does some steps a second time. The later line replaces the earlier one.
         steps[numbers["step"]] = numbers
     return [steps[step] for step in sorted(steps)]
 
@@ -222,6 +228,7 @@ def _make_bar() -> Progress:
 
 
 def _plain(value: Any) -> float | int:
+    # This waits for the device. JSON takes plain Python numbers alone.
     scalar = np.asarray(value)
     return int(scalar) if np.issubdtype(scalar.dtype, np.integer) else float(scalar)
 

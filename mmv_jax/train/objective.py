@@ -55,11 +55,13 @@ class Objective:
             return keys[KEYS[module]] if module in KEYS else _named(key, module)
 
         student = {"encoder": self.encoder.init(key_of("encoder"), *inputs(batch))["params"]}
+        # Modules need shapes alone to make their parameters, so no encoder pass runs here.
         seen, followed = self._nothing_seen(batch, key), {"encoder"}
         for term in self.terms.values():
             if term.module:
                 student[term.module] = term.init(key_of(term.module), seen)
                 followed |= {term.module} if term.follows else set()
+        # Copies: the step donates its state, and one buffer must not be donated twice.
         return student, {name: jax.tree.map(jnp.copy, student[name]) for name in sorted(followed)}
 
     def loss(
@@ -74,6 +76,8 @@ class Objective:
         out: dict[str, Array] = {}
         total = jnp.zeros(())
         for name, term in self.terms.items():
+            # The key follows from the term's name,
+            # so another term in the config does not change it.
             own = replace(seen, key=_named(key, name))
             out[name], more = term.loss(student, teacher, own)
             total += self.weights[name] * out[name]
@@ -87,6 +91,7 @@ class Objective:
         """Runs the passes of the encoder that the terms need."""
         seen = self._nothing_seen(batch, key, temperature)
         tokens, blocks, cls = {}, {}, {}
+        # The two passes of the student draw different stochastic depths.
         key_visible, key_whole = jax.random.split(key)
         if VISIBLE in self.needs:
             shown = tuple(take(x, batch["visible_index"]) for x in seen.prefix)
@@ -94,8 +99,11 @@ class Objective:
                 {"params": student["encoder"]}, *shown, train=True, rngs={"dropout": key_visible}
             )["tokens"]
         if TEACHER in self.needs:
+            # Without `train` and `masked`: the teacher skips no block and sees every patch.
             out = self.encoder.apply({"params": teacher["encoder"]}, *seen.prefix)
             tokens[TEACHER], blocks[TEACHER] = out["tokens"], out["blocks"]
+            # The teacher reads the prefix alone, so a local crop has no CLS token here:
+            # -1 gives zeros.
             index = jnp.where(seen.is_global, batch["cls_index"], -1)
             cls[TEACHER] = gather_tokens(tokens[TEACHER], index)
         if STUDENT in self.needs:
@@ -147,6 +155,7 @@ class Objective:
         """
         if seen.cls:
             cls = seen.cls[TEACHER] if TEACHER in seen.cls else seen.cls[STUDENT]
+            # Zeros mark what is no global crop; `Health.add` drops such lines.
             there = jnp.where(seen.is_global[..., None], jax.lax.stop_gradient(cls), 0.0)
             return there.reshape(-1, cls.shape[-1])
         kinds, ids = (take(x, seen.batch["visible_index"]) for x in seen.prefix[2:])
@@ -154,6 +163,7 @@ class Objective:
 
 
 def _named(key: Array, name: str) -> Array:
+    # CRC-32 and not `hash`, which Python salts anew in every process.
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 

@@ -51,6 +51,7 @@ def in_lines(lines: Mapping[str, str]) -> str:
 
 def devices_in_words(mesh: Mesh) -> str:
     """How many devices of which kind, and how they are shared out."""
+    # An axis of size 1 shares nothing out.
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     processes = jax.process_count()
     return (

@@ -70,6 +70,7 @@ def make_optimizer(
     """
     schedule = make_learning_rate(steps, rows, peak_lr=peak_lr, at_rows=at_rows, warmup=warmup)
     adamw = optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay, mask=kernels)
+    # Clipped before Adam, so that one huge gradient does not stay in its moments for long.
     return optax.chain(optax.clip_by_global_norm(clip), adamw)
 
 
@@ -103,6 +104,8 @@ class Ema:
         """How much of the student an average takes over after a step. The first steps are averaged
         evenly, so that no random start is left in it.
         """
+        # 1 / (step + 1) makes a plain mean of all steps.
+        # The constant share takes over once that mean covers the wanted memory.
         return jnp.maximum(1 / (step + 1.0), 1 / max(self.averages[number] * self.steps, 1.0))
 
 
@@ -135,9 +138,11 @@ def make_ema(
             f"config.ema.averages is {shares!r}, but are shares of the run: two numbers at most,"
             " above 0 and at most 1, such as (0.05, 0.02)."
         )
+    # A memory of steps / 20 is a momentum of 1 - 20 / steps; below 20 steps it is 0.
     first = min(start ** (rows / at_rows), 1 - min(1.0, 20 / steps))
 
     def momentum(step) -> Float[Array, ""]:
+        # The cosine term falls from 1 at step 0 to 0 at the last step, and stays there.
         return 1 - (1 - first) * (jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)) + 1) / 2
 
     return Ema(momentum, steps, shares)

@@ -62,10 +62,12 @@ class Probe:
         for modality, label in ((m, label) for m, label in self.labels.items() if m not in untold):
             bank, queries = (self._studies(modality, label, split) for split in ("train", "val"))
             features = self._encode(params, np.concatenate([bank, queries]), mesh)
+            # Both splits are coded in one call, so that a class has the same number in both.
             _, values = np.unique(
                 self.store.index[f"label_{label}"].iloc[np.concatenate([bank, queries])],
                 return_inverse=True,
             )
+            # The bank comes first in features and values; the queries follow.
             n = len(bank)
             found[f"knn_{modality}"] = knn_score(features[:n], values[:n], features[n:], values[n:])
         return found
@@ -89,6 +91,7 @@ class Probe:
             & (index["split"] == split)
             & index[f"label_{label}"].notna()
         )
+        # Evenly spread, not drawn: every look takes the same studies, so that figures compare.
         most = BANK if split == "train" else QUERIES
         return (
             known[
@@ -104,6 +107,7 @@ class Probe:
         at = {study: i for i, study in enumerate(studies.tolist())}
         features = np.zeros((len(studies), self.encoder.width), np.float32)
         sharding = row_sharding(mesh)
+        # Rounded up to a multiple of the devices, so that each takes as many rows.
         for batch in self._batches(studies, rows=-(-ROWS // mesh.size) * mesh.size):
             # Every process reads every batch and takes its own rows of it, and all get all tokens:
             # all of them have the same figures.
@@ -115,6 +119,7 @@ class Probe:
                 _tokens(self.encoder, NamedSharding(mesh, PartitionSpec()), params, *inputs)
             )
             for row, s in zip(*np.nonzero(batch["study"] >= 0)):
+                # Column s of `study` describes segment s + 1, since id 0 is padding.
                 own = (batch["segment_ids"][row] == s + 1) & (batch["kinds"][row] == PATCH)
                 features[at[int(batch["study"][row, s])]] = tokens[row, own].mean(axis=0)
         return features
@@ -138,4 +143,5 @@ class Probe:
 @jax.jit(static_argnums=(0, 1))
 def _tokens(encoder, everywhere, params, *inputs):
     tokens = encoder.apply({"params": params}, *inputs)["tokens"]
+    # Whole on every device: a process can read only what its own devices hold.
     return jax.lax.with_sharding_constraint(tokens, everywhere)

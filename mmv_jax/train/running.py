@@ -45,6 +45,7 @@ def running(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: another process is training there.
     """
+    # One lock a run: the other processes of this run would be refused by it.
     if jax.process_index():
         yield
         return
@@ -62,10 +63,12 @@ def running(workdir: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass  # a file system without locks: some mounted buckets are one
+        # In mode "a+" everything is written at the end of the file, which is now its beginning.
         file.truncate(0)
         about = {"pid": os.getpid(), "host": socket.gethostname(), "since": round(time.time(), 3)}
         file.write(json.dumps(about) + "\n")
         file.flush()
+        # Closing the file gives up the lock, so the whole run happens inside this block.
         yield
 
 
@@ -85,8 +88,10 @@ def process_of(workdir: Path) -> Process | None:
 
 def _is_locked(file) -> bool:
     try:
+        # A shared lock: two processes that look at the same time must not refuse each other.
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    # Given back at once, so that looking never keeps a run from starting.
     fcntl.flock(file, fcntl.LOCK_UN)
     return False

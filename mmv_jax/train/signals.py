@@ -28,10 +28,12 @@ def stop_signal() -> Iterator[Callable[[int], bool]]:
     def note(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if signal.SIGINT in came:
+                # 130 is 128 + SIGINT, the code that shells give to an interrupted process.
                 os._exit(130)  # what is being saved is lost; the checkpoint before it is whole
             say("Stopping after this step, which is saved. Ctrl-C again ends at once.")
         came.append(number)
 
+    # The handlers of before are put back on leaving: this process may do other work afterwards.
     before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda step: bool(came)

@@ -57,6 +57,8 @@ class Speed:
             "studies_per_s": float(metrics["studies"]) / seconds,
         }
         if self._cost.peak:
+            # The cost is that of full rows;
+            # this step did the share that its real tokens are of them.
             done = self._cost.flops * tokens / self._row_tokens
             found["mfu"] = done / seconds / self._cost.peak
         return found

@@ -85,12 +85,14 @@ def state_maker(
         batch = {
             name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in row_spec.items()
         }
+        # Two streams from one seed: number 0 makes the parameters, number 1 serves the steps.
         student, teacher = objective.init(jax.random.fold_in(key, 0), batch)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             student=student,
             teacher=teacher,
             opt_state=tx.init(student),
+            # Raw numbers and not a typed key, so that the state is a tree of plain arrays.
             key=jax.random.key_data(jax.random.fold_in(key, 1)),
             averages={str(n): jax.tree.map(jnp.copy, student["encoder"]) for n in range(averages)},
         )
@@ -105,6 +107,7 @@ def split_items(state: TrainState) -> dict[str, Any]:
     rest = {name: value for name, value in state.teacher.items() if name != "encoder"}
     more = {name: value for name, value in state.averages.items() if name != "0"}
     if state.averages:
+        # The item `encoder` is the first average then, so the teacher's own must be kept here.
         rest["encoder"] = state.teacher["encoder"]
     return {
         "encoder": state.evaluated,

@@ -42,7 +42,9 @@ def status(workdir: Path) -> str:
             f"{workdir}: the run has not finished its first step yet. Look again in a minute."
         )
     draw(lines, workdir / PICTURE)
+    # Steps count from 0 in the log, so step n there is the (n + 1)th that is done.
     done, planned, seconds = int(lines[-1]["step"]) + 1, config["steps"], step_seconds(lines)
+    # The log gets a line each step, so its age is the time since the last step.
     idle = time.time() - (workdir / METRICS).stat().st_mtime
     process = process_of(workdir)
     alive = process.is_alive if process else None
@@ -76,6 +78,7 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
     skipped = sum(line.get("skipped", 0) for line in lines[-100:])
     if any("COLLAPSE" in words for words in warnings):
         return f"collapsed. {warnings[-1]}", "stop the run and begin another with the change above"
+    # One step may fail by chance. Two of the last hundred are a fault of the settings.
     if skipped > 1:
         words = "Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True"
         return (
@@ -87,6 +90,7 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
         )
     if len(lines) < EARLY:
         return f"too early to tell ({len(lines)} steps)", ""
+    # A quarter of the log at most, so that the first and the last window never overlap.
     window = max(EARLY // 4, min(100, len(lines) // 4))
     # A distillation loss has a moving target, and tells little by itself.
     told = {name: TERMS[name].told_as for name in weights_of(objective) if TERMS[name].told_as}
@@ -96,6 +100,7 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
     grown = len(ranks) > 1 and ranks[-1] > 1.1 * ranks[0]
     if warnings:
         return f"in doubt. {warnings[-1]}", ""
+    # A loss with a moving target may stay level; then a growing rank counts as learning.
     if last < 0.99 * first or (not told and grown):
         return (
             (f"learning: the {called} loss went from {first:.4f} to {last:.4f}"),
@@ -108,6 +113,8 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
 def step_seconds(lines: Numbers) -> float | None:
     """Seconds a step, from the latest steps; None where the log has no times."""
     times = [line["time"] for line in lines[-101:] if "time" in line]
+    # Behind a resume that repeats steps stand older lines: the gap there is negative,
+    # and is left out. The median also passes over pauses for checkpoints.
     gaps = [after - before for before, after in zip(times, times[1:]) if after > before]
     return statistics.median(gaps) if gaps else None
 
@@ -122,6 +129,7 @@ def draw(lines: Numbers, path: Path) -> None:
             steps, [line["loss"] for line in lines], color=COLOURS[0], alpha=0.3, linewidth=0.8
         )
         window = max(1, len(lines) // 40)
+        # A centred moving mean, with a shorter window at both ends.
         smooth = [
             _mean(lines[max(0, n - window) : n + window + 1], "loss") for n in range(len(lines))
         ]
@@ -173,6 +181,7 @@ def _loss(lines: Numbers) -> str:
         _mean(lines[-window:], "loss"),
         _mean(lines[-2 * window : -window] or lines[:1], "loss"),
     )
+    # By the size of the loss before: a loss such as KoLeo's can be negative.
     change = (now - before) / abs(before) if before else 0.0
     trend = (
         "steady"
@@ -258,6 +267,7 @@ def _process(process: Process | None, running: bool, idle: float) -> str:
 def _checkpoint(workdir: Path, done: int) -> str:
     """The newest whole one, what is damaged, and which trained steps are in none."""
     damaged: list[int] = []
+    # From the newest down, so that every damaged step found is later than the first whole one.
     for step in sorted(step_folders(workdir), reverse=True):
         fault = find_fault(workdir, step)
         if fault is None:

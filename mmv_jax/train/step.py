@@ -32,9 +32,11 @@ def train_step(
     (loss, seen), grads = jax.value_and_grad(objective.loss, has_aux=True)(
         state.student, teacher=state.teacher, batch=batch, key=key, step=state.step
     )
+    # Before clipping. One value anywhere that is not finite makes the norm not finite too.
     norm = optax.tree.norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.student)
     student = optax.apply_updates(state.student, updates)
+    # Not all of the student: a decoder, for example, has no moving average.
     followed = {name: student[name] for name in state.teacher}
     teacher = optax.incremental_update(followed, state.teacher, 1 - ema(state.step))
     new = TrainState(
@@ -60,6 +62,7 @@ def train_step(
     }
     metrics["tokens"] = (batch["segment_ids"] > 0).sum()  # that are not padding
     metrics["studies"] = _studies(batch)
+    # A skipped step counts too: the next one then draws other numbers and reads other rows.
     return kept.replace(step=state.step + 1), metrics
 
 
@@ -67,6 +70,7 @@ def _studies(batch: Mapping[str, Array]) -> Array:
     """How many studies the rows show. The global crops of a study follow each other, so that it
     begins where the study changes.
     """
+    # Compared with the segment to the left; -1 is no study, and stands left of the first one.
     study = jnp.where(batch["is_global"], batch["study"], -1)
     begins = study != jnp.pad(study, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
     return (begins & (study >= 0)).sum()

@@ -44,6 +44,7 @@ class WandbBoard:
     """
 
     def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
+        # Not at the top of the file: the package is an optional extra.
         import wandb
 
         settings = wandb.Settings(
@@ -73,6 +74,7 @@ class WandbBoard:
 
 
 def _run_id(path: Path) -> str:
+    # The id is kept in the workdir, so that a resume continues the same run of W&B.
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, secrets.token_hex(4))

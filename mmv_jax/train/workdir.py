@@ -45,15 +45,18 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
         resume may differ in.
     """
     kept = workdir / CONFIG
+    # A config without a log or a step is no run yet: it may still be changed.
     has_log = (workdir / METRICS).exists() and (workdir / METRICS).stat().st_size
     if not kept.exists() or not (has_log or step_folders(workdir)):
         return
     begun = json.loads(kept.read_text())
     check_plugins(begun)
+    # Both come from JSON, where a tuple is a list, so that equal values compare as equal.
     before, now = flat_config(begun), flat_config(to_dict(config))
     changed = [
         name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
     ]
+    # A whole group may be named too: it is the first part of a value's name.
     refused = [
         name for name in changed if name not in may_change and name.split(".")[0] not in may_change
     ]

@@ -75,6 +75,7 @@ class MmvImageProcessor(BaseImageProcessor):
         if spacing_mm is None:
             spacing_mm = self.preparation["nominal_extent_mm"] / voxels.shape[1]
         known = np.broadcast_to(np.asarray(spacing_mm, float), (voxels.ndim,))
+        # A volume has three numbers, and drops the NaN. A picture has two, and keeps it as z.
         return np.concatenate([[math.nan], known])[-3:]  # planar: z is not known
 
     def _crop(self, shape, spacing, planar):
@@ -83,9 +84,12 @@ class MmvImageProcessor(BaseImageProcessor):
         grid = self.preparation["grids"]["planar" if planar else "volume"]
         extent = (np.array(shape) * spacing)[first:]
         finest = spacing[1:].min() / self.preparation["oversampling"][str(ndim)]
+        # Voxels are cubic: the axis that fills its grid first decides,
+        # and none is finer than `finest`.
         edge = max((extent / np.array(grid[first:])).max(), finest)
         patch = np.array(self.patch)
         tokens, middle = np.ones(3, int), np.zeros(3)
+        # The small subtraction keeps a grid that fits exactly from one patch more by rounding.
         tokens[first:] = np.maximum(np.ceil(extent / (edge * patch[first:]) - 1e-6), 1)
         middle[first:] = extent / 2
         return middle - tokens * patch * edge / 2, edge, tokens
@@ -101,6 +105,7 @@ class MmvImageProcessor(BaseImageProcessor):
         start, edge, (tz, ty, tx) = crop
         pz, py, px = self.patch
         extent = np.nan_to_num(extent)  # a planar study is a plane
+        # A picture has one slice, which is repeated through the depth of the patch.
         tiles = voxels.reshape((tz, len(voxels) // tz, ty, py, tx, px))
         tiles = tiles.transpose((0, 2, 4, 1, 3, 5))[kept]
         patches = np.broadcast_to(tiles, (len(tiles), pz, py, px)).reshape(len(tiles), -1)
@@ -129,9 +134,11 @@ def _to_int16(voxels):
     values = voxels.astype(np.float32 if voxels.dtype.kind == "f" else np.int64)
     low, high = values.min().item(), values.max().item()
     if np.array_equal(values, np.rint(values)) and high - low < LEVELS:
+        # Whole numbers in a range of 16 bits are kept exactly; those beyond int16 are shifted.
         fits = low >= -LEVELS // 2 and high < LEVELS // 2
         slope, intercept = 1.0, 0.0 if fits else float(int(low) + LEVELS // 2)
     else:
+        # Other numbers spread over all 65,536 steps; the 1.0 is for an image of one value.
         slope = (high - low) / (LEVELS - 1) or 1.0
         intercept = low + slope * (LEVELS // 2)
     steps = np.rint((values.astype(np.float64) - intercept) / slope)
@@ -146,6 +153,8 @@ def _occupancy(stored, unit, scale, *, rules, cells):
     """Which cells of the study carry something, [8, 8, 8] or [1, 16, 16]."""
     slope, intercept = scale
     edges = [_edges(n, c) for n, c in zip(stored.shape, cells)]
+    # A study can have fewer voxels than cells.
+    # Equal edges would make `reduceat` return single voxels.
     starts = [np.unique(e[:-1]) for e in edges]
     sizes = [np.diff(np.append(s, n)) for s, n in zip(starts, stored.shape)]
     volume = sizes[0][:, None, None] * sizes[1][:, None] * sizes[2]
@@ -157,6 +166,7 @@ def _occupancy(stored, unit, scale, *, rules, cells):
         return sums / volume
 
     if unit == "shape":
+        # -intercept / slope is the stored number of the value 0.
         occupied = means(stored > -intercept / slope) > 0
     elif unit == "HU":
         air = (rules["air_hu"] - intercept) / slope
@@ -166,6 +176,7 @@ def _occupancy(stored, unit, scale, *, rules, cells):
         bright = means(stored > low + rules["share_of_range"] * (high - low))
         mean = means(stored) - low
         square = means(np.square(stored.astype(np.float32) - low))
+        # Mean square less squared mean: rounding can make it slightly negative.
         deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
         occupied = (bright > rules["share_of_cell"]) | (deviation > rules["flat"] * (high - low))
     if not occupied.any():
@@ -176,6 +187,7 @@ def _occupancy(stored, unit, scale, *, rules, cells):
 
 
 def _unsigned(stored):
+    # `bincount` counts from 0 on.
     return stored.ravel().astype(np.int64) + LEVELS // 2
 
 
@@ -186,6 +198,7 @@ def _nearest_ranks(counts):
 
 
 def _percentiles(stored, occupied):
+    # The cell of each voxel, an axis at a time.
     cells = [
         np.searchsorted(_edges(n, c), np.arange(n), side="right") - 1
         for n, c in zip(stored.shape, occupied.shape)
@@ -204,12 +217,16 @@ def _kept(occupied, shape, spacing, crop):
             meets.append(np.ones((1, 1)))
             continue
         begin = start[axis] + t * edge * patch[axis]
+        # Rounding must not make a patch meet a voxel that it only touches.
         first = np.floor(begin / spacing[axis] + 1e-6).clip(0).astype(int)
         end = np.ceil((begin + edge * patch[axis]) / spacing[axis] - 1e-6).astype(int)
         end = np.minimum(end, voxels)
+        # Cell c begins at voxel c * voxels // cells.
+        # Solved for c: the cells of the first and last voxel.
         low, high = -(-(first + 1) * cells // voxels) - 1, -(-end * cells // voxels)
         c = np.arange(cells)
         meets.append((first < end)[:, None] & (low[:, None] <= c) & (c < high[:, None]))
+    # A patch is kept where its cells along z, y and x meet in one that is occupied.
     kept = np.einsum("az,by,cx,zyx->abc", *(m.astype(float) for m in meets), occupied) > 0
     if not kept.any():
         kept[tuple(tokens // 2)] = True
@@ -232,12 +249,15 @@ def _level(stored, scale, factors, step):
     if not sharp:
         return (stored, np.ones(3, int)), (slope, intercept)
     low, high = int(stored.min()), int(stored.max())
+    # A power of two that stretches a small range,
+    # so that means between whole numbers survive rounding.
     gain = 1 << max(0, (STEPS // max(high - low, 1)).bit_length() - 1)
     offset = low if gain > 1 else 0
     scale = slope / gain, intercept + offset * slope
     level, before = stored, np.ones(3, int)
     for factor in factors[: max(sharp)]:
         level = np.rint((_means(level, before, factor, stored.shape) - offset) * gain)
+        # Later levels are made of one that is stretched already.
         level, before, gain, offset = level.astype(np.int16), factor, 1, 0
     return (level, before), scale
 
@@ -248,6 +268,7 @@ def _level_factors(shape, spacing):
     spacing = np.where(np.isfinite(spacing), spacing, known.min() if known.size else 1.0)
     while np.prod(now := -(-full // factor)) > LARGE:
         several, size = now > 1, spacing * factor
+        # Finer axes are halved first, until voxels are nearly cubic.
         factor = np.where(several & (size < 2 * size[several].min()), 2 * factor, factor)
         levels.append(factor)
     return levels
@@ -263,6 +284,8 @@ def _means(voxels, before, factor, shape):
     for axis in range(3):
         if factor[axis] == before[axis]:
             continue
+        # How many voxels of the study each voxel of the finer level covers;
+        # the last may cover fewer.
         counts = _covered(shape[axis], before[axis])
         values = np.moveaxis(means, axis, 0)
         pairs = len(values) // 2
@@ -284,6 +307,7 @@ def _resampled(level, shape, spacing, crop):
     """The view's voxels in the level's numbers, and which lie in the study."""
     (values, factors), (start, edge, tokens, patch) = level, crop
     out, insides = values.astype(np.float32), []
+    # The package's order, y, x, z: sums in float32 depend on it in the last bits.
     for axis in (1, 2, 0):
         if axis == 0 and np.isnan(spacing[0]):
             insides.append(np.ones(1, bool))
@@ -293,6 +317,7 @@ def _resampled(level, shape, spacing, crop):
         insides.append((points >= 0) & (points <= there))
         voxels = -(-there // factor)
         near = (points / factor - 0.5).clip(0, voxels - 1)
+        # 1 is linear interpolation; a narrower triangle could fall between two voxels.
         width = max(_triangle(edge / spacing[axis], factor), 1.0)
         weights = np.maximum(1 - np.abs(np.arange(voxels) - near[:, None]) / width, 0.0)
         if factor > 1:  # the last one may be the mean of fewer

@@ -53,10 +53,12 @@ def encode(weights, about, patches, coords_mm, kinds, segment_ids, xp=np):
     def scaled(name, y, layer):
         return y * weights[name][layer] if about["layer_scale"] else y
 
+    # Wavelengths from 1 to `base`, in units of scale_mm; a third of the pairs for each axis.
     waves = 2 * np.pi * rotary["base"] ** -np.linspace(0, 1, pairs // 3)
     angles = (coords_mm / np.float32(rotary["scale_mm"]))[..., None] * waves.astype(np.float32)
     angles = angles.reshape(*coords_mm.shape[:2], 1, pairs)
     cos, sin = xp.cos(angles), xp.sin(angles)
+    # Kinds 1, 2, ...: CLS, then the registers, in the order of the learned vectors.
     special = xp.stack([kinds == 1 + n for n in range(1 + about["registers"])], -1)
     x = special.astype("float32") @ weights["embed.learned"][:-1]  # the last one is the mask token
     x = xp.where((kinds == 100)[..., None], dense("embed.patch", patches), x)
@@ -71,6 +73,7 @@ def encode(weights, about, patches, coords_mm, kinds, segment_ids, xp=np):
             q, k = (standardise(y, about["norm_epsilon"]) * s for y, s in zip((q, k), scales))
         q, k, v = (y.transpose(0, 2, 1, 3) for y in (rotate(q), rotate(k), v))
         scores = q @ k.transpose(0, 1, 3, 2) * np.float32((width // heads) ** -0.5)
+        # Not -inf: the maximum is subtracted next, and -inf less -inf is NaN.
         scores = xp.where(same_segment, scores, np.float32(-1e30))
         shares = xp.exp(scores - scores.max(-1, keepdims=True))
         found = (shares / shares.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(x.shape)

@@ -50,11 +50,13 @@ def encode(weights, about, patches, coords_mm, kinds, segment_ids):
     def scaled(name, y, layer):
         return y * weights[name][layer] if about["layer_scale"] else y
 
+    # In float64, as NumPy computes them: an error in a frequency grows with the position.
     powers = -torch.linspace(0, 1, pairs // 3, dtype=torch.float64, device=patches.device)
     waves = (2 * math.pi * rotary["base"] ** powers).float()
     angles = (coords_mm / rotary["scale_mm"])[..., None] * waves
     angles = angles.reshape(*coords_mm.shape[:2], 1, pairs)
     cos, sin = angles.cos(), angles.sin()
+    # Kinds 1, 2, ...: CLS, then the registers, in the order of the learned vectors.
     special = torch.stack([kinds == 1 + n for n in range(1 + about["registers"])], -1)
     x = special.to(patches.dtype) @ weights["embed.learned"][:-1]  # the last one is the mask token
     x = torch.where((kinds == 100)[..., None], dense("embed.patch", patches), x)

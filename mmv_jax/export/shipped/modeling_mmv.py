@@ -28,6 +28,7 @@ class MmvModel(PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         for name, shape in config.shapes.items():
+            # Nested modules give the state dict the dotted names of the exported tensors.
             *groups, leaf = name.split(".")
             module = self
             for group in groups:
