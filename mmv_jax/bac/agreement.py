@@ -29,6 +29,7 @@ class Compared:
         Source: Bland and Altman, Lancet 327:307 (1986).
         """
         difference = self.found - self.truth
+        # Of a single woman the sample deviation (ddof = 1) is not defined.
         spread = LIMITS * float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
         return (
             float(difference.mean()),
@@ -56,6 +57,7 @@ def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, 
     each = 2 * both[calcified] / (truth + found)[calcified]
 
     def pooled(t: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        # `weights` counts how often a resample drew each view; `both` has the same order of views.
         return 2 * (weights @ both) / np.maximum(weights @ (t + p), 1e-12)
 
     return {
@@ -82,6 +84,7 @@ def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, I
     right = (true == found).astype(np.float64)
     free, zero = (found == 0).astype(np.float64), true == 0
     parts = {
+        # Pairs: 1 or 0 for each woman, and which women count. Accuracy counts all of them.
         "severity_accuracy": (right, right >= 0),
         "zero_specificity": (free, zero),
         "sensitivity": (1 - free, ~zero),
@@ -96,6 +99,7 @@ def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, I
 def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarray, "4 4"]:
     """Women by true (line) and found (column) severity."""
     table = np.zeros((len(SEVERITIES),) * 2, np.int64)
+    # Plain indexing would count a pair of severities once, however many women have it.
     np.add.at(table, (severity(areas.truth, thresholds), severity(areas.found, thresholds)), 1)
     return table
 
@@ -103,6 +107,7 @@ def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarr
 def as_json(scores: dict[str, Interval]) -> dict[str, dict]:
     """Scores in the form of `metrics.json`; a bound that is not given is null, with the reason."""
     return {
+        # JSON has no NaN: null stands for it.
         name: {
             "value": None if np.isnan(s.value) else s.value,
             "ci95": [None if np.isnan(bound) else bound for bound in (s.low, s.high)],

@@ -129,6 +129,7 @@ def evaluate_mammograms(
             " compare the areas with."
         )
     if cohort:  # its mistakes are told before hours of measuring
+        # Areas are not known yet: zeros stand in, to check patients and columns.
         areas = {entry.patient_id or "": 0.0 for entry in entries}
         read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
         read_index_dates(cohort)
@@ -141,6 +142,7 @@ def evaluate_mammograms(
             + "; ".join(notes)
         )
     index_dates = read_index_dates(cohort) if cohort else None
+    # All views at once: a breast is judged by all of its own, a woman by her examinations.
     views = confirmed(views, finder.measure, index_dates=index_dates)
     judged = _as_reported(judged, views)
     notes += _not_counted(views)
@@ -152,6 +154,7 @@ def evaluate_mammograms(
         parts = [*parts, *outcome_sections(analysis)]
     asked, data = json.loads(config or "{}"), of_file(manifest)
     record = provenance("mmv evaluate", config=asked, weights=finder.origin, data=data)
+    # The sort is stable: open parts keep their order and come before the folded ones.
     parts = sorted([*parts, _about(record, bool(judged))], key=lambda part: part.fold)
     parts += _closing_sections(notes, finder.measure, config)
     write_page(
@@ -209,6 +212,7 @@ def _predictions(judged: Sequence[Judged]) -> pd.DataFrame:
 def _as_reported(judged: Sequence[Judged], views: Sequence[ViewResult]) -> list[Judged]:
     """Each with the view as it is reported, and its remark on both sides."""
     reported = {view.number: view for view in views}
+    # A view that does not count must not count on the side of the truth either.
     pairs = [(j, reported[j.found.number]) for j in judged]
     return [
         replace(j, found=found, truth=replace(j.truth, remark=found.remark)) for j, found in pairs
@@ -226,6 +230,7 @@ def _relate(
     """The outcomes of a cohort by the areas (mm²) of its women that are known."""
     areas = {
         woman.woman: woman.area_mm2
+        # An unknown area is no zero and has no place in a regression.
         for woman in of_women(views, measure)
         if not np.isnan(woman.area_mm2)
     }
@@ -243,6 +248,7 @@ def _look(
       notes: what could not be read or compared is added.
     """
     judged, views, ruled = list[Judged](), list[ViewResult](), list[RuledView]()
+    # A picture of every n-th mammogram, so that about `PICTURES` are drawn evenly.
     every, compared = (
         max(1, len(entries) // PICTURES),
         any(MASK in entry.masks for entry in entries),
@@ -252,6 +258,7 @@ def _look(
     ):
         entry, view = found.mammogram.entry, found.result(found.mammogram.patient_id)
         views.append(view)
+        # A view without truth still answers for its breast under other rules.
         mask, truth = np.zeros_like(found.mask), None
         if MASK in entry.masks:
             try:
@@ -274,6 +281,7 @@ def _judge(
 ) -> Judged:
     """The view beside its truth."""
     area = area_mm2(truth, found.mammogram.spacing_mm)
+    # The same view with the true area, so that both pass the same rules of measuring.
     true_result = replace(result, pixels=int(truth.sum()), area_mm2=area, sure_mm2=area)
     drawn = (found.mammogram.study.voxels[0], truth, found.mask) if draw else None
     return Judged(result, true_result, overlap(truth, found.mask), drawn)

@@ -44,6 +44,7 @@ def special(tags: Dataset) -> str:
 
 
 def _modifiers(tags: Dataset) -> Iterator[str]:
+    # The standard puts modifiers into the item of the view code; some files have them at the top.
     views = [tags, *(tags.get("ViewCodeSequence") or ())]
     for view in views:
         for item in view.get("ViewModifierCodeSequence") or ():
@@ -64,6 +65,7 @@ def of_one_examination(
     """
     of_woman: dict[str, set[tuple[str, str]]] = {}
     for view in views:
+        # Images of one day are one examination. Without a date only the UID tells them apart.
         of_woman.setdefault(view.woman, set()).add(
             (view.date, "" if view.date else view.examination)
         )
@@ -78,10 +80,12 @@ def _remarks(
     woman: str, examinations: set[tuple[str, str]], index_dates: Mapping[str, str] | None
 ) -> dict[str, str]:
     """By date, why the examination of a woman does not count."""
+    # YYYYMMDD sorts as text in the order of time; a missing date, "", comes first.
     dates = sorted({date for date, _ in examinations})
     wanted = (index_dates or {}).get(woman, "")
     if wanted:
         return {date: NOT_INDEX for date in dates if date != wanted}
+    # An examination without a date may be before or after any other.
     if "" in dates and len(examinations) > 1:
         return dict.fromkeys(dates, UNORDERED)
     if index_dates is None:

@@ -53,6 +53,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix)
     )
     state = init_state(model, shape, tx=tx, seed=config.seed, init=config.init)
+    # The old state gives its memory to the new one and must not be read after a step.
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
     seen = _seen(store, sampler, config)
     with Checkpoints(
@@ -60,6 +61,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     ) as checkpoints:
         first, items = checkpoints.restore_newest(_items(state))
         if first:
+            # Other studies would draw other tiles at the same step: a resume refuses them.
             before = checkpoints.config_of(first)["pretraining"]
             check_studies(before, seen, config.data.store)
             checkpoints.config["pretraining"] = unite_patients(seen, before)
@@ -71,16 +73,19 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         with Log(workdir, first, config.steps) as log:
             write = _writer(log)
             for start, end in spans(first, config.steps, config.data.mine_at):
+                # The last mining that is due: a resume reads its points from their file.
                 if mined := [at for at in config.data.mine_at if at <= start]:
                     finder = Finder(model, state["params"], shape, measure)
                     sampler.look_at(
                         mistakes(finder, sampler, workdir / f"mistakes-{mined[-1]}.npz")
                     )
                 batches = zip(range(start, end), _ahead(sampler, start, config.rows))
+                # Numbers are written a step late: to read them at once would make the device wait.
                 with one_behind(write) as report:
                     for step, batch in batches:
                         state, metrics = step_fn(state, batch)
                         report(step, metrics)
+                        # Also at a span's end: the mining after it takes long.
                         checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. {DONE}")
@@ -121,6 +126,7 @@ def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int
       >>> spans(5, 30, (10, 20))
       [(5, 10), (10, 20), (20, 30)]
     """
+    # A resume past `steps` gives an empty span instead of one that runs backwards.
     cuts = [first, *(at for at in mine_at if first < at < steps), max(first, steps)]
     return list(pairwise(cuts))
 
@@ -135,6 +141,7 @@ def init_state(
         fit; "" for fresh weights.
     """
     row = shape.empty(1)
+    # Fresh weights depend on the key and on shapes alone: an empty row is enough.
     params = jax.jit(lambda key, inputs: model.init(key, *inputs)["params"])(
         jax.random.key(seed), [row[name] for name in INPUTS]
     )
@@ -156,6 +163,7 @@ def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
     config = restore_items(init, ())[1]
     trained, wanted = make_encoder(**config["encoder"]), model.encoder
     if type(trained) is type(wanted):
+        # A backbone is a dataclass: all fields that shape its weights must be equal.
         names = {field.name for field in fields(trained)} - FREE
         told = [
             f"{name} {getattr(trained, name)} and not {getattr(wanted, name)}"
@@ -169,6 +177,7 @@ def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
             f"config.init: that checkpoint's encoder has {', '.join(told)}. Set config.encoder to"
             " that of its run, or pretrain one with this group."
         )
+    # Only a fit on mammograms has rules of measuring, and with them a head.
     weights = restore_items(init, ("encoder", "head") if "measure" in config else ("encoder",))[0]
     if "head" in weights and jax.tree.map(jnp.shape, weights["head"]) != jax.tree.map(
         jnp.shape, params["head"]
@@ -194,10 +203,12 @@ def fit_step(
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits = model.apply({"params": params}, *(batch[name] for name in INPUTS))
         entropy, dice_loss = segmentation_loss(logits, batch["truth"], batch["counted"])
+        # A logit above 0 is a probability above one half.
         found = (logits > 0) * batch["counted"]
         hard = (2 * (found * batch["truth"]).sum() + 1) / (
             (found + batch["truth"] * batch["counted"]).sum() + 1
         )
+        # Few pixels are calcified: their mean cross-entropy is small beside one minus Dice.
         return 10 * entropy + dice_loss, {"entropy": entropy, "dice_loss": dice_loss, "dice": hard}
 
     (loss, seen), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
@@ -223,6 +234,7 @@ def _ahead(sampler: Sampler, first: int, rows: int) -> Iterator[dict[str, Any]]:
         step, waiting = first, pool.submit(sampler.batch, first, rows)
         while True:
             ready, step = waiting.result(), step + 1
+            # Reading early changes nothing, as a batch depends on its step alone.
             waiting = pool.submit(sampler.batch, step, rows)
             yield ready
 

@@ -52,6 +52,7 @@ class Finder:
                 f"--checkpoint {checkpoint}: it is no model of `mmv fit-bac`, and cannot tell"
                 " calcium. Fit one: mmv fit-bac --help"
             )
+        # Older checkpoints lack this rule, and JSON made a list of the tuple.
         rules = {
             "least_group_mm2": Measure.least_group_mm2,
             **config["measure"],
@@ -85,13 +86,16 @@ class Finder:
         frame = ViewFrame.of(voxels, spacing_mm)
         values = averaged(voxels, frame.factor)
         blend = Blend(frame.shape, self.shape)
+        # An unknown spacing is guessed, since positions need mm; reported areas do not use it.
         known = nominal(spacing_mm, voxels.shape)
         tiles = tiles_of(
             values, frame, (known[0] * frame.factor, known[1] * frame.factor), self.shape
         )
+        # `pack` fills the last group with empty rows: one shape, compiled once.
         for some in _groups(tiles, ROWS * self.shape.per_row):
             found = self._of_tiles(some)
             if mirrored:
+                # Mirrored in, mirrored back out: both results lie on the same pixels.
                 turned = [
                     replace(tile, image=tile.image[:, ::-1], breast=tile.breast[:, ::-1])
                     for tile in some
@@ -123,6 +127,7 @@ class Finder:
         pixel = nominal(spacing_mm, shape)
         coarse = (pixel[0] * frame.factor, pixel[1] * frame.factor)
         mask = found >= self.measure.threshold
+        # Small groups are judged in mm² of the working grid, where they were found.
         sure = without_small(mask, coarse, self.measure.least_group_mm2)
         return enlarged(mask, frame.factor, (shape[0], shape[1])), float(
             sure.sum() * coarse[0] * coarse[1]
@@ -131,6 +136,7 @@ class Finder:
     def _of_tiles(self, tiles: Sequence[Tile]) -> list[Float[np.ndarray, "T T"]]:
         batch = pack(tiles, self.shape, ROWS)
         found = np.asarray(self._predict(self.params, *(batch[name] for name in INPUTS)))
+        # divmod gives (row, place in the row), as `pack` filled them.
         return [found[divmod(n, self.shape.per_row)] for n in range(len(tiles))]
 
     @cached_property

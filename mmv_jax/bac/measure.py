@@ -128,6 +128,7 @@ class Measure:
         """Whether a breast is calcified each of whose views shows this much or more in groups that
         are no small ones.
         """
+        # With `least_mm2` 0 a view that shows nothing would confirm its breast.
         return sure_mm2 > 0 and sure_mm2 >= self.least_mm2
 
 
@@ -167,9 +168,11 @@ def groups(
     """The group of each pixel of the mask, from 1 on, 0 elsewhere; and how many groups there
     are.
     """
+    # Grown by `NEAR_MM` to each side: specks of one artery are seldom joined pixel to pixel.
     near = ndimage.maximum_filter(
         mask, [2 * max(1, round(NEAR_MM / mm)) + 1 for mm in pixel_mm], mode="constant"
     )
+    # Corners join too. Labels are of the grown mask, and kept on the mask itself.
     labels, count = ndimage.label(near, np.ones((3, 3)))
     return np.where(mask, labels, 0), int(count)
 
@@ -182,6 +185,7 @@ def without_small(
     kept = (
         np.bincount(labels.ravel(), minlength=count + 1) * (pixel_mm[0] * pixel_mm[1]) >= least_mm2
     )
+    # Label 0 is the background: what `kept` says of it, the mask takes away.
     return mask & kept[labels]
 
 
@@ -219,12 +223,14 @@ def confirmed(
     reported = of_one_examination(views, index_dates)
     breasts: dict[object, list[int]] = {}
     for n, view in enumerate(reported):
+        # Its own number is a key that no other view has: it answers for itself.
         breasts.setdefault(n if view.remark else (view.woman, view.side), []).append(n)
     for lines in breasts.values():
         if not measure.confirms(
             min(view_areas([ViewArea("", views[n].view, views[n].sure_mm2) for n in lines]))
         ):
             for n in lines:
+                # 0 times NaN stays NaN: an unknown area is not made known.
                 reported[n] = replace(reported[n], pixels=0, area_mm2=0 * views[n].area_mm2)
     return reported
 
@@ -239,6 +245,7 @@ def breast_areas(views: Sequence[ViewArea], *, of_views: str = "mean") -> dict[s
     areas = {}
     for side in sorted({view.side for view in views}):
         each = view_areas([view for view in views if view.side == side])
+        # Python's max of a list with NaN depends on its order, so NaN is looked for first.
         areas[side] = float("nan") if np.isnan(each).any() else float(RULES[of_views](each))
     return areas
 
@@ -298,6 +305,7 @@ def severity_of(area_mm2: float, measure: Measure) -> str:
 
 
 def _by_woman(views: Sequence[ViewResult]) -> dict[str, list[ViewResult]]:
+    # From all views: a woman none of whose views count must still be reported, as unknown.
     women: dict[str, list[ViewResult]] = {view.woman: [] for view in views}
     for view in counted(views):
         women[view.woman].append(view)

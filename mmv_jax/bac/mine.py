@@ -35,6 +35,7 @@ def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarra
             if len(file.files) != len(sampler):
                 has = f"{path.name} is of {len(file.files)} views, and the store has {len(sampler)}"
                 raise UserError(f"{has}. Use the fit's own store, or another --workdir.")
+            # By number, so that the order within the archive does not matter.
             return [file[f"view_{n}"] for n in range(len(file.files))]
     report, found = progress("hard negatives: looked at"), []
     for n, (voxels, spacing_mm) in enumerate(sampler.images()):
@@ -42,5 +43,6 @@ def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarra
         found.append(sampler.off_arteries(n, probability >= TAKEN))
         report(n + 1, len(sampler))
     arrays: dict[str, Any] = {f"view_{n}": points for n, points in enumerate(found)}
+    # All or nothing: a resume would take half of a file for the whole.
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
     return found

@@ -36,6 +36,7 @@ class PixelConv(nn.Module):
     def __call__(self, x: Float[Array, "N Y X C"]) -> Float[Array, "N Y X {self.channels}"]:
         height, width = x.shape[1:3]
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        # Nine shifted images, channels last: the kernel is one matrix [9 C, channels].
         shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
         return nn.Dense(self.channels, name="kernel")(jnp.concatenate(shifted, axis=-1))
 
@@ -61,6 +62,7 @@ class PixelHead(nn.Module):
     def __call__(
         self, tokens: Float[Array, "N K D"], images: Float[Array, "N T T"]
     ) -> Float[Array, "N T T"]:
+        # bit_length is log2 + 1 for a power of two: the deepest level is the grid of tokens.
         levels = (self.patch[0] // BLOCK).bit_length()
         x = nn.gelu(PixelConv(self.channels, name="entry")(to_channels(images[..., None])))
         skips = []
@@ -68,9 +70,11 @@ class PixelHead(nn.Module):
             skips.append(x)
             x = nn.Dense(self.channels * 2**level, name=f"down_{level}")(to_channels(x))
             x = x + nn.gelu(PixelConv(x.shape[-1], name=f"down_conv_{level}")(x))
+        # K patches of a tile are in row-major order, as are the cells of this level.
         x = x + nn.Dense(x.shape[-1], name="tokens")(tokens).reshape(x.shape)
         x = x + nn.gelu(PixelConv(x.shape[-1], name="deepest")(x))
         for level in range(levels - 1, 0, -1):
+            # Four times the channels of the level above: `to_pixels` makes 2 by 2 cells of them.
             x = to_pixels(nn.Dense(4 * skips[-1].shape[-1], name=f"up_{level}")(x)) + skips.pop()
             x = x + nn.gelu(PixelConv(x.shape[-1], name=f"up_conv_{level}")(x))
         # Calcium is rare: begin with a probability of 2 %, so that the first steps do not only
@@ -115,6 +119,7 @@ class TileSegmenter(nn.Module):
         """
         tokens = self.encoder(patches, coords_mm, kinds, segment_ids)["tokens"]
         rows, tiles, cells = places.shape
+        # A place of -1 (a dropped patch) is gathered as zeros.
         of_tiles = gather_tokens(tokens, places.reshape(rows, -1)).reshape(rows * tiles, cells, -1)
         return self.head(of_tiles, images.reshape(-1, *images.shape[2:])).reshape(images.shape)
 
@@ -130,9 +135,11 @@ def segmentation_loss(
     Source: the sum of both is the loss of nnU-Net (Isensee et al., Nature Methods 18:203, 2021);
       soft Dice, Milletari et al. (arXiv 1606.04797).
     """
+    # -t log s(x) - (1 - t) log(1 - s(x)) = log(1 + exp x) - t x, without overflow.
     entropy = jnp.logaddexp(0.0, logits) - truth * logits
     probability = jax.nn.sigmoid(logits) * counted
     overlap, total = (probability * truth).sum(), (probability + truth * counted).sum()
+    # 1 is added above and below: a batch without calcium has a Dice of 1, not 0 / 0.
     return (entropy * counted).sum() / jnp.maximum(counted.sum(), 1.0), 1 - (2 * overlap + 1) / (
         total + 1
     )
@@ -148,6 +155,7 @@ def make_model(config: Mapping[str, Any]) -> tuple[TileSegmenter, TileShape]:
     # JSON has no tuples
     encoder = make_encoder(**{**config["encoder"], "patch": tuple(config["encoder"]["patch"])})
     _, height, width = encoder.patch
+    # h & (h - 1) is 0 for powers of two alone.
     if height != width or height < BLOCK or height & (height - 1):
         raise UserError(
             f"config.encoder.patch is {encoder.patch}, but its height and width must be one power"

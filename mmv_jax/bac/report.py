@@ -94,6 +94,7 @@ def bland_altman(areas: Compared) -> list[str]:
         right.set(xlabel="mean of both (mm²)", ylabel="found − true (mm²)")
         for truth, found in zip(areas.truth.tolist(), areas.found.tolist()):
             dot: dict[str, Any] = {"color": COLOURS[0], "markersize": 4, "alpha": 0.7}
+            # `svg` turns such an id into a title, which a pointer shows.
             dot |= {"gid": f"tip: true {truth:.1f} mm², found {found:.1f} mm²"}
             left.plot(truth, found, "o", **dot)
             right.plot((truth + found) / 2, found - truth, "o", **dot)
@@ -116,6 +117,7 @@ def outlined_part(
     if not either.any():
         return None
     size = [min(SHOWN, n) for n in voxels.shape]
+    # The mean of the mask over a window the size of the part: its maximum is the fullest one.
     density = ndimage.uniform_filter(either, size, mode="constant")
     middle = np.unravel_index(int(np.argmax(density)), density.shape)
     start = [int(np.clip(m - s // 2, 0, n - s)) for m, s, n in zip(middle, size, voxels.shape)]
@@ -132,6 +134,7 @@ def outlined_part(
 
 
 def _grey(part: Shaped[np.ndarray, "Y X"]) -> Float[np.ndarray, "Y X"]:
+    # Calcium is a few of the brightest pixels: it may saturate, so that tissue keeps contrast.
     low, high = np.percentile(part, [1, 99.8])
     return np.clip((part - low) / max(high - low, 1e-6), 0, 1).astype(np.float64)
 

@@ -61,11 +61,13 @@ class RuledView:
         pixel_mm = (view.spacing_mm[0] * factor, view.spacing_mm[1] * factor)
         found = []
         for threshold in THRESHOLDS:
+            # Found on the working grid, as at inference, and counted in pixels of the file.
             labels, count = groups(probability >= threshold, nominal(pixel_mm, probability.shape))
             labels = enlarged(labels, factor, (mask.shape[0], mask.shape[1]))
             found.append(
                 np.stack(
                     [
+                        # [1:] drops the background; minlength keeps groups that no true pixel hits.
                         np.bincount(labels[where], minlength=count + 1)[1:]
                         for where in (mask, labels > 0)
                     ],
@@ -83,6 +85,7 @@ class RuledView:
             self.view.spacing_mm[0] * self.view.spacing_mm[1],
         )
         both, pixels = found.sum(axis=0)
+        # Column 0 is calcified pixels, column 1 all pixels of a group.
         sure = found[found[:, 1] * pixel_mm2 >= measure.least_group_mm2, 1].sum() * pixel_mm2
         return replace(
             self.view, pixels=int(pixels), area_mm2=float(pixels * pixel_mm2), sure_mm2=float(sure)
@@ -94,6 +97,7 @@ def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
     score that nobody bears upon is left out.
     """
     seen, hits = zip(*(view.by(measure) for view in views))
+    # Breasts are judged over all views, also those without a truth; only then are these left out.
     reported = zip(views, confirmed(seen, measure), hits)
     scored = [
         (replace(view.truth, remark=found.remark), found, both)
@@ -101,9 +105,11 @@ def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
         if view.truth
     ]
     pixels = np.array(
+        # A breast that is reported free has no pixels, and so none that overlap.
         [[both if found.pixels else 0, truth.pixels, found.pixels] for truth, found, both in scored]
     )
     sides = (of_women([view[side] for view in scored], measure) for side in (0, 1))
+    # A woman whose true severity is unknown drops out of both lists.
     true, own = (
         [*side] for side in zip(*((true, own) for true, own in zip(*sides) if true.severity))
     )

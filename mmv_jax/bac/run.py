@@ -94,6 +94,7 @@ def find_all(
             refuse(entry.number, str(why))
             continue
         yield find(finder, mammogram)
+        # A terminal's line renews itself; a log gets a line every twenty mammograms.
         live = sys.stderr.isatty()
         if live or n % 20 == 0 or n == len(entries):
             print(
@@ -147,6 +148,7 @@ def measure_files(
     )
     for found in find_all(finder, entries, refuse):
         views.append(found.result(key.hash("patient", found.mammogram.patient_id)))
+        # A bit a pixel, an eighth of the memory; packing fills up whole bytes, hence the shape.
         masks.append((found.mammogram.entry, found.mask.shape, np.packbits(found.mask)))
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(words for _, words in refused))
@@ -183,10 +185,12 @@ def _write_pictures(out: Path, m: Mammogram, mask: Bool[np.ndarray, "Y X"]) -> N
       Refused: the file is not the one that was measured, or lacks what a segmentation needs.
     """
     voxels = m.study.voxels[0]
+    # The file is read a second time, and may have been replaced in between.
     if voxels.shape != mask.shape:
         raise Refused("mask_grid", "the file has changed since it was measured")
     name = "_".join(part for part in (f"{m.entry.number:04d}", m.side, m.view) if part)
     overlay(voxels, mask).save(out / "overlays" / f"{name}.png")
+    # A segmentation refers to a DICOM image by its UID; a PNG has none.
     if mask.any() and format_of(m.entry.path) == "dicom":
         with refusing():
             written = write_segmentation(

@@ -71,6 +71,7 @@ class Sampler:
                 f"config.data.mix has {len(mix)} shares, but must have one for each kind of tile:"
                 f" {', '.join(KINDS)}."
             )
+        # The shares become cumulative: `_draw` looks up a uniform number among them.
         self._store, self._shape, self._seed, self._mix = (
             store,
             shape,
@@ -131,8 +132,10 @@ class Sampler:
         """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T] (1 where a pixel is
         breast and counts).
         """
+        # From (seed, step) alone: a resumed fit draws the same tiles.
         rng = np.random.default_rng([self._seed, step])
         drawn = [self._draw(rng) for _ in range(rows * self._shape.per_row)]
+        # `pack` puts tile n at (n // per_row, n % per_row); the reshapes below do the same.
         batch = pack([tile for tile, _ in drawn], self._shape, rows)
         side = (rows, self._shape.per_row, self._shape.tile, self._shape.tile)
         batch["truth"] = np.stack([truth for _, truth in drawn]).reshape(side).astype(np.float32)
@@ -150,8 +153,10 @@ class Sampler:
         truth = self._read_truth(study, frame, (0, 0), frame.shape)
         seen = frame.normalised(averaged(voxels, frame.factor), (0, 0))
         inside = frame.breast_pixels((0, 0), frame.shape)
+        # The window reaches `APART` pixels to each side: an artery's blurred rim is no negative.
         near = ndimage.maximum_filter(truth, 2 * APART + 1)
         rng = np.random.default_rng([self._seed, study, 1])
+        # Brighter than the tissue around it, as calcium is, on bright and on dark ground alike.
         peaks = seen - ndimage.gaussian_filter(seen, BROAD)
         resembling = (
             inside & ~near & (peaks > np.quantile(peaks[inside], BRIGHT))
@@ -166,6 +171,7 @@ class Sampler:
             spacing_mm=(y * factor, x * factor),
             calcified=calcified,
             bright=bright,
+            # Empty, of the right shape and type.
             mistaken=calcified[:0],
             breast=breast,
         )
@@ -179,6 +185,7 @@ class Sampler:
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tile, Bool[np.ndarray, "T T"]]:
         kind = KINDS[int(np.searchsorted(self._mix, rng.random()))]
+        # A kind of which no view has points gives way to what resembles artery, then to any breast.
         kind = next(some for some in (kind, "bright", "breast") if self._kinds[some])
         view = self._views[self._kinds[kind][rng.integers(len(self._kinds[kind]))]]
         points = getattr(view, kind)
@@ -191,12 +198,14 @@ class Sampler:
         box = self._store.read_box(view.study, *_file_box((y, x), size, f, self._grid(view.study)))[
             0
         ]
+        # As `tiles_of` does it at inference: 0 outside of the breast.
         breast = view.frame.breast_pixels((y, x), size)
         image = np.where(
             breast, _distorted(view.frame.normalised(averaged(box, f), (y, x)), rng), np.float32(0)
         )
         truth = self._read_truth(view.study, view.frame, (y, x), size)
         missing = [(0, tile - n) for n in size]
+        # Drawn once: image, truth and breast must turn alike.
         flips = rng.random(3) < 0.5
         image, truth, breast = (
             _turned(np.pad(part, missing), flips) for part in (image, truth, breast)
@@ -210,6 +219,7 @@ class Sampler:
     def _read_truth(
         self, study: int, frame: ViewFrame, start: tuple[int, int], shape: tuple[int, int]
     ) -> Bool[np.ndarray, "y x"]:
+        # A working pixel is calcified where at least half of its file pixels are.
         box = _file_box(start, shape, frame.factor, self._grid(study))
         return averaged(self._store.read_box(study, *box, mask=MASK)[0] > 0, frame.factor) >= 0.5
 
@@ -221,6 +231,7 @@ def _file_box(
     working grid may lie partly beyond the file.
     """
     begin = [s * factor for s in start]
+    # `averaged` fills a last, partial block by its edge, so that the box may end early.
     size = [min(n * factor, full - b) for n, b, full in zip(shape, begin, grid)]
     return (0, begin[0], begin[1]), (1, size[0], size[1])
 

@@ -130,6 +130,7 @@ def read_mammogram(entry: Entry) -> Mammogram:
     with refusing():
         is_dicom = format_of(entry.path) == "dicom"
         tags = _tags(entry.path) if is_dicom else Dataset()
+        # A tag may be there and empty, which is None.
         names = {
             keyword: str(tags.get(keyword, "") or "").strip()
             for keyword in ("PatientID", "StudyDate", "StudyInstanceUID")
@@ -140,6 +141,7 @@ def read_mammogram(entry: Entry) -> Mammogram:
     if study.ndim != 2:
         raise Refused("bad_shape", "a volume (tomosynthesis?): give planar mammograms")
     side, view = (_agreed(entry, study, name) for name in ("laterality", "view"))
+    # A file that names nobody is a woman of its own: it must not join another's mean.
     patient = entry.patient_id or names["PatientID"] or f"file {entry.number}"
     return Mammogram(
         entry=entry,
@@ -155,6 +157,8 @@ def read_mammogram(entry: Entry) -> Mammogram:
 
 def _tags(path: Path) -> Dataset:
     with quiet():
+        # The header alone, and of it these tags: nothing else of the patient is read here.
+        # `force` since a file may lack the preamble.
         return pydicom.dcmread(
             path,
             stop_before_pixels=True,
@@ -166,6 +170,7 @@ def _tags(path: Path) -> Dataset:
 def _agreed(entry: Entry, study: Study, name: str) -> str:
     """What file and manifest say of the side or the view; "" where neither does."""
     keyword = {"laterality": "ImageLaterality", "view": "ViewPosition"}[name]
+    # The reader codes such words as numbers; this is the way back.
     words = {number: word for word, number in CODED[keyword][1].items()}
     of_file = words.get(int(study.attributes.get(name, -1)), "")
     of_manifest = entry.said.get(name, "")
@@ -178,6 +183,7 @@ def _agreed(entry: Entry, study: Study, name: str) -> str:
 def _remark(study: Study, side: str, view: str) -> str:
     said = study.attributes
     distances = said.get("source_to_detector_mm", 0.0), said.get("source_to_patient_mm", 0.0)
+    # The cast on the detector is larger by source-to-detector over source-to-patient.
     by_distance = distances[0] / distances[1] if min(distances) > 0 else 1.0
     magnified = said.get("magnification", by_distance) >= MAGNIFIED
     if said.get("magnification_view") == 1 or magnified:

@@ -99,6 +99,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """
     if length <= tile:
         return [0]
+    # Rounded up. The step is then at most tile - overlap, a whole number: rounding keeps that.
     count = 1 + -(-(length - tile) // (tile - overlap))
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
@@ -117,6 +118,7 @@ def tiles_of(
             breast = frame.breast_pixels((y, x), box.shape)
             if not breast.any():
                 continue
+            # Filled up below and on the right, so that `start` stays the tile's first pixel.
             missing = [(0, full - n) for full, n in zip(size, box.shape)]
             image = np.where(breast, frame.normalised(box, (y, x)), np.float32(0))
             yield Tile(np.pad(image, missing), np.pad(breast, missing), (y, x), spacing_mm)
@@ -140,18 +142,21 @@ def pack(tiles: Sequence[Tile], shape: TileShape, rows: int) -> dict[str, np.nda
     ends = np.zeros(rows, np.int64)
     for n, tile in enumerate(tiles):
         b, s = divmod(n, shape.per_row)
+        # A patch is kept where any of its pixels is breast.
         kept = np.asarray(
             tile.breast.reshape(down, shape.patch[1], across, shape.patch[2]).any(axis=(1, 3))
         )
         at = int(ends[b])
         first, end = at + special, at + special + int(kept.sum())
         batch["patches"][b, first:end] = to_patches(tile.image[None], kept[None], shape.patch)
+        # CLS and registers stand in the middle of the tile: half of it, less the 0.5 added below.
         batch["coords_mm"][b, at:first] = _coordinates(
             tile, np.array([[down / 2 - 0.5, across / 2 - 0.5]]), shape
         )
         batch["coords_mm"][b, first:end] = _coordinates(tile, np.argwhere(kept), shape)
         batch["kinds"][b, at:first] = [CLS, *range(REGISTER, REGISTER + shape.registers)]
         batch["kinds"][b, first:end] = PATCH
+        # 0 is padding, so segments count from 1.
         batch["segment_ids"][b, at:end] = s + 1
         batch["images"][b, s] = tile.image
         batch["places"][b, s, kept.reshape(-1)] = np.arange(first, end)
@@ -173,6 +178,7 @@ class Blend:
     """
 
     def __init__(self, view: tuple[int, int], shape: TileShape):
+        # The half keeps every weight above 0: a view's border is covered by one tile's edge alone.
         side = np.minimum(np.arange(shape.tile) + 0.5, np.arange(shape.tile)[::-1] + 0.5)
         ramp = np.minimum(side / max(shape.overlap, 1), 1).astype(np.float32)
         self._weight = ramp[:, None] * ramp[None]
@@ -181,6 +187,7 @@ class Blend:
     def add(self, start: tuple[int, int], values: Float[np.ndarray, "T T"]) -> None:
         (y, x), (height, width) = start, self._sum.shape
         box = np.s_[y : y + values.shape[0], x : x + values.shape[1]]
+        # A tile that was filled up reaches beyond the view: that part is cut off.
         inside = np.s_[: height - y, : width - x]
         self._sum[box] += (self._weight * values)[inside]
         self._weights[box] += self._weight[inside]

@@ -95,7 +95,9 @@ def _write(path: Path, columns: Sequence[str], lines: Sequence[Sequence[object]]
 
 def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) -> Image.Image:
     """The view with a line around what was taken for calcified artery, beside the view itself."""
+    # -(-a // b) rounds up.
     step = max(1, -(-max(voxels.shape) // OVERLAY_PIXELS))
+    # Every fourth pixel tells percentiles well enough.
     low, high = np.percentile(voxels[::4, ::4], WINDOW)
     grey = np.clip((voxels[::step, ::step] - low) / max(high - low, 1e-6), 0, 1)
     plain = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
@@ -107,6 +109,7 @@ def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) ->
     )
     near = ndimage.binary_dilation(small, iterations=GAP)
     marked = plain.copy()
+    # A line one pixel wide, `GAP` pixels away from the calcium.
     marked[ndimage.binary_dilation(near) & ~near] = COLOUR
     return Image.fromarray(np.concatenate([plain, marked], axis=1))
 
@@ -140,6 +143,7 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
         try:
             segmentation = hd.seg.Segmentation(
                 [image],
+                # A segmentation is [frame, row, column], also of a single image.
                 mask[None].astype(np.uint8),
                 segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
                 segment_descriptions=[described],

@@ -55,6 +55,7 @@ def grow(
     size = np.array(inside.shape) * pixel_mm
     queue = []
     for n in range(int(rng.integers(5, 9))):
+        # Three arteries at least, so that there is wall enough to calcify.
         artery = n < 3 or rng.random() < 0.3
         start = np.array([rng.uniform(0.2, 0.8) * size[0], 0.0])
         queue.append(
@@ -105,7 +106,9 @@ def _walk(
     """([P, 2], branches): a smooth walk; heading 0 leads away from the chest wall."""
     points, branches, bend, pace = [start], [], 0.0, 1.5
     for _ in range(int(length / pace)):
+        # The curvature is autoregressive: a vessel winds, it does not jitter.
         bend = 0.8 * bend + rng.normal(0, 0.075 * tortuous)
+        # Angles are arctan2(row, column), as below; the pull towards the nipple is weak.
         aim = np.arctan2(*(nipple - points[-1]))
         heading += bend + 0.035 * np.sin(aim - heading)
         point = points[-1] + pace * np.array([np.sin(heading), np.cos(heading)])
@@ -123,6 +126,7 @@ def _walk(
 def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]]) -> Vessels:
     out = []
     for line, radius, artery in lines:
+        # Points of a walk are 1.5 mm apart: positions in that unit, `STEP_MM` from each other.
         at = np.arange(0, (len(line) - 1) * 1.5, STEP_MM) / 1.5
         fine = np.stack(
             [
@@ -135,6 +139,7 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
         )
         tangent = np.gradient(fine, axis=0)
         tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
+        # mm to the end: over the last 8 of them the vessel closes.
         rest = np.arange(len(fine), 0, -1) * STEP_MM
         taper = (
             radius
@@ -142,6 +147,7 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
             * np.clip(rest / 8, 0.15, 1)
             * (1 + 0.07 * _noise(rng, len(fine), 3.0))
         )
+        # What a vessel has of its own, what both walls share, and what each wall has.
         own, both = rng.normal(0, 0.7), _noise(rng, len(fine), 7.0)
         tendency = (
             own
@@ -156,6 +162,7 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
 def _noise(rng: np.random.Generator, count: int, scale_mm: float) -> np.ndarray:
     """[count] smooth noise along a line, of about unit variance."""
     sigma = scale_mm / STEP_MM
+    # White noise blurred over sigma points has variance 1 / (2 sqrt(pi) sigma).
     return ndimage.gaussian_filter1d(rng.standard_normal(count), sigma, mode="wrap") * np.sqrt(
         2 * np.sqrt(np.pi) * sigma
     )
@@ -176,11 +183,13 @@ def draw(
     off = pixel * pixel_mm - vessels.points[:, None]
     along = np.abs((off * vessels.tangent[:, None]).sum(-1))
     across = off[..., 0] * vessels.tangent[:, None, 1] - off[..., 1] * vessels.tangent[:, None, 0]
+    # Slabs of neighbouring points overlap by a little, so that no pixel falls between them.
     good = (along <= 0.75 * STEP_MM + 0.5 * pixel_mm) & (np.abs(across) < vessels.radius[:, None])
     good &= ((pixel >= 0) & (pixel < shape)).all(-1)
     k, j = np.nonzero(good)
     distance, flat = np.abs(across[k, j]), np.ravel_multi_index(tuple(pixel[k, j].T), shape)
     order = np.argsort(-distance, kind="stable")  # the nearest line is written last
+    # All of the right side still reads the old k.
     k, distance, flat, left = k[order], distance[order], flat[order], (across[k, j] > 0)[order]
 
     def chord(r: np.ndarray) -> np.ndarray:
@@ -193,6 +202,7 @@ def draw(
     tendency.reshape(-1)[flat] = np.where(
         vessels.artery[k], vessels.tendency[k, left.astype(int)], -np.inf
     )
+    # In two dimensions the sd after the blur is 1 / (2 sqrt(pi) sigma).
     speckle = ndimage.gaussian_filter(rng.standard_normal(shape), 0.13 / pixel_mm) * (
         2 * np.sqrt(np.pi) * 0.13 / pixel_mm
     )
@@ -203,6 +213,7 @@ def calcify(drawn: Drawn, area_mm2: float, pixel_mm: float) -> np.ndarray:
     """[row, column] bool: the part of the walls that calcifies first, of this area as far as there
     is wall enough.
     """
+    # The pixels that calcify first are taken until their number makes the area.
     able = (drawn.wall_mm >= SEEN_MM) & np.isfinite(drawn.tendency)
     count = min(round(area_mm2 / pixel_mm**2), int(able.sum()))
     mask = np.zeros(able.shape, bool)

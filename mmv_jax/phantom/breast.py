@@ -94,12 +94,14 @@ def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
     """The woman of this number."""
     rng = np.random.default_rng([seed, index, 40])
     age = float(rng.uniform(40, 82))
+    # Mild, moderate, severe in mm2; log-uniform within a category, as small areas are commoner.
     low, high = ((0.8, 10), (10.3, 25), (26, 70))[rng.integers(3)]
     area = (
         float(np.exp(rng.uniform(np.log(low), np.log(high)))) if rng.random() < dials.bac else 0.0
     )
     share, lean = rng.uniform(0.2, 0.8), rng.uniform(-0.2, 0.2, 2)
     of_side = {"L": area * share, "R": area * (1 - share)}
+    # `lean` shifts area from one view to the other; the mean of both stays that of the side.
     areas = {
         (s, v): of_side[s] * (1 + lean["LR".index(s)] * (1 if v == "CC" else -1)) for s, v in VIEWS
     }
@@ -115,6 +117,7 @@ def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
         * dials.breast_pixel_mm,
         thickness=float(np.clip(rng.normal(54, 10), 30, 80)),
         area_mm2=areas,
+        # A stream of its own: the other draws of a woman do not depend on this one.
         film=bool(np.random.default_rng([seed, index, 42]).random() < dials.film),
     )
 
@@ -133,6 +136,7 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
     )
     drawn = arteries.draw(vessels, c.shape, c.pixel, rng)
     mask = arteries.calcify(drawn, woman.area_mm2[side, view], c.pixel)
+    # Gland attenuates nearly as blood does, so that a vessel shows less within it.
     signal += (MU_BLOOD - MU_FAT) * drawn.blood_mm * (1 - 0.6 * gland)
     grain = ndimage.gaussian_filter(rng.standard_normal(c.shape), 1.0) * 2.5
     signal += MU_CALCIUM * np.where(mask, drawn.wall_mm * np.clip(1 + 0.35 * grain, 0.5, 1.6), 0)
@@ -140,6 +144,7 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
     image = _display(signal, c, rng)
     if woman.film:
         image, hidden = scanned(image, c.pixel, rng)
+        # The truth holds only what can be seen: light at the film's edge hides calcium.
         mask &= ~hidden
     if side == "R":
         image, mask = image[:, ::-1], mask[:, ::-1]
@@ -169,9 +174,12 @@ class _Canvas:
             width = woman.depth * np.where(
                 u < 0, upper, np.maximum(1 - np.maximum(u, 0) ** 2.6 / 0.9, 0) ** 0.6
             )
+        # Blurring over sigma pixels leaves an sd of 0.53 / sqrt(sigma): the root undoes it
+        # for every pixel size.
         wave = ndimage.gaussian_filter1d(rng.standard_normal(len(rows)), 14 / self.pixel) * np.sqrt(
             14 / self.pixel
         )
+        # The last term is the nipple, 2.4 mm proud of the outline.
         width = width * (1 + 0.012 * wave) + 2.4 * np.exp(-(((rows - middle) / 4.6) ** 2))
         width = np.minimum(width, columns[-1] - 1)
         self.width, self.nipple = (
@@ -191,6 +199,7 @@ class _Canvas:
             * self.pixel
         )
         self.skin_mm = np.where(self.inside, ndimage.uniform_filter(grown, 5), 0).astype(np.float32)
+        # Between the plates the thickness is even; at the skin it falls off as a quarter circle.
         half = 0.42 * woman.thickness
         self.thick = woman.thickness * np.sqrt(1 - (1 - np.clip(self.skin_mm / half, 0, 1)) ** 2)
 
@@ -213,6 +222,8 @@ def _power_noise(
         np.fft.fftfreq(small[0], 2 * pixel_mm)[:, None],
         np.fft.rfftfreq(small[1], 2 * pixel_mm)[None],
     )
+    # Power 1 / f**beta is amplitude f**(-beta / 2), so (f**2)**(-beta / 4).
+    # `longest_mm` keeps it finite at f = 0.
     spectrum = np.fft.rfft2(rng.standard_normal(small)) * (frequency**2 + longest_mm**-2) ** (
         -beta / 4
     )
@@ -230,6 +241,7 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     region = np.exp(-((along / 0.62) ** 2) - (np.abs(across - 0.52) / 0.5) ** 3)
     noise = _power_noise(c.shape, c.pixel, 3.3, rng)
     fibres = _strands(c, _power_noise(c.shape, c.pixel, 5.5, rng), rng)
+    # No gland within 4 mm of the skin, all of it from 15 mm on.
     near_skin = np.clip((c.skin_mm - 4) / 11, 0, 1)
     score = 2.6 * region + 0.75 * noise + 0.25 * fibres + 2.6 * woman.density - 3.0
     gland = near_skin * expit(score / 0.6)
@@ -243,6 +255,7 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     signal = gland * (MU_GLAND - MU_FAT) * c.thick * (0.45 + 0.5 * woman.density)
     web = _power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=14.0)
     fine = _power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=22.0)
+    # Cooper's ligaments are thin sheets: ridges along the lines where a noise crosses zero.
     ligaments = np.exp(-((web / 0.05) ** 2)) * np.clip(0.6 + fine, 0, 1.5) + 0.7 * np.exp(
         -((fine / 0.035) ** 2)
     ) * np.clip(0.5 - web, 0, 1.2)
@@ -250,6 +263,7 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
         0.2 * ndimage.gaussian_filter(ligaments, 0.15 / c.pixel) * np.clip(c.skin_mm / 8, 0, 1)
     )
     signal += 0.1 * np.clip(fibres - 0.2, 0, 2) * region * near_skin + 0.05 * noise
+    # At the outline the beam runs along the skin, and its path is longest.
     signal += 0.3 * np.exp(-((c.skin_mm / 1.5) ** 2)) * c.inside
     disc = np.hypot(c.row - c.nipple[0], c.column - c.nipple[1])
     signal += 0.35 * expit((4.2 - disc) / 0.5) * c.inside
@@ -262,6 +276,8 @@ def _strands(c: _Canvas, bend: np.ndarray, rng: np.random.Generator) -> np.ndarr
     """Ducts and strands that run together at the nipple: ridges of a noise drawn in bent polar
     coordinates about it.
     """
+    # Rows are degrees about the nipple, columns distances from it. Noise that is smoothed
+    # further along the radius than across it makes ridges that run to the nipple.
     polar = np.zeros((360, 64), np.float32)
     for sigma, weight in (((2.2, 9), 1.0), ((4.5, 7), 1.0), ((9, 12), 0.7)):
         layer = ndimage.gaussian_filter(rng.standard_normal(polar.shape), sigma, mode="wrap")
@@ -280,6 +296,7 @@ def _pectoral(
     fatty hilum before it.
     """
     top, foot = rng.uniform(26, 40), rng.uniform(0.5, 0.8) * c.shape[0] * c.pixel
+    # `edge` is mm within the muscle: widest at the upper border, none from `foot` on.
     part = c.row / foot
     edge = (
         top * (1 - part) * (1 + 0.35 * part)
@@ -294,6 +311,7 @@ def _pectoral(
             np.hypot((c.row - row) / rng.uniform(4, 8), (c.column - column) / rng.uniform(2.5, 4))
             + 0.06 * noise
         )
+        # A node is bright but for its fatty hilum, which the second, smaller ellipse takes away.
         signal = signal + 0.4 * (expit((1 - node) / 0.07) - 0.9 * expit((0.5 - node) / 0.12)) * (
             c.skin_mm > 3
         )
@@ -317,6 +335,7 @@ def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.nda
         * (c.skin_mm > 0)
     )
     even = c.thick / c.thick.max()
+    # Quanta per pixel grow with its area, so that the noise goes as 1 / pixel.
     seen += rng.uniform(0.014, 0.026) * rng.standard_normal(c.shape, np.float32) * (0.1 / c.pixel)
     seen += 0.35 * (seen - ndimage.gaussian_filter(seen, 0.4 / c.pixel))
     part = 0.26 * even**0.6 + rng.uniform(0.3, 0.4) * seen
@@ -342,6 +361,7 @@ def _marked(image: np.ndarray, side: str, view: str) -> np.ndarray:
         ),
     )
     out = np.ascontiguousarray(image)
+    # Letters are set into air alone, so that they never cover tissue or truth.
     part = out[row : row + stamp.shape[0], column : column + stamp.shape[1]]
     part[:] = np.where((stamp[: part.shape[0], : part.shape[1]] > 90) & (part < AIR), 3600, part)
     return out

@@ -56,6 +56,7 @@ def ribbon(
     normal = outward - (outward * tangent).sum(1, keepdims=True) * tangent
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
     frames = np.stack([normal, np.cross(tangent, normal), tangent], 1).astype(np.float32)
+    # Along the line 1.5 steps at least, so that neighbouring ellipsoids overlap.
     radii = np.broadcast_to(
         np.array([flat, width, max(1.5 * step, min(flat, width))], np.float32), (len(line), 3)
     )
@@ -101,6 +102,7 @@ def _on_wall(p: Patient, side: int, phi: np.ndarray, z: np.ndarray, off: float) 
     the side to the front (pi).
     """
     a, yc, b = organs.cavity_profile(p, z)
+    # A superellipse in parameters: |sin| and |cos| to the power 2 / POWER, with their signs.
     sin, cos = np.abs(np.sin(phi)) ** (2 / organs.POWER), np.cos(phi)
     x = side * (a + off) * sin + 0.6 * organs.midline(p, z)
     y = yc + (b + off) * np.sign(cos) * np.abs(cos) ** (2 / organs.POWER)
@@ -114,6 +116,8 @@ _RIB_DROP = [34, 54, 72, 86, 98, 108, 116, 122, 124, 122, 112, 104]
 
 
 def _rib_line(p: Patient, number: int, side: int, phi: np.ndarray) -> np.ndarray:
+    # Level 0 is that of C7, so rib 1 (number 0) starts at level 1.
+    # The sine makes the fall steepest at the side and slight at both ends.
     start = vertebra_levels(p)[number + 1] + 16
     part = phi / np.pi
     drop = _RIB_DROP[number] * p.height / 203 * (part - 0.09 * np.sin(2 * np.pi * part))
@@ -129,6 +133,7 @@ def ribs(p: Patient, step: float) -> SweptCurve:
             line = _rib_line(p, number, side, phi)
             y, x = spine_centre(p, line[:1, 0])
             neck = np.array([[line[0, 0] + 2, y[0] + 6, x[0] + side * 17]])
+            # The horizontal direction from the body's axis, tilted a little upward.
             outward = line - np.stack([line[:, 0], 0 * line[:, 0], 0 * line[:, 0]], 1)
             outward[:, 0] = 0.25 if number else 60.0  # the first rib lies flat
             line = np.concatenate([neck, line])
@@ -188,6 +193,7 @@ def girdle(p: Patient, step: float) -> SweptCurve:
         clavicle = np.array([[top - 24, front - 7, s * 20], *outer])
         t = np.linspace(0, 3, 30)
         smooth = np.stack([np.interp(t, np.arange(4), clavicle[:, i]) for i in range(3)], 1)
+        # A binomial filter rounds the corners of the polyline; the ends stay.
         for _ in range(12):
             smooth[1:-1] = (smooth[:-2] + 2 * smooth[1:-1] + smooth[2:]) / 4
         out.append(ribbon(smooth, 5.0, width=6.0, outward=np.array([1.0, 0, 0]), step=step))
@@ -219,6 +225,7 @@ def scapulae(p: Patient, step: float) -> SweptCurve:
         frame = np.stack([facing, np.cross(facing, [1.0, 0, 0]), [1.0, 0, 0]])
         out.append(
             SweptCurve(
+                # Points lie about a step apart in the plate: radii of 0.9 steps close it.
                 plate,
                 np.broadcast_to([1.2, 0.9 * step, 0.9 * step], plate.shape),
                 np.broadcast_to(frame, (len(plate), 3, 3)),
@@ -364,5 +371,6 @@ def branch_points(
     """([N, 3], [N]): points at most `step` mm apart along straight branches, and their radii."""
     count = np.maximum(2, np.ceil(np.linalg.norm(end - start, axis=1) / step).astype(int))
     branch = np.repeat(np.arange(len(start)), count)
+    # The place within a branch, 0 to below 1: its end is where the next branch begins.
     part = (np.arange(len(branch)) - np.repeat(np.cumsum(count) - count, count)) / count[branch]
     return start[branch] + part[:, None] * (end - start)[branch], radius[branch]

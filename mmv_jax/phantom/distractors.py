@@ -28,6 +28,7 @@ def distract(signal: np.ndarray, c: Outline, rng: np.random.Generator, chance: f
       signal: [row, column], attenuation beyond that of fat.
       chance: probability of each kind; half of it for popcorn and clips.
     """
+    # Every eighth pixel will do; 8 mm from the skin none is cut off by the outline.
     places = np.argwhere(c.skin_mm[::8, ::8] > 8) * 8
 
     def spot() -> np.ndarray:
@@ -54,8 +55,10 @@ def distract(signal: np.ndarray, c: Outline, rng: np.random.Generator, chance: f
     if rng.random() < chance:  # rods in ducts, pointing to the nipple
         for _ in range(int(rng.integers(2, 7))):
             start = spot() * c.pixel
+            # The small number guards a start on the nipple itself.
             way = (c.nipple - start) / (np.linalg.norm(c.nipple - start) + 1e-6)
             r, size = rng.uniform(0.15, 0.32), rng.uniform(2, 7)
+            # Balls half a radius apart run together into a rod; their attenuations add.
             for t in np.arange(0, size, 0.5 * r):
                 _add(
                     signal,
@@ -67,6 +70,7 @@ def distract(signal: np.ndarray, c: Outline, rng: np.random.Generator, chance: f
     if rng.random() < chance / 2:  # a clip
         start, turn = spot(), rng.uniform(0, np.pi)
         for t in np.linspace(-1.5, 1.5, 13):
+            # A parabola, 3 mm wide and turned at random.
             bent = np.array(
                 [
                     t * np.sin(turn) + 0.5 * t * t * np.cos(turn),
@@ -87,6 +91,7 @@ def _ring(radius: float) -> Profile:
 
 
 def _ball(radius: float, per_mm: float) -> Profile:
+    # The chord of a sphere at distance d from its centre is 2 sqrt(r**2 - d**2).
     return lambda d: per_mm * 2 * np.sqrt(np.maximum(radius * radius - d * d, 0))
 
 

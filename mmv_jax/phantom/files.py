@@ -24,6 +24,7 @@ SOP_CLASS = {
 
 def uid(*names: object) -> UID:
     """A UID under 2.25 that depends on these names alone."""
+    # 127 bits take at most 39 digits: with the root 44 characters, of the 64 that DICOM allows.
     digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return UID(f"2.25.{int.from_bytes(digest[:16], 'big') >> 1}")
 
@@ -38,9 +39,11 @@ def write_nifti(path: Path, volume: np.ndarray, grid: Grid) -> None:
     and the head: RAS).
     """
     (sz, sy, sx), (oz, oy, ox) = grid.spacing_mm, grid.origin_mm
+    # Our x grows to the left and y to the back, those of NIfTI to the right and the front.
     affine = np.array([[-sx, 0, 0, -ox], [0, -sy, 0, -oy], [0, 0, sz, oz], [0, 0, 0, 1]])
     image = nib.Nifti1Image(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine)
     image.header.set_xyzt_units("mm")
+    # A gzip header holds a name and a time: both are left empty, so that bytes repeat.
     with path.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
         packed.write(image.to_bytes())
 
@@ -68,6 +71,7 @@ def _pixels(ds: Dataset, image: np.ndarray, bits: int) -> None:
     ds.Rows, ds.Columns = image.shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, bits, bits - 1
     ds.PixelRepresentation = int(image.dtype == np.int16)
+    # Little endian on every machine, as the transfer syntax says.
     ds.PixelData = np.ascontiguousarray(image).astype("<" + image.dtype.str[1:]).tobytes()
 
 
@@ -147,6 +151,7 @@ def write_ct_series(
             1,
             "HU",
         )
+        # HU of -1024 to 3071 as unsigned 12 bits; RescaleIntercept takes the 1024 off again.
         _pixels(ds, (volume[k] + 1024).astype(np.uint16), 12)
         _save(ds, folder / f"{n:04d}.dcm")
 

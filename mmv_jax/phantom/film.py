@@ -22,11 +22,14 @@ def scanned(
     fogged = _fogged(image.astype(np.float32), rng)
     out = fogged.copy()
     _lines(out, rng)
+    # Light past the film's border saturates the sensor: the larger value counts, not the sum.
     light = WHITE * _edges(image.shape, pixel_mm, rng)
     out = np.maximum(out, light)
     bright = np.zeros(image.shape, np.float32)
     _dust(bright, pixel_mm, rng)
     _lint(bright, pixel_mm, rng)
+    # Dust and lint pass through the scanner's optics and are blurred, sigma 0.03 to 0.06 mm.
+    # Lines arise in the sensor itself and stay sharp.
     out += ndimage.gaussian_filter(bright, rng.uniform(0.03, 0.06) / pixel_mm) * WHITE
     return np.clip(out, 0, WHITE).astype(np.uint16), light > fogged
 
@@ -46,6 +49,7 @@ def _lines(out: np.ndarray, rng: np.random.Generator) -> None:
     less) than its neighbours.
     """
     for _ in range(int(rng.integers(0, 3))):
+        # Three lines in four are brighter than their neighbours, one is darker.
         column, strength = (
             int(rng.integers(out.shape[1])),
             rng.uniform(80, 500) * rng.choice([1, 1, 1, -1]),
@@ -61,6 +65,7 @@ def _edges(shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator) ->
     rows, columns = (np.arange(n, dtype=np.float32) * pixel_mm for n in shape)
     for border in range(4):
         if rng.random() < 0.4:
+            # Borders in order: top, left, bottom, right. `depth` is the distance from one, in mm.
             across, along = (
                 (columns[None], rows[:, None]) if border % 2 else (rows[:, None], columns[None])
             )
@@ -71,6 +76,7 @@ def _edges(shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator) ->
                 rng.choice([0.05, 0.2, 1.0]),
             )
             beyond = (width + slope * (along - along.mean()) - depth) / fade
+            # A logistic edge, in units of `fade` mm. The clip keeps exp from overflowing.
             light = np.maximum(light, rng.uniform(0.5, 1) / (1 + np.exp(-np.clip(beyond, -30, 30))))
     return light
 
@@ -81,6 +87,7 @@ def _dust(bright: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> None
         middle, together = rng.uniform(0, bright.shape), int(rng.choice([1, 1, 1, 2, 3, 6]))
         for place in middle + rng.normal(0, 0.6 / pixel_mm, (together, 2)):
             row, column = np.clip(place.astype(int), 0, np.array(bright.shape) - 1)
+            # One pixel, or two, along each axis.
             size = 1 + (rng.random(2) < 0.3)
             bright[row : row + size[0], column : column + size[1]] += rng.uniform(0.1, 0.8)
 
@@ -98,4 +105,5 @@ def _lint(bright: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> None
             row, column = at.astype(int)
             if 0 <= row < bright.shape[0] and 0 <= column < bright.shape[1]:
                 bright[row, column] = max(bright[row, column], strength)
+            # A step of 0.7 pixel leaves no gap in the hair. `bend` is in radians per mm.
             at, way = at + 0.7 * np.array([np.sin(way), np.cos(way)]), way + 0.7 * bend * pixel_mm

@@ -29,6 +29,7 @@ class Grid:
         centre_mm: tuple[float, float, float],
     ) -> "Grid":
         """The grid that fills a box of this extent around a centre."""
+        # The origin is the centre of a voxel: n voxels span s (n - 1) between centres.
         shape = tuple(max(1, round(e / s)) for e, s in zip(extent_mm, spacing_mm))
         origin = tuple(c - s * (n - 1) / 2 for c, s, n in zip(centre_mm, spacing_mm, shape))
         return cls(shape, spacing_mm, origin)  # type: ignore[arg-type]
@@ -49,6 +50,7 @@ class Grid:
         pitch.
         """
         spacing = tuple(max(pitch_mm, s) for s in self.spacing_mm)
+        # One voxel more on each side: interpolation at the border has both of its neighbours.
         extent = tuple(n * s + 2 * p for n, s, p in zip(self.shape, self.spacing_mm, spacing))
         centre = tuple(
             o + s * (n - 1) / 2 for o, s, n in zip(self.origin_mm, self.spacing_mm, self.shape)
@@ -60,6 +62,7 @@ class Grid:
         slices = []
         for axis, (n, s, o) in enumerate(zip(self.shape, self.spacing_mm, self.origin_mm)):
             first = int(np.clip(np.floor((low_mm[axis] - o) / s), 0, n))
+            # Rounded outward; + 1 since a slice leaves out its end.
             end = int(np.clip(np.ceil((high_mm[axis] - o) / s) + 1, first, n))
             slices.append(slice(first, end))
         return tuple(slices)  # type: ignore[return-value]
@@ -79,6 +82,7 @@ def resample(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     for axis in range(3):
         n, s, o = source.shape[axis], source.spacing_mm[axis], source.origin_mm[axis]
         m, t, p = target.shape[axis], target.spacing_mm[axis], target.origin_mm[axis]
+        # Beyond the source its last value is repeated. `left` stops at n - 2: left + 1 must exist.
         place = np.clip((p + t * np.arange(m) - o) / s, 0, n - 1)
         left = np.minimum(place.astype(int), n - 2)
         matrix = np.zeros((m, n), np.float32)
@@ -96,6 +100,7 @@ def voxels_deep(field_mm: np.ndarray, on: Grid, voxel_mm: tuple[float, float, fl
     """
     gradients = np.gradient(field_mm, *on.spacing_mm)
     norm = np.sqrt(sum(g * g for g in gradients)) + 1e-6
+    # A box voxel measures sum |n_i| v_i along the unit normal n.
     width = sum(np.abs(g) * v for g, v in zip(gradients, voxel_mm)) / norm
     # A field that is not quite a distance is made one by its gradient; near a centre the gradient
     # vanishes and is left alone.
@@ -144,8 +149,10 @@ class Stamps:
         """
         spacing = np.array(self.grid.spacing_mm)
         frames = np.broadcast_to(np.eye(3), (len(points), 3, 3)) if frames is None else frames
+        # Half a voxel along each axis of the frame, and the semi-axes widened by it.
         half = 0.5 * np.sqrt(frames**2 @ spacing**2)
         wide = np.sqrt(radii**2 + half**2)
+        # The bounding box of an ellipsoid: sqrt(sum_k (frame_kj wide_k)**2) along grid axis j.
         reach = np.sqrt(np.einsum("nkj,nk->nj", frames**2, wide**2)) + spacing / 2
         # Points of like size share a lattice: one large ball among thin tubes would cost every
         # point a large box.
@@ -165,6 +172,7 @@ class Stamps:
             )
         index = np.concatenate(parts)
         found = self.best[index]
+        # Only what was touched is cleared: wiping the whole volume at every call would cost more.
         self.best[index] = 0
         return index, found
 
@@ -192,6 +200,7 @@ class Stamps:
         rho = np.sqrt(np.maximum(rho2, 1e-6))
         slope2 = _quadratic(axes * (2 * half / wide)[..., None], lattice * spacing, rest)
         cover = np.clip(0.5 + (1 - rho) * rho / np.sqrt(np.maximum(slope2, 1e-9)), 0, 1)
+        # The first two semi-axes span the cross-section: coverage falls as its area was widened.
         cover *= (radii / wide)[:, :2].prod(1).astype(np.float32)[:, None]
         n, k = np.nonzero(cover > 0.01)
         margin = np.array([s[-1] for s in steps])
@@ -203,6 +212,7 @@ class Stamps:
             n, k = n[kept], k[kept]
         stride = np.array([self.grid.shape[1] * self.grid.shape[2], self.grid.shape[2], 1])
         index = (nearest @ stride)[n] + (lattice @ stride)[k]
+        # Many ellipsoids meet in one voxel; plain indexing would keep the last, not the largest.
         np.maximum.at(self.best, index, cover[n, k])
         return index
 
@@ -211,6 +221,7 @@ def _quadratic(axes: np.ndarray, lattice: np.ndarray, rest: np.ndarray) -> np.nd
     """[N, K] float32: |axes_n (lattice_k + rest_n)|², as one matrix product over the ten monomials
     of the lattice.
     """
+    # With F = A.T A: l F l + 2 (F r) l + r F r. F is symmetric, so its six upper entries do.
     form = np.einsum("nki,nkj->nij", axes, axes)
     linear = np.einsum("nij,nj->ni", form, rest)
     i, j = np.triu_indices(3)
@@ -227,4 +238,5 @@ def paint_stamps(
 ) -> None:
     """`paint` at the voxels of `Stamps`, in place; `volume` is contiguous."""
     flat = volume.reshape(-1)
+    # A voxel that is named twice is read before it is written: it is painted once, not twice.
     flat[index] = flat[index] + cover * (value - flat[index])

@@ -36,6 +36,7 @@ _WIDTH_TABLE, _BACK_TABLE, _FRONT_TABLE = (_smooth_table(v) for v in (_WIDTH, _B
 
 def cavity_profile(p: Patient, z: Value) -> tuple[Value, Value, Value]:
     """(half width, centre y, half depth) of the thoracic cavity at height z, in mm."""
+    # 0 at the apex of the lung, 1 at the lowest recess.
     u = (p.height - z) / (p.height + RECESS)
     lean = p.kyphosis * ((u - 0.45) ** 2 - 0.05) * 4
     back = np.interp(u, _TABLE, _BACK_TABLE) * p.depth - lean
@@ -68,6 +69,8 @@ class At:
 
 def superellipse(x: np.ndarray, y: np.ndarray, a: Value, b: Value, power: float) -> np.ndarray:
     """Distance along the ray from the centre, in mm."""
+    # The ray meets the surface at r / q, so that the distance to it is r (1 - 1 / q).
+    # The 1 under the root keeps the centre negative, where r is 0.
     q = ((np.abs(x) / a + 1e-4) ** power + (np.abs(y) / b + 1e-4) ** power) ** (1 / power)
     return np.sqrt(x * x + y * y + 1) * (1 - 1 / q)
 
@@ -83,6 +86,7 @@ def ellipsoid(
     """
     dz, dy, dx = (at.z - centre[0]) * stretch, at.y - centre[1], at.x - centre[2]
     dz, dy, dx = dz * dz, dy * dy, dx * dx
+    # As in `superellipse`, with power 2.
     q = np.sqrt(dz * axes[0] ** -2 + dy * axes[1] ** -2 + dx * axes[2] ** -2 + 1e-4)
     return np.sqrt(dz + dy + dx + 1e-2) * (1 - 1 / q)
 
@@ -100,6 +104,7 @@ def cavity(at: At) -> np.ndarray:
     p, (a, yc, b) = at.patient, at.profile
     x, s = at.x - at.midline * 0.6, p.half_width / 136
     walls = superellipse(x, at.y - yc, a=a, b=b, power=POWER)
+    # Two paraboloids about x = +-44 mm. They are steeper than a distance, hence the 0.75.
     apex = (
         at.z
         - p.height
@@ -114,8 +119,10 @@ def diaphragm(at: At) -> np.ndarray:
     """
     p = at.patient
     a, yc, b = cavity_profile(p, np.float32(0))
+    # 0 on the right, 1 on the left: one dome passes into the other over some 12 mm.
     left = 1 / (1 + np.exp(-at.x / 12))
     dome = p.dome_right + (p.dome_left - p.dome_right) * left
+    # 0 above the top of each dome, 1 at the side wall; the fall inward is slight.
     out = (np.abs(at.x) - 0.44 * a) / (0.56 * a)
     across = np.where(out > 0, 52, 6) * out * out
     along = (at.y - yc + 10) / b
@@ -139,6 +146,7 @@ def _heart(at: At) -> np.ndarray:
     hz, hy, hx = heart_centre(p)
     cos, sin = float(np.cos(p.heart_angle)), float(np.sin(p.heart_angle))
     dz, dx = at.z - hz, at.x - hx
+    # Turned in the frontal plane. Only its z, y and x may be read: its profile is of wrong heights.
     turned = At(p, dz * cos + dx * sin, at.y - hy, dx * cos - dz * sin)
     ventricles = ellipsoid(turned, (0.0, 0.0, 0.0), (42 * h, 43 * h * p.depth, 60 * h))
     right_atrium = ellipsoid(at, (hz + 8, hy + 10, -9 * h), (48 * h, 35 * h, 32 * h))
@@ -153,6 +161,7 @@ def mediastinum(at: At) -> np.ndarray:
     p, (_, yc, b) = at.patient, at.profile
     s, c, g = p.half_width / 136, carina(p), p.aorta
     spine_x, spine_y = at.midline, yc + b - 15
+    # Half width of the mediastinum, in mm, at these heights about the carina.
     waist = np.interp(
         at.z, [c - 110, c - 50, c, c + 40, p.height, p.height + 40], [11, 13, 19, 22, 25, 36]
     ).astype(np.float32)
@@ -168,6 +177,7 @@ def mediastinum(at: At) -> np.ndarray:
         ((c + 14, -4, -19 * s), (56, 11, 11), 14),  # superior vena cava
     ):
         out = blend(out, ellipsoid(at, centre, axes), seam)
+    # A cylinder left of the spine, cut off at the arch.
     descending = np.maximum(
         np.hypot(at.x - spine_x - 22 * s, at.y - spine_y + 6) - 12.5 * g, at.z - c - 24
     )
@@ -177,6 +187,8 @@ def mediastinum(at: At) -> np.ndarray:
 def outline(at: At) -> np.ndarray:
     """The skin: trunk, shoulders, neck, breasts."""
     p, (a, yc, b), top = at.patient, at.profile, at.z - at.patient.height
+    # Soft tissue beyond the ribs, in mm, against the height above the apex: the shoulders
+    # widen it, and at the neck it is negative.
     side = np.interp(
         top,
         [-320, -150, -95, -60, -30, -8, 12, 34, 54, 80],
@@ -240,5 +252,6 @@ def lung_point(p: Patient, place: tuple[Value, Value, Value]) -> np.ndarray:
     side, height, depth = place
     z = -18 + height * (p.height - 2)
     a, yc, b = (float(v) for v in cavity_profile(p, np.float32(z)))
+    # The sine scatters x without one more random number.
     x = side * a * (0.56 + 0.22 * np.sin(37 * depth + 11 * height))
     return np.array([z, yc + b * (0.55 - 1.05 * depth), x])

@@ -114,6 +114,7 @@ class Patient:
 
     def from_scanner(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
         """Scanner -> patient, arrays that broadcast, float32."""
+        # The inverse of a rotation is its transpose.
         back = self.rotation().T.astype(np.float32)
         z, y, x = (
             z - np.float32(self.shift[0]),
@@ -125,6 +126,8 @@ class Patient:
 
 def draw_patient(seed: int, index: int, dials: Dials) -> Patient:
     """The patient of this number: the same for every modality, grid and process."""
+    # The last number names a stream: vessels, noise and breasts draw from others.
+    # A new draw belongs at the end, or every patient changes.
     rng = np.random.default_rng([seed, index, 0])
 
     def normal(mean: float | int, sd: float | int, low: float | int, high: float | int) -> float:
@@ -175,6 +178,7 @@ def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
     rim = (side(), float(rng.uniform(*dials.pneumothorax_mm)), float(rng.uniform(0.1, 0.7)))
     fluid = (side(), float(rng.uniform(22, 90)))
     tube = (side(), float(rng.uniform(0.25, 0.45)), float(rng.uniform(0.72, 0.95)))
+    # Diameters are log-uniform: small nodules are commoner.
     low, high = np.log(dials.nodule_mm)
     nodules = tuple(
         Nodule(
@@ -185,10 +189,13 @@ def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
         )
         for _ in range(3)
     )
+    # One nodule in 60 % of patients with any, two or three in 20 % each.
     count = int(rng.choice([1, 1, 1, 2, 3]))
     has_rim = bool(chance[0] < dials.pneumothorax)
+    # P(tube) = untied + tie [pneumothorax]: at tie 1 the two are one and the same.
     untied = dials.chest_tube * (1 - dials.tube_tie)
     if has_rim:
+        # A tube drains the side that has the air.
         tube = (rim[0], *tube[1:])
     return {
         "pneumothorax": rim if has_rim else None,

@@ -17,6 +17,7 @@ from mmv_jax.phantom.thorax import ANATOMY, FINDINGS, Thorax
 
 MU_WATER_PER_MM = 0.0195  # at about 65 keV, the mean of a filtered 120 kV beam. Source: NIST XCOM
 
+# Least path of the beam at which a structure is drawn: whole slabs of 7 mm, the pitch along y.
 SEEN_MM = {
     "left_lung": 14.0,
     "right_lung": 14.0,
@@ -58,9 +59,11 @@ def expose(thorax: Thorax, rng: np.random.Generator) -> Radiograph:
 
 def line_integrals(thorax: Thorax) -> np.ndarray:
     """[row, column]: the integral of attenuation along the beam."""
+    # HU = 1000 (mu / mu_water - 1), so mu / mu_water = 1 + HU / 1000.
     water = (1 + thorax.hu / 1000).sum(1)
     # calcium attenuates more than its HU at the beam's lower energies
     bone = np.maximum(thorax.hu - 150, 0).sum(1) * 0.0005
+    # z grows to the head and row 0 is at the head: the rows are reversed.
     return MU_WATER_PER_MM * thorax.grid.spacing_mm[1] * (water + bone)[::-1]
 
 
@@ -75,6 +78,7 @@ def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
     above = _path(thorax, thorax.abdomen) < SEEN_MM["abdomen"]
     free = above & (path["cardiomediastinum"] < SEEN_MM["cardiomediastinum"])
     anatomy = np.zeros(free.shape, np.uint8)
+    # Later values win: the airways are seen through the heart, the heart through the lungs.
     for name, value in ANATOMY.items():
         anatomy[(path[name] >= SEEN_MM[name]) & above] = value
     air = (
@@ -82,6 +86,7 @@ def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
         & (found["pneumothorax"] >= SEEN_MM["pneumothorax"])
         & (found["pneumothorax"] > path["left_lung"] + path["right_lung"])
     )
+    # Free air is no lung, even where some lung lies before or behind it.
     anatomy[air] = 0
     findings = air * np.uint8(FINDINGS["pneumothorax"])
     # The surface of fluid is oblique to the beam, and the slabs of the volume are thick:
@@ -119,6 +124,7 @@ def detect(integrals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     scatter = _blur(primary, 24.0)
     photons = rng.uniform(1e4, 5e4)  # a pixel in air
     signal = primary + rng.uniform(0.2, 0.6) * scatter
+    # Counts are Poisson: N = signal * photons has sd sqrt(N), so signal has sqrt(signal / photons).
     signal = signal + np.sqrt(signal / photons) * rng.standard_normal(signal.shape)
     return -np.log(np.maximum(signal, 1e-5))
 
@@ -129,6 +135,7 @@ def display(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     flat = density - rng.uniform(0.45, 0.7) * _blur(density, 36.0)
     flat += 0.7 * (flat - ndimage.gaussian_filter(flat, 2.0))  # edges are enhanced
+    # Percentiles, not extremes: bare air and lead letters must not set the window.
     low, high = np.percentile(flat, (2, 99.5))
     part = (flat - low) / (high - low)
     middle, gain = rng.uniform(0.42, 0.6), rng.uniform(3.2, 5.2)
@@ -140,11 +147,13 @@ def _collimator(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     images by nothing.
     """
     rows, columns = (np.linspace(-1, 1, n) for n in shape)
+    # In half-images from the centre. Above 1 a blade lies outside: 0.2 more moves all four out.
     far = rng.uniform(0.93, 1.06, 4) + 0.2 * (rng.random() < 0.5)
     inside = np.minimum(
         np.minimum(far[0] - rows, far[1] + rows)[:, None],
         np.minimum(far[2] - columns, far[3] + columns)[None],
     )
+    # Blades let 3 % through. A slope of 80 makes their edge about 1 % of a half-image wide.
     return np.clip(0.03 + 80 * inside, 0.03, 1)
 
 
@@ -157,6 +166,7 @@ def _mark_side(image: np.ndarray, rng: np.random.Generator) -> None:
     )
     if rng.random() < 0.75:
         thick = max(size // 5, 1)
+        # The upright stroke and the foot of an L; the patient's left is on the right of the image.
         image[top : top + size, left : left + thick] = image[
             top + size - thick : top + size, left : left + size * 2 // 3
         ] = 4000
@@ -164,6 +174,7 @@ def _mark_side(image: np.ndarray, rng: np.random.Generator) -> None:
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """A wide Gaussian, on every fourth pixel."""
+    # A Gaussian this wide loses nothing on a coarse grid, which has a sixteenth of the pixels.
     small = ndimage.gaussian_filter(
         ndimage.uniform_filter(image, 4, mode="nearest")[1::4, 1::4], sigma / 4, mode="nearest"
     )

@@ -55,6 +55,7 @@ def paint_thorax(patient: Patient, grid: Grid) -> Thorax:
     abdomen = np.zeros(grid.shape, bool)
     lung[box], heart, abdomen[box] = _paint_chest(hu[box], chest)
     _paint_air_and_fluid(hu[box], findings[box], chest, lung[box])
+    # x grows to the patient's left; 3 is the cardiomediastinum, 1 and 2 the left and right lung.
     left = chest.fine(f.at.x) > 0
     anatomy[box] = np.where(
         heart > 0.5, 3, (lung[box] > 0.5) * np.where(left, np.uint8(1), np.uint8(2))
@@ -77,11 +78,13 @@ class _Fields:
         self.at = organs.At(patient, *patient.from_scanner(*self.coarse.axes()))
         self.cavity_mm, self.dome_mm = organs.cavity(self.at), organs.diaphragm(self.at)
         self.middle_mm = organs.mediastinum(self.at)
+        # Points of a curve stand closer than a voxel, so that it has no gaps; 1 mm bounds the cost.
         self.step = max(0.8 * min(grid.spacing_mm), 1.0)
         self.balls = Stamps(grid)
 
     def inside(self, box: tuple[slice, slice, slice]) -> "_Fields":
         """The same fields, read in a box of the grid."""
+        # A shallow copy: the coarse fields are shared. `balls` stays on the whole grid.
         part = copy(self)
         part.grid = self.grid.part(box)
         return part
@@ -100,6 +103,7 @@ class _Fields:
         return self.fine(voxels_deep(field_mm, self.coarse, self.grid.spacing_mm))
 
     def stamp(self, curve: curves.SweptCurve) -> tuple[np.ndarray, np.ndarray]:
+        # The rows of a frame are vectors: v @ R.T is R v.
         turn = self.patient.rotation()
         return self.balls(self.patient.to_scanner(curve.points), curve.radii, curve.frames @ turn.T)
 
@@ -109,6 +113,7 @@ class _Fields:
         """
         rng = np.random.default_rng([*self.patient.seed, key])
         knots = Grid.centred((480.0, 400.0, 480.0), (scale_mm,) * 3, (60.0, 0.0, 0.0))
+        # Linear interpolation between knots lowers the variance; 1.5 makes up for most of it.
         return resample(1.5 * rng.standard_normal(knots.shape, np.float32), knots, self.coarse)
 
 
@@ -117,6 +122,7 @@ def _paint_trunk(f: _Fields) -> np.ndarray:
     skin_mm = organs.outline(f.at)
     skin = f.depth(skin_mm)
     hu = coverage(skin)
+    # AIR + cover (FAT - AIR), in place: a fine volume is large.
     hu *= FAT - AIR
     hu += AIR
     hu += 110 * np.maximum(1 - np.abs(skin + 0.6), 0)  # the skin itself, thinner than a voxel
@@ -152,12 +158,16 @@ def _paint_chest(hu: np.ndarray, f: _Fields) -> tuple[np.ndarray, np.ndarray, np
     """
     p = f.patient
     cavity, dome, middle = f.depth(f.cavity_mm), f.depth(f.dome_mm), f.depth(f.middle_mm)
+    # For signed distances the maximum is the intersection, and a minus sign the complement.
     below = np.maximum(cavity, dome)
     paint(hu, coverage(below), f.fine(_abdomen(f)))
+    # From here on `cavity` is the part above the diaphragm; the buffer is used again.
     np.maximum(cavity, -dome, out=cavity)
     lung = coverage(np.maximum(cavity, -middle))
+    # The patient lies on the back: lung is denser behind (y grows to the back).
     paint(hu, lung, f.fine(-868 + 0.28 * f.at.y + 22 * f.noise(12, 9.0) + 12 * f.noise(13, 30.0)))
     heart = coverage(np.maximum(cavity, middle, out=cavity))
+    # Fat between the vessels: from the carina up; little of it around the heart.
     high = np.clip((f.at.z - organs.carina(p) + 25) / 30, 0.15, 1)
     paint(hu, heart, f.fine(BLOOD - 130 * np.clip(f.noise(14, 16.0) - 0.4, 0, 1) * high))
     return lung, heart, below < 0
@@ -181,6 +191,7 @@ def _abdomen(f: _Fields) -> np.ndarray:
         ((p.dome_left - 52, -24, 48), (46, 56, 52), 30.0),
     ):
         paint(hu, coverage(organs.ellipsoid(f.at, centre, axes) / PITCH_MM), value)
+    # Cut about 9 mm below the dome, so that the wall of the stomach and the diaphragm remain.
     gas = organs.ellipsoid(f.at, (p.dome_left - 24, -28, 58), (14, 26, 34))
     paint(hu, coverage(np.maximum(gas, f.dome_mm + 9) / PITCH_MM), -950.0)
     return hu
@@ -195,11 +206,14 @@ def _paint_air_and_fluid(
     p, at = f.patient, f.at
     if p.pneumothorax:
         side, rim, base = p.pneumothorax
+        # The rim is deepest at the apex and in front, where air rises to in a patient on the back.
         depth_mm = (
             rim
             * (base + (1 - base) * np.clip(at.z / p.height, 0, 1) ** 1.5)
             * (0.72 + 0.28 * np.clip(-at.y / 70, -1, 1))
         )
+        # `cavity_mm` is negative inside: edge > 0 within `depth_mm` of the wall.
+        # `other` is negative on the side of the finding, 10 mm and more from the midline.
         edge, other = f.cavity_mm + depth_mm, 10 - side * at.x
         air = lung * coverage(f.depth(np.maximum(-edge, other)))
         left = lung * coverage(f.depth(other))
@@ -207,9 +221,11 @@ def _paint_air_and_fluid(
         paint(hu, air, AIR + 4)
         paint(hu, coverage(f.depth(np.abs(edge) - 0.8)) * left * 0.55, -60.0)  # the visceral pleura
         findings[air > 0.5] |= FINDINGS["pneumothorax"]
+        # Taken from the lung before the effusion: fluid then replaces lung, not free air.
         lung -= air
     if p.effusion:
         side, level = p.effusion
+        # The meniscus: fluid climbs at the wall and falls off inward over 16 mm.
         rise = (
             0.9
             * level
@@ -227,12 +243,14 @@ def _paint_vessels(hu: np.ndarray, f: _Fields, lung: np.ndarray) -> None:
     """Arteries and veins of both lungs, within the lung that is left."""
     p = f.patient
     rng = np.random.default_rng([*p.seed, 21])
+    # Vessels end 7 mm from the ribs, 5 mm from the diaphragm, 4 mm from the mediastinum.
     inside = np.maximum(np.maximum(f.cavity_mm + 7, 5 - f.dome_mm), 4 - f.middle_mm)
     targets, owner, roots = [], [], []
     for n, (side, height) in enumerate(((-1, -22), (1, -14))):
         places = np.argwhere((inside < 0) & (side * f.at.x > 0))
         chosen = places[rng.integers(len(places), size=520)] + rng.uniform(-0.5, 0.5, (520, 3))
         targets.append(
+            # Voxel to scanner to patient: on row vectors v @ R is R.T v, the inverse rotation.
             (chosen * f.coarse.spacing_mm + np.array(f.coarse.origin_mm) - p.shift) @ p.rotation()
         )
         owner.append(np.full(520, n))
@@ -277,6 +295,7 @@ def _paint_vertebrae(hu: np.ndarray, f: _Fields) -> None:
     part = f.grid.part(box)
     pz, py, px = p.from_scanner(*part.axes())
     cy, cx = curves.spine_centre(p, pz)
+    # np.interp needs ascending levels. `place` is 0 at a level, 0.5 in the middle of a body.
     levels = curves.vertebra_levels(p)[::-1]
     place = np.interp(pz, levels, np.arange(len(levels))) % 1
     size = 23.0 * p.height / 203
@@ -289,12 +308,15 @@ def _paint_vertebrae(hu: np.ndarray, f: _Fields) -> None:
     view = hu[box]
     paint(view, coverage(canal / max(part.spacing_mm)), 30.0)
     density = np.where(disc > 0, 85.0, 170 * p.bone).astype(np.float32)
+    # End plates: within 1.3 mm of the border between body and disc.
     density = np.where(np.abs(disc) * size < 1.3, 480 * p.bone, density)
+    # The cortex of a body, 1.8 mm thick; a disc has none.
     density = np.where((radius > -1.8) & (disc <= 0), 330 * p.bone, density)
     paint(view, coverage(radius / voxel), density)
 
 
 def _paint_airway(hu: np.ndarray, anatomy: np.ndarray, f: _Fields) -> None:
+    # Thinned by a negative amount it is 1.6 mm wider: the wall first, then the lumen over it.
     curve = curves.airway(f.patient, f.step * 1.5)
     index, cover = f.stamp(curve.thinner(-1.6))
     paint_stamps(hu, index, cover * 0.8, 30.0)
@@ -314,6 +336,7 @@ def _paint_nodule(hu: np.ndarray, findings: np.ndarray, f: _Fields, nodule: Nodu
     rng = np.random.default_rng(nodule.seed)
     waves = rng.normal(0, 1, (5, 3)) * 2.2
     distance = np.sqrt(z * z + y * y + x * x) + 1e-3
+    # Waves over the direction alone: the surface stays star-shaped, seen once along every ray.
     bumps = (
         sum(np.sin((w[0] * z + w[1] * y + w[2] * x) / distance + i) for i, w in enumerate(waves))
         / 5
@@ -321,6 +344,7 @@ def _paint_nodule(hu: np.ndarray, findings: np.ndarray, f: _Fields, nodule: Nodu
     surface = distance - r * (1 + (0.22 if nodule.spiculated else 0.06) * bumps)
     cover = (
         coverage(voxels_deep(surface, part, part.spacing_mm))
+        # np.gradient needs two voxels along each axis.
         if min(part.shape) > 1
         else np.zeros(part.shape)
     )
@@ -355,6 +379,7 @@ def scan(thorax: Thorax, rng: np.random.Generator, noise_hu: float = 18.0) -> np
     """int16 [z, y, x]: what a scanner would store: blurred a little, correlated noise, clipped to
     -1024 .. 3071.
     """
+    # The blur correlates the noise and lowers its sd to about 0.4, so it is scaled up below.
     grain = ndimage.gaussian_filter(rng.standard_normal(thorax.hu.shape, np.float32), 0.55)
     out = ndimage.gaussian_filter(thorax.hu, 0.4) + noise_hu / 0.37 * grain
     return np.clip(np.rint(out), -1024, 3071).astype(np.int16)

@@ -31,6 +31,7 @@ def labels(
     out: dict[str, int | float | str] = {
         name: int(seen[name].any()) for name in ("pneumothorax", "effusion", "nodule", "chest_tube")
     }
+    # The chest holds what lung was there before: air and fluid in the pleura count to its width.
     if shot is None:
         chest = (lung | seen["pneumothorax"] | seen["effusion"]).any(1)
         ratio = cardiothoracic_ratio(heart.any(1), np.asarray(chest))
@@ -67,6 +68,7 @@ def cardiothoracic_ratio(heart: np.ndarray, chest: np.ndarray) -> float:
 
 def _width(silhouette: np.ndarray) -> int:
     """The widest row, from its first to its last pixel."""
+    # -1 marks an empty row, whose `last` stays below 0.
     columns = np.where(silhouette, np.arange(silhouette.shape[1])[None], -1)
     last = columns.max(1)
     first = np.where(silhouette, columns, silhouette.shape[1]).min(1)

@@ -23,11 +23,13 @@ def vessel_tree(
     out: list[tuple[np.ndarray, ...]] = []
     start, node = roots, owner
     while len(targets):
+        # The last key sorts first: the targets of a node lie together, along an axis drawn for it.
         order = np.lexsort(
             (targets[np.arange(len(targets)), rng.integers(3, size=len(start))[node]], node)
         )
         targets, node = targets[order], node[order]
         count = np.bincount(node, minlength=len(start))
+        # Every node has a target, which reduceat needs: an empty one would give its neighbour's.
         first = np.cumsum(count) - count
         way = np.add.reduceat(targets, first) / count[:, None] - start
         bend = rng.normal(0, 0.06, way.shape) * np.linalg.norm(way, axis=1, keepdims=True)
@@ -35,11 +37,13 @@ def vessel_tree(
         reach = np.where(count == 1, 1.0, np.clip(0.62 - 0.055 * np.log2(count), 0.1, 0.6))
         end = start + reach[:, None] * way + bend
         out.append((start, end, scale * count**0.4))
+        # 30 to 70 % go one way; each side of a split keeps one target at least.
         cut = np.clip(
             count * rng.uniform(0.3, 0.7, len(count)), 1, np.maximum(count - 1, 1)
         ).astype(int)
         upper = np.arange(len(targets)) - first[node] >= cut[node]
         going = count[node] > 1
+        # Children of node n are 2 n and 2 n + 1: half a key is the parent, at whose end it starts.
         keys, node = np.unique((2 * node + upper)[going], return_inverse=True)
         targets, start = targets[going], end[keys // 2]
     return tuple(np.concatenate(parts) for parts in zip(*out))

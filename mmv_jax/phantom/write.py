@@ -30,6 +30,7 @@ FIRST_COLUMNS = (
     "sex",
     "age",
 )
+# Multiples of it modulo 1 fill the unit interval evenly, however many there are.
 _GOLDEN = 0.6180339887498949
 
 
@@ -131,6 +132,7 @@ def _begin() -> None:
 
 
 def _write_manifest(path: Path, lines: list[dict]) -> Path:
+    # Kinds have other columns: the known ones come first, the rest in the order of the alphabet.
     columns = list(FIRST_COLUMNS) + sorted(
         {name for line in lines for name in line} - set(FIRST_COLUMNS)
     )
@@ -184,10 +186,12 @@ def write_patient(
 def _write_cxr(out: Path, study_id: str, patient: Patient, pixels: int, *, dicom: bool) -> dict:
     grid = radiograph.radiograph_grid(pixels)
     body = thorax.paint_thorax(patient, grid)
+    # Noise of each modality has its own stream: writing one kind alone gives the same bytes.
     shot = radiograph.expose(body, np.random.default_rng([*patient.seed, 31]))
     folder = out / "thorax-cxr"
     name = study_id + (".dcm" if dicom else ".png")
     if dicom:
+        # Every second of the DICOM radiographs (n % 4 == 3) is MONOCHROME1.
         inverted = patient.seed[1] % 8 == 7
         files.write_dx(
             folder / name,
@@ -274,6 +278,7 @@ def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) ->
         )
         path, mask = f"breast/{study_id}.dcm", f"breast/{study_id}_bac.png"
         of = files.MammogramTags(study_id, patient, side=side, view=view, age=int(woman.age))
+        # A file states the pixel at the detector, larger than at the tissue by the magnification.
         files.write_mg(
             out / path,
             shot.image,

@@ -16,6 +16,7 @@ def to_data(value: Any, kinds: Mapping[str, type]) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         named = {f.name: getattr(value, f.name) for f in fields(value)}
+        # None is left out and NaN is null, so that the way back can tell them apart.
         data = {name: to_data(v, kinds) for name, v in named.items() if v is not None}
         kind = next((name for name, cls in kinds.items() if type(value) is cls), None)
         return {"kind": kind, **data} if kind else data
@@ -23,6 +24,7 @@ def to_data(value: Any, kinds: Mapping[str, type]) -> Any:
         return [to_data(part, kinds) for part in value]
     if isinstance(value, (bool, str, int)):
         return value
+    # NumPy's numbers too, which JSON does not know.
     number = float(value)
     return number if math.isfinite(number) else None
 
@@ -33,6 +35,7 @@ def from_data(cls: type, data: Any, kinds: Mapping[str, type], parts: Sequence[t
     Args:
       parts: dataclasses that may stand in the fields of others, beside `kinds`.
     """
+    # By name: JSON marks only `kinds`; other dataclasses follow from the type of their field.
     known = {c.__name__: c for top in (*kinds.values(), *parts) for c in (top, *_within(top))}
     return _built(cls, data, kinds, known)
 
@@ -40,6 +43,7 @@ def from_data(cls: type, data: Any, kinds: Mapping[str, type], parts: Sequence[t
 def _built(cls: type, data: Any, kinds: Mapping[str, type], known: Mapping[str, type]) -> Any:
     inner = _inner(cls)
     names = {f.name for f in fields(cls)}
+    # A page of another version is refused, not read in part.
     if unknown := set(data) - names - {"kind"}:
         raise ValueError(f"{cls.__name__} has no {', '.join(sorted(unknown))}")
     return cls(
@@ -67,6 +71,7 @@ def _inner(cls: type) -> dict[str, str]:
     """By field, the name of the dataclass that it holds a sequence of."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
+        # A field with two possible dataclasses is not guessed: its values bear a kind.
         held = [a for a in _arguments(hint) if isinstance(a, type) and is_dataclass(a)]
         if len(held) == 1:
             found[name] = held[0].__name__

@@ -42,6 +42,7 @@ def roc_curves(curves: Curves) -> PlotGrid:
     """One panel a task, one curve a series; `curves[task][series]` is (truth, score)."""
 
     def line(name: str, truth: np.ndarray, score: np.ndarray) -> PlotLine:
+        # A curve has a point for each score: kept whole, it would swell the page.
         x, y, _ = roc_curve(truth, score)
         kept = thinned(x, y, ROC_POINTS)
         tips = [f"{name}: sensitivity {b:.2f} at specificity {1 - a:.2f}" for a, b in zip(x, y)]
@@ -160,6 +161,8 @@ def outlined(
     rgb = np.repeat(np.asarray(large_grey)[..., None], 3, axis=2)
     for n, (mask, colour) in enumerate(masks):
         large = np.kron(mask, np.ones((factor, factor), bool))
+        # Each outline is half as thick as the one before, so that both show where masks are equal.
+        # `border_value=0` closes the outline at the edge of the image.
         edge = large & ~ndimage.binary_erosion(
             large, iterations=max(1, round(0.01 * max(large.shape) / 2**n)), border_value=0
         )
@@ -173,11 +176,14 @@ def feature_colours(tokens: Sequence[Float[np.ndarray, "_ D"]]) -> list[Float[np
     """
     joined = np.concatenate(tokens).astype(np.float64)
     joined -= joined.mean(axis=0)[None]
+    # eigh sorts upward: the last three vectors, reversed, are the leading components.
     axes = np.linalg.eigh(joined.T @ joined)[1][:, ::-1][:, :3]
     # an eigenvector has no sign of its own
     axes *= np.where(np.abs(axes).max(axis=0) == axes.max(axis=0), 1.0, -1.0)[None]
     scores = joined @ axes
+    # With fewer than three dimensions the missing colours stay 0.
     scores = np.pad(scores, ((0, 0), (0, 3 - scores.shape[1])))
+    # Over all studies together, so that a colour means the same in each.
     low, high = np.percentile(scores, [2, 98], axis=0)
     colours = np.clip((scores - low[None]) / np.maximum(high - low, 1e-12)[None], 0, 1)
     return np.split(colours, np.cumsum([len(t) for t in tokens])[:-1])
@@ -203,6 +209,7 @@ def colour_map(
         ],
         axis=-1,
     )
+    # Dropped patches are black after all, with sharp borders: blocks, not the smooth image.
     shown = np.kron(kept, np.ones([round(z) for z in zoom], bool))[: shape[0], : shape[1]]
     return np.clip(smooth, 0, 1) * shown[..., None]
 
@@ -215,13 +222,16 @@ def svg(figure: Figure, title: str) -> str:
         format="svg",
         bbox_inches="tight",
         transparent=True,
+        # No date: the same numbers give the same bytes.
         metadata={"Date": None, "Creator": None},
     )
     text = buffer.getvalue()
+    # The XML declaration before it has no place within HTML.
     text = text[text.index("<svg") :]
     for drawn, shown in PAGE_COLOURS.items():
         text = re.sub(drawn, shown, text, flags=re.IGNORECASE)
     head, rest = text.split(">", 1)
+    # Without a size of its own the picture takes that of its column.
     head = re.sub(r' (width|height)="[^"]*"', "", head)
     # an artist whose gid begins so tells its value to a pointer
     rest = re.sub(r'<g id="tip: ([^"]*)">', r"<g><title>\1</title>", rest)

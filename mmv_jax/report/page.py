@@ -120,6 +120,7 @@ class Page:
 
     def html(self) -> str:
         """The page as text. All text is escaped; only figures and images are HTML."""
+        # StrictUndefined: a name that a template misspells is an error, not an empty place.
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -139,12 +140,14 @@ class Page:
 
     def as_json(self) -> str:
         """The page as JSON text; what is not a number is null."""
+        # `to_data` has made NaN null; one that slipped through is an error, not invalid JSON.
         return json.dumps({"format": FORMAT, **to_data(self, PLOTS)}, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Page":
         """The page that `as_json` wrote. Raises ValueError where the text is none."""
         data = json.loads(text)
+        # The format goes out here: it is no field of a page.
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise ValueError("not the contents of a page")
         return from_data(cls, data, PLOTS, parts=(Section, Table, Cell, Strip))
@@ -182,6 +185,7 @@ def remake(path: Path) -> Path:
             f"{file}: {error.strerror or error}. Give a workdir of `mmv evaluate`, or its"
             " report.json."
         ) from None
+    # What foreign JSON raises on its way into dataclasses; the reader needs one sentence.
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(
             f"{file} is not the contents of a report of this version. Run `mmv evaluate` again."

@@ -160,12 +160,14 @@ class PlotAxis:
                 ticks = ticks[::2]
             return cls(math.log(low), math.log(high), ticks, log=True)
         low, high = min(known), max(known)
+        # Where all values are equal the axis still needs a width.
         room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
         low, high = low - room, high + room
         return cls(low, high, round_ticks(low, high))
 
     def place(self, value: Number) -> float:
         """Per cent from the axis's beginning, held inside of it."""
+        # A bound of 0 has no logarithm; held above it, it runs off the left end.
         at = math.log(max(value, 1e-12)) if self.log else value
         return 100 * min(max((at - self.low) / (self.high - self.low), 0.0), 1.0)
 
@@ -173,9 +175,11 @@ class PlotAxis:
 def round_ticks(low: Number, high: Number, most: int = TICKS) -> tuple[Number, ...]:
     """At most `most` round numbers between two numbers."""
     rough = (high - low) / most
+    # The smallest of 1, 2, 2.5, 5, 10 times a power of ten that needs no more than `most` steps.
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    # Rounded, since 3 * 0.1 would be printed with its error.
     return tuple(round(n * step, 12) for n in range(first, last + 1))
 
 
@@ -211,6 +215,7 @@ def _group(group: ForestGroup, axis: PlotAxis, lines: str) -> str:
 
 def _row(row: ForestRow, axis: PlotAxis, lines: str) -> str:
     colour = f"--c:{COLOURS[row.series % len(COLOURS)]}"
+    # Once all colours are used they begin again with the next mark.
     mark = MARKS[row.series // len(COLOURS) % len(MARKS)]
     bar = ""
     if math.isfinite(row.low) and math.isfinite(row.high):
@@ -274,12 +279,14 @@ def _panel(panel: PlotPanel, series: Sequence[str]) -> str:
     else:
         xs = [x for line in panel.lines for x in line.x]
         ys = [y for line in panel.lines for y in line.y]
+        # Bands belong to the axis too, or they would be cut.
         ys += [edge for line in panel.lines for pair in line.band for edge in pair]
         across, up = _across(xs, panel.x_ticks), PlotAxis.of(ys)
 
     def at(x: Number, y: Number) -> tuple[float, float]:
         return (
             LEFT + across.place(x) / 100 * width,
+            # In SVG y grows downward.
             TOP + (1 - up.place(y) / 100) * height,
         )
 
@@ -303,6 +310,7 @@ def _across(xs: Sequence[Number], log_ticks: Sequence[Number]) -> PlotAxis:
         return PlotAxis.of(xs)
     low, high = math.log(min(log_ticks)), math.log(max(log_ticks))
     room = 0.06 * (high - low) or 0.5
+    # From the largest down: the largest count is always labelled.
     shown = [log_ticks[-1]]
     for tick in reversed(log_ticks[:-1]):  # labels that would touch are left out
         if (math.log(shown[-1]) - math.log(tick)) / (high - low + 2 * room) > 0.13:
@@ -337,6 +345,7 @@ def _frame(panel: PlotPanel, *, across: PlotAxis, up: PlotAxis, width: int, heig
 def _line(line: PlotLine, points: Sequence[tuple[Number, Number]], at, colour: str) -> str:
     parts = []
     if line.band:
+        # Out along the upper bounds and back along the lower ones: one closed outline.
         edges = [at(x, high) for x, (_, high) in zip(line.x, line.band) if math.isfinite(high)]
         edges += [at(x, low) for x, (low, _) in zip(line.x, line.band) if math.isfinite(low)][::-1]
         if edges:
@@ -365,6 +374,7 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int) -> np.ndarray:
     """
     if len(x) <= most:
         return np.arange(len(x))
+    # Length along the curve, not x: a ROC curve rises steeply where x hardly moves.
     along = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
     wanted = np.linspace(0, along[-1], most)
     return np.unique([0, len(x) - 1, *np.abs(along[None] - wanted[:, None]).argmin(axis=1)])

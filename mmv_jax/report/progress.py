@@ -9,6 +9,7 @@ def progress(words: str) -> Callable[[int, int], None]:
     """A function that says how far it is: one line that renews itself on a terminal, else a line
     every ten seconds and at the end.
     """
+    # When a line was last printed; a list, so that the inner function can change it.
     said = [0.0]
 
     def report(done: int, total: int) -> None:
