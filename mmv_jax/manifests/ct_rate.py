@@ -47,6 +47,7 @@ def list_ct_rate(root: Path, tell: Tell) -> Iterator[Row]:
         if path.name in no_chest:
             without += 1
             continue
+        # train_PATIENT_SCAN_RECONSTRUCTION, the scan as a letter.
         name = re.fullmatch(r"((train|valid)_\d+)_[a-z]+_\d+\.nii\.gz", path.name)
         if name is None:
             continue

@@ -34,6 +34,7 @@ def list_folder(root: Path, tell: Tell) -> Iterator[Row]:
     left: Counter[str] = Counter()
     rows: list[Row] = []
     images: dict[PurePosixPath, str] = {}  # with their format
+    # os.walk follows no links to folders: they could lead in a circle. They are counted.
     for folder, folders, names in sorted(os.walk(root)):
         left["linked folders"] += sum(Path(folder, name).is_symlink() for name in folders)
         # no pipe, no link to nothing
@@ -67,6 +68,7 @@ def _row(study: FolderStudy, noun: str) -> Row:
         split = "val"
     elif any(TEST_FOLDER.fullmatch(part) for part in study.path.parts):
         split = "test"
+    # The data set holds out its own test cases, so that none of these is drawn for test.
     elif any(part in ("imagesTr", "imageTr", "imgsTr") for part in study.path.parts):
         split = split_of(study.patient, test=0)
     known = {"study_id": path, "path": path, "patient_id": study.patient}
@@ -106,11 +108,13 @@ def _dicom_rows(root: Path, folder: Path, names: list[str]) -> Iterator[Row]:
         elif is_image(header) and header.get("Modality") in PROJECTIONS:
             yield _dicom_row(root, folder / name, header)
         elif is_image(header):
+            # A slice: its volume is complete once all files of the folder were seen.
             stacks[str(header.get("SeriesInstanceUID") or "")].append((folder / name, header))
     for uid, files in stacks.items():
         if len(files) == 1:
             path = files[0][0]
         else:
+            # A stack alone is named by its folder; among several each has a name of its own.
             path = folder if len(stacks) == 1 else folder / series_name(uid)
         yield _dicom_row(root, path, files[0][1])
 
@@ -118,6 +122,7 @@ def _dicom_rows(root: Path, folder: Path, names: list[str]) -> Iterator[Row]:
 def _header(path: Path) -> pydicom.Dataset | None:
     with quiet():
         try:
+            # Four tags only: a folder may hold a million files.
             return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
         except Exception:
             return None
@@ -132,12 +137,14 @@ def person_of(patient_id: str) -> str:
     ('P_00001', '0042', 'A-17')
     """
     person = VIEW_IN_ID.sub("", patient_id)
+    # The prefix goes only where a view was found: elsewhere it may be part of the id.
     return re.sub(r"^(Calc|Mass)-(Training|Test)_", "", person) if person != patient_id else person
 
 
 def _dicom_row(root: Path, path: Path, header: pydicom.Dataset) -> Row:
     study = path.relative_to(root).as_posix()
     modality = str(header.get("Modality") or "") or "unknown"
+    # CR and DX name the detector and not the body part.
     if modality in ("CR", "DX"):
         body = str(header.get("BodyPartExamined") or "").upper()
         modality = "CXR" if "CHEST" in body or "THORAX" in body else "XR"

@@ -17,12 +17,15 @@ from mmv_jax.manifests.manifest import MASK
 
 WORD = r"(mask|seg|dseg|label|labels|labelmap|segmentation|gt|roi)"
 MASK_END = re.compile(rf"[-_. ]{WORD}$", re.IGNORECASE)
+# A word that stands alone or before a number: `mask`, `segmentation-0`, but not `segment`.
 MASK_NAME = re.compile(rf"^{WORD}(?=$|[-_. ]?\d)", re.IGNORECASE)
+# Training, test or validation: imagesTr belongs to labelsTr and not to labelsTs.
 KIND = r"(Tr|Ts|Te|Val)?"
 LABEL_FOLDER = re.compile(
     rf"(labels?|masks?|segmentations?|segs?|annotations?|gt){KIND}", re.IGNORECASE
 )
 IMAGE_FOLDER = re.compile(rf"(images?|imgs?|scans?|volumes?|cts?){KIND}", re.IGNORECASE)
+# nnU-Net's channel of a case, `_0000` and up.
 CHANNEL = re.compile(r"_\d{4}$")
 TEST_FOLDER = re.compile(r"(images?|imgs?)(Ts|Te)")
 VAL_FOLDER = re.compile(r"(images?|imgs?)Val")
@@ -49,6 +52,7 @@ class FolderStudy:
 
 def stem_of(name: str) -> str:
     """A file's name without its ending; a UID's last number is none."""
+    # Endings begin with a letter: the last number of `1.2.840.1` is part of the name.
     name = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)
     return re.sub(r"\.[A-Za-z][A-Za-z0-9]{0,5}$", "", name)
 
@@ -59,6 +63,7 @@ def studies_and_masks(paths: Sequence[PurePosixPath]) -> tuple[list[FolderStudy]
     """
     maps = [path for path in paths if is_label_map(path)]
     others = [path for path in paths if path not in set(maps)]
+    # Derived images of BIDS repeat a raw one, smoothed or registered: the same study twice.
     raw = [path for path in others if not ("derivatives" in path.parts and _entities(path))]
     studies = [FolderStudy(path, _person(path)) for path in raw]
     orphans = sum(not _attach(path, studies) for path in maps)
@@ -87,13 +92,16 @@ def _person(path: PurePosixPath) -> str:
 def _attach(path: PurePosixPath, studies: list[FolderStudy]) -> bool:
     """Gives a mask to its studies; False where there is none."""
     beside = [study for study in studies if study.path.parent == path.parent]
+    # From the surest sign to the weakest: name beside it, BIDS entities, folder.
     owners, column = _by_name(path, beside)
     if not owners:
         owners, column = _by_entities(path, studies)
     if not owners:
         owners, column = _by_folder(path, studies)
     for study in owners:
+        # A second mask with the same column keeps its own file name.
         name = column if column not in study.masks else f"{stem_of(path.name)}{MASK}"
+        # The index joins the names of masks by commas.
         study.masks[name.replace(",", "_")] = path.as_posix()
     if len(owners) > 1:  # sequences of one person, whom no split may part
         for study in owners:
@@ -106,6 +114,7 @@ def _by_name(path: PurePosixPath, beside: list[FolderStudy]) -> tuple[list[Folde
     that begin with its name (BraTS); or the only one (KiTS), or that of its number (LiTS).
     """
     stem = stem_of(path.name)
+    # Of `case_1` and `case_1_b` the mask `case_1_b_seg` belongs to the longer one.
     longest = max(
         (one for one in beside if re.match(rf"{re.escape(one.stem)}[-_. ]", stem)),
         key=lambda one: len(one.stem),
@@ -115,10 +124,12 @@ def _by_name(path: PurePosixPath, beside: list[FolderStudy]) -> tuple[list[Folde
         rest = stem[len(longest.stem) + 1 :].lower()
         return [longest], rest if rest.endswith(MASK) else f"region{MASK}"
     base = MASK_END.sub("", stem)
+    # BraTS: NAME_seg is the mask of every sequence NAME_t1, NAME_flair and so on.
     if base != stem and not stem.startswith("sub-"):
         return [
             one for one in beside if re.match(rf"{re.escape(base)}[-_]", one.stem)
         ], "region_mask"
+    # LiTS: segmentation-0 belongs to volume-0.
     number = MASK_NAME.sub("", stem)
     if number:
         beside = [one for one in beside if one.stem.endswith(number)]
@@ -141,8 +152,10 @@ def _by_entities(path: PurePosixPath, studies: list[FolderStudy]) -> tuple[list[
     mask = _entities(path)
     if not mask:
         return [], ""
+    # Entities that a mask shares with its image. `label` and `desc` are of the mask alone.
     own = {key: mask[key] for key in ("sub", "ses", "acq", "run", "ce", "rec") if key in mask}
     images = [(study, _entities(study.path)) for study in studies]
+    # The image must have each of them, with the same value; it may have more.
     images = [(study, have) for study, have in images if have and own.items() <= have.items()]
     if len(images) > 1:
         named = {mask.get("space", ""), mask.get("orig", "")}
@@ -172,6 +185,7 @@ def _key(path: PurePosixPath, folder: re.Pattern) -> tuple[str, ...]:
     parts = []
     for part in path.parts[:-1]:
         word = folder.fullmatch(part)
+        # Marked by a star, with its kind: imagesTr and labelsTr both become `*tr`.
         parts.append(f"*{(word.groups()[-1] or '').lower()}" if word else part)
     stem = MASK_END.sub("", stem_of(path.name))
     return (*(part for part in parts if part != "*"), CHANNEL.sub("", stem))

@@ -56,6 +56,7 @@ def write_manifest_of(
         )
     for row in rows:
         for name in ("path", *(column for column in row if column.endswith(MASK))):
+            # Relative to the manifest, as `read_manifest` takes paths; `..` is allowed.
             row[name] = Path(os.path.relpath(root / row[name], out.parent)).as_posix()
     found = {column for row in rows for column in row}
     others = list(
@@ -64,6 +65,7 @@ def write_manifest_of(
         )
     )
     columns = [*REQUIRED, *(name for name in OPTIONAL if name in found), *others]
+    # Before anything is written: the columns of the user cannot be made again.
     _keep_added_columns(out, columns)
     for sentence in summary(rows):
         tell(sentence)
@@ -99,6 +101,7 @@ def summary(rows: list[Row]) -> Iterator[str]:
         yield "All studies are of one patient: no test set can come of it. Is the id a placeholder?"
     for column in dict.fromkeys(name for row in rows for name in row):
         values = Counter(row.get(column, "") for row in rows)
+        # A column of many values is no class, and would fill the summary.
         is_label = column not in (*REQUIRED, *OPTIONAL, "age") and not column.endswith(MASK)
         if is_label and len(values) <= MAX_VALUES:
             said = ", ".join(f"{value or 'empty'} {n}" for value, n in values.most_common())

@@ -75,6 +75,7 @@ def read_manifest(path: Path | str) -> Manifest:
     path = Path(path)
     columns, cells = _table(path)
     flags = flag_columns(columns, [values for _, values in cells])
+    # Marked before lines are read, so that `_line` takes such a column for a label and no mask.
     columns = [name + FLAG if name in flags else name for name in columns]
     lines, refused = [], []
     for number, values in cells:
@@ -82,6 +83,7 @@ def read_manifest(path: Path | str) -> Manifest:
             lines.append(_line(path.parent, number, columns, values))
         except Refused as why:
             refused.append(LineRefused(number, why.code, why.reason))
+    # Repeats first: a repeated line in another split would refuse all lines of its patient.
     lines, repeated = _without_repeats(lines)
     lines, leaking = _without_leaks(lines)
     return Manifest(lines, sorted(refused + repeated + leaking))
@@ -92,13 +94,16 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         with path.open(encoding=_encoding(path), newline="") as file:
             header = file.readline()
+            # Counted in the header: cells of later lines may hold commas of a text.
             separator = max(
                 SEPARATORS, key=header.count
             )  # what Excel writes depends on the country
             file.seek(0)
+            # strict: an open quotation mark is an error, not a cell with the rest of the file.
             reader = csv.reader(file, delimiter=separator, strict=True)
             columns = [name.strip() for name in next(reader, [])]
             cells = [
+                # line_num is the last line of a record, whose cells may hold line breaks.
                 (reader.line_num - "".join(values).count("\n"), values)
                 for values in reader
                 if values
@@ -117,6 +122,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             f"The manifest is not a CSV file in UTF-8 (line {reader.line_num}: {error}). Save it as"
             " one, with a header line."
         ) from None
+    # Only names that are ours lose their case: `Split` is `split`, labels stay as written.
     spelled = {name.casefold(): name for name in (*REQUIRED, *OPTIONAL)}
     columns = [
         spelled[name.casefold()]
@@ -130,6 +136,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             f"The manifest has no column {', '.join(missing)}. Required are {', '.join(REQUIRED)};"
             " any other is carried along."
         )
+    # The index joins the names of masks by commas.
     if any(name.endswith(MASK) and "," in name for name in columns):
         raise UserError("A mask column of the manifest has a comma in its name. Rename it.")
     if len(set(columns)) < len(columns):
@@ -141,8 +148,10 @@ def _encoding(path: Path) -> str:
     """Of a manifest: UTF-8, or UTF-16 by its mark or by the zeros between its letters."""
     with path.open("rb") as file:
         head = file.read(4)
+    # The byte order mark of UTF-16, in either order.
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
+    # Latin letters in UTF-16 have a zero as their second byte. `-sig` drops the mark of UTF-8.
     return "utf-16-le" if head[1::2] == b"\0\0" else "utf-8-sig"
 
 
@@ -181,6 +190,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
             raise Refused("missing_value", f"{name} is empty")
     if cells["split"] not in SPLITS:
         raise Refused("bad_split", f"split must be one of {', '.join(SPLITS)}")
+    # The unit column wins where it is filled (below).
     shape = "shape" if cells["modality"].endswith("-shape") else None
     masks = {
         name.removesuffix(MASK): folder / _at_home(value)
@@ -194,6 +204,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         if value and name and name not in reserved and not name.endswith(MASK)
     }
     labels = {name.removesuffix(FLAG): value for name, value in labels.items()}
+    # The system calls would raise ValueError, which is no answer about one line.
     if any("\0" in cells[name] for name in cells):
         raise Refused("not_found", "a cell has a NUL character, which no path can have")
     unit = cells.get("unit", "")
@@ -227,6 +238,7 @@ def _spacing(cell: str) -> float | None:
         mm = float(cell)
     except ValueError:
         mm = float("nan")
+    # NaN fails both comparisons, so that words and NaN are refused here too.
     if not 0 < mm < float("inf"):
         raise Refused(
             "bad_spacing", "spacing_mm must be one positive number (mm a pixel), or empty"
@@ -238,6 +250,7 @@ def _without_repeats(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
     first: dict[str, int] = {}
     kept, refused = [], []
     for line in lines:
+        # The first line of a study stays; setdefault gives that of any later one.
         earlier = first.setdefault(line.study_id, line.number)
         if earlier == line.number:
             kept.append(line)
@@ -257,6 +270,7 @@ def one_spelling(patient: str) -> str:
     >>> one_spelling("0042") == one_spelling("42"), one_spelling("Ä1") == one_spelling("a\\u03081")
     (True, True)
     """
+    # casefold and not lower: it also joins ß and ss.
     return unicodedata.normalize("NFKC", patient).strip().casefold().lstrip("0")
 
 
@@ -270,6 +284,7 @@ def spellings(patient: str) -> set[str]:
     found = {unicodedata.normalize(form, patient) for form in ("NFC", "NFD", "NFKC")}
     found |= {change(text) for text in set(found) for change in (str.upper, str.lower)}
     if patient.isdigit():
+        # A keyed hash cannot be compared loosely, so each likely spelling is hashed and looked up.
         found |= {patient.lstrip("0").rjust(length, "0") for length in range(1, 11)}
     return found - {patient}
 
@@ -278,6 +293,7 @@ def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
     """Every line of a patient who is in two splits is refused: which of them is the mistake cannot
     be known.
     """
+    # patient -> split -> the first line that says so.
     splits: dict[str, dict[str, int]] = defaultdict(dict)
     for line in lines:
         splits[one_spelling(line.patient_id)].setdefault(line.split, line.number)

@@ -43,6 +43,7 @@ def list_nih_cxr14(root: Path, tell: Tell) -> Iterator[Row]:
     """
     held_out = set(published_words(root, "test_list.txt"))
     listed = held_out | set(published_words(root, "train_val_list.txt"))
+    # The release is in twelve archives, each with a folder of its own (images_001 and so on).
     places = {
         path.name: path.relative_to(root).as_posix() for path in root.glob("images*/**/*.png")
     }
@@ -87,4 +88,5 @@ def _nih_spacing(line: Row) -> str:
     if "" in cells:
         return ""
     width, height, x, y = map(float, cells)
+    # Side lengths of the field in mm are width * x and height * y; sqrt of their product.
     return f"{(width * x * height * y) ** 0.5 / NIH_PNG_PIXELS:.5g}"

@@ -40,6 +40,7 @@ REPORT_FINDINGS = (
 
 def split_of(patient: str, *, val: int = 10, test: int = 10) -> str:
     """A split drawn by a hash of the patient: `val` and `test` in a hundred."""
+    # sha256, since `hash` of a text differs from process to process.
     place = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") % 100
     return "val" if place < val else "test" if place < val + test else "train"
 
@@ -48,6 +49,7 @@ def report_labels(line: Row | None, findings: tuple[str, ...]) -> Row:
     """0/1 columns of a report's findings; empty where uncertain, or where there is no report."""
     if line is None:
         return dict.fromkeys(map(column_of, findings), "")
+    # The labeller writes 1, 0, -1 (uncertain) or nothing (not mentioned).
     words = {"1": "1", "1.0": "1", "-1": "", "-1.0": ""}
     return {
         column_of(finding): words.get(line.get(finding, "").strip(), "0") for finding in findings
@@ -65,6 +67,7 @@ def age_in_years(text: str) -> str:
     found = re.fullmatch(r"\s*(\d{1,3})(?:\.0*)?\s*([DWMY]?)\s*", text.upper())
     if found is None:
         return ""
+    # Units in a year.
     years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1, "": 1}[found[2]]
     return f"{years:.2g}" if years < 10 else f"{years:.0f}" if years <= OLDEST else ""
 

@@ -18,6 +18,7 @@ def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         return (stored * np.float64(slope) + intercept).astype(np.float32)
     if (slope, intercept) == (1.0, 0.0):
         return stored
+    # Within this bound the product with a 32-bit value fits into int64.
     if max(abs(slope), abs(intercept)) > 1 << 31:
         raise Refused(
             "too_large", "slope and intercept lead to whole numbers that do not fit into 32 bits"
@@ -35,6 +36,7 @@ def fitting(values: np.ndarray) -> np.ndarray:
     """
     if values.dtype.kind == "f":
         return values.astype(np.float32, copy=False)
+    # DICOM can be big-endian; a Study is in the byte order of the machine.
     if values.dtype.itemsize < 4:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
     return values.astype(np.int16 if _fits(values, np.int16) else _int32_or_refused(values))
@@ -54,11 +56,13 @@ class Canvas:
         """`shape` is (k, j, i); `kind` float32, or the integer type to begin with."""
         self.orientation = orientation
         self.voxels = np.empty([shape[axis] for axis in orientation.order], kind)
+        # A view in the order of the file: assigning to it flips and transposes without a copy.
         self._place = orientation.source(self.voxels)
 
     def put(self, k: int, values: np.ndarray) -> None:
         kind = self.voxels.dtype
         if kind.kind != "f" and values.dtype != kind and not _fits(values, kind):
+            # The canvas grows once: astype gives a new array, so the view on it must be made anew.
             self.voxels = self.voxels.astype(_int32_or_refused(values))
             self._place = self.orientation.source(self.voxels)
         self._place[k] = values

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mmv_jax.readers.refused import Refused
 
 # 0xF7: JPEG-LS
+# 0xC0 to 0xCF without 0xC4 (Huffman tables), 0xC8 (reserved) and 0xCC (arithmetic coding).
 START_OF_FRAME = {
     0xC0,
     0xC1,
@@ -25,6 +26,7 @@ START_OF_FRAME = {
 }
 STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 END_OF_IMAGE = b"\xff\xd9"
+# SOC, at once followed by SIZ, as ISO 15444-1 demands.
 J2K_START = b"\xff\x4f\xff\x51"
 
 
@@ -52,15 +54,18 @@ def jpeg_frame(data: bytes) -> Frame:
     Raises:
       Refused: truncated, corrupt.
     """
+    # Behind the start-of-image marker (FF D8).
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
             raise Refused("corrupt", "the JPEG stream has no marker where one must be")
         marker = data[at + 1]
+        # ISO 10918-1, B.1.1.2: any number of 0xFF may fill the space before a marker.
         if marker == 0xFF or marker in STANDALONE:
             at += 1 if marker == 0xFF else 2
             continue
         if marker in START_OF_FRAME:
+            # Marker (2 bytes), length (2), bits (1), rows (2), columns (2), components (1).
             if at + 10 > len(data):
                 break
             rows, columns = (
@@ -75,6 +80,7 @@ def jpeg_frame(data: bytes) -> Frame:
                 marker=marker,
             )
         length = int.from_bytes(data[at + 2 : at + 4], "big")
+        # The length counts its own two bytes. With 0 or 1 the loop would not move on.
         if length < 2:
             raise Refused("corrupt", "a JPEG marker has an impossible length")
         at += 2 + length
@@ -87,9 +93,11 @@ def j2k_frame(data: bytes) -> Frame:
     Raises:
       Refused: corrupt.
     """
+    # In a JP2 file boxes come before the code stream.
     at = data.find(J2K_START, 0, 4096)
     if at < 0 or at + 44 > len(data):
         raise Refused("corrupt", "there is no JPEG 2000 code stream where one must be")
+    # SIZ: the reference grid and the offset of the image in it, both from the upper left.
     width, height, left, top = (
         int.from_bytes(data[at + n : at + n + 4], "big") for n in (8, 12, 16, 20)
     )
@@ -98,6 +106,7 @@ def j2k_frame(data: bytes) -> Frame:
         rows=height - top,
         columns=width - left,
         components=components,
+        # Ssiz: the bits less one; the highest bit is the sign.
         bits=(data[at + 42] & 0x7F) + 1,
         marker=0x51,
     )

@@ -116,6 +116,8 @@ class Key:
         """
         secret = secrets.token_bytes(32)
         try:
+            # O_EXCL fails where a file is, without a moment between the look and the write.
+            # The mode holds from the first byte.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             raise UserError(
@@ -150,6 +152,7 @@ class Key:
         """16 hex digits for the name `text` of a `kind` ("study", "patient"): HMAC-SHA-256, so that
         names cannot be tried out without the key.
         """
+        # The zero byte keeps kind and text apart: no two pairs make the same message.
         return hmac.new(self.secret, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:16]
 
     @property
@@ -170,11 +173,14 @@ def allowed_numbers(dataset: Dataset) -> Mapping[str, float]:
     for keyword, (name, words) in CODED.items():
         word = str(dataset.get(keyword, "")).strip().upper()
         if word in words:
+            # ImageLaterality comes first: it is the image's own, Laterality that of the series.
             found.setdefault(name, float(words[word]))
     codes = _codes(dataset)
+    # A coded view, where there is one, wins over the word in ViewPosition.
     for code in codes:
         if code in VIEW_CODES:
             found["view"] = float(CODED["ViewPosition"][1][VIEW_CODES[code]])
+    # Without codes nothing is said about magnification, and 0 would claim that there is none.
     if codes:
         found["magnification_view"] = float(any(code in MAGNIFICATION_CODES for code in codes))
     return found
@@ -185,6 +191,7 @@ def number_of(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
     try:
         value = dataset.get(keyword)
         number = float(
+            # A string has __getitem__ too, and its first character is no number of several.
             value[index] if hasattr(value, "__getitem__") and not isinstance(value, str) else value
         )
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):

@@ -34,6 +34,7 @@ from mmv_jax.readers.series import arrange, check_one_series, plane_of
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
 from mmv_jax.readers.writing import Grey, grey_of
 
+# First tags of a data set without a preamble, as (group, element) in little-endian order.
 BARE_STARTS = [
     struct.pack("<HH", *tag) for tag in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16))
 ]
@@ -56,6 +57,7 @@ NOT_IMAGES = {
 }
 SERIES_MARK = "#"  # begins the last part of a path that names a series of a folder
 DICOM_ENDS = {".dcm", ".dicom", ".ima"}
+# Also the beginning of the UIDs of multi-frame captures (…7.1 to …7.4).
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
 
@@ -96,6 +98,7 @@ def read_series(folder: Path) -> Image:
     Raises:
       Refused: several_series, and any code of geometry, size or encoding.
     """
+    # A real folder may begin with the mark; only a path that is not there names a series.
     only = folder.name if folder.name.startswith(SERIES_MARK) and not folder.exists() else ""
     folder = folder.parent if only else folder
     with quiet():
@@ -105,6 +108,7 @@ def read_series(folder: Path) -> Image:
             raise Refused("not_an_image", "no file of the folder is DICOM by its content")
         headers = [(path, _load(path, pixels=False)) for path in dicoms]
         headers = [(path, header) for path, header in headers if is_image(header)]
+        # Counted before one series is chosen: files of other series are no strays.
         strays = len(files) - len(headers)
         if only:
             headers = [(p, d) for p, d in headers if series_name(_series_uid(d)) == only]
@@ -129,6 +133,7 @@ def quiet() -> Iterator[None]:
     """pydicom and its decoders warn and log with the values of tags, which must not leave the
     reader.
     """
+    # Disabled, not set to a level: a handler of the user would still see errors.
     loggers = [logging.getLogger(name) for name in ("pydicom", "openjpeg", "highdicom")]
     before = [logger.disabled for logger in loggers]
     try:
@@ -152,6 +157,7 @@ def _is_dicom_file(path: Path) -> bool:
     """
     with path.open("rb") as file:
         head = file.read(132)
+    # A file cut off in its preamble has zeros alone; it is a lost slice, no stray.
     return is_dicom(head) or not head.strip(b"\0") or path.suffix.lower() in DICOM_ENDS
 
 
@@ -183,10 +189,13 @@ def _load(path: Path, *, pixels: bool = True) -> Dataset:
         if not is_dicom(head):
             raise Refused("not_an_image", "not a DICOM file by its content, whatever its name says")
         meta = read_file_meta_info(path) if head[128:132] == b"DICM" else FileMetaDataset()
+        # The meta group is never deflated, so it can be read before the rest.
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             return _load_deflated(file, meta, pixels)
+    # force: a bare data set has no preamble, and is_dicom has looked at it.
     dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
     if not dataset.file_meta.get("TransferSyntaxUID"):
+        # Decoders are chosen by the transfer syntax. A bare file has none: take what pydicom found.
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
@@ -197,6 +206,7 @@ def _load_deflated(file: io.BufferedIOBase, meta: FileMetaDataset, pixels: bool)
     """Inflated here, up to a limit: pydicom would inflate it whole, whatever comes out. From there
     on it is an ordinary data set.
     """
+    # Preamble and DICM (132), then the group length element itself: tag 4, VR 2, length 2, value 4.
     file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
     data = b"".join(inflated(file, -15, MAX_DEFLATED_BYTES))
     dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not pixels, force=True)
@@ -241,6 +251,7 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
         raise Refused(
             "no_position", "frames without a position of their own (a cine loop?) are no volume"
         )
+    # Before positions are compared: two stacks can interleave on one even grid.
     check_one_stack([own for _, own in groups if own is not None])
     places, orientation = arrange([plane_of(dataset, *pair) for pair in groups])
     scales = [scale_of(dataset, *pair) for pair in groups]
@@ -286,6 +297,7 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
     places, orientation = arrange([plane_of(header) for _, header in headers])
     scales = [scale_of(header) for _, header in headers]
     shape = (len(headers), int(headers[0][1].Rows), int(headers[0][1].Columns))
+    # Each file is small enough; their sum need not be. At least 2 bytes a voxel are taken.
     check_size(shape, 2, what="series")
     canvas = Canvas(shape, orientation, _first_kind(scales))
     for k, (path, _), scale in zip(places, headers, scales):
@@ -311,6 +323,7 @@ def _first_kind(scales: list[Scale]) -> type:
 
 
 def _one_unit(scales: list[Scale]) -> str:
+    # A volume has one unit: HU in some slices and raw in others cannot be windowed.
     units = {scale.unit for scale in scales}
     if len(units) > 1:
         raise Refused("mixed_unit", "some slices are in HU and others are not")

@@ -26,13 +26,16 @@ def without_fill(voxels: np.ndarray) -> np.ndarray:
       Refused: fill_values.
     """
     low, high = float(voxels.min()), float(voxels.max())
+    # Integers of 8 or 16 bits span at most 65,536 steps, so a fill costs them no precision.
     if voxels.dtype.itemsize < 4 or (high - low < FAR and _are_whole(voxels)):
         return voxels
+    # Different values, not voxels: padding may cover most of an image and is one value here.
     values = np.unique(voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)].astype(np.float64))
     if len(values) < LEAST_VALUES:
         if high - low >= FAR and max(-low, high) > 1e8:
             raise Refused("fill_values", "beside fill there is nearly no value")
         return voxels
+    # The middle half of the sorted values: up to a quarter of them may be fill at either end.
     middle = values[len(values) // 4 : -(len(values) // 4)]
     reach = max(SPREAD * (middle[-1] - middle[0]), min(FAR, SCALE * float(np.abs(middle).max())))
     if low >= middle[0] - reach and high <= middle[-1] + reach:
@@ -40,12 +43,14 @@ def without_fill(voxels: np.ndarray) -> np.ndarray:
     is_low, is_high = voxels < middle[0] - reach, voxels > middle[-1] + reach
     rest = voxels[~(is_low | is_high)]
     bottom, top = rest.min(), rest.max()
+    # A long tail, as in PET, has no gap. Only values behind a gap of half the reach are fill.
     is_low &= float(bottom) - voxels.max(where=is_low, initial=voxels.min()) > reach / 2
     is_high &= voxels.min(where=is_high, initial=voxels.max()) - float(top) > reach / 2
     if not (is_low.any() or is_high.any()):
         return voxels
     filled = voxels.copy()
     filled[is_low] = bottom
+    # Many voxels far above are padding. A few are a hot pixel, which is bright in truth.
     filled[is_high] = bottom if np.count_nonzero(is_high) > FEW else top
     return filled
 

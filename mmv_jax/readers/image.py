@@ -87,7 +87,9 @@ def study_of(
     attributes = dict(image.attributes)
     if image.orientation is not None:
         attributes |= placement(image.orientation)
+    # Before fill: blanked writing must not count as a value of the image.
     found, told = settled_writing(image.voxels, image.coloured, image.told, burnt_in)
+    # A shape has 0 and one other value, and neither is fill, however large it is.
     voxels = found if unit == "shape" else without_fill(found)
     kind = settled_unit(voxels, image.unit, unit)
     if kind == "HU":
@@ -131,6 +133,7 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
     if len(slices) < 3 or min(slices.shape[1:]) < LEAST_SIDE:
         return ()
     flat = np.array([one.min() == one.max() for one in slices])
+    # An end may be empty, as padding. A flat slice with two full neighbours was lost.
     inner = flat[1:-1] & ~flat[:-2] & ~flat[2:]
     if inner.any():
         raise Refused("bad_slice", "a slice between two others has one value only")
@@ -138,9 +141,11 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
         return (("same_slices", "all slices of the volume are the same"),)
     if unit != "HU":
         return ()
+    # Every second pixel is enough for percentiles, at a quarter of the time.
     steps = [_offset(a, b) for a, b in zip(slices[:-1, ::2, ::2], slices[1:, ::2, ::2])]
     # the first and the last slice have one neighbour, whose own step must be none
     jumps = [(abs(steps[0]), abs(steps[1])), (abs(steps[-1]), abs(steps[-2]))]
+    # A shifted slice steps away and back, so its two steps cancel in the sum.
     jumps += [(abs(a), abs(a + b)) for a, b in zip(steps, steps[1:])]
     if any(jump > OFFSET_HU and back < 0.2 * jump for jump, back in jumps):
         raise Refused("bad_slice", "a slice lies as a whole beside the values of its neighbours")
@@ -149,6 +154,7 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
 
 def _offset(one: np.ndarray, other: np.ndarray) -> float:
     """By how much a slice lies as a whole above another; 0 where the difference is no constant."""
+    # float32 first: a difference of two int16 can overflow.
     low, median, high = np.percentile(other.astype(np.float32) - one, (25, 50, 75))
     return float(median) if high - low < 0.2 * OFFSET_HU else 0.0
 
@@ -239,6 +245,7 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
     """
     low, high = voxels.min(), voxels.max()
     if low >= 0:
+        # At most 255 tells an 8-bit picture; more are stored values, usually offset by 1024.
         windowed = (
             "it looks windowed to 8 bits"
             if high <= 255
@@ -249,6 +256,7 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
             f"said to be in HU, but the values run from {low:g} to {high:g}: {windowed}",
         )
     if low <= PADDED:
+        # The lowest value may be padding, which every CT may have: judge by the next one.
         rest = voxels.min(where=voxels != low, initial=high)
         if rest >= 0:  # the padding alone is negative
             return (
@@ -261,9 +269,11 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
     if low > -1500:
         return None
     sample = voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)]
+    # Air after a second intercept of -1024 is near -2024, with some noise around it.
     below = np.rint(sample[(sample < -1500) & (sample > -2300)])
     if below.size:
         _, counts = np.unique(below, return_counts=True)
+        # Padding is one value, so the most frequent one is left out of the count.
         if below.size - counts.max() > 0.05 * sample.size:
             return (
                 "rescaled_twice",

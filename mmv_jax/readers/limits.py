@@ -43,6 +43,7 @@ def check_size(
             " allowed",
         )
     if grid is not None:
+        # A first check, in any order of axes: the oriented mask is held to the exact shape later.
         if sorted(n for n in shape if n > 1) != sorted(n for n in grid if n > 1):
             raise Refused(
                 "mask_grid", f"the mask has the shape {tuple(shape)}, its study {tuple(grid)}"
@@ -66,6 +67,7 @@ def inflated(file: io.BufferedIOBase, wbits: int, limit: int) -> Iterator[bytes]
     inflater, size = zlib.decompressobj(wbits), 0
     try:
         while not inflater.eof:
+            # decompress stops after 1 MiB of output and keeps the rest of its input here.
             chunk = inflater.unconsumed_tail or file.read(1 << 16)
             if not chunk:
                 raise Refused("truncated", "the compressed data end too early")

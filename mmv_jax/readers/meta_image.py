@@ -52,8 +52,10 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
         check_header_size(header, start)
         zipped = _says_yes(header, "CompressedData")
         size = check_size(shape, dtype.itemsize, stored if zipped else None, what="MHA", grid=grid)
+        # wbits 47 is 15 (the window) + 32 (zlib or gzip, whichever the header shows).
         if zipped:
             data = b"".join(inflated(file, 47, size))
+        # Read only where the file is long enough: a header that lies must not allocate.
         elif stored - start >= size:
             data = file.read(size)
         else:
@@ -83,6 +85,7 @@ def _meta_affine(header: dict[str, str]) -> np.ndarray:
         return found
 
     affine = np.eye(4)
+    # Row n of the matrix is the direction of axis n; an affine has directions as columns.
     rows = numbers(DIRECTIONS, [0.0] * 9).reshape(3, 3)
     affine[:3, :3] = rows.T * numbers(SPACINGS, [1.0] * 3)
     affine[:3, 3] = numbers(ORIGINS, [0.0] * 3)
@@ -92,11 +95,13 @@ def _meta_affine(header: dict[str, str]) -> np.ndarray:
 def _meta_header(file: io.BufferedIOBase) -> dict[str, str]:
     header: dict[str, str] = {}
     while file.tell() < MAX_HEADER_TEXT:  # sequences of PLUS have thousands of lines
+        # Bounded: a file without a line break would be read whole.
         line = file.readline(MAX_HEADER_TEXT)
         key, equals, value = line.decode("latin-1").partition("=")
         if not equals:
             raise Refused("corrupt", "the MetaImage header has a line that is no `Key = value`")
         header[key.strip()] = value.strip()
+        # ElementDataFile is the last line by definition: the voxels begin behind it.
         if key.strip() == "ElementDataFile":
             return header
     raise Refused("corrupt", "the MetaImage header has no ElementDataFile")
@@ -135,11 +140,13 @@ def _checked_meta(header: dict[str, str]) -> tuple[tuple[int, int, int], np.dtyp
         raise Refused("unknown_encoding", "an ElementType that is not read here")
     if header.get("BinaryData", "True").lower() not in YES:
         raise Refused("unknown_encoding", "a MetaImage whose voxels are written as text")
+    # ITK would take the identity here, and an image's sides would be a guess.
     if not set(DIRECTIONS) & set(header):
         raise Refused(
             "no_orientation",
             "the MetaImage header has no TransformMatrix, so left and right are not known",
         )
+    # MetaIO accepts two names for the byte order.
     big = _says_yes(header, "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
     dtype = np.dtype(META_TYPES[header["ElementType"]]).newbyteorder(">" if big else "<")
     return triple(shape), dtype

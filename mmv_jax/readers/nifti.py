@@ -25,6 +25,7 @@ NIFTI_MAGIC = {b"n+1\0": 1, b"ni1\0": 1, b"n+2\0": 2, b"ni2\0": 2}
 
 def nifti_version(head: bytes) -> int | None:
     """1 or 2 where `head` (the first 352 bytes) is a NIfTI header, otherwise None."""
+    # NIfTI-1 has its magic at the end of 348 bytes, NIfTI-2 behind sizeof_hdr.
     return NIFTI_MAGIC.get(head[344:348]) or NIFTI_MAGIC.get(head[4:8])
 
 
@@ -68,6 +69,7 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
     size = check_size(shape, dtype.itemsize, stored if zipped else None, what="NIfTI", grid=grid)
     offset = int(header["vox_offset"])
     here = file.tell()
+    # vox_offset is a float in NIfTI-1, and may leave room for header extensions.
     if not here <= offset <= MAX_HEADER_BYTES:
         raise Refused("corrupt", "the voxels are said to begin inside the header")
     if not zipped and offset + size > stored:
@@ -82,8 +84,10 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
             " them",
         )
     shape = shape[::-1]  # from here on the slowest axis is first
+    # The low three bits of xyzt_units are for space, the next three for time.
     unit_mm = NIFTI_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     with np.errstate(all="ignore"):  # what is not finite is refused by orientation_of
+        # nibabel takes the sform where its code is set, otherwise the qform. Both are in RAS.
         affine = np.diag([unit_mm] * 3 + [1.0]) @ RAS_TO_LPS @ header.get_best_affine()
     check_statements(header)
     orientation = orientation_of(shape, affine[:, SLOWEST_FIRST])
@@ -91,12 +95,14 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
     voxels = _read_slices(
         file, shape, dtype=dtype, scaling=_scaling(header), orientation=orientation
     )
+    # gzip checks its sum at the end of the stream alone, behind the last voxel.
     if zipped:
         _skip_to_end(file)
     return Image(voxels, orientation.spacing_mm, 3, orientation=orientation)
 
 
 def _nifti_header(file: io.BufferedIOBase) -> nib.Nifti1Header:
+    # 540 bytes: the header of NIfTI-2, the longer one.
     head = file.read(540)
     version = nifti_version(head)
     magic = head[344:348] if version == 1 else head[4:8]
@@ -125,7 +131,9 @@ def check_statements(header: nib.Nifti1Header) -> None:
     if not all(np.isfinite(affine).all() for affine in (best, sform, qform)):
         return  # orientation_of says so
     if int(header["sform_code"]) and int(header["qform_code"]):
+        # The sign of a determinant is the handedness: it differs where left and right do.
         sides = [np.linalg.det(affine[:3, :3]) for affine in (sform, qform)]
+        # A dot product of each column with its like; below 0 the axis runs the other way.
         along = np.sum(sform[:3, :3] * qform[:3, :3], axis=0)
         if sides[0] * sides[1] < 0 or (along < 0).any():
             raise Refused(
@@ -133,6 +141,7 @@ def check_statements(header: nib.Nifti1Header) -> None:
                 "sform and qform disagree about left and right, or about the sense of an axis: keep"
                 " the one that is true",
             )
+    # pixdim[0] is qfac, a sign for the qform; 1 to 3 are the spacings.
     stated = np.abs(np.asarray(header["pixdim"][1:4], float))
     known = (stated > 0) & np.isfinite(stated) & (lengths > 0)
     apart = np.abs(stated - lengths)[known] > PIXDIM_TOLERANCE * lengths[known]

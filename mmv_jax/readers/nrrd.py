@@ -55,6 +55,7 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
         )
         start = file.tell()
         if encoding in ("gzip", "gz"):
+            # pynrrd inflates without a limit, so a pass that keeps nothing looks for a bomb first.
             check_inflated(file, 47, size)
         elif encoding != "raw":
             raise Refused("unknown_encoding", "an NRRD encoding that is neither raw nor gzip")
@@ -62,6 +63,7 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
             raise Refused(
                 "truncated", f"{size} bytes of voxels are declared, the file has {stored - start}"
             )
+        # NRRD counts axes from the fastest (i, j, k); numpy in C order from the slowest.
         affine = _nrrd_affine(header)[:, SLOWEST_FIRST]
         file.seek(start)
         try:
@@ -72,6 +74,7 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
 
 
 def _nrrd_itemsize(header) -> int:
+    # pynrrd resolves the many names of a type, and its byte order, in this function alone.
     from nrrd.reader import _determine_datatype
 
     try:
@@ -94,16 +97,19 @@ def _nrrd_affine(header) -> np.ndarray:
             " right are not known",
         )
     rows = np.array(directions, float)
+    # pynrrd reads the direction `none`, of an axis that is not spatial, as a row of NaN.
     rows = rows[np.isfinite(rows).all(axis=1)] if rows.ndim == 2 else rows
     if rows.shape != (3, 3):
         raise Refused("bad_shape", "three space directions are expected")
     units = header.get("space units") or [""]
+    # pynrrd leaves the quotation marks, which the format asks for around each unit.
     words = {str(unit).strip().strip('"').lower() for unit in units}
     if len(words) != 1 or not words <= set(NRRD_UNITS_MM):
         raise Refused("bad_spacing", "the NRRD's space units are not one known unit of length")
     unit_mm = NRRD_UNITS_MM[words.pop()]
     rows = rows * unit_mm
     affine = np.eye(4)
+    # A row is the direction of one axis of the file, so it becomes a column of the affine.
     affine[:3, :3] = rows.T * np.array(senses)[:, None]
     origin = np.array(header.get("space origin", (0, 0, 0)), float)
     affine[:3, 3] = origin * senses * unit_mm

@@ -50,6 +50,7 @@ class Orientation:
 
     def source(self, oriented: np.ndarray) -> np.ndarray:
         """An array [z, y, x] seen in the file's order: what is assigned here lands in its place."""
+        # argsort of a permutation is its inverse.
         return oriented[self._flips].transpose(np.argsort(self.order))
 
     @property
@@ -65,13 +66,17 @@ def orientation_of(shape: tuple[int, int, int], affine: np.ndarray) -> Orientati
     """
     axes, lengths = _axes(affine)
     named = io_orientation(affine)  # per axis of the file: (anatomical axis, sense)
+    # x, y, z of space are 0, 1, 2; a volume is indexed by (z, y, x), hence the order (2, 1, 0).
     order = triple(int(np.flatnonzero(named[:, 0] == anatomical)[0]) for anatomical in (2, 1, 0))
     steps = triple(int(named[axis, 1]) for axis in order)
     corners = np.zeros((2, 4))  # indices of the first and the last voxel, homogeneous
     corners[:, 3] = 1
     for axis, step in zip(order, steps):
+        # A flipped axis begins at its highest index, an unflipped one ends there.
         corners[int(step > 0), axis] = shape[axis] - 1
+    # From (x, y, z), as in an affine, to (z, y, x).
     first, last = (corners @ affine.T)[:, [2, 1, 0]]
+    # The smallest cosine belongs to the largest angle. Rounding can lift a cosine above 1.
     cosine = min(abs(axes[anatomical, axis]) for anatomical, axis in zip((2, 1, 0), order))
     return Orientation(
         order=order,
@@ -98,6 +103,7 @@ def _axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "bad_spacing", "the transform from voxels to millimetres has an axis of length 0"
         )
     axes = columns / lengths
+    # Off the diagonal are cosines between axes, that is sines of their error from 90 degrees.
     slant = np.abs(axes.T @ axes - np.eye(3)).max()
     if slant > np.sin(np.deg2rad(MAX_SHEAR_DEG)):
         angle = np.rad2deg(np.arcsin(min(slant, 1.0)))

@@ -56,13 +56,16 @@ def _turned(data: bytes) -> dict[str, float]:
             turn = picture.getexif().get(ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError):  # of 12 bits, which Pillow does not read
         return {}
+    # 1 is upright. 2 to 8 are turned or mirrored; all else is no orientation of EXIF.
     return {"exif_orientation": float(turn)} if turn in range(2, 9) else {}
 
 
 def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
+    # The signature (8 bytes) and the IHDR chunk (25) come first in every PNG.
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise Refused("truncated", "the PNG ends within its header")
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    # 8 bytes a pixel: four channels of 16 bits are the most that a PNG has.
     check_size((height, width), 8, len(data), what="PNG", grid=grid)
     depth, colour_type = data[24], data[25]
     if depth == 16 and colour_type != 0:  # Pillow would drop the lower byte
@@ -70,6 +73,7 @@ def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
 
         return _decoded(png_decode, data)
     picture = ImageOps.exif_transpose(_decoded(_pillow, data))
+    # The palette of a mask is for display; its indices are the labels.
     if picture.mode == "P" and grid is not None:
         return np.asarray(picture)
     if picture.mode == "L" and depth < 8 and grid is not None:
@@ -77,8 +81,10 @@ def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
         return np.asarray(picture) // (255 // ((1 << depth) - 1))
     if picture.mode == "1":
         return np.asarray(picture, np.uint8)
+    # A study with a palette may be grey all the same: its colours decide, as of any picture.
     if picture.mode == "P":
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    # Pillow opens 16-bit grey as `I` (32 bits) or `I;16`, depending on its version.
     if picture.mode.startswith("I"):
         return np.asarray(picture).astype(np.uint16)
     return np.asarray(picture)
@@ -94,6 +100,7 @@ def _read_jpeg(data: bytes) -> np.ndarray:
     if frame.bits == 8 and frame.is_common:
         picture = _decoded(_pillow, data)
         return np.asarray(ImageOps.exif_transpose(picture))
+    # Pillow reads neither 12 and 16 bits nor lossless JPEG.
     from imagecodecs import jpeg8_decode
 
     return _decoded(jpeg8_decode, data)

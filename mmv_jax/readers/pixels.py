@@ -79,6 +79,7 @@ def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
     samples, bits = _whole(dataset, "SamplesPerPixel", 1), _whole(dataset, "BitsAllocated", 0)
     if bits not in (8, 16, 32) or samples not in (1, 3):
         raise Refused("unknown_encoding", "1 or 3 samples a pixel of 8, 16 or 32 bits are read")
+    # Old files kept overlays in the bits above or below. PS3.5 now fixes the place of the value.
     stored_bits = _whole(dataset, "BitsStored", bits)
     if (
         not 1 <= stored_bits <= bits
@@ -89,6 +90,7 @@ def check_pixels(dataset: Dataset, stored: int) -> tuple[int, int, int]:
         )
     if syntax in NATIVE and dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         raise Refused("colour", "a DICOM image in subsampled colour")
+    # Native pixels are not compressed, so that there is no ratio to judge a bomb by.
     size = check_size(
         (*shape, samples), bits // 8, None if syntax in NATIVE else stored, what="DICOM image"
     )
@@ -103,6 +105,7 @@ def is_lossy(dataset: Dataset) -> bool:
     """
     return (
         dataset.file_meta.get("TransferSyntaxUID") in LOSSY
+        # The flag stays when a lossy image is stored again without compression.
         or dataset.get("LossyImageCompression") == "01"
     )
 
@@ -122,6 +125,7 @@ def decode_frame(dataset: Dataset, index: int) -> np.ndarray:
     Source: DICOM PS3.5, 8.1.1: nothing may be assumed of unused bits.
     """
     pixels = _decoded_frame(dataset, index)
+    # Shifting left drops the unused bits; shifting right restores the value.
     spare = pixels.dtype.itemsize * 8 - int(dataset.BitsStored)
     if pixels.ndim != 2 or pixels.dtype.kind not in "iu" or spare <= 0:
         return pixels
@@ -138,6 +142,7 @@ def _decoded_frame(dataset: Dataset, index: int) -> np.ndarray:
         raise Refused("no_pixels", "the DICOM file has no Pixel Data")
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in NATIVE:
+        # Frames follow each other without gaps: frame `index` needs all before it.
         expected = (
             dataset.Rows
             * dataset.Columns
@@ -153,6 +158,7 @@ def _decoded_frame(dataset: Dataset, index: int) -> np.ndarray:
         return get_decoder(syntax).as_array(dataset, index=index)[0]
     frames = int(dataset.get("NumberOfFrames") or 1)
     data = encaps.get_frame(dataset.PixelData, index, number_of_frames=frames)
+    # An RLE frame states no size of its own; pydicom decodes it to the size of the header.
     if syntax != RLELossless:
         check_frame(dataset, data)
     if DECODER[syntax] == "imagecodecs":
@@ -188,9 +194,11 @@ def _jpeg(dataset: Dataset, data: bytes) -> np.ndarray:
     from imagecodecs import jpeg8_decode
 
     if dataset.SamplesPerPixel == 3:
+        # A JPEG in DICOM often lacks the marker that names its colours, so the header decides.
         is_rgb = dataset.PhotometricInterpretation == "RGB"
         return jpeg8_decode(data, colorspace="RGB" if is_rgb else "YCBCR", outcolorspace="RGB")
     pixels = jpeg8_decode(data)
+    # JPEG decodes to unsigned values; PixelRepresentation 1 means two's complement.
     if not dataset.PixelRepresentation:
         return pixels
     spare = pixels.dtype.itemsize * 8 - dataset.BitsStored

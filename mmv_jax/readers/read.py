@@ -81,6 +81,7 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
         low, high = voxels.min(), voxels.max()
         if not (low >= 0 and high <= MAX_LABEL):  # also where NaN
             raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
+        # Safe: the range was checked. What is lost here is the fraction alone.
         labels = voxels.astype(np.int16)
         if voxels.dtype.kind == "f" and not np.array_equal(labels, voxels):
             raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
@@ -101,6 +102,7 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except Refused as why:
+        # Without the chain: its first error may quote tags or a path.
         raise why from None
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
@@ -131,6 +133,7 @@ def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
     if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
         raise Refused("not_an_image", "a pipe, a socket or a device, and no file")
     form = format_of(path)
+    # An empty file matches no format; a broken download is the usual cause.
     if form is None and path.stat().st_size == 0:
         raise Refused("truncated", "the file is empty")
     if form is None:
@@ -160,6 +163,7 @@ def _check_grid(image: Image, like: Study) -> None:
         )
     if image.orientation is None or "first_z_mm" not in like.attributes:
         return
+    # With equal shapes a shift, a flip or another spacing moves one of two opposite corners.
     here = placement(image.orientation)
     for end in ("first", "last"):
         for axis, spacing in zip("zyx", like.spacing_mm):

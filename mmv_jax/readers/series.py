@@ -45,6 +45,7 @@ def check_one_series(headers: Sequence[Dataset]) -> None:
         if len({str(header.get(keyword) or "") for header in headers}) > 1:
             raise Refused("several_series", f"the slices of one series differ in {keyword}")
     along = [number_of(header, "ImagePositionPatient", 2) for header in headers]
+    # By height (z of the position): phases that interleave take turns in this order.
     order = sorted(range(len(headers)), key=lambda n: (along[n] or 0.0, n))
     keywords = ["AcquisitionNumber", "TemporalPositionIdentifier", "StackID", "EchoNumbers"]
     if all(header.get("Modality") == "CT" for header in headers):
@@ -61,6 +62,7 @@ def check_phases(keyword: str, values: Sequence[str]) -> None:
     """
     kinds = len(set(values))
     turns = sum(a != b for a, b in zip(values, values[1:]))
+    # Blocks that follow each other change kinds - 1 times. As many kinds as slices is a counter.
     if 1 < kinds <= len(values) // 2 and turns > kinds - 1:
         raise Refused(
             "several_phases",
@@ -76,6 +78,7 @@ def plane_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
     """
 
     def source(sequence: str) -> Dataset:
+        # A frame's own functional group wins over the shared one, and both over the data set.
         for group in (own, shared):
             if group is not None and group.get(sequence):
                 return group.get(sequence)[0]
@@ -91,6 +94,7 @@ def plane_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
             )
         return known
 
+    # PixelSpacing: between rows (y) first, then between columns (x).
     row, column = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
     stated = [
         number_of(group, keyword)
@@ -126,6 +130,7 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
             "mixed_orientation", "the slices lie in different directions (a localizer among them?)"
         )
     along, down = np.array(first.cosines[:3]), np.array(first.cosines[3:])
+    # Two unit vectors and a right angle in one test: 1, 1 and 1 + 0.
     if not np.allclose([along @ along, down @ down, 1 + along @ down], 1, atol=1e-2):
         raise Refused(
             "bad_spacing", "ImageOrientationPatient is not two unit vectors at a right angle"
@@ -136,20 +141,25 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
     check_stack(positions, np.cross(along, down))
     # slant is judged by orientation_of
     places = get_volume_positions(positions.tolist(), first.cosines, perpendicular_tol=1.0)[1]
+    # Where highdicom finds no even grid, positions may be rounded: try with a tolerance.
     rounded = places is None
     if places is None:
         places = rounded_places(positions @ np.cross(along, down))
     if places is None:
         raise Refused("uneven_slices", "the distances between the slices vary by more than 1 %")
+    # Not the first and last file: the order of files says nothing about height.
     bottom, top = positions[np.argmin(places)], positions[np.argmax(places)]
     step = (top - bottom) / (len(planes) - 1)
+    # Distance of each position from its place on the line between the two ends, in mm.
     astray = np.linalg.norm(positions - bottom - np.array(places)[:, None] * step, axis=1).max()
     if astray > max(SLACK * np.linalg.norm(step), ROUNDED_MM, 0.5 * min(first.spacing_mm)):
         raise Refused(
             "uneven_slices", f"a slice lies {astray:.2f} mm beside the line of the others"
         )
     if rounded:
+        # The direction of the line stays; its length comes from a better source than rounded ends.
         step = step * (even_step(positions @ np.cross(along, down), planes) / np.linalg.norm(step))
+    # Columns for (k, row, column). PixelSpacing[0] lies between rows, so along `down`.
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 3] = step, bottom
     affine[:3, 1], affine[:3, 2] = down * first.spacing_mm[0], along * first.spacing_mm[1]
@@ -162,6 +172,7 @@ def rounded_places(heights: np.ndarray) -> list[int] | None:
     Positions with one decimal turn steps of 0.625 mm into 0.6 and 0.7. The grid is the line of
     least squares, since the first and the last position are rounded too.
     """
+    # argsort twice is the rank of each slice.
     places = np.argsort(np.argsort(heights))
     line = np.polyval(np.polyfit(places, heights, 1), places)
     return places.tolist() if np.abs(heights - line).max() <= ROUNDED_MM else None
@@ -174,6 +185,7 @@ def even_step(heights: np.ndarray, planes: Sequence[Plane]) -> float:
     heights = np.sort(heights)
     count = len(heights)
     for mm in planes[0].stated_steps_mm:
+        # Deviations from an even grid; each may be off by ROUNDED_MM to either side.
         beside = heights - np.arange(count) * mm
         if beside.max() - beside.min() <= 2 * ROUNDED_MM:
             return mm
@@ -192,6 +204,7 @@ def check_stack(positions: np.ndarray, normal: np.ndarray) -> None:
             "duplicate_slices",
             "two slices lie at one position (repeated files, or several phases in one series)",
         )
+    # Gaps in units of the smallest: near whole numbers mean lost slices, others uneven ones.
     steps = gaps / gaps.min()
     if steps.max() > 1.5 and np.abs(steps - np.rint(steps)).max() < 0.05 * steps.max():
         missing = int(np.rint(steps - 1).sum())

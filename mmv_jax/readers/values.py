@@ -50,6 +50,7 @@ def scale_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
     A localizer's values are scaled line integrals, whatever its header repeats from its series.
     """
     source = dataset
+    # Later wins: a frame's own transformation over the shared one.
     for group in (shared, own):
         if group is not None and group.get("PixelValueTransformationSequence"):
             source = group.PixelValueTransformationSequence[0]
@@ -57,6 +58,7 @@ def scale_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
     if slope is None or intercept is None or slope == 0:
         return Scale(1.0, 0.0, "raw")
     kind = str(source.get("RescaleType") or "").strip().upper()
+    # PS3.3, CT Image Module: RescaleType may be left out where the unit is HU.
     is_ct = str(dataset.get("Modality", "")) == "CT" and kind == ""
     is_localizer = "LOCALIZER" in (dataset.get("ImageType") or [])
     return Scale(slope, intercept, "HU" if (is_ct or kind == "HU") and not is_localizer else "raw")
@@ -72,6 +74,7 @@ def true_values(dataset: Dataset, stored: np.ndarray, scale: Scale) -> np.ndarra
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             raise Refused("colour", "a DICOM image in palette colour")
         stored = grey(stored)
+    # Before rescaling: PixelPaddingValue is given as a stored value.
     padding = _padding(dataset, stored)
     if dataset.get("ModalityLUTSequence"):
         values = apply_modality_lut(stored, dataset)
@@ -82,6 +85,7 @@ def true_values(dataset: Dataset, stored: np.ndarray, scale: Scale) -> np.ndarra
     if is_shown_inverted(dataset):
         values = inverted(values, dataset, scale)
     if padding is not None:
+        # After the inversion, so that padding is dark in either presentation.
         values[padding] = values[~padding].min()
     return values
 
@@ -91,10 +95,13 @@ def inverted(values: np.ndarray, dataset: Dataset, scale: Scale) -> np.ndarray:
     bright in every study.
     """
     bits = int(dataset.BitsStored)
+    # The range of the stored bits, not that of the image: equal tissue stays equal across images.
     low = -(1 << bits - 1) if dataset.PixelRepresentation else 0
     ends = rescaled(np.array([low, low + (1 << bits) - 1]), scale.slope, scale.intercept)
     if dataset.get("ModalityLUTSequence"):
+        # A table need not be linear; the range of its own values stands in.
         ends = np.array([values.min(), values.max()])
+    # With v = a s + b: (a lo + b) + (a hi + b) - v = a (lo + hi - s) + b.
     return ends.sum() - values.astype(ends.dtype)
 
 
@@ -125,6 +132,7 @@ def _ends_of_table(table: Dataset) -> tuple[int, int]:
     """The first and the last entry of a lookup table."""
     data = table.get("LUTData")
     if isinstance(data, bytes):
+        # LUTDescriptor: number of entries, first value, bits of an entry (16 where not stated).
         wide = (number_of(table, "LUTDescriptor", 2) or 16) > 8 or len(data) % 2 == 0
         data = np.frombuffer(data, "<u2" if wide else "u1")
     if data is None or not hasattr(data, "__getitem__") or len(data) < 2:
@@ -140,6 +148,7 @@ def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     limit = number_of(dataset, "PixelPaddingRangeLimit")
     value = _as_pixel(dataset, value)
     limit = None if limit is None else _as_pixel(dataset, limit)
+    # The limit may lie on either side of the value (PS3.3, C.7.5.1.1.2).
     low, high = sorted((value, value if limit is None else limit))
     padding = (stored >= low) & (stored <= high)
     return padding if padding.any() and not padding.all() else None
@@ -174,6 +183,7 @@ def planar_spacing(
         _pair(dataset, keyword)
         for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
     )
+    # Equal spacings are both those of the detector; a difference means a calibration.
     is_calibrated = bool(dataset.get("PixelSpacingCalibrationType")) or not math.isclose(
         pixel[0], imager[0], rel_tol=1e-3
     )
@@ -182,6 +192,7 @@ def planar_spacing(
     if not math.isnan(imager[0]):
         factor = _magnification(dataset)
         return (NAN, imager[0] / factor, imager[1] / factor)
+    # Neither pixel nor imager spacing: a film scanner, or three times NaN.
     return (NAN, *scanned)
 
 
@@ -193,6 +204,7 @@ def _magnification(dataset: Dataset) -> float:
     """
     said = number_of(dataset, "EstimatedRadiographicMagnificationFactor")
     if not said and dataset.get("Modality") == "MG":
+        # Magnification = source to detector / source to object, by similar triangles.
         detector = number_of(dataset, "DistanceSourceToDetector")
         patient = number_of(dataset, "DistanceSourceToPatient")
         said = detector / patient if detector and patient and 0 < patient < detector else 1.0

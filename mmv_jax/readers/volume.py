@@ -18,6 +18,7 @@ SLOWEST_FIRST = [2, 1, 0, 3]
 
 def three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The shape without trailing axes of length 1; two axes are a volume of one slice."""
+    # Some NIfTI writers add a time axis of length 1.
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) == 2:
@@ -37,6 +38,7 @@ def first_kind(dtype: np.dtype, slope: float = 1.0, intercept: float = 0.0) -> n
     """
     if dtype.kind == "f" or not is_whole(slope, intercept):
         return np.float32
+    # Small integers that are not rescaled keep their type; others begin at int16 and may grow.
     return (
         dtype.newbyteorder("=")
         if (slope, intercept) == (1.0, 0.0) and dtype.itemsize < 4
@@ -48,6 +50,7 @@ def placed(source: np.ndarray, affine: np.ndarray) -> Image:
     """An Image of the voxels of `source` [k, j, i], whose `affine` maps (k, j, i) to LPS mm."""
     orientation = orientation_of(source.shape, affine)
     canvas = Canvas(source.shape, orientation, first_kind(source.dtype))
+    # Slice by slice: a rescaled copy of the whole volume would double the memory.
     for k, values in enumerate(source):
         canvas.put(k, rescaled(values, 1.0, 0.0))
     return Image(canvas.voxels, orientation.spacing_mm, 3, orientation=orientation)

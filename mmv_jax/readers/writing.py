@@ -63,6 +63,7 @@ def grey_of(pixels: np.ndarray, *, exact: bool = False) -> Grey:
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4):
         raise Refused("bad_shape", "the picture does not have 1 to 4 channels")
     if pixels.shape[-1] in (2, 4):
+        # The last of 2 or 4 channels is alpha; its highest value is opaque.
         if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
             raise Refused(
                 "colour", "the picture is transparent in places: what lies below is not known"
@@ -80,6 +81,7 @@ def grey_of(pixels: np.ndarray, *, exact: bool = False) -> Grey:
         return Grey(np.ascontiguousarray(low))
     # ITU-R BT.601, as JPEG itself weighs them
     luminance = np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)).astype(pixels.dtype)
+    # Noise of a grey JPEG: faint and rare. Its luminance is the grey that was meant.
     if coloured <= COLOURED and np.mean(is_grey) >= (1 if exact else GREY_SHARE):
         return Grey(luminance)
     if exact or np.mean(~is_grey) > MOST_WRITING:
@@ -113,6 +115,7 @@ def settled_writing(
     told = tuple(entry for entry in told if entry[0] != "burnt_in")
     if burnt_in != "mask":
         return voxels, (*told, ("burnt_in", said or "colour, which is writing, was taken in grey"))
+    # Colour is that of a picture, which has one slice.
     masked = np.stack([without_writing(one, coloured) for one in voxels])
     blank = np.mean(masked != voxels)
     reason = f"what looks like writing was blanked ({blank:.1%} of the pixels): look at it"
@@ -127,16 +130,20 @@ def without_writing(pixels: np.ndarray, coloured: np.ndarray | None = None) -> n
     markers of lead are: this is a help, no proof that nobody is named.
     """
     values = pixels.astype(np.float32)
+    # Odd, so that the structuring element has a centre.
     width = max(5, 2 * round(STROKE * max(pixels.shape) / 2) + 1)
     low, high = np.percentile(values, (0.1, 99.9))
     stands_out = CONTRAST * max(high - low, values.max() - values.min())
+    # White hats find strokes brighter than what is around them, black hats darker ones.
     strokes = ndimage.white_tophat(values, size=width) > stands_out
     strokes |= ndimage.black_tophat(values, size=width) > stands_out
     if coloured is not None:
         strokes |= coloured
+    # Dilated until the letters of a word touch: one box around it, not one a letter.
     near = ndimage.maximum_filter(strokes.astype(np.uint8), size=BETWEEN * (width - 1) + 1)
     out = pixels.copy()
     for box in ndimage.find_objects(ndimage.label(near)[0]):
+        # Without the strokes: the median is that of the background.
         around = out[box][~strokes[box]]
         out[box] = np.median(around) if around.size else pixels.min()
     return out

@@ -22,6 +22,7 @@ def difference_hash(voxels: np.ndarray) -> bytes:
     if min(voxels.shape[1:]) < LEAST:
         return b""
     plane = voxels.mean(axis=0, dtype=np.float32)
+    # 17 points give 16 differences: 2 * 16 * 16 = 512 bits.
     wide, high = _pooled(plane, SIDE, SIDE + 1), _pooled(plane, SIDE + 1, SIDE)
     bits = np.concatenate([np.diff(wide, axis=1).ravel(), np.diff(high, axis=0).ravel()]) > 0
     return np.packbits(bits).tobytes()
@@ -31,8 +32,10 @@ def _pooled(plane: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Means over a grid of equal parts, whose edges may lie within pixels."""
     for axis, parts in enumerate((rows, columns)):
         size = plane.shape[axis]
+        # Sums up to each pixel edge; within a pixel they grow linearly, so edges may lie there.
         sums = np.insert(np.cumsum(plane, axis=axis, dtype=np.float64), 0, 0, axis=axis)
         edges = np.linspace(0, size, parts + 1)
+        # The last edge is the image border; one less keeps low + 1 in range.
         low = np.minimum(edges.astype(int), size - 1)
         share = np.expand_dims(edges - low, 1 - axis)
         at = sums.take(low, axis) * (1 - share) + sums.take(low + 1, axis) * share

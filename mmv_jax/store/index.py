@@ -35,6 +35,7 @@ def write_whole_index(root: ts.KvStore) -> None:
     """Writes the indices of all finished parts as one file more, so that opening a store of 100,000
     parts reads one file and lists none of them.
     """
+    # The name carries a checksum, so a new file would stand beside the old one.
     remove_whole_index(root)
     index = read_index(root)
     if not index.empty:
@@ -52,6 +53,7 @@ def read_whole_index(root: ts.KvStore) -> pd.DataFrame:
     """
     keys = root.list(prefix_range(WHOLE)).result()
     content = root.read(keys[0]).result().value if len(keys) == 1 else b""
+    # Gone, doubled or damaged: the parts themselves hold the same lines.
     if not content or not _is_whole(keys[0].decode(), content):
         return read_index(root)
     return pq.read_table(io.BytesIO(content)).to_pandas()
@@ -61,6 +63,7 @@ def finished_parts(root: ts.KvStore, part: str | None = None) -> dict[str, str]:
     """Where the index of every finished part is (or of `part`, if it is finished), by part."""
     prefix = PARTS if part is None else part_prefix(part)
     keys = [key.decode() for key in root.list(prefix_range(prefix)).result()]
+    # A key is parts/NAME/FILE.
     return {key.split("/")[1]: key for key in sorted(keys) if key.split("/")[2].startswith(INDEX)}
 
 
@@ -78,6 +81,7 @@ def read_index(root: ts.KvStore, part: str | None = None) -> pd.DataFrame:
         return pd.DataFrame({"study": [], "patient": [], "split": [], "manifest": [], "line": []})
     _agree(tables)
     return _filled(
+        # The order of parts is that of hashed names; that of manifests stays when parts are added.
         pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True)
     )
 
@@ -99,6 +103,7 @@ def carried_kinds(index: pd.DataFrame) -> dict[str, type]:
     """The type (float or str) of each label that an index holds, by the name that the manifests
     gave it.
     """
+    # A column of NaN alone looks numeric and says nothing of its type.
     filled = index.loc[:, index.notna().any()]
     return {
         c.removeprefix(LABEL): float if is_numeric_dtype(filled[c]) else str
@@ -115,6 +120,7 @@ def _agree(tables: list[pd.DataFrame]) -> None:
     for name in {name for own in kinds for name, kind in own.items() if kind is str}:
         for table, own in zip(tables, kinds):
             if own.get(name) is float:
+                # 15 digits survive float64 unchanged, and 1.0 becomes "1".
                 table[LABEL + name] = table[LABEL + name].map(
                     lambda x: f"{x:.15g}", na_action="ignore"
                 )
@@ -130,6 +136,7 @@ def _table(part: str, key: str, content: bytes) -> pd.DataFrame:
 
 
 def _write(root: ts.KvStore, prefix: str, lines: pd.DataFrame, name: str) -> None:
+    # In memory first: the checksum is part of the name, and a store writes whole values.
     file = io.BytesIO()
     try:
         table = pa.Table.from_pandas(lines, preserve_index=False)

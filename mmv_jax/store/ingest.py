@@ -105,6 +105,7 @@ def ingest(
     _check_options(engine, workers, burnt_in)
     root = open_root(store)
     with only_ingest(store, root):
+        # Under the lock: of two first ingests only one may make the key.
         key = _open_key(store, key_path, is_new=read_about(root) is None)
         ordinals = _register(root, key, manifests)
         _remove_unfinished_parts(root)
@@ -112,6 +113,7 @@ def ingest(
         quarantine, warnings = Quarantine(root), Quarantine(root, WARNINGS)
         jobs = jobs_of(root, key, ordinals, unit=unit, report=report, logs=(quarantine, warnings))
         if jobs:
+            # It would hide the new parts if this ingest is killed before it is written anew.
             remove_whole_index(root)
         jobs = [replace(job, burnt_in=burnt_in) for job in jobs]
         tasks = tasks_of(jobs, IngestTask(str(store), (), read_fn))
@@ -120,6 +122,7 @@ def ingest(
             write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
         )
         with (
+            # Closing the generator ends the workers, also where this loop raises.
             contextlib.closing(events),
             contextlib.closing(quarantine),
             contextlib.closing(warnings),
@@ -192,6 +195,7 @@ def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> di
         name = key.hash("manifest", str(path.resolve()))
         if name not in about["manifests"]:
             about["manifests"].append(name)
+        # From 1, and for good: (manifest, line) is the name of a line in every log.
         ordinals[about["manifests"].index(name) + 1] = path
     root.write(STORE_JSON, json.dumps(about, indent=1).encode()).result()
     return ordinals
@@ -199,5 +203,6 @@ def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> di
 
 def _remove_unfinished_parts(root: ts.KvStore) -> None:
     begun = {key.decode().split("/")[1] for key in root.list(prefix_range(PARTS)).result()}
+    # Safe only under the lock: a running ingest has parts without an index.
     for part in begun - set(finished_parts(root)):
         remove_part(root, part)

@@ -152,6 +152,7 @@ def _choose(index: pd.DataFrame, studies: int) -> list[int]:
     chosen: list[int] = []
     # what a small kind leaves free goes to the larger ones
     for n, group in enumerate(sorted(groups, key=len)):
+        # Equal shares of the remaining places among the remaining kinds.
         share = min(len(group), -(-(studies - len(chosen)) // (len(groups) - n)))
         chosen += group[np.linspace(0, len(group) - 1, share).astype(int)].tolist()
     return sorted(chosen)
@@ -175,6 +176,7 @@ def _panes(store: Store, i: int) -> list[Image.Image]:
         _picture(store, i, box=axial, axis=0, masks=masks, pixel_mm=(y_mm, x_mm)),
         _picture(store, i, box=coronal, axis=1, masks=masks, pixel_mm=(z_mm, x_mm)),
     )
+    # z grows towards the head in LPS+, and rows of a picture grow downwards.
     return [pictures[0], pictures[1].transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
 
 
@@ -196,6 +198,7 @@ def _picture(
     for name in masks:
         labels = np.squeeze(store.read_box(i, *box, mask=name), axis)
         rgb[labels > 0] = 0.6 * rgb[labels > 0] + 0.4 * TINTS[(labels[labels > 0] - 1) % len(TINTS)]
+    # Pixels need not be square: a coronal slice of 5 mm slices would look flat.
     size_mm = (rgb.shape[0] * pixel_mm[0], rgb.shape[1] * pixel_mm[1])
     height, width = (max(1, round(PANE * mm / max(size_mm))) for mm in size_mm)
     return Image.fromarray(rgb.astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)

@@ -33,6 +33,7 @@ class Stored:
 
 def slabs(voxels: np.ndarray, multiple: int = 1) -> Iterator[slice]:
     """Slices of z of about SLAB_VOXELS voxels each, that begin at multiples of a number."""
+    # At least one plane a slab, however large it is.
     step = multiple * max(1, SLAB_VOXELS // (multiple * voxels.shape[1] * voxels.shape[2]))
     return (slice(z, z + step) for z in range(0, voxels.shape[0], step))
 
@@ -50,11 +51,13 @@ def to_int16(voxels: np.ndarray) -> Stored:
     high = max(voxels[s].max() for s in slabs(voxels))
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("voxels are not finite")
+    # Python numbers: the difference of two int16 could wrap around.
     low, high = (int(low), int(high)) if voxels.dtype.kind in "iub" else (float(low), float(high))
     whole = voxels.dtype.kind in "iub" or all(
         np.array_equal(voxels[s], np.rint(voxels[s])) for s in slabs(voxels)
     )
     if whole and high - low < LEVELS:
+        # Where the range fits but the values do not, they move so that the lowest is -32,768.
         fits = low >= -LEVELS // 2 and high < LEVELS // 2
         slope, intercept = 1.0, 0.0 if fits else float(int(low) + LEVELS // 2)
     elif high == low:
@@ -62,11 +65,13 @@ def to_int16(voxels: np.ndarray) -> Stored:
         slope, intercept = 1.0, low
     else:
         slope = (high - low) / (LEVELS - 1)
+        # -32,768 stands for the lowest value and 32,767 for the highest.
         intercept = low + slope * (LEVELS // 2)
     if voxels.dtype == np.int16:
         return Stored(voxels, 1.0, 0.0)
     stored = np.empty(voxels.shape, np.int16)
     for s in slabs(voxels):
+        # float64: float32 has 24 bits and would lose steps of a large range.
         steps = (voxels[s].astype(np.float64) - intercept) / slope
         stored[s] = np.clip(np.rint(steps), -LEVELS // 2, LEVELS // 2 - 1)
     return Stored(stored, slope, intercept)
@@ -88,6 +93,7 @@ def occupancy(stored: Stored, unit: str, ndim: int) -> np.ndarray:
     cells = CELLS[ndim]
     edges = [cell_edges(n, c) for n, c in zip(stored.voxels.shape, cells)]
     starts = [np.unique(e[:-1]) for e in edges]  # the non-empty cells
+    # Thresholds move to the stored scale; voxels do not move to the true one, to save memory.
     if unit == "shape":
         occupied = _share_above(stored.voxels, starts, (0.0 - stored.intercept) / stored.slope) > 0
     elif unit == "HU":
@@ -96,6 +102,7 @@ def occupancy(stored: Stored, unit: str, ndim: int) -> np.ndarray:
             > SHARE_OF_CELL
         )
     else:
+        # Both are stored values, as is the threshold made of them: no scale is needed.
         low, high = histogram_percentiles(_histogram(stored.voxels), (0.5, 99.5))
         bright = (
             _share_above(stored.voxels, starts, low + SHARE_OF_RANGE * (high - low)) > SHARE_OF_CELL
@@ -117,6 +124,7 @@ def foreground_percentiles(
     counts = np.zeros(LEVELS, np.int64)
     for k in np.unique(z):
         inside = (
+            # One layer of cells at a time, so that no mask of the whole volume is made.
             stored.voxels[z == k]
             if occupied[k].all()
             else stored.voxels[z == k][:, occupied[k][np.ix_(y, x)]]
@@ -130,6 +138,7 @@ def foreground_percentiles(
 
 def histogram_percentiles(counts: np.ndarray, percentiles: tuple[float, ...]) -> tuple[int, ...]:
     """The int16 value at each percentile (nearest rank) of a histogram of int16 values."""
+    # Nearest rank: the ceil(p / 100 * n)-th smallest value, and the first one for p = 0.
     ranks = np.ceil(np.array(percentiles) / 100 * counts.sum()).clip(1)
     return tuple(int(v) - LEVELS // 2 for v in np.searchsorted(np.cumsum(counts), ranks))
 
@@ -149,6 +158,7 @@ def _histogram(voxels: np.ndarray) -> np.ndarray:
 
 def _cell_of(voxels: int, cells: int) -> np.ndarray:
     """The cell of each voxel of an axis."""
+    # From the right: of empty cells with the same edge the last one holds the voxel.
     return np.searchsorted(cell_edges(voxels, cells), np.arange(voxels), side="right") - 1
 
 
@@ -159,6 +169,7 @@ def _cell_means(
     z, y, x = starts
     depth, height, width = (np.diff(np.append(s, n)) for s, n in zip(starts, voxels.shape))
     planes = [of_fn(voxels[a : a + d]).sum(axis=0, dtype=np.float64) for a, d in zip(z, depth)]
+    # reduceat sums from each start to the next, so an empty cell may not be among them.
     sums = np.add.reduceat(np.add.reduceat(np.stack(planes), y, axis=1), x, axis=2)
     return sums / (depth[:, None, None] * height[None, :, None] * width[None, None, :])
 
@@ -173,4 +184,5 @@ def _deviation(voxels: np.ndarray, starts: list[np.ndarray], origin: int) -> np.
     """
     mean = _cell_means(voxels, starts, lambda v: v) - origin
     square = _cell_means(voxels, starts, lambda v: np.square(v.astype(np.float32) - origin))
+    # E[x²] - E[x]²; rounding can bring a flat cell below 0.
     return np.sqrt(np.maximum(square - mean**2, 0.0))

@@ -64,6 +64,7 @@ def jobs_of(
         )
         for ordinal, (lines, _) in manifests.items()
     }
+    # One type a label, over the store and all manifests: Parquet columns have one type.
     kinds = agreed_kinds([carried_kinds(index), *(columns for columns, _ in chosen.values())])
 
     for ordinal, (lines, refused) in manifests.items():
@@ -92,6 +93,7 @@ def jobs_of(
                     report.tell(Told(job.place, "differs_from_store", what), warnings)
             else:
                 jobs.append(job)
+                # From here on a later line of the same study counts as there.
                 there[study] = patient
     return jobs
 
@@ -122,6 +124,7 @@ def _contradiction(
         return "bad_modality", "modality must be a short word such as CXR or CT"
     if there.get(study, patient) != patient:
         return "duplicate_study", "the store has another patient's study of this study_id"
+    # The first line of a new patient decides; later ones must agree.
     if splits.setdefault(patient, line.split) != line.split:
         return "patient_across_splits", "the store has the patient in another split"
     return None
@@ -148,6 +151,7 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     }
     masks = {name: str(path) for name, path in line.masks.items()}
     paths = [str(line.path), *masks.values()]
+    # A library's message may hold the path or the file's name alone.
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
     return Job(
         place=(ordinal, line.number),
@@ -179,6 +183,7 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> list[str]:
     if job.unit in ("HU", "shape") and row["unit"] != job.unit:
         other.append("unit")
     mm = row["spacing_x"]
+    # `not <=`, since a NaN in the store must count as different.
     if job.spacing_mm is not None and not abs(float(mm) - job.spacing_mm) <= 0.05 * job.spacing_mm:
         other.append("spacing_mm")
     return [name.removeprefix("label_") for name in other]
@@ -187,6 +192,7 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> list[str]:
 def tasks_of(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
     """Lines that follow each other, up to TASK_LINES of them or TASK_BYTES of files."""
     tasks: list[list[Job]] = []
+    # Full from the start, so that the first job opens the first task.
     size = TASK_BYTES
     for job in jobs:
         if size >= TASK_BYTES or len(tasks[-1]) >= TASK_LINES:

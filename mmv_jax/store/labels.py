@@ -202,6 +202,7 @@ def _number(name: str, cell: str) -> float:
 
 def _words_of(name: str) -> set[str]:
     """The words of a column's name, in lower case: `PatientAge_years` has three."""
+    # A capital behind a small letter begins a word: PatientAge, but not HU.
     return set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
 
 
@@ -214,14 +215,17 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
     identifies = words & WORDS_OF_IDENTIFIERS or NAMES_OF_IDENTIFIERS.fullmatch(
         re.sub(r"[^a-z]", "", name.lower())
     )
+    # More than half dates: single typing errors may not turn dates into text.
     if not values or identifies or 2 * sum(map(_is_date, values)) > len(values):
         return None
     if any(map(PERSON.search, values)):
         return None
     distinct = set(values)
+    # Pairs of value and patient: many studies of one patient count once.
     shared = len(set(filled)) >= PATIENTS_A_VALUE * len(distinct)
     if all(map(_is_number, values)):
         whole = [re.fullmatch(r"[+-]?(\d+)(\.0*)?", value) for value in values]
+        # Length in digits without sign and fraction; a spreadsheet writes 1234567 as 1234567.0.
         long = all(match and len(match[1]) >= IDENTIFIER_DIGITS for match in whole)
         # a measurement is not written with zeros before it; a telephone or record number is
         if any(map(_has_zeros, whole)):
@@ -229,6 +233,7 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
         stands_for_patient = all(whole) and not words & WORDS_OF_MEASURES and _one_to_one(filled)
         long = long and not words & WORDS_OF_MEASURES
         return None if (long and not shared) or stands_for_patient else float
+    # Before the test of sharing: a small manifest may have one patient a code.
     if all(value.lower() in CODES for value in distinct):
         return str
     short = len(distinct) <= CATEGORIES and max(map(len, distinct)) <= LONGEST
@@ -244,6 +249,7 @@ def _one_to_one(filled: list[tuple[str, str]]) -> bool:
     several studies can tell.
     """
     studies, pairs = Counter(patient for _, patient in filled), set(filled)
+    # A patient with one study shows nothing: any value is the same within one study.
     several = sum(n > 1 for n in studies.values())
     return several >= ENOUGH_PATIENTS and len(pairs) == len(studies) == len(
         {value for value, _ in pairs}
@@ -259,12 +265,14 @@ def _is_number(value: str) -> bool:
 
 
 def _is_date(value: str) -> bool:
+    # A time of day behind the date is dropped, so that DATE_FORMATS need no times.
     value = TIME.sub("", value)
     for form in DATE_FORMATS:
         try:
             year = datetime.strptime(value, form).year
         except ValueError:
             continue
+        # A measurement such as 120499 may parse; outside of these years it is no date.
         if 1900 <= year <= 2100:
             return True
     return False

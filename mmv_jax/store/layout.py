@@ -45,6 +45,7 @@ def open_root(path: str | Path) -> ts.KvStore:
 
 def prefix_range(prefix: str) -> ts.KvStore.KeyRange:
     """All keys under a prefix that ends in a slash."""
+    # The end is exclusive: the character behind the slash closes the range.
     return ts.KvStore.KeyRange(prefix, prefix[:-1] + chr(ord("/") + 1))
 
 
@@ -60,6 +61,7 @@ def array_spec(root: ts.KvStore, part: str) -> dict:
     return {
         "driver": "zarr3",
         "kvstore": kvstore,
+        # A finished part never changes; a check at each read would cost a request.
         "recheck_cached_data": "open",
         "fill_missing_data_reads": False,
     }
@@ -71,11 +73,13 @@ def new_array_spec(root: ts.KvStore, part: str, ndim: int, blocks: int) -> dict:
     """
     block, shard = BLOCKS[ndim], SHARD_BLOCKS[ndim]
     little = {"name": "bytes", "configuration": {"endian": "little"}}
+    # Bit planes of 16-bit values: high bits change rarely, and zstd finds them together.
     blosc = {
         "name": "blosc",
         "configuration": {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle", "typesize": 2},
     }
     crc = {"name": "crc32c"}
+    # A block is the unit of reading. A shard's index has a fixed size, so it is not compressed.
     sharding = {
         "chunk_shape": [1, *block],
         "codecs": [little, blosc, crc],
@@ -88,6 +92,7 @@ def new_array_spec(root: ts.KvStore, part: str, ndim: int, blocks: int) -> dict:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard, *block]}},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
+    # Blocks of zeros are written too: a block that is not there means damage.
     return array_spec(root, part) | {"metadata": metadata, "store_data_equal_to_fill_value": True}
 
 
@@ -112,6 +117,7 @@ def cell_edges(voxels: int, cells: int) -> np.ndarray:
     >>> cell_edges(20, 8).tolist(), cell_edges(2, 8).tolist()
     ([0, 2, 5, 7, 10, 12, 15, 17, 20], [0, 0, 0, 0, 1, 1, 1, 1, 2])
     """
+    # Whole numbers throughout: edges of floats could put one voxel into two cells.
     return np.arange(cells + 1) * voxels // cells
 
 

@@ -18,6 +18,7 @@ def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
     if index.empty or index["split"].nunique() < 2:
         return
     exact = set()
+    # A checksum has 32 bits and can agree by chance among many studies; grid and range decide.
     same = ["checksum", "grid_z", "grid_y", "grid_x", "low", "high"]
     for _, group in index.groupby(same, sort=False):
         if group["split"].nunique() > 1:
@@ -45,11 +46,13 @@ def _near_duplicates(index: pd.DataFrame) -> set:
     for _, group in index[has].groupby("ndim"):
         packed = np.frombuffer(b"".join(group["difference_hash"]), np.uint8)
         packed, split = packed.reshape(len(group), -1), group["split"].to_numpy()
+        # The product of signs is bits - 2 * differing ones.
         least = 8 * packed.shape[1] - 2 * NEAR
         some = np.flatnonzero(split != "train")
         for at in (some[n : n + AT_ONCE] for n in range(0, len(some), AT_ONCE)):
             signs = _signs(packed[at])
             for n in range(0, len(group), AT_ONCE):
+                # Exact in float32 (at most 512), and a matrix product is faster than bit counts.
                 near = signs @ _signs(packed[n : n + AT_ONCE]).T >= least
                 near &= split[at][:, None] != split[None, n : n + AT_ONCE]
                 here, there = np.nonzero(near)

@@ -37,10 +37,13 @@ def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Trip
       ([(1, 2, 2), (1, 4, 4)], [])
     """
     full, spacing = np.array(grid, np.int64), np.array(spacing_mm, float)
+    # An axis of one voxel has no spacing to compare with.
     known = spacing[(full > 1) & np.isfinite(spacing)]
     spacing = np.where(np.isfinite(spacing), spacing, known.min() if known.size else 1.0)
     levels, factor = list[Triple](), np.ones(3, np.int64)
+    # Ceiling division: an odd end makes a voxel of its own.
     while np.prod(now := -(-full // factor)) > LARGE:
+        # An axis is halved unless its voxels are twice as coarse as the finest.
         several, size = now > 1, spacing * factor
         factor = np.where(several & (size < 2 * size[several].min()), 2 * factor, factor)
         levels.append((int(factor[0]), int(factor[1]), int(factor[2])))
@@ -55,6 +58,8 @@ def level_scale(low: int, high: int) -> tuple[int, int]:
       low, high: of all its voxels. Where they are few steps apart a mean is so rounded to a share
         of a step.
     """
+    # The largest power of two for which the range times gain is within STEPS, at least 1.
+    # A power of two divides out without a rounding error.
     gain = 1 << max(0, (STEPS // max(high - low, 1)).bit_length() - 1)
     return gain, low if gain > 1 else 0
 
@@ -76,12 +81,15 @@ def coarser(
       gain, offset: as of `level_scale`, where `voxels` are the study's own.
     """
     out = np.empty([-(-n // f) for n, f in zip(grid, factor)], np.int16)
+    # The last voxel of an axis may stand for fewer than the others and weighs less.
     counts = [covered(n, f) for n, f in zip(grid, before)]
+    # Even starts: no pair of planes is split between two slabs.
     for slab in slabs(voxels, multiple=2):
         means = voxels[slab].astype(np.float32)
         for axis, own in enumerate([counts[0][slab], *counts[1:]]):
             if factor[axis] > before[axis]:
                 means = _halved(means, axis, own)
+        # Half of the start where z is halved, otherwise the start itself.
         first = slab.start * before[0] // factor[0]
         out[first : first + len(means)] = np.rint((means - offset) * gain)
     return out
@@ -105,10 +113,12 @@ def _halved(values: np.ndarray, axis: int, counts: np.ndarray) -> np.ndarray:
     """
     values = np.moveaxis(values, axis, 0)
     pairs = len(values) // 2
+    # With an odd length the last value has no neighbour and stays as it is.
     means = values[::2].copy()
     means[:pairs] += values[1::2]
     means[:pairs] *= np.float32(0.5)
     if len(values) == 2 * pairs and counts[-1] < counts[0]:
+        # Weighted mean of the last pair: (1 - share) a + share b = a + share (b - a).
         share = np.float32(counts[-1] / (counts[-2] + counts[-1]))
         means[-1] = values[-2] + share * (values[-1] - values[-2])
     return np.moveaxis(means, 0, axis)

@@ -35,6 +35,7 @@ def _file_lock(store: str | Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock:
         try:
+            # The kernel frees the lock when its process ends, however it ends.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _is_taken(store) from None
@@ -54,11 +55,13 @@ def _bucket_lock(store: str | Path, root: ts.KvStore) -> Iterator[None]:
     """
     there = root.read(LOCK).result()
     said = json.loads(there.value) if there.state == "value" else {"at": 0.0}
+    # Wall time, since another machine wrote it; STALE_S allows clocks some minutes apart.
     if time.time() - said["at"] < STALE_S:
         raise UserError(
             f"{_is_taken(store)} If it was killed, its lock opens after {STALE_S / 60:.0f} minutes."
         )
     token = secrets.token_hex(8)
+    # Whoever comes second finds another generation, and the bucket ignores the write.
     root.write(LOCK, _word(token), if_equal=there.stamp.generation).result()
     # what a failed condition returns differs between drivers, so the lock is read again
     now = root.read(LOCK).result()
@@ -70,6 +73,7 @@ def _bucket_lock(store: str | Path, root: ts.KvStore) -> Iterator[None]:
     try:
         yield
     finally:
+        # The beat must end first: a late one would write the lock again after its removal.
         ended.set()
         beat.join()
         root.write(LOCK, None).result()

@@ -40,6 +40,7 @@ class Quarantine:
             "code": refusal.code,
             "reason": refusal.reason,
         }
+        # Objects of a bucket cannot be appended to: the whole file is written, so not at each line.
         if time.monotonic() - self._written > EVERY_S:
             self.write()
 

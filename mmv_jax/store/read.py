@@ -22,6 +22,7 @@ from mmv_jax.study import Study
 
 Triple = Sequence[int | np.integer] | np.ndarray  # z, y, x
 VERIFY_BLOCKS = 256
+# Columns that say what is stored. Labels, splits and places are left out of the digest.
 CONTENT = (
     *("study", "ndim", "unit", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x"),
     *("low", "high", "slope", "intercept", "occupancy", "masks", "checksum"),
@@ -71,6 +72,7 @@ class Store:
         scales = [("slope", "intercept"), ("level_slope", "level_intercept")]
         self._scales = [index.reindex(columns=columns).to_numpy(np.float32) for columns in scales]
         self._parts, self._first = index["part"].to_numpy(), index["first_block"].to_numpy()
+        # Parquet holds flat lists: three numbers (z, y, x) a level.
         self._factors = [numbers.reshape(-1, 3) for numbers in _numbers(index, "level_factors")]
         self._level_blocks = _numbers(index, "level_blocks")
         self._arrays: dict[str, ts.TensorStore] = {}
@@ -145,7 +147,9 @@ class Store:
           Corrupt: a block does not pass its checksum.
         """
         assert not (level and mask), "masks have no levels"
+        # Rounded up: the last voxel of a level may be the mean of fewer voxels.
         grid = -(-self._grids[i] // self._factors[i][level - 1]) if level else self._grids[i]
+        # int64, since unsigned numbers of a caller would wrap around below 0.
         begin, size = np.array(start, np.int64), np.array(shape, np.int64)
         if (begin < 0).any() or (size < 1).any() or (begin + size > grid).any():
             raise ValueError(
@@ -156,6 +160,7 @@ class Store:
         stored = self._read_blocks(i, first, grid=grid, start=begin, shape=size)
         if mask is not None:
             return stored.astype(np.int32)
+        # All levels of a study share one scale, which may differ from that of the study.
         values, (slope, intercept) = stored.astype(np.float32), self._scales[min(level, 1)][i]
         if (slope, intercept) != (1, 0):  # two passes less over most CTs
             values *= slope
@@ -168,6 +173,7 @@ class Store:
         attributes = {
             c.removeprefix("attribute_"): line[c]
             for c in self.index.columns
+            # NaN differs from itself: an attribute that the study lacks is left out.
             if c.startswith("attribute_") and line[c] == line[c]
         }
         spacing = (line["spacing_z"], line["spacing_y"], line["spacing_x"])
@@ -202,6 +208,7 @@ class Store:
         line = self.index.iloc[i]
         try:
             array = self._array(line["part"])
+            # The study, its masks and its levels follow each other: one range of blocks.
             a_grid = int(np.prod(block_counts(self._grids[i], array.shape[1:])))
             first, end = (
                 int(line["first_block"]),
@@ -225,6 +232,7 @@ class Store:
           WorkFailed: the error is of the way to the store, so that nothing is said about its
             content.
         """
+        # TensorStore has no exceptions of its own; the message begins with the status.
         status = str(error).partition(":")[0]
         if status in UNREACHABLE:
             raise WorkFailed(
@@ -256,11 +264,14 @@ class Store:
             array = self._array(self._parts[i])
             block = np.array(array.shape[1:])
             counts = block_counts(grid, block)
+            # First block of the box and the one behind its last, along each axis.
             begin, end = start // block, (start + shape - 1) // block + 1
             positions = np.stack(
                 np.meshgrid(*map(np.arange, begin, end), indexing="ij"), axis=-1
             ).reshape(-1, 3)
+            # Blocks are stored in C order of their position (z, y, x).
             numbers = first + np.ravel_multi_index(tuple(positions.T), counts)
+            # One request for all blocks, so that TensorStore reads them at the same time.
             blocks = array[numbers].read().result()
         except (ValueError, IndexError) as error:
             self._check_reachable(error)
@@ -272,6 +283,7 @@ class Store:
         out = np.empty(shape, np.int16)
         # corner: of the block, in the box
         for corner, voxels in zip(positions * block - start, blocks):
+            # Cut to the box. Less the corner, the same bounds are those within the block.
             low, high = np.maximum(corner, 0), np.minimum(corner + block, shape)
             out[tuple(map(slice, low, high))] = voxels[
                 tuple(map(slice, low - corner, high - corner))
@@ -280,10 +292,12 @@ class Store:
 
     def _array(self, part: str) -> ts.TensorStore:
         with self._lock:  # rows are made in a thread beside the one that probes
+            # Open arrays and their threads are of no use in another process.
             if self._opened_by != os.getpid():
                 self._arrays, self._opened_by = {}, os.getpid()
                 self._root = open_root(self.path)
                 self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+            # Taken out and put in again: a dict keeps the order of insertion, the oldest use first.
             array = self._arrays.pop(part, None)
             if array is None:
                 array = ts.open(

@@ -102,6 +102,7 @@ def write_task(task: IngestTask) -> Iterator[Event]:
     open_parts: dict[int, PartWriter] = {}
     finished: set[str] = set()
     for job in task.jobs:
+        # Studies of a part that an earlier run of this task had written.
         if job.known["study"] in finished:
             continue
         yield Reading(job.place)
@@ -115,6 +116,7 @@ def write_task(task: IngestTask) -> Iterator[Event]:
         ndim = read[0].ndim
         if ndim not in open_parts:
             name = f"{job.known['study']}-{ndim}d"
+            # The name follows from the first study, so a repeated task meets its own finished part.
             lines = read_index(root, name)
             if len(lines):
                 finished |= set(lines["study"])

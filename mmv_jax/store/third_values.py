@@ -24,6 +24,7 @@ def third_values(lines: Sequence[Line], columns: Iterable[str]) -> Iterator[tupl
         if pair is None:
             continue
         others = {cell: count for cell, count in counts.items() if cell not in pair}
+        # More values are a grade, unless each of them is a known code such as 9 or -1.
         if 0 < len(others) <= MOST or (others and all(map(_is_code, others))):
             first = next(n for n, cell in known.items() if cell in others)
             yield first, _sentence(name, others)

@@ -50,15 +50,18 @@ def run_local(
             for worker in crew:
                 if worker.task is None and waiting:
                     worker.start(waiting.popleft())
+            # Only workers with a task can send; the timeout lets a hung decoder be noticed.
             ready = connection.wait([w.pipe for w in crew if w.task], timeout=TICK_S)
             for worker in crew:
                 if worker.task is None:
                     continue
                 if worker.pipe in ready:
                     yield from worker.receive()
+                # After the pipe is empty: a worker may have finished its line just before it died.
                 if worker.is_dead or worker.is_late(timeout_s):
                     late = not worker.is_dead
                     yield from worker.refuse_file("timeout" if late else "decoder_died", timeout_s)
+                    # In front, so that lines of one part are not spread over the ingest.
                     waiting.extendleft(worker.rest())
                     worker.replace_process()
     finally:
@@ -90,6 +93,7 @@ class _Worker:
             target=_work, args=(named_plugins(), theirs, self.task_fn), daemon=True
         )
         self.process.start()
+        # Our copy of the worker's end must close, or its death would not end the pipe.
         theirs.close()
         self.task, self.reading, self.is_dead = None, None, False
 
@@ -118,6 +122,7 @@ class _Worker:
             self.task = None
             return
         self.reading = event.place if isinstance(event, Reading | Told) else None
+        # Each message starts the clock anew: the timeout is for one line, not for a task.
         self.since = time.monotonic()
         self.settled |= (
             set(event.places)
@@ -163,6 +168,7 @@ class _Worker:
                     " What is finished stays."
                 )
             return [replace(self.task, jobs=tuple(left), deaths=self.task.deaths + 1)]
+        # Lines before the file were read but not written; lines after it were not read.
         at = next(n for n, job in enumerate(left) if job.place == self.reading)
         return [
             replace(self.task, jobs=tuple(jobs)) for jobs in (left[:at], left[at + 1 :]) if jobs
@@ -190,6 +196,7 @@ def _work(plugins: tuple[Plugin, ...], pipe, task_fn: TaskFn) -> None:
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:
+                # Told as text: not every exception can be pickled.
                 pipe.send(_Failed(f"{type(error).__name__}: {error}"))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone
@@ -213,6 +220,7 @@ def run_ray(
             " --engine local."
         ) from error
     if not ray.is_initialized() and "RAY_ADDRESS" in os.environ:
+        # What decoders print may hold names; it stays out of the driver's log.
         ray.init(log_to_driver=False)
     elif not ray.is_initialized():
         ray.init(log_to_driver=False, num_cpus=workers, include_dashboard=False)

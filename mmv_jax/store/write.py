@@ -39,6 +39,7 @@ class PartWriter:
         self._root = root
         self._blocks = 0  # handed over so far, written or waiting
         self._shard = np.empty((SHARD_BLOCKS[ndim], *BLOCKS[ndim]), np.int16)
+        # What a killed ingest left under this name would mix with the new blocks.
         remove_part(root, name)
         self._array = ts.open(new_array_spec(root, name, ndim, UNBOUNDED), create=True).result()
 
@@ -81,11 +82,14 @@ class PartWriter:
             "masks": ",".join(masks),
             "first_block": self._blocks,
         }
+        # Masks follow the study's own blocks, in the order of `masks`.
         line |= {"mask_blocks": [self._blocks + (k + 1) * per_array for k in range(len(masks))]}
         line |= {f"attribute_{name}": float(value) for name, value in study.attributes.items()}
         is_shape = study.unit == "shape"
+        # Two shapes of one organ are alike in two patients and no leak.
         line["difference_hash"] = b"" if is_shape else difference_hash(stored.voxels)
         checksum = 0
+        # The checksum goes on through voxels, masks and levels: one number for all of a study.
         for voxels in (stored.voxels, *masks.values()):
             checksum = self._append(voxels, checksum)
         levels, checksum = self._append_levels(stored, study, checksum)
@@ -94,8 +98,10 @@ class PartWriter:
 
     def close(self) -> None:
         """Writes what waits, then the index; from then on the part is there."""
+        # The blocks of the last shard, which is not full.
         left = self._blocks % len(self._shard)
         shape = self._array.shape
+        # Metadata only: no shard lies beyond the end, and 2**40 blocks need no search.
         self._array = self._array.resize(
             exclusive_max=[self._blocks, *shape[1:]], resize_metadata_only=True
         ).result()
@@ -128,6 +134,8 @@ class PartWriter:
         return (
             columns
             | {
+                # A level stores l = (mean - offset) gain, and a value is mean * slope + intercept.
+                # So it is l * slope / gain + (intercept + offset * slope).
                 "level_slope": stored.slope / gain,
                 "level_intercept": stored.intercept + offset * stored.slope,
             },
@@ -139,6 +147,7 @@ class PartWriter:
         block = BLOCKS[self.ndim]
         counts = block_counts(voxels.shape, block)
         for position in np.ndindex(*counts):
+            # The buffer is used again after each shard, so a slot holds an older block.
             slot = self._shard[self._blocks % len(self._shard)]
             corner = voxels[tuple(slice(p * b, (p + 1) * b) for p, b in zip(position, block))]
             if corner.shape != slot.shape:
