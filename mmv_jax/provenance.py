@@ -14,7 +14,6 @@ from platform import python_version
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mmv_jax.errors import UserError
 from mmv_jax.files import replacing, write_whole
@@ -167,7 +166,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any], record: Mapping[str,
     write_whole(folder / "metrics.csv", as_csv(metrics))
 
 
-def write_table(path: Path, table: pd.DataFrame, record: Mapping[str, Any]) -> None:
+def write_table(path: Path, table: Any, record: Mapping[str, Any]) -> None:
     """Writes a Parquet file, whole or not at all, with its record as JSON in the file's metadata
     (the key `METADATA` of `pyarrow.parquet.read_schema(path).metadata`).
     """

@@ -38,7 +38,10 @@ WITHOUT = {
     "evaluate": READERS | {"grain"} | TORCH,
     "embed": READERS | TRAINING | PLOTS | {"sklearn"},
     "teach": READERS | TRAINING | PLOTS | {"sklearn"},
-    "export": READERS | TRAINING | PLOTS | {"sklearn", "pandas"},
+    "export": READERS
+    | TRAINING
+    | PLOTS
+    | {"sklearn"},  # it tells the rules of crops, which use pandas
     "bac": TRAINING | PLOTS | {"sklearn"},
 }
 

@@ -180,7 +180,8 @@ def write_mg(
     pixel at the detector.
     """
     number = ["LCC", "RCC", "LMLO", "RMLO"].index(of.side + of.view) + 1
-    ds = _dataset("MG", of.study_id.rsplit("-", 1)[0], of.patient, number)
+    # The four views of a woman are one study: its name has no view, but the dials that were turned.
+    ds = _dataset("MG", of.study_id.replace(f"-{of.side}{of.view}", ""), of.patient, number)
     ds.PatientSex, ds.PatientAge, ds.BodyPartExamined = "F", f"{of.age:03d}Y", "BREAST"
     ds.ImageLaterality, ds.ViewPosition = of.side, of.view
     ds.PatientOrientation = ["A" if of.side == "L" else "P", "F" if of.view == "MLO" else "L"]

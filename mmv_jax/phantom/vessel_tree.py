@@ -10,8 +10,8 @@ def vessel_tree(
     rng: np.random.Generator,
     scale: float,
 ) -> tuple[np.ndarray, ...]:
-    """Trees that split their targets in two along the longest axis, again and again; all branches
-    of a generation at once.
+    """Trees that split their targets in two, again and again, along an axis that is drawn; all
+    branches of a generation at once.
 
     Args:
       roots: [R, 3]. targets: [N, 3], the places to be supplied. owner: [N], the root of each.

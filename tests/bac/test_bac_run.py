@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from PIL import Image
 
@@ -52,6 +53,11 @@ def knowing(women, fitted, monkeypatch):
         ),
     )
     return lines_of(women / "manifest.csv")
+
+
+def test_the_views_of_a_woman_are_one_study(women):
+    tags = [pydicom.dcmread(women / line["path"]) for line in lines_of(women / "manifest.csv")]
+    assert len({tag.StudyInstanceUID for tag in tags}) == len({tag.PatientID for tag in tags}) == 3
 
 
 def test_areas_of_views_and_women_are_those_of_the_truth(women, knowing, fitted, tmp_path):

@@ -13,7 +13,7 @@ from mmv_jax.bench.packing import LENGTH, bench_packing, grain_fill, plan_fill
 from mmv_jax.bench.probe import bench_probe
 from mmv_jax.bench.step import (
     Crop,
-    Work,
+    TimedRows,
     bench_step,
     config_of,
     describe,
@@ -24,7 +24,7 @@ from mmv_jax.bench.step import (
 from mmv_jax.train.loop import make_parts
 
 ROW = (Crop(0, True, 30, 0), Crop(0, True, 20, 8), Crop(0, False, 9))
-TINY = Work(
+TINY = TimedRows(
     "2 rows",
     64,
     56,

@@ -10,6 +10,7 @@ import pytest
 from nano import nano_config
 from PIL import Image
 
+from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError
 from mmv_jax.train.log import METRICS
@@ -159,7 +160,9 @@ def test_a_process_of_another_machine_is_judged_by_the_log(tmp_path):
 
 def test_steps_that_are_trained_and_not_saved_are_counted(tmp_path):
     workdir = learning(tmp_path / "run", steps=345)
-    (workdir / "checkpoints" / "300").mkdir(parents=True)
+    saved = {"encoder": {"w": np.ones(2)}, "state": {"step": np.ones(1)}}
+    with Checkpoints(workdir, {"steps": 345}, every=300, keep=1) as checkpoints:
+        checkpoints.save_if_due(300, saved, now=True)
     assert rows_of(status(workdir))["checkpoint"].endswith("45 of 345 trained steps are not saved")
 
 
