@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 # Compiled modules are kept even where the environment forbids it: without them every process that a
-# test starts compiles all of JAX's and pandas' sources again, a third of the suite's time.
+# test starts compiles all of JAX's and pandas' sources again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo docs test test-full test-pythons locks lint bench compile-check clean

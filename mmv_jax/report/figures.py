@@ -7,7 +7,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,17 +54,8 @@ def roc_curves(curves: Curves) -> PlotGrid:
             dots=False,
         )
 
-    panels = [
-        PlotPanel(
-            task,
-            "1 − specificity",
-            "sensitivity",
-            [line(name, *pair) for name, pair in named.items()],
-            square=True,
-        )
-        for task, named in curves.items()
-    ]
-    return PlotGrid("ROC curves", panels)
+    axes = "1 − specificity", "sensitivity"
+    return PlotGrid("ROC curves", _square_panels(curves, axes, line))
 
 
 def growth_curves(
@@ -109,17 +100,21 @@ def reliability(curves: Curves) -> PlotGrid:
             tips=[f"{name}: said {a:.2f}, seen {b:.2f}" for a, b in zip(said, seen)],
         )
 
-    panels = [
+    axes = "probability", "frequency"
+    return PlotGrid("Calibration", _square_panels(curves, axes, line))
+
+
+def _square_panels(
+    curves: Curves, axes: tuple[str, str], line: Callable[..., PlotLine]
+) -> list[PlotPanel]:
+    """A panel a task, both of whose axes go from 0 to 1; `line` draws one series."""
+    across, up = axes
+    return [
         PlotPanel(
-            task,
-            "probability",
-            "frequency",
-            [line(name, *pair) for name, pair in named.items()],
-            square=True,
+            task, across, up, [line(name, *pair) for name, pair in named.items()], square=True
         )
         for task, named in curves.items()
     ]
-    return PlotGrid("Calibration", panels)
 
 
 def picture(

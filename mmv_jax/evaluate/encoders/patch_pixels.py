@@ -1,4 +1,4 @@
-"""TODO."""
+"""The floor of pixels for masks: each patch is described by its own voxels. Axes: N studies."""
 
 import hashlib
 import json
