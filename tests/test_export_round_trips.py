@@ -13,7 +13,7 @@ import mmv_jax
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.data.study_batches import study_batches
 from mmv_jax.evaluate.encoders.trained import fresh_params
-from mmv_jax.export.shipped import load_numpy, load_torch
+from mmv_jax.export.shipped import load_numpy
 from mmv_jax.export.write import export
 from mmv_jax.face.one_study import OneStudy
 from mmv_jax.models.sizes import make_encoder
@@ -96,7 +96,8 @@ def test_the_loader_in_numpy_says_the_same(exported):
 
 
 def test_the_loader_in_pytorch_says_the_same(exported):
-    import torch
+    torch = pytest.importorskip("torch", reason="extra torch")
+    from mmv_jax.export.shipped import load_torch
 
     folder, rows, expected = exported
     weights, about = load_torch.load(folder / "encoder.safetensors")
