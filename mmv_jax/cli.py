@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from mmv_jax.commands.table import COMMANDS
+from mmv_jax.commands.table import COMMANDS, help_of
 from mmv_jax.config import PREFIX, load_config, values_of
 from mmv_jax.errors import UserError
 
@@ -17,27 +17,19 @@ from mmv_jax.errors import UserError
 for group in ("configs", "stores", "runs", "encoders", "mammograms", "bench"):
     importlib.import_module(f"mmv_jax.commands.{group}")
 
+WHAT = """Pretrain, evaluate and use one vision encoder for 2D and 3D medical studies."""
+AFTER = """Start with `mmv demo`: phantoms, a store, an encoder and a report, in minutes.
+With your own files: manifest, ingest, pretrain, evaluate, in this order.
+`mmv COMMAND --help` says what a command reads and writes. Commands with --config take
+--config.KEY=VALUE for every key that `mmv config NAME` lists.
+Exit codes: 0 done, 1 the work failed, 2 the command or an input was wrong."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mmv`. Returns 0, 1 (the work failed) or 2 (wrong use); a user's mistake is one line,
     never a traceback.
     """
-    # No abbreviations: a mistyped option must not pass for another one.
-    parser = argparse.ArgumentParser(prog="mmv", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and end")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (add_arguments, _) in COMMANDS.items():
-        summary, _, example = (add_arguments.__doc__ or "").partition("\n")
-        described = argparse.RawDescriptionHelpFormatter
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=_dedent(example),
-            formatter_class=described,
-            allow_abbrev=False,
-        )
-        add_arguments(command)
+    parser = _parser()
     args, rest = parser.parse_known_args(argv)
     unknown = [
         word for word in rest if not word.startswith("--config.") or not hasattr(args, "config")
@@ -59,6 +51,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mmv {args.command}: stopped.", file=sys.stderr)
         return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser of all commands, with their help texts."""
+    # No abbreviations: a mistyped option must not pass for another one.
+    parser = argparse.ArgumentParser(
+        prog="mmv",
+        description=WHAT,
+        epilog=AFTER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (add_arguments, _) in COMMANDS.items():
+        said = help_of(add_arguments)
+        command = commands.add_parser(
+            name,
+            help=said.summary,
+            description=f"{said.summary}\n\n{said.text}",
+            epilog=f"example: {said.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add_arguments(command)
+    return parser
 
 
 def _load_named(args: argparse.Namespace) -> None:
@@ -111,10 +129,6 @@ def _meant(unknown: Sequence[str], args: argparse.Namespace) -> str:
     same = [known for known in names if known == name or known.endswith(f".{name}")]
     value = value or next((word for word in unknown[1:] if not word.startswith("--")), "VALUE")
     return f". To change the config, write {PREFIX}{same[0]}={value}" if same else ""
-
-
-def _dedent(text: str) -> str:
-    return "\n".join(line.removeprefix("    ") for line in text.rstrip().splitlines())
 
 
 if __name__ == "__main__":

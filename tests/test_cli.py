@@ -1,5 +1,6 @@
 """`mmv`: exit codes, help, and mistakes told in a line."""
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mmv_jax import cli
 from mmv_jax.cli import COMMANDS, main
+from mmv_jax.commands.table import help_of
 from mmv_jax.config import packaged_configs
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.train import loop
@@ -35,6 +37,17 @@ def test_help_has_an_example_that_is_understood(name, capsys, monkeypatch):
     monkeypatch.setitem(COMMANDS, name, (COMMANDS[name][0], lambda args: called.append(args) or 0))
     assert main(shlex.split(example)) == 0
     assert called[0].command == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_a_command_does_and_what_each_word_means(name):
+    add_arguments, _ = COMMANDS[name]
+    said = help_of(add_arguments)
+    assert said.summary.endswith(".") and len(said.summary) <= 80
+    assert said.text, "what it reads and writes, and when to use it"
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert not [action.dest for action in parser._actions if not action.help]
 
 
 def test_help_lists_every_command(capsys):

@@ -1,13 +1,13 @@
 """Writes the reference of commands and of config keys from the code, while the site is built."""
 
 import argparse
-import inspect
+import re
 
 from mkdocs.structure.files import File
 
 import mmv_jax.cli  # noqa: F401  its import registers the commands
 from mmv_jax.commands.keys import KINDS
-from mmv_jax.commands.table import COMMANDS
+from mmv_jax.commands.table import COMMANDS, help_of
 from mmv_jax.config import NEEDED
 
 
@@ -25,9 +25,10 @@ def commands() -> str:
     for name, (add_arguments, _) in COMMANDS.items():
         parser = argparse.ArgumentParser(prog=f"mmv {name}", add_help=False)
         add_arguments(parser)
-        what, _, example = inspect.getdoc(add_arguments).partition("\n\n")
-        example = " ".join(example.removeprefix("example:").split())
-        parts.append(f"## mmv {name}\n\n{' '.join(what.split())}\n\n```sh\n{example}\n```\n")
+        said = help_of(add_arguments)
+        example = " ".join(said.example.split())
+        text = re.sub(r"^  (mmv .*)$", r"\n```sh\n\1\n```\n", said.text, flags=re.MULTILINE)
+        parts.append(f"## mmv {name}\n\n{said.summary}\n\n{text}\n\n```sh\n{example}\n```\n")
         options = [action for action in parser._actions if action.help != argparse.SUPPRESS]
         if options:
             parts.append("| argument | meaning |\n| --- | --- |\n" + "".join(map(_row, options)))

@@ -5,38 +5,47 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mmv_jax.commands.table import add_plugins, command, local_path
+from mmv_jax.commands.table import CHECKPOINT_HELP, add_plugins, command, local_path
 from mmv_jax.errors import UserError
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Measures what an encoder is worth: metrics.json and a self-contained report.html.
+    """Measure what an encoder is worth on labelled studies, beside floors.
 
-    example: mmv evaluate --config experiments/eval_demo.py --checkpoint runs/mine --workdir
-      runs/mine/evaluate
+    It writes metrics.json, predictions.parquet and a report.html that needs no other file. A
+    config names tasks, encoders and protocols. Without one, `--store` and `--label` measure
+    labels of your manifest:
+      mmv evaluate --store stores/chest --checkpoint runs/mine --label sex --label age
+    The command given again goes on where it was interrupted.
+
+    example: mmv evaluate --config eval_demo --checkpoint runs/mine --workdir runs/mine/evaluate
     """
     # Not required: `--store` and `--label` make a config of their own.
-    parser.add_argument("--config", metavar="NAME|FILE.py", help="or else --store and --label")
-    parser.add_argument("--store", help="measure labels of this store, without a config")
+    parser.add_argument(
+        "--config",
+        metavar="NAME|FILE.py",
+        help="an evaluation's config, or else --store and --label",
+    )
+    parser.add_argument("--store", help="without a config: the store whose labels are measured")
     parser.add_argument(
         "--label",
         action="append",
         default=[],
         metavar="NAME",
-        help="a column of the store's manifests; may be repeated. Two values are a classification,"
-        " other numbers a regression",
+        help="without a config: a column of the manifests; two values are classified, other"
+        " numbers predicted; may be repeated",
     )
     parser.add_argument(
         "--checkpoint",
         type=local_path,
         metavar="DIR",
-        help="the workdir of a run, or one of its steps",
+        help=CHECKPOINT_HELP,
     )
     parser.add_argument(
         "--workdir",
         type=local_path,
         metavar="DIR",
-        help="where the results go; with --label, by default the folder evaluate of the run",
+        help="where the results go (with --label: by default RUN/evaluate)",
     )
 
 
@@ -59,12 +68,17 @@ def _evaluate(args) -> int:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    """Makes report.html anew from report.json, which every evaluation writes beside it.
+    """Make report.html again from report.json, without computing anything.
+
+    Every evaluation writes report.json. Use this after an update of the package.
 
     example: mmv report runs/mine/evaluate
     """
     parser.add_argument(
-        "path", type=local_path, metavar="DIR|FILE", help="a workdir of mmv evaluate, or the file"
+        "path",
+        type=local_path,
+        metavar="DIR|FILE",
+        help="an evaluation's --workdir or report.json",
     )
 
 
@@ -100,18 +114,24 @@ def _of_labels(args) -> tuple[ConfigDict, Path]:
 
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
-    """Writes the features of every study of a store: features.parquet, and patch tokens where
-    asked.
+    """Write the features of every study of a store for your own analyses.
+
+    features.parquet has one line a study: its pseudonym, patient, split and features. With
+    `--tokens cls,patch` the features of every patch and their places in mm go to a zarr array.
 
     example: mmv embed --checkpoint runs/mine --store stores/chest --out runs/mine/features
     """
-    parser.add_argument("--checkpoint", type=local_path, required=True, metavar="DIR")
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--out", type=local_path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--checkpoint", type=local_path, required=True, metavar="DIR", help=CHECKPOINT_HELP
+    )
+    parser.add_argument("--store", required=True, help="the store whose studies are encoded")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="DIR", help="the folder to write to"
+    )
     parser.add_argument(
         "--tokens",
         default="cls",
-        help="comma separated: cls, patch (patch writes every patch token as zarr)",
+        help="cls, patch or cls,patch (default cls)",
     )
     add_plugins(parser)
 
@@ -125,24 +145,32 @@ def _embed(args) -> int:
 
 
 def _teach_arguments(parser: argparse.ArgumentParser) -> None:
-    """Writes the features of a teacher beside a store, once, for `objective.distil`.
+    """Write a teacher's patch features beside a store, once, as targets to distil.
+
+    `objective.distil` then trains an encoder to predict them; no PyTorch is needed while it
+    trains. The licence, the training data and the patients that the teacher has seen are kept
+    with the features and shown in every report.
 
     example: mmv teach --package efficientnet-lite0 --store stores/chest --out stores/lite0
-      --licence Apache-2.0 --trained-on ImageNet-1k --patients none
+        --licence Apache-2.0 --trained-on ImageNet-1k --patients none
     """
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--package", metavar="NAME", help="such as efficientnet-lite0")
+    which.add_argument("--package", metavar="NAME", help="an installed teacher: efficientnet-lite0")
     which.add_argument("--folder", type=local_path, metavar="DIR", help="a Hugging Face folder")
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--out", type=local_path, required=True, metavar="DIR")
-    parser.add_argument("--width", type=int, default=256, help="features a token that are kept")
-    parser.add_argument("--licence", required=True, help="of the teacher's weights")
-    parser.add_argument("--trained-on", required=True, help="the data that the teacher has seen")
+    parser.add_argument("--store", required=True, help="the store whose studies are taught")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="DIR", help="the folder to write to"
+    )
+    parser.add_argument(
+        "--width", type=int, default=256, help="features kept of a token (default 256)"
+    )
+    parser.add_argument("--licence", required=True, help="licence of the teacher's weights")
+    parser.add_argument("--trained-on", required=True, help="the data that it was trained on")
     parser.add_argument(
         "--patients",
         choices=("none", "unknown"),
         required=True,
-        help="none where it has seen no medical image",
+        help="patients that it has seen: none if it was trained on no medical image",
     )
     add_plugins(parser)
 
@@ -173,14 +201,21 @@ FORMATS = ("safetensors", "huggingface", "stablehlo", "onnx")
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Writes the encoder of a checkpoint for others, with a model card: its weights (safetensors),
-    a folder for transformers (huggingface), or its forward pass as a program (stablehlo, onnx).
+    """Write a trained encoder in a format that others can open.
+
+    safetensors: weights that describe themselves, with loaders in NumPy and PyTorch. huggingface:
+    a folder for transformers' AutoModel. stablehlo, onnx: the forward pass as a program. Each has
+    a model card.
 
     example: mmv export --checkpoint runs/mine --format safetensors --out encoder.safetensors
     """
-    parser.add_argument("--checkpoint", type=local_path, required=True, metavar="DIR")
-    parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--out", type=local_path, required=True, metavar="PATH")
+    parser.add_argument(
+        "--checkpoint", type=local_path, required=True, metavar="DIR", help=CHECKPOINT_HELP
+    )
+    parser.add_argument("--format", choices=FORMATS, required=True, help="see above")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="PATH", help="the file or folder to write"
+    )
     add_plugins(parser)
 
 

@@ -3,17 +3,21 @@
 import argparse
 from pathlib import Path
 
-from mmv_jax.commands.table import add_plugins, command, local_path
+from mmv_jax.commands.table import CONFIG_HELP, add_plugins, command, local_path
 
 
 def _fit_bac_arguments(parser: argparse.ArgumentParser) -> None:
-    """Fits the segmentation of calcified breast arteries to a store of mammograms with truth; goes
-    on where the workdir has a checkpoint.
+    """Fit the segmentation of calcified breast arteries.
 
-    example: mmv fit-bac --config experiments/bac.py --workdir runs/bac/fit
+    It needs a store of mammograms with masks of the calcifications, such as `mmv phantom --kind
+    breast` makes. The command given again resumes. `mmv bac` then measures with it.
+
+    example: mmv fit-bac --config bac --workdir runs/bac/fit
     """
-    parser.add_argument("--config", required=True, metavar="NAME|FILE.py")
-    parser.add_argument("--workdir", type=local_path, required=True, metavar="DIR")
+    parser.add_argument("--config", required=True, metavar="NAME|FILE.py", help=CONFIG_HELP)
+    parser.add_argument(
+        "--workdir", type=local_path, required=True, metavar="DIR", help="the folder of the run"
+    )
 
 
 @command("fit-bac", _fit_bac_arguments)
@@ -26,11 +30,14 @@ def _fit_bac(args) -> int:
 
 
 def _bac_arguments(parser: argparse.ArgumentParser) -> None:
-    """Measures calcified breast arteries on mammograms: mm² and severity of views, breasts and
-    women, overlays, DICOM segmentations.
+    """Measure calcified breast arteries on mammograms, in mm².
+
+    It writes tables a view, a breast and a woman (area, severity), overlays to look at and DICOM
+    segmentations. A view that cannot be measured is named with the reason. It is no medical
+    device. `--config.measure.KEY=VALUE` changes a rule of measuring, as in
+    `--config.measure.of_views=max`.
 
     example: mmv bac mammograms/*.dcm --checkpoint runs/bac/fit --out runs/bac/out
-      --config.measure.of_views=max
     """
     parser.add_argument(
         "files",
@@ -44,11 +51,15 @@ def _bac_arguments(parser: argparse.ArgumentParser) -> None:
         type=local_path,
         required=True,
         metavar="DIR",
-        help="the workdir of mmv fit-bac",
+        help="the --workdir of mmv fit-bac",
     )
-    parser.add_argument("--out", type=local_path, required=True, metavar="DIR")
     parser.add_argument(
-        "--key", type=Path, help="the key of the pseudonyms; default OUT.key, made where missing"
+        "--out", type=local_path, required=True, metavar="DIR", help="the folder to write to"
+    )
+    parser.add_argument(
+        "--key",
+        type=Path,
+        help="secret key of the pseudonyms (default OUT.key, made where missing)",
     )
     # the rules of measuring come with the checkpoint; --config.measure.x=v changes one
     parser.set_defaults(config=None)

@@ -8,34 +8,36 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mmv_jax.commands.table import command, local_path
+from mmv_jax.commands.table import CONFIG_HELP, command, local_path
 from mmv_jax.errors import UserError
 
 
 def _preflight_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what a run will need, from the accelerator's own compiler: memory, FLOPs, collectives,
-    time. No accelerator is used.
+    """Say what a run will need, before you rent the accelerators.
 
-    example: mmv preflight --config experiments/vitl_pod.py --topology v5p:4x4x8
-      --config.rows.per_step=512
+    The accelerator's own compiler compiles the step for the topology: memory, FLOPs, bytes of
+    collectives, time a step. No accelerator is used (extra: preflight). Exit code 1: it does not
+    fit.
+
+    example: mmv preflight --config vitl_pod --topology v5p:4x4x8 --config.rows.per_step=512
     """
-    parser.add_argument("--config", required=True, metavar="NAME|FILE.py")
+    parser.add_argument("--config", required=True, metavar="NAME|FILE.py", help=CONFIG_HELP)
     parser.add_argument(
         "--topology",
         metavar="NAME",
-        help="v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1 or h100:8; default config.topology",
+        help="v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1 or h100:8 (default config.topology)",
     )
     parser.add_argument(
         "--devices",
         type=int,
         metavar="N",
-        help="compile for N virtual devices of this machine's processor instead",
+        help="compile for N virtual devices of this machine's CPU instead",
     )
     reached = (
-        "model FLOPs utilisation to reckon with; default 0.4 (PaLM reached 0.46, arXiv 2204.02311)"
+        "model FLOPs utilisation to reckon with (default 0.4; PaLM reached 0.46, arXiv 2204.02311)"
     )
     parser.add_argument("--mfu", type=float, default=0.4, metavar="0..1", help=reached)
-    parser.add_argument("--json", action="store_true", help="one object with every figure")
+    parser.add_argument("--json", action="store_true", help="print every figure as one JSON object")
 
 
 @command("preflight", _preflight_arguments)
@@ -56,22 +58,27 @@ def _preflight(args) -> int:
 
 
 def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
-    """Pretrains an encoder; goes on by itself where the workdir has a checkpoint.
+    """Pretrain an encoder on a store; resume where the workdir has a checkpoint.
+
+    The workdir gets config.json, metrics.jsonl, TensorBoard's files and checkpoints. The same
+    command, given again, resumes bit for bit. Ctrl-C and SIGTERM save first. `mmv status DIR`
+    says how it goes, also while it runs.
 
     example: mmv pretrain --config demo --workdir runs/mine --config.steps=500
     """
-    parser.add_argument("--config", required=True, metavar="NAME|FILE.py")
-    parser.add_argument("--workdir", type=local_path, required=True, metavar="DIR")
+    parser.add_argument("--config", required=True, metavar="NAME|FILE.py", help=CONFIG_HELP)
+    parser.add_argument(
+        "--workdir", type=local_path, required=True, metavar="DIR", help="the folder of the run"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check config, store, labels and workdir, run one step, and keep nothing",
+        help="check config, store, labels and workdir, run one step, keep nothing",
     )
     parser.add_argument(
         "--sweep",
         metavar="NAME=A,B,...",
-        help="train once a value, in turn, each in its own folder of the workdir:"
-        " optimizer.peak_lr=1e-3,2e-3",
+        help="one run a value, each in a folder of its own: optimizer.peak_lr=1e-3,2e-3",
     )
 
 
@@ -142,11 +149,14 @@ def _sweep(args) -> int:
 
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says of a run: is it learning, how fast, what next; and draws its curves.
+    """Say of a run whether it learns, how fast it is and when it ends.
+
+    It reads the logs of a run that trains or has ended, prints the last figures, the last saved
+    step and warnings, and draws the curves (status.png in the workdir).
 
     example: mmv status runs/mine
     """
-    parser.add_argument("workdir", type=local_path, metavar="WORKDIR")
+    parser.add_argument("workdir", type=local_path, metavar="DIR", help="the --workdir of a run")
 
 
 @command("status", _status_arguments)
@@ -158,15 +168,21 @@ def _status(args) -> int:
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    """Compares runs: last figures, curves, what their configs differ in, and where they were
-    evaluated the same test studies.
+    """Compare runs on one page: curves, config differences, paired test results.
+
+    Where two runs were evaluated on the same test studies, their difference has a paired
+    confidence interval.
 
     example: mmv compare runs/a runs/b --out a-and-b.html
     """
     parser.add_argument(
-        "runs", type=local_path, nargs="+", metavar="RUN", help="a --workdir, two at least"
+        "runs",
+        type=local_path,
+        nargs="+",
+        metavar="RUN",
+        help="the --workdir of a run; two at least",
     )
-    page = "the page that is written; default compare.html"
+    page = "the page to write (default compare.html)"
     parser.add_argument(
         "--out", type=local_path, default=Path("compare.html"), metavar="FILE.html", help=page
     )

@@ -4,43 +4,50 @@ import argparse
 import os
 from pathlib import Path
 
-from mmv_jax.commands.table import add_plugins, command, local_path
+from mmv_jax.commands.table import WORKERS_HELP, add_plugins, command, local_path
 
 
 def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
-    """Writes phantom studies with known truth as DICOM, NIfTI and PNG files, with a manifest.
+    """Write phantom studies with known truth as DICOM, NIfTI and PNG files.
+
+    Radiographs and CTs of the same bodies, with findings, organ masks and measurements, or
+    mammograms with calcified arteries. OUT/manifest.csv lists them for `mmv ingest`. The same
+    seed gives the same studies.
 
     example: mmv phantom runs/phantoms --kind thorax-cxr,thorax-ct --studies 100 --seed 0
     """
-    parser.add_argument("out", type=local_path, metavar="OUT")
+    parser.add_argument("out", type=local_path, metavar="OUT", help="the folder to write to")
     parser.add_argument(
         "--kind",
         default="thorax-cxr,thorax-ct",
         help="comma separated: thorax-cxr, thorax-ct, breast",
     )
-    parser.add_argument("--studies", type=int, default=100, help="of each kind")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--studies", type=int, default=100, help="of each kind (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default 0)")
     tie = (
-        "of a thorax: 0, chest tubes are independent of pneumothorax; 1, a tube is exactly where a"
-        " pneumothorax is (default 0.3)"
+        "thorax: how far a chest tube goes with a pneumothorax; 0 not at all, 1 always"
+        " (default 0.3)"
     )
     parser.add_argument("--tube-tie", type=float, metavar="0..1", help=tie)
     parser.add_argument(
         "--bac",
         type=float,
         metavar="0..1",
-        help="of breasts: the share of women with a calcified artery (default 0.75)",
+        help="breast: share of women with a calcified artery (default 0.75)",
     )
     parser.add_argument(
         "--film",
         type=float,
         metavar="0..1",
-        help="of breasts: the share of women whose views are scanned films (default 0.3)",
+        help="breast: share of women whose views are scanned films (default 0.3)",
     )
     parser.add_argument(
-        "--pixels", type=int, default=256, help="rows and columns of a radiograph of 358 mm"
+        "--pixels",
+        type=int,
+        default=256,
+        help="rows and columns of a radiograph, which is 358 mm wide (default 256)",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help=WORKERS_HELP)
 
 
 @command("phantom", _phantom_arguments)
@@ -66,16 +73,21 @@ def _phantom(args) -> int:
 
 
 def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
-    """Lists the studies of a folder, or of a known data set with its own splits and labels, as a
-    manifest (CSV).
+    """List the studies of a folder, or of a public data set, in a manifest (CSV).
+
+    A manifest has one line a study: its path, patient, split, unit and labels. Read it, add your
+    labels and correct what the folder's names could not say, then give it to `mmv ingest`. A
+    public data set brings its own splits and labels.
 
     example: mmv manifest folder /data/chest --out chest.csv
     """
     # The table is not imported for a help text: a wrong word lists what there is.
-    kinds = "folder, or a data set: mimic-cxr, chexpert, nih-cxr14, ct-rate, or a plug-in's"
+    kinds = "folder, or a data set by name: mimic-cxr, chexpert, nih-cxr14, ct-rate, or your own"
     parser.add_argument("kind", metavar="KIND", help=kinds)
-    parser.add_argument("root", type=Path, metavar="ROOT")
-    parser.add_argument("--out", type=local_path, required=True, metavar="FILE.csv")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the files")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="FILE.csv", help="the manifest to write"
+    )
     add_plugins(parser)
 
 
@@ -88,46 +100,49 @@ def _manifest(args) -> int:
 
 
 def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
-    """Reads the files of manifests into a block store; a file that is refused goes to
-    quarantine.jsonl and stops nothing.
+    """Read the files of manifests into a block store.
+
+    DICOM, NIfTI, NRRD, MHA, PNG and JPEG are read, checked and written without what names
+    a patient. A file that cannot be trusted is refused: STORE/quarantine.jsonl says why, and the
+    others go on. What looks odd is taken in and told in STORE/warnings.jsonl. Run it again after
+    an interruption or with more lines: what is in the store is not read twice.
 
     example: mmv ingest chest.csv ct.csv --store stores/chest --workers 8
     """
-    parser.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST")
+    parser.add_argument(
+        "manifests", type=Path, nargs="+", metavar="MANIFEST", help="CSV files of `mmv manifest`"
+    )
     # No `local_path`: a store may lie in a bucket.
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--store", required=True, help="a folder, or an address such as gs://...")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help=WORKERS_HELP)
     parser.add_argument(
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="ray outgrows one machine (extra: ray)",
+        help="ray spreads the work over many machines (extra: ray)",
     )
     parser.add_argument(
         "--unit",
         choices=("HU",),
         help=(
-            "of studies whose manifest line names no unit: HU makes NIfTI, MHA and NRRD Hounsfield"
-            " units"
+            "unit of NIfTI, MHA and NRRD files whose manifest line names none: HU, Hounsfield units"
         ),
     )
     parser.add_argument(
         "--key",
         type=Path,
         help=(
-            "the key of the pseudonyms, to share between stores; default STORE.key, made where"
-            " missing"
+            "secret key of the pseudonyms; give one to several stores to join their patients"
+            " (default STORE.key, made where missing)"
         ),
     )
-    late = (
-        "refuse a line that takes longer to read; large files have 1 s more per 2 MiB (default 5)"
-    )
+    late = "refuse a file that takes longer to read; 1 s more per 2 MiB of it (default 5)"
     parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help=late)
-    share = "end with 1 where more of the lines than this share were refused (default 0.5)"
+    share = "exit code 1 where a larger share of the lines was refused (default 0.5)"
     parser.add_argument("--max-refused", type=float, default=0.5, metavar="0..1", help=share)
     written = (
-        "writing in the pixels, by colour or by the header's word: refuse it, take it in and warn,"
-        " or blank what looks like it (default: refuse colour, warn of the rest)"
+        "text in the pixels: refuse the file, warn, or blank the text (default: refuse coloured"
+        " text, warn where the header says that there is some)"
     )
     parser.add_argument("--burnt-in", choices=("refuse", "warn", "mask"), help=written)
     add_plugins(parser)
@@ -156,17 +171,19 @@ def _ingest(args) -> int:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what a store holds: counts, shapes, spacings, intensities; with --verify reads every
-    block.
+    """Say what a store holds: counts, shapes, spacings, intensities, labels.
+
+    Look at it before you train. `--sheet` draws some studies. `--verify` reads every block and
+    ends with exit code 1 where one is not as it was written.
 
     example: mmv inspect stores/chest --verify --sheet sheet.png
     """
-    parser.add_argument("store", metavar="STORE")
+    parser.add_argument("store", metavar="STORE", help="a folder, or an address such as gs://...")
     parser.add_argument(
         "--verify", action="store_true", help="read every block and compare its checksum"
     )
     parser.add_argument(
-        "--sheet", type=Path, metavar="FILE.png", help="a contact sheet of some studies"
+        "--sheet", type=Path, metavar="FILE.png", help="draw a contact sheet of some studies"
     )
 
 
@@ -187,14 +204,23 @@ def _inspect(args) -> int:
 
 
 def _key_arguments(parser: argparse.ArgumentParser) -> None:
-    """Writes a CSV that joins a store's keyed names with your own identifiers again.
+    """Write a CSV that joins a store's pseudonyms with your own identifiers again.
+
+    Only who holds the key and the manifests can do this. The CSV names patients: keep it where
+    patients may be named.
 
     example: mmv key stores/chest manifest.csv --key stores/chest.key --out names.csv
     """
-    parser.add_argument("store", metavar="STORE")
-    parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
-    parser.add_argument("--key", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--out", type=local_path, required=True, metavar="CSV")
+    parser.add_argument("store", metavar="STORE", help="the store whose pseudonyms to join")
+    parser.add_argument(
+        "manifests", nargs="+", type=Path, metavar="MANIFEST", help="those that were ingested"
+    )
+    parser.add_argument(
+        "--key", type=Path, required=True, metavar="FILE", help="the key that ingest used"
+    )
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="CSV", help="the file to write"
+    )
 
 
 @command("key", _key_arguments)

@@ -1,18 +1,25 @@
 """The table of commands, and what several of them need to read their words."""
 
 import argparse
+import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 Arguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], int]
+
+# Words that several commands share.
+CONFIG_HELP = "a name that `mmv configs` lists, or a file of your own"
+CHECKPOINT_HELP = "the --workdir of a run, or one of its steps"
+WORKERS_HELP = "processes (default: one a core)"
 
 COMMANDS: dict[str, tuple[Arguments, Run]] = {}
 
 
 def command(name: str, add_arguments: Arguments) -> Callable[[Run], Run]:
-    """Registers a function as `mmv NAME`; the docstring of `add_arguments` is its help: a line,
-    then an example.
+    """Registers a function as `mmv NAME`. The docstring of `add_arguments` is its help: a line,
+    what a user can do with it, and an example (`help_of`).
     """
 
     def register(run: Run) -> Run:
@@ -21,6 +28,22 @@ def command(name: str, add_arguments: Arguments) -> Callable[[Run], Run]:
         return run
 
     return register
+
+
+class Help(NamedTuple):
+    """The help of a command: a line, its paragraphs, and an example to copy."""
+
+    summary: str
+    text: str
+    example: str
+
+
+def help_of(add_arguments: Arguments) -> Help:
+    """The help that stands in the docstring of a command's `add_arguments`."""
+    words = inspect.getdoc(add_arguments) or ""
+    before, _, example = words.partition("example: ")
+    summary, _, text = before.partition("\n\n")
+    return Help(" ".join(summary.split()), text.strip(), example.rstrip())
 
 
 def local_path(text: str) -> Path:
@@ -37,7 +60,7 @@ def local_path(text: str) -> Path:
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:
     """Adds `--plugins` to a command without a config that could name them."""
-    what = "your own code, which registers entries (readers, data sets, ...); may be repeated"
+    what = "a file of your own that adds a reader, a data set, a loss, ...; may be repeated"
     parser.add_argument(
         "--plugins", type=Path, action="append", default=[], metavar="FILE.py", help=what
     )

@@ -1,0 +1,7 @@
+"""`python -m mmv_jax` is `mmv`."""
+
+import sys
+
+from mmv_jax.cli import main
+
+sys.exit(main())
