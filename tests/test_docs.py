@@ -15,6 +15,7 @@ PAGES = sorted([ROOT / "README.md", *(p for p in DOCS.rglob("*.md") if p.name no
 LONG_SENTENCE, LONG_PARAGRAPH, WIDE = 35, 120, 120
 SHARE_OF_LONG = 0.03
 FEWEST_BLOCKS = 40
+FEWEST_COMMENTS = 0.04  # of the package's lines
 
 
 def prose(page: Path) -> list[str]:
@@ -69,6 +70,16 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
 def test_there_is_code_to_copy():
     found = [block for page in PAGES for block in blocks(page)]
     assert len(found) >= FEWEST_BLOCKS
+
+
+def test_comments_are_a_share_of_the_lines():
+    lines = [
+        line.strip()
+        for path in (ROOT / "mmv_jax").rglob("*.py")
+        for line in path.read_text().splitlines()
+    ]
+    comments = [line for line in lines if line.startswith("#")]
+    assert len(comments) >= FEWEST_COMMENTS * len(lines)
 
 
 def test_python_in_the_documentation_is_python():

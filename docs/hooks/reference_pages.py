@@ -44,6 +44,8 @@ def _row(action: argparse.Action) -> str:
         words.append(f"One of {', '.join(map(str, action.choices))}.")
     if action.required and action.option_strings:
         words.append("Needed.")
+    elif "(default" in words[0]:
+        pass  # the help says it already, with its unit
     elif action.default not in (None, False, argparse.SUPPRESS, []) and action.nargs != 0:
         words.append(f"Default `{action.default}`.")
     return f"| `{name}` | {' '.join(filter(None, words))} |\n".replace("||", "\\|\\|")
