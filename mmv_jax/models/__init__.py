@@ -1,1 +1,1 @@
-"""The encoder, its heads and decoders, and the networks that it is compared with."""
+"""The encoder, its heads and decoders, and the baseline networks."""

@@ -13,35 +13,39 @@ import numpy as np
 from mmv_jax.errors import UserError
 from mmv_jax.models.cost import Flops
 
-LEAST = 12  # channels of a head: two waves of two channels for each of z, y and x
+LEAST = 12  # channels of a head: for each of z, y and x two waves, each a pair of channels
 
 
 class Backbone(nn.Module):
-    """An encoder of packed rows, with what a run must know of it.
+    """An encoder of packed rows, with the costs and learning rates that a run asks it for.
 
-    A subclass has the fields `width`, `depth`, `patch` (z, y, x), `registers`, `remat` and `dtype`,
-    and is called as `Encoder` is: `(patches [B, L, P], coords_mm [B, L, 3], kinds [B, L],
-    segment_ids [B, L], *, masked=None, train=False)`. It returns a dict with `tokens` [B, L, D],
-    float32 and exactly 0 at padding, and `blocks` [depth, B, L, D]. Tokens of one segment must not
-    see those of another.
+    A subclass has the fields `width`, `depth`, `patch` (z, y, x), `registers`, `remat` and `dtype`.
+    It is called like `Encoder`: `(patches [B, L, P], coords_mm [B, L, 3], kinds [B, L], segment_ids
+    [B, L], *, masked=None, train=False)`. It returns a dict with `tokens` [B, L, D], float32 and
+    exactly 0 at padding, and `blocks` [depth, B, L, D]. A token must not see tokens of another
+    segment.
 
-    The methods here are those of any module; a backbone overrides the FLOPs and the bytes, which
-    preflight adds up, and the rates, which fine-tuning asks for.
+    `parameter_count` and `gathered_parameters` work for any module. A subclass must define `make`,
+    the FLOPs, the bytes and `layer_rates`. Preflight adds up the FLOPs and bytes; fine-tuning uses
+    the rates.
     """
 
     @classmethod
     def make(cls, size: str, patch: Sequence[int], **options: Any) -> "Backbone":
-        """The encoder of a config's group `encoder`: `size` is a name that the backbone knows, the
-        other keys are `options`.
+        """Make the encoder that the config's group `encoder` describes.
 
+        Args:
+          size: a size that this backbone knows by name.
+          patch: voxels of a patch (z, y, x).
+          options: the other keys of the group.
         Raises:
-          UserError: a size or an option that it does not have.
+          UserError: the backbone has no such size or option.
         """
         raise NotImplementedError
 
     @nn.nowrap
     def parameter_count(self) -> int:
-        """Parameters, without making them."""
+        """Number of parameters, counted without allocating them."""
         special = 1 + self.registers  # type: ignore[attr-defined]
         # One study without patches: no parameter's shape depends on the length of a row.
         row = (
@@ -55,7 +59,7 @@ class Backbone(nn.Module):
 
     @nn.nowrap
     def forward_flops(self, tokens: int, squares: int | float) -> Flops:
-        """Of a forward pass over `tokens`, padding included: it is multiplied too.
+        """FLOPs of a forward pass over `tokens`, padding included: padding is multiplied too.
 
         Args:
           squares: the sum of n² over the segments, n tokens each, for attention.
@@ -64,12 +68,12 @@ class Backbone(nn.Module):
 
     @nn.nowrap
     def training_flops(self, tokens: int, squares: int | float) -> Flops:
-        """Of a forward and a backward pass, with what is computed again."""
+        """FLOPs of a forward and a backward pass, with the products that remat computes again."""
         raise NotImplementedError
 
     @nn.nowrap
     def stored_bytes(self, remat: bool) -> int:
-        """Bytes a token that the forward pass leaves for the backward pass."""
+        """Bytes a token that the forward pass stores for the backward pass."""
         raise NotImplementedError
 
     @nn.nowrap
@@ -79,25 +83,33 @@ class Backbone(nn.Module):
 
     @nn.nowrap
     def gathered_parameters(self, params: Any) -> int:
-        """The most parameters that a device has whole at a time, where several share a state: those
-        of one block. `params` are the encoder's; shapes will do.
+        """The most parameters that a device gathers at a time: those of one block.
+
+        This matters where several devices share a state.
+
+        Args:
+          params: the encoder's parameters; their shapes are enough.
         """
         return sum(leaf.size for leaf in jax.tree.leaves(params)) // max(self.depth, 1)  # type: ignore[attr-defined]
 
     @nn.nowrap
     def layer_rates(self, params: Any, decay: float) -> Any:
-        """What the learning rate of each of the encoder's parameters is multiplied by in
-        fine-tuning: 1 for the last layer, and once more `decay` a layer below. A tree like
-        `params`; a leaf is a number, or an array that its parameter is multiplied by.
+        """Factors of the learning rate in fine-tuning, one for each of the encoder's parameters.
+
+        The last layer has 1; each layer below it has `decay` times the rate of the layer above.
+
+        Returns:
+          A tree like `params`. A leaf is a number, or an array that is broadcast against its
+          parameter.
         """
         raise NotImplementedError
 
 
 def check_options(known: Sequence[str], options: dict[str, Any]) -> None:
-    """Refuses keys of `config.encoder` that a backbone does not know.
+    """Refuse keys of `config.encoder` that a backbone does not know.
 
     Raises:
-      UserError: there is one.
+      UserError: a key is not among `known`.
     """
     if unknown := options.keys() - set(known):
         raise UserError(
@@ -106,12 +118,13 @@ def check_options(known: Sequence[str], options: dict[str, Any]) -> None:
 
 
 def check_heads(group: str, width: int, heads: int) -> None:
-    """Refuses heads without room for rotary positions.
+    """Refuse heads without room for rotary positions.
 
     Args:
-      group: of the config, with what its keys begin with: "encoder." or "objective.decoder_".
+      group: where the config has the keys, as the beginning of their names: "encoder." or
+        "objective.decoder_".
     Raises:
-      UserError: the width is no multiple of the heads, or a head has fewer than `LEAST` channels.
+      UserError: the heads do not divide the width, or a head has fewer than `LEAST` channels.
     """
     if heads < 1 or width < 1 or width % heads or width // heads < LEAST:
         # Ascending numbers of heads that leave each enough channels; the last one is advised.

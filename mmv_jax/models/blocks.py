@@ -1,5 +1,6 @@
-"""Transformer blocks over packed rows, shared by the encoder and the MAE decoder. Axes: B rows, L
-tokens, H heads, K channels of a head, D width.
+"""Transformer blocks over packed rows, shared by the encoder and the MAE decoder.
+
+Axes: B rows, L tokens, H heads, K channels of a head, D width.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,9 @@ from jaxtyping import Array, Float, Int
 from mmv_jax.ops.attention import segment_attention
 from mmv_jax.ops.rotary import RotaryTables, apply_rotary, rotary_tables
 
-# Stored for the backward pass: results of matrix products. Norms, rotations, GELU and gates are
-# computed again: on a CPU too this is faster than to write and read what they need (their residuals
-# would be two thirds of a block's memory).
+# The forward pass stores the results of matrix products; the backward pass computes norms,
+# rotations, GELU and gates again. Their residuals would be two thirds of a block's memory, and on
+# a CPU too it is slower to write and read them.
 STORE_PRODUCTS: dict[str, Any] = {
     "policy": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "prevent_cse": False,
@@ -24,23 +25,28 @@ KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
 def flat(layer: Callable[[Array], Array], x: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
-    """Applies a layer to a plain matrix of tokens. Over two batch axes XLA transposes and copies
-    activations for a weight's gradient (CPU: 2x), and the sums over them that the gradients of
-    scales are take 20 times as long where one of the axes is 1."""
+    """Apply a layer to the tokens as one plain matrix, whatever their leading axes.
+
+    Over two batch axes XLA transposes and copies activations for a weight's gradient (CPU: twice
+    the time). The gradients of scales are sums over both axes; where one axis has length 1, they
+    take 20 times as long.
+    """
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def hidden_width(width: int, mlp: str) -> int:
-    """Channels inside the MLP: 4 D, or for the gated "swiglu" 8/3 D rounded up to a multiple of 8,
-    which costs the same.
+    """Channels inside the MLP: 4 D for "gelu", 8/3 D for the gated "swiglu".
+
+    The latter is rounded up to a multiple of 8. Both cost the same.
     """
     # -(-8 width // 24) rounds (8 / 3 width) / 8 up, so that 8 times it is a multiple of 8.
     return 4 * width if mlp == "gelu" else -(-8 * width // 24) * 8
 
 
 class Project(nn.Module):
-    """The way into attention: normalised tokens to queries, keys and values in one matrix product,
-    the first two rotated by position.
+    """Entry of attention: queries, keys and values of normalised tokens, in one matrix product.
+
+    Queries and keys are rotated by position.
     """
 
     heads: int
@@ -78,8 +84,9 @@ class Project(nn.Module):
 
 
 def standardise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Zero mean and unit variance over the last axis, computed in float32: bounds logits, which
-    bfloat16 needs (arXiv 2302.05442, section 2).
+    """Zero mean and unit variance over the last axis, computed in float32.
+
+    It bounds the logits of attention, which bfloat16 needs (arXiv 2302.05442, section 2).
     """
     y = x.astype(jnp.float32)
     y = y - y.mean(-1, keepdims=True)
@@ -87,8 +94,9 @@ def standardise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 class Combine(nn.Module):
-    """The way out: what attention found is added to x, then the MLP's answer; each scaled, and the
-    sum float32 whatever the branches compute in.
+    """Exit of a block: adds the output of attention to x, then the output of the MLP.
+
+    Each branch is scaled first. The sum is float32, whatever dtype the branches compute in.
     """
 
     mlp: str
@@ -126,8 +134,9 @@ class Combine(nn.Module):
         return flat(nn.Dense(features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name), x)
 
     def add(self, x, y, survival, segment_ids, name):
-        """x plus the branch, scaled a channel at a time; in training whole segments skip the branch
-        with probability 1 - survival.
+        """x plus the scaled branch `y`.
+
+        In training, each segment skips the branch with probability 1 - survival.
         """
         y = y.astype(x.dtype)
         if self.layer_scale is not None:
@@ -139,8 +148,9 @@ class Combine(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block. Attention stands outside of what is computed twice: its
-    backends know best what to store.
+    """A pre-norm transformer block.
+
+    Attention stands outside `nn.remat`: its backends decide themselves what to store.
     """
 
     heads: int
@@ -173,10 +183,12 @@ class Block(nn.Module):
 def segment_survives(
     key: Array, survival: Float[Array, ""], segment_ids: Int[Array, "B L"]
 ) -> Float[Array, "B L"]:
-    """1 / survival with that probability, else 0: one draw a segment, so a study meets the same
-    depths whatever it is packed with.
+    """Factors of stochastic depth: 1 / survival with probability survival, else 0.
 
-    Source: Huang et al., stochastic depth (arXiv 1603.09382), kept unbiased by the factor.
+    One draw serves a whole segment, so a study skips the same blocks whatever it is packed with.
+    The factor keeps the expectation.
+
+    Source: Huang et al., stochastic depth (arXiv 1603.09382).
     """
     rows, length = segment_ids.shape
     # a row has at most as many segments as tokens; 0 is padding
@@ -185,8 +197,9 @@ def segment_survives(
 
 
 class Blocks(nn.Module):
-    """A stack of `depth` blocks with parameters stacked to [depth, ...], traced and compiled as
-    one. Fields as in `Encoder`.
+    """A stack of `depth` blocks, traced and compiled as one.
+
+    The parameters are stacked to [depth, ...]. Fields as in `Encoder`.
     """
 
     depth: int
@@ -210,8 +223,9 @@ class Blocks(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "depth B L D"]]:
-        """Returns what leaves the last block, and what leaves each; jit removes the latter, and its
-        memory, where nobody reads it.
+        """The output of the last block, and the outputs of all blocks.
+
+        Inside jit, the latter take no memory where nobody reads them.
         """
         # Made once: positions are the same in every block.
         tables = rotary_tables(coords, x.shape[-1] // self.heads, self.rope_base)

@@ -1,5 +1,6 @@
-"""Convolutional networks: the supervised baselines that features have to beat. Axes: N studies, Z Y
-X voxels, I channels in, C classes.
+"""Convolutional networks: supervised baselines for the encoder's features.
+
+Axes: N studies, Z Y X voxels, I channels in, C classes.
 """
 
 import flax.linen as nn
@@ -8,12 +9,12 @@ from jaxtyping import Array, Float
 
 from mmv_jax.models.segmentation import PRIOR, kernel_of, resize
 
-# an axis with fewer voxels is not halved again: thick-slice volumes keep their few slices
+# An axis with fewer voxels is not halved again: thick-slice volumes keep their few slices.
 SMALLEST_HALVED = 8
 
 
 class Convolutions(nn.Module):
-    """Twice: convolution, instance norm, leaky ReLU."""
+    """Two layers of convolution, instance norm and leaky ReLU."""
 
     width: int
 
@@ -26,16 +27,18 @@ class Convolutions(nn.Module):
 
 
 def halve(x: Float[Array, "N Z Y X D"]) -> Float[Array, "N z y x D"]:
-    """The largest of two along each axis that is not yet small."""
+    """The largest of two neighbours along each axis of at least `SMALLEST_HALVED` voxels."""
     window = tuple(2 if size >= SMALLEST_HALVED else 1 for size in x.shape[1:4])
     return nn.max_pool(x, window, strides=window, padding="SAME")
 
 
 class UNet(nn.Module):
-    """U-Net for planar (Z = 1) and volumetric studies of any size, one network a kind.
+    """A U-Net for studies of any size, one network for planar (Z = 1) and one for volumetric ones.
 
-    Channels double as the grid halves, up to 320. Source: Ronneberger et al. (arXiv 1505.04597),
-    with the norm, activation and widths of nnU-Net (Isensee et al., Nature Methods 18, 203-211).
+    Channels double as the grid halves, up to 320.
+
+    Source: Ronneberger et al. (arXiv 1505.04597), with the norm, activation and widths of nnU-Net
+      (Isensee et al., Nature Methods 18, 203-211).
     """
 
     classes: int
@@ -50,7 +53,7 @@ class UNet(nn.Module):
         for n, width in enumerate(widths[1:], start=1):
             skips.append(x)
             x = Convolutions(width, name=f"down_{n}")(halve(x))
-        # Resized to the skip's grid, and not doubled: small axes were not halved on the way down.
+        # Resized to the skip's grid, not doubled: small axes were not halved on the way down.
         for n in reversed(range(self.depth)):
             x = jnp.concatenate([resize(x, skips[n].shape[1:4]), skips[n]], axis=-1)
             x = Convolutions(widths[n], name=f"up_{n}")(x)
@@ -58,8 +61,8 @@ class UNet(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The way down of the U-Net, the mean over what is left of the grid, and one linear map:
-    numbers of whole studies, planar or volumetric.
+    """The U-Net's way down, the mean over its coarsest grid, and one linear map: a row of outputs a
+    study.
     """
 
     outputs: int

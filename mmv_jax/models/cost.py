@@ -1,4 +1,4 @@
-"""What parts of a model cost, in closed form: FLOPs of a step, and bytes a token."""
+"""Costs of parts of a model in closed form: FLOPs of a step, and bytes a token."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +12,13 @@ F32 = 4  # bytes
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs of one part of a step over all devices, two a multiply-add.
+    """FLOPs of one part of a step over all devices; a multiply-add counts as two.
 
     Attributes:
       forward, backward: matrix products outside attention.
       again: products that the backward pass computes a second time, since they were not stored.
-      attention: scores and weighted sums, forward and backward, of the rows that are expected;
-        twice as much backward as forward.
+      attention: scores and weighted sums, forward and backward, of the expected rows; the backward
+        pass costs twice the forward pass.
     """
 
     forward: int = 0
@@ -28,19 +28,17 @@ class Flops:
 
     @property
     def products(self) -> int:
-        """That the compiled program has outside attention."""
+        """FLOPs outside attention that the compiled program has."""
         return self.forward + self.backward + self.again
 
     @property
     def model(self) -> int:
-        """That training needs, however it is done: what utilisation is measured by."""
+        """FLOPs that training needs, however it is done: the measure of utilisation."""
         return self.forward + self.backward + self.attention
 
 
 def block_flops(width: int, mlp: str) -> int:
-    """Forward FLOPs a token of a transformer block's matrix products, without attention's scores
-    and sums.
-    """
+    """Forward FLOPs a token of a block's matrix products, without attention's scores and sums."""
     # 4 width²: queries, keys, values and the way out.
     # The gated MLP has a gate beside its two matrices.
     matrices = 3 if mlp == "swiglu" else 2
@@ -48,8 +46,9 @@ def block_flops(width: int, mlp: str) -> int:
 
 
 def block_bytes(module: Any, mlp: str, remat: bool) -> int:
-    """Bytes a token that a block stores: its input in float32; without remat its products and the
-    operands of attention besides.
+    """Bytes a token that a block stores for the backward pass.
+
+    It stores its input in float32; without remat also its products and the operands of attention.
 
     Args:
       module: has `width` and `dtype`.
@@ -61,8 +60,9 @@ def block_bytes(module: Any, mlp: str, remat: bool) -> int:
 
 
 def backward_bytes(module: Any, mlp: str, remat: bool) -> int:
-    """Bytes a token that the backward pass of a block holds: gradients of its products and of its
-    input, and with remat the products again.
+    """Bytes a token that the backward pass of a block holds.
+
+    It holds gradients of the block's products and of its input; with remat the products again.
     """
     products = block_bytes(module, mlp, remat=False) - F32 * module.width
     # x, its gradient, a norm; queries and keys five times

@@ -1,7 +1,6 @@
-"""The backbone "vit": the sparse vision transformer for planar and volumetric studies, its named
-sizes, and what it costs in closed form.
+"""The backbone "vit": the sparse vision transformer, its named sizes and its costs in closed form.
 
-Axes: B rows, L tokens, P voxels of a patch, D width.
+It encodes planar and volumetric studies. Axes: B rows, L tokens, P voxels of a patch, D width.
 """
 
 import math
@@ -38,8 +37,9 @@ OPTIONS: dict[str, dict] = {"L": DEEP, "H": DEEP, "g": {**DEEP, "mlp": "swiglu"}
 
 
 class Embed(nn.Module):
-    """Tokens from voxels: one Dense for patches of planar and volumetric studies; learned vectors
-    for CLS, registers and masked patches.
+    """Tokens from voxels: one Dense layer for the patches of planar and volumetric studies.
+
+    CLS, registers and masked patches have learned vectors.
     """
 
     width: int
@@ -60,44 +60,46 @@ class Embed(nn.Module):
         learned = self.param(
             "learned", nn.initializers.normal(0.02), (self.registers + 2, self.width)
         )
-        # CLS has vector 0, register r has r + 1; the last vector is the mask token.
+        # CLS has vector 0, register r has vector r + 1; the last vector is the mask token.
         shown, index = kinds == PATCH, kinds - CLS
         if masked is not None:
             index = jnp.where(shown & masked, self.registers + 1, index)
             shown &= ~masked
-        # A product with 0-1 rows, not a look-up: its gradient is a product too, and what has no
-        # learned vector (padding, patches) gets zeros.
+        # A product with 0-1 rows, not a look-up: its gradient is a product too. Tokens without a
+        # learned vector (padding, patches) get zeros.
         chosen = jax.nn.one_hot(index, self.registers + 2)
         return jnp.where(shown[..., None], x, jnp.einsum("blr,rd->bld", chosen, learned))
 
 
 class Encoder(Backbone):
-    """The sparse ViT: one patch kernel for planar and volumetric studies, attention within
-    segments, positions in mm.
+    """The sparse ViT: one patch kernel for planar and volumetric studies, and attention within
+    segments.
 
-    A planar study is one slice repeated through the patch's depth, so that no part of the encoder
-    knows how many dimensions a study has.
+    Positions are in mm.
+
+    A planar study is one slice repeated through the patch's depth, so no part of the encoder knows
+    how many dimensions a study has.
 
     Fields:
       width, depth, heads: `SIZES` has the usual ones.
       patch: voxels of a patch (z, y, x).
       registers: tokens a segment beside CLS that belong to no patch (arXiv 2309.16588).
       mlp: "gelu" or "swiglu".
-      layer_scale: what each branch is multiplied by at first, a channel at a time; None for no
-        scaling. 0.1 is CaiT's value up to 18 blocks (arXiv 2103.17239): the usual 1e-5 belongs to
-        deep encoders and long runs, and would leave a run of minutes close to the identity.
-      attention_bias: whether queries, keys and values have one.
+      layer_scale: initial factor of each branch, one a channel; None for no scaling. 0.1 is CaiT's
+        value up to 18 blocks (arXiv 2103.17239). The usual 1e-5 suits deep encoders and long runs;
+        in a run of minutes it would leave the encoder close to the identity.
+      attention_bias: whether queries, keys and values have a bias.
       qk_norm: normalises queries and keys, for stability in bfloat16.
-      drop_path: the share of segments that skip the last block in training; earlier blocks
-        proportionally less. Below 1.
+      drop_path: the share of segments that skip the last block in training, below 1. The share
+        falls linearly to 0 at the first block.
       scale_mm: the shortest rotary wavelength. 16 mm is two patches of a fine CT crop; `rope_base`
-        times as much, 1.6 m, spans a body. (In grid coordinates the unit is a voxel of the crop,
-        and twice the patch's side is the natural value: 32 for 16 voxels.)
-      rope_base: the longest rotary wavelength, in the shortest.
+        times that, 1.6 m, spans a body. With grid coordinates the unit is a voxel of the crop, and
+        twice the patch's side is the natural value: 32 for a patch of 16 voxels.
+      rope_base: the longest rotary wavelength divided by the shortest.
       attention: the backend of `ops.attention.segment_attention`.
-      remat: stores only the input of each block for the backward pass, and computes the block
-        again; otherwise the matrix products are stored too.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters, norms, softmax and the
+      remat: the backward pass stores only the input of each block and computes the block again.
+        Without it the matrix products are stored too.
+      dtype: of the matrix products, "float32" or "bfloat16". Parameters, norms, softmax and the
         residual sum are float32.
     """
 
@@ -128,20 +130,20 @@ class Encoder(Backbone):
         masked: Bool[Array, "B L"] | None = None,
         train: bool = False,
     ) -> dict[str, Array]:
-        """Encodes packed rows.
+        """Encode packed rows.
 
         Args:
           patches: voxels; ignored where the token is not a patch.
           kinds: 0 padding, 1 CLS, 2 + r register r, 100 patch.
           segment_ids: 0 padding, else one positive id a segment, at most L.
-          masked: patches that the encoder sees as a mask token in their place.
-          train: draws stochastic depth from the rng "dropout", where `drop_path` asks for it.
+          masked: patches that the encoder replaces by the mask token.
+          train: draws stochastic depth from the rng "dropout" if `drop_path` is above 0.
         Returns:
           `tokens` [B, L, D] after the last norm, float32, exactly 0 at padding; `embedded` [B, L,
-          D] before the first block; `blocks` [depth, B, L, D] after each. Inside jit, what is not
-          read is not kept.
+          D] before the first block; `blocks` [depth, B, L, D] after each block. Inside jit, an
+          unread array takes no memory.
         Raises:
-          ValueError: the patches have not as many voxels as `patch` says.
+          ValueError: the number of voxels of a patch is not that of `patch`.
         """
         if patches.shape[-1] != math.prod(self.patch):
             raise ValueError(
@@ -164,7 +166,7 @@ class Encoder(Backbone):
         blocks = Blocks(
             self.depth, self.heads, name="blocks", **{name: getattr(self, name) for name in shared}
         )
-        # In units of the shortest wavelength, which the rotary tables begin with.
+        # Coordinates in units of the shortest wavelength, where the rotary tables begin.
         x, out["blocks"] = blocks(x, coords_mm / self.scale_mm, segment_ids, train=train)
         x = flat(nn.LayerNorm(epsilon=1e-6, name="norm"), x)
         out["tokens"] = jnp.where(segment_ids[..., None] > 0, x, 0.0)
@@ -172,7 +174,11 @@ class Encoder(Backbone):
 
     @classmethod
     def make(cls, size: str, patch: Sequence[int], **options: Any) -> "Encoder":
-        """An encoder of a size in `SIZES`; `options` are fields of this class."""
+        """Make an encoder of a size in `SIZES`; `options` are fields of this class.
+
+        Raises:
+          UserError: the size, an option, the patch or the number of heads does not fit.
+        """
         if size not in SIZES:
             raise UserError(
                 f"config.encoder.size is {size!r}, which is not a known size. Use one of"
@@ -182,8 +188,8 @@ class Encoder(Backbone):
         check_options(sorted(names), options)
         if len(patch) != 3:
             raise UserError(
-                f"config.encoder.patch is {tuple(patch)}, but has three sides: (z, y, x) voxels. A"
-                " slice is repeated along z."
+                f"config.encoder.patch is {tuple(patch)}, but has three sides: (z, y, x) voxels."
+                " Give all three; a planar study is repeated along z."
             )
         named = dict(zip(("width", "depth", "heads"), SIZES[size])) | OPTIONS.get(size, {})
         chosen = named | options
@@ -211,7 +217,10 @@ class Encoder(Backbone):
 
     @nn.nowrap
     def forward_flops(self, tokens: int, squares: int | float) -> Flops:
-        """Attention: scores and weighted sums, 4 D n² for a segment of n tokens in each block."""
+        """FLOPs of a forward pass.
+
+        Attention's scores and weighted sums are 4 D n² a block for a segment of n tokens.
+        """
         a_token = self._entry_flops() + self.depth * block_flops(self.width, self.mlp)
         return Flops(
             forward=tokens * a_token, attention=round(4 * self.depth * self.width * squares)
@@ -223,8 +232,7 @@ class Encoder(Backbone):
         # Without a scale the MLP's last product is not needed for any gradient.
         unread = 2 * self.depth * self.width * hidden_width(self.width, self.mlp)
         again = blocks - (0 if self.layer_scale is not None else unread)
-        # Nobody asks for the gradient of voxels: the entry has one product backward, all others
-        # two.
+        # Voxels need no gradient: the entry has one product backward, all others have two.
         return Flops(
             forward=tokens * (entry + blocks),
             backward=tokens * (entry + 2 * blocks),
@@ -251,8 +259,10 @@ class Encoder(Backbone):
 
     @nn.nowrap
     def layer_rates(self, params: Any, decay: float) -> Any:
-        """Blocks are stacked, so that a leaf of them has one rate a layer, `decay ** (depth - b)`
-        for block b of `depth`; what embeds tokens has `decay ** (depth + 1)`, the last norm 1.
+        """Factors of the learning rate, one a layer, from the embedding to the last norm.
+
+        Block b of `depth` has `decay ** (depth - b)`; blocks are stacked, so one leaf holds a
+        factor for each. The embedding has `decay ** (depth + 1)`, the last norm 1.
 
         Source: Bao et al., BEiT (arXiv 2106.08254), appendix; Clark et al., ELECTRA (arXiv
           2003.10555), appendix A.3.

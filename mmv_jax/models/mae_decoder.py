@@ -1,8 +1,6 @@
-"""Decoders: from tokens back to voxels.
+"""The decoder of masked reconstruction: from visible tokens back to the voxels of whole rows.
 
-Axes of reconstruction: B rows, V visible tokens, L tokens of the whole row, P voxels of a patch, D
-width. Axes of segmentation: N studies, M levels (blocks of the encoder, the last one deepest), z y
-x a grid of tokens, Z Y X a grid of voxels, C classes.
+Axes: B rows, V visible tokens, L tokens of the whole row, P voxels of a patch, D width.
 """
 
 import flax.linen as nn
@@ -16,10 +14,12 @@ from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat
 def place_tokens(
     x: Float[Array, "B V D"], index: Int[Array, "B V"], length: int
 ) -> tuple[Float[Array, "B {length} D"], Array]:
-    """Tokens put to the places `index` of longer rows (-1: nowhere), and a boolean [B, length]:
-    which places were filled.
+    """Tokens at the places `index` of longer rows, and a mask [B, length] of the places that are
+    filled.
+
+    A token of index -1 is dropped.
     """
-    # beyond the end: dropped, where -1 would mean the last place
+    # JAX reads -1 as the last place; an index beyond the end is dropped.
     index = jnp.where(index < 0, length, index)
     put = jax.vmap(
         lambda x, index: jnp.zeros((length, x.shape[-1]), x.dtype).at[index].set(x, mode="drop")
@@ -29,8 +29,7 @@ def place_tokens(
 
 
 class MaeDecoder(nn.Module):
-    """Predicts the voxels of every patch from the encodings of the visible ones: a small
-    transformer over whole rows.
+    """A small transformer over whole rows that predicts every patch from the visible tokens.
 
     Source: He et al., masked autoencoders (arXiv 2111.06377), section 3; here positions are rotary,
       and rows hold many studies.
@@ -55,21 +54,21 @@ class MaeDecoder(nn.Module):
         kinds: Int[Array, "B L"],
         segment_ids: Int[Array, "B L"],
     ) -> Float[Array, "B L P"]:
-        """Decodes rows of visible tokens into predictions for whole rows.
+        """Decode rows of visible tokens into predictions for whole rows.
 
         Args:
           encoded: the encoder's `tokens` of the visible rows.
           visible_index: the place of each visible token in its whole row; -1 for padding.
           coords_mm, kinds, segment_ids: of the whole rows.
         Returns:
-          float32; meaningful at patches, 0 at padding.
+          float32 predictions, 0 at padding. Only those at patches have a meaning.
         """
         x = flat(
             nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="entry"), encoded
         ).astype(jnp.float32)
         x, visible = place_tokens(x, visible_index, kinds.shape[1])
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
-        # The mask token stands where a token was left out; padding (kind 0) stays zero.
+        # The mask token takes the place of each hidden patch; padding (kind 0) stays zero.
         x = jnp.where(
             visible[..., None], x, jnp.where(kinds[..., None] > 0, mask_token[None, None], 0.0)
         )

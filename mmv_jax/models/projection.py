@@ -7,18 +7,17 @@ from jaxtyping import Array, Float
 
 
 def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """Vectors of length 1 in float32; a zero vector stays zero, with a finite gradient."""
+    """Unit vectors in float32; a zero vector stays zero, with a finite gradient."""
     x = x.astype(jnp.float32)
     # Added below the root: the derivative of the length at 0 would be infinite.
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
 class ProjectionHead(nn.Module):
-    """Features to places on the unit sphere, by a three-layer MLP; `scores` compares them with the
-    prototypes that lie there too.
+    """A three-layer MLP from features to the unit sphere, and prototypes on the same sphere.
 
-    Score only the tokens that a loss reads: with 65,536 prototypes a token costs as much there as
-    in several blocks.
+    `scores` compares the two. Score only tokens that a loss reads: with 65,536 prototypes a score
+    costs as much as several blocks do for the token.
 
     Source: Caron et al., DINO (arXiv 2104.14294), section 3.1 and appendix C; without its batch
       norm, and with the prototypes' lengths fixed to 1.
@@ -33,7 +32,7 @@ class ProjectionHead(nn.Module):
     def __call__(
         self, x: Float[Array, "*batch D"]
     ) -> tuple[Float[Array, "*batch bottleneck"], Float[Array, "prototypes bottleneck"]]:
-        """Unit vectors in float32: of the features, and the prototypes."""
+        """Unit vectors in float32: the projected features, and the prototypes."""
         init = nn.initializers.truncated_normal(0.02)
         for name in ("first", "second"):
             x = nn.gelu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
@@ -49,8 +48,10 @@ class ProjectionHead(nn.Module):
         x: Float[Array, "*batch bottleneck"],
         prototypes: Float[Array, "prototypes bottleneck"],
     ) -> Float[Array, "*batch prototypes"]:
-        """Cosines of what `__call__` returns, multiplied in the head's dtype: float32, to be
-        divided by a temperature.
+        """Cosines of projected features with prototypes, both as `__call__` returns them.
+
+        They are multiplied in the head's dtype and returned in float32. Divide them by a
+        temperature.
         """
         x, prototypes = x.astype(self.dtype), prototypes.astype(self.dtype)
         return jnp.einsum("...d,kd->...k", x, prototypes, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""Segmentation decoders: from an encoder's tokens to the logits of voxels.
+"""Segmentation decoders: logits of voxels from an encoder's tokens.
 
 Axes: M blocks, N studies, z y x tokens, D width, Z Y X voxels, C classes.
 """
@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# of what the segmentation decoders compute: results that were fitted with another one are not taken
-# for theirs
+# Version of what the segmentation decoders compute. Raise it when that changes: stored results of
+# an older version are then fitted anew.
 DECODERS_VERSION = 2
-# the logits' bias at the start: a structure takes few of the voxels (5 %), and a decoder that must
-# learn this first unlearns all else
+# Initial bias of the logits: a structure takes few of the voxels (5 %). A decoder that has to learn
+# this first unlearns everything else.
 PRIOR = -3.0
 
 
 def kernel_of(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """A kernel of 3 along the axes that a study has: (1, 3, 3) for a planar one."""
+    """Shape of a convolution kernel: 3 along axes of several voxels, so (1, 3, 3) on a slice."""
     return tuple(3 if size > 1 else 1 for size in grid)
 
 
@@ -29,7 +29,7 @@ def resize(x: Float[Array, "N z y x D"], grid: tuple[int, ...]) -> Float[Array, 
 
 
 def doublings(tokens: tuple[int, ...], voxels: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Grids from that of the tokens to that of the voxels, each axis doubling until it is there."""
+    """Grids from the tokens' to the voxels'; each axis doubles until it has its full size."""
     grids = [tokens]
     while grids[-1] != voxels:
         grids.append(tuple(min(2 * size, full) for size, full in zip(grids[-1], voxels)))
@@ -37,12 +37,12 @@ def doublings(tokens: tuple[int, ...], voxels: tuple[int, ...]) -> list[tuple[in
 
 
 class Upsample(nn.Module):
-    """Doubles the grid up to the voxels, half as many channels each time; skips join at the first
-    grids, in their order.
+    """Layers that double the grid up to the voxels, with half as many channels each time.
 
-    A linear map gives each place's children channels of their own (sub-pixel convolution), then a
-    convolution mends the seams. A token of a masked autoencoder knows where in its patch things
-    are; interpolation, which shows all children the same, would lose that.
+    The first grids add the skips, in their order. A linear map gives each child of a place channels
+    of its own (sub-pixel convolution); a convolution then smooths the seams. A token of a masked
+    autoencoder knows where things are within its patch. Interpolation would lose that, since it
+    shows all children the same channels.
 
     Source: Shi et al., sub-pixel convolution (arXiv 1609.05158).
     """
@@ -61,7 +61,7 @@ class Upsample(nn.Module):
             width = max(x.shape[-1] // 2, self.narrowest)
             factors = tuple(2 if size > before else 1 for size, before in zip(grid, x.shape[1:4]))
             x = spread_out(nn.Dense(width * math.prod(factors), name=f"children_{n}")(x), factors)
-            # nothing but where the voxels' grid is no power of two of the tokens'
+            # Changes nothing unless the ratio of the two grids is no power of two.
             x = resize(x, grid)
             if n < len(skips):
                 x = x + resize(nn.Dense(width, name=f"skip_{n}")(skips[n]), grid)
@@ -72,9 +72,7 @@ class Upsample(nn.Module):
 
 
 def spread_out(x: Float[Array, "N z y x C"], factors: tuple[int, ...]) -> Float[Array, "N Z Y X W"]:
-    """Channels to places: each place becomes `factors` places, with as many times fewer
-    channels.
-    """
+    """Each place as `factors` places, its channels divided among them."""
     (n, z, y, x_, c), (fz, fy, fx) = x.shape, factors
     apart = x.reshape((n, z, y, x_, fz, fy, fx, c // (fz * fy * fx)))
     # To [n, z, fz, y, fy, x, fx, c]: each factor beside the axis that it multiplies.
@@ -83,12 +81,11 @@ def spread_out(x: Float[Array, "N z y x C"], factors: tuple[int, ...]) -> Float[
 
 
 class LinearDecoder(nn.Module):
-    """Class scores of each token by one linear map, interpolated to voxels: what the features say
-    without help.
+    """One linear map from each token to class logits, interpolated to voxels: the plainest readout.
 
-    All segmentation decoders are called alike: with `levels` of tokens on the study's token grid
-    (zeros where the encoder dropped a token), its CLS token, and the voxel grid to answer on. This
-    one reads the last level alone.
+    All segmentation decoders are called alike, with `levels` of tokens on the study's token grid,
+    its CLS token and the voxel grid of the output. `levels` are zero where the encoder dropped a
+    token. This decoder reads the last level alone.
 
     Source: Oquab et al., DINOv2 (arXiv 2304.07193), section 7.4, "linear".
     """
@@ -113,11 +110,12 @@ class LinearDecoder(nn.Module):
 
 
 class MultiScaleDecoder(nn.Module):
-    """Tokens of several depths, the deepest at the coarsest grid, through convolutions that double
-    the grid up to the voxels.
+    """Convolutions that double the grid up to the voxels and add tokens of several depths.
 
-    Called as `LinearDecoder`. Source: the feature pyramid of Lin et al. (arXiv 1612.03144) on a
-    plain transformer, as in UNETR (arXiv 2103.10504).
+    The deepest tokens enter at the coarsest grid. Called like `LinearDecoder`.
+
+    Source: the feature pyramid of Lin et al. (arXiv 1612.03144) on a plain transformer, as in UNETR
+      (arXiv 2103.10504).
     """
 
     classes: int
@@ -131,7 +129,7 @@ class MultiScaleDecoder(nn.Module):
         voxels: tuple[int, int, int],
     ) -> Float[Array, "N Z Y X {self.classes}"]:
         """Logits on the grid `voxels`."""
-        # Without parameters: it only brings tokens of different depths to one scale.
+        # This norm has no parameters: it only brings tokens of different depths to one scale.
         levels = nn.LayerNorm(use_scale=False, use_bias=False)(levels)
         deepest, *others = [levels[m] for m in reversed(range(len(levels)))]
         x = nn.gelu(nn.Dense(self.width, name="entry")(deepest))
@@ -139,12 +137,12 @@ class MultiScaleDecoder(nn.Module):
 
 
 class GlobalLocalDecoder(nn.Module):
-    """CLS and patch tokens meet by cross-attention, then go up to the voxels.
+    """Cross-attention between CLS and patch tokens, then the upsampling of `MultiScaleDecoder`.
 
-    First CLS asks the patches, then each patch asks CLS and all patches: whether there is a
-    pneumothorax is seen globally, where it ends locally. What a patch finds is added with weights
-    that are 0 at first: a fit begins as one of `MultiScaleDecoder`, which has no such exchange.
-    Called as `LinearDecoder`.
+    First CLS attends to the patches, then each patch to CLS and all patches. Whether there is a
+    pneumothorax is visible globally; where it ends is visible locally. The result for a patch is
+    added with weights that begin at 0, so that a fit begins as one of `MultiScaleDecoder`. Called
+    like `LinearDecoder`.
 
     Source: the idea of a head that integrates global and local features, arXiv 2504.16047; the
       layout of this one is our own.
@@ -167,12 +165,12 @@ class GlobalLocalDecoder(nn.Module):
         studies, *grid, width = deepest.shape
         local = nn.Dense(self.width, name="local")(deepest.reshape(studies, -1, width))
         whole = nn.Dense(self.width, name="global")(plain(cls))[:, None]
-        # a study's answer must not hang on how much larger another one is
+        # Empty places are masked: a study's result must not depend on a larger one in the batch.
         there = jnp.any(levels[-1] != 0, axis=-1).reshape(studies, -1)
         whole = whole + self.ask(
             whole, local, there=there, name="global_asks", out=nn.initializers.lecun_normal()
         )
-        # CLS stands first among the keys, and can always be asked.
+        # CLS stands first among the keys and is never masked.
         answering = jnp.concatenate([jnp.ones((studies, 1), bool), there], axis=1)
         local = local + self.ask(
             local,

@@ -1,4 +1,4 @@
-"""Makes the encoder of a config, and says what it costs, whatever its backbone."""
+"""The encoder of a config, and its cost, for any backbone."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,12 @@ from mmv_jax.models.table import BACKBONES
 
 
 def make_encoder(size: str, patch: Sequence[int], backbone: str = "vit", **options) -> Backbone:
-    """An encoder of a named size: the keys of `config.encoder` are the arguments.
+    """Make an encoder of a named size; the arguments are the keys of `config.encoder`.
 
     Args:
       patch: voxels (z, y, x) of a patch.
-      backbone: a name in `table.BACKBONES`; configs from before there was a choice have no such
-        key.
-      options: of the backbone; fields of `Encoder` for "vit".
+      backbone: a name in `table.BACKBONES`. Older configs have no such key.
+      options: of the backbone; for "vit" the fields of `Encoder`.
     Raises:
       UserError: there is no such backbone, or it has no such size or option.
 
@@ -25,19 +24,22 @@ def make_encoder(size: str, patch: Sequence[int], backbone: str = "vit", **optio
 
 
 def parameter_count(encoder: Backbone) -> int:
-    """Parameters of an encoder, without making them."""
+    """Number of parameters of an encoder, counted without allocating them."""
     return encoder.parameter_count()
 
 
 def flops_per_token(encoder: Backbone) -> int:
-    """FLOPs of a forward pass that a token costs whatever its segment: the matrix products outside
-    attention, two FLOPs a multiply-add.
+    """Forward FLOPs a token of the matrix products outside attention, two a multiply-add.
+
+    They do not depend on the length of the token's segment.
     """
     return encoder.forward_flops(1, 0).forward
 
 
 def encoder_flops(encoder: Backbone, tokens: int, segment_lengths: Sequence[int]) -> int:
-    """FLOPs of a forward pass over `tokens` (padding included: it is multiplied too) that hold
-    segments of these lengths; backward costs twice that.
+    """FLOPs of a forward pass over `tokens`, padding included; a backward pass costs twice that.
+
+    Args:
+      segment_lengths: tokens of each segment among them.
     """
     return encoder.forward_flops(tokens, sum(n * n for n in segment_lengths)).model
