@@ -1,5 +1,6 @@
-"""A canvas: where slices become a volume, in the file's order, each moved once. Memory holds the
-volume and one slice.
+"""Canvas: an oriented volume that is filled slice by slice, in the file's order.
+
+Each slice is moved once, so memory holds the volume and one slice.
 """
 
 import numpy as np
@@ -9,8 +10,13 @@ from mmv_jax.readers.refused import Refused
 
 
 def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """`stored * slope + intercept`: whole numbers stay whole (the file's type, or int64 where
-    scaled), all else is float32.
+    """`stored * slope + intercept`, of any shape.
+
+    Whole numbers stay whole: in the file's own type where slope is 1 and intercept is 0, else
+    int64. Everything else becomes float32.
+
+    Raises:
+      Refused: too_large.
     """
     if stored.dtype.kind == "f" or not is_whole(slope, intercept):
         if (slope, intercept) == (1.0, 0.0):
@@ -27,12 +33,18 @@ def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def is_whole(slope: float, intercept: float) -> bool:
+    """Whether slope and intercept are both whole numbers."""
     return float(slope).is_integer() and float(intercept).is_integer()
 
 
 def fitting(values: np.ndarray) -> np.ndarray:
-    """`values` in a type that a Study may have: its own, if it is an integer of 8 or 16 bits,
-    otherwise int16 or int32, or float32.
+    """`values` in a dtype that a Study may have.
+
+    8-bit and 16-bit integers keep their type, wider integers become int16 or int32, floats become
+    float32.
+
+    Raises:
+      Refused: too_large (does not fit int32).
     """
     if values.dtype.kind == "f":
         return values.astype(np.float32, copy=False)
@@ -43,23 +55,31 @@ def fitting(values: np.ndarray) -> np.ndarray:
 
 
 class Canvas:
-    """Slices `[j, i]` put at places k of a volume `[z, y, x]`. The integer type grows to int32 only
-    when a value asks for it.
+    """Volume `[z, y, x]` that takes slices `[j, i]` of the file at index k.
+
+    The integer type grows to int32 when a value needs it.
 
     Attributes:
-      voxels: what has been put so far.
+      voxels: the volume so far; slices not yet put are uninitialised.
     """
 
     def __init__(
         self, shape: tuple[int, int, int], orientation: Orientation, kind: np.dtype | type
     ):
-        """`shape` is (k, j, i); `kind` float32, or the integer type to begin with."""
+        """Allocate a volume of `shape` (k, j, i); `kind` is float32, or the integer type to start
+        with.
+        """
         self.orientation = orientation
         self.voxels = np.empty([shape[axis] for axis in orientation.order], kind)
         # A view in the order of the file: assigning to it flips and transposes without a copy.
         self._place = orientation.source(self.voxels)
 
     def put(self, k: int, values: np.ndarray) -> None:
+        """Store the slice `values` `[j, i]` at index k.
+
+        Raises:
+          Refused: too_large (a value does not fit int32).
+        """
         kind = self.voxels.dtype
         if kind.kind != "f" and values.dtype != kind and not _fits(values, kind):
             # The canvas grows once: astype gives a new array, so the view on it must be made anew.

@@ -1,5 +1,6 @@
-"""What a compressed frame says of itself (ISO 10918, 14495, 15444), read from its markers before
-any decoder allocates for it.
+"""Frame headers of compressed images (ISO 10918, 14495, 15444).
+
+They are read from the markers before any decoder allocates memory.
 """
 
 from dataclasses import dataclass
@@ -32,8 +33,11 @@ J2K_START = b"\xff\x4f\xff\x51"
 
 @dataclass(frozen=True)
 class Frame:
-    """Size and kind of a compressed frame. `marker` is JPEG's start-of-frame marker, 0x51 for JPEG
-    2000.
+    """Size and kind of a compressed frame.
+
+    Attributes:
+      bits: bits per sample.
+      marker: the start-of-frame marker of JPEG, or 0x51 for JPEG 2000.
     """
 
     rows: int
@@ -44,7 +48,7 @@ class Frame:
 
     @property
     def is_common(self) -> bool:
-        """Sequential or progressive Huffman coding: what every JPEG library reads."""
+        """Whether the coding is sequential or progressive Huffman: every JPEG library reads it."""
         return self.marker in (0xC0, 0xC1, 0xC2)
 
 

@@ -1,9 +1,8 @@
-"""De-identification by allow-list: about forty numbers of a DICOM file may cross, names become
-keyed hashes, and no text crosses.
+"""De-identification by allow-list: about forty numbers of a DICOM file may pass, and no text.
 
-A list of what to remove leaves what it forgot; a list of what to keep cannot. The source of the
-attributes is DICOM PS3.3; each number must lie in a plausible range, so that a number put into a
-wrong field does not cross either.
+Names become keyed hashes. A list of tags to remove would miss the tags that nobody thought of. The
+attributes are defined in DICOM PS3.3. Each number must lie in a plausible range, so an identifier
+typed into a wrong field does not pass either.
 """
 
 import hashlib
@@ -58,7 +57,7 @@ NUMBERS = {  # DICOM keyword: (name in a Study, lowest, highest)
     "FlipAngle": ("flip_angle_deg", 0, 360),
     "MagneticFieldStrength": ("magnetic_field_t", 0, 30),
 }
-# DICOM keyword: (name in a Study, word -> number); a word that is not listed does not cross
+# DICOM keyword: (name in a Study, word -> number). A word that is not listed does not pass.
 CODED = {
     "ViewPosition": (
         "view",
@@ -100,24 +99,25 @@ MAGNIFICATION_CODES = ("R-102D6", "399163009")  # CID 4015, view modifier "magni
 
 @dataclass(frozen=True)
 class Key:
-    """The user's secret, which turns names into pseudonyms: the same everywhere with one key, and
-    unrelated with another.
+    """The user's secret key, which turns names into pseudonyms.
+
+    One key gives the same pseudonyms everywhere; two keys give unrelated ones.
     """
 
     secret: bytes
 
     @classmethod
     def create(cls, path: Path | str) -> "Key":
-        """Writes a new key (32 random bytes as 64 hex digits, readable by its owner alone).
+        """Write a new key to `path`: 32 random bytes as 64 hex digits, readable by its owner only.
 
         Raises:
-          UserError: there is a file already; a key is never written over, since pseudonyms cannot
-            be remade without it.
+          UserError: the file exists. A key is never overwritten: its pseudonyms cannot be remade
+            without it.
         """
         secret = secrets.token_bytes(32)
         try:
-            # O_EXCL fails where a file is, without a moment between the look and the write.
-            # The mode holds from the first byte.
+            # O_EXCL fails if the file exists, with no moment between the check and the write. The
+            # mode holds from the first byte.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             raise UserError(
@@ -130,10 +130,10 @@ class Key:
 
     @classmethod
     def load(cls, path: Path | str) -> "Key":
-        """Reads a key that `create` wrote.
+        """Read a key that `create` wrote.
 
         Raises:
-          UserError: no such file, or not 64 hex digits.
+          UserError: the file cannot be read, or does not hold 64 hex digits.
         """
         try:
             secret = bytes.fromhex(Path(path).read_text(encoding="ascii"))
@@ -149,21 +149,23 @@ class Key:
         return cls(secret)
 
     def hash(self, kind: str, text: str) -> str:
-        """16 hex digits for the name `text` of a `kind` ("study", "patient"): HMAC-SHA-256, so that
-        names cannot be tried out without the key.
+        """Pseudonym (16 hex digits) of the name `text`; `kind` is "study" or "patient".
+
+        HMAC-SHA-256: without the key nobody can find a name by trying many.
         """
-        # The zero byte keeps kind and text apart: no two pairs make the same message.
+        # The zero byte separates kind and text: no two pairs make the same message.
         return hmac.new(self.secret, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that tell keys apart and say nothing about them."""
+        """16 hex digits that identify the key without revealing it."""
         return self.hash("fingerprint", "")
 
 
 def allowed_numbers(dataset: Dataset) -> Mapping[str, float]:
-    """The numbers of `dataset` that may cross: in range, finite, and of the first value where there
-    are several.
+    """Numbers of `dataset` that may pass, by their names in a Study.
+
+    Each is finite and in its range. Of several values the first is taken.
     """
     found: dict[str, float] = {}
     for keyword, (name, low, high) in NUMBERS.items():
@@ -173,25 +175,29 @@ def allowed_numbers(dataset: Dataset) -> Mapping[str, float]:
     for keyword, (name, words) in CODED.items():
         word = str(dataset.get(keyword, "")).strip().upper()
         if word in words:
-            # ImageLaterality comes first: it is the image's own, Laterality that of the series.
+            # ImageLaterality comes first: it belongs to the image, Laterality to the series.
             found.setdefault(name, float(words[word]))
     codes = _codes(dataset)
-    # A coded view, where there is one, wins over the word in ViewPosition.
+    # A coded view takes precedence over the word in ViewPosition.
     for code in codes:
         if code in VIEW_CODES:
             found["view"] = float(CODED["ViewPosition"][1][VIEW_CODES[code]])
-    # Without codes nothing is said about magnification, and 0 would claim that there is none.
+    # Without codes, magnification is unknown; 0 would claim that there is none.
     if codes:
         found["magnification_view"] = float(any(code in MAGNIFICATION_CODES for code in codes))
     return found
 
 
 def number_of(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
-    """One finite number of an attribute, or None: not there, not a number, or too few values."""
+    """Finite number at `index` of an attribute.
+
+    None where the attribute is missing, is not a number or has too few values.
+    """
     try:
         value = dataset.get(keyword)
         number = float(
-            # A string has __getitem__ too, and its first character is no number of several.
+            # A string can be indexed too, but its first character is not the first of several
+            # numbers.
             value[index] if hasattr(value, "__getitem__") and not isinstance(value, str) else value
         )
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
@@ -200,7 +206,7 @@ def number_of(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
 
 
 def _codes(dataset: Dataset) -> list[str]:
-    """The code values of a mammogram's view and of its modifiers."""
+    """Code values of a mammogram's view and its modifiers."""
     views = list(dataset.get("ViewCodeSequence") or [])
     modifiers = [item for view in views for item in view.get("ViewModifierCodeSequence") or []]
     return [str(item.get("CodeValue", "")) for item in views + modifiers]

@@ -1,5 +1,6 @@
-"""DICOM: a file, a multi-frame file, or a folder that holds one series, to an Image. Order and
-spacing come from positions alone.
+"""DICOM reader: a file, a multi-frame file, or a folder that holds one series.
+
+Order and spacing of slices come from their positions only.
 """
 
 import hashlib
@@ -55,7 +56,7 @@ NOT_IMAGES = {
     "FID",
     "RWV",
 }
-SERIES_MARK = "#"  # begins the last part of a path that names a series of a folder
+SERIES_MARK = "#"  # begins the last part of a path that names one series in a folder
 DICOM_ENDS = {".dcm", ".dicom", ".ima"}
 # Also the beginning of the UIDs of multi-frame captures (…7.1 to …7.4).
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -63,20 +64,21 @@ SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins with `head` (132 bytes or more) is DICOM: Part 10, or a bare data
-    set of group 2 or 8.
+    """Whether a file that begins with `head` (at least 132 bytes) is DICOM.
+
+    Both Part 10 files and bare data sets that begin with group 2 or 8 count.
     """
     return head[128:132] == b"DICM" or head[:4] in BARE_STARTS
 
 
 def is_image(header: Dataset) -> bool:
-    """Whether a header is one of an image, and not of a report, plan, segmentation or directory."""
+    """Whether a header belongs to an image, not to a report, plan, segmentation or directory."""
     directory = header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
     return not directory and str(header.get("Modality", "")) not in NOT_IMAGES
 
 
 def read_dicom(path: Path) -> Image:
-    """Reads one DICOM file, planar or multi-frame.
+    """Read one DICOM file, planar or multi-frame.
 
     Raises:
       Refused: any code of geometry, size or encoding.
@@ -86,19 +88,19 @@ def read_dicom(path: Path) -> Image:
 
 
 def series_name(uid: str) -> str:
-    """A name for one of the series of a folder, which says nothing of its UID."""
+    """Name of one series in a folder: a hash that does not reveal its UID."""
     return f"{SERIES_MARK}{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
 
 
 def read_series(folder: Path) -> Image:
-    """Reads the one series of a folder; pixels are decoded slice by slice into their final place.
+    """Read the only series of a folder, slice by slice.
 
     Args:
-      folder: or, where a folder holds several series, `FOLDER/` and the `series_name` of one.
+      folder: a folder with one series. If it holds several, `FOLDER/` and the `series_name` of one.
     Raises:
       Refused: several_series, and any code of geometry, size or encoding.
     """
-    # A real folder may begin with the mark; only a path that is not there names a series.
+    # A real folder may begin with the mark; only a path that does not exist names a series.
     only = folder.name if folder.name.startswith(SERIES_MARK) and not folder.exists() else ""
     folder = folder.parent if only else folder
     with quiet():
@@ -108,7 +110,7 @@ def read_series(folder: Path) -> Image:
             raise Refused("not_an_image", "no file of the folder is DICOM by its content")
         headers = [(path, _load(path, pixels=False)) for path in dicoms]
         headers = [(path, header) for path, header in headers if is_image(header)]
-        # Counted before one series is chosen: files of other series are no strays.
+        # Counted before one series is chosen: files of other series are not strays.
         strays = len(files) - len(headers)
         if only:
             headers = [(p, d) for p, d in headers if series_name(_series_uid(d)) == only]
@@ -123,16 +125,14 @@ def read_series(folder: Path) -> Image:
             )
         image = _image(headers[0][0]) if len(headers) == 1 else _series(headers)
         if strays:
-            what = f"{strays} files of the folder are no DICOM images and were left out"
+            what = f"{strays} files of the folder are not DICOM images and were left out"
             return replace(image, told=(*image.told, ("stray_files", what)))
         return image
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """pydicom and its decoders warn and log with the values of tags, which must not leave the
-    reader.
-    """
+    """Silence pydicom and its decoders: their messages quote tag values of patients."""
     # Disabled, not set to a level: a handler of the user would still see errors.
     loggers = [logging.getLogger(name) for name in ("pydicom", "openjpeg", "highdicom")]
     before = [logger.disabled for logger in loggers]
@@ -152,17 +152,20 @@ def _series_uid(header: Dataset) -> str:
 
 
 def _is_dicom_file(path: Path) -> bool:
-    """False where a file of a folder is something else. One that seems cut off counts, so that a
-    series that lost a slice is refused.
+    """Whether a file in a folder counts as DICOM.
+
+    A truncated file counts, so that a series with a damaged slice is refused.
     """
     with path.open("rb") as file:
         head = file.read(132)
-    # A file cut off in its preamble has zeros alone; it is a lost slice, no stray.
+    # A file truncated within its preamble has only zeros; it is a lost slice, not a stray.
     return is_dicom(head) or not head.strip(b"\0") or path.suffix.lower() in DICOM_ENDS
 
 
 def burnt_in(dataset: Dataset) -> tuple[tuple[str, str], ...]:
-    """What a header says of writing in the pixels: its flag, a secondary capture, an ultrasound.
+    """Warning that the header suggests text in the pixels, as ((code, reason),); else ().
+
+    The header has the flag, or names a secondary capture or an ultrasound.
 
     Source: DICOM PS3.3, C.7.6.1.1.1 and C.8.6.1.
     """
@@ -195,7 +198,8 @@ def _load(path: Path, *, pixels: bool = True) -> Dataset:
     # force: a bare data set has no preamble, and is_dicom has looked at it.
     dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
     if not dataset.file_meta.get("TransferSyntaxUID"):
-        # Decoders are chosen by the transfer syntax. A bare file has none: take what pydicom found.
+        # Decoders are chosen by transfer syntax. A bare file states none, so take what pydicom
+        # found.
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
@@ -203,8 +207,9 @@ def _load(path: Path, *, pixels: bool = True) -> Dataset:
 
 
 def _load_deflated(file: io.BufferedIOBase, meta: FileMetaDataset, pixels: bool) -> Dataset:
-    """Inflated here, up to a limit: pydicom would inflate it whole, whatever comes out. From there
-    on it is an ordinary data set.
+    """Data set of a deflated file, inflated up to a limit.
+
+    pydicom would inflate the whole file, however large the result.
     """
     # Preamble and DICM (132), then the group length element itself: tag 4, VR 2, length 2, value 4.
     file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
@@ -215,12 +220,12 @@ def _load_deflated(file: io.BufferedIOBase, meta: FileMetaDataset, pixels: bool)
 
 
 def _image(path: Path) -> Image:
-    """One file: planar where it has one frame, a volume where it has more."""
+    """Image of one file: planar if it has one frame, a volume if it has more."""
     dataset = _load(path)
     if not is_image(dataset):
         raise Refused(
             "not_an_image",
-            "a DICOM object that is no image (a report, a plan, a segmentation or the like)",
+            "a DICOM object that is not an image (a report, a plan, a segmentation or the like)",
         )
     frames = check_pixels(dataset, path.stat().st_size)[0]
     if frames > 1:
@@ -249,9 +254,9 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
     groups = [groups_of(dataset, n) for n in range(frames)]
     if any(own is None for _, own in groups):
         raise Refused(
-            "no_position", "frames without a position of their own (a cine loop?) are no volume"
+            "no_position", "frames without their own position (a cine loop?) do not form a volume"
         )
-    # Before positions are compared: two stacks can interleave on one even grid.
+    # Check this before positions: two stacks can interleave on one even grid.
     check_one_stack([own for _, own in groups if own is not None])
     places, orientation = arrange([plane_of(dataset, *pair) for pair in groups])
     scales = [scale_of(dataset, *pair) for pair in groups]
@@ -273,7 +278,7 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
 
 
 def check_one_stack(groups: list[Dataset]) -> None:
-    """Refuses frames of several stacks or moments.
+    """Refuse frames of several stacks or time points.
 
     Raises:
       Refused: several_phases.
@@ -287,8 +292,10 @@ def check_one_stack(groups: list[Dataset]) -> None:
 
 
 def _series(headers: list[tuple[Path, Dataset]]) -> Image:
-    """Files of one frame each. The headers are small; pixels are read file by file, so that memory
-    holds the volume and one slice.
+    """Volume of a series of single-frame files.
+
+    All headers are held in memory, which is little. Pixels are read file by file, so memory holds
+    the volume and one slice.
     """
     for path, header in headers:
         if check_pixels(header, path.stat().st_size)[0] != 1:
@@ -297,7 +304,7 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
     places, orientation = arrange([plane_of(header) for _, header in headers])
     scales = [scale_of(header) for _, header in headers]
     shape = (len(headers), int(headers[0][1].Rows), int(headers[0][1].Columns))
-    # Each file is small enough; their sum need not be. At least 2 bytes a voxel are taken.
+    # Each file is small enough, but their sum may not be. Assume at least 2 bytes a voxel.
     check_size(shape, 2, what="series")
     canvas = Canvas(shape, orientation, _first_kind(scales))
     for k, (path, _), scale in zip(places, headers, scales):
@@ -323,7 +330,7 @@ def _first_kind(scales: list[Scale]) -> type:
 
 
 def _one_unit(scales: list[Scale]) -> str:
-    # A volume has one unit: HU in some slices and raw in others cannot be windowed.
+    # A volume has one unit: HU in some slices and raw values in others cannot share a window.
     units = {scale.unit for scale in scales}
     if len(units) > 1:
         raise Refused("mixed_unit", "some slices are in HU and others are not")

@@ -1,27 +1,32 @@
-"""Values that stand for "not measured": found and brought back, since the store has 65,536 steps
-over a study's range.
+"""Fill values ("not measured"): find them and bring them back into the range of the image.
+
+The store has 65,536 steps over a study's range, so one extreme value would cost precision.
 """
 
 import numpy as np
 
 from mmv_jax.readers.refused import Refused
 
-FAR = 65_536.0  # a range of whole numbers within which no value costs the others a step
-SPREAD, SCALE = 1000, 100  # times the spread and the size of the middle half of the values
-FEW = 8  # voxels: so few that are far above all others are hot, more are fill
-LEAST_VALUES = 4  # different ones, below which nothing is told from fill
-LOWEST_HU = -8192  # -1024, -2000 and -3024 are usual padding of scanners; below it nothing is
+FAR = 65_536.0  # range of integers that fits into the store's steps: no value costs precision
+# multiples of the spread and of the size of the middle half of the values
+SPREAD, SCALE = 1000, 100
+FEW = 8  # voxels: up to so many far above all others are hot pixels, more are fill
+LEAST_VALUES = 4  # distinct values; with fewer, fill cannot be recognised
+# -1024, -2000 and -3024 are usual padding of scanners; nothing real is below this
+LOWEST_HU = -8192
 SAMPLE = 1 << 20  # voxels
 
 
 def without_fill(voxels: np.ndarray) -> np.ndarray:
-    """The voxels, with values that no image has (2**31, 3e38, -1e6, a hot voxel) brought back.
+    """Voxels with fill (2**31, 3e38, -1e6, a hot pixel) brought into the range of the others.
 
-    Judged by the different values of an image, since a fill is one value however many voxels have
-    it. What lies far outside their middle half, behind a gap, is no image: PET has a long tail,
-    but no gap. A fill takes the lowest value of the others, as DICOM's padding does; a few hot
-    voxels take the highest. The same array where there is none.
+    A value is fill if it lies far outside the middle half of the distinct values, behind a gap.
+    Distinct values count, not voxels: a fill is one value in however many voxels. PET has a long
+    tail, but no gap. A fill becomes the lowest of the other values, as DICOM's padding does. A few
+    hot pixels become the highest.
 
+    Args:
+      voxels: `[z, y, x]`, any unit. Returned itself where there is no fill.
     Raises:
       Refused: fill_values.
     """
@@ -29,7 +34,7 @@ def without_fill(voxels: np.ndarray) -> np.ndarray:
     # Integers of 8 or 16 bits span at most 65,536 steps, so a fill costs them no precision.
     if voxels.dtype.itemsize < 4 or (high - low < FAR and _are_whole(voxels)):
         return voxels
-    # Different values, not voxels: padding may cover most of an image and is one value here.
+    # Distinct values, not voxels: padding may cover most of an image and is one value here.
     values = np.unique(voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)].astype(np.float64))
     if len(values) < LEAST_VALUES:
         if high - low >= FAR and max(-low, high) > 1e8:
@@ -43,20 +48,20 @@ def without_fill(voxels: np.ndarray) -> np.ndarray:
     is_low, is_high = voxels < middle[0] - reach, voxels > middle[-1] + reach
     rest = voxels[~(is_low | is_high)]
     bottom, top = rest.min(), rest.max()
-    # A long tail, as in PET, has no gap. Only values behind a gap of half the reach are fill.
+    # A long tail, as in PET, has no gap. Only values beyond a gap of half the reach are fill.
     is_low &= float(bottom) - voxels.max(where=is_low, initial=voxels.min()) > reach / 2
     is_high &= voxels.min(where=is_high, initial=voxels.max()) - float(top) > reach / 2
     if not (is_low.any() or is_high.any()):
         return voxels
     filled = voxels.copy()
     filled[is_low] = bottom
-    # Many voxels far above are padding. A few are a hot pixel, which is bright in truth.
+    # Many voxels far above are padding. A few are a hot pixel, which really is bright.
     filled[is_high] = bottom if np.count_nonzero(is_high) > FEW else top
     return filled
 
 
 def without_hu_fill(voxels: np.ndarray) -> np.ndarray:
-    """Hounsfield units without a fill such as -32768, which becomes the lowest of the others."""
+    """Voxels in HU; a fill such as -32768 becomes the lowest of the other values."""
     if voxels.dtype.kind == "u" or voxels.min() >= LOWEST_HU:
         return voxels
     is_fill = voxels < LOWEST_HU

@@ -1,5 +1,6 @@
-"""What a file and its manifest claim, held against each other and against the voxels, before a
-Study is made of it.
+"""Checks of an image: claims of file and manifest are compared with each other and with the voxels.
+
+A Study is made only after these checks.
 """
 
 import math
@@ -19,28 +20,28 @@ MAX_SPACING_MM = 50.0
 MIN_SPACING_MM = 1e-4  # a tenth of a micrometre: below it the unit is metres, or a mistake
 SPACING_TOLERANCE = 0.05
 MIN_EXTENT_MM, MAX_EXTENT_MM = 1.0, 10_000.0  # of the longest side of a volume
-PADDED = -1500  # HU: what lies there is no matter
-LEAST_SIDE = 8  # pixels of a slice, below which its values say nothing
+PADDED = -1500  # HU: nothing real lies below it
+LEAST_SIDE = 8  # pixels of a slice; a smaller slice cannot be judged by its values
 OFFSET_HU = 500.0
-SAMPLE = 1 << 20  # voxels that the plausibility of Hounsfield units is judged by
+SAMPLE = 1 << 20  # voxels sampled to judge whether values can be Hounsfield units
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a reader found in a file: voxels in their final place, and the file's own claims.
+    """Voxels that a reader found in a file, and the file's own claims.
 
     Attributes:
       voxels: `[z, y, x]`.
-      spacing_mm: (z, y, x) of the header, NaN where it says nothing.
+      spacing_mm: (z, y, x) of the header; NaN where the header does not say.
       ndim: 2 or 3.
-      unit: "HU" where the file says so itself, otherwise "raw".
-      orientation: of a volume.
+      unit: "HU" where the file itself says so, otherwise "raw".
+      orientation: of a volume; None for a planar image.
       attributes: numbers of the allow-list.
-      told: (code, reason) of what is odd and no ground for a refusal.
-      lossy: whether the voxels were, or may have been, compressed with a loss: good enough to see,
-        not for labels.
-      coloured: of a picture, where it had colour `[y, x]`: writing, most likely.
+      told: (code, reason) of warnings that are no ground for refusal.
+      lossy: whether the voxels may have been compressed with a loss. Acceptable for images, not for
+        labels.
+      coloured: mask `[y, x]` of coloured pixels in a picture, most likely writing; else None.
     """
 
     voxels: np.ndarray
@@ -56,15 +57,15 @@ class Image:
 
 @dataclass(frozen=True)
 class Format:
-    """How a format of files is known and read.
+    """A file format: how to recognise it and how to read it.
 
     Attributes:
-      matches: whether a file is of this format, by its first 4,096 bytes (`head`), never by its
-        name; the path is there for what is compressed.
-      read: an Image of the file; of a mask, `grid` is the shape of its study, against which a
-        declared size is checked before memory is taken. It raises Refused, and what a library
-        raises is told as `unreadable`.
-      noun: what a manifest of a folder calls such a file's modality.
+      matches: whether a file has this format, judged by its first 4,096 bytes, never by its name.
+        The path is for compressed files.
+      read: returns the Image of a file. For a mask, `grid` is the shape of its study: a declared
+        size is checked against it before memory is allocated. It raises Refused; any other
+        exception is reported as `unreadable`.
+      noun: the modality that a folder's manifest gives to such a file.
     """
 
     matches: Callable[[bytes, Path], bool]
@@ -75,8 +76,12 @@ class Format:
 def study_of(
     image: Image, spacing_mm: float | None, unit: str | None, burnt_in: str | None = None
 ) -> Study:
-    """The Study of an image, once its claims and the manifest's hold.
+    """Study of an image, after all claims of file and manifest are checked.
 
+    Args:
+      spacing_mm: mm per pixel in plane, from the manifest.
+      unit: the manifest's unit, see `settled_unit`.
+      burnt_in: what to do about writing in the pixels, see `settled_writing`.
     Raises:
       Refused: not_finite, constant, bad_spacing, spacing_mismatch, not_hu, rescaled_twice,
         not_binary, bad_slice, fill_values, colour, burnt_in.
@@ -87,7 +92,7 @@ def study_of(
     attributes = dict(image.attributes)
     if image.orientation is not None:
         attributes |= placement(image.orientation)
-    # Before fill: blanked writing must not count as a value of the image.
+    # Before the search for fill: blanked writing must not count as a value of the image.
     found, told = settled_writing(image.voxels, image.coloured, image.told, burnt_in)
     # A shape has 0 and one other value, and neither is fill, however large it is.
     voxels = found if unit == "shape" else without_fill(found)
@@ -109,7 +114,7 @@ def study_of(
 
 
 def check_extent(image: Image) -> None:
-    """Refuses a volume that is larger or smaller than any body: its unit of length is another.
+    """Refuse a volume whose length in mm no body has: its unit of length is wrong.
 
     Raises:
       Refused: bad_spacing.
@@ -123,9 +128,15 @@ def check_extent(image: Image) -> None:
 
 
 def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, str], ...]:
-    """Names a slice that is no part of the volume: of one value among others, or shifted as a whole
-    against both neighbours; tells of slices that are all the same.
+    """Refuse a volume with a bad slice; warn when all its slices are equal.
 
+    A slice is bad if it alone has one value, or if all its values are shifted against both
+    neighbours. The shift is checked in HU only.
+
+    Args:
+      axis: the slice axis of `voxels`.
+    Returns:
+      Warnings as (code, reason).
     Raises:
       Refused: bad_slice.
     """
@@ -133,7 +144,7 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
     if len(slices) < 3 or min(slices.shape[1:]) < LEAST_SIDE:
         return ()
     flat = np.array([one.min() == one.max() for one in slices])
-    # An end may be empty, as padding. A flat slice with two full neighbours was lost.
+    # The ends may be empty, as padding. A flat slice between two full neighbours was lost.
     inner = flat[1:-1] & ~flat[:-2] & ~flat[2:]
     if inner.any():
         raise Refused("bad_slice", "a slice between two others has one value only")
@@ -143,7 +154,7 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
         return ()
     # Every second pixel is enough for percentiles, at a quarter of the time.
     steps = [_offset(a, b) for a, b in zip(slices[:-1, ::2, ::2], slices[1:, ::2, ::2])]
-    # the first and the last slice have one neighbour, whose own step must be none
+    # The first and the last slice have one neighbour; the step beyond it must be small.
     jumps = [(abs(steps[0]), abs(steps[1])), (abs(steps[-1]), abs(steps[-2]))]
     # A shifted slice steps away and back, so its two steps cancel in the sum.
     jumps += [(abs(a), abs(a + b)) for a, b in zip(steps, steps[1:])]
@@ -153,20 +164,25 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
 
 
 def _offset(one: np.ndarray, other: np.ndarray) -> float:
-    """By how much a slice lies as a whole above another; 0 where the difference is no constant."""
+    """Constant offset of slice `other` above slice `one`; 0 if the difference is not constant."""
     # float32 first: a difference of two int16 can overflow.
     low, median, high = np.percentile(other.astype(np.float32) - one, (25, 50, 75))
     return float(median) if high - low < 0.2 * OFFSET_HU else 0.0
 
 
 def placement(orientation: Orientation) -> dict[str, float]:
-    """Where a volume lies: what a mask must agree with, in numbers."""
+    """Position of a volume in mm, as attributes; its mask must have the same numbers."""
     first = {f"first_{axis}_mm": mm for axis, mm in zip("zyx", orientation.first_mm)}
     last = {f"last_{axis}_mm": mm for axis, mm in zip("zyx", orientation.last_mm)}
     return {**first, **last, "obliquity_deg": orientation.obliquity_deg}
 
 
 def check_values(voxels: np.ndarray) -> None:
+    """Refuse voxels that are not finite, or all equal.
+
+    Raises:
+      Refused: not_finite, constant.
+    """
     low, high = voxels.min(), voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise Refused("not_finite", "there are voxels that are NaN or infinite")
@@ -177,11 +193,10 @@ def check_values(voxels: np.ndarray) -> None:
 def settled_spacing(
     header: tuple[float, float, float], manifest_mm: float | None
 ) -> tuple[float, float, float]:
-    """The header's spacing; in plane the manifest's where the header says nothing. A contradiction
-    is refused.
+    """Spacing (z, y, x) in mm: the header's; in plane the manifest's where the header has none.
 
     Raises:
-      Refused: bad_spacing, spacing_mismatch.
+      Refused: bad_spacing; spacing_mismatch (header and manifest differ by more than 5 %).
     """
     known = [mm for mm in header if not math.isnan(mm)] + (
         [] if manifest_mm is None else [manifest_mm]
@@ -206,12 +221,11 @@ def settled_spacing(
 
 
 def settled_unit(voxels: np.ndarray, header: str, manifest: str | None) -> str:
-    """HU only where file or manifest says so and the voxels do not contradict it; nothing is
-    guessed.
+    """Unit "HU", "raw" or "shape" of the voxels. Nothing is guessed.
 
-    A manifest's claim that the voxels contradict is refused. A header's claim that they contradict
-    is not believed: `raw`. Where the manifest names another unit than HU, the values are `raw`
-    whatever the header says.
+    The unit is HU only if file or manifest says so and the voxels allow it. If they do not, a
+    manifest's claim is refused and a header's claim gives `raw`. A manifest that names another unit
+    than HU gives `raw`, whatever the header says.
 
     Raises:
       Refused: not_hu, rescaled_twice, not_binary.
@@ -230,22 +244,28 @@ def settled_unit(voxels: np.ndarray, header: str, manifest: str | None) -> str:
 
 
 def check_binary(voxels: np.ndarray) -> None:
+    """Refuse a shape that does not have 0 and exactly one other value.
+
+    Raises:
+      Refused: not_binary.
+    """
     high = voxels.max()
     if voxels.min() != 0 or not ((voxels == 0) | (voxels == high)).all():
         raise Refused("not_binary", "a shape may have the value 0 and one other value, and no more")
 
 
 def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
-    """Why the voxels cannot be Hounsfield units, as (code, reason); None where they can.
+    """Reason (code, text) why the voxels cannot be Hounsfield units; None if they can.
 
-    Air is -1000 HU and noise around water goes below 0, so an image without a negative value is not
-    in HU (8-bit windowed, or stored values without their intercept). An intercept of -1024 applied
-    twice moves air to about -2000, which no matter can be; padding lies there too, but padding is
-    one value.
+    Air is -1000 HU, and noise around water goes below 0. So an image without a negative value is
+    not in HU: it is windowed to 8 bits, or its intercept was not applied. An intercept of -1024
+    applied twice moves air to about -2000, where no tissue lies. Padding may lie there too, but
+    padding is one value.
     """
     low, high = voxels.min(), voxels.max()
     if low >= 0:
-        # At most 255 tells an 8-bit picture; more are stored values, usually offset by 1024.
+        # A maximum of 255 suggests an 8-bit picture; above it are stored values, usually offset by
+        # 1024.
         windowed = (
             "it looks windowed to 8 bits"
             if high <= 255
@@ -256,9 +276,9 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
             f"said to be in HU, but the values run from {low:g} to {high:g}: {windowed}",
         )
     if low <= PADDED:
-        # The lowest value may be padding, which every CT may have: judge by the next one.
+        # The lowest value may be padding, which any CT may have: judge by the next one.
         rest = voxels.min(where=voxels != low, initial=high)
-        if rest >= 0:  # the padding alone is negative
+        if rest >= 0:  # only the padding is negative
             return (
                 "not_hu",
                 f"said to be in HU, but outside the padding the values run from {rest:g} to"
@@ -273,7 +293,7 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
     below = np.rint(sample[(sample < -1500) & (sample > -2300)])
     if below.size:
         _, counts = np.unique(below, return_counts=True)
-        # Padding is one value, so the most frequent one is left out of the count.
+        # Padding is one value, so the most frequent value is left out of the count.
         if below.size - counts.max() > 0.05 * sample.size:
             return (
                 "rescaled_twice",

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from mmv_jax.readers.refused import Refused
 
 MAX_VOXEL_BYTES = 4 << 30  # of one decoded study: 2,048 slices of 1024 × 1024 at 16 bits
-MAX_HEADER_BYTES = 64 << 20  # of what stands beside the voxels
+MAX_HEADER_BYTES = 64 << 20  # everything in the file beside the voxels
 MAX_DEFLATED_BYTES = 256 << 20  # of a DICOM file in the deflated syntax, which is for small files
-# real CT shrinks 2 to 4 times; only what is both large and nearly empty goes beyond 200
+# Real CT shrinks 2 to 4 times. Only large and nearly empty arrays exceed 200.
 BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
 
 
@@ -22,14 +22,14 @@ def check_size(
     what: str = "image",
     grid: Sequence[int] | None = None,
 ) -> int:
-    """The bytes of an array, if its shape is one that an image can have.
+    """Bytes of an array, if its shape is possible for an image.
 
     Args:
-      shape: as declared by a header that may lie.
+      shape: as declared by the header, which may be wrong.
       itemsize: bytes of a voxel.
-      stored: bytes that hold it compressed, where it is.
-      grid: of a mask, the shape of its study in any order. A mask may be nearly empty and shrink
-        without limit, but has a known size.
+      stored: bytes of the compressed data; None if not compressed.
+      grid: for a mask, the shape of its study in any order. A nearly empty mask may shrink without
+        limit, but its size is known.
     Raises:
       Refused: no_pixels, too_large, mask_grid.
     """
@@ -43,7 +43,7 @@ def check_size(
             " allowed",
         )
     if grid is not None:
-        # A first check, in any order of axes: the oriented mask is held to the exact shape later.
+        # A first check in any order of axes; the oriented mask must have the exact shape later.
         if sorted(n for n in shape if n > 1) != sorted(n for n in grid if n > 1):
             raise Refused(
                 "mask_grid", f"the mask has the shape {tuple(shape)}, its study {tuple(grid)}"
@@ -58,9 +58,10 @@ def check_size(
 
 
 def inflated(file: io.BufferedIOBase, wbits: int, limit: int) -> Iterator[bytes]:
-    """The rest of `file`, inflated piece by piece, and refused beyond `limit` bytes. `wbits` is
-    zlib's: -15 raw, 47 zlib or gzip.
+    """Rest of `file`, inflated piece by piece; refused beyond `limit` bytes.
 
+    Args:
+      wbits: as in zlib: -15 raw, 47 zlib or gzip.
     Raises:
       Refused: too_large, truncated, corrupt.
     """
@@ -83,6 +84,6 @@ def inflated(file: io.BufferedIOBase, wbits: int, limit: int) -> Iterator[bytes]
 
 
 def check_inflated(file: io.BufferedIOBase, wbits: int, limit: int) -> None:
-    """Inflates the rest of `file` without keeping it; raises as `inflated` does."""
+    """Inflate the rest of `file` without keeping it. Raises as `inflated` does."""
     for _ in inflated(file, wbits, limit):
         pass

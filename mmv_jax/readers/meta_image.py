@@ -1,4 +1,4 @@
-"""MetaImage (MHA) to `[z, y, x]` in LPS+ order."""
+"""MetaImage (MHA) reader: `[z, y, x]` in LPS+ order."""
 
 import io
 import re
@@ -27,19 +27,22 @@ META_LINE = re.compile(rb"^[A-Za-z]+[ \t]*=")
 
 
 def is_meta_image(head: bytes) -> bool:
-    """Whether a file that begins with `head` is a MetaImage: lines of `Key = value`, one of them
-    NDims or ObjectType.
+    """Whether a file that begins with `head` is a MetaImage.
+
+    Its header has lines `Key = value`, one of them NDims or ObjectType.
     """
     first = head.split(b"\n", 1)[0]
     return bool(META_LINE.match(first)) and (b"NDims" in head or b"ObjectType" in head)
 
 
 def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
-    """Reads an MHA file whose voxels lie in itself.
+    """Read an MHA file that contains its own voxels.
 
-    The voxels are read here and not by ITK, which gives up on a comment of some hundred characters,
-    and follows a HeaderSize into the header. Tests hold voxels and places to ITK's.
+    ITK is not used: it fails on a comment of some hundred characters, and lets HeaderSize point
+    into the header. Tests compare voxels and positions with ITK's.
 
+    Args:
+      grid: shape of the study, if the file is its mask.
     Raises:
       Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what
         `orientation_of` raises.
@@ -55,7 +58,7 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
         # wbits 47 is 15 (the window) + 32 (zlib or gzip, whichever the header shows).
         if zipped:
             data = b"".join(inflated(file, 47, size))
-        # Read only where the file is long enough: a header that lies must not allocate.
+        # Read only if the file is long enough: a false header must not make us allocate.
         elif stored - start >= size:
             data = file.read(size)
         else:
@@ -72,7 +75,7 @@ def _says_yes(header: dict[str, str], *keys: str) -> bool:
 
 
 def _meta_affine(header: dict[str, str]) -> np.ndarray:
-    """Index (i, j, k) to LPS mm. A row of the file's matrix is the direction of an axis."""
+    """Affine from index (i, j, k) to LPS mm."""
 
     def numbers(keys: tuple[str, ...], default: list[float]) -> np.ndarray:
         text = next((header[key] for key in keys if key in header), None)
@@ -95,7 +98,7 @@ def _meta_affine(header: dict[str, str]) -> np.ndarray:
 def _meta_header(file: io.BufferedIOBase) -> dict[str, str]:
     header: dict[str, str] = {}
     while file.tell() < MAX_HEADER_TEXT:  # sequences of PLUS have thousands of lines
-        # Bounded: a file without a line break would be read whole.
+        # Bounded: a file without a line break would be read into memory as a whole.
         line = file.readline(MAX_HEADER_TEXT)
         key, equals, value = line.decode("latin-1").partition("=")
         if not equals:
@@ -108,8 +111,9 @@ def _meta_header(file: io.BufferedIOBase) -> dict[str, str]:
 
 
 def check_header_size(header: dict[str, str], end: int) -> None:
-    """Refuses voxels that are said to begin elsewhere than behind the header: ITK would follow, and
-    take words of the header for voxels.
+    """Refuse a HeaderSize that does not point to the end of the header.
+
+    ITK would follow it, and take text of the header for voxels.
 
     Raises:
       Refused: corrupt.
@@ -120,7 +124,7 @@ def check_header_size(header: dict[str, str], end: int) -> None:
 
 
 def _checked_meta(header: dict[str, str]) -> tuple[tuple[int, int, int], np.dtype]:
-    """Shape (i, j, k) and type of a voxel."""
+    """Shape (i, j, k) and dtype of the voxels."""
     if header["ElementDataFile"].upper() != "LOCAL":
         raise Refused(
             "detached_data", "the MetaImage's voxels lie in another file. Save it as one .mha"
@@ -140,7 +144,7 @@ def _checked_meta(header: dict[str, str]) -> tuple[tuple[int, int, int], np.dtyp
         raise Refused("unknown_encoding", "an ElementType that is not read here")
     if header.get("BinaryData", "True").lower() not in YES:
         raise Refused("unknown_encoding", "a MetaImage whose voxels are written as text")
-    # ITK would take the identity here, and an image's sides would be a guess.
+    # ITK would assume the identity here, and left and right would be a guess.
     if not set(DIRECTIONS) & set(header):
         raise Refused(
             "no_orientation",

@@ -1,4 +1,4 @@
-"""NIfTI (1, 2; gzipped or not) to `[z, y, x]` in LPS+ order, slice by slice."""
+"""NIfTI reader (version 1 and 2, gzipped or not): `[z, y, x]` in LPS+ order, slice by slice."""
 
 import gzip
 import io
@@ -17,20 +17,20 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, first_kind, three_axes
 
 GZIP = b"\x1f\x8b"
-# metres, millimetres, micrometres; where nothing is said, millimetres
+# metres, millimetres, micrometres; millimetres where no unit is stated
 NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
-PIXDIM_TOLERANCE = 0.05  # as between a file and its manifest
+PIXDIM_TOLERANCE = 0.05  # the same as between a file and its manifest
 NIFTI_MAGIC = {b"n+1\0": 1, b"ni1\0": 1, b"n+2\0": 2, b"ni2\0": 2}
 
 
 def nifti_version(head: bytes) -> int | None:
-    """1 or 2 where `head` (the first 352 bytes) is a NIfTI header, otherwise None."""
+    """Version (1 or 2) if `head`, the first 352 bytes, is a NIfTI header; otherwise None."""
     # NIfTI-1 has its magic at the end of 348 bytes, NIfTI-2 behind sizeof_hdr.
     return NIFTI_MAGIC.get(head[344:348]) or NIFTI_MAGIC.get(head[4:8])
 
 
 def gunzipped_head(path: Path, size: int = 540) -> bytes:
-    """The first bytes of what a gzip file holds; empty where it holds none."""
+    """First `size` bytes of the content of a gzip file; empty if it cannot be inflated."""
     try:
         with gzip.open(path) as file:
             return file.read(size)
@@ -39,9 +39,10 @@ def gunzipped_head(path: Path, size: int = 540) -> bytes:
 
 
 def read_nifti(path: Path, grid: Shape | None = None) -> Image:
-    """Reads a NIfTI file slice by slice into its final place, so that memory holds the volume once.
-    `grid`: of a mask, its study's shape.
+    """Read a NIfTI file slice by slice into its final place, so memory holds the volume once.
 
+    Args:
+      grid: shape of the study, if the file is its mask.
     Raises:
       Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, too_large and what
         `orientation_of` raises.
@@ -86,8 +87,8 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
     shape = shape[::-1]  # from here on the slowest axis is first
     # The low three bits of xyzt_units are for space, the next three for time.
     unit_mm = NIFTI_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    with np.errstate(all="ignore"):  # what is not finite is refused by orientation_of
-        # nibabel takes the sform where its code is set, otherwise the qform. Both are in RAS.
+    with np.errstate(all="ignore"):  # orientation_of refuses what is not finite
+        # nibabel takes the sform if its code is set, otherwise the qform. Both are in RAS.
         affine = np.diag([unit_mm] * 3 + [1.0]) @ RAS_TO_LPS @ header.get_best_affine()
     check_statements(header)
     orientation = orientation_of(shape, affine[:, SLOWEST_FIRST])
@@ -95,7 +96,7 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
     voxels = _read_slices(
         file, shape, dtype=dtype, scaling=_scaling(header), orientation=orientation
     )
-    # gzip checks its sum at the end of the stream alone, behind the last voxel.
+    # gzip verifies its checksum only at the end of the stream, after the last voxel.
     if zipped:
         _skip_to_end(file)
     return Image(voxels, orientation.spacing_mm, 3, orientation=orientation)
@@ -113,14 +114,16 @@ def _nifti_header(file: io.BufferedIOBase) -> nib.Nifti1Header:
         )
     kind = nib.Nifti1Header if version == 1 else nib.Nifti2Header
     file.seek(0)
-    # check=False: nibabel repairs what it can and logs the field's value; what matters here is
-    # checked above and below
+    # check=False: nibabel would repair fields and log their values. What matters here is checked
+    # above and below.
     return kind.from_fileobj(io.BytesIO(file.read(348 if version == 1 else 540)), check=False)
 
 
 def check_statements(header: nib.Nifti1Header) -> None:
-    """Holds what a header says twice against each other: sides by sform and qform, spacing by the
-    transform and pixdim. Rotations may differ (an sform may lie in a template's space).
+    """Refuse a header whose redundant fields disagree.
+
+    sform and qform must agree about left and right, spacing of the transform and pixdim within 5 %.
+    Rotations may differ: an sform may lie in a template's space.
 
     Raises:
       Refused: contradictory.
@@ -129,11 +132,11 @@ def check_statements(header: nib.Nifti1Header) -> None:
         best, sform, qform = header.get_best_affine(), header.get_sform(), header.get_qform()
         lengths = np.linalg.norm(best[:3, :3], axis=0)
     if not all(np.isfinite(affine).all() for affine in (best, sform, qform)):
-        return  # orientation_of says so
+        return  # orientation_of refuses it
     if int(header["sform_code"]) and int(header["qform_code"]):
         # The sign of a determinant is the handedness: it differs where left and right do.
         sides = [np.linalg.det(affine[:3, :3]) for affine in (sform, qform)]
-        # A dot product of each column with its like; below 0 the axis runs the other way.
+        # A dot product of each column with its counterpart; below 0 the axis runs the other way.
         along = np.sum(sform[:3, :3] * qform[:3, :3], axis=0)
         if sides[0] * sides[1] < 0 or (along < 0).any():
             raise Refused(
@@ -169,7 +172,7 @@ def _read_slices(
     scaling: tuple[float, float],
     orientation: Orientation,
 ) -> np.ndarray:
-    """Puts slice by slice, `shape` being (k, j, i), the slowest axis first."""
+    """Volume `[z, y, x]` from slices of `shape` (k, j, i), the slowest axis first."""
     canvas = Canvas(shape, orientation, first_kind(dtype, *scaling))
     size = shape[1] * shape[2] * dtype.itemsize
     for k in range(shape[0]):
@@ -189,8 +192,9 @@ def _skip(file: io.BufferedIOBase, count: int) -> None:
 
 
 def _skip_to_end(file: io.BufferedIOBase) -> None:
-    """Reads on to the end of a gzip stream, where its checksum is; what follows the voxels is small
-    or a bomb.
+    """Read to the end of a gzip stream, where its checksum is.
+
+    More than MAX_HEADER_BYTES behind the voxels is refused as a decompression bomb.
     """
     rest = 0
     while data := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""NRRD to `[z, y, x]` in LPS+ order."""
+"""NRRD reader: `[z, y, x]` in LPS+ order."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from mmv_jax.readers.limits import check_inflated, check_size
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, placed, three_axes
 
-NRRD_SPACES = {  # the sense of each axis of the file's space, as seen from LPS
+NRRD_SPACES = {  # direction of each axis of the file's space, relative to LPS
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
     "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
@@ -26,8 +26,10 @@ NRRD_UNITS_MM = {
 
 
 def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
-    """Reads an NRRD file whose voxels lie in itself.
+    """Read an NRRD file that contains its own voxels.
 
+    Args:
+      grid: shape of the study, if the file is its mask.
     Raises:
       Refused: detached_data, bad_shape, no_orientation, truncated, corrupt, unknown_encoding,
         too_large and what `orientation_of` raises.
@@ -55,7 +57,8 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
         )
         start = file.tell()
         if encoding in ("gzip", "gz"):
-            # pynrrd inflates without a limit, so a pass that keeps nothing looks for a bomb first.
+            # pynrrd inflates without a limit, so look for a decompression bomb first, keeping
+            # nothing.
             check_inflated(file, 47, size)
         elif encoding != "raw":
             raise Refused("unknown_encoding", "an NRRD encoding that is neither raw nor gzip")
@@ -74,7 +77,7 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
 
 
 def _nrrd_itemsize(header) -> int:
-    # pynrrd resolves the many names of a type, and its byte order, in this function alone.
+    # pynrrd resolves the many names of a type, and its byte order, only in this function.
     from nrrd.reader import _determine_datatype
 
     try:
@@ -87,7 +90,7 @@ def _nrrd_itemsize(header) -> int:
 
 
 def _nrrd_affine(header) -> np.ndarray:
-    """Index to LPS mm."""
+    """Affine from index (i, j, k) to LPS mm."""
     senses = NRRD_SPACES.get(str(header.get("space", "")).lower())
     directions = header.get("space directions")
     if senses is None or directions is None:
@@ -97,12 +100,12 @@ def _nrrd_affine(header) -> np.ndarray:
             " right are not known",
         )
     rows = np.array(directions, float)
-    # pynrrd reads the direction `none`, of an axis that is not spatial, as a row of NaN.
+    # pynrrd reads the direction `none` of a non-spatial axis as a row of NaN.
     rows = rows[np.isfinite(rows).all(axis=1)] if rows.ndim == 2 else rows
     if rows.shape != (3, 3):
         raise Refused("bad_shape", "three space directions are expected")
     units = header.get("space units") or [""]
-    # pynrrd leaves the quotation marks, which the format asks for around each unit.
+    # pynrrd keeps the quotation marks that the format puts around each unit.
     words = {str(unit).strip().strip('"').lower() for unit in units}
     if len(words) != 1 or not words <= set(NRRD_UNITS_MM):
         raise Refused("bad_spacing", "the NRRD's space units are not one known unit of length")

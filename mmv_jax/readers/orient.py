@@ -1,8 +1,7 @@
-"""Orientation: from the axes of a file to `[z, y, x]` in LPS+ order, by permutation and flips
-alone.
+"""Orientation: from the axes of a file to `[z, y, x]` in LPS+ order.
 
-An oblique volume keeps its own grid: each axis takes the name of the anatomical axis that it is
-nearest to, nothing is interpolated, and `obliquity_deg` among the study's attributes says how far
+Axes are only permuted and flipped; nothing is interpolated. An oblique volume keeps its own grid:
+each axis takes the name of the nearest anatomical axis. The attribute `obliquity_deg` says how far
 off that is.
 """
 
@@ -16,18 +15,19 @@ from nibabel.orientations import io_orientation
 from mmv_jax.readers.refused import Refused
 
 T = TypeVar("T")
-# beyond it, a straight box of voxels would show a slanted patient: 1 degree over 300 mm is 5 mm
+# A straight box of voxels would show a slanted patient beyond this: 1 degree over 300 mm is 5 mm.
 MAX_SHEAR_DEG = 1.0
-# of one voxel, before any arithmetic that could overflow; what is plausible is judged with the
-# manifest's spacing
+# Limit of one voxel, checked before any arithmetic that could overflow. A plausible spacing is
+# checked later, together with the manifest's.
 MAX_STEP_MM = 1e6
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How the axes (k, j, i) of a file become (z, y, x). Both directions are views: no voxel moves
-    until one is assigned.
+    """Map from the axes (k, j, i) of a file to (z, y, x).
+
+    `oriented` and `source` return views: no voxel moves until one is assigned.
 
     Attributes:
       order: for each of z, y, x the axis of the file.
@@ -45,11 +45,13 @@ class Orientation:
     obliquity_deg: float
 
     def oriented(self, source: np.ndarray) -> np.ndarray:
-        """The file's array seen as [z, y, x]."""
+        """View `[z, y, x]` of the file's array (k, j, i)."""
         return source.transpose(self.order)[self._flips]
 
     def source(self, oriented: np.ndarray) -> np.ndarray:
-        """An array [z, y, x] seen in the file's order: what is assigned here lands in its place."""
+        """View of an array `[z, y, x]` in the file's order (k, j, i); assign to it to fill the
+        array.
+        """
         # argsort of a permutation is its inverse.
         return oriented[self._flips].transpose(np.argsort(self.order))
 
@@ -59,7 +61,7 @@ class Orientation:
 
 
 def orientation_of(shape: tuple[int, int, int], affine: np.ndarray) -> Orientation:
-    """Orientation of a grid of `shape` (k, j, i) whose `affine` maps voxel indices to LPS mm.
+    """Orientation of a grid of `shape` (k, j, i); `affine` maps voxel indices to LPS mm.
 
     Raises:
       Refused: bad_spacing (singular or not finite), sheared.
@@ -89,8 +91,10 @@ def orientation_of(shape: tuple[int, int, int], affine: np.ndarray) -> Orientati
 
 
 def _axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The unit vectors of an affine (as columns) and their lengths, if they are three lengths at
-    right angles.
+    """Unit vectors of an affine (as columns) and their lengths in mm.
+
+    Raises:
+      Refused: bad_spacing; sheared (not at right angles).
     """
     columns = affine[:3, :3]
     if not np.isfinite(affine).all() or np.abs(columns).max() > MAX_STEP_MM:
@@ -116,5 +120,6 @@ def _axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """The three values as a tuple."""
     z, y, x = values
     return z, y, x

@@ -1,9 +1,9 @@
-"""Pictures: PNG of 1 to 16 bits and JPEG of 8 to 16, as planar images.
+"""Picture reader: PNG of 1 to 16 bits and JPEG of 8 to 16 bits, as planar images.
 
-A picture whose channels agree is grey, whatever it is stored as. A true colour picture is refused,
-not converted: in a radiograph colour is writing, an arrow or a heat map, and luminance would turn
-it into anatomy. Resolution fields of pictures (dots per inch) describe printing, not patients, and
-are not read: spacing comes from the manifest.
+A picture whose channels agree is grey, however it is stored. A true colour picture is refused, not
+converted. In a radiograph, colour is writing, an arrow or a heat map, and luminance would turn it
+into anatomy. Dots per inch describe printing, not patients, and are ignored: spacing comes from the
+manifest.
 """
 
 import io
@@ -20,14 +20,16 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.writing import grey, grey_of
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-ORIENTATION = 0x0112  # of EXIF
+ORIENTATION = 0x0112  # EXIF tag
 UNKNOWN = (NAN, NAN, NAN)
 
 
 def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> Image:
-    """Reads a PNG or a JPEG. Of a mask for a study of shape `grid`, a palette's indices are the
-    labels, and channels must agree exactly.
+    """Read a PNG or a JPEG.
 
+    Args:
+      grid: shape of the study, if the picture is its mask. Then a palette's indices are the labels,
+        and the channels must be equal.
     Raises:
       Refused: too_large, truncated, corrupt, colour, unknown_encoding, lossy_mask.
     """
@@ -50,13 +52,13 @@ def _image(pixels: np.ndarray, data: bytes) -> Image:
 
 
 def _turned(data: bytes) -> dict[str, float]:
-    """`exif_orientation` where the picture's EXIF turns it, so that its mask can be held to it."""
+    """Attribute `exif_orientation` if EXIF turns the picture: its mask must be turned alike."""
     try:
         with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
             turn = picture.getexif().get(ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError):  # of 12 bits, which Pillow does not read
+    except (OSError, SyntaxError, ValueError):  # a 12-bit JPEG, which Pillow does not read
         return {}
-    # 1 is upright. 2 to 8 are turned or mirrored; all else is no orientation of EXIF.
+    # 1 is upright; 2 to 8 are turned or mirrored; other values are not valid.
     return {"exif_orientation": float(turn)} if turn in range(2, 9) else {}
 
 
@@ -81,7 +83,7 @@ def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
         return np.asarray(picture) // (255 // ((1 << depth) - 1))
     if picture.mode == "1":
         return np.asarray(picture, np.uint8)
-    # A study with a palette may be grey all the same: its colours decide, as of any picture.
+    # A study with a palette may still be grey: its colours decide, as in any picture.
     if picture.mode == "P":
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     # Pillow opens 16-bit grey as `I` (32 bits) or `I;16`, depending on its version.
@@ -108,7 +110,7 @@ def _read_jpeg(data: bytes) -> np.ndarray:
 
 def _pillow(data: bytes) -> Pillow.Image:
     limit = Pillow.MAX_IMAGE_PIXELS
-    # the size was checked against our own limit, from the same header bytes
+    # the size was already checked against our own limit, from the same header bytes
     Pillow.MAX_IMAGE_PIXELS = None
     try:
         picture = Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG"))
@@ -119,7 +121,11 @@ def _pillow(data: bytes) -> Pillow.Image:
 
 
 def _decoded(decode, data: bytes):
-    """`decode(data)`, with the many errors of decoders told as two."""
+    """`decode(data)`, with the many errors of decoders reduced to two.
+
+    Raises:
+      Refused: truncated, corrupt.
+    """
     try:
         return decode(data)
     except (OSError, SyntaxError, ValueError, RuntimeError, EOFError) as error:

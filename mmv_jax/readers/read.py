@@ -1,5 +1,6 @@
-"""`read_study` and `read_mask`: any file, chosen by what it contains, to a Study or a mask on its
-grid, or a refusal with a code.
+"""`read_study` and `read_mask`: any supported file to a Study, or to a mask on its study's grid.
+
+The format is recognised by content. A file that cannot be used is refused with a code.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.registry import Registry
 from mmv_jax.study import Study
 
-# asked in this order; a plug-in's come after these
+# Tried in this order; formats of plug-ins come after these.
 FORMATS: Registry[Format] = Registry("format")
 FORMATS.register("picture", PICTURE)
 FORMATS.register("dicom", DICOM)
@@ -28,7 +29,8 @@ FORMATS.register("nrrd", NRRD)
 FORMATS.register("meta", META_IMAGE)
 HEAD_BYTES = 4096
 MAX_LABEL = (1 << 15) - 1
-GRID_TOLERANCE = 0.5  # voxels: how far a mask's first and last voxel may lie from the study's
+# voxels: how far a mask's first and last voxel may lie from those of the study
+GRID_TOLERANCE = 0.5
 
 
 def read_study(
@@ -38,35 +40,36 @@ def read_study(
     unit: str | None = None,
     burnt_in: str | None = None,
 ) -> Study:
-    """Reads one study: a file by its content, whatever its name says, or a folder as one DICOM
-    series.
+    """Read one study: a file, or a folder as one DICOM series.
+
+    A file's content decides its format, not its name.
 
     Args:
       path: DICOM, NIfTI, MHA, NRRD, PNG or JPEG.
-      spacing_mm: the manifest's mm a pixel, in plane. The file's header wins where it has one; more
-        than 5 % apart is refused.
-      unit: the manifest's word. "HU" makes a file without a modality (NIfTI, MHA, NRRD) Hounsfield
-        units, if its values can be that; "shape" asks for binary voxels; any other word means
-        "raw".
-      burnt_in: of writing in the pixels (legible colour, or a header that speaks of text): "refuse"
-        it, "warn" of it in `told`, or "mask" it. Where None, colour is refused and the rest told.
+      spacing_mm: mm per pixel in plane, from the manifest. The file's header takes precedence; a
+        difference of more than 5 % is refused.
+      unit: the manifest's unit. "HU" makes a file without a modality (NIfTI, MHA, NRRD) Hounsfield
+        units, if its values allow it. "shape" requires binary voxels. Any other word means "raw".
+      burnt_in: what to do about writing in the pixels (legible colour, or a header that mentions
+        text). "refuse" it, "warn" of it in `told`, or "mask" it. With None, colour is refused and
+        the rest gives a warning.
     Returns:
       The Study: `[z, y, x]`, a volume in LPS+ order. Integers stay integers; all else is float32.
     Raises:
-      Refused: with a code of `refused.CODES`, and a reason that quotes nothing of the file.
+      Refused: with a code of `refused.CODES` and a reason that quotes nothing of the file.
     """
     with refusing():
         return study_of(_image(Path(path)), spacing_mm, unit, burnt_in)
 
 
 def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
-    """Reads a mask that lies on the grid of a study, in the same order of axes.
+    """Read a mask on the grid of a study, in the same order of axes.
 
     Returns:
       int16 `[z, y, x]` with the shape of `like.voxels`.
     Raises:
-      Refused: mask_grid (another shape, spacing or place), mask_values (no whole numbers from 0 to
-        32767), lossy_mask, and what a study of the same format would be refused for.
+      Refused: mask_grid (another shape, spacing or position), mask_values (not whole numbers from 0
+        to 32767), lossy_mask, and every code that a study of the same format may get.
     """
     with refusing():
         image = _image(Path(path), grid=like.voxels.shape)
@@ -74,14 +77,14 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
             raise Refused(
                 "lossy_mask",
                 "a mask may not be compressed with a loss: its labels are smeared. Write it"
-                " without",
+                " without loss",
             )
         _check_grid(image, like)
         voxels = image.voxels
         low, high = voxels.min(), voxels.max()
         if not (low >= 0 and high <= MAX_LABEL):  # also where NaN
             raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
-        # Safe: the range was checked. What is lost here is the fraction alone.
+        # Safe: the range was checked. Only the fraction can be lost here.
         labels = voxels.astype(np.int16)
         if voxels.dtype.kind == "f" and not np.array_equal(labels, voxels):
             raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
@@ -89,20 +92,21 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
 
 
 def import_readers() -> None:
-    """Imports what readers import late, so that it is no part of the time of a first file."""
+    """Import the libraries that readers load late, so that the first file is not slow."""
     for name in ("nrrd", "pydicom.pixels", "imagecodecs", "highdicom.spatial"):
         importlib.import_module(name)
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Whatever a library raises becomes a Refused that quotes nothing of it: messages of libraries
-    hold tags and paths.
+    """Turn any exception of a library into a Refused that quotes nothing of its message.
+
+    Messages of libraries contain tags and paths.
     """
     try:
         yield
     except Refused as why:
-        # Without the chain: its first error may quote tags or a path.
+        # Without the chain: the original error may quote tags or a path.
         raise why from None
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
@@ -112,7 +116,7 @@ def refusing() -> Iterator[None]:
         raise Refused("too_large", "the file needs more memory than there is") from None
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    # decoders written in Rust raise PanicException, which is no Exception
+    # Decoders written in Rust raise PanicException, which is not an Exception.
     except BaseException as error:
         raise Refused(
             "unreadable", f"the format's library failed with {type(error).__name__}"
@@ -120,18 +124,18 @@ def refusing() -> Iterator[None]:
 
 
 def format_of(path: Path) -> str | None:
-    """The name in FORMATS of the first format that a file's content is of; None where of none."""
+    """Name in FORMATS of the first format that matches the file's content; None if none does."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     return next((name for name, form in FORMATS.items() if form.matches(head, path)), None)
 
 
 def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
-    """The image of a study, or of a mask for a study of shape `grid`."""
+    """Image of a study, or of a mask for a study of shape `grid`."""
     if path.is_dir() or (path.name.startswith(SERIES_MARK) and not path.exists()):
         return read_series(path)
     if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
-        raise Refused("not_an_image", "a pipe, a socket or a device, and no file")
+        raise Refused("not_an_image", "a pipe, a socket or a device, not a file")
     form = format_of(path)
     # An empty file matches no format; a broken download is the usual cause.
     if form is None and path.stat().st_size == 0:
@@ -153,17 +157,18 @@ def _check_grid(image: Image, like: Study) -> None:
     if like.ndim == 2 and image.orientation is not None and "first_z_mm" not in like.attributes:
         raise Refused(
             "mask_grid",
-            "the mask lies in a patient and its study is a picture, which has no place there:"
-            " write it as PNG",
+            "the mask has a position in the patient, but its study is a picture without one:"
+            " write the mask as PNG",
         )
     turns = [a.get("exif_orientation", 1.0) for a in (image.attributes, like.attributes)]
     if turns[0] != turns[1]:
         raise Refused(
-            "mask_grid", "EXIF turns the picture and not its mask, or otherwise: turn both for good"
+            "mask_grid",
+            "EXIF turns only one of picture and mask: rotate their pixels instead",
         )
     if image.orientation is None or "first_z_mm" not in like.attributes:
         return
-    # With equal shapes a shift, a flip or another spacing moves one of two opposite corners.
+    # With equal shapes, a shift, a flip or another spacing moves one of two opposite corners.
     here = placement(image.orientation)
     for end in ("first", "last"):
         for axis, spacing in zip("zyx", like.spacing_mm):

@@ -1,5 +1,6 @@
-"""Refused: a file that does not become a Study, with a code that stays the same and a reason that
-quotes nothing of the file.
+"""Refused: the exception for a file that does not become a Study.
+
+Its code never changes meaning, and its reason quotes nothing of the file.
 """
 
 from mmv_jax.errors import UserError
@@ -57,11 +58,11 @@ CODES = {
 
 
 class Refused(UserError):
-    """A study that is refused: it costs this study and stops nothing.
+    """A refused study. The other studies go on.
 
     Attributes:
       code: a word of `CODES`.
-      reason: one sentence for a person, with numbers of geometry at most: no tag, cell or path.
+      reason: one sentence for a person. It may hold numbers of geometry, but no tag, cell or path.
     """
 
     def __init__(self, code: str, reason: str):

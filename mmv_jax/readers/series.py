@@ -1,5 +1,6 @@
-"""Planes in space -> one volume: order, spacing and orientation from positions, and a name for each
-way in which they are no volume.
+"""One volume from planes in space: order, spacing and orientation come from positions.
+
+Planes that do not form a volume are refused with a code that names the defect.
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,23 @@ from mmv_jax.readers.image import MIN_SPACING_MM
 from mmv_jax.readers.orient import Orientation, orientation_of, triple
 from mmv_jax.readers.refused import Refused
 
-COSINE_TOLERANCE = 1e-3  # between planes of one series; 0.06 degrees
-ROUNDED_MM = 0.06  # what one decimal of a position can be off, and the line through them
-SLACK = 0.01  # of the slice distance, as highdicom's default: what rounding in a header does
+COSINE_TOLERANCE = 1e-3  # between the planes of one series; 0.06 degrees
+# error of a position with one decimal, and of the line fitted through such positions
+ROUNDED_MM = 0.06
+SLACK = 0.01  # share of the slice distance, highdicom's default: the effect of rounding in a header
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a frame lies. `cosines`: along a row, then down a column (ImageOrientationPatient);
-    `spacing_mm`: (y, x) of the frame; `stated_steps_mm`: what the header says of the distance to
-    the next one, which counts only where positions are rounded.
+    """Position of a frame in space, LPS mm.
+
+    Attributes:
+      position_mm: (x, y, z) of the centre of the first pixel (ImagePositionPatient).
+      cosines: direction along a row, then down a column (ImageOrientationPatient).
+      spacing_mm: (y, x) of the frame.
+      shape: (rows, columns).
+      stated_steps_mm: distances to the next plane as stated by the header; used only if positions
+        are rounded.
     """
 
     position_mm: tuple[float, float, float]
@@ -33,10 +41,10 @@ class Plane:
 
 
 def check_one_series(headers: Sequence[Dataset]) -> None:
-    """Refuses slices that one SeriesInstanceUID joins and that are not one volume of one person.
+    """Refuse slices that share a SeriesInstanceUID but are not one volume of one person.
 
-    Values such as an acquisition's number may follow each other along the body; where a few of them
-    take turns, the slices of several phases interleave.
+    Values such as AcquisitionNumber may change along the body. If a few of them alternate, slices
+    of several phases interleave.
 
     Raises:
       Refused: several_series, several_phases.
@@ -45,7 +53,7 @@ def check_one_series(headers: Sequence[Dataset]) -> None:
         if len({str(header.get(keyword) or "") for header in headers}) > 1:
             raise Refused("several_series", f"the slices of one series differ in {keyword}")
     along = [number_of(header, "ImagePositionPatient", 2) for header in headers]
-    # By height (z of the position): phases that interleave take turns in this order.
+    # By height (z of the position): interleaved phases alternate in this order.
     order = sorted(range(len(headers)), key=lambda n: (along[n] or 0.0, n))
     keywords = ["AcquisitionNumber", "TemporalPositionIdentifier", "StackID", "EchoNumbers"]
     if all(header.get("Modality") == "CT" for header in headers):
@@ -55,14 +63,17 @@ def check_one_series(headers: Sequence[Dataset]) -> None:
 
 
 def check_phases(keyword: str, values: Sequence[str]) -> None:
-    """Refuses values, in the order of their slices, of which a few take turns.
+    """Refuse a header value that alternates along the body.
 
+    Args:
+      keyword: DICOM keyword, for the message.
+      values: one for each slice, in the order of the slices.
     Raises:
       Refused: several_phases.
     """
     kinds = len(set(values))
     turns = sum(a != b for a, b in zip(values, values[1:]))
-    # Blocks that follow each other change kinds - 1 times. As many kinds as slices is a counter.
+    # Blocks that follow each other change kinds - 1 times. As many kinds as slices means a counter.
     if 1 < kinds <= len(values) // 2 and turns > kinds - 1:
         raise Refused(
             "several_phases",
@@ -71,14 +82,15 @@ def check_phases(keyword: str, values: Sequence[str]) -> None:
 
 
 def plane_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None) -> Plane:
-    """The plane of a file, or of a frame whose functional groups are `own` and `shared`.
+    """Plane of a file, or of a frame with the functional groups `own` and `shared`.
 
     Raises:
       Refused: no_position.
     """
 
     def source(sequence: str) -> Dataset:
-        # A frame's own functional group wins over the shared one, and both over the data set.
+        # A frame's own functional group takes precedence over the shared one, and both over the
+        # data set.
         for group in (own, shared):
             if group is not None and group.get(sequence):
                 return group.get(sequence)[0]
@@ -111,8 +123,7 @@ def plane_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
 
 
 def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
-    """The place k of every plane along the normal, and the orientation of the volume (k, row,
-    column).
+    """Index k of each plane along the normal, and the orientation of the volume (k, row, column).
 
     Raises:
       Refused: mixed_size, mixed_orientation, duplicate_slices, missing_slices, uneven_slices,
@@ -139,7 +150,7 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
 
     positions = np.array([plane.position_mm for plane in planes])
     check_stack(positions, np.cross(along, down))
-    # slant is judged by orientation_of
+    # orientation_of checks the slant
     places = get_volume_positions(positions.tolist(), first.cosines, perpendicular_tol=1.0)[1]
     # Where highdicom finds no even grid, positions may be rounded: try with a tolerance.
     rounded = places is None
@@ -147,7 +158,7 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
         places = rounded_places(positions @ np.cross(along, down))
     if places is None:
         raise Refused("uneven_slices", "the distances between the slices vary by more than 1 %")
-    # Not the first and last file: the order of files says nothing about height.
+    # Not the first and the last file: the order of files says nothing about height.
     bottom, top = positions[np.argmin(places)], positions[np.argmax(places)]
     step = (top - bottom) / (len(planes) - 1)
     # Distance of each position from its place on the line between the two ends, in mm.
@@ -167,20 +178,24 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Orientation]:
 
 
 def rounded_places(heights: np.ndarray) -> list[int] | None:
-    """The places of slices that all lie within ROUNDED_MM of an even grid; None where one does not.
+    """Index of each slice on an even grid within ROUNDED_MM of all; None if there is no such grid.
 
-    Positions with one decimal turn steps of 0.625 mm into 0.6 and 0.7. The grid is the line of
-    least squares, since the first and the last position are rounded too.
+    Positions with one decimal turn steps of 0.625 mm into 0.6 and 0.7. The grid is a least-squares
+    line, since the first and the last position are rounded too.
+
+    Args:
+      heights: positions along the normal, mm.
     """
-    # argsort twice is the rank of each slice.
+    # Two argsorts give the rank of each slice.
     places = np.argsort(np.argsort(heights))
     line = np.polyval(np.polyfit(places, heights, 1), places)
     return places.tolist() if np.abs(heights - line).max() <= ROUNDED_MM else None
 
 
 def even_step(heights: np.ndarray, planes: Sequence[Plane]) -> float:
-    """The distance in mm between slices whose positions are rounded: the header's own word where
-    the positions allow it, otherwise the line of least squares through them.
+    """Distance in mm between slices with rounded positions.
+
+    It is the header's value if the positions allow it, otherwise the slope of a least-squares line.
     """
     heights = np.sort(heights)
     count = len(heights)
@@ -193,8 +208,11 @@ def even_step(heights: np.ndarray, planes: Sequence[Plane]) -> float:
 
 
 def check_stack(positions: np.ndarray, normal: np.ndarray) -> None:
-    """Names the defect where slices lie twice at one place or leave gaps of whole slices.
+    """Refuse slices that share a position or leave gaps of whole slices.
 
+    Args:
+      positions: `[slices, 3]` in mm.
+      normal: unit vector of the slices.
     Raises:
       Refused: duplicate_slices, missing_slices.
     """

@@ -1,5 +1,6 @@
-"""True values of a DICOM frame: slope and intercept applied once, tissue bright, padding dark; and
-what its pixels measure in mm.
+"""True values of a DICOM frame, and the size of its pixels in mm.
+
+Slope and intercept are applied once, tissue is bright and padding is dark.
 """
 
 import math
@@ -15,12 +16,12 @@ from mmv_jax.readers.image import NAN
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.writing import grey
 
-AIR_HU = -1024  # a padded voxel was not measured; air is what lies outside the reconstructed circle
+AIR_HU = -1024  # A padded voxel was not measured; outside the reconstructed circle is air.
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How stored values become true ones, and what those are: "HU" or "raw"."""
+    """Slope and intercept from stored to true values, and the unit of these: "HU" or "raw"."""
 
     slope: float
     intercept: float
@@ -28,8 +29,7 @@ class Scale:
 
 
 def groups_of(dataset: Dataset, index: int) -> tuple[Dataset | None, Dataset | None]:
-    """The shared functional groups of an enhanced file, and those of frame `index`; None where
-    there are none.
+    """Shared functional groups of an enhanced file and those of frame `index`; None where absent.
 
     Raises:
       Refused: corrupt.
@@ -44,13 +44,13 @@ def groups_of(dataset: Dataset, index: int) -> tuple[Dataset | None, Dataset | N
 
 
 def scale_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None) -> Scale:
-    """Slope, intercept and unit of a frame. The unit is HU where the file says so: CT, rescaled,
-    and no other rescale type.
+    """Slope, intercept and unit of a frame.
 
-    A localizer's values are scaled line integrals, whatever its header repeats from its series.
+    The unit is HU if the file says so: RescaleType HU, or a rescaled CT without a RescaleType. The
+    values of a localizer are scaled line integrals, whatever its header copies from its series.
     """
     source = dataset
-    # Later wins: a frame's own transformation over the shared one.
+    # The later one wins: a frame's own transformation over the shared one.
     for group in (shared, own):
         if group is not None and group.get("PixelValueTransformationSequence"):
             source = group.PixelValueTransformationSequence[0]
@@ -65,7 +65,7 @@ def scale_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
 
 
 def true_values(dataset: Dataset, stored: np.ndarray, scale: Scale) -> np.ndarray:
-    """`[y, x]` true values of a decoded frame.
+    """True values `[y, x]` of a decoded frame.
 
     Raises:
       Refused: colour.
@@ -91,25 +91,27 @@ def true_values(dataset: Dataset, stored: np.ndarray, scale: Scale) -> np.ndarra
 
 
 def inverted(values: np.ndarray, dataset: Dataset, scale: Scale) -> np.ndarray:
-    """MONOCHROME1 shows low values bright: reflect the range of the stored bits, so that tissue is
-    bright in every study.
+    """Values `[y, x]` reflected in the range of the stored bits, so that tissue is bright.
+
+    MONOCHROME1 shows low values bright.
     """
     bits = int(dataset.BitsStored)
     # The range of the stored bits, not that of the image: equal tissue stays equal across images.
     low = -(1 << bits - 1) if dataset.PixelRepresentation else 0
     ends = rescaled(np.array([low, low + (1 << bits) - 1]), scale.slope, scale.intercept)
     if dataset.get("ModalityLUTSequence"):
-        # A table need not be linear; the range of its own values stands in.
+        # A table need not be linear; use the range of its own values instead.
         ends = np.array([values.min(), values.max()])
     # With v = a s + b: (a lo + b) + (a hi + b) - v = a (lo + hi - s) + b.
     return ends.sum() - values.astype(ends.dtype)
 
 
 def is_shown_inverted(dataset: Dataset) -> bool:
-    """Whether low values are to be seen bright.
+    """Whether low values should be shown bright.
 
-    MONOCHROME1 says so. So does a presentation or VOI table that falls. Where nothing is said of
-    presentation, so does a projection whose larger values are more X-rays, which is air.
+    This holds for MONOCHROME1, and for a presentation or VOI table that falls. If the header is
+    silent about presentation, it also holds where larger values mean more X-rays, that is air.
+
     Source: DICOM PS3.3, C.7.6.3.1.2, C.8.11.3.1.2, C.11.2, C.11.6.
     """
     if dataset.PhotometricInterpretation == "MONOCHROME1":
@@ -124,12 +126,12 @@ def is_shown_inverted(dataset: Dataset) -> bool:
         first, last = _ends_of_table(tables[0])
         return first > last
     if shape and str(dataset.get("PresentationIntentType") or "") != "FOR PROCESSING":
-        return False  # how it is to be shown is said: the sign says no more
+        return False  # the header states the presentation, so the sign does not matter
     return number_of(dataset, "PixelIntensityRelationshipSign") == 1
 
 
 def _ends_of_table(table: Dataset) -> tuple[int, int]:
-    """The first and the last entry of a lookup table."""
+    """First and last entry of a lookup table."""
     data = table.get("LUTData")
     if isinstance(data, bytes):
         # LUTDescriptor: number of entries, first value, bits of an entry (16 where not stated).
@@ -141,7 +143,7 @@ def _ends_of_table(table: Dataset) -> tuple[int, int]:
 
 
 def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
-    """Where the stored values are the header's padding; None where nowhere or everywhere."""
+    """Mask `[y, x]` of the header's padding; None if it covers nothing or everything."""
     value = number_of(dataset, "PixelPaddingValue")
     if value is None:
         return None
@@ -155,25 +157,26 @@ def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
 
 
 def _as_pixel(dataset: Dataset, value: float) -> float:
-    """A padding value in the pixels' own sign: many writers put US where the pixels are signed."""
+    """A padding value in the sign of the pixels: many writers store US where pixels are signed."""
     span = 1 << int(dataset.BitsAllocated)
     if dataset.PixelRepresentation:
         return value - span if value >= span // 2 else value
     return value + span if value < 0 else value
 
 
-MOST_MAGNIFIED = 4.0  # of a breast in front of the detector; beyond, a distance is wrong
+MOST_MAGNIFIED = 4.0  # for a breast in front of the detector; above it, a distance is wrong
 
 
 def planar_spacing(
     dataset: Dataset, shared: Dataset | None = None, own: Dataset | None = None
 ) -> tuple[float, float, float]:
-    """(NaN, y, x) in mm at the patient; NaN where the file does not say.
+    """Spacing (NaN, y, x) in mm at the patient; NaN where the file does not say.
 
     PixelSpacing of a projection is at the patient only if it was calibrated. ImagerPixelSpacing is
-    measured at the detector: tissue is nearer to the source, so that it is divided by the
-    magnification where the file states one, or of a mammogram its distances.
-    NominalScannedPixelSpacing is that of a digitised film.
+    measured at the detector. Tissue is nearer to the source, so it is divided by the magnification:
+    the file's own, or for a mammogram that of its distances. NominalScannedPixelSpacing belongs to
+    a digitised film.
+
     Source: DICOM PS3.3, 10.7.1.3 (pixel spacing and calibration).
     """
     for group in (own, shared):
@@ -183,7 +186,7 @@ def planar_spacing(
         _pair(dataset, keyword)
         for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
     )
-    # Equal spacings are both those of the detector; a difference means a calibration.
+    # If both spacings are equal, they are the detector's; a difference means a calibration.
     is_calibrated = bool(dataset.get("PixelSpacingCalibrationType")) or not math.isclose(
         pixel[0], imager[0], rel_tol=1e-3
     )
@@ -192,14 +195,14 @@ def planar_spacing(
     if not math.isnan(imager[0]):
         factor = _magnification(dataset)
         return (NAN, imager[0] / factor, imager[1] / factor)
-    # Neither pixel nor imager spacing: a film scanner, or three times NaN.
+    # Neither pixel nor imager spacing: a film scanner, or all NaN.
     return (NAN, *scanned)
 
 
 def _magnification(dataset: Dataset) -> float:
-    """How much larger than in the patient a length is at the detector; 1 where nobody says it.
+    """Length at the detector divided by length in the patient; 1 where unknown.
 
-    The factor is optional (PS3.3, C.8.7.1): of a mammogram the distances give it, the breast lying
+    The factor is optional (PS3.3, C.8.7.1). In mammography the distances give it: the breast lies
     on the support to which DistanceSourceToPatient is measured.
     """
     said = number_of(dataset, "EstimatedRadiographicMagnificationFactor")

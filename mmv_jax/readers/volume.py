@@ -1,7 +1,7 @@
-"""What the readers of volume files (NIfTI, MetaImage, NRRD) share.
+"""Shared steps of the volume readers (NIfTI, MetaImage, NRRD).
 
-None of these formats has a word for Hounsfield units: the unit is the manifest's. All three can
-point to voxels in another file, which is refused: such a path may be any file of the machine.
+None of these formats can state Hounsfield units, so the unit comes from the manifest. All three can
+point to voxels in another file. That is refused, since such a path may be any file of the machine.
 """
 
 import numpy as np
@@ -12,12 +12,16 @@ from mmv_jax.readers.orient import orientation_of
 from mmv_jax.readers.refused import Refused
 
 Shape = tuple[int, ...]
-# columns of an affine for (i, j, k) -> for (k, j, i), as C order holds them
+# columns of an affine for (i, j, k) -> for (k, j, i), the C order
 SLOWEST_FIRST = [2, 1, 0, 3]
 
 
 def three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape without trailing axes of length 1; two axes are a volume of one slice."""
+    """Shape with three axes: trailing axes of length 1 are dropped, and two axes become one slice.
+
+    Raises:
+      Refused: bad_shape.
+    """
     # Some NIfTI writers add a time axis of length 1.
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -33,8 +37,10 @@ def three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def first_kind(dtype: np.dtype, slope: float = 1.0, intercept: float = 0.0) -> np.dtype | type:
-    """The type that a canvas begins with: the file's own small integers, int16 for other whole
-    numbers, otherwise float32.
+    """Dtype that a canvas starts with.
+
+    8-bit and 16-bit integers that are not rescaled keep their type. Other whole numbers start at
+    int16, and all else is float32.
     """
     if dtype.kind == "f" or not is_whole(slope, intercept):
         return np.float32
@@ -47,7 +53,7 @@ def first_kind(dtype: np.dtype, slope: float = 1.0, intercept: float = 0.0) -> n
 
 
 def placed(source: np.ndarray, affine: np.ndarray) -> Image:
-    """An Image of the voxels of `source` [k, j, i], whose `affine` maps (k, j, i) to LPS mm."""
+    """Image of `source` `[k, j, i]`; `affine` maps (k, j, i) to LPS mm."""
     orientation = orientation_of(source.shape, affine)
     canvas = Canvas(source.shape, orientation, first_kind(source.dtype))
     # Slice by slice: a rescaled copy of the whole volume would double the memory.

@@ -1,8 +1,8 @@
-"""Writing in the pixels: colour in a grey picture, and what a header says of burnt-in text.
+"""Writing in the pixels: colour in a grey picture, and header fields about burnt-in text.
 
-Legible colour is writing, an arrow or a heat map: luminance would turn it into anatomy, and a name
-into voxels. Grey writing cannot be told from anatomy for certain: the header's word is all that
-there is.
+Legible colour is writing, an arrow or a heat map. Luminance would turn it into anatomy, and a name
+into voxels. Grey writing cannot be told from anatomy with certainty, so only the header can reveal
+it.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from scipy import ndimage
 
 from mmv_jax.readers.refused import Refused
 
-BURNT_IN = ("refuse", "warn", "mask")  # what may be done about writing
+BURNT_IN = ("refuse", "warn", "mask")  # options for writing in the pixels
 # chroma noise that JPEG leaves in a grey picture, as a share of the range
 GREY_TOLERANCE = 16 / 255
-GREY_SHARE = 0.999  # of the pixels: fewer off-grey ones than any legible mark
-COLOUR, COLOURED = 64 / 255, 12  # so far from grey, and so many such pixels, is no noise
+GREY_SHARE = 0.999  # share of grey pixels; any legible mark leaves fewer
+COLOUR, COLOURED = 64 / 255, 12  # more pixels than this, at this distance from grey, are not noise
 MOST_WRITING = 0.1  # share of the pixels; a picture with more colour is a colour picture
-STROKE = 0.01  # of the longer side: letters have thinner strokes
-CONTRAST = 0.3  # of the range: how far a stroke stands out from what is around it
-BETWEEN = 4  # stroke widths between the letters of a word
+STROKE = 0.01  # share of the longer side: letters have thinner strokes
+CONTRAST = 0.3  # share of the range: how far a stroke stands out from its surroundings
+BETWEEN = 4  # distance between the letters of a word, in stroke widths
 COLOUR_REASON = (
     "the picture is in colour: colour in a radiograph is writing or an overlay, which must"
     " be taken out first"
@@ -29,9 +29,13 @@ COLOUR_REASON = (
 
 @dataclass(frozen=True)
 class Grey:
-    """A grey picture, and where it had colour: `pixels [y, x]`, `coloured` of that shape or None.
+    """A grey picture and the mask of its coloured pixels.
 
-    Colour is told of and not refused here: what is to be done about it is the user's word.
+    Colour is recorded here, not refused: the user decides what to do about it.
+
+    Attributes:
+      pixels: `[y, x]`.
+      coloured: mask `[y, x]`, or None without colour.
     """
 
     pixels: np.ndarray
@@ -39,7 +43,7 @@ class Grey:
 
 
 def grey(pixels: np.ndarray, *, exact: bool = False) -> np.ndarray:
-    """The one channel `[y, x]` of a grey picture `[y, x]` or `[y, x, channels]`.
+    """The single channel `[y, x]` of a grey picture `[y, x]` or `[y, x, channels]`.
 
     Raises:
       Refused: colour, bad_shape.
@@ -51,10 +55,11 @@ def grey(pixels: np.ndarray, *, exact: bool = False) -> np.ndarray:
 
 
 def grey_of(pixels: np.ndarray, *, exact: bool = False) -> Grey:
-    """The one channel of a picture, and its coloured pixels where they are few enough for writing.
+    """The single channel of a picture, with its coloured pixels if they are few enough for writing.
 
     Args:
-      exact: whether the channels must agree to the last level, as those of a mask.
+      pixels: `[y, x]` or `[y, x, channels]`.
+      exact: whether the channels must be equal, as in a mask.
     Raises:
       Refused: colour, bad_shape.
     """
@@ -74,14 +79,14 @@ def grey_of(pixels: np.ndarray, *, exact: bool = False) -> Grey:
     low, high = pixels.min(axis=-1), pixels.max(axis=-1)
     range_ = np.iinfo(pixels.dtype).max
     tolerance = 0 if exact else GREY_TOLERANCE * range_
-    # red letters are legible however small a share of the picture they are
+    # Red letters are legible, however small their share of the picture.
     coloured = np.count_nonzero(high - low > COLOUR * range_)
     is_grey = high - low <= tolerance
     if (low == high).all():
         return Grey(np.ascontiguousarray(low))
     # ITU-R BT.601, as JPEG itself weighs them
     luminance = np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)).astype(pixels.dtype)
-    # Noise of a grey JPEG: faint and rare. Its luminance is the grey that was meant.
+    # Noise of a grey JPEG is faint and rare. Its luminance is the intended grey.
     if coloured <= COLOURED and np.mean(is_grey) >= (1 if exact else GREY_SHARE):
         return Grey(luminance)
     if exact or np.mean(~is_grey) > MOST_WRITING:
@@ -95,13 +100,13 @@ def settled_writing(
     told: tuple[tuple[str, str], ...],
     burnt_in: str | None,
 ) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
-    """Voxels and told, once it is settled what is done about writing in the pixels.
+    """Voxels and warnings, after writing in the pixels is handled as the user asked.
 
     Args:
       voxels: `[z, y, x]`.
-      coloured: of a picture, where it had colour.
-      told: what the reader tells; "burnt_in" where the header speaks of writing.
-      burnt_in: a word of BURNT_IN; None refuses colour and tells of the header.
+      coloured: mask `[y, x]` of a picture's coloured pixels, or None.
+      told: warnings of the reader; "burnt_in" means that the header mentions writing.
+      burnt_in: a word of BURNT_IN. None refuses colour and only warns about the header.
     Raises:
       Refused: colour, burnt_in.
     """
@@ -115,7 +120,7 @@ def settled_writing(
     told = tuple(entry for entry in told if entry[0] != "burnt_in")
     if burnt_in != "mask":
         return voxels, (*told, ("burnt_in", said or "colour, which is writing, was taken in grey"))
-    # Colour is that of a picture, which has one slice.
+    # Only a picture has colour, and it has one slice.
     masked = np.stack([without_writing(one, coloured) for one in voxels])
     blank = np.mean(masked != voxels)
     reason = f"what looks like writing was blanked ({blank:.1%} of the pixels): look at it"
@@ -123,23 +128,23 @@ def settled_writing(
 
 
 def without_writing(pixels: np.ndarray, coloured: np.ndarray | None = None) -> np.ndarray:
-    """`pixels [y, x]` with boxes around writing filled by the median of what is around it.
+    """`pixels` `[y, x]` with boxes around writing filled by the median of their surroundings.
 
-    Writing is thin strokes, much brighter or darker than their surroundings (the two top hats of
-    morphology), and colour. Letters with strokes above STROKE of the picture are not found, and
-    markers of lead are: this is a help, no proof that nobody is named.
+    Writing is colour, or thin strokes much brighter or darker than their surroundings
+    (morphological top hats). Letters with strokes wider than STROKE are missed, but lead markers
+    are found. This helps, but does not prove that nobody is named.
     """
     values = pixels.astype(np.float32)
     # Odd, so that the structuring element has a centre.
     width = max(5, 2 * round(STROKE * max(pixels.shape) / 2) + 1)
     low, high = np.percentile(values, (0.1, 99.9))
     stands_out = CONTRAST * max(high - low, values.max() - values.min())
-    # White hats find strokes brighter than what is around them, black hats darker ones.
+    # White hats find strokes brighter than their surroundings, black hats darker ones.
     strokes = ndimage.white_tophat(values, size=width) > stands_out
     strokes |= ndimage.black_tophat(values, size=width) > stands_out
     if coloured is not None:
         strokes |= coloured
-    # Dilated until the letters of a word touch: one box around it, not one a letter.
+    # Dilated until the letters of a word touch: one box per word, not one per letter.
     near = ndimage.maximum_filter(strokes.astype(np.uint8), size=BETWEEN * (width - 1) + 1)
     out = pixels.copy()
     for box in ndimage.find_objects(ndimage.label(near)[0]):
