@@ -1,1 +1,3 @@
-"""Manifests: the list of files of a store, and the recipes that make one of a public data set."""
+"""Manifests: the CSV that lists the files of a store, and recipes that write one for a public data
+set.
+"""

@@ -1,4 +1,4 @@
-"""CheXpert, by its own lists."""
+"""Manifest of CheXpert, made from its own lists."""
 
 import re
 from collections.abc import Iterator
@@ -15,8 +15,9 @@ from mmv_jax.manifests.published import (
 
 
 def list_chexpert(root: Path, tell: Tell) -> Iterator[Row]:
-    """CheXpert, either size. valid.csv is "val" where test.csv is there too (the later release),
-    otherwise "test".
+    """Rows of CheXpert, either image size.
+
+    valid.csv is "val" if test.csv exists too (the later release), otherwise "test".
 
     Source: Irvin et al., arXiv 1901.07031.
     """
@@ -27,7 +28,7 @@ def list_chexpert(root: Path, tell: Tell) -> Iterator[Row]:
         *([("test.csv", "test")] if has_test else []),
     ):
         for line in published_table(root, name, "Path"):
-            # the lists count from the folder above
+            # The paths in the lists begin at the folder above.
             path = re.sub(r"^CheXpert-v[^/]*/", "", line["Path"])
             patient = re.search(r"patient\d+", path)
             if patient is None or not (root / path).exists():

@@ -1,4 +1,4 @@
-"""CT-RATE, by its own folders and lists."""
+"""Manifest of CT-RATE, made from its own folders and lists."""
 
 import re
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from mmv_jax.manifests.published import (
 
 
 def list_ct_rate(root: Path, tell: Tell) -> Iterator[Row]:
-    """CT-RATE: every reconstruction is a study, and the patient (`train_1`) has them all; valid is
-    "test".
+    """Rows of CT-RATE, one per reconstruction; its "valid" is our "test".
 
-    The volumes are in HU (the release's `_fixed` folders; the first ones were mended later): slope
-    and intercept of the metadata must not be applied again, and are not. A volume of the first
-    release, without its intercept, is refused by the reader as not HU.
+    A patient (`train_1`) has several reconstructions. The volumes of the `_fixed` folders are in
+    HU, so slope and intercept of the metadata are not applied again. A volume of the first release
+    lacks its intercept; the reader refuses it as not HU.
+
     Source: Hamamci et al., arXiv 2403.17834; ibrahimhamamci/CT-CLIP, issue 50.
     """
     base = root / "dataset" if (root / "dataset").is_dir() else root
@@ -34,7 +34,7 @@ def list_ct_rate(root: Path, tell: Tell) -> Iterator[Row]:
         line["VolumeName"]: line
         for line in published_table(base, "metadata/*_metadata.csv", "VolumeName")
     }
-    # volumes of heads and abdomens that the data set itself names
+    # Volumes of heads and abdomens, as listed by the data set itself.
     no_chest = {
         name for path in base.glob("metadata/no_chest_*.txt") for name in path.read_text().split()
     }
@@ -42,12 +42,12 @@ def list_ct_rate(root: Path, tell: Tell) -> Iterator[Row]:
     for path in sorted(base.glob("*/*/*/*.nii.gz")):
         split_folder = path.relative_to(base).parts[0]
         if (base / f"{split_folder}_fixed").is_dir():
-            old += 1  # of the first release, without slope and intercept
+            old += 1  # of the first release, which lacks slope and intercept
             continue
         if path.name in no_chest:
             without += 1
             continue
-        # train_PATIENT_SCAN_RECONSTRUCTION, the scan as a letter.
+        # train_PATIENT_SCAN_RECONSTRUCTION; the scan is a letter.
         name = re.fullmatch(r"((train|valid)_\d+)_[a-z]+_\d+\.nii\.gz", path.name)
         if name is None:
             continue

@@ -1,4 +1,4 @@
-"""A folder of any files: what is a study in it, what a mask, and whose."""
+"""Manifest of a folder of any files: which are studies, which are masks, and of which patient."""
 
 import csv
 import io
@@ -15,29 +15,33 @@ from mmv_jax.manifests.published import Row, Tell, split_of
 from mmv_jax.readers.dicom import is_image, quiet, series_name
 from mmv_jax.readers.read import FORMATS, format_of
 
-# one file is one study, whatever series it is of
+# Each file of these modalities is a study, whatever its series.
 PROJECTIONS = {"CR", "DX", "MG", "RF", "XA", "PX", "IO", "XC"}
 TAGS = ["SeriesInstanceUID", "PatientID", "Modality", "BodyPartExamined"]
 VIEW_IN_ID = re.compile(r"[_-](L|R|LEFT|RIGHT)[_-]?(CC|MLO|ML|LM|XCCL)([_-].*|\d.*)?$", re.I)
 
 
 def list_folder(root: Path, tell: Tell) -> Iterator[Row]:
-    """Every image below `root`, by content. DICOM files of one series in one directory are one
-    study, with the directory as its path; of several series, each has a line `DIRECTORY/#name`.
+    """Rows for every image below `root`, recognised by content.
 
-    The patient is DICOM's PatientID (without the view that some archives write into it), a BIDS
-    folder (`sub-...`), or the case of channels and sequences that lie side by side; otherwise each
-    study counts as a patient of its own, which the user must correct where that is wrong. Splits
-    are 80 : 10 : 10 by a hash of the patient; `imagesTs` is "test", `imagesVal` "val". Masks and
-    their studies: `label_maps`. What is left out is told by kind.
+    DICOM files of one series in one directory are one study, whose path is the directory. If the
+    directory holds several series, each has a row `DIRECTORY/#name`.
+
+    The patient is DICOM's PatientID, without the view that some archives write into it. Otherwise
+    it is a BIDS folder (`sub-...`), or the case whose channels or sequences lie side by side.
+    Failing all these, each study counts as its own patient; the user must correct that if it is
+    wrong.
+
+    Splits are 80 : 10 : 10 by a hash of the patient; `imagesTs` is "test", `imagesVal` "val".
+    `label_maps` finds the masks and their studies. `tell` gets the counts of the files left out.
     """
     left: Counter[str] = Counter()
     rows: list[Row] = []
-    images: dict[PurePosixPath, str] = {}  # with their format
-    # os.walk follows no links to folders: they could lead in a circle. They are counted.
+    images: dict[PurePosixPath, str] = {}  # each with its format
+    # os.walk follows no links to folders, which could form a circle. They are counted.
     for folder, folders, names in sorted(os.walk(root)):
         left["linked folders"] += sum(Path(folder, name).is_symlink() for name in folders)
-        # no pipe, no link to nothing
+        # Regular files only: no pipe and no broken link.
         regular = [
             name
             for name in sorted(names)
@@ -68,7 +72,7 @@ def _row(study: FolderStudy, noun: str) -> Row:
         split = "val"
     elif any(TEST_FOLDER.fullmatch(part) for part in study.path.parts):
         split = "test"
-    # The data set holds out its own test cases, so that none of these is drawn for test.
+    # The data set holds out its own test cases, so none of these is drawn for test.
     elif any(part in ("imagesTr", "imageTr", "imgsTr") for part in study.path.parts):
         split = split_of(study.patient, test=0)
     known = {"study_id": path, "path": path, "patient_id": study.patient}
@@ -76,7 +80,7 @@ def _row(study: FolderStudy, noun: str) -> Row:
 
 
 def _participants(root: Path) -> dict[str, Row]:
-    """Age and sex of the subjects of a BIDS folder."""
+    """Age and sex of the subjects of a BIDS folder, by participant_id."""
     try:
         text = (root / "participants.tsv").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
@@ -91,30 +95,32 @@ def _participants(root: Path) -> dict[str, Row]:
 
 
 def _foreign(name: str) -> str:
-    """What a file that is no image is counted as."""
+    """Kind under which a file that is not an image is counted."""
     suffix = Path(name).suffix.lower()
     return f"{suffix} files" if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else "other files"
 
 
 def _dicom_rows(root: Path, folder: Path, names: list[str]) -> Iterator[Row]:
-    """Stacked series as their directory, or each by its name where there are several in it; all
-    else file by file.
+    """Rows of the DICOM files of one folder.
+
+    A stacked series has the folder as its path; several series have their own names. Projections
+    and single slices have one row a file.
     """
     stacks: dict[str, list[tuple[Path, pydicom.Dataset]]] = defaultdict(list)
     for name in names:
         header = _header(folder / name)
-        if header is None:  # broken: listed, so that ingest refuses it with a reason
+        if header is None:  # damaged: listed, so that ingest refuses it with a reason
             yield _dicom_row(root, folder / name, pydicom.Dataset())
         elif is_image(header) and header.get("Modality") in PROJECTIONS:
             yield _dicom_row(root, folder / name, header)
         elif is_image(header):
-            # A slice: its volume is complete once all files of the folder were seen.
+            # A slice: its volume is complete only after all files of the folder.
             stacks[str(header.get("SeriesInstanceUID") or "")].append((folder / name, header))
     for uid, files in stacks.items():
         if len(files) == 1:
             path = files[0][0]
         else:
-            # A stack alone is named by its folder; among several each has a name of its own.
+            # A single stack is named by its folder; of several, each has its own name.
             path = folder if len(stacks) == 1 else folder / series_name(uid)
         yield _dicom_row(root, path, files[0][1])
 
@@ -122,14 +128,14 @@ def _dicom_rows(root: Path, folder: Path, names: list[str]) -> Iterator[Row]:
 def _header(path: Path) -> pydicom.Dataset | None:
     with quiet():
         try:
-            # Four tags only: a folder may hold a million files.
+            # Only four tags: a folder may hold a million files.
             return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
         except Exception:
             return None
 
 
 def person_of(patient_id: str) -> str:
-    """A patient's id without the view, side, crop or mask that some archives write into it.
+    """Patient id without the view, side, crop or mask that some archives write into it.
 
     Source: CBIS-DDSM on TCIA has an id for each view (`Calc-Training_P_00001_LEFT_MLO_1`).
 
@@ -137,14 +143,14 @@ def person_of(patient_id: str) -> str:
     ('P_00001', '0042', 'A-17')
     """
     person = VIEW_IN_ID.sub("", patient_id)
-    # The prefix goes only where a view was found: elsewhere it may be part of the id.
+    # The prefix is removed only if a view was found: elsewhere it may belong to the id.
     return re.sub(r"^(Calc|Mass)-(Training|Test)_", "", person) if person != patient_id else person
 
 
 def _dicom_row(root: Path, path: Path, header: pydicom.Dataset) -> Row:
     study = path.relative_to(root).as_posix()
     modality = str(header.get("Modality") or "") or "unknown"
-    # CR and DX name the detector and not the body part.
+    # CR and DX name the detector, not the body part.
     if modality in ("CR", "DX"):
         body = str(header.get("BodyPartExamined") or "").upper()
         modality = "CXR" if "CHEST" in body or "THORAX" in body else "XR"

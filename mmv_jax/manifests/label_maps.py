@@ -1,11 +1,15 @@
-"""Label maps of a folder: which files are masks and no studies, and of which studies.
+"""Label maps of a folder: which files are masks, and to which studies they belong.
 
-Layouts, each after its own documentation: nnU-Net (imagesTr/NAME_0000, labelsTr/NAME; its
-documentation/dataset_format.md), the Medical Segmentation Decathlon (imagesTr/NAME, labelsTr/NAME,
-imagesTs; arXiv 2106.05735), TotalSegmentator (CASE/ct, CASE/segmentations/STRUCTURE; its README),
-BIDS (sub-01/anat/sub-01_T1w, derivatives/*/sub-01/anat/sub-01_label-x_mask; bids-specification,
-derivatives/imaging), BraTS (NAME_t1, NAME_flair, NAME_seg), KiTS (CASE/imaging,
-CASE/segmentation) and LiTS (volume-0, segmentation-0).
+Layouts, each after its own documentation:
+
+- nnU-Net: imagesTr/NAME_0000, labelsTr/NAME (its documentation/dataset_format.md)
+- Medical Segmentation Decathlon: imagesTr/NAME, labelsTr/NAME, imagesTs (arXiv 2106.05735)
+- TotalSegmentator: CASE/ct, CASE/segmentations/STRUCTURE (its README)
+- BIDS: sub-01/anat/sub-01_T1w, derivatives/*/sub-01/anat/sub-01_label-x_mask (bids-specification,
+  derivatives/imaging)
+- BraTS: NAME_t1, NAME_flair, NAME_seg
+- KiTS: CASE/imaging, CASE/segmentation
+- LiTS: volume-0, segmentation-0
 """
 
 import re
@@ -25,7 +29,7 @@ LABEL_FOLDER = re.compile(
     rf"(labels?|masks?|segmentations?|segs?|annotations?|gt){KIND}", re.IGNORECASE
 )
 IMAGE_FOLDER = re.compile(rf"(images?|imgs?|scans?|volumes?|cts?){KIND}", re.IGNORECASE)
-# nnU-Net's channel of a case, `_0000` and up.
+# nnU-Net's channel of a case, from `_0000` on.
 CHANNEL = re.compile(r"_\d{4}$")
 TEST_FOLDER = re.compile(r"(images?|imgs?)(Ts|Te)")
 VAL_FOLDER = re.compile(r"(images?|imgs?)Val")
@@ -37,8 +41,8 @@ class FolderStudy:
 
     Attributes:
       path: relative to the root.
-      masks: column -> path of a mask.
-      patient: what stands for the patient; the same of channels and sequences of one person.
+      patient: name of the patient, shared by all channels and sequences of one person.
+      masks: column of the manifest -> path of a mask.
     """
 
     path: PurePosixPath
@@ -47,23 +51,27 @@ class FolderStudy:
 
     @property
     def stem(self) -> str:
+        """File name without its ending."""
         return stem_of(self.path.name)
 
 
 def stem_of(name: str) -> str:
-    """A file's name without its ending; a UID's last number is none."""
+    """File name without its ending; the last number of a UID is not an ending."""
     # Endings begin with a letter: the last number of `1.2.840.1` is part of the name.
     name = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)
     return re.sub(r"\.[A-Za-z][A-Za-z0-9]{0,5}$", "", name)
 
 
 def studies_and_masks(paths: Sequence[PurePosixPath]) -> tuple[list[FolderStudy], int, int]:
-    """The studies among image files, with their masks; how many masks have no image, and how many
-    images are derived ones (BIDS) and left out.
+    """Studies among the image files, with their masks attached.
+
+    Returns:
+      The studies, the number of masks without an image, and the number of derived images (BIDS)
+        left out.
     """
     maps = [path for path in paths if is_label_map(path)]
     others = [path for path in paths if path not in set(maps)]
-    # Derived images of BIDS repeat a raw one, smoothed or registered: the same study twice.
+    # Derived images of BIDS are a raw one, smoothed or registered: the same study twice.
     raw = [path for path in others if not ("derivatives" in path.parts and _entities(path))]
     studies = [FolderStudy(path, _person(path)) for path in raw]
     orphans = sum(not _attach(path, studies) for path in maps)
@@ -71,14 +79,14 @@ def studies_and_masks(paths: Sequence[PurePosixPath]) -> tuple[list[FolderStudy]
 
 
 def is_label_map(path: PurePosixPath) -> bool:
-    """Whether a file's name or one of its folders says that it is a mask."""
+    """Whether the file's name or a folder of its path marks it as a mask."""
     stem = stem_of(path.name)
     by_folder = any(LABEL_FOLDER.fullmatch(part) for part in path.parts[:-1])
     return by_folder or bool(MASK_END.search(stem) or MASK_NAME.match(stem))
 
 
 def _person(path: PurePosixPath) -> str:
-    """A BIDS subject; of a channel of nnU-Net the case; otherwise the study itself."""
+    """Patient of a study: the BIDS subject, the nnU-Net case of a channel, or the study itself."""
     subject = next((part for part in path.parts if part.startswith("sub-")), None)
     if subject:
         return subject.split("_")[0]
@@ -90,31 +98,34 @@ def _person(path: PurePosixPath) -> str:
 
 
 def _attach(path: PurePosixPath, studies: list[FolderStudy]) -> bool:
-    """Gives a mask to its studies; False where there is none."""
+    """Attach a mask to its studies; return False if there are none."""
     beside = [study for study in studies if study.path.parent == path.parent]
-    # From the surest sign to the weakest: name beside it, BIDS entities, folder.
+    # From the strongest sign to the weakest: name beside it, BIDS entities, folder.
     owners, column = _by_name(path, beside)
     if not owners:
         owners, column = _by_entities(path, studies)
     if not owners:
         owners, column = _by_folder(path, studies)
     for study in owners:
-        # A second mask with the same column keeps its own file name.
+        # A second mask for the same column keeps its own file name.
         name = column if column not in study.masks else f"{stem_of(path.name)}{MASK}"
-        # The index joins the names of masks by commas.
+        # The index joins mask names by commas.
         study.masks[name.replace(",", "_")] = path.as_posix()
-    if len(owners) > 1:  # sequences of one person, whom no split may part
+    if len(owners) > 1:  # sequences of one person must stay in one split
         for study in owners:
             study.patient = owners[0].patient
     return bool(owners)
 
 
 def _by_name(path: PurePosixPath, beside: list[FolderStudy]) -> tuple[list[FolderStudy], str]:
-    """The studies in the mask's own folder whose name its name begins with, the longest of them; or
-    that begin with its name (BraTS); or the only one (KiTS), or that of its number (LiTS).
+    """Studies of a mask's own folder that match its name, and the mask's column.
+
+    A match is, in this order: the longest study name that the mask's name begins with; all names
+    that begin with the mask's name (BraTS); the study with its number (LiTS), or the only one
+    (KiTS).
     """
     stem = stem_of(path.name)
-    # Of `case_1` and `case_1_b` the mask `case_1_b_seg` belongs to the longer one.
+    # With `case_1` and `case_1_b`, the mask `case_1_b_seg` belongs to the longer one.
     longest = max(
         (one for one in beside if re.match(rf"{re.escape(one.stem)}[-_. ]", stem)),
         key=lambda one: len(one.stem),
@@ -137,7 +148,7 @@ def _by_name(path: PurePosixPath, beside: list[FolderStudy]) -> tuple[list[Folde
 
 
 def _entities(path: PurePosixPath) -> dict[str, str]:
-    """BIDS entities of a file's name, with its `suffix`; empty of other names."""
+    """BIDS entities of a file name, with its `suffix`; empty if the name is not BIDS."""
     words = stem_of(path.name).split("_")
     if not words[0].startswith("sub-") or len(words) < 2:
         return {}
@@ -146,13 +157,14 @@ def _entities(path: PurePosixPath) -> dict[str, str]:
 
 
 def _by_entities(path: PurePosixPath, studies: list[FolderStudy]) -> tuple[list[FolderStudy], str]:
-    """The image of a BIDS mask: of its subject, session and so on; where several are, the one that
-    `space-` or `orig-` names. None where that is not clear.
+    """Image of a BIDS mask with the same subject, session and so on, and the mask's column.
+
+    Among several, `space-` or `orig-` decides. No image is returned if that is not clear.
     """
     mask = _entities(path)
     if not mask:
         return [], ""
-    # Entities that a mask shares with its image. `label` and `desc` are of the mask alone.
+    # Entities that a mask shares with its image. `label` and `desc` belong to the mask only.
     own = {key: mask[key] for key in ("sub", "ses", "acq", "run", "ce", "rec") if key in mask}
     images = [(study, _entities(study.path)) for study in studies]
     # The image must have each of them, with the same value; it may have more.
@@ -165,8 +177,10 @@ def _by_entities(path: PurePosixPath, studies: list[FolderStudy]) -> tuple[list[
 
 
 def _by_folder(path: PurePosixPath, studies: list[FolderStudy]) -> tuple[list[FolderStudy], str]:
-    """The studies of the mask's name in the sister folder of images, or the one beside its folder,
-    whose structures are then named by the files (TotalSegmentator).
+    """Studies of the mask's name in the matching image folder, and the mask's column.
+
+    Otherwise the only study beside the mask's folder; then the files name the structures
+    (TotalSegmentator).
     """
     if not any(LABEL_FOLDER.fullmatch(part) for part in path.parts[:-1]):
         return [], ""
@@ -179,13 +193,15 @@ def _by_folder(path: PurePosixPath, studies: list[FolderStudy]) -> tuple[list[Fo
 
 
 def _key(path: PurePosixPath, folder: re.Pattern) -> tuple[str, ...]:
-    """What a mask and its image have in common: their folders without the words for masks and
-    images, and the name without mask's ending and channel.
+    """Common key of a mask and its image.
+
+    It has their folders, without the words for masks and images, and the name without mask ending
+    and channel.
     """
     parts = []
     for part in path.parts[:-1]:
         word = folder.fullmatch(part)
-        # Marked by a star, with its kind: imagesTr and labelsTr both become `*tr`.
+        # Marked by a star and its kind: imagesTr and labelsTr both become `*tr`.
         parts.append(f"*{(word.groups()[-1] or '').lower()}" if word else part)
     stem = MASK_END.sub("", stem_of(path.name))
     return (*(part for part in parts if part != "*"), CHANNEL.sub("", stem))

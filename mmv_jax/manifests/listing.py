@@ -1,6 +1,4 @@
-"""Manifests of what is there: of a folder of any files, or of a known data set with its own splits
-and labels.
-"""
+"""Manifests of existing files: a folder, or a known data set with its own splits and labels."""
 
 import csv
 import os
@@ -18,8 +16,8 @@ from mmv_jax.manifests.nih_cxr14 import list_nih_cxr14
 from mmv_jax.manifests.published import Row, Tell
 from mmv_jax.registry import Registry
 
-MAX_VALUES = 6  # of a label, in a summary
-# name -> what lists its studies, as rows with paths relative to the root
+MAX_VALUES = 6  # most values of a label that a summary lists
+# name -> function that lists the studies, as rows with paths relative to the root
 DATASETS: Registry[Callable[[Path, Tell], Iterator[Row]]] = Registry("data set")
 DATASETS.register("folder", list_folder)
 DATASETS.register("mimic-cxr", list_mimic_cxr)
@@ -31,32 +29,33 @@ DATASETS.register("ct-rate", list_ct_rate)
 def write_manifest_of(
     kind: str, root: Path | str, out: Path | str, tell: Tell = lambda sentence: None
 ) -> int:
-    """Writes a manifest of the studies below `root`, paths relative to the manifest's folder.
+    """Write a manifest of the studies below `root`; paths are relative to the manifest's folder.
 
     Args:
       kind: a name of DATASETS.
       root: the folder as it was unpacked or downloaded.
-      tell: is given sentences: what was left out, and counts.
-      out: the CSV to write. It names patients and paths: it is the user's, and stays where it is.
+      out: the CSV to write. It names patients and paths, so it must stay with the user.
+      tell: called with each sentence: what was left out, and counts.
     Returns:
       The number of studies.
     Raises:
-      UserError: no such kind or folder, a list of the data set is missing, or no study was found.
+      UserError: unknown kind, no such folder, a missing list of the data set, no study, or `out`
+        exists with columns that would be lost.
     """
     root, out = Path(root), Path(out)
     list_studies = DATASETS[kind]
     if not root.is_dir():
-        raise UserError("ROOT is no folder: give the folder that holds the studies.")
+        raise UserError("ROOT is not a folder: give the folder that holds the studies.")
     rows = list(list_studies(root, tell))
     if not rows:
         raise UserError(
             f"No study was found: is this the folder of {kind}?"
             if kind != "folder"
-            else "The folder holds no image that is read here."
+            else "The folder holds no image of a known format."
         )
     for row in rows:
         for name in ("path", *(column for column in row if column.endswith(MASK))):
-            # Relative to the manifest, as `read_manifest` takes paths; `..` is allowed.
+            # Relative to the manifest, as `read_manifest` expects; `..` is allowed.
             row[name] = Path(os.path.relpath(root / row[name], out.parent)).as_posix()
     found = {column for row in rows for column in row}
     others = list(
@@ -65,7 +64,7 @@ def write_manifest_of(
         )
     )
     columns = [*REQUIRED, *(name for name in OPTIONAL if name in found), *others]
-    # Before anything is written: the columns of the user cannot be made again.
+    # Checked before anything is written: the user's columns cannot be recreated.
     _keep_added_columns(out, columns)
     for sentence in summary(rows):
         tell(sentence)
@@ -77,7 +76,11 @@ def write_manifest_of(
 
 
 def _keep_added_columns(out: Path, columns: list[str]) -> None:
-    """Refuses to write over a manifest to which someone has added columns."""
+    """Refuse to overwrite a manifest to which someone has added columns.
+
+    Raises:
+      UserError: such columns exist.
+    """
     try:
         with out.open(encoding="utf-8-sig", newline="") as file:
             added = set(next(csv.reader(file), [])) - set(columns) - {""}
@@ -85,13 +88,13 @@ def _keep_added_columns(out: Path, columns: list[str]) -> None:
         return
     if added:
         raise UserError(
-            f"{out.name} is there and has columns that would be lost: {', '.join(sorted(added))}."
+            f"{out.name} exists and has columns that would be lost: {', '.join(sorted(added))}."
             " Give another --out, or remove it."
         )
 
 
 def summary(rows: list[Row]) -> Iterator[str]:
-    """Sentences on the studies of a manifest: patients and studies by split, and label values."""
+    """Sentences about a manifest: studies and patients by split, and label values."""
     patients = {row["patient_id"]: row["split"] for row in rows}
     studies = Counter(row["split"] for row in rows)
     per_split = Counter(patients.values())
@@ -101,7 +104,7 @@ def summary(rows: list[Row]) -> Iterator[str]:
         yield "All studies are of one patient: no test set can come of it. Is the id a placeholder?"
     for column in dict.fromkeys(name for row in rows for name in row):
         values = Counter(row.get(column, "") for row in rows)
-        # A column of many values is no class, and would fill the summary.
+        # A column with many values is not a class, and would fill the summary.
         is_label = column not in (*REQUIRED, *OPTIONAL, "age") and not column.endswith(MASK)
         if is_label and len(values) <= MAX_VALUES:
             said = ", ".join(f"{value or 'empty'} {n}" for value, n in values.most_common())

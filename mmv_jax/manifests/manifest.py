@@ -1,5 +1,5 @@
-"""The manifest: a CSV with a line a study, read with its mistakes told line by line. The header is
-line 1.
+"""Manifest: a CSV with one line a study. Mistakes are reported line by line; the header is line
+1.
 """
 
 import csv
@@ -17,7 +17,7 @@ REQUIRED = ("study_id", "path", "patient_id", "split", "modality")
 OPTIONAL = ("spacing_mm", "unit")
 SPLITS = ("train", "val", "test")
 MASK = "_mask"
-FLAG = " (flag)"  # marks, while a manifest is read, a column `has_mask` of yes and no
+FLAG = " (flag)"  # marks, while a manifest is read, a column `has_mask` with the values yes and no
 FLAGS = {"0", "1", "0.0", "1.0", "yes", "no", "true", "false", "y", "n"}
 HOUNSFIELD = {"hu", "hounsfield", "hounsfield unit", "hounsfield units", "[hu]"}
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
@@ -25,15 +25,16 @@ SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 @dataclass(frozen=True)
 class Line:
-    """A study of a manifest. Ids and paths are the user's: they stay with the reader and are hashed
-    before anything is written.
+    """One study of a manifest.
+
+    Ids and paths belong to the user: they stay with the reader and are hashed before anything is
+    written.
 
     Attributes:
       number: line of the file; the header is line 1.
       path: absolute, or relative to the working directory as the manifest's own path is.
-      spacing_mm: mm a pixel, in plane, or None.
-      unit: "HU", "shape", another word, or None. A modality that ends in "-shape" has the unit
-        "shape" by itself.
+      spacing_mm: mm per pixel, in plane, or None.
+      unit: "HU", "shape", another word, or None. A modality that ends in "-shape" implies "shape".
       masks: name (the column without "_mask") -> path.
       labels: every other column that is not empty, as text.
     """
@@ -51,7 +52,7 @@ class Line:
 
 
 class LineRefused(NamedTuple):
-    """A line that becomes no study, and why."""
+    """A refused line: its number, a code of `refused.CODES`, and a reason."""
 
     number: int
     code: str
@@ -59,23 +60,23 @@ class LineRefused(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The lines that can be read, and those that cannot: `lines, refused = read_manifest(path)`."""
+    """Readable and refused lines of a manifest: `lines, refused = read_manifest(path)`."""
 
     lines: list[Line]
     refused: list[LineRefused]
 
 
 def read_manifest(path: Path | str) -> Manifest:
-    """Reads a manifest. A bad line is refused and stops nothing.
+    """Read a manifest. A bad line is refused; the other lines go on.
 
     Raises:
-      UserError: the file cannot be read as a manifest at all (not there, no text, a required column
-        is missing, a column twice).
+      UserError: the file is not a manifest at all: it is missing or not text, lacks a required
+        column, or has a column twice.
     """
     path = Path(path)
     columns, cells = _table(path)
     flags = flag_columns(columns, [values for _, values in cells])
-    # Marked before lines are read, so that `_line` takes such a column for a label and no mask.
+    # Marked before lines are read, so that `_line` takes such a column for a label, not a mask.
     columns = [name + FLAG if name in flags else name for name in columns]
     lines, refused = [], []
     for number, values in cells:
@@ -90,20 +91,24 @@ def read_manifest(path: Path | str) -> Manifest:
 
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every record with the number of its first line."""
+    """Column names, and the cells of each record with the number of its first line.
+
+    Raises:
+      UserError: see `read_manifest`.
+    """
     try:
         with path.open(encoding=_encoding(path), newline="") as file:
             header = file.readline()
-            # Counted in the header: cells of later lines may hold commas of a text.
+            # Counted in the header: cells of later lines may contain commas.
             separator = max(
                 SEPARATORS, key=header.count
-            )  # what Excel writes depends on the country
+            )  # Excel's separator depends on the country
             file.seek(0)
             # strict: an open quotation mark is an error, not a cell with the rest of the file.
             reader = csv.reader(file, delimiter=separator, strict=True)
             columns = [name.strip() for name in next(reader, [])]
             cells = [
-                # line_num is the last line of a record, whose cells may hold line breaks.
+                # line_num is the last line of a record; its cells may contain line breaks.
                 (reader.line_num - "".join(values).count("\n"), values)
                 for values in reader
                 if values
@@ -122,7 +127,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             f"The manifest is not a CSV file in UTF-8 (line {reader.line_num}: {error}). Save it as"
             " one, with a header line."
         ) from None
-    # Only names that are ours lose their case: `Split` is `split`, labels stay as written.
+    # Only our own column names ignore case: `Split` is `split`. Labels stay as written.
     spelled = {name.casefold(): name for name in (*REQUIRED, *OPTIONAL)}
     columns = [
         spelled[name.casefold()]
@@ -134,9 +139,9 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if missing:
         raise UserError(
             f"The manifest has no column {', '.join(missing)}. Required are {', '.join(REQUIRED)};"
-            " any other is carried along."
+            " other columns are kept as labels."
         )
-    # The index joins the names of masks by commas.
+    # The index joins mask names by commas.
     if any(name.endswith(MASK) and "," in name for name in columns):
         raise UserError("A mask column of the manifest has a comma in its name. Rename it.")
     if len(set(columns)) < len(columns):
@@ -145,7 +150,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def _encoding(path: Path) -> str:
-    """Of a manifest: UTF-8, or UTF-16 by its mark or by the zeros between its letters."""
+    """Encoding of a manifest: UTF-8, or UTF-16 by its mark or the zeros between its letters."""
     with path.open("rb") as file:
         head = file.read(4)
     # The byte order mark of UTF-16, in either order.
@@ -156,7 +161,7 @@ def _encoding(path: Path) -> str:
 
 
 def _first_undecoded(path: Path) -> int:
-    """The number of the first line that is no UTF-8."""
+    """Number of the first line that is not UTF-8."""
     lines = path.read_bytes().split(b"\n")
     return 1 + next(n for n, line in enumerate(lines) if not _is_utf8(line))
 
@@ -170,7 +175,7 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def flag_columns(columns: list[str], rows: list[list[str]]) -> set[str]:
-    """Columns whose name ends like a mask's and whose cells are all yes or no: labels."""
+    """Columns named like a mask whose cells are all yes or no: these are labels."""
     flags = set()
     for n, name in enumerate(columns):
         cells = {row[n].strip().lower() for row in rows if n < len(row)} - {""}
@@ -180,6 +185,11 @@ def flag_columns(columns: list[str], rows: list[list[str]]) -> set[str]:
 
 
 def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> Line:
+    """Line of a manifest from its cells.
+
+    Raises:
+      Refused: bad_line, missing_value, bad_split, bad_spacing, not_found.
+    """
     if len(values) != len(columns):
         raise Refused(
             "bad_line", f"the header has {len(columns)} columns, this line {len(values)} cells"
@@ -190,7 +200,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
             raise Refused("missing_value", f"{name} is empty")
     if cells["split"] not in SPLITS:
         raise Refused("bad_split", f"split must be one of {', '.join(SPLITS)}")
-    # The unit column wins where it is filled (below).
+    # A filled unit column takes precedence (below).
     shape = "shape" if cells["modality"].endswith("-shape") else None
     masks = {
         name.removesuffix(MASK): folder / _at_home(value)
@@ -204,7 +214,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         if value and name and name not in reserved and not name.endswith(MASK)
     }
     labels = {name.removesuffix(FLAG): value for name, value in labels.items()}
-    # The system calls would raise ValueError, which is no answer about one line.
+    # A system call would raise ValueError, which does not name the line.
     if any("\0" in cells[name] for name in cells):
         raise Refused("not_found", "a cell has a NUL character, which no path can have")
     unit = cells.get("unit", "")
@@ -224,7 +234,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
 
 
 def _at_home(cell: str) -> Path:
-    """A path, with `~` as the user's home."""
+    """Path of a cell; `~` is the user's home."""
     try:
         return Path(cell).expanduser()
     except RuntimeError:  # no such user
@@ -238,7 +248,7 @@ def _spacing(cell: str) -> float | None:
         mm = float(cell)
     except ValueError:
         mm = float("nan")
-    # NaN fails both comparisons, so that words and NaN are refused here too.
+    # NaN fails both comparisons, so words and NaN are refused here too.
     if not 0 < mm < float("inf"):
         raise Refused(
             "bad_spacing", "spacing_mm must be one positive number (mm a pixel), or empty"
@@ -247,10 +257,11 @@ def _spacing(cell: str) -> float | None:
 
 
 def _without_repeats(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
+    """Lines with the first line of each study_id, and the refusals of the others."""
     first: dict[str, int] = {}
     kept, refused = [], []
     for line in lines:
-        # The first line of a study stays; setdefault gives that of any later one.
+        # The first line of a study stays; for a later line setdefault returns the earlier number.
         earlier = first.setdefault(line.study_id, line.number)
         if earlier == line.number:
             kept.append(line)
@@ -264,19 +275,21 @@ def _without_repeats(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
 
 
 def one_spelling(patient: str) -> str:
-    """A patient's id as it is compared between splits: in one Unicode form and case, and without
-    leading zeros, which spreadsheets drop.
+    """Patient id in the form that splits compare: one Unicode form, one case, no leading zeros.
+
+    Spreadsheets drop leading zeros.
 
     >>> one_spelling("0042") == one_spelling("42"), one_spelling("Ä1") == one_spelling("a\\u03081")
     (True, True)
     """
-    # casefold and not lower: it also joins ß and ss.
+    # casefold, not lower: it also joins ß and ss.
     return unicodedata.normalize("NFKC", patient).strip().casefold().lstrip("0")
 
 
 def spellings(patient: str) -> set[str]:
-    """Other spellings of a patient's id, as another manifest may have them: Unicode form, case, and
-    a number's leading zeros up to ten digits.
+    """Other spellings of a patient's id that another manifest may have.
+
+    They differ in Unicode form, in case, and in a number's leading zeros up to ten digits.
 
     >>> sorted(spellings("p1")), "0042" in spellings("42")
     (['P1'], True)
@@ -284,16 +297,17 @@ def spellings(patient: str) -> set[str]:
     found = {unicodedata.normalize(form, patient) for form in ("NFC", "NFD", "NFKC")}
     found |= {change(text) for text in set(found) for change in (str.upper, str.lower)}
     if patient.isdigit():
-        # A keyed hash cannot be compared loosely, so each likely spelling is hashed and looked up.
+        # Keyed hashes match only exactly, so each likely spelling is hashed and looked up.
         found |= {patient.lstrip("0").rjust(length, "0") for length in range(1, 11)}
     return found - {patient}
 
 
 def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
-    """Every line of a patient who is in two splits is refused: which of them is the mistake cannot
-    be known.
+    """Lines of patients in one split, and refusals of all lines of the other patients.
+
+    Nobody can know which of a patient's splits is the mistake.
     """
-    # patient -> split -> the first line that says so.
+    # patient -> split -> the first line that has it.
     splits: dict[str, dict[str, int]] = defaultdict(dict)
     for line in lines:
         splits[one_spelling(line.patient_id)].setdefault(line.split, line.number)

@@ -1,4 +1,4 @@
-"""MIMIC-CXR and MIMIC-CXR-JPG, by their own lists."""
+"""Manifest of MIMIC-CXR and MIMIC-CXR-JPG, made from their own lists."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +7,12 @@ from mmv_jax.manifests.published import REPORT_FINDINGS, Row, Tell, published_ta
 
 
 def list_mimic_cxr(root: Path, tell: Tell) -> Iterator[Row]:
-    """MIMIC-CXR-JPG, or MIMIC-CXR (DICOM) beside the lists of MIMIC-CXR-JPG; train, validate, test
-    as published.
+    """Rows of MIMIC-CXR-JPG, or of MIMIC-CXR (DICOM) beside the lists of MIMIC-CXR-JPG.
+
+    The splits train, validate ("val") and test are the published ones.
 
     Source: Johnson et al., MIMIC-CXR-JPG, PhysioNet, versions 2.0.0 and 2.1.0 (the lists keep the
-      name 2.0.0).
+    name 2.0.0).
     """
     views = {
         line["dicom_id"]: line.get("ViewPosition", "")
@@ -26,7 +27,7 @@ def list_mimic_cxr(root: Path, tell: Tell) -> Iterator[Row]:
         patient, study, image = line["subject_id"], line["study_id"], line["dicom_id"]
         stem = f"files/p{patient[:2]}/p{patient}/s{study}/{image}"
         path = f"{stem}.jpg" if (root / f"{stem}.jpg").exists() else f"{stem}.dcm"
-        # a part of the data set was downloaded: what is there is listed
+        # If only a part of the data set was downloaded, list the files that exist.
         if not (root / path).exists():
             continue
         split = {"validate": "val"}.get(line["split"], line["split"])

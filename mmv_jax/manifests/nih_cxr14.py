@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14, by its own lists."""
+"""Manifest of NIH ChestX-ray14, made from its own lists."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,20 +30,21 @@ NIH_FINDINGS = (
     "Pneumonia",
     "Pneumothorax",
 )
-NIH_PNG_PIXELS = 1024  # the PNGs of the release are 1024 × 1024, whatever the detector had
+NIH_PNG_PIXELS = 1024  # the released PNGs are 1024 × 1024, whatever the size of the detector
 
 
 def list_nih_cxr14(root: Path, tell: Tell) -> Iterator[Row]:
-    """NIH ChestX-ray14: test_list.txt is "test"; of train_val_list.txt a tenth of the patients is
-    "val".
+    """Rows of NIH ChestX-ray14.
 
-    The spacing is that of the detector, scaled to the 1024 pixels of the PNG. Where width and
-    height were scaled differently, it is the geometric mean, which keeps areas true.
+    test_list.txt is "test"; a tenth of the patients of train_val_list.txt is "val". The spacing is
+    that of the detector, scaled to the 1024 pixels of the PNG. If width and height were scaled
+    differently, it is the geometric mean, which keeps areas correct.
+
     Source: Wang et al., CVPR 2017.
     """
     held_out = set(published_words(root, "test_list.txt"))
     listed = held_out | set(published_words(root, "train_val_list.txt"))
-    # The release is in twelve archives, each with a folder of its own (images_001 and so on).
+    # The release has twelve archives, each with its own folder (images_001 and so on).
     places = {
         path.name: path.relative_to(root).as_posix() for path in root.glob("images*/**/*.png")
     }
@@ -68,8 +69,13 @@ def list_nih_cxr14(root: Path, tell: Tell) -> Iterator[Row]:
 
 
 def _nih_spacing(line: Row) -> str:
-    """From the columns of either release: the first one wrote `OriginalImage[Width,Height]`, which
-    a CSV reads as two. Empty where a cell is.
+    """Spacing of the PNG in mm per pixel, as text; empty if a cell is empty.
+
+    Columns of both releases are read. The first one wrote `OriginalImage[Width,Height]`, which a
+    CSV reader splits in two.
+
+    Raises:
+      UserError: a column is missing.
     """
     names = ("OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]")
     later = (
@@ -88,5 +94,6 @@ def _nih_spacing(line: Row) -> str:
     if "" in cells:
         return ""
     width, height, x, y = map(float, cells)
-    # Side lengths of the field in mm are width * x and height * y; sqrt of their product.
+    # Side lengths of the field in mm are width * x and height * y; take the square root of their
+    # product.
     return f"{(width * x * height * y) ** 0.5 / NIH_PNG_PIXELS:.5g}"

@@ -1,9 +1,11 @@
-"""What the lists of published data sets share: rows of a manifest, tables, splits and labels.
+"""Shared parts of the recipes for published data sets: rows, tables, splits and labels.
 
-One rule for splits: what the data set holds out is held out here. Where it names three splits they
-are kept; where it names two, the held-out one is "test", and "val" is a tenth of the training
-patients, drawn by a hash of the patient. One rule for labels made from reports: 1 positive, 0
-negative or not mentioned, empty uncertain (U-Ignore of Irvin et al., arXiv 1901.07031).
+One rule for splits: what a data set holds out is held out here. If it names three splits, they are
+kept. If it names two, the held-out one is "test", and a hash of the patient draws a tenth of the
+training patients for "val".
+
+One rule for labels made from reports: 1 positive, 0 negative or not mentioned, empty uncertain
+(U-Ignore of Irvin et al., arXiv 1901.07031).
 """
 
 import csv
@@ -16,10 +18,10 @@ from pathlib import Path
 
 from mmv_jax.errors import UserError
 
-OLDEST = 120  # years; beyond it an age is a typing error
+OLDEST = 120  # years; a higher age is a typing error
 Row = dict[str, str]
-Tell = Callable[[str], None]  # takes a sentence on what was left out, or looks odd
-# the fourteen of CheXpert's labeller, which MIMIC-CXR-JPG used too
+Tell = Callable[[str], None]  # called with a sentence about what was left out or looks odd
+# the fourteen labels of CheXpert's labeller, which MIMIC-CXR-JPG used too
 REPORT_FINDINGS = (
     "No Finding",
     "Enlarged Cardiomediastinum",
@@ -39,14 +41,14 @@ REPORT_FINDINGS = (
 
 
 def split_of(patient: str, *, val: int = 10, test: int = 10) -> str:
-    """A split drawn by a hash of the patient: `val` and `test` in a hundred."""
-    # sha256, since `hash` of a text differs from process to process.
+    """Split drawn by a hash of the patient, with `val` and `test` in percent."""
+    # sha256, since Python's `hash` of a text differs between processes.
     place = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") % 100
     return "val" if place < val else "test" if place < val + test else "train"
 
 
 def report_labels(line: Row | None, findings: tuple[str, ...]) -> Row:
-    """0/1 columns of a report's findings; empty where uncertain, or where there is no report."""
+    """0/1 columns of a report's findings; empty if uncertain or without a report."""
     if line is None:
         return dict.fromkeys(map(column_of, findings), "")
     # The labeller writes 1, 0, -1 (uncertain) or nothing (not mentioned).
@@ -57,7 +59,7 @@ def report_labels(line: Row | None, findings: tuple[str, ...]) -> Row:
 
 
 def age_in_years(text: str) -> str:
-    """The age of a DICOM age string or a number, in years; empty where it is none a person has.
+    """Age in years, as text, from a DICOM age string or a number; empty if implausible.
 
     Source: DICOM PS3.5, 6.2, AS: three digits and D, W, M or Y.
 
@@ -67,13 +69,13 @@ def age_in_years(text: str) -> str:
     found = re.fullmatch(r"\s*(\d{1,3})(?:\.0*)?\s*([DWMY]?)\s*", text.upper())
     if found is None:
         return ""
-    # Units in a year.
+    # Number of these units in a year.
     years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1, "": 1}[found[2]]
     return f"{years:.2g}" if years < 10 else f"{years:.0f}" if years <= OLDEST else ""
 
 
 def column_of(name: str) -> str:
-    """The name of a finding as a column: lower case, words joined by `_`."""
+    """Column name of a finding: lower case, words joined by `_`."""
     return re.sub(r"\W+", "_", name.strip().lower()).strip("_")
 
 
@@ -81,8 +83,8 @@ def published_table(root: Path, pattern: str, *columns: str) -> list[Row]:
     """Lines of the lists that match `pattern`, plain or gzipped.
 
     Raises:
-      UserError: there is none, or one of `columns` is not in it; the list is named, since it is the
-        data set's, not a patient's.
+      UserError: no list matches, or one lacks a column of `columns`. The message names the list: it
+        belongs to the data set, not to a patient.
     """
     files = sorted(root.glob(pattern))
     if not files:
@@ -92,7 +94,7 @@ def published_table(root: Path, pattern: str, *columns: str) -> list[Row]:
         )
     rows: dict[Path, list[Row]] = {}
     for path in files:
-        # the same list, unpacked beside itself, counts once
+        # The same list, also unpacked beside itself, counts once.
         plain = path.with_name(path.name.removesuffix(".gz"))
         if plain in rows:
             continue
@@ -109,10 +111,10 @@ def published_table(root: Path, pattern: str, *columns: str) -> list[Row]:
 
 
 def published_words(root: Path, name: str) -> list[str]:
-    """The words of one of the data set's lists.
+    """Words of one of the data set's lists.
 
     Raises:
-      UserError: the list is not there.
+      UserError: the list is missing.
     """
     if not (root / name).exists():
         raise UserError(
