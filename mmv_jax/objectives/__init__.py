@@ -1,1 +1,1 @@
-"""Loss terms of pretraining: one file a term, and the table of them."""
+"""The loss terms of pretraining, one file each, and their table."""

@@ -1,4 +1,7 @@
-"""Packed rows as a loss term reads them. Axes: B rows, N places, S segments, D width."""
+"""Access to packed rows for loss terms.
+
+Axes: B rows, N places, S segments, D width.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +22,7 @@ def inputs(batch: Batch) -> tuple[Array, ...]:
 
 
 def take(x: Array, index: Int[Array, "B N"]) -> Array:
-    """x[b, index[b, n]], and 0 where the index is -1."""
+    """`x[b, index[b, n]]`; 0 where the index is -1."""
     # Trailing axes of length 1 broadcast over the features of `x`.
     there = (index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2))
     taken = jnp.take_along_axis(
@@ -29,7 +32,7 @@ def take(x: Array, index: Int[Array, "B N"]) -> Array:
 
 
 def marked(index: Int[Array, "B N"], length: int) -> Bool[Array, "B length"]:
-    """True at the positions that `index` names; -1 names none."""
+    """A mask that is True at the positions in `index`; -1 marks none."""
     rows = jnp.arange(index.shape[0])[:, None]
     return (
         # -1 would mark the last place: it is sent beyond the end, where it is dropped.
@@ -40,6 +43,9 @@ def marked(index: Int[Array, "B N"], length: int) -> Bool[Array, "B length"]:
 
 
 def per_segment(tokens: Array, ids: Array, where: Array, batch: Batch) -> Float[Array, "N D"]:
-    """The mean token of each segment, N = B S, at the places `where` alone; no gradient."""
+    """The mean token of each segment over the places `where` alone, without a gradient.
+
+    N = B S; 0 for a segment without such a place.
+    """
     means = segment_mean(tokens, ids, batch["study"].shape[1], where=where)
     return jax.lax.stop_gradient(means).reshape(-1, means.shape[-1])

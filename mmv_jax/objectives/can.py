@@ -1,7 +1,9 @@
-"""Contrastive learning on masked views (CAN): two masked crops of a study say the same, and those
-of other studies something else. No teacher, no full rows.
+"""Contrastive learning on masked views (CAN).
 
-Axes: B rows, S segments, N = B S crops, D width, E width of what is compared.
+Features of two masked crops of one study are drawn together, those of different studies apart. No
+teacher and no full rows are needed.
+
+Axes: B rows, S segments, N = B S crops, D width, E width of the compared features.
 """
 
 from dataclasses import dataclass
@@ -24,8 +26,10 @@ from mmv_jax.ops.pool import segment_mean
 def contrast(
     x: Float[Array, "N E"], study: Int[Array, "N"], temperature: float = 0.1
 ) -> Float[Array, ""]:
-    """NT-Xent: minus the log share that another crop of the same study has among all other crops,
-    mean over crops that have such a one.
+    """NT-Xent: the mean negative log probability of another crop of the same study.
+
+    The probability is a softmax over all other crops. Crops whose study has no other crop are left
+    out.
 
     Args:
       x: features, normalised here; float32 inside.
@@ -36,10 +40,10 @@ def contrast(
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
     there = study >= 0
-    # A crop is no neighbour of itself, and padding is nobody's.
+    # A crop is not compared with itself, nor with padding.
     other = ~jnp.eye(len(x), dtype=bool) & there[None]
     same = other & (study[:, None] == study[None]) & there[:, None]
-    # Not -inf: a line without any other crop would be NaN.
+    # -1e9 rather than -inf: a crop without any other crop would give NaN.
     logits = jnp.where(other, x @ x.T / temperature, -1e9)
     log_p = jax.nn.log_softmax(logits, axis=-1)
     count = same.sum(axis=-1)
@@ -48,7 +52,7 @@ def contrast(
 
 
 class Projector(nn.Module):
-    """Two hidden layers before features are compared."""
+    """An MLP with two hidden layers, applied before features are compared."""
 
     hidden: int
     width: int
@@ -64,8 +68,10 @@ class Projector(nn.Module):
 
 @dataclass(frozen=True)
 class CanTerm(Term):
-    """`contrast` between the CLS tokens of the masked global crops; beside `mae`, whose visible
-    pass it shares, this is CAN without its noise prediction. Asks for two global views a study.
+    """`contrast` between the CLS tokens of the masked global crops.
+
+    It needs two global views a study. Together with `mae`, whose visible pass it shares, it is CAN
+    without the noise prediction.
 
     Fields:
       can_hidden, can_width: of the projector.

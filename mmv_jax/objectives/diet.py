@@ -1,4 +1,4 @@
-"""Which study is it (DIET): the index of the study is the class of each of its crops.
+"""Instance classification (DIET): the index of a study is the class of each of its crops.
 
 Axes: B rows, S segments, N = B S crops, K classes, D width.
 """
@@ -21,8 +21,9 @@ from mmv_jax.objectives.term import STUDENT, Seen, Term, Work
 def smoothed_cross_entropy(
     logits: Float[Array, "N K"], label: Int[Array, "N"], there: Bool[Array, "N"], smoothing: float
 ) -> Float[Array, ""]:
-    """Cross-entropy with a target of 1 - smoothing at the label and smoothing / K everywhere, mean
-    over crops that are there; float32 inside.
+    """Cross-entropy with smoothed labels, the mean over crops that are not padding.
+
+    The target is 1 - smoothing at the label, plus smoothing / K everywhere. Computed in float32.
 
     Source: Szegedy et al. (arXiv 1512.00567), section 7.
     """
@@ -38,8 +39,7 @@ class DietTerm(Term):
     """`smoothed_cross_entropy` of the CLS tokens of all crops.
 
     Fields:
-      diet_classes: as many as the store has studies, or more; studies of a larger store share
-        classes.
+      diet_classes: at least the number of studies of the store; with fewer, studies share classes.
       diet_smoothing: of the labels.
 
     Source: Ibrahim et al., DIET (arXiv 2302.10260), section 3; on few medical images, arXiv

@@ -1,5 +1,6 @@
-"""Self-distillation of CLS tokens (DINO): a student's view of a study learns what the teacher says
-of its other views.
+"""Self-distillation of CLS tokens (DINO).
+
+The student's view of a study learns the teacher's targets of the study's other views.
 
 Axes: B rows, S segments, T teacher segments, K prototypes.
 """
@@ -18,9 +19,9 @@ from mmv_jax.objectives.batch import Params
 from mmv_jax.objectives.prototypes import PrototypeTerm
 from mmv_jax.objectives.term import STUDENT, TEACHER, VIEWS, Seen, Work
 
-# Arrays of scores [b, S, K] that are there together, read from what the TPU's compiler made of one
-# program, ViT-L on v5p (docs/performance.md, "Preflight"): the teacher's, the student's, the summed
-# targets and a gradient.
+# Arrays of scores [b, S, K] in memory at one time: the teacher's, the student's, the summed targets
+# and a gradient. Counted in one program that the TPU compiler made, ViT-L on v5p
+# (docs/performance.md, "Preflight").
 SCORES = 4
 
 
@@ -30,11 +31,10 @@ def distillation(
     pairs: Bool[Array, "B S T"],
     temperature: float = 0.1,
 ) -> Float[Array, ""]:
-    """DINO: cross-entropy of each student view with the teacher's targets of the other views of its
-    study, mean over pairs.
+    """The DINO loss: cross-entropy of student views with teacher targets, the mean over pairs.
 
     Args:
-      student_logits: scores of CLS tokens of all views.
+      student_logits: scores of the CLS tokens of all views.
       targets: distributions over prototypes of the global views, no gradient.
       pairs: which student view learns from which teacher view: the same study, another view.
       temperature: the student's.
@@ -49,8 +49,9 @@ def distillation(
 
 
 def pairs_of_views(study: Int[Array, "B S"], is_global: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
-    """Which student view (middle axis) learns from which teacher view (last axis): another, global
-    view of the same study.
+    """Which student view (middle axis) learns from which teacher view (last axis).
+
+    The teacher view is another, global view of the same study.
     """
     same = (study[:, :, None] == study[:, None, :]) & (study >= 0)[:, :, None]
     return same & is_global[:, None, :] & ~jnp.eye(study.shape[1], dtype=bool)[None]
@@ -59,13 +60,16 @@ def pairs_of_views(study: Int[Array, "B S"], is_global: Bool[Array, "B S"]) -> B
 def use_of_prototypes(
     targets: Float[Array, "B S K"], there: Bool[Array, "B S"]
 ) -> dict[str, Array]:
-    """Mean entropy of the teacher's targets (nats), and the share of prototypes that are somebody's
-    first choice, of those that could be.
+    """Two health figures: the entropy of the teacher's targets, and the share of prototypes in use.
+
+    Returns:
+      `teacher_entropy`: the mean over global crops, in nats. `prototypes_used`: prototypes that are
+      the
+      first choice of a crop, divided by the most that could be.
     """
     lines = there.sum()
     entropy = -(targets * jnp.log(targets + 1e-12)).sum(axis=-1)
-    # One place more than prototypes takes the choices of segments that are no global crop; it is
-    # cut off.
+    # One extra place takes the choices of segments that are no global crop; it is cut off.
     chosen = (
         jnp.zeros(targets.shape[-1] + 1, bool)
         .at[jnp.where(there, targets.argmax(axis=-1), targets.shape[-1])]
@@ -96,7 +100,7 @@ class DinoTerm(PrototypeTerm):
         return distillation(logits, targets, pairs), use_of_prototypes(targets, seen.is_global)
 
     def flops(self, work: Work) -> dict[str, Flops]:
-        # Targets are summed a student view: no gradient goes there.
+        # Targets are summed for each student view; they need no gradient.
         pairs = 2 * work.rows * work.segments**2 * self.prototypes
         return {
             "dino head": self.head_flops(work.rows * work.segments),
@@ -108,7 +112,10 @@ class DinoTerm(PrototypeTerm):
 
     @classmethod
     def verdict(cls, metrics: Mapping[str, float | int], options: Mapping[str, Any]) -> list[str]:
-        """A loss of ln(prototypes) is that of a student that has learnt nothing."""
+        """A warning where the teacher has collapsed, or where the loss is still ln(prototypes).
+
+        A student that has learnt nothing has that loss.
+        """
         if "teacher_entropy" not in metrics:
             return []
         # The entropy of a uniform distribution over all prototypes.
@@ -126,7 +133,7 @@ class DinoTerm(PrototypeTerm):
         ):
             words.append(
                 f"The DINO loss stands at {metrics['dino']:.3f}, which is ln(prototypes) ="
-                f" {highest:.3f}: the teacher says the same of every study. Early in a run this"
-                " passes; later it is a collapse."
+                f" {highest:.3f}: the teacher gives every study the same target. Early in a run"
+                " this passes; later it is a collapse."
             )
         return words

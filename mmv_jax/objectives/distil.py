@@ -1,5 +1,7 @@
-"""Distillation from features of teachers that were computed before: a token predicts what each
-teacher says at its place, masked or not, and CLS what it says of the study.
+"""Distillation from features of teachers that were computed before.
+
+A token, masked or not, predicts each teacher's feature at its place. CLS predicts the teacher's
+feature of the study.
 
 Axes: B rows, L tokens, S segments, K teachers, W features of one, D width.
 """
@@ -24,7 +26,7 @@ from mmv_jax.objectives.term import MASKED, STUDENT, TARGETS, Seen, Term, Work
 def cosine_distance(
     predicted: Float[Array, "*N W"], target: Float[Array, "*N W"], there: Bool[Array, "*N"]
 ) -> Float[Array, ""]:
-    """1 - cosine, mean over the places that are there; 0 where none is. float32 inside.
+    """1 - cosine, the mean over the places `there`, in float32; 0 where there is no place.
 
     Source: Wei et al., MVP (arXiv 2203.05175), equation 2; Fang et al., EVA (arXiv 2211.07636).
     """
@@ -36,13 +38,14 @@ def cosine_distance(
 
 @dataclass(frozen=True)
 class DistilTerm(Term):
-    """`cosine_distance` of tokens and CLS to the features of `config.data.teachers`, mean over
-    teachers.
+    """`cosine_distance` of tokens and CLS to the features of `config.data.teachers`.
+
+    The loss is the mean over teachers.
 
     Fields:
-      distil_widths: features a token of each teacher, in the order of `config.data.teachers`, as
-        the cards of the folders say.
-      distil_cls: the weight of CLS against that of the tokens, which is 1.
+      distil_widths: features a token of each teacher, in the order of `config.data.teachers`. Each
+        teacher's folder names it in `card.json`.
+      distil_cls: the weight of CLS relative to that of the tokens, which is 1.
     """
 
     distil_widths: tuple[int, ...] = ()
@@ -55,12 +58,12 @@ class DistilTerm(Term):
         if not self.distil_widths or not all(width > 0 for width in self.distil_widths):
             raise UserError(
                 "config.objective.distil needs config.data.teachers, and their widths in"
-                " config.objective.distil_widths, such as (256,): `mmv teach` says them."
+                " config.objective.distil_widths, such as (256,): `mmv teach` prints them."
             )
 
     @property
     def head(self) -> nn.Module:
-        """One linear map to the features of all teachers."""
+        """One linear map to the features of all teachers together."""
         return nn.Dense(sum(self.distil_widths), kernel_init=KERNEL_INIT, dtype=self.encoder.dtype)
 
     def init(self, key: Array, seen: Seen) -> Params:
@@ -79,7 +82,7 @@ class DistilTerm(Term):
 
         of_tokens = predict("tokens", seen.tokens[STUDENT])
         of_cls = predict("cls", seen.cls[STUDENT])
-        # A study that a teacher has not seen has a vector of zeros.
+        # Studies without features of a teacher have a vector of zeros.
         total, at = jnp.zeros(()), 0
         told: dict[str, Array] = {}
         for k, width in enumerate(self.distil_widths):

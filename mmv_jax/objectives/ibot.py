@@ -1,5 +1,6 @@
-"""Self-distillation of masked tokens (iBOT): the student says of a hidden patch what the teacher
-says of the patch that it sees.
+"""Self-distillation of masked tokens (iBOT).
+
+The student sees a patch masked and predicts the teacher's target of the visible patch.
 
 Axes: B rows, M masked tokens of a row, C of them at a time, T tokens, K prototypes, D width.
 """
@@ -21,12 +22,11 @@ from mmv_jax.objectives.term import MASKED, STUDENT, TEACHER, Seen, Work
 from mmv_jax.ops.pool import gather_tokens
 from mmv_jax.ops.spread import over_rows
 
-# Masked tokens of a row that are scored at a time: 8 rows of them and 131,072 prototypes take 256
-# MiB.
+# Masked tokens of a row that are scored at a time: with 8 rows and 131,072 prototypes their scores
+# take 256 MiB.
 AT_ONCE = 64
-# Arrays [b, 64, K] of the tokens that are scored at a time, which are there together: scores,
-# targets and a gradient. Read from what the TPU's compiler made of one program, ViT-L on v5p
-# (docs/performance.md, "Preflight").
+# Arrays [b, 64, K] in memory at one time: scores, targets and a gradient of one part. Counted in
+# one program that the TPU compiler made, ViT-L on v5p (docs/performance.md, "Preflight").
 PARTS = 3
 
 
@@ -37,19 +37,20 @@ def masked_cross_entropy(
     temperature: float = 0.1,
     at_once: int = AT_ONCE,
 ) -> Float[Array, "B M"]:
-    """iBOT: cross-entropy of each of the student's masked tokens with the teacher's view of the
-    same token.
+    """The iBOT loss a token: cross-entropy of a masked token with the teacher's target of the same
+    token.
 
-    Where a row has more than `at_once` tokens the student's scores are never there whole: so many
-    are scored at a time, and again in the backward pass (`scoring_parts`).
+    With more than `at_once` masked tokens a row, the student's scores are never in memory whole.
+    They are computed a part at a time, and again in the backward pass (`scoring_parts`).
 
     Args:
       score: from tokens to cosines with prototypes.
-      tokens: the student's, masked ones alone.
+      tokens: the student's masked tokens alone.
       targets: of the same tokens [B, M, K].
       temperature: the student's.
+      at_once: the most tokens of a row that are scored at a time.
     Returns:
-      Of a line of weight 0, something finite.
+      Nats. A token of weight 0 has a finite value without a meaning.
 
     Source: Zhou et al., iBOT (arXiv 2111.07832), equation 2.
     """
@@ -57,8 +58,8 @@ def masked_cross_entropy(
     parts, size = scoring_parts(masked, at_once)
 
     def part(i):
-        # the last part ends where the row ends, and begins in the one before: nothing has to be
-        # padded, and so copied
+        # The last part ends where the row ends and may begin inside the part before. So nothing is
+        # padded, which would copy the tokens.
         def cut(x):
             return jax.lax.dynamic_slice_in_dim(
                 x, jnp.minimum(i * size, masked - size), size, axis=1
@@ -73,7 +74,7 @@ def masked_cross_entropy(
     if parts == 1:
         return part(0)
     found = jax.lax.map(jax.checkpoint(part), jnp.arange(parts))
-    # The last part repeats this many tokens of the part before; they are taken once.
+    # The last part repeats this many tokens of the part before; the repeats are cut off.
     twice = parts * size - masked
     return jnp.concatenate(
         (found[:-1].swapaxes(0, 1).reshape(rows, -1), found[-1, :, twice:]), axis=1
@@ -81,8 +82,9 @@ def masked_cross_entropy(
 
 
 def scoring_parts(masked: int, at_once: int = AT_ONCE) -> tuple[int, int]:
-    """How many parts a row's masked tokens are scored in, and how many tokens a part has. One part
-    is not scored again in the backward pass.
+    """Number of parts in which a row's masked tokens are scored, and tokens a part.
+
+    A single part is not scored again in the backward pass.
 
     Example:
       >>> scoring_parts(130)
@@ -93,7 +95,7 @@ def scoring_parts(masked: int, at_once: int = AT_ONCE) -> tuple[int, int]:
 
 
 def one_a_crop(index: Int[Array, "B M"], ids: Int[Array, "B T"]) -> Float[Array, "B M"]:
-    """1 / (number of masked tokens of the token's crop); 0 at padding."""
+    """Weights 1 / (number of masked tokens of the token's crop); 0 at padding."""
     own = take(ids, index)
     same = (own[:, :, None] == own[:, None, :]) & (index >= 0)[:, None, :]
     return jnp.where(index >= 0, 1 / jnp.maximum(same.sum(axis=-1), 1), 0.0)
@@ -101,7 +103,7 @@ def one_a_crop(index: Int[Array, "B M"], ids: Int[Array, "B T"]) -> Float[Array,
 
 @dataclass(frozen=True)
 class IbotTerm(PrototypeTerm):
-    """`masked_cross_entropy` of masked patches; every crop that has some counts the same."""
+    """`masked_cross_entropy` of masked patches; every crop with a masked patch has the same weight."""
 
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT, MASKED})
     module: ClassVar[str] = "ibot_head"
@@ -125,19 +127,19 @@ class IbotTerm(PrototypeTerm):
 
     def flops(self, work: Work) -> dict[str, Flops]:
         count, size = scoring_parts(work.masked)
-        # Every part again in the backward pass; where the last two parts overlap, a product forward
-        # and two backward besides.
+        # The backward pass scores every part again. The overlap of the last two parts costs one
+        # more product forward and two backward.
         overlap = count * size - work.masked
         tokens = work.rows * (count * size + 3 * overlap) if count > 1 else 0
         again = 2 * tokens * self.bottleneck * self.prototypes
         return {"ibot head": replace(self.head_flops(work.rows * work.masked), again=again)}
 
     def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
-        # The targets are there whole; the student's scores are not (`masked_cross_entropy`).
+        # The targets are in memory whole; the student's scores only a part at a time.
         tokens = work.masked + PARTS * scoring_parts(work.masked)[1]
         return {"ibot scores": F32 * work.rows * tokens * self.prototypes}
 
     def working_bytes(self, work: Work, remat: bool) -> dict[str, int]:
-        # Their gradient, and what is multiplied with.
+        # The gradient of the prototypes in float32, and their copy in the encoder's dtype.
         itemsize = jnp.dtype(self.encoder.dtype).itemsize
         return {"prototypes": self.prototypes * self.bottleneck * (F32 + itemsize)}

@@ -1,4 +1,7 @@
-"""KoLeo: features of different studies are spread apart. Axes: N crops, D width."""
+"""KoLeo: a penalty on features of different studies that lie close together.
+
+Axes: N crops, D width.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,21 +17,21 @@ from mmv_jax.objectives.term import STUDENT, TEACHER, Seen, Term, Work
 
 
 def koleo(cls: Float[Array, "N D"], study: Int[Array, "N"]) -> Float[Array, ""]:
-    """Spreads features apart: minus the mean log distance of each unit vector to its nearest one of
-    another study.
+    """The KoLeo loss: minus the mean log distance of each unit vector to its nearest one of another
+    study.
 
     Args:
-      cls: features; float32 inside.
-      study: the study of each line; -1 is padding. Two views of one study should be near, so they
-        are nobody's nearest.
+      cls: features; computed in float32.
+      study: the study of each row; -1 is padding. Views of one study should be near each other, so
+        they do not count as neighbours.
     Returns:
-      0 where fewer than two studies are there.
+      0 where there are fewer than two studies.
 
     Source: Sablayrolles et al. (arXiv 1806.03198), equation 1; as regulariser of DINO features,
       Oquab et al. (arXiv 2304.07193), section 4.
     """
     x = cls.astype(jnp.float32)
-    # Under the root, so that the gradient of a feature that is exactly 0 is finite.
+    # Added under the root: a feature that is exactly 0 then has a finite gradient.
     x = x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
     counts = study >= 0
     strangers = (study[:, None] != study[None, :]) & counts[:, None] & counts[None, :]
@@ -45,7 +48,7 @@ def koleo(cls: Float[Array, "N D"], study: Int[Array, "N"]) -> Float[Array, ""]:
 class KoleoTerm(Term):
     """`koleo` of the student's CLS tokens of global crops."""
 
-    # The teacher's pass is for the health figures: features that the student does not yet have.
+    # The loss reads the student alone; the health figures read the teacher's features.
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT})
 
     def loss(

@@ -1,5 +1,6 @@
-"""Latent targets (data2vec 2.0): from the patches that it sees, the student predicts what the
-teacher, which sees all, has made of the hidden ones.
+"""Latent targets (data2vec 2.0): the student predicts the teacher's tokens of hidden patches.
+
+The student sees the visible patches alone; the teacher sees all.
 
 Axes: B rows, F tokens of the prefix, E blocks, D width.
 """
@@ -19,8 +20,9 @@ from mmv_jax.objectives.term import TEACHER, VISIBLE, Seen
 
 
 def latent_targets(blocks: Float[Array, "E B F D"]) -> Float[Array, "B F D"]:
-    """The mean of some blocks' tokens, each standardised over its channels before, and once more
-    after it. No gradient.
+    """The mean of the tokens of several blocks, without a gradient.
+
+    Each block's tokens are standardised over their channels first, and the mean once more.
 
     Source: Baevski et al., data2vec 2.0 (arXiv 2212.07525), section 3.1.
     """
@@ -35,8 +37,9 @@ def latent_targets(blocks: Float[Array, "E B F D"]) -> Float[Array, "B F D"]:
 
 @dataclass(frozen=True)
 class LatentTerm(DecoderTerm):
-    """Mean squared error of hidden patches to `latent_targets` of the teacher's last blocks. The
-    teacher's pass is one for all; it takes no gradient.
+    """Mean squared error of hidden patches against `latent_targets` of the teacher's last blocks.
+
+    All terms share one pass of the teacher, which has no gradient.
 
     Fields:
       latent_blocks: how many of the teacher's last blocks are averaged.

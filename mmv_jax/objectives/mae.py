@@ -28,16 +28,15 @@ def masked_reconstruction(
     weights: Float[Array, "*N"],
     epsilon: float = 1e-3,
 ) -> Float[Array, ""]:
-    """Mean squared error of patches that were not seen, each normalised by its own mean and
-    variance.
+    """Mean squared error of hidden patches, each normalised by its own mean and variance.
 
     Args:
       predicted: the decoder's output.
       patches: the true voxels, in about [-1, 1].
-      weights: how much a patch counts; 0 where it was visible, or is no patch.
-      epsilon: added to the variance, so that the noise of a flat patch (air, a shape's inside) is
-        not blown up to unit variance. He et al. use 1e-6 on photographs; the noise of a CT at our
-        scale has a variance of about 1e-3.
+      weights: of each patch; 0 if it was visible or is no patch.
+      epsilon: added to the variance. Without it, the noise of a flat patch (air, the inside of a
+        shape) would be scaled up to unit variance. He et al. use 1e-6 on photographs; the noise of
+        a CT at our scale has a variance of about 1e-3.
 
     Source: He et al., Masked Autoencoders Are Scalable Vision Learners (arXiv 2111.06377), section
       3 and table 1d.
@@ -52,8 +51,9 @@ def masked_reconstruction(
 
 @dataclass(frozen=True)
 class DecoderTerm(Term):
-    """A term with a decoder of what the student's visible pass left out; `mae` and `latent` share
-    these options.
+    """A term whose decoder predicts the patches that the student's visible pass left out.
+
+    `mae` and `latent` share these options.
 
     Fields:
       decoder_width, decoder_depth, decoder_heads: of the decoder; the defaults are those of He et
@@ -69,16 +69,16 @@ class DecoderTerm(Term):
 
     @property
     def outputs(self) -> int:
-        """Numbers that are predicted of a patch."""
+        """Numbers that the decoder predicts for each patch."""
         return math.prod(self.encoder.patch)
 
     def decoded(self, work: Work) -> int:
-        """Tokens of a row that the decoder works on."""
+        """Tokens of a row that the decoder processes."""
         return work.prefix
 
     @property
     def decoder(self) -> MaeDecoder:
-        # As the encoder has them, where its backbone knows such a field.
+        # The decoder takes the encoder's settings, as far as its backbone has such fields.
         shared = {
             name: getattr(self.encoder, name)
             for name in ("scale_mm", "attention", "remat", "dtype")
@@ -103,7 +103,7 @@ class DecoderTerm(Term):
         blocks = self.decoder_depth * block_flops(width, "gelu")
         tokens = work.rows * self.decoded(work)
         forward = work.rows * work.visible * entry + tokens * (blocks + exit_)
-        # A segment that is decoded in part is shorter by that share.
+        # Where only a share of the tokens is decoded, each segment is shorter by that share.
         squares = work.rows * work.prefix_squares * (self.decoded(work) / work.prefix) ** 2
         found = Flops(
             forward=forward,
@@ -129,9 +129,9 @@ class MaeTerm(DecoderTerm):
     out.
 
     Fields:
-      clean_targets: whether patches are predicted as they were before gamma, blur and noise.
-      decode_share: of the hidden patches, how many are decoded, drawn anew in each step. A part
-        pays for a deeper decoder (arXiv 2401.14391, section 3).
+      clean_targets: whether the targets are the patches before gamma, blur and noise.
+      decode_share: the share of hidden patches that is decoded, drawn anew in each step. A share
+        below 1 makes a deeper decoder affordable (arXiv 2401.14391, section 3).
     """
 
     clean_targets: bool = False
@@ -145,7 +145,7 @@ class MaeTerm(DecoderTerm):
         if not 0 < self.decode_share <= 1:
             raise UserError(
                 f"config.objective.decode_share is {self.decode_share!r}, but is a share of the"
-                " hidden patches: above 0, and 1 at most."
+                " hidden patches. Set a number above 0 and at most 1."
             )
 
     @classmethod
@@ -158,7 +158,7 @@ class MaeTerm(DecoderTerm):
     def _hidden(self, prefix: int, visible: int) -> int:
         if self.decode_share == 1:
             return prefix - visible
-        # By the length of the row, not by what it holds: a compiled step has fixed shapes.
+        # Counted from the row's length, not its content: a compiled step has fixed shapes.
         return math.ceil(self.decode_share * max(prefix - visible, 1))
 
     def loss(
@@ -182,7 +182,7 @@ class MaeTerm(DecoderTerm):
 
 
 def draw_hidden(key: Array, hidden: Bool[Array, "B F"], count: int) -> Int[Array, "B M"]:
-    """Places of `count` hidden tokens of each row, drawn evenly; -1 where there are fewer."""
+    """Places of `count` hidden tokens of each row, drawn uniformly; -1 where there are fewer."""
     # The largest of independent uniform draws are a sample without replacement;
     # -1 ranks behind all.
     draws = jnp.where(hidden, jax.random.uniform(key, hidden.shape), -1.0)
@@ -193,11 +193,15 @@ def draw_hidden(key: Array, hidden: Bool[Array, "B F"], count: int) -> Int[Array
 def place_among(
     visible: Int[Array, "B V"], chosen: Int[Array, "B M"], length: int
 ) -> tuple[Int[Array, "B N"], Int[Array, "B V"]]:
-    """The places of both together, ascending, so that segments stay in one piece (-1: none, at the
-    end), and where among these the visible ones stand.
+    """Merged places of visible and chosen tokens, and the visible tokens' indices among them.
+
+    Returns:
+      The merged places in ascending order, so that segments stay contiguous, with -1 for none at
+      the
+      end. Then the index of each visible token among these; -1 for padding.
     """
     both = jnp.concatenate([visible, chosen], axis=1)
-    # Absent ones sort behind every place as `length`.
+    # Absent places (-1) become `length`, so that they sort behind all others.
     order = jnp.sort(jnp.where(both < 0, length, both), axis=1)
     # Every visible place is in `order` once, so the search finds exactly it.
     among = jax.vmap(jnp.searchsorted)(order, visible)

@@ -1,5 +1,6 @@
-"""What the terms share that compare tokens with prototypes: a head of student and teacher, and the
-teacher's balanced targets.
+"""The shared part of terms that compare tokens with prototypes.
+
+Student and teacher have a head each; the teacher's targets are balanced.
 """
 
 from dataclasses import dataclass
@@ -48,12 +49,12 @@ class PrototypeTerm(Term):
         there: Bool[Array, "B N"],
         temperature: Array,
     ) -> Balanced:
-        """The teacher's targets of its tokens, those alone that are `there`."""
+        """The teacher's balanced targets of the tokens that are `there`."""
         logits = self.head.scores(*self.head.apply({"params": teacher[self.module]}, tokens))
         return sinkhorn_knopp(logits, there.astype(jnp.float32), temperature)
 
     def head_flops(self, tokens: int) -> Flops:
-        """Of the heads of student and teacher together."""
+        """FLOPs of the heads of student and teacher together."""
         layers = (
             self.encoder.width * self.hidden
             + self.hidden**2
@@ -61,6 +62,5 @@ class PrototypeTerm(Term):
             + self.bottleneck * self.prototypes
         )
         forward = 2 * tokens * layers
-        # Forward twice, student and teacher;
-        # backward the student alone, which costs twice its forward.
+        # Forward: student and teacher. Backward: the student alone, at twice its forward cost.
         return Flops(2 * forward, 2 * forward)

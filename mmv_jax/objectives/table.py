@@ -32,38 +32,39 @@ TERMS.register("latent", LatentTerm)
 
 
 def weights_of(group: Mapping[str, Any]) -> dict[str, float]:
-    """The terms of a config's group `objective` whose weight is above 0, in the table's order. A
-    term that the config does not name has none.
+    """The terms of a config's group `objective` with a weight above 0, in the table's order.
+
+    A term that the config does not name has the weight 0.
 
     Raises:
-      UserError: a weight is no number from 0 on.
+      UserError: a weight is not a number of at least 0.
     """
     weights = {name: group.get(name, 0.0) for name in TERMS}
     for name, weight in weights.items():
         # True is an int in Python; `not weight >= 0` refuses NaN as well.
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
             raise UserError(
-                f"config.objective.{name} is {weight!r}, but is the weight of a loss term: a number"
-                " from 0 on."
+                f"config.objective.{name} is {weight!r}, but is the weight of a loss term. Set a"
+                " number that is 0 or above."
             )
     return {name: float(weight) for name, weight in weights.items() if weight > 0}
 
 
 def needs_of(group: Mapping[str, Any]) -> frozenset[str]:
-    """What the terms of a config need, by the names in `term.py`."""
+    """The needs of a config's terms, by the names in `term.py`."""
     terms = [TERMS[name] for name in weights_of(group)]
     return frozenset().union(*(term.needs | term.more_needs(group) for term in terms))
 
 
 def make_terms(encoder: nn.Module, group: Mapping[str, Any]) -> dict[str, Term]:
-    """The terms of a config's group `objective`, with their options.
+    """Make the terms of a config's group `objective`, with their options.
 
     Raises:
-      UserError: a key is neither a term nor an option of one, or an option has a value that does
-        not fit.
+      UserError: a key is neither a term nor an option of one, or the value of an option does not
+        fit.
     """
     known = {name: options_of(kind) for name, kind in TERMS.items()}
-    # Options of terms without a weight are known too, so that a config may keep them.
+    # A config may keep the options of a term whose weight is 0.
     keys = sorted({*TERMS, *(key for options in known.values() for key in options)})
     for key in group:
         if key not in keys:
@@ -90,5 +91,5 @@ def options_of(kind: type[Term]) -> list[str]:
 
 
 def verdicts(metrics: Mapping[str, float | int], group: Mapping[str, Any]) -> list[str]:
-    """What the terms of a config say is wrong in the numbers of a step, one sentence each."""
+    """What is wrong in the metrics of a step, one sentence each, by all terms of a config."""
     return [words for name in weights_of(group) for words in TERMS[name].verdict(metrics, group)]

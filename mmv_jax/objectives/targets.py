@@ -8,12 +8,14 @@ from jaxtyping import Array, Float
 
 
 class Balanced(NamedTuple):
-    """Targets in factors, so that they can be laid out for a part of the lines at a time: whole,
-    they take as much memory as the scores again.
+    """Balanced targets as three factors; `targets` multiplies them for a part of the tokens at a
+    time.
+
+    The whole product would take as much memory as the scores once more.
 
     Attributes:
-      scores: exp(cosine / temperature) but for a common factor; exactly 0 in lines of weight 0.
-      of_line, of_prototype: what balances them.
+      scores: exp(cosine / temperature) up to a common factor; exactly 0 for tokens of weight 0.
+      of_line, of_prototype: the factors of each token and each prototype that balance the scores.
     """
 
     scores: Float[Array, "*N K"]
@@ -21,7 +23,7 @@ class Balanced(NamedTuple):
     of_prototype: Float[Array, "K"]
 
     def targets(self) -> Float[Array, "*N K"]:
-        """Distributions over prototypes: lines sum to 1, those of weight 0 to exactly 0."""
+        """Distributions over prototypes: each token's sum is 1, or exactly 0 at weight 0."""
         return (
             self.scores
             * jnp.expand_dims(self.of_prototype, range(self.scores.ndim - 1))
@@ -35,26 +37,24 @@ def sinkhorn_knopp(
     temperature: Float[Array, ""] | float = 0.04,
     iterations: int = 3,
 ) -> Balanced:
-    """Targets in which every prototype is used about equally often: lines sum to 1, columns to N /
-    K.
+    """Targets that use every prototype about equally often: rows sum to 1, columns to N / K.
 
     Args:
-      cosines: the teacher's scores, 1 at most: exp((cosine - 1) / temperature) is where it starts,
-        so that no largest score has to be looked for first, which on a TPU keeps the scores in
-        memory twice.
-      weights: 1 for a line that takes part, 0 for one that is padding.
-      temperature: the teacher's; lower is sharper. From 0.03 up every cosine counts; below, one of
-        -1 is beyond float32.
-      iterations: of column and line normalisation.
+      cosines: the teacher's scores, at most 1. The iteration starts at exp((cosine - 1) /
+        temperature). So the largest score is not needed, whose search would keep the scores twice
+        in a TPU's memory.
+      weights: 1 for a token that takes part, 0 for padding.
+      temperature: the teacher's; lower is sharper. Below 0.03 a cosine of -1 underflows in float32.
+      iterations: of column and row normalisation.
     Returns:
-      float32, without a gradient.
+      float32 factors, without a gradient.
 
     Source: Caron et al., SwAV (arXiv 2006.09882), section 3.1; as centring of DINO's teacher, Oquab
       et al. (arXiv 2304.07193), section 4.
     """
     cosines, weights = jax.lax.stop_gradient((cosines.astype(jnp.float32), weights))
     lines = weights.sum()
-    # the common factor cancels in the normalisations
+    # The common factor cancels in the normalisations.
     scores = jnp.exp((cosines - 1) / temperature) * weights[..., None]
     found = Balanced(scores, jnp.ones_like(weights), jnp.ones(scores.shape[-1]))
     for _ in range(iterations):
