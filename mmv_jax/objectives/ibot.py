@@ -103,7 +103,7 @@ def one_a_crop(index: Int[Array, "B M"], ids: Int[Array, "B T"]) -> Float[Array,
 
 @dataclass(frozen=True)
 class IbotTerm(PrototypeTerm):
-    """`masked_cross_entropy` of masked patches; every crop with a masked patch has the same weight."""
+    """`masked_cross_entropy` of masked patches; each crop that has some weighs the same."""
 
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT, MASKED})
     module: ClassVar[str] = "ibot_head"

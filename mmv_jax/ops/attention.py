@@ -1,4 +1,4 @@
-"""Attention within segments: the one meaning of it ("dense"), and the choice between its backends.
+"""Segment attention: its definition ("dense"), and the choice between its backends.
 
 Axes: B rows, L tokens, H heads, K head dim.
 """
@@ -22,23 +22,24 @@ def segment_attention(
     *,
     backend: str = "auto",
 ) -> Float[Array, "B L H K"]:
-    """Softmax attention in which a token sees the tokens of its own segment and no others.
+    """Softmax attention in which a token sees only the tokens of its own segment.
 
-    Work grows with the squares of the segment lengths, not with L²: key blocks that share no
-    segment with a query block are never read. Every backend equals "dense", the definition, forward
-    and backward.
+    Work grows with the squares of the segment lengths, not with L²: a query block never reads key
+    blocks that share no segment with it. Every backend equals "dense", the definition, forward and
+    backward.
 
     Args:
       q, k, v: float32 or bfloat16. The scale K**-0.5 is applied here; the softmax runs in float32.
       segment_ids: one positive id a segment, its tokens contiguous; 0 is padding.
-      backend: "dense", "blocked" (any platform), "tpu" or "gpu" (interpreted elsewhere, for tests),
-        or "auto": "tpu" on a TPU that has room for the row (`tpu.fits`), "gpu" on CUDA for heads
-        that are not too wide (`gpu.fits`), else "blocked".
+      backend: "dense", "blocked" (any platform), "tpu", "gpu" or "auto". The kernels "tpu" and
+        "gpu" are interpreted on other platforms, for tests. "auto" is "tpu" on a TPU with room for
+        the row (`tpu.fits`), "gpu" on CUDA for heads that are not too wide (`gpu.fits`), else
+        "blocked".
     Returns:
       In the dtype of `v`; exactly 0 at padding.
     Raises:
-      ValueError: there is no such backend, the row has no room on a TPU, or heads are too wide for
-        the GPU's kernels.
+      ValueError: there is no such backend, the row does not fit a TPU, or the heads are too wide
+        for the GPU kernels.
 
     Example:
       >>> x = jnp.arange(4.0).reshape(1, 4, 1, 1)
@@ -73,8 +74,8 @@ def _dense(q, k, v, segment_ids):
         jnp.einsum("blhk,bmhk->bhlm", q.astype(accumulator), k.astype(accumulator))
         * q.shape[-1] ** -0.5
     )
-    # Padding sees padding here, so that no line is -inf throughout, which gives NaN.
-    # Its output is zeroed below.
+    # Padding sees padding here: a row of logits that is -inf throughout would give NaN.
+    # The output at padding is set to 0 below.
     same = segment_ids[:, :, None] == segment_ids[:, None, :]
     weights = jax.nn.softmax(jnp.where(same[:, None], logits, -jnp.inf), axis=-1)
     out = jnp.einsum("bhlm,bmhk->blhk", weights, v.astype(accumulator))
@@ -82,13 +83,13 @@ def _dense(q, k, v, segment_ids):
 
 
 def _fastest(name):
-    """The pass for the platform that the call is compiled for, which need not be the one that it is
-    traced on.
+    """The pass for the platform that the call is compiled for, which may differ from the traced
+    one.
     """
     portable = getattr(blocked, name)
 
     def run(q, *others):
-        # A kernel without room is left out, and that platform takes the portable pass.
+        # Where a kernel does not fit, that platform takes the portable pass.
         kernels = {}
         if tpu.fits(q.shape[1], q.shape[2], q.shape[3], q.dtype):
             kernels["tpu"] = getattr(tpu, name)

@@ -1,8 +1,8 @@
-"""Segment attention in portable JAX: query blocks, each with the range of key blocks that its
-segments span.
+"""Segment attention in portable JAX: a query block reads only the key blocks that its segments
+span.
 
-Axes: B rows, L tokens, H heads, K head dim; N blocks of T tokens, the blocks of all rows in one
-  list.
+Axes: B rows, L tokens, H heads, K head dim; N blocks of T tokens. The blocks of all rows form one
+list.
 """
 
 from typing import NamedTuple
@@ -14,14 +14,15 @@ from jaxtyping import Float, Int
 from mmv_jax.ops.ranges import block_ranges, segment_spans
 
 BLOCK = 64
-# finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out
-# later
+# Finite, so that a block without any visible key gives exp(0) and not NaN. The first visible key
+# scales that weight down to 0.
 MASKED = -1e30
 
 
 class BlockSpans(NamedTuple):
-    """Segment ids of all blocks, and for each query block the key blocks [low, high) that its
-    segments touch: none where all is padding.
+    """Segment ids of all blocks, and the key blocks [low, high) that each query block has to read.
+
+    The range is empty for a block of padding.
     """
 
     query_ids: Int[Array, "N T"]  # padding is -1 here and 0 in key_ids, so that it matches nothing
@@ -31,12 +32,13 @@ class BlockSpans(NamedTuple):
 
 
 def make_blocks(segment_ids: Int[Array, "B L"], block: int = BLOCK) -> BlockSpans:
-    """Cuts rows into blocks, each row padded to whole ones; ranges count from the first block of
-    the first row.
+    """Cut rows into blocks, with each row padded to whole blocks.
+
+    Ranges count from the first block of the first row.
     """
     ids = jnp.pad(segment_ids, ((0, 0), (0, -segment_ids.shape[1] % block)))
     low, high = block_ranges(*segment_spans(ids), block)
-    # All rows' blocks form one list, so a row's ranges move by the blocks before it.
+    # The blocks of all rows form one list, so a row's ranges are shifted by the blocks before it.
     row_start = jnp.arange(len(ids), dtype=jnp.int32)[:, None] * (ids.shape[1] // block)
     ids = ids.reshape(-1, block)
     return BlockSpans(
@@ -53,7 +55,7 @@ def forward(
     v: Float[Array, "B L H K"],
     segment_ids: Int[Array, "B L"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B H L"]]:
-    """The output, and the log of each query's softmax sum, which the backward pass starts from."""
+    """The output, and the log of each query's softmax sum for the backward pass."""
     shape, blocks = q.shape, make_blocks(segment_ids)
     queries, keys, values = _cut(q) * shape[-1] ** -0.5, _cut(k), _cut(v)
 
@@ -65,7 +67,7 @@ def forward(
             logits = jnp.einsum("hqk,htk->hqt", queries[i], keys[j])
             logits = jnp.where((ids == blocks.key_ids[j][None])[None], logits, MASKED)
             # Online softmax: all sums are relative to the largest logit so far,
-            # and shrink when a larger one comes.
+            # and are scaled down when a larger one comes.
             new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
             weights, shrink = jnp.exp(logits - new_top), jnp.exp(top - new_top)
             out = out * shrink + jnp.einsum("hqt,htk->hqk", weights, values[j])
@@ -92,14 +94,15 @@ def backward(
     log_total: Float[Array, "B H L"],
     grad: Float[Array, "B L H K"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
-    """Gradients of q, k and v. The weights are computed again, block by block, so that memory stays
-    linear in L.
+    """Gradients of q, k and v.
+
+    The weights are computed again, block by block, so memory stays linear in L.
     """
     shape, blocks = q.shape, make_blocks(segment_ids)
     queries, keys, values, grads = _cut(q) * shape[-1] ** -0.5, _cut(k), _cut(v), _cut(grad)
     log_totals = _cut(log_total.swapaxes(1, 2)[..., None], padding=-MASKED)
-    # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so
-    # no weight is needed.
+    # The softmax's sum gives all logits of a query one common gradient term:
+    # sum_t p_t (g . v_t) = g . out. So it needs no weights.
     shared = (grads * _cut(out)).sum(-1, keepdims=True)
 
     def attend(i, carry):
@@ -124,7 +127,7 @@ def backward(
         return dq.at[i].set(dq_block), dk, dv
 
     zeros = jnp.zeros_like(queries)
-    # One block after the other: several blocks of queries add to the same keys' gradients.
+    # In sequence: several query blocks add to the gradients of the same keys.
     dq, dk, dv = lax.fori_loop(0, len(blocks.low), attend, (zeros, zeros, zeros))
     return (
         (_joined(dq, shape) * shape[-1] ** -0.5).astype(q.dtype),
@@ -145,6 +148,6 @@ def _cut(x, padding=0.0):
 
 
 def _joined(x, shape):
-    """Blocks [N, H, T, K] back to [B, L, H, K], without what was padded."""
+    """Blocks [N, H, T, K] back to [B, L, H, K], without the padding."""
     rows, length, heads, _ = shape
     return x.swapaxes(1, 2).reshape(rows, -1, heads, x.shape[-1])[:, :length]

@@ -1,10 +1,12 @@
-"""Segment attention for GPUs (Pallas, Triton): a program is one block of queries of one head, and
-visits only the key blocks that its segments span.
+"""Segment attention for GPUs (Pallas, Triton).
+
+A program is one query block of one head; it visits only the key blocks that its segments span. The
+backward pass runs twice over the same pairs of blocks: once for the queries' gradients, once for
+those of keys and values. That is seven products instead of five, but no atomic sum, so a step gives
+the same bits each time.
 
 Axes: B rows, L tokens, H heads, K head dim; T tokens of a block; N blocks of a row. Arrays stay [B,
-L, H, K]: nothing is transposed outside of the kernels. The backward pass runs twice over the same
-pairs of blocks, for the queries' gradients and for those of keys and values: seven products instead
-of five, and no atomic sum, so that a step gives the same bits each time.
+L, H, K]: nothing is transposed outside the kernels.
 """
 
 import functools
@@ -21,11 +23,11 @@ from mmv_jax.ops.ranges import block_ranges, segment_spans
 
 BLOCK = 64
 WIDEST = 128  # head dim up to which the tiles of a program fit the shared memory of an A100 or H100
-# finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out
-# later
+# Finite, so that a block without any visible key gives exp(0) and not NaN. The first visible key
+# scales that weight down to 0.
 MASKED = -1e30
-# tokens that a block of queries visits, for the scheduler's estimate of cost: the truth is known at
-# run time only
+# Tokens that a query block visits, for the scheduler's estimate of cost. The true number is known
+# only at run time.
 TYPICAL_SPAN = 1024
 
 
@@ -35,7 +37,7 @@ def forward(
     v: Float[Array, "B L H K"],
     segment_ids: Int[Array, "B L"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B H L"]]:
-    """The output, and the log of each query's softmax sum, which the backward pass starts from."""
+    """The output, and the log of each query's softmax sum for the backward pass."""
     plan = _Plan(q.shape, segment_ids)
     out, log_total = plan.call(
         _forward_kernel,
@@ -57,8 +59,8 @@ def backward(
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
     """Gradients of q, k and v."""
     plan = _Plan(q.shape, segment_ids)
-    # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out, so
-    # no weight is needed.
+    # The softmax's sum gives all logits of a query one common gradient term:
+    # sum_t p_t (g . v_t) = g . out. So it needs no weights.
     shared = (grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).transpose(0, 2, 1)
     q, k, v, grad = map(plan.padded, (q, k, v, grad))
     sums = [plan.padded_statistic(log_total), plan.padded_statistic(shared)]
@@ -90,7 +92,7 @@ def backward(
 
 
 def fits(width: int, dtype: DTypeLike) -> bool:
-    """Whether the kernels work in this dtype with heads of this width."""
+    """Whether the kernels support this dtype with heads of this width."""
     return width <= WIDEST and jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
 
 
@@ -100,7 +102,7 @@ class _Plan:
     def __init__(self, shape, segment_ids):
         self.rows, self.length, self.heads, self.width = shape
         self.more = -self.length % BLOCK
-        # Triton's tiles are powers of two, and its products 16 wide at least
+        # Triton's tiles are powers of two, and its products at least 16 wide.
         self.lanes = max(16, pl.next_power_of_2(self.width))
         self.blocks = (self.length + self.more) // BLOCK
         first, last = segment_spans(jnp.pad(segment_ids, ((0, 0), (0, self.more))))
@@ -116,7 +118,7 @@ class _Plan:
         return x[:, : self.length, :, : self.width]
 
     def call(self, kernel, inputs, outputs, products):
-        """Runs a kernel for each block of each head of each row."""
+        """Run a kernel for each block of each head of each row."""
         call = functools.partial(
             pl.pallas_call,
             functools.partial(kernel, scale=self.width**-0.5),
@@ -134,8 +136,8 @@ class _Plan:
             cost_estimate=self._cost(inputs, outputs, products),
             name=kernel.__name__.strip("_"),
         )
-        # By the platform that this is compiled for, which need not be the one that it is traced on.
-        # Elsewhere it is interpreted: for tests.
+        # Chosen by the platform of compilation, which may differ from the one of tracing. Other
+        # platforms interpret the kernel, for tests.
         arrays = (*self.ranges, *self.spans, *(x for _, x in inputs))
         return lax.platform_dependent(
             *arrays, cuda=call(interpret=False), default=call(interpret=True)
@@ -220,14 +222,16 @@ def _query_kernel(low, high, first, last, q, grad, k, v, log_total, shared, dq, 
         return summed + _product(dlogits.astype(key_block.dtype), key_block)
 
     dq[...] = (
-        # The logits' scale is a factor of the gradient, applied once and not in every visit.
+        # The logits' scale is a factor of the whole gradient: it is applied once, after the loop.
         lax.fori_loop(low[0], high[0], visit, jnp.zeros(q.shape, jnp.float32)) * scale
     ).astype(dq.dtype)
 
 
 def _key_kernel(low, high, first, last, k, v, q, grad, log_total, shared, dk, dv, *, scale):
-    """Who sees a key is whom the key would see: segments are symmetric, so spans and ranges of
-    blocks serve both ways.
+    """Gradients of keys and values.
+
+    Within a segment, visibility is symmetric, so the queries' spans and block ranges serve keys
+    too.
     """
     key_block, value_block, first, last = k[...], v[...], first[...], last[...]
 
@@ -250,12 +254,12 @@ def _key_kernel(low, high, first, last, k, v, q, grad, log_total, shared, dk, dv
 
 
 def _visible(j, first, last):
-    """[T, T]: which tokens of block `j` each token of the program's block sees."""
+    """A mask [T, T]: which tokens of block `j` each token of the program's block sees."""
     position = j * BLOCK + jnp.arange(BLOCK)
     return (position[None] >= first[:, None]) & (position[None] < last[:, None])
 
 
 def _product(a, b):
-    """[T, T] or [T, K]; float32 is not rounded to TF32."""
+    """A matrix product [T, T] or [T, K]; float32 is not rounded to TF32."""
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
     return lax.dot(a, b, precision=precision, preferred_element_type=jnp.float32)

@@ -1,5 +1,6 @@
-"""Tokens of packed rows, by segment and by place. Axes: B rows, L tokens, S segments of a row, N
-places, D width.
+"""Pooling of packed rows by segment, and gathering by place.
+
+Axes: B rows, L tokens, S segments of a row, N places, D width.
 """
 
 import jax
@@ -13,11 +14,11 @@ def segment_mean(
     segments: int,
     where: Bool[Array, "B L"] | None = None,
 ) -> Float[Array, "B {segments} D"]:
-    """Mean of the tokens of each segment, those of `where` alone if it is given; 0 for a segment
-    that has none.
+    """Mean token of each segment, over the tokens of `where` if it is given; 0 for a segment
+    without any.
 
-    One matrix product of a 0-1 matrix [B, S, L] with the tokens, at full float32 precision: exact
-    where a scatter would serialise.
+    It is a product of a 0-1 matrix [B, S, L] with the tokens, in full float32 precision. A scatter
+    would run one token after the other.
 
     Args:
       segment_ids: segment s of the result has id s + 1; 0 is padding.
@@ -44,6 +45,6 @@ def gather_tokens(x: Float[Array, "B L D"], index: Int[Array, "B N"]) -> Float[A
       >>> gather_tokens(jnp.array([[[1.0], [3.0], [7.0]]]), jnp.array([[2, -1]]))[0, :, 0].tolist()
       [7.0, 0.0]
     """
-    # -1 would mean the last token, so it reads token 0 and is zeroed below.
+    # NumPy indexing reads -1 as the last token, so -1 reads token 0 and is set to 0 below.
     taken = jnp.take_along_axis(x, jnp.maximum(index, 0)[..., None], axis=1)
     return jnp.where(index[..., None] >= 0, taken, 0)

@@ -1,5 +1,6 @@
-"""Rotary positions in three dimensions. Axes: B rows, L tokens, H heads, K channels of a head, R
-rotated pairs of a head.
+"""Rotary positions in three dimensions.
+
+Axes: B rows, L tokens, H heads, K channels of a head, R rotated pairs of a head.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float
 
 
 class RotaryTables(NamedTuple):
-    """What every layer's queries and keys are rotated by, made once a forward pass."""
+    """Cosines and sines that rotate every layer's queries and keys, made once a forward pass."""
 
     cos: Float[Array, "B L R"]
     sin: Float[Array, "B L R"]
@@ -18,20 +19,19 @@ class RotaryTables(NamedTuple):
 def rotary_tables(
     coords: Float[Array, "B L 3"], head_dim: int, base: float = 100.0
 ) -> RotaryTables:
-    """Angles of a head's K // 6 pairs for each of z, y, x; wavelengths run geometrically from 1 to
-    `base`, in the unit of `coords`.
+    """Rotation tables of a head: K // 6 channel pairs for each of z, y and x.
 
-    Both ends are included, so the range of lengths that a model can tell apart does not depend on
-    its head size.
+    Wavelengths run geometrically from 1 to `base`, in the unit of `coords`. Both ends are included,
+    so the range of lengths that a model resolves does not depend on its head size.
 
     Args:
-      coords: positions (z, y, x), divided by the length that the shortest wave shall have.
+      coords: positions (z, y, x), divided by the shortest wavelength.
+      base: the longest wavelength divided by the shortest.
     Raises:
-      ValueError: a head of fewer than 12 channels has no room for two waves an axis.
+      ValueError: a head has fewer than 12 channels, the least for two waves an axis.
 
-    Source: Su et al., RoFormer (arXiv 2104.09864), section 3.2, one third of the channels an axis;
-    spectra that are chosen in the unit of the positions as in DINOv3 (arXiv 2508.10104), section
-    3.2.
+    Source: Su et al., RoFormer (arXiv 2104.09864), section 3.2, with a third of the channels for
+      each axis. Spectra in the unit of the positions as in DINOv3 (arXiv 2508.10104), section 3.2.
     """
     pairs = head_dim // 6
     if pairs < 2:
@@ -43,15 +43,16 @@ def rotary_tables(
     frequencies = (
         2 * jnp.pi * jnp.float32(base) ** (-jnp.arange(pairs, dtype=jnp.float32) / (pairs - 1))
     )
-    # [B, L, 3, K // 6]: a product, not a matmul, so that no platform rounds positions to bfloat16
-    # on the way.
+    # [B, L, 3, K // 6]. An elementwise product, not a matmul: some platforms would round positions
+    # to bfloat16 in a matmul.
     angles = coords.astype(jnp.float32)[..., None] * frequencies[None, None, None]
     angles = angles.reshape(*coords.shape[:2], 3 * pairs)
     return RotaryTables(jnp.cos(angles), jnp.sin(angles))
 
 
 def apply_rotary(x: Float[Array, "B L H K"], tables: RotaryTables) -> Float[Array, "B L H K"]:
-    """Rotates channel pairs (i, i + R) of each head; channels from 2R on keep their values.
+    """Rotate the channel pairs (i, i + R) of each head; channels from 2R on keep their values.
+
     Computed in float32, returned in the dtype of `x`.
     """
     pairs = tables.cos.shape[-1]
@@ -65,8 +66,8 @@ def apply_rotary(x: Float[Array, "B L H K"], tables: RotaryTables) -> Float[Arra
 def rotate(
     x: Float[Array, "B L H K"], coords: Float[Array, "B L 3"], base: float = 100.0
 ) -> Float[Array, "B L H K"]:
-    """Rotary embedding of queries or keys: products q·k then depend on differences of coordinates
-    alone.
+    """Rotate queries or keys by position; products q·k then depend only on differences of
+    coordinates.
 
     Args:
       coords: positions (z, y, x) in units of the shortest wavelength; `base` is the longest.

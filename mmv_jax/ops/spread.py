@@ -1,7 +1,6 @@
-"""Spreads a pass over rows and heads: `vmap` becomes more rows, and a mesh splits rows and heads
-without collectives.
+"""Spreading a pass over rows and heads: `vmap` adds rows, a mesh splits rows and heads.
 
-Axes: B rows, L tokens, H heads, K head dim.
+Neither needs collectives. Axes: B rows, L tokens, H heads, K head dim.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +13,20 @@ from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-# the letters of a rule that a mesh may split, and what the model's axis rules call them
+# The letters of a rule that a mesh may split, and their names in the model's axis rules.
 LOGICAL = {"b": "rows", "h": "heads"}
 
 
 def over_rows_and_heads(rule: str) -> Callable:
-    """Makes a pass over [B, ...] arrays one that `vmap` and a mesh know how to spread.
+    """Make a decorator for passes over [B, ...] arrays that `vmap` and a mesh can spread.
 
-    A loop whose bounds come from the segment ids is opaque to both: `vmap` would run every row as
-    long as the longest and copy all carried arrays at each step, and the partitioner would gather
-    all rows on every device.
+    Loop bounds that come from segment ids are opaque to both. `vmap` would run every row as long as
+    the longest one and copy all carried arrays at each step. The partitioner would gather all rows
+    on every device.
 
-    Where a mesh and logical axis rules are set, the pass is a shard_map of what the rules say about
-    rows and heads: the one way for TPUs, whose compiler refuses to partition anything custom.
-    Without them it follows the sharding of its first operand (CPU and GPU).
+    Where a mesh and logical axis rules are set, the pass is a shard_map by the rules for rows and
+    heads. TPUs need this: their compiler refuses to partition custom calls. Without rules, the pass
+    follows the sharding of its first operand (CPU and GPU).
 
     Args:
       rule: the axes of operands and results in one letter each, as in "blhk, bl -> blhk". Whole
@@ -87,12 +86,11 @@ def over_rows_and_heads(rule: str) -> Callable:
 
 
 def over_rows(run: Callable[..., Array], rows: Sequence[Array], whole: Sequence[Array]) -> Array:
-    """`run(*rows, *whole)`, an array [B, ...], each device with its own rows of `rows` and
-    everything of `whole`.
+    """`run(*rows, *whole)`, an array [B, ...]; each device has its own rows and all of `whole`.
 
-    For a loop that reads `whole` in every turn: each device sums its part of the gradient of that
-    by itself, and only the sum goes over the mesh. Left to the partitioner, every turn would send
-    one.
+    Use it for a loop that reads `whole` in every turn. Each device sums its own part of the
+    gradient of `whole`, and only that sum crosses the mesh. The partitioner would send one sum a
+    turn.
     """
     axes = _mesh_axes({"b": len(rows[0])})
     if axes is None:
@@ -103,7 +101,7 @@ def over_rows(run: Callable[..., Array], rows: Sequence[Array], whole: Sequence[
 
 
 def _mesh_axes(sizes: Mapping[str, int]) -> dict | None:
-    """Mesh axes of rows and heads, of those that have a size here, by the rules in force.
+    """Mesh axes of rows and heads by the rules in force, for the axes in `sizes`.
 
     None without a mesh or rules, inside a shard_map, or where a size does not divide.
     """
@@ -123,11 +121,11 @@ def _mesh_axes(sizes: Mapping[str, int]) -> dict | None:
 
 
 def _as_the_first_operand(mesh, sharding, operands, results):
-    """Shardings of results and operands: rows and heads as the first operand has them, all other
-    axes whole.
+    """Shardings of results and operands: rows and heads as in the first operand, all other axes
+    whole.
     """
-    # What the partitioner cannot say by axis names (rows that the mesh does not divide) comes
-    # without a spec, and stays whole.
+    # A sharding that axis names cannot express (rows that the mesh does not divide) has no spec.
+    # Its axes stay whole.
     spec = getattr(sharding, "spec", ())
     kept = {
         axis: placed for axis, placed in zip(operands[0], spec, strict=False) if axis in LOGICAL

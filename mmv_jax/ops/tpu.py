@@ -1,11 +1,12 @@
-"""Segment attention for TPUs (Pallas): the keys of a row wait in VMEM, and a query block visits
-only those that its segments span.
+"""Segment attention for TPUs (Pallas).
 
-Axes: B rows, L tokens, H heads, K head dim; T tokens of a block; G heads of a group: those that
-share the 128 lanes of a register. A step of the grid is one query block of one group of one row.
-Logits stand as [keys, queries], so that all that belongs to a query (span, maximum, sum) is a row
-along the lanes, and which keys it sees follows from a counter: no ids of keys are read. Every array
-passes HBM once, and stays [B, L, H * K] there: nothing is transposed outside of the kernels.
+The keys of a row stay in VMEM; a query block visits only the key blocks that its segments span.
+Logits are laid out as [keys, queries]. So each statistic of a query (span, maximum, sum) is a row
+along the lanes, and a counter tells which keys it sees: ids of keys are never read. Every array
+passes HBM once and stays [B, L, H * K] there: nothing is transposed outside the kernels.
+
+Axes: B rows, L tokens, H heads, K head dim; T tokens of a block; G heads of a group, which share
+the 128 lanes of a register. A step of the grid is one query block of one group of one row.
 """
 
 import functools
@@ -25,15 +26,15 @@ BLOCK = 128
 LANES = 128
 LARGEST_PART = 8  # blocks of a row's sums that are written in one step
 TILES = 8 * 2**20  # bytes of VMEM for everything but rows
-# finite, so that a block without any visible key gives exp(0) and not NaN; its weight is wiped out
-# later
+# Finite, so that a block without any visible key gives exp(0) and not NaN. The first visible key
+# scales that weight down to 0.
 MASKED = -1e30
-# tokens that a query block visits, for the scheduler's estimate of cost: the truth is known at run
-# time only
+# Tokens that a query block visits, for the scheduler's estimate of cost. The true number is known
+# only at run time.
 TYPICAL_SPAN = 1024
-# bytes of rows in VMEM up to which the next row is fetched while this one is worked on
+# Bytes of rows in VMEM up to which the next row is fetched while the kernel works on this one.
 DOUBLE_BUFFERED = 48 * 2**20
-# bytes of rows that every generation since v5e has room for (7x has least: 64 MiB)
+# Bytes of rows that fit the VMEM of every generation since v5e (7x has the smallest: 64 MiB).
 VMEM = 56 * 2**20
 
 
@@ -43,7 +44,7 @@ def forward(
     v: Float[Array, "B L H K"],
     segment_ids: Int[Array, "B L"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B H L"]]:
-    """The output, and the log of each query's softmax sum, which the backward pass starts from."""
+    """The output, and the log of each query's softmax sum for the backward pass."""
     plan = _Plan(q.shape, segment_ids)
     out, log_total = plan.call(
         _forward_kernel,
@@ -63,8 +64,9 @@ def backward(
     log_total: Float[Array, "B H L"],
     grad: Float[Array, "B L H K"],
 ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
-    """Gradients of q, k and v in one pass: those of a row's keys and values are summed in VMEM
-    while its queries go by.
+    """Gradients of q, k and v in one pass.
+
+    The gradients of a row's keys and values are summed in VMEM while its query blocks pass.
     """
     plan = _Plan(q.shape, segment_ids)
     tiles, rows = (q, grad, out), (k, v)
@@ -80,9 +82,7 @@ def backward(
 
 
 def fits(length: int, heads: int, width: int, dtype: DTypeLike) -> bool:
-    """Whether the kernels work in this dtype, and VMEM holds a row's keys and values, and in the
-    backward pass their gradients.
-    """
+    """Whether the kernels support this dtype and VMEM holds keys, values and their gradients."""
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         return False
     lanes = _group(heads, width) * width
@@ -92,9 +92,7 @@ def fits(length: int, heads: int, width: int, dtype: DTypeLike) -> bool:
 
 
 def _group(heads, width):
-    """Heads that are worked on together: a block is whole registers wide, or as wide as the
-    array.
-    """
+    """Number of heads in a group: a block is whole registers wide, or as wide as the array."""
     whole = [g for g in range(1, heads + 1) if heads % g == 0 and g * width % LANES == 0]
     return whole[0] if whole else heads
 
@@ -106,7 +104,7 @@ class _Plan:
         self.rows, self.length, self.heads, self.width = shape
         self.padded = self.length + -self.length % BLOCK
         self.blocks = self.padded // BLOCK
-        # Divides the number of blocks, so that all parts of the sums are equally long.
+        # A divisor of the number of blocks, so that all parts of the sums are equally long.
         self.part = math.gcd(self.blocks, LARGEST_PART)
         self.group = _group(self.heads, self.width)
         first, last = segment_spans(jnp.pad(segment_ids, ((0, 0), (0, self.padded - self.length))))
@@ -131,8 +129,8 @@ class _Plan:
         return x.reshape(self.rows, self.heads, self.padded)[:, :, : self.length]
 
     def call(self, kernel, inputs, outputs, products):
-        """Runs a kernel: a step for each block of queries, then, where rows are summed, a step for
-        each part of the sums that is written.
+        """Run a kernel, one step a query block; if rows are summed, one more step a part of the
+        sums.
         """
         sums = [kind for kind, _ in outputs].count("sums")
         lanes = self.group * self.width
@@ -157,23 +155,22 @@ class _Plan:
             ),
             out_shape=[self._shape(kind, dtype) for kind, dtype in outputs],
             compiler_params=pltpu.CompilerParams(
-                # The last axis runs in order,
-                # because sums pass from one block of queries to the next.
+                # The last axis runs in order: sums are carried from one query block to the next.
                 dimension_semantics=("parallel", "parallel", "arbitrary"),
                 vmem_limit_bytes=buffers * fetched + summed + TILES,
             ),
             cost_estimate=self._cost(inputs, outputs, products),
             name=kernel.__name__.strip("_"),
         )
-        # By the platform that this is compiled for, which need not be the one that it is traced on.
-        # Elsewhere it is interpreted: for tests.
+        # Chosen by the platform of compilation, which may differ from the one of tracing. Other
+        # platforms interpret the kernel, for tests.
         arrays = (*self.ranges, self.spans, *(x for _, x in inputs))
         return lax.platform_dependent(
             *arrays, tpu=call(interpret=False), default=call(interpret=True)
         )
 
     def _spec(self, kind, buffers):
-        # a block of queries stays while sums are written
+        # The last query block stays in place while sums are written.
         lanes, queries = self.group * self.width, self.blocks - 1
         if kind == "tile":
             return pl.BlockSpec(
@@ -185,7 +182,7 @@ class _Plan:
                 lambda b, g, i, *_: (b, 0, g),
                 pipeline_mode=pl.Buffered(buffers),
             )
-        # The index stays 0 until all queries have gone by,
+        # The index stays 0 until all query blocks are done,
         # so no part is written before it is complete.
         if kind == "sums":
             return pl.BlockSpec(
@@ -259,8 +256,8 @@ def _backward_kernel(
 
     @pl.when(i < blocks)
     def _():
-        # What every logit of a query gets through the softmax's sum: sum_t p_t (g . v_t) = g . out,
-        # so no weight is needed. As a row: a product.
+        # The softmax's sum gives all logits of a query one common gradient term:
+        # sum_t p_t (g . v_t) = g . out. It is needed as a row, which a product gives.
         both = [
             grad[0, :, lanes].astype(jnp.float32) * out[0, :, lanes].astype(jnp.float32)
             for lanes in _lanes(group, width)
@@ -303,7 +300,7 @@ def _lanes(group, width):
 
 def _of_this_block(low, high, spans, blocks):
     """Spans of this block's queries, two rows [1, T], and the range of key blocks to visit."""
-    # Ranges of all rows form one list. Steps that write sums keep the last block of queries.
+    # Ranges of all rows form one list. Steps that write sums keep the last query block.
     block = pl.program_id(0) * blocks + jnp.minimum(pl.program_id(2), blocks - 1)
     return spans[0, 0:1, :], spans[0, 1:2, :], (low[block], high[block])
 
