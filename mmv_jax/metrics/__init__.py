@@ -1,1 +1,1 @@
-"""Metrics: what a prediction or a feature is worth, with intervals by patient."""
+"""Metrics of predictions and of features, with confidence intervals by patient."""

@@ -1,8 +1,10 @@
-"""Intervals in closed form, patients as clusters: AUROC and proportions. Axes: N studies, P
-patients.
+"""Confidence intervals in closed form, with patients as clusters: AUROC and proportions.
 
-With 5 to 22 positive patients a percentile bootstrap of the AUROC covers 56 to 95 % of the time,
-and gives [1, 1] where all are right. These cover 95 to 99 % there (docs/results.md).
+With 5 to 22 positive patients, a percentile bootstrap of the AUROC covers 56 to 95 % of the time.
+It gives [1, 1] where all predictions are right. These intervals cover 95 to 99 % there
+(docs/results.md).
+
+Axes: N studies, P patients.
 """
 
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy import stats
 
-TRUSTED = 40  # patients of the rarer class at which DeLong's variance has half of the weight
+TRUSTED = 40  # patients of the rarer class at which DeLong's variance has half the weight
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class DeLong:
 
     Attributes:
       variance: with all studies of a patient as one cluster.
-      apart: as if each study were of a patient of its own.
-      studies, patients: of the positive and of the negative class.
+      apart: as if each study were of another patient.
+      studies, patients: counts of the positive and of the negative class.
     """
 
     value: float
@@ -33,8 +35,10 @@ class DeLong:
 
     @property
     def design_effect(self) -> float:
-        """How much less the studies say than as many patients would: between 1 and the most studies
-        of a class for each of its patients, which it is where the variance is not known.
+        """Variance with clusters divided by the variance without them, at least 1.
+
+        At most the mean number of studies a patient, in the class where that is larger. This is
+        also the value where a variance is 0.
         """
         most = max(s / p for s, p in zip(self.studies, self.patients))
         if self.apart <= 0 or self.variance <= 0:
@@ -45,12 +49,12 @@ class DeLong:
 def delong(
     truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], patients: Int[np.ndarray, " N"]
 ) -> DeLong:
-    """The AUROC with its variance; both classes need two patients.
+    """The AUROC with its variance; both classes need at least two patients.
 
     Args:
       patients: an index of each study's patient, 0 to P − 1.
 
-    Source: Obuchowski, Biometrics 53 (1997); of one study a patient, DeLong et al., Biometrics 44
+    Source: Obuchowski, Biometrics 53 (1997); for one study a patient, DeLong et al., Biometrics 44
       (1988).
     """
     positive = np.asarray(truth) == 1
@@ -58,7 +62,7 @@ def delong(
     of_high, of_low = patients[positive], patients[~positive]
     value, count = float(high.mean()), int(patients.max()) + 1
     i, j = len(np.unique(of_high)), len(np.unique(of_low))
-    # Each patient's sum of deviations [P]. One with both classes adds the covariance a · b.
+    # Each patient's sum of deviations [P]. Patients with both classes add the covariance a · b.
     a = np.bincount(of_high, high - value, count) / len(high)
     b = np.bincount(of_low, low - value, count) / len(low)
     both = len(np.unique(patients))
@@ -81,13 +85,15 @@ def auroc_interval(
     patients: Int[np.ndarray, " N"],
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Lower and upper bound of the AUROC: all values from which the estimate is not further than
-    their own standard error allows.
+    """Lower and upper bound of the AUROC, from the standard error at each candidate value.
 
-    The standard error at a value is Newcombe's (his method 5), which needs no variance in the data
-    and so holds at perfect separation. It is widened by the design effect of several studies a
-    patient. The more patients the rarer class has, the more it is scaled to DeLong's variance,
-    which assumes no shape of the scores but needs many patients to be known.
+    A candidate lies in the interval if the estimate is within its standard error times the
+    quantile. The standard error is Newcombe's (his method 5). It needs no variance of the data, so
+    it holds at perfect separation too. It is widened by the design effect of several studies a
+    patient.
+
+    With more patients in the rarer class it is scaled towards DeLong's variance. That one assumes
+    no shape of the scores, but needs many patients to be precise.
 
     Source: Newcombe, Statistics in Medicine 25 (2006), part 2, method 5; `delong`.
     """
@@ -106,7 +112,7 @@ def auroc_interval(
     # From 0 to 1: the share of DeLong's variance, which is half at TRUSTED patients.
     trust = min(i, j) / (min(i, j) + TRUSTED)
     scale = trust * measured + (1 - trust) * found.design_effect
-    # A design effect is itself estimated: where there is one, Student's quantile stands.
+    # A design effect is itself an estimate: with one, the quantile is Student's.
     tail, alone = (1 + level) / 2, (m, n) == (i, j)
     width = float(stats.norm.ppf(tail) if alone else stats.t.ppf(tail, i + j - 2))
     return _score_bounds(found.value, lambda value: width**2 * scale * model(value))
@@ -115,30 +121,33 @@ def auroc_interval(
 def proportion_interval(
     values: Float[np.ndarray, " N"], patients: Int[np.ndarray, " N"], level: float = 0.95
 ) -> tuple[float, float]:
-    """Lower and upper bound of the share of studies whose value is 1 (the others' is 0).
+    """Lower and upper bound of the share of studies with the value 1 (the others have 0).
 
-    Wilson's interval of the effective number of studies: that number over the design effect, which
-    is between 1 and the studies for each patient, and the latter where all values are the same.
+    It is Wilson's interval with the number of studies divided by the design effect. The design
+    effect is at least 1 and at most the number of studies a patient. It takes that maximum where
+    all values are the same.
 
     Source: Wilson, JASA 22 (1927); for clusters, Korn and Graubard, Survey Methodology 24 (1998).
     """
     n, count = len(values), len(np.unique(patients))
     share = float(values.mean())
-    # At a share of 0 or 1 no design effect can be measured: the largest possible one stands.
+    # At a share of 0 or 1 no design effect can be measured: take the largest possible one.
     apart = share * (1 - share) / n
     design = n / count
     if apart > 0 and count > 1:
         # The variance between patients' totals, linearised at the share.
         off = np.bincount(patients, values - share) / n
         design = float(np.clip(count / (count - 1) * (off @ off) / apart, 1.0, design))
-    # Without clusters nothing is estimated but the share, and the normal quantile is Wilson's own.
+    # Without clusters only the share is estimated, and the quantile is Wilson's normal one.
     tail = (1 + level) / 2
     width = float(stats.norm.ppf(tail) if n == count else stats.t.ppf(tail, max(count - 1, 1)))
     return _score_bounds(share, lambda value: width**2 * design * value * (1 - value) / n)
 
 
 def _placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The share of the other class on whose right side each study is, ties half."""
+    """For each study, the share of the other class that it is ranked correctly against; ties count
+    half.
+    """
     up, down = np.sort(high), np.sort(low)
     below = np.searchsorted(down, high, "left") + np.searchsorted(down, high, "right")
     above = np.searchsorted(up, low, "left") + np.searchsorted(up, low, "right")
@@ -146,10 +155,10 @@ def _placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _score_bounds(estimate: float, allowed: Callable[[float], float]) -> tuple[float, float]:
-    """The values next to 0 and to 1 whose squared distance from the estimate is allowed there."""
+    """The values closest to 0 and to 1 whose squared distance from the estimate is `allowed`."""
     bounds = []
     for end in (0.0, 1.0):
-        # The estimate is always allowed, its distance being 0, so bisection starts from there.
+        # The estimate is always allowed, since its distance is 0: bisection starts there.
         inside, outside = estimate, end
         # The variance is 0 at both ends, so an end is a bound only where the estimate is there.
         if (estimate - end) ** 2 <= allowed(end):

@@ -1,5 +1,6 @@
-"""Health of features: effective rank, spread, nearest neighbours, likeness. Axes: N studies, D
-width.
+"""Health of features: effective rank, spread, nearest neighbours and similarity of two encoders.
+
+Axes: N studies, D width.
 """
 
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from sklearn.metrics import roc_auc_score
 
 
 def rankme(features: Float[np.ndarray, "N D"]) -> float:
-    """The effective rank: exp of the entropy of the normalised singular values, between 1
-    (collapsed) and min(N, D).
+    """Effective rank: exp of the entropy of the normalised singular values.
 
-    A matrix of zeros has rank 1, so that a collapsed encoder gives the worst value and not a NaN.
+    Between 1 (collapsed) and min(N, D). A matrix of zeros has rank 1, so that a collapsed encoder
+    gets the worst value and not NaN.
 
     Source: Garrido et al., RankMe (arXiv 2210.02885), equation 1.
     """
@@ -27,8 +28,9 @@ def rankme(features: Float[np.ndarray, "N D"]) -> float:
 
 
 def feature_std(features: Float[np.ndarray, "N D"]) -> float:
-    """The mean standard deviation of l2-normalised features: 0 when all are alike, about D**-0.5
-    when they spread over the sphere.
+    """Mean standard deviation of l2-normalised features.
+
+    0 if all are alike; about D**-0.5 if they spread over the sphere.
 
     Source: Chen and He, SimSiam (arXiv 2011.10566), section 4.1.
     """
@@ -70,8 +72,9 @@ def knn_score(
     test_y: Num[np.ndarray, " M"],
     k: int = 20,
 ) -> float:
-    """How well nearest neighbours tell the classes of `test_y`: AUROC for two classes, accuracy for
-    more; NaN where a side has one class only.
+    """Score of a nearest-neighbour classifier: AUROC for two classes, accuracy for more.
+
+    NaN where the training or the test studies have one class only.
     """
     if len(np.unique(train_y)) < 2 or len(np.unique(test_y)) < 2:
         return float("nan")
@@ -82,8 +85,10 @@ def knn_score(
 
 
 def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> float:
-    """How alike two encoders arrange the same studies: 1 up to rotation and scale, near 0 for
-    unrelated features; NaN where one is constant.
+    """Similarity of two encoders' features of the same studies, by linear CKA.
+
+    1 for features that are equal up to rotation and scale, near 0 for unrelated ones, NaN where one
+    side is constant.
 
     Source: Kornblith et al. (arXiv 1905.00414), equation 4 with linear kernels.
     """
@@ -91,20 +96,20 @@ def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> floa
         np.asarray(z, np.float64) - np.mean(z, axis=0, dtype=np.float64, keepdims=True)
         for z in (x, y)
     )
-    # ‖YᵀX‖² = tr(XXᵀ YYᵀ): products of width × width stand for Gram matrices of N × N.
+    # ‖YᵀX‖² = tr(XXᵀ YYᵀ): products of width × width replace Gram matrices of N × N.
     scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike two encoders arrange the same studies, with what to read it against.
+    """Similarity of two encoders' features of the same studies, with its reference values.
 
     Attributes:
-      value: the debiased CKA: about 0 for unrelated features however few the studies are; it may
-        be negative.
-      ceiling: that of an encoder with itself, between random halves of its width (the geometric
-        mean of both encoders); a value near it is as alike as can be seen.
+      value: the debiased CKA. About 0 for unrelated features, however few the studies; it may be
+        negative.
+      ceiling: the similarity of an encoder with itself, between random halves of its width; the
+        geometric mean over both encoders. A value near it is as high as the data can show.
       null: the 95th percentile with the studies of one encoder permuted.
       p: one-sided, of the permutations.
     """
@@ -116,10 +121,10 @@ class Likeness:
 
 
 def debiased_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> float:
-    """`linear_cka` without its bias: noise of 64 studies and 768 dimensions has 0.93 there and
-    about 0 here. NaN below 4 studies, or where one side does not vary.
+    """`linear_cka` without its bias. NaN below 4 studies, or where one side does not vary.
 
-    Holds two matrices of N × N.
+    For noise of 64 studies and 768 dimensions `linear_cka` is 0.93, this about 0. It holds two
+    matrices of N × N.
 
     Source: Song et al., JMLR 13 (2012), equation 5, for the unbiased HSIC; Nguyen et al. (arXiv
       2010.15327), section 3, for CKA.
@@ -173,7 +178,7 @@ def _gram(x: np.ndarray) -> np.ndarray:
 
 
 def _hsic(k: np.ndarray, m: np.ndarray) -> float:
-    """The unbiased estimate, of matrices with an empty diagonal."""
+    """The unbiased HSIC of two matrices with an empty diagonal."""
     n = len(k)
     of_k, of_m = k.sum(axis=0), m.sum(axis=0)
     # (tr KM + 1ᵀK1 1ᵀM1 / ((n-1)(n-2)) - 2 / (n-2) 1ᵀKM1) / (n (n-3)); tr KM = Σ k m.

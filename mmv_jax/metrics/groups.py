@@ -1,8 +1,7 @@
-"""Metrics within groups of studies, and with the tie between groups and truth broken. Axes: R
-resamples, N studies, G groups.
+"""Metrics within groups of studies, and metrics weighted so that group and truth are independent.
 
-Each function returns a metric that `intervals.interval` and `intervals.contrast` take: `(truth,
-predicted, weights [R, N]) -> [R]`.
+Each function returns a metric for `intervals.interval` and `intervals.contrast`: `(truth,
+predicted, weights [R, N]) -> [R]`. Axes: R resamples, N studies, G groups.
 """
 
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from jaxtyping import Bool, Num
 
 from mmv_jax.metrics.weighted import METRICS, Weighted, weighted_auroc
 
-SMALLEST_CELL = 5  # patients of a class in a group, below which the tie is not broken
+SMALLEST_CELL = 5  # patients of a class in a group; with fewer, `tie_broken` is refused
 
 
 def among(metric: str | Weighted, inside: Bool[np.ndarray, " N"]) -> Weighted:
-    """A metric (a key of `METRICS`) of the studies inside alone."""
+    """A metric (a key of `METRICS`) over the studies `inside` alone."""
     function = METRICS[metric] if isinstance(metric, str) else metric
     return lambda truth, predicted, weights: function(
         truth[inside], predicted[inside], weights[:, inside]
@@ -25,12 +24,13 @@ def among(metric: str | Weighted, inside: Bool[np.ndarray, " N"]) -> Weighted:
 
 @dataclass(frozen=True)
 class Support:
-    """What a test with the tie broken rests on; the share of resamples that it drops is
-    `Interval.undefined`.
+    """The sample sizes behind a test of `tie_broken`.
+
+    `Interval.undefined` has the share of resamples that the test leaves out.
 
     Attributes:
       smallest: patients of the rarest pair of class and group.
-      effective: studies that, unweighted, would tell as much as the weighted ones.
+      effective: number of unweighted studies that would be as informative as the weighted ones.
     """
 
     smallest: int
@@ -38,7 +38,7 @@ class Support:
 
     @property
     def refused(self) -> str:
-        """Why the test is not to be made; empty where it may be."""
+        """Why the test should not be made; empty if it may be."""
         if self.smallest >= SMALLEST_CELL:
             return ""
         return f"the smallest cell has {self.smallest} patients, fewer than {SMALLEST_CELL}"
@@ -63,12 +63,11 @@ def support(truth: Num[np.ndarray, " N"], groups: np.ndarray, patients: np.ndarr
 
 
 def tie_broken(metric: str, groups: np.ndarray) -> Weighted:
-    """A metric with studies weighted so that truth (0 or 1) and group are independent; NaN where a
-    group lacks a class.
+    """A metric with weighted studies, so that truth (0 or 1) and group are independent.
 
-    A study of class y and group g weighs n(y) n(g) / (n n(y, g)), from the counts of each resample:
-    what resampling the test set until the group tells nothing of the truth would give on average,
-    without the noise of a second resampling.
+    NaN where a group lacks a class. A study of class y and group g weighs n(y) n(g) / (n n(y, g)),
+    from the counts of each resample. On average this equals resampling the test set until group and
+    truth are independent, without the noise of a second resampling.
 
     Source: Kamiran and Calders, Knowledge and Information Systems 33 (2012), section 5.2.
     """
@@ -83,7 +82,7 @@ def tie_broken(metric: str, groups: np.ndarray) -> Weighted:
             for group in inside.T:
                 both = weights @ (chosen * group)
                 expected = of_label * (weights @ group) / weights.sum(axis=1)
-                # No weight can make up for an empty cell that should have some.
+                # No weight can replace an empty cell that should have studies.
                 missing |= (both == 0) & (expected > 0)
                 out += (
                     weights
@@ -96,8 +95,9 @@ def tie_broken(metric: str, groups: np.ndarray) -> Weighted:
 
 
 def auroc_within(groups: np.ndarray) -> Weighted:
-    """The AUROC over pairs of one group alone: whether a positive study is above a negative one
-    where the group is the same for both.
+    """The AUROC over pairs of studies within one group, pooled over groups.
+
+    It says whether a positive study scores higher than a negative one of the same group.
     """
     inside = _one_hot(groups) > 0
 
@@ -115,5 +115,5 @@ def auroc_within(groups: np.ndarray) -> Weighted:
 
 
 def _one_hot(groups: np.ndarray) -> np.ndarray:
-    """[N, G]"""
+    """A 0-1 matrix [N, G] of each study's group."""
     return (groups[:, None] == np.unique(groups)[None]).astype(np.float64)

@@ -1,10 +1,11 @@
-"""Intervals by patient: in closed form where there is one that covers, else by a bootstrap that
-draws patients. Axes: R resamples, N studies, P patients.
+"""Confidence intervals by patient, in closed form or by a bootstrap that draws patients.
 
-AUROC and proportions have a closed form (`closed_form.py`). Everything else is resampled: a
-resample is a vector of multinomial counts, so that a statistic of many resamples is one vectorised
-sum (`weighted.py`), and every encoder of a task is judged on the same draws. Below `FEWEST`
-patients (of each class, where there are classes) no interval is given.
+AUROC and proportions have a closed form (`closed_form.py`). Everything else is resampled. A
+resample is a vector of multinomial counts, so a statistic of many resamples is one vectorised sum
+(`weighted.py`). Every encoder of a task is evaluated on the same draws. Below `FEWEST` patients (of
+each class, where there are classes) no interval is given.
+
+Axes: R resamples, N studies, P patients.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from mmv_jax.metrics.weighted import METRICS, Weighted
 
 RESAMPLES = 2000
 FEWEST = 5  # patients (of each class) below which no interval is given
-# The share of resamples in which a metric may be undefined: more, and the others are a selection.
+# The largest share of undefined resamples. With more, the defined ones are a biased selection.
 UNDEFINED = 0.05
 BLOCK_BYTES = 2**25  # of one array of resamples by studies; a metric holds up to six at a time
 OF_CLASSES = frozenset(
@@ -30,11 +31,11 @@ OF_CLASSES = frozenset(
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its interval.
+    """A point estimate with its confidence interval.
 
     Attributes:
-      low, high: they hold the value; NaN where no interval is given.
-      n: studies behind the value.
+      low, high: the bounds, which enclose the value; NaN where no interval is given.
+      n: number of studies behind the value.
       why: the reason why there is no interval; empty where there is one.
       undefined: the share of resamples in which the metric was not defined; they are left out.
     """
@@ -49,8 +50,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference (first minus second) with its interval and the two-sided p-value of "no
-    difference"; `why` and `undefined` as in `Interval`.
+    """A paired difference (first minus second) with its interval and its two-sided p-value.
+
+    The null hypothesis is "no difference". `why` and `undefined` as in `Interval`.
     """
 
     value: float
@@ -71,10 +73,11 @@ def bounds_text(found: Interval | Difference, form: str = ".3f") -> str:
 def patient_weights(
     patients: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[np.ndarray, "R N"]:
-    """How often each study is drawn when as many patients as there are, each with all of their
-    studies, are drawn with replacement.
+    """How often a bootstrap over patients draws each study.
 
-    All resamples at once: what only needs their metric takes them in blocks of `BLOCK_BYTES`.
+    A resample draws as many patients as there are, with replacement, each with all their studies.
+    This array holds all resamples; where only a metric is needed, `interval` works in blocks of
+    `BLOCK_BYTES`.
     """
     # A tuple, because the cache needs arguments that can be hashed.
     counts, index = _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
@@ -82,21 +85,21 @@ def patient_weights(
     return counts[:, index].astype(np.float64)
 
 
-@lru_cache(maxsize=2)  # every metric and encoder of a task asks for the same draws
+@lru_cache(maxsize=2)  # all metrics and encoders of a task share the same draws
 def _drawn(patients: tuple, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts [R, P], and the patient of each study [N]."""
+    """Counts of patients [R, P], and the index of each study's patient [N]."""
     names, index = np.unique(np.array(patients), return_inverse=True)
     counts = np.empty((resamples, len(names)), np.uint16)  # a quarter of what NumPy would hold
     rng, share = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
     for rows in _blocks(resamples, len(names)):
         counts[rows] = rng.multinomial(len(names), share, size=rows.stop - rows.start)
-    # The cache returns this very array to every caller.
+    # All callers share this one cached array.
     counts.flags.writeable = False
     return counts, index
 
 
 def _blocks(resamples: int, studies: int) -> Iterator[slice]:
-    """Resamples in parts, so that an array of one part has `BLOCK_BYTES` at most."""
+    """Slices of resamples; an array of one slice by all studies has at most `BLOCK_BYTES`."""
     step = max(BLOCK_BYTES // (8 * max(studies, 1)), 1)
     for start in range(0, resamples, step):
         yield slice(start, min(start + step, resamples))
@@ -112,13 +115,16 @@ def interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """The value of a metric (a key of `METRICS`, or a function like those) with its interval, the
-    studies of a patient kept together.
+    """The value of a metric with its confidence interval; a patient's studies are drawn together.
 
-    "auroc" and "proportion" have a closed form. For all else the interval is an expanded percentile
-    bootstrap: quantiles further out than the level says, as Student's t is wider than the normal.
-    Resamples in which the metric is not defined are left out and counted. Where the metric itself
-    is not defined, all are NaN; where there are too few patients, the bounds are.
+    "auroc" and "proportion" have a closed form. For all others the interval is an expanded
+    percentile bootstrap: its quantiles lie further out, as Student's t is wider than the normal.
+    Resamples in which the metric is not defined are left out and counted.
+
+    Args:
+      metric: a key of `METRICS`, or a function of the same form.
+    Returns:
+      All NaN where the metric itself is not defined; NaN bounds where there are too few patients.
 
     Example:
       >>> interval("mae", np.arange(5.0), np.arange(5.0) + 1, np.arange(5))
@@ -158,9 +164,7 @@ def paired(
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
-    """How far two predictions for the same studies differ in a metric: both are judged on the same
-    draws of patients.
-    """
+    """The difference of a metric between two predictions of the same studies, on the same draws."""
     a, b = _pair(metric, truth, first), _pair(metric, truth, second)
     return _difference(
         lambda weights: a(weights) - b(weights),
@@ -183,8 +187,9 @@ def contrast(
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
-    """How far two metrics of the same predictions differ, such as the AUROC of two groups of
-    studies (`metrics/groups.py`), on the same draws.
+    """The difference of two metrics of the same predictions, on the same draws.
+
+    An example is the AUROC of two groups of studies (`metrics/groups.py`).
     """
     a, b = _pair(first, truth, predicted), _pair(second, truth, predicted)
     return _difference(
@@ -207,11 +212,11 @@ def interval_over_draws(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """The mean of a metric over K models that were fitted on other draws of the training patients.
+    """The mean of a metric over K models, each fitted on another draw of the training patients.
 
-    The interval is that of one such model: each resample of the test patients is judged with one of
-    the K, in turn, so that both the draw of the training patients and that of the test patients
-    widen it.
+    The interval is that of a single such model. Each resample of the test patients is evaluated
+    with one of the K models, in turn. So both the draw of training patients and that of test
+    patients widen the interval.
     """
     models = [_pair(metric, truth, p) for p in predicted]
     value = float(np.mean([model(np.ones((1, len(truth))))[0] for model in models]))
@@ -228,8 +233,9 @@ def interval_over_draws(
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for the number of comparisons, in the order given; NaN stays NaN and is
-    not counted.
+    """p-values adjusted for multiple comparisons, in the given order.
+
+    NaN stays NaN and is not counted.
 
     Source: Holm, Scandinavian Journal of Statistics 6 (1979).
 
@@ -261,7 +267,9 @@ def _pair(metric: str | Weighted, truth: np.ndarray, predicted: np.ndarray) -> J
 
 @dataclass(frozen=True)
 class _Patients:
-    """How many patients are behind a metric, and how many of the rarer class (else all again)."""
+    """Number of patients behind a metric, and of its rarer class (all patients if it has no
+    classes).
+    """
 
     all: int
     rarer: int
@@ -279,11 +287,11 @@ class _Patients:
 
     @property
     def too_few(self) -> str:
-        """Why there is no interval; empty where there are enough."""
+        """Why there is no interval; empty where there are enough patients."""
         return f"fewer than {FEWEST} patients{self.of}" if self.rarer < FEWEST else ""
 
     def quantile(self, tail: float) -> float:
-        """Student's, times what makes the spread of a bootstrap unbiased."""
+        """Student's quantile, times the factor that makes the spread of a bootstrap unbiased."""
         # With n patients a bootstrap's variance is (n - 1) / n of the unbiased one.
         return float(np.sqrt(self.rarer / (self.rarer - 1)) * stats.t.ppf(tail, self.all - 1))
 
@@ -291,7 +299,7 @@ class _Patients:
 def _judged(
     judge: Judge, patients: np.ndarray, resamples: int, seed: int, *, part: slice = slice(None)
 ) -> Float[np.ndarray, " R"]:
-    """The metric in every resample (of a part of them), block by block."""
+    """The metric in every resample, or in a part of them, computed block by block."""
     counts, index = _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
     counts = counts[part]
     # Weights are made block by block: all [R, N] of a large task may exceed the memory.
@@ -311,8 +319,8 @@ def _interval(
     """The value with the quantiles of its draws.
 
     Args:
-      centred: whether the draws are moved to the value. A calibration error is never negative and
-        the noise of a resample adds to it, so that its draws lie above the value.
+      centred: whether the draws are shifted to the value. A calibration error is never negative,
+        and the noise of a resample adds to it. So its draws lie above the value.
     """
     defined, undefined, why = _defined(drawn)
     if why:
@@ -320,7 +328,7 @@ def _interval(
     if centred:
         defined = np.maximum(defined + value - np.median(defined), 0.0)
     low, high = _expanded(defined, behind, level)
-    # All draws may lie on one side of the value, which the interval must hold.
+    # The interval must contain the value, also where all draws lie on one side of it.
     return Interval(value, min(low, value), max(high, value), n, undefined=undefined)
 
 
@@ -333,8 +341,10 @@ def _difference(
     seed: int,
     level: float,
 ) -> Difference:
-    """p-values are those of Student's t with the bootstrap's standard error: a share of draws
-    cannot be less than 2 / R, which no correction for many comparisons survives.
+    """The difference with its interval and p-value.
+
+    The p-value is that of Student's t with the bootstrap's standard error. A share of draws cannot
+    be below 2 / R, which no correction for many comparisons survives.
     """
     nan = float("nan")
     value = float(judge(np.ones((1, len(patients))))[0])
@@ -355,16 +365,16 @@ def _difference(
 
 
 def _defined(drawn: np.ndarray) -> tuple[np.ndarray, float, str]:
-    """The finite draws, the share of the others, and why that is too large."""
+    """The finite draws, the share of the others, and a reason if that share is too large."""
     defined = drawn[np.isfinite(drawn)]
     undefined = 1 - len(defined) / len(drawn)
-    # Draws without the metric are no random part: often they lack a class.
+    # Undefined draws are not missing at random: often they lack a class.
     why = f"not defined in {100 * undefined:.0f} % of the resamples"
     return defined, undefined, why if undefined > UNDEFINED else ""
 
 
 def _expanded(drawn: np.ndarray, behind: _Patients, level: float) -> tuple[float, float]:
-    """Quantiles that are as far out as those of Student's t with the unbiased variance."""
+    """Quantiles as far out as those of Student's t with the unbiased variance."""
     reach = behind.quantile((1 + level) / 2)
     # norm.cdf turns the reach into percentiles: with 10 patients 97.5 % becomes 99.1 %.
     low, high = np.quantile(drawn, [stats.norm.cdf(-reach), stats.norm.cdf(reach)])

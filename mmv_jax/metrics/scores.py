@@ -1,4 +1,4 @@
-"""Point values of predictions, by the libraries that own them. Axes: N studies."""
+"""Point estimates of metrics, computed by standard libraries. Axes: N studies."""
 
 import warnings
 
@@ -14,16 +14,15 @@ def auroc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float
 
 
 def auprc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
-    """Average precision, the step-wise area under the precision-recall curve; NaN where `truth` has
-    one class only.
+    """Average precision, the step-wise area under the precision-recall curve.
+
+    NaN where `truth` has one class only.
     """
     return float(average_precision_score(truth, score)) if _both_classes(truth) else float("nan")
 
 
 def auprc_skill(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
-    """Average precision on a scale where 0 is the prevalence (what chance reaches) and 1 is
-    perfect.
-    """
+    """Average precision, rescaled: 0 is the prevalence (chance level), 1 is perfect."""
     prevalence = float(np.mean(truth))
     return (
         (auprc(truth, score) - prevalence) / (1 - prevalence)
@@ -38,22 +37,25 @@ def mae(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> flo
 
 
 def r2(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> float:
-    """The share of the label's variance that is explained; negative when worse than the test set's
-    mean, NaN where the label is constant.
+    """Share of the label's variance that is explained.
+
+    Negative if worse than the test set's mean; NaN where the label is constant.
     """
     return float(r2_score(truth, predicted)) if np.ptp(truth) > 0 else float("nan")
 
 
 def brier(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"]) -> float:
-    """Mean squared distance of the probability from 0/1; lower is better."""
+    """Mean squared difference of the probability from 0 or 1; lower is better."""
     return float(np.mean((np.asarray(probability) - truth) ** 2))
 
 
 def calibration_bins(
     truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, observed frequency and number of studies of each bin of equal count, for a
-    reliability diagram.
+    """Mean probability, observed frequency and number of studies of each bin, for a reliability
+    diagram.
+
+    The bins hold equal numbers of studies.
     """
     order = np.argsort(probability, kind="stable")
     # With fewer studies than bins, array_split leaves empty ones.
@@ -65,7 +67,7 @@ def calibration_bins(
 def calibration_error(
     truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"], bins: int = 10
 ) -> float:
-    """Mean distance between probability and observed frequency over bins of equal count.
+    """Mean absolute difference of probability and observed frequency, over bins of equal count.
 
     Source: the adaptive form of the expected calibration error, Nixon et al. (arXiv 1904.01685),
       equation 3.
@@ -75,9 +77,7 @@ def calibration_error(
 
 
 def dice(truth: Bool[np.ndarray, "*grid"], predicted: Bool[np.ndarray, "*grid"]) -> float:
-    """Overlap of two segmentations, 0 to 1; NaN where both are empty (there was nothing to find,
-    and nothing was found).
-    """
+    """Overlap of two segmentations, 0 to 1; NaN where both are empty."""
     size = truth.sum() + predicted.sum()
     return float(2 * (truth & predicted).sum() / size) if size else float("nan")
 
@@ -87,14 +87,15 @@ def hd95(
     predicted: Bool[np.ndarray, "*grid"],
     spacing_mm: tuple[float, ...],
 ) -> float:
-    """The 95th percentile of the distances between two surfaces in mm, each element weighted by its
-    area (not, as in other libraries, by its voxels).
+    """95th percentile of the distances between two surfaces, in mm.
+
+    Each surface element counts by its area; other libraries count voxels.
 
     Args:
       spacing_mm: of each axis of the grid, two or three of them.
     Returns:
-      NaN where both are empty; where one is, the grid's diagonal, the largest distance that can
-      occur.
+      NaN where both are empty. Where one is empty, the grid's diagonal, the largest possible
+      distance.
 
     Source: Nikolov et al. (arXiv 1809.04430), through their library surface-distance.
     """
@@ -105,7 +106,7 @@ def hd95(
     import surface_distance
 
     with warnings.catch_warnings():
-        # it calls scipy.ndimage.filters
+        # The library imports the deprecated scipy.ndimage.filters.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="surface_distance")
         distances = surface_distance.compute_surface_distances(truth, predicted, spacing_mm)
     return float(surface_distance.compute_robust_hausdorff(distances, 95))

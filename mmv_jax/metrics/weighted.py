@@ -1,7 +1,8 @@
-"""Metrics under weights of studies: all resamples of a bootstrap in one vectorised sum. Axes: R
-resamples, N studies.
+"""Metrics under weights of studies: all resamples of a bootstrap in one vectorised sum.
 
-A study of weight 2 counts as two studies, so that a line of multinomial counts is a resample.
+A study of weight 2 counts as two studies, so a row of multinomial counts is a resample.
+
+Axes: R resamples, N studies.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from jaxtyping import Float, Num
 def weighted_auroc(
     truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
 ) -> Float[np.ndarray, " R"]:
-    """The AUROC under each line of weights, ties counted half; NaN where a class has no weight."""
+    """AUROC under each row of weights, ties counted half; NaN where a class has no weight."""
     # One column a distinct score, so that ties are one step of the curve.
     starts, order = _groups(score)
     positive = np.add.reduceat((weights * truth[None])[:, order], starts, axis=1)
@@ -26,7 +27,7 @@ def weighted_auroc(
 def weighted_auprc(
     truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
 ) -> Float[np.ndarray, " R"]:
-    """Average precision under each line of weights; NaN where no positive has weight."""
+    """Average precision under each row of weights; NaN where no positive study has weight."""
     # Highest score first: precision is over all studies at the threshold or above it.
     starts, order = _groups(-np.asarray(score, np.float64))
     positive = np.add.reduceat((weights * truth[None])[:, order], starts, axis=1)
@@ -39,7 +40,7 @@ def weighted_auprc(
 def weighted_auprc_skill(
     truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
 ) -> Float[np.ndarray, " R"]:
-    """Average precision rescaled so that the resample's own prevalence is 0."""
+    """Average precision under each row of weights, with the resample's prevalence scaled to 0."""
     prevalence = weighted_mean(truth, weights)
     return _ratio(weighted_auprc(truth, score, weights) - prevalence, 1 - prevalence)
 
@@ -47,7 +48,7 @@ def weighted_auprc_skill(
 def weighted_mean(
     values: Num[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
 ) -> Float[np.ndarray, " R"]:
-    """The mean under each line of weights."""
+    """Mean under each row of weights."""
     return _ratio(weights @ np.asarray(values, np.float64), weights.sum(axis=1))
 
 
@@ -56,7 +57,7 @@ def weighted_mae(
     predicted: Num[np.ndarray, " N"],
     weights: Float[np.ndarray, "R N"],
 ) -> Float[np.ndarray, " R"]:
-    """The mean absolute error under each line of weights."""
+    """Mean absolute error under each row of weights."""
     return weighted_mean(np.abs(truth - predicted), weights)
 
 
@@ -65,7 +66,7 @@ def weighted_brier(
     predicted: Num[np.ndarray, " N"],
     weights: Float[np.ndarray, "R N"],
 ) -> Float[np.ndarray, " R"]:
-    """The mean squared distance under each line of weights."""
+    """Mean squared difference of the probability from 0 or 1, under each row of weights."""
     return weighted_mean((truth - predicted) ** 2, weights)
 
 
@@ -74,7 +75,7 @@ def weighted_r2(
     predicted: Num[np.ndarray, " N"],
     weights: Float[np.ndarray, "R N"],
 ) -> Float[np.ndarray, " R"]:
-    """The share of variance that is explained, under each line of weights; NaN where the truth is
+    """Share of the variance that is explained, under each row of weights; NaN where `truth` is
     constant.
     """
     truth = np.asarray(truth, np.float64)
@@ -95,8 +96,9 @@ def weighted_calibration(
     weights: Float[np.ndarray, "R N"],
     bins: int = 10,
 ) -> Float[np.ndarray, " R"]:
-    """`scores.calibration_error` under each line of weights, in the bins that the probabilities of
-    all studies make.
+    """`scores.calibration_error` under each row of weights.
+
+    The bins are those of all studies' probabilities, the same for every resample.
     """
     inside = np.zeros((len(truth), bins))
     for b, part in enumerate(np.array_split(np.argsort(probability, kind="stable"), bins)):
@@ -111,10 +113,10 @@ def weighted_calibration_slope(
     probability: Num[np.ndarray, " N"],
     weights: Float[np.ndarray, "R N"],
 ) -> Float[np.ndarray, " R"]:
-    """The slope of a logistic regression of the truth on the log odds: 1 is calibrated, less is too
-    sure of itself; NaN where it has no finite value.
+    """Slope of a logistic regression of the truth on the log odds, under each row of weights.
 
-    Newton's steps of all lines together; a class that the log odds separate has no finite slope.
+    1 is calibrated, less is overconfident. NaN where the slope has no finite value: the log odds
+    separate the classes. Newton's method runs on all rows together.
 
     Source: Cox, Biometrika 45 (1958); Van Calster et al., BMC Medicine 17 (2019), "weak
       calibration".
@@ -144,8 +146,9 @@ def weighted_first(
     predicted: Num[np.ndarray, " N"],
     weights: Float[np.ndarray, "R N"],
 ) -> Float[np.ndarray, " R"]:
-    """The mean of `predicted`, for scores that exist a study (Dice, distances): `truth` is not
-    read.
+    """Mean of `predicted` under each row of weights; `truth` is not read.
+
+    For scores that exist for each study: Dice, distances.
     """
     return weighted_mean(predicted, weights)
 
