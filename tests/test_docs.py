@@ -2,17 +2,23 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 HISTORY = {"log.md"}  # and CHANGELOG.md, which lies elsewhere
 PAGES = sorted([ROOT / "README.md", *(p for p in DOCS.rglob("*.md") if p.name not in HISTORY)])
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 LONG_SENTENCE, LONG_PARAGRAPH, WIDE = 35, 120, 120
+FEW_TASKS = "\"--config.only=('cxr_heart', 'ct_heart')\""
 SHARE_OF_LONG = 0.03
 FEWEST_BLOCKS = 40
 FEWEST_COMMENTS = 0.04  # of the package's lines
@@ -57,14 +63,25 @@ def test_no_paragraph_is_long_and_no_line_is_wide(page):
     assert not wide
 
 
-def blocks(page: Path) -> list[tuple[str, str, str]]:
-    """(when it is tested: "quick", "full" or "", language, text) of each block of code."""
+class Block(NamedTuple):
+    """A block of code, and what the comment above it says of its test."""
+
+    when: str  # "quick" and "full" are run, "no" is not; "" outside of tutorials
+    more: str  # words added to a command, so that it is done in moments; of "no" the reason
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of code of a page. A tutorial marks each of them:
+    `<!-- test: full, --config.steps=4 -->`, `<!-- test: no, it needs a pod -->`.
+    """
     found = re.findall(
-        r"(?:^<!-- test: (\w+) -->\n)?^```(\w+)[^\n]*\n(.*?)^```$",
+        r"(?:^<!-- test: (\w+)(?:, ([^\n]*))? -->\n)?^```(\w+)[^\n]*\n(.*?)^```$",
         page.read_text(),
         flags=re.DOTALL | re.MULTILINE,
     )
-    return [(when, language, text) for when, language, text in found]
+    return [Block(*parts) for parts in found]
 
 
 def test_there_is_code_to_copy():
@@ -84,36 +101,95 @@ def test_comments_are_a_share_of_the_lines():
 
 def test_python_in_the_documentation_is_python():
     for page in PAGES:
-        for _, language, text in blocks(page):
-            if language == "python" and "--8<--" not in text:
-                ast.parse(text)
+        for block in blocks(page):
+            if block.language == "python" and "--8<--" not in block.text:
+                ast.parse(block.text)
 
 
-def run_blocks(page: Path, folder: Path, when: set[str]) -> int:
-    """Runs the marked blocks of a page in a folder, in their order; how many there are."""
-    chosen = [(language, text) for mark, language, text in blocks(page) if mark in when]
-    for language, text in chosen:
-        if language == "sh":
-            text = re.sub(r"^mmv ", f"{sys.executable} -m mmv_jax.cli ", text, flags=re.MULTILINE)
-            command = ["bash", "-euc", text]
-        else:
-            command = [sys.executable, "-c", text]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, f"{page.name}\n{text}\n{done.stderr[-2000:]}"
-    return len(chosen)
+def run_block(block: Block, folder: Path) -> None:
+    """Runs a block of code in a folder, as a reader would who copies it."""
+    if block.language == "sh":
+        words = f" {block.more}\n" if block.more else "\n"
+        text = block.text.removesuffix("\n") + words
+        text = re.sub(r"^mmv ", f"{sys.executable} -m mmv_jax.cli ", text, flags=re.MULTILINE)
+        command = ["bash", "-euc", text]
+    else:
+        command = [sys.executable, "-c", block.text]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{block.text}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_every_block_of_a_tutorial_is_run_or_says_why_not(page):
+    for block in blocks(page):
+        if block.language in ("sh", "python"):
+            assert block.when in ("quick", "full") or (block.when == "no" and block.more), block
 
 
 def test_the_quick_tutorial_runs(tmp_path):
-    assert run_blocks(DOCS / "tutorials" / "own-folder.md", tmp_path, {"quick"}) == 3
+    quick = [
+        block for block in blocks(DOCS / "tutorials" / "own-folder.md") if block.when == "quick"
+    ]
+    for block in quick:
+        run_block(block, tmp_path)
+    assert len(quick) == 3
+
+
+@pytest.fixture(scope="session")
+def after_the_demo(tmp_path_factory):
+    """A folder with what `mmv demo` leaves, made from few phantoms in few steps."""
+    folder = tmp_path_factory.mktemp("demo")
+    for text in (
+        "mmv phantom runs/demo/phantoms --studies 16 --workers 2",
+        "mmv ingest runs/demo/phantoms/manifest.csv --store runs/demo/store --workers 2",
+        "mmv pretrain --config demo --workdir runs/demo/pretrain --config.steps=4",
+        "mmv evaluate --config eval_demo --checkpoint runs/demo/pretrain"
+        f" --workdir runs/demo/evaluate {FEW_TASKS}",
+    ):
+        run_block(Block("full", "", "sh", text), folder)
+    return folder
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "page", sorted((DOCS / "tutorials").glob("*.md")), ids=lambda page: page.stem
-)
-def test_the_tutorials_run(page, tmp_path):
-    if not run_blocks(page, tmp_path, {"quick", "full"}):
-        pytest.skip("what it shows needs hours, an accelerator or a download")
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_the_tutorials_run(page, tmp_path, after_the_demo):
+    shutil.copytree(after_the_demo / "runs", tmp_path / "runs")
+    for name in ("launch", "experiments"):  # as in a checkout
+        (tmp_path / name).symlink_to(ROOT / name)
+    for prepare in PREPARATIONS.get(page.stem, ()):
+        prepare(tmp_path)
+    for block in blocks(page):
+        if block.when in ("quick", "full"):
+            run_block(block, tmp_path)
+
+
+def write_dinov2(folder: Path) -> None:
+    """A small DINOv2 with random weights, in place of the download."""
+    transformers = pytest.importorskip("transformers", reason="extra torch")
+    config = transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    transformers.Dinov2Model(config).save_pretrained(folder / "models" / "dinov2-small")
+
+
+def write_cohort(folder: Path) -> None:
+    """A cohort of 400 women whose hazard rises with the area."""
+    rng = np.random.default_rng(0)
+    area = np.where(rng.random(400) < 0.5, 0, rng.gamma(1, 15, 400))
+    age = rng.uniform(45, 74, 400)
+    time = rng.exponential(1 / (0.02 * np.exp(0.03 * area + 0.05 * (age - 60))))
+    columns = {
+        "patient_id": np.arange(400),
+        "time_years": np.minimum(time, 12).clip(0.01),
+        "event": (time < 12).astype(int),
+        "area_mm2": area,
+        "age": age,
+    }
+    pd.DataFrame(columns).to_csv(folder / "cohort.csv", index=False)
+
+
+# What a reader of a page has, or downloads, before its first command.
+PREPARATIONS = {"public-encoder": (write_dinov2,), "mammograms": (write_cohort,)}
 
 
 def test_marked_tables_of_the_results_are_those_of_their_files(monkeypatch):
