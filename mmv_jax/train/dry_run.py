@@ -1,4 +1,4 @@
-"""`mmv pretrain --dry-run`: everything that a run needs is tried once, and nothing is kept."""
+"""`mmv pretrain --dry-run`: tries once everything that a run needs, and keeps nothing."""
 
 import os
 import time
@@ -27,14 +27,14 @@ from mmv_jax.train.workdir import check_config, check_studies
 
 
 def dry_run(config: ConfigDict, workdir: Path) -> str:
-    """Tries devices, workdir, store and labels, then compiles a step and runs it once.
+    """Try devices, workdir, store and labels, then compile a step and run it once.
 
     Nothing is written: no workdir is made, and the state is thrown away.
 
     Returns:
-      What was found, a line each.
+      What was found, one line each.
     Raises:
-      UserError: what a run would be refused for.
+      UserError: a fault for which a run would be refused.
       WorkFailed: the loss of the step is not finite.
     """
     mesh = make_mesh(**config.mesh)
@@ -50,7 +50,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
         before = restore_items(workdir, ())[1]["pretraining"]
         seen = {"patients": rows.patients, "studies": rows.digest}
         check_studies(before, seen, config.data.store)
-    # Made and dropped: making it says which labels the kNN probe must leave out.
+    # The probe is made only for its message: it names the labels that it must leave out.
     make_probe(store, config, mesh)
     kept = len(ema.averages)
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
@@ -69,22 +69,23 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
         loss = float(np.asarray(metrics["loss"]))
         step_s = time.perf_counter() - began
     if not np.isfinite(loss):
-        raise WorkFailed("the loss of the first step is not finite. Look at the store's values.")
+        raise WorkFailed("the loss of the first step is not finite. Check the values in the store.")
     lines = {
         "devices": devices_in_words(mesh),
         "parameters": parameters_in_words(shapes),
         "store": f"{len(rows.patients)} patients to train on in {config.data.store}",
         "workdir": f"{workdir} can be written to",
         "step": f"compiled in {compile_s:.1f} s, run in {step_s:.2f} s, loss {loss:.4f}",
-        "kept": "nothing: leave out --dry-run to train",
+        "kept": "nothing. To train, leave out --dry-run.",
     }
     return in_lines(lines)
 
 
 def check_workdir(workdir: Path) -> None:
-    """
+    """Refuse a workdir that cannot be made or written to.
+
     Raises:
-      UserError: the folder cannot be made, or not be written to.
+      UserError: the nearest existing folder is not writable.
     """
     # The workdir need not exist yet. Then its nearest parent that exists must be writable.
     there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())

@@ -1,5 +1,6 @@
-"""What a step costs, in closed form: FLOPs of the encoder's passes and of the loss terms. Checked
-against compiled programs by the tests.
+"""FLOPs of a step in closed form: the encoder's passes and the loss terms.
+
+Tests check them against compiled programs.
 """
 
 import math
@@ -19,12 +20,12 @@ from mmv_jax.train.speed import StepCost
 
 @dataclass(frozen=True)
 class Filling:
-    """What a row is expected to hold: sums over its segments of their lengths n and of n².
+    """Expected content of a row: the sums of n and of n² over its segments of length n.
 
     Attributes:
       row: of all segments.
-      prefix: of the global ones, which teacher and decoder read.
-      visible: of what masked reconstruction leaves of those.
+      prefix: of the global segments, which teacher and decoder read.
+      visible: of the visible part of these in masked reconstruction.
     """
 
     row: tuple[float, float]
@@ -33,8 +34,9 @@ class Filling:
 
 
 def expected_filling(views: Mapping[int, Sequence[View]], shape: RowShape) -> Filling:
-    """A row filled with as many planar as volumetric studies, every crop as large as it may be:
-    none is known before there is a store.
+    """Filling of a row with as many planar as volumetric studies, all crops at their largest.
+
+    The true sizes are unknown before there is a store.
     """
     every, globals_ = [], []
     for ndim, of_study in views.items():
@@ -43,10 +45,10 @@ def expected_filling(views: Mapping[int, Sequence[View]], shape: RowShape) -> Fi
             depth, *plane = (side // p for side, p in zip(view.grid, shape.patch, strict=True))
             patches = math.prod(plane) * (depth if ndim == 3 else 1)
             every += [patches + shape.special] * view.count
-            # A local crop multiplies the list by False, which leaves it empty.
+            # For a local crop the factor is False, which adds nothing.
             globals_ += [patches] * view.count * view.is_global
-    # The lists hold one study of each dimensionality. A row holds as many such sets as the tighter
-    # of its two limits allows; the number need not be whole.
+    # The lists hold one study of each dimensionality. The tighter of a row's two limits sets how
+    # many such sets it holds; the number need not be whole.
     studies = min(
         shape.length / sum(every), shape.prefix / sum(n + shape.special for n in globals_)
     )
@@ -65,7 +67,7 @@ def expected_filling(views: Mapping[int, Sequence[View]], shape: RowShape) -> Fi
 def step_flops(
     objective: Objective, shape: RowShape, rows: int, filling: Filling
 ) -> dict[str, Flops]:
-    """Parts of a step and what they cost, over all devices."""
+    """FLOPs of each part of a step, over all devices."""
     parts: dict[str, Flops] = {}
     encoder, needs, work = objective.encoder, objective.needs, work_of(shape, rows, filling)
     if TEACHER in needs:
@@ -73,7 +75,7 @@ def step_flops(
     if STUDENT in needs:
         parts["student"] = encoder.training_flops(rows * work.length, rows * work.row_squares)
     if VISIBLE in needs:
-        # `Work` has the squares of rows and prefixes alone, so these come from the filling.
+        # `Work` has only the squares of rows and prefixes, so those of the visible pass come here.
         squares = rows * filling.visible[1]
         parts["visible"] = encoder.training_flops(rows * work.visible, squares)
         if not needs & {TEACHER, STUDENT}:
@@ -86,7 +88,7 @@ def step_flops(
 
 
 def work_of(shape: RowShape, rows: int, filling: Filling | None = None) -> Work:
-    """The work of so many rows, as loss terms are asked for its cost."""
+    """The work of `rows` rows, in the form that loss terms take."""
     return Work(
         rows=rows,
         length=shape.length,
@@ -107,7 +109,7 @@ def step_cost(
     views: Mapping[int, Sequence[View]],
     mesh: Mesh,
 ) -> StepCost:
-    """What a step costs, beside what the devices of a mesh can do."""
+    """FLOPs of a step, with the peak of the mesh's devices."""
     try:
         parts = step_flops(objective, shape, rows, expected_filling(views, shape))
     except NotImplementedError:  # a backbone or loss term of the user's own need not count them

@@ -1,4 +1,7 @@
-"""Is it learning? Figures of the features, and a verdict in words. Axes: N crops, D width."""
+"""Health of the features during training: figures, and a verdict in words.
+
+Axes: N crops, D width.
+"""
 
 import math
 from collections import deque
@@ -13,32 +16,37 @@ from mmv_jax.errors import WorkFailed
 from mmv_jax.metrics.features import feature_std, rankme
 from mmv_jax.objectives.table import verdicts
 
-STEPS = 3  # in a row that may be not finite, before a run stops
+STEPS = 3  # a run stops after so many steps in a row that are not finite
 
 
 class Patience:
-    """Counts them. `advice`: a sentence on what to change."""
+    """Counter of steps in a row that are not finite.
+
+    Args:
+      advice: a sentence on what to change.
+    """
 
     def __init__(self, advice: str):
         self._advice, self._in_a_row = advice, 0
 
     def see(self, step: int, *, skipped: bool) -> None:
-        """
+        """Count a step.
+
         Raises:
-          WorkFailed: this was the last of `STEPS` in a row.
+          WorkFailed: this was the last of `STEPS` skipped steps in a row.
         """
         self._in_a_row = self._in_a_row + 1 if skipped else 0
         if self._in_a_row >= STEPS:
             raise WorkFailed(
                 f"the loss or its gradient was not finite for {STEPS} steps in a row (to step"
-                f" {step}). No weight was touched by them. {self._advice} The same command goes on"
-                " from the last checkpoint."
+                f" {step}). They changed no weight. {self._advice} The same command goes on from"
+                " the last checkpoint."
             )
 
 
-WINDOW = 512  # features that are looked at together: a small batch alone has no rank to speak of
-FEWEST = 32  # fewer features have no rank to speak of either
-LOW_STD, LOW_RANK = 0.02, 1.5  # of features that say nothing
+WINDOW = 512  # features in one estimate: those of a small batch are too few for a rank
+FEWEST = 32  # with fewer features no rank is computed
+LOW_STD, LOW_RANK = 0.02, 1.5  # below these, features have collapsed
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class HealthOptions:
 
     Attributes:
       every: steps between the figures of the features.
-      knn: for each modality the label that the kNN probe is asked for; None for no probe.
+      knn: for each modality the label that the kNN probe predicts; None for no probe.
       knn_every: steps between the probes.
     """
 
@@ -58,7 +66,7 @@ class HealthOptions:
 
 @dataclass
 class Health:
-    """Collects the features of a run's latest global crops and says what they show.
+    """The features of a run's latest global crops, and a verdict on them.
 
     Args:
       objective: the config's group of that name; its loss terms judge the numbers of a step.
@@ -70,12 +78,14 @@ class Health:
     _last_std: float | None = None
 
     def add(self, features: Float[np.ndarray, "N D"]) -> None:
-        """Takes the features of a step; lines of zeros are padding."""
+        """Add the features of a step; rows of zeros are padding."""
         self._features.extend(features[np.abs(features).sum(axis=1) > 0])
 
     def figures(self) -> dict[str, float]:
-        """`rank` (RankMe, arXiv 2210.02885) of the centred features, and `std` of the unit features
-        times sqrt(D): 1 is a full sphere, 0 a point.
+        """`rank` and `std` of the latest features; empty if there are fewer than `FEWEST`.
+
+        `rank` is RankMe (arXiv 2210.02885) of the centred features. `std` is that of the unit
+        features times sqrt(D): 1 if they fill the sphere, 0 if they are one point.
         """
         if len(self._features) < FEWEST:
             return {}
@@ -89,22 +99,21 @@ class Health:
     def verdict(
         self, metrics: Mapping[str, float | int], figures: Mapping[str, float]
     ) -> list[str]:
-        """What is wrong, one sentence each; nothing where all is well."""
+        """What is wrong, one sentence each; empty if nothing is."""
         words = []
         if figures:
             words += self._of_features(figures["rank"], figures["std"])
             # The first rank stays the reference of the whole run;
-            # the std is compared with the last look.
+            # the std is compared with the figure before.
             self._first_rank, self._last_std = self._first_rank or figures["rank"], figures["std"]
         return words + verdicts(metrics, self.objective)
 
     def _of_features(self, rank: float, std: float) -> list[str]:
         if self._first_rank is None or self._last_std is None:
-            # deep encoders begin near the identity: their features are all alike until they have
-            # learnt something
+            # Deep encoders begin near the identity: at first their features are all alike.
             return []
-        # A std that has grown by a tenth since the last look is no collapse:
-        # features move apart again.
+        # A std that has grown by a tenth since the last figures is no collapse: the features are
+        # moving apart again.
         if (std < LOW_STD or rank < LOW_RANK) and std < 1.1 * self._last_std:
             return [
                 f"COLLAPSE: all studies have nearly the same features (rank {rank:.1f}, std"

@@ -1,5 +1,5 @@
-"""What a run writes while it trains: `metrics.jsonl` (the truth), TensorBoard events and other
-boards, and a bar or plain lines.
+"""The log of a run: `metrics.jsonl` (the reference), TensorBoard events, other boards, and a bar or
+plain lines on the screen.
 """
 
 import json
@@ -18,7 +18,7 @@ METRICS = "metrics.jsonl"
 
 @runtime_checkable
 class Board(Protocol):
-    """Where numbers go beside `metrics.jsonl`."""
+    """A place for a step's numbers beside `metrics.jsonl`."""
 
     def write(self, step: int, numbers: Mapping[str, float | int]) -> None: ...
 
@@ -26,15 +26,15 @@ class Board(Protocol):
 
 
 class Log:
-    """The log of one run. Use as a context manager.
+    """The log of one run. Use it as a context manager.
 
-    `metrics.jsonl` has one line a step whose floats round-trip exactly; `time` is in seconds since
-    1970. After a resume a step's later line stands.
+    `metrics.jsonl` has one line a step; its floats round-trip exactly. `time` is in seconds since
+    1970. Where a resume repeats a step, the later line is valid.
 
     Args:
       workdir: the run's folder.
-      first, steps: the step to go on from, and the last.
-      seconds: between two lines on the screen, where it is not a terminal.
+      first, steps: the first step of this start, and the number of steps of the run.
+      seconds: between two lines on a screen that is not a terminal.
       more: boards beside TensorBoard.
     """
 
@@ -49,12 +49,11 @@ class Log:
         # Appended to: a resume keeps the lines of the start before it.
         self._file = (workdir / METRICS).open("a")
         if _ends_within_a_line(workdir / METRICS):
-            # a killed process left half a line, which must not swallow the next one
+            # A killed process may have left half a line; the next one must not be joined to it.
             self._file.write("\n")
         self._boards: list[Board] = [_Events(workdir / "tensorboard", first), *more]
         self._first, self._steps, self._seconds = first, steps, seconds
-        # The first step compiles, which says nothing about those that come: the clock of the rate
-        # starts when it is over.
+        # The first step includes compiling, so the clock of the rate starts after it.
         self._opened = self._printed = time.monotonic()
         self._began: float | None = None
         self._bar = _make_bar() if sys.stderr.isatty() else None
@@ -76,9 +75,9 @@ class Log:
             board.close()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes a step's numbers: one line, events, and the bar."""
+        """Write a step's numbers to the file and the boards, and move the bar."""
         numbers = {name: _plain(value) for name, value in metrics.items()}
-        # Written whole and at once: a killed run leaves complete lines, and `tail -f` shows them.
+        # Each line is written at once: a killed run leaves whole lines, and `tail -f` shows them.
         self._file.write(
             json.dumps({"step": step, **numbers, "time": round(time.time(), 3)}) + "\n"
         )
@@ -88,7 +87,7 @@ class Log:
         self._show(step, numbers["loss"])
 
     def say(self, words: str) -> None:
-        """A line for people, above the bar."""
+        """Print a line for people, above the bar."""
         if self._bar:
             # Through the bar's console: the bar would draw over a plain print.
             self._bar.console.print(words)
@@ -105,7 +104,7 @@ class Log:
             else:
                 self.say(
                     f"step {done}/{self._steps}  loss {loss:.4f}  ({now - self._opened:.1f} s with"
-                    " compiling, which the rate does not count)"
+                    " compiling; the rate counts later steps)"
                 )
         elif self._bar:
             self._bar.update(self._task, completed=done, loss=loss)
@@ -122,8 +121,9 @@ class Log:
 
 
 class _Events:
-    """TensorBoard events, written where they are made: the usual writer's thread ends with a full
-    disk, its queue fills, and the run hangs.
+    """TensorBoard events, written in the calling thread.
+
+    The usual writer's thread ends when the disk is full. Its queue then fills, and the run hangs.
     """
 
     def __init__(self, folder: Path, first: int):
@@ -134,7 +134,7 @@ class _Events:
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(folder / "events"))
-        # what an earlier start wrote from this step on does not count
+        # TensorBoard drops the events that an earlier start wrote from this step on.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._file.write_event(self._event(wall_time=time.time(), step=first, session_log=start))
 
@@ -171,11 +171,11 @@ class Silence:
 def one_behind(
     write: Callable[[int, dict[str, Any]], None],
 ) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """A function of a step and its metrics that hands `write` those of the step before.
+    """A function of a step and its metrics that passes the previous step's to `write`.
 
-    Step n is dispatched before the numbers of step n - 1 are read, so that the device never waits
-    for the log. The last step is written on leaving, also where the next batch cannot be read: that
-    step is done, and may be in a checkpoint.
+    Step n is dispatched before the numbers of step n - 1 are read, so the device never waits for
+    the log. The last step is written on leaving, even if the next batch cannot be read: that step
+    is done, and may be in a checkpoint.
 
     Example:
       >>> with one_behind(lambda step, metrics: print(step)) as report:
@@ -186,7 +186,7 @@ def one_behind(
       leaving
       1
     """
-    # Holds one step at most; a list, since `report` must be able to replace it.
+    # Holds at most one step. It is a list, so that `report` can replace its content.
     waiting: list[tuple[int, dict[str, Any]]] = []
 
     def report(step: int, metrics: dict[str, Any]) -> None:
@@ -202,16 +202,14 @@ def one_behind(
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float | int]]:
-    """The numbers of each step in order; a line that a killed process left half written is passed
-    over.
-    """
+    """The numbers of each step, in order; the unfinished line of a killed process is skipped."""
     steps: dict[int, dict] = {}
     for line in (workdir / METRICS).read_text().splitlines():
         try:
             numbers = json.loads(line)
         except ValueError:
             continue
-        # A resume does some steps a second time. The later line replaces the earlier one.
+        # A resume repeats some steps. The later line replaces the earlier one.
         steps[numbers["step"]] = numbers
     return [steps[step] for step in sorted(steps)]
 
@@ -228,7 +226,7 @@ def _make_bar() -> Progress:
 
 
 def _plain(value: Any) -> float | int:
-    # This waits for the device. JSON takes plain Python numbers alone.
+    # This waits for the device. JSON takes only plain Python numbers.
     scalar = np.asarray(value)
     return int(scalar) if np.issubdtype(scalar.dtype, np.integer) else float(scalar)
 

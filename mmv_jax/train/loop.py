@@ -1,4 +1,4 @@
-"""The pretraining loop: this file alone of the room sees the config; all it calls takes plain
+"""The pretraining loop. In this room only this file sees the config; all others take plain
 arguments.
 """
 
@@ -51,7 +51,7 @@ from mmv_jax.train.step import jit_step
 from mmv_jax.train.wandb_board import LogOptions, WandbBoard
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
-# Between a run and its resume: where it runs, and how the same numbers are come by.
+# Values that a resume may change: where the run works, and how it computes the same numbers.
 MAY_CHANGE = {
     "mesh",
     "topology",
@@ -67,12 +67,11 @@ MAY_CHANGE = {
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
-    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there
-    is one.
+    """Train to `config.steps`, from the newest whole checkpoint of `workdir` if there is one.
 
     Raises:
-      UserError: the config does not fit the store, the devices or the run that `workdir` holds, or
-        another process is training there.
+      UserError: the config does not fit the store, the devices or the run in `workdir`, or another
+        process is training there.
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
     """
     mesh = _call("mesh", make_mesh, **config.mesh)
@@ -92,11 +91,11 @@ def _train(
     parts: tuple[Objective, optax.GradientTransformation, Ema],
 ) -> TrainState:
     objective, tx, ema = parts
-    # Data: which study is in which row of which step is known before a voxel is read.
+    # Data: the plan of studies, rows and steps is complete before a voxel is read.
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
     kept = len(ema.averages)
-    # State: made where it will live, never whole on one device.
+    # State: made on its own devices, never whole on one of them.
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     step_fn = jit_step(objective, tx, ema=ema, state=shapes, mesh=mesh)
     probe = make_probe(store, config, mesh)
@@ -140,7 +139,7 @@ def _train(
 
 @dataclass(frozen=True)
 class _Run:
-    """A run whose parts are made: what its loop needs."""
+    """The parts of a run that its loop needs."""
 
     config: ConfigDict
     mesh: Mesh
@@ -152,7 +151,7 @@ class _Run:
     def train(
         self, state: TrainState, rows: Rows, *, first: int, carried: dict, log: Log | Silence
     ) -> TrainState:
-        """Takes the steps from `first` on. `carried`: what stands beside every checkpoint."""
+        """Take the steps from `first` on. `carried` is stored with every checkpoint."""
         config, checkpoints = self.config, self.checkpoints
         with (
             one_behind(_writer(log, config, self.speed)) as report,
@@ -164,7 +163,7 @@ class _Run:
                 state, metrics = self.step_fn(state, batch)
                 report(step, metrics | {"input_s": waited_s} | self.probe(step, state))
                 stopping = stop(step)
-                # a new one: the last may still be written
+                # A new dict: the previous one may still be in the queue of a checkpoint.
                 seen = carried["pretraining"] | {"begin": rows.at}
                 checkpoints.config = carried | {"pretraining": seen}
                 checkpoints.save_if_due(
@@ -181,8 +180,9 @@ class _Run:
 
 
 def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
-    """The step of a config, lowered from shapes alone: no store is read and no memory is taken;
-    devices of a topology will do for the mesh.
+    """The step of a config, lowered from shapes alone.
+
+    No store is read and no memory is taken. The mesh may consist of a topology's devices.
     """
     check_rows(config.rows.per_step, mesh)
     objective, tx, ema = make_parts(config)
@@ -198,8 +198,8 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformation, Ema]:
-    """Objective, optimizer and what follows the student, of a config; each group is the keyword
-    arguments of one function.
+    """Objective, optimizer and averages of a config; a group is the keyword arguments of a
+    function.
     """
     per_step = config.rows.per_step
     encoder = _call("encoder", make_encoder, **config.encoder)
@@ -210,8 +210,10 @@ def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformat
 
 
 def _call(group: str, make: Callable, *known: Any, **options: Any) -> Any:
-    """What `make` makes of a group of the config; a name that it does not know, or misses, is the
-    config's mistake.
+    """The result of `make` on a group of the config.
+
+    Raises:
+      UserError: the group has a name that `make` does not know, or lacks one.
     """
     try:
         inspect.signature(make).bind(*known, **options)
@@ -223,7 +225,7 @@ def _call(group: str, make: Callable, *known: Any, **options: Any) -> Any:
 
 
 def row_shape(config: ConfigDict) -> RowShape:
-    """The rows of a config, with what its loss terms need of a row."""
+    """The row shape of a config, with what its loss terms need of a row."""
     rows, needs = config.rows, needs_of(config.objective.to_dict())
     return RowShape(
         length=rows.length,
@@ -240,7 +242,7 @@ def row_shape(config: ConfigDict) -> RowShape:
 
 
 def make_rows(store: Boxes, config: ConfigDict) -> Rows:
-    """The training rows of a store."""
+    """Make the training rows of a store."""
     options = {
         name: value
         for name, value in to_dict(config.data).items()
@@ -258,7 +260,7 @@ def make_rows(store: Boxes, config: ConfigDict) -> Rows:
 
 
 def make_views(crops: ConfigDict) -> dict[int, list[View]]:
-    """Global and local views for planar (2) and volumetric (3) studies."""
+    """Make the global and local views of planar (2) and volumetric (3) studies."""
     return {
         ndim: _call(f"crops.{name}", crop_views, **crops[name])
         for ndim, name in ((2, "planar"), (3, "volume"))
@@ -268,9 +270,7 @@ def make_views(crops: ConfigDict) -> dict[int, list[View]]:
 def device_batches(
     rows: Rows, mesh: Mesh, first: int, workers: int
 ) -> Iterator[dict[str, jax.Array]]:
-    """Global arrays [B, ...], sharded over the mesh; each process reads the rows of its own devices
-    alone.
-    """
+    """Global arrays [B, ...], sharded over the mesh; a process reads only its devices' rows."""
     sharding = row_sharding(mesh)
     for batch in rows.batches(
         first, mine=rows_of_this_process(sharding, rows.per_step), workers=workers
@@ -282,7 +282,7 @@ def device_batches(
 
 
 def timed(batches: Iterator[dict[str, jax.Array]]) -> Iterator[tuple[dict[str, jax.Array], float]]:
-    """Each batch, and for how many seconds it was waited for."""
+    """Each batch, and the seconds that the loop waited for it."""
     began = time.perf_counter()
     for batch in batches:
         yield batch, time.perf_counter() - began
@@ -290,9 +290,7 @@ def timed(batches: Iterator[dict[str, jax.Array]]) -> Iterator[tuple[dict[str, j
 
 
 def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
-    """The positions in a step of the rows that lie on this process's own devices, ascending; a mesh
-    may interleave processes.
-    """
+    """Ascending positions of this process's rows in a step; a mesh may interleave processes."""
     spans = (
         index[0]
         for index in sharding.addressable_devices_indices_map((rows,)).values()
@@ -304,8 +302,9 @@ def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
 def make_probe(
     store: Store, config: ConfigDict, mesh: Mesh
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """A function from a step and its state to the figures of the kNN probe, where the config asks
-    for one and the step is due.
+    """A function from a step and its state to the figures of the kNN probe.
+
+    It returns no figures where the config asks for no probe, or where no probe is due.
     """
     options = _call("health", HealthOptions, **to_dict(config.health))
     labels, every = options.knn, options.knn_every
@@ -313,8 +312,8 @@ def make_probe(
         return lambda step, state: {}
     if not every:
         raise UserError(
-            "config.health.knn is set, but config.health.knn_every is not. Write there every how"
-            " many steps, such as 500."
+            "config.health.knn is set, but config.health.knn_every is not. Set it to the number of"
+            " steps between two probes, such as 500."
         )
     grids = {2: tuple(config.crops.planar.global_grid), 3: tuple(config.crops.volume.global_grid)}
     coordinates = config.data.get("coordinates", "mm")
@@ -359,7 +358,7 @@ def check_counts(config: ConfigDict) -> None:
 
 
 def make_speed(config: ConfigDict, cost: StepCost) -> Speed:
-    """The measure of a run's speed, by its config."""
+    """Make the measure of a run's speed from its config."""
     of_rate = {name: config.optimizer[name] for name in ("peak_lr", "at_rows", "warmup")}
     schedule = make_learning_rate(config.steps, config.rows.per_step, **of_rate)
     tokens = config.rows.per_step * config.rows.length
@@ -377,8 +376,7 @@ def _make_log(workdir: Path, config: ConfigDict, first: int) -> Log | Silence:
 def _writer(
     log: Log | Silence, config: ConfigDict, speed: Speed
 ) -> Callable[[int, dict[str, Any]], None]:
-    """A function that writes a step's metrics to the log, with its speed and the health of its
-    features.
+    """A function that logs a step's metrics, with its speed and the health of its features.
 
     It raises `WorkFailed` where the loss was not finite for several steps in a row.
     """

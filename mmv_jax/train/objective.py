@@ -1,4 +1,4 @@
-"""From a batch of packed rows to a loss: any weighted sum of the terms in `objectives.table`.
+"""The objective of pretraining: any weighted sum of the terms in `objectives.table`.
 
 Axes: B rows, L tokens of a row, F of its prefix, V visible ones, S segments, N crops, D width.
 """
@@ -21,19 +21,19 @@ from mmv_jax.objectives.term import MASKED, STUDENT, TEACHER, VISIBLE, Seen, Ter
 from mmv_jax.ops.pool import gather_tokens
 
 LOOKED_AT = 512  # features of a step that leave the device for the health figures
-# Which of four keys these parameters are drawn from, so that a seed gives the weights that it
-# always gave; those of other terms have a key that follows from their name.
+# The key that each of these modules draws its parameters from, fixed so that a seed always gives
+# the same weights. Parameters of other terms have a key derived from their name.
 KEYS = {"encoder": 0, "dino_head": 1, "ibot_head": 2, "decoder": 3}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimises.
+    """The loss of a run, with its encoder and terms.
 
     Attributes:
-      temperature: the teacher's at a step.
-      prefix: the first tokens of a row, which hold its global crops.
-      terms, weights: by the term's name; a step runs only the encoder passes that they need.
+      temperature: the teacher's, as a function of the step.
+      prefix: the number of first tokens of a row that hold its global crops.
+      terms, weights: by the term's name. A step runs only the encoder passes that the terms need.
     """
 
     encoder: nn.Module
@@ -44,11 +44,11 @@ class Objective:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the terms need together, by the names in `objectives.term`."""
+        """The needs of all terms together, by the names in `objectives.term`."""
         return frozenset().union(*(term.needs for term in self.terms.values()))
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Params]:
-        """Parameters of the student and of the teacher, which starts as a copy."""
+        """Parameters of the student and of the teacher; the teacher starts as a copy."""
         keys = jax.random.split(key, 4)
 
         def key_of(module: str) -> Array:
@@ -67,8 +67,12 @@ class Objective:
     def loss(
         self, student: Params, teacher: Params, batch: Batch, key: Array, step: Array
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The weighted sum, and what was seen on the way: each term, and `features` [N, D] of the
-        first global crops for the health figures.
+        """The weighted sum of the terms, and figures for the log.
+
+        Returns:
+          The loss. Then each term by name, their further numbers, and `features` [N, D] of the
+          first global
+          crops for the health figures.
         """
         seen = self._encode(
             student, teacher, batch=batch, key=key, temperature=self.temperature(step)
@@ -76,7 +80,7 @@ class Objective:
         out: dict[str, Array] = {}
         total = jnp.zeros(())
         for name, term in self.terms.items():
-            # The key follows from the term's name,
+            # The key is derived from the term's name,
             # so another term in the config does not change it.
             own = replace(seen, key=_named(key, name))
             out[name], more = term.loss(student, teacher, own)
@@ -88,7 +92,7 @@ class Objective:
     def _encode(
         self, student: Params, teacher: Params, batch: Batch, key: Array, temperature: Array
     ) -> Seen:
-        """Runs the passes of the encoder that the terms need."""
+        """Run the passes of the encoder that the terms need."""
         seen = self._nothing_seen(batch, key, temperature)
         tokens, blocks, cls = {}, {}, {}
         # The two passes of the student draw different stochastic depths.
@@ -119,7 +123,7 @@ class Objective:
         return replace(seen, tokens=tokens, blocks=blocks, cls=cls)
 
     def _nothing_seen(self, batch: Batch, key: Array, temperature: Array | float = 0.0) -> Seen:
-        """The rows before any pass: zeros in place of tokens, of the shapes that a term reads."""
+        """The rows before any pass: zeros in place of tokens, in the shapes that a term reads."""
         width, (rows, segments) = self.encoder.width, batch["study"].shape
         lengths = {TEACHER: self.prefix, STUDENT: batch["kinds"].shape[1]}
         if VISIBLE in self.needs:
@@ -141,21 +145,23 @@ class Objective:
         return jnp.zeros(batch["kinds"].shape, bool).at[:, : self.prefix].set(batch["masked"])
 
     def _prefix(self, batch: Batch) -> tuple[Array, ...]:
-        """The encoder's inputs over the part of the rows that holds the global crops; a local crop
-        that begins in it is padding there.
+        """The encoder's inputs over the part of the rows that holds the global crops.
+
+        A local crop that begins in this part is turned into padding.
         """
         patches, coords, kinds, ids = (x[:, : self.prefix] for x in inputs(batch))
-        # Segment s stands in line s - 1 of the table; line 0 of the padded table is padding's.
+        # Segment s is entry s - 1 of `is_global`; entry 0 of the padded table is padding.
         here = jnp.take_along_axis(jnp.pad(batch["is_global"], ((0, 0), (1, 0))), ids, axis=1)
         return patches, coords, jnp.where(here, kinds, 0), jnp.where(here, ids, 0)
 
     def _features(self, seen: Seen) -> Float[Array, "N D"]:
-        """One line a global crop: the teacher's CLS token, or else the student's; where there is
-        only the visible pass, its mean patch.
+        """One row a global crop: the teacher's CLS token, else the student's.
+
+        With only the visible pass, it is the mean visible patch.
         """
         if seen.cls:
             cls = seen.cls[TEACHER] if TEACHER in seen.cls else seen.cls[STUDENT]
-            # Zeros mark what is no global crop; `Health.add` drops such lines.
+            # Zeros mark segments that are no global crop; `Health.add` drops such rows.
             there = jnp.where(seen.is_global[..., None], jax.lax.stop_gradient(cls), 0.0)
             return there.reshape(-1, cls.shape[-1])
         kinds, ids = (take(x, seen.batch["visible_index"]) for x in seen.prefix[2:])
@@ -170,13 +176,13 @@ def _named(key: Array, name: str) -> Array:
 def make_objective(
     encoder: nn.Module, temperature: Callable, prefix: int, **group: Any
 ) -> Objective:
-    """The objective of a run.
+    """Make the objective of a run.
 
     Args:
       group: the config's group `objective`: weights of terms, and their options. A weight of 0
         leaves a term out, with its parameters.
     Raises:
-      UserError: a key that no term knows, no weight above 0, or two terms whose parameters have one
+      UserError: no term knows a key, no weight is above 0, or the parameters of two terms have one
         name.
     """
     terms = make_terms(encoder, group)
@@ -188,7 +194,7 @@ def make_objective(
     modules = ["encoder", *(term.module for term in terms.values() if term.module)]
     if len(set(modules)) < len(modules):
         raise UserError(
-            f"config.objective: of {', '.join(terms)}, two loss terms call their parameters the"
-            " same. Give `module` of your own term another name."
+            f"config.objective: two of the loss terms {', '.join(terms)} give their parameters the"
+            " same name. Give `module` of your own term another name."
         )
     return Objective(encoder, temperature, prefix, terms=terms, weights=weights_of(group))

@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step."""
+"""The lines that a run prints before its first step."""
 
 import math
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ def opening(
     patients: int,
     cost: StepCost,
 ) -> str:
-    """Devices, parameters and paths of a run, a line each.
+    """Devices, parameters and paths of a run, one line each.
 
     Args:
       config: of the run, as plain dicts.
       state: arrays, or their shapes.
-      first: the step to go on from.
-      patients: how many are trained on.
+      first: the first step of this start.
+      patients: number of training patients.
     """
     rows = config["rows"]
     begins = f"goes on at {first} of" if first else "0 to"
@@ -45,13 +45,13 @@ def opening(
 
 
 def in_lines(lines: Mapping[str, str]) -> str:
-    """Names and words, a line each, the words below each other."""
+    """Names and texts, one line each, with the texts aligned."""
     return "\n".join(f"{name:<11} {words}" for name, words in lines.items())
 
 
 def devices_in_words(mesh: Mesh) -> str:
-    """How many devices of which kind, and how they are shared out."""
-    # An axis of size 1 shares nothing out.
+    """Number and kind of the devices, and the axes that they are split over."""
+    # An axis of size 1 splits nothing.
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     processes = jax.process_count()
     return (
@@ -62,7 +62,7 @@ def devices_in_words(mesh: Mesh) -> str:
 
 
 def parameters_in_words(state: TrainState) -> str:
-    """How many parameters are trained, by module."""
+    """Number of trained parameters, in total and by module."""
     sizes = {
         name: sum(math.prod(x.shape) for x in jax.tree.leaves(module))
         for name, module in state.student.items()
@@ -72,7 +72,7 @@ def parameters_in_words(state: TrainState) -> str:
 
 
 def mfu_in_words(cost: StepCost) -> str:
-    """What the utilisation in the log is measured by, or why there is none."""
+    """The peak that the logged utilisation refers to, or why no utilisation is logged."""
     if cost.peak is None:
         return f"not logged: {cost.why}"
     return f"logged, of {cost.peak / 1e12:,.0f} TFLOP/s; a full step is {cost.flops:.3g} FLOPs"

@@ -1,4 +1,4 @@
-"""AdamW and the schedules of a run; what was tuned for one batch size is scaled to another."""
+"""AdamW and the schedules of a run, scaled from the batch size that they were tuned for."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,15 +17,16 @@ Schedule = Callable[[Any], Float[Array, ""]]
 def make_learning_rate(
     steps: int, rows: int, peak_lr: float, at_rows: int, warmup: float
 ) -> Schedule:
-    """Linear warm-up, then a half cosine to 1 % of the peak; the peak grows with the square root of
-    the rows of a step.
+    """Make the learning rate: linear warm-up, then a half cosine down to 1 % of the peak.
+
+    The peak grows with the square root of the rows of a step.
 
     Args:
       steps: of the whole run.
-      rows: of a step; `peak_lr` is meant for `at_rows`.
+      rows: of a step; `peak_lr` was tuned for `at_rows`.
       warmup: share of the steps.
     Raises:
-      UserError: no step is left after the warm-up, which takes one at least.
+      UserError: the warm-up, which takes at least one step, leaves no step after it.
 
     Source: the square root for Adam: Malladi et al. (arXiv 2205.10287), section 4; DINOv2 does the
       same (arXiv 2304.07193, appendix A).
@@ -33,9 +34,9 @@ def make_learning_rate(
     rising = max(1, round(warmup * steps))
     if steps <= rising:
         raise UserError(
-            f"config.steps is {steps}, but {rising} of a run's steps warm up"
-            f" (config.optimizer.warmup is {warmup}). Set --config.steps to {rising + 1} at least,"
-            " or lower the share."
+            f"config.steps is {steps}, but the warm-up takes {rising} steps"
+            f" (config.optimizer.warmup is {warmup}). Set --config.steps to at least {rising + 1},"
+            " or lower config.optimizer.warmup."
         )
     peak = peak_lr * (rows / at_rows) ** 0.5
     return optax.schedules.warmup_cosine_decay_schedule(
@@ -54,15 +55,16 @@ def make_optimizer(
     b2: float = 0.95,
     clip: float = 3.0,
 ) -> optax.GradientTransformation:
-    """AdamW; weight decay on the kernels of dense layers alone, and gradients clipped to a norm of
-    `clip`.
+    """Make AdamW with weight decay on the kernels of dense layers alone, and clipped gradients.
 
     Args:
+      steps: of the whole run.
+      rows: of a step.
       peak_lr: the learning rate after warm-up, for steps of `at_rows` rows.
       at_rows: rows of a step that the values were tuned for.
       warmup: share of the steps in which the learning rate rises.
       weight_decay: a step multiplies kernels by 1 - learning rate * weight_decay.
-      b2: how slowly the second moment moves.
+      b2: decay rate of the second moment.
       clip: the largest norm of a gradient.
 
     Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv
@@ -70,13 +72,14 @@ def make_optimizer(
     """
     schedule = make_learning_rate(steps, rows, peak_lr=peak_lr, at_rows=at_rows, warmup=warmup)
     adamw = optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay, mask=kernels)
-    # Clipped before Adam, so that one huge gradient does not stay in its moments for long.
+    # Clipped before Adam: otherwise one huge gradient would stay in its moments for long.
     return optax.chain(optax.clip_by_global_norm(clip), adamw)
 
 
 def kernels(params: Any) -> Any:
-    """True at the kernels of dense layers. By name: layers that are scanned over have biases with
-    two axes.
+    """A tree that is True at the kernels of dense layers.
+
+    Kernels are found by name, since biases of scanned layers have two axes too.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, _: getattr(path[-1], "key", None) == "kernel", params
@@ -85,10 +88,10 @@ def kernels(params: Any) -> Any:
 
 @dataclass(frozen=True)
 class Ema:
-    """What follows the student: the teacher, and averages for evaluation.
+    """The moving averages of the student: the teacher, and averages for evaluation.
 
     Attributes:
-      momentum: the teacher's at a step.
+      momentum: the teacher's, as a function of the step.
       steps: of the run.
       averages: the share of the run that each average covers.
     """
@@ -101,8 +104,9 @@ class Ema:
         return self.momentum(step)
 
     def share(self, number: int, step) -> Float[Array, ""]:
-        """How much of the student an average takes over after a step. The first steps are averaged
-        evenly, so that no random start is left in it.
+        """The weight of the student in the update of an average after a step.
+
+        The first steps are averaged evenly, so that nothing of the random start remains.
         """
         # 1 / (step + 1) makes a plain mean of all steps.
         # The constant share takes over once that mean covers the wanted memory.
@@ -112,20 +116,23 @@ class Ema:
 def make_ema(
     steps: int, rows: int, *, start: float, at_rows: int, averages: Sequence[float] = ()
 ) -> Ema:
-    """The teacher's momentum: from `start` to 1 on a half cosine, scaled to the rows of a step.
+    """Make the teacher's momentum: from `start` to 1 on a half cosine, scaled to the rows of a
+    step.
 
-    A step of κ times the rows moves the teacher as κ small steps do, so its momentum is `start **
-    κ` for κ = rows / at_rows. A short run must not end with a teacher that still remembers its
-    random start: its memory, 1 / (1 - momentum), is kept below a twentieth of the run at first.
-    Towards the end such a teacher hardly moves. That is wanted of a target, and makes a stale
-    encoder of a short run: then evaluate an average.
+    A step with κ times the rows moves the teacher like κ small steps. So its momentum is `start **
+    κ` for κ = rows / at_rows.
+
+    A short run must not end with a teacher that still remembers its random start. Therefore its
+    memory, 1 / (1 - momentum), is at most a twentieth of the run at first. Towards the end the
+    teacher hardly moves. That is good for a target, but such a teacher is out of date in a short
+    run. Evaluate an average instead.
 
     Args:
       start: the momentum at the first step, for steps of `at_rows` rows.
       at_rows: rows of a step that `start` was tuned for.
-      averages: shares of the run, two at most, such as (0.05, 0.02): of each a moving average of
-        the student's encoder with that memory is kept. The first is what is evaluated, and
-        `config.weights` of an evaluation reads the other. None: the teacher is evaluated.
+      averages: shares of the run, at most two, such as (0.05, 0.02). For each, a moving average of
+        the student's encoder with that memory is kept. Evaluation reads the first; `config.weights`
+        of an evaluation chooses the other. With none, the teacher is evaluated.
     Raises:
       UserError: a share is not above 0 and at most 1, or there are more than two.
 
@@ -135,8 +142,8 @@ def make_ema(
     shares = tuple(averages)
     if len(shares) > 2 or not all(isinstance(s, int | float) and 0 < s <= 1 for s in shares):
         raise UserError(
-            f"config.ema.averages is {shares!r}, but are shares of the run: two numbers at most,"
-            " above 0 and at most 1, such as (0.05, 0.02)."
+            f"config.ema.averages is {shares!r}, but must be shares of the run. Set at most two"
+            " numbers above 0 and at most 1, such as (0.05, 0.02)."
         )
     # A memory of steps / 20 is a momentum of 1 - 20 / steps; below 20 steps it is 0.
     first = min(start ** (rows / at_rows), 1 - min(1.0, 20 / steps))
@@ -151,7 +158,8 @@ def make_ema(
 def make_teacher_temperature(
     steps: int, *, start: float = 0.04, end: float = 0.07, warmup: float = 0.3
 ) -> Schedule:
-    """Sharp targets at first, softer ones after `warmup` of the steps (arXiv 2104.14294, appendix
-    D).
+    """Make the teacher's temperature: sharp targets first, softer ones after `warmup` of the steps.
+
+    Source: Caron et al., DINO (arXiv 2104.14294), appendix D.
     """
     return optax.schedules.linear_schedule(start, end, max(1, round(warmup * steps)))

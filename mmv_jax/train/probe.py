@@ -1,4 +1,5 @@
-"""While it trains: how well nearest neighbours in feature space tell a label, for each modality.
+"""The kNN probe of a run: nearest neighbours in feature space predict a label of each modality.
+
 Axes: N studies, D width.
 """
 
@@ -19,19 +20,18 @@ from mmv_jax.models.kinds import PATCH
 from mmv_jax.parallel import row_sharding
 from mmv_jax.store.read import Store
 
-# studies of train and of val at most: enough to see a trend, few enough to cost seconds where
-# studies are small
+# The most studies of train and of val: enough for a trend, and seconds of work on small studies.
 BANK, QUERIES = 256, 128
 INPUTS = ("patches", "coords_mm", "kinds", "segment_ids")
-ROWS = 4  # of a batch at least
+ROWS = 4  # the fewest rows of a batch
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The kNN probe of a run. Test studies are never looked at.
+    """The kNN probe of a run. It never reads test studies.
 
     Attributes:
-      labels: for each modality the label column that its probe tells.
+      labels: for each modality the label column to predict.
       length: tokens of a row.
       grids: for each dimensionality the most voxels (z, y, x) of a whole study.
     """
@@ -44,9 +44,7 @@ class Probe:
     coordinates: str
 
     def untold(self) -> dict[str, str]:
-        """What of the labels this store cannot tell, and why, by modality: the figures leave it
-        out.
-        """
+        """The labels that this store cannot give, and why, by modality. `figures` omits them."""
         return {
             modality: why
             for modality, label in self.labels.items()
@@ -54,8 +52,9 @@ class Probe:
         }
 
     def figures(self, params: Any, mesh: Mesh) -> dict[str, float]:
-        """`knn_<modality>`: AUROC of a label with two values, accuracy of one with more, with the
-        mean patch token as the feature.
+        """`knn_<modality>`: AUROC of a label with two values, accuracy of one with more.
+
+        The feature is the mean patch token.
         """
         found = {}
         untold = self.untold()
@@ -91,7 +90,7 @@ class Probe:
             & (index["split"] == split)
             & index[f"label_{label}"].notna()
         )
-        # Evenly spread, not drawn: every look takes the same studies, so that figures compare.
+        # Evenly spread, not drawn: every probe takes the same studies, so figures are comparable.
         most = BANK if split == "train" else QUERIES
         return (
             known[
@@ -109,8 +108,8 @@ class Probe:
         sharding = row_sharding(mesh)
         # Rounded up to a multiple of the devices, so that each takes as many rows.
         for batch in self._batches(studies, rows=-(-ROWS // mesh.size) * mesh.size):
-            # Every process reads every batch and takes its own rows of it, and all get all tokens:
-            # all of them have the same figures.
+            # Every process reads every batch and encodes its own rows of it. All processes get all
+            # tokens, and so the same figures.
             inputs = (
                 jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
                 for x in map(batch.__getitem__, INPUTS)
@@ -143,5 +142,5 @@ class Probe:
 @jax.jit(static_argnums=(0, 1))
 def _tokens(encoder, everywhere, params, *inputs):
     tokens = encoder.apply({"params": params}, *inputs)["tokens"]
-    # Whole on every device: a process can read only what its own devices hold.
+    # Replicated, since a process can read only what its own devices hold.
     return jax.lax.with_sharding_constraint(tokens, everywhere)

@@ -1,5 +1,6 @@
-"""Which process trains in a workdir: a lock that the system lets go of when the process ends,
-however it ends.
+"""The lock of a workdir, which names the process that trains there.
+
+The system releases the lock when the process ends, however it ends.
 """
 
 import fcntl
@@ -25,7 +26,7 @@ class Process:
 
     Attributes:
       since: when it began, in seconds since 1970.
-      is_alive: None where another machine's lock cannot be seen from here.
+      is_alive: None where the lock of another machine is not visible from here.
     """
 
     pid: int
@@ -40,17 +41,17 @@ class Process:
 
 @contextmanager
 def running(workdir: Path) -> Iterator[None]:
-    """Keeps a workdir for this process; of several processes the first one does.
+    """Hold a workdir for this process; the first process of a run does so for all.
 
     Raises:
       UserError: another process is training there.
     """
-    # One lock a run: the other processes of this run would be refused by it.
+    # One lock a run: it would refuse the run's other processes.
     if jax.process_index():
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    # Not truncated on opening: until the lock is ours, the words in it are another's.
+    # Not truncated on opening: until we hold the lock, the content belongs to another process.
     with (workdir / FILE).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,7 +64,7 @@ def running(workdir: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass  # a file system without locks: some mounted buckets are one
-        # In mode "a+" everything is written at the end of the file, which is now its beginning.
+        # Mode "a+" writes at the end of the file, which is now its beginning.
         file.truncate(0)
         about = {"pid": os.getpid(), "host": socket.gethostname(), "since": round(time.time(), 3)}
         file.write(json.dumps(about) + "\n")
@@ -73,7 +74,7 @@ def running(workdir: Path) -> Iterator[None]:
 
 
 def process_of(workdir: Path) -> Process | None:
-    """The process that trains in a workdir or was the last to; None where nothing is known."""
+    """The process that trains in a workdir, or the last that did; None where nothing is known."""
     try:
         with (workdir / FILE).open() as file:
             about = json.loads(file.read())
@@ -92,6 +93,6 @@ def _is_locked(file) -> bool:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    # Given back at once, so that looking never keeps a run from starting.
+    # Released at once: a look at the lock must not keep a run from starting.
     fcntl.flock(file, fcntl.LOCK_UN)
     return False

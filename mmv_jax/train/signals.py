@@ -1,4 +1,4 @@
-"""Whether a run was told to stop: by SIGTERM or Ctrl-C, and on the same step in every process."""
+"""Requests to stop a run, by SIGTERM or Ctrl-C, on the same step in every process."""
 
 import os
 import signal
@@ -14,11 +14,10 @@ from mmv_jax.report.progress import say
 
 @contextmanager
 def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """A function that says whether to stop after a step: SIGTERM or Ctrl-C has come. A second
-    Ctrl-C ends the process at once.
+    """A function of a step: whether to stop after it, since SIGTERM or Ctrl-C has come.
 
-    Several processes must agree on the step, or some would wait for the others for ever: JAX's own
-    service does that, and catches the signal itself.
+    A second Ctrl-C ends the process at once. Several processes must agree on the step, or some
+    would wait for the others for ever. JAX's own service does that, and catches the signal itself.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
@@ -33,7 +32,7 @@ def stop_signal() -> Iterator[Callable[[int], bool]]:
             say("Stopping after this step, which is saved. Ctrl-C again ends at once.")
         came.append(number)
 
-    # The handlers of before are put back on leaving: this process may do other work afterwards.
+    # The earlier handlers are restored on leaving: this process may do other work afterwards.
     before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda step: bool(came)

@@ -1,6 +1,4 @@
-"""How fast a run is: learning rate, tokens and studies a second, and the share of the chips' peak
-that its model reaches.
-"""
+"""Speed of a run: learning rate, tokens and studies a second, utilisation of the chips' peak."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,11 +10,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step of full rows costs, over all devices.
+    """The cost of a step of full rows, over all devices.
 
     Attributes:
-      flops: model FLOPs; nothing that is computed twice (rematerialisation) counts twice.
-      peak: FLOPs a second of all devices, by their maker; None where it is not known.
+      flops: model FLOPs; a part that is computed twice (rematerialisation) counts once.
+      peak: FLOPs a second of all devices as their maker states them; None where it is not known.
       why: why it is not known, in words.
     """
 
@@ -26,7 +24,7 @@ class StepCost:
 
 
 class Speed:
-    """Measures the steps of one process. The first one, which compiles, has no speed.
+    """Measure of the steps of one process. The first step, which compiles, has no speed.
 
     Args:
       rates: the learning rate of each step.
@@ -39,12 +37,14 @@ class Speed:
         self._last: float | None = None
 
     def figures(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Of a step that has just ended; call it once a step, in order.
+        """Speed of a step that has just ended; call it once a step, in order.
 
         Returns:
-          `lr`; and from the second call on `tokens_per_s`, `studies_per_s` and, where the peak is
-          known, `mfu`: model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B). Padding does
-          no work that counts. Waiting for rows and for checkpoints does: the clock is the wall's.
+          `lr`; from the second call on also `tokens_per_s`, `studies_per_s` and, where the peak is
+          known,
+          `mfu`: model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B). Padding counts as no
+          work.
+          The time is wall-clock time, with waiting for rows and checkpoints.
         """
         now, last = time.perf_counter(), self._last
         self._last = now
@@ -57,13 +57,15 @@ class Speed:
             "studies_per_s": float(metrics["studies"]) / seconds,
         }
         if self._cost.peak:
-            # The cost is that of full rows;
-            # this step did the share that its real tokens are of them.
+            # The cost is that of full rows; this step did only the share of its real tokens.
             done = self._cost.flops * tokens / self._row_tokens
             found["mfu"] = done / seconds / self._cost.peak
         return found
 
 
 def rates_of(schedule: Callable[[Any], Any], steps: int) -> np.ndarray:
-    """A schedule at every step, at once: asked step by step it would keep the device waiting."""
+    """The values of a schedule at all steps, computed at once.
+
+    Computed step by step they would keep the device waiting.
+    """
     return np.asarray(schedule(np.arange(steps)))

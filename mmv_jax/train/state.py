@@ -1,4 +1,4 @@
-"""The state of a run: all that a bitwise resume needs, made where it will live."""
+"""The state of a run: all that a bitwise resume needs, made on its own devices."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +15,14 @@ from mmv_jax.train.objective import Objective
 
 @flax.struct.dataclass
 class TrainState:
-    """An explicit PyTree, of arrays or of their shapes.
+    """All arrays of a run as a PyTree, or their shapes.
 
     Attributes:
       step: int32 [], the number of finished steps.
-      teacher: the moving average of the student, which evaluation reads.
+      teacher: the moving average of the student.
       key: uint32 [2], the data of the key from which every step draws its own.
-      averages: of the student's encoder over shares of the run, by number ("0", "1"); none where
-        the config asks for none.
+      averages: moving averages of the student's encoder over shares of the run, by number ("0",
+        "1"); empty if the config asks for none.
     """
 
     step: Any
@@ -34,7 +34,7 @@ class TrainState:
 
     @property
     def evaluated(self) -> Any:
-        """The encoder that is evaluated: the first average, or else the teacher's."""
+        """The encoder for evaluation: the first average, or else the teacher's encoder."""
         return self.averages["0"] if self.averages else self.teacher["encoder"]
 
 
@@ -46,7 +46,7 @@ def init_state(
     seed: int,
     averages: int = 0,
 ) -> TrainState:
-    """A fresh state, jitted with its shardings, so that it is never whole on one device."""
+    """Make a fresh state, jitted with its shardings, so that it is never whole on one device."""
     make = state_maker(objective, tx, row_spec, seed, averages=averages)
     return jax.jit(make, out_shardings=shard_params(jax.eval_shape(make), mesh))()
 
@@ -59,8 +59,9 @@ def shapes_of_state(
     seed: int,
     averages: int = 0,
 ) -> TrainState:
-    """What `init_state` would make, as shapes with their shardings: to compile for it, or to
-    restore into it, at no memory.
+    """Shapes of the state of `init_state`, with their shardings, at no memory.
+
+    Compile for them, or restore a checkpoint into them.
     """
     shapes = jax.eval_shape(state_maker(objective, tx, row_spec, seed, averages=averages))
     return jax.tree.map(
@@ -77,11 +78,11 @@ def state_maker(
     seed: int,
     averages: int = 0,
 ):
-    """A function of nothing that makes the state: to run, or to look at its shapes alone."""
+    """A function without arguments that makes the state; run it, or evaluate its shapes alone."""
 
     def make() -> TrainState:
         key = jax.random.key(seed)
-        # Parameters do not depend on the batch: one row of zeros has all that the modules ask.
+        # Parameters do not depend on the batch: one row of zeros has all shapes that modules read.
         batch = {
             name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in row_spec.items()
         }
@@ -101,13 +102,11 @@ def state_maker(
 
 
 def split_items(state: TrainState) -> dict[str, Any]:
-    """The two array items of a checkpoint: `encoder` (the one that is evaluated) and `state` (the
-    rest).
-    """
+    """The two array items of a checkpoint: `encoder` for evaluation, and `state`, the rest."""
     rest = {name: value for name, value in state.teacher.items() if name != "encoder"}
     more = {name: value for name, value in state.averages.items() if name != "0"}
     if state.averages:
-        # The item `encoder` is the first average then, so the teacher's own must be kept here.
+        # Here the item `encoder` is the first average, so `state` keeps the teacher's own.
         rest["encoder"] = state.teacher["encoder"]
     return {
         "encoder": state.evaluated,
@@ -117,7 +116,7 @@ def split_items(state: TrainState) -> dict[str, Any]:
             "teacher": rest,
             "opt_state": state.opt_state,
             "key": state.key,
-            # Orbax keeps no empty tree, and a checkpoint without averages is that of before.
+            # Orbax keeps no empty tree. Without averages a checkpoint has its older form.
             **({"averages": more} if more else {}),
         },
     }

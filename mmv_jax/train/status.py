@@ -1,4 +1,4 @@
-"""A run at a glance: how far, how fast, is it learning, what next; in words and as a picture."""
+"""A run at a glance, in words and as a picture: progress, speed, learning, and the next command."""
 
 import json
 import statistics
@@ -20,16 +20,17 @@ from mmv_jax.train.log import METRICS, read_metrics
 from mmv_jax.train.running import Process, process_of
 
 PICTURE = "status.png"
-EARLY = 20  # steps; before them nothing is said of a trend
+EARLY = 20  # steps; with fewer, no trend is reported
 Numbers = Sequence[dict[str, float | int]]
 
 
 def status(workdir: Path) -> str:
-    """What is known of the run in `workdir`, one screen; draws `workdir/status.png` (loss, rank and
-    std of the features).
+    """Status of the run in `workdir`, on one screen.
+
+    Writes `workdir/status.png`: loss, rank and std of the features.
 
     Raises:
-      UserError: there is no run.
+      UserError: there is no run, or its first step is not finished.
     """
     if not (workdir / METRICS).is_file() or not (workdir / "config.json").is_file():
         raise UserError(
@@ -48,7 +49,7 @@ def status(workdir: Path) -> str:
     idle = time.time() - (workdir / METRICS).stat().st_mtime
     process = process_of(workdir)
     alive = process.is_alive if process else None
-    # Where nobody can tell, the log is the heartbeat.
+    # Where the lock cannot be seen, the age of the log decides.
     beats = idle < max(120.0, 20 * (seconds or 0.0))
     running = done < planned and (beats if alive is None else alive)
     verdict, advice = judge(lines, config)
@@ -70,15 +71,15 @@ def status(workdir: Path) -> str:
 
 
 def judge(lines: Numbers, config: dict) -> tuple[str, str]:
-    """Whether the run learns, in words that begin with the answer; and what to do where it does
-    not, else nothing.
+    """Whether the run learns, in words that begin with the answer; then advice, empty if none is
+    needed.
     """
     objective = config["objective"]
     warnings = _warnings(lines, objective)
     skipped = sum(line.get("skipped", 0) for line in lines[-100:])
     if any("COLLAPSE" in words for words in warnings):
         return f"collapsed. {warnings[-1]}", "stop the run and begin another with the change above"
-    # One step may fail by chance. Two of the last hundred are a fault of the settings.
+    # One step may fail by chance. Two of the last hundred point to wrong settings.
     if skipped > 1:
         words = "Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True"
         return (
@@ -92,7 +93,7 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
         return f"too early to tell ({len(lines)} steps)", ""
     # A quarter of the log at most, so that the first and the last window never overlap.
     window = max(EARLY // 4, min(100, len(lines) // 4))
-    # A distillation loss has a moving target, and tells little by itself.
+    # A loss with a moving target, such as distillation's, says little by itself.
     told = {name: TERMS[name].told_as for name in weights_of(objective) if TERMS[name].told_as}
     name, called = next(iter(told.items()), ("loss", "whole"))
     first, last = _mean(lines[:window], name), _mean(lines[-window:], name)
@@ -111,16 +112,16 @@ def judge(lines: Numbers, config: dict) -> tuple[str, str]:
 
 
 def step_seconds(lines: Numbers) -> float | None:
-    """Seconds a step, from the latest steps; None where the log has no times."""
+    """Median seconds a step over the latest steps; None where the log has no times."""
     times = [line["time"] for line in lines[-101:] if "time" in line]
-    # Behind a resume that repeats steps stand older lines: the gap there is negative,
-    # and is left out. The median also passes over pauses for checkpoints.
+    # Where a resume repeats steps, a newer line precedes an older one: that gap is negative and is
+    # left out. The median also ignores pauses for checkpoints.
     gaps = [after - before for before, after in zip(times, times[1:]) if after > before]
     return statistics.median(gaps) if gaps else None
 
 
 def draw(lines: Numbers, path: Path) -> None:
-    """Draws loss, rank and std over the steps."""
+    """Draw loss, rank and std over the steps."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.2), layout="constrained")
         loss, rank, std = figure.subplots(1, 3)
@@ -167,7 +168,7 @@ def draw(lines: Numbers, path: Path) -> None:
 
 
 def _warnings(lines: Numbers, objective: Mapping[str, Any]) -> list[str]:
-    """What the health check says of the last features, told all that came before."""
+    """The verdict of the health check on the latest features, after all earlier ones."""
     health, words = Health(objective), []
     for line in lines:
         if "rank" in line:
@@ -181,7 +182,7 @@ def _loss(lines: Numbers) -> str:
         _mean(lines[-window:], "loss"),
         _mean(lines[-2 * window : -window] or lines[:1], "loss"),
     )
-    # By the size of the loss before: a loss such as KoLeo's can be negative.
+    # Relative to the absolute loss before: a loss such as KoLeo's can be negative.
     change = (now - before) / abs(before) if before else 0.0
     trend = (
         "steady"
@@ -207,7 +208,7 @@ def _speed(lines: Numbers, config: dict, seconds: float | None, left: int) -> st
 def _features(lines: Numbers) -> str:
     looked = [line for line in lines if "rank" in line]
     if not looked:
-        return "not looked at yet"
+        return "not computed yet"
     last, words = looked[-1], ""
     if len(looked) > 1:
         words = (
@@ -226,7 +227,7 @@ def _features(lines: Numbers) -> str:
 
 
 def _neighbours(lines: Numbers, labels: Mapping[str, str]) -> str:
-    """What the kNN probe says of each modality, at first and now."""
+    """Scores of the kNN probe for each modality, at first and now."""
     words = []
     for modality, label in labels.items():
         seen = [line for line in lines if f"knn_{modality}" in line]
@@ -239,22 +240,22 @@ def _neighbours(lines: Numbers, labels: Mapping[str, str]) -> str:
             )
             words.append(f"{label} of {modality} {last[f'knn_{modality}']:.3f}{before}")
     return ", ".join(words) or (
-        "not looked at yet" if labels else "not asked for (config.health.knn)"
+        "not computed yet" if labels else "not asked for (config.health.knn)"
     )
 
 
 def _utilisation(lines: Numbers) -> str:
     shares = [line["mfu"] for line in lines[-101:] if "mfu" in line]
     if not shares:
-        return "not known: the log has none (no peak is known of these devices, or an old log)"
+        return "not known: the log has none (the peak of these devices is unknown, or it is old)"
     return f"{statistics.median(shares):.1%} of the peak, the median of {len(shares)} steps"
 
 
 def _process(process: Process | None, running: bool, idle: float) -> str:
-    """What trains there, or did."""
+    """The process that trains there, or the last that did."""
     last = f"the last step was {_duration(idle)} ago"
     if process is None:
-        return f"not known, since no process left its name; {last}"
+        return f"not known: no process has written its name; {last}"
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(process.since))
     if process.is_alive:
         return f"{process.name} trains here since {began}; {last}"
@@ -265,7 +266,7 @@ def _process(process: Process | None, running: bool, idle: float) -> str:
 
 
 def _checkpoint(workdir: Path, done: int) -> str:
-    """The newest whole one, what is damaged, and which trained steps are in none."""
+    """The newest whole checkpoint, the damaged ones, and the number of steps that are not saved."""
     damaged: list[int] = []
     # From the newest down, so that every damaged step found is later than the first whole one.
     for step in sorted(step_folders(workdir), reverse=True):
@@ -292,7 +293,7 @@ def _next(workdir: Path, done: int, planned: int, running: bool) -> str:
 
 
 def _mean(lines: Numbers, name: str) -> float:
-    """Over the finite ones."""
+    """The mean over finite values."""
     values = [line[name] for line in lines if abs(line[name]) < float("inf")]  # False for NaN too
     return statistics.fmean(values) if values else float("nan")
 

@@ -1,4 +1,4 @@
-"""One step: pure, jitted once, and harmless where a loss or a gradient is not finite."""
+"""One training step: pure, jitted once, and without effect if a loss or gradient is not finite."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -24,19 +24,20 @@ def train_step(
     tx: optax.GradientTransformation,
     ema: Ema,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """(state, batch) -> (state, metrics). A step that is not finite changes nothing but the
-    counter, and says so in `skipped`.
+    """One step: (state, batch) -> (state, metrics).
+
+    A step that is not finite changes only the counter; its metric `skipped` is then 1.
     """
     # A resumed run draws what an unbroken one would have drawn.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     (loss, seen), grads = jax.value_and_grad(objective.loss, has_aux=True)(
         state.student, teacher=state.teacher, batch=batch, key=key, step=state.step
     )
-    # Before clipping. One value anywhere that is not finite makes the norm not finite too.
+    # The norm before clipping. It is not finite if any value of a gradient is not.
     norm = optax.tree.norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.student)
     student = optax.apply_updates(state.student, updates)
-    # Not all of the student: a decoder, for example, has no moving average.
+    # Only some modules of the student have a moving average; a decoder, for example, has none.
     followed = {name: student[name] for name in state.teacher}
     teacher = optax.incremental_update(followed, state.teacher, 1 - ema(state.step))
     new = TrainState(
@@ -67,21 +68,21 @@ def train_step(
 
 
 def _studies(batch: Mapping[str, Array]) -> Array:
-    """How many studies the rows show. The global crops of a study follow each other, so that it
-    begins where the study changes.
+    """The number of studies in the rows.
+
+    The global crops of a study are adjacent, so a study begins wherever its number changes.
     """
-    # Compared with the segment to the left; -1 is no study, and stands left of the first one.
+    # Each segment is compared with the one before; -1 is no study, and precedes the first.
     study = jnp.where(batch["is_global"], batch["study"], -1)
     begins = study != jnp.pad(study, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
     return (begins & (study >= 0)).sum()
 
 
 def keep_finite(new: Any, old: Any, loss: Array, norm: Array) -> tuple[Any, Array]:
-    """The new state and 0; or the old state and 1 where the loss or its gradient's norm is not
-    finite.
+    """The new state and 0; or the old state and 1 if the loss or its gradient's norm is not finite.
 
-    Neither the weights nor a teacher may see such a value: one NaN stays in a moving average for
-    ever. Count these steps with `health.Patience`.
+    Neither the weights nor a teacher may contain such a value: one NaN stays in a moving average
+    for ever. Count these steps with `health.Patience`.
     """
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
@@ -91,11 +92,11 @@ def keep_finite(new: Any, old: Any, loss: Array, norm: Array) -> tuple[Any, Arra
 def jit_step(
     objective: Objective, tx: optax.GradientTransformation, ema: Ema, state: Any, mesh: Mesh
 ):
-    """`train_step` jitted for a state (arrays, or shapes with shardings), whose memory it takes
-    over. Use it inside `on_mesh(mesh)`.
+    """`train_step` jitted for a state (arrays, or shapes with shardings); it donates the state's
+    memory.
 
-    The new state lies where the old one lay. Metrics are whole on every device, so that every
-    process can read them.
+    The new state has the shardings of the old one. Metrics are replicated, so that every process
+    can read them. Use it inside `on_mesh(mesh)`.
     """
     where = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(

@@ -13,19 +13,20 @@ from mmv_jax.files import write_whole
 
 @dataclass(frozen=True)
 class LogOptions:
-    """The group `log` of a config: where numbers go beside metrics.jsonl and TensorBoard.
+    """The group `log` of a config: boards beside metrics.jsonl and TensorBoard.
 
     Attributes:
-      wandb: the project of Weights & Biases; empty for none. WANDB_MODE=offline keeps everything in
-        the workdir until `wandb sync`.
+      wandb: the project in Weights & Biases; empty for none. With WANDB_MODE=offline everything
+        stays in the workdir until `wandb sync`.
     """
 
     wandb: str = ""
 
     def __post_init__(self) -> None:
-        """
+        """Check that the package `wandb` is installed, if a project is named.
+
         Raises:
-          UserError: the package is asked for and not installed.
+          UserError: it is not.
         """
         if self.wandb and find_spec("wandb") is None:
             raise UserError(
@@ -35,9 +36,9 @@ class LogOptions:
 
 
 class WandbBoard:
-    """A run of Weights & Biases in `workdir/wandb`, which a resume goes on with.
+    """A run of Weights & Biases in `workdir/wandb`; a resume continues it.
 
-    Only numbers and the config leave the machine: no code, no output, no figures of the system.
+    Only numbers and the config leave the machine: no code, no output, no system metrics.
 
     Args:
       config: JSON types.
@@ -59,17 +60,16 @@ class WandbBoard:
             resume="allow",
             settings=settings,
         )
-        # Steps that are done again after a resume would be dropped as W&B's own steps, which may
-        # not go back.
+        # W&B's own step counter may not go back, so it would drop the steps that a resume repeats.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, numbers: Mapping[str, float | int]) -> None:
-        """Sends the numbers of a step."""
+        """Send the numbers of a step."""
         self._run.log({"step": step, **numbers})
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Wait until everything is written."""
         self._run.finish()
 
 

@@ -1,6 +1,4 @@
-"""What a workdir says of its run, beside what is asked of it now: the config, the studies, the
-patients.
-"""
+"""Checks of a workdir's run against the present request: the config, the studies, the patients."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -17,15 +15,15 @@ from mmv_jax.files import write_whole
 from mmv_jax.plugins import check_plugins
 from mmv_jax.train.log import METRICS
 
-# Said of a run that has all its steps. Learning rate, momentum and temperature follow from their
-# number, so that it cannot be raised afterwards.
-DONE = "Another number of steps is another schedule, and another run: give it another --workdir."
+# Printed for a run that has done all its steps. Learning rate, momentum and temperature depend on
+# their number, so it cannot be raised afterwards.
+DONE = "To train longer, begin another run in another --workdir: the schedule would change."
 
 CONFIG = "config.json"
 
 
 def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
-    """Writes the config into a workdir, where `check_config` lets it.
+    """Write the config into a workdir, if `check_config` allows it.
 
     Raises:
       UserError: see `check_config`.
@@ -37,12 +35,13 @@ def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) 
 
 
 def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
-    """Refuses a workdir in which a run of another config has begun, so that what differs between
-    two runs was meant.
+    """Refuse a workdir that holds a run with another config.
 
     Args:
-      may_change: names of values, such as `data.store`, and of whole groups, that a run and its
-        resume may differ in.
+      may_change: values and groups in which a run and its resume may differ, by names such as
+        `data.store`.
+    Raises:
+      UserError: any other value differs.
     """
     kept = workdir / CONFIG
     # A config without a log or a step is no run yet: it may still be changed.
@@ -70,30 +69,33 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
 
 
 def check_studies(before: Mapping[str, Any], now: Mapping[str, Any], store: str) -> None:
-    """Refuses to go on with other studies: the plan of rows follows from all of them, so the run
-    would be neither the old one nor a new one.
+    """Refuse to resume with other studies: the plan of rows depends on all of them.
 
     Args:
-      before, now: what the checkpoint that is gone on from and the next one carry as `pretraining`.
-        An old one has no `studies`, and passes.
+      before, now: the `pretraining` of the checkpoint to resume from, and of the next one. An old
+        checkpoint has no `studies`, and passes.
+    Raises:
+      UserError: the studies differ.
     """
     if before.get("studies", now["studies"]) != now["studies"]:
         raise UserError(
             f"config.data.store: the training studies of {store} are no longer those that this run"
-            f" began with (it had {len(before['patients'])} patients, there are"
-            f" {len(now['patients'])} now; or studies were added, mended or put in another order)."
-            " Go on with the store as it was, or start anew in another --workdir."
+            f" began with. It had {len(before['patients'])} patients and there are"
+            f" {len(now['patients'])} now, or studies were added, repaired or reordered. Restore"
+            " the store as it was, or start a new run in another --workdir."
         )
 
 
 def unite_patients(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`now` with the patients of an earlier `pretraining` besides, whose weights are gone on from;
-    None where nothing is known of it.
+    """`now`, with the patients of an earlier run whose weights this run starts from.
+
+    Args:
+      before: the `pretraining` of the earlier run; None where nothing is known of it.
     """
     if before is None:
         return dict(now)
-    # Of two keys one patient has two names: a fingerprint that no store has makes evaluation say
-    # that it cannot tell.
+    # Under two keys one patient has two names. No store has the joined fingerprint, so evaluation
+    # reports that it cannot compare the patients.
     keys = sorted({before["key_fingerprint"], now["key_fingerprint"]})
     return {
         **now,
@@ -103,7 +105,7 @@ def unite_patients(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> 
 
 
 def flat_config(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config's values by their full names.
+    """The values of a config by their full names.
 
     Example:
       >>> flat_config({"rows": {"length": 512}, "seed": 0})
