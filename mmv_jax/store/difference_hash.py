@@ -1,20 +1,22 @@
-"""A difference hash of 512 bits, by which nearly equal images are found.
+"""Difference hash of 512 bits, to find nearly equal images.
 
-It tells whether each point of a 16 × 16 grid is brighter than its right and its lower neighbour. On
-1,000 radiographs of NIH ChestX-ray14 two patients differed in 54 bits or more; an image and itself
-after JPEG at quality 60, at 0.7 of the size, with other grey levels or moved by 2 pixels in at most
-24. Noise of 4 levels changes 13 bits in 95 % of them and 62 at most; a crop of 3 pixels up to 36.
+A bit says whether a point of a 16 × 16 grid is brighter than its right or its lower neighbour. It
+was measured on 1,000 radiographs of NIH ChestX-ray14. Two patients differed in 54 bits or more. An
+image differed from its own copy in at most 24 bits after JPEG at quality 60, resizing to 0.7, other
+grey levels, or a shift by 2 pixels. Noise of 4 levels changed 13 bits in 95 % of the images and 62
+at most. A crop of 3 pixels changed up to 36.
 """
 
 import numpy as np
 
 SIDE = 16  # points along each axis
-LEAST = 64  # pixels: of smaller images a resize changes the hash as much as another patient does
+LEAST = 64  # pixels: in a smaller image, a resize changes the hash as much as another patient would
 
 
 def difference_hash(voxels: np.ndarray) -> bytes:
-    """64 bytes that stay nearly the same where an image is resized, recompressed or rescaled; empty
-    of an image that is too small. A volume is seen as its mean along z.
+    """Hash of 64 bytes that hardly changes if an image is resized, recompressed or rescaled.
+
+    It is empty for an image below 64 pixels a side. A volume is represented by its mean along z.
 
     Args:
       voxels: `[z, y, x]`.
@@ -32,7 +34,7 @@ def _pooled(plane: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Means over a grid of equal parts, whose edges may lie within pixels."""
     for axis, parts in enumerate((rows, columns)):
         size = plane.shape[axis]
-        # Sums up to each pixel edge; within a pixel they grow linearly, so edges may lie there.
+        # Sums up to each pixel edge; they grow linearly within a pixel, so edges may lie there.
         sums = np.insert(np.cumsum(plane, axis=axis, dtype=np.float64), 0, 0, axis=axis)
         edges = np.linspace(0, size, parts + 1)
         # The last edge is the image border; one less keeps low + 1 in range.

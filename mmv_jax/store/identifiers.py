@@ -1,5 +1,6 @@
-"""Joins a store's keyed names with the user's own identifiers again: the key and the manifests stay
-with the user, and so does the table.
+"""Table that joins a store's keyed names with the user's own identifiers.
+
+It needs the key and the manifests, and like them it stays with the user.
 """
 
 import csv
@@ -22,19 +23,18 @@ COLUMNS = ("study", "patient", "manifest", "line", "study_id", "patient_id")
 def write_identifiers(
     store: str | Path, manifests: Sequence[Path], key_path: Path, out: Path
 ) -> str:
-    """Writes a CSV with a line for each study of a store that one of the manifests names; only its
-    owner can read the file.
+    """Write a CSV with a line for each study of a store that a manifest names.
 
-    Its columns are `COLUMNS`: the first four as in `features.parquet` and `predictions.parquet`,
-    then the manifest's own names.
+    Only its owner can read the file. Its columns are `COLUMNS`: four as in `features.parquet` and
+    `predictions.parquet`, then the manifest's own names.
 
     Args:
-      manifests: some or all of those that were ingested.
+      manifests: some or all of the ingested manifests.
       key_path: the key that the store was made with.
     Returns:
-      How many were found, in words without a name.
+      A sentence with the number of studies found; it contains no name.
     Raises:
-      UserError: another key, no manifest, or none of its studies is in the store.
+      UserError: wrong key, unusable `out`, no manifest, or none of its studies is in the store.
     """
     opened, key = Store.open(store), Key.load(key_path)
     if key.fingerprint != opened.key_fingerprint:
@@ -43,18 +43,18 @@ def write_identifiers(
             f" {opened.key_fingerprint}. Give that one."
         )
     if out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"--out {out}: give the name of a file in a folder that is there.")
+        raise UserError(f"--out {out}: give the name of a file in a folder that exists.")
     named = _named(manifests, key)
     columns = ["study", "patient", "manifest", "line"]
     found = opened.index[columns].merge(named, on=["study", "patient"], how="inner")
     if found.empty:
-        raise UserError("No study of these manifests is in the store. Give those it was made of.")
+        raise UserError("No study of these manifests is in the store. Give those it was made from.")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(found[list(COLUMNS)].itertuples(index=False))
     with replacing(out) as part:
-        # made for its owner alone before a name is in it
+        # created for its owner only, before any name is in it
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(text.getvalue())
@@ -62,7 +62,7 @@ def write_identifiers(
 
 
 def _named(manifests: Sequence[Path], key: Key) -> pd.DataFrame:
-    """The keyed and own names of the manifests' lines, each pair once."""
+    """Keyed and original names of the manifests' lines, each pair once."""
     lines = [line for path in manifests for line in read_manifest(path).lines]
     table = pd.DataFrame(
         {

@@ -1,5 +1,6 @@
-"""The index of a part: one Parquet file, a line a study, whose name carries the checksum of its
-content; and that of all parts together.
+"""Index of a part: a Parquet file with one line a study; and the index of all parts together.
+
+The file name carries the checksum of the content.
 """
 
 import io
@@ -14,8 +15,8 @@ from pandas.api.types import is_numeric_dtype
 from mmv_jax.errors import WorkFailed
 from mmv_jax.store.layout import PARTS, part_prefix, prefix_range
 
-# then eight hex digits of crc32c: the format's own page checksums leave its headers and its footer
-# uncovered
+# Followed by eight hex digits of crc32c: Parquet's own page checksums do not cover its headers and
+# footer.
 INDEX = "index-"
 WHOLE = "index/"  # a folder of one file
 
@@ -23,17 +24,18 @@ LABEL = "label_"
 
 
 class Corrupt(WorkFailed):
-    """What was written does not pass its checksums, or is gone."""
+    """Stored data do not pass their checksums, or are missing."""
 
 
 def write_index(root: ts.KvStore, part: str, lines: list[dict]) -> None:
-    """Writes the index of a part, in one piece; from then on the part is there."""
+    """Write the index of a part in one piece. From then on the part exists for readers."""
     _write(root, part_prefix(part), pd.DataFrame(lines), f"part {part}")
 
 
 def write_whole_index(root: ts.KvStore) -> None:
-    """Writes the indices of all finished parts as one file more, so that opening a store of 100,000
-    parts reads one file and lists none of them.
+    """Write the indices of all finished parts into one more file.
+
+    Opening a store of 100,000 parts then reads one file and lists none of them.
     """
     # The name carries a checksum, so a new file would stand beside the old one.
     remove_whole_index(root)
@@ -43,24 +45,28 @@ def write_whole_index(root: ts.KvStore) -> None:
 
 
 def remove_whole_index(root: ts.KvStore) -> None:
-    """Before parts are added or taken away: what is left tells the truth, if more slowly."""
+    """Delete the index of all parts, before parts are added or removed.
+
+    The indices of the parts remain valid, but are slower to read.
+    """
     root.delete_range(prefix_range(WHOLE)).result()
 
 
 def read_whole_index(root: ts.KvStore) -> pd.DataFrame:
-    """As `read_index` of all parts; from the one file of `write_whole_index`, where the last ingest
-    has ended with it and it is undamaged.
+    """Index of all parts, as from `read_index`.
+
+    It comes from the file of `write_whole_index` if that exists and is undamaged.
     """
     keys = root.list(prefix_range(WHOLE)).result()
     content = root.read(keys[0]).result().value if len(keys) == 1 else b""
-    # Gone, doubled or damaged: the parts themselves hold the same lines.
+    # If missing, doubled or damaged: the parts themselves hold the same lines.
     if not content or not _is_whole(keys[0].decode(), content):
         return read_index(root)
     return pq.read_table(io.BytesIO(content)).to_pandas()
 
 
 def finished_parts(root: ts.KvStore, part: str | None = None) -> dict[str, str]:
-    """Where the index of every finished part is (or of `part`, if it is finished), by part."""
+    """Key of the index of every finished part, or only of `part`, by the part's name."""
     prefix = PARTS if part is None else part_prefix(part)
     keys = [key.decode() for key in root.list(prefix_range(prefix)).result()]
     # A key is parts/NAME/FILE.
@@ -68,27 +74,29 @@ def finished_parts(root: ts.KvStore, part: str | None = None) -> dict[str, str]:
 
 
 def read_index(root: ts.KvStore, part: str | None = None) -> pd.DataFrame:
-    """The indices of all finished parts (or of `part`) as one, sorted by manifest and line; without
-    a line where there is none.
+    """Indices of all finished parts (or of `part`) as one table, sorted by manifest and line.
+
+    The table is empty if there is no finished part.
 
     Raises:
-      Corrupt: the content of an index is not that which its name says.
+      Corrupt: the content of an index does not match the checksum in its name.
     """
-    # all at once: each is a small file
+    # All at once: each is a small file.
     answers = {name: (key, root.read(key)) for name, key in finished_parts(root, part).items()}
     tables = [_table(name, key, answer.result().value) for name, (key, answer) in answers.items()]
     if not tables:
         return pd.DataFrame({"study": [], "patient": [], "split": [], "manifest": [], "line": []})
     _agree(tables)
     return _filled(
-        # The order of parts is that of hashed names; that of manifests stays when parts are added.
+        # Parts are ordered by hashed names. The order of manifests stays when parts are added.
         pd.concat(tables).sort_values(["manifest", "line"], kind="stable").reset_index(drop=True)
     )
 
 
 def damaged_indices(root: ts.KvStore) -> list[str]:
-    """A line for each part whose index is damaged. `read_whole_index` does not notice, the next
-    ingest does.
+    """Message for each part whose index is damaged.
+
+    `read_whole_index` does not notice such damage, but the next ingest does.
     """
     faults = []
     for part, key in finished_parts(root).items():
@@ -100,10 +108,8 @@ def damaged_indices(root: ts.KvStore) -> list[str]:
 
 
 def carried_kinds(index: pd.DataFrame) -> dict[str, type]:
-    """The type (float or str) of each label that an index holds, by the name that the manifests
-    gave it.
-    """
-    # A column of NaN alone looks numeric and says nothing of its type.
+    """Type (float or str) of each label in an index, by its name in the manifests."""
+    # A column of NaN only looks numeric and does not reveal its type.
     filled = index.loc[:, index.notna().any()]
     return {
         c.removeprefix(LABEL): float if is_numeric_dtype(filled[c]) else str
@@ -113,8 +119,9 @@ def carried_kinds(index: pd.DataFrame) -> dict[str, type]:
 
 
 def _agree(tables: list[pd.DataFrame]) -> None:
-    """Makes text of the numbers of a label that is text in another part: a later manifest can have
-    words where an earlier one had numbers.
+    """Convert a numeric label to text if another part has it as text.
+
+    A later manifest can have words where an earlier one had numbers.
     """
     kinds = [carried_kinds(table) for table in tables]
     for name in {name for own in kinds for name, kind in own.items() if kind is str}:
@@ -152,7 +159,7 @@ def _is_whole(key: str, content: bytes) -> bool:
 
 
 def _filled(index: pd.DataFrame) -> pd.DataFrame:
-    """None where a column that holds no numbers has nothing, whichever parts lack it."""
+    """Index with None in every empty cell of a non-numeric column."""
     for column in index.select_dtypes(exclude=["number", "bool"]):
         # pandas 3 reads text as `str`, which cannot hold None
         cells = index[column].astype(object)

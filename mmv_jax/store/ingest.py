@@ -1,5 +1,6 @@
-"""Manifests to a store: what is new is read by workers and written in parts; what is broken is
-quarantined and stops nothing.
+"""Ingest: read the new lines of manifests and write them to a store.
+
+Workers read the files and write them in parts. A broken file goes to quarantine and stops nothing.
 """
 
 import contextlib
@@ -54,7 +55,7 @@ from mmv_jax.study import Study
 
 
 def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
-    """The study of a manifest line and the masks on its grid."""
+    """Study of a manifest line, and the masks on its grid by name."""
     study = read_study(job.path, spacing_mm=job.spacing_mm, unit=job.unit, burnt_in=job.burnt_in)
     return study, {name: read_mask(path, like=study) for name, path in job.masks.items()}
 
@@ -73,39 +74,40 @@ def ingest(
     progress: Callable[[int, int], None] = lambda done, total: None,
     read_fn: ReadFn = read_line,
 ) -> Report:
-    """Reads every study of the manifests that the store does not hold yet, and writes it.
+    """Read every study of the manifests that the store does not hold yet, and write it.
 
-    A killed ingest loses the parts it was writing; the same command then goes on. Lines that were
+    A killed ingest loses the parts it was writing; the same command then resumes. Lines that were
     refused are tried again.
 
     Args:
       manifests: CSV files (docs/architecture.md).
-      store: a folder, or a `gs://` or `s3://` address; made where it does not exist. One ingest at
-        a time.
-      workers: processes (or Ray tasks) at a time; all cores by default.
+      store: a folder, or a `gs://` or `s3://` address; created if it does not exist. Only one
+        ingest may run at a time.
+      workers: number of processes (or Ray tasks); all cores by default.
       engine: "local" or "ray".
-      key_path: the secret by which studies are named. By default `<store>.key` beside the store,
-        made at the first ingest. It must be kept: another key gives other names, and a store takes
-        one key only.
-      unit: of the lines that name none: "HU" where it is known that the files are in Hounsfield
-        units and do not say so themselves.
-      timeout_s: wall time; a line whose files take longer to read is refused. Large files have a
-        second more for every 2 MiB.
-      max_refused: share of the lines that may be refused without the report being not `ok`.
+      key_path: file of the secret key that gives studies their names. By default `<store>.key`
+        beside the store, created at the first ingest. Keep it: a store accepts one key only.
+      unit: unit of the lines that name none. Use "HU" if the files are in Hounsfield units but do
+        not say so.
+      timeout_s: wall time in s; a line whose files take longer to read is refused. Large files have
+        one more second for every 2 MiB.
+      max_refused: largest share of refused lines for which the report is `ok`.
       burnt_in: "refuse", "warn" of or "mask" writing in the pixels: legible colour, or a header
-        that speaks of text. Where None, colour is refused, and what headers say is told.
-      progress: is told (lines dealt with, lines to deal with).
-      read_fn: reads one line; a module-level function of your own for formats of your own.
+        that mentions text. With None, colour is refused and headers give a warning.
+      progress: called with (lines done, lines to do).
+      read_fn: reads one line; a module-level function for formats of your own.
+    Returns:
+      Counts of ingested, present and refused lines.
     Raises:
-      UserError: no manifest, another key, an unknown engine, no worker, an ingest that runs
-        already.
-      WorkFailed: what no single file can be blamed for, such as a full disk.
+      UserError: no manifest, wrong key, unknown engine, less than one worker, or another ingest is
+        running.
+      WorkFailed: a failure that no single file caused, such as a full disk.
     """
     began = time.monotonic()
     _check_options(engine, workers, burnt_in)
     root = open_root(store)
     with only_ingest(store, root):
-        # Under the lock: of two first ingests only one may make the key.
+        # Under the lock: of two first ingests only one may create the key.
         key = _open_key(store, key_path, is_new=read_about(root) is None)
         ordinals = _register(root, key, manifests)
         _remove_unfinished_parts(root)
@@ -113,7 +115,7 @@ def ingest(
         quarantine, warnings = Quarantine(root), Quarantine(root, WARNINGS)
         jobs = jobs_of(root, key, ordinals, unit=unit, report=report, logs=(quarantine, warnings))
         if jobs:
-            # It would hide the new parts if this ingest is killed before it is written anew.
+            # A stale whole index would hide the new parts if this ingest were killed.
             remove_whole_index(root)
         jobs = [replace(job, burnt_in=burnt_in) for job in jobs]
         tasks = tasks_of(jobs, IngestTask(str(store), (), read_fn))
@@ -122,7 +124,7 @@ def ingest(
             write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
         )
         with (
-            # Closing the generator ends the workers, also where this loop raises.
+            # Closing the generator stops the workers, also if this loop raises.
             contextlib.closing(events),
             contextlib.closing(quarantine),
             contextlib.closing(warnings),
@@ -151,7 +153,7 @@ def _check_options(engine: str, workers: int | None, burnt_in: str | None) -> No
         raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
     if workers is not None and workers < 1:
         raise UserError(
-            f"--workers is {workers}, and an ingest needs one at least. Leave it out for one a"
+            f"--workers is {workers}, but an ingest needs at least one. Leave it out for one per"
             " core."
         )
     if burnt_in not in (None, *BURNT_IN):
@@ -172,8 +174,12 @@ def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -
 
 
 def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> dict[int, Path]:
-    """Numbers the manifests in the order in which the store met them (1, 2, …), known by keyed
-    hash; refuses another key.
+    """Number of each manifest (1, 2, …) in the order in which the store first saw it.
+
+    Manifests are recognised by a keyed hash of their path.
+
+    Raises:
+      UserError: no manifest, or another key.
     """
     if not manifests:
         raise UserError(
@@ -195,7 +201,7 @@ def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> di
         name = key.hash("manifest", str(path.resolve()))
         if name not in about["manifests"]:
             about["manifests"].append(name)
-        # From 1, and for good: (manifest, line) is the name of a line in every log.
+        # From 1, and permanent: (manifest, line) is the name of a line in every log.
         ordinals[about["manifests"].index(name) + 1] = path
     root.write(STORE_JSON, json.dumps(about, indent=1).encode()).result()
     return ordinals

@@ -1,6 +1,4 @@
-"""What is in a store: counts and ranges, blocks that are damaged, and a contact sheet to look at.
-Names nobody.
-"""
+"""Summary of a store: counts and ranges, damaged blocks, and a contact sheet. It names nobody."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,10 +15,10 @@ from mmv_jax.store.read import Store
 
 SOFT_TISSUE_HU = (-160.0, 240.0)  # of the axial slice
 WHOLE_HU = (-1000.0, 600.0)  # of the coronal slice: lungs, and vessels with contrast
-PANE = 168  # pixels of a picture's longer side
+PANE = 168  # pixels of the longer side of a picture
 CAPTION = 30
 COLUMNS = 4
-# label 1, 2, … and round
+# colours of the labels 1, 2, …, then again from the first
 TINTS = np.array(
     [(255, 80, 40), (60, 160, 255), (90, 220, 90), (255, 210, 60), (200, 110, 255), (70, 220, 220)],
     float,
@@ -28,8 +26,9 @@ TINTS = np.array(
 
 
 def summary(store: Store) -> pd.DataFrame:
-    """A line for each kind of study (modality, unit, ndim): counts by split, patients, and the
-    ranges of what the index knows.
+    """Table with one line for each kind of study (modality, unit, ndim).
+
+    It has studies by split, patients, and the ranges of grid, spacing (mm) and intensity.
     """
     index = store.index.assign(
         carries=[
@@ -66,7 +65,7 @@ def summary(store: Store) -> pd.DataFrame:
 
 
 def describe(path: str | Path) -> str:
-    """The summary of the store at `path` as a page of text, with what its quarantine holds."""
+    """Summary of the store at `path` as a page of text, with the codes in its quarantine."""
     store = Store.open(path)
     codes = Counter(entry["code"] for entry in read_quarantine(open_root(path)))
     pages = [
@@ -84,8 +83,9 @@ def describe(path: str | Path) -> str:
 def verify(
     path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[str]:
-    """Reads every block of every study, of its masks and levels, and the index of every part; a
-    line for each that is damaged or gone.
+    """Message for each study or part index that is damaged or missing.
+
+    Every block is read, with the blocks of masks and levels.
     """
     store = Store.open(path)
     faults = damaged_indices(open_root(path))
@@ -102,13 +102,16 @@ def verify(
 
 
 def contact_sheet(path: str | Path, file: str | Path, *, studies: int = 24) -> None:
-    """Writes a PNG of studies of every kind: a picture, or the central axial and coronal slice,
-    with the masks tinted.
+    """Write a PNG with studies of every kind, masks tinted.
 
-    HU is shown in a soft-tissue window (axial) and from -1000 to 600 (coronal), raw from the
-    study's low to its high percentile, shapes as they are. Pixels are drawn in their physical
-    proportions; a volume's head is up and the patient's left is on the right, as radiologists look
-    at it. Each label of a mask has a colour of its own, up to six.
+    A planar study is one picture, a volume its central axial and coronal slice. HU is shown in a
+    soft-tissue window (axial) and from -1000 to 600 (coronal). Raw values are shown from the
+    study's low to its high percentile, shapes from 0 to 1. Pixels have their physical proportions.
+    In a volume, the head is up and the patient's left is on the right, as radiologists view it. Up
+    to six labels of a mask have their own colours.
+
+    Args:
+      studies: how many to show.
     """
     store = Store.open(path)
     chosen = _choose(store.index, studies)
@@ -143,14 +146,12 @@ def _range(values: pd.Series, form: str) -> str:
 
 
 def _choose(index: pd.DataFrame, studies: int) -> list[int]:
-    """Positions spread evenly over each kind of study, as many of each kind as there is room
-    for.
-    """
+    """Positions of studies to show: an equal number of each kind, spread evenly over the index."""
     groups = [
         group.index.to_numpy() for _, group in index.groupby(["modality", "unit", "ndim", "masks"])
     ]
     chosen: list[int] = []
-    # what a small kind leaves free goes to the larger ones
+    # Places that a small kind leaves free go to the larger ones.
     for n, group in enumerate(sorted(groups, key=len)):
         # Equal shares of the remaining places among the remaining kinds.
         share = min(len(group), -(-(studies - len(chosen)) // (len(groups) - n)))
@@ -183,7 +184,7 @@ def _panes(store: Store, i: int) -> list[Image.Image]:
 def _picture(
     store: Store, i: int, box: tuple, axis: int, masks: list[str], pixel_mm: tuple[float, float]
 ) -> Image.Image:
-    """A slice across `axis`, masks tinted, in physical proportions."""
+    """Slice across `axis` with tinted masks, in physical proportions."""
     line = store.index.iloc[i]
     windows = {
         "HU": (SOFT_TISSUE_HU, WHOLE_HU)[axis],

@@ -1,8 +1,7 @@
-"""What is known of a study's intensities before it is read: 16-bit values, percentiles of the
-foreground, the occupancy map.
+"""Intensities of a study as stored: 16-bit values, foreground percentiles, occupancy map.
 
-Axes: z, y, x of a study's own grid. Everything runs in slabs of z, so that a large CT is never held
-  twice.
+Axes: z, y, x of a study's own grid. Everything runs in slabs of z, so a large CT is never held
+twice.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,11 +14,11 @@ from mmv_jax.store.layout import CELLS, cell_edges
 SLAB_VOXELS = 4 << 20
 LEVELS = 1 << 16
 AIR_HU = -900.0
-# a cell whose voxels above the threshold are no more than this is background: its 99th percentile
-# is not above
+# A cell is background if at most this share of its voxels is above the threshold.
 SHARE_OF_CELL = 0.01
-SHARE_OF_RANGE = 0.02  # of a raw study's p0.5 to p99.5, above p0.5: the threshold of its background
-FLAT = 0.01  # of the same range: the standard deviation up to which a raw cell counts as flat
+# background threshold of a raw study: this share of p0.5 to p99.5, above p0.5
+SHARE_OF_RANGE = 0.02
+FLAT = 0.01  # share of the same range: largest standard deviation of a flat raw cell
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,17 @@ class Stored:
 
 
 def slabs(voxels: np.ndarray, multiple: int = 1) -> Iterator[slice]:
-    """Slices of z of about SLAB_VOXELS voxels each, that begin at multiples of a number."""
+    """Slices of z with about SLAB_VOXELS voxels each; each begins at a multiple of `multiple`."""
     # At least one plane a slab, however large it is.
     step = multiple * max(1, SLAB_VOXELS // (multiple * voxels.shape[1] * voxels.shape[2]))
     return (slice(z, z + step) for z in range(0, voxels.shape[0], step))
 
 
 def to_int16(voxels: np.ndarray) -> Stored:
-    """Values as int16: lossless where they are whole numbers of at most 16 bits' range, else in
-    65,536 steps over their range.
+    """Values as int16: lossless if possible, else in 65,536 steps over their range.
 
-    The error of the second kind is at most half a step, (max - min) / 131,070.
+    Lossless are whole numbers with a range of at most 16 bits. Otherwise the error is at most half
+    a step, (max - min) / 131,070.
 
     Raises:
       ValueError: a value is not finite.
@@ -57,7 +56,7 @@ def to_int16(voxels: np.ndarray) -> Stored:
         np.array_equal(voxels[s], np.rint(voxels[s])) for s in slabs(voxels)
     )
     if whole and high - low < LEVELS:
-        # Where the range fits but the values do not, they move so that the lowest is -32,768.
+        # If the range fits but the values do not, shift them so that the lowest is -32,768.
         fits = low >= -LEVELS // 2 and high < LEVELS // 2
         slope, intercept = 1.0, 0.0 if fits else float(int(low) + LEVELS // 2)
     elif high == low:
@@ -78,22 +77,21 @@ def to_int16(voxels: np.ndarray) -> Stored:
 
 
 def occupancy(stored: Stored, unit: str, ndim: int) -> np.ndarray:
-    """Which cells of a study carry something: a boolean `[8, 8, 8]` map, `[1, 16, 16]` where
-    planar.
+    """Map of the cells that are not background: bool `[8, 8, 8]`, or `[1, 16, 16]` if planar.
 
-    Cells are equal divisions of the study's grid (`layout.cell_edges`). A cell is background when
-    its 99th percentile (at most 1 % of its voxels lie above) is not above
-      HU: -900;
-      shape: 0, and there a single voxel of 1 is enough to carry something;
-      raw: p0.5 + 2 % of (p99.5 - p0.5) of the whole study, and the cell is flat besides (its
-        standard deviation is at most 1 % of that range): dark tissue has texture, a collimator and
-        the air around a patient have none.
-    Where no cell would carry anything all do, so that no study is without tokens.
+    Cells are equal divisions of the study's grid (`layout.cell_edges`). A cell is background if its
+    99th percentile is at most
+      HU: -900.
+      shape: 0; here a single voxel of 1 makes the cell foreground.
+      raw: p0.5 + 2 % of (p99.5 - p0.5) of the whole study. The cell must also be flat: its standard
+        deviation is at most 1 % of that range. Dark tissue has texture, a collimator and the air
+        around a patient have none.
+    If all cells were background, all are set, so that no study is without tokens.
     """
     cells = CELLS[ndim]
     edges = [cell_edges(n, c) for n, c in zip(stored.voxels.shape, cells)]
     starts = [np.unique(e[:-1]) for e in edges]  # the non-empty cells
-    # Thresholds move to the stored scale; voxels do not move to the true one, to save memory.
+    # The threshold is converted to the stored scale, which needs no copy of the voxels.
     if unit == "shape":
         occupied = _share_above(stored.voxels, starts, (0.0 - stored.intercept) / stored.slope) > 0
     elif unit == "HU":
@@ -102,7 +100,7 @@ def occupancy(stored: Stored, unit: str, ndim: int) -> np.ndarray:
             > SHARE_OF_CELL
         )
     else:
-        # Both are stored values, as is the threshold made of them: no scale is needed.
+        # Both are stored values, and so is the threshold made of them: no scale is needed.
         low, high = histogram_percentiles(_histogram(stored.voxels), (0.5, 99.5))
         bright = (
             _share_above(stored.voxels, starts, low + SHARE_OF_RANGE * (high - low)) > SHARE_OF_CELL
@@ -111,7 +109,7 @@ def occupancy(stored: Stored, unit: str, ndim: int) -> np.ndarray:
     if not occupied.any():
         occupied[:] = True
     for axis, (e, s) in enumerate(zip(edges, starts)):
-        # an empty cell lies inside one voxel, and carries what it carries
+        # An empty cell lies inside one voxel and has the value of that voxel's cell.
         occupied = occupied.take(np.searchsorted(s, e[:-1]), axis)
     return occupied
 
@@ -137,15 +135,16 @@ def foreground_percentiles(
 
 
 def histogram_percentiles(counts: np.ndarray, percentiles: tuple[float, ...]) -> tuple[int, ...]:
-    """The int16 value at each percentile (nearest rank) of a histogram of int16 values."""
+    """Int16 value at each percentile (nearest rank) of a histogram of int16 values."""
     # Nearest rank: the ceil(p / 100 * n)-th smallest value, and the first one for p = 0.
     ranks = np.ceil(np.array(percentiles) / 100 * counts.sum()).clip(1)
     return tuple(int(v) - LEVELS // 2 for v in np.searchsorted(np.cumsum(counts), ranks))
 
 
 def _histogram(voxels: np.ndarray) -> np.ndarray:
-    """Counts of int16 values, from -32,768 up; in pieces, because bincount widens what it counts to
-    64 bits.
+    """Counts of int16 values, from -32,768 up.
+
+    It works in pieces, because bincount widens its input to 64 bits.
     """
     flat = np.ascontiguousarray(voxels).reshape(-1)
     counts = np.zeros(LEVELS, np.int64)
@@ -157,19 +156,19 @@ def _histogram(voxels: np.ndarray) -> np.ndarray:
 
 
 def _cell_of(voxels: int, cells: int) -> np.ndarray:
-    """The cell of each voxel of an axis."""
-    # From the right: of empty cells with the same edge the last one holds the voxel.
+    """Cell index of each voxel of an axis."""
+    # From the right: of empty cells with the same edge, the last one holds the voxel.
     return np.searchsorted(cell_edges(voxels, cells), np.arange(voxels), side="right") - 1
 
 
 def _cell_means(
     voxels: np.ndarray, starts: list[np.ndarray], of_fn: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Means of `of_fn(voxels)` over the non-empty cells, a group of z at a time."""
+    """Means of `of_fn(voxels)` over the non-empty cells, one group of z at a time."""
     z, y, x = starts
     depth, height, width = (np.diff(np.append(s, n)) for s, n in zip(starts, voxels.shape))
     planes = [of_fn(voxels[a : a + d]).sum(axis=0, dtype=np.float64) for a, d in zip(z, depth)]
-    # reduceat sums from each start to the next, so an empty cell may not be among them.
+    # reduceat sums from each start to the next, so no empty cell may be among them.
     sums = np.add.reduceat(np.add.reduceat(np.stack(planes), y, axis=1), x, axis=2)
     return sums / (depth[:, None, None] * height[None, :, None] * width[None, None, :])
 
@@ -179,8 +178,9 @@ def _share_above(voxels: np.ndarray, starts: list[np.ndarray], threshold: float)
 
 
 def _deviation(voxels: np.ndarray, starts: list[np.ndarray], origin: int) -> np.ndarray:
-    """Standard deviation in each cell. Squares are taken from `origin`, the study's dark end, so
-    that they stay exact where it matters.
+    """Standard deviation in each cell, in stored values.
+
+    Squares are taken from `origin`, the study's dark end, to stay exact where it matters.
     """
     mean = _cell_means(voxels, starts, lambda v: v) - origin
     square = _cell_means(voxels, starts, lambda v: np.square(v.astype(np.float32) - origin))

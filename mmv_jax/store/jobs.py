@@ -1,4 +1,4 @@
-"""Manifest lines to jobs: which lines an ingest reads, which it refuses, and in which tasks."""
+"""Jobs of an ingest: which manifest lines it reads or refuses, and how they form tasks."""
 
 import os
 import re
@@ -34,8 +34,7 @@ TASK_LINES = 512
 MODALITY = r"[A-Za-z][A-Za-z0-9+-]{0,15}"
 
 
-# of files: a task is then some seconds to a minute of work, and is lost as a whole when a machine
-# is
+# Bytes of files: a task then takes seconds to a minute. A lost machine loses the whole task.
 TASK_BYTES = 64 << 20
 
 
@@ -48,8 +47,15 @@ def jobs_of(
     report: Report,
     logs: tuple[Quarantine, Quarantine],
 ) -> list[Job]:
-    """The lines that are to be read. A study that is there is left alone; lines that contradict
-    others are refused.
+    """Jobs for the lines to read.
+
+    Studies in the store are left alone; lines that contradict others are refused.
+
+    Args:
+      ordinals: path of each manifest, by its number in the store.
+      unit: of the lines that name none.
+      report: gets counts, refusals and warnings.
+      logs: quarantine and warnings of the store.
     """
     quarantine, warnings = logs
     index = read_index(root)
@@ -64,7 +70,7 @@ def jobs_of(
         )
         for ordinal, (lines, _) in manifests.items()
     }
-    # One type a label, over the store and all manifests: Parquet columns have one type.
+    # One type per label, over the store and all manifests: a Parquet column has one type.
     kinds = agreed_kinds([carried_kinds(index), *(columns for columns, _ in chosen.values())])
 
     for ordinal, (lines, refused) in manifests.items():
@@ -89,18 +95,21 @@ def jobs_of(
                 report.already += 1
                 other = differing(job, rows.get(study, {}))
                 if other:
-                    what = f"the store has another {', '.join(other)}: a study that is there stays"
+                    what = (
+                        f"the store has another {', '.join(other)}: a stored study is not changed"
+                    )
                     report.tell(Told(job.place, "differs_from_store", what), warnings)
             else:
                 jobs.append(job)
-                # From here on a later line of the same study counts as there.
+                # From here on a later line of the same study counts as present.
                 there[study] = patient
     return jobs
 
 
 def _know_by_another_spelling(line: Line, key: Key, splits: dict[str, str]) -> None:
-    """Adds a new patient's split where the patient is in `splits` under another spelling of the id,
-    which another manifest may have.
+    """Add the split of a patient whom `splits` knows under another spelling of the id.
+
+    Another manifest may spell the same id differently.
     """
     patient = key.hash("patient", line.patient_id)
     if patient in splits:
@@ -114,19 +123,19 @@ def _know_by_another_spelling(line: Line, key: Key, splits: dict[str, str]) -> N
 def _contradiction(
     line: Line, study: str, patient: str, *, there: dict[str, str], splits: dict[str, str]
 ) -> tuple[str, str] | None:
-    """(code, reason) by which a line is refused; None where nothing speaks against it.
+    """Code and reason why a line is refused; None if it is accepted.
 
     Args:
-      there: the patient of each study that is stored or will be.
-      splits: that of each patient; of a patient who is new, the line's is added.
+      there: the patient of each study that is or will be stored.
+      splits: the split of each patient; the split of a new patient is added.
     """
     if not re.fullmatch(MODALITY, line.modality):
         return "bad_modality", "modality must be a short word such as CXR or CT"
     if there.get(study, patient) != patient:
-        return "duplicate_study", "the store has another patient's study of this study_id"
+        return "duplicate_study", "the store has this study_id for another patient"
     # The first line of a new patient decides; later ones must agree.
     if splits.setdefault(patient, line.split) != line.split:
-        return "patient_across_splits", "the store has the patient in another split"
+        return "patient_across_splits", "the store has this patient in another split"
     return None
 
 
@@ -151,7 +160,7 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     }
     masks = {name: str(path) for name, path in line.masks.items()}
     paths = [str(line.path), *masks.values()]
-    # A library's message may hold the path or the file's name alone.
+    # A library's message may contain the path or only the file name.
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
     return Job(
         place=(ordinal, line.number),
@@ -165,10 +174,10 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
 
 
 def differing(job: Job, row: Mapping[Hashable, Any]) -> list[str]:
-    """The columns in which a manifest line differs from what the store holds of its study."""
+    """Columns in which a manifest line differs from the stored study."""
     if not row:
         return []
-    # NaN, which differs from itself, None and "" are all an empty cell
+    # NaN (which differs from itself), None and "" all mean an empty cell.
     empty = [None, ""]
     names = [n for n, value in job.known.items() if n not in ("line", "manifest")]
     other = [
@@ -183,14 +192,14 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> list[str]:
     if job.unit in ("HU", "shape") and row["unit"] != job.unit:
         other.append("unit")
     mm = row["spacing_x"]
-    # `not <=`, since a NaN in the store must count as different.
+    # `not <=`, because a NaN in the store must count as different.
     if job.spacing_mm is not None and not abs(float(mm) - job.spacing_mm) <= 0.05 * job.spacing_mm:
         other.append("spacing_mm")
     return [name.removeprefix("label_") for name in other]
 
 
 def tasks_of(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
-    """Lines that follow each other, up to TASK_LINES of them or TASK_BYTES of files."""
+    """Tasks of consecutive lines, each with up to TASK_LINES lines or TASK_BYTES of files."""
     tasks: list[list[Job]] = []
     # Full from the start, so that the first job opens the first task.
     size = TASK_BYTES
@@ -205,13 +214,14 @@ def tasks_of(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
 
 
 def _bytes_of(path: str) -> int:
-    """Size of a file, or of a folder's files; 0 where it cannot be seen: the reader will say
-    why.
+    """Bytes of a file, or of the files in a folder.
+
+    0 if it cannot be seen; the reader will report why.
     """
     folder, name = os.path.split(path)
     try:
         if name.startswith(SERIES_MARK) and not os.path.exists(path):
-            path = folder  # a series among others: no more than all of them
+            path = folder  # one series among others: at most the size of all of them
         if os.path.isdir(path):
             return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
         return os.path.getsize(path)

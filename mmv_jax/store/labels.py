@@ -1,5 +1,6 @@
-"""Which columns of a manifest are carried into a store: by an allow-list of what they hold, because
-a name can be anywhere.
+"""Choice of the manifest columns that go into a store, as labels.
+
+Columns are accepted by what they hold, because a name can be anywhere.
 """
 
 import re
@@ -9,11 +10,11 @@ from datetime import datetime
 
 from mmv_jax.missing import is_missing
 
-CATEGORIES = 32  # distinct values of a text column
-LONGEST = 32  # characters of such a value
-# on average; a column whose values hardly repeat from patient to patient names its patients
+CATEGORIES = 32  # largest number of distinct values of a text column
+LONGEST = 32  # largest number of characters of such a value
+# On average. A column whose values hardly repeat between patients identifies its patients.
 PATIENTS_A_VALUE = 2
-# Short codes that name nobody, however few lines a manifest has.
+# Short codes that identify nobody, however few lines a manifest has.
 CODES = frozenset(
     ("f", "m", "o", "u", "female", "male", "other", "unknown", "yes", "no", "true", "false")
     + (
@@ -88,7 +89,7 @@ WORDS_OF_IDENTIFIERS = frozenset(
         "text",
     )
 )
-# Whole names, in lower case and without separators: "patient age" is a measurement, "patient" and
+# Whole names, in lower case and without separators. "patient age" is a measurement; "patient" and
 # "PATIENT-ID" are not.
 NAMES_OF_IDENTIFIERS = re.compile(
     r"(patient|subject|case|person|participant)s?|(patient|subject|case|person|participant|study|series|exam|accession|record|chart)"
@@ -116,15 +117,16 @@ WORDS_OF_MEASURES = frozenset(
     + ("mm", "cm", "ml", "hu", "kg", "mg", "bpm", "percent")
 )
 AGES = frozenset(("age", "ages", "alter", "patientage", "ageyears"))
-OLDEST_TOLD = 89  # years; HIPAA 164.514(b)(2)(i)(C): beyond it all are one category
-# whole numbers this long that patients do not share are record or telephone numbers
+OLDEST_TOLD = 89  # years; HIPAA 164.514(b)(2)(i)(C): all higher ages form one category
+# Whole numbers with so many digits that patients do not share are record or telephone numbers.
 IDENTIFIER_DIGITS, ZERO_DIGITS = 7, 5
-# a title, or "Surname, Forename"
+# A title, or "Surname, Forename".
 PERSON = re.compile(
     r"(?i:\b(dr|prof|mr|mrs|ms|frau|herr|mme|dott|med)\b\.?\s+\w)"
     r"|^[A-ZÄÖÜ][\w'-]+,\s*[A-ZÄÖÜ][\w'-]*\.?$"
 )
-ENOUGH_PATIENTS = 10  # with several studies, to tell that a whole number stands for the patient
+# patients with several studies needed to see that a number identifies the patient
+ENOUGH_PATIENTS = 10
 DATE_FORMATS = (
     ("%Y%m%d", "%d%m%Y", "%Y%m", "%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y")
     + ("%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y")
@@ -138,15 +140,16 @@ Cells = Mapping[str, str]
 def choose_columns(
     lines: Sequence[Cells], patients: Sequence[str]
 ) -> tuple[dict[str, type], list[str]]:
-    """The columns to carry, each with its type (float or str), and the names of those that stay
-    behind.
+    """Columns to keep with their types (float or str), and the names of the rejected columns.
 
-    A column is carried when its filled cells are all numbers, or are at most 32 different texts of
-    at most 32 characters that patients share (or are codes such as PA or F). A column stays behind
-    when its name says that it identifies (id, name, patient, date, path, …), when it holds dates,
-    or whole numbers of seven and more digits that patients do not share, or whole numbers that
-    stand for the patient: always the same for one and never for two, where enough patients have
-    several studies and the name is not that of a measurement (age, mm, …).
+    A column is kept if all filled cells are numbers. It is also kept if it has at most 32 distinct
+    texts of at most 32 characters, and patients share them or they are codes such as PA or F.
+
+    A column is rejected if its name identifies (id, name, patient, date, path, …) or if it holds
+    dates. It is also rejected if it holds whole numbers of seven or more digits that patients do
+    not share. The same holds for whole numbers that identify the patient: always equal for one
+    patient and never for two. That test needs enough patients with several studies, and a name that
+    is not a measurement (age, mm, …).
 
     Args:
       lines: the cells of each line of a manifest.
@@ -158,7 +161,8 @@ def choose_columns(
         filled = [
             (cells[name].strip(), patient)
             for cells, patient in zip(lines, patients, strict=True)
-            if not is_missing(cells.get(name))  # or `N/A` makes a column of numbers one of words
+            # otherwise one `N/A` would make a column of numbers one of text
+            if not is_missing(cells.get(name))
         ]
         kind = _kind(name, filled)
         if kind is None:
@@ -169,7 +173,7 @@ def choose_columns(
 
 
 def agreed_kinds(choices: Iterable[Mapping[str, type]]) -> dict[str, type]:
-    """One type for each column of several manifests: text where one has numbers and another words.
+    """One type for each column of several manifests: str if any of them has text.
 
     >>> agreed_kinds([{"sex": str, "age": float}, {"sex": float}])
     {'sex': <class 'str'>, 'age': <class 'float'>}
@@ -182,8 +186,9 @@ def agreed_kinds(choices: Iterable[Mapping[str, type]]) -> dict[str, type]:
 
 
 def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | None]:
-    """The cells of one line as `label_<name>` columns of the index; a cell that says "not known"
-    (`missing.WORDS`) is NaN or None.
+    """Cells of one line as `label_<name>` columns of the index.
+
+    A cell that means "not known" (`missing.WORDS`) becomes NaN or None.
     """
     labels: dict[str, float | str | None] = {}
     for name, kind in columns.items():
@@ -195,27 +200,25 @@ def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | 
 
 
 def _number(name: str, cell: str) -> float:
-    """A cell's number; an age above 89 as 90."""
+    """Number of a cell; an age above 89 becomes 90."""
     number = float(cell)
     return OLDEST_TOLD + 1.0 if _words_of(name) & AGES and number > OLDEST_TOLD else number
 
 
 def _words_of(name: str) -> set[str]:
-    """The words of a column's name, in lower case: `PatientAge_years` has three."""
-    # A capital behind a small letter begins a word: PatientAge, but not HU.
+    """Words of a column name, in lower case: `PatientAge_years` has three."""
+    # A capital after a small letter begins a word: PatientAge, but not HU.
     return set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
 
 
 def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
-    """What a column holds, from its filled cells and the patient of each; None where it stays
-    behind.
-    """
+    """Type of a column, from its filled cells and the patient of each; None if it is rejected."""
     words = _words_of(name)
     values = [value for value, _ in filled]
     identifies = words & WORDS_OF_IDENTIFIERS or NAMES_OF_IDENTIFIERS.fullmatch(
         re.sub(r"[^a-z]", "", name.lower())
     )
-    # More than half dates: single typing errors may not turn dates into text.
+    # More than half are dates: a few typing errors must not turn dates into text.
     if not values or identifies or 2 * sum(map(_is_date, values)) > len(values):
         return None
     if any(map(PERSON.search, values)):
@@ -227,13 +230,13 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
         whole = [re.fullmatch(r"[+-]?(\d+)(\.0*)?", value) for value in values]
         # Length in digits without sign and fraction; a spreadsheet writes 1234567 as 1234567.0.
         long = all(match and len(match[1]) >= IDENTIFIER_DIGITS for match in whole)
-        # a measurement is not written with zeros before it; a telephone or record number is
+        # Measurements have no leading zeros; telephone and record numbers may.
         if any(map(_has_zeros, whole)):
             return None
         stands_for_patient = all(whole) and not words & WORDS_OF_MEASURES and _one_to_one(filled)
         long = long and not words & WORDS_OF_MEASURES
         return None if (long and not shared) or stands_for_patient else float
-    # Before the test of sharing: a small manifest may have one patient a code.
+    # Before the sharing test: a small manifest may have one patient for each code.
     if all(value.lower() in CODES for value in distinct):
         return str
     short = len(distinct) <= CATEGORIES and max(map(len, distinct)) <= LONGEST
@@ -245,11 +248,12 @@ def _has_zeros(match: re.Match | None) -> bool:
 
 
 def _one_to_one(filled: list[tuple[str, str]]) -> bool:
-    """Whether a value is always the same for one patient and never for two, as far as patients with
-    several studies can tell.
+    """Whether a value is always equal for one patient and never for two.
+
+    Only patients with several studies can show this.
     """
     studies, pairs = Counter(patient for _, patient in filled), set(filled)
-    # A patient with one study shows nothing: any value is the same within one study.
+    # A patient with one study shows nothing: any value is constant within one study.
     several = sum(n > 1 for n in studies.values())
     return several >= ENOUGH_PATIENTS and len(pairs) == len(studies) == len(
         {value for value, _ in pairs}
@@ -265,19 +269,19 @@ def _is_number(value: str) -> bool:
 
 
 def _is_date(value: str) -> bool:
-    # A time of day behind the date is dropped, so that DATE_FORMATS need no times.
+    # A time of day after the date is dropped, so that DATE_FORMATS need no times.
     value = TIME.sub("", value)
     for form in DATE_FORMATS:
         try:
             year = datetime.strptime(value, form).year
         except ValueError:
             continue
-        # A measurement such as 120499 may parse; outside of these years it is no date.
+        # A measurement such as 120499 may parse; outside these years it is not a date.
         if 1900 <= year <= 2100:
             return True
     return False
 
 
 def _looks_like_a_place(value: str) -> bool:
-    """A path, an address of the web, or an e-mail address."""
+    """Whether a value is a path, a web address or an e-mail address."""
     return bool(re.search(r"[/\\@]|\.\w{2,4}$", value))

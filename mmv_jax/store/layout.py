@@ -1,14 +1,16 @@
-"""What a store looks like on disk: its paths, the shape of its blocks, their codecs, and the cells
-of an occupancy map.
+"""Layout of a store on disk: paths, block shapes, codecs, and cells of an occupancy map.
 
-``` STORE/store.json                  format, fingerprint of the key, the manifests that were
-ingested (hashed, in order) STORE/quarantine.jsonl            what was refused, by manifest line
-STORE/parts/NAME/blocks/          one zarr3 array blocks[n, cz, cy, cx] int16; a shard is many
-blocks, each with its own checksum STORE/parts/NAME/index-*.parquet  a line a study; written last: a
-part without it was never there STORE/index/index-*.parquet       all of these together, written
-when an ingest ends and taken away before one writes ``` Every path goes through a TensorStore
-key-value store, so that `/data/store`, `gs://bucket/store` and `s3://bucket/store` are the same
-code.
+```
+STORE/store.json                  format, fingerprint of the key, ingested manifests (hashed)
+STORE/quarantine.jsonl            refused lines, by manifest and line
+STORE/parts/NAME/blocks/          zarr3 array blocks[n, cz, cy, cx] int16, many blocks a shard
+STORE/parts/NAME/index-*.parquet  one line a study; written last
+STORE/index/index-*.parquet       index of all parts; written when an ingest ends
+```
+
+Each block has its own checksum. A part without its index does not exist for readers. The index of
+all parts is removed before an ingest writes. Every path goes through a TensorStore key-value store,
+so `/data/store`, `gs://bucket/store` and `s3://bucket/store` use the same code.
 """
 
 from collections.abc import Iterable
@@ -19,13 +21,13 @@ import tensorstore as ts
 
 FORMAT = 1
 BLOCKS = {2: (1, 128, 128), 3: (32, 64, 64)}  # voxels of one block, by ndim: 32 KiB and 256 KiB
-# 32 MiB of voxels a shard: what a writer holds, and one object of a bucket
+# 32 MiB of voxels a shard: the writer's buffer, and one object of a bucket
 SHARD_BLOCKS = {2: 1024, 3: 128}
-CELLS = {2: (1, 16, 16), 3: (8, 8, 8)}  # of an occupancy map
+CELLS = {2: (1, 16, 16), 3: (8, 8, 8)}  # cells of an occupancy map, by ndim
 
 STORE_JSON = "store.json"
 QUARANTINE = "quarantine.jsonl"
-WARNINGS = "warnings.jsonl"  # of what was taken in and told, in the same form
+WARNINGS = "warnings.jsonl"  # warnings about ingested studies, in the same form
 PARTS = "parts/"
 
 
@@ -34,8 +36,9 @@ def part_prefix(part: str) -> str:
 
 
 def open_root(path: str | Path) -> ts.KvStore:
-    """The key-value store at a folder or a `gs://`, `s3://` address. A write to it is atomic: whole
-    or not there.
+    """Key-value store at a folder or a `gs://`, `s3://` address.
+
+    A write to it is atomic.
     """
     text = str(path)
     if "://" not in text:
@@ -44,8 +47,8 @@ def open_root(path: str | Path) -> ts.KvStore:
 
 
 def prefix_range(prefix: str) -> ts.KvStore.KeyRange:
-    """All keys under a prefix that ends in a slash."""
-    # The end is exclusive: the character behind the slash closes the range.
+    """Range of all keys under a prefix that ends in a slash."""
+    # The end is exclusive: the character after the slash closes the range.
     return ts.KvStore.KeyRange(prefix, prefix[:-1] + chr(ord("/") + 1))
 
 
@@ -54,8 +57,9 @@ def remove_part(root: ts.KvStore, part: str) -> None:
 
 
 def array_spec(root: ts.KvStore, part: str) -> dict:
-    """Opens the blocks of a part. A missing shard is an error: without the last entry it would read
-    as zeros.
+    """TensorStore spec that opens the blocks of a part.
+
+    A missing shard is an error; without `fill_missing_data_reads` False it would read as zeros.
     """
     kvstore = (root / f"{part_prefix(part)}blocks/").spec().to_json()
     return {
@@ -68,8 +72,9 @@ def array_spec(root: ts.KvStore, part: str) -> dict:
 
 
 def new_array_spec(root: ts.KvStore, part: str, ndim: int, blocks: int) -> dict:
-    """Makes room for `blocks` blocks. The inner codecs end in crc32c: without it a flipped bit
-    would be read in silence.
+    """TensorStore spec of a new array with `blocks` blocks.
+
+    The inner codecs end in crc32c: without it, a flipped bit would go unnoticed.
     """
     block, shard = BLOCKS[ndim], SHARD_BLOCKS[ndim]
     little = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -92,14 +97,14 @@ def new_array_spec(root: ts.KvStore, part: str, ndim: int, blocks: int) -> dict:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard, *block]}},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
-    # Blocks of zeros are written too: a block that is not there means damage.
+    # Blocks of zeros are written too: a missing block means damage.
     return array_spec(root, part) | {"metadata": metadata, "store_data_equal_to_fill_value": True}
 
 
 def block_counts(
     grid: Iterable[int | np.integer], block: Iterable[int | np.integer]
 ) -> tuple[int, ...]:
-    """Blocks along each axis that hold `grid` voxels; the last ones are padded.
+    """Number of blocks along each axis that hold `grid` voxels; the last ones are padded.
 
     >>> block_counts((33, 64, 65), (32, 64, 64))
     (2, 1, 2)
@@ -108,16 +113,15 @@ def block_counts(
 
 
 def cell_edges(voxels: int, cells: int) -> np.ndarray:
-    """Edges of equal cells of an axis: cell c holds the voxels `edges[c]` to `edges[c + 1] - 1`, so
-    that each voxel is in exactly one cell.
+    """Edges of equal cells along an axis: cell c has the voxels `edges[c]` to `edges[c + 1] - 1`.
 
-    An axis with fewer voxels than cells has empty cells; such a cell lies inside voxel `edges[c]`,
-    and carries what that voxel's cell carries.
+    Each voxel is in exactly one cell. An axis with fewer voxels than cells has empty cells. An
+    empty cell lies inside voxel `edges[c]` and takes the value of that voxel's cell.
 
     >>> cell_edges(20, 8).tolist(), cell_edges(2, 8).tolist()
     ([0, 2, 5, 7, 10, 12, 15, 17, 20], [0, 0, 0, 0, 1, 1, 1, 1, 2])
     """
-    # Whole numbers throughout: edges of floats could put one voxel into two cells.
+    # Integers only: with float edges a voxel could fall into two cells.
     return np.arange(cells + 1) * voxels // cells
 
 
@@ -126,7 +130,7 @@ def pack_occupancy(occupied: np.ndarray) -> bytes:
 
 
 def unpack_occupancy(packed: bytes, ndim: int) -> np.ndarray:
-    """The boolean `[8, 8, 8]` map (planar: `[1, 16, 16]`) of an index line's `occupancy`.
+    """Boolean map `[8, 8, 8]` (planar: `[1, 16, 16]`) from an index line's `occupancy`.
 
     >>> int(unpack_occupancy(bytes([255] + [0] * 63), 3).sum())
     8

@@ -1,4 +1,4 @@
-"""Leaks between splits: images that are the same, or nearly, on both sides."""
+"""Leaks between splits: equal or nearly equal images in two splits."""
 
 from collections.abc import Collection, Iterator
 
@@ -7,18 +7,23 @@ import pandas as pd
 
 from mmv_jax.store.task import Told
 
-NEAR = 32  # bits in which two pictures of one image may differ (store/difference_hash.py)
+NEAR = 32  # largest number of differing bits between copies of one image (store/difference_hash.py)
 AT_ONCE = 4096  # studies compared with all others at a time
 
 
 def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
-    """The lines of some manifests whose image stands in another split as well: their very pixels,
-    or nearly.
+    """Warnings for lines of the given manifests whose image is also in another split.
+
+    The image may be identical, or nearly.
+
+    Args:
+      index: of the whole store.
+      ordinals: numbers of the manifests to report on.
     """
     if index.empty or index["split"].nunique() < 2:
         return
     exact = set()
-    # A checksum has 32 bits and can agree by chance among many studies; grid and range decide.
+    # A 32-bit checksum can agree by chance among many studies, so grid and range must agree too.
     same = ["checksum", "grid_z", "grid_y", "grid_x", "low", "high"]
     for _, group in index.groupby(same, sort=False):
         if group["split"].nunique() > 1:
@@ -37,16 +42,16 @@ def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
 
 
 def _near_duplicates(index: pd.DataFrame) -> set:
-    """The labels of the index's lines whose hash is near that of a line of another split.
+    """Labels of index lines whose hash is near that of a line in another split.
 
-    Every study outside of "train" is compared with all: 2e9 pairs a minute on two cores.
+    Every study outside "train" is compared with all others: 2e9 pairs a minute on two cores.
     """
     found = set()
     has = index["difference_hash"].map(lambda bits: isinstance(bits, bytes) and len(bits) > 0)
     for _, group in index[has].groupby("ndim"):
         packed = np.frombuffer(b"".join(group["difference_hash"]), np.uint8)
         packed, split = packed.reshape(len(group), -1), group["split"].to_numpy()
-        # The product of signs is bits - 2 * differing ones.
+        # The product of signs is bits - 2 * (number of differing bits).
         least = 8 * packed.shape[1] - 2 * NEAR
         some = np.flatnonzero(split != "train")
         for at in (some[n : n + AT_ONCE] for n in range(0, len(some), AT_ONCE)):
@@ -61,5 +66,7 @@ def _near_duplicates(index: pd.DataFrame) -> set:
 
 
 def _signs(packed: np.ndarray) -> np.ndarray:
-    """Bits as -1 and 1: their product is the number that agree less the number that do not."""
+    """Bits as -1 and 1: their product is the number of equal bits minus the number of different
+    ones.
+    """
     return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1

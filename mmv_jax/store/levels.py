@@ -1,5 +1,6 @@
-"""Coarser copies of a large study: a crop of all of a CT on 160 voxels a side need not decode 80
-million. Axes: z, y, x of the grid at hand.
+"""Coarser copies (levels) of a large study. Axes: z, y, x of the grid at hand.
+
+A crop that shows all of a CT on 160 voxels a side then need not decode 80 million voxels.
 """
 
 from collections.abc import Sequence
@@ -10,25 +11,23 @@ from jaxtyping import Int16
 from mmv_jax.store.intensity import slabs
 
 LARGE = 1 << 20  # voxels: a grid with more than this has a coarser copy
-# that a study's range has on a level at the least: means of zeros and ones are rounded finer than
-# to zeros and ones
+# Least number of steps over a study's range on a level. Without it, means of zeros and ones would
+# be rounded to zeros and ones.
 STEPS = 1 << 12
 
 Triple = tuple[int, int, int]
 
 
 def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Triple]:
-    """How many of the study's voxels (z, y, x) one voxel of each coarser level is the mean of, from
-    fine to coarse.
+    """Downsampling factors (z, y, x) of each coarser level, from fine to coarse.
 
-    A level has half the voxels of the one before along each axis, but for those that are coarse
-    already: slices of 5 mm are not averaged before their pixels are as large, since a crop's voxels
-    are cubes.
+    Each level halves the axes of the one before, except axes whose voxels are already coarse.
+    Slices of 5 mm are not averaged until the pixels are as large, because a crop's voxels are
+    cubes.
 
     Args:
-      grid: of the study.
-      spacing_mm: of the study, more than 0; NaN where unknown, which is taken for as fine as the
-        finest.
+      grid: shape of the study.
+      spacing_mm: of the study, more than 0. NaN (unknown) is taken as the finest known spacing.
 
     Example:
       >>> level_factors((300, 512, 512), (1.0, 0.7, 0.7))
@@ -41,7 +40,7 @@ def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Trip
     known = spacing[(full > 1) & np.isfinite(spacing)]
     spacing = np.where(np.isfinite(spacing), spacing, known.min() if known.size else 1.0)
     levels, factor = list[Triple](), np.ones(3, np.int64)
-    # Ceiling division: an odd end makes a voxel of its own.
+    # Ceiling division: an odd end makes its own voxel.
     while np.prod(now := -(-full // factor)) > LARGE:
         # An axis is halved unless its voxels are twice as coarse as the finest.
         several, size = now > 1, spacing * factor
@@ -51,12 +50,13 @@ def level_factors(grid: Sequence[int], spacing_mm: Sequence[float]) -> list[Trip
 
 
 def level_scale(low: int, high: int) -> tuple[int, int]:
-    """(gain, offset) of a study's levels: a mean of its 16-bit values is stored as `(mean - offset)
-    * gain`, rounded.
+    """Scale (gain, offset) of a study's levels.
+
+    A mean is stored as `(mean - offset) * gain`, rounded.
 
     Args:
-      low, high: of all its voxels. Where they are few steps apart a mean is so rounded to a share
-        of a step.
+      low, high: range of the study's 16-bit values. If it is small, gain is above 1 and a mean is
+        rounded to a fraction of a step.
     """
     # The largest power of two for which the range times gain is within STEPS, at least 1.
     # A power of two divides out without a rounding error.
@@ -72,16 +72,18 @@ def coarser(
     gain: int = 1,
     offset: int = 0,
 ) -> Int16[np.ndarray, "Z Y X"]:
-    """The level of that factor, of the finer one (or the study itself) of the factor `before`; at
-    an odd end, means of the voxels that are left.
+    """The level of `factor`, computed from the finer level `before` or from the study itself.
+
+    At an odd end, the last voxel is the mean of the remaining voxels.
 
     Args:
-      factor: once or twice as much as `before` along each axis.
-      grid: of the study.
-      gain, offset: as of `level_scale`, where `voxels` are the study's own.
+      before: factor of `voxels`; (1, 1, 1) for the study itself.
+      factor: once or twice `before` along each axis.
+      grid: shape of the study.
+      gain, offset: from `level_scale`, if `voxels` are the study's own.
     """
     out = np.empty([-(-n // f) for n, f in zip(grid, factor)], np.int16)
-    # The last voxel of an axis may stand for fewer than the others and weighs less.
+    # The last voxel of an axis may average fewer voxels, and then weighs less.
     counts = [covered(n, f) for n, f in zip(grid, before)]
     # Even starts: no pair of planes is split between two slabs.
     for slab in slabs(voxels, multiple=2):
@@ -96,8 +98,9 @@ def coarser(
 
 
 def covered(voxels: int, factor: int) -> np.ndarray:
-    """How many of an axis's voxels each voxel of a level is the mean of: `factor`, and the last one
-    what is left.
+    """Number of a study's voxels in each voxel of a level, along one axis.
+
+    It is `factor`, except that the last voxel has the remainder.
 
     Example:
       >>> covered(9, 4).tolist()
@@ -108,12 +111,14 @@ def covered(voxels: int, factor: int) -> np.ndarray:
 
 
 def _halved(values: np.ndarray, axis: int, counts: np.ndarray) -> np.ndarray:
-    """Means of neighbours along an axis; the last of `counts`, of how many voxels each is the mean,
-    may be less, and it may have no neighbour.
+    """Means of neighbours along an axis; a last value without a neighbour is kept.
+
+    Args:
+      counts: how many voxels each value is the mean of; the last may be smaller.
     """
     values = np.moveaxis(values, axis, 0)
     pairs = len(values) // 2
-    # With an odd length the last value has no neighbour and stays as it is.
+    # With an odd length the last value has no neighbour and stays unchanged.
     means = values[::2].copy()
     means[:pairs] += values[1::2]
     means[:pairs] *= np.float32(0.5)

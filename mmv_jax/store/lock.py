@@ -1,4 +1,4 @@
-"""One ingest at a time: a lock on a store, of a file system or of a bucket."""
+"""Lock on a store, in a file system or a bucket: only one ingest at a time."""
 
 import contextlib
 import fcntl
@@ -14,16 +14,16 @@ import tensorstore as ts
 from mmv_jax.errors import UserError
 
 LOCK = "ingest.lock"
-BEAT_S = 60.0  # how often the holder of a bucket's lock says that it is alive
-STALE_S = 600.0  # after so long without a word its ingest was killed
+BEAT_S = 60.0  # interval at which the holder of a bucket's lock reports that it is alive
+STALE_S = 600.0  # after so long without a report, its ingest was killed
 
 
 @contextlib.contextmanager
 def only_ingest(store: str | Path, root: ts.KvStore) -> Iterator[None]:
-    """Holds a store against a second ingest, whose unfinished parts the first would remove.
+    """Hold the store's lock. A second ingest would remove the unfinished parts of the first.
 
     Raises:
-      UserError: another ingest writes to it.
+      UserError: another ingest writes to the store.
     """
     with _bucket_lock(store, root) if "://" in str(store) else _file_lock(store):
         yield
@@ -43,27 +43,26 @@ def _file_lock(store: str | Path) -> Iterator[None]:
 
 
 def _is_taken(store: str | Path) -> UserError:
-    return UserError(
-        f"Another ingest writes to {store}. Wait for it, or give this one another store."
-    )
+    return UserError(f"Another ingest writes to {store}. Wait for it, or use another store.")
 
 
 @contextlib.contextmanager
 def _bucket_lock(store: str | Path, root: ts.KvStore) -> Iterator[None]:
-    """A lock for which the bucket itself decides between two that come at once: an object is
-    written only where there is none, or where the one there has not changed since it was read.
+    """Hold a lock object in the bucket; the bucket decides between two simultaneous ingests.
+
+    The object is written only if there is none, or if it has not changed since it was read.
     """
     there = root.read(LOCK).result()
     said = json.loads(there.value) if there.state == "value" else {"at": 0.0}
-    # Wall time, since another machine wrote it; STALE_S allows clocks some minutes apart.
+    # Wall time, since another machine wrote it. STALE_S tolerates clocks that differ by minutes.
     if time.time() - said["at"] < STALE_S:
         raise UserError(
             f"{_is_taken(store)} If it was killed, its lock opens after {STALE_S / 60:.0f} minutes."
         )
     token = secrets.token_hex(8)
-    # Whoever comes second finds another generation, and the bucket ignores the write.
+    # The second of two finds another generation, and the bucket ignores its write.
     root.write(LOCK, _word(token), if_equal=there.stamp.generation).result()
-    # what a failed condition returns differs between drivers, so the lock is read again
+    # Drivers report a failed condition differently, so the lock is read again.
     now = root.read(LOCK).result()
     if now.state != "value" or json.loads(now.value)["token"] != token:
         raise _is_taken(store)
@@ -85,6 +84,6 @@ def _word(token: str) -> bytes:
 
 def _beat(root: ts.KvStore, token: str, ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
-        # a bucket that cannot be reached for a moment: the next beat may
+        # If the bucket cannot be reached for a moment, the next beat may succeed.
         with contextlib.suppress(ValueError):
             root.write(LOCK, _word(token)).result()

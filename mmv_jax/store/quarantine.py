@@ -1,5 +1,6 @@
-"""`quarantine.jsonl` and `warnings.jsonl`: which manifest lines were refused, or taken in and told,
-and why. Names no file and no patient.
+"""`quarantine.jsonl` (refused lines) and `warnings.jsonl` (ingested lines with a warning).
+
+They give codes and reasons, and name no file and no patient.
 """
 
 import json
@@ -10,14 +11,13 @@ import tensorstore as ts
 from mmv_jax.store.layout import QUARANTINE
 from mmv_jax.store.task import Refusal, Told
 
-EVERY_S = 5.0  # at most this old is the file while an ingest runs
+EVERY_S = 5.0  # largest age of the file while an ingest runs
 
 
 class Quarantine:
-    """The refused lines of a store, `{"manifest": 1, "line": n, "code": "truncated", "reason":
-    "..."}` each.
+    """Refused lines of a store: `{"manifest": 1, "line": n, "code": "truncated", "reason": "..."}`.
 
-    The manifest is its number in the order in which the store met it.
+    Manifests have numbers, in the order in which the store first saw them.
     """
 
     def __init__(self, root: ts.KvStore, name: str = QUARANTINE):
@@ -29,10 +29,11 @@ class Quarantine:
         self._written = 0.0
 
     def forget(self, manifest: int) -> None:
-        """Drops a manifest's lines: they are tried again."""
+        """Drop the entries of a manifest, because its lines are tried again."""
         self._entries = {key: entry for key, entry in self._entries.items() if key[0] != manifest}
 
     def add(self, refusal: Refusal | Told) -> None:
+        """Record a refusal or a warning; the file is rewritten at most every 5 s."""
         manifest, line = refusal.place
         self._entries[manifest, line, refusal.code] = {
             "manifest": manifest,
@@ -40,7 +41,8 @@ class Quarantine:
             "code": refusal.code,
             "reason": refusal.reason,
         }
-        # Objects of a bucket cannot be appended to: the whole file is written, so not at each line.
+        # Objects of a bucket cannot be appended to. The whole file is rewritten, so not for each
+        # line.
         if time.monotonic() - self._written > EVERY_S:
             self.write()
 
@@ -48,14 +50,14 @@ class Quarantine:
         self.write()
 
     def write(self) -> None:
-        """Replaces the file as a whole."""
+        """Replace the file as a whole."""
         lines = (json.dumps(self._entries[key]) + "\n" for key in sorted(self._entries))
         self._root.write(self._name, "".join(lines).encode()).result()
         self._written = time.monotonic()
 
 
 def read_quarantine(root: ts.KvStore, name: str = QUARANTINE) -> list[dict]:
-    """The entries of a store's quarantine (or of its warnings), by manifest and line."""
+    """Entries of a store's quarantine (or of its warnings), by manifest and line."""
     answer = root.read(name).result()
     return (
         [json.loads(line) for line in answer.value.decode().splitlines()]

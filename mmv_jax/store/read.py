@@ -1,4 +1,4 @@
-"""A store as its readers see it: an index with a line a study, and boxes of true intensities.
+"""Store for reading: an index with one line a study, and boxes of true intensities.
 
 Axes: z, y, x of a study's own grid.
 """
@@ -22,13 +22,12 @@ from mmv_jax.study import Study
 
 Triple = Sequence[int | np.integer] | np.ndarray  # z, y, x
 VERIFY_BLOCKS = 256
-# Columns that say what is stored. Labels, splits and places are left out of the digest.
+# Columns that describe the stored content. Labels, splits and places are not part of the digest.
 CONTENT = (
     *("study", "ndim", "unit", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x"),
     *("low", "high", "slope", "intercept", "occupancy", "masks", "checksum"),
 )
-# With what TensorStore begins to say why something could not be read, where nothing is wrong with
-# the thing itself.
+# TensorStore error codes that mean that the store could not be reached, not that it is damaged.
 UNREACHABLE = (
     "PERMISSION_DENIED",
     "UNAUTHENTICATED",
@@ -39,36 +38,34 @@ UNREACHABLE = (
     "CANCELLED",
     "INTERNAL",
 )
-# at a time, 80 KiB each: every worker of a run meets every part of a store, and there may be
-# 100,000
+# Parts open at a time, 80 KiB each. A store may have 100,000, and every worker meets every part.
 OPEN_PARTS = 512
-# holds the block directories of shards, so that a crop costs no second look at them
+# Holds the block directories of shards, so that a crop need not read them again.
 CACHE_BYTES = 16 << 20
 
 
 class Store:
-    """Studies in blocks; reads only the blocks that a box touches.
+    """Studies in blocks; only the blocks that a box touches are read.
 
-    A store can be pickled to worker processes: what travels is the path and the index, and each
-    process opens the parts that it reads when it first reads them. A process must be spawned, not
-    forked, once TensorStore has run in its parent.
+    A store can be pickled to worker processes: only the path and the index are sent, and each
+    process opens parts when it first reads them. A process must be spawned, not forked, once
+    TensorStore has run in its parent.
 
     Attributes:
       path: as given to `open`.
-      index: a line a study, in the order of manifests and of their lines; appending a manifest
-        leaves earlier positions as they are.
-        Columns: docs/architecture.md.
+      index: one line a study, in the order of manifests and of their lines. Appending a manifest
+        does not change earlier positions. Columns: docs/architecture.md.
       key_fingerprint: of the key that named the studies.
 
     Example:
       store = Store.open("runs/demo/store")
-      crop = store.read_box(7, (0, 32, 32), (16, 128, 128))  # HU, where store.index.unit[7] is "HU"
+      crop = store.read_box(7, (0, 32, 32), (16, 128, 128))  # HU, if store.index.unit[7] is "HU"
     """
 
     def __init__(self, path: str, index: pd.DataFrame, key_fingerprint: str):
         self.path, self.index, self.key_fingerprint = path, index, key_fingerprint
         self._grids = index[["grid_z", "grid_y", "grid_x"]].to_numpy()
-        # of the study, and of its levels
+        # scales of the study and of its levels
         scales = [("slope", "intercept"), ("level_slope", "level_intercept")]
         self._scales = [index.reindex(columns=columns).to_numpy(np.float32) for columns in scales]
         self._parts, self._first = index["part"].to_numpy(), index["first_block"].to_numpy()
@@ -80,11 +77,11 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path) -> "Store":
-        """Opens a store; parts whose index is not written (an ingest that runs, or was killed) are
-        not seen.
+        """Open a store. Parts without an index are not seen: their ingest still runs, or was
+        killed.
 
         Raises:
-          UserError: there is no store, or none that this version reads, or it holds no study.
+          UserError: no store, another format version, or no study.
         """
         root = open_root(path)
         about = read_about(root)
@@ -95,7 +92,7 @@ class Store:
             )
         if about["format"] != FORMAT:
             raise UserError(
-                f"{path} has format {about['format']}, this version reads {FORMAT}. Ingest its"
+                f"{path} has format {about['format']}, but this version reads {FORMAT}. Ingest its"
                 " manifests again."
             )
         index = read_whole_index(root)
@@ -116,11 +113,10 @@ class Store:
         self.__init__(**state)  # type: ignore[misc]
 
     def levels(self, i: int | np.integer) -> np.ndarray:
-        """How many voxels (z, y, x) of study `i` one of each of its coarser levels is the mean of,
-        `[levels, 3]`, from fine to coarse.
+        """Downsampling factors (z, y, x) of study `i`'s coarser levels, `[levels, 3]`, fine to
+        coarse.
 
-        Only large studies have any (`store.levels`), and none those that were ingested before there
-        were levels.
+        Only large studies have levels (`store.levels`), unless an older version ingested them.
         """
         return self._factors[i]
 
@@ -133,7 +129,7 @@ class Store:
         mask: str | None = None,
         level: int = 0,
     ) -> np.ndarray:
-        """Voxels of a box that lies inside study `i`.
+        """Voxels of a box inside study `i`.
 
         Args:
           i: position in the index.
@@ -145,11 +141,12 @@ class Store:
         Raises:
           ValueError: the box leaves the study, or the study has no such mask.
           Corrupt: a block does not pass its checksum.
+          WorkFailed: the store cannot be reached.
         """
         assert not (level and mask), "masks have no levels"
         # Rounded up: the last voxel of a level may be the mean of fewer voxels.
         grid = -(-self._grids[i] // self._factors[i][level - 1]) if level else self._grids[i]
-        # int64, since unsigned numbers of a caller would wrap around below 0.
+        # int64, since a caller's unsigned numbers would wrap around below 0.
         begin, size = np.array(start, np.int64), np.array(shape, np.int64)
         if (begin < 0).any() or (size < 1).any() or (begin + size > grid).any():
             raise ValueError(
@@ -162,18 +159,18 @@ class Store:
             return stored.astype(np.int32)
         # All levels of a study share one scale, which may differ from that of the study.
         values, (slope, intercept) = stored.astype(np.float32), self._scales[min(level, 1)][i]
-        if (slope, intercept) != (1, 0):  # two passes less over most CTs
+        if (slope, intercept) != (1, 0):  # saves two passes for most CTs
             values *= slope
             values += intercept
         return values
 
     def read_study(self, i: int | np.integer) -> Study:
-        """The whole of study `i`, in float32 true intensities."""
+        """All of study `i`, in float32 true intensities."""
         line = self.index.iloc[i]
         attributes = {
             c.removeprefix("attribute_"): line[c]
             for c in self.index.columns
-            # NaN differs from itself: an attribute that the study lacks is left out.
+            # NaN differs from itself, so attributes that the study lacks are left out.
             if c.startswith("attribute_") and line[c] == line[c]
         }
         spacing = (line["spacing_z"], line["spacing_y"], line["spacing_x"])
@@ -186,11 +183,11 @@ class Store:
         )
 
     def digest(self, studies: Sequence[int] | np.ndarray) -> str:
-        """Changes with the voxels, levels, masks and geometry of studies and with their order, not
-        with their labels or place in the store.
+        """SHA-256 of the content of studies, in their order.
 
-        A store that was written before the index had checksums answers for the range and the
-        occupancy of the voxels instead.
+        It changes with voxels, levels, masks and geometry, but not with labels or the place in the
+        store. For a store written before the index had checksums, it covers range and occupancy
+        instead of voxels.
         """
         content = self.index.iloc[np.asarray(studies, int)][
             [column for column in CONTENT if column in self.index]
@@ -198,13 +195,17 @@ class Store:
         return hashlib.sha256(repr(content.to_numpy(object).tolist()).encode()).hexdigest()
 
     def provenance(self) -> dict[str, Any]:
-        """What a record of provenance says of a store: its name, its digest and its studies."""
+        """Entry for a provenance record: name, digest and number of studies of the store."""
         name = str(self.path).rstrip("/").rpartition("/")[2]
         everything = range(len(self))
         return {"store": name, "digest": self.digest(everything), "studies": len(self)}
 
     def is_whole(self, i: int | np.integer) -> bool:
-        """Whether every block of study `i`, of its masks and of its levels passes its checksum."""
+        """Whether every block of study `i`, its masks and its levels passes its checksum.
+
+        Raises:
+          WorkFailed: the store cannot be reached.
+        """
         line = self.index.iloc[i]
         try:
             array = self._array(line["part"])
@@ -220,24 +221,24 @@ class Store:
             )
             for block in range(first, end, VERIFY_BLOCKS):
                 array[block : min(block + VERIFY_BLOCKS, end)].read().result()
-        # damaged or missing shards; an array shorter than its index
+        # Damaged or missing shards, or an array shorter than its index.
         except (ValueError, IndexError) as error:
             self._check_reachable(error)
             return False
         return True
 
     def _check_reachable(self, error: Exception) -> None:
-        """
+        """Raise if the error is about access to the store, not about its content.
+
         Raises:
-          WorkFailed: the error is of the way to the store, so that nothing is said about its
-            content.
+          WorkFailed: the store cannot be reached.
         """
-        # TensorStore has no exceptions of its own; the message begins with the status.
+        # TensorStore has no own exceptions; the message begins with the status.
         status = str(error).partition(":")[0]
         if status in UNREACHABLE:
             raise WorkFailed(
-                f"The store {self.path} cannot be read ({status}): look after access and network;"
-                " the same command goes on."
+                f"The store {self.path} cannot be read ({status}): look after access and network,"
+                " then run the same command again."
             ) from error
 
     def _first_block(self, i: int | np.integer, mask: str | None) -> int:
@@ -259,12 +260,12 @@ class Store:
         start: np.ndarray,
         shape: np.ndarray,
     ) -> np.ndarray:
-        """The box of the array of that grid whose blocks begin with number `first`."""
+        """Box of an array with that grid, whose blocks begin with number `first`."""
         try:
             array = self._array(self._parts[i])
             block = np.array(array.shape[1:])
             counts = block_counts(grid, block)
-            # First block of the box and the one behind its last, along each axis.
+            # First block of the box and the one after its last, along each axis.
             begin, end = start // block, (start + shape - 1) // block + 1
             positions = np.stack(
                 np.meshgrid(*map(np.arange, begin, end), indexing="ij"), axis=-1
@@ -281,9 +282,9 @@ class Store:
                 " parts and the folder index, and ingest again."
             ) from error
         out = np.empty(shape, np.int16)
-        # corner: of the block, in the box
+        # corner: position of the block's corner in the box
         for corner, voxels in zip(positions * block - start, blocks):
-            # Cut to the box. Less the corner, the same bounds are those within the block.
+            # Cut to the box. Minus the corner, the same bounds apply within the block.
             low, high = np.maximum(corner, 0), np.minimum(corner + block, shape)
             out[tuple(map(slice, low, high))] = voxels[
                 tuple(map(slice, low - corner, high - corner))
@@ -291,29 +292,28 @@ class Store:
         return out
 
     def _array(self, part: str) -> ts.TensorStore:
-        with self._lock:  # rows are made in a thread beside the one that probes
-            # Open arrays and their threads are of no use in another process.
+        with self._lock:  # one thread makes rows while another one probes
+            # Open arrays and their threads are useless in another process.
             if self._opened_by != os.getpid():
                 self._arrays, self._opened_by = {}, os.getpid()
                 self._root = open_root(self.path)
                 self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
-            # Taken out and put in again: a dict keeps the order of insertion, the oldest use first.
+            # Taken out and put in again: a dict keeps insertion order, so the oldest use comes
+            # first.
             array = self._arrays.pop(part, None)
             if array is None:
                 array = ts.open(
                     array_spec(self._root, part), open=True, context=self._context
                 ).result()
                 if len(self._arrays) >= OPEN_PARTS:
-                    # the one that was not asked for the longest
+                    # the least recently used one
                     del self._arrays[next(iter(self._arrays))]
             self._arrays[part] = array
             return array
 
 
 def _numbers(index: pd.DataFrame, column: str) -> list[np.ndarray]:
-    """Each line's list of numbers; empty where the line was written before there was this
-    column.
-    """
+    """List of numbers of each line; empty if the line was written before the column existed."""
     nothing = np.empty(0, np.int64)
     if column not in index:
         return [nothing] * len(index)
@@ -324,6 +324,6 @@ def _numbers(index: pd.DataFrame, column: str) -> list[np.ndarray]:
 
 
 def read_about(root: ts.KvStore) -> dict | None:
-    """What `store.json` says, or None where there is no store."""
+    """Content of `store.json`; None if there is no store."""
     answer = root.read(STORE_JSON).result()
     return json.loads(answer.value) if answer.state == "value" else None

@@ -1,5 +1,6 @@
-"""What a worker does: reads the files of some manifest lines, and writes them as parts. The same
-function runs in every engine.
+"""Task of a worker: read the files of some manifest lines and write them as parts.
+
+The same function runs in every engine.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from mmv_jax.store.layout import open_root
 from mmv_jax.store.write import PartWriter
 from mmv_jax.study import Study
 
-# (manifest, line): the only name that a line has in logs and in the quarantine
+# (manifest, line): the only name of a line in logs and in the quarantine.
 Place = tuple[int, int]
 
 
@@ -20,6 +21,11 @@ Place = tuple[int, int]
 class Job:
     """One manifest line. `path`, `masks` and `secrets` stay in the worker; `known` goes into the
     index.
+
+    Attributes:
+      spacing_mm: mm per pixel in plane, from the manifest.
+      masks: name -> path.
+      known: columns of the index: names, split, labels.
     """
 
     place: Place
@@ -28,8 +34,8 @@ class Job:
     unit: str | None
     masks: Mapping[str, str]
     known: Mapping[str, object]
-    secrets: tuple[str, ...]  # texts that must not leave in a message: ids and paths
-    burnt_in: str | None = None  # what is to be done about writing in the pixels
+    secrets: tuple[str, ...]  # ids and paths: texts that must not appear in a message
+    burnt_in: str | None = None  # what to do about writing in the pixels
     size: int = 0  # bytes of its files, as far as they can be seen
 
 
@@ -38,24 +44,27 @@ ReadFn = Callable[[Job], tuple[Study, Mapping[str, np.ndarray]]]
 
 @dataclass(frozen=True)
 class IngestTask:
-    """Lines that one worker reads one after the other. Repeating a task, or a part of it, changes
-    nothing that is finished.
+    """Lines that one worker reads in sequence.
+
+    Repeating a task, or a part of it, changes nothing that is finished.
     """
 
     store: str
     jobs: tuple[Job, ...]
     read_fn: ReadFn
-    deaths: int = field(default=0)  # of workers, while no file was being read
+    deaths: int = field(default=0)  # deaths of workers while no file was being read
 
 
 @dataclass(frozen=True)
 class Reading:
+    """A file is being read."""
+
     place: Place
 
 
 @dataclass(frozen=True)
 class Writing:
-    """A file is read, and goes into a part: what happens until the next `Reading` is no file's
+    """A file was read and goes into a part. A failure before the next `Reading` is not its
     fault.
     """
 
@@ -64,6 +73,8 @@ class Writing:
 
 @dataclass(frozen=True)
 class Refusal:
+    """A file is refused, with a code and a reason."""
+
     place: Place
     code: str
     reason: str
@@ -71,7 +82,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Told:
-    """A file is taken in, and something is odd about it."""
+    """A file is ingested with a warning."""
 
     place: Place
     code: str
@@ -89,11 +100,10 @@ Event = Reading | Writing | Refusal | Told | Written
 
 
 def write_task(task: IngestTask) -> Iterator[Event]:
-    """Reads each file once, refuses what is broken, and writes the rest; yields what happened as it
-    happens.
+    """Read each file once, refuse broken ones and write the rest; yield events as they happen.
 
-    A part is named by its first study, so that a task that is repeated after a lost machine finds
-    the parts it had finished, and writes the others over.
+    A part is named by its first study. A task repeated after a lost machine finds its finished
+    parts, and overwrites the others.
     """
     from mmv_jax.readers.read import import_readers
 
@@ -102,7 +112,7 @@ def write_task(task: IngestTask) -> Iterator[Event]:
     open_parts: dict[int, PartWriter] = {}
     finished: set[str] = set()
     for job in task.jobs:
-        # Studies of a part that an earlier run of this task had written.
+        # Studies of a part that an earlier run of this task has written.
         if job.known["study"] in finished:
             continue
         yield Reading(job.place)
@@ -116,7 +126,7 @@ def write_task(task: IngestTask) -> Iterator[Event]:
         ndim = read[0].ndim
         if ndim not in open_parts:
             name = f"{job.known['study']}-{ndim}d"
-            # The name follows from the first study, so a repeated task meets its own finished part.
+            # The name depends on the first study, so a repeated task meets its own finished part.
             lines = read_index(root, name)
             if len(lines):
                 finished |= set(lines["study"])
@@ -124,7 +134,7 @@ def write_task(task: IngestTask) -> Iterator[Event]:
                 continue
             open_parts[ndim] = PartWriter(root, name, ndim)
         open_parts[ndim].add(*read, job.known)
-        del read  # the next file is read before this name is bound again
+        del read  # otherwise both studies would be in memory while the next file is read
         if open_parts[ndim].is_full:
             yield _close(open_parts.pop(ndim))
     for part in open_parts.values():
@@ -139,7 +149,7 @@ def _read(job: Job, read_fn: ReadFn) -> tuple[Study, Mapping[str, np.ndarray]] |
         raise
     except MemoryError:
         problem = ("too_large", "the file needs more memory than this machine has")
-    # decoders written in Rust raise PanicException, which is no Exception
+    # Decoders written in Rust raise PanicException, which is not an Exception.
     except BaseException as error:
         code = getattr(error, "code", "unreadable")
         reason = getattr(error, "reason", f"the reader failed with {type(error).__name__}")
@@ -150,7 +160,7 @@ def _read(job: Job, read_fn: ReadFn) -> tuple[Study, Mapping[str, np.ndarray]] |
 
 
 def _problem(study: Study, masks: Mapping[str, np.ndarray]) -> tuple[str, str] | None:
-    """What no store should hold, whoever read it."""
+    """Code and reason why a store must not hold the study, whoever read it; else None."""
     low, high = study.voxels.min(), study.voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         return "not_finite", "voxels are NaN or infinite"
@@ -167,8 +177,9 @@ def _problem(study: Study, masks: Mapping[str, np.ndarray]) -> tuple[str, str] |
 
 
 def without(text: str, secrets: tuple[str, ...]) -> str:
-    """`text` with every secret of three or more characters blotted out: readers promise to quote
-    none, and this holds them to it.
+    """`text` with every secret of three or more characters replaced by "…".
+
+    Readers promise to quote no secret; this enforces it.
     """
     for secret in sorted((s for s in secrets if len(s) > 2), key=len, reverse=True):
         text = text.replace(secret, "…")

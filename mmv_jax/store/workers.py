@@ -1,5 +1,6 @@
-"""Engines that run tasks: worker processes of this machine, or Ray. A decoder that dies takes its
-worker along, never the ingest.
+"""Engines that run tasks: worker processes of this machine, or Ray.
+
+A decoder that crashes ends its worker, but never the ingest.
 """
 
 import os
@@ -15,10 +16,11 @@ from mmv_jax.plugins import Plugin, named_plugins
 from mmv_jax.store.task import Event, IngestTask, Place, Reading, Refusal, Told, Written
 
 TaskFn = Callable[[IngestTask], Iterator[Event]]
-TICK_S = 0.5  # between looks at the clock
-TIMEOUT_S = 5.0  # of wall time a line, and for large files, which legitimately take longer,
-BYTES_A_SECOND = 2 << 20  # at least so many: half of what JPEG 2000 needs on one busy core
-DEATHS = 2  # of workers outside of any file, after which a task is given up
+TICK_S = 0.5  # interval between checks of the clock
+TIMEOUT_S = 5.0  # wall time allowed for a line
+# Large files get one more second for so many bytes: half the speed of JPEG 2000 on one busy core.
+BYTES_A_SECOND = 2 << 20
+DEATHS = 2  # a task is given up after so many deaths of workers outside any file
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,14 @@ class _Failed:
 def run_local(
     task_fn: TaskFn, tasks: Iterable[IngestTask], *, workers: int, timeout_s: float
 ) -> Generator[Event, None, None]:
-    """Runs tasks in worker processes; yields what happens, in the order in which it happens.
+    """Run tasks in worker processes; yield events in the order in which they happen.
 
-    A file whose reading ends its process, or takes longer than `timeout_s`, is refused; the files
-    read before it in its task (and not yet written) and those after it go on as two tasks, so that
-    no file is read more than twice for it.
+    A file that crashes its process, or takes longer than `timeout_s` (s) to read, is refused. The
+    unwritten files before it and the files after it continue as two tasks, so no file is read more
+    than twice for it.
 
     Raises:
-      WorkFailed: a task failed for a reason that is no file's, such as a full disk.
+      WorkFailed: a task failed for a reason that no file caused, such as a full disk.
     """
     waiting = deque(tasks)
     crew = [_Worker(task_fn) for _ in range(min(workers, len(waiting)))]
@@ -71,7 +73,7 @@ def run_local(
 
 @dataclass
 class _Worker:
-    """One process, the task that it has, and the file that it reads."""
+    """One process, its task, and the file that it reads."""
 
     task_fn: TaskFn
     task: IngestTask | None = None
@@ -86,7 +88,7 @@ class _Worker:
     def replace_process(self) -> None:
         if hasattr(self, "process"):
             self.stop()
-        # a fork would inherit the locks of JAX's and TensorStore's threads
+        # A fork would inherit the locks of JAX's and TensorStore's threads.
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
@@ -105,7 +107,7 @@ class _Worker:
             self.is_dead = True
 
     def receive(self) -> Iterator[Event]:
-        """What the process has sent, to the last message; notices its end."""
+        """Yield all messages that the process has sent, and notice its end."""
         try:
             while self.task and self.pipe.poll():
                 yield from self._take(self.pipe.recv())
@@ -115,14 +117,14 @@ class _Worker:
     def _take(self, event) -> Iterator[Event]:
         if isinstance(event, _Failed):
             raise WorkFailed(
-                f"Ingest stopped: {event.cause}. What is finished stays; the same command goes on"
-                " from there."
+                f"Ingest stopped: {event.cause}. What is finished stays; run the same command to"
+                " resume."
             )
         if isinstance(event, _Done):
             self.task = None
             return
         self.reading = event.place if isinstance(event, Reading | Told) else None
-        # Each message starts the clock anew: the timeout is for one line, not for a task.
+        # Each message restarts the clock: the timeout is for one line, not for a task.
         self.since = time.monotonic()
         self.settled |= (
             set(event.places)
@@ -134,7 +136,7 @@ class _Worker:
         yield event
 
     def allowed_s(self, timeout_s: float) -> float:
-        """The seconds that the line being read may take."""
+        """Seconds that the current line may take."""
         jobs = self.task.jobs if self.task else ()
         size = next((job.size for job in jobs if job.place == self.reading), 0)
         return timeout_s + size / BYTES_A_SECOND
@@ -155,16 +157,18 @@ class _Worker:
             yield Refusal(self.reading, code, reason)
 
     def rest(self) -> list[IngestTask]:
-        """What is left of the task of a dead process: what came before the file that killed it, and
-        what comes after.
+        """Remaining tasks of a dead process: the lines before and after the file that killed it.
+
+        Raises:
+          WorkFailed: workers died outside any file too often.
         """
         assert self.task is not None
         left = [job for job in self.task.jobs if job.place not in self.settled]
         if self.reading is None:
             if self.task.deaths + 1 >= DEATHS:
                 raise WorkFailed(
-                    f"A worker died {DEATHS} times with exit code {self.process.exitcode} while it"
-                    " read no file: too little memory is the usual cause. Use fewer --workers."
+                    f"A worker died {DEATHS} times with exit code {self.process.exitcode} between"
+                    " files: too little memory is the usual cause. Use fewer --workers."
                     " What is finished stays."
                 )
             return [replace(self.task, jobs=tuple(left), deaths=self.task.deaths + 1)]
@@ -175,14 +179,14 @@ class _Worker:
         ]
 
     def stop(self) -> None:
-        self.process.kill()  # parts are whole or not there: nothing to tidy up
+        self.process.kill()  # parts are complete or absent: nothing to tidy up
         self.process.join()
         self.pipe.close()
 
 
 def _work(plugins: tuple[Plugin, ...], pipe, task_fn: TaskFn) -> None:
-    """The life of a worker process. `plugins` come first: they are loaded as they are received."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    """Main loop of a worker process. `plugins` come first: they are loaded as they are received."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)  # decoders print file names and tags
     os.dup2(silence, 2)
@@ -196,7 +200,7 @@ def _work(plugins: tuple[Plugin, ...], pipe, task_fn: TaskFn) -> None:
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:
-                # Told as text: not every exception can be pickled.
+                # Sent as text: not every exception can be pickled.
                 pipe.send(_Failed(f"{type(error).__name__}: {error}"))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone
@@ -205,12 +209,17 @@ def _work(plugins: tuple[Plugin, ...], pipe, task_fn: TaskFn) -> None:
 def run_ray(
     task_fn: TaskFn, tasks: Iterable[IngestTask], *, workers: int, timeout_s: float
 ) -> Generator[Event, None, None]:
-    """Runs tasks on a Ray cluster (`RAY_ADDRESS`), or on a Ray of this machine alone; at most
-    `workers` tasks at a time.
+    """Run tasks on a Ray cluster (`RAY_ADDRESS`), or on Ray on this machine.
 
-    On its node a task runs as in `run_local` with one worker, so that broken files are met in the
-    same way. Ray repeats the tasks of a lost node; that a repeated task changes nothing that is
-    finished is `write_task`'s promise.
+    At most `workers` tasks run at a time.
+
+    On its node, a task runs as in `run_local` with one worker, so broken files are handled in the
+    same way. Ray repeats the tasks of a lost node; `write_task` guarantees that this changes
+    nothing that is finished.
+
+    Raises:
+      UserError: Ray is not installed.
+      WorkFailed: Ray gave up on a task.
     """
     try:
         import ray
@@ -220,7 +229,7 @@ def run_ray(
             " --engine local."
         ) from error
     if not ray.is_initialized() and "RAY_ADDRESS" in os.environ:
-        # What decoders print may hold names; it stays out of the driver's log.
+        # Output of decoders may contain names, so it stays out of the driver's log.
         ray.init(log_to_driver=False)
     elif not ray.is_initialized():
         ray.init(log_to_driver=False, num_cpus=workers, include_dashboard=False)

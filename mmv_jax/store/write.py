@@ -1,4 +1,4 @@
-"""Writes one part of a store: blocks shard by shard as studies come in, the index last."""
+"""Writer of one part of a store: blocks shard by shard as studies come in, the index last."""
 
 from collections.abc import Mapping
 
@@ -21,16 +21,16 @@ from mmv_jax.store.levels import coarser, level_factors, level_scale
 from mmv_jax.study import Study
 
 PART_STUDIES = 512
-PART_BYTES = 512 << 20  # of voxels: what a killed ingest can lose of a part
+PART_BYTES = 512 << 20  # bytes of voxels: the most that a killed ingest can lose of a part
 UNBOUNDED = 1 << 40  # blocks of an array while it grows
 
 
 class PartWriter:
-    """One part, planar or volumetric. Holds at most two shards (2 × 32 MiB) besides the study at
-    hand.
+    """One part, planar or volumetric. It holds at most two shards (2 × 32 MiB) and the current
+    study.
 
-    Nothing can be read of a part before `close`, which writes the index; a part that was begun and
-    never closed is written anew by whoever takes its name again.
+    A part cannot be read before `close`, which writes the index. A part that was never closed is
+    overwritten by the next writer with its name.
     """
 
     def __init__(self, root: ts.KvStore, name: str, ndim: int):
@@ -39,30 +39,31 @@ class PartWriter:
         self._root = root
         self._blocks = 0  # handed over so far, written or waiting
         self._shard = np.empty((SHARD_BLOCKS[ndim], *BLOCKS[ndim]), np.int16)
-        # What a killed ingest left under this name would mix with the new blocks.
+        # Remains of a killed ingest under this name would mix with the new blocks.
         remove_part(root, name)
         self._array = ts.open(new_array_spec(root, name, ndim, UNBOUNDED), create=True).result()
 
     @property
     def is_full(self) -> bool:
+        """Whether the part has reached PART_STUDIES or PART_BYTES."""
         block_bytes = 2 * int(np.prod(BLOCKS[self.ndim]))
         return len(self.lines) >= PART_STUDIES or self._blocks * block_bytes >= PART_BYTES
 
     def add(
         self, study: Study, masks: Mapping[str, np.ndarray], known: Mapping[str, object]
     ) -> None:
-        """Appends a study and the masks on its grid.
+        """Append a study and its masks.
 
         Args:
-          study: of the ndim of this part.
-          masks: integer `[z, y, x]` arrays by name, values of 16 bits; they become further blocks
+          study: with the ndim of this part.
+          masks: integer `[z, y, x]` arrays by name, values of 16 bits. They become further blocks
             on the study's block grid. The coarser levels of a large study (`levels`) follow, each
-            on its own.
-          known: the columns of the index that the voxels do not say: names, split, labels.
+            on its own grid.
+          known: columns of the index that do not come from the voxels: names, split, labels.
         """
         assert study.ndim == self.ndim, study.ndim
         assert all(mask.shape == study.voxels.shape for mask in masks.values()), list(masks)
-        # shapes come as 0 and 1, or 0 and 255
+        # Shapes come as 0 and 1, or as 0 and 255.
         stored = to_int16(study.voxels != 0 if study.unit == "shape" else study.voxels)
         occupied = occupancy(stored, study.unit, study.ndim)
         low, high = foreground_percentiles(stored, occupied, (0.5, 99.5))
@@ -86,10 +87,10 @@ class PartWriter:
         line |= {"mask_blocks": [self._blocks + (k + 1) * per_array for k in range(len(masks))]}
         line |= {f"attribute_{name}": float(value) for name, value in study.attributes.items()}
         is_shape = study.unit == "shape"
-        # Two shapes of one organ are alike in two patients and no leak.
+        # Shapes of one organ look alike in two patients, which is no leak.
         line["difference_hash"] = b"" if is_shape else difference_hash(stored.voxels)
         checksum = 0
-        # The checksum goes on through voxels, masks and levels: one number for all of a study.
+        # One checksum for the whole study: it runs on through voxels, masks and levels.
         for voxels in (stored.voxels, *masks.values()):
             checksum = self._append(voxels, checksum)
         levels, checksum = self._append_levels(stored, study, checksum)
@@ -97,8 +98,8 @@ class PartWriter:
         self.lines.append(line | {"checksum": f"{checksum:08x}"})
 
     def close(self) -> None:
-        """Writes what waits, then the index; from then on the part is there."""
-        # The blocks of the last shard, which is not full.
+        """Write the waiting blocks, then the index. From then on the part can be read."""
+        # Blocks of the last shard, which is not full.
         left = self._blocks % len(self._shard)
         shape = self._array.shape
         # Metadata only: no shard lies beyond the end, and 2**40 blocks need no search.
@@ -110,10 +111,8 @@ class PartWriter:
         write_index(self._root, self.name, self.lines)
 
     def _append_levels(self, stored: Stored, study: Study, checksum: int) -> tuple[dict, int]:
-        """(the columns of the index that tell of the coarser levels, the checksum with their
-        blocks).
-        """
-        # a mean of a shape is no shape
+        """Index columns of the coarser levels, and the checksum continued over their blocks."""
+        # The mean of a shape is not a shape, so shapes have no levels.
         factors = (
             level_factors(study.voxels.shape, study.spacing_mm) if study.unit != "shape" else []
         )
@@ -124,7 +123,8 @@ class PartWriter:
         scale = {"gain": gain, "offset": offset}
         for factor in factors:
             voxels = coarser(voxels, before, factor, grid=study.voxels.shape, **scale)
-            before, scale = factor, {}  # the next one is made of this one, which is scaled
+            # the next level is made from this one, which is already scaled
+            before, scale = factor, {}
             blocks.append(self._blocks)
             checksum = self._append(voxels, checksum)
         columns = {
@@ -143,11 +143,11 @@ class PartWriter:
         )
 
     def _append(self, voxels: np.ndarray, checksum: int) -> int:
-        """Appends the blocks of an array; returns the crc32c of all blocks of the study so far."""
+        """Append the blocks of an array; return the crc32c of all blocks of the study so far."""
         block = BLOCKS[self.ndim]
         counts = block_counts(voxels.shape, block)
         for position in np.ndindex(*counts):
-            # The buffer is used again after each shard, so a slot holds an older block.
+            # The buffer is reused after each shard, so a slot holds an older block.
             slot = self._shard[self._blocks % len(self._shard)]
             corner = voxels[tuple(slice(p * b, (p + 1) * b) for p, b in zip(position, block))]
             if corner.shape != slot.shape:

@@ -115,7 +115,7 @@ def test_the_patients_of_a_folder_are_split_and_never_across(tmp_path):
 
 
 def test_an_empty_folder_and_no_folder_are_one_clear_error(tmp_path):
-    for root, words in ((tmp_path, "no image"), (tmp_path / "nowhere", "no folder")):
+    for root, words in ((tmp_path, "no image"), (tmp_path / "nowhere", "not a folder")):
         with pytest.raises(UserError, match=words):
             write_manifest_of("folder", root, tmp_path / "m.csv")
 
