@@ -1,1 +1,1 @@
-"""From the store to packed rows: crops, tokens, the plan, and the pipeline that reads it."""
+"""Data: crops, tokens and the packing plan, and the pipeline from a store to packed rows."""

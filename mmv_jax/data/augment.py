@@ -1,5 +1,6 @@
-"""Intensities for the encoder, about [-1, 1], and what training may change about them without
-changing what is shown. Axes: z, y, x.
+"""Intensities of about [-1, 1] for the encoder, and their augmentation. Axes: z, y, x.
+
+Augmentation changes intensities and mirrors studies, but never what is shown.
 """
 
 from dataclasses import dataclass, fields
@@ -10,38 +11,38 @@ from scipy import ndimage
 
 from mmv_jax.errors import UserError
 
-# from air to dense contrast: lung and soft tissue keep their steps, bone and metal are one
+# From air to dense contrast: lung and soft tissue keep their steps, bone and metal become one.
 HU_RANGE = (-1000.0, 400.0)
-BACKGROUND = -1.0  # what lies outside a study: as dark as air
-# unknown units are scaled by percentiles, so that bright markers and tubes lie beyond 1: keep them
-# apart up to here
+BACKGROUND = -1.0  # outside a study: as dark as air
+# Unknown units are scaled by percentiles, so bright markers and tubes lie above 1. They remain
+# distinct up to here.
 OVERSHOOT = 1.2
-# a volume smaller than this on every side shows no landmark that tells left from right or up from
-# down
+# A volume smaller than this on every side shows no landmark that distinguishes left from right, or
+# up from down.
 LESION_MM = 100.0
 
-# Along which axes (z, y, x) a study may be mirrored. A mirrored chest has its heart on the right: a
+# Axes (z, y, x) along which a study may be mirrored. A mirrored chest has its heart on the right: a
 # disease (situs inversus), not a variation, and a target of the anatomy probes. A mirrored breast
 # is the other breast. Nothing is turned upside down: organs, fluid levels and the diaphragm obey
-# gravity. A modality that is not named is never mirrored.
+# gravity. A modality that is not listed is never mirrored.
 MIRRORED = {"MG": (2,)}
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly training changes what it shows: the group `augment` of a config.
+    """Strength of the augmentation: the group `augment` of a config.
 
-    At 0 a change is left out. How crops are cut is said by the group `crops`.
+    A strength of 0 switches a change off. The group `crops` says how crops are cut.
 
     Attributes:
       window_shift: the middle of the intensity window moves by up to this share of its width.
       window_scale: the width of the intensity window changes by up to this share.
-      gamma: the exponent of the intensities is exp(x), x between minus and plus this.
+      gamma: the exponent of the intensities is exp(x), with x between minus and plus this value.
       blur_share: share of the crops that are blurred.
-      blur_voxels: the largest standard deviation of the blur; the smallest is 0.4 of it.
-      noise_share: share of the crops that noise is added to.
-      noise: the largest standard deviation of the noise, where intensities are about [-1, 1].
-      mirror_share: share of the studies that are mirrored along an axis that may be.
+      blur_voxels: largest standard deviation of the blur, in voxels; the smallest is 0.4 of it.
+      noise_share: share of the crops that get noise.
+      noise: largest standard deviation of the noise, for intensities of about [-1, 1].
+      mirror_share: share of the studies that are mirrored, for each allowed axis.
     """
 
     window_shift: float = 0.04
@@ -54,7 +55,8 @@ class Augmentation:
     mirror_share: float = 0.5
 
     def __post_init__(self) -> None:
-        """
+        """Check all strengths.
+
         Raises:
           UserError: a strength is negative, or a share is above 1.
         """
@@ -79,7 +81,7 @@ def mirrored_axes(
     extent_mm: Float[np.ndarray, "3"],
     strength: Augmentation = DEFAULT,
 ) -> Bool[np.ndarray, "3"]:
-    """Draws along which axes a study is mirrored, as a whole, so that its views agree."""
+    """Axes along which a study is mirrored, drawn once per study so that its views agree."""
     small = extent_mm[0] > 0 and extent_mm.max() < LESION_MM  # a planar study has no extent along z
     may = np.isin(np.arange(3), (0, 1, 2) if small else MIRRORED.get(modality, ()))
     return may & (rng.random(3) < strength.mirror_share)
@@ -93,14 +95,14 @@ def normalise(
     rng: np.random.Generator | None = None,
     strength: Augmentation = DEFAULT,
 ) -> Float[np.ndarray, "z y x"]:
-    """True intensities to about [-1, 1].
+    """Intensities of about [-1, 1] from true intensities.
 
     Args:
-      unit: "HU" (a fixed window, so that a value means the same in every study), "raw" (between the
-        study's own percentiles), "shape" (0 and 1).
-      low, high: 0.5 and 99.5 percentile of a raw study's foreground.
-      rng: jitters the window; None for evaluation. A shape has no window.
-      strength: by how much.
+      unit: "HU" (a fixed window: a value means the same in every study), "raw" (between the study's
+        own percentiles) or "shape" (0 and 1).
+      low, high: percentiles 0.5 and 99.5 of a raw study's foreground.
+      rng: jitters the window; None for evaluation. The window of a shape is never jittered.
+      strength: of the jitter.
     """
     limit = 1.0
     if unit == "HU":
@@ -109,7 +111,7 @@ def normalise(
         limit = OVERSHOOT
     else:
         low, high, rng = 0.0, 1.0, None
-    # The floor keeps an image of one value from a division by zero.
+    # The floor avoids a division by zero for an image of one value.
     middle, half = (low + high) / 2, max((high - low) / 2, 1e-6)
     if rng is not None:
         shift = 2 * strength.window_shift  # of half the width
@@ -121,21 +123,21 @@ def normalise(
 def distort(
     x: Float[np.ndarray, "z y x"], rng: np.random.Generator, strength: Augmentation = DEFAULT
 ) -> Float[np.ndarray, "z y x"]:
-    """Gamma always, blur for a fifth and noise for half of the crops: what exposure, reconstruction
-    kernel and dose do to an image.
+    """Crop with gamma always, blur and noise for a share of crops.
 
-    In and out: about [-1, 1]. Blur is of a fraction of a voxel: more would hide what a radiologist
-    looks for.
+    These are the effects of exposure, reconstruction kernel and dose. Input and output are about
+    [-1, 1]. The
+    standard deviation of the blur is a voxel or less by default: more would hide what a radiologist looks for.
     """
-    # Drawn at a strength of 0 too, so that blur and noise get the same random numbers.
+    # Drawn even at a strength of 0, so that blur and noise get the same random numbers.
     gamma = np.float32(np.exp(rng.uniform(-strength.gamma, strength.gamma)))
     if strength.gamma:
-        # A power needs a base from 0 on: [-1, 1] is mapped to [0, 1] and back.
-        # What lies above 1 stays above it.
+        # A power needs a non-negative base: [-1, 1] is mapped to [0, 1] and back. Values above 1
+        # stay above it.
         x = 2 * ((x + 1) / 2).clip(0, None) ** gamma - 1
     if rng.random() < strength.blur_share:
         sigma = rng.uniform(0.4 * strength.blur_voxels, strength.blur_voxels)
-        # Along an axis of one slice there is nothing to blur with.
+        # An axis of one slice has no neighbours to blur with.
         x = ndimage.gaussian_filter(
             x, [sigma if side > 1 else 0.0 for side in x.shape], truncate=2.0
         )

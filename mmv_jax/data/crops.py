@@ -1,5 +1,6 @@
-"""Which box of a study a view shows, and how many tokens that takes: known from the index alone.
-Axes: N studies, V views, C crops.
+"""Crops: the box of a study that a view shows, and its number of tokens.
+
+Both are known from the index alone. Axes: N studies, V views, C crops.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +13,16 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from mmv_jax.errors import UserError
 
-# the width of a planar study whose spacing nobody states: about that of a chest radiograph
+# Width of a planar study without a stated spacing: about that of a chest radiograph.
 NOMINAL_EXTENT_MM = 350.0
-ASPECT, COARSER = 4 / 3, 1.15  # of a view, where nothing else is said; the first is Inception's
-# A crop's voxels are at the finest this factor smaller than the study's own: a thumbnail is not
-# blown up to a page of tokens. By dimensionality.
+ASPECT, COARSER = 4 / 3, 1.15  # defaults of a view; the first is Inception's
+# A crop's voxels are at most this factor smaller than the study's own, by dimensionality: a
+# thumbnail is not blown up to a page of tokens.
 OVERSAMPLING = {2: 2.0, 3: 2.0}
-# uniform numbers a view: size, three aspects, three positions, spacing. A multiple of 4, since
-# Philox draws by fours
+# Uniform random numbers of a view: size, three aspects, three positions, spacing. A multiple of 4,
+# since Philox draws in fours.
 DRAWS = 8
-STILL = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0])  # the draws that jitter nothing
+STILL = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0])  # draws without any jitter
 Triple = tuple[int, int, int]
 
 
@@ -30,13 +31,13 @@ class View:
     """How a crop is cut from a study.
 
     Attributes:
-      count: crops of this view a study and epoch.
-      grid: the largest number of voxels (z, y, x), each a multiple of the patch. z is not read for
-        planar studies: they are one slice.
-      scale: the range of the share of the study's area (planar) or volume that a crop takes.
-      is_global: read by the teacher, and first in a row.
-      aspect: no side of a box, as a share of its study's side, is more than this times another.
-      coarser: spacing jitter: voxels are up to this factor larger than the grid asks for.
+      count: crops of this view per study and epoch.
+      grid: the largest number of voxels (z, y, x), each a multiple of the patch. z is ignored for
+        planar studies, which are one slice.
+      scale: range of the share of the study's area (planar) or volume that a crop covers.
+      is_global: whether the teacher reads it; such views come first in a row.
+      aspect: largest ratio between two sides of a box, each as a share of its study's side.
+      coarser: spacing jitter: voxels are up to this factor larger than the grid requires.
     """
 
     name: str
@@ -50,14 +51,16 @@ class View:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the index says of each study's physical space.
+    """Physical space of each study, from the index.
 
     Attributes:
-      spacing_mm: (z, y, x); unknown in-plane spacings are filled in from NOMINAL_EXTENT_MM, z of a
-        planar study is 1.
-      extent_mm: (z, y, x); z of a planar study is 0: it is a plane.
-      cells: which cells of the study carry something, as bits. Planar: 16 lines (y), 16 bits each
-        (x). Volumetric: 8 slabs (z) of 64 bits (8 y + x).
+      planar: whether the study is planar.
+      voxels: (z, y, x) of the study's grid.
+      spacing_mm: (z, y, x). NOMINAL_EXTENT_MM gives unknown in-plane spacings; z of a planar study
+        is 1.
+      extent_mm: (z, y, x); z of a planar study is 0, since it is a plane.
+      cells: bits of the study's occupied cells. Planar: 16 lines (y), 16 bits each (x). Volumetric:
+        8 slabs (z) of 64 bits (8 y + x).
     """
 
     planar: Bool[np.ndarray, "N"]
@@ -68,12 +71,13 @@ class Geometry:
 
     @classmethod
     def of(cls, index: pd.DataFrame) -> "Geometry":
-        """Reads the columns `ndim, grid_*, spacing_*, occupancy` of a store's index."""
+        """Geometry from the columns `ndim, grid_*, spacing_*, occupancy` of a store's index."""
         planar = (index["ndim"] == 2).to_numpy()
         voxels = index[["grid_z", "grid_y", "grid_x"]].to_numpy(np.int64)
         spacing = index[["spacing_z", "spacing_y", "spacing_x"]].to_numpy(np.float64, copy=True)
         unknown = np.isnan(spacing[:, 1:]).any(axis=1)
-        # The nominal extent is the width (x). Pixels are taken for square, so y gets it too.
+        # The nominal extent is the width (x). Pixels are assumed square, so y gets the same
+        # spacing.
         spacing[unknown, 1:] = (NOMINAL_EXTENT_MM / voxels[unknown, 2])[:, None]
         spacing[planar, 0] = 1.0
         extent = voxels * spacing
@@ -81,7 +85,7 @@ class Geometry:
         cells = np.zeros((len(index), 16), np.uint64)
         # store.layout.CELLS
         for lines, slabs, packed in ((planar, 16, ">u2"), (~planar, 8, ">u8")):
-            # packbits puts the first cell into the highest bit; here the cell x is bit x, so that
+            # packbits puts the first cell into the highest bit. Here cell x is bit x, so that
             # ranges of cells are ranges of bits.
             raw = np.frombuffer(b"".join(index["occupancy"].to_numpy()[lines]), np.uint8)
             bits = np.unpackbits(raw).reshape(-1, slabs, np.dtype(packed).itemsize * 8)
@@ -103,11 +107,10 @@ class Crops:
     """Boxes of studies on grids of cubic voxels; any leading axes.
 
     Attributes:
-      start_mm: lower corner (z, y, x), from the study's lower corner. A box may reach beyond its
-        study; what is there is background.
-      spacing_mm: the edge of a voxel, the same along every axis, so that a centimetre is a
-        centimetre.
-      tokens: number of patches (z, y, x); 0 where the study has no such view.
+      start_mm: lower corner (z, y, x), from the study's lower corner. A box may extend beyond its
+        study; there it shows background.
+      spacing_mm: edge of a voxel, equal along every axis, so that lengths keep their proportions.
+      tokens: number of patches (z, y, x); 0 if the study has no such view.
       patch: voxels of a patch (z, y, x).
     """
 
@@ -133,14 +136,16 @@ def crop_views(
     aspect: float = ASPECT,
     coarser: float = COARSER,
 ) -> list[View]:
-    """The views that are cut from each study of one dimensionality.
+    """Views that are cut from each study of one dimensionality.
 
     Args:
-      globals, locals: how many of each; the teacher reads the global ones alone.
-      global_grid, local_grid: voxels (z, y, x) at most, multiples of the patch.
-      global_scale, local_scale: from which to which share of the study a crop takes.
+      globals, locals: number of each; the teacher reads only the global ones.
+      global_grid, local_grid: largest number of voxels (z, y, x), multiples of the patch.
+      global_scale, local_scale: range (low, high) of the share of the study that a crop covers.
       aspect: a crop's sides, as shares of its study's, differ by up to this factor; 1 for none.
-      coarser: voxels are larger than the grid asks for by up to this factor; 1 for never.
+      coarser: voxels are up to this factor larger than the grid requires; 1 for never.
+    Raises:
+      UserError: local views without grid or scale.
     """
     jitter: dict[str, Any] = {"aspect": aspect, "coarser": coarser}
     views = [
@@ -167,8 +172,10 @@ def _range(shares: Sequence[float]) -> tuple[float, float]:
 
 
 def check_views(views: Mapping[int, Sequence[View]], patch: Triple) -> None:
-    """Raises UserError where a view cannot be cut into patches, has an impossible scale, or the
-    globals do not come first.
+    """Check that views can be cut into patches and have valid scales, global views first.
+
+    Raises:
+      UserError: a view or their order is invalid.
     """
     for ndim, listed in views.items():
         for view in listed:
@@ -186,7 +193,7 @@ def check_views(views: Mapping[int, Sequence[View]], patch: Triple) -> None:
             if min(view.aspect, view.coarser) < 1:
                 raise UserError(
                     f"View {view.name!r} ({ndim}D) has aspect={view.aspect} and"
-                    f" coarser={view.coarser}: both are factors from 1 on, and 1 changes nothing."
+                    f" coarser={view.coarser}: both must be at least 1, and 1 changes nothing."
                 )
         if (
             sorted(listed, key=lambda view: not view.is_global) != list(listed)
@@ -202,12 +209,13 @@ def check_views(views: Mapping[int, Sequence[View]], patch: Triple) -> None:
 def uniforms(
     seed: int, epoch: int, first: int, lines: int, views: int
 ) -> Float[np.ndarray, "lines views 8"]:
-    """The random numbers behind the crops of an epoch's lines `first`, `first + 1`, ...; line i has
-    the same ones however they are asked for.
+    """Random numbers in [0, 1) for the crops of an epoch's lines `first`, `first + 1`, ...
+
+    Line i gets the same numbers however the lines are requested.
     """
-    # Philox is counter-based: it jumps to any line without drawing the lines before.
+    # Philox is counter-based: it jumps to any line without drawing the lines before it.
     philox = np.random.Philox(key=np.array([seed, epoch], np.uint64))
-    philox.advance(first * views * DRAWS // 4)  # one step of its counter makes four numbers
+    philox.advance(first * views * DRAWS // 4)  # one step of its counter gives four numbers
     return np.random.Generator(philox).random((lines, views, DRAWS))
 
 
@@ -218,18 +226,21 @@ def draw_crops(
     u: Float[np.ndarray, "N V 8"],
     oversampling: Mapping[int, float] = OVERSAMPLING,
 ) -> Crops:
-    """The crops [N, V] of N studies: line i of `u` decides those of study i, view by view in the
-    order of `views`.
+    """Crops [N, V] of N studies, view by view in the order of `views`.
+
+    Args:
+      u: random numbers; line i decides the crops of study i.
+      oversampling: by dimensionality, see OVERSAMPLING.
     """
     n, most, _ = u.shape
-    # A view that a study does not have keeps 0 tokens; a spacing of 1 keeps divisions by it finite.
+    # A view that a study does not have keeps 0 tokens; its spacing of 1 keeps divisions finite.
     crops = Crops(
         np.zeros((n, most, 3)), np.ones((n, most)), np.zeros((n, most, 3), np.int64), patch
     )
     for ndim, listed in views.items():
         lines = np.flatnonzero(geometry.planar == (ndim == 2))
         for v, view in enumerate(expand(listed)):
-            # In plane alone: z of a planar study is a stand-in of 1 mm.
+            # Only in plane: z of a planar study is a placeholder of 1 mm.
             finest = geometry.spacing_mm[lines, 1:].min(axis=1) / oversampling[ndim]
             start, spacing, tokens = _boxes(
                 geometry.extent_mm[lines],
@@ -253,8 +264,8 @@ def whole_crops(
     patch: Triple,
     oversampling: Mapping[int, float] = OVERSAMPLING,
 ) -> Crops:
-    """One crop [N] a study that shows all of it, on at most `grids[ndim]` voxels; nothing is
-    drawn.
+    """One crop [N] per study that shows all of it, on at most `grids[ndim]` voxels, without
+    jitter.
     """
     views = {
         ndim: [View(name="whole", count=1, grid=grid, scale=(1.0, 1.0), is_global=True)]
@@ -271,30 +282,30 @@ def whole_crops(
 
 
 def expand(views: Sequence[View]) -> list[View]:
-    """A view of count n, n times: the order of the crops of a study."""
+    """List with each view repeated `count` times: the order of the crops of a study."""
     return [view for view in views for _ in range(view.count)]
 
 
 def _boxes(
     extent: np.ndarray, finest: np.ndarray, ndim: int, view: View, patch: np.ndarray, u: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lower corners, voxel edges and token grids of one view of studies of one dimensionality."""
+    """Lower corners (mm), voxel edges (mm) and token grids of one view of studies of one `ndim`."""
     first = 3 - ndim  # a planar study has no z
     # For the columns of `u` see DRAWS.
     share = view.scale[0] + (view.scale[1] - view.scale[0]) * u[:, 0]
-    # Logs within half of log(aspect) around 0:
-    # two sides differ by at most `aspect`, and a ratio is as likely as its inverse.
+    # Logs within half of log(aspect) around 0: two sides differ by at most `aspect`, and a ratio is
+    # as likely as its inverse.
     stretch = (u[:, 1 + first : 4] - 0.5) * np.log(view.aspect)
     stretch -= stretch.mean(axis=1, keepdims=True)  # changes the shape, not the volume
-    # `share` is of an area or volume, so each side gets its ndim-th root.
+    # `share` is a share of area or volume, so each side gets its ndim-th root.
     side = np.minimum(share[:, None] ** (1 / ndim) * np.exp(stretch), 1.0)
     box = side * extent[:, first:]
     centre = box / 2 + u[:, 4 + first : 7] * (extent[:, first:] - box)
-    # Voxels are cubic, so the axis that fills its grid first decides their edge.
+    # Voxels are cubic, so the axis that fills its grid first determines their edge.
     asked = (box / np.array(view.grid[first:])).max(axis=1)
     spacing = np.maximum(asked, finest) * view.coarser ** u[:, 7]
     tokens = np.ones((len(extent), 3), np.int64)
-    # The small subtraction keeps a box that fits exactly from being given a patch more by rounding.
+    # The small subtraction keeps rounding from adding a patch to a box that fits exactly.
     tokens[:, first:] = np.maximum(np.ceil(box / (spacing[:, None] * patch[first:]) - 1e-6), 1)
     middle = np.zeros((len(extent), 3))
     middle[:, first:] = centre
@@ -303,14 +314,12 @@ def _boxes(
 
 
 def most_tokens(geometry: Geometry, view: View, patch: Triple, ndim: int) -> Int[np.ndarray, "N"]:
-    """For each study of that dimensionality, a number of patch tokens that no crop of this view can
-    exceed, whatever is drawn.
-    """
+    """Upper bound of the patch tokens of any crop of this view, for each study of that `ndim`."""
     extent = geometry.extent_mm[geometry.planar == (ndim == 2), 3 - ndim :]
     grid, sides = np.array(view.grid[3 - ndim :]), np.array(patch[3 - ndim :])
-    # Side a of a box takes box_a / h voxels, and h >= box_b / grid_b for each side b; box_a / box_b
-    # is the studies' own ratio, times the view's `aspect` at most. That holds for views of whole
-    # studies too: the longer side is cut to the study, and the shorter one still shrinks.
+    # Side a of a box takes box_a / h voxels, and h >= box_b / grid_b for each side b. The ratio
+    # box_a / box_b is that of the study, times at most `aspect`. This also holds for views of whole
+    # studies: the longer side is cut to the study, and the shorter one still shrinks.
     others = np.where(np.eye(ndim, dtype=bool), 1.0, view.aspect)
     ratio = extent[:, :, None] / extent[:, None, :] * others
     return (

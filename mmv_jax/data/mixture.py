@@ -1,4 +1,4 @@
-"""Which studies an epoch shows, and how often each group of them. Axes: N lines of an epoch."""
+"""Mixture: the studies that an epoch shows, and how often. Axes: N lines of an epoch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,19 +9,19 @@ from mmv_jax.data.crops import View
 from mmv_jax.data.resample import Boxes
 from mmv_jax.errors import UserError
 
-UNKNOWN = "unknown"  # the group of studies that have no value in the column of groups
+UNKNOWN = "unknown"  # group of studies without a value in the group column
 
 
 def mix(
     studies: np.ndarray, group: np.ndarray, mixture: Mapping[str, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """The studies of an epoch's lines, each group with its share of them.
+    """Studies of an epoch's lines, each group with its share.
 
-    The epoch is as long as the group needs that is largest for its share: its studies come once,
-    those of the others in whole rounds and a random rest.
+    The group that is largest relative to its share sets the length of the epoch: its studies come
+    once. Those of the other groups come in whole rounds, plus a random rest.
     """
     counts = {name: int((group == name).sum()) for name in mixture}
-    # The length at which a group's own studies, shown once, make up exactly its share.
+    # The length at which a group's studies, shown once, make up exactly its share.
     lines = max(count * sum(mixture.values()) / mixture[name] for name, count in counts.items())
     chosen = []
     for name, count in counts.items():
@@ -35,7 +35,11 @@ def mix(
 
 
 def groups_of(index: pd.DataFrame, by: str) -> pd.Series:
-    """The group of each study: its value in a column of the index; UNKNOWN where it has none."""
+    """Group of each study: its value in column `by` of the index, or UNKNOWN.
+
+    Raises:
+      UserError: the index has no such column.
+    """
     if by not in index:
         raise UserError(
             f"mixture_by is {by!r}, which the store's index does not have. Use 'modality', or a"
@@ -51,7 +55,11 @@ def studies_of(
     mixture: Mapping[str, float] | None,
     groups: pd.Series,
 ) -> np.ndarray:
-    """The lines of the index that are trained on."""
+    """Lines of the index that are trained on, ascending.
+
+    Raises:
+      UserError: no such study, or a mixture with unknown groups or shares that are not positive.
+    """
     index = store.index
     fits = index["split"].isin(list(splits)) & index["ndim"].isin(list(views))
     words = " and ".join(map(repr, splits))

@@ -1,16 +1,17 @@
-"""Which patches of a crop carry something, from the index alone. Axes: N studies, t patches."""
+"""Non-background patches of a crop, from the index alone. Axes: N studies, t patches."""
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from mmv_jax.data.crops import Crops, Geometry, Triple
 
-CHUNK = 4096  # studies whose token grids are counted at once, which bounds memory
+CHUNK = 4096  # studies whose token grids are counted at once; it bounds memory
 
 
 def kept_tokens(geometry: Geometry, crops: Crops) -> Bool[np.ndarray, "N tz ty tx"]:
-    """Which patches of crop i of study i carry something: their box meets an occupied cell of the
-    study. Never none: then the middle one is kept.
+    """Mask of the patches to keep in crop i of study i.
+
+    A patch is kept if it meets an occupied cell of the study. If none does, the middle one is kept.
     """
     size = tuple(crops.tokens.max(axis=0, initial=0).tolist())
     kept = np.zeros((len(crops.spacing_mm), *size), bool)
@@ -19,14 +20,15 @@ def kept_tokens(geometry: Geometry, crops: Crops) -> Bool[np.ndarray, "N tz ty t
         if lines.any():
             kept[lines] = _occupied(geometry[lines], crops[lines], planar, size)
     empty = np.flatnonzero(~kept.any(axis=(1, 2, 3)) & (crops.tokens > 0).all(axis=1))
-    # One index array an axis, so that each study gets the middle of its own grid.
+    # One index array per axis, so that each study gets the middle of its own grid.
     kept[(empty, *(crops.tokens[empty] // 2).T)] = True
     return kept
 
 
 def _occupied(geometry: Geometry, crops: Crops, planar: bool, size: Triple) -> np.ndarray:
-    """`kept_tokens` for studies of one dimensionality. Cells are bits, so a patch takes two logical
-    operations and no sum over cells.
+    """`kept_tokens` for studies of one dimensionality.
+
+    Cells are bits, so a patch needs two logical operations instead of a sum over cells.
     """
     if planar:
         y, x = (_ranges(geometry, crops, axis=axis, cells=16, size=size[axis]) for axis in (1, 2))
@@ -45,19 +47,20 @@ def _occupied(geometry: Geometry, crops: Crops, planar: bool, size: Triple) -> n
 def _ranges(
     geometry: Geometry, crops: Crops, axis: int, cells: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First cell and one past the last cell, [N, size], that each patch along an axis meets; equal
-    where it meets none.
+    """First cell and one past the last cell, [N, size], that each patch along an axis meets.
+
+    Both are equal if it meets none.
     """
     t = np.arange(size)
     voxels, spacing = geometry.voxels[:, axis, None], geometry.spacing_mm[:, axis, None]
     step = crops.spacing_mm[:, None] * crops.patch[axis]
     start = crops.start_mm[:, axis, None] + t * step
-    # Rounding must not make a patch meet a voxel that it only touches.
+    # Rounding must not let a patch meet a voxel that it only touches.
     first = np.floor(start / spacing + 1e-6).clip(0, None).astype(np.int64)
     end = np.minimum(np.ceil((start + step) / spacing - 1e-6).astype(np.int64), voxels)
-    # the cell of voxel v, by store.layout.cell_edges: the largest c with c * voxels // cells <= v
-    # That means c < (v + 1) * cells / voxels: round that up and subtract 1.
-    # For `high` v is the last voxel, and one past its cell adds the 1 again.
+    # The cell of voxel v, by store.layout.cell_edges, is the largest c with c * voxels // cells <=
+    # v. That means c < (v + 1) * cells / voxels: round that up and subtract 1. For `high`, v is the
+    # last voxel; one past its cell adds the 1 again.
     low = -(-(first + 1) * cells // voxels) - 1
     high = -(-end * cells // voxels)
     empty = (first >= end) | (t >= crops.tokens[:, axis, None])
@@ -65,16 +68,16 @@ def _ranges(
 
 
 def _any_slab(slabs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The union [N, t] of the slabs low <= s < high."""
+    """Union [N, t] of the slabs low <= s < high."""
     union = np.zeros(low.shape, slabs.dtype)
-    # A loop over 16 slabs at most; a table [N, t, slabs] would need that many times the memory.
+    # A loop over at most 16 slabs; a table [N, t, slabs] would need that many times the memory.
     for s in range(slabs.shape[1]):
         union |= np.where((low <= s) & (s < high), slabs[:, s, None], slabs.dtype.type(0))
     return union
 
 
 def _bits(ranges: tuple[np.ndarray, np.ndarray], width: int, dtype: type) -> np.ndarray:
-    """Words in which the cells of a range are set, each cell `width` bits wide."""
+    """Words with the cells of a range set; each cell is `width` bits wide."""
     cells = np.iinfo(dtype).bits // width
     # below[c] has the lowest c cells set. In Python integers, since 1 << 64 overflows a uint64.
     below: np.ndarray = np.array([(1 << (width * cell)) - 1 for cell in range(cells + 1)], dtype)
@@ -82,9 +85,7 @@ def _bits(ranges: tuple[np.ndarray, np.ndarray], width: int, dtype: type) -> np.
 
 
 def count_tokens(geometry: Geometry, crops: Crops) -> Int[np.ndarray, "N V"]:
-    """Patch tokens of each crop [N, V] after those that carry nothing are dropped. No voxel is
-    read.
-    """
+    """Patch tokens of each crop [N, V] without background patches. No voxel is read."""
     counts: np.ndarray = np.zeros(crops.spacing_mm.shape, np.int64)
     for start in range(0, len(counts), CHUNK):
         part = slice(start, start + CHUNK)

@@ -1,9 +1,8 @@
-"""The packing plan: which study's crops go into which row. Axes: N lines of an epoch, R rows of a
-step, K capacities.
+"""Packing plan: which crops go into which row. Axes: N lines of an epoch, R rows, K capacities.
 
-The plan is a pure function of the sizes, the seed and the epoch: any host can build any row of any
-step. Epochs differ in their number of rows, so a resume needs the number of an epoch and of its
-first row, or it must plan every epoch before.
+The plan is a pure function of the sizes, the seed and the epoch, so any host can build any row of
+any step. Epochs differ in their number of rows. To resume, a plan needs an epoch and the number of
+its first row; otherwise it plans every earlier epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +12,18 @@ from jaxtyping import Int
 
 from mmv_jax.errors import UserError
 
-UNBOUNDED = 2**31  # of what has no most
-WINDOW = 2048  # lines that are packed together: enough to fill rows, few enough to be quick
-# keeps the shuffle's random numbers apart from those of the crops (see crops.uniforms)
+UNBOUNDED = 2**31  # capacity where no limit is given
+WINDOW = 2048  # lines that are packed together: enough to fill rows, few enough to be fast
+# Separates the shuffle's random numbers from those of the crops (see crops.uniforms).
 SHUFFLE = 2**63
 
 Sizes = Sequence[tuple[int, ...]] | np.ndarray
 
 
 class Plan:
-    """Rows over concatenated epochs. A line is one showing of a study; without a mixture, line i of
-    an epoch is study i.
+    """Rows of consecutive epochs.
+
+    A line is one showing of a study. Without a mixture, line i of an epoch is study i.
     """
 
     def __init__(
@@ -36,34 +36,35 @@ class Plan:
     ):
         self._sizes, self._capacity, self._seed, self.per_step = sizes, capacity, seed, per_step
         self._begin, first_row = begin
-        # the first row of each epoch from `begin` on, as far as is known
+        # First row of each epoch from `begin` on, as far as known.
         self._firsts = [first_row]
         self._packed: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
         self._locate(first_row)
 
     def __len__(self) -> int:
-        """Rows of the first epoch; later ones differ by a few, as their crops do."""
+        """Number of rows of the first epoch; later epochs differ by a few, as their crops do."""
         return self._firsts[1] - self._firsts[0]
 
     def begin_of(self, n: int) -> tuple[int, int]:
-        """(epoch, its first row) of the earliest row of step `n`: with this as `begin`, a plan has
-        the steps from `n` on.
+        """Resume point of step `n`: (epoch, its first row) of the step's earliest row.
+
+        With this as `begin`, a plan has the steps from `n` on.
         """
         epoch = self._locate(n * self.per_step)
         return epoch, self._firsts[epoch - self._begin]
 
     def row(self, r: int) -> list[int]:
-        """The lines of row number `r`, counted from the first row of the first epoch."""
+        """Lines of row `r`, counted from the first row of the first epoch."""
         return self.epoch_and_lines(r)[1]
 
     def epoch_and_lines(self, r: int) -> tuple[int, list[int]]:
-        """The epoch of row `r`, and the lines of that epoch that lie in it."""
+        """Epoch of row `r`, and the lines of that epoch in the row."""
         epoch = self._locate(r)
         return epoch, self._epoch(epoch)[0][r - self._firsts[epoch - self._begin]].tolist()
 
     def step(self, n: int) -> list[int]:
-        """The rows of step `n`, in such an order that devices that take equal runs of it have equal
-        attention to do.
+        """Rows of step `n`, ordered so that devices with equal runs of them have equal attention
+        cost.
         """
         rows = range(n * self.per_step, (n + 1) * self.per_step)
         return [rows[i] for i in balanced_order(np.array([self._cost(r) for r in rows]))]
@@ -73,8 +74,8 @@ class Plan:
         return int(self._epoch(epoch)[1][r - self._firsts[epoch - self._begin]])
 
     def _locate(self, r: int) -> int:
-        """The epoch of row `r`. Epochs differ in their number of rows, so those before it, from
-        `begin` on, are planned once.
+        """Epoch of row `r`. Earlier epochs, from `begin` on, are planned once to count their
+        rows.
         """
         assert r >= self._firsts[0], (
             f"row {r} lies before row {self._firsts[0]}, at which this plan begins"
@@ -86,8 +87,9 @@ class Plan:
         return self._begin + int(np.searchsorted(self._firsts, r, side="right")) - 1
 
     def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The rows of an epoch, shuffled, and the cost of each. The last two epochs asked for are
-        kept: a step can lie in both.
+        """Shuffled rows of an epoch, and the cost of each.
+
+        The last two requested epochs are kept, since a step can lie in both.
         """
         if epoch not in self._packed:
             self._packed = {
@@ -108,7 +110,7 @@ class Plan:
             for part in parts
             for row in best_fit(sizes[part, : len(self._capacity)], self._capacity)
         ]
-        # Best fit begins with the largest studies, so rows must be shuffled once more.
+        # Best fit begins with the largest studies, so the rows must be shuffled once more.
         rows = [rows[i] for i in rng.permutation(len(rows))]
         return rows, np.array([sizes[row, -1].sum() for row in rows])
 
@@ -124,19 +126,19 @@ def make_plan(
     per_step: int = 1,
     begin: tuple[int, int] = (0, 0),
 ) -> Plan:
-    """The plan of a run.
+    """Packing plan of a run.
 
     Args:
       sizes: for each line (tokens of its global crops, of its local crops[, number of its crops,
-        visible tokens[, attention cost]]), or a function from an epoch to that. What is left out is
-        0 crops and visible tokens, and the square of the tokens.
+        visible tokens[, attention cost]]), or a function from an epoch to such an array. Defaults
+        are 0 crops and visible tokens, and the square of the tokens as cost.
       length, prefix: tokens of a row, and of its front part, which holds all global crops.
-      segments, visible: the most crops and visible tokens that a row holds.
+      segments, visible: largest number of crops and of visible tokens in a row.
       per_step: rows of a step.
-      begin: an epoch and its first row (see `Plan.begin_of`): rows before it are never asked for,
-        and their epochs need not be planned.
+      begin: an epoch and its first row (see `Plan.begin_of`). Earlier rows must not be requested,
+        and their epochs are not planned.
     Raises:
-      UserError: a study does not fit into a row.
+      UserError: there is no study, or one does not fit into a row.
 
     Example:
       >>> plan = make_plan([(4, 0), (2, 2), (2, 2)], length=8, prefix=4, seed=0)
@@ -182,25 +184,24 @@ def _check(table: np.ndarray, capacity: np.ndarray) -> None:
 
 
 def best_fit(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> list[list[int]]:
-    """Packs items of K sizes each into as few rows as it can: largest first, each into the fullest
-    row that still holds it.
+    """Rows of items with K sizes each, in as few rows as this heuristic finds.
 
-    A row is as full as its free shares of the capacities, weighted by how scarce these are, are
-    small. (Other measures, the largest share, the Euclidean norm, the balance of the shares, filled
-    rows equally well to 0.2 %.)
+    The largest items come first, each into the fullest row that still holds it. The fullest row has
+    the least free capacity, as a sum of shares weighted by scarcity. Other measures (largest share,
+    Euclidean norm, balance of shares) filled rows equally well to 0.2 %.
 
     Source: best-fit decreasing; Johnson et al., Worst-case performance bounds for simple
-      one-dimensional packing algorithms (SIAM J. Comput., 1974).
+    one-dimensional packing algorithms (SIAM J. Comput., 1974).
     """
     need = sizes / capacity
-    # The part of all demand that falls on each capacity: the scarcest weighs most.
+    # Share of the total demand for each capacity: the scarcest weighs most.
     scarcity = need.sum(axis=0) / need.sum()
     rows: list[list[int]] = []
-    free = np.ones_like(need)  # of each row; there are no more rows than items
+    free = np.ones_like(need)  # of each row; there are at most as many rows as items
     room = np.ones(len(need))
     # A stable sort: studies of equal size must come in the same order on every machine.
     for item in np.argsort(-need.max(axis=1), kind="stable").tolist():
-        # the shares are sums of rounded numbers
+        # tolerance, since the shares are sums of rounded numbers
         holds = np.flatnonzero((free[: len(rows)] >= need[item] - 1e-9).all(axis=1))
         if len(holds):
             # The least weighted room marks the fullest row.
@@ -215,11 +216,11 @@ def best_fit(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> l
 
 
 def balanced_order(costs: np.ndarray) -> list[int]:
-    """An order in which every aligned run of 1/2, 1/4, 1/8, ... of the items has about the same
-    cost, for as often as their number can be halved.
+    """Order in which every aligned run of 1/2, 1/4, 1/8, ... of the items costs about the same.
 
-    It does not depend on the number of devices, so that this changes no batch. Pairs of the dearest
-    with the cheapest are made, then pairs of pairs.
+    This holds for as often as their number can be halved. The order does not depend on the number
+    of devices, so the devices change no batch. The most expensive items are paired with the
+    cheapest, then pairs with pairs.
     """
     groups = [([i], float(cost)) for i, cost in enumerate(costs)]
     while len(groups) % 2 == 0:

@@ -1,5 +1,6 @@
-"""From a store to the batches of a run, with or without worker processes. Axes: N lines of an
-epoch, V crops of a line, B rows.
+"""Pipeline from a store to the batches of a run, with or without worker processes.
+
+Axes: N lines of an epoch, V crops of a line, B rows.
 """
 
 import hashlib
@@ -37,48 +38,44 @@ from mmv_jax.data.workers import begin, freed, held_signals
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.plugins import named_plugins
 
-ENDLESS = 2**40  # steps: Grain wants to know how many there are, but the loop decides
-# second part of a seed: keeps apart what is drawn for a crop, a line, a row and an epoch
+ENDLESS = 2**40  # steps: Grain requires a length, but the loop decides
+# Second part of a seed: separates the draws for a crop, a line, a row and an epoch.
 CHANGE, MIRROR, HIDE, MIX = 1, 2, 3, 4
 TEXTS, NUMBERS = (
     ("study", "modality", "unit"),
     ["ndim", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x", "low", "high"],
 )  # of the index
-# travels with a batch: the processes that make batches know the plan, and the one that saves does
-# not
+# Sent with a batch: the workers know the plan, but the process that saves does not.
 BEGIN = "begin"
-BUFFERED = 2  # batches that are made ahead, by each worker
+BUFFERED = 2  # batches that each worker makes ahead
 
 
 class Rows:
-    """The training rows of a store: which crops stand in which row of which step, and the rows
-    themselves.
+    """Training rows of a store: the plan of crops, rows and steps, and the rows themselves.
 
-    Everything is a pure function of the arguments and the step, and not of hosts, of workers, or of
-    what was asked for before.
+    Everything is a pure function of the arguments and the step. It does not depend on hosts,
+    workers or earlier requests.
 
     Args:
       store: anything with an `index`, `levels` and `read_box` (see `resample.Boxes`); with workers
         it must pickle.
-      views: for each dimensionality (2, 3) what is cut from a study, global views first.
+      views: for each dimensionality (2, 3) the views cut from a study, global views first.
       patch, registers, length, prefix, segments, visible_share, visible_tokens, mask_tokens,
         target_widths, clean: see `tokens.RowShape`.
       per_step: rows of a step, over all hosts.
       coordinates: see `tokens.token_coordinates`.
-      mixture: for each group its share of the lines of an epoch; see `mix`. None: every study once
-        an epoch.
-      mixture_by: the column of the index that tells the groups; a study without a value there is
-        "unknown".
-      splits: those that are trained on.
-      augment, strength: False for the same crops as they are; how strongly they are changed.
+      mixture: each group's share of the lines of an epoch, see `mix`. None: every study once.
+      mixture_by: index column with the groups; a study without a value is "unknown".
+      splits: the splits to train on.
+      augment, strength: whether crops are augmented, and how strongly.
       begin: see `packing.make_plan`.
       teachers: folders of features, see `teachers.Teacher`.
     Attributes:
-      at: of the batch that `batches` gave last, the `begin` that a resume behind it needs.
-      patients: those of the studies that are trained on, ascending.
-      digest: of these studies in their order: with equal arguments and digest, rows are equal.
+      at: resume point after the last yielded batch; pass it as `begin`.
+      patients: of the studies that are trained on, ascending.
+      digest: of these studies in order. Equal arguments and digest give equal rows.
     Raises:
-      UserError: views, rows, mixture and store do not go together.
+      UserError: views, rows, mixture and store do not match.
     """
 
     def __init__(
@@ -148,8 +145,9 @@ class Rows:
         return self.shape.spec(self.per_step)
 
     def begin_at(self, begin: tuple[int, int]) -> "Rows":
-        """The same rows, but none before `begin`: an epoch and its first row, as `at` was. Their
-        epochs are not planned again.
+        """The same rows from `begin` on: an epoch and its first row, such as `at`.
+
+        Earlier epochs are not planned again.
         """
         return Rows(**(self._arguments | {"begin": begin}))
 
@@ -160,14 +158,16 @@ class Rows:
 
         Args:
           mine: this host's positions in a step; None for all.
-          workers: processes that make batches ahead; 0 makes them in a thread of this process. The
-            batches are the same. They outlive SIGTERM and SIGINT, and end with the iterator or with
+          workers: processes that make batches ahead; with 0, a thread of this process does. The
+            batches are the same. Workers outlive SIGTERM and SIGINT, and end with the iterator or
             this process.
+        Raises:
+          WorkFailed: a worker died.
         """
         steps = grain.MapDataset.source(_Steps(self, first, None if mine is None else tuple(mine)))
         if workers:
             if not flags.FLAGS.is_parsed():
-                # Grain's processes ask absl for its flags, which only an absl program parses
+                # Grain's processes read absl flags, which only an absl program parses.
                 flags.FLAGS.mark_as_parsed()
             one_by_one = steps.to_iter_dataset(
                 grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
@@ -184,31 +184,28 @@ class Rows:
             )
         try:
             while True:
-                # Grain starts its processes when it is asked for the first batches
+                # Grain starts its processes at the first request for a batch.
                 with held_signals():
                     batch = next(made)
                 self.at = tuple(batch.pop(BEGIN).tolist())
-                # Copied: JAX lets go of what it was given when it likes, and shared memory that it
-                # still holds at the end is a leak.
+                # Copied: JAX may release its input late, and shared memory still held at the end is
+                # a leak.
                 yield {name: np.array(value) for name, value in batch.items()} if workers else batch
-        except RuntimeError as error:  # Grain has no type of its own for it
+        except RuntimeError as error:  # Grain has no own exception type for it
             if "terminated unexpectedly" not in str(error):
                 raise
             raise WorkFailed(
                 "A data worker died: too little memory is the usual cause. Set fewer"
-                " --config.data.workers. The same command goes on from the last checkpoint."
+                " --config.data.workers. The same command resumes from the last checkpoint."
             ) from error
         finally:
-            # ends the processes and frees the batches that they have ready, which nobody will ask
-            # for
+            # Ends the processes and frees their ready batches, which nobody will request.
             made.close()
             made = batch = None
             freed()
 
     def batch(self, step: int, mine: Sequence[int] | None = None) -> dict[str, np.ndarray]:
-        """The rows of a step, or those at the positions `mine` of it, as the arrays of
-        `tokens.RowShape.spec`.
-        """
+        """Batch of a step, or its rows at the positions `mine`, as in `tokens.RowShape.spec`."""
         rows = self.plan.step(step)
         rows = rows if mine is None else [rows[i] for i in mine]
         batch = self.shape.empty(len(rows))
@@ -221,7 +218,7 @@ class Rows:
         return batch
 
     def _placed(self, studies: np.ndarray, is_global: bool) -> Iterator[tuple[int, int, int]]:
-        """(line of a row, its study, its crop) of the global crops of a row, or of the others."""
+        """(line of a row, its study, its crop) of the row's global crops, or of the others."""
         for i, study in enumerate(studies.tolist()):
             ndim = 2 if self._writer.geometry.planar[study] else 3
             for v, view in enumerate(self._expanded[ndim]):
@@ -235,15 +232,13 @@ class Rows:
         return (self._seed, CHANGE, epoch, line, v), (self._seed, MIRROR, epoch, line)
 
     def _fill(self, batch: dict[str, np.ndarray], b: int, row: int) -> None:
-        """Writes row number `row` of the plan: the global crops of its studies, then the local
-        ones.
-        """
+        """Write row `row` of the plan: the global crops of its studies, then the local ones."""
         epoch, lines = self.plan.epoch_and_lines(row)
         studies = self._lines(epoch)[lines]
         crops = self._crops(epoch, lines, studies)
         kept = self._writer.kept(studies, crops)
         at, segment = 0, 0
-        # where each global crop begins, and which of its patches are kept
+        # start of each global crop, and which of its patches are kept
         front: list[tuple[int, np.ndarray]] = []
         for is_global in (True, False):
             for i, study, v in self._placed(studies, is_global):
@@ -269,7 +264,7 @@ class Rows:
         front: list[tuple[int, np.ndarray]],
         rng: np.random.Generator,
     ) -> None:
-        """Draws the masked and the visible tokens of a row's global crops."""
+        """Draw the masked and the visible tokens of a row's global crops."""
         if self.shape.mask_tokens:
             shares = mask_shares(rng, len(front))
             masks = [block_mask(rng, kept, share)[kept] for share, (_, kept) in zip(shares, front)]
@@ -288,7 +283,7 @@ class Rows:
             batch["visible_index"][b, : len(visible)] = visible
 
     def _lines(self, epoch: int) -> np.ndarray:
-        """The study of each line of an epoch; each row of a step asks, which may lie in two."""
+        """Study of each line of an epoch; two epochs are cached, since a step may lie in both."""
         if self._mixture is None:
             return self._studies
         if epoch not in self._mixed:
@@ -299,9 +294,9 @@ class Rows:
         return self._mixed[epoch]
 
     def _crops(self, epoch: int, lines: Sequence[int], studies: np.ndarray) -> Crops:
-        """The crops [N, V] of some of an epoch's lines, which show `studies`."""
+        """Crops [N, V] of some of an epoch's lines, which show `studies`."""
         most = max(map(len, self._expanded.values()))
-        # a range in one go; others line by line, which gives the same numbers
+        # A range in one call; other lines one by one, which gives the same numbers.
         runs = [lines] if isinstance(lines, range) else [[i] for i in lines]
         u = np.concatenate(
             [uniforms(self._seed, epoch, first=r[0], lines=len(r), views=most) for r in runs]
@@ -309,9 +304,7 @@ class Rows:
         return draw_crops(self._writer.geometry[studies], self._views, self.shape.patch, u)
 
     def _sizes(self, epoch: int) -> np.ndarray:
-        """Global tokens, local tokens, crops, visible tokens and attention cost of each line of an
-        epoch.
-        """
+        """Global and local tokens, crops, visible tokens and cost of each line of an epoch."""
         studies = self._lines(epoch)
         chunks = [range(at, min(at + CHUNK, len(studies))) for at in range(0, len(studies), CHUNK)]
         return np.concatenate([self._sizes_of(epoch, lines, studies[lines]) for lines in chunks])
@@ -333,8 +326,12 @@ class Rows:
         )
 
     def _check_room(self) -> None:
-        """Refuses now what could stop the run in a later epoch: a study whose largest possible
-        crops do not fit into a row.
+        """Refuse a study whose largest possible crops do not fit into a row.
+
+        Otherwise the run could stop in a later epoch.
+
+        Raises:
+          UserError: such a study exists.
         """
         shape, geometry = self.shape, self._writer.geometry[self._studies]
         for ndim, listed in self._expanded.items():
@@ -365,8 +362,9 @@ class Rows:
 
 
 class _Steps(grain.sources.RandomAccessDataSource):
-    """Item n is the whole batch of step `first + n`: batched here and not by Grain, so that the
-    number of workers has no say in it.
+    """Grain source whose item n is the whole batch of step `first + n`.
+
+    Batches are made here, not by Grain, so that they do not depend on the number of workers.
     """
 
     def __init__(self, rows: Rows, first: int, mine: tuple[int, ...] | None):
@@ -383,13 +381,11 @@ class _Steps(grain.sources.RandomAccessDataSource):
 
 
 def _digest(trained: pd.DataFrame, groups: np.ndarray) -> str:
-    """Of all that rows follow from in the lines of the index that are trained on; lines of other
-    splits may come and go.
-    """
+    """Digest of all index columns that determine the rows; lines of other splits do not count."""
     texts = "\n".join([*(text for name in TEXTS for text in trained[name]), *groups])
     numbers = trained[NUMBERS].to_numpy(np.float64)
-    # A crop from a level is not to the last bit that from the study, which a store from before
-    # there were levels gives.
+    # A crop read from a level differs in the last bits from one read from the study. A store
+    # written before levels existed gives the latter.
     factors: Iterable[Any] = trained.get("level_factors", [])
     levels = "".join(
         f"{i}: {own.tolist()}" for i, own in enumerate(factors) if own is not None and len(own)

@@ -1,4 +1,5 @@
-"""A crop's voxels: separable, antialiased linear resampling of just the box that the crop touches.
+"""Voxels of a crop: separable, antialiased linear resampling of the box that the crop touches.
+
 Axes: z, y, x; b input and g output voxels.
 """
 
@@ -14,13 +15,13 @@ from scipy import sparse
 from mmv_jax.data.crops import Crops, Geometry
 from mmv_jax.store.levels import covered
 
-# a large box is read in slabs of about this size, so that a whole CT never lies in memory
+# A large box is read in slabs of about this size, so a whole CT never lies in memory.
 SLAB_BYTES = 2**25
 
 
 @runtime_checkable
 class Boxes(Protocol):
-    """What is asked of a store: an index, and boxes of its studies (`store.read.Store`)."""
+    """Interface of a store: an index, and boxes of its studies (`store.read.Store`)."""
 
     index: pd.DataFrame
 
@@ -39,14 +40,14 @@ class Boxes(Protocol):
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis of a crop is made of one axis of its study.
+    """Resampling of one axis of a study to one axis of a crop.
 
     Attributes:
-      first, read: the voxels that are read, from `first` on: of the study, or of one of its levels.
-      weights: output voxel g is the mean, so weighted, of the b voxels that are read. Sparse, and
-        not only for speed: a BLAS product can round otherwise in a worker process, and rows must
-        not depend on who makes them.
-      nearest: for each output voxel the one, of the study or level, that is nearest to its centre.
+      first, read: first voxel and number of voxels that are read, of the study or a level.
+      weights: `[g, b]`; each output voxel is a weighted mean of the b voxels that are read. Sparse,
+        and not only for speed: a BLAS product can round differently in a worker process, but rows
+        must not depend on who makes them.
+      nearest: index of the voxel (of the study or level) nearest to each output voxel's centre.
       inside: whether the centre of an output voxel lies in the study.
     """
 
@@ -60,16 +61,16 @@ class Axis:
 def resample_axis(
     start_mm: float, step_mm: float, count: int, spacing_mm: float, voxels: int, factor: int = 1
 ) -> Axis:
-    """Weights of a triangle as wide as the coarser of the two grids: linear interpolation where
-    voxels grow in number, antialiased where they shrink.
+    """Resampling weights of one axis: a triangle as wide as the coarser of the two grids.
+
+    This is linear interpolation where the number of voxels grows, and antialiased where it shrinks.
 
     Args:
-      start_mm, step_mm, count: the output grid: the lower edge of its first voxel, a voxel's edge,
-        voxels.
-      spacing_mm, voxels: the study's grid, which begins at 0. Beyond its ends its last voxel goes
-        on.
-      factor: of the level that is read, each of whose voxels is the mean of so many. The triangle
-        is then narrower, so that both together are as wide (in variance) as the triangle alone.
+      start_mm, step_mm, count: the output grid: lower edge of its first voxel, edge of a voxel,
+        number of voxels.
+      spacing_mm, voxels: the study's grid, which begins at 0. Its end voxels are repeated outside.
+      factor: voxels of the study in one voxel of the level that is read. The triangle is then
+        narrower, so that level and triangle together have the variance of the triangle alone.
 
     Source: the `reduce` filters of Pillow (Image.resize with BILINEAR).
     """
@@ -81,17 +82,17 @@ def resample_axis(
     near = centre.clip(0, voxels - 1)
     # Below 1 the triangle could fall between two voxels; 1 is linear interpolation.
     width = max(triangle(step_mm / spacing_mm, factor), 1.0)
-    # At most floor(2 width) + 1 voxels lie within `width`.
-    # Each output voxel gets that many, so that all lines of the matrix are equally long.
+    # At most floor(2 width) + 1 voxels lie within `width`. Each output voxel gets that many, so
+    # that all rows of the matrix have equal length.
     taps = np.ceil(near - width).astype(np.int64)[:, None] + np.arange(int(2 * width) + 1)
     weights = np.maximum(1 - np.abs(taps - near[:, None]) / width, 0.0) * (
         (taps >= 0) & (taps < voxels)
     )
     if factor > 1:
-        # the last one may stand for fewer
+        # the last one may be the mean of fewer
         weights *= (covered(there, factor) / factor)[taps.clip(0, voxels - 1)]
     weights /= weights.sum(axis=1, keepdims=True)
-    # Taps beyond the ends have weight 0. Clipped, they name voxels that exist and add nothing.
+    # Taps beyond the ends have weight 0. Clipped, they point to existing voxels and add nothing.
     taps = taps.clip(0, voxels - 1)
     first, read = int(taps[0, 0]), int(taps[-1, -1] - taps[0, 0] + 1)
     # Row pointers of the CSR format.
@@ -110,28 +111,30 @@ def resample_axis(
 
 
 def triangle(step: float, factor: int) -> float:
-    """Half the base, in voxels of a level, of the triangle that makes a grid of `step` voxels of
-    the study of means of `factor` of them; 0 for none.
+    """Half the base, in level voxels, of the triangle that resamples a level to `step` study
+    voxels.
 
-    Variances add up: (factor^2 - 1) / 12 of the means and base^2 / 6 of the triangle give step^2 /
-    6.
+    0 if the level is already too coarse. Variances add up: (factor^2 - 1) / 12 of the means and
+    base^2 / 6 of the triangle give step^2 / 6.
+
+    Args:
+      step: edge of an output voxel, in voxels of the study.
+      factor: voxels of the study in one voxel of the level.
     """
     return math.sqrt(max(step * step - (factor * factor - 1) / 2, 0.0)) / factor
 
 
 def level_for(step: Float[np.ndarray, "3"], factors: Int[np.ndarray, "levels 3"]) -> int:
-    """The coarsest level of a study from which a crop can be made that is as sharp as one from the
-    study itself; 0 is the study.
+    """Coarsest level that gives a crop as sharp as the study itself does; 0 is the study.
 
     Args:
-      step: the edges of the crop's voxels, in voxels of the study.
-      factors: as of `Store.levels`.
+      step: edges of the crop's voxels, in voxels of the study.
+      factors: as from `Store.levels`.
     """
     sharp = [
         level
         for level, own in enumerate(factors.tolist(), start=1)
-        # A triangle of less than one voxel would be widened to 1, and so blur:
-        # that level is too coarse.
+        # A triangle below one voxel would be widened to 1, and so blur: that level is too coarse.
         if all(f == 1 or triangle(s, f) >= 1 for s, f in zip(step.tolist(), own))
     ]
     return max(sharp, default=0)
@@ -140,8 +143,9 @@ def level_for(step: Float[np.ndarray, "3"], factors: Int[np.ndarray, "levels 3"]
 def read_crop(
     store: Boxes, geometry: Geometry, i: int, crop: Crops
 ) -> tuple[Float[np.ndarray, "gz gy gx"], Bool[np.ndarray, "gz gy gx"]]:
-    """The true intensities of study `i` on the crop's grid, and where the grid lies in the study. A
-    planar study is one slice, gz = 1.
+    """True intensities of study `i` on the crop's grid, and a mask of the grid inside the study.
+
+    A planar study is one slice, gz = 1.
     """
     factors = store.levels(i)
     level = level_for(float(crop.spacing_mm) / geometry.spacing_mm[i], factors)
@@ -163,7 +167,7 @@ def read_crop(
 def read_crop_mask(
     store: Boxes, geometry: Geometry, i: int, crop: Crops, mask: str
 ) -> Int[np.ndarray, "gz gy gx"]:
-    """The named mask of study `i` on the crop's grid: the nearest voxel's value, 0 outside the
+    """Named mask of study `i` on the crop's grid: the nearest voxel's value, 0 outside the
     study.
     """
     # Labels must not be averaged, so masks are read at full resolution, never from a level.
@@ -182,8 +186,8 @@ def read_crop_mask(
 
 
 def _along(x: np.ndarray, weights: sparse.csr_array, axis: int) -> np.ndarray:
-    """Applies the weights along one axis."""
-    # A sparse matrix multiplies the first axis alone.
+    """`x` resampled along one axis."""
+    # A sparse matrix multiplies only the first axis.
     front = np.moveaxis(x, axis, 0)
     return np.moveaxis(
         (weights @ front.reshape(len(front), -1)).reshape(-1, *front.shape[1:]), 0, axis

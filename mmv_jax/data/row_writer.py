@@ -1,5 +1,6 @@
-"""Fills rows: reads the crops of studies and writes their tokens. Axes: B rows, L tokens, V crops
-of a study.
+"""Row writer: reads crops of studies and writes their tokens.
+
+Axes: B rows, L tokens, V crops of a study.
 """
 
 from collections.abc import Sequence
@@ -24,11 +25,14 @@ from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 
 
 class RowWriter:
-    """Writes crops of a store's studies into rows of one shape.
+    """Writer of crops of a store's studies into rows of one shape.
 
     Args:
-      strength: of the changes to crops for which `add` is given seeds.
-      teachers: whose features the rows hold beside the patches.
+      coordinates: a word of `tokens.COORDINATES`.
+      strength: of the changes to crops that `add` gets seeds for.
+      teachers: the rows hold their features beside the patches.
+    Raises:
+      UserError: unknown `coordinates`.
     """
 
     def __init__(
@@ -53,7 +57,9 @@ class RowWriter:
         self._range = index[["low", "high"]].to_numpy(np.float64)
 
     def kept(self, studies: np.ndarray, crops: Crops) -> list[list[np.ndarray]]:
-        """For each crop [N, V] of N studies: which of its patches become tokens, [tz, ty, tx]."""
+        """Mask [tz, ty, tx] of the patches that become tokens, for each crop [N, V] of N
+        studies.
+        """
         views = [
             kept_tokens(self.geometry[studies], crops[:, v]) for v in range(crops.tokens.shape[1])
         ]
@@ -75,12 +81,12 @@ class RowWriter:
         is_global: bool,
         seeds: tuple[Sequence[int], Sequence[int]] | None = None,
     ) -> int:
-        """Writes a crop's tokens into row `b` of a batch from position `at` on, as its segment
-        number `segment` (from 1).
+        """Write a crop's tokens into row `b` of a batch, from position `at` on, as one segment.
 
         Args:
-          seeds: of what is drawn for this crop (intensities) and for its study (mirroring, in which
-            the views agree); None to change nothing.
+          segment: number of the segment, from 1.
+          seeds: seeds of the crop (intensities) and of its study (mirroring, which is the same in
+            all views); None for no augmentation.
         Returns:
           The position after the crop.
         """
@@ -108,7 +114,7 @@ class RowWriter:
             "cls_index": at,
         }
         for name, value in table.items():
-            # Segment ids count from 1, since 0 is padding; the table's columns count from 0.
+            # Segment ids start at 1, since 0 is padding; the table's columns start at 0.
             batch[name][b, segment - 1] = value
         return end
 
@@ -122,7 +128,7 @@ class RowWriter:
         kept: np.ndarray,
         span: tuple[int, int, int],
     ) -> None:
-        """Writes what every teacher says of a crop; `span`: first token, end, segment."""
+        """Write the features of every teacher for a crop; `span`: first token, end, segment."""
         (first, end, segment), at = span, 0
         for k, teacher in enumerate(self._teachers):
             found, there, vector = teacher.targets(self._hash[study], crop, kept)
@@ -139,8 +145,8 @@ class RowWriter:
         kept: np.ndarray,
         seeds: tuple[Sequence[int], Sequence[int]] | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Patches [n, P], the same before distortion, and coordinates [1 + n, 3] of the crop and of
-        them.
+        """Patches [n, P], the same before distortion, and coordinates [1 + n, 3], the crop's
+        first.
         """
         unit, extent, (low, high) = (
             self._unit[study],
@@ -161,8 +167,8 @@ class RowWriter:
         ]
         points = token_coordinates(crop, extent, kept, self._coordinates)
         if seeds:
-            # A mirrored study: each patch is mirrored within itself and stands at the mirrored
-            # place. The order of tokens means nothing.
+            # In a mirrored study each patch is mirrored and moves to the mirrored place. The order
+            # of tokens means nothing.
             draw, modality = np.random.default_rng(seeds[1]), self._modality[study]
             mirrored = mirrored_axes(draw, modality, extent, self._strength)
             # Axis 0 counts patches, so z, y and x are axes 1 to 3.

@@ -24,21 +24,22 @@ def study_batches(
     rows: int,
     coordinates: str = "mm",
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches for evaluation: each study once, whole, as it is; packed, in an order that follows
-    from the studies alone.
+    """Batches of whole studies for evaluation, each study once, without augmentation.
+
+    The packing and the order depend only on the studies.
 
     Args:
       studies: lines of the store's index.
       grids: for each dimensionality the largest number of voxels (z, y, x) of a study.
-      length, rows: of a batch. The last batch may have empty rows.
+      length, rows: tokens of a row and rows of a batch. The last batch may have empty rows.
     Yields:
-      The arrays of `tokens.RowShape.spec`; `study` says which segment is which study (-1: none).
+      The arrays of `tokens.RowShape.spec`; `study` gives the study of each segment (-1: none).
     Raises:
       UserError: a study does not fit into a row.
     """
     lines = np.asarray(studies, np.int64)
     geometry = Geometry.of(store.index.iloc[lines])
-    # One view a study, on an axis of its own, as the writer expects [N, V].
+    # One view per study, on its own axis, as the writer expects [N, V].
     crops = whole_crops(geometry, grids, patch)[:, None]
     sizes = count_tokens(geometry, crops) + 1 + registers
     if sizes.max(initial=0) > length:

@@ -1,7 +1,7 @@
-"""Features of a teacher, kept beside a store once: what tokens learn to predict at their own
-places in mm. No teacher runs in training.
+"""Teacher features, computed once and kept beside a store: targets for distillation.
 
-Axes: N studies, T tokens of all, n tokens of a crop, W features of a token, K teachers.
+Tokens learn to predict the features at their own places in mm. No teacher runs in training. Axes: N
+studies, T tokens of all, n tokens of a crop, W features of a token, K teachers.
 """
 
 import hashlib
@@ -21,17 +21,18 @@ from mmv_jax.report.progress import say
 
 CARD, TOKENS, CLS, PLACES = "card.json", "tokens.npy", "cls.npy", "places.npz"
 FORMAT = 1
-# What a card must say. `patients`: "none" (no medical image), "unknown", or hashes as in a store.
+# Required keys of a card. `patients`: "none" (no medical image), "unknown", or hashes as in a
+# store.
 SAID = ("name", "preprocessing", "licence", "trained_on", "patients", "width", "key_fingerprint")
-SAMPLE = 4096  # tokens that are looked at for the warning
+SAMPLE = 4096  # number of tokens examined for the warning
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A folder that `mmv teach` wrote.
+    """Features of a teacher, in a folder that `mmv teach` wrote.
 
     Attributes:
-      card: what the teacher is; `SAID` has its keys.
+      card: description of the teacher; `SAID` has its keys.
     """
 
     folder: Path
@@ -39,15 +40,16 @@ class Teacher:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Teacher":
-        """
+        """Open a folder of features.
+
         Raises:
-          UserError: there is no whole folder of features, or its card does not say all it must.
+          UserError: the folder is incomplete, or its card lacks a key.
         """
         path = Path(folder) / CARD
         if not path.is_file():
             raise UserError(
                 f"config.data.teachers: {folder} has no {CARD}. Write the features with `mmv teach"
-                " --out`; a call that was stopped goes on."
+                " --out`; repeat a call that was stopped, and it resumes."
             )
         card = json.loads(path.read_text())
         if missing := [name for name in SAID if name not in card]:
@@ -56,43 +58,44 @@ class Teacher:
 
     @property
     def width(self) -> int:
-        """W."""
+        """Number W of features of a token."""
         return int(self.card["width"])
 
     @cached_property
     def places(self) -> dict[str, np.ndarray]:
-        """By study: `study` (hash), `first` and `count` (of its tokens), `grid` (z, y, x tokens),
-        `start_mm` and `step_mm`, from the study's lower corner; by token `place` in its grid.
+        """Places of the tokens, as arrays by name.
+
+        By study: `study` (hash), `first` and `count` (of its tokens), `grid` (z, y, x tokens),
+        `start_mm` and `step_mm`, from the study's lower corner. By token: `place` in its grid.
         """
         with np.load(self.folder / PLACES, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
 
     @cached_property
     def lines(self) -> dict[str, int]:
-        """The line of each study, by its hash."""
+        """Line of each study, by its hash."""
         return {name: line for line, name in enumerate(self.places["study"].tolist())}
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """[T, W] float16, read from the file as they are asked for."""
+        """Features [T, W] float16, memory-mapped from the file."""
         return np.load(self.folder / TOKENS, mmap_mode="r")
 
     @cached_property
     def cls(self) -> np.ndarray:
-        """[N, W] float16: the teacher's vector of each study."""
+        """Vector of each study, [N, W] float16."""
         return np.load(self.folder / CLS)
 
     def strangeness(self) -> str | None:
-        """How the features are not normalised, in words; None where they are.
+        """Warning if the features are not normalised; None if they are.
 
-        A loss of features of any scale learns the largest channels, or nothing: their mean must be
-        near 0 and their mean square near 1.
+        Their mean must be near 0 and their mean square near 1. Otherwise the loss learns only the
+        largest channels, or nothing.
         """
         lines = np.linspace(0, len(self.tokens) - 1, min(SAMPLE, len(self.tokens))).astype(int)
         seen = self.tokens[lines].astype(np.float32)
         square, offset = float(np.square(seen).mean()), float(np.abs(seen.mean(axis=0)).mean())
-        # Wide bounds: they find features that were never normalised,
-        # and pass over chance in the sample.
+        # Wide bounds: they find features that were never normalised, and tolerate sampling noise.
         if 0.25 < square < 4 and offset < 0.5 * square**0.5:
             return None
         return (
@@ -104,12 +107,12 @@ class Teacher:
     def targets(
         self, study: str, crop: Crops, kept: Bool[np.ndarray, "tz ty tx"]
     ) -> tuple[Float[np.ndarray, "n W"], Bool[np.ndarray, "n"], Float[np.ndarray, "W"]]:
-        """What each kept patch of a crop should predict, whether the teacher saw that place, and
-        the teacher's vector of the study. All absent where it has not seen the study.
+        """Targets of the kept patches, whether the teacher saw each place, and its vector of the
+        study.
 
-        A patch takes the mean of the teacher's cells under it, or, where it is smaller than a cell,
-        interpolates linearly between them. A planar teacher's cells are layers of a volume, so a
-        volumetric patch takes the mean over its depth.
+        All are zero or False if it has not seen the study. A patch takes the mean of the teacher's
+        cells under it. A patch smaller than a cell is interpolated linearly between cells. A planar
+        teacher's cells are layers of a volume, so a volumetric patch takes the mean over its depth.
         """
         count = int(kept.sum())
         line = self.lines.get(study)
@@ -120,7 +123,8 @@ class Teacher:
         at, own = int(self.places["first"][line]), int(self.places["count"][line])
         shape = tuple(int(n) for n in self.places["grid"][line])
         grid, there = np.zeros((np.prod(shape), self.width), np.float32), np.zeros(np.prod(shape))
-        # The teacher may have dropped cells: `there` tells their zeros from features that are 0.
+        # The teacher may have dropped cells: `there` distinguishes their zeros from features that
+        # are 0.
         place = self.places["place"][at : at + own]
         grid[place], there[place] = self.tokens[at : at + own], 1.0
         start, step = self.places["start_mm"][line], self.places["step_mm"][line]
@@ -135,11 +139,11 @@ class Teacher:
             )
             for a in range(3)
         ]
-        # A plane has no depth: its one layer counts whole, for a crop that has one layer too.
+        # A plane has no depth: its single layer counts whole, also for a crop with one layer.
         if shape[0] == 1:
             weights[0] = np.ones((kept.shape[0], 1))
-        # `covered` is the share of a patch that the teacher saw.
-        # Dividing by it gives the mean over the seen cells alone.
+        # `covered` is the share of a patch that the teacher saw. Dividing by it gives the mean over
+        # the seen cells only.
         covered = np.einsum("az,by,cx,zyx->abc", *weights, there.reshape(shape), optimize=True)
         summed = np.einsum("az,by,cx,zyxw->abcw", *weights, grid.reshape(*shape, -1), optimize=True)
         found = summed[kept] / np.maximum(covered[kept], 1e-6)[:, None]
@@ -155,14 +159,17 @@ class Teacher:
 def axis_weights(
     centres: Float[np.ndarray, "n"], side: float, *, cells: int, start: float, step: float
 ) -> Float[np.ndarray, "n cells"]:
-    """How much of each interval lies in each cell of a regular axis, as shares.
+    """Share of each interval in each cell of a regular axis.
 
-    An interval is as wide as `side`, or as a cell where that is wider: then the shares are those of
-    linear interpolation.
+    An interval is as wide as `side`, or as a cell if that is wider. In the latter case the shares
+    are those of linear interpolation.
+
+    Args:
+      centres, side, start, step: in mm.
     """
     wide = max(side, step)
     low = start + step * np.arange(cells)
-    # The overlap of two intervals: the smaller end less the larger start, negative where none.
+    # Overlap of two intervals: the smaller end minus the larger start, negative if none.
     inside = np.minimum(low + step, centres[:, None] + wide / 2) - np.maximum(
         low, centres[:, None] - wide / 2
     )
@@ -172,13 +179,13 @@ def axis_weights(
 def open_teachers(
     folders: Sequence[str], widths: Sequence[int], key_fingerprint: str | None
 ) -> list[Teacher]:
-    """The teachers of a config.
+    """Teachers of a config.
 
     Args:
-      widths: of their features, as the config states them.
-      key_fingerprint: of the store that is trained on; None to leave it unchecked.
+      widths: numbers of their features, as in the config.
+      key_fingerprint: of the store that is trained on; None skips this check.
     Raises:
-      UserError: a folder is none, or does not fit the config or the store.
+      UserError: a folder is incomplete, or does not match the config or the store.
     """
     teachers = [Teacher.open(folder) for folder in folders]
     there = tuple(teacher.width for teacher in teachers)
@@ -197,7 +204,7 @@ def open_teachers(
 
 
 def digest_with(teachers: Sequence[Teacher], digest: str) -> str:
-    """The digest of a run's studies and of what these teachers say of them; itself without any."""
+    """Digest of a run's studies combined with the teachers' cards; unchanged without teachers."""
     if not teachers:
         return digest
     cards = json.dumps([teacher.card for teacher in teachers], sort_keys=True)
@@ -205,7 +212,7 @@ def digest_with(teachers: Sequence[Teacher], digest: str) -> str:
 
 
 def tell_teachers(teachers: Sequence[Teacher]) -> dict[str, list[dict[str, Any]]]:
-    """What a checkpoint carries of the teachers; what is wrong with their features is said."""
+    """Checkpoint entry with the teachers' cards; prints a warning about unnormalised features."""
     for teacher in teachers:
         if strange := teacher.strangeness():
             say(strange)

@@ -1,5 +1,6 @@
-"""From crops to rows of tokens: the arrays that the encoder reads. Axes: B rows, L tokens, P voxels
-of a patch, S segments, M masked, V visible.
+"""Rows of tokens from crops: the arrays that the encoder reads.
+
+Axes: B rows, L tokens, P voxels of a patch, S segments, M masked, V visible.
 """
 
 from dataclasses import dataclass
@@ -16,21 +17,21 @@ COORDINATES = ("mm", "grid")
 
 @dataclass(frozen=True)
 class RowShape:
-    """The shape of a row: with it a step can be compiled before there is any data.
+    """Shape of a row, with which a step can be compiled before there are any data.
 
     Attributes:
       length: tokens of a row.
-      prefix: tokens at the front that hold every global crop: what the teacher reads.
-      segments: the most crops that a row holds.
+      prefix: tokens at the front that hold every global crop; the teacher reads them.
+      segments: largest number of crops in a row.
       patch: voxels (z, y, x) of a patch.
-      registers: tokens of a crop that stand for nothing, after its CLS token.
-      visible_share: of a global crop's patch tokens, for masked reconstruction; None for none of
-        it.
+      registers: extra tokens of a crop after its CLS token, without content of the image.
+      visible_share: share of a global crop's patch tokens that masked reconstruction sees; None
+        switches it off.
       mask_tokens: whether patch tokens of global crops are masked (iBOT).
-      visible_tokens: the most visible tokens that a row holds. None: as many as any row could have,
-        which is more than most have.
-      target_widths: features a token of each teacher, see `teachers.py`.
-      clean: whether patches are there a second time, as they were before distortion.
+      visible_tokens: largest number of visible tokens in a row. None: an upper bound, which is more
+        than most rows have.
+      target_widths: features per token of each teacher, see `teachers.py`.
+      clean: whether rows also hold the patches before distortion.
     """
 
     length: int
@@ -46,13 +47,14 @@ class RowShape:
 
     @property
     def special(self) -> int:
-        """Tokens of a crop that are no patches: CLS and registers."""
+        """Number of tokens of a crop that are not patches: CLS and registers."""
         return 1 + self.registers
 
     @property
     def visible(self) -> int:
-        """V: no row has more visible tokens. A share of the prefix, and more for each crop: all its
-        special tokens, and the rounding up.
+        """Maximum number V of visible tokens in a row.
+
+        It is a share of the prefix, plus for each crop its special tokens and the rounding up.
         """
         assert self.visible_share is not None
         if self.visible_tokens is not None:
@@ -65,19 +67,20 @@ class RowShape:
         )
 
     def visible_of(self, patches: Int[np.ndarray, "*C"]) -> Int[np.ndarray, "*C"]:
-        """How many of so many patch tokens of a global crop are visible: the share, rounded up."""
-        # The small number keeps a whole product from being rounded up for its rounding error.
+        """Number of visible tokens among `patches` patch tokens of a global crop, rounded up."""
+        # The small number keeps rounding errors from raising a whole product to the next number.
         return np.asarray(np.ceil(patches * (self.visible_share or 0.0) - 1e-9)).astype(np.int64)
 
     @property
     def masked(self) -> int:
-        """M: half of the crops are masked, half of one at most, so that more than a quarter of the
-        prefix is rare; it is cut there.
+        """Maximum number M of masked tokens in a row: a quarter of the prefix; the rest is cut off.
+
+        Half of the crops are masked, and at most half of each.
         """
         return int(np.ceil(SHARES[1] / 2 * self.prefix))
 
     def spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a batch of so many rows."""
+        """Shapes and dtypes of a batch of `rows` rows, by name."""
         f32, i32 = np.float32, np.int32
         shapes = {
             "patches": ((self.length, int(np.prod(self.patch))), f32),
@@ -108,9 +111,7 @@ class RowShape:
         }
 
     def empty(self, rows: int) -> dict[str, np.ndarray]:
-        """A batch that holds nothing: zeros, and -1 where a number is an index that may be
-        absent.
-        """
+        """Empty batch: zeros, and -1 for indices that may be absent."""
         absent = ("study", "masked_index", "visible_index")
         return {
             name: np.full(s.shape, -1 if name in absent else 0, s.dtype)
@@ -121,12 +122,13 @@ class RowShape:
 def to_patches(
     voxels: Float[np.ndarray, "gz gy gx"], kept: Bool[np.ndarray, "tz ty tx"], patch: Triple
 ) -> Float[np.ndarray, "n P"]:
-    """The kept patches of a crop, in the order z, y, x. A planar crop (gz = 1) is repeated through
-    the patch's depth: one kernel embeds both.
+    """Kept patches of a crop, in the order z, y, x.
+
+    A planar crop (gz = 1) is repeated through the patch's depth, so that one kernel embeds both.
     """
     pz, py, px = patch
     tz, ty, tx = kept.shape
-    # The patch's depth in a volume, 1 in a planar study.
+    # Depth of a patch in a volume, 1 in a planar study.
     depth = voxels.shape[0] // tz
     # Transposed to [tz, ty, tx, depth, py, px], so that one mask picks whole patches.
     tiles = voxels.reshape((tz, depth, ty, py, tx, px)).transpose((0, 2, 4, 1, 3, 5))[kept]
@@ -139,13 +141,11 @@ def token_coordinates(
     kept: Bool[np.ndarray, "tz ty tx"],
     coordinates: str,
 ) -> Float[np.ndarray, "n 3"]:
-    """Centres of the kept patches, and first that of the crop itself, which its CLS and registers
-    take.
+    """Coordinates of the crop's centre (for CLS and registers), then of the kept patches' centres.
 
     Args:
       coordinates: "mm": from the study's centre, so that views of a study share a space and numbers
-        stay small; "grid": in voxels of the crop, from the crop's centre, as a model sees it that
-        knows no geometry.
+        stay small. "grid": in voxels of the crop, from its centre, as for a model without geometry.
     """
     sides = np.array(crop.patch, np.float64)
     # In voxels of the crop, from its lower corner.
@@ -158,8 +158,9 @@ def token_coordinates(
 
 
 def choose_visible(rng: np.random.Generator, at: int, patches: int, shape: RowShape) -> np.ndarray:
-    """Positions in the row, ascending, of a global crop's visible tokens: its special ones, the
-    first at `at`, and a random share of its patches.
+    """Ascending positions of a global crop's visible tokens in the row.
+
+    These are its special tokens, the first at `at`, and a random share of its patches.
     """
     chosen = rng.permutation(patches)[: int(shape.visible_of(np.array(patches)))]
     return at + np.concatenate([np.arange(shape.special), shape.special + np.sort(chosen)])

@@ -1,6 +1,4 @@
-"""What Grain's worker processes share with the process that started them: its end, and not its
-signals.
-"""
+"""Grain's worker processes: they end with their parent, but do not receive its signals."""
 
 import signal
 from collections.abc import Iterator
@@ -15,14 +13,14 @@ HELD = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Threads and processes that are started inside never see SIGTERM and SIGINT; here, what comes
-    meanwhile is delivered on leaving.
+    """Block SIGTERM and SIGINT in threads and processes started inside.
 
-    SLURM signals every process of a job, and a terminal every one of its group: the loop must
-    outlive that by a step and a checkpoint, for which it needs its batches. A disposition set by
-    the workers themselves would come seconds late, after their imports; a mask is inherited.
+    Here, a signal is delivered on leaving. SLURM signals every process of a job, and a terminal
+    every process of its group. The loop must still finish a step and a checkpoint, for which it
+    needs its batches. Workers could set a handler only after their imports, seconds too late; they
+    inherit a mask.
     """
-    # Python starts it before the first process, and then unblocks both signals
+    # Python starts it before the first process, and then unblocks both signals.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
@@ -32,18 +30,18 @@ def held_signals() -> Iterator[None]:
 
 
 def begin(plugins: tuple[Plugin, ...], index: int, count: int) -> None:
-    """The beginning of worker `index` of `count`: it ends with its parent; Grain's own would wait
-    for it for ever. `plugins` were loaded when they were received.
+    """Initialise worker `index` of `count`, so that it ends with its parent.
+
+    Grain's own worker would wait for ever. `plugins` were loaded when they were received.
     """
     end_with_parent()
 
 
 def freed() -> None:
-    """Waits until Grain's thread has given back the shared memory of all batches that nobody holds
-    any more.
+    """Wait until Grain's thread has released the shared memory of all unused batches.
 
-    A process that ends before would be told of leaked objects. Where a later Grain has no such
-    thread, there is nothing to wait for.
+    A process that ends earlier prints warnings about leaked objects. A later Grain may have no such
+    thread; then there is nothing to wait for.
     """
     try:
         from grain._src.python.ipc.shared_memory_array import SharedMemoryArray

@@ -80,7 +80,7 @@ def test_a_view_says_how_much_its_crops_are_stretched_and_coarsened():
     coarse = spacings(aspect=1.0, coarser=1.5)
     assert (coarse > 1).all() and (coarse < 1.5).all() and coarse.std() > 0.05
     assert spacings(aspect=1.4, coarser=1.0).std() > 0.01
-    with pytest.raises(UserError, match="factors from 1 on"):
+    with pytest.raises(UserError, match="must be at least 1"):
         check_views({2: [View("v", 1, (8, 64, 64), (0.5, 1.0), True, aspect=0.9)]}, PATCH)
 
 
