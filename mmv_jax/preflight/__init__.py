@@ -1,1 +1,1 @@
-"""What a training config costs, found by compiling it without its accelerator."""
+"""The cost of a training config, found by compiling it without its accelerator."""

@@ -1,23 +1,23 @@
-"""Where a step does not fit: what of the config to change, by the closed form of its memory."""
+"""Advice for a step that does not fit: which config values to change, by the closed form."""
 
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# of the memory, that a run should leave free: what the runtime keeps, and fragments
+# Share of the memory that a run should leave free, for the runtime and for fragmentation.
 HEADROOM = 0.15
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a config decides how much memory a device needs."""
+    """The config values that decide how much memory a device needs."""
 
     remat: bool
     fsdp: int
     per_step: int
 
     def overrides(self, before: "Choice") -> str:
-        """The words of the command line that make this choice of that one.
+        """The command-line options that change `before` into this choice.
 
         Example:
           >>> Choice(True, 8, 256).overrides(Choice(False, 8, 512))
@@ -34,20 +34,21 @@ class Choice:
 def suggest(
     now: Choice, devices: int, takes: Callable[[Choice], float], room: int | float
 ) -> list[Choice]:
-    """Choices that fit: of each value that can be changed alone the smallest change, or else the
-    smallest change of several together.
+    """Choices that fit: for each value that can be changed alone, the smallest change.
+
+    Where no single change is enough, the smallest change of several values.
 
     Args:
       takes: bytes of a device under a choice.
       room: bytes that it may take.
     Returns:
-      None of them where even one row a device, spread over all, is too much.
+      Empty where even one row a device, with the state spread over all devices, does not fit.
     """
     remats = [now.remat] if now.remat else [False, True]
-    # Only more devices for one state: fewer would need more memory.
+    # A state is only spread over more devices: fewer would need more memory.
     fsdps = [n for n in range(now.fsdp, devices + 1) if devices % n == 0 and n % now.fsdp == 0]
     rows = [
-        # From the most rows down, each a whole number of rows for every device.
+        # From the most rows down; each device gets a whole number of rows.
         now.per_step // n
         for n in range(1, now.per_step // devices + 1)
         if now.per_step % n == 0 and now.per_step // n % devices == 0
@@ -64,7 +65,7 @@ def suggest(
     ]
     if found:
         return found
-    # Rows last: fewer of them make another training, and the other two only a slower step.
+    # Rows last: fewer rows change the training, the other two only slow down the step.
     together = (
         Choice(remat, fsdp, per_step)
         for per_step, fsdp, remat in itertools.product(rows, fsdps, remats)

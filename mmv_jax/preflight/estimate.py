@@ -1,5 +1,6 @@
-"""What a run will need, from the accelerator's own compiler, before any is rented: memory, FLOPs,
-collectives, time.
+"""The needs of a run by the accelerator's own compiler: memory, FLOPs, collectives, time.
+
+No accelerator is needed for it.
 """
 
 import os
@@ -24,28 +25,29 @@ from mmv_jax.train.objective import Objective
 
 @dataclass(frozen=True)
 class Preflight:
-    """Figures of a step; bytes are of one device, FLOPs of all together. What only a known chip
-    could say is None on virtual devices.
+    """Figures of a step; bytes are of one device, FLOPs of all together.
+
+    On virtual devices, figures that need a known chip are None.
 
     Attributes:
-      parameters: that are trained: `parameters_of` the student's modules, together.
-      flops_per_step: that training needs, `flops_of` its parts together; utilisation is measured by
-        it.
-      products_closed, products_compiled: FLOPs of matrix products outside attention, those among
-        them that are computed again: in closed form, and counted in the compiled program (None
-        where it did not compile).
-      memory_bytes_per_device: by the compiler; where the step does not fit, what it asked for.
+      parameters: number of trained parameters; `parameters_of` has them by module of the student.
+      flops_per_step: FLOPs that training needs, the measure of utilisation; `flops_of` has its
+        parts.
+      products_closed: FLOPs of matrix products outside attention, those computed again included, in
+        closed form.
+      products_compiled: the same, counted in the compiled program; None where it did not compile.
+      memory_bytes_per_device: by the compiler. Where the step does not fit, the bytes it asked for.
         `memory_of` is in closed form, by kind of array.
       hbm_bytes: of the chip; of virtual devices, their share of this machine's memory.
-      free: share of it that is left over.
-      collective_bytes_per_step: that a device sends, `collectives` by kind.
+      free: the share of it that is not used.
+      collective_bytes_per_step: bytes that a device sends; `collectives` has them by kind.
       kernels: how often a step runs each kernel of our own.
-      tokens_per_step: places in the rows, padding among them.
-      roofline_s: the least seconds that products, memory and interconnect each take; the largest
+      tokens_per_step: places in the rows, padding included.
+      roofline_s: the least seconds that products, memory and interconnect each take. The largest
         bounds the step.
       tokens_per_s, days: of the whole run, at the utilisation `mfu`.
       largest: the largest arrays, as the compiler names them, where the step does not fit.
-      advice: words of the command line to try there.
+      advice: command-line options to try in that case.
     """
 
     topology: str
@@ -81,22 +83,24 @@ class Preflight:
 def preflight(
     config: ConfigDict, topology: str | None, devices: int | None, *, mfu: float
 ) -> Preflight:
-    """Compiles the step of a config for a topology, or for virtual devices of this machine's
-    processor, and reads what it takes.
+    """Compile the step of a config, and read its needs from the program.
 
-    `config.mesh.fsdp` is kept, and `config.mesh.data` follows from the number of devices. Without
-    `topology` and `devices` the config's own `topology` is taken; where it has none, as many
-    virtual devices as its mesh asks for.
+    It compiles for a topology, or for virtual devices of this machine's processor.
+    `config.mesh.fsdp` is kept; `config.mesh.data` follows from the number of devices. Without
+    `topology` and `devices` the config's own `topology` is taken. Where it has none, there are as
+    many virtual devices as its mesh has.
 
+    Args:
+      mfu: the model FLOPs utilisation for the estimate of time.
     Raises:
       UserError: there is no such topology, its compiler is not installed, or the config does not
         fit its number of devices.
     """
     if topology and devices:
-        raise UserError("--topology and --devices are two places; give one of them.")
+        raise UserError("--topology and --devices are both given. Give one of them.")
     topology = topology or (None if devices else config.get("topology"))
     place = parse_topology(topology) if topology else None
-    jax.config.update("jax_platforms", "cpu")  # a chip that is there is not for this
+    jax.config.update("jax_platforms", "cpu")  # leave this machine's own accelerator alone
     found = (
         devices_of(place)
         if place
@@ -108,7 +112,7 @@ def preflight(
 
 @dataclass(frozen=True)
 class _Program:
-    """A step of a config: lowered, and compiled where it fits; else why the compiler refused."""
+    """A step of a config: lowered, and compiled if it fits, else with the compiler's refusal."""
 
     place: Topology | None
     lowered: Any
@@ -126,7 +130,7 @@ def _compile(config: ConfigDict, place: Topology | None, devices: list) -> _Prog
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        # Too little memory is a result here, whose message has the figures. All else is a fault.
+        # Too little memory is a result, whose message has the figures. Anything else is a fault.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refusal = str(error)
@@ -141,8 +145,12 @@ def _compile(config: ConfigDict, place: Topology | None, devices: list) -> _Prog
 
 
 def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
-    """A copy of a config whose mesh has so many devices: more or fewer replicas of the group that
-    shares a state.
+    """A copy of a config whose mesh has `devices` devices.
+
+    `fsdp` is kept; the number of replicas changes.
+
+    Raises:
+      UserError: `fsdp` does not divide the devices.
     """
     fsdp = config.mesh.fsdp
     if devices % fsdp:
@@ -168,7 +176,7 @@ def _figures(config: ConfigDict, program: _Program, mfu: float) -> Preflight:
     products = sum(part.products for part in flops.values())
     counts = hlo.count(program.compiled.as_text()) if program.compiled else hlo.Counts()
     memory, sent = _memory(config, program, objective), sum(counts.sent.values())
-    # What the chips do, products that are computed again included; `needed` counts each once.
+    # FLOPs that the chips do, with products that are computed again; `needed` counts each once.
     done = products + sum(part.attention for part in flops.values())
     return Preflight(
         topology=place.name if place else f"{devices} virtual devices",
@@ -203,8 +211,8 @@ def _figures(config: ConfigDict, program: _Program, mfu: float) -> Preflight:
 
 
 def _memory(config: ConfigDict, program: _Program, objective: Objective) -> dict[str, Any]:
-    """The figures of memory: what the compiler asked for, the closed form, and where it does not
-    fit what to change.
+    """The figures of memory: the compiler's, the closed form, and advice where the step does not
+    fit.
     """
     devices, shape = config.mesh.data * config.mesh.fsdp, row_shape(config)
     state = program.lowered.in_avals[0][0]
@@ -223,8 +231,7 @@ def _memory(config: ConfigDict, program: _Program, objective: Objective) -> dict
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     hbm = program.place.chip.hbm_bytes if program.place else machine // devices
     fits, room = program.compiled is not None and memory <= hbm, (1 - HEADROOM) * hbm
-    # The closed form is scaled to what the compiler asked for, so that the advice errs as little as
-    # it can.
+    # The closed form is scaled to the compiler's figure, which makes the advice more precise.
     scale, better = memory / sum(memory_of.values()), []
     if not fits or memory > room:
         better = suggest(
@@ -251,15 +258,16 @@ def _pace(
     sent: float,
     mfu: float,
 ) -> dict[str, Any]:
-    """The figures of time: what bounds a step, and how fast a run is at a utilisation `mfu`. FLOPs
-    `needed` and `done` are of all devices.
+    """The figures of time: the bounds of a step, and the speed of a run at the utilisation `mfu`.
+
+    The FLOPs `needed` and `done` are of all devices.
     """
     if place is None:
         return {"roofline_s": None, "tokens_per_s": None, "days": None}
     peak, tokens = place.devices * place.chip.flops, config.rows.per_step * config.rows.length
-    # Utilisation is defined by needed FLOPs; the roofline below is of the FLOPs that are done.
+    # Utilisation is defined by needed FLOPs; the roofline below counts the FLOPs that are done.
     step_s = needed / (mfu * peak)
-    # All that is held is written once and read once, at the least.
+    # Every byte in use is written and read at least once.
     bounds = {
         "products": done / peak,
         "memory": 2 * memory / place.chip.hbm_bandwidth,
@@ -273,8 +281,9 @@ def _pace(
 
 
 def compiled_bytes(analysis) -> int:
-    """What a device holds at most: arguments, results that do not take over an argument's place,
-    and what is held in between.
+    """The most bytes that a device holds: arguments, results and temporary arrays.
+
+    Results that reuse the memory of an argument are not counted.
     """
     return (
         analysis.argument_size_in_bytes
@@ -286,8 +295,9 @@ def compiled_bytes(analysis) -> int:
 
 
 def refused_bytes(refusal: str) -> int:
-    """What a step that did not fit asked for, from the TPU compiler's words ("Used 20.5G of 15.75G
-    hbm").
+    """The bytes that a step asked for when it did not fit.
+
+    They are read from the TPU compiler's message ("Used 20.5G of 15.75G hbm").
     """
     found = re.search(r"Used ([\d.]+)([KMGT]) of", refusal)
     assert found is not None, refusal
@@ -295,8 +305,8 @@ def refused_bytes(refusal: str) -> int:
 
 
 def largest_arrays(refusal: str, most: int = 5) -> list[str]:
-    """The largest allocations that the TPU compiler lists when it refuses: size, shape, and the
-    operation that makes the array.
+    """The largest allocations in the TPU compiler's refusal: size, shape, and the operation of the
+    array.
     """
     # Each allocation begins with its size and ends with a line of equals signs.
     blocks = re.findall(r"Size: (\S+)(.*?)={5,}", refusal, re.DOTALL)

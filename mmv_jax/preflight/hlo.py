@@ -1,7 +1,7 @@
-"""What a compiled program does, read from its text with loops multiplied out: FLOPs of matrix
-products, bytes through collectives.
+"""Counts from a compiled program's text: FLOPs of matrix products, and bytes through collectives.
 
-`compiled.cost_analysis()` counts the body of a loop once, and a scan over blocks is a loop.
+Loops are multiplied out. `compiled.cost_analysis()` counts the body of a loop once, and a scan over
+blocks is a loop.
 """
 
 import math
@@ -25,7 +25,7 @@ BYTES = {
     "f64": 8,
 }
 # `name = type opcode(operands), attributes`.
-# The type may be a tuple with spaces in it, so it is matched as short as it can be.
+# The type may be a tuple with spaces in it, so the shortest match is taken.
 INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.+?)"
     r" (?P<opcode>[a-z][\w\-]*)\((?P<operands>[^)]*)\)(?P<rest>.*)$"
@@ -39,8 +39,8 @@ CALLED = re.compile(
 )
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 KERNEL_CALLS = ("tpu_custom_call", "__gpu$xla.gpu.triton")  # what Pallas compiles to
-# Of an operation whose result has N bytes on each of g devices, what one device sends in a ring, in
-# units of N.
+# Bytes that one device sends in a ring of g devices, in units of the N bytes that the operation's
+# result has on each device.
 COLLECTIVES: dict[str, Callable[[int], float]] = {
     "all-gather": lambda g: (g - 1) / g,
     "all-reduce": lambda g: 2 * (g - 1) / g,
@@ -52,13 +52,14 @@ COLLECTIVES: dict[str, Callable[[int], float]] = {
 
 @dataclass
 class Counts:
-    """Of one device. A loop that the compiler knows no length of counts for nothing, and is
-    `unknown`: attention written as loops is such a one.
+    """Counts of one device.
 
     Attributes:
       flops: of matrix products.
       sent: bytes that a device sends, by the kind of collective.
       kernels: how often each custom kernel runs, by its name.
+      unknown: loops whose length the compiler does not know, such as attention written as loops.
+        Their content is not counted.
     """
 
     flops: float = 0.0
@@ -76,8 +77,10 @@ class Counts:
 
 @dataclass
 class Instruction:
-    """One line of a computation: shapes are [(dtype, dimensions)], several where the result is a
-    tuple; a constant's operand is its value.
+    """One instruction of a computation.
+
+    Shapes are [(dtype, dimensions)], several where the result is a tuple. The operand of a constant
+    is its value.
     """
 
     name: str
@@ -88,7 +91,7 @@ class Instruction:
 
 
 def count(text: str) -> Counts:
-    """Counts of `compiled.as_text()`."""
+    """Counts of a program's text, `compiled.as_text()`."""
     computations, entry = parse(text)
     done: dict[str, Counts] = {}
 
@@ -107,8 +110,9 @@ def count(text: str) -> Counts:
 
 
 def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
-    """Computations (name -> instruction by name) of a module's text, and the name of the one that
-    it starts with.
+    """The computations of a module's text by name, and the name of the entry computation.
+
+    A computation is a dict of instructions by name.
     """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", {}
@@ -117,7 +121,7 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
             current = computations.setdefault(head["name"], {})
             entry = head["name"] if head["entry"] else entry
         elif found := INSTRUCTION.match(line):
-            # The bound of a loop is such a constant (`known_trips`).
+            # Keep its value: the bound of a loop is a constant (`known_trips`).
             constant = found["opcode"] == "constant"
             operands = (
                 [found["operands"]] if constant else re.findall(r"%([\w.\-]+)", found["operands"])
@@ -133,7 +137,8 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
 
 
 def shapes_of(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """
+    """The arrays in the text of a type, as (dtype, dimensions).
+
     Example:
       >>> shapes_of("(bf16[8,128]{1,0:T(8,128)}, f32[])")
       [('bf16', (8, 128)), ('f32', ())]
@@ -166,8 +171,10 @@ def _add_loop(
 
 
 def known_trips(rest: str, condition: dict[str, Instruction]) -> int | None:
-    """How often a loop runs, where the compiler wrote it down, or the condition compares with a
-    constant: a scan counts from 0 in steps of 1.
+    """Number of turns of a loop; None where it is not known.
+
+    Either the compiler wrote it down, or the condition compares with a constant. A scan counts from
+    0 in steps of 1.
     """
     if written := TRIPS.search(rest):
         return int(written[1])
@@ -196,7 +203,7 @@ def _add(
     # An asynchronous collective is a pair of instructions; its "-done" must not count again.
     kind = it.opcode.removesuffix("-start")
     if it.opcode == "conditional":
-        # Only one branch runs, and which one is not known: the dearest counts.
+        # Only one branch runs; which one is not known, so the most expensive one counts.
         counts.add(max((total(name) for name in called), key=lambda c: c.flops), 1)
     elif kind in COLLECTIVES:
         _add_collective(counts, kind, it)
@@ -207,7 +214,7 @@ def _add(
     elif it.opcode == "convolution":
         counts.flops += convolution_flops(it, neighbours)
     elif it.opcode == "custom-call" and any(target in it.rest for target in KERNEL_CALLS):
-        # a GPU's program names its calls by number alone
+        # A GPU's program names its calls by number alone; the metadata has the kernel's name.
         named = re.search(r"(\w+)/pallas_call", it.rest)
         kernel = named[1] if named else re.sub(r"[.\d]*$", "", it.name)
         counts.kernels[kernel] = counts.kernels.get(kernel, 0.0) + 1
@@ -215,8 +222,7 @@ def _add(
 
 def _add_collective(counts: Counts, kind: str, it: Instruction) -> None:
     group = group_size(it.rest)
-    # A started operation returns (operand, result, ...); a plain one its results, of which there
-    # may be several.
+    # A started operation returns (operand, result, ...); a plain one returns one or more results.
     shapes = (
         it.shapes[len(it.shapes) // 2 :]
         if it.opcode.endswith("-start") and kind in ("all-gather", "collective-permute")
@@ -226,7 +232,7 @@ def _add_collective(counts: Counts, kind: str, it: Instruction) -> None:
 
 
 def group_size(rest: str) -> int:
-    """Devices that one collective joins.
+    """Number of devices that one collective joins.
 
     Example:
       >>> group_size("replica_groups=[16,8]<=[128], dimensions={0}")
@@ -238,13 +244,15 @@ def group_size(rest: str) -> int:
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(iota[1])
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
-    # A permutation lists pairs and no groups; what it sends does not depend on the size.
+    # A permutation lists pairs and no groups; the bytes it sends do not depend on the size.
     return listed[1].count(",") + 1 if listed else 2
 
 
 def dot_flops(it: Instruction, neighbours: dict[str, Instruction]) -> int:
-    """Two FLOPs a multiply-add: the result's elements times the contracted ones."""
-    # Operands are names alone: a shape stands at the instruction that makes the array.
+    """FLOPs of a matrix product, two a multiply-add: the result's elements times the contracted
+    ones.
+    """
+    # Operands are only names: the instruction that makes an array has its shape.
     left = neighbours[it.operands[0]].shapes[0][1]
     contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", it.rest)
     return (
@@ -257,8 +265,11 @@ def dot_flops(it: Instruction, neighbours: dict[str, Instruction]) -> int:
 
 
 def convolution_flops(it: Instruction, neighbours: dict[str, Instruction]) -> int:
-    """TPUs know matrix products as convolutions; a batched one has its batch as a dilated window,
-    of which most places are empty and cost nothing.
+    """FLOPs of a convolution, two a multiply-add. TPU programs write matrix products as
+    convolutions.
+
+    A batched product has its batch as a dilated window; most places of that window are empty and
+    cost nothing.
     """
     left, right, out = (
         shape
@@ -298,7 +309,7 @@ def window_of(rest: str) -> dict[str, list[str]]:
 
 
 def _places(left: int, right: int, out: int, window: dict[str, list[str]], axis: int) -> int:
-    """Pairs of a result's place and a place of the window at which there is an element of the left
+    """Pairs of a place of the result and a place of the window that meet an element of the left
     operand.
     """
 

@@ -1,8 +1,9 @@
-"""What a step keeps on one device, in closed form, by kind of array; checked against the compiler's
-own count (docs/performance.md).
+"""Memory of a step on one device in closed form, by kind of array.
+
+It is checked against the compiler's own count (docs/performance.md).
 
 Axes: b rows of a device, L tokens, F tokens of the prefix, V visible, M masked, S segments, D
-  width, H hidden, K prototypes.
+width, H hidden, K prototypes.
 """
 
 import math
@@ -24,21 +25,20 @@ from mmv_jax.train.state import TrainState
 def step_memory(
     objective: Objective, state: TrainState, shape: RowShape, rows: int, fsdp: int, remat: bool
 ) -> dict[str, int]:
-    """Bytes of one device, by kind: what the forward pass has stored, the scores, and what the
-    backward pass of one block works with.
+    """Bytes of one device, by kind: state, stored arrays, scores, and one block's backward pass.
 
-    A sum, though scores and blocks are not worked with at the same time: nearer to what the TPU's
-    compiler sets aside than the largest moment is.
+    It is a sum, although scores and blocks are not in use at the same time. The sum is closer to
+    the TPU compiler's figure than the largest moment is.
 
     Args:
-      state: shapes will do.
+      state: arrays or their shapes.
       rows: of one device.
       fsdp: devices that share one state.
       remat: whether blocks store their input alone.
     """
     student, encoder = sharded_bytes(state.student, fsdp), objective.encoder
     of_encoder = sharded_bytes(state.student["encoder"], fsdp)
-    # Each of the student's passes sums the encoder's gradient; the sums meet at the end.
+    # Each of the student's passes has its own gradient of the encoder; they are added at the end.
     passes = len(objective.needs & {VISIBLE, STUDENT})
     parts = {
         "student": student,
@@ -56,7 +56,7 @@ def step_memory(
         parts["copies to compute with"] = (student + parts["teacher"]) * itemsize // F32
     if fsdp > 1:
         whole = encoder.gathered_parameters(state.student["encoder"])
-        # gathered, the next block's too, and their gradient
+        # The gathered weights of this block and the next, and their gradient.
         parts["a block's weights"] = whole * (2 * itemsize + F32)
     return (
         parts
@@ -68,7 +68,7 @@ def step_memory(
 def sharded_bytes(tree: Any, fsdp: int) -> int:
     """Bytes of one device's part of parameters, moments or a teacher."""
 
-    # Small parameters, and those whose sides `fsdp` does not divide, stay whole on every device.
+    # Small parameters are replicated, and so are those whose sides `fsdp` does not divide.
     def of(leaf) -> int:
         parts = fsdp if "parameter" in parameter_axes(leaf.shape, fsdp) else 1
         return math.prod(leaf.shape) * leaf.dtype.itemsize // parts
@@ -77,7 +77,7 @@ def sharded_bytes(tree: Any, fsdp: int) -> int:
 
 
 def stored_bytes(objective: Objective, shape: RowShape, rows: int, remat: bool) -> dict[str, int]:
-    """What the forward pass leaves for the backward pass on one device, by kind."""
+    """Bytes that the forward pass stores for the backward pass on one device, by kind."""
     needs, work = objective.needs, work_of(shape, rows)
     a_token, parts = objective.encoder.stored_bytes(remat), {}
     if STUDENT in needs:
@@ -90,15 +90,16 @@ def stored_bytes(objective: Objective, shape: RowShape, rows: int, remat: bool) 
 
 
 def working_bytes(objective: Objective, shape: RowShape, rows: int, remat: bool) -> dict[str, int]:
-    """What comes and goes on one device: the backward pass of the largest block, and what every
-    device has whole for a moment.
+    """Bytes of temporary arrays on one device, by kind.
+
+    They are the largest block's backward pass, and arrays that every device gathers for a moment.
     """
     encoder, work = objective.encoder, work_of(shape, rows)
     length = work.length if objective.needs & {TEACHER, STUDENT} else work.visible
     itemsize = jnp.dtype(encoder.dtype).itemsize
     parts = {
         "a block's backward": rows * length * encoder.working_bytes(remat),
-        # Patches in the encoder's dtype; what leaves the entry, and its gradient.
+        # Patches in the encoder's dtype; the output of the entry, and its gradient.
         "entry": rows * length * (itemsize * math.prod(encoder.patch) + 2 * F32 * encoder.width),
     }
     for term in objective.terms.values():

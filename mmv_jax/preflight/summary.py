@@ -5,7 +5,7 @@ from mmv_jax.preflight.estimate import Preflight
 
 
 def sheet(it: Preflight) -> str:
-    """What a person reads; numbers a line, and at the end whether the step fits and what to do."""
+    """The text for a person: one figure a line, then whether the step fits and what to do."""
     mesh = " x ".join(f"{name} {number}" for name, number in it.mesh.items())
     parameters = (f"{name} {number / 1e6:,.1f} M" for name, number in it.parameters_of.items())
     kernels = ", ".join(f"{name} {times} times" for name, times in it.kernels.items())
@@ -66,8 +66,8 @@ def _speed(it: Preflight) -> list[str]:
             f" {it.days:.1f} days for the run"
         ),
         (
-            "input         not counted: whether studies are read as fast as that, input_s in"
-            " metrics.jsonl says (seconds a step waits for its rows)"
+            "input         not counted. To see if studies are read fast enough, look at input_s in"
+            " metrics.jsonl (seconds that a step waits for its rows)"
         ),
     ]
 
@@ -80,10 +80,10 @@ def _verdict(it: Preflight) -> list[str]:
         ]
     if it.fits:
         return [
-            f"It fits, but less than {HEADROOM:.0%} is free. Roomier, by the closed form:"
+            f"It fits, but less than {HEADROOM:.0%} is free. More room, by the closed form:"
             f" {' or '.join(it.advice) or 'more devices'}"
         ]
-    # The closed form names kinds of arrays, which the compiler's own list below does not.
+    # The closed form names kinds of arrays; the compiler's own list below does not.
     largest = sorted(it.memory_of.items(), key=lambda pair: -pair[1])[:3]
     lines = [
         "It does not fit, because of"
@@ -95,14 +95,15 @@ def _verdict(it: Preflight) -> list[str]:
         else []
     )
     hopeless = (
-        "No change of rows, fsdp and remat alone would make it fit: take more devices, or a smaller"
+        "No change of rows, fsdp and remat alone would make it fit: use more devices, or a smaller"
         " encoder."
     )
     return [*lines, f"Try {' or '.join(it.advice)}" if it.advice else hopeless]
 
 
 def size(held: int) -> str:
-    """
+    """A number of bytes in words.
+
     Example:
       >>> size(3 * 2**29), size(2**20)
       ('1.50 GiB', '1.0 MiB')

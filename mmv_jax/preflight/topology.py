@@ -1,4 +1,4 @@
-"""What the chips that a run may be sent to can do, and what their slices are called."""
+"""Topologies of the chips that a run may be sent to, by the names of their slices."""
 
 import contextlib
 import math
@@ -18,11 +18,11 @@ EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1 or h100:8"
 
 @dataclass(frozen=True)
 class Topology:
-    """A slice of TPUs, or H100s of one host.
+    """A slice of TPUs, or the H100s of one host.
 
     Attributes:
       kind: a name of `CHIPS`.
-      devices: that JAX sees of it.
+      devices: number of devices that JAX sees.
     """
 
     name: str
@@ -35,8 +35,9 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """A topology by its name: a generation, a colon, and the sides of the slice or, for GPUs, how
-    many.
+    """A topology by its name: a chip, a colon, and the sides of the slice.
+
+    For GPUs the number of GPUs follows the colon.
 
     Raises:
       UserError: there is no such chip, or its slices have another number of sides.
@@ -53,11 +54,11 @@ def parse_topology(name: str) -> Topology:
             f" the slice, as {EXAMPLES}."
         )
     chip = CHIPS[kind]
-    # A GPU has 0 sides, since it has no slices: one number is written, how many GPUs.
+    # A GPU has 0 sides, since it has no slices: its one number is the number of GPUs.
     if len(sides) != max(chip.sides, 1):
         wanted = f"{chip.sides} sides" if chip.sides else "a number of GPUs"
         raise UserError(
-            f"--topology {name!r}: what follows {kind} has {len(sides)} sides, but it should be"
+            f"--topology {name!r}: the part after {kind} has {len(sides)} sides, but it should be"
             f" {wanted}, as in {EXAMPLES}."
         )
     return Topology(name, kind, math.prod(map(int, sides)) * chip.devices)
@@ -65,11 +66,11 @@ def parse_topology(name: str) -> Topology:
 
 # openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb
 H100 = Path(__file__).with_name("h100.txtpb")
-# JAX's, of which one is installed: that of the extra `cuda13`, or an older one
+# JAX's plugins; one of them is installed: that of the extra `cuda13`, or an older one.
 CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
-# No metadata server is asked what machine this is, several processes may compile at a time, and the
-# compiler's own words stay out of ours. The type stands for a machine that is not there: what is
-# compiled for is the topology.
+# With these settings the compiler asks no metadata server about this machine, several processes may
+# compile at a time, and its own messages are not printed. The type names a machine that is not
+# there; the program is compiled for the topology.
 NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -95,7 +96,7 @@ def devices_of(place: Topology) -> list:
             " 8: virtual devices of this machine's processor."
         )
     for name, value in NO_TPU_HERE.items():
-        # What the user has set stays.
+        # The user's own settings are kept.
         os.environ.setdefault(name, value)
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=place.name).devices)
@@ -121,7 +122,7 @@ def _h100s(place: Topology) -> list:
 
 
 def virtual_devices(number: int) -> list:
-    """So many devices on this machine's processor.
+    """`number` devices on this machine's processor.
 
     Raises:
       UserError: this process has started with fewer.
@@ -131,7 +132,7 @@ def virtual_devices(number: int) -> list:
     found = jax.devices("cpu")
     if len(found) < number:
         raise UserError(
-            f"--devices {number}: this process has started with {len(found)} devices. Start another"
-            " one."
+            f"--devices {number}: this process has started with {len(found)} devices. Start a new"
+            " process."
         )
     return found[:number]
