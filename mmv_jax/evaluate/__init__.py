@@ -1,1 +1,1 @@
-"""Evaluate: what an encoder is worth, against floors, with intervals by patient."""
+"""Evaluation of an encoder against floors, with confidence intervals by patient."""

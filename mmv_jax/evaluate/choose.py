@@ -1,5 +1,6 @@
-"""The readout that val chooses for each encoder and task, floors included. Axes: N studies, D
-width.
+"""The readout that val chooses for each encoder and task, floors included.
+
+Axes: N studies, D width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,10 +35,10 @@ from mmv_jax.store.read import Store
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the chosen readout of a task says.
+    """The chosen readout of a task.
 
     Attributes:
-      name: which readout it is.
+      name: of the readout.
       x: its vectors of the task's studies.
     """
 
@@ -48,10 +49,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A readout that is tried.
+    """A readout to try.
 
     Attributes:
-      name: which one it is.
+      name: of the readout.
       learns: whether it is fitted to a task, so that each task has vectors of its own.
       vectors: from the number of a task to the vectors of its studies.
     """
@@ -63,7 +64,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Chooser:
-    """Tries readouts on tasks with the same studies; what is best on val is kept.
+    """Tries readouts on tasks with the same studies, and keeps the best one on val.
 
     Attributes:
       seed: of the attentive pooling.
@@ -89,15 +90,16 @@ class Chooser:
         whole: Float[np.ndarray, "N C"],
         features: Features,
     ) -> tuple[list[Result], dict[str, Float[np.ndarray, "N D"]]]:
-        """As `vectors`, of the floor of pixels: the components of whole studies are one readout
-        more, and the tokens are the components of patches.
+        """The results and vectors of the pixel floor, like `vectors`.
+
+        Components of whole studies are one more readout, and the tokens are components of patches.
 
         Args:
           features: of `patches`, with the tokens of the tasks' studies.
         """
 
         def tried() -> Iterator[Candidate]:
-            # First, so that of equally good readouts the usual floor is kept.
+            # First, so that the usual floor wins a tie.
             yield Candidate("components of the study", False, lambda index: whole)
             own = self._components(patches, tasks[0], features)
             if own is not None:
@@ -109,7 +111,7 @@ class Chooser:
     def masks(
         self, name: str, scenes: Sequence[Scene], task: Task, features: Features
     ) -> tuple[Result, Segmented]:
-        """The linear probe of patch tokens, of the last block or the last ones joined."""
+        """The linear probe of patch tokens, from the last block or from the last blocks joined."""
         best, words = None, ""
         levels = 1 if features.summaries is None else features.summaries.shape[1]
         # An encoder with few blocks may give the same depth twice; it is tried once.
@@ -157,18 +159,19 @@ class Chooser:
             return local_means(encoder, self.store, geometry=self.geometry, task=task, features=own)
 
         def vectors(blocks: int, parts: Sequence[str], index: int) -> np.ndarray:
-            # Only what learns reads labels; the rest is one for tasks with the same studies.
+            # Only parts that learn read labels; the others are one for tasks with the same studies.
             found = [part_of(blocks, p, index if p == ATTENTIVE else 0) for p in parts]
             return np.concatenate(found, axis=1)
 
         for blocks, parts in self.readout.candidates(levels, bool(tasks[0].local)):
             words = words_of(blocks, parts)
-            # partial binds blocks and parts now; a lambda would see the last ones of the loop.
+            # partial binds blocks and parts now; a lambda would see the loop's last values.
             yield Candidate(words, ATTENTIVE in parts, partial(vectors, blocks, parts))
 
     def _components(self, patches: StudyEncoder, task: Task, features: Features) -> Features | None:
-        """Principal components of patches as tokens; None where planar and volumetric patches,
-        which have other voxels, are in one task.
+        """Principal components of patches as tokens.
+
+        None where a task has planar and volumetric patches, whose numbers of voxels differ.
         """
         tokens = [features.tokens[study] for study in task.studies.tolist()]
         if len({own.shape[1] for own in tokens}) > 1:
@@ -184,7 +187,7 @@ class Chooser:
         crops, kept = patches.views(self.geometry[task.studies])
         summaries = [
             summarise(
-                # Pixels have no CLS, so the mean stands in its place. [None]: one block.
+                # Pixels have no CLS, so the mean takes its place. [None]: one block.
                 np.concatenate([own.mean(axis=0, keepdims=True), own])[None],
                 k[tuple(map(slice, grid))],
             )
@@ -200,15 +203,15 @@ class Chooser:
 
 
 def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chosen]:
-    """For each task the candidate whose probe is best on val; the first of equal ones.
+    """For each task, the candidate whose probe is best on val; the first one wins a tie.
 
     Raises:
-      UserError: the kind of task does not say how good a probe is on val.
+      UserError: probes of this kind of task have no score on val.
     """
     kind = KINDS[tasks[0].kind]
     best: list[Chosen | None] = [None] * len(tasks)
     for candidate in candidates:
-        # What does not learn gives all tasks the same vectors, so one solve probes them together.
+        # Without learning, all tasks have the same vectors, so one solve probes them together.
         shared = None if candidate.learns else candidate.vectors(0)
         found = None if shared is None else kind.probe(shared, tasks)
         for index, task in enumerate(tasks):
@@ -216,8 +219,8 @@ def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chose
             probed = kind.probe(x, [task])[0] if found is None else found[index]
             if np.isnan(probed.held_out):
                 raise UserError(
-                    f"config.readout: tasks of the kind {task.kind!r} do not say how good a probe"
-                    " is on val (Probed.held_out). Leave `readout` out, or give it in `probe`."
+                    f"config.readout: probes of the kind {task.kind!r} have no score on val"
+                    " (Probed.held_out). Leave `readout` out, or return the score in `probe`."
                 )
             last = best[index]
             if last is None or probed.held_out > last.probed.held_out:

@@ -1,1 +1,1 @@
-"""Encoders that are evaluated, ours and others, and the features that they give."""
+"""Encoders to evaluate, our own and others, and their features."""

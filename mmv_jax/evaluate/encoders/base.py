@@ -1,4 +1,5 @@
-"""Encoders behind one protocol: a study in, a CLS vector and patch tokens with their places out.
+"""The protocol of encoders: a study in, a CLS vector and patch tokens with their places out.
+
 Axes: n patch tokens, D width.
 """
 
@@ -18,15 +19,15 @@ from mmv_jax.store.read import Store
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder says about one study.
+    """The features of one study.
 
     Attributes:
       study: its position in the index.
       patches: in the order of the view's kept patches.
       early: the same tokens after earlier layers (`early_layers`), for heads that read several
-        depths; none where an encoder has no such layers.
-      before: CLS and patch tokens after the blocks before the last one, at most three, each token
-        standardised (`readout.standardise_tokens`); None where an encoder has one block to read.
+        depths. Empty where an encoder has no such layers.
+      before: CLS and patch tokens after at most three blocks before the last one, each token
+        standardised (`readout.standardise_tokens`). None where an encoder gives only one block.
     """
 
     study: int
@@ -37,20 +38,21 @@ class Encoded:
 
 
 def early_layers(depth: int) -> tuple[int, ...]:
-    """Which of `depth` blocks are read beside the last one: those at a quarter, half and three
-    quarters, as in UNETR (arXiv 2103.10504).
+    """Indices of the blocks that are read beside the last one, of `depth` blocks.
+
+    They lie at a quarter, half and three quarters, as in UNETR (arXiv 2103.10504).
 
     Example:
       >>> early_layers(12)
       (2, 5, 8)
     """
-    # - 1 since blocks count from 0; `max` since a quarter of few blocks rounds down to none.
+    # - 1 since blocks count from 0; `max` since a quarter of few blocks rounds down to 0.
     return tuple(max(depth * quarter // 4, 1) - 1 for quarter in (1, 2, 3))
 
 
 @runtime_checkable
 class StudyEncoder(Protocol):
-    """What is asked of an encoder. `fingerprint` changes with everything that could change a
+    """The interface of an encoder. `fingerprint` changes with everything that could change a
     feature.
     """
 
@@ -58,7 +60,7 @@ class StudyEncoder(Protocol):
     def fingerprint(self) -> str: ...
 
     def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
-        """The crop that stands for each study, and which of its patches the encoder reads."""
+        """The crop that represents each study, and a mask of the patches that the encoder reads."""
         ...
 
     def encode(self, store: Store, studies: Int[np.ndarray, " N"]) -> Iterator[Encoded]:
@@ -68,7 +70,7 @@ class StudyEncoder(Protocol):
 
 @dataclass(frozen=True)
 class WholeStudyView:
-    """How whole studies become rows: the keyword arguments of `study_batches`."""
+    """The keyword arguments of `study_batches`, by which whole studies become rows."""
 
     grids: Mapping[int, Triple]
     patch: Triple
@@ -84,16 +86,14 @@ class WholeStudyView:
     def batches(
         self, store: Store, studies: Int[np.ndarray, " N"]
     ) -> Iterator[dict[str, np.ndarray]]:
-        # Fields are passed by name: they must be called as the arguments of `study_batches`.
+        # Fields are passed by name: they must have the names of `study_batches`'s arguments.
         return study_batches(store, studies.tolist(), **self.__dict__)
 
 
 def segments(
     batch: Mapping[str, np.ndarray],
 ) -> Iterator[tuple[int, int, int, Bool[np.ndarray, " L"]]]:
-    """(study, row, position of its CLS, which tokens of the row are its patches) of each segment of
-    a batch.
-    """
+    """(study, row, position of CLS, mask of its patches in the row) of each segment of a batch."""
     # Columns of `study` count from 0, segment ids from 1, since 0 is padding. -1 is no study.
     for row, s in zip(*np.nonzero(batch["study"] >= 0)):
         patches = (batch["segment_ids"][row] == s + 1) & (batch["kinds"][row] == PATCH)

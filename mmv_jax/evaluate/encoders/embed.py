@@ -1,5 +1,6 @@
-"""Features of every study of a store, for others to use: a Parquet file, and patch tokens as zarr
-where asked. Axes: N studies, n tokens, D width.
+"""Features of all studies of a store, for use elsewhere: a Parquet file, and patch tokens as zarr.
+
+Axes: N studies, n tokens, D width.
 """
 
 import json
@@ -28,18 +29,18 @@ TOKENS = ("cls", "patch")
 def embed(
     checkpoint: Path, store: str | Path, out: Path, tokens: tuple[str, ...] = ("cls",)
 ) -> str:
-    """Encodes each study whole and writes `OUT/features.parquet`; goes on where an earlier call was
+    """Encode each study whole and write `OUT/features.parquet`; resume where an earlier call was
     stopped.
 
-    A row a study: `study` and `patient` (keyed hashes), `manifest` (1, 2, ... as the store met
-    them) and `line` in it, `split`, `modality`, `cls` and `patch_mean` (lists of float), and the
-    labels by the names that the manifests gave them. `OUT/provenance.json` says what they were made
-    with; so does the metadata of both files.
+    One row a study: `study` and `patient` (keyed hashes), `manifest` (1, 2, ... in the store's
+    order) and its `line`, `split`, `modality`, `cls` and `patch_mean` (lists of float), and the
+    labels under their names in the manifests. `OUT/provenance.json` and the metadata of both files
+    say how they were made.
 
     Args:
-      tokens: with "patch", `OUT/patches.zarr` (zarr3) holds all patch tokens `[T, D]` float32 below
-        each other, and the Parquet file says with `first_patch` and `patches` which are a study's,
-        and with `patch_z`, `patch_y`, `patch_x` (lists) where in the view's token grid they lie.
+      tokens: with "patch", `OUT/patches.zarr` (zarr3) holds all patch tokens `[T, D]` float32, one
+        study after the other. In the Parquet file, `first_patch` and `patches` give the rows of a
+        study. `patch_z`, `patch_y`, `patch_x` (lists) give their places in the view's token grid.
     Returns:
       What was written, in words.
     Raises:
@@ -71,7 +72,7 @@ def embed(
     places = _places(trained, Geometry.of(opened.index)) if "patch" in tokens else pd.DataFrame()
     if "patch" in tokens:
         parts = _writing_tokens(parts, out / "patches.zarr", places, record)
-    # Tokens are dropped part by part, since `_writing_tokens` has stored them by then.
+    # Tokens are dropped part by part: `_writing_tokens` has written them before.
     features = together([replace(part, tokens={}) for part in parts])
     table = pd.concat([feature_table(opened.index, features), places], axis=1)
     write_whole(out / FILE, json.dumps(record, indent=2) + "\n")
@@ -85,7 +86,7 @@ def feature_table(index: pd.DataFrame, features: Features) -> pd.DataFrame:
     table = index[list(known)].copy()
     table["cls"], table["patch_mean"] = list(features.cls), list(features.patch_mean)
     taken = set(table)
-    # A label that is called as one of our columns keeps the prefix `label_`.
+    # A label with the name of one of our columns keeps the prefix `label_`.
     labels = {c: c.removeprefix("label_") for c in map(str, index) if c.startswith("label_")}
     return pd.concat(
         [
@@ -115,13 +116,11 @@ def _places(encoder: TrainedEncoder, geometry: Geometry) -> pd.DataFrame:
 def _writing_tokens(
     parts: Iterable[Features], path: Path, places: pd.DataFrame, record: Mapping[str, Any]
 ) -> Iterator[Features]:
-    """The same parts, the tokens of each written when it comes by: no more than one part of them is
-    in memory.
-    """
+    """Pass on the parts, and write the tokens of each, so that only one part is in memory."""
     array = None
     for part in parts:
         tokens = np.concatenate([part.tokens[study] for study in part.studies.tolist()])
-        # The width of tokens is known from the first part on.
+        # The width of the tokens is known only with the first part.
         if array is None:
             spec = {
                 "driver": "zarr3",

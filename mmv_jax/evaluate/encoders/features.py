@@ -1,5 +1,7 @@
-"""Features of studies, encoded once and kept in the workdir, so that an evaluation that was stopped
-goes on. Axes: N studies, n tokens, D width.
+"""Features of studies, encoded once and cached in the workdir, so that a stopped evaluation
+resumes.
+
+Axes: N studies, n tokens, D width.
 """
 
 import hashlib
@@ -16,20 +18,19 @@ from mmv_jax.evaluate.encoders.readout import levels_of, summarise
 from mmv_jax.files import write_whole
 from mmv_jax.store.read import Store
 
-CHUNK = 256  # studies a file: what a stopped run encodes again
+CHUNK = 256  # studies a file; a stopped run encodes at most so many again
 
 
 @dataclass(frozen=True)
 class Features:
-    """Vectors of studies, and the patch tokens of those that were asked for.
+    """Vectors of studies, and the patch tokens of some of them.
 
     Attributes:
       studies: ascending positions in the index.
       tokens: by study, after the last block.
-      summaries: what readouts are made of (`readout.summarise`); None where they were not asked
-        for.
-      joined: by study, the tokens of the last blocks side by side, the last one last; none where
-        they were not asked for.
+      summaries: the parts that readouts are made of (`readout.summarise`); None if not asked for.
+      joined: by study, the tokens of the last blocks side by side, the last block last; empty if
+        not asked for.
     """
 
     studies: Int[np.ndarray, " N"]
@@ -40,7 +41,7 @@ class Features:
     joined: Mapping[int, np.ndarray] = field(default_factory=dict)  # study -> [n, E D]
 
     def pooled(self, pooling: str, studies: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M E"]:
-        """The vectors of some studies: "cls", "patch_mean", or "both", one after the other."""
+        """The vectors of some studies: "cls", "patch_mean", or "both" joined."""
         # Studies ascend, so that a binary search finds their rows.
         at = np.searchsorted(self.studies, studies)
         if pooling == "both":
@@ -57,14 +58,15 @@ def encode_studies(
     report: Callable[[int, int], None] = lambda done, total: None,
     deep: bool = False,
 ) -> Features:
-    """Encodes each study once; what an earlier call with the same encoder and studies left in
-    `folder` is read instead.
+    """Encode each study once, or read what an earlier call left in `folder`.
+
+    The earlier call must have had the same encoder and studies.
 
     Args:
       studies: positions in the index.
-      with_tokens: those whose patch tokens are kept too.
+      with_tokens: the studies whose patch tokens are kept too.
       report: called with the number of studies done, and of all.
-      deep: whether what readouts are made of is kept too: `summaries` and `joined`.
+      deep: whether `summaries` and `joined`, the inputs of readouts, are kept too.
     """
     return together(
         list(
@@ -90,16 +92,17 @@ def encode_parts(
     report: Callable[[int, int], None] = lambda done, total: None,
     deep: bool = False,
 ) -> Iterator[Features]:
-    """As `encode_studies`, a few hundred studies at a time, in ascending order: all tokens of a
-    large store do not fit into memory.
+    """Features as `encode_studies`, a few hundred studies at a time, in ascending order.
+
+    All tokens of a large store would not fit into memory.
     """
     studies, wanted = np.unique(studies), set(np.asarray(with_tokens).tolist())
     folder.mkdir(parents=True, exist_ok=True)
     for at in range(0, len(studies), CHUNK):
         chunk = studies[at : at + CHUNK]
         keep = np.array([study in wanted for study in chunk])
-        # The name of a file holds all that it follows from: another
-        # encoder or image is another file.
+        # The name of a file is a digest of everything that it depends on: another encoder or image
+        # gives another file.
         said = [encoder.fingerprint, store.digest(chunk), *map(str, keep)]
         said += (
             ["readouts 1"] if deep else []
@@ -110,7 +113,7 @@ def encode_parts(
             encoded = {e.study: e for e in encoder.encode(store, chunk)}
             more = _deep(encoder, store, chunk, encoded) if deep else {}
             _write(path, chunk, keep=keep, encoded=encoded, more=more)
-        # Also what was just encoded is read back, so that a resumed run has the same arrays.
+        # New features are read back too, so that a resumed run has exactly the same arrays.
         yield _read(path, chunk)
         report(min(at + CHUNK, len(studies)), len(studies))
 
@@ -134,7 +137,7 @@ def together(parts: Sequence[Features]) -> Features:
 def _deep(
     encoder: StudyEncoder, store: Store, chunk: np.ndarray, encoded: Mapping[int, Encoded]
 ) -> dict[str, np.ndarray]:
-    """What a file with readouts has besides: `summaries`, and how many blocks are joined."""
+    """The further content of a file with readouts: `summaries`, and how many blocks are joined."""
     crops, kept = encoder.views(Geometry.of(store.index)[chunk])
     # `kept` is padded to the largest study of the chunk.
     grids = [k[tuple(map(slice, tokens))] for k, tokens in zip(kept, crops.tokens)]
@@ -164,8 +167,8 @@ def _write(
         "patch_mean": _stack([e.patches.mean(axis=0, dtype=np.float32)[None] for e in ordered]),
         "kept": chunk[keep],
         "lengths": np.array([len(t) for t in tokens], np.int64),
-        # npz has no ragged arrays: tokens of one width are one array,
-        # which `lengths` cuts up again.
+        # npz has no ragged arrays: all tokens of one width are one array,
+        # and `lengths` has the number of each study.
         **{
             f"tokens_{width}": np.concatenate([t for t in tokens if t.shape[1] == width])
             for width in {t.shape[1] for t in tokens}
@@ -184,7 +187,7 @@ def _read(path: Path, chunk: np.ndarray) -> Features:
         for study, length, width in zip(
             file["kept"].tolist(), file["lengths"].tolist(), file["widths"].tolist()
         ):
-            # `at` is the first row of each width that no study has taken yet.
+            # `at` is the next free row of each width.
             start = at.get(width, 0)
             tokens[study], at[width] = (
                 blocks[f"tokens_{width}"][start : start + length],
@@ -201,8 +204,9 @@ def _read(path: Path, chunk: np.ndarray) -> Features:
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:
-    """Lines below each other; narrower ones (patches of planar studies as pixels) are filled up
-    with zeros.
+    """Arrays joined along the first axis; narrower ones are padded with zeros.
+
+    Pixels of planar patches are narrower than those of volumetric ones.
     """
     width = max(a.shape[-1] for a in arrays)
     return np.concatenate(

@@ -1,9 +1,10 @@
-"""Vision encoders of others, through transformers, from a local folder (extra: torch). Axes: S
-slices, h w tokens, D width.
+"""Vision encoders of others from a local folder, through transformers (extra: torch).
 
 A planar encoder sees a volume slice by slice: one slice through the middle of each layer of
-patches, the layers as far apart as patches are wide. This is the baseline that papers on
-slice-based encoders use.
+patches. Layers are as far apart as patches are wide. Papers on slice-based encoders use this
+baseline.
+
+Axes: S slices, h w tokens, D width.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
 from mmv_jax.store.read import Store
 
-# how far studies are blown up: a thumbnail in a black corner is no picture that these models know
+# The largest scale of a study. These models do not know small images in a black corner.
 FILLED = OVERSAMPLING | {2: float("inf")}
 SLICES = 8  # that go through the model at once
 # mean and std, where the folder has no preprocessor_config.json
@@ -36,14 +37,16 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class HuggingFaceEncoder:
-    """A pretrained vision model as a `StudyEncoder`. Images keep their aspect: they are as large as
-    the model allows, on black; the slices of a small volume are blown up to twice their size at
-    most (`crops.OVERSAMPLING`), since the whole volume is resampled for them.
+    """A pretrained vision model as a `StudyEncoder`.
+
+    Images keep their aspect: they are as large as the model allows, on black. The slices of a small
+    volume are enlarged at most twofold (`crops.OVERSAMPLING`), since the whole volume is resampled
+    for them.
 
     Attributes:
-      side: of the square image that the model takes, in pixels.
-      patch: pixels a patch token is wide.
-      mean, std: of the three channels, as the model was trained with.
+      side: of the square input image, in pixels.
+      patch: width of a patch token, in pixels.
+      mean, std: of the three channels in the model's training.
     """
 
     model: Any
@@ -55,7 +58,7 @@ class HuggingFaceEncoder:
     @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.side, self.patch, self.mean, self.std, FILLED)).encode())
-        if hasattr(self.model, "config"):  # heads, activations and the like change no weight
+        if hasattr(self.model, "config"):  # number of heads, activation: not seen in the weights
             digest.update(self.model.config.to_json_string().encode())
         for name, tensor in self.model.state_dict().items():
             # Through float32, since NumPy has no bfloat16.
@@ -85,7 +88,7 @@ class HuggingFaceEncoder:
                 np.concatenate(found, axis=axis) for found, axis in zip(zip(*parts), (0, 1, 1, 1))
             )
             _, ty, tx = crops.tokens[n].tolist()
-            # The model's answer is the last level; the ones before it come from earlier layers.
+            # The model's output is the last level; the ones before it come from earlier layers.
             *early, last = _lines(grids, ty, tx)
             # CLS of a volume is the mean over its slices. It stands before the patch tokens.
             joined = np.concatenate([before_cls.mean(axis=1)[:, None], _lines(before, ty, tx)], 1)
@@ -115,23 +118,26 @@ class HuggingFaceEncoder:
         return out
 
     def layers(self, voxels: Shaped[np.ndarray, "Z Y X"]) -> Shaped[np.ndarray, "S Y X"]:
-        """The slices of a view that are shown: one through the middle of each layer of patches, or
-        the only one.
+        """The slices of a view that the model sees.
+
+        They pass through the middle of each layer of patches; a planar view has one.
         """
         return voxels[self.patch // 2 :: self.patch] if len(voxels) > 1 else voxels
 
     def tokens(
         self, images: Float[np.ndarray, "S side side"]
     ) -> tuple[Float[np.ndarray, "S D"], Float[np.ndarray, "M S h w D"]]:
-        """The global vector of each image, and its patch tokens; those after earlier layers first,
-        the model's answer last.
+        """The global vector of each image, and its patch tokens.
+
+        Tokens after earlier layers come first, the model's output last.
         """
         cls, grids, _, _ = self.read(images)
         return cls, grids
 
     def read(self, images: Float[np.ndarray, "S side side"]) -> tuple[np.ndarray, ...]:
-        """`tokens`, and of the blocks before the last one the global vectors [B, S, D] and the
-        patch tokens [B, S, h, w, D].
+        """`tokens`, and the same of the blocks before the last one.
+
+        Global vectors are [B, S, D], patch tokens [B, S, h, w, D].
         """
         import torch
 
@@ -141,7 +147,7 @@ class HuggingFaceEncoder:
         return tuple(tensor.numpy() for tensor in found)
 
     def forward(self, images: Any) -> tuple[Any, Any]:
-        """`tokens` from tensor to tensors, so that gradients pass."""
+        """`tokens` as a function of tensors that passes gradients."""
         return split_tokens(self._out(images))
 
     def _out(self, images: Any) -> Any:
@@ -151,20 +157,21 @@ class HuggingFaceEncoder:
 
 
 def _lines(grids: np.ndarray, ty: int, tx: int) -> np.ndarray:
-    """The tokens [M, n, D] of the part of square grids [M, S, h, w, D] in which the study lies."""
+    """The tokens [M, n, D] of the study, from square grids [M, S, h, w, D]."""
     levels, slices, _, _, width = grids.shape
     return grids[:, :, :ty, :tx].reshape(levels, slices * ty * tx, width)
 
 
 def split_tokens(out: Any) -> tuple[Any, Any]:
-    """Global vector [S, D] and square grids of patch tokens [M, S, h, w, D] of a model's output,
-    whatever it is made of; tensors.
+    """Global vectors [S, D] and square grids of patch tokens [M, S, h, w, D], from any model's
+    output.
 
-    Convolutional models give `[S, D, h, w]`; transformers give a line of tokens whose last h·w are
-    the patches, what stands before them is CLS and registers. The global vector is CLS, or the
-    model's own pooling where there is no CLS. Of the hidden states, where the model gives them,
-    those of `early_layers` come first, if they have the shape of the last one: stages of another
-    grid or width do not fit together.
+    All are tensors. Convolutional models give `[S, D, h, w]`. Transformers give a row of tokens:
+    first CLS and registers, then h·w patches. The global vector is CLS, or the model's own pooling
+    if it has no CLS.
+
+    If the output has hidden states, those of `early_layers` come first. They are left out if their
+    shape differs from the last one's: stages of another grid or width cannot be stacked.
     """
     import torch
 
@@ -173,9 +180,9 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
         grid = hidden.permute(0, 2, 3, 1)
         return out.pooler_output.float().reshape(len(grid), -1), grid[None]
     side = int(np.sqrt(hidden.shape[1]))
-    # The root rounds down to the side while at most 2 · side special tokens stand in front.
+    # The root rounds down to the side as long as at most 2 · side special tokens come first.
     special = hidden.shape[1] - side * side
-    # the first is what enters the first layer
+    # The first hidden state is the input of the first layer.
     states = (getattr(out, "hidden_states", None) or ())[1:]
     early = [states[layer].float() for layer in early_layers(len(states))] if states else []
     levels = torch.stack([*(level for level in early if level.shape == hidden.shape), hidden])
@@ -184,14 +191,15 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
 
 
 def split_before(out: Any) -> tuple[Any, Any]:
-    """Global vectors [B, S, D] and patch grids [B, S, h, w, D] after the blocks before the last
-    one, three at most; none where stages have other shapes. Without a CLS token the global vector
-    is the mean of the patches.
+    """Global vectors [B, S, D] and patch grids [B, S, h, w, D] of at most three blocks before the
+    last.
+
+    Empty if stages have other shapes. Without a CLS token the global vector is the mean patch.
     """
     import torch
 
     hidden = out.last_hidden_state.float()
-    # [1:-1] drops the embedding and the last block; of the others the last LAST - 1 = 3 count.
+    # [1:-1] drops the embedding and the last block; then the last LAST - 1 = 3 are taken.
     states = (getattr(out, "hidden_states", None) or ())[1:-1][1 - LAST :]
     levels = [level.float() for level in states if level.shape == hidden.shape]
     if hidden.ndim == 4 or not levels:
@@ -206,11 +214,11 @@ def split_before(out: Any) -> tuple[Any, Any]:
 
 
 def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
-    """Loads the vision encoder of a Hugging Face folder: `config.json`, `model.safetensors` and,
-    where there is one, `preprocessor_config.json`.
+    """Load the vision encoder of a Hugging Face folder.
 
-    Nothing is fetched, no code of the folder is run and no pickle is opened. Of a model of images
-    and text (CLIP, SigLIP) the vision tower is taken.
+    It reads `config.json`, `model.safetensors` and, if present, `preprocessor_config.json`. Nothing
+    is downloaded, no code of the folder is run and no pickle is opened. A model of images and text
+    (CLIP, SigLIP) gives its vision tower.
 
     Raises:
       ImportError: transformers or torch is not installed.
@@ -233,7 +241,9 @@ def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
 
 
 def load_group(group: Mapping[str, Any]) -> HuggingFaceEncoder:
-    """The encoder of a group's `folder`; where that is absent, a stand-in of `family` is saved."""
+    """Load the encoder of a group's `folder`; if it is absent, save a stand-in of `family` there
+    first.
+    """
     folder = Path(group["folder"])
     if "family" in group and group["stand_in"] and not folder.exists():
         save_stand_in(group["family"], folder)
@@ -268,7 +278,7 @@ def _check_files(folder: Path) -> None:
 
 def _load_model(folder: Path, transformers: Any) -> Any:
     quiet = transformers.logging.get_verbosity()
-    # Weights of a text tower that is not used cause long warnings.
+    # The weights of an unused text tower cause long warnings.
     # Missing tensors are checked below.
     transformers.logging.set_verbosity_error()
     try:
@@ -282,7 +292,7 @@ def _load_model(folder: Path, transformers: Any) -> Any:
         ) from error
     finally:
         transformers.logging.set_verbosity(quiet)
-    # Many checkpoints are saved without a pooler, which is not read where there is a CLS token.
+    # Many checkpoints have no pooler. With a CLS token it is not read, so it may be missing.
     wrong = [
         name
         for name in map(str, [*info["missing_keys"], *info["mismatched_keys"]])
@@ -303,7 +313,7 @@ def _preprocessing(folder: Path, model: Any) -> tuple[int, tuple[float, ...], tu
     """Side of the image in pixels, and mean and std of its channels."""
     path = folder / "preprocessor_config.json"
     said = json.loads(path.read_text()) if path.is_file() else {}
-    # The side that reaches the model: of the crop where one is made, else of the resized image.
+    # The side of the model's input: of the crop if one is made, else of the resized image.
     size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
     size = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
     size = size or getattr(model.config, "image_size", None) or 224

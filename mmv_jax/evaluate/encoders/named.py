@@ -1,4 +1,4 @@
-"""The encoders from elsewhere that a config asks for, by the names that results give them."""
+"""The encoders from elsewhere that a config asks for, by their names in the results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,22 +14,23 @@ from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.variants import BASELINES
 from mmv_jax.store.read import Store
 
-# names of what is measured beside encoders from elsewhere
+# Names of results that are not those of encoders from elsewhere.
 RESERVED = {"trained", *FLOORS, *BASELINES}
 
 
 def load_encoders(config: ConfigDict) -> dict[str, StudyEncoder]:
-    """The encoders of `config.encoders`, by the names that results give them."""
+    """The encoders of `config.encoders`, by their names in the results."""
     whole = {"rows": config.rows.to_dict(), "view": config.view.to_dict()}
     return {
-        # An own checkpoint takes rows and view of the evaluation, so that all see the same images.
+        # Our own checkpoints take rows and view of the evaluation, so all see the same images.
         marked(name, group): load_encoder(name, group | whole if "checkpoint" in group else group)
         for name, group in config.encoders.to_dict().items()
     }
 
 
 def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> Overlap:
-    """The patients of pretraining, of the checkpoint and of every own one among the encoders.
+    """The pretraining patients of the checkpoint, and of all our own checkpoints among the
+    encoders.
 
     Args:
       carried: the config of the checkpoint.
@@ -38,28 +39,29 @@ def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> 
     overlap = Overlap.of(carried, store.key_fingerprint)
     for checkpoint in own:
         theirs = restore_items(checkpoint, ())[1]
-        # A test patient must be new to every own encoder, not only to the one that is evaluated.
+        # A test patient must be new to each of our encoders, not only to the evaluated one.
         overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
     return overlap
 
 
 def marked(name: str, group: Mapping[str, Any]) -> str:
-    """The name of an encoder from elsewhere in the results: one without its real weights is named
-    so everywhere, and is compared with nothing.
+    """The name of an encoder from elsewhere in the results.
+
+    Without its real weights it is named a stand-in everywhere and is compared with nothing.
 
     Raises:
       UserError: the group does not say where the encoder is, or whether it has its real weights; or
-        the name would be taken for another result's.
+        the name is reserved for another result.
     """
     own = "checkpoint" in group
     if not own and ("stand_in" not in group or not {"folder", "package"} & set(group)):
         raise UserError(
-            f"config.encoders.{name} needs `checkpoint` (a workdir of your own, or a step of it);"
-            " or `folder` or `package`, and `stand_in`: False where these are its real weights."
+            f"config.encoders.{name} needs `checkpoint` (a workdir of your own, or a step of it)."
+            " Or set `folder` or `package`, with `stand_in`: False if these are its real weights."
         )
     if name in RESERVED or set(name) & set("/+()"):
         raise UserError(
             f"config.encoders.{name}: this name, or its /, + or brackets, has a meaning in the"
-            " results. Call it otherwise: 'rad-dino'."
+            " results. Choose another name, such as 'rad-dino'."
         )
     return name + STAND_IN if group.get("stand_in") else name

@@ -1,4 +1,4 @@
-"""Own checkpoints as named encoders, beside the one that is evaluated."""
+"""Our own checkpoints as named encoders, beside the evaluated one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +9,17 @@ from mmv_jax.evaluate.encoders.trained import TrainedEncoder, restore
 
 
 def load_own(group: Mapping[str, Any]) -> TrainedEncoder:
-    """The encoder of `group["checkpoint"]`: the workdir of a run, or one of its steps.
+    """Load the encoder of `group["checkpoint"]`: the workdir of a run, or one of its steps.
 
     Args:
-      group: also `rows` and `view` of the evaluation, as `trained.restore` takes them.
+      group: also has `rows` and `view` of the evaluation, as `trained.restore` takes them.
     Raises:
-      UserError: there is no whole checkpoint, or no encoder of whole studies.
+      UserError: there is no whole checkpoint, or its encoder does not encode whole studies.
     """
     try:
         return restore(group["checkpoint"], group["rows"], group["view"])[0]
     except UserError as error:
-        # The error names an option of the command line, but the config is what must be corrected.
+        # The error names a command-line option, but the user must correct the config.
         words = str(error).removeprefix(f"--checkpoint {group['checkpoint']}: ")
         raise UserError(f"config.encoders: checkpoint {group['checkpoint']}: {words}") from error
 

@@ -1,4 +1,4 @@
-"""The floor of pixels for masks: each patch is described by its own voxels. Axes: N studies."""
+"""The pixel floor of segmentation: the features of a patch are its own voxels. Axes: N studies."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ from mmv_jax.store.read import Store
 
 @dataclass(frozen=True)
 class PatchPixels:
-    """The floor of pixels for segmentation: a patch is its own voxels, and the study's vector is
-    their mean.
+    """The pixel floor of segmentation: a token is its patch's voxels; the study's vector is their
+    mean.
     """
 
     whole: WholeStudyView
@@ -34,7 +34,7 @@ class PatchPixels:
         for batch in self.whole.batches(store, studies):
             for study, row, _, where in segments(batch):
                 patches = batch["patches"][row, where]
-                # a planar patch is one slice, repeated
+                # A planar patch is one slice, repeated: keep one copy.
                 patches = patches[:, :plane] if planar[study] else patches
                 # [:0] is empty along the first axis: pixels have no earlier layers.
                 yield Encoded(study, patches.mean(axis=0), patches, patches[None][:0])

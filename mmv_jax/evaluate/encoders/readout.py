@@ -1,5 +1,6 @@
-"""What is read of an encoder: its last block or the last ones joined, and how a study's tokens
-become one vector. Axes: N studies, E blocks, n patch tokens, D width, P places of a summary.
+"""Readouts: the last block of an encoder, or several joined, pooled to one vector a study.
+
+Axes: N studies, E blocks, n patch tokens, D width, P places of a summary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded
 
-LAST = 4  # blocks that an encoder gives at most: DINOv2's linear protocol reads 1 or 4
+LAST = 4  # the most blocks that an encoder gives: DINOv2's linear protocol reads 1 or 4
 # Places of a summary, by part. The pyramid is 2 x 2 x 2 cells of the study (z, y, x).
 PLACES = {"cls": (0,), "mean": (1,), "max": (2,), "deviation": (3,), "pyramid": tuple(range(4, 12))}
 LOCAL, ATTENTIVE = "local", "attentive"  # poolings of a task's own
@@ -21,14 +22,14 @@ PARTS = (*PLACES, LOCAL, ATTENTIVE)
 
 @dataclass(frozen=True)
 class Readout:
-    """Which readouts are tried for each encoder, the floors included; val chooses one a task.
+    """The readouts to try for each encoder, floors included; val chooses one a task.
 
     Attributes:
-      blocks: how many of the last blocks are joined, such as (1, 3); 4 at most. An encoder with
-        fewer gives those that it has.
-      poolings: of "cls", "mean", "max", "deviation" (standard deviation), "pyramid" (means of the
-        halves along each axis), "local" (the mean over the region that a task names) and
-        "attentive" (a learnt query). With "+" between them they are joined: "cls+mean".
+      blocks: how many of the last blocks are joined, such as (1, 3); at most 4. An encoder with
+        fewer blocks gives all it has.
+      poolings: any of "cls", "mean", "max", "deviation" (standard deviation), "pyramid" (means of
+        the halves along each axis), "local" (the mean over the region that a task names) and
+        "attentive" (a learnt query). A "+" joins several: "cls+mean".
     """
 
     blocks: tuple[int, ...] = (1,)
@@ -36,15 +37,15 @@ class Readout:
 
     @classmethod
     def of(cls, config: ConfigDict) -> "Readout | None":
-        """Reads `config.readout`; None where the config has none, or an empty one.
+        """Read `config.readout`; None where the config has none, or an empty one.
 
         Raises:
-          UserError: an unknown name, or a number of blocks that no encoder gives.
+          UserError: a name is unknown, or no encoder gives that number of blocks.
         """
         group = config.get("readout")
         if not group:
             return None
-        # A lone string is a sequence of letters: it counts as no list, and is refused below.
+        # A single string would be read as a sequence of letters, so it is refused below.
         asked = {
             name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
             for name, value in group.items()
@@ -70,11 +71,11 @@ class Readout:
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether tokens of all studies are read again, for what is learnt about them."""
+        """Whether the tokens of all studies are read again, for a pooling that learns."""
         return any(ATTENTIVE in pooling.split("+") for pooling in self.poolings)
 
     def candidates(self, levels: int, local: bool) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Blocks and parts of each readout, once.
+        """Blocks and parts of each distinct readout.
 
         Args:
           levels: how many of its last blocks the encoder gives.
@@ -83,7 +84,7 @@ class Readout:
         seen = set()
         for blocks in self.blocks:
             for pooling in self.poolings:
-                # Two depths can become the same one in an encoder with few blocks.
+                # In an encoder with few blocks two depths can be the same.
                 found = min(blocks, levels), tuple(pooling.split("+"))
                 if found not in seen and (local or LOCAL not in found[1]):
                     seen.add(found)
@@ -91,7 +92,7 @@ class Readout:
 
 
 def words_of(blocks: int, parts: Sequence[str]) -> str:
-    """How the report names a readout.
+    """The name of a readout in the report.
 
     Example:
       >>> words_of(3, ("cls", "mean"))
@@ -101,14 +102,15 @@ def words_of(blocks: int, parts: Sequence[str]) -> str:
 
 
 def levels_of(encoded: Encoded) -> Float[np.ndarray, "E T D"]:
-    """CLS and patch tokens after the last blocks, the last one last."""
+    """CLS and patch tokens after the last blocks, the last block last."""
     last = np.concatenate([encoded.cls[None], encoded.patches])[None]
     return last if encoded.before is None else np.concatenate([encoded.before, last])
 
 
 def standardise_tokens(tokens: Float[np.ndarray, "*T D"]) -> Float[np.ndarray, "*T D"]:
-    """Each token with mean 0 and variance 1: the encoder's last norm but for its scale and shift,
-    which a linear probe has no use for.
+    """Each token scaled to mean 0 and variance 1.
+
+    This is the encoder's last norm without its scale and shift, which a linear probe does not need.
     """
     centred = tokens - tokens.mean(axis=-1, keepdims=True)
     return centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + 1e-6)
@@ -117,7 +119,7 @@ def standardise_tokens(tokens: Float[np.ndarray, "*T D"]) -> Float[np.ndarray, "
 def summarise(
     levels: Float[np.ndarray, "E T D"], kept: Bool[np.ndarray, "tz ty tx"]
 ) -> Float[np.ndarray, "E P D"]:
-    """The parts of a study by `PLACES`; a cell of the pyramid without tokens is the mean of all.
+    """The parts of a study by `PLACES`; a pyramid cell without tokens is the mean of all tokens.
 
     Args:
       levels: CLS first, then the patches of `kept` in its order.
@@ -126,7 +128,7 @@ def summarise(
     mean = patches.mean(axis=1)
     cells = []
     sides = np.array(kept.shape)
-    # Which half a token lies in along each axis; an axis of one token lies in both.
+    # The half in which a token lies along each axis; on an axis of one token it lies in both.
     upper = 2 * np.argwhere(kept) + 1 > sides
     for cell in np.ndindex(2, 2, 2):
         inside = ((upper == np.array(cell)) | (sides == 1)).all(axis=1)
@@ -138,7 +140,7 @@ def summarise(
 def pool(
     summaries: Float[np.ndarray, "N E P D"], blocks: int, parts: Sequence[str]
 ) -> Float[np.ndarray, "N F"]:
-    """The vectors of studies: the parts of the last blocks, joined."""
+    """The vectors of studies: the chosen parts of the last blocks, joined."""
     chosen = summaries[:, -blocks:]
     found = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""What a source of encoders has to say for itself."""
+"""The interface of a source of encoders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class EncoderSource:
     """A package with weights, or a family of folders; register one in `encoders.table.SOURCES`.
 
     Attributes:
-      load: makes the encoder from its group in the config, `config.encoders.NAME`. It imports what
-        it needs itself, so that a missing package is found when it is asked for.
+      load: makes the encoder from its group in the config, `config.encoders.NAME`. It imports its
+        packages itself, so that a missing one is found only when the source is used.
       install: what pip must install for it, "mmv_jax[torch]"; "" for nothing.
       needs_folder: whether the group must have a `folder`.
     """

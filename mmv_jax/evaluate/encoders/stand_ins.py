@@ -1,8 +1,7 @@
-"""Small models of the families that the papers compare, for where their real weights cannot be had:
-they show that the way is open, and no more.
+"""Small models of the families that papers compare, for where their real weights are not available.
 
-Weights are random, from a seed. A stand-in is named so in every table, is compared with nothing,
-and no conclusion rests on it.
+They only show that the code path works. Weights are random, from a seed. A stand-in is named so in
+every table and compared with nothing; draw no conclusion from it.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,11 +70,10 @@ FAMILIES: Mapping[str, Callable[[Any], Any]] = {
 
 
 def save_stand_in(family: str, folder: Path, seed: int = 0) -> None:
-    """Saves a small model of a family as `save_pretrained` would, so that it is read by the same
-    way as a real one.
+    """Save a small model of a family as `save_pretrained` would, so that it loads like a real one.
 
     Raises:
-      UserError: an unknown family.
+      UserError: the family is unknown.
       ImportError: transformers or torch is not installed.
     """
     if family not in FAMILIES:
@@ -85,7 +83,7 @@ def save_stand_in(family: str, folder: Path, seed: int = 0) -> None:
     import torch
     import transformers
 
-    # The caller's random state is restored; devices=[] leaves those of accelerators alone.
+    # The caller's random state is restored; devices=[] leaves that of accelerators alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         FAMILIES[family](transformers).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The table of encoders from elsewhere, which are measured beside the trained one."""
+"""The table of encoders from elsewhere, which are evaluated beside the trained one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,11 @@ SOURCES.register("checkpoint", OWN)
 
 
 def load_encoder(name: str, group: Mapping[str, Any]) -> StudyEncoder:
-    """The encoder of a group of `config.encoders`: that of its `package`, of its `checkpoint`, or
-    else of its `folder`.
+    """Load the encoder of a group of `config.encoders`, from its `package`, `checkpoint` or
+    `folder`.
 
     Raises:
-      UserError: the package is unknown or not installed, or the folder is no encoder's.
+      UserError: the package is unknown or not installed, or the folder holds no encoder.
     """
     asked = group.get("package", "checkpoint" if "checkpoint" in group else "huggingface")
     if asked not in SOURCES:

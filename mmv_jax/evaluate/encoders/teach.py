@@ -1,5 +1,5 @@
-"""Writes the features of a teacher beside a store, for `objective.distil`: encoded once,
-normalised, with their places in mm and a card.
+"""Features of a teacher for `objective.distil`: encoded once, normalised, with places in mm and a
+card.
 
 Axes: T tokens, D width of the teacher, W features that are kept.
 """
@@ -20,17 +20,17 @@ from mmv_jax.files import write_whole
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
-FITTED_ON = 256  # studies whose tokens tell the principal axes; evenly over those of train
+FITTED_ON = 256  # train studies, evenly spaced, whose tokens give the principal axes
 
 
 def teach(
     encoder: StudyEncoder, store: str | Path, out: Path, *, card: dict[str, Any], width: int = 256
 ) -> str:
-    """Encodes each study whole and writes `OUT/{card.json, tokens.npy, cls.npy, places.npz}`; goes
-    on where an earlier call was stopped. Studies of the test split are left out.
+    """Encode each study whole and write `OUT/{card.json, tokens.npy, cls.npy, places.npz}`.
 
-    Tokens are centred, turned to their `width` principal axes, and scaled to a mean square of 1:
-    axes and scale are of train. `cls` likewise, with axes of its own.
+    A stopped call is resumed. Studies of the test split are left out. Tokens are centred, projected
+    on their `width` principal axes, and scaled to a mean square of 1, with axes and scale from
+    train. `cls` likewise, with axes of its own.
 
     Args:
       card: `name`, `preprocessing`, `licence`, `trained_on` and `patients` of the teacher (see
@@ -38,7 +38,7 @@ def teach(
     Returns:
       What was written, in words.
     Raises:
-      UserError: the card does not say all it must, or the store has no study of train.
+      UserError: the card is incomplete, or the store has no study of train.
     """
     opened = Store.open(store)
     split = opened.index["split"].to_numpy(str)
@@ -48,11 +48,11 @@ def teach(
     if missing := [name for name in SAID if name not in own and not card.get(name)]:
         raise UserError(f"The teacher's card does not say {', '.join(missing)}.")
     if not len(train):
-        raise UserError(f"--store {store} has no study of the split train, which axes follow from.")
+        raise UserError(f"--store {store} has no study of the split train, which axes need.")
     out.mkdir(parents=True, exist_ok=True)
     (out / CARD).unlink(missing_ok=True)  # written last: a folder with a card is whole
 
-    # A generator is used up by one pass, and axes need one before tokens are written.
+    # Two passes need two generators: one for the axes, one to write the tokens.
     def parts():
         return encode_parts(
             encoder,
@@ -66,9 +66,9 @@ def teach(
     axes, cls_axes = _fit(parts(), train, width)
     table = _places(encoder, opened, studies)
     count = _write(parts(), out, axes=axes, cls_axes=cls_axes)
-    # Tokens are counted by the encoder, places by its views: without a match no place is certain.
+    # The encoder gives the tokens, its views their places: the numbers must match.
     if count != int(table["count"].sum()):
-        raise UserError("The encoder gave other tokens than its views say, so places are unknown.")
+        raise UserError("The encoder's tokens do not match its views, so their places are unknown.")
     write_whole(out / PLACES, lambda file: np.savez(file, allow_pickle=False, **table))
     kept = {
         "format": FORMAT,
@@ -97,7 +97,7 @@ class _Axes:
         # E[xxᵀ] - E[x] E[x]ᵀ cancels leading digits, hence float64 in `add`.
         covariance = self.gram / self.count - np.outer(self.mean, self.mean)
         values, vectors = np.linalg.eigh(covariance)
-        # Fewer samples than axes: the rest has no variance to predict.
+        # With fewer samples than axes, the remaining axes have no variance.
         there = np.flatnonzero(values > 1e-9 * max(values[-1], 1e-30))[::-1][: self.wanted]
         # One scale for all axes. One for each (whitening) would make noise as large as signal.
         self.turn = vectors[:, there] / np.sqrt(max(values[there].mean(), 1e-30))
@@ -109,9 +109,9 @@ class _Axes:
 
 
 def _fit(parts, train: np.ndarray, width: int) -> tuple[_Axes, _Axes]:
-    """Axes of tokens and of study vectors; the latter as wide as the former, filled up with 0."""
+    """Axes of tokens and of study vectors; the latter are padded with 0 to the former's width."""
     chosen = set(train[np.linspace(0, len(train) - 1, min(FITTED_ON, len(train))).astype(int)])
-    # A study has one vector but many tokens: only the axes of tokens need a sample of studies.
+    # A study has one vector but many tokens: only tokens are sampled for their axes.
     of_train = set(train.tolist())
     axes, cls_axes = _Axes(width), _Axes(width)
     for part in parts:
@@ -146,7 +146,7 @@ def _places(encoder: StudyEncoder, store: Store, studies: np.ndarray) -> dict[st
 
 
 def _write(parts, out: Path, *, axes: _Axes, cls_axes: _Axes) -> int:
-    """Writes tokens and vectors part by part; returns the number of tokens."""
+    """Write tokens and vectors part by part; return the number of tokens."""
     vectors, count = [], 0
     # A .npy header holds the shape, which is known only at the end: raw bytes first.
     with open(out / f"{TOKENS}.raw", "wb") as file:
@@ -165,7 +165,7 @@ def _write(parts, out: Path, *, axes: _Axes, cls_axes: _Axes) -> int:
 
 
 def _with_header(out: Path, shape: tuple[int, int]) -> None:
-    """The raw tokens as a .npy file, copied a piece at a time: they need not fit into memory."""
+    """Turn the raw tokens into a .npy file, copied piece by piece: they may not fit into memory."""
     whole = np.lib.format.open_memmap(out / f"{TOKENS}.part", "w+", np.float16, shape)
     raw = np.memmap(out / f"{TOKENS}.raw", np.float16, "r", shape=shape)
     for at in range(0, shape[0], 1 << 16):

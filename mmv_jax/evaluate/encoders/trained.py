@@ -1,4 +1,4 @@
-"""The encoder of a checkpoint, and the same one with random weights."""
+"""The encoder of a checkpoint, and the same encoder with random weights."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -68,7 +68,7 @@ class TrainedEncoder:
 def _tokens(encoder, params, *inputs):
     out = encoder.apply({"params": params}, *inputs)
     blocks = out["blocks"]
-    # The LAST - 1 blocks before the last one, whose answer is `tokens`.
+    # The LAST - 1 blocks before the last one; the last one's output is `tokens`.
     before = blocks[max(encoder.depth - LAST, 0) : encoder.depth - 1]
     return out["tokens"], blocks[jnp.array(early_layers(encoder.depth))], before
 
@@ -79,20 +79,22 @@ def restore(
     grids: Mapping[str, Triple | None] = MappingProxyType({}),
     weights: str = "encoder",
 ) -> tuple[TrainedEncoder, dict]:
-    """The encoder of a checkpoint, and the checkpoint's config.
+    """Restore the encoder of a checkpoint, with the checkpoint's config.
 
     Args:
-      rows: `length` and `rows` of the batches that are encoded.
-      grids: voxels at most of the view that shows a whole "planar" study or "volume"; what is
-        absent or None is as large as a global crop was in training.
-      weights: which of those that the run kept, see `checkpoint.restore_weights`.
+      rows: `length` and `rows` of the batches to encode.
+      grids: the most voxels of the view of a whole "planar" study or "volume". If absent or None,
+        the view is as large as a global crop was in training.
+      weights: which of the weights that the run kept, see `kept_weights.restore_weights`.
+    Raises:
+      UserError: the encoder was fitted to tiles of mammograms.
     """
     restored = restore_weights(checkpoint, weights)
     params, config = restored.trees["encoder"], restored.config
     if "crops" not in config:
         raise UserError(
-            f"--checkpoint {checkpoint}: its encoder was fitted to tiles of mammograms, and shows"
-            " no whole study: `mmv bac` applies it."
+            f"--checkpoint {checkpoint}: its encoder was fitted to tiles of mammograms and cannot"
+            " encode a whole study. Use `mmv bac` to apply it."
         )
     group = config["encoder"]
     encoder = make_encoder(**group | {"patch": tuple(group["patch"])})  # JSON has no tuples
@@ -112,12 +114,12 @@ def restore(
 
 
 def with_fresh_weights(trained: TrainedEncoder, seed: int) -> TrainedEncoder:
-    """The floor of random weights: the same encoder as training would begin with it."""
+    """The floor of random weights: the same encoder as at the start of training."""
     return TrainedEncoder(trained.encoder, fresh_params(trained.encoder, seed), trained.whole)
 
 
 def fresh_params(encoder: nn.Module, seed: int) -> Any:
-    """Parameters drawn anew."""
+    """Freshly drawn parameters of an encoder."""
     # Eight tokens will do: no parameter's shape depends on the length of a row.
     row = (
         jnp.zeros((1, 8, int(np.prod(encoder.patch)))),
@@ -125,5 +127,5 @@ def fresh_params(encoder: nn.Module, seed: int) -> Any:
         jnp.full((1, 8), PATCH),
         jnp.ones((1, 8), jnp.int32),
     )
-    # jit: the forward pass, unread, is not run
+    # jit removes the forward pass, since nobody reads it.
     return jax.jit(lambda key: encoder.init(key, *row)["params"])(jax.random.key(seed))
