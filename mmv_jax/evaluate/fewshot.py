@@ -1,5 +1,6 @@
-"""Few-shot curves: what a linear probe reaches with a part of the training patients. Axes: N
-studies, D width, K draws, P voxels of a patch.
+"""Few-shot curves: the score of a linear probe fitted on a part of the training patients.
+
+Axes: N studies, D width, K draws, P voxels of a patch.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,10 @@ from mmv_jax.metrics.intervals import Interval, interval_over_draws
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a curve: `value` is the mean over draws, its interval that of one draw; `patients`
-    were drawn of those of train.
+    """A point of a few-shot curve.
+
+    `value` is the mean over draws, with the interval of a single draw. `patients` is the number
+    drawn from train.
     """
 
     task: str
@@ -45,8 +48,8 @@ def few_shot(
     """The headline metric on test with each share of the training patients.
 
     The draws are the same for every encoder, and nested: the patients of 1 % are among those of 5
-    %. The first patients of a draw show both classes. The strength is chosen on the whole of val,
-    which is not fitted on; features are standardised on all of train, its labels unread.
+    %. The first patients of a draw include both classes. The strength is chosen on the whole of
+    val, which is not fitted on. Features are standardised on all of train, without its labels.
 
     Args:
       x: features of the task's studies; the task is no segmentation.
@@ -77,11 +80,12 @@ def few_shot(
 def few_shot_masks(
     encoder: str, scenes: Sequence[Scene], task: Task, *, shares: Sequence[float], draws: int
 ) -> list[Point]:
-    """As `few_shot`, the linear probe of patch tokens of a segmentation: the mean Dice of the test
-    studies that have the structure.
+    """The mean Dice of a segmentation with each share of the training patients, by the linear
+    probe.
 
-    The first patient of a draw has it. The penalty has the least squared error on val, the
-    threshold the most Dice there.
+    It is computed like `few_shot`, over the test studies that have the structure. The first patient
+    of a draw has the structure. The penalty has the least squared error on val, the threshold the
+    highest Dice there.
 
     Args:
       scenes: of the task's studies, in its order.
@@ -98,7 +102,7 @@ def few_shot_masks(
         PatchRidge.of(held, standard),
         _orders(task.patients[train], [has[train]], draws),
     )
-    # Shares ascend, so that the sums of one share go on as those of the next.
+    # Shares ascend, so that the sums of one share are continued for the next.
     dice: dict[float, list[np.ndarray]] = {share: [] for share in sorted(shares)}
     for order in orders:
         model, done = PatchRidge.empty(scenes[0], standard), 0
@@ -108,7 +112,7 @@ def few_shot_masks(
                 # order[done:count] are the patients that this share adds to the last one.
                 if task.patients[n] in order[done:count]:
                     model.add(scenes[n])
-            # `error` needs the sums of val alone, so its tokens are read only for the threshold.
+            # `error` needs only the sums of val; val's tokens are read only for the threshold.
             weights, done = min(map(model.weights, PENALTIES), key=asked.error), count
             threshold = THRESHOLDS[int(sweep_thresholds(model, weights, held).argmax())]
             found.append(
@@ -137,7 +141,7 @@ def few_shot_masks(
 
 
 def _dice(found: Bool[np.ndarray, "n P"], scene: Scene) -> float:
-    """Of the kept patches' voxels; what lies in others is missed."""
+    """The Dice of the kept patches' voxels; the structure in other patches counts as missed."""
     return float(
         2 * (found & tiles(scene.truth, scene.kept)).sum() / (found.sum() + scene.truth.sum())
     )
@@ -146,15 +150,15 @@ def _dice(found: Bool[np.ndarray, "n P"], scene: Scene) -> float:
 def _orders(
     patients: np.ndarray, shown: Sequence[Bool[np.ndarray, " n"]], draws: int
 ) -> list[np.ndarray]:
-    """The patients of train in the order in which each draw takes them.
+    """For each draw, the order in which it takes the patients of train.
 
     Args:
       patients: of the n studies of train.
-      shown: groups of these studies; the first patients of a draw show one of each.
+      shown: groups of these studies; the first patients of a draw include one of each.
     """
     orders = []
     for draw in range(draws):
-        # The seed is the draw's own, and `unique` sorts: every encoder gets the same patients.
+        # Each draw has its own seed, and `unique` sorts: every encoder gets the same patients.
         order = np.random.default_rng([17, draw]).permutation(np.unique(patients))
         first = [
             name for group in shown for name in order[np.isin(order, patients[group])][:1].tolist()
@@ -165,6 +169,6 @@ def _orders(
 
 
 def _count(share: float, orders: Sequence[np.ndarray]) -> int:
-    """How many patients a share is: two at least."""
+    """Number of patients in a share, at least two."""
     # One patient could not show both classes of a task.
     return min(max(round(share * len(orders[0])), 2), len(orders[0]))

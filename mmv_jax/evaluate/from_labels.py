@@ -1,6 +1,4 @@
-"""The config of an evaluation that asks for labels alone: what kind of task each is follows from
-its values.
-"""
+"""The config of an evaluation that names only labels; their values decide the kind of each task."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +12,22 @@ from mmv_jax.evaluate.tasks.columns import column
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 
-ROW = 1024  # tokens of a row at least, as in the package's configs
-YES = ("1", "true", "yes", "positive", "present")  # of two values the one that is the positive one
+ROW = 1024  # the fewest tokens of a row, as in the package's configs
+YES = ("1", "true", "yes", "positive", "present")  # values that count as the positive class
 
 
 def config_of_labels(store: str, labels: Sequence[str], checkpoint: str) -> ConfigDict:
-    """The config of a task a label, beside the floors of random weights and of pixels; says on the
-    screen what it took each label for.
+    """Make the config with one task a label, beside the floors of random weights and of pixels.
+
+    It prints the kind of task that it chose for each label.
 
     Args:
       labels: columns of the store. One with two values is a classification, one with more numbers a
         regression.
-      checkpoint: whose rows are long enough for its views.
+      checkpoint: its config gives the length of the rows, which its views need.
     Raises:
-      UserError: a label is in no manifest of the store, has one value or none, or more than two
-        that are no numbers.
+      UserError: no manifest has the label, or it has no value, only one, or more than two that are
+        not numbers.
     """
     index = Store.open(store).index
     # No item is named, so the config is read without the weights.
@@ -46,14 +45,14 @@ def config_of_labels(store: str, labels: Sequence[str], checkpoint: str) -> Conf
 
 
 def task_of(label: str, values: pd.Series) -> dict[str, Any]:
-    # An empty cell is an unknown label, not one value more.
+    # An empty cell is an unknown label, not a further value.
     known = values[~(values.isna() | (values.astype(str) == ""))]
     there = sorted(known.unique().tolist())
     if len(there) < 2:
         told = f"all {len(known)} studies that have it say {there[0]!r}" if there else "it is empty"
         raise UserError(f"--label {label}: {told}, so there is nothing to predict.")
     if len(there) == 2:
-        # Without such a word the larger value is positive, as 1 is of 0 and 1.
+        # Without such a word the larger value is positive, as 1 is among 0 and 1.
         positive = next((x for x in there if _plain(x).lower() in YES), there[1])
         other = next(x for x in there if x != positive)
         told = f"{_plain(positive)} against {_plain(other)}"

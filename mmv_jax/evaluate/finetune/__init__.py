@@ -1,1 +1,1 @@
-"""Encoders and heads that are trained on a task, and what is kept of them."""
+"""Encoders and heads that are trained on a task, and the cache of their results."""

@@ -1,5 +1,6 @@
-"""The attentive pooling of a task: learnt queries say which patch tokens count. Axes: N studies, n
-tokens, D width, H queries, A width of a key.
+"""The attentive pooling of a task: learnt queries weight the patch tokens.
+
+Axes: N studies, n tokens, D width, H queries, A width of a key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,12 @@ from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.task import Task
 
 QUERIES, KEY_WIDTH = 4, 32
-WIDTH = 256  # principal axes of tokens that are read: memory does not grow with joined blocks
+WIDTH = 256  # principal axes of tokens: memory does not grow with the number of joined blocks
 RECIPE = Recipe(weight_decay=0.1)
 
 
 class AttentivePooling(nn.Module):
-    """Each query's weighted mean of the tokens, and the answer of a linear head on all of them.
+    """Weighted means of the tokens, one a query, and the output of a linear head on all of them.
 
     Source: the attentive probe of Chen et al., CAE (arXiv 2202.03026), section 4, without its MLP.
     """
@@ -29,7 +30,7 @@ class AttentivePooling(nn.Module):
     def __call__(
         self, tokens: Float[Array, "N n D"], there: Bool[Array, "N n"]
     ) -> tuple[Float[Array, "N E"], Float[Array, "N"]]:
-        # Queries start at 0, where the pooling is the mean: what is learnt is what the mean lacks.
+        # Queries start at 0, where the pooling is the mean; they learn what the mean lacks.
         keys = nn.Dense(KEY_WIDTH, use_bias=False, name="keys")(tokens)
         queries = self.param("queries", nn.initializers.normal(1e-2), (QUERIES, KEY_WIDTH))
         scores = jnp.einsum("bna,ha->bhn", keys, queries)
@@ -42,8 +43,9 @@ class AttentivePooling(nn.Module):
 def attentive_vectors(
     tokens: Sequence[np.ndarray], task: Task, seed: int
 ) -> Float[np.ndarray, "N E"]:
-    """The pooled vectors of a task's studies: queries are fitted on train and stopped by val, and
-    test labels are not read.
+    """The pooled vectors of a task's studies.
+
+    Queries are fitted on train and stopped by val; test labels are not read.
 
     Args:
       tokens: [n, D] of each study of the task, in its order.
@@ -61,7 +63,7 @@ def attentive_vectors(
 
     def loss_fn(params, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
         out = outputs(params, batch)[1]
-        # `counted` is for voxels of masks; each study counts here.
+        # `counted` is for voxels of masks; here every study counts.
         return kind.loss(out, batch["truth"], jnp.ones_like(out))
 
     answer = jax.jit(lambda params, batch: kind.answer(outputs(params, batch)[1]))
@@ -80,10 +82,10 @@ def attentive_vectors(
 def _on_principal_axes(
     tokens: Sequence[np.ndarray], fitted_on: Bool[np.ndarray, " N"]
 ) -> tuple[np.ndarray, Bool[np.ndarray, "N n"]]:
-    """Tokens [N, n, WIDTH at most] float16, filled up with zeros, and where there are some.
+    """Tokens [N, n, at most WIDTH] in float16, padded with zeros, and a mask of the tokens.
 
-    They are standardised, then turned to the principal axes of the chosen studies; what is kept has
-    unit variance along the first axis.
+    They are standardised, then projected on the principal axes of the chosen studies. The result
+    has unit variance along the first axis.
     """
     own = [x for x, chosen in zip(tokens, fitted_on) if chosen]
     # Sums run study by study: one joined array would hold all tokens a second time.

@@ -2,7 +2,7 @@
 networks.
 
 Axes: N studies, z y x tokens, Z Y X voxels, L tokens of a study with its special ones, P voxels of
-  a patch, D width, M levels.
+a patch, D width, M levels.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ INPUTS = ("voxels", "kept", "coords")
 
 @dataclass(frozen=True)
 class CommonGrid:
-    """The common grid of a task's studies: each lies in its low corner, background around it."""
+    """The common grid of a task's studies: each lies in its low corner, the rest is background."""
 
     tokens: tuple[int, int, int]
     voxels: tuple[int, int, int]
@@ -75,11 +75,11 @@ class Images:
 
 
 class Transformer(nn.Module):
-    """The encoder with a head: a decoder of tokens where `answers` is a grid, else one number from
-    CLS and the mean token.
+    """The encoder with a head.
 
-    Every study is a row of its own, all its tokens in their places, so that what stands on it needs
-    no packing. `params` holds "encoder" and "head".
+    The head is a decoder of tokens if `answers` is a grid, else one number from CLS and the mean
+    token. Every study is a row of its own with all tokens in their places, so nothing has to be
+    unpacked. `params` holds "encoder" and "head".
     """
 
     encoder: Backbone
@@ -102,13 +102,13 @@ class Transformer(nn.Module):
         first = jnp.broadcast_to(
             jnp.array([CLS, *range(REGISTER, REGISTER + special - 1)]), (n, special)
         )
-        # Kind 0 is padding: its segment is 0 too, so patches that
-        # were not kept are not attended to.
+        # Kind 0 is padding, and so is its segment 0: no token attends to
+        # patches that were not kept.
         kinds = jnp.concatenate([first, jnp.where(seen, PATCH, 0)], axis=1)
         out = self.encoder(patches, coords, kinds, (kinds > 0).astype(jnp.int32))
         cls, tokens = out["tokens"][:, 0], out["tokens"][:, special:]
         if self.answers is None:
-            mean = tokens.sum(axis=1) / seen.sum(axis=1)[:, None]  # what was not kept is 0
+            mean = tokens.sum(axis=1) / seen.sum(axis=1)[:, None]  # other tokens are 0
             return self.head(jnp.concatenate([cls, mean], axis=1))[:, 0]
         # Times `seen`: only `tokens` is exactly 0 at padding, the earlier blocks are not.
         early = (
@@ -122,7 +122,7 @@ class Transformer(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """A network of voxels under the signature of `Transformer`; it sees the same images, and no
+    """A network of voxels with the signature of `Transformer`; it sees the same images, no
     coordinates.
     """
 
@@ -140,8 +140,9 @@ class Convolutional(nn.Module):
 def to_patches(
     voxels: Float[Array, "N Z Y X"], tokens: tuple[int, ...], patch: tuple[int, int, int]
 ) -> Float[Array, "N T P"]:
-    """All patches of studies, in the order z, y, x; a planar study is one slice, repeated through
-    the patch's depth (as `data.tokens.to_patches`).
+    """All patches of studies, in the order z, y, x.
+
+    A planar study is one slice, repeated through the patch's depth (as `data.tokens.to_patches`).
     """
     (n, depth), (tz, ty, tx), (pz, py, px) = voxels.shape[:2], tokens, patch
     cut_up = voxels.reshape((n, tz, depth // tz, ty, py, tx, px)).transpose((0, 1, 3, 5, 2, 4, 6))
@@ -155,13 +156,13 @@ def frame_of(trained: TrainedEncoder, geometry: Geometry, task: Task) -> CommonG
     """The grid that holds every study of the task; no voxel is read.
 
     Raises:
-      UserError: the task has planar and volumetric studies, which no grid holds together.
+      UserError: the task has both planar and volumetric studies, which have no common grid.
     """
     planar = geometry.planar[task.studies]
     if planar.any() and not planar.all():
         raise UserError(
             f"config.tasks.{task.name}: end-to-end training needs studies that are all planar or"
-            f" all volumetric, and here are {planar.sum()} planar ones of {len(planar)}. Split the"
+            f" all volumetric, but {planar.sum()} of {len(planar)} are planar. Split the"
             " task by `where`, or leave the protocols out."
         )
     crops, _ = trained.views(geometry[task.studies])
@@ -173,8 +174,9 @@ def frame_of(trained: TrainedEncoder, geometry: Geometry, task: Task) -> CommonG
 def read_images(
     trained: TrainedEncoder, store: Store, geometry: Geometry, task: Task, frame: CommonGrid
 ) -> Images:
-    """Reads all studies of a task (a part of one: `task[task.split == "train"]`) as the encoder's
-    view shows them.
+    """Read all studies of a task as the encoder's view shows them.
+
+    For a part, pass `task[task.split == "train"]`.
     """
     crops, kept = trained.views(geometry[task.studies])
     special, n = 1 + trained.encoder.registers, len(task)
@@ -227,13 +229,14 @@ def read_images(
 
 
 def make_model(protocol: str, trained: TrainedEncoder, task: Task, frame: CommonGrid) -> nn.Module:
-    """The network of a protocol: "finetune" and "scratch" are the encoder with a head, "supervised"
-    is convolutional.
+    """Make the network of a protocol: "finetune", "scratch" or "supervised".
+
+    The first two are the encoder with a head; the last is convolutional.
     """
     masks = KINDS[task.kind].is_mask
     if protocol == "supervised":
         return Convolutional(UNet(1, width=WIDTH) if masks else Classifier(1, width=WIDTH))
-    # A head of zeros passes no gradient back at first, so it cannot disturb a trained encoder.
+    # A head of zeros passes no gradient back at first, so it does not disturb a trained encoder.
     if not masks:
         return Transformer(trained.encoder, nn.Dense(1, kernel_init=nn.initializers.zeros), None)
     head, answers = make_head(HEAD, frame.voxels[0] == 1, frame.tokens, frame.voxels)
@@ -249,12 +252,12 @@ def learn(
     recipe: Recipe,
     seed: int,
 ) -> Segmented | tuple[np.ndarray, str]:
-    """Fits a model of `RECIPES` on train, stopped by val, and then reads the test studies for the
-    first time.
+    """Fit a model of `RECIPES` on train, stopped by val; only then read the test studies.
 
     Returns:
-      The masks of the test studies, or what is predicted of each (probabilities, numbers) with the
-      epoch that val chose, in words.
+      The masks of the test studies; or their predictions (probabilities, numbers), with the epoch
+      that
+      val chose, in words.
     """
     frame = frame_of(trained, geometry, task)
     model = make_model(protocol, trained, task, frame)
@@ -307,8 +310,9 @@ def learn(
 
 
 def augment(batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
-    """Other contrast, brightness and place of each study: what a network without pretraining has to
-    be told does not matter.
+    """Change contrast, brightness and position of each study at random.
+
+    A network without pretraining has to learn that these do not matter.
     """
     n, *sides = batch["voxels"].shape
     keys = jax.random.split(key, 3)

@@ -1,8 +1,9 @@
-"""Fits a model by gradient descent with early stopping on val: heads, fine-tuning with layer-wise
-decay, supervised baselines.
+"""Fits by gradient descent with early stopping on val: heads, fine-tuning, supervised baselines.
 
-The one file of the room that reaches into training, for its optimizer. Axes: N studies, B studies
-of a step.
+Fine-tuning has layer-wise decay. This is the one file of the room that imports from training, for
+its optimizer.
+
+Axes: N studies, B studies of a step.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,11 +22,11 @@ from mmv_jax.models.backbone import Backbone
 from mmv_jax.train.optimizer import make_learning_rate, make_optimizer
 
 WARMUP, B2, CLIP = 0.1, 0.999, 3.0  # share of the steps; of AdamW; the largest norm of a gradient
-# steps an epoch: of few studies, which are then shown more than once, so that patience does not run
-# out while nothing has moved yet
+# The fewest steps an epoch: few studies are shown more than once, so that patience does not run out
+# before the model has moved.
 FEWEST = 20
-# of many, of which an epoch then shows a part, another one each time: val is asked as often as in a
-# small task
+# The most steps an epoch: of many studies each epoch shows another part, so that val is scored as
+# often as in a small task.
 MOST = 50
 Batch = Mapping[str, Any]  # arrays of B studies each
 Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
@@ -33,13 +34,13 @@ Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a model is fitted.
+    """Length and learning rate of a fit.
 
     Attributes:
       epochs: at most; the learning rate falls to 1 % over them.
       patience: epochs without a better score on val after which the fit ends.
       batch: studies a step.
-      layer_decay: by which factor a layer learns slower than the one above it; 1 for none.
+      layer_decay: factor of a layer's learning rate relative to the layer above; 1 for none.
     """
 
     epochs: int = 40
@@ -50,10 +51,10 @@ class Recipe:
     layer_decay: float = 1.0
 
     def changed(self, options: Mapping[str, Any]) -> "Recipe":
-        """This recipe with what a config says (`config.fit`).
+        """This recipe with the options of `config.fit`.
 
         Raises:
-          UserError: a name that a config may not set, or a number that is not positive.
+          UserError: a config may not set the name, or the number is not positive.
         """
         allowed = ("epochs", "patience", "batch")
         for name, value in options.items():
@@ -70,9 +71,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The parameters that were best on val, how good they were there, and after which epoch (0:
-    before the first).
-    """
+    """The best parameters on val, their score there, and their epoch (0: before the first)."""
 
     params: Any
     score: float
@@ -80,9 +79,9 @@ class Fitted:
 
 
 def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
-    """The parameters with which a model begins; `inputs` as it is called with them.
+    """The initial parameters of a model; `inputs` are those of a call.
 
-    The generator is XLA's own: with JAX's default, compiling this for a U-Net took 22 s of
+    The generator is XLA's own. With JAX's default, compiling this for a U-Net took 22 s of
     processor time instead of 4.
     """
     return jax.jit(lambda key: model.init(key, *inputs)["params"])(jax.random.key(seed, impl="rbg"))
@@ -97,18 +96,20 @@ def fit(
     seed: int,
     encoder: Backbone | None = None,
 ) -> Fitted:
-    """Minimises a loss over the training studies; val is asked after every epoch, and the best
-    parameters on it are kept.
+    """Minimise a loss over the training studies, and keep the parameters with the best score on
+    val.
+
+    Val is scored after every epoch.
 
     Args:
       params: at the start.
-      loss_fn: (params, batch, key) -> loss; `batch` holds `recipe.batch` lines of each array of
+      loss_fn: (params, batch, key) -> loss; `batch` holds `recipe.batch` rows of each array of
         `data`.
       data: arrays [N, ...] of the training studies.
       score: of parameters on the val studies; larger is better.
-      encoder: whose parameters under "encoder" are slowed down by `recipe.layer_decay`.
+      encoder: if given, `recipe.layer_decay` slows down its parameters, those under "encoder".
     Returns:
-      What was best on val. Test studies are not known here.
+      The best on val. Test studies are not known here.
     """
     count = len(next(iter(data.values())))
     rows, per_epoch = shape_of_epoch(count, recipe)
@@ -125,7 +126,7 @@ def fit(
     )
     tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay, encoder)))
     step_fn = jax.jit(_step(loss_fn, tx), donate_argnums=0)
-    # a copy: the step takes over the memory of what it is given
+    # A copy, since the step takes over the memory of its arguments.
     state = (jax.tree.map(jnp.array, params), tx.init(params))
     key = jax.random.key(seed)
 
@@ -148,18 +149,14 @@ def fit(
 
 
 def shape_of_epoch(count: int, recipe: Recipe) -> tuple[int, int]:
-    """How many studies a step has, and how many steps an epoch, where there are `count` studies to
-    learn from.
-    """
+    """Studies a step and steps an epoch, for `count` training studies."""
     rows = min(recipe.batch, count)
     # -(-a // b) is a / b rounded up.
     return rows, min(max(-(-count // rows), FEWEST), MOST)
 
 
 def learning_rates(count: int, recipe: Recipe) -> Float[np.ndarray, " steps"]:
-    """The learning rate of every step of a fit, for an optimizer that is none of optax's; `fit`
-    takes the same.
-    """
+    """The learning rate of every step of a fit, as in `fit`, for optimizers outside optax."""
     rows, per_epoch = shape_of_epoch(count, recipe)
     steps = recipe.epochs * per_epoch
     return np.asarray(
@@ -177,23 +174,22 @@ def stopped_by_val(
     recipe: Recipe,
     seed: int,
 ) -> Fitted:
-    """The loop of every fit, whatever library takes its steps: val is asked after each epoch, until
-    patience ends.
+    """The training loop of every fit, in any library, with early stopping by val.
 
     Args:
-      step: learns from these lines of the training studies; steps are counted from 0.
-      score: how good the model now is on val; larger is better.
-      copy: the parameters as they are now, in memory that no later step changes.
+      step: learns from these rows of the training studies; steps are counted from 0.
+      score: of the present model on val; larger is better.
+      copy: the present parameters, in memory that no later step changes.
       count: of training studies. Every epoch draws their order anew.
     """
     rows, per_epoch = shape_of_epoch(count, recipe)
     best, rng = Fitted(copy(), score(), 0), np.random.default_rng(seed)
     for epoch in range(1, recipe.epochs + 1):
-        # filled up from the front
+        # The last step is filled up with studies from the front.
         for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):
             step(lines, (epoch - 1) * per_epoch + n)
         found = score()
-        # A NaN is never larger, so a fit that has diverged ends when its patience does.
+        # NaN is never larger, so a diverged fit ends when its patience does.
         if found > best.score:
             best = Fitted(copy(), found, epoch)
         elif epoch - best.epoch >= recipe.patience:
@@ -211,8 +207,9 @@ def _step(loss_fn: Loss, tx: optax.GradientTransformation):
 
 
 def layer_rates(params: Any, decay: float, encoder: Backbone | None) -> Any:
-    """What the learning rate of each parameter is multiplied by: of those under "encoder" what its
-    backbone says, 1 for the head and all others.
+    """Factors of the learning rate, one a parameter.
+
+    The backbone gives those under "encoder"; the head and all others have 1.
 
     Example:
       >>> layer_rates({"head": jnp.zeros(2)}, 0.5, None)
@@ -225,8 +222,9 @@ def layer_rates(params: Any, decay: float, encoder: Backbone | None) -> Any:
 
 
 def scale_by(rates: Any) -> optax.GradientTransformation:
-    """Multiplies updates leaf by leaf. It stands after AdamW, so that weight decay is slowed down
-    alike.
+    """A transformation that multiplies updates leaf by leaf.
+
+    Use it after AdamW, so that weight decay is scaled as well.
     """
     return optax.stateless(
         lambda updates, params: jax.tree.map(lambda update, rate: update * rate, updates, rates)
@@ -236,12 +234,13 @@ def scale_by(rates: Any) -> optax.GradientTransformation:
 def in_batches(
     predict: Callable[[Batch], Array], data: Mapping[str, np.ndarray], batch: int
 ) -> np.ndarray:
-    """`predict` over all lines of `data`, `batch` at a time; the last one is filled up, so that one
-    shape is compiled.
+    """`predict` over all rows of `data`, `batch` rows at a time.
+
+    The last batch is filled up, so that only one shape is compiled.
     """
     count = len(next(iter(data.values())))
     rows = min(batch, count)
-    # np.resize starts again at the front when studies run out; `[:count]` drops these answers.
+    # np.resize repeats studies from the front; `[:count]` drops their outputs.
     chunks = np.resize(np.arange(count), (-(-count // rows), rows))
     found = [
         np.asarray(predict({name: array[lines] for name, array in data.items()}))

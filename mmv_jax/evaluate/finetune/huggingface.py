@@ -1,10 +1,11 @@
-"""Encoders of others learn a task end to end, in PyTorch (extra: torch): what `supervised.learn` is
-for our own.
+"""End-to-end training of others' encoders in PyTorch (extra: torch), as `end_to_end.learn` for
+ours.
 
-A volume is learnt as it is encoded: slice by slice, vectors pooled by the mean, each layer of
-patches by its slice.
+A volume is learnt as it is encoded: slice by slice. Vectors are pooled by the mean, and each layer
+of patches is learnt by its slice.
+
 Axes: N studies, S slices of all of them, h w tokens of a slice, D width, Y X pixels as far as the
-  patches go, Z Y X voxels of a study's view.
+patches go, Z Y X voxels of a study's view.
 """
 
 import re
@@ -37,17 +38,16 @@ from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.store.read import Store
 
-# slices of which the backward pass finds everything in memory; of more, each chunk is computed
-# again when its gradient is asked for
+# The most slices whose activations are kept for the backward pass. With more slices, each chunk is
+# computed again for its gradient.
 AT_ONCE = 16
 
 
 class Tuned(nn.Module):
-    """A copy of a tower, all of which learns, with a head from a seed. The tower that is given
-    stays as it is.
+    """A copy of a tower that learns as a whole, with a head from a seed.
 
-    The copy stays in evaluation mode: a step shows few studies, so batch norms keep the statistics
-    that they were trained with.
+    The original tower is unchanged. The copy stays in evaluation mode: a step shows few studies, so
+    batch norms keep the statistics of their training.
     """
 
     def __init__(self, encoder: HuggingFaceEncoder, masks: bool, seed: int):
@@ -55,7 +55,7 @@ class Tuned(nn.Module):
         self.tower = deepcopy(encoder.model).eval().requires_grad_(True)
         self.encoder = replace(encoder, model=self.tower)
         with torch.no_grad():
-            # A blank image tells levels, grid and width of any tower.
+            # A blank image shows levels, grid and width of any tower.
             _, grids = self.look(torch.zeros(1, encoder.side, encoder.side))
         levels, _, h, w, width = grids.shape
         with torch.random.fork_rng(devices=[]):
@@ -84,15 +84,15 @@ def learn_huggingface(
     recipe: Recipe,
     seed: int,
 ) -> Segmented | tuple[Float[np.ndarray, " M"], str]:
-    """Fine-tunes a copy of an encoder of others on train, stopped by the loss on val, and then
-    reads the test studies for the first time.
+    """Fine-tune a copy of an encoder on train, stopped by the loss on val; then read the test
+    studies.
 
-    Masks are learnt, and val is asked, on the slices that the model sees; the threshold and the
-    test are of whole views, logits between two slices interpolated. Seeded: the same call gives the
-    same answer.
+    Training and val use masks on the slices that the model sees. The threshold and the test use
+    whole views; logits between two slices are interpolated. The result is the same for the same
+    seed.
 
     Returns:
-      As `supervised.learn`.
+      As `end_to_end.learn`.
     """
     (train, _), (val, scenes) = (
         read_slices(encoder, store, geometry, task[task.split == part]) for part in ("train", "val")
@@ -104,7 +104,7 @@ def learn_huggingface(
 
     def step(lines: np.ndarray, number: int) -> None:
         for group in optimizer.param_groups:
-            # The schedule that `fit` uses, times the rate of the group's layer.
+            # The schedule of `fit`, times the rate of the group's layer.
             group["lr"] = float(rates[number]) * group["rate"]
         batch = augment(train[lines], generator)
         optimizer.zero_grad()
@@ -143,17 +143,18 @@ def learn_huggingface(
 
 
 def make_adamw(model: Tuned, recipe: Recipe) -> torch.optim.AdamW:
-    """As `train.optimizer.make_optimizer`: decay on the kernels alone. A group has a `rate`, by
-    which the learning rate of a step is multiplied.
+    """Make AdamW as `train.optimizer.make_optimizer`, with weight decay on the kernels alone.
+
+    Each group has a `rate`, which multiplies the learning rate of a step.
     """
     rates = tower_rates([name for name, _ in model.tower.named_parameters()], recipe.layer_decay)
-    # By identity: the name "weight" is that of a norm's scale too.
+    # By identity, since the scale of a norm is called "weight" too.
     kernels = {
         id(module.weight)
         for module in model.modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
     }
-    # Attention keeps the kernel of queries, keys and values as a parameter of its own.
+    # Attention has the kernel of queries, keys and values as a parameter of its own.
     kernels |= {
         id(module.in_proj_weight)
         for module in model.modules()
@@ -171,13 +172,13 @@ def make_adamw(model: Tuned, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def tower_rates(names: Sequence[str], decay: float) -> dict[str, float]:
-    """What the learning rate of each parameter of a tower is multiplied by, as
-    `finetune.layer_rates`: by `decay` once more a layer below.
+    """Factors of the learning rate, one a parameter of a tower: `decay` times the factor of the
+    layer above.
 
     Args:
-      names: of the parameters, in the order in which the tower is run. What they share up to their
-        last number is a layer; what has no number embeds where it comes before all layers, else it
-        belongs to the head.
+      names: of the parameters, in the order of the forward pass. Parameters with the same name up
+        to their last number form a layer. One without a number is an embedding if it comes before
+        all layers, else it belongs to the head.
 
     Example:
       >>> tower_rates(["embed.weight", "layer.0.weight", "layer.1.weight", "norm.weight"], 0.5)
@@ -192,7 +193,7 @@ def tower_rates(names: Sequence[str], decay: float) -> dict[str, float]:
         if found:
             level = layers.setdefault(found[1], len(layers))
         elif layers:
-            # Behind the layers, such as a last norm: decay ** 0, the full rate.
+            # After the layers, such as a last norm: decay ** 0, the full rate.
             level = depth
         rates[name] = decay ** (depth - level)
     return rates

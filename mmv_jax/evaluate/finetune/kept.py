@@ -1,4 +1,4 @@
-"""Keeps the results of fits on disk, so that an evaluation that was stopped goes on."""
+"""Cache of the results of fits, so that a stopped evaluation resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from mmv_jax.files import write_whole
 
 
 def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
-    """Keeps a result as arrays, whole or not there."""
+    """Write a result as arrays; the file is whole or absent."""
     if isinstance(found, Segmented):
-        # Each mask has a grid of its own; as one array of objects they would need pickle.
+        # Each mask has a grid of its own; one array of objects would need pickle.
         masks = {f"mask_{n}": mask for n, mask in enumerate(found.masks)}
         arrays: dict[str, Any] = {
             "dice": found.dice,
@@ -26,7 +26,7 @@ def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
 
 
 def read(path: Path) -> Segmented | tuple[np.ndarray, str]:
-    """What `write` has kept."""
+    """Read a result of `write`."""
     with np.load(path, allow_pickle=False) as file:
         choice = str(file["choice"])
         # Only a result without masks has this key.

@@ -1,5 +1,6 @@
-"""Three segmentation heads on frozen tokens, trained by gradient descent. Axes: N studies, M
-levels, z y x tokens, Z Y X voxels, D width.
+"""Three segmentation heads on frozen tokens, trained by gradient descent.
+
+Axes: N studies, M levels, z y x tokens, Z Y X voxels, D width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,19 +31,21 @@ from mmv_jax.models.segmentation import GlobalLocalDecoder, LinearDecoder, Multi
 
 HEADS = ("linear", "multi-scale", "global-local")
 WIDTH = 64
-# answers along a token's side: finer than the quarter of the resolution at which segmentation
-# networks usually answer
+# Output places along a token's side. They are finer than the usual output of segmentation networks,
+# a quarter of the resolution.
 FINEST = {2: 8, 3: 4}
 RECIPE = Recipe(peak_lr=2e-3)
-# one layer on normalised features bears a larger step than convolutions do, and would not be done
-# in as many epochs with theirs
+# One layer on normalised features allows larger steps than convolutions do, and with theirs it
+# would need more epochs.
 LINEAR_LR = 1e-2
 
 
 @dataclass(frozen=True)
 class TokenGrids:
-    """Tokens of studies put to their places (zeros where none was kept), and the truth on the
-    view's voxels; all as large as the largest study.
+    """Tokens of studies on grids (zeros where no token was kept), and the truth on the view's
+    voxels.
+
+    All grids are as large as the largest study's.
 
     Attributes:
       counted: which voxels belong to the study's own view.
@@ -55,11 +58,12 @@ class TokenGrids:
 
     @classmethod
     def of(cls, scenes: Sequence[Scene], encoded: Sequence[Encoded]) -> "TokenGrids":
-        """Grids of studies of one dimensionality; levels as float16, since they are what takes
-        memory.
+        """Grids of studies of one dimensionality.
+
+        Levels are float16, since they take most of the memory.
         """
         tokens = np.max([scene.kept.shape for scene in scenes], axis=0)
-        # Voxels of a patch are the same in all scenes, so the first one tells them.
+        # All scenes have the same patch size, so the first one gives it.
         voxels = tokens * np.floor_divide(scenes[0].truth.shape, scenes[0].kept.shape)
         levels, width = len(encoded[0].early) + 1, encoded[0].patches.shape[1]
         grids = np.zeros((len(scenes), levels, *tokens, width), np.float16)
@@ -77,8 +81,9 @@ class TokenGrids:
 def make_head(
     name: str, planar: bool, tokens: Sequence[int], voxels: Sequence[int]
 ) -> tuple[nn.Module, tuple[int, int, int]]:
-    """A head of `HEADS`, and the grid on which it answers: its logits are interpolated from there
-    to the voxels.
+    """Make a head of `HEADS`, with its output grid.
+
+    Its logits are interpolated from that grid to the voxels.
     """
     if name == "linear":
         return LinearDecoder(1), (tokens[0], tokens[1], tokens[2])
@@ -97,8 +102,8 @@ def fit_head(
     recipe: Recipe,
     seed: int,
 ) -> Segmented:
-    """Fits a head on train, stops by the loss on val, chooses the threshold by the mean Dice there,
-    and segments test.
+    """Fit a head on train, stop by the loss on val, choose the threshold by Dice there, segment
+    test.
 
     Args:
       scenes: of the task's studies, as the encoder sees them.
@@ -140,8 +145,9 @@ def fit_head(
 
 
 def standardised(encoded: Sequence[Encoded], fitted: Bool[np.ndarray, " N"]) -> list[Encoded]:
-    """Every feature with mean 0 and variance 1 over the `fitted` studies, as for probes: gradient
-    descent hardly moves along what varies little.
+    """Every feature scaled to mean 0 and variance 1 over the `fitted` studies, as for probes.
+
+    Gradient descent hardly moves along features that vary little.
     """
     from_these = [e for e, chosen in zip(encoded, fitted) if chosen]
     of_cls = Standardiser.of(np.stack([e.cls for e in from_these]))
@@ -163,7 +169,7 @@ def standardised(encoded: Sequence[Encoded], fitted: Bool[np.ndarray, " N"]) -> 
 
 
 def encoded_of(scenes: Sequence[Scene]) -> Iterator[Encoded]:
-    """Scenes whose tokens are all there is (pixels): the mean token for CLS, and no earlier
+    """Encodings from scenes alone, for pixels: CLS is the mean token, and there are no earlier
     levels.
     """
     for n, scene in enumerate(scenes):

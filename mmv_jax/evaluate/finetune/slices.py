@@ -1,7 +1,7 @@
-"""Slices of studies as PyTorch tensors: read, augmented, and put together to whole views again.
+"""Slices of studies as PyTorch tensors: reading, augmentation, and reassembly to whole views.
 
 Axes: N studies, S slices of all of them, Y X pixels as far as the patches go, Z Y X voxels of a
-  study's view.
+study's view.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class Slices:
       images: 0 to 1, as `HuggingFaceEncoder.slices` shows them.
       counts: slices of each study.
       counted: which pixels belong to the study's own view.
-      truth: a number a study, or where the structure is in each slice.
+      truth: a number for each study, or a mask of the structure for each slice.
     """
 
     images: Float[Tensor, "S side side"]
@@ -54,15 +54,16 @@ class Slices:
 def read_slices(
     encoder: HuggingFaceEncoder, store: Store, geometry: Geometry, task: Task
 ) -> tuple[Slices, list[Scene]]:
-    """Reads all studies of a task (a part of one: `task[task.split == "train"]`); of a segmentation
-    also the whole views, for its scores.
+    """Read all studies of a task; for a segmentation also the whole views, for its scores.
+
+    For a part, pass `task[task.split == "train"]`.
     """
     crops, kept = encoder.views(geometry[task.studies])
     side = encoder.side - encoder.side % encoder.patch
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     scenes: list[Scene] = []
     for n, study in enumerate(task.studies.tolist()):
-        # half the memory, and still finer than 8 bits
+        # float16 takes half the memory and is still finer than 8 bits.
         shown = encoder.slices(store, geometry, study, crops[n]).astype(np.float16)
         own, there = np.zeros((2, len(shown), side, side), bool)
         tokens = tuple(map(slice, crops.tokens[n].tolist()))
@@ -73,7 +74,7 @@ def read_slices(
             mask = task.structure(
                 read_crop_mask(store, geometry, i=study, crop=crops[n], mask=task.mask)
             )
-            # The truth of the slices that the model sees, not of all.
+            # The truth only of the slices that the model sees.
             there[inside] = encoder.layers(mask)
             scenes.append(
                 Scene(
@@ -89,8 +90,8 @@ def read_slices(
 def whole_views(
     logits: Float[Tensor, "S Y X"], counts: list[int], scenes: Sequence[Scene]
 ) -> Iterator[Float[np.ndarray, "Z Y X"]]:
-    """The probabilities of one study after the other on the grid of its view."""
-    # The slices lie a patch apart; logits between them are interpolated, then made probabilities.
+    """The probabilities of one study after the other, on the grid of its view."""
+    # The slices lie a patch apart. Logits between them are interpolated, then become probabilities.
     for own, scene in zip(logits.split(counts), scenes):
         _, y, x = scene.truth.shape
         yield (
@@ -103,8 +104,9 @@ def whole_views(
 
 
 def augment(batch: Slices, generator: torch.Generator) -> Slices:
-    """`supervised.augment` of slices, those of a study all alike: other contrast, brightness and
-    place.
+    """Change contrast, brightness and position at random, the same for all slices of a study.
+
+    It is `end_to_end.augment` for slices.
     """
 
     def drawn(low: float, high: float, *shape: int) -> Tensor:
@@ -116,14 +118,14 @@ def augment(batch: Slices, generator: torch.Generator) -> Slices:
     most = float(batch.images.shape[-1] // SHIFT)
     # floor over [-most, most + 1): each whole shift from -most to most is equally likely.
     by = drawn(-most, most + 1, 2).floor().long()
-    # contrast is about the middle of 0 to 1
+    # Contrast is relative to 0.5, the middle of the range.
     images = (gain * (2 * move(batch.images, by) - 1) + offset + 1) / 2
     truth = move(batch.truth, by) if batch.truth.ndim > 1 else batch.truth
     return replace(batch, images=images, counted=move(batch.counted, by), truth=truth)
 
 
 def move(x: Tensor, by: Int[Tensor, "S 2"]) -> Tensor:
-    """Each slice [S, Y, X] shifted by its pixels; what comes in at a border is what stood there."""
+    """Each slice [S, Y, X] shifted by whole pixels; the border pixels are repeated."""
     # Clamped indices repeat the border, as edge padding does in `end_to_end.augment`.
     lines, columns = (
         (torch.arange(size)[None] + own[:, None]).clamp(0, size - 1)

@@ -1,7 +1,7 @@
 """Heads in PyTorch on the features of slices: a number a study, and a mask a slice.
 
 Axes: N studies, S slices of all of them, M blocks, h w tokens of a slice, D width of the tower, W
-  width of the head, Y X pixels.
+width of the head, Y X pixels.
 """
 
 from itertools import zip_longest
@@ -19,10 +19,9 @@ NARROWEST, ATTENTION_HEADS, EPSILON = 16, 4, 1e-6  # of the decoder, as in model
 
 
 class NumberHead(nn.Module):
-    """One number a study: linear in CLS and the mean patch token over all slices, 0 at first.
+    """One number a study, linear in CLS and the mean patch token over all slices; 0 at first.
 
-    Both are normalised, so that one learning rate fits towers whose features are small and towers
-    whose features are large.
+    Both are normalised, so one learning rate fits towers with small and with large features.
     """
 
     def __init__(self, width: int):
@@ -36,7 +35,7 @@ class NumberHead(nn.Module):
     ) -> Float[Tensor, " N"]:
         grid = grids[-1]
         patch = batch.counted.shape[1] // grid.shape[1]
-        # patches whose centre lies in the study
+        # Patches whose centre lies in the study.
         kept = batch.counted[:, patch // 2 :: patch, patch // 2 :: patch]
         mean = (grid * kept[..., None]).sum(dim=(1, 2)) / kept.sum(dim=(1, 2)).clamp(min=1)[:, None]
         # Split by study first: the mean is over the slices of a study, not of the batch.
@@ -47,7 +46,7 @@ class NumberHead(nn.Module):
 
 
 class Ask(nn.Module):
-    """Queries and what they learn from keys by attention."""
+    """Queries plus the output of their attention to keys."""
 
     def __init__(self):
         super().__init__()
@@ -65,8 +64,10 @@ class Ask(nn.Module):
 
 
 class Doubling(nn.Module):
-    """One step of `models.decoders.Upsample`: children of their own for each place, a level of the
-    tower joins, a convolution mends the seams.
+    """One step of `models.segmentation.Upsample`.
+
+    Each place gets children of its own, a level of the tower is added, a convolution smooths the
+    seams.
     """
 
     def __init__(self, before: int, after: int, sides: tuple[int, ...], skip: int | None):
@@ -80,7 +81,7 @@ class Doubling(nn.Module):
     ) -> Float[Tensor, "S V Y X"]:
         # Linear and LayerNorm want channels last, convolutions channels first.
         x = F.pixel_shuffle(self.spread(x.movedim(1, -1)).movedim(-1, 1), 2)
-        # Changes nothing but where the target grid is not exactly twice the last one.
+        # Changes nothing unless the target grid is not exactly twice the last one.
         x = F.interpolate(x, size=self.sides, mode="bilinear")
         if self.skip is not None and level is not None:
             x = x + F.interpolate(
@@ -90,8 +91,10 @@ class Doubling(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """`models.decoders.GlobalLocalDecoder` of slices: CLS asks the patches, each patch asks CLS and
-    all patches, then up to the pixels.
+    """`models.segmentation.GlobalLocalDecoder` for slices.
+
+    CLS attends to the patches, each patch to CLS and all patches; then the grid doubles up to the
+    pixels.
     """
 
     def __init__(self, width: int, levels: int, tokens: tuple[int, int], pixels: tuple[int, int]):
@@ -138,14 +141,15 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 def _init_as_flax(part: nn.Module) -> None:
-    """Kernels as `nn.initializers.lecun_normal` draws them, biases 0; queries, keys and values of
-    an attention are one kernel here, alike.
+    """Initialise like Flax: kernels by `nn.initializers.lecun_normal`, biases 0.
+
+    The kernels of an attention's queries, keys and values are one parameter here.
     """
     for name, parameter in part.named_parameters(recurse=False):
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif parameter.ndim > 1:
-            # of a normal whose tails beyond 2 are cut off
+            # The standard deviation of a normal that is truncated at 2 is 0.8796.
             # parameter[0] holds the weights of one output, so its size is the fan-in.
             std = (parameter[0].numel()) ** -0.5 / 0.87962566103423978
             nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)

@@ -1,1 +1,1 @@
-"""Kinds of task, one file each: its probe, its metrics, its loss."""
+"""Kinds of task, one file each: probe, metrics and loss."""

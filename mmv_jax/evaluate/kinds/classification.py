@@ -1,4 +1,4 @@
-"""Classification: logistic probes of frozen features, every task and strength in one solve.
+"""Classification: logistic probes of frozen features, with all tasks and strengths in one solve.
 
 Axes: N studies, M of test, D width, K tasks or draws, S strengths, C = K·S columns.
 """
@@ -22,7 +22,7 @@ from mmv_jax.metrics.features import knn_probabilities
 from mmv_jax.metrics.intervals import Interval, interval
 from mmv_jax.metrics.weighted import Weighted
 
-# C of the logistic probe, as scikit-learn defines it: weight of the losses' sum
+# C of the logistic probe as scikit-learn defines it: the weight of the summed losses.
 STRENGTHS = tuple(10.0**e for e in np.arange(-5, 1.5, 0.5))
 
 
@@ -37,28 +37,29 @@ def fit_logistic(
 ) -> tuple[Float[np.ndarray, "D K S"], Float[np.ndarray, "K S"]]:
     """L2-regularised logistic regression of K labels at S strengths each, all columns in step.
 
-    Each column minimises `sum of log losses + |w|² / (2 C)`, the intercept free, as scikit-learn
-    does. The columns share the two large matrix products of an iteration, and the features are
-    rotated to their principal axes first, where the Hessian at the start is
-    diagonal: its inverse preconditions an L-BFGS whose line search costs no product (logits are
-      linear along a direction).
+    Each column minimises `sum of log losses + |w|² / (2 C)` with a free intercept, as scikit-learn
+    does. The columns share the two large matrix products of an iteration. The features are first
+    rotated to their principal axes, where the initial Hessian is diagonal. Its inverse
+    preconditions an L-BFGS. The line search needs no product, since logits are linear along a
+    direction.
 
     Args:
       x: features, standardised by the caller.
       y: 0 or 1.
-      known: which labels exist; None for all. Studies without a label do not count in that task.
+      known: which labels are known; None for all. A study without a label does not count in that
+        task.
       tolerance: of the largest component of a column's gradient, of the mean loss.
     Returns:
       Weights and intercepts, in float64.
 
     Source: Nocedal and Wright, Numerical Optimization, algorithm 7.4.
     """
-    # Tasks share the studies but not which labels are known, so a mask stands in for a selection.
+    # Tasks share the studies, but each has other known labels: a mask selects them.
     known = np.ones(y.shape, bool) if known is None else known
     tasks, per_task = strengths.shape
-    # No fit is lost: along a direction in which `x` has no length the penalised weight is 0.
+    # The rotation loses no solution: where `x` has no variance the penalised weight is 0.
     axes, _ = principal_axes(x)
-    # An unknown label may be NaN, and NaN times a mask of 0 is NaN: hence 0 in its place.
+    # An unknown label may be NaN, and NaN times a mask of 0 is NaN: so it is replaced by 0.
     problem = _Logistic.of(x @ axes, np.where(known, y, 0), known, strengths)
     beta = _minimise(problem, tolerance, max_iterations).reshape(-1, tasks, per_task)
     # Rotated back to the caller's features; the last row is the intercept, which does not rotate.
@@ -67,8 +68,9 @@ def fit_logistic(
 
 @dataclass
 class _Logistic:
-    """Columns that are still being solved; the last line of a parameter is the intercept, which is
-    not penalised.
+    """Columns that are still being solved.
+
+    The last row of the parameters is the intercept, which is not penalised.
     """
 
     z: np.ndarray  # [N, R + 1] features on their principal axes, and a column of ones
@@ -131,9 +133,7 @@ class _Logistic:
 
 
 def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.ndarray:
-    """L-BFGS in step over columns; those that have converged leave the arrays once they are half of
-    them.
-    """
+    """L-BFGS in step over columns; converged columns leave the arrays once they are half."""
     result: np.ndarray = np.zeros(problem.penalty.shape)
     here = np.arange(result.shape[1])  # the columns that the arrays below hold
     beta = result.copy()
@@ -146,8 +146,8 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
         active = np.abs(gradient).max(axis=0) > tolerance * count
         if not active.any():
             break
-        # Converged columns still take part in the matrix products. Copying
-        # only at halves keeps it cheap.
+        # Converged columns still take part in the matrix products. The arrays are
+        # copied only when half of the columns can go, which keeps this cheap.
         if active.sum() <= len(here) / 2:
             result[:, here] = beta
             problem, here, beta, logits, gradient, loss = (
@@ -194,8 +194,9 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
 
 
 def _direction(gradient, pairs, curvature) -> np.ndarray:
-    """The two-loop recursion, every column with its own memory; a pair with 0 for its inverse
-    product is passed over.
+    """The two-loop recursion; every column has its own memory.
+
+    Pairs whose inverse product is 0 are skipped.
     """
     q, alphas = gradient.copy(), []
     for moved, change, inverse in reversed(pairs):
@@ -210,18 +211,19 @@ def _direction(gradient, pairs, curvature) -> np.ndarray:
 
 
 def _line_search(problem, logits, along, beta, direction, loss, gradient, active) -> np.ndarray:
-    """Steps that decrease each column's loss enough (Armijo), by halving; 0 where 20 halvings do
-    not, which float32 reaches at the end.
+    """Steps that decrease each column's loss enough (Armijo), by halving.
+
+    0 where 20 halvings are not enough, which happens at the limit of float32.
     """
-    # Derivative along the direction, negative for a descent: Armijo
-    # asks for 1e-4 of what it promises.
+    # Derivative along the direction, negative for a descent. Armijo
+    # requires 1e-4 of the decrease that it predicts.
     slope = (gradient * direction).sum(axis=0)
     step, todo = active.astype(np.float64), active.copy()
     for _ in range(20):
         tried = problem.loss(
             logits + (step[None] * along).astype(np.float32), beta + step[None] * direction
         )
-        # the last term: losses are sums of float32 numbers
+        # The last term allows for rounding: losses are sums of float32 numbers.
         todo &= tried > loss + 1e-4 * step * slope + 1e-6 * np.abs(loss)
         if not todo.any():
             return step
@@ -235,8 +237,10 @@ def probe_classes(
     split: np.ndarray,
     strengths: tuple[float, ...] = STRENGTHS,
 ) -> list[Probed]:
-    """Logistic probes of K binary labels (NaN where unknown): fitted on train, strength by the log
-    loss on val, refitted on train and val.
+    """Logistic probes of K binary labels (NaN where unknown).
+
+    They are fitted on train, with the strength chosen by the log loss on val, then refitted on
+    train and val.
 
     Args:
       split: "train", "val" or "test" of each study.
@@ -257,7 +261,7 @@ def probe_classes(
     chosen = np.asarray(strengths)[np.argmin(total, axis=1)]
     held_out = -total.min(axis=1) / np.maximum(known.sum(axis=0), 1)
 
-    # All choices are made, so val may be learnt from too; test has had no part in any of them.
+    # All choices are made, so val may be fitted on too; test took no part in any of them.
     both = train | val
     standard = Standardiser.of(x[both])
     weights, bias = fit_logistic(
@@ -269,7 +273,7 @@ def probe_classes(
 
 
 class Classification(Kind):
-    """A label that is 0 or 1. A study is positive where its column has the value `positive`."""
+    """A label that is 0 or 1. A study is positive if its column has the value `positive`."""
 
     metrics: Mapping[str, str | Weighted] = {
         name: name
@@ -322,7 +326,7 @@ class Classification(Kind):
     def fit_draws(
         self, x: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
     ) -> Float[np.ndarray, "K M"]:
-        """Probabilities; all draws and strengths are one solve over what any draw has."""
+        """Probabilities; all draws and strengths are one solve over the studies of any draw."""
         used, draws = drawn.any(axis=1), drawn.shape[1]
         labels = np.repeat(task.labels[:, None], draws, axis=1)
         grid = np.tile(np.asarray(STRENGTHS), (draws, 1))

@@ -1,23 +1,26 @@
-"""What probes share: standardised features, principal axes. Axes: N studies, D width, M of test."""
+"""Shared parts of probes: standardised features and principal axes.
+
+Axes: N studies, D width, M of test.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-MEMORY = 10  # pairs that the quasi-Newton direction remembers
+MEMORY = 10  # pairs in the memory of the quasi-Newton direction
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Features with mean 0 and variance 1 on the studies that it was made from."""
+    """A map of features to mean 0 and variance 1 on the studies that it was made from."""
 
     mean: Float[np.ndarray, " D"]
     scale: Float[np.ndarray, " D"]
 
     @classmethod
     def of(cls, x: Float[np.ndarray, "N D"]) -> "Standardiser":
-        # A feature that varies by rounding alone must not be blown up to variance 1.
+        # A feature that varies only by rounding must not be scaled up to variance 1.
         std = x.std(axis=0)
         return cls(
             x.mean(axis=0),
@@ -31,11 +34,11 @@ class Standardiser:
 def principal_axes(
     x: Float[np.ndarray, "N D"], most: int | None = None
 ) -> tuple[Float[np.ndarray, "D R"], Float[np.ndarray, " R"]]:
-    """Directions [D, R] in which `x` has any length, longest first and `most` at most, and the
-    eigenvalues of xᵀx along them.
+    """Directions [D, R] of `x` with their eigenvalues of xᵀx, largest first, `most` at most.
 
-    The smaller of the two Gram matrices is decomposed: many times as fast as a singular value
-    decomposition of `x`, and as exact where it matters.
+    Directions in which `x` has no length are left out. The smaller of the two Gram matrices is
+    decomposed. This is many times faster than a singular value decomposition of `x`, and as exact
+    where it matters.
     """
     # A Gram matrix squares the condition number: in float32 the short axes would be noise.
     x = x.astype(np.float64)
@@ -51,11 +54,11 @@ def principal_axes(
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe says about the test studies, and the strength that the val studies chose.
+    """A probe's predictions on the test studies, and the strength that val chose.
 
     Attributes:
-      held_out: how good it was on val before val was fitted on; more is better. NaN where the kind
-        of task does not say, and so cannot choose between readouts.
+      held_out: the score on val before val was fitted on; larger is better. NaN if the kind of task
+        has no such score, and so cannot choose between readouts.
     """
 
     predicted: Float[np.ndarray, " M"]

@@ -25,11 +25,10 @@ def fit_ridge(
     y: Float[np.ndarray, " N"],
     penalties: tuple[float, ...] = PENALTIES,
 ) -> tuple[Float[np.ndarray, "D S"], float]:
-    """Ridge regression at every penalty from one decomposition; the intercept is the mean of `y`,
-    so `x` must be centred.
+    """Ridge regression at every penalty from one decomposition.
 
-    With xᵀx = V diag(v) Vᵀ the weights at penalty a are V diag(1 / (v + a)) Vᵀ xᵀ y: only the
-    diagonal changes.
+    The intercept is the mean of `y`, so `x` must be centred. With xᵀx = V diag(v) Vᵀ the weights at
+    penalty a are V diag(1 / (v + a)) Vᵀ xᵀ y: only the diagonal changes.
     """
     axes, values = principal_axes(x)
     mean = float(y.mean())
@@ -43,13 +42,15 @@ def probe_number(
     split: np.ndarray,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> Probed:
-    """A ridge probe of a number: fitted on train, penalty by the absolute error on val, refitted on
+    """A ridge probe of a number.
+
+    It is fitted on train, with the penalty chosen by the absolute error on val, then refitted on
     train and val. `held_out` is minus that error.
     """
     train, val, test = (split == name for name in ("train", "val", "test"))
     standard = Standardiser.of(x[train])
     weights, mean = fit_ridge(standard(x[train]), label[train], penalties)
-    # Chosen by the headline metric, the absolute error, although the ridge minimises squares.
+    # Chosen by the absolute error, the headline metric, although the ridge minimises squares.
     error = np.abs(standard(x[val]) @ weights + mean - label[val][:, None]).mean(axis=0)
     chosen = penalties[int(np.argmin(error))]
 
@@ -78,12 +79,12 @@ class Regression(Kind):
     def read_labels(
         self, values: pd.Series, *, task: str, label: str, positive: Any
     ) -> Float[np.ndarray, " N"]:
-        """Numbers.
+        """The numbers of a column.
 
         Raises:
-          UserError: a value is none.
+          UserError: a value is not a number.
         """
-        # An empty cell is an unknown label. A cell that is filled but no number is an error.
+        # An empty cell is an unknown label. A filled cell that is not a number is an error.
         numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
         given = (~values.isna() & (values.astype(str) != "")).to_numpy()
         if bad := int((np.isnan(numbers) & given).sum()):
@@ -99,7 +100,7 @@ class Regression(Kind):
     def fit_draws(
         self, x: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
     ) -> Float[np.ndarray, "K M"]:
-        """Predictions, a ridge of its own for each draw."""
+        """Predictions of one ridge regression for each draw."""
         val, test = task.split == "val", task.split == "test"
         predicted = []
         for own in drawn.T:
@@ -125,5 +126,5 @@ class Regression(Kind):
         return self.mean + self.std * out
 
     def score(self, answers: np.ndarray, truth: np.ndarray, scenes: Sequence[Any]) -> float:
-        """Minus the absolute error."""
+        """Minus the mean absolute error."""
         return -float(np.abs(answers - truth).mean())

@@ -1,9 +1,9 @@
-"""The linear probe of patch tokens: each token says which voxels of its patch belong to a
-structure. Axes: n tokens, D width, P voxels of a patch.
+"""The linear probe of patch tokens: each token predicts which voxels of its patch have a structure.
 
-One linear map D -> P with no other context than what the encoder put into the token. It is fitted
-by least squares on the 0/1 masks, from sums over studies, so that memory does not grow with their
-number.
+It is one linear map D -> P, with no context other than the token. It is fitted by least squares on
+the 0/1 masks, from sums over studies, so memory does not grow with their number.
+
+Axes: n tokens, D width, P voxels of a patch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,9 @@ from mmv_jax.metrics import scores
 
 @dataclass(frozen=True)
 class Segmented:
-    """Masks of the test studies, scores of those that have the structure (NaN for the others), and
-    what the val studies chose, in words.
+    """Masks of the test studies with their scores, and the choices of val in words.
+
+    Scores are NaN for studies without the structure.
 
     Attributes:
       held_out: the mean Dice on val before val was fitted on; NaN where it is not known.
@@ -38,8 +39,9 @@ class Segmented:
 
 
 def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> Float[Array, ""]:
-    """Cross-entropy of voxels plus one minus soft Dice; Dice over the batch as a whole, since a
-    study may lack the structure.
+    """Cross-entropy of voxels plus one minus soft Dice.
+
+    Dice is of the batch as a whole, since a study may lack the structure.
 
     Source: the sum of both is the loss of nnU-Net (Isensee et al., Nature Methods 18:203, 2021);
       soft Dice, Milletari et al. (arXiv 1606.04797).
@@ -53,10 +55,10 @@ def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> 
 
 
 def agreement(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]) -> float:
-    """Minus `mask_loss` over all voxels of studies.
+    """Minus `mask_loss` over all voxels of studies; early stopping uses it.
 
-    A fit is stopped by this and not by Dice at a threshold, which says nothing while all
-    probabilities of a rare structure lie below every threshold.
+    Dice at a threshold says nothing while all probabilities of a rare structure are below every
+    threshold.
     """
     pairs = [
         (np.clip(p[corner(s.truth.shape)], 1e-6, 1 - 1e-6).ravel(), s.truth.ravel())
@@ -87,8 +89,9 @@ def cut(
     threshold: float,
     choice: str,
 ) -> Segmented:
-    """The masks of studies at a threshold, and their scores. As in `sweep`, `probability` may come
-    one study after the other.
+    """Masks of studies at a threshold, with their scores.
+
+    As in `sweep`, `probability` may be an iterator over studies.
     """
     masks = [p[corner(scene.truth.shape)] > threshold for p, scene in zip(probability, scenes)]
     return Segmented(
@@ -97,12 +100,12 @@ def cut(
 
 
 def corner(shape: Sequence[int]) -> tuple[slice, ...]:
-    """A study lies in the low corner of the common grid."""
+    """Slices of the low corner of the common grid, where a study lies."""
     return tuple(map(slice, shape))
 
 
 PENALTIES = tuple(10.0**e for e in range(-6, 1))  # of the ridge, a token and standardised feature
-# the lowest for heads of rare structures
+# The lowest thresholds are for heads of rare structures.
 THRESHOLDS = np.r_[0.005, 0.01, 0.02, np.arange(0.05, 0.95, 0.05)]
 
 
@@ -117,8 +120,9 @@ class PatchRidge:
 
     @classmethod
     def of(cls, scenes: list[Scene], standard: Standardiser | None = None) -> "PatchRidge":
-        """The sums over some scenes, whose tokens are standardised on themselves where no
-        `standard` is given.
+        """The sums over some scenes.
+
+        Without `standard`, tokens are standardised on these scenes.
         """
         model = cls.empty(
             scenes[0],
@@ -145,22 +149,20 @@ class PatchRidge:
         return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
 
     def weights(self, penalty: float) -> Float[np.ndarray, "E P"]:
-        # Times the count: a penalty per token means the same for every size of the training set.
+        # Times the count: a penalty a token has the same meaning for every number of studies.
         ridge = penalty * self.count * np.eye(len(self.xx))
         ridge[-1, -1] = 1e-9 * self.count  # the intercept is free
         return np.linalg.solve(self.xx + ridge, self.xy).astype(np.float32)
 
     def error(self, weights: Float[np.ndarray, "E P"]) -> float:
-        """The squared error of these weights on the scenes of the sums, but for what no weights
-        change.
-        """
+        """The squared error of these weights on the scenes of the sums, up to a constant."""
         # |XW - Y|² = W · (XᵀX W - 2 XᵀY) + |Y|², and the last term is the same for all weights.
         return float(np.sum(weights * (self.xx @ weights - 2 * self.xy)))
 
 
 def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
-    """Fits on train, chooses penalty and threshold by the mean Dice on val, refits on train and
-    val, predicts test.
+    """Fit on train, choose penalty and threshold by the mean Dice on val, refit on both, predict
+    test.
 
     Args:
       split: "train", "val" or "test" of each scene.
@@ -182,15 +184,16 @@ def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
     ]
     dice, hd95 = score_masks(test, masks)
     choice = f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}"
-    # `by_penalty` is of the fit on train alone; the refit has seen val.
+    # `by_penalty` belongs to the fit on train alone; the refit has seen val.
     return Segmented(masks, dice, hd95, choice, held_out=float(by_penalty.max()))
 
 
 def score_masks(
     scenes: list[Scene], masks: list[np.ndarray]
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Dice and HD95 (mm) of each study that has the structure; NaN for the others, whose Dice is 0
-    or undefined whatever is found.
+    """Dice and HD95 (mm) of each study that has the structure.
+
+    NaN for the others: their Dice is 0 or undefined, whatever is predicted.
     """
     dice, hd95 = np.full((2, len(scenes)), np.nan)
     for i, (scene, mask) in enumerate(zip(scenes, masks)):
@@ -206,8 +209,9 @@ def score_masks(
 def sweep_thresholds(
     model: PatchRidge, weights: np.ndarray, scenes: list[Scene]
 ) -> Float[np.ndarray, " thresholds"]:
-    """The mean Dice at each threshold over studies that have the structure; what lies in patches
-    that were not kept is missed.
+    """The mean Dice at each threshold, over studies that have the structure.
+
+    The structure in patches that were not kept counts as missed.
     """
     # A generator, so that the scores of one study at a time are in memory.
     present = (scene for scene in scenes if scene.truth.any())
@@ -219,12 +223,13 @@ def sweep_thresholds(
 def dice_by_threshold(
     found: Iterable[tuple[np.ndarray, np.ndarray, int]],
 ) -> Float[np.ndarray, " thresholds"]:
-    """The mean Dice over studies at each of `THRESHOLDS`: voxels are sorted into bins once, and
-    summed from above.
+    """The mean Dice over studies at each of `THRESHOLDS`.
+
+    Voxels are sorted into bins once, then summed from the highest bin.
 
     Args:
-      found: of each study the scores of voxels, the truth at the same voxels, and how many voxels
-        the structure has in all.
+      found: for each study the scores of voxels, the truth at the same voxels, and the number of
+        voxels of the whole structure.
     """
     by_study = []
     for score, truth, size in found:
@@ -252,7 +257,7 @@ class Segmentation(Kind):
         return mask_loss(out, truth, counted)
 
     def torch_loss(self, out: Any, truth: Any, counted: Any) -> Any:
-        """`mask_loss` of PyTorch's tensors."""
+        """`mask_loss` for PyTorch tensors."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         target, weight = truth.float(), counted.float()

@@ -13,10 +13,10 @@ KINDS.register("segmentation", Segmentation())
 
 
 def metric_label(metric: str) -> str:
-    """How the report names a metric of any kind."""
+    """The name of a metric of any kind in the report."""
     return next((k.labels[metric] for _, k in KINDS.items() if metric in k.labels), metric)
 
 
 def is_lower_better(metric: str) -> bool:
-    """Whether less of a metric of any kind is better."""
+    """Whether less is better of this metric, of any kind."""
     return any(metric in kind.lower_is_better for _, kind in KINDS.items())
