@@ -126,8 +126,8 @@ def distort(
     """Crop with gamma always, blur and noise for a share of crops.
 
     These are the effects of exposure, reconstruction kernel and dose. Input and output are about
-    [-1, 1]. The
-    standard deviation of the blur is a voxel or less by default: more would hide what a radiologist looks for.
+    [-1, 1]. By default the blur has a standard deviation of at most one voxel: more would hide what
+    a radiologist looks for.
     """
     # Drawn even at a strength of 0, so that blur and noise get the same random numbers.
     gamma = np.float32(np.exp(rng.uniform(-strength.gamma, strength.gamma)))

@@ -1,1 +1,1 @@
-"""Phantoms: a seed -> files with known truth."""
+"""Phantoms: image files with known truth, drawn from a seed."""

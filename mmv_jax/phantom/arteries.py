@@ -1,5 +1,6 @@
-"""Vessels of a breast on a mammogram, and the calcification of their walls. Positions are (row,
-column) in mm; K points of all vessels.
+"""Vessels of a breast on a mammogram, and the calcification of their walls.
+
+Positions are (row, column) in mm; K points of all vessels.
 """
 
 from dataclasses import dataclass
@@ -7,20 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-STEP_MM = 0.3  # between points of a centre line
-WALL_MM = 0.2  # of the calcified layer of an artery
-SEEN_MM = 0.16  # the least path through calcium that counts as calcified
+STEP_MM = 0.3  # distance between points of a centre line
+WALL_MM = 0.2  # thickness of the calcified layer of an artery
+SEEN_MM = 0.16  # shortest path through calcium that counts as calcified
 
 
 @dataclass(frozen=True)
 class Vessels:
-    """Centre lines, cut into points at `STEP_MM`.
+    """Centre lines of vessels, sampled every `STEP_MM`.
 
     Attributes:
-      points: [K, 2] mm. tangent: [K, 2], unit vectors.
+      points: [K, 2] mm.
+      tangent: [K, 2], unit vectors.
       radius: [K] mm.
-      artery: [K], what can calcify.
-      tendency: [K, 2], how soon the wall to the left and to the right of the line calcifies, of
+      artery: [K] bool; only arteries calcify.
+      tendency: [K, 2], how early the wall to the left and to the right of the line calcifies, of
         about unit variance.
     """
 
@@ -33,8 +35,11 @@ class Vessels:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Vessels on pixels, [row, column]: path through blood and through the wall (mm), how soon the
-    wall calcifies, -inf off the arteries.
+    """Vessels on pixels, [row, column].
+
+    Attributes:
+      blood_mm, wall_mm: path through blood and through the wall.
+      tendency: how early the wall calcifies; -inf off the arteries.
     """
 
     blood_mm: np.ndarray
@@ -49,13 +54,19 @@ def grow(
     nipple: np.ndarray,
     tortuous: float,
 ) -> Vessels:
-    """Arteries and veins that enter at the chest wall, wind towards the nipple and branch, as far
-    as the breast goes.
+    """Arteries and veins that enter at the chest wall, wind towards the nipple and branch.
+
+    They end at the border of the breast.
+
+    Args:
+      inside: bool [row, column], the breast.
+      nipple: (row, column) in mm.
+      tortuous: factor on the curvature of arteries.
     """
     size = np.array(inside.shape) * pixel_mm
     queue = []
     for n in range(int(rng.integers(5, 9))):
-        # Three arteries at least, so that there is wall enough to calcify.
+        # At least three arteries, so that there is enough wall to calcify.
         artery = n < 3 or rng.random() < 0.3
         start = np.array([rng.uniform(0.2, 0.8) * size[0], 0.0])
         queue.append(
@@ -103,7 +114,9 @@ def _walk(
     nipple: np.ndarray,
     tortuous: float,
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, float]]]:
-    """([P, 2], branches): a smooth walk; heading 0 leads away from the chest wall."""
+    """Points [P, 2] of a smooth walk, and its branches; heading 0 leads away from the chest
+    wall.
+    """
     points, branches, bend, pace = [start], [], 0.0, 1.5
     for _ in range(int(length / pace)):
         # The curvature is autoregressive: a vessel winds, it does not jitter.
@@ -126,7 +139,7 @@ def _walk(
 def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]]) -> Vessels:
     out = []
     for line, radius, artery in lines:
-        # Points of a walk are 1.5 mm apart: positions in that unit, `STEP_MM` from each other.
+        # Points of a walk are 1.5 mm apart: positions in that unit, `STEP_MM` between them.
         at = np.arange(0, (len(line) - 1) * 1.5, STEP_MM) / 1.5
         fine = np.stack(
             [
@@ -139,7 +152,7 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
         )
         tangent = np.gradient(fine, axis=0)
         tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
-        # mm to the end: over the last 8 of them the vessel closes.
+        # Distance to the end in mm: over the last 8 mm the vessel closes.
         rest = np.arange(len(fine), 0, -1) * STEP_MM
         taper = (
             radius
@@ -147,7 +160,7 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
             * np.clip(rest / 8, 0.15, 1)
             * (1 + 0.07 * _noise(rng, len(fine), 3.0))
         )
-        # What a vessel has of its own, what both walls share, and what each wall has.
+        # Part of the whole vessel, part that both walls share, and part of each wall.
         own, both = rng.normal(0, 0.7), _noise(rng, len(fine), 7.0)
         tendency = (
             own
@@ -160,7 +173,7 @@ def _points(rng: np.random.Generator, lines: list[tuple[np.ndarray, float, bool]
 
 
 def _noise(rng: np.random.Generator, count: int, scale_mm: float) -> np.ndarray:
-    """[count] smooth noise along a line, of about unit variance."""
+    """Smooth noise [count] along a line, of about unit variance."""
     sigma = scale_mm / STEP_MM
     # White noise blurred over sigma points has variance 1 / (2 sqrt(pi) sigma).
     return ndimage.gaussian_filter1d(rng.standard_normal(count), sigma, mode="wrap") * np.sqrt(
@@ -171,8 +184,9 @@ def _noise(rng: np.random.Generator, count: int, scale_mm: float) -> np.ndarray:
 def draw(
     vessels: Vessels, shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator
 ) -> Drawn:
-    """Each pixel reads the nearest centre line: chords of a cylinder for the blood, of its wall for
-    what may calcify.
+    """Vessels on pixels: chords of a cylinder for blood, chords of its wall for calcium.
+
+    Each pixel reads the nearest centre line.
     """
     reach = int(np.ceil((vessels.radius.max() + pixel_mm) / pixel_mm))
     offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), -1).reshape(
@@ -183,13 +197,13 @@ def draw(
     off = pixel * pixel_mm - vessels.points[:, None]
     along = np.abs((off * vessels.tangent[:, None]).sum(-1))
     across = off[..., 0] * vessels.tangent[:, None, 1] - off[..., 1] * vessels.tangent[:, None, 0]
-    # Slabs of neighbouring points overlap by a little, so that no pixel falls between them.
+    # Slabs of neighbouring points overlap a little, so that no pixel falls between them.
     good = (along <= 0.75 * STEP_MM + 0.5 * pixel_mm) & (np.abs(across) < vessels.radius[:, None])
     good &= ((pixel >= 0) & (pixel < shape)).all(-1)
     k, j = np.nonzero(good)
     distance, flat = np.abs(across[k, j]), np.ravel_multi_index(tuple(pixel[k, j].T), shape)
     order = np.argsort(-distance, kind="stable")  # the nearest line is written last
-    # All of the right side still reads the old k.
+    # The whole right side still reads the old k.
     k, distance, flat, left = k[order], distance[order], flat[order], (across[k, j] > 0)[order]
 
     def chord(r: np.ndarray) -> np.ndarray:
@@ -210,10 +224,11 @@ def draw(
 
 
 def calcify(drawn: Drawn, area_mm2: float, pixel_mm: float) -> np.ndarray:
-    """[row, column] bool: the part of the walls that calcifies first, of this area as far as there
-    is wall enough.
+    """Mask [row, column] of the parts of the walls that calcify first, of area `area_mm2`.
+
+    The area is smaller if there is not enough wall.
     """
-    # The pixels that calcify first are taken until their number makes the area.
+    # Take the pixels that calcify first, until their number gives the area.
     able = (drawn.wall_mm >= SEEN_MM) & np.isfinite(drawn.tendency)
     count = min(round(area_mm2 / pixel_mm**2), int(able.sum()))
     mask = np.zeros(able.shape, bool)

@@ -1,7 +1,7 @@
-"""Mammograms with arterial calcification of known area: fat, glands, ducts, ligaments, vessels, and
-what is mistaken for calcified arteries.
+"""Mammograms with arterial calcification of known area.
 
-A view is drawn with the chest wall at column 0, and mirrored for a right breast. Lengths in mm,
+They show fat, glands, ducts, ligaments, vessels, and structures that resemble calcified arteries. A
+view is drawn with the chest wall at column 0, and mirrored for a right breast. Lengths in mm,
 attenuation per mm at about 20 keV.
 """
 
@@ -18,7 +18,7 @@ from mmv_jax.phantom.distractors import distract
 from mmv_jax.phantom.film import scanned
 
 VIEWS = (("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO"))
-AIR = 500  # of 4095: what is darker beside the upper edge is air, fogged or not
+AIR = 500  # of 4095: darker pixels beside the upper edge are air, fogged or not
 MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
 CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
 SHARES = ("bac", "distractors", "film")  # the dials that are probabilities
@@ -26,11 +26,15 @@ SHARES = ("bac", "distractors", "film")  # the dials that are probabilities
 
 @dataclass(frozen=True)
 class BreastDials:
-    """bac: probability that a woman has arterial calcification (then mild, moderate and severe are
-    equally likely).
-    distractors: probability of each kind of what is mistaken for it. film: probability that her
-      views are scanned films, with the faults of such.
-    breast_pixel_mm, breast_rows, breast_columns: the pixel grid."""
+    """Probabilities and pixel grid of phantom mammograms.
+
+    Attributes:
+      bac: probability that a woman has arterial calcification (then mild, moderate and severe are
+        equally likely).
+      distractors: probability of each kind of structure that resembles it.
+      film: probability that a woman's views are scanned films, with their faults.
+      breast_pixel_mm, breast_rows, breast_columns: the pixel grid.
+    """
 
     bac: float = 0.75
     distractors: float = 0.5
@@ -49,9 +53,15 @@ class BreastDials:
 
 @dataclass(frozen=True)
 class Woman:
-    """age in years; density 0 (fat) to 1; depth (chest wall to nipple), height and compressed
-    thickness in mm; area_mm2 asked for, by view;
-    film: whether her views are scanned films."""
+    """A woman as numbers.
+
+    Attributes:
+      age: years.
+      density: 0 (fat) to 1.
+      depth, height, thickness: mm; depth from chest wall to nipple, thickness compressed.
+      area_mm2: requested calcified area of each view.
+      film: whether her views are scanned films.
+    """
 
     seed: tuple[int, int]
     age: float
@@ -65,8 +75,12 @@ class Woman:
 
 @dataclass(frozen=True)
 class PhantomMammogram:
-    """image: uint16 [row, column], 12 bits, tissue bright, 0 outside. bac: uint8, 1 where an artery
-    is calcified. pixel_mm: at the tissue.
+    """One view with its truth.
+
+    Attributes:
+      image: uint16 [row, column], 12 bits, tissue bright, near 0 outside.
+      bac: uint8 [row, column], 1 where an artery is calcified.
+      pixel_mm: at the tissue.
     """
 
     image: np.ndarray
@@ -75,33 +89,34 @@ class PhantomMammogram:
 
     @property
     def area_mm2(self) -> float:
+        """Calcified area of the view in mm²."""
         return float(self.bac.sum()) * self.pixel_mm**2
 
 
 def severity(area_mm2: float) -> str:
-    """The category of a woman's area: the sum of both breasts, each the mean of its views."""
+    """Category of a woman's total area (see `woman_area`)."""
     return CATEGORIES[int(np.searchsorted([0, 10, 25], area_mm2))]
 
 
 def woman_area(areas: dict[tuple[str, str], float]) -> float:
-    """The sum of both breasts, each the mean of its views."""
+    """Total area in mm²: the sum of both breasts, each the mean of its views."""
     return sum(
         float(np.mean([a for (side, _), a in areas.items() if side == one])) for one in ("L", "R")
     )
 
 
 def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
-    """The woman of this number."""
+    """Woman number `index`."""
     rng = np.random.default_rng([seed, index, 40])
     age = float(rng.uniform(40, 82))
-    # Mild, moderate, severe in mm2; log-uniform within a category, as small areas are commoner.
+    # Mild, moderate, severe in mm2; log-uniform within a category, as small areas are more common.
     low, high = ((0.8, 10), (10.3, 25), (26, 70))[rng.integers(3)]
     area = (
         float(np.exp(rng.uniform(np.log(low), np.log(high)))) if rng.random() < dials.bac else 0.0
     )
     share, lean = rng.uniform(0.2, 0.8), rng.uniform(-0.2, 0.2, 2)
     of_side = {"L": area * share, "R": area * (1 - share)}
-    # `lean` shifts area from one view to the other; the mean of both stays that of the side.
+    # `lean` shifts area from one view to the other; their mean stays that of the side.
     areas = {
         (s, v): of_side[s] * (1 + lean["LR".index(s)] * (1 if v == "CC" else -1)) for s, v in VIEWS
     }
@@ -117,7 +132,7 @@ def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
         * dials.breast_pixel_mm,
         thickness=float(np.clip(rng.normal(54, 10), 30, 80)),
         area_mm2=areas,
-        # A stream of its own: the other draws of a woman do not depend on this one.
+        # A separate random stream: the other draws of a woman do not depend on this one.
         film=bool(np.random.default_rng([seed, index, 42]).random() < dials.film),
     )
 
@@ -136,7 +151,7 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
     )
     drawn = arteries.draw(vessels, c.shape, c.pixel, rng)
     mask = arteries.calcify(drawn, woman.area_mm2[side, view], c.pixel)
-    # Gland attenuates nearly as blood does, so that a vessel shows less within it.
+    # Gland attenuates nearly as much as blood, so a vessel is less visible within it.
     signal += (MU_BLOOD - MU_FAT) * drawn.blood_mm * (1 - 0.6 * gland)
     grain = ndimage.gaussian_filter(rng.standard_normal(c.shape), 1.0) * 2.5
     signal += MU_CALCIUM * np.where(mask, drawn.wall_mm * np.clip(1 + 0.35 * grain, 0.5, 1.6), 0)
@@ -144,7 +159,7 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
     image = _display(signal, c, rng)
     if woman.film:
         image, hidden = scanned(image, c.pixel, rng)
-        # The truth holds only what can be seen: light at the film's edge hides calcium.
+        # The truth holds only what is visible: light at the film's edge hides calcium.
         mask &= ~hidden
     if side == "R":
         image, mask = image[:, ::-1], mask[:, ::-1]
@@ -154,7 +169,7 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
 
 
 class _Canvas:
-    """The outline of a view, and positions (mm) on its pixels."""
+    """Outline of a view, and the positions (mm) of its pixels."""
 
     def __init__(self, woman: Woman, view: str, dials: BreastDials, rng: np.random.Generator):
         self.pixel, self.shape, self.view = (
@@ -174,12 +189,12 @@ class _Canvas:
             width = woman.depth * np.where(
                 u < 0, upper, np.maximum(1 - np.maximum(u, 0) ** 2.6 / 0.9, 0) ** 0.6
             )
-        # Blurring over sigma pixels leaves an sd of 0.53 / sqrt(sigma): the root undoes it
-        # for every pixel size.
+        # Blurring over sigma pixels leaves an sd of 0.53 / sqrt(sigma). The root corrects this for
+        # every pixel size.
         wave = ndimage.gaussian_filter1d(rng.standard_normal(len(rows)), 14 / self.pixel) * np.sqrt(
             14 / self.pixel
         )
-        # The last term is the nipple, 2.4 mm proud of the outline.
+        # The last term is the nipple, 2.4 mm beyond the outline.
         width = width * (1 + 0.012 * wave) + 2.4 * np.exp(-(((rows - middle) / 4.6) ** 2))
         width = np.minimum(width, columns[-1] - 1)
         self.width, self.nipple = (
@@ -188,8 +203,8 @@ class _Canvas:
         )
         self.inside = self.column < self.width
         small = np.pad(self.inside[::4, ::4], ((0, 0), (1, 0)), mode="edge")
-        # Beyond the upper and lower border and the chest wall the breast goes on: only skin has an
-        # edge.
+        # The breast continues beyond the upper and lower border and the chest wall: only skin has
+        # an edge.
         distance = ndimage.distance_transform_edt(np.pad(small, ((40, 40), (60, 0)), mode="edge"))[
             40:-40, 61:
         ]
@@ -199,7 +214,8 @@ class _Canvas:
             * self.pixel
         )
         self.skin_mm = np.where(self.inside, ndimage.uniform_filter(grown, 5), 0).astype(np.float32)
-        # Between the plates the thickness is even; at the skin it falls off as a quarter circle.
+        # Between the plates the thickness is constant; at the skin it falls off as a quarter
+        # circle.
         half = 0.42 * woman.thickness
         self.thick = woman.thickness * np.sqrt(1 - (1 - np.clip(self.skin_mm / half, 0, 1)) ** 2)
 
@@ -211,11 +227,12 @@ def _power_noise(
     rng: np.random.Generator,
     longest_mm: float = 60.0,
 ) -> np.ndarray:
-    """[row, column] of zero mean and unit variance with a spectrum 1 / f**beta; drawn on every
-    second pixel.
+    """Noise [row, column] of zero mean and unit variance with a spectrum 1 / f**beta.
+
+    It is drawn on every second pixel.
 
     Source: Burgess, Jacobson and Judy, Med Phys 28:419 (2001): the power of mammographic tissue
-      falls as about f**-3.
+    falls as about f**-3.
     """
     small = tuple(-(-n // 2) for n in shape)
     frequency = np.hypot(
@@ -233,15 +250,16 @@ def _power_noise(
 
 
 def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(attenuation beyond that of fat, part that is gland): glands behind the nipple, strands,
-    ligaments, skin, pectoral muscle.
+    """Attenuation beyond that of fat, and share of gland, both [row, column].
+
+    It has glands behind the nipple, strands, ligaments, skin and pectoral muscle.
     """
     across = c.column / np.maximum(c.width, 1)
     along = (c.row - c.nipple[0]) / (0.5 * woman.height)
     region = np.exp(-((along / 0.62) ** 2) - (np.abs(across - 0.52) / 0.5) ** 3)
     noise = _power_noise(c.shape, c.pixel, 3.3, rng)
     fibres = _strands(c, _power_noise(c.shape, c.pixel, 5.5, rng), rng)
-    # No gland within 4 mm of the skin, all of it from 15 mm on.
+    # No gland within 4 mm of the skin, full gland from 15 mm on.
     near_skin = np.clip((c.skin_mm - 4) / 11, 0, 1)
     score = 2.6 * region + 0.75 * noise + 0.25 * fibres + 2.6 * woman.density - 3.0
     gland = near_skin * expit(score / 0.6)
@@ -255,7 +273,7 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     signal = gland * (MU_GLAND - MU_FAT) * c.thick * (0.45 + 0.5 * woman.density)
     web = _power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=14.0)
     fine = _power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=22.0)
-    # Cooper's ligaments are thin sheets: ridges along the lines where a noise crosses zero.
+    # Cooper's ligaments are thin sheets: ridges along the lines where noise crosses zero.
     ligaments = np.exp(-((web / 0.05) ** 2)) * np.clip(0.6 + fine, 0, 1.5) + 0.7 * np.exp(
         -((fine / 0.035) ** 2)
     ) * np.clip(0.5 - web, 0, 1.2)
@@ -263,7 +281,7 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
         0.2 * ndimage.gaussian_filter(ligaments, 0.15 / c.pixel) * np.clip(c.skin_mm / 8, 0, 1)
     )
     signal += 0.1 * np.clip(fibres - 0.2, 0, 2) * region * near_skin + 0.05 * noise
-    # At the outline the beam runs along the skin, and its path is longest.
+    # At the outline the beam runs along the skin, where its path is longest.
     signal += 0.3 * np.exp(-((c.skin_mm / 1.5) ** 2)) * c.inside
     disc = np.hypot(c.row - c.nipple[0], c.column - c.nipple[1])
     signal += 0.35 * expit((4.2 - disc) / 0.5) * c.inside
@@ -273,11 +291,9 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def _strands(c: _Canvas, bend: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Ducts and strands that run together at the nipple: ridges of a noise drawn in bent polar
-    coordinates about it.
-    """
-    # Rows are degrees about the nipple, columns distances from it. Noise that is smoothed
-    # further along the radius than across it makes ridges that run to the nipple.
+    """Ducts and strands that converge at the nipple: ridges of noise in bent polar coordinates."""
+    # Rows are degrees about the nipple, columns distances from it. Noise that is smoothed more
+    # along the radius than across it makes ridges that run to the nipple.
     polar = np.zeros((360, 64), np.float32)
     for sigma, weight in (((2.2, 9), 1.0), ((4.5, 7), 1.0), ((9, 12), 0.7)):
         layer = ndimage.gaussian_filter(rng.standard_normal(polar.shape), sigma, mode="wrap")
@@ -292,11 +308,12 @@ def _strands(c: _Canvas, bend: np.ndarray, rng: np.random.Generator) -> np.ndarr
 def _pectoral(
     signal: np.ndarray, gland: np.ndarray, c: _Canvas, noise: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The muscle in the upper corner of an MLO view, with its fibres, and often a lymph node with a
-    fatty hilum before it.
+    """Attenuation and gland with the muscle in the upper corner of an MLO view.
+
+    Often a lymph node with a fatty hilum lies in front of it.
     """
     top, foot = rng.uniform(26, 40), rng.uniform(0.5, 0.8) * c.shape[0] * c.pixel
-    # `edge` is mm within the muscle: widest at the upper border, none from `foot` on.
+    # `edge` is the depth in mm within the muscle: largest at the upper border, none from `foot` on.
     part = c.row / foot
     edge = (
         top * (1 - part) * (1 + 0.35 * part)
@@ -311,7 +328,7 @@ def _pectoral(
             np.hypot((c.row - row) / rng.uniform(4, 8), (c.column - column) / rng.uniform(2.5, 4))
             + 0.06 * noise
         )
-        # A node is bright but for its fatty hilum, which the second, smaller ellipse takes away.
+        # A node is bright except for its fatty hilum, which the second, smaller ellipse removes.
         signal = signal + 0.4 * (expit((1 - node) / 0.07) - 0.9 * expit((0.5 - node) / 0.12)) * (
             c.skin_mm > 3
         )
@@ -319,8 +336,9 @@ def _pectoral(
 
 
 def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.ndarray:
-    """uint16, 12 bits: blur of the detector, quantum noise, the thickness evened out at the border,
-    edges enhanced.
+    """Image uint16, 12 bits, from the attenuation.
+
+    It has detector blur, quantum noise, even thickness at the border, and enhanced edges.
     """
     seen = ndimage.gaussian_filter(signal, 0.06 / c.pixel)
     coarse = ndimage.gaussian_filter(seen[::4, ::4], 1.2 / c.pixel)
@@ -335,7 +353,7 @@ def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.nda
         * (c.skin_mm > 0)
     )
     even = c.thick / c.thick.max()
-    # Quanta per pixel grow with its area, so that the noise goes as 1 / pixel.
+    # Quanta per pixel grow with its area, so the noise goes as 1 / pixel.
     seen += rng.uniform(0.014, 0.026) * rng.standard_normal(c.shape, np.float32) * (0.1 / c.pixel)
     seen += 0.35 * (seen - ndimage.gaussian_filter(seen, 0.4 / c.pixel))
     part = 0.26 * even**0.6 + rng.uniform(0.3, 0.4) * seen
@@ -347,7 +365,7 @@ def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.nda
 
 
 def _marked(image: np.ndarray, side: str, view: str) -> np.ndarray:
-    """The lead letters of side and view, in the air beside the upper edge."""
+    """Image with the lead letters of side and view, in the air beside the upper edge."""
     size = max(image.shape[0] // 24, 8)
     letters = Image.new("L", (3 * size, 2 * size))
     ImageDraw.Draw(letters).text((2, 2), f"{side}{view}", fill=255, font_size=size)
@@ -361,7 +379,7 @@ def _marked(image: np.ndarray, side: str, view: str) -> np.ndarray:
         ),
     )
     out = np.ascontiguousarray(image)
-    # Letters are set into air alone, so that they never cover tissue or truth.
+    # Letters are drawn into air only, so that they never cover tissue or truth.
     part = out[row : row + stamp.shape[0], column : column + stamp.shape[1]]
     part[:] = np.where((stamp[: part.shape[0], : part.shape[1]] > 90) & (part < AIR), 3600, part)
     return out

@@ -1,5 +1,6 @@
-"""What is long and thin: ribs, spine, clavicles, scapulae, airways, vessels, tubes, as points with
-radii and frames, in the patient's frame.
+"""Long and thin structures: ribs, spine, clavicles, scapulae, airways, vessels, tubes.
+
+Each is a set of points with radii and frames, in the patient's frame.
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,12 @@ from mmv_jax.phantom.patient import Patient
 
 @dataclass(frozen=True)
 class SweptCurve:
-    """points [N, 3], radii [N, 3], frames [N, 3, 3] (rows: flat direction, width direction,
-    tangent), as `grid.stamp` reads them; all (z, y, x).
+    """Points along curves with ellipsoids, for `grid.stamp`; all (z, y, x).
+
+    Attributes:
+      points: [N, 3] mm.
+      radii: [N, 3] mm.
+      frames: [N, 3, 3], rows: flat direction, width direction, tangent.
     """
 
     points: np.ndarray
@@ -22,6 +27,7 @@ class SweptCurve:
 
     @staticmethod
     def join(curves: list["SweptCurve"]) -> "SweptCurve":
+        """All curves as one."""
         return SweptCurve(
             *(
                 np.concatenate([getattr(c, n) for c in curves])
@@ -30,12 +36,12 @@ class SweptCurve:
         )
 
     def thinner(self, by: float) -> "SweptCurve":
-        """The marrow inside a cortex of this thickness."""
+        """The marrow inside a cortex of `by` mm."""
         return SweptCurve(self.points, np.maximum(self.radii - by, 0.3), self.frames)
 
 
 def evenly(points: np.ndarray, step: float) -> np.ndarray:
-    """[N, 3]: a polyline resampled at equal distances of at most `step` mm."""
+    """Polyline [N, 3] resampled at equal distances of at most `step` mm."""
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     at = np.linspace(0, length[-1], max(2, int(np.ceil(length[-1] / step)) + 1))
     return np.stack([np.interp(at, length, points[:, i]) for i in range(3)], 1)
@@ -44,8 +50,11 @@ def evenly(points: np.ndarray, step: float) -> np.ndarray:
 def ribbon(
     points: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float
 ) -> SweptCurve:
-    """A band along a polyline, `flat` mm half thick along the direction `outward` ([3], or [N, 3]
-    at the given points).
+    """Band along a polyline, `flat` and `width` in mm as half axes.
+
+    Args:
+      outward: direction of the flat axis: [3], or [N, 3] at the given points.
+      step: largest distance of points, mm.
     """
     line = evenly(points, step)
     tangent = np.gradient(line, axis=0)
@@ -56,7 +65,7 @@ def ribbon(
     normal = outward - (outward * tangent).sum(1, keepdims=True) * tangent
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
     frames = np.stack([normal, np.cross(tangent, normal), tangent], 1).astype(np.float32)
-    # Along the line 1.5 steps at least, so that neighbouring ellipsoids overlap.
+    # At least 1.5 steps along the line, so that neighbouring ellipsoids overlap.
     radii = np.broadcast_to(
         np.array([flat, width, max(1.5 * step, min(flat, width))], np.float32), (len(line), 3)
     )
@@ -66,8 +75,10 @@ def ribbon(
 def sticks(
     start: np.ndarray, end: np.ndarray, flat: float, width: float, outward: np.ndarray, step: float
 ) -> SweptCurve:
-    """Straight bands from each start to its end, [B, 3]; `outward` is one direction, [3], or one a
-    band, [B, 3].
+    """Straight bands from each start to its end, [B, 3].
+
+    Args:
+      outward: one direction [3], or one per band [B, 3].
     """
     length = np.linalg.norm(end - start, axis=1, keepdims=True)
     tangent = (end - start) / length
@@ -86,38 +97,39 @@ def sticks(
 
 
 def vertebra_levels(p: Patient) -> np.ndarray:
-    """[17]: z of the lower faces of C7, T1 .. T12, L1 .. L4."""
+    """Heights z [17] of the lower faces of C7, T1 .. T12, L1 .. L4, mm."""
     heights = 23.0 * p.height / 203 * (0.82 + 0.03 * np.arange(17))
     return p.height + 22 - np.cumsum(heights)
 
 
 def spine_centre(p: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(y, x) of the vertebral bodies' middle."""
+    """Position (y, x) of the middle of the vertebral bodies, mm."""
     _, yc, b = organs.cavity_profile(p, z)
     return np.asarray(yc + b - 15), np.asarray(organs.midline(p, z))
 
 
 def _on_wall(p: Patient, side: int, phi: np.ndarray, z: np.ndarray, off: float) -> np.ndarray:
-    """[N, 3]: the point of the cavity's wall, `off` mm outward, at an angle from the back (0) round
-    the side to the front (pi).
+    """Points [N, 3] on the cavity's wall, `off` mm outward.
+
+    The angle `phi` runs from the back (0) round the side to the front (pi).
     """
     a, yc, b = organs.cavity_profile(p, z)
-    # A superellipse in parameters: |sin| and |cos| to the power 2 / POWER, with their signs.
+    # Parametric superellipse: |sin| and |cos| to the power 2 / POWER, with their signs.
     sin, cos = np.abs(np.sin(phi)) ** (2 / organs.POWER), np.cos(phi)
     x = side * (a + off) * sin + 0.6 * organs.midline(p, z)
     y = yc + (b + off) * np.sign(cos) * np.abs(cos) ** (2 / organs.POWER)
     return np.stack([z, y, x], 1)
 
 
-# angle, ribs 1 to 12
+# Angle at which each rib ends, ribs 1 to 12.
 _RIB_END = [2.55, 2.6, 2.6, 2.58, 2.55, 2.5, 2.42, 2.3, 2.15, 1.95, 1.35, 0.8]
-# mm from the spine to the front, were it to get there
+# Fall from the spine to the front in mm, if the rib reached it.
 _RIB_DROP = [34, 54, 72, 86, 98, 108, 116, 122, 124, 122, 112, 104]
 
 
 def _rib_line(p: Patient, number: int, side: int, phi: np.ndarray) -> np.ndarray:
-    # Level 0 is that of C7, so rib 1 (number 0) starts at level 1.
-    # The sine makes the fall steepest at the side and slight at both ends.
+    # Level 0 belongs to C7, so rib 1 (number 0) starts at level 1. The sine makes the fall steepest
+    # at the side and slight at both ends.
     start = vertebra_levels(p)[number + 1] + 16
     part = phi / np.pi
     drop = _RIB_DROP[number] * p.height / 203 * (part - 0.09 * np.sin(2 * np.pi * part))
@@ -125,7 +137,7 @@ def _rib_line(p: Patient, number: int, side: int, phi: np.ndarray) -> np.ndarray
 
 
 def ribs(p: Patient, step: float) -> SweptCurve:
-    """Twelve pairs, each from its vertebra round the chest, obliquely down to the front."""
+    """Twelve pairs of ribs, each from its vertebra round the chest, obliquely down to the front."""
     out = []
     for number, end in enumerate(_RIB_END):
         for side in (-1, 1):
@@ -145,7 +157,7 @@ def ribs(p: Patient, step: float) -> SweptCurve:
 
 
 def cartilages(p: Patient, step: float) -> SweptCurve:
-    """From the ends of ribs 1 to 8 to the sternum."""
+    """Cartilages from the ends of ribs 1 to 8 to the sternum."""
     out = []
     for number in range(8):
         for side in (-1, 1):
@@ -167,7 +179,7 @@ def cartilages(p: Patient, step: float) -> SweptCurve:
 
 
 def sternum(p: Patient, step: float) -> SweptCurve:
-    """Manubrium and body, a flat bone in front."""
+    """Manubrium and body of the sternum, a flat bone in front."""
     z = np.linspace(p.height - 34, p.height - 185 * p.height / 203, 30)
     _, yc, b = organs.cavity_profile(p, z)
     return ribbon(
@@ -312,7 +324,7 @@ def arches(p: Patient, step: float) -> SweptCurve:
 
 
 def airway(p: Patient, step: float) -> SweptCurve:
-    """The lumen of trachea and main bronchi, down to the hila."""
+    """Lumen of trachea and main bronchi, down to the hila."""
     c, w = organs.carina(p), p.half_width / 136
     r = 8.6 if p.male else 7.4
     trachea = np.array(
@@ -332,7 +344,7 @@ def airway(p: Patient, step: float) -> SweptCurve:
 
 
 def tube(p: Patient, step: float) -> np.ndarray:
-    """[N, 3]: the course of a chest tube from outside the lateral wall, between two ribs, up to the
+    """Course [N, 3] of a chest tube, from outside the lateral wall between two ribs up to the
     apex.
     """
     assert p.tube is not None
@@ -368,9 +380,9 @@ def tube(p: Patient, step: float) -> np.ndarray:
 def branch_points(
     start: np.ndarray, end: np.ndarray, radius: np.ndarray, step: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """([N, 3], [N]): points at most `step` mm apart along straight branches, and their radii."""
+    """Points [N, 3] at most `step` mm apart along straight branches, and their radii [N]."""
     count = np.maximum(2, np.ceil(np.linalg.norm(end - start, axis=1) / step).astype(int))
     branch = np.repeat(np.arange(len(start)), count)
-    # The place within a branch, 0 to below 1: its end is where the next branch begins.
+    # Position within a branch, from 0 to below 1: its end is the start of the next branch.
     part = (np.arange(len(branch)) - np.repeat(np.cumsum(count) - count, count)) / count[branch]
     return start[branch] + part[:, None] * (end - start)[branch], radius[branch]

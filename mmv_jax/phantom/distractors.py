@@ -1,17 +1,22 @@
-"""What is mistaken for calcified arteries in a mammogram. Lengths in mm, attenuation per mm."""
+"""Structures that resemble calcified arteries in a mammogram. Lengths in mm, attenuation per mm."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-Profile = Callable[[np.ndarray], np.ndarray]  # of the distance from a middle, in mm
+Profile = Callable[[np.ndarray], np.ndarray]  # function of the distance from a centre, in mm
 
 
 @runtime_checkable
 class Outline(Protocol):
-    """What is read of a view: `pixel` in mm, `shape` in pixels, `nipple` (row, column) and
-    `skin_mm` [row, column], the distance from the skin, 0 outside of the breast.
+    """Part of a view that distractors read.
+
+    Attributes:
+      pixel: mm.
+      shape: in pixels.
+      nipple: (row, column) in mm.
+      skin_mm: [row, column], distance from the skin, 0 outside the breast.
     """
 
     pixel: float
@@ -21,20 +26,19 @@ class Outline(Protocol):
 
 
 def distract(signal: np.ndarray, c: Outline, rng: np.random.Generator, chance: float) -> None:
-    """Adds, in place: skin calcifications, round and popcorn calcifications, rods in ducts, a
-    biopsy clip.
+    """Add skin, round and popcorn calcifications, rods in ducts, and a biopsy clip, in place.
 
     Args:
       signal: [row, column], attenuation beyond that of fat.
       chance: probability of each kind; half of it for popcorn and clips.
     """
-    # Every eighth pixel will do; 8 mm from the skin none is cut off by the outline.
+    # Every eighth pixel is enough. At 8 mm from the skin the outline cuts off none of them.
     places = np.argwhere(c.skin_mm[::8, ::8] > 8) * 8
 
     def spot() -> np.ndarray:
         return places[rng.integers(len(places))]
 
-    if rng.random() < chance:  # lucent centres, in the skin that is seen face on
+    if rng.random() < chance:  # in skin that is seen face on: bright rings with lucent centres
         for _ in range(int(rng.integers(2, 9))):
             _add(signal, c, place=spot(), profile=_ring(rng.uniform(0.35, 0.8)), reach_mm=1.6)
     if rng.random() < chance:  # round, benign
@@ -55,7 +59,7 @@ def distract(signal: np.ndarray, c: Outline, rng: np.random.Generator, chance: f
     if rng.random() < chance:  # rods in ducts, pointing to the nipple
         for _ in range(int(rng.integers(2, 7))):
             start = spot() * c.pixel
-            # The small number guards a start on the nipple itself.
+            # The small number avoids a division by zero for a start on the nipple itself.
             way = (c.nipple - start) / (np.linalg.norm(c.nipple - start) + 1e-6)
             r, size = rng.uniform(0.15, 0.32), rng.uniform(2, 7)
             # Balls half a radius apart run together into a rod; their attenuations add.
@@ -98,7 +102,7 @@ def _ball(radius: float, per_mm: float) -> Profile:
 def _add(
     signal: np.ndarray, c: Outline, place: np.ndarray, profile: Profile, reach_mm: float
 ) -> None:
-    """Adds a profile of the distance (mm) about a pixel, where there is breast."""
+    """Add a profile of the distance (mm) about a pixel, inside the breast only."""
     n = int(np.ceil(reach_mm / c.pixel))
     low = np.maximum(place - n, 0)
     high = np.minimum(place + n + 1, c.shape)

@@ -1,5 +1,6 @@
-"""Phantoms as real files: DICOM (DX, CT, MG), NIfTI, PNG. Nothing in them depends on the clock or
-the machine.
+"""Files of phantoms: DICOM (DX, CT, MG), NIfTI, PNG.
+
+Their bytes do not depend on the clock or the machine.
 """
 
 import gzip
@@ -23,33 +24,35 @@ SOP_CLASS = {
 
 
 def uid(*names: object) -> UID:
-    """A UID under 2.25 that depends on these names alone."""
-    # 127 bits take at most 39 digits: with the root 44 characters, of the 64 that DICOM allows.
+    """UID under 2.25 that depends only on these names."""
+    # 127 bits take at most 39 digits: with the root 44 characters, below DICOM's limit of 64.
     digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return UID(f"2.25.{int.from_bytes(digest[:16], 'big') >> 1}")
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """uint8 or uint16 [row, column] as a grey PNG."""
+    """Write uint8 or uint16 [row, column] as a grey PNG."""
     Image.fromarray(image).save(path, compress_level=1)
 
 
 def write_nifti(path: Path, volume: np.ndarray, grid: Grid) -> None:
-    """[z, y, x] as .nii.gz, with the grid's place in space (NIfTI counts to the right, the front
-    and the head: RAS).
+    """Write [z, y, x] as .nii.gz, with the grid's position in space.
+
+    NIfTI axes point right, to the front and to the head (RAS).
     """
     (sz, sy, sx), (oz, oy, ox) = grid.spacing_mm, grid.origin_mm
-    # Our x grows to the left and y to the back, those of NIfTI to the right and the front.
+    # Our x grows to the left and y to the back; those of NIfTI to the right and the front.
     affine = np.array([[-sx, 0, 0, -ox], [0, -sy, 0, -oy], [0, 0, sz, oz], [0, 0, 0, 1]])
     image = nib.Nifti1Image(np.ascontiguousarray(volume.transpose(2, 1, 0)), affine)
     image.header.set_xyzt_units("mm")
-    # A gzip header holds a name and a time: both are left empty, so that bytes repeat.
+    # A gzip header holds a name and a time: both are left empty, so that the bytes are
+    # reproducible.
     with path.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
         packed.write(image.to_bytes())
 
 
 def _dataset(modality: str, study: str, patient: str, instance: int = 1) -> Dataset:
-    """The attributes that every image has."""
+    """Attributes that every image has."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = UID(SOP_CLASS[modality]), uid(study, instance)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = uid(study, "study"), uid(study, "series")
@@ -71,7 +74,7 @@ def _pixels(ds: Dataset, image: np.ndarray, bits: int) -> None:
     ds.Rows, ds.Columns = image.shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, bits, bits - 1
     ds.PixelRepresentation = int(image.dtype == np.int16)
-    # Little endian on every machine, as the transfer syntax says.
+    # Little endian on every machine, as the transfer syntax requires.
     ds.PixelData = np.ascontiguousarray(image).astype("<" + image.dtype.str[1:]).tobytes()
 
 
@@ -90,7 +93,7 @@ def _save(ds: Dataset, path: Path) -> None:
 
 
 def _projection(ds: Dataset, image: np.ndarray, spacing_mm: float, inverted: bool) -> None:
-    """What DX and MG share: 12 bits, for presentation, MONOCHROME1 where inverted."""
+    """Set what DX and MG share: 12 bits, for presentation, MONOCHROME1 if inverted."""
     ds.ImageType = ["ORIGINAL", "PRIMARY", ""]
     ds.PresentationIntentType, ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = (
         "FOR PRESENTATION",
@@ -120,7 +123,7 @@ def write_dx(
     sex: str,
     inverted: bool,
 ) -> None:
-    """A chest radiograph as one DX file; `image` is uint16, 12 bits, tissue bright."""
+    """Write a chest radiograph as one DX file; `image` is uint16, 12 bits, tissue bright."""
     ds = _dataset("DX", study, patient)
     ds.PatientSex, ds.BodyPartExamined, ds.ViewPosition = sex, "CHEST", "PA"
     ds.PatientOrientation, ds.ImageLaterality, ds.KVP = ["L", "F"], "U", 120
@@ -131,7 +134,7 @@ def write_dx(
 def write_ct_series(
     folder: Path, volume: np.ndarray, grid: Grid, *, study: str, patient: str, sex: str
 ) -> None:
-    """int16 HU [z, y, x] as one file a slice, numbered from the head as scanners do."""
+    """Write int16 HU [z, y, x] as one file per slice, numbered from the head as scanners do."""
     folder.mkdir()
     (sz, sy, sx), (oz, oy, ox) = grid.spacing_mm, grid.origin_mm
     for n, k in enumerate(reversed(range(len(volume))), start=1):
@@ -151,14 +154,18 @@ def write_ct_series(
             1,
             "HU",
         )
-        # HU of -1024 to 3071 as unsigned 12 bits; RescaleIntercept takes the 1024 off again.
+        # HU of -1024 to 3071 as unsigned 12 bits; RescaleIntercept subtracts the 1024 again.
         _pixels(ds, (volume[k] + 1024).astype(np.uint16), 12)
         _save(ds, folder / f"{n:04d}.dcm")
 
 
 @dataclass(frozen=True)
 class MammogramTags:
-    """Whose breast a mammogram shows, from where; the four views of a woman share a DICOM study."""
+    """Names, side and view of a mammogram; the four views of a woman share a DICOM study.
+
+    Attributes:
+      age: years.
+    """
 
     study_id: str
     patient: str
@@ -176,11 +183,15 @@ def write_mg(
     magnification: float,
     inverted: bool,
 ) -> None:
-    """A view of a breast as one MG file; `image` is uint16, 12 bits, tissue bright, `imager_mm` the
-    pixel at the detector.
+    """Write a view of a breast as one MG file.
+
+    Args:
+      image: uint16, 12 bits, tissue bright.
+      imager_mm: pixel size at the detector.
     """
     number = ["LCC", "RCC", "LMLO", "RMLO"].index(of.side + of.view) + 1
-    # The four views of a woman are one study: its name has no view, but the dials that were turned.
+    # The four views of a woman are one study. Its name has no view, but the dials that were
+    # changed.
     ds = _dataset("MG", of.study_id.replace(f"-{of.side}{of.view}", ""), of.patient, number)
     ds.PatientSex, ds.PatientAge, ds.BodyPartExamined = "F", f"{of.age:03d}Y", "BREAST"
     ds.ImageLaterality, ds.ViewPosition = of.side, of.view

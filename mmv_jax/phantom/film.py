@@ -1,10 +1,9 @@
-"""What scanned film adds to a mammogram: fog, lines of the scanner, the film's bright edges, dust,
-lint.
+"""Faults of scanned film in a mammogram: fog, scanner lines, bright edges, dust, lint.
 
-Source: the faults of the eight scanned films of CBIS-DDSM in the package `mammograms`
-(docs/results.md), by eye: lines one pixel wide from border to border, strips of light at the
-borders, specks of one to three pixels that often lie together, hairs of some millimetres.
-Images: uint16 [row, column], 12 bits.
+Source: the eight scanned films of CBIS-DDSM in the package `mammograms` (docs/results.md), by eye.
+Lines are one pixel wide from border to border. Strips of light lie at the borders. Specks have one
+to three pixels and often lie together; hairs are some millimetres long. Images: uint16 [row,
+column], 12 bits.
 """
 
 import numpy as np
@@ -16,26 +15,24 @@ WHITE = 4095
 def scanned(
     image: np.ndarray, pixel_mm: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The image as a scanner would have read it off a film, and where light hides what was on it
-    (bool).
-    """
+    """Image as a scanner would read it from a film, and a mask of the pixels that light hides."""
     fogged = _fogged(image.astype(np.float32), rng)
     out = fogged.copy()
     _lines(out, rng)
-    # Light past the film's border saturates the sensor: the larger value counts, not the sum.
+    # Light beyond the film's border saturates the sensor: the larger value counts, not the sum.
     light = WHITE * _edges(image.shape, pixel_mm, rng)
     out = np.maximum(out, light)
     bright = np.zeros(image.shape, np.float32)
     _dust(bright, pixel_mm, rng)
     _lint(bright, pixel_mm, rng)
-    # Dust and lint pass through the scanner's optics and are blurred, sigma 0.03 to 0.06 mm.
-    # Lines arise in the sensor itself and stay sharp.
+    # Dust and lint pass through the scanner's optics and are blurred, sigma 0.03 to 0.06 mm. Lines
+    # arise in the sensor itself and stay sharp.
     out += ndimage.gaussian_filter(bright, rng.uniform(0.03, 0.06) / pixel_mm) * WHITE
     return np.clip(out, 0, WHITE).astype(np.uint16), light > fogged
 
 
 def _fogged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Film is not clear where nothing was exposed, and its grain is seen everywhere."""
+    """Image with the film's fog, which also covers unexposed parts, and its grain."""
     fog = rng.uniform(0.01, 0.08)
     return (
         image * (1 - fog)
@@ -45,8 +42,9 @@ def _fogged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _lines(out: np.ndarray, rng: np.random.Generator) -> None:
-    """Adds, in place: lines along the columns, where one element of the scanner answers more (or
-    less) than its neighbours.
+    """Add lines along the columns, in place.
+
+    One element of the scanner responds more (or less) than its neighbours.
     """
     for _ in range(int(rng.integers(0, 3))):
         # Three lines in four are brighter than their neighbours, one is darker.
@@ -58,8 +56,9 @@ def _lines(out: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _edges(shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Light past some borders of the film, 0 to 1: a sharp strip, or one that fades; slanted, as a
-    film seldom lies straight.
+    """Light beyond some borders of the film, 0 to 1: a sharp or fading strip.
+
+    It is slanted, as a film seldom lies straight.
     """
     light = np.zeros(shape, np.float32)
     rows, columns = (np.arange(n, dtype=np.float32) * pixel_mm for n in shape)
@@ -82,7 +81,7 @@ def _edges(shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator) ->
 
 
 def _dust(bright: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> None:
-    """Adds, in place: specks, alone or a few together."""
+    """Add specks, alone or a few together, in place."""
     for _ in range(int(rng.poisson(25))):
         middle, together = rng.uniform(0, bright.shape), int(rng.choice([1, 1, 1, 2, 3, 6]))
         for place in middle + rng.normal(0, 0.6 / pixel_mm, (together, 2)):
@@ -93,7 +92,7 @@ def _dust(bright: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> None
 
 
 def _lint(bright: np.ndarray, pixel_mm: float, rng: np.random.Generator) -> None:
-    """Adds, in place: hairs and scratches, a pixel wide."""
+    """Add hairs and scratches, one pixel wide, in place."""
     for _ in range(int(rng.poisson(4))):
         at, way, bend, strength = (
             rng.uniform(0, bright.shape),

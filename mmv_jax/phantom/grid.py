@@ -1,5 +1,6 @@
-"""Voxel grids, and soft shapes on them. Axes: z to the head, y to the back, x to the patient's
-left; N points, K voxels of a box.
+"""Voxel grids, and soft shapes on them.
+
+Axes: z to the head, y to the back, x to the patient's left; N points, K voxels of a box.
 """
 
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Grid:
-    """A box of voxels in scanner space; everything is (z, y, x), in mm.
+    """Box of voxels in scanner space; all positions are (z, y, x), in mm.
 
     Attributes:
-      shape: voxels.
-      spacing_mm: distance of voxel centres.
+      shape: number of voxels.
+      spacing_mm: distance between voxel centres.
       origin_mm: position of the centre of voxel (0, 0, 0).
     """
 
@@ -28,14 +29,14 @@ class Grid:
         spacing_mm: tuple[float, float, float],
         centre_mm: tuple[float, float, float],
     ) -> "Grid":
-        """The grid that fills a box of this extent around a centre."""
+        """Grid that fills a box of this extent around a centre."""
         # The origin is the centre of a voxel: n voxels span s (n - 1) between centres.
         shape = tuple(max(1, round(e / s)) for e, s in zip(extent_mm, spacing_mm))
         origin = tuple(c - s * (n - 1) / 2 for c, s, n in zip(centre_mm, spacing_mm, shape))
         return cls(shape, spacing_mm, origin)  # type: ignore[arg-type]
 
     def axes(self) -> list[np.ndarray]:
-        """The positions (mm) along z, y and x, shaped to broadcast."""
+        """Positions (mm) along z, y and x, shaped to broadcast."""
         lines = [
             o + s * np.arange(n, dtype=np.float32)
             for n, s, o in zip(self.shape, self.spacing_mm, self.origin_mm)
@@ -46,11 +47,11 @@ class Grid:
         ]
 
     def coarse(self, pitch_mm: float) -> "Grid":
-        """A grid over the same box, one voxel wider on each side, with voxels of at least this
-        pitch.
+        """Grid over the same box with voxels of at least `pitch_mm`, one voxel wider on each
+        side.
         """
         spacing = tuple(max(pitch_mm, s) for s in self.spacing_mm)
-        # One voxel more on each side: interpolation at the border has both of its neighbours.
+        # One more voxel on each side: interpolation at the border needs both neighbours.
         extent = tuple(n * s + 2 * p for n, s, p in zip(self.shape, self.spacing_mm, spacing))
         centre = tuple(
             o + s * (n - 1) / 2 for o, s, n in zip(self.origin_mm, self.spacing_mm, self.shape)
@@ -58,31 +59,32 @@ class Grid:
         return Grid.centred(extent, spacing, centre)  # type: ignore[arg-type]
 
     def box(self, low_mm: np.ndarray, high_mm: np.ndarray) -> tuple[slice, slice, slice]:
-        """The voxels between two corners, cut at the border of the grid."""
+        """Slices of the voxels between two corners, cut at the border of the grid."""
         slices = []
         for axis, (n, s, o) in enumerate(zip(self.shape, self.spacing_mm, self.origin_mm)):
             first = int(np.clip(np.floor((low_mm[axis] - o) / s), 0, n))
-            # Rounded outward; + 1 since a slice leaves out its end.
+            # Rounded outward; + 1 since a slice excludes its end.
             end = int(np.clip(np.ceil((high_mm[axis] - o) / s) + 1, first, n))
             slices.append(slice(first, end))
         return tuple(slices)  # type: ignore[return-value]
 
     def part(self, box: tuple[slice, slice, slice]) -> "Grid":
-        """The grid of such a box."""
+        """Grid of such a box."""
         shape = tuple(b.stop - b.start for b in box)
         origin = tuple(o + s * b.start for o, s, b in zip(self.origin_mm, self.spacing_mm, box))
         return Grid(shape, self.spacing_mm, origin)  # type: ignore[arg-type]
 
 
 def resample(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """Linear interpolation of a field onto another grid: three products with sparse matrices
-    written densely (BLAS is faster than gathers).
+    """Field interpolated linearly onto another grid.
+
+    It uses three products with sparse matrices stored densely: BLAS is faster than gathers.
     """
     matrices = []
     for axis in range(3):
         n, s, o = source.shape[axis], source.spacing_mm[axis], source.origin_mm[axis]
         m, t, p = target.shape[axis], target.spacing_mm[axis], target.origin_mm[axis]
-        # Beyond the source its last value is repeated. `left` stops at n - 2: left + 1 must exist.
+        # Outside the source its last value is repeated. `left` stops at n - 2: left + 1 must exist.
         place = np.clip((p + t * np.arange(m) - o) / s, 0, n - 1)
         left = np.minimum(place.astype(int), n - 2)
         matrix = np.zeros((m, n), np.float32)
@@ -95,37 +97,39 @@ def resample(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 
 
 def voxels_deep(field_mm: np.ndarray, on: Grid, voxel_mm: tuple[float, float, float]) -> np.ndarray:
-    """A signed distance in units of the extent of a voxel along the local normal, so that flat
-    voxels are neither jagged nor blurred.
+    """Signed distance in voxels, measured by their extent along the local normal.
+
+    Flat voxels are then neither jagged nor blurred.
     """
     gradients = np.gradient(field_mm, *on.spacing_mm)
     norm = np.sqrt(sum(g * g for g in gradients)) + 1e-6
-    # A box voxel measures sum |n_i| v_i along the unit normal n.
+    # A box voxel has the extent sum |n_i| v_i along the unit normal n.
     width = sum(np.abs(g) * v for g, v in zip(gradients, voxel_mm)) / norm
-    # A field that is not quite a distance is made one by its gradient; near a centre the gradient
-    # vanishes and is left alone.
+    # Dividing by its gradient makes a distance of an approximate one. Near a centre the gradient
+    # vanishes, and the field is left alone.
     return (field_mm / (np.maximum(norm, 0.5) * np.maximum(width, min(voxel_mm)))).astype(
         np.float32
     )
 
 
 def coverage(field: np.ndarray) -> np.ndarray:
-    """The part of a voxel that lies inside (field < 0), from a signed distance in voxels."""
+    """Share of each voxel inside (field < 0), from a signed distance in voxels."""
     cover = np.subtract(np.float32(0.5), field, dtype=np.float32)
     np.maximum(cover, 0, out=cover)
     return np.minimum(cover, 1, out=cover)
 
 
 def paint(volume: np.ndarray, cover: np.ndarray, value: np.ndarray | float | int) -> None:
-    """Replaces the covered part of each voxel by a value, in place."""
+    """Replace the covered share of each voxel by a value, in place."""
     change = np.subtract(value, volume, dtype=np.float32)
     change *= cover
     volume += change
 
 
 class Stamps:
-    """Ellipsoids at points on one grid, whose union is a tube where they stand close; keeps a
-    scratch volume between calls.
+    """Unions of ellipsoids on one grid; close together, they form a tube.
+
+    It keeps a scratch volume between calls.
     """
 
     def __init__(self, grid: Grid):
@@ -135,17 +139,18 @@ class Stamps:
     def __call__(
         self, points: np.ndarray, radii: np.ndarray, frames: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The voxels of the union, and how far it covers them.
+        """Voxels of the union, and their coverage.
 
         A tube thinner than a voxel keeps its volume: it is widened to the voxel, and its coverage
-        lowered by as much.
+        lowered accordingly.
 
         Args:
           points: [N, 3] centres in mm.
           radii: [N, 3] semi-axes in mm along the frame; the last axis is the tube's own direction.
-          frames: [N, 3, 3], rows are unit vectors; the grid's axes where absent.
+          frames: [N, 3, 3], rows are unit vectors; by default the grid's axes.
         Returns:
-          (index, cover): [M] flat voxel numbers, with repeats that bear the same coverage.
+          (index, cover): [M] flat voxel numbers and coverage. A repeated voxel has the same
+            coverage.
         """
         spacing = np.array(self.grid.spacing_mm)
         frames = np.broadcast_to(np.eye(3), (len(points), 3, 3)) if frames is None else frames
@@ -154,8 +159,8 @@ class Stamps:
         wide = np.sqrt(radii**2 + half**2)
         # The bounding box of an ellipsoid: sqrt(sum_k (frame_kj wide_k)**2) along grid axis j.
         reach = np.sqrt(np.einsum("nkj,nk->nj", frames**2, wide**2)) + spacing / 2
-        # Points of like size share a lattice: one large ball among thin tubes would cost every
-        # point a large box.
+        # Points of similar size share a lattice. One large ball among thin tubes would otherwise
+        # give every point a large box.
         size = np.ceil(np.log(reach.max(1)) / np.log(1.4)).astype(int)
         parts = []
         for one in np.unique(size):
@@ -172,7 +177,7 @@ class Stamps:
             )
         index = np.concatenate(parts)
         found = self.best[index]
-        # Only what was touched is cleared: wiping the whole volume at every call would cost more.
+        # Only touched voxels are cleared: wiping the whole volume at every call would be slow.
         self.best[index] = 0
         return index, found
 
@@ -185,15 +190,15 @@ class Stamps:
         wide: np.ndarray,
         reach: np.ndarray,
     ) -> np.ndarray:
-        """Lifts the scratch volume to the coverage of these ellipsoids; returns the voxels that it
-        touched.
+        """Raise the scratch volume to the coverage of these ellipsoids; return the touched
+        voxels.
         """
         spacing = np.array(self.grid.spacing_mm)
         steps = [np.arange(-n, n + 1) for n in ((reach + spacing / 2) / spacing).astype(int)]
         lattice = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3)
         nearest = np.rint((points - self.grid.origin_mm) / spacing).astype(int)
         rest = nearest * spacing + self.grid.origin_mm - points
-        # rho: distance in semi-axes; slope: its change over a voxel along the gradient. Both are
+        # rho: distance in semi-axes. slope: its change over a voxel along the gradient. Both are
         # quadratic forms of the offset.
         axes = frames / wide[..., None]
         rho2 = _quadratic(axes, lattice * spacing, rest)
@@ -218,10 +223,12 @@ class Stamps:
 
 
 def _quadratic(axes: np.ndarray, lattice: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """[N, K] float32: |axes_n (lattice_k + rest_n)|², as one matrix product over the ten monomials
-    of the lattice.
+    """Squared norms [N, K] float32: |axes_n (lattice_k + rest_n)|².
+
+    One matrix product over the ten monomials of the lattice computes them.
     """
-    # With F = A.T A: l F l + 2 (F r) l + r F r. F is symmetric, so its six upper entries do.
+    # With F = A.T A: l F l + 2 (F r) l + r F r. F is symmetric, so its six upper entries are
+    # enough.
     form = np.einsum("nki,nkj->nij", axes, axes)
     linear = np.einsum("nij,nj->ni", form, rest)
     i, j = np.triu_indices(3)
@@ -236,7 +243,7 @@ def _quadratic(axes: np.ndarray, lattice: np.ndarray, rest: np.ndarray) -> np.nd
 def paint_stamps(
     volume: np.ndarray, index: np.ndarray, cover: np.ndarray, value: float | int
 ) -> None:
-    """`paint` at the voxels of `Stamps`, in place; `volume` is contiguous."""
+    """`paint` at the voxels of `Stamps`, in place; `volume` must be contiguous."""
     flat = volume.reshape(-1)
-    # A voxel that is named twice is read before it is written: it is painted once, not twice.
+    # A repeated voxel is read before it is written: it is painted once, not twice.
     flat[index] = flat[index] + cover * (value - flat[index])

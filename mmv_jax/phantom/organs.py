@@ -1,5 +1,6 @@
-"""The organs of a thorax as signed distances in mm (negative inside), in the patient's frame: z = 0
-at the level of the right dome.
+"""Organs of a thorax as signed distances in mm, negative inside.
+
+They are in the patient's frame: z = 0 at the level of the right dome.
 """
 
 from functools import cached_property
@@ -10,23 +11,23 @@ from mmv_jax.phantom.patient import Patient
 
 Value = np.ndarray | np.floating | float | int  # one position, or an array of them
 
-# Profiles of the thoracic cavity against depth below the apex, as a part of the way from the apex
+# Profiles of the thoracic cavity against depth below the apex, as a share of the way from the apex
 # to the lowest recess.
 _DEPTH = np.array([0.0, 0.04, 0.09, 0.16, 0.26, 0.40, 0.55, 0.70, 0.85, 1.0, 1.3])
-# of half_width
+# share of half_width
 _WIDTH = np.array([0.50, 0.57, 0.66, 0.76, 0.86, 0.94, 0.98, 1.0, 0.99, 0.96, 0.92])
 # y of the posterior wall
 _BACK = np.array([38.0, 50.0, 61.0, 71.0, 81.0, 88.0, 90.0, 88.0, 83.0, 76.0, 66.0])
 # y of the anterior wall
 _FRONT = np.array([-4.0, -14.0, -26.0, -38.0, -51.0, -66.0, -77.0, -85.0, -90.0, -92.0, -94.0])
-POWER = 2.35  # of the superellipse in which the cavity is cut
-RECESS = 62.0  # mm that the posterior recess reaches below the right dome
+POWER = 2.35  # exponent of the superellipse of the cavity's cross-section
+RECESS = 62.0  # mm from the right dome down to the end of the posterior recess
 _TABLE = np.linspace(-0.4, 1.6, 257)
 _SOFT = np.exp(-0.5 * (np.linspace(-3, 3, 25)) ** 2)
 
 
 def _smooth_table(values: np.ndarray) -> np.ndarray:
-    """A profile without corners (a corner of a table is a line on a radiograph)."""
+    """Profile without corners: a corner in a table would be a line on a radiograph."""
     padded = np.pad(np.interp(_TABLE, _DEPTH, values), 12, mode="edge")
     return np.convolve(padded, _SOFT / _SOFT.sum(), mode="valid")
 
@@ -35,7 +36,7 @@ _WIDTH_TABLE, _BACK_TABLE, _FRONT_TABLE = (_smooth_table(v) for v in (_WIDTH, _B
 
 
 def cavity_profile(p: Patient, z: Value) -> tuple[Value, Value, Value]:
-    """(half width, centre y, half depth) of the thoracic cavity at height z, in mm."""
+    """Half width, centre y and half depth of the thoracic cavity at height z, in mm."""
     # 0 at the apex of the lung, 1 at the lowest recess.
     u = (p.height - z) / (p.height + RECESS)
     lean = p.kyphosis * ((u - 0.45) ** 2 - 0.05) * 4
@@ -46,14 +47,12 @@ def cavity_profile(p: Patient, z: Value) -> tuple[Value, Value, Value]:
 
 
 def midline(p: Patient, z: Value) -> Value:
-    """x of the spine: an S for a scoliosis."""
+    """Position x of the spine in mm: an S for scoliosis."""
     return (p.scoliosis * np.sin((z - 90) / 75)).astype(np.float32)
 
 
 class At:
-    """Positions in a patient's frame, [z, y, x] arrays of mm, with the cavity's profile at their
-    heights.
-    """
+    """Positions in a patient's frame, [z, y, x] arrays of mm, with the cavity's profile there."""
 
     def __init__(self, patient: Patient, z: np.ndarray, y: np.ndarray, x: np.ndarray):
         self.patient, self.z, self.y, self.x = patient, z, y, x
@@ -68,9 +67,9 @@ class At:
 
 
 def superellipse(x: np.ndarray, y: np.ndarray, a: Value, b: Value, power: float) -> np.ndarray:
-    """Distance along the ray from the centre, in mm."""
-    # The ray meets the surface at r / q, so that the distance to it is r (1 - 1 / q).
-    # The 1 under the root keeps the centre negative, where r is 0.
+    """Approximate signed distance in mm, along the ray from the centre."""
+    # The ray meets the surface at r / q, so the distance to it is r (1 - 1 / q). The 1 under the
+    # root keeps the centre, where r is 0, negative.
     q = ((np.abs(x) / a + 1e-4) ** power + (np.abs(y) / b + 1e-4) ** power) ** (1 / power)
     return np.sqrt(x * x + y * y + 1) * (1 - 1 / q)
 
@@ -81,8 +80,10 @@ def ellipsoid(
     axes: tuple[Value, Value, Value],
     stretch: Value = 1.0,
 ) -> np.ndarray:
-    """Approximate signed distance, mm; centre and axes are (z, y, x); z is stretched before it is
-    measured.
+    """Approximate signed distance in mm; centre and axes are (z, y, x).
+
+    Args:
+      stretch: factor on z before the distance is measured.
     """
     dz, dy, dx = (at.z - centre[0]) * stretch, at.y - centre[1], at.x - centre[2]
     dz, dy, dx = dz * dz, dy * dy, dx * dx
@@ -92,15 +93,16 @@ def ellipsoid(
 
 
 def blend(a: np.ndarray, b: np.ndarray, k: Value) -> np.ndarray:
-    """A union whose seam is rounded over about k mm. Source: Quilez, the polynomial smooth
-    minimum.
+    """Union whose seam is rounded over about k mm.
+
+    Source: Quilez, the polynomial smooth minimum.
     """
     h = np.maximum(k - np.abs(a - b), 0)
     return np.minimum(a, b) - h * h * (0.25 / k)
 
 
 def cavity(at: At) -> np.ndarray:
-    """The thoracic cavity inside the ribs, with two apical domes; open below."""
+    """Thoracic cavity inside the ribs, with two apical domes; open below."""
     p, (a, yc, b) = at.patient, at.profile
     x, s = at.x - at.midline * 0.6, p.half_width / 136
     walls = superellipse(x, at.y - yc, a=a, b=b, power=POWER)
@@ -114,15 +116,16 @@ def cavity(at: At) -> np.ndarray:
 
 
 def diaphragm(at: At) -> np.ndarray:
-    """Below the domes (negative is the abdomen). The fall is deep behind and at the side, slight in
-    front; the heart rests on the middle.
+    """Signed distance to the domes; negative is the abdomen.
+
+    The domes fall steeply behind and at the side, slightly in front. The heart rests on the middle.
     """
     p = at.patient
     a, yc, b = cavity_profile(p, np.float32(0))
-    # 0 on the right, 1 on the left: one dome passes into the other over some 12 mm.
+    # 0 on the right, 1 on the left: one dome turns into the other over some 12 mm.
     left = 1 / (1 + np.exp(-at.x / 12))
     dome = p.dome_right + (p.dome_left - p.dome_right) * left
-    # 0 above the top of each dome, 1 at the side wall; the fall inward is slight.
+    # 0 above the top of each dome, 1 at the side wall; the inward fall is slight.
     out = (np.abs(at.x) - 0.44 * a) / (0.56 * a)
     across = np.where(out > 0, 52, 6) * out * out
     along = (at.y - yc + 10) / b
@@ -131,12 +134,12 @@ def diaphragm(at: At) -> np.ndarray:
 
 
 def carina(p: Patient) -> float:
-    """z of the tracheal bifurcation."""
+    """Height z of the tracheal bifurcation, mm."""
     return p.height - 96 * p.half_width / 136
 
 
 def heart_centre(p: Patient) -> tuple[Value, Value, Value]:
-    """(z, y, x) of the ventricles' ellipsoid."""
+    """Centre (z, y, x) of the ventricles' ellipsoid, mm."""
     return 0.5 * (p.dome_right + p.dome_left) + 31 * p.heart, -27 * p.depth, 19 + 9 * p.heart
 
 
@@ -146,7 +149,7 @@ def _heart(at: At) -> np.ndarray:
     hz, hy, hx = heart_centre(p)
     cos, sin = float(np.cos(p.heart_angle)), float(np.sin(p.heart_angle))
     dz, dx = at.z - hz, at.x - hx
-    # Turned in the frontal plane. Only its z, y and x may be read: its profile is of wrong heights.
+    # Rotated in the frontal plane. Read only its z, y and x: its profile is for wrong heights.
     turned = At(p, dz * cos + dx * sin, at.y - hy, dx * cos - dz * sin)
     ventricles = ellipsoid(turned, (0.0, 0.0, 0.0), (42 * h, 43 * h * p.depth, 60 * h))
     right_atrium = ellipsoid(at, (hz + 8, hy + 10, -9 * h), (48 * h, 35 * h, 32 * h))
@@ -155,8 +158,9 @@ def _heart(at: At) -> np.ndarray:
 
 
 def mediastinum(at: At) -> np.ndarray:
-    """Heart, great vessels, hila and the tissue around them: what a radiograph shows as the
-    cardiomediastinal silhouette.
+    """Heart, great vessels, hila and the tissue around them.
+
+    A radiograph shows them as the cardiomediastinal silhouette.
     """
     p, (_, yc, b) = at.patient, at.profile
     s, c, g = p.half_width / 136, carina(p), p.aorta
@@ -185,10 +189,10 @@ def mediastinum(at: At) -> np.ndarray:
 
 
 def outline(at: At) -> np.ndarray:
-    """The skin: trunk, shoulders, neck, breasts."""
+    """Skin of trunk, shoulders, neck and breasts."""
     p, (a, yc, b), top = at.patient, at.profile, at.z - at.patient.height
-    # Soft tissue beyond the ribs, in mm, against the height above the apex: the shoulders
-    # widen it, and at the neck it is negative.
+    # Soft tissue beyond the ribs in mm, by height above the apex. The shoulders widen it; at the
+    # neck it is negative.
     side = np.interp(
         top,
         [-320, -150, -95, -60, -30, -8, 12, 34, 54, 80],
@@ -226,14 +230,14 @@ def outline(at: At) -> np.ndarray:
 
 
 def breast_place(p: Patient) -> tuple[float, float]:
-    """(z, y) of the middle of the base of the breasts."""
+    """Position (z, y) of the middle of the breasts' base, mm."""
     level = p.height - 142 - 14 * p.breast
     _, yc, b = cavity_profile(p, np.float32(level))
     return level, float(yc - b) - 12 - 0.6 * p.fat
 
 
 def muscles(at: At, skin: np.ndarray) -> np.ndarray:
-    """Inside the fat: the wall of the chest, the muscles of back and shoulder."""
+    """Muscles inside the fat: chest wall, back and shoulder."""
     p, (a, yc, b) = at.patient, at.profile
     trunk = superellipse(
         at.x - 0.6 * at.midline,
@@ -248,10 +252,14 @@ def muscles(at: At, skin: np.ndarray) -> np.ndarray:
 
 
 def lung_point(p: Patient, place: tuple[Value, Value, Value]) -> np.ndarray:
-    """(z, y, x) mm of a place (side, height 0..1, 0 back .. 1 front) about the middle of a lung."""
+    """Position (z, y, x) in mm of a place in a lung.
+
+    Args:
+      place: side, height 0..1, depth 0 back .. 1 front.
+    """
     side, height, depth = place
     z = -18 + height * (p.height - 2)
     a, yc, b = (float(v) for v in cavity_profile(p, np.float32(z)))
-    # The sine scatters x without one more random number.
+    # The sine scatters x without another random number.
     x = side * a * (0.56 + 0.22 * np.sin(37 * depth + 11 * height))
     return np.array([z, yc + b * (0.55 - 1.05 * depth), x])

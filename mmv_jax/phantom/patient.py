@@ -1,5 +1,6 @@
-"""A patient as numbers: anatomy and findings drawn from a seed. Lengths in mm; a side is +1 (left)
-or -1 (right).
+"""Patient as numbers: anatomy and findings drawn from a seed.
+
+Lengths in mm; a side is +1 (left) or -1 (right).
 """
 
 from dataclasses import dataclass, fields, replace
@@ -11,16 +12,15 @@ from mmv_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Dials:
-    """How often findings occur, how large they are, and how strongly a chest tube goes with a
-    pneumothorax.
+    """Frequency and size of findings, and the tie between chest tube and pneumothorax.
 
     Attributes:
       pneumothorax, effusion, nodule: probability of each.
-      chest_tube: probability of a chest tube where nothing ties it to a pneumothorax.
-      tube_tie: 0, the tube is independent of pneumothorax; 1, it is there exactly where a
-        pneumothorax is.
-      pneumothorax_mm: least and greatest depth of the air rim at the apex.
-      nodule_mm: least and greatest diameter.
+      chest_tube: probability of a chest tube if nothing ties it to a pneumothorax.
+      tube_tie: 0: the tube is independent of pneumothorax. 1: a tube is present exactly with a
+        pneumothorax.
+      pneumothorax_mm: smallest and largest depth of the air rim at the apex.
+      nodule_mm: smallest and largest diameter.
     """
 
     pneumothorax: float = 0.4
@@ -40,7 +40,11 @@ class Dials:
 
 
 def make_dials(**values: object) -> Dials:
-    """Dials from keywords; an unknown name is a UserError that lists the known ones."""
+    """Dials from keywords.
+
+    Raises:
+      UserError: an unknown name; the message lists the known ones.
+    """
     known = [f.name for f in fields(Dials)]
     for name in values:
         if name not in known:
@@ -52,7 +56,7 @@ def make_dials(**values: object) -> Dials:
 
 @dataclass(frozen=True)
 class Nodule:
-    # (side, height, depth) in parts of the lung: see organs.lung_point
+    # (side, height, depth) as shares of the lung: see organs.lung_point
     centre: tuple[float, float, float]
     diameter_mm: float
     spiculated: bool
@@ -61,7 +65,10 @@ class Nodule:
 
 @dataclass(frozen=True)
 class Patient:
-    """See `draw_patient`. Angles in radians; `shift` is (z, y, x)."""
+    """Anatomy and findings of a patient, see `draw_patient`.
+
+    Angles are in radians; `shift` is (z, y, x) in mm.
+    """
 
     seed: tuple[int, ...]
     male: bool
@@ -101,7 +108,7 @@ class Patient:
         return "M" if self.male else "F"
 
     def rotation(self) -> np.ndarray:
-        """[3, 3]: patient (z, y, x) -> scanner (z, y, x), without the shift."""
+        """Rotation [3, 3] from patient (z, y, x) to scanner (z, y, x), without the shift."""
         (cz, cy, cx), (sz, sy, sx) = np.cos(self.angles), np.sin(self.angles)
         about_z = np.array([[1, 0, 0], [0, cz, sz], [0, -sz, cz]])
         about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -109,11 +116,11 @@ class Patient:
         return about_z @ about_x @ about_y
 
     def to_scanner(self, points: np.ndarray) -> np.ndarray:
-        """[N, 3] patient -> scanner, mm."""
+        """Points [N, 3] from patient to scanner space, mm."""
         return points @ self.rotation().T + np.array(self.shift)
 
     def from_scanner(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Scanner -> patient, arrays that broadcast, float32."""
+        """Positions from scanner to patient space, arrays that broadcast, float32, mm."""
         # The inverse of a rotation is its transpose.
         back = self.rotation().T.astype(np.float32)
         z, y, x = (
@@ -125,9 +132,9 @@ class Patient:
 
 
 def draw_patient(seed: int, index: int, dials: Dials) -> Patient:
-    """The patient of this number: the same for every modality, grid and process."""
-    # The last number names a stream: vessels, noise and breasts draw from others.
-    # A new draw belongs at the end, or every patient changes.
+    """Patient number `index`: the same for every modality, grid and process."""
+    # The last number names a random stream: vessels, noise and breasts use others. A new draw
+    # belongs at the end, or every patient changes.
     rng = np.random.default_rng([seed, index, 0])
 
     def normal(mean: float | int, sd: float | int, low: float | int, high: float | int) -> float:
@@ -167,8 +174,10 @@ def draw_patient(seed: int, index: int, dials: Dials) -> Patient:
 
 
 def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
-    """Every number is drawn whether it is used or not, so that turning one dial leaves the rest of
-    a patient as it was.
+    """Findings of a patient.
+
+    Every number is drawn whether it is used or not, so that one dial does not change the rest of a
+    patient.
     """
 
     def side() -> int:
@@ -178,7 +187,7 @@ def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
     rim = (side(), float(rng.uniform(*dials.pneumothorax_mm)), float(rng.uniform(0.1, 0.7)))
     fluid = (side(), float(rng.uniform(22, 90)))
     tube = (side(), float(rng.uniform(0.25, 0.45)), float(rng.uniform(0.72, 0.95)))
-    # Diameters are log-uniform: small nodules are commoner.
+    # Diameters are log-uniform: small nodules are more common.
     low, high = np.log(dials.nodule_mm)
     nodules = tuple(
         Nodule(
@@ -192,10 +201,10 @@ def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
     # One nodule in 60 % of patients with any, two or three in 20 % each.
     count = int(rng.choice([1, 1, 1, 2, 3]))
     has_rim = bool(chance[0] < dials.pneumothorax)
-    # P(tube) = untied + tie [pneumothorax]: at tie 1 the two are one and the same.
+    # P(tube) = untied + tie [pneumothorax]: at tie 1 both always occur together.
     untied = dials.chest_tube * (1 - dials.tube_tie)
     if has_rim:
-        # A tube drains the side that has the air.
+        # A tube drains the side with the air.
         tube = (rim[0], *tube[1:])
     return {
         "pneumothorax": rim if has_rim else None,

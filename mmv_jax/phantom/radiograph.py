@@ -1,8 +1,7 @@
-"""A radiograph of a painted thorax: Beer-Lambert line integrals along y, scatter, noise, display.
-Images are [row, column], row 0 at the head.
+"""Radiograph of a painted thorax: Beer-Lambert integrals along y, scatter, noise, display.
 
-The beam is parallel and the view from the front: columns run to the patient's left, as radiographs
-are shown.
+Images are [row, column], row 0 at the head. The beam is parallel and the view frontal: columns run
+to the patient's left, as radiographs are shown.
 """
 
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from mmv_jax.phantom.thorax import ANATOMY, FINDINGS, Thorax
 
 MU_WATER_PER_MM = 0.0195  # at about 65 keV, the mean of a filtered 120 kV beam. Source: NIST XCOM
 
-# Least path of the beam at which a structure is drawn: whole slabs of 7 mm, the pitch along y.
+# Shortest path of the beam at which a structure is drawn: whole slabs of 7 mm, the pitch along y.
 SEEN_MM = {
     "left_lung": 14.0,
     "right_lung": 14.0,
@@ -33,8 +32,11 @@ SEEN_MM = {
 
 @dataclass(frozen=True)
 class Radiograph:
-    """image: uint16 [row, column], 12 bits, tissue bright. anatomy, findings: uint8 masks on the
-    same pixels (values as of the CT).
+    """Radiograph with its masks.
+
+    Attributes:
+      image: uint16 [row, column], 12 bits, tissue bright.
+      anatomy, findings: uint8 masks on the same pixels, with the values of the CT.
     """
 
     image: np.ndarray
@@ -43,7 +45,7 @@ class Radiograph:
 
 
 def radiograph_grid(pixels: int = 256, extent_mm: float = 358.4) -> Grid:
-    """Columns of the beam: fine in z and x, coarse along the beam, where coverage keeps the
+    """Grid of a radiograph: fine in z and x, coarse along the beam, where coverage keeps the
     integral.
     """
     pixel = extent_mm / pixels
@@ -51,34 +53,34 @@ def radiograph_grid(pixels: int = 256, extent_mm: float = 358.4) -> Grid:
 
 
 def expose(thorax: Thorax, rng: np.random.Generator) -> Radiograph:
-    """The radiograph of a thorax painted on a grid whose second axis is the beam."""
+    """Radiograph of a thorax painted on a grid whose second axis is the beam."""
     image = display(detect(line_integrals(thorax), rng), rng)
     _mark_side(image, rng)
     return Radiograph(image, *project_masks(thorax))
 
 
 def line_integrals(thorax: Thorax) -> np.ndarray:
-    """[row, column]: the integral of attenuation along the beam."""
+    """Integral of attenuation along the beam, [row, column]."""
     # HU = 1000 (mu / mu_water - 1), so mu / mu_water = 1 + HU / 1000.
     water = (1 + thorax.hu / 1000).sum(1)
-    # calcium attenuates more than its HU at the beam's lower energies
+    # Calcium attenuates more than its HU suggest at the beam's lower energies.
     bone = np.maximum(thorax.hu - 150, 0).sum(1) * 0.0005
     # z grows to the head and row 0 is at the head: the rows are reversed.
     return MU_WATER_PER_MM * thorax.grid.spacing_mm[1] * (water + bone)[::-1]
 
 
 def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
-    """Silhouettes as a reader draws them: a pixel bears what its beam meets for at least `SEEN_MM`.
+    """Silhouettes as a reader would draw them: structures with a beam path of at least `SEEN_MM`.
 
-    Lung, air and fluid behind the heart or a dome are hidden. A pneumothorax is seen where the beam
-    meets more free air than lung.
+    Lung, air and fluid behind the heart or a dome are hidden. A pneumothorax is visible where the
+    beam crosses more free air than lung.
     """
     path = {name: _path(thorax, thorax.anatomy == value) for name, value in ANATOMY.items()}
     found = {name: _path(thorax, (thorax.findings & flag) > 0) for name, flag in FINDINGS.items()}
     above = _path(thorax, thorax.abdomen) < SEEN_MM["abdomen"]
     free = above & (path["cardiomediastinum"] < SEEN_MM["cardiomediastinum"])
     anatomy = np.zeros(free.shape, np.uint8)
-    # Later values win: the airways are seen through the heart, the heart through the lungs.
+    # Later values win: the airways are visible through the heart, the heart through the lungs.
     for name, value in ANATOMY.items():
         anatomy[(path[name] >= SEEN_MM[name]) & above] = value
     air = (
@@ -86,11 +88,11 @@ def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
         & (found["pneumothorax"] >= SEEN_MM["pneumothorax"])
         & (found["pneumothorax"] > path["left_lung"] + path["right_lung"])
     )
-    # Free air is no lung, even where some lung lies before or behind it.
+    # Free air is not lung, even if some lung lies in front of it or behind it.
     anatomy[air] = 0
     findings = air * np.uint8(FINDINGS["pneumothorax"])
-    # The surface of fluid is oblique to the beam, and the slabs of the volume are thick:
-    # unsmoothed, its edge would be a saw.
+    # The surface of fluid is oblique to the beam, and the slabs of the volume are thick. Without
+    # smoothing its edge would be jagged.
     fluid = ndimage.uniform_filter(found["effusion"], 7)
     findings |= (free & (fluid >= SEEN_MM["effusion"])) * np.uint8(FINDINGS["effusion"])
     for name in ("nodule", "chest_tube"):
@@ -99,10 +101,10 @@ def project_masks(thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
 
 
 def site_mask(patient: Patient, grid: Grid, side_mm: float = 40.0) -> np.ndarray:
-    """uint8 [row, column]: the box in which a reader would ask "is there a nodule here?", 1 inside.
+    """Mask uint8 [row, column], 1 in the box where a reader is asked about a nodule.
 
-    Every patient has one, of the same size and drawn from the same places, so that the box does not
-    tell the answer.
+    Every patient has such a box, of equal size and drawn from the same places, so that the box does
+    not reveal the answer.
     """
     centre = patient.to_scanner(organs.lung_point(patient, patient.site)[None])[0]
     z, _, x = grid.box(centre - side_mm / 2, centre + side_mm / 2)
@@ -112,13 +114,14 @@ def site_mask(patient: Patient, grid: Grid, side_mm: float = 40.0) -> np.ndarray
 
 
 def _path(thorax: Thorax, mask: np.ndarray) -> np.ndarray:
-    """[row, column]: mm of the beam inside a mask."""
+    """Length of the beam inside a mask in mm, [row, column]."""
     return mask.sum(1, dtype=np.int32)[::-1] * thorax.grid.spacing_mm[1]
 
 
 def detect(integrals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[row, column]: the negative logarithm of what the detector counts: primary beam, scatter
-    behind the grid, quantum noise.
+    """Negative logarithm of the detector's counts, [row, column].
+
+    The counts have primary beam, scatter behind the grid, and quantum noise.
     """
     primary = np.exp(-integrals) * _collimator(integrals.shape, rng)
     scatter = _blur(primary, 24.0)
@@ -130,8 +133,9 @@ def detect(integrals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def display(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint16, 12 bits: half of the slow changes taken out, then the curve of a film, as digital
-    systems show a chest.
+    """Image uint16, 12 bits, as digital systems show a chest.
+
+    Half of the slow changes are removed, then a film curve is applied.
     """
     flat = density - rng.uniform(0.45, 0.7) * _blur(density, 36.0)
     flat += 0.7 * (flat - ndimage.gaussian_filter(flat, 2.0))  # edges are enhanced
@@ -143,11 +147,13 @@ def display(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _collimator(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Transmission of the blades at the four edges, each drawn in by a little, on half of the
-    images by nothing.
+    """Transmission of the blades at the four edges.
+
+    In half of the images all blades lie outside the image.
     """
     rows, columns = (np.linspace(-1, 1, n) for n in shape)
-    # In half-images from the centre. Above 1 a blade lies outside: 0.2 more moves all four out.
+    # In half-images from the centre. Above 1 a blade lies outside; 0.2 more moves all four
+    # outwards.
     far = rng.uniform(0.93, 1.06, 4) + 0.2 * (rng.random() < 0.5)
     inside = np.minimum(
         np.minimum(far[0] - rows, far[1] + rows)[:, None],
@@ -158,7 +164,7 @@ def _collimator(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _mark_side(image: np.ndarray, rng: np.random.Generator) -> None:
-    """A lead letter L beside the left shoulder, on three images of four, in place."""
+    """Draw a lead letter L beside the left shoulder on three images of four, in place."""
     size = len(image) // 20
     top, left = (
         int(rng.uniform(0.07, 0.2) * len(image)),
@@ -173,7 +179,7 @@ def _mark_side(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """A wide Gaussian, on every fourth pixel."""
+    """Image blurred by a wide Gaussian, computed on every fourth pixel."""
     # A Gaussian this wide loses nothing on a coarse grid, which has a sixteenth of the pixels.
     small = ndimage.gaussian_filter(
         ndimage.uniform_filter(image, 4, mode="nearest")[1::4, 1::4], sigma / 4, mode="nearest"

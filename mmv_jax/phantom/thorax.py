@@ -1,5 +1,6 @@
-"""A thorax in Hounsfield units: a patient painted on a grid, organ by organ, with the masks of what
-was painted. Arrays are [z, y, x].
+"""Thorax in Hounsfield units: a patient painted on a grid organ by organ, with masks.
+
+Arrays are [z, y, x].
 """
 
 from copy import copy
@@ -16,7 +17,7 @@ from mmv_jax.phantom.vessel_tree import vessel_tree
 ANATOMY = {"left_lung": 1, "right_lung": 2, "cardiomediastinum": 3, "airways": 4}
 # Bit flags, since findings overlap on a radiograph.
 FINDINGS = {"nodule": 2, "effusion": 4, "pneumothorax": 8, "chest_tube": 128}
-PITCH_MM = 6.0  # of the grid on which organs are evaluated; finer grids read them by interpolation
+PITCH_MM = 6.0  # mm of the grid on which organs are evaluated; finer grids interpolate
 AIR, FAT, MUSCLE, BLOOD, LIVER, FLUID, CORTEX = -1000.0, -100.0, 50.0, 42.0, 58.0, 12.0, 1150.0
 
 
@@ -28,8 +29,8 @@ class Thorax:
       hu: float32 [z, y, x], without noise.
       anatomy: uint8 [z, y, x], values of `ANATOMY`.
       findings: uint8 [z, y, x], bit flags of `FINDINGS`.
-      abdomen: bool [z, y, x], what lies below the domes inside the ribs.
-      grid: where the voxels are.
+      abdomen: bool [z, y, x], everything inside the ribs below the domes.
+      grid: positions of the voxels.
     """
 
     hu: np.ndarray
@@ -40,7 +41,7 @@ class Thorax:
 
 
 def ct_grid(resolution_mm: float = 3.6) -> Grid:
-    """The field of view of a chest CT, in cubic voxels."""
+    """Field of view of a chest CT, in cubic voxels."""
     return Grid.centred((302.4, 288.0, 360.0), (resolution_mm,) * 3, (78.0, 0.0, 0.0))
 
 
@@ -71,14 +72,14 @@ def paint_thorax(patient: Patient, grid: Grid) -> Thorax:
 
 
 class _Fields:
-    """The organs' signed distances on a coarse grid, read on a fine one in voxels."""
+    """Signed distances of the organs, on a coarse grid in mm and on a fine one in voxels."""
 
     def __init__(self, patient: Patient, grid: Grid):
         self.patient, self.grid, self.coarse = patient, grid, grid.coarse(PITCH_MM)
         self.at = organs.At(patient, *patient.from_scanner(*self.coarse.axes()))
         self.cavity_mm, self.dome_mm = organs.cavity(self.at), organs.diaphragm(self.at)
         self.middle_mm = organs.mediastinum(self.at)
-        # Points of a curve stand closer than a voxel, so that it has no gaps; 1 mm bounds the cost.
+        # Points of a curve are closer than a voxel, so that it has no gaps; 1 mm bounds the cost.
         self.step = max(0.8 * min(grid.spacing_mm), 1.0)
         self.balls = Stamps(grid)
 
@@ -90,7 +91,7 @@ class _Fields:
         return part
 
     def bounds(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Two corners, in mm, of the box around these voxels of the coarse grid."""
+        """Two corners in mm of the box around these voxels of the coarse grid."""
         found = [np.flatnonzero(where.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         lines = [a.ravel() for a in self.coarse.axes()]
         return tuple(np.array([line[at[end]] for line, at in zip(lines, found)]) for end in (0, -1))  # type: ignore[return-value]
@@ -108,17 +109,18 @@ class _Fields:
         return self.balls(self.patient.to_scanner(curve.points), curve.radii, curve.frames @ turn.T)
 
     def noise(self, key: int, scale_mm: float) -> np.ndarray:
-        """A smooth random field of about unit variance on the coarse grid, the same field for every
-        grid of a patient.
+        """Smooth random field of about unit variance on the coarse grid.
+
+        It is the same field for every grid of a patient.
         """
         rng = np.random.default_rng([*self.patient.seed, key])
         knots = Grid.centred((480.0, 400.0, 480.0), (scale_mm,) * 3, (60.0, 0.0, 0.0))
-        # Linear interpolation between knots lowers the variance; 1.5 makes up for most of it.
+        # Linear interpolation between knots lowers the variance; 1.5 compensates for most of it.
         return resample(1.5 * rng.standard_normal(knots.shape, np.float32), knots, self.coarse)
 
 
 def _paint_trunk(f: _Fields) -> np.ndarray:
-    """[z, y, x] HU: air around skin, fat, muscle, glands."""
+    """HU [z, y, x] with air around skin, fat, muscle and glands."""
     skin_mm = organs.outline(f.at)
     skin = f.depth(skin_mm)
     hu = coverage(skin)
@@ -153,29 +155,32 @@ def _paint_glands(hu: np.ndarray, f: _Fields, skin_mm: np.ndarray, texture: np.n
 
 
 def _paint_chest(hu: np.ndarray, f: _Fields) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Paints abdomen, lungs and mediastinum; returns the coverage of lungs and of mediastinum, and
-    where the abdomen is.
+    """Paint abdomen, lungs and mediastinum.
+
+    Returns:
+      Coverage of the lungs, coverage of the mediastinum, and the mask of the abdomen.
     """
     p = f.patient
     cavity, dome, middle = f.depth(f.cavity_mm), f.depth(f.dome_mm), f.depth(f.middle_mm)
     # For signed distances the maximum is the intersection, and a minus sign the complement.
     below = np.maximum(cavity, dome)
     paint(hu, coverage(below), f.fine(_abdomen(f)))
-    # From here on `cavity` is the part above the diaphragm; the buffer is used again.
+    # From here on `cavity` is the part above the diaphragm; the buffer is reused.
     np.maximum(cavity, -dome, out=cavity)
     lung = coverage(np.maximum(cavity, -middle))
     # The patient lies on the back: lung is denser behind (y grows to the back).
     paint(hu, lung, f.fine(-868 + 0.28 * f.at.y + 22 * f.noise(12, 9.0) + 12 * f.noise(13, 30.0)))
     heart = coverage(np.maximum(cavity, middle, out=cavity))
-    # Fat between the vessels: from the carina up; little of it around the heart.
+    # Fat between the vessels, from the carina up; there is little around the heart.
     high = np.clip((f.at.z - organs.carina(p) + 25) / 30, 0.15, 1)
     paint(hu, heart, f.fine(BLOOD - 130 * np.clip(f.noise(14, 16.0) - 0.4, 0, 1) * high))
     return lung, heart, below < 0
 
 
 def _abdomen(f: _Fields) -> np.ndarray:
-    """HU below the domes, on the coarse grid: liver, spleen and stomach in fat, and the gas that a
-    stomach holds at its top.
+    """HU below the domes, on the coarse grid: liver, spleen and stomach in fat.
+
+    The stomach has gas at its top.
     """
     p = f.patient
     hu = np.full(f.at.x.shape, -40.0, np.float32)
@@ -200,13 +205,12 @@ def _abdomen(f: _Fields) -> np.ndarray:
 def _paint_air_and_fluid(
     hu: np.ndarray, findings: np.ndarray, f: _Fields, lung: np.ndarray
 ) -> None:
-    """Paints pneumothorax and effusion into the lungs, and takes them from the lungs' coverage, in
-    place.
-    """
+    """Paint pneumothorax and effusion, and subtract them from the lungs' coverage, in place."""
     p, at = f.patient, f.at
     if p.pneumothorax:
         side, rim, base = p.pneumothorax
-        # The rim is deepest at the apex and in front, where air rises to in a patient on the back.
+        # The rim is deepest at the apex and in front, where air rises in a patient lying on the
+        # back.
         depth_mm = (
             rim
             * (base + (1 - base) * np.clip(at.z / p.height, 0, 1) ** 1.5)
@@ -217,11 +221,11 @@ def _paint_air_and_fluid(
         edge, other = f.cavity_mm + depth_mm, 10 - side * at.x
         air = lung * coverage(f.depth(np.maximum(-edge, other)))
         left = lung * coverage(f.depth(other))
-        paint(hu, left, hu + 30 + 1.2 * rim)  # the lung that is left holds less air
+        paint(hu, left, hu + 30 + 1.2 * rim)  # the remaining lung holds less air
         paint(hu, air, AIR + 4)
         paint(hu, coverage(f.depth(np.abs(edge) - 0.8)) * left * 0.55, -60.0)  # the visceral pleura
         findings[air > 0.5] |= FINDINGS["pneumothorax"]
-        # Taken from the lung before the effusion: fluid then replaces lung, not free air.
+        # Subtracted before the effusion: fluid then replaces lung, not free air.
         lung -= air
     if p.effusion:
         side, level = p.effusion
@@ -240,7 +244,7 @@ def _paint_air_and_fluid(
 
 
 def _paint_vessels(hu: np.ndarray, f: _Fields, lung: np.ndarray) -> None:
-    """Arteries and veins of both lungs, within the lung that is left."""
+    """Paint arteries and veins of both lungs, within the remaining lung."""
     p = f.patient
     rng = np.random.default_rng([*p.seed, 21])
     # Vessels end 7 mm from the ribs, 5 mm from the diaphragm, 4 mm from the mediastinum.
@@ -286,7 +290,7 @@ def _paint_bones(hu: np.ndarray, f: _Fields) -> None:
 
 
 def _paint_vertebrae(hu: np.ndarray, f: _Fields) -> None:
-    """Bodies with bright end plates, discs between them, and the canal behind."""
+    """Paint vertebral bodies with bright end plates, discs between them, and the canal behind."""
     p = f.patient
     heights = np.linspace(-190, p.height + 90, 24)
     y, x = curves.spine_centre(p, heights)
@@ -316,7 +320,7 @@ def _paint_vertebrae(hu: np.ndarray, f: _Fields) -> None:
 
 
 def _paint_airway(hu: np.ndarray, anatomy: np.ndarray, f: _Fields) -> None:
-    # Thinned by a negative amount it is 1.6 mm wider: the wall first, then the lumen over it.
+    # Thinning by a negative amount widens it by 1.6 mm: first the wall, then the lumen over it.
     curve = curves.airway(f.patient, f.step * 1.5)
     index, cover = f.stamp(curve.thinner(-1.6))
     paint_stamps(hu, index, cover * 0.8, 30.0)
@@ -336,7 +340,7 @@ def _paint_nodule(hu: np.ndarray, findings: np.ndarray, f: _Fields, nodule: Nodu
     rng = np.random.default_rng(nodule.seed)
     waves = rng.normal(0, 1, (5, 3)) * 2.2
     distance = np.sqrt(z * z + y * y + x * x) + 1e-3
-    # Waves over the direction alone: the surface stays star-shaped, seen once along every ray.
+    # Waves over the direction only: the surface stays star-shaped, crossed once by every ray.
     bumps = (
         sum(np.sin((w[0] * z + w[1] * y + w[2] * x) / distance + i) for i, w in enumerate(waves))
         / 5
@@ -361,9 +365,7 @@ def _paint_nodule(hu: np.ndarray, findings: np.ndarray, f: _Fields, nodule: Nodu
 
 
 def _paint_tube(hu: np.ndarray, findings: np.ndarray, f: _Fields) -> None:
-    """A wall of PVC (its attenuation is our estimate), air inside, and the stripe of barium that is
-    made to be seen.
-    """
+    """Paint a chest tube: a PVC wall (attenuation estimated by us), air inside, a barium stripe."""
     line = f.patient.to_scanner(curves.tube(f.patient, 0.8 * f.step))
     ball = np.ones((len(line), 3), np.float32)
     index, cover = f.balls(line, 4.2 * ball)
@@ -376,9 +378,7 @@ def _paint_tube(hu: np.ndarray, findings: np.ndarray, f: _Fields) -> None:
 
 
 def scan(thorax: Thorax, rng: np.random.Generator, noise_hu: float = 18.0) -> np.ndarray:
-    """int16 [z, y, x]: what a scanner would store: blurred a little, correlated noise, clipped to
-    -1024 .. 3071.
-    """
+    """Stored CT int16 [z, y, x]: slightly blurred, correlated noise, clipped to -1024 .. 3071."""
     # The blur correlates the noise and lowers its sd to about 0.4, so it is scaled up below.
     grain = ndimage.gaussian_filter(rng.standard_normal(thorax.hu.shape, np.float32), 0.55)
     out = ndimage.gaussian_filter(thorax.hu, 0.4) + noise_hu / 0.37 * grain

@@ -1,5 +1,6 @@
-"""What is true of a painted thorax, counted from its voxels: every label is what is drawn, not what
-was asked for.
+"""Truth of a painted thorax, counted from its voxels.
+
+Every label describes what was drawn, not what was requested.
 """
 
 import numpy as np
@@ -14,12 +15,11 @@ LUNGS = (ANATOMY["left_lung"], ANATOMY["right_lung"])
 def labels(
     patient: Patient, body: Thorax, shot: Radiograph | None = None
 ) -> dict[str, int | float | str]:
-    """Findings (0 or 1) and measures; "" where a measure has no meaning (the diameter of no
-    nodule).
+    """Findings (0 or 1) and measures of a thorax; "" where a measure has no meaning.
 
-    `pneumothorax_fraction` is air / (air + lung) of the side that has it; volumes are in ml;
-    `cardiothoracic_ratio` is that of the radiograph's masks where there is one, else of the
-    volume's masks seen along y.
+    `pneumothorax_fraction` is air / (air + lung) of the affected side. Volumes are in ml.
+    `cardiothoracic_ratio` comes from the radiograph's masks if there is one, else from the volume's
+    masks seen along y.
     """
     voxel_ml = float(np.prod(body.grid.spacing_mm)) / 1000
 
@@ -31,7 +31,7 @@ def labels(
     out: dict[str, int | float | str] = {
         name: int(seen[name].any()) for name in ("pneumothorax", "effusion", "nodule", "chest_tube")
     }
-    # The chest holds what lung was there before: air and fluid in the pleura count to its width.
+    # Air and fluid in the pleura displace lung, so they count towards the width of the chest.
     if shot is None:
         chest = (lung | seen["pneumothorax"] | seen["effusion"]).any(1)
         ratio = cardiothoracic_ratio(heart.any(1), np.asarray(chest))
@@ -51,7 +51,7 @@ def labels(
 
 
 def pneumothorax_fraction(patient: Patient, body: Thorax) -> float:
-    """Air / (air + lung) of the side of the pneumothorax; 0 without one."""
+    """Air / (air + lung) on the side of the pneumothorax; 0 without one."""
     if patient.pneumothorax is None:
         return 0.0
     side = ANATOMY["left_lung" if patient.pneumothorax[0] > 0 else "right_lung"]
@@ -60,14 +60,16 @@ def pneumothorax_fraction(patient: Patient, body: Thorax) -> float:
 
 
 def cardiothoracic_ratio(heart: np.ndarray, chest: np.ndarray) -> float:
-    """Greatest width of the heart's silhouette over the greatest width inside the ribs, by columns
-    of [row, column] masks.
+    """Greatest width of the heart's silhouette over the greatest width inside the ribs.
+
+    Args:
+      heart, chest: [row, column] masks.
     """
     return _width(heart) / max(_width(chest), 1)
 
 
 def _width(silhouette: np.ndarray) -> int:
-    """The widest row, from its first to its last pixel."""
+    """Width of the widest row in pixels, from its first to its last pixel."""
     # -1 marks an empty row, whose `last` stays below 0.
     columns = np.where(silhouette, np.arange(silhouette.shape[1])[None], -1)
     last = columns.max(1)

@@ -1,4 +1,4 @@
-"""Writes phantom studies as files, with a manifest: the front door of everything that follows."""
+"""Phantom studies as files, with a manifest."""
 
 import csv
 import os
@@ -30,13 +30,14 @@ FIRST_COLUMNS = (
     "sex",
     "age",
 )
-# Multiples of it modulo 1 fill the unit interval evenly, however many there are.
+# Multiples of it modulo 1 fill the unit interval evenly, whatever their number.
 _GOLDEN = 0.6180339887498949
 
 
 def split_of(seed: int, index: int) -> str:
-    """60 % train, 15 % val, 25 % test, in any run of consecutive patients (a golden-ratio sequence,
-    so that no shuffle depends on the count).
+    """Split of a patient: 60 % train, 15 % val, 25 % test in any run of consecutive patients.
+
+    A golden-ratio sequence is used, so that the splits do not depend on the number of patients.
     """
     place = (np.random.default_rng([seed, 99]).random() + index * _GOLDEN) % 1
     return "train" if place < 0.6 else "val" if place < 0.75 else "test"
@@ -54,20 +55,20 @@ def write_phantoms(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **dials: object,
 ) -> Path:
-    """Writes studies of each kind and their masks under `out`.
+    """Write studies of each kind and their masks under `out`.
 
-    Study n of every kind is of patient n, who is in one split: a thorax-cxr and a thorax-ct of the
-    same number show the same body.
+    Study n of every kind belongs to patient n, who is in one split. A thorax-cxr and a thorax-ct
+    with the same number show the same body.
 
     Args:
-      out: a folder, made where it is absent.
+      out: a folder, created if absent.
       kinds: among `KINDS`.
-      studies: of each kind; of the kind breast, women with four views each.
+      studies: number of studies of each kind; for breast, of women with four views each.
       seed: with the number of the patient it determines every byte written.
-      workers: processes; all cores where absent.
+      workers: processes; all cores by default.
       resolution_mm: edge of a CT voxel.
       pixels: columns and rows of a radiograph of 358 mm.
-      progress: is told (patients written, patients to write).
+      progress: called with (patients written, patients to write).
       **dials: see `patient.Dials` and `breast.BreastDials`.
     Returns:
       The path of manifest.csv.
@@ -80,10 +81,10 @@ def write_phantoms(
                 f"There is no phantom of kind {kind}. The kinds are {', '.join(KINDS)}."
             )
     if studies < 1:
-        raise UserError(f"{studies} studies were asked for: ask for one at least.")
+        raise UserError(f"{studies} studies were requested: request at least one.")
     if workers is not None and workers < 1:
         raise UserError(
-            f"--workers is {workers}, and phantoms need one at least. Leave it out for one a core."
+            f"--workers is {workers}, but at least one is needed. Leave it out for one per core."
         )
     of_breast, of_thorax = _sort_dials(dials)
     one = partial(
@@ -106,7 +107,7 @@ def write_phantoms(
 
 
 def _sort_dials(dials: dict[str, object]) -> tuple[breast.BreastDials, Dials]:
-    """Each dial to its owner; a name that neither knows is a thorax's to refuse."""
+    """Dials of breast and thorax; `make_dials` refuses unknown names."""
     names = {field.name for field in fields(breast.BreastDials)}
     ours = {name: value for name, value in dials.items() if name in names}
     others = {name: value for name, value in dials.items() if name not in names}
@@ -114,7 +115,7 @@ def _sort_dials(dials: dict[str, object]) -> tuple[breast.BreastDials, Dials]:
 
 
 def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
-    """The lines of every patient, in order."""
+    """Manifest lines of every patient, in order."""
     if workers == 1 or studies < 4:
         yield from map(one, range(studies))
         return
@@ -124,15 +125,13 @@ def _each(one: partial, studies: int, workers: int) -> Iterator[list[dict]]:
 
 
 def _begin() -> None:
-    """The beginning of a worker process: one thread for numbers, and no life beyond that of the
-    process that started it.
-    """
+    """Initialise a worker process: one numeric thread, and an end with the parent process."""
     threadpool_limits(1)
     end_with_parent()
 
 
 def _write_manifest(path: Path, lines: list[dict]) -> Path:
-    # Kinds have other columns: the known ones come first, the rest in the order of the alphabet.
+    # Kinds have different columns: the known ones come first, the rest in alphabetical order.
     columns = list(FIRST_COLUMNS) + sorted(
         {name for line in lines for name in line} - set(FIRST_COLUMNS)
     )
@@ -155,14 +154,14 @@ def write_patient(
     resolution_mm: float,
     pixels: int,
 ) -> list[dict]:
-    """Writes the studies of one patient; returns their manifest lines."""
+    """Write the studies of one patient; return their manifest lines."""
     patient = draw_patient(seed, index, dials)
     lines = []
     for kind in kinds:
         if kind == "breast":
             lines += _write_woman(out, seed, index, breast_dials)
             continue
-        # Another tie may give the same patient another image, which must not go by the same name.
+        # Another tie may give the same patient another image, which must not have the same name.
         study_id = f"{kind}-{seed}-{index:05d}" + (
             "" if dials.tube_tie == Dials.tube_tie else f"-tie{dials.tube_tie:g}"
         )
@@ -186,12 +185,12 @@ def write_patient(
 def _write_cxr(out: Path, study_id: str, patient: Patient, pixels: int, *, dicom: bool) -> dict:
     grid = radiograph.radiograph_grid(pixels)
     body = thorax.paint_thorax(patient, grid)
-    # Noise of each modality has its own stream: writing one kind alone gives the same bytes.
+    # The noise of each modality has its own stream: writing only one kind gives the same bytes.
     shot = radiograph.expose(body, np.random.default_rng([*patient.seed, 31]))
     folder = out / "thorax-cxr"
     name = study_id + (".dcm" if dicom else ".png")
     if dicom:
-        # Every second of the DICOM radiographs (n % 4 == 3) is MONOCHROME1.
+        # Every second DICOM radiograph (n % 4 == 3) is MONOCHROME1.
         inverted = patient.seed[1] % 8 == 7
         files.write_dx(
             folder / name,
@@ -213,7 +212,7 @@ def _write_cxr(out: Path, study_id: str, patient: Patient, pixels: int, *, dicom
     masks["site_mask"] = f"thorax-cxr/{study_id}_site.png"
     files.write_png(out / masks["site_mask"], radiograph.site_mask(patient, grid))
     measures = truth.labels(patient, body, shot)
-    spacing = "" if dicom else round(grid.spacing_mm[2], 6)  # a DICOM file says it itself
+    spacing = "" if dicom else round(grid.spacing_mm[2], 6)  # a DICOM file states it itself
     return (
         {
             "path": f"thorax-cxr/{name}",
@@ -259,12 +258,14 @@ def _write_ct(
 
 
 def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) -> list[dict]:
-    """Four views of a woman; every third woman inverted (MONOCHROME1), every second with a
-    magnification that the file states.
+    """Write the four views of a woman; return their manifest lines.
+
+    Every third woman is inverted (MONOCHROME1). Every second has a magnification that the file
+    states.
     """
     woman, patient = breast.draw_woman(seed, index, dials), f"woman-{seed}-{index:05d}"
     magnification, inverted = (1.0, 1.04)[index % 2], index % 3 == 2
-    # Other dials give the same woman other images, which must not go by the same names.
+    # Other dials give the same woman other images, which must not have the same names.
     turned = "".join(
         f"-{name}{getattr(dials, name):g}"
         for name in breast.SHARES
