@@ -1,5 +1,6 @@
-"""From features to numbers: every task by every encoder and pooling, with intervals, and the paired
-differences. Axes: M test studies.
+"""Results of every task by every encoder and pooling, with intervals and paired differences.
+
+Axes: M test studies.
 """
 
 from collections import defaultdict
@@ -23,8 +24,9 @@ POOLINGS = ("both", "cls", "patch_mean")  # "both", one after the other, is the 
 
 
 def is_judged(encoder: str) -> bool:
-    """Whether what an encoder loses or gains is tested: floors and stand-ins are only shown, and so
-    are single poolings (`encoder/cls`).
+    """Whether an encoder takes part in significance tests.
+
+    Floors, stand-ins and single poolings (`encoder/cls`) are only shown.
     """
     # "pixels+linear" is a floor too: the encoder's name ends at the plus sign.
     return "/" not in encoder and STAND_IN not in encoder and encoder.split("+")[0] not in FLOORS
@@ -32,13 +34,13 @@ def is_judged(encoder: str) -> bool:
 
 @dataclass(frozen=True)
 class Result:
-    """What one encoder reached in one task.
+    """The result of one encoder in one task.
 
     Attributes:
-      truth, predicted: of the test studies; for segmentation both are the Dice of each, NaN where
-        the structure is absent.
-      metrics: by name, the first one is the task's headline.
-      choice: the strength that the val studies chose, in words.
+      truth, predicted: of the test studies. For segmentation both are the Dice of each study, NaN
+        where the structure is absent.
+      metrics: by name; the first one is the task's headline.
+      choice: the strength that val chose, in words.
     """
 
     task: Task
@@ -60,8 +62,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far the encoder is better than a floor (positive: better, whatever the metric's
-    direction), corrected p-value included.
+    """How much better the first encoder is than the second, with the corrected p-value.
+
+    Positive is better, whatever the metric's direction.
     """
 
     task: str
@@ -70,7 +73,7 @@ class Comparison:
     metric: str
     better_by: Difference
     p_holm: float
-    apart: bool  # whether the two intervals do not touch
+    apart: bool  # whether the two confidence intervals do not overlap
 
     @property
     def verdict(self) -> str:
@@ -86,10 +89,11 @@ class Comparison:
 def measure(
     name: str, vectors: Mapping[str, Float[np.ndarray, "N D"]], tasks: list[Task]
 ) -> list[Result]:
-    """Probes all tasks, which must have the same studies and are no segmentations.
+    """Probe all tasks, which must have the same studies and be no segmentations.
 
     Args:
-      name: of the encoder; the headline pooling goes by it, the others by `name/pooling`.
+      name: of the encoder, and of the result with the headline pooling. The others are named
+        `name/pooling`.
       vectors: by pooling, of the tasks' studies; a pooling called "" is the only one.
     """
     results = []
@@ -107,17 +111,13 @@ def measure(
 
 
 def measure_masks(name: str, scenes: list[Scene], task: Task) -> tuple[Result, Segmented]:
-    """Segments the task's studies with the linear probe; the masks come with the numbers, to be
-    looked at.
-    """
+    """The result of the linear probe on a segmentation, and its masks for the pictures."""
     found = probe_masks(scenes, task.split)
     return result_of_masks(name, found, task), found
 
 
 def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
-    """What a segmentation of the task's test studies is worth, over those that have the
-    structure.
-    """
+    """The result of a segmentation, over the test studies that have the structure."""
     there = ~np.isnan(found.dice)
     patients = task.patients[task.split == "test"][there]
     metrics = {
@@ -135,15 +135,17 @@ def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
 
 
 def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> list[Comparison]:
-    """The headline of one encoder beside each floor, task by task, on shared draws of patients;
-    p-values corrected over all of these.
+    """Comparisons of one encoder with each floor, task by task, on shared draws of patients.
+
+    p-values are corrected over all of these comparisons.
     """
     return compare_pairs(results, [(first, floor) for floor in floors])
 
 
 def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -> list[Comparison]:
-    """The first encoder of each pair beside the second one, in every task that has both; one family
-    of comparisons.
+    """Comparisons of the encoders of each pair, in every task that has both.
+
+    p-values are corrected over all of these comparisons.
     """
     by_task: dict[str, dict[str, Result]] = defaultdict(dict)
     for result in results:
@@ -154,8 +156,8 @@ def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -
         for a, b in names
         if a in found and b in found
     ]
-    # Where all draws agree, p is about 2 / resamples. Holm multiplies it by the number of pairs at
-    # most, which gives 2 / 80, still below 0.05.
+    # Where all draws agree, p is about 2 / resamples. Holm multiplies it by at most the number of
+    # pairs, which gives 2 / 80, still below 0.05.
     resamples = max(RESAMPLES, 80 * len(pairs))
     differences = [_difference(a, b, resamples) for a, b in pairs]
     return [
@@ -175,8 +177,12 @@ def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -
 def as_json(
     results: Iterable[Result], others: Iterable[tuple[str, str, str, Interval]] = ()
 ) -> dict:
-    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`; what is not defined is null,
-    and `"why"` says why there is no interval. `others` are (task, encoder, metric, value).
+    """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`.
+
+    A value that is not defined is null; `"why"` says why there is no interval.
+
+    Args:
+      others: further (task, encoder, metric, value).
     """
     out: dict = defaultdict(lambda: defaultdict(dict))
     of_results = [
@@ -196,7 +202,7 @@ def as_json(
 
 
 def comparisons_as_json(comparisons: Iterable[Comparison]) -> list[dict]:
-    """One object a comparison; what is not defined is null."""
+    """One object a comparison; a value that is not defined is null."""
     return [
         {
             "task": c.task,
@@ -214,12 +220,12 @@ def comparisons_as_json(comparisons: Iterable[Comparison]) -> list[dict]:
 
 
 def group_by_studies(tasks: Iterable[Task]) -> list[list[Task]]:
-    """Tasks of one kind with the same studies together: their probes are solved in one go."""
+    """Tasks grouped by kind and studies, so that one solve fits the probes of a group."""
     groups: dict[tuple, list[Task]] = defaultdict(list)
     for task in tasks:
         groups[
-            # Arrays are no keys of a dict, so their bytes are. `local`
-            # and `pixels` change what is read.
+            # Arrays cannot be keys of a dict, but their bytes can. `local`
+            # and `pixels` change which features are read.
             (task.kind, task.studies.tobytes(), task.split.tobytes(), task.local, task.pixels)
         ].append(task)
     return list(groups.values())
@@ -232,7 +238,7 @@ def pooled(features: Features, task: Task) -> dict[str, Float[np.ndarray, "N D"]
 def result_of_vector(
     name: str, predicted: Float[np.ndarray, " M"], choice: str, task: Task
 ) -> Result:
-    """What probabilities or numbers for the task's test studies are worth."""
+    """The result of predicted probabilities or numbers on the task's test studies."""
     test = task.split == "test"
     truth, patients = task.labels[test], task.patients[test]
     metrics = {
@@ -247,7 +253,7 @@ def result_of_vector(
 
 def _difference(a: Result, b: Result, resamples: int) -> Difference:
     kind, test = a.kind, a.task.split == "test"
-    # A paired difference needs both answers for each study.
+    # A paired difference needs both predictions of each study.
     there = ~np.isnan(a.predicted) & ~np.isnan(b.predicted)
     truth, patients = a.truth[there], a.task.patients[test][there]
     # For masks the metric is the mean of `predicted`, the Dice of each study.
@@ -260,7 +266,7 @@ def _difference(a: Result, b: Result, resamples: int) -> Difference:
         resamples=resamples,
     )
     return (
-        # Where less is better the sign turns, and the two bounds change places.
+        # Where less is better the sign changes, and the two bounds are swapped.
         Difference(-found.value, -found.high, -found.low, found.p)
         if kind.headline in kind.lower_is_better
         else found

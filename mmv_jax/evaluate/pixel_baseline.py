@@ -1,5 +1,6 @@
-"""The floor of pixels: principal components of a study at low resolution, or of its patches. Axes:
-N studies, V voxels, C components.
+"""The pixel floor: principal components of a study at low resolution, or of its patches.
+
+Axes: N studies, V voxels, C components.
 """
 
 from collections.abc import Mapping
@@ -21,8 +22,10 @@ GRIDS: Mapping[int, Triple] = {2: (1, 64, 64), 3: (24, 24, 24)}
 def read_low(
     store: Store, geometry: Geometry, study: int, grid: Triple, spacing_mm: float | None = None
 ) -> Float[np.ndarray, "gz gy gx"]:
-    """A study on a small grid: stretched to it, or, with a spacing, the box of that size around its
-    centre. About [-1, 1].
+    """A study on a small grid, in about [-1, 1].
+
+    Without a spacing the whole study is stretched to the grid. With one, it is the box of that size
+    around the study's centre.
     """
     voxels, spacing = geometry.voxels[study], geometry.spacing_mm[study]
     extent = voxels * spacing
@@ -45,7 +48,7 @@ def read_low(
         # Resampling is separable. tensordot puts the new axis first; moveaxis puts it back.
         box = np.moveaxis(np.tensordot(resample.weights.toarray(), box, axes=(1, axis)), 0, axis)
     line = store.index.iloc[study]
-    # A box may reach beyond the study: there is no data there, so background is filled in.
+    # A box may extend beyond the study; there it is filled with background.
     inside = z.inside[:, None, None] & y.inside[:, None] & x.inside
     return np.where(
         inside, normalise(box, line["unit"], line["low"], line["high"]), np.float32(BACKGROUND)
@@ -74,8 +77,9 @@ def pixel_vectors(
 def principal(
     x: Float[np.ndarray, "N V"], fitted_on: np.ndarray, components: int = COMPONENTS
 ) -> Float[np.ndarray, "N C"]:
-    """Scores of the leading principal components of the chosen lines, for all lines. Labels are not
-    read.
+    """Scores of all rows on the leading principal components of the chosen rows.
+
+    Labels are not read.
     """
     mean = x[fitted_on].mean(axis=0)
     axes, _ = principal_axes(x[fitted_on] - mean[None], components)
@@ -85,8 +89,9 @@ def principal(
 def principal_scenes(
     scenes: list[Scene], fitted_on: np.ndarray, components: int = COMPONENTS
 ) -> list[Scene]:
-    """The same scenes with the principal components of their patches' voxels for tokens, fitted on
-    the patches of the chosen scenes.
+    """The same scenes, with principal components of their patches' voxels as tokens.
+
+    The components are fitted on the patches of the chosen scenes.
     """
     lengths = np.array([len(scene.tokens) for scene in scenes])
     low = principal(

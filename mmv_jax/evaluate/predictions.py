@@ -1,4 +1,7 @@
-"""What was predicted for each test study, for analyses of one's own. Axis: M test studies."""
+"""Table of the predictions for each test study, for analyses of one's own.
+
+Axis: M test studies.
+"""
 
 from collections.abc import Sequence
 
@@ -11,13 +14,13 @@ PLACE = ("study", "patient", "manifest", "line", "split")  # columns of the inde
 
 
 def predictions(results: Sequence[Result], index: pd.DataFrame) -> pd.DataFrame:
-    """A row a task, encoder and test study.
+    """One row a task, encoder and test study.
 
     Args:
-      index: of the store that the tasks' studies are positions in.
+      index: of the store; the tasks' studies are positions in it.
     Returns:
       `task`, `encoder`, the columns `PLACE`, and `truth` and `predicted` (classification: the
-      probability of 1), or for masks `dice`. What a kind of task does not have is NaN.
+      probability of 1), or `dice` for masks. Columns that a kind of task does not have are NaN.
     """
     parts = []
     for result in results:

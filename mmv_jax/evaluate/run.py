@@ -1,5 +1,7 @@
-"""The evaluation: a checkpoint and a store in, `metrics.json`, `comparisons.json`, `protocol.json`
-and the report out. This file alone sees the config.
+"""The evaluation: from a checkpoint and a store to the results and the report.
+
+Writes `metrics.json`, `comparisons.json`, `protocol.json` and the page. Only this file sees the
+config.
 """
 
 import json
@@ -65,12 +67,11 @@ from mmv_jax.store.read import Store
 
 
 def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
-    """Measures an encoder on the tasks of a config, beside the same encoder with random weights and
-    the pixels themselves.
+    """Evaluate an encoder on the tasks of a config, against random weights and pixels.
 
     Args:
       checkpoint: the workdir of a run, or one of its steps.
-      workdir: where the results go, and the features, so that a stopped evaluation goes on.
+      workdir: for the results, and for the features, so that a stopped evaluation resumes.
     Returns:
       The table of all tasks as text, and the path of the report.
     Raises:
@@ -83,7 +84,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
             " (WORKDIR/checkpoints/1000)."
         )
     resolve_plugins(config)
-    # Setup: which studies answer which question, and which encoders are asked.
+    # Setup: the tasks with their studies, and the encoders.
     store = Store.open(config.data.store)
     kept, carried = restore_all(config, checkpoint)
     about = About.of(config.get("about") or {})
@@ -93,11 +94,11 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     # Chosen on val, before any test study is encoded.
     weights = choose_weights(kept, tasks, store, workdir / "features")
     trained = kept[weights]
-    # Before results are written: those of two checkpoints in one folder could not be told apart.
+    # Before results are written: one folder must not mix the results of two checkpoints.
     refuse_others(workdir, trained.origin["digest"], "--workdir")
     evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
     evaluation.truth = studies_of(store.index, evaluation.studies, about).outline
-    # Measure: every encoder in every task, then the floor of pixels and what is fitted end to end.
+    # Measure: every encoder in every task, then the pixel floor and the end-to-end fits.
     random = with_fresh_weights(trained, config.seed)
     for name, encoder in {"trained": trained, "random": random, **others}.items():
         evaluation.measure_encoder(name, encoder)
@@ -115,7 +116,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
 
 
 def make_tasks(config: ConfigDict, store: Store, overlap: Overlap) -> list[Task]:
-    """The tasks of a config, without test patients of pretraining where it says so."""
+    """The tasks of a config; with `exclude_overlap` without test patients of pretraining."""
     groups = chosen_tasks(config)
     tasks = [make_task(store.index, name, **group) for name, group in groups.items()]
     return [overlap.without(task) for task in tasks] if config.exclude_overlap else tasks
@@ -134,14 +135,14 @@ def chosen_tasks(config: ConfigDict) -> dict[str, dict]:
 
 @dataclass
 class Evaluation:
-    """The setting of an evaluation, and what it has found so far.
+    """The setting of an evaluation, and its results so far.
 
     Attributes:
-      few: shares and draws of few-shot curves, None for no curves.
+      few: shares and draws of few-shot curves; None for no curves.
       shown: studies whose features are drawn.
       means: by encoder, the mean patch token of each study.
       truth: whose outlines the true ones are, in words.
-      chooser: tries the readouts of `config.readout`; None for the one that is usual.
+      chooser: tries the readouts of `config.readout`; None for the usual one.
     """
 
     store: Store
@@ -169,7 +170,7 @@ class Evaluation:
         tasks: list[Task],
         trained: TrainedEncoder,
     ) -> "Evaluation":
-        """Reads what the config says of the way to measure."""
+        """Read the settings of the config."""
         geometry, readout = Geometry.of(store.index), Readout.of(config)
         return cls(
             store=store,
@@ -201,14 +202,14 @@ class Evaluation:
 
     @property
     def names(self) -> Names:
-        """What the report calls tasks and encoders."""
+        """The report's names of tasks and encoders."""
         return Names.of(self.tasks, set(self.store.index["modality"].astype(str)))
 
     def measure_encoder(self, name: str, encoder: StudyEncoder) -> None:
         """Probes, curves and pictures of one encoder in every task."""
         every = self.chooser is not None and self.chooser.readout.needs_tokens
         local = [task.studies for task in self.vectors if task.local or every]
-        # Patch tokens take far more memory than vectors: only where something reads them.
+        # Patch tokens take far more memory than vectors, so they are kept only where they are read.
         with_tokens = [self.shown, *(task.studies for task in self.masks), *local]
         features = encode_studies(
             encoder,
@@ -237,7 +238,7 @@ class Evaluation:
             poolings["patch_local"] = local_means(
                 encoder, self.store, geometry=self.geometry, task=tasks[0], features=features
             )
-        # What the few-shot curves read: CLS and patch mean, unless val chooses another readout.
+        # Few-shot curves read CLS and patch mean, unless val chooses another readout.
         read = dict.fromkeys((task.name for task in tasks), poolings["both"])
         if self.chooser:
             del poolings["both"]  # the headline is what val chooses
@@ -251,11 +252,11 @@ class Evaluation:
     def _measure_masks(
         self, name: str, encoder: StudyEncoder, task: Task, features: Features
     ) -> None:
-        """The linear probe of patch tokens and the heads that were asked for, the few-shot curve,
-        and outlines (of the trained encoder).
+        """The linear probe of patch tokens, the heads, the few-shot curve, and the trained
+        encoder's outlines.
         """
         own = scenes(encoder, self.store, geometry=self.geometry, task=task, features=features)
-        # Only here can it be checked: masks are read on the grid of the encoder's view.
+        # This can be checked only here: masks are read on the grid of the encoder's view.
         check_structure(task, own)
         heads = self.variants.measure_heads(name, encoder, store=self.store, task=task, scenes=own)
         linear = (
@@ -282,8 +283,8 @@ class Evaluation:
             self.points += few_shot_masks(name, own, task, **self.few)
 
     def measure_pixels(self, patches: PatchPixels) -> None:
-        """The floor of pixels: principal components fitted on train and val of each task, then the
-        same probes and heads.
+        """The pixel floor: principal components of train and val of each task, with the same probes
+        and heads.
         """
         for group in group_by_studies(self.vectors):
             # Studies, split and `pixels` are the same for all tasks of a group.
@@ -321,7 +322,7 @@ class Evaluation:
     def measure_protocols(
         self, trained: TrainedEncoder, others: Mapping[str, StudyEncoder]
     ) -> None:
-        """What is fitted end to end."""
+        """The end-to-end fits."""
         self.results += self.variants.measure_protocols(
             trained, others, store=self.store, geometry=self.geometry, tasks=self.tasks
         )
@@ -330,15 +331,15 @@ class Evaluation:
 def write_results(
     evaluation: Evaluation, overlap: Overlap, rivals: tuple[str, ...], asked: Asked
 ) -> str:
-    """Writes all files, and returns the table of all tasks and the path of the report.
+    """Write all files; return the table of all tasks and the path of the report.
 
     Args:
-      rivals: what the trained encoder is compared with.
+      rivals: the encoders that the trained one is compared with.
     """
     results, points, workdir = evaluation.results, evaluation.points, evaluation.workdir
     groups, confounded = measure_groups(results), measure_confounders(results)
     order = list(KINDS)
-    # Stable: within a task the encoders stay in the order in which they were measured.
+    # The sort is stable: within a task the encoders keep the order of their evaluation.
     results.sort(key=lambda result: (order.index(result.task.kind), result.task.name))
     comparisons = compare(results, "trained", rivals)
     # A family of its own: its many pairs do not weaken the main comparisons in Holm's correction.
@@ -382,6 +383,6 @@ def write_results(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON, whole or not at all."""
-    # allow_nan=False raises on a NaN that no one turned into null: NaN is not valid JSON.
+    """Write a value as JSON; the file is whole or absent."""
+    # allow_nan=False raises on a NaN that was not turned into null: NaN is not valid JSON.
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,5 +1,7 @@
-"""Subgroups and confounders: is an encoder as good for everybody, and does it see the finding or
-what goes with it? Axes: M test studies.
+"""Subgroups and confounders of a task.
+
+They show whether an encoder works equally well for all groups, and whether it sees the finding or
+something that accompanies it. Axes: M test studies.
 """
 
 from collections.abc import Iterable
@@ -13,20 +15,20 @@ from mmv_jax.evaluate.tasks.groupings import Grouping
 from mmv_jax.metrics.groups import Support, among, auroc_within, support, tie_broken
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
 
-FEWEST = 5  # studies of a group, and of each class in it, below which no value is given
+FEWEST = 5  # with fewer studies in a group, or of a class in it, no value is given
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What one encoder reached in one group of a task's test studies.
+    """The result of one encoder in one group of a task's test studies.
 
     Attributes:
       value: of the task's headline metric.
-      positives: positive studies in the group, None where the task has no classes.
-      than_rest: how far better than in all other groups (positive: better, whatever the metric's
-        direction); None where it was not asked.
+      positives: positive studies in the group; None where the task has no classes.
+      than_rest: how much better than in all other groups; positive is better, whatever the metric's
+        direction. None where it was not tested.
       p_holm: of `than_rest`, corrected over all groups of the evaluation; NaN where it was not
-        asked or is not defined.
+        tested or is not defined.
     """
 
     task: str
@@ -46,17 +48,18 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class Confounded:
-    """A classification beside a column that may tell the label by itself.
+    """A classification beside a column that may predict the label by itself.
 
     Attributes:
-      alone: the AUROC of the column without any image: the rate of the label in its groups on train
-        and val.
+      alone: the AUROC of the column without any image. The score is the rate of the label in the
+        column's groups on train and val.
       plain: the AUROC of the encoder's probe.
-      broken: the same with test studies weighted until the column tells nothing of the label.
+      broken: the same, with test studies weighted so that column and label are independent.
       within: over pairs of studies of the same group alone.
       lost: `plain` minus `broken`, on the same draws.
-      support: what `broken` and `within` rest on; below its floor they and `lost` are not defined.
-      p_holm: of `lost`, corrected over all that `measure.is_judged`; NaN for the others.
+      support: the sample sizes of `broken` and `within`. If they are too small, these and `lost`
+        are not defined.
+      p_holm: of `lost`, corrected over all encoders of `measure.is_judged`; NaN for the others.
     """
 
     task: str
@@ -72,8 +75,9 @@ class Confounded:
 
 
 def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
-    """Each encoder and pooling in each group of each task; whole encoders are also compared between
-    a group and the rest.
+    """Results of each encoder and pooling in each group of each task.
+
+    Whole encoders are also compared between a group and the rest.
     """
     found = [
         _measure_group(r, grouping, group)
@@ -99,9 +103,7 @@ def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
 
 
 def measure_confounders(results: Iterable[Result]) -> list[Confounded]:
-    """Each whole encoder (not its poolings) with and without what each confounder of a task
-    tells.
-    """
+    """Results of each whole encoder, not its poolings, with and without the tie to a confounder."""
     asked = [
         (r, grouping) for r in results if "/" not in r.encoder for grouping in r.task.confounders
     ]
@@ -109,7 +111,7 @@ def measure_confounders(results: Iterable[Result]) -> list[Confounded]:
     resamples = max(RESAMPLES, 80 * sum(is_judged(r.encoder) for r, _ in asked))
     found = [_measure_confounder(r, grouping, resamples) for r, grouping in asked]
     return [
-        # What is not judged enters as NaN, which Holm's correction neither counts nor changes.
+        # Encoders that are not tested enter as NaN, which Holm's correction does not count.
         replace(c, p_holm=p)
         for c, p in zip(
             found, holm([c.lost.p if is_judged(c.encoder) else float("nan") for c in found])
@@ -120,8 +122,10 @@ def measure_confounders(results: Iterable[Result]) -> list[Confounded]:
 def as_metrics(
     groups: Iterable[GroupResult], confounded: Iterable[Confounded]
 ) -> list[tuple[str, str, str, Interval]]:
-    """(task, encoder, metric, value) for `metrics.json`: `auroc@sex=F`, `auroc@view:broken`,
-    `auroc@view:within`, `auroc@view:alone`.
+    """(task, encoder, metric, value) for `metrics.json`.
+
+    The metrics are named `auroc@sex=F`, `auroc@view:broken`, `auroc@view:within`,
+    `auroc@view:alone`.
     """
     out = [(g.task, g.encoder, g.key, g.value) for g in groups]
     for c in confounded:
@@ -168,7 +172,7 @@ def as_comparisons(groups: Iterable[GroupResult], confounded: Iterable[Confounde
 
 
 def verdict_of(difference: Difference, p_holm: float) -> str:
-    """A difference as a reader wants it."""
+    """A difference in words."""
     if np.isnan(p_holm):
         return "not defined"
     return "no difference told" if p_holm >= 0.05 else "better" if difference.value > 0 else "worse"
@@ -183,9 +187,9 @@ def _tested(result: Result) -> list[Grouping]:
 def _inside(
     result: Result, grouping: Grouping, chosen: Bool[np.ndarray, " M"]
 ) -> Bool[np.ndarray, " M"]:
-    """The test studies on which a group is measured."""
+    """A mask of the test studies on which a group is measured."""
     if result.kind.has_classes and grouping.positives:
-        # A negative study has no lesion to group by, so all negatives stand against each group.
+        # A negative study has no lesion to group by: each group is compared with all negatives.
         return (chosen & (result.truth == 1)) | (result.truth == 0)
     # A Dice is NaN where the structure is absent, and would make the mean NaN.
     return chosen & ~np.isnan(result.predicted)
@@ -226,7 +230,7 @@ def _too_few(result: Result, inside: Bool[np.ndarray, " M"]) -> bool:
 
 
 def _is_asked(found: GroupResult, grouping: Grouping, group: str) -> bool:
-    """Of two groups the second says what the first has said."""
+    """Whether a group is tested. Of two groups only the first is: the second is its reverse."""
     mirrored = len(grouping.order) == 2 and group == grouping.order[1]
     return is_judged(found.encoder) and not (np.isnan(found.value.value) or mirrored)
 
@@ -255,7 +259,7 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
         resamples=resamples,
     )
     return (
-        # Where less is better the sign turns, and the two bounds change places.
+        # Where less is better the sign changes, and the two bounds are swapped.
         Difference(-found.value, -found.high, -found.low, found.p)
         if kind.headline in kind.lower_is_better
         else found
@@ -276,8 +280,8 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
     rests_on = support(truth, groups, patients)
     nan = float("nan")
     if rests_on.refused:
-        # A handful of patients would carry the weight of their whole group, and resamples that
-        # miss them are left out: the interval would be far too narrow.
+        # A few patients would carry the weight of their whole group, and resamples without them
+        # are left out: the interval would be far too narrow.
         broken = within = Interval(nan, nan, nan, len(truth), why=rests_on.refused)
         lost = Difference(nan, nan, nan, nan, why=rests_on.refused)
     else:
@@ -309,9 +313,7 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
 def _rates(
     names: np.ndarray, labels: Float[np.ndarray, " N"], wanted: np.ndarray
 ) -> Float[np.ndarray, " M"]:
-    """How often the label is 1 in the group of each wanted study; the overall rate where the group
-    is new.
-    """
+    """The rate of label 1 in the group of each wanted study; the overall rate for a new group."""
     rates = {name: float(labels[names == name].mean()) for name in set(names.tolist())}
     return np.array([rates.get(name, float(labels.mean())) for name in wanted.tolist()])
 

@@ -1,5 +1,6 @@
-"""What a config asks for beside linear probes: heads on frozen tokens, fine-tuning, supervised
-baselines; each result is kept once it is there.
+"""Variants beside linear probes: heads on frozen tokens, fine-tuning, supervised baselines.
+
+Each result is cached when it is done.
 """
 
 import hashlib
@@ -38,14 +39,14 @@ BASELINES = ("scratch-vit", "supervised-unet", "supervised-cnn")  # names in the
 
 @dataclass(frozen=True)
 class Variants:
-    """What is fitted by gradient descent, and where the results are kept.
+    """Fits by gradient descent, and the cache of their results.
 
     Attributes:
       heads: of `HEADS`, on the frozen tokens of every encoder.
-      protocols: of `PROTOCOLS`; the linear probe is always measured, since all else is read beside
-        it.
+      protocols: of `PROTOCOLS`. The linear probe is always measured, as the reference of all
+        others.
       options: changes to every recipe: `epochs`, `patience`, `batch`.
-      folder: a file a result, named by all that it follows from.
+      folder: one file a result, named by a digest of all its inputs.
     """
 
     heads: tuple[str, ...]
@@ -64,7 +65,7 @@ class Variants:
         geometry: Geometry,
         trained: TrainedEncoder,
     ) -> "Variants":
-        """Reads `config.heads`, `config.protocols` and `config.fit`, each of which may be absent.
+        """Read `config.heads`, `config.protocols` and `config.fit`, each of which may be absent.
 
         Raises:
           UserError: an unknown name; heads without a segmentation; a task that no end-to-end model
@@ -75,7 +76,7 @@ class Variants:
             for name, known in (("heads", HEADS), ("protocols", PROTOCOLS))
         )
         options = config.fit.to_dict() if "fit" in config else {}
-        # Called for its errors alone: a wrong option is refused before anything is measured.
+        # Called only for its errors: a wrong option is refused before anything is measured.
         RECIPE.changed(options)
         if heads and not any(KINDS[task.kind].is_mask for task in tasks):
             raise UserError(
@@ -84,7 +85,7 @@ class Variants:
             )
         if set(protocols) & set(RECIPES):
             for task in tasks:
-                # Likewise for its errors: planar and volumetric studies fit no common grid.
+                # Also for its errors: planar and volumetric studies have no common grid.
                 frame_of(trained, geometry, task)
         return cls(heads, protocols, options, seed=config.seed, folder=folder)
 
@@ -97,7 +98,7 @@ class Variants:
         task: Task,
         scenes: Sequence[Scene],
     ) -> list[tuple[Result, Segmented]]:
-        """Every head on the frozen tokens of an encoder, as `name+head`."""
+        """Results of every head on the frozen tokens of an encoder, as `name+head`."""
         found = []
         encoded: list[Encoded] = []
         for head in self.heads:
@@ -127,15 +128,16 @@ class Variants:
         geometry: Geometry,
         tasks: Sequence[Task],
     ) -> list[Result]:
-        """What learns end to end: by its name in `name_of`, and each Hugging Face encoder,
-        fine-tuned, as `name+finetuned`.
+        """Results of the end-to-end fits.
+
+        A protocol has its name in `name_of`; a fine-tuned Hugging Face encoder is `name+finetuned`.
         """
         found = []
         for task in tasks:
             for protocol in (p for p in self.protocols if p in RECIPES):
                 recipe = RECIPES[protocol].changed(self.options)
-                # A key of the cache: from scratch only network and view
-                # matter, fine-tuned also the weights.
+                # A key of the cache: from scratch it depends on network
+                # and view, fine-tuned also on the weights.
                 weights = repr((trained.encoder, trained.whole))
                 if protocol == "finetune":
                     weights = trained.fingerprint
@@ -182,8 +184,8 @@ class Variants:
     def _kept(
         self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[[], Any]
     ) -> Segmented | tuple[np.ndarray, str]:
-        """What was fitted before from the same things, or fits it now."""
-        # The name holds all that the answer follows from, so a change makes a new file.
+        """The cached result of a fit with the same inputs, or of a new one."""
+        # The name is a digest of all inputs of the fit, so a change makes a new file.
         digest = hashlib.sha256(
             repr(
                 (why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())
@@ -198,12 +200,12 @@ class Variants:
             say(f"{task.name}: {name} is fitted")
             self.folder.mkdir(parents=True, exist_ok=True)
             write(path, fit())
-        # Read back even where just fitted, so that a resumed evaluation has the same arrays.
+        # A new fit is read back too, so that a resumed evaluation has the same arrays.
         return read(path)
 
 
 def name_of(protocol: str, task: Task) -> str:
-    """How a protocol is called among the encoders of metrics.json."""
+    """The name of a protocol among the encoders of metrics.json."""
     network = "supervised-unet" if KINDS[task.kind].is_mask else "supervised-cnn"
     return {"finetune": f"trained{FINETUNED}", "scratch": "scratch-vit", "supervised": network}[
         protocol
@@ -211,14 +213,14 @@ def name_of(protocol: str, task: Task) -> str:
 
 
 def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """What is judged beside what, stand-ins left out.
+    """The pairs of encoders that are compared, without stand-ins.
 
-    Heads beside the same encoder's linear head, every encoder fine-tuned beside frozen; the trained
-    one fine-tuned beside the others fine-tuned, and both fine-tuned and frozen beside supervised
-    networks.
+    Heads are compared with the same encoder's linear head, fine-tuned encoders with the frozen
+    ones. The trained encoder, fine-tuned, is compared with the other fine-tuned ones. Fine-tuned
+    and frozen it is compared with supervised networks.
     """
     names = [name for name in dict.fromkeys(r.encoder for r in results) if STAND_IN not in name]
-    # HEADS[0] is the linear head, beside which the others are compared.
+    # HEADS[0] is the linear head, with which the others are compared.
     heads = [(f"{name}+{head}", f"{name}+linear") for name in names for head in HEADS[1:]]
     tuned = [name for name in names if name.endswith(FINETUNED)]
     frozen = [(name, name.removesuffix(FINETUNED)) for name in tuned]
@@ -251,9 +253,7 @@ def _names(config: ConfigDict, name: str, known: Sequence[str]) -> tuple[str, ..
 def _encoded(
     encoder: StudyEncoder, store: Store, task: Task, scenes: Sequence[Scene]
 ) -> list[Encoded]:
-    """The encodings of a task's studies in its order; of pixels the scenes hold all there is (their
-    principal components).
-    """
+    """The encodings of a task's studies in its order; for pixels, the scenes' components."""
     if isinstance(encoder, PatchPixels):
         return list(encoded_of(scenes))
     # Encoders may yield studies in any order.

@@ -1,4 +1,4 @@
-"""Which weights of a run are evaluated, chosen on val: student, teacher or an average."""
+"""Choice of a run's weights on val: student, teacher or an average."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ from mmv_jax.store.read import Store
 
 
 def restore_all(config: ConfigDict, checkpoint: Path) -> tuple[dict[str, TrainedEncoder], dict]:
-    """The encoders of `config.weights` by name, and the checkpoint's config.
+    """Restore the encoders of `config.weights` by name, with the checkpoint's config.
 
     Raises:
       UserError: no name is given, or the run kept no such weights.
@@ -43,8 +43,9 @@ def restore_all(config: ConfigDict, checkpoint: Path) -> tuple[dict[str, Trained
 def choose_weights(
     encoders: Mapping[str, TrainedEncoder], tasks: Sequence[Task], store: Store, folder: Path
 ) -> str:
-    """The name of the encoder with the best mean rank over the tasks, by linear probes on val; the
-    first of equal ones. Test studies are not encoded.
+    """The name of the encoder with the best mean rank over the tasks, by linear probes on val.
+
+    The first one wins a tie. Test studies are not encoded.
 
     Args:
       folder: for features.
@@ -59,17 +60,17 @@ def choose_weights(
             for name, encoder in encoders.items()
         ]
     )
-    # [E, E, T]: which encoder beats which in each task. Ranks, since
-    # scores of tasks share no scale.
+    # [E, E, T]: which encoder beats which in each task. Ranks are used,
+    # since tasks have different scales.
     ranks = (scores[None] > scores[:, None]).sum(axis=1).mean(axis=1)
     return list(encoders)[int(np.argmin(ranks))]
 
 
 def told_of(results: Sequence[Result], chosen: str, kept: Collection[str]) -> list[Result]:
-    """The results, those of the trained encoder with the weights that val chose, where it did."""
+    """The results; those of the trained encoder also name the weights that val chose, if it did."""
     if len(kept) == 1 and chosen == "encoder":
         return list(results)
-    # Poolings and heads ("trained/cls", "trained+linear") are of the same weights.
+    # Poolings and heads ("trained/cls", "trained+linear") have the same weights.
     return [
         replace(r, choice=f"weights: {chosen}; {r.choice}")
         if re.split("[/+]", r.encoder)[0] == "trained"

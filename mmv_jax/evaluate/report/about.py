@@ -1,4 +1,4 @@
-"""What was evaluated, on whom, and by whose truth. Axes: N studies."""
+"""What was evaluated, on which patients, and by whose truth. Axes: N studies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mmv_jax.provenance import facts
 from mmv_jax.report.page import Cell, Section, Table
 
 NOT_STATED = "not stated"
-# numbers that only a phantom's generator can know; a study that has all of them is a phantom
+# Numbers that only a phantom's generator knows. A study with all of them is a phantom.
 PHANTOM_LABELS = ("pneumothorax_fraction", "effusion_ml", "heart_ml", "lung_ml")
 AGE = ("age", "patient_age", "age_years", "patientage", "age_at_study", "anchor_age")
 SEX = ("sex", "gender", "patient_sex", "patientsex", "patient_gender")
@@ -22,10 +22,10 @@ SEX = ("sex", "gender", "patient_sex", "patientsex", "patient_gender")
 
 @dataclass(frozen=True)
 class About:
-    """What only the user knows of an evaluation: the group `about` of its config.
+    """Facts on an evaluation that only the user knows: the group `about` of its config.
 
     Attributes:
-      data: where the studies come from: "NIH ChestX-ray14, test list".
+      data: the source of the studies: "NIH ChestX-ray14, test list".
       truth: who read them, and how: "two radiologists, in consensus".
       title: of the report.
     """
@@ -36,10 +36,10 @@ class About:
 
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> "About":
-        """From the config's group.
+        """Read the config's group.
 
         Raises:
-          UserError: a key that there is not, or a value that is no text.
+          UserError: a key does not exist, or its value is not text.
         """
         names = tuple(cls.__dataclass_fields__)
         for name, value in group.items():
@@ -57,8 +57,9 @@ def evaluated_words(record: Mapping[str, Any]) -> str:
 
 
 def phantoms(index: pd.DataFrame) -> Bool[np.ndarray, " N"]:
-    """Which studies are phantoms: by what only their generator knows, or by a text of the manifest
-    that says so.
+    """A mask of the studies that are phantoms.
+
+    They have labels that only a generator knows, or a text of the manifest says so.
     """
     columns = [f"label_{name}" for name in PHANTOM_LABELS]
     found = np.zeros(len(index), bool)
@@ -73,7 +74,7 @@ def phantoms(index: pd.DataFrame) -> Bool[np.ndarray, " N"]:
 
 @dataclass(frozen=True)
 class Studies:
-    """The studies of an evaluation, and what is known of them.
+    """The studies of an evaluation, with the facts on them.
 
     Attributes:
       phantoms: how many of `count`.
@@ -85,7 +86,7 @@ class Studies:
 
     @property
     def data(self) -> str:
-        """What kind of studies these are."""
+        """The kind of studies, in words."""
         if self.phantoms == self.count:
             kind = "phantoms: computed images with known truth, of no person"
         elif self.phantoms:
@@ -96,7 +97,7 @@ class Studies:
 
     @property
     def truth(self) -> str:
-        """Who read the truth."""
+        """The readers of the truth, in words."""
         if self.about.truth:
             return self.about.truth
         if self.phantoms == self.count:
@@ -107,30 +108,30 @@ class Studies:
 
     @property
     def outline(self) -> str:
-        """What a true outline is called."""
+        """The name of a true outline."""
         if self.about.truth:
             return f"the truth ({self.about.truth})"
         return "the phantom's truth" if self.phantoms == self.count else "the truth"
 
     @property
     def notices(self) -> list[str]:
-        """What a reader must not miss."""
+        """Notices that a reader must not miss."""
         if not self.phantoms:
             return []
         share = "All" if self.phantoms == self.count else f"{self.phantoms:,} of {self.count:,}"
         return [
-            f"{share} studies are phantoms: computed images, of no person. What is found on them"
-            " says nothing of how well it works on patients."
+            f"{share} studies are phantoms: computed images, of no person. Results on them do not"
+            " show how well the encoder works on patients."
         ]
 
 
 def studies_of(index: pd.DataFrame, studies: Int[np.ndarray, " N"], about: About) -> Studies:
-    """Of all studies of all tasks."""
+    """The studies of all tasks, with the facts on them."""
     return Studies(len(studies), int(phantoms(index.iloc[studies]).sum()), about)
 
 
 def about_section(record: Mapping[str, Any], studies: Studies, tasks: int) -> Section:
-    """Run, step, date, data and truth.
+    """Section on run, step, date, data and truth.
 
     Args:
       record: of `provenance.provenance`.
@@ -148,7 +149,10 @@ def about_section(record: Mapping[str, Any], studies: Studies, tasks: int) -> Se
 
 
 def cohort_section(index: pd.DataFrame, tasks: Sequence[Task]) -> Section:
-    """Patients, age, sex and what is missing, by split; patients count once in each."""
+    """Section on patients, age, sex and missing values, by split.
+
+    A patient counts once in each split.
+    """
     split: dict[int, str] = {}
     for task in tasks:
         # A study of several tasks counts once; its split is the same in all of them.
@@ -172,7 +176,7 @@ def cohort_section(index: pd.DataFrame, tasks: Sequence[Task]) -> Section:
 
 
 def find_column(index: pd.DataFrame, names: Sequence[str]) -> str | None:
-    """The first column that goes by one of these names, as a label or as an attribute of files."""
+    """The first column with one of these names, as a label or as an attribute of files."""
     # Manifests spell `Age` or `PatientAge`: compared in lower case, returned as spelt.
     lower = {str(column).lower(): str(column) for column in index}
     wanted = [f"{room}_{name}" for name in names for room in ("label", "attribute")]
@@ -191,7 +195,7 @@ def _known(part: pd.DataFrame, column: str) -> pd.Series:
 def _age(part: pd.DataFrame, column: str | None) -> str:
     if column is None:
         return "not in the store"
-    # DICOM's "060Y" is no number here, and is left out of the quartiles.
+    # DICOM's "060Y" is not a number here, and is left out of the quartiles.
     years = pd.to_numeric(_known(part, column), errors="coerce").dropna()
     if years.empty:
         return "–"
@@ -200,7 +204,7 @@ def _age(part: pd.DataFrame, column: str | None) -> str:
 
 
 def _sexes(part: pd.DataFrame, column: str | None) -> list[str]:
-    # Eight at most: a column of free text would fill the page.
+    # At most eight: a column of free text would fill the page.
     return [] if column is None else sorted(set(_known(part, column).astype(str)))[:8]
 
 

@@ -1,4 +1,4 @@
-"""Which items of CLAIM and of Metrics Reloaded an evaluation fulfils, by what it holds.
+"""Items of CLAIM and of Metrics Reloaded that an evaluation fulfils, by its content.
 
 Sources: Tejani et al., Checklist for Artificial Intelligence in Medical Imaging, 2024 update
 (Radiology: AI 6(4), e240300), 44 items, in our own words; Maier-Hein, Reinke et al., Metrics
@@ -25,7 +25,7 @@ TONES = {YES: "good", PARTLY: "", NO: "bad", AUTHOR: ""}
 
 @dataclass(frozen=True)
 class ChecklistItem:
-    """An item: whether the evaluation fulfils it, and where or why not."""
+    """An item: whether the evaluation fulfils it, and where, or why not."""
 
     item: str
     asks: str
@@ -35,11 +35,11 @@ class ChecklistItem:
 
 @dataclass(frozen=True)
 class Held:
-    """What an evaluation holds that an item may ask for.
+    """The contents of an evaluation that an item may ask for.
 
     Attributes:
       robust: whether it looks at subgroups, confounders or parts of the training set.
-      pictures: whether it shows what a model found, or what features look like.
+      pictures: whether it shows predicted masks, or maps of features.
       tested_elsewhere: whether a task is tested on another population.
       excluded: whether test patients of pretraining are left out or counted.
     """
@@ -61,7 +61,7 @@ def claim(held: Held) -> list[ChecklistItem]:
 
 def _of_methods(held: Held) -> list[tuple[str, str, str]]:
     """Items 1 to 27: title, design, data, reference standard, model and training."""
-    # `in` for the truth, which may be stated of phantoms and not of the other studies.
+    # `in`, since the truth may be stated for phantoms and not for the other studies.
     truth = NO if NOT_STATED in held.studies.truth else YES
     data = NO if held.studies.data == NOT_STATED else YES
     by_author = (AUTHOR, BY_AUTHOR)
@@ -145,7 +145,9 @@ def _of_results(held: Held) -> list[tuple[str, str, str]]:
 
 
 def metrics_reloaded(results: Sequence[Result], names: Names) -> list[ChecklistItem]:
-    """For each task what the recommendations ask of its category, by the metrics that it has."""
+    """The recommendations of Metrics Reloaded for each task's category, checked against its
+    metrics.
+    """
     by_task: dict[str, Result] = {}
     for result in results:
         by_task.setdefault(result.task.name, result)

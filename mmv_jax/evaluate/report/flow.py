@@ -1,4 +1,4 @@
-"""How studies came into an evaluation, and where they left: counts after STROBE."""
+"""Flow of studies through an evaluation, from manifests to tasks: counts after STROBE."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from mmv_jax.store.read import Store
 
 @dataclass(frozen=True)
 class TaskFlow:
-    """The studies of a store, task by task; the counts add up to `in_store`.
+    """The studies of a store for one task; the counts add up to `in_store`.
 
     Attributes:
-      elsewhere: they do not fit `where`, or are of no split that is used.
-      unlabelled: they fit, and have no truth.
+      elsewhere: studies that do not fit `where`, or whose split is not used.
+      unlabelled: studies that fit and have no truth.
       seen: test studies left out since pretraining has seen their patients.
       used: by split.
-      positive: by split, studies with the label, or None where there are no classes.
+      positive: by split, the positive studies; None where there are no classes.
     """
 
     task: str
@@ -40,7 +40,7 @@ class TaskFlow:
 
 @dataclass(frozen=True)
 class Flow:
-    """From the lines of manifests to the studies of each task.
+    """Counts from the lines of manifests to the studies of each task.
 
     Attributes:
       refused: lines that the ingest refused, by its code.
@@ -52,7 +52,7 @@ class Flow:
     in_any_task: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """For `protocol.json`."""
+        """The counts for `protocol.json`."""
         return {
             "lines": self.in_store + sum(self.refused.values()),
             "refused": dict(self.refused),
@@ -75,7 +75,7 @@ class Flow:
 def flow_of(
     store: Store, tasks: Sequence[Task], groups: Mapping[str, Mapping[str, Any]], classes: set[str]
 ) -> Flow:
-    """Counts every study of the store once for each task.
+    """Count every study of the store once for each task.
 
     Args:
       groups: of the config, by task.
@@ -99,10 +99,10 @@ def _of_task(store: Store, task: Task, group: Mapping[str, Any], classes: bool) 
     fits = np.isin(split, SPLITS) & fits_where(index, group.get("where"), asked_by)
     if group.get("test_where"):
         elsewhere = np.isin(split, SPLITS) & fits_where(index, group["test_where"], asked_by)
-        # As `tasks.make` chooses studies: both must agree, or a line does not add up.
+        # The same choice of studies as in `tasks.make`: otherwise a line does not add up.
         fits = np.where(split == "test", elsewhere, fits)
-    # What fits and is not used has no truth, or was left out again: only test studies are, and
-    # then all of their patient's.
+    # A study that fits and is not used has no truth, or was left out as seen in pretraining. Only
+    # test studies are left out, all those of a patient together.
     used = np.zeros(len(index), bool)
     used[task.studies] = True
     # `left_out` holds positions in the index, hence the range of positions.
@@ -121,7 +121,7 @@ def _of_task(store: Store, task: Task, group: Mapping[str, Any], classes: bool) 
 
 
 def flow_section(flow: Flow, names: Names) -> Section:
-    """The chart of the store, and a line a task."""
+    """Section with the chart of the store, and one line a task."""
     refused = [(f"refused: {code.replace('_', ' ')}", n) for code, n in flow.refused.items()]
     unused = flow.in_store - sum(flow.in_any_task.values())
     chart = FlowChart(
@@ -142,8 +142,8 @@ def flow_section(flow: Flow, names: Names) -> Section:
     ]
     columns = ["task", "in the store", "other studies", "no truth", "seen in pretraining", *SPLITS]
     text = [
-        "After STROBE. “Other studies” do not fit the task's `where` or are of no split that is"
-        " used; “no truth” has no label or mask; “seen in pretraining” are test studies that were"
+        "After STROBE. “Other studies” do not fit the task's `where`, or their split is not used;"
+        " “no truth” has no label or mask; “seen in pretraining” are test studies that were"
         " left out since the encoder has seen their patients. Each line adds up to the store."
     ]
     return Section("Flow of studies", text, [Table(columns, lines)], [chart], fold=True)

@@ -1,5 +1,6 @@
-"""What is seen first: every task's headline with its interval, what was won and lost, how many
-studies and positives it rests on.
+"""The first section of the report: every task's headline with its interval.
+
+It also shows the comparisons, and the numbers of studies and positives behind each value.
 """
 
 from collections.abc import Sequence
@@ -15,22 +16,22 @@ from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.report.page import Section
 from mmv_jax.report.plots import ForestGroup, ForestPlot, ForestRow, Share, ShareBars
 
-# What fits on the first screens of a phone: lines of text in all, and encoders of a task.
+# Limits for the first screens of a phone: lines of text in all, and encoders a task.
 MOST_LINES = 84
 MOST_ENCODERS = 6
 
 
 def encoders_of(results: Sequence[Result]) -> list[str]:
-    """The encoders by their headline pooling, the trained one first."""
+    """The encoders with their headline pooling, the trained one first."""
     return sorted(
         dict.fromkeys(r.encoder for r in results if "/" not in r.encoder),
-        # Another name finds itself, at the end. Sorting is stable, so those keep their order.
+        # Any other name sorts last. Sorting is stable, so these keep their order.
         key=lambda name: ["trained", *FLOORS, name].index(name),
     )
 
 
 def rivals_of(comparisons: Sequence[Comparison]) -> list[str]:
-    """What the trained encoder is compared with, in order."""
+    """The encoders that the trained one is compared with, in order."""
     return list(dict.fromkeys(c.second for c in comparisons))
 
 
@@ -40,7 +41,7 @@ def tone_of(words: str) -> str:
 
 
 def rests_on(result: Result) -> str:
-    """'25 test studies of 20 patients, 8 positive': what a value can rest on."""
+    """The numbers behind a value: '25 test studies of 20 patients, 8 positive'."""
     test = result.task.split == "test"
     words = f"{test.sum():,} test studies of {len(set(result.task.patients[test].tolist())):,}"
     words += " patients"
@@ -52,7 +53,9 @@ def rests_on(result: Result) -> str:
 
 
 def scores(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> ShareBars:
-    """For each rival in how many tasks the trained encoder is better, worse, or neither."""
+    """For each rival, the numbers of tasks in which the trained encoder is better, worse, or
+    neither.
+    """
     bars = []
     for rival in rivals_of(comparisons):
         tones = [tone_of(c.verdict) for c in comparisons if c.second == rival]
@@ -65,7 +68,7 @@ def scores(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> Sha
 def glance_sections(
     results: Sequence[Result], comparisons: Sequence[Comparison], names: Names
 ) -> tuple[Section, list[Section]]:
-    """The tasks that fit on the first screens, and a folded section of the others."""
+    """The tasks that fit on the first screens, and a folded section with the others."""
     tasks = list(dict.fromkeys(r.task.name for r in results))
     shown, lines = list[str](), 0
     for task in tasks:
@@ -75,11 +78,11 @@ def glance_sections(
         if lines <= MOST_LINES or not shown:
             shown.append(task)
     text = [
-        "Dots are values, bars 95 % intervals; under each task what a paired test says of the"
-        " trained encoder. The dashed line is chance."
+        "Dots are point estimates, bars 95 % confidence intervals. Below each task are the results"
+        " of paired tests of the trained encoder. The dashed line is chance."
     ]
     if rest := tasks[len(shown) :]:
-        text.append(f"{len(rest)} more tasks stand under “More tasks”.")
+        text.append(f"{len(rest)} more tasks are under “More tasks”.")
     first = Section("Results", text, figures=_plots(results, comparisons, shown, names=names))
     if not rest:
         return first, []
@@ -88,12 +91,12 @@ def glance_sections(
 
 
 def _shown_encoders(results: Sequence[Result], task: str) -> list[str]:
-    """The trained encoder, the floors, and of the others the best by their values."""
+    """The trained encoder, the floors, and the best of the others."""
     own = {r.encoder: r for r in results if r.task.name == task and "/" not in r.encoder}
     order = encoders_of(list(own.values()))
     always = [name for name in order if name in ("trained", *FLOORS)]
     kind = next(iter(own.values())).kind
-    # So that an ascending sort puts the best first, and NaN, taken as inf, last.
+    # With this sign an ascending sort puts the best first, and NaN, taken as inf, last.
     sign = 1 if kind.headline in kind.lower_is_better else -1
     others = sorted(
         (name for name in order if name not in always),
@@ -106,7 +109,7 @@ def _shown_encoders(results: Sequence[Result], task: str) -> list[str]:
 def _plots(
     results: Sequence[Result], comparisons: Sequence[Comparison], tasks: Sequence[str], *, names
 ) -> list[ForestPlot]:
-    """A forest for each headline metric, or for each task where tasks have units of their own."""
+    """A forest plot for each headline metric, or for each task if tasks have their own units."""
     found = {(r.task.name, r.encoder): r for r in results}
     kinds = {task: next(r.kind for r in results if r.task.name == task) for task in tasks}
     series = encoders_of(results)
@@ -125,7 +128,7 @@ def _plots(
         return ForestGroup(names.task(task), rows, rests_on(own[0]), remarks)
 
     plots = []
-    # groupby joins neighbours only: results arrive sorted by kind of task.
+    # groupby joins only neighbours; results arrive sorted by kind of task.
     for _, members in groupby(tasks, key=lambda t: (kinds[t].headline, kinds[t])):
         together = list(members)
         kind = kinds[together[0]]

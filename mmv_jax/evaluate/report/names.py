@@ -1,4 +1,4 @@
-"""Names that people read: `Heart (CT)`, not `ct_heart`."""
+"""Names for readers: `Heart (CT)`, not `ct_heart`."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mmv_jax.evaluate.tasks.task import Task
 
-# the first or last word of a task's name that says what kind of image it is about
+# Modalities by the first or last word of a task's name.
 MODALITIES = {
     "ct": "CT",
     "cxr": "CXR",
@@ -19,7 +19,7 @@ MODALITIES = {
     "pet": "PET",
     "us": "US",
 }
-# of them those that are no other word, and are written so anywhere in a name
+# Modalities that are no other word: they are written in capitals anywhere in a name.
 ABBREVIATIONS = ("ct", "cxr", "mri")
 ENCODERS = {
     "random": "random weights",
@@ -40,7 +40,7 @@ PARTS = {  # what follows the name of an encoder
 
 
 def readable(name: str, modalities: Iterable[str] = ()) -> str:
-    """A name as a person writes it: a modality goes to the end, in brackets.
+    """A name in words, with the modality in brackets at the end.
 
     Args:
       modalities: further ones, as the store calls them.
@@ -50,11 +50,11 @@ def readable(name: str, modalities: Iterable[str] = ()) -> str:
       ('Heart (CT)', 'Cardiothoracic ratio (CXR)', 'Left in CT')
     """
     known = MODALITIES | {m.lower().replace("-", "_"): m for m in modalities if m}
-    # A name with spaces was written for readers, and is not cut up.
+    # A name with spaces was written for readers and is not split.
     words = name.strip("_ ").replace("-", "_").split("_") if " " not in name else [name]
     if name.lower() in known:
         return known[name.lower()]
-    # A modality may be of several words; the longest wins, and one word must stay as the name.
+    # A modality may have several words. The longest wins, and one word must remain as the name.
     for size in range(min(3, len(words) - 1), 0, -1):
         for part, rest in ((words[:size], words[size:]), (words[-size:], words[:-size])):
             if (modality := known.get("_".join(part).lower())) is not None:
@@ -63,14 +63,14 @@ def readable(name: str, modalities: Iterable[str] = ()) -> str:
 
 
 def _capital(words: str) -> str:
-    """With a first capital, and abbreviations in capitals."""
+    """The words joined, with a first capital and abbreviations in capitals."""
     each = [w.upper() if w in ABBREVIATIONS else w for w in words.split(" ")]
     return " ".join(each)[:1].upper() + " ".join(each)[1:]
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the report calls tasks, encoders and columns."""
+    """The report's names of tasks, encoders and columns."""
 
     tasks: dict[str, str] = field(default_factory=dict)
     words: ClassVar[dict[str, str]] = {
@@ -81,8 +81,9 @@ class Names:
 
     @classmethod
     def of(cls, tasks: Iterable[Task], modalities: Iterable[str] = ()) -> "Names":
-        """From the titles of the config, or else from the tasks' names. Where two tasks would be
-        called the same, each keeps its own name.
+        """The names from the config's titles, or else from the tasks' own names.
+
+        Where two tasks would have the same name, each keeps its own.
         """
         modalities = list(modalities)
         titles = {t.name: t.title or readable(t.name, modalities) for t in tasks}
@@ -93,8 +94,11 @@ class Names:
         return self.tasks.get(name) or readable(name)
 
     def encoder(self, name: str) -> str:
-        """'trained, CLS alone' for `trained/cls`; the name of an encoder of others stays."""
-        # A slash joins a pooling, a plus a head or protocol: both are read alike.
+        """The name of a result: 'trained, CLS alone' for `trained/cls`.
+
+        Encoders of others keep their own name.
+        """
+        # A slash precedes a pooling, a plus a head or protocol: both are treated alike.
         first, *rest = name.replace("+", "/").split("/")
         return ", ".join([ENCODERS.get(first, first), *(PARTS.get(part, part) for part in rest)])
 
@@ -102,5 +106,5 @@ class Names:
         return readable(name)
 
     def said(self, words: str) -> str:
-        """What `comparisons.json` says, in a sentence's words."""
+        """The words of `comparisons.json`, as used in a sentence."""
         return self.words.get(words, words)

@@ -1,5 +1,6 @@
-"""What an encoder sees and what its head finds, as pictures: feature maps and outlines. Axes: h, w
-of a picture; n patch tokens.
+"""Pictures of an evaluation: maps of features, and outlines of segmentations.
+
+Axes: h, w of a picture; n patch tokens.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ TRUTH, FOUND = "#00c2a0", "#ff8c1a"  # outlines: the truth, the model
 
 
 def choose_shown(index: pd.DataFrame, tasks: Sequence[Task]) -> Int[np.ndarray, " S"]:
-    """Test studies to look at: of each modality four, taken evenly from the index, those with a
-    mask first. No result is read.
+    """Test studies for the pictures: four of each modality, taken evenly from the index.
+
+    Studies with a mask come first. No result is read.
     """
     test = np.unique(np.concatenate([task.studies[task.split == "test"] for task in tasks]))
     masked = np.unique(
@@ -54,8 +56,9 @@ def feature_maps(
     features: Features,
     shown: Int[np.ndarray, " S"],
 ) -> list[Strip]:
-    """For each modality its studies, each as a picture and as the first three components of its
-    patch tokens in red, green and blue.
+    """For each modality, its studies as images and as maps of their patch tokens.
+
+    The first three components of the tokens are red, green and blue.
     """
     strips = []
     modality = store.index["modality"].to_numpy(str)[shown]
@@ -67,7 +70,7 @@ def feature_maps(
             feature_colours([features.tokens[study] for study in own.tolist()])
         ):
             tokens, places = crops.tokens[n], kept[n][tuple(slice(t) for t in crops.tokens[n])]
-            # Shown is the layer with the most kept patches.
+            # Show the layer with the most kept patches.
             layer = int(places.sum(axis=(1, 2)).argmax())
             in_layer = np.argwhere(places)[:, 0] == layer
             grey = view(store, geometry, int(own[n]), crops[n])
@@ -103,18 +106,19 @@ def outlines(
     called: str,
     truth: str,
 ) -> Strip:
-    """Best, middle and worst test studies of a segmentation by Dice: the true outline, and that of
-    the encoder and head of this name.
+    """Best, middle and worst test studies of a segmentation by Dice, with true and predicted
+    outlines.
 
     Args:
+      name: of the encoder and head.
       called: the task's title.
       truth: whose outline the true one is, in words.
     """
     test = np.flatnonzero(task.split == "test")
     there = np.flatnonzero(~np.isnan(found.dice))
-    # A stable sort, so that equal scores show the same studies each time.
+    # The sort is stable, so that equal scores show the same studies each time.
     ranked = there[np.argsort(-found.dice[there], kind="stable")]
-    # Of fewer than five studies one may be best and worst: it is shown once.
+    # With fewer than five studies one may be both best and worst: it is shown once.
     picked = dict.fromkeys([*ranked[:2], ranked[len(ranked) // 2], *ranked[-2:]])
     images = []
     for m in picked:

@@ -1,4 +1,4 @@
-"""Sections of the report beside the headline: curves, calibration, subgroups, confounders."""
+"""Sections of the report after the headline: curves, calibration, subgroups, confounders."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ CALIBRATION = ("calibration", "calibration_slope")  # metrics that say how well 
 
 
 def few_shot_sections(points: Sequence[Point], names: Names) -> list[Section]:
-    """How much of the training set each encoder needs; nothing where it was not asked."""
+    """Few-shot curves of each encoder; empty if none were asked for."""
     if not points:
         return []
     curves: dict[str, dict[str, list[tuple[int, float, float, float]]]] = {}
@@ -28,9 +28,9 @@ def few_shot_sections(points: Sequence[Point], names: Names) -> list[Section]:
         own = curves.setdefault(names.task(p.task), {})
         own.setdefault(names.encoder(p.encoder), []).append(point)
     text = [
-        "The probe with a part of the training patients: the mean over draws, with the interval of"
-        " a single draw. The draws are the same for every encoder; strengths are chosen on all of"
-        " val, which is not fitted on."
+        "The probe fitted on a part of the training patients: the mean over draws, with the"
+        " interval of a single draw. The draws are the same for every encoder. Strengths are chosen"
+        " on all of val, which is not fitted on."
     ]
     labels = {names.task(p.task): metric_label(p.metric) for p in points}
     figure = growth_curves(curves, labels)
@@ -52,8 +52,9 @@ def _positives(result: Result) -> int:
 
 
 def calibration_sections(results: Sequence[Result], names: Names) -> list[Section]:
-    """Reliability diagrams of the headline probes, where there are enough positives: of fewer, each
-    fifth holds a handful, and the line is noise.
+    """Reliability diagrams of the headline probes that have enough positive studies.
+
+    With fewer, each fifth has only a few positives, and the curve is noise.
     """
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     few: dict[str, int] = {}
@@ -70,27 +71,28 @@ def calibration_sections(results: Sequence[Result], names: Names) -> list[Sectio
     text = []
     if curves:
         text.append(
-            "Fifths of the test studies by the probability that the probe gave; on the line, what"
-            " was said is what was seen."
+            "The test studies in fifths by predicted probability. On the diagonal, predicted"
+            " probability and observed frequency are equal."
         )
     if few:
         listed = ", ".join(f"{task} ({count})" for task, count in few.items())
         text.append(
-            f"Not shown below {CALIBRATED_FROM} positive test studies: {listed}. Of so few, a curve"
-            " is noise."
+            f"Not shown below {CALIBRATED_FROM} positive test studies: {listed}. With so few, a"
+            " curve is noise."
         )
     figures = [reliability(curves)] if curves else []
     return [Section("Calibration", text, figures=figures, fold=True)]
 
 
 def is_calibrated(result: Result) -> bool:
-    """Whether there are enough positive test studies to speak of calibration."""
+    """Whether there are enough positive test studies to judge calibration."""
     return _positives(result) >= CALIBRATED_FROM
 
 
 def subgroup_sections(groups: Sequence[GroupResult], names: Names) -> list[Section]:
-    """A table a task: groups in lines, whole encoders in columns, and single poolings where the
-    groups are of positives.
+    """A table a task, with groups as rows and encoders as columns.
+
+    Single poolings are included if the groups are of positive studies.
     """
     tables = []
     for task in dict.fromkeys(g.task for g in groups):
@@ -128,16 +130,16 @@ def subgroup_sections(groups: Sequence[GroupResult], names: Names) -> list[Secti
             )
         )
     text = [
-        "A group in colour differs from all other groups of its column on shared draws of patients,"
-        " its p-value corrected over all groups of this page (Holm): green where the encoder is"
-        " better there, red where it is worse. Of two groups, the second is the other way round."
+        "A coloured group differs from all other groups of its column, on shared draws of patients."
+        " p-values are corrected over all groups of this page (Holm). Green: the encoder is"
+        " better in this group; red: it is worse. Of two groups, the second is the reverse."
         " Floors, stand-ins and single poolings are not compared."
     ]
     return [Section("Subgroups", text, tables, fold=True)] if tables else []
 
 
 def confounder_sections(confounded: Sequence[Confounded], names: Names) -> list[Section]:
-    """What is left of an encoder once a column tells nothing of the label."""
+    """The score of an encoder with and without the tie between a column and the label."""
     lines = []
     for c in confounded:
         lost = (
@@ -161,11 +163,11 @@ def confounder_sections(confounded: Sequence[Confounded], names: Names) -> list[
         )
     text = [
         "“The column alone” needs no image: the rate of the label in each group of the column. “Tie"
-        " broken”: test studies weighted until the column tells nothing of the label. “Within"
-        " groups”: pairs of studies of the same group alone. An encoder that leans on the column"
-        " loses AUROC when the tie is broken; p-values are corrected over all lines that are tested"
-        " (Holm), which floors and stand-ins are not. A cell is a class within a group. “Effective"
-        " studies” would tell as much unweighted (Kish). “Draws left out” lack a class in a group."
+        " broken”: test studies are weighted so that column and label are independent. “Within"
+        " groups”: only pairs of studies of the same group. An encoder that leans on the column"
+        " loses AUROC when the tie is broken. p-values are corrected over all tested lines (Holm);"
+        " floors and stand-ins are not tested. A cell is a class within a group. So many “effective"
+        " studies” without weights would be as informative (Kish). “Draws left out” lack a class."
     ]
     columns = [
         "task and column",
@@ -188,12 +190,12 @@ def _leaning(c: Confounded) -> str:
     if not is_judged(c.encoder):
         return "not tested"
     told = verdict_of(c.lost, c.p_holm)
-    # `lost` is plain minus broken: better with the tie intact means that it leans on the column.
+    # `lost` is plain minus broken: an encoder that is better with the tie leans on the column.
     return {"better": "leans on it", "worse": "gains without it"}.get(told, told)
 
 
 def variant_sections(comparisons: Sequence[Comparison], names: Names) -> list[Section]:
-    """Heads, fine-tuning and supervised models beside each other; nothing where none was asked."""
+    """Comparisons of heads, fine-tuned and supervised models; empty if none were asked for."""
     lines = []
     for c in comparisons:
         d, p = (
@@ -217,11 +219,11 @@ def variant_sections(comparisons: Sequence[Comparison], names: Names) -> list[Se
             ]
         )
     text = [
-        "A head on the frozen tokens is trained by gradient descent and stopped by val: the linear"
-        " one is one map a token, the multi-scale one takes tokens of four depths through"
-        " convolutions, the global-local one the same after CLS and patch tokens have asked each"
-        " other. Fine-tuned: encoder and head, lower layers slower; from scratch: ours so from"
-        " random weights; supervised: a convolutional network. Positive: the first is better."
+        "Heads on the frozen tokens are trained by gradient descent and stopped by val. Linear: one"
+        " map a token. Multi-scale: convolutions over tokens of four depths. Global-local: the same"
+        " after cross-attention between CLS and patch tokens. Fine-tuned: encoder and head, lower"
+        " layers at a lower rate. From scratch: the same from random weights. Supervised: a"
+        " convolutional network. Positive: the first is better."
     ]
     columns = ["task", "first", "second", "better by", "corrected p", "in words"]
     table = Table(columns, lines)
@@ -239,7 +241,7 @@ def _group_cell(found: GroupResult) -> Cell:
 
 
 def metric_cell(result: Result, metric: str) -> Cell:
-    """A metric of a result, "–" where it has none, or too few positives to speak of calibration."""
+    """A metric of a result; "–" where it has none, or too few positives to judge calibration."""
     if metric not in result.metrics:
         return Cell("–")
     if metric in CALIBRATION and not is_calibrated(result):
@@ -248,7 +250,7 @@ def metric_cell(result: Result, metric: str) -> Cell:
 
 
 def value_cell(value: Interval) -> Cell:
-    """A value and its interval."""
+    """A value with its interval."""
     return (
         Cell(f"{value.value:.3f}", bounds_text(value))
         if not np.isnan(value.value)

@@ -1,5 +1,5 @@
-"""What an evaluation states beside its results: what was evaluated, on whom, how studies came in,
-and which checklists that fulfils.
+"""Statements beside the results: what was evaluated, on which patients, flow of studies,
+checklists.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from mmv_jax.store.read import Store
 
 @dataclass(frozen=True)
 class Asked:
-    """What the report says of an evaluation beside its results.
+    """Facts on an evaluation beside its results.
 
     Attributes:
       record: where the numbers come from, of `provenance.provenance`.
@@ -49,7 +49,7 @@ class Asked:
 def state(
     findings: Findings, *, store: Store, tasks: Sequence[Task], overlap: str, asked: Asked
 ) -> tuple[dict[str, Any], Findings]:
-    """The contents of `protocol.json`, and the findings with all that the page says of them.
+    """The contents of `protocol.json`, and the findings with all statements of the page.
 
     Args:
       overlap: why test patients of pretraining cannot be counted; "" where they can.

@@ -1,5 +1,6 @@
-"""Where an encoder keeps each modality, and whether encoders arrange the same studies alike; no
-label is read. Axes: N, M studies, D width.
+"""Subspaces of modalities, and similarity of encoders' features; no label is read.
+
+Axes: N, M studies, D width.
 """
 
 from collections.abc import Mapping
@@ -12,16 +13,16 @@ from mmv_jax.metrics.features import Likeness, likeness
 from mmv_jax.report.page import Cell, Section, Table
 
 DIMENSIONS = 16  # of a modality's subspace
-# studies of a modality, below which its subspace would be that of single studies
+# The fewest studies of a modality: with fewer, single studies would define its subspace.
 FEWEST = 4 * DIMENSIONS
 
 
 def shared_variance(first: Float[np.ndarray, "N D"], second: Float[np.ndarray, "M D"]) -> float:
-    """The variance of `first` along the principal axes of `second`, as a share of that along as
-    many of its own.
+    """The variance of `first` along the principal axes of `second`, relative to that along its own
+    axes.
 
-    1 where both vary in the same subspace, and about `DIMENSIONS` / D for unrelated directions;
-    means do not count.
+    1 if both vary in the same subspace, about `DIMENSIONS` / D for unrelated directions. Means do
+    not count.
     """
     # Without centring, the first axis would point at the mean.
     own, other = (x - x.mean(axis=0, dtype=np.float64, keepdims=True) for x in (first, second))
@@ -32,19 +33,20 @@ def shared_variance(first: Float[np.ndarray, "N D"], second: Float[np.ndarray, "
 
 
 def subspace_sections(features: Mapping[str, np.ndarray], modality: np.ndarray) -> list[Section]:
-    """Two kinds of tables of mean patch tokens: modalities by modalities for ours, encoders by
-    modalities beside ours; nothing of too few studies.
+    """Two kinds of tables of mean patch tokens; empty with too few studies.
+
+    The first has modalities by modalities for our encoder, the second encoders by modalities.
 
     Args:
-      features: by encoder [N, D], the same studies in the same order; "trained" and "random" among
-        them.
+      features: by encoder [N, D], the same studies in the same order, with "trained" and "random"
+        among them.
       modality: of each study.
     """
     named = [name for name in sorted(set(modality.tolist())) if (modality == name).sum() >= FEWEST]
     if not named:
         return []
     tables = []
-    # One modality alone has no other to share a subspace with.
+    # A single modality has no other to share a subspace with.
     for encoder in ("trained", "random") if len(named) > 1 else ():
         parts = {name: features[encoder][modality == name] for name in named}
         lines = [
@@ -73,11 +75,11 @@ def subspace_sections(features: Mapping[str, np.ndarray], modality: np.ndarray) 
     ]
     tables.append(Table(["debiased CKA of trained and", *named], alike))
     text = [
-        "Mean patch tokens, no label. Above: how much of what varies in a modality varies along"
-        f" the first {DIMENSIONS} principal axes of another, of what its own hold: 1 where both"
-        " share a subspace. Below: how alike two encoders arrange the studies of a modality"
-        " (debiased linear CKA): 1 up to rotation and scale, about 0 for unrelated features. The"
-        " ceiling is that of each encoder with itself, between halves of its width. The null is the"
+        "Mean patch tokens, without labels. Above: the variance of a modality along the first"
+        f" {DIMENSIONS} principal axes of another, divided by that along its own: 1 where both"
+        " share a subspace. Below: the similarity of two encoders' features of a modality (debiased"
+        " linear CKA): 1 up to rotation and scale, about 0 for unrelated features. The ceiling is"
+        " the similarity of each encoder with itself, between halves of its width. The null is the"
         " 95th percentile with the studies of one encoder permuted."
     ]
     return [Section("Subspaces", text, tables)]

@@ -36,7 +36,7 @@ from mmv_jax.evaluate.subgroups import Confounded, GroupResult
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
 
-SHOWN_FIRST = 2  # strips of outlines among the results; the others stand in the details
+SHOWN_FIRST = 2  # strips of outlines among the results; the others are in the details
 NAMED = 3  # tasks that a sentence of the verdict names
 METHOD = (
     (
@@ -44,16 +44,16 @@ METHOD = (
         " segmentation a linear map from each patch token to the voxels of its patch. Probes are"
         " fitted on train; their strength (and the threshold of masks) is chosen on val; then they"
         " are fitted on train and val together and measured once on test. The headline features are"
-        " CLS and the mean of the patch tokens, one after the other. What is fitted by gradient"
-        " descent (heads, fine-tuning, supervised networks) learns on train alone, since val says"
-        " when to stop: a probe beside it has more labels."
+        " CLS and the mean of the patch tokens, joined. Heads, fine-tuned and supervised networks"
+        " are fitted by gradient descent on train alone, since val decides when to stop. So a probe"
+        " has more labels than they have."
     ),
     (
         "Floors: “random” is the same encoder with fresh weights, “pixels” the first 100 principal"
         " components of the study at low resolution (segmentation: of the patch's voxels), each"
         " with the same probe. The 95 % interval of an AUROC is a score interval with a design"
         " effect for several studies of a patient; all others are bootstrap intervals over 2,000"
-        " draws of patients. Below 5 patients of a class none is given. Differences are judged on"
+        " draws of patients. Below 5 patients of a class none is given. Differences are tested on"
         " the same draws, and their p-values are corrected for the number of comparisons (Holm)."
     ),
     (
@@ -64,7 +64,7 @@ METHOD = (
 
 
 def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> str:
-    """The headline of every task as lines of text, won or lost against each floor."""
+    """The headline of every task as lines of text, with the comparison to each floor."""
     found = {(r.task.name, r.encoder): r for r in results}
     shown = encoders_of(results)
     heads = "; ".join(f"against {name}" for name in rivals_of(comparisons))
@@ -82,7 +82,7 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
 
 
 def verdict(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> list[str]:
-    """How many tasks were won and lost, in sentences."""
+    """The numbers of tasks that were better and worse, in sentences."""
     sentences = []
     for rival in rivals_of(comparisons):
         own = [c for c in comparisons if c.second == rival]
@@ -98,7 +98,7 @@ def verdict(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> li
 
 
 def _some(tasks: Sequence[str]) -> str:
-    """'3 tasks (A, B and 1 more)': a sentence names three at most."""
+    """Tasks in words: '3 tasks (A, B and 1 more)', at most three by name."""
     if not tasks:
         return "none"
     named = list(tasks[:NAMED]) + ([f"{len(tasks) - NAMED} more"] if len(tasks) > NAMED else [])
@@ -108,18 +108,19 @@ def _some(tasks: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report shows.
+    """The contents of a report.
 
     Attributes:
-      overlaps: by task, test patients, and those of them that pretraining has seen (None: unknown).
-      why_no_overlap: why they cannot be counted, "" where they can.
+      overlaps: by task, the number of test patients, and how many pretraining has seen (None:
+        unknown).
+      why_no_overlap: why they cannot be counted; "" where they can.
       outlined, maps: pictures of segmentations, and of features by encoder.
       record: where the numbers come from, of `provenance.provenance`.
       variants: comparisons of heads and end-to-end fits.
-      names: what tasks and encoders are called.
-      title: of the page; "" for its own.
+      names: of tasks and encoders.
+      title: of the page; "" for the default.
       about, protocol: sections on what was evaluated and on whom; on flow and checklists.
-      notices: what a reader must not miss.
+      notices: that a reader must not miss.
     """
 
     results: Sequence[Result]
@@ -142,7 +143,7 @@ class Findings:
 
 
 def write_report(path: Path, found: Findings) -> None:
-    """Writes `report.html` and, beside it, `report.json`."""
+    """Write `report.html` and, beside it, `report.json`."""
     names, tasks = found.names, list(dict.fromkeys(r.task.name for r in found.results))
     first, more = glance_sections(found.results, found.comparisons, names)
     pictures, more_pictures = _picture_sections(found.outlined, found.maps, names)
@@ -186,7 +187,7 @@ def write_report(path: Path, found: Findings) -> None:
 def _picture_sections(
     outlined: Sequence[Strip], maps: Mapping[str, Sequence[Strip]], names: Names
 ) -> tuple[list[Section], list[Section]]:
-    """The first outlines, which stand among the results, and all other pictures."""
+    """The first outlines, which are shown among the results, and all other pictures."""
     text = ["Best, middle and worst, chosen by their score alone."]
     first, rest = outlined[:SHOWN_FIRST], outlined[SHOWN_FIRST:]
     sections = [Section("Segmentations", text, strips=first)] if first else []
@@ -209,9 +210,7 @@ def _picture_sections(
 def headline_section(
     results: Sequence[Result], comparisons: Sequence[Comparison], names: Names
 ) -> Section:
-    """The matrix that is read first: tasks by encoders, the best value of a line in bold, and what
-    the trained encoder won and lost.
-    """
+    """The table of tasks by encoders, with the best value of a line in bold, and comparisons."""
     found, shown, rivals = (
         {(r.task.name, r.encoder): r for r in results},
         encoders_of(results),
@@ -230,7 +229,7 @@ def headline_section(
             Cell(metric_label(metric) + (" (lower is better)" if lower else "")),
         ]
         for r, value in zip(own, values):
-            # NaN equals nothing, so what was not measured is never the best.
+            # NaN equals nothing, so a result that was not measured is never the best.
             cell = Cell("not measured") if r is None else value_cell(r.headline)
             line.append(Cell(cell.text, cell.ci, "best") if value == best else cell)
         words = {c.second: c.verdict for c in comparisons if c.task == task}
@@ -248,7 +247,7 @@ def headline_section(
     ]
     return Section(
         "Tasks by encoders",
-        ["Bold: the best value of a line, which need not be better than the next beyond chance."],
+        ["Bold: the best value of a line. Its lead over the next one may be chance."],
         [Table(columns, lines)],
         fold=True,
     )
@@ -259,7 +258,7 @@ def details_section(results: Sequence[Result], names: Names) -> Section:
     tables = []
     for kind in dict.fromkeys(r.task.kind for r in results):
         own = [r for r in results if r.task.kind == kind]
-        # The union of all results: kNN and the like exist for the headline features alone.
+        # The union over all results: kNN, for example, exists only for the headline features.
         metrics = list(dict.fromkeys(metric for r in own for metric in r.metrics))
         lines = [
             [
@@ -314,7 +313,7 @@ def comparison_section(comparisons: Sequence[Comparison], names: Names) -> Secti
 def overlap_section(
     overlaps: Mapping[str, tuple[int, int | None]], why_not: str, names: Names
 ) -> Section:
-    """How many test patients the encoder has seen."""
+    """The numbers of test patients that the encoder has seen in pretraining."""
     title = "Test patients seen in pretraining"
     if why_not:
         return Section(title, [f"They cannot be counted: {why_not}."], fold=True)
@@ -323,7 +322,7 @@ def overlap_section(
         for task, (patients, seen) in overlaps.items()
     ]
     text = [
-        "Counted by keyed hashes that the checkpoint carries; of other encoders nothing is known. "
+        "Counted by keyed hashes in the checkpoint; for other encoders nothing is known. "
         "Pretraining never reads a label, but it has seen these patients' images."
     ]
     table = Table(["task", "test patients", "seen in pretraining"], lines)

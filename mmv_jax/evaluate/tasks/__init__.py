@@ -1,1 +1,1 @@
-"""Tasks: which studies, which labels, which split, which part of an image."""
+"""Tasks: studies, labels, split, and part of the image."""

@@ -1,4 +1,4 @@
-"""Columns of a store's index, and which studies have a value in them."""
+"""Columns of a store's index, and the studies that have a value in them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,12 @@ from mmv_jax.errors import UserError
 
 
 def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
-    """A label column of the store by the name that the manifest gave it, or a column of the index
-    itself.
+    """A label column of the store by its name in the manifest, or a column of the index itself.
+
+    Raises:
+      UserError: there is no such column.
     """
-    # A manifest's label goes before a column of the index that has the same name.
+    # A manifest's label has precedence over a column of the index with the same name.
     for known in (f"label_{name}", name):
         if known in index:
             return index[known]
@@ -25,7 +27,7 @@ def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
 
 
 def fits_where(index: pd.DataFrame, where: Mapping[str, Any] | None, asked_by: str) -> np.ndarray:
-    """Which studies have the wanted values in each of these columns."""
+    """A mask of the studies that have the wanted values in all these columns."""
     fits = np.ones(len(index), bool)
     for key, wanted in (where or {}).items():
         fits &= equals(column(index, key, asked_by), wanted, f"{asked_by}.{key}")
@@ -33,13 +35,19 @@ def fits_where(index: pd.DataFrame, where: Mapping[str, Any] | None, asked_by: s
 
 
 def have_mask(index: pd.DataFrame, mask: str) -> np.ndarray:
-    """Which studies have this mask."""
+    """A mask of the studies that have this mask."""
     # Whole names are compared: "lung" must not be found in "lung_left".
     return np.array([mask in names.split(",") for names in index["masks"]], bool)
 
 
 def equals(values: pd.Series, wanted: Any, asked_by: str) -> np.ndarray:
-    """Numbers are compared as numbers and text as text, whatever the index holds the column as."""
+    """A mask of the values that equal `wanted`, or one of a list.
+
+    Numbers are compared as numbers and text as text, whatever the column's dtype.
+
+    Raises:
+      UserError: the store holds numbers there, and `wanted` is none.
+    """
     options = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
     try:
         like = [
@@ -50,7 +58,7 @@ def equals(values: pd.Series, wanted: Any, asked_by: str) -> np.ndarray:
         raise UserError(
             f"{asked_by} is {wanted!r}, but the store holds numbers there. Give one of them."
         ) from None
-    # na_value: comparing a missing value gives NA in some dtypes, and it fits nothing.
+    # na_value: in some dtypes a comparison with a missing value gives NA, which fits nothing.
     return np.logical_or.reduce(
         [(values == option).to_numpy(bool, na_value=False) for option in like]
     )

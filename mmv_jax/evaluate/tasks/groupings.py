@@ -1,4 +1,7 @@
-"""Groups of studies by a metadata column: one a value, or bands of a number. Axes: N studies."""
+"""Groups of studies by a metadata column: one for each value, or bands of a number.
+
+Axes: N studies.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +13,7 @@ from jaxtyping import Bool
 
 from mmv_jax.errors import UserError
 
-MOST = 8  # values of a column that become groups without being asked to
+MOST = 8  # the most values of a column that become groups by themselves
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,10 @@ class Grouping:
     Attributes:
       column: the metadata column.
       names: the group of each study, "" where the column is empty.
-      order: the groups as they are shown.
-      positives: only positive studies are grouped, and each group of them stands against all
-        negative studies. This is how lesions are grouped by size, which a study without a lesion
-        has not, or positives by whether a tube gives them away.
+      order: the groups in the order of the report.
+      positives: only positive studies are grouped, and each group is compared with all negative
+        studies. Use it for lesions by size, since a study without a lesion has none, or for
+        positives by whether a tube gives them away.
     """
 
     column: str
@@ -45,16 +48,16 @@ def make_grouping(
     quantiles: int = 0,
     positives: bool = False,
 ) -> Grouping:
-    """Groups from the values of a column.
+    """Make groups from the values of a column.
 
     Args:
-      asked_by: where in the config, for errors.
-      fitted_on: the studies whose quantiles are taken: never those of the test split.
+      asked_by: the place in the config, for errors.
+      fitted_on: the studies for the quantiles: never those of the test split.
       edges: of bands, ascending: (40, 60) gives "under 40", "40 to 60" and "60 and over".
-      quantiles: as many bands, equally full.
+      quantiles: number of bands with equal counts.
       positives: as in `Grouping`.
     Raises:
-      UserError: bands of a column that is no number, or more than `MOST` values without bands.
+      UserError: bands of a column that is not numeric, or more than `MOST` values without bands.
     """
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     # Numeric means that every filled cell is a number; a single word makes the column text.
@@ -76,7 +79,7 @@ def make_grouping(
         else values.fillna("").astype(str).to_numpy(object)
     )
     names = np.where(np.isnan(numbers), "", text).astype(str) if numeric else text.astype(str)
-    # As text, 10 would stand before 9.
+    # As text, 10 would sort before 9.
     found = sorted(set(names.tolist()) - {""}, key=float if numeric else str)
     if not 2 <= len(found) <= MOST:
         raise UserError(
@@ -88,7 +91,7 @@ def make_grouping(
 
 def _quantiles(numbers: np.ndarray, count: int) -> np.ndarray:
     return (
-        # In a column of few values quantiles coincide, and a band between equal borders is empty.
+        # With few values some quantiles coincide, and a band between equal borders is empty.
         np.unique(np.nanquantile(numbers, np.arange(1, count) / count))
         if not np.isnan(numbers).all()
         else np.zeros(0)
@@ -96,7 +99,7 @@ def _quantiles(numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def _bands(numbers: np.ndarray, cuts: np.ndarray, column: str, positives: bool) -> Grouping:
-    # Rounded in the names alone; the borders themselves stay exact.
+    # Only the names are rounded; the borders themselves are exact.
     between = [f"{a:g} to {b:g}" for a, b in pairwise(np.round(cuts, 2))]
     order = (
         (f"under {round(cuts[0], 2):g}", *between, f"{round(cuts[-1], 2):g} and over")
@@ -104,6 +107,6 @@ def _bands(numbers: np.ndarray, cuts: np.ndarray, column: str, positives: bool) 
         else ("all",)
     )
     # side="right" puts a value on a border into the band above. NaN
-    # passes as 0 and is emptied below.
+    # counts as 0 here; its name is emptied below.
     names = np.array(order)[np.searchsorted(cuts, np.nan_to_num(numbers), side="right")]
     return Grouping(column, np.where(np.isnan(numbers), "", names), order, positives)

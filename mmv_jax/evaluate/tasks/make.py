@@ -1,4 +1,4 @@
-"""Makes tasks from the groups of a config. Axes: N studies of the store."""
+"""Tasks from the groups of a config. Axes: N studies of the store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ def make_task(
     confounders: Mapping[str, Mapping[str, Any]] | None = None,
     title: str = "",
 ) -> Task:
-    """A task from its group in the config.
+    """Make a task from its group in the config.
 
     Args:
       index: of the store.
-      kind: of `kinds.table.KINDS`: "classification" (a study is positive where `label` is
-        `positive`), "regression" (of `label`), "segmentation" (of `mask`), or a plug-in's.
+      kind: of `kinds.table.KINDS`: "classification" (a study is positive if `label` is `positive`),
+        "regression" (of `label`), "segmentation" (of `mask`), or a plug-in's.
       where: columns and the value, or list of values, that a study must have: `{"source": "X"}`.
-      test_where: what a test study must have instead, where the test is another population.
+      test_where: the same for test studies, if the test is another population.
       values, flags, local, pixels: as in `Task`.
       subgroups, confounders: by column, the keyword arguments of `make_grouping`: `{"sex": {},
         "age": {"edges": (40, 60)}}`.
-      title: what the report calls the task: "Heart (CT)"; else its name in readable form.
+      title: of the task in the report: "Heart (CT)". Without it, its name in readable form.
     Raises:
       UserError: the store has no such column, value or mask; a split is empty or has one class
         only; a segmentation mixes 2D and 3D.
@@ -78,8 +78,10 @@ def make_task(
 
 
 def check(task: Task) -> None:
-    """Raises UserError where a split of the task is empty, has one class only, or no value of a
-    confounder: then nothing can be fitted, chosen or measured.
+    """Refuse a task that cannot be fitted, chosen or measured.
+
+    Raises:
+      UserError: a split is empty or has one class only, or a confounder has no value.
     """
     for grouping in task.confounders:
         if not (grouping.names[task.split == "test"] != "").any():
@@ -98,7 +100,7 @@ def check(task: Task) -> None:
 
 @dataclass(frozen=True)
 class _Truth:
-    """Where the truth of a task is looked for."""
+    """The sources of a task's truth."""
 
     task: str
     kind: Kind
@@ -110,7 +112,7 @@ class _Truth:
     def of(
         self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]
     ) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, " M"]]:
-        """Which of the chosen studies have a truth, and the labels of those (none for masks)."""
+        """A mask of the chosen studies that have a truth, and their labels (empty for masks)."""
         if self.kind.is_mask:
             return chosen & have_mask(index, self.mask), np.zeros(0)
         values = column(index, self.label, f"config.tasks.{self.task}.label")
@@ -124,7 +126,7 @@ class _Truth:
         return chosen, labels[chosen]
 
     def check_found(self, index: pd.DataFrame, studies: np.ndarray) -> None:
-        """Raises UserError where there is no study, or where masks are of both 2D and 3D."""
+        """Refuse a task without studies, or with both 2D and 3D masks."""
         if not len(studies):
             there = sorted({m for names in index["masks"] for m in names.split(",") if m})
             wanted = f"a value of {self.label!r}"
@@ -160,7 +162,7 @@ def _chosen(
     test_where: Mapping[str, Any] | None,
     asked_by: str,
 ) -> Bool[np.ndarray, " N"]:
-    """The studies of a split that fit `where`; of test those that fit `test_where`, if given."""
+    """A mask of the studies that fit `where`, or for test studies `test_where`, if given."""
     known = index["split"].isin(SPLITS).to_numpy()
     chosen = known & fits_where(index, where, f"{asked_by}.where")
     if not test_where:

@@ -1,6 +1,4 @@
-"""Which test patients the encoder was pretrained on: by the keyed hashes that its checkpoint
-carries.
-"""
+"""Test patients that the encoder was pretrained on, by the keyed hashes in its checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +12,8 @@ from mmv_jax.evaluate.tasks.task import Task
 
 @dataclass(frozen=True)
 class Overlap:
-    """The patients of pretraining; None where they cannot be compared with those of the store,
-    because `reason`.
+    """The patients of pretraining; None where they cannot be compared with the store's, for
+    `reason`.
     """
 
     patients: frozenset[str] | None
@@ -23,9 +21,7 @@ class Overlap:
 
     @classmethod
     def of(cls, config: Mapping, key_fingerprint: str) -> "Overlap":
-        """From a checkpoint's config, for a store whose names were made by the key with that
-        fingerprint.
-        """
+        """The patients in a checkpoint's config, for a store with this fingerprint of its key."""
         carried = config.get("pretraining")
         if not carried:
             return cls(None, "the checkpoint does not say which patients it was trained on")
@@ -49,9 +45,7 @@ class Overlap:
         return Overlap(self.patients | other.patients)
 
     def count(self, task: Task) -> tuple[int, int | None]:
-        """Test patients of a task, and how many of them are among those of pretraining (None:
-        cannot be told).
-        """
+        """Numbers of a task's test patients, and of those seen in pretraining (None: unknown)."""
         test = np.unique(task.patients[task.split == "test"])
         return len(test), (
             None
@@ -60,8 +54,10 @@ class Overlap:
         )
 
     def without(self, task: Task) -> Task:
-        """The task without the test studies of pretraining patients. UserError where too little is
-        left, or where they cannot be told.
+        """The task without the test studies of pretraining patients.
+
+        Raises:
+          UserError: too few studies remain, or the patients cannot be compared.
         """
         if self.patients is None:
             raise UserError(
@@ -70,9 +66,9 @@ class Overlap:
                 " it to False."
             )
         seen = np.array([patient in self.patients for patient in task.patients.tolist()])
-        # Train and val may overlap with pretraining; only what is measured must be unseen.
+        # Train and val may overlap with pretraining; only test studies must be unseen.
         gone = seen & (task.split == "test")
         left = task[~gone]
-        # Once more: without these studies the test split may be empty or of one class.
+        # Check again: without these studies the test split may be empty or have one class.
         check(left)
         return replace(left, left_out=task.studies[gone])

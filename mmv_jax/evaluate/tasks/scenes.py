@@ -1,4 +1,4 @@
-"""Studies as a segmentation sees them. Axes: n tokens, D width, z y x tokens or voxels."""
+"""Studies as a segmentation head sees them. Axes: n tokens, D width, z y x tokens or voxels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from mmv_jax.evaluate.encoders.features import Features
 from mmv_jax.evaluate.tasks.task import SPLITS, Task
 from mmv_jax.store.read import Store
 
-ANY_BIT = 0x7FFF  # of a mask's 16 bits, the sign apart
+ANY_BIT = 0x7FFF  # all of a mask's 16 bits but the sign
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Scene:
 
     Attributes:
       tokens: of the kept patches, in the order of `kept`.
-      kept: which patches carry something; the others were never encoded, and nothing is predicted
-        there.
+      kept: which patches have content. The others are not encoded, and nothing is predicted there.
       truth: the structure on the view's grid. A planar view has gz = 1.
       spacing_mm: the edge of the view's voxels.
     """
@@ -38,9 +37,7 @@ class Scene:
 def scenes(
     encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features
 ) -> list[Scene]:
-    """The studies of a segmentation task as its head sees them: tokens, and the truth on the grid
-    of the encoder's view.
-    """
+    """The studies of a segmentation: tokens, and the truth on the grid of the encoder's view."""
     crops, kept = encoder.views(geometry[task.studies])
     out = []
     for n, study in enumerate(task.studies.tolist()):
@@ -56,16 +53,16 @@ def scenes(
 def local_means(
     encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features
 ) -> Float[np.ndarray, "N D"]:
-    """For each study of a task the mean of its patch tokens, weighted by how much of the patch the
-    task's local region covers.
+    """For each study, the mean of its patch tokens, weighted by their cover of the task's local
+    region.
 
     Raises:
-      UserError: a study has no such region, or none that the encoder reads: an empty region would
-        tell the label.
+      UserError: the region of a study is empty, or the encoder reads no patch of it. An empty
+        region would reveal the label.
     """
     # Every structure of this mask belongs to the region, so any bit counts.
     region = replace(task, mask=task.local, flags=ANY_BIT)
-    # Of each study, the share of each kept patch that is covered [n], and the tokens [n, D].
+    # For each study, the covered share of each kept patch [n], and the tokens [n, D].
     weights = [
         (tiles(scene.truth, scene.kept).mean(axis=1), scene.tokens)
         for scene in scenes(encoder, store, geometry=geometry, task=region, features=features)
@@ -80,8 +77,10 @@ def local_means(
 
 
 def check_structure(task: Task, scenes: Sequence[Scene]) -> None:
-    """Raises UserError where no study of a split has the structure: then nothing can be learnt,
-    chosen or measured.
+    """Refuse a task in which no study of a split has the structure.
+
+    Raises:
+      UserError: there is such a split: nothing can be learnt, chosen or measured on it.
     """
     there = np.array([scene.truth.any() for scene in scenes])
     for split in SPLITS:
@@ -105,9 +104,9 @@ def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
 def untile(
     patches: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"], shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """The grid of kept patches `[n, P]`; 0 where none was kept."""
+    """A grid from its kept patches `[n, P]`; 0 where none was kept."""
     (tz, ty, tx), (gz, gy, gx) = kept.shape, shape
-    # The inverse of `tiles`: filled with token axes first, then woven between the voxel axes.
+    # The inverse of `tiles`: filled with the token axes first, then interleaved with voxel axes.
     out = np.zeros((tz, ty, tx, gz // tz, gy // ty, gx // tx), patches.dtype)
     out[kept] = patches.reshape(-1, *out.shape[3:])
     return out.transpose((0, 3, 1, 4, 2, 5)).reshape(shape)

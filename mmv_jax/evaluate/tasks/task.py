@@ -1,4 +1,4 @@
-"""Tasks: which studies of a store, split how, with which truth. Axes: N studies of the task."""
+"""Tasks: studies of a store with their split and truth. Axes: N studies of the task."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,23 +13,23 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Task:
-    """One question, and the studies that can answer it.
+    """A task, and the studies that can answer it.
 
     Attributes:
       studies: positions in the store's index.
       split: "train", "val" or "test" of each.
       patients: keyed hashes, for the bootstrap.
       labels: 0 or 1 (classification) or a number (regression); empty for segmentation.
-      mask: the name of the mask, "" where the task is no segmentation.
+      mask: the name of the mask; "" where the task is no segmentation.
       values, flags: the structure is where the mask has one of `values`, or has a bit of `flags`
         set.
-      local: the name of a mask whose region is pooled by itself ("patch_local"), "" for none.
-      pixels: how the floor of pixels looks at a study: `grid` (z, y, x), and `spacing_mm` for a box
-        of fixed size around the centre.
-      subgroups: groups of studies that are measured by themselves.
-      confounders: groups that may tell the label by themselves (classification).
-      title: what the report calls it; "" for its name in readable form.
-      left_out: test studies that it would have, had pretraining not seen their patients.
+      local: the name of a mask whose region is pooled by itself ("patch_local"); "" for none.
+      pixels: the input of the pixel floor: `grid` (z, y, x), and `spacing_mm` for a box of fixed
+        size around the centre.
+      subgroups: groups of studies that are measured separately.
+      confounders: groups that may predict the label by themselves (classification).
+      title: in the report; "" for its name in readable form.
+      left_out: test studies that were removed because pretraining has seen their patients.
     """
 
     name: str
@@ -69,6 +69,6 @@ class Task:
         return replace(part, subgroups=subgroups, confounders=confounders)
 
     def structure(self, mask: Int[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-        """Where the mask shows what the task asks for."""
+        """A mask of the voxels that show the task's structure."""
         # Bits let structures overlap in a voxel; with `values` a voxel has one structure.
         return (mask & self.flags) > 0 if self.flags else np.isin(mask, self.values)
