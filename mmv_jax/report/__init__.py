@@ -1,1 +1,1 @@
-"""Report: numbers to pictures to one self-contained HTML page."""
+"""Reports: from numbers to pictures to one self-contained HTML page."""

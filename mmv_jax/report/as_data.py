@@ -1,4 +1,4 @@
-"""Dataclasses to values that JSON knows, and back."""
+"""Dataclasses as JSON values, and back."""
 
 import math
 import typing
@@ -11,12 +11,12 @@ from typing import Any
 def to_data(value: Any, kinds: Mapping[str, type]) -> Any:
     """A dataclass as a mapping of its fields.
 
-    A field that is None is left out, and a number that is not defined becomes null, since JSON has
-    no word for it. An instance of one of `kinds` is marked by its name.
+    A field that is None is left out. A number that is not defined becomes null, since JSON has no
+    NaN. An instance of one of `kinds` is marked by its name.
     """
     if is_dataclass(value) and not isinstance(value, type):
         named = {f.name: getattr(value, f.name) for f in fields(value)}
-        # None is left out and NaN is null, so that the way back can tell them apart.
+        # None is left out and NaN is null, so that `from_data` can tell them apart.
         data = {name: to_data(v, kinds) for name, v in named.items() if v is not None}
         kind = next((name for name, cls in kinds.items() if type(value) is cls), None)
         return {"kind": kind, **data} if kind else data
@@ -24,18 +24,20 @@ def to_data(value: Any, kinds: Mapping[str, type]) -> Any:
         return [to_data(part, kinds) for part in value]
     if isinstance(value, (bool, str, int)):
         return value
-    # NumPy's numbers too, which JSON does not know.
+    # NumPy's numbers become Python's, which JSON can write.
     number = float(value)
     return number if math.isfinite(number) else None
 
 
 def from_data(cls: type, data: Any, kinds: Mapping[str, type], parts: Sequence[type]) -> Any:
-    """The inverse of `to_data`: an instance of `cls`; sequences become tuples.
+    """An instance of `cls` from the output of `to_data`; sequences become tuples.
 
     Args:
-      parts: dataclasses that may stand in the fields of others, beside `kinds`.
+      parts: dataclasses, beside `kinds`, that fields of others may hold.
+    Raises:
+      ValueError: the data has a field that its dataclass does not have.
     """
-    # By name: JSON marks only `kinds`; other dataclasses follow from the type of their field.
+    # By name: JSON marks only `kinds`; the type of a field gives the other dataclasses.
     known = {c.__name__: c for top in (*kinds.values(), *parts) for c in (top, *_within(top))}
     return _built(cls, data, kinds, known)
 
@@ -43,7 +45,7 @@ def from_data(cls: type, data: Any, kinds: Mapping[str, type], parts: Sequence[t
 def _built(cls: type, data: Any, kinds: Mapping[str, type], known: Mapping[str, type]) -> Any:
     inner = _inner(cls)
     names = {f.name for f in fields(cls)}
-    # A page of another version is refused, not read in part.
+    # Refuse a page of another version rather than read a part of it.
     if unknown := set(data) - names - {"kind"}:
         raise ValueError(f"{cls.__name__} has no {', '.join(sorted(unknown))}")
     return cls(
@@ -68,10 +70,10 @@ def _value(value: Any, inner: str, kinds: Mapping[str, type], *, known: Mapping[
 
 @cache
 def _inner(cls: type) -> dict[str, str]:
-    """By field, the name of the dataclass that it holds a sequence of."""
+    """For each field that holds a sequence of dataclasses, the name of that dataclass."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
-        # A field with two possible dataclasses is not guessed: its values bear a kind.
+        # With two possible dataclasses the type is ambiguous: then each value has a kind.
         held = [a for a in _arguments(hint) if isinstance(a, type) and is_dataclass(a)]
         if len(held) == 1:
             found[name] = held[0].__name__
@@ -79,12 +81,12 @@ def _inner(cls: type) -> dict[str, str]:
 
 
 def _arguments(hint: Any) -> list[Any]:
-    """All types within a type."""
+    """All types within a type, itself included."""
     return [hint, *(found for a in typing.get_args(hint) for found in _arguments(a))]
 
 
 def _within(cls: type) -> list[type]:
-    """The dataclasses that a dataclass holds, at any depth."""
+    """The dataclasses within a dataclass, at any depth."""
     own = [
         a
         for hint in typing.get_type_hints(cls).values()

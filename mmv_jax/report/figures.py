@@ -1,6 +1,6 @@
-"""Numbers to pictures: plots as data for what has lines, PNG for what has pixels.
+"""Figures of a report: plots as data for lines, PNG for pixels.
 
-Colours are those of Okabe and Ito, which readers with a colour-vision deficiency tell apart.
+Colours are those of Okabe and Ito, which readers with a colour-vision deficiency can distinguish.
 """
 
 import base64
@@ -26,10 +26,10 @@ STYLE: dict[Any, Any] = {  # matplotlib types the names of its settings one by o
     "axes.spines.right": False,
 }
 Curves = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]  # by task and series
-# inches of a figure, of which a wide page shows two beside each other
+# Width of a figure in inches; a wide page shows two side by side.
 WIDTH = 5.2
-ROC_POINTS = 60  # of a curve that are kept: it is as smooth on a screen
-# what a figure is drawn in, and the colours of the page, which are others in the dark
+ROC_POINTS = 60  # points kept of a curve: enough for a smooth line on a screen
+# Colours in which a figure is drawn, and the page's variables for them, which a dark page changes.
 PAGE_COLOURS = {
     "#(?:000000|1c2430)": "currentColor",
     "#(?:eeeeee|cccccc|bbbbbb)": "var(--line)",
@@ -62,8 +62,10 @@ def growth_curves(
     curves: Mapping[str, Mapping[str, Sequence[tuple[int, float, float, float]]]],
     label: Mapping[str, str],
 ) -> PlotGrid:
-    """One panel a task, one line a series over a logarithmic axis; `curves[task][series]` is
-    (patients, value, low, high), ascending; `label` of each task's values.
+    """One panel a task, one line a series, with a logarithmic x axis.
+
+    `curves[task][series]` is (patients, value, low, high), ascending; `label` names each task's
+    values.
     """
 
     def line(task: str, name: str, points: Sequence[tuple[int, float, float, float]]) -> PlotLine:
@@ -88,8 +90,9 @@ def growth_curves(
 
 
 def reliability(curves: Curves) -> PlotGrid:
-    """One panel a task, one line a series: how often a thing is seen where it was said to be so
-    probable; `curves[task][series]` is (said, seen).
+    """Reliability diagrams: observed frequency by predicted probability.
+
+    One panel a task, one line a series; `curves[task][series]` is (predicted, observed).
     """
 
     def line(name: str, said: np.ndarray, seen: np.ndarray) -> PlotLine:
@@ -107,7 +110,7 @@ def reliability(curves: Curves) -> PlotGrid:
 def _square_panels(
     curves: Curves, axes: tuple[str, str], line: Callable[..., PlotLine]
 ) -> list[PlotPanel]:
-    """A panel a task, both of whose axes go from 0 to 1; `line` draws one series."""
+    """A panel a task, with both axes from 0 to 1; `line` draws one series."""
     across, up = axes
     return [
         PlotPanel(
@@ -143,8 +146,9 @@ def outlined(
     alt: str,
     size: int = 384,
 ) -> str:
-    """A grey image with the outline of each mask in its colour (`#rrggbb`); later outlines are
-    thinner, so that equal ones both show.
+    """A grey image with the outline of each mask in its colour (`#rrggbb`).
+
+    Later outlines are thinner, so that equal ones both remain visible.
     """
     from PIL import Image
     from scipy import ndimage
@@ -156,7 +160,7 @@ def outlined(
     rgb = np.repeat(np.asarray(large_grey)[..., None], 3, axis=2)
     for n, (mask, colour) in enumerate(masks):
         large = np.kron(mask, np.ones((factor, factor), bool))
-        # Each outline is half as thick as the one before, so that both show where masks are equal.
+        # Each outline is half as thick as the one before, so equal masks both remain visible.
         # `border_value=0` closes the outline at the edge of the image.
         edge = large & ~ndimage.binary_erosion(
             large, iterations=max(1, round(0.01 * max(large.shape) / 2**n)), border_value=0
@@ -166,19 +170,20 @@ def outlined(
 
 
 def feature_colours(tokens: Sequence[Float[np.ndarray, "_ D"]]) -> list[Float[np.ndarray, "_ 3"]]:
-    """The first three principal components of the patch tokens of several studies, as colours that
-    mean the same in all of them.
+    """The first three principal components of the patch tokens of several studies, as colours.
+
+    A colour means the same in all of these studies.
     """
     joined = np.concatenate(tokens).astype(np.float64)
     joined -= joined.mean(axis=0)[None]
-    # eigh sorts upward: the last three vectors, reversed, are the leading components.
+    # eigh sorts ascending: the last three vectors, reversed, are the leading components.
     axes = np.linalg.eigh(joined.T @ joined)[1][:, ::-1][:, :3]
-    # an eigenvector has no sign of its own
+    # The sign of an eigenvector is arbitrary, so the largest entry is made positive.
     axes *= np.where(np.abs(axes).max(axis=0) == axes.max(axis=0), 1.0, -1.0)[None]
     scores = joined @ axes
     # With fewer than three dimensions the missing colours stay 0.
     scores = np.pad(scores, ((0, 0), (0, 3 - scores.shape[1])))
-    # Over all studies together, so that a colour means the same in each.
+    # Limits over all studies together, so that a colour means the same in each.
     low, high = np.percentile(scores, [2, 98], axis=0)
     colours = np.clip((scores - low[None]) / np.maximum(high - low, 1e-12)[None], 0, 1)
     return np.split(colours, np.cumsum([len(t) for t in tokens])[:-1])
@@ -187,13 +192,13 @@ def feature_colours(tokens: Sequence[Float[np.ndarray, "_ D"]]) -> list[Float[np
 def colour_map(
     colours: Float[np.ndarray, "n 3"], kept: Bool[np.ndarray, "ty tx"], shape: tuple[int, int]
 ) -> Float[np.ndarray, "h w 3"]:
-    """Colours of kept patches spread smoothly over a picture; black where no patch was kept."""
+    """Colours of kept patches, interpolated over a picture; black where no patch was kept."""
     from scipy import ndimage
 
     grid = np.zeros((*kept.shape, 3))
     grid[kept] = colours
-    # A dropped patch takes the colour of its nearest kept one before the smoothing, so that black
-    # does not bleed in.
+    # Before the smoothing, a dropped patch takes the colour of the nearest kept patch, so that no
+    # black is mixed in.
     nearest = ndimage.distance_transform_edt(~kept, return_distances=False, return_indices=True)
     grid = grid[tuple(nearest)]
     zoom = [s / t for s, t in zip(shape, kept.shape)]
@@ -204,13 +209,13 @@ def colour_map(
         ],
         axis=-1,
     )
-    # Dropped patches are black after all, with sharp borders: blocks, not the smooth image.
+    # Dropped patches then become black, as blocks with sharp borders.
     shown = np.kron(kept, np.ones([round(z) for z in zoom], bool))[: shape[0], : shape[1]]
     return np.clip(smooth, 0, 1) * shown[..., None]
 
 
 def svg(figure: Figure, title: str) -> str:
-    """A figure as inline SVG: as wide as its column, in the colours of the page."""
+    """A figure as inline SVG, as wide as its column and in the colours of the page."""
     buffer = io.StringIO()
     figure.savefig(
         buffer,
@@ -221,13 +226,13 @@ def svg(figure: Figure, title: str) -> str:
         metadata={"Date": None, "Creator": None},
     )
     text = buffer.getvalue()
-    # The XML declaration before it has no place within HTML.
+    # HTML allows no XML declaration, so the text begins at the tag.
     text = text[text.index("<svg") :]
     for drawn, shown in PAGE_COLOURS.items():
         text = re.sub(drawn, shown, text, flags=re.IGNORECASE)
     head, rest = text.split(">", 1)
-    # Without a size of its own the picture takes that of its column.
+    # Without a size of its own the picture is as wide as its column.
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    # an artist whose gid begins so tells its value to a pointer
+    # A gid that begins with "tip: " becomes a title, which a pointer shows.
     rest = re.sub(r'<g id="tip: ([^"]*)">', r"<g><title>\1</title>", rest)
     return f'{head} role="img" aria-label="{html.escape(title)}">{rest}'

@@ -1,4 +1,4 @@
-"""How many came in, who was left out at each step, and who remained: the flow chart of STROBE."""
+"""The flow chart of STROBE: how many entered, how many left at each step, how many remained."""
 
 import html
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FlowStep:
-    """A box, and beside it what left before the next one: (words, count)."""
+    """A box, and beside it the exclusions before the next box: (words, count)."""
 
     name: str
     count: int
@@ -16,7 +16,7 @@ class FlowStep:
 
 @dataclass(frozen=True)
 class FlowChart:
-    """Boxes under each other, and at the end boxes beside each other."""
+    """Boxes below each other, and at the end boxes side by side."""
 
     steps: Sequence[FlowStep]
     ends: Sequence[FlowStep] = ()

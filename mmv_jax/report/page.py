@@ -1,7 +1,7 @@
-"""One self-contained HTML page: no network, no script, readable on a phone. What it says is decided
-by the caller.
+"""One self-contained HTML page, without network or script, readable on a phone.
 
-Beside the page its contents are written as JSON, from which `mmv report` makes it anew.
+The caller decides its contents. They are also written as JSON beside the page, from which `mmv
+report` makes it again.
 """
 
 import json
@@ -22,7 +22,7 @@ NO_DEVICE = (
     "Research software. This is no medical device, it has not been cleared by any authority, and"
     " its results must not guide the care of a patient."
 )
-# Up to so many columns an interval stays on one line.
+# With at most so many columns an interval stays on one line.
 ROOMY_COLUMNS = 9
 # A table of more columns shows each line as a block of labelled cells at any width.
 MOST_COLUMNS = 12
@@ -36,9 +36,7 @@ PLOTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: text, an interval beside it in a softer colour, and a tone ("good", "bad",
-    "best" or "").
-    """
+    """A cell of a table: text, an interval beside it, and a tone ("good", "bad", "best" or "")."""
 
     text: str
     ci: str = ""
@@ -47,8 +45,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a line names it. On a phone each line becomes a block, its cells labelled
-    by their columns; a compact table is small enough to stay as it is.
+    """A table whose first cell of a line names the line.
+
+    On a phone each line becomes a block, its cells labelled by their columns. A compact table is
+    small enough to stay a table.
     """
 
     columns: Sequence[str]
@@ -58,8 +58,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Strip:
-    """Images in a row, each an HTML piece of `figures` with a caption; `pairs` of them stay on one
-    line.
+    """Images in a row, each an HTML piece of `figures` with a caption.
+
+    `pairs` of them stay on one line.
     """
 
     images: Sequence[tuple[str, str]]
@@ -69,13 +70,12 @@ class Strip:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, in this order: text, facts, pictures, figures, tables, and folded
-    preformatted text.
+    """A part of the page: text, facts, pictures, figures, tables, then folded preformatted text.
 
     Attributes:
       figures: plots as data, or pieces of HTML.
-      facts: (term, what it is).
-      fold: whether the section is closed at first. The first of these begins the details.
+      facts: (term, description).
+      fold: whether the section is closed at first. The first such section begins the details.
     """
 
     title: str
@@ -90,8 +90,9 @@ class Section:
 
     @property
     def pieces(self) -> list[tuple[bool, str]]:
-        """The figures as HTML; True where one is a picture of fixed shape, which shares a line
-        with the next.
+        """The figures as HTML, each with True if it is a picture of fixed shape.
+
+        Such a picture shares a line with the next.
         """
         return [
             (True, f)
@@ -107,7 +108,7 @@ class Page:
 
     Attributes:
       notices: sentences that a reader must not miss, above everything.
-      verdict: what a reader should take away.
+      verdict: the main conclusions.
       glance: the verdict as a picture, beside it.
     """
 
@@ -120,7 +121,7 @@ class Page:
 
     def html(self) -> str:
         """The page as text. All text is escaped; only figures and images are HTML."""
-        # StrictUndefined: a name that a template misspells is an error, not an empty place.
+        # StrictUndefined: a misspelt name in a template is an error, not an empty place.
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -139,15 +140,19 @@ class Page:
         )
 
     def as_json(self) -> str:
-        """The page as JSON text; what is not a number is null."""
-        # `to_data` has made NaN null; one that slipped through is an error, not invalid JSON.
+        """The page as JSON text; numbers that are not defined are null."""
+        # `to_data` has replaced NaN by null; any NaN left is an error, not invalid JSON.
         return json.dumps({"format": FORMAT, **to_data(self, PLOTS)}, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Page":
-        """The page that `as_json` wrote. Raises ValueError where the text is none."""
+        """The page that `as_json` wrote.
+
+        Raises:
+          ValueError: the text is not such a page.
+        """
         data = json.loads(text)
-        # The format goes out here: it is no field of a page.
+        # Remove the format: it is not a field of a page.
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise ValueError("not the contents of a page")
         return from_data(cls, data, PLOTS, parts=(Section, Table, Cell, Strip))
@@ -163,17 +168,17 @@ def write_page(
     notices: Sequence[str] = (),
     glance: Sequence[Plot | FlowChart | str] = (),
 ) -> None:
-    """Writes the page, and its contents as JSON beside it: `report.html` and `report.json`."""
+    """Write the page and its contents: `report.html` and `report.json`."""
     page = Page(title, subtitle, verdict, sections, notices=notices, glance=glance)
     write_whole(path, page.html())
     write_whole(path.with_suffix(".json"), page.as_json())
 
 
 def remake(path: Path) -> Path:
-    """Makes a page anew from its contents, and returns where it was written.
+    """Make a page again from its contents, and return its path.
 
     Args:
-      path: `report.json`, or the folder that it is in.
+      path: `report.json`, or its folder.
     Raises:
       UserError: there is no such file, or it is not the contents of a page.
     """
@@ -185,7 +190,7 @@ def remake(path: Path) -> Path:
             f"{file}: {error.strerror or error}. Give a workdir of `mmv evaluate`, or its"
             " report.json."
         ) from None
-    # What foreign JSON raises on its way into dataclasses; the reader needs one sentence.
+    # Foreign JSON raises any of these on its way into dataclasses; one sentence covers them all.
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(
             f"{file} is not the contents of a report of this version. Run `mmv evaluate` again."

@@ -1,7 +1,7 @@
-"""Plots that are data: they can be written to JSON, and drawn again as HTML of any width.
+"""Plots as data: they can be written to JSON and drawn as HTML of any width.
 
-A forest is drawn in percent of its column, so that it is as wide as the page while its text keeps
-its size. Lines are drawn in panels of a grid that breaks like text.
+A forest plot is drawn in percent of its column: it is as wide as the page, while its text keeps its
+size. Lines are drawn in panels, in a grid that wraps like text.
 """
 
 import html
@@ -14,8 +14,8 @@ import numpy as np
 COLOURS = ("#0072B2", "#E69F00", "#888888", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 MARKS = ("mo", "md", "ms", "mt")  # the page's classes of a disc, diamond, square, triangle
 Number = float | int
-TICKS = 5  # of an axis, at most
-# a panel in units of its own, about a pixel each
+TICKS = 5  # the most ticks of an axis
+# The size of a panel and its margins, in units of about a pixel.
 PANEL, LEFT, TOP, RIGHT, BOTTOM = (320, 264), 50, 10, 12, 44
 
 
@@ -24,8 +24,8 @@ class ForestRow:
     """A value with its interval; NaN where there is none.
 
     Attributes:
-      text: the value in words; `ci` its interval, which a phone leaves to the bar.
-      tip: what a pointer on the row is told.
+      text: the value in words. `ci` is its interval, which a phone shows only as the bar.
+      tip: the text that a pointer on the row shows.
       series: the place in the order of colours and marks.
     """
 
@@ -44,7 +44,7 @@ class ForestGroup:
     """Rows under one heading.
 
     Attributes:
-      note: beside the heading, softer.
+      note: beside the heading, in a softer colour.
       remarks: (words, tone) under the rows; a tone is "good", "bad" or "".
     """
 
@@ -60,7 +60,7 @@ class ForestPlot:
 
     Attributes:
       label: of the axis.
-      reference: where a line is drawn, such as chance.
+      reference: the value of a reference line, such as chance.
       log: whether the axis is logarithmic.
     """
 
@@ -72,7 +72,7 @@ class ForestPlot:
 
 @dataclass(frozen=True)
 class PlotLine:
-    """A line of a panel; `tips` has a text a point, or none. `band` is (low, high) a point."""
+    """A line of a panel. `tips` has a text a point, or none; `band` is (low, high) a point."""
 
     series: str
     x: Sequence[Number]
@@ -88,7 +88,7 @@ class PlotPanel:
 
     Attributes:
       square: both axes run from 0 to 1, with the diagonal.
-      x_ticks: where x is logarithmic, and its ticks; linear where empty.
+      x_ticks: ticks of a logarithmic x axis; the axis is linear if empty.
     """
 
     title: str
@@ -101,7 +101,7 @@ class PlotPanel:
 
 @dataclass(frozen=True)
 class PlotGrid:
-    """Panels beside each other, with one legend; `label` says what they show."""
+    """Panels side by side, with one legend; `label` says what they show."""
 
     label: str
     panels: Sequence[PlotPanel]
@@ -117,7 +117,7 @@ class Share:
 
 @dataclass(frozen=True)
 class ShareBars:
-    """Bars of counts under each other."""
+    """Bars of counts below each other."""
 
     label: str
     bars: Sequence[Share]
@@ -138,7 +138,7 @@ def draw(plot: Plot) -> str:
 
 @dataclass(frozen=True)
 class PlotAxis:
-    """Where a number stands on an axis, in per cent of its length."""
+    """The place of a number on an axis, in percent of its length."""
 
     low: Number
     high: Number
@@ -147,12 +147,12 @@ class PlotAxis:
 
     @classmethod
     def of(cls, values: Sequence[Number], log: bool = False) -> "PlotAxis":
-        """An axis that holds all values that are numbers, with round ticks."""
+        """An axis that holds all values that are not NaN, with round ticks."""
         known = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
         if not known:
             return cls(0.0, 1.0, (0.0, 0.5, 1.0))
         if log:
-            # ratios beyond these are drawn as running off the axis
+            # Ratios beyond these limits are drawn at the end of the axis.
             low, high = max(min(known), 0.05) / 1.1, min(max(known), 50.0) * 1.1
             round_ones = (0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50)
             ticks = [t for t in round_ones if low <= t <= high]
@@ -166,8 +166,8 @@ class PlotAxis:
         return cls(low, high, round_ticks(low, high))
 
     def place(self, value: Number) -> float:
-        """Per cent from the axis's beginning, held inside of it."""
-        # A bound of 0 has no logarithm; held above it, it runs off the left end.
+        """Percent from the beginning of the axis, between 0 and 100."""
+        # A bound of 0 has no logarithm; raised to 1e-12 it is drawn at the left end.
         at = math.log(max(value, 1e-12)) if self.log else value
         return 100 * min(max((at - self.low) / (self.high - self.low), 0.0), 1.0)
 
@@ -179,7 +179,7 @@ def round_ticks(low: Number, high: Number, most: int = TICKS) -> tuple[Number, .
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    # Rounded, since 3 * 0.1 would be printed with its error.
+    # Rounded, since 3 * 0.1 would be printed with its rounding error.
     return tuple(round(n * step, 12) for n in range(first, last + 1))
 
 
@@ -190,7 +190,7 @@ def _forest(plot: ForestPlot) -> str:
     lines = "".join(f'<i class="tick" style="left:{axis.place(t):.2f}%"></i>' for t in axis.ticks)
     if plot.reference is not None:
         lines += f'<i class="tick ref" style="left:{axis.place(plot.reference):.2f}%"></i>'
-    # a phone shows every other label
+    # A phone shows every second label.
     labels = "".join(
         f'<span class="{"odd" if n % 2 else "even"}" style="left:{axis.place(t):.2f}%">{t:g}</span>'
         for n, t in enumerate(axis.ticks)
@@ -215,7 +215,7 @@ def _group(group: ForestGroup, axis: PlotAxis, lines: str) -> str:
 
 def _row(row: ForestRow, axis: PlotAxis, lines: str) -> str:
     colour = f"--c:{COLOURS[row.series % len(COLOURS)]}"
-    # Once all colours are used they begin again with the next mark.
+    # After the last colour they begin again, with the next mark.
     mark = MARKS[row.series // len(COLOURS) % len(MARKS)]
     bar = ""
     if math.isfinite(row.low) and math.isfinite(row.high):
@@ -279,7 +279,7 @@ def _panel(panel: PlotPanel, series: Sequence[str]) -> str:
     else:
         xs = [x for line in panel.lines for x in line.x]
         ys = [y for line in panel.lines for y in line.y]
-        # Bands belong to the axis too, or they would be cut.
+        # The axis covers the bands too; otherwise they would be cut off.
         ys += [edge for line in panel.lines for pair in line.band for edge in pair]
         across, up = _across(xs, panel.x_ticks), PlotAxis.of(ys)
 
@@ -305,7 +305,7 @@ def _panel(panel: PlotPanel, series: Sequence[str]) -> str:
 
 
 def _across(xs: Sequence[Number], log_ticks: Sequence[Number]) -> PlotAxis:
-    """The x axis: logarithmic with these ticks, or linear where there are none."""
+    """The x axis: logarithmic with these ticks, or linear if there are none."""
     if not log_ticks:
         return PlotAxis.of(xs)
     low, high = math.log(min(log_ticks)), math.log(max(log_ticks))
@@ -355,7 +355,7 @@ def _line(line: PlotLine, points: Sequence[tuple[Number, Number]], at, colour: s
     for n, (x, y) in enumerate(points):
         tip = f"<title>{_text(line.tips[n])}</title>" if n < len(line.tips) else ""
         if line.dots or tip:
-            # a curve's points are felt by the pointer and not seen
+            # The points of a curve are invisible, but the pointer finds them.
             seen = "" if line.dots else ' opacity="0"'
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3.2 if line.dots else 7}" fill="{colour}"'
@@ -369,9 +369,7 @@ def _path(points: Sequence[tuple[Number, Number]]) -> str:
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int) -> np.ndarray:
-    """Positions of at most `most` points of a curve, evenly along its length, its ends among
-    them.
-    """
+    """Positions of at most `most` points of a curve, evenly along its length, with both ends."""
     if len(x) <= most:
         return np.arange(len(x))
     # Length along the curve, not x: a ROC curve rises steeply where x hardly moves.

@@ -1,4 +1,4 @@
-"""How far a long work is, in one line."""
+"""Progress of a long task, in one line."""
 
 import sys
 import time
@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 
 def progress(words: str) -> Callable[[int, int], None]:
-    """A function that says how far it is: one line that renews itself on a terminal, else a line
-    every ten seconds and at the end.
+    """A function that prints progress.
+
+    On a terminal it renews one line; elsewhere it prints a line every ten seconds and at the end.
     """
     # When a line was last printed; a list, so that the inner function can change it.
     said = [0.0]
@@ -27,5 +28,5 @@ def progress(words: str) -> Callable[[int, int], None]:
 
 
 def say(words: str) -> None:
-    """One line about a work whose length is not known."""
+    """Print one line on a task of unknown length."""
     print(words, file=sys.stderr, flush=True)
