@@ -1,1 +1,1 @@
-"""Runs beside each other: curves, configs, last figures, and the same test studies."""
+"""Comparison of runs: curves, configs, last figures, and paired tests on the same test studies."""

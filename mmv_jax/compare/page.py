@@ -1,4 +1,4 @@
-"""The comparison of runs, as text and as a page of its own."""
+"""The comparison of runs, as text and as a page."""
 
 import math
 import statistics
@@ -16,18 +16,20 @@ from mmv_jax.report.figures import STYLE, svg
 from mmv_jax.report.page import Cell, Section, Table, write_page
 from mmv_jax.report.plots import COLOURS
 
-WINDOW = 100  # steps that a last figure is the mean of, or a quarter of a short run
+WINDOW = 100  # a last figure is the mean of so many steps, or of a quarter of a short run
 CURVES = ("loss", "rank", "std", "lr", "tokens_per_s", "mfu")
-MEANS = ("loss", "tokens_per_s", "studies_per_s", "mfu")  # the other figures are the last ones
+MEANS = ("loss", "tokens_per_s", "studies_per_s", "mfu")  # of the others the last value is shown
 BARS = "▁▂▃▄▅▆▇█"
-COLUMNS = 40  # of a curve as text
+COLUMNS = 40  # width of a curve as text
 ABSENT = "–"
 Lines = Sequence[Sequence[str]]
 
 
 def compare(paths: Sequence[Path], out: Path) -> str:
-    """Compares runs: last figures, curves, what their configs differ in, and the same test studies
-    where they were evaluated. Writes the page `out`.
+    """Compare runs and write the page `out`.
+
+    It has the last figures, the curves, the differences of the configs, and paired tests on the
+    same test studies if the runs were evaluated.
 
     Returns:
       The same as text, and the path of the page.
@@ -60,9 +62,9 @@ def compare(paths: Sequence[Path], out: Path) -> str:
 
 
 def last_figures(runs: Sequence[Run]) -> list[list[str]]:
-    """A line a figure, a cell a run."""
+    """One line a figure, one cell a run."""
     names = list(dict.fromkeys(name for run in runs for line in run.lines[-1:] for name in line))
-    # Probes are not run in every step, so the last line alone may lack them.
+    # Probes do not run in every step, so the last line may lack them.
     looked = [n for run in runs for line in run.lines for n in line if n.startswith("knn_")]
     wanted = ["loss", "rank", "std", "lr", "tokens_per_s", "studies_per_s", "mfu", *looked]
     lines = [["steps", *(str(int(run.lines[-1]["step"]) + 1 if run.lines else 0) for run in runs)]]
@@ -84,8 +86,8 @@ def _last(run: Run, name: str) -> str:
 
 
 def differences(runs: Sequence[Run]) -> list[list[str]]:
-    """A line a key in which the configs differ."""
-    # An evaluation alone has no config, and would differ in every key.
+    """One line for each key in which the configs differ."""
+    # An evaluation alone has no config: it would differ in every key.
     trained = [run for run in runs if run.config]
     names = sorted({name for run in trained for name in run.config})
     return [
@@ -100,7 +102,7 @@ def _value(run: Run, name: str) -> str:
 
 
 def evaluated(runs: Sequence[Run]) -> list[list[str]]:
-    """The headline of each task: a line a task, a cell a run, with its interval."""
+    """The headline of each task with its interval: one line a task, one cell a run."""
     # The first metric of a task is its headline.
     headlines = {task: next(iter(of)) for run in runs for task, of in run.metrics.items()}
     return [
@@ -130,10 +132,10 @@ def _words_of(pair: Pair) -> list[str]:
 
 
 def _verdict(found: Sequence[Pair]) -> str:
-    # NaN is below nothing, so a pair without a defined p-value is not told.
+    # NaN is below nothing, so pairs without a defined p-value do not count.
     told = [pair for pair in found if pair.p_holm < 0.05]
     if not found:
-        return "The runs were not evaluated on the same test studies: their losses alone are here."
+        return "The runs were not evaluated on the same test studies: only their logs are compared."
     if not told:
         return f"No significant difference in {len(found)} paired comparisons."
     named = "; ".join(f"{pair.task}: {pair.verdict}" for pair in told[:5])
@@ -151,13 +153,13 @@ def _sections(
             sections.append(Section(title, text=text, tables=own))
     drawn = [draw(runs, name) for name in CURVES if any(_curve(run, name)[1] for run in runs)]
     if drawn:
-        # After the last figures, which come first.
+        # The last figures come first, the curves after them.
         sections.insert(1, Section("Curves", figures=drawn))
     return sections
 
 
 def draw(runs: Sequence[Run], name: str) -> str:
-    """A figure of the log over the steps, a line a run, as inline SVG."""
+    """A figure of the log over the steps, one line a run, as inline SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.0), layout="constrained")
         axes = figure.add_subplot()
@@ -187,14 +189,15 @@ def _curve(run: Run, name: str) -> tuple[list[float], list[float]]:
 
 
 def curve_as_text(run: Run, name: str, span: tuple[float, float], steps: int) -> str:
-    """A curve as a line of blocks, from step 0 to `steps`; `span` is the lowest and highest value
-    of all runs.
+    """A curve as a line of block characters, from step 0 to `steps`.
+
+    `span` is the lowest and highest value of all runs.
     """
     at, values = _curve(run, name)
     low, high = span
     cells = []
     for n in range(COLUMNS):
-        # Column n is the mean over the n-th of COLUMNS equal stretches of the longest run.
+        # Column n is the mean over the n-th of COLUMNS equal parts of the longest run.
         inside = [v for s, v in zip(at, values) if n <= s * COLUMNS / max(steps, 1) < n + 1]
         if not inside:
             cells.append(" ")

@@ -1,4 +1,4 @@
-"""Two encoders on the same test studies: how far one is better than the other."""
+"""Paired comparison of two encoders on the same test studies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +15,12 @@ from mmv_jax.metrics.intervals import Difference, holm, paired
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs in one task.
+    """The comparison of two runs in one task.
 
     Attributes:
-      better_by: how far the second run is better than the first in the metric, whatever its
-        direction.
-      studies: that both were tested on.
-      of: test studies of the larger of the two.
+      better_by: how much better the second run is than the first, whatever the metric's direction.
+      studies: number of studies in both test sets.
+      of: number of test studies of the run that has more.
     """
 
     task: str
@@ -43,13 +42,14 @@ class Pair:
 
 
 def pairs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
-    """Every two runs in every task that both were evaluated in, p-values corrected (Holm) over all
-    of these; and sentences on what could not be paired.
+    """All pairs of runs in every task that both were evaluated in, and reasons for missing pairs.
+
+    p-values are corrected (Holm) over all of these pairs.
     """
     found: list[Pair] = []
     why: list[str] = []
     for first, second in combinations(runs, 2):
-        # Said once a run below, not once a pair.
+        # Reported once a run below, not once a pair.
         if first.predictions is None or second.predictions is None:
             continue
         for task in first.metrics:
@@ -65,9 +65,9 @@ def pairs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
 
 
 def _pair(task: str, first: Run, second: Run) -> Pair | str:
-    """Or why there is none."""
+    """The comparison of two runs in a task, or why there is none."""
     a, b = (_of_task(run, task) for run in (first, second))
-    # An inner join: only studies that both were tested on can be paired.
+    # An inner join: only studies in both test sets can be paired.
     both = a.merge(b, on="study", suffixes=("_a", "_b"))
     told = f"{task}: {first.name} and {second.name}"
     if both.empty:
@@ -84,10 +84,10 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
         return f"{told} have different truths of the same studies: the task has changed."
     else:
         truth, one, other = both["truth_a"], both["predicted_a"], both["predicted_b"]
-    # A study counts only where both have an answer.
+    # A study counts only if both runs have a prediction.
     there = (one.notna() & other.notna()).to_numpy()
     if not there.any():
-        return f"{told} have no test study that both answer."
+        return f"{told} have no test study that both predict."
     known, second_of, first_of = (x.to_numpy(np.float64)[there] for x in (truth, other, one))
     # The second run goes first:
     # `paired` returns first less second, and a gain of the second run shall be positive.
@@ -100,7 +100,7 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     )
     if metric in kind.lower_is_better:
         d = difference
-        # The sign turns over, and so the two ends of the interval change places.
+        # The sign changes, so the two ends of the interval are swapped.
         difference = Difference(-d.value, -d.high, -d.low, d.p)
     return Pair(
         task=task,
