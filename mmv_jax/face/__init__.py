@@ -1,1 +1,1 @@
-"""What `import mmv_jax` gives to Python: an encoder that takes files, arrays and studies."""
+"""The Python interface of `import mmv_jax`: an encoder that takes files, arrays and studies."""

@@ -1,4 +1,4 @@
-"""A trained encoder in a bucket: the files that `load_encoder` needs, copied to this machine."""
+"""Copies of a trained encoder from a bucket: the files that `load_encoder` needs."""
 
 import json
 import warnings
@@ -10,20 +10,20 @@ from mmv_jax.checkpoint import SEALS, STEPS, find_fault
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.store.layout import open_root, prefix_range
 
-UNUSED = ("state/", "head/")  # items of a step: the optimizer's is several times the encoder's size
+UNUSED = ("state/", "head/")  # not copied: the optimizer's state is several times the encoder
 
 
 def copy_from_bucket(address: str, folder: Path) -> Path | None:
-    """Copies what lies at an address; of a run its newest whole step, without the optimizer.
+    """Copy a file, or a run's newest whole step without the optimizer, from a bucket.
 
     Args:
       address: a safetensors file, a workdir of `mmv pretrain` or one of its steps, at `gs://`,
         `s3://` or any other address that TensorStore can list.
       folder: an empty one, for the copies.
     Returns:
-      The file, or the step; None where there is nothing of the kind.
+      The path of the file or the step; None if the address has neither.
     Raises:
-      UserError: it is no address.
+      UserError: it is not an address.
       WorkFailed: the bucket cannot be read.
     """
     whole = address.rstrip("/")
@@ -36,17 +36,17 @@ def copy_from_bucket(address: str, folder: Path) -> Path | None:
         # "WORKDIR/checkpoints/1000" names a step. Without the middle part all of it is the workdir.
         workdir, _, step = whole.partition(f"/{STEPS}/")
         return _copy_run(open_root(workdir), step, folder)
-    except (ValueError, OSError) as error:  # TensorStore's word for what the server answered
+    except (ValueError, OSError) as error:  # the message begins with TensorStore's error code
         code = str(error).split(":")[0]
         kind = UserError if code == "INVALID_ARGUMENT" else WorkFailed
         raise kind(
-            f"load_encoder: {address} cannot be read ({code}). Look after the address, access and"
+            f"load_encoder: {address} cannot be read ({code}). Check the address, your access and"
             " the network."
         ) from None
 
 
 def _copy_run(root: KvStore, wanted: str, folder: Path) -> Path | None:
-    """Copies the wanted step; where none is wanted, the newest one that is whole."""
+    """Copy the wanted step, or else the newest whole one."""
     keys = [key.decode() for key in root.list(prefix_range(f"{STEPS}/")).result()]
     # A key is "checkpoints/STEP/...", so its second part is the step.
     numbers = {key.split("/")[1] for key in keys}
@@ -62,14 +62,14 @@ def _copy_run(root: KvStore, wanted: str, folder: Path) -> Path | None:
 
 
 def _copy_step(root: KvStore, step: int, keys: list[str], folder: Path) -> None:
-    """Copies a step with its seal, which then names the copied files alone."""
+    """Copy a step with its seal, reduced to the copied files."""
     inside = f"{STEPS}/{step}/"
     used = [
         key
         for key in keys
         if key.startswith(inside) and not key.removeprefix(inside).startswith(UNUSED)
     ]
-    # all at once: they are many and small
+    # All reads are started at once: the files are many and small.
     for key, answer in [(key, root.read(key)) for key in used]:
         _written(folder / key, answer.result().value)
     seal = root.read(f"{SEALS}/{step}.json").result()

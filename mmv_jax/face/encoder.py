@@ -1,4 +1,5 @@
-"""`load_encoder`: trained weights from wherever they lie, applied to a file, an array or a Study.
+"""`load_encoder`: trained weights from a folder, file or bucket, applied to a file, an array or a
+Study.
 
 Axes: n patch tokens, D width; z, y, x of a study.
 """
@@ -31,7 +32,7 @@ from mmv_jax.readers.image import MAX_SPACING_MM, MIN_SPACING_MM, check_values, 
 from mmv_jax.readers.read import read_study
 from mmv_jax.study import UNITS, Study
 
-# released weights that come with the package: NAME.safetensors is loaded as NAME
+# Released weights that come with the package: NAME.safetensors is loaded as NAME.
 WEIGHTS = Path(__file__).parents[1] / "weights"
 ROW = 4096  # tokens of a row, as in `mmv embed`
 Spacing = float | int | Sequence[float | int] | np.ndarray | None
@@ -40,11 +41,11 @@ INPUTS = ("patches", "coords_mm", "kinds", "segment_ids")
 
 @dataclass(frozen=True)
 class EncodedStudy:
-    """What an encoder says about one study.
+    """The features of one study.
 
     Attributes:
       cls: the vector of the whole study.
-      patches: a vector of each patch that holds something.
+      patches: a vector for each patch with content.
       coords_mm: the centres (z, y, x) of the patches, in mm from the centre of the study.
     """
 
@@ -58,7 +59,7 @@ class StudyFileEncoder:
     """A trained encoder; `load_encoder` makes one.
 
     Attributes:
-      config: what its training said of encoder, crops and rows.
+      config: the groups encoder, crops and rows of its training.
     """
 
     network: Network
@@ -71,20 +72,20 @@ class StudyFileEncoder:
         spacing_mm: Spacing = None,
         unit: str | None = None,
     ) -> Any:
-        """Encodes a study, whole, as `mmv embed` does; or each of a list.
+        """Encode a whole study as `mmv embed` does, or each study of a list.
 
         Args:
-          study: the path of a file or of a folder with one DICOM series; an array `[y, x]` or
-            `[z, y, x]`, a volume in LPS+ order (z to the head, y to the back, x to the left); a
-            `Study`; or a list or tuple of these.
-          spacing_mm: one number, or of an array one for each axis. An array needs it; of a file the
-            header wins.
+          study: the path of a file or of a folder with one DICOM series; an array `[y, x]` or `[z,
+            y, x]`, a volume in LPS+ order (z to the head, y to the back, x to the left); a `Study`;
+            or a list or tuple of these.
+          spacing_mm: one number, or for an array one for each axis. An array needs it; for a file
+            the header has precedence.
           unit: "HU" (Hounsfield units), "raw" (other numbers) or "shape" (0 and 1). An array needs
             it.
         Returns:
           An `EncodedStudy`, or a list of them.
         Raises:
-          UserError: the study cannot be read, or does not say what is needed of it.
+          UserError: the study cannot be read, or its spacing or unit is not known.
         """
         if isinstance(study, list | tuple):
             return [self.encode(each, spacing_mm, unit) for each in study]
@@ -121,14 +122,14 @@ class StudyFileEncoder:
 
 
 def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
-    """The encoder of a training, ready for studies.
+    """Load the encoder of a training, ready for studies.
 
     Args:
       where: the workdir of `mmv pretrain`, one of its steps (`WORKDIR/checkpoints/1000`), a file of
         `mmv export --format safetensors`, the `gs://` or `s3://` address of one of these, or the
         name of released weights.
     Raises:
-      UserError: there is nothing of the kind, or not a whole one.
+      UserError: there is no encoder, or it is not complete.
       WorkFailed: a bucket cannot be read.
 
     Example:
@@ -149,8 +150,8 @@ def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
     # Only pretraining has crops; a fit of breast arteries has tiles.
     if "crops" not in config:
         raise UserError(
-            f"load_encoder: the encoder at {where} was fitted to tiles of mammograms, and shows no"
-            " whole study. `mmv bac` applies it."
+            f"load_encoder: the encoder at {where} was fitted to tiles of mammograms and cannot"
+            " encode a whole study. Use `mmv bac` to apply it."
         )
     group = config["encoder"]
     network = make_encoder(**{**group, "patch": tuple(group["patch"])})  # JSON has no tuples
@@ -158,7 +159,7 @@ def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
 
 
 def released_weights() -> list[str]:
-    """The names of released weights that this version comes with."""
+    """The names of the released weights in this version."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
@@ -172,17 +173,17 @@ def _nothing_at(where: str | os.PathLike) -> str:
 
 
 def as_study(study: Any, spacing_mm: Spacing, unit: str | None) -> Study:
-    """A Study of a path, an array or a Study.
+    """A Study from a path, an array or a Study.
 
     Raises:
-      UserError: an array without a unit or a spacing; numbers that cannot be what they are said to
-        be; a file that is refused.
+      UserError: an array without a unit or a spacing; numbers that do not fit their unit; a file
+        that is refused.
     """
     if isinstance(study, Study):
         return study
     if isinstance(study, str | os.PathLike):
         if spacing_mm is not None and np.ndim(spacing_mm):
-            raise UserError("spacing_mm: of a file it is one number, the mm of a pixel in plane.")
+            raise UserError("spacing_mm of a file must be one number, the mm of a pixel in plane.")
         pixel_mm = None if spacing_mm is None else float(np.asarray(spacing_mm))
         return read_study(Path(study), spacing_mm=pixel_mm, unit=unit)
     return _study_of_array(np.asarray(study), spacing_mm, unit)
@@ -217,7 +218,7 @@ def _study_of_array(voxels: np.ndarray, spacing_mm: Spacing, unit: str | None) -
     for mm in known:
         if not MIN_SPACING_MM <= mm <= MAX_SPACING_MM:
             raise UserError(f"encode: a spacing of {mm:g} mm is not plausible. Give it in mm.")
-    # Integers stay as they are: a store keeps them exactly where their range fits 16 bits.
+    # Integers are not converted: a store keeps them exactly if their range fits 16 bits.
     whole = voxels if voxels.dtype.kind in "biu" else voxels.astype(np.float32)
     whole = whole.reshape(-1, *voxels.shape[-2:])
     check_values(whole)
@@ -254,7 +255,7 @@ def _read_safetensors(path: Path) -> tuple[dict, dict]:
         ) from None
     params: dict = {}
     for name, value in tensors.items():
-        # "norm.scale" stands in the group "norm" of the parameters.
+        # "norm.scale" is the leaf "scale" in the group "norm".
         *groups, leaf = name.split(".")
         node = params
         for group in groups:

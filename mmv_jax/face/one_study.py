@@ -1,4 +1,4 @@
-"""One study in memory that answers as a store does: the same 16-bit values, index and levels."""
+"""One study in memory with the interface of a store: the same 16-bit values, index and levels."""
 
 import numpy as np
 import pandas as pd
@@ -10,11 +10,13 @@ from mmv_jax.study import Study
 
 
 class OneStudy:
-    """What a store would hold of a study, so that features are those of `mmv embed` to the last
-    bit. It is a `data.resample.Boxes`.
+    """A study as a store would hold it, so that features equal those of `mmv embed` to the last
+    bit.
+
+    It is a `data.resample.Boxes`.
 
     Attributes:
-      index: one line, with the columns that geometry and intensities are read from.
+      index: one row, with the columns for geometry and intensities.
     """
 
     def __init__(self, study: Study, modality: str = ""):
@@ -30,12 +32,12 @@ class OneStudy:
         self.index = pd.DataFrame([line])
         self._scales = [(stored.slope, stored.intercept)]
         self._voxels = [stored.voxels]
-        # A mean of a shape is no shape.
+        # The mean of a shape (0 and 1) is not a shape, so it has no coarser levels.
         factors = [] if study.unit == "shape" else level_factors(voxels.shape, study.spacing_mm)
         self._factors = np.array(factors, np.int64).reshape(-1, 3)
         if factors:
-            # Means fall between whole numbers.
-            # The gain keeps a share of a step where the range is small.
+            # Means lie between whole numbers.
+            # Where the range is small, the gain keeps fractions of a step.
             gain, offset = level_scale(int(stored.voxels.min()), int(stored.voxels.max()))
             self._scales.append((stored.slope / gain, stored.intercept + offset * stored.slope))
         before = (1, 1, 1)
@@ -44,10 +46,10 @@ class OneStudy:
             self._voxels.append(
                 coarser(finer, before, factor, voxels.shape, gain=gain, offset=offset)
             )
-            before, gain, offset = factor, 1, 0  # made of a level that is scaled already
+            before, gain, offset = factor, 1, 0  # later levels come from one that is scaled
 
     def levels(self, i: int) -> np.ndarray:
-        """As of `store.read.Store`."""
+        """Downsampling factors, `[levels, 3]`, as in `store.read.Store`."""
         return self._factors
 
     def read_box(
@@ -59,10 +61,10 @@ class OneStudy:
         mask: str | None = None,
         level: int = 0,
     ) -> np.ndarray:
-        """float32 true intensities `[z, y, x]` of a box; there are no masks."""
+        """True intensities of a box, float32 `[z, y, x]`; there are no masks."""
         assert mask is None, "a study by itself has no masks"
         box = tuple(slice(at, at + size) for at, size in zip(start, shape))
-        # One scale for all levels: the first is stretched by the gain, later ones are made of it.
+        # All coarser levels share one scale: the first is scaled by the gain, the others follow.
         slope, intercept = map(np.float32, self._scales[min(level, 1)])
         values = self._voxels[level][box].astype(np.float32)
         # In float32 and in this order, as `Store.read_box` does, or the last bit differs.

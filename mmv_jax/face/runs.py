@@ -1,4 +1,4 @@
-"""`pretrain` and `evaluate`, as the commands of these names, from Python."""
+"""`pretrain` and `evaluate` from Python, as the commands of the same names."""
 
 import os
 from pathlib import Path
@@ -12,12 +12,12 @@ Config: TypeAlias = ConfigDict | str | os.PathLike
 
 
 def pretrain(config: Config, workdir: str | os.PathLike) -> int:
-    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`.
+    """Train to `config.steps`, from the newest whole checkpoint of `workdir` if there is one.
 
     Args:
       config: a config, or the path or name of its file.
     Returns:
-      The number of finished steps: fewer than asked for where the run was told to stop.
+      The number of finished steps; it is below `config.steps` if the run was stopped.
     Raises:
       UserError: the config does not fit the store, the devices or the run in `workdir`.
       WorkFailed: the loss was not finite for several steps in a row.
@@ -31,8 +31,7 @@ def pretrain(config: Config, workdir: str | os.PathLike) -> int:
 def evaluate(
     config: Config, checkpoint: str | os.PathLike | None, workdir: str | os.PathLike
 ) -> str:
-    """Measures what an encoder is worth, on images, on mammograms, or on a cohort: what the config
-    asks for.
+    """Evaluate an encoder on images or mammograms, or a cohort, as the config asks.
 
     Args:
       config: a config, or the path or name of its file.
@@ -50,7 +49,7 @@ def evaluate(
         from mmv_jax.bac.evaluate import evaluate_config as of_mammograms
 
         return of_mammograms(asked, weights, where)
-    if "cohort" in asked:  # a table of areas and outcomes: no images, no encoder
+    if "cohort" in asked:  # a table of areas and outcomes, without images or encoder
         from mmv_jax.outcomes.run import evaluate_config as of_cohort
 
         return of_cohort(asked, where)
