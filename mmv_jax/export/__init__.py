@@ -1,1 +1,1 @@
-"""The encoder of a checkpoint, for others: weights, programs and folders that other tools open."""
+"""Exports of a checkpoint's encoder: weights, programs and folders for other tools."""

@@ -1,6 +1,4 @@
-"""What an export says of itself: the network's numbers, how studies become its input, and a model
-card.
-"""
+"""Descriptions in an export: the network's numbers, the preparation of studies, a model card."""
 
 import json
 from collections.abc import Mapping
@@ -16,18 +14,19 @@ from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.store.intensity import AIR_HU, FLAT, SHARE_OF_CELL, SHARE_OF_RANGE
 
-# of `flax.linen.LayerNorm` in the blocks, and of `blocks.standardise`
+# The epsilon of `flax.linen.LayerNorm` in the blocks, and of `blocks.standardise`.
 EPSILON = 1e-6
 
 
 def architecture(encoder: Backbone) -> dict[str, Any]:
-    """The numbers of the network that its tensors do not say; of a backbone other than the ViT its
-    fields alone.
+    """The numbers of the network that its tensors do not show.
+
+    For a backbone other than the ViT these are only its fields.
     """
     if not isinstance(encoder, Encoder):
         names = ("width", "depth", "patch", "registers")
         return {"network": type(encoder).__name__} | {n: getattr(encoder, n) for n in names}
-    # Everything below is needed to compute the same numbers, and cannot be read off the tensors.
+    # Everything below is needed to compute the same numbers, and the tensors do not show it.
     head = encoder.width // encoder.heads
     return {
         "network": "vit",
@@ -58,13 +57,13 @@ def architecture(encoder: Backbone) -> dict[str, Any]:
 
 
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """How a study becomes patches and positions.
+    """The parameters by which a study becomes patches and positions.
 
     Args:
       config: of the checkpoint.
     """
     return {
-        # Whole studies are shown on the grid of training's global crops.
+        # Whole studies have the grid of training's global crops.
         "grids": {
             name: list(group["global_grid"])
             for name, group in config["crops"].items()
@@ -120,7 +119,7 @@ def model_card(
       name: of the exported file or folder.
       about: `architecture` and `preparation`.
       record: of `provenance.provenance`.
-      parameters: how many there are.
+      parameters: number of parameters.
     """
     network = about["architecture"]
     rows = {

@@ -1,4 +1,4 @@
-"""A folder that `transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)` opens."""
+"""Export to a folder for `AutoModel.from_pretrained(folder, trust_remote_code=True)`."""
 
 import json
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ CODE = ("load_torch.py", "modeling_mmv.py", "image_processing_mmv.py")
 def write_folder(
     folder: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any], metadata: Mapping
 ) -> None:
-    """Writes weights, configs and the code that reads them.
+    """Write weights, configs and the code that reads them.
 
     Args:
-      folder: exists, and is empty.
-      about: `architecture` and `preparation`, as of `describe`.
+      folder: an empty one.
+      about: `architecture` and `preparation`, as in `describe`.
       metadata: of the safetensors file.
     """
     from safetensors.numpy import save_file
@@ -35,7 +35,7 @@ def write_folder(
         },
         "dtype": "float32",
         "network": about["architecture"],
-        # The model makes its parameters of these shapes before it reads the weights.
+        # The model makes parameters of these shapes before it reads the weights.
         "shapes": {name: list(x.shape) for name, x in tensors.items()},
     }
     processor = {
@@ -48,11 +48,11 @@ def write_folder(
     for name, content in (("config.json", model), ("preprocessor_config.json", processor)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     for name in CODE:
-        # transformers copies the files elsewhere and wants them to name each other as neighbours
+        # transformers copies the files elsewhere, so they must import each other relatively.
         text = shipped(name).replace(f"from {SHIPPED}.", "from .")
         (folder / name).write_text(text)
 
 
 def shipped(name: str) -> str:
-    """The text of a file that goes beside an export."""
+    """The text of a file that is copied beside an export."""
     return files(SHIPPED).joinpath(name).read_text()

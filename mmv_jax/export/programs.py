@@ -1,5 +1,6 @@
-"""The forward pass as a program: StableHLO for JAX, ONNX for everything else. Axes: B rows, L
-tokens, P voxels of a patch.
+"""The forward pass as a program: StableHLO for JAX, ONNX for everything else.
+
+Axes: B rows, L tokens, P voxels of a patch.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ def stablehlo(encoder: Backbone, params: Any, length: int) -> bytes:
     """A serialised `jax.export.Exported` for any B, with the parameters inside.
 
     Args:
-      encoder: with the dense backend: that alone is made of operations that every platform has.
+      encoder: with the dense backend, the only one whose operations every platform has.
       length: L, the tokens of a row.
     """
     # B is a symbol, so that one program serves every number of rows.
@@ -45,8 +46,8 @@ def onnx(
 ) -> bytes:
     """An ONNX model for any B and L; inputs `INPUTS`, output `tokens`.
 
-    What is traced is the shipped loader in NumPy, on arrays of JAX: it has no scan over blocks,
-    which the converter does not take at shapes that are not known.
+    The traced function is the shipped NumPy loader on JAX arrays. It has no scan over blocks, which
+    the converter does not support with unknown shapes.
 
     Args:
       tensors: the parameters by name.
@@ -63,14 +64,14 @@ def onnx(
         ) from None
     forward = partial(encode, tensors, architecture, xp=jnp)
     model = to_onnx(forward, _shapes("B", "L", encoder), model_name="mmv_jax")
-    # The converter makes names of its own; callers pass inputs by ours.
+    # The converter makes its own names; callers pass inputs by ours.
     _rename(model.graph, dict(zip([x.name for x in model.graph.input], INPUTS)))
     _rename(model.graph, {model.graph.output[0].name: "tokens"})
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=value)
     try:
         return model.SerializeToString()
-    except ValueError:  # a protocol buffer ends at 2 GiB
+    except ValueError:  # a protocol buffer has at most 2 GiB
         raise UserError(
             "--format onnx: the weights are more than 2 GiB, which one ONNX file cannot hold."
             " Choose safetensors or huggingface."
@@ -84,7 +85,7 @@ def _shapes(rows: Any, length: Any, encoder: Backbone) -> list[jax.ShapeDtypeStr
 
 
 def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Gives values of an ONNX graph other names, wherever they are read or written."""
+    """Rename values of an ONNX graph, wherever they are read or written."""
     for value in [*graph.input, *graph.output, *graph.value_info]:
         value.name = names.get(value.name, value.name)
     for node in graph.node:

@@ -1,5 +1,5 @@
-"""The encoder of a checkpoint, for others: its weights as safetensors or as a folder for
-`transformers`, or the whole forward pass as StableHLO or ONNX.
+"""Export of a checkpoint's encoder: weights (safetensors, a folder for `transformers`), or the
+whole forward pass (StableHLO, ONNX).
 """
 
 import json
@@ -24,28 +24,32 @@ from mmv_jax.provenance import METADATA, provenance
 
 FORMATS = ("safetensors", "stablehlo", "huggingface", "onnx")
 LOADERS = ("load_numpy.py", "load_torch.py")
-# What another program must know to feed the encoder; the patients that it was trained on stay with
-# the checkpoint.
+# Groups of the config that another program needs to feed the encoder. The patients of the training
+# are not exported.
 TOLD = ("encoder", "crops", "rows")
 
 
 def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
-    """Writes the encoder of a checkpoint, with a model card, and says in words what is in it.
+    """Write the encoder of a checkpoint, with a model card; return a summary in words.
 
     "safetensors": the parameters, named by their path ("blocks.stack.project.qkv.kernel"; the
     leading axis of blocks is the layer). The metadata has, as JSON, `architecture` (heads, rotary
-    waves, epsilons, ...), `preparation` (how a study becomes patches), `config` (the parts `TOLD`)
+    waves, epsilons, ...), `preparation` (how a study becomes patches), `config` (the groups `TOLD`)
     and `mmv_jax` (provenance). `load_numpy.py` and `load_torch.py` are copied beside it.
+
     "huggingface": a folder for `AutoModel` and `AutoImageProcessor` of transformers.
+
     "stablehlo": a serialised `jax.export.Exported` of (patches [B, L, P], coords_mm [B, L, 3],
-    kinds [B, L], segment_ids [B, L]) -> tokens [B, L, D] with the parameters inside, for any B, the
-    L of training's rows, and CPU, CUDA and TPU.
+    kinds [B, L], segment_ids [B, L]) -> tokens [B, L, D]. It holds the parameters, and works for
+    any B, the L of training's rows, and CPU, CUDA and TPU.
+
     "onnx": the same for any B and L, in float32.
-    The card is `OUT.md`, of a folder `OUT/README.md`.
+
+    The card is `OUT.md`; for a folder it is `OUT/README.md`.
 
     Raises:
-      UserError: an unknown format, a place that cannot be written to, no whole checkpoint of a
-        pretraining, or a network that the format's code does not know.
+      UserError: an unknown format, a place that is not writable, no whole checkpoint of a
+        pretraining, or a network that the format does not support.
     """
     _check_place(kind, out)
     restored = restore(checkpoint, ("encoder",))
@@ -55,11 +59,11 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
             f"--checkpoint {checkpoint}: it is no checkpoint of `mmv pretrain`, whose rows an"
             " export describes. Give the workdir of one."
         )
-    # The dense backend alone is made of operations that every platform has.
+    # Only the dense backend consists of operations that every platform has.
     encoder = make_encoder(**config["encoder"] | {"attention": "dense", "remat": False})
     if kind in ("huggingface", "onnx") and not isinstance(encoder, Encoder):
         raise UserError(
-            f"--format {kind} knows the backbone 'vit' alone, and this checkpoint has another."
+            f"--format {kind} supports only the backbone 'vit', and this checkpoint has another."
             " Choose safetensors or stablehlo."
         )
     tensors = {name: np.ascontiguousarray(x) for name, x in named_tensors(params).items()}
@@ -88,13 +92,13 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
 
 
 def _check_place(kind: str, out: Path) -> None:
-    """Refuses a format that there is not, and a place that nothing can be written to."""
+    """Refuse an unknown format, and a place that is not writable."""
     if kind not in FORMATS:
         raise UserError(f"--format is {kind!r}; choose one of {', '.join(FORMATS)}.")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: its folder does not exist. Make it first.")
     if not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: its folder may not be written to. Give another.")
+        raise UserError(f"--out {out}: its folder is not writable. Give another.")
     if kind == "huggingface" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists already. Give the name of a new folder.")
     if kind != "huggingface" and out.is_dir():
@@ -103,7 +107,7 @@ def _check_place(kind: str, out: Path) -> None:
 
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     about = {name: config[name] for name in TOLD if name in config}
-    # Of the group `data` nothing else: it may name a folder.
+    # Nothing else of the group `data`: it may name a folder.
     about["data"] = {"coordinates": config.get("data", {}).get("coordinates", "mm")}
     return about
 
@@ -131,7 +135,7 @@ def _write_huggingface(
     metadata: Mapping[str, str],
     card: str,
 ) -> None:
-    """Writes the folder under another name first: it is there whole, or not at all."""
+    """Write the folder under another name first, so that it appears whole or not at all."""
     part = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".part", dir=out.parent))
     try:
         write_folder(part, tensors, about, metadata)

@@ -1,1 +1,1 @@
-"""Files that go beside an export and run without this package; they import nothing of it."""
+"""Files that are copied beside an export; they run without this package and never import it."""

@@ -1,4 +1,4 @@
-"""From voxels to the encoder's rows of tokens, in NumPy, as the package makes them of a store.
+"""From voxels to the encoder's rows of tokens in NumPy, with the package's results for a store.
 
 Axes: z, y, x of a study; t patches; B studies, L tokens.
 """
@@ -9,14 +9,14 @@ import numpy as np
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-LEVELS = 1 << 16  # a study is kept as 16-bit numbers
-LARGE = 1 << 20  # voxels: a study with more is read from means of its voxels
-STEPS = 1 << 12  # that a study's range has, at the least, where means are kept
-CELLS = {2: (1, 16, 16), 3: (8, 8, 8)}  # of the map of what carries something
+LEVELS = 1 << 16  # a study is stored as 16-bit numbers
+LARGE = 1 << 20  # a study with more voxels is read from means of its voxels
+STEPS = 1 << 12  # the fewest steps of a study's range in its means
+CELLS = {2: (1, 16, 16), 3: (8, 8, 8)}  # of the occupancy map
 
 
 class MmvImageProcessor(BaseImageProcessor):
-    """Makes `patches`, `coords_mm`, `kinds` and `segment_ids` of whole studies, a row each."""
+    """Makes `patches`, `coords_mm`, `kinds` and `segment_ids` of whole studies, one row each."""
 
     model_input_names = ["patches", "coords_mm", "kinds", "segment_ids"]
 
@@ -30,8 +30,8 @@ class MmvImageProcessor(BaseImageProcessor):
         Args:
           images: an array [y, x] (planar) or [z, y, x] (a volume in LPS+ order: z to the head, y to
             the back, x to the left), or a list of them; true intensities, tissue bright.
-          spacing_mm: of a voxel, a number or one for each axis; None, for planar studies alone:
-            they are taken for as wide as `nominal_extent_mm`.
+          spacing_mm: of a voxel, one number or one for each axis. None is allowed for planar
+            studies alone, whose width is then `nominal_extent_mm`.
           unit: "HU" (Hounsfield units), "raw" (other numbers) or "shape" (0 and 1).
         """
         if unit not in self.preparation["intensities"]:
@@ -59,7 +59,7 @@ class MmvImageProcessor(BaseImageProcessor):
         start, edge, tokens = self._crop(voxels.shape, spacing, planar)
         crop = start, edge, tokens, self.patch
         kept = _kept(occupied, voxels.shape, spacing, crop)
-        # A mean of a shape is no shape.
+        # The mean of a shape (0 and 1) is not a shape, so it has no coarser levels.
         factors = [] if unit == "shape" else _level_factors(stored.shape, spacing)
         level, scale = _level(stored, (slope, intercept), factors, edge / spacing)
         seen, inside = _resampled(level, voxels.shape, spacing, crop)
@@ -75,7 +75,7 @@ class MmvImageProcessor(BaseImageProcessor):
         if spacing_mm is None:
             spacing_mm = self.preparation["nominal_extent_mm"] / voxels.shape[1]
         known = np.broadcast_to(np.asarray(spacing_mm, float), (voxels.ndim,))
-        # A volume has three numbers, and drops the NaN. A picture has two, and keeps it as z.
+        # A volume has three numbers and drops the NaN. A picture has two and keeps it as z.
         return np.concatenate([[math.nan], known])[-3:]  # planar: z is not known
 
     def _crop(self, shape, spacing, planar):
@@ -84,12 +84,12 @@ class MmvImageProcessor(BaseImageProcessor):
         grid = self.preparation["grids"]["planar" if planar else "volume"]
         extent = (np.array(shape) * spacing)[first:]
         finest = spacing[1:].min() / self.preparation["oversampling"][str(ndim)]
-        # Voxels are cubic: the axis that fills its grid first decides,
-        # and none is finer than `finest`.
+        # Voxels are cubic. The axis that fills its grid first sets their edge,
+        # which is at least `finest`.
         edge = max((extent / np.array(grid[first:])).max(), finest)
         patch = np.array(self.patch)
         tokens, middle = np.ones(3, int), np.zeros(3)
-        # The small subtraction keeps a grid that fits exactly from one patch more by rounding.
+        # The small subtraction keeps rounding from adding a patch to a grid that fits exactly.
         tokens[first:] = np.maximum(np.ceil(extent / (edge * patch[first:]) - 1e-6), 1)
         middle[first:] = extent / 2
         return middle - tokens * patch * edge / 2, edge, tokens
@@ -138,7 +138,7 @@ def _to_int16(voxels):
         fits = low >= -LEVELS // 2 and high < LEVELS // 2
         slope, intercept = 1.0, 0.0 if fits else float(int(low) + LEVELS // 2)
     else:
-        # Other numbers spread over all 65,536 steps; the 1.0 is for an image of one value.
+        # Other numbers are spread over all 65,536 steps; the 1.0 is for an image of one value.
         slope = (high - low) / (LEVELS - 1) or 1.0
         intercept = low + slope * (LEVELS // 2)
     steps = np.rint((values.astype(np.float64) - intercept) / slope)
@@ -150,7 +150,7 @@ def _edges(voxels, cells):
 
 
 def _occupancy(stored, unit, scale, *, rules, cells):
-    """Which cells of the study carry something, [8, 8, 8] or [1, 16, 16]."""
+    """A mask [8, 8, 8] or [1, 16, 16] of the study's cells with content."""
     slope, intercept = scale
     edges = [_edges(n, c) for n, c in zip(stored.shape, cells)]
     # A study can have fewer voxels than cells.
@@ -187,7 +187,7 @@ def _occupancy(stored, unit, scale, *, rules, cells):
 
 
 def _unsigned(stored):
-    # `bincount` counts from 0 on.
+    # `bincount` takes no negative numbers.
     return stored.ravel().astype(np.int64) + LEVELS // 2
 
 
@@ -208,7 +208,9 @@ def _percentiles(stored, occupied):
 
 
 def _kept(occupied, shape, spacing, crop):
-    """Which patches [tz, ty, tx] meet a cell that carries something; the middle one if none."""
+    """A mask [tz, ty, tx] of the patches that meet a cell with content; the middle patch if none
+    does.
+    """
     start, edge, tokens, patch = crop
     meets = []
     for axis in range(3):
@@ -226,7 +228,7 @@ def _kept(occupied, shape, spacing, crop):
         low, high = -(-(first + 1) * cells // voxels) - 1, -(-end * cells // voxels)
         c = np.arange(cells)
         meets.append((first < end)[:, None] & (low[:, None] <= c) & (c < high[:, None]))
-    # A patch is kept where its cells along z, y and x meet in one that is occupied.
+    # A patch is kept if one of the cells that it meets along z, y and x is occupied.
     kept = np.einsum("az,by,cx,zyx->abc", *(m.astype(float) for m in meets), occupied) > 0
     if not kept.any():
         kept[tuple(tokens // 2)] = True
@@ -234,11 +236,12 @@ def _kept(occupied, shape, spacing, crop):
 
 
 def _level(stored, scale, factors, step):
-    """The coarsest means of a large study that are as sharp as the view asks for: (numbers, their
-    factors), and the slope and intercept of the numbers.
+    """The coarsest means of a large study that are sharp enough for the view.
 
     Args:
       step: the edges of the view's voxels, in voxels of the study.
+    Returns:
+      (numbers, their factors), and the slope and intercept of the numbers.
     """
     slope, intercept = scale
     sharp = [
@@ -249,15 +252,15 @@ def _level(stored, scale, factors, step):
     if not sharp:
         return (stored, np.ones(3, int)), (slope, intercept)
     low, high = int(stored.min()), int(stored.max())
-    # A power of two that stretches a small range,
-    # so that means between whole numbers survive rounding.
+    # A power of two that scales up a small range,
+    # so that means between whole numbers are not lost by rounding.
     gain = 1 << max(0, (STEPS // max(high - low, 1)).bit_length() - 1)
     offset = low if gain > 1 else 0
     scale = slope / gain, intercept + offset * slope
     level, before = stored, np.ones(3, int)
     for factor in factors[: max(sharp)]:
         level = np.rint((_means(level, before, factor, stored.shape) - offset) * gain)
-        # Later levels are made of one that is stretched already.
+        # Later levels come from one that is scaled already.
         level, before, gain, offset = level.astype(np.int16), factor, 1, 0
     return (level, before), scale
 
@@ -279,7 +282,9 @@ def _covered(voxels, factor):
 
 
 def _means(voxels, before, factor, shape):
-    """Halves each axis whose factor grows; at an odd end, means of what is left."""
+    """Halves each axis whose factor grows; the last cell of an odd axis is the mean of fewer
+    voxels.
+    """
     means = voxels.astype(np.float32)
     for axis in range(3):
         if factor[axis] == before[axis]:
@@ -299,12 +304,14 @@ def _means(voxels, before, factor, shape):
 
 
 def _triangle(step, factor):
-    """Half the base of the triangle that makes voxels `step` wide of means of `factor` voxels."""
+    """Half the base of the triangle that makes voxels of width `step` from means of `factor`
+    voxels.
+    """
     return math.sqrt(max(step * step - (factor * factor - 1) / 2, 0.0)) / factor
 
 
 def _resampled(level, shape, spacing, crop):
-    """The view's voxels in the level's numbers, and which lie in the study."""
+    """The view's voxels in the level's numbers, and a mask of those inside the study."""
     (values, factors), (start, edge, tokens, patch) = level, crop
     out, insides = values.astype(np.float32), []
     # The package's order, y, x, z: sums in float32 depend on it in the last bits.

@@ -16,14 +16,14 @@ from safetensors import safe_open
 
 
 def load(path):
-    """The tensors by name, and what the file says of the network."""
+    """The tensors by name, and the file's description of the network."""
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["architecture"])
         return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 it is no dict
 
 
 def encode(weights, about, patches, coords_mm, kinds, segment_ids):
-    """Tokens [B, L, D] after the last norm, 0 at padding; gradients pass.
+    """Tokens [B, L, D] after the last norm, 0 at padding; gradients pass through.
 
     Args:
       patches: [B, L, P] voxels, about [-1, 1]; not read where the token is no patch.

@@ -1,5 +1,6 @@
-"""The encoder as a model of `transformers`; the forward pass is that of `load_torch`. Axes: B
-studies, L tokens, P voxels of a patch, D width.
+"""The encoder as a model of `transformers`; the forward pass is that of `load_torch`.
+
+Axes: B studies, L tokens, P voxels of a patch, D width.
 """
 
 import torch
@@ -10,7 +11,7 @@ from mmv_jax.export.shipped.load_torch import encode
 
 
 class MmvConfig(PretrainedConfig):
-    """Says of the network what its tensors do not, and their shapes."""
+    """The network's numbers that its tensors do not show, and the shapes of the tensors."""
 
     model_type = "mmv"
 
@@ -39,7 +40,7 @@ class MmvModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module):
-        """Nothing: there are no weights but those of the folder."""
+        """Does nothing: all weights come from the folder."""
 
     def forward(self, patches, coords_mm, kinds, segment_ids, return_dict=True):
         """`last_hidden_state` [B, L, D] and `pooler_output` [B, D], the CLS token of each row.
