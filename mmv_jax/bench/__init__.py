@@ -1,1 +1,1 @@
-"""Speed beside a peer, in one run."""
+"""Speed of this package and of peers, measured in one run."""

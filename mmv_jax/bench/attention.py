@@ -1,5 +1,6 @@
-"""Segment attention beside its peers, forward and backward: dense-masked in XLA, and PyTorch one
-segment at a time.
+"""Segment attention and its peers, forward and backward: dense with a mask in XLA, and PyTorch.
+
+PyTorch works on one segment at a time.
 """
 
 import json
@@ -20,7 +21,7 @@ from mmv_jax.ops.attention import segment_attention
 
 
 class Layout(NamedTuple):
-    """Rows of segments: their lengths in tokens, row by row; all rows have `length` tokens."""
+    """Rows of segments, by their lengths in tokens; all rows have `length` tokens."""
 
     name: str
     length: int
@@ -30,11 +31,11 @@ class Layout(NamedTuple):
 
 
 def short_segments(rows: int, length: int, seed: int = 0) -> tuple[tuple[int, ...], ...]:
-    """Rows that are filled with segments of 5 to 200 tokens, as small studies fill them."""
+    """Rows filled with segments of 5 to 200 tokens, as with small studies."""
     rng = np.random.default_rng(seed)
     filled = []
     for _ in range(rows):
-        # More than fit into a row; the cumulative sum cuts them off.
+        # More segments than fit into a row; the cumulative sum cuts them off.
         lengths = rng.integers(5, 201, size=length)
         filled.append(
             tuple(
@@ -67,17 +68,17 @@ LAYOUTS = (
         width=64,
     ),
 )
-# of rows, for the growth of cost with the number of segments
+# Lengths of rows, for the growth of cost with the number of segments.
 LENGTHS = (2048, 4096, 8192, 16384, 32768)
 
 
 def bench_attention(
     layouts: Sequence[Layout] = LAYOUTS, lengths: Sequence[int] = LENGTHS, turns: int = 5
 ) -> dict:
-    """Medians of runs in turn, and the exponent of cost in the number of segments.
+    """Median times, and the exponent of cost in the number of segments.
 
-    PyTorch (extra `torch`) runs in a second process, so that two pools of threads never share one;
-    where it is absent, its cases are too.
+    PyTorch (extra `torch`) runs in a second process, so that two pools of threads never share one.
+    Without it its cases are left out.
 
     Returns:
       `{"bench": "attention", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints
@@ -120,8 +121,9 @@ def bench_attention(
 
 
 def cost_exponent(lengths: Sequence[int], turns: int) -> float:
-    """The slope of log seconds over log row length, segments of 512 tokens (or of a whole shorter
-    row).
+    """Slope of log seconds over log row length, for segments of 512 tokens.
+
+    A shorter row is one segment.
     """
     timed = {
         str(n): _timed(
@@ -136,7 +138,7 @@ def cost_exponent(lengths: Sequence[int], turns: int) -> float:
 
 
 def segment_ids(layout: Layout) -> jax.Array:
-    """[B, L], numbered from 1 in each row."""
+    """Segment ids [B, L], numbered from 1 in each row."""
     ids = np.zeros((len(layout.rows), layout.length), np.int32)
     for row, lengths in zip(ids, layout.rows, strict=True):
         row[: sum(lengths)] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
@@ -157,8 +159,9 @@ def _timed(layout: Layout, backend: str) -> Callable[[], float]:
 
 
 def _over_devices(q, k, v, ids):
-    """Rows over all devices, or else heads, where the number divides: the same for ours and for
-    dense.
+    """The arrays split over all devices: by rows, else by heads, if the number divides.
+
+    The split is the same for our attention and for the dense one.
     """
     devices = jax.device_count()
     # Axes of [B, L, H, K]: 0 is rows, 2 is heads.
@@ -166,7 +169,7 @@ def _over_devices(q, k, v, ids):
     if not axes:
         return q, k, v, ids
     mesh = jax.make_mesh((devices,), ("all",), axis_types=(AxisType.Auto,))
-    # Segment ids have no heads: split over rows, or else whole on every device.
+    # Segment ids have no heads: they are split over rows, or else replicated.
     placed = jax.device_put((q, k, v), NamedSharding(mesh, P(*[None] * axes[0], "all")))
     return *placed, jax.device_put(ids, NamedSharding(mesh, P("all") if axes[0] == 0 else P()))
 

@@ -1,5 +1,6 @@
-"""Crops from the block store beside nibabel, which reads the same boxes from a .nii.gz: the same
-voxels, which is checked. And from levels.
+"""Crops from the block store, against nibabel on a .nii.gz, and from coarser levels.
+
+Both read the same boxes; that their voxels agree is checked.
 """
 
 import tempfile
@@ -20,7 +21,7 @@ from mmv_jax.study import Study
 
 GRID = (200, 512, 512)  # z, y, x
 CROP = (64, 128, 128)
-CROPS_A_TURN = 8  # of the store; one of nibabel, which takes as long as many
+CROPS_A_TURN = 8  # from the store; only one from nibabel, which is much slower
 PATCH = (8, 16, 16)
 VIEWS = [  # of a CT in experiments/vitl_pod.py
     View(name="global", count=2, grid=(64, 160, 160), scale=(0.32, 1.0), is_global=True),
@@ -31,8 +32,9 @@ VIEWS = [  # of a CT in experiments/vitl_pod.py
 def bench_input(
     grid: tuple[int, int, int] = GRID, crop: tuple[int, int, int] = CROP, turns: int = 5
 ) -> dict:
-    """Seconds a crop at random places of one volume in int16, both from files that the system's
-    cache holds; then seconds of all crops of its views.
+    """Seconds a crop at random places of one int16 volume, and seconds of all crops of its views.
+
+    The files are in the system's cache.
 
     Returns:
       `{"bench": "input", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
@@ -40,16 +42,16 @@ def bench_input(
     with tempfile.TemporaryDirectory() as folder:
         voxels = body(grid)
         path, store = Path(folder) / "volume.nii.gz", write_store(Path(folder) / "store", voxels)
-        # x, y, z, as NIfTI has it
+        # NIfTI's order is x, y, z.
         nibabel.save(nibabel.Nifti1Image(voxels.transpose(), np.eye(4)), path)
         readers = {
             "ours": lambda start: store.read_box(0, start, crop),
             "nibabel": lambda start: read_nibabel(path, start, crop),
         }
-        # Starts that leave the crop inside; integers() leaves out its upper end.
+        # Starts at which the crop lies inside; integers() excludes its upper end.
         room = np.array([size - side + 1 for size, side in zip(grid, crop, strict=True)])
         place = np.random.default_rng(1).integers(0, room)
-        # Before anything is timed: speed with other voxels would mean nothing.
+        # Check first that both read the same voxels: otherwise their speeds mean nothing.
         np.testing.assert_array_equal(readers["ours"](place), readers["nibabel"](place))
         median = in_turn(
             {
@@ -88,9 +90,7 @@ def bench_input(
 
 
 def body(grid: tuple[int, int, int]) -> np.ndarray:
-    """An ellipsoid in air with the noise of a CT, in HU: compresses as a scan does, and no
-    better.
-    """
+    """An ellipsoid in air with the noise of a CT, in HU; it compresses like a scan."""
     z, y, x = np.meshgrid(
         *[np.linspace(-1, 1, n, dtype=np.float32) for n in grid], indexing="ij", sparse=True
     )
@@ -104,7 +104,7 @@ def body(grid: tuple[int, int, int]) -> np.ndarray:
 
 
 def write_store(folder: Path, voxels: np.ndarray) -> Store:
-    """A store of one volume, written as `mmv ingest` writes it."""
+    """Write a store of one volume as `mmv ingest` does."""
     root = open_root(folder)
     part = PartWriter(root, "part-00000-3d", 3)
     known = {
@@ -124,8 +124,9 @@ def write_store(folder: Path, voxels: np.ndarray) -> Store:
 
 
 def read_nibabel(path: Path, start: np.ndarray, crop: tuple[int, int, int]) -> np.ndarray:
-    """The box alone, as nibabel reads it from a compressed file: it inflates all that lies before
-    the box's end.
+    """The box as nibabel reads it from a compressed file.
+
+    It has to inflate everything before the end of the box.
     """
     # Ours is z, y, x and NIfTI x, y, z: reversed on the way in, transposed on the way out.
     box = tuple(
@@ -136,7 +137,7 @@ def read_nibabel(path: Path, start: np.ndarray, crop: tuple[int, int, int]) -> n
 
 
 def _timed(read: Callable, room: np.ndarray, crops: int) -> Callable[[], float]:
-    # Outside of `run`, so that every turn reads other places.
+    # Outside `run`, so that every turn reads other places.
     rng = np.random.default_rng(2)
 
     def run() -> float:

@@ -1,4 +1,4 @@
-"""How full rows are: the plan, which keeps no state, beside Grain's packers, which do."""
+"""The share of tokens in rows: our stateless plan, and Grain's packers, which keep state."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ import numpy as np
 from mmv_jax.data.packing import make_plan
 
 LENGTH = 2048  # of a row
-TOKENS = (49, 100, 196, 196, 196, 343, 784, 1200)  # of a crop: one of these, each as likely
+TOKENS = (49, 100, 196, 196, 196, 343, 784, 1200)  # of a crop, drawn uniformly
 OPEN_BINS = (4, 16, 64)
 PACKERS = {
     "FirstFit": grain.experimental.FirstFitPackIterDataset,
@@ -45,15 +45,15 @@ def bench_packing(crops: int = 4000, bins: Sequence[int] = OPEN_BINS) -> dict:
 
 
 def plan_fill(sizes: np.ndarray) -> float:
-    """Percent of the rows of an epoch that are tokens."""
+    """Percent of tokens in the rows of an epoch."""
     # All tokens count as global, with a prefix of the whole row: only the length limits.
     plan = make_plan(np.stack([sizes, 0 * sizes], axis=1), length=LENGTH, prefix=LENGTH, seed=0)
     return 100 * float(sizes.sum()) / (len(plan) * LENGTH)
 
 
 def grain_fill(packer: str, sizes: np.ndarray, open_bins: int) -> float:
-    """Percent of the rows that a packer of Grain gives, the last and half empty ones too."""
-    # Ones, so that tokens can be told from padding, which is 0.
+    """Percent of tokens in the rows of a Grain packer, the last and half-empty rows included."""
+    # Ones, to distinguish tokens from padding, which is 0.
     crops = grain.MapDataset.source(sizes).map(lambda n: {"tokens": np.ones(n, np.int32)})
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=16)
     rows = PACKERS[packer](

@@ -1,5 +1,7 @@
-"""The probe sweep, every task and strength in one solve, beside scikit-learn's LogisticRegression
-on the same grid. Axes: N studies, D width.
+"""The probe sweep, with every task and strength in one solve, and scikit-learn's
+LogisticRegression.
+
+Both work on the same grid. Axes: N studies, D width.
 """
 
 import time
@@ -23,10 +25,10 @@ def bench_probe(
     tasks: int = TASKS,
     strengths: tuple[float, ...] = STRENGTHS,
 ) -> dict:
-    """Seconds of a sweep, ours and theirs in turn; and both AUROC, which must agree.
+    """Seconds of a sweep, ours and scikit-learn's in turn; their AUROCs, which must agree.
 
-    Processor time of one thread: with two the small products of theirs wait for each other, and
-    ours would look twenty times better than it is.
+    The time is processor time of one thread. With two threads, scikit-learn's small products wait
+    for each other, and ours would look twenty times faster than it is.
 
     Returns:
       `{"bench": "probe", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
@@ -41,7 +43,7 @@ def bench_probe(
             weights, bias = fit_logistic(
                 x[train], y[train], np.tile(np.asarray(strengths), (tasks, 1))
             )
-            # The right side is read first: both times come before `start` changes.
+            # The right side is evaluated first, before `start` changes.
             ours_s, start = time.process_time() - start, time.process_time()
             theirs = [
                 [_sklearn(x[train], y[train, k], strength) for strength in strengths]
@@ -76,8 +78,9 @@ def bench_probe(
 
 
 def correlated(n: int, width: int, tasks: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised features [N, D] whose spectrum falls as an encoder's does, and labels [N, tasks]
-    that hang on them with noise.
+    """Standardised features [N, D] with a falling spectrum, and noisy labels [N, tasks].
+
+    The spectrum is like that of an encoder.
     """
     rng = np.random.default_rng(seed)
     # Column k shrinks as k^-0.7: a spectrum that falls as a power law.

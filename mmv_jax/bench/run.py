@@ -1,4 +1,4 @@
-"""Timing in turn: what else the machine does then falls on ours and on its peers alike."""
+"""Timing in turn, so that other load on the machine affects ours and its peers alike."""
 
 import contextlib
 import os
@@ -14,19 +14,19 @@ NO_TORCH = "PyTorch is not installed (extra `torch`): its cases are left out."
 
 
 def use_every_core() -> None:
-    """One virtual CPU device a core, where nobody has chosen yet and no device is in use.
+    """Use one virtual CPU device a core, if no number is set and no device is in use.
 
-    XLA works through the loops of one CPU device on one core, however many there are: only what is
-    split over devices uses all of them.
+    XLA runs the loops of one CPU device on one core. Only work that is split over devices uses all
+    cores.
     """
     # -1 is JAX's default: nobody has chosen a number.
     if jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
-        with contextlib.suppress(RuntimeError):  # devices are in use: then it is timed on those
+        with contextlib.suppress(RuntimeError):  # devices are in use: keep their number
             jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
 
 def seconds(fn: Callable, *args) -> float:
-    """Wall time until the arrays that `fn` returns are there."""
+    """Wall time until the arrays that `fn` returns are ready."""
     start = time.perf_counter()
     # JAX returns before the work is done: without the wait only the dispatch would be timed.
     jax.block_until_ready(fn(*args))
@@ -34,8 +34,9 @@ def seconds(fn: Callable, *args) -> float:
 
 
 def in_turn(timed: Mapping[str, Callable[[], float]], turns: int) -> dict[str, float]:
-    """The median of what each function returns (seconds): one call each in every turn, after one
-    call each that does not count.
+    """The median of the values (seconds) that each function returns.
+
+    Every turn calls each function once; the first turn does not count.
     """
     results: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(turns + 1):
@@ -47,13 +48,13 @@ def in_turn(timed: Mapping[str, Callable[[], float]], turns: int) -> dict[str, f
 
 
 def case(name: str, ours_s: float, peer_s: float, peer_name: str) -> dict:
-    """One case of `mmv bench`, in milliseconds; the ratio is above 1 where ours is faster."""
+    """One case of `mmv bench`, in milliseconds; the ratio is above 1 if ours is faster."""
     return {
         "case": name,
         "ours": ours_s * 1e3,
         "peer": peer_s * 1e3,
         "peer_name": peer_name,
-        # Seconds, so less is better and the peer is on top.
+        # For seconds less is better, so the peer is the numerator.
         "ratio": peer_s / ours_s,
         "unit": "ms",
     }
@@ -61,8 +62,7 @@ def case(name: str, ours_s: float, peer_s: float, peer_name: str) -> dict:
 
 @contextlib.contextmanager
 def worker(module: str, *arguments: str) -> Iterator[Callable[[], float]]:
-    """A process that runs `module`, whose work is done each time that the function is called; it
-    answers with its own seconds.
+    """A process that runs `module`, and a function that makes it work once and returns its seconds.
 
     A peer has a process of its own, so that two pools of threads never share one.
     """
@@ -77,7 +77,7 @@ def worker(module: str, *arguments: str) -> Iterator[Callable[[], float]]:
 
         def run() -> float:
             asked.write("run\n")
-            # The pipe is buffered, and the worker starts when a whole line has arrived.
+            # The pipe is buffered, and the worker waits for a whole line.
             asked.flush()
             return float(answers.readline())
 

@@ -1,5 +1,7 @@
-"""A whole ViT-S training step (student, teacher, optimizer) on packed rows beside PyTorch, which
-loops over lengths or pads.
+"""A whole ViT-S training step (student, teacher, optimizer) on packed rows, and the same in
+PyTorch.
+
+PyTorch loops over lengths or pads.
 """
 
 import json
@@ -24,9 +26,7 @@ PEERS = {"lengths": "PyTorch, a loop over lengths", "padded": "PyTorch, padded"}
 
 @dataclass(frozen=True)
 class Crop:
-    """A segment: whose view it is, how many tokens it has with CLS and registers, and how many of
-    its patches are masked (iBOT).
-    """
+    """A segment: its study, its tokens with CLS and registers, and its masked patches (iBOT)."""
 
     study: int
     is_global: bool
@@ -36,8 +36,9 @@ class Crop:
 
 @dataclass(frozen=True)
 class TimedRows:
-    """What is trained on what: DINO and iBOT over rows of `length` tokens whose global crops come
-    first and end before `prefix`.
+    """The work of a step: DINO and iBOT over rows of `length` tokens.
+
+    The global crops of a row come first and end before `prefix`.
     """
 
     name: str
@@ -53,7 +54,7 @@ class TimedRows:
 
 
 def equal_crops(rows: int = 2, length: int = 2048, tokens: int = 512) -> TimedRows:
-    """Rows of two global views of each study, all of one length: nothing to pad, one batch for
+    """Rows of two global views of each study, all of one length: no padding, and one batch for
     PyTorch.
     """
     count = length // tokens
@@ -69,8 +70,9 @@ def equal_crops(rows: int = 2, length: int = 2048, tokens: int = 512) -> TimedRo
 
 
 def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> TimedRows:
-    """Rows of radiographs and CTs as multi-crop training cuts them, two global and four local views
-    each, less the patches that hold nothing.
+    """Rows of radiographs and CTs as in multi-crop training, two global and four local views each.
+
+    Patches without content are left out.
     """
     rng = np.random.default_rng(seed)
     made, study = [], 0
@@ -81,11 +83,11 @@ def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> TimedRows:
             # Tokens of global and of local crops. Every third study is a CT, the others are planar.
             span, local = ((350, 540), (30, 64)) if study % 3 == 0 else ((120, 201), (18, 41))
             sizes = [int(n) for n in (*rng.integers(*span, 2), *rng.integers(*local, 4))]
-            # All crops of a study lie in one row, so a study that does not fit ends the row.
+            # All crops of a study are in one row, so a study that does not fit ends the row.
             if sum(crop.tokens for crop in front + back) + sum(sizes) > length:
                 break
             # Global crops go first: the teacher reads only the prefix.
-            # Of each study the second global crop has 30 % of its tokens masked.
+            # The second global crop of each study has 30 % of its tokens masked.
             front += [Crop(study, True, n, i * n * 3 // 10) for i, n in enumerate(sizes[:2])]
             back += [Crop(study, False, n) for n in sizes[2:]]
             study += 1
@@ -104,8 +106,9 @@ def mixed_crops(rows: int = 2, length: int = 2048, seed: int = 0) -> TimedRows:
 
 
 def bench_step(works: Sequence[TimedRows] | None = None, turns: int = 3) -> dict:
-    """Medians of steps in turn; PyTorch (extra `torch`) runs in a second process, and its cases are
-    left out where it is absent.
+    """Median times of steps, in turn.
+
+    PyTorch (extra `torch`) runs in a second process; without it its cases are left out.
 
     Returns:
       `{"bench": "step", "cases": [...], "notes": [...]}`; cases as `mmv bench --json` prints them.
@@ -138,13 +141,14 @@ def bench_step(works: Sequence[TimedRows] | None = None, turns: int = 3) -> dict
 
 
 def describe(work: TimedRows) -> dict:
-    """The work with the numbers that its encoder's name stands for, as PyTorch needs them."""
+    """The work with the numbers of its encoder size, as PyTorch needs them."""
     return asdict(work) | dict(zip(("width", "depth", "heads"), SIZES[work.size]))
 
 
 def config_of(work: TimedRows) -> ConfigDict:
-    """The config of a run that would have such rows; one device a core where their number divides
-    the rows, each with its part of the state.
+    """The config of a run with such rows.
+
+    It has one device a core if their number divides the rows, each with its part of the state.
     """
     devices = jax.device_count() if len(work.rows) % jax.device_count() == 0 else 1
     c = ConfigDict({"steps": 1000, "mesh": {"data": 1, "fsdp": devices}})
@@ -176,7 +180,7 @@ def config_of(work: TimedRows) -> ConfigDict:
 
 
 def make_batch(work: TimedRows) -> dict[str, np.ndarray]:
-    """The rows as `data/` would give them, with noise for voxels."""
+    """The rows as `data/` would make them, with noise as voxels."""
     rng = np.random.default_rng(0)
     shape = row_shape(config_of(work))
     batch = shape.empty(len(work.rows))
@@ -209,7 +213,7 @@ def make_batch(work: TimedRows) -> dict[str, np.ndarray]:
 
 
 def step_of(work: TimedRows) -> Callable[[], float]:
-    """A function that takes the next step of a run and says how long it took."""
+    """A function that takes the next step of a run and returns its seconds."""
     config = config_of(work)
     mesh = make_mesh(**config.mesh, devices=jax.devices()[: config.mesh.fsdp])
     objective, tx, ema = make_parts(config)
@@ -226,7 +230,7 @@ def step_of(work: TimedRows) -> Callable[[], float]:
     step = jit_step(objective, tx, ema=ema, state=state, mesh=mesh)
 
     def advance():
-        # The step donates its state, so each call must start from what the last one returned.
+        # The step donates its state, so each call must start from the state that the last returned.
         nonlocal state
         state, metrics = step(state, batch)
         return state, metrics

@@ -1,8 +1,8 @@
-"""PyTorch's attention, one segment at a time, forward and backward: a process of its own that
-`bench.attention` talks to.
+"""PyTorch's attention, one segment at a time, forward and backward: the worker of
+`bench.attention`.
 
-Arguments: the segment lengths of each row (JSON), heads, head dim. Each line of the input is one
-  run; each line of the output its seconds.
+Arguments: the segment lengths of each row (JSON), heads, head dim. Each line of the input asks for
+one run; each line of the output is its seconds.
 """
 
 import json
@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def main(rows: str, heads: str, width: str) -> None:
-    # Rows do not matter without padding: all segments lie one after the other.
+    # Without padding rows do not matter: all segments follow each other.
     lengths = [n for row in json.loads(rows) for n in row]
     shape = (3, int(heads), sum(lengths), int(width))
     q, k, v = (

@@ -1,10 +1,11 @@
-"""The same training step in PyTorch: a process of its own that `bench.step` talks to.
+"""The same training step in PyTorch: the worker process of `bench.step`.
 
-Arguments: "lengths" (crops of equal length go through together, nothing is padded) or "padded"
-(global crops are padded to the longest of them, local ones likewise, as self-distillation is
-usually written); and what is trained on what, as JSON (see `bench.step.Work`). Each line of the
-input is one step; each line of the output its seconds. Axes: N crops, L tokens, D width, K channels
-of a head, R rotated pairs.
+Arguments: a mode, and the work as JSON (see `bench.step.TimedRows`). In the mode "lengths", crops
+of equal length go through together and nothing is padded. In the mode "padded", global crops are
+padded to the longest of them, and local ones likewise, as in usual self-distillation code. Each
+line of the input asks for one step; each line of the output is its seconds.
+
+Axes: N crops, L tokens, D width, K channels of a head, R rotated pairs.
 """
 
 import copy
@@ -21,7 +22,7 @@ from torch.nn.functional import gelu, linear, log_softmax, normalize, scaled_dot
 
 
 class TorchBlock(nn.Module):
-    """As models/blocks.py: pre-norm, rotary queries and keys, layer scale."""
+    """A block like that of models/blocks.py: pre-norm, rotary queries and keys, layer scale."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -45,7 +46,7 @@ class TorchBlock(nn.Module):
 
 
 def rotated(x, cos, sin):
-    """cos, sin [N, 1, L, R]: channel pairs (i, i + R) of each head."""
+    """Channel pairs (i, i + R) of each head, rotated by cos and sin [N, 1, L, R]."""
     first, second, rest = x.split(
         (cos.shape[-1], cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]), -1
     )
@@ -63,8 +64,13 @@ class TorchEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, patches, coords, masked, real):
-        """patches [N, L - special, P], coords [N, L, 3], masked [N, L - special] or None, real [N,
-        L] or None for no padding.
+        """Tokens of crops.
+
+        Args:
+          patches: [N, L - special, P].
+          coords: [N, L, 3].
+          masked: [N, L - special], or None.
+          real: [N, L], or None for no padding.
         """
         x = self.patch(patches)
         if masked is not None:
@@ -73,7 +79,7 @@ class TorchEncoder(nn.Module):
         # Wavelengths from 1 to 100, in units of 16 mm, as `ops/rotary.py` has them.
         frequencies = 2 * math.pi * 100.0 ** (-torch.arange(self.pairs) / (self.pairs - 1))
         angles = (coords[..., None] / 16 * frequencies).flatten(2)[:, None]
-        # As keys only: what a padded query gives is not read.
+        # Padding is masked only among keys: the output of a padded query is not read.
         mask = None if real is None else real[:, None, None]
         for block in self.blocks:
             x = block(x, angles.cos(), angles.sin(), mask)
@@ -119,8 +125,9 @@ def make_model(work: dict[str, Any]) -> nn.ModuleDict:
 
 
 def make_groups(work: dict[str, Any], padded: bool) -> list[dict[str, Any]]:
-    """What goes through the encoder together, with the crops' numbers: those of one length, or of
-    one kind with padding.
+    """Groups of crops that go through the encoder together, with the crops' numbers.
+
+    A group has crops of one length, or of one kind with padding.
     """
     voxels, special = math.prod(work["patch"]), 1 + work["registers"]
     crops = [crop for row in work["rows"] for crop in row]
@@ -153,8 +160,8 @@ def make_groups(work: dict[str, Any], padded: bool) -> list[dict[str, Any]]:
 
 
 def encode(encoder: Any, groups: list[dict], teacher: bool):
-    """CLS tokens with their crops' numbers, and the tokens that are masked for the student, both in
-    the order of the groups.
+    """CLS tokens with their crops' numbers, and the student's masked tokens, in the order of the
+    groups.
     """
     cls, numbers, hidden = [], [], []
     for group in groups:
