@@ -1,12 +1,12 @@
-"""Orbax checkpoints of three items: `encoder` (the teacher's), `state` (the rest of a bitwise
-resume) and `config`; each step sealed by a digest.
+"""Orbax checkpoints of a run, each sealed by a digest of its files.
 
-A model that was fitted for a task has a fourth, `head`: what stands on the encoder, and is wanted
-without the optimizer's moments.
+A checkpoint has three items: `encoder` (for evaluation), `state` (the rest of a bitwise resume) and
+`config`. A model that was fitted for a task has a fourth, `head`: the parameters after the encoder,
+which are read without the optimizer's moments.
 
-Orbax does not notice corruption (119 of 120 flipped bits were restored in silence), so the sizes
-and CRC-32C of a step's files are written beside it once it is durable, and compared before it is
-used.
+Orbax does not notice corruption: it restored 119 of 120 flipped bits without an error. Therefore
+the sizes and CRC-32C of a step's files are written beside it when it is durable, and compared
+before it is used.
 """
 
 import json
@@ -28,22 +28,20 @@ from mmv_jax.provenance import digest_of
 from mmv_jax.unsealed import TREES, fault_without_seal
 
 STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
-SHARED = 2**22  # bytes of a replica's share of an array, at the least
+SHARED = 2**22  # the fewest bytes of a replica's share of an array
 
 
 class Checkpoints:
-    """The checkpoints of one run: saves every `every` steps without stopping the loop, keeps the
-    newest `keep`.
+    """The checkpoints of one run: one every `every` steps, of which the newest `keep` are kept.
 
-    Use as a context manager: leaving it waits until the last save is durable and raises what went
-    wrong with it.
+    Saving does not stop the loop. Use it as a context manager: leaving it waits until the last save
+    is durable, and raises its error if it failed.
 
     Args:
       workdir: the run's folder; steps go to `workdir/checkpoints`, seals to `workdir/seals`.
-      config: what evaluation must know (JSON types): the resolved config, the geometry, the hashed
-        patients.
+      config: for evaluation (JSON types): the resolved config, the geometry, the hashed patients.
       every: steps from one checkpoint to the next.
-      keep: how many checkpoints, the newest.
+      keep: number of checkpoints to keep.
     """
 
     def __init__(
@@ -51,14 +49,14 @@ class Checkpoints:
     ):
         self.workdir, self.config, self.every = epath.Path(workdir), dict(config), every
         (self.workdir / SEALS).mkdir(parents=True, exist_ok=True)
-        self._damaged: set[int] = set()  # steps that were passed over: the run comes to them again
+        self._damaged: set[int] = set()  # steps that were skipped; the run will do them again
         self._saved: set[int] = set()
         self._manager = ocp.CheckpointManager(
             self.workdir.resolve() / STEPS,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-                # Saves that a killed process has left half done are removed at the next start.
+                # Remove the unfinished saves of a killed process.
                 cleanup_tmp_directories=True,
             ),
             handler_registry=_handlers(),
@@ -73,17 +71,16 @@ class Checkpoints:
         self._manager.close()
 
     def restore_newest(self, state: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
-        """The newest whole checkpoint as (step, {"encoder": ..., "state": ...}); (0, `state`) where
-        there is none.
+        """Restore the newest whole checkpoint: (step, {"encoder": ..., "state": ...}).
 
-        A checkpoint that is incomplete or altered is named in a warning and the one before it is
-        used.
+        Without checkpoints it is (0, `state`). An incomplete or altered checkpoint is named in a
+        warning, and the one before it is used.
 
         Args:
-          state: {"encoder": tree, "state": tree} of arrays as they should come back: shapes,
-            dtypes, shardings.
+          state: {"encoder": tree, "state": tree} of arrays with the wanted shapes, dtypes and
+            shardings.
         Raises:
-          UserError: there are checkpoints and none of them is whole; or they belong to another
+          UserError: there are checkpoints and none of them is whole, or they belong to another
             model.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -104,14 +101,16 @@ class Checkpoints:
         return 0, state
 
     def config_of(self, step: int) -> dict[str, Any]:
-        """The config that a step was saved with."""
+        """The config of a step."""
         return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
             "config"
         ]
 
     def save_if_due(self, step: int, state: Mapping[str, Any], *, now: bool = False) -> None:
-        """Saves {"encoder": tree, "state": tree} as `step` where it is a multiple of `every`, or
-        `now`; in the place of a damaged one.
+        """Save {"encoder": tree, "state": tree} as `step`, if it is a multiple of `every` or `now`
+        is set.
+
+        It replaces a damaged checkpoint of the same step.
         """
         if not now and step % self.every:
             return
@@ -119,7 +118,7 @@ class Checkpoints:
             self._manager.delete(step)
             (self.workdir / SEALS / f"{step}.json").unlink(missing_ok=True)
             self._damaged.remove(step)
-        # A step that is there is never written again; a damaged one was deleted just now.
+        # An existing step is never written again; a damaged one was deleted just now.
         if step not in self._manager.all_steps():
             self._saved.add(step)
             trees = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
@@ -145,8 +144,9 @@ class Checkpoints:
         return {name: restored[name] for name in state}
 
     def _seal(self) -> None:
-        """Writes the digest of every finished step that has none yet (runs in Orbax's thread, once
-        a step is durable).
+        """Write the digest of every finished step that has none yet.
+
+        Orbax's thread calls it once a step is durable.
         """
         if jax.process_index():
             return
@@ -157,22 +157,25 @@ class Checkpoints:
                 old.unlink()
         for folder in folders.values():
             seal = self.workdir / SEALS / f"{folder.name}.json"
-            # a cut-off copy that somebody put there must not look whole because of us
+            # Seal only steps saved by this process: a seal must not make an incomplete copy look
+            # whole.
             known = int(folder.name) in self._saved
             if not seal.exists() and (known or fault_without_seal(folder) is None):
                 write_whole(seal, json.dumps(digest(folder), indent=1))
 
 
 def restore_encoder(directory: str | os.PathLike, mesh: Mesh | None = None) -> tuple[dict, dict]:
-    """The encoder's parameters and the config of the newest whole checkpoint; imports no training
-    code, fits any hardware.
+    """Restore the encoder's parameters and the config of the newest whole checkpoint, on any
+    hardware.
+
+    It imports no training code.
 
     Args:
       directory: a run's workdir, or one of its steps (`workdir/checkpoints/1000`).
-      mesh: where the parameters go, replicated; the first device where None.
+      mesh: the parameters are replicated on it; None for the first device.
     Raises:
-      UserError: no checkpoint there, none that is whole, or it was made with plug-ins that are not
-        loaded or have changed.
+      UserError: there is no checkpoint, none is whole, or its plug-ins are not loaded or have
+        changed.
     """
     restored = restore(directory, ("encoder",), mesh)
     return restored.trees["encoder"], restored.config
@@ -183,9 +186,9 @@ class Restored(NamedTuple):
 
     Attributes:
       trees: the parameters of each item.
-      config: what the checkpoint carries.
+      config: of the checkpoint.
       run: the name of the run's folder.
-      step: the one that was whole.
+      step: of the checkpoint that was restored.
     """
 
     trees: dict[str, dict]
@@ -202,7 +205,7 @@ class Restored(NamedTuple):
 
 
 def named_tensors(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters by their path in the tree, as an export names them.
+    """Parameters by their path in the tree, with the names of an export.
 
     Example:
       >>> list(named_tensors({"norm": {"bias": 0, "scale": 1}}))
@@ -215,11 +218,12 @@ def named_tensors(params: Mapping[str, Any]) -> dict[str, Any]:
 def restore_items(
     directory: str | os.PathLike, names: Sequence[str], mesh: Mesh | None = None
 ) -> tuple[dict[str, dict], dict]:
-    """The named items of the newest whole checkpoint, and its config; arguments and errors as of
-    `restore_encoder`.
+    """Restore the named items of the newest whole checkpoint, and its config.
+
+    Arguments as in `restore_encoder`.
 
     Raises:
-      UserError: the checkpoint has no such item.
+      UserError: as `restore_encoder`, or the checkpoint has no such item.
     """
     return restore(directory, names, mesh)[:2]
 
@@ -227,7 +231,7 @@ def restore_items(
 def restore(
     directory: str | os.PathLike, names: Sequence[str], mesh: Mesh | None = None
 ) -> Restored:
-    """As `restore_items`, and which checkpoint that was."""
+    """Restore as `restore_items`, with the run and step of the checkpoint."""
     path = epath.Path(directory).resolve()  # Orbax finds nothing below a relative path
     is_step = path.parent.name == STEPS and path.name.isdigit()
     workdir, wanted = (path.parent.parent, int(path.name)) if is_step else (path, None)
@@ -288,10 +292,11 @@ def step_folders(workdir: str | os.PathLike) -> dict[int, epath.Path]:
 
 
 def find_fault(workdir: str | os.PathLike, step: int) -> str | None:
-    """What is wrong with the files of a step, in words; None where they are as they were written.
+    """The fault of a step's files, in words; None if they are as they were written.
 
-    A step without a seal (the process was killed between the two, or it is a copy) is whole where
-    Orbax's commit mark and every item are there, and every array can be read to its end.
+    A step may have no seal: the process was killed before it wrote one, or the step is a copy. Such
+    a step is whole if Orbax's commit mark and every item exist and every array can be read to its
+    end.
     """
     folder, seal = (
         epath.Path(workdir) / STEPS / str(step),
@@ -340,8 +345,8 @@ def _size_and_crc(path: epath.Path) -> list[int]:
 
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
-    # Replicas share the writing of large arrays alone: each share is cut by a program of its own (a
-    # small run on 8 devices compiled 190 of them).
+    # Replicas share the writing of large arrays alone, since each share is cut by a program of its
+    # own (a small run on 8 devices compiled 190 of them).
     ocp.type_handlers.register_type_handler(
         jax.Array,
         ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARED),
@@ -359,8 +364,10 @@ def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
 
 
 def _check_same_model(saved: Any, state: Mapping[str, Any], step: int) -> None:
-    """Orbax casts another dtype in silence and describes a missing key as a structure; both are
-    said plainly here.
+    """Refuse a checkpoint of another model.
+
+    Orbax casts another dtype without a message, and its error on a missing key shows only a
+    structure.
     """
     for name, tree in state.items():
         have, want = _shapes(saved[name].tree), _shapes(tree)
@@ -377,7 +384,7 @@ def _check_same_model(saved: Any, state: Mapping[str, Any], step: int) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:
-    # Names of keys alone: what was a named tuple when it was saved comes back as a dict.
+    # Only the names of keys are compared: a named tuple is restored as a dict.
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         ".".join(_name(key) for key in path): (tuple(leaf.shape), str(leaf.dtype))

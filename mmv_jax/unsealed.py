@@ -1,4 +1,4 @@
-"""Whether a step of a checkpoint that has no seal is complete: Orbax's marks, items and arrays."""
+"""Check of a checkpoint's step without a seal: Orbax's marks, items and arrays."""
 
 import json
 
@@ -6,12 +6,12 @@ import tensorstore as ts
 from etils import epath
 
 TREES = ("encoder", "head", "state")  # items that are trees of arrays
-# Orbax writes them last: that a step is complete, and which items it has.
+# Orbax writes these files last: the mark of a complete step, and the list of its items.
 COMMITTED, ITEMS = "commit_success.txt", "_CHECKPOINT_METADATA"
 
 
 def fault_without_seal(folder: epath.Path) -> str | None:
-    """What a step lacks that has no seal to be compared with, in words; None for nothing."""
+    """The fault of a step without a seal, in words; None if it is complete."""
     for mark in (ITEMS, COMMITTED):
         if not (folder / mark).exists():
             return f"it has no seal, and {mark} is missing: a copy that was cut off, perhaps"
@@ -19,7 +19,7 @@ def fault_without_seal(folder: epath.Path) -> str | None:
         items = sorted(json.loads((folder / ITEMS).read_text())["item_handlers"])
     except (ValueError, KeyError, TypeError):
         return f"it has no seal, and {ITEMS} cannot be read"
-    # Every step has these two, whatever its own list says.
+    # Every step must have these two, whatever its own list says.
     for item in ("config", "encoder", *items):
         if not (folder / item / COMMITTED).exists():
             return f"it has no seal, and the item {item} is missing or not complete"
@@ -31,9 +31,9 @@ def fault_without_seal(folder: epath.Path) -> str | None:
 
 
 def _unreadable(item: epath.Path) -> str | None:
-    """Why an item's files cannot be read to their end; None where they can."""
+    """Why an item's files cannot be read to their end; None if they can."""
     try:
-        # An item that is no tree of arrays is a JSON file.
+        # An item that is not a tree of arrays is a JSON file.
         if item.name not in TREES:
             json.loads((item / "metadata").read_text())
             return None
@@ -45,6 +45,6 @@ def _unreadable(item: epath.Path) -> str | None:
         for key in keys:
             base.read(key).result()
     except (OSError, ValueError):
-        # TensorStore's own words name paths of this machine.
+        # TensorStore's own message would name paths of this machine.
         return "cannot be read to its end"
     return None if keys else "holds no array"
