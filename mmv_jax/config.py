@@ -1,4 +1,4 @@
-"""Reads a config file, applies `--config.a.b=v`, checks its keys, and writes it as JSON."""
+"""Config files: run one, apply `--config.a.b=v`, check its keys, and write it as JSON."""
 
 import ast
 import difflib
@@ -17,19 +17,19 @@ from mmv_jax.errors import UserError
 from mmv_jax.plugins import KEY, resolve_plugins
 
 PREFIX = "--config."
-NEEDED = object()  # instead of a default
+NEEDED = object()  # the default of a key that the file must set
 SIMPLE = (bool, int, float, str)  # types that a value is checked for
 SECTIONS = ("Args:", "Attributes:", "Fields:")  # of a docstring
 
 
 @dataclass(frozen=True)
 class ConfigKey:
-    """What is known of one value of a config.
+    """The description of one value of a config.
 
     Attributes:
-      default: NEEDED where the file must say it.
+      default: NEEDED if the file must set it.
       meaning: a sentence or two.
-      kind: the type of the value, one of SIMPLE; None where any will do.
+      kind: the type of the value, one of SIMPLE; None if any type will do.
       is_open: the value is a group whose names are the user's own, such as `tasks`.
     """
 
@@ -39,10 +39,10 @@ class ConfigKey:
     is_open: bool = False
 
     def refusal(self, value: Any) -> str | None:
-        """Why a value cannot stand here, in words; None where it can."""
+        """Why a value is not allowed here, in words; None if it is."""
         if self.kind is None or value == self.default:
             return None
-        # A whole number may stand for a float. True is an int in Python, but not in a config.
+        # A whole number is accepted as a float. True is an int in Python, but not in a config.
         fits = isinstance(value, (int, float) if self.kind is float else self.kind)
         if fits and (self.kind is bool or not isinstance(value, bool)):
             return None
@@ -77,27 +77,29 @@ def keys_of(function: Callable, without: Iterable[str] = ()) -> dict[str, Config
 def load_config(
     path: str | Path, overrides: Sequence[str] = (), keys: Keys | None = None
 ) -> ConfigDict:
-    """Runs `get_config()` of a Python file and sets what the command line says.
+    """Run `get_config()` of a Python file, and set the values of the command line.
 
     Args:
-      path: a file such as `experiments/demo.py`, which is code of the user's own, and is run; or
-        the name of a config of the package, such as `demo`.
+      path: a file such as `experiments/demo.py`, which is the user's code and is run; or the name
+        of a config of the package, such as `demo`.
       overrides: words of the form `--config.rows.length=1024`. A value is a Python literal, or else
         text.
-      keys: every key that the config can have. A word can then set those that the file leaves out,
-        and a file with another key, or without a needed one, is refused.
+      keys: every key that the config can have. With it, a word can set keys that the file leaves
+        out. A file with another key, or without a needed one, is refused.
     Returns:
-      The config, locked: a name that it does not have cannot be set. `plugins`, the files that it
-      names (relative to its own folder, or else to the working directory), are loaded, and it says
-      their names and digests.
+      The config, locked: a name that it does not have cannot be set. The files in `plugins`
+      (relative
+      to the config's folder, or else to the working directory) are loaded; the config then holds
+      their
+      names and digests.
     Raises:
-      UserError: no such file, no `get_config`, code that does not run, an unknown name, or a value
-        of another type.
+      UserError: no such file, no `get_config`, code that fails, an unknown name, or a value of
+        another type.
     """
     path = find_config(path)
     config = _run(path)
     if KEY not in config:
-        config[KEY] = ()  # so that the command line can name some
+        config[KEY] = ()  # so that the command line can name plug-ins
     config.lock()
     for word in overrides:
         set_by_word(config, word, keys)
@@ -108,7 +110,11 @@ def load_config(
 
 
 def find_config(path: str | Path) -> Path:
-    """The file of a config that is given by its path, or by its name among those of the package."""
+    """The file of a config, by its path or by its name among those of the package.
+
+    Raises:
+      UserError: there is neither.
+    """
     # A file wins over a config of the package that has the same name.
     if Path(path).is_file():
         return Path(path)
@@ -123,16 +129,16 @@ def find_config(path: str | Path) -> Path:
 
 
 def packaged_configs() -> list[Path]:
-    """The configs that come with the package, by name."""
+    """The files of the configs that come with the package, sorted by name."""
     room = Path(__file__).resolve().parent
-    # In a checkout they stand beside the package, in a wheel inside it.
+    # In a checkout they are beside the package, in a wheel inside it.
     folders = (room / "experiments", room.parent / "experiments")
     found = next((sorted(f.glob("*.py")) for f in folders if f.is_dir()), [])
     return [path for path in found if path.stem != "__init__"]
 
 
 def _run(path: Path) -> ConfigDict:
-    """What `get_config()` of a file returns."""
+    """The return value of `get_config()` of a file."""
     spec = importlib.util.spec_from_file_location("mmv_config", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -144,7 +150,7 @@ def _run(path: Path) -> ConfigDict:
             return config
     except SyntaxError as error:
         raise UserError(f"--config {path}, line {error.lineno}: {error.msg}.") from error
-    except Exception as error:  # the file is the user's code, and may do anything
+    except Exception as error:  # the file is the user's code: it may raise anything
         # The last frame in the file itself is the user's line; deeper ones are in libraries.
         stack = traceback.extract_tb(error.__traceback__)
         steps = [step for step in stack if Path(step.filename).absolute() == path.absolute()]
@@ -157,10 +163,12 @@ def _run(path: Path) -> ConfigDict:
 
 
 def set_by_word(config: ConfigDict, word: str, keys: Keys | None = None) -> None:
-    """Sets one value of a locked config from a word such as `--config.rows.length=1024`.
+    """Set one value of a locked config from a word such as `--config.rows.length=1024`.
 
     Args:
-      keys: those that may be set although the config does not have them.
+      keys: that may be set although the config does not have them.
+    Raises:
+      UserError: the name does not exist, or the value has another type.
     """
     name, equals, text = word.removeprefix(PREFIX).partition("=")
     if not word.startswith(PREFIX) or not equals:
@@ -196,7 +204,7 @@ def set_by_word(config: ConfigDict, word: str, keys: Keys | None = None) -> None
 
 
 def find_key(keys: Keys, name: str) -> ConfigKey | None:
-    """The key of a full name. A part of a name that is the user's own stands as `*` in `keys`."""
+    """The key of a full name. In `keys`, `*` matches a part of a name that the user chooses."""
     parts = name.split(".")
     for pattern, key in keys.items():
         own = pattern.split(".")
@@ -208,7 +216,7 @@ def find_key(keys: Keys, name: str) -> ConfigKey | None:
 
 
 def values_of(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full names and values of a config; a group without a value is one itself."""
+    """Full names and values of a config; an empty group counts as a value."""
     for name, value in config.items():
         if isinstance(value, ConfigDict) and len(value):
             yield from values_of(value, f"{prefix}{name}.")
@@ -217,7 +225,8 @@ def values_of(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _check(config: ConfigDict, keys: Keys, path: Path) -> None:
-    """
+    """Refuse a config with an unknown key, without a needed one, or with a value of a wrong type.
+
     Raises:
       UserError: the config has an unknown key, or lacks a needed one, or has a value of a wrong
         type.
@@ -225,7 +234,7 @@ def _check(config: ConfigDict, keys: Keys, path: Path) -> None:
     values = dict(values_of(config))
     for name, value in values.items():
         key = find_key(keys, name)
-        # `values_of` gives a group without values as a value: a known group may be empty.
+        # `values_of` returns an empty group as a value; a known group may be empty.
         is_group = any(known.startswith(f"{name}.") for known in keys)
         if key is None and not (is_group and isinstance(value, ConfigDict)):
             told = "is a group of values" if is_group else "does not exist"
@@ -242,7 +251,7 @@ def _check(config: ConfigDict, keys: Keys, path: Path) -> None:
 
 
 def to_dict(config: ConfigDict | Mapping) -> dict:
-    """The config as plain dicts and lists, as JSON holds it."""
+    """The config as plain dicts and lists, as in JSON."""
     return json.loads(to_json(config))
 
 
@@ -253,7 +262,7 @@ def to_json(config: ConfigDict | Mapping) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A sentence: which of the names may be meant, or all of them."""
+    """A sentence with the names that may be meant, or with all of them."""
     known = sorted(set(names))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     # The group may be wrong or missing: a value with the same last name is a good guess.
@@ -265,7 +274,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def _child(
     node: ConfigDict, group: str, name: str, key: ConfigKey | None, names: Iterable[str]
 ) -> ConfigDict:
-    """A group of a config, made where it is absent and `key`, which stands in it, is known."""
+    """A group of a config; it is made if it is absent and `key` in it is known."""
     if key is not None and node.get(group) is None:
         with node.unlocked():
             node[group] = ConfigDict()
@@ -279,7 +288,7 @@ def _value(text: str):
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        # The words as shells and YAML write them; anything else is text.
+        # These words as in shells and YAML; anything else is text.
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
@@ -288,7 +297,7 @@ def _names(config: ConfigDict, keys: Keys | None = None) -> list[str]:
 
 
 def _meanings(docstring: str) -> dict[str, str]:
-    """What the sections of a docstring say of each name."""
+    """The text on each name in the sections of a docstring."""
     meanings: dict[str, str] = {}
     names: list[str] = []
     inside = False

@@ -1,7 +1,8 @@
-"""Loads the files that a config or `--plugins` names; each registers entries in the tables.
+"""Loading of plug-ins: files that a config or `--plugins` names; each registers entries in the
+tables.
 
-A plug-in is Python of the user's own, and is run. Nothing else is: what a checkpoint says of the
-plug-ins that it was made with is compared with those that are loaded, and never run.
+A plug-in is the user's own Python code, and is run. No other code is: a checkpoint's record of its
+plug-ins is compared with the loaded ones, and never run.
 """
 
 import hashlib
@@ -16,14 +17,14 @@ from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
 
-KEY = "plugins"  # of a config: what the user names, and once it is loaded, what those files were
-_loaded: dict[str, "Plugin"] = {}  # by name: whose code has run in this process
-_named: dict[str, "Plugin"] = {}  # by name: what this command names, and its workers get
+KEY = "plugins"  # of a config: the user's names, and after loading also the files' digests
+_loaded: dict[str, "Plugin"] = {}  # by name: plug-ins whose code has run in this process
+_named: dict[str, "Plugin"] = {}  # by name: plug-ins of this command; its workers get them too
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A loaded file. To unpickle one loads it: what a worker process is sent comes with its code.
+    """A loaded file. Unpickling loads it, so a worker process gets its code.
 
     Attributes:
       name: of the file, without its folder.
@@ -35,12 +36,12 @@ class Plugin:
 
     @property
     def digest(self) -> str:
-        """sha256 of the bytes, 64 hex digits."""
+        """The sha256 of the bytes, 64 hex digits."""
         return hashlib.sha256(self.source).hexdigest()
 
     @property
     def said(self) -> dict[str, str]:
-        """What a resolved config and a checkpoint say of it."""
+        """The record of the plug-in in a resolved config and in a checkpoint."""
         return {"name": self.name, "sha256": self.digest}
 
     def __reduce__(self):
@@ -48,7 +49,7 @@ class Plugin:
 
 
 def load_plugins(names: Iterable[str | Path], folder: Path | None = None) -> list[Plugin]:
-    """Runs each file once in this process; a file that is loaded already is left alone.
+    """Run each file once in this process; a file that is loaded already is not run again.
 
     Args:
       names: of files; absolute, or relative to `folder`, or else to the working directory.
@@ -71,19 +72,19 @@ def load_plugins(names: Iterable[str | Path], folder: Path | None = None) -> lis
 
 
 def named_plugins() -> tuple[Plugin, ...]:
-    """What this command has named. Send it to a worker process before what is made of it."""
+    """The plug-ins of this command. Send them to a worker process before any object of theirs."""
     return tuple(_named.values())
 
 
 def forget_plugins() -> None:
-    """Begins a command that has named no plug-in yet. What earlier ones registered stays."""
+    """Begin a command without plug-ins. Entries that earlier ones registered stay."""
     _named.clear()
 
 
 def resolve_plugins(config: ConfigDict, folder: Path | None = None) -> None:
-    """Loads the plug-ins that a config names, and puts their names and digests in their place.
+    """Load the plug-ins that a config names, and replace them by their names and digests.
 
-    Doing so twice changes nothing.
+    A second call changes nothing.
 
     Raises:
       UserError: as `load_plugins`; or a file that a resolved config names has changed.
@@ -92,19 +93,19 @@ def resolve_plugins(config: ConfigDict, folder: Path | None = None) -> None:
     if isinstance(named, str):
         named = (named,)
     fresh = [entry for entry in named if not isinstance(entry, Mapping)]
-    # Mappings are what an earlier call has put there: names and digests, to be compared.
+    # Mappings come from an earlier call: names and digests, to be compared.
     check_plugins({KEY: [entry for entry in named if isinstance(entry, Mapping)]})
     if fresh:
         said = tuple(plugin.said for plugin in load_plugins(fresh, folder))
         with config.unlocked():
             config[KEY] = said
     elif KEY in config and not named:
-        with config.unlocked():  # a config that names none is that of before there were any
+        with config.unlocked():  # without plug-ins the config stays in its older form
             del config[KEY]
 
 
 def check_plugins(made_with: Mapping[str, Any]) -> None:
-    """Refuses what was made with plug-ins other than those that are loaded; runs no code.
+    """Refuse a checkpoint that was made with other plug-ins than the loaded ones; no code is run.
 
     Args:
       made_with: the config that a checkpoint carries.
@@ -116,25 +117,25 @@ def check_plugins(made_with: Mapping[str, Any]) -> None:
         if name not in _named:
             raise UserError(
                 f"The checkpoint was made with the plug-in {name} (sha256 {digest[:12]}…), which is"
-                " not named here: name the file in config.plugins, or with --plugins FILE."
+                " not named here. Name the file in config.plugins, or with --plugins FILE."
             )
         if _named[name].digest != digest:
             raise UserError(
                 f"The plug-in {name} has changed since the checkpoint was made: its sha256 was"
-                f" {digest[:12]}… and is {_named[name].digest[:12]}…; give the file as it was."
+                f" {digest[:12]}… and is {_named[name].digest[:12]}…. Give the file as it was."
             )
 
 
 def _load(name: str, source: bytes) -> Plugin:
     plugin = Plugin(name, source)
-    # A plug-in is known by its name in configs, checkpoints and workers, so names must be unique.
+    # Configs, checkpoints and workers know a plug-in by its name, so names must be unique.
     if name in _named and _named[name] != plugin:
         raise UserError(f"Two plug-ins are named {name}. Give one of the files another name.")
     _named[name] = plugin
     # The same bytes have run already, and their entries are in the tables.
     if _loaded.get(name) == plugin:
         return plugin
-    # One name in every process, so that what a worker is sent finds its class again.
+    # The same module name in every process, so that a worker can unpickle the plug-in's classes.
     module = ModuleType(f"mmv_plugin_{Path(name).stem}")
     module.__file__ = name
     # Before the code runs: dataclasses and pickle look their module up by name.

@@ -1,4 +1,4 @@
-"""Tables of what can be chosen by name, which take entries from outside the package too."""
+"""Tables of choices by name, which also take entries from outside the package."""
 
 import difflib
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ Entry = TypeVar("Entry")
 
 
 class Registry(Generic[Entry]):
-    """Entries by name, in the order in which they were registered.
+    """Entries by name, in the order of their registration.
 
-    A plug-in file registers its own when it is loaded; the package's own entries stand first.
+    A plug-in file registers its entries when it is loaded; the package's own entries come first.
 
     Args:
-      name: what an entry is, in the singular, as a message says it: "loss term".
+      name: of an entry in messages, in the singular: "loss term".
 
     Example:
       >>> shapes = Registry("shape")
@@ -30,11 +30,13 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str, entry: Entry) -> Entry:
-        """Adds an entry and returns it.
+        """Add an entry and return it.
+
+        A class or function of the same module and name replaces the old one: the file was loaded
+        again.
 
         Raises:
-          UserError: the name is taken. A class or function of the same module and name is no other
-            entry: a file that is loaded again replaces its own.
+          UserError: the name is taken by another entry.
         """
         if name in self._entries and not _same(self._entries[name], entry):
             raise UserError(
@@ -74,9 +76,9 @@ class Registry(Generic[Entry]):
 
 
 def _same(old: object, new: object) -> bool:
-    """Whether two entries are equal, or the same class or function, perhaps loaded again."""
+    """Whether two entries are equal, or are the same class or function, perhaps loaded again."""
     return old == new or all(
-        # A value without these names stands for itself, and `==` has already said that it differs.
+        # A value without these names is compared itself, and `==` has already found a difference.
         getattr(old, part, old) == getattr(new, part, new)
         for part in ("__module__", "__qualname__")
     )
