@@ -1,4 +1,4 @@
-"""What the chips that a run may be sent to can do: a table of their makers' figures."""
+"""The table of chips that a run may be sent to, with their makers' figures."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ class Chip:
 
     Attributes:
       flops: a second, products of bfloat16 with float32 sums.
-      hbm_bytes: memory of the device that a program may have. A TPU's runtime keeps a little of it
-        (1 to 3 %) for itself; of a GPU JAX takes three quarters, where
-        XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise.
+      hbm_bytes: device memory that a program may use. A TPU's runtime keeps 1 to 3 % of it for
+        itself. On a GPU JAX takes three quarters, unless XLA_PYTHON_CLIENT_MEM_FRACTION says
+        otherwise.
       hbm_bandwidth: bytes a second.
-      interconnect: bytes a second that a device sends to its neighbours: half of what makers call
-        bidirectional.
+      interconnect: bytes a second that a device sends to its neighbours: half of the makers'
+        bidirectional figure.
       devices: that JAX sees of one chip.
-      sides: how many sides the name of a slice has; 0 where there are no slices, but a number of
-        chips on one host.
-      kinds: `device_kind` of the devices that JAX sees with this peak.
+      sides: number of sides in the name of a slice; 0 for chips without slices, which are counted
+        on one host.
+      kinds: `device_kind` of the devices with this peak.
     """
 
     flops: float
@@ -40,7 +40,7 @@ CHIPS = {
     "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, sides=3, kinds=("TPU v5", "TPU v5p")),
     "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, kinds=("TPU v6 lite", "TPU v6e")),
     "tpu7x": Chip(1153.5e12, 96 * GIB, 3690e9, 300e9, devices=2, sides=3, kinds=("TPU7x",)),
-    # An H200 has the same peak, and other memory; PCIe and NVL forms have a lower one.
+    # An H200 has the same peak and more memory; the PCIe and NVL forms have a lower peak.
     "h100": Chip(
         *(989e12, 84_942_979_072 * 3 // 4, 3352e9, 450e9),
         sides=0,
@@ -50,8 +50,8 @@ CHIPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """FLOPs a second of a device, products of bfloat16, by the name that JAX gives it; None where
-    the table does not have it.
+    """FLOPs a second of a device, products of bfloat16, by its JAX name; None if it is not in the
+    table.
 
     Example:
       >>> peak_flops("TPU v6 lite") / 1e12, peak_flops("cpu")

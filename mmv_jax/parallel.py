@@ -1,5 +1,6 @@
-"""The mesh, ONE table of axis rules, and the start-up of processes. Nothing above this file names a
-mesh axis.
+"""The mesh, the one table of axis rules, and the start-up of processes.
+
+No other file names a mesh axis.
 """
 
 import contextlib
@@ -24,19 +25,19 @@ RULES = (  # what an axis means -> where it lives
     ("hidden", None),
     ("parameter", "fsdp"),  # the one axis of a parameter that is spread (see `parameter_axes`)
 )
-# parameters with fewer values stay whole on every device: gathering them would cost more than they
-# take
+# Parameters with fewer values are replicated: gathering them would cost more than their memory.
 SPREAD_FROM = 2**14
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh:
-    """A mesh with the axes `data` (replicas) and `fsdp` (devices that share one copy of the state;
-    neighbours, since it is spoken along most).
+    """Make a mesh with the axes `data` and `fsdp`.
+
+    The devices of an `fsdp` group are neighbours, since they communicate most.
 
     Args:
-      data: replicas.
-      fsdp: devices that share one copy of the state.
-      devices: instead of all of this run's; those of a topology, for example.
+      data: number of replicas.
+      fsdp: number of devices that share one copy of the state.
+      devices: instead of all devices of this run, for example those of a topology.
     Raises:
       UserError: data * fsdp is not the number of devices.
     """
@@ -49,14 +50,14 @@ def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh
             f" {len(devices)}. Set --config.mesh.data={len(devices) // fitting}"
             f" --config.mesh.fsdp={fitting}."
         )
-    # Explicit axes are jax.make_mesh's default, and make matmuls refuse what the compiler can
+    # Explicit axes, jax.make_mesh's default, make matmuls refuse shardings that the compiler can
     # resolve by itself.
     names, types = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
     try:
         return jax.make_mesh((data, fsdp), names, axis_types=types, devices=devices)
     except NotImplementedError:
-        # A slice of TPUs whose sides make neither number, as 16 x 16 chips for 32 x 8: a side is
-        # then cut, and an axis goes round a part of it.
+        # No product of the slice's sides gives the mesh, as with 16 x 16 chips for 32 x 8: then a
+        # side is split between the two axes.
         return Mesh(
             mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True),
             names,
@@ -66,18 +67,18 @@ def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[Mesh]:
-    """Inside, the models' logical axes are those of `mesh`; trace a step in here."""
-    # The mesh for JAX, the rules for Flax, which turns logical axes into those of the mesh.
+    """A context in which the models' logical axes are those of `mesh`; trace a step inside it."""
+    # The mesh is for JAX, the rules are for Flax, which maps logical axes to mesh axes.
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield mesh
 
 
 def parameter_axes(shape: tuple[int, ...], parts: int) -> tuple[str | None, ...]:
-    """Logical axes of a parameter: the larger of its last two dimensions that `parts` divides is
-    "parameter", the last one where they are equal.
+    """Logical axes of a parameter: "parameter" is the larger of its last two axes that `parts`
+    divides.
 
-    Axes before the last two are never spread: they stack layers, and a scan that slices a spread
-    axis would gather the whole stack each step.
+    If both are equal it is the last one. Axes before the last two are never split, since they stack
+    layers. A scan that slices a split axis would gather the whole stack in each step.
 
     Example:
       >>> parameter_axes((24, 1024, 3072), parts=8)
@@ -92,8 +93,9 @@ def parameter_axes(shape: tuple[int, ...], parts: int) -> tuple[str | None, ...]
 
 
 def shard_params(tree, mesh: Mesh):
-    """A NamedSharding for each array (or ShapeDtypeStruct) of `tree`; optimizer moments and
-    teachers get that of their parameter, by its shape.
+    """A NamedSharding for each array (or ShapeDtypeStruct) of `tree`.
+
+    Optimizer moments and teachers get that of their parameter, since they have its shape.
     """
 
     # By shape and not by name: moments and teachers have the shapes of their parameters.
@@ -105,24 +107,27 @@ def shard_params(tree, mesh: Mesh):
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
-    """For arrays [B, ...]: rows over all devices, everything else whole."""
+    """The sharding of arrays [B, ...]: rows over all devices, other axes whole."""
     return nn.logical_to_mesh_sharding(PartitionSpec("rows"), mesh, RULES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """The sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def initialize_distributed() -> None:
-    """Joins the other processes of this run, as the environment names them; does nothing on one
-    machine alone, or the second time.
+    """Join the other processes of this run, as the environment names them.
 
-    Call it before anything asks for a device. It knows, in this order: JAX_COORDINATOR_ADDRESS
-      (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID (in an indexed Kubernetes job
-      JOB_COMPLETION_INDEX stands in for the last): anything, GKE with GPUs among it; SLURM, started
-      by srun with more than one task: one task a GPU, as JAX expects; TPU virtual machines, of GKE
-      or of Compute Engine, one slice: found by JAX itself.
+    It does nothing on a single machine, or the second time. Call it before anything asks for a
+    device. It looks for these, in this order:
+
+    - JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID, on any system, GKE
+      with GPUs included. In an indexed Kubernetes job JOB_COMPLETION_INDEX replaces the last one.
+
+    - SLURM, started by srun with more than one task: one task a GPU, as JAX expects.
+
+    - TPU virtual machines of GKE or Compute Engine, one slice: JAX finds the processes itself.
 
     Raises:
       UserError: the variables contradict each other.
@@ -134,7 +139,7 @@ def initialize_distributed() -> None:
         address, processes, process = named_process(environment)
         if processes > 1:
             jax.distributed.initialize(address, processes, process)
-    # A single SLURM task has these variables too, and nobody to wait for.
+    # A single SLURM task has these variables too, but no other process to join.
     elif int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
         jax.distributed.initialize(cluster_detection_method="slurm")
     elif on_tpu_host(environment):
@@ -142,8 +147,10 @@ def initialize_distributed() -> None:
 
 
 def named_process(environment: Mapping[str, str]) -> tuple[str, int, int]:
-    """Coordinator, number of processes and this process, from variables that all have to be there
-    once the first is.
+    """Coordinator, number of processes and index of this process, from the environment.
+
+    Raises:
+      UserError: one variable is set and the others are not, or they contradict each other.
     """
     process = environment.get("JAX_PROCESS_ID", environment.get("JOB_COMPLETION_INDEX"))
     processes = environment.get("JAX_NUM_PROCESSES")
@@ -163,8 +170,9 @@ def named_process(environment: Mapping[str, str]) -> tuple[str, int, int]:
 
 
 def on_tpu_host(environment: Mapping[str, str]) -> bool:
-    """Whether this machine has TPU chips that JAX is allowed to use; libtpu alone does not say so,
-    it compiles for TPUs anywhere.
+    """Whether this machine has TPU chips that JAX may use.
+
+    An installed libtpu is not enough, since it compiles for TPUs anywhere.
     """
     allowed = environment.get("JAX_PLATFORMS", "tpu")
     return (

@@ -1,4 +1,4 @@
-"""What every room's worker processes share."""
+"""Shared code of all worker processes."""
 
 import os
 from multiprocessing import connection, parent_process
@@ -6,8 +6,8 @@ from threading import Thread
 
 
 def end_with_parent() -> None:
-    """To be called in a worker process at its beginning: it ends when its parent does, however that
-    came.
+    """End this worker process when its parent ends, for whatever reason; call it first in the
+    worker.
     """
     parent = parent_process()
     assert parent is not None

@@ -1,5 +1,6 @@
-"""Where numbers come from: the weights, data, config and versions that a result was made with, in a
-`provenance.json` beside it or in the metadata of the file itself.
+"""Provenance of results: weights, data, config and versions.
+
+It is written as `provenance.json` beside a result, or in the metadata of the file itself.
 """
 
 import csv
@@ -19,7 +20,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.files import replacing, write_whole
 
 FILE = "provenance.json"
-RESULTS = ("metrics.json", "features.parquet")  # what a folder of results is known by
+RESULTS = ("metrics.json", "features.parquet")  # files by which a folder of results is recognised
 METADATA = "mmv_jax"  # the key in the metadata of Parquet, zarr and safetensors
 PACKAGES = ("mmv_jax", "jax", "jaxlib", "flax", "numpy")
 
@@ -35,12 +36,12 @@ def provenance(
 
     Args:
       command: such as "mmv evaluate".
-      config: what it was asked for.
+      config: of the command.
       weights: `checkpoint` (the name of the run's folder), `step` and `digest` of the encoder; None
-        where a result needs none.
-      data: `store` (a name), `digest` and `studies` of what was read; None where nothing was.
+        if a result needs none.
+      data: `store` (a name), `digest` and `studies` that were read; None if none were.
     """
-    # Every key is there, with null where it does not apply, so that readers need not ask.
+    # Every key is present, null if it does not apply, so that readers need no check.
     none = dict.fromkeys(("checkpoint", "step", "digest"))
     about = dict.fromkeys(("store", "digest", "studies")) | dict(data or {})
     return {
@@ -57,7 +58,7 @@ def provenance(
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers rest on."""
+    """Versions of Python and of the packages that affect numbers."""
     found = {"python": python_version()}
     for name in PACKAGES:
         try:
@@ -68,8 +69,9 @@ def versions() -> dict[str, str]:
 
 
 def digest_of(tensors: Mapping[str, Any]) -> str:
-    """16 hex digits that change with the names, shapes and values of parameters, and with nothing
-    else: the same from a checkpoint and from an export of it.
+    """A digest of parameters, 16 hex digits, the same from a checkpoint and from its export.
+
+    It changes with their names, shapes and values, and with nothing else.
 
     Args:
       tensors: name -> array.
@@ -95,13 +97,13 @@ def of_file(path: str | Path) -> dict[str, Any]:
 
 
 def refuse_others(folder: Path, digest: str | None, option: str) -> None:
-    """Refuses a folder that holds the results of other weights.
+    """Refuse a folder that holds the results of other weights.
 
     Args:
-      digest: of the weights that are about to be measured; None where there are none.
-      option: the word of the command line that names the folder.
+      digest: of the weights to be measured; None if there are none.
+      option: the command-line option that names the folder.
     Raises:
-      UserError: they are another checkpoint's, or do not say whose they are.
+      UserError: the results belong to another checkpoint, or do not say to which.
     """
     kept = [name for name in RESULTS if (folder / name).exists()]
     if not kept:
@@ -109,11 +111,11 @@ def refuse_others(folder: Path, digest: str | None, option: str) -> None:
     instead = f"Give another {option}, or move these results away."
     try:
         before = json.loads((folder / FILE).read_text())
-        # `theirs` may be None: results of a cohort have no weights.
+        # The digest may be None: results of a cohort have no weights.
         theirs = before["digest"]
     except FileNotFoundError:
         raise UserError(
-            f"{option} {folder}: its {kept[0]} does not say of which checkpoint it is"
+            f"{option} {folder}: its {kept[0]} does not say which checkpoint it belongs to"
             f" ({FILE} is missing). {instead}"
         ) from None
     except (ValueError, TypeError, KeyError):
@@ -133,7 +135,7 @@ def named(record: Mapping[str, Any]) -> str:
 
 
 def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(term, what it is) of a record, as a report states them."""
+    """(term, value) pairs of a record, as a report states them."""
     digest = record.get("digest")
     weights = [
         ("run", f"{record['checkpoint']}"),
@@ -150,15 +152,16 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Writes `provenance.json`, then `metrics.json` and the same numbers as `metrics.csv`, each
-    whole or not at all.
+    """Write `provenance.json`, then `metrics.json` and the same numbers as `metrics.csv`.
+
+    Each file is whole or absent.
 
     Args:
       metrics: task -> encoder or level -> metric -> {"value", "ci95", "n"}.
       record: of `provenance`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # First, so that no metrics ever lie beside another's record: `refuse_others` has passed.
+    # The record is written first, so that no metrics ever lie beside the record of others.
     write_whole(folder / FILE, json.dumps(record, indent=2, allow_nan=False) + "\n")
     # `allow_nan=False`: Python would write NaN, which other readers of JSON refuse.
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
@@ -167,8 +170,9 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any], record: Mapping[str,
 
 
 def write_table(path: Path, table: Any, record: Mapping[str, Any]) -> None:
-    """Writes a Parquet file, whole or not at all, with its record as JSON in the file's metadata
-    (the key `METADATA` of `pyarrow.parquet.read_schema(path).metadata`).
+    """Write a Parquet file, whole or not at all, with its record in the file's metadata.
+
+    The record is JSON under the key `METADATA` of `pyarrow.parquet.read_schema(path).metadata`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -182,7 +186,7 @@ def write_table(path: Path, table: Any, record: Mapping[str, Any]) -> None:
 
 
 def as_csv(metrics: Mapping[str, Any]) -> str:
-    """The numbers of a `metrics.json`, a line each; what is not defined is empty.
+    """The numbers of a `metrics.json`, one a line; a number that is not defined is empty.
 
     Example:
       >>> one = {"value": 0.5, "ci95": [0.25, None], "n": 8}
