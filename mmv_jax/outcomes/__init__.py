@@ -1,1 +1,1 @@
-"""Outcomes of a patient cohort: masks and tables become hazard ratios."""
+"""Outcomes of a cohort: from calcified areas and follow-up to hazard ratios and predicted risk."""

@@ -1,8 +1,8 @@
-"""How exact and how useful a predicted risk is: Brier score and IPA, net benefit, calibration
-slope. Axes: N women, D thresholds.
+"""Accuracy of predicted risk: Brier score and IPA, net benefit, calibration slope.
 
-As in `discrimination`, a competing death is one without the outcome, censoring is met by weights
-that are taken as known, and intervals come from each woman's influence.
+Axes: N women, D thresholds. As in `discrimination`, a woman who dies of another cause counts as one
+without the outcome. Censoring is handled by weights, which are taken as known. Intervals come from
+each woman's influence.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ def brier(
     risk: Float[np.ndarray, "N"],
     years: float,
 ) -> Estimate:
-    """The mean squared distance of the risk by `years` from what happened: 0 is perfect.
+    """Brier score: mean squared distance between risk by `years` and outcome; 0 is perfect.
 
     Source: Graf et al., Stat Med 1999; with competing deaths, Gerds and Schumacher 2006.
     """
     cases, controls = outcome_weights(time, event, years)
-    # Weights make up for the censored, so the mean is over all N women.
+    # Weights compensate for the censored, so the mean is over all N women.
     return _mean(cases * (1 - risk) ** 2 + controls * risk**2)
 
 
@@ -38,8 +38,9 @@ def index_of_accuracy(
     risk: Float[np.ndarray, "N"],
     years: float,
 ) -> Estimate:
-    """IPA: the share of the Brier score of the mean risk that `risk` removes. 0: no better than one
-    risk for all; below 0: worse.
+    """IPA: share of the Brier score of the mean risk that `risk` removes.
+
+    0 means no better than one risk for all; below 0 means worse.
 
     Source: Kattan and Gerds, Diagn Progn Res 2018.
     """
@@ -47,7 +48,8 @@ def index_of_accuracy(
     own = brier(time, event, risk, years)
     null = brier(time, event, np.full(len(time), everyone), years)
     ratio = own.value / null.value
-    # Delta method of 1 - own / null. Both scores are of the same women, so influences subtract.
+    # Delta method of 1 - own / null. Both scores are of the same women, so influences are
+    # subtracted.
     return Estimate(1 - ratio, (ratio * null.influence - own.influence) / null.value)
 
 
@@ -59,20 +61,23 @@ def net_benefit(
     *,
     threshold: float,
 ) -> Estimate:
-    """Of each woman, the benefit of treating all whose risk is `threshold` or more: those with the
-    outcome, less the others times the odds of the threshold.
+    """Net benefit per woman of treating all with a risk of at least `threshold`.
+
+    It is the share treated with the outcome, minus the share treated without it times the
+    threshold's odds.
 
     Source: Vickers and Elkin, Med Decis Making 2006; Vickers et al. 2008 for censored outcomes.
     """
     cases, controls = outcome_weights(time, event, years)
-    # At threshold t, one needless treatment costs t / (1 - t) of the gain from one outcome treated.
+    # At threshold t, one unnecessary treatment costs t / (1 - t) of the gain from one treated
+    # outcome.
     odds = threshold / (1 - threshold)
     return _mean((risk >= threshold) * (cases - odds * controls))
 
 
 @dataclass(frozen=True)
 class DecisionCurve:
-    """The net benefit by threshold: of treating by each of two risks, and of treating all."""
+    """Net benefit by threshold: of treating by each of two risks, and of treating all."""
 
     years: float
     thresholds: Float[np.ndarray, "D"]
@@ -89,7 +94,11 @@ def decision_curve(
     years: float,
     thresholds: Float[np.ndarray, "D"],
 ) -> DecisionCurve:
-    """Of the risks without and with something new."""
+    """Decision curve of two risks, without and with a new predictor.
+
+    Args:
+      risks: by `years`, first without and then with it.
+    """
     everyone = np.ones(len(time))
     values = [
         [net_benefit(time, event, risk, years, threshold=float(t)).value for t in thresholds]
@@ -104,10 +113,12 @@ def decision_curve(
 def calibration_slope(
     time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"]
 ) -> tuple[float, tuple[float, float]]:
-    """How much the log subdistribution hazard rises as that of the predicted risk rises by 1, and
-    its 95 % interval: below 1 high risks are too high and low ones too low.
+    """Calibration slope of a predicted risk and its 95 % interval.
 
-    Source: van Geloven et al., BMJ 2022, of a model of the subdistribution.
+    It is the rise of the log subdistribution hazard when that of the prediction rises by 1. Below
+    1, high risks are too high and low risks too low.
+
+    Source: van Geloven et al., BMJ 2022, for a model of the subdistribution.
     """
     fit = fine_gray(time, event, {"predicted": log_hazard(risk)})
     value, error = float(fit.log_ratios[0]), float(np.sqrt(fit.covariance[0, 0]))
@@ -115,7 +126,7 @@ def calibration_slope(
 
 
 def log_hazard(risk: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-    """The logarithm of the cumulative hazard that a risk stands for."""
+    """Logarithm of the cumulative hazard that corresponds to a risk."""
     # H = -log(1 - risk). A risk of 0 or 1 has no finite logarithm, hence the clip.
     return np.log(-np.log1p(-np.clip(risk, 1e-12, 1 - 1e-12)))
 

@@ -1,5 +1,6 @@
-"""The whole analysis of a cohort: from calcified areas to hazard ratios, and what they add to a
-woman's known risk. Axes: N women, G severities, W times.
+"""Analysis of a cohort: hazard ratios of calcified area, and what it adds to a known risk.
+
+Axes: N women, G severities, W times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,22 +53,28 @@ AGE_NAMES = {"<50": "under_50", "50–59": "50_59", "60–69": "60_69", "≥70":
 HORIZONS = (5.0, 10.0)
 SPLINES = ("age",)
 CURVE_POINTS = 400
-# years between the numbers at risk, of which at most eight fit under a curve
+# Years between the numbers at risk; at most eight fit under a curve.
 AT_RISK_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 Columns = Mapping[str, Float[np.ndarray, "N"]]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found. `effects[task][level]` is a hazard ratio, level `mild`, `moderate`, `severe`
-    or `per_mm2`; curves go by severity.
+    """Results of an analysis.
+
+    `effects[task][level]` is a hazard ratio with level `mild`, `moderate`, `severe` or `per_mm2`.
+    Curves are listed by severity.
 
     Attributes:
-      gray: the test of the incidences under competing death; None with delayed entry.
-      follow_up: the median and its 95 % interval, by the reverse Kaplan–Meier estimate.
-      restricted_means: by severity, at the longest horizon to which every severity is followed.
-      interaction: whether hazard ratios differ between the age bands; None where too few outcomes.
-      area_bends: whether the spline of the area bends, where one is asked for.
+      gray: Gray's test of the incidences under competing death; None with delayed entry.
+      follow_up: median follow-up in years and its 95 % interval, by the reverse Kaplan–Meier
+        estimate.
+      restricted_means: by severity, at the longest horizon that every severity reaches.
+      by_age: hazard ratios within each age band.
+      interaction: test whether hazard ratios differ between the age bands; None with too few
+        outcomes.
+      area_bends: test whether the spline of the area bends, if requested.
+      notes: women left out, and models that could not be fitted.
     """
 
     name: str
@@ -100,27 +107,26 @@ def analyse(
     splines: Sequence[str] = SPLINES,
     endpoint: str = "",
 ) -> Analysis:
-    """Kaplan–Meier, Cox and Fine–Gray by severity and per mm², by age, and what calcification adds
-    to the covariates' risk.
+    """Kaplan–Meier, Cox and Fine–Gray by severity and per mm², by age, and the added prediction.
 
-    Every model is of the women who have every covariate of `adjust`, but those of the task
-    `cox_adjusted_imputed`; who is left out, and what could not be fitted, is told in `notes`. A
+    Every model uses the women who have all covariates of `adjust`, except the task
+    `cox_adjusted_imputed`. `notes` say who was left out and what could not be fitted. It takes a
     minute or two for 116,135 women.
 
     Args:
       adjust: names among "age" and the cohort's covariates.
       thresholds: areas in mm² above which calcification is mild, moderate and severe.
       horizons: years at which risk is predicted.
-      splines: which of `adjust` enter as restricted cubic splines; "area" adds the hazard ratio of
-        the area as a curve.
-      endpoint: what event 1 is (`SCORES_OF`): a published score is set beside the endpoint only
-        that it was made for.
+      splines: covariates of `adjust` that enter as restricted cubic splines; "area" adds the hazard
+        ratio of the area as a curve.
+      endpoint: meaning of event 1 (`SCORES_OF`); a published score is compared only for its own
+        endpoint.
     Raises:
-      UserError: a covariate, or the cohort, from which no model can be made.
+      UserError: no model can be made from a covariate or the cohort.
     """
     names = cohort.names_of(adjust)
     _check_splines(cohort, names, splines)
-    # The imputation needs the women whom complete cases leave out.
+    # The imputation needs the women whom the complete cases leave out.
     whole = cohort
     cohort, scores = _ready(cohort, names, endpoint)
     group = severity(cohort.area_mm2, thresholds)
@@ -155,12 +161,12 @@ def analyse(
 
 
 def _check_splines(cohort: Cohort, names: Sequence[str], splines: Sequence[str]) -> None:
-    # SPLINES: its default, age, must not be an error where nobody adjusts for age.
+    # SPLINES: the default, age, must not be an error if the model does not adjust for age.
     wrong = [name for name in splines if name not in (*names, AREA, *SPLINES)]
     if wrong:
         raise UserError(
             f"splines names {', '.join(wrong)}, which adjust does not name, or whose cells are"
-            f" text. There are: {', '.join((*names, AREA))}."
+            f" text. Choose from: {', '.join((*names, AREA))}."
         )
     two = [name for name in splines if name in names and len(np.unique(cohort.column(name))) < 3]
     if two:
@@ -175,26 +181,28 @@ def _late(cohort: Cohort) -> bool:
 
 
 def _ready(cohort: Cohort, names: Sequence[str], endpoint: str) -> tuple[Cohort, Columns]:
-    """The women of the models, and their published risks."""
+    """Women of the models, and their published risks."""
     scores, notes = women_scores(cohort.age, cohort.covariates, endpoint)
     kept = complete_cases(cohort, names).told(*notes)
     check_covariates(kept, names)
     if scores and not endpoint:
         kept = kept.told(
-            "What event 1 is was not said (endpoint): the ASCVD score was made for infarction,"
-            " coronary death and stroke, PREVENT for these and heart failure."
+            "The setting endpoint does not say what event 1 is: the ASCVD score was made for"
+            " infarction, coronary death and stroke, PREVENT for these and heart failure."
         )
-    # The scores are of all women; the line of the file finds those who are kept.
+    # The scores cover all women; the line of the file selects those who are kept.
     return kept, {name: risk[np.isin(cohort.line, kept.line)] for name, risk in scores.items()}
 
 
 def _imputed(
     whole: Cohort, women: Women, thresholds: Sequence[float | int]
 ) -> tuple[Effects, list[str]]:
-    """The adjusted hazard ratios of all women, where complete cases are not all."""
+    """Adjusted hazard ratios of all women with imputed covariates, and notes; empty if none is
+    missing.
+    """
     if len(whole) == len(women.cohort):
         return {}, []
-    # The same severities as among complete cases, so that both models compare the same.
+    # The same severities as in complete cases, so that both models compare the same groups.
     everyone = Women(
         cohort=whole,
         group=severity(whole.area_mm2, thresholds),
@@ -207,7 +215,7 @@ def _imputed(
 
 
 def _area(women: Women) -> tuple[Effects, CurveTest | None, list[str]]:
-    """The spline of the area, where one is asked for."""
+    """Hazard ratios, test and notes of the spline of the area, if requested."""
     if AREA not in women.splines:
         return {}, None, []
     try:
@@ -218,6 +226,7 @@ def _area(women: Women) -> tuple[Effects, CurveTest | None, list[str]]:
 
 
 def _added(women: Women, scores: Columns, horizons: Sequence[float]) -> Added:
+    """Worth of each risk; only a note with delayed entry."""
     if _late(women.cohort):
         return Added(
             notes=(
@@ -238,13 +247,13 @@ def _added(women: Women, scores: Columns, horizons: Sequence[float]) -> Added:
 def _curves(
     cohort: Cohort, groups: Mapping[str, np.ndarray], horizons: Sequence[float | int]
 ) -> dict[str, Any]:
-    """The curves of each group, the numbers at risk under them, and the restricted means."""
+    """Curves of each group, numbers at risk, and restricted means."""
     time, event, late = cohort.time_years, cohort.event, cohort.entry_years
     step = next(step for step in AT_RISK_STEPS if time.max() < 8 * step)
-    # arange leaves out its end; a follow-up of whole steps must show its last number.
+    # arange excludes its end; a follow-up of whole steps must show its last number.
     when = np.arange(0.0, max(time.max(), step) + 1e-9, step)
     survival, incidence, left, means = [], [], [], {}
-    # Restricted means are subtracted from each other, so every severity must reach the horizon.
+    # Restricted means are compared by subtraction, so every severity must reach the horizon.
     followed = min(float(time[of].max()) for of in groups.values())
     years = [float(h) for h in horizons if h <= followed]
     for name, of in groups.items():
@@ -265,13 +274,13 @@ def _curves(
 
 
 def metrics(analysis: Analysis) -> dict:
-    """The numbers in the form of `metrics.json`: task, level, metric.
+    """Numbers of an analysis in the form of `metrics.json`: task, level, metric.
 
-    The hazard ratios' tasks are those of `effects`, and `cox_adjusted_age_50_59` and so on;
-    `prediction` has the C-index and AUC of each risk, `accuracy` its IPA and calibration slope, and
-    `added_by_calcification` what calcification adds to the covariates and to each score;
-    `restricted_mean` the years without the outcome that a severity loses against zero, and
-    `follow_up` the median.
+    - Tasks of hazard ratios are those of `effects`, plus `cox_adjusted_age_50_59` and so on.
+    - `prediction` has the C-index and AUC of each risk; `accuracy` its IPA and calibration slope.
+    - `added_by_calcification` has what calcification adds to the covariates and to each score.
+    - `restricted_mean` has the years without the outcome that a severity loses compared with zero.
+    - `follow_up` has the median.
     """
     by_age = {
         f"cox_adjusted_age_{AGE_NAMES[band]}": effects for band, effects in analysis.by_age.items()
@@ -286,7 +295,7 @@ def metrics(analysis: Analysis) -> dict:
     found |= _restricted(analysis)
     women = sum(group.women for group in analysis.groups)
     value, *bounds = analysis.follow_up
-    # JSON has no infinity, which stands for a median or a bound that is not reached.
+    # JSON has no infinity, which means a median or a bound that is not reached.
     if np.isfinite(analysis.follow_up).all():
         found["follow_up"] = {"all": {"median_years": _interval(value, bounds, women)}}
     prediction = {

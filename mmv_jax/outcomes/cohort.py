@@ -1,9 +1,9 @@
-"""The cohort table: read, checked line by line, and nothing dropped in silence. Axis: N women.
+"""Cohort table, checked line by line; whatever is left out is reported. Axis: N women.
 
 A cohort is a CSV with `patient_id, time_years, event, area_mm2, age` and any covariates. `event` is
-0 (censored), 1 (the outcome) or 2 (death from another cause, which competes with the outcome).
-`entry_years`, where there is such a column, is when a woman came under observation (left
-truncation), in years from the mammogram as `time_years` is.
+0 (censored), 1 (the outcome) or 2 (death from another cause, which competes with the outcome). The
+optional column `entry_years` says when a woman came under observation (left truncation), in years
+from the mammogram like `time_years`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ from mmv_jax.outcomes.cohort_table import (
 
 SEVERITIES = ("zero", "mild", "moderate", "severe")
 ENTRY, INDEX = "entry_years", "index_date"
-SHOWN = 12  # names of columns in a note
-LONG_YEARS = 25.0  # a median follow-up beyond is told: it may be months
+SHOWN = 12  # number of column names in a note
+LONG_YEARS = 25.0  # a longer median follow-up gives a note: it may be in months
 THRESHOLDS_MM2 = (0.0, 10.0, 25.0)  # zero: 0, mild: up to 10, moderate: up to 25, severe: more
 
 
@@ -51,10 +51,10 @@ class Cohort:
       event: 0 censored, 1 outcome, 2 competing death.
       area_mm2: calcified area of the woman.
       age: years at the mammogram.
-      covariates: further columns as numbers, by name; NaN where the file has none. A text column
-        has become one 0/1 column a level but the commonest, named `column=level`.
-      notes: what a reader must be told: women left out, levels chosen as reference.
-      entry_years: when she came under observation; None where all did at the mammogram.
+      covariates: further columns as numbers, by name; NaN where a cell is empty. A text column has
+        become one 0/1 column for each level but the most common, named `column=level`.
+      notes: for the reader of a report: women left out, reference levels.
+      entry_years: when a woman came under observation; None if all did at the mammogram.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Cohort:
         return len(self.time_years)
 
     def where(self, keep: np.ndarray) -> "Cohort":
-        """The women for whom the boolean array `keep` is true."""
+        """Women for whom the boolean array `keep` is true."""
         columns = {
             name: getattr(self, name)[keep]
             for name in ("line", "time_years", "event", "area_mm2", "age")
@@ -84,10 +84,11 @@ class Cohort:
         )
 
     def column(self, name: str) -> Float[np.ndarray, "N"]:
+        """Column of age or of a covariate."""
         return self.age if name == "age" else self.covariates[name]
 
     def names_of(self, adjust: Sequence[str]) -> tuple[str, ...]:
-        """The numeric columns that the names in `adjust` stand for: a text column has become one a
+        """Numeric columns for the names in `adjust`; a text column has become one for each
         level.
         """
         known = ("age", *self.covariates)
@@ -99,13 +100,19 @@ class Cohort:
         )
 
     def told(self, *notes: str) -> "Cohort":
+        """The cohort with further notes."""
         return replace(self, notes=self.notes + notes)
 
 
 def severity(
     area_mm2: Float[np.ndarray, "N"], thresholds: Sequence[float | int] = THRESHOLDS_MM2
 ) -> Int[np.ndarray, "N"]:
-    """0 zero, 1 mild, 2 moderate, 3 severe: a threshold belongs to the milder side.
+    """Severity: 0 zero, 1 mild, 2 moderate, 3 severe; an area at a threshold has the milder one.
+
+    Args:
+      thresholds: mm², three rising areas.
+    Raises:
+      UserError: invalid thresholds.
 
     Example:
       >>> severity(np.array([0.0, 0.1, 10.0, 10.1, 25.0, 25.1])).tolist()
@@ -121,7 +128,7 @@ def severity(
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """The names of a list such as `age,sbp`.
+    """Names of a list such as `age,sbp`.
 
     Example:
       >>> split_names("age, sbp,")
@@ -137,16 +144,15 @@ def read_cohort(
     also: Sequence[str] = (),
     areas: Mapping[str, float] | None = None,
 ) -> Cohort:
-    """Reads a cohort CSV and refuses what cannot be true.
+    """Read a cohort CSV and refuse impossible values.
 
     Args:
-      covariates: the further columns to read; one that the file lacks is an error.
-      also: columns to read where the file has them, such as the inputs of a published score.
-      areas: calcified area in mm² by patient id, as measured on the images; it then stands for the
-        column `area_mm2`.
+      covariates: further columns to read; a missing one is an error.
+      also: columns to read if the file has them, such as the inputs of a published score.
+      areas: calcified area in mm² by patient id, as measured on the images; it replaces the column
+        `area_mm2`.
     Raises:
-      UserError: every kind of mistake that was found, each with the lines where it is and what to
-        do, and no cell's content.
+      UserError: lists every kind of mistake with its lines and what to do, but no cell content.
     """
     path = Path(path)
     header, lines, rows = read_table(path)
@@ -157,7 +163,7 @@ def read_cohort(
     values["area_mm2"] = (
         numbers_of(columns["area_mm2"])
         if areas is None
-        # an unknown id is complained of below
+        # an unknown id is reported below
         else np.array([areas.get(name, 0.0) for name in ids])
     )
     late = ENTRY in header
@@ -178,7 +184,7 @@ def read_cohort(
     )
     read = {*REQUIRED, ENTRY, INDEX, *covariates, *also}
     unread = [name for name in header if name not in read]
-    # All complaints together, so that a file is corrected once and not line by line.
+    # All complaints together, so that the user corrects the file once.
     if complaints := [*complaints, *wrong]:
         raise UserError("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
     cohort = Cohort(
@@ -190,18 +196,19 @@ def read_cohort(
         age=values["age"],
         covariates=extra | more,
         notes=(*notes, *remarks),
-        # Zeros alone are no delayed entry, which would leave out Gray's test and all predictions.
+        # Zeros only do not mean delayed entry, which would exclude Gray's test and all predictions.
         entry_years=values[ENTRY] if values[ENTRY].any() else None,
     )
     return cohort.told(*_remarks(cohort, ids, areas, unread))
 
 
 def read_index_dates(path: str | Path) -> dict[str, str]:
-    """By patient id the date (YYYYMMDD) of the examination from which time counts: the column
-    `index_date`, written 2019-05-31 or 20190531; {} where there is no such column.
+    """Date (YYYYMMDD) of the index examination by patient id; time counts from it.
+
+    The column is `index_date`, written 2019-05-31 or 20190531. Without it the result is empty.
 
     Raises:
-      UserError: a cell that is no date.
+      UserError: a cell is not a date.
     """
     path = Path(path)
     header, lines, rows = read_table(path)
@@ -227,7 +234,7 @@ def read_index_dates(path: str | Path) -> dict[str, str]:
 def _adjusted_for(
     columns: Mapping[str, Sequence[str]], names: Sequence[str], lines: np.ndarray
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """The covariates as numbers; notes; complaints."""
+    """Covariates as numbers; notes; complaints."""
     extra: dict[str, np.ndarray] = {}
     notes: list[str] = []
     complaints: list[str] = []
@@ -243,7 +250,7 @@ def _adjusted_for(
 def _known_where_given(
     columns: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Columns that nobody adjusts for, NaN where a cell is no number; notes of such cells."""
+    """Columns outside the adjustment, NaN where a cell is not a number; notes about such cells."""
     found: dict[str, np.ndarray] = {}
     notes: list[str] = []
     for name, cells in columns.items():
@@ -259,8 +266,10 @@ def _known_where_given(
 
 
 def complete_cases(cohort: Cohort, names: Sequence[str]) -> Cohort:
-    """The women with every covariate of `names`; says how many were left out, and for want of
-    which.
+    """Women with every covariate of `names`; a note says how many were left out, and why.
+
+    Raises:
+      UserError: no woman has all covariates.
     """
     absent = {name: np.isnan(cohort.column(name)) for name in names}
     keep = ~np.any(list(absent.values()), axis=0) if absent else np.ones(len(cohort), bool)
@@ -282,8 +291,10 @@ def complete_cases(cohort: Cohort, names: Sequence[str]) -> Cohort:
 
 
 def check_covariates(cohort: Cohort, names: Sequence[str]) -> None:
-    """Refuses covariates from which no model can be made: constant, copies of each other, or with
-    no outcome on one side.
+    """Refuse covariates that are constant, collinear, or without an outcome on one side.
+
+    Raises:
+      UserError: such a covariate.
     """
     for name in names:
         values = cohort.column(name)
@@ -305,7 +316,7 @@ def check_covariates(cohort: Cohort, names: Sequence[str]) -> None:
         if names
         else np.zeros((len(cohort), 0))
     )
-    # No spread is 0 here: constants are refused above.
+    # No standard deviation is 0 here: constants are refused above.
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     for i, name in enumerate(names):
         # Standardised columns have length √N, so the tolerance is 1e-6 of a column.

@@ -1,4 +1,4 @@
-"""What cannot be true of the lines of a cohort: each check gives its complaints. Axis: N women."""
+"""Checks of the lines of a cohort; each returns its complaints. Axis: N women."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +14,14 @@ AGES = (18.0, 110.0)
 def check_ids(
     ids: Sequence[str], lines: np.ndarray, areas: Mapping[str, float] | None
 ) -> list[str]:
+    """Complaints about missing, repeated or unknown patient ids."""
     complaints = []
     absent = missing_of(ids)
     if absent.any():
         complaints.append(
             f"{at_lines(lines[absent])} no patient_id. Give every woman an id, or remove the line."
         )
-    # Absent ids all look the same; they have their own complaint.
+    # Missing ids all look the same; they have their own complaint.
     duplicated = pd.Series(ids).duplicated(keep=False).to_numpy() & ~absent
     if duplicated.any():
         complaints.append(
@@ -43,10 +44,11 @@ def check_ids(
 def check_follow_up(
     columns: Mapping[str, Sequence[str]], values: Mapping[str, np.ndarray], lines: np.ndarray
 ) -> list[str]:
+    """Complaints about times and events."""
     time, event = values["time_years"], values["event"]
     no_time, no_event = missing_of(columns["time_years"]), missing_of(columns["event"])
     code = np.isin(event, (0, 1, 2))
-    # NaN compares as False, so a missing cell breaks only the rule that asks for it.
+    # NaN compares as False, so a missing cell breaks only the rule about missing cells.
     happened = code & (event > 0)
     rules = (
         (
@@ -82,13 +84,14 @@ def check_follow_up(
         ),
     )
     complaints = [f"{at_lines(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
-    # Only where all codes are right: a wrong one may have meant the outcome.
+    # Only if all codes are valid: a wrong one may have meant the outcome.
     if not complaints and not np.any(event == 1):
         complaints.append("no line has event 1, so there is no outcome to analyse.")
     return complaints
 
 
 def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> list[str]:
+    """Complaints about ages and areas."""
     age, area, time = values["age"], values["area_mm2"], values["time_years"]
     rules = (
         (
@@ -105,7 +108,7 @@ def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> l
         ),
         (area < 0, "a negative area_mm2. An area is 0 or more."),
         (
-            # Only where each is possible by itself: otherwise another rule has complained.
+            # Only if each is possible by itself: otherwise another rule has complained.
             (age <= AGES[1]) & (time <= LONGEST_YEARS) & (age + time > AGES[1]),
             (
                 f"an age and a time_years that make her older than {AGES[1]:.0f}. If the times are"
@@ -119,7 +122,7 @@ def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> l
 def check_entry(
     cells: Sequence[str], values: Mapping[str, np.ndarray], lines: np.ndarray
 ) -> list[str]:
-    """Of the column entry_years: when a woman came under observation."""
+    """Complaints about the column entry_years: when a woman came under observation."""
     entry, absent = values["entry_years"], missing_of(cells)
     rules = (
         (

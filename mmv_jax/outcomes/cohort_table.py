@@ -1,4 +1,4 @@
-"""The lines of a cohort file: a header and cells, and columns as numbers. Axis: N women."""
+"""Lines of a cohort file: a header and cells, and columns as numbers. Axis: N women."""
 
 import csv
 from collections.abc import Sequence
@@ -12,12 +12,17 @@ from mmv_jax.errors import UserError
 from mmv_jax.missing import is_missing, missing_codes
 
 REQUIRED = ("patient_id", "time_years", "event", "area_mm2", "age")
-# a level of a text covariate appears in tables; fewer women than this could be recognised by it
+# A level of a text covariate appears in tables; fewer women than this could be identified by it.
 FEWEST_OF_A_LEVEL = 5
 MOST_LEVELS = 10
 
 
 def read_table(path: Path) -> tuple[list[str], Int[np.ndarray, "N"], list[list[str]]]:
+    """Header, line numbers and cells of a cohort file.
+
+    Raises:
+      UserError: no such file, not UTF-8, not CSV, or no lines.
+    """
     if not path.is_file():
         raise UserError(
             f"{path.name}: there is no such cohort file. Give a CSV with {', '.join(REQUIRED)}."
@@ -54,6 +59,13 @@ def read_table(path: Path) -> tuple[list[str], Int[np.ndarray, "N"], list[list[s
 
 
 def check_header(name: str, header: list[str], covariates: Sequence[str], measured: bool) -> None:
+    """Check the column names of a cohort file, and the names in `adjust`.
+
+    Args:
+      measured: whether areas come from images, so that `area_mm2` is not needed.
+    Raises:
+      UserError: a missing, repeated or reserved name.
+    """
     required = [column for column in REQUIRED if not (measured and column == "area_mm2")]
     lacking = [column for column in required if column not in header]
     if lacking:
@@ -69,7 +81,7 @@ def check_header(name: str, header: list[str], covariates: Sequence[str], measur
     twice = sorted({column for column in header if header.count(column) > 1})
     if twice:
         raise UserError(
-            f"{name}, line 1: {len(twice)} column name(s) stand in the header more than once. Keep"
+            f"{name}, line 1: {len(twice)} column name(s) appear in the header more than once. Keep"
             " one column of each name."
         )
     reserved = [column for column in covariates if column in REQUIRED and column != "age"]
@@ -91,20 +103,21 @@ def check_header(name: str, header: list[str], covariates: Sequence[str], measur
 
 
 def numbers_of(cells: Sequence[str]) -> Float[np.ndarray, "N"]:
-    """NaN both where a cell is missing and where it is no number; `_is_missing` tells them
-    apart.
+    """Cells as numbers; NaN if a cell is missing or is not a number (`missing_of` distinguishes
+    them).
     """
     return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(float)
 
 
 def missing_of(cells: Sequence[str]) -> np.ndarray:
+    """Mask of the missing cells."""
     return np.array([is_missing(cell) for cell in cells], bool)
 
 
 def without_codes(
     name: str, numbers: Float[np.ndarray, "N"]
 ) -> tuple[Float[np.ndarray, "N"], list[str]]:
-    """The column with NaN for codes such as 9, which mean "not known" beside 0 and 1; notes."""
+    """Column with NaN for codes such as 9, which mean "not known" beside 0 and 1; notes."""
     codes = missing_codes(numbers.tolist())
     if not codes:
         return numbers, []
@@ -120,7 +133,7 @@ def without_codes(
 def covariate_columns(
     name: str, cells: Sequence[str], lines: np.ndarray
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """The column as numbers, or as one 0/1 column a level; notes; complaints."""
+    """Column as numbers, or as one 0/1 column for each level; notes; complaints."""
     missing, numbers = missing_of(cells), numbers_of(cells)
     wrong = ~missing & ~np.isfinite(numbers)
     if missing.all():
@@ -137,7 +150,8 @@ def covariate_columns(
                 " numbers. Correct them, or leave the cells empty."
             ],
         )
-    # Ties of frequency go by name, so that the reference does not depend on the order of lines.
+    # Levels of equal frequency are sorted by name, so that the reference does not depend on the
+    # order of lines.
     levels = (
         pd.Series(cells)[~missing]
         .value_counts()
@@ -157,7 +171,7 @@ def covariate_columns(
     texts = np.array(cells, object)
     found = {
         f"{name}={level}": np.where(missing, np.nan, texts == level).astype(float)
-        # The first, the commonest, is the reference and has no column.
+        # The first, the most common, is the reference and has no column.
         for level in sorted(levels.index[1:])
     }
     if not found:
@@ -165,7 +179,7 @@ def covariate_columns(
     return (
         found,
         [
-            f"{name} is text: its {len(levels)} levels are compared with the commonest,"
+            f"{name} is text: its {len(levels)} levels are compared with the most common,"
             f" {levels.index[0]}."
         ],
         [],
@@ -173,7 +187,7 @@ def covariate_columns(
 
 
 def at_lines(lines: Sequence[int] | np.ndarray) -> str:
-    """Where: 'line 4 has' or 'lines 4, 9, 12 and 3 more have'."""
+    """Lines as the start of a sentence: 'line 4 has' or 'lines 4, 9, 12 and 3 more have'."""
     shown = ", ".join(str(line) for line in lines[:5])
     more = f" and {len(lines) - 5:,} more" if len(lines) > 5 else ""
     return f"line {shown} has" if len(lines) == 1 else f"lines {shown}{more} have"

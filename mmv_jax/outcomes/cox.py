@@ -1,9 +1,8 @@
-"""Cox's model with Efron's ties, and the test that its hazards are proportional. Axes: N women, P
-covariates, E outcomes.
+"""Cox's model with Efron's ties, and a test of proportional hazards.
 
-Our own, with lifelines as the oracle in the tests: on 116,135 women lifelines takes 8 s a fit and
-36 s a test, and its Newton steps, which are never halved, do not converge on areas in mm², whose
-distribution has a long tail.
+Axes: N women, P covariates, E outcomes. It is our own; the tests compare it with lifelines. On
+116,135 women lifelines takes 8 s for a fit and 36 s for a test. Its Newton steps are never halved
+and do not converge on areas in mm², which have a long tail.
 """
 
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ Z95 = float(stats.norm.ppf(0.975))
 
 @dataclass(frozen=True)
 class Effect:
-    """A hazard ratio: one line of a forest plot. `women` and `outcomes` are those of the model."""
+    """Hazard ratio: one line of a forest plot. `women` and `outcomes` are those of the model."""
 
     name: str
     hazard_ratio: float
@@ -32,7 +31,7 @@ class Effect:
 
 
 def effect(name: str, coefficient: float, error: float, *, women: int, outcomes: int) -> Effect:
-    """A hazard ratio from its logarithm and the standard error of that (Wald)."""
+    """Hazard ratio from its logarithm and the standard error of the logarithm (Wald)."""
     low, high = np.exp([coefficient - Z95 * error, coefficient + Z95 * error])
     # sf, not 1 - cdf: a p-value below 1e-16 would round to 0.
     p = float(2 * stats.norm.sf(abs(coefficient / error)))
@@ -48,8 +47,9 @@ def effect(name: str, coefficient: float, error: float, *, women: int, outcomes:
 
 @dataclass(frozen=True)
 class Proportionality:
-    """Does the hazard ratio of a covariate change with time? A small p says yes. `global` is the
-    test of all at once; the columns of a spline (`term_of`) are tested together.
+    """Test whether the hazard ratio of a covariate changes with time; a small p says that it does.
+
+    `global` tests all covariates at once. The columns of a spline (`term_of`) are tested together.
     """
 
     name: str
@@ -60,9 +60,7 @@ class Proportionality:
 
 @dataclass(frozen=True)
 class Cox:
-    """A fitted model: one unit more of covariate `names[i]` multiplies the hazard by
-    exp(log_ratios[i]).
-    """
+    """Fitted Cox model: one more unit of `names[i]` multiplies the hazard by exp(log_ratios[i])."""
 
     names: tuple[str, ...]
     log_ratios: Float[np.ndarray, "P"]
@@ -73,6 +71,7 @@ class Cox:
     proportionality: tuple[Proportionality, ...]
 
     def effects(self) -> dict[str, Effect]:
+        """Hazard ratio of each covariate."""
         errors = np.sqrt(np.diag(self.covariance))
         return {
             name: effect(name, value, error, women=self.women, outcomes=self.outcomes)
@@ -87,15 +86,16 @@ def cox(
     *,
     entry: Float[np.ndarray, "N"] | None = None,
 ) -> Cox:
-    """Maximises the partial likelihood by Newton's method, halving a step that would lower it.
+    """Cox model that maximises the partial likelihood by Newton's method with step halving.
 
-    Cost: that of sorting, and N P² a step.
+    Cost: sorting, and N P² for each step.
 
     Args:
-      entry: when each woman came under observation (delayed entry): she is at risk after it, up to
-        and with her own time. None is 0 for all.
+      time: years to the outcome or the end of follow-up.
+      entry: when each woman came under observation (delayed entry). She is at risk after it, up to
+        and including her own time. None means 0 for all.
     Raises:
-      UserError: there is no maximum: a covariate separates those with the outcome from the others.
+      UserError: a covariate is constant, or separates those with the outcome from the others.
     """
     columns = np.stack(list(x.values()), axis=1)
     scale = columns.std(axis=0)
@@ -115,7 +115,7 @@ def cox(
     covariance = np.linalg.inv(state.information())
     return Cox(
         names=tuple(x),
-        # Back to the unit of each covariate: a coefficient by 1 / s, a covariance by 1 / (s sᵀ).
+        # Back to the unit of each covariate: divide a coefficient by s, a covariance by s sᵀ.
         log_ratios=beta / scale,
         covariance=covariance / np.outer(scale, scale),
         log_likelihood=state.log_likelihood,
@@ -126,29 +126,30 @@ def cox(
 
 
 def term_of(name: str) -> str:
-    """The covariate that a column belongs to: those of a spline of `age` are `age`, `age'`,
-    `age''`, as Harrell names them.
+    """Covariate that a column belongs to.
+
+    A spline of `age` has the columns `age`, `age'`, `age''`, as Harrell names them.
     """
     return name.rstrip("'")
 
 
 def _proportionality(names: tuple[str, ...], state: "_State") -> tuple[Proportionality, ...]:
-    """Tests each log hazard ratio, and all, against a trend in 1 - S(t), the Kaplan–Meier curve of
-    the cohort.
+    """Test each log hazard ratio, and all, against a trend in 1 - S(t).
 
-    The score test for an added covariate x · (1 - S(t)), where Grambsch and Therneau (Biometrika
-    1994) took the covariates' variance to be the same at every outcome.
+    S is the Kaplan–Meier curve of the cohort. It is the score test for an added covariate x · (1 -
+    S(t)). Grambsch and Therneau (Biometrika 1994) assumed equal variance of the covariates at every
+    outcome; this test does not.
+
     Source: R's `survival::cox.zph` since version 3.0.
     """
     # Subtracting the mean does not change the test, because the residuals sum to 0 at the maximum.
-    # It only keeps digits.
+    # It only preserves digits.
     trend = state.data.risen - state.data.risen.mean()
     score = trend @ state.residuals()
     information, crossed, squared = (state.information(trend**power) for power in (0, 1, 2))
-    # Schur complement: the information about the added trends, where the coefficients are
-    # estimated too.
+    # Schur complement: information about the added trends when the coefficients are estimated too.
     of_score = squared - crossed @ np.linalg.solve(information, crossed)
-    # A covariate that varies among the women at risk of one outcome only has no trend: its
+    # If a covariate varies among the women at risk of only one outcome, it has no trend: its
     # chi-square is 0.
     size = np.diag(squared)
     normed = of_score / np.sqrt(np.outer(size, size) + np.finfo(float).tiny)
@@ -158,11 +159,11 @@ def _proportionality(names: tuple[str, ...], state: "_State") -> tuple[Proportio
     terms["global"] = list(range(len(names)))
     found = []
     for term, of in terms.items():
-        # one term's trend alone: the others keep their constant coefficients, so only its own
-        # block counts
+        # Only one term's trend: the others keep constant coefficients, so only its own block
+        # counts.
         block = np.ix_(of, of)
         free = np.diag(of_score)[of] > 1e-9 * size[of]
-        # matrix_rank takes an absolute tolerance, so its matrix is scaled to order 1 first.
+        # matrix_rank has an absolute tolerance, so its matrix is scaled to order 1 first.
         df = int(np.linalg.matrix_rank(normed[block], tol=1e-9, hermitian=True)) if any(free) else 0
         inverse = np.linalg.pinv(of_score[block], rcond=1e-9, hermitian=True)
         chi2 = float(score[of] @ inverse @ score[of]) if df else 0.0
@@ -172,8 +173,10 @@ def _proportionality(names: tuple[str, ...], state: "_State") -> tuple[Proportio
 
 
 class _Efron:
-    """The risk sets of a cohort, latest time first, so that each is a prefix, less the prefix of
-    those who enter later; the k-th of d tied outcomes faces k/d less of the tied.
+    """Risk sets of a cohort, latest time first, so that each is a prefix.
+
+    Women who enter later are subtracted. Of d tied outcomes, the k-th subtracts k/d of the tied
+    women.
     """
 
     def __init__(self, time, outcome, x, entry=None):
@@ -182,7 +185,7 @@ class _Efron:
         self.events = np.flatnonzero(outcome[order])
         # Times fall here and searchsorted needs rising values: hence the minus signs below.
         at = self.time[self.events]
-        # of the women at risk at each outcome
+        # index of the last woman at risk at each outcome
         self.last = np.searchsorted(-self.time, -at, side="right") - 1
         _, self.first, self.tie, size = np.unique(
             -at, return_index=True, return_inverse=True, return_counts=True
@@ -190,25 +193,26 @@ class _Efron:
         # Efron's k / d of the k-th outcome, k from 0, among the d of one time.
         self.share = (np.arange(len(at)) - self.first[self.tie]) / size[self.tie]
         self.size = size
-        # the latest outcome that each woman was at risk of
+        # the latest outcome for which each woman was at risk
         self.from_event = np.searchsorted(-at, -self.time, side="left")
         self.entry = None if entry is None or not entry.any() else entry[order]
         if self.entry is not None:
             # Only those who enter after 0: the others are at risk at 0 too.
             late = np.flatnonzero(self.entry > 0)
             self.by_entry = late[np.argsort(-self.entry[late], kind="stable")]
-            # how many have not entered before each outcome; the first outcome, of those from the
-            # latest on, that was before each woman's entry or at it
+            # Number of women who have not entered before each outcome. Then, from the latest on,
+            # the first outcome before or at each woman's entry.
             self.outside = np.searchsorted(-self.entry[self.by_entry], -at, side="right")
             until = np.searchsorted(-at, -self.entry, side="left")
             self.to_event = np.where(self.entry > 0, until, len(at))
         self.risen = 1 - _survival_before(time, outcome, entry, at)
 
     def at(self, beta):
+        """Likelihood state at `beta`."""
         return _State(self, beta)
 
     def tied(self, values):
-        """Sums over the outcomes of one time, given back to each of them."""
+        """Sums over the outcomes of one time, returned for each of them."""
         return np.add.reduceat(values, self.first, axis=0)[self.tie]
 
     def at_risk(self, values):
@@ -216,15 +220,15 @@ class _Efron:
         sums = np.cumsum(values, axis=0)[self.last]
         if self.entry is None:
             return sums
-        # The row of zeros in front makes outside = 0 subtract nothing.
+        # The row of zeros in front means that outside = 0 subtracts nothing.
         later = np.cumsum(values[self.by_entry], axis=0)
         return sums - np.concatenate([np.zeros_like(later[:1]), later])[self.outside]
 
 
 def _survival_before(time, outcome, entry, when):
-    """The Kaplan–Meier curve just before each time of `when`."""
+    """Kaplan–Meier curve just before each time of `when`."""
     times, place = np.unique(time, return_inverse=True)
-    # Summed from the end: the women whose own time is this one or later.
+    # Summed from the end: women whose own time is this one or later.
     at_risk = np.bincount(place)[::-1].cumsum()[::-1]
     if entry is not None:
         # side="left": a woman who enters at a time is not yet at risk at that time.
@@ -237,7 +241,7 @@ def _survival_before(time, outcome, entry, when):
 
 
 class _State:
-    """The likelihood and its derivatives at one `beta`."""
+    """Likelihood and its derivatives at one `beta`."""
 
     def __init__(self, data, beta):
         self.data = data
@@ -246,28 +250,29 @@ class _State:
         shift = linear.max()
         self.risk = np.exp(linear - shift)
         self.total = data.at_risk(self.risk) - data.share * data.tied(self.risk[data.events])
-        # A step that is far too long may give a total of 0 or NaN. `maximum` checks for this.
+        # A far too long step may give a total of 0 or NaN. `maximum` checks for this.
         with np.errstate(invalid="ignore", divide="ignore"):
             self.log_likelihood = float(np.sum(linear[data.events] - shift - np.log(self.total)))
         weighted = self.risk[:, None] * data.x
-        # Over `total` this is the covariates' mean in the risk set, weighted by risk.
+        # Divided by `total`, this is the covariates' mean in the risk set, weighted by risk.
         sums = data.at_risk(weighted) - data.share[:, None] * data.tied(weighted[data.events])
         self.mean = sums / self.total[:, None]
 
     def score(self):
+        """Gradient of the log likelihood, [P]."""
         return np.sum(self.data.x[self.data.events] - self.mean, axis=0)
 
     def residuals(self):
-        """Schoenfeld's, [E, P]; tied outcomes share one mean."""
+        """Schoenfeld residuals, [E, P]; tied outcomes share one mean."""
         data = self.data
         return data.x[data.events] - data.tied(self.mean) / data.size[data.tie][:, None]
 
     def information(self, weight=1.0):
-        """The sum over outcomes of weight × the covariates' variance in the risk set, [P, P]."""
+        """Sum over outcomes of weight × variance of the covariates in the risk set, [P, P]."""
         data = self.data
-        # One sum per woman, over the outcomes that she is at risk of, avoids an [E, P, P] array.
+        # One sum per woman, over the outcomes for which she is at risk, avoids an [E, P, P] array.
         each = weight / self.total
-        # sums over this outcome and all earlier in time
+        # sums over this outcome and all that are earlier in time
         later = np.concatenate([np.cumsum(each[::-1])[::-1], [0.0]])
         expected = later[data.from_event]
         if data.entry is not None:

@@ -1,4 +1,4 @@
-"""Risks of women whom a model has not seen. Axis: N women."""
+"""Cross-fitting: risks of women whom the model has not seen. Axis: N women."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +14,7 @@ Columns = Mapping[str, Float[np.ndarray, "N"]]
 def cross_fitted(
     time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], x: Columns, horizons: Sequence[float]
 ) -> tuple[Float[np.ndarray, "N"], dict[float, Float[np.ndarray, "N"]]]:
-    """The linear predictor, and the risk by each horizon, of every woman from a model of the other
-    folds' women.
-    """
+    """Linear predictor, and risk by each horizon (years), from models of the other folds' women."""
     fold = _folds(event, x)
     score, risk = np.zeros(len(time)), {h: np.zeros(len(time)) for h in horizons}
     for k in range(FOLDS):
@@ -32,7 +30,9 @@ def cross_fitted(
 
 
 def _folds(event: np.ndarray, x: Columns) -> np.ndarray:
-    """Deals outcomes, deaths and the others evenly, and within these each 0/1 column, so that no
+    """Fold of each woman.
+
+    Outcomes, deaths and the others are dealt evenly, and within them each 0/1 column, so that no
     model lacks a rare one.
     """
     # A fixed seed, so that the same cohort gives the same report.

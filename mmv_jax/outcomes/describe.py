@@ -1,4 +1,4 @@
-"""The women of a cohort by severity: what a paper's first table says of them. Axis: N women."""
+"""Description of a cohort's women by severity, for the first table of a paper. Axis: N women."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from mmv_jax.outcomes.cohort import Cohort
 
 @dataclass(frozen=True)
 class Described:
-    """A covariate of a group: mean and standard deviation of a number, or count and share of a 0/1
-    column.
+    """Summary of a covariate: mean and standard deviation of a number, or count and share of
+    0/1.
     """
 
     binary: bool
@@ -21,7 +21,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Group:
-    """The women of one severity; the area is described by its quartiles."""
+    """Women of one severity; the area is described by its quartiles."""
 
     name: str
     women: int
@@ -33,6 +33,7 @@ class Group:
 
 
 def group_of(cohort: Cohort, mine: np.ndarray, name: str, covariates: Sequence[str]) -> Group:
+    """Description of the women in the mask `mine`."""
     described = {
         column: _described(cohort.column(column), mine)
         for column in dict.fromkeys(("age", *covariates))
@@ -52,7 +53,7 @@ def group_of(cohort: Cohort, mine: np.ndarray, name: str, covariates: Sequence[s
 
 
 def _described(values: np.ndarray, mine: np.ndarray) -> Described:
-    # Asked of all women: within a small group a number may happen to be 0 and 1 only.
+    # Decided on all women: within a small group a number may happen to be only 0 and 1.
     if np.isin(values, (0, 1)).all():
         return Described(True, float(values[mine].sum()), float(values[mine].mean()))
     return Described(

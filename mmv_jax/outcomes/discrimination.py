@@ -1,10 +1,9 @@
-"""What a risk is worth: C-index, time-dependent AUC, reclassification and calibration. Axes: N
-women, G groups.
+"""Worth of a predicted risk: C-index, time-dependent AUC, reclassification and calibration.
 
-An outcome is event 1; 2 is a competing death, after which a woman can no longer have the outcome:
-she counts as one who never has it. Censoring is met by weighting with the inverse probability of
-not being censored. Intervals come from each woman's influence, so that two risks of the same women
-are compared in pairs.
+Axes: N women, G groups. An outcome is event 1. Event 2 is a competing death: the woman can no
+longer have the outcome, and counts as one who never has it. Censoring is handled by inverse
+probability weights. Intervals come from each woman's influence, so two risks of the same women are
+compared in pairs.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,10 @@ RISK_CUTOFFS = (0.05, 0.075, 0.2)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % interval, and how many women it rests on. `influence[k]` is the derivative
-    by the weight of woman k.
+    """A number with its 95 % interval.
+
+    Attributes:
+      influence: [N]; influence[k] is the derivative with respect to the weight of woman k.
     """
 
     value: float
@@ -32,12 +33,14 @@ class Estimate:
 
     @property
     def ci95(self) -> tuple[float, float]:
+        """95 % interval by the infinitesimal jackknife."""
         # Infinitesimal jackknife: the variance is the sum of the squared influences.
         half = Z95 * float(np.sqrt(np.sum(self.influence**2)))
         return self.value - half, self.value + half
 
     @property
     def n(self) -> int:
+        """Number of women."""
         return len(self.influence)
 
     def __sub__(self, other: "Estimate") -> "Estimate":
@@ -50,13 +53,12 @@ class Estimate:
 def concordance(
     time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], risk: Float[np.ndarray, "N"]
 ) -> Estimate:
-    """Harrell's C: of two women of whom one has the outcome first, how often was hers the higher
-    risk? Equal risks count half.
+    """Harrell's C: of two women, how often had the one with the earlier outcome the higher risk?
 
-    A pair is compared if the outcome came before the other's time, or at it when the other was
-    censored then. With competing deaths this is the C of Wolbers et al. (Epidemiology 2009). The
-    variance is the infinitesimal jackknife, as in R's `survival::concordance`.
-    Cost: N log² N.
+    Equal risks count half. A pair is compared if the outcome came before the other's time, or at
+    that time if the other was censored then. With competing deaths this is the C of Wolbers et al.
+    (Epidemiology 2009). The variance is the infinitesimal jackknife, as in R's
+    `survival::concordance`. Cost: N log² N.
     """
     return _weighted_concordance(time, event, risk, np.ones(len(time)))
 
@@ -67,13 +69,14 @@ def uno_concordance(
     risk: Float[np.ndarray, "N"],
     years: float,
 ) -> Estimate:
-    """Uno's C of the outcomes within `years`: as Harrell's, but each outcome stands for those that
-    censoring hid.
+    """Uno's C of the outcomes within `years`: Harrell's C, weighted for outcomes hidden by
+    censoring.
 
-    Harrell's C depends on when women were censored: of late outcomes few are seen. Here an outcome
-    at T counts 1 / G(T-)², G the probability of not being censored. The interval takes G as known.
-    Source: Uno et al., Stat Med 2011, as scikit-survival's `concordance_index_ipcw`; a competing
-      death as Wolbers' C takes it.
+    Harrell's C depends on the censoring: few late outcomes are seen. Here an outcome at T counts 1
+    / G(T-)², where G is the probability of not being censored. The interval takes G as known.
+
+    Source: Uno et al., Stat Med 2011, as scikit-survival's `concordance_index_ipcw`; competing
+    deaths as in Wolbers' C.
     """
     counted = (event == 1) & (time <= years)
     free = censoring_survival(time, event, time)
@@ -84,18 +87,18 @@ def uno_concordance(
 def _weighted_concordance(
     time: np.ndarray, event: np.ndarray, risk: np.ndarray, weight: np.ndarray
 ) -> Estimate:
-    """The C in which a pair weighs as the one of its women who has the outcome first."""
+    """C in which a pair has the weight of its woman with the earlier outcome."""
     # Ranks: only the order counts, and `_weight_below` needs whole numbers.
     _, risk = np.unique(risk, return_inverse=True)
     had = (event == 1) & (weight > 0)
-    # After a competing death the outcome never comes: her time lies beyond all others.
+    # After a competing death the outcome never comes: her time is later than all others.
     ends = np.where(event == 2, np.inf, time)
     # Outcomes sort before censorings of the same time, so such a pair is compared.
     _, key = np.unique(np.stack([ends, event != 1], axis=1), axis=0, return_inverse=True)
     # NumPy 2.0 returns this inverse with a second axis.
     key = key.reshape(-1)
-    # As the first of a pair: against all whose key is larger. As the second: against outcomes whose
-    # key is smaller.
+    # As the first of a pair: compared with all whose key is larger. As the second: with outcomes
+    # whose key is smaller.
     order = np.argsort(-key, kind="stable")
     later = np.searchsorted(-key[order], -key[had], side="left")
     below, up_to = _weight_below(risk[order], np.ones(len(order)), later, risk[had])
@@ -107,7 +110,8 @@ def _weighted_concordance(
     before = np.concatenate([[0.0], np.cumsum(weight[order])])[earlier]
     won += before - (below + up_to) / 2
     pairs += before
-    # Every pair stands in the sums of both its women, so pairs.sum() is twice their weight: the 2.
+    # Every pair is in the sums of both its women, so pairs.sum() is twice their weight: hence the
+    # 2.
     value = float(won.sum() / pairs.sum())
     return Estimate(value, 2 * (won - value * pairs) / pairs.sum())
 
@@ -115,11 +119,10 @@ def _weighted_concordance(
 def _weight_below(
     values: np.ndarray, weight: np.ndarray, ends: np.ndarray, at: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each query q: the weight of those of `values[:ends[q]]` that are below, and of those not
-    above, `at[q]`. Values are whole numbers from 0.
+    """Weight of `values[:ends[q]]` below `at[q]`, and of those up to `at[q]`, for each query q.
 
-    A prefix is cut into blocks whose lengths are the powers of two in `ends[q]`; the blocks of one
-    length are sorted and searched together.
+    Values are whole numbers from 0. A prefix is cut into blocks whose lengths are the powers of two
+    in `ends[q]`. The blocks of one length are sorted and searched together.
     """
     # Larger than any value, so that the keys of two blocks never mix.
     span = int(max(values.max(initial=0), at.max(initial=0))) + 2
@@ -144,13 +147,14 @@ def _weight_below(
 def outcome_weights(
     time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], years: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """What each woman weighs among those with, and among those without, the outcome by `years`; 0
-    if she was censored before.
+    """Weight of each woman among those with, and among those without, the outcome by `years`.
+
+    Both are 0 if she was censored before.
     """
     before = 1 / np.maximum(censoring_survival(time, event, np.minimum(time, years)), 1e-12)
     known = (time > years) | (event != 0)
-    # G just after `years` for those followed beyond it: no one is censored between their weights'
-    # time and `years` itself.
+    # G just after `years` for those followed longer: nobody is censored between their weights' time
+    # and `years` itself.
     beyond = 1 / max(
         float(censoring_survival(time, event, np.array([np.nextafter(years, np.inf)]))[0]), 1e-12
     )
@@ -166,10 +170,12 @@ def auc(
     years: float,
 ) -> Estimate:
     """Time-dependent AUC: does a woman with the outcome by `years` have a higher risk than one
-    without it then?
+    without?
 
-    Source: Blanche et al., Stat Med 2013: cumulative cases, dynamic controls, and competing deaths
-    among the controls. The interval takes the censoring weights as known.
+    Cases are cumulative, controls dynamic, and competing deaths are among the controls. The
+    interval takes the censoring weights as known.
+
+    Source: Blanche et al., Stat Med 2013.
     """
     cases, controls = outcome_weights(time, event, years)
     w1, w0 = cases.sum(), controls.sum()
@@ -182,7 +188,7 @@ def auc(
 
 
 def _share_below(risk: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The weight of those with a lower risk, and half of those with the same."""
+    """Weight of those with a lower risk, plus half the weight of those with the same risk."""
     _, place = np.unique(risk, return_inverse=True)
     each = np.bincount(place, weights=weight)
     return (np.cumsum(each) - each / 2)[place]
@@ -190,8 +196,10 @@ def _share_below(risk: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reclassification:
-    """Net reclassification by `years`: with the outcome, moved up less moved down; without it,
-    moved down less moved up; their sum.
+    """Net reclassification by `years`.
+
+    With the outcome it is moved up minus moved down, without it moved down minus moved up. `total`
+    is their sum.
     """
 
     years: float
@@ -209,10 +217,11 @@ def reclassification(
     years: float,
     cutoffs: Sequence[float | int] = RISK_CUTOFFS,
 ) -> Reclassification:
-    """How far the risk `new` moves women between the categories of `cutoffs`, compared with `old`,
-    in the right direction.
+    """Net reclassification: how far `new` moves women in the right direction, compared with `old`.
 
-    Without cutoffs every change of risk is a move (the continuous form).
+    Args:
+      cutoffs: bounds of the risk categories. Without any, every change of risk is a move (the
+        continuous form).
     Source: Pencina et al., Stat Med 2011, with censoring weights.
     """
     cases, controls = outcome_weights(time, event, years)
@@ -240,8 +249,9 @@ def _mean(values: np.ndarray, weight: np.ndarray) -> Estimate:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Predicted and observed risk by `years` in groups of rising predicted risk; `low` and `high`
-    bound the observed.
+    """Predicted and observed risk by `years` in groups of rising predicted risk.
+
+    `low` and `high` are the 95 % interval of the observed risk.
     """
 
     years: float
@@ -262,17 +272,18 @@ def calibration(
     *,
     groups: int = 10,
 ) -> Calibration:
-    """Is the predicted risk what happens? The observed one is the cumulative incidence under
-    competing death, by tenths of predicted risk.
+    """Calibration of a risk by `years`, in `groups` quantile groups of the predicted risk.
+
+    The observed risk is the cumulative incidence under competing death.
     """
-    # Two argsorts make ranks. Equal risks may be split, so that the groups are of equal size.
+    # Two argsorts give ranks. Equal risks may be split, so that the groups have equal size.
     rank = np.argsort(np.argsort(risk, kind="stable"), kind="stable")
     group = rank * groups // len(risk)
     rows = [_observed(time[group == i], event[group == i], years) for i in range(groups)]
     observed, low, high = (np.array(column) for column in zip(*rows))
     predicted = np.bincount(group, weights=risk) / np.bincount(group)
     overall, mean = _observed(time, event, years), float(np.mean(risk))
-    # The mean prediction counts as known: the interval is that of the observed risk.
+    # The mean prediction is taken as known: the interval is that of the observed risk.
     ratio, *ratio_ci95 = (value / mean for value in overall)
     return Calibration(
         years=years,

@@ -1,5 +1,6 @@
-"""The figures of a cohort paper: incidence with numbers at risk, a forest of hazard ratios,
-calibration. Each returns a plot, or a piece of HTML.
+"""Figures of a cohort report: incidence with numbers at risk, hazard ratios, calibration.
+
+Each function returns a plot or a piece of HTML.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ SEVERITY_COLOURS = {
     "moderate": COLOURS[1],
     "severe": COLOURS[5],
 }
-# where a severity stands in the order of colours
+# index of a severity in the order of colours
 SERIES = {"zero": 0, "mild": 3, "moderate": 1, "severe": 5}
 LEVEL_NAMES = {"mild": "mild", "moderate": "moderate", "severe": "severe", "per_mm2": "per mm²"} | {
     f"at_{area:g}_mm2": f"{area:g} mm² against 0" for area in AREAS_MM2
@@ -35,13 +36,12 @@ LEVEL_NAMES = {"mild": "mild", "moderate": "moderate", "severe": "severe", "per_
 def incidence(
     curves: Sequence[Curve], years: Sequence[float], at_risk: Int[np.ndarray, "G W"], label: str
 ) -> str:
-    """Cumulative incidence in per cent with 95 % bands, a curve a group, and under it how many
-    women of each are still followed.
+    """Cumulative incidence in per cent with 95 % bands, and numbers at risk below.
 
-    The axis ends where fewer than ten women of every group are left: beyond, a curve is that of a
-    few.
+    There is one curve per group. The axis ends where every group has fewer than ten women left:
+    later a curve describes a few women.
     """
-    # years[1] at the least, so that the axis of a small cohort has a length.
+    # At least years[1], so that the axis of a small cohort has a length.
     last = max(
         year for year, left in zip(years, at_risk.max(axis=0)) if left >= 10 or year == years[1]
     )
@@ -54,7 +54,7 @@ def incidence(
         )
         for curve in curves:
             colour, inside = SEVERITY_COLOURS[curve.name], curve.time <= last
-            # A step needs a point at its end: the last value is drawn on to the edge.
+            # A step curve needs a point at its end: the last value extends to the edge.
             time = np.append(curve.time[inside], last)
             value, low, high = (
                 100 * np.append(y[inside], y[inside][-1])
@@ -79,9 +79,9 @@ def _numbers_at_risk(
     axes: Axes, names: Sequence[str], years: Sequence[float], at_risk: np.ndarray
 ) -> None:
     axes.set_axis_off()
-    # Upside down: the heading is at -1 and the first group, at 0, below it.
+    # Upside down: the heading is at -1, and the first group, at 0, is below it.
     axes.set_ylim(len(names) - 0.4, -1.5)
-    # x as a share of the axes, y in rows: names keep their place at any range of years.
+    # x as a share of the axes, y in rows: names keep their place for any range of years.
     beside = axes.get_yaxis_transform()
     axes.text(
         -0.06, -1, "at risk", transform=beside, ha="right", va="center", color="#5c6675", fontsize=9
@@ -102,7 +102,8 @@ def _numbers_at_risk(
 
 
 def hazard_ratios(groups: Mapping[str, Mapping[str, Effect]], label: str) -> ForestPlot:
-    """A forest plot on a log scale: a block a model, a line a level, and the numbers beside it.
+    """Forest plot on a log scale: a block per model, a line per level, the numbers beside it.
+
     Severities are compared with zero.
     """
     levels = list(dict.fromkeys(level for effects in groups.values() for level in effects))
@@ -128,15 +129,16 @@ def hazard_ratios(groups: Mapping[str, Mapping[str, Effect]], label: str) -> For
 
 
 def ratio_words(effect: Effect) -> str:
-    """'1.41 (1.31–1.50)'; three decimals where the ratio is of one mm²."""
+    """Hazard ratio as text: '1.41 (1.31–1.50)', with three decimals for a ratio per mm²."""
     digits = 3 if effect.name == "per_mm2" else 2
     low, high = effect.ci95
     return f"{effect.hazard_ratio:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def calibration(risks: Sequence[Worth], years: float) -> list[str]:
-    """Observed against predicted risk by `years`, in tenths of predicted risk, a figure a risk: on
-    the diagonal, what was predicted happened.
+    """Calibration plots: observed against predicted risk by `years`, one figure per risk.
+
+    Points are tenths of predicted risk. On the diagonal, observed equals predicted.
     """
     risks = [risk for risk in risks if years in risk.calibration]
     # per cent, and a margin

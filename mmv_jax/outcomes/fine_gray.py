@@ -1,9 +1,8 @@
-"""Fine and Gray's model of an outcome that death competes with. Axes: N women, P covariates, T
-distinct times of the outcome.
+"""Fine and Gray's model of an outcome with competing death.
 
-Our own, with surpyval, comprisk and R as oracles in the tests: surpyval knows no delayed entry, and
-its standard errors take the censoring weights as known; here they are Fine and Gray's own, as R's
-`cmprsk::crr` gives them.
+Axes: N women, P covariates, T distinct times of the outcome. It is our own; the tests compare it
+with surpyval, comprisk and R. Surpyval has no delayed entry, and its standard errors take the
+censoring weights as known. Here they are Fine and Gray's own, as in R's `cmprsk::crr`.
 """
 
 from collections.abc import Mapping
@@ -19,8 +18,11 @@ from mmv_jax.outcomes.newton import maximum
 
 @dataclass(frozen=True)
 class FineGray:
-    """A fitted model: `hazard` is the cumulative baseline subdistribution hazard of a woman at the
-    covariates' means.
+    """Fitted Fine–Gray model.
+
+    Attributes:
+      hazard: cumulative baseline subdistribution hazard at each `time`, of a woman at the
+        covariates' means.
     """
 
     names: tuple[str, ...]
@@ -33,6 +35,7 @@ class FineGray:
     outcomes: int
 
     def effects(self) -> dict[str, Effect]:
+        """Subdistribution hazard ratio of each covariate."""
         errors = np.sqrt(np.diag(self.covariance))
         return {
             name: effect(name, value, error, women=self.women, outcomes=self.outcomes)
@@ -40,11 +43,11 @@ class FineGray:
         }
 
     def score(self, x: Mapping[str, Float[np.ndarray, "N"]]) -> Float[np.ndarray, "N"]:
-        """The log subdistribution hazard relative to a woman at the covariates' means."""
+        """Log subdistribution hazard relative to a woman at the covariates' means."""
         return (np.stack([x[name] for name in self.names], axis=1) - self.means) @ self.log_ratios
 
     def risk(self, x: Mapping[str, Float[np.ndarray, "N"]], years: float) -> Float[np.ndarray, "N"]:
-        """The predicted probability of the outcome within `years`, in the presence of competing
+        """Predicted probability of the outcome within `years`, in the presence of competing
         deaths.
         """
         at = np.searchsorted(self.time, years, side="right")
@@ -60,17 +63,19 @@ def fine_gray(
     *,
     entry: Float[np.ndarray, "N"] | None = None,
 ) -> FineGray:
-    """Subdistribution hazard ratios of outcome 1, where 2 competes and 0 is censored.
+    """Fine–Gray model fitted by Newton's method on the weighted partial likelihood.
 
     Args:
-      entry: when each woman came under observation. A woman who died of another cause then stays
-        with the weight of those who would have entered by then and not been censored; the standard
+      time: years to the event or the end of follow-up.
+      event: 0 censored, 1 outcome, 2 competing death.
+      entry: when each woman came under observation. A woman who died of another cause then keeps
+        the weight of those who would have entered by then and not been censored. The standard
         errors take these weights as known.
-    Source: Fine and Gray, J Am Stat Assoc 1999, the weighted estimating equation; ties as Breslow,
-      an outcome before a censoring of the same time. Delayed entry: Geskus, Biometrics 2011, as R's
-      `survival::finegray`.
     Raises:
-      UserError: the model does not converge.
+      UserError: a covariate is constant, or the model does not converge.
+    Source: Fine and Gray, J Am Stat Assoc 1999, the weighted estimating equation; ties as Breslow,
+    an outcome before a censoring of the same time. Delayed entry: Geskus, Biometrics 2011, as R's
+    `survival::finegray`.
     """
     z = np.stack(list(x.values()), axis=1)
     means, scale = z.mean(axis=0), z.std(axis=0)
@@ -79,7 +84,7 @@ def fine_gray(
             f"The Fine–Gray model of {', '.join(x)} has a covariate that is the same for all."
             " Adjust for fewer."
         )
-    # `maximum` needs standard deviations of 1. The centring makes the baseline that of the means.
+    # `maximum` needs standard deviations of 1. Centring makes the baseline that of the means.
     sets = _RiskSets(time, event, (z - means) / scale, entry)
     beta, state = maximum(sets.at, len(scale))
     if state is None:
@@ -111,8 +116,9 @@ def censoring_survival(
     *,
     entry: Float[np.ndarray, "N"] | None = None,
 ) -> Float[np.ndarray, "W"]:
-    """G(t-): the probability of not being censored before each time of `when` (Kaplan–Meier of the
-    censoring).
+    """G(t-): probability of not being censored before each time of `when`.
+
+    It is the Kaplan–Meier estimate of the censoring.
     """
     times, place = np.unique(time, return_inverse=True)
     at_risk = np.bincount(place)[::-1].cumsum()[::-1]
@@ -129,25 +135,26 @@ def censoring_survival(
 def entered_before(
     time: Float[np.ndarray, "N"], entry: Float[np.ndarray, "N"], when: Float[np.ndarray, "W"]
 ) -> Float[np.ndarray, "W"]:
-    """H(t-): the probability of having come under observation before each time of `when`.
+    """H(t-): probability of having come under observation before each time of `when`.
 
-    Kaplan–Meier in reversed time: of those who are followed beyond s, some entered at s.
+    It is Kaplan–Meier in reversed time: of those followed beyond s, some entered at s.
     """
     times, arrived = np.unique(entry[entry > 0], return_counts=True)
     # In reversed time a woman is at risk from her own time down to her entry.
     followed = np.searchsorted(np.sort(entry), times, side="right") - np.searchsorted(
         np.sort(time), times, side="right"
     )
-    later = np.cumprod((1 - arrived / followed)[::-1])[::-1]  # none of them enters from here on
+    # probability that nobody enters from here on
+    later = np.cumprod((1 - arrived / followed)[::-1])[::-1]
     return np.concatenate([later, [1.0]])[np.searchsorted(times, when, side="left")]
 
 
 class _RiskSets:
-    """The weighted risk sets. A woman is at risk from her entry until her own time; one who died of
-    another cause at T stays, with weight G(t-) H(t-) / (G(T-) H(T-)).
+    """Weighted risk sets of Fine and Gray.
 
-    All sums over pairs (woman, time) come from cumulative sums along the sorted times, so the work
-    is that of sorting.
+    A woman is at risk from her entry until her own time. One who died of another cause at T stays,
+    with weight G(t-) H(t-) / (G(T-) H(T-)). Sums over pairs (woman, time) come from cumulative sums
+    along the sorted times, so the cost is that of sorting.
     """
 
     def __init__(self, time, event, z, entry=None):
@@ -161,15 +168,15 @@ class _RiskSets:
         if late:
             self.g = self.g * entered_before(time, entry, self.at_times)
             own = own * entered_before(time, entry, self.time)
-        # of those who stay
-        # The inner `where` avoids a division by 0 for women whose value is not used.
+        # Weight of those who stay. The inner `where` avoids a division by 0 for women whose value
+        # is unused.
         self.kept = np.where(died, 1 / np.where(died, own, 1.0), 0.0)
         self.first = np.searchsorted(self.time, self.at_times, side="left")
-        # outcomes' times up to and with the woman's own
+        # number of outcome times up to and including the woman's own
         self.until = np.searchsorted(self.at_times, self.time, side="right")
         self.entry = entry[order] if late else None
         if late:
-            # only those who enter after 0: the others are at risk at 0 too
+            # Only those who enter after 0: the others are at risk at 0 too.
             some = np.flatnonzero(self.entry > 0)
             self.by_entry = some[np.argsort(-self.entry[some], kind="stable")]
             self.outside = np.searchsorted(-self.entry[self.by_entry], -self.at_times, side="right")
@@ -177,19 +184,20 @@ class _RiskSets:
             self.since = np.where(self.entry > 0, since, 0)
 
     def at(self, beta):
+        """Likelihood state at `beta`."""
         return _FineGrayState(self, beta)
 
     def weighted(self, values):
-        """Sum over women of weight × values, at each outcome's time."""
-        own = _from_zero(values[::-1])[::-1][self.first]  # all whose time is not before
+        """Sum over women of weight × values, at the time of each outcome."""
+        own = _from_zero(values[::-1])[::-1][self.first]  # all whose time is this one or later
         if self.entry is not None:
             own = own - _from_zero(values[self.by_entry])[self.outside]
-        # A death at the very time is still among `own`, so only earlier deaths are added here.
+        # A death at exactly this time is still in `own`, so only earlier deaths are added here.
         kept, g = (_column(x, values) for x in (self.kept, self.g))
         return own + g * _from_zero(values * kept)[self.first]
 
     def integrals(self, step):
-        """Per woman: the integral of her weight against `step` over time."""
+        """Integral of each woman's weight against `step` over time."""
         own, weighted = _from_zero(step), _from_zero(step * _column(self.g, step))
         # Weight 1 until her own time; after a competing death, kept · G(t-) H(t-).
         mine = own[self.until] - (own[self.since] if self.entry is not None else 0.0)
@@ -197,7 +205,7 @@ class _RiskSets:
 
 
 class _FineGrayState:
-    """The weighted likelihood and its derivatives at one `beta`."""
+    """Weighted likelihood and its derivatives at one `beta`."""
 
     def __init__(self, sets, beta):
         self.sets = sets
@@ -212,15 +220,17 @@ class _FineGrayState:
                 np.sum(linear[sets.event == 1] - shift) - np.sum(sets.outcomes * logs)
             )
         self.mean = sets.weighted(risk[:, None] * sets.z) / s0[:, None]
-        # The shift is undone: `step` is the increment of the baseline hazard that a fit returns.
+        # Undo the shift: `step` is the increment of the baseline hazard that a fit returns.
         self.risk = risk * np.exp(shift)
         self.step = sets.outcomes / (s0 * np.exp(shift))
 
     def score(self):
+        """Gradient of the weighted log likelihood, [P]."""
         sets = self.sets
         return sets.z[sets.event == 1].sum(axis=0) - sets.outcomes @ self.mean
 
     def information(self):
+        """Negative second derivative of the weighted log likelihood, [P, P]."""
         sets = self.sets
         expected = self.risk * sets.integrals(self.step)
         return (sets.z * expected[:, None]).T @ sets.z - (
@@ -228,8 +238,9 @@ class _FineGrayState:
         ).T @ self.mean
 
     def scores(self):
-        """Each woman's influence on the score [N, P]: her own part, and that through the estimated
-        censoring weights.
+        """Each woman's influence on the score [N, P].
+
+        It has her own part, and the part through the estimated censoring weights.
         """
         sets = self.sets
         expected = self.risk * sets.integrals(self.step)
@@ -243,8 +254,9 @@ class _FineGrayState:
         return own if sets.entry is not None else own + self._through_censoring()
 
     def _through_censoring(self):
-        """The integral of q(u) / π(u) over the woman's censoring martingale, of which only deaths
-        of other causes before u make q.
+        """Integral of q(u) / π(u) over each woman's censoring martingale.
+
+        Only deaths of other causes before u contribute to q.
         """
         sets = self.sets
         times, place = np.unique(sets.time, return_inverse=True)
@@ -261,16 +273,16 @@ class _FineGrayState:
             for sums in (_from_zero(step), _from_zero(step[:, None] * self.mean))
         )
         ratio = (zsum * left[:, None] - wsum[:, None] * left_mean) / at_risk[:, None]
-        # Martingale of the censoring: her own jump, less the expected part up to her time.
+        # Martingale of the censoring: her own jump, minus the expected part up to her time.
         compensator = np.cumsum(ratio * (censored / at_risk)[:, None], axis=0)
         return np.where((sets.event == 0)[:, None], ratio[place], 0.0) - compensator[place]
 
 
 def _column(values, like):
-    """The values, ready to multiply rows of `like`."""
+    """Values, shaped to multiply the rows of `like`."""
     return values if like.ndim == 1 else values[:, None]
 
 
 def _from_zero(values):
-    """Cumulative sums along the first axis, with the empty sum before them."""
+    """Cumulative sums along the first axis, starting with the empty sum."""
     return np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])

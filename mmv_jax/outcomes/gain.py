@@ -1,4 +1,4 @@
-"""The paper's question: what calcification adds to a published score. Axis: N women."""
+"""Gain in prediction: what calcification adds to a published score. Axis: N women."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from mmv_jax.outcomes.discrimination import (
     uno_concordance,
 )
 
-SCORE_YEARS = 10.0  # published scores and their categories are of ten-year risk
+SCORE_YEARS = 10.0  # published scores and their categories are ten-year risks
 TREATED_FROM = 0.075  # ten-year risk at which the guidelines discuss a statin
 THRESHOLDS = np.concatenate([np.linspace(0.005, 0.1, 20), np.linspace(0.11, 0.3, 20)])
 Columns = Mapping[str, Float[np.ndarray, "N"]]
@@ -32,12 +32,14 @@ Columns = Mapping[str, Float[np.ndarray, "N"]]
 
 @dataclass(frozen=True)
 class Gain:
-    """What a risk with calcification has more than one without it, of the same women.
+    """Gain of a risk with calcification over one without it, for the same women.
 
     Attributes:
-      women: of the comparison. differences: `c_index`, and by horizon `uno_c_10_years`,
-        `auc_10_years`, `ipa_10_years` and `net_benefit_10_years` (at the guidelines' threshold).
-      moved: between the guidelines' categories. decisions: the decision curves.
+      women: number of women compared.
+      differences: `c_index`, and by horizon `uno_c_10_years`, `auc_10_years`, `ipa_10_years` and
+        `net_benefit_10_years` (at the guidelines' threshold).
+      moved: between the guidelines' categories.
+      decisions: the decision curves.
     """
 
     women: int
@@ -54,11 +56,11 @@ def gain_over_score(
     calcification: Columns,
     horizons: Sequence[float],
 ) -> Gain:
-    """Compares Fine and Gray's model of the score alone with that of score and calcification, both
-    for women whom they have not seen.
+    """Gain of Fine and Gray's model of score and calcification over that of the score alone.
 
-    The score enters as its log hazard, so both are recalibrated: what is compared is not the
-    score's calibration in another population.
+    Both predict women whom they have not seen. The score enters as its log hazard, so both models
+    are recalibrated. The gain therefore does not include the score's miscalibration in another
+    population.
     """
     alone = {"score": log_hazard(score)}
     risks = [cross_fitted(time, event, x, horizons) for x in (alone, alone | dict(calcification))]
@@ -71,7 +73,11 @@ def compared(
     without: tuple[np.ndarray, Mapping[float, np.ndarray]],
     with_it: tuple[np.ndarray, Mapping[float, np.ndarray]],
 ) -> Gain:
-    """Args: of each model its linear predictor, and its risks by horizon."""
+    """Gain between two risks of the same women.
+
+    Args:
+      without, with_it: linear predictor and risks by horizon (years) of each model.
+    """
     c_new, c_old = (concordance(time, event, fit[0]) for fit in (with_it, without))
     differences = {"c_index": c_new - c_old}
     moved, decisions = [], []

@@ -1,5 +1,6 @@
-"""Gray's test: is the cumulative incidence the same in several groups? Axes: N women, T times, G
-groups.
+"""Gray's test: is the cumulative incidence the same in several groups?
+
+Axes: N women, T times, G groups.
 """
 
 import numpy as np
@@ -11,10 +12,11 @@ from mmv_jax.outcomes.survival import CurveTest, by_group, chi2_of
 def gray(
     time: Float[np.ndarray, "N"], event: Int[np.ndarray, "N"], group: Shaped[np.ndarray, "N"]
 ) -> CurveTest:
-    """Compares the cumulative incidences of outcome 1, with which the death 2 competes.
+    """Gray's test of the cumulative incidence of event 1 under competing event 2.
 
-    The log-rank test compares hazards: a group whose women die of other causes may have fewer
-    outcomes at the same hazard.
+    The log-rank test compares hazards instead. At the same hazard, a group with more deaths of
+    other causes may have fewer outcomes.
+
     Source: Gray, Ann Stat 1988, with weight 1, as R's `cmprsk::cuminc` computes it.
     """
     # Times of competing deaths count too: they lower S(t-) and add to the variance.
@@ -25,14 +27,14 @@ def gray(
     alive = np.cumprod(1 - (d1 + d2) / there, axis=0)
     before = _shifted(alive, 1.0)
     incidence_before = _shifted(np.cumsum(before * d1 / there, axis=0), 0.0)
-    # women at risk in the subdistribution, were nobody censored
+    # women at risk in the subdistribution if nobody were censored
     size = np.where(risk > 0, risk / np.where(risk > 0, before, 1.0), 0.0)
     total, happened = size.sum(axis=1), d1.sum(axis=1)
     # Gray's R(t) = r(t) (1 - F(t-)) / S(t-): women who died of another cause stay in it.
     still_free = size * (1 - incidence_before)
     expected = happened[:, None] * still_free / still_free.sum(axis=1, keepdims=True)
     score = np.sum(d1 - expected, axis=0)
-    # the incidence of all groups together, after and before each time
+    # incidence of all groups together, after and before each time
     pooled = np.cumsum(happened / total)
     pooled_before = _shifted(pooled[:, None], 0.0)[:, 0]
     # [T, G, G]: size_i (δ_ij - size_j / total).
@@ -61,7 +63,9 @@ def gray(
 
 
 def _gray_variance(*sources, last):
-    """The sum over sources (slope [T, G], own part [T, G, G], variance [T, G])."""
+    """Variance of the score: sum over sources (slope [T, G], own part [T, G, G], variance [T,
+    G]).
+    """
     groups = len(last)
     variance, crossed, squared = np.zeros((groups, groups)), np.zeros((groups, groups)), 0.0
     # The score moves by own + last · slope. `last` has no time axis: the square is multiplied out.
@@ -74,5 +78,5 @@ def _gray_variance(*sources, last):
 
 
 def _shifted(values: np.ndarray, first: float) -> np.ndarray:
-    """The values just before each time."""
+    """Values just before each time."""
     return np.concatenate([np.full_like(values[:1], first), values[:-1]])

@@ -1,5 +1,6 @@
-"""Multiple imputation of missing covariates, beside complete cases. Axes: N women, P covariates, M
-imputed cohorts, Q further columns without a gap.
+"""Multiple imputation of missing covariates, in addition to complete cases.
+
+Axes: N women, P covariates, M imputed cohorts, Q further columns without gaps.
 """
 
 from dataclasses import replace
@@ -14,17 +15,16 @@ from mmv_jax.outcomes.ratios import Women
 from mmv_jax.outcomes.survival import counts
 
 IMPUTATIONS = 20
-ROUNDS = 5  # of the chained equations
+ROUNDS = 5  # rounds of the chained equations
 DONORS = 5
 
 
 def imputed_ratios(women: Women) -> tuple[dict[str, Effect], list[str]]:
-    """The adjusted hazard ratios of all women, their missing covariates imputed; notes. None where
-    nothing is missing.
+    """Adjusted hazard ratios of all women with imputed covariates, and notes.
 
-    The covariates are imputed from each other, age, area, event and the cumulative hazard at a
-    woman's time (White and Royston, Stat Med 2009), under the assumption that they are missing at
-    random given these.
+    Both are empty if nothing is missing. The covariates are imputed from each other, age, area,
+    event and the cumulative hazard at a woman's time (White and Royston, Stat Med 2009). It is
+    assumed that they are missing at random given these.
     """
     cohort = women.cohort
     x = np.stack([cohort.column(name) for name in women.names], axis=1)
@@ -32,7 +32,7 @@ def imputed_ratios(women: Women) -> tuple[dict[str, Effect], list[str]]:
     if not gaps.any():
         return {}, []
     times, at_risk, _, of_any = counts(cohort.time_years, cohort.event, entry=cohort.entry_years)
-    # Nelson–Aalen, of any event. Every own time is among `times`, so the place is exact.
+    # Nelson–Aalen of any event. Every own time is in `times`, so the place is exact.
     hazard = np.cumsum(of_any / at_risk)[np.searchsorted(times, cohort.time_years)]
     # log1p: areas are 0 for most women and have a long tail.
     known = np.stack(
@@ -83,9 +83,9 @@ def pooled(
     women: int,
     outcomes: int,
 ) -> Effect:
-    """The hazard ratio of M log hazard ratios by Rubin's rules, with his t interval."""
+    """Hazard ratio pooled from M log hazard ratios by Rubin's rules, with his t interval."""
     m, value = len(estimates), float(estimates.mean())
-    # Rubin's total variance is within + (1 + 1/M) between; 1/M is for the finite M.
+    # Rubin's total variance is within + (1 + 1/M) between; 1/M accounts for the finite M.
     within, between = float(variances.mean()), (1 + 1 / m) * float(estimates.var(ddof=1))
     error = np.sqrt(within + between)
     df = (m - 1) * (1 + within / between) ** 2 if between > 0 else np.inf
@@ -103,11 +103,12 @@ def pooled(
 def impute(
     x: Float[np.ndarray, "N P"], known: Float[np.ndarray, "N Q"], rng: np.random.Generator
 ) -> Float[np.ndarray, "N P"]:
-    """The columns with their NaN filled: chained equations, predictive mean matching.
+    """Columns with their NaN filled, by chained equations and predictive mean matching.
 
-    A gap gets the value of one of the women whose predicted value is nearest to hers, so a 0/1
-    column stays one. The prediction is drawn from its posterior: the imputations differ as much as
-    is unknown.
+    A gap gets the value of a woman whose predicted value is among the nearest, so a 0/1 column
+    keeps its values. The prediction is drawn from its posterior, so the imputations vary as much as
+    the uncertainty requires.
+
     Source: van Buuren, Flexible Imputation of Missing Data, algorithm 3.3 (type 1 matching).
     """
     gaps = np.isnan(x)
@@ -125,22 +126,22 @@ def impute(
 
 
 def _standardised(columns: np.ndarray) -> np.ndarray:
-    """With a column of ones; constant columns become 0."""
+    """Standardised columns with a column of ones; constant columns become 0."""
     spread = columns.std(axis=0)
     centred = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     return np.concatenate([np.ones((len(columns), 1)), centred], axis=1)
 
 
 def _matched(design, y, gap, rng) -> np.ndarray:
-    """Values for the gaps of `y`, each from a woman of nearly the same prediction."""
+    """Values for the gaps of `y`, each from a woman with nearly the same prediction."""
     a, b = design[~gap], y[~gap]
-    # a trace of ridge: a column may follow from the others
+    # A very small ridge: a column may be a combination of the others.
     gram = a.T @ a + 1e-6 * len(a) * np.eye(a.shape[1])
     beta = np.linalg.solve(gram, a.T @ b)
     freedom = max(len(a) - a.shape[1], 1)
-    # The residual variance has a posterior of its own: the sum of squares over a chi-square draw.
+    # The residual variance has its own posterior: the sum of squares over a chi-square draw.
     sigma = np.sqrt(np.sum((b - a @ beta) ** 2) / rng.chisquare(freedom))
-    # of covariance sigma² gram⁻¹
+    # drawn with covariance sigma² gram⁻¹
     drawn = beta + sigma * np.linalg.solve(np.linalg.cholesky(gram).T, rng.normal(size=len(beta)))
     # Type 1: donors are predicted by the estimate, gaps by the draw.
     predicted = a @ beta
@@ -148,7 +149,7 @@ def _matched(design, y, gap, rng) -> np.ndarray:
     asked = design[gap] @ drawn
     # In one dimension the nearest lie within DONORS places on either side.
     near = np.searchsorted(predicted[order], asked)[:, None] + np.arange(-DONORS, DONORS)
-    # At the ends the outermost donor stands several times and is chosen more often.
+    # At the ends the outermost donor appears several times and is chosen more often.
     near = np.clip(near, 0, len(order) - 1)
     distance = np.abs(predicted[order][near] - asked[:, None])
     nearest = np.argsort(distance, axis=1, kind="stable")[:, :DONORS]

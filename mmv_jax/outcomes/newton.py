@@ -1,4 +1,4 @@
-"""The maximum of a partial likelihood by Newton's method. Axis: P coefficients."""
+"""Maximum of a partial likelihood by Newton's method. Axis: P coefficients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,29 +6,28 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-# a model that has a maximum needs about six; where a coefficient has none, each step only moves it
-# further
+# A model with a maximum needs about six steps. For a coefficient without a maximum, each step only
+# moves it further.
 MOST_STEPS = 25
 # A step that gains less than this share of the log likelihood is the last but one, as in R's coxph.
-# An absolute limit fails on large cohorts: rounding of a likelihood of 100,000 is above 1e-12.
+# An absolute limit fails on large cohorts: the rounding of a likelihood of 100,000 is above 1e-12.
 RELATIVE_GAIN = 1e-9
-# in standard deviations of the covariate: the step after the last. Where a coefficient has no
-# maximum, steps stay near 1 for as long as one looks.
+# Limit of the last step, in standard deviations of the covariate. For a coefficient without a
+# maximum, steps stay near 1 forever.
 LAST_STEP = 1e-3
-# in standard deviations of the covariate: beyond, the likelihood is flat because it rises without
-# end
+# In standard deviations of the covariate. Above it, the likelihood is flat because it rises without
+# end.
 LARGEST_ERROR = 100.0
 
 
 def maximum(
     at: Callable[[np.ndarray], Any], coefficients: int
 ) -> tuple[Float[np.ndarray, "P"], Any]:
-    """Where the likelihood is largest, and its state there; None for the state where it has no
-    maximum.
+    """Coefficients that maximise the likelihood, and its state there; state None without a maximum.
 
     Args:
-      at: the state at a vector of coefficients: `log_likelihood`, `score()` [P] and
-        `information()` [P, P], of covariates whose standard deviations are 1.
+      at: returns the state at a vector of coefficients: `log_likelihood`, `score()` [P] and
+        `information()` [P, P], for covariates with standard deviation 1.
     """
     beta = np.zeros(coefficients)
     state = at(beta)
@@ -56,6 +55,6 @@ def maximum(
 
 
 def _is_curved(state: Any) -> bool:
-    """Whether every coefficient is known to some degree: where it is not, there is no maximum."""
+    """Whether every coefficient has a finite standard error; otherwise there is no maximum."""
     variances = np.diag(np.linalg.inv(state.information()))
     return bool(np.all((variances > 0) & (variances <= LARGEST_ERROR**2)))

@@ -1,6 +1,4 @@
-"""The analysis of a cohort as a page: the tables and figures that a cardiology paper prints, and
-what was left out.
-"""
+"""Report page of a cohort analysis: the tables and figures of a cardiology paper, and notes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +55,12 @@ METHOD = (
 def write_outcomes(
     path: Path, analysis: Analysis, config: str, facts: Sequence[tuple[str, str]]
 ) -> None:
-    """Writes the page to `path`; `config` is printed at its end, `facts` say what was analysed."""
+    """Write the page to `path`.
+
+    Args:
+      config: printed at the end.
+      facts: name and value of what was analysed.
+    """
     women, outcomes = (
         sum(g.women for g in analysis.groups),
         sum(g.outcomes for g in analysis.groups),
@@ -76,12 +79,12 @@ def write_outcomes(
 
 
 def settings_section(config: str) -> Section:
-    """The config, at the end of a page."""
+    """Section with the config, at the end of a page."""
     return Section("Settings", pre=config, pre_title="config", fold=True)
 
 
 def verdict(analysis: Analysis) -> list[str]:
-    """What a reader should take away, in sentences."""
+    """Main findings in sentences."""
     adjusted = analysis.effects["cox_adjusted"]
     severe = [level for level in ("severe", "moderate", "mild") if level in adjusted][0]
     effect, known = adjusted[severe], ", ".join(analysis.adjust)
@@ -90,15 +93,15 @@ def verdict(analysis: Analysis) -> list[str]:
         if effect.ci95[0] > 1
         else "a lower"
         if effect.ci95[1] < 1
-        else "no hazard that could be told from the"
+        else "no significantly different"
     )
     sentences = [
         f"Women with {severe} calcification had {change}"
-        f" hazard{'' if change.startswith('no') else ' than that'} of women with none"
+        f" hazard{' from that' if change.startswith('no') else ' than that'} of women with none"
         + (f", adjusted for {known}" if known else "")
         + f": hazard ratio {ratio_words(effect)}."
     ]
-    # The last test is the global one. The limit is Bonferroni's over all of them.
+    # The last test is the global one. The limit is Bonferroni-corrected for all of them.
     broken = [
         test.name
         for test in analysis.proportionality[:-1]
@@ -111,14 +114,14 @@ def verdict(analysis: Analysis) -> list[str]:
         )
     if analysis.notes:
         sentences.append(
-            f"{len(analysis.notes)} remark(s) on who and what was left out stand under “What to"
-            " know”."
+            f"See “What to know” for {len(analysis.notes)} note(s) on women and models that were"
+            " left out."
         )
     return sentences
 
 
 def sections(analysis: Analysis, facts: Sequence[tuple[str, str]] = ()) -> list[Section]:
-    """The parts of the page, what is seen first on top; `facts` say what was analysed."""
+    """Sections of the page, the main results first; `facts` say what was analysed."""
     years, left = analysis.at_risk_years, analysis.at_risk
     complement = [curve.complement() for curve in analysis.survival]
     parts = [
@@ -232,7 +235,7 @@ def baseline(groups: Sequence[Group]) -> Table:
     """Table 1: the women of each severity."""
     rows = [
         ("women", lambda g: f"{g.women:,}"),
-        # name=name binds at once; otherwise every line would show the last covariate.
+        # name=name binds immediately; otherwise every line would show the last covariate.
         *((name, lambda g, name=name: _described(g, name)) for name in groups[0].covariates),
         (
             "area, mm²: median (quartiles)",
@@ -250,7 +253,7 @@ def baseline(groups: Sequence[Group]) -> Table:
 
 
 def ratios(effects: Mapping[str, Mapping[str, Effect]]) -> Table:
-    """Table 2: a line a level, a column a model."""
+    """Table 2: hazard ratios with a line per level and a column per model."""
     levels = list(effects["cox_unadjusted"])
     lines = [
         [
@@ -352,7 +355,7 @@ def _described(group: Group, name: str) -> str:
 
 
 def _rate(group: Group) -> str:
-    """With the exact interval of a Poisson count; a group whose follow-up is 0 has no rate."""
+    """Rate with the exact interval of a Poisson count; none for a group without follow-up."""
     if not group.woman_years:
         return "—"
     # Garwood's limits of a count d: half the χ² quantiles at 2 d and at 2 d + 2.

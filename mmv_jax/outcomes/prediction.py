@@ -1,7 +1,7 @@
-"""What calcification adds to the risk that is known without it. Axis: N women.
+"""Prediction: what calcification adds to the risk that is known without it. Axis: N women.
 
-Risks are predicted for women whom the model has not seen (cross-fitting), with death competing
-(Fine and Gray's model), and set beside the published scores.
+Fine and Gray's model predicts risks of women whom it has not seen (cross-fitting), with competing
+death. They are compared with published scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from mmv_jax.outcomes.discrimination import (
 )
 from mmv_jax.outcomes.gain import SCORE_YEARS, Gain, compared, gain_over_score
 
-# outcomes before a horizon, and women followed beyond it: with fewer, an interval tells nothing
+# Outcomes before a horizon, and women followed beyond it: with fewer, an interval says nothing.
 FEWEST = 10
 OF_COVARIATES, OF_BOTH = "covariates", "covariates and calcification"
 SCORES = {
@@ -37,8 +37,11 @@ Columns = Mapping[str, Float[np.ndarray, "N"]]
 
 @dataclass(frozen=True)
 class Worth:
-    """How well one risk predicts; `auc`, `calibration` and `accuracy` (IPA) go by horizon in years.
-    `slope` is that of calibration, with its interval, at the longest horizon of these.
+    """How well one risk predicts.
+
+    Attributes:
+      auc, calibration, accuracy: by horizon in years; accuracy is the IPA.
+      slope: calibration slope and its interval, at the longest horizon; None without one.
     """
 
     name: str
@@ -52,8 +55,12 @@ class Worth:
 
 @dataclass(frozen=True)
 class Added:
-    """The worth of each risk; and what calcification adds to the covariates: `gain` in `c_index`
-    and `auc_5_years` and so on, and moves between categories; `beyond` the scores likewise.
+    """Worth of each risk, and what calcification adds.
+
+    Attributes:
+      gain: over the covariates: `c_index`, `auc_5_years` and so on.
+      reclassification: over the covariates, moves between categories.
+      beyond: gain over each published score.
     """
 
     worth: Sequence[Worth] = ()
@@ -72,12 +79,13 @@ def added_worth(
     *,
     horizons: Sequence[float],
 ) -> Added:
-    """Compares the risk from the covariates with that from covariates and calcification, and with
-    the published scores.
+    """Worth of the risk from covariates, from covariates and calcification, and of published
+    scores.
 
     Args:
-      calcification: the columns that the second model has more.
-      scores: ten-year risks (0 to 1) by the names of `SCORES`; NaN where a woman has none.
+      calcification: the additional columns of the second model.
+      scores: ten-year risks (0 to 1) by the names of `SCORES`; NaN if a woman has none.
+      horizons: years.
     """
     possible = [h for h in horizons if _enough(time, event, h)]
     notes = [
@@ -87,7 +95,7 @@ def added_worth(
     ]
     both = {**covariates, **calcification}
     try:
-        # Without covariates there is no first model: nothing is compared then.
+        # Without covariates there is no first model, and nothing is compared.
         risks = (
             {OF_COVARIATES: cross_fitted(time, event, covariates, possible)} if covariates else {}
         )
@@ -121,13 +129,13 @@ def _beyond(
     calcification: Columns,
     horizons: Sequence[float],
 ) -> tuple[dict[str, Gain], list[str]]:
-    """What calcification adds to each score, of the women who have it; notes."""
+    """Gain of calcification over each score, for the women who have it; notes."""
     found, notes = {}, []
     for name, risk in scores.items():
         known = np.isfinite(risk)
         t, e = time[known], event[known]
         if np.sum(e == 1) < FEWEST:
-            continue  # told with the score's worth
+            continue  # already in the notes on the score's worth
         try:
             found[name] = gain_over_score(
                 t,
@@ -142,20 +150,20 @@ def _beyond(
 
 
 def _enough(time: np.ndarray, event: np.ndarray, years: float) -> bool:
-    """Whether outcomes before, and women followed beyond, are no few."""
+    """Whether enough outcomes happened before `years` and enough women were followed longer."""
     return bool(min(np.sum((event == 1) & (time <= years)), np.sum(time > years)) >= FEWEST)
 
 
 def _published(
     time: np.ndarray, event: np.ndarray, scores: Columns, horizons: Sequence[float]
 ) -> tuple[list[Worth], list[str]]:
-    """The worth of each published score among the women who have it; and notes."""
+    """Worth of each published score among the women who have it; notes."""
     found, notes = [], []
     for name, risk in scores.items():
         known = np.isfinite(risk)
         if np.sum(known & (event == 1)) < FEWEST:
             notes.append(
-                f"Women with a {name} risk have too few outcomes to say how well it predicts."
+                f"Women with a {name} risk have too few outcomes to judge how well it predicts."
             )
             continue
         t, e, r = time[known], event[known], risk[known]
@@ -165,7 +173,8 @@ def _published(
                 t,
                 e,
                 score=r,
-                # A ten-year risk ranks women at any horizon (AUC) but is calibrated only at ten.
+                # A ten-year risk ranks women at any horizon (AUC), but is calibrated only at ten
+                # years.
                 of_auc={h: r for h in horizons if _enough(t, e, h)},
                 of_calibration={h: r for h in horizons if h == SCORE_YEARS},
             )
@@ -182,7 +191,12 @@ def _worth(
     of_auc: Mapping[float, np.ndarray],
     of_calibration: Mapping[float, np.ndarray],
 ) -> Worth:
-    """Args: `of_auc` and `of_calibration` have the risks by the horizons at which each is asked."""
+    """Worth of one risk.
+
+    Args:
+      score: ranks the women for the C-index.
+      of_auc, of_calibration: risks by the horizons (years) at which each is evaluated.
+    """
     slope = None
     if of_calibration:
         try:

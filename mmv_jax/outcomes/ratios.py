@@ -1,5 +1,6 @@
-"""Hazard ratios of a cohort, by severity and per mm²: of all women, beside scores, by age. Axis: N
-women.
+"""Hazard ratios of a cohort, by severity and per mm²: of all women, adjusted for scores, by age.
+
+Axis: N women.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,22 +18,23 @@ from mmv_jax.outcomes.spline import knots_for, restricted_cubic
 from mmv_jax.outcomes.survival import CurveTest
 
 AGE_BANDS = ((0, 50, "<50"), (50, 60, "50–59"), (60, 70, "60–69"), (70, 200, "≥70"))
-FEWEST_OUTCOMES = 10  # of a stratum: with fewer, an interval tells nothing
-AREA = "area"  # what a spline of the area is asked for by
-AREAS_MM2 = (1.0, 5.0, 10.0, 25.0, 50.0)  # at which a spline of the area is read off
-AREA_QUANTILES = (0.35, 0.65, 0.95)  # of the areas above 0; the first knot is 0
+FEWEST_OUTCOMES = 10  # outcomes of a stratum; with fewer, an interval says nothing
+AREA = "area"  # name that requests a spline of the area
+AREAS_MM2 = (1.0, 5.0, 10.0, 25.0, 50.0)  # areas at which a spline of the area is evaluated
+AREA_QUANTILES = (0.35, 0.65, 0.95)  # quantiles of the areas above 0; the first knot is 0
 Columns = Mapping[str, Float[np.ndarray, "N"]]
 Effects = dict[str, dict[str, Effect]]
 
 
 @dataclass(frozen=True)
 class Women:
-    """The women of a model: a cohort, their severities, and how covariates enter.
+    """Women of a model: a cohort, their severities, and how covariates enter.
 
     Attributes:
-      group: of each woman, a place in `SEVERITIES`.
+      group: for each woman, an index in `SEVERITIES`.
       levels: the severities that have a hazard ratio.
-      names: the covariates. splines: those of them that enter as a restricted cubic spline.
+      names: the covariates.
+      splines: covariates that enter as a restricted cubic spline.
     """
 
     cohort: Cohort
@@ -42,17 +44,19 @@ class Women:
     splines: tuple[str, ...]
 
     def where(self, keep: np.ndarray) -> "Women":
+        """Women for whom the boolean array `keep` is true."""
         return replace(self, cohort=self.cohort.where(keep), group=self.group[keep])
 
     def compared(self) -> "Women":
-        """Those of the severities that have a hazard ratio, and of the reference."""
+        """Women of the reference severity and of those that have a hazard ratio."""
         return self.where(np.isin(self.group, (0, *self.levels)))
 
     def severities(self) -> dict[str, np.ndarray]:
+        """One 0/1 column for each severity of `levels`."""
         return {SEVERITIES[i]: (self.group == i).astype(float) for i in self.levels}
 
     def covariates(self) -> dict[str, np.ndarray]:
-        """The columns of the covariates; knots lie at quantiles of these women."""
+        """Columns of the covariates; knots lie at quantiles of these women."""
         columns: dict[str, np.ndarray] = {}
         for name in self.names:
             values = self.cohort.column(name)
@@ -62,6 +66,7 @@ class Women:
 
     @property
     def outcome(self) -> np.ndarray:
+        """Mask of the women with event 1."""
         return self.cohort.event == 1
 
     def cox(self, x: Columns) -> Cox:
@@ -73,7 +78,11 @@ class Women:
 
 
 def levels_with_outcomes(cohort: Cohort, group: np.ndarray) -> tuple[tuple[int, ...], list[str]]:
-    """The severities that have a hazard ratio, and notes about those that have none."""
+    """Severities that have a hazard ratio, and notes about the others.
+
+    Raises:
+      UserError: no outcome among women with zero calcification, or among all others.
+    """
     outcomes = np.bincount(group[cohort.event == 1], minlength=len(SEVERITIES))
     women = np.bincount(group, minlength=len(SEVERITIES))
     if not outcomes[0]:
@@ -97,23 +106,25 @@ def levels_with_outcomes(cohort: Cohort, group: np.ndarray) -> tuple[tuple[int, 
 
 
 def hazard_ratios(women: Women) -> tuple[Effects, Sequence[Proportionality], list[str]]:
-    """The hazard ratios by severity (of women whose severity has one) and per mm² (of all); the
-    test of the adjusted model; notes of models that cannot be fitted.
+    """Hazard ratios by severity and per mm², the proportionality tests, and notes.
+
+    The ratios by severity are of women whose severity has one, those per mm² of all. The tests are
+    those of the adjusted model. Notes name models that cannot be fitted.
 
     Raises:
-      UserError: the models by severity of Cox cannot be fitted.
+      UserError: the adjusted Cox model by severity cannot be fitted.
     """
     compared, area = women.compared(), {"per_mm2": women.cohort.area_mm2}
     by_severity = compared.severities()
     x, x_area = by_severity | compared.covariates(), area | women.covariates()
-    # Not caught, unlike the models below: a report needs this one.
+    # Not caught, unlike the models below: a report needs this model.
     adjusted = compared.cox(x)
     effects = {
         "cox_unadjusted": of_interest(by_severity, compared.cox(by_severity).effects()),
         "cox_adjusted": of_interest(by_severity, adjusted.effects()),
         "fine_gray": {},
     }
-    # Functions, not fits: a model that fails costs its own line and no other.
+    # Functions, not fits: a model that fails costs only its own line.
     others: list[tuple[str, Collection[str], Callable]] = [
         ("cox_unadjusted", area, lambda: women.cox(area)),
         ("cox_adjusted", area, lambda: women.cox(x_area)),
@@ -134,8 +145,8 @@ def hazard_ratios(women: Women) -> tuple[Effects, Sequence[Proportionality], lis
 
 
 def ratios_beside_scores(women: Women, scores: Columns) -> tuple[Effects, list[str]]:
-    """The hazard ratios by severity adjusted for a published risk alone, of the women who have one;
-    and notes.
+    """Hazard ratios by severity adjusted only for a published risk, for the women who have it;
+    notes.
     """
     effects: Effects = {}
     notes = []
@@ -150,7 +161,7 @@ def ratios_beside_scores(women: Women, scores: Columns) -> tuple[Effects, list[s
             )
             continue
         by_severity = known.severities()
-        # ln of a small risk is close to the log hazard, on which the model is linear.
+        # The logarithm of a small risk is close to the log hazard, in which the model is linear.
         log_risk = np.log(risk[np.isfinite(risk) & compared])
         try:
             fit = known.cox({**by_severity, f"ln {name}": log_risk})
@@ -162,11 +173,12 @@ def ratios_beside_scores(women: Women, scores: Columns) -> tuple[Effects, list[s
 
 
 def of_interest(names: Collection[str], effects: Mapping[str, Effect]) -> dict[str, Effect]:
+    """Effects of the given names."""
     return {name: effects[name] for name in names}
 
 
 def ratios_by_age(women: Women) -> tuple[Effects, list[str]]:
-    """Adjusted hazard ratios within each age band that has outcomes enough."""
+    """Adjusted hazard ratios within each age band with enough outcomes; notes."""
     found: Effects = {}
     notes = []
     for low, high, name in AGE_BANDS:
@@ -195,22 +207,21 @@ def ratios_by_age(women: Women) -> tuple[Effects, list[str]]:
 
 
 def age_interaction(women: Women) -> tuple[CurveTest | None, list[str]]:
-    """Do the hazard ratios of severity differ between the age bands? The likelihood ratio test of
-    their products; notes.
+    """Likelihood ratio test whether hazard ratios of severity differ between age bands; notes.
 
-    Women of a band and severity in which there is no outcome are left out of both models.
+    Both models leave out women of a band and severity without an outcome.
     """
     compared = women.compared()
     band = np.digitize(compared.cohort.age, [low for low, _, _ in AGE_BANDS[1:]])
     cells = np.zeros((len(AGE_BANDS), len(SEVERITIES)), int)
-    # np.add.at, because cells[...] += 1 would count a repeated pair once.
+    # np.add.at, because cells[...] += 1 would count a repeated pair only once.
     np.add.at(cells, (band[compared.outcome], compared.group[compared.outcome]), 1)
-    # a ratio needs outcomes on both sides
+    # A ratio needs outcomes on both sides.
     usable = (cells > 0) & (cells[:, :1] > 0) & (cells[:, 1:].sum(axis=1, keepdims=True) > 0)
     keep = usable[band, compared.group]
     kept, band = compared.where(keep), band[keep]
     bands, x = np.unique(band), kept.covariates()
-    # Bands need their own terms, or the products would also take up what age does alone.
+    # Bands need their own terms, or the products would also absorb the effect of age alone.
     if "age" not in women.names:
         x |= {f"age {AGE_BANDS[b][2]}": (band == b).astype(float) for b in bands[1:]}
     levels = kept.severities()
@@ -222,7 +233,7 @@ def age_interaction(women: Women) -> tuple[CurveTest | None, list[str]]:
     }
     few = "The hazard ratios of the age bands are not compared: "
     if not products:
-        return None, [f"{few}fewer than two bands have outcomes enough."]
+        return None, [f"{few}fewer than two bands have enough outcomes."]
     try:
         base = kept.cox(levels | x)
         full = kept.cox(levels | x | products)
@@ -243,8 +254,8 @@ def age_interaction(women: Women) -> tuple[CurveTest | None, list[str]]:
 
 
 def area_curve(women: Women) -> tuple[dict[str, Effect], CurveTest]:
-    """The adjusted hazard ratio of areas against none, from a spline of the area; and Wald's test
-    that it bends.
+    """Adjusted hazard ratio of areas against none, from a spline of the area; and Wald's test of
+    its bend.
     """
     area = women.cohort.area_mm2
     # Most areas are 0, so quantiles of all women would put several knots there.
@@ -263,6 +274,6 @@ def area_curve(women: Women) -> tuple[dict[str, Effect], CurveTest]:
             found[name] = effect(
                 name, float(row @ ratios), error, women=fit.women, outcomes=fit.outcomes
             )
-    # A straight line has only the first column, so the test is of the others.
+    # A straight line has only the first column, so the test uses the others.
     chi2 = float(ratios[1:] @ np.linalg.solve(covariance[1:, 1:], ratios[1:]))
     return found, CurveTest(chi2, size - 1, float(stats.chi2.sf(chi2, size - 1)))

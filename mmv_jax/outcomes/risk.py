@@ -1,6 +1,4 @@
-"""Published ten-year risks of women and men: the pooled cohort equations (ASCVD) and PREVENT. Axis:
-N people.
-"""
+"""Published ten-year risks: the pooled cohort equations (ASCVD) and PREVENT. Axis: N people."""
 
 import contextlib
 import io
@@ -12,13 +10,13 @@ from jaxtyping import Bool, Float
 from mmv_jax.errors import UserError
 
 PCE_AGES = (40.0, 79.0)
-# What a table must have for a score, beside age: cholesterols in mg/dL, pressure in mmHg, bmi in
-# kg/m², egfr in mL/min/1.73 m², the others 0 or 1.
+# Inputs of a score beside age: cholesterols in mg/dL, pressure in mmHg, bmi in kg/m², egfr in
+# mL/min/1.73 m², the others 0 or 1.
 PCE_INPUTS = ("total_cholesterol", "hdl", "sbp", "bp_treated", "smoker", "diabetes")
 PREVENT_INPUTS = (*PCE_INPUTS, "bmi", "egfr", "statin")
 
-# What the equations are made for. Outside, and for a code that is neither 0 nor 1, there is no
-# risk: cholesterol in mmol/L or a smoker of 2 would give one that looks true.
+# Domain of the equations. Outside it, and for a code that is neither 0 nor 1, there is no risk:
+# cholesterol in mmol/L or a smoker of 2 would give a plausible but wrong one.
 RANGES = {
     "total_cholesterol": (130.0, 320.0, "mg/dL"),
     "hdl": (20.0, 100.0, "mg/dL"),
@@ -26,8 +24,8 @@ RANGES = {
     "bmi": (18.5, 40.0, "kg/m²"),
     "egfr": (15.0, 140.0, "mL/min/1.73 m²"),
 }
-# The scores that were made for each endpoint that event 1 may be: "ascvd" is infarction, coronary
-# death and stroke, "cvd" these and heart failure. Another endpoint has none; "" is not said.
+# Scores by the endpoint that they were made for: "ascvd" is infarction, coronary death and stroke;
+# "cvd" also includes heart failure. Other endpoints have no score; "" means not stated.
 SCORES_OF = {
     "": ("pce", "prevent"),
     "ascvd": ("pce", "prevent_ascvd"),
@@ -36,7 +34,7 @@ SCORES_OF = {
     **dict.fromkeys(("infarction", "stroke", "death", "mace", "mace_without_death"), ()),
 }
 YES_OR_NO = ("bp_treated", "smoker", "diabetes", "statin", "black")
-# other units in which a column may be, and what one of them is in those above
+# Other possible units of a column, and the factor to the units above.
 OTHER_UNITS = {
     "total_cholesterol": ("mmol/L", 38.67),
     "hdl": ("mmol/L", 38.67),
@@ -77,15 +75,16 @@ def pooled_cohort(
     female: Bool[np.ndarray, "N"],
     black: Bool[np.ndarray, "N"],
 ) -> Float[np.ndarray, "N"]:
-    """Ten-year risk (0 to 1) of infarction, coronary death and stroke; NaN where an input is
-    missing or outside its domain (`in_domain`), or the age is outside 40 to 79.
+    """Ten-year risk (0 to 1) of infarction, coronary death and stroke.
+
+    NaN if an input is missing or outside its domain (`in_domain`), or the age is outside 40 to 79.
 
     Args:
       inputs: `PCE_INPUTS` by name.
-      black: the equations of African Americans; those of white people stand for all others, as the
-        guideline says.
+      black: selects the equations of African Americans; those of white people stand for all others,
+        as the guideline says.
     Source: Goff et al., 2013 ACC/AHA guideline on the assessment of cardiovascular risk, appendix 7
-      (Circulation 2014).
+    (Circulation 2014).
     """
     cholesterol, hdl, sbp, treated, smoker, diabetes = (
         in_domain(name, np.asarray(inputs[name], float)) for name in PCE_INPUTS
@@ -101,11 +100,11 @@ def pooled_cohort(
     risk = np.full(len(age), np.nan)
     for (is_female, is_black), (coefficients, mean, survival) in _PCE.items():
         of = (female == is_female) & (black == is_black)
-        # Survival of a person at the mean sum, raised to the hazard ratio against that person.
-        # the logarithm of an impossible input is not finite, and so no risk comes out
+        # Survival of a person at the mean sum, raised to the hazard ratio against that person. The
+        # logarithm of an impossible input is not finite, and so gives no risk.
         with np.errstate(invalid="ignore"):
             risk[of] = 1 - survival ** np.exp(terms[of] @ np.array(coefficients) - mean)
-    # a cholesterol of 0 is none
+    # A cholesterol of 0 gives a risk of 0 or 1, which is not valid.
     possible = (age >= PCE_AGES[0]) & (age <= PCE_AGES[1]) & (risk > 0) & (risk < 1)
     return np.where(possible, risk, np.nan)
 
@@ -117,12 +116,15 @@ def prevent(
     female: Bool[np.ndarray, "N"],
     outcome: str = "cvd",
 ) -> Float[np.ndarray, "N"]:
-    """Ten-year risk (0 to 1) by the PREVENT base model; NaN where an input is missing or outside
-    the range that the equations are for.
+    """Ten-year risk (0 to 1) by the PREVENT base model.
+
+    NaN if an input is missing or outside the range of the equations.
 
     Args:
       inputs: `PREVENT_INPUTS` by name.
       outcome: "cvd" (ASCVD or heart failure), "ascvd" or "heart_failure".
+    Raises:
+      UserError: pyprevent is not installed.
     Source: Khan et al., Circulation 2024, as implemented by pyprevent.
     """
     try:
@@ -141,9 +143,9 @@ def prevent(
     risk = np.full(len(table), np.nan)
     batch = getattr(pyprevent, f"batch_calculate_10_yr_{outcome}_risk")
     if whole.any():
-        # it prints how many are out of range; the caller counts them
+        # pyprevent prints how many are out of range; the caller counts them
         with contextlib.redirect_stdout(io.StringIO()):
-            # pyprevent answers in per cent.
+            # pyprevent returns per cent.
             risk[whole] = np.asarray(batch(table[whole]), float) / 100
     return risk
 
@@ -162,9 +164,9 @@ _PYPREVENT = {
 
 
 def in_domain(name: str, values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-    """The input of a score, NaN where it is outside what the equations are made for.
+    """Input of a score, NaN outside the domain of the equations.
 
-    A column without a 0 that has other codes than 1 says nothing: in 1 and 2, either may be yes.
+    In a 0/1 column without 0, other codes than 1 make it all NaN: of 1 and 2, either may mean yes.
     """
     if name in YES_OR_NO:
         fits = np.isin(values, (0, 1))
@@ -175,7 +177,7 @@ def in_domain(name: str, values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N
 
 
 def _outside(name: str, values: np.ndarray) -> list[str]:
-    """The note about the cells of an input that are outside its domain."""
+    """Note about the cells of an input that are outside its domain."""
     lost = np.isfinite(values) & np.isnan(in_domain(name, values))
     if not lost.any():
         return []
@@ -189,7 +191,7 @@ def _outside(name: str, values: np.ndarray) -> list[str]:
     if name in OTHER_UNITS:
         other, factor = OTHER_UNITS[name]
         typical = float(np.median(values[np.isfinite(values)])) * factor
-        # Most cells outside, and their converted median inside: a unit, not outliers.
+        # Most cells outside, but their converted median inside: a wrong unit, not outliers.
         if lost.mean() > 0.5 and low <= typical <= high:
             note += f" They look like {other}: multiply them by {factor:g}."
     return [note]
@@ -200,24 +202,24 @@ def women_scores(
     covariates: Mapping[str, Float[np.ndarray, "N"]],
     endpoint: str = "",
 ) -> tuple[dict[str, Float[np.ndarray, "N"]], list[str]]:
-    """The risks of women by the scores that were made for the endpoint, as far as their inputs are
-    among the covariates; and notes.
+    """Risks of women by the scores for the endpoint whose inputs are among the covariates; notes.
 
-    A column `black` (0 or 1) chooses the pooled cohort equation; where it is unknown there is none.
+    A column `black` (0 or 1) selects the pooled cohort equation; where it is unknown there is no
+    risk.
 
     Args:
       endpoint: a key of `SCORES_OF`.
     Raises:
-      UserError: an endpoint that is none.
+      UserError: an unknown endpoint.
     """
     if endpoint not in SCORES_OF:
         known = ", ".join(filter(None, SCORES_OF))
-        raise UserError(f"endpoint is {endpoint!r}, which is none. There are: {known}.")
+        raise UserError(f"endpoint is {endpoint!r}, which is none of: {known}.")
     wanted = SCORES_OF[endpoint]
     inputs = {name: PCE_INPUTS if name == "pce" else PREVENT_INPUTS for name in wanted}
     asked = [name for name in wanted if set(inputs[name]) <= set(covariates)]
     if not wanted and set(PCE_INPUTS) <= set(covariates):
-        return {}, [f"No published score was made for {endpoint}, so none is set beside it."]
+        return {}, [f"No published score was made for {endpoint}, so none is compared with it."]
     used = dict.fromkeys(column for name in asked for column in inputs[name])
     if "pce" in asked and "black" in covariates:
         used["black"] = None
@@ -242,10 +244,11 @@ def women_scores(
 def _pooled_cohort_of_women(
     age: np.ndarray, covariates: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, list[str]]:
-    """The risk by the equation of each woman's race, NaN where that is unknown; notes."""
+    """Risk by the equation of each woman's race, NaN where that is unknown; notes."""
     said = "black" in covariates
     black = in_domain("black", covariates["black"]) if said else np.zeros(len(age))
-    # NaN == 1 is False, so unknown race gets the equation of white women. The return undoes this.
+    # NaN == 1 is False, so unknown race gets the equation of white women. The return statement
+    # undoes this.
     risk = pooled_cohort(age, covariates, female=np.ones(len(age), bool), black=black == 1)
     unknown = int(np.isnan(black).sum())
     notes = []

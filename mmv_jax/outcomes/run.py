@@ -1,4 +1,4 @@
-"""A cohort file in, `metrics.json` and `report.html` out."""
+"""Evaluation of a cohort file: writes `metrics.json` and `report.html`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from mmv_jax.provenance import facts, of_file, provenance, refuse_others, write_
 
 
 def evaluate_config(config: ConfigDict, workdir: Path) -> str:
-    """Runs `evaluate_cohort` as a config says: a table of areas and outcomes, without any image."""
+    """Run `evaluate_cohort` with a config: a table of areas and outcomes, without any image."""
     return evaluate_cohort(
         config.cohort,
         workdir,
@@ -40,22 +40,24 @@ def evaluate_cohort(
     areas: Mapping[str, float] | None = None,
     config: str = "",
 ) -> str:
-    """Analyses the women of a cohort CSV and writes what was found into `workdir`.
+    """Analyse the women of a cohort CSV and write the results into `workdir`.
 
     Args:
       adjust: covariates, by their columns.
-      splines: of `adjust`, those that enter as restricted cubic splines; "area" for its curve.
-      endpoint: what event 1 is: ascvd, cvd, heart_failure, infarction, stroke, death, mace or
-        mace_without_death; a published score is set beside its own endpoint only.
-      areas: mm² by patient id, as measured on images; without it the column `area_mm2` counts.
+      thresholds: areas in mm² above which calcification is mild, moderate and severe.
+      horizons: years at which risk is predicted.
+      splines: covariates of `adjust` that enter as restricted cubic splines; "area" for its curve.
+      endpoint: meaning of event 1: ascvd, cvd, heart_failure, infarction, stroke, death, mace or
+        mace_without_death. A published score is compared only for its own endpoint.
+      areas: mm² by patient id, as measured on images; without it the column `area_mm2` is used.
       config: as JSON, printed at the end of the report.
     Returns:
-      The hazard ratios as text, what was left out, and the path of the report.
+      The hazard ratios as text, the notes, and the path of the report.
     Raises:
-      UserError: a cohort file with mistakes, or from which no model can be made.
+      UserError: a cohort file has mistakes, or no model can be made from it.
     """
     refuse_others(workdir, None, "--workdir")
-    # Inputs of the published scores are read where they exist, adjusted for or not.
+    # Inputs of the published scores are read if they exist, whether adjusted for or not.
     cohort = read_cohort(path, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
     analysis = analyse(
         cohort,

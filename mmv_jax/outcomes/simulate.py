@@ -1,4 +1,4 @@
-"""Cohorts with known hazards, and how often an analysis of them holds the truth. Axis: N women."""
+"""Cohorts with known hazards, and the coverage of the intervals of an analysis. Axis: N women."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from mmv_jax.outcomes.cox import Z95, Cox, cox
 from mmv_jax.outcomes.fine_gray import fine_gray
 from mmv_jax.outcomes.spline import knots_for, restricted_cubic
 
-# mild, moderate, severe: the middle of the two health systems' adjusted ratios (arXiv 2503.14550)
+# Mild, moderate, severe: between the adjusted ratios of the two health systems (arXiv 2503.14550).
 HAZARD_RATIOS = (1.2, 1.4, 2.1)
 ADJUST = ("age", "sbp", "diabetes", "smoker")
 PER_MM2 = 1.02
-LOG_RATIOS = (0.5, -0.5)  # of the subdistribution
+LOG_RATIOS = (0.5, -0.5)  # log hazard ratios of the subdistribution
 
 
 def simulate_cohort(
@@ -29,19 +29,20 @@ def simulate_cohort(
     years: float = 12.0,
     bent: bool = False,
 ) -> Cohort:
-    """A screening cohort whose outcome and competing death have proportional Weibull hazards.
+    """Screening cohort whose outcome and competing death have proportional Weibull hazards.
 
-    Calcification grows with age (its log odds by `confounding` a year) and so do both hazards:
-    unadjusted ratios are therefore too large, and ratios adjusted for `ADJUST` are true. Entry is
-    even over `years` and follow-up ends at one date; one woman in fifty a year is lost before.
+    Calcification grows with age, and so do both hazards. Unadjusted ratios are therefore too large;
+    ratios adjusted for `ADJUST` are correct. Entry is uniform over `years`, and follow-up ends at
+    one date. One woman in fifty is lost each year before that.
 
     Args:
       hazard_ratios: of mild, moderate and severe against zero, for the outcome.
-      per_mm2: the hazard ratio of one mm² more, in place of the categories' ratios.
+      per_mm2: hazard ratio of one mm² more, instead of the categories' ratios.
+      confounding: growth of the log odds of calcification per year of age.
+      death_at_60: hazard of competing death per year, in the first year of a woman of 60 without
+        risk factors.
       bent: the log hazard of the outcome bends with age as in the pooled cohort equations;
         otherwise it is linear.
-      death_at_60: hazard of competing death in the first year of a woman of 60 without risk
-        factors, per year.
     """
     rng = np.random.default_rng(seed)
     age = np.clip(rng.normal(57.0, 10.5, women), 35.0, 89.0)
@@ -82,13 +83,12 @@ def simulate_subdistribution(
     incidence: float = 0.4,
     censored_by: float = 4.0,
 ) -> tuple[Float[np.ndarray, "N"], Int[np.ndarray, "N"], dict[str, Float[np.ndarray, "N"]]]:
-    """Time, event and normal covariates for which Fine and Gray's model is true with the given
-    coefficients.
+    """Time, event and normal covariates for which Fine and Gray's model is correct.
 
     Args:
-      incidence: the probability that the outcome ever happens at covariates 0.
-      censored_by: censoring is even over this time; the outcome's and the death's times have mean
-        1.
+      log_ratios: its coefficients.
+      incidence: probability that the outcome ever happens at covariates 0.
+      censored_by: censoring is uniform over this time; times of outcome and death have mean 1.
     Source: Fine and Gray, J Am Stat Assoc 1999, section 5.
     """
     rng = np.random.default_rng(seed)
@@ -97,7 +97,7 @@ def simulate_subdistribution(
     # F(∞) of each woman: proportional subdistribution hazards raise 1 - p to the hazard ratio.
     ever = 1 - (1 - incidence) ** ratio
     u = rng.random(women)
-    # Given the outcome happens, F(t) / F(∞) = u is solved for t, where F(t) = 1 - (1 - p (1 -
+    # Given that the outcome happens, solve F(t) / F(∞) = u for t, where F(t) = 1 - (1 - p (1 -
     # exp(-t)))^ratio.
     outcome = -np.log1p(-(1 - (1 - u * ever) ** (1 / ratio)) / incidence)
     death = rng.exponential(1.0, women) / np.exp(-0.5 * z[:, 0])
@@ -109,8 +109,9 @@ def simulate_subdistribution(
 
 
 def _area_mm2(rng: np.random.Generator, age: np.ndarray, confounding: float) -> np.ndarray:
-    """Zero for most; the others' areas are log-normal, so that about 10 % are mild, 6 % moderate
-    and 4 % severe.
+    """Areas in mm²: 0 for most women, log-normal for the others.
+
+    About 10 % are mild, 6 % moderate and 4 % severe.
     """
     # At 57 years 16 % have calcification; over all ages about 20 %.
     present = rng.random(len(age)) < 1 / (1 + np.exp(1.65 - confounding * (age - 57.0)))
@@ -119,8 +120,9 @@ def _area_mm2(rng: np.random.Generator, age: np.ndarray, confounding: float) -> 
 
 
 def _pooled_cohort_age(age: np.ndarray) -> np.ndarray:
-    """The log hazard of white women by age in the pooled cohort equations, at a total cholesterol
-    of 213 and HDL of 50 mg/dL, against 60 years.
+    """Log hazard of white women by age in the pooled cohort equations, relative to 60 years.
+
+    Total cholesterol is 213 and HDL 50 mg/dL.
     """
     log, at_60 = np.log(age), np.log(60.0)
     # -3.114 and 3.149 multiply ln age with ln cholesterol and with ln HDL.
@@ -138,8 +140,11 @@ def _weibull(
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of `of` intervals, `held` held the truth; the estimates' mean and spread on the log scale,
-    and the mean standard error.
+    """Coverage of intervals: `held` of `of` contained the true value.
+
+    Attributes:
+      mean, spread: mean and standard deviation of the estimates on the log scale.
+      error: mean standard error.
     """
 
     name: str
@@ -151,10 +156,12 @@ class Coverage:
 
 
 def cox_coverage(cohorts: int, women: int, *, bent: bool = False) -> list[Coverage]:
-    """Adjusted hazard ratios of mild, moderate and severe calcification, and per mm² in cohorts
-    whose hazard is so made; age enters as a spline.
+    """Coverage of adjusted hazard ratios of severities and per mm² in simulated cohorts.
+
+    Age enters as a spline.
 
     Args:
+      cohorts: number of simulated cohorts, each of `women`.
       bent: as in `simulate_cohort`.
     """
     levels = SEVERITIES[1:]
@@ -184,7 +191,7 @@ def _adjusted(cohort: Cohort, calcification: dict[str, np.ndarray]) -> Cox:
 
 
 def fine_gray_coverage(simulations: int, women: int) -> list[Coverage]:
-    """Coefficients of a model that is true of the subdistribution, with the sandwich's standard
+    """Coverage of coefficients when Fine and Gray's model is correct, with sandwich standard
     errors.
     """
     fits = [

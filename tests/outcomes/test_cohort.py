@@ -51,7 +51,7 @@ def test_a_good_file_is_read_as_it_stands(tmp_path):
     np.testing.assert_array_equal(cohort.event, [int(row[2]) for row in rows])
     np.testing.assert_array_equal(cohort.column("sbp"), [float(row[5]) for row in rows])
     assert cohort.names_of(["age", "sbp", "site"]) == ("age", "sbp", "site=south")
-    assert cohort.notes == ("site is text: its 2 levels are compared with the commonest, north.",)
+    assert cohort.notes == ("site is text: its 2 levels are compared with the most common, north.",)
 
 
 DEFECTS = {
