@@ -1,13 +1,13 @@
-"""Errors that are printed without a traceback, by `cli.py` and only there."""
+"""Errors that only `cli.py` prints, without a traceback."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: says what, where, and what to do."""
+    """A mistake that the user can correct. The message says what, where, and what to do."""
 
-    exit_code = 2  # wrong use
+    exit_code = 2  # exit code of wrong use
 
 
 class WorkFailed(UserError):
-    """The use was right, but the work failed: nothing could be ingested, a run diverged."""
+    """A failure of the work despite correct use: nothing was ingested, or a run diverged."""
 
     exit_code = 1

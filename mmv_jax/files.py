@@ -1,4 +1,4 @@
-"""The atomic write: a reader sees the whole file, the file before it, or none."""
+"""Atomic writes: a reader sees the complete file, the earlier one, or none."""
 
 import os
 import secrets
@@ -14,38 +14,38 @@ AnyPath: TypeAlias = Path | epath.Path
 
 @contextmanager
 def replacing(path: AnyPath) -> Iterator[AnyPath]:
-    """Gives a path beside `path` to write to, and renames it to `path` when the block ends well.
+    """Give a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
-    The file is on disk before it gets its name, so a crash of the machine leaves no empty file.
-    A block that raises leaves `path` as it was, and nothing beside it. A process that is killed
-    leaves a file that ends in `.part`.
+    The file is on disk before it is renamed, so a crash of the machine leaves no empty file. A
+    block that raises leaves `path` unchanged and no temporary file. A killed process leaves a file
+    that ends in `.part`.
 
     Args:
       path: of `pathlib`, or of `etils.epath` on any file system that can rename.
     """
-    # A name of its own, since two machines that share a folder may have equal process ids.
+    # A random name, since two machines that share a folder may have equal process ids.
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
-        if os.path.exists(part):  # buckets have no fsync: there an object is whole or absent
+        if os.path.exists(part):  # buckets have no fsync: an object there is complete or absent
             descriptor = os.open(part, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
         part.replace(path)
-    # Also on Ctrl-C, which is no Exception.
+    # Also on Ctrl-C, which is not an Exception.
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
 def write_whole(path: AnyPath, content: str | bytes | Callable[[BinaryIO], object]) -> None:
-    """Writes a file atomically (see `replacing`).
+    """Write a file atomically (see `replacing`).
 
     Args:
-      content: text (written as UTF-8, line ends as they are), bytes, or a function that writes to
-        the open binary file that it is given.
+      content: text (written as UTF-8, with unchanged line ends), bytes, or a function that writes
+        to the open binary file.
 
     Example:
       >>> import tempfile

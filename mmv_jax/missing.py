@@ -1,7 +1,7 @@
-"""Which cells of a table mean "not known": one list for manifests, labels and cohorts.
+"""Cells of a table that mean "not known": one list for manifests, labels and cohorts.
 
-A cell such as `NA` that is taken for a word becomes a class of its own, and a code such as 9 that
-is taken for a number becomes a measurement. Both happen without an error, so the list is kept here.
+If `NA` is taken as a word, it becomes a class. If a code such as 9 is taken as a number, it becomes
+a measurement. Neither raises an error, so the list is kept in one place.
 """
 
 import math
@@ -11,10 +11,10 @@ WORDS = frozenset(
     ("", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil")
     + ("missing", "unknown", "unk", "not available", "not applicable", "not known", "not recorded")
     + ("#value!", "#ref!", "#div/0!", "#null!", "#name?", "#num!", ".", "-", "--", "?", "??")
-    # R and Stata write these; German, French and Spanish tables the others
+    # Words of R and Stata, then of German, French and Spanish tables.
     + ("na_real_", "na_character_", ".a", "unbekannt", "k.a.", "k. a.", "inconnu", "desconocido")
 )
-# of questionnaires and registries, in a column of yes (1) and no (0)
+# codes of questionnaires and registries, in a column of yes (1) and no (0)
 CODES = frozenset((-1.0, -9.0, 9.0, -99.0, 99.0, -999.0, 999.0, 9999.0, -9999.0))
 
 
@@ -28,12 +28,12 @@ def is_missing(cell: object) -> bool:
         return True
     if isinstance(cell, float):
         return math.isnan(cell)
-    # Blanks are evened out first: " Not  known" is in the list too.
+    # Blanks are normalised first: " Not  known" is in the list too.
     return isinstance(cell, str) and " ".join(cell.split()).casefold() in WORDS
 
 
 def missing_codes(values: Iterable[float | int]) -> set[float]:
-    """The codes for "not known" among numbers that are otherwise all 0 or 1; empty elsewhere.
+    """Codes for "not known" among numbers that are otherwise all 0 or 1; else empty.
 
     In a column of grades from 0 to 9 a 9 is a grade, so only columns of two classes have codes.
 

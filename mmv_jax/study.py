@@ -1,4 +1,4 @@
-"""Study: voxels in physical space, and nothing that names a patient."""
+"""Study: voxels in physical space, without anything that names a patient."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,9 +19,10 @@ class Study:
         planar study is NaN.
       ndim: 2 (planar) or 3 (volumetric).
       unit: "HU", "raw" (numbers without a known unit) or "shape" (binary).
-      attributes: numbers that the file states beside geometry, such as `kvp`; names are fixed by
-        the reader's allow-list, text never crosses.
-      told: (code, reason) of what is odd and no ground for a refusal; quotes nothing of the file.
+      attributes: numbers that the file states beside geometry, such as `kvp`. The reader's
+        allow-list fixes their names; no text is kept.
+      told: (code, reason) of warnings that are no ground for refusal. They quote nothing of the
+        file.
     """
 
     voxels: np.ndarray

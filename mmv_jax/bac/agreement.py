@@ -1,5 +1,6 @@
-"""How far what was found agrees with the truth: pixels, areas, severity. Axes: N views or women, R
-resamples.
+"""Agreement of measurement and truth: pixels, areas, severity.
+
+Axes: N views or women, R resamples.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,11 @@ LIMITS = 1.96  # standard deviations on both sides of the mean difference
 
 @dataclass(frozen=True)
 class Compared:
-    """Areas of N views or women, true and found, in mm²; `women` names whose each is."""
+    """True and measured areas of N views or women, in mm².
+
+    Attributes:
+      women: [N], the woman of each.
+    """
 
     women: np.ndarray
     truth: Float[np.ndarray, " N"]
@@ -24,12 +29,12 @@ class Compared:
 
     @property
     def limits(self) -> tuple[float, float, float]:
-        """(mean difference, lower and upper limit of agreement) of found minus true.
+        """Mean difference (found minus true), and lower and upper limit of agreement, in mm².
 
         Source: Bland and Altman, Lancet 327:307 (1986).
         """
         difference = self.found - self.truth
-        # Of a single woman the sample deviation (ddof = 1) is not defined.
+        # For a single woman the sample deviation (ddof = 1) is undefined.
         spread = LIMITS * float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
         return (
             float(difference.mean()),
@@ -39,16 +44,16 @@ class Compared:
 
 
 def overlap(truth: Bool[np.ndarray, "Y X"], found: Bool[np.ndarray, "Y X"]) -> tuple[int, int, int]:
-    """Pixels of both, of the truth, and of what was found."""
+    """Numbers of pixels in both masks, in the truth, and in the found mask."""
     return int((truth & found).sum()), int(truth.sum()), int(found.sum())
 
 
 def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, Interval]:
-    """Dice of `overlap`s: `dice`, the mean over views with calcification, and `dice_pooled`, that
-    of all views' pixels together.
+    """Dice of `overlap`s: `dice`, the mean over calcified views, and `dice_pooled`, over all
+    pixels.
 
-    A view without calcification has no Dice: whether it is found free is the specificity's to say.
-    Without any calcified view there is no score.
+    A view without calcification has no Dice; the specificity covers such views. Without any
+    calcified view the result is empty.
     """
     both, truth, found = pixels.T.astype(np.float64)
     calcified = truth > 0
@@ -67,19 +72,17 @@ def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, 
 
 
 def area_scores(areas: Compared) -> dict[str, Interval]:
-    """R² about the identity (not about a fitted line: a constant factor would be an error too) and
-    mean absolute error, in mm².
+    """R² about the identity, and mean absolute error in mm².
 
-    Areas that are all the same, as that of a single woman, have no variance and no R².
+    R² is not about a fitted line, since a constant factor is an error too. Equal areas, such as
+    that of a single woman, have no variance and no R².
     """
     names = ("r2", "mae") if np.ptp(areas.truth) > 0 else ("mae",)
     return {f"area_{name}": interval(name, areas.truth, areas.found, areas.women) for name in names}
 
 
 def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, Interval]:
-    """Of women: the share with the right severity, and of those without (with) calcification the
-    share that is found free (not free) of it.
-    """
+    """Accuracy of the severity of women, and specificity and sensitivity of any calcification."""
     true, found = severity(areas.truth, thresholds), severity(areas.found, thresholds)
     right = (true == found).astype(np.float64)
     free, zero = (found == 0).astype(np.float64), true == 0
@@ -97,7 +100,7 @@ def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, I
 
 
 def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarray, "4 4"]:
-    """Women by true (line) and found (column) severity."""
+    """Number of women by true (row) and found (column) severity."""
     table = np.zeros((len(SEVERITIES),) * 2, np.int64)
     # Plain indexing would count a pair of severities once, however many women have it.
     np.add.at(table, (severity(areas.truth, thresholds), severity(areas.found, thresholds)), 1)
@@ -105,9 +108,9 @@ def severity_table(areas: Compared, thresholds: Sequence[float]) -> Int[np.ndarr
 
 
 def as_json(scores: dict[str, Interval]) -> dict[str, dict]:
-    """Scores in the form of `metrics.json`; a bound that is not given is null, with the reason."""
+    """Scores in the form of `metrics.json`; an undefined bound is null, with the reason."""
     return {
-        # JSON has no NaN: null stands for it.
+        # JSON has no NaN; null represents it.
         name: {
             "value": None if np.isnan(s.value) else s.value,
             "ci95": [None if np.isnan(bound) else bound for bound in (s.low, s.high)],

@@ -1,4 +1,4 @@
-"""Mammograms, their truth and a cohort in; one report of agreement and outcomes out."""
+"""Evaluation of measured mammograms: agreement with the truth, and outcomes of a cohort."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,18 +41,19 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.report.page import Section, write_page
 
 MASK = "bac"
-# columns of a cohort that published scores take, where it has them
+# Columns of a cohort that published scores need; read if the cohort has them.
 COMPARED = (*PREVENT_INPUTS, "black")
-PICTURES = 8  # of views, drawn evenly from all
+PICTURES = 8  # number of pictures of views, drawn evenly from all
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A view beside its truth.
+    """A view with its truth.
 
     Attributes:
-      seen: calcified pixels of both, of the truth, and that look so, whether they count or not.
-      drawn: the view, the truth and what looks calcified, where a picture of it is wanted.
+      seen: numbers of pixels in both masks, in the truth, and in the found mask, whether they are
+        reported or not.
+      drawn: view, truth and found mask, if a picture is wanted.
     """
 
     found: ViewResult
@@ -62,15 +63,15 @@ class Judged:
 
     @property
     def pixels(self) -> tuple[int, int, int]:
-        """`seen`, of what is reported."""
+        """`seen`, for the pixels that are reported."""
         return self.seen if self.found.pixels else (0, self.truth.pixels, 0)
 
 
 def evaluate_config(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
-    """Runs `evaluate_mammograms` as a config says.
+    """Run `evaluate_mammograms` with a config.
 
     Raises:
-      UserError: no checkpoint, or a rule of measuring that is no number.
+      UserError: no checkpoint, or a measuring rule that is not a number.
     """
     if checkpoint is None:
         raise UserError("--checkpoint is missing: give the workdir of `mmv fit-bac`.")
@@ -104,19 +105,22 @@ def evaluate_mammograms(
     measure: Mapping[str, float] | None = None,
     config: str = "",
 ) -> str:
-    """Measures the mammograms of a manifest; compares them with the truth where it has a
-    `bac_mask`, and relates them to outcomes of a cohort.
+    """Measure the mammograms of a manifest and write a report.
+
+    Areas are compared with the truth if the manifest has a `bac_mask`, and related to outcomes if
+    there is a cohort.
 
     Args:
-      splits: of the manifest; all where empty.
-      measure: rules of `Measure` in the place of the checkpoint's.
-      cohort: a cohort CSV whose `patient_id` are those of the manifest; "" for none.
+      splits: of the manifest; all if empty.
+      cohort: a cohort CSV with the `patient_id` of the manifest; "" for none.
+      adjust, horizons: see `outcomes.analysis.analyse`.
+      measure: rules of `Measure` that replace those of the checkpoint.
       config: as JSON, printed at the end of the report.
     Returns:
-      What was found, as text, and the path of the report.
+      The results as text, and the path of the report.
     Raises:
       UserError: a manifest, checkpoint or cohort with mistakes, or neither truth nor cohort.
-      WorkFailed: no mammogram could be read.
+      WorkFailed: no mammogram, or no `bac_mask`, could be read.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     finder = Finder.restore(checkpoint).with_measure(**(measure or {}))
@@ -128,8 +132,8 @@ def evaluate_mammograms(
             "config.mammograms has no bac_mask and config.cohort is empty: there is nothing to"
             " compare the areas with."
         )
-    if cohort:  # its mistakes are told before hours of measuring
-        # Areas are not known yet: zeros stand in, to check patients and columns.
+    if cohort:  # report its mistakes before hours of measuring
+        # Areas are not known yet: zeros are enough to check patients and columns.
         areas = {entry.patient_id or "": 0.0 for entry in entries}
         read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
         read_index_dates(cohort)
@@ -138,11 +142,11 @@ def evaluate_mammograms(
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
     if not judged and not cohort:
         raise WorkFailed(
-            "No bac_mask could be read, so that there is nothing to compare the areas with. "
+            "No bac_mask could be read, so there is nothing to compare the areas with. "
             + "; ".join(notes)
         )
     index_dates = read_index_dates(cohort) if cohort else None
-    # All views at once: a breast is judged by all of its own, a woman by her examinations.
+    # All views at once: a breast is judged by all its views, a woman by her examinations.
     views = confirmed(views, finder.measure, index_dates=index_dates)
     judged = _as_reported(judged, views)
     notes += _not_counted(views)
@@ -154,7 +158,7 @@ def evaluate_mammograms(
         parts = [*parts, *outcome_sections(analysis)]
     asked, data = json.loads(config or "{}"), of_file(manifest)
     record = provenance("mmv evaluate", config=asked, weights=finder.origin, data=data)
-    # The sort is stable: open parts keep their order and come before the folded ones.
+    # The sort is stable: open sections keep their order and come before the folded ones.
     parts = sorted([*parts, _about(record, bool(judged))], key=lambda part: part.fold)
     parts += _closing_sections(notes, finder.measure, config)
     write_page(
@@ -169,7 +173,7 @@ def evaluate_mammograms(
 
 
 def _about(record: Mapping[str, Any], compared: bool) -> Section:
-    """What was evaluated, and by whose truth."""
+    """Section with what was evaluated, and whose truth it was."""
     truth = "not stated: the manifest names masks, not who drew them" if compared else "no truth"
     return Section("What was evaluated", facts=[*facts(record), ("truth read by", truth)])
 
@@ -186,20 +190,21 @@ def _closing_sections(notes: Sequence[str], measure: Measure, config: str) -> li
 def _write(
     workdir: Path, metrics: Mapping, judged: Sequence[Judged], record: Mapping[str, Any]
 ) -> None:
-    """The metrics, and the areas of each view that has a truth."""
+    """Write the metrics, and the areas of each view that has a truth."""
     write_metrics(workdir, metrics, record)
     if judged:
         write_table(workdir / "predictions.parquet", _predictions(judged), record)
 
 
 def _predictions(judged: Sequence[Judged]) -> pd.DataFrame:
-    """A row a view: its number in the manifest, a number that its woman has here, side and view,
-    and mm² true and found.
+    """Table with a row per view: numbers of view and woman, side and view, mm² true and found.
+
+    The number of a woman is valid only in this table.
     """
     return pd.DataFrame(
         {
             "number": [j.found.number for j in judged],
-            # here a woman goes by the manifest's own name, which must not leave
+            # here a woman has the manifest's own name, which must not be written
             "woman": pd.factorize(np.array([j.found.woman for j in judged]))[0] + 1,
             "side": [j.found.side for j in judged],
             "view": [j.found.view for j in judged],
@@ -210,9 +215,9 @@ def _predictions(judged: Sequence[Judged]) -> pd.DataFrame:
 
 
 def _as_reported(judged: Sequence[Judged], views: Sequence[ViewResult]) -> list[Judged]:
-    """Each with the view as it is reported, and its remark on both sides."""
+    """Each view as it is reported, with its remark on both sides."""
     reported = {view.number: view for view in views}
-    # A view that does not count must not count on the side of the truth either.
+    # A view that does not count must not count in the truth either.
     pairs = [(j, reported[j.found.number]) for j in judged]
     return [
         replace(j, found=found, truth=replace(j.truth, remark=found.remark)) for j, found in pairs
@@ -227,10 +232,10 @@ def _relate(
     adjust: Sequence[str],
     horizons: Sequence[float],
 ) -> Analysis:
-    """The outcomes of a cohort by the areas (mm²) of its women that are known."""
+    """Outcomes of a cohort by the known areas (mm²) of its women."""
     areas = {
         woman.woman: woman.area_mm2
-        # An unknown area is no zero and has no place in a regression.
+        # An unknown area is not zero and has no place in a regression.
         for woman in of_women(views, measure)
         if not np.isnan(woman.area_mm2)
     }
@@ -241,14 +246,16 @@ def _relate(
 def _look(
     finder: Finder, entries: Sequence[Entry], notes: list[str]
 ) -> tuple[list[Judged], list[ViewResult], list[RuledView]]:
-    """Every view that can be read: beside its truth where that is known, as it was seen, and by
-    other rules where any truth is given.
+    """Every readable view: with its truth, as reported, and by other rules.
+
+    The first list has the views with a truth. The last one is for other rules and is empty without
+    any truth.
 
     Args:
-      notes: what could not be read or compared is added.
+      notes: gets what could not be read or compared.
     """
     judged, views, ruled = list[Judged](), list[ViewResult](), list[RuledView]()
-    # A picture of every n-th mammogram, so that about `PICTURES` are drawn evenly.
+    # A picture of every n-th mammogram, so that about `PICTURES` are spread evenly.
     every, compared = (
         max(1, len(entries) // PICTURES),
         any(MASK in entry.masks for entry in entries),
@@ -258,7 +265,7 @@ def _look(
     ):
         entry, view = found.mammogram.entry, found.result(found.mammogram.patient_id)
         views.append(view)
-        # A view without truth still answers for its breast under other rules.
+        # A view without truth still counts for its breast under other rules.
         mask, truth = np.zeros_like(found.mask), None
         if MASK in entry.masks:
             try:
@@ -279,17 +286,17 @@ def _look(
 def _judge(
     found: Found, result: ViewResult, truth: Bool[np.ndarray, "Y X"], *, draw: bool
 ) -> Judged:
-    """The view beside its truth."""
+    """A view with its truth."""
     area = area_mm2(truth, found.mammogram.spacing_mm)
-    # The same view with the true area, so that both pass the same rules of measuring.
+    # The same view with the true area, so that both pass the same measuring rules.
     true_result = replace(result, pixels=int(truth.sum()), area_mm2=area, sure_mm2=area)
     drawn = (found.mammogram.study.voxels[0], truth, found.mask) if draw else None
     return Judged(result, true_result, overlap(truth, found.mask), drawn)
 
 
 def _picture(judged: Judged) -> tuple[str, str] | None:
-    """Both outlines over a part of the view, and what is said below; None where nothing is
-    calcified, or no picture is wanted.
+    """Both outlines over a part of the view, with a caption; None without calcification or
+    picture.
     """
     if judged.drawn is None:
         return None
@@ -304,8 +311,12 @@ def _picture(judged: Judged) -> tuple[str, str] | None:
 def _agree(
     judged: Sequence[Judged], finder: Finder, ruled: Sequence[RuledView]
 ) -> tuple[dict, list[str], list[Section]]:
-    """(metrics, sentences, parts of the page)."""
-    # an unknown spacing is told among the remarks
+    """Metrics, sentences, and sections of the page.
+
+    Raises:
+      WorkFailed: no area can be compared.
+    """
+    # an unknown spacing appears in the remarks
     judged = [j for j in judged if not np.isnan(j.found.area_mm2)]
     if not judged:
         raise WorkFailed(
@@ -327,7 +338,8 @@ def _agree(
     if not known:
         why = sorted({j.found.remark for j in judged if j.found.remark})
         raise WorkFailed(
-            f"No woman's area can be compared: of none does every view count ({'; '.join(why)})."
+            f"No woman's area can be compared: each has a view that does not count"
+            f" ({'; '.join(why)})."
         )
     women = Compared(
         np.array([t.woman for t, _ in known]),

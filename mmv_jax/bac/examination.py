@@ -1,4 +1,4 @@
-"""Which examination of a woman counts, and which views of it show her whole breast."""
+"""Choice of a woman's examination, and of the views that show her whole breast."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,8 +12,8 @@ NOT_INDEX = "not the examination on the index date"
 UNORDERED = "one of several examinations that cannot be put in order: a date is missing"
 PART = "a view of a part of the breast or with displaced tissue (its modifier, or Partial View)"
 COMPUTED = "computed from tomosynthesis, which is no second measurement"
-# of DICOM PS3.16 CID 4015, as SNOMED CT; with any other modifier a view does not show what a
-# routine view does
+# DICOM PS3.16 CID 4015, as SNOMED CT. With any other modifier a view does not show what a routine
+# view does.
 HARMLESS = {"442581004", "R-40AB3"}  # nipple in profile
 COMPUTED_TYPES = {"GENERATED_2D", "TOMO_2D", "TOMOSYNTHESIS", "TOMO_PROJ", "CVIEW", "SYNTHETIC"}
 COMPUTED_WORDS = (
@@ -25,7 +25,7 @@ COMPUTED_WORDS = (
     "intelligent 2d",
     "v-preview",
 )
-# what `special` reads
+# tags that `special` reads
 KEYWORDS = (
     *("ViewCodeSequence", "ViewModifierCodeSequence", "PartialView"),
     *("ImageType", "SeriesDescription", "DistanceSourceToDetector", "DistanceSourceToPatient"),
@@ -33,7 +33,7 @@ KEYWORDS = (
 
 
 def special(tags: Dataset) -> str:
-    """Why a mammogram is no routine view of a whole breast; "" where it is one."""
+    """Reason why a mammogram is not a routine view of a whole breast; "" if it is one."""
     words = {str(word).upper() for word in tags.get("ImageType") or ()}
     described = str(tags.get("SeriesDescription", "") or "").lower()
     if words & COMPUTED_TYPES or any(word in described for word in COMPUTED_WORDS):
@@ -57,15 +57,15 @@ def of_one_examination(
     """The views, with a remark on those of an examination that does not count.
 
     Args:
-      views: with `woman`, `remark`, `date` (YYYYMMDD) and `examination`; the last two "" where
+      views: with `woman`, `remark`, `date` (YYYYMMDD) and `examination`; the last two are "" if
         unknown.
-      index_dates: None: the latest examination of a woman counts, as what she has now. Otherwise
-        that on her date, and where she has none the earliest: an area that was measured after an
-        outcome cannot have predicted it (immortal time).
+      index_dates: the date (YYYYMMDD) of each woman's index examination, which then counts; without
+        a date of hers, the earliest counts. An area measured after an outcome cannot have predicted
+        it (immortal time). None: the latest examination counts, as her present state.
     """
     of_woman: dict[str, set[tuple[str, str]]] = {}
     for view in views:
-        # Images of one day are one examination. Without a date only the UID tells them apart.
+        # Images of one day are one examination. Without a date only the UID distinguishes them.
         of_woman.setdefault(view.woman, set()).add(
             (view.date, "" if view.date else view.examination)
         )
@@ -79,7 +79,7 @@ def of_one_examination(
 def _remarks(
     woman: str, examinations: set[tuple[str, str]], index_dates: Mapping[str, str] | None
 ) -> dict[str, str]:
-    """By date, why the examination of a woman does not count."""
+    """Reason why an examination of a woman does not count, by date."""
     # YYYYMMDD sorts as text in the order of time; a missing date, "", comes first.
     dates = sorted({date for date, _ in examinations})
     wanted = (index_dates or {}).get(woman, "")

@@ -1,5 +1,6 @@
-"""Fits the segmentation model to mammograms with truth; this file alone of the room sees a training
-config, all it calls takes plain arguments.
+"""Fit of the segmentation model to mammograms with truth.
+
+In this room only this file sees a training config; the functions it calls take plain arguments.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,12 +33,12 @@ from mmv_jax.train.optimizer import make_optimizer
 from mmv_jax.train.step import keep_finite
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
-MAY_CHANGE = {"data.store", "init", "checkpoint", "measure"}  # between a fit and its resume
+# config keys that may change between a fit and its resume
+MAY_CHANGE = {"data.store", "init", "checkpoint", "measure"}
 
 
 def fit(config: ConfigDict, workdir: Path) -> None:
-    """Trains to `config.steps`; goes on from the newest whole checkpoint of `workdir`, where there
-    is one.
+    """Train to `config.steps`, resuming from the newest complete checkpoint of `workdir`, if any.
 
     Raises:
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
@@ -53,7 +54,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix)
     )
     state = init_state(model, shape, tx=tx, seed=config.seed, init=config.init)
-    # The old state gives its memory to the new one and must not be read after a step.
+    # The old state's memory is reused for the new one, so it must not be read after a step.
     step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
     seen = _seen(store, sampler, config)
     with Checkpoints(
@@ -61,38 +62,39 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     ) as checkpoints:
         first, items = checkpoints.restore_newest(_items(state))
         if first:
-            # Other studies would draw other tiles at the same step: a resume refuses them.
+            # Other studies would give other tiles at the same step, so a resume refuses them.
             before = checkpoints.config_of(first)["pretraining"]
             check_studies(before, seen, config.data.store)
             checkpoints.config["pretraining"] = unite_patients(seen, before)
         else:
-            # of a fit whose checkpoints were taken away
+            # left by a fit whose checkpoints were deleted
             for stale in workdir.glob("mistakes-*.npz"):
                 stale.unlink()
         state = _state(items)
         with Log(workdir, first, config.steps) as log:
             write = _writer(log)
             for start, end in spans(first, config.steps, config.data.mine_at):
-                # The last mining that is due: a resume reads its points from their file.
+                # The last mining that was due: a resume reads its points from their file.
                 if mined := [at for at in config.data.mine_at if at <= start]:
                     finder = Finder(model, state["params"], shape, measure)
                     sampler.look_at(
                         mistakes(finder, sampler, workdir / f"mistakes-{mined[-1]}.npz")
                     )
                 batches = zip(range(start, end), _ahead(sampler, start, config.rows))
-                # Numbers are written a step late: to read them at once would make the device wait.
+                # Metrics are written one step late: reading them at once would make the device
+                # wait.
                 with one_behind(write) as report:
                     for step, batch in batches:
                         state, metrics = step_fn(state, batch)
                         report(step, metrics)
-                        # Also at a span's end: the mining after it takes long.
+                        # Also at the end of a span: the mining after it takes long.
                         checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. {DONE}")
 
 
 def _seen(store: Store, sampler: Sampler, config: ConfigDict) -> dict[str, Any]:
-    """The studies of a fit, and the patients that it or the encoder it begins from has seen."""
+    """Studies of a fit, and the patients that it or its initial encoder has seen."""
     seen = {
         "key_fingerprint": store.key_fingerprint,
         "patients": _patients(store, config.data.splits),
@@ -100,14 +102,14 @@ def _seen(store: Store, sampler: Sampler, config: ConfigDict) -> dict[str, Any]:
     }
     if not config.init:
         return seen
-    # of a checkpoint that does not say whom it has seen
+    # for a checkpoint that does not record whom it has seen
     unknown = {"key_fingerprint": "unknown", "patients": []}
     return unite_patients(seen, restore_items(config.init, ())[1].get("pretraining") or unknown)
 
 
 def _writer(log: Log) -> Callable[[int, Mapping[str, Any]], None]:
-    """A function that writes a step's numbers, and raises `WorkFailed` where several in a row were
-    not finite.
+    """Function that writes a step's metrics; it raises `WorkFailed` if several in a row are not
+    finite.
     """
     patience = Patience("Lower config.optimizer.peak_lr.")
 
@@ -119,14 +121,13 @@ def _writer(log: Log) -> Callable[[int, Mapping[str, Any]], None]:
 
 
 def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int]]:
-    """The steps from `first` to `steps`, cut where hard negatives are looked for; `mine_at`
-    ascends.
+    """Steps from `first` to `steps`, cut where hard negatives are mined; `mine_at` is ascending.
 
     Example:
       >>> spans(5, 30, (10, 20))
       [(5, 10), (10, 20), (20, 30)]
     """
-    # A resume past `steps` gives an empty span instead of one that runs backwards.
+    # A resume past `steps` gives an empty span, not one that runs backwards.
     cuts = [first, *(at for at in mine_at if first < at < steps), max(first, steps)]
     return list(pairwise(cuts))
 
@@ -134,14 +135,14 @@ def spans(first: int, steps: int, mine_at: Sequence[int]) -> list[tuple[int, int
 def init_state(
     model: TileSegmenter, shape: TileShape, tx: optax.GradientTransformation, seed: int, init: str
 ) -> dict[str, Any]:
-    """Parameters, the optimizer's moments and the step.
+    """Parameters, optimizer state and step.
 
     Args:
-      init: a checkpoint whose encoder is gone on from, and whose head too where it is of another
-        fit; "" for fresh weights.
+      init: a checkpoint whose encoder is used, and its head if it is of another fit; "" for fresh
+        weights.
     """
     row = shape.empty(1)
-    # Fresh weights depend on the key and on shapes alone: an empty row is enough.
+    # Fresh weights depend only on the key and on shapes: an empty row is enough.
     params = jax.jit(lambda key, inputs: model.init(key, *inputs)["params"])(
         jax.random.key(seed), [row[name] for name in INPUTS]
     )
@@ -150,15 +151,15 @@ def init_state(
     return {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
 
 
-# fields of a backbone that its weights do not depend on
+# Fields of a backbone that do not affect the shape of its weights.
 FREE = {"parent", "name", "attention", "remat", "dtype", "drop_path"}
 
 
 def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
-    """The encoder of a checkpoint, and the head of one that was fitted to mammograms.
+    """Encoder of a checkpoint, and the head if it was fitted to mammograms.
 
     Raises:
-      UserError: they are of another model.
+      UserError: they belong to another model.
     """
     config = restore_items(init, ())[1]
     trained, wanted = make_encoder(**config["encoder"]), model.encoder
@@ -177,7 +178,7 @@ def _weights_of(init: str, model: TileSegmenter, params: Any) -> dict[str, Any]:
             f"config.init: that checkpoint's encoder has {', '.join(told)}. Set config.encoder to"
             " that of its run, or pretrain one with this group."
         )
-    # Only a fit on mammograms has rules of measuring, and with them a head.
+    # Only a fit on mammograms has measuring rules, and with them a head.
     weights = restore_items(init, ("encoder", "head") if "measure" in config else ("encoder",))[0]
     if "head" in weights and jax.tree.map(jnp.shape, weights["head"]) != jax.tree.map(
         jnp.shape, params["head"]
@@ -196,8 +197,9 @@ def fit_step(
     model: TileSegmenter,
     tx: optax.GradientTransformation,
 ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-    """(state, batch) -> (state, metrics). A step whose gradient is not finite changes nothing but
-    the counter.
+    """One training step: (state, batch) -> (state, metrics).
+
+    If the gradient is not finite, only the step counter changes.
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -208,7 +210,7 @@ def fit_step(
         hard = (2 * (found * batch["truth"]).sum() + 1) / (
             (found + batch["truth"] * batch["counted"]).sum() + 1
         )
-        # Few pixels are calcified: their mean cross-entropy is small beside one minus Dice.
+        # Few pixels are calcified, so their mean cross-entropy is small beside one minus Dice.
         return 10 * entropy + dice_loss, {"entropy": entropy, "dice_loss": dice_loss, "dice": hard}
 
     (loss, seen), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
@@ -229,18 +231,18 @@ def fit_step(
 
 
 def _ahead(sampler: Sampler, first: int, rows: int) -> Iterator[dict[str, Any]]:
-    """The batches from step `first` on, each read while the one before it is computed with."""
+    """Batches from step `first` on, each read while the device computes with the one before."""
     with ThreadPoolExecutor(1) as pool:
         step, waiting = first, pool.submit(sampler.batch, first, rows)
         while True:
             ready, step = waiting.result(), step + 1
-            # Reading early changes nothing, as a batch depends on its step alone.
+            # Reading early changes nothing, as a batch depends only on its step.
             waiting = pool.submit(sampler.batch, step, rows)
             yield ready
 
 
 def _items(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The items of a checkpoint: what `mmv bac` needs stands apart from what only a resume does."""
+    """Items of a checkpoint; those that `mmv bac` needs are separate from those for a resume."""
     return {
         "encoder": state["params"]["encoder"],
         "head": state["params"]["head"],
@@ -249,6 +251,7 @@ def _items(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _state(items: Mapping[str, Any]) -> dict[str, Any]:
+    """State of a fit from the items of a checkpoint."""
     return {"params": {"encoder": items["encoder"], "head": items["head"]}, **items["state"]}
 
 

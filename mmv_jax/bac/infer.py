@@ -1,5 +1,6 @@
-"""From a mammogram to its calcified pixels: tiled inference with overlap. Axes: Y X pixels of the
-file, y x of the working grid.
+"""Inference on a mammogram: probabilities of calcified artery from overlapping tiles.
+
+Axes: Y X pixels of the file, y x of the working grid.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +23,12 @@ from mmv_jax.checkpoint import restore
 from mmv_jax.config import set_by_word
 from mmv_jax.errors import UserError
 
-ROWS = 2  # of a batch: few, so that a small view wastes little
+ROWS = 2  # rows of a batch: few, so that a small view wastes little
 
 
 @dataclass(frozen=True)
 class Finder:
-    """A fitted model with all that is needed to apply it."""
+    """Fitted model with all that is needed to apply it."""
 
     model: TileSegmenter
     params: Any
@@ -37,20 +38,19 @@ class Finder:
 
     @classmethod
     def restore(cls, checkpoint: str | Path, overrides: Sequence[str] = ()) -> "Finder":
-        """The model of a checkpoint of `fit`.
+        """Restore the model of a checkpoint of `fit`.
 
         Args:
           overrides: words such as `--config.measure.of_views=max`.
         Raises:
-          UserError: no checkpoint, one without a head, or an override of what is not in the group
-            `measure`.
+          UserError: no checkpoint, one without a head, or an override outside the group `measure`.
         """
         restored = restore(checkpoint, ("encoder", "head"))
         params, config = restored.trees, restored.config
         if "measure" not in config:
             raise UserError(
-                f"--checkpoint {checkpoint}: it is no model of `mmv fit-bac`, and cannot tell"
-                " calcium. Fit one: mmv fit-bac --help"
+                f"--checkpoint {checkpoint}: it is not a model of `mmv fit-bac`, so it cannot"
+                " detect calcium. Fit one: mmv fit-bac --help"
             )
         # Older checkpoints lack this rule, and JSON made a list of the tuple.
         rules = {
@@ -66,6 +66,7 @@ class Finder:
         return cls(model, params, shape, measure, origin=restored.origin())
 
     def with_measure(self, **changes: Any) -> "Finder":
+        """The same model with changed measuring rules."""
         return replace(self, measure=replace(self.measure, **changes))
 
     def probabilities(
@@ -75,18 +76,18 @@ class Finder:
         *,
         mirrored: bool = False,
     ) -> tuple[Float[np.ndarray, "y x"], ViewFrame]:
-        """The probability of calcified artery at each pixel of the working grid, 0 outside of the
-        breast; and the frame of the view.
+        """Probability of calcified artery on the working grid, 0 outside the breast; and the view's
+        frame.
 
         Args:
-          spacing_mm: (y, x) in the plane of the breast; NaN where unknown.
-          mirrored: the mean with what the model says of each tile's mirror image, for twice the
-            time (docs/results.md).
+          spacing_mm: (y, x) in the plane of the breast; NaN if unknown.
+          mirrored: average with the result of each tile's mirror image, for twice the time
+            (docs/results.md).
         """
         frame = ViewFrame.of(voxels, spacing_mm)
         values = averaged(voxels, frame.factor)
         blend = Blend(frame.shape, self.shape)
-        # An unknown spacing is guessed, since positions need mm; reported areas do not use it.
+        # An unknown spacing is guessed, since positions need mm. Reported areas do not use it.
         known = nominal(spacing_mm, voxels.shape)
         tiles = tiles_of(
             values, frame, (known[0] * frame.factor, known[1] * frame.factor), self.shape
@@ -117,12 +118,13 @@ class Finder:
         shape: tuple[int, ...],
         spacing_mm: tuple[float, float],
     ) -> tuple[Bool[np.ndarray, "Y X"], float]:
-        """(the pixels of the file that look calcified, how many mm² of them lie in groups that are
-        no small ones).
+        """Mask of the file's pixels that look calcified, and the mm² of them in large groups.
+
+        Large groups have at least `least_group_mm2`.
 
         Args:
-          found, frame: as of `probabilities`.
-          shape, spacing_mm: of the file. A spacing that is unknown is taken for a common one here.
+          found, frame: from `probabilities`.
+          shape, spacing_mm: of the file. An unknown spacing is replaced by a common one here.
         """
         pixel = nominal(spacing_mm, shape)
         coarse = (pixel[0] * frame.factor, pixel[1] * frame.factor)

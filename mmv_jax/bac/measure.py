@@ -1,8 +1,8 @@
-"""From calcified pixels to areas in mm² and severity: of views, then of breasts, then of women.
+"""Measurement: from calcified pixels to areas in mm² and severity, of views, breasts and women.
 
-A view's area is that of its pixels; those of a breast's views, and of a woman's breasts, are put
-together by the rules of a `Measure`, after views that do not count or show too little are set
-aside (`counted`, `confirmed`). An unknown pixel spacing makes an unknown area (NaN), never a zero.
+A `Measure` has the rules that combine the views of a breast and the breasts of a woman. Views that
+do not count or show too little are first set aside (`counted`, `confirmed`). An unknown pixel
+spacing gives an unknown area (NaN), never zero.
 
 Axes: Y X pixels of a file, y x of any grid.
 """
@@ -19,8 +19,8 @@ from mmv_jax.bac.sources import NO_SPACING
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cohort import SEVERITIES, severity
 
-NEAR_MM = 2.0  # pixels whose neighbourhoods, so far along each axis, meet belong together
-# the views of a breast show the same calcification: their sum would count it twice
+NEAR_MM = 2.0  # pixels form a group if neighbourhoods of this size, along each axis, meet
+# The views of a breast show the same calcification: their sum would count it twice.
 OF_VIEWS = ("mean", "max")
 OF_BREASTS = ("sum", "mean", "max")
 RULES: dict[str, Callable[[Sequence[float]], float]] = {
@@ -32,8 +32,11 @@ RULES: dict[str, Callable[[Sequence[float]], float]] = {
 
 @dataclass(frozen=True)
 class ViewArea:
-    """One mammogram's result: `side` is "L" or "R", `view` "CC" or "MLO", the area NaN where the
-    pixel spacing is unknown.
+    """Area of one mammogram; NaN if the pixel spacing is unknown.
+
+    Attributes:
+      side: "L" or "R".
+      view: "CC" or "MLO".
     """
 
     side: str
@@ -43,16 +46,17 @@ class ViewArea:
 
 @dataclass(frozen=True)
 class ViewResult:
-    """One mammogram.
+    """Result of one mammogram.
 
     Attributes:
-      number: of the file or manifest line, in the order given.
-      woman: the keyed hash of the patient.
-      remark: why it does not count; "" where it does.
-      spacing_mm: (y, x) of the file's pixels in the plane of the breast, NaN where unknown.
-      pixels: calcified pixels of the file's grid. area_mm2: NaN where the spacing is unknown.
-      sure_mm2: the area of them that lies in groups that are no small ones (`Finder.seen`).
-      date, examination: of the examination, where the file says them. Never written.
+      number: of the file or manifest line, in the given order.
+      woman: keyed hash of the patient.
+      remark: why it does not count; "" if it does.
+      spacing_mm: (y, x) of the file's pixels in the plane of the breast, NaN if unknown.
+      pixels: number of calcified pixels on the file's grid.
+      area_mm2: NaN if the spacing is unknown.
+      sure_mm2: area in groups of at least `least_group_mm2` (`Finder.seen`).
+      date, examination: of the examination, if the file states them. Never written.
     """
 
     number: int
@@ -70,7 +74,7 @@ class ViewResult:
 
 @dataclass(frozen=True)
 class BreastResult:
-    """One breast: the views that count, and their area by the rule `of_views`."""
+    """Result of one breast: the number of views that count, and the area by the rule `of_views`."""
 
     woman: str
     side: str
@@ -80,8 +84,9 @@ class BreastResult:
 
 @dataclass(frozen=True)
 class WomanResult:
-    """One woman: the views that count and their area; without any, or with an unknown spacing, the
-    area is NaN and the severity "".
+    """Result of one woman: the number of views that count, area and severity.
+
+    Without views, or with an unknown spacing, the area is NaN and the severity "".
     """
 
     woman: str
@@ -92,17 +97,17 @@ class WomanResult:
 
 @dataclass(frozen=True)
 class Measure:
-    """How areas are made of probabilities.
+    """Rules that turn probabilities into areas.
 
     Attributes:
       threshold: a pixel is calcified from this probability on.
-      least_group_mm2: less calcified area than this that lies by itself (`groups`) shows no artery:
-        it may be a hair on a film, a speck of noise.
-      least_mm2: a breast is reported to have none where any of its views shows less than this in
-        larger groups. In any other all pixels count.
-      of_views: the rule by which the views of a breast are put together: "mean" or "max".
-      of_breasts: the rule by which the breasts of a woman are: "sum", "mean" or "max".
-      severity_mm2: a woman's area up to which calcification is zero, mild, moderate; above it is
+      least_group_mm2: a smaller isolated calcified area (`groups`) is not evidence of an artery: it
+        may be a hair on a film or a speck of noise.
+      least_mm2: a breast is reported without calcification if any of its views shows less than this
+        in larger groups. In other breasts all pixels count.
+      of_views: how the views of a breast are combined: "mean" or "max".
+      of_breasts: how the breasts of a woman are combined: "sum", "mean" or "max".
+      severity_mm2: upper limits of a woman's area for zero, mild and moderate; above them it is
         severe.
     """
 
@@ -111,7 +116,7 @@ class Measure:
     of_views: str
     of_breasts: str
     severity_mm2: tuple[float, float, float]
-    least_group_mm2: float = 0.0  # of checkpoints that were written before there was this rule
+    least_group_mm2: float = 0.0  # for checkpoints older than this rule
 
     def __post_init__(self):
         if not 0 < self.threshold < 1 or not self.least_mm2 >= 0 or not self.least_group_mm2 >= 0:
@@ -122,24 +127,28 @@ class Measure:
             raise UserError(f"config.measure: {said}, but must be between 0 and 1, and 0 or more.")
         check_rule(self.of_views, OF_VIEWS, "config.measure.of_views")
         check_rule(self.of_breasts, OF_BREASTS, "config.measure.of_breasts")
-        severity(np.zeros(0), self.severity_mm2)  # refuses what are no three thresholds
+        severity(np.zeros(0), self.severity_mm2)  # refuses anything but three rising thresholds
 
     def confirms(self, sure_mm2: float) -> bool:
-        """Whether a breast is calcified each of whose views shows this much or more in groups that
-        are no small ones.
+        """Whether a breast counts as calcified if each of its views has `sure_mm2` in large
+        groups.
         """
-        # With `least_mm2` 0 a view that shows nothing would confirm its breast.
+        # With `least_mm2` 0 a view without calcification would confirm its breast.
         return sure_mm2 > 0 and sure_mm2 >= self.least_mm2
 
 
 def tissue_spacing_mm(
     imager_spacing_mm: tuple[float, float], magnification: float = 1.0
 ) -> tuple[float, float]:
-    """The pixel's (y, x) size in the plane of the breast.
+    """Size (y, x) of a pixel in the plane of the breast, in mm.
 
-    ImagerPixelSpacing is measured at the detector. Tissue is nearer to the source and is cast
-    larger by `magnification` (EstimatedRadiographicMagnificationFactor, or the distance of source
-    to detector over that of source to patient), so lengths are divided by it.
+    ImagerPixelSpacing is measured at the detector. Tissue is nearer to the source and appears
+    larger by `magnification`, so lengths are divided by it. The magnification is
+    EstimatedRadiographicMagnificationFactor, or the ratio of the distances source to detector and
+    source to patient.
+
+    Raises:
+      UserError: an impossible magnification.
 
     Example:
       >>> tissue_spacing_mm((0.1, 0.1), 1.25)
@@ -154,7 +163,7 @@ def tissue_spacing_mm(
 
 
 def area_mm2(mask: Shaped[np.ndarray, "*zyx"], spacing_mm: tuple[float, float]) -> float:
-    """The area of the pixels of `mask` that are not 0; NaN where the spacing is unknown.
+    """Area in mm² of the non-zero pixels of `mask`; NaN if the spacing is unknown.
 
     Args:
       spacing_mm: (y, x) in the plane of the breast.
@@ -165,10 +174,8 @@ def area_mm2(mask: Shaped[np.ndarray, "*zyx"], spacing_mm: tuple[float, float]) 
 def groups(
     mask: Bool[np.ndarray, "y x"], pixel_mm: tuple[float, float]
 ) -> tuple[Int[np.ndarray, "y x"], int]:
-    """The group of each pixel of the mask, from 1 on, 0 elsewhere; and how many groups there
-    are.
-    """
-    # Grown by `NEAR_MM` to each side: specks of one artery are seldom joined pixel to pixel.
+    """Group number of each pixel of the mask, from 1, 0 elsewhere; and the number of groups."""
+    # Grown by `NEAR_MM` to each side: specks of one artery seldom touch.
     near = ndimage.maximum_filter(
         mask, [2 * max(1, round(NEAR_MM / mm)) + 1 for mm in pixel_mm], mode="constant"
     )
@@ -180,19 +187,17 @@ def groups(
 def without_small(
     mask: Bool[np.ndarray, "y x"], pixel_mm: tuple[float, float], least_mm2: float
 ) -> Bool[np.ndarray, "y x"]:
-    """The mask without the groups that are smaller than `least_mm2`."""
+    """The mask without the groups smaller than `least_mm2`."""
     labels, count = groups(mask, pixel_mm)
     kept = (
         np.bincount(labels.ravel(), minlength=count + 1) * (pixel_mm[0] * pixel_mm[1]) >= least_mm2
     )
-    # Label 0 is the background: what `kept` says of it, the mask takes away.
+    # Label 0 is the background; the mask removes whatever `kept` says about it.
     return mask & kept[labels]
 
 
 def view_areas(views: Sequence[ViewArea]) -> list[float]:
-    """mm² of each view of one breast, in the order of their names; repeats of one view are
-    averaged.
-    """
+    """Area in mm² of each view of one breast, sorted by name; repeats of one view are averaged."""
     return [
         float(np.mean([view.area_mm2 for view in views if view.view == name]))
         for name in sorted({view.view for view in views})
@@ -200,8 +205,9 @@ def view_areas(views: Sequence[ViewArea]) -> list[float]:
 
 
 def counted(views: Sequence[ViewResult]) -> list[ViewResult]:
-    """The views that count, with those that would if their spacing were known: an unknown area is
-    no zero and makes its woman's unknown.
+    """Views that count, including those that lack only a spacing.
+
+    An unknown area is not zero and makes its woman's area unknown.
     """
     return [view for view in views if view.remark in ("", NO_SPACING)]
 
@@ -212,34 +218,34 @@ def confirmed(
     *,
     index_dates: Mapping[str, str] | None = None,
 ) -> list[ViewResult]:
-    """The views as they are reported: those of a breast in which too little is sure have no
-    calcification.
+    """Views as they are reported: a breast with too little sure area gets no calcification.
 
-    An artery's calcium is in every view of its breast, a hair or a speck of dust in one: the view
-    that shows least decides, where a view that was taken again shows the mean of its images. One
-    that does not count, or whose spacing is not known, answers for itself. Of a woman's
-    examinations the latest counts: a mean with earlier ones would hide what is new.
+    An artery's calcium is in every view of its breast, a hair or a speck of dust in only one. So
+    the view that shows least decides. A repeated view shows the mean of its images. A view that
+    does not count, or lacks a spacing, is judged by itself.
+
+    A woman's latest examination counts: a mean with earlier ones would hide what is new. With
+    `index_dates` the index examination counts (see `of_one_examination`).
     """
     reported = of_one_examination(views, index_dates)
     breasts: dict[object, list[int]] = {}
     for n, view in enumerate(reported):
-        # Its own number is a key that no other view has: it answers for itself.
+        # Its own number is a unique key: such a view is judged by itself.
         breasts.setdefault(n if view.remark else (view.woman, view.side), []).append(n)
     for lines in breasts.values():
         if not measure.confirms(
             min(view_areas([ViewArea("", views[n].view, views[n].sure_mm2) for n in lines]))
         ):
             for n in lines:
-                # 0 times NaN stays NaN: an unknown area is not made known.
+                # 0 times NaN stays NaN: an unknown area remains unknown.
                 reported[n] = replace(reported[n], pixels=0, area_mm2=0 * views[n].area_mm2)
     return reported
 
 
 def breast_areas(views: Sequence[ViewArea], *, of_views: str = "mean") -> dict[str, float]:
-    """mm² by side: repeats of one view are averaged, then the views are put together by the rule
-    `of_views`.
+    """Area in mm² by side: repeats of one view are averaged, then the rule `of_views` is applied.
 
-    An area that is NaN makes its breast NaN: an unknown spacing is no zero.
+    A NaN area makes its breast NaN: an unknown spacing is not zero.
     """
     check_rule(of_views, OF_VIEWS, "of_views")
     areas = {}
@@ -251,7 +257,7 @@ def breast_areas(views: Sequence[ViewArea], *, of_views: str = "mean") -> dict[s
 
 
 def of_breasts(views: Sequence[ViewResult], measure: Measure) -> list[BreastResult]:
-    """The breasts of every woman, in the order of their first view."""
+    """Results of the breasts of every woman, in the order of their first view."""
     results = []
     for woman, theirs in _by_woman(views).items():
         areas = breast_areas([_plain(view) for view in theirs], of_views=measure.of_views)
@@ -265,8 +271,12 @@ def of_breasts(views: Sequence[ViewResult], measure: Measure) -> list[BreastResu
 def woman_area(
     views: Sequence[ViewArea], *, of_views: str = "mean", of_breasts: str = "sum"
 ) -> float:
-    """mm² of a woman; after the removal of a breast, or with one side imaged, it is that of the
-    other.
+    """Area of a woman in mm².
+
+    If only one side was imaged, or one breast was removed, it is the area of the other.
+
+    Raises:
+      ValueError: no view.
 
     Example:
       >>> left = [ViewArea("L", "CC", 4.0), ViewArea("L", "MLO", 6.0)]
@@ -281,7 +291,7 @@ def woman_area(
 
 
 def of_women(views: Sequence[ViewResult], measure: Measure) -> list[WomanResult]:
-    """Every woman of whom there is a view, in the order of their first one."""
+    """Results of every woman with a view, in the order of their first view."""
     results = []
     for woman, theirs in _by_woman(views).items():
         area = float("nan")
@@ -296,7 +306,7 @@ def of_women(views: Sequence[ViewResult], measure: Measure) -> list[WomanResult]
 
 
 def severity_of(area_mm2: float, measure: Measure) -> str:
-    """ "zero", "mild", "moderate" or "severe"; "" where the area is unknown."""
+    """Severity "zero", "mild", "moderate" or "severe"; "" if the area is unknown."""
     return (
         ""
         if np.isnan(area_mm2)
@@ -305,7 +315,7 @@ def severity_of(area_mm2: float, measure: Measure) -> str:
 
 
 def _by_woman(views: Sequence[ViewResult]) -> dict[str, list[ViewResult]]:
-    # From all views: a woman none of whose views count must still be reported, as unknown.
+    # From all views: a woman without views that count must still be reported, as unknown.
     women: dict[str, list[ViewResult]] = {view.woman: [] for view in views}
     for view in counted(views):
         women[view.woman].append(view)
@@ -317,8 +327,12 @@ def _plain(view: ViewResult) -> ViewArea:
 
 
 def check_rule(rule: str, known: Sequence[str], name: str) -> None:
-    """Refuses a rule of aggregation that is none."""
+    """Refuse an unknown rule of aggregation.
+
+    Raises:
+      UserError: the rule is not in `known`.
+    """
     if rule not in known:
         raise UserError(
-            f"{name} is {rule!r}, which is no rule of aggregation. There are: {', '.join(known)}."
+            f"{name} is {rule!r}, which is no rule of aggregation. Use one of: {', '.join(known)}."
         )

@@ -1,8 +1,9 @@
-"""Hard negatives: where a model that is half learned takes something else for calcified artery, so
-that the rest of the fit looks there.
+"""Hard negatives: places that a half-trained model wrongly takes for calcified artery.
+
+The rest of the fit draws more tiles there.
 
 Source: bootstrapping as of Sung and Poggio (IEEE PAMI 20:39, 1998); Shrivastava et al. (arXiv
-  1604.03540), section 3.
+1604.03540), section 3.
 """
 
 from pathlib import Path
@@ -17,18 +18,18 @@ from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 from mmv_jax.report.progress import progress
 
-TAKEN = 0.5  # probability from which a pixel is taken for calcified artery
+TAKEN = 0.5  # lowest probability of a pixel that is taken for calcified artery
 
 
 def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarray, "n 2"]]:
-    """Points [row, column] on the working grid of each view of the sampler that the model takes for
-    calcified artery, off all that are.
+    """Points [row, column] of each view that the model wrongly takes for calcified artery.
+
+    They lie on the working grid, apart from all calcified arteries.
 
     Args:
-      path: where they are kept; read where they are there already, so that a fit that was stopped
-        goes on with the same.
+      path: file of the points. It is read if it exists, so that a resumed fit uses the same points.
     Raises:
-      UserError: what is kept is of another number of views.
+      UserError: the file has another number of views.
     """
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
@@ -43,6 +44,6 @@ def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarra
         found.append(sampler.off_arteries(n, probability >= TAKEN))
         report(n + 1, len(sampler))
     arrays: dict[str, Any] = {f"view_{n}": points for n, points in enumerate(found)}
-    # All or nothing: a resume would take half of a file for the whole.
+    # Written atomically: a resume would take half of a file for the whole.
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
     return found

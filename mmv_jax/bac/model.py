@@ -1,5 +1,4 @@
-"""The segmentation model: the project's encoder over tiles of a mammogram, and a head that refines
-its tokens to single pixels.
+"""Segmentation model: the encoder over tiles of a mammogram, and a head that refines its tokens.
 
 Axes: B rows, L tokens, S tiles of a row, K patches of a tile, T pixels along a tile, N = B S tiles,
 Y X blocks of a tile, C channels, P voxels of a patch, D width.
@@ -21,13 +20,14 @@ from mmv_jax.models.sizes import make_encoder
 from mmv_jax.ops.pool import gather_tokens
 
 BLOCK = 2  # pixels along a block of the pixel head
-# the arrays of `tiles.pack`, in the order of the model's arguments
+# Arrays of `tiles.pack`, in the order of the model's arguments.
 INPUTS = ("patches", "coords_mm", "kinds", "segment_ids", "images", "places")
 
 
 class PixelConv(nn.Module):
-    """A 3 by 3 convolution as one matrix product of shifted images: on a CPU its backward pass is
-    several times as fast as XLA's convolution.
+    """3 by 3 convolution as one matrix product of shifted images.
+
+    On a CPU its backward pass is several times as fast as XLA's convolution.
     """
 
     channels: int
@@ -42,13 +42,13 @@ class PixelConv(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Logits of single pixels from tokens and from the pixels themselves: a U-Net whose coarsest
-    level is the grid of tokens.
+    """Logits of single pixels from tokens and pixels: a U-Net whose coarsest level is the token
+    grid.
 
-    What a token knows of the neighbourhood (is this a vessel?) meets what the pixels show (where
-    does the calcium end?): a calcification is thinner than a patch. The first level works on blocks
-    of `BLOCK` by `BLOCK` pixels, whose pixels are channels, so that nothing of the resolution is
-    lost; each further one halves the grid and doubles the channels.
+    Tokens know the neighbourhood (is this a vessel?), pixels show detail (where does the calcium
+    end?): a calcification is thinner than a patch. The first level works on blocks of `BLOCK` by
+    `BLOCK` pixels as channels, so no resolution is lost. Each further level halves the grid and
+    doubles the channels.
 
     Source: convolutions down to a transformer's tokens and up again as in TransUNet (arXiv
     2102.04306), pixels as channels and back as in Shi et al. (arXiv 1609.05158); the layout is our
@@ -77,8 +77,8 @@ class PixelHead(nn.Module):
             # Four times the channels of the level above: `to_pixels` makes 2 by 2 cells of them.
             x = to_pixels(nn.Dense(4 * skips[-1].shape[-1], name=f"up_{level}")(x)) + skips.pop()
             x = x + nn.gelu(PixelConv(x.shape[-1], name=f"up_conv_{level}")(x))
-        # Calcium is rare: begin with a probability of 2 %, so that the first steps do not only
-        # learn that.
+        # Calcium is rare: start with a probability of 2 %, so that the first steps need not learn
+        # this.
         return to_pixels(
             nn.Dense(BLOCK**2, bias_init=nn.initializers.constant(-4.0), name="logit")(x)
         )[..., 0]
@@ -90,13 +90,14 @@ def to_channels(x: Float[Array, "N Y X C"]) -> Float[Array, "N y x _"]:
 
 
 def to_pixels(x: Float[Array, "N y x _"]) -> Float[Array, "N Y X C"]:
-    """The inverse of `to_channels`."""
+    """Inverse of `to_channels`."""
     return rearrange(x, "n h w (i j c) -> n (h i) (w j) c", i=BLOCK, j=BLOCK)
 
 
 class TileSegmenter(nn.Module):
-    """Logits of calcified artery for the pixels of every tile of packed rows. `params` holds
-    "encoder" and "head".
+    """Logits of calcified artery for the pixels of every tile of packed rows.
+
+    `params` has "encoder" and "head".
     """
 
     encoder: Backbone
@@ -114,8 +115,9 @@ class TileSegmenter(nn.Module):
         images: Float[Array, "B S T T"],
         places: Int[Array, "B S K"],
     ) -> Float[Array, "B S T T"]:
-        """See `tiles.pack` for the arguments. A dropped patch gives zeros to the head; what it says
-        there is not read.
+        """Logits of the pixels of each tile; see `tiles.pack` for the arguments.
+
+        A dropped patch gives zeros to the head; its logits are ignored.
         """
         tokens = self.encoder(patches, coords_mm, kinds, segment_ids)["tokens"]
         rows, tiles, cells = places.shape
@@ -129,11 +131,12 @@ def segmentation_loss(
     truth: Float[Array, "B S T T"],
     counted: Float[Array, "B S T T"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(cross-entropy, one minus soft Dice) over the pixels where `counted` is 1; Dice over the
-    batch as a whole, since most tiles have no calcium.
+    """Cross-entropy, and one minus soft Dice, over the pixels where `counted` is 1.
+
+    Dice is over the whole batch, since most tiles have no calcium.
 
     Source: the sum of both is the loss of nnU-Net (Isensee et al., Nature Methods 18:203, 2021);
-      soft Dice, Milletari et al. (arXiv 1606.04797).
+    soft Dice, Milletari et al. (arXiv 1606.04797).
     """
     # -t log s(x) - (1 - t) log(1 - s(x)) = log(1 + exp x) - t x, without overflow.
     entropy = jnp.logaddexp(0.0, logits) - truth * logits
@@ -146,16 +149,17 @@ def segmentation_loss(
 
 
 def make_model(config: Mapping[str, Any]) -> tuple[TileSegmenter, TileShape]:
-    """The model and the shape of its rows, from the groups `encoder`, `head` and `tiles` of a
-    config, as Python or JSON holds them.
+    """Model, and shape of its rows, from the groups `encoder`, `head` and `tiles` of a config.
 
+    Args:
+      config: as Python or JSON.
     Raises:
-      UserError: patches that the levels of the pixel head do not lead to.
+      UserError: a patch size that the pixel head cannot reach.
     """
     # JSON has no tuples
     encoder = make_encoder(**{**config["encoder"], "patch": tuple(config["encoder"]["patch"])})
     _, height, width = encoder.patch
-    # h & (h - 1) is 0 for powers of two alone.
+    # h & (h - 1) is 0 only for powers of two.
     if height != width or height < BLOCK or height & (height - 1):
         raise UserError(
             f"config.encoder.patch is {encoder.patch}, but its height and width must be one power"

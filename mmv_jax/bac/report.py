@@ -1,6 +1,4 @@
-"""Agreement with the truth as parts of a page: tables, the plot of Bland and Altman, and views with
-both outlines.
-"""
+"""Sections of a report on agreement with the truth: tables, Bland–Altman plot, outlined views."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +28,7 @@ WORDS = {
     "zero_specificity": "women without calcification who are found free of it",
     "sensitivity": "women with calcification who are found not free of it",
 }
-SHOWN = 360  # pixels along the part of a view that is shown
+SHOWN = 360  # pixels along the displayed part of a view
 
 
 def agreement_sections(
@@ -39,7 +37,7 @@ def agreement_sections(
     areas: Compared,
     thresholds: Sequence[float],
 ) -> list[Section]:
-    """The tables and figures of the agreement of measured with true areas."""
+    """Tables and figures of the agreement of measured with true areas."""
     lines = [
         [Cell(f"{WORDS[name]} ({where})"), _score(score)]
         for where, scores in (("views", views), ("women", women))
@@ -75,7 +73,7 @@ def _count(n: int, right: bool) -> Cell:
 
 
 def bland_altman(areas: Compared) -> list[str]:
-    """Found against true area, and their difference against their mean, a dot a woman."""
+    """Plots of found against true area, and of difference against mean, a dot per woman."""
     mean, low, high = areas.limits
     top = 1.05 * max(float(areas.truth.max()), float(areas.found.max()), 1.0)
     with matplotlib.rc_context(STYLE):
@@ -110,14 +108,15 @@ def outlined_part(
     found: Bool[np.ndarray, "Y X"],
     caption: str,
 ) -> tuple[str, str] | None:
-    """The part of a view with most of either mask, the truth outlined in green and what was found
-    in orange; None where both are empty.
+    """Part of a view with most of either mask, with outlines of truth (green) and found (orange).
+
+    None if both masks are empty.
     """
     either = (truth | found).astype(np.float32)
     if not either.any():
         return None
     size = [min(SHOWN, n) for n in voxels.shape]
-    # The mean of the mask over a window the size of the part: its maximum is the fullest one.
+    # Mean of the mask over a window the size of the part: its maximum is the fullest part.
     density = ndimage.uniform_filter(either, size, mode="constant")
     middle = np.unravel_index(int(np.argmax(density)), density.shape)
     start = [int(np.clip(m - s // 2, 0, n - s)) for m, s, n in zip(middle, size, voxels.shape)]
@@ -140,6 +139,7 @@ def _grey(part: Shaped[np.ndarray, "Y X"]) -> Float[np.ndarray, "Y X"]:
 
 
 def picture_section(shown: Sequence[tuple[str, str]]) -> Section:
+    """Section with the outlined views."""
     return Section(
         "What it found",
         ["Green: the truth. Orange: found."],

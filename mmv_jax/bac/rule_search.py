@@ -1,7 +1,7 @@
-"""What other rules of measuring would have found: for the choice of a threshold and of least areas
-on women that are neither fitted to nor reported.
+"""Scores of other measuring rules, to choose a threshold and least areas.
 
-Axes: Y X pixels of the file, y x of the working grid, G groups of calcified pixels.
+Choose them on women who are neither fitted to nor reported. Axes: Y X pixels of the file, y x of
+the working grid, G groups of calcified pixels.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class RuledView:
-    """A view by other rules.
+    """A view under other measuring rules.
 
     Attributes:
-      view: as it was found by the rule in use.
-      truth: None where it is not known: the view then answers for its breast, and is not scored.
-      groups: of each of `THRESHOLDS`, the pixels of a group that are calcified (0 without a truth),
-        and all of them.
+      view: result by the rule in use.
+      truth: None if unknown: the view then counts for its breast, but is not scored.
+      groups: for each of `THRESHOLDS`, [G, 2]: truly calcified pixels of each group (0 without a
+        truth), and all its pixels.
     """
 
     view: ViewResult
@@ -52,11 +52,11 @@ class RuledView:
         probability: Float[np.ndarray, "y x"],
         factor: int,
     ) -> "RuledView":
-        """The view by the probabilities of its working grid, which is `factor` times as coarse as
-        its file's.
+        """View from the probabilities on its working grid.
 
         Args:
-          mask: what is truly calcified on the file's grid; nothing, where that is not known.
+          mask: truly calcified pixels on the file's grid; empty if unknown.
+          factor: file pixels along one pixel of the working grid.
         """
         pixel_mm = (view.spacing_mm[0] * factor, view.spacing_mm[1] * factor)
         found = []
@@ -77,8 +77,8 @@ class RuledView:
         return cls(view, truth, tuple(found))
 
     def by(self, measure: Measure) -> tuple[ViewResult, int]:
-        """(what is seen by the rules of `measure`, before its breast is judged; how many of its
-        pixels are calcified).
+        """Result by the rules of `measure` before its breast is judged, and its truly calcified
+        pixels.
         """
         found, pixel_mm2 = (
             self.groups[THRESHOLDS.index(measure.threshold)],
@@ -93,11 +93,12 @@ class RuledView:
 
 
 def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
-    """What the rules of `measure` give on these views; its threshold is one of `THRESHOLDS`. A
-    score that nobody bears upon is left out.
+    """Scores by the rules of `measure`, whose threshold is one of `THRESHOLDS`.
+
+    A score without any view or woman is left out.
     """
     seen, hits = zip(*(view.by(measure) for view in views))
-    # Breasts are judged over all views, also those without a truth; only then are these left out.
+    # Breasts are judged over all views, also those without a truth; these are left out afterwards.
     reported = zip(views, confirmed(seen, measure), hits)
     scored = [
         (replace(view.truth, remark=found.remark), found, both)
@@ -105,11 +106,11 @@ def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
         if view.truth
     ]
     pixels = np.array(
-        # A breast that is reported free has no pixels, and so none that overlap.
+        # A breast reported as free has no pixels, and so none that overlap.
         [[both if found.pixels else 0, truth.pixels, found.pixels] for truth, found, both in scored]
     )
     sides = (of_women([view[side] for view in scored], measure) for side in (0, 1))
-    # A woman whose true severity is unknown drops out of both lists.
+    # A woman with unknown true severity is left out of both lists.
     true, own = (
         [*side] for side in zip(*((true, own) for true, own in zip(*sides) if true.severity))
     )
@@ -126,7 +127,7 @@ def scores(views: Sequence[RuledView], measure: Measure) -> dict[str, float]:
 
 
 def rules_section(views: Sequence[RuledView], measure: Measure) -> Section:
-    """A line for each rule; that of `measure` is marked where it is among them."""
+    """Section with a line for each rule; that of `measure` is marked."""
     lines = []
     for threshold, group, least in product(THRESHOLDS, LEAST_GROUP_MM2, LEAST_MM2):
         ruled = replace(measure, threshold=threshold, least_group_mm2=group, least_mm2=least)
@@ -134,8 +135,8 @@ def rules_section(views: Sequence[RuledView], measure: Measure) -> Section:
         cells = [Cell(f"{own[name]:.3f}" if name in own else "–", tone=tone) for name in COLUMNS]
         lines.append([Cell(f"{threshold}, {group} and {least} mm²", tone=tone), *cells])
     said = (
-        "For a choice on women who are neither fitted to nor reported: a rule chosen here flatters"
-        " the figures above. Marked: that in use."
+        "Choose a rule on women who are neither fitted to nor reported: a rule chosen on these"
+        " women makes the figures above look too good. Marked: the rule in use."
     )
     return Section(
         "Other rules of measuring",

@@ -1,4 +1,4 @@
-"""Mammograms in; tables, overlays and segmentations out."""
+"""Measurement of mammograms: writes tables, overlays and segmentations."""
 
 import math
 import sys
@@ -27,17 +27,20 @@ from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import format_of, refusing
 from mmv_jax.readers.refused import Refused
 
-PICTURES = {"overlays": "*.png", "segmentations": "*.dcm"}  # folders of OUT, and what they hold
+# folders of OUT and the pattern of their files
+PICTURES = {"overlays": "*.png", "segmentations": "*.dcm"}
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found on one mammogram.
+    """Result on one mammogram.
 
     Attributes:
-      probability: of calcified artery.
-      mask, sure_mm2: the file's pixels that look calcified, and how much of them is sure
-        (`Finder.seen`); whether they count, all views of a breast say together (`areas.confirmed`).
+      probability: of calcified artery, on the working grid.
+      mask, sure_mm2: pixels of the file that look calcified, and how much of their area is sure
+        (`Finder.seen`). All views of a breast decide together whether they count
+        (`measure.confirmed`).
+      remark: why the mammogram does not count; "" if it does.
     """
 
     mammogram: Mammogram
@@ -48,6 +51,7 @@ class Found:
     remark: str
 
     def result(self, woman: str) -> ViewResult:
+        """Result of the view, for the woman with this hash."""
         m = self.mammogram
         area = area_mm2(self.mask, m.spacing_mm)
         return ViewResult(
@@ -66,7 +70,7 @@ class Found:
 
 
 def find(finder: Finder, mammogram: Mammogram) -> Found:
-    """Segments a mammogram."""
+    """Segment a mammogram."""
     voxels = mammogram.study.voxels[0]
     probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm, mirrored=True)
     mask, sure_mm2 = finder.seen(probabilities, frame, voxels.shape, mammogram.spacing_mm)
@@ -84,8 +88,10 @@ def find(finder: Finder, mammogram: Mammogram) -> Found:
 def find_all(
     finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, str], None]
 ) -> Iterator[Found]:
-    """Each mammogram that can be read, in order, with a line of progress; `refuse` is told the
-    number and the reason of each other one.
+    """Results of the readable mammograms in order, with a line of progress.
+
+    Args:
+      refuse: called with number and reason of each other mammogram.
     """
     for n, entry in enumerate(entries, start=1):
         try:
@@ -94,7 +100,7 @@ def find_all(
             refuse(entry.number, str(why))
             continue
         yield find(finder, mammogram)
-        # A terminal's line renews itself; a log gets a line every twenty mammograms.
+        # A terminal's line is overwritten; a log gets a line every twenty mammograms.
         live = sys.stderr.isatty()
         if live or n % 20 == 0 or n == len(entries):
             print(
@@ -113,18 +119,18 @@ def measure_files(
     overrides: Sequence[str] = (),
     key_path: Path | None = None,
 ) -> str:
-    """`mmv bac`: measures mammograms and writes what was found into `out`.
+    """Measure mammograms (`mmv bac`) and write the results into `out`.
 
-    `views.csv`, `breasts.csv`, `women.csv`; `overlays/NUMBER_SIDE_VIEW.png`;
-    `segmentations/NUMBER.dcm` of DICOM files with calcification. NUMBER is that of the mammogram in
-    the order given; women are named by a keyed hash. What an earlier run left in `out` is taken
-    away first.
+    It writes `views.csv`, `breasts.csv`, `women.csv`, `overlays/NUMBER_SIDE_VIEW.png`, and
+    `segmentations/NUMBER.dcm` for DICOM files with calcification. NUMBER is that of the mammogram
+    in the given order; women are named by a keyed hash. Results of an earlier run in `out` are
+    removed first.
 
     Args:
-      key_path: the key of the hashes; made beside `out` (`OUT.key`) where it is missing.
       overrides: words such as `--config.measure.of_views=max`.
+      key_path: the key of the hashes; created beside `out` (`OUT.key`) if missing.
     Returns:
-      A table of the women and what was refused, as text.
+      A table of the women, and the refused mammograms, as text.
     Raises:
       UserError: wrong FILES or checkpoint.
       WorkFailed: no mammogram could be read, or no area could be given in mm².
@@ -133,7 +139,7 @@ def measure_files(
     finder = Finder.restore(checkpoint, overrides)
     for folder, kind in (*PICTURES.items(), (".", "*.csv")):
         (out / folder).mkdir(parents=True, exist_ok=True)
-        # of other files, perhaps of other women, under the same numbers
+        # from other files, perhaps of other women, with the same numbers
         for stale in (out / folder).glob(kind):
             stale.unlink()
     key = _key(key_path or out.with_name(out.name + ".key"))
@@ -148,7 +154,8 @@ def measure_files(
     )
     for found in find_all(finder, entries, refuse):
         views.append(found.result(key.hash("patient", found.mammogram.patient_id)))
-        # A bit a pixel, an eighth of the memory; packing fills up whole bytes, hence the shape.
+        # One bit per pixel, an eighth of the memory. Packing fills up whole bytes, so keep the
+        # shape.
         masks.append((found.mammogram.entry, found.mask.shape, np.packbits(found.mask)))
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(words for _, words in refused))
@@ -157,7 +164,7 @@ def measure_files(
     write_views(out / "views.csv", views)
     write_table(out / "breasts.csv", breasts, BreastResult)
     write_table(out / "women.csv", women, WomanResult)
-    # each file is read once more: the pixels of all at once would fill the memory
+    # Each file is read once more: the pixels of all files together would fill the memory.
     for view, (entry, shape, bits) in zip(views, masks):
         mask = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
         try:
@@ -178,11 +185,10 @@ def measure_files(
 
 
 def _write_pictures(out: Path, m: Mammogram, mask: Bool[np.ndarray, "Y X"]) -> None:
-    """The overlay of a mammogram and, where it is a DICOM file with calcification, its
-    segmentation.
+    """Write the overlay of a mammogram, and its segmentation if it is a calcified DICOM file.
 
     Raises:
-      Refused: the file is not the one that was measured, or lacks what a segmentation needs.
+      Refused: the file has changed since it was measured, or lacks what a segmentation needs.
     """
     voxels = m.study.voxels[0]
     # The file is read a second time, and may have been replaced in between.

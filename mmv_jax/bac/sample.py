@@ -1,5 +1,6 @@
-"""Training tiles from a store of mammograms with truth: which tile is in which step follows from
-(seed, step) alone. Axes: as in `tiles`.
+"""Training tiles from a store of mammograms with truth; each depends only on (seed, step).
+
+Axes: as in `tiles`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,23 +15,25 @@ from mmv_jax.bac.view import ViewFrame, averaged, nominal
 from mmv_jax.errors import UserError
 from mmv_jax.store.read import Store
 
-MASK = "bac"  # the store's name of the truth
+MASK = "bac"  # name of the truth in the store
 KINDS = ("calcified", "bright", "mistaken", "breast")
-POINTS = 400  # remembered of a view and kind
-# the share of a breast that is less bright than its neighbourhood (a Gaussian, in pixels) than what
-# resembles calcium
+POINTS = 400  # largest number of points kept for each view and kind
+# Share of a breast that is not bright enough to resemble calcium. Brightness is relative to a
+# Gaussian neighbourhood, whose sd in pixels is the second number.
 BRIGHT, BROAD = 0.997, 5.0
-APART = 8  # pixels between such a point and any calcified artery
+APART = 8  # least distance in pixels of such a point to any calcified artery
 
 
 @dataclass(frozen=True)
 class Known:
-    """A training view as the sampler remembers it: points [n, 2] on the working grid, of calcified
-    artery, of what resembles it, of any breast.
+    """Points [n, 2] of a training view on its working grid, by kind.
 
     Attributes:
-      mistaken: what a model took for calcified artery (`mine.mistakes`); none until there is a
-        model.
+      calcified: on calcified artery.
+      bright: on structures that resemble it.
+      mistaken: wrongly taken for calcified artery by a model (`mine.mistakes`); empty until there
+        is one.
+      breast: anywhere in the breast.
     """
 
     study: int
@@ -43,18 +46,17 @@ class Known:
 
 
 class Sampler:
-    """Draws tiles: around calcified artery, around what resembles it, around what was mistaken for
-    it, and from anywhere in a breast.
+    """Sampler of tiles around calcified arteries, similar structures, mistakes and any breast
+    tissue.
 
     Args:
-      splits: whose studies are drawn.
-      mix: the shares of `KINDS`. While nothing is known to be mistaken, its share is drawn around
-        what resembles artery.
+      splits: splits whose studies are drawn.
+      mix: shares of `KINDS`. Until mistakes are known, their share goes to similar structures.
     Attributes:
-      digest: of the studies that are drawn from, in their order (`Store.digest`).
+      digest: of the studies that are drawn, in their order (`Store.digest`).
     Raises:
-      UserError: `mix` has another number of shares; no study of these splits has the truth, or none
-        has any calcification.
+      UserError: wrong number of shares in `mix`, no study of these splits with truth, or none with
+        calcification.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Sampler:
         return len(self._views)
 
     def images(self) -> Iterator[tuple[Shaped[np.ndarray, "Y X"], tuple[float, float]]]:
-        """(voxels, spacing of the file in mm) of each view, in the sampler's order."""
+        """Voxels and spacing (mm, of the file) of each view, in the sampler's order."""
         for view in self._views:
             line = self._store.index.iloc[view.study]
             yield (
@@ -111,9 +113,7 @@ class Sampler:
             )
 
     def off_arteries(self, view: int, where: Bool[np.ndarray, "y x"]) -> Int[np.ndarray, "n 2"]:
-        """Some of the points of a mask on a view's working grid that lie apart from every calcified
-        artery.
-        """
+        """Some points of a mask on a view's working grid, apart from every calcified artery."""
         known = self._views[view]
         near = ndimage.maximum_filter(
             self._read_truth(known.study, known.frame, (0, 0), known.frame.shape), 2 * APART + 1
@@ -121,7 +121,7 @@ class Sampler:
         return _some(np.random.default_rng([self._seed, known.study, 2]), where & ~near)
 
     def look_at(self, mistaken: Sequence[Int[np.ndarray, "n 2"]]) -> None:
-        """From now on tiles are drawn around these points too, given for each view."""
+        """Also draw tiles around these points from now on; one array per view."""
         self._views = [
             replace(view, mistaken=points)
             for view, points in zip(self._views, mistaken, strict=True)
@@ -129,10 +129,11 @@ class Sampler:
         self._index_kinds()
 
     def batch(self, step: int, rows: int) -> dict[str, np.ndarray]:
-        """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T] (1 where a pixel is
-        breast and counts).
+        """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T].
+
+        `counted` is 1 where a pixel is breast and counts.
         """
-        # From (seed, step) alone: a resumed fit draws the same tiles.
+        # Only (seed, step) matter: a resumed fit draws the same tiles.
         rng = np.random.default_rng([self._seed, step])
         drawn = [self._draw(rng) for _ in range(rows * self._shape.per_row)]
         # `pack` puts tile n at (n // per_row, n % per_row); the reshapes below do the same.
@@ -145,7 +146,7 @@ class Sampler:
         return batch
 
     def _look(self, study: int) -> Known:
-        """Reads a view once, whole."""
+        """Points of a view, which is read once, whole."""
         line = self._store.index.iloc[study]
         spacing = (float(line["spacing_y"]), float(line["spacing_x"]))
         voxels = self._store.read_study(study).voxels[0]
@@ -153,7 +154,7 @@ class Sampler:
         truth = self._read_truth(study, frame, (0, 0), frame.shape)
         seen = frame.normalised(averaged(voxels, frame.factor), (0, 0))
         inside = frame.breast_pixels((0, 0), frame.shape)
-        # The window reaches `APART` pixels to each side: an artery's blurred rim is no negative.
+        # The window reaches `APART` pixels to each side: an artery's blurred rim is not a negative.
         near = ndimage.maximum_filter(truth, 2 * APART + 1)
         rng = np.random.default_rng([self._seed, study, 1])
         # Brighter than the tissue around it, as calcium is, on bright and on dark ground alike.
@@ -177,7 +178,7 @@ class Sampler:
         )
 
     def _index_kinds(self) -> None:
-        """Which views have points of a kind."""
+        """Index which views have points of each kind."""
         self._kinds = {
             kind: [n for n, view in enumerate(self._views) if len(getattr(view, kind))]
             for kind in KINDS
@@ -185,7 +186,7 @@ class Sampler:
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tile, Bool[np.ndarray, "T T"]]:
         kind = KINDS[int(np.searchsorted(self._mix, rng.random()))]
-        # A kind of which no view has points gives way to what resembles artery, then to any breast.
+        # A kind without points is replaced by structures that resemble artery, then by any breast.
         kind = next(some for some in (kind, "bright", "breast") if self._kinds[some])
         view = self._views[self._kinds[kind][rng.integers(len(self._kinds[kind]))]]
         points = getattr(view, kind)
@@ -198,14 +199,14 @@ class Sampler:
         box = self._store.read_box(view.study, *_file_box((y, x), size, f, self._grid(view.study)))[
             0
         ]
-        # As `tiles_of` does it at inference: 0 outside of the breast.
+        # As in `tiles_of` at inference: 0 outside the breast.
         breast = view.frame.breast_pixels((y, x), size)
         image = np.where(
             breast, _distorted(view.frame.normalised(averaged(box, f), (y, x)), rng), np.float32(0)
         )
         truth = self._read_truth(view.study, view.frame, (y, x), size)
         missing = [(0, tile - n) for n in size]
-        # Drawn once: image, truth and breast must turn alike.
+        # Drawn once: image, truth and breast must be turned alike.
         flips = rng.random(3) < 0.5
         image, truth, breast = (
             _turned(np.pad(part, missing), flips) for part in (image, truth, breast)
@@ -227,17 +228,18 @@ class Sampler:
 def _file_box(
     start: tuple[int, int], shape: tuple[int, int], factor: int, grid: tuple[int, int]
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """(start, shape) in voxels of the file, of a box of the working grid; the last pixels of the
-    working grid may lie partly beyond the file.
+    """Start and shape, in voxels of the file, of a box of the working grid.
+
+    The last pixels of the working grid may lie partly outside the file.
     """
     begin = [s * factor for s in start]
-    # `averaged` fills a last, partial block by its edge, so that the box may end early.
+    # `averaged` fills a last, partial block by its edge, so the box may end early.
     size = [min(n * factor, full - b) for n, b, full in zip(shape, begin, grid)]
     return (0, begin[0], begin[1]), (1, size[0], size[1])
 
 
 def _some(rng: np.random.Generator, where: Bool[np.ndarray, "y x"]) -> Int[np.ndarray, "n 2"]:
-    """At most `POINTS` of the pixels of a mask."""
+    """At most `POINTS` of the pixels of a mask, drawn at random."""
     flat = np.flatnonzero(where)
     chosen = rng.permutation(flat)[:POINTS] if len(flat) > POINTS else flat
     return np.stack(np.unravel_index(chosen, where.shape), axis=1)
@@ -246,7 +248,7 @@ def _some(rng: np.random.Generator, where: Bool[np.ndarray, "y x"]) -> Int[np.nd
 def _distorted(
     image: Float[np.ndarray, "y x"], rng: np.random.Generator
 ) -> Float[np.ndarray, "y x"]:
-    """Another detector: contrast, brightness, sharpness and noise."""
+    """Image as from another detector: other contrast, brightness, sharpness and noise."""
     if rng.random() < 0.3:
         image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.7))
     noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(0, 0.12)
@@ -254,7 +256,7 @@ def _distorted(
 
 
 def _turned(part: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """One of the eight positions of a square: an artery runs in any direction."""
+    """One of the eight orientations of a square: an artery may run in any direction."""
     part = part[::-1] if flips[0] else part
     part = part[:, ::-1] if flips[1] else part
     return np.ascontiguousarray(part.T if flips[2] else part)

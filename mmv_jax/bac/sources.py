@@ -1,5 +1,6 @@
-"""Which mammograms were given, whose they are, and whether their area may count: by what the files
-and the manifest say, never by a file's name.
+"""Given mammograms: whose they are, and whether their area may count.
+
+Files and manifest decide, never the name of a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +22,19 @@ from mmv_jax.study import Study
 
 COUNTED_VIEWS = ("CC", "MLO")
 NO_SPACING = "the pixel spacing is not known: a manifest can say it (spacing_mm)"
-# a contact view is cast 1.0 to 1.1 times as large, a magnification view 1.5 to 2 times
+# A contact view appears 1.0 to 1.1 times as large, a magnification view 1.5 to 2 times.
 MAGNIFIED = 1.3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A mammogram that was given. Paths and ids are the user's and are not printed.
+    """A given mammogram. Paths and ids belong to the user and are not printed.
 
     Attributes:
-      number: from 1, in the order in which files and the lines of manifests were given; lines that
-        are no mammogram are not counted.
-      patient_id: of the manifest; None where the file itself must say it.
-      said: `view` and `laterality` of the manifest, where it has them.
+      number: from 1, in the order of files and manifest lines; lines without a mammogram do not
+        count.
+      patient_id: of the manifest; None if the file itself must state it.
+      said: `view` and `laterality` of the manifest, if it has them.
       masks: of the manifest.
     """
 
@@ -47,12 +48,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Mammogram:
-    """A mammogram as it was read.
+    """A mammogram that was read.
 
     Attributes:
-      side, view: "L" or "R", "CC" or "MLO" or another word; "" where nobody says it.
-      remark: why its area does not count to a woman's, in words; "" where it does.
-      date: of the examination, as the file says it (YYYYMMDD); "" where it does not. Never written.
+      side, view: "L" or "R", "CC" or "MLO" or another word; "" if unknown.
+      remark: why its area does not count towards a woman's; "" if it does.
+      date: of the examination, as in the file (YYYYMMDD), or "". Never written.
       examination: its StudyInstanceUID, likewise.
     """
 
@@ -67,29 +68,29 @@ class Mammogram:
 
     @property
     def spacing_mm(self) -> tuple[float, float]:
-        """(y, x) in the plane of the breast; NaN where unknown."""
+        """Spacing (y, x) in the plane of the breast, mm; NaN if unknown."""
         return self.study.spacing_mm[1], self.study.spacing_mm[2]
 
 
 def list_entries(
     files: Sequence[Path], splits: Sequence[str] = ()
 ) -> tuple[list[Entry], list[tuple[int, str]]]:
-    """The mammograms of FILES: images themselves, and CSV manifests that list images.
+    """Mammograms of FILES: images, and CSV manifests that list images.
 
     Args:
-      splits: of manifests, only the lines of these; all where empty.
+      splits: of manifests, only lines of these splits; all if empty.
     Returns:
-      The entries, and (line, reason) of the lines of manifests that cannot be used.
+      The entries, and (line, reason) of unusable manifest lines.
     Raises:
-      UserError: a folder, or a file that is not there.
+      UserError: a folder, a missing file, or no mammogram.
     """
     entries: list[Entry] = []
     refused: list[tuple[int, str]] = []
     for n, path in enumerate(files, start=1):
         if not path.is_file():
             raise UserError(
-                f"FILES: number {n} is no file. Give DICOM or PNG files, or a manifest (CSV) that"
-                " lists them."
+                f"FILES: number {n} is not a file. Give DICOM or PNG files, or a manifest (CSV)"
+                " that lists them."
             )
         if path.suffix.lower() != ".csv":
             entries.append(Entry(len(entries) + 1, path))
@@ -115,33 +116,33 @@ def list_entries(
                 )
     if not entries:
         raise UserError(
-            "FILES hold no mammogram: of a manifest, the lines with the modality MG are read."
+            "FILES hold no mammogram: in a manifest, only lines with the modality MG are read."
         )
     return entries, refused
 
 
 def read_mammogram(entry: Entry) -> Mammogram:
-    """Reads a mammogram and says whether its area counts.
+    """Read a mammogram, with a remark if its area does not count.
 
     Raises:
-      Refused: as `read_study`; or the file is of another modality, is no planar image, or
-        contradicts the manifest.
+      Refused: as `read_study`; also another modality, no planar image, or a contradiction of the
+        manifest.
     """
     with refusing():
         is_dicom = format_of(entry.path) == "dicom"
         tags = _tags(entry.path) if is_dicom else Dataset()
-        # A tag may be there and empty, which is None.
+        # A tag may be present but empty, which gives None.
         names = {
             keyword: str(tags.get(keyword, "") or "").strip()
             for keyword in ("PatientID", "StudyDate", "StudyInstanceUID")
         }
     if is_dicom and str(tags.get("Modality", "")) != "MG":
-        raise Refused("not_an_image", "the file is no mammogram: its modality is not MG")
+        raise Refused("not_an_image", "the file is not a mammogram: its modality is not MG")
     study = read_study(entry.path, spacing_mm=entry.spacing_mm, unit="raw")
     if study.ndim != 2:
         raise Refused("bad_shape", "a volume (tomosynthesis?): give planar mammograms")
     side, view = (_agreed(entry, study, name) for name in ("laterality", "view"))
-    # A file that names nobody is a woman of its own: it must not join another's mean.
+    # A file without a patient counts as a woman of its own: it must not join another's mean.
     patient = entry.patient_id or names["PatientID"] or f"file {entry.number}"
     return Mammogram(
         entry=entry,
@@ -157,8 +158,8 @@ def read_mammogram(entry: Entry) -> Mammogram:
 
 def _tags(path: Path) -> Dataset:
     with quiet():
-        # The header alone, and of it these tags: nothing else of the patient is read here.
-        # `force` since a file may lack the preamble.
+        # Only these tags of the header: nothing else of the patient is read here. `force`, since a
+        # file may lack the preamble.
         return pydicom.dcmread(
             path,
             stop_before_pixels=True,
@@ -168,9 +169,13 @@ def _tags(path: Path) -> Dataset:
 
 
 def _agreed(entry: Entry, study: Study, name: str) -> str:
-    """What file and manifest say of the side or the view; "" where neither does."""
+    """Side or view by file and manifest; "" if neither states it.
+
+    Raises:
+      Refused: bad_line; they differ.
+    """
     keyword = {"laterality": "ImageLaterality", "view": "ViewPosition"}[name]
-    # The reader codes such words as numbers; this is the way back.
+    # The reader codes such words as numbers; this is the inverse.
     words = {number: word for word, number in CODED[keyword][1].items()}
     of_file = words.get(int(study.attributes.get(name, -1)), "")
     of_manifest = entry.said.get(name, "")
@@ -183,7 +188,7 @@ def _agreed(entry: Entry, study: Study, name: str) -> str:
 def _remark(study: Study, side: str, view: str) -> str:
     said = study.attributes
     distances = said.get("source_to_detector_mm", 0.0), said.get("source_to_patient_mm", 0.0)
-    # The cast on the detector is larger by source-to-detector over source-to-patient.
+    # The image on the detector is larger by source-to-detector over source-to-patient.
     by_distance = distances[0] / distances[1] if min(distances) > 0 else 1.0
     magnified = said.get("magnification", by_distance) >= MAGNIFIED
     if said.get("magnification_view") == 1 or magnified:

@@ -1,8 +1,7 @@
-"""Tiles of a view at full resolution, packed into rows of tokens, and what the model says of them
-laid together again.
+"""Tiles of a view at full resolution: packed into rows of tokens, and blended again.
 
 Axes: y x pixels of the working grid, T pixels along a tile, B rows, L tokens, S tiles of a row, K
-  patches of a tile.
+patches of a tile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +18,14 @@ from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 
 @dataclass(frozen=True)
 class TileShape:
-    """How a view becomes rows.
+    """Size of tiles and rows.
 
     Attributes:
       tile: pixels along a tile, a multiple of the patch.
-      overlap: pixels that neighbouring tiles share at least.
+      overlap: least number of pixels that neighbouring tiles share.
       per_row: tiles of a row.
       patch: of the encoder, (z, y, x).
-      registers: tokens of a tile that stand for nothing, after its CLS token.
+      registers: extra tokens of a tile after its CLS token, without content of the image.
     """
 
     tile: int
@@ -49,16 +48,16 @@ class TileShape:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches down and across a tile."""
+        """Number of patches down and across a tile."""
         return self.tile // self.patch[1], self.tile // self.patch[2]
 
     @property
     def length(self) -> int:
-        """Tokens of a row."""
+        """Number of tokens of a row."""
         return self.per_row * (1 + self.registers + self.grid[0] * self.grid[1])
 
     def spec(self, rows: int) -> dict[str, tuple[tuple[int, ...], type]]:
-        """Shape and dtype of each array of a batch of so many rows: see `Packed`."""
+        """Shape and dtype of each array of a batch of `rows` rows, see `pack`."""
         tokens, patches = (rows, self.length), self.grid[0] * self.grid[1]
         return {
             "patches": ((*tokens, int(np.prod(self.patch))), np.float32),
@@ -70,7 +69,7 @@ class TileShape:
         }
 
     def empty(self, rows: int) -> dict[str, np.ndarray]:
-        """Rows that hold nothing: `places` are -1, all else is 0."""
+        """Empty rows: `places` are -1, all else is 0."""
         return {
             name: np.full(shape, -1 if name == "places" else 0, dtype)
             for name, (shape, dtype) in self.spec(rows).items()
@@ -79,8 +78,13 @@ class TileShape:
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile: normalised pixels, which of them are breast, the pixel of the view where it starts,
-    and mm a pixel (y, x) of the working grid.
+    """One tile of a view.
+
+    Attributes:
+      image: normalised pixels.
+      breast: which of them are breast.
+      start: pixel of the view where the tile begins.
+      spacing_mm: (y, x) of the working grid.
     """
 
     image: Float[np.ndarray, "T T"]
@@ -90,8 +94,9 @@ class Tile:
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles start along an axis: evenly, overlapping at least so much, the last one ending
-    with the axis; [0] where one is enough.
+    """Starts of tiles along an axis, evenly spaced with at least this overlap.
+
+    The last tile ends with the axis; [0] if one is enough.
 
     Example:
       >>> tile_starts(300, 128, 32)
@@ -110,7 +115,7 @@ def tiles_of(
     spacing_mm: tuple[float, float],
     shape: TileShape,
 ) -> Iterator[Tile]:
-    """The tiles of a view that hold breast; a view smaller than a tile is filled up with air."""
+    """Tiles of a view that contain breast; a view smaller than a tile is padded with air."""
     size = (shape.tile, shape.tile)
     for y in tile_starts(values.shape[0], shape.tile, shape.overlap):
         for x in tile_starts(values.shape[1], shape.tile, shape.overlap):
@@ -118,20 +123,21 @@ def tiles_of(
             breast = frame.breast_pixels((y, x), box.shape)
             if not breast.any():
                 continue
-            # Filled up below and on the right, so that `start` stays the tile's first pixel.
+            # Padded below and on the right, so that `start` stays the tile's first pixel.
             missing = [(0, full - n) for full, n in zip(size, box.shape)]
             image = np.where(breast, frame.normalised(box, (y, x)), np.float32(0))
             yield Tile(np.pad(image, missing), np.pad(breast, missing), (y, x), spacing_mm)
 
 
 def pack(tiles: Sequence[Tile], shape: TileShape, rows: int) -> dict[str, np.ndarray]:
-    """Tiles in rows of tokens, tile n as segment n % per_row + 1 of row n // per_row; patches
-    without breast are dropped.
+    """Rows of tokens from tiles; patches without breast are dropped.
+
+    Tile n is segment n % per_row + 1 of row n // per_row.
 
     Returns:
       `patches` [B, L, P], `coords_mm` [B, L, 3], `kinds` [B, L] and `segment_ids` [B, L] as in any
-      row (docs/architecture.md); `images` [B, S, T, T]; `places` [B, S, K], the token of each patch
-      of a tile, -1 where it was dropped.
+        row (docs/architecture.md); `images` [B, S, T, T]; `places` [B, S, K], the token of each
+        patch of a tile, -1 if it was dropped.
     Raises:
       ValueError: more tiles than places.
     """
@@ -149,7 +155,7 @@ def pack(tiles: Sequence[Tile], shape: TileShape, rows: int) -> dict[str, np.nda
         at = int(ends[b])
         first, end = at + special, at + special + int(kept.sum())
         batch["patches"][b, first:end] = to_patches(tile.image[None], kept[None], shape.patch)
-        # CLS and registers stand in the middle of the tile: half of it, less the 0.5 added below.
+        # CLS and registers stand in the middle of the tile: half of it, minus the 0.5 added below.
         batch["coords_mm"][b, at:first] = _coordinates(
             tile, np.array([[down / 2 - 0.5, across / 2 - 0.5]]), shape
         )
@@ -165,32 +171,34 @@ def pack(tiles: Sequence[Tile], shape: TileShape, rows: int) -> dict[str, np.nda
 
 
 def _coordinates(tile: Tile, cells: np.ndarray, shape: TileShape) -> np.ndarray:
-    """[n, 3] mm of the centres of patches, in the view."""
+    """Centres [n, 3] of patches in the view, mm."""
     pixels = np.array(tile.start) + (cells + 0.5) * np.array(shape.patch[1:])
     return np.concatenate([np.zeros((len(cells), 1)), pixels * np.array(tile.spacing_mm)], axis=1)
 
 
 class Blend:
-    """Lays tiles over a view: where they overlap, the mean of what they say, weighted by the
-    distance to the tile's edge.
+    """Blend of tiles over a view.
 
-    A tile knows least of what lies at its edge. Pixels that no tile covers are 0.
+    Overlapping tiles are averaged, weighted by the distance to the tile's edge, where a tile knows
+    least. Pixels without a tile are 0.
     """
 
     def __init__(self, view: tuple[int, int], shape: TileShape):
-        # The half keeps every weight above 0: a view's border is covered by one tile's edge alone.
+        # The half keeps every weight above 0: a view's border is covered only by a tile's edge.
         side = np.minimum(np.arange(shape.tile) + 0.5, np.arange(shape.tile)[::-1] + 0.5)
         ramp = np.minimum(side / max(shape.overlap, 1), 1).astype(np.float32)
         self._weight = ramp[:, None] * ramp[None]
         self._sum, self._weights = np.zeros(view, np.float32), np.zeros(view, np.float32)
 
     def add(self, start: tuple[int, int], values: Float[np.ndarray, "T T"]) -> None:
+        """Add the values of a tile that begins at pixel `start`."""
         (y, x), (height, width) = start, self._sum.shape
         box = np.s_[y : y + values.shape[0], x : x + values.shape[1]]
-        # A tile that was filled up reaches beyond the view: that part is cut off.
+        # A padded tile extends beyond the view: that part is cut off.
         inside = np.s_[: height - y, : width - x]
         self._sum[box] += (self._weight * values)[inside]
         self._weights[box] += self._weight[inside]
 
     def mean(self) -> Float[np.ndarray, "y x"]:
+        """Blended values of the view."""
         return self._sum / np.maximum(self._weights, np.float32(1e-9))

@@ -1,5 +1,4 @@
-"""A mammogram made ready for the model: which pixels are breast, on which grid it is looked at, and
-how bright a pixel is among its neighbours.
+"""Preparation of a mammogram for the model: breast pixels, working grid and normalised brightness.
 
 Axes: Y X pixels of the file, y x pixels of the working grid, r c coarse cells of the working grid.
 """
@@ -11,32 +10,34 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from scipy import ndimage
 
-# no pixel of the working grid is coarser: a calcification of 0.2 mm covers two by two
+# Largest pixel of the working grid: a calcification of 0.2 mm covers two by two.
 WORKING_MM = 0.1
-# of a view whose spacing nobody states: that of a large film, so that its working grid errs on the
-# fine side
+# Assumed height of a view without a known spacing. It is that of a large film, so that the working
+# grid is rather too fine.
 NOMINAL_HEIGHT_MM = 240.0
 CELL = 16  # pixels of the working grid along a coarse cell
-CELL_KEPT = 0.02  # share of breast above which a cell counts
-# percentiles of the coarse image, and where between them the breast begins
+CELL_KEPT = 0.02  # share of breast pixels above which a cell counts as breast
+# Percentiles of the coarse image, and the position between them where the breast begins.
 AIR, TISSUE, EDGE = 5.0, 95.0, 0.06
 
 
 def working_factor(spacing_mm: tuple[float, float], shape: tuple[int, ...]) -> int:
-    """How many pixels along each axis are averaged into one of the working grid: as many as keep it
-    at `WORKING_MM` or finer, at least one.
+    """Number of file pixels along one pixel of the working grid.
+
+    It is the largest that keeps the grid at `WORKING_MM` or finer, and at least one.
 
     Example:
       >>> [working_factor((mm, mm), (4000, 3000)) for mm in (0.1, 0.07, 0.05, float("nan"))]
       [1, 1, 2, 1]
     """
-    # 1e-6 absorbs rounding: a spacing that is 0.05 but for its last digit must give 2.
+    # 1e-6 absorbs rounding: a spacing of almost exactly 0.05 must give 2.
     return max(1, math.floor(WORKING_MM / min(nominal(spacing_mm, shape)) + 1e-6))
 
 
 def nominal(spacing_mm: tuple[float, float], shape: tuple[int, ...]) -> tuple[float, float]:
-    """The spacing; where it is not known, that of a view which is `NOMINAL_HEIGHT_MM` high: good
-    enough to look at it, and no measure.
+    """The spacing in mm; if unknown, that of a view `NOMINAL_HEIGHT_MM` high.
+
+    The guess is good enough to look at the view, but not to measure it.
     """
     return (
         spacing_mm if not any(map(math.isnan, spacing_mm)) else (NOMINAL_HEIGHT_MM / shape[0],) * 2
@@ -44,8 +45,8 @@ def nominal(spacing_mm: tuple[float, float], shape: tuple[int, ...]) -> tuple[fl
 
 
 def averaged(values: Shaped[np.ndarray, "Y X"], factor: int) -> Float[np.ndarray, "y x"]:
-    """Means of `factor` by `factor` pixels; what is left over at the lower and right edge repeats
-    the last pixel.
+    """Means of `factor` by `factor` pixels; partial blocks at the lower and right edge repeat the
+    last pixel.
     """
     padded = np.pad(values, [(0, -n % factor) for n in values.shape], mode="edge").astype(
         np.float32
@@ -63,34 +64,34 @@ def enlarged(
 
 
 def breast_cells(coarse: Float[np.ndarray, "r c"]) -> Bool[np.ndarray, "r c"]:
-    """The breast on a coarse image: the largest bright region without holes. Letters and markers
-    lie apart from it, in the air.
+    """Breast on a coarse image: the largest bright region, without holes.
 
-    An image that holds no air (a spot view) is breast wherever it is not among its darkest.
+    Letters and markers are separate from it, in the air. An image without air (a spot view) is
+    breast everywhere except its darkest cells.
     """
     dark, bright = np.percentile(coarse, [AIR, TISSUE])
     if bright <= dark:
         return np.zeros(coarse.shape, bool)
-    # Opened: a scratch or the film's edge that touches the breast is cut off.
+    # Opening cuts off a scratch or the film's edge that touches the breast.
     found = ndimage.binary_opening(coarse > dark + EDGE * (bright - dark), iterations=2)
     labels, count = ndimage.label(found)
     if not count:
         return found
-    # Labels begin at 1, argmax at 0.
+    # Labels start at 1, argmax at 0.
     sizes = ndimage.sum_labels(found, labels, np.arange(1, count + 1))
     return ndimage.binary_fill_holes(labels == 1 + int(np.argmax(sizes)))
 
 
 @dataclass(frozen=True)
 class ViewFrame:
-    """What must be known of a whole view before one of its tiles can be read.
+    """Facts about a whole view that its tiles need.
 
     Attributes:
       factor: see `working_factor`.
       shape: of the working grid.
-      breast: [r, c], the coarse cells that hold breast.
-      backdrop: [r, c], the brightness of the tissue at large about the centre of each cell.
-      scale: the usual (1.4826 times the median) deviation of a breast pixel from the backdrop.
+      breast: [r, c], the coarse cells that contain breast.
+      backdrop: [r, c], large-scale brightness of the tissue at the centre of each cell.
+      scale: robust standard deviation (1.4826 times the median) of breast pixels from the backdrop.
     """
 
     factor: int
@@ -101,15 +102,15 @@ class ViewFrame:
 
     @classmethod
     def of(cls, voxels: Shaped[np.ndarray, "Y X"], spacing_mm: tuple[float, float]) -> "ViewFrame":
-        """Looks at the whole view."""
+        """Frame of a whole view."""
         factor = working_factor(spacing_mm, voxels.shape)
         values = averaged(voxels, factor)
         coarse = averaged(values, CELL)
         breast = breast_cells(coarse)
-        # A smooth mean over breast cells alone: air would darken the backdrop of the skin.
+        # A smooth mean over breast cells only: air would darken the backdrop of the skin.
         weight = ndimage.gaussian_filter(breast.astype(np.float32), 1.0)
         smooth = ndimage.gaussian_filter(np.where(breast, coarse, 0), 1.0)
-        # Far from the breast both sums are about 0: such a cell takes the value of its nearest one.
+        # Far from the breast both sums are about 0: such a cell takes the value of the nearest one.
         nearest = ndimage.distance_transform_edt(
             weight < CELL_KEPT, return_distances=False, return_indices=True
         )
@@ -131,11 +132,10 @@ class ViewFrame:
     def normalised(
         self, values: Float[np.ndarray, "y x"], start: tuple[int, int]
     ) -> Float[np.ndarray, "y x"]:
-        """A box of the working grid, from its pixel `start` on, as the model reads it: deviations
-        from the backdrop in units of the usual one.
+        """Box of the working grid from pixel `start` on, as deviations from the backdrop.
 
-        asinh leaves the texture of tissue as it is and keeps metal, a hundred times as bright,
-        within reach.
+        The unit is the view's `scale`. asinh leaves the texture of tissue unchanged, and keeps
+        metal, which is a hundred times as bright, within range.
         """
         return np.arcsinh((values - self._backdrop(start, values.shape)) / self.scale).astype(
             np.float32
@@ -144,7 +144,7 @@ class ViewFrame:
     def breast_pixels(
         self, start: tuple[int, int], shape: tuple[int, int]
     ) -> Bool[np.ndarray, "y x"]:
-        """Which pixels of a box belong to the breast, cell by cell."""
+        """Mask of the pixels of a box that belong to the breast, cell by cell."""
         rows, columns = ((s + np.arange(n)) // CELL for s, n in zip(start, shape))
         rows, columns = (
             np.minimum(index, n - 1) for index, n in zip((rows, columns), self.breast.shape)
@@ -156,12 +156,12 @@ class ViewFrame:
             _linear(s + np.arange(n), cells)
             for s, n, cells in zip(start, shape, self.backdrop.shape)
         )
-        # Bilinear interpolation is separable: one matrix a direction.
+        # Bilinear interpolation is separable: one matrix per direction.
         return (rows @ self.backdrop @ columns.T).astype(np.float32)
 
 
 def _linear(pixels: np.ndarray, cells: int) -> np.ndarray:
-    """[pixels, cells]: weights of linear interpolation between the centres of coarse cells."""
+    """Weights [pixels, cells] of linear interpolation between the centres of coarse cells."""
     # Pixel i has its centre at i + 0.5, cell j at (j + 0.5) CELL.
     at = np.clip((pixels + 0.5) / CELL - 0.5, 0, cells - 1)
     return np.maximum(1 - np.abs(at[:, None] - np.arange(cells)[None]), 0)

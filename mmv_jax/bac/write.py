@@ -1,6 +1,4 @@
-"""What is written of results: a CSV line a view, a breast, a woman; an overlay to look at; a DICOM
-segmentation to send back.
-"""
+"""Files of results: CSV tables of views, breasts and women, overlays, DICOM segmentations."""
 
 import csv
 import io
@@ -22,9 +20,9 @@ from mmv_jax.files import write_whole
 from mmv_jax.readers.dicom import quiet
 
 COLOUR = (255, 122, 0)
-# pixels between calcium and the line around it, so that the calcium itself stays to be seen
+# Pixels between calcium and the line around it, so that the calcium stays visible.
 GAP = 3
-OVERLAY_PIXELS = 2400  # of an overlay's longer side, at most
+OVERLAY_PIXELS = 2400  # largest length of an overlay's longer side
 WINDOW = (1.0, 99.8)  # percentiles of the view that are black and white
 VIEW_COLUMNS = (
     "number",
@@ -41,8 +39,9 @@ VIEW_COLUMNS = (
 
 
 def write_views(path: Path, views: Sequence[ViewResult]) -> None:
-    """`views.csv`: a line a mammogram; `area_mm2` is empty where the pixel spacing is unknown,
-    `pixels` never.
+    """Write `views.csv`, a line per mammogram.
+
+    `area_mm2` is empty if the pixel spacing is unknown; `pixels` never is.
     """
     lines = []
     for v in views:
@@ -66,7 +65,7 @@ def write_views(path: Path, views: Sequence[ViewResult]) -> None:
 def write_table(
     path: Path, results: Sequence[BreastResult] | Sequence[WomanResult], kind: type
 ) -> None:
-    """`breasts.csv` or `women.csv`: the fields of the results."""
+    """Write `breasts.csv` or `women.csv` with the fields of the results."""
     names = [field.name for field in fields(kind)]
     _write(
         path,
@@ -94,15 +93,15 @@ def _write(path: Path, columns: Sequence[str], lines: Sequence[Sequence[object]]
 
 
 def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) -> Image.Image:
-    """The view with a line around what was taken for calcified artery, beside the view itself."""
+    """The view, and beside it the view with a line around the detected calcification."""
     # -(-a // b) rounds up.
     step = max(1, -(-max(voxels.shape) // OVERLAY_PIXELS))
-    # Every fourth pixel tells percentiles well enough.
+    # Every fourth pixel is enough for percentiles.
     low, high = np.percentile(voxels[::4, ::4], WINDOW)
     grey = np.clip((voxels[::step, ::step] - low) / max(high - low, 1e-6), 0, 1)
     plain = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
-    # A mask thinned out by the step would lose its single pixels: a shown pixel is marked where any
-    # of its own is.
+    # Subsampling would lose single pixels of the mask: a shown pixel is marked if any of its own
+    # is.
     padded = np.pad(mask, [(0, -n % step) for n in mask.shape])
     small = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step).any(
         axis=(1, 3)
@@ -115,19 +114,20 @@ def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) ->
 
 
 def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) -> bool:
-    """Writes the mask as a DICOM SEG that refers to its mammogram; like the mammogram it names the
-    patient, and belongs into the same archive.
+    """Write the mask as a DICOM SEG that refers to its mammogram.
+
+    Like the mammogram it names the patient, and belongs in the same archive.
 
     Returns:
-      False, and nothing is written, where the mask is empty (a SEG of nothing is not allowed) or
-      the mammogram lacks what a reference needs.
+      False, and nothing is written, if the mask is empty (DICOM allows no empty SEG) or the
+        mammogram lacks what a reference needs.
     """
     if not mask.any():
         return False
     import highdicom as hd
 
     with quiet():
-        # as the reader does: a file may lack the preamble
+        # `force` as in the reader: a file may lack the preamble
         image = pydicom.dcmread(source, force=True)
         described = hd.seg.SegmentDescription(
             segment_number=1,
@@ -166,8 +166,9 @@ def write_segmentation(path: Path, source: Path, mask: Bool[np.ndarray, "Y X"]) 
 
 
 def _pixel_measures(image: pydicom.Dataset) -> Any:
-    """The mammogram's own spacing; a projection has no slices, but without a thickness readers
-    refuse the sequence.
+    """The mammogram's own spacing.
+
+    A projection has no slices, but without a thickness readers refuse the sequence.
     """
     from highdicom import PixelMeasuresSequence
 

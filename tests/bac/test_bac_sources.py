@@ -153,7 +153,7 @@ def test_files_and_manifests_are_numbered_in_their_order(mg, tmp_path):
 
 
 def test_what_is_not_there_is_told_by_its_number(mg, tmp_path):
-    with pytest.raises(UserError, match="number 2 is no file") as told:
+    with pytest.raises(UserError, match="number 2 is not a file") as told:
         list_entries([mg(), tmp_path / "Doe_Jane.dcm"])
     assert "Doe" not in str(told.value)
 
