@@ -39,7 +39,7 @@ class ConfigKey:
     is_open: bool = False
 
     def refusal(self, value: Any) -> str | None:
-        """Why a value is not allowed here, in words; None if it is."""
+        """The reason why a value is not allowed here, in words; None if it is."""
         if self.kind is None or value == self.default:
             return None
         # A whole number is accepted as a float. True is an int in Python, but not in a config.

@@ -31,7 +31,7 @@ def fault_without_seal(folder: epath.Path) -> str | None:
 
 
 def _unreadable(item: epath.Path) -> str | None:
-    """Why an item's files cannot be read to their end; None if they can."""
+    """The reason why an item's files cannot be read to their end; None if they can."""
     try:
         # An item that is not a tree of arrays is a JSON file.
         if item.name not in TREES:

@@ -93,7 +93,7 @@ def _evaluations(path: Path) -> Iterator[Path]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """For each path, as few of its last parts as make the names distinct."""
+    """As few last parts of each path as make the names distinct."""
     parts = [path.absolute().parts for path in paths]
     # From one part up: runs in different folders often have the same last name.
     for count in range(1, max(map(len, parts)) + 1):

@@ -203,7 +203,7 @@ class Chooser:
 
 
 def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chosen]:
-    """For each task, the candidate whose probe is best on val; the first one wins a tie.
+    """The candidate whose probe is best on val, for each task; the first one wins a tie.
 
     Raises:
       UserError: probes of this kind of task have no score on val.

@@ -150,7 +150,7 @@ def _dice(found: Bool[np.ndarray, "n P"], scene: Scene) -> float:
 def _orders(
     patients: np.ndarray, shown: Sequence[Bool[np.ndarray, " n"]], draws: int
 ) -> list[np.ndarray]:
-    """For each draw, the order in which it takes the patients of train.
+    """The order in which each draw takes the patients of train.
 
     Args:
       patients: of the n studies of train.

@@ -62,7 +62,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better the first encoder is than the second, with the corrected p-value.
+    """The advantage of the first encoder over the second, with the corrected p-value.
 
     Positive is better, whatever the metric's direction.
     """

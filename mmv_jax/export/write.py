@@ -98,7 +98,7 @@ def _check_place(kind: str, out: Path) -> None:
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: its folder does not exist. Make it first.")
     if not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: its folder is not writable. Give another.")
+        raise UserError(f"--out {out}: its folder may not be written to. Give another.")
     if kind == "huggingface" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists already. Give the name of a new folder.")
     if kind != "huggingface" and out.is_dir():

@@ -145,9 +145,7 @@ def proportion_interval(
 
 
 def _placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each study, the share of the other class that it is ranked correctly against; ties count
-    half.
-    """
+    """Share of the other class that each study is ranked correctly against; ties count half."""
     up, down = np.sort(high), np.sort(low)
     below = np.searchsorted(down, high, "left") + np.searchsorted(down, high, "right")
     above = np.searchsorted(up, low, "left") + np.searchsorted(up, low, "right")

@@ -38,7 +38,7 @@ class Support:
 
     @property
     def refused(self) -> str:
-        """Why the test should not be made; empty if it may be."""
+        """The reason why the test should not be made; empty if it may be."""
         if self.smallest >= SMALLEST_CELL:
             return ""
         return f"the smallest cell has {self.smallest} patients, fewer than {SMALLEST_CELL}"

@@ -73,7 +73,7 @@ def bounds_text(found: Interval | Difference, form: str = ".3f") -> str:
 def patient_weights(
     patients: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[np.ndarray, "R N"]:
-    """How often a bootstrap over patients draws each study.
+    """Number of times that a bootstrap over patients draws each study.
 
     A resample draws as many patients as there are, with replacement, each with all their studies.
     This array holds all resamples; where only a metric is needed, `interval` works in blocks of
@@ -287,7 +287,7 @@ class _Patients:
 
     @property
     def too_few(self) -> str:
-        """Why there is no interval; empty where there are enough patients."""
+        """The reason why there is no interval; empty if there are enough patients."""
         return f"fewer than {FEWEST} patients{self.of}" if self.rarer < FEWEST else ""
 
     def quantile(self, tail: float) -> float:

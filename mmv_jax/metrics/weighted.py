@@ -169,7 +169,7 @@ METRICS: dict[str, Weighted] = {
 
 
 def _groups(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each run of equal scores starts in ascending order, and that order."""
+    """Start of each run of equal scores in ascending order, and that order."""
     order = np.argsort(score, kind="stable")
     ranked = np.asarray(score)[order]
     return np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]), order

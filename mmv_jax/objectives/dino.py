@@ -49,7 +49,7 @@ def distillation(
 
 
 def pairs_of_views(study: Int[Array, "B S"], is_global: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
-    """Which student view (middle axis) learns from which teacher view (last axis).
+    """Pairs of a student view (middle axis) and a teacher view (last axis) that it learns from.
 
     The teacher view is another, global view of the same study.
     """

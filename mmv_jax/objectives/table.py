@@ -91,5 +91,5 @@ def options_of(kind: type[Term]) -> list[str]:
 
 
 def verdicts(metrics: Mapping[str, float | int], group: Mapping[str, Any]) -> list[str]:
-    """What is wrong in the metrics of a step, one sentence each, by all terms of a config."""
+    """Faults in the metrics of a step, one sentence each, by all terms of a config."""
     return [words for name in weights_of(group) for words in TERMS[name].verdict(metrics, group)]

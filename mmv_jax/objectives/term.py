@@ -156,7 +156,7 @@ class Term:
 
     @classmethod
     def verdict(cls, metrics: Mapping[str, float | int], options: Mapping[str, Any]) -> list[str]:
-        """What is wrong in the metrics of a step, one sentence each.
+        """Faults in the metrics of a step, one sentence each.
 
         Args:
           options: the config's group `objective`.

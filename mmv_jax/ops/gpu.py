@@ -97,7 +97,7 @@ def fits(width: int, dtype: DTypeLike) -> bool:
 
 
 class _Plan:
-    """How the arrays of one call are padded and cut into blocks."""
+    """Layout of the arrays of one call: padding and blocks."""
 
     def __init__(self, shape, segment_ids):
         self.rows, self.length, self.heads, self.width = shape

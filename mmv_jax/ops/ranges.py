@@ -25,7 +25,7 @@ def segment_spans(segment_ids: Int[Array, "B L"]) -> tuple[Int[Array, "B L"], In
 def block_ranges(
     first: Int[Array, "B L"], last: Int[Array, "B L"], block: int
 ) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
-    """For each query block, the range [low, high) of key blocks in its row; empty for padding.
+    """Range [low, high) of key blocks in its row for each query block; empty for padding.
 
     Args:
       first, last: as `segment_spans` returns them.

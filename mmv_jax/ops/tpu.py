@@ -98,7 +98,7 @@ def _group(heads, width):
 
 
 class _Plan:
-    """How the arrays of one call are padded, grouped, cut into blocks and brought to VMEM."""
+    """Layout of the arrays of one call: padding, groups, blocks, and their transfer to VMEM."""
 
     def __init__(self, shape, segment_ids):
         self.rows, self.length, self.heads, self.width = shape

@@ -97,7 +97,7 @@ def preflight(
         fit its number of devices.
     """
     if topology and devices:
-        raise UserError("--topology and --devices are both given. Give one of them.")
+        raise UserError("--topology and --devices are both given; give one of them.")
     topology = topology or (None if devices else config.get("topology"))
     place = parse_topology(topology) if topology else None
     jax.config.update("jax_platforms", "cpu")  # leave this machine's own accelerator alone

@@ -132,7 +132,7 @@ def virtual_devices(number: int) -> list:
     found = jax.devices("cpu")
     if len(found) < number:
         raise UserError(
-            f"--devices {number}: this process has started with {len(found)} devices. Start a new"
+            f"--devices {number}: this process has started with {len(found)} devices. Start another"
             " process."
         )
     return found[:number]

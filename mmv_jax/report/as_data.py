@@ -70,7 +70,7 @@ def _value(value: Any, inner: str, kinds: Mapping[str, type], *, known: Mapping[
 
 @cache
 def _inner(cls: type) -> dict[str, str]:
-    """For each field that holds a sequence of dataclasses, the name of that dataclass."""
+    """The name of the dataclass in each field that holds a sequence of them."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
         # With two possible dataclasses the type is ambiguous: then each value has a kind.

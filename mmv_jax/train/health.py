@@ -99,7 +99,7 @@ class Health:
     def verdict(
         self, metrics: Mapping[str, float | int], figures: Mapping[str, float]
     ) -> list[str]:
-        """What is wrong, one sentence each; empty if nothing is."""
+        """Faults of the features and the loss, one sentence each; empty if there is none."""
         words = []
         if figures:
             words += self._of_features(figures["rank"], figures["std"])

@@ -35,7 +35,7 @@ def make_learning_rate(
     if steps <= rising:
         raise UserError(
             f"config.steps is {steps}, but the warm-up takes {rising} steps"
-            f" (config.optimizer.warmup is {warmup}). Set --config.steps to at least {rising + 1},"
+            f" (config.optimizer.warmup is {warmup}). Set --config.steps to {rising + 1} or more,"
             " or lower config.optimizer.warmup."
         )
     peak = peak_lr * (rows / at_rows) ** 0.5

@@ -1,4 +1,4 @@
-"""What was evaluated, on which patients, and by whose truth. Axes: N studies."""
+"""The subject of an evaluation: its studies, its patients and its truth. Axes: N studies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -53,9 +53,7 @@ def rests_on(result: Result) -> str:
 
 
 def scores(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> ShareBars:
-    """For each rival, the numbers of tasks in which the trained encoder is better, worse, or
-    neither.
-    """
+    """Numbers of tasks in which the trained encoder is better, worse, or neither, by rival."""
     bars = []
     for rival in rivals_of(comparisons):
         tones = [tone_of(c.verdict) for c in comparisons if c.second == rival]

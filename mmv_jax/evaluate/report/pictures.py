@@ -56,7 +56,7 @@ def feature_maps(
     features: Features,
     shown: Int[np.ndarray, " S"],
 ) -> list[Strip]:
-    """For each modality, its studies as images and as maps of their patch tokens.
+    """Studies of each modality as images and as maps of their patch tokens.
 
     The first three components of the tokens are red, green and blue.
     """

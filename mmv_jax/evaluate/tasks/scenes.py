@@ -53,8 +53,7 @@ def scenes(
 def local_means(
     encoder: StudyEncoder, store: Store, geometry: Geometry, task: Task, features: Features
 ) -> Float[np.ndarray, "N D"]:
-    """For each study, the mean of its patch tokens, weighted by their cover of the task's local
-    region.
+    """The mean of each study's patch tokens, weighted by their share in the task's local region.
 
     Raises:
       UserError: the region of a study is empty, or the encoder reads no patch of it. An empty

@@ -1,4 +1,5 @@
-"""From voxels to the encoder's rows of tokens in NumPy, with the package's results for a store.
+"""Conversion of voxels to the encoder's rows of tokens, in NumPy, as the package does it for a
+store.
 
 Axes: z, y, x of a study; t patches; B studies, L tokens.
 """
@@ -282,8 +283,9 @@ def _covered(voxels, factor):
 
 
 def _means(voxels, before, factor, shape):
-    """Halves each axis whose factor grows; the last cell of an odd axis is the mean of fewer
-    voxels.
+    """The next coarser level: each axis whose factor grows is halved.
+
+    At an odd end the last cell is the mean of fewer voxels.
     """
     means = voxels.astype(np.float32)
     for axis in range(3):
