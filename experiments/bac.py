@@ -1,12 +1,13 @@
 r"""Calcified arteries on mammograms: the segmentation model, fitted to breast phantoms.
-experiments/bac_film.py goes on from it.
+
+experiments/bac_film.py starts from it.
 
   mmv phantom runs/bac/phantoms --kind breast --studies 64 --seed 21
   mmv ingest runs/bac/phantoms/manifest.csv --store runs/bac/store
   mmv fit-bac --config experiments/bac.py --workdir runs/bac/fit
 
-Paper:    none publishes its pixel-level figures on public data; severity by the thresholds of arXiv
-  2503.14550.
+Paper:    none has published pixel-level figures on public data; the thresholds of severity are
+  those of arXiv 2503.14550.
 Measured: docs/results.md, "Breast arterial calcification".
 """
 
@@ -15,14 +16,14 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=8000, rows=2))
-    # the workdir of a pretrained encoder of the same shape, or of another fit, whose head is gone
-    # on from too; empty: fresh weights
+    # The workdir to start from: a pretrained encoder of the same shape, or another fit, whose head
+    # is used too. Empty: fresh weights.
     c.init = ""
-    # Women of the split "test" are not fitted to; `measure` is chosen and the fit judged on
+    # Women of the split "test" are not fitted to. `measure` is chosen, and the fit evaluated, on
     # phantoms of other seeds (experiments/eval_bac.py).
     c.data = dict(store="runs/bac/store", splits=("train", "val"))
-    # Tiles around calcified artery, what resembles it, what the model took for it at the steps
-    # `mine_at`, and from anywhere in a breast.
+    # Shares of tiles: around calcified arteries, around look-alikes, around false positives of the
+    # model at the steps `mine_at`, and from anywhere in a breast.
     c.data.mix, c.data.mine_at = (0.35, 0.15, 0.3, 0.2), (4000, 6000)
     c.tiles = dict(tile=128, overlap=16, per_row=4)  # 12.8 mm, in pixels of 0.1 mm at the coarsest
     # A patch of 0.8 mm is as wide as an artery; the shortest wavelength is two patches, as
@@ -33,10 +34,10 @@ def get_config() -> ConfigDict:
     c.head = dict(channels=24)
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=2, warmup=0.05, weight_decay=0.05)
     c.checkpoint = dict(every=200, keep=2)
-    # How areas are measured: calcified from this probability on, in breasts each of whose views
-    # shows least_mm2 in groups of at least least_group_mm2 (less by itself, or in one view alone,
-    # may be a hair on a film); any other breast has none. A breast's area is the mean of its views
-    # (they show the same calcium twice), a woman's the sum of hers.
+    # Rules of measuring. A pixel counts as calcified from `threshold` on. A breast has calcium only
+    # if each of its views shows least_mm2 in groups of at least least_group_mm2: less, or only in
+    # one view, may be a hair on a film. A breast's area is the mean of its views, which show the
+    # same calcium twice; a woman's area is the sum over her breasts.
     c.measure = dict(
         threshold=0.3,
         least_group_mm2=0.1,

@@ -1,14 +1,15 @@
-r"""Calcified arteries on mammograms, second part: the model of experiments/bac.py goes on with
-women of whom most are on scanned film.
+r"""Calcified arteries on mammograms, second part: the model of experiments/bac.py, fitted further.
+
+Most of the women are now on scanned film.
 
   mmv phantom runs/bac/films --kind breast --studies 48 --seed 25 --film 0.7
   mmv ingest runs/bac/films/manifest.csv --store runs/bac/film_store
   mmv fit-bac --config experiments/bac_film.py --workdir runs/bac/fit_film
   mmv bac FILES... --checkpoint runs/bac/fit_film --out runs/bac/out
 
-Nearly half of the tiles lie around what the model takes for calcium, from the first step on: dust
-and hairs are small, and weigh little in a loss. So a fit goes on with mammograms of another kind,
-one's own for example: `init`, a store, fewer steps.
+Nearly half of the tiles lie around false positives of the model, from the first step on: dust and
+hairs are small and have little weight in a loss. Fit the model in the same way to other mammograms,
+such as your own: set `init`, a store, and fewer steps.
 Measured: docs/results.md, "Breast arterial calcification".
 """
 

@@ -1,15 +1,14 @@
-r"""All studies of a small chest collection together, planar and volumetric, in mixed rows: one run
-on a laptop.
+r"""All studies of a small chest collection, planar and volumetric, in mixed rows: a laptop run.
 
   mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv \
       DATA/ct.csv --store runs/chest_small/store
-  # the manifest does not say what the README of the set does: that it is in Hounsfield units
+  # the set is in Hounsfield units: its README says so, the manifest does not
   mmv ingest DATA/lidc.csv --unit HU --store runs/chest_small/store
   mmv pretrain --config experiments/chest_small.py --workdir runs/chest_small/pretrain
   mmv evaluate --config experiments/eval_chest_small.py --checkpoint runs/chest_small/pretrain \
       --workdir runs/chest_small/evaluate
 
-Masked reconstruction alone; self-distillation has not been compared with it here.
+The loss is masked reconstruction alone; self-distillation has not been compared with it here.
 Measured: docs/results.md.
 """
 
@@ -20,8 +19,8 @@ def get_config() -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=6000))
     c.mesh = dict(data=1, fsdp=1)
     c.data = dict(store="runs/chest_small/store", workers=1)
-    # Test patients are never seen. Shares are of crops: thumbnails (PneumoniaMNIST) and shapes
-    # teach little each, and there are many of them.
+    # Test patients are never seen. The mixture is of crops. Thumbnails (PneumoniaMNIST) and shapes
+    # are many, but each teaches little.
     c.data.splits = ("train", "val")
     c.data.mixture_by = "label_source"
     c.data.mixture = {
@@ -31,8 +30,8 @@ def get_config() -> ConfigDict:
         "LIDC-IDRI": 0.16,
         "AdrenalMNIST3D": 0.12,
     }
-    # A row of thumbnails has more CLS and register tokens than the 168 that a row has room for:
-    # they are dealt out over the rows.
+    # A row of thumbnails would have more CLS and register tokens than the 168 places for them, so
+    # thumbnails are spread over the rows.
     c.rows = dict(
         length=512, prefix=512, segments=48, per_step=8, visible_share=0.25, visible_tokens=168
     )

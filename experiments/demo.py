@@ -1,5 +1,4 @@
-r"""From phantoms to an encoder in minutes on a laptop: thorax CTs and their radiographs together,
-in mixed rows.
+r"""An encoder from phantoms in minutes on a laptop: thorax CTs and radiographs in mixed rows.
 
   make demo
 
@@ -7,7 +6,7 @@ or, on a store of your own:
 
   mmv pretrain --config experiments/demo.py --workdir runs/mine --config.data.store=stores/mine
 
-Masked reconstruction alone; self-distillation has not been compared with it here.
+The loss is masked reconstruction alone; self-distillation has not been compared with it here.
 Measured: docs/results.md.
 """
 

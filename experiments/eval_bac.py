@@ -1,5 +1,4 @@
-r"""Calcified arteries on mammograms against the truth, and what the measured areas mean for a
-cohort.
+r"""Evaluation of calcified areas on mammograms: agreement with the truth, and outcomes of a cohort.
 
   mmv phantom runs/bac/heldout --kind breast --studies 100 --seed 26
   mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film \
@@ -12,16 +11,16 @@ the measured areas are related to outcomes:
       --workdir runs/bac/outcomes \
       --config.cohort=cohort.csv --config.adjust=age,sbp
 
-How areas are measured (`measure` in experiments/bac.py) was chosen by the table "Other rules of
-measuring" of the report on yet other women:
+The rules of measuring (`measure` in experiments/bac.py) were chosen by the table "Other rules of
+measuring" of the report on other women:
 
   mmv phantom runs/bac/choice --kind breast --studies 48 --seed 23 --bac 0.4
   mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film \
       --workdir runs/bac/choose \
       --config.mammograms=runs/bac/choice/manifest.csv
 
-Where the manifest has a `bac_mask`, areas and severity are compared with it; the thresholds of
-severity come with the checkpoint.
+If the manifest has a `bac_mask`, areas and severity are compared with it. The checkpoint has the
+thresholds of severity.
 
 Paper:    severity by area and its hazard ratios, arXiv 2503.14550.
 Measured: docs/results.md, "Breast arterial calcification".
@@ -32,10 +31,10 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     c = ConfigDict(dict(mammograms="runs/bac/heldout/manifest.csv"))
-    # Of the probability, and of the sure area of a group and of a breast; None: as the checkpoint
-    # says.
+    # Lower limits of the probability, and of the area of a group and of a breast. None: those of
+    # the checkpoint.
     c.threshold, c.least_group_mm2, c.least_mm2 = None, None, None
     c.splits = ("train", "val", "test")  # of the manifest: none of these women was fitted to
-    # no cohort: agreement with the truth alone
+    # Without a cohort only the agreement with the truth is evaluated.
     c.cohort, c.adjust, c.horizons = "", "age", (5.0, 10.0)
     return c

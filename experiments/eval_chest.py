@@ -1,9 +1,10 @@
-r"""Which encoder for which task, frozen and fine-tuned: eight encoders on real studies and
-phantoms, planar and volumetric; what was stopped goes on.
+r"""Evaluation of eight encoders, frozen and fine-tuned, on real studies and phantoms.
+
+Studies are planar and volumetric. A stopped evaluation resumes.
 
   mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 \
       --tube-tie 0
-  # with the key of pretraining, so that patients seen there are told
+  # with the key of pretraining, so that patients seen there are recognised
   mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv \
       runs/eval_chest/phantoms/manifest.csv \
       --store runs/eval_chest/store --key runs/chest_small/store.key
@@ -11,13 +12,13 @@ phantoms, planar and volumetric; what was stopped goes on.
   mmv evaluate --config experiments/eval_chest.py --checkpoint runs/chest_small/pretrain \
       --workdir runs/eval_chest/evaluate
 
-The encoders: the checkpoint's, the same with random weights, principal components of pixels, a
-convolutional network with real ImageNet weights, and small stand-ins for four encoders whose
-weights cannot be had here. A stand-in has random weights: it shows that its family is read, and no
-more. Each is measured frozen, by a linear probe, and fine-tuned, in every task. Random weights
-fine-tuned are "scratch-vit"; pixels have nothing to tune. On a machine that others use,
-OMP_NUM_THREADS=1 spares PyTorch the waiting for its second thread. Needs the extras `torch` and
-`imagenet`.
+The encoders are the checkpoint's, the same with random weights, principal components of pixels, a
+convolutional network with real ImageNet weights, and small stand-ins for four encoders. The real
+weights of these four are not available here. A stand-in has random weights; it shows only that its
+family can be loaded. Each encoder is evaluated in every task, frozen by a linear probe, and
+fine-tuned. Random weights, fine-tuned, are "scratch-vit"; pixels have nothing to fine-tune. On a
+shared machine set OMP_NUM_THREADS=1, so that PyTorch does not wait for a second thread. Needs the
+extras `torch` and `imagenet`.
 Measured: docs/results.md.
 """
 
@@ -27,10 +28,10 @@ STAND_INS = {"rad-dino": "dinov2", "chexagent": "siglip", "biomedclip": "clip", 
 
 
 def get_config() -> ConfigDict:
-    # seed: of the random weights that are the floor
+    # seed: of the floor's random weights
     c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/eval_chest/store"}
-    # voxels at most of a whole study; None: as large as the global crops of training
+    # the most voxels of a whole study; None: as many as a global crop of training has
     c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
@@ -44,7 +45,7 @@ def get_config() -> ConfigDict:
     c.only = ()  # names of tasks; none: all
     c.fit = {"epochs": 10, "patience": 3, "batch": 8}
     c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
-    # what is tried for every encoder, floors included; val chooses
+    # readouts to try for every encoder, floors included; val chooses one
     c.readout = {
         "blocks": (1, 3),
         "poolings": ("cls+mean", "mean+max+deviation", "cls+max", "pyramid", "mean+local"),
@@ -54,7 +55,7 @@ def get_config() -> ConfigDict:
 
 
 def nih_tasks() -> dict:
-    """Of films of NIH ChestX-ray14."""
+    """Tasks on films of NIH ChestX-ray14."""
     nih = {"source": "NIH ChestX-ray14"}
     people = {"sex": {}, "age": {"edges": (40, 60)}, "view": {}}
     return {
@@ -65,7 +66,7 @@ def nih_tasks() -> dict:
             "where": nih,
             "subgroups": {"age": {"edges": (40, 60)}, "view": {}},
         },
-        # Whether a film was taken lying or standing is easily seen, and goes with pneumonia.
+        # Whether a film was taken lying or standing is easy to see and correlates with pneumonia.
         "pneumonia": {
             "kind": "classification",
             "label": "pneumonia",
@@ -83,7 +84,7 @@ def nih_tasks() -> dict:
 
 
 def other_tasks() -> dict:
-    """Of small public sets: a label each, and the outlines of lungs and heart."""
+    """Tasks on small public sets: one label each, and the outlines of lungs and heart."""
     lidc = {"source": "LIDC-IDRI"}
     return {
         "pneumoniamnist": {
@@ -91,7 +92,7 @@ def other_tasks() -> dict:
             "label": "pneumonia",
             "where": {"source": "PneumoniaMNIST"},
         },
-        # A nodule is compared in a box of fixed size: stretched to it, its diameter would be lost.
+        # The pixel floor sees a nodule in a box of fixed size: stretching would lose its diameter.
         "nodule_malignancy": {
             "kind": "classification",
             "label": "malignant",
@@ -122,7 +123,7 @@ def other_tasks() -> dict:
 
 
 def phantom_tasks() -> dict:
-    """Of phantoms in which a chest tube says nothing of a pneumothorax."""
+    """Tasks on phantoms in which chest tube and pneumothorax are independent."""
     phantoms = {"tube_tie": 0.0}
     return {
         "phantom_pneumothorax": {

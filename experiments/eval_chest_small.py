@@ -1,13 +1,12 @@
-r"""What the encoder of experiments/chest_small.py is worth on real studies, each task beside its
-floors.
+r"""Evaluation of the encoder of experiments/chest_small.py on real studies, against its floors.
 
   mmv evaluate --config experiments/eval_chest_small.py --checkpoint runs/chest_small/pretrain \
       --workdir runs/chest_small/evaluate
 
 Floors measured elsewhere with 100 principal components of pixels (test AUROC): sex 0.81, pneumonia
 0.84, effusion 0.79, nodule malignancy 0.876 (the logarithm of its diameter alone: 0.921),
-AdrenalMNIST3D 0.809, PneumoniaMNIST 0.925; age 11.2 years (the mean alone: 14.4). Mind the
-shortcut: whether a film is AP or PA is 0.97 predictable and goes with pneumonia.
+AdrenalMNIST3D 0.809, PneumoniaMNIST 0.925; age 11.2 years (the mean alone: 14.4). Beware of a
+shortcut: AP or PA of a film is predictable (0.97) and correlates with pneumonia.
 Measured: docs/results.md.
 """
 
@@ -15,10 +14,10 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    # seed: of the random weights that are the floor
+    # seed: of the floor's random weights
     c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/chest_small/store"}
-    # voxels at most of a whole study; None: as large as the global crops of training
+    # the most voxels of a whole study; None: as many as a global crop of training has
     c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {}  # of others, by name: {"folder": a Hugging Face folder, "stand_in": False}
@@ -37,7 +36,7 @@ def get_config() -> ConfigDict:
             "label": "pneumonia",
             "where": {"source": "PneumoniaMNIST"},
         },
-        # A nodule is compared in a box of fixed size: stretched to it, its diameter would be lost.
+        # The pixel floor sees a nodule in a box of fixed size: stretching would lose its diameter.
         "nodule_malignancy": {
             "kind": "classification",
             "label": "malignant",

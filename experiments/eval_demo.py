@@ -1,5 +1,6 @@
-r"""What the demo's encoder is worth on phantoms with known truth, planar and volumetric: the end of
-`make demo`.
+r"""Evaluation of the demo's encoder on phantoms with known truth, planar and volumetric.
+
+It is the last step of `make demo`.
 
   mmv evaluate --config experiments/eval_demo.py --checkpoint runs/demo/pretrain \
       --workdir runs/demo/evaluate
@@ -11,14 +12,14 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    # seed: of the random weights that are the floor
+    # seed: of the floor's random weights
     c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/demo/store"}
-    # voxels at most of a whole study; None: as large as the global crops of training
+    # the most voxels of a whole study; None: as many as a global crop of training has
     c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {}  # of others, by name: {"folder": a Hugging Face folder, "stand_in": False}
-    # what is tried for every encoder, floors included; val chooses
+    # readouts to try for every encoder, floors included; val chooses one
     c.readout = {
         "blocks": (1, 3),
         "poolings": ("cls+mean", "mean+max+deviation", "cls+max", "pyramid"),

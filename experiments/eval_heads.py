@@ -1,5 +1,6 @@
-r"""Which head finds a pneumothorax on frozen tokens, and would fine-tuning or a supervised network
-have done better? Radiographs of phantoms.
+r"""Segmentation of a pneumothorax: heads on frozen tokens, fine-tuning, and a supervised network.
+
+The studies are radiographs of phantoms.
 
   mmv phantom runs/heads/phantoms --kind thorax-cxr --studies 960 --seed 31 --pixels 128 \
       --tube-tie 0
@@ -7,11 +8,11 @@ have done better? Radiographs of phantoms.
   mmv evaluate --config experiments/eval_heads.py --checkpoint runs/chest_small/pretrain \
       --workdir runs/heads/evaluate
 
-Every fit is kept in WORKDIR/fitted, so that what was stopped goes on.
+Every fit is cached in WORKDIR/fitted, so that a stopped evaluation resumes.
 
-Paper:    a head in which CLS and patch tokens meet lifts every encoder, most of all on pneumothorax
-          (arXiv 2504.16047); frozen encoders fail at it, and a supervised network matches
-          fine-tuned ones (arXiv 2511.09742).
+Paper:    a head with attention between CLS and patch tokens improves every encoder, most of all on
+          pneumothorax (arXiv 2504.16047); frozen encoders fail at it, and a supervised network
+          matches fine-tuned ones (arXiv 2511.09742).
 Needs the extras `torch` and `imagenet`.
 Measured: docs/results.md, "Heads and fine-tuning".
 """
@@ -23,7 +24,7 @@ def get_config() -> ConfigDict:
     # seed: of random weights, and of every fit
     c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/heads/store"}
-    # voxels at most of a whole study; None: as large as the global crops of training
+    # the most voxels of a whole study; None: as many as a global crop of training has
     c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}

@@ -1,14 +1,13 @@
-r"""Calcified area on mammograms and what becomes of the women: from a cohort table to hazard
-ratios, without images.
+r"""Calcified area on mammograms and outcomes: hazard ratios from a cohort table, without images.
 
   mmv evaluate --config experiments/eval_outcomes.py --config.cohort=FILE.csv \
       --config.adjust=age,sbp,diabetes,smoker --workdir runs/outcomes
 
 The table has `patient_id, time_years, event, area_mm2, age` (event: 0 censored, 1 outcome, 2
-competing death) and any covariates; `entry_years` for delayed entry. Age enters as a restricted
-cubic spline; `splines="age,area"` adds the area as a curve. With `total_cholesterol, hdl, sbp,
-bp_treated, smoker, diabetes` the ASCVD risk is a comparator too, and with `bmi, egfr, statin`
-besides, PREVENT's.
+competing death) and any covariates; `entry_years` is for delayed entry. Age enters as a restricted
+cubic spline; `splines="age,area"` adds the area as a curve. With the columns `total_cholesterol,
+hdl, sbp, bp_treated, smoker, diabetes` the ASCVD risk is a comparator too. With `bmi, egfr, statin`
+in addition, the PREVENT risk is one.
 
 Paper:    adjusted hazard ratios of mild, moderate, severe 1.18-1.22, 1.38-1.47, 2.03-2.22 in
   116,135 women (arXiv 2503.14550).

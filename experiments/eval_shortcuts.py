@@ -1,5 +1,6 @@
-r"""Does an encoder see the pneumothorax, or the chest tube that goes with it? And does CLS see a
-small nodule? On phantoms of known truth.
+r"""Two tests on phantoms of known truth: pneumothorax and chest tube, CLS and small nodules.
+
+They show whether an encoder sees the pneumothorax or only the tube, and whether CLS sees a nodule.
 
   for tie in 0 0.5 1; do
     mmv phantom runs/shortcuts/tie$tie --kind thorax-cxr --studies 480 --seed 11 --pixels 128 \
@@ -10,9 +11,9 @@ small nodule? On phantoms of known truth.
   mmv evaluate --config experiments/eval_shortcuts.py --checkpoint runs/chest_small/pretrain \
       --workdir runs/shortcuts/evaluate
 
-The three sets show the same 480 patients; only their chest tubes differ. A probe learns from the
-patients of one tie and is tested on the test patients of the same tie, as a data set is split
-usually, and on those of tie 0 (`..._untied`), where a tube tells nothing.
+The three sets show the same 480 patients; only their chest tubes differ. A probe is fitted on the
+training patients of one tie. It is tested on the test patients of the same tie, as in a usual
+split, and on those of tie 0 (`..._untied`), where tube and pneumothorax are independent.
 
 Paper:    classification leans on the tube, segmentation does not (arXiv 2511.09742); CLS is at
           chance on small findings (AUROC 0.50-0.52) where the patch tokens of their place reach
@@ -27,15 +28,15 @@ TIES = {"tie_0": 0.0, "tie_half": 0.5, "tie_1": 1.0}
 
 
 def get_config() -> ConfigDict:
-    # seed: of the random weights that are the floor
+    # seed: of the floor's random weights
     c = ConfigDict({"seed": 1, "exclude_overlap": False})
     c.data = {"store": "runs/shortcuts/store"}
-    # voxels at most of a whole study; None: as large as the global crops of training
+    # the most voxels of a whole study; None: as many as a global crop of training has
     c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
     c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
     air = {"kind": "classification", "label": "pneumothorax", "confounders": {"chest_tube": {}}}
-    # positives with and without a tube, each against all negatives
+    # Positive studies with and without a tube, each group against all negatives.
     by_tube = {"subgroups": {"chest_tube": {"positives": True}}}
     mask = {"kind": "segmentation", "mask": "findings", "flags": 8}
     untied = {"tube_tie": 0.0}
@@ -55,7 +56,7 @@ def get_config() -> ConfigDict:
                 "test_where": untied,
                 "subgroups": {"chest_tube": {}},
             }
-    # can the features tell a tube at all?
+    # A control: can the features show the tube at all?
     c.tasks["chest_tube"] = {"kind": "classification", "label": "chest_tube", "where": untied}
     sizes = {"site_nodule_mm": {"edges": (12, 20), "positives": True}}
     c.tasks["nodule"] = {

@@ -10,8 +10,8 @@ Paper:    macro AUROC 0.82 MIMIC-CXR, 0.84 CheXpert, 0.85 CT-RATE (linear probe)
 Measured: nothing yet at this scale; tests/test_experiments.py lowers the step at full scale, and
   compiles a shrunk one.
 
-Where the paper states no value, this is DINOv2's recipe (arXiv 2304.07193, table 16), with a
-learning rate for rows: a row holds about four studies.
+Values that the paper does not state are those of DINOv2 (arXiv 2304.07193, table 16). The learning
+rate is for rows: a row holds about four studies.
 """
 
 from ml_collections import ConfigDict
@@ -21,12 +21,12 @@ def get_config() -> ConfigDict:
     c = ConfigDict({"seed": 0, "steps": 250_000})
     c.mesh = {"data": 16, "fsdp": 4}
     c.topology = "v5p:4x4x4"  # what `mmv preflight` compiles for
-    # Half of the crops are of radiographs: CT-RATE is the smaller collection, and its studies come
-    # several times an epoch.
+    # Half of the crops are of radiographs. CT-RATE is the smaller collection, so its studies occur
+    # several times in an epoch.
     c.data = {"store": "stores/mimic_ctrate", "workers": 12, "mixture": {"CXR": 0.5, "CT": 0.5}}
     c.rows = dict(length=4096, prefix=2048, segments=56, per_step=1024, visible_share=0.25)
-    # Tokens of a study at most: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric 2 x (800 + 5)
-    # + 8 x (64 + 5) = 2162.
+    # The most tokens of a study: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric
+    # 2 x (800 + 5) + 8 x (64 + 5) = 2162.
     c.crops = {
         "planar": {
             "globals": 2,

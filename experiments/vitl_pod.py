@@ -1,11 +1,11 @@
-r"""ViT-L with all four objectives on a TPU v5p slice of 128 chips (4x4x8): beyond the paper's
-scale.
+r"""ViT-L with all four objectives on a TPU v5p slice of 128 chips (4x4x8): a larger run than the
+paper's.
 
   mmv pretrain --config experiments/vitl_pod.py --workdir runs/vitl \
       --config.data.store=stores/mimic_ctrate
 
-Every chip of a group of 8 holds an eighth of the state; 16 groups share the rows, 8 rows of 4096
-tokens a chip.
+Each chip of a group of 8 holds an eighth of the state. 16 groups share the rows, with 8 rows of
+4096 tokens a chip.
 
 Measured: nothing yet at this scale; tests/test_experiments.py lowers the step at full scale, and
   compiles a shrunk one.
@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     c.topology = "v5p:4x4x8"  # what `mmv preflight` compiles for
     c.data = {"store": "stores/mimic_ctrate", "workers": 24, "mixture": {"CXR": 0.5, "CT": 0.5}}
     c.rows = dict(length=4096, prefix=2048, segments=56, per_step=1024, visible_share=0.25)
-    # Tokens of a study at most: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric 2 x (800 + 5)
-    # + 8 x (64 + 5) = 2162.
+    # The most tokens of a study: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric
+    # 2 x (800 + 5) + 8 x (64 + 5) = 2162.
     c.crops = {
         "planar": {
             "globals": 2,
@@ -49,8 +49,8 @@ def get_config() -> ConfigDict:
         "dtype": "bfloat16",
         "remat": True,
     }
-    # Reconstruction reads a quarter of the prefix's tokens, an eighth of a row's: it costs little
-    # beside the rest, and pays early (docs/results.md).
+    # Reconstruction reads a quarter of the prefix's tokens, an eighth of a row's. It costs little
+    # and helps early in training (docs/results.md).
     c.objective = {
         "mae": 0.5,
         "dino": 1.0,

@@ -1,4 +1,4 @@
-r"""Renders a JobSet for Google Kubernetes Engine: one pod a host, of a TPU slice or of GPU nodes.
+r"""Render a JobSet for Google Kubernetes Engine: one pod a host, of a TPU slice or of GPU nodes.
 
 example: python launch/gke.py --out vitl.yaml --name vitl --tpu v5p:4x4x8 --claim CLAIM \
              --image REGION-docker.pkg.dev/PROJECT/REPOSITORY/mmv:1 \
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from render import Slice, parse, render, write
 
-# a label of DNS, short enough that the names of its pods are labels too
+# A DNS label, short enough that the names of its pods are DNS labels too.
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Writes the JobSet that the words of a command line ask for; returns the exit status."""
+    """Write the JobSet for a command line; return the exit status."""
     parser = make_parser()
     args, command = parse(parser, argv)
     if not NAME.fullmatch(args.name):

@@ -1,5 +1,6 @@
-r"""Starts an `mmv` command in several processes on this machine, joined on loopback; a rehearsal of
-many hosts, or one process a GPU.
+r"""Start an `mmv` command in several processes on this machine, joined on loopback.
+
+Use it as a rehearsal of many hosts, or for one process a GPU.
 
 example: python launch/local.py --processes 2 -- pretrain --config experiments/demo.py --workdir
   runs/two --config.mesh.data=2
@@ -15,13 +16,13 @@ import time
 
 from render import parse
 
-PAUSE_S = 0.2  # between looks at the processes
-# for a process to end once another has failed: its collectives wait for the dead one
+PAUSE_S = 0.2  # between checks of the processes
+# Time for the other processes to end after one has failed: their collectives wait for it.
 PATIENCE_S = 60.0
 
 
 def main(argv: list[str]) -> int:
-    """The exit code of the first process that failed, else 0."""
+    """Start the processes; return the exit code of the first one that failed, else 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
         )
         for n in range(args.processes)
     ]
-    # Told to stop, they agree on a step, save it and end. A terminal's Ctrl-C reaches them by
+    # On SIGTERM the processes agree on a step, save it and end. A terminal sends Ctrl-C to them
     # itself.
     signal.signal(
         signal.SIGTERM,
@@ -53,14 +54,14 @@ def main(argv: list[str]) -> int:
 
 
 def free_port() -> int:
-    """A port that nobody listened to a moment ago."""
+    """A port on which nobody listened a moment ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def wait(processes: list[subprocess.Popen]) -> int:
-    """Waits for all; once one has failed the others have a minute to end, and are killed then."""
+    """Wait for all processes. Once one has failed, the others are killed after a minute."""
     failed, since = 0, 0.0
     while any(process.poll() is None for process in processes):
         codes = [process.returncode for process in processes if process.returncode]

@@ -1,6 +1,4 @@
-"""What the launchers share: the `mmv` command after `--`, TPU slices by name, and templates filled
-in.
-"""
+"""Shared code of the launchers: the `mmv` command after `--`, TPU slices by name, and templates."""
 
 import argparse
 import math
@@ -15,11 +13,11 @@ CHIPS_PER_HOST = 4  # of a slice that has more than one host
 
 @dataclass(frozen=True)
 class Generation:
-    """What a generation of TPUs is called elsewhere.
+    """The names of a generation of TPUs in Google Cloud.
 
     Attributes:
       node_label: value of the label cloud.google.com/gke-tpu-accelerator of its nodes.
-      accelerator_type: of `gcloud --accelerator-type`, with {chips} or {cores}; None where virtual
+      accelerator_type: of `gcloud --accelerator-type`, with {chips} or {cores}; None if virtual
         machines are not offered under such a name.
       runtime: the virtual machine's software, `gcloud --version`.
     """
@@ -42,7 +40,7 @@ GENERATIONS = {
 
 @dataclass(frozen=True)
 class Slice:
-    """A TPU slice by the name that `mmv preflight --topology` takes, such as v5p:4x4x8."""
+    """A TPU slice, by its name in `mmv preflight --topology`, such as v5p:4x4x8."""
 
     generation: Generation
     topology: str
@@ -57,7 +55,7 @@ class Slice:
         ):
             raise argparse.ArgumentTypeError(
                 f"{name!r} is no TPU slice: write a generation ({', '.join(GENERATIONS)}) and a"
-                " topology, as v5p:4x4x8"
+                " topology, such as v5p:4x4x8"
             )
         return cls(GENERATIONS[generation], topology, math.prod(map(int, sides)))
 
@@ -72,9 +70,7 @@ class Slice:
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The launcher's own options, and after `--` the words of the `mmv` command that it is to
-    start.
-    """
+    """The launcher's own options, and the words of the `mmv` command after `--`."""
     cut = argv.index("--") if "--" in argv else len(argv)
     args, command = parser.parse_args(argv[:cut]), argv[cut + 1 :]
     if not command:
@@ -86,8 +82,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
 
 
 def render(template: str, **values) -> str:
-    """A file of launch/templates with `values` put in. The filter `quote` makes one word of the
-    shell; a value that is missing is an error.
+    """The text of a file in launch/templates with `values` filled in.
+
+    The filter `quote` makes a value one word of the shell. A missing value is an error.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -100,7 +97,7 @@ def render(template: str, **values) -> str:
 
 
 def write(out: Path, text: str, submit: str) -> None:
-    """Writes the rendered file and says how to submit it."""
+    """Write the rendered file and print how to submit it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text)
     print(f"{out} is written; nothing has been started. Look at it, then: {submit}")

@@ -1,5 +1,4 @@
-r"""Renders a batch script for SLURM: one task a GPU (or a CPU node), joined through what srun tells
-each task.
+r"""Render a batch script for SLURM: one task a GPU (or a CPU node), joined by srun's variables.
 
 example: python launch/slurm.py --out vitb.sbatch --nodes 8 --tasks-per-node 8 \
              --gpus-per-node 8 --time 2-00:00:00 \

@@ -1,5 +1,6 @@
-r"""Renders a shell script for TPU virtual machines: makes the slice, installs this checkout on
-every host, and runs the command on all of them.
+r"""Render a shell script for TPU virtual machines.
+
+It makes the slice, installs this checkout on every host, and runs the command on all of them.
 
 example: python launch/tpu_vm.py --out vitb.sh --name vitb --zone us-east5-a --tpu v5p:4x4x4 \
              --nfs 10.0.0.2:/share -- pretrain --config experiments/vitb_mimic_ctrate.py \
