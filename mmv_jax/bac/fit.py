@@ -28,9 +28,10 @@ from mmv_jax.errors import UserError
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.read import Store
 from mmv_jax.train.health import Patience
-from mmv_jax.train.log import Log, one_behind
+from mmv_jax.train.log import Log
 from mmv_jax.train.optimizer import make_optimizer
 from mmv_jax.train.step import keep_finite
+from mmv_jax.train.steps import take_steps
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 # config keys that may change between a fit and its resume
@@ -54,8 +55,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         store, shape, seed=config.seed, splits=tuple(config.data.splits), mix=tuple(config.data.mix)
     )
     state = init_state(model, shape, tx=tx, seed=config.seed, init=config.init)
-    # The old state's memory is reused for the new one, so it must not be read after a step.
-    step_fn = jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
+    step_fn = jit_fit_step(model, tx)
     seen = _seen(store, sampler, config)
     with Checkpoints(
         workdir, {**to_dict(config), "pretraining": seen}, **config.checkpoint
@@ -73,6 +73,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         state = _state(items)
         with Log(workdir, first, config.steps) as log:
             write = _writer(log)
+            take = partial(_take, step_fn)
             for start, end in spans(first, config.steps, config.data.mine_at):
                 # The last mining that was due: a resume reads its points from their file.
                 if mined := [at for at in config.data.mine_at if at <= start]:
@@ -81,16 +82,22 @@ def fit(config: ConfigDict, workdir: Path) -> None:
                         mistakes(finder, sampler, workdir / f"mistakes-{mined[-1]}.npz")
                     )
                 batches = zip(range(start, end), _ahead(sampler, start, config.rows))
-                # Metrics are written one step late: reading them at once would make the device
-                # wait.
-                with one_behind(write) as report:
-                    for step, batch in batches:
-                        state, metrics = step_fn(state, batch)
-                        report(step, metrics)
-                        # Also at the end of a span: the mining after it takes long.
-                        checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
+                # Also saved at a span's end: the mining after it takes long.
+                save = partial(_save, checkpoints, end)
+                state = take_steps(take, state, batches, write=write, save=save)
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. {DONE}")
+
+
+def _take(
+    step_fn: Callable, step: int, state: dict[str, Any], batch: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    return step_fn(state, batch)
+
+
+def _save(checkpoints: Checkpoints, end: int, step: int, state: dict[str, Any]) -> bool:
+    checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
+    return False
 
 
 def _seen(store: Store, sampler: Sampler, config: ConfigDict) -> dict[str, Any]:
@@ -148,7 +155,8 @@ def init_state(
     )
     if init:
         params = {**params, **_weights_of(init, model, params)}
-    return {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), jnp.int32)}
+    opt_state = jax.jit(tx.init)(params)  # one program, and not one for each shape
+    return {"params": params, "opt_state": opt_state, "step": jnp.zeros((), jnp.int32)}
 
 
 # Fields of a backbone that do not affect the shape of its weights.
@@ -228,6 +236,11 @@ def fit_step(
         "grad_norm": norm,
         "skipped": skipped,
     }
+
+
+def jit_fit_step(model: TileSegmenter, tx: optax.GradientTransformation) -> Callable:
+    """`fit_step`, compiled. The old state gives its memory to the new one: do not read it again."""
+    return jax.jit(partial(fit_step, model=model, tx=tx), donate_argnums=0)
 
 
 def _ahead(sampler: Sampler, first: int, rows: int) -> Iterator[dict[str, Any]]:

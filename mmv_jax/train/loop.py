@@ -3,7 +3,6 @@ arguments.
 """
 
 import inspect
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 from mmv_jax.train.flops import step_cost
 from mmv_jax.train.health import Health, HealthOptions, Patience
-from mmv_jax.train.log import Log, Silence, one_behind
+from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.opening import opening
 from mmv_jax.train.optimizer import (
@@ -48,6 +47,7 @@ from mmv_jax.train.signals import stop_signal
 from mmv_jax.train.speed import Speed, StepCost, rates_of
 from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
+from mmv_jax.train.steps import take_steps, timed
 from mmv_jax.train.wandb_board import LogOptions, WandbBoard
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
@@ -153,15 +153,11 @@ class _Run:
     ) -> TrainState:
         """Take the steps from `first` on. `carried` is stored with every checkpoint."""
         config, checkpoints = self.config, self.checkpoints
-        with (
-            one_behind(_writer(log, config, self.speed)) as report,
-            stop_signal() as stop,
-            on_mesh(self.mesh),
-        ):
+        write = _writer(log, config, self.speed)
+        with stop_signal() as stop, on_mesh(self.mesh):
             batches = timed(device_batches(rows, self.mesh, first, config.data.workers))
-            for step, (batch, waited_s) in zip(range(first, config.steps), batches):
-                state, metrics = self.step_fn(state, batch)
-                report(step, metrics | {"input_s": waited_s} | self.probe(step, state))
+
+            def save(step: int, state: TrainState) -> bool:
                 stopping = stop(step)
                 # A new dict: the previous one may still be in the queue of a checkpoint.
                 seen = carried["pretraining"] | {"begin": rows.at}
@@ -173,10 +169,20 @@ class _Run:
                     log.say(
                         f"Told to stop: saved step {step + 1}. The same command goes on from there."
                     )
-                    break
+                return stopping
+
+            numbered = zip(range(first, config.steps), batches)
+            state = take_steps(self._take, state, numbered, write=write, save=save)
         if first >= config.steps:
             log.say(f"All {config.steps} steps are done. {DONE}")
         return state
+
+    def _take(
+        self, step: int, state: TrainState, given: tuple[dict[str, jax.Array], float]
+    ) -> tuple[TrainState, dict[str, Any]]:
+        batch, waited_s = given
+        state, metrics = self.step_fn(state, batch)
+        return state, metrics | {"input_s": waited_s} | self.probe(step, state)
 
 
 def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
@@ -279,14 +285,6 @@ def device_batches(
             name: jax.make_array_from_process_local_data(sharding, value)
             for name, value in batch.items()
         }
-
-
-def timed(batches: Iterator[dict[str, jax.Array]]) -> Iterator[tuple[dict[str, jax.Array], float]]:
-    """Each batch, and the seconds that the loop waited for it."""
-    began = time.perf_counter()
-    for batch in batches:
-        yield batch, time.perf_counter() - began
-        began = time.perf_counter()
 
 
 def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:

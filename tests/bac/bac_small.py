@@ -1,8 +1,25 @@
 """The smallest fit that has all parts."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
+
+from mmv_jax.bac import fit
+
+MADE: list[Callable] = []
+
+
+def share_step(monkeypatch) -> None:
+    """Lets fits of `small_config` take one step, which is traced and compiled once."""
+    make = fit.jit_fit_step
+
+    def made(*given):
+        if not MADE:
+            MADE.append(make(*given))
+        return MADE[0]
+
+    monkeypatch.setattr(fit, "jit_fit_step", made)
 
 
 def small_config(store: Path) -> ConfigDict:

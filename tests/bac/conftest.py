@@ -5,7 +5,7 @@ three steps.
 from pathlib import Path
 
 import pytest
-from bac_small import small_config
+from bac_small import share_step, small_config
 
 from mmv_jax.bac.fit import fit
 from mmv_jax.phantom.write import write_phantoms
@@ -42,5 +42,7 @@ def store(women) -> Path:
 def fitted(store) -> Path:
     """The workdir of the fitted model."""
     workdir = store.parent / "fit"
-    fit(small_config(store), workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        share_step(patch)
+        fit(small_config(store), workdir)
     return workdir

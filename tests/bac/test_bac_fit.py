@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from bac_small import small_config
+from bac_small import share_step, small_config
 
 from mmv_jax.bac.fit import fit, init_state, spans
 from mmv_jax.bac.infer import Finder
@@ -74,13 +74,14 @@ def test_a_fit_leaves_numbers_and_a_model_that_can_be_restored(fitted):
     assert finder.shape.tile == 32
 
 
-def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(store, fitted, tmp_path):
+def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not_been(store, fitted, tmp_path, monkeypatch):
     """What comes back is bitwise what an unbroken fit has: the learning rate is that of three steps
     in both.
     """
     shutil.copytree(fitted, tmp_path / "fit")
     shutil.rmtree(tmp_path / "fit/checkpoints/3")
     (tmp_path / "fit/seals/3.json").unlink()
+    share_step(monkeypatch)
     fit(small_config(store), tmp_path / "fit")
     ours, theirs = (
         restore_items(where, ("encoder", "head"))[0] for where in (tmp_path / "fit", fitted)
@@ -119,8 +120,9 @@ def test_a_fit_that_is_not_finite_stops(store, tmp_path, monkeypatch):
             (b := whole(self, *_)) | {"images": b["images"] * np.nan}
         ),
     )
+    share_step(monkeypatch)
     config = small_config(store)
-    config.update({"steps": 8})
+    config.data.mine_at = ()  # in one span; three steps are all that are needed
     with pytest.raises(WorkFailed, match="not finite for 3 steps in a row"):
         fit(config, tmp_path)
 

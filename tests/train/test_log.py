@@ -11,6 +11,7 @@ from tensorboardX.record_writer import RecordWriter
 
 from mmv_jax.errors import UserError
 from mmv_jax.train.log import METRICS, Log, one_behind, read_metrics
+from mmv_jax.train.steps import take_steps
 from mmv_jax.train.wandb_board import LogOptions, WandbBoard
 
 
@@ -195,3 +196,25 @@ def test_a_step_whose_writing_ends_the_run_is_written_once():
     with pytest.raises(RuntimeError, match="diverged"):
         run()
     assert written == [0]
+
+
+def test_the_loop_writes_a_step_late_and_ends_where_it_is_told():
+    happened = []
+
+    def take(step, state, batch):
+        happened.append(f"take {step}")
+        return state + batch, {"sum": state + batch}
+
+    def save(step, state):
+        happened.append(f"save {step} {state}")
+        return state >= 3
+
+    found = take_steps(
+        take,
+        0,
+        zip(range(5, 9), (1, 2, 4, 8)),
+        write=lambda step, numbers: happened.append(f"write {step} {numbers['sum']}"),
+        save=save,
+    )
+    assert found == 3
+    assert happened == ["take 5", "save 5 1", "take 6", "write 5 1", "save 6 3", "write 6 3"]

@@ -1,0 +1,57 @@
+"""The loop of every training: a step a batch, its numbers a step late, its checkpoint."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from mmv_jax.train.log import one_behind
+
+State = TypeVar("State")
+Given = TypeVar("Given")
+
+
+def take_steps(
+    take: Callable[[int, State, Given], tuple[State, dict[str, Any]]],
+    state: State,
+    batches: Iterable[tuple[int, Given]],
+    *,
+    write: Callable[[int, dict[str, Any]], None],
+    save: Callable[[int, State], bool],
+) -> State:
+    """The state after a step for each of `batches`, or after the step at which `save` ended it.
+
+    Args:
+      take: (number of the step, state, batch) -> (state, numbers). It may use up the old state.
+      batches: the number of each step and its batch.
+      write: gets the numbers of a step while the next one is computed, as the device must not wait
+        for the log. What it raises ends the loop.
+      save: called after each step with its number and the state; True ends the loop.
+
+    Example:
+      >>> saved = lambda step, state: state >= 3
+      >>> take_steps(
+      ...     lambda step, state, batch: (state + batch, {"sum": state + batch}),
+      ...     0,
+      ...     enumerate([1, 2, 4]),
+      ...     write=lambda step, numbers: print(step, numbers),
+      ...     save=saved,
+      ... )
+      0 {'sum': 1}
+      1 {'sum': 3}
+      3
+    """
+    with one_behind(write) as report:
+        for step, batch in batches:
+            state, numbers = take(step, state, batch)
+            report(step, numbers)
+            if save(step, state):
+                break
+    return state
+
+
+def timed(batches: Iterable[Given]) -> Iterator[tuple[Given, float]]:
+    """Each batch, and the seconds that the loop waited for it."""
+    began = time.perf_counter()
+    for batch in batches:
+        yield batch, time.perf_counter() - began
+        began = time.perf_counter()
