@@ -72,23 +72,16 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     from mmv_jax.checkpoint import Checkpoints
     from mmv_jax.data.augment import Augmentation
     from mmv_jax.data.crops import crop_views
-    from mmv_jax.data.pipeline import Rows
+    from mmv_jax.data.row_settings import RowSettings
     from mmv_jax.data.tokens import RowShape
     from mmv_jax.parallel import make_mesh
     from mmv_jax.train.health import HealthOptions
     from mmv_jax.train.optimizer import make_ema, make_optimizer
     from mmv_jax.train.wandb_board import LogOptions
 
-    # `Rows` takes the fields of `RowShape` too; they belong to the group `rows`, not to `data`.
+    # `RowSettings` has the fields of `RowShape` too; they belong to the group `rows`.
     shape = {field.name for field in fields(RowShape)}
-    elsewhere = {
-        "store",
-        "views",
-        "per_step",
-        "seed",
-        "begin",
-        "strength",
-    }  # arguments from other groups
+    elsewhere = {"views", "per_step", "seed", "strength"}  # arguments from other groups
     # The fields left out follow from the groups `encoder` and `objective`.
     of_rows = keys_of(
         RowShape, without=("patch", "registers", "mask_tokens", "target_widths", "clean")
@@ -100,7 +93,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys = {"seed": SEED, "steps": STEPS, "data.store": STORE, "data.workers": workers}
     keys |= {"topology": ConfigKey(None, "What `mmv preflight` compiles for, such as v5p:4x4x4.")}
     keys |= _in("mesh", keys_of(make_mesh, without=("devices",)))
-    keys |= _in("data", keys_of(Rows, without=shape | elsewhere))
+    keys |= _in("data", keys_of(RowSettings, without=shape | elsewhere))
     keys |= _in("rows", of_rows) | {"rows.per_step": per_step}
     for name in ("planar", "volume"):
         # One function cuts the views of both, so both groups have the same keys.

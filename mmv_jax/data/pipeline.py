@@ -4,8 +4,7 @@ Axes: N lines of an epoch, V crops of a line, B rows.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,11 +14,8 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from mmv_jax.data.augment import DEFAULT, Augmentation
 from mmv_jax.data.crops import (
     Crops,
-    Triple,
-    View,
     check_views,
     draw_crops,
     expand,
@@ -31,9 +27,10 @@ from mmv_jax.data.mixture import groups_of, mix, studies_of
 from mmv_jax.data.occupancy import CHUNK, count_tokens
 from mmv_jax.data.packing import make_plan
 from mmv_jax.data.resample import Boxes
+from mmv_jax.data.row_settings import RowSettings
 from mmv_jax.data.row_writer import RowWriter
 from mmv_jax.data.teachers import digest_with, open_teachers
-from mmv_jax.data.tokens import RowShape, choose_visible
+from mmv_jax.data.tokens import choose_visible
 from mmv_jax.data.workers import begin, freed, held_signals
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.plugins import named_plugins
@@ -59,17 +56,8 @@ class Rows:
     Args:
       store: anything with an `index`, `levels` and `read_box` (see `resample.Boxes`); with workers
         it must pickle.
-      views: for each dimensionality (2, 3) the views cut from a study, global views first.
-      patch, registers, length, prefix, segments, visible_share, visible_tokens, mask_tokens,
-        target_widths, clean: see `tokens.RowShape`.
-      per_step: rows of a step, over all hosts.
-      coordinates: see `tokens.token_coordinates`.
-      mixture: each group's share of the lines of an epoch, see `mix`. None: every study once.
-      mixture_by: index column with the groups; a study without a value is "unknown".
-      splits: the splits to train on.
-      augment, strength: whether crops are augmented, and how strongly.
+      settings: the fields of `RowSettings`.
       begin: see `packing.make_plan`.
-      teachers: folders of features, see `teachers.Teacher`.
     Attributes:
       at: resume point after the last yielded batch; pass it as `begin`.
       patients: of the studies that are trained on, ascending.
@@ -78,43 +66,21 @@ class Rows:
       UserError: views, rows, mixture and store do not match.
     """
 
-    def __init__(
-        self,
-        store: Boxes,
-        *,
-        views: Mapping[int, Sequence[View]],
-        patch: Triple,
-        registers: int,
-        length: int,
-        prefix: int,
-        segments: int,
-        per_step: int,
-        seed: int,
-        coordinates: str = "mm",
-        mixture: Mapping[str, float] | None = None,
-        mixture_by: str = "modality",
-        visible_share: float | None = None,
-        visible_tokens: int | None = None,
-        mask_tokens: bool = False,
-        target_widths: Sequence[int] = (),
-        clean: bool = False,
-        teachers: Sequence[str] = (),
-        splits: Sequence[str] = ("train",),
-        augment: bool = True,
-        strength: Augmentation = DEFAULT,
-        begin: tuple[int, int] = (0, 0),
-    ):
-        self._arguments = {name: value for name, value in locals().items() if name != "self"}
-        check_views(views, patch)
-        self.shape = RowShape(**{f.name: self._arguments[f.name] for f in fields(RowShape)})
-        self.per_step, self._seed, self._augment, self._mixture = per_step, seed, augment, mixture
-        self._views = views
-        self._expanded = {ndim: expand(listed) for ndim, listed in views.items()}
+    def __init__(self, store: Boxes, *, begin: tuple[int, int] = (0, 0), **settings: Any):
+        self.settings = own = RowSettings(**settings)
+        check_views(own.views, own.patch)
+        self._store, self._begin = store, begin
+        self.shape, self.per_step = own.shape, own.per_step
+        self._expanded = {ndim: expand(listed) for ndim, listed in own.views.items()}
         key = getattr(store, "key_fingerprint", None)
-        self.teachers = open_teachers(teachers, self.shape.target_widths, key)
-        self._writer = RowWriter(store, self.shape, coordinates, strength, teachers=self.teachers)
-        groups = groups_of(store.index, mixture_by)
-        self._studies = studies_of(store, splits, views=views, mixture=mixture, groups=groups)
+        self.teachers = open_teachers(own.teachers, self.shape.target_widths, key)
+        self._writer = RowWriter(
+            store, self.shape, own.coordinates, own.strength, teachers=self.teachers
+        )
+        groups = groups_of(store.index, own.mixture_by)
+        self._studies = studies_of(
+            store, own.splits, views=own.views, mixture=own.mixture, groups=groups
+        )
         self._group = groups.to_numpy(str)
         self._mixed: dict[int, np.ndarray] = {}
         self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
@@ -123,18 +89,19 @@ class Rows:
         self._check_room()
         self.plan = make_plan(
             self._sizes,
-            length=length,
-            prefix=prefix,
-            segments=segments,
-            visible=visible_tokens,
-            per_step=per_step,
-            seed=seed,
+            length=own.length,
+            prefix=own.prefix,
+            segments=own.segments,
+            visible=own.visible_tokens,
+            per_step=own.per_step,
+            seed=own.seed,
             begin=begin,
         )
         self.at = begin
 
+    # A copy plans anew: its arguments are small, and a plan may be large.
     def __getstate__(self) -> dict[str, Any]:
-        return self._arguments
+        return {"store": self._store, "begin": self._begin, **vars(self.settings)}
 
     def __setstate__(self, arguments: dict[str, Any]) -> None:
         self.__init__(**arguments)  # type: ignore[misc]
@@ -149,7 +116,7 @@ class Rows:
 
         Earlier epochs are not planned again.
         """
-        return Rows(**(self._arguments | {"begin": begin}))
+        return Rows(self._store, begin=begin, **vars(self.settings))
 
     def batches(
         self, first: int, *, mine: Sequence[int] | None = None, workers: int = 0
@@ -227,9 +194,14 @@ class Rows:
 
     def _seeds(self, epoch: int, line: int, v: int) -> tuple[Sequence[int], Sequence[int]] | None:
         """Seeds of a crop and of its study, see `RowWriter.add`."""
-        if not self._augment:
+        if not self.settings.augment:
             return None
-        return (self._seed, CHANGE, epoch, line, v), (self._seed, MIRROR, epoch, line)
+        return (self.settings.seed, CHANGE, epoch, line, v), (
+            self.settings.seed,
+            MIRROR,
+            epoch,
+            line,
+        )
 
     def _fill(self, batch: dict[str, np.ndarray], b: int, row: int) -> None:
         """Write row `row` of the plan: the global crops of its studies, then the local ones."""
@@ -255,7 +227,7 @@ class Rows:
                     is_global=is_global,
                     seeds=self._seeds(epoch, lines[i], v),
                 )
-        self._hide(batch, b, front, np.random.default_rng([self._seed, HIDE, row]))
+        self._hide(batch, b, front, np.random.default_rng([self.settings.seed, HIDE, row]))
 
     def _hide(
         self,
@@ -284,11 +256,11 @@ class Rows:
 
     def _lines(self, epoch: int) -> np.ndarray:
         """Study of each line of an epoch; two epochs are cached, since a step may lie in both."""
-        if self._mixture is None:
+        if self.settings.mixture is None:
             return self._studies
         if epoch not in self._mixed:
-            rng = np.random.default_rng([self._seed, MIX, epoch])
-            lines = mix(self._studies, self._group[self._studies], self._mixture, rng)
+            rng = np.random.default_rng([self.settings.seed, MIX, epoch])
+            lines = mix(self._studies, self._group[self._studies], self.settings.mixture, rng)
             before = {e: kept for e, kept in self._mixed.items() if e == epoch - 1}
             self._mixed = before | {epoch: lines}
         return self._mixed[epoch]
@@ -299,9 +271,12 @@ class Rows:
         # A range in one call; other lines one by one, which gives the same numbers.
         runs = [lines] if isinstance(lines, range) else [[i] for i in lines]
         u = np.concatenate(
-            [uniforms(self._seed, epoch, first=r[0], lines=len(r), views=most) for r in runs]
+            [
+                uniforms(self.settings.seed, epoch, first=r[0], lines=len(r), views=most)
+                for r in runs
+            ]
         )
-        return draw_crops(self._writer.geometry[studies], self._views, self.shape.patch, u)
+        return draw_crops(self._writer.geometry[studies], self.settings.views, self.shape.patch, u)
 
     def _sizes(self, epoch: int) -> np.ndarray:
         """Global and local tokens, crops, visible tokens and cost of each line of an epoch."""

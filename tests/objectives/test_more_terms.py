@@ -118,7 +118,8 @@ def test_clean_patches_are_what_is_there_before_distortion(setting):
     own = np.abs(front - clean)[where].max(axis=1)
     assert (own > 0).mean() > 0.4  # local crops in the prefix have no clean patches to compare
     plain = make_rows(Store.open(config.data.store), config)
-    plain = type(plain)(**(plain._arguments | {"augment": False})).batch(0)
+    settings = vars(plain.settings) | {"augment": False}
+    plain = type(plain)(Store.open(config.data.store), **settings).batch(0)
     filled = plain["clean_patches"].any(axis=-1)
     np.testing.assert_array_equal(
         plain["clean_patches"][filled], plain["patches"][:, : config.rows.prefix][filled]
