@@ -2,6 +2,7 @@
 (setup.cfg).
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -24,6 +25,11 @@ os.environ["XLA_FLAGS"] = (
     f"{QUICK} --xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
 )
 
+# Two workers share two cores: a thread of a pool that waits for the next one spins, and takes time
+# from the other worker.
+for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(pool, "1")
+
 # The same small step is compiled by many tests, in both workers of pytest-xdist and in the
 # processes that tests start. They share one cache, made by the first of them and removed by it at
 # the end.
@@ -39,14 +45,23 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_collection_finish():
+    # Tracing makes many small objects; each collection would walk through all that was imported.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
+
+
 def pytest_sessionfinish():
     if OWNS_CACHE:
         shutil.rmtree(os.environ[CACHE], ignore_errors=True)
 
 
-# Machines are shared: how long an example takes says nothing of the code.
-hypothesis.settings.register_profile("shared machine", deadline=None)
-hypothesis.settings.load_profile("shared machine")
+# Machines are shared: how long an example takes says nothing of the code. `make test-full` asks for
+# the profile "full".
+hypothesis.settings.register_profile("full", deadline=None, max_examples=100)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
+hypothesis.settings.load_profile("quick")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nano import share_step
 
 from mmv_jax.bac.infer import Finder
 from mmv_jax.config import load_config
@@ -57,10 +58,11 @@ def test_a_checkpoint_of_before_gives_the_same_features(before, expected):
     np.testing.assert_allclose(np.stack(features["cls"]), expected["cls"], rtol=2e-4, atol=2e-4)
 
 
-def test_a_run_of_before_goes_on(before, expected):
+def test_a_run_of_before_goes_on(before, expected, monkeypatch):
     """Its checkpoint is of step 2 of 4: the steps after it have the losses that the run itself
     had.
     """
+    share_step(monkeypatch, "before")
     config = load_config(before / "config.py")
     lines = (before / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (before / "run" / "metrics.jsonl").write_text("".join(lines[:2]))
@@ -68,7 +70,8 @@ def test_a_run_of_before_goes_on(before, expected):
     np.testing.assert_allclose(losses_of(before / "run"), expected["losses"], rtol=1e-5)
 
 
-def test_a_config_of_before_gives_the_same_losses(before, expected):
+def test_a_config_of_before_gives_the_same_losses(before, expected, monkeypatch):
+    share_step(monkeypatch, "before")
     pretrain(load_config(before / "config.py"), before / "again")
     np.testing.assert_allclose(losses_of(before / "again"), expected["losses"], rtol=1e-5)
 

@@ -6,6 +6,7 @@ its first row; otherwise it plans every earlier epoch.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
@@ -148,13 +149,16 @@ def make_plan(
     capacity = np.array(
         [length, prefix, *(UNBOUNDED if most is None else most for most in (segments, visible))]
     )
-
-    def of_epoch(epoch: int) -> np.ndarray:
-        table = _size_table(sizes(epoch) if callable(sizes) else sizes)
-        _check(table, capacity)
-        return table
-
+    of_epoch = partial(_checked_table, sizes, capacity)
     return Plan(sizes=of_epoch, capacity=capacity, seed=seed, per_step=per_step, begin=begin)
+
+
+def _checked_table(
+    sizes: Sizes | Callable[[int], np.ndarray], capacity: np.ndarray, epoch: int
+) -> np.ndarray:
+    table = _size_table(sizes(epoch) if callable(sizes) else sizes)
+    _check(table, capacity)
+    return table
 
 
 def _size_table(sizes: Sizes) -> Int[np.ndarray, "N 5"]:

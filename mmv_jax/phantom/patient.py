@@ -4,6 +4,7 @@ Lengths in mm; a side is +1 (left) or -1 (right).
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
@@ -136,10 +137,7 @@ def draw_patient(seed: int, index: int, dials: Dials) -> Patient:
     # The last number names a random stream: vessels, noise and breasts use others. A new draw
     # belongs at the end, or every patient changes.
     rng = np.random.default_rng([seed, index, 0])
-
-    def normal(mean: float | int, sd: float | int, low: float | int, high: float | int) -> float:
-        return float(np.clip(rng.normal(mean, sd), low, high))
-
+    normal = partial(_clipped_normal, rng)
     male = bool(rng.random() < 0.5)
     age = float(rng.uniform(20, 88))
     size = normal(1.03 if male else 0.95, 0.045, 0.85, 1.15)
@@ -173,16 +171,27 @@ def draw_patient(seed: int, index: int, dials: Dials) -> Patient:
     )
 
 
+def _clipped_normal(
+    rng: np.random.Generator,
+    mean: float | int,
+    sd: float | int,
+    low: float | int,
+    high: float | int,
+) -> float:
+    return float(np.clip(rng.normal(mean, sd), low, high))
+
+
+def _side(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1
+
+
 def _draw_findings(rng: np.random.Generator, dials: Dials) -> dict:
     """Findings of a patient.
 
     Every number is drawn whether it is used or not, so that one dial does not change the rest of a
     patient.
     """
-
-    def side() -> int:
-        return 1 if rng.random() < 0.5 else -1
-
+    side = partial(_side, rng)
     chance = rng.random(4)
     rim = (side(), float(rng.uniform(*dials.pneumothorax_mm)), float(rng.uniform(0.1, 0.7)))
     fluid = (side(), float(rng.uniform(22, 90)))

@@ -45,6 +45,7 @@ def check_contract(found: dict, bench: str) -> None:
         assert 0 < c["ratio"] < float("inf")
 
 
+@pytest.mark.full
 def test_a_step_is_timed_beside_two_ways_of_pytorch():
     pytest.importorskip("torch", exc_type=ImportError)
     found = bench_step([TINY], turns=1)

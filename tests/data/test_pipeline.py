@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -31,11 +32,20 @@ def take(rows, first, count, **options):
 
 ROWS = make()
 STEPS = 2 * len(ROWS.plan) // 4 + 1  # two epochs
-DIGESTS = [digest(ROWS.batch(step)) for step in range(STEPS)]
+
+
+@cache
+def batch_of(step):
+    """A step's batch. Made once: nothing here writes into it."""
+    return ROWS.batch(step)
+
+
+def digests(first=0, end=STEPS):
+    return [digest(batch_of(step)) for step in range(first, end)]
 
 
 def test_a_batch_has_the_shapes_that_were_promised():
-    batch = ROWS.batch(0)
+    batch = batch_of(0)
     assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {
         name: (s.shape, s.dtype) for name, s in ROWS.spec.items()
     }
@@ -44,7 +54,7 @@ def test_a_batch_has_the_shapes_that_were_promised():
 def test_a_row_is_what_its_table_says():
     special = [CLS, REGISTER, REGISTER + 1]
     for step in range(3):
-        batch = ROWS.batch(step)
+        batch = batch_of(step)
         for b in range(4):
             ids, kinds = batch["segment_ids"][b], batch["kinds"][b]
             used = int((ids > 0).sum())
@@ -69,7 +79,7 @@ def test_a_row_is_what_its_table_says():
 
 def test_the_plan_knows_how_many_tokens_a_row_will_have():
     for step in range(STEPS):
-        batch = ROWS.batch(step)
+        batch = batch_of(step)
         for b, r in enumerate(ROWS.plan.step(step)):
             epoch, lines = ROWS.plan.epoch_and_lines(r)
             sizes = ROWS._sizes(epoch)[lines]
@@ -83,14 +93,14 @@ def test_an_epoch_shows_every_study_once():
     for step in range(STEPS):
         for b, r in enumerate(ROWS.plan.step(step)):
             if ROWS.plan.epoch_and_lines(r)[0] == 0:
-                shown += np.unique(ROWS.batch(step)["study"][b]).tolist()
+                shown += np.unique(batch_of(step)["study"][b]).tolist()
     assert sorted(study for study in shown if study >= 0) == list(range(40))
 
 
 def test_masked_tokens_are_patches_of_global_crops():
     share = []
     for step in range(STEPS):
-        batch = ROWS.batch(step)
+        batch = batch_of(step)
         for b in range(4):
             masked, index = batch["masked"][b], batch["masked_index"][b]
             assert np.array_equal(np.flatnonzero(masked), index[index >= 0])
@@ -103,7 +113,7 @@ def test_masked_tokens_are_patches_of_global_crops():
 
 
 def test_visible_tokens_are_a_share_of_each_global_crop():
-    batch = ROWS.batch(0)
+    batch = batch_of(0)
     for b in range(4):
         visible = batch["visible_index"][b]
         visible = visible[visible >= 0]
@@ -128,39 +138,37 @@ def test_no_row_has_more_visible_tokens_than_it_may():
     "workers", (0, 2, *(pytest.param(count, marks=pytest.mark.full) for count in (1, 3)))
 )
 def test_batches_do_not_depend_on_the_number_of_workers(workers):
-    assert take(make(), 0, STEPS, workers=workers) == DIGESTS
+    assert take(make(), 0, STEPS, workers=workers) == digests()
 
 
-def test_what_a_worker_made_is_no_longer_in_shared_memory():
-    def held() -> set[str]:
-        return {
-            line.split()[-1]
-            for line in Path("/proc/self/maps").read_text().splitlines()
-            if "/psm_" in line
-        }
-
-    before, batches = held(), make().batches(0, workers=1)
-    assert {type(array) for array in next(batches).values()} == {np.ndarray}
-    assert held() - before
-    batches.close()
-    # given back by a thread of Grain's, for which a process that ends next must have waited
-    assert not held() - before
+def held() -> set[str]:
+    """Names of the shared memory of batches that this process has mapped."""
+    return {
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "/psm_" in line
+    }
 
 
 @pytest.mark.parametrize(
     "told", (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full))
 )
-def test_a_worker_that_is_told_to_stop_goes_on_making_batches(told):
+def test_a_worker_that_is_told_to_stop_goes_on_and_leaves_no_shared_memory(told):
     """A job's end is told to all of its processes; the loop decides, and needs its batches until
     then.
     """
-    batches = make().batches(0, workers=1)
-    found = [digest(next(batches))]
+    before, batches = held(), make().batches(0, workers=1)
+    first = next(batches)
+    assert {type(array) for array in first.values()} == {np.ndarray}
+    assert held() - before
     (worker,) = active_children()
     os.kill(worker.pid, told)
-    found += [digest(next(batches)) for _ in range(9)]  # more than were ready before
+    # more than were ready before
+    found = [digest(first), *(digest(next(batches)) for _ in range(9))]
     batches.close()
-    assert found == [digest(ROWS.batch(step)) for step in range(10)]
+    # given back by a thread of Grain's, for which a process that ends next must have waited
+    assert not held() - before
+    assert found == [digest(batch_of(step)) for step in range(10)]
 
 
 def test_a_worker_that_dies_is_told_in_words():
@@ -217,16 +225,16 @@ def test_batches_do_not_depend_on_the_number_of_hosts(hosts):
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in parts
     ]
-    assert [digest(batch) for batch in joined] == DIGESTS[:4]
+    assert [digest(batch) for batch in joined] == digests(0, 4)
 
 
 @pytest.mark.parametrize("first", range(STEPS))
 def test_a_run_can_begin_again_at_every_step_of_two_epochs(first):
-    assert digest(make().batch(first)) == DIGESTS[first]
+    assert digest(make().batch(first)) == digest(batch_of(first))
 
 
 def test_a_run_goes_on_behind_the_step_it_begins_at():
-    assert take(make(), 2, STEPS - 2) == DIGESTS[2:]
+    assert take(make(), 2, STEPS - 2) == digests(2)
 
 
 @pytest.mark.parametrize("workers", (0, pytest.param(1, marks=pytest.mark.full)))
@@ -240,11 +248,11 @@ def test_a_run_that_begins_again_plans_no_epoch_before(workers):
     later = rows.begin_at(rows.at)
     assert rows.at[0] == 1
     assert sorted(later.plan._packed) == [1]
-    assert take(later, STEPS - 1, 1, workers=workers) == DIGESTS[-1:]
+    assert take(later, STEPS - 1, 1, workers=workers) == digests(STEPS - 1)
 
 
 def test_a_pickled_copy_makes_the_same_rows():
-    assert digest(pickle.loads(pickle.dumps(ROWS)).batch(2)) == DIGESTS[2]
+    assert digest(pickle.loads(pickle.dumps(ROWS)).batch(2)) == digest(batch_of(2))
 
 
 def test_a_study_is_another_crop_in_the_next_epoch():
@@ -260,7 +268,7 @@ def test_a_study_is_another_crop_in_the_next_epoch():
 
 def test_augmentation_changes_intensities_and_nothing_else():
     plain = make(augment=False).batch(0)
-    augmented = ROWS.batch(0)
+    augmented = batch_of(0)
     for name in plain.keys() - {"patches", "coords_mm"}:
         assert np.array_equal(plain[name], augmented[name])
     assert not np.array_equal(plain["patches"], augmented["patches"])

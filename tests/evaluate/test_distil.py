@@ -105,7 +105,7 @@ def make_config(folder, **more) -> ConfigDict:
         "planar": views | {"global_grid": (4, 48, 48)},
         "volume": views | {"global_grid": (16, 32, 32)},
     }
-    c.encoder = {"size": "nano", "patch": (4, 8, 8), "registers": 1}
+    c.encoder = {"size": "nano", "patch": (4, 8, 8), "registers": 1, "attention": "dense"}
     c.objective = {"distil": 1.0, "distil_widths": (3,)} | more
     c.optimizer = {"peak_lr": 3e-3, "at_rows": 8, "warmup": 0.1, "weight_decay": 0.05}
     c.ema = {"start": 0.99, "at_rows": 8}

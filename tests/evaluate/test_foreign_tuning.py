@@ -87,7 +87,7 @@ def learn(tiny, kind, modality="CXR", seed=0, **options):
 def test_a_number_is_learnt_and_the_given_model_stays_as_it_is(tiny):
     _, store, _, foreign = tiny
     before = {name: tensor.clone() for name, tensor in foreign.model.state_dict().items()}
-    predicted, choice = learn(tiny, "regression", epochs=20, patience=20, batch=8)
+    predicted, choice = learn(tiny, "regression", epochs=12, patience=12, batch=8)
     task = task_of(store, "regression")
     truth, constant = task.labels[task.split == "test"], task.labels[task.split == "train"].mean()
     assert choice != "epoch 0"
@@ -98,6 +98,7 @@ def test_a_number_is_learnt_and_the_given_model_stays_as_it_is(tiny):
     assert all(parameter.grad is None for parameter in foreign.model.parameters())
 
 
+@pytest.mark.full
 def test_discs_are_outlined(tiny):
     assert learn(tiny, "segmentation", epochs=10, patience=10, batch=4).dice.mean() > 0.7
 
@@ -314,6 +315,7 @@ def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_
         measured()
 
 
+@pytest.mark.full
 def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, monkeypatch):
     folder, _, _, foreign = tiny
     write_checkpoint(folder / "whole")

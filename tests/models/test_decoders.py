@@ -25,11 +25,14 @@ def case(packed):
     visible = np.concatenate([np.arange(0, 70, 3), [-1] * 8]).astype(np.int32)[None]
     encoded = jax.random.normal(jax.random.key(0), (1, visible.shape[1], 64))
     args = (encoded, jnp.array(visible), rows.coords_mm, rows.kinds, rows.segment_ids)
-    return args, MAE.init(jax.random.key(1), *args)
+    return args, jax.jit(MAE.init)(jax.random.key(1), *args)
+
+
+apply = jax.jit(MAE.apply)  # once, so that it is traced once
 
 
 def decode(params, args):
-    return jax.jit(MAE.apply)(params, *args)
+    return apply(params, *args)
 
 
 def test_tokens_go_to_their_places_and_padding_nowhere():
@@ -63,7 +66,7 @@ def test_reconstruction_of_a_study_is_blind_to_the_others(case):
     def first(encoded):
         return (decode(params, (encoded, *rest))[:, :30] ** 2).sum()
 
-    grad = jnp.abs(jax.grad(first)(encoded)).sum(-1)[0]
+    grad = jnp.abs(jax.jit(jax.grad(first))(encoded)).sum(-1)[0]
     assert jnp.all(grad[:10] > 0)  # places 0 to 27
     assert jnp.all(grad[10:] == 0)  # the other study, and padding
 

@@ -1,5 +1,7 @@
 """The encoder: one kernel for planar and volumetric studies, and no study sees another."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from mmv_jax.ops.rotary import rotary_tables
 PATCH = (2, 4, 4)
 
 
+@cache  # one object for one encoder, so that it is traced once
 def nano(**options):
     return make_encoder("nano", PATCH, **{"registers": 1, **options})
 
@@ -25,13 +28,20 @@ def rows(packed):
 @pytest.fixture(scope="module")
 def params(rows):
     # Layer scales of 1 make the blocks count for as much as they ever will.
-    return nano(layer_scale=1.0).init(jax.random.key(0), *rows)
+    return init(nano(layer_scale=1.0), rows)
+
+
+def init(encoder, rows):
+    return jax.jit(encoder.init)(jax.random.key(0), *rows)
+
+
+@cache
+def jitted(encoder):
+    return jax.jit(encoder.apply, static_argnames="train")
 
 
 def apply(params, rows, encoder=None, **kwargs):
-    return jax.jit((encoder or nano(layer_scale=1.0)).apply, static_argnames="train")(
-        params, *rows, **kwargs
-    )
+    return jitted(encoder or nano(layer_scale=1.0))(params, *rows, **kwargs)
 
 
 def test_a_planar_patch_is_embedded_as_one_slice_repeated_through_the_depth(rows, params):
@@ -96,7 +106,7 @@ def test_no_gradient_crosses_from_one_study_to_another(rows, params):
     def second(patches):
         return (apply(params, rows._replace(patches=patches))["tokens"][:, 40:90] ** 3).sum()
 
-    grad = jnp.abs(jax.grad(second)(rows.patches)).sum(-1)[0]
+    grad = jnp.abs(jax.jit(jax.grad(second))(rows.patches)).sum(-1)[0]
     assert jnp.all(grad[:40] == 0)
     assert jnp.all(grad[90:] == 0)
     assert jnp.all(grad[42:90] > 0)
@@ -134,11 +144,10 @@ def test_masked_patches_hide_their_voxels_and_nothing_else_is_replaced(rows, par
 def test_the_scanned_stack_equals_its_blocks_one_by_one(rows, params):
     out = apply(params, rows)
     x, tables = out["embedded"], rotary_tables(rows.coords_mm / 16, 32)
+    block = jax.jit(Block(heads=2, layer_scale=1.0).apply)
     for layer in range(2):
         own = jax.tree.map(lambda p, layer=layer: p[layer], params["params"]["blocks"]["stack"])
-        x, _ = Block(heads=2, layer_scale=1.0).apply(
-            {"params": own}, x, None, tables, rows.segment_ids
-        )
+        x, _ = block({"params": own}, x, None, tables, rows.segment_ids)
         np.testing.assert_allclose(out["blocks"][layer], x, atol=1e-5)
 
 
@@ -149,7 +158,7 @@ def test_layers_start_from_different_draws(params):
 
 def test_recomputed_blocks_give_the_same_gradients(rows):
     options = {"mlp": "swiglu", "qk_norm": True, "attention_bias": False}
-    params = nano(**options).init(jax.random.key(0), *rows)
+    params = init(nano(**options), rows)
 
     def grads(encoder):
         return jax.jit(
@@ -176,9 +185,7 @@ def test_blocks_take_no_memory_where_nobody_reads_them(packed):
 
 def test_bfloat16_computes_near_float32_and_keeps_parameters_in_float32(rows, params):
     encoder = nano(layer_scale=1.0, dtype="bfloat16")
-    assert all(
-        p.dtype == jnp.float32 for p in jax.tree.leaves(encoder.init(jax.random.key(0), *rows))
-    )
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(init(encoder, rows)))
     tokens, exact = apply(params, rows, encoder)["tokens"], apply(params, rows)["tokens"]
     assert tokens.dtype == jnp.float32
     error = jnp.abs(tokens - exact).max()
@@ -197,7 +204,7 @@ def test_stochastic_depth_draws_once_a_segment_and_keeps_the_mean():
 def test_stochastic_depth_rises_from_nothing_to_its_rate_over_the_scanned_blocks(packed):
     rows = packed([1] * 120, rows=8, registers=0)
     encoder = nano(depth=3, drop_path=0.5, layer_scale=1.0)
-    params = encoder.init(jax.random.key(0), *rows)
+    params = init(encoder, rows)
     rngs = {"dropout": jax.random.key(1)}
     blocks = apply(params, rows, encoder, train=True, rngs=rngs)["blocks"][:, :, :120]
     np.testing.assert_array_equal(blocks[0], apply(params, rows, encoder)["blocks"][0, :, :120])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -94,7 +94,7 @@ def test_bfloat16_is_as_good_as_its_eight_bits(backend):
 def layouts(draw_from):
     """Ids of two rows: segments of any lengths, with padding between them too."""
     # few, because each is compiled; around the block's 64
-    length = draw_from(st.sampled_from([1, 63, 64, 130, 200]))
+    length = draw_from(st.sampled_from([1, 64, 130]))
     ids = np.zeros((2, length), np.int32)
     for row in ids:
         start, name = 0, 0
@@ -109,7 +109,6 @@ def layouts(draw_from):
     return ids
 
 
-@settings(max_examples=20)
 @given(layouts(), st.integers(0, 100))
 def test_blocked_equals_dense_in_float64_for_any_layout(ids, seed):
     with jax.enable_x64(True):
@@ -125,7 +124,6 @@ def test_blocked_equals_dense_in_float64_for_any_layout(ids, seed):
         )
 
 
-@settings(max_examples=50)
 @given(layouts(), st.sampled_from([64, 128]))
 def test_a_range_holds_the_blocks_that_share_a_segment(ids, block):
     ids = np.pad(ids, ((0, 0), (0, -ids.shape[1] % block)))
@@ -144,12 +142,11 @@ def test_a_range_holds_the_blocks_that_share_a_segment(ids, block):
 def test_a_segment_is_blind_to_the_others(backend):
     ids = row_of([100, 60])
 
-    def first(x):
-        return segment_attention(x, x, x, ids, backend=backend)[:, :100].sum()
-
-    grad = jax.grad(first)(draw((1, 256, 2, 32))[0])
-    assert jnp.all(grad[:, 100:] == 0)
-    assert jnp.any(grad[:, :100] != 0)
+    g = jnp.zeros((1, 256, 2, 32)).at[:, :100].set(1.0)
+    _, *grads = with_gradients(backend, *draw((1, 256, 2, 32)), ids, g)
+    for grad in grads:
+        assert jnp.all(grad[:, 100:] == 0)
+        assert jnp.any(grad[:, :100] != 0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

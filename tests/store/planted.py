@@ -1,5 +1,5 @@
-"""Studies for the tests of the store, and a reader of them that does to a worker what real files
-do.
+"""Studies for the tests of the store, a reader of them that does to a worker what real files do,
+and an engine without workers.
 """
 
 import csv
@@ -14,6 +14,7 @@ from mmv_jax.readers.refused import Refused
 from mmv_jax.store.layout import FORMAT, STORE_JSON, open_root
 from mmv_jax.store.read import Store
 from mmv_jax.store.task import Job
+from mmv_jax.store.workers import ENGINES
 from mmv_jax.store.write import PartWriter
 from mmv_jax.study import Study
 
@@ -65,6 +66,15 @@ def read_npy(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
     return study_of(np.load(job.path), job.unit or "raw"), {
         name: np.load(path) for name, path in job.masks.items()
     }
+
+
+def run_here(task_fn, tasks, *, workers, timeout_s):
+    """Runs tasks in this process: for tests to which the life of a worker is no matter."""
+    for task in tasks:
+        yield from task_fn(task)
+
+
+ENGINES["here"] = run_here
 
 
 def write_manifest(

@@ -17,7 +17,7 @@ from mmv_jax.store.read import Store
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("key")
     manifest = write_manifest(folder / "in", volumes(3))
-    ingest([manifest], folder / "store", workers=1, read_fn=read_npy)
+    ingest([manifest], folder / "store", engine="here", read_fn=read_npy)
     return folder, manifest
 
 

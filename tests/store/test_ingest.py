@@ -98,7 +98,7 @@ def test_what_the_reader_lets_through_is_looked_at_again(tmp_path):
     ingest(
         [write_manifest(tmp_path / "in", contents, organ_mask=masks)],
         tmp_path / "store",
-        workers=1,
+        engine="here",
         read_fn=read_npy,
     )
     assert quarantined(tmp_path / "store") == {
@@ -112,14 +112,14 @@ def test_what_the_reader_lets_through_is_looked_at_again(tmp_path):
 def test_the_same_ingest_again_reads_only_what_was_refused(tmp_path):
     contents = volumes(5)
     manifest = write_manifest(tmp_path / "in", [*contents[:4], b"broken"])
-    ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy)
+    ingest([manifest], tmp_path / "store", engine="here", read_fn=read_npy)
     before = {
         path: path.stat().st_mtime_ns
         for path in (tmp_path / "store" / "parts").rglob("*")
         if path.is_file()
     }
     np.save(tmp_path / "in" / "SENTINEL-file-4.npy", contents[4])  # mended
-    report = ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy)
+    report = ingest([manifest], tmp_path / "store", engine="here", read_fn=read_npy)
     assert (report.ingested, report.already, report.refused.total()) == (1, 4, 0)
     assert quarantined(tmp_path / "store") == {}
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
@@ -131,9 +131,9 @@ def test_a_further_manifest_appends_and_moves_no_study(tmp_path):
     second = write_manifest(
         tmp_path / "in", volumes(3, seed=1), "a-second.csv", first=10, age=["1", "2", "3"]
     )
-    ingest([first], tmp_path / "store", workers=1, read_fn=read_npy)
+    ingest([first], tmp_path / "store", engine="here", read_fn=read_npy)
     names = Store.open(tmp_path / "store").index["study"].tolist()
-    ingest([second, first], tmp_path / "store", workers=1, read_fn=read_npy)
+    ingest([second, first], tmp_path / "store", engine="here", read_fn=read_npy)
     index = Store.open(tmp_path / "store").index
     assert index["study"].tolist()[:3] == names
     assert index["manifest"].tolist() == [1, 1, 1, 2, 2, 2]
@@ -144,7 +144,7 @@ def test_contradictions_with_what_is_there_are_refused(tmp_path):
     ingest(
         [write_manifest(tmp_path / "in", volumes(2))],
         tmp_path / "store",
-        workers=1,
+        engine="here",
         read_fn=read_npy,
     )
     other = write_manifest(
@@ -155,7 +155,7 @@ def test_contradictions_with_what_is_there_are_refused(tmp_path):
         split=["train", "test", "train"],
         modality=["CT", "CT", "CT of Mr Miller"],
     )
-    report = ingest([other], tmp_path / "store", workers=1, read_fn=read_npy)
+    report = ingest([other], tmp_path / "store", engine="here", read_fn=read_npy)
     assert quarantined(tmp_path / "store") == {
         2: "duplicate_study",
         3: "patient_across_splits",
@@ -240,7 +240,7 @@ def test_a_column_of_words_in_one_manifest_and_of_numbers_in_another_is_text(tmp
         tmp_path / "in", volumes(2), "b.csv", first=2, sex=["F", "M"], age=["50", "60"]
     )
     for manifests in [[first, second]] if at_once else [[first], [second]]:
-        assert ingest(manifests, tmp_path / "store", workers=1, read_fn=read_npy).ok
+        assert ingest(manifests, tmp_path / "store", engine="here", read_fn=read_npy).ok
     index = Store.open(tmp_path / "store").index
     assert index["label_sex"].fillna("none").tolist() == ["0", "none", "F", "M"]
     assert index["label_age"].tolist() == [30, 40, 50, 60]
@@ -299,7 +299,7 @@ def test_the_report_says_what_happened(tmp_path):
     manifest = write_manifest(
         tmp_path / "in", [*volumes(2), b"broken"], remark=["one of two", "another", "a third"]
     )
-    text = str(ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy))
+    text = str(ingest([manifest], tmp_path / "store", engine="here", read_fn=read_npy))
     assert "2 studies ingested" in text
     assert "refused: 1 not_an_image" in text
     assert "columns not carried (they may name someone): remark" in text
@@ -309,7 +309,7 @@ def test_an_ingest_of_which_nothing_remains_is_not_ok(tmp_path):
     assert not ingest(
         [write_manifest(tmp_path / "in", [b"broken"])],
         tmp_path / "store",
-        workers=1,
+        engine="here",
         read_fn=read_npy,
     ).ok
 
@@ -325,7 +325,7 @@ def test_a_unit_is_of_the_lines_that_name_none(tmp_path):
     (tmp_path / "m.csv").write_text(
         "\n".join(["study_id,path,patient_id,split,modality,unit", *lines])
     )
-    assert ingest([tmp_path / "m.csv"], tmp_path / "store", workers=1, unit="HU").ok
+    assert ingest([tmp_path / "m.csv"], tmp_path / "store", engine="here", unit="HU").ok
     assert Store.open(tmp_path / "store").index.set_index("line")["unit"].to_dict() == {
         2: "HU",
         3: "raw",

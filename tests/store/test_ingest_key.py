@@ -20,7 +20,7 @@ def test_nothing_that_is_written_names_anybody(tmp_path, capfd):
         "view": ["PA"] * 6,
     }
     manifest = write_manifest(tmp_path / "SENTINEL-in", contents, "SENTINEL.csv", **columns)
-    report = ingest([manifest], tmp_path / "out" / "store", workers=1, read_fn=read_npy)
+    report = ingest([manifest], tmp_path / "out" / "store", engine="here", read_fn=read_npy)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(written) > 5
     printed = "".join(capfd.readouterr())
@@ -39,7 +39,7 @@ def test_the_key_is_beside_the_store_and_for_its_owner_alone(tmp_path):
     ingest(
         [write_manifest(tmp_path / "in", volumes(2))],
         tmp_path / "store",
-        workers=1,
+        engine="here",
         read_fn=read_npy,
     )
     assert stat.S_IMODE((tmp_path / "store.key").stat().st_mode) == 0o600
@@ -54,7 +54,9 @@ def test_the_key_is_beside_the_store_and_for_its_owner_alone(tmp_path):
 def test_one_patient_has_one_name_under_one_key_and_another_under_another(tmp_path):
     manifest = write_manifest(tmp_path / "in", volumes(2))
     for store, key in (("a", "shared.key"), ("b", "shared.key"), ("c", "other.key")):
-        ingest([manifest], tmp_path / store, key_path=tmp_path / key, workers=1, read_fn=read_npy)
+        ingest(
+            [manifest], tmp_path / store, key_path=tmp_path / key, engine="here", read_fn=read_npy
+        )
     a, b, c = (set(Store.open(tmp_path / store).index["patient"]) for store in "abc")
     assert a == b
     assert not a & c
@@ -62,17 +64,17 @@ def test_one_patient_has_one_name_under_one_key_and_another_under_another(tmp_pa
 
 def test_another_key_is_refused(tmp_path):
     manifest = write_manifest(tmp_path / "in", volumes(2))
-    ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy)
+    ingest([manifest], tmp_path / "store", engine="here", read_fn=read_npy)
     Key.create(tmp_path / "other.key")
     with pytest.raises(UserError, match="names its studies by the key"):
         ingest(
             [manifest],
             tmp_path / "store",
             key_path=tmp_path / "other.key",
-            workers=1,
+            engine="here",
             read_fn=read_npy,
         )
     (tmp_path / "store.key").unlink()
     with pytest.raises(UserError, match="key"):  # and a lost one is not made anew
-        ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy)
+        ingest([manifest], tmp_path / "store", engine="here", read_fn=read_npy)
     assert not (tmp_path / "store.key").exists()

@@ -24,7 +24,7 @@ def two_ingests(tmp_path):
         )
     ]
     for manifest in manifests:
-        ingest([manifest], tmp_path / "store", workers=1, read_fn=read_npy)
+        ingest([manifest], tmp_path / "store", engine="here", read_fn=read_npy)
     return tmp_path / "store"
 
 
@@ -61,14 +61,14 @@ def test_the_index_of_all_parts_is_gone_while_an_ingest_writes_and_stays_where_o
 ):
     (tmp_path / "bad.csv").write_text("nothing\n1\n")
     with pytest.raises(UserError):
-        ingest([tmp_path / "bad.csv"], two_ingests, workers=1, read_fn=read_npy)
+        ingest([tmp_path / "bad.csv"], two_ingests, engine="here", read_fn=read_npy)
     assert list((two_ingests / "index").iterdir())
     manifest = write_manifest(tmp_path / "c", volumes(2), first=6)
     left = []
     ingest(
         [manifest],
         two_ingests,
-        workers=1,
+        engine="here",
         read_fn=read_npy,
         progress=lambda *_: left.append([*two_ingests.glob("index/*")]),
     )

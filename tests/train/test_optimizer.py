@@ -31,7 +31,7 @@ def test_a_run_that_is_all_warm_up_is_refused(steps, warmup):
     config = nano_config()
     config.steps, config.optimizer.warmup = steps, warmup
     with pytest.raises(
-        UserError, match=rf"config.steps is {steps}.*--config.steps to {max(2, steps + 1)}"
+        UserError, match=rf"config.steps is {steps}.*--config.steps to at least {max(2, steps + 1)}"
     ):
         make_parts(config)
 
@@ -61,7 +61,7 @@ def test_the_teachers_temperature_rises_for_three_tenths_of_the_run():
 @pytest.fixture(scope="module")
 def params(batch):
     student, _ = jax.eval_shape(make_parts(nano_config())[0].init, jax.random.key(0), batch)
-    return jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), student)
+    return jax.tree.map(lambda x: np.ones(x.shape, x.dtype), student)
 
 
 def test_only_kernels_of_dense_layers_decay(params):
@@ -79,12 +79,13 @@ def test_only_kernels_of_dense_layers_decay(params):
 
 def test_weight_decay_takes_its_share_and_nothing_else_moves_without_a_gradient(params):
     tx = make_optimizer(100, 8, peak_lr=1e-2, at_rows=8, warmup=0.02, weight_decay=0.1)
-    state, nothing = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+    state, nothing = jax.jit(tx.init)(params), jax.tree.map(np.zeros_like, params)
+    update = jax.jit(tx.update)
     for rate in (0.0, 5e-3):  # the warm-up's first two steps
-        updates, state = tx.update(nothing, state, params)
-        for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        updates, state = update(nothing, state, params)
+        for path, found in jax.tree_util.tree_leaves_with_path(jax.device_get(updates)):
             np.testing.assert_allclose(
-                update, -rate * 0.1 if path[-1].key == "kernel" else 0.0, rtol=1e-5
+                found, -rate * 0.1 if path[-1].key == "kernel" else 0.0, rtol=1e-5
             )
 
 

@@ -5,7 +5,7 @@ eight.
 import jax
 import numpy as np
 import pytest
-from nano import nano_config
+from nano import nano_config, share_step
 
 from mmv_jax.errors import UserError
 from mmv_jax.metrics.features import knn_score
@@ -37,7 +37,7 @@ def probe_of(opened, **labels):
 
 @pytest.fixture(scope="module")
 def params(batch):
-    objective = loop.make_parts(nano_config())[0]
+    objective = loop.make_parts(nano_config(mae=1.0))[0]
     return jax.jit(objective.init)(jax.random.key(0), batch)[0]["encoder"]
 
 
@@ -94,6 +94,7 @@ def test_a_run_writes_the_figures_where_they_are_due(store, tmp_path, monkeypatc
             "knn": {"CXR": "odd", "CT": "sex"},
         },
     )
+    share_step(monkeypatch, "mae on eight")  # that of test_loop.py
     loop.pretrain(config, tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path) if "knn_CXR" in line] == [1, 3, 4]
     assert all(0 <= line["knn_CXR"] <= 1 for line in read_metrics(tmp_path) if "knn_CXR" in line)

@@ -97,8 +97,18 @@ def bytes_of_state(workdir: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-@pytest.fixture(scope="module")
-def runs(start, tmp_path_factory):
+# Self-distillation has all that a state holds but a decoder, and compiles in half the time.
+TERMS = {
+    "self-distillation": ("objective.mae=0", "objective.ibot=0"),
+    "all of them": (),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=["self-distillation", pytest.param("all of them", marks=pytest.mark.full)],
+)
+def runs(start, tmp_path_factory, request):
     """(workdir of an unbroken run, workdir of another, where that was killed, where it was stopped,
     what it said then).
 
@@ -106,16 +116,16 @@ def runs(start, tmp_path_factory):
     left alone; the unbroken one runs beside it.
     """
     unbroken, workdir = (tmp_path_factory.mktemp(name) for name in ("unbroken", "broken"))
-    beside = start(unbroken)
+    terms = TERMS[request.param]
+    beside = start(unbroken, *terms)
     killed = random.randrange(4, 11)
-    process = start(workdir, TOLD=str(int(signal.SIGKILL)), TOLD_AT=str(killed))
+    process = start(workdir, *terms, TOLD=str(int(signal.SIGKILL)), TOLD_AT=str(killed))
     process.communicate(timeout=240)
     assert process.returncode == -signal.SIGKILL
-    said = finished(
-        start(workdir, "data.workers=1", TOLD=str(int(signal.SIGTERM)), TOLD_AT=str(killed + 2))
-    )
+    told = {"TOLD": str(int(signal.SIGTERM)), "TOLD_AT": str(killed + 2)}
+    said = finished(start(workdir, *terms, "data.workers=1", **told))
     stopped = max(step_folders(workdir))
-    finished(start(workdir))
+    finished(start(workdir, *terms))
     finished(beside)
     return unbroken, workdir, killed, stopped, said
 

@@ -127,7 +127,7 @@ def fit(
     tx = optax.chain(tx, scale_by(layer_rates(params, recipe.layer_decay, encoder)))
     step_fn = jax.jit(_step(loss_fn, tx), donate_argnums=0)
     # A copy, since the step takes over the memory of its arguments.
-    state = (jax.tree.map(jnp.array, params), tx.init(params))
+    state = (jax.tree.map(jnp.array, params), jax.jit(tx.init)(params))
     key = jax.random.key(seed)
 
     def step(lines: np.ndarray, number: int) -> None:
