@@ -49,8 +49,7 @@ def overlap(truth: Bool[np.ndarray, "Y X"], found: Bool[np.ndarray, "Y X"]) -> t
 
 
 def dice_scores(pixels: Int[np.ndarray, "N 3"], women: np.ndarray) -> dict[str, Interval]:
-    """Dice of `overlap`s: `dice`, the mean over calcified views, and `dice_pooled`, over all
-    pixels.
+    """Dice of `overlap`s: `dice` (mean over calcified views) and `dice_pooled` (all pixels).
 
     A view without calcification has no Dice; the specificity covers such views. Without any
     calcified view the result is empty.

@@ -295,8 +295,9 @@ def _judge(
 
 
 def _picture(judged: Judged) -> tuple[str, str] | None:
-    """Both outlines over a part of the view, with a caption; None without calcification or
-    picture.
+    """Both outlines over a part of the view, with a caption.
+
+    None without calcification, or if no picture is wanted.
     """
     if judged.drawn is None:
         return None

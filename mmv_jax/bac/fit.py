@@ -115,8 +115,9 @@ def _seen(store: Store, sampler: Sampler, config: ConfigDict) -> dict[str, Any]:
 
 
 def _writer(log: Log) -> Callable[[int, Mapping[str, Any]], None]:
-    """Function that writes a step's metrics; it raises `WorkFailed` if several in a row are not
-    finite.
+    """Function that writes a step's metrics.
+
+    It raises `WorkFailed` if several in a row are not finite.
     """
     patience = Patience("Lower config.optimizer.peak_lr.")
 

@@ -76,8 +76,9 @@ class Finder:
         *,
         mirrored: bool = False,
     ) -> tuple[Float[np.ndarray, "y x"], ViewFrame]:
-        """Probability of calcified artery on the working grid, 0 outside the breast; and the view's
-        frame.
+        """Probability of calcified artery on the working grid, and the view's frame.
+
+        It is 0 outside the breast.
 
         Args:
           spacing_mm: (y, x) in the plane of the breast; NaN if unknown.

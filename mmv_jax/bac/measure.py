@@ -130,9 +130,7 @@ class Measure:
         severity(np.zeros(0), self.severity_mm2)  # refuses anything but three rising thresholds
 
     def confirms(self, sure_mm2: float) -> bool:
-        """Whether a breast counts as calcified if each of its views has `sure_mm2` in large
-        groups.
-        """
+        """Whether a breast is calcified if each of its views has `sure_mm2` in large groups."""
         # With `least_mm2` 0 a view without calcification would confirm its breast.
         return sure_mm2 > 0 and sure_mm2 >= self.least_mm2
 

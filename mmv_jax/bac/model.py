@@ -42,8 +42,7 @@ class PixelConv(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Logits of single pixels from tokens and pixels: a U-Net whose coarsest level is the token
-    grid.
+    """Logits of pixels from tokens and pixels: a U-Net down to the grid of tokens.
 
     Tokens know the neighbourhood (is this a vessel?), pixels show detail (where does the calcium
     end?): a calcification is thinner than a patch. The first level works on blocks of `BLOCK` by

@@ -77,8 +77,9 @@ class RuledView:
         return cls(view, truth, tuple(found))
 
     def by(self, measure: Measure) -> tuple[ViewResult, int]:
-        """Result by the rules of `measure` before its breast is judged, and its truly calcified
-        pixels.
+        """Result by the rules of `measure`, and its truly calcified pixels.
+
+        The breast is not judged yet.
         """
         found, pixel_mm2 = (
             self.groups[THRESHOLDS.index(measure.threshold)],

@@ -46,8 +46,7 @@ class Known:
 
 
 class Sampler:
-    """Sampler of tiles around calcified arteries, similar structures, mistakes and any breast
-    tissue.
+    """Sampler of tiles around calcified arteries, similar structures, mistakes and breast tissue.
 
     Args:
       splits: splits whose studies are drawn.

@@ -45,8 +45,9 @@ def nominal(spacing_mm: tuple[float, float], shape: tuple[int, ...]) -> tuple[fl
 
 
 def averaged(values: Shaped[np.ndarray, "Y X"], factor: int) -> Float[np.ndarray, "y x"]:
-    """Means of `factor` by `factor` pixels; partial blocks at the lower and right edge repeat the
-    last pixel.
+    """Means of `factor` by `factor` pixels.
+
+    Partial blocks at the lower and right edge repeat the last pixel.
     """
     padded = np.pad(values, [(0, -n % factor) for n in values.shape], mode="edge").astype(
         np.float32

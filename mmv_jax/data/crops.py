@@ -264,8 +264,9 @@ def whole_crops(
     patch: Triple,
     oversampling: Mapping[int, float] = OVERSAMPLING,
 ) -> Crops:
-    """One crop [N] per study that shows all of it, on at most `grids[ndim]` voxels, without
-    jitter.
+    """One crop [N] per study that shows all of it, without jitter.
+
+    It has at most `grids[ndim]` voxels.
     """
     views = {
         ndim: [View(name="whole", count=1, grid=grid, scale=(1.0, 1.0), is_global=True)]

@@ -64,8 +64,9 @@ class Plan:
         return epoch, self._epoch(epoch)[0][r - self._firsts[epoch - self._begin]].tolist()
 
     def step(self, n: int) -> list[int]:
-        """Rows of step `n`, ordered so that devices with equal runs of them have equal attention
-        cost.
+        """Rows of step `n`, in an order that balances attention cost over devices.
+
+        Devices with equal runs of the rows have about equal cost.
         """
         rows = range(n * self.per_step, (n + 1) * self.per_step)
         return [rows[i] for i in balanced_order(np.array([self._cost(r) for r in rows]))]
@@ -75,8 +76,9 @@ class Plan:
         return int(self._epoch(epoch)[1][r - self._firsts[epoch - self._begin]])
 
     def _locate(self, r: int) -> int:
-        """Epoch of row `r`. Earlier epochs, from `begin` on, are planned once to count their
-        rows.
+        """Epoch of row `r`.
+
+        Earlier epochs, from `begin` on, are planned once to count their rows.
         """
         assert r >= self._firsts[0], (
             f"row {r} lies before row {self._firsts[0]}, at which this plan begins"

@@ -111,8 +111,7 @@ def resample_axis(
 
 
 def triangle(step: float, factor: int) -> float:
-    """Half the base, in level voxels, of the triangle that resamples a level to `step` study
-    voxels.
+    """Half the base, in level voxels, of the triangle that resamples a level.
 
     0 if the level is already too coarse. Variances add up: (factor^2 - 1) / 12 of the means and
     base^2 / 6 of the triangle give step^2 / 6.
@@ -167,9 +166,7 @@ def read_crop(
 def read_crop_mask(
     store: Boxes, geometry: Geometry, i: int, crop: Crops, mask: str
 ) -> Int[np.ndarray, "gz gy gx"]:
-    """Named mask of study `i` on the crop's grid: the nearest voxel's value, 0 outside the
-    study.
-    """
+    """Named mask of study `i` on the crop's grid: nearest voxel, 0 outside the study."""
     # Labels must not be averaged, so masks are read at full resolution, never from a level.
     z, y, x = axes = _axes(geometry, i, crop, np.ones(3, int))
     low, high = ([int(axis.nearest[end]) for axis in axes] for end in (0, -1))

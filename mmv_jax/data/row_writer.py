@@ -57,9 +57,7 @@ class RowWriter:
         self._range = index[["low", "high"]].to_numpy(np.float64)
 
     def kept(self, studies: np.ndarray, crops: Crops) -> list[list[np.ndarray]]:
-        """Mask [tz, ty, tx] of the patches that become tokens, for each crop [N, V] of N
-        studies.
-        """
+        """Masks [tz, ty, tx] of the patches that become tokens, per crop [N, V] of N studies."""
         views = [
             kept_tokens(self.geometry[studies], crops[:, v]) for v in range(crops.tokens.shape[1])
         ]
@@ -145,8 +143,9 @@ class RowWriter:
         kept: np.ndarray,
         seeds: tuple[Sequence[int], Sequence[int]] | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Patches [n, P], the same before distortion, and coordinates [1 + n, 3], the crop's
-        first.
+        """Patches [n, P], the same before distortion, and coordinates [1 + n, 3].
+
+        The first coordinates are the crop's.
         """
         unit, extent, (low, high) = (
             self._unit[study],

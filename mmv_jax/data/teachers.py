@@ -107,8 +107,7 @@ class Teacher:
     def targets(
         self, study: str, crop: Crops, kept: Bool[np.ndarray, "tz ty tx"]
     ) -> tuple[Float[np.ndarray, "n W"], Bool[np.ndarray, "n"], Float[np.ndarray, "W"]]:
-        """Targets of the kept patches, whether the teacher saw each place, and its vector of the
-        study.
+        """Targets of the kept patches, where the teacher saw them, and its vector of the study.
 
         All are zero or False if it has not seen the study. A patch takes the mean of the teacher's
         cells under it. A patch smaller than a cell is interpolated linearly between cells. A planar

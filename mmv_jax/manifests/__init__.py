@@ -1,3 +1,1 @@
-"""Manifests: the CSV that lists the files of a store, and recipes that write one for a public data
-set.
-"""
+"""Manifests: CSV lists of the files of a store, and recipes to write them for public data sets."""

@@ -1,5 +1,6 @@
-"""Manifest: a CSV with one line a study. Mistakes are reported line by line; the header is line
-1.
+"""Manifest: a CSV with one line a study.
+
+Mistakes are reported line by line; the header is line 1.
 """
 
 import csv

@@ -197,8 +197,9 @@ def _ready(cohort: Cohort, names: Sequence[str], endpoint: str) -> tuple[Cohort,
 def _imputed(
     whole: Cohort, women: Women, thresholds: Sequence[float | int]
 ) -> tuple[Effects, list[str]]:
-    """Adjusted hazard ratios of all women with imputed covariates, and notes; empty if none is
-    missing.
+    """Adjusted hazard ratios of all women with imputed covariates, and notes.
+
+    Both are empty if no covariate is missing.
     """
     if len(whole) == len(women.cohort):
         return {}, []

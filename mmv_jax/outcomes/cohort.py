@@ -88,8 +88,9 @@ class Cohort:
         return self.age if name == "age" else self.covariates[name]
 
     def names_of(self, adjust: Sequence[str]) -> tuple[str, ...]:
-        """Numeric columns for the names in `adjust`; a text column has become one for each
-        level.
+        """Numeric columns for the names in `adjust`.
+
+        A text column has become one column for each level.
         """
         known = ("age", *self.covariates)
         return tuple(

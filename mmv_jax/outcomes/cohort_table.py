@@ -103,8 +103,9 @@ def check_header(name: str, header: list[str], covariates: Sequence[str], measur
 
 
 def numbers_of(cells: Sequence[str]) -> Float[np.ndarray, "N"]:
-    """Cells as numbers; NaN if a cell is missing or is not a number (`missing_of` distinguishes
-    them).
+    """Cells as numbers; NaN if a cell is missing or is not a number.
+
+    `missing_of` distinguishes the two.
     """
     return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(float)
 

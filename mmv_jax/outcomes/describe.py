@@ -10,8 +10,9 @@ from mmv_jax.outcomes.cohort import Cohort
 
 @dataclass(frozen=True)
 class Described:
-    """Summary of a covariate: mean and standard deviation of a number, or count and share of
-    0/1.
+    """Summary of a covariate.
+
+    It is the mean and standard deviation of a number, or the count and share of 0/1.
     """
 
     binary: bool

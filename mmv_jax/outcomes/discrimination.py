@@ -69,8 +69,7 @@ def uno_concordance(
     risk: Float[np.ndarray, "N"],
     years: float,
 ) -> Estimate:
-    """Uno's C of the outcomes within `years`: Harrell's C, weighted for outcomes hidden by
-    censoring.
+    """Uno's C of the outcomes within `years`: Harrell's C, weighted for censored outcomes.
 
     Harrell's C depends on the censoring: few late outcomes are seen. Here an outcome at T counts 1
     / G(T-)², where G is the probability of not being censored. The interval takes G as known.
@@ -169,8 +168,9 @@ def auc(
     risk: Float[np.ndarray, "N"],
     years: float,
 ) -> Estimate:
-    """Time-dependent AUC: does a woman with the outcome by `years` have a higher risk than one
-    without?
+    """Time-dependent AUC at `years`.
+
+    It is the probability that a woman with the outcome by then has a higher risk than one without.
 
     Cases are cumulative, controls dynamic, and competing deaths are among the controls. The
     interval takes the censoring weights as known.

@@ -47,9 +47,7 @@ class FineGray:
         return (np.stack([x[name] for name in self.names], axis=1) - self.means) @ self.log_ratios
 
     def risk(self, x: Mapping[str, Float[np.ndarray, "N"]], years: float) -> Float[np.ndarray, "N"]:
-        """Predicted probability of the outcome within `years`, in the presence of competing
-        deaths.
-        """
+        """Predicted probability of the outcome within `years`, under competing death."""
         at = np.searchsorted(self.time, years, side="right")
         hazard = self.hazard[at - 1] if at else 0.0
         # 1 - exp(-H) by expm1, which keeps the digits of small risks.

@@ -63,8 +63,9 @@ def gray(
 
 
 def _gray_variance(*sources, last):
-    """Variance of the score: sum over sources (slope [T, G], own part [T, G, G], variance [T,
-    G]).
+    """Variance of the score: sum over sources (slope, own part, variance).
+
+    Their shapes are [T, G], [T, G, G] and [T, G].
     """
     groups = len(last)
     variance, crossed, squared = np.zeros((groups, groups)), np.zeros((groups, groups)), 0.0

@@ -79,8 +79,7 @@ def added_worth(
     *,
     horizons: Sequence[float],
 ) -> Added:
-    """Worth of the risk from covariates, from covariates and calcification, and of published
-    scores.
+    """Worth of risks from covariates, with and without calcification, and of published scores.
 
     Args:
       calcification: the additional columns of the second model.

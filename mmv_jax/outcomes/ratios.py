@@ -145,8 +145,9 @@ def hazard_ratios(women: Women) -> tuple[Effects, Sequence[Proportionality], lis
 
 
 def ratios_beside_scores(women: Women, scores: Columns) -> tuple[Effects, list[str]]:
-    """Hazard ratios by severity adjusted only for a published risk, for the women who have it;
-    notes.
+    """Hazard ratios by severity adjusted only for a published risk; notes.
+
+    They are of the women who have this risk.
     """
     effects: Effects = {}
     notes = []
@@ -254,9 +255,7 @@ def age_interaction(women: Women) -> tuple[CurveTest | None, list[str]]:
 
 
 def area_curve(women: Women) -> tuple[dict[str, Effect], CurveTest]:
-    """Adjusted hazard ratio of areas against none, from a spline of the area; and Wald's test of
-    its bend.
-    """
+    """Adjusted hazard ratio of areas against none, from a spline; and Wald's test of its bend."""
     area = women.cohort.area_mm2
     # Most areas are 0, so quantiles of all women would put several knots there.
     knots = np.unique([0.0, *np.quantile(area[area > 0], AREA_QUANTILES)])

@@ -191,8 +191,9 @@ def _adjusted(cohort: Cohort, calcification: dict[str, np.ndarray]) -> Cox:
 
 
 def fine_gray_coverage(simulations: int, women: int) -> list[Coverage]:
-    """Coverage of coefficients when Fine and Gray's model is correct, with sandwich standard
-    errors.
+    """Coverage of coefficients when Fine and Gray's model is correct.
+
+    Standard errors are those of the sandwich estimator.
     """
     fits = [
         fine_gray(*simulate_subdistribution(women, seed, LOG_RATIOS)) for seed in range(simulations)

@@ -57,8 +57,9 @@ def kaplan_meier(
     entry: Entry = None,
     name: str = "",
 ) -> Curve:
-    """Survival without the outcome, from time 0, with Greenwood's variance on the log(-log)
-    scale.
+    """Survival without the outcome, from time 0.
+
+    The interval uses Greenwood's variance on the log(-log) scale.
     """
     times, at_risk, happened, _ = counts(time, outcome.astype(int), entry=entry)
     value = np.cumprod(1 - happened / at_risk)

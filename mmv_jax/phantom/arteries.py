@@ -114,8 +114,9 @@ def _walk(
     nipple: np.ndarray,
     tortuous: float,
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, float]]]:
-    """Points [P, 2] of a smooth walk, and its branches; heading 0 leads away from the chest
-    wall.
+    """Points [P, 2] of a smooth walk, and its branches.
+
+    Heading 0 leads away from the chest wall.
     """
     points, branches, bend, pace = [start], [], 0.0, 1.5
     for _ in range(int(length / pace)):

@@ -344,8 +344,9 @@ def airway(p: Patient, step: float) -> SweptCurve:
 
 
 def tube(p: Patient, step: float) -> np.ndarray:
-    """Course [N, 3] of a chest tube, from outside the lateral wall between two ribs up to the
-    apex.
+    """Course [N, 3] of a chest tube.
+
+    It runs from outside the lateral wall, between two ribs, up to the apex.
     """
     assert p.tube is not None
     side, entry, tip = p.tube

@@ -47,8 +47,9 @@ class Grid:
         ]
 
     def coarse(self, pitch_mm: float) -> "Grid":
-        """Grid over the same box with voxels of at least `pitch_mm`, one voxel wider on each
-        side.
+        """Grid over the same box with voxels of at least `pitch_mm`.
+
+        It is one voxel wider on each side.
         """
         spacing = tuple(max(pitch_mm, s) for s in self.spacing_mm)
         # One more voxel on each side: interpolation at the border needs both neighbours.
@@ -190,8 +191,9 @@ class Stamps:
         wide: np.ndarray,
         reach: np.ndarray,
     ) -> np.ndarray:
-        """Raise the scratch volume to the coverage of these ellipsoids; return the touched
-        voxels.
+        """Raise the scratch volume to the coverage of these ellipsoids.
+
+        Returns the touched voxels.
         """
         spacing = np.array(self.grid.spacing_mm)
         steps = [np.arange(-n, n + 1) for n in ((reach + spacing / 2) / spacing).astype(int)]

@@ -45,8 +45,9 @@ class Radiograph:
 
 
 def radiograph_grid(pixels: int = 256, extent_mm: float = 358.4) -> Grid:
-    """Grid of a radiograph: fine in z and x, coarse along the beam, where coverage keeps the
-    integral.
+    """Grid of a radiograph: fine in z and x, coarse along the beam.
+
+    Coverage keeps the integral along the beam.
     """
     pixel = extent_mm / pixels
     return Grid.centred((extent_mm, 276.0, extent_mm), (pixel, 7.0, pixel), (72.0, -6.0, 0.0))

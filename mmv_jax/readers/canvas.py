@@ -66,9 +66,7 @@ class Canvas:
     def __init__(
         self, shape: tuple[int, int, int], orientation: Orientation, kind: np.dtype | type
     ):
-        """Allocate a volume of `shape` (k, j, i); `kind` is float32, or the integer type to start
-        with.
-        """
+        """Allocate a volume of `shape` (k, j, i); `kind` is float32 or the first integer type."""
         self.orientation = orientation
         self.voxels = np.empty([shape[axis] for axis in orientation.order], kind)
         # A view in the order of the file: assigning to it flips and transposes without a copy.

@@ -49,8 +49,9 @@ class Orientation:
         return source.transpose(self.order)[self._flips]
 
     def source(self, oriented: np.ndarray) -> np.ndarray:
-        """View of an array `[z, y, x]` in the file's order (k, j, i); assign to it to fill the
-        array.
+        """View of an array `[z, y, x]` in the file's order (k, j, i).
+
+        Assign to it to fill the array.
         """
         # argsort of a permutation is its inverse.
         return oriented[self._flips].transpose(np.argsort(self.order))

@@ -66,7 +66,5 @@ def _near_duplicates(index: pd.DataFrame) -> set:
 
 
 def _signs(packed: np.ndarray) -> np.ndarray:
-    """Bits as -1 and 1: their product is the number of equal bits minus the number of different
-    ones.
-    """
+    """Bits as -1 and 1: their product is the number of equal minus that of different bits."""
     return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1

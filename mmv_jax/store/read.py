@@ -77,8 +77,9 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path) -> "Store":
-        """Open a store. Parts without an index are not seen: their ingest still runs, or was
-        killed.
+        """Open a store.
+
+        Parts without an index are not seen: their ingest still runs, or was killed.
 
         Raises:
           UserError: no store, another format version, or no study.
@@ -113,8 +114,7 @@ class Store:
         self.__init__(**state)  # type: ignore[misc]
 
     def levels(self, i: int | np.integer) -> np.ndarray:
-        """Downsampling factors (z, y, x) of study `i`'s coarser levels, `[levels, 3]`, fine to
-        coarse.
+        """Downsampling factors (z, y, x) of study `i`'s levels, `[levels, 3]`, fine to coarse.
 
         Only large studies have levels (`store.levels`), unless an older version ingested them.
         """

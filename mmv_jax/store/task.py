@@ -19,8 +19,9 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Job:
-    """One manifest line. `path`, `masks` and `secrets` stay in the worker; `known` goes into the
-    index.
+    """One manifest line.
+
+    `path`, `masks` and `secrets` stay in the worker; `known` goes into the index.
 
     Attributes:
       spacing_mm: mm per pixel in plane, from the manifest.
@@ -64,8 +65,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Writing:
-    """A file was read and goes into a part. A failure before the next `Reading` is not its
-    fault.
+    """A file was read and goes into a part.
+
+    A failure before the next `Reading` is not its fault.
     """
 
     place: Place

@@ -26,8 +26,9 @@ UNBOUNDED = 1 << 40  # blocks of an array while it grows
 
 
 class PartWriter:
-    """One part, planar or volumetric. It holds at most two shards (2 × 32 MiB) and the current
-    study.
+    """One part, planar or volumetric.
+
+    It holds at most two shards (2 × 32 MiB) and the current study.
 
     A part cannot be read before `close`, which writes the index. A part that was never closed is
     overwritten by the next writer with its name.
