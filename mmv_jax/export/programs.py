@@ -63,7 +63,9 @@ def onnx(
             "--format onnx needs jax2onnx: pip install 'mmv_jax[onnx]', or choose another format."
         ) from None
     forward = partial(encode, tensors, architecture, xp=jnp)
-    model = to_onnx(forward, _shapes("B", "L", encoder), model_name="mmv_jax")
+    # The loader broadcasts as NumPy does, which the caller's JAX may be set to refuse.
+    with jax.numpy_rank_promotion("allow"):
+        model = to_onnx(forward, _shapes("B", "L", encoder), model_name="mmv_jax")
     # The converter makes its own names; callers pass inputs by ours.
     _rename(model.graph, dict(zip([x.name for x in model.graph.input], INPUTS)))
     _rename(model.graph, {model.graph.output[0].name: "tokens"})

@@ -14,14 +14,14 @@ from safetensors import safe_open
 
 
 def load(path):
-    """The tensors by name, and the file's description of the network."""
+    """The tensors by name, and what the file says of the network."""
     with safe_open(path, "numpy") as file:
-        about = json.loads(file.metadata()["architecture"])
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 it is no dict
+        tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 it is no dict
+        return tensors, json.loads(file.metadata()["architecture"])
 
 
 def encode(weights, about, patches, coords_mm, kinds, segment_ids, xp=np):
-    """Tokens [B, L, D] after the last norm, 0 at padding; a token sees only its own segment.
+    """Tokens [B, L, D] after the last norm, 0 at padding; tokens of a segment see no others.
 
     Args:
       patches: [B, L, P] voxels, about [-1, 1]; not read where the token is no patch.
@@ -31,58 +31,50 @@ def encode(weights, about, patches, coords_mm, kinds, segment_ids, xp=np):
       xp: the module of the arrays, `numpy` or `jax.numpy`.
     """
     assert about["network"] == "vit", f"a network of the kind {about['network']!r}"
-    heads, rotary, pairs = about["heads"], about["rotary"], about["rotary"]["pairs"]
-    width, hidden = about["width"], about["hidden"]
+    (rows, length), rotary, pairs = kinds.shape, about["rotary"], about["rotary"]["pairs"]
 
-    def standardise(x, epsilon):
-        x = x - x.mean(-1, keepdims=True)
-        return x / xp.sqrt((x * x).mean(-1, keepdims=True) + epsilon)
+    def standardise(x):
+        variance = x.var(-1, keepdims=True)
+        return (x - x.mean(-1, keepdims=True)) / xp.sqrt(variance + about["norm_epsilon"])
 
-    def norm(name, x, *layer):  # the tensors of a block are stacked: [depth, ...]
-        scale, bias = (weights[f"{name}.{part}"][layer] for part in ("scale", "bias"))
-        return standardise(x, about["norm_epsilon"]) * scale + bias
+    def norm(w, name, x):
+        return standardise(x) * w[f"{name}.scale"] + w[f"{name}.bias"]
 
-    def dense(name, x, *layer):
-        bias = weights[f"{name}.bias"][layer] if f"{name}.bias" in weights else np.float32(0)
-        return x @ weights[f"{name}.kernel"][layer] + bias
+    def dense(w, name, x):
+        return x @ w[f"{name}.kernel"] + w.get(f"{name}.bias", 0)
 
     def rotate(x):  # channel pairs (i, i + pairs)
         a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
         return xp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
-    def scaled(name, y, layer):
-        return y * weights[name][layer] if about["layer_scale"] else y
-
     # Wavelengths from 1 to `base`, in units of scale_mm; a third of the pairs for each axis.
-    waves = 2 * np.pi * rotary["base"] ** -np.linspace(0, 1, pairs // 3)
-    angles = (coords_mm / np.float32(rotary["scale_mm"]))[..., None] * waves.astype(np.float32)
-    angles = angles.reshape(*coords_mm.shape[:2], 1, pairs)
+    waves = (2 * np.pi * rotary["base"] ** -np.linspace(0, 1, pairs // 3)).astype(np.float32)
+    angles = (coords_mm / rotary["scale_mm"])[..., None] * waves
+    angles = angles.reshape(rows, 1, length, pairs)  # the 1 is for the heads
     cos, sin = xp.cos(angles), xp.sin(angles)
-    # Kinds 1, 2, ...: CLS, then the registers, in the order of the learned vectors.
-    special = xp.stack([kinds == 1 + n for n in range(1 + about["registers"])], -1)
-    x = special.astype("float32") @ weights["embed.learned"][:-1]  # the last one is the mask token
-    x = xp.where((kinds == 100)[..., None], dense("embed.patch", patches), x)
-    same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None]
-    for n in range(about["depth"]):
-        a, b = "blocks.stack.project", "blocks.stack.combine"
-        qkv = dense(f"{a}.qkv", norm(f"{a}.norm", x, n), n)
-        parts = [qkv[..., i * width : (i + 1) * width] for i in range(3)]
-        q, k, v = (part.reshape(*x.shape[:2], heads, -1) for part in parts)
+    # Kinds 1, 2, ...: CLS, then the registers. The last learned vector is the mask token.
+    special = kinds[..., None] == 1 + np.arange(1 + about["registers"], dtype=np.int32)
+    x = special.astype(np.float32) @ weights["embed.learned"][:-1]
+    x = xp.where((kinds == 100)[..., None], dense(weights, "embed.patch", patches), x)
+    same = segment_ids[:, None, :, None] == segment_ids[:, None, None]
+    for n in range(about["depth"]):  # the tensors of the blocks are stacked: [depth, ...]
+        w = {name[13:]: weights[name][n] for name in weights if name.startswith("blocks.stack.")}
+        qkv = dense(w, "project.qkv", norm(w, "project.norm", x))
+        qkv = qkv.reshape(rows, length, 3, about["heads"], about["head_channels"])
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, L, channels]
         if about["qk_norm"]:
-            scales = weights[f"{a}.qk_scale"][n]
-            q, k = (standardise(y, about["norm_epsilon"]) * s for y, s in zip((q, k), scales))
-        q, k, v = (y.transpose(0, 2, 1, 3) for y in (rotate(q), rotate(k), v))
-        scores = q @ k.transpose(0, 1, 3, 2) * np.float32((width // heads) ** -0.5)
+            q, k = (standardise(y) * s for y, s in zip((q, k), w["project.qk_scale"]))
+        scores = rotate(q) @ rotate(k).transpose(0, 1, 3, 2) * about["attention_scale"]
         # Not -inf: the maximum is subtracted next, and -inf less -inf is NaN.
-        scores = xp.where(same_segment, scores, np.float32(-1e30))
+        scores = xp.where(same, scores, -1e30)
         shares = xp.exp(scores - scores.max(-1, keepdims=True))
         found = (shares / shares.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(x.shape)
-        x = x + scaled(f"{b}.attention_scale", dense(f"{b}.attention_out", found, n), n)
-        y = dense(f"{b}.mlp_inner", norm(f"{b}.norm", x, n), n)
+        x = x + dense(w, "combine.attention_out", found) * w.get("combine.attention_scale", 1)
+        y = dense(w, "combine.mlp_inner", norm(w, "combine.norm", x))
         if about["mlp"] == "swiglu":
-            y = y[..., :hidden] / (1 + xp.exp(-y[..., :hidden])) * y[..., hidden:]
+            gate, value = xp.split(y, 2, -1)
+            y = gate / (1 + xp.exp(-gate)) * value
         else:  # GELU by tanh; the one by erf differs by up to 5e-4
-            inner = np.float32((2 / np.pi) ** 0.5) * (y + np.float32(0.044715) * y * y * y)
-            y = np.float32(0.5) * y * (1 + xp.tanh(inner))
-        x = x + scaled(f"{b}.mlp_scale", dense(f"{b}.mlp_out", y, n), n)
-    return xp.where((segment_ids > 0)[..., None], norm("norm", x), np.float32(0))
+            y = y * (1 + xp.tanh((2 / np.pi) ** 0.5 * (y + 0.044715 * y * y * y))) / 2
+        x = x + dense(w, "combine.mlp_out", y) * w.get("combine.mlp_scale", 1)
+    return xp.where((segment_ids > 0)[..., None], norm(weights, "norm", x), 0.0)

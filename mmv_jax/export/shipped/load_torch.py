@@ -16,14 +16,14 @@ from safetensors import safe_open
 
 
 def load(path):
-    """The tensors by name, and the file's description of the network."""
+    """The tensors by name, and what the file says of the network."""
     with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["architecture"])
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 it is no dict
+        tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 it is no dict
+        return tensors, json.loads(file.metadata()["architecture"])
 
 
 def encode(weights, about, patches, coords_mm, kinds, segment_ids):
-    """Tokens [B, L, D] after the last norm, 0 at padding; gradients pass through.
+    """Tokens [B, L, D] after the last norm, 0 at padding; gradients pass.
 
     Args:
       patches: [B, L, P] voxels, about [-1, 1]; not read where the token is no patch.
@@ -32,51 +32,47 @@ def encode(weights, about, patches, coords_mm, kinds, segment_ids):
       segment_ids: [B, L] 0 padding, else a number for each study.
     """
     assert about["network"] == "vit", f"a network of the kind {about['network']!r}"
-    heads, rotary, pairs = about["heads"], about["rotary"], about["rotary"]["pairs"]
-    width, epsilon = about["width"], about["norm_epsilon"]
+    (rows, length), rotary, pairs = kinds.shape, about["rotary"], about["rotary"]["pairs"]
 
-    def norm(name, x, *layer):  # the tensors of a block are stacked: [depth, ...]
-        scale, bias = (weights[f"{name}.{part}"][layer] for part in ("scale", "bias"))
-        return F.layer_norm(x, (width,), scale, bias, eps=epsilon)
+    def standardise(x, scale=None, bias=None):
+        return F.layer_norm(x, x.shape[-1:], scale, bias, eps=about["norm_epsilon"])
 
-    def dense(name, x, *layer):
-        y = x @ weights[f"{name}.kernel"][layer]
-        return y + weights[f"{name}.bias"][layer] if f"{name}.bias" in weights else y
+    def norm(w, name, x):
+        return standardise(x, w[f"{name}.scale"], w[f"{name}.bias"])
+
+    def dense(w, name, x):
+        return x @ w[f"{name}.kernel"] + w.get(f"{name}.bias", 0)
 
     def rotate(x):  # channel pairs (i, i + pairs)
-        a, b, rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), -1)
+        a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
         return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
-    def scaled(name, y, layer):
-        return y * weights[name][layer] if about["layer_scale"] else y
-
     # In float64, as NumPy computes them: an error in a frequency grows with the position.
-    powers = -torch.linspace(0, 1, pairs // 3, dtype=torch.float64, device=patches.device)
+    powers = torch.linspace(0, -1, pairs // 3, dtype=torch.float64, device=patches.device)
     waves = (2 * math.pi * rotary["base"] ** powers).float()
     angles = (coords_mm / rotary["scale_mm"])[..., None] * waves
-    angles = angles.reshape(*coords_mm.shape[:2], 1, pairs)
+    angles = angles.reshape(rows, 1, length, pairs)  # the 1 is for the heads
     cos, sin = angles.cos(), angles.sin()
-    # Kinds 1, 2, ...: CLS, then the registers, in the order of the learned vectors.
-    special = torch.stack([kinds == 1 + n for n in range(1 + about["registers"])], -1)
-    x = special.to(patches.dtype) @ weights["embed.learned"][:-1]  # the last one is the mask token
-    x = torch.where((kinds == 100)[..., None], dense("embed.patch", patches), x)
-    same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None]
-    for n in range(about["depth"]):
-        a, b = "blocks.stack.project", "blocks.stack.combine"
-        qkv = dense(f"{a}.qkv", norm(f"{a}.norm", x, n), n).split(width, -1)
-        q, k, v = (part.reshape(*x.shape[:2], heads, -1) for part in qkv)
+    # Kinds 1, 2, ...: CLS, then the registers. The last learned vector is the mask token.
+    special = kinds[..., None] == 1 + torch.arange(1 + about["registers"], device=kinds.device)
+    x = special.to(patches.dtype) @ weights["embed.learned"][:-1]
+    x = torch.where((kinds == 100)[..., None], dense(weights, "embed.patch", patches), x)
+    same = segment_ids[:, None, :, None] == segment_ids[:, None, None]
+    for n in range(about["depth"]):  # the tensors of the blocks are stacked: [depth, ...]
+        w = {name[13:]: weights[name][n] for name in weights if name.startswith("blocks.stack.")}
+        qkv = dense(w, "project.qkv", norm(w, "project.norm", x))
+        qkv = qkv.reshape(rows, length, 3, about["heads"], about["head_channels"])
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, L, channels]
         if about["qk_norm"]:
-            scales, size = weights[f"{a}.qk_scale"][n], (width // heads,)
-            q, k = (F.layer_norm(y, size, eps=epsilon) * s for y, s in zip((q, k), scales))
-        q, k, v = (y.transpose(1, 2) for y in (rotate(q), rotate(k), v))
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=same_segment)
-        y = dense(f"{b}.attention_out", found.transpose(1, 2).reshape(x.shape), n)
-        x = x + scaled(f"{b}.attention_scale", y, n)
-        y = dense(f"{b}.mlp_inner", norm(f"{b}.norm", x, n), n)
+            q, k = (standardise(y) * s for y, s in zip((q, k), w["project.qk_scale"]))
+        found = F.scaled_dot_product_attention(rotate(q), rotate(k), v, attn_mask=same)
+        y = dense(w, "combine.attention_out", found.transpose(1, 2).reshape(x.shape))
+        x = x + y * w.get("combine.attention_scale", 1)
+        y = dense(w, "combine.mlp_inner", norm(w, "combine.norm", x))
         if about["mlp"] == "swiglu":
             gate, value = y.chunk(2, -1)
             y = F.silu(gate) * value
         else:  # the GELU by erf differs by up to 5e-4
             y = F.gelu(y, approximate="tanh")
-        x = x + scaled(f"{b}.mlp_scale", dense(f"{b}.mlp_out", y, n), n)
-    return norm("norm", x) * (segment_ids > 0)[..., None]
+        x = x + dense(w, "combine.mlp_out", y) * w.get("combine.mlp_scale", 1)
+    return norm(weights, "norm", x) * (segment_ids > 0)[..., None]
