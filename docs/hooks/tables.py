@@ -31,6 +31,8 @@ def _cell(found: dict | None) -> str:
     """`value [low, high]`; an interval may have been recorded with fewer decimals."""
     if found is None:
         return ""
+    if "before" in found:
+        return f"{found['before']} → {found['value']}"
     interval = _alike(found["ci95"]) if "ci95" in found else ""
     return f"{_alike([found['value']])} [{interval}]" if interval else _alike([found["value"]])
 

@@ -1,6 +1,7 @@
 """Confidence intervals by patient, in closed form or by a bootstrap that draws patients.
 
-AUROC and proportions have a closed form (`closed_form.py`). Everything else is resampled. A
+AUROC and proportions have a closed form (`closed_form.py`). Everything else is resampled;
+`bootstrap_bounds.py` has the ways that cover better than quantiles for some metrics. A
 resample is a vector of multinomial counts, so a statistic of many resamples is one vectorised sum
 (`weighted.py`). Every encoder of a task is evaluated on the same draws. Below `FEWEST` patients (of
 each class, where there are classes) no interval is given.
@@ -9,24 +10,34 @@ Axes: R resamples, N studies, P patients.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Num
 from scipy import stats
 
+from mmv_jax.metrics.behind import Behind
+from mmv_jax.metrics.bootstrap_bounds import (
+    accelerated_bounds,
+    explained_bounds,
+    studentised_bounds,
+)
 from mmv_jax.metrics.closed_form import auroc_interval, proportion_interval
 from mmv_jax.metrics.weighted import METRICS, Weighted
 
 RESAMPLES = 2000
-FEWEST = 5  # patients (of each class) below which no interval is given
 # The largest share of undefined resamples. With more, the defined ones are a biased selection.
 UNDEFINED = 0.05
 BLOCK_BYTES = 2**25  # of one array of resamples by studies; a metric holds up to six at a time
-OF_CLASSES = frozenset(
-    {"auroc", "auprc", "auprc_skill", "brier", "calibration", "calibration_slope"}
-)
+MEANS = {  # metrics that are a mean over studies, and of what
+    "mean": lambda truth, predicted: predicted,
+    "mae": lambda truth, predicted: np.abs(truth - predicted),
+    "brier": lambda truth, predicted: (truth - predicted) ** 2,
+}
+ACCELERATED = frozenset({"auprc", "auprc_skill"})
+# patients above which none is left out in turn: skewness then moves no bound that is shown
+MOST_LEFT_OUT = 500
 
 
 @dataclass(frozen=True)
@@ -107,8 +118,8 @@ def _blocks(resamples: int, studies: int) -> Iterator[slice]:
 
 def interval(
     metric: str | Weighted,
-    truth: Num[np.ndarray, " N"],
-    predicted: Num[np.ndarray, " N"],
+    truth: Num[np.ndarray, "N *C"],
+    predicted: Num[np.ndarray, "N *D"],
     patients: np.ndarray,
     *,
     resamples: int = RESAMPLES,
@@ -117,12 +128,14 @@ def interval(
 ) -> Interval:
     """The value of a metric with its confidence interval; a patient's studies are drawn together.
 
-    "auroc" and "proportion" have a closed form. For all others the interval is an expanded
+    "auroc" and "proportion" have a closed form. Means are studentised, average precision is
+    bias-corrected and accelerated, R² is jackknifed. For all others the interval is an expanded
     percentile bootstrap: its quantiles lie further out, as Student's t is wider than the normal.
     Resamples in which the metric is not defined are left out and counted.
 
     Args:
       metric: a key of `METRICS`, or a function of the same form.
+      truth, predicted: one number a study, or several (C and D) where the metric takes them.
     Returns:
       All NaN where the metric itself is not defined; NaN bounds where there are too few patients.
 
@@ -133,7 +146,7 @@ def interval(
     Source: Hesterberg, The American Statistician 69 (2015), section 5.3, for the quantiles.
     """
     value = float(_function(metric)(truth, predicted, np.ones((1, len(truth))))[0])
-    behind = _Patients.of_metrics((metric,), truth, patients)
+    behind = Behind.of_metrics((metric,), truth, patients)
     why = behind.too_few
     if np.isnan(value):
         return Interval(value, np.nan, np.nan, len(truth), why="the metric is not defined")
@@ -147,17 +160,41 @@ def interval(
         return Interval(value, *bounds, len(truth))
     if why:
         return Interval(value, np.nan, np.nan, len(truth), why=why)
-    drawn = _judged(_pair(metric, truth, predicted), patients, resamples, seed)
-    return _interval(
+    if metric in MEANS:
+        values = np.asarray(MEANS[str(metric)](truth, predicted), np.float64)
+        counts, index = _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
+        low, high = studentised_bounds(values, index, counts, level)
+        return Interval(value, min(low, value), max(high, value), len(truth))
+    judge, left_out = _pair(metric, truth, predicted), np.zeros(0)
+    if metric in (*ACCELERATED, "r2") and behind.all <= MOST_LEFT_OUT:
+        left_out = _left_out(judge, patients)
+    if metric == "r2" and len(left_out):
+        return Interval(value, *explained_bounds(value, left_out, level), len(truth))
+    if metric == "calibration_slope":
+        # Few of a class bend a logistic curve more than few of all do.
+        behind = replace(behind, all=behind.rarer)
+    drawn = _judged(judge, patients, resamples, seed)
+    found = _interval(
         value, drawn, n=len(truth), behind=behind, level=level, centred=metric == "calibration"
     )
+    if metric in ACCELERATED and not found.why:
+        low, high = accelerated_bounds(value, drawn[np.isfinite(drawn)], left_out, level)
+        found = replace(found, low=min(low, value), high=max(high, value))
+    return found
+
+
+def _left_out(judge: "Judge", patients: np.ndarray) -> Float[np.ndarray, " P"]:
+    """The metric without each patient in turn; empty where it is not always defined."""
+    index = np.unique(patients, return_inverse=True)[1]
+    found = judge((index[None] != np.arange(index.max() + 1)[:, None]).astype(np.float64))
+    return found if np.isfinite(found).all() else np.zeros(0)
 
 
 def paired(
     metric: str | Weighted,
-    truth: Num[np.ndarray, " N"],
-    first: Num[np.ndarray, " N"],
-    second: Num[np.ndarray, " N"],
+    truth: Num[np.ndarray, "N *C"],
+    first: Num[np.ndarray, "N *D"],
+    second: Num[np.ndarray, "N *D"],
     patients: np.ndarray,
     *,
     resamples: int = RESAMPLES,
@@ -169,7 +206,7 @@ def paired(
     return _difference(
         lambda weights: a(weights) - b(weights),
         patients,
-        _Patients.of_metrics((metric,), truth, patients),
+        Behind.of_metrics((metric,), truth, patients),
         resamples=resamples,
         seed=seed,
         level=level,
@@ -179,8 +216,8 @@ def paired(
 def contrast(
     first: str | Weighted,
     second: str | Weighted,
-    truth: Num[np.ndarray, " N"],
-    predicted: Num[np.ndarray, " N"],
+    truth: Num[np.ndarray, "N *C"],
+    predicted: Num[np.ndarray, "N *D"],
     patients: np.ndarray,
     *,
     resamples: int = RESAMPLES,
@@ -195,7 +232,7 @@ def contrast(
     return _difference(
         lambda weights: a(weights) - b(weights),
         patients,
-        _Patients.of_metrics((first, second), truth, patients),
+        Behind.of_metrics((first, second), truth, patients),
         resamples=resamples,
         seed=seed,
         level=level,
@@ -204,8 +241,8 @@ def contrast(
 
 def interval_over_draws(
     metric: str | Weighted,
-    truth: Num[np.ndarray, " N"],
-    predicted: Num[np.ndarray, "K N"],
+    truth: Num[np.ndarray, "N *C"],
+    predicted: Num[np.ndarray, "K N *D"],
     patients: np.ndarray,
     *,
     resamples: int = RESAMPLES,
@@ -220,7 +257,7 @@ def interval_over_draws(
     """
     models = [_pair(metric, truth, p) for p in predicted]
     value = float(np.mean([model(np.ones((1, len(truth))))[0] for model in models]))
-    behind = _Patients.of_metrics((metric,), truth, patients)
+    behind = Behind.of_metrics((metric,), truth, patients)
     if behind.too_few or np.isnan(value):
         why = behind.too_few or "the metric is not defined"
         return Interval(value, np.nan, np.nan, len(truth), why=why)
@@ -265,37 +302,6 @@ def _pair(metric: str | Weighted, truth: np.ndarray, predicted: np.ndarray) -> J
     return lambda weights: _function(metric)(truth, predicted, weights)
 
 
-@dataclass(frozen=True)
-class _Patients:
-    """Number of patients behind a metric, and of its rarer class (all patients if it has no
-    classes).
-    """
-
-    all: int
-    rarer: int
-    of: str
-
-    @classmethod
-    def of_metrics(
-        cls, metrics: tuple[str | Weighted, ...], truth: np.ndarray, patients: np.ndarray
-    ) -> "_Patients":
-        of_classes = any(isinstance(m, str) and m in OF_CLASSES for m in metrics)
-        # A metric of classes is only as certain as its rarer class allows.
-        parts = [truth == 1, truth != 1] if of_classes else [np.ones(len(truth), bool)]
-        rarer = min(len(np.unique(patients[part])) for part in parts)
-        return cls(len(np.unique(patients)), rarer, " of a class" if of_classes else "")
-
-    @property
-    def too_few(self) -> str:
-        """The reason why there is no interval; empty if there are enough patients."""
-        return f"fewer than {FEWEST} patients{self.of}" if self.rarer < FEWEST else ""
-
-    def quantile(self, tail: float) -> float:
-        """Student's quantile, times the factor that makes the spread of a bootstrap unbiased."""
-        # With n patients a bootstrap's variance is (n - 1) / n of the unbiased one.
-        return float(np.sqrt(self.rarer / (self.rarer - 1)) * stats.t.ppf(tail, self.all - 1))
-
-
 def _judged(
     judge: Judge, patients: np.ndarray, resamples: int, seed: int, *, part: slice = slice(None)
 ) -> Float[np.ndarray, " R"]:
@@ -312,7 +318,7 @@ def _interval(
     drawn: np.ndarray,
     *,
     n: int,
-    behind: _Patients,
+    behind: Behind,
     level: float,
     centred: bool = False,
 ) -> Interval:
@@ -335,7 +341,7 @@ def _interval(
 def _difference(
     judge: Judge,
     patients: np.ndarray,
-    behind: _Patients,
+    behind: Behind,
     *,
     resamples: int,
     seed: int,
@@ -373,7 +379,7 @@ def _defined(drawn: np.ndarray) -> tuple[np.ndarray, float, str]:
     return defined, undefined, why if undefined > UNDEFINED else ""
 
 
-def _expanded(drawn: np.ndarray, behind: _Patients, level: float) -> tuple[float, float]:
+def _expanded(drawn: np.ndarray, behind: Behind, level: float) -> tuple[float, float]:
     """Quantiles as far out as those of Student's t with the unbiased variance."""
     reach = behind.quantile((1 + level) / 2)
     # norm.cdf turns the reach into percentiles: with 10 patients 97.5 % becomes 99.1 %.

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
 
+TOLERANCE_MM = 2.0  # of a normalised surface Dice: about how far two readers' outlines differ
+
 
 def auroc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
     """Area under the ROC curve; NaN where `truth` (0/1) has one class only."""
@@ -90,26 +92,41 @@ def hd95(
     """95th percentile of the distances between two surfaces, in mm.
 
     Each surface element counts by its area; other libraries count voxels.
+    """
+    return surface_scores(truth, predicted, spacing_mm)[1]
+
+
+def surface_scores(
+    truth: Bool[np.ndarray, "*grid"],
+    predicted: Bool[np.ndarray, "*grid"],
+    spacing_mm: tuple[float, ...],
+    tolerance_mm: float = TOLERANCE_MM,
+) -> tuple[float, float]:
+    """NSD and HD95 of two segmentations, from one computation of distances.
+
+    NSD is the share of both surfaces within `tolerance_mm` of the other one. HD95 is the 95th
+    percentile of the distances in mm. Each surface element counts by its area.
 
     Args:
       spacing_mm: of each axis of the grid, two or three of them.
     Returns:
-      NaN where both are empty. Where one is empty, the grid's diagonal, the largest possible
+      NaN where both are empty. Where one is empty, 0 and the grid's diagonal, the largest possible
       distance.
 
     Source: Nikolov et al. (arXiv 1809.04430), through their library surface-distance.
     """
     if not truth.any() and not predicted.any():
-        return float("nan")
+        return float("nan"), float("nan")
     if not truth.any() or not predicted.any():  # the library fails on these under NumPy 2
-        return float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
+        return 0.0, float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
     import surface_distance
 
     with warnings.catch_warnings():
         # The library imports the deprecated scipy.ndimage.filters.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="surface_distance")
         distances = surface_distance.compute_surface_distances(truth, predicted, spacing_mm)
-    return float(surface_distance.compute_robust_hausdorff(distances, 95))
+    nsd = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)
+    return float(nsd), float(surface_distance.compute_robust_hausdorff(distances, 95))
 
 
 def _both_classes(truth: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 from sklearn.linear_model import LogisticRegression
 
 from mmv_jax.metrics import intervals, scores
@@ -64,7 +64,8 @@ def test_the_interval_is_that_of_resampling_patient_by_patient():
     for _ in range(1000):
         drawn = np.concatenate([studies[p] for p in rng.choice(list(studies), len(studies))])
         slow.append(scores.auprc(truth[drawn], score[drawn]))
-    fast = interval("auprc", truth, score, patients)
+    # As a function, since the name would be bias-corrected.
+    fast = interval(METRICS["auprc"], truth, score, patients)
     assert fast.value == pytest.approx(scores.auprc(truth, score))
     np.testing.assert_allclose([fast.low, fast.high], np.quantile(slow, [0.025, 0.975]), atol=0.015)
 
@@ -170,6 +171,7 @@ def test_perfect_separation_has_an_interval_with_a_width(sizes):
     found = interval("auroc", truth, truth, np.arange(len(truth)))
     assert found.value == found.high == 1.0
     assert 0.5 < found.low < 0.99
+    assert found.why == ""
     reversed_ = interval("auroc", truth, -truth, np.arange(len(truth)))
     assert (reversed_.low, reversed_.high) == (0.0, pytest.approx(1 - found.low))
 
@@ -222,6 +224,46 @@ def test_r2_keeps_its_digits_far_from_zero_and_is_not_defined_where_the_truth_is
     assert np.isnan(constant.value)
     assert constant.why == "the metric is not defined"
     assert np.isnan(scores.r2(np.full(20, 0.1), rng.normal(size=20)))
+
+
+def test_a_mean_of_skewed_scores_is_studentised_and_stays_among_them():
+    """Dice of 20 studies, most near 0.9 and two that failed: the lower side is the longer one."""
+    dice = np.r_[np.linspace(0.85, 0.95, 18), 0.1, 0.2]
+    found = interval("mean", dice, dice, np.arange(20))
+    assert found.value - found.low > 1.5 * (found.high - found.value)
+    assert dice.min() <= found.low < found.value < found.high <= dice.max()
+    # Three like studies of a patient say no more than one.
+    many = interval("mean", np.tile(dice, 3), np.tile(dice, 3), np.tile(np.arange(20), 3))
+    assert (many.low, many.high) == (pytest.approx(found.low), pytest.approx(found.high))
+
+
+def test_a_mean_agrees_with_scipys_bootstrap_of_the_t_statistic():
+    """One study a patient, resampled by SciPy's generator: the same interval but for its draws."""
+    rng = np.random.default_rng(0)
+    values = rng.exponential(size=40)
+    found = interval("mean", values, values, np.arange(40), resamples=4000)
+    drawn = rng.choice(values, (4000, 40))
+    t = (drawn.mean(axis=1) - values.mean()) / (drawn.std(axis=1) / 40**0.5)
+    low, high = values.mean() - np.quantile(t, [0.975, 0.025]) * values.std() / 40**0.5
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.05))
+
+
+def test_average_precision_is_scipys_bias_corrected_interval():
+    rng = np.random.default_rng(0)
+    truth = np.repeat([1.0, 0.0], [12, 48])
+    score = truth + rng.normal(size=60)
+    theirs = bootstrap(
+        (truth, score),
+        lambda t, s: scores.auprc(t, s),
+        paired=True,
+        vectorized=False,
+        n_resamples=1500,
+        method="BCa",
+        random_state=0,
+    ).confidence_interval
+    found = interval("auprc", truth, score, np.arange(60))
+    assert found.low == pytest.approx(theirs.low, abs=0.02)
+    assert found.high == pytest.approx(theirs.high, abs=0.02)
 
 
 def test_undefined_resamples_are_counted_and_too_many_refuse_the_interval():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from mmv_jax.metrics import scores
 
@@ -37,6 +38,22 @@ def test_a_box_moved_by_two_voxels_lies_as_many_millimetres_away():
     )
     assert scores.hd95(a, b, (2.0, 1.0, 1.0)) == pytest.approx(4.0)
     assert scores.hd95(a, a, (2.0, 1.0, 1.0)) == 0.0
+
+
+def test_the_surface_dice_is_the_share_of_both_surfaces_within_the_tolerance():
+    """A ball and one that is 3 mm off, by SciPy's distances between surface voxels."""
+    at = np.stack(np.meshgrid(*[np.arange(-18.0, 18.5, 0.5)] * 3, indexing="ij"))
+    a = (at**2).sum(axis=0) < 12**2
+    b = (at[0] - 3) ** 2 + at[1] ** 2 + at[2] ** 2 < 12**2
+    edges = [x & ~ndimage.binary_erosion(x) for x in (a, b)]
+    far = [ndimage.distance_transform_edt(~edge, 0.5) for edge in edges]
+    near = [far[1][edges[0]] <= 1.6, far[0][edges[1]] <= 1.6]
+    expected = sum(x.sum() for x in near) / sum(map(len, near))
+    nsd, hd95 = scores.surface_scores(a, b, (0.5, 0.5, 0.5), 1.6)
+    assert nsd == pytest.approx(expected, abs=0.1)
+    assert nsd == pytest.approx(1.6 / 3, abs=0.1)  # 3 |cos| <= 1.6 on a sphere
+    assert hd95 == pytest.approx(np.quantile(far[1][edges[0]], 0.95), abs=0.5)
+    assert scores.surface_scores(a, a & ~a, (1.0, 1.0, 1.0)) == (0.0, pytest.approx(73 * 3**0.5))
 
 
 def test_planar_distances_use_two_spacings():

@@ -1,0 +1,216 @@
+"""How often intervals hold the truth, by simulation, beside the percentile bootstrap.
+
+  python -m mmv_jax.metrics.simulate docs/measured/coverage.json
+
+writes the table of docs/results.md. It takes some minutes of processor time, and goes on where it
+was stopped.
+"""
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from mmv_jax.metrics.intervals import interval, paired, patient_weights
+from mmv_jax.metrics.weighted import METRICS
+
+ALIKE = 0.5  # share of a score's variance that is the patient's own
+FAILED = 0.02  # share of studies whose Dice is 0
+Test = tuple[np.ndarray, np.ndarray, np.ndarray]  # truth, predicted, patients
+Bounds = Callable[[str, np.ndarray, np.ndarray, np.ndarray], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What is simulated.
+
+    Attributes:
+      what: a key of `DRAWN`.
+      level: how good the predictions are: an AUROC, a proportion; else not read.
+      sizes: patients with and without the finding, else (patients, 0).
+      studies: of a patient.
+      mixed: whether the finding comes and goes between the studies of a patient.
+    """
+
+    what: str
+    level: float
+    sizes: tuple[int, int]
+    studies: int = 1
+    mixed: bool = False
+
+    @property
+    def name(self) -> str:
+        a, b = self.sizes
+        size = f"{a} + {b} patients" if b else f"{a} patients"
+        return f"{size}, {self.studies} each" + (", mixed" if self.mixed else "")
+
+    @property
+    def metric(self) -> str:
+        return DRAWN[self.what][0]
+
+
+def draw(cell: Simulated, rng: np.random.Generator) -> Test:
+    """One test set."""
+    count = sum(cell.sizes)
+    patients = np.repeat(np.arange(count), cell.studies)
+    own = rng.normal(size=count)[patients]
+    alike = ALIKE if cell.studies > 1 else 0.0
+    noise = np.sqrt(alike) * own + np.sqrt(1 - alike) * rng.normal(size=len(patients))
+    truth = (np.arange(count) < cell.sizes[0])[patients].astype(float)
+    truth = rng.permutation(truth) if cell.mixed else truth
+    return *DRAWN[cell.what][1](cell, truth, noise, rng), patients
+
+
+def _scores(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    """Binormal, both classes with the same spread."""
+    return truth, noise + truth * stats.norm.ppf(cell.level) * np.sqrt(2)
+
+
+def _wide_scores(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    """Binormal, the positives twice as wide as the negatives."""
+    return truth, np.where(truth == 1, 2 * noise + stats.norm.ppf(cell.level) * 5**0.5, noise)
+
+
+def _right(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    right = (noise < stats.norm.ppf(cell.level)).astype(float)
+    return right, right
+
+
+def _dice(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    """Skewed to the left, with a few that failed."""
+    share = stats.norm.cdf(noise)
+    found = stats.beta.ppf(((share - FAILED) / (1 - FAILED)).clip(1e-9), 9, 2)
+    values = np.where(share < FAILED, 0.0, found)
+    return values, values
+
+
+def _distance(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    """In mm, with a long tail."""
+    values = np.exp(1 + 0.8 * noise)
+    return values, values
+
+
+def _number(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    return noise, 0.7 * noise + 0.6 * rng.normal(size=len(noise))
+
+
+DRAWN: dict[str, tuple[str, Callable]] = {  # what: the metric, and how truth and prediction arise
+    "AUROC": ("auroc", _scores),
+    "AUROC, positives twice as wide": ("auroc", _wide_scores),
+    "AUPRC": ("auprc", _scores),
+    "proportion": ("proportion", _right),
+    "Dice": ("mean", _dice),
+    "HD95": ("mean", _distance),
+    "MAE": ("mae", _number),
+    "R²": ("r2", _number),
+}
+
+
+def truth_of(cell: Simulated) -> float:
+    """The metric in the population: known, or of a test set that is very large."""
+    if cell.metric in ("auroc", "proportion"):
+        return cell.level
+    larger = max(200_000 // (sum(cell.sizes) * cell.studies), 1)
+    a, b = cell.sizes
+    many = Simulated(
+        cell.what, cell.level, (a * larger, b * larger), cell.studies, mixed=cell.mixed
+    )
+    truth, predicted, _ = draw(many, np.random.default_rng(1))
+    return float(METRICS[cell.metric](truth, predicted, np.ones((1, len(truth))))[0])
+
+
+def percentile(
+    metric: str, truth: np.ndarray, predicted: np.ndarray, patients: np.ndarray
+) -> tuple[float, float]:
+    """The percentile bootstrap, for comparison."""
+    drawn = METRICS[metric](truth, predicted, patient_weights(patients, 500))
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def ours(
+    metric: str, truth: np.ndarray, predicted: np.ndarray, patients: np.ndarray
+) -> tuple[float, float]:
+    """What the package gives."""
+    found = interval(metric, truth, predicted, patients, resamples=1000)
+    return found.low, found.high
+
+
+def coverage(cell: Simulated, bounds: Bounds, repeats: int) -> float:
+    """How often (in %) the bounds hold the truth, where bounds are given."""
+    rng, truth, held = np.random.default_rng(0), truth_of(cell), []
+    for _ in range(repeats):
+        low, high = bounds(cell.metric, *draw(cell, rng))
+        if not np.isnan(low):
+            held.append(low <= truth <= high)
+    return 100 * float(np.mean(held))
+
+
+def rejections(cell: Simulated, repeats: int) -> float:
+    """How often (in %) p is below 0.05 where two predictions are equally good."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(repeats):
+        truth, first, patients = draw(cell, rng)
+        shift = truth * stats.norm.ppf(cell.level) * np.sqrt(2)
+        second = shift + (first - shift + rng.normal(size=len(truth))) / np.sqrt(2)
+        found.append(
+            paired(cell.metric, truth, first, second, patients=patients, resamples=1000).p < 0.05
+        )
+    return 100 * float(np.mean(found))
+
+
+LEVELS = (0.6, 0.8, 0.9, 0.97)
+SIZES = ((5, 15), (10, 10), (5, 45), (25, 25), (10, 90), (22, 216), (50, 450))
+CELLS = [
+    *(Simulated("AUROC", t, size) for size in SIZES for t in LEVELS),
+    *(Simulated("AUROC", t, size, 3) for size in SIZES for t in LEVELS),
+    *(Simulated("AUROC", t, size, 3, mixed=True) for size in SIZES[:5] for t in LEVELS),
+    *(
+        Simulated("AUROC, positives twice as wide", t, size)
+        for size in SIZES[:5]
+        for t in LEVELS
+    ),
+    *(Simulated("proportion", t, (n, 0), k) for k in (1, 3) for n in (20, 50, 500) for t in LEVELS),
+    *(Simulated("AUPRC", 0.8, size, k) for k in (1, 3) for size in SIZES[:5]),
+    *(
+        Simulated(what, 0.0, (n, 0), k)
+        for what in ("Dice", "HD95", "MAE", "R²")
+        for k in (1, 3)
+        for n in (20, 50, 200)
+    ),
+]  # fmt: skip
+
+
+def measure(path: Path, cells: Sequence[Simulated], repeats: int, before: int) -> None:
+    """Adds what is missing of the cells to a file of `docs/measured`."""
+    record = json.loads(path.read_text()) if path.exists() else {"metrics": {}}
+    record |= {
+        "command": f"python -m mmv_jax.metrics.simulate {path.name}",
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, processor time only",
+        "source": f"{repeats} test sets a cell, {before} for the percentile bootstrap",
+    }
+    for cell in cells:
+        own = record["metrics"].setdefault(f"{cell.what}, {cell.name}", {})
+        column = f"{cell.level:g}" if cell.level in LEVELS else "the one level"
+        if column in own:
+            continue
+        held = {"value": round(coverage(cell, ours, repeats), 1)}
+        held["before"] = round(coverage(cell, percentile, before), 1)
+        own[column] = {"% held": held}
+        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--before", type=int, default=200)
+    asked = parser.parse_args()
+    measure(asked.path, CELLS, asked.repeats, asked.before)
