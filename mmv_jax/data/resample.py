@@ -182,6 +182,38 @@ def read_crop_mask(
     )
 
 
+def to_study_grid(
+    values: Float[np.ndarray, "gz gy gx"], geometry: Geometry, i: int, crop: Crops
+) -> Float[np.ndarray, "Z Y X"]:
+    """Values on the crop's grid, interpolated to the voxels of study `i` itself; 0 where the crop
+    does not reach.
+    """
+    step, spacing = float(crop.spacing_mm), geometry.spacing_mm[i].tolist()
+    # The crop takes the place of the study: its grid begins at 0, the study's at minus its start.
+    axes = [
+        resample_axis(
+            -float(crop.start_mm[a]),
+            spacing[a],
+            count=int(geometry.voxels[i, a]),
+            spacing_mm=step,
+            voxels=values.shape[a],
+        )
+        for a in range(3)
+    ]
+    if geometry.planar[i]:
+        axes[0] = resample_axis(0.0, 1.0, count=1, spacing_mm=1.0, voxels=1)
+    out = np.asarray(values, np.float32)
+    for a, axis in enumerate(axes):
+        out = _along(out[tuple(_taken(axis, a))], axis.weights, a)
+    z, y, x = axes
+    return out * (z.inside[:, None, None] & y.inside[:, None] & x.inside)
+
+
+def _taken(axis: Axis, a: int) -> list[slice]:
+    """The voxels along one axis that its weights read."""
+    return [slice(None)] * a + [slice(axis.first, axis.first + axis.read)]
+
+
 def _along(x: np.ndarray, weights: sparse.csr_array, axis: int) -> np.ndarray:
     """`x` resampled along one axis."""
     # A sparse matrix multiplies only the first axis.

@@ -3,7 +3,7 @@
 Axes: N studies, D width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -24,7 +24,8 @@ from mmv_jax.evaluate.encoders.readout import (
 )
 from mmv_jax.evaluate.finetune.attentive import attentive_vectors
 from mmv_jax.evaluate.kinds.features import Probed
-from mmv_jax.evaluate.kinds.segmentation import Segmented, probe_masks
+from mmv_jax.evaluate.kinds.mask_scores import Segmented, join
+from mmv_jax.evaluate.kinds.segmentation import probe_masks
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import Result, result_of_masks, result_of_vector
 from mmv_jax.evaluate.pixel_baseline import principal
@@ -109,9 +110,16 @@ class Chooser:
         return _results("pixels", tasks, found), {t.name: c.x for t, c in zip(tasks, found)}
 
     def masks(
-        self, name: str, scenes: Sequence[Scene], task: Task, features: Features
+        self, name: str, parts: Mapping[str, Sequence[Scene]], task: Task, features: Features
     ) -> tuple[Result, Segmented]:
-        """The linear probe of patch tokens, from the last block or from the last blocks joined."""
+        """The linear probe of patch tokens, from the last block or from the last blocks joined.
+
+        Each structure is probed by itself.
+        """
+        found = join({key: self._best(own, task, features) for key, own in parts.items()})
+        return result_of_masks(name, found, task), found
+
+    def _best(self, scenes: Sequence[Scene], task: Task, features: Features) -> Segmented:
         best, words = None, ""
         levels = 1 if features.summaries is None else features.summaries.shape[1]
         # An encoder with few blocks may give the same depth twice; it is tried once.
@@ -120,8 +128,7 @@ class Chooser:
             if best is None or found.held_out > best.held_out:
                 best, words = found, words_of(blocks, ("tokens",))
         assert best is not None
-        best = replace(best, choice=f"{words}; {best.choice}")
-        return result_of_masks(name, best, task), best
+        return replace(best, choice=f"{words}; {best.choice}")
 
     def _deeper(
         self, scenes: Sequence[Scene], task: Task, features: Features, blocks: int
@@ -232,7 +239,8 @@ def _results(name: str, tasks: Sequence[Task], found: Sequence[Chosen]) -> list[
     results = []
     for task, chosen in zip(tasks, found):
         words = f"{chosen.name}; strength {chosen.probed.strength:g}"
-        result = result_of_vector(name, chosen.probed.predicted, words, task)
+        probed = chosen.probed
+        result = result_of_vector(name, probed.predicted, words, task, on_val=probed.on_val)
         more = result.kind.more_metrics(task, chosen.x)
         results.append(replace(result, metrics={**result.metrics, **more}))
     return results

@@ -3,23 +3,20 @@
 Axes: N studies, D width, K draws, P voxels of a patch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.kinds.features import Standardiser
-from mmv_jax.evaluate.kinds.segmentation import (
-    PENALTIES,
-    THRESHOLDS,
-    PatchRidge,
-    sweep_thresholds,
-)
+from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS
+from mmv_jax.evaluate.kinds.segmentation import PENALTIES, PatchRidge, sweep_thresholds
 from mmv_jax.evaluate.kinds.table import KINDS
-from mmv_jax.evaluate.tasks.scenes import Scene, tiles
+from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.intervals import Interval, interval_over_draws
+from mmv_jax.metrics.scores import dice
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Point:
     """A point of a few-shot curve.
 
     `value` is the mean over draws, with the interval of a single draw. `patients` is the number
-    drawn from train.
+    drawn from train, `val_patients` the number whose labels choose strengths and thresholds.
     """
 
     task: str
@@ -36,6 +33,7 @@ class Point:
     share: float
     patients: int
     value: Interval
+    val_patients: int = 0
 
     @property
     def key(self) -> str:
@@ -71,21 +69,44 @@ def few_shot(
         patients = task.patients[task.split == "test"]
         value = interval_over_draws(kind.metrics[metric], truth, predicted, patients)
         point = Point(
-            task=task.name, encoder=encoder, metric=metric, share=share, patients=count, value=value
+            task=task.name,
+            encoder=encoder,
+            metric=metric,
+            share=share,
+            patients=count,
+            value=value,
+            val_patients=_val_patients(task),
         )
         points.append(point)
     return points
 
 
 def few_shot_masks(
+    encoder: str,
+    parts: Mapping[str, Sequence[Scene]],
+    task: Task,
+    *,
+    shares: Sequence[float],
+    draws: int,
+) -> list[Point]:
+    """The curve of each structure of a segmentation; of several, one by itself is `dice@NAME`."""
+    points = []
+    for key, scenes in parts.items():
+        metric = "dice" if len(parts) == 1 else f"dice@{key}"
+        found = _structure_curve(encoder, scenes, task, shares=shares, draws=draws)
+        points += [replace(point, metric=metric) for point in found]
+    return points
+
+
+def _structure_curve(
     encoder: str, scenes: Sequence[Scene], task: Task, *, shares: Sequence[float], draws: int
 ) -> list[Point]:
     """The mean Dice of a segmentation with each share of the training patients, by the linear
     probe.
 
     It is computed like `few_shot`, over the test studies that have the structure. The first patient
-    of a draw has the structure. The penalty has the least squared error on val, the threshold the
-    highest Dice there.
+    of a draw has the structure. The penalty has the least squared error on val. The threshold is
+    the best one there (`score_thresholds`), on the view's grid.
 
     Args:
       scenes: of the task's studies, in its order.
@@ -97,16 +118,16 @@ def few_shot_masks(
         for part in ("train", "val", "test")
     )
     standard = Standardiser.of(np.concatenate([scenes[n].tokens for n in train]))
-    held = [scenes[n] for n in val]
+    held, held_out = [scenes[n] for n in val], [scenes[n] for n in test]
     asked, orders = (
         PatchRidge.of(held, standard),
         _orders(task.patients[train], [has[train]], draws),
     )
     # Shares ascend, so that the sums of one share are continued for the next.
-    dice: dict[float, list[np.ndarray]] = {share: [] for share in sorted(shares)}
+    by_share: dict[float, list[np.ndarray]] = {share: [] for share in sorted(shares)}
     for order in orders:
         model, done = PatchRidge.empty(scenes[0], standard), 0
-        for share, found in dice.items():
+        for share, found in by_share.items():
             count = _count(share, orders)
             for n in train:
                 # order[done:count] are the patients that this share adds to the last one.
@@ -115,17 +136,11 @@ def few_shot_masks(
             # `error` needs only the sums of val; val's tokens are read only for the threshold.
             weights, done = min(map(model.weights, PENALTIES), key=asked.error), count
             threshold = THRESHOLDS[int(sweep_thresholds(model, weights, held).argmax())]
-            found.append(
-                np.array(
-                    [
-                        _dice(model.features(scenes[n]) @ weights > threshold, scenes[n])
-                        for n in test
-                    ]
-                )
-            )
+            on_test = model.values(weights, held_out)
+            found.append(np.array([_dice(v, s, threshold) for v, s in zip(on_test, held_out)]))
     values = {
         share: interval_over_draws("mean", found[0], np.stack(found), task.patients[test])
-        for share, found in dice.items()
+        for share, found in by_share.items()
     }
     return [
         Point(
@@ -135,16 +150,35 @@ def few_shot_masks(
             share=share,
             patients=_count(share, orders),
             value=value,
+            val_patients=_val_patients(task),
         )
         for share, value in values.items()
     ]
 
 
-def _dice(found: Bool[np.ndarray, "n P"], scene: Scene) -> float:
-    """The Dice of the kept patches' voxels; the structure in other patches counts as missed."""
-    return float(
-        2 * (found & tiles(scene.truth, scene.kept)).sum() / (found.sum() + scene.truth.sum())
-    )
+def _dice(values: Float[np.ndarray, "gz gy gx"], scene: Scene, threshold: float) -> float:
+    """On the voxels of the study itself."""
+    truth, spread, _ = scene.scored(values)
+    return dice(truth, spread > threshold)
+
+
+def _val_patients(task: Task) -> int:
+    """Patients whose labels choose strengths and thresholds; they are no part of a share."""
+    return len(np.unique(task.patients[task.split == "val"]))
+
+
+def labels_read(points: Sequence[Point]) -> list[tuple[str, str, str, Interval]]:
+    """(task, encoder, key, value) for `metrics.json`: patients whose labels a point has read."""
+    nan = float("nan")
+    return [
+        (
+            p.task,
+            p.encoder,
+            f"labelled_patients@train={100 * p.share:g}%",
+            Interval(float(p.patients + p.val_patients), nan, nan, p.value.n, why="a count"),
+        )
+        for p in points
+    ]
 
 
 def _orders(

@@ -5,14 +5,15 @@ Axes: M test studies.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.encoders.features import Features
 from mmv_jax.evaluate.kinds.kind import Kind
-from mmv_jax.evaluate.kinds.segmentation import Segmented, probe_masks
+from mmv_jax.evaluate.kinds.mask_scores import Segmented, join
+from mmv_jax.evaluate.kinds.segmentation import probe_masks
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
@@ -41,14 +42,18 @@ class Result:
         where the structure is absent.
       metrics: by name; the first one is the task's headline.
       choice: the strength that val chose, in words.
+      by_study: further scores of each test study, by name; of masks only.
+      on_val: predictions for the val studies before they were fitted on; None if unknown.
     """
 
     task: Task
     encoder: str
-    truth: Float[np.ndarray, " M"]
-    predicted: Float[np.ndarray, " M"]
+    truth: Float[np.ndarray, "M *C"]
+    predicted: Float[np.ndarray, "M *D"]
     metrics: Mapping[str, Interval]
     choice: str
+    by_study: Mapping[str, Float[np.ndarray, " M"]] = field(default_factory=dict)
+    on_val: Float[np.ndarray, " V"] | None = None
 
     @property
     def headline(self) -> Interval:
@@ -74,9 +79,13 @@ class Comparison:
     better_by: Difference
     p_holm: float
     apart: bool  # whether the two confidence intervals do not overlap
+    is_headline: bool = True
+    said: str = ""  # in place of the verdict, where other metrics disagree
 
     @property
     def verdict(self) -> str:
+        if self.said:
+            return self.said
         if np.isnan(self.p_holm):
             return "not defined"
         if self.p_holm >= 0.05:
@@ -101,7 +110,11 @@ def measure(
         called = name if pooling in ("", POOLINGS[0]) else f"{name}/{pooling}"
         for task, probed in zip(tasks, KINDS[tasks[0].kind].probe(x, tasks)):
             result = result_of_vector(
-                called, probed.predicted, f"strength {probed.strength:g}", task
+                called,
+                probed.predicted,
+                f"strength {probed.strength:g}",
+                task,
+                on_val=probed.on_val,
             )
             if called == name:
                 more = result.kind.more_metrics(task, x)
@@ -110,20 +123,32 @@ def measure(
     return results
 
 
-def measure_masks(name: str, scenes: list[Scene], task: Task) -> tuple[Result, Segmented]:
-    """The result of the linear probe on a segmentation, and its masks for the pictures."""
-    found = probe_masks(scenes, task.split)
+def measure_masks(
+    name: str, parts: Mapping[str, Sequence[Scene]], task: Task
+) -> tuple[Result, Segmented]:
+    """The result of the linear probe on a segmentation, and its masks for the pictures.
+
+    Args:
+      parts: the scenes of each structure, in the order of `task.parts()`.
+    """
+    found = join({key: probe_masks(scenes, task.split) for key, scenes in parts.items()})
     return result_of_masks(name, found, task), found
 
 
 def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
-    """The result of a segmentation, over the test studies that have the structure."""
-    there = ~np.isnan(found.dice)
-    patients = task.patients[task.split == "test"][there]
-    metrics = {
-        metric: interval("mean", x[there], x[there], patients)
-        for metric, x in (("dice", found.dice), ("hd95", found.hd95))
-    }
+    """The result of a segmentation: scores over the test studies that have the structure, and false
+    positives in the others.
+    """
+    patients = task.patients[task.split == "test"]
+    scores = {m: x for m, x in found.scores.items() if m != "false_positive"}
+    metrics = {metric: _mean(x, patients) for metric, x in scores.items()}
+    size = found.scores["false_positive"]
+    without = ~np.isnan(size)
+    if without.any():
+        some = (size[without] > 0).astype(np.float64)
+        unit = "mm2" if found.masks[0].shape[0] == 1 else "ml"
+        metrics["false_positive_share"] = interval("proportion", some, some, patients[without])
+        metrics[f"false_positive_{unit}"] = _mean(size, patients)
     return Result(
         task=task,
         encoder=name,
@@ -131,7 +156,14 @@ def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
         predicted=found.dice,
         metrics=metrics,
         choice=found.choice,
+        by_study=found.scores,
     )
+
+
+def _mean(values: Float[np.ndarray, " M"], patients: np.ndarray) -> Interval:
+    """Of the studies that have a value."""
+    there = ~np.isnan(values)
+    return interval("mean", values[there], values[there], patients[there])
 
 
 def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> list[Comparison]:
@@ -145,32 +177,37 @@ def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> l
 def compare_pairs(results: Iterable[Result], names: Sequence[tuple[str, str]]) -> list[Comparison]:
     """Comparisons of the encoders of each pair, in every task that has both.
 
-    p-values are corrected over all of these comparisons.
+    Each metric that the kind judges is compared. p-values are corrected over all of these
+    comparisons.
     """
     by_task: dict[str, dict[str, Result]] = defaultdict(dict)
     for result in results:
         by_task[result.task.name][result.encoder] = result
     pairs = [
-        (found[a], found[b])
+        (found[a], found[b], metric)
         for found in by_task.values()
         for a, b in names
         if a in found and b in found
+        for metric in found[a].kind.judged or (found[a].kind.headline,)
     ]
     # Where all draws agree, p is about 2 / resamples. Holm multiplies it by at most the number of
     # pairs, which gives 2 / 80, still below 0.05.
     resamples = max(RESAMPLES, 80 * len(pairs))
-    differences = [_difference(a, b, resamples) for a, b in pairs]
+    differences = [_difference(a, b, metric, resamples) for a, b, metric in pairs]
     return [
         Comparison(
             task=a.task.name,
             first=a.encoder,
             second=b.encoder,
-            metric=a.kind.headline,
+            metric=metric,
             better_by=difference,
             p_holm=p,
-            apart=_apart(a.headline, b.headline),
+            apart=_apart(a.metrics[metric], b.metrics[metric]),
+            is_headline=metric == a.kind.headline,
         )
-        for (a, b), difference, p in zip(pairs, differences, holm([d.p for d in differences]))
+        for (a, b, metric), difference, p in zip(
+            pairs, differences, holm([d.p for d in differences])
+        )
     ]
 
 
@@ -236,9 +273,16 @@ def pooled(features: Features, task: Task) -> dict[str, Float[np.ndarray, "N D"]
 
 
 def result_of_vector(
-    name: str, predicted: Float[np.ndarray, " M"], choice: str, task: Task
+    name: str,
+    predicted: Float[np.ndarray, "M *C"],
+    choice: str,
+    task: Task,
+    on_val: Float[np.ndarray, " V"] | None = None,
 ) -> Result:
-    """The result of predicted probabilities or numbers on the task's test studies."""
+    """The result of predicted probabilities or numbers on the task's test studies.
+
+    `on_val` is that of `features.Probed`.
+    """
     test = task.split == "test"
     truth, patients = task.labels[test], task.patients[test]
     metrics = {
@@ -247,30 +291,41 @@ def result_of_vector(
         for name, metric in KINDS[task.kind].metrics.items()
     }
     return Result(
-        task=task, encoder=name, truth=truth, predicted=predicted, metrics=metrics, choice=choice
+        task=task,
+        encoder=name,
+        truth=truth,
+        predicted=predicted,
+        metrics=metrics,
+        choice=choice,
+        on_val=on_val,
     )
 
 
-def _difference(a: Result, b: Result, resamples: int) -> Difference:
+def _difference(a: Result, b: Result, metric: str, resamples: int) -> Difference:
     kind, test = a.kind, a.task.split == "test"
+    first, second = (r.by_study.get(metric, r.predicted) for r in (a, b))
     # A paired difference needs both predictions of each study.
-    there = ~np.isnan(a.predicted) & ~np.isnan(b.predicted)
+    there = ~(_unknown(first) | _unknown(second))
     truth, patients = a.truth[there], a.task.patients[test][there]
-    # For masks the metric is the mean of `predicted`, the Dice of each study.
+    # For masks the metric is the mean of a score of each study.
     found = paired(
-        kind.metrics[kind.headline],
+        kind.metrics[metric],
         truth,
-        first=a.predicted[there],
-        second=b.predicted[there],
+        first=first[there],
+        second=second[there],
         patients=patients,
         resamples=resamples,
     )
     return (
         # Where less is better the sign changes, and the two bounds are swapped.
         Difference(-found.value, -found.high, -found.low, found.p)
-        if kind.headline in kind.lower_is_better
+        if metric in kind.lower_is_better
         else found
     )
+
+
+def _unknown(values: Float[np.ndarray, "M *C"]) -> Bool[np.ndarray, " M"]:
+    return np.isnan(values).reshape(len(values), -1).any(axis=1)
 
 
 def _apart(a: Interval, b: Interval) -> bool:

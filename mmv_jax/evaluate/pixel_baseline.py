@@ -4,6 +4,7 @@ Axes: N studies, V voxels, C components.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -101,6 +102,5 @@ def principal_scenes(
         components,
     )
     return [
-        Scene(part, s.kept, s.truth, s.spacing_mm)
-        for part, s in zip(np.split(low, np.cumsum(lengths)[:-1]), scenes)
+        replace(s, tokens=part) for part, s in zip(np.split(low, np.cumsum(lengths)[:-1]), scenes)
     ]

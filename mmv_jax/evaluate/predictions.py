@@ -20,7 +20,8 @@ def predictions(results: Sequence[Result], index: pd.DataFrame) -> pd.DataFrame:
       index: of the store; the tasks' studies are positions in it.
     Returns:
       `task`, `encoder`, the columns `PLACE`, and `truth` and `predicted` (classification: the
-      probability of 1), or `dice` for masks. Columns that a kind of task does not have are NaN.
+      probability of 1), or `dice`, `nsd`, `hd95` and `false_positive` for masks
+      (`mask_scores.Segmented`). Columns that a kind of task does not have are NaN.
     """
     parts = []
     for result in results:
@@ -30,8 +31,16 @@ def predictions(results: Sequence[Result], index: pd.DataFrame) -> pd.DataFrame:
         part.insert(0, "task", result.task.name)
         # For masks, both `truth` and `predicted` of a result hold the Dice.
         is_mask, nothing = result.kind.is_mask, np.full(len(studies), np.nan)
-        part["truth"] = nothing if is_mask else result.truth
-        part["predicted"] = nothing if is_mask else result.predicted
-        part["dice"] = result.predicted if is_mask else nothing
+        if result.kind.many_columns:
+            # One number a study would be asked for by who reads these two columns.
+            many = {"truth": result.truth, "predicted": result.predicted.reshape(len(studies), -1)}
+            for name, values in many.items():
+                for n, column in enumerate(values.T):
+                    part[f"{name}_{n}"] = column
+        plain = not is_mask and not result.kind.many_columns
+        part["truth"] = result.truth if plain else nothing
+        part["predicted"] = result.predicted if plain else nothing
+        for name in ("dice", "nsd", "hd95", "false_positive"):
+            part[name] = result.by_study.get(name, nothing)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

@@ -4,11 +4,9 @@ Writes `metrics.json`, `comparisons.json`, `protocol.json` and the page. Only th
 config.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -29,38 +27,26 @@ from mmv_jax.evaluate.measure import (
     FLOORS,
     STAND_IN,
     Result,
-    as_json,
-    compare,
-    compare_pairs,
-    comparisons_as_json,
     group_by_studies,
     measure,
     measure_masks,
     pooled,
 )
 from mmv_jax.evaluate.pixel_baseline import pixel_vectors, principal, principal_scenes
-from mmv_jax.evaluate.predictions import predictions
 from mmv_jax.evaluate.report.about import About, studies_of
 from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.pictures import choose_shown, feature_maps, outlines
-from mmv_jax.evaluate.report.stated import Asked, state
-from mmv_jax.evaluate.report.subspaces import subspace_sections
-from mmv_jax.evaluate.report.tables import Findings, table_of, write_report
-from mmv_jax.evaluate.subgroups import (
-    as_comparisons,
-    as_metrics,
-    measure_confounders,
-    measure_groups,
-)
+from mmv_jax.evaluate.report.stated import Asked
+from mmv_jax.evaluate.shifts import Shifted, check_shifts, measure_shifts
 from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.tasks.scenes import check_structure, local_means, scenes
 from mmv_jax.evaluate.tasks.task import Task
-from mmv_jax.evaluate.variants import Variants, pairs_of
+from mmv_jax.evaluate.variants import Variants
 from mmv_jax.evaluate.weights import choose_weights, restore_all, told_of
-from mmv_jax.files import write_whole
+from mmv_jax.evaluate.write import write_results
 from mmv_jax.plugins import resolve_plugins
-from mmv_jax.provenance import provenance, refuse_others, write_metrics, write_table
+from mmv_jax.provenance import provenance, refuse_others
 from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
@@ -142,6 +128,7 @@ class Evaluation:
       shown: studies whose features are drawn.
       means: by encoder, the mean patch token of each study.
       truth: whose outlines the true ones are, in words.
+      shifts: of `shifts.SHIFTS`, under which the probes of vectors are tested too.
       chooser: tries the readouts of `config.readout`; None for the usual one.
     """
 
@@ -152,9 +139,11 @@ class Evaluation:
     variants: Variants
     few: dict | None
     shown: np.ndarray
+    shifts: tuple[str, ...] = ()
     chooser: Chooser | None = None
     results: list[Result] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
+    shifted: list[Shifted] = field(default_factory=list)
     outlined: list[Strip] = field(default_factory=list)
     maps: dict[str, list[Strip]] = field(default_factory=dict)
     means: dict[str, np.ndarray] = field(default_factory=dict)
@@ -182,6 +171,7 @@ class Evaluation:
             ),
             few=config.few_shot.to_dict() if "few_shot" in config else None,
             shown=choose_shown(store.index, tasks),
+            shifts=check_shifts(config.get("shifts", ())),
             chooser=Chooser(readout, store, geometry, config.seed) if readout else None,
         )
 
@@ -223,6 +213,16 @@ class Evaluation:
         self.means[name] = features.patch_mean
         for group in group_by_studies(self.vectors):
             self._measure_vectors(name, encoder, group, features)
+        if self.vectors and self.shifts:
+            self.shifted += measure_shifts(
+                name,
+                encoder,
+                self.store,
+                features=features,
+                tasks=self.vectors,
+                shifts=self.shifts,
+                folder=self.workdir / "features",
+            )
         for task in self.masks:
             self._measure_masks(name, encoder, task, features)
         self.maps[name] = feature_maps(
@@ -256,13 +256,15 @@ class Evaluation:
         encoder's outlines.
         """
         own = scenes(encoder, self.store, geometry=self.geometry, task=task, features=features)
+        parts = {key: [s.showing(part) for s in own] for key, part in task.parts().items()}
         # This can be checked only here: masks are read on the grid of the encoder's view.
-        check_structure(task, own)
-        heads = self.variants.measure_heads(name, encoder, store=self.store, task=task, scenes=own)
+        for key, part in task.parts().items():
+            check_structure(part, parts[key])
+        heads = self.variants.measure_heads(name, encoder, store=self.store, task=task, parts=parts)
         linear = (
-            self.chooser.masks(name, own, task, features)
+            self.chooser.masks(name, parts, task, features)
             if self.chooser
-            else measure_masks(name, own, task)
+            else measure_masks(name, parts, task)
         )
         for result, found in [linear, *heads]:
             self.results.append(result)
@@ -280,7 +282,7 @@ class Evaluation:
                 )
                 self.outlined.append(strip)
         if self.few:
-            self.points += few_shot_masks(name, own, task, **self.few)
+            self.points += few_shot_masks(name, parts, task, **self.few)
 
     def measure_pixels(self, patches: PatchPixels) -> None:
         """The pixel floor: principal components of train and val of each task, with the same probes
@@ -293,9 +295,15 @@ class Evaluation:
             whole = principal(low, task.split != "test")
             if self.chooser:
                 read = self._read_pixels(patches, task.studies)
-                self.results += self.chooser.pixels(patches, group, whole=whole, features=read)[0]
+                found, chosen = self.chooser.pixels(patches, group, whole=whole, features=read)
+                self.results += found
             else:
+                chosen = {}
                 self.results += measure("pixels", {"": whole}, group)
+            # A curve without a floor would not say what the encoder adds at each share.
+            for member in group if self.few else ():
+                x = chosen.get(member.name, whole)
+                self.points += few_shot("pixels", x, member, **(self.few or {}))
         if not self.masks:
             return
         wanted = np.unique(np.concatenate([task.studies for task in self.masks]))
@@ -303,11 +311,14 @@ class Evaluation:
         for task in self.masks:
             own = scenes(patches, self.store, geometry=self.geometry, task=task, features=features)
             own = principal_scenes(own, task.split != "test")
-            self.results.append(measure_masks("pixels", own, task)[0])
+            parts = {key: [s.showing(part) for s in own] for key, part in task.parts().items()}
+            self.results.append(measure_masks("pixels", parts, task)[0])
             heads = self.variants.measure_heads(
-                "pixels", patches, store=self.store, task=task, scenes=own
+                "pixels", patches, store=self.store, task=task, parts=parts
             )
             self.results += [result for result, _ in heads]
+            if self.few:
+                self.points += few_shot_masks("pixels", parts, task, **self.few)
 
     def _read_pixels(self, patches: PatchPixels, studies: np.ndarray) -> Features:
         return encode_studies(
@@ -326,63 +337,3 @@ class Evaluation:
         self.results += self.variants.measure_protocols(
             trained, others, store=self.store, geometry=self.geometry, tasks=self.tasks
         )
-
-
-def write_results(
-    evaluation: Evaluation, overlap: Overlap, rivals: tuple[str, ...], asked: Asked
-) -> str:
-    """Write all files; return the table of all tasks and the path of the report.
-
-    Args:
-      rivals: the encoders that the trained one is compared with.
-    """
-    results, points, workdir = evaluation.results, evaluation.points, evaluation.workdir
-    groups, confounded = measure_groups(results), measure_confounders(results)
-    order = list(KINDS)
-    # The sort is stable: within a task the encoders keep the order of their evaluation.
-    results.sort(key=lambda result: (order.index(result.task.kind), result.task.name))
-    comparisons = compare(results, "trained", rivals)
-    # A family of its own: its many pairs do not weaken the main comparisons in Holm's correction.
-    of_variants = compare_pairs(results, pairs_of(results))
-    curves = [(p.task, p.encoder, p.key, p.value) for p in points]
-    metrics = as_json(results, [*as_metrics(groups, confounded), *curves])
-    write_metrics(workdir, metrics, asked.record)
-    index = evaluation.store.index
-    write_table(workdir / "predictions.parquet", predictions(results, index), asked.record)
-    write_json(
-        workdir / "comparisons.json",
-        [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)],
-    )
-    # Same order as the rows of `means`: both are of the sorted studies.
-    modality = index["modality"].iloc[evaluation.studies].to_numpy(str)
-    findings = Findings(
-        results=results,
-        comparisons=comparisons,
-        overlaps={task.name: overlap.count(task) for task in evaluation.tasks},
-        why_no_overlap=overlap.reason,
-        outlined=evaluation.outlined,
-        maps=evaluation.maps,
-        record=asked.record,
-        points=points,
-        groups=groups,
-        confounded=confounded,
-        variants=of_variants,
-        subspaces=subspace_sections(evaluation.means, modality),
-    )
-    report = workdir / "report.html"
-    protocol, findings = state(
-        findings,
-        store=evaluation.store,
-        tasks=evaluation.tasks,
-        overlap=overlap.reason,
-        asked=asked,
-    )
-    write_json(workdir / "protocol.json", protocol)
-    write_report(report, findings)
-    return f"{table_of(results, comparisons)}\n\nreport: {report}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON; the file is whole or absent."""
-    # allow_nan=False raises on a NaN that was not turned into null: NaN is not valid JSON.
-    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

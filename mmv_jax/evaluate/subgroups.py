@@ -60,6 +60,8 @@ class Confounded:
       support: the sample sizes of `broken` and `within`. If they are too small, these and `lost`
         are not defined.
       p_holm: of `lost`, corrected over all encoders of `measure.is_judged`; NaN for the others.
+      mediator: whether the finding causes the column. `lost` is then read of the finding's
+        consequences, and no bias of the data.
     """
 
     task: str
@@ -72,6 +74,7 @@ class Confounded:
     lost: Difference
     support: Support
     p_holm: float = float("nan")
+    mediator: bool = False
 
 
 def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
@@ -103,10 +106,21 @@ def measure_groups(results: Iterable[Result]) -> list[GroupResult]:
 
 
 def measure_confounders(results: Iterable[Result]) -> list[Confounded]:
-    """Results of each whole encoder, not its poolings, with and without the tie to a confounder."""
-    asked = [
-        (r, grouping) for r in results if "/" not in r.encoder for grouping in r.task.confounders
+    """Results of each whole encoder, not its poolings, with and without the tie to a confounder.
+
+    Mediators are measured alike, as a family of tests of their own.
+    """
+    results = [r for r in results if "/" not in r.encoder]
+    return [
+        *_measure_columns([(r, g) for r in results for g in r.task.confounders]),
+        *(
+            replace(found, mediator=True)
+            for found in _measure_columns([(r, g) for r in results for g in r.task.mediators])
+        ),
     ]
+
+
+def _measure_columns(asked: list[tuple[Result, Grouping]]) -> list[Confounded]:
     # as in `measure.compare`
     resamples = max(RESAMPLES, 80 * sum(is_judged(r.encoder) for r, _ in asked))
     found = [_measure_confounder(r, grouping, resamples) for r, grouping in asked]
@@ -192,7 +206,8 @@ def _inside(
         # A negative study has no lesion to group by: each group is compared with all negatives.
         return (chosen & (result.truth == 1)) | (result.truth == 0)
     # A Dice is NaN where the structure is absent, and would make the mean NaN.
-    return chosen & ~np.isnan(result.predicted)
+    known = ~np.isnan(result.predicted).reshape(len(result.predicted), -1).any(axis=1)
+    return chosen & known
 
 
 def _measure_group(

@@ -23,7 +23,7 @@ from mmv_jax.evaluate.finetune.end_to_end import RECIPES, frame_of, learn
 from mmv_jax.evaluate.finetune.gradient_descent import Recipe
 from mmv_jax.evaluate.finetune.kept import read, write
 from mmv_jax.evaluate.finetune.segmentation_heads import HEADS, RECIPE, encoded_of, fit_head
-from mmv_jax.evaluate.kinds.segmentation import THRESHOLDS, Segmented
+from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, join
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import STAND_IN, Result, result_of_masks, result_of_vector
 from mmv_jax.evaluate.tasks.scenes import Scene
@@ -85,6 +85,12 @@ class Variants:
             )
         if set(protocols) & set(RECIPES):
             for task in tasks:
+                if not KINDS[task.kind].end_to_end:
+                    raise UserError(
+                        f"config.protocols: no network learns the task {task.name!r}, a"
+                        f" {task.kind}, end to end. Leave the task out by `only`, or ask for"
+                        " protocols ('linear',) alone."
+                    )
                 # Also for its errors: planar and volumetric studies have no common grid.
                 frame_of(trained, geometry, task)
         return cls(heads, protocols, options, seed=config.seed, folder=folder)
@@ -96,26 +102,35 @@ class Variants:
         *,
         store: Store,
         task: Task,
-        scenes: Sequence[Scene],
+        parts: Mapping[str, Sequence[Scene]],
     ) -> list[tuple[Result, Segmented]]:
-        """Results of every head on the frozen tokens of an encoder, as `name+head`."""
+        """Results of every head on the frozen tokens of an encoder, as `name+head`.
+
+        Args:
+          parts: the scenes of each structure, in the order of `task.parts()`.
+        """
         found = []
         encoded: list[Encoded] = []
         for head in self.heads:
             recipe = RECIPE.changed(self.options)
 
-            # Defaults bind this iteration's values; a closure would look them up when it runs.
-            def fit(head: str = head, recipe: Recipe = recipe) -> Segmented:
+            def fit(scenes: Sequence[Scene], head: str, recipe: Recipe) -> Segmented:
                 if not encoded:  # once for all heads, and not at all where every result is kept
                     encoded.extend(_encoded(encoder, store, task, scenes))
                 return fit_head(
                     head, scenes, encoded, split=task.split, recipe=recipe, seed=self.seed
                 )
 
-            width = f"{scenes[0].tokens.shape[1]} wide, standardised"
-            why = (encoder.fingerprint, width, head, recipe)
-            masks = self._kept(f"{name}+{head}", task, store, why=why, fit=fit)
-            assert isinstance(masks, Segmented)
+            by_part: dict[str, Segmented] = {}
+            for (key, part), scenes in zip(task.parts().items(), parts.values()):
+                width = f"{scenes[0].tokens.shape[1]} wide, standardised"
+                why = (encoder.fingerprint, width, head, recipe)
+                # partial binds this iteration's values; a closure would look them up when it runs.
+                own = partial(fit, scenes, head, recipe)
+                masks = self._kept(f"{name}+{head}", part, store, why=why, fit=own)
+                assert isinstance(masks, Segmented)
+                by_part[key] = masks
+            masks = join(by_part)
             found.append((result_of_masks(f"{name}+{head}", masks, task), masks))
         return found
 
@@ -144,7 +159,6 @@ class Variants:
                 own: dict[str, Any] = {
                     "store": store,
                     "geometry": geometry,
-                    "task": task,
                     "recipe": recipe,
                     "seed": self.seed,
                 }
@@ -157,29 +171,33 @@ class Variants:
                     continue
                 for name, other in others.items():
                     if isinstance(other, HuggingFaceEncoder | TrainedEncoder):
-                        found.append(self._tuned(name, other, **own))
+                        found.append(self._tuned(name, other, task, **own))
         return found
 
-    def _tuned(self, name: str, encoder: HuggingFaceEncoder | TrainedEncoder, **own: Any) -> Result:
+    def _tuned(
+        self, name: str, encoder: HuggingFaceEncoder | TrainedEncoder, task: Task, **own: Any
+    ) -> Result:
         if isinstance(encoder, TrainedEncoder):
-            fit: Callable[[], Any] = partial(learn, "finetune", encoder, **own)
+            fit: Callable[..., Any] = partial(learn, "finetune", encoder, **own)
         else:
             # This import needs PyTorch, which loading the encoder needed too.
             from mmv_jax.evaluate.finetune.huggingface import learn_huggingface
 
             fit = partial(learn_huggingface, encoder, **own)
         why = (encoder.fingerprint, "finetune", own["recipe"])
-        return self._end_to_end(name + FINETUNED, own["task"], own["store"], why=why, fit=fit)
+        return self._end_to_end(name + FINETUNED, task, own["store"], why=why, fit=fit)
 
     def _end_to_end(
-        self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[[], Any]
+        self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[..., Any]
     ) -> Result:
-        answer = self._kept(name, task, store, why=why, fit=fit)
-        return (
-            result_of_masks(name, answer, task)
-            if isinstance(answer, Segmented)
-            else result_of_vector(name, *answer, task)
-        )
+        """Args: fit: called with the task, or with that of each of its structures."""
+        masks: dict[str, Segmented] = {}
+        for key, part in task.parts().items():
+            answer = self._kept(name, part, store, why=why, fit=partial(fit, task=part))
+            if not isinstance(answer, Segmented):
+                return result_of_vector(name, *answer, task)
+            masks[key] = answer
+        return result_of_masks(name, join(masks), task)
 
     def _kept(
         self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[[], Any]
@@ -194,7 +212,9 @@ class Variants:
         # Labels and images may change under the same names, so their content counts.
         digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
         if KINDS[task.kind].is_mask:
-            digest.update(f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}".encode())
+            digest.update(
+                f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}, native".encode()
+            )
         path = self.folder / f"{digest.hexdigest()[:24]}.npz"
         if not path.exists():
             say(f"{task.name}: {name} is fitted")

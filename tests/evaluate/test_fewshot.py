@@ -99,7 +99,7 @@ def outlined():
 
 def test_more_patients_outline_better_and_the_first_one_has_the_structure(outlined):
     task, scenes = outlined
-    curve = few_shot_masks("trained", scenes, task, shares=(1.0, 0.01), draws=4)
+    curve = few_shot_masks("trained", {"all": scenes}, task, shares=(1.0, 0.01), draws=4)
     assert [p.patients for p in curve] == [2, 40]
     assert 0.1 < curve[0].value.value < curve[1].value.value - 0.05
     assert (
@@ -113,14 +113,14 @@ def test_more_patients_outline_better_and_the_first_one_has_the_structure(outlin
 def test_masks_of_patients_that_were_not_drawn_change_nothing(outlined):
     """With two patients drawn, moving the masks of any other one leaves the curve as it is."""
     task, scenes = outlined
-    plain = few_shot_masks("e", scenes, task, shares=(0.01,), draws=1)
+    plain = few_shot_masks("e", {"all": scenes}, task, shares=(0.01,), draws=1)
     patients, found = np.unique(task.patients[task.split == "train"]), []
     for patient in patients:
         moved = [
             replace(scene, truth=~scene.truth) if name == patient else scene
             for scene, name in zip(scenes, task.patients)
         ]
-        found.append(few_shot_masks("e", moved, task, shares=(0.01,), draws=1) == plain)
+        found.append(few_shot_masks("e", {"all": moved}, task, shares=(0.01,), draws=1) == plain)
     assert sum(found) == len(patients) - 2
 
 
@@ -132,9 +132,9 @@ def test_the_masks_of_test_choose_nothing(outlined, monkeypatch):
         for scene, s in zip(scenes, task.split)
     ]
     found = []
-    monkeypatch.setattr(fewshot, "_dice", lambda mask, scene: found.append(mask) or 0.0)
+    monkeypatch.setattr(fewshot, "_dice", lambda values, scene, t: found.append(values > t) or 0.0)
     for given in (scenes, moved):
-        few_shot_masks("e", given, task, shares=(0.05,), draws=2)
+        few_shot_masks("e", {"all": given}, task, shares=(0.05,), draws=2)
     ours, theirs = found[: len(found) // 2], found[len(found) // 2 :]
     assert len(ours) == 2 * sum(
         scene.truth.any() for scene, s in zip(scenes, task.split) if s == "test"

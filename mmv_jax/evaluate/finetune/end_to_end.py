@@ -25,14 +25,9 @@ from mmv_jax.evaluate.encoders.base import early_layers
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder
 from mmv_jax.evaluate.finetune.gradient_descent import Recipe, fit, in_batches, init_params
 from mmv_jax.evaluate.finetune.segmentation_heads import make_head
-from mmv_jax.evaluate.kinds.segmentation import (
-    THRESHOLDS,
-    Segmented,
-    cut,
-    sweep,
-)
+from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, cut, sweep
 from mmv_jax.evaluate.kinds.table import KINDS
-from mmv_jax.evaluate.tasks.scenes import Scene
+from mmv_jax.evaluate.tasks.scenes import NativeGrid, Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.models.backbone import Backbone
 from mmv_jax.models.cnn import Classifier, UNet
@@ -219,6 +214,7 @@ def read_images(
                     kept_all[i][tuple(map(slice, tokens))],
                     masks[i][place],
                     float(crops.spacing_mm[i]),
+                    native=NativeGrid(store, geometry, study, crop=crops[i], task=task),
                 )
             )
     truth = masks if KINDS[task.kind].is_mask else task.labels.astype(np.float32)

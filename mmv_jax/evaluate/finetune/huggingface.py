@@ -33,7 +33,7 @@ from mmv_jax.evaluate.finetune.gradient_descent import (
 )
 from mmv_jax.evaluate.finetune.slices import Slices, augment, read_slices, whole_views
 from mmv_jax.evaluate.finetune.torch_heads import MaskHead, NumberHead
-from mmv_jax.evaluate.kinds.segmentation import THRESHOLDS, Segmented, cut, sweep
+from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, cut, sweep
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.store.read import Store

@@ -17,15 +17,8 @@ from jaxtyping import Array, Bool, Float
 from mmv_jax.evaluate.encoders.base import Encoded
 from mmv_jax.evaluate.finetune.gradient_descent import Recipe, fit, in_batches, init_params
 from mmv_jax.evaluate.kinds.features import Standardiser
-from mmv_jax.evaluate.kinds.segmentation import (
-    THRESHOLDS,
-    Segmented,
-    agreement,
-    corner,
-    cut,
-    mask_loss,
-    sweep,
-)
+from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, corner, cut, sweep
+from mmv_jax.evaluate.kinds.segmentation import agreement, mask_loss
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.models.segmentation import GlobalLocalDecoder, LinearDecoder, MultiScaleDecoder, resize
 

@@ -18,7 +18,7 @@ from mmv_jax.data.resample import read_crop_mask
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
 from mmv_jax.evaluate.finetune.end_to_end import GAIN, OFFSET, SHIFT
 from mmv_jax.evaluate.kinds.table import KINDS
-from mmv_jax.evaluate.tasks.scenes import Scene
+from mmv_jax.evaluate.tasks.scenes import NativeGrid, Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.store.read import Store
 
@@ -78,7 +78,11 @@ def read_slices(
             there[inside] = encoder.layers(mask)
             scenes.append(
                 Scene(
-                    np.zeros((0, 1), np.float32), kept[n][tokens], mask, float(crops.spacing_mm[n])
+                    np.zeros((0, 1), np.float32),
+                    kept[n][tokens],
+                    mask,
+                    float(crops.spacing_mm[n]),
+                    native=NativeGrid(store, geometry, study, crop=crops[n], task=task),
                 )
             )
         parts.append((shown, own, there))

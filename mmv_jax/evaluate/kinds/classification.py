@@ -260,6 +260,8 @@ def probe_classes(
     # argmin takes the first of equal losses: the smallest C, which is the strongest penalty.
     chosen = np.asarray(strengths)[np.argmin(total, axis=1)]
     held_out = -total.min(axis=1) / np.maximum(known.sum(axis=0), 1)
+    best = np.take_along_axis(logits, np.argmin(total, axis=1)[None, :, None], axis=2)[:, :, 0]
+    on_val = (1 / (1 + np.exp(-best))).T
 
     # All choices are made, so val may be fitted on too; test took no part in any of them.
     both = train | val
@@ -269,7 +271,10 @@ def probe_classes(
     )
     logits = standard(x[test]) @ weights[:, :, 0] + bias[None, :, 0]
     probabilities = (1 / (1 + np.exp(-logits))).T
-    return [Probed(p, float(c), float(h)) for p, c, h in zip(probabilities, chosen, held_out)]
+    return [
+        Probed(p, float(c), float(h), v)
+        for p, c, h, v in zip(probabilities, chosen, held_out, on_val)
+    ]
 
 
 class Classification(Kind):
@@ -327,13 +332,23 @@ class Classification(Kind):
         self, x: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
     ) -> Float[np.ndarray, "K M"]:
         """Probabilities; all draws and strengths are one solve over the studies of any draw."""
+        return self.fit_known(x, task, task.labels, drawn)
+
+    def fit_known(
+        self,
+        x: Float[np.ndarray, "N D"],
+        task: Task,
+        label: Float[np.ndarray, " N"],
+        drawn: Bool[np.ndarray, "N K"],
+    ) -> Float[np.ndarray, "K M"]:
+        """As `fit_draws`, for a label that may be unknown (NaN) in studies that are not drawn."""
         used, draws = drawn.any(axis=1), drawn.shape[1]
-        labels = np.repeat(task.labels[:, None], draws, axis=1)
+        labels = np.repeat(label[:, None], draws, axis=1)
         grid = np.tile(np.asarray(STRENGTHS), (draws, 1))
         weights, bias = fit_logistic(x[used], labels[used], grid, drawn[used])
         logits = np.einsum("nd,dks->nks", x, weights) + bias[None]
-        val, test = task.split == "val", task.split == "test"
-        truth = task.labels[val][:, None, None]
+        val, test = (task.split == "val") & ~np.isnan(label), task.split == "test"
+        truth = label[val][:, None, None]
         loss = (np.logaddexp(0, logits[val]) - truth * logits[val]).mean(axis=0)
         # Each draw takes the strength with the lowest log loss on val.
         return np.stack(

@@ -59,8 +59,11 @@ class Probed:
     Attributes:
       held_out: the score on val before val was fitted on; larger is better. NaN if the kind of task
         has no such score, and so cannot choose between readouts.
+      on_val: predictions for the val studies by the fit on train alone, from which an operating
+        point is chosen; None where the kind has none.
     """
 
-    predicted: Float[np.ndarray, " M"]
+    predicted: Float[np.ndarray, "M *C"]
     strength: float
     held_out: float = float("nan")
+    on_val: Float[np.ndarray, " V"] | None = None

@@ -29,6 +29,10 @@ class Kind:
         first one is the headline, by which encoders are compared.
       lower_is_better: the metrics of which less is better.
       labels: the report's names of the metrics, also of those of `more_metrics`.
+      judged: the metrics whose differences are tested; the headline alone where it is empty.
+      many_columns: whether a study's truth is several numbers, from the list of columns in `label`
+        (`read_many`).
+      end_to_end: whether networks can learn it end to end; else only frozen features are probed.
       is_mask: whether the output is a mask of each study, and not a number.
       has_classes: whether a label is 0 or 1 and the prediction is the probability of 1. The report
         then draws ROC curves and reliability diagrams.
@@ -39,6 +43,9 @@ class Kind:
     metrics: Mapping[str, str | Weighted]
     lower_is_better: frozenset[str] = frozenset()
     labels: Mapping[str, str] = {}
+    judged: tuple[str, ...] = ()
+    many_columns = False
+    end_to_end = True
     is_mask = False
     has_classes = False
     chance: float | None = None
@@ -66,6 +73,12 @@ class Kind:
         """
         raise NotImplementedError
 
+    def read_many(
+        self, values: pd.DataFrame, *, task: str, positive: Any
+    ) -> Float[np.ndarray, "N C"]:
+        """As `read_labels`, where `many_columns`: a line is left out where all of it is NaN."""
+        raise NotImplementedError
+
     def check_split(self, task: "Task", split: str) -> None:
         """Refuse a split on which nothing can be learnt or measured.
 
@@ -87,7 +100,7 @@ class Kind:
 
     def fit_draws(
         self, x: Float[np.ndarray, "N D"], task: "Task", drawn: Bool[np.ndarray, "N K"]
-    ) -> Float[np.ndarray, "K M"]:
+    ) -> Float[np.ndarray, "K M *C"]:
         """Predictions on the test studies by K probes, each fitted on the studies of one draw."""
         raise NotImplementedError
 

@@ -6,8 +6,8 @@ the 0/1 masks, from sums over studies, so memory does not grow with their number
 Axes: n tokens, D width, P voxels of a patch.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,25 +17,16 @@ from jaxtyping import Array, Float
 
 from mmv_jax.evaluate.kinds.features import Standardiser
 from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.kinds.mask_scores import (
+    THRESHOLDS,
+    Segmented,
+    corner,
+    cut,
+    score_thresholds,
+    sweep,
+)
 from mmv_jax.evaluate.tasks.scenes import Scene, tiles, untile
-from mmv_jax.metrics import scores
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """Masks of the test studies with their scores, and the choices of val in words.
-
-    Scores are NaN for studies without the structure.
-
-    Attributes:
-      held_out: the mean Dice on val before val was fitted on; NaN where it is not known.
-    """
-
-    masks: list[np.ndarray]  # boolean, each on the grid of its own view
-    dice: Float[np.ndarray, " M"]
-    hd95: Float[np.ndarray, " M"]
-    choice: str
-    held_out: float = float("nan")
+from mmv_jax.metrics.scores import TOLERANCE_MM
 
 
 def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> Float[Array, ""]:
@@ -70,43 +61,7 @@ def agreement(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]
     return float((2 * (said * truth).sum() + 1) / ((said + truth).sum() + 1) - 1 - entropy)
 
 
-def sweep(
-    probability: Iterable[Float[np.ndarray, "Z Y X"]], scenes: Sequence[Scene]
-) -> Float[np.ndarray, " thresholds"]:
-    """The mean Dice at each of `THRESHOLDS`, over the studies that have the structure."""
-    return dice_by_threshold(
-        [
-            (p[corner(s.truth.shape)], s.truth, int(s.truth.sum()))
-            for p, s in zip(probability, scenes)
-            if s.truth.any()
-        ]
-    )
-
-
-def cut(
-    probability: Iterable[Float[np.ndarray, "Z Y X"]],
-    scenes: Sequence[Scene],
-    threshold: float,
-    choice: str,
-) -> Segmented:
-    """Masks of studies at a threshold, with their scores.
-
-    As in `sweep`, `probability` may be an iterator over studies.
-    """
-    masks = [p[corner(scene.truth.shape)] > threshold for p, scene in zip(probability, scenes)]
-    return Segmented(
-        masks, *score_masks(list(scenes), masks), f"{choice}, threshold {threshold:.3g}"
-    )
-
-
-def corner(shape: Sequence[int]) -> tuple[slice, ...]:
-    """Slices of the low corner of the common grid, where a study lies."""
-    return tuple(map(slice, shape))
-
-
 PENALTIES = tuple(10.0**e for e in range(-6, 1))  # of the ridge, a token and standardised feature
-# The lowest thresholds are for heads of rare structures.
-THRESHOLDS = np.r_[0.005, 0.01, 0.02, np.arange(0.05, 0.95, 0.05)]
 
 
 @dataclass
@@ -148,6 +103,13 @@ class PatchRidge:
         x = self.standard(scene.tokens)
         return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
 
+    def values(
+        self, weights: Float[np.ndarray, "E P"], scenes: Iterable[Scene]
+    ) -> Iterator[Float[np.ndarray, "gz gy gx"]]:
+        """What the weights say of each voxel of each scene, one after the other."""
+        for scene in scenes:
+            yield untile(self.features(scene) @ weights, scene.kept, scene.truth.shape)
+
     def weights(self, penalty: float) -> Float[np.ndarray, "E P"]:
         # Times the count: a penalty a token has the same meaning for every number of studies.
         ridge = penalty * self.count * np.eye(len(self.xx))
@@ -160,9 +122,11 @@ class PatchRidge:
         return float(np.sum(weights * (self.xx @ weights - 2 * self.xy)))
 
 
-def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
-    """Fit on train, choose penalty and threshold by the mean Dice on val, refit on both, predict
-    test.
+def probe_masks(scenes: Sequence[Scene], split: np.ndarray) -> Segmented:
+    """Fits on train, chooses penalty and threshold on val (`score_thresholds`), refits on train and
+    val, predicts test.
+
+    The penalty is chosen on the view's grid, the threshold on the voxels of the studies.
 
     Args:
       split: "train", "val" or "test" of each scene.
@@ -174,82 +138,50 @@ def probe_masks(scenes: list[Scene], split: np.ndarray) -> Segmented:
     by_penalty = np.stack(
         [sweep_thresholds(model, model.weights(penalty), val) for penalty in PENALTIES]
     )
-    # Chosen together: a larger penalty shrinks the scores, which then need a lower threshold.
-    s, t = np.unravel_index(int(by_penalty.argmax()), by_penalty.shape)
+    # A larger penalty shrinks the scores, which then need a lower threshold: so the best penalty is
+    # that with the best threshold of its own.
+    penalty = PENALTIES[int(by_penalty.max(axis=1).argmax())]
+    on_val = sweep(model.values(model.weights(penalty), val), val)
     model = PatchRidge.of(train + val)
-    weights = model.weights(PENALTIES[s])
-    masks = [
-        untile(model.features(scene) @ weights > THRESHOLDS[t], scene.kept, scene.truth.shape)
-        for scene in test
-    ]
-    dice, hd95 = score_masks(test, masks)
-    choice = f"penalty {PENALTIES[s]:g}, threshold {THRESHOLDS[t]:.3g}"
-    # `by_penalty` belongs to the fit on train alone; the refit has seen val.
-    return Segmented(masks, dice, hd95, choice, held_out=float(by_penalty.max()))
-
-
-def score_masks(
-    scenes: list[Scene], masks: list[np.ndarray]
-) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Dice and HD95 (mm) of each study that has the structure.
-
-    NaN for the others: their Dice is 0 or undefined, whatever is predicted.
-    """
-    dice, hd95 = np.full((2, len(scenes)), np.nan)
-    for i, (scene, mask) in enumerate(zip(scenes, masks)):
-        if scene.truth.any():
-            # A planar view is scored in 2D, where the surface is the contour.
-            planar = scene.truth.shape[0] == 1
-            truth, found = (scene.truth[0], mask[0]) if planar else (scene.truth, mask)
-            dice[i] = scores.dice(truth, found)
-            hd95[i] = scores.hd95(truth, found, (scene.spacing_mm,) * truth.ndim)
-    return dice, hd95
+    found = cut(
+        model.values(model.weights(penalty), test),
+        test,
+        float(THRESHOLDS[int(on_val.argmax())]),
+        f"penalty {penalty:g}",
+    )
+    # `on_val` is of the fit on train alone; the refit has seen val.
+    return replace(found, held_out=float(on_val.max()))
 
 
 def sweep_thresholds(
-    model: PatchRidge, weights: np.ndarray, scenes: list[Scene]
-) -> Float[np.ndarray, " thresholds"]:
-    """The mean Dice at each threshold, over studies that have the structure.
-
-    The structure in patches that were not kept counts as missed.
-    """
+    model: PatchRidge, weights: np.ndarray, scenes: Sequence[Scene]
+) -> Float[np.ndarray, " T"]:
+    """`score_thresholds` on the view's grid; what lies in patches that were not kept is missed."""
     # A generator, so that the scores of one study at a time are in memory.
-    present = (scene for scene in scenes if scene.truth.any())
-    return dice_by_threshold(
-        (model.features(s) @ weights, tiles(s.truth, s.kept), int(s.truth.sum())) for s in present
+    return score_thresholds(
+        (model.features(s) @ weights, tiles(s.truth, s.kept), int(s.truth.sum()), s.spacing_mm**3)
+        for s in scenes
     )
 
 
-def dice_by_threshold(
-    found: Iterable[tuple[np.ndarray, np.ndarray, int]],
-) -> Float[np.ndarray, " thresholds"]:
-    """The mean Dice over studies at each of `THRESHOLDS`.
-
-    Voxels are sorted into bins once, then summed from the highest bin.
-
-    Args:
-      found: for each study the scores of voxels, the truth at the same voxels, and the number of
-        voxels of the whole structure.
-    """
-    by_study = []
-    for score, truth, size in found:
-        bins = np.searchsorted(THRESHOLDS, score.ravel())  # bin b: above b of the thresholds
-        # Cumulative sums from the top: entry t counts what is above threshold t. [1:] drops bin 0.
-        above, hit = (
-            np.cumsum(np.bincount(b, minlength=len(THRESHOLDS) + 1)[::-1])[::-1][1:]
-            for b in (bins, bins[truth.ravel()])
-        )
-        # `size` is of the whole structure, so voxels in patches that were not kept count as missed.
-        by_study.append(2 * hit / (above + size))
-    return np.mean(by_study, axis=0) if by_study else np.zeros(len(THRESHOLDS))
-
-
 class Segmentation(Kind):
-    """A structure of a mask. Metrics are means over the test studies that have it."""
+    """A structure of a mask, or several. `metrics` are means over the test studies that have it;
+    those that say what is found without it are `measure.result_of_masks`'s.
+    """
 
-    metrics = {"dice": "mean", "hd95": "mean"}
-    lower_is_better = frozenset({"hd95"})
-    labels = {"dice": "Dice", "hd95": "HD95 (mm)"}
+    metrics = {"dice": "mean", "nsd": "mean", "hd95": "mean"}
+    lower_is_better = frozenset(
+        {"hd95", "false_positive_share", "false_positive_ml", "false_positive_mm2"}
+    )
+    labels = {
+        "dice": "Dice",
+        "nsd": f"NSD at {TOLERANCE_MM:g} mm",
+        "hd95": "HD95 (mm)",
+        "false_positive_share": "found without it (share)",
+        "false_positive_ml": "found without it (mL)",
+        "false_positive_mm2": "found without it (mm²)",
+    }
+    judged = ("dice", "nsd", "hd95")
     is_mask = True
     shares_axis = True
 

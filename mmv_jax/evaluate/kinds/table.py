@@ -2,13 +2,19 @@
 
 from mmv_jax.evaluate.kinds.classification import Classification
 from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.kinds.multiclass import Multiclass
+from mmv_jax.evaluate.kinds.multilabel import Multilabel
 from mmv_jax.evaluate.kinds.regression import Regression
 from mmv_jax.evaluate.kinds.segmentation import Segmentation
+from mmv_jax.evaluate.kinds.survival import Survival
 from mmv_jax.registry import Registry
 
 KINDS: Registry[Kind] = Registry("kind of task")
 KINDS.register("classification", Classification())
+KINDS.register("multiclass", Multiclass())
+KINDS.register("multilabel", Multilabel())
 KINDS.register("regression", Regression())
+KINDS.register("survival", Survival())
 KINDS.register("segmentation", Segmentation())
 
 

@@ -14,7 +14,7 @@ from mmv_jax.data.crops import Crops, Geometry
 from mmv_jax.data.resample import read_crop
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features
-from mmv_jax.evaluate.kinds.segmentation import Segmented
+from mmv_jax.evaluate.kinds.mask_scores import Segmented
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task

@@ -15,6 +15,14 @@ from mmv_jax.report.figures import growth_curves, reliability, roc_curves
 from mmv_jax.report.page import Cell, Section, Table
 
 CALIBRATED_FROM = 50  # positive test studies
+CONFOUNDED = (
+    "“The column alone” needs no image: the rate of the label in each group of the column. “Tie"
+    " broken”: test studies are weighted so that column and label are independent. “Within"
+    " groups”: only pairs of studies of the same group. An encoder that leans on the column"
+    " loses AUROC when the tie is broken. p-values are corrected over all tested lines (Holm);"
+    " floors and stand-ins are not tested. A cell is a class within a group. So many “effective"
+    " studies” without weights would be as informative (Kish). “Draws left out” lack a class."
+)
 CALIBRATION = ("calibration", "calibration_slope")  # metrics that say how well it is calibrated
 
 
@@ -23,16 +31,21 @@ def few_shot_sections(points: Sequence[Point], names: Names) -> list[Section]:
     if not points:
         return []
     curves: dict[str, dict[str, list[tuple[int, float, float, float]]]] = {}
+    labels: dict[str, str] = {}
     for p in points:
         point = (p.patients, p.value.value, p.value.low, p.value.high)
-        own = curves.setdefault(names.task(p.task), {})
+        metric, _, structure = p.metric.partition("@")
+        called = names.task(p.task) + (f", {structure}" if structure else "")
+        labels[called] = metric_label(metric)
+        own = curves.setdefault(called, {})
         own.setdefault(names.encoder(p.encoder), []).append(point)
+    chosen_by = sorted({p.val_patients for p in points})
     text = [
         "The probe fitted on a part of the training patients: the mean over draws, with the"
         " interval of a single draw. The draws are the same for every encoder. Strengths are chosen"
-        " on all of val, which is not fitted on."
+        " on all of val, which is not fitted on. So each point has also read the labels of"
+        f" {' or '.join(f'{n:,}' for n in chosen_by)} val patients, which the axis does not count."
     ]
-    labels = {names.task(p.task): metric_label(p.metric) for p in points}
     figure = growth_curves(curves, labels)
     return [Section("Few-shot curves", text, figures=[figure], fold=True)]
 
@@ -139,7 +152,30 @@ def subgroup_sections(groups: Sequence[GroupResult], names: Names) -> list[Secti
 
 
 def confounder_sections(confounded: Sequence[Confounded], names: Names) -> list[Section]:
-    """The score of an encoder with and without the tie between a column and the label."""
+    """What is left of an encoder once a column tells nothing of the label: confounders and
+    mediators, each in a section of its own.
+    """
+    kinds = {
+        "Confounders": [c for c in confounded if not c.mediator],
+        "Mediators": [c for c in confounded if c.mediator],
+    }
+    texts = {
+        "Confounders": [CONFOUNDED],
+        "Mediators": [
+            "A mediator is brought about by the finding itself, as a chest tube by a pneumothorax."
+            " What is lost without it is read of consequences of the finding. That is no bias of"
+            " the data, but the encoder may miss the finding before it has been treated. Columns"
+            " as under “Confounders”."
+        ],
+    }
+    return [
+        Section(title, texts[title], [_confounder_table(own, names)], fold=True)
+        for title, own in kinds.items()
+        if own
+    ]
+
+
+def _confounder_table(confounded: Sequence[Confounded], names: Names) -> Table:
     lines = []
     for c in confounded:
         lost = (
@@ -161,14 +197,6 @@ def confounder_sections(confounded: Sequence[Confounded], names: Names) -> list[
                 Cell(names.said(leaning), tone="bad" if leaning == "leans on it" else ""),
             ]
         )
-    text = [
-        "“The column alone” needs no image: the rate of the label in each group of the column. “Tie"
-        " broken”: test studies are weighted so that column and label are independent. “Within"
-        " groups”: only pairs of studies of the same group. An encoder that leans on the column"
-        " loses AUROC when the tie is broken. p-values are corrected over all tested lines (Holm);"
-        " floors and stand-ins are not tested. A cell is a class within a group. So many “effective"
-        " studies” without weights would be as informative (Kish). “Draws left out” lack a class."
-    ]
     columns = [
         "task and column",
         "encoder",
@@ -182,8 +210,7 @@ def confounder_sections(confounded: Sequence[Confounded], names: Names) -> list[
         "draws left out",
         "in words",
     ]
-    table = Table(columns, lines)
-    return [Section("Confounders", text, [table], fold=True)] if lines else []
+    return Table(columns, lines)
 
 
 def _leaning(c: Confounded) -> str:
@@ -211,6 +238,7 @@ def variant_sections(comparisons: Sequence[Comparison], names: Names) -> list[Se
         lines.append(
             [
                 Cell(names.task(c.task)),
+                Cell(metric_label(c.metric)),
                 Cell(names.encoder(c.first)),
                 Cell(names.encoder(c.second)),
                 Cell(f"{d.value:+.3f}", bounds_text(d, "+.3f")),
@@ -225,7 +253,7 @@ def variant_sections(comparisons: Sequence[Comparison], names: Names) -> list[Se
         " layers at a lower rate. From scratch: the same from random weights. Supervised: a"
         " convolutional network. Positive: the first is better."
     ]
-    columns = ["task", "first", "second", "better by", "corrected p", "in words"]
+    columns = ["task", "metric", "first", "second", "better by", "corrected p", "in words"]
     table = Table(columns, lines)
     return [Section("Heads and fine-tuning", text, [table], fold=True)] if lines else []
 

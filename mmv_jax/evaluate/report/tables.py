@@ -11,6 +11,7 @@ import numpy as np
 from mmv_jax.evaluate.fewshot import Point
 from mmv_jax.evaluate.kinds.table import metric_label
 from mmv_jax.evaluate.measure import Comparison, Result
+from mmv_jax.evaluate.operating import GroupRates, Operating
 from mmv_jax.evaluate.report.about import evaluated_words
 from mmv_jax.evaluate.report.glance import (
     encoders_of,
@@ -21,6 +22,11 @@ from mmv_jax.evaluate.report.glance import (
     tone_of,
 )
 from mmv_jax.evaluate.report.names import Names
+from mmv_jax.evaluate.report.operating_sections import (
+    fairness_sections,
+    operating_sections,
+    shift_sections,
+)
 from mmv_jax.evaluate.report.sections import (
     CALIBRATED_FROM,
     calibration_sections,
@@ -32,6 +38,7 @@ from mmv_jax.evaluate.report.sections import (
     value_cell,
     variant_sections,
 )
+from mmv_jax.evaluate.shifts import Shifted
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
@@ -57,8 +64,10 @@ METHOD = (
         " the same draws, and their p-values are corrected for the number of comparisons (Holm)."
     ),
     (
-        "Dice and HD95 are means over the test studies that have the structure, on the grid that"
-        " the encoder sees; HD95 weights surfaces by area."
+        "Dice, NSD and HD95 are means over the test studies that have the structure, on the voxels"
+        " of the study itself, so that all encoders are scored on the same truth. NSD and HD95"
+        " weight surfaces by area. What is found in studies without the structure stands beside"
+        " them. Thresholds are chosen on val studies with and without it."
     ),
 )
 
@@ -72,13 +81,32 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
     for task in dict.fromkeys(r.task.name for r in results):
         metric = found[task, shown[0]].kind.headline
         cells = [found[task, name].headline if (task, name) in found else None for name in shown]
-        words = "; ".join(c.verdict for c in comparisons if c.task == task)
+        words = "; ".join(c.verdict for c in comparisons if c.task == task and c.is_headline)
         lines.append(
             f"{task:<24} {metric_label(metric):<7}"
             + "".join(f"{_number(c):<24}" for c in cells)
             + words
         )
     return "\n".join(lines)
+
+
+def overall(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """One comparison a task and rival: the headline's, which is no win where another judged metric
+    is worse (a heart that overlaps well and has a piece far away).
+    """
+    found = []
+    for c in (c for c in comparisons if c.is_headline):
+        worse = [
+            metric_label(other.metric)
+            for other in comparisons
+            if (other.task, other.first, other.second) == (c.task, c.first, c.second)
+            and not other.is_headline
+            and tone_of(other.verdict) == "bad"
+        ]
+        mixed = tone_of(c.verdict) == "good" and worse
+        said = f"mixed: {c.verdict}, worse in {' and '.join(worse)}" if mixed else ""
+        found.append(replace(c, said=said))
+    return found
 
 
 def verdict(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> list[str]:
@@ -133,6 +161,9 @@ class Findings:
     points: Sequence[Point] = ()
     groups: Sequence[GroupResult] = ()
     confounded: Sequence[Confounded] = ()
+    operating: Sequence[Operating] = ()
+    rates: Sequence[GroupRates] = ()
+    shifted: Sequence[Shifted] = ()
     variants: Sequence[Comparison] = ()
     subspaces: Sequence[Section] = ()
     names: Names = field(default_factory=Names)
@@ -145,14 +176,15 @@ class Findings:
 def write_report(path: Path, found: Findings) -> None:
     """Write `report.html` and, beside it, `report.json`."""
     names, tasks = found.names, list(dict.fromkeys(r.task.name for r in found.results))
-    first, more = glance_sections(found.results, found.comparisons, names)
+    headlines = overall(found.comparisons)
+    first, more = glance_sections(found.results, headlines, names)
     pictures, more_pictures = _picture_sections(found.outlined, found.maps, names)
     write_page(
         path,
         found.title or "What the encoder is worth",
         f"{evaluated_words(found.record)}. {len(tasks)} tasks,"
         f" {len(encoders_of(found.results))} encoders; random weights and pixels are the floors.",
-        verdict(found.comparisons, len(tasks), names),
+        verdict(headlines, len(tasks), names),
         sections=[
             first,
             *pictures,
@@ -162,8 +194,11 @@ def write_report(path: Path, found: Findings) -> None:
             *curve_sections(found.results, names),
             *few_shot_sections(found.points, names),
             *calibration_sections(found.results, names),
-            headline_section(found.results, found.comparisons, names),
+            headline_section(found.results, headlines, names),
             *subgroup_sections(found.groups, names),
+            *fairness_sections(found.rates, names),
+            *operating_sections(found.operating, names),
+            *shift_sections(found.shifted, names),
             *confounder_sections(found.confounded, names),
             details_section(found.results, names),
             comparison_section(found.comparisons, names),
@@ -180,7 +215,7 @@ def write_report(path: Path, found: Findings) -> None:
             ),
         ],
         notices=found.notices,
-        glance=[scores(found.comparisons, len(tasks), names)],
+        glance=[scores(headlines, len(tasks), names)],
     )
 
 
@@ -220,24 +255,16 @@ def headline_section(
     for task in dict.fromkeys(r.task.name for r in results):
         own = [found.get((task, name)) for name in shown]
         first = next(r for r in own if r is not None)
-        metric, lower = first.kind.headline, first.kind.headline in first.kind.lower_is_better
-        values = [np.nan if r is None else r.headline.value for r in own]
-        # nanmin warns where everything is NaN, so that case comes first.
-        best = None if np.isnan(values).all() else np.nanmin(values) if lower else np.nanmax(values)
-        line = [
-            Cell(names.task(task)),
-            Cell(metric_label(metric) + (" (lower is better)" if lower else "")),
-        ]
-        for r, value in zip(own, values):
-            # NaN equals nothing, so a result that was not measured is never the best.
-            cell = Cell("not measured") if r is None else value_cell(r.headline)
-            line.append(Cell(cell.text, cell.ci, "best") if value == best else cell)
-        words = {c.second: c.verdict for c in comparisons if c.task == task}
-        line += [
-            Cell(names.said(words.get(rival, "not measured")), tone=tone_of(words.get(rival, "")))
-            for rival in rivals
-        ]
-        lines.append([*line, Cell(rests_on(first))])
+        for metric in first.kind.judged or (first.kind.headline,):
+            line = [Cell(names.task(task)), *_metric_cells(own, metric)]
+            # The words are of all judged metrics together, and stand beside the headline.
+            if metric == first.kind.headline:
+                words = {c.second: c.verdict for c in comparisons if c.task == task}
+                told = [words.get(rival, "not measured") for rival in rivals]
+                line += [Cell(names.said(w), tone=tone_of(w)) for w in told]
+            else:
+                line += [Cell("")] * len(rivals)
+            lines.append([*line, Cell(rests_on(first))])
     columns = [
         "task",
         "metric",
@@ -251,6 +278,21 @@ def headline_section(
         [Table(columns, lines)],
         fold=True,
     )
+
+
+def _metric_cells(own: Sequence[Result | None], metric: str) -> list[Cell]:
+    """A metric's name, and its value of each encoder, the best in bold."""
+    values = [np.nan if r is None else r.metrics[metric].value for r in own]
+    kind = next(r for r in own if r is not None).kind
+    lower = metric in kind.lower_is_better
+    # nanmin warns where everything is NaN, so that case comes first.
+    best = None if np.isnan(values).all() else np.nanmin(values) if lower else np.nanmax(values)
+    cells = [Cell(metric_label(metric) + (" (lower is better)" if lower else ""))]
+    for r, value in zip(own, values):
+        # NaN equals nothing, so what was not measured is never the best.
+        cell = Cell("not measured") if r is None else value_cell(r.metrics[metric])
+        cells.append(Cell(cell.text, cell.ci, "best") if value == best else cell)
+    return cells
 
 
 def details_section(results: Sequence[Result], names: Names) -> Section:
@@ -295,6 +337,7 @@ def comparison_section(comparisons: Sequence[Comparison], names: Names) -> Secti
         lines.append(
             [
                 Cell(names.task(c.task)),
+                Cell(metric_label(c.metric)),
                 Cell(names.encoder(c.second)),
                 Cell(f"{d.value:+.3f}", bounds_text(d, "+.3f")),
                 Cell(p),
@@ -305,7 +348,7 @@ def comparison_section(comparisons: Sequence[Comparison], names: Names) -> Secti
     return Section(
         "Differences on the same patients",
         text,
-        [Table(["task", "against", "better by", "corrected p", "in words"], lines)],
+        [Table(["task", "metric", "against", "better by", "corrected p", "in words"], lines)],
         fold=True,
     )
 

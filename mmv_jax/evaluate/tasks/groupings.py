@@ -5,7 +5,7 @@ Axes: N studies.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,35 @@ def make_grouping(
             " of bands, or another column."
         )
     return Grouping(column, names, tuple(found), positives)
+
+
+def with_intersections(
+    groupings: tuple[Grouping, ...], asked: Sequence[Sequence[str]], asked_by: str
+) -> tuple[Grouping, ...]:
+    """The groupings, and the crossings of some of them: "F, under 40". A study that lacks one of
+    the values is in none.
+
+    Raises:
+      UserError: a crossing names a column that is no grouping.
+    """
+    by_column = {grouping.column: grouping for grouping in groupings}
+    crossed = []
+    for columns in asked:
+        if unknown := [name for name in columns if name not in by_column]:
+            raise UserError(
+                f"{asked_by}.intersections: {unknown[0]!r} is not among the subgroups"
+                f" ({', '.join(by_column) or 'none'}). Add it to `subgroups`."
+            )
+        own = [by_column[name] for name in columns]
+        known = np.logical_and.reduce([grouping.names != "" for grouping in own])
+        joined = [", ".join(names) for names in zip(*(g.names.tolist() for g in own))]
+        order = tuple(map(", ".join, product(*(grouping.order for grouping in own))))
+        names = np.where(known, np.array(joined, str), "")
+        there = set(names.tolist())
+        crossed.append(
+            Grouping(" and ".join(columns), names, tuple(n for n in order if n in there))
+        )
+    return (*groupings, *crossed)
 
 
 def _quantiles(numbers: np.ndarray, count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Tasks from the groups of a config. Axes: N studies of the store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.columns import column, fits_where, have_mask
-from mmv_jax.evaluate.tasks.groupings import Grouping, make_grouping
+from mmv_jax.evaluate.tasks.groupings import Grouping, make_grouping, with_intersections
 from mmv_jax.evaluate.tasks.task import SPLITS, Task
 
 
@@ -21,17 +21,20 @@ def make_task(
     name: str,
     *,
     kind: str,
-    label: str = "",
+    label: str | Sequence[str] = "",
     positive: Any = 1,
     mask: str = "",
     values: list[int] | tuple[int, ...] = (1,),
     flags: int = 0,
+    structures: Mapping[str, Sequence[int]] | None = None,
     local: str = "",
     where: Mapping[str, Any] | None = None,
     test_where: Mapping[str, Any] | None = None,
     pixels: Mapping[str, Any] | None = None,
     subgroups: Mapping[str, Mapping[str, Any]] | None = None,
     confounders: Mapping[str, Mapping[str, Any]] | None = None,
+    mediators: Mapping[str, Mapping[str, Any]] | None = None,
+    intersections: Sequence[Sequence[str]] = (),
     title: str = "",
 ) -> Task:
     """Make a task from its group in the config.
@@ -40,18 +43,27 @@ def make_task(
       index: of the store.
       kind: of `kinds.table.KINDS`: "classification" (a study is positive if `label` is `positive`),
         "regression" (of `label`), "segmentation" (of `mask`), or a plug-in's.
+      label: the column of the truth, or a list of columns where the kind reads several: the
+        findings of a "multilabel", the time and the event of a "survival".
       where: columns and the value, or list of values, that a study must have: `{"source": "X"}`.
       test_where: the same for test studies, if the test is another population.
       values, flags, local, pixels: as in `Task`.
-      subgroups, confounders: by column, the keyword arguments of `make_grouping`: `{"sex": {},
-        "age": {"edges": (40, 60)}}`.
+      structures: several structures of the mask, `{"lungs": (1, 2), "heart": (3,)}`; with
+        `flags=True` their values are bits.
+      subgroups, confounders, mediators: by column, the keyword arguments of `make_grouping`:
+        `{"sex": {}, "age": {"edges": (40, 60)}}`.
+      intersections: columns of `subgroups` whose groups are also crossed: `(("sex", "age"),)`.
       title: of the task in the report: "Heart (CT)". Without it, its name in readable form.
     Raises:
       UserError: the store has no such column, value or mask; a split is empty or has one class
         only; a segmentation mixes 2D and 3D.
     """
     asked_by = f"config.tasks.{name}"
-    own = _kind_of(kind, asked_by, bool(confounders))
+    own = _kind_of(kind, asked_by, bool(confounders or mediators))
+    if structures:
+        # As a whole the task is where any of them is, which is what its pictures show.
+        values = tuple(value for some in structures.values() for value in some)
+        flags = int(np.bitwise_or.reduce(values)) if flags else 0
     asked = _Truth(name, own, label=label, positive=positive, mask=mask, local=local)
     chosen, labels = asked.of(index, _chosen(index, where, test_where, asked_by))
     studies = np.flatnonzero(chosen)
@@ -66,11 +78,15 @@ def make_task(
         labels=labels,
         mask=mask if own.is_mask else "",
         values=tuple(values),
-        flags=flags,
+        flags=int(flags),
+        structures=tuple((key, tuple(some)) for key, some in (structures or {}).items()),
         local=local,
         pixels=tuple((pixels or {}).items()),
-        subgroups=_groupings(part, f"{asked_by}.subgroups", subgroups),
+        subgroups=with_intersections(
+            _groupings(part, f"{asked_by}.subgroups", subgroups), intersections, asked_by
+        ),
         confounders=_groupings(part, f"{asked_by}.confounders", confounders),
+        mediators=_groupings(part, f"{asked_by}.mediators", mediators),
         title=title,
     )
     check(task)
@@ -83,12 +99,13 @@ def check(task: Task) -> None:
     Raises:
       UserError: a split is empty or has one class only, or a confounder has no value.
     """
-    for grouping in task.confounders:
-        if not (grouping.names[task.split == "test"] != "").any():
-            raise UserError(
-                f"config.tasks.{task.name}.confounders.{grouping.column}: no test study has a value"
-                " in this column. Leave it out."
-            )
+    for name in ("confounders", "mediators"):
+        for grouping in getattr(task, name):
+            if not (grouping.names[task.split == "test"] != "").any():
+                raise UserError(
+                    f"config.tasks.{task.name}.{name}.{grouping.column}: no test study has a value"
+                    " in this column. Leave it out."
+                )
     for split in SPLITS:
         if not (task.split == split).any():
             raise UserError(
@@ -104,26 +121,38 @@ class _Truth:
 
     task: str
     kind: Kind
-    label: str
+    label: str | Sequence[str]
     positive: Any
     mask: str
     local: str
 
     def of(
         self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]
-    ) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, " M"]]:
+    ) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, "M *C"]]:
         """A mask of the chosen studies that have a truth, and their labels (empty for masks)."""
         if self.kind.is_mask:
             return chosen & have_mask(index, self.mask), np.zeros(0)
-        values = column(index, self.label, f"config.tasks.{self.task}.label")
-        labels = self.kind.read_labels(
-            values, task=self.task, label=self.label, positive=self.positive
-        )
-        chosen = chosen & ~np.isnan(labels)
+        labels = self._read(index)
+        # Of several columns one that is known is enough.
+        chosen = chosen & ~np.isnan(labels).reshape(len(labels), -1).all(axis=1)
         if self.local:
             # In place is safe here: `chosen` is the new array of the line above, not the caller's.
             chosen &= have_mask(index, self.local)
         return chosen, labels[chosen]
+
+    def _read(self, index: pd.DataFrame) -> Float[np.ndarray, "N *C"]:
+        asked_by, kind = f"config.tasks.{self.task}.label", self.kind
+        names = [self.label] if isinstance(self.label, str) else list(self.label)
+        columns = {name: column(index, name, asked_by) for name in names}
+        if kind.many_columns:
+            return kind.read_many(pd.DataFrame(columns), task=self.task, positive=self.positive)
+        if len(names) != 1:
+            raise UserError(
+                f"{asked_by} is a list, and this kind of task reads one column. Give one, or ask"
+                " for kind 'multilabel'."
+            )
+        values = columns[names[0]]
+        return kind.read_labels(values, task=self.task, label=names[0], positive=self.positive)
 
     def check_found(self, index: pd.DataFrame, studies: np.ndarray) -> None:
         """Refuse a task without studies, or with both 2D and 3D masks."""

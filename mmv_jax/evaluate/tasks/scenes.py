@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mmv_jax.data.crops import Geometry
-from mmv_jax.data.resample import read_crop_mask
+from mmv_jax.data.crops import Crops, Geometry
+from mmv_jax.data.resample import read_crop_mask, to_study_grid
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features
@@ -15,6 +15,35 @@ from mmv_jax.evaluate.tasks.task import SPLITS, Task
 from mmv_jax.store.read import Store
 
 ANY_BIT = 0x7FFF  # all of a mask's 16 bits but the sign
+
+
+@dataclass(frozen=True)
+class NativeGrid:
+    """The voxels of a study itself, on which every encoder is scored: the truth is then the same
+    for all, whatever grid they see.
+    """
+
+    store: Store
+    geometry: Geometry
+    study: int
+    crop: Crops
+    task: Task
+
+    def truth(self) -> Bool[np.ndarray, "Z Y X"]:
+        """The structure as it was drawn; read anew each time, since a CT's takes much memory."""
+        z, y, x = self.geometry.voxels[self.study].tolist()
+        return self.task.structure(
+            self.store.read_box(self.study, (0, 0, 0), (z, y, x), mask=self.task.mask)
+        )
+
+    def spread(self, values: Float[np.ndarray, "gz gy gx"]) -> Float[np.ndarray, "Z Y X"]:
+        """Values of the view, interpolated to the study's voxels."""
+        return to_study_grid(values, self.geometry, self.study, self.crop)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        z, y, x = self.geometry.spacing_mm[self.study].tolist()
+        return z, y, x
 
 
 @dataclass(frozen=True)
@@ -26,12 +55,31 @@ class Scene:
       kept: which patches have content. The others are not encoded, and nothing is predicted there.
       truth: the structure on the view's grid. A planar view has gz = 1.
       spacing_mm: the edge of the view's voxels.
+      native: the study's own voxels, which scores are of; None where the view's grid is all there
+        is.
     """
 
     tokens: Float[np.ndarray, "n D"]
     kept: Bool[np.ndarray, "tz ty tx"]
     truth: Bool[np.ndarray, "gz gy gx"]
     spacing_mm: float
+    native: NativeGrid | None = None
+
+    def showing(self, task: Task) -> "Scene":
+        """The same view with the structure of another task on the same mask."""
+        if self.native is None or task is self.native.task:
+            return self
+        own, study = self.native, self.native.study
+        mask = read_crop_mask(own.store, own.geometry, i=study, crop=own.crop, mask=task.mask)
+        return replace(self, truth=task.structure(mask), native=replace(own, task=task))
+
+    def scored(
+        self, values: Float[np.ndarray, "gz gy gx"]
+    ) -> tuple[Bool[np.ndarray, "Z Y X"], Float[np.ndarray, "Z Y X"], tuple[float, float, float]]:
+        """Truth, values and edges (mm) of the voxels on which the study is scored."""
+        if self.native is None:
+            return self.truth, values, (self.spacing_mm,) * 3
+        return self.native.truth(), self.native.spread(values), self.native.spacing_mm
 
 
 def scenes(
@@ -46,7 +94,9 @@ def scenes(
         )
         # `kept` is padded to the largest study; a study's own grid is its low corner.
         own = kept[n][tuple(slice(t) for t in crops.tokens[n])]
-        out.append(Scene(features.tokens[study], own, truth, float(crops.spacing_mm[n])))
+        native = NativeGrid(store, geometry, study, crop=crops[n], task=task)
+        spacing_mm = float(crops.spacing_mm[n])
+        out.append(Scene(features.tokens[study], own, truth, spacing_mm, native=native))
     return out
 
 

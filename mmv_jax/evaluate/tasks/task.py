@@ -19,15 +19,20 @@ class Task:
       studies: positions in the store's index.
       split: "train", "val" or "test" of each.
       patients: keyed hashes, for the bootstrap.
-      labels: 0 or 1 (classification) or a number (regression); empty for segmentation.
+      labels: 0 or 1 (classification) or a number (regression); several of them where the kind has
+        `many_columns`; empty for segmentation.
       mask: the name of the mask; "" where the task is no segmentation.
       values, flags: the structure is where the mask has one of `values`, or has a bit of `flags`
         set.
+      structures: several structures of one mask, each a name and its values (bits where `flags` is
+        set). Each is found and scored by itself; the task's score is their mean.
       local: the name of a mask whose region is pooled by itself ("patch_local"); "" for none.
       pixels: the input of the pixel floor: `grid` (z, y, x), and `spacing_mm` for a box of fixed
         size around the centre.
       subgroups: groups of studies that are measured separately.
       confounders: groups that may predict the label by themselves (classification).
+      mediators: groups that the finding itself causes (a chest tube after a pneumothorax). What an
+        encoder reads of them is no bias of the data, but may be absent elsewhere.
       title: in the report; "" for its name in readable form.
       left_out: test studies that were removed because pretraining has seen their patients.
     """
@@ -37,14 +42,16 @@ class Task:
     studies: Int[np.ndarray, "N"]
     split: np.ndarray
     patients: np.ndarray
-    labels: Float[np.ndarray, "M"] = field(default_factory=lambda: np.zeros(0))
+    labels: Float[np.ndarray, "M *C"] = field(default_factory=lambda: np.zeros(0))
     mask: str = ""
     values: tuple[int, ...] = ()
     flags: int = 0
+    structures: tuple[tuple[str, tuple[int, ...]], ...] = ()
     local: str = ""
     pixels: tuple[tuple[str, Any], ...] = ()
     subgroups: tuple[Grouping, ...] = ()
     confounders: tuple[Grouping, ...] = ()
+    mediators: tuple[Grouping, ...] = ()
     title: str = ""
     left_out: Int[np.ndarray, "L"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
@@ -62,11 +69,26 @@ class Task:
             labels=labels,
         )
         # Groupings hold a name per study, so they are cut too. `left_out` is no part of the task.
-        subgroups, confounders = (
+        subgroups, confounders, mediators = (
             tuple(grouping[chosen] for grouping in own)
-            for own in (self.subgroups, self.confounders)
+            for own in (self.subgroups, self.confounders, self.mediators)
         )
-        return replace(part, subgroups=subgroups, confounders=confounders)
+        return replace(part, subgroups=subgroups, confounders=confounders, mediators=mediators)
+
+    def parts(self) -> dict[str, "Task"]:
+        """One task a structure, or itself alone."""
+        if not self.structures:
+            return {self.name: self}
+        bits = self.flags != 0
+        return {
+            name: replace(
+                self,
+                values=() if bits else values,
+                flags=int(np.bitwise_or.reduce(values)) if bits else 0,
+                structures=(),
+            )
+            for name, values in self.structures
+        }
 
     def structure(self, mask: Int[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
         """A mask of the voxels that show the task's structure."""

@@ -1,0 +1,165 @@
+"""Time until an event, with censoring: a Cox head and Harrell's C.
+
+Axes: N studies, M of test, D width, K draws, R resamples.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from scipy.optimize import minimize
+
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.kinds.features import Probed, Standardiser, principal_axes
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.metrics.behind import rests_on
+from mmv_jax.metrics.weighted import Weighted
+
+STRENGTHS = tuple(10.0**e for e in np.arange(-5, 1.5, 0.5))
+AXES = 256  # principal axes of the features that the head reads at most
+
+
+@rests_on(lambda truth: [truth[:, 1] == 1])
+def weighted_concordance(
+    truth: Float[np.ndarray, "N 2"],
+    predicted: Float[np.ndarray, " N"],
+    weights: Float[np.ndarray, "R N"],
+) -> Float[np.ndarray, " R"]:
+    """Harrell's C under each line of weights: of two studies of which one has the event first, how
+    often its risk is the higher one, ties half. NaN where no pair can be compared.
+
+    Every pair is looked at, so time and memory grow with N². `outcomes.discrimination.concordance`
+    is faster and has no weights.
+    """
+    time, event = truth.T
+    # i has the event before j's time, or at it where j was censored then.
+    before = (time[:, None] < time[None]) | (
+        (time[:, None] == time[None]) & (event[:, None] == 1) & (event[None] == 0)
+    )
+    pairs = (event[:, None] == 1) & before
+    right = pairs * (
+        (predicted[:, None] > predicted[None]) + 0.5 * (predicted[:, None] == predicted[None])
+    )
+    won, all_pairs = (((weights @ m) * weights).sum(axis=1) for m in (right, pairs * 1.0))
+    return np.divide(won, all_pairs, out=np.full(len(weights), np.nan), where=all_pairs > 0)
+
+
+def fit_cox(
+    x: Float[np.ndarray, "N D"],
+    time: Float[np.ndarray, " N"],
+    event: Bool[np.ndarray, " N"],
+    strength: float,
+    start: Float[np.ndarray, " D"] | None = None,
+) -> Float[np.ndarray, " D"]:
+    """Log hazard ratios that minimise the negative log partial likelihood (Breslow's ties) plus
+    |w|² / (2 strength).
+    """  # fmt: skip
+    order = np.argsort(-time, kind="stable")
+    z, had = x[order].astype(np.float64), event[order]
+    # Those at risk at a time are all before its last line, since the longest time comes first.
+    last = np.searchsorted(-time[order], -time[order], side="right") - 1
+
+    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
+        eta = z @ w
+        top = eta.max()
+        hazard = np.exp(eta - top)
+        at_risk = np.cumsum(hazard)[last]
+        # Each event adds its share of the hazard to the gradient of all who are at risk then.
+        share = np.zeros(len(z))
+        np.add.at(share, last[had], 1 / at_risk[had])
+        pull = hazard * np.cumsum(share[::-1])[::-1]
+        loss = float((np.log(at_risk[had]) + top - eta[had]).sum() + w @ w / (2 * strength))
+        return loss, z.T @ (pull - had) + w / strength
+
+    first = np.zeros(z.shape[1]) if start is None else start
+    return minimize(objective, first, jac=True, method="L-BFGS-B").x
+
+
+class Survival(Kind):
+    """`label` is the column of the times, `event` that of 1 for an event and 0 for censored."""
+
+    metrics: Mapping[str, str | Weighted] = {"c_index": weighted_concordance}
+    labels = {"c_index": "C-index"}
+    chance = 0.5
+    shares_axis = True
+    many_columns = True
+    end_to_end = False
+
+    def read_many(
+        self, values: pd.DataFrame, *, task: str, positive: Any
+    ) -> Float[np.ndarray, "N 2"]:
+        """Raises UserError: not two columns, or times that are no positive numbers."""
+        if values.shape[1] != 2:
+            raise UserError(
+                f"config.tasks.{task}.label: a survival has two columns, the time and the event (1"
+                f" or 0), and here are {values.shape[1]}. Give both as a list."
+            )
+        numbers = values.replace("", np.nan).apply(pd.to_numeric, errors="coerce")
+        time, event = numbers.to_numpy(np.float64).T
+        known = ~np.isnan(time) & ~np.isnan(event)
+        if (time[known] <= 0).any() or not np.isin(event[known], (0, 1)).all():
+            raise UserError(
+                f"config.tasks.{task}.label: times must be above 0 and events 0 or 1. Correct them"
+                " in the manifest."
+            )
+        return np.where(known[:, None], np.stack([time, event], axis=1), np.nan)
+
+    def check_split(self, task: Task, split: str) -> None:
+        if not task.labels[task.split == split, 1].any():
+            raise UserError(
+                f"config.tasks.{task.name}: no study of split {split!r} has an event. Leave the"
+                " task out."
+            )
+
+    def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:
+        return [self._probe(x, task) for task in tasks]
+
+    def _probe(self, x: Float[np.ndarray, "N D"], task: Task) -> Probed:
+        train, val, test = (task.split == name for name in ("train", "val", "test"))
+        z, truth = _reduced(x, train), task.labels
+        fits = _path(z[train], truth[train])
+        on_val = [_c_index(truth[val], z[val] @ w) for w in fits]
+        best = int(np.argmax(on_val))
+        both = train | val
+        z = _reduced(x, both)
+        w = fit_cox(z[both], truth[both, 0], truth[both, 1] == 1, STRENGTHS[best])
+        return Probed(z[test] @ w, STRENGTHS[best], float(on_val[best]))
+
+    def shown_first(self, labels: Float[np.ndarray, "n 2"]) -> list[Bool[np.ndarray, " n"]]:
+        return [labels[:, 1] == 1]
+
+    def fit_draws(
+        self, x: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
+    ) -> Float[np.ndarray, "K M"]:
+        val, test = task.split == "val", task.split == "test"
+        predicted = []
+        for own in drawn.T:
+            z = _reduced(x, own)
+            fits = _path(z[own], task.labels[own])
+            best = fits[int(np.argmax([_c_index(task.labels[val], z[val] @ w) for w in fits]))]
+            predicted.append(z[test] @ best)
+        return np.stack(predicted)
+
+
+def _reduced(x: Float[np.ndarray, "N D"], fitted_on: np.ndarray) -> Float[np.ndarray, "N E"]:
+    """Standardised features on their principal axes: with a ridge nothing is lost but time."""
+    z = Standardiser.of(x[fitted_on])(x)
+    return z @ principal_axes(z[fitted_on], AXES)[0]
+
+
+def _path(z: np.ndarray, truth: Float[np.ndarray, "N 2"]) -> list[np.ndarray]:
+    """Fits at every strength, each begun where the last one ended."""
+    fits: list[np.ndarray] = []
+    for strength in STRENGTHS:
+        start = fits[-1] if fits else None
+        fits.append(fit_cox(z, truth[:, 0], truth[:, 1] == 1, strength=strength, start=start))
+    return fits
+
+
+def _c_index(truth: Float[np.ndarray, "N 2"], risk: Float[np.ndarray, " N"]) -> float:
+    """0.5 where no pair can be compared, so that nothing is chosen by it."""
+    found = weighted_concordance(truth, risk, np.ones((1, len(risk))))[0]
+    return 0.5 if np.isnan(found) else float(found)

@@ -1,0 +1,103 @@
+"""What an evaluation leaves: `metrics.json`, `comparisons.json`, `protocol.json`, the predictions
+and the report.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmv_jax.evaluate.fewshot import labels_read
+from mmv_jax.evaluate.kinds.table import KINDS
+from mmv_jax.evaluate.measure import as_json, compare, compare_pairs, comparisons_as_json
+from mmv_jax.evaluate.operating import measure_operating, measure_rates, operating_metrics
+from mmv_jax.evaluate.predictions import predictions
+from mmv_jax.evaluate.report.stated import Asked, state
+from mmv_jax.evaluate.report.subspaces import subspace_sections
+from mmv_jax.evaluate.report.tables import Findings, table_of, write_report
+from mmv_jax.evaluate.shifts import corrected, shift_metrics
+from mmv_jax.evaluate.subgroups import (
+    as_comparisons,
+    as_metrics,
+    measure_confounders,
+    measure_groups,
+)
+from mmv_jax.evaluate.tasks.overlap import Overlap
+from mmv_jax.evaluate.variants import pairs_of
+from mmv_jax.files import write_whole
+from mmv_jax.provenance import write_metrics, write_table
+
+if TYPE_CHECKING:  # `run.py` imports this file
+    from mmv_jax.evaluate.run import Evaluation
+
+
+def write_results(
+    evaluation: "Evaluation", overlap: Overlap, rivals: tuple[str, ...], asked: Asked
+) -> str:
+    """Write all files; return the table of all tasks and the path of the report.
+
+    Args:
+      rivals: the encoders that the trained one is compared with.
+    """
+    results, points, workdir = evaluation.results, evaluation.points, evaluation.workdir
+    groups, confounded = measure_groups(results), measure_confounders(results)
+    operating, rates = measure_operating(results), measure_rates(results)
+    shifted = corrected(evaluation.shifted)
+    order = list(KINDS)
+    # Stable: within a task the encoders stay in the order in which they were measured.
+    results.sort(key=lambda result: (order.index(result.task.kind), result.task.name))
+    comparisons = compare(results, "trained", rivals)
+    # A family of its own: its many pairs do not weaken the main comparisons in Holm's correction.
+    of_variants = compare_pairs(results, pairs_of(results))
+    metrics = as_json(
+        results,
+        [
+            *as_metrics(groups, confounded),
+            *operating_metrics(operating, rates),
+            *((p.task, p.encoder, p.key, p.value) for p in points),
+            *labels_read(points),
+            *shift_metrics(shifted),
+        ],
+    )
+    write_metrics(workdir, metrics, asked.record)
+    index = evaluation.store.index
+    write_table(workdir / "predictions.parquet", predictions(results, index), asked.record)
+    write_json(
+        workdir / "comparisons.json",
+        [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)],
+    )
+    # Same order as the rows of `means`: both are of the sorted studies.
+    modality = index["modality"].iloc[evaluation.studies].to_numpy(str)
+    findings = Findings(
+        results=results,
+        comparisons=comparisons,
+        overlaps={task.name: overlap.count(task) for task in evaluation.tasks},
+        why_no_overlap=overlap.reason,
+        outlined=evaluation.outlined,
+        maps=evaluation.maps,
+        record=asked.record,
+        points=points,
+        groups=groups,
+        confounded=confounded,
+        operating=operating,
+        rates=rates,
+        shifted=shifted,
+        variants=of_variants,
+        subspaces=subspace_sections(evaluation.means, modality),
+    )
+    report = workdir / "report.html"
+    protocol, findings = state(
+        findings,
+        store=evaluation.store,
+        tasks=evaluation.tasks,
+        overlap=overlap.reason,
+        asked=asked,
+    )
+    write_json(workdir / "protocol.json", protocol)
+    write_report(report, findings)
+    return f"{table_of(results, comparisons)}\n\nreport: {report}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON; the file is whole or absent."""
+    # allow_nan=False raises on a NaN that no one turned into null: NaN is not valid JSON.
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
