@@ -145,6 +145,8 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
         " text, warn where the header says that there is some)"
     )
     parser.add_argument("--burnt-in", choices=("refuse", "warn", "mask"), help=written)
+    corrected = "replace what the store holds of a study where its line says otherwise now"
+    parser.add_argument("--correct", action="store_true", help=corrected)
     add_plugins(parser)
 
 
@@ -163,6 +165,7 @@ def _ingest(args) -> int:
         timeout_s=args.timeout,
         max_refused=args.max_refused,
         burnt_in=args.burnt_in,
+        correct=args.correct,
         progress=progress("ingest: read"),
     )
     print(report)
@@ -185,6 +188,19 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sheet", type=Path, metavar="FILE.png", help="draw a contact sheet of some studies"
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="a page for whoever manages the data: refusals, leaks, duplicates, distributions",
+    )
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        metavar="FILE.png",
+        help="training rows of --config, drawn as the encoder reads them, with places in mm",
+    )
+    parser.add_argument("--config", metavar="NAME|FILE.py", help="of a pretraining, for --rows")
 
 
 @command("inspect", _inspect_arguments)
@@ -192,7 +208,17 @@ def _inspect(args) -> int:
     from mmv_jax.report.progress import progress
     from mmv_jax.store.inspect import contact_sheet, describe, verify
 
+    if args.overrides and not args.config:
+        raise UserError(f"inspect does not know {' '.join(args.overrides)} without --config.")
+    if (args.rows is None) != (args.config is None):
+        raise UserError("--rows FILE.png needs --config NAME|FILE.py, whose rows are drawn.")
     print(describe(args.store))
+    if args.report:
+        from mmv_jax.store.page import write_page
+
+        print(write_page(args.store, args.report))
+    if args.rows:
+        print(_draw_rows(args))
     if args.sheet:
         contact_sheet(args.store, args.sheet)
         print(f"contact sheet: {args.sheet}")
@@ -201,6 +227,17 @@ def _inspect(args) -> int:
         print("\n".join(faults) if faults else "every block is as it was written")
         return 1 if faults else 0
     return 0
+
+
+def _draw_rows(args) -> str:
+    from mmv_jax.commands.keys import load_for
+    from mmv_jax.data.row_picture import draw_rows
+    from mmv_jax.store.read import Store
+    from mmv_jax.train.loop import make_rows
+
+    store = Store.open(args.store)
+    config = load_for("mmv pretrain", args.config, args.overrides)
+    return draw_rows(make_rows(store, config), store.index, args.rows)
 
 
 def _key_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a long task, in one line."""
+"""How far a long work is, how fast, and how long it will take, in one line."""
 
 import sys
 import time
@@ -10,21 +10,45 @@ def progress(words: str) -> Callable[[int, int], None]:
 
     On a terminal it renews one line; elsewhere it prints a line every ten seconds and at the end.
     """
-    # When a line was last printed; a list, so that the inner function can change it.
-    said = [0.0]
+    # When a line was last printed, and when the first study was done and which it was: lists, so
+    # that the inner function can change them.
+    said, began = [0.0], list[tuple[float, int]]()
 
     def report(done: int, total: int) -> None:
         live, now = sys.stderr.isatty(), time.monotonic()
+        # From the first report on: what came before it, such as imports, is no reading.
+        began[:] = began or [(now, done)]
         if live or done == total or now - said[0] > 10:
             said[0] = now
+            pace = _pace(done, total, *began[0], now)
             print(
-                f"{words} {done} of {total} studies",
+                # Of one width on a terminal, so that a shorter line covers a longer one.
+                f"{words} {done} of {total} studies{pace.ljust(36) if live and pace else pace}",
                 end="\r" if live and done < total else "\n",
                 file=sys.stderr,
                 flush=True,
             )
 
     return report
+
+
+def _pace(done: int, total: int, since: float, first: int, now: float) -> str:
+    """Studies a second and the time left, from two seconds on.
+
+    >>> _pace(50, 7250, 0.0, 10, 20.0), _pace(7250, 7250, 0.0, 0, 10.0), _pace(5, 50, 0.0, 0, 1.0)
+    (', 2 a second, 1 h 0 min left', ', 725 a second', '')
+    """
+    if now - since < 2 or done <= first:
+        return ""
+    rate = (done - first) / (now - since)
+    left = round((total - done) / rate)
+    if not left:
+        return f", {rate:.3g} a second"
+    hours, minutes = divmod(-(-left // 60), 60)
+    time_left = (
+        f"{left} s" if left < 90 else f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    )
+    return f", {rate:.3g} a second, {time_left} left"
 
 
 def say(words: str) -> None:

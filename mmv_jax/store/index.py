@@ -32,6 +32,24 @@ def write_index(root: ts.KvStore, part: str, lines: list[dict]) -> None:
     _write(root, part_prefix(part), pd.DataFrame(lines), f"part {part}")
 
 
+def replace_index(root: ts.KvStore, part: str, lines: pd.DataFrame) -> None:
+    """Writes the index of a part anew, then takes away what was there before."""
+    # `part` is no column of a part's own index: `read_index` adds it.
+    kept = lines.drop(columns="part", errors="ignore")
+    name = _write(root, part_prefix(part), kept, f"part {part}")
+    for key in root.list(prefix_range(part_prefix(part))).result():
+        if key.decode().split("/")[2].startswith(INDEX) and key.decode() != name:
+            root.write(key, None).result()
+
+
+def remove_older_indices(root: ts.KvStore) -> None:
+    """Removes what a killed `replace_index` left: a second index beside the one that is read."""
+    current = set(finished_parts(root).values())
+    for key in map(bytes.decode, root.list(prefix_range(PARTS)).result()):
+        if key.split("/")[2].startswith(INDEX) and key not in current:
+            root.write(key, None).result()
+
+
 def write_whole_index(root: ts.KvStore) -> None:
     """Write the indices of all finished parts into one more file.
 
@@ -142,7 +160,8 @@ def _table(part: str, key: str, content: bytes) -> pd.DataFrame:
     return pq.read_table(io.BytesIO(content)).to_pandas().assign(part=part)
 
 
-def _write(root: ts.KvStore, prefix: str, lines: pd.DataFrame, name: str) -> None:
+def _write(root: ts.KvStore, prefix: str, lines: pd.DataFrame, name: str) -> str:
+    """Writes an index; returns its key."""
     # In memory first: the checksum is part of the name, and a store writes whole values.
     file = io.BytesIO()
     try:
@@ -151,7 +170,9 @@ def _write(root: ts.KvStore, prefix: str, lines: pd.DataFrame, name: str) -> Non
         raise ValueError(f"{name}: the lines do not agree in the type of a column") from None
     pq.write_table(table, file, compression="zstd")
     content = file.getvalue()
-    root.write(f"{prefix}{INDEX}{google_crc32c.value(content):08x}.parquet", content).result()
+    key = f"{prefix}{INDEX}{google_crc32c.value(content):08x}.parquet"
+    root.write(key, content).result()
+    return key
 
 
 def _is_whole(key: str, content: bytes) -> bool:

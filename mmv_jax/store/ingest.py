@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from mmv_jax.errors import UserError
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.writing import BURNT_IN
+from mmv_jax.store.edit import changing, correct_lines, take_out
 from mmv_jax.store.index import (
     finished_parts,
     read_index,
     remove_whole_index,
     write_whole_index,
 )
-from mmv_jax.store.jobs import jobs_of, tasks_of
+from mmv_jax.store.jobs import Jobs, jobs_of, tasks_of
 from mmv_jax.store.layout import (
     FORMAT,
     PARTS,
@@ -37,9 +38,10 @@ from mmv_jax.store.layout import (
 from mmv_jax.store.leaks import leaks
 from mmv_jax.store.lock import only_ingest
 from mmv_jax.store.quarantine import Quarantine
-from mmv_jax.store.read import read_about
+from mmv_jax.store.read import UNFINISHED, read_about
 from mmv_jax.store.report import MAX_REFUSED, Report
 from mmv_jax.store.task import (
+    Event,
     IngestTask,
     Job,
     Place,
@@ -52,6 +54,8 @@ from mmv_jax.store.task import (
 )
 from mmv_jax.store.workers import ENGINES, TIMEOUT_S
 from mmv_jax.study import Study
+
+CORRECTING = "ingest --correct"  # the name of that change in the store's mark
 
 
 def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
@@ -71,6 +75,7 @@ def ingest(
     timeout_s: float = TIMEOUT_S,
     max_refused: float = MAX_REFUSED,
     burnt_in: str | None = None,
+    correct: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     read_fn: ReadFn = read_line,
 ) -> Report:
@@ -93,11 +98,12 @@ def ingest(
         one more second for every 2 MiB.
       max_refused: largest share of refused lines for which the report is `ok`.
       burnt_in: "refuse", "warn" of or "mask" writing in the pixels: legible colour, or a header
-        that mentions text. With None, colour is refused and headers give a warning.
-      progress: called with (lines done, lines to do).
-      read_fn: reads one line; a module-level function for formats of your own.
-    Returns:
-      Counts of ingested, present and refused lines.
+        that speaks of text. Where None, colour is refused, and what headers say is told.
+      correct: whether a line that differs from what the store holds of its study replaces it:
+        labels, splits and patients in the index; masks, units and spacings by reading the files
+        again. Otherwise the study stays as it is, and the line is told.
+      progress: is told (lines dealt with, lines to deal with).
+      read_fn: reads one line; a module-level function of your own for formats of your own.
     Raises:
       UserError: no manifest, wrong key, unknown engine, less than one worker, or another ingest is
         running.
@@ -109,17 +115,18 @@ def ingest(
     with only_ingest(store, root):
         # Under the lock: of two first ingests only one may create the key.
         key = _open_key(store, key_path, is_new=read_about(root) is None)
-        ordinals = _register(root, key, manifests)
+        ordinals = _register(root, key, manifests, correct=correct)
         _remove_unfinished_parts(root)
         report = Report(max_refused=max_refused)
         quarantine, warnings = Quarantine(root), Quarantine(root, WARNINGS)
-        jobs = jobs_of(root, key, ordinals, unit=unit, report=report, logs=(quarantine, warnings))
-        if jobs:
-            # A stale whole index would hide the new parts if this ingest were killed.
+        logs = (quarantine, warnings)
+        found = jobs_of(root, key, ordinals, unit=unit, report=report, logs=logs, correct=correct)
+        _change(root, found)
+        if found.jobs:
+            # It would hide the new parts if this ingest is killed before it is written anew.
             remove_whole_index(root)
-        jobs = [replace(job, burnt_in=burnt_in) for job in jobs]
+        jobs = [replace(job, burnt_in=burnt_in) for job in found.jobs]
         tasks = tasks_of(jobs, IngestTask(str(store), (), read_fn))
-        settled: set[Place] = set()
         events = ENGINES[engine](
             write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
         )
@@ -129,23 +136,46 @@ def ingest(
             contextlib.closing(quarantine),
             contextlib.closing(warnings),
         ):
-            for event in events:
-                if isinstance(event, Refusal):
-                    report.refuse(event, quarantine)
-                    settled.add(event.place)
-                elif isinstance(event, Told):
-                    report.tell(event, warnings)
-                elif isinstance(event, Writing):
-                    settled.add(event.place)
-                elif isinstance(event, Written):
-                    report.ingested += len(event.places)
-                    settled |= set(event.places)
-                progress(len(settled), len(jobs))
+            _note(events, report, logs, progress, total=len(jobs))
             for told in leaks(read_index(root), set(ordinals)):
                 report.tell(told, warnings)
         write_whole_index(root)
     report.seconds = time.monotonic() - began
     return report
+
+
+def _note(
+    events: Iterable[Event],
+    report: Report,
+    logs: tuple[Quarantine, Quarantine],
+    progress: Callable[[int, int], None],
+    *,
+    total: int,
+) -> None:
+    """Writes down what happens until all lines are read."""
+    quarantine, warnings = logs
+    settled: set[Place] = set()
+    for event in events:
+        if isinstance(event, Refusal):
+            report.refuse(event, quarantine)
+            settled.add(event.place)
+        elif isinstance(event, Told):
+            report.tell(event, warnings)
+        elif isinstance(event, Writing):
+            settled.add(event.place)
+        elif isinstance(event, Written):
+            report.ingested += len(event.places)
+            settled |= set(event.places)
+        progress(len(settled), total)
+
+
+def _change(root: ts.KvStore, found: Jobs) -> None:
+    """Corrects the lines that are there; also where this was begun and killed."""
+    if found.corrected or found.replaced or (read_about(root) or {}).get(UNFINISHED):
+        with changing(root, CORRECTING):
+            correct_lines(root, found.corrected)
+            # What is read again is new to the store, also where this ingest is killed.
+            take_out(root, found.replaced)
 
 
 def _check_options(engine: str, workers: int | None, burnt_in: str | None) -> None:
@@ -173,13 +203,11 @@ def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -
     return Key.load(key_path)
 
 
-def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> dict[int, Path]:
-    """Number of each manifest (1, 2, …) in the order in which the store first saw it.
-
-    Manifests are recognised by a keyed hash of their path.
-
-    Raises:
-      UserError: no manifest, or another key.
+def _register(
+    root: ts.KvStore, key: Key, manifests: Sequence[str | Path], *, correct: bool
+) -> dict[int, Path]:
+    """Numbers the manifests in the order in which the store met them (1, 2, …), known by keyed
+    hash; refuses another key, and a store of which another change was not ended.
     """
     if not manifests:
         raise UserError(
@@ -195,6 +223,11 @@ def _register(root: ts.KvStore, key: Key, manifests: Sequence[str | Path]) -> di
             f"This store names its studies by the key {about['key_fingerprint']}, and the key given"
             f" is {key.fingerprint}. Give the first one with --key FILE, or ingest into another"
             " store."
+        )
+    begun = about.get(UNFINISHED)
+    if begun and not (correct and begun == CORRECTING):
+        raise UserError(
+            f"`mmv {begun}` of this store was stopped. Run the same command again first."
         )
     ordinals = {}
     for path in map(Path, manifests):

@@ -114,7 +114,12 @@ def contact_sheet(path: str | Path, file: str | Path, *, studies: int = 24) -> N
       studies: how many to show.
     """
     store = Store.open(path)
-    chosen = _choose(store.index, studies)
+    sheet_of(store, store.index.index.to_numpy(), studies=studies).save(file)
+
+
+def sheet_of(store: Store, lines: np.ndarray, *, studies: int) -> Image.Image:
+    """The contact sheet of some of the lines of a store's index, spread evenly over its kinds."""
+    chosen = _choose(store.index.loc[lines], studies)
     columns = min(COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
     width, height = 2 * PANE + 12, PANE + CAPTION + 8
@@ -134,7 +139,7 @@ def contact_sheet(path: str | Path, file: str | Path, *, studies: int = 24) -> N
             font=font,
             spacing=1,
         )
-    sheet.save(file)
+    return sheet
 
 
 def _range(values: pd.Series, form: str) -> str:

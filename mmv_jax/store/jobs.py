@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Hashable, Mapping
-from dataclasses import replace
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,34 @@ from mmv_jax.store.third_values import third_values
 TASK_LINES = 512
 
 
+ANYBODY = ""  # stands for the patient of a study that a corrected line may give to another one
+# told of manifest lines, and so again at each ingest of the manifest
+OF_MANIFESTS = (
+    "third_value",
+    "differs_from_store",
+    "image_across_splits",
+    "near_duplicate_across_splits",
+)
 MODALITY = r"[A-Za-z][A-Za-z0-9+-]{0,15}"
 
 
 # Bytes of files: a task then takes seconds to a minute. A lost machine loses the whole task.
 TASK_BYTES = 64 << 20
+
+
+@dataclass
+class Jobs:
+    """What an ingest has to do.
+
+    Attributes:
+      jobs: lines whose files are to be read.
+      corrected: by study, the columns of the index that a corrected line says otherwise.
+      replaced: studies whose voxels or masks a corrected line gives anew: they are read again.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    corrected: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    replaced: set[str] = field(default_factory=set)
 
 
 def jobs_of(
@@ -46,24 +69,20 @@ def jobs_of(
     unit: str | None,
     report: Report,
     logs: tuple[Quarantine, Quarantine],
-) -> list[Job]:
-    """Jobs for the lines to read.
-
-    Studies in the store are left alone; lines that contradict others are refused.
-
-    Args:
-      ordinals: path of each manifest, by its number in the store.
-      unit: of the lines that name none.
-      report: gets counts, refusals and warnings.
-      logs: quarantine and warnings of the store.
+    correct: bool = False,
+) -> Jobs:
+    """The lines that are to be read. A study that is there is left alone, or corrected; lines that
+    contradict others are refused.
     """
     quarantine, warnings = logs
     index = read_index(root)
     rows = {row["study"]: row for row in index.to_dict("records")}
     there = dict(zip(index["study"], index["patient"]))
     splits = dict(zip(index["patient"], index["split"]))
-    jobs: list[Job] = []
     manifests = {ordinal: _read(path) for ordinal, path in ordinals.items()}
+    if correct:
+        _forget_moved(there, splits, key, manifests.values())
+    found = Jobs()
     chosen = {
         ordinal: choose_columns(
             [line.labels for line in lines], [line.patient_id for line in lines]
@@ -75,6 +94,7 @@ def jobs_of(
 
     for ordinal, (lines, refused) in manifests.items():
         quarantine.forget(ordinal)
+        warnings.forget(ordinal, codes=OF_MANIFESTS)
         for number, code, reason in refused:
             report.refuse(Refusal((ordinal, number), code, reason), quarantine)
         columns, left = chosen[ordinal]
@@ -91,19 +111,56 @@ def jobs_of(
             study, patient = str(job.known["study"]), str(job.known["patient"])
             if wrong := _contradiction(line, study, patient, there=there, splits=splits):
                 report.refuse(Refusal(job.place, *wrong), quarantine)
-            elif study in there:
-                report.already += 1
-                other = differing(job, rows.get(study, {}))
-                if other:
-                    what = (
-                        f"the store has another {', '.join(other)}: a stored study is not changed"
-                    )
-                    report.tell(Told(job.place, "differs_from_store", what), warnings)
-            else:
-                jobs.append(job)
-                # From here on a later line of the same study counts as present.
+            elif study not in there:
+                found.jobs.append(job)
+                # From here on a later line of the same study counts as there.
                 there[study] = patient
-    return jobs
+            elif told := _there_already(job, rows.get(study, {}), found, report, correct=correct):
+                report.tell(told, warnings)
+    return found
+
+
+def _there_already(
+    job: Job, row: Mapping[Hashable, Any], found: Jobs, report: Report, *, correct: bool
+) -> Told | None:
+    """Counts the line of a study that the store holds; notes what is to be corrected, or tells
+    that the line differs.
+    """
+    columns, voxels = differing(job, row)
+    study = str(job.known["study"])
+    if not columns and not voxels:
+        report.already += 1
+        return None
+    if not correct:
+        report.already += 1
+        names = ", ".join(name.removeprefix("label_") for name in (*columns, *voxels))
+        what = f"the store has another {names}, and keeps it: mmv ingest --correct takes the line's"
+        return Told(job.place, "differs_from_store", what)
+    report.corrected += 1
+    if voxels:
+        found.replaced.add(study)
+        found.jobs.append(job)
+    else:
+        found.corrected[study] = job.known
+    return None
+
+
+def _forget_moved(
+    there: dict[str, str], splits: dict[str, str], key: Key, manifests: Iterable[Manifest]
+) -> None:
+    """Lets corrected lines change patients and splits: a stored patient's split is forgotten where
+    the manifests have all of the patient's studies, so that none stays behind in another one.
+    """
+    lines = [line for manifest in manifests for line in manifest.lines]
+    listed = {
+        key.hash("study", line.study_id)
+        for line in lines
+        if re.fullmatch(MODALITY, line.modality)  # others are refused, and stay as they are
+    }
+    staying = {patient for study, patient in there.items() if study not in listed}
+    for patient in set(splits) - staying:
+        del splits[patient]
+    there.update(dict.fromkeys(listed & set(there), ANYBODY))
 
 
 def _know_by_another_spelling(line: Line, key: Key, splits: dict[str, str]) -> None:
@@ -131,8 +188,8 @@ def _contradiction(
     """
     if not re.fullmatch(MODALITY, line.modality):
         return "bad_modality", "modality must be a short word such as CXR or CT"
-    if there.get(study, patient) != patient:
-        return "duplicate_study", "the store has this study_id for another patient"
+    if there.get(study) not in (None, ANYBODY, patient):
+        return "duplicate_study", "the store has another patient's study of this study_id"
     # The first line of a new patient decides; later ones must agree.
     if splits.setdefault(patient, line.split) != line.split:
         return "patient_across_splits", "the store has this patient in another split"
@@ -173,29 +230,32 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     )
 
 
-def differing(job: Job, row: Mapping[Hashable, Any]) -> list[str]:
-    """Columns in which a manifest line differs from the stored study."""
+def differing(job: Job, row: Mapping[Hashable, Any]) -> tuple[list[str], list[str]]:
+    """In what a manifest line differs from what the store holds of its study: columns of the index,
+    and what is read from files ("masks", "unit", "spacing_mm").
+    """
     if not row:
-        return []
-    # NaN (which differs from itself), None and "" all mean an empty cell.
+        return [], []
+    # NaN, which differs from itself, None and "" are all an empty cell
     empty = [None, ""]
     names = [n for n, value in job.known.items() if n not in ("line", "manifest")]
-    other = [
+    columns = [
         n
         for n in names
         if (row.get(n) == row.get(n) and row.get(n) not in empty)
         | (job.known[n] == job.known[n] and job.known[n] not in empty)
         and row.get(n) != job.known[n]
     ]
+    voxels = []
     if ",".join(job.masks) != (row["masks"] or ""):
-        other.append("masks")
+        voxels.append("masks")
     if job.unit in ("HU", "shape") and row["unit"] != job.unit:
-        other.append("unit")
+        voxels.append("unit")
     mm = row["spacing_x"]
     # `not <=`, because a NaN in the store must count as different.
     if job.spacing_mm is not None and not abs(float(mm) - job.spacing_mm) <= 0.05 * job.spacing_mm:
-        other.append("spacing_mm")
-    return [name.removeprefix("label_") for name in other]
+        voxels.append("spacing_mm")
+    return columns, voxels
 
 
 def tasks_of(jobs: list[Job], like: IngestTask) -> list[IngestTask]:

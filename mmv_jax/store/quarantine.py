@@ -5,6 +5,7 @@ They give codes and reasons, and name no file and no patient.
 
 import json
 import time
+from collections.abc import Collection
 
 import tensorstore as ts
 
@@ -28,9 +29,13 @@ class Quarantine:
         }
         self._written = 0.0
 
-    def forget(self, manifest: int) -> None:
-        """Drop the entries of a manifest, because its lines are tried again."""
-        self._entries = {key: entry for key, entry in self._entries.items() if key[0] != manifest}
+    def forget(self, manifest: int, codes: Collection[str] | None = None) -> None:
+        """Drops a manifest's lines, or those with one of `codes`: they are tried again."""
+        self._entries = {
+            key: entry
+            for key, entry in self._entries.items()
+            if key[0] != manifest or (codes is not None and key[2] not in codes)
+        }
 
     def add(self, refusal: Refusal | Told) -> None:
         """Record a refusal or a warning; the file is rewritten at most every 5 s."""

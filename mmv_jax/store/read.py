@@ -38,7 +38,9 @@ UNREACHABLE = (
     "CANCELLED",
     "INTERNAL",
 )
-# Parts open at a time, 80 KiB each. A store may have 100,000, and every worker meets every part.
+UNFINISHED = "unfinished"  # in store.json: the change that was begun and not ended
+# at a time, 80 KiB each: every worker of a run meets every part of a store, and there may be
+# 100,000
 OPEN_PARTS = 512
 # Holds the block directories of shards, so that a crop need not read them again.
 CACHE_BYTES = 16 << 20
@@ -95,6 +97,11 @@ class Store:
             raise UserError(
                 f"{path} has format {about['format']}, but this version reads {FORMAT}. Ingest its"
                 " manifests again."
+            )
+        if about.get(UNFINISHED):
+            raise UserError(
+                f"`mmv {about[UNFINISHED]}` of {path} was stopped before its end. Run the same"
+                " command again: until then the store is half of each."
             )
         index = read_whole_index(root)
         if index.empty:

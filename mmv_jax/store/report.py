@@ -19,7 +19,8 @@ class Report:
 
     lines: int = 0  # of the manifests
     ingested: int = 0
-    already: int = 0  # already in the store before
+    already: int = 0  # were in the store before
+    corrected: int = 0  # were there, and differed
     refused: Counter[str] = field(default_factory=Counter)  # by code
     told: Counter[str] = field(default_factory=Counter)  # warnings about ingested lines, by code
     max_refused: float = MAX_REFUSED  # share of the lines; with more refusals the ingest has failed
@@ -34,7 +35,7 @@ class Report:
         `mmv ingest` derives its exit code from it.
         """
         few = self.refused.total() <= self.max_refused * self.lines
-        return self.ingested + self.already > 0 and few
+        return self.ingested + self.already + self.corrected > 0 and few
 
     def tell(self, told: Told, warnings: Quarantine) -> None:
         """Count a warning and log it."""
@@ -52,6 +53,8 @@ class Report:
             f"{self.ingested} studies ingested in {self.seconds:.0f} s, {self.already} already in"
             f" the store, refused: {codes}."
         )
+        if self.corrected:
+            text += f"\n{self.corrected} that were there were corrected."
         if self.told:
             told = ", ".join(f"{n} {code}" for code, n in self.told.most_common())
             text += f"\nIngested with warnings (look at warnings.jsonl): {told}."

@@ -130,6 +130,10 @@ def write_task(task: IngestTask) -> Iterator[Event]:
             name = f"{job.known['study']}-{ndim}d"
             # The name depends on the first study, so a repeated task meets its own finished part.
             lines = read_index(root, name)
+            # A study that was taken out leaves a part of its name, which holds others.
+            while len(lines) and job.known["study"] not in set(lines["study"]):
+                name += "b"
+                lines = read_index(root, name)
             if len(lines):
                 finished |= set(lines["study"])
                 yield Written(tuple(zip(lines["manifest"].tolist(), lines["line"].tolist())))
