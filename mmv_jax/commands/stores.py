@@ -82,11 +82,18 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv manifest folder /data/chest --out chest.csv
     """
     # The table is not imported for a help text: a wrong word lists what there is.
-    kinds = "folder, or a data set by name: mimic-cxr, chexpert, nih-cxr14, ct-rate, or your own"
+    kinds = (
+        "folder, or a data set by name: mimic-cxr, chexpert, nih-cxr14, ct-rate, vindr-cxr,"
+        " vindr-mammo, rsna-pneumonia, or your own"
+    )
     parser.add_argument("kind", metavar="KIND", help=kinds)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the files")
     parser.add_argument(
         "--out", type=local_path, required=True, metavar="FILE.csv", help="the manifest to write"
+    )
+    unsure = "labels that a report neither states nor denies: empty (ignore), 1 or 0"
+    parser.add_argument(
+        "--uncertain", choices=("ignore", "ones", "zeros"), default="ignore", help=unsure
     )
     add_plugins(parser)
 
@@ -95,7 +102,8 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
 def _manifest(args) -> int:
     from mmv_jax.manifests.listing import write_manifest_of
 
-    print(f"{write_manifest_of(args.kind, args.root, args.out, print)} studies in {args.out}")
+    count = write_manifest_of(args.kind, args.root, args.out, print, uncertain=args.uncertain)
+    print(f"{count} studies in {args.out}")
     return 0
 
 

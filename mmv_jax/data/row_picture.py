@@ -25,7 +25,7 @@ Batch = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Crop:
+class DrawnCrop:
     """A crop that was put together again from the tokens of a row.
 
     Attributes:
@@ -40,7 +40,7 @@ class Crop:
     high_mm: np.ndarray
 
 
-def crop_of(batch: Batch, row: int, segment: int, patch: Triple) -> Crop:
+def crop_of(batch: Batch, row: int, segment: int, patch: Triple) -> DrawnCrop:
     """The crop that is segment number `segment` (from 1) of a row."""
     own = (batch["segment_ids"][row] == segment) & (batch["kinds"][row] == PATCH)
     points = batch["coords_mm"][row][own].astype(np.float64)
@@ -61,13 +61,13 @@ def crop_of(batch: Batch, row: int, segment: int, patch: Triple) -> Crop:
         _hidden(batch, row)[own, None, None, None],
     )
     low = points.min(axis=0) - steps / 2
-    return Crop(_joined(voxels), _joined(hidden), low, low + steps * counts)
+    return DrawnCrop(_joined(voxels), _joined(hidden), low, low + steps * counts)
 
 
 def _joined(tiles: np.ndarray) -> np.ndarray:
     """Patches `[tz, ty, tx, pz, py, px]` as one array `[z, y, x]`."""
     shape = np.multiply(tiles.shape[:3], tiles.shape[3:])
-    return tiles.transpose(0, 3, 1, 4, 2, 5).reshape(shape)
+    return tiles.transpose((0, 3, 1, 4, 2, 5)).reshape(shape)
 
 
 def _step(places: np.ndarray) -> float:

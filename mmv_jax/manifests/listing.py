@@ -13,7 +13,10 @@ from mmv_jax.manifests.folder import list_folder
 from mmv_jax.manifests.manifest import MASK, OPTIONAL, REQUIRED, SPLITS
 from mmv_jax.manifests.mimic_cxr import list_mimic_cxr
 from mmv_jax.manifests.nih_cxr14 import list_nih_cxr14
-from mmv_jax.manifests.published import Row, Tell
+from mmv_jax.manifests.published import UNCERTAIN, UNCERTAIN_AS, Row, Tell
+from mmv_jax.manifests.rsna_pneumonia import list_rsna_pneumonia
+from mmv_jax.manifests.vindr_cxr import list_vindr_cxr
+from mmv_jax.manifests.vindr_mammo import list_vindr_mammo
 from mmv_jax.registry import Registry
 
 MAX_VALUES = 6  # most values of a label that a summary lists
@@ -24,10 +27,18 @@ DATASETS.register("mimic-cxr", list_mimic_cxr)
 DATASETS.register("chexpert", list_chexpert)
 DATASETS.register("nih-cxr14", list_nih_cxr14)
 DATASETS.register("ct-rate", list_ct_rate)
+DATASETS.register("vindr-cxr", list_vindr_cxr)
+DATASETS.register("vindr-mammo", list_vindr_mammo)
+DATASETS.register("rsna-pneumonia", list_rsna_pneumonia)
 
 
 def write_manifest_of(
-    kind: str, root: Path | str, out: Path | str, tell: Tell = lambda sentence: None
+    kind: str,
+    root: Path | str,
+    out: Path | str,
+    tell: Tell = lambda sentence: None,
+    *,
+    uncertain: str = "ignore",
 ) -> int:
     """Write a manifest of the studies below `root`; paths are relative to the manifest's folder.
 
@@ -36,6 +47,8 @@ def write_manifest_of(
       root: the folder as it was unpacked or downloaded.
       out: the CSV to write. It names patients and paths, so it must stay with the user.
       tell: called with each sentence: what was left out, and counts.
+      uncertain: what becomes of labels that a report neither states nor denies: "ignore" leaves
+        them empty, "ones" and "zeros" count them as seen or not seen (Irvin et al., 1901.07031).
     Returns:
       The number of studies.
     Raises:
@@ -53,7 +66,11 @@ def write_manifest_of(
             if kind != "folder"
             else "The folder holds no image of a known format."
         )
+    unsure = 0
     for row in rows:
+        for name in (column for column, cell in row.items() if cell == UNCERTAIN):
+            row[name] = UNCERTAIN_AS[uncertain]
+            unsure += 1
         for name in ("path", *(column for column in row if column.endswith(MASK))):
             # Relative to the manifest, as `read_manifest` expects; `..` is allowed.
             row[name] = Path(os.path.relpath(root / row[name], out.parent)).as_posix()
@@ -66,6 +83,8 @@ def write_manifest_of(
     columns = [*REQUIRED, *(name for name in OPTIONAL if name in found), *others]
     # Checked before anything is written: the user's columns cannot be recreated.
     _keep_added_columns(out, columns)
+    if unsure:
+        tell(f"{unsure} labels are uncertain: written by --uncertain {uncertain}.")
     for sentence in summary(rows):
         tell(sentence)
     with out.open("w", encoding="utf-8", newline="") as file:

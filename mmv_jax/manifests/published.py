@@ -40,6 +40,12 @@ REPORT_FINDINGS = (
 )
 
 
+# A finding that a report neither states nor denies; `write_manifest_of` writes what was chosen.
+UNCERTAIN = "(uncertain)"
+# By the names of Irvin et al.: U-Ignore, U-Ones and U-Zeros.
+UNCERTAIN_AS = {"ignore": "", "ones": "1", "zeros": "0"}
+
+
 def split_of(patient: str, *, val: int = 10, test: int = 10) -> str:
     """Split drawn by a hash of the patient, with `val` and `test` in percent."""
     # sha256, since Python's `hash` of a text differs between processes.
@@ -48,11 +54,11 @@ def split_of(patient: str, *, val: int = 10, test: int = 10) -> str:
 
 
 def report_labels(line: Row | None, findings: tuple[str, ...]) -> Row:
-    """0/1 columns of a report's findings; empty if uncertain or without a report."""
+    """0/1 columns of a report's findings; UNCERTAIN, or empty without a report."""
     if line is None:
         return dict.fromkeys(map(column_of, findings), "")
     # The labeller writes 1, 0, -1 (uncertain) or nothing (not mentioned).
-    words = {"1": "1", "1.0": "1", "-1": "", "-1.0": ""}
+    words = {"1": "1", "1.0": "1", "-1": UNCERTAIN, "-1.0": UNCERTAIN}
     return {
         column_of(finding): words.get(line.get(finding, "").strip(), "0") for finding in findings
     }

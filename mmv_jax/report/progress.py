@@ -20,7 +20,8 @@ def progress(words: str) -> Callable[[int, int], None]:
         began[:] = began or [(now, done)]
         if live or done == total or now - said[0] > 10:
             said[0] = now
-            pace = _pace(done, total, *began[0], now)
+            since, first = began[0]
+            pace = _pace(done, total, since=since, first=first, now=now)
             print(
                 # Of one width on a terminal, so that a shorter line covers a longer one.
                 f"{words} {done} of {total} studies{pace.ljust(36) if live and pace else pace}",
@@ -32,11 +33,13 @@ def progress(words: str) -> Callable[[int, int], None]:
     return report
 
 
-def _pace(done: int, total: int, since: float, first: int, now: float) -> str:
+def _pace(done: int, total: int, *, since: float, first: int, now: float) -> str:
     """Studies a second and the time left, from two seconds on.
 
-    >>> _pace(50, 7250, 0.0, 10, 20.0), _pace(7250, 7250, 0.0, 0, 10.0), _pace(5, 50, 0.0, 0, 1.0)
-    (', 2 a second, 1 h 0 min left', ', 725 a second', '')
+    >>> _pace(50, 7250, since=0.0, first=10, now=20.0)
+    ', 2 a second, 1 h 0 min left'
+    >>> _pace(7250, 7250, since=0.0, first=0, now=10.0), _pace(5, 50, since=0.0, first=0, now=1.0)
+    (', 725 a second', '')
     """
     if now - since < 2 or done <= first:
         return ""
@@ -45,10 +48,8 @@ def _pace(done: int, total: int, since: float, first: int, now: float) -> str:
     if not left:
         return f", {rate:.3g} a second"
     hours, minutes = divmod(-(-left // 60), 60)
-    time_left = (
-        f"{left} s" if left < 90 else f"{hours} h {minutes} min" if hours else f"{minutes} min"
-    )
-    return f", {rate:.3g} a second, {time_left} left"
+    words = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return f", {rate:.3g} a second, {f'{left} s' if left < 90 else words} left"
 
 
 def say(words: str) -> None:

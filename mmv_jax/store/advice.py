@@ -39,7 +39,6 @@ ADVICE = {
     "differs_from_store": "mmv ingest --correct takes the manifest's line",
     "image_across_splits": "remove one of the two, or put both patients into one split",
     "near_duplicate_across_splits": "look at both; put them into one split if they are one image",
-    "grey_writing": "look at it; --burnt-in mask blanks what looks like writing",
 }
 LOOK = "look at the file"
 

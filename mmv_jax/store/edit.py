@@ -214,7 +214,9 @@ def merge(stores: Sequence[str | Path], out: str | Path) -> str:
             for n, (root, own) in enumerate(zip(roots, abouts)):
                 numbers = {k + 1: names.index(name) + 1 for k, name in enumerate(own["manifests"])}
                 for part in finished_parts(root):
-                    taken |= _copied(root, part, target, f"{part}-m{n}", taken, numbers)
+                    taken |= _copied(
+                        root, part, target, f"{part}-m{n}", taken=taken, numbers=numbers
+                    )
         doubled = sum(map(len, indices)) - len(taken)
     return f"{len(taken)} studies in {out}; {doubled} were in more than one store."
 
@@ -224,6 +226,7 @@ def _copied(
     part: str,
     target: ts.KvStore,
     name: str,
+    *,
     taken: set[str],
     numbers: Mapping[int, int],
 ) -> set[str]:

@@ -98,12 +98,14 @@ def ingest(
         one more second for every 2 MiB.
       max_refused: largest share of refused lines for which the report is `ok`.
       burnt_in: "refuse", "warn" of or "mask" writing in the pixels: legible colour, or a header
-        that speaks of text. Where None, colour is refused, and what headers say is told.
-      correct: whether a line that differs from what the store holds of its study replaces it:
-        labels, splits and patients in the index; masks, units and spacings by reading the files
-        again. Otherwise the study stays as it is, and the line is told.
-      progress: is told (lines dealt with, lines to deal with).
-      read_fn: reads one line; a module-level function of your own for formats of your own.
+        that mentions text. With None, colour is refused and headers give a warning.
+      correct: whether a line that differs from the stored study replaces it: labels, splits and
+        patients in the index; masks, units and spacings by reading the files again. Otherwise the
+        study stays as it is, and the line gives a warning.
+      progress: called with (lines done, lines to do).
+      read_fn: reads one line; a module-level function for formats of your own.
+    Returns:
+      Counts of ingested, present, corrected and refused lines.
     Raises:
       UserError: no manifest, wrong key, unknown engine, less than one worker, or another ingest is
         running.
@@ -123,7 +125,7 @@ def ingest(
         found = jobs_of(root, key, ordinals, unit=unit, report=report, logs=logs, correct=correct)
         _change(root, found)
         if found.jobs:
-            # It would hide the new parts if this ingest is killed before it is written anew.
+            # A stale whole index would hide the new parts if this ingest were killed.
             remove_whole_index(root)
         jobs = [replace(job, burnt_in=burnt_in) for job in found.jobs]
         tasks = tasks_of(jobs, IngestTask(str(store), (), read_fn))
@@ -206,8 +208,12 @@ def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -
 def _register(
     root: ts.KvStore, key: Key, manifests: Sequence[str | Path], *, correct: bool
 ) -> dict[int, Path]:
-    """Numbers the manifests in the order in which the store met them (1, 2, …), known by keyed
-    hash; refuses another key, and a store of which another change was not ended.
+    """Number of each manifest (1, 2, …) in the order in which the store first saw it.
+
+    Manifests are recognised by a keyed hash of their path.
+
+    Raises:
+      UserError: no manifest, another key, or a change of the store that was not ended.
     """
     if not manifests:
         raise UserError(

@@ -71,8 +71,16 @@ def jobs_of(
     logs: tuple[Quarantine, Quarantine],
     correct: bool = False,
 ) -> Jobs:
-    """The lines that are to be read. A study that is there is left alone, or corrected; lines that
-    contradict others are refused.
+    """Lines to read, and lines to correct.
+
+    Stored studies are left alone or corrected; lines that contradict others are refused.
+
+    Args:
+      ordinals: path of each manifest, by its number in the store.
+      unit: of the lines that name none.
+      report: gets counts, refusals and warnings.
+      logs: quarantine and warnings of the store.
+      correct: whether a line that differs from the stored study replaces it.
     """
     quarantine, warnings = logs
     index = read_index(root)
@@ -113,7 +121,7 @@ def jobs_of(
                 report.refuse(Refusal(job.place, *wrong), quarantine)
             elif study not in there:
                 found.jobs.append(job)
-                # From here on a later line of the same study counts as there.
+                # From here on a later line of the same study counts as present.
                 there[study] = patient
             elif told := _there_already(job, rows.get(study, {}), found, report, correct=correct):
                 report.tell(told, warnings)
@@ -189,7 +197,7 @@ def _contradiction(
     if not re.fullmatch(MODALITY, line.modality):
         return "bad_modality", "modality must be a short word such as CXR or CT"
     if there.get(study) not in (None, ANYBODY, patient):
-        return "duplicate_study", "the store has another patient's study of this study_id"
+        return "duplicate_study", "the store has this study_id for another patient"
     # The first line of a new patient decides; later ones must agree.
     if splits.setdefault(patient, line.split) != line.split:
         return "patient_across_splits", "the store has this patient in another split"
@@ -231,12 +239,14 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
 
 
 def differing(job: Job, row: Mapping[Hashable, Any]) -> tuple[list[str], list[str]]:
-    """In what a manifest line differs from what the store holds of its study: columns of the index,
-    and what is read from files ("masks", "unit", "spacing_mm").
+    """Where a manifest line differs from the stored study.
+
+    Returns:
+      Columns of the index, and what is read from files ("masks", "unit", "spacing_mm").
     """
     if not row:
         return [], []
-    # NaN, which differs from itself, None and "" are all an empty cell
+    # NaN (which differs from itself), None and "" all mean an empty cell.
     empty = [None, ""]
     names = [n for n, value in job.known.items() if n not in ("line", "manifest")]
     columns = [

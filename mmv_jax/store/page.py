@@ -3,7 +3,7 @@ distributions, contact sheets. It names studies by manifest line, and nobody.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,7 @@ def duplicates(index: pd.DataFrame) -> list[list[int]]:
     return [list(map(int, group)) for group in groups if len(group) > 1]
 
 
-def _cells(*words: object) -> list[Cell]:
+def _cells(words: Iterable[object]) -> list[Cell]:
     return [Cell(str(word)) for word in words]
 
 
@@ -103,7 +103,7 @@ def _by_code(title: str, entries: Entries) -> Section:
     if not codes:
         return Section(title, ["None."])
     lines = [
-        _cells(code, len(found), found[0]["reason"], advice_on(code), _places(found))
+        _cells((code, len(found), found[0]["reason"], advice_on(code), _places(found)))
         for code, found in sorted(codes.items(), key=lambda item: -len(item[1]))
     ]
     return Section(title, tables=[Table(["code", "lines", "why", "what to do", "where"], lines)])
@@ -118,7 +118,7 @@ def _doubled(index: pd.DataFrame, groups: list[list[int]]) -> Section:
         own = index.iloc[group]
         where = _places(own[["manifest", "line"]].to_dict("records"))
         people = own["patient"].nunique()
-        lines.append(_cells(where, len(group), people, ", ".join(sorted(set(own["split"])))))
+        lines.append(_cells((where, len(group), people, ", ".join(sorted(set(own["split"]))))))
     more = len(groups) - len(lines)
     words = [f"{more} more groups are not shown."] if more > 0 else []
     return Section(title, words, tables=[Table(["where", "studies", "patients", "splits"], lines)])
@@ -126,13 +126,13 @@ def _doubled(index: pd.DataFrame, groups: list[list[int]]) -> Section:
 
 def _kinds(store: Store) -> Section:
     table = summary(store)
-    lines = [_cells(*line) for line in table.itertuples(index=False)]
+    lines = [_cells(line) for line in table.itertuples(index=False)]
     return Section("Kinds of studies", tables=[Table(list(map(str, table.columns)), lines)])
 
 
 def _splits(index: pd.DataFrame) -> Section:
     lines = [
-        _cells(modality, split, len(group), group["patient"].nunique())
+        _cells((modality, split, len(group), group["patient"].nunique()))
         for (modality, split), group in index.groupby(["modality", "split"])
     ]
     columns = ["modality", "split", "studies", "patients"]
@@ -145,7 +145,7 @@ def _labels(index: pd.DataFrame) -> Section:
         values = index[column]
         by_split = [f"{split} {_values(group)}" for split, group in values.groupby(index["split"])]
         filled = f"{values.notna().mean():.0%}"
-        lines.append(_cells(column.removeprefix("label_"), filled, "; ".join(by_split)))
+        lines.append(_cells((column.removeprefix("label_"), filled, "; ".join(by_split))))
     if not lines:
         return Section("Labels", ["The store holds no label."])
     return Section("Labels", tables=[Table(["label", "filled", "values"], lines)])

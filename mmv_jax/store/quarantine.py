@@ -30,7 +30,7 @@ class Quarantine:
         self._written = 0.0
 
     def forget(self, manifest: int, codes: Collection[str] | None = None) -> None:
-        """Drops a manifest's lines, or those with one of `codes`: they are tried again."""
+        """Drop the entries of a manifest (or those with one of `codes`): they are tried again."""
         self._entries = {
             key: entry
             for key, entry in self._entries.items()

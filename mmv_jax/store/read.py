@@ -39,8 +39,7 @@ UNREACHABLE = (
     "INTERNAL",
 )
 UNFINISHED = "unfinished"  # in store.json: the change that was begun and not ended
-# at a time, 80 KiB each: every worker of a run meets every part of a store, and there may be
-# 100,000
+# Parts open at a time, 80 KiB each. A store may have 100,000, and every worker meets every part.
 OPEN_PARTS = 512
 # Holds the block directories of shards, so that a crop need not read them again.
 CACHE_BYTES = 16 << 20

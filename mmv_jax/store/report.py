@@ -19,8 +19,8 @@ class Report:
 
     lines: int = 0  # of the manifests
     ingested: int = 0
-    already: int = 0  # were in the store before
-    corrected: int = 0  # were there, and differed
+    already: int = 0  # already in the store before
+    corrected: int = 0  # in the store before, and differed
     refused: Counter[str] = field(default_factory=Counter)  # by code
     told: Counter[str] = field(default_factory=Counter)  # warnings about ingested lines, by code
     max_refused: float = MAX_REFUSED  # share of the lines; with more refusals the ingest has failed

@@ -50,7 +50,7 @@ def test_a_store_without_a_fault_says_so(store):
 def test_advice_is_on_codes_that_there_are():
     told = {
         "same_slices", "stray_files", "third_value", "differs_from_store", "image_across_splits",
-        "near_duplicate_across_splits", "grey_writing",
+        "near_duplicate_across_splits",
     }  # fmt: skip
     assert set(ADVICE) <= {*CODES, *told}
     assert advice_on("no such code") == LOOK
