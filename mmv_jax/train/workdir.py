@@ -61,10 +61,16 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
     ]
     if refused:
         name = refused[0]
+        # Whoever raises the steps wants to go on: the message must say why that is no longer run.
+        longer = (
+            " A run cannot be prolonged: learning rate, decay and averages follow from config.steps"
+            " from the first step on. A longer run begins anew, in another --workdir."
+        )
         raise UserError(
             f"--workdir {workdir} holds a run with another config: {name} was"
             f" {before.get(name)!r} and is now {now.get(name)!r} ({len(refused)} differ:"
             f" {', '.join(refused[:5])}). Use another workdir, or set them back."
+            f"{longer if 'steps' in refused else ''}"
         )
 
 
