@@ -31,7 +31,8 @@ class DrawnCrop:
     Attributes:
       voxels: `[z, y, x]` as the encoder gets them, about [-1, 1]; NaN where there is no token.
       hidden: `[z, y, x]`, where the tokens are that the encoder does not see.
-      low_mm, high_mm: the edges (z, y, x), from the study's centre.
+      low_mm, high_mm: the edges (z, y, x), from the study's centre. A crop of one patch does not
+        tell its size, and stands as if its voxels were LONE_MM.
     """
 
     voxels: Float[np.ndarray, "gz gy gx"]

@@ -39,6 +39,8 @@ def test_a_crop_comes_back_from_its_tokens_at_its_place(store, rows):
         crop = crop_of(batch, row, segment + 1, rows.shape.patch)
         index = store.index.iloc[batch["study"][row, segment]]
         found.add((int(index["ndim"]), bool(batch["is_global"][row, segment])))
+        if crop.voxels.shape[1:] == rows.shape.patch[1:]:  # of one patch, which tells no size
+            continue
         x = np.linspace(crop.low_mm[2], crop.high_mm[2], 2 * crop.voxels.shape[2] + 1)[1::2]
         low, high = float(index["low"]), float(index["high"])
         true = (x - (low + high) / 2) / ((high - low) / 2)
