@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from mmv_jax.commands.table import WORKERS_HELP, add_plugins, command, local_path
+from mmv_jax.errors import UserError
 
 
 def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
