@@ -31,17 +31,20 @@ def get_config() -> ConfigDict:
     c.encoder = dict(
         size="mini", width=96, depth=3, heads=3, patch=(1, 8, 8), registers=1, scale_mm=1.6
     )
-    c.head = dict(channels=24)
+    # Tokens tell how far they lie from the skin and the border, where no artery is calcified.
+    c.head = dict(channels=24, position=0.1)
     c.optimizer = dict(peak_lr=1.5e-3, at_rows=2, warmup=0.05, weight_decay=0.05)
     c.checkpoint = dict(every=200, keep=2)
     # Rules of measuring. A pixel counts as calcified from `threshold` on. A breast has calcium only
     # if each of its views shows least_mm2 in groups of at least least_group_mm2: less, or only in
     # one view, may be a hair on a film. A breast's area is the mean of its views, which show the
-    # same calcium twice; a woman's area is the sum over her breasts.
+    # same calcium twice; a woman's area is the sum over her breasts. Along
+    # border_mm of the image's or a film's border nothing counts: light leaks in there.
     c.measure = dict(
         threshold=0.3,
         least_group_mm2=0.1,
         least_mm2=0.2,
+        border_mm=3.0,
         of_views="mean",
         of_breasts="sum",
         severity_mm2=(0.0, 10.0, 25.0),

@@ -9,6 +9,10 @@ cubic spline; `splines="age,area"` adds the area as a curve. With the columns `t
 hdl, sbp, bp_treated, smoker, diabetes` the ASCVD risk is a comparator too. With `bmi, egfr, statin`
 in addition, the PREVENT risk is one.
 
+Several endpoints in one run, each with its own competing risk: `endpoints="all"`, or names of
+`mmv_jax/outcomes/endpoints.py`. The table then has `follow_up_years` and `death_years`,
+`infarction_years`, `stroke_years`, `heart_failure_years` in the place of `time_years, event`.
+
 Paper:    adjusted hazard ratios of mild, moderate, severe 1.18-1.22, 1.38-1.47, 2.03-2.22 in
   116,135 women (arXiv 2503.14550).
 Measured: on as many simulated women with ratios 1.2, 1.4, 2.1: 1.21 [1.13, 1.28], 1.40 [1.31,
@@ -28,5 +32,6 @@ def get_config() -> ConfigDict:
             "horizons": (5.0, 10.0),
             "splines": "age",
             "endpoint": "",
+            "endpoints": "",
         }
     )

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import stats
 
+from mmv_jax.metrics.closed_form import exact_proportion
 from mmv_jax.metrics.intervals import Interval, interval
 from mmv_jax.outcomes.cohort import SEVERITIES, severity
 
@@ -91,10 +93,80 @@ def severity_scores(areas: Compared, thresholds: Sequence[float]) -> dict[str, I
         "zero_specificity": (free, zero),
         "sensitivity": (1 - free, ~zero),
     }
+    scores = {name: _share(x[where]) for name, (x, where) in parts.items() if where.any()}
+    # With one severity for all there is nothing that could agree beyond chance.
+    if len(np.unique([true, found])) > 1:
+        scores["severity_kappa"] = interval(weighted_kappa, true, found, areas.women)
+    return scores
+
+
+def _share(right: Float[np.ndarray, " N"]) -> Interval:
+    """A share of women, each counted once, with its exact interval."""
+    n = len(right)
+    return Interval(float(right.mean()), *exact_proportion(int(right.sum()), n), n=n)
+
+
+def weighted_kappa(
+    truth: Int[np.ndarray, " N"], found: Int[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
+) -> Float[np.ndarray, " R"]:
+    """Cohen's kappa of severities under each line of weights: a disagreement counts by the square
+    of the steps between; NaN where all women have one severity.
+
+    Source: Cohen, Psychol Bull 70 (1968).
+    """
+    steps = np.arange(len(SEVERITIES))
+    cost = np.subtract.outer(steps, steps) ** 2
+    # [R, 4] each: how much weight a severity has in the truth, and in what was found.
+    of_truth, of_found = (
+        weights @ (values[:, None] == steps).astype(np.float64) for values in (truth, found)
+    )
+    observed = weights @ cost[truth, found].astype(np.float64)
+    expected = np.einsum("ri,ij,rj->r", of_truth, cost, of_found) / weights.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(expected > 0, 1 - observed / expected, np.nan)
+
+
+def limits_of_agreement(areas: Compared) -> dict[str, Interval]:
+    """`area_bias`, and the limits between which 95 % of differences (found minus true) lie, each
+    with its exact interval for normal differences. Of fewer than three women there are none.
+
+    Source: Bland and Altman, Stat Methods Med Res 8 (1999); the intervals, Carkeet, Optom Vis Sci
+      92 (2015).
+    """
+    difference = areas.found - areas.truth
+    n = len(difference)
+    if n < 3:
+        return {}
+    mean, error = float(difference.mean()), float(difference.std(ddof=1)) / np.sqrt(n)
+    found = {"area_bias": stats.t.ppf((0.025, 0.975), n - 1)}
+    for name, sign in (("area_limit_low", -1), ("area_limit_high", 1)):
+        # (limit - mean) / error is noncentral t: a normal quantile over a root of χ².
+        found[name] = stats.nct.ppf((0.025, 0.975), n - 1, sign * LIMITS * np.sqrt(n))
+    values = dict(zip(found, (mean, *areas.limits[1:])))
     return {
-        name: interval("proportion", x[where], x[where], areas.women[where])
-        for name, (x, where) in parts.items()
-        if where.any()
+        name: Interval(values[name], *(float(mean + q * error) for q in quantiles), n=n)
+        for name, quantiles in found.items()
+    }
+
+
+def between_views(pairs: Float[np.ndarray, "N 2"]) -> dict[str, Interval]:
+    """How far the areas of one breast's CC and MLO view differ: `between_views_sd`, and
+    `repeatability`, which 95 % of such differences do not pass. In mm², with intervals by χ².
+
+    Two views project one artery differently, so the truth's own pairs are the floor.
+
+    Source: Bland and Altman, BMJ 313:744 (1996).
+    """
+    n = len(pairs)
+    if n < 3:
+        return {}
+    half = ((pairs[:, 0] - pairs[:, 1]) ** 2 / 2).sum()
+    # Σ d² / 2 over the variance of a view is χ² with a degree of freedom a breast.
+    sd = [float(np.sqrt(half / q)) for q in (n, *stats.chi2.ppf((0.975, 0.025), n))]
+    factor = LIMITS * float(np.sqrt(2))
+    return {
+        "between_views_sd": Interval(*sd, n=n),
+        "repeatability": Interval(*(factor * x for x in sd), n=n),
     }
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,24 @@ from mmv_jax.bac.agreement import (
     Compared,
     area_scores,
     as_json,
+    between_views,
     dice_scores,
+    limits_of_agreement,
     overlap,
     severity_scores,
 )
+from mmv_jax.bac.conditions import by_condition
 from mmv_jax.bac.infer import Finder
-from mmv_jax.bac.measure import Measure, ViewResult, area_mm2, confirmed, of_women
-from mmv_jax.bac.report import WORDS, agreement_sections, outlined_part, picture_section
+from mmv_jax.bac.measure import Measure, ViewResult, area_mm2, confirmed, of_women, view_pairs
+from mmv_jax.bac.report import (
+    WORDS,
+    agreement_sections,
+    further_sections,
+    outlined_part,
+    picture_section,
+)
 from mmv_jax.bac.rule_search import RuledView, rules_section
-from mmv_jax.bac.run import Found, find_all
+from mmv_jax.bac.run import Found, find, find_all
 from mmv_jax.bac.sources import Entry, list_entries
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError, WorkFailed
@@ -43,6 +53,7 @@ from mmv_jax.report.page import Section, write_page
 MASK = "bac"
 # Columns of a cohort that published scores need; read if the cohort has them.
 COMPARED = (*PREVENT_INPUTS, "black")
+SIDES = {"found": "found", "true": "truth"}  # the name in metrics.json, the field of `Judged`
 PICTURES = 8  # number of pictures of views, drawn evenly from all
 
 
@@ -145,7 +156,7 @@ def evaluate_mammograms(
             "No bac_mask could be read, so there is nothing to compare the areas with. "
             + "; ".join(notes)
         )
-    index_dates = read_index_dates(cohort) if cohort else None
+    index_dates = _index_dates(cohort, notes)
     # All views at once: a breast is judged by all its views, a woman by her examinations.
     views = confirmed(views, finder.measure, index_dates=index_dates)
     judged = _as_reported(judged, views)
@@ -170,6 +181,18 @@ def evaluate_mammograms(
     )
     _write(workdir, metrics, judged, record)
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
+
+
+def _index_dates(cohort: str, notes: list[str]) -> dict[str, str] | None:
+    """The index dates of a cohort; None without one. A cohort without any is told in `notes`."""
+    if not cohort:
+        return None
+    if not (found := read_index_dates(cohort)):
+        notes.append(
+            "The cohort has no index_date: of each woman the earliest examination counts, and"
+            " time_years must count from it. An examination after the event would tell of the past."
+        )
+    return found
 
 
 def _about(record: Mapping[str, Any], compared: bool) -> Section:
@@ -233,12 +256,8 @@ def _relate(
     horizons: Sequence[float],
 ) -> Analysis:
     """Outcomes of a cohort by the known areas (mm²) of its women."""
-    areas = {
-        woman.woman: woman.area_mm2
-        # An unknown area is not zero and has no place in a regression.
-        for woman in of_women(views, measure)
-        if not np.isnan(woman.area_mm2)
-    }
+    # An unknown area is NaN, no zero: `read_cohort` leaves her out and tells it.
+    areas = {woman.woman: woman.area_mm2 for woman in of_women(views, measure)}
     table = read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
     return analyse(table, adjust=adjust, thresholds=measure.severity_mm2, horizons=horizons)
 
@@ -261,7 +280,9 @@ def _look(
         any(MASK in entry.masks for entry in entries),
     )
     for found in find_all(
-        finder, entries, lambda number, reason: notes.append(f"mammogram {number}: {reason}")
+        partial(find, finder),
+        entries,
+        lambda number, reason: notes.append(f"mammogram {number}: {reason}"),
     ):
         entry, view = found.mammogram.entry, found.result(found.mammogram.patient_id)
         views.append(view)
@@ -348,9 +369,20 @@ def _agree(
     )
     thresholds = finder.measure.severity_mm2
     of_all = area_scores(women) | severity_scores(women, thresholds)
+    limits = limits_of_agreement(women)
+    pairs = {name: view_pairs([getattr(j, kind) for j in judged]) for name, kind in SIDES.items()}
+    repeats = {name: between_views(each) for name, each in pairs.items()}
+    groups = by_condition(views, [j.found.conditions for j in judged])
     metrics = {
         "bac_views": {"trained": as_json(of_views)},
-        "bac_women": {"trained": as_json(of_all)},
+        "bac_women": {"trained": as_json(of_all | limits)},
+        **{
+            f"bac_between_views_{name}": {"trained": as_json(r)} for name, r in repeats.items() if r
+        },
+        **{
+            f"bac_views_by_{name}": {group: as_json(scores) for group, scores in of_group.items()}
+            for name, of_group in groups.items()
+        },
     }
     sentences = [
         _sentence(name, score)
@@ -360,6 +392,7 @@ def _agree(
     shown = [picture for j in judged if (picture := _picture(j))]
     parts = [picture_section(shown)] if shown else []
     parts += agreement_sections(of_views, of_all, women, thresholds)
+    parts += further_sections(limits, repeats, groups)
     return metrics, sentences, [*parts, rules_section(ruled, finder.measure)]
 
 

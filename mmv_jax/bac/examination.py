@@ -1,46 +1,87 @@
 """Choice of a woman's examination, and of the views that show her whole breast."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pydicom.dataset import Dataset
 
+from mmv_jax.readers.deidentify import VIEW_CODES
+
 EARLIER = "an earlier examination: of a woman's the latest counts"
 LATER = "a later examination: time counts from the earliest, so that is the one"
 NOT_INDEX = "not the examination on the index date"
 UNORDERED = "one of several examinations that cannot be put in order: a date is missing"
 PART = "a view of a part of the breast or with displaced tissue (its modifier, or Partial View)"
+SAID_PART = "its description says a view of a part of the breast (spot, magnification, biopsy, ...)"
+OTHER_VIEW = "its view code is neither that of a CC nor of an MLO view"
 COMPUTED = "computed from tomosynthesis, which is no second measurement"
+SUBTRACTED = "recombined from two energies (contrast), which removes calcium"
 # DICOM PS3.16 CID 4015, as SNOMED CT. With any other modifier a view does not show what a routine
 # view does.
 HARMLESS = {"442581004", "R-40AB3"}  # nipple in profile
+COUNTED_CODES = {code for code, view in VIEW_CODES.items() if view in ("CC", "MLO")}
 COMPUTED_TYPES = {"GENERATED_2D", "TOMO_2D", "TOMOSYNTHESIS", "TOMO_PROJ", "CVIEW", "SYNTHETIC"}
-COMPUTED_WORDS = (
-    "c-view",
-    "cview",
-    "s-view",
-    "synthetic",
-    "insight 2d",
-    "intelligent 2d",
-    "v-preview",
+# breast tomosynthesis and its projections, as images and as what an image was made of
+TOMOSYNTHESIS = {f"1.2.840.10008.5.1.4.1.1.13.1.{n}" for n in (3, 4, 5)}
+# Words of vendors and of archives, between spaces: "-" and "_" are read as spaces.
+COMPUTED_WORDS = re.compile(
+    r"\b([csg] ?view|v ?preview|synth\w*|syn ?2d|s2d|(generated|insight|intelligent|tomo) ?2d)\b"
+)
+PART_WORDS = re.compile(
+    r"\b(spot\w*|mag|magnif\w*|mag ?view|tangential|rolled|axillary tail|cleavage|coned?|partial"
+    r"|biopsy|specimen|stereo\w*|eklund|implant displaced)\b"
+)
+SUBTRACTED_WORDS = re.compile(r"\b(recombined|subtract\w*)\b")
+DESCRIBED = (
+    *("SeriesDescription", "ProtocolName", "PaddleDescription", "DerivationDescription"),
+    *("AcquisitionDeviceProcessingDescription", "ViewPosition"),
 )
 # tags that `special` reads
 KEYWORDS = (
-    *("ViewCodeSequence", "ViewModifierCodeSequence", "PartialView"),
-    *("ImageType", "SeriesDescription", "DistanceSourceToDetector", "DistanceSourceToPatient"),
+    *("ViewCodeSequence", "ViewModifierCodeSequence", "PartialView", "PartialViewDescription"),
+    *("PartialViewCodeSequence", "ImageType", "SOPClassUID", "SourceImageSequence"),
+    *("DistanceSourceToDetector", "DistanceSourceToPatient", *DESCRIBED),
 )
 
 
 def special(tags: Dataset) -> str:
-    """Reason why a mammogram is not a routine view of a whole breast; "" if it is one."""
-    words = {str(word).upper() for word in tags.get("ImageType") or ()}
-    described = str(tags.get("SeriesDescription", "") or "").lower()
-    if words & COMPUTED_TYPES or any(word in described for word in COMPUTED_WORDS):
+    """Reason why a mammogram is not a routine view of a whole breast; "" if it is one.
+
+    A view counts by an allow-list of codes. Free text can only take a view out.
+    """
+    kind = tags.get("ImageType") or ()
+    kinds = {str(word).upper() for word in ([kind] if isinstance(kind, str) else kind)}
+    described = _plain(" ".join([*kinds, *(str(tags.get(name) or "") for name in DESCRIBED)]))
+    if kinds & COMPUTED_TYPES or COMPUTED_WORDS.search(described) or _of_tomosynthesis(tags):
         return COMPUTED
-    if str(tags.get("PartialView", "") or "").upper() == "YES":
+    if SUBTRACTED_WORDS.search(described):
+        return SUBTRACTED
+    partial = str(tags.get("PartialView") or "").strip().upper()
+    told = bool(tags.get("PartialViewDescription") or tags.get("PartialViewCodeSequence"))
+    if partial == "YES" or (told and partial != "NO"):
         return PART
-    return PART if any(code not in HARMLESS for code in _modifiers(tags)) else ""
+    if any(code not in HARMLESS for code in _modifiers(tags)):
+        return PART
+    if any(code not in COUNTED_CODES for code in _view_codes(tags)):
+        return OTHER_VIEW
+    return SAID_PART if PART_WORDS.search(described) else ""
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_\-/.,;:]+", " ", text).lower()
+
+
+def _of_tomosynthesis(tags: Dataset) -> bool:
+    sources = [item.get("ReferencedSOPClassUID") for item in tags.get("SourceImageSequence") or ()]
+    return any(str(uid) in TOMOSYNTHESIS for uid in (tags.get("SOPClassUID"), *sources))
+
+
+def _view_codes(tags: Dataset) -> Iterator[str]:
+    # An item without a code says nothing; ViewPosition then has to.
+    codes = (str(item.get("CodeValue") or "") for item in tags.get("ViewCodeSequence") or ())
+    yield from filter(None, codes)
 
 
 def _modifiers(tags: Dataset) -> Iterator[str]:

@@ -19,7 +19,13 @@ from ml_collections import ConfigDict
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.measure import Measure
 from mmv_jax.bac.mine import mistakes
-from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model, segmentation_loss
+from mmv_jax.bac.model import (
+    INPUTS,
+    TileSegmenter,
+    make_model,
+    position_loss,
+    segmentation_loss,
+)
 from mmv_jax.bac.sample import Sampler
 from mmv_jax.bac.tiles import TileShape
 from mmv_jax.checkpoint import Checkpoints, restore_items
@@ -151,7 +157,9 @@ def init_state(
     """
     row = shape.empty(1)
     # Fresh weights depend only on the key and on shapes: an empty row is enough.
-    params = jax.jit(lambda key, inputs: model.init(key, *inputs)["params"])(
+    # By the method that reaches every module, or the auxiliary task has no weights.
+    method = "with_positions" if model.position else "__call__"
+    params = jax.jit(lambda key, inputs: model.init(key, *inputs, method=method)["params"])(
         jax.random.key(seed), [row[name] for name in INPUTS]
     )
     if init:
@@ -212,7 +220,12 @@ def fit_step(
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logits = model.apply({"params": params}, *(batch[name] for name in INPUTS))
+        inputs, auxiliary = [batch[name] for name in INPUTS], {}
+        if model.position:
+            logits, placed = model.apply({"params": params}, *inputs, method="with_positions")
+            auxiliary["position"] = position_loss(placed, batch["positions"], batch["places"])
+        else:
+            logits = model.apply({"params": params}, *inputs)
         entropy, dice_loss = segmentation_loss(logits, batch["truth"], batch["counted"])
         # A logit above 0 is a probability above one half.
         found = (logits > 0) * batch["counted"]
@@ -220,7 +233,9 @@ def fit_step(
             (found + batch["truth"] * batch["counted"]).sum() + 1
         )
         # Few pixels are calcified, so their mean cross-entropy is small beside one minus Dice.
-        return 10 * entropy + dice_loss, {"entropy": entropy, "dice_loss": dice_loss, "dice": hard}
+        loss = 10 * entropy + dice_loss + model.position * auxiliary.get("position", 0.0)
+        seen = {"entropy": entropy, "dice_loss": dice_loss, "dice": hard}
+        return loss, seen | auxiliary
 
     (loss, seen), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
     norm = optax.tree.norm(grads)
@@ -257,16 +272,19 @@ def _ahead(sampler: Sampler, first: int, rows: int) -> Iterator[dict[str, Any]]:
 
 def _items(state: Mapping[str, Any]) -> dict[str, Any]:
     """Items of a checkpoint; those that `mmv bac` needs are separate from those for a resume."""
-    return {
-        "encoder": state["params"]["encoder"],
-        "head": state["params"]["head"],
-        "state": {"opt_state": state["opt_state"], "step": state["step"]},
-    }
+    params = dict(state["params"])
+    needed = {name: params.pop(name) for name in ("encoder", "head")}
+    rest = {"opt_state": state["opt_state"], "step": state["step"]}
+    # The auxiliary task's weights, where there are any: nothing but a resume reads them.
+    return {**needed, "state": rest | ({"auxiliary": params} if params else {})}
 
 
 def _state(items: Mapping[str, Any]) -> dict[str, Any]:
     """State of a fit from the items of a checkpoint."""
-    return {"params": {"encoder": items["encoder"], "head": items["head"]}, **items["state"]}
+    rest = dict(items["state"])
+    auxiliary = rest.pop("auxiliary", {})
+    params = {"encoder": items["encoder"], "head": items["head"], **auxiliary}
+    return {"params": params, **rest}
 
 
 def _patients(store: Store, splits: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from ml_collections import ConfigDict
 
+from mmv_jax.bac.border import left_out
 from mmv_jax.bac.measure import Measure, without_small
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tiles_of
@@ -52,9 +53,10 @@ class Finder:
                 f"--checkpoint {checkpoint}: it is not a model of `mmv fit-bac`, so it cannot"
                 " detect calcium. Fit one: mmv fit-bac --help"
             )
-        # Older checkpoints lack this rule, and JSON made a list of the tuple.
+        # Older checkpoints lack these rules, and JSON made a list of the tuple.
         rules = {
             "least_group_mm2": Measure.least_group_mm2,
+            "border_mm": Measure.border_mm,
             **config["measure"],
             "severity_mm2": tuple(config["measure"]["severity_mm2"]),
         }
@@ -78,7 +80,7 @@ class Finder:
     ) -> tuple[Float[np.ndarray, "y x"], ViewFrame]:
         """Probability of calcified artery on the working grid, and the view's frame.
 
-        It is 0 outside the breast.
+        It is 0 outside the breast and where nothing counts (`border.left_out`).
 
         Args:
           spacing_mm: (y, x) in the plane of the breast; NaN if unknown.
@@ -90,9 +92,8 @@ class Finder:
         blend = Blend(frame.shape, self.shape)
         # An unknown spacing is guessed, since positions need mm. Reported areas do not use it.
         known = nominal(spacing_mm, voxels.shape)
-        tiles = tiles_of(
-            values, frame, (known[0] * frame.factor, known[1] * frame.factor), self.shape
-        )
+        coarse = (known[0] * frame.factor, known[1] * frame.factor)
+        tiles = tiles_of(values, frame, coarse, self.shape)
         # `pack` fills the last group with empty rows: one shape, compiled once.
         for some in _groups(tiles, ROWS * self.shape.per_row):
             found = self._of_tiles(some)
@@ -107,10 +108,10 @@ class Finder:
                 ]
             for tile, own in zip(some, found):
                 blend.add(tile.start, own)
-        return (
-            np.where(frame.breast_pixels((0, 0), frame.shape), blend.mean(), np.float32(0)),
-            frame,
+        counts = frame.breast_pixels((0, 0), frame.shape) & ~left_out(
+            values, coarse, self.measure.border_mm
         )
+        return np.where(counts, blend.mean(), np.float32(0)), frame
 
     def seen(
         self,

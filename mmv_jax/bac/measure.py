@@ -8,14 +8,14 @@ Axes: Y X pixels of a file, y x of any grid.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from scipy import ndimage
 
 from mmv_jax.bac.examination import of_one_examination
-from mmv_jax.bac.sources import NO_SPACING
+from mmv_jax.bac.sources import COUNTED_VIEWS, NO_SPACING
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.cohort import SEVERITIES, severity
 
@@ -57,6 +57,7 @@ class ViewResult:
       area_mm2: NaN if the spacing is unknown.
       sure_mm2: area in groups of at least `least_group_mm2` (`Finder.seen`).
       date, examination: of the examination, if the file states them. Never written.
+      conditions: see `sources.Mammogram`.
     """
 
     number: int
@@ -70,6 +71,7 @@ class ViewResult:
     sure_mm2: float
     date: str = ""
     examination: str = ""
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Measure:
         in larger groups. In other breasts all pixels count.
       of_views: how the views of a breast are combined: "mean" or "max".
       of_breasts: how the breasts of a woman are combined: "sum", "mean" or "max".
+      border_mm: breast this near to the border of the image or of a film does not count.
       severity_mm2: upper limits of a woman's area for zero, mild and moderate; above them it is
         severe.
     """
@@ -116,7 +119,9 @@ class Measure:
     of_views: str
     of_breasts: str
     severity_mm2: tuple[float, float, float]
-    least_group_mm2: float = 0.0  # for checkpoints older than this rule
+    # defaults for checkpoints older than these rules
+    least_group_mm2: float = 0.0
+    border_mm: float = 0.0
 
     def __post_init__(self):
         if not 0 < self.threshold < 1 or not self.least_mm2 >= 0 or not self.least_group_mm2 >= 0:
@@ -125,6 +130,10 @@ class Measure:
                 f" {self.least_group_mm2}"
             )
             raise UserError(f"config.measure: {said}, but must be between 0 and 1, and 0 or more.")
+        if not 0 <= self.border_mm < 20:
+            raise UserError(
+                f"config.measure.border_mm is {self.border_mm}, but must be 0 to 20 mm."
+            )
         check_rule(self.of_views, OF_VIEWS, "config.measure.of_views")
         check_rule(self.of_breasts, OF_BREASTS, "config.measure.of_breasts")
         severity(np.zeros(0), self.severity_mm2)  # refuses anything but three rising thresholds
@@ -208,6 +217,18 @@ def counted(views: Sequence[ViewResult]) -> list[ViewResult]:
     An unknown area is not zero and makes its woman's area unknown.
     """
     return [view for view in views if view.remark in ("", NO_SPACING)]
+
+
+def view_pairs(views: Sequence[ViewResult]) -> np.ndarray:
+    """mm² [N, 2] of the CC and the MLO view of each breast that has both, and calcium in one."""
+    of_breast: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for view in counted(views):
+        areas = of_breast.setdefault((view.woman, view.side), {}).setdefault(view.view, [])
+        areas.append(view.area_mm2)
+    both = [[np.mean(b[v]) for v in COUNTED_VIEWS] for b in of_breast.values() if len(b) == 2]
+    pairs = np.array(both, float).reshape(-1, 2)
+    # Two views without calcium agree by having nothing to measure.
+    return pairs[np.isfinite(pairs).all(axis=1) & (pairs.max(axis=1, initial=0.0) > 0)]
 
 
 def confirmed(

@@ -96,14 +96,21 @@ def to_pixels(x: Float[Array, "N y x _"]) -> Float[Array, "N Y X C"]:
 class TileSegmenter(nn.Module):
     """Logits of calcified artery for the pixels of every tile of packed rows.
 
-    `params` has "encoder" and "head".
+    `params` has "encoder" and "head", and "place" if there is an auxiliary task.
+
+    Attributes:
+      channels: of the head's first level.
+      position: weight of the auxiliary task (`position.py`) in the loss; 0 for none.
     """
 
     encoder: Backbone
     channels: int = 16
+    position: float = 0.0
 
     def setup(self):
         self.head = PixelHead(self.encoder.patch[1:], self.channels)
+        if self.position:
+            self.place = nn.Dense(2)
 
     def __call__(
         self,
@@ -118,10 +125,29 @@ class TileSegmenter(nn.Module):
 
         A dropped patch gives zeros to the head; its logits are ignored.
         """
+        of_tiles = self._tokens(patches, coords_mm, kinds, segment_ids, places=places)
+        return self._logits(of_tiles, images)
+
+    def with_positions(
+        self,
+        patches: Float[Array, "B L P"],
+        coords_mm: Float[Array, "B L 3"],
+        kinds: Int[Array, "B L"],
+        segment_ids: Int[Array, "B L"],
+        images: Float[Array, "B S T T"],
+        places: Int[Array, "B S K"],
+    ) -> tuple[Float[Array, "B S T T"], Float[Array, "B S K 2"]]:
+        """The logits, and what each patch's token says of where it lies."""
+        of_tiles = self._tokens(patches, coords_mm, kinds, segment_ids, places=places)
+        return self._logits(of_tiles, images), self.place(of_tiles).reshape(*places.shape, 2)
+
+    def _tokens(self, patches, coords_mm, kinds, segment_ids, *, places) -> Float[Array, "N K D"]:
         tokens = self.encoder(patches, coords_mm, kinds, segment_ids)["tokens"]
         rows, tiles, cells = places.shape
         # A place of -1 (a dropped patch) is gathered as zeros.
-        of_tiles = gather_tokens(tokens, places.reshape(rows, -1)).reshape(rows * tiles, cells, -1)
+        return gather_tokens(tokens, places.reshape(rows, -1)).reshape(rows * tiles, cells, -1)
+
+    def _logits(self, of_tiles, images) -> Float[Array, "B S T T"]:
         return self.head(of_tiles, images.reshape(-1, *images.shape[2:])).reshape(images.shape)
 
 
@@ -145,6 +171,14 @@ def segmentation_loss(
     return (entropy * counted).sum() / jnp.maximum(counted.sum(), 1.0), 1 - (2 * overlap + 1) / (
         total + 1
     )
+
+
+def position_loss(
+    placed: Float[Array, "B S K 2"], truth: Float[Array, "B S K 2"], places: Int[Array, "B S K"]
+) -> Float[Array, ""]:
+    """The mean squared error of the distances, over the patches that were not dropped."""
+    kept = (places >= 0)[..., None]
+    return (kept * (placed - truth) ** 2).sum() / jnp.maximum(2 * kept.sum(), 1)
 
 
 def make_model(config: Mapping[str, Any]) -> tuple[TileSegmenter, TileShape]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from mmv_jax.bac.agreement import Compared, severity_table
+from mmv_jax.bac.conditions import TITLES
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.outcomes.cohort import SEVERITIES
 from mmv_jax.report.figures import STYLE, WIDTH, outlined, svg
@@ -25,8 +26,18 @@ WORDS = {
     "area_r2": "R² of the area about the identity",
     "area_mae": "mean absolute error of the area, mm²",
     "severity_accuracy": "women with the right severity",
+    "severity_kappa": "weighted kappa of severity (squared steps)",
     "zero_specificity": "women without calcification who are found free of it",
     "sensitivity": "women with calcification who are found not free of it",
+}
+LIMIT_WORDS = {
+    "area_bias": "mean difference",
+    "area_limit_low": "lower limit of agreement",
+    "area_limit_high": "upper limit of agreement",
+}
+REPEAT_WORDS = {
+    "between_views_sd": "SD of a view, mm²",
+    "repeatability": "95 % of differences are below, mm²",
 }
 SHOWN = 360  # pixels along the displayed part of a view
 
@@ -43,11 +54,6 @@ def agreement_sections(
         for where, scores in (("views", views), ("women", women))
         for name, score in scores.items()
     ]
-    mean, low, high = areas.limits
-    told = (
-        f"Found minus true area of women: {mean:+.2f} mm² on average, limits of agreement {low:.2f}"
-        f" to {high:.2f} mm²."
-    )
     table = [
         [Cell(f"truly {SEVERITIES[i]}"), *(_count(int(n), i == j) for j, n in enumerate(counts))]
         for i, counts in enumerate(severity_table(areas, thresholds))
@@ -55,13 +61,65 @@ def agreement_sections(
     return [
         Section(
             "Agreement with the truth",
+            ["Intervals of shares of women are exact (Clopper and Pearson)."],
             tables=[Table(["", "value (95 % interval, by women)"], lines)],
         ),
-        Section("Areas", [told], figures=bland_altman(areas)),
+        Section("Areas", figures=bland_altman(areas)),
         Section(
             "Severity", tables=[Table(["women", *(f"found {name}" for name in SEVERITIES)], table)]
         ),
     ]
+
+
+def further_sections(
+    limits: Mapping[str, Interval],
+    repeats: Mapping[str, Mapping[str, Interval]],
+    groups: Mapping[str, Mapping[str, Mapping[str, Interval]]],
+) -> list[Section]:
+    """Limits of agreement, views of one breast beside each other, errors by condition.
+
+    Args:
+      repeats: of the areas found and of the true ones, as of `between_views`.
+      groups: as of `by_condition`.
+    """
+    sections = []
+    if limits:
+        lines = [[Cell(LIMIT_WORDS[name]), _mm2(limit)] for name, limit in limits.items()]
+        head = ["women, found minus true area", "mm² (95 % interval)"]
+        sections.append(Section("Limits of agreement", tables=[Table(head, lines)]))
+    if any(repeats.values()):
+        names = list(REPEAT_WORDS)
+        lines = [
+            [Cell(f"{kind} areas"), *(_mm2(found[name]) for name in names)]
+            for kind, found in repeats.items()
+            if found
+        ]
+        sections.append(
+            Section(
+                "The two views of a breast",
+                [
+                    "CC beside MLO of breasts with calcium in either. The views project one artery"
+                    " differently: the line of the true areas is what a perfect reader would have."
+                ],
+                tables=[Table(["", *REPEAT_WORDS.values()], lines)],
+            )
+        )
+    for condition, of_group in groups.items():
+        lines = [
+            [
+                Cell(group),
+                Cell(str(scores["area_mae"].n)),
+                *(_mm2(scores[name]) for name in ("area_bias", "area_mae")),
+            ]
+            for group, scores in of_group.items()
+        ]
+        head = [TITLES[condition], "views", "mean difference, mm²", "mean absolute error, mm²"]
+        sections.append(Section(f"By {TITLES[condition]}", tables=[Table(head, lines)], fold=True))
+    return sections
+
+
+def _mm2(score: Interval) -> Cell:
+    return Cell(f"{score.value:.2f}", bounds_text(score, ".2f"))
 
 
 def _score(score: Interval) -> Cell:

@@ -1,15 +1,16 @@
 """Measurement of mammograms: writes tables, overlays and segmentations."""
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 
 from mmv_jax.bac.infer import Finder
+from mmv_jax.bac.kept import Kept
 from mmv_jax.bac.measure import (
     BreastResult,
     ViewResult,
@@ -20,32 +21,33 @@ from mmv_jax.bac.measure import (
     of_women,
 )
 from mmv_jax.bac.sources import Entry, Mammogram, list_entries, read_mammogram
+from mmv_jax.bac.structured import Measured, write_report
 from mmv_jax.bac.view import ViewFrame
+from mmv_jax.bac.woman_page import write_woman
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
-from mmv_jax.errors import WorkFailed
+from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import format_of, refusing
 from mmv_jax.readers.refused import Refused
 
+ViewT = TypeVar("ViewT", bound="SeenView")
 # folders of OUT and the pattern of their files
-PICTURES = {"overlays": "*.png", "segmentations": "*.dcm"}
+PICTURES = {"overlays": "*.png", "segmentations": "*.dcm", "reports": "*.dcm", "women": "*.html"}
+MASKS = "masks"
 
 
 @dataclass(frozen=True)
-class Found:
-    """Result on one mammogram.
+class SeenView:
+    """What looks calcified on one mammogram.
 
     Attributes:
-      probability: of calcified artery, on the working grid.
-      mask, sure_mm2: pixels of the file that look calcified, and how much of their area is sure
+      mask, sure_mm2: the file's pixels that look calcified, and how much of them is sure
         (`Finder.seen`). All views of a breast decide together whether they count
         (`measure.confirmed`).
       remark: why the mammogram does not count; "" if it does.
     """
 
     mammogram: Mammogram
-    probability: Float[np.ndarray, "y x"]
-    frame: ViewFrame
     mask: Bool[np.ndarray, "Y X"]
     sure_mm2: float
     remark: str
@@ -66,7 +68,16 @@ class Found:
             sure_mm2=self.sure_mm2,
             date=m.date,
             examination=m.examination,
+            conditions=m.conditions,
         )
+
+
+@dataclass(frozen=True)
+class Found(SeenView):
+    """With the probability of calcified artery of which the mask was made, and its frame."""
+
+    probability: Float[np.ndarray, "y x"]
+    frame: ViewFrame
 
 
 def find(finder: Finder, mammogram: Mammogram) -> Found:
@@ -74,21 +85,26 @@ def find(finder: Finder, mammogram: Mammogram) -> Found:
     voxels = mammogram.study.voxels[0]
     probabilities, frame = finder.probabilities(voxels, mammogram.spacing_mm, mirrored=True)
     mask, sure_mm2 = finder.seen(probabilities, frame, voxels.shape, mammogram.spacing_mm)
-    remark = mammogram.remark if frame.breast.any() else "no breast is seen"
     return Found(
         mammogram=mammogram,
-        probability=probabilities,
-        frame=frame,
         mask=mask,
         sure_mm2=sure_mm2,
-        remark=remark,
+        remark=_remark(mammogram, bool(frame.breast.any())),
+        probability=probabilities,
+        frame=frame,
     )
 
 
+def _remark(mammogram: Mammogram, breast: bool) -> str:
+    return mammogram.remark if breast else "no breast is seen"
+
+
 def find_all(
-    finder: Finder, entries: Sequence[Entry], refuse: Callable[[int, str], None]
-) -> Iterator[Found]:
-    """Results of the readable mammograms in order, with a line of progress.
+    look: Callable[[Mammogram], ViewT],
+    entries: Sequence[Entry],
+    refuse: Callable[[int, str], None],
+) -> Iterator[ViewT]:
+    """What `look` sees on the readable mammograms, in order, with a line of progress.
 
     Args:
       refuse: called with number and reason of each other mammogram.
@@ -99,7 +115,7 @@ def find_all(
         except Refused as why:
             refuse(entry.number, str(why))
             continue
-        yield find(finder, mammogram)
+        yield look(mammogram)
         # A terminal's line is overwritten; a log gets a line every twenty mammograms.
         live = sys.stderr.isatty()
         if live or n % 20 == 0 or n == len(entries):
@@ -109,6 +125,28 @@ def find_all(
                 file=sys.stderr,
                 flush=True,
             )
+
+
+@dataclass
+class _Resumed:
+    """Looks at a mammogram, or takes what an earlier run saw on it."""
+
+    finder: Finder
+    kept: Kept
+    keys: list[str] = field(default_factory=list)
+    before: int = 0
+
+    def __call__(self, mammogram: Mammogram) -> SeenView:
+        key = self.kept.key(mammogram)
+        self.keys.append(key)
+        if (known := self.kept.load(key)) is not None:
+            self.before += 1
+            mask, sure_mm2, breast = known
+            return SeenView(mammogram, mask, sure_mm2=sure_mm2, remark=_remark(mammogram, breast))
+        found = find(self.finder, mammogram)
+        breast = bool(found.frame.breast.any())
+        self.kept.save(key, found.mask, sure_mm2=found.sure_mm2, breast=breast)
+        return found
 
 
 def measure_files(
@@ -121,10 +159,11 @@ def measure_files(
 ) -> str:
     """Measure mammograms (`mmv bac`) and write the results into `out`.
 
-    It writes `views.csv`, `breasts.csv`, `women.csv`, `overlays/NUMBER_SIDE_VIEW.png`, and
-    `segmentations/NUMBER.dcm` for DICOM files with calcification. NUMBER is that of the mammogram
-    in the given order; women are named by a keyed hash. Results of an earlier run in `out` are
-    removed first.
+    `views.csv`, `breasts.csv`, `women.csv`; `women/WOMAN.html`, a page each; of each mammogram
+    `overlays/NUMBER_SIDE_VIEW.png`; of DICOM files `segmentations/NUMBER.dcm` where there is
+    calcification, and `reports/WOMAN.dcm`. NUMBER is that of the mammogram in the order given;
+    women are named by a keyed hash. What an earlier run left in `out` is taken away first, but for
+    the masks: what was seen on a file is not looked for again (`kept.py`).
 
     Args:
       overrides: words such as `--config.measure.of_views=max`.
@@ -135,6 +174,10 @@ def measure_files(
       UserError: wrong FILES or checkpoint.
       WorkFailed: no mammogram could be read, or no area could be given in mm².
     """
+    if any(path.is_dir() and out.resolve().is_relative_to(path.resolve()) for path in files):
+        raise UserError(
+            "--out lies in a folder of FILES: its pictures would be measured next time."
+        )
     entries, bad_lines = list_entries(files)
     finder = Finder.restore(checkpoint, overrides)
     for folder, kind in (*PICTURES.items(), (".", "*.csv")):
@@ -148,66 +191,99 @@ def measure_files(
     def refuse(number: int, reason: str) -> None:
         refused.append((number, f"file {number}: {reason}"))
 
-    views, masks = (
-        list[ViewResult](),
-        list[tuple[Entry, tuple[int, ...], Shaped[np.ndarray, " bytes"]]](),
-    )
-    for found in find_all(finder, entries, refuse):
-        views.append(found.result(key.hash("patient", found.mammogram.patient_id)))
-        # One bit per pixel, an eighth of the memory. Packing fills up whole bytes, so keep the
-        # shape.
-        masks.append((found.mammogram.entry, found.mask.shape, np.packbits(found.mask)))
+    look = _Resumed(finder, Kept.of(out / MASKS, finder))
+    views, sources = list[ViewResult](), list[Entry]()
+    for seen in find_all(look, entries, refuse):
+        views.append(seen.result(key.hash("patient", seen.mammogram.patient_id)))
+        sources.append(seen.mammogram.entry)
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(words for _, words in refused))
+    look.kept.prune(look.keys)
     views = confirmed(views, finder.measure)
     breasts, women = of_breasts(views, finder.measure), of_women(views, finder.measure)
     write_views(out / "views.csv", views)
     write_table(out / "breasts.csv", breasts, BreastResult)
     write_table(out / "women.csv", women, WomanResult)
     # Each file is read once more: the pixels of all files together would fill the memory.
-    for view, (entry, shape, bits) in zip(views, masks):
-        mask = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
+    for view, entry, kept_as in zip(views, sources, look.keys):
         try:
-            _write_pictures(out, read_mammogram(entry), mask & (view.pixels > 0))
+            _write_pictures(out, read_mammogram(entry), view, kept=look.kept, key=kept_as)
         except Refused as why:
             refuse(entry.number, f"not all of its pictures are written: {why}")
+    _write_women(out, women, breasts, list(zip(views, sources)))
     words = [
         *(reason for _, reason in refused),
         *(f"file {v.number} does not count: {v.remark}" for v in views if v.remark),
     ]
+    if look.before:
+        words.append(f"{look.before} of {len(views)} mammograms were measured by an earlier run.")
     if all(np.isnan(woman.area_mm2) for woman in women):
         raise WorkFailed(
             "\n".join(
                 ["No area in mm² could be given; views.csv has what was found, in pixels.", *words]
             )
         )
-    return "\n".join([_table(women), *words, "", f"tables, overlays and segmentations: {out}"])
+    return "\n".join([_table(women), *words, "", f"tables, pages, overlays and DICOM: {out}"])
 
 
-def _write_pictures(out: Path, m: Mammogram, mask: Bool[np.ndarray, "Y X"]) -> None:
+def _write_pictures(out: Path, m: Mammogram, view: ViewResult, *, kept: Kept, key: str) -> None:
     """Write the overlay of a mammogram, and its segmentation if it is a calcified DICOM file.
 
     Raises:
       Refused: the file has changed since it was measured, or lacks what a segmentation needs.
     """
-    voxels = m.study.voxels[0]
     # The file is read a second time, and may have been replaced in between.
-    if voxels.shape != mask.shape:
+    known = kept.load(key) if kept.key(m) == key else None
+    if known is None:
         raise Refused("mask_grid", "the file has changed since it was measured")
-    name = "_".join(part for part in (f"{m.entry.number:04d}", m.side, m.view) if part)
-    overlay(voxels, mask).save(out / "overlays" / f"{name}.png")
+    mask = known[0] & (view.pixels > 0)
+    overlay(m.study.voxels[0], mask).save(_overlay(out, view))
     # A segmentation refers to a DICOM image by its UID; a PNG has none.
     if mask.any() and format_of(m.entry.path) == "dicom":
         with refusing():
-            written = write_segmentation(
-                out / "segmentations" / f"{m.entry.number:04d}.dcm", m.entry.path, mask
-            )
+            written = write_segmentation(_segmentation(out, view), m.entry.path, mask)
         if not written:
             raise Refused(
                 "unreadable",
                 "a DICOM segmentation cannot refer to this file, which lacks a study, a frame or an"
                 " orientation",
             )
+
+
+def _overlay(out: Path, view: ViewResult) -> Path:
+    name = "_".join(part for part in (f"{view.number:04d}", view.side, view.view) if part)
+    return out / "overlays" / f"{name}.png"
+
+
+def _segmentation(out: Path, view: ViewResult) -> Path:
+    return out / "segmentations" / f"{view.number:04d}.dcm"
+
+
+def _write_women(
+    out: Path,
+    women: Sequence[WomanResult],
+    breasts: Sequence[BreastResult],
+    views: Sequence[tuple[ViewResult, Entry]],
+) -> None:
+    """A page a woman, and a structured report where all of her views that count are DICOM."""
+    for woman in women:
+        theirs = [(view, entry) for view, entry in views if view.woman == woman.woman]
+        own = [breast for breast in breasts if breast.woman == woman.woman]
+        shown = [
+            (view, path if (path := _overlay(out, view)).exists() else None) for view, _ in theirs
+        ]
+        write_woman(out / "women" / f"{woman.woman}.html", woman, own, shown)
+        files = [
+            Measured(
+                view, entry.path, path if (path := _segmentation(out, view)).exists() else None
+            )
+            for view, entry in theirs
+            if not view.remark
+        ]
+        with refusing():
+            # A file that is gone by now has been told of with its pictures.
+            if all(f.source.exists() and format_of(f.source) == "dicom" for f in files):
+                write_report(out / "reports" / f"{woman.woman}.dcm", woman, own, files)
 
 
 def _key(path: Path) -> Key:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import ndimage
 
+from mmv_jax.bac.position import distances, of_patches
 from mmv_jax.bac.tiles import Tile, TileShape, pack
 from mmv_jax.bac.view import ViewFrame, averaged, nominal
 from mmv_jax.errors import UserError
@@ -34,6 +35,7 @@ class Known:
       mistaken: wrongly taken for calcified artery by a model (`mine.mistakes`); empty until there
         is one.
       breast: anywhere in the breast.
+      places: of each coarse cell, how far from the skin and the border (`position.distances`).
     """
 
     study: int
@@ -43,6 +45,7 @@ class Known:
     bright: Int[np.ndarray, "m 2"]
     mistaken: Int[np.ndarray, "j 2"]
     breast: Int[np.ndarray, "k 2"]
+    places: Float[np.ndarray, "r c 2"]
 
 
 class Sampler:
@@ -128,7 +131,8 @@ class Sampler:
         self._index_kinds()
 
     def batch(self, step: int, rows: int) -> dict[str, np.ndarray]:
-        """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T].
+        """Rows of tiles of this step, with `truth` and `counted` [B, S, T, T] and `positions`
+        [B, S, K, 2] of the patches.
 
         `counted` is 1 where a pixel is breast and counts.
         """
@@ -136,12 +140,14 @@ class Sampler:
         rng = np.random.default_rng([self._seed, step])
         drawn = [self._draw(rng) for _ in range(rows * self._shape.per_row)]
         # `pack` puts tile n at (n // per_row, n % per_row); the reshapes below do the same.
-        batch = pack([tile for tile, _ in drawn], self._shape, rows)
+        batch = pack([tile for tile, _, _ in drawn], self._shape, rows)
         side = (rows, self._shape.per_row, self._shape.tile, self._shape.tile)
-        batch["truth"] = np.stack([truth for _, truth in drawn]).reshape(side).astype(np.float32)
+        batch["truth"] = np.stack([truth for _, truth, _ in drawn]).reshape(side).astype(np.float32)
         batch["counted"] = (
-            np.stack([tile.breast for tile, _ in drawn]).reshape(side).astype(np.float32)
+            np.stack([tile.breast for tile, _, _ in drawn]).reshape(side).astype(np.float32)
         )
+        positions = np.stack([positions for _, _, positions in drawn])
+        batch["positions"] = positions.reshape(rows, self._shape.per_row, -1, 2)
         return batch
 
     def _look(self, study: int) -> Known:
@@ -174,6 +180,7 @@ class Sampler:
             # Empty, of the right shape and type.
             mistaken=calcified[:0],
             breast=breast,
+            places=distances(frame.breast, (y * factor, x * factor)),
         )
 
     def _index_kinds(self) -> None:
@@ -183,7 +190,9 @@ class Sampler:
             for kind in KINDS
         }
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Tile, Bool[np.ndarray, "T T"]]:
+    def _draw(
+        self, rng: np.random.Generator
+    ) -> tuple[Tile, Bool[np.ndarray, "T T"], Float[np.ndarray, "down across 2"]]:
         kind = KINDS[int(np.searchsorted(self._mix, rng.random()))]
         # A kind without points is replaced by structures that resemble artery, then by any breast.
         kind = next(some for some in (kind, "bright", "breast") if self._kinds[some])
@@ -210,7 +219,9 @@ class Sampler:
         image, truth, breast = (
             _turned(np.pad(part, missing), flips) for part in (image, truth, breast)
         )
-        return Tile(image, breast, (y, x), view.spacing_mm), truth
+        placed = of_patches(view.places, (y, x), self._shape.grid, self._shape.patch[1:])
+        positions = np.stack([_turned(placed[..., i], flips) for i in range(2)], axis=-1)
+        return Tile(image, breast, (y, x), view.spacing_mm), truth, positions
 
     def _grid(self, study: int) -> tuple[int, int]:
         line = self._store.index.iloc[study]

@@ -11,19 +11,21 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+from mmv_jax.bac.conditions import COLUMNS, band
 from mmv_jax.bac.examination import KEYWORDS, special
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import read_manifest
+from mmv_jax.missing import is_missing
 from mmv_jax.readers.deidentify import CODED
 from mmv_jax.readers.dicom import quiet
 from mmv_jax.readers.read import format_of, read_study, refusing
 from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.values import MAGNIFIED
 from mmv_jax.study import Study
 
 COUNTED_VIEWS = ("CC", "MLO")
+NO_IMAGES = {".csv", ".json", ".txt", ".md", ".html", ".xml", ".key"}
 NO_SPACING = "the pixel spacing is not known: a manifest can say it (spacing_mm)"
-# A contact view appears 1.0 to 1.1 times as large, a magnification view 1.5 to 2 times.
-MAGNIFIED = 1.3
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Entry:
       number: from 1, in the order of files and manifest lines; lines without a mammogram do not
         count.
       patient_id: of the manifest; None if the file itself must state it.
-      said: `view` and `laterality` of the manifest, if it has them.
+      said: `view`, `laterality` and the columns of `conditions.COLUMNS` of the manifest, if it
+        has them.
       masks: of the manifest.
     """
 
@@ -55,6 +58,7 @@ class Mammogram:
       remark: why its area does not count towards a woman's; "" if it does.
       date: of the examination, as in the file (YYYYMMDD), or "". Never written.
       examination: its StudyInstanceUID, likewise.
+      conditions: the groups of `conditions.py` to which the view belongs, as far as they are known.
     """
 
     entry: Entry
@@ -65,6 +69,7 @@ class Mammogram:
     remark: str = ""
     date: str = field(default="", repr=False)
     examination: str = field(default="", repr=False)
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def spacing_mm(self) -> tuple[float, float]:
@@ -75,22 +80,22 @@ class Mammogram:
 def list_entries(
     files: Sequence[Path], splits: Sequence[str] = ()
 ) -> tuple[list[Entry], list[tuple[int, str]]]:
-    """Mammograms of FILES: images, and CSV manifests that list images.
+    """Mammograms of FILES: images, folders of images, and CSV manifests that list images.
 
     Args:
       splits: of manifests, only lines of these splits; all if empty.
     Returns:
       The entries, and (line, reason) of unusable manifest lines.
     Raises:
-      UserError: a folder, a missing file, or no mammogram.
+      UserError: a missing file, or no mammogram.
     """
     entries: list[Entry] = []
     refused: list[tuple[int, str]] = []
-    for n, path in enumerate(files, start=1):
+    for n, path in enumerate(_opened(files), start=1):
         if not path.is_file():
             raise UserError(
-                f"FILES: number {n} is not a file. Give DICOM or PNG files, or a manifest (CSV)"
-                " that lists them."
+                f"FILES: number {n} is not a file. Give DICOM or PNG files, folders of them, or a"
+                " manifest (CSV) that lists them."
             )
         if path.suffix.lower() != ".csv":
             entries.append(Entry(len(entries) + 1, path))
@@ -104,6 +109,8 @@ def list_entries(
                     for name in ("view", "laterality")
                     if name in line.labels
                 }
+                columns = [name for names in COLUMNS.values() for name in names]
+                said |= {name: line.labels[name] for name in columns if name in line.labels}
                 entries.append(
                     Entry(
                         number=len(entries) + 1,
@@ -121,6 +128,25 @@ def list_entries(
     return entries, refused
 
 
+def _opened(files: Sequence[Path]) -> list[Path]:
+    """The files, in the place of a folder those below it by name, without hidden ones and tables:
+    a manifest is read where it is named itself.
+    """
+    found: list[Path] = []
+    for path in files:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(each for each in path.rglob("*") if each.is_file())
+        hidden = [any(p.startswith(".") for p in each.relative_to(path).parts) for each in inside]
+        found += [
+            each
+            for each, left_out in zip(inside, hidden)
+            if not left_out and each.suffix.lower() not in NO_IMAGES
+        ]
+    return found
+
+
 def read_mammogram(entry: Entry) -> Mammogram:
     """Read a mammogram, with a remark if its area does not count.
 
@@ -136,6 +162,8 @@ def read_mammogram(entry: Entry) -> Mammogram:
             keyword: str(tags.get(keyword, "") or "").strip()
             for keyword in ("PatientID", "StudyDate", "StudyInstanceUID")
         }
+        with quiet():  # a broken tag is converted, and fails, only when it is looked at
+            special_view, maker = special(tags), str(tags.get("Manufacturer") or "")
     if is_dicom and str(tags.get("Modality", "")) != "MG":
         raise Refused("not_an_image", "the file is not a mammogram: its modality is not MG")
     study = read_study(entry.path, spacing_mm=entry.spacing_mm, unit="raw")
@@ -150,10 +178,30 @@ def read_mammogram(entry: Entry) -> Mammogram:
         patient_id=patient,
         side=side,
         view=view,
-        remark=_remark(study, side, view) or special(tags),
+        # Last: a view that would not count with a spacing spoils nothing without one.
+        remark=_remark(study, side, view) or special_view or _unmeasured(study),
         date=names["StudyDate"],
         examination=names["StudyInstanceUID"],
+        conditions=_conditions(entry, study, maker),
     )
+
+
+def _conditions(entry: Entry, study: Study, maker: str) -> dict[str, str]:
+    """What the manifest says goes before what the file says."""
+    of_file = {
+        # "HOLOGIC, Inc." and "Hologic" are one maker.
+        "vendor": maker.split(",")[0].strip().title(),
+        "thickness": study.attributes.get("body_part_thickness_mm", ""),
+        "force": study.attributes.get("compression_force_n", ""),
+    }
+    found = {}
+    for condition, columns in COLUMNS.items():
+        cells = [entry.said[name] for name in columns if not is_missing(entry.said.get(name, ""))]
+        value = cells[0] if cells else of_file.get(condition, "")
+        # A thickness or force of 0 is what was never measured.
+        if value and value != 0.0:
+            found[condition] = band(condition, str(value))
+    return found
 
 
 def _tags(path: Path) -> Dataset:
@@ -163,7 +211,14 @@ def _tags(path: Path) -> Dataset:
         return pydicom.dcmread(
             path,
             stop_before_pixels=True,
-            specific_tags=["Modality", "PatientID", "StudyDate", "StudyInstanceUID", *KEYWORDS],
+            specific_tags=[
+                "Modality",
+                "PatientID",
+                "StudyDate",
+                "StudyInstanceUID",
+                "Manufacturer",
+                *KEYWORDS,
+            ],
             force=True,
         )
 
@@ -190,7 +245,8 @@ def _remark(study: Study, side: str, view: str) -> str:
     distances = said.get("source_to_detector_mm", 0.0), said.get("source_to_patient_mm", 0.0)
     # The image on the detector is larger by source-to-detector over source-to-patient.
     by_distance = distances[0] / distances[1] if min(distances) > 0 else 1.0
-    magnified = said.get("magnification", by_distance) >= MAGNIFIED
+    # The larger counts: a factor of 1 may be a default that nobody filled in.
+    magnified = max(said.get("magnification", 1.0), by_distance) >= MAGNIFIED
     if said.get("magnification_view") == 1 or magnified:
         return "a magnification view"
     if said.get("breast_implant") == 1:
@@ -201,6 +257,8 @@ def _remark(study: Study, side: str, view: str) -> str:
         return "the side is not known: a manifest can say it (laterality)"
     if view not in COUNTED_VIEWS:
         return "the view is neither CC nor MLO, or not known: a manifest can say it (view)"
-    if np.isnan(study.spacing_mm[1:]).any():
-        return NO_SPACING
     return ""
+
+
+def _unmeasured(study: Study) -> str:
+    return NO_SPACING if np.isnan(study.spacing_mm[1:]).any() else ""

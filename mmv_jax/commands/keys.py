@@ -187,7 +187,8 @@ def cohort_keys() -> dict[str, ConfigKey]:
     keys = {"cohort": table} | {name: ConfigKey(meaning=own[name].meaning) for name in names}
     # configs that were written before there were these lack them
     keys |= {"splines": ConfigKey("age", own["splines"].meaning, kind=str)}
-    return keys | {"endpoint": ConfigKey("", own["endpoint"].meaning, kind=str)}
+    newer = {name: ConfigKey("", own[name].meaning, kind=str) for name in ("endpoint", "endpoints")}
+    return keys | newer
 
 
 # `mmv config` takes the first kind for a file that has none of the marks.

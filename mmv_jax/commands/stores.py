@@ -42,6 +42,12 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="0..1",
         help="breast: share of women whose views are scanned films (default 0.3)",
     )
+    for name, words in (
+        ("looks", "of women not on film, the share with another detector's look (default 0)"),
+        ("hard", "the chance of each harder distractor in a view (default 0)"),
+        ("borders", "the share of films that show their borders (default 0)"),
+    ):
+        parser.add_argument(f"--{name}", type=float, metavar="0..1", help=f"of breasts: {words}")
     parser.add_argument(
         "--pixels",
         type=int,
@@ -59,7 +65,7 @@ def _phantom(args) -> int:
     # What was not given is left out, so that the defaults of `write_phantoms` apply.
     dials = {
         name: getattr(args, name)
-        for name in ("tube_tie", "bac", "film")
+        for name in ("tube_tie", "bac", "film", "looks", "hard", "borders")
         if getattr(args, name) is not None
     }
     options = {

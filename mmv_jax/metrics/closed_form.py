@@ -154,6 +154,17 @@ def proportion_interval(
     return _score_bounds(share, lambda value: width**2 * design * value * (1 - value) / n)
 
 
+def exact_proportion(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Lower and upper bound of a proportion of n independent trials: it covers at `level` or more.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
+    """
+    tail = (1 - level) / 2
+    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
+    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    return low, high
+
+
 def _placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Share of the other class that each study is ranked correctly against; ties count half."""
     up, down = np.sort(high), np.sort(low)

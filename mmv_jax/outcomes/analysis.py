@@ -128,7 +128,7 @@ def analyse(
     _check_splines(cohort, names, splines)
     # The imputation needs the women whom the complete cases leave out.
     whole = cohort
-    cohort, scores = _ready(cohort, names, endpoint)
+    cohort, scores = ready(cohort, names, endpoint)
     group = severity(cohort.area_mm2, thresholds)
     levels, notes = levels_with_outcomes(cohort, group)
     women = Women(cohort=cohort, group=group, levels=levels, names=names, splines=tuple(splines))
@@ -148,7 +148,7 @@ def analyse(
         groups=[group_of(cohort, mine, name, names) for name, mine in present.items()],
         **_curves(cohort, present, horizons),
         log_rank=log_rank(cohort.time_years, cohort.event == 1, group, entry=cohort.entry_years),
-        gray=None if _late(cohort) else gray(cohort.time_years, cohort.event, group),
+        gray=None if late(cohort) else gray(cohort.time_years, cohort.event, group),
         follow_up=median_follow_up(cohort.time_years, cohort.event, entry=cohort.entry_years),
         effects=effects | imputed | by_score | curve,
         by_age=by_age,
@@ -176,11 +176,11 @@ def _check_splines(cohort: Cohort, names: Sequence[str], splines: Sequence[str])
         )
 
 
-def _late(cohort: Cohort) -> bool:
+def late(cohort: Cohort) -> bool:
     return cohort.entry_years is not None
 
 
-def _ready(cohort: Cohort, names: Sequence[str], endpoint: str) -> tuple[Cohort, Columns]:
+def ready(cohort: Cohort, names: Sequence[str], endpoint: str) -> tuple[Cohort, Columns]:
     """Women of the models, and their published risks."""
     scores, notes = women_scores(cohort.age, cohort.covariates, endpoint)
     kept = complete_cases(cohort, names).told(*notes)
@@ -228,7 +228,7 @@ def _area(women: Women) -> tuple[Effects, CurveTest | None, list[str]]:
 
 def _added(women: Women, scores: Columns, horizons: Sequence[float]) -> Added:
     """Worth of each risk; only a note with delayed entry."""
-    if _late(women.cohort):
+    if late(women.cohort):
         return Added(
             notes=(
                 "Gray's test and all predictions (C-index, AUC, reclassification, calibration) are"
@@ -286,46 +286,52 @@ def metrics(analysis: Analysis) -> dict:
     by_age = {
         f"cox_adjusted_age_{AGE_NAMES[band]}": effects for band, effects in analysis.by_age.items()
     }
-    found = {
-        task: {
-            level: {"hazard_ratio": _interval(e.hazard_ratio, e.ci95, e.women)}
-            for level, e in effects.items()
-        }
-        for task, effects in {**analysis.effects, **by_age}.items()
-    }
+    found = ratios_as_json({**analysis.effects, **by_age})
     found |= _restricted(analysis)
     women = sum(group.women for group in analysis.groups)
     value, *bounds = analysis.follow_up
     # JSON has no infinity, which means a median or a bound that is not reached.
     if np.isfinite(analysis.follow_up).all():
         found["follow_up"] = {"all": {"median_years": _interval(value, bounds, women)}}
+    return found | scores_as_json(analysis.added)
+
+
+def ratios_as_json(effects: Mapping[str, Mapping[str, Effect]]) -> dict:
+    """Hazard ratios by task and level."""
+    return {
+        task: {
+            level: {"hazard_ratio": _interval(e.hazard_ratio, e.ci95, e.women)}
+            for level, e in found.items()
+        }
+        for task, found in effects.items()
+    }
+
+
+def scores_as_json(added: Added) -> dict:
+    """`prediction`, `accuracy` and `added_by_calcification`, each where there is something."""
     prediction = {
         risk.name: (
             {"c_index": _number(risk.concordance)}
             | {f"auc_{h:g}_years": _number(value) for h, value in risk.auc.items()}
         )
-        for risk in analysis.added.worth
+        for risk in added.worth
     }
     accuracy = {
         risk.name: (
             {f"ipa_{h:g}_years": _number(value) for h, value in risk.accuracy.items()}
             | ({"calibration_slope": _interval(*risk.slope, risk.women)} if risk.slope else {})
         )
-        for risk in analysis.added.worth
+        for risk in added.worth
         if risk.accuracy
     }
-    gains = {"covariates": analysis.added.gain} if analysis.added.gain else {}
-    gains |= {name: gain.differences for name, gain in analysis.added.beyond.items()}
-    added = {
-        over: {name: _number(value) for name, value in gain.items()} for over, gain in gains.items()
+    gains = {"covariates": added.gain} if added.gain else {}
+    gains |= {name: gain.differences for name, gain in added.beyond.items()}
+    over = {
+        name: {measure: _number(value) for measure, value in gain.items()}
+        for name, gain in gains.items()
     }
-    if prediction:
-        found["prediction"] = prediction
-    if accuracy:
-        found["accuracy"] = accuracy
-    if added:
-        found["added_by_calcification"] = added
-    return found
+    tasks = {"prediction": prediction, "accuracy": accuracy, "added_by_calcification": over}
+    return {task: found for task, found in tasks.items() if found}
 
 
 def _restricted(analysis: Analysis) -> dict:

@@ -151,21 +151,37 @@ def read_cohort(
       covariates: further columns to read; a missing one is an error.
       also: columns to read if the file has them, such as the inputs of a published score.
       areas: calcified area in mm² by patient id, as measured on the images; it replaces the column
-        `area_mm2`.
+        `area_mm2`. NaN if none of her mammograms counts: she is left out and counted.
     Raises:
       UserError: lists every kind of mistake with its lines and what to do, but no cell content.
     """
     path = Path(path)
-    header, lines, rows = read_table(path)
-    check_header(path.name, header, covariates, areas is not None)
-    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    return cohort_of(path.name, read_table(path), covariates=covariates, also=also, areas=areas)
+
+
+def cohort_of(
+    name: str,
+    table: tuple[list[str], Int[np.ndarray, "N"], list[list[str]]],
+    *,
+    covariates: Sequence[str] = (),
+    also: Sequence[str] = (),
+    areas: Mapping[str, float] | None = None,
+) -> Cohort:
+    """As `read_cohort`, of a table that was read: its header, the line of each row, and cells.
+
+    Args:
+      name: of the file, for messages.
+    """
+    check_header(name, table[0], covariates, areas is not None)
+    (header, lines, rows), left_out = _with_known_areas(name, table, areas or {})
+    columns = {column: [row[i] for row in rows] for i, column in enumerate(header)}
     ids = columns["patient_id"]
-    values = {name: numbers_of(columns[name]) for name in ("time_years", "event", "age")}
+    values = {each: numbers_of(columns[each]) for each in ("time_years", "event", "age")}
     values["area_mm2"] = (
         numbers_of(columns["area_mm2"])
         if areas is None
         # an unknown id is reported below
-        else np.array([areas.get(name, 0.0) for name in ids])
+        else np.array([areas.get(each, 0.0) for each in ids])
     )
     late = ENTRY in header
     values[ENTRY] = numbers_of(columns[ENTRY]) if late else np.zeros(len(lines))
@@ -178,18 +194,18 @@ def read_cohort(
     extra, notes, wrong = _adjusted_for(columns, covariates, lines)
     more, remarks = _known_where_given(
         {
-            name: columns[name]
-            for name in also
-            if name in header and name not in (*covariates, *REQUIRED)
+            each: columns[each]
+            for each in also
+            if each in header and each not in (*covariates, *REQUIRED)
         }
     )
     read = {*REQUIRED, ENTRY, INDEX, *covariates, *also}
-    unread = [name for name in header if name not in read]
+    unread = [each for each in header if each not in read]
     # All complaints together, so that the user corrects the file once.
     if complaints := [*complaints, *wrong]:
-        raise UserError("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
+        raise UserError("\n".join(f"{name}: {complaint}" for complaint in complaints))
     cohort = Cohort(
-        name=path.name,
+        name=name,
         line=lines,
         time_years=values["time_years"],
         event=values["event"].astype(int),
@@ -200,7 +216,27 @@ def read_cohort(
         # Zeros only do not mean delayed entry, which would exclude Gray's test and all predictions.
         entry_years=values[ENTRY] if values[ENTRY].any() else None,
     )
-    return cohort.told(*_remarks(cohort, ids, areas, unread))
+    return cohort.told(*left_out, *_remarks(cohort, ids, areas, unread))
+
+
+def _with_known_areas(
+    name: str, table: tuple[list[str], np.ndarray, list[list[str]]], areas: Mapping[str, float]
+) -> tuple[tuple[list[str], np.ndarray, list[list[str]]], list[str]]:
+    """The table without women of whose mammograms none counts (an area of NaN), and a note."""
+    header, lines, rows = table
+    ids = [row[header.index("patient_id")] for row in rows]
+    unknown = np.array([np.isnan(areas.get(each, 0.0)) for each in ids], bool)
+    if not unknown.any():
+        return table, []
+    if unknown.all():
+        raise UserError(f"{name}: no woman has a mammogram that counts, so no area is known.")
+    known = [row for row, lost in zip(rows, unknown.tolist()) if not lost]
+    note = (
+        f"{unknown.sum():,} of {len(rows):,} women have mammograms of which none counts (not on the"
+        " index date, without order, special views, or no pixel spacing): their area is not known"
+        " and they are left out."
+    )
+    return (header, lines[~unknown], known), [note]
 
 
 def read_index_dates(path: str | Path) -> dict[str, str]:

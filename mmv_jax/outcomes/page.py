@@ -9,7 +9,6 @@ from scipy import stats
 from mmv_jax.outcomes.analysis import Analysis
 from mmv_jax.outcomes.cox import Effect
 from mmv_jax.outcomes.describe import Group
-from mmv_jax.outcomes.discrimination import Estimate, Reclassification
 from mmv_jax.outcomes.figures import (
     LEVEL_NAMES,
     calibration,
@@ -18,7 +17,8 @@ from mmv_jax.outcomes.figures import (
     incidence,
     ratio_words,
 )
-from mmv_jax.outcomes.prediction import SCORES, Worth
+from mmv_jax.outcomes.prediction import SCORES
+from mmv_jax.outcomes.score_tables import gains_table, moved_table, score_worth
 from mmv_jax.outcomes.survival import CurveTest, RestrictedMean
 from mmv_jax.report.page import Cell, Section, Table, write_page
 from mmv_jax.report.plots import ForestPlot
@@ -53,13 +53,18 @@ METHOD = (
 
 
 def write_outcomes(
-    path: Path, analysis: Analysis, config: str, facts: Sequence[tuple[str, str]]
+    path: Path,
+    analysis: Analysis,
+    config: str,
+    facts: Sequence[tuple[str, str]],
+    more: Sequence[Section] = (),
 ) -> None:
     """Write the page to `path`.
 
     Args:
       config: printed at the end.
       facts: name and value of what was analysed.
+      more: sections of other endpoints.
     """
     women, outcomes = (
         sum(g.women for g in analysis.groups),
@@ -69,12 +74,14 @@ def write_outcomes(
         f"{analysis.name}: {women:,} women, {outcomes:,} outcomes,"
         f" {sum(g.deaths for g in analysis.groups):,} competing deaths"
     )
+    # The sort is stable: what is open comes before what is folded.
+    parts = sorted([*sections(analysis, facts), *more], key=lambda part: part.fold)
     write_page(
         path,
         "Calcification and outcomes",
         subtitle,
         verdict=verdict(analysis),
-        sections=sections(analysis, facts) + [settings_section(config)],
+        sections=[*parts, settings_section(config)],
     )
 
 
@@ -276,60 +283,15 @@ def _forest(effects: Mapping[str, Mapping[str, Effect]]) -> ForestPlot:
 
 def _worth_tables(analysis: Analysis) -> list[Table]:
     added = analysis.added
-    horizons = list(added.worth[0].auc)
-    lines = [
-        [
-            Cell(risk.name),
-            Cell(f"{risk.women:,}"),
-            _three(risk.concordance),
-            *(_three(risk.auc[h]) if h in risk.auc else Cell("—") for h in horizons),
-            *(_three(risk.accuracy[h]) if h in risk.accuracy else Cell("—") for h in horizons),
-            _slope(risk),
-        ]
-        for risk in added.worth
-    ]
-    head = ["risk", "women", "C-index", *(f"AUC, {h:g} years" for h in horizons)]
-    head += [*(f"IPA, {h:g} years" for h in horizons), "calibration slope"]
-    tables = [Table(head, lines)]
+    tables = [score_worth(added.worth)]
     gains = ({"the covariates": added.gain} if added.gain else {}) | {
         SCORES[name]: gain.differences for name, gain in added.beyond.items()
     }
     if gains:
-        columns = list(dict.fromkeys(name for gain in gains.values() for name in gain))
-        named = [
-            [
-                Cell(over),
-                *(_three(gain[c], signed=True) if c in gain else Cell("—") for c in columns),
-            ]
-            for over, gain in gains.items()
-        ]
-        tables.append(Table(["gain over", *(c.replace("_", " ") for c in columns)], named))
+        tables.append(gains_table(gains))
     moved = {"covariates": added.reclassification} if added.reclassification else {}
     moved |= {SCORES[name]: gain.moved for name, gain in added.beyond.items() if gain.moved}
-    if moved:
-        rows = [
-            [
-                Cell(f"{over}, {r.years:g} years ({_categories(r)} %)"),
-                *(_percent(value) for value in (r.with_outcome, r.without_outcome, r.total)),
-            ]
-            for over, each in moved.items()
-            for r in each
-        ]
-        tables.append(
-            Table(["net reclassification", "with the outcome", "without it", "sum"], rows)
-        )
-    return tables
-
-
-def _slope(risk: Worth) -> Cell:
-    if risk.slope is None:
-        return Cell("—")
-    value, (low, high) = risk.slope
-    return Cell(f"{value:.2f}", f"{low:.2f} to {high:.2f}")
-
-
-def _categories(moved: Reclassification) -> str:
-    return ", ".join(f"{100 * cutoff:g}" for cutoff in moved.cutoffs)
+    return [*tables, *([moved_table(moved)] if moved else [])]
 
 
 def _proportionality(analysis: Analysis) -> Table:
@@ -363,21 +325,6 @@ def _rate(group: Group) -> str:
     high = stats.chi2.ppf(0.975, 2 * group.outcomes + 2) / 2
     per = 1000 / group.woman_years
     return f"{group.outcomes * per:.1f} ({low * per:.1f}–{high * per:.1f})"
-
-
-def _three(estimate: Estimate, signed: bool = False) -> Cell:
-    value, low, high = (
-        f"{x:{'+' if signed else ''}.3f}".replace("-", "−")
-        for x in (estimate.value, *estimate.ci95)
-    )
-    return Cell(value, f"{low} to {high}")
-
-
-def _percent(estimate: Estimate) -> Cell:
-    value, low, high = (
-        f"{100 * x:+.1f}".replace("-", "−") for x in (estimate.value, *estimate.ci95)
-    )
-    return Cell(f"{value} %", f"{low} to {high}")
 
 
 def _p(p: float) -> str:

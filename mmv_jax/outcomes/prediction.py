@@ -86,7 +86,7 @@ def added_worth(
       scores: ten-year risks (0 to 1) by the names of `SCORES`; NaN if a woman has none.
       horizons: years.
     """
-    possible = [h for h in horizons if _enough(time, event, h)]
+    possible = [h for h in horizons if enough(time, event, h)]
     notes = [
         f"Follow-up is too short, or outcomes are too few, for {h:g}-year predictions."
         for h in horizons
@@ -106,18 +106,31 @@ def added_worth(
         name: _worth(name, time, event, score=score, of_auc=risk, of_calibration=risk)
         for name, (score, risk) in risks.items()
     }
-    by_score, score_notes = _published(time, event, scores, possible)
-    beyond, beyond_notes = _beyond(
-        time, event, scores, calcification=calcification, horizons=possible
-    )
+    published = worth_of_scores(time, event, scores, calcification=calcification, horizons=possible)
     gained = compared(time, event, risks[OF_COVARIATES], risks[OF_BOTH]) if covariates else None
     return Added(
-        worth=(*found.values(), *by_score),
+        worth=(*found.values(), *published.worth),
         gain=gained.differences if gained else {},
         reclassification=gained.moved if gained else (),
-        beyond=beyond,
-        notes=(*notes, *score_notes, *beyond_notes),
+        beyond=published.beyond,
+        notes=(*notes, *published.notes),
     )
+
+
+def worth_of_scores(
+    time: Float[np.ndarray, "N"],
+    event: Int[np.ndarray, "N"],
+    scores: Columns,
+    *,
+    calcification: Columns,
+    horizons: Sequence[float],
+) -> Added:
+    """How well each published score predicts, and what calcification adds to it."""
+    worth, worth_notes = _published(time, event, scores, horizons)
+    beyond, beyond_notes = _beyond(
+        time, event, scores, calcification=calcification, horizons=horizons
+    )
+    return Added(worth=worth, beyond=beyond, notes=(*worth_notes, *beyond_notes))
 
 
 def _beyond(
@@ -141,14 +154,14 @@ def _beyond(
                 e,
                 risk[known],
                 calcification={level: x[known] for level, x in calcification.items()},
-                horizons=[h for h in horizons if _enough(t, e, h)],
+                horizons=[h for h in horizons if enough(t, e, h)],
             )
         except UserError as error:
             notes.append(f"What calcification adds to the {name} risk is not known. {error}")
     return found, notes
 
 
-def _enough(time: np.ndarray, event: np.ndarray, years: float) -> bool:
+def enough(time: np.ndarray, event: np.ndarray, years: float) -> bool:
     """Whether enough outcomes happened before `years` and enough women were followed longer."""
     return bool(min(np.sum((event == 1) & (time <= years)), np.sum(time > years)) >= FEWEST)
 
@@ -174,7 +187,7 @@ def _published(
                 score=r,
                 # A ten-year risk ranks women at any horizon (AUC), but is calibrated only at ten
                 # years.
-                of_auc={h: r for h in horizons if _enough(t, e, h)},
+                of_auc={h: r for h in horizons if enough(t, e, h)},
                 of_calibration={h: r for h in horizons if h == SCORE_YEARS},
             )
         )

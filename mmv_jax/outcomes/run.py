@@ -8,10 +8,14 @@ from ml_collections import ConfigDict
 
 from mmv_jax.config import to_json
 from mmv_jax.outcomes.analysis import HORIZONS, SPLINES, analyse, metrics
+from mmv_jax.outcomes.apart import side_by_side
+from mmv_jax.outcomes.apart_page import apart_lines, apart_metrics, apart_sections
 from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort, split_names
+from mmv_jax.outcomes.endpoints import read_endpoints
 from mmv_jax.outcomes.page import TASK_NAMES, write_outcomes
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
 from mmv_jax.provenance import facts, of_file, provenance, refuse_others, write_metrics
+from mmv_jax.report.page import Section
 
 
 def evaluate_config(config: ConfigDict, workdir: Path) -> str:
@@ -24,6 +28,7 @@ def evaluate_config(config: ConfigDict, workdir: Path) -> str:
         horizons=config.horizons,
         splines=split_names(config.get("splines", ",".join(SPLINES))),
         endpoint=config.get("endpoint", ""),
+        endpoints=split_names(config.get("endpoints", "")),
         config=to_json(config),
     )
 
@@ -37,6 +42,7 @@ def evaluate_cohort(
     horizons: Sequence[float | int] = HORIZONS,
     splines: Sequence[str] = SPLINES,
     endpoint: str = "",
+    endpoints: Sequence[str] = (),
     areas: Mapping[str, float] | None = None,
     config: str = "",
 ) -> str:
@@ -49,6 +55,8 @@ def evaluate_cohort(
       splines: covariates of `adjust` that enter as restricted cubic splines; "area" for its curve.
       endpoint: meaning of event 1: ascvd, cvd, heart_failure, infarction, stroke, death, mace or
         mace_without_death. A published score is compared only for its own endpoint.
+      endpoints: several of these, made from the columns of `endpoints.py`, or "all". The first is
+        analysed as a whole, the others beside it; `endpoint` is then not read.
       areas: mm² by patient id, as measured on images; without it the column `area_mm2` is used.
       config: as JSON, printed at the end of the report.
     Returns:
@@ -57,20 +65,31 @@ def evaluate_cohort(
       UserError: a cohort file has mistakes, or no model can be made from it.
     """
     refuse_others(workdir, None, "--workdir")
-    # Inputs of the published scores are read if they exist, whether adjusted for or not.
-    cohort = read_cohort(path, covariates=adjust, also=(*PREVENT_INPUTS, "black"), areas=areas)
-    analysis = analyse(
-        cohort,
-        adjust=adjust,
-        thresholds=thresholds,
-        horizons=horizons,
-        splines=splines,
-        endpoint=endpoint,
+    # Inputs of the published scores are read where they exist, adjusted for or not.
+    asked = {"covariates": adjust, "also": (*PREVENT_INPUTS, "black"), "areas": areas}
+    cohorts = (
+        read_endpoints(path, endpoints, **asked)
+        if endpoints
+        else {endpoint: read_cohort(path, **asked)}
     )
+    main, cohort = next(iter(cohorts.items()))
+    rules = {
+        "adjust": adjust,
+        "thresholds": thresholds,
+        "horizons": horizons,
+        "splines": splines,
+    }
+    analysis = analyse(cohort, endpoint=main, **rules)
+    found, more, others = metrics(analysis), list[Section](), list[str]()
+    if endpoints:
+        apart, definitions, notes = side_by_side(cohorts, analysis, **rules)
+        found |= apart_metrics(apart, definitions)
+        more = apart_sections(apart, definitions, notes)
+        others = ["", *apart_lines(apart), *notes]
     workdir.mkdir(parents=True, exist_ok=True)
     record = provenance("mmv evaluate", config=json.loads(config or "{}"), data=of_file(path))
-    write_outcomes(workdir / "report.html", analysis, config, facts(record))
-    write_metrics(workdir, metrics(analysis), record)
+    write_outcomes(workdir / "report.html", analysis, config, facts(record), more=more)
+    write_metrics(workdir, found, record)
     lines = [f"{'model':<36}{'level':<12}hazard ratio"]
     for task, effects in analysis.effects.items():
         lines += [
@@ -78,4 +97,4 @@ def evaluate_cohort(
             f" {e.ci95[1]:.3f}]"
             for level, e in effects.items()
         ]
-    return "\n".join([*lines, *analysis.notes, "", f"report: {workdir / 'report.html'}"])
+    return "\n".join([*lines, *analysis.notes, *others, "", f"report: {workdir / 'report.html'}"])

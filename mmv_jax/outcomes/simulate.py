@@ -1,6 +1,6 @@
 """Cohorts with known hazards, and the coverage of the intervals of an analysis. Axis: N women."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,14 @@ from mmv_jax.outcomes.spline import knots_for, restricted_cubic
 
 # Mild, moderate, severe: between the adjusted ratios of the two health systems (arXiv 2503.14550).
 HAZARD_RATIOS = (1.2, 1.4, 2.1)
+ENDPOINT_RATIOS = {
+    "infarction": (1.3, 1.6, 2.4),
+    "stroke": (1.2, 1.4, 1.9),
+    "heart_failure": (1.4, 1.8, 3.0),
+    "death": (1.1, 1.2, 1.5),
+}
+# share of women without risk factors, at 60, who have it in the first year
+FIRST_YEAR = {"infarction": 0.003, "stroke": 0.003, "heart_failure": 0.004, "death": 0.006}
 ADJUST = ("age", "sbp", "diabetes", "smoker")
 PER_MM2 = 1.02
 LOG_RATIOS = (0.5, -0.5)  # log hazard ratios of the subdistribution
@@ -73,6 +81,56 @@ def simulate_cohort(
         age=age,
         covariates=covariates,
     )
+
+
+def simulate_endpoints(
+    women: int, seed: int, ratios: Mapping[str, Sequence[float | int]] = ENDPOINT_RATIOS
+) -> dict[str, Float[np.ndarray, "N"]]:
+    """The columns of a cohort file with several endpoints, and the inputs of the published scores.
+
+    Components have Weibull hazards that are independent given age, risk factors and severity. Of
+    the infarctions 15 % are fatal (`coronary_death`), which is part of `death` as well.
+
+    Args:
+      ratios: hazard ratios of mild, moderate and severe calcification, of each component.
+    """
+    cohort = simulate_cohort(women, seed)
+    rng = np.random.default_rng([seed, 1])
+    known = cohort.covariates
+    risk = 0.065 * (cohort.age - 60.0) + 0.012 * (known["sbp"] - 125.0)
+    risk += 0.6 * known["diabetes"] + 0.55 * known["smoker"]
+    group = severity(cohort.area_mm2)
+    happens = {
+        name: _weibull(
+            rng, FIRST_YEAR[name], 1.2, risk + np.log(np.array([1.0, *ratios[name]]))[group]
+        )
+        for name in ratios
+    }
+    fatal = rng.random(women) < 0.15
+    sudden = happens["infarction"] < happens["death"]
+    coronary = np.where(fatal & sudden, happens["infarction"], np.inf)
+    death = np.minimum(happens["death"], coronary)
+    left = np.minimum(rng.uniform(0.5, 12.0, women), rng.exponential(50.0, women))
+    end = np.minimum(death, left)
+    times = happens | {"death": death, "coronary_death": coronary}
+    columns = {f"{name}_years": np.where(time <= end, time, np.nan) for name, time in times.items()}
+    inputs = {
+        "total_cholesterol": np.clip(rng.normal(205.0, 35.0, women), 131.0, 319.0),
+        "hdl": np.clip(rng.normal(58.0, 14.0, women), 21.0, 99.0),
+        "bp_treated": (rng.random(women) < 0.3).astype(float),
+        "bmi": np.clip(rng.normal(28.0, 5.0, women), 18.6, 39.5),
+        "egfr": np.clip(rng.normal(85.0, 15.0, women), 20.0, 130.0),
+        "statin": (rng.random(women) < 0.25).astype(float),
+    }
+    sbp = np.clip(known["sbp"], 91.0, 199.0)
+    return {
+        "follow_up_years": end,
+        **columns,
+        "area_mm2": cohort.area_mm2,
+        "age": cohort.age,
+        **{**known, "sbp": sbp},
+        **inputs,
+    }
 
 
 def simulate_subdistribution(

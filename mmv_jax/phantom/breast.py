@@ -8,20 +8,22 @@ attenuation per mm at about 20 keV.
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.special import expit
 
 from mmv_jax.errors import UserError
 from mmv_jax.phantom import arteries
 from mmv_jax.phantom.distractors import distract
-from mmv_jax.phantom.film import scanned
+from mmv_jax.phantom.film import bordered, scanned
+from mmv_jax.phantom.hard import distract_hard
+from mmv_jax.phantom.letters import marked
+from mmv_jax.phantom.looks import LOOKS, processed
 
 VIEWS = (("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO"))
-AIR = 500  # of 4095: darker pixels beside the upper edge are air, fogged or not
 MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
 CATEGORIES = ("zero", "mild", "moderate", "severe")  # 0, >0-10, >10-25, >25 mm2
-SHARES = ("bac", "distractors", "film")  # the dials that are probabilities
+# the dials that are probabilities
+SHARES = ("bac", "distractors", "film", "looks", "hard", "borders")
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,18 @@ class BreastDials:
         equally likely).
       distractors: probability of each kind of structure that resembles it.
       film: probability that a woman's views are scanned films, with their faults.
+      looks: probability that a woman who is not on film has one of `looks.LOOKS`.
+      hard: probability of each kind of `hard.KINDS` in a view.
+      borders: probability that a film shows its borders.
       breast_pixel_mm, breast_rows, breast_columns: the pixel grid.
     """
 
     bac: float = 0.75
     distractors: float = 0.5
     film: float = 0.3
+    looks: float = 0.0
+    hard: float = 0.0
+    borders: float = 0.0
     breast_pixel_mm: float = 0.1
     breast_rows: int = 1400
     breast_columns: int = 1000
@@ -61,6 +69,8 @@ class Woman:
       depth, height, thickness: mm; depth from chest wall to nipple, thickness compressed.
       area_mm2: requested calcified area of each view.
       film: whether her views are scanned films.
+      look: of `looks.LOOKS`, or "".
+      borders: whether a film shows its borders.
     """
 
     seed: tuple[int, int]
@@ -71,6 +81,15 @@ class Woman:
     thickness: float
     area_mm2: dict[tuple[str, str], float]
     film: bool
+    look: str = ""
+    borders: bool = False
+
+    @property
+    def vendor(self) -> str:
+        """The kind of picture, under which its figures stand."""
+        if self.film:
+            return "film with borders" if self.borders else "film"
+        return self.look or "plain"
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,11 @@ def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
     area = (
         float(np.exp(rng.uniform(np.log(low), np.log(high)))) if rng.random() < dials.bac else 0.0
     )
+    # Streams of their own: the other draws of a woman do not depend on these.
+    film = bool(np.random.default_rng([seed, index, 42]).random() < dials.film)
+    chance = np.random.default_rng([seed, index, 43])
+    look = list(LOOKS)[chance.integers(len(LOOKS))] if chance.random() < dials.looks else ""
+    borders = bool(np.random.default_rng([seed, index, 44]).random() < dials.borders)
     share, lean = rng.uniform(0.2, 0.8), rng.uniform(-0.2, 0.2, 2)
     of_side = {"L": area * share, "R": area * (1 - share)}
     # `lean` shifts area from one view to the other; their mean stays that of the side.
@@ -132,8 +156,9 @@ def draw_woman(seed: int, index: int, dials: BreastDials) -> Woman:
         * dials.breast_pixel_mm,
         thickness=float(np.clip(rng.normal(54, 10), 30, 80)),
         area_mm2=areas,
-        # A separate random stream: the other draws of a woman do not depend on this one.
-        film=bool(np.random.default_rng([seed, index, 42]).random() < dials.film),
+        film=film,
+        look="" if film else look,
+        borders=borders and film,
     )
 
 
@@ -156,15 +181,22 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
     grain = ndimage.gaussian_filter(rng.standard_normal(c.shape), 1.0) * 2.5
     signal += MU_CALCIUM * np.where(mask, drawn.wall_mm * np.clip(1 + 0.35 * grain, 0.5, 1.6), 0)
     distract(signal, c, rng, dials.distractors)
+    own = np.random.default_rng([*woman.seed, 45, VIEWS.index((side, view))])
+    distract_hard(signal, c, own, dials.hard)
     image = _display(signal, c, rng)
+    if woman.look:
+        image = processed(image, c.skin_mm, c.pixel, look=woman.look, rng=own)
     if woman.film:
         image, hidden = scanned(image, c.pixel, rng)
         # The truth holds only what is visible: light at the film's edge hides calcium.
         mask &= ~hidden
+    if woman.borders:
+        image, hidden = bordered(image, c.pixel, own)
+        mask &= ~hidden
     if side == "R":
         image, mask = image[:, ::-1], mask[:, ::-1]
     return PhantomMammogram(
-        _marked(image, side, view), np.ascontiguousarray(mask, np.uint8), c.pixel
+        marked(image, side, view), np.ascontiguousarray(mask, np.uint8), c.pixel
     )
 
 
@@ -362,24 +394,3 @@ def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.nda
         4095 * np.clip(part, 0.015, 1) ** rng.uniform(0.85, 1.1),
         4 + 3 * rng.random(c.shape),
     ).astype(np.uint16)
-
-
-def _marked(image: np.ndarray, side: str, view: str) -> np.ndarray:
-    """Image with the lead letters of side and view, in the air beside the upper edge."""
-    size = max(image.shape[0] // 24, 8)
-    letters = Image.new("L", (3 * size, 2 * size))
-    ImageDraw.Draw(letters).text((2, 2), f"{side}{view}", fill=255, font_size=size)
-    stamp = np.asarray(letters)
-    row, column = (
-        image.shape[0] // 20,
-        (
-            image.shape[1] // 24
-            if side == "R"
-            else image.shape[1] - image.shape[1] // 24 - stamp.shape[1]
-        ),
-    )
-    out = np.ascontiguousarray(image)
-    # Letters are drawn into air only, so that they never cover tissue or truth.
-    part = out[row : row + stamp.shape[0], column : column + stamp.shape[1]]
-    part[:] = np.where((stamp[: part.shape[0], : part.shape[1]] > 90) & (part < AIR), 3600, part)
-    return out

@@ -40,20 +40,20 @@ def distract(signal: np.ndarray, c: Outline, rng: np.random.Generator, chance: f
 
     if rng.random() < chance:  # in skin that is seen face on: bright rings with lucent centres
         for _ in range(int(rng.integers(2, 9))):
-            _add(signal, c, place=spot(), profile=_ring(rng.uniform(0.35, 0.8)), reach_mm=1.6)
+            add(signal, c, place=spot(), profile=ring(rng.uniform(0.35, 0.8)), reach_mm=1.6)
     if rng.random() < chance:  # round, benign
         for _ in range(int(rng.integers(1, 6))):
             r = float(np.exp(rng.uniform(np.log(0.2), np.log(1.3))))
-            _add(signal, c, place=spot(), profile=_ball(r, 0.42), reach_mm=r + 0.2)
+            add(signal, c, place=spot(), profile=ball(r, 0.42), reach_mm=r + 0.2)
     if rng.random() < chance / 2:  # popcorn of an old fibroadenoma
         middle = spot()
         for _ in range(14):
             r = rng.uniform(0.4, 1.1)
-            _add(
+            add(
                 signal,
                 c,
                 place=middle + np.rint(rng.normal(0, 1.7 / c.pixel, 2)).astype(int),
-                profile=_ball(r, 0.3),
+                profile=ball(r, 0.3),
                 reach_mm=r + 0.2,
             )
     if rng.random() < chance:  # rods in ducts, pointing to the nipple
@@ -64,11 +64,11 @@ def distract(signal: np.ndarray, c: Outline, rng: np.random.Generator, chance: f
             r, size = rng.uniform(0.15, 0.32), rng.uniform(2, 7)
             # Balls half a radius apart run together into a rod; their attenuations add.
             for t in np.arange(0, size, 0.5 * r):
-                _add(
+                add(
                     signal,
                     c,
                     place=((start + t * way) / c.pixel).astype(int),
-                    profile=_ball(r, 0.25),
+                    profile=ball(r, 0.25),
                     reach_mm=r + 0.1,
                 )
     if rng.random() < chance / 2:  # a clip
@@ -81,25 +81,27 @@ def distract(signal: np.ndarray, c: Outline, rng: np.random.Generator, chance: f
                     t * np.cos(turn) - 0.5 * t * t * np.sin(turn),
                 ]
             )
-            _add(
+            add(
                 signal,
                 c,
                 place=start + np.rint(bent / c.pixel).astype(int),
-                profile=_ball(0.22, 3.0),
+                profile=ball(0.22, 3.0),
                 reach_mm=0.4,
             )
 
 
-def _ring(radius: float) -> Profile:
+def ring(radius: float) -> Profile:
+    """A shell, seen in projection as a ring."""
     return lambda d: 0.32 * np.exp(-(((d - radius) / 0.16) ** 2))
 
 
-def _ball(radius: float, per_mm: float) -> Profile:
+def ball(radius: float, per_mm: float) -> Profile:
+    """A ball of so much attenuation per mm."""
     # The chord of a sphere at distance d from its centre is 2 sqrt(r**2 - d**2).
     return lambda d: per_mm * 2 * np.sqrt(np.maximum(radius * radius - d * d, 0))
 
 
-def _add(
+def add(
     signal: np.ndarray, c: Outline, place: np.ndarray, profile: Profile, reach_mm: float
 ) -> None:
     """Add a profile of the distance (mm) about a pixel, inside the breast only."""

@@ -31,6 +31,34 @@ def scanned(
     return np.clip(out, 0, WHITE).astype(np.uint16), light > fogged
 
 
+def bordered(
+    image: np.ndarray, pixel_mm: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image with the borders of a real film, and where they hide what was on it (bool).
+
+    At one to three sides the scanner looks past the film: light, then a dark rim a few tenths of a
+    mm wide, then tissue that rises in brightness for some millimetres, as light leaks in. The film
+    lies aslant.
+    """
+    out = image.astype(np.float32)
+    rows, columns = (np.arange(n, dtype=np.float32) * pixel_mm for n in image.shape)
+    beyond = np.full(image.shape, -np.inf, np.float32)  # mm past the film's border
+    for side in rng.permutation(4)[: rng.integers(1, 4)]:
+        across, along = (
+            (columns[None], rows[:, None]) if side % 2 else (rows[:, None], columns[None])
+        )
+        depth = across if side < 2 else across.max() - across
+        wave = rng.normal(0, 0.006) * (along - along.mean())
+        beyond = np.maximum(beyond, rng.uniform(0.3, 4.0) + wave - depth)
+    leak = np.exp(-np.maximum(-beyond, 0) / rng.uniform(0.8, 2.5))
+    out += WHITE * rng.uniform(0.1, 0.45) * leak
+    rim = np.exp(-(((beyond + 0.3) / 0.15) ** 2))
+    out *= 1 - rng.uniform(0.6, 0.9) * rim
+    light = beyond > 0
+    out[light] = WHITE
+    return np.clip(out, 0, WHITE).astype(np.uint16), light
+
+
 def _fogged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Image with the film's fog, which also covers unexposed parts, and its grain."""
     fog = rng.uniform(0.01, 0.08)

@@ -307,6 +307,8 @@ def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) ->
             "breast_density": round(woman.density, 3),
         }
         line["film"] = int(woman.film)
+        if dials.looks or dials.borders:
+            line["vendor"] = woman.vendor
         lines.append(line | {"area_mm2": round(shot.area_mm2, 4)})
         areas[side, view] = shot.area_mm2
     total = breast.woman_area(areas)

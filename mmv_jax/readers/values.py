@@ -164,6 +164,8 @@ def _as_pixel(dataset: Dataset, value: float) -> float:
     return value + span if value < 0 else value
 
 
+# a contact view is cast 1.0 to 1.1 times as large, a magnification view 1.5 to 2 times
+MAGNIFIED = 1.3
 MOST_MAGNIFIED = 4.0  # for a breast in front of the detector; above it, a distance is wrong
 
 
@@ -206,11 +208,14 @@ def _magnification(dataset: Dataset) -> float:
     on the support to which DistanceSourceToPatient is measured.
     """
     said = number_of(dataset, "EstimatedRadiographicMagnificationFactor")
-    if not said and dataset.get("Modality") == "MG":
+    if dataset.get("Modality") == "MG":
         # Magnification = source to detector / source to object, by similar triangles.
         detector = number_of(dataset, "DistanceSourceToDetector")
         patient = number_of(dataset, "DistanceSourceToPatient")
-        said = detector / patient if detector and patient and 0 < patient < detector else 1.0
+        ratio = detector / patient if detector and patient and 0 < patient < detector else 1.0
+        # A factor of 1 beside distances of a magnification view is a default, not a measurement.
+        if not said or (said <= 1 and MAGNIFIED <= ratio < MOST_MAGNIFIED):
+            said = ratio
     return said if said and 1 <= said < MOST_MAGNIFIED else 1.0
 
 

@@ -205,6 +205,7 @@ def test_scores_of_severity_and_area():
         "severity_accuracy": (0.6667, 6),
         "zero_specificity": (0.5, 2),
         "sensitivity": (1.0, 4),
+        "severity_kappa": (0.8824, 6),
     }
     assert severity_table(areas, (0.0, 10.0, 25.0)).tolist() == [
         [1, 1, 0, 0],

@@ -193,7 +193,7 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
     assert views["dice"]["value"] == views["dice_pooled"]["value"] == views["area_r2"]["value"] == 1
     assert (found["severity_accuracy"]["value"], found["severity_accuracy"]["n"]) == (1.0, 3)
     low, high = found["severity_accuracy"]["ci95"]
-    assert 0.3 < low < 0.6 and high == 1  # three of three, by Wilson
+    assert low == pytest.approx(0.025 ** (1 / 3)) and high == 1  # three of three, exactly
     kept = json.loads((tmp_path / "provenance.json").read_text())
     assert kept["file"] == "manifest.csv" and kept["digest"] and kept["step"]
     areas = pd.read_parquet(tmp_path / "predictions.parquet")
@@ -249,7 +249,7 @@ def test_women_without_any_calcification_are_compared_without_dice(
     assert set(metrics["bac_views"]["trained"]) == {"area_mae"}
     specificity = metrics["bac_women"]["trained"]["zero_specificity"]
     assert (specificity["value"], specificity["ci95"][0], specificity["n"]) == (0.0, 0.0, 3)
-    assert 0.4 < specificity["ci95"][1] < 0.7  # none of three, by Wilson
+    assert specificity["ci95"][1] == pytest.approx(1 - 0.025 ** (1 / 3))  # none of three
 
 
 @pytest.mark.full

@@ -116,7 +116,7 @@ def test_a_manifest_that_contradicts_the_file_is_refused(mg):
 
 def test_other_images_are_refused(tmp_path):
     write_dx(tmp_path / "chest.dcm", IMAGE, 0.14, study="s", patient="p", sex="F", inverted=False)
-    with pytest.raises(Refused, match="no mammogram"):
+    with pytest.raises(Refused, match="not a mammogram"):
         read_mammogram(Entry(1, tmp_path / "chest.dcm"))
 
 

@@ -255,8 +255,14 @@ def test_ids_that_no_mammogram_has_are_refused_and_mammograms_without_follow_up_
     del areas["w3"], areas["w9"]
     with pytest.raises(UserError, match="lines 5, 11 have a patient_id that no mammogram has"):
         read_cohort(path, areas=areas)
-    with pytest.raises(UserError, match="line 2 has no area_mm2"):
-        read_cohort(path, areas={f"w{i}": float(i or "nan") for i in range(40)})
+    # w0 has mammograms of which none counts: an unknown area is no zero, and no mistake of the file
+    known = read_cohort(path, areas={f"w{i}": float(i or "nan") for i in range(40)})
+    np.testing.assert_array_equal(known.area_mm2, np.arange(1.0, 40.0))
+    assert known.line[0] == 3 and known.notes[0].startswith(
+        "1 of 40 women have mammograms of which"
+    )
+    with pytest.raises(UserError, match="no woman has a mammogram that counts"):
+        read_cohort(path, areas={f"w{i}": float("nan") for i in range(40)})
 
 
 def test_women_without_a_covariate_are_counted(tmp_path):
