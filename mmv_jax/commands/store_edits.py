@@ -15,9 +15,17 @@ def _remove_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv remove stores/chest withdrawn.csv --patients
     """
-    parser.add_argument("store", metavar="STORE")
-    parser.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="default STORE.key")
+    parser.add_argument("store", metavar="STORE", help="the store to change")
+    parser.add_argument(
+        "manifests",
+        type=Path,
+        nargs="+",
+        metavar="MANIFEST",
+        help="CSV files that name the studies",
+    )
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="key of the pseudonyms (default STORE.key)"
+    )
     parser.add_argument(
         "--patients", action="store_true", help="every study of the patients, listed or not"
     )
@@ -46,9 +54,12 @@ def _split_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv split stores/chest --shares 80,10,10 --seed 0
     """
-    parser.add_argument("store", metavar="STORE")
-    parser.add_argument("--shares", type=_shares, default=(80, 10, 10), metavar="TRAIN,VAL,TEST")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("store", metavar="STORE", help="the store to change")
+    shares = "parts of the patients (default 80,10,10)"
+    parser.add_argument(
+        "--shares", type=_shares, default=(80, 10, 10), metavar="TRAIN,VAL,TEST", help=shares
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed deals otherwise")
 
 
 @command("split", _split_arguments)
@@ -67,8 +78,10 @@ def _merge_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv merge stores/site-a stores/site-b --out stores/both
     """
-    parser.add_argument("stores", nargs="+", metavar="STORE")
-    parser.add_argument("--out", required=True, metavar="STORE")
+    parser.add_argument(
+        "stores", nargs="+", metavar="STORE", help="stores that were made with one key"
+    )
+    parser.add_argument("--out", required=True, metavar="STORE", help="the new store to write")
 
 
 @command("merge", _merge_arguments)
