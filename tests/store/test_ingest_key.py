@@ -20,7 +20,7 @@ def test_nothing_that_is_written_names_anybody(tmp_path, capfd):
         "view": ["PA"] * 6,
     }
     manifest = write_manifest(tmp_path / "SENTINEL-in", contents, "SENTINEL.csv", **columns)
-    report = ingest([manifest], tmp_path / "out" / "store", engine="here", read_fn=read_npy)
+    report = ingest([manifest], tmp_path / "out" / "store", workers=1, read_fn=read_npy)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(written) > 5
     printed = "".join(capfd.readouterr())
