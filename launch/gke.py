@@ -12,7 +12,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from render import Slice, parse, render, write
+from check import Place, check
+from render import add_staging, parse, render, staged, write
+from slices import Slice
 
 # A DNS label, short enough that the names of its pods are DNS labels too.
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -65,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=100,
         help="how often the run may go on from its last checkpoint",
     )
+    add_staging(parser)
     return parser
 
 
@@ -82,11 +85,21 @@ def main(argv: list[str]) -> int:
         if args.tpu
         else (args.hosts, args.gpus_per_host)
     )
+    place = Place(
+        args.tpu.devices if args.tpu else hosts * chips,
+        f"{args.tpu.topology} of {args.tpu.generation.node_label}" if args.tpu else "all nodes",
+        shared="/mnt/shared",
+    )
+    config = check(parser, command, place)
+    if args.stage_to and config is None:
+        parser.error("--stage-to copies the store of a pretraining; this command has none")
     values = {
         name: value
         for name, value in vars(args).items()
         if name not in ("out", "hosts", "gpus_per_host")
     }
+    values["store"] = config and config.data.store
+    command = staged(command, args.stage_to)
     write(
         args.out,
         render("jobset.yaml", command=command, hosts=hosts, chips=chips, **values),

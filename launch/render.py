@@ -1,72 +1,10 @@
-"""Shared code of the launchers: the `mmv` command after `--`, TPU slices by name, and templates."""
+"""What the launchers share: the `mmv` command after `--`, and templates filled in."""
 
 import argparse
-import math
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-CHIPS_PER_HOST = 4  # of a slice that has more than one host
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The names of a generation of TPUs in Google Cloud.
-
-    Attributes:
-      node_label: value of the label cloud.google.com/gke-tpu-accelerator of its nodes.
-      accelerator_type: of `gcloud --accelerator-type`, with {chips} or {cores}; None if virtual
-        machines are not offered under such a name.
-      runtime: the virtual machine's software, `gcloud --version`.
-    """
-
-    node_label: str
-    accelerator_type: str | None
-    runtime: str | None
-
-
-# Sources: cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus,
-# docs.cloud.google.com/tpu/docs/runtimes. v4 and v5p are named by their cores.
-GENERATIONS = {
-    "v4": Generation("tpu-v4-podslice", "v4-{cores}", "tpu-ubuntu2204-base"),
-    "v5e": Generation("tpu-v5-lite-podslice", "v5litepod-{chips}", "v2-alpha-tpuv5-lite"),
-    "v5p": Generation("tpu-v5p-slice", "v5p-{cores}", "v2-alpha-tpuv5"),
-    "v6e": Generation("tpu-v6e-slice", "v6e-{chips}", "v2-alpha-tpuv6e"),
-    "tpu7x": Generation("tpu7x", None, None),
-}
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A TPU slice, by its name in `mmv preflight --topology`, such as v5p:4x4x8."""
-
-    generation: Generation
-    topology: str
-    chips: int
-
-    @classmethod
-    def parse(cls, name: str) -> "Slice":
-        generation, _, topology = name.partition(":")
-        sides = topology.split("x")
-        if generation not in GENERATIONS or not all(
-            side.isdigit() and int(side) > 0 for side in sides
-        ):
-            raise argparse.ArgumentTypeError(
-                f"{name!r} is no TPU slice: write a generation ({', '.join(GENERATIONS)}) and a"
-                " topology, such as v5p:4x4x8"
-            )
-        return cls(GENERATIONS[generation], topology, math.prod(map(int, sides)))
-
-    @property
-    def hosts(self) -> int:
-        return max(1, self.chips // CHIPS_PER_HOST)
-
-    @property
-    def accelerator_type(self) -> str | None:
-        name = self.generation.accelerator_type
-        return name and name.format(chips=self.chips, cores=2 * self.chips)
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -79,6 +17,21 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
             " --config experiments/X.py --workdir DIR"
         )
     return args, command
+
+
+def add_staging(parser: argparse.ArgumentParser) -> None:
+    """Adds `--stage-to` to a launcher."""
+    parser.add_argument(
+        "--stage-to",
+        metavar="FOLDER",
+        help="of each host's own disk: the store is copied there first (`mmv stage`), and read"
+        " there",
+    )
+
+
+def staged(command: list[str], folder: str | None) -> list[str]:
+    """The command, reading its store from where it was staged."""
+    return command if folder is None else [*command, f"--config.data.store={folder}"]
 
 
 def render(template: str, **values) -> str:

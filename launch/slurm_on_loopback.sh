@@ -1,9 +1,11 @@
 #!/bin/bash
-# A real SLURM of one node on this machine, from Debian's packages, and a run of two tasks through sbatch on it. Needs root, for the packages and the daemons.
+# A real SLURM of one node on this machine, from Debian's packages: a run of two tasks through sbatch,
+# which an urgent job pre-empts, and which is queued again and goes on. Needs root.
 #
-#   sudo launch/slurm_on_loopback.sh FOLDER        (FOLDER: new; logs, state and the run's workdir go there)
+#   sudo launch/slurm_on_loopback.sh FOLDER        (FOLDER: new; logs, state and the run's workdir)
 #
-# Ends with 0 if the job completed and the two tasks wrote one log of all steps. The daemons are stopped again; the packages stay.
+# Ends with 0 if the job was pre-empted, completed, and the two tasks wrote one log of all steps. The
+# daemons are stopped again; the packages stay.
 set -euo pipefail
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 mkdir "$1"
@@ -50,7 +52,10 @@ SlurmdPidFile=$folder/slurmd.pid
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/slurmd.log
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cores
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=120
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 CONF
 export SLURM_CONF=$folder/slurm.conf
 stop() {
@@ -69,11 +74,33 @@ sinfo
 
 cd "$checkout"
 "$python" -c "import runpy; runpy.run_path('tests/train/nano.py')['write_studies'](__import__('pathlib').Path('$folder/store'))"
-"$python" launch/slurm.py --out "$folder/job.sbatch" --nodes 1 --tasks-per-node 2 --cpus-per-task 1 --time 0:20:00 --python "$python" \
-    -- pretrain --config tests/train/nano.py --workdir "$folder/workdir" --config.data.store="$folder/store" --config.steps=4 --config.mesh.data=2 \
-    --config.objective.dino=0 --config.objective.ibot=0 --config.objective.koleo=0
-code=0
-JAX_PLATFORMS=cpu sbatch --wait --chdir="$folder" "$folder/job.sbatch" || code=$?
+steps=60
+"$python" launch/slurm.py --out "$folder/job.sbatch" --nodes 1 --tasks-per-node 2 --cpus-per-task 1 \
+    --time 0:40:00 --partition all --python "$python" \
+    -- pretrain --config tests/train/nano.py --workdir "$folder/workdir" \
+    --config.data.store="$folder/store" --config.steps="$steps" --config.mesh.data=2 \
+    --config.objective.dino=0 --config.objective.ibot=0 --config.objective.koleo=0 \
+    --config.checkpoint.every=1000
+export JAX_PLATFORMS=cpu
+job=$(sbatch --parsable --chdir="$folder" "$folder/job.sbatch")
+log=$folder/workdir/metrics.jsonl
+state() { scontrol show job "$job" | grep -o 'JobState=[A-Z_]*' | cut -d= -f2; }
+lines() { cat "$log" 2>/dev/null | wc -l; }
+
+# Pre-empted once it trains: the urgent job asks for the whole node.
+until [ "$(lines)" -ge 3 ]; do
+    [ "$(state)" != FAILED ] || { cat "$folder"/mmv-*.log; exit 1; }
+    sleep 0.2
+done
+sbatch --parsable --partition=urgent --exclusive --output=/dev/null --wrap='sleep 5'
+until [ "$(state)" != RUNNING ]; do sleep 1; done
+taken=$(lines)
+echo "pre-empted after $taken of $steps steps: $(state)"
+until case "$(state)" in COMPLETED | FAILED | CANCELLED | TIMEOUT) true ;; *) false ;; esac; do
+    sleep 2
+done
 cat "$folder"/mmv-*.log
-[ "$code" -eq 0 ] && [ "$(wc -l <"$folder/workdir/metrics.jsonl")" -eq 4 ]
-echo "Two tasks, one run: $(wc -l <"$folder/workdir/metrics.jsonl") steps in $folder/workdir/metrics.jsonl"
+restarts=$(scontrol show job "$job" | grep -o 'Restarts=[0-9]*' | cut -d= -f2)
+once=$(grep -o '"step": [0-9]*' "$log" | sort -u | wc -l)
+echo "$(state), $restarts restart(s), $once steps, $(lines) lines in $log"
+[ "$(state)" = COMPLETED ] && [ "$restarts" -ge 1 ] && [ "$once" -eq "$steps" ] && [ "$(lines)" -eq "$steps" ]

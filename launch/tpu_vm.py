@@ -12,7 +12,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from render import Slice, parse, render, write
+from check import Place, check
+from render import add_staging, parse, render, staged, write
+from slices import Slice
 
 
 def main(argv: list[str]) -> int:
@@ -35,16 +37,26 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--nfs", required=True, metavar="HOST:/FOLDER", help=nfs)
     parser.add_argument("--spot", action="store_true", help="on machines that may be taken away")
+    add_staging(parser)
     args, command = parse(parser, argv)
     if args.tpu.accelerator_type is None:
         parser.error("that generation has no such virtual machines; use launch/gke.py")
+    place = Place(
+        args.tpu.devices, args.tpu.accelerator_type, shared="/mnt/shared", sends_commit=True
+    )
+    config = check(parser, command, place)
+    if args.stage_to and config is None:
+        parser.error("--stage-to copies the store of a pretraining; this command has none")
     values = {
         "name": args.name,
         "zone": args.zone,
         "spot": args.spot,
         "tpu": args.tpu,
         "nfs": args.nfs,
-        "words": shlex.join(command),
+        "words": shlex.join(staged(command, args.stage_to)),
+        "stage": shlex.join(["stage", str(config.data.store), args.stage_to])
+        if config is not None and args.stage_to
+        else "",
     }
     write(args.out, render("tpu_vm.sh", **values), f"bash {shlex.quote(str(args.out))}")
     return 0

@@ -11,7 +11,17 @@ if ! gcloud compute tpus queued-resources describe "$name" --zone="$zone" >/dev/
     gcloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" \
         --accelerator-type={{ tpu.accelerator_type }} --runtime-version={{ tpu.generation.runtime }}{{ " --spot" if spot }}
 fi
-until [ "$(gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format='value(state.state)')" = ACTIVE ]; do
+while true; do
+    state=$(gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format='value(state.state)')
+    case "$state" in
+    ACTIVE) break ;;
+    FAILED | SUSPENDING | SUSPENDED | DELETING)
+        echo "The slice $name will not come: its state is $state. What is written of it:" >&2
+        gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format='value(state)' >&2
+        echo "Delete it (gcloud compute tpus queued-resources delete $name --zone=$zone --force), then run this script again." >&2
+        exit 1
+        ;;
+    esac
     sleep 60
 done
 
@@ -33,6 +43,12 @@ gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
     sudo apt-get update -qq && sudo apt-get install -y -qq nfs-common
     sudo mkdir -p /mnt/shared && sudo mount -t nfs '$nfs' /mnt/shared && sudo chmod a+rwx /mnt/shared"
 
+{% if stage %}
+# The store goes to each host's own disk first; what is there already is not copied again.
+stage={{ stage | quote }}
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="cd mmv && .venv/bin/mmv $stage"
+
+{% endif %}
 # The same command on all of them: JAX finds the other hosts by itself.
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="cd mmv && .venv/bin/mmv $words"
 echo "Done. The slice is still there, and costs: gcloud compute tpus queued-resources delete $name --zone=$zone --force"

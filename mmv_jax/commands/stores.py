@@ -281,3 +281,25 @@ def _key(args) -> int:
 
     print(write_identifiers(args.store, args.manifests, args.key, args.out))
     return 0
+
+
+def _stage_arguments(parser: argparse.ArgumentParser) -> None:
+    """Copy a store to a disk of this machine.
+
+    Train from the copy where the store lies in a bucket or on a slow shared file system. Give the
+    same command again where a copy was cut off: what is there is not copied again.
+
+    example: mmv stage gs://BUCKET/store /scratch/store
+    """
+    parser.add_argument("store", metavar="STORE", help="a folder, or a gs:// or s3:// address")
+    parser.add_argument("folder", type=local_path, metavar="FOLDER")
+
+
+@command("stage", _stage_arguments)
+def _stage(args) -> int:
+    from mmv_jax.report.progress import progress
+    from mmv_jax.store.stage import stage
+
+    copied = stage(args.store, args.folder, progress("staged", "objects"))
+    print(f"{args.folder} holds the store ({copied} objects copied)")
+    return 0

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-def progress(words: str) -> Callable[[int, int], None]:
+def progress(words: str, things: str = "studies") -> Callable[[int, int], None]:
     """A function that prints progress.
 
     On a terminal it renews one line; elsewhere it prints a line every ten seconds and at the end.
@@ -24,7 +24,7 @@ def progress(words: str) -> Callable[[int, int], None]:
             pace = _pace(done, total, since=since, first=first, now=now)
             print(
                 # Of one width on a terminal, so that a shorter line covers a longer one.
-                f"{words} {done} of {total} studies{pace.ljust(36) if live and pace else pace}",
+                f"{words} {done} of {total} {things}{pace.ljust(36) if live and pace else pace}",
                 end="\r" if live and done < total else "\n",
                 file=sys.stderr,
                 flush=True,
