@@ -12,10 +12,9 @@ before it is used.
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import google_crc32c
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
@@ -23,12 +22,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
+from mmv_jax.parallel import all_say, first_says
 from mmv_jax.plugins import check_plugins
 from mmv_jax.provenance import digest_of
+from mmv_jax.seals import SEALS, STEPS, digest, find_fault, step_folders
 from mmv_jax.unsealed import TREES, fault_without_seal
 
-STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
-SHARED = 2**22  # the fewest bytes of a replica's share of an array
+SHARED = 2**22  # bytes of a replica's share of an array, at the least
 
 
 class Checkpoints:
@@ -70,28 +70,41 @@ class Checkpoints:
         self._seal()
         self._manager.close()
 
-    def restore_newest(self, state: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
-        """Restore the newest whole checkpoint: (step, {"encoder": ..., "state": ...}).
+    def restore_newest(
+        self, state: Mapping[str, Any], *, not_after: int | None = None
+    ) -> tuple[int, Mapping[str, Any]]:
+        """The newest whole checkpoint as (step, {"encoder": ..., "state": ...}); (0, `state`) where
+        there is none.
 
-        Without checkpoints it is (0, `state`). An incomplete or altered checkpoint is named in a
-        warning, and the one before it is used.
+        A checkpoint that is incomplete or altered is named in a warning and the one before it is
+        used. Of several processes the first one lists the steps and chooses; each hashes a share of
+        the files.
 
         Args:
-          state: {"encoder": tree, "state": tree} of arrays with the wanted shapes, dtypes and
-            shardings.
+          state: {"encoder": tree, "state": tree} of arrays as they should come back: shapes,
+            dtypes, shardings.
+          not_after: go back to this step or an earlier one. Later steps are deleted: the run comes
+            to them again.
         Raises:
           UserError: there are checkpoints and none of them is whole, or they belong to another
             model.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        self._manager.wait_until_finished()
+        # A folder may look different from another machine for a while.
+        steps = json.loads(first_says(json.dumps(sorted(self._manager.all_steps(), reverse=True))))
+        if not_after is not None:
+            for later in (step for step in steps if step > not_after):
+                self._drop(later)
+            steps = [step for step in steps if step <= not_after]
         for step in steps:
-            fault = find_fault(self.workdir, step)
+            fault = self._fault(step)
             if fault is None:
                 return step, self._restore(step, state)
-            warnings.warn(
-                f"Checkpoint {step} is not whole ({fault}): going on from the one before it.",
-                stacklevel=2,
-            )
+            if jax.process_index() == 0:
+                warnings.warn(
+                    f"Checkpoint {step} is not whole ({fault}): going on from the one before it.",
+                    stacklevel=2,
+                )
             self._damaged.add(step)
         if steps:
             raise UserError(
@@ -100,11 +113,26 @@ class Checkpoints:
             )
         return 0, state
 
+    def _drop(self, step: int) -> None:
+        """Deletes a step and its seal."""
+        self._manager.delete(step)
+        if jax.process_index() == 0:
+            (self.workdir / SEALS / f"{step}.json").unlink(missing_ok=True)
+
+    def _fault(self, step: int) -> str | None:
+        """The first fault that a process has found in its share of a step's files."""
+        mine = find_fault(self.workdir, step, index=jax.process_index(), count=jax.process_count())
+        return next(filter(None, all_say(mine or "")), None)
+
     def config_of(self, step: int) -> dict[str, Any]:
         """The config of a step."""
         return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
             "config"
         ]
+
+    def is_due(self, step: int, *, now: bool = False) -> bool:
+        """Whether `save_if_due` would save this step."""
+        return now or step % self.every == 0
 
     def save_if_due(self, step: int, state: Mapping[str, Any], *, now: bool = False) -> None:
         """Save {"encoder": tree, "state": tree} as `step`, if it is a multiple of `every` or `now`
@@ -112,11 +140,10 @@ class Checkpoints:
 
         It replaces a damaged checkpoint of the same step.
         """
-        if not now and step % self.every:
+        if not self.is_due(step, now=now):
             return
         if step in self._damaged:
-            self._manager.delete(step)
-            (self.workdir / SEALS / f"{step}.json").unlink(missing_ok=True)
+            self._drop(step)
             self._damaged.remove(step)
         # An existing step is never written again; a damaged one was deleted just now.
         if step not in self._manager.all_steps():
@@ -279,69 +306,6 @@ def _restore_items(
         config = config_reader.restore(folder / "config", args=ocp.args.JsonRestore())
     check_plugins(config)
     return trees, config
-
-
-def step_folders(workdir: str | os.PathLike) -> dict[int, epath.Path]:
-    """The finished steps of a workdir; a step that Orbax has not renamed yet does not count."""
-    steps = epath.Path(workdir) / STEPS
-    return (
-        {int(folder.name): folder for folder in steps.iterdir() if folder.name.isdigit()}
-        if steps.is_dir()
-        else {}
-    )
-
-
-def find_fault(workdir: str | os.PathLike, step: int) -> str | None:
-    """The fault of a step's files, in words; None if they are as they were written.
-
-    A step may have no seal: the process was killed before it wrote one, or the step is a copy. Such
-    a step is whole if Orbax's commit mark and every item exist and every array can be read to its
-    end.
-    """
-    folder, seal = (
-        epath.Path(workdir) / STEPS / str(step),
-        epath.Path(workdir) / SEALS / f"{step}.json",
-    )
-    if not seal.exists():
-        return fault_without_seal(folder)
-    try:
-        sealed = json.loads(seal.read_text())
-    except ValueError:
-        return f"{seal.name} cannot be read"
-    found = digest(folder)
-    for name in sorted(sealed.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if name not in sealed:
-            return f"{name} was added"
-        if found[name] != sealed[name]:
-            return f"{name} was altered"
-    return None
-
-
-def digest(folder: epath.Path) -> dict[str, list[int]]:
-    """[size in bytes, CRC-32C] of each file below a folder."""
-    return {
-        str(path.relative_to(folder)): _size_and_crc(path) for path in sorted(_files_below(folder))
-    }
-
-
-def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _files_below(path)
-        else:
-            yield path
-
-
-def _size_and_crc(path: epath.Path) -> list[int]:
-    size, checksum = 0, google_crc32c.Checksum()
-    with path.open("rb") as file:
-        # 16 MiB at a time: a step's files need not fit into memory.
-        while piece := file.read(1 << 24):
-            size += len(piece)
-            checksum.update(piece)
-    return [size, int.from_bytes(checksum.digest(), "big")]
 
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mmv`. Returns 0, 1 (the work failed) or 2 (wrong use); a user's mistake is one line,
     never a traceback.
     """
-    parser = _parser()
+    parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     unknown = [
         word for word in rest if not word.startswith("--config.") or not hasattr(args, "config")
@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"{args.command} does not know {' '.join(unknown)}{_meant(unknown, args)}")
     args.overrides = rest
-    # Orbax and Grain speak of their own affairs there
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax and Grain speak of their own affairs there. Orbax prints what went wrong with a save in
+    # hundreds of lines, from several threads, and raises it to us besides.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         _load_named(args)
         return COMMANDS[args.command][1](args)
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands, with their help texts."""
     # No abbreviations: a mistyped option must not pass for another one.
     parser = argparse.ArgumentParser(

@@ -12,7 +12,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmv_jax.errors import UserError
@@ -114,6 +114,24 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def first_says(words: str) -> str:
+    """What process 0 passed, in every process; all must call it."""
+    return all_say(words)[0]
+
+
+def all_say(words: str) -> list[str]:
+    """What each process passed, by its number; all must call it."""
+    if jax.process_count() == 1:
+        return [words]
+    mine = np.frombuffer(words.encode(), np.uint8)
+    # Arrays of one shape alone can be gathered, so the lengths go first.
+    sizes = multihost_utils.process_allgather(np.array(len(mine), np.int32))
+    padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
+    padded[: len(mine)] = mine
+    gathered = multihost_utils.process_allgather(padded)
+    return [bytes(line[:size]).decode() for line, size in zip(gathered, sizes)]
 
 
 def initialize_distributed() -> None:

@@ -128,6 +128,58 @@ def test_a_damaged_step_is_replaced_when_the_run_comes_to_it_again(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, items, make_state(40))
 
 
+SIX = {  # what is done to step 4, what is said of it, and the step that is used
+    "cut": (lambda step: cut_array(step), "was altered", 2),
+    "missing item": (lambda step: cut_item(step), "is missing", 2),
+    "no seal": (lambda step: seal_of(step).unlink(), None, 4),
+    "flipped bit": (lambda step: flip(step), "was altered", 2),
+    "a seal that is cut": (lambda step: seal_of(step).write_text("{"), "4.json cannot be read", 2),
+    "empty": (lambda step: cut_all(step), "is missing", 2),
+}
+
+
+def seal_of(step):
+    return step.parents[1] / SEALS / f"{step.name}.json"
+
+
+def flip(step):
+    victim = max((step / "encoder").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 4
+    victim.write_bytes(data)
+
+
+@pytest.mark.parametrize("what", SIX)
+def test_six_broken_checkpoints_are_named_and_the_right_step_is_used(tmp_path, what, recwarn):
+    damage, said, used = SIX[what]
+    write(tmp_path)
+    damage(tmp_path / STEPS / "4")
+    step, items = restore(tmp_path)
+    assert step == used
+    jax.tree.map(np.testing.assert_array_equal, items, make_state(used))
+    words = [str(w.message) for w in recwarn if "is not whole" in str(w.message)]
+    assert len(words) == (said is not None) and (said is None or said in words[0])
+
+
+def test_each_of_several_processes_hashes_a_share_and_together_they_see_all(tmp_path):
+    write(tmp_path)
+    flip(tmp_path / STEPS / "4")
+    found = [find_fault(tmp_path, 4, index=n, count=3) for n in range(3)]
+    assert sum(fault is not None for fault in found) == 1
+    assert [find_fault(tmp_path, 2, index=n, count=3) for n in range(3)] == [None] * 3
+
+
+def test_a_run_that_goes_back_writes_the_later_steps_anew(tmp_path):
+    write(tmp_path, steps=(2, 4, 6))
+    with Checkpoints(tmp_path, CONFIG, every=2, keep=3) as checkpoints:
+        step, items = checkpoints.restore_newest(make_state(), not_after=3)
+        assert step == 2 and sorted(step_folders(tmp_path)) == [2]
+        checkpoints.save_if_due(4, make_state(40))
+    step, items = restore(tmp_path)
+    assert step == 4 and find_fault(tmp_path, 4) is None
+    jax.tree.map(np.testing.assert_array_equal, items, make_state(40))
+
+
 def test_no_whole_checkpoint_is_an_error_and_not_a_fresh_start(tmp_path):
     write(tmp_path, steps=(2,))
     for path in (tmp_path / STEPS / "2" / "encoder").rglob("*"):

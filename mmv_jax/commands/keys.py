@@ -75,9 +75,12 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     from mmv_jax.data.row_settings import RowSettings
     from mmv_jax.data.tokens import RowShape
     from mmv_jax.parallel import make_mesh
+    from mmv_jax.train.guard import GuardOptions
     from mmv_jax.train.health import HealthOptions
     from mmv_jax.train.optimizer import make_ema, make_optimizer
+    from mmv_jax.train.traces import ProfileOptions
     from mmv_jax.train.wandb_board import LogOptions
+    from mmv_jax.train.watchdog import Limits
 
     # `RowSettings` has the fields of `RowShape` too; they belong to the group `rows`.
     shape = {field.name for field in fields(RowShape)}
@@ -91,6 +94,8 @@ def pretraining_keys() -> dict[str, ConfigKey]:
         kind=int, meaning="Processes that make batches; 0 for none beside this one."
     )
     keys = {"seed": SEED, "steps": STEPS, "data.store": STORE, "data.workers": workers}
+    cache = "A folder for compiled programs; empty: WORKDIR/compiled."
+    keys |= {"compile_cache": ConfigKey("", cache, str)}
     keys |= {"topology": ConfigKey(None, "What `mmv preflight` compiles for, such as v5p:4x4x4.")}
     keys |= _in("mesh", keys_of(make_mesh, without=("devices",)))
     keys |= _in("data", keys_of(RowSettings, without=shape | elsewhere))
@@ -99,6 +104,8 @@ def pretraining_keys() -> dict[str, ConfigKey]:
         # One function cuts the views of both, so both groups have the same keys.
         keys |= _in(f"crops.{name}", keys_of(crop_views))
     keys |= _in("augment", keys_of(Augmentation)) | _in("log", keys_of(LogOptions))
+    keys |= _in("guard", keys_of(GuardOptions)) | _in("watchdog", keys_of(Limits))
+    keys |= _in("profile", keys_of(ProfileOptions))
     keys |= _encoder_keys()
     keys |= _objective_keys()
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))

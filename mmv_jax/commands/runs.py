@@ -100,10 +100,21 @@ def _pretrain(args) -> int:
     return 0 if _finishes(config, args.workdir) else _stopped()
 
 
+def _keep_compiled(folder: str | Path) -> None:
+    """Keeps compiled programs in a folder, so that a run that goes on need not compile again;
+    JAX_COMPILATION_CACHE_DIR has precedence.
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def _finishes(config: ConfigDict, workdir: Path) -> bool:
     """Trains; False where the run was told to stop before its last step."""
     from mmv_jax.face.runs import pretrain
 
+    _keep_compiled(config.get("compile_cache") or workdir / "compiled")
     return pretrain(config, workdir) >= config.steps
 
 

@@ -167,11 +167,28 @@ class Silence:
         pass
 
 
+class OneBehind:
+    """See `one_behind`."""
+
+    def __init__(self, write: Callable[[int, dict[str, Any]], None]):
+        self._write = write
+        self._waiting: tuple[int, dict[str, Any]] | None = None
+
+    def __call__(self, step: int, metrics: dict[str, Any]) -> None:
+        """Hands over the step before, and keeps this one."""
+        self.flush()
+        self._waiting = (step, metrics)
+
+    def flush(self) -> None:
+        """Hands over the step that is kept, for which this waits."""
+        waiting, self._waiting = self._waiting, None
+        if waiting:
+            self._write(*waiting)
+
+
 @contextmanager
-def one_behind(
-    write: Callable[[int, dict[str, Any]], None],
-) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """A function of a step and its metrics that passes the previous step's to `write`.
+def one_behind(write: Callable[[int, dict[str, Any]], None]) -> Iterator[OneBehind]:
+    """A function of a step and its metrics that hands `write` those of the step before.
 
     Step n is dispatched before the numbers of step n - 1 are read, so the device never waits for
     the log. The last step is written on leaving, even if the next batch cannot be read: that step
@@ -186,19 +203,11 @@ def one_behind(
       leaving
       1
     """
-    # Holds at most one step. It is a list, so that `report` can replace its content.
-    waiting: list[tuple[int, dict[str, Any]]] = []
-
-    def report(step: int, metrics: dict[str, Any]) -> None:
-        if waiting:
-            write(*waiting.pop())
-        waiting.append((step, metrics))
-
+    report = OneBehind(write)
     try:
         yield report
     finally:
-        if waiting:
-            write(*waiting.pop())
+        report.flush()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float | int]]:

@@ -3,13 +3,12 @@ arguments.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
@@ -30,7 +29,10 @@ from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 from mmv_jax.train.flops import step_cost
-from mmv_jax.train.health import Health, HealthOptions, Patience
+from mmv_jax.train.full_disk import full_disk_in_words
+from mmv_jax.train.goodput import Goodput, lost_seconds
+from mmv_jax.train.guard import Guard, GuardOptions
+from mmv_jax.train.health import Health, HealthOptions
 from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.opening import opening
@@ -41,20 +43,23 @@ from mmv_jax.train.optimizer import (
     make_optimizer,
     make_teacher_temperature,
 )
+from mmv_jax.train.phases import Phases
 from mmv_jax.train.probe import Probe
 from mmv_jax.train.running import running
-from mmv_jax.train.signals import stop_signal
 from mmv_jax.train.speed import Speed, StepCost, rates_of
 from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
-from mmv_jax.train.steps import take_steps, timed
+from mmv_jax.train.traces import ProfileOptions, make_traces
 from mmv_jax.train.wandb_board import LogOptions, WandbBoard
+from mmv_jax.train.watchdog import Limits, Watchdog, watching
+from mmv_jax.train.watched_steps import Steps, Writer
 from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
 
 # Values that a resume may change: where the run works, and how it computes the same numbers.
 MAY_CHANGE = {
     "mesh",
     "topology",
+    "compile_cache",
     "data.store",
     "data.workers",
     "data.teachers",
@@ -63,6 +68,9 @@ MAY_CHANGE = {
     "checkpoint",
     "health",
     "log",
+    "guard",
+    "watchdog",
+    "profile",
 }
 
 
@@ -78,9 +86,17 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     check_rows(config.rows.per_step, mesh)
     check_counts(config)
     parts = make_parts(config)
-    with running(workdir):
+    phases = Phases()
+    limits = _call("watchdog", Limits, **config.get("watchdog", {}))
+    with (
+        watching(phases, limits) as watchdog,
+        full_disk_in_words(workdir),
+        running(workdir) as owner,
+    ):
+        if owner:
+            watchdog.storage, owner.hosts = owner.silence, watchdog.hosts
         keep_config(config, workdir, MAY_CHANGE)
-        return _train(config, workdir, mesh=mesh, parts=parts)
+        return _train(config, workdir, mesh=mesh, parts=parts, watchdog=watchdog)
 
 
 def _train(
@@ -89,6 +105,7 @@ def _train(
     *,
     mesh: Mesh,
     parts: tuple[Objective, optax.GradientTransformation, Ema],
+    watchdog: Watchdog,
 ) -> TrainState:
     objective, tx, ema = parts
     # Data: the plan of studies, rows and steps is complete before a voxel is read.
@@ -105,84 +122,39 @@ def _train(
         "studies": rows.digest,
         **tell_teachers(rows.teachers),
     }
+    profile = _call("profile", ProfileOptions, **config.get("profile", {}))
     carried = to_dict(config)
     with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
-        first, items = checkpoints.restore_newest(split_items(shapes))
+        with watchdog.phases("restore"):
+            first, items = checkpoints.restore_newest(split_items(shapes))
+            before = checkpoints.config_of(first)["pretraining"] if first else {}
         if first:
             state = join_items(items)
-            before = checkpoints.config_of(first)["pretraining"]
             check_studies(before, seen, config.data.store)
             seen = unite_patients(seen, before)
             rows = rows.begin_at(tuple(before.get("begin", (0, 0))))
         else:
             state = init_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
-        cost = step_cost(
-            objective,
-            row_shape(config),
-            rows=config.rows.per_step,
-            views=make_views(config.crops),
-            mesh=mesh,
-        )
-        speed = make_speed(config, cost)
-        run = _Run(config, mesh, step_fn=step_fn, probe=probe, checkpoints=checkpoints, speed=speed)
-        about: dict[str, Any] = {
-            "state": shapes,
-            "first": first,
-            "patients": len(rows.patients),
-            "cost": cost,
-        }
+        cost = cost_of(config, objective, mesh)
         with _make_log(workdir, config, first) as log:
-            log.say(opening(carried, workdir, mesh=mesh, **about))
-            carried = {**carried, "pretraining": seen}
-            return run.train(state, rows, first=first, carried=carried, log=log)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The parts of a run that its loop needs."""
-
-    config: ConfigDict
-    mesh: Mesh
-    step_fn: Callable
-    probe: Callable[[int, TrainState], dict[str, float]]
-    checkpoints: Checkpoints
-    speed: Speed
-
-    def train(
-        self, state: TrainState, rows: Rows, *, first: int, carried: dict, log: Log | Silence
-    ) -> TrainState:
-        """Take the steps from `first` on. `carried` is stored with every checkpoint."""
-        config, checkpoints = self.config, self.checkpoints
-        write = _writer(log, config, self.speed)
-        with stop_signal() as stop, on_mesh(self.mesh):
-            batches = timed(device_batches(rows, self.mesh, first, config.data.workers))
-
-            def save(step: int, state: TrainState) -> bool:
-                stopping = stop(step)
-                # A new dict: the previous one may still be in the queue of a checkpoint.
-                seen = carried["pretraining"] | {"begin": rows.at}
-                checkpoints.config = carried | {"pretraining": seen}
-                checkpoints.save_if_due(
-                    step + 1, split_items(state), now=stopping or step + 1 == config.steps
-                )
-                if stopping:
-                    log.say(
-                        f"Told to stop: saved step {step + 1}. The same command goes on from there."
-                    )
-                return stopping
-
-            numbered = zip(range(first, config.steps), batches)
-            state = take_steps(self._take, state, numbered, write=write, save=save)
-        if first >= config.steps:
-            log.say(f"All {config.steps} steps are done. {DONE}")
-        return state
-
-    def _take(
-        self, step: int, state: TrainState, given: tuple[dict[str, jax.Array], float]
-    ) -> tuple[TrainState, dict[str, Any]]:
-        batch, waited_s = given
-        state, metrics = self.step_fn(state, batch)
-        return state, metrics | {"input_s": waited_s} | self.probe(step, state)
+            about: dict = {"state": shapes, "first": first, "patients": len(rows.patients)}
+            log.say(opening(carried, workdir, mesh=mesh, cost=cost, **about))
+            if first >= config.steps:
+                log.say(f"All {config.steps} steps are done. {DONE}")
+                return state
+            return Steps(
+                total=config.steps,
+                mesh=mesh,
+                step_fn=step_fn,
+                probe=probe,
+                batches=lambda rows, first: device_batches(rows, mesh, first, config.data.workers),
+                shapes=shapes,
+                checkpoints=checkpoints,
+                writer=make_writer(config, workdir, log, before=before, cost=cost, dog=watchdog),
+                phases=watchdog.phases,
+                traces=make_traces(workdir, profile, log.say),
+                carried={**carried, "pretraining": seen},
+            ).train(state, rows, first)
 
 
 def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
@@ -355,6 +327,12 @@ def check_counts(config: ConfigDict) -> None:
     _call("log", LogOptions, **config.get("log", {}))
 
 
+def cost_of(config: ConfigDict, objective: Objective, mesh: Mesh) -> StepCost:
+    """What a step of full rows costs."""
+    rows, views = config.rows.per_step, make_views(config.crops)
+    return step_cost(objective, row_shape(config), rows=rows, views=views, mesh=mesh)
+
+
 def make_speed(config: ConfigDict, cost: StepCost) -> Speed:
     """Make the measure of a run's speed from its config."""
     of_rate = {name: config.optimizer[name] for name in ("peak_lr", "at_rows", "warmup")}
@@ -363,34 +341,38 @@ def make_speed(config: ConfigDict, cost: StepCost) -> Speed:
     return Speed(rates_of(schedule, config.steps), tokens, cost)
 
 
+def make_writer(
+    config: ConfigDict,
+    workdir: Path,
+    log: Log | Silence,
+    *,
+    before: Mapping[str, Any],
+    cost: StepCost,
+    dog: Watchdog,
+) -> Writer:
+    """What takes the metrics of each step. `before`: what the checkpoint that is gone on from
+    carries as `pretraining`.
+    """
+    spent = dict(before.get("spent", {}))
+    lost = lost_seconds(workdir, before.get("saved_at"))
+    guard = _call("guard", GuardOptions, **config.get("guard", {}))
+    return Writer(
+        log=log,
+        speed=make_speed(config, cost),
+        health=Health(config.objective.to_dict()),
+        goodput=Goodput(
+            dog.phases, spent | {"lost": spent.get("lost", 0.0) + lost}, dog.input_seconds
+        ),
+        guard=Guard(guard, before.get("guard")),
+        every=config.health.every,
+        last=config.steps - 1,
+        slow=dog.name_of,
+    )
+
+
 def _make_log(workdir: Path, config: ConfigDict, first: int) -> Log | Silence:
     if jax.process_index():
         return Silence()
     project = LogOptions(**config.get("log", {})).wandb
     more = [WandbBoard(project, workdir, to_dict(config))] if project else []
     return Log(workdir, first, config.steps, more=more)
-
-
-def _writer(
-    log: Log | Silence, config: ConfigDict, speed: Speed
-) -> Callable[[int, dict[str, Any]], None]:
-    """A function that logs a step's metrics, with its speed and the health of its features.
-
-    It raises `WorkFailed` where the loss was not finite for several steps in a row.
-    """
-    health = Health(config.objective.to_dict())
-    patience = Patience("Lower config.optimizer.peak_lr, or set config.encoder.qk_norm=True.")
-
-    def write(step: int, metrics: dict[str, Any]) -> None:
-        health.add(np.asarray(metrics.pop("features"), np.float32))
-        numbers = {name: np.asarray(value) for name, value in metrics.items()}
-        due = step % config.health.every == 0 or step + 1 == config.steps
-        figures = health.figures() if due else {}
-        log.write(step, {**numbers, **speed.figures(step, numbers), **figures})
-        if figures:
-            plain = {name: float(value) for name, value in numbers.items()}
-            for words in health.verdict(plain, figures):
-                log.say(f"step {step}: {words}")
-        patience.see(step, skipped=bool(numbers["skipped"]))
-
-    return write

@@ -15,9 +15,10 @@ from mmv_jax.errors import UserError
 from mmv_jax.objectives.table import TERMS, weights_of
 from mmv_jax.report.figures import STYLE
 from mmv_jax.report.plots import COLOURS
+from mmv_jax.train.goodput import in_words
 from mmv_jax.train.health import LOW_RANK, LOW_STD, Health
 from mmv_jax.train.log import METRICS, read_metrics
-from mmv_jax.train.running import Process, process_of
+from mmv_jax.train.running import FILE, Process, process_of, read_words
 
 PICTURE = "status.png"
 EARLY = 20  # steps; with fewer, no trend is reported
@@ -61,6 +62,7 @@ def status(workdir: Path) -> str:
         "features": _features(lines),
         "neighbours": _neighbours(lines, config["health"].get("knn") or {}),
         "mfu": _utilisation(lines),
+        "time": _time(lines, read_words(workdir / FILE).get("hosts", {})),
         "verdict": verdict,
         "process": _process(process, running, idle),
         "checkpoint": _checkpoint(workdir, done),
@@ -249,6 +251,18 @@ def _utilisation(lines: Numbers) -> str:
     if not shares:
         return "not known: the log has none (the peak of these devices is unknown, or it is old)"
     return f"{statistics.median(shares):.1%} of the peak, the median of {len(shares)} steps"
+
+
+def _time(lines: Numbers, hosts: Mapping[str, str]) -> str:
+    """What the wall time went into, and which process keeps the others waiting."""
+    known = [line for line in lines if "wall_s" in line]
+    if not known:
+        return "not known: an old log"
+    words, last = in_words(known[-1]), known[-1].get("straggler")
+    if last is None:
+        return words
+    host = hosts.get(f"{last:.0f}")
+    return f"{words}; process {last:.0f}{f' on {host}' if host else ''} waits longest"
 
 
 def _process(process: Process | None, running: bool, idle: float) -> str:

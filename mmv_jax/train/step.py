@@ -1,32 +1,39 @@
 """One training step: pure, jitted once, and without effect if a loss or gradient is not finite."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from mmv_jax.parallel import replicated
 from mmv_jax.train.objective import Objective
 from mmv_jax.train.optimizer import Ema
 from mmv_jax.train.state import TrainState
 
+# (state, batch, limits) -> (state, metrics); the limits may be left out
+StepFunction: TypeAlias = Callable[..., tuple[TrainState, dict[str, Array]]]
+
 
 def train_step(
     state: TrainState,
     batch: Mapping[str, Array],
+    limits: Float[Array, "2"] | None = None,
     *,
     objective: Objective,
     tx: optax.GradientTransformation,
     ema: Ema,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step: (state, batch) -> (state, metrics).
+    """(state, batch) -> (state, metrics). A step that is not finite changes nothing but the
+    counter, and says so in `skipped`.
 
-    A step that is not finite changes only the counter; its metric `skipped` is then 1.
+    Args:
+      limits: of the loss and of its gradient's norm. A finite step above one of them changes
+        nothing but the counter either, and says so in `spike`.
     """
     # A resumed run draws what an unbroken one would have drawn.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -54,11 +61,17 @@ def train_step(
         },
     )
     kept, skipped = keep_finite(new, state, loss, norm)
+    spike = jnp.zeros((), jnp.int32)
+    if limits is not None:
+        low = (loss <= limits[0]) & (norm <= limits[1])
+        kept = jax.tree.map(lambda new, old: jnp.where(low, new, old), kept, state)
+        spike = (~low).astype(jnp.int32) * (1 - skipped)
     metrics = {
         "loss": loss,
         **seen,
         "grad_norm": norm,
         "skipped": skipped,
+        "spike": spike,
         "momentum": ema(state.step),
     }
     metrics["tokens"] = (batch["segment_ids"] > 0).sum()  # that are not padding

@@ -1,7 +1,6 @@
 """The loop of every training: a step a batch, its numbers a step late, its checkpoint."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from mmv_jax.train.log import one_behind
@@ -47,11 +46,3 @@ def take_steps(
             if save(step, state):
                 break
     return state
-
-
-def timed(batches: Iterable[Given]) -> Iterator[tuple[Given, float]]:
-    """Each batch, and the seconds that the loop waited for it."""
-    began = time.perf_counter()
-    for batch in batches:
-        yield batch, time.perf_counter() - began
-        began = time.perf_counter()

@@ -1,0 +1,197 @@
+"""What counts as stuck, by a clock set by hand; and two processes of which one is stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmv_jax.train.peers import Peers
+from mmv_jax.train.phases import Phases
+from mmv_jax.train.watchdog import DONE, Heard, Limits, halt_of_others, halt_of_own, watching
+
+LIMITS = Limits()
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def at_work(seconds: float, *, phase: str = "step", usual: float = 2.0) -> Phases:
+    """After five steps of `usual` seconds, in the next one for `seconds` with `phase`."""
+    clock = Clock()
+    phases = Phases(clock)
+    for step in range(6):
+        phases.next_step(step)
+        clock.now += usual if step < 5 else 0.0
+    phases._enter(phase)
+    clock.now += seconds
+    return phases
+
+
+def test_the_seconds_of_all_phases_add_up_to_the_wall_time():
+    clock = Clock()
+    phases = Phases(clock)
+    for step in range(3):
+        phases.next_step(step)
+        clock.now += 1
+        with phases("input"):
+            clock.now += 2
+        with phases("save"):
+            clock.now += 4
+            assert phases.now() == ("save", 4)
+    assert phases.seconds() == {"opening": 0, "step": 3, "input": 6, "save": 12}
+    # saving is no part of a step's time
+    assert phases.step_seconds() == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "phase, usual, seconds, halts",
+    [
+        ("step", 1.0, 59, False),
+        ("step", 1.0, 61, True),
+        ("input", 1.0, 61, True),
+        ("step", 5.0, 99, False),
+        ("step", 5.0, 101, True),
+        ("compile", 1.0, 5000, False),
+        ("probe", 1.0, 5000, False),
+        ("save", 1.0, 1000, False),
+        ("save", 1.0, 1801, True),
+        ("restore", 1.0, 1801, True),
+    ],
+)
+def test_a_step_may_take_a_minute_or_twenty_medians(phase, usual, seconds, halts):
+    words = halt_of_own(at_work(seconds, phase=phase, usual=usual), LIMITS, {})
+    assert (words is not None) == halts
+    if halts:
+        assert phase in words and socket.gethostname() in words
+
+
+def test_a_step_that_hangs_names_the_process_that_is_elsewhere():
+    beats = {
+        1: {"host": "b", "step": 5, "phase": "step", "since": 62.0},
+        2: {"host": "c", "step": 5, "phase": "input", "since": 61.0},
+        3: {"host": "d", "step": 6, "phase": DONE, "since": 1.0},
+    }
+    words = halt_of_own(at_work(70), LIMITS, beats)
+    assert words.startswith("step 5 hangs: it has taken 70 s, the limit is 60 s and the median 2 s")
+    assert words.endswith("process 2 on c is at step 5 with input since 61 s")
+
+
+def test_a_process_without_a_new_beat_is_stuck_and_one_that_is_done_is_not():
+    heard = Heard(answered=0.0)
+    beat = {"host": "b", "step": 7, "phase": "step", "at": 1.0}
+    heard.take({1: beat, 2: {**beat, "phase": DONE}}, now=0.0)
+    # The same beats again and again, from a service that answers.
+    heard.take({1: beat, 2: {**beat, "phase": DONE}}, now=44.0)
+    assert halt_of_others(heard, 0, LIMITS, now=44.0) is None
+    heard.take({1: {**beat, "at": 2.0}}, now=44.5)
+    assert halt_of_others(heard, 0, LIMITS, now=60.0) is None
+    heard.take({1: {**beat, "at": 2.0}}, now=89.0)
+    words = halt_of_others(heard, 0, LIMITS, now=89.6)
+    assert words is not None and "step 7" in words
+    assert words.startswith("process 1 on b is stuck: it has given no sign of life for 45 s")
+
+
+def test_a_service_that_does_not_answer_is_process_0():
+    heard = Heard(answered=0.0)
+    heard.take({0: {"host": "a"}}, now=1.0)
+    words = halt_of_others(heard, 1, LIMITS, now=50.0)
+    assert words.startswith("process 0 on a is stuck: its coordination service has not answered")
+
+
+class Service:
+    """The key-value store of JAX's service, in memory."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def key_value_set(self, key, value, allow_overwrite):
+        self.kept[key] = value
+
+    def key_value_dir_get(self, folder):
+        return [(key, value) for key, value in self.kept.items() if key.startswith(folder)]
+
+
+def test_process_0_reads_all_beats_and_the_first_complaint():
+    service = Service()
+    peers = [Peers(service, index, 3) for index in range(3)]
+    for peer in peers:
+        peer._root = "run"
+        peer.beat({"step": peer.index})
+    assert peers[0].beats() == {n: {"step": n} for n in range(3)}
+    assert peers[0].complaint() is None
+    peers[2].complain("no room", 2)
+    assert peers[0].complaint() == ("no room", 2)
+    peers[1].leave()
+    assert peers[0].left() == {1}
+
+
+def test_a_single_process_warns_once_and_goes_on(capsys):
+    phases = Phases()
+    with watching(phases, Limits(step_s=0.1)):
+        phases.next_step(0)
+        until = time.monotonic() + 10
+        said = ""
+        while "hangs" not in said and time.monotonic() < until:
+            time.sleep(0.1)
+            said += capsys.readouterr().err
+        time.sleep(0.7)
+        said += capsys.readouterr().err
+    assert said.count("warning: step 0 hangs") == 1
+
+
+# Waits for a signal in a step, in which the other process does not come.
+STUCK = """
+import sys, time
+from mmv_jax.parallel import initialize_distributed
+initialize_distributed()
+from mmv_jax.train.phases import Phases
+from mmv_jax.train.watchdog import Limits, watching
+with watching(Phases(), Limits(peer_s=6.0)) as watchdog:
+    until = time.monotonic() + 60
+    while len(watchdog.heard.beats) < (1 if watchdog._peers.index else 2):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    print("beats", flush=True)
+    time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_the_other_of_two_processes_ends_where_one_is_stopped(stopped):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STUCK],
+            env=os.environ | shared | {"JAX_PROCESS_ID": str(n), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(2)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "beats\n"
+        processes[stopped].send_signal(signal.SIGSTOP)
+        _, said = processes[1 - stopped].communicate(timeout=120)
+        assert processes[1 - stopped].returncode == 1
+        (line,) = said.strip().splitlines()
+        assert line.startswith(
+            f"mmv pretrain: process {stopped} on {socket.gethostname()} is stuck"
+        )
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
