@@ -292,7 +292,8 @@ def _stage_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv stage gs://BUCKET/store /scratch/store
     """
     parser.add_argument("store", metavar="STORE", help="a folder, or a gs:// or s3:// address")
-    parser.add_argument("folder", type=local_path, metavar="FOLDER")
+    where = "of a local disk; made if it is not there"
+    parser.add_argument("folder", type=local_path, metavar="FOLDER", help=where)
 
 
 @command("stage", _stage_arguments)

@@ -74,4 +74,4 @@ def test_a_run_says_what_it_runs_on_and_logs_its_speed(store, tmp_path, capsys):
             shown / line["tokens"]
         )
     about = json.loads((tmp_path / "run" / "running.json").read_text())
-    assert {"pid", "host", "since"} == set(about)
+    assert {"pid", "host", "since", "beat"} <= set(about)
