@@ -144,8 +144,8 @@ def limits_of_agreement(areas: Compared) -> dict[str, Interval]:
         found[name] = stats.nct.ppf((0.025, 0.975), n - 1, sign * LIMITS * np.sqrt(n))
     values = dict(zip(found, (mean, *areas.limits[1:])))
     return {
-        name: Interval(values[name], *(float(mean + q * error) for q in quantiles), n=n)
-        for name, quantiles in found.items()
+        name: Interval(values[name], float(mean + low * error), float(mean + high * error), n=n)
+        for name, (low, high) in found.items()
     }
 
 
@@ -162,11 +162,11 @@ def between_views(pairs: Float[np.ndarray, "N 2"]) -> dict[str, Interval]:
         return {}
     half = ((pairs[:, 0] - pairs[:, 1]) ** 2 / 2).sum()
     # Σ d² / 2 over the variance of a view is χ² with a degree of freedom a breast.
-    sd = [float(np.sqrt(half / q)) for q in (n, *stats.chi2.ppf((0.975, 0.025), n))]
+    sd, low, high = (float(np.sqrt(half / q)) for q in (n, *stats.chi2.ppf((0.975, 0.025), n)))
     factor = LIMITS * float(np.sqrt(2))
     return {
-        "between_views_sd": Interval(*sd, n=n),
-        "repeatability": Interval(*(factor * x for x in sd), n=n),
+        "between_views_sd": Interval(sd, low, high, n=n),
+        "repeatability": Interval(factor * sd, factor * low, factor * high, n=n),
     }
 
 

@@ -38,7 +38,7 @@ class Kept:
 
     def key(self, mammogram: Mammogram) -> str:
         voxels = np.ascontiguousarray(mammogram.study.voxels[0])
-        digest = hashlib.sha256(voxels)
+        digest = hashlib.sha256(voxels.tobytes())
         about = (voxels.shape, str(voxels.dtype), mammogram.spacing_mm, self.model)
         digest.update(repr(about).encode())
         return digest.hexdigest()[:32]

@@ -55,7 +55,7 @@ def write_report(
     with quiet():
         try:
             images = [pydicom.dcmread(f.source, stop_before_pixels=True, force=True) for f in files]
-            masks = [f.segmentation and pydicom.dcmread(f.segmentation) for f in files]
+            masks = [pydicom.dcmread(f.segmentation) if f.segmentation else None for f in files]
             groups = [_view(f, image, mask) for f, image, mask in zip(files, images, masks)]
             for breast in breasts:
                 groups.append(_group(f"{breast.side} breast", breast.area_mm2, side=breast.side))

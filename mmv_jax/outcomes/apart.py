@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,7 @@ def side_by_side(
       main: the analysis of the first of `cohorts`.
     """
     endpoints, definitions, notes = {}, {}, list[str]()
-    rules = {"adjust": adjust, "thresholds": thresholds, "splines": splines}
+    rules: dict[str, Any] = {"adjust": adjust, "thresholds": thresholds, "splines": splines}
     for n, (name, cohort) in enumerate(cohorts.items()):
         try:
             endpoints[name] = (

@@ -1,6 +1,7 @@
 """Endpoints side by side, and the paper's definitions, as parts of a page and of metrics.json."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmv_jax.outcomes.analysis import ratios_as_json, scores_as_json
 from mmv_jax.outcomes.apart import DEFINITIONS, EndpointResult
@@ -88,7 +89,7 @@ def apart_metrics(
     endpoints: Mapping[str, EndpointResult], definitions: Mapping[str, EndpointResult]
 ) -> dict:
     """Tasks `<endpoint>/<task>` and `<definition>/<task>`, in the form of `metrics.json`."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, result in {**endpoints, **definitions}.items():
         own = ratios_as_json(result.effects) | scores_as_json(result.added)
         found |= {f"{name}/{task}": values for task, values in own.items()}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -66,14 +67,18 @@ def evaluate_cohort(
     """
     refuse_others(workdir, None, "--workdir")
     # Inputs of the published scores are read where they exist, adjusted for or not.
-    asked = {"covariates": adjust, "also": (*PREVENT_INPUTS, "black"), "areas": areas}
+    asked: dict[str, Any] = {
+        "covariates": adjust,
+        "also": (*PREVENT_INPUTS, "black"),
+        "areas": areas,
+    }
     cohorts = (
         read_endpoints(path, endpoints, **asked)
         if endpoints
         else {endpoint: read_cohort(path, **asked)}
     )
     main, cohort = next(iter(cohorts.items()))
-    rules = {
+    rules: dict[str, Any] = {
         "adjust": adjust,
         "thresholds": thresholds,
         "horizons": horizons,

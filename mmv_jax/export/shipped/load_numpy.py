@@ -60,8 +60,8 @@ def encode(weights, about, patches, coords_mm, kinds, segment_ids, xp=np):
     for n in range(about["depth"]):  # the tensors of the blocks are stacked: [depth, ...]
         w = {name[13:]: weights[name][n] for name in weights if name.startswith("blocks.stack.")}
         qkv = dense(w, "project.qkv", norm(w, "project.norm", x))
-        qkv = qkv.reshape(rows, length, 3, about["heads"], about["head_channels"])
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, L, channels]
+        qkv = qkv.reshape((rows, length, 3, about["heads"], about["head_channels"]))
+        q, k, v = qkv.transpose((2, 0, 3, 1, 4))  # each [B, heads, L, channels]
         if about["qk_norm"]:
             q, k = (standardise(y) * s for y, s in zip((q, k), w["project.qk_scale"]))
         scores = rotate(q) @ rotate(k).transpose(0, 1, 3, 2) * about["attention_scale"]
