@@ -11,7 +11,7 @@ NOW = {"key_fingerprint": "a1", "patients": ["p2", "p3"], "studies": "00ff"}
 
 
 def test_other_studies_are_refused_with_what_is_known_of_them():
-    with pytest.raises(UserError, match=r"stores/x.*it had 1 patients, there are 2 now"):
+    with pytest.raises(UserError, match=r"stores/x.*It had 1 patients and there are 2 now"):
         check_studies({**NOW, "patients": ["p2"], "studies": "11ee"}, NOW, "stores/x")
 
 
