@@ -46,7 +46,7 @@ def provenance(
     about = dict.fromkeys(("store", "digest", "studies")) | dict(data or {})
     return {
         "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         **none,
         **(weights or {}),
         "store": about.pop("store"),
@@ -55,6 +55,11 @@ def provenance(
         "config": config,
         "versions": versions(),
     }
+
+
+def now() -> str:
+    """Date and time, in UTC, as ISO 8601 writes them."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
@@ -66,6 +71,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # a package that was not installed from a distribution
             found[name] = "unknown"
     return found
+
+
+def date_in_words(date: str | None = None) -> str:
+    """Day, hour and minute of a date of `now`, or of this moment."""
+    return (date or now())[:16].replace("T", " ") + " UTC"
+
+
+def versions_in_words(found: Mapping[str, str] | None = None) -> str:
+    """As 'python 3.12.1, mmv_jax 0.1.0, ...', of a record or of this process."""
+    return ", ".join(f"{name} {v}" for name, v in (found or versions()).items())
 
 
 def digest_of(tensors: Mapping[str, Any]) -> str:
@@ -145,9 +160,9 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     file = [("file", f"{record.get('file')} (digest {record.get('file_digest')})")]
     return [
         *(weights if digest is not None else []),
-        ("evaluated", record["date"][:16].replace("T", " ") + " UTC"),
+        ("evaluated", date_in_words(record["date"])),
         *(file if record.get("file") else []),
-        ("software", ", ".join(f"{name} {v}" for name, v in record["versions"].items())),
+        ("software", versions_in_words(record["versions"])),
     ]
 
 

@@ -48,6 +48,7 @@ from mmv_jax.outcomes.risk import PREVENT_INPUTS
 from mmv_jax.provenance import facts, of_file, provenance, refuse_others, write_metrics, write_table
 from mmv_jax.readers.read import read_mask
 from mmv_jax.readers.refused import Refused
+from mmv_jax.report.about import About, Studies
 from mmv_jax.report.page import Section, write_page
 
 MASK = "bac"
@@ -100,6 +101,7 @@ def evaluate_config(config: ConfigDict, checkpoint: Path | None, workdir: Path) 
         adjust=split_names(config.adjust),
         horizons=config.horizons,
         measure=measure,
+        about=config.get("about"),
         config=to_json(config),
     )
 
@@ -114,6 +116,7 @@ def evaluate_mammograms(
     adjust: Sequence[str] = ("age",),
     horizons: Sequence[float] = (5.0, 10.0),
     measure: Mapping[str, float] | None = None,
+    about: Mapping[str, Any] | None = None,
     config: str = "",
 ) -> str:
     """Measure the mammograms of a manifest and write a report.
@@ -126,6 +129,7 @@ def evaluate_mammograms(
       cohort: a cohort CSV with the `patient_id` of the manifest; "" for none.
       adjust, horizons: see `outcomes.analysis.analyse`.
       measure: rules of `Measure` that replace those of the checkpoint.
+      about: as of `About`: data, truth and title, which only the user knows.
       config: as JSON, printed at the end of the report.
     Returns:
       The results as text, and the path of the report.
@@ -133,6 +137,7 @@ def evaluate_mammograms(
       UserError: a manifest, checkpoint or cohort with mistakes, or neither truth nor cohort.
       WorkFailed: no mammogram, or no `bac_mask`, could be read.
     """
+    stated = About.of(about or {})
     workdir.mkdir(parents=True, exist_ok=True)
     finder = Finder.restore(checkpoint).with_measure(**(measure or {}))
     refuse_others(workdir, finder.origin["digest"], "--workdir")
@@ -170,14 +175,16 @@ def evaluate_mammograms(
     asked, data = json.loads(config or "{}"), of_file(manifest)
     record = provenance("mmv evaluate", config=asked, weights=finder.origin, data=data)
     # The sort is stable: open sections keep their order and come before the folded ones.
-    parts = sorted([*parts, _about(record, bool(judged))], key=lambda part: part.fold)
+    studies = _studies_of(entries, views, stated)
+    parts = sorted([*parts, _about(record, studies, bool(judged))], key=lambda part: part.fold)
     parts += _closing_sections(notes, finder.measure, config)
     write_page(
         workdir / "report.html",
-        "Breast arterial calcification",
+        stated.title or "Breast arterial calcification",
         subtitle=f"{len(views)} mammograms of {len({view.woman for view in views})} women",
         verdict=verdict,
         sections=parts,
+        notices=studies.notices,
     )
     _write(workdir, metrics, judged, record)
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
@@ -195,10 +202,17 @@ def _index_dates(cohort: str, notes: list[str]) -> dict[str, str] | None:
     return found
 
 
-def _about(record: Mapping[str, Any], compared: bool) -> Section:
-    """Section with what was evaluated, and whose truth it was."""
-    truth = "not stated: the manifest names masks, not who drew them" if compared else "no truth"
-    return Section("What was evaluated", facts=[*facts(record), ("truth read by", truth)])
+def _studies_of(entries: Sequence[Entry], views: Sequence[ViewResult], about: About) -> Studies:
+    """Of the mammograms that could be read."""
+    read = {view.number for view in views}
+    return Studies(len(read), sum(e.phantom for e in entries if e.number in read), about)
+
+
+def _about(record: Mapping[str, Any], studies: Studies, compared: bool) -> Section:
+    """What was evaluated, and by whose truth."""
+    truth = studies.truth if compared else "no truth"
+    stated = [("data", studies.data), ("truth read by", truth)]
+    return Section("What was evaluated", facts=[*facts(record), *stated])
 
 
 def _not_counted(views: Sequence[ViewResult]) -> list[str]:

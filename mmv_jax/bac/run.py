@@ -1,5 +1,6 @@
 """Measurement of mammograms: writes tables, overlays and segmentations."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from mmv_jax.bac.view import ViewFrame
 from mmv_jax.bac.woman_page import write_woman
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.files import write_whole
+from mmv_jax.provenance import FILE as PROVENANCE
+from mmv_jax.provenance import provenance
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import format_of, refusing
 from mmv_jax.readers.refused import Refused
@@ -163,7 +167,8 @@ def measure_files(
     `overlays/NUMBER_SIDE_VIEW.png`; of DICOM files `segmentations/NUMBER.dcm` where there is
     calcification, and `reports/WOMAN.dcm`. NUMBER is that of the mammogram in the order given;
     women are named by a keyed hash. What an earlier run left in `out` is taken away first, but for
-    the masks: what was seen on a file is not looked for again (`kept.py`).
+    the masks: what was seen on a file is not looked for again (`kept.py`). `provenance.json`
+    names the weights, the rules of measuring and the versions.
 
     Args:
       overrides: words such as `--config.measure.of_views=max`.
@@ -204,6 +209,9 @@ def measure_files(
     write_views(out / "views.csv", views)
     write_table(out / "breasts.csv", breasts, BreastResult)
     write_table(out / "women.csv", women, WomanResult)
+    rules, data = {"measure": vars(finder.measure)}, {"studies": len(views)}
+    record = provenance("mmv bac", config=rules, weights=finder.origin, data=data)
+    write_whole(out / PROVENANCE, json.dumps(record, indent=2) + "\n")
     # Each file is read once more: the pixels of all files together would fill the memory.
     for view, entry, kept_as in zip(views, sources, look.keys):
         try:

@@ -16,6 +16,7 @@ from mmv_jax.bac.examination import KEYWORDS, special
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import read_manifest
 from mmv_jax.missing import is_missing
+from mmv_jax.phantom.known import is_phantom
 from mmv_jax.readers.deidentify import CODED
 from mmv_jax.readers.dicom import quiet
 from mmv_jax.readers.read import format_of, read_study, refusing
@@ -39,6 +40,7 @@ class Entry:
       said: `view`, `laterality` and the columns of `conditions.COLUMNS` of the manifest, if it
         has them.
       masks: of the manifest.
+      phantom: whether the manifest says that it is one.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Entry:
     spacing_mm: float | None = None
     said: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    phantom: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def list_entries(
                         spacing_mm=line.spacing_mm,
                         said=said,
                         masks=line.masks,
+                        phantom=is_phantom(line.labels),
                     )
                 )
     if not entries:

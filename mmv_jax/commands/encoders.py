@@ -56,14 +56,18 @@ def _evaluate(args) -> int:
     from mmv_jax.face.runs import evaluate
 
     if args.config is None:
+        from mmv_jax.evaluate.from_labels import in_terms_of
+
         config, workdir = _of_labels(args)
-    elif args.store or args.label:
+        with in_terms_of(args.label):
+            print(evaluate(config, args.checkpoint, workdir))
+        return 0
+    if args.store or args.label:
         raise UserError("--config names store and tasks: leave out --store and --label.")
-    elif args.workdir is None:
+    if args.workdir is None:
         raise UserError("--workdir is missing: give the folder where the results go.")
-    else:
-        config, workdir = load_for("mmv evaluate", args.config, args.overrides), args.workdir
-    print(evaluate(config, args.checkpoint, workdir))
+    config = load_for("mmv evaluate", args.config, args.overrides)
+    print(evaluate(config, args.checkpoint, args.workdir))
     return 0
 
 

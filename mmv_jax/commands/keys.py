@@ -141,8 +141,8 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     from mmv_jax.evaluate.encoders.readout import Readout
     from mmv_jax.evaluate.fewshot import few_shot
     from mmv_jax.evaluate.finetune.gradient_descent import Recipe
-    from mmv_jax.evaluate.report.about import About
     from mmv_jax.evaluate.tasks.make import make_task
+    from mmv_jax.report.about import About
 
     overlap = "Whether studies of patients that the encoder was trained on are left out."
     view = ConfigKey(None, "Voxels (z, y, x) at most of a whole study; None: as in training.")
@@ -171,6 +171,7 @@ def evaluation_keys() -> dict[str, ConfigKey]:
 def mammogram_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on mammograms."""
     from mmv_jax.bac.evaluate import evaluate_mammograms
+    from mmv_jax.report.about import About
 
     rule = ConfigKey(None, "Instead of the checkpoint's rule of measuring; None to keep it.")
     # The checkpoint has the rule. None leaves it as it is.
@@ -181,7 +182,8 @@ def mammogram_keys() -> dict[str, ConfigKey]:
     needed = {
         name: ConfigKey(meaning=own[name].meaning) for name in ("splits", "cohort", "horizons")
     }
-    return {"mammograms": manifest, **keys, **needed, "adjust": ConfigKey(meaning="Covariates.")}
+    keys |= _optional("about", keys_of(About)) | {"adjust": ConfigKey(meaning="Covariates.")}
+    return {"mammograms": manifest, **keys, **needed}
 
 
 def cohort_keys() -> dict[str, ConfigKey]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mmv_jax.compare.paired import Pair, pairs
 from mmv_jax.compare.runs import Run, open_runs
 from mmv_jax.evaluate.kinds.table import metric_label
+from mmv_jax.provenance import date_in_words, versions_in_words
 from mmv_jax.report.figures import STYLE, svg
 from mmv_jax.report.page import Cell, Section, Table, write_page
 from mmv_jax.report.plots import COLOURS
@@ -145,7 +146,7 @@ def _verdict(found: Sequence[Pair]) -> str:
 def _sections(
     runs: Sequence[Run], tables: Mapping[str, tuple[Sequence[str], Lines]], notes: Mapping
 ) -> list[Section]:
-    sections = []
+    sections = list[Section]()
     for title, (columns, lines) in tables.items():
         own = [Table(columns, [[Cell(text) for text in line] for line in lines])] if lines else []
         text = [*notes.get(title, ())]
@@ -155,7 +156,8 @@ def _sections(
     if drawn:
         # The last figures come first, the curves after them.
         sections.insert(1, Section("Curves", figures=drawn))
-    return sections
+    made = [("compared", date_in_words()), ("software", versions_in_words())]
+    return [*sections, Section("How this page was made", facts=made)]
 
 
 def draw(runs: Sequence[Run], name: str) -> str:

@@ -1,6 +1,8 @@
 """The config of an evaluation that names only labels; their values decide the kind of each task."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -67,6 +69,23 @@ def task_of(label: str, values: pd.Series) -> dict[str, Any]:
         f" c.tasks[NAME] = {{'kind': 'classification', 'label': {label!r}, 'positive':"
         f" {there[0]!r}}} (see `mmv configs`)."
     )
+
+
+@contextmanager
+def in_terms_of(labels: Sequence[str]) -> Iterator[None]:
+    """Says of a label what a message says of its task, which the user never wrote.
+
+    Raises:
+      UserError: as it was raised inside, in these words.
+    """
+    try:
+        yield
+    except UserError as error:
+        words = str(error)
+        for label in sorted(labels, key=len, reverse=True):  # "age at scan" before "age"
+            own = rf"config\.tasks\.{re.escape(label)}(\.(label|positive))?"
+            words = re.sub(own, lambda _, label=label: f"--label {label}", words)
+        raise UserError(words.replace("the task", "the label")) from None
 
 
 def _plain(value: Any) -> str:

@@ -33,7 +33,7 @@ from mmv_jax.evaluate.measure import (
     pooled,
 )
 from mmv_jax.evaluate.pixel_baseline import pixel_vectors, principal, principal_scenes
-from mmv_jax.evaluate.report.about import About, studies_of
+from mmv_jax.evaluate.report.about import studies_of
 from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.pictures import choose_shown, feature_maps, outlines
 from mmv_jax.evaluate.report.stated import Asked
@@ -47,6 +47,7 @@ from mmv_jax.evaluate.weights import choose_weights, restore_all, told_of
 from mmv_jax.evaluate.write import write_results
 from mmv_jax.plugins import resolve_plugins
 from mmv_jax.provenance import provenance, refuse_others
+from mmv_jax.report.about import About
 from mmv_jax.report.page import Strip
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store

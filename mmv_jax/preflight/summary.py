@@ -2,6 +2,7 @@
 
 from mmv_jax.preflight.advice import HEADROOM
 from mmv_jax.preflight.estimate import Preflight
+from mmv_jax.provenance import versions_in_words
 
 
 def sheet(it: Preflight) -> str:
@@ -26,6 +27,7 @@ def sheet(it: Preflight) -> str:
             f" {_room(it)}"
         ),
         f"closed form   {size(sum(it.memory_of.values()))} ({_sizes(it.memory_of)})",
+        f"software      {versions_in_words()}",
     ]
     seen = [
         (

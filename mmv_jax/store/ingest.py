@@ -15,6 +15,7 @@ import numpy as np
 import tensorstore as ts
 
 from mmv_jax.errors import UserError
+from mmv_jax.provenance import versions
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.writing import BURNT_IN
@@ -242,6 +243,7 @@ def _register(
             about["manifests"].append(name)
         # From 1, and permanent: (manifest, line) is the name of a line in every log.
         ordinals[about["manifests"].index(name) + 1] = path
+    about["versions"] = versions()  # of what wrote to it last
     root.write(STORE_JSON, json.dumps(about, indent=1).encode()).result()
     return ordinals
 

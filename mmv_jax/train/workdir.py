@@ -13,6 +13,7 @@ from mmv_jax.config import to_dict, to_json
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 from mmv_jax.plugins import check_plugins
+from mmv_jax.provenance import now, versions
 from mmv_jax.train.log import METRICS
 
 # Printed for a run that has done all its steps. Learning rate, momentum and temperature depend on
@@ -20,10 +21,11 @@ from mmv_jax.train.log import METRICS
 DONE = "To train longer, begin another run in another --workdir: the schedule would change."
 
 CONFIG = "config.json"
+VERSIONS = "versions.json"  # a list, since a resume may run on other versions
 
 
 def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
-    """Write the config into a workdir, if `check_config` allows it.
+    """Write the config and the versions into a workdir, if `check_config` allows it.
 
     Raises:
       UserError: see `check_config`.
@@ -32,6 +34,16 @@ def keep_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) 
     check_config(config, workdir, may_change)
     if jax.process_index() == 0:
         write_whole(workdir / CONFIG, to_json(config))
+        _keep_versions(workdir / VERSIONS)
+
+
+def _keep_versions(path: Path) -> None:
+    """Adds the date and the versions of this start, where they are not those of the last one."""
+    before = json.loads(path.read_text()) if path.exists() else []
+    these = versions()
+    if not before or before[-1]["versions"] != these:
+        started = {"date": now(), "versions": these}
+        write_whole(path, json.dumps([*before, started], indent=1) + "\n")
 
 
 def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:

@@ -79,6 +79,9 @@ def test_areas_of_views_and_women_are_those_of_the_truth(women, knowing, fitted,
             severity,
         )
     assert len(lines_of(tmp_path / "out/breasts.csv")) == 2 * len(areas)
+    record = json.loads((tmp_path / "out/provenance.json").read_text())
+    assert record["digest"] and record["studies"] == len(views) and record["versions"]["jax"]
+    assert record["config"]["measure"]["of_views"]
     assert not any(name in told + (tmp_path / "out/views.csv").read_text() for name in areas)
 
 
@@ -187,7 +190,8 @@ def test_a_broken_file_stops_nothing(women, knowing, fitted, tmp_path):
 
 
 def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp_path):
-    told = evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path)
+    about = {"title": "Women of the generator", "data": "three women"}
+    told = evaluate.evaluate_mammograms(women / "manifest.csv", fitted, tmp_path, about=about)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     views, found = (metrics[task]["trained"] for task in ("bac_views", "bac_women"))
     assert views["dice"]["value"] == views["dice_pooled"]["value"] == views["area_r2"]["value"] == 1
@@ -200,8 +204,10 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
     assert areas["predicted"].tolist() == areas["truth"].tolist()
     assert areas["woman"].nunique() == 3  # numbers: the manifest's own names do not leave
     page = (tmp_path / "report.html").read_text()
-    assert "Bland" in page
+    assert "Bland" in page and "<h1>Women of the generator</h1>" in page
+    assert "three women; phantoms: computed images" in page
     assert "Green: the truth" in page
+    assert "All studies are phantoms" in page and "nobody: the generator of the phantoms" in page
     assert "Dice of calcified pixels" in told
 
 

@@ -15,6 +15,7 @@ from mmv_jax.compare.runs import open_runs
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError
 from mmv_jax.metrics.intervals import paired
+from mmv_jax.provenance import versions
 
 N = 80
 
@@ -90,6 +91,7 @@ def test_figures_curves_and_config_stand_beside_each_other(two, tmp_path, capsys
     assert any(line[0] == "poor" and "█" in line[1] and "▆" in line[1] for line in lines if line)
     assert ["sex", "auroc", "0.500", "[0.400,", "0.600]", "0.500", "[0.400,", "0.600]"] in lines
     html = page.read_text()
+    assert f"mmv_jax {versions()['mmv_jax']}" in html
     assert "optimizer.peak_lr" in html and html.count("<svg") >= 4
     assert not re.search(r"""(src|href)=["']https?:|@import|<script""", html)  # no network
 

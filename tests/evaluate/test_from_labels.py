@@ -10,7 +10,7 @@ from tiny import KEY, tiny_config, write_checkpoint, write_store
 from mmv_jax.cli import main
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.named import load_encoders, marked, overlap_of
-from mmv_jax.evaluate.from_labels import config_of_labels, task_of
+from mmv_jax.evaluate.from_labels import config_of_labels, in_terms_of, task_of
 from mmv_jax.evaluate.run import make_tasks
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.store.read import Store
@@ -68,6 +68,32 @@ def test_labels_are_measured_beside_floors_and_an_own_checkpoint(made, capsys):
         assert values["trained"] != values["earlier"]
     comparisons = json.loads((made / "run" / "evaluate" / "comparisons.json").read_text())
     assert "earlier" in {c["second"] for c in comparisons}
+
+
+@pytest.mark.parametrize(
+    "said, says",
+    [
+        ("config.tasks.age: no study of split 'val'.", "--label age: no study of split 'val'."),
+        ("config.tasks.age at scan.label: x", "--label age at scan: x"),
+        (
+            "config.tasks.age: Correct or remove the task.",
+            "--label age: Correct or remove the label.",
+        ),
+        ("config.rows.length is 3", "config.rows.length is 3"),
+    ],
+)
+def test_a_message_names_the_label_and_no_key_that_was_never_written(said, says):
+    with pytest.raises(UserError) as error, in_terms_of(["age", "age at scan"]):
+        raise UserError(said)
+    assert str(error.value) == says
+
+
+def test_a_label_without_a_split_is_told_in_the_words_of_the_command(made, tmp_path, capsys):
+    write_store(tmp_path / "store", 4)  # two patients of each modality, both of train
+    words = f"evaluate --store {tmp_path / 'store'} --checkpoint {made / 'run'} --label left"
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--label left: no study of split 'val'" in error and "config." not in error
 
 
 def test_the_results_of_a_step_do_not_go_into_the_step(made, monkeypatch):

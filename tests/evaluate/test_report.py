@@ -1,5 +1,7 @@
 """The parts of the report: names, the cohort, phantoms, the flow, and when calibration is shown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,6 @@ from hypothesis import strategies as st
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.measure import Comparison, Result
 from mmv_jax.evaluate.report.about import (
-    About,
     cohort_section,
     phantoms,
     studies_of,
@@ -18,9 +19,10 @@ from mmv_jax.evaluate.report.checklists import Held, claim
 from mmv_jax.evaluate.report.glance import MOST_ENCODERS, glance_sections, rests_on
 from mmv_jax.evaluate.report.names import Names, readable
 from mmv_jax.evaluate.report.sections import calibration_sections, metric_cell
-from mmv_jax.evaluate.report.tables import verdict
+from mmv_jax.evaluate.report.tables import table_of, verdict
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.intervals import Difference, Interval
+from mmv_jax.report.about import About
 
 READABLE = {
     "ct_heart": "Heart (CT)",
@@ -122,6 +124,19 @@ def test_many_tasks_and_encoders_leave_the_details_within_reach():
     assert all(section.fold for section in more)
 
 
+def test_the_columns_of_the_text_stay_apart_and_a_missing_interval_is_explained_once():
+    name, few = "a_name_that_is_longer_than_others", Interval(1.0, np.nan, np.nan, 9, "too few")
+    results = [
+        replace(result_of(task_of(name), encoder), metrics={"auroc": few})
+        for encoder in ("trained", "random")
+    ]
+    head, line, why = table_of(results, [compared(name)]).splitlines()
+    assert line.startswith(f"{name}  AUROC   1.000 (no interval)  1.000 (no interval)  ")
+    assert head.index("trained") == line.index("1.000")
+    assert head.index("random ") == line.rindex("1.000")
+    assert why == f"{name}: no interval, too few"
+
+
 def test_the_verdict_names_three_tasks_and_counts_the_others():
     won = [compared(f"ct_{name}", p=0.01) for name in "abcde"]
     (sentence,) = verdict([*won, compared("ct_f")], 6, Names())
@@ -158,6 +173,9 @@ def test_phantoms_are_told_from_patients_by_what_only_a_generator_knows():
     known = {"label_effusion_ml": 1.0, "label_heart_ml": 2.0, "label_lung_ml": 3.0}
     index = pd.DataFrame([known | {"label_pneumothorax_fraction": 0.0}, known])
     assert phantoms(index).tolist() == [True, False]
+    breast = {"label_breast_density": 0.4, "label_film": 1.0, "label_area_mm2": 0.0}
+    mammograms = pd.DataFrame([breast | {"label_woman_area_mm2": 3.0}, breast])
+    assert phantoms(mammograms).tolist() == [True, False]
     said = pd.DataFrame({"label_source": ["CT phantoms", "clinic"]})
     assert phantoms(said).tolist() == [True, False]
     both = np.arange(2)

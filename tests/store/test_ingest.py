@@ -3,6 +3,7 @@ named.
 """
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from planted import NAN, quarantined, read_npy, store_of, study_of, volumes, write_manifest
 
 from mmv_jax.errors import UserError
+from mmv_jax.provenance import versions
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.store import write
 from mmv_jax.store.index import write_index
@@ -56,6 +58,8 @@ def test_studies_come_with_their_names_labels_and_masks(tmp_path):
     assert store.index["label_sex"].fillna("none").tolist() == ["F", "M", "F", "none"]
     assert store.index["masks"].tolist() == ["", "", "", "organ"]
     assert store.key_fingerprint == key.fingerprint
+    about = json.loads((tmp_path / "store" / "store.json").read_text())
+    assert about["versions"] == versions()
     for i, voxels in enumerate(planar + volumetric):
         np.testing.assert_array_equal(store.read_study(i).voxels, voxels)
     np.testing.assert_array_equal(

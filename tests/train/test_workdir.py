@@ -1,11 +1,13 @@
 """What a resume may differ in, and whose patients a checkpoint goes on to name."""
 
+import json
+
 import pytest
 from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
 from mmv_jax.train.log import METRICS
-from mmv_jax.train.workdir import check_studies, keep_config, unite_patients
+from mmv_jax.train.workdir import VERSIONS, check_studies, keep_config, unite_patients
 
 NOW = {"key_fingerprint": "a1", "patients": ["p2", "p3"], "studies": "00ff"}
 
@@ -53,3 +55,12 @@ def test_a_run_cannot_be_prolonged_and_the_way_on_is_said(tmp_path):
     (tmp_path / METRICS).write_text('{"step": 0}\n')
     with pytest.raises(UserError, match="steps was 2 and is now 4.*longer run begins anew"):
         keep_config(ConfigDict({"steps": 4}), tmp_path, set())
+
+
+def test_a_start_on_other_versions_is_added_to_those_before(tmp_path, monkeypatch):
+    for jax in ("0.10.2", "0.10.2", "0.12.0"):
+        monkeypatch.setattr("mmv_jax.train.workdir.versions", lambda jax=jax: {"jax": jax})
+        keep_config(ConfigDict({"rows": 8}), tmp_path, set())
+    kept = json.loads((tmp_path / VERSIONS).read_text())
+    assert [start["versions"]["jax"] for start in kept] == ["0.10.2", "0.12.0"]
+    assert all(start["date"] for start in kept)

@@ -17,6 +17,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import CHUNK, Features, encode_parts
 from mmv_jax.files import write_whole
+from mmv_jax.provenance import versions
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 
@@ -75,6 +76,7 @@ def teach(
         "width": axes.width,
         "key_fingerprint": opened.key_fingerprint,
         "encoder": encoder.fingerprint,
+        "versions": versions(),
     }
     write_whole(out / CARD, json.dumps(card | kept, indent=1) + "\n")
     return f"{len(studies)} studies, {count} tokens, {axes.width} features each: {out}"

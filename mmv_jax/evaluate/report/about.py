@@ -1,53 +1,20 @@
 """The subject of an evaluation: its studies, its patients and its truth. Axes: N studies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from mmv_jax.errors import UserError
 from mmv_jax.evaluate.tasks.task import SPLITS, Task
+from mmv_jax.phantom.known import ONLY_GENERATORS_KNOW
 from mmv_jax.provenance import facts
+from mmv_jax.report.about import About, Studies
 from mmv_jax.report.page import Cell, Section, Table
 
-NOT_STATED = "not stated"
-# Numbers that only a phantom's generator knows. A study with all of them is a phantom.
-PHANTOM_LABELS = ("pneumothorax_fraction", "effusion_ml", "heart_ml", "lung_ml")
 AGE = ("age", "patient_age", "age_years", "patientage", "age_at_study", "anchor_age")
 SEX = ("sex", "gender", "patient_sex", "patientsex", "patient_gender")
-
-
-@dataclass(frozen=True)
-class About:
-    """Facts on an evaluation that only the user knows: the group `about` of its config.
-
-    Attributes:
-      data: the source of the studies: "NIH ChestX-ray14, test list".
-      truth: who read them, and how: "two radiologists, in consensus".
-      title: of the report.
-    """
-
-    data: str = ""
-    truth: str = ""
-    title: str = ""
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> "About":
-        """Read the config's group.
-
-        Raises:
-          UserError: a key does not exist, or its value is not text.
-        """
-        names = tuple(cls.__dataclass_fields__)
-        for name, value in group.items():
-            if name not in names:
-                raise UserError(f"config.about has no key {name!r}. There are: {', '.join(names)}.")
-            if value is not None and not isinstance(value, str):
-                raise UserError(f"config.about.{name} is {value!r}, but must be text.")
-        return cls(**{name: (value or "").strip() for name, value in group.items()})
 
 
 def evaluated_words(record: Mapping[str, Any]) -> str:
@@ -61,68 +28,16 @@ def phantoms(index: pd.DataFrame) -> Bool[np.ndarray, " N"]:
 
     They have labels that only a generator knows, or a text of the manifest says so.
     """
-    columns = [f"label_{name}" for name in PHANTOM_LABELS]
     found = np.zeros(len(index), bool)
-    if all(name in index for name in columns):
-        found |= index[columns].notna().to_numpy(bool).all(axis=1)
+    for known in ONLY_GENERATORS_KNOW:
+        columns = [f"label_{name}" for name in known]
+        if all(name in index for name in columns):
+            found |= index[columns].notna().to_numpy(bool).all(axis=1)
     for name in (c for c in map(str, index) if c.startswith("label_")):
         if not pd.api.types.is_numeric_dtype(index[name]):
             said = index[name].astype(str).str.contains("phantom", case=False, na=False)
             found |= said.to_numpy(bool)
     return found
-
-
-@dataclass(frozen=True)
-class Studies:
-    """The studies of an evaluation, with the facts on them.
-
-    Attributes:
-      phantoms: how many of `count`.
-    """
-
-    count: int
-    phantoms: int
-    about: About
-
-    @property
-    def data(self) -> str:
-        """The kind of studies, in words."""
-        if self.phantoms == self.count:
-            kind = "phantoms: computed images with known truth, of no person"
-        elif self.phantoms:
-            kind = f"{self.phantoms:,} of {self.count:,} studies are phantoms, of no person"
-        else:
-            kind = ""
-        return "; ".join(part for part in (self.about.data, kind) if part) or NOT_STATED
-
-    @property
-    def truth(self) -> str:
-        """The readers of the truth, in words."""
-        if self.about.truth:
-            return self.about.truth
-        if self.phantoms == self.count:
-            return "nobody: the generator of the phantoms knows it"
-        if self.phantoms:
-            return f"of phantoms their generator; of the other studies {NOT_STATED}"
-        return f"{NOT_STATED} (config.about.truth)"
-
-    @property
-    def outline(self) -> str:
-        """The name of a true outline."""
-        if self.about.truth:
-            return f"the truth ({self.about.truth})"
-        return "the phantom's truth" if self.phantoms == self.count else "the truth"
-
-    @property
-    def notices(self) -> list[str]:
-        """Notices that a reader must not miss."""
-        if not self.phantoms:
-            return []
-        share = "All" if self.phantoms == self.count else f"{self.phantoms:,} of {self.count:,}"
-        return [
-            f"{share} studies are phantoms: computed images, of no person. Results on them do not"
-            " show how well the encoder works on patients."
-        ]
 
 
 def studies_of(index: pd.DataFrame, studies: Int[np.ndarray, " N"], about: About) -> Studies:

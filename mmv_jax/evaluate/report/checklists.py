@@ -13,8 +13,8 @@ import numpy as np
 
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.measure import Result
-from mmv_jax.evaluate.report.about import NOT_STATED, Studies
 from mmv_jax.evaluate.report.names import Names
+from mmv_jax.report.about import NOT_STATED, Studies
 from mmv_jax.report.page import Cell, Section, Table
 
 YES, PARTLY, NO, AUTHOR = "yes", "partly", "no", "the author's"

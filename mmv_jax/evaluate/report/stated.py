@@ -12,7 +12,6 @@ from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.report.about import (
     AGE,
     SEX,
-    About,
     about_section,
     cohort_section,
     find_column,
@@ -29,6 +28,7 @@ from mmv_jax.evaluate.report.flow import flow_of, flow_section
 from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.tables import Findings
 from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.report.about import About
 from mmv_jax.store.read import Store
 
 

@@ -77,17 +77,27 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
     found = {(r.task.name, r.encoder): r for r in results}
     shown = encoders_of(results)
     heads = "; ".join(f"against {name}" for name in rivals_of(comparisons))
-    lines = [f"{'task':<24} {'metric':<7}" + "".join(f"{name:<24}" for name in shown) + heads]
+    lines = [["task", "metric", *shown, heads]]
     for task in dict.fromkeys(r.task.name for r in results):
         metric = found[task, shown[0]].kind.headline
         cells = [found[task, name].headline if (task, name) in found else None for name in shown]
         words = "; ".join(c.verdict for c in comparisons if c.task == task and c.is_headline)
-        lines.append(
-            f"{task:<24} {metric_label(metric):<7}"
-            + "".join(f"{_number(c):<24}" for c in cells)
-            + words
-        )
-    return "\n".join(lines)
+        lines.append([task, metric_label(metric), *map(_short, cells), words])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    told = {f"{r.task.name}: no interval, {r.headline.why}" for r in results if r.headline.why}
+    return "\n".join(
+        [
+            *("  ".join(x.ljust(w) for x, w in zip(line, widths)).rstrip() for line in lines),
+            *sorted(told),
+        ]
+    )
+
+
+def _short(value: Interval | None) -> str:
+    """A value with its interval; why there is none is said below the table."""
+    if value is not None and np.isnan(value.low):
+        return f"{value.value:.3f} (no interval)"
+    return _number(value)
 
 
 def overall(comparisons: Sequence[Comparison]) -> list[Comparison]:

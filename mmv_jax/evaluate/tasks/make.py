@@ -110,7 +110,8 @@ def check(task: Task) -> None:
         if not (task.split == split).any():
             raise UserError(
                 f"config.tasks.{task.name}: no study of split {split!r}. A probe is fitted on"
-                " train, chosen on val, measured on test."
+                " train, chosen on val, measured on test: the manifest's column `split` says which"
+                " study is in which."
             )
         KINDS[task.kind].check_split(task, split)
 
