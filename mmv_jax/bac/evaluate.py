@@ -143,16 +143,7 @@ def evaluate_mammograms(
     refuse_others(workdir, finder.origin["digest"], "--workdir")
     entries, refused = list_entries([manifest], splits)
     notes = [f"manifest line {number}: {reason}" for number, reason in refused]
-    if not cohort and not any(MASK in entry.masks for entry in entries):
-        raise UserError(
-            "config.mammograms has no bac_mask and config.cohort is empty: there is nothing to"
-            " compare the areas with."
-        )
-    if cohort:  # report its mistakes before hours of measuring
-        # Areas are not known yet: zeros are enough to check patients and columns.
-        areas = {entry.patient_id or "": 0.0 for entry in entries}
-        read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
-        read_index_dates(cohort)
+    _check_asked(entries, cohort, adjust)
     judged, views, ruled = _look(finder, entries, notes)
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
@@ -200,6 +191,20 @@ def _index_dates(cohort: str, notes: list[str]) -> dict[str, str] | None:
             " time_years must count from it. An examination after the event would tell of the past."
         )
     return found
+
+
+def _check_asked(entries: Sequence[Entry], cohort: str, adjust: Sequence[str]) -> None:
+    """Raise UserError without truth and cohort, or for a cohort with mistakes."""
+    if not cohort and not any(MASK in entry.masks for entry in entries):
+        raise UserError(
+            "config.mammograms has no bac_mask and config.cohort is empty: there is nothing to"
+            " compare the areas with."
+        )
+    if cohort:  # report its mistakes before hours of measuring
+        # Areas are not known yet: zeros are enough to check patients and columns.
+        areas = {entry.patient_id or "": 0.0 for entry in entries}
+        read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
+        read_index_dates(cohort)
 
 
 def _studies_of(entries: Sequence[Entry], views: Sequence[ViewResult], about: About) -> Studies:
