@@ -22,6 +22,7 @@ from mmv_jax.bac.agreement import (
     overlap,
     severity_scores,
 )
+from mmv_jax.bac.asked import COMPARED, MASK, check_asked, index_dates_of
 from mmv_jax.bac.conditions import by_condition
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.measure import Measure, ViewResult, area_mm2, confirmed, of_women, view_pairs
@@ -40,20 +41,16 @@ from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.outcomes.analysis import Analysis, analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
-from mmv_jax.outcomes.cohort import read_cohort, read_index_dates, split_names
+from mmv_jax.outcomes.cohort import read_cohort, split_names
 from mmv_jax.outcomes.page import sections as outcome_sections
 from mmv_jax.outcomes.page import settings_section
 from mmv_jax.outcomes.page import verdict as outcome_verdict
-from mmv_jax.outcomes.risk import PREVENT_INPUTS
 from mmv_jax.provenance import facts, of_file, provenance, refuse_others, write_metrics, write_table
 from mmv_jax.readers.read import read_mask
 from mmv_jax.readers.refused import Refused
 from mmv_jax.report.about import About, Studies
 from mmv_jax.report.page import Section, write_page
 
-MASK = "bac"
-# Columns of a cohort that published scores need; read if the cohort has them.
-COMPARED = (*PREVENT_INPUTS, "black")
 SIDES = {"found": "found", "true": "truth"}  # the name in metrics.json, the field of `Judged`
 PICTURES = 8  # number of pictures of views, drawn evenly from all
 
@@ -143,7 +140,7 @@ def evaluate_mammograms(
     refuse_others(workdir, finder.origin["digest"], "--workdir")
     entries, refused = list_entries([manifest], splits)
     notes = [f"manifest line {number}: {reason}" for number, reason in refused]
-    _check_asked(entries, cohort, adjust)
+    check_asked(entries, cohort, adjust)
     judged, views, ruled = _look(finder, entries, notes)
     if not views:
         raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
@@ -152,7 +149,7 @@ def evaluate_mammograms(
             "No bac_mask could be read, so there is nothing to compare the areas with. "
             + "; ".join(notes)
         )
-    index_dates = _index_dates(cohort, notes)
+    index_dates = index_dates_of(cohort, notes)
     # All views at once: a breast is judged by all its views, a woman by her examinations.
     views = confirmed(views, finder.measure, index_dates=index_dates)
     judged = _as_reported(judged, views)
@@ -179,32 +176,6 @@ def evaluate_mammograms(
     )
     _write(workdir, metrics, judged, record)
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
-
-
-def _index_dates(cohort: str, notes: list[str]) -> dict[str, str] | None:
-    """The index dates of a cohort; None without one. A cohort without any is told in `notes`."""
-    if not cohort:
-        return None
-    if not (found := read_index_dates(cohort)):
-        notes.append(
-            "The cohort has no index_date: of each woman the earliest examination counts, and"
-            " time_years must count from it. An examination after the event would tell of the past."
-        )
-    return found
-
-
-def _check_asked(entries: Sequence[Entry], cohort: str, adjust: Sequence[str]) -> None:
-    """Raise UserError without truth and cohort, or for a cohort with mistakes."""
-    if not cohort and not any(MASK in entry.masks for entry in entries):
-        raise UserError(
-            "config.mammograms has no bac_mask and config.cohort is empty: there is nothing to"
-            " compare the areas with."
-        )
-    if cohort:  # report its mistakes before hours of measuring
-        # Areas are not known yet: zeros are enough to check patients and columns.
-        areas = {entry.patient_id or "": 0.0 for entry in entries}
-        read_cohort(cohort, covariates=adjust, also=COMPARED, areas=areas)
-        read_index_dates(cohort)
 
 
 def _studies_of(entries: Sequence[Entry], views: Sequence[ViewResult], about: About) -> Studies:

@@ -84,7 +84,8 @@ def in_terms_of(labels: Sequence[str]) -> Iterator[None]:
         words = str(error)
         for label in sorted(labels, key=len, reverse=True):  # "age at scan" before "age"
             own = rf"config\.tasks\.{re.escape(label)}(\.(label|positive))?"
-            words = re.sub(own, lambda _, label=label: f"--label {label}", words)
+            # A label may hold backslashes, which a replacement would read.
+            words = f"--label {label}".join(re.split(f"(?:{own})", words)[::3])
         raise UserError(words.replace("the task", "the label")) from None
 
 
