@@ -111,6 +111,16 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
     return nn.logical_to_mesh_sharding(PartitionSpec("rows"), mesh, RULES)
 
 
+def devices_here(mesh: Mesh) -> Mesh:
+    """This process's own devices as a mesh of one axis, in the order of their rows in a batch."""
+    count = mesh.size
+    spans = row_sharding(mesh).addressable_devices_indices_map((count,))
+    rows = {device: index[0].indices(count) for device, index in spans.items() if index}
+    return Mesh(
+        np.array(sorted(rows, key=rows.__getitem__)), ("rows",), axis_types=(AxisType.Auto,)
+    )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -6,6 +6,7 @@ its first row; otherwise it plans every earlier epoch.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,31 +20,60 @@ WINDOW = 2048  # lines that are packed together: enough to fill rows, few enough
 SHUFFLE = 2**63
 
 Sizes = Sequence[tuple[int, ...]] | np.ndarray
+Packed = tuple[list[np.ndarray], np.ndarray]  # the lines of each row of an epoch, and its cost
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Packs one epoch: a pure function of its arguments and the epoch.
+
+    Args:
+      sizes: from an epoch to the table of `_size_table`.
+      capacity: [K], of a row, for the first K columns of the table.
+    """
+
+    sizes: Callable[[int], np.ndarray]
+    capacity: np.ndarray
+    seed: int
+
+    def __call__(self, epoch: int) -> Packed:
+        """The rows of an epoch, shuffled, and the attention cost of each."""
+        sizes = _size_table(self.sizes(epoch))
+        _check(sizes, self.capacity)
+        rng = np.random.Generator(
+            np.random.Philox(key=np.array([self.seed + SHUFFLE, epoch], np.uint64))
+        )
+        shuffled = rng.permutation(len(sizes))
+        parts = np.array_split(shuffled, -(-len(sizes) // WINDOW))
+        rows = [
+            part[row]
+            for part in parts
+            for row in best_fit(sizes[part, : len(self.capacity)], self.capacity)
+        ]
+        # Best fit begins with the largest studies, so rows must be shuffled once more.
+        rows = [rows[i] for i in rng.permutation(len(rows))]
+        return rows, np.array([sizes[row, -1].sum() for row in rows])
 
 
 class Plan:
     """Rows of consecutive epochs.
 
     A line is one showing of a study. Without a mixture, line i of an epoch is study i.
+
+    Attributes:
+      pack: from an epoch to its rows; no epoch is packed before it is needed.
     """
 
-    def __init__(
-        self,
-        sizes: Callable[[int], np.ndarray],
-        capacity: np.ndarray,
-        seed: int,
-        per_step: int,
-        begin: tuple[int, int],
-    ):
-        self._sizes, self._capacity, self._seed, self.per_step = sizes, capacity, seed, per_step
-        self._begin, first_row = begin
+    def __init__(self, pack: Callable[[int], Packed], per_step: int, begin: tuple[int, int]):
+        self.pack, self.per_step = pack, per_step
+        self.begin, first_row = begin
         # First row of each epoch from `begin` on, as far as known.
         self._firsts = [first_row]
-        self._packed: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
-        self._locate(first_row)
+        self._packed: dict[int, Packed] = {}
 
     def __len__(self) -> int:
-        """Number of rows of the first epoch; later epochs differ by a few, as their crops do."""
+        """Rows of the first epoch; later ones differ by a few, as their crops do."""
+        self._locate(self._firsts[0])
         return self._firsts[1] - self._firsts[0]
 
     def begin_of(self, n: int) -> tuple[int, int]:
@@ -52,7 +82,7 @@ class Plan:
         With this as `begin`, a plan has the steps from `n` on.
         """
         epoch = self._locate(n * self.per_step)
-        return epoch, self._firsts[epoch - self._begin]
+        return epoch, self._firsts[epoch - self.begin]
 
     def row(self, r: int) -> list[int]:
         """Lines of row `r`, counted from the first row of the first epoch."""
@@ -61,7 +91,7 @@ class Plan:
     def epoch_and_lines(self, r: int) -> tuple[int, list[int]]:
         """Epoch of row `r`, and the lines of that epoch in the row."""
         epoch = self._locate(r)
-        return epoch, self._epoch(epoch)[0][r - self._firsts[epoch - self._begin]].tolist()
+        return epoch, self._epoch(epoch)[0][r - self._firsts[epoch - self.begin]].tolist()
 
     def step(self, n: int) -> list[int]:
         """Rows of step `n`, in an order that balances attention cost over devices.
@@ -73,7 +103,7 @@ class Plan:
 
     def _cost(self, r: int) -> int:
         epoch = self._locate(r)
-        return int(self._epoch(epoch)[1][r - self._firsts[epoch - self._begin]])
+        return int(self._epoch(epoch)[1][r - self._firsts[epoch - self.begin]])
 
     def _locate(self, r: int) -> int:
         """Epoch of row `r`.
@@ -84,38 +114,21 @@ class Plan:
             f"row {r} lies before row {self._firsts[0]}, at which this plan begins"
         )
         while self._firsts[-1] <= r:
-            epoch = self._begin + len(self._firsts) - 1
+            epoch = self.begin + len(self._firsts) - 1
             self._firsts.append(self._firsts[-1] + len(self._epoch(epoch)[0]))
         # "right": the first row of an epoch belongs to that epoch, not to the one before.
-        return self._begin + int(np.searchsorted(self._firsts, r, side="right")) - 1
+        return self.begin + int(np.searchsorted(self._firsts, r, side="right")) - 1
 
-    def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Shuffled rows of an epoch, and the cost of each.
-
-        The last two requested epochs are kept, since a step can lie in both.
+    def _epoch(self, epoch: int) -> Packed:
+        """The rows of an epoch, shuffled, and the cost of each. The last two epochs asked for are
+        kept: a step can lie in both.
         """
         if epoch not in self._packed:
             self._packed = {
                 before: packed for before, packed in self._packed.items() if before == epoch - 1
             }
-            self._packed[epoch] = self._pack_epoch(epoch)
+            self._packed[epoch] = self.pack(epoch)
         return self._packed[epoch]
-
-    def _pack_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        sizes = self._sizes(epoch)
-        rng = np.random.Generator(
-            np.random.Philox(key=np.array([self._seed + SHUFFLE, epoch], np.uint64))
-        )
-        shuffled = rng.permutation(len(sizes))
-        parts = np.array_split(shuffled, -(-len(sizes) // WINDOW))
-        rows = [
-            part[row]
-            for part in parts
-            for row in best_fit(sizes[part, : len(self._capacity)], self._capacity)
-        ]
-        # Best fit begins with the largest studies, so the rows must be shuffled once more.
-        rows = [rows[i] for i in rng.permutation(len(rows))]
-        return rows, np.array([sizes[row, -1].sum() for row in rows])
 
 
 def make_plan(
@@ -151,16 +164,16 @@ def make_plan(
     capacity = np.array(
         [length, prefix, *(UNBOUNDED if most is None else most for most in (segments, visible))]
     )
-    of_epoch = partial(_checked_table, sizes, capacity)
-    return Plan(sizes=of_epoch, capacity=capacity, seed=seed, per_step=per_step, begin=begin)
+    if not callable(sizes):
+        # Known now, so told now; an epoch's sizes are told when it is packed.
+        _check(_size_table(sizes), capacity)
+    of_epoch = sizes if callable(sizes) else partial(_same, sizes)
+    return Plan(Packer(of_epoch, capacity, seed), per_step=per_step, begin=begin)
 
 
-def _checked_table(
-    sizes: Sizes | Callable[[int], np.ndarray], capacity: np.ndarray, epoch: int
-) -> np.ndarray:
-    table = _size_table(sizes(epoch) if callable(sizes) else sizes)
-    _check(table, capacity)
-    return table
+def _same(sizes: Sizes, epoch: int) -> np.ndarray:
+    """Every epoch has the same sizes. A function of the file, so that it pickles."""
+    return np.asarray(sizes)
 
 
 def _size_table(sizes: Sizes) -> Int[np.ndarray, "N 5"]:

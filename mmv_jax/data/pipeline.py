@@ -5,8 +5,9 @@ Axes: N lines of an epoch, V crops of a line, B rows.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -14,30 +15,26 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from mmv_jax.data.crops import (
-    Crops,
-    check_views,
-    draw_crops,
-    expand,
-    most_tokens,
-    uniforms,
-)
+from mmv_jax.data import planner
+from mmv_jax.data.crops import Crops, check_views
+from mmv_jax.data.lines import Lines
 from mmv_jax.data.masked import block_mask, mask_shares
-from mmv_jax.data.mixture import groups_of, mix, studies_of
-from mmv_jax.data.occupancy import CHUNK, count_tokens
+from mmv_jax.data.mixture import groups_of, studies_of
 from mmv_jax.data.packing import make_plan
+from mmv_jax.data.planner import SharedPlans, shared_plans
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.row_settings import RowSettings
 from mmv_jax.data.row_writer import RowWriter
 from mmv_jax.data.teachers import digest_with, open_teachers
 from mmv_jax.data.tokens import choose_visible
+from mmv_jax.data.wire import decode, encode
 from mmv_jax.data.workers import begin, freed, held_signals
-from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.errors import WorkFailed
 from mmv_jax.plugins import named_plugins
 
 ENDLESS = 2**40  # steps: Grain requires a length, but the loop decides
-# Second part of a seed: separates the draws for a crop, a line, a row and an epoch.
-CHANGE, MIRROR, HIDE, MIX = 1, 2, 3, 4
+# Second part of a seed: separates the draws for a crop, a line and a row; 4 is `lines.MIX`.
+CHANGE, MIRROR, HIDE = 1, 2, 3
 TEXTS, NUMBERS = (
     ("study", "modality", "unit"),
     ["ndim", "grid_z", "grid_y", "grid_x", "spacing_z", "spacing_y", "spacing_x", "low", "high"],
@@ -71,24 +68,20 @@ class Rows:
         check_views(own.views, own.patch)
         self._store, self._begin = store, begin
         self.shape, self.per_step = own.shape, own.per_step
-        self._expanded = {ndim: expand(listed) for ndim, listed in own.views.items()}
         key = getattr(store, "key_fingerprint", None)
         self.teachers = open_teachers(own.teachers, self.shape.target_widths, key)
         self._writer = RowWriter(
             store, self.shape, own.coordinates, own.strength, teachers=self.teachers
         )
         groups = groups_of(store.index, own.mixture_by)
-        self._studies = studies_of(
-            store, own.splits, views=own.views, mixture=own.mixture, groups=groups
-        )
-        self._group = groups.to_numpy(str)
-        self._mixed: dict[int, np.ndarray] = {}
-        self.patients = sorted(set(store.index["patient"].iloc[self._studies]))
-        self.digest = _digest(store.index.iloc[self._studies], self._group[self._studies])
+        studies = studies_of(store, own.splits, views=own.views, mixture=own.mixture, groups=groups)
+        group = groups.to_numpy(str)
+        self.patients = sorted(set(store.index["patient"].iloc[studies]))
+        self.digest = _digest(store.index.iloc[studies], group[studies])
         self.digest = digest_with(self.teachers, self.digest)
-        self._check_room()
+        self.lines = Lines(self._writer.geometry, group, studies, own)
         self.plan = make_plan(
-            self._sizes,
+            self.lines.sizes,
             length=own.length,
             prefix=own.prefix,
             segments=own.segments,
@@ -121,7 +114,7 @@ class Rows:
     def batches(
         self, first: int, *, mine: Sequence[int] | None = None, workers: int = 0
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of the steps `first`, `first + 1`, ..., without end.
+        """Batches of the steps `first`, `first + 1`, ..., without end, as they travel (`sent`).
 
         Args:
           mine: this host's positions in a step; None for all.
@@ -131,7 +124,15 @@ class Rows:
         Raises:
           WorkFailed: a worker died.
         """
-        steps = grain.MapDataset.source(_Steps(self, first, None if mine is None else tuple(mine)))
+        with ExitStack() as ends:
+            plans = None
+            if workers and self.lines.count >= planner.LEAST:
+                plans = ends.enter_context(shared_plans(self.plan.pack, self.plan.begin))
+            yield from self._made(_Steps(self, first, mine, plans), workers)
+
+    def _made(self, source: "_Steps", workers: int) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of a source, made ahead by threads or processes."""
+        steps = grain.MapDataset.source(source)
         if workers:
             if not flags.FLAGS.is_parsed():
                 # Grain's processes read absl flags, which only an absl program parses.
@@ -172,23 +173,50 @@ class Rows:
             freed()
 
     def batch(self, step: int, mine: Sequence[int] | None = None) -> dict[str, np.ndarray]:
-        """Batch of a step, or its rows at the positions `mine`, as in `tokens.RowShape.spec`."""
+        """The rows of a step, or those at the positions `mine` of it, as the arrays of
+        `tokens.RowShape.spec`. Intensities are those that travel, see `wire.on_grid`.
+        """
+        return decode(self.sent(step, mine), self.shape)
+
+    def sent(self, step: int, mine: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+        """The same as `batch`, as it travels to the devices."""
         rows = self.plan.step(step)
         rows = rows if mine is None else [rows[i] for i in mine]
         batch = self.shape.empty(len(rows))
-        for b, row in enumerate(rows):
+        for b, (row, shown) in enumerate(zip(rows, self._shown(rows))):
             try:
-                self._fill(batch, b, row)
+                self._fill(batch, b, row, shown)
             except Exception as error:
                 error.add_note(f"while making row {row} of step {step}")
                 raise
-        return batch
+        return encode(batch, self.shape)
+
+    def _shown(self, rows: Sequence[int]) -> list["_Shown"]:
+        """What the rows of a batch show. Crops are drawn for all of them at once: drawing costs by
+        the call, not by the line.
+        """
+        placed = [self.plan.epoch_and_lines(row) for row in rows]
+        shown: dict[int, _Shown] = {}
+        for epoch in sorted({epoch for epoch, _ in placed}):
+            own = [i for i, (e, _) in enumerate(placed) if e == epoch]
+            lines = [line for i in own for line in placed[i][1]]
+            studies = self.lines.studies(epoch)[lines]
+            crops = self.lines.crops(epoch, lines, studies)
+            kept = self._writer.kept(studies, crops)
+            at = 0
+            for i in own:
+                part = slice(at, at + len(placed[i][1]))
+                shown[i] = _Shown(
+                    epoch, lines[part], studies=studies[part], crops=crops[part], kept=kept[part]
+                )
+                at = part.stop
+        return [shown[i] for i in range(len(rows))]
 
     def _placed(self, studies: np.ndarray, is_global: bool) -> Iterator[tuple[int, int, int]]:
         """(line of a row, its study, its crop) of the row's global crops, or of the others."""
         for i, study in enumerate(studies.tolist()):
             ndim = 2 if self._writer.geometry.planar[study] else 3
-            for v, view in enumerate(self._expanded[ndim]):
+            for v, view in enumerate(self.lines.expanded[ndim]):
                 if view.is_global == is_global:
                     yield i, study, v
 
@@ -203,12 +231,9 @@ class Rows:
             line,
         )
 
-    def _fill(self, batch: dict[str, np.ndarray], b: int, row: int) -> None:
+    def _fill(self, batch: dict[str, np.ndarray], b: int, row: int, shown: "_Shown") -> None:
         """Write row `row` of the plan: the global crops of its studies, then the local ones."""
-        epoch, lines = self.plan.epoch_and_lines(row)
-        studies = self._lines(epoch)[lines]
-        crops = self._crops(epoch, lines, studies)
-        kept = self._writer.kept(studies, crops)
+        epoch, lines, studies, crops, kept = shown
         at, segment = 0, 0
         # start of each global crop, and which of its patches are kept
         front: list[tuple[int, np.ndarray]] = []
@@ -254,86 +279,15 @@ class Rows:
             )
             batch["visible_index"][b, : len(visible)] = visible
 
-    def _lines(self, epoch: int) -> np.ndarray:
-        """Study of each line of an epoch; two epochs are cached, since a step may lie in both."""
-        if self.settings.mixture is None:
-            return self._studies
-        if epoch not in self._mixed:
-            rng = np.random.default_rng([self.settings.seed, MIX, epoch])
-            lines = mix(self._studies, self._group[self._studies], self.settings.mixture, rng)
-            before = {e: kept for e, kept in self._mixed.items() if e == epoch - 1}
-            self._mixed = before | {epoch: lines}
-        return self._mixed[epoch]
 
-    def _crops(self, epoch: int, lines: Sequence[int], studies: np.ndarray) -> Crops:
-        """Crops [N, V] of some of an epoch's lines, which show `studies`."""
-        most = max(map(len, self._expanded.values()))
-        # A range in one call; other lines one by one, which gives the same numbers.
-        runs = [lines] if isinstance(lines, range) else [[i] for i in lines]
-        u = np.concatenate(
-            [
-                uniforms(self.settings.seed, epoch, first=r[0], lines=len(r), views=most)
-                for r in runs
-            ]
-        )
-        return draw_crops(self._writer.geometry[studies], self.settings.views, self.shape.patch, u)
+class _Shown(NamedTuple):
+    """What a row shows: lines of an epoch, their studies, crops and kept patches."""
 
-    def _sizes(self, epoch: int) -> np.ndarray:
-        """Global and local tokens, crops, visible tokens and cost of each line of an epoch."""
-        studies = self._lines(epoch)
-        chunks = [range(at, min(at + CHUNK, len(studies))) for at in range(0, len(studies), CHUNK)]
-        return np.concatenate([self._sizes_of(epoch, lines, studies[lines]) for lines in chunks])
-
-    def _sizes_of(self, epoch: int, lines: range, studies: np.ndarray) -> np.ndarray:
-        geometry, crops = self._writer.geometry[studies], self._crops(epoch, lines, studies)
-        there = crops.tokens[..., 0] > 0
-        patches = count_tokens(geometry, crops)
-        tokens = np.where(there, patches + self.shape.special, 0)
-        front = np.zeros_like(there)
-        for ndim, listed in self._expanded.items():
-            front[np.ix_(geometry.planar == (ndim == 2), range(len(listed)))] = [
-                view.is_global for view in listed
-            ]
-        visible = (self.shape.visible_of(patches) + self.shape.special) * front
-        return np.stack(
-            [x.sum(axis=1) for x in (tokens * front, tokens * ~front, there, visible, tokens**2)],
-            axis=1,
-        )
-
-    def _check_room(self) -> None:
-        """Refuse a study whose largest possible crops do not fit into a row.
-
-        Otherwise the run could stop in a later epoch.
-
-        Raises:
-          UserError: such a study exists.
-        """
-        shape, geometry = self.shape, self._writer.geometry[self._studies]
-        for ndim, listed in self._expanded.items():
-            patches = np.stack(
-                [most_tokens(geometry, view, shape.patch, ndim) for view in listed], axis=1
-            )
-            front = np.array([view.is_global for view in listed])
-            visible = (
-                self.shape.visible_of(patches) if shape.visible_share is not None else patches * 0
-            )
-            total, prefix, seen = (
-                (x + shape.special).sum(axis=1).max(initial=0)
-                for x in (patches, patches[:, front], visible[:, front])
-            )
-            if (
-                total > shape.length
-                or prefix > shape.prefix
-                or len(listed) > shape.segments
-                or seen > (shape.visible_tokens or seen)
-            ):
-                raise UserError(
-                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {prefix}"
-                    f" of them in global crops and {seen} of them visible, but a row has"
-                    f" length={shape.length}, prefix={shape.prefix}, segments={shape.segments} and"
-                    f" visible_tokens={shape.visible_tokens}. Raise these, or make the views' grids"
-                    " or counts smaller."
-                )
+    epoch: int
+    lines: Sequence[int]
+    studies: np.ndarray
+    crops: Crops
+    kept: list[list[np.ndarray]]
 
 
 class _Steps(grain.sources.RandomAccessDataSource):
@@ -342,17 +296,22 @@ class _Steps(grain.sources.RandomAccessDataSource):
     Batches are made here, not by Grain, so that they do not depend on the number of workers.
     """
 
-    def __init__(self, rows: Rows, first: int, mine: tuple[int, ...] | None):
-        self._rows, self._first, self._mine = rows, first, mine
+    def __init__(self, rows: Rows, first: int, mine: Sequence[int] | None, plans: str | None):
+        self._rows, self._first, self._plans = rows, first, plans
+        self._mine = None if mine is None else tuple(mine)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a worker process: the plan is read, and not made again."""
+        self.__dict__ = state
+        if self._plans is not None:
+            self._rows.plan.pack = SharedPlans(self._plans, self._rows.plan.pack)
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, n: int) -> dict[str, np.ndarray]:
         step = self._first + n
-        return self._rows.batch(step, self._mine) | {
-            BEGIN: np.array(self._rows.plan.begin_of(step))
-        }
+        return self._rows.sent(step, self._mine) | {BEGIN: np.array(self._rows.plan.begin_of(step))}
 
 
 def _digest(trained: pd.DataFrame, groups: np.ndarray) -> str:

@@ -8,14 +8,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import restore_items, step_folders
+from mmv_jax.data.pipeline import BEGIN
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.parallel import make_mesh, on_mesh
 from mmv_jax.store.read import Store
+from mmv_jax.train.feed import device_batches
 from mmv_jax.train.loop import (
     MAY_CHANGE,
     check_counts,
     check_rows,
-    device_batches,
     make_parts,
     make_probe,
     make_rows,
@@ -58,6 +59,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
     with on_mesh(mesh):
         # No worker processes: a single batch is not worth their start.
         batch = next(device_batches(rows, mesh, 0, workers=0))
+        del batch[BEGIN]
         began = time.perf_counter()
         compiled = (
             jit_step(objective, tx, ema=ema, state=shapes, mesh=mesh).lower(state, batch).compile()

@@ -3,14 +3,14 @@ arguments.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import Checkpoints
@@ -28,6 +28,7 @@ from mmv_jax.objectives.term import CLEAN, MASKED, TARGETS, VISIBLE
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
+from mmv_jax.train.feed import device_batches
 from mmv_jax.train.flops import step_cost
 from mmv_jax.train.full_disk import full_disk_in_words
 from mmv_jax.train.goodput import Goodput, lost_seconds
@@ -243,30 +244,6 @@ def make_views(crops: ConfigDict) -> dict[int, list[View]]:
         ndim: _call(f"crops.{name}", crop_views, **crops[name])
         for ndim, name in ((2, "planar"), (3, "volume"))
     }
-
-
-def device_batches(
-    rows: Rows, mesh: Mesh, first: int, workers: int
-) -> Iterator[dict[str, jax.Array]]:
-    """Global arrays [B, ...], sharded over the mesh; a process reads only its devices' rows."""
-    sharding = row_sharding(mesh)
-    for batch in rows.batches(
-        first, mine=rows_of_this_process(sharding, rows.per_step), workers=workers
-    ):
-        yield {
-            name: jax.make_array_from_process_local_data(sharding, value)
-            for name, value in batch.items()
-        }
-
-
-def rows_of_this_process(sharding: NamedSharding, rows: int) -> list[int]:
-    """Ascending positions of this process's rows in a step; a mesh may interleave processes."""
-    spans = (
-        index[0]
-        for index in sharding.addressable_devices_indices_map((rows,)).values()
-        if index is not None
-    )
-    return sorted({i for span in spans for i in range(*span.indices(rows))})
 
 
 def make_probe(

@@ -1,18 +1,18 @@
 """The steps of a run, one after the other: what is fed, watched, written, saved and rolled back."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from mmv_jax.checkpoint import Checkpoints
-from mmv_jax.data.pipeline import Rows
+from mmv_jax.data.pipeline import BEGIN, Rows
 from mmv_jax.errors import WorkFailed
 from mmv_jax.parallel import on_mesh
+from mmv_jax.train.feed import ahead
 from mmv_jax.train.goodput import Goodput
 from mmv_jax.train.guard import Guard, RollBack
 from mmv_jax.train.health import Health, Patience
@@ -24,7 +24,7 @@ from mmv_jax.train.state import TrainState, join_items, split_items
 from mmv_jax.train.step import StepFunction
 from mmv_jax.train.traces import Traces
 
-Batches = Iterator[dict[str, jax.Array]]
+Batches = Generator[dict[str, Any], None, None]
 
 
 @dataclass
@@ -129,13 +129,13 @@ class Steps:
         self, state: TrainState, rows: Rows, *, first: int, stop: Callable[[int], bool]
     ) -> TrainState:
         doing = "compile"  # the first step compiles
-        with one_behind(self.writer) as report:
-            batches = self.batches(rows, first)
+        with one_behind(self.writer) as report, ahead(self.batches(rows, first)) as batches:
             for step in range(first, self.total):
                 self.phases.next_step(step)
                 began = time.perf_counter()
                 with self.phases("input"):
                     batch = next(batches)
+                begin = batch.pop(BEGIN)
                 waited_s = time.perf_counter() - began
                 with self.phases(doing):
                     state, metrics = self.step_fn(state, batch, self.writer.guard.limits(step))
@@ -149,7 +149,7 @@ class Steps:
                 if self.checkpoints.is_due(step + 1, now=now):
                     # The guard must have seen this step: its history is saved with it.
                     report.flush()
-                    self._save(step + 1, state, rows, now=now)
+                    self._save(step + 1, state, begin, now=now)
                 if stopping:
                     self.writer.log.say(
                         f"Told to stop: saved step {step + 1}. The same command goes on from there."
@@ -157,11 +157,11 @@ class Steps:
                     break
         return state
 
-    def _save(self, step: int, state: TrainState, rows: Rows, *, now: bool) -> None:
+    def _save(self, step: int, state: TrainState, begin: tuple[int, int], *, now: bool) -> None:
         with self.phases("save"):
             # a new one: the last may still be written
             seen = self.carried["pretraining"] | {
-                "begin": rows.at,
+                "begin": begin,
                 "guard": self.writer.guard.state(),
                 "spent": self.writer.goodput.seconds(),
                 "saved_at": time.time(),

@@ -10,7 +10,7 @@ def test_the_mixture_sets_the_share_of_each_modality():
     studies = random_studies(40)
     store = memory([s for s in studies if s[2] == "CXR"] + [s for s in studies if s[2] == "CT"][:5])
     rows = make(store, mixture={"CXR": 0.5, "CT": 0.5})
-    lines = rows._lines(0)
+    lines = rows.lines.studies(0)
     assert np.bincount(lines, minlength=25)[:20].tolist() == [1] * 20
     assert np.bincount(lines, minlength=25)[20:].tolist() == [4] * 5
     assert rows.batch(0)["study"].max() >= 20
@@ -34,7 +34,7 @@ def test_a_mixture_can_be_of_the_values_of_a_label():
     store = memory(random_studies(12))
     store.index["label_source"] = ["here", "there", None] * 4
     rows = make(store, mixture={"here": 0.5, "unknown": 0.5}, mixture_by="label_source")
-    assert sorted(rows._lines(0)) == [i for i in range(12) if i % 3 != 1]
+    assert sorted(rows.lines.studies(0)) == [i for i in range(12) if i % 3 != 1]
 
 
 def test_only_the_chosen_splits_are_trained_on():

@@ -10,10 +10,11 @@ import pytest
 from nano import nano_config, share_step
 
 from mmv_jax.checkpoint import STEPS, Checkpoints, restore_encoder
+from mmv_jax.data.pipeline import BEGIN
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.parallel import make_mesh, on_mesh
 from mmv_jax.store.read import Store
-from mmv_jax.train import loop
+from mmv_jax.train import feed, loop
 from mmv_jax.train.log import read_metrics
 from mmv_jax.train.state import init_state, join_items, split_items
 from mmv_jax.train.step import jit_step
@@ -68,10 +69,12 @@ def test_one_device_goes_on_where_eight_stopped(eight, tmp_path):
     state, losses = join_items(items), []
     with on_mesh(mesh):
         for _, batch in zip(range(2), loop.device_batches(rows, mesh, first, 0)):
+            del batch[BEGIN]
             state, metrics = step_fn(state, batch)
             losses.append(float(metrics["loss"]))
+    # Eight devices add up the rows in another order: a few units in the last place of float32.
     np.testing.assert_allclose(
-        losses, [line["loss"] for line in read_metrics(workdir)[2:]], rtol=1e-6
+        losses, [line["loss"] for line in read_metrics(workdir)[2:]], rtol=3e-6
     )
 
 
@@ -161,7 +164,7 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(store, tmp_path, m
 
 def test_each_process_reads_the_rows_of_its_own_devices():
     sharding = loop.row_sharding(make_mesh(2, 4))
-    assert loop.rows_of_this_process(sharding, 16) == list(range(16))
+    assert feed.rows_of_this_process(sharding, 16) == list(range(16))
 
 
 WRONG = {
