@@ -153,6 +153,15 @@ class _Resumed:
         return found
 
 
+def _clear(out: Path) -> None:
+    """Make the folders, and take away what an earlier run left in them."""
+    for folder, kind in (*PICTURES.items(), (".", "*.csv")):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        # from other files, perhaps of other women, with the same numbers
+        for stale in (out / folder).glob(kind):
+            stale.unlink()
+
+
 def measure_files(
     files: Sequence[Path],
     checkpoint: Path,
@@ -185,11 +194,7 @@ def measure_files(
         )
     entries, bad_lines = list_entries(files)
     finder = Finder.restore(checkpoint, overrides)
-    for folder, kind in (*PICTURES.items(), (".", "*.csv")):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        # from other files, perhaps of other women, with the same numbers
-        for stale in (out / folder).glob(kind):
-            stale.unlink()
+    _clear(out)
     key = _key(key_path or out.with_name(out.name + ".key"))
     refused = [(number, f"manifest line {number}: {reason}") for number, reason in bad_lines]
 
