@@ -14,6 +14,7 @@ from nano import share_step
 
 from mmv_jax.bac.infer import Finder
 from mmv_jax.config import load_config
+from mmv_jax.data import wire
 from mmv_jax.evaluate.encoders.embed import embed
 from mmv_jax.store.inspect import verify
 from mmv_jax.store.read import Store
@@ -63,6 +64,8 @@ def test_a_run_of_before_goes_on(before, expected, monkeypatch):
     had.
     """
     share_step(monkeypatch, "before")
+    # Rows travelled as float32 then; the rest of a run is as it was.
+    monkeypatch.setattr(wire, "to_steps", lambda x: x * np.float32(wire.SCALE))
     config = load_config(before / "config.py")
     lines = (before / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (before / "run" / "metrics.jsonl").write_text("".join(lines[:2]))
@@ -73,7 +76,11 @@ def test_a_run_of_before_goes_on(before, expected, monkeypatch):
 def test_a_config_of_before_gives_the_same_losses(before, expected, monkeypatch):
     share_step(monkeypatch, "before")
     pretrain(load_config(before / "config.py"), before / "again")
-    np.testing.assert_allclose(losses_of(before / "again"), expected["losses"], rtol=1e-5)
+    losses = losses_of(before / "again")
+    # Intensities are rounded to 2^-13 on their way to the devices. The first loss shows how little
+    # that is; the steps after it, at the learning rate of a test, make it grow.
+    np.testing.assert_allclose(losses[0], expected["losses"][0], rtol=1e-5)
+    np.testing.assert_allclose(losses, expected["losses"], rtol=1e-3)
 
 
 def losses_of(run: Path) -> list[float]:

@@ -101,7 +101,9 @@ def _take(
     return step_fn(state, batch)
 
 
-def _save(checkpoints: Checkpoints, end: int, step: int, state: dict[str, Any]) -> bool:
+def _save(
+    checkpoints: Checkpoints, end: int, step: int, state: dict[str, Any], *_: Callable
+) -> bool:
     checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
     return False
 

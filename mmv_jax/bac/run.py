@@ -24,7 +24,6 @@ from mmv_jax.bac.measure import (
 from mmv_jax.bac.sources import Entry, Mammogram, list_entries, read_mammogram
 from mmv_jax.bac.structured import Measured, write_report
 from mmv_jax.bac.view import ViewFrame
-from mmv_jax.bac.woman_page import write_woman
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.files import write_whole
@@ -279,6 +278,9 @@ def _write_women(
     views: Sequence[tuple[ViewResult, Entry]],
 ) -> None:
     """A page a woman, and a structured report where all of her views that count are DICOM."""
+    # A page needs the plots' libraries, which take seconds to import.
+    from mmv_jax.bac.woman_page import write_woman
+
     for woman in women:
         theirs = [(view, entry) for view, entry in views if view.woman == woman.woman]
         own = [breast for breast in breasts if breast.woman == woman.woman]

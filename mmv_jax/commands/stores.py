@@ -220,6 +220,7 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("inspect", _inspect_arguments)
 def _inspect(args) -> int:
+    from mmv_jax.commands.store_pictures import draw_rows_of, write_report
     from mmv_jax.report.progress import progress
     from mmv_jax.store.inspect import contact_sheet, describe, verify
 
@@ -229,11 +230,9 @@ def _inspect(args) -> int:
         raise UserError("--rows FILE.png needs --config NAME|FILE.py, whose rows are drawn.")
     print(describe(args.store))
     if args.report:
-        from mmv_jax.store.page import write_page
-
-        print(write_page(args.store, args.report))
+        print(write_report(args.store, args.report))
     if args.rows:
-        print(_draw_rows(args))
+        print(draw_rows_of(args.config, args.overrides, args.store, args.rows))
     if args.sheet:
         contact_sheet(args.store, args.sheet)
         print(f"contact sheet: {args.sheet}")
@@ -242,17 +241,6 @@ def _inspect(args) -> int:
         print("\n".join(faults) if faults else "every block is as it was written")
         return 1 if faults else 0
     return 0
-
-
-def _draw_rows(args) -> str:
-    from mmv_jax.commands.keys import load_for
-    from mmv_jax.data.row_picture import draw_rows
-    from mmv_jax.store.read import Store
-    from mmv_jax.train.loop import make_rows
-
-    store = Store.open(args.store)
-    config = load_for("mmv pretrain", args.config, args.overrides)
-    return draw_rows(make_rows(store, config), store.index, args.rows)
 
 
 def _key_arguments(parser: argparse.ArgumentParser) -> None:

@@ -79,13 +79,15 @@ def _plan(folder: str, pack: Callable[[int], Packed], first: int) -> None:
     assert parent is not None
     with open(place / ALIVE, "wb") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        done = first - 1
+        done, kept = first - 1, first
         while place.is_dir():
             newest = max(_wanted(place), default=first)
             if done < newest + AHEAD:
                 done += 1
                 _write(place, done, pack(done))
-                _file(place, newest - KEPT - 1).unlink(missing_ok=True)
+                for old in range(kept, newest - KEPT):
+                    _file(place, old).unlink(missing_ok=True)
+                kept = max(kept, newest - KEPT)
             elif connection.wait([parent.sentinel], timeout=POLL_S):
                 shutil.rmtree(place, ignore_errors=True)
 

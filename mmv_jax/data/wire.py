@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int16
+from jaxtyping import Bool, Float, Int, Int16, Shaped
 
 from mmv_jax.data.tokens import RowShape
 from mmv_jax.models.kinds import PATCH
@@ -25,10 +25,11 @@ PARTS = 16  # S is a multiple of this share of the most: so many shapes, and pro
 
 def on_grid(x: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     """The nearest values that travel: multiples of 2^-13 within ±4."""
-    return _rounded(x).astype(np.float32) / np.float32(SCALE)
+    return to_steps(x).astype(np.float32) / np.float32(SCALE)
 
 
-def _rounded(x: np.ndarray) -> Int16[np.ndarray, "*n"]:
+def to_steps(x: Float[np.ndarray, "*n"]) -> Int16[np.ndarray, "*n"]:
+    """Intensities as whole numbers of steps of 2^-13."""
     return np.rint(x * np.float32(SCALE)).clip(-(2**15), 2**15 - 1).astype(np.int16)
 
 
@@ -71,16 +72,15 @@ def _depths(xp: Any, batch: Mapping[str, Any], shape: RowShape, name: str) -> An
 
 def _slices(
     patches: Float[np.ndarray, "B L P"], depths: Int[np.ndarray, "B L"], shape: RowShape
-) -> Int16[np.ndarray, "B S A"]:
+) -> Shaped[np.ndarray, "B S A"]:
     deep, area = shape.patch[0], shape.patch[1] * shape.patch[2]
     rows, tokens = depths.shape
-    part = -(-tokens * deep // PARTS)
-    most = max(int(depths.sum(axis=1).max(initial=0)), 1)
-    slices = np.zeros((rows, -(-most // part) * part, area), np.int16)
     kept: Bool[np.ndarray, "B L D"] = np.arange(deep) < depths[:, :, None]
+    own = [to_steps(patches[b].reshape(tokens, deep, area)[kept[b]]) for b in range(rows)]
+    part, most = -(-tokens * deep // PARTS), max(1, *map(len, own))
+    slices = np.zeros((rows, -(-most // part) * part, area), own[0].dtype)
     for b in range(rows):
-        own = _rounded(patches[b].reshape(tokens, deep, area)[kept[b]])
-        slices[b, : len(own)] = own
+        slices[b, : len(own[b])] = own[b]
     return slices
 
 

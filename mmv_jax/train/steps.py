@@ -15,7 +15,7 @@ def take_steps(
     batches: Iterable[tuple[int, Given]],
     *,
     write: Callable[[int, dict[str, Any]], None],
-    save: Callable[[int, State], bool],
+    save: Callable[[int, State, Callable[[], None]], bool],
 ) -> State:
     """The state after a step for each of `batches`, or after the step at which `save` ended it.
 
@@ -24,10 +24,11 @@ def take_steps(
       batches: the number of each step and its batch.
       write: gets the numbers of a step while the next one is computed, as the device must not wait
         for the log. What it raises ends the loop.
-      save: called after each step with its number and the state; True ends the loop.
+      save: called after each step with its number, the state, and a function that has `write` take
+        the step's numbers now, which waits for the device; True ends the loop.
 
     Example:
-      >>> saved = lambda step, state: state >= 3
+      >>> saved = lambda step, state, flush: state >= 3
       >>> take_steps(
       ...     lambda step, state, batch: (state + batch, {"sum": state + batch}),
       ...     0,
@@ -43,6 +44,6 @@ def take_steps(
         for step, batch in batches:
             state, numbers = take(step, state, batch)
             report(step, numbers)
-            if save(step, state):
+            if save(step, state, report.flush):
                 break
     return state

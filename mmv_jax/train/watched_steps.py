@@ -1,7 +1,7 @@
 """The steps of a run, one after the other: what is fed, watched, written, saved and rolled back."""
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ from mmv_jax.train.feed import ahead
 from mmv_jax.train.goodput import Goodput
 from mmv_jax.train.guard import Guard, RollBack
 from mmv_jax.train.health import Health, Patience
-from mmv_jax.train.log import Log, Silence, one_behind
+from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.phases import Phases
 from mmv_jax.train.signals import stop_signal
 from mmv_jax.train.speed import Speed
 from mmv_jax.train.state import TrainState, join_items, split_items
 from mmv_jax.train.step import StepFunction
+from mmv_jax.train.steps import take_steps
 from mmv_jax.train.traces import Traces
 
 Batches = Generator[dict[str, Any], None, None]
@@ -128,34 +129,47 @@ class Steps:
     def _go_on(
         self, state: TrainState, rows: Rows, *, first: int, stop: Callable[[int], bool]
     ) -> TrainState:
-        doing = "compile"  # the first step compiles
-        with one_behind(self.writer) as report, ahead(self.batches(rows, first)) as batches:
-            for step in range(first, self.total):
-                self.phases.next_step(step)
-                began = time.perf_counter()
-                with self.phases("input"):
-                    batch = next(batches)
-                begin = batch.pop(BEGIN)
-                waited_s = time.perf_counter() - began
-                with self.phases(doing):
-                    state, metrics = self.step_fn(state, batch, self.writer.guard.limits(step))
-                doing = "step"
-                self.traces.at(step, metrics["loss"])
-                with self.phases("probe"):
-                    figures = self.probe(step, state)
-                report(step, metrics | {"input_s": waited_s} | figures)
-                stopping = stop(step)
-                now = stopping or step + 1 == self.total
-                if self.checkpoints.is_due(step + 1, now=now):
-                    # The guard must have seen this step: its history is saved with it.
-                    report.flush()
-                    self._save(step + 1, state, begin, now=now)
-                if stopping:
-                    self.writer.log.say(
-                        f"Told to stop: saved step {step + 1}. The same command goes on from there."
-                    )
-                    break
-        return state
+        begin = (0, 0)
+
+        def take(step: int, state: TrainState, given: tuple[dict[str, Any], float]):
+            nonlocal begin
+            batch, waited_s = given
+            begin = batch.pop(BEGIN)
+            # the first step compiles
+            with self.phases("compile" if step == first else "step"):
+                state, metrics = self.step_fn(state, batch, self.writer.guard.limits(step))
+            self.traces.at(step, metrics["loss"])
+            with self.phases("probe"):
+                figures = self.probe(step, state)
+            return state, metrics | {"input_s": waited_s} | figures
+
+        def save(step: int, state: TrainState, flush: Callable[[], None]) -> bool:
+            stopping = stop(step)
+            now = stopping or step + 1 == self.total
+            if self.checkpoints.is_due(step + 1, now=now):
+                # The guard must have seen this step: its history is saved with it.
+                flush()
+                self._save(step + 1, state, begin, now=now)
+            if stopping:
+                self.writer.log.say(
+                    f"Told to stop: saved step {step + 1}. The same command goes on from there."
+                )
+            return stopping
+
+        with ahead(self.batches(rows, first)) as batches:
+            fed = self._fed(batches, first)
+            return take_steps(take, state, fed, write=self.writer, save=save)
+
+    def _fed(
+        self, batches: Iterator[dict[str, Any]], first: int
+    ) -> Iterator[tuple[int, tuple[dict[str, Any], float]]]:
+        """The number of each step, its batch, and the seconds that it was waited for."""
+        for step in range(first, self.total):
+            self.phases.next_step(step)
+            began = time.perf_counter()
+            with self.phases("input"):
+                batch = next(batches)
+            yield step, (batch, time.perf_counter() - began)
 
     def _save(self, step: int, state: TrainState, begin: tuple[int, int], *, now: bool) -> None:
         with self.phases("save"):

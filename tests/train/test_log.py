@@ -205,7 +205,7 @@ def test_the_loop_writes_a_step_late_and_ends_where_it_is_told():
         happened.append(f"take {step}")
         return state + batch, {"sum": state + batch}
 
-    def save(step, state):
+    def save(step, state, flush):
         happened.append(f"save {step} {state}")
         return state >= 3
 

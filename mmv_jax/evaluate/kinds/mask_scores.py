@@ -56,7 +56,9 @@ def cut(
         masks.append(own > threshold)
         truth, spread, spacing_mm = scene.scored(own)
         found.append(score_mask(truth, spread > threshold, spacing_mm))
-    by_name = {name: np.array([own[name] for own in found]) for name in found[0]}
+    # None where only val is asked about.
+    names = found[0] if found else ()
+    by_name = {name: np.array([own[name] for own in found]) for name in names}
     return Segmented(masks, by_name, f"{choice}, threshold {threshold:.3g}")
 
 
