@@ -174,7 +174,7 @@ class Rows:
 
     def batch(self, step: int, mine: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         """The rows of a step, or those at the positions `mine` of it, as the arrays of
-        `tokens.RowShape.spec`. Intensities are those that travel, see `wire.on_grid`.
+        `tokens.RowShape.spec`. Intensities are multiples of 2^-13, as they travel.
         """
         return decode(self.sent(step, mine), self.shape)
 

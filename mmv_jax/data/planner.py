@@ -20,6 +20,7 @@ import numpy as np
 
 from mmv_jax.data.packing import Packed
 from mmv_jax.data.workers import held_signals
+from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 
 LEAST = 20_000  # lines of an epoch from which a process pays: fewer are packed in a moment
@@ -84,7 +85,11 @@ def _plan(folder: str, pack: Callable[[int], Packed], first: int) -> None:
             newest = max(_wanted(place), default=first)
             if done < newest + AHEAD:
                 done += 1
-                _write(place, done, pack(done))
+                try:
+                    packed = pack(done)
+                except UserError:
+                    return  # a worker packs the epoch itself, and says the same to the user
+                _write(place, done, packed)
                 for old in range(kept, newest - KEPT):
                     _file(place, old).unlink(missing_ok=True)
                 kept = max(kept, newest - KEPT)

@@ -23,11 +23,6 @@ FIELDS = {"patches": "slices", "clean_patches": "clean_slices"}
 PARTS = 16  # S is a multiple of this share of the most: so many shapes, and programs, at most
 
 
-def on_grid(x: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """The nearest values that travel: multiples of 2^-13 within ±4."""
-    return to_steps(x).astype(np.float32) / np.float32(SCALE)
-
-
 def to_steps(x: Float[np.ndarray, "*n"]) -> Int16[np.ndarray, "*n"]:
     """Intensities as whole numbers of steps of 2^-13."""
     return np.rint(x * np.float32(SCALE)).clip(-(2**15), 2**15 - 1).astype(np.int16)
@@ -46,7 +41,7 @@ def encode(batch: Mapping[str, np.ndarray], shape: RowShape) -> dict[str, np.nda
 
 def decode(sent: Mapping[str, Any], shape: RowShape) -> dict[str, Any]:
     """The batch that was encoded, on a device or, of NumPy's arrays, on the host; its patches are
-    those of `on_grid`, to the last bit.
+    multiples of 2^-13 (`to_steps`), the same to the last bit in both places.
     """
     xp: Any = np if isinstance(sent["kinds"], np.ndarray) else jnp
     batch = {name: array for name, array in sent.items() if name not in FIELDS.values()}

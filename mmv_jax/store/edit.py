@@ -43,10 +43,30 @@ from mmv_jax.store.read import UNFINISHED, read_about
 LABEL = "label_"
 
 
+def refuse_unfinished(about: Mapping[str, Any], *, but: str = "") -> None:
+    """
+    Args:
+      about: of a store, as `read_about` gives it.
+      but: the change that may go on.
+    Raises:
+      UserError: a change of the store was begun and not ended.
+    """
+    begun = about.get(UNFINISHED)
+    if begun and begun != but:
+        raise UserError(
+            f"`mmv {begun}` of this store was stopped. Run the same command again first."
+        )
+
+
 @contextlib.contextmanager
 def changing(root: ts.KvStore, what: str) -> Iterator[None]:
-    """Marks a store as unfinished while it is changed; the mark stays where the change fails."""
+    """Marks a store as unfinished while it is changed; the mark stays where the change fails.
+
+    Raises:
+      UserError: another change was begun and not ended, whose mark this one would take away.
+    """
     about = read_about(root) or {}
+    refuse_unfinished(about, but=what)
     root.write(STORE_JSON, json.dumps(about | {UNFINISHED: what}, indent=1).encode()).result()
     # Before the parts: it would show what they no longer hold.
     remove_whole_index(root)
@@ -193,6 +213,8 @@ def merge(stores: Sequence[str | Path], out: str | Path) -> str:
     """
     roots = [_opened(store)[0] for store in stores]
     abouts = [read_about(root) or {} for root in roots]
+    for about in abouts:
+        refuse_unfinished(about)
     if len({about["key_fingerprint"] for about in abouts}) > 1:
         raise UserError(
             "These stores name their patients by different keys, so one patient could have two"

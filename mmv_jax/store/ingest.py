@@ -19,7 +19,7 @@ from mmv_jax.provenance import versions
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.writing import BURNT_IN
-from mmv_jax.store.edit import changing, correct_lines, take_out
+from mmv_jax.store.edit import changing, correct_lines, refuse_unfinished, take_out
 from mmv_jax.store.index import (
     finished_parts,
     read_index,
@@ -231,11 +231,7 @@ def _register(
             f" is {key.fingerprint}. Give the first one with --key FILE, or ingest into another"
             " store."
         )
-    begun = about.get(UNFINISHED)
-    if begun and not (correct and begun == CORRECTING):
-        raise UserError(
-            f"`mmv {begun}` of this store was stopped. Run the same command again first."
-        )
+    refuse_unfinished(about, but=CORRECTING if correct else "")
     ordinals = {}
     for path in map(Path, manifests):
         name = key.hash("manifest", str(path.resolve()))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mmv_jax.errors import WorkFailed
+from mmv_jax.errors import UserError, WorkFailed
 
 FEWEST = 32  # steps; from fewer no limit is made
 NO_LIMIT = np.full(2, np.inf, np.float32)
@@ -39,6 +39,18 @@ class GuardOptions:
     spread: float = 12.0
     skips: int = 3
     rollbacks: int = 2
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+          UserError: a count that can never be reached, or limits below the median.
+        """
+        for name, least in (("steps", 1), ("skips", 1), ("rollbacks", 0), ("spread", 1)):
+            if not getattr(self, name) >= least:
+                raise UserError(
+                    f"config.guard.{name} is {getattr(self, name)!r}, but must be {least} or more."
+                    " An infinite config.guard.spread leaves the guard out."
+                )
 
 
 class RollBack(Exception):

@@ -46,6 +46,18 @@ class Limits:
     medians: float = 20.0
     storage_s: float = 1800.0
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+          UserError: a limit that a healthy run would pass at once.
+        """
+        least = {"peer_s": 3 * BEAT_S}  # a beat or two may be late
+        for name in ("peer_s", "step_s", "medians", "storage_s"):
+            value = getattr(self, name)
+            if not value > 0 or value < least.get(name, 0.0):
+                above = f"{least[name]:g} or more" if name in least else "above 0"
+                raise UserError(f"config.watchdog.{name} is {value!r}, but must be {above}.")
+
 
 @dataclass
 class Heard:

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from memory_store import make
 
-from mmv_jax.data.wire import PARTS, decode, encode, on_grid
+from mmv_jax.data.wire import PARTS, SCALE, decode, encode, to_steps
 
 ROWS = make(clean=True)
+
+
+def on_grid(x):
+    """The nearest values that travel."""
+    return to_steps(x).astype(np.float32) / np.float32(SCALE)
 
 
 @pytest.fixture(scope="module")

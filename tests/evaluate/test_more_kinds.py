@@ -153,6 +153,10 @@ def test_a_survival_is_probed_and_has_a_curve(x, followed):
         make_task(index_of(t=time), "death", kind="survival", label="t")
     with pytest.raises(UserError, match="times must be above 0"):
         make_task(index_of(t=0.0, e=event), "death", kind="survival", label=("t", "e"))
+    # a decimal comma, or a word: such a study must not fall out in silence
+    for wrong in (np.where(time > np.median(time), "8,2", "7"), np.where(event == 1, "dead", "1")):
+        with pytest.raises(UserError, match="values of 't' are no numbers"):
+            make_task(index_of(t=wrong, e=event), "death", kind="survival", label=("t", "e"))
 
 
 def test_every_kind_has_one_file_and_is_in_the_table():

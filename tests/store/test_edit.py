@@ -86,6 +86,14 @@ def test_a_change_that_was_stopped_is_noticed_and_gone_on_with(copy, monkeypatch
     for reads in (Store.open, lambda store: ingest([path], store, key_path=copy / "key")):
         with pytest.raises(UserError, match="mmv remove.*stopped"):
             reads(copy / "one")
+    # Another change would end by taking the mark away, and a store of halves would pass for whole.
+    for changes in (
+        lambda store: deal_splits(store, (1, 1, 1)),
+        lambda store: merge([store], copy / "joined"),
+        lambda store: ingest([path], store, key_path=copy / "key", correct=True),
+    ):
+        with pytest.raises(UserError, match="mmv remove.*stopped"):
+            changes(copy / "one")
     remove(copy / "one", [path], copy / "key")
     assert len(voxels(copy / "one")) == 3
 

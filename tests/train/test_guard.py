@@ -8,7 +8,7 @@ import pytest
 from nano import nano_config
 
 from mmv_jax.checkpoint import restore_items
-from mmv_jax.errors import WorkFailed
+from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.train import loop
 from mmv_jax.train.guard import FEWEST, NO_LIMIT, Guard, GuardOptions, RollBack
 from mmv_jax.train.log import read_metrics
@@ -120,3 +120,11 @@ def test_a_run_that_spikes_before_its_first_checkpoint_ends(spiking, tmp_path):
     spiking.update({"guard": {"skips": 2}, "checkpoint": {"every": 10, "keep": 9}})
     with pytest.raises(WorkFailed, match="spiked at steps 7 .*no checkpoint from before"):
         loop.pretrain(spiking, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", ({"steps": 0}, {"skips": 0}, {"rollbacks": -1}, {"spread": 0.5}, {"spread": np.nan})
+)
+def test_options_under_which_every_step_would_be_a_spike_are_refused(wrong):
+    with pytest.raises(UserError, match=rf"config.guard.{next(iter(wrong))} is .* or more"):
+        GuardOptions(**wrong)

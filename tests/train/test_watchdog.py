@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from mmv_jax.errors import UserError
 from mmv_jax.train.peers import Peers
 from mmv_jax.train.phases import Phases
 from mmv_jax.train.watchdog import DONE, Heard, Limits, halt_of_others, halt_of_own, watching
@@ -195,3 +196,9 @@ def test_the_other_of_two_processes_ends_where_one_is_stopped(stopped):
         for process in processes:
             process.kill()
             process.communicate()
+
+
+@pytest.mark.parametrize("wrong", ({"peer_s": 1.0}, {"step_s": 0.0}, {"medians": -1.0}))
+def test_limits_that_a_healthy_run_would_pass_are_refused(wrong):
+    with pytest.raises(UserError, match=rf"config.watchdog.{next(iter(wrong))} is "):
+        Limits(**wrong)

@@ -14,7 +14,6 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.classification import Classification, probe_classes
 from mmv_jax.evaluate.kinds.features import Probed
 from mmv_jax.evaluate.kinds.kind import Kind
-from mmv_jax.evaluate.tasks.columns import equals
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.behind import rests_on
 from mmv_jax.metrics.weighted import Weighted, weighted_auprc, weighted_auroc
@@ -64,11 +63,11 @@ class Multilabel(Kind):
     def read_many(
         self, values: pd.DataFrame, *, task: str, positive: Any
     ) -> Float[np.ndarray, "N C"]:
-        columns = []
-        for label in values:
-            missing = (values[label].isna() | (values[label].astype(str) == "")).to_numpy()
-            found = equals(values[label], positive, f"config.tasks.{task}.positive")
-            columns.append(np.where(missing, np.nan, found.astype(np.float64)))
+        read = Classification().read_labels
+        columns = [
+            read(values[label], task=task, label=label, positive=positive)
+            for label in map(str, values)
+        ]
         return np.stack(columns, axis=1)
 
     def check_split(self, task: Task, split: str) -> None:

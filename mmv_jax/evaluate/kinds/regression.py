@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Bool, Float
 
-from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import Probed, Standardiser, principal_axes
 from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.tasks.columns import numbers_of
 from mmv_jax.evaluate.tasks.task import Task
 
 PENALTIES = tuple(10.0**e for e in np.arange(0, 6.5, 0.5))  # alpha of the ridge probe
@@ -84,15 +84,8 @@ class Regression(Kind):
         Raises:
           UserError: a value is not a number.
         """
-        # An empty cell is an unknown label. A filled cell that is not a number is an error.
-        numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
-        given = (~values.isna() & (values.astype(str) != "")).to_numpy()
-        if bad := int((np.isnan(numbers) & given).sum()):
-            raise UserError(
-                f"config.tasks.{task}: {bad} values of {label!r} are no numbers. Correct them in"
-                " the manifest, or ask for a classification."
-            )
-        return numbers
+        otherwise = ", or ask for a classification"
+        return numbers_of(values, label, f"config.tasks.{task}", otherwise=otherwise)
 
     def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:
         return [probe_number(x, task.labels, task.split) for task in tasks]

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import Probed, Standardiser, principal_axes
 from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.tasks.columns import numbers_of
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.behind import rests_on
 from mmv_jax.metrics.weighted import Weighted
@@ -79,7 +80,7 @@ def fit_cox(
 
 
 class Survival(Kind):
-    """`label` is the column of the times, `event` that of 1 for an event and 0 for censored."""
+    """`label` is two columns: the times, and 1 for an event or 0 for censored."""
 
     metrics: Mapping[str, str | Weighted] = {"c_index": weighted_concordance}
     labels = {"c_index": "C-index"}
@@ -91,14 +92,21 @@ class Survival(Kind):
     def read_many(
         self, values: pd.DataFrame, *, task: str, positive: Any
     ) -> Float[np.ndarray, "N 2"]:
-        """Raises UserError: not two columns, or times that are no positive numbers."""
+        """Times and events [N, 2]; NaN where one of the two is empty.
+
+        Raises:
+          UserError: not two columns, a value that is no number, a time that is not above 0, or an
+            event that is neither 0 nor 1.
+        """
         if values.shape[1] != 2:
             raise UserError(
                 f"config.tasks.{task}.label: a survival has two columns, the time and the event (1"
                 f" or 0), and here are {values.shape[1]}. Give both as a list."
             )
-        numbers = values.replace("", np.nan).apply(pd.to_numeric, errors="coerce")
-        time, event = numbers.to_numpy(np.float64).T
+        time, event = (
+            numbers_of(values[name], name, f"config.tasks.{task}.label")
+            for name in map(str, values)
+        )
         known = ~np.isnan(time) & ~np.isnan(event)
         if (time[known] <= 0).any() or not np.isin(event[known], (0, 1)).all():
             raise UserError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from mmv_jax.errors import UserError
 
@@ -38,6 +39,26 @@ def have_mask(index: pd.DataFrame, mask: str) -> np.ndarray:
     """A mask of the studies that have this mask."""
     # Whole names are compared: "lung" must not be found in "lung_left".
     return np.array([mask in names.split(",") for names in index["masks"]], bool)
+
+
+def numbers_of(
+    values: pd.Series, label: str, asked_by: str, *, otherwise: str = ""
+) -> Float[np.ndarray, " N"]:
+    """The numbers of a column; NaN where a cell is empty.
+
+    Args:
+      otherwise: what else the user can do than correct a cell that is no number.
+    Raises:
+      UserError: a filled cell is no number.
+    """
+    numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
+    given = (~values.isna() & (values.astype(str) != "")).to_numpy()
+    if bad := int((np.isnan(numbers) & given).sum()):
+        raise UserError(
+            f"{asked_by}: {bad} values of {label!r} are no numbers. Correct them in the"
+            f" manifest{otherwise}."
+        )
+    return numbers
 
 
 def equals(values: pd.Series, wanted: Any, asked_by: str) -> np.ndarray:
