@@ -1,15 +1,27 @@
-"""Atomic writes: a reader sees the complete file, the earlier one, or none."""
+"""Files by pattern; atomic writes: a reader sees the complete file, the earlier one, or none."""
 
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import has_magic
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from etils import epath
 
 AnyPath: TypeAlias = Path | epath.Path
+
+
+def matching(pattern: Path) -> list[Path]:
+    """Files and folders that match a pattern with `*`, `?`, `[...]` or `**`, sorted.
+
+    >>> matching(Path("/no-such-folder/*.csv"))
+    []
+    """
+    parts = pattern.parts
+    first = next((n for n, part in enumerate(parts) if has_magic(part)), len(parts) - 1)
+    return sorted(Path(*parts[:first]).glob(str(Path(*parts[first:]))))
 
 
 @contextmanager

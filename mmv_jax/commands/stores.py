@@ -94,7 +94,10 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
         " vindr-mammo, rsna-pneumonia, or your own"
     )
     parser.add_argument("kind", metavar="KIND", help=kinds)
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the files")
+    root = (
+        "the folder of the files; of `folder` also an archive, or a quoted pattern ('day*/*.zip')"
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT", help=root)
     parser.add_argument(
         "--out", type=local_path, required=True, metavar="FILE.csv", help="the manifest to write"
     )

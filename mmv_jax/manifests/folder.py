@@ -5,27 +5,29 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pydicom
 
+from mmv_jax.manifests.archived import ARCHIVE, FoundFile, header_of, holds_members, look_into
 from mmv_jax.manifests.label_maps import TEST_FOLDER, VAL_FOLDER, FolderStudy, studies_and_masks
 from mmv_jax.manifests.published import Row, Tell, split_of
-from mmv_jax.readers.dicom import is_image, quiet, series_name
+from mmv_jax.readers.archive import MARK
+from mmv_jax.readers.dicom import is_image, series_name
 from mmv_jax.readers.read import FORMATS, format_of
 
 # Each file of these modalities is a study, whatever its series.
 PROJECTIONS = {"CR", "DX", "MG", "RF", "XA", "PX", "IO", "XC"}
-TAGS = ["SeriesInstanceUID", "PatientID", "Modality", "BodyPartExamined"]
 VIEW_IN_ID = re.compile(r"[_-](L|R|LEFT|RIGHT)[_-]?(CC|MLO|ML|LM|XCCL)([_-].*|\d.*)?$", re.I)
 
 
-def list_folder(root: Path, tell: Tell) -> Iterator[Row]:
-    """Rows for every image below `root`, recognised by content.
+def list_folder(root: Path, tell: Tell, starts: Sequence[Path] = ()) -> Iterator[Row]:
+    """Rows for every image below `root`, recognised by content, also in zip and tar archives.
 
     DICOM files of one series in one directory are one study, whose path is the directory. If the
-    directory holds several series, each has a row `DIRECTORY/#name`.
+    directory holds several series, each has a row `DIRECTORY/#name`. A file in an archive is
+    `ARCHIVE::MEMBER`.
 
     The patient is DICOM's PatientID, without the view that some archives write into it. Otherwise
     it is a BIDS folder (`sub-...`), or the case whose channels or sequences lie side by side.
@@ -34,25 +36,20 @@ def list_folder(root: Path, tell: Tell) -> Iterator[Row]:
 
     Splits are 80 : 10 : 10 by a hash of the patient; `imagesTs` is "test", `imagesVal` "val".
     `label_maps` finds the masks and their studies. `tell` gets the counts of the files left out.
+
+    Args:
+      starts: folders and files below `root` that are listed; all of it without them.
     """
     left: Counter[str] = Counter()
     rows: list[Row] = []
     images: dict[PurePosixPath, str] = {}  # each with its format
-    # os.walk follows no links to folders, which could form a circle. They are counted.
-    for folder, folders, names in sorted(os.walk(root)):
-        left["linked folders"] += sum(Path(folder, name).is_symlink() for name in folders)
-        # Regular files only: no pipe and no broken link.
-        regular = [
-            name
-            for name in sorted(names)
-            if not name.startswith(".") and Path(folder, name).is_file()
-        ]
-        formats = {name: format_of(Path(folder, name)) for name in regular}
-        left.update(_foreign(name) for name, kind in formats.items() if kind is None)
-        dicoms = [name for name, kind in formats.items() if kind == "dicom"]
-        rows += _dicom_rows(root, Path(folder), dicoms)
-        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        images |= {below / n: kind for n, kind in formats.items() if kind not in ("dicom", None)}
+    for folder, files in _folders(root, starts or [root], left):
+        seen = [_look(file) for file in files]
+        rows += _rows_of(folder, seen, images, left)
+        for file in files:
+            inside = PurePosixPath(f"{folder / file.name}{MARK}")
+            for below, members in look_into(file, left).items():
+                rows += _rows_of(inside / below, members, images, left)
     studies, orphans, derived = studies_and_masks(list(images))
     people = _participants(root)
     for study in studies:
@@ -62,7 +59,44 @@ def list_folder(root: Path, tell: Tell) -> Iterator[Row]:
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(left.items()) if n)
     if kinds:
         tell(f"Left out: {kinds}.")
-    yield from rows
+    # So far an archive counted as a folder, so that the folders in it have their usual meaning.
+    yield from ({key: cell.replace(f"{MARK}/", MARK) for key, cell in row.items()} for row in rows)
+
+
+def _folders(
+    root: Path, starts: Sequence[Path], left: Counter[str]
+) -> Iterator[tuple[PurePosixPath, list[Path]]]:
+    """Each folder, relative to `root`, with its regular files: no pipe and no broken link."""
+    for start in starts:
+        if start.is_file():
+            yield PurePosixPath(start.parent.relative_to(root).as_posix()), [start]
+        # os.walk follows no links to folders, which could form a circle. They are counted.
+        for folder, folders, names in sorted(os.walk(start)):
+            left["linked folders"] += sum(Path(folder, name).is_symlink() for name in folders)
+            files = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+            below = PurePosixPath(Path(folder).relative_to(root).as_posix())
+            yield below, [file for file in files if file.is_file()]
+
+
+def _look(file: Path) -> FoundFile:
+    kind = format_of(file)
+    if kind is None and holds_members(file):
+        kind = ARCHIVE
+    return FoundFile(file.name, kind, header_of(file) if kind == "dicom" else None)
+
+
+def _rows_of(
+    folder: PurePosixPath,
+    seen: list[FoundFile],
+    images: dict[PurePosixPath, str],
+    left: Counter[str],
+) -> list[Row]:
+    """Rows of the DICOM files of one folder; `images` gets the others, `left` the counts."""
+    left.update(_foreign(one.name) for one in seen if one.kind is None)
+    dicoms = [one for one in seen if one.kind == "dicom"]
+    others = [one for one in seen if one.kind not in ("dicom", ARCHIVE, None)]
+    images |= {folder / one.name: str(one.kind) for one in others}
+    return list(_dicom_rows(folder, dicoms))
 
 
 def _row(study: FolderStudy, noun: str) -> Row:
@@ -100,38 +134,29 @@ def _foreign(name: str) -> str:
     return f"{suffix} files" if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else "other files"
 
 
-def _dicom_rows(root: Path, folder: Path, names: list[str]) -> Iterator[Row]:
+def _dicom_rows(folder: PurePosixPath, files: list[FoundFile]) -> Iterator[Row]:
     """Rows of the DICOM files of one folder.
 
     A stacked series has the folder as its path; several series have their own names. Projections
     and single slices have one row a file.
     """
-    stacks: dict[str, list[tuple[Path, pydicom.Dataset]]] = defaultdict(list)
-    for name in names:
-        header = _header(folder / name)
+    stacks: dict[str, list[tuple[PurePosixPath, pydicom.Dataset]]] = defaultdict(list)
+    for file in files:
+        path, header = folder / file.name, file.header
         if header is None:  # damaged: listed, so that ingest refuses it with a reason
-            yield _dicom_row(root, folder / name, pydicom.Dataset())
+            yield _dicom_row(path, pydicom.Dataset())
         elif is_image(header) and header.get("Modality") in PROJECTIONS:
-            yield _dicom_row(root, folder / name, header)
+            yield _dicom_row(path, header)
         elif is_image(header):
             # A slice: its volume is complete only after all files of the folder.
-            stacks[str(header.get("SeriesInstanceUID") or "")].append((folder / name, header))
-    for uid, files in stacks.items():
-        if len(files) == 1:
-            path = files[0][0]
+            stacks[str(header.get("SeriesInstanceUID") or "")].append((path, header))
+    for uid, slices in stacks.items():
+        if len(slices) == 1:
+            path = slices[0][0]
         else:
             # A single stack is named by its folder; of several, each has its own name.
             path = folder if len(stacks) == 1 else folder / series_name(uid)
-        yield _dicom_row(root, path, files[0][1])
-
-
-def _header(path: Path) -> pydicom.Dataset | None:
-    with quiet():
-        try:
-            # Only four tags: a folder may hold a million files.
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True)
-        except Exception:
-            return None
+        yield _dicom_row(path, slices[0][1])
 
 
 def person_of(patient_id: str) -> str:
@@ -147,8 +172,8 @@ def person_of(patient_id: str) -> str:
     return re.sub(r"^(Calc|Mass)-(Training|Test)_", "", person) if person != patient_id else person
 
 
-def _dicom_row(root: Path, path: Path, header: pydicom.Dataset) -> Row:
-    study = path.relative_to(root).as_posix()
+def _dicom_row(path: PurePosixPath, header: pydicom.Dataset) -> Row:
+    study = path.as_posix()
     modality = str(header.get("Modality") or "") or "unknown"
     # CR and DX name the detector, not the body part.
     if modality in ("CR", "DX"):

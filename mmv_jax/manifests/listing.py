@@ -4,9 +4,11 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from glob import has_magic
 from pathlib import Path
 
 from mmv_jax.errors import UserError
+from mmv_jax.files import matching
 from mmv_jax.manifests.chexpert import list_chexpert
 from mmv_jax.manifests.ct_rate import list_ct_rate
 from mmv_jax.manifests.folder import list_folder
@@ -44,7 +46,8 @@ def write_manifest_of(
 
     Args:
       kind: a name of DATASETS.
-      root: the folder as it was unpacked or downloaded.
+      root: the folder as it was unpacked or downloaded. For "folder" also a zip or tar archive, or
+        a pattern of folders and files.
       out: the CSV to write. It names patients and paths, so it must stay with the user.
       tell: called with each sentence: what was left out, and counts.
       uncertain: what becomes of labels that a report neither states nor denies: "ignore" leaves
@@ -57,9 +60,13 @@ def write_manifest_of(
     """
     root, out = Path(root), Path(out)
     list_studies = DATASETS[kind]
-    if not root.is_dir():
+    if kind == "folder" and not root.is_dir():
+        root, starts = _starts(root)
+        rows = list(list_folder(root, tell, starts))
+    elif not root.is_dir():
         raise UserError("ROOT is not a folder: give the folder that holds the studies.")
-    rows = list(list_studies(root, tell))
+    else:
+        rows = list(list_studies(root, tell))
     if not rows:
         raise UserError(
             f"No study was found: is this the folder of {kind}?"
@@ -92,6 +99,22 @@ def write_manifest_of(
         writer.writeheader()
         writer.writerows(rows)
     return len(rows)
+
+
+def _starts(root: Path) -> tuple[Path, list[Path]]:
+    """The folder below which everything lies, and what is listed of it: an archive, or what matches
+    a pattern.
+
+    Raises:
+      UserError: there is no such file, and nothing matches.
+    """
+    starts = [root] if root.is_file() else matching(root) if has_magic(str(root)) else []
+    if not starts:
+        raise UserError(
+            "ROOT is not a folder, not an archive and no pattern that matches: give the folder that"
+            " holds the studies."
+        )
+    return Path(os.path.commonpath([path.parent for path in starts])), starts
 
 
 def _keep_added_columns(out: Path, columns: list[str]) -> None:

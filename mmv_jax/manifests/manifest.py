@@ -6,12 +6,14 @@ Mistakes are reported line by line; the header is line 1.
 import csv
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
 from mmv_jax.errors import UserError
+from mmv_jax.files import matching
 from mmv_jax.readers.refused import Refused
 
 REQUIRED = ("study_id", "path", "patient_id", "split", "modality")
@@ -65,6 +67,23 @@ class Manifest(NamedTuple):
 
     lines: list[Line]
     refused: list[LineRefused]
+
+
+def manifests_of(paths: Sequence[Path | str]) -> list[Path]:
+    """Paths of manifests, with those in place of each pattern such as `lists/*.csv`.
+
+    Raises:
+      UserError: nothing matches a pattern.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.exists() or not has_magic(str(path)):
+            found.append(path)
+        elif more := matching(path):
+            found += [each for each in more if each not in found]
+        else:
+            raise UserError(f"No manifest matches {path.name}. Give the CSV files to read.")
+    return found
 
 
 def read_manifest(path: Path | str) -> Manifest:

@@ -8,7 +8,7 @@ import io
 import logging
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
 from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.series import arrange, check_one_series, plane_of
+from mmv_jax.readers.sources import SERIES_MARK
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
 from mmv_jax.readers.writing import Grey, grey_of
 
@@ -56,7 +57,6 @@ NOT_IMAGES = {
     "FID",
     "RWV",
 }
-SERIES_MARK = "#"  # begins the last part of a path that names one series in a folder
 DICOM_ENDS = {".dcm", ".dicom", ".ima"}
 # Also the beginning of the UIDs of multi-frame captures (…7.1 to …7.4).
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -92,26 +92,24 @@ def series_name(uid: str) -> str:
     return f"{SERIES_MARK}{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
 
 
-def read_series(folder: Path) -> Image:
-    """Read the only series of a folder, slice by slice.
+def read_series(files: Mapping[str, Path], only: str = "") -> Image:
+    """Read the only series among some files, slice by slice.
 
     Args:
-      folder: a folder with one series. If it holds several, `FOLDER/` and the `series_name` of one.
+      files: path of each file, by its name.
+      only: `series_name` of the series to read, if the files are of several.
     Raises:
       Refused: several_series, and any code of geometry, size or encoding.
     """
-    # A real folder may begin with the mark; only a path that does not exist names a series.
-    only = folder.name if folder.name.startswith(SERIES_MARK) and not folder.exists() else ""
-    folder = folder.parent if only else folder
     with quiet():
-        files = [path for path in sorted(folder.iterdir()) if not _is_sidecar(path)]
-        dicoms = [path for path in files if _is_dicom_file(path)]
-        if files and not dicoms:
+        kept = [(n, path) for n, path in sorted(files.items()) if not _is_sidecar(n, path)]
+        dicoms = [path for name, path in kept if _is_dicom_file(name, path)]
+        if kept and not dicoms:
             raise Refused("not_an_image", "no file of the folder is DICOM by its content")
         headers = [(path, _load(path, pixels=False)) for path in dicoms]
         headers = [(path, header) for path, header in headers if is_image(header)]
         # Counted before one series is chosen: files of other series are not strays.
-        strays = len(files) - len(headers)
+        strays = len(kept) - len(headers)
         if only:
             headers = [(p, d) for p, d in headers if series_name(_series_uid(d)) == only]
         if not headers:
@@ -151,7 +149,7 @@ def _series_uid(header: Dataset) -> str:
     return str(header.get("SeriesInstanceUID") or "")
 
 
-def _is_dicom_file(path: Path) -> bool:
+def _is_dicom_file(name: str, path: Path) -> bool:
     """Whether a file in a folder counts as DICOM.
 
     A truncated file counts, so that a series with a damaged slice is refused.
@@ -159,7 +157,7 @@ def _is_dicom_file(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(132)
     # A file truncated within its preamble has only zeros; it is a lost slice, not a stray.
-    return is_dicom(head) or not head.strip(b"\0") or path.suffix.lower() in DICOM_ENDS
+    return is_dicom(head) or not head.strip(b"\0") or Path(name).suffix.lower() in DICOM_ENDS
 
 
 def burnt_in(dataset: Dataset) -> tuple[tuple[str, str], ...]:
@@ -177,12 +175,13 @@ def burnt_in(dataset: Dataset) -> tuple[tuple[str, str], ...]:
     return ()
 
 
-def _is_sidecar(path: Path) -> bool:
+def _is_sidecar(name: str, path: Path) -> bool:
+    last = Path(name)
     return (
         path.is_dir()
-        or path.name.startswith(".")
-        or path.name.upper() in ("DICOMDIR", "VERSION", "LICENSE")
-        or path.suffix.lower() in SIDECARS
+        or last.name.startswith(".")
+        or last.name.upper() in ("DICOMDIR", "VERSION", "LICENSE")
+        or last.suffix.lower() in SIDECARS
     )
 
 

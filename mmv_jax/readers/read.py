@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mmv_jax.readers.dicom import DICOM, SERIES_MARK, read_series
+from mmv_jax.readers.archive import kind_of_archive
+from mmv_jax.readers.dicom import DICOM, read_series
 from mmv_jax.readers.image import Format, Image, placement, study_of
 from mmv_jax.readers.meta_image import META_IMAGE
 from mmv_jax.readers.nifti import NIFTI
 from mmv_jax.readers.nrrd import NRRD
 from mmv_jax.readers.picture import PICTURE
 from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.sources import source_of
 from mmv_jax.registry import Registry
 from mmv_jax.study import Study
 
@@ -40,12 +42,13 @@ def read_study(
     unit: str | None = None,
     burnt_in: str | None = None,
 ) -> Study:
-    """Read one study: a file, or a folder as one DICOM series.
+    """Read one study: a file, or a folder as one DICOM series, also in an archive.
 
     A file's content decides its format, not its name.
 
     Args:
-      path: DICOM, NIfTI, MHA, NRRD, PNG or JPEG.
+      path: DICOM, NIfTI, MHA, NRRD, PNG or JPEG, or what else `source_of` takes: a pattern, or
+        `ARCHIVE::MEMBER` of a zip or a tar.
       spacing_mm: mm per pixel in plane, from the manifest. The file's header takes precedence; a
         difference of more than 5 % is refused.
       unit: the manifest's unit. "HU" makes a file without a modality (NIfTI, MHA, NRRD) Hounsfield
@@ -132,14 +135,24 @@ def format_of(path: Path) -> str | None:
 
 def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
     """Image of a study, or of a mask for a study of shape `grid`."""
-    if path.is_dir() or (path.name.startswith(SERIES_MARK) and not path.exists()):
-        return read_series(path)
+    with source_of(path, grid) as source:
+        if source.is_series:
+            return read_series(source.files, source.series)
+        return _image_of_file(next(iter(source.files.values())), grid)
+
+
+def _image_of_file(path: Path, grid: tuple[int, ...] | None) -> Image:
     if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
         raise Refused("not_an_image", "a pipe, a socket or a device, not a file")
     form = format_of(path)
     # An empty file matches no format; a broken download is the usual cause.
     if form is None and path.stat().st_size == 0:
         raise Refused("truncated", "the file is empty")
+    if form is None and kind_of_archive(path):
+        raise Refused(
+            "not_an_image",
+            "an archive: name one of its members, ARCHIVE::MEMBER, as mmv manifest folder does",
+        )
     if form is None:
         raise Refused(
             "not_an_image",

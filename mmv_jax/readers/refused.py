@@ -10,6 +10,8 @@ CODES = {
     "not_an_image": (
         "its content is no format that is read here, or it holds something else than an image"
     ),
+    "bad_member": "an archive's member is a link, an archive, or has an unsafe or repeated name",
+    "encrypted": "an archive asks for a password",
     "unreadable": "the library of its format gave up on it",
     "truncated": "it ends before its data do",
     "corrupt": "a checksum or a decoder says that bytes have changed",

@@ -4,6 +4,8 @@ AGAIN = "then run mmv ingest again: refused lines are tried anew"
 ADVICE = {
     "not_found": f"correct the path or copy the file, {AGAIN}",
     "not_an_image": "take the line out of the manifest, or convert the file",
+    "bad_member": "unpack the archive, and look at what it holds",
+    "encrypted": "unpack the archive with its password, and list the folder",
     "unreadable": "open it with the vendor's software and export it again",
     "truncated": f"the download or copy broke off: fetch it again, {AGAIN}",
     "corrupt": f"fetch it again, {AGAIN}",

@@ -15,6 +15,7 @@ import numpy as np
 import tensorstore as ts
 
 from mmv_jax.errors import UserError
+from mmv_jax.manifests.manifest import manifests_of
 from mmv_jax.provenance import versions
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.read import read_mask, read_study
@@ -86,7 +87,7 @@ def ingest(
     refused are tried again.
 
     Args:
-      manifests: CSV files (docs/architecture.md).
+      manifests: CSV files (docs/architecture.md), or patterns of their paths.
       store: a folder, or a `gs://` or `s3://` address; created if it does not exist. Only one
         ingest may run at a time.
       workers: number of processes (or Ray tasks); all cores by default.
@@ -233,7 +234,7 @@ def _register(
         )
     refuse_unfinished(about, but=CORRECTING if correct else "")
     ordinals = {}
-    for path in map(Path, manifests):
+    for path in manifests_of(manifests):
         name = key.hash("manifest", str(path.resolve()))
         if name not in about["manifests"]:
             about["manifests"].append(name)

@@ -1,6 +1,5 @@
 """Jobs of an ingest: which manifest lines it reads or refuses, and how they form tasks."""
 
-import os
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,9 @@ import tensorstore as ts
 
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import Line, Manifest, read_manifest, spellings
+from mmv_jax.readers.archive import MARK
 from mmv_jax.readers.deidentify import Key
-from mmv_jax.readers.dicom import SERIES_MARK
+from mmv_jax.readers.sources import bytes_of
 from mmv_jax.store.index import (
     carried_kinds,
     read_index,
@@ -225,6 +225,7 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     }
     masks = {name: str(path) for name, path in line.masks.items()}
     paths = [str(line.path), *masks.values()]
+    paths += [part for path in paths if MARK in path for part in path.split(MARK)]
     # A library's message may contain the path or only the file name.
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
     return Job(
@@ -277,23 +278,8 @@ def tasks_of(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
         if size >= TASK_BYTES or len(tasks[-1]) >= TASK_LINES:
             tasks.append([])
             size = 0
-        job = replace(job, size=sum(map(_bytes_of, (job.path, *job.masks.values()))))
+        sizes = [bytes_of(Path(path)) for path in (job.path, *job.masks.values())]
+        job = replace(job, size=sum(n for n, _ in sizes), passed=sum(n for _, n in sizes))
         tasks[-1].append(job)
         size += job.size
     return [replace(like, jobs=tuple(jobs)) for jobs in tasks]
-
-
-def _bytes_of(path: str) -> int:
-    """Bytes of a file, or of the files in a folder.
-
-    0 if it cannot be seen; the reader will report why.
-    """
-    folder, name = os.path.split(path)
-    try:
-        if name.startswith(SERIES_MARK) and not os.path.exists(path):
-            path = folder  # one series among others: at most the size of all of them
-        if os.path.isdir(path):
-            return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
-        return os.path.getsize(path)
-    except OSError:
-        return 0

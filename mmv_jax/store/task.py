@@ -38,6 +38,7 @@ class Job:
     secrets: tuple[str, ...]  # ids and paths: texts that must not appear in a message
     burnt_in: str | None = None  # what to do about writing in the pixels
     size: int = 0  # bytes of its files, as far as they can be seen
+    passed: int = 0  # bytes of a gzipped tar, which is inflated up to its member
 
 
 ReadFn = Callable[[Job], tuple[Study, Mapping[str, np.ndarray]]]

@@ -20,6 +20,7 @@ TICK_S = 0.5  # interval between checks of the clock
 TIMEOUT_S = 5.0  # wall time allowed for a line
 # Large files get one more second for so many bytes: half the speed of JPEG 2000 on one busy core.
 BYTES_A_SECOND = 2 << 20
+PASSED_A_SECOND = 16 << 20  # of a gzipped tar that is inflated on the way to a member
 DEATHS = 2  # a task is given up after so many deaths of workers outside any file
 
 
@@ -138,8 +139,10 @@ class _Worker:
     def allowed_s(self, timeout_s: float) -> float:
         """Seconds that the current line may take."""
         jobs = self.task.jobs if self.task else ()
-        size = next((job.size for job in jobs if job.place == self.reading), 0)
-        return timeout_s + size / BYTES_A_SECOND
+        job = next((job for job in jobs if job.place == self.reading), None)
+        if job is None:
+            return timeout_s
+        return timeout_s + job.size / BYTES_A_SECOND + job.passed / PASSED_A_SECOND
 
     def is_late(self, timeout_s: float) -> bool:
         if self.task is None or self.reading is None:
