@@ -90,8 +90,9 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     """
     # The table is not imported for a help text: a wrong word lists what there is.
     kinds = (
-        "folder, or a data set by name: mimic-cxr, chexpert, nih-cxr14, ct-rate, vindr-cxr,"
-        " vindr-mammo, rsna-pneumonia, or your own"
+        "folder, tcia (any download of that archive), or a data set by name: mimic-cxr, chexpert,"
+        " nih-cxr14, padchest, vindr-cxr, rsna-pneumonia, siim-acr; ct-rate, lidc-idri, nlst,"
+        " deeplesion, merlin, amos, inspect; vindr-mammo, cbis-ddsm, embed; or your own"
     )
     parser.add_argument("kind", metavar="KIND", help=kinds)
     root = (

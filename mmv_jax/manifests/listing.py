@@ -9,14 +9,24 @@ from pathlib import Path
 
 from mmv_jax.errors import UserError
 from mmv_jax.files import matching
+from mmv_jax.manifests.amos import list_amos
+from mmv_jax.manifests.cbis_ddsm import list_cbis_ddsm
 from mmv_jax.manifests.chexpert import list_chexpert
 from mmv_jax.manifests.ct_rate import list_ct_rate
+from mmv_jax.manifests.deeplesion import list_deeplesion
+from mmv_jax.manifests.embed import list_embed
 from mmv_jax.manifests.folder import list_folder
+from mmv_jax.manifests.inspect_pe import list_inspect
+from mmv_jax.manifests.lidc_idri import list_lidc_idri
 from mmv_jax.manifests.manifest import MASK, OPTIONAL, REQUIRED, SPLITS
+from mmv_jax.manifests.merlin import list_merlin
 from mmv_jax.manifests.mimic_cxr import list_mimic_cxr
 from mmv_jax.manifests.nih_cxr14 import list_nih_cxr14
+from mmv_jax.manifests.padchest import list_padchest
 from mmv_jax.manifests.published import UNCERTAIN, UNCERTAIN_AS, Row, Tell
 from mmv_jax.manifests.rsna_pneumonia import list_rsna_pneumonia
+from mmv_jax.manifests.siim_acr import list_siim_acr
+from mmv_jax.manifests.tcia import list_nlst, list_tcia
 from mmv_jax.manifests.vindr_cxr import list_vindr_cxr
 from mmv_jax.manifests.vindr_mammo import list_vindr_mammo
 from mmv_jax.registry import Registry
@@ -32,6 +42,17 @@ DATASETS.register("ct-rate", list_ct_rate)
 DATASETS.register("vindr-cxr", list_vindr_cxr)
 DATASETS.register("vindr-mammo", list_vindr_mammo)
 DATASETS.register("rsna-pneumonia", list_rsna_pneumonia)
+DATASETS.register("amos", list_amos)
+DATASETS.register("cbis-ddsm", list_cbis_ddsm)
+DATASETS.register("deeplesion", list_deeplesion)
+DATASETS.register("embed", list_embed)
+DATASETS.register("inspect", list_inspect)
+DATASETS.register("lidc-idri", list_lidc_idri)
+DATASETS.register("merlin", list_merlin)
+DATASETS.register("nlst", list_nlst)
+DATASETS.register("padchest", list_padchest)
+DATASETS.register("siim-acr", list_siim_acr)
+DATASETS.register("tcia", list_tcia)
 
 
 def write_manifest_of(

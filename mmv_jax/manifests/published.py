@@ -14,10 +14,12 @@ import hashlib
 import io
 import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mmv_jax.errors import UserError
+from mmv_jax.readers.archive import MARK, kind_of_archive, open_archive
 
+ARCHIVE_ENDS = (".zip", ".tar", ".tgz", ".gz")
 OLDEST = 120  # years; a higher age is a typing error
 Row = dict[str, str]
 Tell = Callable[[str], None]  # called with a sentence about what was left out or looks odd
@@ -85,7 +87,21 @@ def column_of(name: str) -> str:
     return re.sub(r"\W+", "_", name.strip().lower()).strip("_")
 
 
-def published_table(root: Path, pattern: str, *columns: str) -> list[Row]:
+def places_of(root: Path, end: str) -> dict[str, str]:
+    """Paths below `root` of the files and members of archives that end in `end`, by their names."""
+    found: dict[str, str] = {}
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        place = path.relative_to(root).as_posix()
+        if path.name.endswith(end):
+            found.setdefault(path.name, place)
+        elif path.suffix in ARCHIVE_ENDS and kind_of_archive(path):
+            for member in open_archive(path).members:
+                if member.endswith(end):
+                    found.setdefault(PurePosixPath(member).name, f"{place}{MARK}{member}")
+    return found
+
+
+def published_table(root: Path, pattern: str, *columns: str, separator: str = ",") -> list[Row]:
     """Lines of the lists that match `pattern`, plain or gzipped.
 
     Raises:
@@ -105,8 +121,11 @@ def published_table(root: Path, pattern: str, *columns: str) -> list[Row]:
         if plain in rows:
             continue
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        text = io.StringIO(data.decode("utf-8-sig"))
+        # Some lists have blanks in front of their column names.
+        names = [name.strip() for name in next(csv.reader(text, delimiter=separator), [])]
+        reader = csv.DictReader(text, names, delimiter=separator)
+        missing = [name for name in columns if name not in names]
         if missing:
             raise UserError(
                 f"{pattern} has no column {', '.join(missing)}. Download the list again: it is the"

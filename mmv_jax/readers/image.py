@@ -4,12 +4,14 @@ A Study is made only after these checks.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from mmv_jax.readers.canvas import fitting, rescaled
 from mmv_jax.readers.fill import without_fill, without_hu_fill
 from mmv_jax.readers.orient import Orientation
 from mmv_jax.readers.refused import Refused
@@ -25,6 +27,7 @@ LEAST_SIDE = 8  # pixels of a slice; a smaller slice cannot be judged by its val
 OFFSET_HU = 500.0
 SAMPLE = 1 << 20  # voxels sampled to judge whether values can be Hounsfield units
 NAN = float("nan")
+OFFSET_UNIT = re.compile(r"HU\+(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,13 @@ def study_of(
 
     Args:
       spacing_mm: mm per pixel in plane, from the manifest.
-      unit: the manifest's unit, see `settled_unit`.
+      unit: the manifest's unit, see `settled_unit` and `without_offset`.
       burnt_in: what to do about writing in the pixels, see `settled_writing`.
     Raises:
       Refused: not_finite, constant, bad_spacing, spacing_mismatch, not_hu, rescaled_twice,
         not_binary, bad_slice, fill_values, colour, burnt_in.
     """
+    image, unit = without_offset(image, unit)
     check_values(image.voxels)
     check_extent(image)
     spacing = settled_spacing(image.spacing_mm, spacing_mm)
@@ -111,6 +115,17 @@ def study_of(
         attributes=attributes,
         told=told,
     )
+
+
+def without_offset(image: Image, unit: str | None) -> tuple[Image, str | None]:
+    """Image in HU, and the unit "HU", where the manifest's unit is `HU+N`: stored is HU + N.
+
+    DeepLesion's PNG files hold HU + 32768, since PNG has no negative numbers.
+    """
+    found = OFFSET_UNIT.fullmatch(unit or "")
+    if found is None:
+        return image, unit
+    return replace(image, voxels=fitting(rescaled(image.voxels, 1.0, -float(found[1])))), "HU"
 
 
 def check_extent(image: Image) -> None:
