@@ -11,7 +11,9 @@ from safetensors.numpy import load_file
 
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.errors import UserError
+from mmv_jax.export.shipped import load_numpy
 from mmv_jax.export.write import export
+from mmv_jax.face.encoder import load_encoder
 from mmv_jax.models.kinds import CLS, PATCH
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.provenance import digest_of
@@ -62,6 +64,23 @@ def test_safetensors_hold_every_parameter_and_the_config(checkpoint, tmp_path):
         np.testing.assert_array_equal(found[".".join(key.key for key in keys)], value)
     assert told["encoder"] == GROUP
     assert b"c0ffee" not in (tmp_path / "encoder.safetensors").read_bytes()
+
+
+def test_weights_of_16_bits_are_half_the_size_and_each_loader_computes_in_32(checkpoint, tmp_path):
+    folder, params = checkpoint
+    whole, small = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
+    export(folder, "safetensors", whole)
+    export(folder, "safetensors", small, half=True)
+    assert {x.dtype for x in load_file(small).values()} == {np.dtype("float16")}
+    assert small.stat().st_size < 0.6 * whole.stat().st_size
+    for load in (load_numpy.load, lambda path: (load_encoder(path).params, None)):
+        tensors = jax.tree.leaves(load(small)[0])
+        assert {x.dtype for x in tensors} == {np.dtype("float32")}
+        # float16 has 11 bits, so rounding is off by at most 2^-11 of a value.
+        for found, value in zip(tensors, jax.tree.leaves(load(whole)[0])):
+            np.testing.assert_allclose(found, value, rtol=2**-11, atol=1e-7)
+    with pytest.raises(UserError, match="--half is for --format safetensors, not stablehlo"):
+        export(folder, "stablehlo", tmp_path / "x", half=True)
 
 
 def test_stablehlo_runs_without_the_package_and_says_the_same(checkpoint, row, tmp_path):

@@ -168,6 +168,20 @@ def _teach_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--width", type=int, default=256, help="features kept of a token (default 256)"
     )
+    parser.add_argument(
+        "--side",
+        type=int,
+        metavar="PIXELS",
+        help="side of the input of a --package: more pixels give more features of a study"
+        " (default 224)",
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE,...",
+        help="teach only studies with one of these values; may be repeated (default all)",
+    )
     parser.add_argument("--licence", required=True, help="licence of the teacher's weights")
     parser.add_argument("--trained-on", required=True, help="the data that it was trained on")
     parser.add_argument(
@@ -184,7 +198,16 @@ def _teach(args) -> int:
     from mmv_jax.evaluate.encoders.table import load_encoder
     from mmv_jax.evaluate.encoders.teach import teach
 
+    if args.side is not None and args.folder:
+        raise UserError("--side is for a --package. A --folder says its own size.")
     group = {"package": args.package} if args.package else {"folder": str(args.folder)}
+    only = {}
+    for words in args.where:
+        name, given, values = words.partition("=")
+        if not given:
+            raise UserError(f"--where {words}: give a column and its values, label_source=NIH.")
+        only[name] = values.split(",")
+    group |= {} if args.side is None else {"side": args.side}
     name = args.package or args.folder.name
     encoder = load_encoder(name, group)
     # Encoders of others need not have these fields; some prepare their images by themselves.
@@ -196,7 +219,7 @@ def _teach(args) -> int:
         "trained_on": args.trained_on,
         "patients": args.patients,
     }
-    print(teach(encoder, args.store, args.out, card=card, width=args.width))
+    print(teach(encoder, args.store, args.out, card=card, width=args.width, only=only))
     return 0
 
 
@@ -220,6 +243,11 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=local_path, required=True, metavar="PATH", help="the file or folder to write"
     )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="keep the weights in 16 bits, half the size (safetensors); loaders compute in 32",
+    )
     add_plugins(parser)
 
 
@@ -227,5 +255,5 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _export(args) -> int:
     from mmv_jax.export.write import export
 
-    print(export(args.checkpoint, args.format, args.out))
+    print(export(args.checkpoint, args.format, args.out, half=args.half))
     return 0

@@ -42,8 +42,8 @@ def groups_of(index: pd.DataFrame, by: str) -> pd.Series:
     """
     if by not in index:
         raise UserError(
-            f"mixture_by is {by!r}, which the store's index does not have. Use 'modality', or a"
-            " label such as 'label_source'."
+            f"The store's index has no column {by!r} to group studies by. Use 'modality', or a"
+            " label such as 'label_source' (config.data.mixture_by, or --where)."
         )
     return index[by].astype(object).where(index[by].notna(), UNKNOWN).astype(str)
 

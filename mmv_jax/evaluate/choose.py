@@ -25,7 +25,7 @@ from mmv_jax.evaluate.encoders.readout import (
 from mmv_jax.evaluate.finetune.attentive import attentive_vectors
 from mmv_jax.evaluate.kinds.features import Probed
 from mmv_jax.evaluate.kinds.mask_scores import Segmented, join
-from mmv_jax.evaluate.kinds.segmentation import probe_masks
+from mmv_jax.evaluate.kinds.segmentation import choose_probe, predict_masks
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import Result, result_of_masks, result_of_vector
 from mmv_jax.evaluate.pixel_baseline import principal
@@ -120,15 +120,17 @@ class Chooser:
         return result_of_masks(name, found, task), found
 
     def _best(self, scenes: Sequence[Scene], task: Task, features: Features) -> Segmented:
-        best, words = None, ""
+        tried = []
         levels = 1 if features.summaries is None else features.summaries.shape[1]
         # An encoder with few blocks may give the same depth twice; it is tried once.
         for blocks in dict.fromkeys(min(blocks, levels) for blocks in self.readout.blocks):
-            found = probe_masks(self._deeper(scenes, task, features, blocks), task.split)
-            if best is None or found.held_out > best.held_out:
-                best, words = found, words_of(blocks, ("tokens",))
-        assert best is not None
-        return replace(best, choice=f"{words}; {best.choice}")
+            own = self._deeper(scenes, task, features, blocks)
+            tried.append((choose_probe(own, task.split), blocks))
+        # The first of equals wins. Test masks are cut and scored for this one alone: their surfaces
+        # on the studies' own voxels take longer than the fits.
+        probe, blocks = max(tried, key=lambda pair: pair[0].held_out)
+        found = predict_masks(probe, self._deeper(scenes, task, features, blocks), task.split)
+        return replace(found, choice=f"{words_of(blocks, ('tokens',))}; {found.choice}")
 
     def _deeper(
         self, scenes: Sequence[Scene], task: Task, features: Features, blocks: int

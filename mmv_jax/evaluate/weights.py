@@ -12,7 +12,7 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.features import encode_studies
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder, restore
-from mmv_jax.evaluate.kinds.segmentation import probe_masks
+from mmv_jax.evaluate.kinds.segmentation import choose_probe
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import Result
 from mmv_jax.evaluate.tasks.scenes import scenes
@@ -98,7 +98,7 @@ def _held_out(
         if kind.is_mask:
             geometry = Geometry.of(store.index)
             own = scenes(encoder, store, geometry=geometry, task=task, features=features)
-            found.append(probe_masks(own, task.split).held_out)
+            found.append(choose_probe(own, task.split).held_out)
         else:
             found.append(kind.probe(features.pooled("both", task.studies), [task])[0].held_out)
     return found

@@ -29,7 +29,7 @@ LOADERS = ("load_numpy.py", "load_torch.py")
 TOLD = ("encoder", "crops", "rows")
 
 
-def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
+def export(checkpoint: str | os.PathLike, kind: str, out: Path, *, half: bool = False) -> str:
     """Write the encoder of a checkpoint, with a model card; return a summary in words.
 
     "safetensors": the parameters, named by their path ("blocks.stack.project.qkv.kernel"; the
@@ -47,11 +47,15 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
 
     The card is `OUT.md`; for a folder it is `OUT/README.md`.
 
+    Args:
+      half: whether "safetensors" keeps parameters as float16; loaders compute in float32.
     Raises:
-      UserError: an unknown format, a place that is not writable, no whole checkpoint of a
+      UserError: `half` with another format, an unknown format, a place that is not writable, no whole checkpoint of a
         pretraining, or a network that the format does not support.
     """
     _check_place(kind, out)
+    if half and kind != "safetensors":
+        raise UserError(f"--half is for --format safetensors, not {kind}. Leave it out.")
     restored = restore(checkpoint, ("encoder",))
     params, config = restored.trees["encoder"], restored.config
     if "crops" not in config:
@@ -66,7 +70,13 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path) -> str:
             f"--format {kind} supports only the backbone 'vit', and this checkpoint has another."
             " Choose safetensors or stablehlo."
         )
-    tensors = {name: np.ascontiguousarray(x) for name, x in named_tensors(params).items()}
+    kept = np.float16 if half else None  # None: as in the checkpoint
+    tensors = {name: np.ascontiguousarray(x, kept) for name, x in named_tensors(params).items()}
+    if lost := [name for name, x in tensors.items() if not np.isfinite(x).all()]:
+        raise UserError(
+            f"--checkpoint {checkpoint}: {lost[0]} has values that are not finite"
+            f"{' in 16 bits; leave out --half' if half else ''}."
+        )
     record = provenance("mmv export", config={"format": kind}, weights=restored.origin())
     about = {"architecture": architecture(encoder), "preparation": preparation(config)}
     metadata = {name: json.dumps(value) for name, value in about.items()}

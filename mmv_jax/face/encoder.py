@@ -260,5 +260,6 @@ def _read_safetensors(path: Path) -> tuple[dict, dict]:
         node = params
         for group in groups:
             node = node.setdefault(group, {})
-        node[leaf] = value
+        # `mmv export --half` keeps 16 bits; products of them would lose more.
+        node[leaf] = value.astype(np.float32) if value.dtype == np.float16 else value
     return params, config

@@ -313,6 +313,7 @@ def cost_of(config: ConfigDict, objective: Objective, mesh: Mesh) -> StepCost:
 def make_speed(config: ConfigDict, cost: StepCost) -> Speed:
     """Make the measure of a run's speed from its config."""
     of_rate = {name: config.optimizer[name] for name in ("peak_lr", "at_rows", "warmup")}
+    of_rate["decay"] = config.optimizer.get("decay")
     schedule = make_learning_rate(config.steps, config.rows.per_step, **of_rate)
     tokens = config.rows.per_step * config.rows.length
     return Speed(rates_of(schedule, config.steps), tokens, cost)

@@ -15,9 +15,16 @@ Schedule = Callable[[Any], Float[Array, ""]]
 
 
 def make_learning_rate(
-    steps: int, rows: int, peak_lr: float, at_rows: int, warmup: float
+    steps: int,
+    rows: int,
+    *,
+    peak_lr: float,
+    at_rows: int,
+    warmup: float,
+    decay: float | None = None,
 ) -> Schedule:
-    """Make the learning rate: linear warm-up, then a half cosine down to 1 % of the peak.
+    """Make the learning rate: linear warm-up, then a half cosine down to 1 % of the peak, or a
+    constant rate that falls at the end.
 
     The peak grows with the square root of the rows of a step.
 
@@ -25,11 +32,15 @@ def make_learning_rate(
       steps: of the whole run.
       rows: of a step; `peak_lr` was tuned for `at_rows`.
       warmup: share of the steps.
+      decay: share of the steps at the end in which a constant rate falls to 1 % of the peak, along
+        1 minus a square root. None: a cosine.
     Raises:
-      UserError: the warm-up, which takes at least one step, leaves no step after it.
+      UserError: the warm-up, which takes at least one step, leaves no step after it, or `decay` is
+        no share of the rest.
 
     Source: the square root for Adam: Malladi et al. (arXiv 2205.10287), section 4; DINOv2 does the
-      same (arXiv 2304.07193, appendix A).
+      same (arXiv 2304.07193, appendix A). The constant rate and its end: Hägele et al. (arXiv
+      2405.18392), equation 1.
     """
     rising = max(1, round(warmup * steps))
     if steps <= rising:
@@ -39,8 +50,27 @@ def make_learning_rate(
             " or lower config.optimizer.warmup."
         )
     peak = peak_lr * (rows / at_rows) ** 0.5
-    return optax.schedules.warmup_cosine_decay_schedule(
-        0.0, peak, rising, decay_steps=steps, end_value=0.01 * peak
+    if decay is None:
+        return optax.schedules.warmup_cosine_decay_schedule(
+            0.0, peak, rising, decay_steps=steps, end_value=0.01 * peak
+        )
+    falling = round(decay * steps)
+    if not 0 < falling <= steps - rising:
+        raise UserError(
+            f"config.optimizer.decay is {decay}: {falling} of {steps} steps, but it takes from 1 to"
+            f" {steps - rising} after the warm-up. Leave it out for a cosine."
+        )
+
+    def fall(step) -> Float[Array, ""]:
+        return peak * (1 - 0.99 * jnp.sqrt(jnp.clip(step / falling, 0, 1)))
+
+    return optax.schedules.join_schedules(
+        (
+            optax.schedules.linear_schedule(0.0, peak, rising),
+            optax.schedules.constant_schedule(peak),
+            fall,
+        ),
+        (rising, steps - falling),
     )
 
 
@@ -54,6 +84,7 @@ def make_optimizer(
     weight_decay: float,
     b2: float = 0.95,
     clip: float = 3.0,
+    decay: float | None = None,
 ) -> optax.GradientTransformation:
     """Make AdamW with weight decay on the kernels of dense layers alone, and clipped gradients.
 
@@ -66,11 +97,15 @@ def make_optimizer(
       weight_decay: a step multiplies kernels by 1 - learning rate * weight_decay.
       b2: decay rate of the second moment.
       clip: the largest norm of a gradient.
+      decay: share of the steps at the end in which a constant learning rate falls, so that a run
+        can be prolonged from before them. None: the rate follows a cosine.
 
     Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv
       2111.06377, table 8).
     """
-    schedule = make_learning_rate(steps, rows, peak_lr=peak_lr, at_rows=at_rows, warmup=warmup)
+    schedule = make_learning_rate(
+        steps, rows, peak_lr=peak_lr, at_rows=at_rows, warmup=warmup, decay=decay
+    )
     adamw = optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay, mask=kernels)
     # Clipped before Adam: otherwise one huge gradient would stay in its moments for long.
     return optax.chain(optax.clip_by_global_norm(clip), adamw)

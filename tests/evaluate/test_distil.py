@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -247,3 +248,13 @@ def test_a_term_without_widths_and_a_folder_without_card_are_one_sentence(tmp_pa
 def test_what_the_head_costs():
     found = DistilTerm(Wide(), distil_widths=(3, 2)).flops(Work(2, 10, 5, 0, 0, segments=4))
     assert found["distil head"].forward == 2 * 2 * 14 * 8 * 5
+
+
+def test_a_part_of_a_store_is_taught_and_an_unknown_value_is_refused(taught, tmp_path):
+    ask = partial(teach, Brightness(), taught / "store", card=CARD, width=3)
+    assert ask(tmp_path / "ct", only={"modality": ["CT"]}).startswith("5 studies, ")
+    index = Store.open(taught / "store").index
+    volumes = set(index["study"][(index["modality"] == "CT") & (index["split"] == "train")])
+    assert set(Teacher.open(tmp_path / "ct").lines) == volumes
+    with pytest.raises(UserError, match="no study has the value 'MR'. There is CT, CXR"):
+        ask(tmp_path / "mr", only={"modality": ["MR"]})

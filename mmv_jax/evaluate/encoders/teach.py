@@ -6,12 +6,16 @@ Axes: T tokens, D width of the teacher, W features that are kept.
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Bool
 
 from mmv_jax.data.crops import Geometry
+from mmv_jax.data.mixture import groups_of
 from mmv_jax.data.teachers import CARD, CLS, FORMAT, PLACES, SAID, TOKENS
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
@@ -25,7 +29,13 @@ FITTED_ON = 256  # train studies, evenly spaced, whose tokens give the principal
 
 
 def teach(
-    encoder: StudyEncoder, store: str | Path, out: Path, *, card: dict[str, Any], width: int = 256
+    encoder: StudyEncoder,
+    store: str | Path,
+    out: Path,
+    *,
+    card: dict[str, Any],
+    width: int = 256,
+    only: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Encode each study whole and write `OUT/{card.json, tokens.npy, cls.npy, places.npz}`.
 
@@ -36,20 +46,24 @@ def teach(
     Args:
       card: `name`, `preprocessing`, `licence`, `trained_on` and `patients` of the teacher (see
         `data/teachers.py`).
+      only: values of index columns that a study must have, to teach a part of the store; a study
+        without a value is "unknown", as in `data.mixture`.
     Returns:
       What was written, in words.
     Raises:
-      UserError: the card is incomplete, or the store has no study of train.
+      UserError: the card is incomplete, the store has no study of train, or a value of `only` is
+        not in the store.
     """
     opened = Store.open(store)
     split = opened.index["split"].to_numpy(str)
-    studies = np.flatnonzero(split != "test")
+    studies = np.flatnonzero((split != "test") & _fits(opened.index, only or {}))
     train = studies[split[studies] == "train"]
     own = {"width", "key_fingerprint"}
     if missing := [name for name in SAID if name not in own and not card.get(name)]:
         raise UserError(f"The teacher's card does not say {', '.join(missing)}.")
     if not len(train):
-        raise UserError(f"--store {store} has no study of the split train, which axes need.")
+        asked = " that fits --where" if only else ""
+        raise UserError(f"--store {store} has no study of the split train{asked}, which axes need.")
     out.mkdir(parents=True, exist_ok=True)
     (out / CARD).unlink(missing_ok=True)  # written last: a folder with a card is whole
 
@@ -80,6 +94,19 @@ def teach(
     }
     write_whole(out / CARD, json.dumps(card | kept, indent=1) + "\n")
     return f"{len(studies)} studies, {count} tokens, {axes.width} features each: {out}"
+
+
+def _fits(index: pd.DataFrame, only: Mapping[str, Sequence[str]]) -> Bool[np.ndarray, "N"]:
+    fits = np.ones(len(index), bool)
+    for name, wanted in only.items():
+        groups = groups_of(index, name)
+        if absent := sorted(set(wanted) - set(groups)):
+            raise UserError(
+                f"--where {name}: no study has the value {absent[0]!r}. There is"
+                f" {', '.join(sorted(set(groups))[:10])}."
+            )
+        fits &= groups.isin(list(wanted)).to_numpy()
+    return fits
 
 
 class _Axes:

@@ -122,18 +122,28 @@ class PatchRidge:
         return float(np.sum(weights * (self.xx @ weights - 2 * self.xy)))
 
 
-def probe_masks(scenes: Sequence[Scene], split: np.ndarray) -> Segmented:
-    """Fits on train, chooses penalty and threshold on val (`score_thresholds`), refits on train and
-    val, predicts test.
+@dataclass(frozen=True)
+class MaskProbe:
+    """What val chose for the linear probe of a structure.
+
+    Attributes:
+      held_out: the best score on val (`score_thresholds`) of the fit on train alone.
+    """
+
+    penalty: float
+    threshold: float
+    held_out: float
+
+
+def choose_probe(scenes: Sequence[Scene], split: np.ndarray) -> MaskProbe:
+    """Fits on train and chooses penalty and threshold on val (`score_thresholds`).
 
     The penalty is chosen on the view's grid, the threshold on the voxels of the studies.
 
     Args:
       split: "train", "val" or "test" of each scene.
     """
-    train, val, test = (
-        [scene for scene, s in zip(scenes, split) if s == name] for name in ("train", "val", "test")
-    )
+    train, val = _of(scenes, split, "train"), _of(scenes, split, "val")
     model = PatchRidge.of(train)
     by_penalty = np.stack(
         [sweep_thresholds(model, model.weights(penalty), val) for penalty in PENALTIES]
@@ -142,15 +152,30 @@ def probe_masks(scenes: Sequence[Scene], split: np.ndarray) -> Segmented:
     # that with the best threshold of its own.
     penalty = PENALTIES[int(by_penalty.max(axis=1).argmax())]
     on_val = sweep(model.values(model.weights(penalty), val), val)
-    model = PatchRidge.of(train + val)
+    return MaskProbe(penalty, float(THRESHOLDS[int(on_val.argmax())]), float(on_val.max()))
+
+
+def predict_masks(probe: MaskProbe, scenes: Sequence[Scene], split: np.ndarray) -> Segmented:
+    """Refits a chosen probe on train and val, and predicts and scores test."""
+    model = PatchRidge.of(_of(scenes, split, "train") + _of(scenes, split, "val"))
+    test = _of(scenes, split, "test")
     found = cut(
-        model.values(model.weights(penalty), test),
+        model.values(model.weights(probe.penalty), test),
         test,
-        float(THRESHOLDS[int(on_val.argmax())]),
-        f"penalty {penalty:g}",
+        probe.threshold,
+        f"penalty {probe.penalty:g}",
     )
-    # `on_val` is of the fit on train alone; the refit has seen val.
-    return replace(found, held_out=float(on_val.max()))
+    # The score on val is of the fit on train alone; the refit has seen val.
+    return replace(found, held_out=probe.held_out)
+
+
+def probe_masks(scenes: Sequence[Scene], split: np.ndarray) -> Segmented:
+    """The linear probe of a structure: `choose_probe`, then `predict_masks`."""
+    return predict_masks(choose_probe(scenes, split), scenes, split)
+
+
+def _of(scenes: Sequence[Scene], split: np.ndarray, name: str) -> list[Scene]:
+    return [scene for scene, own in zip(scenes, split) if own == name]
 
 
 def sweep_thresholds(

@@ -16,7 +16,9 @@ from safetensors import safe_open
 def load(path):
     """The tensors by name, and what the file says of the network."""
     with safe_open(path, "numpy") as file:
-        tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 it is no dict
+        # float32: files of 16 bits are computed in 32.
+        tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+        tensors = {n: x.astype(np.float32) for n, x in tensors.items()}
         return tensors, json.loads(file.metadata()["architecture"])
 
 

@@ -18,7 +18,8 @@ from safetensors import safe_open
 def load(path):
     """The tensors by name, and what the file says of the network."""
     with safe_open(path, "pt") as file:
-        tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 it is no dict
+        # float: files of 16 bits are computed in 32.
+        tensors = {n: file.get_tensor(n).float() for n in file.keys()}  # noqa: SIM118
         return tensors, json.loads(file.metadata()["architecture"])
 
 

@@ -1,0 +1,60 @@
+r"""An encoder for radiographs and CT that predicts the features of an ImageNet network: a laptop run.
+
+It is distilled from EfficientNet-lite0, which was trained on ImageNet with labels. So it is not
+self-supervised, and wherever its figures stand, it is called distilled. The teacher runs once,
+before training; no PyTorch is needed while the encoder trains.
+
+  # without radiographs whose licence is non-commercial
+  sed "/CC BY-NC/d; s#cxr_seg/#$DATA/cxr_seg/#g" $DATA/cxr_seg.csv > runs/chest/cxr_seg.csv
+  mmv ingest $DATA/cxr.csv runs/chest/cxr_seg.csv $DATA/pneumoniamnist.csv \
+      $DATA/adrenalmnist3d.csv $DATA/ct.csv --store runs/chest/store
+  mmv ingest $DATA/lidc.csv --unit HU --store runs/chest/store
+  # 384 pixels: the last feature map of a radiograph then has 12 x 12 places
+  mmv teach --package efficientnet-lite0 --side 384 --store runs/chest/store \
+      --where "label_source=NIH ChestX-ray14,unknown" --where modality=CXR \
+      --out runs/chest/lite0_384 --licence Apache-2.0 --trained-on ImageNet-1k --patients none
+  mmv teach --package efficientnet-lite0 --store runs/chest/store \
+      --where label_source=LIDC-IDRI,AdrenalMNIST3D,PneumoniaMNIST \
+      --out runs/chest/lite0_224 --licence Apache-2.0 --trained-on ImageNet-1k --patients none
+  JAX_NUM_CPU_DEVICES=2 mmv pretrain --config chest_distilled --workdir runs/chest/distilled
+  mmv evaluate --config eval_chest_small --checkpoint runs/chest/distilled \
+      --workdir runs/chest/distilled_evaluate --config.data.store=runs/chest/store
+
+Measured: docs/results.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict(dict(seed=0, steps=5000))
+    # Two virtual devices use the two cores better than one device with two threads.
+    c.mesh = dict(data=1, fsdp=2)
+    c.data = dict(store="runs/chest/store", workers=1)
+    c.data.splits = ("train", "val")  # test patients are never seen
+    # Two folders of one teacher, with other studies each. Few pixels suffice for thumbnails and
+    # small volumes.
+    c.data.teachers = ("runs/chest/lite0_384", "runs/chest/lite0_224")
+    c.data.mixture_by = "label_source"
+    c.data.mixture = {
+        "NIH ChestX-ray14": 0.62,
+        "unknown": 0.06,
+        "PneumoniaMNIST": 0.08,
+        "LIDC-IDRI": 0.14,
+        "AdrenalMNIST3D": 0.10,
+    }
+    c.rows = dict(length=512, prefix=512, segments=48, per_step=8, visible_share=0.25)
+    # The largest crop of a radiograph is 8 x 8 patches; of a volume 6 x 3 x 3.
+    c.crops = dict(
+        planar=dict(globals=1, global_grid=(8, 128, 128), global_scale=(0.4, 1.0)),
+        volume=dict(globals=1, global_grid=(48, 48, 48), global_scale=(0.5, 1.0)),
+    )
+    c.encoder = dict(size="mini", patch=(8, 16, 16), registers=1)
+    c.objective = dict(mae=0.0, dino=0.0, ibot=0.0, koleo=0.0, distil=1.0)
+    c.objective.distil_widths = (256, 256)
+    # The rate is constant until the last fifth, so that the run can be prolonged from there.
+    c.optimizer = dict(peak_lr=1.5e-3, at_rows=8, warmup=0.05, decay=0.2, weight_decay=0.05)
+    c.ema = dict(start=0.998, at_rows=8, averages=(0.05, 0.02))
+    c.checkpoint = dict(every=200, keep=2)
+    c.health = dict(every=100, knn=dict(CXR="sex", CT="malignant"), knn_every=500)
+    return c
