@@ -28,6 +28,7 @@ from mmv_jax.provenance import digest_of
 from mmv_jax.seals import SEALS, STEPS, digest, find_fault, step_folders
 from mmv_jax.unsealed import TREES, fault_without_seal
 
+policies = ocp.checkpoint_managers
 SHARED = 2**22  # bytes of a replica's share of an array, at the least
 
 
@@ -42,10 +43,16 @@ class Checkpoints:
       config: for evaluation (JSON types): the resolved config, the geometry, the hashed patients.
       every: steps from one checkpoint to the next.
       keep: number of checkpoints to keep.
+      held: a step that is kept besides them, for a run that is prolonged from there.
     """
 
     def __init__(
-        self, workdir: str | os.PathLike, config: Mapping[str, Any], every: int, keep: int
+        self,
+        workdir: str | os.PathLike,
+        config: Mapping[str, Any],
+        every: int,
+        keep: int,
+        held: int | None = None,
     ):
         self.workdir, self.config, self.every = epath.Path(workdir), dict(config), every
         (self.workdir / SEALS).mkdir(parents=True, exist_ok=True)
@@ -54,7 +61,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.workdir.resolve() / STEPS,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(keep), policies.CustomSteps([] if held is None else [held])]
+                ),
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
                 # Remove the unfinished saves of a killed process.
                 cleanup_tmp_directories=True,

@@ -110,7 +110,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _objective_keys()
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))
     keys |= _in("ema", keys_of(make_ema, without=("steps", "rows")))
-    keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config")))
+    keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config", "held")))
     return _opened(keys | _in("health", keys_of(HealthOptions)), ("data.mixture", "health.knn"))
 
 
@@ -132,7 +132,7 @@ def bac_keys() -> dict[str, ConfigKey]:
     keys |= _in("tiles", keys_of(TileShape, without=("patch", "registers")))
     keys |= _encoder_keys() | _in("head", keys_of(TileSegmenter, without=(*FLAX, "encoder")))
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))
-    keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config")))
+    keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config", "held")))
     return keys | _in("measure", keys_of(Measure))
 
 

@@ -50,8 +50,8 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path, *, half: bool = 
     Args:
       half: whether "safetensors" keeps parameters as float16; loaders compute in float32.
     Raises:
-      UserError: `half` with another format, an unknown format, a place that is not writable, no whole checkpoint of a
-        pretraining, or a network that the format does not support.
+      UserError: `half` with another format, an unknown format, a place that is not writable, no
+        whole checkpoint of a pretraining, or a network that the format does not support.
     """
     _check_place(kind, out)
     if half and kind != "safetensors":

@@ -27,6 +27,7 @@ from mmv_jax.objectives.table import needs_of
 from mmv_jax.objectives.term import CLEAN, MASKED, TARGETS, VISIBLE
 from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
+from mmv_jax.seals import step_folders
 from mmv_jax.store.read import Store
 from mmv_jax.train.feed import device_batches
 from mmv_jax.train.flops import step_cost
@@ -46,6 +47,7 @@ from mmv_jax.train.optimizer import (
 )
 from mmv_jax.train.phases import Phases
 from mmv_jax.train.probe import Probe
+from mmv_jax.train.prolong import goes_on_from, last_constant_step
 from mmv_jax.train.running import running
 from mmv_jax.train.speed import Speed, StepCost, rates_of
 from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
@@ -125,9 +127,10 @@ def _train(
     }
     profile = _call("profile", ProfileOptions, **config.get("profile", {}))
     carried = to_dict(config)
-    with Checkpoints(workdir, carried, **config.checkpoint) as checkpoints:
+    saves = {**config.checkpoint, "held": last_constant_step(carried)}
+    with Checkpoints(workdir, carried, **saves) as checkpoints:
         with watchdog.phases("restore"):
-            first, items = checkpoints.restore_newest(split_items(shapes))
+            first, items = _restore(checkpoints, shapes, workdir, now=carried)
             before = checkpoints.config_of(first)["pretraining"] if first else {}
         if first:
             state = join_items(items)
@@ -156,6 +159,18 @@ def _train(
                 traces=make_traces(workdir, profile, log.say),
                 carried={**carried, "pretraining": seen},
             ).train(state, rows, first)
+
+
+def _restore(
+    checkpoints: Checkpoints, shapes: TrainState, workdir: Path, *, now: Mapping[str, Any]
+) -> tuple[int, Mapping[str, Any]]:
+    """`Checkpoints.restore_newest`, or for a prolonged run from before its learning rate falls."""
+    first, items = checkpoints.restore_newest(split_items(shapes))
+    newest = checkpoints.config_of(first) if first else now
+    back = goes_on_from(newest, now, step_folders(workdir))
+    if back is None:
+        return first, items
+    return checkpoints.restore_newest(split_items(shapes), not_after=back)
 
 
 def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:

@@ -61,7 +61,7 @@ def make_learning_rate(
             f" {steps - rising} after the warm-up. Leave it out for a cosine."
         )
 
-    def fall(step) -> Float[Array, ""]:
+    def fall(step) -> Float[Array, "*steps"]:
         return peak * (1 - 0.99 * jnp.sqrt(jnp.clip(step / falling, 0, 1)))
 
     return optax.schedules.join_schedules(

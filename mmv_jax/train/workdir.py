@@ -15,10 +15,13 @@ from mmv_jax.files import write_whole
 from mmv_jax.plugins import check_plugins
 from mmv_jax.provenance import now, versions
 from mmv_jax.train.log import METRICS
+from mmv_jax.train.prolong import may_prolong
 
-# Printed for a run that has done all its steps. Learning rate, momentum and temperature depend on
-# their number, so it cannot be raised afterwards.
-DONE = "To train longer, begin another run in another --workdir: the schedule would change."
+# Printed for a run that has done all its steps.
+DONE = (
+    "To train longer, raise --config.steps if the rate is constant until it falls"
+    " (config.optimizer.decay); else begin another run in another --workdir."
+)
 
 CONFIG = "config.json"
 VERSIONS = "versions.json"  # a list, since a resume may run on other versions
@@ -67,6 +70,7 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
     changed = [
         name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
     ]
+    may_change = {*may_change, *may_prolong(begun, to_dict(config))}
     # A whole group may be named too: it is the first part of a value's name.
     refused = [
         name for name in changed if name not in may_change and name.split(".")[0] not in may_change
@@ -75,8 +79,10 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
         name = refused[0]
         # Whoever raises the steps wants to go on: the message must say why that is no longer run.
         longer = (
-            " A run cannot be prolonged: learning rate, decay and averages follow from config.steps"
-            " from the first step on. A longer run begins anew, in another --workdir."
+            " A run can be prolonged only if its learning rate is constant until it falls"
+            " (config.optimizer.decay), and if the warm-up of the longer run is over by then. Any"
+            " other begins anew, in another --workdir: its rate follows from config.steps from the"
+            " first step on."
         )
         raise UserError(
             f"--workdir {workdir} holds a run with another config: {name} was"
