@@ -45,7 +45,10 @@ def checkpoint(tmp_path_factory, row):
         "encoder": GROUP,
         "rows": {"length": LENGTH},
         "crops": {},
-        "pretraining": {"patients": ["00c0ffee00c0ffee"]},
+        "pretraining": {
+            "patients": ["00c0ffee00c0ffee"],
+            "teachers": [{"name": "lite0", "trained_on": "ImageNet-1k", "licence": "MIT"}] * 2,
+        },
     }
     with Checkpoints(folder, config, every=1, keep=1) as checkpoints:
         checkpoints.save_if_due(1, {"encoder": params, "state": {"step": np.int32(1)}})
@@ -141,3 +144,5 @@ def test_a_card_is_written_with_each_export_and_names_the_weights(checkpoint, tm
         text = card.read_text()
         assert record["digest"] in text and "step 1" in text and "no medical device" in text
         assert "c0ffee" not in text
+        # Two folders of one teacher are one line.
+        assert "| distilled from | lite0, trained on ImageNet-1k, licence MIT |" in text

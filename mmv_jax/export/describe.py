@@ -1,7 +1,7 @@
 """Descriptions in an export: the network's numbers, the preparation of studies, a model card."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,13 @@ With it: `mmv_jax.load_encoder("{name}").encode("scan.nii.gz")`.""",
 
 
 def model_card(
-    kind: str, name: str, about: Mapping[str, Any], record: Mapping[str, Any], parameters: int
+    kind: str,
+    name: str,
+    *,
+    about: Mapping[str, Any],
+    record: Mapping[str, Any],
+    parameters: int,
+    teachers: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """A model card in Markdown.
 
@@ -120,6 +126,7 @@ def model_card(
       about: `architecture` and `preparation`.
       record: of `provenance.provenance`.
       parameters: number of parameters.
+      teachers: cards of the networks whose features it learned to predict (`mmv teach`).
     """
     network = about["architecture"]
     rows = {
@@ -132,10 +139,12 @@ def model_card(
             for kind, grid in about["preparation"]["grids"].items()
         ),
         "trained as": f"{record['checkpoint']}, step {record['step']}",
+        "distilled from": "; ".join(dict.fromkeys(map(_teacher_in_words, teachers))),
         "digest of the weights": record["digest"],
         "exported": f"{record['date']}, mmv_jax {record['versions']['mmv_jax']}",
     }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    # A run without a teacher has no such row.
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value != "")
     return f"""---
 library_name: {"transformers" if kind == "huggingface" else "mmv_jax"}
 tags: [medical-imaging, radiology, feature-extraction]
@@ -167,3 +176,7 @@ diseases that its training did not have, it may be worth less, and nothing in it
 The weights were trained on images of patients: names, dates and identifiers were not among the
 inputs, but how much of single images can be recovered from weights is not known.
 """
+
+
+def _teacher_in_words(card: Mapping[str, Any]) -> str:
+    return f"{card['name']}, trained on {card['trained_on']}, licence {card['licence']}"

@@ -82,7 +82,10 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path, *, half: bool = 
     metadata = {name: json.dumps(value) for name, value in about.items()}
     metadata |= {"config": json.dumps(_told(config)), METADATA: json.dumps(record)}
     parameters = sum(x.size for x in tensors.values())
-    card = model_card(kind, out.name, about=about, record=record, parameters=parameters)
+    teachers = config.get("pretraining", {}).get("teachers", [])
+    card = model_card(
+        kind, out.name, about=about, record=record, parameters=parameters, teachers=teachers
+    )
     if kind == "huggingface":
         _write_huggingface(out, tensors, about, metadata=metadata, card=card)
         return f"{out}: a folder for transformers, {parameters:,} parameters"
