@@ -1,4 +1,4 @@
-r"""An encoder for radiographs and CT that predicts the features of an ImageNet network: a laptop run.
+r"""An encoder of radiographs and CT that predicts an ImageNet network's features: a laptop run.
 
 It is distilled from EfficientNet-lite0, which was trained on ImageNet with labels. So it is not
 self-supervised, and wherever its figures stand, it is called distilled. The teacher runs once,
@@ -16,9 +16,11 @@ before training; no PyTorch is needed while the encoder trains.
   mmv teach --package efficientnet-lite0 --store runs/chest/store \
       --where label_source=LIDC-IDRI,AdrenalMNIST3D,PneumoniaMNIST \
       --out runs/chest/lite0_224 --licence Apache-2.0 --trained-on ImageNet-1k --patients none
-  JAX_NUM_CPU_DEVICES=2 mmv pretrain --config chest_distilled --workdir runs/chest/distilled
-  mmv evaluate --config eval_chest_small --checkpoint runs/chest/distilled \
-      --workdir runs/chest/distilled_evaluate --config.data.store=runs/chest/store
+  # two virtual devices use two cores better than one device with two threads
+  JAX_NUM_CPU_DEVICES=2 mmv pretrain --config experiments/chest_distilled.py \
+      --workdir runs/chest/distilled --config.mesh.fsdp=2
+  mmv evaluate --config experiments/eval_chest_distilled.py --checkpoint runs/chest/distilled \
+      --workdir runs/chest/evaluate
 
 Measured: docs/results.md.
 """
@@ -28,8 +30,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=5000))
-    # Two virtual devices use the two cores better than one device with two threads.
-    c.mesh = dict(data=1, fsdp=2)
+    c.mesh = dict(data=1, fsdp=1)
     c.data = dict(store="runs/chest/store", workers=1)
     c.data.splits = ("train", "val")  # test patients are never seen
     # Two folders of one teacher, with other studies each. Few pixels suffice for thumbnails and
