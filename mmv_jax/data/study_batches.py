@@ -45,7 +45,7 @@ def study_batches(
     if sizes.max(initial=0) > length:
         raise UserError(
             f"A whole study takes {sizes.max()} tokens on the grids {dict(grids)}, but a row has"
-            f" {length}. Raise the length or lower the grids."
+            f" {length}. Raise config.rows.length, or lower config.view."
         )
     packed = best_fit(sizes, np.array([length]))
     shape = RowShape(

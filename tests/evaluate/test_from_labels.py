@@ -11,7 +11,7 @@ from mmv_jax.cli import main
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.named import load_encoders, marked, overlap_of
 from mmv_jax.evaluate.from_labels import config_of_labels, in_terms_of, task_of
-from mmv_jax.evaluate.run import make_tasks
+from mmv_jax.evaluate.run import evaluate, make_tasks
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.store.read import Store
 
@@ -152,3 +152,20 @@ def test_an_own_checkpoint_that_is_none_is_named(made, tmp_path):
     shutil.copytree(made / "earlier", tmp_path / "copy")
     config.encoders = {"step": {"checkpoint": str(tmp_path / "copy" / "checkpoints" / "1")}}
     assert set(load_encoders(config)) == {"step"}
+
+
+@pytest.mark.full
+def test_own_checkpoints_are_fine_tuned_with_the_evaluated_one(made, tmp_path):
+    config = tiny_config(made / "store").copy_and_resolve_references().unlock()
+    del config.few_shot
+    config.update({"protocols": ("linear", "finetune"), "fit": {"epochs": 1, "patience": 1}})
+    config.tasks = {"left": config.tasks["left"]}
+    config.encoders = {
+        "earlier": {"checkpoint": str(made / "earlier")},
+        "again": {"checkpoint": str(made / "run")},
+    }
+    evaluate(config, made / "run", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["left"]
+    tuned = {name: found[f"{name}+finetuned"] for name in ("trained", "earlier", "again")}
+    # The same checkpoint by another name is fitted to the same figures; the earlier one to others.
+    assert tuned["again"] == tuned["trained"] != tuned["earlier"]
