@@ -161,7 +161,7 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-refused", type=float, default=0.5, metavar="0..1", help=share)
     written = (
         "text in the pixels: refuse the file, warn, or blank the text (default: refuse coloured"
-        " text, warn where the header says that there is some)"
+        " text, warn of lines of grey text and where the header says that there is some)"
     )
     parser.add_argument("--burnt-in", choices=("refuse", "warn", "mask"), help=written)
     corrected = "replace what the store holds of a study where its line says otherwise now"

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmv_jax.readers.canvas import fitting, rescaled
 from mmv_jax.readers.fill import without_fill, without_hu_fill
+from mmv_jax.readers.lettering import text_of
 from mmv_jax.readers.orient import Orientation
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.writing import settled_writing
@@ -97,7 +98,11 @@ def study_of(
     if image.orientation is not None:
         attributes |= placement(image.orientation)
     # Before the search for fill: blanked writing must not count as a value of the image.
-    found, told = settled_writing(image.voxels, image.coloured, image.told, burnt_in)
+    looks = image.ndim == 2 and unit != "shape"  # volumes and shapes have no writing
+    letters = text_of(image.voxels[0]) if looks else None
+    found, told = settled_writing(
+        image.voxels, image.coloured, image.told, burnt_in, letters=letters
+    )
     # A shape has 0 and one other value, and neither is fill, however large it is.
     voxels = found if unit == "shape" else without_fill(found)
     kind = settled_unit(voxels, image.unit, unit)

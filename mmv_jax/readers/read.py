@@ -53,9 +53,9 @@ def read_study(
         difference of more than 5 % is refused.
       unit: the manifest's unit. "HU" makes a file without a modality (NIfTI, MHA, NRRD) Hounsfield
         units, if its values allow it. "shape" requires binary voxels. Any other word means "raw".
-      burnt_in: what to do about writing in the pixels (legible colour, or a header that mentions
-        text). "refuse" it, "warn" of it in `told`, or "mask" it. With None, colour is refused and
-        the rest gives a warning.
+      burnt_in: what to do about writing in the pixels (legible colour, lines of grey letters, or a
+        header that mentions text). "refuse" it, "warn" of it in `told`, or "mask" it. With None,
+        colour is refused and the rest gives a warning.
     Returns:
       The Study: `[z, y, x]`, a volume in LPS+ order. Integers stay integers; all else is float32.
     Raises:

@@ -1,8 +1,8 @@
-"""Writing in the pixels: colour in a grey picture, and header fields about burnt-in text.
+"""Writing in the pixels: colour in a grey picture, lines of grey letters, and what headers say.
 
 Legible colour is writing, an arrow or a heat map. Luminance would turn it into anatomy, and a name
-into voxels. Grey writing cannot be told from anatomy with certainty, so only the header can reveal
-it.
+into voxels. Lines of grey writing (`lettering`) are told, and so is what the header says: neither
+is certain enough to refuse a study unasked.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ COLOUR_REASON = (
     "the picture is in colour: colour in a radiograph is writing or an overlay, which must"
     " be taken out first"
 )
+LETTERS_REASON = "a line of writing is in the pixels: it may name somebody"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def settled_writing(
     coloured: np.ndarray | None,
     told: tuple[tuple[str, str], ...],
     burnt_in: str | None,
+    *,
+    letters: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
     """Voxels and warnings, after writing in the pixels is handled as the user asked.
 
@@ -106,11 +109,14 @@ def settled_writing(
       voxels: `[z, y, x]`.
       coloured: mask `[y, x]` of a picture's coloured pixels, or None.
       told: warnings of the reader; "burnt_in" means that the header mentions writing.
-      burnt_in: a word of BURNT_IN. None refuses colour and only warns about the header.
+      burnt_in: a word of BURNT_IN. None refuses colour and only warns of the rest.
+      letters: mask `[y, x]` of lines of grey writing, or None.
     Raises:
       Refused: colour, burnt_in.
     """
     said = next((reason for code, reason in told if code == "burnt_in"), None)
+    if letters is not None:
+        said = said or LETTERS_REASON
     if coloured is None and said is None:
         return voxels, told
     if coloured is not None and burnt_in in (None, "refuse"):
@@ -120,8 +126,9 @@ def settled_writing(
     told = tuple(entry for entry in told if entry[0] != "burnt_in")
     if burnt_in != "mask":
         return voxels, (*told, ("burnt_in", said or "colour, which is writing, was taken in grey"))
-    # Only a picture has colour, and it has one slice.
-    masked = np.stack([without_writing(one, coloured) for one in voxels])
+    strokes = coloured if letters is None else letters if coloured is None else coloured | letters
+    # Only a picture has colour or letters, and it has one slice.
+    masked = np.stack([without_writing(one, strokes) for one in voxels])
     blank = np.mean(masked != voxels)
     reason = f"what looks like writing was blanked ({blank:.1%} of the pixels): look at it"
     return masked, (*told, ("burnt_in", reason))

@@ -99,8 +99,8 @@ def ingest(
       timeout_s: wall time in s; a line whose files take longer to read is refused. Large files have
         one more second for every 2 MiB.
       max_refused: largest share of refused lines for which the report is `ok`.
-      burnt_in: "refuse", "warn" of or "mask" writing in the pixels: legible colour, or a header
-        that mentions text. With None, colour is refused and headers give a warning.
+      burnt_in: "refuse", "warn" of or "mask" writing in the pixels: legible colour, lines of grey
+        letters, or a header that mentions text. With None, colour is refused, the rest told.
       correct: whether a line that differs from the stored study replaces it: labels, splits and
         patients in the index; masks, units and spacings by reading the files again. Otherwise the
         study stays as it is, and the line gives a warning.
