@@ -36,7 +36,7 @@ test-pythons: $(VENV)/.dev
 	$(BIN)/python tests/pythons.py $(WHAT)
 
 # A lock for each extra, in the versions of requirements.lock where that has them.
-EXTRAS := tpu cuda13 preflight preflight-h100 cloud torch imagenet ray survival wandb onnx
+EXTRAS := tpu cuda13 preflight preflight-h100 cloud torch imagenet ray survival wandb onnx notebook docs
 locks: $(VENV)/.dev
 	mkdir -p requirements
 	set -e; for extra in $(EXTRAS); do $(BIN)/uv pip compile setup.cfg --quiet --extra $$extra -c requirements.lock \

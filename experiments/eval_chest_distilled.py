@@ -34,11 +34,6 @@ def get_config() -> ConfigDict:
     for label in FINDINGS:
         tasks[label] = {"kind": "classification", "label": label, "where": nih}
     c.tasks = tasks | {
-        "pneumoniamnist": {
-            "kind": "classification",
-            "label": "pneumonia",
-            "where": {"source": "PneumoniaMNIST"},
-        },
         # The pixel floor sees a nodule in a box of fixed size: stretching would lose its diameter.
         "nodule_malignancy": {
             "kind": "classification",
@@ -46,12 +41,6 @@ def get_config() -> ConfigDict:
             "where": {"source": "LIDC-IDRI"},
             "local": "nodule",
             "pixels": {"grid": (24, 24, 24), "spacing_mm": 1.5},
-        },
-        "adrenal": {
-            "kind": "classification",
-            "label": "abnormal",
-            "where": {"source": "AdrenalMNIST3D"},
-            "pixels": {"grid": (16, 16, 16)},
         },
         "heart": {"kind": "segmentation", "mask": "anatomy", "values": (3,)},
         "lungs": {"kind": "segmentation", "mask": "anatomy", "values": (1, 2)},
