@@ -140,7 +140,7 @@ def test_the_columns_of_the_text_stay_apart_and_a_missing_interval_is_explained_
 def test_the_verdict_names_three_tasks_and_counts_the_others():
     won = [compared(f"ct_{name}", p=0.01) for name in "abcde"]
     (sentence,) = verdict([*won, compared("ct_f")], 6, Names())
-    assert "better in 5 tasks (A (CT), B (CT), C (CT) and 2 more)" in sentence
+    assert "better in 5 tasks: A (CT), B (CT), C (CT) and 2 more." in sentence
     (sentence,) = verdict([compared("ct_f")], 1, Names())
     assert sentence.endswith("better in none of 1 tasks.")
 

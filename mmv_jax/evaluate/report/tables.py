@@ -130,18 +130,18 @@ def verdict(comparisons: Sequence[Comparison], n_tasks: int, names: Names) -> li
         )
         text = f"Against {names.encoder(rival)}, the trained encoder is better in {_some(won)}"
         text += f" of {n_tasks} tasks" if not won else ""
-        text += f", and worse in {_some(lost)}." if lost else "."
+        text += f"; worse in {_some(lost)}." if lost else "."
         sentences.append(text)
     return sentences
 
 
 def _some(tasks: Sequence[str]) -> str:
-    """Tasks in words: '3 tasks (A, B and 1 more)', at most three by name."""
+    """Tasks in words: '3 tasks: A (CT), B (CT) and 1 more', at most three by name."""
     if not tasks:
         return "none"
     named = list(tasks[:NAMED]) + ([f"{len(tasks) - NAMED} more"] if len(tasks) > NAMED else [])
     listed = named[0] if len(named) == 1 else ", ".join(named[:-1]) + f" and {named[-1]}"
-    return f"{len(tasks)} task{'s' if len(tasks) > 1 else ''} ({listed})"
+    return f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}: {listed}"
 
 
 @dataclass(frozen=True)
