@@ -24,7 +24,7 @@ FLOORS = [  # a room imports from itself and from lower floors (earlier lines); 
     },
     {"manifests", "models"},
     {"store", "objectives"},
-    {"data", "checkpoint", "outcomes"},
+    {"data", "checkpoint", "outcomes", "released"},
     {"train", "export"},
     {"bac", "evaluate", "preflight"},
     {"bench", "compare", "face"},

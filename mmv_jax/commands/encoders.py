@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mmv_jax.commands.table import CHECKPOINT_HELP, add_plugins, command, local_path
+from mmv_jax.commands.table import CHECKPOINT_HELP, WEIGHTS_HELP, add_plugins, command, local_path
 from mmv_jax.errors import UserError
 
 
@@ -39,7 +39,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=local_path,
         metavar="DIR",
-        help=CHECKPOINT_HELP,
+        help=WEIGHTS_HELP,
     )
     parser.add_argument(
         "--workdir",
@@ -100,12 +100,15 @@ def _of_labels(args) -> tuple[ConfigDict, Path]:
     from mmv_jax.commands.keys import evaluation_keys
     from mmv_jax.config import set_by_word
     from mmv_jax.evaluate.from_labels import config_of_labels
+    from mmv_jax.released import weights_file
 
     if not args.store or not args.label or args.checkpoint is None:
         raise UserError(
             "give --config; or, without a config, --store, --checkpoint and a --label or more:"
             " mmv evaluate --store stores/chest --checkpoint runs/mine --label sex --label age"
         )
+    if args.workdir is None and weights_file(args.checkpoint):
+        raise UserError("--workdir is missing: weights in a file have no run to write beside.")
     config = config_of_labels(args.store, args.label, str(args.checkpoint))
     # Locked, so that an override with a mistyped name is refused.
     config.lock()
@@ -126,7 +129,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv embed --checkpoint runs/mine --store stores/chest --out runs/mine/features
     """
     parser.add_argument(
-        "--checkpoint", type=local_path, required=True, metavar="DIR", help=CHECKPOINT_HELP
+        "--checkpoint", type=local_path, required=True, metavar="DIR", help=WEIGHTS_HELP
     )
     parser.add_argument("--store", required=True, help="the store whose studies are encoded")
     parser.add_argument(

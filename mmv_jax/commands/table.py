@@ -12,6 +12,7 @@ Run = Callable[[argparse.Namespace], int]
 # Words that several commands share.
 CONFIG_HELP = "a name that `mmv configs` lists, or a file of your own"
 CHECKPOINT_HELP = "the --workdir of a run, or one of its steps"
+WEIGHTS_HELP = f"{CHECKPOINT_HELP}; or a safetensors file of `mmv export`, or released weights"
 WORKERS_HELP = "processes (default: one a core)"
 
 COMMANDS: dict[str, tuple[Arguments, Run]] = {}

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from mmv_jax.checkpoint import restore_items
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.tasks.columns import column
+from mmv_jax.released import read_weights, weights_file
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 
@@ -33,7 +34,8 @@ def config_of_labels(store: str, labels: Sequence[str], checkpoint: str) -> Conf
     """
     index = Store.open(store).index
     # No item is named, so the config is read without the weights.
-    trained = restore_items(checkpoint, ())[1]
+    file = weights_file(checkpoint)
+    trained = read_weights(file)[1] if file else restore_items(checkpoint, ())[1]
     config = ConfigDict({"seed": 1, "exclude_overlap": False, "plugins": ()})
     config.data = {"store": store}
     config.view = {"planar": None, "volume": None}

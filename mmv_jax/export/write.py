@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mmv_jax.checkpoint import named_tensors, restore
@@ -57,6 +58,9 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path, *, half: bool = 
     if half and kind != "safetensors":
         raise UserError(f"--half is for --format safetensors, not {kind}. Leave it out.")
     restored = restore(checkpoint, ("encoder",))
+    if half:  # rounded before the digest is taken: it names the weights that are loaded again
+        params = jax.tree.map(lambda x: np.asarray(x, np.float16).astype(x.dtype), restored.trees)
+        restored = restored._replace(trees=params)
     params, config = restored.trees["encoder"], restored.config
     if "crops" not in config:
         raise UserError(

@@ -4,7 +4,6 @@ Study.
 Axes: n patch tokens, D width; z, y, x of a study.
 """
 
-import json
 import math
 import os
 import tempfile
@@ -30,10 +29,10 @@ from mmv_jax.models.kinds import PATCH
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.readers.image import MAX_SPACING_MM, MIN_SPACING_MM, check_values, settled_unit
 from mmv_jax.readers.read import read_study
+from mmv_jax.released import read_weights, released_weights, weights_file
 from mmv_jax.study import UNITS, Study
 
 # Released weights that come with the package: NAME.safetensors is loaded as NAME.
-WEIGHTS = Path(__file__).parents[1] / "weights"
 ROW = 4096  # tokens of a row, as in `mmv embed`
 Spacing = float | int | Sequence[float | int] | np.ndarray | None
 INPUTS = ("patches", "coords_mm", "kinds", "segment_ids")
@@ -141,12 +140,11 @@ def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
         path: Path | None = Path(where)
         if "://" in str(where):
             path = copy_from_bucket(str(where), Path(folder))
-        elif not Path(where).exists() and str(where) in released_weights():
-            path = WEIGHTS / f"{where}.safetensors"
-        if path is None or not path.exists():
+        if path is None or not (path.exists() or weights_file(path)):
             raise UserError(_nothing_at(where))
         # Read inside the block: copies from a bucket are deleted at its end.
-        params, config = _read_safetensors(path) if path.is_file() else restore_encoder(path)
+        file = weights_file(path)
+        params, config = read_weights(file)[:2] if file else restore_encoder(path)
     # Only pretraining has crops; a fit of breast arteries has tiles.
     if "crops" not in config:
         raise UserError(
@@ -156,11 +154,6 @@ def load_encoder(where: str | os.PathLike) -> StudyFileEncoder:
     group = config["encoder"]
     network = make_encoder(**{**group, "patch": tuple(group["patch"])})  # JSON has no tuples
     return StudyFileEncoder(network, params, config)
-
-
-def released_weights() -> list[str]:
-    """The names of the released weights in this version."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def _nothing_at(where: str | os.PathLike) -> str:
@@ -234,32 +227,3 @@ def _whole(crops: Mapping[str, Any]) -> tuple[int, int, int]:
 @partial(jax.jit, static_argnums=0)
 def _tokens(network, params, *inputs):
     return network.apply({"params": params}, *inputs)["tokens"]
-
-
-def _read_safetensors(path: Path) -> tuple[dict, dict]:
-    """Parameters and config of a file of `mmv export --format safetensors`."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    content = path.read_bytes()
-    try:
-        tensors = load(content)
-        # A safetensors file begins with the length of its JSON header, 8 bytes, little end first.
-        size = int.from_bytes(content[:8], "little")
-        about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-        config = json.loads(about["config"])
-    except (SafetensorError, KeyError, ValueError):
-        raise UserError(
-            f"load_encoder: {path.name} is no safetensors file of `mmv export --format safetensors`"
-            " with the encoder's config in its metadata."
-        ) from None
-    params: dict = {}
-    for name, value in tensors.items():
-        # "norm.scale" is the leaf "scale" in the group "norm".
-        *groups, leaf = name.split(".")
-        node = params
-        for group in groups:
-            node = node.setdefault(group, {})
-        # `mmv export --half` keeps 16 bits; products of them would lose more.
-        node[leaf] = value.astype(np.float32) if value.dtype == np.float16 else value
-    return params, config

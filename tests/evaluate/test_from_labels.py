@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,10 +10,12 @@ from tiny import KEY, tiny_config, write_checkpoint, write_store
 
 from mmv_jax.cli import main
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.kept_weights import restore_weights
 from mmv_jax.evaluate.encoders.named import load_encoders, marked, overlap_of
 from mmv_jax.evaluate.from_labels import config_of_labels, in_terms_of, task_of
 from mmv_jax.evaluate.run import evaluate, make_tasks
 from mmv_jax.evaluate.tasks.overlap import Overlap
+from mmv_jax.export.write import export
 from mmv_jax.store.read import Store
 
 
@@ -152,6 +155,26 @@ def test_an_own_checkpoint_that_is_none_is_named(made, tmp_path):
     shutil.copytree(made / "earlier", tmp_path / "copy")
     config.encoders = {"step": {"checkpoint": str(tmp_path / "copy" / "checkpoints" / "1")}}
     assert set(load_encoders(config)) == {"step"}
+
+
+def test_exported_and_released_weights_stand_for_a_run(made, tmp_path, monkeypatch, capsys):
+    export(made / "run", "safetensors", tmp_path / "tiny.safetensors")
+    monkeypatch.setattr("mmv_jax.released.WEIGHTS", tmp_path)
+    run = restore_weights(made / "run", "encoder")
+    for where in (tmp_path / "tiny.safetensors", Path("tiny")):
+        found = restore_weights(where, "encoder")
+        assert found.origin() == run.origin()
+        assert found.config["encoder"] == run.config["encoder"]
+        asked = config_of_labels(str(made / "store"), ["left"], str(where))
+        assert asked.rows == config_of_labels(str(made / "store"), ["left"], str(made / "run")).rows
+        with pytest.raises(UserError, match="tiny.safetensors holds one copy of the weights"):
+            restore_weights(where, "student")
+    # Nothing says whom they were trained on, so the overlap is not known.
+    config = tiny_config(made / "store")
+    assert overlap_of(config, found.config, Store.open(made / "store")).patients is None
+    words = f"evaluate --store {made / 'store'} --checkpoint tiny --label left"
+    assert main(words.split()) == 2
+    assert "--workdir is missing: weights in a file" in capsys.readouterr().err
 
 
 @pytest.mark.full

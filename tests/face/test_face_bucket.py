@@ -88,7 +88,7 @@ def test_what_is_not_there_and_what_may_not_be_read_are_told_apart(bucket):
 
 
 def test_released_weights_have_names(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmv_jax.face.encoder.WEIGHTS", tmp_path)
+    monkeypatch.setattr("mmv_jax.released.WEIGHTS", tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="This version has no released weights"):
         mmv_jax.load_encoder("small")

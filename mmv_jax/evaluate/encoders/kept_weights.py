@@ -4,18 +4,29 @@ import os
 
 from mmv_jax.checkpoint import Restored, restore
 from mmv_jax.errors import UserError
+from mmv_jax.released import read_weights, weights_file
 
 
 def restore_weights(directory: str | os.PathLike, which: str) -> Restored:
     """Restore a checkpoint, with the chosen weights as its item `encoder`.
 
     Args:
-      directory: a run's workdir, or one of its steps.
+      directory: a run's workdir, or one of its steps; or weights in a file, or released ones by
+        name (`released.weights_file`), which are one copy.
       which: "encoder", "average 2", "teacher" or "student". "encoder" is the first average, or the
         teacher where there is no average.
     Raises:
       UserError: the run kept no such weights.
     """
+    if (file := weights_file(directory)) is not None:
+        if which != "encoder":
+            raise UserError(
+                f"config.weights has {which!r}, but {file.name} holds one copy of the weights."
+                " Leave config.weights out."
+            )
+        params, config, record = read_weights(file)
+        run, step = record.get("checkpoint") or file.stem, int(record.get("step") or 0)
+        return Restored({"encoder": params}, config, run=run, step=step)
     if which == "encoder":
         return restore(directory, ("encoder",))
     # The state holds every copy of the weights, so it is read only if another copy is asked for.
