@@ -1,7 +1,9 @@
 """Tables of measured results, made from the small JSON files of docs/measured.
 
 A file has `command`, `date`, `machine`, `source` and `metrics`. The last has the layout of an
-evaluation's metrics.json: task, encoder, metric, and a value with its 95 % interval.
+evaluation's metrics.json: task, encoder, metric, and a value with its 95 % interval. `head` names
+the first two columns, if they are not task and metric. The output of `mmv bench input --json` is
+such a file.
 """
 
 import json
@@ -9,15 +11,17 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1]
+PAGES = ("results.md", "performance.md")  # those that have such tables
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table_of(name: str) -> str:
     """The Markdown table of docs/measured/NAME.json."""
-    metrics = json.loads((DOCS / "measured" / f"{name}.json").read_text())["metrics"]
+    found = json.loads((DOCS / "measured" / f"{name}.json").read_text())
+    metrics, head = found["metrics"], found.get("head", ["task", "metric"])
     encoders = list(dict.fromkeys(encoder for own in metrics.values() for encoder in own))
     lines = [
-        "\n| task | metric | " + " | ".join(encoders) + " |",
+        f"\n| {' | '.join([*head, *encoders])} |",
         "| --- " * (2 + len(encoders)) + "|",
     ]
     for task, own in metrics.items():
@@ -49,5 +53,5 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    page = DOCS / "results.md"
-    page.write_text(with_tables(page.read_text()))
+    for page in (DOCS / name for name in PAGES):
+        page.write_text(with_tables(page.read_text()))

@@ -3,8 +3,10 @@
 import argparse
 import importlib
 import json
+from pathlib import Path
 
 from mmv_jax.commands.table import command
+from mmv_jax.errors import UserError
 
 BENCHES = ("attention", "step", "packing", "input", "probe")
 
@@ -23,13 +25,24 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print all cases as one JSON object",
     )
+    parser.add_argument(
+        "--before",
+        metavar="FOLDER",
+        help="input: a checkout of another version, whose rows are made in turn",
+    )
 
 
 @command("bench", _bench_arguments)
 def _bench(args) -> int:
     # The file and the function are named after the bench: `bench/step.py` has `bench_step`.
     bench = getattr(importlib.import_module(f"mmv_jax.bench.{args.name}"), f"bench_{args.name}")
-    result = bench()
+    if args.before and args.name != "input":
+        raise UserError(
+            f"--before is of `mmv bench input`; `mmv bench {args.name}` has no such turn."
+        )
+    if args.before and not Path(args.before, "mmv_jax", "__init__.py").is_file():
+        raise UserError(f"--before {args.before} is no checkout: it has no mmv_jax/__init__.py.")
+    result = bench(before=args.before) if args.before else bench()
     if args.json:
         print(json.dumps(result))
         return 0

@@ -37,7 +37,21 @@ def _preflight_arguments(parser: argparse.ArgumentParser) -> None:
         "model FLOPs utilisation to reckon with (default 0.4; PaLM reached 0.46, arXiv 2204.02311)"
     )
     parser.add_argument("--mfu", type=float, default=0.4, metavar="0..1", help=reached)
+    parser.add_argument(
+        "--worker-rows",
+        type=_positive,
+        metavar="N",
+        help="rows a second that one data worker makes, as `mmv bench input` measures it",
+    )
     parser.add_argument("--json", action="store_true", help="print every figure as one JSON object")
+
+
+def _positive(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 @command("preflight", _preflight_arguments)
@@ -51,6 +65,7 @@ def _preflight(args) -> int:
         args.topology,
         args.devices,
         mfu=args.mfu,
+        worker_rows_per_s=args.worker_rows,
     )
     print(json.dumps(figures.as_json()) if args.json else sheet(figures))
     # A script can stop on 1, before it rents anything.

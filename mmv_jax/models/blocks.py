@@ -186,7 +186,8 @@ def segment_survives(
     """Factors of stochastic depth: 1 / survival with probability survival, else 0.
 
     One draw serves a whole segment, so a study skips the same blocks whatever it is packed with.
-    The factor keeps the expectation.
+    The factor keeps the expectation. Skipped branches are computed all the same: the tokens that
+    stay vary too much from row to row for a smaller row of fixed size (docs/performance.md).
 
     Source: Huang et al., stochastic depth (arXiv 1603.09382).
     """

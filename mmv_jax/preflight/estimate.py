@@ -16,6 +16,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.parallel import make_mesh
 from mmv_jax.preflight import hlo
 from mmv_jax.preflight.advice import HEADROOM, Choice, suggest
+from mmv_jax.preflight.appetite import Appetite, appetite
 from mmv_jax.preflight.memory import step_memory
 from mmv_jax.preflight.topology import Topology, devices_of, parse_topology, virtual_devices
 from mmv_jax.train.flops import expected_filling, step_flops
@@ -46,6 +47,8 @@ class Preflight:
       roofline_s: the least seconds that products, memory and interconnect each take. The largest
         bounds the step.
       tokens_per_s, days: of the whole run, at the utilisation `mfu`.
+      input: the rows that a host's devices consume at the utilisation `mfu`, and the workers that
+        make them.
       largest: the largest arrays, as the compiler names them, where the step does not fit.
       advice: command-line options to try in that case.
     """
@@ -71,6 +74,7 @@ class Preflight:
     roofline_s: dict[str, float] | None
     tokens_per_s: float | None
     days: float | None
+    input: Appetite | None
     largest: list[str]
     advice: list[str]
     lower_s: float
@@ -81,7 +85,12 @@ class Preflight:
 
 
 def preflight(
-    config: ConfigDict, topology: str | None, devices: int | None, *, mfu: float
+    config: ConfigDict,
+    topology: str | None,
+    devices: int | None,
+    *,
+    mfu: float,
+    worker_rows_per_s: float | None = None,
 ) -> Preflight:
     """Compile the step of a config, and read its needs from the program.
 
@@ -92,6 +101,7 @@ def preflight(
 
     Args:
       mfu: the model FLOPs utilisation for the estimate of time.
+      worker_rows_per_s: rows a second that one data worker makes; see `appetite`.
     Raises:
       UserError: there is no such topology, its compiler is not installed, or the config does not
         fit its number of devices.
@@ -107,7 +117,7 @@ def preflight(
         else virtual_devices(devices or config.mesh.data * config.mesh.fsdp)
     )
     config = with_mesh(config, len(found))
-    return _figures(config, _compile(config, place, found), mfu)
+    return _figures(config, _compile(config, place, found), mfu, worker_rows_per_s)
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,9 @@ def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
     return config
 
 
-def _figures(config: ConfigDict, program: _Program, mfu: float) -> Preflight:
+def _figures(
+    config: ConfigDict, program: _Program, mfu: float, worker_rows_per_s: float | None
+) -> Preflight:
     place, devices = program.place, config.mesh.data * config.mesh.fsdp
     objective, _, _ = make_parts(config)
     shape, per_step = row_shape(config), config.rows.per_step
@@ -204,6 +216,7 @@ def _figures(config: ConfigDict, program: _Program, mfu: float) -> Preflight:
             memory=memory["memory_bytes_per_device"],
             sent=sent,
             mfu=mfu,
+            worker_rows_per_s=worker_rows_per_s,
         ),
         lower_s=program.lower_s,
         compile_s=program.compile_s,
@@ -257,13 +270,14 @@ def _pace(
     memory: int,
     sent: float,
     mfu: float,
+    worker_rows_per_s: float | None,
 ) -> dict[str, Any]:
     """The figures of time: the bounds of a step, and the speed of a run at the utilisation `mfu`.
 
     The FLOPs `needed` and `done` are of all devices.
     """
     if place is None:
-        return {"roofline_s": None, "tokens_per_s": None, "days": None}
+        return dict.fromkeys(("roofline_s", "tokens_per_s", "days", "input"))
     peak, tokens = place.devices * place.chip.flops, config.rows.per_step * config.rows.length
     # Utilisation is defined by needed FLOPs; the roofline below counts the FLOPs that are done.
     step_s = needed / (mfu * peak)
@@ -277,6 +291,13 @@ def _pace(
         "roofline_s": bounds,
         "tokens_per_s": tokens / step_s,
         "days": config.steps * step_s / 86_400,
+        "input": appetite(
+            config,
+            place.chip,
+            place.devices,
+            step_s=step_s,
+            worker_rows_per_s=worker_rows_per_s,
+        ),
     }
 
 

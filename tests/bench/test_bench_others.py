@@ -1,4 +1,4 @@
-"""The benches of the step, packing, input and probes: their contract, and that ours and the peer do
+"""The benches of the step, packing and probes: their contract, and that ours and the peer do
 the same work.
 """
 
@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from mmv_jax.bench.input import bench_input
 from mmv_jax.bench.packing import LENGTH, bench_packing, grain_fill, plan_fill
 from mmv_jax.bench.probe import bench_probe
 from mmv_jax.bench.step import (
@@ -108,12 +107,6 @@ def test_the_plan_is_beside_both_packers_of_grain():
 def test_fill_counts_every_row():
     sizes = np.array([LENGTH, LENGTH // 2])  # two rows, three quarters full
     assert plan_fill(sizes) == grain_fill("FirstFit", sizes, 2) == 75.0
-
-
-def test_crops_of_the_store_are_those_that_nibabel_reads():
-    # compares them before it times them
-    found = bench_input(grid=(24, 40, 48), crop=(8, 16, 16), turns=1)
-    check_contract(found, "input")
 
 
 def test_probes_are_timed_and_agree():
