@@ -13,15 +13,17 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mmv_jax.buckets import place
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
+from mmv_jax.orbax_buckets import orbax_path
 from mmv_jax.parallel import all_say, first_says
 from mmv_jax.plugins import check_plugins
 from mmv_jax.provenance import digest_of
@@ -54,12 +56,12 @@ class Checkpoints:
         keep: int,
         held: int | None = None,
     ):
-        self.workdir, self.config, self.every = epath.Path(workdir), dict(config), every
+        self.workdir, self.config, self.every = place(workdir), dict(config), every
         (self.workdir / SEALS).mkdir(parents=True, exist_ok=True)
         self._damaged: set[int] = set()  # steps that were skipped; the run will do them again
         self._saved: set[int] = set()
         self._manager = ocp.CheckpointManager(
-            self.workdir.resolve() / STEPS,
+            orbax_path(self.workdir / STEPS),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(keep), policies.CustomSteps([] if held is None else [held])]
@@ -268,7 +270,7 @@ def restore(
     directory: str | os.PathLike, names: Sequence[str], mesh: Mesh | None = None
 ) -> Restored:
     """Restore as `restore_items`, with the run and step of the checkpoint."""
-    path = epath.Path(directory).resolve()  # Orbax finds nothing below a relative path
+    path = place(directory).resolve()
     is_step = path.parent.name == STEPS and path.name.isdigit()
     workdir, wanted = (path.parent.parent, int(path.name)) if is_step else (path, None)
     folders = step_folders(workdir)
@@ -291,7 +293,7 @@ def restore(
 
 
 def _restore_items(
-    folder: epath.Path, names: Sequence[str], mesh: Mesh | None
+    folder: Path, names: Sequence[str], mesh: Mesh | None
 ) -> tuple[dict[str, dict], dict]:
     sharding = (
         NamedSharding(mesh, PartitionSpec())
@@ -306,13 +308,14 @@ def _restore_items(
                     f"--checkpoint: checkpoint {folder.name} has no {name}: its run trained none."
                     " Give that of a fitted model."
                 )
-            saved = reader.metadata(folder / name).item_metadata.tree
+            item = orbax_path(folder / name)
+            saved = reader.metadata(item).item_metadata.tree
             abstract = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved
             )
-            trees[name] = reader.restore(folder / name, args=ocp.args.StandardRestore(abstract))
+            trees[name] = reader.restore(item, args=ocp.args.StandardRestore(abstract))
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as config_reader:
-        config = config_reader.restore(folder / "config", args=ocp.args.JsonRestore())
+        config = config_reader.restore(orbax_path(folder / "config"), args=ocp.args.JsonRestore())
     check_plugins(config)
     return trees, config
 

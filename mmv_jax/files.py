@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import has_magic
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from etils import epath
+
+from mmv_jax.buckets import BucketPath
 
 AnyPath: TypeAlias = Path | epath.Path
 
@@ -33,13 +36,20 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
     that ends in `.part`.
 
     Args:
-      path: of `pathlib`, or of `etils.epath` on any file system that can rename.
+      path: of `pathlib`, of a bucket, or of `etils.epath` on a file system that can rename. In a
+        bucket the temporary path is one of this machine, and its file is put when it is complete.
     """
+    if isinstance(path, BucketPath):
+        with tempfile.TemporaryDirectory() as folder:
+            here = Path(folder) / path.name
+            yield here
+            path.write_bytes(here.read_bytes())
+        return
     # A random name, since two machines that share a folder may have equal process ids.
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
-        if os.path.exists(part):  # buckets have no fsync: an object there is complete or absent
+        if os.path.exists(part):  # mounted buckets have no fsync
             descriptor = os.open(part, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mmv_jax.buckets import place
 from mmv_jax.errors import UserError
 from mmv_jax.files import replacing, write_whole
 
@@ -107,8 +108,9 @@ def digest_of(tensors: Mapping[str, Any]) -> str:
 
 def of_file(path: str | Path) -> dict[str, Any]:
     """`file` and `file_digest` of a table or manifest, for a record's `data`."""
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    return {"file": Path(path).name, "file_digest": digest}
+    path = place(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return {"file": path.name, "file_digest": digest}
 
 
 def refuse_others(folder: Path, digest: str | None, option: str) -> None:

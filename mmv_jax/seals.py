@@ -6,23 +6,28 @@ Orbax does not notice corruption (119 of 120 flipped bits were restored in silen
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import google_crc32c
-from etils import epath
 
-from mmv_jax.unsealed import fault_without_seal
+from mmv_jax.buckets import BucketPath, place
+from mmv_jax.unsealed import COMMITTED, fault_without_seal
 
 STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
 
 
-def step_folders(workdir: str | os.PathLike) -> dict[int, epath.Path]:
-    """The finished steps of a workdir; a step that Orbax has not renamed yet does not count."""
-    steps = epath.Path(workdir) / STEPS
-    return (
-        {int(folder.name): folder for folder in steps.iterdir() if folder.name.isdigit()}
-        if steps.is_dir()
-        else {}
-    )
+def step_folders(workdir: str | os.PathLike) -> dict[int, Path]:
+    """The finished steps of a workdir; one that Orbax has not renamed yet, or not marked yet in a
+    bucket, does not count.
+    """
+    steps = place(workdir) / STEPS
+    if isinstance(steps, BucketPath):
+        marks = (name.split("/") for name in steps.below() if name.endswith(f"/{COMMITTED}"))
+        # Items have marks of their own, one level further down.
+        return {int(mark[0]): steps / mark[0] for mark in marks if len(mark) == 2}
+    if not steps.is_dir():
+        return {}
+    return {int(folder.name): folder for folder in steps.iterdir() if folder.name.isdigit()}
 
 
 def find_fault(
@@ -37,10 +42,8 @@ def find_fault(
       index, count: of `count` processes, number `index` hashes its share of the files alone. All
         shares together say whether the step is whole.
     """
-    folder, seal = (
-        epath.Path(workdir) / STEPS / str(step),
-        epath.Path(workdir) / SEALS / f"{step}.json",
-    )
+    folder = place(workdir) / STEPS / str(step)
+    seal = place(workdir) / SEALS / f"{step}.json"
     if not seal.exists():
         return None if index else fault_without_seal(folder)
     try:
@@ -58,14 +61,18 @@ def find_fault(
     return None
 
 
-def digest(folder: epath.Path) -> dict[str, list[int]]:
+def digest(folder: Path) -> dict[str, list[int]]:
     """[size in bytes, CRC-32C] of each file below a folder."""
     return {
         str(path.relative_to(folder)): _size_and_crc(path) for path in sorted(_files_below(folder))
     }
 
 
-def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
+def _files_below(folder: Path) -> Iterator[Path]:
+    if isinstance(folder, BucketPath):
+        # one request, not one a folder
+        yield from (folder / name for name in folder.below())
+        return
     for path in folder.iterdir():
         if path.is_dir():
             yield from _files_below(path)
@@ -73,7 +80,7 @@ def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
             yield path
 
 
-def _size_and_crc(path: epath.Path) -> list[int]:
+def _size_and_crc(path: Path) -> list[int]:
     size, checksum = 0, google_crc32c.Checksum()
     with path.open("rb") as file:
         # 16 MiB at a time: a step's files need not fit into memory.

@@ -1,16 +1,18 @@
 """Check of a checkpoint's step without a seal: Orbax's marks, items and arrays."""
 
 import json
+from pathlib import Path
 
 import tensorstore as ts
-from etils import epath
+
+from mmv_jax.buckets import kvstore_spec
 
 TREES = ("encoder", "head", "state")  # items that are trees of arrays
 # Orbax writes these files last: the mark of a complete step, and the list of its items.
 COMMITTED, ITEMS = "commit_success.txt", "_CHECKPOINT_METADATA"
 
 
-def fault_without_seal(folder: epath.Path) -> str | None:
+def fault_without_seal(folder: Path) -> str | None:
     """The fault of a step without a seal, in words; None if it is complete."""
     for mark in (ITEMS, COMMITTED):
         if not (folder / mark).exists():
@@ -30,16 +32,15 @@ def fault_without_seal(folder: epath.Path) -> str | None:
     return None
 
 
-def _unreadable(item: epath.Path) -> str | None:
+def _unreadable(item: Path) -> str | None:
     """The reason why an item's files cannot be read to their end; None if they can."""
     try:
         # An item that is not a tree of arrays is a JSON file.
         if item.name not in TREES:
             json.loads((item / "metadata").read_text())
             return None
-        where = str(item) if "://" in str(item) else f"file://{item.resolve()}"
         # OCDBT is the file format of Orbax: many arrays in one key-value store.
-        base = ts.KvStore.open({"driver": "ocdbt", "base": f"{where}/"}).result()
+        base = ts.KvStore.open({"driver": "ocdbt", "base": kvstore_spec(item)}).result()
         keys = base.list().result()
         # A cut-off file may still list its keys, so every value is read.
         for key in keys:

@@ -47,7 +47,7 @@ class Kept:
         """(mask, mm² that are sure, whether a breast is seen), or None where it is not there."""
         try:
             # Opened here: `np.load` leaves a damaged file open.
-            with open(self._path(key), "rb") as file, np.load(file) as arrays:
+            with self._path(key).open("rb") as file, np.load(file) as arrays:
                 shape = tuple(int(n) for n in arrays["shape"])
                 mask = np.unpackbits(arrays["bits"], count=math.prod(shape)).reshape(shape)
                 return mask.astype(bool), float(arrays["sure_mm2"]), bool(arrays["breast"])

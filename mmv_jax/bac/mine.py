@@ -32,7 +32,7 @@ def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarra
       UserError: the file has another number of views.
     """
     if path.exists():
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stored, np.load(stored, allow_pickle=False) as file:
             if len(file.files) != len(sampler):
                 has = f"{path.name} is of {len(file.files)} views, and the store has {len(sampler)}"
                 raise UserError(f"{has}. Use the fit's own store, or another --workdir.")

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mmv_jax.commands.table import CHECKPOINT_HELP, WEIGHTS_HELP, add_plugins, command, local_path
+from mmv_jax.commands.table import (
+    CHECKPOINT_HELP,
+    WEIGHTS_HELP,
+    add_plugins,
+    any_path,
+    command,
+    local_path,
+)
 from mmv_jax.errors import UserError
 
 
@@ -37,13 +44,13 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        type=local_path,
+        type=any_path,
         metavar="DIR",
         help=WEIGHTS_HELP,
     )
     parser.add_argument(
         "--workdir",
-        type=local_path,
+        type=any_path,
         metavar="DIR",
         help="where the results go (with --label: by default RUN/evaluate)",
     )
@@ -80,7 +87,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         "path",
-        type=local_path,
+        type=any_path,
         metavar="DIR|FILE",
         help="an evaluation's --workdir or report.json",
     )
@@ -129,11 +136,11 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv embed --checkpoint runs/mine --store stores/chest --out runs/mine/features
     """
     parser.add_argument(
-        "--checkpoint", type=local_path, required=True, metavar="DIR", help=WEIGHTS_HELP
+        "--checkpoint", type=any_path, required=True, metavar="DIR", help=WEIGHTS_HELP
     )
     parser.add_argument("--store", required=True, help="the store whose studies are encoded")
     parser.add_argument(
-        "--out", type=local_path, required=True, metavar="DIR", help="the folder to write to"
+        "--out", type=any_path, required=True, metavar="DIR", help="the folder to write to"
     )
     parser.add_argument(
         "--tokens",
@@ -240,7 +247,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv export --checkpoint runs/mine --format safetensors --out encoder.safetensors
     """
     parser.add_argument(
-        "--checkpoint", type=local_path, required=True, metavar="DIR", help=CHECKPOINT_HELP
+        "--checkpoint", type=any_path, required=True, metavar="DIR", help=CHECKPOINT_HELP
     )
     parser.add_argument("--format", choices=FORMATS, required=True, help="see above")
     parser.add_argument(

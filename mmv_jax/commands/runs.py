@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mmv_jax.commands.table import CONFIG_HELP, command, local_path
+from mmv_jax.buckets import is_address
+from mmv_jax.commands.table import CONFIG_HELP, RUN_HELP, any_path, command
 from mmv_jax.errors import UserError
 
 
@@ -82,9 +83,7 @@ def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv pretrain --config demo --workdir runs/mine --config.steps=500
     """
     parser.add_argument("--config", required=True, metavar="NAME|FILE.py", help=CONFIG_HELP)
-    parser.add_argument(
-        "--workdir", type=local_path, required=True, metavar="DIR", help="the folder of the run"
-    )
+    parser.add_argument("--workdir", type=any_path, required=True, metavar="DIR", help=RUN_HELP)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -121,6 +120,10 @@ def _keep_compiled(folder: str | Path) -> None:
     """
     import jax
 
+    if is_address(folder):
+        from mmv_jax.orbax_buckets import register_file_system
+
+        register_file_system()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
@@ -182,7 +185,7 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
 
     example: mmv status runs/mine
     """
-    parser.add_argument("workdir", type=local_path, metavar="DIR", help="the --workdir of a run")
+    parser.add_argument("workdir", type=any_path, metavar="DIR", help="the --workdir of a run")
 
 
 @command("status", _status_arguments)
@@ -203,14 +206,14 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         "runs",
-        type=local_path,
+        type=any_path,
         nargs="+",
         metavar="RUN",
         help="the --workdir of a run; two at least",
     )
     page = "the page to write (default compare.html)"
     parser.add_argument(
-        "--out", type=local_path, default=Path("compare.html"), metavar="FILE.html", help=page
+        "--out", type=any_path, default=Path("compare.html"), metavar="FILE.html", help=page
     )
 
 

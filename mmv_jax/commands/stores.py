@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from mmv_jax.commands.table import WORKERS_HELP, add_plugins, command, local_path
+from mmv_jax.commands.table import WORKERS_HELP, add_plugins, any_path, command, local_path
 from mmv_jax.errors import UserError
 
 
@@ -98,7 +98,7 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     root = (
         "the folder of the files; of `folder` also an archive, or a quoted pattern ('day*/*.zip')"
     )
-    parser.add_argument("root", type=Path, metavar="ROOT", help=root)
+    parser.add_argument("root", type=local_path, metavar="ROOT", help=root)
     parser.add_argument(
         "--out", type=local_path, required=True, metavar="FILE.csv", help="the manifest to write"
     )
@@ -129,7 +129,11 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
     example: mmv ingest chest.csv ct.csv --store stores/chest --workers 8
     """
     parser.add_argument(
-        "manifests", type=Path, nargs="+", metavar="MANIFEST", help="CSV files of `mmv manifest`"
+        "manifests",
+        type=any_path,
+        nargs="+",
+        metavar="MANIFEST",
+        help="CSV files of `mmv manifest`",
     )
     # No `local_path`: a store may lie in a bucket.
     parser.add_argument("--store", required=True, help="a folder, or an address such as gs://...")
@@ -257,7 +261,7 @@ def _key_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("store", metavar="STORE", help="the store whose pseudonyms to join")
     parser.add_argument(
-        "manifests", nargs="+", type=Path, metavar="MANIFEST", help="those that were ingested"
+        "manifests", nargs="+", type=any_path, metavar="MANIFEST", help="those that were ingested"
     )
     parser.add_argument(
         "--key", type=Path, required=True, metavar="FILE", help="the key that ingest used"

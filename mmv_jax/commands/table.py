@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from mmv_jax.buckets import is_address, place
+from mmv_jax.errors import UserError
+
 Arguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], int]
 
 # Words that several commands share.
 CONFIG_HELP = "a name that `mmv configs` lists, or a file of your own"
-CHECKPOINT_HELP = "the --workdir of a run, or one of its steps"
+CHECKPOINT_HELP = "the --workdir of a run, or one of its steps; a folder, gs:// or s3://"
 WEIGHTS_HELP = f"{CHECKPOINT_HELP}; or a safetensors file of `mmv export`, or released weights"
+RUN_HELP = "the folder of the run, or its gs:// or s3:// address"
 WORKERS_HELP = "processes (default: one a core)"
 
 COMMANDS: dict[str, tuple[Arguments, Run]] = {}
@@ -48,15 +52,21 @@ def help_of(add_arguments: Arguments) -> Help:
 
 
 def local_path(text: str) -> Path:
-    """A path that this machine sees. Checkpoints and logs are renamed and appended to, which
-    buckets cannot; stores alone may lie in one.
-    """
-    if "://" in text:
+    """A path of this machine, for what other libraries write or read by its name."""
+    if is_address(text):
         raise argparse.ArgumentTypeError(
-            f"{text} is an address, and a folder is needed: mount the bucket or a shared file"
-            " system (docs/launch.md)"
+            f"{text} is an address, and a folder or file of this machine is needed here"
+            " (docs/how-to/buckets.md says what may lie in a bucket)"
         )
     return Path(text)
+
+
+def any_path(text: str) -> Path:
+    """A path of this machine, or of a bucket."""
+    try:
+        return place(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:

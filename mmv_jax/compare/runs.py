@@ -3,14 +3,17 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mmv_jax.buckets import BucketPath
 from mmv_jax.errors import UserError
-from mmv_jax.train.log import METRICS, read_metrics
+from mmv_jax.train.log import read_metrics
+from mmv_jax.train.log_files import metrics_files
 from mmv_jax.train.workdir import CONFIG, flat_config
 
 RESULTS, PREDICTIONS, PROVENANCE = "metrics.json", "predictions.parquet", "provenance.json"
@@ -50,7 +53,8 @@ class Run:
         path = self.evaluation / PREDICTIONS if self.evaluation else None
         if path is None or not path.exists():
             return None
-        table = pd.read_parquet(path)
+        with path.open("rb") as file:
+            table = pd.read_parquet(file)
         return table[table["encoder"] == TRAINED]
 
 
@@ -66,7 +70,7 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def _open(path: Path, name: str) -> Run:
-    has_log = (path / METRICS).is_file() and (path / CONFIG).is_file()
+    has_log = bool(metrics_files(path)) and (path / CONFIG).is_file()
     if not has_log and not (path / RESULTS).is_file():
         there = "there is no such folder" if not path.exists() else "no run has written there"
         raise UserError(
@@ -75,8 +79,16 @@ def _open(path: Path, name: str) -> Run:
     config = flat_config(json.loads((path / CONFIG).read_text())) if has_log else {}
     lines = read_metrics(path) if has_log else []
     # The newest is last; this one is compared.
-    found = sorted(_evaluations(path), key=lambda folder: (folder / RESULTS).stat().st_mtime)
+    found = sorted(_evaluations(path), key=_age)
     return Run(name, config, lines, found[-1] if found else None)
+
+
+def _age(folder: Path) -> float:
+    """When the results of an evaluation were written, in seconds since 1970."""
+    if isinstance(folder, BucketPath):
+        about = json.loads((folder / PROVENANCE).read_text())
+        return datetime.fromisoformat(about["date"]).timestamp()
+    return (folder / RESULTS).stat().st_mtime
 
 
 def _evaluations(path: Path) -> Iterator[Path]:

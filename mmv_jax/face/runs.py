@@ -1,11 +1,11 @@
 """`pretrain` and `evaluate` from Python, as the commands of the same names."""
 
 import os
-from pathlib import Path
 from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
+from mmv_jax.buckets import place
 from mmv_jax.config import load_config
 
 Config: TypeAlias = ConfigDict | str | os.PathLike
@@ -16,6 +16,7 @@ def pretrain(config: Config, workdir: str | os.PathLike) -> int:
 
     Args:
       config: a config, or the path or name of its file.
+      workdir: a folder, or a `gs://` or `s3://` address.
     Returns:
       The number of finished steps; it is below `config.steps` if the run was stopped.
     Raises:
@@ -25,7 +26,7 @@ def pretrain(config: Config, workdir: str | os.PathLike) -> int:
     # Imported here, so that an evaluation loads no training code.
     from mmv_jax.train import loop
 
-    return int(loop.pretrain(_loaded(config), Path(workdir)).step)
+    return int(loop.pretrain(_loaded(config), place(workdir)).step)
 
 
 def evaluate(
@@ -42,8 +43,8 @@ def evaluate(
     Raises:
       UserError: the config does not fit the store or the checkpoint.
     """
-    asked, where = _loaded(config), Path(workdir)
-    weights = None if checkpoint is None else Path(checkpoint)
+    asked, where = _loaded(config), place(workdir)
+    weights = None if checkpoint is None else place(checkpoint)
     # Each kind of evaluation has a key that no other kind has.
     if "mammograms" in asked:
         from mmv_jax.bac.evaluate import evaluate_config as of_mammograms

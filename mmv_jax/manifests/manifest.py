@@ -7,11 +7,13 @@ import csv
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
+from mmv_jax.buckets import Unreachable, is_address, place
 from mmv_jax.errors import UserError
 from mmv_jax.files import matching
 from mmv_jax.readers.refused import Refused
@@ -93,7 +95,7 @@ def read_manifest(path: Path | str) -> Manifest:
       UserError: the file is not a manifest at all: it is missing or not text, lacks a required
         column, or has a column twice.
     """
-    path = Path(path)
+    path = place(path)
     columns, cells = _table(path)
     flags = flag_columns(columns, [values for _, values in cells])
     # Marked before lines are read, so that `_line` takes such a column for a label, not a mask.
@@ -133,6 +135,8 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 for values in reader
                 if values
             ]
+    except Unreachable:
+        raise
     except OSError:
         raise UserError(
             "The manifest cannot be read: no such file, or no right to read it."
@@ -223,7 +227,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     # A filled unit column takes precedence (below).
     shape = "shape" if cells["modality"].endswith("-shape") else None
     masks = {
-        name.removesuffix(MASK): folder / _at_home(value)
+        name.removesuffix(MASK): _place(folder, value)
         for name, value in cells.items()
         if name.endswith(MASK) and value
     }
@@ -242,7 +246,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     return Line(
         number=number,
         study_id=cells["study_id"],
-        path=folder / _at_home(cells["path"]),
+        path=_place(folder, cells["path"]),
         patient_id=cells["patient_id"],
         split=cells["split"],
         modality=cells["modality"],
@@ -253,12 +257,22 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     )
 
 
-def _at_home(cell: str) -> Path:
-    """Path of a cell; `~` is the user's home."""
-    try:
-        return Path(cell).expanduser()
-    except RuntimeError:  # no such user
-        return Path(cell)
+def _place(folder: Path, cell: str) -> Path:
+    """Path of a cell, relative to the manifest's folder; `~` is the user's home.
+
+    Raises:
+      Refused: not_found, for an address that is not one of a bucket.
+    """
+    if is_address(cell):
+        try:
+            return place(cell)
+        except UserError:
+            raise Refused("not_found", "a path is an address, but not one of a bucket") from None
+    path = Path(cell)
+    with suppress(RuntimeError):  # no such user
+        path = path.expanduser()
+    # A bucket's path would take an absolute one of this machine for one of its own.
+    return path if path.is_absolute() else folder / path
 
 
 def _spacing(cell: str) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
+from mmv_jax.buckets import in_words, is_address, place
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import manifests_of
 from mmv_jax.provenance import versions
@@ -87,7 +88,8 @@ def ingest(
     refused are tried again.
 
     Args:
-      manifests: CSV files (docs/architecture.md), or patterns of their paths.
+      manifests: CSV files (docs/architecture.md), or patterns of their paths; they and the files
+        that they list may lie in a bucket.
       store: a folder, or a `gs://` or `s3://` address; created if it does not exist. Only one
         ingest may run at a time.
       workers: number of processes (or Ray tasks); all cores by default.
@@ -116,7 +118,7 @@ def ingest(
     began = time.monotonic()
     _check_options(engine, workers, burnt_in)
     root = open_root(store)
-    with only_ingest(store, root):
+    with in_words(str(store)), only_ingest(store, root):
         # Under the lock: of two first ingests only one may create the key.
         key = _open_key(store, key_path, is_new=read_about(root) is None)
         ordinals = _register(root, key, manifests, correct=correct)
@@ -196,7 +198,7 @@ def _check_options(engine: str, workers: int | None, burnt_in: str | None) -> No
 
 def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -> Key:
     if key_path is None:
-        if "://" in str(store):
+        if is_address(store):
             raise UserError(
                 "A store in a bucket needs --key FILE: the key stays with you, outside of the"
                 " bucket."

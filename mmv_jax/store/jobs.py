@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorstore as ts
 
+from mmv_jax.buckets import is_address
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import Line, Manifest, read_manifest, spellings
 from mmv_jax.readers.archive import MARK

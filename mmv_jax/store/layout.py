@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
+from mmv_jax.buckets import SCHEMES, contact, is_address, kvstore_spec, split
+
 FORMAT = 1
 BLOCKS = {2: (1, 128, 128), 3: (32, 64, 64)}  # voxels of one block, by ndim: 32 KiB and 256 KiB
 # 32 MiB of voxels a shard: the writer's buffer, and one object of a bucket
@@ -39,9 +41,15 @@ def open_root(path: str | Path) -> ts.KvStore:
     """Key-value store at a folder or a `gs://`, `s3://` address.
 
     A write to it is atomic.
+
+    Raises:
+      Unreachable: the bucket does not answer.
     """
     text = str(path)
-    if "://" not in text:
+    if is_address(text) and split(text)[0] in SCHEMES:
+        contact(text)
+        return ts.KvStore.open(kvstore_spec(text)).result()
+    if not is_address(text):
         text = Path(text).expanduser().resolve().as_uri()
     return ts.KvStore.open(text.rstrip("/") + "/").result()
 

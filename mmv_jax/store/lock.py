@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tensorstore as ts
 
+from mmv_jax.buckets import is_address
 from mmv_jax.errors import UserError
 
 LOCK = "ingest.lock"
@@ -25,7 +26,7 @@ def only_ingest(store: str | Path, root: ts.KvStore) -> Iterator[None]:
     Raises:
       UserError: another ingest writes to the store.
     """
-    with _bucket_lock(store, root) if "://" in str(store) else _file_lock(store):
+    with _bucket_lock(store, root) if is_address(store) else _file_lock(store):
         yield
 
 

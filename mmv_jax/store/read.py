@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import tensorstore as ts
 
+from mmv_jax.buckets import in_words
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.store.index import Corrupt, read_whole_index
 from mmv_jax.store.layout import FORMAT, STORE_JSON, array_spec, block_counts, open_root
@@ -84,9 +85,11 @@ class Store:
 
         Raises:
           UserError: no store, another format version, or no study.
+          Unreachable: the bucket does not answer, or refuses.
         """
         root = open_root(path)
-        about = read_about(root)
+        with in_words(str(path)):
+            about = read_about(root)
         if about is None:
             raise UserError(
                 f"{path} is not a store ({STORE_JSON} is missing). Make one with: mmv ingest"

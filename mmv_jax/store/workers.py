@@ -80,6 +80,7 @@ class _Worker:
     task: IngestTask | None = None
     reading: Place | None = None
     since: float = 0.0
+    size: int = 0  # bytes of the file that it reads, as it found them
     is_dead: bool = False
     settled: set[Place] = field(default_factory=set)  # refused, or in a finished part
 
@@ -125,6 +126,8 @@ class _Worker:
             self.task = None
             return
         self.reading = event.place if isinstance(event, Reading | Told) else None
+        if isinstance(event, Reading):
+            self.size = event.size
         # Each message restarts the clock: the timeout is for one line, not for a task.
         self.since = time.monotonic()
         self.settled |= (
@@ -142,7 +145,8 @@ class _Worker:
         job = next((job for job in jobs if job.place == self.reading), None)
         if job is None:
             return timeout_s
-        return timeout_s + job.size / BYTES_A_SECOND + job.passed / PASSED_A_SECOND
+        size = max(job.size, self.size)
+        return timeout_s + size / BYTES_A_SECOND + job.passed / PASSED_A_SECOND
 
     def is_late(self, timeout_s: float) -> bool:
         if self.task is None or self.reading is None:

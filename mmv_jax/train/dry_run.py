@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmv_jax.buckets import BucketPath, contact
 from mmv_jax.checkpoint import restore_items, step_folders
 from mmv_jax.data.pipeline import BEGIN
 from mmv_jax.errors import UserError, WorkFailed
@@ -88,7 +89,11 @@ def check_workdir(workdir: Path) -> None:
 
     Raises:
       UserError: the nearest existing folder is not writable.
+      Unreachable: the bucket does not answer.
     """
+    if isinstance(workdir, BucketPath):
+        contact(str(workdir))
+        return
     # The workdir need not exist yet. Then its nearest parent that exists must be writable.
     there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):

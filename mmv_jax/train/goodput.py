@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmv_jax.train.log import METRICS
+from mmv_jax.train.log_files import metrics_files
 from mmv_jax.train.phases import Phases
 
 # Shares of the wall time, in the order in which they are told. "lost": steps of earlier starts that
@@ -76,14 +76,15 @@ def lost_seconds(workdir: Path, saved_at: float | None) -> float:
     Args:
       saved_at: when that checkpoint was made, in seconds since 1970; None for none.
     """
-    try:
-        with (workdir / METRICS).open("rb") as file:
-            first = _time_of(file.readline())
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL))
-            times = [_time_of(line) for line in file.read().splitlines()]
-    except OSError:
+    files = metrics_files(workdir)
+    if not files:
         return 0.0
+    with files[0].open("rb") as file:
+        first = _time_of(file.readline())
+    with files[-1].open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - TAIL))
+        times = [_time_of(line) for line in file.read().splitlines()]
     known = [time for time in times if time is not None]
     begun = first if saved_at is None else saved_at
     return max(0.0, known[-1] - begun) if known and begun is not None else 0.0

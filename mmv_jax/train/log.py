@@ -13,7 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-METRICS = "metrics.jsonl"
+from mmv_jax.buckets import BucketPath
+from mmv_jax.mirror import PART_BYTES, Mirror
+from mmv_jax.train.log_files import METRICS, InParts, LogLines, OneFile, metrics_files
 
 
 @runtime_checkable
@@ -29,7 +31,8 @@ class Log:
     """The log of one run. Use it as a context manager.
 
     `metrics.jsonl` has one line a step; its floats round-trip exactly. `time` is in seconds since
-    1970. Where a resume repeats a step, the later line is valid.
+    1970. Where a resume repeats a step, the later line is valid. In a bucket the lines and the
+    events are at most some seconds old (`Mirror`), and `push` puts the last ones.
 
     Args:
       workdir: the run's folder.
@@ -46,12 +49,13 @@ class Log:
         seconds: float = 15.0,
         more: Sequence[Board] = (),
     ):
-        # Appended to: a resume keeps the lines of the start before it.
-        self._file = (workdir / METRICS).open("a")
-        if _ends_within_a_line(workdir / METRICS):
-            # A killed process may have left half a line; the next one must not be joined to it.
-            self._file.write("\n")
-        self._boards: list[Board] = [_Events(workdir / "tensorboard", first), *more]
+        self._mirror = Mirror(workdir) if isinstance(workdir, BucketPath) else None
+        here = self._mirror.folder if self._mirror else workdir
+        # A run that was copied from a bucket to a disk has parts too.
+        in_parts = self._mirror is not None or (workdir / METRICS).is_dir()
+        self._lines: LogLines = InParts(workdir, here) if in_parts else OneFile(workdir / METRICS)
+        part = PART_BYTES if self._mirror else None
+        self._boards: list[Board] = [_Events(here / "tensorboard", first, part), *more]
         self._first, self._steps, self._seconds = first, steps, seconds
         # The first step includes compiling, so the clock of the rate starts after it.
         self._opened = self._printed = time.monotonic()
@@ -70,18 +74,28 @@ class Log:
     def __exit__(self, kind, error, trace) -> None:
         if self._bar:
             self._bar.stop()
-        self._file.close()
+        self._lines.close()
         for board in self._boards:
             board.close()
+        if self._mirror:
+            try:
+                self._mirror.close()
+            except OSError:
+                # A bucket that is gone must not hide why the run has ended.
+                if error is None:
+                    raise
+
+    def push(self) -> None:
+        """Wait until the lines of all steps are where they stay, as a checkpoint of them will."""
+        if self._mirror:
+            self._mirror.push()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write a step's numbers to the file and the boards, and move the bar."""
         numbers = {name: _plain(value) for name, value in metrics.items()}
-        # Each line is written at once: a killed run leaves whole lines, and `tail -f` shows them.
-        self._file.write(
+        self._lines.write(
             json.dumps({"step": step, **numbers, "time": round(time.time(), 3)}) + "\n"
         )
-        self._file.flush()
         for board in self._boards:
             board.write(step, numbers)
         self._show(step, numbers["loss"])
@@ -124,28 +138,42 @@ class _Events:
     """TensorBoard events, written in the calling thread.
 
     The usual writer's thread ends when the disk is full. Its queue then fills, and the run hangs.
+
+    Args:
+      part: bytes from which on another file begins; None for one file.
     """
 
-    def __init__(self, folder: Path, first: int):
+    def __init__(self, folder: Path, first: int, part: int | None):
         # Here, not at the top: tensorboardX takes a second, and only a run that trains needs it.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2, summary_pb2
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"))
+        self._writer, self._folder, self._part = EventsWriter, folder, part
+        self._count = self._bytes = 0
+        self._next()
         # TensorBoard drops the events that an earlier start wrote from this step on.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._file.write_event(self._event(wall_time=time.time(), step=first, session_log=start))
+
+    def _next(self) -> None:
+        """Begins a file. TensorBoard reads those of a folder in the order of their names."""
+        self._count, self._bytes = self._count + 1, 0
+        suffix = f".{self._count:05d}" if self._part else ""
+        self._file = self._writer(str(self._folder / "events"), filename_suffix=suffix)
 
     def write(self, step: int, numbers: Mapping[str, float | int]) -> None:
         values = [
             self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()
         ]
-        self._file.write_event(
-            self._event(wall_time=time.time(), step=step, summary=self._summary(value=values))
-        )
+        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=values))
+        self._file.write_event(event)
         self._file.flush()
+        self._bytes += event.ByteSize()
+        if self._part and self._bytes >= self._part:
+            self._file.close()
+            self._next()
 
     def close(self) -> None:
         self._file.close()
@@ -161,6 +189,9 @@ class Silence:
         pass
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def push(self) -> None:
         pass
 
     def say(self, words: str) -> None:
@@ -213,7 +244,7 @@ def one_behind(write: Callable[[int, dict[str, Any]], None]) -> Iterator[OneBehi
 def read_metrics(workdir: Path) -> list[dict[str, float | int]]:
     """The numbers of each step, in order; the unfinished line of a killed process is skipped."""
     steps: dict[int, dict] = {}
-    for line in (workdir / METRICS).read_text().splitlines():
+    for line in "\n".join(file.read_text() for file in metrics_files(workdir)).splitlines():
         try:
             numbers = json.loads(line)
         except ValueError:
@@ -238,8 +269,3 @@ def _plain(value: Any) -> float | int:
     # This waits for the device. JSON takes only plain Python numbers.
     scalar = np.asarray(value)
     return int(scalar) if np.issubdtype(scalar.dtype, np.integer) else float(scalar)
-
-
-def _ends_within_a_line(path: Path) -> bool:
-    content = path.read_bytes()
-    return bool(content) and not content.endswith(b"\n")

@@ -3,7 +3,7 @@ beats.
 
 A lock of the system ends with its process. But another machine may not see it, a lost machine may
 keep it, and buckets have none. There the file `running.json` tells: a run that lives rewrites it
-every few seconds.
+every few seconds. Of two that begin at the same time in a bucket, the bucket takes the file of one.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import jax
 
+from mmv_jax.buckets import BucketPath
 from mmv_jax.errors import UserError
 from mmv_jax.report.progress import say
 
@@ -73,6 +74,11 @@ class Owner:
         # Nothing is written before `begin` or by processes other than the first.
         return 0.0 if self._over.is_set() else time.monotonic() - self._answered
 
+    @property
+    def words(self) -> str:
+        """What the file says of this process."""
+        return json.dumps(self._about) + "\n"
+
     def begin(self) -> None:
         """Writes the file, and beats from now on."""
         self._write()
@@ -109,11 +115,13 @@ class Owner:
         return read_words(self._path).get("token", self._about["token"]) == self._about["token"]
 
     def _write(self) -> None:
-        words = json.dumps(self._about) + "\n"
+        if isinstance(self._path, BucketPath):
+            self._path.write_text(self.words)
+            return
         # In place: a new file under this name would be without the lock. Closing it reaches the
         # server of a shared file system, and hangs where that does.
         with self._path.open("r+") as file:
-            file.write(words)
+            file.write(self.words)
             file.truncate()
 
 
@@ -130,6 +138,13 @@ def running(workdir: Path) -> Iterator[Owner | None]:
     """
     if jax.process_index():
         yield None
+        return
+    if isinstance(workdir, BucketPath):
+        owner = _hold_in_bucket(workdir)
+        try:
+            yield owner
+        finally:
+            owner.end()
         return
     workdir.mkdir(parents=True, exist_ok=True)
     # Not truncated on opening: until the hold is ours, the words in it are another's.
@@ -150,6 +165,20 @@ def running(workdir: Path) -> Iterator[Owner | None]:
             yield owner
         finally:
             owner.end()
+
+
+def _hold_in_bucket(workdir: BucketPath) -> Owner:
+    path = workdir / FILE
+    content, mark = path.read_marked()
+    before = _parsed(content or b"{}")
+    if before and not before.get("ended") and beats(path):
+        raise _refusal(workdir, before)
+    owner = Owner(workdir)
+    # The file may have changed since it was read: then another run begins right now.
+    if not path.write_if(mark, owner.words.encode()):
+        raise _refusal(workdir, read_words(path))
+    owner.begin()
+    return owner
 
 
 def try_lock(file: IO[str]) -> bool | None:
@@ -189,14 +218,25 @@ def machine() -> str:
 def read_words(path: Path) -> dict[str, Any]:
     """What a run wrote of itself; empty where nothing can be read."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return _parsed(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def process_of(workdir: Path) -> Process | None:
     """The process that trains in a workdir, or the last that did; None where nothing is known."""
+    if isinstance(workdir, BucketPath):
+        about = read_words(workdir / FILE)
+        alive = False if about.get("ended") else None
+        return Process(about["pid"], about["host"], about["since"], alive) if about else None
     try:
         with (workdir / FILE).open() as file:
             about = json.loads(file.read())

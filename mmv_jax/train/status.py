@@ -10,14 +10,17 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from mmv_jax.buckets import BucketPath
 from mmv_jax.checkpoint import find_fault, step_folders
 from mmv_jax.errors import UserError
+from mmv_jax.files import write_whole
 from mmv_jax.objectives.table import TERMS, weights_of
 from mmv_jax.report.figures import STYLE
 from mmv_jax.report.plots import COLOURS
 from mmv_jax.train.goodput import in_words
 from mmv_jax.train.health import LOW_RANK, LOW_STD, Health
-from mmv_jax.train.log import METRICS, read_metrics
+from mmv_jax.train.log import read_metrics
+from mmv_jax.train.log_files import metrics_files
 from mmv_jax.train.running import FILE, Process, process_of, read_words
 
 PICTURE = "status.png"
@@ -33,7 +36,7 @@ def status(workdir: Path) -> str:
     Raises:
       UserError: there is no run, or its first step is not finished.
     """
-    if not (workdir / METRICS).is_file() or not (workdir / "config.json").is_file():
+    if not metrics_files(workdir) or not (workdir / "config.json").is_file():
         raise UserError(
             f"{workdir}: no run has written anything there yet. Give the --workdir of `mmv"
             " pretrain`."
@@ -46,8 +49,7 @@ def status(workdir: Path) -> str:
     draw(lines, workdir / PICTURE)
     # Steps count from 0 in the log, so step n there is the (n + 1)th that is done.
     done, planned, seconds = int(lines[-1]["step"]) + 1, config["steps"], step_seconds(lines)
-    # The log gets a line each step, so its age is the time since the last step.
-    idle = time.time() - (workdir / METRICS).stat().st_mtime
+    idle = _idle(workdir, lines)
     process = process_of(workdir)
     alive = process.is_alive if process else None
     # Where the lock cannot be seen, the age of the log decides.
@@ -70,6 +72,15 @@ def status(workdir: Path) -> str:
         "picture": str(workdir / PICTURE),
     }
     return "\n".join(f"{name:<11} {words}" for name, words in rows.items())
+
+
+def _idle(workdir: Path, lines: Numbers) -> float:
+    """Seconds since the last step."""
+    if isinstance(workdir, BucketPath):
+        # The clock of the machine that trains, which may differ by seconds.
+        return max(0.0, time.time() - lines[-1].get("time", 0.0))
+    # The log gets a line each step, so its age is the time since the last step.
+    return time.time() - metrics_files(workdir)[-1].stat().st_mtime
 
 
 def judge(lines: Numbers, config: dict) -> tuple[str, str]:
@@ -166,7 +177,7 @@ def draw(lines: Numbers, path: Path) -> None:
             fontsize=9,
             transform=std.transAxes,
         )
-        figure.savefig(path, dpi=110)
+        write_whole(path, lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
 def _warnings(lines: Numbers, objective: Mapping[str, Any]) -> list[str]:

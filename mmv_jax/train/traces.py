@@ -2,7 +2,9 @@
 while a run goes on.
 """
 
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 import jax
+
+from mmv_jax.buckets import BucketPath, put
 
 REQUEST = "profile"  # a file of the workdir that asks for a profile
 LOOK_S = 5.0  # between two looks for it: a shared file system takes its time for each
@@ -47,6 +51,7 @@ class Traces:
         say: Callable[[str], None],
     ):
         self._folder, self._options, self._request, self._say = folder, options, request, say
+        self._here: Path | None = None  # where the profiler writes, until the profile is put
         self._until: int | None = None
         self._asked, self._looked = False, -LOOK_S
         self._before: Any = None
@@ -58,7 +63,19 @@ class Traces:
     def __exit__(self, kind, error, trace) -> None:
         signal.signal(signal.SIGUSR2, self._before)
         if self._until is not None:
-            jax.profiler.stop_trace()
+            self._stop()
+
+    def _start(self) -> None:
+        # The profiler writes files of this machine only.
+        away = isinstance(self._folder, BucketPath)
+        self._here = Path(tempfile.mkdtemp(prefix="mmv-")) if away else None
+        jax.profiler.start_trace(str(self._here or self._folder))
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        if self._here:
+            put(self._here, self._folder)
+            shutil.rmtree(self._here)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
@@ -71,10 +88,10 @@ class Traces:
         """
         if self._until is None and self._wanted(step):
             self._until = step + self._options.steps
-            jax.profiler.start_trace(str(self._folder))
+            self._start()
         elif self._until is not None and step >= self._until:
             jax.block_until_ready(result)
-            jax.profiler.stop_trace()
+            self._stop()
             self._say(f"step {step}: a profile of {self._options.steps} steps is in {self._folder}")
             self._until = None
 
@@ -82,7 +99,7 @@ class Traces:
         asked, self._asked = self._asked, False
         if self._request is not None and time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
-            if self._request.exists():
+            if self._request.is_file():
                 self._request.unlink(missing_ok=True)
                 return True
         return asked or step in tuple(self._options.at)

@@ -1,12 +1,14 @@
 """Weights & Biases: an extra board for the numbers of a run (extra `wandb`)."""
 
 import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmv_jax.buckets import BucketPath
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 
@@ -53,7 +55,8 @@ class WandbBoard:
         )
         self._run = wandb.init(
             project=project,
-            dir=str(workdir),
+            # It appends to its files: in a bucket only the run's id is kept.
+            dir=tempfile.mkdtemp() if isinstance(workdir, BucketPath) else str(workdir),
             id=_run_id(workdir / "wandb" / "run_id"),
             name=workdir.name,
             config=dict(config),

@@ -180,6 +180,8 @@ class Steps:
                 "spent": self.writer.goodput.seconds(),
                 "saved_at": time.time(),
             }
+            # A step in a checkpoint is not done again, so its line must not be lost.
+            self.writer.log.push()
             self.checkpoints.config = self.carried | {"pretraining": seen}
             self.checkpoints.save_if_due(step, split_items(state), now=now)
 

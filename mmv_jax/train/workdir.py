@@ -14,8 +14,8 @@ from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 from mmv_jax.plugins import check_plugins
 from mmv_jax.provenance import now, versions
-from mmv_jax.train.log import METRICS
 from mmv_jax.train.prolong import may_prolong
+from mmv_jax.train.log_files import has_log
 
 # Printed for a run that has done all its steps.
 DONE = (
@@ -60,8 +60,7 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
     """
     kept = workdir / CONFIG
     # A config without a log or a step is no run yet: it may still be changed.
-    has_log = (workdir / METRICS).exists() and (workdir / METRICS).stat().st_size
-    if not kept.exists() or not (has_log or step_folders(workdir)):
+    if not kept.exists() or not (has_log(workdir) or step_folders(workdir)):
         return
     begun = json.loads(kept.read_text())
     check_plugins(begun)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import tensorstore as ts
 
+from mmv_jax.buckets import kvstore_spec
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.features import Features, encode_parts, together
@@ -124,7 +125,7 @@ def _writing_tokens(
         if array is None:
             spec = {
                 "driver": "zarr3",
-                "kvstore": {"driver": "file", "path": str(path.resolve())},
+                "kvstore": kvstore_spec(path),
                 "metadata": {"attributes": {METADATA: record}},
             }
             shape = int(places["patches"].sum()), tokens.shape[1]

@@ -180,7 +180,7 @@ def _write(
 
 
 def _read(path: Path, chunk: np.ndarray) -> Features:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stored, np.load(stored, allow_pickle=False) as file:
         tokens: dict[int, np.ndarray] = {}
         at: dict[int, int] = {}
         blocks = {name: file[name] for name in file.files if name.startswith("tokens_")}

@@ -23,7 +23,7 @@ def write(path: Path, found: Segmented | tuple[np.ndarray, str]) -> None:
 
 def read(path: Path) -> Segmented | tuple[np.ndarray, str]:
     """Read a result of `write`."""
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stored, np.load(stored, allow_pickle=False) as file:
         choice = str(file["choice"])
         # Only a result without masks has this key.
         if "predicted" in file:
