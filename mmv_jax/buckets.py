@@ -146,7 +146,7 @@ def answer(address: str, future: ts.Future, seconds: float | None = None) -> Any
     try:
         return future.result(timeout=seconds)
     except TimeoutError:
-        raise _unreachable(address, f"no answer within {seconds:.0f} s") from None
+        raise _unreachable(address, f"no answer within {seconds:.3g} s") from None
     except ValueError as error:
         raise _unreachable(address, _cause(error)) from None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from mmv_jax.buckets import is_address
+from mmv_jax.buckets import Unreachable, is_address
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import Line, Manifest, read_manifest, spellings
 from mmv_jax.readers.archive import MARK
@@ -208,6 +208,8 @@ def _contradiction(
 def _read(path: Path) -> Manifest:
     try:
         return read_manifest(path)
+    except Unreachable:
+        raise  # it names the address
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from None
 
