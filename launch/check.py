@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ml_collections import ConfigDict
 
+from mmv_jax.buckets import BucketPath
 from mmv_jax.cli import make_parser
 from mmv_jax.commands.keys import load_for
 from mmv_jax.commands.table import COMMANDS
@@ -113,6 +114,10 @@ def _check_workdir(config: ConfigDict, workdir: Path, place: Place) -> None:
     from mmv_jax.train.loop import MAY_CHANGE
     from mmv_jax.train.workdir import check_config
 
+    if isinstance(workdir, BucketPath):
+        # All hosts see it, and it outlives them. Asking for it would need the run's credentials.
+        warn(f"--workdir {workdir} lies in a bucket: whether a run is in it is not known")
+        return
     folder = PurePosixPath(workdir)
     if place.shared and not folder.is_relative_to(place.shared):
         raise UserError(

@@ -352,24 +352,6 @@ class _TextUpload(_Put, io.StringIO):
         self.put = lambda: path.write_text(self.getvalue(), encoding)
 
 
-def fetch(path: Path, folder: Path) -> Path:
-    """The copy in `folder` of an object, or of the folder that has this address; the path itself
-    where it lies on this machine. What is not in the bucket is not in the folder.
-    """
-    if not isinstance(path, BucketPath):
-        return path
-    names = [""] if path.is_file() else path.below()
-    copy = folder / path.name
-    for name in names:
-        at = copy / name if name else copy
-        # A name of a bucket may hold "..", which must not lead out of the folder.
-        if ".." in Path(name).parts:
-            continue
-        at.parent.mkdir(parents=True, exist_ok=True)
-        at.write_bytes((path / name if name else path).read_bytes())
-    return copy
-
-
 def put(folder: Path, target: Path) -> None:
     """Copies the files below a folder of this machine to another place."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):

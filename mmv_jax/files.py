@@ -17,11 +17,14 @@ AnyPath: TypeAlias = Path | epath.Path
 
 
 def matching(pattern: Path) -> list[Path]:
-    """Files and folders that match a pattern with `*`, `?`, `[...]` or `**`, sorted.
+    """Files and folders that match a pattern with `*`, `?`, `[...]` or `**`, sorted. In a bucket
+    only the last part may be a pattern.
 
     >>> matching(Path("/no-such-folder/*.csv"))
     []
     """
+    if isinstance(pattern, BucketPath):
+        return sorted(pattern.parent.glob(pattern.name))
     parts = pattern.parts
     first = next((n for n, part in enumerate(parts) if has_magic(part)), len(parts) - 1)
     return sorted(Path(*parts[:first]).glob(str(Path(*parts[first:]))))

@@ -78,8 +78,8 @@ def manifests_of(paths: Sequence[Path | str]) -> list[Path]:
       UserError: nothing matches a pattern.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
-        if path.exists() or not has_magic(str(path)):
+    for path in map(place, paths):
+        if not has_magic(str(path)) or path.exists():
             found.append(path)
         elif more := matching(path):
             found += [each for each in more if each not in found]

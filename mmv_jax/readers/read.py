@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmv_jax.buckets import place
 from mmv_jax.readers.archive import kind_of_archive
 from mmv_jax.readers.dicom import DICOM, read_series
 from mmv_jax.readers.image import Format, Image, placement, study_of
@@ -62,7 +63,7 @@ def read_study(
       Refused: with a code of `refused.CODES` and a reason that quotes nothing of the file.
     """
     with refusing():
-        return study_of(_image(Path(path)), spacing_mm, unit, burnt_in)
+        return study_of(_image(place(path)), spacing_mm, unit, burnt_in)
 
 
 def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
@@ -75,7 +76,7 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
         to 32767), lossy_mask, and every code that a study of the same format may get.
     """
     with refusing():
-        image = _image(Path(path), grid=like.voxels.shape)
+        image = _image(place(path), grid=like.voxels.shape)
         if image.lossy:
             raise Refused(
                 "lossy_mask",

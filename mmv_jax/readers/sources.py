@@ -8,7 +8,7 @@ is killed leaves no study of a patient behind.
 import os
 import resource
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +16,9 @@ from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from mmv_jax.buckets import BucketPath, is_address, place
 from mmv_jax.files import matching
-from mmv_jax.readers.archive import Archive, archived, open_archive, unsafe_name
+from mmv_jax.readers.archive import MARK, Archive, archived, open_archive, unsafe_name
 from mmv_jax.readers.limits import MAX_VOXEL_BYTES
 from mmv_jax.readers.refused import Refused
 
@@ -40,20 +41,28 @@ class Source:
     series: str = ""
 
 
+FETCHED: dict[str, Source] = {}  # files of a bucket that are in memory now, by their address
+
+
 @contextmanager
 def source_of(path: Path, grid: tuple[int, ...] | None = None) -> Iterator[Source]:
     """The files that a path names, as long as the context lasts.
 
     Args:
       path: a file, a folder, `FOLDER/#series`, a pattern with `*`, `?` or `[...]` of the slices of
-        one series, or any of these in an archive: `ARCHIVE::MEMBER`.
+        one series, or any of these in an archive: `ARCHIVE::MEMBER`. All but archives may lie in a
+        bucket.
       grid: for a mask, the shape of its study.
     Raises:
       Refused: not_found, and the codes of `Archive.read`.
     """
-    place = archived(path)
-    if place is not None:
-        with _member(*place, grid) as source:
+    if isinstance(path, BucketPath):
+        with _from_bucket(path) as source:
+            yield source
+        return
+    member = archived(path)
+    if member is not None:
+        with _member(*member, grid) as source:
             yield source
     elif path.is_dir() or _is_series_name(path):
         # A real folder may begin with the mark; only a path that does not exist names a series.
@@ -69,15 +78,66 @@ def source_of(path: Path, grid: tuple[int, ...] | None = None) -> Iterator[Sourc
         yield Source({path.name: path})
 
 
+@contextmanager
+def fetched(paths: Sequence[str]) -> Iterator[int]:
+    """Bytes of those files that lie in a bucket. As long as the context lasts they are in memory,
+    and `source_of` finds them there.
+
+    Raises:
+      Unreachable: the bucket does not answer.
+    """
+    with ExitStack() as stack:
+        size = 0
+        for path in filter(is_address, paths):
+            try:
+                source = stack.enter_context(_from_bucket(place(path)))
+            except Refused:
+                continue  # its reader will say so
+            FETCHED[path] = source
+            stack.callback(FETCHED.pop, path, None)
+            size += sum(file.stat().st_size for file in source.files.values())
+        yield size
+
+
+@contextmanager
+def _from_bucket(path: Path) -> Iterator[Source]:
+    if str(path) in FETCHED:
+        yield FETCHED[str(path)]
+        return
+    if MARK in str(path):
+        raise Refused("not_found", "an archive is not read in a bucket: copy it to a disk")
+    folder, is_series, series = path.parent, False, ""
+    found = [path.name] if path.is_file() else []
+    if not found and has_magic(path.name):
+        found = [each.name for each in folder.glob(path.name)]
+        is_series = len(found) > 1
+    elif not found:
+        series = path.name if _is_series_name(path) and not path.exists() else ""
+        folder, is_series = (folder if series else path), True
+        # What lies further down is no slice of this folder.
+        found = [name for name in folder.below() if "/" not in name]
+    if not found:
+        raise Refused("not_found", "the bucket has no such object")
+    write = {name: partial(_copy, folder / name) for name in found}
+    with held(write) as files:
+        yield Source(files, is_series, series)
+
+
+def _copy(path: Path, to: BinaryIO) -> None:
+    to.write(path.read_bytes())
+
+
 def bytes_of(path: Path) -> tuple[int, int]:
     """Bytes of the files of a path, and those of an archive that are passed on the way to them.
 
     0 where they cannot be seen; the reader will say why.
     """
+    if is_address(path):
+        return 0, 0  # TensorStore lists names without sizes; the worker finds them
     try:
-        place = archived(path)
-        if place is not None:
-            return _bytes_in(*place)
+        member = archived(path)
+        if member is not None:
+            return _bytes_in(*member)
         if _is_series_name(path) and not path.exists():
             path = path.parent  # one series among others: at most the size of all of them
         if path.is_dir():

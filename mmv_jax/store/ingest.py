@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
-from mmv_jax.buckets import in_words, is_address, place
+from mmv_jax.buckets import in_words, is_address
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import manifests_of
 from mmv_jax.provenance import versions

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from mmv_jax.buckets import Unreachable, is_address
+from mmv_jax.buckets import Unreachable, place
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import Line, Manifest, read_manifest, spellings
 from mmv_jax.readers.archive import MARK
@@ -281,7 +281,7 @@ def tasks_of(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
         if size >= TASK_BYTES or len(tasks[-1]) >= TASK_LINES:
             tasks.append([])
             size = 0
-        sizes = [bytes_of(Path(path)) for path in (job.path, *job.masks.values())]
+        sizes = [bytes_of(place(path)) for path in (job.path, *job.masks.values())]
         job = replace(job, size=sum(n for n, _ in sizes), passed=sum(n for _, n in sizes))
         tasks[-1].append(job)
         size += job.size

@@ -3,16 +3,13 @@
 The same function runs in every engine.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmv_jax.buckets import fetch, is_address, place
-from mmv_jax.readers.dicom import SERIES_MARK
+from mmv_jax.buckets import Unreachable
+from mmv_jax.readers.sources import fetched
 from mmv_jax.store.index import read_index
 from mmv_jax.store.layout import open_root
 from mmv_jax.store.write import PartWriter
@@ -129,9 +126,9 @@ def write_task(task: IngestTask) -> Iterator[Event]:
         if job.known["study"] in finished:
             continue
         # Fetched before the clock of the line runs: a slow network is no fault of a file.
-        with fetched(job) as here:
-            yield Reading(job.place, here.size)
-            read = _read(here, task.read_fn)
+        with fetched((job.path, *job.masks.values())) as size:
+            yield Reading(job.place, size)
+            read = _read(job, task.read_fn)
         if isinstance(read, Refusal):
             yield read
             continue
@@ -160,40 +157,11 @@ def write_task(task: IngestTask) -> Iterator[Event]:
         yield _close(part)
 
 
-@contextmanager
-def fetched(job: Job) -> Iterator[Job]:
-    """The job with the files on this machine: those in a bucket are copied, and removed again.
-
-    Raises:
-      Unreachable: the bucket does not answer.
-    """
-    paths = {"": job.path, **job.masks}
-    if not any(map(is_address, paths.values())):
-        yield job
-        return
-    with tempfile.TemporaryDirectory(prefix="mmv-") as folder:
-        here = {}
-        for n, (name, path) in enumerate(paths.items()):
-            # Each in a folder of its own: a mask may have the name of its study.
-            own = Path(folder) / str(n)
-            own.mkdir()
-            here[name] = str(_fetched(place(path), own))
-        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-        yield replace(job, path=here.pop(""), masks=here, size=size)
-
-
-def _fetched(path: Path, folder: Path) -> Path:
-    # Such a name chooses one series of a folder, and the folder is what lies in the bucket.
-    if path.name.startswith(SERIES_MARK) and not path.exists():
-        return fetch(path.parent, folder) / path.name
-    return fetch(path, folder)
-
-
 def _read(job: Job, read_fn: ReadFn) -> tuple[Study, Mapping[str, np.ndarray]] | Refusal:
     try:
         study, masks = read_fn(job)
         problem = _problem(study, masks)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, Unreachable):
         raise
     except MemoryError:
         problem = ("too_large", "the file needs more memory than this machine has")
