@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from mmv_jax.buckets import place
 from mmv_jax.checkpoint import restore_encoder
 from mmv_jax.data.crops import NOMINAL_EXTENT_MM
 from mmv_jax.data.study_batches import study_batches
@@ -178,7 +179,7 @@ def as_study(study: Any, spacing_mm: Spacing, unit: str | None) -> Study:
         if spacing_mm is not None and np.ndim(spacing_mm):
             raise UserError("spacing_mm of a file must be one number, the mm of a pixel in plane.")
         pixel_mm = None if spacing_mm is None else float(np.asarray(spacing_mm))
-        return read_study(Path(study), spacing_mm=pixel_mm, unit=unit)
+        return read_study(place(study), spacing_mm=pixel_mm, unit=unit)
     return _study_of_array(np.asarray(study), spacing_mm, unit)
 
 

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mmv_jax.buckets import in_words
 from mmv_jax.checkpoint import Checkpoints
 from mmv_jax.config import to_dict
 from mmv_jax.data.augment import Augmentation
@@ -84,6 +85,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
       UserError: the config does not fit the store, the devices or the run in `workdir`, or another
         process is training there.
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
+      Unreachable: the bucket of the workdir does not answer.
     """
     mesh = _call("mesh", make_mesh, **config.mesh)
     check_rows(config.rows.per_step, mesh)
@@ -94,6 +96,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     with (
         watching(phases, limits) as watchdog,
         full_disk_in_words(workdir),
+        in_words(str(workdir)),
         running(workdir) as owner,
     ):
         if owner:

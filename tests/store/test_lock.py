@@ -1,22 +1,24 @@
 """The lock that a bucket decides on: one ingest at a time, and none that outlives its holder."""
 
 import json
-import time
 
 import pytest
 import tensorstore as ts
 
 from mmv_jax.errors import UserError
-from mmv_jax.store.lock import LOCK, STALE_S, only_ingest
+from mmv_jax.store import lock
+from mmv_jax.store.lock import LOCK, only_ingest
 
 
-def test_a_second_ingest_into_a_bucket_is_refused_until_the_first_ends_or_is_dead():
+def test_a_second_ingest_into_a_bucket_is_refused_until_the_first_ends_or_is_dead(monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
+    monkeypatch.setattr(lock, "WATCH_S", 0.5)
     root = ts.KvStore.open({"driver": "memory"}).result()
     second = only_ingest("gs://b/store", root)
     with only_ingest("gs://b/store", root), pytest.raises(UserError, match="Another ingest"):
         second.__enter__()
     assert root.read(LOCK).result().state == "missing"
-    killed = {"token": "other", "at": time.time() - STALE_S - 1}
+    killed = {"token": "other", "at": 1.0}
     root.write(LOCK, json.dumps(killed)).result()
     with only_ingest("gs://b/store", root):
         assert json.loads(root.read(LOCK).result().value)["token"] != "other"

@@ -1,10 +1,11 @@
 """Kills a run again and again at random moments, saves included, and compares it with one that was
 left alone.
 
-    python tests/train/kills.py FOLDER [KILLS] [STEPS]
+    python tests/train/kills.py FOLDER [KILLS] [STEPS] [SEED] [gs|s3]
 
 The runs are forked from one process that has imported everything and has no device yet: a start
-costs a second, not ten.
+costs a second, not ten. With `gs` or `s3` the run that is killed has its workdir in a bucket on
+loopback, which that process serves.
 """
 
 import json
@@ -14,28 +15,32 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from nano import nano_config, write_studies
 
+from mmv_jax import mirror
+from mmv_jax.buckets import place
 from mmv_jax.checkpoint import STEPS, restore_items, step_folders
-from mmv_jax.train import loop
+from mmv_jax.train import loop, running
 from mmv_jax.train.log import METRICS, read_metrics
+from mmv_jax.unsealed import COMMITTED
 
 LONGEST_S = 2.0  # from a start's first step to its end
 EARLY = 0.2  # of the kills come before that step: while it opens, restores or compiles
 
 
-def start(work, *given) -> int:
-    """The number of a process that does some work; what it says goes to a file in the folder."""
+def start(said: Path, work, *given) -> int:
+    """The number of a process that does some work; what it says is added to a file."""
     child = os.fork()
     if child:
         return child
-    said = os.open(f"{given[-1]}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
     try:
         work(*given)
     except BaseException:
@@ -48,12 +53,13 @@ def ended_well(child: int) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def kill_at_random(child: int, workdir: Path, rng: random.Random) -> bool:
-    """Whether the process was killed; False where it had ended by itself."""
-    log = workdir / METRICS
-    size = log.stat().st_size if log.exists() else 0
+def kill_at_random(child: int, logged: Callable[[], int], rng: random.Random) -> bool:
+    """Whether the process was killed; False where it had ended by itself. `logged` gives the bytes
+    of the run's log.
+    """
+    size = logged()
     early, until = rng.random() < EARLY, time.monotonic() + rng.uniform(0, LONGEST_S)
-    while not early and not (log.exists() and log.stat().st_size > size):
+    while not early and logged() <= size:
         time.sleep(0.02)
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
@@ -73,32 +79,72 @@ def state_of(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
 
 
-def main(folder: Path, kills: int = 20, steps: int = 400, seed: int = 0) -> int:
+class OnDisk:
+    """The run that is killed, in a folder. This process only looks at its files."""
+
+    def __init__(self, workdir: Path):
+        self.workdir, self._log = workdir, workdir / METRICS
+
+    def logged(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
+
+    def left(self) -> tuple[int, bool]:
+        """The newest step that counts, and whether there is half a one."""
+        steps = self.workdir / STEPS
+        names = [path.name for path in steps.iterdir()] if steps.exists() else []
+        return max(step_folders(self.workdir), default=0), not all(map(str.isdigit, names))
+
+
+class InBucket:
+    """The run that is killed, in a bucket of this process, which asks no other for it."""
+
+    def __init__(self, kind: str):
+        sys.path.append(str(Path(__file__).parents[1] / "store"))
+        from bucket import Bucket
+
+        self._bucket = Bucket(kind)
+        os.environ.update(self._bucket.environment)
+        self.workdir = place(f"{kind}://bucket/broken")
+        # So that a random moment may be any one of a run that takes seconds.
+        mirror.EVERY_S, running.WATCH_S, running.BEAT_S = 0.2, 1.0, 0.2
+
+    def logged(self) -> int:
+        objects = list(self._bucket.objects.items())
+        return sum(len(x) for name, (_, x) in objects if name.startswith(f"broken/{METRICS}/"))
+
+    def left(self) -> tuple[int, bool]:
+        parts = [name.split("/") for name in list(self._bucket.objects) if f"/{STEPS}/" in name]
+        whole = {int(part[2]) for part in parts if part[3:] == [COMMITTED]}
+        return max(whole, default=0), bool({int(part[2]) for part in parts} - whole)
+
+
+def main(folder: Path, kills: int = 20, steps: int = 400, seed: int = 0, kind: str = "") -> int:
     """0 where the run that was killed has the losses and the state of the other, bit for bit."""
     # In a process of its own: TensorStore's threads would not live on in those that are forked.
-    assert ended_well(start(write_studies, folder / "store"))
+    assert ended_well(start(folder / "store.txt", write_studies, folder / "store"))
     config = nano_config(folder / "store", mae=1.0)
     config.update({"steps": steps, "checkpoint": {"every": 3, "keep": 2}})
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    whole, broken = folder / "whole", folder / "broken"
-    assert ended_well(start(loop.pretrain, config, whole))
-    rng, killed, half_saved, lost = random.Random(seed), 0, 0, 0
+    whole, other = folder / "whole", InBucket(kind) if kind else OnDisk(folder / "broken")
+    broken, said = other.workdir, folder / "broken.txt"
+    assert ended_well(start(folder / "whole.txt", loop.pretrain, config, whole))
+    rng, killed, half_saved, newest = random.Random(seed), 0, 0, []
     while killed < kills:
-        if not kill_at_random(start(loop.pretrain, config, broken), broken, rng):
+        child = start(said, loop.pretrain, config, broken)
+        if not kill_at_random(child, other.logged, rng):
             break
         killed += 1
-        left = (broken / STEPS).iterdir() if (broken / STEPS).exists() else ()
-        half_saved += any(not path.name.isdigit() for path in left)
-        done = len(read_metrics(broken)) if (broken / METRICS).exists() else 0
-        lost += done - max(step_folders(broken), default=0)
-    assert ended_well(start(loop.pretrain, config, broken))
+        step, half = other.left()
+        half_saved += half
+        newest.append(step)
+    assert ended_well(start(said, loop.pretrain, config, broken))
     losses = [[line["loss"] for line in read_metrics(run)] for run in (whole, broken)]
-    one, other = state_of(whole, steps), state_of(broken, steps)
-    equal = one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+    one, two = state_of(whole, steps), state_of(broken, steps)
+    equal = one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
     found = {
         "kills": killed,
         "within_a_save": half_saved,
-        "steps_lost": lost,
+        "began_again_at": newest,
         "losses_equal": losses[0] == losses[1] and len(losses[0]) == steps,
         "state_equal": equal,
     }
@@ -107,4 +153,4 @@ def main(folder: Path, kills: int = 20, steps: int = 400, seed: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), *sys.argv[5:]))
