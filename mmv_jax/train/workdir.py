@@ -14,8 +14,8 @@ from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 from mmv_jax.plugins import check_plugins
 from mmv_jax.provenance import now, versions
-from mmv_jax.train.prolong import may_prolong
 from mmv_jax.train.log_files import has_log
+from mmv_jax.train.prolong import may_prolong
 
 # Printed for a run that has done all its steps.
 DONE = (
