@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmv_jax.buckets import place
 from mmv_jax.errors import UserError
 from mmv_jax.provenance import METADATA
 
@@ -24,8 +25,9 @@ def weights_file(where: str | os.PathLike) -> Path | None:
 
     A folder of the same name comes first, so that a run is never hidden.
     """
-    if Path(where).exists():
-        return Path(where) if Path(where).is_file() else None
+    path = place(where)
+    if path.exists():
+        return path if path.is_file() else None
     return WEIGHTS / f"{where}{SUFFIX}" if str(where) in released_weights() else None
 
 
