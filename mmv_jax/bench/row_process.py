@@ -12,6 +12,7 @@ from itertools import islice
 import pandas as pd
 from ml_collections import ConfigDict
 
+from mmv_jax.processes import end_with_parent
 from mmv_jax.store.read import Store
 from mmv_jax.train.loop import make_rows
 
@@ -27,6 +28,7 @@ def main(store: str, config: str, host: int, workers: int) -> None:
       host: rows of a step that are made here, evenly spaced.
       workers: processes that make them.
     """
+    end_with_parent()  # also while it is stopped
     began = time.perf_counter()
     rows = make_rows(
         Store(store, pd.read_parquet(f"{store}/index.parquet"), KEY), ConfigDict(json.loads(config))
