@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     c.topology = "v5p:4x4x4"  # what `mmv preflight` compiles for
     # Half of the crops are of radiographs. CT-RATE is the smaller collection, so its studies occur
     # several times in an epoch.
-    c.data = {"store": "stores/mimic_ctrate", "workers": 12, "mixture": {"CXR": 0.5, "CT": 0.5}}
+    c.data = {"store": "stores/mimic_ctrate", "workers": 12, "packing": "fewest"}
+    c.data.mixture = {"CXR": 0.5, "CT": 0.5}
     c.rows = dict(length=4096, prefix=2048, segments=56, per_step=1024, visible_share=0.25)
     # The most tokens of a study: planar 2 x (196 + 5) + 8 x (36 + 5) = 730, volumetric
     # 2 x (800 + 5) + 8 x (64 + 5) = 2162.

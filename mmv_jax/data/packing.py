@@ -16,6 +16,8 @@ from mmv_jax.errors import UserError
 
 UNBOUNDED = 2**31  # capacity where no limit is given
 WINDOW = 2048  # lines that are packed together: enough to fill rows, few enough to be fast
+SPARED = 0.01  # share of a row that may stay empty: about what no packing of mixed crops can fill
+MOST_SIZES = 64  # different sizes of items for which sums are quick
 # Separates the shuffle's random numbers from those of the crops (see crops.uniforms).
 SHUFFLE = 2**63
 
@@ -30,11 +32,13 @@ class Packer:
     Args:
       sizes: from an epoch to the table of `_size_table`.
       capacity: [K], of a row, for the first K columns of the table.
+      method: a name of `PACKINGS`.
     """
 
     sizes: Callable[[int], np.ndarray]
     capacity: np.ndarray
     seed: int
+    method: str = "best_fit"
 
     def __call__(self, epoch: int) -> Packed:
         """The rows of an epoch, shuffled, and the attention cost of each."""
@@ -48,7 +52,7 @@ class Packer:
         rows = [
             part[row]
             for part in parts
-            for row in best_fit(sizes[part, : len(self.capacity)], self.capacity)
+            for row in PACKINGS[self.method](sizes[part, : len(self.capacity)], self.capacity)
         ]
         # Best fit begins with the largest studies, so rows must be shuffled once more.
         rows = [rows[i] for i in rng.permutation(len(rows))]
@@ -141,6 +145,7 @@ def make_plan(
     visible: int | None = None,
     per_step: int = 1,
     begin: tuple[int, int] = (0, 0),
+    packing: str = "best_fit",
 ) -> Plan:
     """Packing plan of a run.
 
@@ -153,14 +158,18 @@ def make_plan(
       per_step: rows of a step.
       begin: an epoch and its first row (see `Plan.begin_of`). Earlier rows must not be requested,
         and their epochs are not planned.
+      packing: "best_fit", or "fewest" for fuller rows (see `fewest_rows`). It decides which studies
+        share a row, so a run keeps the one that it began with.
     Raises:
-      UserError: there is no study, or one does not fit into a row.
+      UserError: there is no study, one does not fit into a row, or `packing` is unknown.
 
     Example:
       >>> plan = make_plan([(4, 0), (2, 2), (2, 2)], length=8, prefix=4, seed=0)
       >>> sorted(sorted(plan.row(i)) for i in range(len(plan)))
       [[0], [1, 2]]
     """
+    if packing not in PACKINGS:
+        raise UserError(f"config.data.packing is {packing!r}, but must be {' or '.join(PACKINGS)}.")
     capacity = np.array(
         [length, prefix, *(UNBOUNDED if most is None else most for most in (segments, visible))]
     )
@@ -168,7 +177,7 @@ def make_plan(
         # Known now, so told now; an epoch's sizes are told when it is packed.
         _check(_size_table(sizes), capacity)
     of_epoch = sizes if callable(sizes) else partial(_same, sizes)
-    return Plan(Packer(of_epoch, capacity, seed), per_step=per_step, begin=begin)
+    return Plan(Packer(of_epoch, capacity, seed, packing), per_step=per_step, begin=begin)
 
 
 def _same(sizes: Sizes, epoch: int) -> np.ndarray:
@@ -232,6 +241,75 @@ def best_fit(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> l
         free[row] -= need[item]
         room[row] = free[row] @ scarcity
     return rows
+
+
+def fewest_rows(sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]) -> list[list[int]]:
+    """Rows of items as `best_fit` or as `rows_by_sums` packs them, whichever needs fewer."""
+    rows = best_fit(sizes, capacity)
+    others = rows_by_sums(sizes, capacity)
+    return rows if others is None or len(others) >= len(rows) else others
+
+
+def rows_by_sums(
+    sizes: Int[np.ndarray, "N K"], capacity: Int[np.ndarray, "K"]
+) -> list[list[int]] | None:
+    """Rows whose sums come within SPARED of the scarcest capacity, filled with large items first.
+
+    The largest item that is left opens a row. The rest of the row is the first sum that is close
+    enough, of as few small items as possible: those fill the gaps of later rows. A sum that is
+    exact would use them up, and end with more rows. Which sums there are is one integer, whose
+    bit n says that n can be reached.
+
+    Returns:
+      None where the items have too many different sizes for this to be quick, which `best_fit`
+      packs well, or where a row would exceed another capacity.
+
+    Source: the minimum bin slack heuristic of Gupta and Ho (Production Planning & Control, 1999),
+    with a slack that is allowed, and sums by dynamic programming.
+    """
+    axis = int((sizes / capacity).sum(axis=0).argmax())
+    amounts, full = sizes[:, axis], int(capacity[axis])
+    if len(np.unique(amounts)) > MOST_SIZES or amounts.min() < 1:
+        return None
+    of_size: dict[int, list[int]] = {}
+    # From behind, so that `pop` takes items in their order.
+    for item in np.argsort(-amounts, kind="stable")[::-1].tolist():
+        of_size.setdefault(int(amounts[item]), []).append(item)
+    left, rows = sorted(of_size, reverse=True), []
+    while left:
+        row = [of_size[left[0]].pop()]
+        for size in _sum_near(full - left[0], int(SPARED * full), left, of_size):
+            row.append(of_size[size].pop())
+        left = [size for size in left if of_size[size]]
+        rows.append(row)
+    fits = all((sizes[row].sum(axis=0) <= capacity).all() for row in rows)
+    return rows if fits else None
+
+
+def _sum_near(free: int, spared: int, left: list[int], of_size: dict[int, list[int]]) -> list[int]:
+    """Sizes, largest first, whose sum is at most `free`, and at least `free - spared` if possible.
+
+    The row's first item has left `of_size` already.
+    """
+    within, lowest = (1 << (free + 1)) - 1, max(0, free - spared)
+    reached, steps = 1, []
+    for size in left:
+        for _ in range(min(len(of_size[size]), free // size)):
+            if reached >> lowest:
+                break
+            steps.append((reached, size))
+            reached |= (reached << size) & within
+    total, chosen = reached.bit_length() - 1, []
+    for before, size in reversed(steps):
+        # Not reachable before this item came: so it is in the sum.
+        if not before >> total & 1:
+            chosen.append(size)
+            total -= size
+    return chosen[::-1]
+
+
+# Names of `config.data.packing`.
+PACKINGS = {"best_fit": best_fit, "fewest": fewest_rows}
 
 
 def balanced_order(costs: np.ndarray) -> list[int]:

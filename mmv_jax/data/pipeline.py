@@ -89,6 +89,7 @@ class Rows:
             per_step=own.per_step,
             seed=own.seed,
             begin=begin,
+            packing=own.packing,
         )
         self.at = begin
 

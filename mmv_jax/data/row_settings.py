@@ -21,6 +21,7 @@ class RowSettings(RowShape):
       mixture_by: index column with the groups; a study without a value is "unknown".
       splits: the splits to train on.
       augment, strength: whether crops are augmented, and how strongly.
+      packing: how studies are packed into rows, "best_fit" or "fewest" (see `packing.make_plan`).
       teachers: folders of features, see `teachers.Teacher`.
     """
 
@@ -34,6 +35,7 @@ class RowSettings(RowShape):
     splits: Sequence[str] = ("train",)
     augment: bool = True
     strength: Augmentation = DEFAULT
+    packing: str = "best_fit"
 
     @property
     def shape(self) -> RowShape:

@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmv_jax.data.packing import balanced_order, best_fit, make_plan
+from mmv_jax.data.packing import (
+    balanced_order,
+    best_fit,
+    fewest_rows,
+    make_plan,
+    rows_by_sums,
+)
 from mmv_jax.errors import UserError
 
 # Tokens: (global, local) crops of a study.
@@ -11,9 +17,12 @@ sizes = st.lists(st.tuples(st.integers(1, 256), st.integers(0, 256)), min_size=1
 seeds = st.integers(0, 2**32)
 
 
-@given(sizes, seeds)
-def test_an_epoch_holds_every_study_once(sizes, seed):
-    plan = make_plan(sizes, length=512, prefix=256, seed=seed)
+packings = st.sampled_from(["best_fit", "fewest"])
+
+
+@given(sizes, seeds, packings)
+def test_an_epoch_holds_every_study_once(sizes, seed, packing):
+    plan = make_plan(sizes, length=512, prefix=256, seed=seed, packing=packing)
     assert sorted(study for i in range(len(plan)) for study in plan.row(i)) == list(
         range(len(sizes))
     )
@@ -32,8 +41,8 @@ def test_so_does_the_next_epoch_in_another_order(sizes, seed):
         assert second != [study for i in range(len(plan)) for study in plan.row(i)]
 
 
-@given(sizes, seeds, st.integers(2, 6))
-def test_no_row_exceeds_any_capacity(sizes, seed, segments):
+@given(sizes, seeds, st.integers(2, 6), packings)
+def test_no_row_exceeds_any_capacity(sizes, seed, segments, packing):
     plan = make_plan(
         [(g, n, 2, g // 4 + 1) for g, n in sizes],
         length=512,
@@ -41,6 +50,7 @@ def test_no_row_exceeds_any_capacity(sizes, seed, segments):
         segments=segments,
         visible=90,
         seed=seed,
+        packing=packing,
     )
     for r in range(len(plan) + 2):
         row = plan.row(r)
@@ -51,14 +61,15 @@ def test_no_row_exceeds_any_capacity(sizes, seed, segments):
         assert sum(sizes[i][0] // 4 + 1 for i in row) <= 90
 
 
-@given(sizes, seeds, st.sampled_from([1, 2, 4, 8]), st.integers(0, 5))
-def test_the_global_batch_does_not_depend_on_the_hosts(sizes, seed, hosts, step):
-    whole = make_plan(sizes, length=512, prefix=256, seed=seed, per_step=8)
+@given(sizes, seeds, st.sampled_from([1, 2, 4, 8]), st.integers(0, 5), packings)
+def test_the_global_batch_does_not_depend_on_the_hosts(sizes, seed, hosts, step, packing):
+    options = {"length": 512, "prefix": 256, "seed": seed, "per_step": 8, "packing": packing}
+    whole = make_plan(sizes, **options)
     rows = [whole.row(r) for r in whole.step(step)]
     share = 8 // hosts
     for host in range(hosts):
         # each host has only its own plan
-        own = make_plan(sizes, length=512, prefix=256, seed=seed, per_step=8)
+        own = make_plan(sizes, **options)
         assert [own.row(r) for r in own.step(step)[host * share : (host + 1) * share]] == rows[
             host * share : (host + 1) * share
         ]
@@ -116,6 +127,48 @@ def test_rows_are_fuller_than_those_of_a_streaming_packer():
     ]
     plan = make_plan([(n, 0) for n in tokens], length=2048, prefix=2048, seed=1)
     assert sum(tokens) / (2048 * len(plan)) > 0.98
+
+
+CHEST = (49, 100, 196, 196, 196, 343, 784, 1200)  # crops of radiographs and CTs
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fewest_fills_985_of_1000_tokens_and_balances_the_devices(seed):
+    tokens = np.random.default_rng(seed).choice(CHEST, 4000)
+    table = np.stack([tokens, 0 * tokens, 0 * tokens, 0 * tokens, tokens**2], axis=1)
+    options = {"length": 2048, "prefix": 2048, "seed": seed, "per_step": 64}
+    plan = make_plan(table, **options, packing="fewest")
+    assert tokens.sum() / (2048 * len(plan)) >= 0.985
+    assert len(plan) < len(make_plan(table, **options))
+    worst = []
+    for step in range(len(plan) // 64):
+        costs = np.array([plan._cost(r) for r in plan.step(step)]).reshape(8, -1).sum(axis=1)
+        worst.append(costs.max() / costs.mean())
+    assert np.mean(worst) <= 1.05
+
+
+@given(st.lists(st.sampled_from(CHEST), min_size=1, max_size=120), st.integers(1200, 4096))
+def test_rows_by_sums_hold_every_item_once(tokens, length):
+    rows = rows_by_sums(np.array(tokens)[:, None], np.array([length]))
+    assert sorted(item for row in rows for item in row) == list(range(len(tokens)))
+    assert all(sum(tokens[item] for item in row) <= length for row in rows)
+
+
+def test_fewest_is_best_fit_where_sums_do_not_help():
+    many = np.random.default_rng(0).integers(30, 1200, (500, 1))
+    assert rows_by_sums(many, np.array([2048])) is None
+    # The second capacity holds two items, whatever their first sizes are.
+    small = np.tile([[100, 5]], (40, 1))
+    assert rows_by_sums(small, np.array([2048, 10])) is not None  # the scarcest one is filled
+    mixed = np.array([[1000, 1]] * 10 + [[40, 6]] * 10)
+    capacity = np.array([2048, 10])
+    assert rows_by_sums(mixed, capacity) is None
+    assert fewest_rows(mixed, capacity) == best_fit(mixed, capacity)
+
+
+def test_an_unknown_packing_is_named():
+    with pytest.raises(UserError, match="config.data.packing is 'tight'"):
+        make_plan([(1, 1)], length=8, prefix=8, seed=0, packing="tight")
 
 
 def test_best_fit_takes_the_fullest_row_that_holds_the_item():
