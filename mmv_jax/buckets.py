@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import Any
@@ -246,13 +246,15 @@ class BucketPath(PosixPath):
     def exists(self, **_: Any) -> bool:
         return self.is_file() or self.is_dir()
 
-    def iterdir(self) -> Iterator["BucketPath"]:
+    def iterdir(self) -> Generator["BucketPath", None, None]:
         for name in sorted({name.partition("/")[0] for name in self.below()}):
             yield self / name
 
-    def glob(self, pattern: str, **_: Any) -> Iterator["BucketPath"]:
+    def glob(  # type: ignore[override]
+        self, pattern: str, **_: Any
+    ) -> Generator["BucketPath", None, None]:
         """Files and folders directly below whose names match."""
-        return (path for path in self.iterdir() if fnmatch.fnmatch(path.name, pattern))
+        yield from (path for path in self.iterdir() if fnmatch.fnmatch(path.name, pattern))
 
     def stat(self, **_: Any):
         raise io.UnsupportedOperation(f"{self}: TensorStore tells neither size nor time")

@@ -54,9 +54,9 @@ class BucketFileSystem(fsspec.AbstractFileSystem):
         return found
 
     def glob(self, path: str, maxdepth: int | None = None, **_: Any) -> list[str]:
-        folder, _, pattern = path.rpartition("/")
+        there = BucketPath(path)
         # Without the scheme, which epath puts before each.
-        return [str(found).partition("://")[2] for found in BucketPath(folder).glob(pattern)]
+        return [str(found).partition("://")[2] for found in there.parent.glob(there.name)]
 
     def open(self, path: str, mode: str = "rb", **_: Any):
         return BucketPath(path).open(mode)

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from itertools import islice
+from typing import Any
 
 import pandas as pd
 from ml_collections import ConfigDict
@@ -34,7 +35,7 @@ def main(store: str, config: str, host: int, workers: int) -> None:
         Store(store, pd.read_parquet(f"{store}/index.parquet"), KEY), ConfigDict(json.loads(config))
     )
     mine = range(0, rows.per_step, rows.per_step // host)
-    batches = rows.batches(0, mine=list(mine)[:host], workers=workers)
+    batches: Any = rows.batches(0, mine=list(mine)[:host], workers=workers)
     next(batches)
     print(json.dumps({"first_batch_s": time.perf_counter() - began}), flush=True)
     for asked in sys.stdin:

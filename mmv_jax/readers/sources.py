@@ -114,6 +114,7 @@ def _from_bucket(path: Path) -> Iterator[Source]:
     elif not found:
         series = path.name if _is_series_name(path) and not path.exists() else ""
         folder, is_series = (folder if series else path), True
+        assert isinstance(folder, BucketPath)
         # What lies further down is no slice of this folder.
         found = [name for name in folder.below() if "/" not in name]
     if not found:

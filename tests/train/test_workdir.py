@@ -53,7 +53,7 @@ def test_a_config_may_change_until_a_step_is_done(tmp_path):
 def test_a_run_cannot_be_prolonged_and_the_way_on_is_said(tmp_path):
     keep_config(ConfigDict({"steps": 2}), tmp_path, set())
     (tmp_path / METRICS).write_text('{"step": 0}\n')
-    with pytest.raises(UserError, match="steps was 2 and is now 4.*longer run begins anew"):
+    with pytest.raises(UserError, match="steps was 2 and is now 4.*Any other begins anew"):
         keep_config(ConfigDict({"steps": 4}), tmp_path, set())
 
 
