@@ -18,7 +18,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.export.describe import architecture, model_card, preparation
 from mmv_jax.export.huggingface import shipped, write_folder
 from mmv_jax.export.programs import PLATFORMS, onnx, stablehlo
-from mmv_jax.files import replacing, write_whole
+from mmv_jax.files import write_whole
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.provenance import METADATA, provenance
@@ -132,10 +132,10 @@ def _told(config: Mapping[str, Any]) -> dict[str, Any]:
 def _write_safetensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> str:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    with replacing(path) as part:
-        save_file(dict(tensors), part, metadata={"format": "flax", **metadata})
+    # Not `save_file`: its file can be read by its owner alone, whatever the umask.
+    write_whole(path, save(dict(tensors), metadata={"format": "flax", **metadata}))
     for name in LOADERS:
         write_whole(path.with_name(name), shipped(name))
     return (
