@@ -258,6 +258,13 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the weights in 16 bits, half the size (safetensors); loaders compute in 32",
     )
+    parser.add_argument(
+        "--weights",
+        default="encoder",
+        metavar="NAME",
+        help="encoder, 'average 2', teacher or student, as an evaluation names those that val chose"
+        " (default encoder)",
+    )
     add_plugins(parser)
 
 
@@ -265,5 +272,5 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _export(args) -> int:
     from mmv_jax.export.write import export
 
-    print(export(args.checkpoint, args.format, args.out, half=args.half))
+    print(export(args.checkpoint, args.format, args.out, half=args.half, weights=args.weights))
     return 0

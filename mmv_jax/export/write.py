@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmv_jax.checkpoint import named_tensors, restore
+from mmv_jax.checkpoint import named_tensors
 from mmv_jax.errors import UserError
 from mmv_jax.export.describe import architecture, model_card, preparation
 from mmv_jax.export.huggingface import shipped, write_folder
@@ -22,6 +22,7 @@ from mmv_jax.files import write_whole
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.provenance import METADATA, provenance
+from mmv_jax.released import restore_weights
 
 FORMATS = ("safetensors", "stablehlo", "huggingface", "onnx")
 LOADERS = ("load_numpy.py", "load_torch.py")
@@ -30,7 +31,14 @@ LOADERS = ("load_numpy.py", "load_torch.py")
 TOLD = ("encoder", "crops", "rows")
 
 
-def export(checkpoint: str | os.PathLike, kind: str, out: Path, *, half: bool = False) -> str:
+def export(
+    checkpoint: str | os.PathLike,
+    kind: str,
+    out: Path,
+    *,
+    half: bool = False,
+    weights: str = "encoder",
+) -> str:
     """Write the encoder of a checkpoint, with a model card; return a summary in words.
 
     "safetensors": the parameters, named by their path ("blocks.stack.project.qkv.kernel"; the
@@ -50,6 +58,7 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path, *, half: bool = 
 
     Args:
       half: whether "safetensors" keeps parameters as float16; loaders compute in float32.
+      weights: which of the weights that the run kept, see `released.restore_weights`.
     Raises:
       UserError: `half` with another format, an unknown format, a place that is not writable, no
         whole checkpoint of a pretraining, or a network that the format does not support.
@@ -57,7 +66,7 @@ def export(checkpoint: str | os.PathLike, kind: str, out: Path, *, half: bool = 
     _check_place(kind, out)
     if half and kind != "safetensors":
         raise UserError(f"--half is for --format safetensors, not {kind}. Leave it out.")
-    restored = restore(checkpoint, ("encoder",))
+    restored = restore_weights(checkpoint, weights)
     if half:  # rounded before the digest is taken: it names the weights that are loaded again
         params = jax.tree.map(lambda x: np.asarray(x, np.float16).astype(x.dtype), restored.trees)
         restored = restored._replace(trees=params)

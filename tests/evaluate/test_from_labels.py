@@ -10,12 +10,12 @@ from tiny import KEY, tiny_config, write_checkpoint, write_store
 
 from mmv_jax.cli import main
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.encoders.kept_weights import restore_weights
 from mmv_jax.evaluate.encoders.named import load_encoders, marked, overlap_of
 from mmv_jax.evaluate.from_labels import config_of_labels, in_terms_of, task_of
 from mmv_jax.evaluate.run import evaluate, make_tasks
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.export.write import export
+from mmv_jax.released import restore_weights
 from mmv_jax.store.read import Store
 
 

@@ -7,8 +7,8 @@ from nano import nano_config
 
 from mmv_jax.checkpoint import Checkpoints, restore_encoder
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.encoders.kept_weights import restore_weights
 from mmv_jax.parallel import make_mesh, on_mesh
+from mmv_jax.released import restore_weights
 from mmv_jax.train.loop import make_parts, row_shape
 from mmv_jax.train.optimizer import make_ema
 from mmv_jax.train.state import init_state, join_items, split_items

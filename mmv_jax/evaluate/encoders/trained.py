@@ -17,10 +17,10 @@ from jaxtyping import Bool, Int
 from mmv_jax.data.crops import Crops, Geometry, Triple
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, WholeStudyView, early_layers, segments
-from mmv_jax.evaluate.encoders.kept_weights import restore_weights
 from mmv_jax.evaluate.encoders.readout import LAST, standardise_tokens
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.models.sizes import make_encoder
+from mmv_jax.released import restore_weights
 from mmv_jax.store.read import Store
 
 
@@ -85,7 +85,7 @@ def restore(
       rows: `length` and `rows` of the batches to encode.
       grids: the most voxels of the view of a whole "planar" study or "volume". If absent or None,
         the view is as large as a global crop was in training.
-      weights: which of the weights that the run kept, see `kept_weights.restore_weights`.
+      weights: which of the weights that the run kept, see `released.restore_weights`.
     Raises:
       UserError: the encoder was fitted to tiles of mammograms.
     """
