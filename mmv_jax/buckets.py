@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import Any
 
-import tensorstore as ts
-
 from mmv_jax.errors import UserError, WorkFailed
 
 SCHEMES = ("gs", "s3")
@@ -32,7 +30,7 @@ CODES = {
     "UNAUTHENTICATED": "UNAUTHENTICATED: there are no valid credentials",
     "NOT_FOUND": "NOT_FOUND: there is no such bucket",
 }
-OPENED: dict[tuple, ts.KvStore] = {}  # buckets that have answered this process
+OPENED: dict[tuple, Any] = {}  # buckets that have answered this process
 
 
 class Unreachable(WorkFailed, OSError):
@@ -112,8 +110,8 @@ def _amazon() -> dict[str, Any]:
     return found
 
 
-def contact(address: str) -> ts.KvStore:
-    """The bucket of an address, opened at its root, once it has answered.
+def contact(address: str) -> Any:
+    """TensorStore's `KvStore` of an address's bucket, opened at its root, once it has answered.
 
     Raises:
       Unreachable: it does not answer within `DEADLINE_S`.
@@ -123,6 +121,9 @@ def contact(address: str) -> ts.KvStore:
     # A fork needs its own connections, and a test its own server.
     known = os.getpid(), os.environ.get("TENSORSTORE_GCS_HTTP_URL"), str(_amazon()), root
     if known not in OPENED:
+        # Here, since commands that touch no bucket take the paths of this file too.
+        import tensorstore as ts
+
         context = ts.Context({"gcs_request_retries": RETRIES, "s3_request_retries": RETRIES})
         opened = answer(address, ts.KvStore.open(kvstore_spec(root), context=context))
         try:
@@ -136,7 +137,7 @@ def contact(address: str) -> ts.KvStore:
     return OPENED[known]
 
 
-def answer(address: str, future: ts.Future, seconds: float | None = None) -> Any:
+def answer(address: str, future: Any, seconds: float | None = None) -> Any:
     """The result of a request.
 
     Raises:
@@ -227,7 +228,8 @@ class BucketPath(PosixPath):
 
     def _listed(self, first: str, end: str) -> list[str]:
         """Keys from the first on, before the end."""
-        found = contact(str(self)).list(ts.KvStore.KeyRange(first, end))
+        bucket = contact(str(self))
+        found = bucket.list(bucket.KeyRange(first, end))
         return [key.decode() for key in answer(str(self), found, TRANSFER_S)]
 
     def below(self) -> list[str]:
@@ -299,7 +301,7 @@ class BucketPath(PosixPath):
     def remove_all(self) -> None:
         """Removes the object, and all that is below the folder."""
         bucket = contact(str(self))
-        every = ts.KvStore.KeyRange(f"{self.key}/", f"{self.key}0")
+        every = bucket.KeyRange(f"{self.key}/", f"{self.key}0")
         answer(str(self), bucket.delete_range(every), TRANSFER_S)
         answer(str(self), bucket.write(self.key, None))
 

@@ -48,7 +48,7 @@ def check(lock: dict[str, str], requirements: list[Requirement]) -> None:
 
 
 def test_every_extra_of_users_has_a_lock():
-    assert {path.stem for path in LOCKS} == EXTRAS.keys() - {"dev", "docs", "notebook"}
+    assert {path.stem for path in LOCKS} == EXTRAS.keys() - {"dev"}
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
