@@ -81,8 +81,8 @@ def restore_weights(directory: str | os.PathLike, which: str) -> Restored:
     if (file := weights_file(directory)) is not None:
         if which != "encoder":
             raise UserError(
-                f"config.weights has {which!r}, but {file.name} holds one copy of the weights."
-                " Leave config.weights out."
+                f"config.weights or --weights has {which!r}, but {file.name} holds one copy of the"
+                " weights. Leave it out."
             )
         params, config, record = read_weights(file)
         run, step = record.get("checkpoint") or file.stem, int(record.get("step") or 0)
@@ -101,7 +101,7 @@ def restore_weights(directory: str | os.PathLike, which: str) -> Restored:
     if kept.get(which) is None:
         there = ["encoder", *(name for name, tree in kept.items() if tree is not None)]
         raise UserError(
-            f"config.weights has {which!r}, which the checkpoint does not have. It has"
+            f"config.weights or --weights has {which!r}, which the checkpoint does not have. It has"
             f" {', '.join(there)} (config.ema.averages of a pretraining keeps averages)."
         )
     return restored._replace(trees={"encoder": kept[which]})
