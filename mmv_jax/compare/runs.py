@@ -1,6 +1,7 @@
 """The files of a run: its config, its log, and the newest evaluation of its encoder."""
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,8 +87,8 @@ def _open(path: Path, name: str) -> Run:
 def _age(folder: Path) -> float:
     """When the results of an evaluation were written, in seconds since 1970."""
     if isinstance(folder, BucketPath):
-        about = json.loads((folder / PROVENANCE).read_text())
-        return datetime.fromisoformat(about["date"]).timestamp()
+        date = _provenance(folder).get("date")
+        return datetime.fromisoformat(date).timestamp() if date else 0.0
     return (folder / RESULTS).stat().st_mtime
 
 
@@ -97,11 +98,25 @@ def _evaluations(path: Path) -> Iterator[Path]:
     inside = [path, *(folder for folder in path.iterdir() if folder.is_dir())]
     yield from (folder for folder in inside if (folder / RESULTS).is_file())
     for folder in path.absolute().parent.iterdir():
-        if folder.name != path.name and (folder / PROVENANCE).is_file():
-            about = json.loads((folder / PROVENANCE).read_text())
-            # Provenance has only the name of the run's folder, not its path.
-            if about.get("checkpoint") == path.name and (folder / RESULTS).is_file():
+        # Provenance has only the name of the run's folder, not its path.
+        if folder.name != path.name and _provenance(folder).get("checkpoint") == path.name:
+            if (folder / RESULTS).is_file():
                 yield folder
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """What `provenance.json` in a folder says; nothing where it is missing or cannot be read."""
+    path = folder / PROVENANCE
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text())
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        warnings.warn(f"{path} cannot be read, so the results beside it are left out.")
+        return {}
+    return about
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

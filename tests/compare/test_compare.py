@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,19 @@ def test_an_evaluation_beside_a_run_is_found_by_its_provenance(tmp_path):
     runs = open_runs([a, b])
     assert [run.name for run in runs] == ["a/pretrain", "b/pretrain"]
     assert [run.evaluation for run in runs] == [beside, None]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"date": 1}'])
+def test_a_damaged_folder_beside_a_run_is_left_out(content, tmp_path):
+    runs = [write_run(tmp_path / name, 1.0, 1e-3) for name in "ab"]
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "provenance.json").write_text(content)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert [run.evaluation for run in open_runs(runs)] == [None, None]
+    assert all("cannot be read" in str(one.message) for one in said)
+    assert bool(said) == (content[-1] != "}")
 
 
 @pytest.mark.parametrize(
