@@ -99,9 +99,10 @@ def _evaluations(path: Path) -> Iterator[Path]:
     yield from (folder for folder in inside if (folder / RESULTS).is_file())
     for folder in path.absolute().parent.iterdir():
         # Provenance has only the name of the run's folder, not its path.
-        if folder.name != path.name and _provenance(folder).get("checkpoint") == path.name:
-            if (folder / RESULTS).is_file():
-                yield folder
+        if folder.name == path.name or not (folder / RESULTS).is_file():
+            continue
+        if _provenance(folder).get("checkpoint") == path.name:
+            yield folder
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
@@ -114,7 +115,9 @@ def _provenance(folder: Path) -> dict[str, Any]:
     except ValueError:
         about = None
     if not isinstance(about, dict):
-        warnings.warn(f"{path} cannot be read, so the results beside it are left out.")
+        warnings.warn(
+            f"{path} cannot be read, so the results beside it are left out.", stacklevel=2
+        )
         return {}
     return about
 

@@ -146,6 +146,7 @@ def test_a_damaged_folder_beside_a_run_is_left_out(content, tmp_path):
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "provenance.json").write_text(content)
+    (damaged / "metrics.json").write_text("{}")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert [run.evaluation for run in open_runs(runs)] == [None, None]
