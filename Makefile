@@ -56,7 +56,7 @@ $(VENV)/.docs: $(VENV)/.core
 	touch $@
 
 # PyTorch's cases need the extra torch: make setup, then .venv/bin/pip install -c requirements/torch.lock -e '.[torch]'.
-bench: setup
+bench: $(VENV)/.dev
 	set -e; for name in attention step packing input probe; do echo "== $$name"; $(BIN)/mmv bench $$name; done
 
 # Every training config, compiled by the accelerator's own compiler for the topology that it names (without one: for virtual devices).

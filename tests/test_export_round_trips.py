@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +57,12 @@ def studies() -> dict[str, Study]:
 @pytest.fixture(scope="module", params=NETWORKS)
 def exported(request, tmp_path_factory):
     """A checkpoint of one network, its rows of tokens by study, and what it says of them."""
-    folder = tmp_path_factory.mktemp("export")
-    group = NETWORKS[request.param] | {"patch": list(PATCH)}
+    return make(request.param, tmp_path_factory.mktemp("export"))
+
+
+def make(name: str, folder: Path) -> tuple[Path, dict, dict]:
+    """Writes a checkpoint and its safetensors into `folder`; returns rows and tokens by study."""
+    group = NETWORKS[name] | {"patch": list(PATCH)}
     network = make_encoder(**group | {"patch": PATCH, "attention": "dense"})
     rng = np.random.default_rng(1)
     # every bias and scale counts: none is left at its first 0 or 1

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sklearn.metrics import roc_curve
 
 from mmv_jax.evaluate.measure import Result, is_judged
 from mmv_jax.evaluate.tasks.groupings import Grouping
 from mmv_jax.metrics.groups import among
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
+from mmv_jax.metrics.scores import roc_curve
 
 # Probabilities from which on one would act: a miss then costs as much as 19, 9, 4, 2⅓ or 1 false
 # alarms.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Num
-from sklearn.metrics import roc_auc_score
+
+from mmv_jax.metrics.weighted import weighted_auroc
 
 
 def rankme(features: Float[np.ndarray, "N D"]) -> float:
@@ -80,7 +81,8 @@ def knn_score(
         return float("nan")
     classes, votes = knn_probabilities(train_x, train_y, test_x, k)
     if len(classes) == 2 and set(np.unique(test_y)) == set(classes):
-        return float(roc_auc_score(test_y == classes[1], votes[:, 1]))
+        truth = (test_y == classes[1]).astype(np.float64)
+        return float(weighted_auroc(truth, votes[:, 1], np.ones((1, len(truth))))[0])
     return float((classes[votes.argmax(axis=1)] == test_y).mean())
 
 

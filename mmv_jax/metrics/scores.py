@@ -1,54 +1,35 @@
-"""Point estimates of metrics, computed by standard libraries. Axes: N studies."""
+"""Scores of masks, calibration and the ROC curve. Axes: N studies.
+
+Metrics that have an interval are in `weighted.py`.
+"""
 
 import warnings
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
-from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
 
 TOLERANCE_MM = 2.0  # of a normalised surface Dice: about how far two readers' outlines differ
 
 
-def auroc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
-    """Area under the ROC curve; NaN where `truth` (0/1) has one class only."""
-    # scikit-learn warns or raises on one class, depending on its version.
-    return float(roc_auc_score(truth, score)) if _both_classes(truth) else float("nan")
+def roc_curve(
+    truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """1 - specificity, sensitivity and threshold of each point of the curve, from (0, 0) on.
 
-
-def auprc(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
-    """Average precision, the step-wise area under the precision-recall curve.
-
-    NaN where `truth` has one class only.
+    A study is called positive at the threshold or above it; the first threshold is infinite. There
+    is a point for each distinct score, also where three of them lie on a line.
     """
-    return float(average_precision_score(truth, score)) if _both_classes(truth) else float("nan")
-
-
-def auprc_skill(truth: Num[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:
-    """Average precision, rescaled: 0 is the prevalence (chance level), 1 is perfect."""
-    prevalence = float(np.mean(truth))
+    score = np.asarray(score)
+    order = np.argsort(-score, kind="stable")
+    # Studies that tie are called positive together: a point stands at the last of them.
+    last = np.flatnonzero(np.diff(score[order], append=np.nan))
+    found = np.cumsum(np.asarray(truth, np.float64)[order])[last]
+    alarms = 1 + last - found
     return (
-        (auprc(truth, score) - prevalence) / (1 - prevalence)
-        if _both_classes(truth)
-        else float("nan")
+        np.r_[0.0, alarms / alarms[-1]],
+        np.r_[0.0, found / found[-1]],
+        np.r_[np.inf, score[order][last]],
     )
-
-
-def mae(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> float:
-    """Mean absolute error, in the unit of the label."""
-    return float(mean_absolute_error(truth, predicted))
-
-
-def r2(truth: Num[np.ndarray, " N"], predicted: Float[np.ndarray, " N"]) -> float:
-    """Share of the label's variance that is explained.
-
-    Negative if worse than the test set's mean; NaN where the label is constant.
-    """
-    return float(r2_score(truth, predicted)) if np.ptp(truth) > 0 else float("nan")
-
-
-def brier(truth: Num[np.ndarray, " N"], probability: Float[np.ndarray, " N"]) -> float:
-    """Mean squared difference of the probability from 0 or 1; lower is better."""
-    return float(np.mean((np.asarray(probability) - truth) ** 2))
 
 
 def calibration_bins(
@@ -127,7 +108,3 @@ def surface_scores(
         distances = surface_distance.compute_surface_distances(truth, predicted, spacing_mm)
     nsd = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)
     return float(nsd), float(surface_distance.compute_robust_hausdorff(distances, 95))
-
-
-def _both_classes(truth: np.ndarray) -> bool:
-    return len(np.unique(truth)) == 2

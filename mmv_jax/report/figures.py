@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_curve
 
+from mmv_jax.metrics.scores import roc_curve
 from mmv_jax.report.plots import PlotGrid, PlotLine, PlotPanel, thinned
 
 STYLE: dict[Any, Any] = {  # matplotlib types the names of its settings one by one

@@ -4,10 +4,10 @@ reason.
 
 import numpy as np
 import pytest
+from of_libraries import auroc
 
 from mmv_jax.metrics.groups import among, auroc_within, support, tie_broken
 from mmv_jax.metrics.intervals import contrast, interval, interval_over_draws
-from mmv_jax.metrics.scores import auroc
 from mmv_jax.metrics.weighted import weighted_auroc
 
 N = 400

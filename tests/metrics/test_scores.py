@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from sklearn import metrics
 
 from mmv_jax.metrics import scores
+from mmv_jax.metrics.weighted import METRICS
 
 
 def square(shape, *corners):
@@ -15,13 +17,25 @@ def square(shape, *corners):
 
 def test_one_class_has_no_auroc():
     ones, score = np.ones(5), np.arange(5.0)
-    assert all(np.isnan(f(ones, score)) for f in (scores.auroc, scores.auprc, scores.auprc_skill))
+    for truth in (ones, 0 * ones):
+        assert np.isnan(METRICS["auroc"](truth, score, ones[None])).all()
+    assert np.isnan(METRICS["auprc"](0 * ones, score, ones[None])).all()
 
 
 def test_skill_is_zero_at_the_prevalence_and_one_when_perfect():
-    truth = np.array([0, 0, 0, 1])
-    assert scores.auprc_skill(truth, np.zeros(4)) == pytest.approx(0.0)
-    assert scores.auprc_skill(truth, truth.astype(float)) == pytest.approx(1.0)
+    truth, once = np.array([0, 0, 0, 1]), np.ones((1, 4))
+    skill = METRICS["auprc_skill"]
+    assert skill(truth, np.zeros(4), once) == pytest.approx(0.0)
+    assert skill(truth, truth.astype(float), once) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_the_roc_curve_is_scikit_learns_at_every_distinct_score(levels):
+    rng = np.random.default_rng(levels)
+    truth, score = rng.integers(0, 2, 60), rng.integers(0, levels, 60) / levels
+    theirs = metrics.roc_curve(truth, score, drop_intermediate=False)
+    for ours, library in zip(scores.roc_curve(truth.astype(float), score), theirs):
+        np.testing.assert_allclose(ours, library, rtol=1e-15)
 
 
 def test_dice_counts_twice_the_overlap():
@@ -73,4 +87,5 @@ def test_calibrated_probabilities_have_a_small_error_and_overconfident_ones_a_la
     truth = (rng.uniform(size=20_000) < p).astype(int)
     assert scores.calibration_error(truth, p) < 0.02
     assert scores.calibration_error(truth, np.where(p > 0.5, 0.99, 0.01)) > 0.2
-    assert scores.brier(truth, p) == pytest.approx(1 / 6, abs=0.01)  # the integral of p (1 - p)
+    brier = METRICS["brier"](truth, p, np.ones((1, len(truth))))
+    assert brier == pytest.approx(1 / 6, abs=0.01)  # the integral of p (1 - p)
