@@ -37,17 +37,17 @@ def main(out: str) -> None:
             found = differences(*make(name, Path(folder)))
         # In millionths: a table shows decimals, and not exponents.
         cells = {kind: {"value": round(most * 1e6, 1)} for kind, most in found.items()}
-        metrics[words] = {kind: {"largest difference, 1e-6": cell} for kind, cell in cells.items()}
+        metrics[words] = {kind: {"in 10⁻⁶": cell} for kind, cell in cells.items()}
         print(words, found, flush=True)
     record = {
         "command": f"python tests/round_trips.py {out}",
         "date": str(date.today()),
         "machine": "two cores, no accelerator",
         "source": versions(),
-        "head": ["network", ""],
+        "head": ["network", "largest difference"],
         "metrics": metrics,
     }
-    Path(out).write_text(json.dumps(record, indent=1) + "\n")
+    Path(out).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def differences(folder: Path, rows: dict, expected: dict) -> dict[str, float]:

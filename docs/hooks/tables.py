@@ -1,8 +1,8 @@
 """Tables of measured results, made from the small JSON files of docs/measured.
 
 A file has `command`, `date`, `machine`, `source` and `metrics`. The last has the layout of an
-evaluation's metrics.json: task, encoder, metric, and a value with its 95 % interval. `head` names
-the first two columns, if they are not task and metric. The output of `mmv bench input --json` is
+evaluation's metrics.json: task, encoder, metric, and a value with its 95 % interval, or a text.
+`head` names the first two columns, if they are not task and metric. The output of `mmv bench input --json` is
 such a file.
 """
 
@@ -35,6 +35,8 @@ def _cell(found: dict | None) -> str:
     """`value [low, high]`; an interval may have been recorded with fewer decimals."""
     if found is None:
         return ""
+    if "text" in found:
+        return found["text"]
     if "before" in found:
         return f"{found['before']} → {found['value']}"
     interval = _alike(found["ci95"]) if "ci95" in found else ""
