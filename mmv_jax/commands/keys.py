@@ -75,6 +75,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     from mmv_jax.data.row_settings import RowSettings
     from mmv_jax.data.tokens import RowShape
     from mmv_jax.parallel import make_mesh
+    from mmv_jax.train.begin import Init
     from mmv_jax.train.guard import GuardOptions
     from mmv_jax.train.health import HealthOptions
     from mmv_jax.train.optimizer import make_ema, make_optimizer
@@ -106,7 +107,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _in("augment", keys_of(Augmentation)) | _in("log", keys_of(LogOptions))
     keys |= _in("guard", keys_of(GuardOptions)) | _in("watchdog", keys_of(Limits))
     keys |= _in("profile", keys_of(ProfileOptions))
-    keys |= _encoder_keys()
+    keys |= _encoder_keys() | _in("init", keys_of(Init))
     keys |= _objective_keys()
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))
     keys |= _in("ema", keys_of(make_ema, without=("steps", "rows")))

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from mmv_jax.data.crops import Crops, Triple
 from mmv_jax.data.masked import SHARES
 
-COORDINATES = ("mm", "grid")
+COORDINATES = ("mm", "grid", "unit")
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ def token_coordinates(
     Args:
       coordinates: "mm": from the study's centre, so that views of a study share a space and numbers
         stay small. "grid": in voxels of the crop, from its centre, as for a model without geometry.
+        "unit": from -1 to 1 over the crop's sides, as public encoders see them.
     """
     sides = np.array(crop.patch, np.float64)
     # In voxels of the crop, from its lower corner.
@@ -154,6 +155,8 @@ def token_coordinates(
     points = np.concatenate([middle[None], centres])
     if coordinates == "grid":
         return points - middle
+    if coordinates == "unit":
+        return points / middle - 1
     return crop.start_mm + points * crop.spacing_mm - extent_mm / 2
 
 

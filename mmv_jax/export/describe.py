@@ -9,13 +9,18 @@ import numpy as np
 from mmv_jax.data.augment import BACKGROUND, HU_RANGE, OVERSHOOT
 from mmv_jax.data.crops import NOMINAL_EXTENT_MM, OVERSAMPLING
 from mmv_jax.models.backbone import Backbone
-from mmv_jax.models.blocks import hidden_width
+from mmv_jax.models.blocks import EPSILON, hidden_width
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.store.intensity import AIR_HU, FLAT, SHARE_OF_CELL, SHARE_OF_RANGE
 
-# The epsilon of `flax.linen.LayerNorm` in the blocks, and of `blocks.standardise`.
-EPSILON = 1e-6
+ACTIVATIONS = {"gelu": "gelu-tanh", "gelu_exact": "gelu", "swiglu": "silu-gated"}
+
+
+def plain(encoder: Encoder) -> bool:
+    """Whether an encoder has this project's own positions and activation, not a public one's."""
+    own = encoder.positions == "rotary" and encoder.epsilon == EPSILON
+    return own and encoder.mlp != "gelu_exact"
 
 
 def architecture(encoder: Backbone) -> dict[str, Any]:
@@ -29,7 +34,8 @@ def architecture(encoder: Backbone) -> dict[str, Any]:
     # Everything below is needed to compute the same numbers, and the tensors do not show it.
     head = encoder.width // encoder.heads
     return {
-        "network": "vit",
+        # The loaders beside an export compute "vit" alone, and refuse another name.
+        "network": "vit" if plain(encoder) else f"vit with the positions {encoder.positions!r}",
         "width": encoder.width,
         "depth": encoder.depth,
         "heads": encoder.heads,
@@ -39,8 +45,8 @@ def architecture(encoder: Backbone) -> dict[str, Any]:
         "registers": encoder.registers,
         "mlp": encoder.mlp,
         "hidden": hidden_width(encoder.width, encoder.mlp),
-        "activation": "silu-gated" if encoder.mlp == "swiglu" else "gelu-tanh",
-        "norm_epsilon": EPSILON,
+        "activation": ACTIVATIONS[encoder.mlp],
+        "norm_epsilon": encoder.epsilon,
         "layer_scale": encoder.layer_scale is not None,
         "attention_bias": encoder.attention_bias,
         "qk_norm": encoder.qk_norm,
@@ -117,6 +123,7 @@ def model_card(
     record: Mapping[str, Any],
     parameters: int,
     teachers: Sequence[Mapping[str, Any]] = (),
+    began: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """A model card in Markdown.
 
@@ -127,6 +134,7 @@ def model_card(
       record: of `provenance.provenance`.
       parameters: number of parameters.
       teachers: cards of the networks whose features it learned to predict (`mmv teach`).
+      began: cards of the weights that its training began from (`config.init`).
     """
     network = about["architecture"]
     rows = {
@@ -140,6 +148,7 @@ def model_card(
         ),
         "trained as": f"{record['checkpoint']}, step {record['step']}",
         "distilled from": "; ".join(dict.fromkeys(map(_teacher_in_words, teachers))),
+        "began from": "; ".join(f"{card['name']} ({card.get('digest', '')})" for card in began),
         "digest of the weights": record["digest"],
         "exported": f"{record['date']}, mmv_jax {record['versions']['mmv_jax']}",
     }

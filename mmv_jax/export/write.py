@@ -15,10 +15,11 @@ import numpy as np
 
 from mmv_jax.checkpoint import named_tensors
 from mmv_jax.errors import UserError
-from mmv_jax.export.describe import architecture, model_card, preparation
+from mmv_jax.export.describe import architecture, model_card, plain, preparation
 from mmv_jax.export.huggingface import shipped, write_folder
 from mmv_jax.export.programs import PLATFORMS, onnx, stablehlo
 from mmv_jax.files import write_whole
+from mmv_jax.models.backbone import Backbone
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.provenance import METADATA, provenance
@@ -78,11 +79,7 @@ def export(
         )
     # Only the dense backend consists of operations that every platform has.
     encoder = make_encoder(**config["encoder"] | {"attention": "dense", "remat": False})
-    if kind in ("huggingface", "onnx") and not isinstance(encoder, Encoder):
-        raise UserError(
-            f"--format {kind} supports only the backbone 'vit', and this checkpoint has another."
-            " Choose safetensors or stablehlo."
-        )
+    _check_supported(kind, encoder)
     kept = np.float16 if half else None  # None: as in the checkpoint
     tensors = {name: np.ascontiguousarray(x, kept) for name, x in named_tensors(params).items()}
     if lost := [name for name, x in tensors.items() if not np.isfinite(x).all()]:
@@ -95,10 +92,9 @@ def export(
     metadata = {name: json.dumps(value) for name, value in about.items()}
     metadata |= {"config": json.dumps(_told(config)), METADATA: json.dumps(record)}
     parameters = sum(x.size for x in tensors.values())
-    teachers = config.get("pretraining", {}).get("teachers", [])
-    card = model_card(
-        kind, out.name, about=about, record=record, parameters=parameters, teachers=teachers
-    )
+    said = config.get("pretraining", {})
+    learnt = {"teachers": said.get("teachers", []), "began": said.get("init", [])}
+    card = model_card(kind, out.name, about=about, record=record, parameters=parameters, **learnt)
     if kind == "huggingface":
         _write_huggingface(out, tensors, about, metadata=metadata, card=card)
         return f"{out}: a folder for transformers, {parameters:,} parameters"
@@ -115,6 +111,20 @@ def export(
         said = f"tokens [B, L, {encoder.width}] of rows of any length"
     write_whole(out.with_name(f"{out.name}.md"), card)
     return f"{out}: {said}; its model card is {out.name}.md"
+
+
+def _check_supported(kind: str, encoder: Backbone) -> None:
+    """Refuse a network that a format cannot hold."""
+    if kind in ("huggingface", "onnx") and not isinstance(encoder, Encoder):
+        raise UserError(
+            f"--format {kind} supports only the backbone 'vit', and this checkpoint has another."
+            " Choose safetensors or stablehlo."
+        )
+    if kind in ("huggingface", "onnx") and not plain(encoder):
+        raise UserError(
+            f"--format {kind} does not have the positions or the activation of public encoders,"
+            " which this checkpoint has (config.init.folder). Choose safetensors or stablehlo."
+        )
 
 
 def _check_place(kind: str, out: Path) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mmv_jax.ops.attention import segment_attention
-from mmv_jax.ops.rotary import RotaryTables, apply_rotary, rotary_tables
+from mmv_jax.ops.rotary import TABLES, RotaryTables, apply_rotary
 
 # The forward pass stores the results of matrix products; the backward pass computes norms,
 # rotations, GELU and gates again. Their residuals would be two thirds of a block's memory, and on
@@ -21,6 +21,7 @@ STORE_PRODUCTS: dict[str, Any] = {
     "policy": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "prevent_cse": False,
 }
+EPSILON = 1e-6  # of layer norms
 KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
@@ -35,12 +36,12 @@ def flat(layer: Callable[[Array], Array], x: Float[Array, "*batch D"]) -> Float[
 
 
 def hidden_width(width: int, mlp: str) -> int:
-    """Channels inside the MLP: 4 D for "gelu", 8/3 D for the gated "swiglu".
+    """Channels inside the MLP: 8/3 D for the gated "swiglu", else 4 D.
 
     The latter is rounded up to a multiple of 8. Both cost the same.
     """
     # -(-8 width // 24) rounds (8 / 3 width) / 8 up, so that 8 times it is a multiple of 8.
-    return 4 * width if mlp == "gelu" else -(-8 * width // 24) * 8
+    return -(-8 * width // 24) * 8 if mlp == "swiglu" else 4 * width
 
 
 class Project(nn.Module):
@@ -53,13 +54,14 @@ class Project(nn.Module):
     bias: bool
     qk_norm: bool
     dtype: str
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B L D"], tables: RotaryTables
     ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
         rows, length, width = x.shape
-        x = flat(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm"), x)
+        x = flat(nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm"), x)
         qkv = flat(
             nn.Dense(
                 3 * width, use_bias=self.bias, kernel_init=KERNEL_INIT, dtype=self.dtype, name="qkv"
@@ -102,6 +104,7 @@ class Combine(nn.Module):
     mlp: str
     layer_scale: float | None
     dtype: str
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(
@@ -115,11 +118,17 @@ class Combine(nn.Module):
         hidden = hidden_width(width, self.mlp)
         y = self.dense(width, "attention_out", found.reshape(x.shape))
         x = self.add(x, y, survival=survival, segment_ids=segment_ids, name="attention_scale")
-        y = flat(nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm"), x)
+        y = flat(nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm"), x)
         # gate and value of SwiGLU (arXiv 2002.05202) in one product
         y = self.dense(hidden * (2 if gated else 1), "mlp_inner", y)
         y = nn.with_logical_constraint(y, ("rows", "tokens", "hidden"))
-        y = nn.silu(y[..., :hidden]) * y[..., hidden:] if gated else nn.gelu(y)
+        # "gelu" is the approximation by a hyperbolic tangent, which costs less than the error
+        # function of "gelu_exact".
+        y = (
+            nn.silu(y[..., :hidden]) * y[..., hidden:]
+            if gated
+            else nn.gelu(y, approximate=self.mlp == "gelu")
+        )
         return self.add(
             x,
             self.dense(width, "mlp_out", y),
@@ -160,6 +169,7 @@ class Block(nn.Module):
     qk_norm: bool = False
     attention: str = "auto"
     dtype: str = "float32"
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(
@@ -171,10 +181,15 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
         project, combine = nn.remat(Project, **STORE_PRODUCTS), nn.remat(Combine, **STORE_PRODUCTS)
         q, k, v = project(
-            self.heads, self.attention_bias, self.qk_norm, self.dtype, name="project"
+            self.heads,
+            self.attention_bias,
+            self.qk_norm,
+            self.dtype,
+            epsilon=self.epsilon,
+            name="project",
         )(x, tables)
         found = segment_attention(q, k, v, segment_ids, backend=self.attention)
-        x = combine(self.mlp, self.layer_scale, self.dtype, name="combine")(
+        x = combine(self.mlp, self.layer_scale, self.dtype, epsilon=self.epsilon, name="combine")(
             x, found, survival, segment_ids
         )
         return x, x
@@ -214,6 +229,8 @@ class Blocks(nn.Module):
     attention: str = "auto"
     remat: bool = False
     dtype: str = "float32"
+    epsilon: float = EPSILON
+    positions: str = "rotary"
 
     @nn.compact
     def __call__(
@@ -229,7 +246,7 @@ class Blocks(nn.Module):
         Inside jit, the latter take no memory where nobody reads them.
         """
         # Made once: positions are the same in every block.
-        tables = rotary_tables(coords, x.shape[-1] // self.heads, self.rope_base)
+        tables = TABLES[self.positions](coords, x.shape[-1] // self.heads, self.rope_base)
         # The rate rises linearly with depth: early blocks build what all later ones need.
         survival = (
             1 - jnp.linspace(0.0, self.drop_path, self.depth) if train and self.drop_path else None
@@ -256,6 +273,7 @@ class Blocks(nn.Module):
                 "qk_norm",
                 "attention",
                 "dtype",
+                "epsilon",
             )
         }
         return stack(**fields, name="stack")(x.astype(jnp.float32), survival, tables, segment_ids)

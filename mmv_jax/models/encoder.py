@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.backbone import Backbone, check_heads, check_options
-from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat, hidden_width
+from mmv_jax.models.blocks import EPSILON, KERNEL_INIT, Blocks, flat, hidden_width
 from mmv_jax.models.cost import Flops, backward_bytes, block_bytes, block_flops
 from mmv_jax.models.kinds import CLS, PATCH
+from mmv_jax.ops.rotary import TABLES
 
 SIZES = {  # width, depth, heads; `nano` is for tests, `mini` for laptops
     "nano": (64, 2, 2),
@@ -45,6 +46,7 @@ class Embed(nn.Module):
     width: int
     registers: int
     dtype: str
+    table: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(
@@ -52,6 +54,7 @@ class Embed(nn.Module):
         patches: Float[Array, "B L P"],
         kinds: Int[Array, "B L"],
         masked: Bool[Array, "B L"] | None,
+        coords: Float[Array, "B L 3"],
     ) -> Float[Array, "B L D"]:
         x = flat(
             nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="patch"), patches
@@ -68,7 +71,50 @@ class Embed(nn.Module):
         # A product with 0-1 rows, not a look-up: its gradient is a product too. Tokens without a
         # learned vector (padding, patches) get zeros.
         chosen = jax.nn.one_hot(index, self.registers + 2)
-        return jnp.where(shown[..., None], x, jnp.einsum("blr,rd->bld", chosen, learned))
+        x = jnp.where(shown[..., None], x, jnp.einsum("blr,rd->bld", chosen, learned))
+        if self.table is None:
+            return x
+        rows, columns = self.table
+        positions = self.param(
+            "positions", nn.initializers.normal(0.02), (rows * columns, self.width)
+        )
+        # Masked patches have a position too; CLS and registers have none.
+        placed = sample_table(positions, self.table, coords)
+        return x + jnp.where((kinds == PATCH)[..., None], placed, 0.0)
+
+
+def sample_table(
+    positions: Float[Array, "T D"], grid: tuple[int, int], coords: Float[Array, "B L 3"]
+) -> Float[Array, "B L D"]:
+    """Vectors of a table of positions, linear between its cells.
+
+    Args:
+      positions: one vector a cell of `grid` (rows, columns), row by row.
+      coords: positions (z, y, x) in the crop, from -1 to 1; z is not read.
+
+    Example:
+      >>> table = jnp.array([[0.0], [1.0], [2.0], [3.0]])
+      >>> sample_table(table, (2, 2), jnp.array([[[0.0, -0.5, 0.0]]])).item()
+      0.5
+    """
+    columns = grid[1]
+    found = jnp.zeros((), positions.dtype)
+    below, shares = [], []
+    for axis, cells in enumerate(grid, start=1):
+        # The centre of cell i of n lies at (2 i + 1) / n - 1. Beyond the outer ones their value
+        # goes on.
+        place = jnp.clip((coords[..., axis] + 1) / 2 * cells - 0.5, 0, cells - 1)
+        low = jnp.clip(jnp.floor(place), 0, max(cells - 2, 0)).astype(jnp.int32)
+        below.append(low)
+        shares.append(place - low)
+    for y in (0, 1):
+        for x in (0, 1):
+            weight = jnp.abs(1 - y - shares[0]) * jnp.abs(1 - x - shares[1])
+            # A table of one row has no neighbour; its weight is 0, so any place serves.
+            cell = (below[0] + y) * columns + jnp.minimum(below[1] + x, columns - 1)
+            cell = jnp.minimum(cell, len(positions) - 1)
+            found = found + weight[..., None] * positions[cell]
+    return found
 
 
 class Encoder(Backbone):
@@ -84,7 +130,7 @@ class Encoder(Backbone):
       width, depth, heads: `SIZES` has the usual ones.
       patch: voxels of a patch (z, y, x).
       registers: tokens a segment beside CLS that belong to no patch (arXiv 2309.16588).
-      mlp: "gelu" or "swiglu".
+      mlp: "gelu" (its approximation by a hyperbolic tangent), "gelu_exact" or "swiglu".
       layer_scale: initial factor of each branch, one a channel; None for no scaling. 0.1 is CaiT's
         value up to 18 blocks (arXiv 2103.17239). The usual 1e-5 suits deep encoders and long runs;
         in a run of minutes it would leave the encoder close to the identity.
@@ -101,6 +147,11 @@ class Encoder(Backbone):
         Without it the matrix products are stored too.
       dtype: of the matrix products, "float32" or "bfloat16". Parameters, norms, softmax and the
         residual sum are float32.
+      epsilon: of layer norms.
+      positions: "rotary" in three dimensions; or as public encoders have them, for which
+        `data.coordinates` must be "unit": "table", learned vectors for y and x, or "axial", the
+        rotation of DINOv3.
+      table: the cells (rows, columns) of the table of positions.
     """
 
     width: int
@@ -118,6 +169,9 @@ class Encoder(Backbone):
     attention: str = "auto"
     remat: bool = False
     dtype: str = "float32"
+    epsilon: float = EPSILON
+    positions: str = "rotary"
+    table: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(
@@ -150,7 +204,8 @@ class Encoder(Backbone):
                 f"Patches have {patches.shape[-1]} voxels, but the encoder's patch is {self.patch}."
             )
         out = {}
-        x = Embed(self.width, self.registers, self.dtype, name="embed")(patches, kinds, masked)
+        embed = Embed(self.width, self.registers, self.dtype, self.table, name="embed")
+        x = embed(patches, kinds, masked, coords_mm)
         x = out["embedded"] = nn.with_logical_constraint(x, ("rows", "tokens", "width"))
         shared = (
             "mlp",
@@ -162,13 +217,17 @@ class Encoder(Backbone):
             "attention",
             "remat",
             "dtype",
+            "epsilon",
+            "positions",
         )
         blocks = Blocks(
             self.depth, self.heads, name="blocks", **{name: getattr(self, name) for name in shared}
         )
-        # Coordinates in units of the shortest wavelength, where the rotary tables begin.
-        x, out["blocks"] = blocks(x, coords_mm / self.scale_mm, segment_ids, train=train)
-        x = flat(nn.LayerNorm(epsilon=1e-6, name="norm"), x)
+        # Coordinates in units of the shortest wavelength, where the rotary tables begin. The waves
+        # of DINOv3 are in units of the crop.
+        unit = 1.0 if self.positions == "axial" else self.scale_mm
+        x, out["blocks"] = blocks(x, coords_mm / unit, segment_ids, train=train)
+        x = flat(nn.LayerNorm(epsilon=self.epsilon, name="norm"), x)
         out["tokens"] = jnp.where(segment_ids[..., None] > 0, x, 0.0)
         return out
 
@@ -194,6 +253,10 @@ class Encoder(Backbone):
         named = dict(zip(("width", "depth", "heads"), SIZES[size])) | OPTIONS.get(size, {})
         chosen = named | options
         check_heads("encoder.", chosen["width"], chosen["heads"])
+        check_positions(chosen)
+        if chosen.get("table"):
+            rows, columns = chosen["table"]
+            chosen["table"] = (rows, columns)  # JSON has no tuples, and fields must be hashable
         z, y, x = patch
         return cls(**chosen, patch=(z, y, x))
 
@@ -213,6 +276,7 @@ class Encoder(Backbone):
         scales = 0 if self.layer_scale is None else 2 * width
         embed = math.prod(self.patch) * width + width + (self.registers + 2) * width
         # Two layer norms a block, of a scale and a bias each, and one after the last block.
+        embed += math.prod(self.table) * width if self.table else 0
         return embed + self.depth * (attention + mlp + scales + 4 * width) + 2 * width
 
     @nn.nowrap
@@ -278,3 +342,33 @@ class Encoder(Backbone):
             return 1.0
 
         return jax.tree_util.tree_map_with_path(rate, params)
+
+
+MLPS = ("gelu", "gelu_exact", "swiglu")
+
+
+def check_positions(fields: dict[str, Any]) -> None:
+    """Refuse kinds of positions and of MLPs that there are not.
+
+    Args:
+      fields: of `Encoder`, by name; those at their default may be missing.
+    Raises:
+      UserError: an unknown kind, or a table without cells or for another kind.
+    """
+    for name, known in (("positions", tuple(TABLES)), ("mlp", MLPS)):
+        if fields.get(name, known[0]) not in known:
+            raise UserError(
+                f"config.encoder.{name} is {fields[name]!r}. Use one of {', '.join(known)}."
+            )
+    table, positions = fields.get("table"), fields.get("positions", "rotary")
+    if (positions == "table") != bool(table) or (table and len(table) != 2):
+        raise UserError(
+            f"config.encoder.positions is {positions!r} and config.encoder.table is {table!r}. A"
+            ' table has (rows, columns), such as (37, 37), and belongs to positions="table" alone.'
+        )
+    head = fields["width"] // fields["heads"]
+    if positions == "axial" and head % 4:
+        raise UserError(
+            f"config.encoder.heads is {fields['heads']}: heads of {head} channels, but"
+            ' positions="axial" needs a multiple of 4.'
+        )

@@ -50,6 +50,44 @@ def rotary_tables(
     return RotaryTables(jnp.cos(angles), jnp.sin(angles))
 
 
+def depth_tables(coords: Float[Array, "B L 3"], head_dim: int, base: float = 100.0) -> RotaryTables:
+    """As `rotary_tables`, but only z turns: y and x are in a learned table of positions.
+
+    The tokens of a planar study have one z, so attention is that of an encoder without rotation.
+    """
+    only_z = jnp.array([1.0, 0.0, 0.0], jnp.float32)
+    return rotary_tables(coords * only_z[None, None], head_dim, base)
+
+
+def axial_tables(coords: Float[Array, "B L 3"], head_dim: int, base: float = 100.0) -> RotaryTables:
+    """Rotation tables as in DINOv3: half of the channel pairs of a head turn with y, half with x.
+
+    DINOv3 is planar. In a volume z is added in every third wave, which leaves a planar study (z is
+    0) as it was.
+
+    Args:
+      coords: positions (z, y, x) in the crop, from -1 to 1.
+      base: the longest wavelength is a little less than `base`; the shortest is 1.
+    Raises:
+      ValueError: the channels of a head are no multiple of 4.
+
+    Source: Siméoni et al., DINOv3 (arXiv 2508.10104), section 3.2. Only patches turn there. Here
+      CLS and registers lie at the crop's centre, 0, which turns nothing.
+    """
+    if head_dim % 4:
+        raise ValueError(f"A head of {head_dim} channels cannot be halved into pairs for y and x.")
+    waves = jnp.arange(head_dim // 4, dtype=jnp.float32)
+    frequencies = 2 * jnp.pi * jnp.float32(base) ** (-waves / len(waves))
+    z, y, x = (part[..., None] for part in jnp.moveaxis(coords.astype(jnp.float32), -1, 0))
+    shifted = jnp.where(waves % 3 == 2, 1.0, 0.0)[None, None] * z
+    angles = jnp.concatenate([(y + shifted), (x + shifted)], -1)
+    angles = angles * jnp.tile(frequencies, 2)[None, None]
+    return RotaryTables(jnp.cos(angles), jnp.sin(angles))
+
+
+TABLES = {"rotary": rotary_tables, "table": depth_tables, "axial": axial_tables}
+
+
 def apply_rotary(x: Float[Array, "B L H K"], tables: RotaryTables) -> Float[Array, "B L H K"]:
     """Rotate the channel pairs (i, i + R) of each head; channels from 2R on keep their values.
 

@@ -19,6 +19,7 @@ from mmv_jax.preflight.advice import HEADROOM, Choice, suggest
 from mmv_jax.preflight.appetite import Appetite, appetite
 from mmv_jax.preflight.memory import step_memory
 from mmv_jax.preflight.topology import Topology, devices_of, parse_topology, virtual_devices
+from mmv_jax.train.begin import complete
 from mmv_jax.train.flops import expected_filling, step_flops
 from mmv_jax.train.loop import lower_step, make_parts, make_views, row_shape
 from mmv_jax.train.objective import Objective
@@ -116,7 +117,7 @@ def preflight(
         if place
         else virtual_devices(devices or config.mesh.data * config.mesh.fsdp)
     )
-    config = with_mesh(config, len(found))
+    config = with_mesh(complete(config), len(found))
     return _figures(config, _compile(config, place, found), mfu, worker_rows_per_s)
 
 

@@ -13,6 +13,7 @@ from mmv_jax.data.pipeline import BEGIN
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.parallel import make_mesh, on_mesh
 from mmv_jax.store.read import Store
+from mmv_jax.train.begin import begin, complete
 from mmv_jax.train.feed import device_batches
 from mmv_jax.train.loop import (
     MAY_CHANGE,
@@ -39,6 +40,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
       UserError: a fault for which a run would be refused.
       WorkFailed: the loss of the step is not finite.
     """
+    config = complete(config)
     mesh = make_mesh(**config.mesh)
     check_rows(config.rows.per_step, mesh)
     check_counts(config)
@@ -57,6 +59,8 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
     kept = len(ema.averages)
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     state = init_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
+    if not step_folders(workdir):
+        state, _ = begin(config, state)
     with on_mesh(mesh):
         # No worker processes: a single batch is not worth their start.
         batch = next(device_batches(rows, mesh, 0, workers=0))

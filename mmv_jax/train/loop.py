@@ -30,6 +30,7 @@ from mmv_jax.parallel import make_mesh, on_mesh, row_sharding
 from mmv_jax.report.progress import say
 from mmv_jax.seals import step_folders
 from mmv_jax.store.read import Store
+from mmv_jax.train.begin import begin, complete
 from mmv_jax.train.feed import device_batches
 from mmv_jax.train.flops import step_cost
 from mmv_jax.train.full_disk import full_disk_in_words
@@ -67,6 +68,8 @@ MAY_CHANGE = {
     "data.store",
     "data.workers",
     "data.teachers",
+    "init.folder",
+    "init.run",
     "encoder.remat",
     "encoder.attention",
     "checkpoint",
@@ -87,6 +90,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
       Unreachable: the bucket of the workdir does not answer.
     """
+    config = complete(config)
     mesh = _call("mesh", make_mesh, **config.mesh)
     check_rows(config.rows.per_step, mesh)
     check_counts(config)
@@ -140,8 +144,11 @@ def _train(
             check_studies(before, seen, config.data.store)
             seen = unite_patients(seen, before)
             rows = rows.begin_at(tuple(before.get("begin", (0, 0))))
+            seen |= {name: before[name] for name in ("init",) if name in before}
         else:
             state = init_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
+            state, more = begin(config, state)
+            seen = unite_patients(seen, more.pop("earlier", None)) | more
         cost = cost_of(config, objective, mesh)
         with _make_log(workdir, config, first) as log:
             about: dict = {"state": shapes, "first": first, "patients": len(rows.patients)}

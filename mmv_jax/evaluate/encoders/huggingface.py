@@ -26,13 +26,12 @@ from mmv_jax.evaluate.encoders.base import Encoded, early_layers
 from mmv_jax.evaluate.encoders.readout import LAST, standardise_tokens
 from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
+from mmv_jax.models.public import IMAGENET
 from mmv_jax.store.read import Store
 
 # The largest scale of a study. These models do not know small images in a black corner.
 FILLED = OVERSAMPLING | {2: float("inf")}
 SLICES = 8  # that go through the model at once
-# mean and std, where the folder has no preprocessor_config.json
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,10 @@ class Overlap:
             )
         patients = set(carried["patients"])
         # A distilled encoder has also learnt from the patients that its teachers have seen.
-        for card in carried.get("teachers", ()):
+        # So has one that began from the weights of others.
+        for card in (*carried.get("teachers", ()), *carried.get("init", ())):
             if card["patients"] == "unknown":
-                return cls(None, f"which patients its teacher {card['name']} has seen is not known")
+                return cls(None, f"it has learnt from {card['name']}, whose patients are not known")
             patients |= set(() if card["patients"] == "none" else card["patients"])
         return cls(frozenset(patients))
 
