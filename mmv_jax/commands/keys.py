@@ -57,10 +57,12 @@ def _encoder_keys() -> dict[str, ConfigKey]:
 
 def _objective_keys() -> dict[str, ConfigKey]:
     """The weight of every loss term, and the options of each."""
+    from mmv_jax.objectives.recipes import RECIPES
     from mmv_jax.objectives.table import TERMS
 
     # Terms of plug-ins are in the table too, each with options of its own.
-    keys: dict[str, ConfigKey] = {}
+    told = f"Values of an objective as it was published: {', '.join(RECIPES)}; yours come first."
+    keys = {"recipe": ConfigKey("", told, str)}
     for name, term in TERMS.items():
         keys |= keys_of(term, without=("encoder",))
         keys[name] = ConfigKey(0.0, f"Weight of the loss term {name}; 0 leaves it out.")
@@ -78,7 +80,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     from mmv_jax.train.begin import Init
     from mmv_jax.train.guard import GuardOptions
     from mmv_jax.train.health import HealthOptions
-    from mmv_jax.train.optimizer import make_ema, make_optimizer
+    from mmv_jax.train.optimizer import make_ema, make_optimizer, make_teacher_temperature
     from mmv_jax.train.traces import ProfileOptions
     from mmv_jax.train.wandb_board import LogOptions
     from mmv_jax.train.watchdog import Limits
@@ -109,7 +111,8 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _in("profile", keys_of(ProfileOptions))
     keys |= _encoder_keys() | _in("init", keys_of(Init))
     keys |= _objective_keys()
-    keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))
+    keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows", "encoder")))
+    keys |= _in("teacher_temperature", keys_of(make_teacher_temperature, without=("steps",)))
     keys |= _in("ema", keys_of(make_ema, without=("steps", "rows")))
     keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config", "held")))
     return _opened(keys | _in("health", keys_of(HealthOptions)), ("data.mixture", "health.knn"))
@@ -132,7 +135,7 @@ def bac_keys() -> dict[str, ConfigKey]:
     keys |= _in("data", keys_of(Sampler, without=("store", "shape", "seed")))
     keys |= _in("tiles", keys_of(TileShape, without=("patch", "registers")))
     keys |= _encoder_keys() | _in("head", keys_of(TileSegmenter, without=(*FLAX, "encoder")))
-    keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows")))
+    keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows", "encoder")))
     keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config", "held")))
     return keys | _in("measure", keys_of(Measure))
 

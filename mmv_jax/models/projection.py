@@ -27,6 +27,7 @@ class ProjectionHead(nn.Module):
     hidden: int = 2048
     bottleneck: int = 256
     dtype: str = "float32"
+    prototype_std: float = 1.0
 
     @nn.compact
     def __call__(
@@ -37,10 +38,10 @@ class ProjectionHead(nn.Module):
         for name in ("first", "second"):
             x = nn.gelu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
         x = nn.Dense(self.bottleneck, kernel_init=init, dtype=self.dtype, name="bottleneck")(x)
-        # Any scale will do, since prototypes are normalised below.
-        prototypes = self.param(
-            "prototypes", nn.initializers.normal(1.0), (self.prototypes, self.bottleneck)
-        )
+        # Prototypes are normalised below, so their length only slows them down: the gradient of a
+        # direction is divided by it.
+        start = nn.initializers.normal(self.prototype_std)
+        prototypes = self.param("prototypes", start, (self.prototypes, self.bottleneck))
         return unit(x), unit(prototypes)
 
     def scores(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mmv_jax.errors import UserError
 from mmv_jax.models.cost import F32, Flops
 from mmv_jax.objectives.batch import Params, take
 from mmv_jax.objectives.prototypes import PrototypeTerm
@@ -103,10 +104,23 @@ def one_a_crop(index: Int[Array, "B M"], ids: Int[Array, "B T"]) -> Float[Array,
 
 @dataclass(frozen=True)
 class IbotTerm(PrototypeTerm):
-    """`masked_cross_entropy` of masked patches; each crop that has some weighs the same."""
+    """`masked_cross_entropy` of masked patches; each crop that has some weighs the same.
 
+    Fields:
+      ibot_over: the crops that the sum over crops is divided by: "masked", those that have masked
+        patches, or "global", all global crops, as in DINOv2. Half of them are masked, so the latter
+        is about half as large.
+    """
+
+    ibot_over: str = "masked"
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT, MASKED})
     module: ClassVar[str] = "ibot_head"
+
+    def __post_init__(self):
+        if self.ibot_over not in ("masked", "global"):
+            raise UserError(
+                f"config.objective.ibot_over is {self.ibot_over!r}. Use 'masked' or 'global'."
+            )
 
     def loss(
         self, student: Params, teacher: Params, seen: Seen
@@ -123,7 +137,10 @@ class IbotTerm(PrototypeTerm):
             return masked_cross_entropy(score, tokens, Balanced(scores, of_line, of_prototype))
 
         each = over_rows(cross_entropy, (tokens, scores, of_line), (prototypes, of_prototype))
-        return weighted_mean(each, one_a_crop(index, seen.prefix[3])), {}
+        weights = one_a_crop(index, seen.prefix[3])
+        if self.ibot_over == "global":
+            return (each * weights).sum() / jnp.maximum(seen.is_global.sum(), 1), {}
+        return weighted_mean(each, weights), {}
 
     def flops(self, work: Work) -> dict[str, Flops]:
         count, size = scoring_parts(work.masked)

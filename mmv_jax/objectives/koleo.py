@@ -16,7 +16,9 @@ from mmv_jax.objectives.targets import weighted_mean
 from mmv_jax.objectives.term import STUDENT, TEACHER, Seen, Term, Work
 
 
-def koleo(cls: Float[Array, "N D"], study: Int[Array, "N"]) -> Float[Array, ""]:
+def koleo(
+    cls: Float[Array, "N D"], study: Int[Array, "N"], crop: Int[Array, "N"] | None = None
+) -> Float[Array, ""]:
     """The KoLeo loss: minus the mean log distance of each unit vector to its nearest one of another
     study.
 
@@ -24,6 +26,8 @@ def koleo(cls: Float[Array, "N D"], study: Int[Array, "N"]) -> Float[Array, ""]:
       cls: features; computed in float32.
       study: the study of each row; -1 is padding. Views of one study should be near each other, so
         they do not count as neighbours.
+      crop: the number of each row among the global crops of its study. With it, neighbours have the
+        same number, and the loss is the sum of the losses of all numbers, as in DINOv2.
     Returns:
       0 where there are fewer than two studies.
 
@@ -35,19 +39,45 @@ def koleo(cls: Float[Array, "N D"], study: Int[Array, "N"]) -> Float[Array, ""]:
     x = x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
     counts = study >= 0
     strangers = (study[:, None] != study[None, :]) & counts[:, None] & counts[None, :]
-    nearest = jnp.where(strangers, x @ x.T, -jnp.inf).max(axis=-1)
-    alone = ~strangers.any(axis=-1)
-    # -inf must be replaced before the root: multiplied by a weight of 0 it would still give NaN.
-    cosine = jnp.where(alone, 0.0, nearest)
-    # the floor keeps collapsed features finite
-    distance = jnp.sqrt(jnp.maximum(2 - 2 * cosine, 1e-8))
-    return weighted_mean(-jnp.log(distance), (~alone).astype(jnp.float32))
+    if crop is not None:
+        strangers &= crop[:, None] == crop[None, :]
+    # Only who is nearest comes from the products, and without a gradient: 2 - 2 cos loses all its
+    # digits where features are close, which is where this loss is needed. Accelerators would round
+    # the products to bfloat16.
+    fixed = jax.lax.stop_gradient(x)
+    cosines = jnp.matmul(fixed, fixed.T, precision=jax.lax.Precision.HIGHEST)
+    nearest = jnp.where(strangers, cosines, -jnp.inf).argmax(axis=-1)
+    there = strangers.any(axis=-1)
+    # The small number keeps the root's gradient finite where two features are equal.
+    distance = jnp.sqrt(jnp.square(x - x[nearest]).sum(axis=-1) + 1e-16)
+    logs = -jnp.log(distance + 1e-8)
+    if crop is None:
+        return weighted_mean(logs, there.astype(jnp.float32))
+    alike = (crop[:, None] == crop[None, :]) & there[None, :]
+    return jnp.where(there, logs / jnp.maximum(alike.sum(axis=-1), 1), 0.0).sum()
+
+
+def numbers_of_crops(study: Int[Array, "B S"]) -> Int[Array, "B S"]:
+    """0 for the first global crop of a study in its row, 1 for the second, and so on.
+
+    Args:
+      study: of each global crop; -1 where a segment is none.
+    """
+    same = study[:, :, None] == study[:, None, :]
+    before = jnp.tril(jnp.ones(same.shape[1:], bool), -1)
+    return (same & before[None]).sum(axis=-1)
 
 
 @dataclass(frozen=True)
 class KoleoTerm(Term):
-    """`koleo` of the student's CLS tokens of global crops."""
+    """`koleo` of the student's CLS tokens of global crops.
 
+    Fields:
+      koleo_by_crop: neighbours are looked for among the first global crops, the second ones, and so
+        on, and the losses of each are added, as in DINOv2.
+    """
+
+    koleo_by_crop: bool = False
     # The loss reads the student alone; the health figures read the teacher's features.
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT})
 
@@ -55,8 +85,9 @@ class KoleoTerm(Term):
         self, student: Params, teacher: Params, seen: Seen
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         cls = seen.cls[STUDENT]
-        lines = jnp.where(seen.is_global, seen.batch["study"], -1).reshape(-1)
-        return koleo(cls.reshape(-1, cls.shape[-1]), lines), {}
+        study = jnp.where(seen.is_global, seen.batch["study"], -1)
+        crop = numbers_of_crops(study).reshape(-1) if self.koleo_by_crop else None
+        return koleo(cls.reshape(-1, cls.shape[-1]), study.reshape(-1), crop), {}
 
     def flops(self, work: Work) -> dict[str, Flops]:
         cosines = 2 * (work.rows * work.segments) ** 2 * self.encoder.width

@@ -23,11 +23,13 @@ class PrototypeTerm(Term):
     Fields:
       prototypes, hidden, bottleneck: of the head; the defaults are those of DINO (arXiv
         2104.14294), appendix C.
+      prototype_std: of the prototypes at the start. The shorter they are, the faster they turn.
     """
 
     prototypes: int = 65536
     hidden: int = 2048
     bottleneck: int = 256
+    prototype_std: float = 1.0
     follows: ClassVar[bool] = True
 
     @property
@@ -37,6 +39,7 @@ class PrototypeTerm(Term):
             hidden=self.hidden,
             bottleneck=self.bottleneck,
             dtype=self.encoder.dtype,
+            prototype_std=self.prototype_std,
         )
 
     def init(self, key: Array, seen: Seen) -> Params:

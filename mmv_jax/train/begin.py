@@ -15,6 +15,7 @@ from mmv_jax.checkpoint import restore_items
 from mmv_jax.errors import UserError
 from mmv_jax.models.encoder import SIZES
 from mmv_jax.models.public import PublicEncoder
+from mmv_jax.objectives.recipes import with_recipe
 from mmv_jax.provenance import digest_of
 from mmv_jax.released import restore_weights, weights_file
 from mmv_jax.report.progress import say
@@ -130,12 +131,18 @@ def begin(config: ConfigDict, state: TrainState) -> tuple[TrainState, dict[str, 
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """The config with what the weights of `init.folder` need of the encoder.
+    """The config with the values of `objective.recipe`, and with what the weights of `init.folder`
+    need of the encoder.
 
     Raises:
-      UserError: the config has another encoder than the folder, or the folder cannot be read.
+      UserError: there is no such recipe; or the config has another encoder than the folder, or the
+        folder cannot be read.
     """
     init = Init(**config.get("init", {}))
+    if config.objective.get("recipe"):
+        config = ConfigDict(config.copy_and_resolve_references())
+        with config.unlocked():
+            config.objective = ConfigDict(with_recipe(config.objective))
     if not init.folder:
         return config
     public = PublicEncoder.open(init.folder)

@@ -207,9 +207,12 @@ def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformat
     """
     per_step = config.rows.per_step
     encoder = _call("encoder", make_encoder, **config.encoder)
-    known = (encoder, make_teacher_temperature(config.steps), config.rows.prefix)
+    warm = config.get("teacher_temperature", {})
+    temperature = _call("teacher_temperature", make_teacher_temperature, config.steps, **warm)
+    known = (encoder, temperature, config.rows.prefix)
     objective = _call("objective", make_objective, *known, **config.objective)
-    tx = _call("optimizer", make_optimizer, config.steps, per_step, **config.optimizer)
+    of_run = {"encoder": encoder, **config.optimizer}
+    tx = _call("optimizer", make_optimizer, config.steps, per_step, **of_run)
     return objective, tx, _call("ema", make_ema, config.steps, per_step, **config.ema)
 
 

@@ -1,7 +1,9 @@
 """AdamW and the schedules of a run, scaled from the batch size that they were tuned for."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -85,6 +87,13 @@ def make_optimizer(
     b2: float = 0.95,
     clip: float = 3.0,
     decay: float | None = None,
+    weight_decay_end: float | None = None,
+    decay_prototypes: bool = False,
+    frozen_prototypes: float = 0.0,
+    layer_decay: float = 1.0,
+    patch_rate: float = 1.0,
+    last_blocks: int | None = None,
+    encoder: Any = None,
 ) -> optax.GradientTransformation:
     """Make AdamW with weight decay on the kernels of dense layers alone, and clipped gradients.
 
@@ -99,16 +108,111 @@ def make_optimizer(
       clip: the largest norm of a gradient.
       decay: share of the steps at the end in which a constant learning rate falls, so that a run
         can be prolonged from before them. None: the rate follows a cosine.
+      weight_decay_end: the weight decay at the last step, on a cosine from `weight_decay`. None: it
+        is constant.
+      decay_prototypes: whether the prototypes of heads decay too.
+      frozen_prototypes: share of the steps at the start in which prototypes do not move.
+      layer_decay: each layer of the encoder has this many times the learning rate of the one above.
+      patch_rate: factor of the learning rate of the kernel that embeds patches.
+      last_blocks: only so many blocks at the end, the last norm and the heads learn; None for all.
+      encoder: the backbone, which knows its layers.
+    Raises:
+      UserError: a share, a factor or a number of blocks is out of its range.
 
     Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv
-      2111.06377, table 8).
+      2111.06377, table 8). Schedules and factors: Oquab et al., DINOv2 (arXiv 2304.07193).
     """
     schedule = make_learning_rate(
         steps, rows, peak_lr=peak_lr, at_rows=at_rows, warmup=warmup, decay=decay
     )
-    adamw = optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=weight_decay, mask=kernels)
-    # Clipped before Adam: otherwise one huge gradient would stay in its moments for long.
-    return optax.chain(optax.clip_by_global_norm(clip), adamw)
+    check_share("frozen_prototypes", frozen_prototypes)
+    for name, factor in (("layer_decay", layer_decay), ("patch_rate", patch_rate)):
+        if not 0 < factor <= 1:
+            raise UserError(f"config.optimizer.{name} is {factor!r}. Set it above 0, at most 1.")
+    if last_blocks is not None and not 0 <= last_blocks <= encoder.depth:
+        raise UserError(
+            f"config.optimizer.last_blocks is {last_blocks!r}, but the encoder has"
+            f" {encoder.depth} blocks."
+        )
+    decays = all_kernels if decay_prototypes else kernels
+    wanes = weight_decay
+    if weight_decay_end is not None:
+        wanes = _cosine(weight_decay, weight_decay_end, steps)
+    parts = [
+        # Clipped before Adam: otherwise one huge gradient would stay in its moments for long.
+        optax.clip_by_global_norm(clip),
+        optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=wanes, mask=decays),
+    ]
+    if layer_decay < 1 or patch_rate < 1 or last_blocks is not None:
+        # After AdamW, so that they are factors of the learning rate and not of the gradient, whose
+        # scale Adam takes out again.
+        rates = partial(
+            rates_of_layers,
+            encoder=encoder,
+            layer_decay=layer_decay,
+            patch_rate=patch_rate,
+            last_blocks=last_blocks,
+        )
+        parts.append(
+            optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rates(updates)))
+        )
+    if frozen_prototypes:
+        until = round(frozen_prototypes * steps)
+        moves = optax.scale_by_schedule(lambda step: jnp.where(step < until, 0.0, 1.0))
+        parts.append(optax.masked(moves, prototypes_of))
+    return optax.chain(*parts)
+
+
+def check_share(name: str, share: float) -> None:
+    if not 0 <= share < 1:
+        raise UserError(f"config.optimizer.{name} is {share!r}. Set a share from 0 to below 1.")
+
+
+def _cosine(start: float, end: float, steps: int) -> Schedule:
+    def at(step) -> Float[Array, "*steps"]:
+        part = jnp.minimum(step / max(steps - 1, 1), 1.0)
+        return end + (start - end) * (jnp.cos(jnp.pi * part) + 1) / 2
+
+    return at
+
+
+def rates_of_layers(
+    params: Any, *, encoder: Any, layer_decay: float, patch_rate: float, last_blocks: int | None
+) -> Any:
+    """Factors of the learning rate, a number or an array a parameter; 0 where nothing moves.
+
+    Args:
+      params: of the student, by module.
+      encoder: its backbone.
+    """
+    rates = jax.tree.map(lambda leaf: 1.0, params)
+    own = encoder.layer_rates(params["encoder"], layer_decay)
+    if last_blocks is not None:
+        # With a decay of 1/2 a layer's rate tells how many layers lie above it.
+        above = encoder.layer_rates(params["encoder"], 0.5)
+        own = jax.tree.map(
+            lambda rate, half: jnp.where(jnp.asarray(half) >= 0.5**last_blocks, rate, 0.0),
+            own,
+            above,
+        )
+    rates["encoder"] = jax.tree_util.tree_map_with_path(
+        lambda path, rate: rate * patch_rate if _named(path, "patch") else rate, own
+    )
+    return rates
+
+
+def _named(path: tuple, name: str) -> bool:
+    return any(getattr(part, "key", None) == name for part in path)
+
+
+def all_kernels(params: Any) -> Any:
+    """A tree that is True at the kernels of dense layers and at prototypes."""
+    return jax.tree.map(operator.or_, kernels(params), prototypes_of(params))
+
+
+def prototypes_of(params: Any) -> Any:
+    """A tree that is True at the prototypes of heads."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _named(path, "prototypes"), params)
 
 
 def kernels(params: Any) -> Any:
@@ -195,6 +299,17 @@ def make_teacher_temperature(
 ) -> Schedule:
     """Make the teacher's temperature: sharp targets first, softer ones after `warmup` of the steps.
 
+    Args:
+      start, end: at the first step, and from the end of the warm-up on.
+      warmup: share of the steps.
+    Raises:
+      UserError: a temperature is too low to be computed in float32, or the share is none.
+
     Source: Caron et al., DINO (arXiv 2104.14294), appendix D.
     """
+    if not min(start, end) >= 0.03 or not 0 <= warmup <= 1:
+        raise UserError(
+            f"config.teacher_temperature: start {start!r}, end {end!r}, warmup {warmup!r}. Set"
+            " temperatures from 0.03 on, and a share of the steps from 0 to 1."
+        )
     return optax.schedules.linear_schedule(start, end, max(1, round(warmup * steps)))

@@ -32,6 +32,9 @@ def may_prolong(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str,
     The warm-up must be over where the run goes on: a share of more steps is a longer warm-up.
     """
     held = last_constant_step(before) if "optimizer" in before else None
+    # A weight decay that rises to the last step is another one from the first step on.
+    if before.get("optimizer", {}).get("weight_decay_end") is not None:
+        return ()
     if held is None or now["optimizer"].get("decay") is None or now["steps"] <= before["steps"]:
         return ()
     if round(now["optimizer"]["warmup"] * now["steps"]) > held:

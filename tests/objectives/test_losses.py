@@ -7,7 +7,7 @@ import pytest
 
 from mmv_jax.objectives.dino import distillation
 from mmv_jax.objectives.ibot import masked_cross_entropy
-from mmv_jax.objectives.koleo import koleo
+from mmv_jax.objectives.koleo import koleo, numbers_of_crops
 from mmv_jax.objectives.mae import masked_reconstruction
 from mmv_jax.objectives.targets import sinkhorn_knopp
 
@@ -145,6 +145,44 @@ def test_koleo_measures_the_nearest_other_study(rng):
         others = [j for j in range(5) if study[j] != study[i]]
         logs.append(np.log(min(np.linalg.norm(unit[i] - unit[j]) for j in others)))
     np.testing.assert_allclose(koleo(jnp.array(x), jnp.array(study)), -np.mean(logs), rtol=1e-4)
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-6])
+def test_koleo_pushes_hardest_where_features_are_closest(rng, apart):
+    # Two pairs, each so close that 2 - 2 cos would have no digit left in float32.
+    x = rng.normal(size=(4, 8))
+    x[1], x[3] = x[0] + apart * rng.normal(size=8), x[2] + apart * rng.normal(size=8)
+    x = x.astype(np.float32)
+    study, grad = jnp.arange(4), jax.jit(jax.grad(koleo))
+
+    def exact(x):  # in float64, by differences
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return -np.mean([np.log(np.linalg.norm(unit[i] - unit[i ^ 1])) for i in range(4)])
+
+    step, expected = apart * 1e-3, np.zeros((4, 8))
+    for place in np.ndindex(4, 8):
+        moved = np.zeros((4, 8))
+        moved[place] = step
+        wide = x.astype(np.float64)
+        expected[place] = (exact(wide + moved) - exact(wide - moved)) / (2 * step)
+    # Float32 holds the features themselves to 6e-8: closer than that nothing can be known.
+    np.testing.assert_allclose(grad(jnp.array(x), study), expected, rtol=0.2, atol=0.05 / apart)
+    np.testing.assert_allclose(koleo(jnp.array(x), study), exact(x.astype(np.float64)), rtol=0.02)
+    assert np.linalg.norm(expected) > 0.1 / apart
+
+
+def test_koleo_in_bfloat16_knows_the_nearest(rng):
+    x, study = jnp.array(rng.normal(size=(8, 16)), jnp.bfloat16), jnp.arange(8)
+    wide = koleo(x.astype(jnp.float32), study)
+    np.testing.assert_allclose(koleo(x, study), wide, rtol=1e-6)
+
+
+def test_koleo_by_crop_adds_the_losses_of_the_first_and_of_the_second_crops(rng):
+    x, study = jnp.array(rng.normal(size=(6, 4)), jnp.float32), jnp.array([[0, 0, 1, 1, 2, 2]])
+    crop = numbers_of_crops(study)
+    assert crop.tolist() == [[0, 1, 0, 1, 0, 1]]
+    alone = sum(koleo(x[n::2], jnp.arange(3)) for n in (0, 1))
+    np.testing.assert_allclose(koleo(x, study[0], crop[0]), alone, rtol=1e-5)
 
 
 def test_koleo_of_collapsed_features_is_finite():

@@ -114,3 +114,75 @@ def test_a_burst_of_the_gradient_is_clipped():
     momentum = optax.tree_utils.tree_get(state, "mu")["kernel"]
     # a norm of 3 is 1.5 each; Adam takes a tenth of it
     np.testing.assert_allclose(momentum, 0.1 * 1.5, rtol=1e-5)
+
+
+def moves(params, steps=1, **options):
+    """By how much each parameter moves in each step, at a gradient of 1 and a rate of 1e-2."""
+    encoder = make_parts(nano_config())[0].encoder
+    base = {"peak_lr": 1e-2, "at_rows": 8, "warmup": 0.0, "weight_decay": 0.0, "decay": 0.9}
+    tx = make_optimizer(10, 8, **{**base, "encoder": encoder, "clip": 1e9, **options})
+    state, ones, seen = jax.jit(tx.init)(params), jax.tree.map(np.ones_like, params), []
+    update = jax.jit(tx.update)
+    _, state = update(ones, state, params)  # the warm-up's step, at a rate of 0
+    for _ in range(steps):
+        updates, state = update(ones, state, params)
+        leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(updates))
+        seen.append({jax.tree_util.keystr(path): -1e2 * leaf for path, leaf in leaves})
+    return seen
+
+
+QKV = "['encoder']['blocks']['stack']['project']['qkv']['kernel']"
+PATCH, LEARNED = "['encoder']['embed']['patch']['kernel']", "['encoder']['embed']['learned']"
+NORM, PROTOTYPES = "['encoder']['norm']['scale']", "['dino_head']['prototypes']"
+
+
+def test_layers_and_the_patch_kernel_have_rates_of_their_own(params):
+    (found,) = moves(params, layer_decay=0.5, patch_rate=0.2)
+    np.testing.assert_allclose(found[QKV][:, 0, 0], [0.25, 0.5], rtol=1e-3)  # two blocks
+    np.testing.assert_allclose(found[LEARNED], 0.125, rtol=1e-3)
+    np.testing.assert_allclose(found[PATCH], 0.025, rtol=1e-3)
+    np.testing.assert_allclose(found[NORM], 1.0, rtol=1e-3)
+    np.testing.assert_allclose(found[PROTOTYPES], 1.0, rtol=1e-3)
+
+
+def test_only_the_last_blocks_learn(params):
+    (found,) = moves(params, last_blocks=1, weight_decay=0.1)
+    assert not found[QKV][0].any() and found[QKV][1].all()
+    assert not found[PATCH].any() and not found[LEARNED].any() and found[NORM].all()
+
+
+def test_prototypes_are_frozen_at_first_and_may_decay(params):
+    found = moves(params, steps=3, frozen_prototypes=0.3)
+    assert [bool(step[PROTOTYPES].any()) for step in found] == [False, False, True]
+    assert all(step[QKV].all() for step in found)
+    still = moves(params, weight_decay=0.5, decay_prototypes=True)[0]
+    np.testing.assert_allclose(still[PROTOTYPES], 1.5, rtol=1e-3)
+
+
+def test_the_weight_decay_rises_on_a_cosine(params):
+    found = moves(params, steps=9, weight_decay=0.2, weight_decay_end=0.4)
+    rate = [step[NORM][0] for step in found]
+    decay = [step[QKV][0, 0, 0] / own - 1 for step, own in zip(found, rate)]
+    expected = [0.4 - 0.1 * (np.cos(np.pi * step / 9) + 1) for step in range(1, 10)]
+    np.testing.assert_allclose(decay, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"layer_decay": 0.0}, "layer_decay is 0.0. Set it above 0"),
+        ({"patch_rate": 1.5}, "patch_rate is 1.5"),
+        ({"frozen_prototypes": 1.0}, "frozen_prototypes is 1.0"),
+        ({"last_blocks": 3}, "last_blocks is 3, but the encoder has 2"),
+    ],
+)
+def test_factors_out_of_their_range_are_refused(params, options, says):
+    with pytest.raises(UserError, match=says):
+        moves(params, **options)
+
+
+def test_the_teachers_temperature_is_set_by_the_config():
+    temperature = make_teacher_temperature(100, start=0.05, end=0.1, warmup=0.5)
+    np.testing.assert_allclose([temperature(n) for n in (0, 25, 50, 99)], [0.05, 0.075, 0.1, 0.1])
+    with pytest.raises(UserError, match="temperatures from 0.03 on"):
+        make_teacher_temperature(100, start=0.01)

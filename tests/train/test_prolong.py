@@ -18,6 +18,12 @@ def plain(steps, warmup=0.1, decay=0.25, every=2):
     return {"steps": steps, "optimizer": optimizer, "checkpoint": {"every": every}}
 
 
+def rising(steps):
+    config = plain(steps)
+    config["optimizer"]["weight_decay_end"] = 0.4
+    return config
+
+
 @pytest.mark.parametrize(
     "before, now, names",
     [
@@ -30,6 +36,7 @@ def plain(steps, warmup=0.1, decay=0.25, every=2):
         (plain(8), plain(80), ()),  # 8 steps of warm-up, but it would go on from step 6
         (plain(8), plain(80, warmup=0.05), SCHEDULE),
         ({"steps": 8}, plain(16), ()),
+        (rising(8), rising(16), ()),
     ],
 )
 def test_only_a_longer_run_with_a_constant_rate_may_change_its_schedule(before, now, names):
