@@ -1,7 +1,6 @@
 """Weights of public encoders, from a local Hugging Face folder, as parameters of `Encoder`.
 
-No PyTorch is needed: the tensors are read from `model.safetensors`. A new kind of folder is one
-entry in `KINDS`.
+No PyTorch is needed: the tensors are read from `model.safetensors`.
 
 Axes: D width, p side of a patch in pixels.
 """
@@ -19,6 +18,7 @@ from jaxtyping import Float
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.encoder import SIZES
+from mmv_jax.models.public_names import GATED, KINDS, TensorNames
 
 CONFIG, TENSORS, PREPROCESSING = "config.json", "model.safetensors", "preprocessor_config.json"
 INDEX = "model.safetensors.index.json"  # of weights in several files
@@ -27,72 +27,6 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GELU = {"gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
 # The shortest wavelength of z, in halves of a crop: a little more than two of a dozen layers.
 SCALE = 0.25
-
-
-@dataclass(frozen=True)
-class TensorNames:
-    """Names of the tensors of a kind of folder.
-
-    Attributes:
-      prefixes: that the names of the whole model may begin with.
-      layer: of a block, before its number.
-      block: names within a block: "norm1", "norm2", "query", "key", "value", "attention_out",
-        "mlp_inner", "mlp_out", and "scale1", "scale2" where there are layer scales.
-      patch: the kernel of the patches.
-      norm: the last layer norm.
-      positions: "table" or "axial", see `Encoder`.
-    """
-
-    prefixes: tuple[str, ...]
-    layer: str
-    block: Mapping[str, str]
-    patch: str = "embeddings.patch_embeddings.projection"
-    norm: str = "layernorm"
-    positions: str = "table"
-
-
-ATTENTION = {
-    "query": "attention.attention.query",
-    "key": "attention.attention.key",
-    "value": "attention.attention.value",
-    "attention_out": "attention.output.dense",
-}
-VIT = ATTENTION | {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "mlp_inner": "intermediate.dense",
-    "mlp_out": "output.dense",
-}
-SCALED = {
-    "norm1": "norm1",
-    "norm2": "norm2",
-    "scale1": "layer_scale1.lambda1",
-    "scale2": "layer_scale2.lambda1",
-}
-DINOV2 = ATTENTION | SCALED | {"mlp_inner": "mlp.fc1", "mlp_out": "mlp.fc2"}
-GATED = {"mlp_inner": "mlp.weights_in", "mlp_out": "mlp.weights_out"}
-DINOV3 = SCALED | {
-    "query": "attention.q_proj",
-    "key": "attention.k_proj",
-    "value": "attention.v_proj",
-    "attention_out": "attention.o_proj",
-    "mlp_inner": "mlp.up_proj",
-    "mlp_out": "mlp.down_proj",
-}
-KINDS = {  # by `model_type` of config.json
-    "dinov2": TensorNames(("dinov2.",), "encoder.layer.", DINOV2),  # RAD-DINO is one
-    "dinov2_with_registers": TensorNames(("dinov2_with_registers.",), "encoder.layer.", DINOV2),
-    "dinov3_vit": TensorNames(
-        ("dinov3_vit.", "model."),
-        "layer.",
-        DINOV3,
-        patch="embeddings.patch_embeddings",
-        norm="norm",
-        positions="axial",
-    ),
-    "vit": TensorNames(("vit.",), "encoder.layer.", VIT),
-    "vit_mae": TensorNames(("vit.",), "encoder.layer.", VIT),
-}
 
 
 @dataclass(frozen=True)
@@ -106,6 +40,7 @@ class PublicEncoder:
       tensors: by name, without the prefix.
       mean, std: of the three channels in its training.
       kind: names of its tensors.
+      biased: which of query, key and value have a bias.
     """
 
     name: str
@@ -114,6 +49,7 @@ class PublicEncoder:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     kind: TensorNames
+    biased: frozenset[str]
 
     @classmethod
     def open(cls, folder: str | Path) -> "PublicEncoder":
@@ -134,8 +70,7 @@ class PublicEncoder:
         if about.get("use_swiglu_ffn"):
             kind = TensorNames(kind.prefixes, kind.layer, {**kind.block, **GATED})
         tensors = _tensors(folder, kind.prefixes)
-        said = _json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
-        mean, std = said.get("image_mean", IMAGENET[0]), said.get("image_std", IMAGENET[1])
+        mean, std = channels(folder)
         try:
             options = _options(folder, about, kind=kind, tensors=tensors)
         except KeyError as error:
@@ -143,7 +78,14 @@ class PublicEncoder:
                 f"config.init.folder {folder}: its {CONFIG} does not say {error.args[0]}. Take the"
                 " folder as it was published."
             ) from None
-        named = {"mean": tuple(mean), "std": tuple(std), "kind": kind}
+        _refuse_values(folder, tensors, options, kind=kind)
+        # DINOv3 says it of each, the others of all three together.
+        biased = {
+            role
+            for role in ("query", "key", "value")
+            if about.get(f"{role}_bias", about.get("qkv_bias", True))
+        }
+        named = {"mean": mean, "std": std, "kind": kind, "biased": frozenset(biased)}
         return cls(folder.resolve().name, options, tensors, **named)
 
     def parameters(self, patch: Sequence[int], learned: np.ndarray) -> tuple[dict, list[str]]:
@@ -205,7 +147,7 @@ class PublicEncoder:
         hidden = _shape_of(self.tensors, f"{at['mlp_inner']}.weight")[0]
         project = {"norm": reader.norm(at["norm1"], "block project.norm")}
         parts = [
-            reader.dense(at[role], "block project.qkv", (width, width))
+            reader.dense(at[role], "block project.qkv", (width, width), biased=role in self.biased)
             for role in ("query", "key", "value")
         ]
         project["qkv"] = {
@@ -248,11 +190,12 @@ class _Reader:
             "bias": self(f"{name}.bias", where, shape),
         }
 
-    def dense(self, name: str, where: str, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    def dense(
+        self, name: str, where: str, shape: tuple[int, int], *, biased: bool = True
+    ) -> dict[str, np.ndarray]:
         kernel = self(f"{name}.weight", where, shape[::-1]).T  # PyTorch keeps [out, in]
         # DINOv3's keys have no bias, which is a bias of zeros.
-        there = f"{name}.bias" in self.tensors
-        bias = self(f"{name}.bias", where, shape[1:]) if there else np.zeros(shape[1], np.float32)
+        bias = self(f"{name}.bias", where, shape[1:]) if biased else np.zeros(shape[1], np.float32)
         return {"kernel": kernel, "bias": bias}
 
 
@@ -274,6 +217,11 @@ def _options(
 ) -> dict[str, Any]:
     width, depth = about["hidden_size"], about["num_hidden_layers"]
     heads, side = about["num_attention_heads"], about["patch_size"]
+    if not isinstance(side, int) or not isinstance(about["layer_norm_eps"], float | int):
+        raise UserError(
+            f"config.init.folder {folder}: its {CONFIG} says a patch_size of {side!r} and a"
+            f" layer_norm_eps of {about['layer_norm_eps']!r}. Both are single numbers."
+        )
     shape = (width, depth, heads)
     named = [size for size, own in SIZES.items() if own == shape]
     gated = bool(about.get("use_swiglu_ffn"))
@@ -305,12 +253,78 @@ def _options(
     return options
 
 
+def channels(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Means and deviations of the three channels, for pixels from 0 to 1.
+
+    A folder may rescale bytes by another factor than 1/255, or not normalise: both are told by
+    means and deviations too.
+
+    Raises:
+      UserError: the file is damaged, or a value is none.
+    """
+    said = _json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
+    factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
+    found = []
+    for name, default, without in (
+        ("image_mean", IMAGENET[0], 0.0),
+        ("image_std", IMAGENET[1], 1.0),
+    ):
+        value = said.get(name)
+        value = default if value is None else value
+        if not said.get("do_normalize", True):
+            value = without
+        try:
+            # (255 p f - mean) / std is (p - mean / 255 f) / (std / 255 f) for a pixel p.
+            three = np.broadcast_to(np.asarray(value, np.float64), 3) / float(
+                255 * factor or np.nan
+            )
+        except (TypeError, ValueError):
+            three = np.full(3, np.nan)
+        if not np.isfinite(three).all() or (name == "image_std" and not (three > 0).all()):
+            raise UserError(
+                f"{folder.name}: {PREPROCESSING} has {name} {said.get(name)!r} and rescale_factor"
+                f" {said.get('rescale_factor')!r}. Means and deviations are numbers of three"
+                " channels, and deviations are above 0."
+            )
+        found.append(tuple(three.tolist()))
+    return found[0], found[1]
+
+
+def _refuse_values(
+    folder: Path,
+    tensors: Mapping[str, np.ndarray],
+    options: Mapping[str, Any],
+    *,
+    kind: TensorNames,
+) -> None:
+    for name in ("width", "depth", "heads"):
+        if not isinstance(options[name], int) or options[name] < 1:
+            raise UserError(
+                f"config.init.folder {folder}: its {CONFIG} says a {name} of {options[name]!r}."
+            )
+    block = re.compile(rf"^{re.escape(kind.layer)}(\d+)\.")
+    blocks = {int(found[1]) for name in tensors if (found := block.match(name))}
+    # A model that is cut short would give features of an inner layer without a word.
+    if blocks != set(range(options["depth"])):
+        raise UserError(
+            f"config.init.folder {folder}: its weights have {len(blocks)} blocks, and its {CONFIG}"
+            f" says {options['depth']}."
+        )
+    for name, value in tensors.items():
+        # Types of 8 bits hold quantised weights, which need factors that are not read here.
+        if value.dtype.itemsize < 2 or not np.isfinite(value.astype(np.float32)).all():
+            raise UserError(
+                f"config.init.folder {folder}: its tensor {name} ({value.dtype}) is quantised, or"
+                " has values that are not finite."
+            )
+
+
 def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
         about = json.loads((folder / name).read_text())
         if not isinstance(about, dict):
             raise ValueError
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"config.init.folder {folder}: it has no {name}. Give the folder of a Hugging Face"
             " model, such as a clone of facebook/dinov2-small."

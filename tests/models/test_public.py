@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.encoder import sample_table
-from mmv_jax.models.public import PublicEncoder
+from mmv_jax.models.public import IMAGENET, PublicEncoder, channels
 from mmv_jax.models.sizes import make_encoder
 
 FOLDERS = Path(__file__).with_name("public")
@@ -159,6 +159,50 @@ def without(name):
     return lambda tensors: {key: x for key, x in tensors.items() if key != name}
 
 
+def with_norm(values):
+    return lambda tensors: tensors | {"layernorm.weight": values}
+
+
+@pytest.mark.parametrize(
+    "said, mean, std",
+    [
+        ({"image_mean": 0.5, "image_std": [0.1, 0.2, 0.5]}, (0.5,) * 3, (0.1, 0.2, 0.5)),
+        ({"image_mean": None, "image_std": None}, *IMAGENET),
+        ({"do_normalize": False, "image_mean": [9, 9, 9]}, (0.0,) * 3, (1.0,) * 3),
+        # Bytes that become -1 to 1 by their factor and mean alone.
+        (
+            {"rescale_factor": 1 / 127.5, "image_mean": [1] * 3, "image_std": [1] * 3},
+            (0.5,) * 3,
+            (0.5,) * 3,
+        ),
+        (
+            {"do_rescale": False, "image_mean": [102] * 3, "image_std": [51] * 3},
+            (0.4,) * 3,
+            (0.2,) * 3,
+        ),
+    ],
+)
+def test_the_preprocessing_that_a_folder_asks_for(tmp_path, said, mean, std):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    found = channels(tmp_path)
+    np.testing.assert_allclose(found, (mean, std), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"image_mean": [0.5, 0.5]},
+        {"image_std": [0, 1, 1]},
+        {"image_mean": "x"},
+        {"rescale_factor": 0},
+    ],
+)
+def test_a_preprocessing_without_sense_is_refused(tmp_path, said):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match="Means and deviations are numbers of three"):
+        channels(tmp_path)
+
+
 @pytest.mark.parametrize(
     "change, says",
     [
@@ -167,7 +211,17 @@ def without(name):
         ({"name": "dinov3", "use_gated_mlp": True}, "is none of this encoder's"),
         ({"tensors": without("layernorm.bias")}, "no tensor layernorm.bias"),
         ({"hidden_size": 48}, "has the shape .* Its config.json is another model's"),
-        ({"num_hidden_layers": 3}, "no tensor encoder.layer.2"),
+        ({"num_hidden_layers": 3}, "have 2 blocks, and its config.json says 3"),
+        ({"num_hidden_layers": 1}, "have 2 blocks, and its config.json says 1"),
+        (
+            {"tensors": without("encoder.layer.1.attention.attention.query.bias")},
+            "no tensor .*query",
+        ),
+        ({"num_hidden_layers": 0}, "says a depth of 0"),
+        ({"patch_size": [4, 4]}, r"a patch_size of \[4, 4\]"),
+        ({"layer_norm_eps": "1e-6"}, "layer_norm_eps of '1e-6'"),
+        ({"tensors": with_norm(np.full(24, np.nan, np.float32))}, "layernorm.weight .* not finite"),
+        ({"tensors": with_norm(np.ones(24, np.int8))}, "layernorm.weight .int8. is quantised"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, change, says):

@@ -26,7 +26,7 @@ from mmv_jax.evaluate.encoders.base import Encoded, early_layers
 from mmv_jax.evaluate.encoders.readout import LAST, standardise_tokens
 from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
-from mmv_jax.models.public import IMAGENET
+from mmv_jax.models.public import channels
 from mmv_jax.store.read import Store
 
 # The largest scale of a study. These models do not know small images in a black corner.
@@ -316,11 +316,7 @@ def _preprocessing(folder: Path, model: Any) -> tuple[int, tuple[float, ...], tu
     size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
     size = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
     size = size or getattr(model.config, "image_size", None) or 224
-    return (
-        int(size),
-        tuple(said.get("image_mean", IMAGENET[0])),
-        tuple(said.get("image_std", IMAGENET[1])),
-    )
+    return (int(size), *channels(folder))
 
 
 def _first_line(error: Exception) -> str:
