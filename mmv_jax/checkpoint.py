@@ -10,9 +10,11 @@ before it is used.
 """
 
 import json
+import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -301,7 +303,7 @@ def _restore_items(
         else jax.sharding.SingleDeviceSharding(jax.devices()[0])
     )
     trees = {}
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         for name in names:
             if not (folder / name).exists():
                 raise UserError(
@@ -318,6 +320,18 @@ def _restore_items(
         config = config_reader.restore(orbax_path(folder / "config"), args=ocp.args.JsonRestore())
     check_plugins(config)
     return trees, config
+
+
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Keeps back Orbax's warning that an item has no metadata of its own: the whole step has."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:

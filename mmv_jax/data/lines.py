@@ -115,8 +115,8 @@ class Lines:
                 or seen > (shape.visible_tokens or seen)
             ):
                 raise UserError(
-                    f"The {len(listed)} crops of a {ndim}D study can take {total} tokens, {prefix}"
-                    f" of them in global crops and {seen} of them visible, but a row has"
+                    f"A {ndim}D study has {len(listed)} crops, which can take {total} tokens:"
+                    f" {prefix} in global crops, {seen} of them visible. But a row has"
                     f" length={shape.length}, prefix={shape.prefix}, segments={shape.segments} and"
                     f" visible_tokens={shape.visible_tokens}. Raise these, or make the views' grids"
                     " or counts smaller."

@@ -43,8 +43,9 @@ def study_batches(
     crops = whole_crops(geometry, grids, patch)[:, None]
     sizes = count_tokens(geometry, crops) + 1 + registers
     if sizes.max(initial=0) > length:
+        listed = " and ".join(f"{grid} ({ndim}D)" for ndim, grid in grids.items())
         raise UserError(
-            f"A whole study takes {sizes.max()} tokens on the grids {dict(grids)}, but a row has"
+            f"A whole study takes {sizes.max()} tokens on the grids {listed}, but a row has"
             f" {length}. Raise config.rows.length, or lower config.view."
         )
     packed = best_fit(sizes, np.array([length]))

@@ -59,6 +59,11 @@ def list_folder(root: Path, tell: Tell, starts: Sequence[Path] = ()) -> Iterator
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(left.items()) if n)
     if kinds:
         tell(f"Left out: {kinds}.")
+    if alone := sum(row["patient_id"] == row["study_id"] for row in rows):
+        tell(
+            f"{alone} studies name no patient, so each counts as a patient of its own. Where a"
+            " patient has several, correct patient_id and split: else one may be in train and test."
+        )
     # So far an archive counted as a folder, so that the folders in it have their usual meaning.
     yield from ({key: cell.replace(f"{MARK}/", MARK) for key, cell in row.items()} for row in rows)
 

@@ -81,14 +81,15 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
     for task in dict.fromkeys(r.task.name for r in results):
         metric = found[task, shown[0]].kind.headline
         cells = [found[task, name].headline if (task, name) in found else None for name in shown]
-        words = "; ".join(c.verdict for c in comparisons if c.task == task and c.is_headline)
+        told = [c.verdict for c in comparisons if c.task == task and c.is_headline]
+        words = "; ".join(map(Names().said, told))
         lines.append([task, metric_label(metric), *map(_short, cells), words])
     widths = [max(map(len, column)) for column in zip(*lines)]
-    told = {f"{r.task.name}: no interval, {r.headline.why}" for r in results if r.headline.why}
+    why = {f"{r.task.name}: no interval, {r.headline.why}" for r in results if r.headline.why}
     return "\n".join(
         [
             *("  ".join(x.ljust(w) for x, w in zip(line, widths)).rstrip() for line in lines),
-            *sorted(told),
+            *sorted(why),
         ]
     )
 
