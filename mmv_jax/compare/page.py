@@ -17,10 +17,23 @@ from mmv_jax.report.figures import STYLE, svg
 from mmv_jax.report.page import Cell, Section, Table, write_page
 from mmv_jax.report.plots import COLOURS
 
-WINDOW = 100  # a last figure is the mean of so many steps, or of a quarter of a short run
+WINDOW = 100  # a last figure is of so many steps, or of a quarter of a short run
 CURVES = ("loss", "rank", "std", "lr", "tokens_per_s", "mfu")
-MEANS = ("loss", "tokens_per_s", "studies_per_s", "mfu")  # of the others the last value is shown
+# What is shown of the last steps; of other figures the last value is shown. A step that was timed
+# behind a save seems a hundred times as fast, which would spoil a mean.
+MIDDLES = {"loss": statistics.fmean} | dict.fromkeys(
+    ("tokens_per_s", "studies_per_s", "mfu"), statistics.median
+)
+NAMES = {
+    "rank": "effective rank",
+    "std": "spread of features",
+    "lr": "learning rate",
+    "tokens_per_s": "tokens a second",
+    "studies_per_s": "studies a second",
+    "mfu": "MFU",
+}
 BARS = "▁▂▃▄▅▆▇█"
+RATES = ("tokens_per_s", "mfu")  # a few steps seem far too fast, and would set the scale
 COLUMNS = 40  # width of a curve as text
 ABSENT = "–"
 Lines = Sequence[Sequence[str]]
@@ -72,8 +85,13 @@ def last_figures(runs: Sequence[Run]) -> list[list[str]]:
     for name in dict.fromkeys(wanted):
         cells = [_last(run, name) for run in runs]
         if name in names or any(cell != ABSENT for cell in cells):
-            lines.append([name, *cells])
+            lines.append([_readable(name), *cells])
     return lines
+
+
+def _readable(name: str) -> str:
+    """The name of a figure of the log; `knn_CT` is "kNN, CT"."""
+    return NAMES.get(name, name.replace("knn_", "kNN, "))
 
 
 def _last(run: Run, name: str) -> str:
@@ -83,7 +101,7 @@ def _last(run: Run, name: str) -> str:
     if not values:
         return ABSENT
     window = max(1, min(WINDOW, len(values) // 4))
-    return f"{statistics.fmean(values[-window:]) if name in MEANS else values[-1]:.4g}"
+    return f"{MIDDLES[name](values[-window:]) if name in MIDDLES else values[-1]:.4g}"
 
 
 def differences(runs: Sequence[Run]) -> list[list[str]]:
@@ -107,7 +125,11 @@ def evaluated(runs: Sequence[Run]) -> list[list[str]]:
     # The first metric of a task is its headline.
     headlines = {task: next(iter(of)) for run in runs for task, of in run.metrics.items()}
     return [
-        [task, metric, *(_interval(run.metrics.get(task, {}).get(metric)) for run in runs)]
+        [
+            task,
+            metric_label(metric),
+            *(_interval(run.metrics.get(task, {}).get(metric)) for run in runs),
+        ]
         for task, metric in headlines.items()
     ]
 
@@ -170,18 +192,25 @@ def draw(runs: Sequence[Run], name: str) -> str:
             if not values:
                 continue
             colour, window = COLOURS[n % len(COLOURS)], len(values) // 40
-            # The thin line has every step, the thick one a centred moving mean.
+            # The thin line has every step, the thick one a centred moving median.
             smooth = [
-                statistics.fmean(values[max(0, i - window) : i + window + 1])
+                statistics.median(values[max(0, i - window) : i + window + 1])
                 for i in range(len(values))
             ]
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             axes.plot(steps, smooth, color=colour, linewidth=1.8, label=run.name)
-        axes.set_title(name, fontsize=10.5, loc="left")
+        if name in RATES:
+            axes.set_ylim(0, _top([value for run in runs for value in _curve(run, name)[1]]))
+        axes.set_title(_readable(name), fontsize=10.5, loc="left")
         axes.set_xlabel("step")
         axes.grid(color="#eeeeee", linewidth=0.6)
         axes.legend(frameon=False, fontsize=9)
-        return svg(figure, f"{name} over the steps")
+        return svg(figure, f"{_readable(name)} over the steps")
+
+
+def _top(values: list[float]) -> float:
+    """A fifth above the value that 95 % of the steps stay below."""
+    return 1.2 * sorted(values)[int(0.95 * (len(values) - 1))]
 
 
 def _curve(run: Run, name: str) -> tuple[list[float], list[float]]:
@@ -230,7 +259,7 @@ def _curves_as_text(runs: Sequence[Run], name: str) -> str:
     span = min(everything), max(everything)
     steps = max(int(run.lines[-1]["step"]) + 1 for run in runs if run.lines)
     drawn = [[run.name, curve_as_text(run, name, span, steps)] for run in runs]
-    head = f"{name}, from {span[0]:.4g} to {span[1]:.4g}, over {steps} steps"
+    head = f"{_readable(name)}, from {span[0]:.4g} to {span[1]:.4g}, over {steps} steps"
     return "\n".join([head, *_aligned(drawn)])
 
 

@@ -47,7 +47,7 @@ def pairs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
     p-values are corrected (Holm) over all of these pairs.
     """
     found: list[Pair] = []
-    why: list[str] = []
+    reasons: dict[str, list[str]] = {}  # tasks by reason
     for first, second in combinations(runs, 2):
         # Reported once a run below, not once a pair.
         if first.predictions is None or second.predictions is None:
@@ -55,7 +55,11 @@ def pairs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
         for task in first.metrics:
             if task in second.metrics:
                 pair = _pair(task, first, second)
-                (found if isinstance(pair, Pair) else why).append(pair)  # type: ignore[arg-type]
+                if isinstance(pair, Pair):
+                    found.append(pair)
+                else:
+                    reasons.setdefault(pair, []).append(task)
+    why = [f"{', '.join(tasks)}: {reason}" for reason, tasks in reasons.items()]
     for run in runs:
         if run.predictions is None:
             told = "was not evaluated" if run.evaluation is None else "left no predictions.parquet"
@@ -69,7 +73,7 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     a, b = (_of_task(run, task) for run in (first, second))
     # An inner join: only studies in both test sets can be paired.
     both = a.merge(b, on="study", suffixes=("_a", "_b"))
-    told = f"{task}: {first.name} and {second.name}"
+    told = f"{first.name} and {second.name}"
     if both.empty:
         return f"{told} share no test study (another store, or another key)."
     metric = next(iter(first.metrics[task]))

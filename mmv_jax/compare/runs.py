@@ -123,11 +123,14 @@ def _provenance(folder: Path) -> dict[str, Any]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """As few last parts of each path as make the names distinct."""
+    """As few last parts of each path as make the names distinct, less those that all share."""
     parts = [path.absolute().parts for path in paths]
     # From one part up: runs in different folders often have the same last name.
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-count:]) for own in parts]
         if len(set(names)) == len(names):
+            # "a/pretrain" and "b/pretrain" are "a" and "b": a phone has no room for more.
+            while len({name.rpartition("/")[2] for name in names}) == 1:
+                names = [name.rpartition("/")[0] for name in names]
             return names
     raise UserError("a run is given twice. Leave one of the two out.")

@@ -73,7 +73,7 @@ def write_phantoms(
     Returns:
       The path of manifest.csv.
     Raises:
-      UserError: an unknown kind or dial, no study, no worker.
+      UserError: an unknown kind or dial, no study, no worker, phantoms that are there already.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -100,9 +100,15 @@ def write_phantoms(
     for kind in kinds:
         (out / kind).mkdir(parents=True, exist_ok=True)
     lines = []
-    for n, of_patient in enumerate(_each(one, studies, workers or os.cpu_count() or 1), start=1):
-        lines += of_patient
-        progress(n, studies)
+    written = _each(one, studies, workers or os.cpu_count() or 1)
+    try:
+        for n, of_patient in enumerate(written, start=1):
+            lines += of_patient
+            progress(n, studies)
+    except FileExistsError:  # other dials have other names, and may share the folder
+        raise UserError(
+            f"{out} holds phantoms of this kind and seed already. Use them, or give another folder."
+        ) from None
     return _write_manifest(out / "manifest.csv", lines)
 
 

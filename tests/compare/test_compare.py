@@ -85,12 +85,12 @@ def test_figures_curves_and_config_stand_beside_each_other(two, tmp_path, capsys
     lines = [line.split() for line in text.splitlines()]
     assert ["steps", "40", "40"] in lines
     assert ["loss", "1.655", "0.655"] in lines  # the mean of the last quarter
-    assert ["rank", "40", "40"] in lines
+    assert ["effective", "rank", "40", "40"] in lines
     assert ["optimizer.peak_lr", "0.001", "0.002"] in lines
     assert "encoder.size" not in text
     assert "loss, from 0.61 to 2, over 40 steps" in text
     assert any(line[0] == "poor" and "█" in line[1] and "▆" in line[1] for line in lines if line)
-    assert ["sex", "auroc", "0.500", "[0.400,", "0.600]", "0.500", "[0.400,", "0.600]"] in lines
+    assert ["sex", "AUROC", "0.500", "[0.400,", "0.600]", "0.500", "[0.400,", "0.600]"] in lines
     html = page.read_text()
     assert f"mmv_jax {versions()['mmv_jax']}" in html
     assert "optimizer.peak_lr" in html and html.count("<svg") >= 4
@@ -136,7 +136,7 @@ def test_an_evaluation_beside_a_run_is_found_by_its_provenance(tmp_path):
     beside = write_evaluation(a.parent / "evaluate", 0.1, 0)
     (beside / "provenance.json").write_text('{"checkpoint": "pretrain", "step": 40}')
     runs = open_runs([a, b])
-    assert [run.name for run in runs] == ["a/pretrain", "b/pretrain"]
+    assert [run.name for run in runs] == ["a", "b"]
     assert [run.evaluation for run in runs] == [beside, None]
 
 

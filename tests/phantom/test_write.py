@@ -49,7 +49,9 @@ def test_every_byte_follows_from_the_seed_in_any_process(written, tmp_path):
 
 
 def test_another_seed_gives_other_patients(written, tmp_path):
-    write_phantoms(tmp_path, ["thorax-cxr"], 1, 8, workers=1, **SMALL)
+    write_phantoms(tmp_path, ["thorax-cxr", "thorax-ct"], 1, 8, workers=1, **SMALL)
+    with pytest.raises(UserError, match="already"):
+        write_phantoms(tmp_path, ["thorax-ct"], 1, 8, workers=1, **SMALL)
     ours, other = (
         lines_of(folder / "manifest.csv")[0]["lung_ml"] for folder in (written, tmp_path)
     )
