@@ -99,6 +99,8 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys = {"seed": SEED, "steps": STEPS, "data.store": STORE, "data.workers": workers}
     cache = "A folder for compiled programs; empty: WORKDIR/compiled."
     keys |= {"compile_cache": ConfigKey("", cache, str)}
+    phases = "Values of each phase that differ, one dict a phase; none for a run in one piece."
+    keys |= {"phases": ConfigKey((), phases)}
     keys |= {"topology": ConfigKey(None, "What `mmv preflight` compiles for, such as v5p:4x4x4.")}
     keys |= _in("mesh", keys_of(make_mesh, without=("devices",)))
     keys |= _in("data", keys_of(RowSettings, without=shape | elsewhere))
@@ -204,9 +206,10 @@ def cohort_keys() -> dict[str, ConfigKey]:
     return keys | newer
 
 
+PRETRAINING = ConfigKind("a pretraining", "mmv pretrain", "objective", pretraining_keys)
 # `mmv config` takes the first kind for a file that has none of the marks.
 KINDS = (
-    ConfigKind("a pretraining", "mmv pretrain", "objective", pretraining_keys),
+    PRETRAINING,
     ConfigKind("a fit of breast arteries", "mmv fit-bac", "tiles", bac_keys),
     ConfigKind("an evaluation", "mmv evaluate", "tasks", evaluation_keys),
     ConfigKind("an evaluation of mammograms", "mmv evaluate", "mammograms", mammogram_keys),

@@ -99,6 +99,7 @@ def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
 @command("pretrain", _pretrain_arguments)
 def _pretrain(args) -> int:
     from mmv_jax.commands.keys import load_for
+    from mmv_jax.commands.phases import phases_of
     from mmv_jax.parallel import initialize_distributed
 
     if args.sweep:
@@ -109,7 +110,8 @@ def _pretrain(args) -> int:
     if args.dry_run:
         from mmv_jax.train.dry_run import dry_run
 
-        print(dry_run(config, args.workdir))
+        # Later phases begin from the first one's weights, so their keys alone can be checked.
+        print(dry_run(*phases_of(config, args.workdir)[0]))
         return 0
     return 0 if _finishes(config, args.workdir) else _stopped()
 
@@ -129,11 +131,18 @@ def _keep_compiled(folder: str | Path) -> None:
 
 
 def _finishes(config: ConfigDict, workdir: Path) -> bool:
-    """Trains; False where the run was told to stop before its last step."""
+    """Trains, phase by phase; False where the run was told to stop before its last step."""
+    from mmv_jax.commands.phases import phases_of
     from mmv_jax.face.runs import pretrain
 
     _keep_compiled(config.get("compile_cache") or workdir / "compiled")
-    return pretrain(config, workdir) >= config.steps
+    phases = phases_of(config, workdir)
+    for number, (own, folder) in enumerate(phases, start=1):
+        if len(phases) > 1:
+            print(f"phase {number} of {len(phases)}: {folder}")
+        if pretrain(own, folder) < own.steps:
+            return False
+    return True
 
 
 def _stopped() -> int:

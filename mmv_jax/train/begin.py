@@ -135,9 +135,13 @@ def complete(config: ConfigDict) -> ConfigDict:
     need of the encoder.
 
     Raises:
-      UserError: there is no such recipe; or the config has another encoder than the folder, or the
-        folder cannot be read.
+      UserError: the config has phases; there is no such recipe; or the config has another encoder
+        than the folder, or the folder cannot be read.
     """
+    if config.get("phases"):
+        raise UserError(
+            "config.phases: a run with phases is trained by `mmv pretrain`, one workdir a phase."
+        )
     init = Init(**config.get("init", {}))
     if config.objective.get("recipe"):
         config = ConfigDict(config.copy_and_resolve_references())
