@@ -59,9 +59,12 @@ $(VENV)/.docs: $(VENV)/.core
 bench: $(VENV)/.dev
 	set -e; for name in attention step packing input probe; do echo "== $$name"; $(BIN)/mmv bench $$name; done
 
-# Every training config, compiled by the accelerator's own compiler for the topology that it names (without one: for virtual devices).
+# Every training config, compiled by the accelerator's own compiler for the topology that it names (without one: for virtual devices);
+# and the large one on another chip, and with a larger encoder.
 compile-check: $(VENV)/.preflight
 	set -e; for config in $$(grep -l 'c.rows = .*per_step' experiments/*.py); do $(BIN)/mmv preflight --config $$config; done
+	$(BIN)/mmv preflight --config experiments/vitl_pod.py --topology v6e:16x16
+	$(BIN)/mmv preflight --config experiments/vitl_pod.py --topology v5p:8x8x8 --config.encoder.size=g
 
 $(VENV)/.preflight: $(VENV)/.core
 	$(BIN)/pip install --quiet --no-compile -c requirements/preflight.lock -e '.[preflight]'

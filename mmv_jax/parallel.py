@@ -4,8 +4,9 @@ No other file names a mesh axis.
 """
 
 import contextlib
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,52 +18,98 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmv_jax.errors import UserError
 
+AXES = ("data", "fsdp", "sequence", "tensor")  # neighbours last: they communicate most
 RULES = (  # what an axis means -> where it lives
-    ("rows", ("data", "fsdp")),  # rows of a batch: every device has its own
-    ("tokens", None),
-    ("heads", None),
+    ("rows", ("data", "fsdp")),  # rows of a batch
+    ("tokens", "sequence"),  # of a row, outside of attention
+    ("heads", ("tensor", "sequence")),  # within attention: whole rows of some heads
+    ("hidden", "tensor"),  # heads and the MLP's channels outside of attention
     ("width", None),
-    ("hidden", None),
-    ("parameter", "fsdp"),  # the one axis of a parameter that is spread (see `parameter_axes`)
+    ("places", ("tensor", "sequence")),  # tokens that a loss term picks out of a row
+    # The one axis of a parameter that is spread (see `parameter_axes`). `tensor` is first, so that
+    # a layer gathers no more than its own part of the hidden channels.
+    ("parameter", ("tensor", "fsdp", "sequence")),
 )
+HOLD_STATE = ("fsdp", "sequence", "tensor")  # axes whose devices share one copy of the state
+HOLD_ROWS = ("data", "fsdp")  # axes whose devices have rows of their own
 # Parameters with fewer values are replicated: gathering them would cost more than their memory.
 SPREAD_FROM = 2**14
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, devices: list | None = None) -> Mesh:
-    """Make a mesh with the axes `data` and `fsdp`.
+def make_mesh(
+    data: int = 1,
+    fsdp: int = 1,
+    devices: list | None = None,
+    *,
+    tensor: int = 1,
+    sequence: int = 1,
+) -> Mesh:
+    """Make a mesh with the axes `data`, `fsdp`, `sequence` and `tensor`.
 
-    The devices of an `fsdp` group are neighbours, since they communicate most.
+    The devices of a group of the later axes are neighbours, since they communicate most.
 
     Args:
       data: number of replicas.
-      fsdp: number of devices that share one copy of the state.
+      fsdp: number of devices that have rows of their own and share one copy of the state.
       devices: instead of all devices of this run, for example those of a topology.
+      tensor: number of devices that share out the heads, and the hidden channels of the MLPs, of
+        the same rows. They share the state too.
+      sequence: number of devices that share out the tokens of the same rows, and within attention
+        their heads. They share the state too.
     Raises:
-      UserError: data * fsdp is not the number of devices.
+      UserError: the product is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    if data * fsdp != len(devices):
-        # The advice keeps fsdp where it divides the devices.
-        fitting = fsdp if len(devices) % fsdp == 0 else len(devices)
-        raise UserError(
-            f"config.mesh is data={data} × fsdp={fsdp} = {data * fsdp} devices, but this run has"
-            f" {len(devices)}. Set --config.mesh.data={len(devices) // fitting}"
-            f" --config.mesh.fsdp={fitting}."
-        )
+    sizes = dict(data=data, fsdp=fsdp, sequence=sequence, tensor=tensor)
+    check_sizes(sizes, len(devices))
+    shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
     # Explicit axes, jax.make_mesh's default, make matmuls refuse shardings that the compiler can
     # resolve by itself.
-    names, types = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
     try:
-        return jax.make_mesh((data, fsdp), names, axis_types=types, devices=devices)
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
     except NotImplementedError:
         # No product of the slice's sides gives the mesh, as with 16 x 16 chips for 32 x 8: then a
-        # side is split between the two axes.
+        # side is split between two axes.
         return Mesh(
-            mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True),
-            names,
+            mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True),
+            AXES,
             axis_types=types,
         )
+
+
+def check_sizes(sizes: Mapping[str, int], devices: int) -> None:
+    """
+    Raises:
+      UserError: a size of the mesh is no number from 1 on, or their product is not the number of
+        devices.
+    """
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise UserError(
+                f"config.mesh.{name} is {size!r}, but is a number of devices. Set a whole number"
+                " from 1 on."
+            )
+    if math.prod(sizes.values()) == devices:
+        return
+    told = {name: n for name, n in sizes.items() if n > 1 or name in HOLD_ROWS}
+    # The advice keeps the axes beside `data` from the last on, as long as they divide the devices.
+    kept, left = dict(sizes), devices
+    for name in reversed(AXES[1:]):
+        kept[name] = sizes[name] if left % sizes[name] == 0 else (left if name == "fsdp" else 1)
+        left //= kept[name]
+    kept["data"] = left
+    advice = " ".join(f"--config.mesh.{name}={kept[name]}" for name in told)
+    mesh = " × ".join(f"{name}={n}" for name, n in told.items())
+    raise UserError(
+        f"config.mesh is {mesh} = {math.prod(sizes.values())} devices, but this run has {devices}."
+        f" Set {advice}."
+    )
+
+
+def holders(mesh: Mesh | Mapping[str, int], axes: Sequence[str]) -> int:
+    """The product of the sizes of some axes, such as `HOLD_ROWS`, of a mesh or a config's group."""
+    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
+    return math.prod(sizes.get(name, 1) for name in axes)
 
 
 @contextlib.contextmanager
@@ -100,25 +147,55 @@ def shard_params(tree, mesh: Mesh):
 
     # By shape and not by name: moments and teachers have the shapes of their parameters.
     def sharding(leaf) -> NamedSharding:
-        axes = parameter_axes(np.shape(leaf), mesh.shape["fsdp"])
+        axes = parameter_axes(np.shape(leaf), holders(mesh, HOLD_STATE))
         return nn.logical_to_mesh_sharding(PartitionSpec(*axes), mesh, RULES)
 
     return jax.tree.map(sharding, tree)
 
 
+def shards_of(axis: str) -> int:
+    """The number of parts that the mesh and the rules in force cut a logical axis into; 1 without
+    them, or inside a shard_map.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules() or AxisType.Manual in mesh.axis_types:
+        return 1
+    found = nn.logical_to_mesh_axes((axis,))
+    name = found[0] if found else None
+    return holders(mesh.shape, (name,) if isinstance(name, str) else name or ())
+
+
+def as_stored(kernel: jax.Array) -> jax.Array:
+    """A layer's kernel [..., E], said to be spread as it is stored, and so is its gradient.
+
+    Without it the compiler may sum a gradient on every device, and cut it only where the layers'
+    gradients are stacked. So it leaves by an all-reduce of the whole and not by a reduce-scatter.
+    """
+    parts = shards_of("parameter")
+    axes = parameter_axes(kernel.shape, parts)
+    return nn.with_logical_constraint(kernel, axes) if "parameter" in axes else kernel
+
+
 def row_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of arrays [B, ...]: rows over all devices, other axes whole."""
+    """The sharding of arrays [B, ...]: rows over the devices that have rows of their own, other
+    axes whole.
+    """
     return nn.logical_to_mesh_sharding(PartitionSpec("rows"), mesh, RULES)
 
 
 def devices_here(mesh: Mesh) -> Mesh:
-    """This process's own devices as a mesh of one axis, in the order of their rows in a batch."""
-    count = mesh.size
+    """This process's own devices: the axis `rows` in the order of their rows in a batch, and the
+    axis `copies` of devices that have the same rows.
+    """
+    count = holders(mesh, HOLD_ROWS)
     spans = row_sharding(mesh).addressable_devices_indices_map((count,))
-    rows = {device: index[0].indices(count) for device, index in spans.items() if index}
-    return Mesh(
-        np.array(sorted(rows, key=rows.__getitem__)), ("rows",), axis_types=(AxisType.Auto,)
-    )
+    rows: dict[int, list] = {}
+    for device, index in spans.items():
+        if index:
+            rows.setdefault(index[0].indices(count)[0], []).append(device)
+    # Every row of the grid has as many devices: a process's devices are a box of the mesh.
+    grid = np.array([rows[start] for start in sorted(rows)])
+    return Mesh(grid, ("rows", "copies"), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -115,7 +115,7 @@ def test_moments_follow_their_parameters_by_shape():
 
 
 def test_mesh_axes_are_left_to_the_compiler():
-    assert make_mesh(4, 2).axis_types == (AxisType.Auto, AxisType.Auto)
+    assert make_mesh(4, 2).axis_types == (AxisType.Auto,) * 4
 
 
 def test_rows_lie_on_all_devices_and_everything_else_is_whole():

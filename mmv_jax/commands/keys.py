@@ -93,6 +93,12 @@ def pretraining_keys() -> dict[str, ConfigKey]:
         RowShape, without=("patch", "registers", "mask_tokens", "target_widths", "clean")
     )
     per_step = ConfigKey(kind=int, meaning="Rows of a step, over all devices.")
+    accumulate = ConfigKey(
+        1,
+        "Parts in which the rows of a step are computed, one after the other. The numbers are the"
+        " same; activations take the memory of one part, and the step one more forward pass.",
+        int,
+    )
     workers = ConfigKey(
         kind=int, meaning="Processes that make batches; 0 for none beside this one."
     )
@@ -105,6 +111,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _in("mesh", keys_of(make_mesh, without=("devices",)))
     keys |= _in("data", keys_of(RowSettings, without=shape | elsewhere))
     keys |= _in("rows", of_rows) | {"rows.per_step": per_step}
+    keys |= {"rows.accumulate": accumulate}
     for name in ("planar", "volume"):
         # One function cuts the views of both, so both groups have the same keys.
         keys |= _in(f"crops.{name}", keys_of(crop_views))

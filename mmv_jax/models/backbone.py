@@ -4,7 +4,7 @@ Axes: B rows, L tokens, P voxels of a patch, D width.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ class Backbone(nn.Module):
     """An encoder of packed rows, with the costs and learning rates that a run asks it for.
 
     A subclass has the fields `width`, `depth`, `patch` (z, y, x), `registers`, `remat` and `dtype`.
+    `remats` are the values of `remat`, from the most memory to the least.
     It is called like `Encoder`: `(patches [B, L, P], coords_mm [B, L, 3], kinds [B, L], segment_ids
     [B, L], *, masked=None, train=False)`. It returns a dict with `tokens` [B, L, D], float32 and
     exactly 0 at padding, and `blocks` [depth, B, L, D]. A token must not see tokens of another
@@ -29,6 +30,8 @@ class Backbone(nn.Module):
     the FLOPs, the bytes and `layer_rates`. Preflight adds up the FLOPs and bytes; fine-tuning uses
     the rates.
     """
+
+    remats: ClassVar[tuple[bool | str, ...]] = (False, True)
 
     @classmethod
     def make(cls, size: str, patch: Sequence[int], **options: Any) -> "Backbone":
@@ -72,12 +75,12 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @nn.nowrap
-    def stored_bytes(self, remat: bool) -> int:
+    def stored_bytes(self, remat: bool | str) -> int:
         """Bytes a token that the forward pass stores for the backward pass."""
         raise NotImplementedError
 
     @nn.nowrap
-    def working_bytes(self, remat: bool) -> int:
+    def working_bytes(self, remat: bool | str) -> int:
         """Bytes a token that the backward pass holds while it works on one block."""
         raise NotImplementedError
 

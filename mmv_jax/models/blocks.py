@@ -4,19 +4,23 @@ Axes: B rows, L tokens, H heads, K channels of a head, D width.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from flax.core.scope import LazyRng
+from jaxtyping import Array, Float, Int, Key
 
+from mmv_jax.models.remat import group_of, remat_name
 from mmv_jax.ops.attention import segment_attention
+from mmv_jax.ops.parts import Part
 from mmv_jax.ops.rotary import TABLES, RotaryTables, apply_rotary
+from mmv_jax.parallel import as_stored, shards_of
 
-# The forward pass stores the results of matrix products; the backward pass computes norms,
-# rotations, GELU and gates again. Their residuals would be two thirds of a block's memory, and on
-# a CPU too it is slower to write and read them.
+# The policy "products": the forward pass stores the results of matrix products; the backward pass
+# computes norms, rotations, GELU and gates again. Their residuals would be two thirds of a block's
+# memory, and on a CPU too it is slower to write and read them.
 STORE_PRODUCTS: dict[str, Any] = {
     "policy": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "prevent_cse": False,
@@ -32,6 +36,9 @@ def flat(layer: Callable[[Array], Array], x: Float[Array, "*batch D"]) -> Float[
     the time). The gradients of scales are sums over both axes; where one axis has length 1, they
     take 20 times as long.
     """
+    if shards_of("tokens") > 1:
+        # Rows of a device, each with a part of its tokens, are no contiguous part of one matrix.
+        return layer(x)
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
@@ -42,6 +49,41 @@ def hidden_width(width: int, mlp: str) -> int:
     """
     # -(-8 width // 24) rounds (8 / 3 width) / 8 up, so that 8 times it is a multiple of 8.
     return -(-8 * width // 24) * 8 if mlp == "swiglu" else 4 * width
+
+
+def dense(features: int, *, kernel_init: Callable = KERNEL_INIT, **options: Any) -> nn.Dense:
+    """Make a dense layer whose gradient leaves each device as its kernel is spread."""
+    return nn.Dense(features, kernel_init=kernel_init, dot_general=_product, **options)
+
+
+def _product(x: Array, kernel: Array, axes: Any, **options: Any) -> Array:
+    return jax.lax.dot_general(x, as_stored(kernel), axes, **options)
+
+
+class SideBySide(nn.Module):
+    """The outputs of `parts` dense layers with one kernel [D, parts * features].
+
+    A mesh that splits hidden channels gives each device its share of every part. Of the plain
+    product it would give some devices queries and others values.
+    """
+
+    parts: int
+    features: int
+    bias: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> list[Array]:
+        size = self.parts * self.features
+        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], size)).astype(self.dtype)
+        kernel = as_stored(kernel).reshape(-1, self.parts, self.features)
+        kernel = nn.with_logical_constraint(kernel, (None, None, "hidden"))
+        y = jnp.einsum("bld,dpe->blpe", x.astype(self.dtype), kernel)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (size,)).astype(self.dtype)
+            y = y + bias.reshape(1, 1, self.parts, self.features)
+        y = nn.with_logical_constraint(y, ("rows", "tokens", None, "hidden"))
+        return [y[:, :, n] for n in range(self.parts)]
 
 
 class Project(nn.Module):
@@ -62,10 +104,10 @@ class Project(nn.Module):
     ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L H K"], Float[Array, "B L H K"]]:
         rows, length, width = x.shape
         x = flat(nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm"), x)
+        if shards_of("hidden") > 1:
+            return self.apart(x, tables)
         qkv = flat(
-            nn.Dense(
-                3 * width, use_bias=self.bias, kernel_init=KERNEL_INIT, dtype=self.dtype, name="qkv"
-            ),
+            dense(3 * width, use_bias=self.bias, dtype=self.dtype, name="qkv"),
             x,
         )
         qkv = nn.with_logical_constraint(qkv, ("rows", "tokens", "hidden"))
@@ -84,6 +126,17 @@ class Project(nn.Module):
         q, k = jnp.split(apply_rotary(qk, tables), 2, axis=2)
         return q, k, v
 
+    def apart(self, x: Array, tables: RotaryTables) -> tuple[Array, Array, Array]:
+        """The same where a mesh splits the heads: queries and keys are arrays of their own."""
+        rows, length, width = x.shape
+        made = SideBySide(3, width, self.bias, self.dtype, name="qkv")(x)
+        q, k, v = (part.reshape(rows, length, self.heads, -1) for part in made)
+        if self.qk_norm:
+            shape = (2, width // self.heads)
+            scale = self.param("qk_scale", nn.initializers.ones, shape).astype(q.dtype)
+            q, k = (standardise(y) * own[None, None, None] for y, own in zip((q, k), scale))
+        return apply_rotary(q, tables), apply_rotary(k, tables), v
+
 
 def standardise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Zero mean and unit variance over the last axis, computed in float32.
@@ -95,10 +148,18 @@ def standardise(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return (y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
+class Drop(NamedTuple):
+    """Stochastic depth of a block, or of a stack of blocks."""
+
+    survival: Float[Array, "*depth"]
+    keys: Key[Array, "*depth 2"]  # of the two branches
+
+
 class Combine(nn.Module):
     """Exit of a block: adds the output of attention to x, then the output of the MLP.
 
-    Each branch is scaled first. The sum is float32, whatever dtype the branches compute in.
+    Each branch is scaled first, and times its factors in `kept` [B, L]. The sum is float32,
+    whatever dtype the branches compute in.
     """
 
     mlp: str
@@ -111,55 +172,52 @@ class Combine(nn.Module):
         self,
         x: Float[Array, "B L D"],
         found: Float[Array, "B L H K"],
-        survival: Float[Array, ""] | None,
-        segment_ids: Int[Array, "B L"],
+        kept: tuple[Array, Array] | None,
     ) -> Float[Array, "B L D"]:
         width, gated = x.shape[-1], self.mlp == "swiglu"
         hidden = hidden_width(width, self.mlp)
-        y = self.dense(width, "attention_out", found.reshape(x.shape))
-        x = self.add(x, y, survival=survival, segment_ids=segment_ids, name="attention_scale")
+        found = nn.with_logical_constraint(found.reshape(x.shape), ("rows", "tokens", "hidden"))
+        y = self.dense(width, "attention_out", found)
+        of_attention, of_mlp = kept or (None, None)
+        x = self.add(x, y, kept=of_attention, name="attention_scale")
         y = flat(nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm"), x)
-        # gate and value of SwiGLU (arXiv 2002.05202) in one product
-        y = self.dense(hidden * (2 if gated else 1), "mlp_inner", y)
-        y = nn.with_logical_constraint(y, ("rows", "tokens", "hidden"))
-        # "gelu" is the approximation by a hyperbolic tangent, which costs less than the error
-        # function of "gelu_exact".
-        y = (
-            nn.silu(y[..., :hidden]) * y[..., hidden:]
-            if gated
-            else nn.gelu(y, approximate=self.mlp == "gelu")
-        )
-        return self.add(
-            x,
-            self.dense(width, "mlp_out", y),
-            survival=survival,
-            segment_ids=segment_ids,
-            name="mlp_scale",
-        )
+        if gated and shards_of("hidden") > 1:
+            gate, value = SideBySide(2, hidden, True, self.dtype, name="mlp_inner")(y)
+            y = nn.silu(gate) * value
+        else:
+            # gate and value of SwiGLU (arXiv 2002.05202) in one product
+            y = self.dense(hidden * (2 if gated else 1), "mlp_inner", y)
+            y = nn.with_logical_constraint(y, ("rows", "tokens", "hidden"))
+            # "gelu" is the approximation by a hyperbolic tangent, which costs less than the error
+            # function of "gelu_exact".
+            y = (
+                nn.silu(y[..., :hidden]) * y[..., hidden:]
+                if gated
+                else nn.gelu(y, approximate=self.mlp == "gelu")
+            )
+        return self.add(x, self.dense(width, "mlp_out", y), kept=of_mlp, name="mlp_scale")
 
     def dense(
         self, features: int, name: str, x: Float[Array, "B L E"]
     ) -> Float[Array, "B L {features}"]:
-        return flat(nn.Dense(features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name), x)
+        return flat(dense(features, dtype=self.dtype, name=name), x)
 
-    def add(self, x, y, survival, segment_ids, name):
-        """x plus the scaled branch `y`.
-
-        In training, each segment skips the branch with probability 1 - survival.
-        """
+    def add(self, x, y, *, kept, name):
+        """x plus the scaled branch `y`, times the factors `kept` of each token if there are any."""
         y = y.astype(x.dtype)
         if self.layer_scale is not None:
             scale = self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))
-            y = flat(lambda y: y * scale[None], y)
-        if survival is not None:
-            y = y * segment_survives(self.make_rng("dropout"), survival, segment_ids)[..., None]
+            y = flat(lambda y: y * jnp.expand_dims(scale, range(y.ndim - 1)), y)
+        if kept is not None:
+            y = y * kept[..., None]
         return nn.with_logical_constraint(x + y, ("rows", "tokens", "width"))
 
 
 class Block(nn.Module):
     """A pre-norm transformer block.
 
-    Attention stands outside `nn.remat`: its backends decide themselves what to store.
+    Attention stands outside `nn.remat`: its backends decide themselves what to store. `remat` is
+    "none" or "products".
     """
 
     heads: int
@@ -170,16 +228,20 @@ class Block(nn.Module):
     attention: str = "auto"
     dtype: str = "float32"
     epsilon: float = EPSILON
+    remat: str = "products"
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        survival: Float[Array, ""] | None,
+        drop: Drop | None,
         tables: RotaryTables,
         segment_ids: Int[Array, "B L"],
+        part: Part | None = None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
-        project, combine = nn.remat(Project, **STORE_PRODUCTS), nn.remat(Combine, **STORE_PRODUCTS)
+        project, combine = Project, Combine
+        if self.remat != "none":
+            project, combine = (nn.remat(half, **STORE_PRODUCTS) for half in (Project, Combine))
         q, k, v = project(
             self.heads,
             self.attention_bias,
@@ -189,14 +251,23 @@ class Block(nn.Module):
             name="project",
         )(x, tables)
         found = segment_attention(q, k, v, segment_ids, backend=self.attention)
+        kept = None
+        if drop is not None:
+            # Two branches, and a key for each.
+            kept = tuple(
+                segment_survives(key, drop.survival, segment_ids, part) for key in drop.keys
+            )
         x = combine(self.mlp, self.layer_scale, self.dtype, epsilon=self.epsilon, name="combine")(
-            x, found, survival, segment_ids
+            x, found, kept
         )
         return x, x
 
 
 def segment_survives(
-    key: Array, survival: Float[Array, ""], segment_ids: Int[Array, "B L"]
+    key: Array,
+    survival: Float[Array, ""],
+    segment_ids: Int[Array, "B L"],
+    part: Part | None = None,
 ) -> Float[Array, "B L"]:
     """Factors of stochastic depth: 1 / survival with probability survival, else 0.
 
@@ -207,8 +278,10 @@ def segment_survives(
     Source: Huang et al., stochastic depth (arXiv 1603.09382).
     """
     rows, length = segment_ids.shape
-    # a row has at most as many segments as tokens; 0 is padding
-    draws = jax.random.uniform(key, (rows, length + 1))
+    # A row has at most as many segments as tokens; 0 is padding. A part of a step draws for all its
+    # rows and keeps its own, so that parts change no number.
+    draws = jax.random.uniform(key, (rows * (part.count if part else 1), length + 1))
+    draws = part.of(draws) if part else draws
     return jnp.take_along_axis(jnp.where(draws < survival, 1 / survival, 0.0), segment_ids, axis=1)
 
 
@@ -227,7 +300,7 @@ class Blocks(nn.Module):
     drop_path: float = 0.0
     rope_base: float = 100.0
     attention: str = "auto"
-    remat: bool = False
+    remat: bool | str = "products"
     dtype: str = "float32"
     epsilon: float = EPSILON
     positions: str = "rotary"
@@ -240,6 +313,7 @@ class Blocks(nn.Module):
         segment_ids: Int[Array, "B L"],
         *,
         train: bool = False,
+        part: Part | None = None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "depth B L D"]]:
         """The output of the last block, and the outputs of all blocks.
 
@@ -247,33 +321,68 @@ class Blocks(nn.Module):
         """
         # Made once: positions are the same in every block.
         tables = TABLES[self.positions](coords, x.shape[-1] // self.heads, self.rope_base)
-        # The rate rises linearly with depth: early blocks build what all later ones need.
-        survival = (
-            1 - jnp.linspace(0.0, self.drop_path, self.depth) if train and self.drop_path else None
-        )
+        drop = self._drop() if train and self.drop_path else None
+        x, every = x.astype(jnp.float32), group_of(self.remat)
+        if every > 1 and not self.is_initializing():
+            return self._grouped(every, x, drop, (tables, segment_ids, part))
+        # Inside a scan the compiler cannot undo remat by merging equal expressions, so no barrier
+        # is needed.
+        block = nn.remat(Block, prevent_cse=False) if every == 1 else Block
         stack = nn.scan(
-            # Inside a scan the compiler cannot undo remat by merging equal expressions,
-            # so no barrier is needed.
-            nn.remat(Block, prevent_cse=False) if self.remat else Block,
-            # Axis 0 of each parameter is the layer;
-            # each layer draws its own parameters and dropout.
+            block,
+            # Axis 0 of each parameter is the layer; each layer draws its own parameters.
             variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
+            split_rngs={"params": True},
             # A survival rate for each layer; the same tables and segment ids for all of them.
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.depth,
         )
-        fields = {
-            name: getattr(self, name)
-            for name in (
-                "heads",
-                "mlp",
-                "layer_scale",
-                "attention_bias",
-                "qk_norm",
-                "attention",
-                "dtype",
-                "epsilon",
-            )
-        }
-        return stack(**fields, name="stack")(x.astype(jnp.float32), survival, tables, segment_ids)
+        return stack(**self._fields(), name="stack")(x, drop, tables, segment_ids, part)
+
+    def _drop(self) -> Drop:
+        """The stochastic depth of each layer: [depth] rates, [depth, 2] keys."""
+        # The rate rises linearly with depth: early blocks build what all later ones need.
+        rates = 1 - jnp.linspace(0.0, self.drop_path, self.depth)
+        rng = LazyRng.create(self.scope.rngs["dropout"], "stack", "combine")  # type: ignore[union-attr]
+
+        def keys(layer: Array) -> Array:
+            # The paths and numbers by which Flax draws inside a scan, which it traces twice. They
+            # are written out, so that every policy, and a resume of an older run, draws the same.
+            return jnp.stack([LazyRng(layer, (*rng.suffix, n)).as_jax_rng() for n in (3, 4)])
+
+        return Drop(rates, jax.vmap(keys)(jax.random.split(rng.rng, self.depth)))
+
+    def _fields(self) -> dict[str, Any]:
+        names = ("heads", "mlp", "layer_scale", "attention_bias", "qk_norm", "attention", "dtype")
+        names += ("epsilon",)
+        stored = "none" if remat_name(self.remat) == "none" else "products"
+        return {name: getattr(self, name) for name in names} | {"remat": stored}
+
+    def _grouped(self, every: int, x: Array, drop: Drop | None, shared: tuple) -> tuple:
+        """The stack in groups of `every` blocks, of which the first is computed again.
+
+        One scan over single blocks would store the same of each. So the groups are scanned, on the
+        same parameters [depth, ...].
+        """
+        block = Block(**self._fields(), parent=None)
+
+        def one(x: Array, layer: tuple) -> tuple[Array, Array]:
+            own, drop = layer
+            return block.apply({"params": own}, x, drop, *shared)
+
+        def group(x: Array, layers: tuple, barrier: bool = False) -> tuple[Array, Array]:
+            again = jax.checkpoint(one, prevent_cse=barrier)
+            x, own = again(x, jax.tree.map(lambda v: v[0], layers))
+            x, others = jax.lax.scan(one, x, jax.tree.map(lambda v: v[1:], layers))
+            return x, jnp.concatenate([own[None], others])
+
+        layers = (self.variables["params"]["stack"], drop)
+        whole = self.depth // every * every
+        groups = jax.tree.map(lambda v: v[:whole].reshape(-1, every, *v.shape[1:]), layers)
+        x, blocks = jax.lax.scan(group, x, groups)
+        blocks = blocks.reshape(whole, *x.shape)
+        if whole < self.depth:
+            # Outside of a loop the compiler would merge the block with its second run.
+            x, last = group(x, jax.tree.map(lambda v: v[whole:], layers), barrier=True)
+            blocks = jnp.concatenate([blocks, last])
+        return x, blocks

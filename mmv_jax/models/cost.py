@@ -1,11 +1,12 @@
 """Costs of parts of a model in closed form: FLOPs of a step, and bytes a token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
 
 from mmv_jax.models.blocks import hidden_width
+from mmv_jax.models.remat import group_of, recomputed_blocks, remat_name
 
 F32 = 4  # bytes
 
@@ -19,12 +20,14 @@ class Flops:
       again: products that the backward pass computes a second time, since they were not stored.
       attention: scores and weighted sums, forward and backward, of the expected rows; the backward
         pass costs twice the forward pass.
+      attention_again: those that the backward pass computes a second time.
     """
 
     forward: int = 0
     backward: int = 0
     again: int = 0
     attention: int = 0
+    attention_again: int = 0
 
     @property
     def products(self) -> int:
@@ -36,6 +39,19 @@ class Flops:
         """FLOPs that training needs, however it is done: the measure of utilisation."""
         return self.forward + self.backward + self.attention
 
+    @property
+    def done(self) -> int:
+        """FLOPs that a step does, what it computes again included."""
+        return self.products + self.attention + self.attention_again
+
+    def twice(self) -> "Flops":
+        """The same work where the backward pass begins with a second forward pass."""
+        return replace(
+            self,
+            again=self.again + self.forward,
+            attention_again=self.attention_again + self.attention // 3,
+        )
+
 
 def block_flops(width: int, mlp: str) -> int:
     """Forward FLOPs a token of a block's matrix products, without attention's scores and sums."""
@@ -45,26 +61,50 @@ def block_flops(width: int, mlp: str) -> int:
     return 2 * (4 * width**2 + matrices * width * hidden_width(width, mlp))
 
 
-def block_bytes(module: Any, mlp: str, remat: bool) -> int:
-    """Bytes a token that a block stores for the backward pass.
-
-    It stores its input in float32; without remat also its products and the operands of attention.
+def stack_bytes(module: Any, mlp: str, *, depth: int, remat: bool | str) -> int:
+    """Bytes a token that a stack of blocks stores for the backward pass.
 
     Args:
       module: has `width` and `dtype`.
     """
-    width, hidden = module.width, hidden_width(module.width, mlp) * (2 if mlp == "swiglu" else 1)
+    again = recomputed_blocks(remat, depth)
+    # A block that is computed again stores its input in float32.
+    return again * F32 * module.width + (depth - again) * block_bytes(module, mlp, remat)
+
+
+def block_bytes(module: Any, mlp: str, remat: bool | str) -> int:
+    """Bytes a token that a block stores which is not computed again as a whole.
+
+    They are its input in float32, its products and the operands of attention; with "none" also what
+    norms, GELU and gates leave.
+    """
+    width, itemsize = module.width, jnp.dtype(module.dtype).itemsize
+    hidden = hidden_width(width, mlp) * (2 if mlp == "swiglu" else 1)
     # qkv, rotated queries and keys, what attention found, its way out, both of the MLP.
-    products = (3 + 2 + 1 + 1 + 1) * width + hidden
-    return F32 * width + (0 if remat else jnp.dtype(module.dtype).itemsize * products)
+    held = F32 * width + itemsize * ((3 + 2 + 1 + 1 + 1) * width + hidden)
+    return held + (_elementwise_bytes(module, mlp) if remat_name(remat) == "none" else 0)
 
 
-def backward_bytes(module: Any, mlp: str, remat: bool) -> int:
+def _elementwise_bytes(module: Any, mlp: str) -> int:
+    """Bytes a token that norms, activations and scales of a block leave, if nothing is computed
+    again.
+    """
+    width, itemsize = module.width, jnp.dtype(module.dtype).itemsize
+    # GELU's polynomial, its tangent and their products; SwiGLU's sigmoid and both factors.
+    activation = itemsize * (4 if mlp == "swiglu" else 5) * hidden_width(width, mlp)
+    # Two norms leave x less its mean, its share of the scale and the result; two scales a branch.
+    norms = 7 * F32 * width
+    of_heads = (4 * F32 + 2 * itemsize) * width if getattr(module, "qk_norm", False) else 0
+    return activation + norms + of_heads
+
+
+def backward_bytes(module: Any, mlp: str, remat: bool | str) -> int:
     """Bytes a token that the backward pass of a block holds.
 
-    It holds gradients of the block's products and of its input; with remat the products again.
+    It holds gradients of the block's products and of its input; of a block that is computed again
+    also the products.
     """
-    products = block_bytes(module, mlp, remat=False) - F32 * module.width
+    products = block_bytes(module, mlp, remat="products") - F32 * module.width
     # x, its gradient, a norm; queries and keys five times
     in_float32 = F32 * (3 + (10 if getattr(module, "qk_norm", False) else 0)) * module.width
-    return (2 if remat else 1) * products + in_float32
+    return (2 if group_of(remat) else 1) * products + in_float32

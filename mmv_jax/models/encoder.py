@@ -6,7 +6,7 @@ It encodes planar and volumetric studies. Axes: B rows, L tokens, P voxels of a 
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,9 +16,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.backbone import Backbone, check_heads, check_options
-from mmv_jax.models.blocks import EPSILON, KERNEL_INIT, Blocks, flat, hidden_width
-from mmv_jax.models.cost import Flops, backward_bytes, block_bytes, block_flops
+from mmv_jax.models.blocks import EPSILON, Blocks, dense, flat, hidden_width
+from mmv_jax.models.cost import Flops, backward_bytes, block_flops, stack_bytes
 from mmv_jax.models.kinds import CLS, PATCH
+from mmv_jax.models.remat import LADDER, recomputed_blocks, remat_name
+from mmv_jax.ops.parts import Part
 from mmv_jax.ops.rotary import TABLES
 
 SIZES = {  # width, depth, heads; `nano` is for tests, `mini` for laptops
@@ -56,9 +58,7 @@ class Embed(nn.Module):
         masked: Bool[Array, "B L"] | None,
         coords: Float[Array, "B L 3"],
     ) -> Float[Array, "B L D"]:
-        x = flat(
-            nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="patch"), patches
-        ).astype(jnp.float32)
+        x = flat(dense(self.width, dtype=self.dtype, name="patch"), patches).astype(jnp.float32)
         # CLS, registers, mask
         learned = self.param(
             "learned", nn.initializers.normal(0.02), (self.registers + 2, self.width)
@@ -143,8 +143,11 @@ class Encoder(Backbone):
         twice the patch's side is the natural value: 32 for a patch of 16 voxels.
       rope_base: the longest rotary wavelength divided by the shortest.
       attention: the backend of `ops.attention.segment_attention`.
-      remat: the backward pass stores only the input of each block and computes the block again.
-        Without it the matrix products are stored too.
+      remat: what the forward pass stores of a block for the backward pass: "products", the results
+        of matrix products; "full", its input alone, so that the backward pass computes the block
+        again; "every_K" (every_2, every_3, ...), the first of every K blocks as "full" and the
+        others as "products"; "none", everything. The numbers are the same. True is "full", False
+        "products".
       dtype: of the matrix products, "float32" or "bfloat16". Parameters, norms, softmax and the
         residual sum are float32.
       epsilon: of layer norms.
@@ -167,11 +170,12 @@ class Encoder(Backbone):
     scale_mm: float = 16.0
     rope_base: float = 100.0
     attention: str = "auto"
-    remat: bool = False
+    remat: bool | str = "products"
     dtype: str = "float32"
     epsilon: float = EPSILON
     positions: str = "rotary"
     table: tuple[int, int] | None = None
+    remats: ClassVar[tuple[bool | str, ...]] = LADDER
 
     @nn.compact
     def __call__(
@@ -183,6 +187,7 @@ class Encoder(Backbone):
         *,
         masked: Bool[Array, "B L"] | None = None,
         train: bool = False,
+        part: Part | None = None,
     ) -> dict[str, Array]:
         """Encode packed rows.
 
@@ -192,6 +197,7 @@ class Encoder(Backbone):
           segment_ids: 0 padding, else one positive id a segment, at most L.
           masked: patches that the encoder replaces by the mask token.
           train: draws stochastic depth from the rng "dropout" if `drop_path` is above 0.
+          part: which part of a step these rows are; None: all of them (`ops.parts`).
         Returns:
           `tokens` [B, L, D] after the last norm, float32, exactly 0 at padding; `embedded` [B, L,
           D] before the first block; `blocks` [depth, B, L, D] after each block. Inside jit, an
@@ -225,8 +231,8 @@ class Encoder(Backbone):
         )
         # Coordinates in units of the shortest wavelength, where the rotary tables begin. The waves
         # of DINOv3 are in units of the crop.
-        unit = 1.0 if self.positions == "axial" else self.scale_mm
-        x, out["blocks"] = blocks(x, coords_mm / unit, segment_ids, train=train)
+        coords = coords_mm / (1.0 if self.positions == "axial" else self.scale_mm)
+        x, out["blocks"] = blocks(x, coords, segment_ids, train=train, part=part)
         x = flat(nn.LayerNorm(epsilon=self.epsilon, name="norm"), x)
         out["tokens"] = jnp.where(segment_ids[..., None] > 0, x, 0.0)
         return out
@@ -253,6 +259,7 @@ class Encoder(Backbone):
         named = dict(zip(("width", "depth", "heads"), SIZES[size])) | OPTIONS.get(size, {})
         chosen = named | options
         check_heads("encoder.", chosen["width"], chosen["heads"])
+        remat_name(chosen.get("remat", cls.remat))
         check_positions(chosen)
         if chosen.get("table"):
             rows, columns = chosen["table"]
@@ -294,15 +301,18 @@ class Encoder(Backbone):
     def training_flops(self, tokens: int, squares: int | float) -> Flops:
         entry, blocks = self._entry_flops(), self.depth * block_flops(self.width, self.mlp)
         # Without a scale the MLP's last product is not needed for any gradient.
-        unread = 2 * self.depth * self.width * hidden_width(self.width, self.mlp)
-        again = blocks - (0 if self.layer_scale is not None else unread)
+        unread = 2 * self.width * hidden_width(self.width, self.mlp)
+        a_block = block_flops(self.width, self.mlp)
+        a_block -= 0 if self.layer_scale is not None else unread
+        recomputed = recomputed_blocks(self.remat, self.depth)
         # Voxels need no gradient: the entry has one product backward, all others have two.
         return Flops(
             forward=tokens * (entry + blocks),
             backward=tokens * (entry + 2 * blocks),
-            again=tokens * again if self.remat else 0,
+            again=tokens * recomputed * a_block,
             # 4 D n² forward and twice that backward.
             attention=round(12 * self.depth * self.width * squares),
+            attention_again=round(4 * recomputed * self.width * squares),
         )
 
     @nn.nowrap
@@ -310,11 +320,11 @@ class Encoder(Backbone):
         return 2 * (math.prod(self.patch) + self.registers + 2) * self.width
 
     @nn.nowrap
-    def stored_bytes(self, remat: bool) -> int:
-        return self.depth * block_bytes(self, self.mlp, remat)
+    def stored_bytes(self, remat: bool | str) -> int:
+        return stack_bytes(self, self.mlp, depth=self.depth, remat=remat)
 
     @nn.nowrap
-    def working_bytes(self, remat: bool) -> int:
+    def working_bytes(self, remat: bool | str) -> int:
         return backward_bytes(self, self.mlp, remat)
 
     @nn.nowrap

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmv_jax.models.blocks import KERNEL_INIT, Blocks, flat
+from mmv_jax.models.blocks import Blocks, dense, flat
 
 
 def place_tokens(
@@ -42,7 +42,7 @@ class MaeDecoder(nn.Module):
     layer_scale: float | None = 0.1
     scale_mm: float = 16.0
     attention: str = "auto"
-    remat: bool = False
+    remat: bool | str = "products"
     dtype: str = "float32"
 
     @nn.compact
@@ -63,9 +63,7 @@ class MaeDecoder(nn.Module):
         Returns:
           float32 predictions, 0 at padding. Only those at patches have a meaning.
         """
-        x = flat(
-            nn.Dense(self.width, kernel_init=KERNEL_INIT, dtype=self.dtype, name="entry"), encoded
-        ).astype(jnp.float32)
+        x = flat(dense(self.width, dtype=self.dtype, name="entry"), encoded).astype(jnp.float32)
         x, visible = place_tokens(x, visible_index, kinds.shape[1])
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         # The mask token takes the place of each hidden patch; padding (kind 0) stays zero.
@@ -78,7 +76,5 @@ class MaeDecoder(nn.Module):
         blocks = Blocks(self.depth, self.heads, name="blocks", **shared)
         x, _ = blocks(x, coords_mm / self.scale_mm, segment_ids)
         x = flat(nn.LayerNorm(epsilon=1e-6, name="norm"), x)
-        x = flat(
-            nn.Dense(self.patch_voxels, kernel_init=KERNEL_INIT, dtype=self.dtype, name="voxels"), x
-        ).astype(jnp.float32)
+        x = flat(dense(self.patch_voxels, dtype=self.dtype, name="voxels"), x).astype(jnp.float32)
         return jnp.where(segment_ids[..., None] > 0, x, 0.0)

@@ -5,6 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmv_jax.models.blocks import dense
+from mmv_jax.parallel import as_stored
+
 
 def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Unit vectors in float32; a zero vector stays zero, with a finite gradient."""
@@ -36,8 +39,8 @@ class ProjectionHead(nn.Module):
         """Unit vectors in float32: the projected features, and the prototypes."""
         init = nn.initializers.truncated_normal(0.02)
         for name in ("first", "second"):
-            x = nn.gelu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
-        x = nn.Dense(self.bottleneck, kernel_init=init, dtype=self.dtype, name="bottleneck")(x)
+            x = nn.gelu(dense(self.hidden, kernel_init=init, dtype=self.dtype, name=name)(x))
+        x = dense(self.bottleneck, kernel_init=init, dtype=self.dtype, name="bottleneck")(x)
         # Prototypes are normalised below, so their length only slows them down: the gradient of a
         # direction is divided by it.
         start = nn.initializers.normal(self.prototype_std)
@@ -54,5 +57,5 @@ class ProjectionHead(nn.Module):
         They are multiplied in the head's dtype and returned in float32. Divide them by a
         temperature.
         """
-        x, prototypes = x.astype(self.dtype), prototypes.astype(self.dtype)
+        x, prototypes = x.astype(self.dtype), as_stored(prototypes.astype(self.dtype))
         return jnp.einsum("...d,kd->...k", x, prototypes, preferred_element_type=jnp.float32)

@@ -112,6 +112,6 @@ class CanTerm(Term):
         pooled = 2 * work.rows * work.segments * work.visible * self.encoder.width
         return {"can head": Flops(forward=forward + pooled, backward=2 * forward + pooled)}
 
-    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         crops = work.rows * work.segments
         return {"can scores": 2 * F32 * crops * (crops + 3 * self.can_hidden)}

@@ -74,6 +74,6 @@ class DietTerm(Term):
         forward = 2 * work.rows * work.segments * self.encoder.width * self.diet_classes
         return {"diet head": Flops(forward=forward, backward=2 * forward)}
 
-    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         # Scores and their gradient.
         return {"diet scores": 2 * F32 * work.rows * work.segments * self.diet_classes}

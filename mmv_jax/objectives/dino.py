@@ -107,7 +107,7 @@ class DinoTerm(PrototypeTerm):
             "dino loss": Flops(forward=pairs),
         }
 
-    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         return {"dino scores": SCORES * F32 * work.rows * work.segments * self.prototypes}
 
     @classmethod

@@ -103,7 +103,7 @@ class DistilTerm(Term):
         forward = 2 * tokens * self.encoder.width * sum(self.distil_widths)
         return {"distil head": Flops(forward=forward, backward=2 * forward)}
 
-    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         tokens = work.rows * (work.length + work.segments)
         # Predictions and targets in float32.
         return {"distil predictions": 2 * F32 * tokens * sum(self.distil_widths)}

@@ -151,12 +151,12 @@ class IbotTerm(PrototypeTerm):
         again = 2 * tokens * self.bottleneck * self.prototypes
         return {"ibot head": replace(self.head_flops(work.rows * work.masked), again=again)}
 
-    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         # The targets are in memory whole; the student's scores only a part at a time.
         tokens = work.masked + PARTS * scoring_parts(work.masked)[1]
         return {"ibot scores": F32 * work.rows * tokens * self.prototypes}
 
-    def working_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def working_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         # The gradient of the prototypes in float32, and their copy in the encoder's dtype.
         itemsize = jnp.dtype(self.encoder.dtype).itemsize
         return {"prototypes": self.prototypes * self.bottleneck * (F32 + itemsize)}

@@ -93,5 +93,5 @@ class KoleoTerm(Term):
         cosines = 2 * (work.rows * work.segments) ** 2 * self.encoder.width
         return {"koleo": Flops(forward=cosines, backward=2 * cosines)}
 
-    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         return {}

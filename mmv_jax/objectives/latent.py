@@ -58,9 +58,7 @@ class LatentTerm(DecoderTerm):
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         _, *places = seen.prefix
         index = seen.batch["visible_index"]
-        predicted = self.decoder.apply(
-            {"params": student[self.module]}, seen.tokens[VISIBLE], index, *places
-        )
+        predicted = self.decode(student[self.module], seen, index, places)
         blocks = seen.blocks[TEACHER]
         target = latent_targets(blocks[-min(self.latent_blocks, len(blocks)) :])
         # `places` are coords_mm, kinds and segment_ids, so its second part is the kinds.

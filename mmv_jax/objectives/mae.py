@@ -4,7 +4,7 @@ Axes: N patches, P voxels of one.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,12 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.backbone import check_heads
-from mmv_jax.models.cost import Flops, backward_bytes, block_bytes, block_flops
+from mmv_jax.models.cost import Flops, backward_bytes, block_flops, stack_bytes
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.models.mae_decoder import MaeDecoder
+from mmv_jax.models.remat import recomputed_blocks
 from mmv_jax.objectives.batch import Params, marked, take
 from mmv_jax.objectives.targets import weighted_mean
 from mmv_jax.objectives.term import CLEAN, VISIBLE, Seen, Term, Work
+from mmv_jax.ops.parts import in_parts
 
 
 def masked_reconstruction(
@@ -92,6 +94,20 @@ class DecoderTerm(Term):
             **shared,
         )
 
+    def decode(
+        self, own: Params, seen: Seen, index: Int[Array, "B V"], places: Sequence[Array]
+    ) -> Float[Array, "B F P"]:
+        """Predictions for every patch, by the decoder's parameters `own`.
+
+        Args:
+          index: the place of each visible token in the decoded rows.
+          places: their coords_mm, kinds and segment_ids.
+        """
+        rows = (seen.tokens[VISIBLE], index, *places)
+        return in_parts(
+            lambda part, rows: self.decoder.apply({"params": own}, *rows), seen.parts, rows
+        )
+
     def init(self, key: Array, seen: Seen) -> Params:
         _, *places = seen.prefix
         index = seen.batch["visible_index"]
@@ -105,22 +121,24 @@ class DecoderTerm(Term):
         forward = work.rows * work.visible * entry + tokens * (blocks + exit_)
         # Where only a share of the tokens is decoded, each segment is shorter by that share.
         squares = work.rows * work.prefix_squares * (self.decoded(work) / work.prefix) ** 2
+        recomputed = recomputed_blocks(decoder.remat, self.decoder_depth)
         found = Flops(
             forward=forward,
             backward=2 * forward,
-            again=tokens * blocks if decoder.remat else 0,
+            again=tokens * recomputed * block_flops(width, "gelu"),
             attention=round(12 * self.decoder_depth * width * squares),
+            attention_again=round(4 * recomputed * width * squares),
         )
-        return {self.module.replace("_", " "): found}
+        return {self.module.replace("_", " "): found.twice() if work.parts > 1 else found}
 
-    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
-        a_token = self.decoder_depth * block_bytes(self.decoder, "gelu", remat)
+    def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
+        a_token = stack_bytes(self.decoder, "gelu", depth=self.decoder_depth, remat=remat)
         name = self.module.replace("_", " ")
-        return {f"{name}'s blocks": work.rows * self.decoded(work) * a_token}
+        return {f"{name}'s blocks": work.rows // work.parts * self.decoded(work) * a_token}
 
-    def working_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def working_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         a_token = backward_bytes(self.decoder, "gelu", remat)
-        return {"a block's backward": work.rows * self.decoded(work) * a_token}
+        return {"a block's backward": work.rows // work.parts * self.decoded(work) * a_token}
 
 
 @dataclass(frozen=True)
@@ -175,9 +193,7 @@ class MaeTerm(DecoderTerm):
             order, index = place_among(index, chosen, patches.shape[1])
             target, *places = (take(x, order) for x in (target, *places))
             hidden = (places[1] == PATCH) & ~marked(index, order.shape[1])
-        predicted = self.decoder.apply(
-            {"params": student[self.module]}, seen.tokens[VISIBLE], index, *places
-        )
+        predicted = self.decode(student[self.module], seen, index, places)
         return masked_reconstruction(predicted, target, hidden.astype(jnp.float32)), {}
 
 

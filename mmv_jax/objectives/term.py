@@ -38,6 +38,7 @@ class Seen:
       is_global: which segments are global crops of a study.
       temperature: the teacher's at this step.
       key: for random numbers of the term's own.
+      parts: in which the rows of a step pass through blocks, one after the other (`ops.parts`).
     """
 
     batch: Batch
@@ -48,6 +49,7 @@ class Seen:
     is_global: Bool[Array, "B S"]
     temperature: Float[Array, ""]
     key: Array
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Work:
     Attributes:
       rows: number of rows.
       length, prefix, visible, masked, segments: counts in one row; 0 where no term needs them.
+      parts: in which the rows pass through blocks.
       row_squares, prefix_squares: expected sums of squared segment lengths, over all segments of a
         row and over its global ones. 0 where only bytes are asked for.
     """
@@ -69,6 +72,7 @@ class Work:
     segments: int
     row_squares: float = 0.0
     prefix_squares: float = 0.0
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -137,16 +141,16 @@ class Term:
         """FLOPs of the term beside the passes that it needs, by part."""
         raise NotImplementedError
 
-    def stored_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         """Bytes that the term stores for its backward pass, by kind of array, without its
         parameters.
 
         Args:
-          remat: whether blocks store their input alone.
+          remat: of the encoder (`config.encoder.remat`).
         """
         raise NotImplementedError
 
-    def working_bytes(self, work: Work, remat: bool) -> dict[str, int]:
+    def working_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         """Bytes that the term holds for a while, beside the stored ones, by kind of array.
 
         Several terms or the encoder may name one kind, such as "a block's backward". They do not

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mmv_jax.ops.spread import on_places
+
 
 def segment_mean(
     x: Float[Array, "B L D"],
@@ -47,4 +49,4 @@ def gather_tokens(x: Float[Array, "B L D"], index: Int[Array, "B N"]) -> Float[A
     """
     # NumPy indexing reads -1 as the last token, so -1 reads token 0 and is set to 0 below.
     taken = jnp.take_along_axis(x, jnp.maximum(index, 0)[..., None], axis=1)
-    return jnp.where(index[..., None] >= 0, taken, 0)
+    return on_places(jnp.where(index[..., None] >= 0, taken, 0))

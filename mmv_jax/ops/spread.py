@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from mmv_jax.parallel import shards_of
 
 # The letters of a rule that a mesh may split, and their names in the model's axis rules.
 LOGICAL = {"b": "rows", "h": "heads"}
@@ -86,7 +87,10 @@ def over_rows_and_heads(rule: str) -> Callable:
 
 
 def over_rows(run: Callable[..., Array], rows: Sequence[Array], whole: Sequence[Array]) -> Array:
-    """`run(*rows, *whole)`, an array [B, ...]; each device has its own rows and all of `whole`.
+    """`run(*rows, *whole)`, an array [B, N]; each device has its own rows and all of `whole`.
+
+    The arrays of `rows` are [B, N, ...] with independent places: where the mesh divides them, the
+    devices that have the same rows share out the places.
 
     Use it for a loop that reads `whole` in every turn. Each device sums its own part of the
     gradient of `whole`, and only that sum crosses the mesh. The partitioner would send one sum a
@@ -95,9 +99,24 @@ def over_rows(run: Callable[..., Array], rows: Sequence[Array], whole: Sequence[
     axes = _mesh_axes({"b": len(rows[0])})
     if axes is None:
         return run(*rows, *whole)
-    split = PartitionSpec(axes["b"])
+    places = nn.logical_to_mesh_axes(("places",))[0] if _divides(rows[0]) else None
+    split = PartitionSpec(axes["b"], places)
     in_specs = (*[split] * len(rows), *[PartitionSpec()] * len(whole))
     return jax.shard_map(run, in_specs=in_specs, out_specs=split, check_vma=False)(*rows, *whole)
+
+
+def on_places(x: Array) -> Array:
+    """Tokens [B, N, D] that a loss term reads, shared out over the devices that have the same
+    rows, where the mesh divides them.
+    """
+    if shards_of("places") == 1:
+        return x
+    names = ("rows", "places" if _divides(x) else None, *(None,) * (x.ndim - 2))
+    return nn.with_logical_constraint(x, names)
+
+
+def _divides(x: Array) -> bool:
+    return x.shape[1] % shards_of("places") == 0
 
 
 def _mesh_axes(sizes: Mapping[str, int]) -> dict | None:
@@ -110,13 +129,8 @@ def _mesh_axes(sizes: Mapping[str, int]) -> dict | None:
         return None
     split = [axis for axis in LOGICAL if axis in sizes]
     names = nn.logical_to_mesh_axes(tuple(LOGICAL[axis] for axis in split))
-    for axis, name in zip(split, names, strict=True):
-        parts = np.prod(
-            [mesh.shape[part] for part in ((name,) if isinstance(name, str) else name or ())],
-            dtype=int,
-        )
-        if sizes[axis] % parts:
-            return None
+    if any(sizes[axis] % shards_of(LOGICAL[axis]) for axis in split):
+        return None
     return dict(zip(split, names, strict=True))
 
 

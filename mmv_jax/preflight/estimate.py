@@ -6,23 +6,26 @@ No accelerator is needed for it.
 import os
 import re
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
-from mmv_jax.parallel import make_mesh
+from mmv_jax.models.remat import remat_name
+from mmv_jax.parallel import AXES, HOLD_ROWS, holders, make_mesh
 from mmv_jax.preflight import hlo
-from mmv_jax.preflight.advice import HEADROOM, Choice, suggest
+from mmv_jax.preflight.advice import HEADROOM, Choice, Proposal, propose, suggest
 from mmv_jax.preflight.appetite import Appetite, appetite
 from mmv_jax.preflight.memory import step_memory
 from mmv_jax.preflight.topology import Topology, devices_of, parse_topology, virtual_devices
 from mmv_jax.train.begin import complete
-from mmv_jax.train.flops import expected_filling, step_flops
+from mmv_jax.train.flops import Filling, expected_filling, step_flops
 from mmv_jax.train.loop import lower_step, make_parts, make_views, row_shape
-from mmv_jax.train.objective import Objective
+from mmv_jax.train.objective import Objective, with_remat
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Preflight:
       tokens_per_s, days: of the whole run, at the utilisation `mfu`.
       input: the rows that a host's devices consume at the utilisation `mfu`, and the workers that
         make them.
+      proposal: a policy of recomputation that makes the step faster and fits; None where there is
+        none.
       largest: the largest arrays, as the compiler names them, where the step does not fit.
       advice: command-line options to try in that case.
     """
@@ -78,6 +83,7 @@ class Preflight:
     input: Appetite | None
     largest: list[str]
     advice: list[str]
+    proposal: Proposal | None
     lower_s: float
     compile_s: float
 
@@ -112,11 +118,7 @@ def preflight(
     topology = topology or (None if devices else config.get("topology"))
     place = parse_topology(topology) if topology else None
     jax.config.update("jax_platforms", "cpu")  # leave this machine's own accelerator alone
-    found = (
-        devices_of(place)
-        if place
-        else virtual_devices(devices or config.mesh.data * config.mesh.fsdp)
-    )
+    found = devices_of(place) if place else virtual_devices(devices or holders(config.mesh, AXES))
     config = with_mesh(complete(config), len(found))
     return _figures(config, _compile(config, place, found), mfu, worker_rows_per_s)
 
@@ -158,28 +160,33 @@ def _compile(config: ConfigDict, place: Topology | None, devices: list) -> _Prog
 def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
     """A copy of a config whose mesh has `devices` devices.
 
-    `fsdp` is kept; the number of replicas changes.
+    All axes are kept but `data`; the number of replicas changes.
 
     Raises:
-      UserError: `fsdp` does not divide the devices.
+      UserError: they do not divide the devices.
     """
-    fsdp = config.mesh.fsdp
-    if devices % fsdp:
-        fitting = max(n for n in range(1, fsdp + 1) if devices % n == 0)
+    fsdp, others = config.mesh.get("fsdp", 1), holders(config.mesh, ("tensor", "sequence"))
+    if devices % others:
         raise UserError(
-            f"config.mesh.fsdp is {fsdp}, which does not divide {devices} devices. Set"
+            f"config.mesh.tensor × config.mesh.sequence is {others}, which does not divide"
+            f" {devices} devices. Lower one of them."
+        )
+    if devices // others % fsdp:
+        fitting = max(n for n in range(1, fsdp + 1) if devices // others % n == 0)
+        raise UserError(
+            f"config.mesh.fsdp is {fsdp}, which does not divide {devices // others} devices. Set"
             f" --config.mesh.fsdp={fitting}."
         )
     # A copy, which is not locked; the caller's config stays as it was.
     config = ConfigDict(config.to_dict())
-    config.mesh.data = devices // fsdp
+    config.mesh.data = devices // (fsdp * others)
     return config
 
 
 def _figures(
     config: ConfigDict, program: _Program, mfu: float, worker_rows_per_s: float | None
 ) -> Preflight:
-    place, devices = program.place, config.mesh.data * config.mesh.fsdp
+    place, devices = program.place, holders(config.mesh, AXES)
     objective, _, _ = make_parts(config)
     shape, per_step = row_shape(config), config.rows.per_step
     student = program.lowered.in_avals[0][0].student
@@ -188,9 +195,10 @@ def _figures(
     needed = sum(part.model for part in flops.values())
     products = sum(part.products for part in flops.values())
     counts = hlo.count(program.compiled.as_text()) if program.compiled else hlo.Counts()
-    memory, sent = _memory(config, program, objective), sum(counts.sent.values())
-    # FLOPs that the chips do, with products that are computed again; `needed` counts each once.
-    done = products + sum(part.attention for part in flops.values())
+    sent, costs = sum(counts.sent.values()), partial(_done, objective, config, filling)
+    memory = _memory(config, program, objective, costs)
+    # FLOPs that the chips do, with those that are computed again; `needed` counts each once.
+    done = sum(part.done for part in flops.values())
     return Preflight(
         topology=place.name if place else f"{devices} virtual devices",
         mesh=dict(config.mesh),
@@ -224,18 +232,32 @@ def _figures(
     )
 
 
-def _memory(config: ConfigDict, program: _Program, objective: Objective) -> dict[str, Any]:
-    """The figures of memory: the compiler's, the closed form, and advice where the step does not
-    fit.
+def _done(objective: Objective, config: ConfigDict, filling: Filling, choice: Choice) -> int:
+    """FLOPs that a step does under a choice, what it computes again included."""
+    chosen = with_remat(objective, choice.remat, choice.accumulate)
+    flops = step_flops(chosen, row_shape(config), config.rows.per_step, filling)
+    return sum(part.done for part in flops.values())
+
+
+def _memory(
+    config: ConfigDict,
+    program: _Program,
+    objective: Objective,
+    costs: Callable[[Choice], float],
+) -> dict[str, Any]:
+    """The figures of memory: the compiler's, the closed form, advice where the step does not fit,
+    and a proposal where memory is free.
     """
-    devices, shape = config.mesh.data * config.mesh.fsdp, row_shape(config)
+    devices, shape = holders(config.mesh, AXES), row_shape(config)
+    sharing, splits = holders(config.mesh, HOLD_ROWS), _splits(config)
     state = program.lowered.in_avals[0][0]
 
     def closed_form(choice: Choice) -> dict[str, int]:
-        rows = choice.per_step // devices
-        return step_memory(objective, state, shape, rows=rows, fsdp=choice.fsdp, remat=choice.remat)
+        rows, chosen = choice.per_step // sharing, replace(objective, parts=choice.accumulate)
+        own = {"rows": rows, "fsdp": choice.fsdp, "remat": choice.remat}
+        return step_memory(chosen, state, shape, **own, **splits)
 
-    now = Choice(objective.encoder.remat, config.mesh.fsdp, config.rows.per_step)
+    now = _choice_of(config, objective)
     memory_of = closed_form(now)
     if program.compiled:
         memory = compiled_bytes(program.compiled.memory_analysis())
@@ -247,10 +269,13 @@ def _memory(config: ConfigDict, program: _Program, objective: Objective) -> dict
     fits, room = program.compiled is not None and memory <= hbm, (1 - HEADROOM) * hbm
     # The closed form is scaled to the compiler's figure, which makes the advice more precise.
     scale, better = memory / sum(memory_of.values()), []
+
+    def takes(choice: Choice) -> float:
+        return scale * sum(closed_form(choice).values())
+
+    remats = objective.encoder.remats
     if not fits or memory > room:
-        better = suggest(
-            now, devices, lambda choice: scale * sum(closed_form(choice).values()), room
-        )
+        better = suggest(now, sharing, takes, room, remats=remats)
     return {
         "memory_bytes_per_device": memory,
         "memory_of": memory_of,
@@ -259,7 +284,24 @@ def _memory(config: ConfigDict, program: _Program, objective: Objective) -> dict
         "fits": fits,
         "largest": largest_arrays(program.refusal),
         "advice": [choice.overrides(now) for choice in better],
+        "proposal": propose(now, remats, costs=costs, takes=takes, room=room),
     }
+
+
+def _splits(config: ConfigDict) -> dict[str, int]:
+    return {name: config.mesh.get(name, 1) for name in ("tensor", "sequence")}
+
+
+def _choice_of(config: ConfigDict, objective: Objective) -> Choice:
+    """What the config has, with the name of its policy where the encoder's policies have names."""
+    remat = objective.encoder.remat
+    named = isinstance(objective.encoder.remats[0], str)
+    return Choice(
+        remat=remat_name(remat) if named else remat,
+        fsdp=config.mesh.get("fsdp", 1),
+        per_step=config.rows.per_step,
+        accumulate=objective.parts,
+    )
 
 
 def _pace(

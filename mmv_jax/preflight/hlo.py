@@ -39,6 +39,9 @@ CALLED = re.compile(
 )
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 KERNEL_CALLS = ("tpu_custom_call", "__gpu$xla.gpu.triton")  # what Pallas compiles to
+# The TPU's compiler writes a reduce-scatter as a computation of this name: an all-reduce, and a
+# slice of its result. Its chips send what a reduce-scatter sends.
+SCATTERED = "all-reduce-scatter"
 # Bytes that one device sends in a ring of g devices, in units of the N bytes that the operation's
 # result has on each device.
 COLLECTIVES: dict[str, Callable[[int], float]] = {
@@ -102,6 +105,8 @@ def count(text: str) -> Counts:
             for instruction in computations.get(name, {}).values():
                 if instruction.opcode == "while":
                     _add_loop(done[name], instruction, computations, total)
+                elif name.startswith(SCATTERED) and instruction.opcode == "all-reduce":
+                    _add_scattered(done[name], instruction)
                 else:
                     _add(done[name], instruction, computations[name], total)
         return done[name]
@@ -231,6 +236,12 @@ def _add_collective(counts: Counts, kind: str, it: Instruction) -> None:
     counts.sent[kind] = counts.sent.get(kind, 0.0) + COLLECTIVES[kind](group) * size_bytes(shapes)
 
 
+def _add_scattered(counts: Counts, it: Instruction) -> None:
+    kind, group = "reduce-scatter", group_size(it.rest)
+    own = size_bytes(it.shapes) / group
+    counts.sent[kind] = counts.sent.get(kind, 0.0) + COLLECTIVES[kind](group) * own
+
+
 def group_size(rest: str) -> int:
     """Number of devices that one collective joins.
 
@@ -239,7 +250,14 @@ def group_size(rest: str) -> int:
       8
       >>> group_size("replica_groups={{0,1},{2,3}}")
       2
+      >>> group_size("replica_groups=mesh['a'=4,'b'=8], device_ids=([8,4]T(1,0)) {'b'}, dimensions")
+      8
     """
+    # The axes of a mesh along which devices join; of one that is cut, "(before)size" of the part.
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        joined = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
+        return math.prod(int(part) if part else sizes[name] for name, part in joined)
     # "[16,8]<=[128]" means 16 groups of 8 devices.
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(iota[1])

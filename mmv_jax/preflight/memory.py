@@ -23,7 +23,15 @@ from mmv_jax.train.state import TrainState
 
 
 def step_memory(
-    objective: Objective, state: TrainState, shape: RowShape, rows: int, fsdp: int, remat: bool
+    objective: Objective,
+    state: TrainState,
+    shape: RowShape,
+    rows: int,
+    fsdp: int,
+    remat: bool | str,
+    *,
+    tensor: int = 1,
+    sequence: int = 1,
 ) -> dict[str, int]:
     """Bytes of one device, by kind: state, stored arrays, scores, and one block's backward pass.
 
@@ -33,18 +41,21 @@ def step_memory(
     Args:
       state: arrays or their shapes.
       rows: of one device.
-      fsdp: devices that share one state.
-      remat: whether blocks store their input alone.
+      fsdp: devices that have rows of their own and share one state.
+      tensor, sequence: devices that have the same rows, and share the state too.
+      remat: of the encoder (`config.encoder.remat`).
     """
-    student, encoder = sharded_bytes(state.student, fsdp), objective.encoder
-    of_encoder = sharded_bytes(state.student["encoder"], fsdp)
+    encoder, same_rows = objective.encoder, tensor * sequence
+    sharing = fsdp * same_rows
+    student = sharded_bytes(state.student, sharing)
+    of_encoder = sharded_bytes(state.student["encoder"], sharing)
     # Each of the student's passes has its own gradient of the encoder; they are added at the end.
     passes = len(objective.needs & {VISIBLE, STUDENT})
     parts = {
         "student": student,
-        "teacher": sharded_bytes(state.teacher, fsdp),
-        "averages": sharded_bytes(state.averages, fsdp),
-        "moments": sharded_bytes(state.opt_state, fsdp),
+        "teacher": sharded_bytes(state.teacher, sharing),
+        "averages": sharded_bytes(state.averages, sharing),
+        "moments": sharded_bytes(state.opt_state, sharing),
         "gradients": student + max(passes - 1, 0) * of_encoder,
         "batch": sum(
             math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in shape.spec(rows).values()
@@ -54,15 +65,18 @@ def step_memory(
     # Weights are kept in float32, and are cast to the dtype of the products.
     if itemsize < F32:
         parts["copies to compute with"] = (student + parts["teacher"]) * itemsize // F32
-    if fsdp > 1:
+    if sharing > 1:
         whole = encoder.gathered_parameters(state.student["encoder"])
         # The gathered weights of this block and the next, and their gradient.
-        parts["a block's weights"] = whole * (2 * itemsize + F32)
-    return (
-        parts
-        | stored_bytes(objective, shape, rows, remat)
-        | working_bytes(objective, shape, rows, remat)
+        parts["a block's weights"] = whole * (2 * itemsize + F32) // tensor
+    if objective.parts > 1:
+        parts["tokens of all parts"] = _joined_bytes(objective, shape, rows) // sequence
+    of_rows = stored_bytes(objective, shape, rows, remat) | working_bytes(
+        objective, shape, rows, remat
     )
+    # Heads, hidden channels, tokens and scores are shared out by those that have the same rows. The
+    # input of a block, a tenth of it or less, is whole along `tensor`; that is left out.
+    return parts | {kind: held // same_rows for kind, held in of_rows.items()}
 
 
 def sharded_bytes(tree: Any, fsdp: int) -> int:
@@ -76,31 +90,45 @@ def sharded_bytes(tree: Any, fsdp: int) -> int:
     return sum(map(of, jax.tree.leaves(tree)))
 
 
-def stored_bytes(objective: Objective, shape: RowShape, rows: int, remat: bool) -> dict[str, int]:
+def _joined_bytes(objective: Objective, shape: RowShape, rows: int) -> int:
+    """Bytes of the tokens that the terms read where the rows pass through the encoder in parts, and
+    of their gradients.
+    """
+    needs, work = objective.needs, work_of(objective, shape, rows)
+    lengths = {STUDENT: 2 * work.length, VISIBLE: 2 * work.visible, TEACHER: work.prefix}
+    tokens = sum(length for name, length in lengths.items() if name in needs)
+    return F32 * rows * tokens * objective.encoder.width
+
+
+def stored_bytes(
+    objective: Objective, shape: RowShape, rows: int, remat: bool | str
+) -> dict[str, int]:
     """Bytes that the forward pass stores for the backward pass on one device, by kind."""
-    needs, work = objective.needs, work_of(shape, rows)
+    needs, work = objective.needs, work_of(objective, shape, rows)
     a_token, parts = objective.encoder.stored_bytes(remat), {}
     if STUDENT in needs:
-        parts["student's blocks"] = rows * work.length * a_token
+        parts["student's blocks"] = rows // work.parts * work.length * a_token
     if VISIBLE in needs:
-        parts["visible blocks"] = rows * work.visible * a_token
+        parts["visible blocks"] = rows // work.parts * work.visible * a_token
     for term in objective.terms.values():
         parts |= term.stored_bytes(work, remat)
     return parts
 
 
-def working_bytes(objective: Objective, shape: RowShape, rows: int, remat: bool) -> dict[str, int]:
+def working_bytes(
+    objective: Objective, shape: RowShape, rows: int, remat: bool | str
+) -> dict[str, int]:
     """Bytes of temporary arrays on one device, by kind.
 
     They are the largest block's backward pass, and arrays that every device gathers for a moment.
     """
-    encoder, work = objective.encoder, work_of(shape, rows)
+    encoder, work = objective.encoder, work_of(objective, shape, rows)
     length = work.length if objective.needs & {TEACHER, STUDENT} else work.visible
-    itemsize = jnp.dtype(encoder.dtype).itemsize
+    itemsize, at_once = jnp.dtype(encoder.dtype).itemsize, rows // work.parts
     parts = {
-        "a block's backward": rows * length * encoder.working_bytes(remat),
+        "a block's backward": at_once * length * encoder.working_bytes(remat),
         # Patches in the encoder's dtype; the output of the entry, and its gradient.
-        "entry": rows * length * (itemsize * math.prod(encoder.patch) + 2 * F32 * encoder.width),
+        "entry": at_once * length * (itemsize * math.prod(encoder.patch) + 2 * F32 * encoder.width),
     }
     for term in objective.terms.values():
         for kind, held in term.working_bytes(work, remat).items():

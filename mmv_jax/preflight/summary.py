@@ -37,7 +37,22 @@ def sheet(it: Preflight) -> str:
         ),
         f"kernels       {kernels or 'none of our own'}",
     ]
-    return "\n".join(lines + (seen if it.products_compiled else []) + _speed(it) + _verdict(it))
+    return "\n".join(
+        lines + (seen if it.products_compiled else []) + _speed(it) + _faster(it) + _verdict(it)
+    )
+
+
+def _faster(it: Preflight) -> list[str]:
+    """What would make the step faster, where memory is free."""
+    if it.proposal is None:
+        return []
+    return [
+        (
+            f"faster        {it.proposal.overrides} saves {it.proposal.saves:.0%} of the step's"
+            f" FLOPs and fits: {size(round(it.proposal.takes))} of {size(it.hbm_bytes)} by the"
+            " closed form"
+        )
+    ]
 
 
 def _room(it: Preflight) -> str:

@@ -15,15 +15,17 @@ from mmv_jax.parallel import make_mesh, on_mesh
 from mmv_jax.store.read import Store
 from mmv_jax.train.begin import begin, complete
 from mmv_jax.train.feed import device_batches
+from mmv_jax.train.flops import work_of
 from mmv_jax.train.loop import (
     MAY_CHANGE,
     check_counts,
-    check_rows,
     make_parts,
     make_probe,
     make_rows,
+    row_shape,
 )
 from mmv_jax.train.opening import devices_in_words, in_lines, parameters_in_words
+from mmv_jax.train.shares import check_rows, check_split
 from mmv_jax.train.state import init_state, shapes_of_state
 from mmv_jax.train.step import jit_step
 from mmv_jax.train.workdir import check_config, check_studies
@@ -42,11 +44,12 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
     """
     config = complete(config)
     mesh = make_mesh(**config.mesh)
-    check_rows(config.rows.per_step, mesh)
+    check_rows(config, mesh)
     check_counts(config)
     check_workdir(workdir)
     check_config(config, workdir, MAY_CHANGE)
     objective, tx, ema = make_parts(config)
+    check_split(objective, work_of(objective, row_shape(config), rows=1), mesh)
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
     if step_folders(workdir):

@@ -27,7 +27,7 @@ def device_batches(
     """
     sharding = row_sharding(mesh)
     own = devices_here(mesh)
-    here = NamedSharding(own, PartitionSpec(own.axis_names))
+    here = NamedSharding(own, PartitionSpec("rows"))
     # Decoded by this process's devices alone. Programs of several processes must start in the same
     # order everywhere, and the loop asks for steps while a thread asks for this.
     decoded = jax.jit(partial(decode, shape=rows.shape), in_shardings=here, out_shardings=here)

@@ -69,15 +69,18 @@ def step_flops(
 ) -> dict[str, Flops]:
     """FLOPs of each part of a step, over all devices."""
     parts: dict[str, Flops] = {}
-    encoder, needs, work = objective.encoder, objective.needs, work_of(shape, rows, filling)
+    encoder, needs = objective.encoder, objective.needs
+    work = work_of(objective, shape, rows, filling)
+    again = Flops.twice if objective.parts > 1 else lambda flops: flops
     if TEACHER in needs:
         parts["teacher"] = encoder.forward_flops(rows * work.prefix, rows * work.prefix_squares)
     if STUDENT in needs:
-        parts["student"] = encoder.training_flops(rows * work.length, rows * work.row_squares)
+        student = encoder.training_flops(rows * work.length, rows * work.row_squares)
+        parts["student"] = again(student)
     if VISIBLE in needs:
         # `Work` has only the squares of rows and prefixes, so those of the visible pass come here.
         squares = rows * filling.visible[1]
-        parts["visible"] = encoder.training_flops(rows * work.visible, squares)
+        parts["visible"] = again(encoder.training_flops(rows * work.visible, squares))
         if not needs & {TEACHER, STUDENT}:
             # Features for the health figures: means of segments.
             means = 2 * rows * work.segments * work.visible * encoder.width
@@ -87,7 +90,9 @@ def step_flops(
     return parts
 
 
-def work_of(shape: RowShape, rows: int, filling: Filling | None = None) -> Work:
+def work_of(
+    objective: Objective, shape: RowShape, rows: int, filling: Filling | None = None
+) -> Work:
     """The work of `rows` rows, in the form that loss terms take."""
     return Work(
         rows=rows,
@@ -98,6 +103,7 @@ def work_of(shape: RowShape, rows: int, filling: Filling | None = None) -> Work:
         segments=shape.segments,
         row_squares=filling.row[1] if filling else 0.0,
         prefix_squares=filling.prefix[1] if filling else 0.0,
+        parts=objective.parts,
     )
 
 

@@ -32,7 +32,7 @@ from mmv_jax.seals import step_folders
 from mmv_jax.store.read import Store
 from mmv_jax.train.begin import begin, complete
 from mmv_jax.train.feed import device_batches
-from mmv_jax.train.flops import step_cost
+from mmv_jax.train.flops import step_cost, work_of
 from mmv_jax.train.full_disk import full_disk_in_words
 from mmv_jax.train.goodput import Goodput, lost_seconds
 from mmv_jax.train.guard import Guard, GuardOptions
@@ -51,6 +51,7 @@ from mmv_jax.train.phases import Phases
 from mmv_jax.train.probe import Probe
 from mmv_jax.train.prolong import goes_on_from, last_constant_step
 from mmv_jax.train.running import running
+from mmv_jax.train.shares import check_rows, check_split
 from mmv_jax.train.speed import Speed, StepCost, rates_of
 from mmv_jax.train.state import TrainState, init_state, join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
@@ -70,6 +71,7 @@ MAY_CHANGE = {
     "data.teachers",
     "init.folder",
     "init.run",
+    "rows.accumulate",
     "encoder.remat",
     "encoder.attention",
     "checkpoint",
@@ -92,9 +94,10 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     """
     config = complete(config)
     mesh = _call("mesh", make_mesh, **config.mesh)
-    check_rows(config.rows.per_step, mesh)
+    check_rows(config, mesh)
     check_counts(config)
     parts = make_parts(config)
+    check_split(parts[0], work_of(parts[0], row_shape(config), rows=1), mesh)
     phases = Phases()
     limits = _call("watchdog", Limits, **config.get("watchdog", {}))
     with (
@@ -188,8 +191,9 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
 
     No store is read and no memory is taken. The mesh may consist of a topology's devices.
     """
-    check_rows(config.rows.per_step, mesh)
+    check_rows(config, mesh)
     objective, tx, ema = make_parts(config)
+    check_split(objective, work_of(objective, row_shape(config), rows=1), mesh)
     spec = row_shape(config).spec(config.rows.per_step)
     kept = len(ema.averages)
     state = shapes_of_state(objective, tx, spec, mesh, seed=config.seed, averages=kept)
@@ -209,7 +213,7 @@ def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformat
     encoder = _call("encoder", make_encoder, **config.encoder)
     warm = config.get("teacher_temperature", {})
     temperature = _call("teacher_temperature", make_teacher_temperature, config.steps, **warm)
-    known = (encoder, temperature, config.rows.prefix)
+    known = (encoder, temperature, config.rows.prefix, config.rows.get("accumulate", 1))
     objective = _call("objective", make_objective, *known, **config.objective)
     of_run = {"encoder": encoder, **config.optimizer}
     tx = _call("optimizer", make_optimizer, config.steps, per_step, **of_run)
@@ -309,15 +313,6 @@ def make_probe(
         return probe.figures(state.evaluated, mesh) if due else {}
 
     return figures
-
-
-def check_rows(per_step: int, mesh: Mesh) -> None:
-    if per_step < 1 or per_step % mesh.size:
-        raise UserError(
-            f"config.rows.per_step is {per_step}, but {mesh.size} devices share the rows of a step"
-            " evenly. Set"
-            f" --config.rows.per_step={max(1, round(per_step / mesh.size)) * mesh.size}."
-        )
 
 
 def check_counts(config: ConfigDict) -> None:

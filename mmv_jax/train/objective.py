@@ -18,6 +18,7 @@ from mmv_jax.models.kinds import PATCH
 from mmv_jax.objectives.batch import Batch, Params, inputs, per_segment, take
 from mmv_jax.objectives.table import make_terms, weights_of
 from mmv_jax.objectives.term import MASKED, STUDENT, TEACHER, VISIBLE, Seen, Term
+from mmv_jax.ops.parts import Part, in_parts
 from mmv_jax.ops.pool import gather_tokens
 
 LOOKED_AT = 512  # features of a step that leave the device for the health figures
@@ -34,6 +35,8 @@ class Objective:
       temperature: the teacher's, as a function of the step.
       prefix: the number of first tokens of a row that hold its global crops.
       terms, weights: by the term's name. A step runs only the encoder passes that the terms need.
+      parts: in which the rows of a step pass through the encoder, one after the other. The terms
+        see the tokens of all of them, so the loss is the same for any number.
     """
 
     encoder: nn.Module
@@ -41,6 +44,7 @@ class Objective:
     prefix: int
     terms: Mapping[str, Term]
     weights: Mapping[str, float]
+    parts: int = 1
 
     @property
     def needs(self) -> frozenset[str]:
@@ -99,28 +103,60 @@ class Objective:
         key_visible, key_whole = jax.random.split(key)
         if VISIBLE in self.needs:
             shown = tuple(take(x, batch["visible_index"]) for x in seen.prefix)
-            tokens[VISIBLE] = self.encoder.apply(
-                {"params": student["encoder"]}, *shown, train=True, rngs={"dropout": key_visible}
-            )["tokens"]
+            tokens[VISIBLE] = self._pass(student, shown, dropout=key_visible)
         if TEACHER in self.needs:
-            # Without `train` and `masked`: the teacher skips no block and sees every patch.
-            out = self.encoder.apply({"params": teacher["encoder"]}, *seen.prefix)
-            tokens[TEACHER], blocks[TEACHER] = out["tokens"], out["blocks"]
+            tokens[TEACHER], blocks[TEACHER] = self._taught(teacher, seen.prefix)
             # The teacher reads the prefix alone, so a local crop has no CLS token here:
             # -1 gives zeros.
             index = jnp.where(seen.is_global, batch["cls_index"], -1)
             cls[TEACHER] = gather_tokens(tokens[TEACHER], index)
         if STUDENT in self.needs:
-            tokens[STUDENT] = self.encoder.apply(
-                {"params": student["encoder"]},
-                *inputs(batch),
-                masked=self._masked(batch),
-                train=True,
-                rngs={"dropout": key_whole},
-            )["tokens"]
+            tokens[STUDENT] = self._pass(
+                student, inputs(batch), masked=self._masked(batch), dropout=key_whole
+            )
             index = jnp.where(batch["study"] >= 0, batch["cls_index"], -1)
             cls[STUDENT] = gather_tokens(tokens[STUDENT], index)
         return replace(seen, tokens=tokens, blocks=blocks, cls=cls)
+
+    def _pass(
+        self,
+        student: Params,
+        rows: tuple[Array, ...],
+        *,
+        masked: Array | None = None,
+        dropout: Array,
+    ) -> Array:
+        """The tokens of a pass of the student."""
+
+        def run(part: Part | None, given: tuple[tuple[Array, ...], Array | None]) -> Array:
+            own, hidden = given
+            key, more = dropout, {}
+            if part is not None and getattr(self.encoder, "drop_path", 0):
+                more = {"part": part}
+            elif part is not None:  # a backbone's own draws must differ between the parts
+                key = jax.random.fold_in(dropout, part.index)
+            return self.encoder.apply(
+                {"params": student["encoder"]},
+                *own,
+                masked=hidden,
+                train=True,
+                rngs={"dropout": key},
+                **more,
+            )["tokens"]
+
+        return in_parts(run, self.parts, (rows, masked))
+
+    def _taught(self, teacher: Params, rows: tuple[Array, ...]) -> tuple[Array, Array]:
+        """Tokens and blocks of the teacher's pass."""
+
+        def run(part: Part | None, own: tuple[Array, ...]) -> tuple[Array, Array]:
+            # Without `train` and `masked`: the teacher skips no block and sees every patch.
+            out = self.encoder.apply({"params": teacher["encoder"]}, *own)
+            # The rows come first, as `in_parts` joins them.
+            return out["tokens"], out["blocks"].swapaxes(0, 1)
+
+        tokens, blocks = in_parts(run, self.parts, rows)
+        return tokens, blocks.swapaxes(0, 1)
 
     def _nothing_seen(self, batch: Batch, key: Array, temperature: Array | float = 0.0) -> Seen:
         """The rows before any pass: zeros in place of tokens, in the shapes that a term reads."""
@@ -137,6 +173,7 @@ class Objective:
             is_global=batch["is_global"] & (batch["study"] >= 0),
             temperature=jnp.asarray(temperature, jnp.float32),
             key=key,
+            parts=self.parts,
         )
 
     def _masked(self, batch: Batch) -> Array | None:
@@ -173,12 +210,20 @@ def _named(key: Array, name: str) -> Array:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
+def with_remat(objective: Objective, remat: bool | str, parts: int) -> Objective:
+    """The same objective, computed with another policy and in another number of parts."""
+    encoder = objective.encoder.clone(remat=remat)
+    terms = {name: replace(term, encoder=encoder) for name, term in objective.terms.items()}
+    return replace(objective, encoder=encoder, terms=terms, parts=parts)
+
+
 def make_objective(
-    encoder: nn.Module, temperature: Callable, prefix: int, **group: Any
+    encoder: nn.Module, temperature: Callable, prefix: int, parts: int = 1, **group: Any
 ) -> Objective:
     """Make the objective of a run.
 
     Args:
+      parts: in which the rows of a step pass through the encoder.
       group: the config's group `objective`: weights of terms, and their options. A weight of 0
         leaves a term out, with its parameters.
     Raises:
@@ -197,4 +242,5 @@ def make_objective(
             f"config.objective: two of the loss terms {', '.join(terms)} give their parameters the"
             " same name. Give `module` of your own term another name."
         )
-    return Objective(encoder, temperature, prefix, terms=terms, weights=weights_of(group))
+    weights = weights_of(group)
+    return Objective(encoder, temperature, prefix, terms=terms, weights=weights, parts=parts)
