@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
         "registers": 4,
         "drop_path": 0.1,
         "dtype": "bfloat16",
-        "remat": False,
+        "remat": "products",
     }
     # Self-distillation alone, as in the paper; experiments/vitl_pod.py adds reconstruction.
     c.objective = {

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
         "drop_path": 0.3,
         "qk_norm": True,
         "dtype": "bfloat16",
-        "remat": True,
+        "remat": "products",
     }
     # Reconstruction reads a quarter of the prefix's tokens, an eighth of a row's. It costs little
     # and helps early in training (docs/results.md).

@@ -322,9 +322,10 @@ class Blocks(nn.Module):
         # Made once: positions are the same in every block.
         tables = TABLES[self.positions](coords, x.shape[-1] // self.heads, self.rope_base)
         drop = self._drop() if train and self.drop_path else None
+        shared = (tables, segment_ids, part)  # by all layers
         x, every = x.astype(jnp.float32), group_of(self.remat)
         if every > 1 and not self.is_initializing():
-            return self._grouped(every, x, drop, (tables, segment_ids, part))
+            return self._grouped(every, x, drop, shared)
         # Inside a scan the compiler cannot undo remat by merging equal expressions, so no barrier
         # is needed.
         block = nn.remat(Block, prevent_cse=False) if every == 1 else Block
@@ -337,7 +338,7 @@ class Blocks(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.depth,
         )
-        return stack(**self._fields(), name="stack")(x, drop, tables, segment_ids, part)
+        return stack(**self._fields(), name="stack")(x, drop, *shared)
 
     def _drop(self) -> Drop:
         """The stochastic depth of each layer: [depth] rates, [depth, 2] keys."""

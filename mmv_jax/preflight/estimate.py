@@ -118,7 +118,11 @@ def preflight(
     topology = topology or (None if devices else config.get("topology"))
     place = parse_topology(topology) if topology else None
     jax.config.update("jax_platforms", "cpu")  # leave this machine's own accelerator alone
-    found = devices_of(place) if place else virtual_devices(devices or holders(config.mesh, AXES))
+    found = (
+        devices_of(place)
+        if place
+        else virtual_devices(devices or holders(config.mesh.to_dict(), AXES))
+    )
     config = with_mesh(complete(config), len(found))
     return _figures(config, _compile(config, place, found), mfu, worker_rows_per_s)
 
@@ -165,7 +169,10 @@ def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
     Raises:
       UserError: they do not divide the devices.
     """
-    fsdp, others = config.mesh.get("fsdp", 1), holders(config.mesh, ("tensor", "sequence"))
+    fsdp, others = (
+        config.mesh.get("fsdp", 1),
+        holders(config.mesh.to_dict(), ("tensor", "sequence")),
+    )
     if devices % others:
         raise UserError(
             f"config.mesh.tensor × config.mesh.sequence is {others}, which does not divide"
@@ -186,7 +193,7 @@ def with_mesh(config: ConfigDict, devices: int) -> ConfigDict:
 def _figures(
     config: ConfigDict, program: _Program, mfu: float, worker_rows_per_s: float | None
 ) -> Preflight:
-    place, devices = program.place, holders(config.mesh, AXES)
+    place, devices = program.place, holders(config.mesh.to_dict(), AXES)
     objective, _, _ = make_parts(config)
     shape, per_step = row_shape(config), config.rows.per_step
     student = program.lowered.in_avals[0][0].student
@@ -248,8 +255,8 @@ def _memory(
     """The figures of memory: the compiler's, the closed form, advice where the step does not fit,
     and a proposal where memory is free.
     """
-    devices, shape = holders(config.mesh, AXES), row_shape(config)
-    sharing, splits = holders(config.mesh, HOLD_ROWS), _splits(config)
+    devices, shape = holders(config.mesh.to_dict(), AXES), row_shape(config)
+    sharing, splits = holders(config.mesh.to_dict(), HOLD_ROWS), _splits(config)
     state = program.lowered.in_avals[0][0]
 
     def closed_form(choice: Choice) -> dict[str, int]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mmv_jax.errors import UserError
+from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.kinds import PATCH
 from mmv_jax.objectives.batch import Batch, Params, inputs, per_segment, take
 from mmv_jax.objectives.table import make_terms, weights_of
@@ -131,7 +132,7 @@ class Objective:
         def run(part: Part | None, given: tuple[tuple[Array, ...], Array | None]) -> Array:
             own, hidden = given
             key, more = dropout, {}
-            if part is not None and getattr(self.encoder, "drop_path", 0):
+            if part is not None and isinstance(self.encoder, Encoder):
                 more = {"part": part}
             elif part is not None:  # a backbone's own draws must differ between the parts
                 key = jax.random.fold_in(dropout, part.index)

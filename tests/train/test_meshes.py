@@ -64,7 +64,7 @@ def check(config, names, steps):
         found, own = losses(config, make_mesh(**MESHES[name]), steps)
         jax.tree.map(np.testing.assert_array_equal, own, rows)
         apart[name] = float(np.abs(found / expected - 1).max())
-    print(apart)  # pytest -s
+        print(name, apart[name], flush=True)  # pytest -s
     assert max(apart.values()) < 1e-5, apart
 
 
@@ -105,7 +105,8 @@ def test_six_meshes_give_the_losses_of_one_device_for_twenty_steps(store):
 def test_a_mesh_that_does_not_divide_is_refused_with_what_to_set(mesh, change, advice):
     config = run_config("store", mae=1.0, dino=1.0)
     config.rows.length = change.get("length", 128)
-    config.objective.decoder_heads = change.get("heads", 4)
+    heads = change.get("heads", 4)
+    config.objective.update({"decoder_heads": heads, "decoder_width": 16 * heads})
     objective = make_parts(config)[0]
     with pytest.raises(UserError, match=f"config.mesh.{advice}"):
         check_split(objective, work_of(objective, row_shape(config), rows=1), make_mesh(**mesh))
@@ -117,7 +118,7 @@ def test_a_mesh_that_does_not_divide_is_refused_with_what_to_set(mesh, change, a
         ({"data": 8, "tensor": 2}, "data=8 × fsdp=1 × tensor=2 = 16.*data=4.*fsdp=1.*tensor=2"),
         ({"tensor": 3}, "--config.mesh.data=8.*--config.mesh.tensor=1"),
         ({"data": 0}, "config.mesh.data is 0.*whole number"),
-        ({"sequence": 2.0}, "config.mesh.sequence is 2.0.*whole number"),
+        ({"sequence": -1}, "config.mesh.sequence is -1.*whole number"),
     ],
 )
 def test_a_mesh_of_another_number_of_devices_says_which_would_fit(sizes, advice):
