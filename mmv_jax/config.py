@@ -61,7 +61,11 @@ def keys_of(function: Callable, without: Iterable[str] = ()) -> dict[str, Config
     Args:
       without: arguments that do not come from the config.
     """
-    meanings = _meanings(inspect.getdoc(function) or "")
+    # A class need not repeat what the class below it says of its fields.
+    documented = reversed(inspect.getmro(function)) if inspect.isclass(function) else (function,)
+    meanings: dict[str, str] = {}
+    for one in documented:
+        meanings |= _meanings(inspect.getdoc(one) or "")
     kinds = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
     keys = {}
     for name, argument in inspect.signature(function).parameters.items():

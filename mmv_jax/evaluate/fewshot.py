@@ -52,6 +52,7 @@ def few_shot(
     Args:
       x: features of the task's studies; the task is no segmentation.
       shares: of the patients of train, 0 to 1.
+      draws: how many times patients are drawn for each share.
     """
     train = task.split == "train"
     z, truth = Standardiser.of(x[train])(x), task.labels[task.split == "test"]

@@ -40,6 +40,7 @@ class Recipe:
       epochs: at most; the learning rate falls to 1 % over them.
       patience: epochs without a better score on val after which the fit ends.
       batch: studies a step.
+      peak_lr, weight_decay: as in `config.optimizer`, for steps of `batch` studies.
       layer_decay: factor of a layer's learning rate relative to the layer above; 1 for none.
     """
 

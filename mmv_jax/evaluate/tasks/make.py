@@ -45,6 +45,8 @@ def make_task(
         "regression" (of `label`), "segmentation" (of `mask`), or a plug-in's.
       label: the column of the truth, or a list of columns where the kind reads several: the
         findings of a "multilabel", the time and the event of a "survival".
+      positive: the value of `label` that makes a study positive.
+      mask: the store's mask with the structure, such as "lungs" for the column `lungs_mask`.
       where: columns and the value, or list of values, that a study must have: `{"source": "X"}`.
       test_where: the same for test studies, if the test is another population.
       values, flags, local, pixels: as in `Task`.
