@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nano import share_step
+from nano import on_one_device, share_step
 
 from mmv_jax.bac.infer import Finder
 from mmv_jax.config import load_config
@@ -64,6 +64,7 @@ def test_a_run_of_before_goes_on(before, expected, monkeypatch):
     had.
     """
     share_step(monkeypatch, "before")
+    on_one_device(monkeypatch)
     # Rows travelled as float32 then; the rest of a run is as it was.
     monkeypatch.setattr(wire, "to_steps", lambda x: x * np.float32(wire.SCALE))
     config = load_config(before / "config.py")
@@ -75,6 +76,7 @@ def test_a_run_of_before_goes_on(before, expected, monkeypatch):
 
 def test_a_config_of_before_gives_the_same_losses(before, expected, monkeypatch):
     share_step(monkeypatch, "before")
+    on_one_device(monkeypatch)
     pretrain(load_config(before / "config.py"), before / "again")
     losses = losses_of(before / "again")
     # Intensities are rounded to 2^-13 on their way to the devices. The first loss shows how little

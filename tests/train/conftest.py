@@ -5,7 +5,7 @@ studies, a row of 128 tokens.
 from pathlib import Path
 
 import pytest
-from nano import nano_config, write_studies
+from nano import nano_config, on_one_device, share_step, write_studies
 
 from mmv_jax.store.read import Store
 from mmv_jax.train.loop import make_rows
@@ -20,3 +20,19 @@ def store(tmp_path_factory) -> Path:
 def batch(store):
     """Two packed rows that have what every objective asks for."""
     return make_rows(Store.open(store), nano_config(store)).batch(0)
+
+
+@pytest.fixture(params=["one device", pytest.param("eight devices", marks=pytest.mark.full)])
+def short(request, store, monkeypatch):
+    """A run of seven steps of self-distillation, saved after 3 and 6. Tests of a file share its
+    step.
+    """
+    # It compiles in half the time of all terms together.
+    config = nano_config(store, dino=1.0)
+    config.steps = 7
+    share_step(monkeypatch, f"short on {request.param}")
+    if request.param == "one device":
+        on_one_device(monkeypatch)
+    else:
+        config.rows.per_step, config.mesh = 8, {"data": 2, "fsdp": 4}
+    return config

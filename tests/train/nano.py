@@ -2,6 +2,7 @@
 processes it starts.
 """
 
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,47 @@ def nano_config(store: Path | str = "store", **weights: float) -> ConfigDict:
     return c
 
 
-MADE: dict[str, Any] = {}
+MADE: dict[tuple[str, str], Any] = {}
 
 
 def share_step(monkeypatch, name: str) -> None:
-    """Lets runs of one config on one mesh take one step, which is traced and compiled once."""
+    """Lets runs of one config on one mesh take one step, and begin with copies of one state: both
+    are traced and compiled once.
+    """
     from mmv_jax.train import loop
 
-    make = loop.jit_step
-    monkeypatch.setattr(
-        loop, "jit_step", lambda *given, **named: MADE.setdefault(name, make(*given, **named))
-    )
+    for part in ("jit_step", "shapes_of_state", "init_state"):
+        monkeypatch.setattr(loop, part, made_once(name, part, getattr(loop, part)))
+
+
+def made_once(name: str, part: str, make):
+    import jax
+
+    def made(*given, **named):
+        if (name, part) not in MADE:
+            MADE[name, part] = make(*given, **named)
+            if part == "init_state":
+                MADE[name, "copy"] = jax.jit(partial(jax.tree.map, jax.numpy.copy))
+        found = MADE[name, part]
+        # A step takes the memory of the state that it is given.
+        return MADE[name, "copy"](found) if part == "init_state" else found
+
+    return made
+
+
+def on_one_device(monkeypatch) -> None:
+    """Lets runs of this process take one of its eight devices.
+
+    Eight of them share two cores and wait for each other, which takes most of a short run. What
+    they compute together is the subject of test_loop.py.
+    """
+    import jax
+
+    from mmv_jax.parallel import make_mesh
+    from mmv_jax.train import loop
+
+    one = make_mesh(devices=jax.devices()[:1])
+    monkeypatch.setattr(loop, "make_mesh", wraps(make_mesh)(lambda **axes: one))
 
 
 def get_config() -> ConfigDict:

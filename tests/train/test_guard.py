@@ -2,16 +2,11 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
-from nano import nano_config
 
-from mmv_jax.checkpoint import restore_items
 from mmv_jax.errors import UserError, WorkFailed
-from mmv_jax.train import loop
 from mmv_jax.train.guard import FEWEST, NO_LIMIT, Guard, GuardOptions, RollBack
-from mmv_jax.train.log import read_metrics
 
 
 def fed(guard: Guard, steps: int, seed: int = 0) -> Guard:
@@ -77,49 +72,6 @@ def test_spikes_that_lie_far_apart_are_left_out_and_no_more():
     guard = fed(Guard(GuardOptions(steps=20, skips=2)), 50)
     for step in range(50, 400, 30):
         guard.see(step, loss=9.0, norm=1.0, spike=True)
-
-
-SPIKES = (7, 8)
-
-
-@pytest.fixture
-def spiking(store, monkeypatch):
-    """A config whose steps 7 and 8 count as spikes."""
-    config = nano_config(store, mae=1.0)
-    config.update({"mesh": {"data": 2, "fsdp": 4}, "checkpoint": {"every": 3, "keep": 9}})
-    config.rows.per_step = 8
-    plain = Guard.limits
-
-    def low(guard, step):
-        spike = step in SPIKES and not guard.is_left_out(step)
-        return np.zeros(2, np.float32) if spike else plain(guard, step)
-
-    monkeypatch.setattr(Guard, "limits", low)
-    return config
-
-
-def test_a_run_with_spikes_goes_back_once_and_comes_to_its_end(spiking, tmp_path, capsys):
-    spiking.guard = {"skips": 2}
-    state = loop.pretrain(spiking, tmp_path / "back")
-    said = capsys.readouterr().err
-    assert "step 7: left out, since its loss" in said
-    assert said.count("Going back to checkpoint 6;") == 1
-    lines = read_metrics(tmp_path / "back")
-    assert [line["step"] for line in lines if line["spike"]] == list(SPIKES)
-    kept = restore_items(tmp_path / "back", ())[1]["pretraining"]["guard"]
-    assert kept["left_out"] == [[7, 8]] and kept["rollbacks"] == [8]
-    # Bit for bit: it is the run that has left these two steps out and went on.
-    spiking.guard = {"skips": 9}
-    plain = loop.pretrain(spiking, tmp_path / "on")
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(plain), jax.device_get(state))
-    shares = [sum(v for k, v in line.items() if k.startswith("share_")) for line in lines[::10]]
-    np.testing.assert_allclose(shares, 1.0)
-
-
-def test_a_run_that_spikes_before_its_first_checkpoint_ends(spiking, tmp_path):
-    spiking.update({"guard": {"skips": 2}, "checkpoint": {"every": 10, "keep": 9}})
-    with pytest.raises(WorkFailed, match="spiked at steps 7 .*no checkpoint from before"):
-        loop.pretrain(spiking, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,13 @@ eight.
 import jax
 import numpy as np
 import pytest
-from nano import nano_config, share_step
+from nano import nano_config
 
 from mmv_jax.errors import UserError
 from mmv_jax.metrics.features import knn_score
 from mmv_jax.parallel import make_mesh, on_mesh, shard_params
 from mmv_jax.store.read import Store
 from mmv_jax.train import loop
-from mmv_jax.train.log import read_metrics
 from mmv_jax.train.probe import Probe
 
 OPEN = Store.open
@@ -80,25 +79,6 @@ def test_what_cannot_be_told_is_left_out_and_said(store, params):
         "CT": "'odd' has fewer than two values among the CT studies of val"
     }
     assert probe_of(opened, CT="odd").figures(params, make_mesh(devices=jax.devices()[:1])) == {}
-
-
-def test_a_run_writes_the_figures_where_they_are_due(store, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop.Store, "open", lambda path: labelled(store))
-    config = nano_config(store, mae=1.0)
-    config.rows.per_step, config.mesh = 8, {"data": 2, "fsdp": 4}
-    config.steps, config.health = (
-        5,
-        {
-            "every": 2,
-            "knn_every": 2,
-            "knn": {"CXR": "odd", "CT": "sex"},
-        },
-    )
-    share_step(monkeypatch, "mae on eight")  # that of test_loop.py
-    loop.pretrain(config, tmp_path)
-    assert [line["step"] for line in read_metrics(tmp_path) if "knn_CXR" in line] == [1, 3, 4]
-    assert all(0 <= line["knn_CXR"] <= 1 for line in read_metrics(tmp_path) if "knn_CXR" in line)
-    assert "leaves CT out: the store has no label 'sex'" in capsys.readouterr().err
 
 
 def test_a_probe_without_its_steps_is_refused(store, tmp_path):

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from nano import nano_config
+from nano import nano_config, on_one_device, share_step
 
 from mmv_jax.errors import UserError
 from mmv_jax.seals import step_folders
+from mmv_jax.train import loop
 from mmv_jax.train.log import read_metrics
-from mmv_jax.train.loop import pretrain
 from mmv_jax.train.prolong import SCHEDULE, goes_on_from, last_constant_step, may_prolong
 from mmv_jax.train.workdir import keep_config
 
@@ -53,16 +53,22 @@ def test_a_run_goes_on_from_the_last_saved_step_before_its_rate_falls():
         goes_on_from(plain(8), plain(16), [8])
 
 
-def test_a_prolonged_run_is_the_longer_run(store, tmp_path):
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.full)])
+def test_a_prolonged_run_is_the_longer_run(store, tmp_path, monkeypatch, devices):
+    if devices == 1:
+        on_one_device(monkeypatch)
+
     def losses(folder):
         return {line["step"]: line["loss"] for line in read_metrics(folder) if "loss" in line}
 
     def train(folder, steps):
-        config = nano_config(store, mae=1.0)
-        config.rows.per_step, config.mesh, config.steps = 8, {"data": 8, "fsdp": 1}, steps
+        config = nano_config(store, koleo=1.0)  # no teacher: its momentum would change too
+        config.rows.per_step, config.mesh.data, config.steps = max(2, devices), devices, steps
         config.optimizer.update(warmup=1 / steps, decay=2 / steps)
         config.checkpoint.update(every=2, keep=1)
-        pretrain(config, folder)
+        with monkeypatch.context() as patch:
+            share_step(patch, f"{steps} steps on {devices}")
+            loop.pretrain(config, folder)
         return losses(folder)
 
     train(tmp_path / "run", 4)

@@ -1,5 +1,5 @@
-"""Runs in processes of their own, that are killed, told to stop, and started again: the losses and
-the state are those of an unbroken run.
+"""A run that is killed, told to stop, and started again: its losses and its state are those of an
+unbroken run.
 """
 
 import json
@@ -13,18 +13,24 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from nano import on_one_device, share_step
 
 from mmv_jax.checkpoint import SEALS, STEPS, restore_items, step_folders
+from mmv_jax.cli import main
 from mmv_jax.train.log import METRICS
 
 CONFIG = Path(__file__).with_name("nano.py")
-STEPS_OF_RUN = 20
+STEPS_OF_RUN = 14
 # A run whose whole process group gets a signal once a step is written: told from outside, a quick
 # machine could have finished before.
 TOLD = """
-import os, sys
+import os, sys, types
+from nano import on_one_device
 from mmv_jax.cli import main
 from mmv_jax.train.log import Log
+
+# As in the process of the tests: one of eight devices, for the same compiled programs.
+on_one_device(types.SimpleNamespace(setattr=setattr))
 
 def write_and_tell(log, step, metrics, write=Log.write):
     write(log, step, metrics)
@@ -36,46 +42,30 @@ sys.exit(main())
 """
 
 
-@pytest.fixture(scope="module")
-def start(store, tmp_path_factory):
-    """Starts `mmv pretrain` in a process; compiled steps are shared between the processes, as a
-    user's cache would.
-    """
-    cache = tmp_path_factory.mktemp("compiled")
-
-    def started(workdir: Path, *overrides: str, **environment: str) -> subprocess.Popen:
-        program = ["-c", TOLD] if "TOLD" in environment else ["-m", "mmv_jax.cli"]
-        command = [
-            sys.executable,
-            *program,
-            "pretrain",
-            "--config",
-            str(CONFIG),
-            "--workdir",
-            str(workdir),
-        ]
-        always = {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-        }
-        always |= {
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        words = [f"--config.data.store={store}", *(f"--config.{word}" for word in overrides)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(
-            command + words, env=os.environ | always | environment, start_new_session=True, **pipes
-        )
-
-    return started
+def words_of(workdir: Path, store: Path, overrides: tuple[str, ...]) -> list[str]:
+    """Of the command line of `mmv`."""
+    changes = (f"data.store={store}", f"steps={STEPS_OF_RUN}", *overrides)
+    own = [f"--config.{change}" for change in changes]
+    return ["pretrain", "--config", str(CONFIG), "--workdir", str(workdir), *own]
 
 
-def finished(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err[-3000:]
-    return out + err
+def told(words: list[str], told_by: signal.Signals, at: int) -> subprocess.CompletedProcess:
+    """`mmv` in a process group that gets a signal once it has written the step `at`."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONPATH": os.pathsep.join([str(CONFIG.parent), os.environ.get("PYTHONPATH", "")]),
+        "TOLD": str(int(told_by)),
+        "TOLD_AT": str(at),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", TOLD, *words],
+        env=environment,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def losses(workdir: Path) -> dict[int, str]:
@@ -108,26 +98,28 @@ TERMS = {
     scope="module",
     params=["self-distillation", pytest.param("all of them", marks=pytest.mark.full)],
 )
-def runs(start, tmp_path_factory, request):
+def runs(store, tmp_path_factory, request):
     """(workdir of an unbroken run, workdir of another, where that was killed, where it was stopped,
     what it said then).
 
-    The other is killed at a random step, told to stop some steps later with its data worker, then
-    left alone; the unbroken one runs beside it.
+    The other is killed at a random step and told to stop some steps later with its data worker,
+    each time in a process of its own. It ends in this one, as the unbroken one does.
     """
     unbroken, workdir = (tmp_path_factory.mktemp(name) for name in ("unbroken", "broken"))
     terms = TERMS[request.param]
-    beside = start(unbroken, *terms)
-    killed = random.randrange(4, 11)
-    process = start(workdir, *terms, TOLD=str(int(signal.SIGKILL)), TOLD_AT=str(killed))
-    process.communicate(timeout=240)
-    assert process.returncode == -signal.SIGKILL
-    told = {"TOLD": str(int(signal.SIGTERM)), "TOLD_AT": str(killed + 2)}
-    said = finished(start(workdir, *terms, "data.workers=1", **told))
-    stopped = max(step_folders(workdir))
-    finished(start(workdir, *terms))
-    finished(beside)
-    return unbroken, workdir, killed, stopped, said
+    killed = random.randrange(4, 9)
+    with pytest.MonkeyPatch.context() as patch:
+        share_step(patch, f"resume {request.param}")
+        on_one_device(patch)
+        assert main(words_of(unbroken, store, terms)) == 0
+        ended = told(words_of(workdir, store, terms), signal.SIGKILL, killed)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr[-3000:]
+        beside_a_worker = (*terms, "data.workers=1")
+        ended = told(words_of(workdir, store, beside_a_worker), signal.SIGTERM, killed + 2)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        stopped = max(step_folders(workdir))
+        assert main(words_of(workdir, store, terms)) == 0
+    return unbroken, workdir, killed, stopped, ended.stdout + ended.stderr
 
 
 def test_the_losses_are_those_of_an_unbroken_run_to_the_last_digit(runs):
@@ -157,5 +149,5 @@ def test_every_checkpoint_that_is_left_is_sealed(runs):
     assert (
         {path.stem for path in (runs[1] / SEALS).glob("*.json")}
         == {path.name for path in (runs[1] / STEPS).iterdir()}
-        == {"18", "20"}
+        == {"12", "14"}
     )

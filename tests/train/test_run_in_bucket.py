@@ -15,14 +15,13 @@ import jax
 import numpy as np
 import pytest
 from bucket import Bucket, served
-from nano import nano_config, share_step
+from nano import nano_config, on_one_device, share_step
 
 from mmv_jax import mirror
 from mmv_jax.buckets import place
 from mmv_jax.checkpoint import restore_items
 from mmv_jax.compare.runs import open_runs
 from mmv_jax.errors import UserError
-from mmv_jax.parallel import make_mesh
 from mmv_jax.train import loop
 from mmv_jax.train import running as module
 from mmv_jax.train.log import read_metrics
@@ -43,10 +42,9 @@ def quick():
         patch.setattr(module, "WATCH_S", 0.4)
         # Only what is waited for is put, and nothing by chance.
         patch.setattr(mirror, "EVERY_S", 600.0)
-        share_step(patch, "bucket")
-        # One device: what several ones do is the same in every place.
-        one = make_mesh(devices=jax.devices()[:1])
-        patch.setattr(loop, "make_mesh", lambda data, fsdp: one)
+        # The step and the device of test_short_runs.py: what runs do is the same in every place.
+        share_step(patch, "short on one device")
+        on_one_device(patch)
         yield
 
 
@@ -60,7 +58,7 @@ class Left:
 
 
 def short_run(store, workdir: Path) -> None:
-    config = nano_config(store, mae=1.0)
+    config = nano_config(store, dino=1.0)
     config.steps = STEPS
     loop.pretrain(config, workdir)
 

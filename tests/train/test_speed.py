@@ -1,15 +1,12 @@
 """Tokens, studies and utilisation a second; what a run says of itself at its start."""
 
-import json
-
+import jax
 import numpy as np
 import pytest
-from nano import nano_config
 
 from mmv_jax.chips import CHIPS, peak_flops
-from mmv_jax.store.read import Store
-from mmv_jax.train.log import read_metrics
-from mmv_jax.train.loop import make_rows, pretrain
+from mmv_jax.parallel import make_mesh
+from mmv_jax.train.opening import devices_in_words
 from mmv_jax.train.optimizer import make_learning_rate
 from mmv_jax.train.speed import Speed, StepCost, rates_of
 
@@ -48,30 +45,7 @@ def test_rates_are_those_of_the_schedule_step_by_step():
     assert rates_of(schedule, 20) == pytest.approx([float(schedule(n)) for n in range(20)])
 
 
-def test_a_run_says_what_it_runs_on_and_logs_its_speed(store, tmp_path, capsys):
-    config = nano_config(store, mae=1.0)
-    config.steps, config.mesh.data, config.rows.per_step = 3, 8, 8
-    pretrain(config, tmp_path / "run")
-    words = {
-        line.split(None, 1)[0]: line.split(None, 1)[1]
-        for line in capsys.readouterr().err.splitlines()
-        if " " in line
-    }
-    assert words["devices"] == "8 × cpu (data 8)"
-    assert "that are trained (decoder" in words["parameters"]
-    assert words["store"] == f"{store}, 8 patients to train on"
-    assert words["workdir"].startswith(str(tmp_path / "run"))
-    assert words["mfu"].startswith("not logged: the peak of a cpu is not known")
-    lines = read_metrics(tmp_path / "run")
-    assert lines[0]["lr"] == 0.0 and lines[1]["lr"] > 0
-    assert "tokens_per_s" not in lines[0]
-    rows = make_rows(Store.open(store), config)
-    for step, line in enumerate(lines):
-        batch = rows.batch(step)
-        shown = sum(len(set(own[own >= 0].tolist())) for own in batch["study"])
-        assert line["studies"] == shown
-        assert step == 0 or line["studies_per_s"] / line["tokens_per_s"] == pytest.approx(
-            shown / line["tokens"]
-        )
-    about = json.loads((tmp_path / "run" / "running.json").read_text())
-    assert {"pid", "host", "since", "beat"} <= set(about)
+def test_devices_are_counted_and_the_axes_that_split_them_named():
+    assert devices_in_words(make_mesh(8, 1)) == "8 × cpu (data 8)"
+    assert devices_in_words(make_mesh(2, 4)) == "8 × cpu (data 2, fsdp 4)"
+    assert devices_in_words(make_mesh(devices=jax.devices()[:1])) == "1 × cpu"
