@@ -52,6 +52,30 @@ def pytest_collection_finish():
     gc.set_threshold(50_000, 10, 10)
 
 
+# Files that use what one of them makes go to one worker of pytest-xdist: a fit to mammograms, the
+# step of a short run.
+TOGETHER = {
+    "tests/bac/": "bac",
+    "tests/train/test_short_runs.py": "short runs",
+    "tests/train/test_run_in_bucket.py": "short runs",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            groups = (group for begin, group in TOGETHER.items() if file.startswith(begin))
+            return next(groups, file)
+
+    return Together(config, log)
+
+
 def pytest_sessionfinish():
     if OWNS_CACHE:
         shutil.rmtree(os.environ[CACHE], ignore_errors=True)

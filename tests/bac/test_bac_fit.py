@@ -216,7 +216,10 @@ def test_a_fit_goes_on_from_another_with_its_head_or_from_a_pretrained_encoder(
 
 
 OTHER = [
-    ("encoder", "depth", 3, "encoder has depth 1 and not 3. Set config.encoder"),
+    pytest.param(
+        *("encoder", "depth", 3, "encoder has depth 1 and not 3. Set config.encoder"),
+        marks=pytest.mark.full,
+    ),
     # of the same shape, and other positions
     ("encoder", "scale_mm", 16.0, "encoder has scale_mm 6.4 and not 16.0"),
     ("head", "channels", 8, "head is another. Set config.head to that of its run: .'channels': 4"),

@@ -220,7 +220,9 @@ def test_workers_do_not_outlive_a_run_that_was_killed():
     pytest.fail("a worker went on 20 s after its run was killed")
 
 
-@pytest.mark.parametrize("hosts", (1, 2, 4))
+@pytest.mark.parametrize(
+    "hosts", (4, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2)))
+)
 def test_batches_do_not_depend_on_the_number_of_hosts(hosts):
     share = 4 // hosts
     parts = [

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tensorstore as ts
-from tiny import write_checkpoint, write_store
+from tiny import short_rows, write_checkpoint, write_store
 
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders import features
@@ -22,6 +22,7 @@ def embedded(tmp_path_factory):
     write_checkpoint(folder / "run")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(features, "CHUNK", 3)  # several parts
+        short_rows(patched)
         embed(folder / "run", folder / "store", folder / "out", tokens=("cls", "patch"))
     return folder
 
@@ -65,7 +66,7 @@ def test_every_file_says_what_it_was_made_with(embedded):
     assert kept["checkpoint"] == "run" and kept["step"] == 1 and len(kept["digest"]) == 16
     assert kept["store"] == "store"
     assert kept["store_digest"] == Store.open(embedded / "store").digest(range(20))
-    assert kept["config"] == {"tokens": ["cls", "patch"], "rows": {"length": 4096, "rows": 1}}
+    assert kept["config"] == {"tokens": ["cls", "patch"], "rows": {"length": 128, "rows": 1}}
 
 
 def test_features_of_another_checkpoint_are_refused_and_stay(embedded, tmp_path):

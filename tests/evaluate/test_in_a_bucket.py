@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tensorstore as ts
 from bucket import served
-from tiny import KEY, write_checkpoint, write_store
+from tiny import KEY, short_rows, write_checkpoint, write_store
 
 from mmv_jax.buckets import kvstore_spec, place
 from mmv_jax.cli import main
@@ -20,7 +20,8 @@ SEEN = {"key_fingerprint": KEY, "patients": ["CXR-p3"]}
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """A folder of this machine and one in a bucket, each with a store and a run."""
-    with served("gs"):
+    with served("gs"), pytest.MonkeyPatch.context() as patched:
+        short_rows(patched)
         folders = tmp_path_factory.mktemp("disk"), place("gs://bucket/there")
         for folder in folders:
             write_store(folder / "store", 12)

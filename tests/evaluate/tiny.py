@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import Checkpoints
+from mmv_jax.evaluate.encoders import embed
 from mmv_jax.evaluate.encoders.trained import fresh_params
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.store.layout import FORMAT, STORE_JSON, open_root
@@ -84,6 +85,13 @@ def write_checkpoint(workdir: Path, pretraining: dict | None = None, seed: int =
             now=True,
         )
     return workdir
+
+
+def short_rows(monkeypatch) -> None:
+    """Lets `mmv embed` take rows as long as these studies fill: attention here is dense, and rows
+    of 4,096 tokens would be most of the work.
+    """
+    monkeypatch.setattr(embed, "ROWS", {"length": 128, "rows": 1})
 
 
 def tiny_config(store: Path) -> ConfigDict:

@@ -135,7 +135,13 @@ def test_segmentation_decoders_answer_on_the_voxel_grid(name, kind):
 
 
 @pytest.mark.parametrize(
-    "name, kind", [("linear", "volumetric"), ("multi-scale", "planar"), ("global-local", "planar")]
+    "name, kind",
+    [
+        ("linear", "volumetric"),
+        ("multi-scale", "planar"),
+        # its short form is that of evaluate/test_segmentation_heads.py
+        pytest.param("global-local", "planar", marks=pytest.mark.full),
+    ],
 )
 def test_segmentation_decoders_can_learn_one_study(name, kind):
     tokens, voxels = GRIDS[kind]

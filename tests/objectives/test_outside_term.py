@@ -5,7 +5,7 @@ import importlib.util
 import jax
 import pytest
 from examples import example
-from nano import nano_config, write_studies
+from nano import nano_config, on_one_device, write_studies
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.cost import Flops
@@ -32,12 +32,12 @@ def planar_term(tmp_path_factory):
 
 
 @pytest.fixture
-def config():
-    """The term alone, with a head that is not the default one."""
+def config(monkeypatch):
+    """The term alone on one device, with a head that is not the default one."""
+    on_one_device(monkeypatch)
     config = nano_config(planar=2.0)
     config.objective.planar_hidden = 5
     config.steps = 2
-    config.mesh.data = config.rows.per_step = 8
     return config
 
 

@@ -9,8 +9,9 @@ from mutations import corpus, outcomes, shipped_files
 from mmv_jax.readers.refused import CODES
 
 
-def test_mutated_files_are_read_or_refused(tmp_path):
-    found = list(outcomes(cases(corpus(tmp_path), 400, seed=1), tmp_path))
+@pytest.mark.parametrize("count", [150, pytest.param(400, marks=pytest.mark.full)])
+def test_mutated_files_are_read_or_refused(tmp_path, count):
+    found = list(outcomes(cases(corpus(tmp_path), count, seed=1), tmp_path))
     assert not [outcome for outcome in found if is_bad(outcome)]
     assert {outcome.word for outcome in found} <= {"read", *CODES}
     # the mutations neither break all nor nothing
