@@ -106,6 +106,7 @@ def test_noise_adds_nothing_to_the_risk():
 
 
 def test_published_scores_are_covariate_and_comparator(women):
+    women = women.where(np.arange(8000))
     rng = np.random.default_rng(0)
     n = len(women)
     more = {
