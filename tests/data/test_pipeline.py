@@ -33,6 +33,7 @@ def take(rows, first, count, **options):
 
 
 ROWS = make()
+LONG = pytest.mark.full
 STEPS = 2 * len(ROWS.plan) // 4 + 1  # two epochs
 
 
@@ -220,9 +221,7 @@ def test_workers_do_not_outlive_a_run_that_was_killed():
     pytest.fail("a worker went on 20 s after its run was killed")
 
 
-@pytest.mark.parametrize(
-    "hosts", (4, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2)))
-)
+@pytest.mark.parametrize("hosts", (4, *(pytest.param(n, marks=LONG) for n in (1, 2))))
 def test_batches_do_not_depend_on_the_number_of_hosts(hosts):
     share = 4 // hosts
     parts = [
