@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nano import on_one_device, share_step
+from nano import on_one_device, share_run
 
 from mmv_jax.bac.infer import Finder
 from mmv_jax.config import load_config
@@ -63,7 +63,7 @@ def test_a_run_of_before_goes_on(before, expected, monkeypatch):
     """Its checkpoint is of step 2 of 4: the steps after it have the losses that the run itself
     had.
     """
-    share_step(monkeypatch, "before")
+    share_run(monkeypatch, "before")
     on_one_device(monkeypatch)
     # Rows travelled as float32 then; the rest of a run is as it was.
     monkeypatch.setattr(wire, "to_steps", lambda x: x * np.float32(wire.SCALE))
@@ -75,7 +75,7 @@ def test_a_run_of_before_goes_on(before, expected, monkeypatch):
 
 
 def test_a_config_of_before_gives_the_same_losses(before, expected, monkeypatch):
-    share_step(monkeypatch, "before")
+    share_run(monkeypatch, "before")
     on_one_device(monkeypatch)
     pretrain(load_config(before / "config.py"), before / "again")
     losses = losses_of(before / "again")

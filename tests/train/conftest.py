@@ -5,7 +5,7 @@ studies, a row of 128 tokens.
 from pathlib import Path
 
 import pytest
-from nano import nano_config, on_one_device, share_step, write_studies
+from nano import nano_config, on_one_device, share_run, write_studies
 
 from mmv_jax.store.read import Store
 from mmv_jax.train.loop import make_rows
@@ -30,7 +30,7 @@ def short(request, store, monkeypatch):
     # It compiles in half the time of all terms together.
     config = nano_config(store, dino=1.0)
     config.steps = 7
-    share_step(monkeypatch, f"short on {request.param}")
+    share_run(monkeypatch, f"short on {request.param}")
     if request.param == "one device":
         on_one_device(monkeypatch)
     else:

@@ -92,12 +92,18 @@ MADE: dict[tuple[str, str], Any] = {}
 
 
 def share_step(monkeypatch, name: str) -> None:
-    """Lets runs of one config on one mesh take one step, and begin with copies of one state: both
-    are traced and compiled once.
-    """
+    """Lets runs of one config on one mesh take one step, which is traced and compiled once."""
     from mmv_jax.train import loop
 
-    for part in ("jit_step", "shapes_of_state", "init_state"):
+    monkeypatch.setattr(loop, "jit_step", made_once(name, "jit_step", loop.jit_step))
+
+
+def share_run(monkeypatch, name: str) -> None:
+    """As `share_step`, for runs that begin alike: they begin with copies of one state."""
+    from mmv_jax.train import loop
+
+    share_step(monkeypatch, name)
+    for part in ("shapes_of_state", "init_state"):
         monkeypatch.setattr(loop, part, made_once(name, part, getattr(loop, part)))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from nano import on_one_device, share_step
+from nano import on_one_device, share_run
 
 from mmv_jax.checkpoint import SEALS, STEPS, restore_items, step_folders
 from mmv_jax.cli import main
@@ -109,7 +109,7 @@ def runs(store, tmp_path_factory, request):
     terms = TERMS[request.param]
     killed = random.randrange(4, 9)
     with pytest.MonkeyPatch.context() as patch:
-        share_step(patch, f"resume {request.param}")
+        share_run(patch, f"resume {request.param}")
         on_one_device(patch)
         assert main(words_of(unbroken, store, terms)) == 0
         ended = told(words_of(workdir, store, terms), signal.SIGKILL, killed)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from bucket import Bucket, served
-from nano import nano_config, on_one_device, share_step
+from nano import nano_config, on_one_device, share_run
 
 from mmv_jax import mirror
 from mmv_jax.buckets import place
@@ -43,7 +43,7 @@ def quick():
         # Only what is waited for is put, and nothing by chance.
         patch.setattr(mirror, "EVERY_S", 600.0)
         # The step and the device of test_short_runs.py: what runs do is the same in every place.
-        share_step(patch, "short on one device")
+        share_run(patch, "short on one device")
         on_one_device(patch)
         yield
 
