@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmv_jax.errors import UserError
+from mmv_jax.objectives.table import TERMS, weights_of
+from mmv_jax.objectives.term import TEACHER
 
 SCHEDULE = ("steps", "optimizer.warmup", "optimizer.decay")
 
@@ -29,9 +31,12 @@ def last_constant_step(config: Mapping[str, Any]) -> int | None:
 def may_prolong(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the values that may change because a run is prolonged; none if it is not.
 
-    The warm-up must be over where the run goes on: a share of more steps is a longer warm-up.
+    A run that follows a teacher is never prolonged. The warm-up must be over where the run goes on:
+    a share of more steps is a longer warm-up.
     """
     held = last_constant_step(before) if "optimizer" in before else None
+    if _is_taught(before.get("objective", {})):
+        return ()
     # A weight decay that rises to the last step is another one from the first step on.
     if before.get("optimizer", {}).get("weight_decay_end") is not None:
         return ()
@@ -40,6 +45,14 @@ def may_prolong(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str,
     if round(now["optimizer"]["warmup"] * now["steps"]) > held:
         return ()
     return SCHEDULE
+
+
+def _is_taught(objective: Mapping[str, Any]) -> bool:
+    """Whether a loss follows the teacher, whose momentum and temperature reach their ends at the
+    last step: with more steps they differ from the first one on.
+    """
+    # Koleo asks for the teacher's pass for the health figures alone.
+    return any(TEACHER in TERMS[name].needs for name in weights_of(objective) if name != "koleo")
 
 
 def goes_on_from(

@@ -79,9 +79,9 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
         # Whoever raises the steps wants to go on: the message must say why that is no longer run.
         longer = (
             " A run can be prolonged only if its learning rate is constant until it falls"
-            " (config.optimizer.decay), and if the warm-up of the longer run is over by then. Any"
-            " other begins anew, in another --workdir: its rate follows from config.steps from the"
-            " first step on."
+            " (config.optimizer.decay), if no loss follows a teacher (dino, ibot, latent), and if"
+            " the warm-up of the longer run is over by then. Any other begins anew, in another"
+            " --workdir: its schedules follow from config.steps from the first step on."
         )
         raise UserError(
             f"--workdir {workdir} holds a run with another config: {name} was"

@@ -37,6 +37,8 @@ def rising(steps):
         (plain(8), plain(80, warmup=0.05), SCHEDULE),
         ({"steps": 8}, plain(16), ()),
         (rising(8), rising(16), ()),
+        (plain(8) | {"objective": {"dino": 1.0}}, plain(16), ()),  # the teacher's schedules
+        (plain(8) | {"objective": {"dino": 0.0, "mae": 1.0}}, plain(16), SCHEDULE),
     ],
 )
 def test_only_a_longer_run_with_a_constant_rate_may_change_its_schedule(before, now, names):
