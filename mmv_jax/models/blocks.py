@@ -354,7 +354,15 @@ class Blocks(nn.Module):
         return Drop(rates, jax.vmap(keys)(jax.random.split(rng.rng, self.depth)))
 
     def _fields(self) -> dict[str, Any]:
-        names = ("heads", "mlp", "layer_scale", "attention_bias", "qk_norm", "attention", "dtype")
+        names: tuple[str, ...] = (
+            "heads",
+            "mlp",
+            "layer_scale",
+            "attention_bias",
+            "qk_norm",
+            "attention",
+            "dtype",
+        )
         names += ("epsilon",)
         stored = "none" if remat_name(self.remat) == "none" else "products"
         return {name: getattr(self, name) for name in names} | {"remat": stored}

@@ -85,8 +85,15 @@ class PublicEncoder:
             for role in ("query", "key", "value")
             if about.get(f"{role}_bias", about.get("qkv_bias", True))
         }
-        named = {"mean": mean, "std": std, "kind": kind, "biased": frozenset(biased)}
-        return cls(folder.resolve().name, options, tensors, **named)
+        return cls(
+            name=folder.resolve().name,
+            options=options,
+            tensors=tensors,
+            mean=mean,
+            std=std,
+            kind=kind,
+            biased=frozenset(biased),
+        )
 
     def parameters(self, patch: Sequence[int], learned: np.ndarray) -> tuple[dict, list[str]]:
         """Parameters of the encoder, and a table of what was mapped, line by line.
@@ -154,7 +161,7 @@ class PublicEncoder:
             name: np.concatenate([part[name] for part in parts], -1) for name in ("kernel", "bias")
         }
         inside = _shape_of(self.tensors, f"{at['mlp_out']}.weight")[1]
-        combine = {"norm": reader.norm(at["norm2"], "block combine.norm")}
+        combine: dict[str, Any] = {"norm": reader.norm(at["norm2"], "block combine.norm")}
         for role, shape in (
             ("attention_out", (width, width)),
             ("mlp_inner", (width, hidden)),

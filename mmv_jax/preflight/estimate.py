@@ -261,8 +261,8 @@ def _memory(
 
     def closed_form(choice: Choice) -> dict[str, int]:
         rows, chosen = choice.per_step // sharing, replace(objective, parts=choice.accumulate)
-        own = {"rows": rows, "fsdp": choice.fsdp, "remat": choice.remat}
-        return step_memory(chosen, state, shape, **own, **splits)
+        own: dict[str, Any] = {"rows": rows, "fsdp": choice.fsdp, "remat": choice.remat}
+        return step_memory(chosen, state, shape, **own | splits)
 
     now = _choice_of(config, objective)
     memory_of = closed_form(now)

@@ -135,7 +135,7 @@ def make_optimizer(
             f" {encoder.depth} blocks."
         )
     decays = all_kernels if decay_prototypes else kernels
-    wanes = weight_decay
+    wanes: float | Schedule = weight_decay
     if weight_decay_end is not None:
         wanes = _cosine(weight_decay, weight_decay_end, steps)
     parts = [
