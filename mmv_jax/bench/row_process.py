@@ -5,15 +5,16 @@ another checkout. So it uses only what older versions have too.
 """
 
 import json
+import os
 import sys
 import time
 from itertools import islice
+from threading import Thread
 from typing import Any
 
 import pandas as pd
 from ml_collections import ConfigDict
 
-from mmv_jax.processes import end_with_parent
 from mmv_jax.store.read import Store
 from mmv_jax.train.loop import make_rows
 
@@ -29,7 +30,7 @@ def main(store: str, config: str, host: int, workers: int) -> None:
       host: rows of a step that are made here, evenly spaced.
       workers: processes that make them.
     """
-    end_with_parent()  # also while it is stopped
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     began = time.perf_counter()
     rows = make_rows(
         Store(store, pd.read_parquet(f"{store}/index.parquet"), KEY), ConfigDict(json.loads(config))
@@ -41,6 +42,16 @@ def main(store: str, config: str, host: int, workers: int) -> None:
     for asked in sys.stdin:
         print(json.dumps(_take(batches, int(asked))), flush=True)
     batches.close()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the bench has ended, for whatever reason.
+
+    `processes.end_with_parent` is for children of `multiprocessing`, and this is none.
+    """
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _take(batches, count: int) -> dict[str, float]:
