@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from mmv_jax.commands.keys import PRETRAINING, all_keys
 from mmv_jax.config import PREFIX, set_by_word
 from mmv_jax.errors import UserError
+from mmv_jax.train.begin import complete
 from mmv_jax.train.workdir import flat_config
 
 
@@ -19,17 +20,26 @@ def phases_of(config: ConfigDict, workdir: Path) -> list[tuple[ConfigDict, Path]
     in groups. Phase n trains in `workdir/phase-n`, and begins from the weights of phase n - 1.
 
     Raises:
-      UserError: a phase is no dict, or has a name or a value that does not fit.
+      UserError: a phase is no dict, or has a name or a value that does not fit; or the config's
+        encoder does not fit the weights that it begins from.
     """
     listed = config.get("phases") or ()
     if not listed:
         return [(config, workdir)]
     keys, found, before = all_keys(PRETRAINING), [], None
+    base = ConfigDict(config.copy_and_resolve_references())
+    with base.unlocked():
+        del base["phases"]
+    # Later phases do not name the folder that the first one begins from, but have its encoder.
+    base = complete(base)
     for number, changes in enumerate(_checked(listed), start=1):
-        own = ConfigDict(config.copy_and_resolve_references())
-        with own.unlocked():
-            del own["phases"]
+        own = ConfigDict(base.copy_and_resolve_references())
         for name, value in flat_config(_plain(changes)).items():
+            if name.split(".")[0] == "init":
+                raise UserError(
+                    f"config.phases, phase {number}: it names {name}, but each phase begins from"
+                    " the one before. Set config.init for the first one."
+                )
             # Text stands as it is in a word; all else as Python writes it.
             text = value if isinstance(value, str) else repr(value)
             try:

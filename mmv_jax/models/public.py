@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class PublicEncoder:
             )
         kind = KINDS[model]
         if about.get("use_swiglu_ffn"):
-            kind = TensorNames(kind.prefixes, kind.layer, {**kind.block, **GATED})
+            kind = replace(kind, block={**kind.block, **GATED})
         tensors = _tensors(folder, kind.prefixes)
         mean, std = channels(folder)
         try:

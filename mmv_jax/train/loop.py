@@ -147,7 +147,6 @@ def _train(
             check_studies(before, seen, config.data.store)
             seen = unite_patients(seen, before)
             rows = rows.begin_at(tuple(before.get("begin", (0, 0))))
-            seen |= {name: before[name] for name in ("init",) if name in before}
         else:
             state = init_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
             state, more = begin(config, state)

@@ -110,7 +110,8 @@ def check_studies(before: Mapping[str, Any], now: Mapping[str, Any], store: str)
 
 
 def unite_patients(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`now`, with the patients of an earlier run whose weights this run starts from.
+    """`now`, with the patients of an earlier run whose weights this run starts from, and with the
+    cards of what that run began from.
 
     Args:
       before: the `pretraining` of the earlier run; None where nothing is known of it.
@@ -124,6 +125,7 @@ def unite_patients(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> 
         **now,
         "key_fingerprint": "+".join(keys),
         "patients": sorted({*before["patients"], *now["patients"]}),
+        **({"init": before["init"]} if "init" in before else {}),
     }
 
 

@@ -1,5 +1,7 @@
 """Phases of a run: their configs, and that each begins from the one before."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -36,6 +38,17 @@ def test_each_phase_has_its_values_and_the_weights_before_it(tmp_path):
     assert "phases" not in first and config.phases[0]["steps"] == 5
 
 
+def test_later_phases_have_the_encoder_of_the_first_ones_folder(tmp_path):
+    folder = Path(__file__).parents[1] / "models" / "public" / "dinov2_registers"
+    config = nano_config(mae=1.0)
+    config.encoder = {"size": "nano", "patch": (4, 4, 4)}
+    config.init, config.phases = {"folder": str(folder)}, ({"steps": 2}, {"steps": 3})
+    (first, _), (second, _) = phases_of(config.lock(), tmp_path)
+    assert first.init.folder == str(folder) and "folder" not in second.init
+    assert first.encoder == second.encoder and second.encoder.positions == "table"
+    assert second.data.coordinates == "unit"
+
+
 def test_a_run_without_phases_is_one(tmp_path):
     config = nano_config()
     assert phases_of(config, tmp_path) == [(config, tmp_path)]
@@ -48,6 +61,7 @@ def test_a_run_without_phases_is_one(tmp_path):
         (({"steps": 2}, 3), "is a list of dicts, one a phase"),
         (({"steps": 2}, {"crops.planr.locals": 2}), "phase 2: config.crops.planr is no group"),
         (({"steps": "many"},), "phase 1: config.steps"),
+        (({}, {"init.folder": "models/x"}), "phase 2: it names init.folder, but each phase begins"),
     ],
 )
 def test_mistakes_in_any_phase_show_before_the_first_one_trains(phases, says, tmp_path):
