@@ -31,7 +31,9 @@ MOST_MEMBERS = 500_000  # about 1 kB of memory each
 MOST_AT_ONCE = 16 << 20  # bytes of one read: the extended header of a tar is read as a whole
 PIECE = 1 << 20
 NESTED = ("bad_member", "an archive in an archive: unpack the outer one first")
+NAME_A_MEMBER = "name one of its members, ARCHIVE::FILE, or a folder of one DICOM series"
 MOST_OPEN = 2  # lines of a manifest go through one archive; a mask may lie in a second one
+ARCHIVE_END = re.compile(r"\.(zip|tar|tgz|tar\.gz)$", re.IGNORECASE)
 DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
@@ -114,10 +116,19 @@ class Archive:
             and all(map(fnmatchcase, PurePosixPath(name).parts, parts))
         )
 
+    def _why_marked(self, outer: str) -> tuple[str, str]:
+        """Why a path with two marks is refused; `outer` is what stands between them."""
+        if outer not in self.members:
+            return "not_found", f"the path has `{MARK}` twice: {NAME_A_MEMBER}"
+        head = self.head(outer, TAR_BLOCK)
+        if archive_kind(head) or head[:2] == GZIP or ARCHIVE_END.search(outer):
+            return NESTED
+        return "not_found", f"the member before the second `{MARK}` is no archive: leave that out"
+
     def _checked(self, name: str) -> Member:
         if name not in self.members:
-            if name.partition(MARK)[0] in self.members:
-                raise Refused(*NESTED)
+            if MARK in name:
+                raise Refused(*self._why_marked(name.partition(MARK)[0]))
             raise Refused("not_found", "the archive has no such member")
         member = self.members[name]
         # A mask may shrink without limit; its size is judged by its study's.

@@ -105,7 +105,11 @@ def read_series(files: Mapping[str, Path], only: str = "") -> Image:
         kept = [(n, path) for n, path in sorted(files.items()) if not _is_sidecar(n, path)]
         dicoms = [path for name, path in kept if _is_dicom_file(name, path)]
         if kept and not dicoms:
-            raise Refused("not_an_image", "no file of the folder is DICOM by its content")
+            raise Refused(
+                "not_an_image",
+                "no file of the folder is DICOM by its content, and a folder stands for one DICOM"
+                " series: name one of its files",
+            )
         headers = [(path, _load(path, pixels=False)) for path in dicoms]
         headers = [(path, header) for path, header in headers if is_image(header)]
         # Counted before one series is chosen: files of other series are not strays.

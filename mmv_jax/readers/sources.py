@@ -18,7 +18,14 @@ from typing import BinaryIO
 
 from mmv_jax.buckets import BucketPath, is_address, place
 from mmv_jax.files import matching
-from mmv_jax.readers.archive import MARK, Archive, archived, open_archive, unsafe_name
+from mmv_jax.readers.archive import (
+    MARK,
+    NAME_A_MEMBER,
+    Archive,
+    archived,
+    open_archive,
+    unsafe_name,
+)
 from mmv_jax.readers.limits import MAX_VOXEL_BYTES
 from mmv_jax.readers.refused import Refused
 
@@ -74,6 +81,9 @@ def source_of(path: Path, grid: tuple[int, ...] | None = None) -> Iterator[Sourc
         if not found:
             raise Refused("not_found", "no file matches the pattern")
         yield Source(found, is_series=len(found) > 1)
+    elif MARK in str(path) and not path.exists():
+        # A reader would say that there is no such file, and leave open which of the two is meant.
+        raise Refused("not_found", f"there is no archive of the name before `{MARK}`")
     else:
         yield Source({path.name: path})
 
@@ -188,6 +198,10 @@ def _member(path: Path, member: str, grid: tuple[int, ...] | None) -> Iterator[S
         raise Refused(*wrong)
     archive = open_archive(path)
     names, is_series, series = _names_in(archive, member)
+    if not archive.members:
+        raise Refused("not_found", "the archive is empty")
+    if not member and not archive.below(""):
+        raise Refused("not_found", f"no file lies at the archive's root: {NAME_A_MEMBER}")
     if not names:
         raise Refused("not_found", "the archive has no such member")
     if is_series:

@@ -1,5 +1,6 @@
 """Archives: their members are read as files are, and what cannot be trusted is refused."""
 
+import re
 import zipfile
 
 import numpy as np
@@ -158,3 +159,42 @@ def test_a_pattern_names_the_slices_of_one_series(tmp_path):
     assert code_of(tmp_path / "f" / "*.nii") == "not_found"
     (tmp_path / "f" / "y.png").write_bytes(picture())
     assert code_of(tmp_path / "f" / "*.png") == "not_an_image"
+
+
+SLIPS = {  # slip of a path: (files of the archive, what stands behind its name) -> reason
+    "empty member, pictures": ("a.png", "::", "a folder stands for one DICOM series: name one"),
+    "empty member, a folder": ("d/a.png", "::", "no file lies at the archive's root"),
+    "empty member, empty archive": ("", "::", "the archive is empty"),
+    "any member, empty archive": ("", "::a.png", "the archive is empty"),
+    "a slash for a member": ("d/a.png", "::/", "no file lies at the archive's root"),
+    "a dot for a member": ("d/a.png", "::./", "no file lies at the archive's root"),
+    "a slash behind a folder": ("d/a.png", "::d/", "a folder stands for one DICOM series"),
+    "a slash behind nothing": ("d/a.png", "::e/", "the archive has no such member"),
+    "two marks at once": ("a.png", "::::", "the path has `::` twice"),
+    "two marks before a member": ("a.png", "::::a.png", "the path has `::` twice"),
+    "a mark behind a member": ("a.png", "::a.png::", "before the second `::` is no archive"),
+    "a member of a picture": ("a.png", "::a.png::b", "before the second `::` is no archive"),
+    "a mark behind a folder": ("d/a.png", "::d::", "the path has `::` twice"),
+    "a member of a zip inside": ("b.zip", "::b.zip::a.png", "an archive in an archive"),
+    "no archive": ("a.png", "x::a.png", "no archive of the name before `::`"),
+    "no archive, empty member": ("a.png", "x::", "no archive of the name before `::`"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_in_the_path_of_a_member_is_refused_with_its_own_reason(tmp_path, slip, end):
+    name, behind, reason = SLIPS[slip]
+    if not name and end != "zip":
+        reason = "no zip and no tar"  # an empty tar is zeros, as many a broken download is
+    archive = pack(tmp_path / f"x.{end}", {name: picture()} if name else {})
+    with pytest.raises(Refused, match=re.escape(reason)) as refused:
+        read_study(f"{archive}{behind}")
+    assert "png" not in refused.value.reason
+
+
+def test_marks_within_names_are_part_of_them(tmp_path):
+    archive = pack(tmp_path / "a::b" / "x.zip", {"c::d.png": picture()})
+    assert read_study(f"{archive}::c::d.png").voxels.shape == (1, 24, 20)
+    # A slash behind a file says nothing, as on a disk.
+    assert read_study(f"{archive}::c::d.png/").voxels.shape == (1, 24, 20)
