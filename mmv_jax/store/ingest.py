@@ -40,7 +40,7 @@ from mmv_jax.store.layout import (
 )
 from mmv_jax.store.leaks import leaks
 from mmv_jax.store.lock import only_ingest
-from mmv_jax.store.quarantine import Quarantine
+from mmv_jax.store.quarantine import Quarantine, forget_told, told_of_parts
 from mmv_jax.store.read import UNFINISHED, read_about
 from mmv_jax.store.report import MAX_REFUSED, Report
 from mmv_jax.store.task import (
@@ -131,8 +131,8 @@ def ingest(
         if found.jobs:
             # A stale whole index would hide the new parts if this ingest were killed.
             remove_whole_index(root)
-        jobs = [replace(job, burnt_in=burnt_in) for job in found.jobs]
-        tasks = tasks_of(jobs, IngestTask(str(store), (), read_fn))
+        found.jobs = [replace(job, burnt_in=burnt_in) for job in found.jobs]
+        tasks = tasks_of(found, IngestTask(str(store), (), read_fn))
         events = ENGINES[engine](
             write_task, tasks, workers=workers or os.cpu_count() or 1, timeout_s=timeout_s
         )
@@ -142,9 +142,13 @@ def ingest(
             contextlib.closing(quarantine),
             contextlib.closing(warnings),
         ):
-            _note(events, report, logs, progress, total=len(jobs))
+            _note(events, report, logs, progress, total=len(found.jobs))
             for told in leaks(read_index(root), set(ordinals)):
                 report.tell(told, warnings)
+            for told in told_of_parts(root):
+                warnings.add(told)
+        # Not before the warnings are in their file: until then the parts keep them.
+        forget_told(root)
         write_whole_index(root)
     report.seconds = time.monotonic() - began
     return report

@@ -1,6 +1,7 @@
 """Jobs of an ingest: which manifest lines it reads or refuses, and how they form tasks."""
 
 import re
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,9 +56,11 @@ class Jobs:
       jobs: lines whose files are to be read.
       corrected: by study, the columns of the index that a corrected line says otherwise.
       replaced: studies whose voxels or masks a corrected line gives anew: they are read again.
+      there: lines whose studies are in the store already.
     """
 
     jobs: list[Job] = field(default_factory=list)
+    there: list[Job] = field(default_factory=list)
     corrected: dict[str, Mapping[str, object]] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
 
@@ -137,6 +140,9 @@ def _there_already(
     """
     columns, voxels = differing(job, row)
     study = str(job.known["study"])
+    if not (correct and voxels):
+        # Only its place and its files matter from here on.
+        found.there.append(replace(job, known={}, secrets=()))
     if not columns and not voxels:
         report.already += 1
         return None
@@ -272,17 +278,31 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> tuple[list[str], list[st
     return columns, voxels
 
 
-def tasks_of(jobs: list[Job], like: IngestTask) -> list[IngestTask]:
-    """Tasks of consecutive lines, each with up to TASK_LINES lines or TASK_BYTES of files."""
+def tasks_of(found: Jobs, like: IngestTask) -> list[IngestTask]:
+    """Tasks of consecutive lines, each with up to TASK_LINES lines or TASK_BYTES of files.
+
+    Lines whose studies are stored count too. So an ingest that was killed makes of the rest the
+    tasks, and thereby the parts, that it would have made.
+    """
+    blocks: dict[tuple[int, int], list[Job]] = defaultdict(list)
+    for job in sorted([*found.there, *found.jobs], key=lambda job: job.place):
+        manifest, line = job.place
+        # By line numbers, so that whole blocks need no look at the sizes of their files.
+        blocks[manifest, line // TASK_LINES].append(job)
+    waiting = {job.place for job in found.jobs}
     tasks: list[list[Job]] = []
-    # Full from the start, so that the first job opens the first task.
-    size = TASK_BYTES
-    for job in jobs:
-        if size >= TASK_BYTES or len(tasks[-1]) >= TASK_LINES:
-            tasks.append([])
-            size = 0
-        sizes = [bytes_of(place(path)) for path in (job.path, *job.masks.values())]
-        job = replace(job, size=sum(n for n, _ in sizes), passed=sum(n for _, n in sizes))
-        tasks[-1].append(job)
-        size += job.size
-    return [replace(like, jobs=tuple(jobs)) for jobs in tasks]
+    for block in blocks.values():
+        if not any(job.place in waiting for job in block):
+            continue
+        # Full from the start, so that the first job opens a task.
+        size = TASK_BYTES
+        for job in block:
+            if size >= TASK_BYTES:
+                tasks.append([])
+                size = 0
+            sizes = [bytes_of(place(path)) for path in (job.path, *job.masks.values())]
+            job = replace(job, size=sum(n for n, _ in sizes), passed=sum(n for _, n in sizes))
+            size += job.size
+            if job.place in waiting:
+                tasks[-1].append(job)
+    return [replace(like, jobs=tuple(jobs)) for jobs in tasks if jobs]

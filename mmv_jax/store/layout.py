@@ -5,6 +5,7 @@ STORE/store.json                  format, fingerprint of the key, ingested manif
 STORE/quarantine.jsonl            refused lines, by manifest and line
 STORE/parts/NAME/blocks/          zarr3 array blocks[n, cz, cy, cx] int16, many blocks a shard
 STORE/parts/NAME/index-*.parquet  one line a study; written last
+STORE/parts/NAME/told.jsonl       its warnings, until an ingest ends and warnings.jsonl has them
 STORE/index/index-*.parquet       index of all parts; written when an ingest ends
 ```
 
@@ -31,6 +32,7 @@ STORE_JSON = "store.json"
 QUARANTINE = "quarantine.jsonl"
 WARNINGS = "warnings.jsonl"  # warnings about ingested studies, in the same form
 PARTS = "parts/"
+TOLD = "told.jsonl"  # of a part: a killed ingest leaves its warnings there
 
 
 def part_prefix(part: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Collection
 
 import tensorstore as ts
 
-from mmv_jax.store.layout import QUARANTINE
-from mmv_jax.store.task import Refusal, Told
+from mmv_jax.store.layout import PARTS, QUARANTINE, TOLD, prefix_range
+from mmv_jax.store.task import Refusal, Told, entry_of
 
 EVERY_S = 5.0  # largest age of the file while an ingest runs
 
@@ -39,13 +39,7 @@ class Quarantine:
 
     def add(self, refusal: Refusal | Told) -> None:
         """Record a refusal or a warning; the file is rewritten at most every 5 s."""
-        manifest, line = refusal.place
-        self._entries[manifest, line, refusal.code] = {
-            "manifest": manifest,
-            "line": line,
-            "code": refusal.code,
-            "reason": refusal.reason,
-        }
+        self._entries[*refusal.place, refusal.code] = entry_of(refusal)
         # Objects of a bucket cannot be appended to. The whole file is rewritten, so not for each
         # line.
         if time.monotonic() - self._written > EVERY_S:
@@ -59,6 +53,31 @@ class Quarantine:
         lines = (json.dumps(self._entries[key]) + "\n" for key in sorted(self._entries))
         self._root.write(self._name, "".join(lines).encode()).result()
         self._written = time.monotonic()
+
+
+def told_of_parts(root: ts.KvStore) -> list[Told]:
+    """Warnings that finished parts keep, of this ingest and of one that was killed.
+
+    A worker finishes parts by itself. If the ingest is killed then, the studies are not read again,
+    and nobody else would know of their warnings.
+    """
+    entries = [
+        json.loads(line)
+        for key in _told_keys(root)
+        for line in root.read(key).result().value.decode().splitlines()
+    ]
+    return [Told((e["manifest"], e["line"]), e["code"], e["reason"]) for e in entries]
+
+
+def forget_told(root: ts.KvStore) -> None:
+    """Remove what the parts keep, once `warnings.jsonl` holds it."""
+    for key in _told_keys(root):
+        root.write(key, None).result()
+
+
+def _told_keys(root: ts.KvStore) -> list[str]:
+    keys = map(bytes.decode, root.list(prefix_range(PARTS)).result())
+    return sorted(key for key in keys if key.endswith(f"/{TOLD}"))
 
 
 def read_quarantine(root: ts.KvStore, name: str = QUARANTINE) -> list[dict]:

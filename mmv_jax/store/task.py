@@ -106,6 +106,12 @@ class Written:
     places: tuple[Place, ...]
 
 
+def entry_of(about: Refusal | Told) -> dict:
+    """Line of the quarantine or of the warnings."""
+    manifest, line = about.place
+    return {"manifest": manifest, "line": line, "code": about.code, "reason": about.reason}
+
+
 Event = Reading | Writing | Refusal | Told | Written
 
 
@@ -132,8 +138,10 @@ def write_task(task: IngestTask) -> Iterator[Event]:
         if isinstance(read, Refusal):
             yield read
             continue
-        for code, reason in read[0].told:
-            yield Told(job.place, code, without(reason, job.secrets))
+        told = [
+            Told(job.place, code, without(reason, job.secrets)) for code, reason in read[0].told
+        ]
+        yield from told
         yield Writing(job.place)
         ndim = read[0].ndim
         if ndim not in open_parts:
@@ -150,6 +158,7 @@ def write_task(task: IngestTask) -> Iterator[Event]:
                 continue
             open_parts[ndim] = PartWriter(root, name, ndim)
         open_parts[ndim].add(*read, job.known)
+        open_parts[ndim].told += map(entry_of, told)
         del read  # otherwise both studies would be in memory while the next file is read
         if open_parts[ndim].is_full:
             yield _close(open_parts.pop(ndim))

@@ -1,5 +1,6 @@
 """Writer of one part of a store: blocks shard by shard as studies come in, the index last."""
 
+import json
 from collections.abc import Mapping
 
 import google_crc32c
@@ -12,9 +13,11 @@ from mmv_jax.store.intensity import Stored, foreground_percentiles, occupancy, t
 from mmv_jax.store.layout import (
     BLOCKS,
     SHARD_BLOCKS,
+    TOLD,
     block_counts,
     new_array_spec,
     pack_occupancy,
+    part_prefix,
     remove_part,
 )
 from mmv_jax.store.levels import coarser, level_factors, level_scale
@@ -37,6 +40,7 @@ class PartWriter:
     def __init__(self, root: ts.KvStore, name: str, ndim: int):
         self.name, self.ndim = name, ndim
         self.lines: list[dict] = []
+        self.told: list[dict] = []  # warnings of the studies, as lines of warnings.jsonl
         self._root = root
         self._blocks = 0  # handed over so far, written or waiting
         self._shard = np.empty((SHARD_BLOCKS[ndim], *BLOCKS[ndim]), np.int16)
@@ -99,7 +103,7 @@ class PartWriter:
         self.lines.append(line | {"checksum": f"{checksum:08x}"})
 
     def close(self) -> None:
-        """Write the waiting blocks, then the index. From then on the part can be read."""
+        """Write the waiting blocks and warnings, then the index. From then on it can be read."""
         # Blocks of the last shard, which is not full.
         left = self._blocks % len(self._shard)
         shape = self._array.shape
@@ -109,6 +113,9 @@ class PartWriter:
         ).result()
         if left:
             self._array[self._blocks - left : self._blocks].write(self._shard[:left]).result()
+        if self.told:
+            text = "".join(json.dumps(entry) + "\n" for entry in self.told)
+            self._root.write(part_prefix(self.name) + TOLD, text.encode()).result()
         write_index(self._root, self.name, self.lines)
 
     def _append_levels(self, stored: Stored, study: Study, checksum: int) -> tuple[dict, int]:
