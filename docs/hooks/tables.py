@@ -4,6 +4,9 @@ A file has `command`, `date`, `machine`, `source` and `metrics`. The last has th
 evaluation's metrics.json: task, encoder, metric, and a value with its 95 % interval, or a text.
 `head` names the first two columns, if they are not task and metric. The output of `mmv bench input --json` is
 such a file.
+
+A page has `<!-- table: NAME -->` for all of a file, or `<!-- table: NAME, WORDS -->` for the tasks
+whose names begin with these words.
 """
 
 import json
@@ -12,13 +15,17 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1]
 PAGES = ("results.md", "performance.md")  # those that have such tables
-MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(?P<head><!-- table: (?P<name>\w+)(?:, (?P<words>[^>]*))? -->\n).*?(?P<end><!-- end -->)",
+    re.DOTALL,
+)
 
 
-def table_of(name: str) -> str:
-    """The Markdown table of docs/measured/NAME.json."""
+def table_of(name: str, words: str = "") -> str:
+    """The Markdown table of docs/measured/NAME.json; with `words`, of the tasks that begin so."""
     found = json.loads((DOCS / "measured" / f"{name}.json").read_text())
-    metrics, head = found["metrics"], found.get("head", ["task", "metric"])
+    head = found.get("head", ["task", "metric"])
+    metrics = {task: own for task, own in found["metrics"].items() if task.startswith(words)}
     encoders = list(dict.fromkeys(encoder for own in metrics.values() for encoder in own))
     lines = [
         f"\n| {' | '.join([*head, *encoders])} |",
@@ -51,7 +58,10 @@ def _alike(numbers: list[float]) -> str:
 
 def with_tables(text: str) -> str:
     """A page with each of its marked tables made anew."""
-    return MARKED.sub(lambda found: found[1] + table_of(found[2]) + found[3], text)
+    return MARKED.sub(
+        lambda found: found["head"] + table_of(found["name"], found["words"] or "") + found["end"],
+        text,
+    )
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ SHARE_HERE = 0.72
 # before the timing begins. The plan of all lines is timed alone.
 THIN = 16
 OURS, BEFORE = "this version", "before"
+RATIO = "times as long as this version, by the wall clock"
 
 
 def bench_input(
@@ -123,20 +124,34 @@ def _crops(
     count = sum(view.count for view in VIEWS)
     alone = "without its coarser levels"
     cases.append(case(f"the {count} crops {words}", views["levels"], views["alone"], alone))
-    words_of = {time.perf_counter: "ms by the wall clock", time.process_time: "ms of a core"}
     figures = {
-        title: {
-            name: {
-                words_of[clock]: {"value": _short(1e3 * found[name])}
-                for clock, found in median.items()
-            }
-            for name in readers
-        }
+        title: _beside(wall, {"ms of a core": median[time.process_time]}),
+        f"the {count} crops {words}": _beside({OURS: views["levels"], alone: views["alone"]}, {}),
     }
     sizes = [
         f"{entry.name} {bytes_of(entry) / 2**20:.0f} MiB" for entry in sorted(folder.iterdir())
     ]
     return {"cases": cases, "notes": [*notes, f"On disk: {', '.join(sizes)}."], "metrics": figures}
+
+
+def _beside(
+    wall: Mapping[str, float], more: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The figures of readers by name: milliseconds, and how many times as long as ours a peer
+    takes.
+
+    Args:
+      wall: seconds by the wall clock.
+      more: seconds by other clocks, by the name of the figure.
+    """
+    seconds_of = {"ms by the wall clock": wall, **more}
+    figures = {
+        name: {words: {"value": _short(1e3 * found[name])} for words, found in seconds_of.items()}
+        for name in wall
+    }
+    for name in wall.keys() - {OURS}:
+        figures[name][RATIO] = {"value": _short(wall[name] / wall[OURS])}
+    return figures
 
 
 def _rows(
@@ -182,7 +197,17 @@ def _rows(
         f"{studies:,} lines of an index share a few studies of the published sizes: reads are real,"
         " and come from the system's cache."
     )
-    return {"cases": cases, "notes": [note], "metrics": figures}
+    return {"cases": cases, "notes": [note, *_left_out(rates)], "metrics": figures}
+
+
+def _left_out(rates: Mapping[tuple[str, int], Rate]) -> list[str]:
+    """A sentence for each version that does not know all keys of the config."""
+    found = {name: rate.left_out for (name, _), rate in rates.items() if rate.left_out}
+    return [
+        f"{name}: that version does not know {', '.join(f'config.{key}' for key in keys)} and"
+        " makes its rows without."
+        for name, keys in found.items()
+    ]
 
 
 def _plan(store: Store, config: ConfigDict) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -35,6 +36,7 @@ class Rate:
       sent_bytes: of a row, as it travels to the devices.
       read_bytes: of a row, read from the store's files.
       first_batch_s: from the start of the process, with the plan of the first epoch.
+      left_out: keys of the config that this version does not know, and makes its rows without.
     """
 
     rows_per_s: float
@@ -43,6 +45,7 @@ class Rate:
     sent_bytes: float
     read_bytes: float
     first_batch_s: float
+    left_out: tuple[str, ...] = ()
 
 
 def row_rates(
@@ -79,7 +82,9 @@ def row_rates(
                     key: statistics.median(figures[key] for figures in found[name])
                     for key in found[name][0]
                 }
-                rates[name, count] = Rate(**medians, first_batch_s=host.first_batch_s)
+                rates[name, count] = Rate(
+                    **medians, first_batch_s=host.first_batch_s, left_out=host.left_out
+                )
     return rates
 
 
@@ -90,7 +95,7 @@ class _Host:
         self._process = process
         assert process.stdin and process.stdout
         self._asked, self._answers = process.stdin, process.stdout
-        self._answer()
+        self.left_out: tuple[str, ...] = tuple(self._answer()["left_out"])
         self.first_batch_s = time.perf_counter() - began
         self._settle()
         self._signal(signal.SIGSTOP)
@@ -126,7 +131,7 @@ class _Host:
             if sum(samples) <= SAMPLES // 4:
                 return
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> dict[str, Any]:
         line = self._answers.readline()
         if not line:
             raise RuntimeError("the process that makes rows ended; its message stands above")

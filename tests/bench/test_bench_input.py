@@ -6,15 +6,19 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+import mmv_jax
 from mmv_jax import cli
 from mmv_jax.bench import input as bench
 from mmv_jax.bench.crop_peers import PEERS, crop_readers
 from mmv_jax.bench.published_store import PUBLISHED, Collection, body, thinned, write_published
-from mmv_jax.bench.row_rates import Rate, _is_busy, _used
+from mmv_jax.bench.row_process import leave_out_unknown
+from mmv_jax.bench.row_rates import Rate, _host, _is_busy, _used
 from mmv_jax.config import load_config
 
 SMALL = (
@@ -66,14 +70,39 @@ def test_every_peer_reads_the_same_voxels_and_an_absent_one_is_named(tmp_path):
 
 def test_rates_are_set_beside_the_version_before_and_what_steps_consume(monkeypatch):
     monkeypatch.setattr(bench, "_eaten_here", lambda config: 0.25)
-    slow = Rate(**{**vars(RATE), "rows_per_s": 0.5})
+    slow = Rate(**{**vars(RATE), "rows_per_s": 0.5, "left_out": ("data.packing",)})
     rates = {(bench.OURS, 1): RATE, (bench.BEFORE, 1): slow}
     found = bench._rows(rates, load_config("vitb_mimic_ctrate"), studies=50)
     ratios = [c["ratio"] for c in found["cases"]]
     assert ratios[:2] == [pytest.approx(4), pytest.approx(8)]  # 2 rows/s by 0.5 and by 0.25
     assert ratios[2:] == [pytest.approx(2 / 262.3, rel=0.01), pytest.approx(2 / 163.9, rel=0.01)]
+    assert found["notes"][1].startswith("before: that version does not know config.data.packing")
     pod = next(own for title, own in found["metrics"].items() if "40% MFU" in title)
     assert pod[bench.OURS]["workers needed a host"]["value"] == 132  # 262.3 / 2, rounded up
+
+
+def test_keys_that_a_version_does_not_know_are_left_out_and_named():
+    known = load_config("vitb_mimic_ctrate")
+    config = ConfigDict(known.to_dict())
+    assert leave_out_unknown(config) == [] and config.to_dict() == known.to_dict()
+    config.data.of_later = config.crops.volume.of_later = 1
+    config.augment = {"noise": 0.1, "of_later": 1}
+    left_out = leave_out_unknown(config)
+    assert left_out == ["data.of_later", "augment.of_later", "crops.volume.of_later"]
+    assert config.augment.to_dict() == {"noise": 0.1}
+    del config.augment
+    assert config.to_dict() == known.to_dict()
+
+
+def test_the_row_process_of_an_older_version_makes_rows_without_what_it_does_not_know(store):
+    config = ConfigDict(load_config("demo").to_dict())
+    config.data.update({"packing": "fewest", "of_later": 1})
+    few = thinned(store, 2)
+    few.index.to_parquet(f"{few.path}/index.parquet")
+    with _host(few.path, config, str(Path(mmv_jax.__file__).parents[1]), workers=0) as host:
+        assert host.left_out == ("data.of_later",) and host.first_batch_s > 0
+        figures = host.batches(1)
+    assert figures["rows_per_s"] > 0 and figures["sent_bytes"] > 0
 
 
 def test_a_group_of_processes_is_busy_while_it_works():
