@@ -22,6 +22,7 @@ from mmv_jax.checkpoint import Checkpoints, restore
 from mmv_jax.cli import main
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
+from mmv_jax.orbax_buckets import orbax_path
 from mmv_jax.seals import find_fault, step_folders
 from mmv_jax.unsealed import COMMITTED
 
@@ -102,6 +103,20 @@ def test_a_folder_is_put_with_all_that_is_below_it(run, tmp_path):
     assert (run / "copied").below() == ["deep/x"]
     (run / "copied").remove_all()
     assert not (run / "copied").exists()
+
+
+def test_whether_orbaxs_file_or_folder_is_there_is_known_without_reading_it():
+    with served("gs") as bucket:
+        path = place("gs://bucket/runs/b/large")
+        path.write_bytes(bytes(1 << 20))
+        bucket.reads.clear()
+        file = orbax_path(path)
+        assert file.exists() and not file.is_dir() and not file.stat().is_directory
+        assert file.parent.is_dir() and file.parent.stat().is_directory
+        with pytest.raises(FileNotFoundError):
+            (file.parent / "small").stat()
+        assert bucket.reads == []
+        assert file.read_bytes() == bytes(1 << 20) and len(bucket.reads) == 1
 
 
 def test_checkpoints_are_saved_deleted_and_restored(run):
