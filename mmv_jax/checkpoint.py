@@ -79,9 +79,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
+        self.finish()
+        self._manager.close()
+
+    def finish(self) -> None:
+        """Wait until the last save is durable; raises its error if it failed."""
         self._manager.wait_until_finished()
         self._seal()
-        self._manager.close()
 
     def restore_newest(
         self, state: Mapping[str, Any], *, not_after: int | None = None

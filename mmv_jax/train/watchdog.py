@@ -19,6 +19,7 @@ import jax
 
 from mmv_jax.errors import UserError
 from mmv_jax.report.progress import say
+from mmv_jax.train.moved import Progress
 from mmv_jax.train.peers import Peers, find_peers, host_name
 from mmv_jax.train.phases import OF_A_STEP, Phases
 
@@ -28,6 +29,7 @@ LOOK_S = 0.5  # between two looks at what was heard
 FAREWELL_S = 5.0
 DONE = "done"  # the phase of a process whose run has ended well
 STORAGE = ("save", "restore", "opening")  # phases in which files are waited for
+MOVES = ("save", "restore")  # phases in which bytes move all the time
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Limits:
     """The group `watchdog` of a config: after how many seconds something counts as stuck.
 
     Attributes:
-      peer_s: without a beat of a process, or without an answer of the workdir's storage.
+      peer_s: without a beat of a process, without an answer of the workdir's storage, or within a
+        save or a restore without a byte that moves.
       step_s: of a step, at the least; compiling, saving and probing do not count.
       medians: of a step, in medians of the last steps.
       storage_s: of one save, one restore, or of opening store and labels.
@@ -109,14 +112,25 @@ def halt_of_others(heard: Heard, own: int, limits: Limits, now: float) -> str | 
 
 
 def halt_of_own(
-    phases: Phases, limits: Limits, beats: Mapping[int, Mapping[str, Any]]
+    phases: Phases,
+    limits: Limits,
+    beats: Mapping[int, Mapping[str, Any]],
+    idle: float = 0.0,
 ) -> str | None:
     """What takes too long in this process, in words, and whom it waits for; None where nothing
     does.
+
+    Args:
+      beats: of the other processes.
+      idle: seconds for which this process has moved no byte.
     """
     (name, seconds), (of_step, usual) = phases.now(), phases.step_seconds()
     if name in STORAGE and seconds > limits.storage_s:
         return f"the storage hangs: {name} has taken {seconds:.0f} s ({here(phases)})"
+    if name in MOVES and (still := idle_of_all(min(idle, seconds), beats)) > limits.peer_s:
+        return (
+            f"the storage hangs: no byte has moved for {still:.0f} s of a {name} ({here(phases)})"
+        )
     longest = max(limits.step_s, limits.medians * (usual or 0.0))
     if name not in OF_A_STEP or of_step <= longest:
         return None
@@ -136,6 +150,17 @@ def halt_of_own(
     return words
 
 
+def idle_of_all(own: float, beats: Mapping[int, Mapping[str, Any]]) -> float:
+    """Seconds for which no process has moved a byte; 0 where one does something else, for which the
+    others wait.
+    """
+    others = [beat for beat in beats.values() if beat.get("phase") != DONE]
+    if any(beat.get("phase") not in MOVES for beat in others):
+        return 0.0
+    # A save ends for all together: the others wait while one of them still writes.
+    return min([own, *(beat.get("idle", 0.0) for beat in others)])
+
+
 def here(phases: Phases) -> str:
     """This process and what it does."""
     return f"process {jax.process_index()} on {host_name()}, {phases.now()[0]}"
@@ -153,6 +178,7 @@ class Watchdog:
         self.storage: Callable[[], float] = lambda: 0.0
         self.heard = Heard(answered=time.monotonic())
         self.phases, self._limits, self._peers = phases, limits, peers
+        self._progress, self._idle = Progress(), 0.0
         self._over = threading.Event()
         self._leaving = threading.Lock()
         self._warned = ""
@@ -207,6 +233,7 @@ class Watchdog:
             "step": self.phases.step,
             "phase": phase,
             "since": round(since, 1),
+            "idle": round(min(self._idle, since), 1),
             "input": round(seconds.get("input", 0.0), 3),
         }
 
@@ -226,7 +253,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_S):
-            code = 1
+            code, self._idle = 1, self._progress.idle()
             words = self._halt()
             if self._peers and self.heard.ending:
                 words, code = self.heard.ending
@@ -248,7 +275,7 @@ class Watchdog:
                 f" ({here(self.phases)})"
             )
         beats = {i: b for i, b in self.heard.beats.items() if i != jax.process_index()}
-        return halt_of_own(self.phases, self._limits, beats)
+        return halt_of_own(self.phases, self._limits, beats, self._idle)
 
     def _warn(self, words: str) -> None:
         """Once a step and phase."""

@@ -122,9 +122,14 @@ class Steps:
         with stop_signal() as stop, on_mesh(self.mesh), self.traces:
             while True:
                 try:
-                    return self._go_on(state, rows, first=first, stop=stop)
+                    state = self._go_on(state, rows, first=first, stop=stop)
                 except RollBack as back:
                     first, state, rows = self._roll_back(back, rows)
+                    continue
+                # Waiting for the last save is no part of the last step, which has a limit.
+                with self.phases("save"):
+                    self.checkpoints.finish()
+                return state
 
     def _go_on(
         self, state: TrainState, rows: Rows, *, first: int, stop: Callable[[int], bool]

@@ -8,8 +8,10 @@ import sys
 import time
 
 import pytest
+import tensorstore as ts
 
 from mmv_jax.errors import UserError
+from mmv_jax.train.moved import LEAST, Progress, moved_bytes
 from mmv_jax.train.peers import Peers
 from mmv_jax.train.phases import Phases
 from mmv_jax.train.watchdog import DONE, Heard, Limits, halt_of_others, halt_of_own, watching
@@ -73,6 +75,57 @@ def test_a_step_may_take_a_minute_or_twenty_medians(phase, usual, seconds, halts
     assert (words is not None) == halts
     if halts:
         assert phase in words and socket.gethostname() in words
+
+
+SAVES = {"host": "b", "step": 5, "phase": "save", "idle": 50.0}
+
+
+@pytest.mark.parametrize(
+    "seconds, idle, peer, halts",
+    [
+        (44, 500, {}, False),  # of the time before the save nothing counts
+        (46, 500, {}, True),
+        (1000, 44, {}, False),  # slow
+        (46, 500, SAVES, True),
+        (1000, 500, SAVES | {"idle": 3.0}, False),  # that one still writes
+        (1000, 500, SAVES | {"phase": "probe"}, False),  # all wait for that one
+        (46, 500, SAVES | {"phase": DONE}, True),
+    ],
+)
+@pytest.mark.parametrize("phase", ["save", "restore"])
+def test_a_save_without_a_byte_that_moves_hangs(phase, seconds, idle, peer, halts):
+    beats = {1: peer} if peer else {}
+    words = halt_of_own(at_work(seconds, phase=phase), LIMITS, beats, float(idle))
+    assert (words is not None) == halts
+    assert not halts or words.startswith(
+        f"the storage hangs: no byte has moved for 46 s of a {phase}"
+    )
+
+
+def test_a_slow_save_makes_progress_and_a_hanging_one_does_not():
+    clock, counted = Clock(), {"files": 5 * LEAST, "network": 0}
+    progress = Progress(lambda: dict(counted), clock)
+    for _ in range(50):  # a large file, which no other counter sees before its end
+        clock.now += 1
+        counted["network"] += LEAST
+        assert progress.idle() == 0
+    for _ in range(50):  # signs of life
+        clock.now += 1
+        counted["network"] += LEAST // 100
+    assert progress.idle() == 50
+    counted["files"] += LEAST
+    assert progress.idle() == 0
+
+
+def test_bytes_of_files_are_counted(tmp_path):
+    before = moved_bytes()
+    kept = ts.KvStore.open({"driver": "file", "path": f"{tmp_path}/"}).result()
+    kept["a"] = bytes(3 * LEAST)
+    after = moved_bytes()
+    assert after["files"] - before["files"] >= 3 * LEAST
+    if "calls" in after:
+        assert after["calls"] - before["calls"] >= 3 * LEAST
+    assert all(isinstance(value, int) and value >= before[name] for name, value in after.items())
 
 
 def test_a_step_that_hangs_names_the_process_that_is_elsewhere():
