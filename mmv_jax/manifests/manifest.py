@@ -4,7 +4,7 @@ Mistakes are reported line by line; the header is line 1.
 """
 
 import csv
-import unicodedata
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,12 +16,16 @@ from typing import NamedTuple
 from mmv_jax.buckets import Unreachable, is_address, place
 from mmv_jax.errors import UserError
 from mmv_jax.files import matching
+from mmv_jax.manifests.spelling import ROUNDED, one_spelling
+from mmv_jax.missing import is_missing
 from mmv_jax.readers.refused import Refused
 
 REQUIRED = ("study_id", "path", "patient_id", "split", "modality")
 OPTIONAL = ("spacing_mm", "unit")
 SPLITS = ("train", "val", "test")
 MASK = "_mask"
+# `Organ_Mask`, `organ-mask` and `organ mask` are `organ_mask`.
+MASK_COLUMN = re.compile(r"(.+)[-_ ]mask", re.IGNORECASE | re.DOTALL)
 FLAG = " (flag)"  # marks, while a manifest is read, a column `has_mask` with the values yes and no
 FLAGS = {"0", "1", "0.0", "1.0", "yes", "no", "true", "false", "y", "n"}
 HOUNSFIELD = {"hu", "hounsfield", "hounsfield unit", "hounsfield units", "[hu]"}
@@ -156,7 +160,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     columns = [
         spelled[name.casefold()]
         if name.casefold() in spelled and spelled[name.casefold()] not in columns
-        else name
+        else _mask_column(name)
         for name in columns
     ]
     missing = [name for name in REQUIRED if name not in columns]
@@ -171,6 +175,11 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if len(set(columns)) < len(columns):
         raise UserError("Two columns of the manifest have one name. Rename one of them.")
     return columns, cells
+
+
+def _mask_column(name: str) -> str:
+    found = MASK_COLUMN.fullmatch(name)
+    return f"{found[1]}{MASK}" if found else name
 
 
 def _encoding(path: Path) -> str:
@@ -220,8 +229,15 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         )
     cells = {name: value.strip() for name, value in zip(columns, values)}
     for name in REQUIRED:
-        if not cells[name]:
-            raise Refused("missing_value", f"{name} is empty")
+        if is_missing(cells[name]):
+            raise Refused("missing_value", f"{name} is empty, or a word for that")
+    for name in ("study_id", "patient_id"):
+        if ROUNDED.fullmatch(cells[name]):
+            raise Refused(
+                "rounded_id",
+                f"{name} is a number that a spreadsheet has rounded, so that several share it:"
+                " export the column as text",
+            )
     if cells["split"] not in SPLITS:
         raise Refused("bad_split", f"split must be one of {', '.join(SPLITS)}")
     # A filled unit column takes precedence (below).
@@ -229,8 +245,12 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     masks = {
         name.removesuffix(MASK): _place(folder, value)
         for name, value in cells.items()
-        if name.endswith(MASK) and value
+        if name.endswith(MASK) and not is_missing(value)
     }
+    path = _place(folder, cells["path"])
+    for name, mask in masks.items():
+        if mask == path:
+            raise Refused("mask_values", f"the mask {name} is the study's own file")
     reserved = {*REQUIRED, *OPTIONAL}
     labels = {
         name: value
@@ -241,12 +261,12 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     # A system call would raise ValueError, which does not name the line.
     if any("\0" in cells[name] for name in cells):
         raise Refused("not_found", "a cell has a NUL character, which no path can have")
-    unit = cells.get("unit", "")
+    unit = "" if is_missing(cells.get("unit")) else cells["unit"]
     unit = "HU" if unit.lower() in HOUNSFIELD else unit
     return Line(
         number=number,
         study_id=cells["study_id"],
-        path=_place(folder, cells["path"]),
+        path=path,
         patient_id=cells["patient_id"],
         split=cells["split"],
         modality=cells["modality"],
@@ -276,7 +296,8 @@ def _place(folder: Path, cell: str) -> Path:
 
 
 def _spacing(cell: str) -> float | None:
-    if not cell:
+    # NaN is a length that somebody failed to compute, and no word for "not known".
+    if is_missing(cell) and cell.lower().lstrip("-") != "nan":
         return None
     try:
         mm = float(cell)
@@ -306,34 +327,6 @@ def _without_repeats(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:
                 )
             )
     return kept, refused
-
-
-def one_spelling(patient: str) -> str:
-    """Patient id in the form that splits compare: one Unicode form, one case, no leading zeros.
-
-    Spreadsheets drop leading zeros.
-
-    >>> one_spelling("0042") == one_spelling("42"), one_spelling("Ä1") == one_spelling("a\\u03081")
-    (True, True)
-    """
-    # casefold, not lower: it also joins ß and ss.
-    return unicodedata.normalize("NFKC", patient).strip().casefold().lstrip("0")
-
-
-def spellings(patient: str) -> set[str]:
-    """Other spellings of a patient's id that another manifest may have.
-
-    They differ in Unicode form, in case, and in a number's leading zeros up to ten digits.
-
-    >>> sorted(spellings("p1")), "0042" in spellings("42")
-    (['P1'], True)
-    """
-    found = {unicodedata.normalize(form, patient) for form in ("NFC", "NFD", "NFKC")}
-    found |= {change(text) for text in set(found) for change in (str.upper, str.lower)}
-    if patient.isdigit():
-        # Keyed hashes match only exactly, so each likely spelling is hashed and looked up.
-        found |= {patient.lstrip("0").rjust(length, "0") for length in range(1, 11)}
-    return found - {patient}
 
 
 def _without_leaks(lines: list[Line]) -> tuple[list[Line], list[LineRefused]]:

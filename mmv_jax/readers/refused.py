@@ -49,6 +49,7 @@ CODES = {
     "mask_values": "a mask whose values are not whole numbers from 0 to 32767",
     "lossy_mask": "a mask in a lossy format: its labels cannot be trusted",
     "missing_value": "a required cell of the manifest's line is empty",
+    "rounded_id": "an id that a spreadsheet has rounded, so that several people share it",
     "bad_split": "the split is none of train, val, test",
     "duplicate_study": "the study_id stands in an earlier line",
     "patient_across_splits": "the patient's studies lie in more than one split",

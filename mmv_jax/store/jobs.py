@@ -11,7 +11,8 @@ import tensorstore as ts
 
 from mmv_jax.buckets import Unreachable, place
 from mmv_jax.errors import UserError
-from mmv_jax.manifests.manifest import Line, Manifest, read_manifest, spellings
+from mmv_jax.manifests.manifest import Line, Manifest, read_manifest
+from mmv_jax.manifests.spelling import spellings
 from mmv_jax.readers.archive import MARK
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.sources import bytes_of
@@ -20,6 +21,7 @@ from mmv_jax.store.index import (
     read_index,
 )
 from mmv_jax.store.labels import agreed_kinds, carry, choose_columns
+from mmv_jax.store.odd_columns import odd_columns
 from mmv_jax.store.quarantine import Quarantine
 from mmv_jax.store.report import Report
 from mmv_jax.store.task import (
@@ -37,6 +39,10 @@ ANYBODY = ""  # stands for the patient of a study that a corrected line may give
 # told of manifest lines, and so again at each ingest of the manifest
 OF_MANIFESTS = (
     "third_value",
+    "odd_column",
+    "odd_numbers",
+    "word_for_missing",
+    "file_twice",
     "differs_from_store",
     "image_across_splits",
     "near_duplicate_across_splits",
@@ -115,8 +121,12 @@ def jobs_of(
             report.not_carried[ordinals[ordinal].name] = left
         for number, reason in third_values(lines, columns):
             report.tell(Told((ordinal, number), "third_value", reason), warnings)
+        for number, code, reason in odd_columns(lines, columns):
+            report.tell(Told((ordinal, number), code, reason), warnings)
         for line in lines:
-            _know_by_another_spelling(line, key, splits)
+            # Within one manifest its reader has compared all spellings.
+            if len(manifests) > 1 or rows:
+                _know_by_another_spelling(line, key, splits)
             job = _job(
                 line, ordinal, key=key, columns={name: kinds[name] for name in columns}, unit=unit
             )

@@ -3,12 +3,14 @@
 Columns are accepted by what they hold, because a name can be anywhere.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 
+from mmv_jax.manifests.published import age_in_years
 from mmv_jax.missing import is_missing
+from mmv_jax.store.personal import are_days, is_date, names_someone
 
 CATEGORIES = 32  # largest number of distinct values of a text column
 LONGEST = 32  # largest number of characters of such a value
@@ -39,55 +41,19 @@ CODES = frozenset(
     )
 )
 WORDS_OF_IDENTIFIERS = frozenset(
-    (
-        "id",
-        "uid",
-        "name",
-        "names",
-        "mrn",
-        "ssn",
-        "accession",
-        "passport",
-        "insurance",
-        "path",
-        "file",
-        "filename",
-        "folder",
-        "url",
-    )
-    + (
-        "date",
-        "time",
-        "dob",
-        "birth",
-        "birthday",
-        "birthdate",
-        "address",
-        "street",
-        "city",
-        "zip",
-        "postcode",
-    )
-    + ("phone", "mobile", "cell", "tel", "fax", "email", "mail", "nhs", "initials", "surname")
-    + ("forename", "acquired", "admission", "admitted", "discharge", "discharged", "reporter")
-    # German and French hospitals
-    + ("kis", "plz", "aufnahme", "entlassung", "befunder", "mobil", "handy", "telefon", "datum")
-    + ("geburtsdatum", "vorname", "nachname", "arzt", "fallnummer", "patientennummer", "strasse")
-    + ("nom", "prenom", "naissance", "medecin", "adresse", "wohnort")
-    + (
-        "physician",
-        "doctor",
-        "radiologist",
-        "operator",
-        "institution",
-        "hospital",
-        "comment",
-        "comments",
-        "note",
-        "notes",
-        "report",
-        "text",
-    )
+    """
+    id uid name names mrn ssn accession passport insurance path file filename folder url ip
+    date time dob birth birthday birthdate birthyear yob address street city zip zipcode postcode
+    postal county town village latitude longitude
+    phone mobile cell tel fax email mail nhs initials surname forename acquired admission admitted
+    discharge discharged reporter physician doctor radiologist operator institution hospital
+    comment comments note notes report text
+    account certificate license licence vehicle plate serial iban beneficiary
+    kis plz postleitzahl aufnahme entlassung befunder mobil handy telefon datum geburtsdatum gebdat
+    geburtsjahr jahrgang vorname nachname arzt fallnummer patientennummer versichertennummer kvnr
+    strasse wohnort gemeinde landkreis
+    nom prenom naissance medecin adresse commune nombre apellido nacimiento fecha
+    """.split()
 )
 # Whole names, in lower case and without separators. "patient age" is a measurement; "patient" and
 # "PATIENT-ID" are not.
@@ -116,24 +82,14 @@ WORDS_OF_MEASURES = frozenset(
     )
     + ("mm", "cm", "ml", "hu", "kg", "mg", "bpm", "percent")
 )
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+YEARS_OLD = re.compile(r"\s*(\d{1,3})\s*(?:y|yo|yrs?|years?|j|jahre|a|ans)\.?\s*", re.IGNORECASE)
 AGES = frozenset(("age", "ages", "alter", "patientage", "ageyears"))
 OLDEST_TOLD = 89  # years; HIPAA 164.514(b)(2)(i)(C): all higher ages form one category
 # Whole numbers with so many digits that patients do not share are record or telephone numbers.
 IDENTIFIER_DIGITS, ZERO_DIGITS = 7, 5
-# A title, or "Surname, Forename".
-PERSON = re.compile(
-    r"(?i:\b(dr|prof|mr|mrs|ms|frau|herr|mme|dott|med)\b\.?\s+\w)"
-    r"|^[A-ZÄÖÜ][\w'-]+,\s*[A-ZÄÖÜ][\w'-]*\.?$"
-)
 # patients with several studies needed to see that a number identifies the patient
 ENOUGH_PATIENTS = 10
-DATE_FORMATS = (
-    ("%Y%m%d", "%d%m%Y", "%Y%m", "%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y")
-    + ("%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y")
-    + ("%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y")
-)
-TIME = re.compile(r"[T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|[+-]\d{2}:?\d{2}|[AaPp][Mm])?$")
-
 Cells = Mapping[str, str]
 
 
@@ -201,8 +157,19 @@ def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | 
 
 def _number(name: str, cell: str) -> float:
     """Number of a cell; an age above 89 becomes 90."""
-    number = float(cell)
-    return OLDEST_TOLD + 1.0 if _words_of(name) & AGES and number > OLDEST_TOLD else number
+    is_age = bool(_words_of(name) & AGES)
+    years = _years(cell) if is_age else None
+    number = float(cell) if years is None else years
+    return OLDEST_TOLD + 1.0 if is_age and number > OLDEST_TOLD else number
+
+
+def _years(cell: str) -> float | None:
+    """Years of an age: a number, DICOM's `045Y` or `018M`, or `45 years`; None if it is none."""
+    if _is_number(cell):
+        return float(cell)
+    found = YEARS_OLD.fullmatch(cell)
+    text = age_in_years(found[1] if found else cell)
+    return float(text) if text else None
 
 
 def _words_of(name: str) -> set[str]:
@@ -219,14 +186,15 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
         re.sub(r"[^a-z]", "", name.lower())
     )
     # More than half are dates: a few typing errors must not turn dates into text.
-    if not values or identifies or 2 * sum(map(_is_date, values)) > len(values):
-        return None
-    if any(map(PERSON.search, values)):
+    if not values or identifies or 2 * sum(map(is_date, values)) > len(values):
         return None
     distinct = set(values)
     # Pairs of value and patient: many studies of one patient count once.
     shared = len(set(filled)) >= PATIENTS_A_VALUE * len(distinct)
-    if all(map(_is_number, values)):
+    ages = words & AGES and all(_years(value) is not None for value in distinct)
+    if all(map(_is_number, values)) or ages:
+        if not words & WORDS_OF_MEASURES and are_days(distinct):
+            return None
         whole = [re.fullmatch(r"[+-]?(\d+)(\.0*)?", value) for value in values]
         # Length in digits without sign and fraction; a spreadsheet writes 1234567 as 1234567.0.
         long = all(match and len(match[1]) >= IDENTIFIER_DIGITS for match in whole)
@@ -240,7 +208,7 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
     if all(value.lower() in CODES for value in distinct):
         return str
     short = len(distinct) <= CATEGORIES and max(map(len, distinct)) <= LONGEST
-    return str if shared and short and not any(map(_looks_like_a_place, distinct)) else None
+    return str if shared and short and not any(map(names_someone, distinct)) else None
 
 
 def _has_zeros(match: re.Match | None) -> bool:
@@ -261,27 +229,5 @@ def _one_to_one(filled: list[tuple[str, str]]) -> bool:
 
 
 def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_date(value: str) -> bool:
-    # A time of day after the date is dropped, so that DATE_FORMATS need no times.
-    value = TIME.sub("", value)
-    for form in DATE_FORMATS:
-        try:
-            year = datetime.strptime(value, form).year
-        except ValueError:
-            continue
-        # A measurement such as 120499 may parse; outside these years it is not a date.
-        if 1900 <= year <= 2100:
-            return True
-    return False
-
-
-def _looks_like_a_place(value: str) -> bool:
-    """Whether a value is a path, a web address or an e-mail address."""
-    return bool(re.search(r"[/\\@]|\.\w{2,4}$", value))
+    """Whether a text is a finite number. Python's own `float` takes `1_2` for 12, and `inf`."""
+    return bool(NUMBER.fullmatch(value)) and math.isfinite(float(value))

@@ -13,8 +13,9 @@ from pydicom.uid import generate_uid
 
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.listing import write_manifest_of
-from mmv_jax.manifests.manifest import one_spelling, read_manifest, spellings
+from mmv_jax.manifests.manifest import read_manifest
 from mmv_jax.manifests.published import age_in_years
+from mmv_jax.manifests.spelling import one_spelling, spellings
 from mmv_jax.readers.read import read_mask, read_study
 
 EMPTY_ZIP = b"PK\5\6" + bytes(18)

@@ -1,0 +1,90 @@
+"""What of a manifest's columns is plausible and probably meant otherwise: masks, spacings and units
+under other names, words that count as "not known", numbers that are text, one file on two lines.
+
+A warning names the column and the first line, and quotes no cell.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from mmv_jax.manifests.manifest import Line
+from mmv_jax.missing import is_missing
+from mmv_jax.store.labels import NUMBER
+
+MASK_WORD = re.compile(r"mask|seg(mentation)?s?(?![a-z])|label_?map|contour|roi(?![a-z])", re.I)
+FILE = re.compile(r"\.(nii|nii\.gz|nrrd|mha|png|dcm|tiff?|jpe?g|npy)$", re.IGNORECASE)
+SPACINGS = {"spacing", "pixelspacing", "voxelsize", "pixelsize", "resolution", "mmperpixel", "pxmm"}
+UNITS = {"units", "intensityunit", "pixelunit", "voxelunit"}
+# Words of the list for "not known" that are a class beside others: no finding, a minus.
+NONE_WORDS = {"none", "nil"}
+MINUS = {"-", "--"}
+NEARLY_A_NUMBER = re.compile(
+    r"[<>≤≥~]?=?\s*[+\u2212-]?\d+([.,]\d+)?\s*(%|mm|cm|ml|kg|g|hu)?|[+-]?inf(inity)?|\d+_\d+", re.I
+)
+
+Odd = tuple[int, str, str]  # line, code, sentence
+
+
+def odd_columns(lines: Sequence[Line], kinds: Mapping[str, type]) -> Iterator[Odd]:
+    """(line, code, sentence) of each warning about a manifest.
+
+    Args:
+      lines: of one manifest.
+      kinds: the type of each column that is carried as a label.
+    """
+    yield from _files_on_two_lines(lines)
+    named = {name for line in lines for name in line.labels}
+    for name in sorted(named):
+        cells = {line.number: line.labels[name] for line in lines if name in line.labels}
+        for code, first, sentence in _of_column(name, cells, kinds.get(name)):
+            yield first, code, sentence
+
+
+def _of_column(
+    name: str, cells: Mapping[int, str], kind: type | None
+) -> Iterator[tuple[str, int, str]]:
+    known = {n: cell.strip() for n, cell in cells.items() if not is_missing(cell)}
+    if not known:
+        return
+    first, plain = min(known), re.sub(r"[^a-z]", "", name.lower())
+    if MASK_WORD.search(name) and all(FILE.search(cell) for cell in known.values()):
+        yield "odd_column", first, f"{name} seems to name masks: call it NAME_mask, and they are"
+    elif plain in SPACINGS | UNITS:
+        column = "spacing_mm" if plain in SPACINGS else "unit"
+        yield "odd_column", first, f"{name} is taken as a label: what counts is called {column}"
+    if kind is not str:
+        return
+    if word := _word_for_missing(cells, known):
+        number = next(n for n, cell in cells.items() if cell.strip().casefold() == word)
+        yield (
+            "word_for_missing",
+            number,
+            f"{name}: {word!r} counts as not known; if it is a class, write another word",
+        )
+    odd = [n for n, cell in known.items() if not NUMBER.fullmatch(cell)]
+    if odd and all(NEARLY_A_NUMBER.fullmatch(cell) for cell in known.values()):
+        yield (
+            "odd_numbers",
+            odd[0],
+            f"{name} has numbers with signs, commas or units, and is text for them: write 1.5",
+        )
+
+
+def _word_for_missing(cells: Mapping[int, str], known: Mapping[int, str]) -> str:
+    """A word that means "not known" and may be a class of this column; "" if there is none."""
+    missing = {cell.strip().casefold() for cell in cells.values() if is_missing(cell)}
+    values = {cell.casefold() for cell in known.values()}
+    if values <= {"true", "false"}:  # Python's own None beside them
+        return ""
+    if all(set(value) == {"+"} for value in values):
+        return next(iter(missing & MINUS), "")
+    return next(iter(missing & NONE_WORDS), "")
+
+
+def _files_on_two_lines(lines: Sequence[Line]) -> Iterator[Odd]:
+    """Lines of one split whose file another line has: it would count twice."""
+    seen: dict[tuple[str, str], int] = {}
+    for line in lines:
+        earlier = seen.setdefault((line.split, str(line.path)), line.number)
+        if earlier != line.number:
+            yield line.number, "file_twice", f"the file stands in line {earlier} already"
