@@ -76,11 +76,22 @@ def _folders(
         if start.is_file():
             yield PurePosixPath(start.parent.relative_to(root).as_posix()), [start]
         # os.walk follows no links to folders, which could form a circle. They are counted.
-        for folder, folders, names in sorted(os.walk(start)):
-            left["linked folders"] += sum(Path(folder, name).is_symlink() for name in folders)
+        for folder, names in sorted(_visible(start, left)):
             files = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
-            below = PurePosixPath(Path(folder).relative_to(root).as_posix())
-            yield below, [file for file in files if file.is_file()]
+            regular = [file for file in files if file.is_file()]
+            left["broken links, pipes and devices"] += len(files) - len(regular)
+            yield PurePosixPath(Path(folder).relative_to(root).as_posix()), regular
+
+
+def _visible(start: Path, left: Counter[str]) -> Iterator[tuple[str, list[str]]]:
+    """Folders from `start` on, with the names in them, but none that is hidden."""
+    for folder, folders, names in os.walk(start):
+        left["linked folders"] += sum(Path(folder, name).is_symlink() for name in folders)
+        # What was deleted, and what archives of macOS carry beside the files.
+        hidden = {name for name in folders if name.startswith(".") or name == "__MACOSX"}
+        left["hidden folders"] += len(hidden)
+        folders[:] = [name for name in folders if name not in hidden]
+        yield folder, names
 
 
 def _look(file: Path) -> FoundFile:

@@ -19,15 +19,31 @@ from pathlib import PurePosixPath
 
 from mmv_jax.manifests.manifest import MASK
 
-WORD = r"(mask|seg|dseg|label|labels|labelmap|segmentation|gt|roi)"
+WORD = (
+    r"(masks?|seg|dseg|labels?|labelmap|segmentations?|gt|ground[-_ ]?truth|annotations?|contours?"
+    r"|roi)"
+)
 MASK_END = re.compile(rf"[-_. ]{WORD}$", re.IGNORECASE)
+# `1_mask2`, `1_seg_v2`, `1_mask_left`; and `1Mask`, where no separator stands before the word.
+# Not of `label`: `1_label_2` may well be an image of class 2.
+MASK_PART = re.compile(
+    r"[-_. ](masks?|seg|segmentations?|ground[-_ ]?truth)[-_. ]?(v?\d+|left|right|l|r)$",
+    re.IGNORECASE,
+)
+CAMEL_END = re.compile(r"(?<=[a-z0-9])(Mask|Seg|Segmentation)$")
 # A word that stands alone or before a number: `mask`, `segmentation-0`, but not `segment`.
 MASK_NAME = re.compile(rf"^{WORD}(?=$|[-_. ]?\d)", re.IGNORECASE)
 # Training, test or validation: imagesTr belongs to labelsTr and not to labelsTs.
 KIND = r"(Tr|Ts|Te|Val)?"
 LABEL_FOLDER = re.compile(
-    rf"(labels?|masks?|segmentations?|segs?|annotations?|gt){KIND}", re.IGNORECASE
+    r"(labels?|masks?|segmentations?|segs?|annotations?|gt|contours?|rois?|ground[-_ ]?truth)"
+    rf"{KIND}",
+    re.IGNORECASE,
 )
+# Words of a folder's name: `leftMask`, `lung_masks`, `masks_png`. Not `label`: `label_0` may hold
+# the images of class 0.
+MASK_WORDS = {"mask", "masks", "seg", "segs", "segmentation", "segmentations", "groundtruth"}
+NO_STRUCTURE = MASK_WORDS | {"manual", "png", "nii", "nifti", "train", "test", "val"}
 IMAGE_FOLDER = re.compile(rf"(images?|imgs?|scans?|volumes?|cts?){KIND}", re.IGNORECASE)
 # nnU-Net's channel of a case, from `_0000` on.
 CHANNEL = re.compile(r"_\d{4}$")
@@ -81,8 +97,17 @@ def studies_and_masks(paths: Sequence[PurePosixPath]) -> tuple[list[FolderStudy]
 def is_label_map(path: PurePosixPath) -> bool:
     """Whether the file's name or a folder of its path marks it as a mask."""
     stem = stem_of(path.name)
-    by_folder = any(LABEL_FOLDER.fullmatch(part) for part in path.parts[:-1])
-    return by_folder or bool(MASK_END.search(stem) or MASK_NAME.match(stem))
+    by_folder = any(
+        LABEL_FOLDER.fullmatch(part) or _words_of(part) & MASK_WORDS for part in path.parts[:-1]
+    )
+    endings = (MASK_END.search(stem), MASK_PART.search(stem), CAMEL_END.search(stem))
+    return by_folder or bool(MASK_NAME.match(stem)) or any(endings)
+
+
+def _words_of(folder: str) -> set[str]:
+    """Words of a folder's name, in lower case: `leftMask` and `lung_masks` have two."""
+    parts = re.split(r"[^A-Za-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", folder))
+    return {part.lower() for part in parts if part}
 
 
 def _person(path: PurePosixPath) -> str:
@@ -106,6 +131,8 @@ def _attach(path: PurePosixPath, studies: list[FolderStudy]) -> bool:
         owners, column = _by_entities(path, studies)
     if not owners:
         owners, column = _by_folder(path, studies)
+    if not owners:
+        owners, column = _by_words_of_folder(path, studies)
     for study in owners:
         # A second mask for the same column keeps its own file name.
         name = column if column not in study.masks else f"{stem_of(path.name)}{MASK}"
@@ -133,7 +160,14 @@ def _by_name(path: PurePosixPath, beside: list[FolderStudy]) -> tuple[list[Folde
     )
     if longest is not None:
         rest = stem[len(longest.stem) + 1 :].lower()
+        part = re.fullmatch(rf"(?:{WORD})[-_. ]?(left|right|l|r)", rest)
+        if part:
+            rest = f"{part.groups()[-1]}{MASK}"
         return [longest], rest if rest.endswith(MASK) else f"region{MASK}"
+    camel = CAMEL_END.sub("", stem)
+    same = [one for one in beside if camel != stem and one.stem == camel]
+    if same:
+        return same, f"region{MASK}"
     base = MASK_END.sub("", stem)
     # BraTS: NAME_seg is the mask of every sequence NAME_t1, NAME_flair and so on.
     if base != stem and not stem.startswith("sub-"):
@@ -143,7 +177,8 @@ def _by_name(path: PurePosixPath, beside: list[FolderStudy]) -> tuple[list[Folde
     # LiTS: segmentation-0 belongs to volume-0.
     number = MASK_NAME.sub("", stem)
     if number:
-        beside = [one for one in beside if one.stem.endswith(number)]
+        bare = number.lstrip("-_. ")
+        beside = [one for one in beside if one.stem.endswith(number) or one.stem == bare]
     return (beside if MASK_NAME.match(stem) and len(beside) == 1 else []), f"region{MASK}"
 
 
@@ -190,6 +225,23 @@ def _by_folder(path: PurePosixPath, studies: list[FolderStudy]) -> tuple[list[Fo
         return named, f"region{MASK}"
     beside = [study for study in studies if study.path.parent == path.parent.parent]
     return (beside if len(beside) == 1 else []), f"{stem_of(path.name)}{MASK}"
+
+
+def _by_words_of_folder(
+    path: PurePosixPath, studies: list[FolderStudy]
+) -> tuple[list[FolderStudy], str]:
+    """The only study of the mask's name beside its folder, whose other words name the structure.
+
+    Source: Montgomery's radiographs have CXR_png/NAME and ManualMask/leftMask/NAME.
+    """
+    marked = [n for n, part in enumerate(path.parts[:-1]) if _words_of(part) & MASK_WORDS]
+    if not marked:
+        return [], ""
+    top = PurePosixPath(*path.parts[: marked[0]])
+    stem = MASK_END.sub("", stem_of(path.name))
+    own = [one for one in studies if one.stem == stem and one.path.is_relative_to(top)]
+    words = [w for n in marked for w in sorted(_words_of(path.parts[n]) - NO_STRUCTURE)]
+    return (own if len(own) == 1 else []), f"{words[-1] if words else 'region'}{MASK}"
 
 
 def _key(path: PurePosixPath, folder: re.Pattern) -> tuple[str, ...]:

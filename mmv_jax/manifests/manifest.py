@@ -229,9 +229,12 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         )
     cells = {name: value.strip() for name, value in zip(columns, values)}
     for name in REQUIRED:
+        if not cells[name]:
+            raise Refused("missing_value", f"{name} is empty")
+    for name in ("study_id", "path", "patient_id"):
+        # All studies of the patient `NA` would be of one person.
         if is_missing(cells[name]):
-            raise Refused("missing_value", f"{name} is empty, or a word for that")
-    for name in ("study_id", "patient_id"):
+            raise Refused("missing_value", f"{name} has a word that means empty")
         if ROUNDED.fullmatch(cells[name]):
             raise Refused(
                 "rounded_id",

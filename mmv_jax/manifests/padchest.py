@@ -50,7 +50,8 @@ def list_padchest(root: Path, tell: Tell) -> Iterator[Row]:
 
     Source: Bustos et al., arXiv 1901.07441; columns ImageID, PatientID, PatientBirth, Projection,
       StudyDate_DICOM and Labels as in github.com/mlmed/torchxrayvision,
-      torchxrayvision/datasets.py (`PC_Dataset`).
+      torchxrayvision/datasets.py (`PC_Dataset`); PatientSex_DICOM and MethodLabel as in the
+      authors' list of columns, github.com/auriml/Rx-thorax-automatic-captioning, README.md.
     """
     places = places_of(root, ".png")
     unread = missing = 0

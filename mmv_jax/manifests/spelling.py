@@ -55,9 +55,7 @@ def spellings(patient: str) -> set[str]:
     found |= {padded for text in set(found) for padded in _padded(text)}
     if plain.isdecimal():
         found |= {f"{plain}.0"}
-        found |= {
-            "".join(chr(ord(zero) + int(digit)) for digit in plain) for zero in ZERO_SCRIPTS
-        }
+        found |= {"".join(chr(ord(zero) + int(digit)) for digit in plain) for zero in ZERO_SCRIPTS}
     return found - {patient}
 
 

@@ -86,7 +86,9 @@ def cancer_of(person: Row, year: str) -> Row:
 def _study_year(path: str) -> str:
     """Year of the trial (0, 1, 2) by the date of the study's folder, 01-02-1999 and so on.
 
-    All dates of the release are shifted to 1999, 2000 and 2001.
+    The release has no true study dates: 19990102 is year 0, 20000102 year 1, 20010102 year 2.
+
+    Source: wiki.cancerimagingarchive.net, page "NLST CT Images -- General Details" (6881541).
     """
     for part in path.split("/"):
         year = part[6:10] if len(part) > 10 and part[2] == part[5] == "-" else ""

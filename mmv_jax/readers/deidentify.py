@@ -191,15 +191,17 @@ def allowed_numbers(dataset: Dataset) -> Mapping[str, float]:
 def number_of(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
     """Finite number at `index` of an attribute.
 
-    None where the attribute is missing, is not a number or has too few values.
+    None where the attribute is missing, is not a number or has too few values. Text of a wrong VR
+    (OB, LT) is read as the text that it is: its first byte is no number.
     """
     try:
         value = dataset.get(keyword)
-        number = float(
-            # A string can be indexed too, but its first character is not the first of several
-            # numbers.
-            value[index] if hasattr(value, "__getitem__") and not isinstance(value, str) else value
-        )
+        if isinstance(value, bytes):
+            value = value.decode("ascii").strip("\0 ")
+        if isinstance(value, str):
+            value = value.split("\\")
+        # A single number stands for itself alone, not for each of several.
+        number = float(value[index] if hasattr(value, "__getitem__") else (value,)[index])
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return None
     return number if math.isfinite(number) else None

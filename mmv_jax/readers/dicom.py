@@ -60,6 +60,7 @@ NOT_IMAGES = {
 DICOM_ENDS = {".dcm", ".dicom", ".ima"}
 # Also the beginning of the UIDs of multi-frame captures (…7.1 to …7.4).
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+UNFINISHED = {".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp"}
 SIDECARS = {".xml", ".json", ".txt", ".csv", ".md", ".html", ".pdf"}
 
 
@@ -103,6 +104,8 @@ def read_series(files: Mapping[str, Path], only: str = "") -> Image:
     """
     with quiet():
         kept = [(n, path) for n, path in sorted(files.items()) if not _is_sidecar(n, path)]
+        if any(Path(name).suffix.lower() in UNFINISHED for name, _ in kept):
+            raise Refused("truncated", "a file of the folder is a download that has not ended")
         dicoms = [path for name, path in kept if _is_dicom_file(name, path)]
         if kept and not dicoms:
             raise Refused(
@@ -192,6 +195,8 @@ def _is_sidecar(name: str, path: Path) -> bool:
 def _load(path: Path, *, pixels: bool = True) -> Dataset:
     with path.open("rb") as file:
         head = file.read(132)
+        if not head:
+            raise Refused("truncated", "a file of the series is empty")
         if not is_dicom(head):
             raise Refused("not_an_image", "not a DICOM file by its content, whatever its name says")
         meta = read_file_meta_info(path) if head[128:132] == b"DICM" else FileMetaDataset()
@@ -303,7 +308,7 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
     for path, header in headers:
         if check_pixels(header, path.stat().st_size)[0] != 1:
             raise Refused("bad_shape", "a multi-frame file among the files of a series")
-    check_one_series([header for _, header in headers])
+    told = check_one_series([header for _, header in headers])
     places, orientation = arrange([plane_of(header) for _, header in headers])
     scales = [scale_of(header) for _, header in headers]
     shape = (len(headers), int(headers[0][1].Rows), int(headers[0][1].Columns))
@@ -322,7 +327,7 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
         orientation=orientation,
         attributes=allowed_numbers(headers[0][1]),
         lossy=lossy,
-        told=burnt_in(headers[0][1]),
+        told=(*burnt_in(headers[0][1]), *told),
     )
 
 

@@ -13,7 +13,12 @@ SPREAD, SCALE = 1000, 100
 FEW = 8  # voxels: up to so many far above all others are hot pixels, more are fill
 LEAST_VALUES = 4  # distinct values; with fewer, fill cannot be recognised
 # -1024, -2000 and -3024 are usual padding of scanners; nothing real is below this
-LOWEST_HU = -8192
+LOWEST_HU = -4096
+# HU: metal reaches these values over many steps. One value above a gap of half of it is fill.
+HIGHEST_HU = 4096
+# Ends of 16-bit types and the usual codes: fill if nothing else lies near (`NEAR` ranges).
+CODES = (-32_768, -32_767, 32_767, 65_535, 65_534, -9999, 9999, -99_999, 99_999)
+NEAR = 4
 SAMPLE = 1 << 20  # voxels
 
 
@@ -33,7 +38,7 @@ def without_fill(voxels: np.ndarray) -> np.ndarray:
     low, high = float(voxels.min()), float(voxels.max())
     # Integers of 8 or 16 bits span at most 65,536 steps, so a fill costs them no precision.
     if voxels.dtype.itemsize < 4 or (high - low < FAR and _are_whole(voxels)):
-        return voxels
+        return _without_codes(voxels, low, high)
     # Distinct values, not voxels: padding may cover most of an image and is one value here.
     values = np.unique(voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)].astype(np.float64))
     if len(values) < LEAST_VALUES:
@@ -60,12 +65,39 @@ def without_fill(voxels: np.ndarray) -> np.ndarray:
     return filled
 
 
+def _without_codes(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Voxels of few steps, of which one end is a code for "not measured", far from all others.
+
+    The store would keep its steps, but intensities are scaled by the range of the values.
+    """
+    for end in (low, high):
+        if end not in CODES:
+            continue
+        is_code = voxels == end
+        rest = voxels[~is_code]
+        bottom, top = float(rest.min()), float(rest.max())
+        gap = bottom - end if end < bottom else end - top
+        if np.count_nonzero(is_code) > FEW and gap > NEAR * (top - bottom) > 0:
+            filled = voxels.copy()
+            filled[is_code] = rest.min()
+            return filled
+    return voxels
+
+
 def without_hu_fill(voxels: np.ndarray) -> np.ndarray:
-    """Voxels in HU; a fill such as -32768 becomes the lowest of the other values."""
-    if voxels.dtype.kind == "u" or voxels.min() >= LOWEST_HU:
+    """Voxels in HU; a fill such as -32768, 9999 or 32767 becomes the lowest of the others."""
+    if voxels.dtype.kind == "u":
+        return voxels
+    low, top = voxels.min(), voxels.max()
+    if low >= LOWEST_HU and top <= HIGHEST_HU:
         return voxels
     is_fill = voxels < LOWEST_HU
-    if is_fill.all():
+    if top > HIGHEST_HU:
+        is_top = voxels == top
+        below = voxels.max(where=~is_top, initial=voxels.min())
+        if below < top / 2 and np.count_nonzero(is_top) > FEW:
+            is_fill |= is_top
+    if is_fill.all() or not is_fill.any():
         return voxels
     filled = voxels.copy()
     filled[is_fill] = voxels[~is_fill].min()

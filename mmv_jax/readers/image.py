@@ -26,6 +26,9 @@ MIN_EXTENT_MM, MAX_EXTENT_MM = 1.0, 10_000.0  # of the longest side of a volume
 PADDED = -1500  # HU: nothing real lies below it
 LEAST_SIDE = 8  # pixels of a slice; a smaller slice cannot be judged by its values
 OFFSET_HU = 500.0
+LEAST_RANGE_HU = 50.0  # between fat and muscle lie 150 HU; less is a share, or another unit
+USUAL_RANGE_HU, CUT_SHARE = 300.0, 0.05  # without air: range, and share with the lowest value
+OFFSET_SHARE = 0.2  # of voxels with the values of dense bone, in an image without air
 SAMPLE = 1 << 20  # voxels sampled to judge whether values can be Hounsfield units
 NAN = float("nan")
 OFFSET_UNIT = re.compile(r"HU\+(\d{1,5})")
@@ -108,6 +111,10 @@ def study_of(
     kind = settled_unit(voxels, image.unit, unit)
     if kind == "HU":
         voxels = without_hu_fill(voxels)
+    elif image.unit == "HU" and not unit and (why := against_hu(voxels)):
+        told += ((why[0], f"the header's unit is HU, which is not believed: {why[1]}"),)
+    if kind == "HU":
+        told += told_of_hu(voxels)
     if voxels is not found:
         told += (("fill_values", "values that no tissue has were set to the nearest that one has"),)
     if image.orientation is not None and kind != "shape":
@@ -274,6 +281,27 @@ def check_binary(voxels: np.ndarray) -> None:
         raise Refused("not_binary", "a shape may have the value 0 and one other value, and no more")
 
 
+def told_of_hu(voxels: np.ndarray) -> tuple[tuple[str, str], ...]:
+    """Warning that HU were windowed or scaled, as ((code, reason),); else ()."""
+    low, high = float(voxels.min()), float(voxels.max())
+    if low <= -900:
+        return ()  # there is air
+    sample = voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)]
+    cut = np.count_nonzero(sample == low) > CUT_SHARE * sample.size
+    if high - low >= USUAL_RANGE_HU and not cut:
+        return ()
+    return (("odd_hu", f"said to be in HU, from {low:g} to {high:g}: windowed, or scaled?"),)
+
+
+def is_offset(sample: np.ndarray) -> bool:
+    """Whether values look like HU + 1000, or like HU with another sign.
+
+    Soft tissue would lie near 1000, where only bone and metal do; and nothing is air.
+    """
+    dense = np.mean((sample > 850) & (sample < 1250))
+    return bool(dense > OFFSET_SHARE and np.mean(sample < -800) < 0.01)
+
+
 def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
     """Reason (code, text) why the voxels cannot be Hounsfield units; None if they can.
 
@@ -282,7 +310,7 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
     applied twice moves air to about -2000, where no tissue lies. Padding may lie there too, but
     padding is one value.
     """
-    low, high = voxels.min(), voxels.max()
+    low, high = float(voxels.min()), float(voxels.max())  # int8 would overflow below
     if low >= 0:
         # A maximum of 255 suggests an 8-bit picture; above it are stored values, usually offset by
         # 1024.
@@ -304,11 +332,17 @@ def against_hu(voxels: np.ndarray) -> tuple[str, str] | None:
                 f"said to be in HU, but outside the padding the values run from {rest:g} to"
                 f" {high:g}: the intercept seems not to have been applied",
             )
-    if high <= -500 or high > 100_000:
+    if high <= -500 or high > 100_000 or high - low < LEAST_RANGE_HU:
         return "not_hu", f"said to be in HU, but the values run from {low:g} to {high:g}"
+    sample = voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)]
+    if is_offset(sample):
+        return (
+            "not_hu",
+            "said to be in HU, but no air lies near -1000 and much near 1000: an offset of about"
+            " 1000 was not taken off, or the values are inverted",
+        )
     if low > -1500:
         return None
-    sample = voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)]
     # Air after a second intercept of -1024 is near -2024, with some noise around it.
     below = np.rint(sample[(sample < -1500) & (sample > -2300)])
     if below.size:

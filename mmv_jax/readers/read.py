@@ -32,6 +32,8 @@ FORMATS.register("nrrd", NRRD)
 FORMATS.register("meta", META_IMAGE)
 HEAD_BYTES = 4096
 MAX_LABEL = (1 << 15) - 1
+FEW_LABELS = 16
+LEAST_RAMP = 6  # values between background and label that make a ramp
 # voxels: how far a mask's first and last voxel may lie from those of the study
 GRID_TOLERANCE = 0.5
 
@@ -85,6 +87,9 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
             )
         _check_grid(image, like)
         voxels = image.voxels
+        # Shapes and other images of few values may well be their own masks.
+        if np.array_equal(voxels, like.voxels) and len(np.unique(voxels)) > FEW_LABELS:
+            raise Refused("mask_values", "the mask is the image itself")
         low, high = voxels.min(), voxels.max()
         if not (low >= 0 and high <= MAX_LABEL):  # also where NaN
             raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
@@ -92,7 +97,34 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
         labels = voxels.astype(np.int16)
         if voxels.dtype.kind == "f" and not np.array_equal(labels, voxels):
             raise Refused("mask_values", f"labels must be whole numbers from 0 to {MAX_LABEL}")
+        if is_smeared(labels):
+            raise Refused(
+                "lossy_mask",
+                "the mask has steps between its labels, as resizing leaves them: resize it by the"
+                " nearest neighbour",
+            )
         return labels
+
+
+def is_smeared(labels: np.ndarray) -> bool:
+    """Whether a mask `[z, y, x]` of one label has a ramp of other values at its border.
+
+    A real label covers some place by itself. Of a ramp no value has neighbours that are all alike.
+    """
+    top = int(labels.max())
+    if top <= LEAST_RAMP:
+        return False
+    between = (labels > 0) & (labels < top)
+    if not between.any() or np.count_nonzero(labels == top) < np.count_nonzero(between):
+        return False
+    if len(np.unique(labels[between])) < LEAST_RAMP:
+        return False
+    inner = between[:, 1:-1, 1:-1]
+    for y in range(3):
+        for x in range(3):
+            moved = labels[:, y : labels.shape[1] - 2 + y, x : labels.shape[2] - 2 + x]
+            inner = inner & (moved == labels[:, 1:-1, 1:-1])
+    return not inner.any()
 
 
 def import_readers() -> None:

@@ -40,26 +40,65 @@ class Plane:
     stated_steps_mm: tuple[float, ...] = ()
 
 
-def check_one_series(headers: Sequence[Dataset]) -> None:
+# Constant within a scan. If values alternate along the body, two scans interleave.
+CONSTANT = (
+    "AcquisitionNumber", "TemporalPositionIdentifier", "StackID", "EchoNumbers", "SeriesNumber",
+    "SeriesDescription", "AcquisitionDate", "ImageType", "ConvolutionKernel", "KVP",
+    "SliceThickness", "ReconstructionDiameter", "FilterType", "EchoTime", "InversionTime",
+    "FlipAngle", "DiffusionBValue", "ScanningSequence", "Manufacturer", "PatientPosition",
+    "NominalPercentageOfCardiacPhase",
+)  # fmt: skip
+# Of these a volume has one value. With two, it was joined of two scans, one above the other.
+ONE_VALUE = (
+    "ConvolutionKernel", "KVP", "ReconstructionDiameter", "PatientPosition", "SeriesNumber",
+    "SliceThickness", "EchoTime", "Manufacturer",
+)  # fmt: skip
+
+
+def check_one_series(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
     """Refuse slices that share a SeriesInstanceUID but are not one volume of one person.
 
     Values such as AcquisitionNumber may change along the body. If a few of them alternate, slices
     of several phases interleave.
 
+    Returns:
+      Warnings as (code, reason): mixed_settings, fewer_slices.
     Raises:
       Refused: several_series, several_phases.
     """
-    for keyword in ("PatientID", "PatientBirthDate", "StudyInstanceUID"):
+    whose = ["PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"]
+    whose += ["FrameOfReferenceUID"]
+    if not any(str(header.get("PatientID") or "") for header in headers):
+        whose.append("PatientName")  # where there is an id, names may be spelled in two ways
+    for keyword in whose:
         if len({str(header.get(keyword) or "") for header in headers}) > 1:
             raise Refused("several_series", f"the slices of one series differ in {keyword}")
     along = [number_of(header, "ImagePositionPatient", 2) for header in headers]
     # By height (z of the position): interleaved phases alternate in this order.
     order = sorted(range(len(headers)), key=lambda n: (along[n] or 0.0, n))
-    keywords = ["AcquisitionNumber", "TemporalPositionIdentifier", "StackID", "EchoNumbers"]
+    keywords = list(CONSTANT)
     if all(header.get("Modality") == "CT" for header in headers):
         keywords += ["AcquisitionTime", "ContrastBolusAgent"]
     for keyword in keywords:
         check_phases(keyword, [str(headers[n].get(keyword) or "") for n in order])
+    return _told_of(headers)
+
+
+def _told_of(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
+    told = []
+    mixed = [
+        keyword
+        for keyword in ONE_VALUE
+        if len({str(header.get(keyword) or "") for header in headers}) > 1
+    ]
+    if mixed:
+        words = ", ".join(mixed)
+        told.append(("mixed_settings", f"the slices differ in {words}: were two scans joined?"))
+    stated = number_of(headers[0], "NumberOfSeriesRelatedInstances")
+    if stated is not None and stated > len(headers):
+        what = f"the header speaks of {stated:.0f} images of the series, {len(headers)} are here"
+        told.append(("fewer_slices", what))
+    return tuple(told)
 
 
 def check_phases(keyword: str, values: Sequence[str]) -> None:

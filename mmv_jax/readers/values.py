@@ -16,6 +16,8 @@ from mmv_jax.readers.image import NAN
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.writing import grey
 
+AMONG_VALUES = 0.02  # share of pixels on either side of a padding value that is none
+MUCH_PADDING = 0.005  # share of pixels; fewer, set to air, are noise
 AIR_HU = -1024  # A padded voxel was not measured; outside the reconstructed circle is air.
 
 
@@ -55,11 +57,14 @@ def scale_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
         if group is not None and group.get("PixelValueTransformationSequence"):
             source = group.PixelValueTransformationSequence[0]
     slope, intercept = number_of(source, "RescaleSlope"), number_of(source, "RescaleIntercept")
+    for keyword, number in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if number is None and source.get(keyword) not in (None, "", b""):
+            raise Refused("corrupt", f"{keyword} is not a number")
     if slope is None or intercept is None or slope == 0:
         return Scale(1.0, 0.0, "raw")
     kind = str(source.get("RescaleType") or "").strip().upper()
     # PS3.3, CT Image Module: RescaleType may be left out where the unit is HU.
-    is_ct = str(dataset.get("Modality", "")) == "CT" and kind == ""
+    is_ct = str(dataset.get("Modality", "")).strip().upper() == "CT" and kind == ""
     is_localizer = "LOCALIZER" in (dataset.get("ImageType") or [])
     return Scale(slope, intercept, "HU" if (is_ct or kind == "HU") and not is_localizer else "raw")
 
@@ -143,7 +148,11 @@ def _ends_of_table(table: Dataset) -> tuple[int, int]:
 
 
 def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
-    """Mask `[y, x]` of the header's padding; None if it covers nothing or everything."""
+    """Mask `[y, x]` of the header's padding; None if it covers nothing or everything.
+
+    Raises:
+      Refused: contradictory.
+    """
     value = number_of(dataset, "PixelPaddingValue")
     if value is None:
         return None
@@ -153,7 +162,17 @@ def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     # The limit may lie on either side of the value (PS3.3, C.7.5.1.1.2).
     low, high = sorted((value, value if limit is None else limit))
     padding = (stored >= low) & (stored <= high)
-    return padding if padding.any() and not padding.all() else None
+    if not padding.any() or padding.all():
+        return None
+    # What was not measured has the lowest or the highest value. Else tissue would become air.
+    beside = min(np.count_nonzero(stored < low), np.count_nonzero(stored > high))
+    covered = np.count_nonzero(padding)
+    if beside > AMONG_VALUES * stored.size and covered > MUCH_PADDING * stored.size:
+        raise Refused(
+            "contradictory",
+            "PixelPaddingValue lies among the values of the image, which would become padding",
+        )
+    return padding
 
 
 def _as_pixel(dataset: Dataset, value: float) -> float:
@@ -221,4 +240,6 @@ def _magnification(dataset: Dataset) -> float:
 
 def _pair(dataset: Dataset, keyword: str) -> tuple[float, float]:
     y, x = number_of(dataset, keyword, 0), number_of(dataset, keyword, 1)
+    if y is not None and x is None:
+        raise Refused("bad_spacing", f"{keyword} has one number, but a pixel has two sides")
     return (NAN, NAN) if y is None or x is None else (y, x)

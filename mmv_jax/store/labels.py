@@ -40,8 +40,7 @@ CODES = frozenset(
         "both",
     )
 )
-WORDS_OF_IDENTIFIERS = frozenset(
-    """
+IDENTIFIERS = """
     id uid name names mrn ssn accession passport insurance path file filename folder url ip
     date time dob birth birthday birthdate birthyear yob address street city zip zipcode postcode
     postal county town village latitude longitude
@@ -53,8 +52,8 @@ WORDS_OF_IDENTIFIERS = frozenset(
     geburtsjahr jahrgang vorname nachname arzt fallnummer patientennummer versichertennummer kvnr
     strasse wohnort gemeinde landkreis
     nom prenom naissance medecin adresse commune nombre apellido nacimiento fecha
-    """.split()
-)
+"""
+WORDS_OF_IDENTIFIERS = frozenset(IDENTIFIERS.split())
 # Whole names, in lower case and without separators. "patient age" is a measurement; "patient" and
 # "PATIENT-ID" are not.
 NAMES_OF_IDENTIFIERS = re.compile(

@@ -26,7 +26,9 @@ DAY_NAME = re.compile(r"(mon|tue|wed|thu|fri|sat|sun)[a-z]*|(mo|di|mi|do|fr|sa|s
 LEADING_DAY = re.compile(r"^(mon|tue|wed|thu|fri|sat|sun|mo|di|mi|do|sa|so)[a-z]*[.,]? +", re.I)
 # Words and letters that stand within a date, in several languages.
 WITHIN_DATES = frozenset(("de", "of", "the", "den", "le", "st", "nd", "rd", "th", "del", "year"))
-PART_OF_YEAR = re.compile(r"(\D*)(19|20)\d{2}(\D*)(q[1-4]|w\d{1,2}|kw ?\d{1,2})|q[1-4]\D*(19|20)\d{2}")
+PART_OF_YEAR = re.compile(
+    r"(\D*)(19|20)\d{2}(\D*)(q[1-4]|w\d{1,2}|kw ?\d{1,2})|q[1-4]\D*(19|20)\d{2}"
+)
 DAY_AND_MONTH = re.compile(r"\d{1,2}\.\d{1,2}\.")
 # A title, "Surname, Forename", "SURNAME^FORENAME" as in DICOM, or an initial and a surname.
 PERSON = re.compile(

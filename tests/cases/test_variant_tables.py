@@ -170,7 +170,7 @@ def test_ids_that_differ_stay_two(one, other):
     [
         ("patient_id", "NA", "missing_value"), ("patient_id", "unknown", "missing_value"),
         ("study_id", "nan", "missing_value"), ("path", "N/A", "missing_value"),
-        ("modality", "none", "missing_value"), ("patient_id", "1.23457E+11", "rounded_id"),
+        ("modality", "", "missing_value"), ("patient_id", "1.23457E+11", "rounded_id"),
         ("study_id", "1,2E+9", "rounded_id"), ("organ_mask", "a.png", "mask_values"),
     ],
 )  # fmt: skip
