@@ -299,8 +299,7 @@ def _place(folder: Path, cell: str) -> Path:
 
 
 def _spacing(cell: str) -> float | None:
-    # NaN is a length that somebody failed to compute, and no word for "not known".
-    if is_missing(cell) and cell.lower().lstrip("-") != "nan":
+    if not cell:
         return None
     try:
         mm = float(cell)

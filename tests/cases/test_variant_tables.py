@@ -181,10 +181,10 @@ def test_cells_that_say_nothing_are_refused(tmp_path, column, cell, code):
     assert [line.number for line in lines] == [3]
 
 
-def test_words_for_missing_are_empty_cells_of_masks_units_and_spacings(tmp_path):
-    words = {"organ_mask": "none", "unit": "n/a", "spacing_mm": "NA"}
+def test_words_for_missing_are_empty_cells_of_masks_and_units(tmp_path):
+    words = {"organ_mask": "none", "unit": "n/a"}
     (line,), _ = read_manifest(manifest(tmp_path, [{"path": "a.png"} | words]))
-    assert (line.masks, line.unit, line.spacing_mm) == ({}, None, None)
+    assert (line.masks, line.unit) == ({}, None)
 
 
 @pytest.mark.parametrize("name", ["organ-mask", "organ mask", "organ_Mask", "organ_MASK"])

@@ -6,6 +6,7 @@ from planted import store_of, study_of
 
 from mmv_jax.readers.refused import CODES
 from mmv_jax.store.advice import ADVICE, LOOK, advice_on
+from mmv_jax.store.jobs import OF_MANIFESTS
 from mmv_jax.store.page import duplicates, page_of, write_page
 from mmv_jax.store.read import Store
 
@@ -48,9 +49,7 @@ def test_a_store_without_a_fault_says_so(store):
 
 
 def test_advice_is_on_codes_that_there_are():
-    told = {
-        "same_slices", "stray_files", "third_value", "differs_from_store", "image_across_splits",
-        "near_duplicate_across_splits",
-    }  # fmt: skip
-    assert set(ADVICE) <= {*CODES, *told}
+    of_files = {"same_slices", "stray_files", "mixed_settings", "fewer_slices", "odd_hu"}
+    told = of_files | set(OF_MANIFESTS)
+    assert told <= set(ADVICE) <= {*CODES, *told}
     assert advice_on("no such code") == LOOK
