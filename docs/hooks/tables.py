@@ -26,6 +26,8 @@ def table_of(name: str, words: str = "") -> str:
     found = json.loads((DOCS / "measured" / f"{name}.json").read_text())
     head = found.get("head", ["task", "metric"])
     metrics = {task: own for task, own in found["metrics"].items() if task.startswith(words)}
+    if not metrics:
+        return "\nNot measured yet.\n\n"
     encoders = list(dict.fromkeys(encoder for own in metrics.values() for encoder in own))
     lines = [
         f"\n| {' | '.join([*head, *encoders])} |",
@@ -52,7 +54,7 @@ def _cell(found: dict | None) -> str:
 
 def _alike(numbers: list[float]) -> str:
     """Numbers with as many decimals as the longest of them."""
-    decimals = max(len(repr(float(number)).partition(".")[2]) for number in numbers)
+    decimals = max(len(repr(number).partition(".")[2]) for number in numbers)
     return ", ".join(f"{number:.{decimals}f}" for number in numbers)
 
 
