@@ -121,7 +121,7 @@ def halt_of_own(
     does.
 
     Args:
-      beats: of the other processes.
+      beats: of the other processes; all but process 0 know that of process 0 alone.
       idle: seconds for which this process has moved no byte.
     """
     (name, seconds), (of_step, usual) = phases.now(), phases.step_seconds()
@@ -233,9 +233,19 @@ class Watchdog:
             "step": self.phases.step,
             "phase": phase,
             "since": round(since, 1),
-            "idle": round(min(self._idle, since), 1),
+            "idle": round(self._told_idle(since), 1),
             "input": round(seconds.get("input", 0.0), 3),
         }
+
+    def _told_idle(self, since: float) -> float:
+        """Seconds for which this process has moved no byte; what process 0 tells is of all, since
+        the others read its beat alone.
+        """
+        own = min(self._idle, since)
+        return own if jax.process_index() else idle_of_all(own, self._others())
+
+    def _others(self) -> dict[int, dict[str, Any]]:
+        return {i: b for i, b in self.heard.beats.items() if i != jax.process_index()}
 
     def _exchange(self) -> None:
         """Tells and hears, again and again. Any call may hang, so this thread decides nothing."""
@@ -274,8 +284,7 @@ class Watchdog:
                 f"the storage of the workdir hangs: it has not answered for {silent:.0f} s"
                 f" ({here(self.phases)})"
             )
-        beats = {i: b for i, b in self.heard.beats.items() if i != jax.process_index()}
-        return halt_of_own(self.phases, self._limits, beats, self._idle)
+        return halt_of_own(self.phases, self._limits, self._others(), self._idle)
 
     def _warn(self, words: str) -> None:
         """Once a step and phase."""

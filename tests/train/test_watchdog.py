@@ -102,6 +102,15 @@ def test_a_save_without_a_byte_that_moves_hangs(phase, seconds, idle, peer, halt
     )
 
 
+def test_process_0_tells_of_all_for_how_long_no_byte_has_moved():
+    with watching(Phases(), LIMITS) as watchdog:
+        pass  # its threads have ended
+    watchdog._idle = 50.0
+    assert watchdog._told_idle(40.0) == 40
+    watchdog.heard.take({0: SAVES, 1: SAVES | {"idle": 3.0}, 2: SAVES}, now=0.0)
+    assert watchdog._told_idle(60.0) == 3
+
+
 def test_a_slow_save_makes_progress_and_a_hanging_one_does_not():
     clock, counted = Clock(), {"files": 5 * LEAST, "network": 0}
     progress = Progress(lambda: dict(counted), clock)
