@@ -90,8 +90,8 @@ class KoleoTerm(Term):
         return koleo(cls.reshape(-1, cls.shape[-1]), study.reshape(-1), crop), {}
 
     def flops(self, work: Work) -> dict[str, Flops]:
-        cosines = 2 * (work.rows * work.segments) ** 2 * self.encoder.width
-        return {"koleo": Flops(forward=cosines, backward=2 * cosines)}
+        # Without a gradient: of the products only who is nearest is kept.
+        return {"koleo": Flops(forward=2 * (work.rows * work.segments) ** 2 * self.encoder.width)}
 
     def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         return {}
