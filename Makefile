@@ -28,7 +28,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
 
 test-full: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=full
+	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=full \
+	    --jaxtyping-packages=mmv_jax,beartype.beartype
 
 # The wheel, made from the sdist, on every Python that is here: 3.11, 3.12 and 3.13, each with the
 # newest versions and with the locked ones. WHAT=smoke leaves the tests out.

@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
 # Nearly all the time of these tests is the CPU compiler's, and what it makes runs for moments. Told
 # to optimise nothing it takes a fifth: a step of all objectives is compiled in 5 seconds instead of
@@ -43,6 +44,18 @@ if OWNS_CACHE:
 jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# Shapes and types are checked at every call of what states shapes. The rest of the package has plain
+# types, which mypy checks: wrapping it too would take ten seconds of each worker. `make test-full`
+# wraps all of it.
+ROOT = Path(__file__).resolve().parents[1]
+SHAPED = [
+    ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for file in (ROOT / "mmv_jax").rglob("*.py")
+    if "from jaxtyping import" in file.read_text() and file.name != "__init__.py"
+]
+install_import_hook(SHAPED, "beartype.beartype")
 
 
 def pytest_collection_finish():
@@ -96,7 +109,7 @@ def real_data() -> Path:
     """The folder of real studies beside the checkout; tests that need it skip where it is
     absent.
     """
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"real studies are not at {folder}")
     return folder
