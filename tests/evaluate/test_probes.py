@@ -40,6 +40,14 @@ def test_the_batched_solve_is_that_of_scikit_learn(width):
             np.testing.assert_allclose(ours, theirs.decision_function(x), atol=2e-3)
 
 
+def test_fewer_studies_than_features_come_to_the_minimum_too():
+    x, y = correlated(14, 600, 1)
+    weights, bias = fit_logistic(x, y, np.array([[10.0]]), tolerance=1e-7)
+    theirs = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(x.astype(float), y[:, 0])
+    ours = x @ weights[:, 0, 0] + bias[0, 0]
+    np.testing.assert_allclose(ours, theirs.decision_function(x), atol=2e-3)
+
+
 def test_studies_without_a_label_do_not_count():
     x, y = correlated(150, 12, 2)
     known = np.random.default_rng(1).uniform(size=y.shape) < 0.7

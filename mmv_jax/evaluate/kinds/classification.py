@@ -60,7 +60,9 @@ def fit_logistic(
     # The rotation loses no solution: where `x` has no variance the penalised weight is 0.
     axes, _ = principal_axes(x)
     # An unknown label may be NaN, and NaN times a mask of 0 is NaN: so it is replaced by 0.
-    problem = _Logistic.of(x @ axes, np.where(known, y, 0), known, strengths)
+    problem = _Logistic.of(
+        x @ axes, np.where(known, y, 0), known=known, strengths=strengths, features=x.shape[1]
+    )
     beta = _minimise(problem, tolerance, max_iterations).reshape(-1, tasks, per_task)
     # Rotated back to the caller's features; the last row is the intercept, which does not rotate.
     return np.einsum("dr,rks->dks", axes, beta[:-1]), beta[-1]
@@ -80,9 +82,12 @@ class _Logistic:
     curvature: np.ndarray  # [R + 1, C] of the loss at the start
 
     @classmethod
-    def of(cls, z, y, known, strengths) -> "_Logistic":
+    def of(cls, z, y, known, strengths, features) -> "_Logistic":
         per_task = strengths.shape[1]
-        z = np.concatenate([z, np.ones((len(z), 1))], axis=1).astype(np.float32)
+        # With no more studies than features the classes are easily separated and the minimum is
+        # flat: in float32 the search would creep to `max_iterations` there.
+        exact = np.float64 if len(z) <= features else np.float32
+        z = np.concatenate([z, np.ones((len(z), 1))], axis=1).astype(exact)
         # Hessian with every probability at the prevalence p: p (1 - p) Σ z².
         count = np.maximum(known.sum(axis=0), 1)
         prevalence = np.clip(y.sum(axis=0) / count, 0.01, 0.99)
@@ -101,8 +106,8 @@ class _Logistic:
             z=z,
             # Columns run task by task with the strength fastest;
             # `fit_logistic` reshapes in this order.
-            y=np.repeat(y, per_task, axis=1).astype(np.float32),
-            known=np.repeat(known, per_task, axis=1).astype(np.float32),
+            y=np.repeat(y, per_task, axis=1).astype(exact),
+            known=np.repeat(known, per_task, axis=1).astype(exact),
             penalty=penalty,
             curvature=curvature,
         )
@@ -137,7 +142,7 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
     result: np.ndarray = np.zeros(problem.penalty.shape)
     here = np.arange(result.shape[1])  # the columns that the arrays below hold
     beta = result.copy()
-    logits = np.zeros(problem.y.shape, np.float32)
+    logits = np.zeros_like(problem.y)
     gradient, loss = problem.gradient(logits, beta), problem.loss(logits, beta)
     pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for _ in range(max_iterations):
@@ -164,7 +169,7 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
         direction = _direction(gradient, pairs, problem.curvature) * active[None]
         # The only product before the new gradient: logits are linear in
         # the step, so all trials reuse it.
-        along = problem.z @ direction.astype(np.float32)
+        along = problem.z @ direction.astype(problem.z.dtype)
         step = _line_search(
             problem,
             logits,
@@ -176,7 +181,7 @@ def _minimise(problem: _Logistic, tolerance: float, max_iterations: int) -> np.n
             active=active,
         )
         moved = step[None] * direction
-        beta, logits = beta + moved, logits + (step[None] * along).astype(np.float32)
+        beta, logits = beta + moved, logits + (step[None] * along).astype(logits.dtype)
         before, gradient, loss = (
             gradient,
             problem.gradient(logits, beta),
@@ -221,7 +226,7 @@ def _line_search(problem, logits, along, beta, direction, loss, gradient, active
     step, todo = active.astype(np.float64), active.copy()
     for _ in range(20):
         tried = problem.loss(
-            logits + (step[None] * along).astype(np.float32), beta + step[None] * direction
+            logits + (step[None] * along).astype(logits.dtype), beta + step[None] * direction
         )
         # The last term allows for rounding: losses are sums of float32 numbers.
         todo &= tried > loss + 1e-4 * step * slope + 1e-6 * np.abs(loss)
