@@ -133,7 +133,7 @@ def picture(
         Image.Resampling.BICUBIC,
     )
     buffer = io.BytesIO()
-    pixels.save(buffer, "PNG", optimize=True)
+    pixels.save(buffer, "PNG")
     return (
         f'<img alt="{html.escape(alt)}"'
         f' src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -1,4 +1,4 @@
-"""Phantoms of three women at 0.4 mm a pixel, their store, and a small model that was fitted for
+"""Phantoms of three women at 0.5 mm a pixel, their store, and a small model that was fitted for
 three steps.
 """
 
@@ -23,9 +23,9 @@ def women(tmp_path_factory) -> Path:
         2,
         workers=1,
         bac=1.0,
-        breast_pixel_mm=0.4,
-        breast_rows=350,
-        breast_columns=250,
+        breast_pixel_mm=0.5,
+        breast_rows=280,
+        breast_columns=200,
     )
     return out
 

@@ -247,7 +247,7 @@ def bare_manifest(women, lines, **changed):
 def test_women_without_any_calcification_are_compared_without_dice(
     women, knowing, fitted, tmp_path
 ):
-    write_png(women / "empty.png", np.zeros((350, 250), np.uint8))
+    write_png(women / "empty.png", np.zeros((280, 200), np.uint8))
     evaluate.evaluate_mammograms(
         bare_manifest(women, knowing, bac_mask="empty.png"), fitted, tmp_path
     )

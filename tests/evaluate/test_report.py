@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmv_jax.errors import UserError
@@ -62,7 +62,6 @@ def test_a_name_becomes_one_that_people_read(name, wanted):
     assert readable(name, ["CT", "CT-shape"]) == wanted
 
 
-@settings(max_examples=50)
 @given(st.lists(st.sampled_from(["ct", "cxr", "heart", "a", "of", "mri"]), min_size=1, max_size=5))
 def test_no_readable_name_has_an_underscore_or_begins_small(words):
     name = "_".join(words)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmv_jax.store.intensity import foreground_percentiles, occupancy, to_int16
@@ -58,7 +58,6 @@ def patchy(grid: tuple, unit: str, seed: int) -> np.ndarray:
     ).astype(np.int16)
 
 
-@settings(max_examples=150)
 @given(GRIDS, st.sampled_from(["HU", "raw", "shape"]), SEEDS)
 def test_occupancy_is_what_it_says(grid, unit, seed):
     values = patchy(grid, unit, seed)
@@ -69,7 +68,6 @@ def test_occupancy_is_what_it_says(grid, unit, seed):
     )
 
 
-@settings(max_examples=60)
 @given(GRIDS, SEEDS)
 def test_percentiles_are_those_of_the_voxels_in_occupied_cells(grid, seed):
     values = patchy(grid, "HU", seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planted import store_of, study_of
 
@@ -55,7 +55,6 @@ def voxels_of(grid: tuple, dtype: type, seed: int) -> np.ndarray:
     return rng.integers(low, min(info.max, low + 65_535), grid, endpoint=True, dtype=dtype)
 
 
-@settings(max_examples=60)
 @given(studies_and_boxes(), st.sampled_from(DTYPES), st.integers(0, 2**32))
 def test_any_box_equals_the_slice_of_the_source(case, dtype, seed):
     grid, start, shape = case
