@@ -46,8 +46,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-# Shapes and types of what JAX traces are checked: at tracing alone, so it costs little. Wrapped too,
-# NumPy's code took a quarter of the time of its tests, and each worker 20 s to import;
+# Shapes and types of what JAX traces are checked: at tracing alone, so it costs little. If NumPy's
+# code was wrapped too, its tests took a quarter longer, and the imports of each worker 20 s.
 # `make test-full` wraps the whole package.
 ROOT = Path(__file__).resolve().parents[1]
 SHAPED = [f"mmv_jax.{room}" for room in ("models", "objectives", "ops", "train")]

@@ -60,6 +60,7 @@ def test_a_command_imports_nothing_that_it_does_without(name):
     assert not packages & (WITHOUT[name] | TORCH)
 
 
+@pytest.mark.full  # by their own imports: the test before
 def test_evaluate_really_loads_no_reader():
     """The libraries' own imports count too."""
     without = sorted(LATE | WITHOUT["evaluate"])

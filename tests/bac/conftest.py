@@ -4,6 +4,7 @@ three steps.
 
 from pathlib import Path
 
+import planted  # noqa: F401 - it adds the engine "here"
 import pytest
 from bac_small import share_step, small_config
 
@@ -33,7 +34,7 @@ def women(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def store(women) -> Path:
     path = women.parent / "store"
-    report = ingest([women / "manifest.csv"], path, workers=1)
+    report = ingest([women / "manifest.csv"], path, engine="here")
     assert report.ok
     return path
 

@@ -95,7 +95,7 @@ def test_a_fit_does_not_go_on_with_other_studies(women, fitted, tmp_path):
     table = pd.read_csv(tmp_path / "phantoms/manifest.csv")
     table.loc[0, ["path", "bac_mask"]] = table.loc[1, ["path", "bac_mask"]]
     table.to_csv(tmp_path / "phantoms/manifest.csv", index=False)
-    assert ingest([tmp_path / "phantoms/manifest.csv"], tmp_path / "store", workers=1).ok
+    assert ingest([tmp_path / "phantoms/manifest.csv"], tmp_path / "store", engine="here").ok
     shutil.copytree(fitted, tmp_path / "fit")
     with pytest.raises(UserError, match="no longer those that this run began with"):
         fit(small_config(tmp_path / "store"), tmp_path / "fit")

@@ -8,6 +8,7 @@ import jax
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import planted  # noqa: F401 - it adds the engine "here"
 import pytest
 from dicom_files import ct_slice, save, stored_volume
 from PIL import Image
@@ -59,7 +60,7 @@ def files(tmp_path_factory):
 
 
 def test_a_file_is_encoded_as_embed_encodes_it_in_a_store(workdir, files, tmp_path):
-    assert ingest([files / "manifest.csv"], tmp_path / "store", workers=1).ingested == 2
+    assert ingest([files / "manifest.csv"], tmp_path / "store", engine="here").ingested == 2
     embed(workdir, tmp_path / "store", tmp_path / "out")
     expected = pd.read_parquet(tmp_path / "out" / "features.parquet")
     encoder = mmv_jax.load_encoder(workdir)

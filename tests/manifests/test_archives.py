@@ -1,6 +1,7 @@
 """Manifests of archives: listed by content, with their masks and series, and ingested as files."""
 
 import numpy as np
+import planted  # noqa: F401 - it adds the engine "here"
 import pytest
 from archives import ENDS, encrypted, files_below, pack, picture, studies
 from dicom_files import stored_volume, write_series
@@ -87,7 +88,7 @@ def test_members_are_ingested_once_and_a_mended_archive_goes_on(tmp_path):
     report = ingest([tmp_path / "*.csv"], tmp_path / "store", workers=1)
     assert (report.ingested, sum(report.refused.values())) == (3, 4)
     broken.write_bytes(whole)
-    report = ingest([tmp_path / "m.csv"], tmp_path / "store", workers=1)
+    report = ingest([tmp_path / "m.csv"], tmp_path / "store", engine="here")
     assert (report.ingested, report.already, sum(report.refused.values())) == (4, 3, 0)
     store = Store.open(tmp_path / "store")
     sums = {int(np.prod(shape)) for shape in store.index[["grid_z", "grid_y", "grid_x"]].to_numpy()}

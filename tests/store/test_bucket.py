@@ -31,7 +31,7 @@ def bucket(tmp_path_factory, volumes) -> Iterator[Bucket]:
         manifest = write_manifest(folder, [*volumes[:2], b"broken"])
         assert (
             ingest(
-                [manifest], STORE, key_path=folder / "key", workers=1, read_fn=read_npy
+                [manifest], STORE, key_path=folder / "key", engine="here", read_fn=read_npy
             ).refused.total()
             == 1
         )

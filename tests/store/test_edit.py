@@ -23,7 +23,12 @@ FINDING = [0, 1, 0, 1, 1, 0]
 def taken_in(folder: Path, store: Path, contents: list, first: int = 0, **columns):
     path = write_manifest(folder, contents, first=first, **columns)
     return ingest(
-        [path], store, workers=1, read_fn=read_npy, timeout_s=60.0, key_path=folder.parent / "key"
+        [path],
+        store,
+        engine="here",
+        read_fn=read_npy,
+        timeout_s=60.0,
+        key_path=folder.parent / "key",
     )
 
 

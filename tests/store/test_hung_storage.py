@@ -7,6 +7,7 @@ the parent has to, and the other lines go on.
 import os
 
 import numpy as np
+import planted  # noqa: F401 - it adds the engine "here"
 from archives import picture
 
 from mmv_jax.readers import read
@@ -51,6 +52,6 @@ def test_a_read_that_blocks_ends_by_the_timeout_and_the_others_go_on(tmp_path):
     assert (report.ingested, dict(report.refused)) == (2, {"timeout": 1})
     assert sorted(Store.open(tmp_path / "store").index["line"]) == [2, 4]
     # The same command reads it once the storage answers.
-    again = ingest([tmp_path / "m.csv"], tmp_path / "store", workers=1)
+    again = ingest([tmp_path / "m.csv"], tmp_path / "store", engine="here")
     assert (again.ingested, again.already) == (1, 2)
     assert np.ptp(Store.open(tmp_path / "store").index["line"]) == 2

@@ -197,7 +197,7 @@ def test_a_killed_ingest_leaves_a_store_and_goes_on(tmp_path):
     (store / "parts" / "0123-3d" / "blocks").mkdir(parents=True)
     # of a part that was begun
     (store / "parts" / "0123-3d" / "blocks" / "zarr.json").write_text("{")
-    report = ingest([manifest], store, workers=1, read_fn=read_npy)
+    report = ingest([manifest], store, engine="here", read_fn=read_npy)
     assert report.already >= there
     assert report.ingested + report.already == 40
     opened = Store.open(store)
@@ -283,7 +283,7 @@ def test_parts_are_bounded(tmp_path, monkeypatch):
 
 
 def test_real_volumes_come_out_as_nibabel_reads_them(tmp_path, real_data):
-    report = ingest([real_data / "ct.csv"], tmp_path / "store", workers=2)
+    report = ingest([real_data / "ct.csv"], tmp_path / "store", engine="here")
     store = Store.open(tmp_path / "store")
     assert (report.ingested, report.ok) == (8, True)
     at = int(np.flatnonzero(store.index["masks"] == "vessel")[0])
