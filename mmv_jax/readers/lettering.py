@@ -19,6 +19,7 @@ HEIGHTS = (6, 0.08)  # of a letter: at least so many pixels, at most this share 
 SAME_HEIGHT = 1.4  # ratio; small letters stand beside capitals
 BESIDE = 1.2  # distance to the next letter, in heights: a blank between words is smaller
 ON_LINE = 0.12  # distance from the base line, in heights
+GREYS = 32  # bins of brightness in which the most frequent grey is sought
 SAME_GREY = 0.15  # spread of the letters' brightness, as a share of the range
 
 
@@ -42,8 +43,23 @@ def text_of(pixels: Num[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"] | None:
             height = hat(part, size=width)
             # Gaps between bright letters stand out too, but from the letters, not from the rest.
             strokes = (height > STANDS_OUT * range_) & (sign * (part - mean) > 0.4 * height)
-            found[region] |= _lines(strokes, part, range_, tallest)
+            lines = _lines(strokes, part, range_, tallest)
+            if not lines.any():
+                # Letters that touch bright anatomy form one mark with it, but have a grey of their
+                # own.
+                lines = _lines(_of_one_grey(strokes, part, range_), part, range_, tallest)
+            found[region] |= lines
     return found if found.any() else None
+
+
+def _of_one_grey(strokes: np.ndarray, values: np.ndarray, range_: float) -> np.ndarray:
+    """Those of the strokes that have the most frequent grey."""
+    greys = values[strokes]
+    if not greys.size:
+        return strokes
+    counts, edges = np.histogram(greys, bins=GREYS)
+    most = edges[counts.argmax()]
+    return strokes & (np.abs(values - most) <= SAME_GREY / 2 * range_)
 
 
 def _regions(values: np.ndarray, edge: float) -> list[tuple[slice, slice]]:

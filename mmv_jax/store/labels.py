@@ -47,7 +47,7 @@ IDENTIFIERS = """
     phone mobile cell tel fax email mail nhs initials surname forename acquired admission admitted
     discharge discharged reporter physician doctor radiologist operator institution hospital
     comment comments note notes report text
-    account certificate license licence vehicle plate serial iban beneficiary
+    account certificate vehicle plate serial iban beneficiary
     kis plz postleitzahl aufnahme entlassung befunder mobil handy telefon datum geburtsdatum gebdat
     geburtsjahr jahrgang vorname nachname arzt fallnummer patientennummer versichertennummer kvnr
     strasse wohnort gemeinde landkreis
