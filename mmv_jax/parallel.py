@@ -120,22 +120,33 @@ def on_mesh(mesh: Mesh) -> Iterator[Mesh]:
         yield mesh
 
 
-def parameter_axes(shape: tuple[int, ...], parts: int) -> tuple[str | None, ...]:
-    """Logical axes of a parameter: "parameter" is the larger of its last two axes that `parts`
-    divides.
+def parameter_axes(shape: tuple[int, ...], parts: int, hidden: int = 1) -> tuple[str | None, ...]:
+    """Logical axes of a parameter: "parameter" is the one of its last two axes that is spread.
 
-    If both are equal it is the last one. Axes before the last two are never split, since they stack
-    layers. A scan that slices a split axis would gather the whole stack in each step.
+    Of a stack of kernels [depth, D, E] that is D, if `parts` divides it. Of other parameters it is
+    the larger of the two that `parts` divides, and the last one if both are equal. Axes before the
+    last two are never split, since they stack layers. A scan that slices a split axis would gather
+    the whole stack in each step.
+
+    Args:
+      parts: devices that share one copy of the state.
+      hidden: into which the mesh cuts hidden channels. If it does, kernels are spread along the
+        larger axis too, so that a layer gathers its own channels alone.
 
     Example:
       >>> parameter_axes((24, 1024, 3072), parts=8)
-      (None, None, 'parameter')
+      (None, 'parameter', None)
     """
     axes: list[str | None] = [None] * len(shape)
     # Axes whose length `parts` divides, so that every device has an equal share.
     candidates = [i for i in range(max(len(shape) - 2, 0), len(shape)) if shape[i] % parts == 0]
     if parts > 1 and candidates and np.prod(shape) >= SPREAD_FROM:
-        axes[max(candidates, key=lambda i: (shape[i], i))] = "parameter"
+        # The TPU's compiler did not scatter a gradient along its last axis where the parts had 128
+        # or 384 values, but summed all of it everywhere. Along the axis before it scatters all four
+        # kernels of a block at once.
+        stacked = len(shape) > 2 and hidden == 1
+        largest = max(candidates, key=lambda i: (shape[i], i))
+        axes[candidates[0] if stacked else largest] = "parameter"
     return tuple(axes)
 
 
@@ -147,7 +158,9 @@ def shard_params(tree, mesh: Mesh):
 
     # By shape and not by name: moments and teachers have the shapes of their parameters.
     def sharding(leaf) -> NamedSharding:
-        axes = parameter_axes(np.shape(leaf), holders(mesh, HOLD_STATE))
+        axes = parameter_axes(
+            np.shape(leaf), holders(mesh, HOLD_STATE), mesh.shape.get("tensor", 1)
+        )
         return nn.logical_to_mesh_sharding(PartitionSpec(*axes), mesh, RULES)
 
     return jax.tree.map(sharding, tree)
@@ -171,8 +184,8 @@ def as_stored(kernel: jax.Array) -> jax.Array:
     Without it the compiler may sum a gradient on every device, and cut it only where the layers'
     gradients are stacked. So it leaves by an all-reduce of the whole and not by a reduce-scatter.
     """
-    parts = shards_of("parameter")
-    axes = parameter_axes(kernel.shape, parts)
+    # One of a stack.
+    axes = parameter_axes((1, *kernel.shape), shards_of("parameter"), shards_of("hidden"))[1:]
     return nn.with_logical_constraint(kernel, axes) if "parameter" in axes else kernel
 
 

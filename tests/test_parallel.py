@@ -85,6 +85,9 @@ def test_every_device_holds_its_share_of_the_large_parameters(rows):
         ((1024, 3072), 8, (None, "parameter")),
         # the stack of layers is never cut, though 8 divides 24
         ((24, 4096, 1024), 8, (None, "parameter", None)),
+        # of a stack the axis of the inputs, though the other one is longer
+        ((24, 1024, 4096), 8, (None, "parameter", None)),
+        ((24, 1023, 4096), 8, (None, None, "parameter")),
         ((512, 512), 8, (None, "parameter")),
         ((1000, 1023), 8, ("parameter", None)),
         ((999, 1023), 8, (None, None)),
@@ -93,8 +96,16 @@ def test_every_device_holds_its_share_of_the_large_parameters(rows):
         ((), 8, ()),
     ],
 )
-def test_a_parameter_is_cut_along_the_larger_of_its_last_two_axes_that_divides(shape, parts, axes):
+def test_a_parameter_is_cut_along_one_of_its_last_two_axes_that_divides(shape, parts, axes):
     assert parameter_axes(shape, parts) == axes
+
+
+def test_a_mesh_that_splits_hidden_channels_cuts_kernels_along_the_longer_axis():
+    for shape, axes in (
+        ((24, 1024, 4096), (None, None, "parameter")),
+        ((24, 4096, 1024), (None, "parameter", None)),
+    ):
+        assert parameter_axes(shape, 8, hidden=2) == axes
 
 
 def test_moments_follow_their_parameters_by_shape():
