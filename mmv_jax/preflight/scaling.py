@@ -3,7 +3,7 @@
     python -m mmv_jax.preflight.scaling FOLDER > docs/measured/weak_scaling.json
 
 Nothing runs. Speeds are those of the chips' table. FLOPs are in closed form. Bytes and memory are
-those of two compiled steps, from which larger slices follow.
+those of compiled steps, from the last two of which larger slices follow.
 """
 
 import io
@@ -24,9 +24,9 @@ from mmv_jax.provenance import now
 
 RUN, ROWS_A_CHIP = "vitb_mimic_ctrate", 16
 PLANNED_MFU = 0.4  # what `mmv preflight` reckons with, beside what published runs reach
-SLICES = ("v5p:2x2x2", "v5p:4x4x4")  # that are compiled
+SLICES = ("v5p:2x2x2", "v5p:4x4x4", "v5p:8x8x8")  # that are compiled
 TOTAL = "all kinds"
-LARGER = (512, 1024, 2048, 4096)  # chips that follow from these
+LARGER = (1024, 2048, 4096)  # chips, which follow from the last two
 # A product of float32 to the last bit is six products of bfloat16: KoLeo's, of all pairs of crops.
 EXACT = 6
 KEPT = (
@@ -186,7 +186,8 @@ def main(folder: Path) -> None:
         each.append(json.loads(file.read_text()))
         print(f"{name}: compiled in {each[-1]['compile_s']:.0f} s", file=sys.stderr, flush=True)
     chip = CHIPS[SLICES[0].partition(":")[0]]
-    each += [grown(each[0], each[1], chips) for chips in LARGER]
+    few, many = each[-2:]
+    each += [grown(few, many, chips) for chips in LARGER]
     (folder / "weak_scaling.svg").write_text(picture(each, chip, PUBLISHED_MFU))
     found = {
         "command": "python -m mmv_jax.preflight.scaling FOLDER",
