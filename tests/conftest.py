@@ -62,11 +62,15 @@ def pytest_collection_finish():
 
 
 # Files that use what one of them makes go to one worker of pytest-xdist: a fit to mammograms, the
-# step of a short run.
+# step of a short run, fresh parameters.
 TOGETHER = {
     "tests/bac/": "bac",
     "tests/train/test_short_runs.py": "short runs",
     "tests/train/test_run_in_bucket.py": "short runs",
+    "tests/train/test_resume.py": "short runs",
+    "tests/train/test_objective.py": "drawn",
+    "tests/train/test_probe.py": "drawn",
+    "tests/train/test_step.py": "drawn",
 }
 
 

@@ -59,12 +59,18 @@ def test_a_checkpoint_of_before_gives_the_same_features(before, expected):
     np.testing.assert_allclose(np.stack(features["cls"]), expected["cls"], rtol=2e-4, atol=2e-4)
 
 
-def test_a_run_of_before_goes_on(before, expected, monkeypatch):
+@pytest.fixture(params=["one device", pytest.param("eight devices", marks=pytest.mark.full)])
+def devices(request, monkeypatch):
+    """Of a run of before: the eight that it had, or one. The tests share its step."""
+    share_run(monkeypatch, f"before on {request.param}")
+    if request.param == "one device":
+        on_one_device(monkeypatch)
+
+
+def test_a_run_of_before_goes_on(before, expected, devices, monkeypatch):
     """Its checkpoint is of step 2 of 4: the steps after it have the losses that the run itself
     had.
     """
-    share_run(monkeypatch, "before")
-    on_one_device(monkeypatch)
     # Rows travelled as float32 then; the rest of a run is as it was.
     monkeypatch.setattr(wire, "to_steps", lambda x: x * np.float32(wire.SCALE))
     config = load_config(before / "config.py")
@@ -74,9 +80,8 @@ def test_a_run_of_before_goes_on(before, expected, monkeypatch):
     np.testing.assert_allclose(losses_of(before / "run"), expected["losses"], rtol=1e-5)
 
 
-def test_a_config_of_before_gives_the_same_losses(before, expected, monkeypatch):
-    share_run(monkeypatch, "before")
-    on_one_device(monkeypatch)
+@pytest.mark.full
+def test_a_config_of_before_gives_the_same_losses(before, expected, devices):
     pretrain(load_config(before / "config.py"), before / "again")
     losses = losses_of(before / "again")
     # Intensities are rounded to 2^-13 on their way to the devices. The first loss shows how little

@@ -32,11 +32,13 @@ ENCODER = make_encoder("nano", (2, 4, 4), registers=1)
 
 @pytest.fixture(scope="module")
 def rows():
-    ids = jnp.repeat(jnp.array([1, 2, 3, 0]), jnp.array([10, 30, 16, 8]), total_repeat_length=64)
-    kinds = jnp.where(ids > 0, 100, 0).at[jnp.array([0, 10, 40])].set(1)
-    patches = jax.random.normal(jax.random.key(0), (8, 64, 32))
-    coords = jax.random.uniform(jax.random.key(1), (8, 64, 3)) * 300
-    return patches, coords, jnp.tile(kinds, (8, 1)), jnp.tile(ids, (8, 1))
+    ids = np.repeat(np.array([1, 2, 3, 0], np.int32), [10, 30, 16, 8])
+    kinds = np.where(ids > 0, 100, 0).astype(np.int32)
+    kinds[[0, 10, 40]] = 1
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(8, 64, 32)).astype(np.float32)
+    coords = rng.uniform(0, 300, (8, 64, 3)).astype(np.float32)
+    return patches, coords, np.tile(kinds, (8, 1)), np.tile(ids, (8, 1))
 
 
 def value_and_grad(params, rows):
@@ -45,9 +47,10 @@ def value_and_grad(params, rows):
     )
 
 
-@pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4)])
+@pytest.mark.parametrize("data, fsdp", [(2, 4), pytest.param(8, 1, marks=pytest.mark.full)])
 def test_eight_devices_compute_what_one_computes(rows, data, fsdp):
-    params = jax.jit(ENCODER.init)(jax.random.key(2), *rows)
+    shapes, rng = jax.eval_shape(ENCODER.init, jax.random.key(2), *rows), np.random.default_rng(2)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(x.dtype), shapes)
     one = jax.jit(value_and_grad)(params, rows)
     mesh = make_mesh(data, fsdp)
     spread = jax.device_put(params, shard_params(params, mesh))

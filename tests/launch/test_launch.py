@@ -12,6 +12,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import wraps
 from pathlib import Path
@@ -85,26 +86,46 @@ def lines_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_on_loopback_give_the_losses_of_one(tmp_path, monkeypatch):
+def check_two_processes(tmp_path, term: str, steps: int, run_alone: Callable) -> None:
+    """Losses of two processes with a device each are those of one with two devices."""
     runpy.run_path(str(NANO))["write_studies"](tmp_path / "store")
-    # DINO: its centring is a sum over both processes
-    terms = [f"--config.objective.{name}=0" for name in ("mae", "ibot", "koleo")]
+    others = {"mae", "dino", "ibot", "koleo"} - {term}
     command = ["pretrain", "--config", str(NANO), f"--config.data.store={tmp_path / 'store'}"]
-    command += [*terms, "--config.steps=3", "--config.mesh.data=2", "--workdir"]
+    command += [*(f"--config.objective.{name}=0" for name in sorted(others))]
+    command += [f"--config.steps={steps}", "--config.mesh.data=2", "--workdir"]
     two = ("--processes", "2", "--devices", "1")
     done = start_local(*two, command=[*command, str(tmp_path / "of 2")])
     assert done.returncode == 0, done.stderr
-    # The one process is this one, with two of its devices.
-    mesh = make_mesh(data=2, devices=jax.devices()[:2])
-    monkeypatch.setattr(loop, "make_mesh", wraps(make_mesh)(lambda **axes: mesh))
-    assert main([*command, str(tmp_path / "of 1")]) == 0
+    run_alone([*command, str(tmp_path / "of 1")])
     of_two, of_one = lines_of(tmp_path / "of 2"), lines_of(tmp_path / "of 1")
     # one process writes, and each step once
-    assert [line["step"] for line in of_two] == [0, 1, 2]
-    assert len({line["loss"] for line in of_two}) == 3
+    assert [line["step"] for line in of_two] == list(range(steps))
+    assert len({line["loss"] for line in of_two}) == steps
     np.testing.assert_allclose(
         [line["loss"] for line in of_two], [line["loss"] for line in of_one], rtol=1e-6
     )
+
+
+def test_two_processes_on_loopback_give_the_losses_of_one(tmp_path, monkeypatch):
+    # The one process is this one, with two of its devices.
+    mesh = make_mesh(data=2, devices=jax.devices()[:2])
+    monkeypatch.setattr(loop, "make_mesh", wraps(make_mesh)(lambda **axes: mesh))
+
+    def run_here(command):
+        assert main(command) == 0
+
+    # KoLeo compares the features of both processes, and is compiled soonest.
+    check_two_processes(tmp_path, "koleo", 3, run_here)
+
+
+@pytest.mark.full
+def test_two_processes_give_the_losses_of_one_that_is_started_alike(tmp_path):
+    def start_one(command):
+        done = start_local("--processes", "1", "--devices", "2", command=command)
+        assert done.returncode == 0, done.stderr
+
+    # DINO: its centring is a sum over both processes.
+    check_two_processes(tmp_path, "dino", 6, start_one)
 
 
 def test_one_failing_process_fails_the_run(tmp_path):

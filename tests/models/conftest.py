@@ -38,9 +38,8 @@ def make_rows(
         * (kinds == 100)[None, :, None]
     )
     coords = rng.uniform(0, 300, size=(rows, length, 3)).astype(np.float32)
-    return Rows(
-        jnp.array(patches), jnp.array(coords), jnp.tile(kinds, (rows, 1)), jnp.tile(ids, (rows, 1))
-    )
+    made = (patches, coords, np.tile(kinds, (rows, 1)), np.tile(ids, (rows, 1)))
+    return Rows(*map(jnp.asarray, made))
 
 
 @pytest.fixture(scope="session")

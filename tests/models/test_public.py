@@ -3,10 +3,10 @@
 import importlib.util
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -47,7 +47,7 @@ def planar_row(registers: int, grid: int = GRID, z: float = 0.0) -> tuple:
         kinds,
         np.ones_like(kinds),
     )
-    return tuple(jnp.asarray(x)[None] for x in row)
+    return tuple(x[None] for x in row)
 
 
 def packed(public: PublicEncoder, **options):
@@ -56,14 +56,17 @@ def packed(public: PublicEncoder, **options):
     encoder = make_encoder(**{**public.options, "patch": patch, **options})
     learned = np.zeros((public.options["registers"] + 2, encoder.width), np.float32)
     params, lines = public.parameters(patch, learned)
-    return encoder, jax.tree.map(jnp.asarray, params), lines
+    return encoder, params, lines
+
+
+@cache  # encoders with equal fields are one key
+def jitted(encoder):
+    return jax.jit(lambda params, *row: encoder.apply({"params": params}, *row)["tokens"][0])
 
 
 def features(public: PublicEncoder, **options) -> np.ndarray:
     encoder, params, _ = packed(public, **options)
-    return np.asarray(
-        encoder.apply({"params": params}, *planar_row(encoder.registers))["tokens"][0]
-    )
+    return np.asarray(jitted(encoder)(params, *planar_row(encoder.registers)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,8 +107,8 @@ def test_depth_counts_in_a_volume_alone(name):
 
     def seen(*zs):
         parts = [planar_row(encoder.registers, z=z) for z in zs]
-        row = [jnp.concatenate(x, axis=1) for x in zip(*parts)]
-        return np.asarray(encoder.apply({"params": params}, *row)["tokens"][0])
+        row = [np.concatenate(x, axis=1) for x in zip(*parts)]
+        return np.asarray(jitted(encoder)(params, *row))
 
     # One plane looks the same wherever it lies, as attention knows only differences of places ...
     if name == "dinov2":
@@ -115,12 +118,13 @@ def test_depth_counts_in_a_volume_alone(name):
 
 
 def test_a_table_is_read_between_its_cells():
-    table = jnp.arange(6.0)[:, None]  # rows 0 1 2 / 3 4 5
+    table = np.arange(6, dtype=np.float32)[:, None]  # rows 0 1 2 / 3 4 5
     at = [[0, -0.5, -2 / 3], [0, 0.5, 0], [9, 0, 0], [0, 0.25, 1 / 3], [0, 1, 1]]
-    found = sample_table(table, (2, 3), jnp.array([at]))[0, :, 0]
-    np.testing.assert_allclose(found, [0, 4, 2.5, 3.75, 5], atol=1e-5)
-    one = sample_table(jnp.array([[7.0]]), (1, 1), jnp.array([at]))
-    np.testing.assert_allclose(one, 7.0)
+    at = np.array([at], np.float32)
+    sample = jax.jit(sample_table, static_argnums=1)
+    found = sample(table, (2, 3), at)
+    np.testing.assert_allclose(np.asarray(found)[0, :, 0], [0, 4, 2.5, 3.75, 5], atol=1e-5)
+    np.testing.assert_allclose(sample(np.full((1, 1), 7, np.float32), (1, 1), at), 7.0)
 
 
 def changed(tmp_path, name="dinov2", tensors=None, **config) -> Path:

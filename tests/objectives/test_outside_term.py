@@ -32,16 +32,20 @@ def planar_term(tmp_path_factory):
 
 
 @pytest.fixture
-def config(monkeypatch):
-    """The term alone on one device, with a head that is not the default one."""
-    on_one_device(monkeypatch)
+def config():
+    """The term alone, with a head that is not the default one."""
     config = nano_config(planar=2.0)
     config.objective.planar_hidden = 5
     config.steps = 2
     return config
 
 
-def test_it_trains_with_its_weight_and_its_options(config, tmp_path):
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.full)])
+def test_it_trains_with_its_weight_and_its_options(config, tmp_path, monkeypatch, devices):
+    if devices == 1:
+        on_one_device(monkeypatch)
+    else:
+        config.rows.per_step, config.mesh = 8, {"data": 2, "fsdp": 4}
     config.data.store = str(write_studies(tmp_path / "store"))
     state = pretrain(config, tmp_path / "run")
     lines = read_metrics(tmp_path / "run")

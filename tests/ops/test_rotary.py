@@ -13,31 +13,34 @@ places = st.tuples(*[st.floats(-40, 40, width=32)] * 3)
 
 
 def vectors(seed, head_dim, tokens=4):
-    return jax.random.normal(jax.random.key(seed), (1, tokens, 2, head_dim))
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(1, tokens, 2, head_dim)).astype(np.float32)
+
+
+@jax.jit
+def products(q, k, coords):
+    return jnp.einsum("blhk,bmhk->bhlm", rotate(q, coords), rotate(k, coords))
+
+
+rotated = jax.jit(rotate, static_argnums=2)
 
 
 @settings(max_examples=40)
 @given(places, st.lists(places, min_size=4, max_size=4), st.sampled_from([12, 32, 64, 80]))
 def test_products_depend_on_differences_of_coordinates_alone(shift, coords, head_dim):
-    coords = jnp.array([coords], jnp.float32)
+    coords = np.array([coords], np.float32)
     q, k = vectors(0, head_dim), vectors(1, head_dim)
-
-    def products(coords):
-        return jnp.einsum("blhk,bmhk->bhlm", rotate(q, coords), rotate(k, coords))
-
-    moved = products(coords + jnp.array(shift, jnp.float32)[None, None])
+    moved = products(q, k, coords + np.array(shift, np.float32))
     # float32 knows an angle of 2π · 80 to 3e-5, in each of K products of about 1
-    np.testing.assert_allclose(moved, products(coords), atol=2e-3 * head_dim**0.5)
+    np.testing.assert_allclose(moved, products(q, k, coords), atol=2e-3 * head_dim**0.5)
 
 
 def test_rotation_is_the_textbook_one():
     head_dim, base = 32, 100.0
     pairs = head_dim // 6
-    x, coords = (
-        vectors(2, head_dim, tokens=3),
-        jax.random.uniform(jax.random.key(3), (1, 3, 3)) * 20,
-    )
-    got = np.asarray(rotate(x, coords, base))
+    x = vectors(2, head_dim, tokens=3)
+    coords = np.random.default_rng(3).uniform(0, 20, (1, 3, 3)).astype(np.float32)
+    got = np.asarray(rotated(x, coords, base))
     wavelengths = base ** np.linspace(0, 1, pairs)
     for token in range(3):
         for axis in range(3):
@@ -54,15 +57,18 @@ def test_rotation_is_the_textbook_one():
 
 def test_channels_that_are_left_over_keep_their_values():
     x = vectors(4, 64)
-    np.testing.assert_array_equal(rotate(x, jnp.ones((1, 4, 3)) * 0.37)[..., 60:], x[..., 60:])
+    turned = np.asarray(rotated(x, np.full((1, 4, 3), 0.37, np.float32)))
+    np.testing.assert_array_equal(turned[..., 60:], x[..., 60:])
 
 
 def test_each_axis_turns_channels_of_its_own():
     x = vectors(5, 24)
     changed = []
     for axis in range(3):
-        y = rotate(x, jnp.zeros((1, 4, 3)).at[..., axis].set(0.3))
-        changed.append(set(np.flatnonzero(np.any(np.asarray(y != x), axis=(0, 1, 2)))))
+        coords = np.zeros((1, 4, 3), np.float32)
+        coords[..., axis] = 0.3
+        y = np.asarray(rotated(x, coords))
+        changed.append(set(np.flatnonzero(np.any(y != x, axis=(0, 1, 2)))))
     assert changed == [
         {0, 1, 2, 3, 12, 13, 14, 15},
         {4, 5, 6, 7, 16, 17, 18, 19},
@@ -71,10 +77,17 @@ def test_each_axis_turns_channels_of_its_own():
 
 
 def test_bfloat16_stays_bfloat16_but_angles_are_float32():
-    coords = jnp.full((1, 4, 3), 100.3)  # bfloat16 would read 100.5: another angle altogether
-    tables = rotary_tables(coords.astype(jnp.float32), 32)
-    np.testing.assert_allclose(tables.cos[0, 0, 0], np.cos(2 * np.pi * 100.3), atol=1e-3)
-    assert apply_rotary(vectors(6, 32).astype(jnp.bfloat16), tables).dtype == jnp.bfloat16
+    # bfloat16 would read 100.5: another angle altogether
+    coords, x = np.full((1, 4, 3), 100.3, np.float32), vectors(6, 32).astype(jnp.bfloat16)
+
+    @jax.jit
+    def turn(x, coords):
+        tables = rotary_tables(coords, 32)
+        return tables.cos, apply_rotary(x, tables)
+
+    cos, turned = turn(x, coords)
+    np.testing.assert_allclose(np.asarray(cos)[0, 0, 0], np.cos(2 * np.pi * 100.3), atol=1e-3)
+    assert turned.dtype == jnp.bfloat16
 
 
 def test_a_head_too_small_for_three_axes_is_refused():

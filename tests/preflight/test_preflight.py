@@ -133,7 +133,7 @@ MAE, DISTILLATION = {"mae": 1.0}, {"dino": 1.0, "ibot": 1.0, "koleo": 0.1}
 @pytest.mark.parametrize(
     "weights, remat",
     [
-        pytest.param(DISTILLATION, False, id="distillation-stored"),
+        pytest.param(DISTILLATION, False, id="distillation-stored", marks=pytest.mark.full),
         pytest.param(MAE, True, id="mae-remat", marks=pytest.mark.full),
         pytest.param(MAE, False, id="mae-stored", marks=pytest.mark.full),
         pytest.param(DISTILLATION, True, id="distillation-remat", marks=pytest.mark.full),
@@ -150,8 +150,16 @@ def test_products_agree_with_the_compiled_program(weights, remat):
     assert counts.sent["all-reduce"] > 0
 
 
-def test_tokens_that_are_scored_in_parts_are_counted_again():
-    c = config(ibot=1.0)
+@pytest.mark.parametrize(
+    "weights",
+    [
+        # the short form of the test above too
+        pytest.param(DISTILLATION, id="distillation"),
+        pytest.param({"ibot": 1.0}, id="ibot", marks=pytest.mark.full),
+    ],
+)
+def test_tokens_that_are_scored_in_parts_are_counted_again(weights):
+    c = config(**weights)
     c.unlock()
     c.rows.update({"length": 288, "prefix": 264})  # 66 masked tokens: two parts of 33
     c.objective.prototypes = 16384  # so that the head is much of what the step costs

@@ -4,11 +4,12 @@ studies, a row of 128 tokens.
 
 from pathlib import Path
 
+import jax
 import pytest
 from nano import nano_config, on_one_device, share_run, write_studies
 
 from mmv_jax.store.read import Store
-from mmv_jax.train.loop import make_rows
+from mmv_jax.train.loop import make_parts, make_rows
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,13 @@ def store(tmp_path_factory) -> Path:
 def batch(store):
     """Two packed rows that have what every objective asks for."""
     return make_rows(Store.open(store), nano_config(store)).batch(0)
+
+
+@pytest.fixture(scope="session")
+def drawn(batch) -> list[tuple[dict, dict]]:
+    """Fresh students of all objectives and their teachers, from two keys."""
+    init = jax.jit(make_parts(nano_config())[0].init)
+    return [jax.device_get(init(jax.random.key(n), batch)) for n in (0, 1)]
 
 
 @pytest.fixture(params=["one device", pytest.param("eight devices", marks=pytest.mark.full)])

@@ -107,6 +107,41 @@ def share_run(monkeypatch, name: str) -> None:
         monkeypatch.setattr(loop, part, made_once(name, part, getattr(loop, part)))
 
 
+def drawn_weights(shapes, seed: int = 0):
+    import jax
+
+    rng = np.random.default_rng(seed)
+
+    def draw(path, x):
+        about = 1.0 if "scale" in path[-1].key else 0.0  # of a norm or of a layer
+        return (about + 0.1 * rng.normal(size=x.shape)).astype(x.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def drawn_state(shapes, seed: int = 0):
+    """A state of random weights where `shapes` says; nothing is compiled for it."""
+    import jax
+
+    student = drawn_weights(shapes.student, seed)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes).replace(
+        student=student,
+        teacher={name: student[name] for name in shapes.teacher},
+        averages=dict.fromkeys(shapes.averages, student["encoder"]),
+    )
+    return jax.tree.map(lambda x, where: jax.device_put(x, where.sharding), state, shapes)
+
+
+def draw_begin(monkeypatch) -> None:
+    """Lets runs begin with a `drawn_state`."""
+    from mmv_jax.train import loop
+
+    def begun(*given, seed, **named):
+        return drawn_state(loop.shapes_of_state(*given, seed=seed, **named), seed)
+
+    monkeypatch.setattr(loop, "init_state", begun)
+
+
 def made_once(name: str, part: str, make):
     import jax
 

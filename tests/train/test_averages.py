@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from nano import nano_config
+from nano import drawn_state, nano_config
 
 from mmv_jax.checkpoint import Checkpoints, restore_encoder
 from mmv_jax.errors import UserError
@@ -11,7 +11,7 @@ from mmv_jax.parallel import make_mesh, on_mesh
 from mmv_jax.released import restore_weights
 from mmv_jax.train.loop import make_parts, row_shape
 from mmv_jax.train.optimizer import make_ema
-from mmv_jax.train.state import init_state, join_items, split_items
+from mmv_jax.train.state import join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
 
 
@@ -27,10 +27,9 @@ def run():
     batch["patches"][:] = rng.normal(size=batch["patches"].shape)
     batch["segment_ids"][:, :64], batch["kinds"][:, :64] = 1, 100
     batch["kinds"][:, 0], batch["study"][:, 0], batch["is_global"][:, 0] = 1, (0, 1), True
-    spec = shape.spec(2)
-    state = init_state(objective, tx, spec, mesh, seed=0, averages=2)
-    step = jit_step(objective, tx, ema=ema, state=state, mesh=mesh)
-    states = []
+    shapes = shapes_of_state(objective, tx, shape.spec(2), mesh, seed=0, averages=2)
+    step = jit_step(objective, tx, ema=ema, state=shapes, mesh=mesh)
+    state, states = drawn_state(shapes), []
     with on_mesh(mesh):
         for _ in range(6):
             state, _ = step(state, batch)

@@ -16,7 +16,7 @@ from mmv_jax.parallel import make_mesh, on_mesh
 from mmv_jax.store.read import Store
 from mmv_jax.train import feed, loop
 from mmv_jax.train.log import read_metrics
-from mmv_jax.train.state import init_state, join_items, split_items
+from mmv_jax.train.state import join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
 
 
@@ -61,10 +61,10 @@ def test_one_device_goes_on_where_eight_stopped(eight, tmp_path):
     mesh = make_mesh(devices=jax.devices()[:1])
     rows = loop.make_rows(Store.open(config.data.store), config)
     objective, tx, ema = loop.make_parts(config)
-    state = init_state(objective, tx, rows.spec, mesh, seed=config.seed)
-    step_fn = jit_step(objective, tx, ema, state, mesh)
+    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed)
+    step_fn = jit_step(objective, tx, ema, shapes, mesh)
     with Checkpoints(tmp_path / "run", {}, every=100, keep=1) as checkpoints:
-        first, items = checkpoints.restore_newest(split_items(state))
+        first, items = checkpoints.restore_newest(split_items(shapes))
     assert first == 2
     state, losses = join_items(items), []
     with on_mesh(mesh):

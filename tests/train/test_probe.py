@@ -35,9 +35,8 @@ def probe_of(opened, **labels):
 
 
 @pytest.fixture(scope="module")
-def params(batch):
-    objective = loop.make_parts(nano_config(mae=1.0))[0]
-    return jax.jit(objective.init)(jax.random.key(0), batch)[0]["encoder"]
+def params(drawn):
+    return jax.device_put(drawn[0][0]["encoder"])
 
 
 def test_eight_devices_say_what_one_says(store, params):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from nano import nano_config, on_one_device, share_run
+from nano import draw_begin, nano_config, on_one_device, share_step
 
 from mmv_jax.errors import UserError
 from mmv_jax.seals import step_folders
@@ -69,7 +69,8 @@ def test_a_prolonged_run_is_the_longer_run(store, tmp_path, monkeypatch, devices
         config.optimizer.update(warmup=1 / steps, decay=2 / steps)
         config.checkpoint.update(every=2, keep=1)
         with monkeypatch.context() as patch:
-            share_run(patch, f"{steps} steps on {devices}")
+            draw_begin(patch)
+            share_step(patch, f"{steps} steps on {devices}")
             loop.pretrain(config, folder)
         return losses(folder)
 

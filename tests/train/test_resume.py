@@ -2,13 +2,18 @@
 unbroken run.
 """
 
+import io
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,10 +22,37 @@ from nano import on_one_device, share_run
 
 from mmv_jax.checkpoint import SEALS, STEPS, restore_items, step_folders
 from mmv_jax.cli import main
-from mmv_jax.train.log import METRICS
+from mmv_jax.train.log import METRICS, Log
 
 CONFIG = Path(__file__).with_name("nano.py")
-STEPS_OF_RUN = 14
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A run, and how it is broken off.
+
+    Attributes:
+      apart: SIGTERM comes to a process group of its own, and not to this process and its workers.
+    """
+
+    steps: int
+    killed: range
+    changes: tuple[str, ...]
+    apart: bool
+
+    @property
+    def name(self) -> str:
+        """Of the step to share. The short one is that of test_short_runs.py."""
+        return "short on one device" if self.steps == 7 else f"resume {self}"
+
+
+# Self-distillation has all that a state holds but a decoder, and compiles in half the time.
+DISTILLED = ("objective.mae=0", "objective.ibot=0", "objective.koleo=0")
+KINDS = {
+    "short": Kind(7, range(1, 4), DISTILLED, apart=False),
+    "self-distillation": Kind(20, range(4, 15), DISTILLED, apart=True),
+    "all of them": Kind(20, range(4, 15), (), apart=True),
+}
 # A run whose whole process group gets a signal once a step is written: told from outside, a quick
 # machine could have finished before.
 TOLD = """
@@ -42,9 +74,9 @@ sys.exit(main())
 """
 
 
-def words_of(workdir: Path, store: Path, overrides: tuple[str, ...]) -> list[str]:
+def words_of(workdir: Path, store: Path, kind: Kind, *more: str) -> list[str]:
     """Of the command line of `mmv`."""
-    changes = (f"data.store={store}", f"steps={STEPS_OF_RUN}", *overrides)
+    changes = (f"data.store={store}", f"steps={kind.steps}", *kind.changes, *more)
     own = [f"--config.{change}" for change in changes]
     return ["pretrain", "--config", str(CONFIG), "--workdir", str(workdir), *own]
 
@@ -68,6 +100,23 @@ def told(words: list[str], told_by: signal.Signals, at: int) -> subprocess.Compl
     )
 
 
+def stop_here(words: list[str], at: int) -> None:
+    """The same in this process: it and its workers get SIGTERM once the step `at` is written."""
+    write = Log.write
+
+    def write_and_tell(log, step, metrics):
+        write(log, step, metrics)
+        if step == at:
+            processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+            assert len(processes) > 1  # the data worker
+            for process in processes:
+                os.kill(process, signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Log, "write", write_and_tell)
+        assert main(words) == 0
+
+
 def losses(workdir: Path) -> dict[int, str]:
     """The text of each step's loss; the later line stands."""
     found = {}
@@ -79,7 +128,8 @@ def losses(workdir: Path) -> dict[int, str]:
 
 def bytes_of_state(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by item and name, read without a model."""
-    trees, _ = restore_items(workdir / STEPS / str(STEPS_OF_RUN), ("encoder", "state"))
+    newest = max(step_folders(workdir))
+    trees, _ = restore_items(workdir / STEPS / str(newest), ("encoder", "state"))
     arrays = {
         jax.tree_util.keystr(path): np.asarray(x)
         for path, x in jax.tree_util.tree_leaves_with_path(trees)
@@ -87,67 +137,74 @@ def bytes_of_state(workdir: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-# Self-distillation has all that a state holds but a decoder, and compiles in half the time.
-TERMS = {
-    "self-distillation": ("objective.mae=0", "objective.ibot=0"),
-    "all of them": (),
-}
+class Runs(NamedTuple):
+    """Workdirs of a run that was never stopped, and of the broken one; where and how that was."""
+
+    unbroken: Path
+    broken: Path
+    kind: Kind
+    killed: int
+    stopped: int
+    said: str
 
 
 @pytest.fixture(
     scope="module",
-    params=["self-distillation", pytest.param("all of them", marks=pytest.mark.full)],
+    params=["short", *(pytest.param(x, marks=pytest.mark.full) for x in list(KINDS)[1:])],
 )
 def runs(store, tmp_path_factory, request):
-    """(workdir of an unbroken run, workdir of another, where that was killed, where it was stopped,
-    what it said then).
-
-    The other is killed at a random step and told to stop some steps later with its data worker,
-    each time in a process of its own. It ends in this one, as the unbroken one does.
+    """The broken run is killed in a process of its own at a random step. Later it is told to stop,
+    beside a data worker. It ends in this process, as the unbroken one does.
     """
-    unbroken, workdir = (tmp_path_factory.mktemp(name) for name in ("unbroken", "broken"))
-    terms = TERMS[request.param]
-    killed = random.randrange(4, 9)
+    unbroken, broken = (tmp_path_factory.mktemp(name) for name in ("unbroken", "broken"))
+    kind = KINDS[request.param]
+    killed = random.choice(kind.killed)
     with pytest.MonkeyPatch.context() as patch:
-        share_run(patch, f"resume {request.param}")
+        share_run(patch, kind.name)
         on_one_device(patch)
-        assert main(words_of(unbroken, store, terms)) == 0
-        ended = told(words_of(workdir, store, terms), signal.SIGKILL, killed)
+        assert main(words_of(unbroken, store, kind)) == 0
+        ended = told(words_of(broken, store, kind), signal.SIGKILL, killed)
         assert ended.returncode == -signal.SIGKILL, ended.stderr[-3000:]
-        beside_a_worker = (*terms, "data.workers=1")
-        ended = told(words_of(workdir, store, beside_a_worker), signal.SIGTERM, killed + 2)
-        assert ended.returncode == 0, ended.stderr[-3000:]
-        stopped = max(step_folders(workdir))
-        assert main(words_of(workdir, store, terms)) == 0
-    return unbroken, workdir, killed, stopped, ended.stdout + ended.stderr
+        beside_a_worker = words_of(broken, store, kind, "data.workers=1")
+        if kind.apart:
+            ended = told(beside_a_worker, signal.SIGTERM, killed + 1)
+            assert ended.returncode == 0, ended.stderr[-3000:]
+            said = ended.stdout + ended.stderr
+        else:
+            err = io.StringIO()
+            with redirect_stderr(err), redirect_stdout(err):
+                stop_here(beside_a_worker, killed + 1)
+            said = err.getvalue()
+        stopped = max(step_folders(broken))
+        assert main(words_of(broken, store, kind)) == 0
+    return Runs(unbroken, broken, kind, killed=killed, stopped=stopped, said=said)
 
 
 def test_the_losses_are_those_of_an_unbroken_run_to_the_last_digit(runs):
-    unbroken, broken, killed, *_ = runs
-    expected = losses(unbroken)
-    assert sorted(expected) == list(range(STEPS_OF_RUN))
-    assert losses(broken) == expected, f"killed at step {killed}"
+    expected = losses(runs.unbroken)
+    assert sorted(expected) == list(range(runs.kind.steps))
+    assert losses(runs.broken) == expected, f"killed at step {runs.killed}"
 
 
 def test_the_final_state_is_that_of_an_unbroken_run_to_the_last_bit(runs):
-    expected, found = bytes_of_state(runs[0]), bytes_of_state(runs[1])
+    expected, found = bytes_of_state(runs.unbroken), bytes_of_state(runs.broken)
     assert expected.keys() == found.keys()
     assert len(expected) > 50
     for name, array in expected.items():
         np.testing.assert_array_equal(
-            array, found[name], err_msg=f"{name}; killed at step {runs[2]}"
+            array, found[name], err_msg=f"{name}; killed at step {runs.killed}"
         )
 
 
 def test_a_run_that_is_told_to_stop_saves_the_step_it_is_in(runs):
-    *_, killed, stopped, said = runs
-    assert killed + 2 < stopped < STEPS_OF_RUN
-    assert f"Told to stop: saved step {stopped}." in said
+    assert runs.killed + 1 < runs.stopped < runs.kind.steps
+    assert f"Told to stop: saved step {runs.stopped}." in runs.said
 
 
 def test_every_checkpoint_that_is_left_is_sealed(runs):
+    last = runs.kind.steps
     assert (
-        {path.stem for path in (runs[1] / SEALS).glob("*.json")}
-        == {path.name for path in (runs[1] / STEPS).iterdir()}
-        == {"12", "14"}
+        {path.stem for path in (runs.broken / SEALS).glob("*.json")}
+        == {path.name for path in (runs.broken / STEPS).iterdir()}
+        == {str(last - 1 - (last - 1) % 3), str(last)}
     )

@@ -1,7 +1,6 @@
 """One step: it learns, its teacher follows, and a value that is not finite touches nothing."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from nano import nano_config
@@ -9,14 +8,14 @@ from nano import nano_config
 from mmv_jax.parallel import make_mesh, on_mesh
 from mmv_jax.train.health import Health
 from mmv_jax.train.loop import make_parts
-from mmv_jax.train.state import init_state, join_items, split_items
+from mmv_jax.train.state import join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
 
 STEPS = 60
 
 
 @pytest.fixture(scope="module")
-def run(batch):
+def run(batch, drawn):
     """(a fresh state's maker, the step): all objectives on one device. A state is copied to where
     it lives, so one program serves all.
     """
@@ -25,17 +24,18 @@ def run(batch):
     mesh = make_mesh(devices=jax.devices()[:1])
     objective, tx, ema = make_parts(config)
     spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
-    state = init_state(objective, tx, spec, mesh, seed=0)
-    jitted, where = (
-        jit_step(objective, tx, ema, state, mesh),
-        jax.tree.map(lambda x: x.sharding, state),
-    )
+    shapes = shapes_of_state(objective, tx, spec, mesh, seed=0)
+    # Moments and counters begin at 0. The parameters are shared with test_objective.py.
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    begun = zeros.replace(student=drawn[0][0], teacher=drawn[0][1])
+    jitted = jit_step(objective, tx, ema, shapes, mesh)
+    where = jax.tree.map(lambda x: x.sharding, shapes)
 
     def step(state, batch):
         with on_mesh(mesh):
             return jitted(jax.device_put(state, where, may_alias=False), batch)
 
-    return lambda: jax.tree.map(jnp.copy, state), step
+    return lambda: begun, step
 
 
 @pytest.fixture(scope="module")
