@@ -1,7 +1,7 @@
 """Every extra has a lock whose versions fit the package, each other, and what JAX asks for."""
 
 import configparser
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,8 @@ def test_a_lock_holds_what_the_package_and_the_extra_ask_for(path):
 def test_a_lock_holds_the_compiler_that_belongs_to_its_jax(path):
     """JAX's extras name libtpu and the CUDA plugins of its version; ours ask for no other."""
     lock, asked = pins(path), [r for r in wanted(EXTRAS[path.stem]) if r.name == "jax"]
+    if version("jax") != lock["jax"]:
+        pytest.skip(f"JAX {version('jax')} is installed; the lock holds {lock['jax']}")
     assert all(r.name != "libtpu" for r in wanted(EXTRAS[path.stem]))
     for extra in (extra for requirement in asked for extra in requirement.extras):
         check(lock, wanted(requires("jax") or [], extra))
