@@ -95,9 +95,7 @@ def test_along_the_ladder_memory_falls_and_products_grow(mlp, qk_norm):
     assert [recomputed_blocks(name, 12) for name in LADDER] == [0, 0, 3, 4, 6, 12]
 
 
-@pytest.mark.parametrize(
-    "mlp, qk_norm", [("gelu", False), ("gelu_exact", False), ("swiglu", True)]
-)
+@pytest.mark.parametrize("mlp, qk_norm", [("gelu", False), ("gelu_exact", False), ("swiglu", True)])
 def test_without_recomputation_the_gradient_keeps_what_the_closed_form_says(mlp, qk_norm):
     made = Block(3, mlp, qk_norm=qk_norm, dtype="bfloat16", attention="blocked", remat="none")
     x, ids = jnp.zeros((1, 128, 192)), jnp.ones((1, 128), jnp.int32)
