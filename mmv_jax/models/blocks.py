@@ -354,7 +354,7 @@ class Blocks(nn.Module):
         return Drop(rates, jax.vmap(keys)(jax.random.split(rng.rng, self.depth)))
 
     def _fields(self) -> dict[str, Any]:
-        names: tuple[str, ...] = (
+        names = (
             "heads",
             "mlp",
             "layer_scale",
@@ -362,8 +362,8 @@ class Blocks(nn.Module):
             "qk_norm",
             "attention",
             "dtype",
+            "epsilon",
         )
-        names += ("epsilon",)
         stored = "none" if remat_name(self.remat) == "none" else "products"
         return {name: getattr(self, name) for name in names} | {"remat": stored}
 

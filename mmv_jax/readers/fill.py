@@ -70,6 +70,8 @@ def _without_codes(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
 
     The store would keep its steps, but intensities are scaled by the range of the values.
     """
+    if low == high:
+        return voxels  # where writing was blanked, nothing else may be left
     for end in (low, high):
         if end not in CODES:
             continue

@@ -11,6 +11,7 @@ from PIL import Image
 from pydicom.datadict import tag_for_keyword
 from test_case_files import code_of, told
 
+from mmv_jax.readers.fill import without_fill
 from mmv_jax.readers.read import is_smeared, read_mask, read_study
 from mmv_jax.readers.refused import Refused
 
@@ -145,6 +146,13 @@ def test_fill_of_16_bits_leaves_the_range_of_the_rest(tmp_path, kind, unit, fill
     study = read_study(nifti(tmp_path / "a.nii", filled), unit=unit)
     assert (study.voxels.min(), study.voxels.max()) == (true[2:].min(), true[2:].max())
     assert told(study) == ["fill_values"]
+
+
+@pytest.mark.parametrize("value", [0, 9999, 65_534, 65_535])
+def test_an_image_of_one_value_is_refused_whatever_the_value(tmp_path, value):
+    voxels = np.full((12, 12, 12), value, np.uint16)
+    assert code_of(nifti(tmp_path / "a.nii", voxels)) == "constant"
+    assert without_fill(voxels) is voxels  # as where writing was blanked, after that check
 
 
 @pytest.mark.parametrize(
