@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmv_jax.buckets import place
 from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
+from mmv_jax.models.lora import merged
 from mmv_jax.orbax_buckets import orbax_path
 from mmv_jax.parallel import all_say, first_says
 from mmv_jax.plugins import check_plugins
@@ -275,7 +276,10 @@ def restore_items(
 def restore(
     directory: str | os.PathLike, names: Sequence[str], mesh: Mesh | None = None
 ) -> Restored:
-    """Restore as `restore_items`, with the run and step of the checkpoint."""
+    """Restore as `restore_items`, with the run and step of the checkpoint.
+
+    Adapters of `config.lora` are summed into their kernels, and the config has none then.
+    """
     path = place(directory).resolve()
     is_step = path.parent.name == STEPS and path.name.isdigit()
     workdir, wanted = (path.parent.parent, int(path.name)) if is_step else (path, None)
@@ -288,7 +292,9 @@ def restore(
     for step in sorted([wanted] if wanted is not None else folders, reverse=True):
         fault = find_fault(workdir, step)
         if fault is None:
-            return Restored(*_restore_items(folders[step], names, mesh), workdir.name, step)
+            # Whoever does not train reads plain kernels; a resume reads adapters by themselves.
+            items = merged(*_restore_items(folders[step], names, mesh))
+            return Restored(*items, workdir.name, step)
         warnings.warn(
             f"Checkpoint {step} is not whole ({fault}): trying the one before it.", stacklevel=2
         )

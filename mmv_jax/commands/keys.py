@@ -42,10 +42,10 @@ def _in(group: str, keys: Keys) -> dict[str, ConfigKey]:
 
 
 def _encoder_keys() -> dict[str, ConfigKey]:
-    from mmv_jax.models.encoder import SIZES, Encoder
+    from mmv_jax.models.encoder import OF_RUN, SIZES, Encoder
     from mmv_jax.models.sizes import make_encoder
 
-    own = keys_of(Encoder, without=FLAX)
+    own = keys_of(Encoder, without=(*FLAX, *OF_RUN))
     # `Encoder` needs these three, but in a config the size gives them, so they may be left out.
     by_size = {
         name: ConfigKey(None, "None: of the size.", int) for name in ("width", "depth", "heads")
@@ -76,10 +76,12 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     from mmv_jax.data.crops import crop_views
     from mmv_jax.data.row_settings import RowSettings
     from mmv_jax.data.tokens import RowShape
+    from mmv_jax.models.lora import Lora
     from mmv_jax.parallel import make_mesh
     from mmv_jax.train.begin import Init
     from mmv_jax.train.guard import GuardOptions
     from mmv_jax.train.health import HealthOptions
+    from mmv_jax.train.learning import Learning
     from mmv_jax.train.optimizer import make_ema, make_optimizer, make_teacher_temperature
     from mmv_jax.train.traces import ProfileOptions
     from mmv_jax.train.wandb_board import LogOptions
@@ -118,9 +120,10 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _in("augment", keys_of(Augmentation)) | _in("log", keys_of(LogOptions))
     keys |= _in("guard", keys_of(GuardOptions)) | _in("watchdog", keys_of(Limits))
     keys |= _in("profile", keys_of(ProfileOptions))
-    keys |= _encoder_keys() | _in("init", keys_of(Init))
+    keys |= _encoder_keys() | _in("init", keys_of(Init)) | _in("lora", keys_of(Lora))
     keys |= _objective_keys()
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows", "encoder")))
+    keys |= _in("optimizer", keys_of(Learning, without=("encoder",)))
     keys |= _in("teacher_temperature", keys_of(make_teacher_temperature, without=("steps",)))
     keys |= _in("ema", keys_of(make_ema, without=("steps", "rows")))
     keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config", "held")))

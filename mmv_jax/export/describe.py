@@ -9,7 +9,8 @@ import numpy as np
 from mmv_jax.data.augment import BACKGROUND, HU_RANGE, OVERSHOOT
 from mmv_jax.data.crops import NOMINAL_EXTENT_MM, OVERSAMPLING
 from mmv_jax.models.backbone import Backbone
-from mmv_jax.models.blocks import EPSILON, hidden_width
+from mmv_jax.models.blocks import EPSILON
+from mmv_jax.models.dense import hidden_width
 from mmv_jax.models.encoder import Encoder
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.store.intensity import AIR_HU, FLAT, SHARE_OF_CELL, SHARE_OF_RANGE

@@ -12,7 +12,9 @@ import numpy as np
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.cost import Flops
+from mmv_jax.ops.rotary import TABLES
 
+MLPS = ("gelu", "gelu_exact", "swiglu")
 LEAST = 12  # channels of a head: for each of z, y and x two waves, each a pair of channels
 
 
@@ -136,4 +138,31 @@ def check_heads(group: str, width: int, heads: int) -> None:
         raise UserError(
             f"config.{group}heads is {heads}, which does not divide config.{group}width={width}"
             f" into heads of at least {LEAST} channels, as rotary positions in 3D need. {advice}."
+        )
+
+
+def check_positions(fields: dict[str, Any]) -> None:
+    """Refuse kinds of positions and of MLPs that there are not.
+
+    Args:
+      fields: of `models.encoder.Encoder`, by name; those at their default may be missing.
+    Raises:
+      UserError: an unknown kind, or a table without cells or for another kind.
+    """
+    for name, known in (("positions", tuple(TABLES)), ("mlp", MLPS)):
+        if fields.get(name, known[0]) not in known:
+            raise UserError(
+                f"config.encoder.{name} is {fields[name]!r}. Use one of {', '.join(known)}."
+            )
+    table, positions = fields.get("table"), fields.get("positions", "rotary")
+    if (positions == "table") != bool(table) or (table and len(table) != 2):
+        raise UserError(
+            f"config.encoder.positions is {positions!r} and config.encoder.table is {table!r}. A"
+            ' table has (rows, columns), such as (37, 37), and belongs to positions="table" alone.'
+        )
+    head = fields["width"] // fields["heads"]
+    if positions == "axial" and head % 4:
+        raise UserError(
+            f"config.encoder.heads is {fields['heads']}: heads of {head} channels, but"
+            ' positions="axial" needs a multiple of 4.'
         )

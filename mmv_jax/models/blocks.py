@@ -3,7 +3,6 @@
 Axes: B rows, L tokens, H heads, K channels of a head, D width.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,11 +11,13 @@ import jax.numpy as jnp
 from flax.core.scope import LazyRng
 from jaxtyping import Array, Float, Int, Key
 
+from mmv_jax.models.dense import SideBySide, dense, flat, hidden_width
+from mmv_jax.models.lora import Lora, adapted
 from mmv_jax.models.remat import group_of, remat_name
 from mmv_jax.ops.attention import segment_attention
 from mmv_jax.ops.parts import Part
 from mmv_jax.ops.rotary import TABLES, RotaryTables, apply_rotary
-from mmv_jax.parallel import as_stored, shards_of
+from mmv_jax.parallel import shards_of
 
 # The policy "products": the forward pass stores the results of matrix products; the backward pass
 # computes norms, rotations, GELU and gates again. Their residuals would be two thirds of a block's
@@ -26,64 +27,6 @@ STORE_PRODUCTS: dict[str, Any] = {
     "prevent_cse": False,
 }
 EPSILON = 1e-6  # of layer norms
-KERNEL_INIT = nn.initializers.xavier_uniform()
-
-
-def flat(layer: Callable[[Array], Array], x: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
-    """Apply a layer to the tokens as one plain matrix, whatever their leading axes.
-
-    Over two batch axes XLA transposes and copies activations for a weight's gradient (CPU: twice
-    the time). The gradients of scales are sums over both axes; where one axis has length 1, they
-    take 20 times as long.
-    """
-    if shards_of("tokens") > 1:
-        # Rows of a device, each with a part of its tokens, are no contiguous part of one matrix.
-        return layer(x)
-    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
-
-
-def hidden_width(width: int, mlp: str) -> int:
-    """Channels inside the MLP: 8/3 D for the gated "swiglu", else 4 D.
-
-    The latter is rounded up to a multiple of 8. Both cost the same.
-    """
-    # -(-8 width // 24) rounds (8 / 3 width) / 8 up, so that 8 times it is a multiple of 8.
-    return -(-8 * width // 24) * 8 if mlp == "swiglu" else 4 * width
-
-
-def dense(features: int, *, kernel_init: Callable = KERNEL_INIT, **options: Any) -> nn.Dense:
-    """Make a dense layer whose gradient leaves each device as its kernel is spread."""
-    return nn.Dense(features, kernel_init=kernel_init, dot_general=_product, **options)
-
-
-def _product(x: Array, kernel: Array, axes: Any, **options: Any) -> Array:
-    return jax.lax.dot_general(x, as_stored(kernel), axes, **options)
-
-
-class SideBySide(nn.Module):
-    """The outputs of `parts` dense layers with one kernel [D, parts * features].
-
-    A mesh that splits hidden channels gives each device its share of every part. Of the plain
-    product it would give some devices queries and others values.
-    """
-
-    parts: int
-    features: int
-    bias: bool
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> list[Array]:
-        size = self.parts * self.features
-        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], size)).astype(self.dtype)
-        kernel = as_stored(kernel).reshape(-1, self.parts, self.features)
-        kernel = nn.with_logical_constraint(kernel, (None, None, "hidden"))
-        y = jnp.einsum("bld,dpe->blpe", x.astype(self.dtype), kernel)
-        if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (size,)).astype(self.dtype)
-            y = y + bias.reshape(1, 1, self.parts, self.features)
-        y = nn.with_logical_constraint(y, ("rows", "tokens", None, "hidden"))
-        return [y[:, :, n] for n in range(self.parts)]
 
 
 class Project(nn.Module):
@@ -97,6 +40,7 @@ class Project(nn.Module):
     qk_norm: bool
     dtype: str
     epsilon: float = EPSILON
+    lora: Lora | None = None
 
     @nn.compact
     def __call__(
@@ -110,6 +54,7 @@ class Project(nn.Module):
             dense(3 * width, use_bias=self.bias, dtype=self.dtype, name="qkv"),
             x,
         )
+        (qkv,) = adapted([qkv], x, name="qkv", lora=self.lora, dtype=self.dtype)
         qkv = nn.with_logical_constraint(qkv, ("rows", "tokens", "hidden"))
         # Queries and keys stay in one array (2 H heads): norm and rotation are the same for both.
         qk, v = (
@@ -130,6 +75,7 @@ class Project(nn.Module):
         """The same where a mesh splits the heads: queries and keys are arrays of their own."""
         rows, length, width = x.shape
         made = SideBySide(3, width, self.bias, self.dtype, name="qkv")(x)
+        made = adapted(made, x, name="qkv", lora=self.lora, dtype=self.dtype)
         q, k, v = (part.reshape(rows, length, self.heads, -1) for part in made)
         if self.qk_norm:
             shape = (2, width // self.heads)
@@ -166,6 +112,7 @@ class Combine(nn.Module):
     layer_scale: float | None
     dtype: str
     epsilon: float = EPSILON
+    lora: Lora | None = None
 
     @nn.compact
     def __call__(
@@ -182,7 +129,8 @@ class Combine(nn.Module):
         x = self.add(x, y, kept=of_attention, name="attention_scale")
         y = flat(nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm"), x)
         if gated and shards_of("hidden") > 1:
-            gate, value = SideBySide(2, hidden, True, self.dtype, name="mlp_inner")(y)
+            both = SideBySide(2, hidden, True, self.dtype, name="mlp_inner")(y)
+            gate, value = adapted(both, y, name="mlp_inner", lora=self.lora, dtype=self.dtype)
             y = nn.silu(gate) * value
         else:
             # gate and value of SwiGLU (arXiv 2002.05202) in one product
@@ -200,7 +148,8 @@ class Combine(nn.Module):
     def dense(
         self, features: int, name: str, x: Float[Array, "B L E"]
     ) -> Float[Array, "B L {features}"]:
-        return flat(dense(features, dtype=self.dtype, name=name), x)
+        y = flat(dense(features, dtype=self.dtype, name=name), x)
+        return adapted([y], x, name=name, lora=self.lora, dtype=self.dtype)[0]
 
     def add(self, x, y, *, kept, name):
         """x plus the scaled branch `y`, times the factors `kept` of each token if there are any."""
@@ -229,6 +178,7 @@ class Block(nn.Module):
     dtype: str = "float32"
     epsilon: float = EPSILON
     remat: str = "products"
+    lora: Lora | None = None
 
     @nn.compact
     def __call__(
@@ -248,6 +198,7 @@ class Block(nn.Module):
             self.qk_norm,
             self.dtype,
             epsilon=self.epsilon,
+            lora=self.lora,
             name="project",
         )(x, tables)
         found = segment_attention(q, k, v, segment_ids, backend=self.attention)
@@ -257,9 +208,14 @@ class Block(nn.Module):
             kept = tuple(
                 segment_survives(key, drop.survival, segment_ids, part) for key in drop.keys
             )
-        x = combine(self.mlp, self.layer_scale, self.dtype, epsilon=self.epsilon, name="combine")(
-            x, found, kept
-        )
+        x = combine(
+            self.mlp,
+            self.layer_scale,
+            self.dtype,
+            epsilon=self.epsilon,
+            lora=self.lora,
+            name="combine",
+        )(x, found, kept)
         return x, x
 
 
@@ -304,6 +260,8 @@ class Blocks(nn.Module):
     dtype: str = "float32"
     epsilon: float = EPSILON
     positions: str = "rotary"
+    lora: Lora | None = None
+    frozen: int = 0
 
     @nn.compact
     def __call__(
@@ -324,8 +282,8 @@ class Blocks(nn.Module):
         drop = self._drop() if train and self.drop_path else None
         shared = (tables, segment_ids, part)  # by all layers
         x, every = x.astype(jnp.float32), group_of(self.remat)
-        if every > 1 and not self.is_initializing():
-            return self._grouped(every, x, drop, shared)
+        if (every > 1 or self.frozen) and not self.is_initializing():
+            return self._in_parts(every, x, drop, shared)
         # Inside a scan the compiler cannot undo remat by merging equal expressions, so no barrier
         # is needed.
         block = nn.remat(Block, prevent_cse=False) if every == 1 else Block
@@ -363,15 +321,33 @@ class Blocks(nn.Module):
             "attention",
             "dtype",
             "epsilon",
+            "lora",
         )
         stored = "none" if remat_name(self.remat) == "none" else "products"
         return {name: getattr(self, name) for name in names} | {"remat": stored}
 
-    def _grouped(self, every: int, x: Array, drop: Drop | None, shared: tuple) -> tuple:
-        """The stack in groups of `every` blocks, of which the first is computed again.
+    def _in_parts(self, every: int, x: Array, drop: Drop | None, shared: tuple) -> tuple:
+        """The stack on the same parameters [depth, ...], in groups, or with its first blocks apart.
 
-        One scan over single blocks would store the same of each. So the groups are scanned, on the
-        same parameters [depth, ...].
+        No gradient flows into the first `frozen` blocks, so they store nothing.
+        """
+        params = self.variables["params"]["stack"]
+        if not self.frozen:
+            return self._grouped(every, x, (params, drop), shared)
+        low = jax.tree.map(lambda v: v[: self.frozen], (params, drop))
+        high = jax.tree.map(lambda v: v[self.frozen :], (params, drop))
+        held = (jax.lax.stop_gradient(low[0]), low[1])
+        x, early = self._grouped(0, jax.lax.stop_gradient(x), held, shared)
+        if self.frozen == self.depth:
+            return x, early
+        x, late = self._grouped(every, x, high, shared)
+        return x, jnp.concatenate([early, late])
+
+    def _grouped(self, every: int, x: Array, layers: tuple, shared: tuple) -> tuple:
+        """Layers (parameters, stochastic depth) in groups of `every` blocks, of which the first is
+        computed again; 0 for no groups.
+
+        One scan over single blocks would store the same of each. So the groups are scanned.
         """
         block = Block(**self._fields(), parent=None)
 
@@ -385,12 +361,14 @@ class Blocks(nn.Module):
             x, others = jax.lax.scan(one, x, jax.tree.map(lambda v: v[1:], layers))
             return x, jnp.concatenate([own[None], others])
 
-        layers = (self.variables["params"]["stack"], drop)
-        whole = self.depth // every * every
+        if every < 2:
+            return jax.lax.scan(jax.checkpoint(one, prevent_cse=False) if every else one, x, layers)
+        depth = len(jax.tree.leaves(layers)[0])
+        whole = depth // every * every
         groups = jax.tree.map(lambda v: v[:whole].reshape(-1, every, *v.shape[1:]), layers)
         x, blocks = jax.lax.scan(group, x, groups)
         blocks = blocks.reshape(whole, *x.shape)
-        if whole < self.depth:
+        if whole < depth:
             # Outside of a loop the compiler would merge the block with its second run.
             x, last = group(x, jax.tree.map(lambda v: v[whole:], layers), barrier=True)
             blocks = jnp.concatenate([blocks, last])

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmv_jax.models.blocks import hidden_width
+from mmv_jax.models.dense import hidden_width
 from mmv_jax.models.remat import group_of, recomputed_blocks, remat_name
 
 F32 = 4  # bytes

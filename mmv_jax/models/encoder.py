@@ -15,13 +15,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mmv_jax.errors import UserError
-from mmv_jax.models.backbone import Backbone, check_heads, check_options
-from mmv_jax.models.blocks import EPSILON, Blocks, dense, flat, hidden_width
+from mmv_jax.models.backbone import Backbone, check_heads, check_options, check_positions
+from mmv_jax.models.blocks import EPSILON, Blocks
 from mmv_jax.models.cost import Flops, backward_bytes, block_flops, stack_bytes
+from mmv_jax.models.dense import dense, flat, hidden_width
 from mmv_jax.models.kinds import CLS, PATCH
+from mmv_jax.models.lora import Lora
 from mmv_jax.models.remat import LADDER, recomputed_blocks, remat_name
 from mmv_jax.ops.parts import Part
-from mmv_jax.ops.rotary import TABLES
 
 SIZES = {  # width, depth, heads; `nano` is for tests, `mini` for laptops
     "nano": (64, 2, 2),
@@ -36,6 +37,7 @@ SIZES = {  # width, depth, heads; `nano` is for tests, `mini` for laptops
 # Deep encoders start nearer to the identity (arXiv 2103.17239, section 3.1); the largest is gated,
 # as in arXiv 2304.07193, table 17.
 DEEP = {"layer_scale": 1e-5}
+OF_RUN = ("lora", "frozen")  # fields that a run sets, and no config
 OPTIONS: dict[str, dict] = {"L": DEEP, "H": DEEP, "g": {**DEEP, "mlp": "swiglu"}}
 
 
@@ -155,6 +157,8 @@ class Encoder(Backbone):
         `data.coordinates` must be "unit": "table", learned vectors for y and x, or "axial", the
         rotation of DINOv3.
       table: the cells (rows, columns) of the table of positions.
+      lora: adapters beside the kernels of blocks.
+      frozen: of the embedding and so many blocks after it no gradient is computed.
     """
 
     width: int
@@ -175,6 +179,8 @@ class Encoder(Backbone):
     epsilon: float = EPSILON
     positions: str = "rotary"
     table: tuple[int, int] | None = None
+    lora: Lora | None = None
+    frozen: int = 0
     remats: ClassVar[tuple[bool | str, ...]] = LADDER
 
     @nn.compact
@@ -225,6 +231,8 @@ class Encoder(Backbone):
             "dtype",
             "epsilon",
             "positions",
+            "lora",
+            "frozen",
         )
         blocks = Blocks(
             self.depth, self.heads, name="blocks", **{name: getattr(self, name) for name in shared}
@@ -249,7 +257,7 @@ class Encoder(Backbone):
                 f"config.encoder.size is {size!r}, which is not a known size. Use one of"
                 f" {', '.join(SIZES)}."
             )
-        names = (field.name for field in fields(cls) if field.name not in ("parent", "name"))
+        names = {field.name for field in fields(cls)} - {"parent", "name", *OF_RUN}
         check_options(sorted(names), options)
         if len(patch) != 3:
             raise UserError(
@@ -284,6 +292,7 @@ class Encoder(Backbone):
         embed = math.prod(self.patch) * width + width + (self.registers + 2) * width
         # Two layer norms a block, of a scale and a bias each, and one after the last block.
         embed += math.prod(self.table) * width if self.table else 0
+        scales += self._adapters()
         return embed + self.depth * (attention + mlp + scales + 4 * width) + 2 * width
 
     @nn.nowrap
@@ -292,28 +301,38 @@ class Encoder(Backbone):
 
         Attention's scores and weighted sums are 4 D n² a block for a segment of n tokens.
         """
-        a_token = self._entry_flops() + self.depth * block_flops(self.width, self.mlp)
+        a_block = block_flops(self.width, self.mlp) + 2 * self._adapters()
         return Flops(
-            forward=tokens * a_token, attention=round(4 * self.depth * self.width * squares)
+            forward=tokens * (self._entry_flops() + self.depth * a_block),
+            attention=round(4 * self.depth * self.width * squares),
         )
 
     @nn.nowrap
     def training_flops(self, tokens: int, squares: int | float) -> Flops:
-        entry, blocks = self._entry_flops(), self.depth * block_flops(self.width, self.mlp)
-        # Without a scale the MLP's last product is not needed for any gradient.
+        entry, a_block = self._entry_flops(), block_flops(self.width, self.mlp)
+        # Without a scale that learns the MLP's last product is not needed for any gradient.
         unread = 2 * self.width * hidden_width(self.width, self.mlp)
-        a_block = block_flops(self.width, self.mlp)
-        a_block -= 0 if self.layer_scale is not None else unread
-        recomputed = recomputed_blocks(self.remat, self.depth)
-        # Voxels need no gradient: the entry has one product backward, all others have two.
+        again = a_block - (unread if self.layer_scale is None or self.lora else 0)
+        learning = self.depth - self.frozen
+        recomputed = recomputed_blocks(self.remat, learning)
+        # Two products backward for one forward; one where the kernel does not learn. Voxels need no
+        # gradient, so the entry has none but that of its kernel.
+        own = 2 * self._adapters()
+        backward = learning * ((1 if self.lora else 2) * a_block + 2 * own)
         return Flops(
-            forward=tokens * (entry + blocks),
-            backward=tokens * (entry + 2 * blocks),
-            again=tokens * recomputed * a_block,
+            forward=tokens * (entry + self.depth * (a_block + own)),
+            backward=tokens * (backward + (0 if self.lora or self.frozen else entry)),
+            again=tokens * recomputed * (again + own),
             # 4 D n² forward and twice that backward.
-            attention=round(12 * self.depth * self.width * squares),
+            attention=round(4 * (self.depth + 2 * learning) * self.width * squares),
             attention_again=round(4 * recomputed * self.width * squares),
         )
+
+    @nn.nowrap
+    def _adapters(self) -> int:
+        """Parameters of a block's adapters."""
+        hidden, gates = hidden_width(self.width, self.mlp), 2 if self.mlp == "swiglu" else 1
+        return self.lora.parameters(self.width, hidden, gates) if self.lora else 0
 
     @nn.nowrap
     def _entry_flops(self) -> int:
@@ -321,7 +340,7 @@ class Encoder(Backbone):
 
     @nn.nowrap
     def stored_bytes(self, remat: bool | str) -> int:
-        return stack_bytes(self, self.mlp, depth=self.depth, remat=remat)
+        return stack_bytes(self, self.mlp, depth=self.depth - self.frozen, remat=remat)
 
     @nn.nowrap
     def working_bytes(self, remat: bool | str) -> int:
@@ -352,33 +371,3 @@ class Encoder(Backbone):
             return 1.0
 
         return jax.tree_util.tree_map_with_path(rate, params)
-
-
-MLPS = ("gelu", "gelu_exact", "swiglu")
-
-
-def check_positions(fields: dict[str, Any]) -> None:
-    """Refuse kinds of positions and of MLPs that there are not.
-
-    Args:
-      fields: of `Encoder`, by name; those at their default may be missing.
-    Raises:
-      UserError: an unknown kind, or a table without cells or for another kind.
-    """
-    for name, known in (("positions", tuple(TABLES)), ("mlp", MLPS)):
-        if fields.get(name, known[0]) not in known:
-            raise UserError(
-                f"config.encoder.{name} is {fields[name]!r}. Use one of {', '.join(known)}."
-            )
-    table, positions = fields.get("table"), fields.get("positions", "rotary")
-    if (positions == "table") != bool(table) or (table and len(table) != 2):
-        raise UserError(
-            f"config.encoder.positions is {positions!r} and config.encoder.table is {table!r}. A"
-            ' table has (rows, columns), such as (37, 37), and belongs to positions="table" alone.'
-        )
-    head = fields["width"] // fields["heads"]
-    if positions == "axial" and head % 4:
-        raise UserError(
-            f"config.encoder.heads is {fields['heads']}: heads of {head} channels, but"
-            ' positions="axial" needs a multiple of 4.'
-        )

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmv_jax.models.blocks import Blocks, dense, flat
+from mmv_jax.models.blocks import Blocks
+from mmv_jax.models.dense import dense, flat
 
 
 def place_tokens(

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmv_jax.models.blocks import dense
+from mmv_jax.models.dense import dense
 from mmv_jax.parallel import as_stored
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmv_jax.models.blocks import KERNEL_INIT
 from mmv_jax.models.cost import F32, Flops
+from mmv_jax.models.dense import KERNEL_INIT
 from mmv_jax.models.kinds import CLS
 from mmv_jax.objectives.batch import Params, take
 from mmv_jax.objectives.targets import weighted_mean

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmv_jax.models.blocks import KERNEL_INIT
 from mmv_jax.models.cost import F32, Flops
+from mmv_jax.models.dense import KERNEL_INIT
 from mmv_jax.objectives.batch import Params
 from mmv_jax.objectives.targets import weighted_mean
 from mmv_jax.objectives.term import STUDENT, Seen, Term, Work

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmv_jax.errors import UserError
-from mmv_jax.models.blocks import KERNEL_INIT, flat
 from mmv_jax.models.cost import F32, Flops
+from mmv_jax.models.dense import KERNEL_INIT, flat
 from mmv_jax.objectives.batch import Params
 from mmv_jax.objectives.targets import weighted_mean
 from mmv_jax.objectives.term import MASKED, STUDENT, TARGETS, Seen, Term, Work

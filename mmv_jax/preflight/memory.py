@@ -48,7 +48,10 @@ def step_memory(
     encoder, same_rows = objective.encoder, tensor * sequence
     sharing = fsdp * same_rows
     student = sharded_bytes(state.student, sharing)
-    of_encoder = sharded_bytes(state.student["encoder"], sharing)
+    learns = objective.learning.shapes(state.student)
+    learning, of_encoder = (
+        sharded_bytes(tree, sharing) for tree in (learns, learns.get("encoder", {}))
+    )
     # Each of the student's passes has its own gradient of the encoder; they are added at the end.
     passes = len(objective.needs & {VISIBLE, STUDENT})
     parts = {
@@ -56,7 +59,7 @@ def step_memory(
         "teacher": sharded_bytes(state.teacher, sharing),
         "averages": sharded_bytes(state.averages, sharing),
         "moments": sharded_bytes(state.opt_state, sharing),
-        "gradients": student + max(passes - 1, 0) * of_encoder,
+        "gradients": learning + max(passes - 1, 0) * of_encoder,
         "batch": sum(
             math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in shape.spec(rows).values()
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from mmv_jax.buckets import place
 from mmv_jax.checkpoint import restore_items
 from mmv_jax.errors import UserError
 from mmv_jax.models.encoder import SIZES
+from mmv_jax.models.lora import without_adapters
 from mmv_jax.models.public import PublicEncoder
 from mmv_jax.objectives.recipes import with_recipe
 from mmv_jax.provenance import digest_of
@@ -80,7 +82,8 @@ class Start:
         Raises:
           UserError: the encoder's parameters have other names or shapes.
         """
-        if why := _difference(self.student["encoder"], state.student["encoder"]):
+        fresh = without_adapters(state.student["encoder"])
+        if why := _difference(self.student["encoder"], fresh):
             raise UserError(
                 f"config.init: the encoder of {self.card['name']} is another than config.encoder"
                 f" describes: {why}."
@@ -88,9 +91,8 @@ class Start:
         lines = [f"  {line}" for line in self.lines]
         parts: dict[str, dict] = {"student": dict(state.student), "teacher": dict(state.teacher)}
         for name in state.student:
-            taken = name in self.student and not _difference(
-                self.student[name], state.student[name]
-            )
+            own = without_adapters(state.student[name])
+            taken = name in self.student and not _difference(self.student[name], own)
             lines.append(f"  {name}: {'taken' if taken else 'begins anew'}")
             if not taken:
                 continue
@@ -111,6 +113,8 @@ def begin(config: ConfigDict, state: TrainState) -> tuple[TrainState, dict[str, 
 
     It prints what was taken from where. Without `init` the state is returned as it is.
 
+    Where only a part learns, the student too begins with the weights that an evaluation reads.
+
     Returns:
       The state; `init`, cards of all weights and teachers that it has learnt from; and `earlier`,
       the entry `pretraining` of the run that was gone on from, or None.
@@ -120,7 +124,8 @@ def begin(config: ConfigDict, state: TrainState) -> tuple[TrainState, dict[str, 
     init = Init(**config.get("init", {}))
     if not (init.folder or init.run):
         return state, {}
-    start = _of_folder(init, config, state) if init.folder else _of_run(init.run)
+    partly = bool(config.get("lora")) or config.optimizer.get("last_blocks") is not None
+    start = _of_folder(init, config, state) if init.folder else _of_run(init.run, partly)
     state, lines = start.put_into(state)
     if jax.process_index() == 0:
         say("\n".join(lines))
@@ -135,14 +140,19 @@ def complete(config: ConfigDict) -> ConfigDict:
     need of the encoder.
 
     Raises:
-      UserError: the config has phases; there is no such recipe; or the config has another encoder
-        than the folder, or the folder cannot be read.
+      UserError: the config has phases, or adapters without weights to begin from; there is no such
+        recipe; or the config has another encoder than the folder, or the folder cannot be read.
     """
     if config.get("phases"):
         raise UserError(
             "config.phases: a run with phases is trained by `mmv pretrain`, one workdir a phase."
         )
     init = Init(**config.get("init", {}))
+    if config.get("lora") and not (init.folder or init.run):
+        raise UserError(
+            "config.lora trains adapters beside weights that stay as they are: set"
+            " config.init.folder or config.init.run, or leave the group out."
+        )
     if config.objective.get("recipe"):
         config = ConfigDict(config.copy_and_resolve_references())
         with config.unlocked():
@@ -202,7 +212,7 @@ def _of_folder(init: Init, config: ConfigDict, state: TrainState) -> Start:
     return Start({"encoder": params}, {"encoder": params}, card, lines=lines)
 
 
-def _of_run(run: str) -> Start:
+def _of_run(run: str, partly: bool) -> Start:
     if weights_file(run) is not None:
         restored = restore_weights(run, "encoder")
         trees: dict[str, Any] = {"student": {}, "teacher": {}}
@@ -212,6 +222,9 @@ def _of_run(run: str) -> Start:
         restored = restore_weights(run, "encoder")
         trees, teacher = found["state"], found["state"]["teacher"].get("encoder", found["encoder"])
         encoder = trees["student"]["encoder"]
+    if partly:
+        # What does not learn is the same in both for ever: the teacher cannot follow it.
+        encoder = teacher = restored.trees["encoder"]
     before = restored.config.get("pretraining")
     # Its patients are united with this run's, so the card has no further ones.
     patients: Any = [] if before else UNKNOWN
@@ -239,7 +252,10 @@ def _difference(found: Any, wanted: Any) -> str:
 
 
 def _put(values: Any, like: Any) -> Any:
-    """Arrays with the types and places of `like`, each device its own share."""
+    """Arrays with the types and places of `like`, each device its own share.
+
+    Adapters, which `values` does not have, stay as they are.
+    """
 
     def put(value: Any, leaf: jax.Array) -> jax.Array:
         # A copy: on a CPU several device arrays would be one array of NumPy, and the step gives the
@@ -248,4 +264,7 @@ def _put(values: Any, like: Any) -> Any:
         assert isinstance(where, Sharding)
         return jax.make_array_from_callback(leaf.shape, where, lambda index: whole[index])
 
-    return jax.tree.map(put, values, like)
+    found, fresh = flatten_dict(values), flatten_dict(like)
+    return unflatten_dict(
+        {path: put(found[path], x) if path in found else x for path, x in fresh.items()}
+    )

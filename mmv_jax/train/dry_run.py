@@ -82,7 +82,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
         raise WorkFailed("the loss of the first step is not finite. Check the values in the store.")
     lines = {
         "devices": devices_in_words(mesh),
-        "parameters": parameters_in_words(shapes),
+        "parameters": parameters_in_words(shapes, objective.learning),
         "store": f"{len(rows.patients)} patients to train on in {config.data.store}",
         "workdir": f"{workdir} can be written to",
         "step": f"compiled in {compile_s:.1f} s, run in {step_s:.2f} s, loss {loss:.4f}",

@@ -4,10 +4,11 @@ arguments.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
@@ -23,6 +24,7 @@ from mmv_jax.data.resample import Boxes
 from mmv_jax.data.teachers import tell_teachers
 from mmv_jax.data.tokens import RowShape
 from mmv_jax.errors import UserError
+from mmv_jax.models.lora import Lora
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.objectives.table import needs_of
 from mmv_jax.objectives.term import CLEAN, MASKED, TARGETS, VISIBLE
@@ -37,6 +39,7 @@ from mmv_jax.train.full_disk import full_disk_in_words
 from mmv_jax.train.goodput import Goodput, lost_seconds
 from mmv_jax.train.guard import Guard, GuardOptions
 from mmv_jax.train.health import Health, HealthOptions
+from mmv_jax.train.learning import Learning, with_learning
 from mmv_jax.train.log import Log, Silence
 from mmv_jax.train.objective import Objective, make_objective
 from mmv_jax.train.opening import opening
@@ -154,6 +157,7 @@ def _train(
         cost = cost_of(config, objective, mesh)
         with _make_log(workdir, config, first) as log:
             about: dict = {"state": shapes, "first": first, "patients": len(rows.patients)}
+            about["learning"] = objective.learning
             log.say(opening(carried, workdir, mesh=mesh, cost=cost, **about))
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. {DONE}")
@@ -209,14 +213,24 @@ def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformat
     function.
     """
     per_step = config.rows.per_step
-    encoder = _call("encoder", make_encoder, **config.encoder)
+    encoder, learning = make_learner(config)
     warm = config.get("teacher_temperature", {})
     temperature = _call("teacher_temperature", make_teacher_temperature, config.steps, **warm)
     known = (encoder, temperature, config.rows.prefix, config.rows.get("accumulate", 1))
     objective = _call("objective", make_objective, *known, **config.objective)
+    objective = replace(objective, learning=learning)
     of_run = {"encoder": encoder, **config.optimizer}
+    of_run.pop("last_blocks", None)
     tx = _call("optimizer", make_optimizer, config.steps, per_step, **of_run)
     return objective, tx, _call("ema", make_ema, config.steps, per_step, **config.ema)
+
+
+def make_learner(config: ConfigDict) -> tuple[nn.Module, Learning]:
+    """The encoder of a run, with its adapters, and which parameters learn."""
+    encoder = _call("encoder", make_encoder, **config.encoder)
+    lora = to_dict(config.get("lora", {}))
+    _call("lora", Lora, **lora)
+    return with_learning(encoder, lora, config.optimizer.get("last_blocks"))
 
 
 def _call(group: str, make: Callable, *known: Any, **options: Any) -> Any:
@@ -297,7 +311,7 @@ def make_probe(
     coordinates = config.data.get("coordinates", "mm")
     probe = Probe(
         store=store,
-        encoder=make_encoder(**config.encoder),
+        encoder=make_learner(config)[0],
         labels=dict(labels),
         length=config.rows.length,
         grids=grids,

@@ -21,6 +21,7 @@ from mmv_jax.objectives.table import make_terms, weights_of
 from mmv_jax.objectives.term import MASKED, STUDENT, TEACHER, VISIBLE, Seen, Term
 from mmv_jax.ops.parts import Part, in_parts
 from mmv_jax.ops.pool import gather_tokens
+from mmv_jax.train.learning import Learning
 
 LOOKED_AT = 512  # features of a step that leave the device for the health figures
 # The key that each of these modules draws its parameters from, fixed so that a seed always gives
@@ -38,6 +39,7 @@ class Objective:
       terms, weights: by the term's name. A step runs only the encoder passes that the terms need.
       parts: in which the rows of a step pass through the encoder, one after the other. The terms
         see the tokens of all of them, so the loss is the same for any number.
+      learning: which parameters of the student learn.
     """
 
     encoder: nn.Module
@@ -46,6 +48,7 @@ class Objective:
     terms: Mapping[str, Term]
     weights: Mapping[str, float]
     parts: int = 1
+    learning: Learning = Learning()
 
     @property
     def needs(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from mmv_jax.train.learning import Learning
 from mmv_jax.train.speed import StepCost
 from mmv_jax.train.state import TrainState
 
@@ -20,6 +21,7 @@ def opening(
     state: TrainState,
     first: int,
     patients: int,
+    learning: Learning,
     cost: StepCost,
 ) -> str:
     """Devices, parameters and paths of a run, one line each.
@@ -29,12 +31,13 @@ def opening(
       state: arrays, or their shapes.
       first: the first step of this start.
       patients: number of training patients.
+      learning: which parameters are trained.
     """
     rows = config["rows"]
     begins = f"goes on at {first} of" if first else "0 to"
     lines = {
         "devices": devices_in_words(mesh),
-        "parameters": parameters_in_words(state),
+        "parameters": parameters_in_words(state, learning),
         "store": f"{config['data']['store']}, {patients} patients to train on",
         "workdir": f"{workdir} (metrics.jsonl, tensorboard/, checkpoints/)",
         "steps": f"{begins} {config['steps']}, of {rows['per_step']} rows of {rows['length']}"
@@ -61,14 +64,17 @@ def devices_in_words(mesh: Mesh) -> str:
     )
 
 
-def parameters_in_words(state: TrainState) -> str:
-    """Number of trained parameters, in total and by module."""
+def parameters_in_words(state: TrainState, learning: Learning) -> str:
+    """Number of trained parameters, in total and by module, and of those that are not."""
     sizes = {
         name: sum(math.prod(x.shape) for x in jax.tree.leaves(module))
-        for name, module in state.student.items()
+        for name, module in learning.shapes(state.student).items()
     }
     parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-    return f"{sum(sizes.values()):,} that are trained ({parts})"
+    total = sum(math.prod(x.shape) for x in jax.tree.leaves(state.student))
+    frozen = total - sum(sizes.values())
+    told = f"; {frozen:,} are frozen" if frozen else ""
+    return f"{sum(sizes.values()):,} that are trained ({parts}){told}"
 
 
 def mfu_in_words(cost: StepCost) -> str:

@@ -92,7 +92,6 @@ def make_optimizer(
     frozen_prototypes: float = 0.0,
     layer_decay: float = 1.0,
     patch_rate: float = 1.0,
-    last_blocks: int | None = None,
     encoder: Any = None,
 ) -> optax.GradientTransformation:
     """Make AdamW with weight decay on the kernels of dense layers alone, and clipped gradients.
@@ -114,10 +113,9 @@ def make_optimizer(
       frozen_prototypes: share of the steps at the start in which prototypes do not move.
       layer_decay: each layer of the encoder has this many times the learning rate of the one above.
       patch_rate: factor of the learning rate of the kernel that embeds patches.
-      last_blocks: only so many blocks at the end, the last norm and the heads learn; None for all.
       encoder: the backbone, which knows its layers.
     Raises:
-      UserError: a share, a factor or a number of blocks is out of its range.
+      UserError: a share or a factor is out of its range.
 
     Source: Loshchilov and Hutter (arXiv 1711.05101); b2 of 0.95 as in masked autoencoders (arXiv
       2111.06377, table 8). Schedules and factors: Oquab et al., DINOv2 (arXiv 2304.07193).
@@ -129,11 +127,6 @@ def make_optimizer(
     for name, factor in (("layer_decay", layer_decay), ("patch_rate", patch_rate)):
         if not 0 < factor <= 1:
             raise UserError(f"config.optimizer.{name} is {factor!r}. Set it above 0, at most 1.")
-    if last_blocks is not None and not 0 <= last_blocks <= encoder.depth:
-        raise UserError(
-            f"config.optimizer.last_blocks is {last_blocks!r}, but the encoder has"
-            f" {encoder.depth} blocks."
-        )
     decays = all_kernels if decay_prototypes else kernels
     wanes: float | Schedule = weight_decay
     if weight_decay_end is not None:
@@ -143,7 +136,7 @@ def make_optimizer(
         optax.clip_by_global_norm(clip),
         optax.adamw(schedule, b1=0.9, b2=b2, weight_decay=wanes, mask=decays),
     ]
-    if layer_decay < 1 or patch_rate < 1 or last_blocks is not None:
+    if layer_decay < 1 or patch_rate < 1:
         # After AdamW, so that they are factors of the learning rate and not of the gradient, whose
         # scale Adam takes out again.
         rates = partial(
@@ -151,7 +144,6 @@ def make_optimizer(
             encoder=encoder,
             layer_decay=layer_decay,
             patch_rate=patch_rate,
-            last_blocks=last_blocks,
         )
         parts.append(
             optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rates(updates)))
@@ -176,25 +168,22 @@ def _cosine(start: float, end: float, steps: int) -> Schedule:
     return at
 
 
-def rates_of_layers(
-    params: Any, *, encoder: Any, layer_decay: float, patch_rate: float, last_blocks: int | None
-) -> Any:
-    """Factors of the learning rate, a number or an array a parameter; 0 where nothing moves.
+def rates_of_layers(params: Any, *, encoder: Any, layer_decay: float, patch_rate: float) -> Any:
+    """Factors of the learning rate, a number or an array a parameter.
 
     Args:
-      params: of the student, by module.
+      params: of the student, by module; those that learn.
       encoder: its backbone.
     """
     rates = jax.tree.map(lambda leaf: 1.0, params)
-    own = encoder.layer_rates(params["encoder"], layer_decay)
-    if last_blocks is not None:
-        # With a decay of 1/2 a layer's rate tells how many layers lie above it.
-        above = encoder.layer_rates(params["encoder"], 0.5)
-        own = jax.tree.map(
-            lambda rate, half: jnp.where(jnp.asarray(half) >= 0.5**last_blocks, rate, 0.0),
-            own,
-            above,
-        )
+    if "encoder" not in params:
+        return rates
+    own = jax.tree.map(
+        # Of stacked blocks only the last ones may learn.
+        lambda rate, leaf: rate[-len(leaf) :] if jnp.ndim(rate) else rate,
+        encoder.layer_rates(params["encoder"], layer_decay),
+        params["encoder"],
+    )
     rates["encoder"] = jax.tree_util.tree_map_with_path(
         lambda path, rate: rate * patch_rate if _named(path, "patch") else rate, own
     )

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
-from mmv_jax.models.blocks import hidden_width
+from mmv_jax.models.dense import hidden_width
 from mmv_jax.objectives.mae import DecoderTerm
 from mmv_jax.objectives.term import STUDENT, TEACHER, VISIBLE, Work
 from mmv_jax.parallel import HOLD_ROWS, holders

@@ -92,7 +92,7 @@ def state_maker(
             step=jnp.zeros((), jnp.int32),
             student=student,
             teacher=teacher,
-            opt_state=tx.init(student),
+            opt_state=tx.init(objective.learning.cut(student)),
             # Raw numbers and not a typed key, so that the state is a tree of plain arrays.
             key=jax.random.key_data(jax.random.fold_in(key, 1)),
             averages={str(n): jax.tree.map(jnp.copy, student["encoder"]) for n in range(averages)},

@@ -37,16 +37,26 @@ def train_step(
     """
     # A resumed run draws what an unbroken one would have drawn.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    (loss, seen), grads = jax.value_and_grad(objective.loss, has_aux=True)(
-        state.student, teacher=state.teacher, batch=batch, key=key, step=state.step
-    )
+    learning = objective.learning
+
+    def loss_of(own: Any) -> tuple[Array, dict[str, Array]]:
+        student = learning.put(own, state.student)
+        return objective.loss(student, state.teacher, batch=batch, key=key, step=state.step)
+
+    # Of what does not learn no gradient is taken, so it needs no memory either.
+    own = learning.cut(state.student)
+    (loss, seen), grads = jax.value_and_grad(loss_of, has_aux=True)(own)
     # The norm before clipping. It is not finite if any value of a gradient is not.
     norm = optax.tree.norm(grads)
-    updates, opt_state = tx.update(grads, state.opt_state, state.student)
-    student = optax.apply_updates(state.student, updates)
-    # Only some modules of the student have a moving average; a decoder, for example, has none.
-    followed = {name: student[name] for name in state.teacher}
-    teacher = optax.incremental_update(followed, state.teacher, 1 - ema(state.step))
+    updates, opt_state = tx.update(grads, state.opt_state, own)
+    student = learning.put(optax.apply_updates(own, updates), state.student)
+
+    def follow(old: Any, share: Array) -> Any:
+        # Only some modules of the student have a moving average; a decoder, for example, has none.
+        both = (learning.cut(tree) for tree in ({name: student[name] for name in old}, old))
+        return learning.put(optax.incremental_update(*both, share), old)
+
+    teacher = follow(state.teacher, 1 - ema(state.step))
     new = TrainState(
         step=state.step,
         student=student,
@@ -54,10 +64,8 @@ def train_step(
         opt_state=opt_state,
         key=state.key,
         averages={
-            name: optax.incremental_update(
-                student["encoder"], own, ema.share(int(name), state.step)
-            )
-            for name, own in state.averages.items()
+            name: follow({"encoder": mean}, ema.share(int(name), state.step))["encoder"]
+            for name, mean in state.averages.items()
         },
     )
     kept, skipped = keep_finite(new, state, loss, norm)

@@ -147,12 +147,6 @@ def test_layers_and_the_patch_kernel_have_rates_of_their_own(params):
     np.testing.assert_allclose(found[PROTOTYPES], 1.0, rtol=1e-3)
 
 
-def test_only_the_last_blocks_learn(params):
-    (found,) = moves(params, last_blocks=1, weight_decay=0.1)
-    assert not found[QKV][0].any() and found[QKV][1].all()
-    assert not found[PATCH].any() and not found[LEARNED].any() and found[NORM].all()
-
-
 def test_prototypes_are_frozen_at_first_and_may_decay(params):
     found = moves(params, steps=3, frozen_prototypes=0.3)
     assert [bool(step[PROTOTYPES].any()) for step in found] == [False, False, True]
@@ -175,7 +169,6 @@ def test_the_weight_decay_rises_on_a_cosine(params):
         ({"layer_decay": 0.0}, "layer_decay is 0.0. Set it above 0"),
         ({"patch_rate": 1.5}, "patch_rate is 1.5"),
         ({"frozen_prototypes": 1.0}, "frozen_prototypes is 1.0"),
-        ({"last_blocks": 3}, "last_blocks is 3, but the encoder has 2"),
     ],
 )
 def test_factors_out_of_their_range_are_refused(params, options, says):
