@@ -72,6 +72,38 @@ TOGETHER = {
     "tests/train/test_probe.py": "drawn",
     "tests/train/test_step.py": "drawn",
 }
+# Begun first: the last files are short ones then, and both workers end at the same time. Left to
+# itself xdist begins with the files of many tests, and the longest have one or two.
+LONGEST = (
+    "bac",
+    "short runs",
+    "drawn",
+    "tests/launch/test_launch.py",
+    "tests/train/test_loop.py",
+    "tests/train/test_watchdog.py",
+    "tests/data/test_pipeline.py",
+    "tests/store/test_ingest.py",
+    "tests/preflight/test_preflight.py",
+    "tests/evaluate/test_variants.py",
+    "tests/train/test_begin.py",
+    "tests/test_before.py",
+    "tests/train/test_meshes.py",
+    "tests/test_experiments.py",
+    "tests/objectives/test_more_terms.py",
+    "tests/train/test_prolong.py",
+    "tests/test_docs.py",
+    "tests/evaluate/test_segmentation_heads.py",
+    "tests/ops/test_attention.py",
+    "tests/models/test_encoder.py",
+    "tests/models/test_decoders.py",
+    "tests/evaluate/test_run.py",
+    "tests/evaluate/test_readout.py",
+    "tests/test_parallel.py",
+    "tests/evaluate/test_distil.py",
+    "tests/train/test_phases.py",
+    "tests/train/test_accumulate.py",
+    "tests/objectives/test_outside_term.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -81,6 +113,12 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadFileScheduling
 
     class Together(LoadFileScheduling):
+        def _assign_work_unit(self, node) -> None:
+            first = next((name for name in LONGEST if name in self.workqueue), None)
+            if first is not None:
+                self.workqueue.move_to_end(first, last=False)
+            super()._assign_work_unit(node)
+
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
             groups = (group for begin, group in TOGETHER.items() if file.startswith(begin))

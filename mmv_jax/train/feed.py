@@ -4,15 +4,16 @@ rows.
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmv_jax.data.pipeline import BEGIN, Rows
+from mmv_jax.data.tokens import RowShape
 from mmv_jax.data.wire import decode
 from mmv_jax.parallel import devices_here, row_sharding
 
@@ -28,9 +29,7 @@ def device_batches(
     sharding = row_sharding(mesh)
     own = devices_here(mesh)
     here = NamedSharding(own, PartitionSpec("rows"))
-    # Decoded by this process's devices alone. Programs of several processes must start in the same
-    # order everywhere, and the loop asks for steps while a thread asks for this.
-    decoded = jax.jit(partial(decode, shape=rows.shape), in_shardings=here, out_shardings=here)
+    decoded = _decoder(rows.shape, here)
     mine = rows_of_this_process(sharding, rows.per_step)
     for sent in rows.batches(first, mine=mine, workers=workers):
         with jax.set_mesh(own):
@@ -38,6 +37,16 @@ def device_batches(
         yield {name: _globally(x, sharding, rows.per_step) for name, x in made.items()} | {
             BEGIN: rows.at
         }
+
+
+@cache
+def _decoder(shape: RowShape, here: NamedSharding) -> Callable[..., dict[str, jax.Array]]:
+    """`decode` on this process's devices alone; runs of one process share what is compiled.
+
+    Programs of several processes must start in the same order everywhere, and the loop asks for
+    steps while a thread asks for this.
+    """
+    return jax.jit(partial(decode, shape=shape), in_shardings=here, out_shardings=here)
 
 
 def _globally(x: jax.Array, sharding: NamedSharding, rows: int) -> jax.Array:

@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,7 +51,6 @@ def command_for(devices: int) -> tuple[str, ...]:
     return (*COMMAND, f"--config.mesh.data={devices // fsdp}", f"--config.mesh.fsdp={fsdp}")
 
 
-HERE = os.environ | {"JAX_PLATFORMS": "cpu"}  # with the flags of conftest.py, which compile quickly
 JOBSET = json.loads(Path(__file__).with_name("jobset_schema.json").read_text())
 
 
@@ -65,9 +65,20 @@ def launch(name: str, *options: str, command=COMMAND) -> subprocess.CompletedPro
     return subprocess.CompletedProcess(name, code, out.getvalue(), err.getvalue())
 
 
-def start_local(*options: str, command) -> subprocess.CompletedProcess:
-    words = [sys.executable, str(LAUNCH / "local.py"), *options, "--", *command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=ROOT, env=HERE)
+@pytest.fixture
+def start_local(monkeypatch, capfd):
+    """`launch/local.py` in this process; what it starts are processes of their own."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    before = {told: signal.getsignal(told) for told in (signal.SIGTERM, signal.SIGINT)}
+
+    def start(*options: str, command) -> subprocess.CompletedProcess:
+        capfd.readouterr()
+        code = importlib.import_module("local").main([*options, "--", *command])
+        return subprocess.CompletedProcess(command, code, *capfd.readouterr())
+
+    yield start
+    for told, handler in before.items():
+        signal.signal(told, handler)
 
 
 def rendered(tmp_path: Path, name: str, *options: str, devices: int = 128) -> str:
@@ -86,7 +97,9 @@ def lines_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def check_two_processes(tmp_path, term: str, steps: int, run_alone: Callable) -> None:
+def check_two_processes(
+    tmp_path, start_local, term: str, *, steps: int, run_alone: Callable
+) -> None:
     """Losses of two processes with a device each are those of one with two devices."""
     runpy.run_path(str(NANO))["write_studies"](tmp_path / "store")
     others = {"mae", "dino", "ibot", "koleo"} - {term}
@@ -106,7 +119,7 @@ def check_two_processes(tmp_path, term: str, steps: int, run_alone: Callable) ->
     )
 
 
-def test_two_processes_on_loopback_give_the_losses_of_one(tmp_path, monkeypatch):
+def test_two_processes_on_loopback_give_the_losses_of_one(tmp_path, monkeypatch, start_local):
     # The one process is this one, with two of its devices.
     mesh = make_mesh(data=2, devices=jax.devices()[:2])
     monkeypatch.setattr(loop, "make_mesh", wraps(make_mesh)(lambda **axes: mesh))
@@ -115,20 +128,20 @@ def test_two_processes_on_loopback_give_the_losses_of_one(tmp_path, monkeypatch)
         assert main(command) == 0
 
     # KoLeo compares the features of both processes, and is compiled soonest.
-    check_two_processes(tmp_path, "koleo", 3, run_here)
+    check_two_processes(tmp_path, start_local, "koleo", steps=3, run_alone=run_here)
 
 
 @pytest.mark.full
-def test_two_processes_give_the_losses_of_one_that_is_started_alike(tmp_path):
+def test_two_processes_give_the_losses_of_one_that_is_started_alike(tmp_path, start_local):
     def start_one(command):
         done = start_local("--processes", "1", "--devices", "2", command=command)
         assert done.returncode == 0, done.stderr
 
     # DINO: its centring is a sum over both processes.
-    check_two_processes(tmp_path, "dino", 6, start_one)
+    check_two_processes(tmp_path, start_local, "dino", steps=6, run_alone=start_one)
 
 
-def test_one_failing_process_fails_the_run(tmp_path):
+def test_one_failing_process_fails_the_run(tmp_path, start_local):
     done = start_local("--processes", "2", command=["inspect", str(tmp_path / "no store")])
     assert done.returncode == 2
     assert done.stderr.count("is not a store") == 2  # both said why

@@ -3,6 +3,7 @@ changes.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from nano import drawn_state, nano_config
@@ -26,7 +27,7 @@ MESHES = {
     "fsdp 4, sequence 2": {"fsdp": 4, "sequence": 2},
     "data 2, tensor 2, sequence 2": {"data": 2, "tensor": 2, "sequence": 2},
 }
-SHORT = ("data 2, tensor 2, sequence 2",)
+SHORT = "data 2, tensor 2, sequence 2"
 
 
 def run_config(store, **weights):
@@ -38,12 +39,12 @@ def run_config(store, **weights):
     return config
 
 
-def losses(config, mesh, steps, make_state):
+def losses(config, mesh, steps):
     """The losses of a run's first steps, and the devices' rows of the first batch."""
     objective, tx, ema = make_parts(config)
     rows = make_rows(Store.open(config.data.store), config)
     shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=0)
-    state = make_state(objective, tx, rows.spec, mesh, shapes=shapes)
+    state = init_state(objective, tx, rows.spec, mesh, seed=0)
     step, found, batches = jit_step(objective, tx, ema, shapes, mesh), [], []
     made = device_batches(rows, mesh, 0, workers=0)
     with on_mesh(mesh):
@@ -56,29 +57,47 @@ def losses(config, mesh, steps, make_state):
     return np.array(found), batches[0]
 
 
-def initialised(*parts, shapes):
-    """The state that the mesh itself makes."""
-    return init_state(*parts, seed=0)
-
-
-def drawn(*parts, shapes):
-    return drawn_state(shapes)
-
-
-def check(config, names, steps, make_state):
-    expected, rows = losses(config, make_mesh(devices=jax.devices()[:1]), steps, make_state)
+def check(config, names, steps):
+    expected, rows = losses(config, make_mesh(devices=jax.devices()[:1]), steps)
     assert np.isfinite(expected).all() and len(set(expected)) == steps
     apart = {}
     for name in names:
-        found, own = losses(config, make_mesh(**MESHES[name]), steps, make_state)
+        found, own = losses(config, make_mesh(**MESHES[name]), steps)
         jax.tree.map(np.testing.assert_array_equal, own, rows)
         apart[name] = float(np.abs(found / expected - 1).max())
         print(name, apart[name], flush=True)  # pytest -s
     assert max(apart.values()) < 1e-5, apart
 
 
-def test_a_mesh_of_three_axes_gives_the_losses_of_one_device(store):
-    check(run_config(store, mae=1.0), SHORT, 3, drawn)
+def loss_and_gradient(config, mesh):
+    """The first loss, and the norm of the gradient of each parameter."""
+    objective, tx, _ = make_parts(config)
+    rows = make_rows(Store.open(config.data.store), config)
+    state = drawn_state(shapes_of_state(objective, tx, rows.spec, mesh, seed=0))
+    made = device_batches(rows, mesh, 0, workers=0)
+
+    @jax.jit
+    def compute(student, batch):
+        given = {"teacher": {}, "batch": batch, "key": jax.random.key(1), "step": jnp.int32(0)}
+        loss, gradient = jax.value_and_grad(lambda x: objective.loss(x, **given)[0])(student)
+        return {"loss": loss, "norms": jax.tree.map(jnp.linalg.norm, gradient)}
+
+    with on_mesh(mesh):
+        batch = next(made)
+        made.close()
+        del batch[BEGIN]
+        return jax.device_get(compute(state.student, batch))
+
+
+def test_a_mesh_of_three_axes_gives_the_loss_and_the_gradient_of_one_device(store):
+    config = run_config(store, mae=1.0)
+    found, expected = (
+        loss_and_gradient(config, mesh)
+        for mesh in (make_mesh(**MESHES[SHORT]), make_mesh(devices=jax.devices()[:1]))
+    )
+    assert expected["loss"] > 0 and all(x > 0 for x in jax.tree.leaves(expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
 
 
 @pytest.mark.full
@@ -87,7 +106,7 @@ def test_six_meshes_give_the_losses_of_one_device_for_twenty_steps(store):
     config.encoder.attention = (
         "blocked"  # a shard_map over heads, which the dense definition is not
     )
-    check(config, MESHES, 20, initialised)
+    check(config, MESHES, 20)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,12 @@ from mmv_jax.parallel import make_mesh
 from mmv_jax.train import loop
 from mmv_jax.train.log import read_metrics
 
+# KoLeo is the term that is compiled soonest.
+TERMS = [{"koleo": 1.0}, pytest.param({}, id="all terms", marks=pytest.mark.full)]
 
-def phased(store="store", *phases):
-    config = nano_config(store, koleo=1.0)  # the term that is compiled soonest
+
+def phased(store, *phases, **weights):
+    config = nano_config(store, **weights)
     config.steps, config.phases = 2, phases
     return config.lock()
 
@@ -73,13 +76,14 @@ def test_mistakes_in_any_phase_show_before_the_first_one_trains(phases, says, tm
         loop.pretrain(config, tmp_path)
 
 
-def test_phases_are_trained_in_turn_and_gone_on_from(store, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("weights", TERMS)
+def test_phases_are_trained_in_turn_and_gone_on_from(store, tmp_path, monkeypatch, capsys, weights):
     one = make_mesh(devices=jax.devices()[:1])
     monkeypatch.setattr(loop, "make_mesh", lambda data, fsdp: one)
-    share_step(monkeypatch, "phases")
+    share_step(monkeypatch, f"phases {weights}")
     draw_begin(monkeypatch)  # by the seed of a phase
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    config = phased(store, {}, {"seed": 1})
+    config = phased(store, {}, {"seed": 1}, **weights)
     assert _finishes(config, tmp_path)
     ends = [restore_items(tmp_path / f"phase-{n}", ("encoder",))[0]["encoder"] for n in (1, 2)]
     begun = restore_items(tmp_path / "phase-2", ())[1]["pretraining"]["init"]

@@ -44,11 +44,19 @@ def write_run(
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def pictures(monkeypatch):
+    """Draws none: one takes half a second. The test of a run that learns undoes it."""
+    monkeypatch.setattr("mmv_jax.train.status.draw", lambda lines, path: path.touch())
+    return monkeypatch
+
+
 def rows_of(text):
     return dict(line.split(None, 1) for line in text.splitlines())
 
 
-def test_a_run_that_learns(tmp_path):
+def test_a_run_that_learns(tmp_path, pictures):
+    pictures.undo()
     workdir = write_run(
         tmp_path / "run", lambda n: 0.4 + 0.6 * math.exp(-n / 150), lambda n: (18 + n / 20, 0.7)
     )

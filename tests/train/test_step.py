@@ -11,7 +11,7 @@ from mmv_jax.train.loop import make_parts
 from mmv_jax.train.state import join_items, shapes_of_state, split_items
 from mmv_jax.train.step import jit_step
 
-STEPS = 60
+STEPS = 30
 
 
 @pytest.fixture(scope="module")
