@@ -99,11 +99,16 @@ def digest_of(tensors: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     # Sorted: an export may list its tensors in another order than the checkpoint.
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        # Type and shape too: the same bytes in another shape are other weights.
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
+        for part in digest_line(name, tensors[name]):
+            digest.update(part)
     return digest.hexdigest()[:16]
+
+
+def digest_line(name: str, tensor: Any) -> tuple[bytes, memoryview]:
+    """What `digest_of` takes of one tensor."""
+    array = np.ascontiguousarray(tensor)
+    # Type and shape too: the same bytes in another shape are other weights.
+    return f"{name} {array.dtype} {array.shape}\n".encode(), array.reshape(-1).view(np.uint8).data
 
 
 def of_file(path: str | Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def architecture(encoder: Backbone) -> dict[str, Any]:
         "patch": list(encoder.patch),
         "registers": encoder.registers,
         "mlp": encoder.mlp,
-        "hidden": hidden_width(encoder.width, encoder.mlp),
+        "hidden": hidden_width(encoder.width, encoder.mlp, encoder.mlp_hidden),
         "activation": ACTIVATIONS[encoder.mlp],
         "norm_epsilon": encoder.epsilon,
         "layer_scale": encoder.layer_scale is not None,

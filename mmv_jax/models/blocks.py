@@ -113,6 +113,7 @@ class Combine(nn.Module):
     dtype: str
     epsilon: float = EPSILON
     lora: Lora | None = None
+    mlp_hidden: int | None = None
 
     @nn.compact
     def __call__(
@@ -122,7 +123,7 @@ class Combine(nn.Module):
         kept: tuple[Array, Array] | None,
     ) -> Float[Array, "B L D"]:
         width, gated = x.shape[-1], self.mlp == "swiglu"
-        hidden = hidden_width(width, self.mlp)
+        hidden = hidden_width(width, self.mlp, self.mlp_hidden)
         found = nn.with_logical_constraint(found.reshape(x.shape), ("rows", "tokens", "hidden"))
         y = self.dense(width, "attention_out", found)
         of_attention, of_mlp = kept or (None, None)
@@ -179,6 +180,7 @@ class Block(nn.Module):
     epsilon: float = EPSILON
     remat: str = "products"
     lora: Lora | None = None
+    mlp_hidden: int | None = None
 
     @nn.compact
     def __call__(
@@ -214,6 +216,7 @@ class Block(nn.Module):
             self.dtype,
             epsilon=self.epsilon,
             lora=self.lora,
+            mlp_hidden=self.mlp_hidden,
             name="combine",
         )(x, found, kept)
         return x, x
@@ -262,6 +265,7 @@ class Blocks(nn.Module):
     positions: str = "rotary"
     lora: Lora | None = None
     frozen: int = 0
+    mlp_hidden: int | None = None
 
     @nn.compact
     def __call__(
@@ -322,6 +326,7 @@ class Blocks(nn.Module):
             "dtype",
             "epsilon",
             "lora",
+            "mlp_hidden",
         )
         stored = "none" if remat_name(self.remat) == "none" else "products"
         return {name: getattr(self, name) for name in names} | {"remat": stored}

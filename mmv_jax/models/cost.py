@@ -55,12 +55,12 @@ class Flops:
         )
 
 
-def block_flops(width: int, mlp: str) -> int:
+def block_flops(width: int, mlp: str, hidden: int | None = None) -> int:
     """Forward FLOPs a token of a block's matrix products, without attention's scores and sums."""
     # 4 width²: queries, keys, values and the way out.
     # The gated MLP has a gate beside its two matrices.
     matrices = 3 if mlp == "swiglu" else 2
-    return 2 * (4 * width**2 + matrices * width * hidden_width(width, mlp))
+    return 2 * (4 * width**2 + matrices * width * hidden_width(width, mlp, hidden))
 
 
 def stack_bytes(module: Any, mlp: str, *, depth: int, remat: bool | str) -> int:
@@ -81,7 +81,7 @@ def block_bytes(module: Any, mlp: str, remat: bool | str) -> int:
     norms, GELU and gates leave.
     """
     width, itemsize = module.width, jnp.dtype(module.dtype).itemsize
-    hidden = hidden_width(width, mlp) * (2 if mlp == "swiglu" else 1)
+    hidden = _hidden(module, mlp) * (2 if mlp == "swiglu" else 1)
     # qkv, rotated queries and keys, what attention found, its way out, both of the MLP.
     held = F32 * width + itemsize * ((3 + 2 + 1 + 1 + 1) * width + hidden)
     return held + (_elementwise_bytes(module, mlp) if remat_name(remat) == "none" else 0)
@@ -94,11 +94,15 @@ def _elementwise_bytes(module: Any, mlp: str) -> int:
     width, itemsize = module.width, jnp.dtype(module.dtype).itemsize
     # SwiGLU's sigmoid and both factors; GELU's polynomial, its tangent and their products.
     arrays = 4 if mlp == "swiglu" else _left_by_gelu(approximate=mlp == "gelu")
-    activation = itemsize * arrays * hidden_width(width, mlp)
+    activation = itemsize * arrays * _hidden(module, mlp)
     # Two norms leave x less its mean, its share of the scale and the result; two scales a branch.
     norms = 7 * F32 * width
     of_heads = (4 * F32 + 2 * itemsize) * width if getattr(module, "qk_norm", False) else 0
     return activation + norms + of_heads
+
+
+def _hidden(module: Any, mlp: str) -> int:
+    return hidden_width(module.width, mlp, getattr(module, "mlp_hidden", None))
 
 
 @cache

@@ -29,11 +29,13 @@ def flat(layer: Callable[[Array], Array], x: Float[Array, "*batch D"]) -> Float[
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def hidden_width(width: int, mlp: str) -> int:
-    """Channels inside the MLP: 8/3 D for the gated "swiglu", else 4 D.
+def hidden_width(width: int, mlp: str, chosen: int | None = None) -> int:
+    """Channels inside the MLP: `chosen`, or else 8/3 D for the gated "swiglu" and 4 D for others.
 
-    The latter is rounded up to a multiple of 8. Both cost the same.
+    8/3 D is rounded up to a multiple of 8. Both cost the same.
     """
+    if chosen is not None:
+        return chosen
     # -(-8 width // 24) rounds (8 / 3 width) / 8 up, so that 8 times it is a multiple of 8.
     return -(-8 * width // 24) * 8 if mlp == "swiglu" else 4 * width
 

@@ -133,6 +133,7 @@ class Encoder(Backbone):
       patch: voxels of a patch (z, y, x).
       registers: tokens a segment beside CLS that belong to no patch (arXiv 2309.16588).
       mlp: "gelu" (its approximation by a hyperbolic tangent), "gelu_exact" or "swiglu".
+      mlp_hidden: channels inside the MLP; None: 4 D, or 8/3 D for "swiglu".
       layer_scale: initial factor of each branch, one a channel; None for no scaling. 0.1 is CaiT's
         value up to 18 blocks (arXiv 2103.17239). The usual 1e-5 suits deep encoders and long runs;
         in a run of minutes it would leave the encoder close to the identity.
@@ -167,6 +168,7 @@ class Encoder(Backbone):
     patch: tuple[int, int, int]
     registers: int = 4
     mlp: str = "gelu"
+    mlp_hidden: int | None = None
     layer_scale: float | None = 0.1
     attention_bias: bool = True
     qk_norm: bool = False
@@ -221,6 +223,7 @@ class Encoder(Backbone):
         x = out["embedded"] = nn.with_logical_constraint(x, ("rows", "tokens", "width"))
         shared = (
             "mlp",
+            "mlp_hidden",
             "layer_scale",
             "attention_bias",
             "qk_norm",
@@ -277,7 +280,7 @@ class Encoder(Backbone):
 
     @nn.nowrap
     def parameter_count(self) -> int:
-        width, hidden = self.width, hidden_width(self.width, self.mlp)
+        width, hidden = self.width, self._hidden()
         gates = 2 if self.mlp == "swiglu" else 1
         # Queries, keys and values with their biases; the way out; the scales of queries and keys.
         attention = (
@@ -301,7 +304,7 @@ class Encoder(Backbone):
 
         Attention's scores and weighted sums are 4 D n² a block for a segment of n tokens.
         """
-        a_block = block_flops(self.width, self.mlp) + 2 * self._adapters()
+        a_block = block_flops(self.width, self.mlp, self.mlp_hidden) + 2 * self._adapters()
         return Flops(
             forward=tokens * (self._entry_flops() + self.depth * a_block),
             attention=round(4 * self.depth * self.width * squares),
@@ -309,9 +312,10 @@ class Encoder(Backbone):
 
     @nn.nowrap
     def training_flops(self, tokens: int, squares: int | float) -> Flops:
-        entry, a_block = self._entry_flops(), block_flops(self.width, self.mlp)
+        entry = self._entry_flops()
+        a_block = block_flops(self.width, self.mlp, self.mlp_hidden)
         # Without a scale that learns the MLP's last product is not needed for any gradient.
-        unread = 2 * self.width * hidden_width(self.width, self.mlp)
+        unread = 2 * self.width * self._hidden()
         again = a_block - (unread if self.layer_scale is None or self.lora else 0)
         learning = self.depth - self.frozen
         recomputed = recomputed_blocks(self.remat, learning)
@@ -331,8 +335,12 @@ class Encoder(Backbone):
     @nn.nowrap
     def _adapters(self) -> int:
         """Parameters of a block's adapters."""
-        hidden, gates = hidden_width(self.width, self.mlp), 2 if self.mlp == "swiglu" else 1
+        hidden, gates = self._hidden(), 2 if self.mlp == "swiglu" else 1
         return self.lora.parameters(self.width, hidden, gates) if self.lora else 0
+
+    @nn.nowrap
+    def _hidden(self) -> int:
+        return hidden_width(self.width, self.mlp, self.mlp_hidden)
 
     @nn.nowrap
     def _entry_flops(self) -> int:

@@ -5,7 +5,6 @@ No PyTorch is needed: the tensors are read from `model.safetensors`.
 Axes: D width, p side of a patch in pixels.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from mmv_jax.errors import UserError
+from mmv_jax.models.dense import hidden_width
 from mmv_jax.models.encoder import SIZES
-from mmv_jax.models.public_names import GATED, KINDS, TensorNames
+from mmv_jax.models.public_files import CONFIG, Plan, Tensors, read_json
+from mmv_jax.models.public_names import GATED, GATED_DINOV3, KINDS, TensorNames
 
-CONFIG, TENSORS, PREPROCESSING = "config.json", "model.safetensors", "preprocessor_config.json"
-INDEX = "model.safetensors.index.json"  # of weights in several files
+PREPROCESSING = "preprocessor_config.json"
 # Means and deviations of the three channels, where the folder does not say them.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ATTENTION_PARTS = ("query", "key", "value")
+SCALES = {"scale1": "attention_scale", "scale2": "mlp_scale"}
 GELU = {"gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
 # The shortest wavelength of z, in halves of a crop: a little more than two of a dozen layers.
 SCALE = 0.25
@@ -37,15 +38,15 @@ class PublicEncoder:
       name: of the folder.
       options: keys of `config.encoder` that the weights need, `size` and `patch` (None, p, p)
         among them.
-      tensors: by name, without the prefix.
+      tensors: by name, without the prefix; read one at a time.
       mean, std: of the three channels in its training.
       kind: names of its tensors.
-      biased: which of query, key and value have a bias.
+      biased: roles of the layers of a block that have a bias.
     """
 
     name: str
     options: dict[str, Any]
-    tensors: dict[str, np.ndarray]
+    tensors: Tensors
     mean: tuple[float, ...]
     std: tuple[float, ...]
     kind: TensorNames
@@ -59,7 +60,7 @@ class PublicEncoder:
           UserError: a file is missing or damaged, or the model is of another kind.
         """
         folder = Path(folder)
-        about = _json(folder, CONFIG)
+        about = read_json(folder, CONFIG)
         model = str(about.get("model_type"))
         if model not in KINDS:
             raise UserError(
@@ -69,7 +70,9 @@ class PublicEncoder:
         kind = KINDS[model]
         if about.get("use_swiglu_ffn"):
             kind = replace(kind, block={**kind.block, **GATED})
-        tensors = _tensors(folder, kind.prefixes)
+        elif about.get("use_gated_mlp"):
+            kind = replace(kind, block={**kind.block, **GATED_DINOV3})
+        tensors = Tensors(folder, kind.prefixes)
         mean, std = channels(folder)
         try:
             options = _options(folder, about, kind=kind, tensors=tensors)
@@ -79,11 +82,14 @@ class PublicEncoder:
                 " folder as it was published."
             ) from None
         _refuse_values(folder, tensors, options, kind=kind)
-        # DINOv3 says it of each, the others of all three together.
+        # DINOv3 says it of each, the others of queries, keys and values together.
+        flags = {role: f"{role}_bias" for role in ATTENTION_PARTS} | {"attention_out": "proj_bias"}
+        flags |= dict.fromkeys(("mlp_gate", "mlp_inner", "mlp_out"), "mlp_bias")
+        together = about.get("qkv_bias", True)
         biased = {
             role
-            for role in ("query", "key", "value")
-            if about.get(f"{role}_bias", about.get("qkv_bias", True))
+            for role, flag in flags.items()
+            if about.get(flag, together if role in ATTENTION_PARTS else True)
         }
         return cls(
             name=folder.resolve().name,
@@ -95,132 +101,150 @@ class PublicEncoder:
             biased=frozenset(biased),
         )
 
-    def parameters(self, patch: Sequence[int], learned: np.ndarray) -> tuple[dict, list[str]]:
-        """Parameters of the encoder, and a table of what was mapped, line by line.
+    def parameters(
+        self, patch: Sequence[int], learned: np.ndarray
+    ) -> tuple[dict[str, Any], list[str], str]:
+        """Parameters of the encoder, a table of what was mapped, line by line, and the digest of
+        the folder's tensors.
+
+        Every tensor is read once, and none is kept beside its parameter.
 
         Args:
           patch: voxels (z, y, x); a planar study repeats one slice through z.
           learned: [R + 2, D] of a fresh encoder; its rows stay where the folder has none.
         Raises:
-          UserError: a tensor is missing or has another shape.
+          UserError: a tensor is missing or has another shape, or values that are not finite.
         """
-        taken: dict[str, str] = {}
-        reader = _Reader(self.tensors, taken, self.name)
-        blocks = [self._block(reader, n) for n in range(self.options["depth"])]
+        plan = Plan(self.tensors, self.name)
         params = {
-            "embed": self._embed(reader, patch, learned),
-            "blocks": {"stack": _stacked(blocks)},
-            "norm": reader.norm(self.kind.norm, "norm"),
+            "embed": self._embed(plan, patch, learned),
+            "blocks": {"stack": self._blocks(plan)},
+            "norm": plan.norm(self.kind.norm, "norm", like=(self.options["width"],)),
         }
-        left = dict.fromkeys(self.tensors.keys() - taken.keys(), "not used")
+        digest = plan.carry_out()
+        left = dict.fromkeys(self.tensors.keys() - plan.taken.keys(), "not used")
         # All blocks have the same names, so one line stands for all.
         block = re.compile(rf"^({re.escape(self.kind.layer)})\d+")
-        lines = {block.sub(r"\1*", name): where for name, where in (taken | left).items()}
-        return params, [f"{name} -> {where}" for name, where in sorted(lines.items())]
+        lines = {block.sub(r"\1*", name): where for name, where in (plan.taken | left).items()}
+        return params, [f"{name} -> {where}" for name, where in sorted(lines.items())], digest
 
-    def _embed(self, reader: "_Reader", patch: Sequence[int], learned: np.ndarray) -> dict:
+    def _embed(self, plan: "Plan", patch: Sequence[int], learned: np.ndarray) -> dict:
         width, side = self.options["width"], self.options["patch"][1]
-        kernel = reader(f"{self.kind.patch}.weight", "embed.patch.kernel", (width, 3, side, side))
-        bias = reader(f"{self.kind.patch}.bias", "embed.patch.bias", (width,))
         # One grey channel u in [-1, 1] is the pixel (u + 1) / 2 in all three, which the model
         # wants less its mean and over its deviation.
         mean, std = (np.reshape(x, (1, 3, 1, 1)) for x in (self.mean, self.std))
-        offset = (kernel * ((0.5 - mean) / std)).sum((1, 2, 3))
-        planar = (kernel / (2 * std)).sum(1).reshape(width, -1)
-        # Divided over the depth: the sum over equal slices is the planar model's.
-        deep = np.tile(planar / patch[0], (1, patch[0])).T
+        made = {"kernel": np.zeros((math.prod(patch), width)), "bias": np.zeros(width)}
+
+        def put_kernel(kernel: np.ndarray) -> None:
+            made["bias"] += (kernel * ((0.5 - mean) / std)).sum((1, 2, 3))
+            planar = (kernel / (2 * std)).sum(1).reshape(width, -1)
+            # Divided over the depth: the sum over equal slices is the planar model's.
+            made["kernel"][:] = np.tile(planar / patch[0], (1, patch[0])).T
+
+        def put_bias(bias: np.ndarray) -> None:
+            made["bias"] += bias
+
+        plan(f"{self.kind.patch}.weight", "embed.patch.kernel", (width, 3, side, side), put_kernel)
+        plan(f"{self.kind.patch}.bias", "embed.patch.bias", (width,), put_bias)
         learned = np.array(learned)
-        learned[0] = reader("embeddings.cls_token", "embed.learned 0", (1, 1, width)).reshape(-1)
+        learned[0] = 0.0  # CLS: the token, and its own position where there is a table
+        out = {"patch": made, "learned": learned}
+
+        def put_cls(token: np.ndarray) -> None:
+            learned[0] += token.reshape(-1)
+
+        plan("embeddings.cls_token", "embed.learned 0", (1, 1, width), put_cls)
         registers = self.options["registers"]
         if registers:
-            where = f"embed.learned 1 to {registers}"
-            shape = (1, registers, width)
-            learned[1:-1] = reader("embeddings.register_tokens", where, shape)[0]
-        masked = self.tensors.get("embeddings.mask_token")
-        if masked is not None:
-            reader("embeddings.mask_token", f"embed.learned {registers + 1}", masked.shape)
-            learned[-1] = masked.reshape(-1)
-        out = {"patch": {"kernel": deep, "bias": bias + offset}, "learned": learned}
+            where, shape = f"embed.learned 1 to {registers}", (1, registers, width)
+            plan("embeddings.register_tokens", where, shape, learned[None, 1:-1])
+        if "embeddings.mask_token" in self.tensors:
+            shape = self.tensors.shape_of("embeddings.mask_token")
+            into = learned[-1].reshape(shape)  # a view: one token, whatever axes it has
+            plan("embeddings.mask_token", f"embed.learned {registers + 1}", shape, into)
         if self.kind.positions == "table":
             name, cells = "embeddings.position_embeddings", math.prod(self.options["table"])
-            table = reader(name, "embed.positions, embed.learned 0", (1, cells + 1, width))[0]
-            learned[0] += table[0]  # CLS has a position of its own
-            out["positions"] = table[1:]
+            out["positions"] = np.zeros((cells, width), np.float32)
+
+            def put_table(table: np.ndarray) -> None:
+                learned[0] += table[0, 0]
+                out["positions"][:] = table[0, 1:]
+
+            where = "embed.positions, embed.learned 0"
+            plan(name, where, (1, cells + 1, width), put_table)
         return out
 
-    def _block(self, reader: "_Reader", number: int) -> dict:
-        width, names = self.options["width"], self.kind.block
-        at = {role: f"{self.kind.layer}{number}.{name}" for role, name in names.items()}
-        hidden = _shape_of(self.tensors, f"{at['mlp_inner']}.weight")[0]
-        project = {"norm": reader.norm(at["norm1"], "block project.norm")}
-        parts = [
-            reader.dense(at[role], "block project.qkv", (width, width), biased=role in self.biased)
-            for role in ("query", "key", "value")
-        ]
-        project["qkv"] = {
-            name: np.concatenate([part[name] for part in parts], -1) for name in ("kernel", "bias")
+    def _blocks(self, plan: "Plan") -> dict[str, Any]:
+        """Parameters of all blocks, [depth, ...], of which each tensor fills a part."""
+        width, depth = self.options["width"], self.options["depth"]
+        names = self.kind.block
+        first = {role: f"{self.kind.layer}0.{name}" for role, name in names.items()}
+        inside = self.tensors.shape_of(f"{first['mlp_out']}.weight")[1]
+        hidden = self.tensors.shape_of(f"{first['mlp_inner']}.weight")[0]
+        gated = "mlp_gate" in names  # two tensors; else both are one, or there is no gate
+        layers = {
+            "qkv": (width, 3 * width),
+            "attention_out": (width, width),
+            "mlp_inner": (width, 2 * hidden if gated else hidden),
+            "mlp_out": (inside, width),
         }
-        inside = _shape_of(self.tensors, f"{at['mlp_out']}.weight")[1]
-        combine: dict[str, Any] = {"norm": reader.norm(at["norm2"], "block combine.norm")}
-        for role, shape in (
-            ("attention_out", (width, width)),
-            ("mlp_inner", (width, hidden)),
-            ("mlp_out", (inside, width)),
-        ):
-            combine[role] = reader.dense(at[role], f"block combine.{role}", shape)
-        for role, name in (("scale1", "attention_scale"), ("scale2", "mlp_scale")):
-            if role in at:
-                combine[name] = reader(at[role], f"block combine.{name}", (width,))
-        return {"project": project, "combine": combine}
-
-
-class _Reader:
-    """Tensors by name, with a note of where each goes."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], taken: dict[str, str], folder: str):
-        self.tensors, self.taken, self.folder = tensors, taken, folder
-
-    def __call__(self, name: str, where: str, shape: tuple[int, ...]) -> np.ndarray:
-        if _shape_of(self.tensors, name) != shape:
-            raise UserError(
-                f"config.init.folder {self.folder}: its tensor {name} has the shape"
-                f" {_shape_of(self.tensors, name)} instead of {shape}. Its {CONFIG} is another"
-                " model's."
-            )
-        self.taken[name] = where
-        return self.tensors[name].astype(np.float32)
-
-    def norm(self, name: str, where: str) -> dict[str, Float[np.ndarray, "D"]]:
-        shape = _shape_of(self.tensors, f"{name}.weight")
-        return {
-            "scale": self(f"{name}.weight", where, shape),
-            "bias": self(f"{name}.bias", where, shape),
+        made: dict[str, Any] = {
+            name: {
+                "kernel": np.zeros((depth, *shape), np.float32),
+                "bias": np.zeros((depth, shape[1]), np.float32),
+            }
+            for name, shape in layers.items()
         }
+        norms = [plan.empty_norm((depth, width)) for _ in range(2)]
+        scales = {
+            name: np.zeros((depth, width), np.float32)
+            for role, name in SCALES.items()
+            if role in names
+        }
+        parts = {"query": ("qkv", 0), "key": ("qkv", width), "value": ("qkv", 2 * width)}
+        parts |= {"attention_out": ("attention_out", 0), "mlp_out": ("mlp_out", 0)}
+        # The gate comes first, as the halves of `mlp_inner` do.
+        parts |= {"mlp_gate": ("mlp_inner", 0)} if gated else {}
+        parts |= {"mlp_inner": ("mlp_inner", hidden if gated else 0)}
+        for n in range(depth):
+            at = {role: f"{self.kind.layer}{n}.{name}" for role, name in names.items()}
+            for role, norm, where in zip(("norm1", "norm2"), norms, ("project", "combine")):
+                own = {name: value[n] for name, value in norm.items()}
+                plan.into_norm(at[role], f"block {where}.norm", own)
+            for role, (layer, start) in parts.items():
+                self._dense(plan, at[role], role=role, into=made[layer], place=(layer, n, start))
+            for role, name in SCALES.items():
+                if role in at:
+                    plan(at[role], f"block combine.{name}", (width,), scales[name][n])
+        project = {"norm": norms[0], "qkv": made.pop("qkv")}
+        return {"project": project, "combine": {"norm": norms[1], **made, **scales}}
 
-    def dense(
-        self, name: str, where: str, shape: tuple[int, int], *, biased: bool = True
-    ) -> dict[str, np.ndarray]:
-        kernel = self(f"{name}.weight", where, shape[::-1]).T  # PyTorch keeps [out, in]
+    def _dense(
+        self,
+        plan: "Plan",
+        name: str,
+        *,
+        role: str,
+        into: Mapping[str, np.ndarray],
+        place: tuple[str, int, int],
+    ) -> None:
+        """Plans the kernel and the bias of one layer, at (layer, block, first of its outputs)."""
+        layer, block, start = place
+        where = f"block {'project' if layer == 'qkv' else 'combine'}.{layer}"
+        inputs = into["kernel"].shape[1]
+        count = self.options["width"] if layer == "qkv" else into["kernel"].shape[2]
+        if "mlp_gate" in self.kind.block and layer == "mlp_inner":
+            count //= 2
+        outputs = slice(start, start + count)
+        # PyTorch keeps [out, in].
+        plan(f"{name}.weight", where, (count, inputs), into["kernel"][block, :, outputs].T)
         # DINOv3's keys have no bias, which is a bias of zeros.
-        bias = self(f"{name}.bias", where, shape[1:]) if biased else np.zeros(shape[1], np.float32)
-        return {"kernel": kernel, "bias": bias}
-
-
-def _shape_of(tensors: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
-    if name not in tensors:
-        raise UserError(f"config.init.folder: its {TENSORS} has no tensor {name}.")
-    return tensors[name].shape
-
-
-def _stacked(blocks: Sequence[Any]) -> Any:
-    """One tree with the leaves of all blocks, [depth, ...]."""
-    if isinstance(blocks[0], dict):
-        return {name: _stacked([block[name] for block in blocks]) for name in blocks[0]}
-    return np.stack(blocks)
+        if role in self.biased:
+            plan(f"{name}.bias", where, (count,), into["bias"][block, outputs])
 
 
 def _options(
-    folder: Path, about: Mapping[str, Any], *, kind: TensorNames, tensors: Mapping[str, np.ndarray]
+    folder: Path, about: Mapping[str, Any], *, kind: TensorNames, tensors: Tensors
 ) -> dict[str, Any]:
     width, depth = about["hidden_size"], about["num_hidden_layers"]
     heads, side = about["num_attention_heads"], about["patch_size"]
@@ -231,21 +255,27 @@ def _options(
         )
     shape = (width, depth, heads)
     named = [size for size, own in SIZES.items() if own == shape]
-    gated = bool(about.get("use_swiglu_ffn"))
-    if about.get("use_gated_mlp") or (not gated and about.get("hidden_act") not in GELU):
+    act, gated = about.get("hidden_act"), bool(about.get("use_swiglu_ffn"))
+    if about.get("use_gated_mlp"):  # DINOv2's gate is SiLU, whatever its config says
+        gated = act == "silu"
+    if not gated and (about.get("use_gated_mlp") or act not in GELU):
         raise UserError(
-            f"config.init.folder {folder}: its MLP (hidden_act {about.get('hidden_act')!r}) is"
-            " none of this encoder's: GELU, or the gated one of DINOv2."
+            f"config.init.folder {folder}: its MLP (hidden_act {act!r}) is none of this encoder's:"
+            " GELU, or one gated by SiLU, as of DINOv2 and DINOv3."
         )
-    registers = tensors.get("embeddings.register_tokens")
+    inside = tensors.shape_of(f"{kind.layer}0.{kind.block['mlp_out']}.weight")[1]
+    registers = tensors.shapes.get("embeddings.register_tokens")
     options: dict[str, Any] = {
         "size": named[0] if named else "nano",
         "width": width,
         "depth": depth,
         "heads": heads,
         "patch": (None, side, side),
-        "registers": 0 if registers is None else registers.shape[1],
+        "registers": 0 if registers is None else registers[1],
         "mlp": "swiglu" if gated else GELU[about["hidden_act"]],
+        "mlp_hidden": inside
+        if inside != hidden_width(width, "swiglu" if gated else "gelu")
+        else None,
         "layer_scale": 1.0 if "scale1" in kind.block else None,
         "epsilon": about["layer_norm_eps"],
         "positions": kind.positions,
@@ -253,7 +283,7 @@ def _options(
     }
     if kind.positions == "table":
         name = "embeddings.position_embeddings"
-        cells = math.isqrt(_shape_of(tensors, name)[1] - 1)
+        cells = math.isqrt(tensors.shape_of(name)[1] - 1)
         options["table"] = (cells, cells)
     else:
         options["rope_base"] = about.get("rope_theta", 100.0)
@@ -269,7 +299,7 @@ def channels(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Raises:
       UserError: the file is damaged, or a value is none.
     """
-    said = _json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
+    said = read_json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
     factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
     found = []
     for name, default, without in (
@@ -299,7 +329,7 @@ def channels(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _refuse_values(
     folder: Path,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Tensors,
     options: Mapping[str, Any],
     *,
     kind: TensorNames,
@@ -317,55 +347,3 @@ def _refuse_values(
             f"config.init.folder {folder}: its weights have {len(blocks)} blocks, and its {CONFIG}"
             f" says {options['depth']}."
         )
-    for name, value in tensors.items():
-        # Types of 8 bits hold quantised weights, which need factors that are not read here.
-        if value.dtype.itemsize < 2 or not np.isfinite(value.astype(np.float32)).all():
-            raise UserError(
-                f"config.init.folder {folder}: its tensor {name} ({value.dtype}) is quantised, or"
-                " has values that are not finite."
-            )
-
-
-def _json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        about = json.loads((folder / name).read_text())
-        if not isinstance(about, dict):
-            raise ValueError
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"config.init.folder {folder}: it has no {name}. Give the folder of a Hugging Face"
-            " model, such as a clone of facebook/dinov2-small."
-        ) from None
-    except ValueError:
-        raise UserError(f"config.init.folder {folder}: its {name} is damaged.") from None
-    return about
-
-
-def _tensors(folder: Path, prefixes: Sequence[str]) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-
-    # Large models lie in several files, which the index names.
-    several = (folder / INDEX).is_file()
-    files = sorted({*_json(folder, INDEX)["weight_map"].values()}) if several else [TENSORS]
-    found = {}
-    for name in files:
-        # The index is another's file: it must not lead out of the folder.
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise UserError(
-                f"config.init.folder {folder}: it has no {path.name}. Pickled weights (.bin, .pth)"
-                " are never read: save the model again with safe_serialization=True."
-            )
-        try:
-            with safe_open(path, "numpy") as file:
-                for key in file.keys():  # noqa: SIM118 (the file is no dict)
-                    found[key] = file.get_tensor(key)
-        except (SafetensorError, TypeError) as error:
-            raise UserError(
-                f"config.init.folder {folder}: {path.name} cannot be read ({error})."
-            ) from None
-    for prefix in prefixes:
-        if any(key.startswith(prefix) for key in found):
-            # The rest belongs to a head or a decoder, and keeps its own name.
-            return {key.removeprefix(prefix): value for key, value in found.items()}
-    return found

@@ -15,7 +15,8 @@ class TensorNames:
       prefixes: that the names of the whole model may begin with.
       layer: of a block, before its number.
       block: names within a block: "norm1", "norm2", "query", "key", "value", "attention_out",
-        "mlp_inner", "mlp_out", and "scale1", "scale2" where there are layer scales.
+        "mlp_inner", "mlp_out"; "scale1", "scale2" where there are layer scales; "mlp_gate" where
+        the gate of the MLP is a tensor of its own.
       patch: the kernel of the patches.
       norm: the last layer norm.
       positions: "table" or "axial", see `Encoder`.
@@ -49,6 +50,7 @@ SCALED = {
 }
 DINOV2 = ATTENTION | SCALED | {"mlp_inner": "mlp.fc1", "mlp_out": "mlp.fc2"}
 GATED = {"mlp_inner": "mlp.weights_in", "mlp_out": "mlp.weights_out"}
+GATED_DINOV3 = {"mlp_gate": "mlp.gate_proj"}  # beside "mlp_inner"
 DINOV3 = SCALED | {
     "query": "attention.q_proj",
     "key": "attention.k_proj",

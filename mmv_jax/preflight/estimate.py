@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,11 @@ import jax
 from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
-from mmv_jax.models.remat import remat_name
 from mmv_jax.parallel import AXES, HOLD_ROWS, holders, make_mesh
 from mmv_jax.preflight import hlo
 from mmv_jax.preflight.advice import HEADROOM, Choice, Proposal, propose, suggest
 from mmv_jax.preflight.appetite import Appetite, appetite
-from mmv_jax.preflight.memory import step_memory
+from mmv_jax.preflight.room import choice_of, closed_form_of
 from mmv_jax.preflight.topology import Topology, devices_of, parse_topology, virtual_devices
 from mmv_jax.train.begin import complete
 from mmv_jax.train.flops import Filling, expected_filling, step_flops
@@ -255,16 +254,12 @@ def _memory(
     """The figures of memory: the compiler's, the closed form, advice where the step does not fit,
     and a proposal where memory is free.
     """
-    devices, shape = holders(config.mesh.to_dict(), AXES), row_shape(config)
-    sharing, splits = holders(config.mesh.to_dict(), HOLD_ROWS), _splits(config)
+    devices = holders(config.mesh.to_dict(), AXES)
+    sharing = holders(config.mesh.to_dict(), HOLD_ROWS)
     state = program.lowered.in_avals[0][0]
 
-    def closed_form(choice: Choice) -> dict[str, int]:
-        rows, chosen = choice.per_step // sharing, replace(objective, parts=choice.accumulate)
-        own: dict[str, Any] = {"rows": rows, "fsdp": choice.fsdp, "remat": choice.remat}
-        return step_memory(chosen, state, shape, **own | splits)
-
-    now = _choice_of(config, objective)
+    closed_form = closed_form_of(config, objective, state)
+    now = choice_of(config, objective)
     memory_of = closed_form(now)
     if program.compiled:
         memory = compiled_bytes(program.compiled.memory_analysis())
@@ -293,22 +288,6 @@ def _memory(
         "advice": [choice.overrides(now) for choice in better],
         "proposal": propose(now, remats, costs=costs, takes=takes, room=room),
     }
-
-
-def _splits(config: ConfigDict) -> dict[str, int]:
-    return {name: config.mesh.get(name, 1) for name in ("tensor", "sequence")}
-
-
-def _choice_of(config: ConfigDict, objective: Objective) -> Choice:
-    """What the config has, with the name of its policy where the encoder's policies have names."""
-    remat = objective.encoder.remat
-    named = isinstance(objective.encoder.remats[0], str)
-    return Choice(
-        remat=remat_name(remat) if named else remat,
-        fsdp=config.mesh.get("fsdp", 1),
-        per_step=config.rows.per_step,
-        accumulate=objective.parts,
-    )
 
 
 def _pace(

@@ -137,3 +137,13 @@ def working_bytes(
         for kind, held in term.working_bytes(work, remat).items():
             parts[kind] = max(held, parts.get(kind, 0))
     return parts
+
+
+def size(held: int) -> str:
+    """A number of bytes in words.
+
+    Example:
+      >>> size(3 * 2**29), size(2**20)
+      ('1.50 GiB', '1.0 MiB')
+    """
+    return f"{held / 2**30:.2f} GiB" if held >= 2**27 else f"{held / 2**20:.1f} MiB"

@@ -3,6 +3,7 @@
 from mmv_jax.preflight.advice import HEADROOM
 from mmv_jax.preflight.appetite import Appetite
 from mmv_jax.preflight.estimate import Preflight
+from mmv_jax.preflight.memory import size
 from mmv_jax.provenance import versions_in_words
 
 
@@ -139,16 +140,6 @@ def _verdict(it: Preflight) -> list[str]:
         " encoder."
     )
     return [*lines, f"Try {' or '.join(it.advice)}" if it.advice else hopeless]
-
-
-def size(held: int) -> str:
-    """A number of bytes in words.
-
-    Example:
-      >>> size(3 * 2**29), size(2**20)
-      ('1.50 GiB', '1.0 MiB')
-    """
-    return f"{held / 2**30:.2f} GiB" if held >= 2**27 else f"{held / 2**20:.1f} MiB"
 
 
 def _sizes(parts: dict[str, int]) -> str:

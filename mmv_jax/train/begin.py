@@ -18,7 +18,6 @@ from mmv_jax.models.encoder import SIZES
 from mmv_jax.models.lora import without_adapters
 from mmv_jax.models.public import PublicEncoder
 from mmv_jax.objectives.recipes import with_recipe
-from mmv_jax.provenance import digest_of
 from mmv_jax.released import restore_weights, weights_file
 from mmv_jax.report.progress import say
 from mmv_jax.train.state import TrainState
@@ -204,11 +203,11 @@ def _refuse_others(own: ConfigDict, needed: Mapping[str, Any], name: str) -> Non
 def _of_folder(init: Init, config: ConfigDict, state: TrainState) -> Start:
     public = PublicEncoder.open(init.folder)
     learned = np.asarray(state.student["encoder"]["embed"]["learned"])
-    params, lines = public.parameters(tuple(config.encoder.patch), learned)
+    params, lines, digest = public.parameters(tuple(config.encoder.patch), learned)
     if config.encoder.get("positions") == "rotary":
         params["embed"].pop("positions", None)
         lines.append("positions: in mm; those that the weights have learnt are given up")
-    card = {"name": public.name, "digest": digest_of(public.tensors), "patients": init.patients}
+    card = {"name": public.name, "digest": digest, "patients": init.patients}
     return Start({"encoder": params}, {"encoder": params}, card, lines=lines)
 
 
@@ -254,7 +253,7 @@ def _difference(found: Any, wanted: Any) -> str:
 def _put(values: Any, like: Any) -> Any:
     """Arrays with the types and places of `like`, each device its own share.
 
-    Adapters, which `values` does not have, stay as they are.
+    The arrays of `like` are deleted one by one. Adapters, which `values` does not have, stay.
     """
 
     def put(value: Any, leaf: jax.Array) -> jax.Array:
@@ -262,7 +261,9 @@ def _put(values: Any, like: Any) -> Any:
         # memory of its state back.
         whole, where = np.array(value, leaf.dtype), leaf.sharding
         assert isinstance(where, Sharding)
-        return jax.make_array_from_callback(leaf.shape, where, lambda index: whole[index])
+        made = jax.make_array_from_callback(leaf.shape, where, lambda index: whole[index])
+        leaf.delete()  # at once: else a device would hold fresh and begun weights side by side
+        return made
 
     found, fresh = flatten_dict(values), flatten_dict(like)
     return unflatten_dict(

@@ -48,7 +48,7 @@ def check_split(objective: Objective, work: Work, mesh: Mesh) -> None:
       UserError: the axes `tensor` and `sequence` do not divide heads, hidden channels or tokens.
     """
     tensor, sequence = mesh.shape["tensor"], mesh.shape["sequence"]
-    for name, heads, width, mlp in _stacks(objective):
+    for name, heads, hidden in _stacks(objective):
         for axis, size in (("tensor", tensor), ("sequence", tensor * sequence)):
             if heads % size:
                 product = f" × tensor={tensor}" if axis == "sequence" and tensor > 1 else ""
@@ -61,7 +61,6 @@ def check_split(objective: Objective, work: Work, mesh: Mesh) -> None:
                     f"config.mesh.{axis}={mesh.shape[axis]}{product} does not divide the {heads}"
                     f" heads of {name}. Set --config.mesh.{axis}={max(own, default=1)}."
                 )
-        hidden = hidden_width(width, mlp)
         if hidden % tensor:
             fitting = max(n for n in range(1, tensor) if hidden % n == 0 and heads % n == 0)
             raise UserError(
@@ -77,14 +76,16 @@ def check_split(objective: Objective, work: Work, mesh: Mesh) -> None:
             )
 
 
-def _stacks(objective: Objective) -> Iterator[tuple[str, int, int, str]]:
-    """Name, heads, width and MLP of each stack of blocks whose heads are known."""
+def _stacks(objective: Objective) -> Iterator[tuple[str, int, int]]:
+    """Name, heads and hidden channels of each stack of blocks whose heads are known."""
     encoder: Any = objective.encoder
     if hasattr(encoder, "heads"):
-        yield "config.encoder", encoder.heads, encoder.width, getattr(encoder, "mlp", "gelu")
+        mlp, chosen = getattr(encoder, "mlp", "gelu"), getattr(encoder, "mlp_hidden", None)
+        yield "config.encoder", encoder.heads, hidden_width(encoder.width, mlp, chosen)
     for term in objective.terms.values():
         if isinstance(term, DecoderTerm):
-            yield "config.objective.decoder_heads", term.decoder_heads, term.decoder_width, "gelu"
+            hidden = hidden_width(term.decoder_width, "gelu")
+            yield "config.objective.decoder_heads", term.decoder_heads, hidden
 
 
 def _lengths(objective: Objective, work: Work) -> Iterator[tuple[str, int]]:

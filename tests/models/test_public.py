@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import tracemalloc
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 from mmv_jax.errors import UserError
 from mmv_jax.models.encoder import sample_table
 from mmv_jax.models.public import IMAGENET, PublicEncoder, channels
+from mmv_jax.models.public_files import Tensors
 from mmv_jax.models.sizes import make_encoder
+from mmv_jax.provenance import digest_of
 
 FOLDERS = Path(__file__).with_name("public")
 NAMES = sorted(path.name for path in FOLDERS.iterdir() if (path / "config.json").is_file())
@@ -55,7 +58,7 @@ def packed(public: PublicEncoder, **options):
     patch = (DEPTH, *public.options["patch"][1:])
     encoder = make_encoder(**{**public.options, "patch": patch, **options})
     learned = np.zeros((public.options["registers"] + 2, encoder.width), np.float32)
-    params, lines = public.parameters(patch, learned)
+    params, lines, _ = public.parameters(patch, learned)
     return encoder, params, lines
 
 
@@ -145,9 +148,8 @@ def test_a_model_inside_another_and_in_several_files(tmp_path):
 
     folder = changed(tmp_path, tensors=wrapped)
     public = PublicEncoder.open(folder)
-    np.testing.assert_array_equal(
-        features(public), features(PublicEncoder.open(FOLDERS / "dinov2"))
-    )
+    expected = features(public)
+    np.testing.assert_array_equal(expected, features(PublicEncoder.open(FOLDERS / "dinov2")))
     assert "classifier.weight -> not used" in packed(public)[2]
     tensors = load_file(folder / "model.safetensors")
     halves = {"a.safetensors": sorted(tensors)[::2], "b.safetensors": sorted(tensors)[1::2]}
@@ -156,7 +158,40 @@ def test_a_model_inside_another_and_in_several_files(tmp_path):
     (folder / "model.safetensors").unlink()
     index = {"weight_map": {name: file for file, names in halves.items() for name in names}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    np.testing.assert_array_equal(features(PublicEncoder.open(folder)), features(public))
+    np.testing.assert_array_equal(features(PublicEncoder.open(folder)), expected)
+
+
+def test_each_tensor_is_read_once_and_none_is_kept(monkeypatch, tmp_path):
+    """Of a folder of 6 MiB at most the parameters and one tensor are in memory."""
+    tensors = load_file(FOLDERS / "dinov2" / "model.safetensors")
+    large = {name: x for name, x in tensors.items() if not name.startswith("encoder.layer.")}
+    blocks = 12
+    for n in range(blocks):
+        for name, x in tensors.items():
+            if name.startswith("encoder.layer.0."):
+                large[name.replace("layer.0.", f"layer.{n}.")] = x
+    wide = 2048  # of the MLP
+    for name, x in large.items():
+        if "mlp.fc1" in name:
+            large[name] = np.resize(x, (wide, *x.shape[1:]))
+        elif "mlp.fc2.weight" in name:
+            large[name] = np.resize(x, (x.shape[0], wide))
+    folder = changed(tmp_path, tensors=lambda _: large, num_hidden_layers=blocks)
+    read, get = [], Tensors.__getitem__
+    monkeypatch.setattr(
+        Tensors, "__getitem__", lambda self, name: read.append(name) or get(self, name)
+    )
+    public = PublicEncoder.open(folder)
+    assert not read and public.options["mlp_hidden"] == wide
+    learned = np.zeros((2, 24), np.float32)
+    tracemalloc.start()
+    params, _, digest = public.parameters((DEPTH, 4, 4), learned)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sorted(read) == sorted(large) and digest == digest_of(large)
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    assert held > size > 4 * 2**20  # else the bound would say little
+    assert peak < 1.2 * size
 
 
 def without(name):
@@ -213,6 +248,7 @@ def test_a_preprocessing_without_sense_is_refused(tmp_path, said):
         ({"model_type": "swin"}, "has the model_type swin.*dinov3_vit"),
         ({"hidden_act": "relu"}, "MLP .hidden_act 'relu'"),
         ({"name": "dinov3", "use_gated_mlp": True}, "is none of this encoder's"),
+        ({"name": "dinov3_gated", "use_gated_mlp": False}, "MLP .hidden_act 'silu'"),
         ({"tensors": without("layernorm.bias")}, "no tensor layernorm.bias"),
         ({"hidden_size": 48}, "has the shape .* Its config.json is another model's"),
         ({"num_hidden_layers": 3}, "have 2 blocks, and its config.json says 3"),

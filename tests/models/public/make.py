@@ -1,11 +1,12 @@
 """Writes the folders beside this file: tiny public encoders, random weights, and their features.
 
-  python tests/models/public/make.py  # needs the extra torch
+  python tests/models/public/make.py [NAME ...]  # needs the extra torch
 
 The features are those of transformers' own models, so that tests compare with them where neither
 PyTorch nor transformers is installed.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,17 @@ MODELS = {
     "dinov2_gated": ("Dinov2", {"use_swiglu_ffn": True}),
     "dinov2_registers": ("Dinov2WithRegisters", {"num_register_tokens": 2}),
     "dinov3": ("DINOv3ViT", {"num_register_tokens": 2}),
+    "dinov3_gated": (
+        "DINOv3ViT",
+        {
+            "num_register_tokens": 1,
+            "use_gated_mlp": True,
+            "hidden_act": "silu",
+            "intermediate_size": 40,
+            "query_bias": False,
+            "value_bias": False,
+        },
+    ),
     "vit_mae": ("ViTMAE", {"mask_ratio": 0.0}),
     "vit": ("ViT", {}),
 }
@@ -39,9 +51,10 @@ def main() -> None:
     import torch
     import transformers
 
-    for name, (kind, more) in MODELS.items():
+    for name in sys.argv[1:] or MODELS:
+        kind, more = MODELS[name]
         torch.manual_seed(0)
-        config = getattr(transformers, f"{kind}Config")(**SMALL, **more)
+        config = getattr(transformers, f"{kind}Config")(**{**SMALL, **more})
         model = getattr(transformers, f"{kind}Model")(config).eval()
         # Far from the start, where biases are 0 and scales 1, so that each of them counts.
         for parameter in model.parameters():
