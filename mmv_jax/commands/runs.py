@@ -108,14 +108,10 @@ def _pretrain(args) -> int:
     initialize_distributed()
     config = load_for("mmv pretrain", args.config, args.overrides)
     if args.dry_run:
-        from mmv_jax.preflight.room import expected_peak
         from mmv_jax.train.dry_run import dry_run
 
         # Later phases begin from the first one's weights, so their keys alone can be checked.
-        own, workdir = phases_of(config, args.workdir)[0]
-        peak = expected_peak(own)
-        peak.check()
-        print(f"{dry_run(own, workdir)}\nmemory      {peak}")
+        print(dry_run(*phases_of(config, args.workdir)[0]))
         return 0
     return 0 if _finishes(config, args.workdir) else _stopped()
 

@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from mmv_jax.buckets import place
 from mmv_jax.config import load_config
-from mmv_jax.report.progress import say
 
 Config: TypeAlias = ConfigDict | str | os.PathLike
 
@@ -21,22 +20,13 @@ def pretrain(config: Config, workdir: str | os.PathLike) -> int:
     Returns:
       The number of finished steps; it is below `config.steps` if the run was stopped.
     Raises:
-      UserError: the config does not fit the store, the devices, their memory or the run in
-        `workdir`.
+      UserError: the config does not fit the store, the devices or the run in `workdir`.
       WorkFailed: the loss was not finite for several steps in a row.
     """
     # Imported here, so that an evaluation loads no training code.
-    import jax
-
-    from mmv_jax.preflight.room import expected_peak
     from mmv_jax.train import loop
 
-    loaded = _loaded(config)
-    peak = expected_peak(loaded)
-    peak.check()
-    if jax.process_index() == 0:
-        say(f"memory      {peak}")
-    return int(loop.pretrain(loaded, place(workdir)).step)
+    return int(loop.pretrain(_loaded(config), place(workdir)).step)
 
 
 def evaluate(

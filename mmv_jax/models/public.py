@@ -17,7 +17,7 @@ import numpy as np
 from mmv_jax.errors import UserError
 from mmv_jax.models.dense import hidden_width
 from mmv_jax.models.encoder import SIZES
-from mmv_jax.models.public_files import CONFIG, Plan, Tensors, read_json
+from mmv_jax.models.public_files import CONFIG, TensorPlan, Tensors, read_json
 from mmv_jax.models.public_names import GATED, GATED_DINOV3, KINDS, TensorNames
 
 PREPROCESSING = "preprocessor_config.json"
@@ -115,7 +115,7 @@ class PublicEncoder:
         Raises:
           UserError: a tensor is missing or has another shape, or values that are not finite.
         """
-        plan = Plan(self.tensors, self.name)
+        plan = TensorPlan(self.tensors, self.name)
         params = {
             "embed": self._embed(plan, patch, learned),
             "blocks": {"stack": self._blocks(plan)},
@@ -128,7 +128,7 @@ class PublicEncoder:
         lines = {block.sub(r"\1*", name): where for name, where in (plan.taken | left).items()}
         return params, [f"{name} -> {where}" for name, where in sorted(lines.items())], digest
 
-    def _embed(self, plan: "Plan", patch: Sequence[int], learned: np.ndarray) -> dict:
+    def _embed(self, plan: "TensorPlan", patch: Sequence[int], learned: np.ndarray) -> dict:
         width, side = self.options["width"], self.options["patch"][1]
         # One grey channel u in [-1, 1] is the pixel (u + 1) / 2 in all three, which the model
         # wants less its mean and over its deviation.
@@ -148,7 +148,7 @@ class PublicEncoder:
         plan(f"{self.kind.patch}.bias", "embed.patch.bias", (width,), put_bias)
         learned = np.array(learned)
         learned[0] = 0.0  # CLS: the token, and its own position where there is a table
-        out = {"patch": made, "learned": learned}
+        out: dict[str, Any] = {"patch": made, "learned": learned}
 
         def put_cls(token: np.ndarray) -> None:
             learned[0] += token.reshape(-1)
@@ -159,9 +159,9 @@ class PublicEncoder:
             where, shape = f"embed.learned 1 to {registers}", (1, registers, width)
             plan("embeddings.register_tokens", where, shape, learned[None, 1:-1])
         if "embeddings.mask_token" in self.tensors:
-            shape = self.tensors.shape_of("embeddings.mask_token")
-            into = learned[-1].reshape(shape)  # a view: one token, whatever axes it has
-            plan("embeddings.mask_token", f"embed.learned {registers + 1}", shape, into)
+            own = self.tensors.shape_of("embeddings.mask_token")
+            into = learned[-1].reshape(own)  # a view: one token, whatever axes it has
+            plan("embeddings.mask_token", f"embed.learned {registers + 1}", own, into)
         if self.kind.positions == "table":
             name, cells = "embeddings.position_embeddings", math.prod(self.options["table"])
             out["positions"] = np.zeros((cells, width), np.float32)
@@ -174,7 +174,7 @@ class PublicEncoder:
             plan(name, where, (1, cells + 1, width), put_table)
         return out
 
-    def _blocks(self, plan: "Plan") -> dict[str, Any]:
+    def _blocks(self, plan: "TensorPlan") -> dict[str, Any]:
         """Parameters of all blocks, [depth, ...], of which each tensor fills a part."""
         width, depth = self.options["width"], self.options["depth"]
         names = self.kind.block
@@ -221,7 +221,7 @@ class PublicEncoder:
 
     def _dense(
         self,
-        plan: "Plan",
+        plan: "TensorPlan",
         name: str,
         *,
         role: str,

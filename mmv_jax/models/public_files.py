@@ -62,10 +62,8 @@ class Tensors:
         for prefix in prefixes:
             if any(key.startswith(prefix) for key in self._at):
                 # The rest belongs to a head or a decoder, and keeps its own name.
-                self.shapes, self._at = (
-                    {key.removeprefix(prefix): value for key, value in table.items()}
-                    for table in (self.shapes, self._at)
-                )
+                self.shapes = {k.removeprefix(prefix): x for k, x in self.shapes.items()}
+                self._at = {k.removeprefix(prefix): x for k, x in self._at.items()}
                 break
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -123,7 +121,7 @@ class Tensors:
         return UserError(f"config.init.folder {self.folder}: {path.name} cannot be read ({error}).")
 
 
-class Plan:
+class TensorPlan:
     """Which parameter each tensor of a folder fills, before any of them is read."""
 
     def __init__(self, tensors: Tensors, folder: str):

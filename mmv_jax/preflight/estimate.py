@@ -17,14 +17,14 @@ from ml_collections import ConfigDict
 from mmv_jax.errors import UserError
 from mmv_jax.parallel import AXES, HOLD_ROWS, holders, make_mesh
 from mmv_jax.preflight import hlo
-from mmv_jax.preflight.advice import HEADROOM, Choice, Proposal, propose, suggest
 from mmv_jax.preflight.appetite import Appetite, appetite
-from mmv_jax.preflight.room import choice_of, closed_form_of
 from mmv_jax.preflight.topology import Topology, devices_of, parse_topology, virtual_devices
+from mmv_jax.train.advice import HEADROOM, Choice, Proposal, propose, suggest
 from mmv_jax.train.begin import complete
 from mmv_jax.train.flops import Filling, expected_filling, step_flops
 from mmv_jax.train.loop import lower_step, make_parts, make_views, row_shape
 from mmv_jax.train.objective import Objective, with_remat
+from mmv_jax.train.room import choice_of, closed_form_of
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _memory(
     sharing = holders(config.mesh.to_dict(), HOLD_ROWS)
     state = program.lowered.in_avals[0][0]
 
-    closed_form = closed_form_of(config, objective, state)
+    closed_form = closed_form_of(config, objective, state, row_shape(config))
     now = choice_of(config, objective)
     memory_of = closed_form(now)
     if program.compiled:

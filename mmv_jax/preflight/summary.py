@@ -1,10 +1,10 @@
 """The figures of a preflight on one screen."""
 
-from mmv_jax.preflight.advice import HEADROOM
 from mmv_jax.preflight.appetite import Appetite
 from mmv_jax.preflight.estimate import Preflight
-from mmv_jax.preflight.memory import size
 from mmv_jax.provenance import versions_in_words
+from mmv_jax.train.advice import HEADROOM
+from mmv_jax.train.memory import size
 
 
 def sheet(it: Preflight) -> str:

@@ -17,18 +17,19 @@ from mmv_jax.train.begin import begin, complete
 from mmv_jax.train.feed import device_batches
 from mmv_jax.train.flops import work_of
 from mmv_jax.train.loop import (
-    MAY_CHANGE,
     check_counts,
     make_parts,
     make_probe,
     make_rows,
+    make_shapes,
     row_shape,
 )
 from mmv_jax.train.opening import devices_in_words, in_lines, parameters_in_words
+from mmv_jax.train.room import peak_of
 from mmv_jax.train.shares import check_rows, check_split
-from mmv_jax.train.state import init_state, shapes_of_state
+from mmv_jax.train.state import init_state
 from mmv_jax.train.step import jit_step
-from mmv_jax.train.workdir import check_config, check_studies
+from mmv_jax.train.workdir import MAY_CHANGE, check_config, check_studies
 
 
 def dry_run(config: ConfigDict, workdir: Path) -> str:
@@ -50,6 +51,9 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
     check_config(config, workdir, MAY_CHANGE)
     objective, tx, ema = make_parts(config)
     check_split(objective, work_of(objective, row_shape(config), rows=1), mesh)
+    shapes = make_shapes(config, (objective, tx, ema), mesh)
+    peak = peak_of(config, objective, shapes, shape=row_shape(config), mesh=mesh)
+    peak.check()
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
     if step_folders(workdir):
@@ -60,7 +64,6 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
     # The probe is made only for its message: it names the labels that it must leave out.
     make_probe(store, config, mesh)
     kept = len(ema.averages)
-    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     state = init_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     if not step_folders(workdir):
         state, _ = begin(config, state)
@@ -83,6 +86,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
     lines = {
         "devices": devices_in_words(mesh),
         "parameters": parameters_in_words(shapes, objective.learning),
+        "memory": str(peak),
         "store": f"{len(rows.patients)} patients to train on in {config.data.store}",
         "workdir": f"{workdir} can be written to",
         "step": f"compiled in {compile_s:.1f} s, run in {step_s:.2f} s, loss {loss:.4f}",

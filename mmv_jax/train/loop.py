@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -53,6 +53,7 @@ from mmv_jax.train.optimizer import (
 from mmv_jax.train.phases import Phases
 from mmv_jax.train.probe import Probe
 from mmv_jax.train.prolong import goes_on_from, last_constant_step
+from mmv_jax.train.room import Peak, peak_of
 from mmv_jax.train.running import running
 from mmv_jax.train.shares import check_rows, check_split
 from mmv_jax.train.speed import Speed, StepCost, rates_of
@@ -62,28 +63,15 @@ from mmv_jax.train.traces import ProfileOptions, make_traces
 from mmv_jax.train.wandb_board import LogOptions, WandbBoard
 from mmv_jax.train.watchdog import Limits, Watchdog, watching
 from mmv_jax.train.watched_steps import Steps, Writer
-from mmv_jax.train.workdir import DONE, check_studies, keep_config, unite_patients
+from mmv_jax.train.workdir import (
+    DONE,
+    MAY_CHANGE,
+    check_studies,
+    keep_config,
+    unite_patients,
+)
 
-# Values that a resume may change: where the run works, and how it computes the same numbers.
-MAY_CHANGE = {
-    "mesh",
-    "topology",
-    "compile_cache",
-    "data.store",
-    "data.workers",
-    "data.teachers",
-    "init.folder",
-    "init.run",
-    "rows.accumulate",
-    "encoder.remat",
-    "encoder.attention",
-    "checkpoint",
-    "health",
-    "log",
-    "guard",
-    "watchdog",
-    "profile",
-}
+Parts: TypeAlias = tuple[Objective, optax.GradientTransformation, Ema]
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
@@ -101,6 +89,9 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
     check_counts(config)
     parts = make_parts(config)
     check_split(parts[0], work_of(parts[0], row_shape(config), rows=1), mesh)
+    shapes = make_shapes(config, parts, mesh)
+    peak = peak_of(config, parts[0], shapes, shape=row_shape(config), mesh=mesh)
+    peak.check()
     phases = Phases()
     limits = _call("watchdog", Limits, **config.get("watchdog", {}))
     with (
@@ -112,7 +103,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
         if owner:
             watchdog.storage, owner.hosts = owner.silence, watchdog.hosts
         keep_config(config, workdir, MAY_CHANGE)
-        return _train(config, workdir, mesh=mesh, parts=parts, watchdog=watchdog)
+        made: dict = {"parts": parts, "shapes": shapes, "peak": peak}
+        return _train(config, workdir, mesh=mesh, watchdog=watchdog, **made)
 
 
 def _train(
@@ -120,16 +112,16 @@ def _train(
     workdir: Path,
     *,
     mesh: Mesh,
-    parts: tuple[Objective, optax.GradientTransformation, Ema],
+    parts: Parts,
+    shapes: TrainState,
+    peak: Peak,
     watchdog: Watchdog,
 ) -> TrainState:
-    objective, tx, ema = parts
+    (objective, tx, ema), kept = parts, len(parts[2].averages)
     # Data: the plan of studies, rows and steps is complete before a voxel is read.
     store = Store.open(config.data.store)
     rows = make_rows(store, config)
-    kept = len(ema.averages)
     # State: made on its own devices, never whole on one of them.
-    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=config.seed, averages=kept)
     step_fn = jit_step(objective, tx, ema=ema, state=shapes, mesh=mesh)
     probe = make_probe(store, config, mesh)
     seen = {
@@ -157,8 +149,8 @@ def _train(
         cost = cost_of(config, objective, mesh)
         with _make_log(workdir, config, first) as log:
             about: dict = {"state": shapes, "first": first, "patients": len(rows.patients)}
-            about["learning"] = objective.learning
-            log.say(opening(carried, workdir, mesh=mesh, cost=cost, **about))
+            about |= {"learning": objective.learning, "peak": peak, "cost": cost}
+            log.say(opening(carried, workdir, mesh=mesh, **about))
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. {DONE}")
                 return state
@@ -198,8 +190,7 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     objective, tx, ema = make_parts(config)
     check_split(objective, work_of(objective, row_shape(config), rows=1), mesh)
     spec = row_shape(config).spec(config.rows.per_step)
-    kept = len(ema.averages)
-    state = shapes_of_state(objective, tx, spec, mesh, seed=config.seed, averages=kept)
+    state = make_shapes(config, (objective, tx, ema), mesh)
     batch = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=row_sharding(mesh))
         for name, x in spec.items()
@@ -208,7 +199,14 @@ def lower_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
         return jit_step(objective, tx, ema=ema, state=state, mesh=mesh).lower(state, batch)
 
 
-def make_parts(config: ConfigDict) -> tuple[Objective, optax.GradientTransformation, Ema]:
+def make_shapes(config: ConfigDict, parts: Parts, mesh: Mesh) -> TrainState:
+    """Shapes of a run's state; no store is read for them."""
+    objective, tx, ema = parts
+    spec, kept = row_shape(config).spec(config.rows.per_step), len(ema.averages)
+    return shapes_of_state(objective, tx, spec, mesh, seed=config.seed, averages=kept)
+
+
+def make_parts(config: ConfigDict) -> Parts:
     """Objective, optimizer and averages of a config; a group is the keyword arguments of a
     function.
     """

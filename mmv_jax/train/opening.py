@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from mmv_jax.train.learning import Learning
+from mmv_jax.train.room import Peak
 from mmv_jax.train.speed import StepCost
 from mmv_jax.train.state import TrainState
 
@@ -22,6 +23,7 @@ def opening(
     first: int,
     patients: int,
     learning: Learning,
+    peak: Peak,
     cost: StepCost,
 ) -> str:
     """Devices, parameters and paths of a run, one line each.
@@ -32,12 +34,14 @@ def opening(
       first: the first step of this start.
       patients: number of training patients.
       learning: which parameters are trained.
+      peak: the expected peak memory of a device.
     """
     rows = config["rows"]
     begins = f"goes on at {first} of" if first else "0 to"
     lines = {
         "devices": devices_in_words(mesh),
         "parameters": parameters_in_words(state, learning),
+        "memory": str(peak),
         "store": f"{config['data']['store']}, {patients} patients to train on",
         "workdir": f"{workdir} (metrics.jsonl, tensorboard/, checkpoints/)",
         "steps": f"{begins} {config['steps']}, of {rows['per_step']} rows of {rows['length']}"

@@ -23,6 +23,27 @@ DONE = (
     " (config.optimizer.decay); else begin another run in another --workdir."
 )
 
+# Values that a resume may change: where the run works, and how it computes the same numbers.
+MAY_CHANGE = {
+    "mesh",
+    "topology",
+    "compile_cache",
+    "data.store",
+    "data.workers",
+    "data.teachers",
+    "init.folder",
+    "init.run",
+    "rows.accumulate",
+    "encoder.remat",
+    "encoder.attention",
+    "checkpoint",
+    "health",
+    "log",
+    "guard",
+    "watchdog",
+    "profile",
+}
+
 CONFIG = "config.json"
 VERSIONS = "versions.json"  # a list, since a resume may run on other versions
 

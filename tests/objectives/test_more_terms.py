@@ -20,10 +20,10 @@ from mmv_jax.objectives.mae import MaeTerm, draw_hidden, place_among
 from mmv_jax.objectives.table import needs_of
 from mmv_jax.objectives.term import CLEAN
 from mmv_jax.parallel import make_mesh, on_mesh
-from mmv_jax.preflight.memory import stored_bytes
 from mmv_jax.store.read import Store
 from mmv_jax.train.flops import expected_filling, step_flops
 from mmv_jax.train.loop import make_parts, make_rows, make_views, row_shape
+from mmv_jax.train.memory import stored_bytes
 from mmv_jax.train.state import init_state
 from mmv_jax.train.step import jit_step
 

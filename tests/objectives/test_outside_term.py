@@ -11,10 +11,10 @@ from mmv_jax.errors import UserError
 from mmv_jax.models.cost import Flops
 from mmv_jax.objectives.table import TERMS
 from mmv_jax.parallel import make_mesh
-from mmv_jax.preflight.memory import step_memory
 from mmv_jax.train.flops import expected_filling, step_flops
 from mmv_jax.train.log import read_metrics
 from mmv_jax.train.loop import make_parts, make_views, pretrain, row_shape
+from mmv_jax.train.memory import step_memory
 from mmv_jax.train.state import shapes_of_state
 
 FILE = example("planar_term.py")

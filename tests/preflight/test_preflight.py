@@ -17,12 +17,12 @@ from mmv_jax.parallel import make_mesh
 from mmv_jax.preflight import estimate as preflight
 from mmv_jax.preflight import hlo
 from mmv_jax.preflight import topology as places
-from mmv_jax.preflight.advice import Choice, suggest
-from mmv_jax.preflight.memory import step_memory
 from mmv_jax.preflight.summary import sheet
 from mmv_jax.preflight.topology import CHIPS, parse_topology
+from mmv_jax.train.advice import Choice, suggest
 from mmv_jax.train.flops import expected_filling, step_flops
 from mmv_jax.train.loop import lower_step, make_parts, make_views, row_shape
+from mmv_jax.train.memory import step_memory
 from mmv_jax.train.state import shapes_of_state
 
 CONTRACT = {  # the keys that others read

@@ -10,7 +10,7 @@ from nano import drawn_weights, nano_config
 
 from mmv_jax.errors import UserError
 from mmv_jax.parallel import make_mesh
-from mmv_jax.preflight.advice import Choice, propose
+from mmv_jax.train.advice import Choice, propose
 from mmv_jax.train.loop import make_parts
 from mmv_jax.train.shares import check_rows
 

@@ -174,9 +174,10 @@ def test_each_device_gets_its_own_share(store, capfd):
 
 @pytest.mark.full
 def test_a_dry_run_tells_what_was_mapped(store, tmp_path, capfd):
-    dry_run(config_from(store), tmp_path / "run")
+    told = dry_run(config_from(store), tmp_path / "run")
     said = capfd.readouterr().err
     assert "encoder.layer.*.norm1.weight -> block project.norm" in said
+    assert "memory      about" in told and "of a device at the peak" in told
     assert "decoder: begins anew" in said and not (tmp_path / "run").exists()
 
 

@@ -21,13 +21,13 @@ from mmv_jax.models.lora import Lora, is_adapter, merged, without_adapters
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.parallel import make_mesh
 from mmv_jax.preflight import hlo
-from mmv_jax.preflight.memory import step_memory
 from mmv_jax.store.read import Store
 from mmv_jax.train import loop
 from mmv_jax.train.begin import begin, complete
 from mmv_jax.train.flops import expected_filling, step_flops
 from mmv_jax.train.learning import Learning, with_learning
 from mmv_jax.train.loop import make_parts, make_rows, pretrain, row_shape
+from mmv_jax.train.memory import step_memory
 from mmv_jax.train.state import shapes_of_state
 
 ONCE: dict = {}  # the gradients of the whole network

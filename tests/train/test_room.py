@@ -1,15 +1,14 @@
 """The memory that a run is expected to take, told before its first step."""
 
 import pytest
-from nano import nano_config, on_one_device, write_studies
+from nano import nano_config
 
 import mmv_jax
 from mmv_jax import cli
 from mmv_jax.errors import UserError
 from mmv_jax.parallel import make_mesh
-from mmv_jax.preflight import room
-from mmv_jax.preflight.room import Peak, device_bytes, expected_peak
-from mmv_jax.train import loop
+from mmv_jax.train import loop, room
+from mmv_jax.train.room import Peak, device_bytes, peak_of
 
 GIB = 2**30
 
@@ -19,6 +18,12 @@ def eight():
     config = nano_config(mae=1.0)
     config.mesh.data, config.rows.per_step = 8, 8
     return config
+
+
+def expected_peak(config):
+    mesh, parts = make_mesh(8), loop.make_parts(config)
+    shapes = loop.make_shapes(config, parts, mesh)
+    return peak_of(config, parts[0], shapes, shape=loop.row_shape(config), mesh=mesh)
 
 
 def test_a_peak_is_told_with_its_largest_parts_and_the_device():
@@ -67,14 +72,3 @@ def test_a_run_that_cannot_fit_is_one_sentence_before_anything_is_written(
     said = capsys.readouterr().err
     assert "does not fit" in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.full
-def test_run_and_dry_run_tell_it(monkeypatch, tmp_path, capsys):
-    on_one_device(monkeypatch)
-    monkeypatch.setattr(room, "make_mesh", loop.make_mesh)
-    monkeypatch.setattr("mmv_jax.train.dry_run.make_mesh", loop.make_mesh)
-    config = nano_config(write_studies(tmp_path / "store"), mae=1.0)
-    config.steps = 2
-    assert mmv_jax.pretrain(config, tmp_path / "run") == 2
-    assert "memory      about" in capsys.readouterr().err

@@ -14,16 +14,14 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mmv_jax.data.tokens import RowShape
 from mmv_jax.errors import UserError
 from mmv_jax.models.remat import remat_name
-from mmv_jax.parallel import HOLD_ROWS, holders, make_mesh
-from mmv_jax.preflight.advice import HEADROOM, Choice, suggest
-from mmv_jax.preflight.memory import size, step_memory
-from mmv_jax.train.begin import complete
-from mmv_jax.train.loop import make_parts, row_shape
+from mmv_jax.parallel import HOLD_ROWS, holders
+from mmv_jax.train.advice import HEADROOM, Choice, suggest
+from mmv_jax.train.memory import size, step_memory
 from mmv_jax.train.objective import Objective
-from mmv_jax.train.shares import check_rows
-from mmv_jax.train.state import TrainState, shapes_of_state
+from mmv_jax.train.state import TrainState
 
 # The closed form was up to 22 % above a compiler's figure, of a GPU (docs/performance.md). A run is
 # refused only where it would not fit even so.
@@ -81,26 +79,16 @@ class Peak:
         return "Use more devices or a smaller encoder, or train fewer weights (config.lora)."
 
 
-def expected_peak(config: ConfigDict) -> Peak:
-    """The expected peak memory of a run on the devices that are here.
-
-    Raises:
-      UserError: the config does not fit the devices, or it is not whole.
-    """
-    config = complete(config)
-    mesh = make_mesh(**config.mesh)
-    check_rows(config, mesh)
-    objective, tx, ema = make_parts(config)
-    spec, kept = row_shape(config).spec(config.rows.per_step), len(ema.averages)
-    state = shapes_of_state(objective, tx, spec, mesh, seed=config.seed, averages=kept)
-    return peak_of(config, objective, state, held=device_bytes(mesh))
-
-
 def peak_of(
-    config: ConfigDict, objective: Objective, state: TrainState, *, held: int | None
+    config: ConfigDict, objective: Objective, state: TrainState, *, shape: RowShape, mesh: Mesh
 ) -> Peak:
-    """The expected peak memory of a state and its step on a device of `held` bytes."""
-    closed_form, now = closed_form_of(config, objective, state), choice_of(config, objective)
+    """The expected peak memory of a state and its step.
+
+    Args:
+      state: arrays or their shapes.
+    """
+    closed_form = closed_form_of(config, objective, state, shape)
+    now, held = choice_of(config, objective), device_bytes(mesh)
     try:
         parts = closed_form(now)
     except NotImplementedError:  # a backbone or loss term of the user's own need not count them
@@ -111,17 +99,17 @@ def peak_of(
         sharing = holders(config.mesh.to_dict(), HOLD_ROWS)
 
         def takes(choice: Choice) -> float:
-            return sum(closed_form(choice).values())
+            return float(sum(closed_form(choice).values()))
 
         found = suggest(now, sharing, takes, room, remats=objective.encoder.remats)
     return Peak(parts, held, tuple(choice.overrides(now) for choice in found))
 
 
 def closed_form_of(
-    config: ConfigDict, objective: Objective, state: TrainState
+    config: ConfigDict, objective: Objective, state: TrainState, shape: RowShape
 ) -> Callable[[Choice], dict[str, int]]:
     """The closed form of the memory of a device, as a function of what may be changed."""
-    shape, mesh = row_shape(config), config.mesh.to_dict()
+    mesh = config.mesh.to_dict()
     sharing = holders(mesh, HOLD_ROWS)
     splits = {name: mesh.get(name, 1) for name in ("tensor", "sequence")}
 
