@@ -161,13 +161,16 @@ def init_state(
     # Fresh weights depend only on the key and on shapes: an empty row is enough.
     # By the method that reaches every module, or the auxiliary task has no weights.
     method = "with_positions" if model.position else "__call__"
-    params = jax.jit(lambda key, inputs: model.init(key, *inputs, method=method)["params"])(
-        jax.random.key(seed), [row[name] for name in INPUTS]
-    )
+    params = _drawn(model, method, jax.random.key(seed), [row[name] for name in INPUTS])
     if init:
         params = {**params, **_weights_of(init, model, params)}
     opt_state = jax.jit(tx.init)(params)  # one program, and not one for each shape
     return {"params": params, "opt_state": opt_state, "step": jnp.zeros((), jnp.int32)}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _drawn(model: TileSegmenter, method: str, key: jax.Array, inputs: list) -> Any:
+    return model.init(key, *inputs, method=method)["params"]
 
 
 # Fields of a backbone that do not affect the shape of its weights.

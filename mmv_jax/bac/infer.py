@@ -5,7 +5,6 @@ Axes: Y X pixels of the file, y x of the working grid.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -139,15 +138,15 @@ class Finder:
 
     def _of_tiles(self, tiles: Sequence[Tile]) -> list[Float[np.ndarray, "T T"]]:
         batch = pack(tiles, self.shape, ROWS)
-        found = np.asarray(self._predict(self.params, *(batch[name] for name in INPUTS)))
+        found = np.asarray(_predict(self.model, self.params, *(batch[name] for name in INPUTS)))
         # divmod gives (row, place in the row), as `pack` filled them.
         return [found[divmod(n, self.shape.per_row)] for n in range(len(tiles))]
 
-    @cached_property
-    def _predict(self):
-        return jax.jit(
-            lambda params, *inputs: jax.nn.sigmoid(self.model.apply({"params": params}, *inputs))
-        )
+
+# A Flax module is hashable: static, it is part of the compilation's key.
+@jax.jit(static_argnums=0)
+def _predict(model, params, *inputs):
+    return jax.nn.sigmoid(model.apply({"params": params}, *inputs))
 
 
 def _groups(tiles: Iterator[Tile], size: int) -> Iterator[list[Tile]]:

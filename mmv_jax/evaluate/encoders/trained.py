@@ -120,6 +120,11 @@ def with_fresh_weights(trained: TrainedEncoder, seed: int) -> TrainedEncoder:
 
 def fresh_params(encoder: nn.Module, seed: int) -> Any:
     """Freshly drawn parameters of an encoder."""
+    return _drawn(encoder, jax.random.key(seed))
+
+
+@jax.jit(static_argnums=0)
+def _drawn(encoder, key):
     # Eight tokens will do: no parameter's shape depends on the length of a row.
     row = (
         jnp.zeros((1, 8, int(np.prod(encoder.patch)))),
@@ -128,4 +133,4 @@ def fresh_params(encoder: nn.Module, seed: int) -> Any:
         jnp.ones((1, 8), jnp.int32),
     )
     # jit removes the forward pass, since nobody reads it.
-    return jax.jit(lambda key: encoder.init(key, *row)["params"])(jax.random.key(seed))
+    return encoder.init(key, *row)["params"]
