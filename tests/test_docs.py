@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+
+from mmv_jax.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -126,12 +129,16 @@ def test_every_block_of_a_tutorial_is_run_or_says_why_not(page):
             assert block.when in ("quick", "full") or (block.when == "no" and block.more), block
 
 
-def test_the_quick_tutorial_runs(tmp_path):
+def test_the_quick_tutorial_runs(tmp_path, monkeypatch):
+    """Its commands are run in this process: each new one would import JAX and pandas again."""
+    monkeypatch.chdir(tmp_path)
     quick = [
         block for block in blocks(DOCS / "tutorials" / "own-folder.md") if block.when == "quick"
     ]
     for block in quick:
-        run_block(block, tmp_path)
+        for line in block.text.splitlines():
+            name, *words = shlex.split(line)
+            assert (name, main(words)) == ("mmv", 0), line
     assert len(quick) == 3
 
 

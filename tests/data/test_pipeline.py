@@ -371,7 +371,7 @@ class Broken(type(STORE)):
         raise OSError("disk is gone")
 
 
-@pytest.mark.parametrize("workers", (0, 1))
+@pytest.mark.parametrize("workers", (0, pytest.param(1, marks=LONG)))
 def test_an_error_says_which_row_it_stopped(workers):
     broken = Broken(
         *(

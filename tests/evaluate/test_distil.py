@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from nano import drawn_state
 from scipy.spatial.distance import cosine
 
 from mmv_jax.data.crops import Crops, Geometry, whole_crops
@@ -30,7 +31,7 @@ from mmv_jax.store.write import PartWriter
 from mmv_jax.study import Study
 from mmv_jax.train.log import read_metrics
 from mmv_jax.train.loop import make_parts, make_rows, pretrain
-from mmv_jax.train.state import init_state
+from mmv_jax.train.state import shapes_of_state
 from mmv_jax.train.step import jit_step
 
 CARD = {
@@ -190,8 +191,9 @@ def test_a_batch_is_learnt(taught):
     mesh = make_mesh(devices=jax.devices()[:1])
     objective, tx, ema = make_parts(config)
     rows = make_rows(Store.open(taught / "store"), config)
-    state = init_state(objective, tx, rows.spec, mesh, seed=0)
-    step, batch, losses = jit_step(objective, tx, ema, state, mesh), rows.batch(0), []
+    shapes = shapes_of_state(objective, tx, rows.spec, mesh, seed=0)
+    state = drawn_state(shapes)  # nothing is compiled for it
+    step, batch, losses = jit_step(objective, tx, ema, shapes, mesh), rows.batch(0), []
     with on_mesh(mesh):
         for _ in range(config.steps):
             state, metrics = step(state, batch)
