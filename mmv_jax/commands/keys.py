@@ -123,7 +123,7 @@ def pretraining_keys() -> dict[str, ConfigKey]:
     keys |= _encoder_keys() | _in("init", keys_of(Init)) | _in("lora", keys_of(Lora))
     keys |= _objective_keys()
     keys |= _in("optimizer", keys_of(make_optimizer, without=("steps", "rows", "encoder")))
-    keys |= _in("optimizer", keys_of(Learning, without=("encoder",)))
+    keys |= _in("optimizer", keys_of(Learning, without=("encoder", "held")))
     keys |= _in("teacher_temperature", keys_of(make_teacher_temperature, without=("steps",)))
     keys |= _in("ema", keys_of(make_ema, without=("steps", "rows")))
     keys |= _in("checkpoint", keys_of(Checkpoints, without=("workdir", "config", "held")))

@@ -30,6 +30,7 @@ def distillation(
     targets: Float[Array, "B T K"],
     pairs: Bool[Array, "B S T"],
     temperature: float = 0.1,
+    weights: Float[Array, "B S"] | None = None,
 ) -> Float[Array, ""]:
     """The DINO loss: cross-entropy of student views with teacher targets, the mean over pairs.
 
@@ -38,14 +39,16 @@ def distillation(
       targets: distributions over prototypes of the global views, no gradient.
       pairs: which student view learns from which teacher view: the same study, another view.
       temperature: the student's.
+      weights: of the student's views; the sum is divided by the number of pairs all the same.
 
     Source: Caron et al., DINO (arXiv 2104.14294), equation 3.
     """
     log_p = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature, axis=-1)
-    weights = pairs.astype(jnp.float32)
+    counted = pairs.astype(jnp.float32)
+    weighted = counted if weights is None else counted * weights[..., None]
     # Targets are summed a student view first: [B, S, T] x [B, T, K], never [B, S, T, K].
-    summed = jnp.einsum("bst,btk->bsk", weights, jax.lax.stop_gradient(targets))
-    return -(summed * log_p).sum() / jnp.maximum(weights.sum(), 1.0)
+    summed = jnp.einsum("bst,btk->bsk", weighted, jax.lax.stop_gradient(targets))
+    return -(summed * log_p).sum() / jnp.maximum(counted.sum(), 1.0)
 
 
 def pairs_of_views(study: Int[Array, "B S"], is_global: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
@@ -83,8 +86,13 @@ def use_of_prototypes(
 
 @dataclass(frozen=True)
 class DinoTerm(PrototypeTerm):
-    """`distillation` between the views of a study."""
+    """`distillation` between the views of a study.
 
+    Fields:
+      dino_local: weight of the student's local views; 0.5 at the end of DINOv3's training.
+    """
+
+    dino_local: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT, VIEWS})
     module: ClassVar[str] = "dino_head"
 
@@ -97,7 +105,11 @@ class DinoTerm(PrototypeTerm):
             *self.head.apply({"params": student[self.module]}, seen.cls[STUDENT])
         )
         pairs = pairs_of_views(seen.batch["study"], seen.is_global)
-        return distillation(logits, targets, pairs), use_of_prototypes(targets, seen.is_global)
+        weights = None
+        if self.dino_local != 1:
+            weights = jnp.where(seen.is_global, 1.0, self.dino_local)
+        loss = distillation(logits, targets, pairs, weights=weights)
+        return loss, use_of_prototypes(targets, seen.is_global)
 
     def flops(self, work: Work) -> dict[str, Flops]:
         # Targets are summed for each student view; they need no gradient.

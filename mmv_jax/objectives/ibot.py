@@ -110,9 +110,13 @@ class IbotTerm(PrototypeTerm):
       ibot_over: the crops that the sum over crops is divided by: "masked", those that have masked
         patches, or "global", all global crops, as in DINOv2. Half of them are masked, so the latter
         is about half as large.
+      ibot_prototypes, ibot_hidden, ibot_bottleneck: of its own head; None for those of `dino`.
     """
 
     ibot_over: str = "masked"
+    ibot_prototypes: int | None = None
+    ibot_hidden: int | None = None
+    ibot_bottleneck: int | None = None
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT, MASKED})
     module: ClassVar[str] = "ibot_head"
 
@@ -121,6 +125,14 @@ class IbotTerm(PrototypeTerm):
             raise UserError(
                 f"config.objective.ibot_over is {self.ibot_over!r}. Use 'masked' or 'global'."
             )
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return (
+            self.ibot_prototypes or self.prototypes,
+            self.ibot_hidden or self.hidden,
+            self.ibot_bottleneck or self.bottleneck,
+        )
 
     def loss(
         self, student: Params, teacher: Params, seen: Seen
@@ -148,15 +160,17 @@ class IbotTerm(PrototypeTerm):
         # more product forward and two backward.
         overlap = count * size - work.masked
         tokens = work.rows * (count * size + 3 * overlap) if count > 1 else 0
-        again = 2 * tokens * self.bottleneck * self.prototypes
+        prototypes, _, bottleneck = self.sizes
+        again = 2 * tokens * bottleneck * prototypes
         return {"ibot head": replace(self.head_flops(work.rows * work.masked), again=again)}
 
     def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         # The targets are in memory whole; the student's scores only a part at a time.
         tokens = work.masked + PARTS * scoring_parts(work.masked)[1]
-        return {"ibot scores": F32 * work.rows * tokens * self.prototypes}
+        return {"ibot scores": F32 * work.rows * tokens * self.sizes[0]}
 
     def working_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         # The gradient of the prototypes in float32, and their copy in the encoder's dtype.
         itemsize = jnp.dtype(self.encoder.dtype).itemsize
-        return {"prototypes": self.prototypes * self.bottleneck * (F32 + itemsize)}
+        prototypes, _, bottleneck = self.sizes
+        return {"prototypes": prototypes * bottleneck * (F32 + itemsize)}

@@ -33,11 +33,17 @@ class PrototypeTerm(Term):
     follows: ClassVar[bool] = True
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Prototypes, hidden and bottleneck of the term's own head."""
+        return self.prototypes, self.hidden, self.bottleneck
+
+    @property
     def head(self) -> ProjectionHead:
+        prototypes, hidden, bottleneck = self.sizes
         return ProjectionHead(
-            prototypes=self.prototypes,
-            hidden=self.hidden,
-            bottleneck=self.bottleneck,
+            prototypes=prototypes,
+            hidden=hidden,
+            bottleneck=bottleneck,
             dtype=self.encoder.dtype,
             prototype_std=self.prototype_std,
         )
@@ -58,12 +64,9 @@ class PrototypeTerm(Term):
 
     def head_flops(self, tokens: int) -> Flops:
         """FLOPs of the heads of student and teacher together."""
-        layers = (
-            self.encoder.width * self.hidden
-            + self.hidden**2
-            + self.hidden * self.bottleneck
-            + self.bottleneck * self.prototypes
-        )
+        prototypes, hidden, bottleneck = self.sizes
+        layers = self.encoder.width * hidden + hidden**2 + hidden * bottleneck
+        layers += bottleneck * prototypes
         forward = 2 * tokens * layers
         # Forward: student and teacher. Backward: the student alone, at twice its forward cost.
         return Flops(2 * forward, 2 * forward)

@@ -20,7 +20,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "hidden": 2048,
         "bottleneck": 256,
         "prototype_std": 0.036,
-    }
+    },
+    # Siméoni et al. (arXiv 2508.10104), with the values that were released for a ViT-L
+    # (vitl_im1k_lin834.yaml). Gram anchoring has a weight in a later phase alone, 2.0 in its
+    # release; so have local crops, whose weight falls to 0.5 (dino_local).
+    "dinov3": {
+        "dino": 1.0,
+        "ibot": 1.0,
+        "ibot_over": "global",
+        "koleo": 0.1,
+        "koleo_by_crop": True,
+        "prototypes": 65536,
+        "hidden": 2048,
+        "bottleneck": 256,
+        "prototype_std": 0.02,
+    },
 }
 
 

@@ -12,6 +12,7 @@ from mmv_jax.objectives.can import CanTerm
 from mmv_jax.objectives.diet import DietTerm
 from mmv_jax.objectives.dino import DinoTerm
 from mmv_jax.objectives.distil import DistilTerm
+from mmv_jax.objectives.gram import GramTerm
 from mmv_jax.objectives.ibot import IbotTerm
 from mmv_jax.objectives.koleo import KoleoTerm
 from mmv_jax.objectives.latent import LatentTerm
@@ -29,6 +30,7 @@ TERMS.register("distil", DistilTerm)
 TERMS.register("can", CanTerm)
 TERMS.register("diet", DietTerm)
 TERMS.register("latent", LatentTerm)
+TERMS.register("gram", GramTerm)
 
 
 def weights_of(group: Mapping[str, Any]) -> dict[str, float]:

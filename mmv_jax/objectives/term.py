@@ -21,6 +21,8 @@ VISIBLE, TEACHER, STUDENT = "visible", "teacher", "student"
 MASKED, VIEWS = "masked", "views"
 # Further contents of the rows: teachers' features (`data/teachers.py`), undistorted patches.
 TARGETS, CLEAN = "targets", "clean"
+# The module of a frozen encoder: the one that a run begins from (`config.init`).
+EARLIER = "earlier_teacher"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Term:
       module: the name of the term's own parameters in the student; "" for none. Do not rename it:
         checkpoints hold it.
       follows: whether the teacher keeps a moving average of these parameters.
+      held: whether these parameters stay as the run begins with them.
       told_as: the loss's name in `mmv status`, if its fall by itself shows that the run learns. ""
         if its target moves, as a teacher's does.
     """
@@ -108,6 +111,7 @@ class Term:
     needs: ClassVar[frozenset[str]] = frozenset()
     module: ClassVar[str] = ""
     follows: ClassVar[bool] = False
+    held: ClassVar[bool] = False
     told_as: ClassVar[str] = ""
 
     @classmethod

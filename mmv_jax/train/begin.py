@@ -18,6 +18,7 @@ from mmv_jax.models.encoder import SIZES
 from mmv_jax.models.lora import without_adapters
 from mmv_jax.models.public import PublicEncoder
 from mmv_jax.objectives.recipes import with_recipe
+from mmv_jax.objectives.term import EARLIER
 from mmv_jax.released import restore_weights, weights_file
 from mmv_jax.report.progress import say
 from mmv_jax.train.state import TrainState
@@ -63,6 +64,7 @@ class Start:
     Attributes:
       student, teacher: parameters by module; "encoder" is always there.
       card: of the weights: their name, digest and patients ("none", "unknown" or hashes).
+      evaluated: the encoder as an evaluation reads it.
       before: the entry `pretraining` of the run that they come from; None for others.
       lines: what was taken from where, for people.
     """
@@ -70,6 +72,7 @@ class Start:
     student: Mapping[str, Any]
     teacher: Mapping[str, Any]
     card: Mapping[str, Any]
+    evaluated: Mapping[str, Any]
     before: Mapping[str, Any] | None = None
     lines: list[str] = field(default_factory=list)
 
@@ -91,6 +94,10 @@ class Start:
         parts: dict[str, dict] = {"student": dict(state.student), "teacher": dict(state.teacher)}
         for name in state.student:
             own = without_adapters(state.student[name])
+            if name == EARLIER:  # the weights that the run begins from, as they were evaluated
+                parts["student"][name] = _put(self.evaluated, state.student[name])
+                lines.append(f"  {name}: the encoder, which stays as it is")
+                continue
             taken = name in self.student and not _difference(self.student[name], own)
             lines.append(f"  {name}: {'taken' if taken else 'begins anew'}")
             if not taken:
@@ -152,6 +159,11 @@ def complete(config: ConfigDict) -> ConfigDict:
             "config.lora trains adapters beside weights that stay as they are: set"
             " config.init.folder or config.init.run, or leave the group out."
         )
+    if config.objective.get("gram") and not (init.folder or init.run):
+        raise UserError(
+            "config.objective.gram holds the run near the weights that it begins from: set"
+            " config.init.folder or config.init.run, or begin it in a later one of config.phases."
+        )
     if config.objective.get("recipe"):
         config = ConfigDict(config.copy_and_resolve_references())
         with config.unlocked():
@@ -208,7 +220,8 @@ def _of_folder(init: Init, config: ConfigDict, state: TrainState) -> Start:
         params["embed"].pop("positions", None)
         lines.append("positions: in mm; those that the weights have learnt are given up")
     card = {"name": public.name, "digest": digest, "patients": init.patients}
-    return Start({"encoder": params}, {"encoder": params}, card, lines=lines)
+    own = {"encoder": params}
+    return Start(own, own, card, evaluated=params, lines=lines)
 
 
 def _of_run(run: str, partly: bool) -> Start:
@@ -233,7 +246,8 @@ def _of_run(run: str, partly: bool) -> Start:
         {**trees["student"], "encoder": encoder},
         {**trees["teacher"], "encoder": teacher},
         card,
-        before,
+        evaluated=restored.trees["encoder"],
+        before=before,
     )
 
 

@@ -26,15 +26,18 @@ class Learning:
       last_blocks: only so many blocks at the end of the encoder, its last norm and the heads learn.
         None: all blocks do, or with adapters (`config.lora`) none.
       encoder: the backbone, which knows its layers.
+      held: modules of which nothing learns.
     """
 
     last_blocks: int | None = None
     encoder: nn.Module | None = None
+    held: frozenset[str] = frozenset()
 
     @property
     def is_whole(self) -> bool:
         """Whether every parameter learns."""
-        return self.last_blocks is None and getattr(self.encoder, "lora", None) is None
+        lora = getattr(self.encoder, "lora", None)
+        return self.last_blocks is None and lora is None and not self.held
 
     def cut(self, params: Mapping[str, Any]) -> Any:
         """The parts of parameters that learn.
@@ -74,8 +77,9 @@ class Learning:
 
     def _entries(self, params: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
         """How many of the last entries along axis 0 learn, by path: ALL, or 0 for none."""
-        found = dict.fromkeys(flatten_dict(params), ALL)
-        if "encoder" not in params:
+        found = {path: 0 if path[0] in self.held else ALL for path in flatten_dict(params)}
+        adapters = getattr(self.encoder, "lora", None) is not None
+        if "encoder" not in params or (self.last_blocks is None and not adapters):
             return found
         own = dict.fromkeys(flatten_dict(params["encoder"]), 0)
         if self.last_blocks is not None:
@@ -86,7 +90,6 @@ class Learning:
                 rates = self.encoder.layer_rates(params["encoder"], 0.5)
                 own = jax.tree.map(partial(_learning, least=0.5**self.last_blocks), rates)
                 own = flatten_dict(own)
-        adapters = getattr(self.encoder, "lora", None) is not None
         for path, entries in own.items():
             found["encoder", *path] = ALL if adapters and is_adapter(path) else entries
         return found

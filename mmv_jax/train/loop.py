@@ -216,7 +216,8 @@ def make_parts(config: ConfigDict) -> Parts:
     temperature = _call("teacher_temperature", make_teacher_temperature, config.steps, **warm)
     known = (encoder, temperature, config.rows.prefix, config.rows.get("accumulate", 1))
     objective = _call("objective", make_objective, *known, **config.objective)
-    objective = replace(objective, learning=learning)
+    held = frozenset(term.module for term in objective.terms.values() if term.held)
+    objective = replace(objective, learning=replace(learning, held=held))
     of_run = {"encoder": encoder, **config.optimizer}
     of_run.pop("last_blocks", None)
     tx = _call("optimizer", make_optimizer, config.steps, per_step, **of_run)

@@ -242,9 +242,15 @@ class Ema:
 
 
 def make_ema(
-    steps: int, rows: int, *, start: float, at_rows: int, averages: Sequence[float] = ()
+    steps: int,
+    rows: int,
+    *,
+    start: float,
+    at_rows: int,
+    averages: Sequence[float] = (),
+    end: float = 1.0,
 ) -> Ema:
-    """Make the teacher's momentum: from `start` to 1 on a half cosine, scaled to the rows of a
+    """Make the teacher's momentum: from `start` to `end` on a half cosine, scaled to the rows of a
     step.
 
     A step with κ times the rows moves the teacher like κ small steps. So its momentum is `start **
@@ -261,8 +267,10 @@ def make_ema(
       averages: shares of the run, at most two, such as (0.05, 0.02). For each, a moving average of
         the student's encoder with that memory is kept. Evaluation reads the first; `config.weights`
         of an evaluation chooses the other. With none, the teacher is evaluated.
+      end: the momentum at the last step, for steps of `at_rows` rows. That of `start` makes it
+        constant, as in DINOv3.
     Raises:
-      UserError: a share is not above 0 and at most 1, or there are more than two.
+      UserError: a share or `end` is not above 0 and at most 1, or there are more than two shares.
 
     Source: Busbridge et al., How to Scale Your EMA (arXiv 2307.13813), equation 4; the cosine is
       DINO's (arXiv 2104.14294).
@@ -273,12 +281,15 @@ def make_ema(
             f"config.ema.averages is {shares!r}, but must be shares of the run. Set at most two"
             " numbers above 0 and at most 1, such as (0.05, 0.02)."
         )
+    if not 0 < end <= 1:
+        raise UserError(f"config.ema.end is {end!r}. Set a momentum above 0, at most 1.")
+    last = end ** (rows / at_rows)
     # A memory of steps / 20 is a momentum of 1 - 20 / steps; below 20 steps it is 0.
     first = min(start ** (rows / at_rows), 1 - min(1.0, 20 / steps))
 
     def momentum(step) -> Float[Array, ""]:
         # The cosine term falls from 1 at step 0 to 0 at the last step, and stays there.
-        return 1 - (1 - first) * (jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)) + 1) / 2
+        return last - (last - first) * (jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)) + 1) / 2
 
     return Ema(momentum, steps, shares)
 

@@ -213,6 +213,6 @@ def test_a_value_of_the_config_comes_before_the_recipes():
     assert with_recipe({"recipe": "dinov2", "koleo": 0.0}) == {**RECIPES["dinov2"], "koleo": 0.0}
     assert with_recipe({"mae": 1.0}) == {"mae": 1.0}
     with pytest.raises(UserError, match="Did you mean dinov2"):
-        with_recipe({"recipe": "dinov3"})
+        with_recipe({"recipe": "dinov22"})
     with pytest.raises(UserError, match="ibot_over is 'all'. Use 'masked' or 'global'"):
         make_terms(make_encoder("nano", (2, 4, 4)), {"ibot": 1.0, "ibot_over": "all"})
