@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from nano import on_one_device, share_run
+from nano import on_one_device, share_step
 
 from mmv_jax.bac.infer import Finder
 from mmv_jax.config import load_config
@@ -63,7 +63,7 @@ def test_a_checkpoint_of_before_gives_the_same_features(before, expected):
 @pytest.fixture(params=["one device", "eight devices"])
 def devices(request, monkeypatch):
     """Of a run of before: the eight that it had, or one. The tests share its step."""
-    share_run(monkeypatch, f"before on {request.param}")
+    share_step(monkeypatch, f"before on {request.param}")
     if request.param == "one device":
         on_one_device(monkeypatch)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from nano import drawn_weights
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -40,7 +41,8 @@ def row():
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, row):
     folder = tmp_path_factory.mktemp("run")
-    params = make_encoder(**GROUP).init(jax.random.key(0), *row)["params"]
+    shapes = jax.eval_shape(make_encoder(**GROUP).init, jax.random.key(0), *row)
+    params = drawn_weights(shapes["params"])
     config = {
         "encoder": GROUP,
         "rows": {"length": LENGTH},

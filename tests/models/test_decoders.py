@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from nano import drawn_weights
 
 from mmv_jax.models.cnn import UNet
 from mmv_jax.models.mae_decoder import MaeDecoder, place_tokens
@@ -32,7 +33,7 @@ def case(packed):
     visible = np.concatenate([np.arange(0, 70, 3), [-1] * 8]).astype(np.int32)[None]
     encoded, visible = jnp.asarray(normal(0, (1, visible.shape[1], 64))), jnp.asarray(visible)
     args = (encoded, visible, rows.coords_mm, rows.kinds, rows.segment_ids)
-    return args, jax.jit(MAE.init)(jax.random.key(1), *args)
+    return args, drawn_weights(jax.eval_shape(MAE.init, jax.random.key(1), *args))
 
 
 apply = jax.jit(MAE.apply)  # once, so that it is traced once

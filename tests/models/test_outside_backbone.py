@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from examples import example
+from nano import drawn_weights
 
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.finetune.gradient_descent import layer_rates
@@ -36,8 +37,8 @@ def encoder():
 
 def test_it_encodes_rows_and_its_parameters_are_counted(encoder, packed):
     rows = packed([20, 30])
-    params = encoder.init(jax.random.key(0), *rows)["params"]
-    out = encoder.apply({"params": params}, *rows)
+    params = drawn_weights(jax.eval_shape(encoder.init, jax.random.key(0), *rows)["params"])
+    out = jax.jit(encoder.apply)({"params": params}, *rows)
     length = rows[0].shape[1]
     assert out["tokens"].shape == (1, length, 16)
     assert out["blocks"].shape == (3, 1, length, 16)
@@ -53,7 +54,7 @@ def test_its_flops_are_asked_by_name_of_its_parts(encoder):
 
 
 def test_fine_tuning_asks_it_for_the_rates_of_its_layers(encoder, packed):
-    made = encoder.init(jax.random.key(0), *packed([20]))["params"]
+    made = jax.eval_shape(encoder.init, jax.random.key(0), *packed([20]))["params"]
     rates = layer_rates({"encoder": made, "head": np.zeros(3)}, 0.5, encoder)
     assert rates["head"] == 1.0
     assert rates["encoder"]["layer_2"]["kernel"] == 1.0

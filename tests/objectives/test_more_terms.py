@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from nano import nano_config, write_studies
+from nano import drawn_weights, nano_config, write_studies
 from scipy.special import log_softmax
 
 from mmv_jax.errors import UserError
@@ -101,7 +101,8 @@ def setting(tmp_path_factory):
 def test_a_batch_is_learnt_by_every_term(setting):
     config, rows = setting
     objective, batch = make_parts(config)[0], jax.tree.map(jnp.asarray, rows.batch(0))
-    student, teacher = jax.jit(objective.init)(jax.random.key(0), batch)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    student, teacher = map(drawn_weights, shapes)
     loss = jax.value_and_grad(objective.loss, has_aux=True)
 
     @jax.jit

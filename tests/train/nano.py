@@ -2,7 +2,7 @@
 processes it starts.
 """
 
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,13 @@ def share_step(monkeypatch, name: str) -> None:
 
 
 def share_run(monkeypatch, name: str) -> None:
-    """As `share_step`, for runs that begin alike: they begin with copies of one state."""
+    """As `share_step`, for runs that begin alike, with one `drawn_state`."""
     from mmv_jax.train import loop
 
     share_step(monkeypatch, name)
-    for part in ("shapes_of_state", "init_state"):
-        monkeypatch.setattr(loop, part, made_once(name, part, getattr(loop, part)))
+    shapes = made_once(name, "shapes_of_state", loop.shapes_of_state)
+    monkeypatch.setattr(loop, "shapes_of_state", shapes)
+    draw_begin(monkeypatch)
 
 
 def drawn_weights(shapes, seed: int = 0):
@@ -143,16 +144,10 @@ def draw_begin(monkeypatch) -> None:
 
 
 def made_once(name: str, part: str, make):
-    import jax
-
     def made(*given, **named):
         if (name, part) not in MADE:
             MADE[name, part] = make(*given, **named)
-            if part == "init_state":
-                MADE[name, "copy"] = jax.jit(partial(jax.tree.map, jax.numpy.copy))
-        found = MADE[name, part]
-        # A step takes the memory of the state that it is given.
-        return MADE[name, "copy"](found) if part == "init_state" else found
+        return MADE[name, part]
 
     return made
 

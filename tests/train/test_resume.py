@@ -57,12 +57,15 @@ KINDS = {
 # machine could have finished before.
 TOLD = """
 import os, sys, types
-from nano import on_one_device
+from nano import draw_begin, on_one_device
 from mmv_jax.cli import main
 from mmv_jax.train.log import Log
 
-# As in the process of the tests: one of eight devices, for the same compiled programs.
-on_one_device(types.SimpleNamespace(setattr=setattr))
+# As in the process of the tests: one of eight devices, for the same compiled programs, and the
+# weights that a run begins with there.
+patch = types.SimpleNamespace(setattr=setattr)
+on_one_device(patch)
+draw_begin(patch)
 
 def write_and_tell(log, step, metrics, write=Log.write):
     write(log, step, metrics)
