@@ -18,7 +18,8 @@ LOWEST_HU = -4096
 HIGHEST_HU = 4096
 # Ends of 16-bit types and the usual codes: fill if nothing else lies near (`NEAR` ranges).
 CODES = (-32_768, -32_767, 32_767, 65_535, 65_534, -9999, 9999, -99_999, 99_999)
-NEAR = 4
+NEAR = 2
+LEAST_GREYS = 16  # distinct values of an image beside fill; a label map has fewer
 SAMPLE = 1 << 20  # voxels
 
 
@@ -84,6 +85,56 @@ def _without_codes(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
             filled[is_code] = rest.min()
             return filled
     return voxels
+
+
+def without_raw_fill(voxels: np.ndarray) -> np.ndarray:
+    """Voxels of no known unit; one whole number far beside all others becomes the lowest of them.
+
+    So are -1, -1000 and 9999 in an image of 0 to 1, and -9999 in one of 0 to 4000. What is judged
+    is a single value, of more than a few voxels, behind a gap as wide as the range of the others.
+    Below 0 one range is enough beside values that are not negative, else two. Above, only images of
+    fractions are judged: a saturated marker in whole numbers looks alike.
+    """
+    if voxels.dtype.kind == "u":
+        return voxels
+    ends = voxels.min(), voxels.max()
+    if ends[0] >= 0 and voxels.dtype.kind != "f":
+        return voxels
+    # A sample has gaps at least as wide. Most images end here, before a mask of them is made.
+    values = np.unique(voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)])
+    values = values[(values != ends[0]) & (values != ends[1])]
+    if len(values) < LEAST_GREYS or not any(_apart(ends, values[0], values[-1])):
+        return voxels
+    # Both ends are left out: beside -1000, a 9999 would count as the range of the others.
+    inside = (voxels != ends[0]) & (voxels != ends[1])
+    bottom = voxels.min(where=inside, initial=ends[1])
+    top = voxels.max(where=inside, initial=ends[0])
+    is_low, is_high = _apart(ends, bottom, top)
+    is_fill = np.zeros(voxels.shape, bool)
+    if is_low:
+        is_fill |= _many(voxels, ends[0])
+    if is_high and voxels.dtype.kind == "f" and not _are_whole(voxels[inside]):
+        is_fill |= _many(voxels, ends[1])
+    if not is_fill.any():
+        return voxels
+    filled = voxels.copy()
+    filled[is_fill] = voxels.min(where=~is_fill, initial=ends[1])
+    return filled
+
+
+def _apart(ends: tuple, bottom: np.generic, top: np.generic) -> tuple[bool, bool]:
+    """Whether the lowest and the highest value lie far beside all others, from bottom to top."""
+    low, high, bottom, top = map(float, (*ends, bottom, top))
+    spread = top - bottom
+    is_low = low < 0 and bottom - low >= (1 if bottom >= 0 else NEAR) * spread > 0
+    return is_low, high - top > NEAR * spread > 0
+
+
+def _many(voxels: np.ndarray, value: np.generic) -> np.ndarray:
+    """Where voxels have a whole number, if more than a few have; else nowhere."""
+    found = voxels == value
+    whole = float(value).is_integer() and np.count_nonzero(found) > FEW
+    return found if whole else np.zeros(voxels.shape, bool)
 
 
 def without_hu_fill(voxels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mmv_jax.readers.canvas import fitting, rescaled
-from mmv_jax.readers.fill import without_fill, without_hu_fill
+from mmv_jax.readers.fill import without_fill, without_hu_fill, without_raw_fill
 from mmv_jax.readers.lettering import text_of
 from mmv_jax.readers.orient import Orientation
 from mmv_jax.readers.refused import Refused
@@ -115,6 +115,8 @@ def study_of(
         told += ((why[0], f"the header's unit is HU, which is not believed: {why[1]}"),)
     if kind == "HU":
         told += told_of_hu(voxels)
+    elif kind == "raw":
+        voxels = without_raw_fill(voxels)
     if voxels is not found:
         told += (("fill_values", "values that no tissue has were set to the nearest that one has"),)
     if image.orientation is not None and kind != "shape":

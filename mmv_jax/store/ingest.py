@@ -19,6 +19,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import manifests_of
 from mmv_jax.provenance import versions
 from mmv_jax.readers.deidentify import Key
+from mmv_jax.readers.odd_masks import odd_masks
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.writing import BURNT_IN
 from mmv_jax.store.edit import changing, correct_lines, refuse_unfinished, take_out
@@ -58,13 +59,21 @@ from mmv_jax.store.task import (
 from mmv_jax.store.workers import ENGINES, TIMEOUT_S
 from mmv_jax.study import Study
 
+LABEL = "label_"  # what the index puts before the name of a label
 CORRECTING = "ingest --correct"  # the name of that change in the store's mark
 
 
 def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
     """Study of a manifest line, and the masks on its grid by name."""
     study = read_study(job.path, spacing_mm=job.spacing_mm, unit=job.unit, burnt_in=job.burnt_in)
-    return study, {name: read_mask(path, like=study) for name, path in job.masks.items()}
+    masks = {name: read_mask(path, like=study) for name, path in job.masks.items()}
+    labels = {
+        name.removeprefix(LABEL): value
+        for name, value in job.known.items()
+        if name.startswith(LABEL)
+    }
+    told = (*study.told, *odd_masks(study, masks, labels))
+    return replace(study, told=told), masks
 
 
 def ingest(

@@ -43,6 +43,7 @@ OF_MANIFESTS = (
     "odd_numbers",
     "word_for_missing",
     "file_twice",
+    "may_name_someone",
     "differs_from_store",
     "image_across_splits",
     "near_duplicate_across_splits",

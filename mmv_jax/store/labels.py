@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mmv_jax.manifests.published import age_in_years
 from mmv_jax.missing import is_missing
-from mmv_jax.store.personal import are_days, is_date, names_someone
+from mmv_jax.store.person_names import name_people
+from mmv_jax.store.personal import are_codes, are_days, is_date, names_someone
 
 CATEGORIES = 32  # largest number of distinct values of a text column
 LONGEST = 32  # largest number of characters of such a value
@@ -80,7 +81,12 @@ WORDS_OF_MEASURES = frozenset(
         "score",
     )
     + ("mm", "cm", "ml", "hu", "kg", "mg", "bpm", "percent")
+    + ("px", "pixel", "pixels", "voxel", "voxels", "rows", "columns", "slices", "frames")
+    + ("length", "depth", "thickness", "distance", "dose", "dap", "dlp", "exposure", "cells")
+    + ("platelets", "leukocytes", "ferritin", "bnp", "ntprobnp", "troponin", "dimer", "level")
 )
+# Names that are of a place as well as of a measurement: `area` of a lung, or of a town.
+WORDS_OF_EITHER = frozenset(("area", "level", "size", "count"))
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 YEARS_OLD = re.compile(r"\s*(\d{1,3})\s*(?:y|yo|yrs?|years?|j|jahre|a|ans)\.?\s*", re.IGNORECASE)
 AGES = frozenset(("age", "ages", "alter", "patientage", "ageyears"))
@@ -101,10 +107,11 @@ def choose_columns(
     texts of at most 32 characters, and patients share them or they are codes such as PA or F.
 
     A column is rejected if its name identifies (id, name, patient, date, path, …) or if it holds
-    dates. It is also rejected if it holds whole numbers of seven or more digits that patients do
-    not share. The same holds for whole numbers that identify the patient: always equal for one
-    patient and never for two. That test needs enough patients with several studies, and a name that
-    is not a measurement (age, mm, …).
+    dates, people's names or places. It is also rejected if it holds whole numbers of seven or more
+    digits that patients do not share, or of five or six digits under a name that is not a
+    measurement (age, mm, …): postcodes, records. The same holds for whole numbers that identify the
+    patient: always equal for one patient and never for two. That test needs enough patients with
+    several studies, and a name that is not a measurement.
 
     Args:
       lines: the cells of each line of a manifest.
@@ -171,6 +178,11 @@ def _years(cell: str) -> float | None:
     return float(text) if text else None
 
 
+def measures(name: str) -> bool:
+    """Whether a column's name is one of a measurement."""
+    return bool(_words_of(name) & WORDS_OF_MEASURES)
+
+
 def _words_of(name: str) -> set[str]:
     """Words of a column name, in lower case: `PatientAge_years` has three."""
     # A capital after a small letter begins a word: PatientAge, but not HU.
@@ -192,7 +204,10 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
     shared = len(set(filled)) >= PATIENTS_A_VALUE * len(distinct)
     ages = words & AGES and all(_years(value) is not None for value in distinct)
     if all(map(_is_number, values)) or ages:
-        if not words & WORDS_OF_MEASURES and are_days(distinct):
+        if not words & WORDS_OF_MEASURES and (are_days(distinct) or are_codes(distinct)):
+            return None
+        # Patients share a postcode, and hardly ever the pixels of a lung.
+        if words - {""} <= WORDS_OF_EITHER and shared and are_codes(distinct):
             return None
         whole = [re.fullmatch(r"[+-]?(\d+)(\.0*)?", value) for value in values]
         # Length in digits without sign and fraction; a spreadsheet writes 1234567 as 1234567.0.
@@ -207,7 +222,9 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
     if all(value.lower() in CODES for value in distinct):
         return str
     short = len(distinct) <= CATEGORIES and max(map(len, distinct)) <= LONGEST
-    return str if shared and short and not any(map(names_someone, distinct)) else None
+    if not (shared and short) or any(map(names_someone, distinct)) or name_people(distinct):
+        return None
+    return str
 
 
 def _has_zeros(match: re.Match | None) -> bool:

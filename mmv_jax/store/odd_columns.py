@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mmv_jax.manifests.manifest import Line
 from mmv_jax.missing import is_missing
-from mmv_jax.store.labels import NUMBER
+from mmv_jax.store.labels import NUMBER, PATIENTS_A_VALUE, measures
+from mmv_jax.store.person_names import may_name_people
+from mmv_jax.store.personal import may_be_postcodes
 
 MASK_WORD = re.compile(r"mask|seg(mentation)?s?(?![a-z])|label_?map|contour|roi(?![a-z])", re.I)
 FILE = re.compile(r"\.(nii|nii\.gz|nrrd|mha|png|dcm|tiff?|jpe?g|npy)$", re.IGNORECASE)
@@ -38,6 +40,8 @@ def odd_columns(lines: Sequence[Line], kinds: Mapping[str, type]) -> Iterator[Od
         cells = {line.number: line.labels[name] for line in lines if name in line.labels}
         for code, first, sentence in _of_column(name, cells, kinds.get(name)):
             yield first, code, sentence
+        if why := _of_people(name, list(cells.values()), kinds.get(name)):
+            yield min(cells), "may_name_someone", f"{name} is in the store, and {why}"
 
 
 def _of_column(
@@ -68,6 +72,19 @@ def _of_column(
             odd[0],
             f"{name} has numbers with signs, commas or units, and is text for them: write 1.5",
         )
+
+
+def _of_people(name: str, cells: Sequence[str], kind: type | None) -> str:
+    """Why a column that is carried may name people or places; "" where it does not seem so."""
+    known = [cell.strip() for cell in cells if not is_missing(cell)]
+    distinct = set(known)
+    if kind is str and may_name_people(distinct):
+        return "half of its texts have the form of people's names: leave the column out if they are"
+    # Settings and measurements of four digits stand under names that say so.
+    shared = len(known) >= PATIENTS_A_VALUE * len(distinct)
+    if kind is float and shared and may_be_postcodes(distinct) and not measures(name):
+        return "its numbers of four digits may be postcodes: leave the column out if they are"
+    return ""
 
 
 def _word_for_missing(cells: Mapping[int, str], known: Mapping[int, str]) -> str:

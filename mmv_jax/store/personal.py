@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Collection
 from datetime import datetime
 
+from mmv_jax.store.person_names import is_common
+
 DATE_FORMATS = (
     ("%Y%m%d", "%d%m%Y", "%Y%m", "%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y")
     + ("%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y")
@@ -30,13 +32,13 @@ PART_OF_YEAR = re.compile(
     r"(\D*)(19|20)\d{2}(\D*)(q[1-4]|w\d{1,2}|kw ?\d{1,2})|q[1-4]\D*(19|20)\d{2}"
 )
 DAY_AND_MONTH = re.compile(r"\d{1,2}\.\d{1,2}\.")
-# A title, "Surname, Forename", "SURNAME^FORENAME" as in DICOM, or an initial and a surname.
+# A title, "SURNAME^FORENAME" as in DICOM, or an initial and a surname.
 PERSON = re.compile(
     r"(?i:\b(dr|prof|mr|mrs|ms|frau|herr|mme|dott|med)\b\.?\s+\w)"
     r"|(?i:\b(fr|hr|sr|sra|dra|mlle|mag|ing)\.\s*[^\W\d])"
-    r"|^[A-ZÄÖÜ][\w'-]+,\s*[A-ZÄÖÜ][\w'-]*\.?$"
     r"|\w\^\w|^[A-ZÄÖÜ]\.\s*[A-ZÄÖÜ][a-zäöüß]+$"
 )
+SURNAME_FIRST = re.compile(r"([^\W\d_][^\W\d_'-]+),\s*([^\W\d_][^\W\d_'-]*)\.?")
 PLACES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -44,6 +46,11 @@ PLACES = tuple(
         r"^[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}$",  # postcodes: British, Canadian, Dutch
         r"^[A-Z]\d[A-Z] \d[A-Z]\d$",  # with its blank: T1N0M0 is a stage
         r"^\d{4} [A-Z]{2}$",
+        # with its country or state, or a town: D-80331, MA 02139, 75001 Paris
+        r"^(D|DE|A|AT|CH|F|FR|I|IT|B|BE|L|LU|DK|NL|E|ES|PL|CZ|SE|NO|PT|US)[- ]\d{4,5}$",
+        r"^[A-Z]{2} \d{5}(-\d{4})?$",
+        r"^\d{4,5} [A-ZÄÖÜÉ][a-zäöüßé]{2,}",
+        r"^(\d{5}-\d{3,4}|〒?\d{3}-\d{4})$",  # the USA, Brazil, Japan
         r"(?i)(str\.|stra(ss|ß)e|street|avenue|road|platz|allee|\brue |calle ).*\d",
         r"(?i)\d+\s+\S+\s+(street|st\.|avenue|ave\.?|road|rd\.|lane|drive)$",
     )
@@ -61,6 +68,9 @@ NUMBERS = tuple(
 # to 2064. A column of such numbers alone is one of dates.
 DAY_COUNTS = ((25_000, 60_000), (719_000, 754_000), (6e8, 3e9), (6e11, 3e12))
 LEAST_DAYS = 2  # different values: one alone may be any number
+CODE_DIGITS, SHORT_DIGITS = (5, 6), (4,)  # of postcodes and record numbers
+NEARLY_ALL = 0.9
+LEAST_SHORT = 5  # different numbers of four digits that make a column of postcodes
 
 
 def is_date(value: str) -> bool:
@@ -111,6 +121,10 @@ def names_someone(value: str) -> bool:
     [True, True, True, False, False]
     """
     text = unicodedata.normalize("NFKC", value)
+    surname_first = SURNAME_FIRST.fullmatch(text)
+    # COVID-19, ARDS and Effusion, left are none.
+    if surname_first and text[0].isupper() and not any(map(is_common, surname_first.groups())):
+        return True
     return any(pattern.search(text) for pattern in (PERSON, *PLACES, *NUMBERS))
 
 
@@ -124,3 +138,37 @@ def are_days(values: Collection[str]) -> bool:
     if len(numbers) < LEAST_DAYS:
         return False
     return any(low <= min(numbers) and max(numbers) <= high for low, high in DAY_COUNTS)
+
+
+def are_codes(values: Collection[str]) -> bool:
+    """Whether nearly all numbers are whole ones of five or six digits: postcodes, record numbers.
+
+    >>> are_codes(["80331", "80333.0"]), are_codes(["12.5", "80331"]), are_codes(["80", "80331"])
+    (True, False, False)
+    """
+    return len(values) >= LEAST_DAYS and _have_digits(values, CODE_DIGITS)
+
+
+def may_be_postcodes(values: Collection[str]) -> bool:
+    """Whether numbers of four digits look like postcodes of Austria, Switzerland or Denmark.
+
+    Settings of a scanner are mostly multiples of 5, and years lie close together.
+
+    >>> may_be_postcodes(["8001", "8002", "3011", "1213", "6003"])
+    True
+    >>> may_be_postcodes(["2018", "2019", "2020", "2021", "2022"])
+    False
+    """
+    if len(values) < LEAST_SHORT or not _have_digits(values, SHORT_DIGITS):
+        return False
+    numbers = [int(float(value)) for value in values]
+    odd = sum(number % 5 > 0 for number in numbers)
+    return 2 * odd > len(numbers) and not all(number in YEARS for number in numbers)
+
+
+def _have_digits(values: Collection[str], digits: tuple[int, ...]) -> bool:
+    """Whether numbers are whole, and nearly all of them have so many digits."""
+    whole = [re.fullmatch(r"(\d+)(\.0*)?", value) for value in values]
+    if not all(whole):
+        return False
+    return sum(len(match[1]) in digits for match in whole if match) >= NEARLY_ALL * len(values)
