@@ -124,10 +124,10 @@ def without_raw_fill(voxels: np.ndarray) -> np.ndarray:
 
 def _apart(ends: tuple, bottom: np.generic, top: np.generic) -> tuple[bool, bool]:
     """Whether the lowest and the highest value lie far beside all others, from bottom to top."""
-    low, high, bottom, top = map(float, (*ends, bottom, top))
-    spread = top - bottom
-    is_low = low < 0 and bottom - low >= (1 if bottom >= 0 else NEAR) * spread > 0
-    return is_low, high - top > NEAR * spread > 0
+    low, high, least, most = (float(value) for value in (*ends, bottom, top))
+    spread = most - least
+    is_low = low < 0 and least - low >= (1 if least >= 0 else NEAR) * spread > 0
+    return is_low, high - most > NEAR * spread > 0
 
 
 def _many(voxels: np.ndarray, value: np.generic) -> np.ndarray:

@@ -92,27 +92,8 @@ COMMON_SURNAMES = """
 """
 SURNAMES = frozenset(COMMON_SURNAMES.split())
 PARTICLES = frozenset(
-    [
-        "van",
-        "von",
-        "de",
-        "der",
-        "den",
-        "del",
-        "della",
-        "di",
-        "da",
-        "du",
-        "la",
-        "le",
-        "dos",
-        "bin",
-        "al",
-        "el",
-        "ten",
-        "zu",
-        "zum",
-    ]
+    ("van", "von", "de", "der", "den", "del", "della", "di", "da", "du", "la", "le", "dos")
+    + ("bin", "al", "el", "ten", "zu", "zum")
 )
 # Degrees and titles behind a name.
 DEGREES = frozenset(

@@ -13,7 +13,7 @@ CARRIED = {
     "numbers and gaps": ["", "3"] * (N // 2),
     "sex": ["M", "F"] * (N // 2),
     "few short texts": ["COVID-19", "other pneumonia"] * (N // 2),
-    "pixel counts": [str(100_000 + n) for n in range(N)],
+    "pixel counts": [str(9_990 + n) for n in range(N)],
     "long counts that repeat": ["1234567", "2345678"] * (N // 2),
 }
 LEFT = {
@@ -26,6 +26,7 @@ LEFT = {
     "paths": ["a/b", "a/c"] * (N // 2),
     "files": ["one.png", "two.png"] * (N // 2),
     "addresses": ["someone@example.org"] * N,
+    "six digits, of a record or of pixels": [str(100_000 + n) for n in range(N)],
     "record numbers": [str(10_000_000 + 37 * n) for n in range(N)],
     "nothing": [""] * N,
 }
