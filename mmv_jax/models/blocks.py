@@ -286,8 +286,9 @@ class Blocks(nn.Module):
         drop = self._drop() if train and self.drop_path else None
         shared = (tables, segment_ids, part)  # by all layers
         x, every = x.astype(jnp.float32), group_of(self.remat)
-        if (every > 1 or self.frozen) and not self.is_initializing():
-            return self._in_parts(every, x, drop, shared)
+        frozen = self.frozen if train else 0  # no gradient is asked for outside of training
+        if (every > 1 or frozen) and not self.is_initializing():
+            return self._in_parts(every, x, drop, shared, frozen=frozen)
         # Inside a scan the compiler cannot undo remat by merging equal expressions, so no barrier
         # is needed.
         block = nn.remat(Block, prevent_cse=False) if every == 1 else Block
@@ -331,19 +332,21 @@ class Blocks(nn.Module):
         stored = "none" if remat_name(self.remat) == "none" else "products"
         return {name: getattr(self, name) for name in names} | {"remat": stored}
 
-    def _in_parts(self, every: int, x: Array, drop: Drop | None, shared: tuple) -> tuple:
+    def _in_parts(
+        self, every: int, x: Array, drop: Drop | None, shared: tuple, *, frozen: int
+    ) -> tuple:
         """The stack on the same parameters [depth, ...], in groups, or with its first blocks apart.
 
         No gradient flows into the first `frozen` blocks, so they store nothing.
         """
         params = self.variables["params"]["stack"]
-        if not self.frozen:
+        if not frozen:
             return self._grouped(every, x, (params, drop), shared)
-        low = jax.tree.map(lambda v: v[: self.frozen], (params, drop))
-        high = jax.tree.map(lambda v: v[self.frozen :], (params, drop))
+        low = jax.tree.map(lambda v: v[:frozen], (params, drop))
+        high = jax.tree.map(lambda v: v[frozen:], (params, drop))
         held = (jax.lax.stop_gradient(low[0]), low[1])
         x, early = self._grouped(0, jax.lax.stop_gradient(x), held, shared)
-        if self.frozen == self.depth:
+        if frozen == self.depth:
             return x, early
         x, late = self._grouped(every, x, high, shared)
         return x, jnp.concatenate([early, late])

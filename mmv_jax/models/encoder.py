@@ -159,7 +159,7 @@ class Encoder(Backbone):
         rotation of DINOv3.
       table: the cells (rows, columns) of the table of positions.
       lora: adapters beside the kernels of blocks.
-      frozen: of the embedding and so many blocks after it no gradient is computed.
+      frozen: in training, of the embedding and so many blocks after it no gradient is computed.
     """
 
     width: int

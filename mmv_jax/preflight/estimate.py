@@ -195,7 +195,7 @@ def _figures(
     place, devices = program.place, holders(config.mesh.to_dict(), AXES)
     objective, _, _ = make_parts(config)
     shape, per_step = row_shape(config), config.rows.per_step
-    student = program.lowered.in_avals[0][0].student
+    student = objective.learning.shapes(program.lowered.in_avals[0][0].student)
     filling = expected_filling(make_views(config.crops), shape)
     flops = step_flops(objective, shape, per_step, filling)
     needed = sum(part.model for part in flops.values())

@@ -72,6 +72,10 @@ def step_memory(
         whole = encoder.gathered_parameters(state.student["encoder"])
         # The gathered weights of this block and the next, and their gradient.
         parts["a block's weights"] = whole * (2 * itemsize + F32) // tensor
+    if getattr(encoder, "frozen", 0):
+        # A scan over some of the stacked blocks reads a slice of their parameters.
+        blocks = sharded_bytes(state.student["encoder"]["blocks"], sharing)
+        parts["slices of frozen blocks"] = blocks * encoder.frozen // encoder.depth
     if objective.parts > 1:
         parts["tokens of all parts"] = _joined_bytes(objective, shape, rows) // sequence
     of_rows = stored_bytes(objective, shape, rows, remat) | working_bytes(
