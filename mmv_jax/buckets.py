@@ -276,6 +276,36 @@ class BucketPath(PosixPath):
             raise FileNotFoundError(2, "no such object", str(self))
         return None, found.stamp.generation
 
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """The content, at most `size` bytes at a time.
+
+        Raises:
+          FileNotFoundError: there is no such object.
+        """
+        at, is_last = 0, False
+        while not is_last:
+            # The length is not told: whether there is a byte behind a piece is.
+            is_last = not self._reaches(at + size)
+            span = slice(at, None if is_last else at + size)
+            found = contact(str(self)).read(
+                self.key, byte_range=span if at or not is_last else None
+            )
+            read = answer(str(self), found, TRANSFER_S)
+            if read.state != "value":
+                raise FileNotFoundError(2, "no such object", str(self))
+            at += size
+            yield read.value
+
+    def _reaches(self, at: int) -> bool:
+        """Whether the object has a byte at that place."""
+        one = contact(str(self)).read(self.key, byte_range=slice(at, at + 1))
+        try:
+            return answer(str(self), one).state == "value"
+        except Unreachable as error:
+            if "OUT_OF_RANGE" in str(error):
+                return False
+            raise
+
     def write_if(self, mark: bytes, content: bytes) -> bool:
         """Writes where the object is still the one with the mark; whether it was."""
         found = contact(str(self)).write(self.key, content, if_equal=mark)

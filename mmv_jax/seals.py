@@ -13,6 +13,7 @@ import google_crc32c
 from mmv_jax.buckets import BucketPath, place
 from mmv_jax.unsealed import COMMITTED, fault_without_seal
 
+PIECE = 1 << 24  # bytes of a file that are in memory at a time
 STEPS, SEALS = "checkpoints", "seals"  # folders of a workdir
 
 
@@ -80,11 +81,19 @@ def _files_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def _pieces(path: Path) -> Iterator[bytes]:
+    """A file's content, piece by piece: a step's files need not fit into memory."""
+    if isinstance(path, BucketPath):
+        yield from path.pieces(PIECE)
+        return
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
 def _size_and_crc(path: Path) -> list[int]:
     size, checksum = 0, google_crc32c.Checksum()
-    with path.open("rb") as file:
-        # 16 MiB at a time: a step's files need not fit into memory.
-        while piece := file.read(1 << 24):
-            size += len(piece)
-            checksum.update(piece)
+    for piece in _pieces(path):
+        size += len(piece)
+        checksum.update(piece)
     return [size, int.from_bytes(checksum.digest(), "big")]

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import google_crc32c
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from bucket import environment, served
 from nano import write_studies
 
-from mmv_jax import buckets
+from mmv_jax import buckets, seals
 from mmv_jax.buckets import BucketPath, Unreachable, in_words, place, put
 from mmv_jax.checkpoint import Checkpoints, restore
 from mmv_jax.cli import main
@@ -103,6 +104,24 @@ def test_a_folder_is_put_with_all_that_is_below_it(run, tmp_path):
     assert (run / "copied").below() == ["deep/x"]
     (run / "copied").remove_all()
     assert not (run / "copied").exists()
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 64, 100])
+def test_an_object_is_read_and_sealed_piece_by_piece(run, monkeypatch, length):
+    file = run / f"pieces-{length}"
+    content = bytes(range(length))
+    file.write_bytes(content)
+    pieces = list(file.pieces(32))
+    assert b"".join(pieces) == content and max(map(len, pieces)) <= 32
+    assert len(pieces) == max(1, -(-length // 32))
+    monkeypatch.setattr(seals, "PIECE", 32)
+    monkeypatch.setattr(BucketPath, "read_bytes", None)  # the whole of it would be in memory
+    folder = run / f"folder-{length}"
+    (folder / "a").write_bytes(content)
+    checksum = int.from_bytes(google_crc32c.Checksum(content).digest(), "big")
+    assert seals.digest(folder) == {"a": [length, checksum]}
+    with pytest.raises(FileNotFoundError):
+        list((run / "none").pieces(32))
 
 
 def test_whether_orbaxs_file_or_folder_is_there_is_known_without_reading_it():

@@ -99,6 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
             begin = int(first) if first else max(0, len(content) - int(last))
             part = content[begin : int(last) + 1 if first and last else len(content)]
+            if begin >= len(content):
+                return self.answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
             status = 206
             more = {"Content-Range": f"bytes {begin}-{begin + len(part) - 1}/{len(content)}"}
         self.server.reads.append((name, len(part)))
