@@ -161,6 +161,8 @@ def _is_dicom_file(name: str, path: Path) -> bool:
 
     A truncated file counts, so that a series with a damaged slice is refused.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+        return False
     with path.open("rb") as file:
         head = file.read(132)
     # A file truncated within its preamble has only zeros; it is a lost slice, not a stray.

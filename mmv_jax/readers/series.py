@@ -17,6 +17,7 @@ from mmv_jax.readers.refused import Refused
 COSINE_TOLERANCE = 1e-3  # between the planes of one series; 0.06 degrees
 # error of a position with one decimal, and of the line fitted through such positions
 ROUNDED_MM = 0.06
+STEP_TOLERANCE = 0.05  # share by which SpacingBetweenSlices may differ from the positions
 SLACK = 0.01  # share of the slice distance, highdicom's default: the effect of rounding in a header
 
 
@@ -94,11 +95,32 @@ def _told_of(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
     if mixed:
         words = ", ".join(mixed)
         told.append(("mixed_settings", f"the slices differ in {words}: were two scans joined?"))
+    intercepts = {number_of(header, "RescaleIntercept") for header in headers}
+    if headers[0].get("Modality") == "CT" and len(intercepts) > 1:
+        # Of PET each slice has its own; of CT one of two is wrong, by 1024 as a rule.
+        told.append(("mixed_settings", "the slices of a CT have several RescaleIntercepts"))
+    if why := _contradicted_step(headers):
+        told.append(("odd_spacing", why))
     stated = number_of(headers[0], "NumberOfSeriesRelatedInstances")
     if stated is not None and stated > len(headers):
         what = f"the header speaks of {stated:.0f} images of the series, {len(headers)} are here"
         told.append(("fewer_slices", what))
     return tuple(told)
+
+
+def _contradicted_step(headers: Sequence[Dataset]) -> str:
+    """Why the stated distance of slices is not that of their positions; "" where it is."""
+    stated = number_of(headers[0], "SpacingBetweenSlices")
+    places = [[number_of(h, "ImagePositionPatient", n) for n in range(3)] for h in headers]
+    known = [[mm for mm in place if mm is not None] for place in places]
+    if not stated or len(headers) < 3 or min(map(len, known)) < 3:
+        return ""
+    # Along the axis in which the slices lie furthest apart.
+    spread = np.ptp(np.array(known), axis=0)
+    step = float(np.linalg.norm(spread)) / (len(headers) - 1)
+    if not step or abs(abs(stated) - step) <= STEP_TOLERANCE * step:
+        return ""
+    return f"SpacingBetweenSlices is {abs(stated):.3g} mm, the positions lie {step:.3g} mm apart"
 
 
 def check_phases(keyword: str, values: Sequence[str]) -> None:
@@ -147,6 +169,8 @@ def plane_of(dataset: Dataset, shared: Dataset | None = None, own: Dataset | Non
 
     # PixelSpacing: between rows (y) first, then between columns (x).
     row, column = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
+    if min(row, column) < 0:
+        raise Refused("bad_spacing", "PixelSpacing is negative: it may not mirror an image")
     stated = [
         number_of(group, keyword)
         for keyword in ("SpacingBetweenSlices", "SliceThickness")

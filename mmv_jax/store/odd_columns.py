@@ -20,6 +20,19 @@ UNITS = {"units", "intensityunit", "pixelunit", "voxelunit"}
 # Words of the list for "not known" that are a class beside others: no finding, a minus.
 NONE_WORDS = {"none", "nil"}
 MINUS = {"-", "--"}
+# Classes that tables also write as one letter.
+WHOLE_WORDS = (
+    "male",
+    "female",
+    "left",
+    "right",
+    "yes",
+    "no",
+    "positive",
+    "negative",
+    "true",
+    "false",
+)
 NEARLY_A_NUMBER = re.compile(
     r"[<>≤≥~]?=?\s*[+\u2212-]?\d+([.,]\d+)?\s*(%|mm|cm|ml|kg|g|hu)?|[+-]?inf(inity)?|\d+_\d+", re.I
 )
@@ -65,6 +78,8 @@ def _of_column(
             number,
             f"{name}: {word!r} counts as not known; if it is a class, write another word",
         )
+    if spelled := _spelled_twice(set(known.values())):
+        yield "odd_column", first, f"{name} has classes that differ in spelling alone: {spelled}"
     odd = [n for n, cell in known.items() if not NUMBER.fullmatch(cell)]
     if odd and all(NEARLY_A_NUMBER.fullmatch(cell) for cell in known.values()):
         yield (
@@ -84,6 +99,16 @@ def _of_people(name: str, cells: Sequence[str], kind: type | None) -> str:
     shared = len(known) >= PATIENTS_A_VALUE * len(distinct)
     if kind is float and shared and may_be_postcodes(distinct) and not measures(name):
         return "its numbers of four digits may be postcodes: leave the column out if they are"
+    return ""
+
+
+def _spelled_twice(values: set[str]) -> str:
+    """How a class is written in several ways, in words that quote nothing; "" if none is."""
+    folded = [" ".join(value.split()).casefold() for value in values]
+    if len(set(folded)) < len(folded):
+        return "capitals or blanks"
+    if any({word, word[0]} <= set(folded) for word in WHOLE_WORDS):
+        return "a word and its first letter"
     return ""
 
 
