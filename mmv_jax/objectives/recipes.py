@@ -23,7 +23,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # Siméoni et al. (arXiv 2508.10104), with the values that were released for a ViT-L
     # (vitl_im1k_lin834.yaml). Gram anchoring has a weight in a later phase alone, 2.0 in its
-    # release; so have local crops, whose weight falls to 0.5 (dino_local).
+    # release; so have local crops, whose weight falls to 0.5 (dino_local). The configuration does
+    # not say how prototypes begin: here as the heads' other layers do.
     "dinov3": {
         "dino": 1.0,
         "ibot": 1.0,
