@@ -228,13 +228,18 @@ with watching(Phases(), Limits(peer_s=6.0)) as watchdog:
 """
 
 
-@pytest.mark.parametrize("stopped", [0, 1])
-def test_the_other_of_two_processes_ends_where_one_is_stopped(stopped):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+def free_ports() -> list[int]:
+    """Two ports on which nobody listened a moment ago."""
+    with socket.socket() as first, socket.socket() as second:
+        for listener in (first, second):
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in (first, second)]
+
+
+def started(port: int) -> list[subprocess.Popen]:
+    """Two processes of one run."""
     shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    processes = [
+    return [
         subprocess.Popen(
             [sys.executable, "-c", STUCK],
             env=os.environ | shared | {"JAX_PROCESS_ID": str(n), "JAX_PLATFORMS": "cpu"},
@@ -244,16 +249,24 @@ def test_the_other_of_two_processes_ends_where_one_is_stopped(stopped):
         )
         for n in range(2)
     ]
+
+
+def test_the_other_of_two_processes_ends_where_one_is_stopped():
+    # In one run it is the first process, in another the second: they wait at the same time.
+    runs = [started(port) for port in free_ports()]
+    processes = [process for run in runs for process in run]
     try:
         for process in processes:
             assert process.stdout.readline() == "beats\n"
-        processes[stopped].send_signal(signal.SIGSTOP)
-        _, said = processes[1 - stopped].communicate(timeout=120)
-        assert processes[1 - stopped].returncode == 1
-        (line,) = said.strip().splitlines()
-        assert line.startswith(
-            f"mmv pretrain: process {stopped} on {socket.gethostname()} is stuck"
-        )
+        for stopped, run in enumerate(runs):
+            run[stopped].send_signal(signal.SIGSTOP)
+        for stopped, run in enumerate(runs):
+            _, said = run[1 - stopped].communicate(timeout=120)
+            assert run[1 - stopped].returncode == 1
+            (line,) = said.strip().splitlines()
+            assert line.startswith(
+                f"mmv pretrain: process {stopped} on {socket.gethostname()} is stuck"
+            )
     finally:
         for process in processes:
             process.kill()
