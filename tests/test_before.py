@@ -8,10 +8,9 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from nano import on_one_device, share_step
+from nano import loss_alone, on_one_device, share_step
 
 from mmv_jax.bac.infer import Finder
 from mmv_jax.config import load_config
@@ -76,20 +75,6 @@ def from_step_2(before, monkeypatch):
     lines = (before / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (before / "run" / "metrics.jsonl").write_text("".join(lines[:2]))
     return load_config(before / "config.py")
-
-
-def loss_alone(objective, tx, ema, state, mesh):
-    """A step that computes the loss and leaves the state: compiled in a third of the time."""
-    none = dict.fromkeys(("grad_norm", "skipped", "spike", "momentum", "studies", "tokens"), 0)
-
-    @jax.jit
-    def step(state, batch, limits=None):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        given = {"teacher": state.teacher, "batch": batch, "key": key, "step": state.step}
-        loss, seen = objective.loss(state.student, **given)
-        return state.replace(step=state.step + 1), none | seen | {"loss": loss}
-
-    return step
 
 
 def test_a_run_of_before_goes_on_with_its_next_loss(before, from_step_2, expected, monkeypatch):
