@@ -40,6 +40,7 @@ BORDER = 0.8  # share of the image's border that is labelled where the backgroun
 BESIDE = 2
 LEAST_EDGES = 150  # pairs of voxels across the mask's edge; fewer prove nothing
 MIRRORED = 2.2  # times as much contrast across the edge of the mirrored mask
+LEAST_ORGANS = 6  # labels of a volume's mask that is judged
 LEAST_CONTRAST = 0.015  # of the mirrored mask, as a share of the image's range
 AGREED = 0.45  # least share of these steps that is left where they count with their signs
 MOST_SLICES = 24  # of a volume, on which the mask is compared with its mirror images
@@ -145,6 +146,10 @@ def mirrored(voxels: np.ndarray, mask: np.ndarray) -> str:
     Args:
       voxels, mask: `[z, y, x]`.
     """
+    # A finding beside a wall of the chest has steps up and down, and healthy lung on the other side
+    # has neither: in volumes only maps of several organs are judged.
+    if len(mask) > 1 and len(np.unique(mask)) <= LEAST_ORGANS:
+        return ""
     own = edge_contrast(voxels, mask)
     if own is None:
         return ""

@@ -266,7 +266,7 @@ def clean(folder: Path, each: int, **options) -> tuple[int, Path]:
 
 @pytest.mark.full
 def test_a_hundred_clean_phantoms_are_read_without_a_word(tmp_path):
-    # small, and in this process: at the usual size the phantoms alone take 20 minutes
+    # Small, and in this process: at the usual size the phantoms alone take 20 minutes.
     assert clean(tmp_path, 34, workers=1, resolution_mm=6.0, pixels=128)[0] >= 100
 
 

@@ -27,6 +27,17 @@ def scene(planes: int = 1) -> tuple[Study, dict[str, np.ndarray]]:
     return study, {"lesion": inside.astype(np.int16)}
 
 
+def organs() -> tuple[Study, dict[str, np.ndarray]]:
+    """A volume with bright organs, and the map of them."""
+    mask = np.zeros((8, 96, 80), np.int16)
+    places = [(y, x) for y in (2, 17, 32) for x in (2, 17)]
+    for label, (y, x) in enumerate(places, start=1):
+        mask[:3, y : y + 12, x : x + 12] = label
+    noise = np.random.default_rng(0).normal(0, 4, mask.shape)
+    voxels = (60 + 90 * (mask > 0) + noise).astype(np.int16)
+    return Study(voxels, (1.0, 1.0, 1.0), 3, "raw"), {"organs": mask}
+
+
 def codes(study: Study, masks: dict[str, np.ndarray], **labels) -> list[str]:
     return [code for code, _ in odd_masks(study, masks, labels)]
 
@@ -79,10 +90,12 @@ def test_a_labelled_background_is_told(planes, label):
 @pytest.mark.parametrize("planes", [1, 8])
 @pytest.mark.parametrize("words", AXES)
 def test_a_mirrored_mask_is_told(planes, words):
-    study, masks = scene(planes)
+    study, masks = scene() if planes == 1 else organs()
     if planes == 1 and 0 in AXES[words]:
         pytest.skip("a planar study has one slice")
-    mask = np.flip(masks["lesion"], AXES[words])
+    (right,) = masks.values()
+    assert codes(study, {"lesion": right}) == []
+    mask = np.flip(right, AXES[words])
     assert codes(study, {"lesion": mask}) == ["mask_mirrored"]
     darker = Study(-study.voxels, study.spacing_mm, study.ndim, "raw")
     assert codes(darker, {"lesion": mask}) == ["mask_mirrored"]
@@ -105,7 +118,7 @@ def test_a_mask_whose_mirror_image_fits_no_better_is_left_alone():
 def test_odd_masks_are_in_the_warnings_of_a_store(tmp_path, monkeypatch):
     monkeypatch.setitem(ENGINES, "local", run_here)
     study, masks = scene()
-    volume, inside = scene(8)
+    volume, inside = organs()
     mask = masks["lesion"][0].astype(np.uint8)
     for name, pixels in {
         "a": study.voxels[0], "empty": mask * 0, "inverted": 1 - mask, "mirrored": mask[:, ::-1],
@@ -113,7 +126,7 @@ def test_odd_masks_are_in_the_warnings_of_a_store(tmp_path, monkeypatch):
     }.items():  # fmt: skip
         png(tmp_path / f"{name}.png", pixels.clip(0, 255).astype(np.uint8))
     nifti(tmp_path / "v.nii", volume.voxels.transpose())
-    nifti(tmp_path / "m.nii", inside["lesion"][:, ::-1, ::-1].transpose().astype(np.uint8))
+    nifti(tmp_path / "m.nii", inside["organs"][:, ::-1, ::-1].transpose().astype(np.uint8))
     rows = [
         {"path": "a.png", "modality": "CXR", "lesion_mask": f"{name}.png", "lesion": 1}
         for name in ("empty", "inverted", "mirrored", "right")
