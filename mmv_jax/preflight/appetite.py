@@ -11,7 +11,7 @@ from mmv_jax.train.loop import make_parts, make_views, row_shape
 
 # Tokens of rows that one data worker makes in a second: `mmv bench input`, one core of an AMD EPYC,
 # rows of experiments/vitb_mimic_ctrate.py (docs/performance.md).
-WORKER_TOKENS_PER_S = 6_000.0
+WORKER_TOKENS_PER_S = 4_100.0
 PUBLISHED_MFU = 0.25  # 22.9 % ViT-5-S on one H100, about 29 % ViT-g on 8
 
 
