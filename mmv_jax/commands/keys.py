@@ -173,6 +173,8 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     keys |= {"rows.rows": ConfigKey(kind=int, meaning="Rows of a batch.")}
     kept = "Of the run: encoder, student, teacher, average 2. Of several, val chooses one."
     keys |= {"weights": ConfigKey(("encoder",), kept)}
+    folds = "Folds of train and val that are measured in place of test; 0 for the store's splits."
+    keys |= {"folds": ConfigKey(0, folds, int)}
     keys |= {"heads": ConfigKey((), "Segmentation heads on frozen tokens.")}
     keys |= {"protocols": ConfigKey((), "Beside linear probes: finetune, scratch, supervised.")}
     keys |= {"encoders": ConfigKey(meaning="Encoders of others, by name.", is_open=True)}

@@ -80,6 +80,8 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     kind = _kind_of(metric)
     if kind is None:
         return f"{told} are measured by {metric}, which is no headline of a known kind of task."
+    if kind.locates:
+        return f"{told} locate lesions, and predictions.parquet does not hold the candidates."
     if kind.is_mask:
         # A Dice score is judged already, and its metric is a mean:
         # the truth is not read, and only fills the place.

@@ -129,7 +129,8 @@ class Chooser:
         # The first of equals wins. Test masks are cut and scored for this one alone: their surfaces
         # on the studies' own voxels take longer than the fits.
         probe, blocks = max(tried, key=lambda pair: pair[0].held_out)
-        found = predict_masks(probe, self._deeper(scenes, task, features, blocks), task.split)
+        own = self._deeper(scenes, task, features, blocks)
+        found = predict_masks(probe, own, task.split, KINDS[task.kind].locates)
         return replace(found, choice=f"{words_of(blocks, ('tokens',))}; {found.choice}")
 
     def _deeper(

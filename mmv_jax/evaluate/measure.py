@@ -39,7 +39,7 @@ class Result:
 
     Attributes:
       truth, predicted: of the test studies. For segmentation both are the Dice of each study, NaN
-        where the structure is absent.
+        where the structure is absent; for localisation the number of lesions, and the candidates.
       metrics: by name; the first one is the task's headline.
       choice: the strength that val chose, in words.
       by_study: further scores of each test study, by name; of masks only.
@@ -131,24 +131,23 @@ def measure_masks(
     Args:
       parts: the scenes of each structure, in the order of `task.parts()`.
     """
-    found = join({key: probe_masks(scenes, task.split) for key, scenes in parts.items()})
+    locates = KINDS[task.kind].locates
+    found = join({key: probe_masks(scenes, task.split, locates) for key, scenes in parts.items()})
     return result_of_masks(name, found, task), found
 
 
 def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
     """The result of a segmentation: scores over the test studies that have the structure, and false
-    positives in the others.
+    positives in the others; of a localisation, what its candidates find.
     """
+    if found.located is not None:
+        lesions, candidates = found.located
+        of_lesions = result_of_vector(
+            name, candidates.reshape(len(candidates), -1), found.choice, task, truth=lesions
+        )
+        return replace(of_lesions, by_study=found.scores)
     patients = task.patients[task.split == "test"]
-    scores = {m: x for m, x in found.scores.items() if m != "false_positive"}
-    metrics = {metric: _mean(x, patients) for metric, x in scores.items()}
-    size = found.scores["false_positive"]
-    without = ~np.isnan(size)
-    if without.any():
-        some = (size[without] > 0).astype(np.float64)
-        unit = "mm2" if found.masks[0].shape[0] == 1 else "ml"
-        metrics["false_positive_share"] = interval("proportion", some, some, patients[without])
-        metrics[f"false_positive_{unit}"] = _mean(size, patients)
+    metrics = mask_metrics(found.scores, patients, planar=found.masks[0].shape[0] == 1)
     return Result(
         task=task,
         encoder=name,
@@ -158,6 +157,26 @@ def result_of_masks(name: str, found: Segmented, task: Task) -> Result:
         choice=found.choice,
         by_study=found.scores,
     )
+
+
+def mask_metrics(
+    by_study: Mapping[str, Float[np.ndarray, " M"]], patients: np.ndarray, *, planar: bool
+) -> dict[str, Interval]:
+    """Mean scores of the studies that have the structure, and false positives in the others.
+
+    Args:
+      by_study: scores of each study, NaN where they are not defined.
+      planar: whether false positives are areas, in mm², and not volumes, in ml.
+    """
+    scores = {m: x for m, x in by_study.items() if m != "false_positive"}
+    metrics = {metric: _mean(x, patients) for metric, x in scores.items()}
+    size = by_study["false_positive"]
+    without = ~np.isnan(size)
+    if without.any():
+        some = (size[without] > 0).astype(np.float64)
+        metrics["false_positive_share"] = interval("proportion", some, some, patients[without])
+        metrics[f"false_positive_{'mm2' if planar else 'ml'}"] = _mean(size, patients)
+    return metrics
 
 
 def _mean(values: Float[np.ndarray, " M"], patients: np.ndarray) -> Interval:
@@ -278,13 +297,17 @@ def result_of_vector(
     choice: str,
     task: Task,
     on_val: Float[np.ndarray, " V"] | None = None,
+    truth: np.ndarray | None = None,
 ) -> Result:
     """The result of predicted probabilities or numbers on the task's test studies.
 
-    `on_val` is that of `features.Probed`.
+    Args:
+      on_val: that of `features.Probed`.
+      truth: of the test studies; None: the task's labels.
     """
     test = task.split == "test"
-    truth, patients = task.labels[test], task.patients[test]
+    patients = task.patients[test]
+    truth = task.labels[test] if truth is None else truth
     metrics = {
         # Inside the comprehension `name` is a metric's; outside it stays the encoder's.
         name: interval(metric, truth, predicted, patients)

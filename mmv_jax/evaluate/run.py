@@ -22,6 +22,7 @@ from mmv_jax.evaluate.encoders.patch_pixels import PatchPixels
 from mmv_jax.evaluate.encoders.readout import Readout
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder, with_fresh_weights
 from mmv_jax.evaluate.fewshot import Point, few_shot, few_shot_masks
+from mmv_jax.evaluate.folds import check_folds, pool_folds, split_folds
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import (
     FLOORS,
@@ -77,7 +78,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     about = About.of(config.get("about") or {})
     others = load_encoders(config)
     overlap = overlap_of(config, carried, store)
-    tasks = make_tasks(config, store, overlap)
+    whole, folds = make_tasks(config, store, overlap), check_folds(config)
+    tasks = whole
+    if folds:
+        tasks = [part for task in whole for part in split_folds(task, folds, config.seed)]
     # Chosen on val, before any test study is encoded.
     weights = choose_weights(kept, tasks, store, workdir / "features")
     trained = kept[weights]
@@ -92,13 +96,17 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     evaluation.measure_pixels(PatchPixels(trained.whole))
     evaluation.measure_protocols(trained, others)
     evaluation.results = told_of(evaluation.results, weights, kept)
+    if folds:
+        evaluation.results, evaluation.tasks = pool_folds(
+            evaluation.results, whole, folds, config.seed
+        )
     # Write.
     # A stand-in has random weights, so a comparison with it would mean nothing.
     rivals = (*FLOORS, *(name for name in others if not name.endswith(STAND_IN)))
     record = provenance(
         "mmv evaluate", config=to_dict(config), weights=trained.origin, data=store.provenance()
     )
-    asked = Asked(record, about, chosen_tasks(config))
+    asked = Asked(record, about, chosen_tasks(config), folds)
     return write_results(evaluation, overlap, rivals, asked)
 
 
@@ -269,7 +277,7 @@ class Evaluation:
         )
         for result, found in [linear, *heads]:
             self.results.append(result)
-            if name == "trained":
+            if name == "trained" and task.fold == 0:
                 strip = outlines(
                     encoder,
                     self.store,
@@ -282,7 +290,8 @@ class Evaluation:
                     truth=self.truth,
                 )
                 self.outlined.append(strip)
-        if self.few:
+        # the curve is of Dice, which says little of where lesions are
+        if self.few and not KINDS[task.kind].locates:
             self.points += few_shot_masks(name, parts, task, **self.few)
 
     def measure_pixels(self, patches: PatchPixels) -> None:
@@ -318,7 +327,7 @@ class Evaluation:
                 "pixels", patches, store=self.store, task=task, parts=parts
             )
             self.results += [result for result, _ in heads]
-            if self.few:
+            if self.few and not KINDS[task.kind].locates:
                 self.points += few_shot_masks("pixels", parts, task, **self.few)
 
     def _read_pixels(self, patches: PatchPixels, studies: np.ndarray) -> Features:

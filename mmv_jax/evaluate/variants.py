@@ -111,7 +111,8 @@ class Variants:
         """
         found = []
         encoded: list[Encoded] = []
-        for head in self.heads:
+        # lesions are located by the linear probe alone
+        for head in () if KINDS[task.kind].locates else self.heads:
             recipe = RECIPE.changed(self.options)
 
             def fit(scenes: Sequence[Scene], head: str, recipe: Recipe) -> Segmented:

@@ -34,6 +34,7 @@ class Kind:
         (`read_many`).
       end_to_end: whether networks can learn it end to end; else only frozen features are probed.
       is_mask: whether the output is a mask of each study, and not a number.
+      locates: whether lesions are looked for in the map behind that mask.
       has_classes: whether a label is 0 or 1 and the prediction is the probability of 1. The report
         then draws ROC curves and reliability diagrams.
       chance: the headline of a guess, as a line of the figure; None for none.
@@ -47,6 +48,7 @@ class Kind:
     many_columns = False
     end_to_end = True
     is_mask = False
+    locates = False
     has_classes = False
     chance: float | None = None
     shares_axis = False

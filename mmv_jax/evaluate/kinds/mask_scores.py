@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.metrics import scores
+from mmv_jax.metrics.froc import locate
 
 # the lowest for heads of rare structures
 THRESHOLDS = np.r_[0.005, 0.01, 0.02, np.arange(0.05, 0.95, 0.05)]
@@ -26,12 +27,15 @@ class Segmented:
         structures also `dice@NAME` and so on.
       held_out: the score on val before val was fitted on (`score_thresholds`); NaN where it is not
         known.
+      located: the lesions of each study [M] and its candidates [M, 2, K] (`froc.locate`); None
+        where they were not asked for.
     """
 
     masks: list[Bool[np.ndarray, "_ _ _"]]
     scores: Mapping[str, Float[np.ndarray, " M"]]
     choice: str
     held_out: float = float("nan")
+    located: tuple[Int[np.ndarray, " M"], Float[np.ndarray, "M two K"]] | None = None
 
     @property
     def dice(self) -> Float[np.ndarray, " M"]:
@@ -43,23 +47,33 @@ def cut(
     scenes: Sequence[Scene],
     threshold: float,
     choice: str,
+    locates: bool = False,
 ) -> Segmented:
     """The masks of studies at a threshold, and their scores.
 
     Args:
+      locates: whether candidates are looked for too.
       values: of each study on its view's grid, or on a larger one in whose low corner that lies;
         they may come one study after the other.
     """
-    masks, found = [], []
+    masks, found, located = [], [], []
     for value, scene in zip(values, scenes):
         own = value[corner(scene.truth.shape)]
         masks.append(own > threshold)
         truth, spread, spacing_mm = scene.scored(own)
         found.append(score_mask(truth, spread > threshold, spacing_mm))
+        if locates:
+            located.append(locate(truth, spread, spacing_mm))
     # None where only val is asked about.
     names = found[0] if found else ()
     by_name = {name: np.array([own[name] for own in found]) for name in names}
-    return Segmented(masks, by_name, f"{choice}, threshold {threshold:.3g}")
+    counts, candidates = zip(*located) if located else ((), ())
+    return Segmented(
+        masks,
+        by_name,
+        f"{choice}, threshold {threshold:.3g}",
+        located=(np.array(counts), np.stack(candidates)) if located else None,
+    )
 
 
 def score_mask(

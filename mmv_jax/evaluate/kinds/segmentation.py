@@ -155,7 +155,9 @@ def choose_probe(scenes: Sequence[Scene], split: np.ndarray) -> MaskProbe:
     return MaskProbe(penalty, float(THRESHOLDS[int(on_val.argmax())]), float(on_val.max()))
 
 
-def predict_masks(probe: MaskProbe, scenes: Sequence[Scene], split: np.ndarray) -> Segmented:
+def predict_masks(
+    probe: MaskProbe, scenes: Sequence[Scene], split: np.ndarray, locates: bool = False
+) -> Segmented:
     """Refits a chosen probe on train and val, and predicts and scores test."""
     model = PatchRidge.of(_of(scenes, split, "train") + _of(scenes, split, "val"))
     test = _of(scenes, split, "test")
@@ -164,14 +166,15 @@ def predict_masks(probe: MaskProbe, scenes: Sequence[Scene], split: np.ndarray) 
         test,
         probe.threshold,
         f"penalty {probe.penalty:g}",
+        locates=locates,
     )
     # The score on val is of the fit on train alone; the refit has seen val.
     return replace(found, held_out=probe.held_out)
 
 
-def probe_masks(scenes: Sequence[Scene], split: np.ndarray) -> Segmented:
+def probe_masks(scenes: Sequence[Scene], split: np.ndarray, locates: bool = False) -> Segmented:
     """The linear probe of a structure: `choose_probe`, then `predict_masks`."""
-    return predict_masks(choose_probe(scenes, split), scenes, split)
+    return predict_masks(choose_probe(scenes, split), scenes, split, locates)
 
 
 def _of(scenes: Sequence[Scene], split: np.ndarray, name: str) -> list[Scene]:

@@ -2,6 +2,7 @@
 
 from mmv_jax.evaluate.kinds.classification import Classification
 from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.kinds.localisation import Localisation
 from mmv_jax.evaluate.kinds.multiclass import Multiclass
 from mmv_jax.evaluate.kinds.multilabel import Multilabel
 from mmv_jax.evaluate.kinds.regression import Regression
@@ -16,6 +17,7 @@ KINDS.register("multilabel", Multilabel())
 KINDS.register("regression", Regression())
 KINDS.register("survival", Survival())
 KINDS.register("segmentation", Segmentation())
+KINDS.register("localisation", Localisation())
 
 
 def metric_label(metric: str) -> str:

@@ -165,6 +165,14 @@ def _asked_of(kind: Kind, found: set[str], result: Result) -> list[tuple[str, st
         NO if np.isnan(result.headline.low) else YES,
         result.headline.why or "95 % interval of the headline",
     )
+    if kind.locates:
+        return [
+            ("category", YES, "object detection"),
+            ("localisation criterion", YES, "a peak inside the lesion's bounding box"),
+            ("assignment", YES, "the strongest candidate in a lesion finds it"),
+            ("multi-threshold", *_any(found, "froc")),
+            interval,
+        ]
     if kind.is_mask:
         there = int((~np.isnan(result.truth)).sum())
         return [

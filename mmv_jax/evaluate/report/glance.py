@@ -46,7 +46,7 @@ def rests_on(result: Result) -> str:
     words = f"{test.sum():,} test studies of {len(set(result.task.patients[test].tolist())):,}"
     words += " patients"
     if result.kind.is_mask:
-        return f"{words}, {int((~np.isnan(result.truth)).sum()):,} with the structure"
+        return f"{words}, {int((~np.isnan(result.by_study['dice'])).sum()):,} with the structure"
     if result.kind.has_classes:
         return f"{words}, {int((result.truth == 1).sum()):,} positive"
     return words

@@ -39,11 +39,13 @@ class Asked:
     Attributes:
       record: where the numbers come from, of `provenance.provenance`.
       groups: of the config, by task.
+      folds: of cross-validation; 0 where the store's test was measured.
     """
 
     record: Mapping[str, Any]
     about: About
     groups: Mapping[str, Mapping[str, Any]]
+    folds: int = 0
 
 
 def state(
@@ -69,12 +71,16 @@ def state(
         overlap=overlap or "counted",
     )
     items, reloaded = claim(held), metrics_reloaded(findings.results, names)
+    in_folds = (
+        f"Measured on train and val, in {asked.folds} folds by patient: each study by a probe that"
+        " has not seen its patient. Test was not looked at."
+    )
     stated = replace(
         findings,
         names=names,
         title=asked.about.title,
         about=[about_section(asked.record, studies, len(tasks)), cohort_section(index, tasks)],
         protocol=[flow_section(flow, names), *checklist_sections(items, reloaded)],
-        notices=studies.notices,
+        notices=[*studies.notices, *([in_folds] if asked.folds else [])],
     )
     return as_protocol(items, reloaded, flow.as_json()), stated

@@ -34,6 +34,7 @@ class Task:
       mediators: groups that the finding itself causes (a chest tube after a pneumothorax). What an
         encoder reads of them is no bias of the data, but may be absent elsewhere.
       title: in the report; "" for its name in readable form.
+      fold: of cross-validation, 0 for the first or only one.
       left_out: test studies that were removed because pretraining has seen their patients.
     """
 
@@ -53,6 +54,7 @@ class Task:
     confounders: tuple[Grouping, ...] = ()
     mediators: tuple[Grouping, ...] = ()
     title: str = ""
+    fold: int = 0
     left_out: Int[np.ndarray, "L"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:

@@ -1,0 +1,99 @@
+"""Cross-validation on train and val: every study once, by a probe that has not seen its patient."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import tiny_config, write_checkpoint, write_store
+
+from mmv_jax.errors import UserError
+from mmv_jax.evaluate.folds import check_folds, fold_of, pool_folds, split_folds
+from mmv_jax.evaluate.measure import result_of_vector
+from mmv_jax.evaluate.run import evaluate
+from mmv_jax.evaluate.tasks.task import Task
+
+
+def make_task(patients: int = 60) -> Task:
+    rng = np.random.default_rng(0)
+    # two studies a patient, a quarter of the patients in test
+    split = np.repeat(rng.permutation(["train", "train", "val", "test"] * (patients // 4)), 2)
+    return Task(
+        name="left",
+        kind="classification",
+        studies=np.arange(2 * patients) + 7,
+        split=split,
+        patients=np.repeat([f"p{i}" for i in range(patients)], 2),
+        labels=rng.integers(0, 2, 2 * patients).astype(float),
+    )
+
+
+def test_every_study_outside_test_is_measured_once_and_patients_stay_together():
+    task = make_task()
+    folds = split_folds(task, 5, seed=1)
+    measured = [fold.studies[fold.split == "test"] for fold in folds]
+    assert sorted(np.concatenate(measured)) == sorted(task.studies[task.split != "test"])
+    for fold in folds:
+        of_split = {s: set(fold.patients[fold.split == s]) for s in ("train", "val", "test")}
+        assert not of_split["train"] & of_split["test"] and not of_split["val"] & of_split["test"]
+        assert all(of_split.values())
+
+
+def test_a_patients_fold_does_not_depend_on_the_task():
+    patients = np.array([f"p{i}" for i in range(40)])
+    whole, part = fold_of(patients, 5, seed=3), fold_of(patients[::3], 5, seed=3)
+    np.testing.assert_array_equal(whole[::3], part)
+    assert (fold_of(patients, 5, seed=4) != whole).any()
+
+
+def test_pooled_predictions_stand_at_their_own_study():
+    task = make_task()
+    # each study's prediction is a function of the study: a wrong order would show
+    own = {study: float(np.sin(study)) for study in task.studies.tolist()}
+    results = []
+    for fold in reversed(split_folds(task, 4, seed=1)):
+        test = fold.studies[fold.split == "test"].tolist()
+        results.append(
+            result_of_vector("trained", np.array([own[s] for s in test]), "strength 1", fold)
+        )
+    (pooled,), (whole,) = pool_folds(results, [task], 4, seed=1)
+    assert (whole.split == "test").all() and pooled.choice == "strength 1 in 4 of 4 folds"
+    np.testing.assert_array_equal(pooled.predicted, [own[s] for s in whole.studies.tolist()])
+    np.testing.assert_array_equal(pooled.truth, task.labels[task.split != "test"])
+    assert pooled.metrics["auroc"].n == len(whole)
+
+
+@pytest.mark.parametrize(
+    "group, words",
+    [
+        ({"folds": 2}, "config.folds is 2.* at least 3"),
+        ({"folds": 5, "few_shot": {"draws": 2}}, "config.few_shot is set"),
+        ({"folds": 5, "weights": ("encoder", "student")}, "Name one of the weights"),
+    ],
+)
+def test_what_folds_cannot_measure_is_refused(group, words):
+    with pytest.raises(UserError, match=words):
+        check_folds(group)
+
+
+def test_too_many_folds_are_one_sentence():
+    with pytest.raises(UserError, match="config.folds is 40, which are too many here"):
+        split_folds(make_task(16), 40, seed=1)
+
+
+def test_an_evaluation_in_folds_never_reads_a_test_study(tmp_path):
+    config = tiny_config(write_store(tmp_path / "store", 24))
+    with config.unlocked():
+        config.folds = 3
+        del config.few_shot
+        config.tasks = {name: config.tasks[name] for name in ("radius", "disc")}
+    checkpoint = write_checkpoint(tmp_path / "run")
+    evaluate(config, checkpoint, tmp_path / "out")
+    index = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert set(index["split"]) == {"train", "val"}
+    assert not index.duplicated(["task", "encoder", "study"]).any()
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    # 24 studies of a modality, of which a quarter is test
+    assert found["radius"]["trained"]["mae"]["n"] == 18
+    assert found["disc"]["trained"]["dice"]["n"] == 18
+    assert "in 3 folds by patient" in (tmp_path / "out" / "report.html").read_text()
