@@ -5,7 +5,7 @@ included, has the readout that each fold's val chooses.
 
   mmv evaluate --config eval_objectives --checkpoint runs/objectives/mae --workdir runs/worth/mae
 
-Measured: docs/results.md.
+Not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -31,7 +31,9 @@ def locate(
     boxes = ndimage.find_objects(lesions)
     found = np.stack([np.full(MOST, -np.inf), np.zeros(MOST)])
     # Odd sizes keep the window centred. A planar study has one slice.
-    window = [2 * int(APART_MM / edge) + 1 if n > 1 else 1 for edge, n in zip(spacing_mm, truth.shape)]
+    window = [
+        2 * int(APART_MM / edge) + 1 if n > 1 else 1 for edge, n in zip(spacing_mm, truth.shape)
+    ]
     peaks, n_peaks = ndimage.label(
         values == ndimage.maximum_filter(values, window), np.ones((3, 3, 3))
     )
@@ -80,7 +82,7 @@ def froc_curve(
     first = np.zeros(len(hit), bool)
     first[np.unique(np.stack([study, hit]), axis=1, return_index=True)[1]] = True
     # Candidates of one score are above a threshold together, so only their last one is read.
-    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(score) else []
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)[: len(score)])
     out, step = np.zeros((len(weights), len(rates))), max(BLOCK // max(len(score), 1), 1)
     for start in range(0, len(weights), step):
         own = weights[start : start + step]

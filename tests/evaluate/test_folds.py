@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from ml_collections import ConfigDict
 from tiny import tiny_config, write_checkpoint, write_store
 
 from mmv_jax.errors import UserError
@@ -73,7 +74,7 @@ def test_pooled_predictions_stand_at_their_own_study():
 )
 def test_what_folds_cannot_measure_is_refused(group, words):
     with pytest.raises(UserError, match=words):
-        check_folds(group)
+        check_folds(ConfigDict(group))
 
 
 def test_too_many_folds_are_one_sentence():
@@ -97,3 +98,23 @@ def test_an_evaluation_in_folds_never_reads_a_test_study(tmp_path):
     assert found["radius"]["trained"]["mae"]["n"] == 18
     assert found["disc"]["trained"]["dice"]["n"] == 18
     assert "in 3 folds by patient" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_lesions_are_located_in_folds_and_without(tmp_path):
+    config = tiny_config(write_store(tmp_path / "store", 24))
+    with config.unlocked():
+        own = {"kind": "localisation", "mask": "disc_mask", "where": {"modality": "CXR"}}
+        config.tasks = {"disc": own}
+        config.few_shot = {"shares": (1.0,), "draws": 1}
+    checkpoint = write_checkpoint(tmp_path / "run")
+    told = evaluate(config, checkpoint, tmp_path / "once")
+    found = json.loads((tmp_path / "once" / "metrics.json").read_text())["disc"]
+    assert {"trained", "random", "pixels"} <= set(found) and "disc" in told
+    # The disc is much brighter than what surrounds it, so pixels alone find it.
+    assert found["pixels"]["froc"]["value"] > 0.9 and found["pixels"]["froc"]["n"] == 6
+    with config.unlocked():
+        config.folds = 3
+        del config.few_shot
+    evaluate(config, checkpoint, tmp_path / "folds")
+    found = json.loads((tmp_path / "folds" / "metrics.json").read_text())["disc"]
+    assert found["pixels"]["froc"]["value"] > 0.9 and found["pixels"]["froc"]["n"] == 18

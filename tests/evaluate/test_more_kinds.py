@@ -167,5 +167,6 @@ def test_every_kind_has_one_file_and_is_in_the_table():
         "regression",
         "survival",
         "segmentation",
+        "localisation",
     ]
     assert isinstance(KINDS["survival"], Survival) and isinstance(KINDS["multilabel"], Multilabel)

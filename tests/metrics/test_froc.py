@@ -94,3 +94,8 @@ def test_lesions_that_touch_at_a_corner_are_one():
     truth = np.zeros((3, 10, 10), bool)
     truth[0, :5, :5] = truth[1, 5:, 5:] = True
     assert locate(truth, np.zeros((3, 10, 10)), (1, 1, 1))[0] == 1
+
+
+def test_without_any_candidate_nothing_is_found():
+    none = np.stack([np.full((3, MOST), -np.inf), np.zeros((3, MOST))], axis=1)
+    np.testing.assert_array_equal(froc_curve(np.array([1, 0, 2]), none, np.ones((1, 3))), 0)

@@ -42,7 +42,7 @@ def make_task(
     Args:
       index: of the store.
       kind: of `kinds.table.KINDS`: "classification" (a study is positive if `label` is `positive`),
-        "regression" (of `label`), "segmentation" (of `mask`), or a plug-in's.
+        "regression" (of `label`), "segmentation" or "localisation" (of `mask`), or a plug-in's.
       label: the column of the truth, or a list of columns where the kind reads several: the
         findings of a "multilabel", the time and the event of a "survival".
       positive: the value of `label` that makes a study positive.
