@@ -3,9 +3,10 @@ r"""The encoders of experiments/objectives.py on five findings of radiographs, t
 Probes are measured in five folds of the patients of train and val, and every encoder, the floors
 included, has the readout that each fold's val chooses.
 
-  mmv evaluate --config eval_objectives --checkpoint runs/objectives/mae --workdir runs/worth/mae
+  mmv evaluate --config experiments/eval_objectives.py --checkpoint runs/objectives/mae \
+      --workdir runs/worth/mae
 
-Not measured yet.
+Measured: not yet.
 """
 
 from ml_collections import ConfigDict

@@ -6,8 +6,8 @@ the compiling, so that a busy machine does not change what is compared.
 
   mmv ingest $DATA/cxr.csv --store runs/objectives/store
   run() {
-    JAX_NUM_CPU_DEVICES=2 mmv pretrain --config objectives --workdir runs/objectives/$1 \
-        --config.steps=$2 ${@:3}
+    JAX_NUM_CPU_DEVICES=2 mmv pretrain --config experiments/objectives.py \
+        --workdir runs/objectives/$1 --config.steps=$2 ${@:3}
   }
   O=--config.objective
   V=--config.crops.planar
@@ -18,9 +18,10 @@ the compiling, so that a busy machine does not change what is compared.
   run latent 535 $O.mae=0.0 $O.latent=1.0
   run dino 332 $O.mae=0.0 $O.dino=1.0 $O.ibot=1.0 $O.koleo=0.1 $V.globals=2 $V.locals=4
   run mae_dino 224 $O.dino=0.1 $V.globals=2
-  mmv evaluate --config eval_objectives --checkpoint runs/objectives/mae --workdir runs/worth/mae
+  mmv evaluate --config experiments/eval_objectives.py --checkpoint runs/objectives/mae \
+      --workdir runs/worth/mae
 
-Steps were counted on an AMD EPYC; the comparison itself has not been run.
+Measured: the seconds of a step, on two quiet cores of an AMD EPYC. The comparison has not been run.
 """
 
 from ml_collections import ConfigDict
