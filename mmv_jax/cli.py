@@ -94,10 +94,11 @@ def _without_path(error: OSError, args: argparse.Namespace) -> str:
     """What the system says, and the argument that it speaks of: the path itself may be a
     patient's.
     """
-    what = (
-        error.strerror
-        or f"reading or writing failed ({type(error).__name__}). Is there room on the disk?"
-    )
+    # Ray's and fsspec's connections raise these without the system's words.
+    other = "Is there room on the disk?"
+    if isinstance(error, ConnectionError | TimeoutError):
+        other = "Does the server answer, and does it ask for a token?"
+    what = error.strerror or f"reading or writing failed ({type(error).__name__}). {other}"
     if not isinstance(error.filename, str | os.PathLike):
         return what
     where = Path(error.filename).absolute()

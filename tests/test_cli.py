@@ -176,6 +176,16 @@ def test_a_full_disk_is_told_without_a_path(error, capsys, monkeypatch):
     assert "No space left" in told or "room on the disk" in told
 
 
+def test_a_connection_that_fails_is_not_taken_for_a_full_disk(capsys, monkeypatch):
+    def fail(args):
+        raise ConnectionError("token required by 10.0.0.1")
+
+    monkeypatch.setitem(COMMANDS, "status", (COMMANDS["status"][0], fail))
+    assert main(["status", "run"]) == 1
+    told = capsys.readouterr().err
+    assert "ConnectionError" in told and "server" in told and "disk" not in told
+
+
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def fail(args):
         raise ValueError("a broken promise")
