@@ -38,7 +38,7 @@ def list_deeplesion(root: Path, tell: Tell) -> Iterator[Row]:
 
     Source: Yan et al., Journal of Medical Imaging 2018. KINDS: item 10 of the README beside
       `DL_info.csv` at nihcc.app.box.com/v/DeepLesion ("Types 1~8 correspond to bone, abdomen, ...";
-      -1 in train). `DL_info.csv` and
+      -1 in train), as others quote it: the README itself was not read. `DL_info.csv` and
       `Images_png/SERIES/NNN.png` as in github.com/rsummers11/CADLab,
       MULAN_universal_lesion_analysis/maskrcnn/data/datasets (DeepLesion.py, load_ct_img.py).
     """
