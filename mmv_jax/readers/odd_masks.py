@@ -41,6 +41,7 @@ BESIDE = 2
 LEAST_EDGES = 150  # pairs of voxels across the mask's edge; fewer prove nothing
 MIRRORED = 2.2  # times as much contrast across the edge of the mirrored mask
 LEAST_ORGANS = 6  # labels of a volume's mask that is judged
+LEAST_AREA = 0.1  # share of a planar image that a mask covers which is judged
 LEAST_CONTRAST = 0.015  # of the mirrored mask, as a share of the image's range
 AGREED = 0.45  # least share of these steps that is left where they count with their signs
 MOST_SLICES = 24  # of a volume, on which the mask is compared with its mirror images
@@ -147,8 +148,11 @@ def mirrored(voxels: np.ndarray, mask: np.ndarray) -> str:
       voxels, mask: `[z, y, x]`.
     """
     # A finding beside a wall of the chest has steps up and down, and healthy lung on the other side
-    # has neither: in volumes only maps of several organs are judged.
+    # has neither, or has the edge of the heart. So in volumes only maps of several organs are
+    # judged, and in planar images only what is larger than most findings.
     if len(mask) > 1 and len(np.unique(mask)) <= LEAST_ORGANS:
+        return ""
+    if len(mask) == 1 and (mask > 0).mean() < LEAST_AREA:
         return ""
     own = edge_contrast(voxels, mask)
     if own is None:

@@ -141,3 +141,12 @@ def test_odd_masks_are_in_the_warnings_of_a_store(tmp_path, monkeypatch):
     assert told == {
         2: "mask_empty", 3: "mask_inverted", 4: "mask_mirrored", 6: "mask_mirrored"
     }  # fmt: skip
+
+
+def test_a_small_finding_whose_mirror_image_lies_along_the_heart_is_left_alone():
+    y, x = np.mgrid[:192, :160]
+    heart = (abs(y - 96) < 50) & (x > 101)
+    image = (60 + 120 * heart + np.random.default_rng(0).normal(0, 4, heart.shape)).astype(np.int16)
+    found = ((abs(y - 96) < 40) & (x > 41) & (x < 58)).astype(np.int16)[None]
+    assert found.mean() < 0.1
+    assert codes(Study(image[None], (np.nan, 1.0, 1.0), 2, "raw"), {"effusion": found}) == []
