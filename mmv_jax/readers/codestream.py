@@ -29,6 +29,8 @@ STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 END_OF_IMAGE = b"\xff\xd9"
 # SOC, at once followed by SIZ, as ISO 15444-1 demands.
 J2K_START = b"\xff\x4f\xff\x51"
+# First box of a JP2 file, the type of the box that holds the code stream, and a box's own header.
+JP2_START, JP2_STREAM, JP2_HEAD = b"\0\0\0\x0cjP  ", b"jp2c", 8
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def j2k_frame(data: bytes) -> Frame:
       Refused: corrupt.
     """
     # In a JP2 file boxes come before the code stream.
+    _check_boxes(data)
     at = data.find(J2K_START, 0, 4096)
     if at < 0 or at + 44 > len(data):
         raise Refused("corrupt", "there is no JPEG 2000 code stream where one must be")
@@ -114,3 +117,19 @@ def j2k_frame(data: bytes) -> Frame:
         bits=(data[at + 42] & 0x7F) + 1,
         marker=0x51,
     )
+
+
+def _check_boxes(data: bytes) -> None:
+    """Refuse a JP2 file in which a box before the code stream does not end.
+
+    pydicom goes from box to box by their lengths, and with a length of 0 never ends.
+
+    Raises:
+      Refused: corrupt.
+    """
+    at = len(JP2_START) + 4 if data.startswith(JP2_START) else len(data)
+    while at < len(data) and data[at + 4 : at + 8] != JP2_STREAM:
+        length = int.from_bytes(data[at : at + 4], "big")
+        if length < JP2_HEAD:
+            raise Refused("corrupt", "a box of the JPEG 2000 file has an impossible length")
+        at += length

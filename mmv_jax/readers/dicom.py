@@ -31,7 +31,7 @@ from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
 from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.series import arrange, check_one_series, plane_of
+from mmv_jax.readers.series import arrange, check_one_series, frame_type, odd_types, plane_of
 from mmv_jax.readers.sources import SERIES_MARK
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
 from mmv_jax.readers.writing import Grey, grey_of
@@ -255,7 +255,7 @@ def _image(path: Path) -> Image:
         orientation=None,
         attributes=allowed_numbers(dataset),
         lossy=is_lossy(dataset),
-        told=burnt_in(dataset),
+        told=(*burnt_in(dataset), *odd_types([dataset.get("ImageType")])),
         coloured=found.coloured,
     )
 
@@ -269,6 +269,7 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
     # Check this before positions: two stacks can interleave on one even grid.
     check_one_stack([own for _, own in groups if own is not None])
     places, orientation = arrange([plane_of(dataset, *pair) for pair in groups])
+    types = odd_types([frame_type(dataset, *pair) for pair in groups])
     scales = [scale_of(dataset, *pair) for pair in groups]
     canvas = Canvas(
         (frames, int(dataset.Rows), int(dataset.Columns)), orientation, _first_kind(scales)
@@ -283,7 +284,7 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
         orientation=orientation,
         attributes=allowed_numbers(dataset),
         lossy=is_lossy(dataset),
-        told=burnt_in(dataset),
+        told=(*burnt_in(dataset), *types),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from mmv_jax.readers.canvas import fitting, rescaled
 from mmv_jax.readers.fill import without_fill, without_hu_fill, without_raw_fill
 from mmv_jax.readers.lettering import text_of
+from mmv_jax.readers.odd_slices import odd_slices
 from mmv_jax.readers.orient import Orientation
 from mmv_jax.readers.refused import Refused
 from mmv_jax.readers.writing import settled_writing
@@ -159,10 +160,10 @@ def check_extent(image: Image) -> None:
 
 
 def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, str], ...]:
-    """Refuse a volume with a bad slice; warn when all its slices are equal.
+    """Refuse a volume with a bad slice; warn of slices that are all equal, or do not fit.
 
     A slice is bad if it alone has one value, or if all its values are shifted against both
-    neighbours. The shift is checked in HU only.
+    neighbours. The shift is checked in HU only. `odd_slices` warns of the others.
 
     Args:
       axis: the slice axis of `voxels`.
@@ -185,8 +186,17 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
         raise Refused("bad_slice", "a slice between two others has one value nearly everywhere")
     if not flat[0] and all(np.array_equal(slices[0], one) for one in slices[1:]):
         return (("same_slices", "all slices of the volume are the same"),)
-    if unit != "HU":
-        return ()
+    if unit == "HU":
+        _check_offsets(slices)
+    return odd_slices(slices)
+
+
+def _check_offsets(slices: np.ndarray) -> None:
+    """Refuse a volume in HU of which one slice is shifted by far as a whole.
+
+    Raises:
+      Refused: bad_slice.
+    """
     # Every second pixel is enough for percentiles, at a quarter of the time.
     steps = [_offset(a, b) for a, b in zip(slices[:-1, ::2, ::2], slices[1:, ::2, ::2])]
     # The first and the last slice have one neighbour; the step beyond it must be small.
@@ -195,7 +205,6 @@ def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, s
     jumps += [(abs(a), abs(a + b)) for a, b in zip(steps, steps[1:])]
     if any(jump > OFFSET_HU and back < 0.2 * jump for jump, back in jumps):
         raise Refused("bad_slice", "a slice lies as a whole beside the values of its neighbours")
-    return ()
 
 
 def _offset(one: np.ndarray, other: np.ndarray) -> float:

@@ -52,8 +52,22 @@ CONSTANT = (
 # Of these a volume has one value. With two, it was joined of two scans, one above the other.
 ONE_VALUE = (
     "ConvolutionKernel", "KVP", "ReconstructionDiameter", "PatientPosition", "SeriesNumber",
-    "SliceThickness", "EchoTime", "Manufacturer",
+    "SliceThickness", "EchoTime", "Manufacturer", "ManufacturerModelName", "StationName",
+    "Modality", "SOPClassUID", "SeriesDescription", "FlipAngle", "MagneticFieldStrength",
+    "DiffusionBValue", "InversionTime", "ContrastBolusAgent",
 )  # fmt: skip
+# Values of ImageType that say what a slice is: original or derived, of a patient or of a report,
+# and in which plane. Further values are a vendor's own, but for these words.
+IMAGE_TYPES = 3
+PROJECTIONS = {
+    "MIP", "MINIP", "MIN_IP", "MAX_IP", "MAXIP", "PROJECTION IMAGE", "VRT", "VOLUMERENDERING",
+    "THICK_SLAB", "SSD", "VOLREN",
+}  # fmt: skip
+FRAME_TYPES = (
+    "CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence",
+    "XRay3DFrameTypeSequence",
+)  # fmt: skip
+REFORMATTED = {"MPR", "REFORMATTED", "CSA MPR", "CPR", "RESAMPLED", "AVERAGE", "LOCALIZER"}
 
 
 def check_one_series(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
@@ -99,6 +113,7 @@ def _told_of(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
     if headers[0].get("Modality") == "CT" and len(intercepts) > 1:
         # Of PET each slice has its own; of CT one of two is wrong, by 1024 as a rule.
         told.append(("mixed_settings", "the slices of a CT have several RescaleIntercepts"))
+    told += odd_types([header.get("ImageType") for header in headers])
     if why := _contradicted_step(headers):
         told.append(("odd_spacing", why))
     stated = number_of(headers[0], "NumberOfSeriesRelatedInstances")
@@ -106,6 +121,35 @@ def _told_of(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
         what = f"the header speaks of {stated:.0f} images of the series, {len(headers)} are here"
         told.append(("fewer_slices", what))
     return tuple(told)
+
+
+def odd_types(types: Sequence[str | Sequence[str] | None]) -> list[tuple[str, str]]:
+    """Warnings about ImageType (or FrameType) of the slices of one volume: mixed_settings, derived.
+
+    Source: DICOM PS3.3, C.7.6.1.1.2.
+    """
+    several = [[kind] if isinstance(kind, str) else list(kind or ()) for kind in types]
+    words = [[str(word).strip().upper() for word in kind] for kind in several]
+    kinds = {
+        (*known[:IMAGE_TYPES], *sorted({*known[IMAGE_TYPES:]} & (PROJECTIONS | REFORMATTED)))
+        for known in words
+    }
+    if len(kinds) > 1:
+        what = "the slices differ in ImageType: are derived images among the original ones?"
+        return [("mixed_settings", what)]
+    if any(PROJECTIONS & set(kind) for kind in kinds):
+        return [("derived", "the header says that the slices are projections of thick slabs")]
+    return []
+
+
+def frame_type(
+    dataset: Dataset, shared: Dataset | None, own: Dataset | None
+) -> str | Sequence[str] | None:
+    """FrameType of a frame of an enhanced file; where it has none, ImageType of the file."""
+    groups = [group for group in (own, shared) if group is not None]
+    items = [group[name][0] for group in groups for name in FRAME_TYPES if group.get(name)]
+    kinds = [item.get("FrameType") for item in items]
+    return next((kind for kind in kinds if kind), dataset.get("ImageType"))
 
 
 def _contradicted_step(headers: Sequence[Dataset]) -> str:

@@ -9,11 +9,12 @@ from dicom_files import ct_slice, radiograph, save
 from made import body, chest, hounsfield, nifti, png, slices
 from PIL import Image
 from pydicom.datadict import tag_for_keyword
-from test_case_files import code_of, told
+from test_case_files import code_of, enhanced, told
 
 from mmv_jax.readers.fill import without_fill
 from mmv_jax.readers.read import is_smeared, read_mask, read_study
 from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.series import odd_types
 
 MR = {"Modality": "MR", "RescaleSlope": None, "RescaleIntercept": None}
 # what differs -> two values; code where they alternate, warning where one lies above the other
@@ -23,10 +24,13 @@ SETTINGS = {
     "SliceThickness": ((1, 5), {}, "several_phases", "mixed_settings"),
     "ReconstructionDiameter": ((300, 400), {}, "several_phases", "mixed_settings"),
     "PatientPosition": (("HFS", "FFS"), {}, "several_phases", "mixed_settings"),
-    "SeriesDescription": (("arterial", "venous"), {}, "several_phases", None),
+    "SeriesDescription": (("arterial", "venous"), {}, "several_phases", "mixed_settings"),
     "EchoTime": ((10, 80), MR, "several_phases", "mixed_settings"),
-    "DiffusionBValue": ((0.0, 1000.0), MR, "several_phases", None),
-    "InversionTime": ((100, 900), MR, "several_phases", None),
+    "DiffusionBValue": ((0.0, 1000.0), MR, "several_phases", "mixed_settings"),
+    "InversionTime": ((100, 900), MR, "several_phases", "mixed_settings"),
+    "ManufacturerModelName": (("A", "B"), {}, None, "mixed_settings"),
+    "SOPClassUID": (("1.2.840.10008.5.1.4.1.1.2", "1.2.3"), {}, None, "mixed_settings"),
+    "ContrastBolusAgent": (("none", "agent"), {}, "several_phases", "mixed_settings"),
     "FrameOfReferenceUID": (("1.2.3", "1.2.4"), {}, "several_series", "several_series"),
     "PatientSex": (("M", "F"), {}, "several_series", "several_series"),
     "PatientName": (("A", "B"), {}, "several_series", "several_series"),
@@ -37,12 +41,55 @@ SETTINGS = {
 def test_two_scans_in_one_series(tmp_path, keyword):
     values, common, alternating, above = SETTINGS[keyword]
     turns = slices(tmp_path / "turns", **common, **{keyword: lambda k: values[k % 2]})
-    assert code_of(turns) == alternating
+    if alternating:
+        assert code_of(turns) == alternating
+    else:
+        assert told(read_study(turns)) == [above]
     blocks = slices(tmp_path / "blocks", **common, **{keyword: lambda k: values[k // 3]})
     if above == alternating:
         assert code_of(blocks) == above
     else:
         assert told(read_study(blocks)) == ([above] if above else [])
+
+
+AXIAL = ["ORIGINAL", "PRIMARY", "AXIAL"]
+TYPES = {
+    "derived": ["DERIVED", "SECONDARY", "AXIAL"], "MPR": ["DERIVED", "SECONDARY", "AXIAL", "MPR"],
+    "secondary": ["ORIGINAL", "SECONDARY", "AXIAL"], "plane": ["ORIGINAL", "PRIMARY", "OTHER"],
+    "MIP": [*AXIAL, "MIP"], "one word": "DERIVED", "none": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_derived_images_among_original_ones(tmp_path, name):
+    def blocks(k: int):
+        return AXIAL if k < 4 else TYPES[name]
+
+    assert told(read_study(slices(tmp_path / "a", ImageType=blocks))) == ["mixed_settings"]
+    turns = slices(tmp_path / "b", ImageType=lambda k: blocks(4 * (k % 2)))
+    assert code_of(turns) == "several_phases"
+    told_of_frames = [code for code, _ in odd_types([AXIAL, AXIAL, TYPES[name]])]
+    assert told_of_frames == ["mixed_settings"]
+
+
+def test_derived_frames_of_an_enhanced_file(tmp_path):
+    dataset = pydicom.dcmread(enhanced(tmp_path / "a.dcm"))
+    for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        kind = pydicom.Dataset()
+        kind.FrameType = AXIAL if k < 4 else TYPES["derived"]
+        group.CTImageFrameTypeSequence = [kind]
+    dataset.save_as(tmp_path / "b.dcm")
+    codes = [told(read_study(tmp_path / name)) for name in ("a.dcm", "b.dcm")]
+    assert codes == [[], ["mixed_settings"]]
+
+
+def test_projections_are_told_and_other_types_are_not(tmp_path):
+    mip = slices(tmp_path / "a", ImageType=["DERIVED", "SECONDARY", "AXIAL", "MIP"])
+    assert told(read_study(mip)) == ["derived"]
+    for n, kind in enumerate((AXIAL, ["DERIVED", "SECONDARY", "MPR"], [*AXIAL, "CT_SOM5 SPI"])):
+        assert told(read_study(slices(tmp_path / f"b{n}", ImageType=kind))) == []
+    own = slices(tmp_path / "c", ImageType=lambda k: [*AXIAL, f"VENDOR {k}"])
+    assert told(read_study(own)) == []
 
 
 def test_a_counter_or_a_time_that_runs_on_is_no_phase(tmp_path):
