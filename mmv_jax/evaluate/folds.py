@@ -65,7 +65,7 @@ def split_folds(task: Task, count: int, seed: int) -> list[Task]:
     parts = []
     for k in range(count):
         split = np.where(fold == k, "test", np.where(fold == (k + 1) % count, "val", "train"))
-        part = replace(own, name=f"{task.name}, fold {k + 1}", split=split, fold=k)
+        part = replace(own, name=f"{task.name}, fold {k + 1}", split=split, fold=k, folds=count)
         try:
             check(part)
         except UserError as error:
@@ -99,16 +99,20 @@ def pool_folds(
     whole = {}
     for task in tasks:
         own = task[task.split != "test"]
-        whole[task.name] = replace(own, split=np.full(len(own), "test"))
+        whole[task.name] = replace(
+            own,
+            split=np.full(len(own), "test"),
+            folds=count,
+            fold_of=fold_of(own.patients, count, seed),
+        )
     found: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         found[result.task.name.rsplit(", fold ", 1)[0], result.encoder].append(result)
     pooled = []
     for (name, encoder), parts in found.items():
         task = whole[name]
-        fold = fold_of(task.patients, count, seed)
         # Stable: inside a fold, studies keep their order.
-        back = np.argsort(np.argsort(fold, kind="stable"), kind="stable")
+        back = np.argsort(np.argsort(task.fold_of, kind="stable"), kind="stable")
         parts.sort(key=lambda part: part.task.fold)
         pooled.append(_joined(encoder, task, parts, back))
     return pooled, list(whole.values())

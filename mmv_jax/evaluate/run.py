@@ -78,7 +78,8 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     about = About.of(config.get("about") or {})
     others = load_encoders(config)
     overlap = overlap_of(config, carried, store)
-    whole, folds = make_tasks(config, store, overlap), check_folds(config)
+    folds = check_folds(config)
+    whole = make_tasks(config, store, overlap, folds)
     tasks = whole
     if folds:
         tasks = [part for task in whole for part in split_folds(task, folds, config.seed)]
@@ -110,10 +111,10 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     return write_results(evaluation, overlap, rivals, asked)
 
 
-def make_tasks(config: ConfigDict, store: Store, overlap: Overlap) -> list[Task]:
-    """The tasks of a config; with `exclude_overlap` without test patients of pretraining."""
+def make_tasks(config: ConfigDict, store: Store, overlap: Overlap, folds: int = 0) -> list[Task]:
+    """The tasks of a config; with `exclude_overlap` without measured patients of pretraining."""
     groups = chosen_tasks(config)
-    tasks = [make_task(store.index, name, **group) for name, group in groups.items()]
+    tasks = [make_task(store.index, name, folds=folds, **group) for name, group in groups.items()]
     return [overlap.without(task) for task in tasks] if config.exclude_overlap else tasks
 
 

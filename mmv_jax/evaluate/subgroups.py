@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.measure import Result, is_judged
 from mmv_jax.evaluate.tasks.groupings import Grouping
+from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.groups import Support, among, auroc_within, support, tie_broken
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
 
@@ -315,14 +316,29 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
         task.name,
         result.encoder,
         grouping.column,
-        # Rates come from train and val: test labels must not predict themselves.
-        alone=interval("auroc", truth, _rates(names[~test], task.labels[~test], groups), patients),
+        alone=interval("auroc", truth, _column_alone(task, names)[known], patients),
         plain=interval("auroc", truth, predicted, patients),
         broken=broken,
         within=within,
         lost=lost,
         support=rests_on,
     )
+
+
+def _column_alone(task: Task, names: np.ndarray) -> Float[np.ndarray, " M"]:
+    """The rate of label 1 in the group of each measured study.
+
+    Rates come from train and val, in folds from the other folds: the labels of measured studies
+    must not predict themselves.
+    """
+    if not task.folds:
+        test = task.split == "test"
+        return _rates(names[~test], task.labels[~test], names[test])
+    found = np.zeros(len(task))
+    for fold in np.unique(task.fold_of):
+        own = task.fold_of == fold
+        found[own] = _rates(names[~own], task.labels[~own], names[own])
+    return found
 
 
 def _rates(

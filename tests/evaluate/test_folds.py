@@ -1,6 +1,9 @@
 """Cross-validation on train and val: every study once, by a probe that has not seen its patient."""
 
 import json
+import re
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,8 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.folds import check_folds, fold_of, pool_folds, split_folds
 from mmv_jax.evaluate.measure import result_of_vector
 from mmv_jax.evaluate.run import evaluate
+from mmv_jax.evaluate.subgroups import _column_alone
+from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.tasks.task import Task
 
 
@@ -97,7 +102,58 @@ def test_an_evaluation_in_folds_never_reads_a_test_study(tmp_path):
     # 24 studies of a modality, of which a quarter is test
     assert found["radius"]["trained"]["mae"]["n"] == 18
     assert found["disc"]["trained"]["dice"]["n"] == 18
-    assert "in 3 folds by patient" in (tmp_path / "out" / "report.html").read_text()
+    said = (tmp_path / "out" / "report.html").read_text()
+    assert "in 3 folds by patient" in said and "18 studies of 9 patients" in said
+    flow = json.loads((tmp_path / "out" / "protocol.json").read_text())["flow"]
+    # 24 of the other modality and 6 of test are not read
+    assert flow["tasks"]["radius"]["elsewhere"] == 30 and flow["in_any_task"] == {"in_folds": 18}
+    assert flow["tasks"]["radius"]["unlabelled"] == 0
+
+
+def test_folds_need_no_test_and_say_nothing_of_one(tmp_path):
+    config = tiny_config(write_store(tmp_path / "store", 24, splits=("train",)))
+    with config.unlocked():
+        del config.few_shot
+        config.tasks = {"left": config.tasks["left"]}
+    checkpoint = write_checkpoint(tmp_path / "run")
+    with pytest.raises(UserError, match="no study of split 'val'"):
+        evaluate(config, checkpoint, tmp_path / "out")
+    config.unlock()
+    config.folds = 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # a mean of no label
+        told = evaluate(config, checkpoint, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    own = found["left"]["trained"]
+    assert own["auroc"]["n"] == 24
+    # Each study's group has the rate of the other folds, which is known.
+    assert own["auroc@radius:alone"]["value"] is not None
+    written = [told, *(path.read_text() for path in (tmp_path / "out").glob("*.[hjc]*"))]
+    # A paired test and CLAIM's "annotation of the test set" are no split.
+    allowed = "Test was not looked at|of the test set|no task has another test population"
+    text = re.sub(rf"paired tests|{allowed}", "", " ".join(written))
+    assert len(written) > 6 and not re.findall(r"\b[Tt]est\b.{0,60}", text)
+
+
+def test_a_column_alone_is_told_from_the_other_folds():
+    task, rng = make_task(), np.random.default_rng(3)
+    fold = fold_of(task.patients, 4, seed=1)
+    names = rng.permutation(np.repeat(["a", "b"], 60))
+    whole = replace(task, split=np.full(len(task), "test"), folds=4, fold_of=fold)
+    found = _column_alone(whole, names)
+    for k, name in ((0, "a"), (3, "b")):
+        others = task.labels[(fold != k) & (names == name)]
+        assert set(found[(fold == k) & (names == name)]) == {others.mean()}
+
+
+def test_with_folds_no_patient_of_pretraining_is_measured():
+    task = replace(make_task(), folds=4)
+    seen = frozenset(
+        {task.patients[task.split == "train"][0], *task.patients[task.split == "test"]}
+    )
+    left = Overlap(seen).without(task)
+    measured = {p for fold in split_folds(left, 4, seed=1) for p in fold.patients}
+    assert not measured & seen and len(left.left_out) == 2
 
 
 def test_lesions_are_located_in_folds_and_without(tmp_path):

@@ -196,7 +196,7 @@ def test_the_page_says_what_was_evaluated_on_whom_and_by_whose_truth(evaluated):
     assert "nobody: the generator of the phantoms knows it" in page
     assert "the reader" not in page
     assert "12 test studies of 6 patients, 6 positive" in page
-    assert "Not shown below 50 positive test studies: Left (6), Left in CT (6)" in page
+    assert "Not shown below 50 positive studies: Left (6), Left in CT (6)" in page
     assert "The store has no column of age and sex." in page
 
 
@@ -237,7 +237,7 @@ def test_the_report_needs_no_network_and_names_no_patient(evaluated):
 
 def test_overlap_of_patients_is_counted(evaluated):
     page = (evaluated[0] / "evaluate" / "report.html").read_text()
-    part = page[page.index("<h2>Test patients seen") :]
+    part = page[page.index("<h2>Measured patients seen") :]
     part = part[: part.index("</table>")]
     counts = dict(
         re.findall(
@@ -319,7 +319,7 @@ def test_other_keys_cannot_be_compared():
     with pytest.raises(
         UserError,
         match=(
-            "config.exclude_overlap: which test patients .* cannot be told: its store and this one"
+            "config.exclude_overlap: which patients .* cannot be told: its store and this one"
             " were named"
         ),
     ):

@@ -108,7 +108,7 @@ MISTAKES = {
     ),
     "empty confounder": (
         {"kind": "classification", "label": "sex", "positive": "M", "confounders": {"tube": {}}},
-        "confounders.tube: no test study has a value",
+        "confounders.tube: no study of split .test. has a value",
     ),
 }
 

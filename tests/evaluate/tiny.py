@@ -3,6 +3,7 @@ evaluation.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from mmv_jax.study import Study
 KEY = "0123456789abcdef"
 
 
-def write_store(path: Path, n: int = 48) -> Path:
+SPLITS = ("train", "train", "val", "test")
+
+
+def write_store(path: Path, n: int = 48, splits: Sequence[str] = SPLITS) -> Path:
     """Two modalities, two studies a patient: a bright disc or ball whose radius is the label, whose
     presence on the left is another.
     """
@@ -50,7 +54,7 @@ def write_store(path: Path, n: int = 48) -> Path:
                 "patient": f"{modality}-p{i // 2}",
                 "line": i + 2,
                 "manifest": modality,
-                "split": ("train", "train", "val", "test")[(i // 2) % 4],
+                "split": splits[(i // 2) % len(splits)],
                 "modality": modality,
                 "label_left": float(left),
                 "label_radius": radius,

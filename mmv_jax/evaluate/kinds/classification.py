@@ -315,8 +315,8 @@ class Classification(Kind):
         here = task.split == split
         if len(np.unique(task.labels[here])) < 2:
             raise UserError(
-                f"config.tasks.{task.name}: all {here.sum()} studies of split {split!r} have the"
-                " same label. Leave the task out."
+                f"config.tasks.{task.name}: all {here.sum()} studies of {task.called(split)} have"
+                " the same label. Leave the task out."
             )
 
     def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:

@@ -75,7 +75,7 @@ class Multilabel(Kind):
         for n, column in enumerate(here.T):
             if len(np.unique(column[~np.isnan(column)])) < 2:
                 raise UserError(
-                    f"config.tasks.{task.name}: in split {split!r} finding {n + 1} of"
+                    f"config.tasks.{task.name}: in {task.called(split)} finding {n + 1} of"
                     f" {here.shape[1]} is the same in all studies. Leave it out of `label`."
                 )
 

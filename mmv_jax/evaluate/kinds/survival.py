@@ -118,8 +118,8 @@ class Survival(Kind):
     def check_split(self, task: Task, split: str) -> None:
         if not task.labels[task.split == split, 1].any():
             raise UserError(
-                f"config.tasks.{task.name}: no study of split {split!r} has an event. Leave the"
-                " task out."
+                f"config.tasks.{task.name}: no study of {task.called(split)} has an event. Leave"
+                " the task out."
             )
 
     def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:

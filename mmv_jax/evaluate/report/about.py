@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from mmv_jax.evaluate.tasks.task import SPLITS, Task
+from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.phantom.known import ONLY_GENERATORS_KNOW
 from mmv_jax.provenance import facts
 from mmv_jax.report.about import About, Studies
@@ -68,11 +68,12 @@ def cohort_section(index: pd.DataFrame, tasks: Sequence[Task]) -> Section:
 
     A patient counts once in each split.
     """
-    split: dict[int, str] = {}
+    part_of: dict[int, str] = {}
     for task in tasks:
         # A study of several tasks counts once; its split is the same in all of them.
-        split |= dict(zip(task.studies.tolist(), task.split.tolist()))
-    parts = [index.iloc[[s for s, name in split.items() if name == own]] for own in SPLITS]
+        part_of |= dict(zip(task.studies.tolist(), task.part.tolist()))
+    names = tasks[0].part_names
+    parts = [index.iloc[[s for s, name in part_of.items() if name == own]] for own in names]
     age, sex = find_column(index, AGE), find_column(index, SEX)
     lines = [
         ["studies", *(f"{len(part):,}" for part in parts)],
@@ -86,7 +87,11 @@ def cohort_section(index: pd.DataFrame, tasks: Sequence[Task]) -> Section:
     text = ["Age and sex count patients, each by the first study in the store."]
     if absent := [name for name, found in (("age", age), ("sex", sex)) if found is None]:
         text = [f"The store has no column of {' and '.join(absent)}."]
-    table = Table(["", *SPLITS], [list(map(Cell, line)) for line in lines], compact=True)
+    table = Table(
+        ["", *(name.replace("_", " ") for name in names)],
+        [list(map(Cell, line)) for line in lines],
+        compact=True,
+    )
     return Section("Whom it was measured on", text, [table])
 
 

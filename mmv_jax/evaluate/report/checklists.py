@@ -41,7 +41,8 @@ class Held:
       robust: whether it looks at subgroups, confounders or parts of the training set.
       pictures: whether it shows predicted masks, or maps of features.
       tested_elsewhere: whether a task is tested on another population.
-      excluded: whether test patients of pretraining are left out or counted.
+      overlap: whether measured patients of pretraining are counted, or why not.
+      folds: of cross-validation; 0 where the store's test was measured.
     """
 
     studies: Studies
@@ -50,6 +51,7 @@ class Held:
     pictures: bool
     tested_elsewhere: bool
     overlap: str
+    folds: int = 0
 
 
 def claim(held: Held) -> list[ChecklistItem]:
@@ -65,6 +67,7 @@ def _of_methods(held: Held) -> list[tuple[str, str, str]]:
     truth = NO if NOT_STATED in held.studies.truth else YES
     data = NO if held.studies.data == NOT_STATED else YES
     by_author = (AUTHOR, BY_AUTHOR)
+    of_a_fold = ", for each fold the next one" if held.folds else ""
     return [
         ("named as a study of AI, with the kind of method", YES, "title; How it was measured"),
         ("structured summary", *by_author),
@@ -84,16 +87,23 @@ def _of_methods(held: Held) -> list[tuple[str, str, str]]:
         ("source of the annotations, and who made them", truth, held.studies.truth),
         ("annotation of the test set", truth, held.studies.truth),
         ("variability between and within readers", NO, "one truth a study"),
-        ("how data were assigned to partitions", YES, "column `split` of the manifest"),
+        ("how data were assigned to partitions", YES, _partitions(held.folds)),
         ("level at which partitions are disjoint", YES, "patients: two splits are refused"),
         ("intended sample size", NO, "not planned; intervals say what the size allows"),
         ("the model", YES, "the checkpoint's config"),
         ("software", YES, "What was evaluated"),
         ("initialisation of the parameters", YES, "the checkpoint and its digest"),
         ("training", YES, "How it was measured; Configuration"),
-        ("how the final model was chosen", YES, "strengths and thresholds on val"),
+        ("how the final model was chosen", YES, "strengths and thresholds on val" + of_a_fold),
         ("ensembles", YES, "none"),
     ]
+
+
+def _partitions(folds: int) -> str:
+    said = "column `split` of the manifest"
+    return (
+        f"{folds} folds by patient, drawn by the seed, of train and val ({said})" if folds else said
+    )
 
 
 def _of_results(held: Held) -> list[tuple[str, str, str]]:
@@ -112,7 +122,11 @@ def _of_results(held: Held) -> list[tuple[str, str, str]]:
             PARTLY if held.pictures else NO,
             "maps of features" if held.pictures else "none",
         ),
-        ("evaluation on internal data", YES, "test split of the store"),
+        (
+            "evaluation on internal data",
+            YES,
+            f"{held.folds} folds of train and val" if held.folds else "test split of the store",
+        ),
         (
             "testing on external data",
             YES if held.tested_elsewhere else NO,

@@ -24,8 +24,8 @@ class TaskFlow:
     Attributes:
       elsewhere: studies that do not fit `where`, or whose split is not used.
       unlabelled: studies that fit and have no truth.
-      seen: test studies left out since pretraining has seen their patients.
-      used: by split.
+      seen: studies left out since they would be measured and pretraining has seen their patients.
+      used: by split; in cross-validation one number, of all folds.
       positive: by split, the positive studies; None where there are no classes.
     """
 
@@ -86,35 +86,37 @@ def flow_of(
     anywhere: dict[int, str] = {}
     for task in tasks:
         # A study of several tasks counts once; its split is the same in all of them.
-        anywhere |= dict(zip(task.studies.tolist(), task.split.tolist()))
+        anywhere |= dict(zip(task.studies.tolist(), task.part.tolist()))
     counts = Counter(anywhere.values())
-    return Flow(
-        len(store), dict(codes.most_common()), flows, {split: counts[split] for split in SPLITS}
-    )
+    in_any_task = {part: counts[part] for part in tasks[0].part_names}
+    return Flow(len(store), dict(codes.most_common()), flows, in_any_task)
 
 
 def _of_task(store: Store, task: Task, group: Mapping[str, Any], classes: bool) -> TaskFlow:
     index, asked_by = store.index, f"config.tasks.{task.name}"
     split = index["split"].to_numpy(str)
-    fits = np.isin(split, SPLITS) & fits_where(index, group.get("where"), asked_by)
-    if group.get("test_where"):
+    # Folds do not read test, whose studies are then of a split that is not used.
+    read = SPLITS[:2] if task.folds else SPLITS
+    fits = np.isin(split, read) & fits_where(index, group.get("where"), asked_by)
+    if group.get("test_where") and not task.folds:
         elsewhere = np.isin(split, SPLITS) & fits_where(index, group["test_where"], asked_by)
         # The same choice of studies as in `tasks.make`: otherwise a line does not add up.
         fits = np.where(split == "test", elsewhere, fits)
-    # A study that fits and is not used has no truth, or was left out as seen in pretraining. Only
-    # test studies are left out, all those of a patient together.
+    # A study that fits and is not used has no truth, or was left out as seen in pretraining: all
+    # measured ones of a patient together.
     used = np.zeros(len(index), bool)
     used[task.studies] = True
     # `left_out` holds positions in the index, hence the range of positions.
     seen = int((fits & np.isin(np.arange(len(index)), task.left_out)).sum())
+    parts, columns = task.part, task.part_names
     return TaskFlow(
         task=task.name,
         in_store=len(index),
         elsewhere=int((~fits).sum()),
         unlabelled=int((fits & ~used).sum()) - seen,
         seen=seen,
-        used={name: int((task.split == name).sum()) for name in SPLITS},
-        positive={name: int((task.labels[task.split == name] == 1).sum()) for name in SPLITS}
+        used={name: int((parts == name).sum()) for name in columns},
+        positive={name: int((task.labels[parts == name] == 1).sum()) for name in columns}
         if classes
         else None,
     )
@@ -130,25 +132,31 @@ def flow_section(flow: Flow, names: Names) -> Section:
             FlowStep("studies in the store", flow.in_store, [("in no task", unused)]),
             FlowStep("studies in any task", sum(flow.in_any_task.values())),
         ],
-        [FlowStep(split, count) for split, count in flow.in_any_task.items()],
+        [FlowStep(_words(part), count) for part, count in flow.in_any_task.items()],
     )
     lines = [
         [
             Cell(names.task(f.task)),
             *(Cell(f"{n:,}") for n in (f.in_store, f.elsewhere, f.unlabelled, f.seen)),
-            *(Cell(_count(f, split)) for split in SPLITS),
+            *(Cell(_count(f, part)) for part in f.used),
         ]
         for f in flow.tasks
     ]
-    columns = ["task", "in the store", "other studies", "no truth", "seen in pretraining", *SPLITS]
+    columns = ["task", "in the store", "other studies", "no truth", "seen in pretraining"]
+    columns += [_words(part) for part in flow.in_any_task]
     text = [
         "After STROBE. “Other studies” do not fit the task's `where`, or their split is not used;"
-        " “no truth” has no label or mask; “seen in pretraining” are test studies that were"
-        " left out since the encoder has seen their patients. Each line adds up to the store."
+        " “no truth” has no label or mask; “seen in pretraining” are studies that were left"
+        " out of what is measured since the encoder has seen their patients. Each line adds up to"
+        " the store."
     ]
     return Section("Flow of studies", text, [Table(columns, lines)], [chart], fold=True)
 
 
-def _count(flow: TaskFlow, split: str) -> str:
-    positive = "" if flow.positive is None else f" ({flow.positive[split]:,} positive)"
-    return f"{flow.used[split]:,}{positive}"
+def _words(part: str) -> str:
+    return part.replace("_", " ")
+
+
+def _count(flow: TaskFlow, part: str) -> str:
+    positive = "" if flow.positive is None else f" ({flow.positive[part]:,} positive)"
+    return f"{flow.used[part]:,}{positive}"

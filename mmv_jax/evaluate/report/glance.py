@@ -42,9 +42,9 @@ def tone_of(words: str) -> str:
 
 def rests_on(result: Result) -> str:
     """The numbers behind a value: '25 test studies of 20 patients, 8 positive'."""
-    test = result.task.split == "test"
-    words = f"{test.sum():,} test studies of {len(set(result.task.patients[test].tolist())):,}"
-    words += " patients"
+    task, test = result.task, result.task.split == "test"
+    patients = len(set(task.patients[test].tolist()))
+    words = f"{test.sum():,} {task.measured} of {patients:,} patients"
     if result.kind.is_mask:
         return f"{words}, {int((~np.isnan(result.by_study['dice'])).sum()):,} with the structure"
     if result.kind.has_classes:

@@ -106,7 +106,7 @@ def outlines(
     called: str,
     truth: str,
 ) -> Strip:
-    """Best, middle and worst test studies of a segmentation by Dice, with true and predicted
+    """Best, middle and worst measured studies of a segmentation by Dice, with true and predicted
     outlines.
 
     Args:
@@ -131,7 +131,7 @@ def outlines(
         images.append((outlined(grey, masks, f"{called} outlined"), f"Dice {found.dice[m]:.2f}"))
     return Strip(
         images,
-        f"{called}: best two, middle, worst two of the test studies. Green: {truth}. Orange:"
+        f"{called}: best two, middle, worst two of the {task.measured}. Green: {truth}. Orange:"
         f" {name}.",
     )
 

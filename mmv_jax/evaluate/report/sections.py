@@ -14,10 +14,10 @@ from mmv_jax.metrics.scores import calibration_bins
 from mmv_jax.report.figures import growth_curves, reliability, roc_curves
 from mmv_jax.report.page import Cell, Section, Table
 
-CALIBRATED_FROM = 50  # positive test studies
+CALIBRATED_FROM = 50  # positive studies
 CONFOUNDED = (
     "“The column alone” needs no image: the rate of the label in each group of the column. “Tie"
-    " broken”: test studies are weighted so that column and label are independent. “Within"
+    " broken”: studies are weighted so that column and label are independent. “Within"
     " groups”: only pairs of studies of the same group. An encoder that leans on the column"
     " loses AUROC when the tie is broken. p-values are corrected over all tested lines (Holm);"
     " floors and stand-ins are not tested. A cell is a class within a group. So many “effective"
@@ -84,21 +84,21 @@ def calibration_sections(results: Sequence[Result], names: Names) -> list[Sectio
     text = []
     if curves:
         text.append(
-            "The test studies in fifths by predicted probability. On the diagonal, predicted"
+            "The measured studies in fifths by predicted probability. On the diagonal, predicted"
             " probability and observed frequency are equal."
         )
     if few:
         listed = ", ".join(f"{task} ({count})" for task, count in few.items())
         text.append(
-            f"Not shown below {CALIBRATED_FROM} positive test studies: {listed}. With so few, a"
-            " curve is noise."
+            f"Not shown below {CALIBRATED_FROM} positive studies: {listed}. With so few, a curve"
+            " is noise."
         )
     figures = [reliability(curves)] if curves else []
     return [Section("Calibration", text, figures=figures, fold=True)]
 
 
 def is_calibrated(result: Result) -> bool:
-    """Whether there are enough positive test studies to judge calibration."""
+    """Whether there are enough positive studies to judge calibration."""
     return _positives(result) >= CALIBRATED_FROM
 
 
@@ -136,7 +136,7 @@ def subgroup_sections(groups: Sequence[GroupResult], names: Names) -> list[Secti
             Table(
                 [
                     f"{names.task(task)}: {metric_label(own[0].metric)}",
-                    "test studies",
+                    "studies",
                     *map(names.encoder, shown),
                 ],
                 lines,

@@ -54,7 +54,7 @@ def state(
     """The contents of `protocol.json`, and the findings with all statements of the page.
 
     Args:
-      overlap: why test patients of pretraining cannot be counted; "" where they can.
+      overlap: why measured patients of pretraining cannot be counted; "" where they can.
     """
     index, names = store.index, Names.of(tasks, set(store.index["modality"].astype(str)))
     studies = studies_of(
@@ -67,8 +67,10 @@ def state(
         demographic=any(find_column(index, columns) for columns in (AGE, SEX)),
         robust=bool(findings.groups or findings.confounded or findings.points),
         pictures=bool(findings.outlined or findings.maps),
-        tested_elsewhere=any(group.get("test_where") for group in asked.groups.values()),
+        tested_elsewhere=not asked.folds
+        and any(group.get("test_where") for group in asked.groups.values()),
         overlap=overlap or "counted",
+        folds=asked.folds,
     )
     items, reloaded = claim(held), metrics_reloaded(findings.results, names)
     in_folds = (
@@ -81,6 +83,7 @@ def state(
         title=asked.about.title,
         about=[about_section(asked.record, studies, len(tasks)), cohort_section(index, tasks)],
         protocol=[flow_section(flow, names), *checklist_sections(items, reloaded)],
+        folds=asked.folds,
         notices=[*studies.notices, *([in_folds] if asked.folds else [])],
     )
     return as_protocol(items, reloaded, flow.as_json()), stated

@@ -21,6 +21,7 @@ from mmv_jax.evaluate.report.glance import (
     scores,
     tone_of,
 )
+from mmv_jax.evaluate.report.method import method
 from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.operating_sections import (
     fairness_sections,
@@ -45,31 +46,6 @@ from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
 
 SHOWN_FIRST = 2  # strips of outlines among the results; the others are in the details
 NAMED = 3  # tasks that a sentence of the verdict names
-METHOD = (
-    (
-        "The encoder is frozen. Classification is a logistic probe, regression a ridge probe,"
-        " segmentation a linear map from each patch token to the voxels of its patch. Probes are"
-        " fitted on train; their strength (and the threshold of masks) is chosen on val; then they"
-        " are fitted on train and val together and measured once on test. The headline features are"
-        " CLS and the mean of the patch tokens, joined. Heads, fine-tuned and supervised networks"
-        " are fitted by gradient descent on train alone, since val decides when to stop. So a probe"
-        " has more labels than they have."
-    ),
-    (
-        "Floors: “random” is the same encoder with fresh weights, “pixels” the first 100 principal"
-        " components of the study at low resolution (segmentation: of the patch's voxels), each"
-        " with the same probe. The 95 % interval of an AUROC is a score interval with a design"
-        " effect for several studies of a patient; all others are bootstrap intervals over 2,000"
-        " draws of patients. Below 5 patients of a class none is given. Differences are tested on"
-        " the same draws, and their p-values are corrected for the number of comparisons (Holm)."
-    ),
-    (
-        "Dice, NSD and HD95 are means over the test studies that have the structure, on the voxels"
-        " of the study itself, so that all encoders are scored on the same truth. NSD and HD95"
-        " weight surfaces by area. What is found in studies without the structure stands beside"
-        " them. Thresholds are chosen on val studies with and without it."
-    ),
-)
 
 
 def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> str:
@@ -150,7 +126,7 @@ class Findings:
     """The contents of a report.
 
     Attributes:
-      overlaps: by task, the number of test patients, and how many pretraining has seen (None:
+      overlaps: by task, the number of measured patients, and how many pretraining has seen (None:
         unknown).
       why_no_overlap: why they cannot be counted; "" where they can.
       outlined, maps: pictures of segmentations, and of features by encoder.
@@ -160,6 +136,7 @@ class Findings:
       title: of the page; "" for the default.
       about, protocol: sections on what was evaluated and on whom; on flow and checklists.
       notices: that a reader must not miss.
+      folds: of cross-validation; 0 where the store's test was measured.
     """
 
     results: Sequence[Result]
@@ -182,6 +159,7 @@ class Findings:
     about: Sequence[Section] = ()
     protocol: Sequence[Section] = ()
     notices: Sequence[str] = ()
+    folds: int = 0
 
 
 def write_report(path: Path, found: Findings) -> None:
@@ -217,7 +195,7 @@ def write_report(path: Path, found: Findings) -> None:
             *(replace(section, fold=True) for section in found.subspaces),
             overlap_section(found.overlaps, found.why_no_overlap, names),
             *found.protocol,
-            Section("How it was measured", METHOD, fold=True),
+            Section("How it was measured", method(found.folds), fold=True),
             Section(
                 "Configuration",
                 pre=json.dumps(found.record, indent=2),
@@ -328,7 +306,7 @@ def details_section(results: Sequence[Result], names: Names) -> Section:
     text = [
         "CLS and the patch mean are the two halves of the headline features, each probed alone;"
         " “patches of the region” is the mean of the patch tokens inside a marked region.",
-        f"Calibration is shown from {CALIBRATED_FROM} positive test studies on.",
+        f"Calibration is shown from {CALIBRATED_FROM} positive studies on.",
     ]
     return Section("Every pooling and metric", text, tables, fold=True)
 
@@ -367,8 +345,8 @@ def comparison_section(comparisons: Sequence[Comparison], names: Names) -> Secti
 def overlap_section(
     overlaps: Mapping[str, tuple[int, int | None]], why_not: str, names: Names
 ) -> Section:
-    """The numbers of test patients that the encoder has seen in pretraining."""
-    title = "Test patients seen in pretraining"
+    """The numbers of measured patients that the encoder has seen in pretraining."""
+    title = "Measured patients seen in pretraining"
     if why_not:
         return Section(title, [f"They cannot be counted: {why_not}."], fold=True)
     lines = [
@@ -379,7 +357,7 @@ def overlap_section(
         "Counted by keyed hashes in the checkpoint; for other encoders nothing is known. "
         "Pretraining never reads a label, but it has seen these patients' images."
     ]
-    table = Table(["task", "test patients", "seen in pretraining"], lines)
+    table = Table(["task", "measured patients", "seen in pretraining"], lines)
     return Section(title, text, [table], fold=True)
 
 

@@ -36,6 +36,7 @@ def make_task(
     mediators: Mapping[str, Mapping[str, Any]] | None = None,
     intersections: Sequence[Sequence[str]] = (),
     title: str = "",
+    folds: int = 0,
 ) -> Task:
     """Make a task from its group in the config.
 
@@ -56,6 +57,7 @@ def make_task(
         `{"sex": {}, "age": {"edges": (40, 60)}}`.
       intersections: columns of `subgroups` whose groups are also crossed: `(("sex", "age"),)`.
       title: of the task in the report: "Heart (CT)". Without it, its name in readable form.
+      folds: of cross-validation, for which train and val are cut anew and no test is needed.
     Raises:
       UserError: the store has no such column, value or mask; a split is empty or has one class
         only; a segmentation mixes 2D and 3D.
@@ -90,9 +92,21 @@ def make_task(
         confounders=_groupings(part, f"{asked_by}.confounders", confounders),
         mediators=_groupings(part, f"{asked_by}.mediators", mediators),
         title=title,
+        folds=folds,
     )
-    check(task)
+    if folds:
+        _check_folds_can_read(task)
+    else:
+        check(task)
     return task
+
+
+def _check_folds_can_read(task: Task) -> None:
+    if not (task.split != "test").any():
+        raise UserError(
+            f"config.tasks.{task.name}: all of its studies are of split 'test', which folds do not"
+            " read. Set config.folds to 0, or give studies of train and val."
+        )
 
 
 def check(task: Task) -> None:
@@ -101,21 +115,23 @@ def check(task: Task) -> None:
     Raises:
       UserError: a split is empty or has one class only, or a confounder has no value.
     """
+    for split in SPLITS:
+        if not (task.split == split).any():
+            said = (
+                "."
+                if task.folds
+                else ". A probe is fitted on train, chosen on val, measured on test: the manifest's"
+                " column `split` says which study is in which."
+            )
+            raise UserError(f"config.tasks.{task.name}: no study of {task.called(split)}{said}")
+        KINDS[task.kind].check_split(task, split)
     for name in ("confounders", "mediators"):
         for grouping in getattr(task, name):
             if not (grouping.names[task.split == "test"] != "").any():
                 raise UserError(
-                    f"config.tasks.{task.name}.{name}.{grouping.column}: no test study has a value"
-                    " in this column. Leave it out."
+                    f"config.tasks.{task.name}.{name}.{grouping.column}: no study of"
+                    f" {task.called('test')} has a value in this column. Leave it out."
                 )
-    for split in SPLITS:
-        if not (task.split == split).any():
-            raise UserError(
-                f"config.tasks.{task.name}: no study of split {split!r}. A probe is fitted on"
-                " train, chosen on val, measured on test: the manifest's column `split` says which"
-                " study is in which."
-            )
-        KINDS[task.kind].check_split(task, split)
 
 
 @dataclass(frozen=True)

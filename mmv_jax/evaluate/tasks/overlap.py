@@ -1,4 +1,4 @@
-"""Test patients that the encoder was pretrained on, by the keyed hashes in its checkpoint."""
+"""Measured patients that the encoder was pretrained on, by the keyed hashes in its checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -46,7 +46,9 @@ class Overlap:
         return Overlap(self.patients | other.patients)
 
     def count(self, task: Task) -> tuple[int, int | None]:
-        """Numbers of a task's test patients, and of those seen in pretraining (None: unknown)."""
+        """Numbers of a task's measured patients, and of those that pretraining has seen (None:
+        unknown).
+        """
         test = np.unique(task.patients[task.split == "test"])
         return len(test), (
             None
@@ -55,21 +57,23 @@ class Overlap:
         )
 
     def without(self, task: Task) -> Task:
-        """The task without the test studies of pretraining patients.
+        """The task without the test studies of pretraining patients; in folds, without any study
+        of theirs, as all are measured.
 
         Raises:
           UserError: too few studies remain, or the patients cannot be compared.
         """
         if self.patients is None:
             raise UserError(
-                "config.exclude_overlap: which test patients the encoder was pretrained on cannot"
-                f" be told: {self.reason}. Ingest with the --key of the pretraining store, or set"
+                "config.exclude_overlap: which patients the encoder was pretrained on cannot be"
+                f" told: {self.reason}. Ingest with the --key of the pretraining store, or set"
                 " it to False."
             )
         seen = np.array([patient in self.patients for patient in task.patients.tolist()])
-        # Train and val may overlap with pretraining; only test studies must be unseen.
-        gone = seen & (task.split == "test")
+        # Train and val may overlap with pretraining; only what is measured must be unseen.
+        gone = seen & ((task.split == "test") != bool(task.folds))
         left = task[~gone]
         # Check again: without these studies the test split may be empty or have one class.
-        check(left)
+        if not task.folds:
+            check(left)
         return replace(left, left_out=task.studies[gone])

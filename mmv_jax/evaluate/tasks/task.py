@@ -9,6 +9,11 @@ from jaxtyping import Bool, Float, Int
 from mmv_jax.evaluate.tasks.groupings import Grouping
 
 SPLITS = ("train", "val", "test")
+IN_FOLDS = {  # what a split is in cross-validation
+    "train": "the folds to fit on",
+    "val": "the fold to choose on",
+    "test": "the fold to measure",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,10 @@ class Task:
         encoder reads of them is no bias of the data, but may be absent elsewhere.
       title: in the report; "" for its name in readable form.
       fold: of cross-validation, 0 for the first or only one.
-      left_out: test studies that were removed because pretraining has seen their patients.
+      folds: of cross-validation, in which all of train and val are measured; 0 where the store's
+        test is.
+      fold_of: the fold in which each study was measured; empty without folds.
+      left_out: studies to measure that were removed because pretraining has seen their patients.
     """
 
     name: str
@@ -55,6 +63,8 @@ class Task:
     mediators: tuple[Grouping, ...] = ()
     title: str = ""
     fold: int = 0
+    folds: int = 0
+    fold_of: Int[np.ndarray, " F"] = field(default_factory=lambda: np.zeros(0, np.int64))
     left_out: Int[np.ndarray, "L"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
@@ -69,6 +79,7 @@ class Task:
             split=self.split[chosen],
             patients=self.patients[chosen],
             labels=labels,
+            fold_of=self.fold_of[chosen] if len(self.fold_of) else self.fold_of,
         )
         # Groupings hold a name per study, so they are cut too. `left_out` is no part of the task.
         subgroups, confounders, mediators = (
@@ -76,6 +87,25 @@ class Task:
             for own in (self.subgroups, self.confounders, self.mediators)
         )
         return replace(part, subgroups=subgroups, confounders=confounders, mediators=mediators)
+
+    @property
+    def measured(self) -> str:
+        """What the measured studies are called in the report."""
+        return "studies" if self.folds else "test studies"
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What flow and cohort divide the studies into."""
+        return ("in_folds",) if self.folds else SPLITS
+
+    @property
+    def part(self) -> np.ndarray:
+        """[N] which of `part_names` each study is in."""
+        return np.full(len(self), "in_folds") if self.folds else self.split
+
+    def called(self, split: str) -> str:
+        """What a split is called in a message."""
+        return IN_FOLDS[split] if self.folds else f"split {split!r}"
 
     def parts(self) -> dict[str, "Task"]:
         """One task a structure, or itself alone."""
