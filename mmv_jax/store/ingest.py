@@ -19,6 +19,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import manifests_of
 from mmv_jax.provenance import versions
 from mmv_jax.readers.deidentify import Key
+from mmv_jax.readers.odd_chest import odd_chest
 from mmv_jax.readers.odd_masks import odd_masks
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.writing import BURNT_IN
@@ -73,6 +74,7 @@ def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
         if name.startswith(LABEL)
     }
     told = (*study.told, *odd_masks(study, masks, labels))
+    told += odd_chest(study, str(job.known.get("modality", "")))
     return replace(study, told=told), masks
 
 
