@@ -14,7 +14,16 @@ from mmv_jax.config import PREFIX, load_config, values_of
 from mmv_jax.errors import UserError
 
 # They register their commands, in the order in which `mmv --help` lists them.
-for group in ("configs", "stores", "store_edits", "runs", "encoders", "mammograms", "bench"):
+for group in (
+    "configs",
+    "stores",
+    "boxes",
+    "store_edits",
+    "runs",
+    "encoders",
+    "mammograms",
+    "bench",
+):
     importlib.import_module(f"mmv_jax.commands.{group}")
 
 WHAT = """Pretrain, evaluate and use one vision encoder for 2D and 3D medical studies."""

@@ -1,0 +1,279 @@
+"""Boxes of lesions in a CSV become masks of a manifest. Axes: Z Y X voxels of a study.
+
+A line of the CSV is a box: an id (`study_id`, or the name of the study's file), `x, y, w, h` or
+`xmin, ymin, xmax, ymax` in pixels, for a volume the slice, counted from 0, and perhaps a `label`.
+Pixels are counted as a study is shown: columns from the left edge of the picture, rows from the
+top. In a volume columns run to the patient's left, rows to the back and slices to the head, as on
+axial slices of DICOM.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from mmv_jax.errors import UserError
+from mmv_jax.manifests.manifest import MASK, OPTIONAL, REQUIRED, Line, read_manifest
+from mmv_jax.phantom.files import write_nifti, write_png
+from mmv_jax.phantom.grid import Grid
+from mmv_jax.readers.read import read_mask, read_study
+from mmv_jax.readers.refused import Refused
+from mmv_jax.study import Study
+
+IDS = ("study_id", "file", "filename", "file_name", "image", "image_id", "image index")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+SIDES = ("x", "y", "w", "h")
+SLICES = ("slice", "slice_index", "slice_index_from_0", "z")
+EDGE = 1.0  # pixels that a box may stick out, by rounding
+SHOWN = 5  # lines that a complaint names
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of a line of the CSV: from `low` to `high` (x, y) in pixels, in slice `z` or none."""
+
+    line: int
+    study: str
+    low: tuple[float, float]
+    high: tuple[float, float]
+    z: float | None
+    label: str
+
+
+def read_boxes(path: Path) -> list[Box]:
+    """The boxes of a CSV.
+
+    Raises:
+      UserError: no such file, no known columns, or lines that hold no box.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [(reader.line_num, row) for reader in [csv.DictReader(file)] for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path.name}: no CSV file in UTF-8 that can be read.") from None
+    if not rows:
+        raise UserError(f"{path.name}: there is no line below the header.")
+    columns = {str(name).strip().casefold(): name for name in rows[0][1]}
+    study = _first_of(columns, IDS, path, "the study (study_id)")
+    place = next((names for names in (SIDES, CORNERS) if set(names) <= set(columns)), None)
+    if place is None:
+        raise UserError(
+            f"{path.name}: the header has neither {', '.join(SIDES)} nor {', '.join(CORNERS)}."
+        )
+    z = next((columns[name] for name in SLICES if name in columns), None)
+    found, wrong = [], []
+    for line, row in rows:
+        try:
+            a, b, c, d = (float(row[columns[name]]) for name in place)
+            layer = float(row[z]) if z and (row[z] or "").strip() else None
+        except (TypeError, ValueError):
+            a = b = c = d = float("nan")
+            layer = None
+        low, high = (a, b), ((a + c, b + d) if place == SIDES else (c, d))
+        label = (row.get(columns.get("label", ""), "") or "").strip()
+        # NaN compares as False, so words are refused here too.
+        if not (high[0] > low[0] and high[1] > low[1] and np.isfinite([*low, *high]).all()):
+            wrong.append(line)
+        own = (row[study] or "").strip()
+        found.append(Box(line=line, study=own, low=low, high=high, z=layer, label=label))
+    if wrong:
+        raise UserError(
+            f"{path.name}: {_at(wrong)} no box: {', '.join(place)} must be numbers with a width and"
+            " a height above 0."
+        )
+    return found
+
+
+def _first_of(columns: dict[str, str], names: Sequence[str], path: Path, what: str) -> str:
+    for name in names:
+        if name in columns:
+            return columns[name]
+    raise UserError(f"{path.name}: no column names {what}. Call it one of {', '.join(names)}.")
+
+
+def draw(boxes: Sequence[Box], study: Study) -> Int[np.ndarray, "Z Y X"]:
+    """A mask that is 1 where the centre of a pixel lies in a box.
+
+    Raises:
+      ValueError: `args[0]` is the first box that does not fit, `args[1]` why.
+    """
+    depth, *plane = study.voxels.shape
+    mask = np.zeros(study.voxels.shape, np.uint8)
+    for box in boxes:
+        if (study.ndim == 3) != (box.z is not None):
+            why = (
+                "without a slice, of a volume" if study.ndim == 3 else "with a slice, of a picture"
+            )
+            raise ValueError(box, why)
+        z = 0.0 if box.z is None else box.z
+        if z != int(z) or not 0 <= z < depth:
+            raise ValueError(box, f"in a slice that is none of 0 to {depth - 1}")
+        sides = []
+        for low, high, n in zip(box.low, box.high, reversed(plane)):
+            if low < -EDGE or high > n + EDGE:
+                size = f"{plane[1]} × {plane[0]}"
+                why = f"that leaves its image of {size} pixels; scale boxes to the file's own size"
+                raise ValueError(box, why)
+            # A box that is thinner than a pixel still marks one.
+            first = min(max(int(np.ceil(low - 0.5)), 0), n - 1)
+            sides.append(slice(first, max(int(np.ceil(high - 0.5)), first + 1)))
+        mask[int(z), sides[1], sides[0]] = 1
+    return mask
+
+
+def write_boxes(
+    manifest: Path,
+    boxes: Path,
+    out: Path,
+    *,
+    mask: str,
+    labels: Sequence[str] = (),
+    free: Mapping[str, str] | None = None,
+    tell: Callable[[str], None] = print,
+) -> int:
+    """Write a manifest whose column `<mask>_mask` has the boxes, and the masks beside it.
+
+    Args:
+      out: the new manifest; masks go into a folder of its name, called by the manifest's lines.
+      labels: boxes with one of these; none: all boxes.
+      free: columns and the value of studies that are free of it: without a box, such a study gets
+        an empty mask. Other studies without a box get none.
+    Returns:
+      The number of studies with a box.
+    Raises:
+      UserError: the CSV is none, no box fits the manifest, or boxes do not fit their images.
+    """
+    lines, refused = read_manifest(manifest)
+    every = read_boxes(boxes)
+    kept = [box for box in every if not labels or box.label in labels]
+    if not kept:
+        there = ", ".join(sorted({box.label for box in every if box.label})) or "none"
+        raise UserError(
+            f"{boxes.name}: no box has the label {', '.join(labels)}. There are: {there}."
+        )
+    own = _by_line(kept, lines)
+    if not own:
+        raise UserError(
+            f"{boxes.name}: no box is of a study of {manifest.name}. Ids are compared with study_id"
+            " and with the name of the study's file."
+        )
+    if absent := len(kept) - sum(map(len, own.values())):
+        tell(f"{absent:,} of {len(kept):,} boxes are of studies that the manifest does not have.")
+    if refused:
+        tell(f"{len(refused):,} lines of {manifest.name} are refused and left out: see its ingest.")
+    own |= {line.number: [] for line in lines if line.number not in own and _is_free(line, free)}
+    found = _masks_of(lines, own, out, mask=mask, boxes=boxes, tell=tell)
+    _write(out, lines, found, f"{mask}{MASK}")
+    return sum(number in found for number, theirs in own.items() if theirs)
+
+
+def _by_line(boxes: Sequence[Box], lines: Sequence[Line]) -> dict[int, list[Box]]:
+    """Boxes by the number of the manifest's line."""
+    numbers: dict[str, int] = {}
+    for line in lines:
+        name = Path(str(line.path)).name
+        for key in (name.split(".")[0], name):
+            numbers.setdefault(key, line.number)
+    # A study's own id wins over the name of another one's file.
+    numbers |= {line.study_id: line.number for line in lines}
+    own: dict[int, list[Box]] = defaultdict(list)
+    for box in boxes:
+        if box.study in numbers:
+            own[numbers[box.study]].append(box)
+    return dict(own)
+
+
+def _is_free(line: Line, free: Mapping[str, str] | None) -> bool:
+    # Of no column nothing is known: `all` of nothing would be true.
+    return free is not None and len(free) > 0 and free.items() <= line.labels.items()
+
+
+def _masks_of(
+    lines: Sequence[Line],
+    own: dict[int, list[Box]],
+    out: Path,
+    *,
+    mask: str,
+    boxes: Path,
+    tell: Callable[[str], None],
+) -> dict[int, Path]:
+    """The mask's file of each line of `own`, by its number."""
+    folder, found, unread = out.parent / f"{out.stem}-{mask}", dict[int, Path](), 0
+    folder.mkdir(parents=True, exist_ok=True)
+    wrong: dict[str, list[int]] = defaultdict(list)
+    for line in lines:
+        if line.number not in own:
+            continue
+        try:
+            study = read_study(line.path, spacing_mm=line.spacing_mm, unit=line.unit)
+        except Refused:
+            unread += 1  # the ingest says why
+            continue
+        try:
+            drawn = draw(own[line.number], study)
+        except ValueError as error:
+            wrong[error.args[1]].append(error.args[0].line)
+            continue
+        try:
+            # Named by the line: a file's name may be a patient's.
+            found[line.number] = _write_mask(folder / f"line-{line.number:06d}", drawn, study)
+        except Refused as why:
+            raise UserError(f"{boxes.name}: a mask for line {line.number} fails: {why}.") from None
+    if wrong:
+        raise UserError(
+            "\n".join(f"{boxes.name}: {_at(at)} a box {why}." for why, at in wrong.items())
+        )
+    if unread:
+        tell(f"{unread:,} studies cannot be read; the ingest says why.")
+    return found
+
+
+def _write_mask(path: Path, drawn: np.ndarray, study: Study) -> Path:
+    """Write a mask and read it again as the ingest will.
+
+    Raises:
+      Refused: it would not lie on its study, as where a volume lies obliquely.
+    """
+    if study.ndim == 2:
+        path = path.with_suffix(".png")
+        write_png(path, drawn[0])
+    else:
+        path = path.with_suffix(".nii.gz")
+        origin = tuple(study.attributes[f"first_{axis}_mm"] for axis in "zyx")
+        write_nifti(path, drawn, Grid(drawn.shape, study.spacing_mm, origin))  # type: ignore[arg-type]
+    if not np.array_equal(read_mask(path, like=study), drawn):
+        raise Refused("mask_grid", "the mask does not lie where its boxes are")
+    return path
+
+
+def _write(out: Path, lines: Sequence[Line], masks: dict[int, Path], column: str) -> None:
+    labels = list(dict.fromkeys(name for line in lines for name in line.labels))
+    others = list(dict.fromkeys(f"{name}{MASK}" for line in lines for name in line.masks))
+    columns = list(dict.fromkeys([*REQUIRED, *OPTIONAL, *labels, *others, column]))
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        for line in lines:
+            row = {name: getattr(line, name) for name in (*REQUIRED, *OPTIONAL)}
+            # Absolute: the new manifest may lie elsewhere than the old one.
+            row["path"] = _absolute(line.path)
+            row |= dict(line.labels)
+            row |= {f"{name}{MASK}": _absolute(path) for name, path in line.masks.items()}
+            if line.number in masks:
+                row[column] = masks[line.number].relative_to(out.parent).as_posix()
+            writer.writerow({name: "" if cell is None else cell for name, cell in row.items()})
+
+
+def _absolute(path: Path) -> str:
+    # A bucket's address is absolute already, and its path class is no local one.
+    return str(path if "://" in str(path) else path.absolute())
+
+
+def _at(lines: Sequence[int]) -> str:
+    shown = ", ".join(map(str, lines[:SHOWN]))
+    more = f" and {len(lines) - SHOWN:,} more" if len(lines) > SHOWN else ""
+    return f"line {shown} has" if len(lines) == 1 else f"lines {shown}{more} have"

@@ -1,0 +1,120 @@
+"""Boxes of a CSV become masks that lie where the boxes are."""
+
+import csv
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mmv_jax.cli import main
+from mmv_jax.errors import UserError
+from mmv_jax.manifests.boxes import read_boxes, write_boxes
+from mmv_jax.manifests.manifest import read_manifest
+from mmv_jax.phantom.files import write_png
+from mmv_jax.readers.read import read_mask, read_study
+
+HEADER = "study_id,path,patient_id,split,modality,spacing_mm,unit,sex\n"
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        write_png(tmp_path / f"{name}.png", rng.integers(0, 255, (20, 30)).astype(np.uint8))
+    # Stored as RAS: x and y run against the grid on which a study is shown.
+    volume = rng.normal(-500, 200, (10, 8, 6)).astype(np.int16)
+    nib.save(nib.Nifti1Image(volume, np.diag([0.8, 0.9, 5.0, 1.0])), tmp_path / "scan.nii.gz")
+    path = tmp_path / "m.csv"
+    path.write_text(
+        HEADER
+        + "one,a.png,p1,train,CXR,0.5,,M\ntwo,b.png,p2,val,CXR,0.5,,\n"
+        + "three,scan.nii.gz,p3,test,CT,,HU,F\n"
+    )
+    return path
+
+
+def boxes_of(folder, text):
+    path = folder / "boxes.csv"
+    path.write_text(text)
+    return path
+
+
+def masks_of(path, name):
+    return {
+        line.study_id: read_mask(
+            line.masks[name],
+            like=read_study(line.path, spacing_mm=line.spacing_mm, unit=line.unit),
+        )
+        for line in read_manifest(path).lines
+        if name in line.masks
+    }
+
+
+def test_a_picture_and_a_volume_are_marked_where_their_boxes_are(manifest, tmp_path, capsys):
+    boxes = boxes_of(
+        tmp_path,
+        # A box of 3 by 2 pixels, one thinner than a pixel, and one that is half a pixel outside.
+        "file,x,y,w,h,slice,label\na,4,10,3,2,,A\na.png,20.1,1.2,0.1,0.1,,A\n"
+        "a,28,17,2.5,3,,B\nscan.nii.gz,1,2,3,4,5,A\nelsewhere,1,1,1,1,,A\n",
+    )
+    words = [str(manifest), "--boxes", str(boxes), "--mask", "lesion"]
+    assert main(["boxes", *words, "--out", str(tmp_path / "new.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 5 boxes are of studies that the manifest does not have" in said
+    found = masks_of(tmp_path / "new.csv", "lesion")
+    expected = np.zeros((1, 20, 30))
+    expected[0, 10:12, 4:7] = expected[0, 1, 20] = expected[0, 17:20, 28:30] = 1
+    np.testing.assert_array_equal(found["one"], expected)
+    expected = np.zeros((6, 8, 10))
+    # z, y and x of the grid that is shown; the file stores x and y the other way round
+    expected[5, 2:6, 1:4] = 1
+    np.testing.assert_array_equal(found["three"], expected)
+    stored = np.asanyarray(nib.load(tmp_path / "new-lesion" / "line-000004.nii.gz").dataobj)
+    assert stored.sum() == 12
+    assert set(found) == {"one", "three"}
+    with (tmp_path / "new.csv").open() as file:
+        assert [row["sex"] for row in csv.DictReader(file)] == ["M", "", "F"]
+
+
+def test_a_label_is_chosen_and_free_studies_have_empty_masks(manifest, tmp_path):
+    boxes = boxes_of(tmp_path, "study_id,xmin,ymin,xmax,ymax,label\none,1,1,3,3,A\ntwo,1,1,2,2,B\n")
+    options = {"mask": "a", "labels": ["A"], "free": {"sex": "F"}}
+    told = []
+    assert write_boxes(manifest, boxes, tmp_path / "n.csv", tell=told.append, **options) == 1
+    assert {name: mask.sum() for name, mask in masks_of(tmp_path / "n.csv", "a").items()} == {
+        "one": 4,
+        "three": 0,
+    }
+    with pytest.raises(UserError, match="no box has the label C. There are: A, B"):
+        write_boxes(manifest, boxes, tmp_path / "n.csv", mask="a", labels=["C"])
+
+
+WRONG = {
+    "no width": ("study_id,x,y,w,h\none,1,1,0,3\n", "line 2 has no box"),
+    "words": ("study_id,x,y,w,h\none,1,1,2,3\none,a,1,2,3\n", "line 3 has no box"),
+    "turned": ("study_id,xmin,ymin,xmax,ymax\none,5,1,3,3\n", "line 2 has no box"),
+    "another size": (
+        "study_id,x,y,w,h\none,1,1,3,3\none,40,1,20,3\n",
+        "line 3 has a box that leaves its image of 30 × 20 pixels",
+    ),
+    "no slice": ("study_id,x,y,w,h\nthree,1,1,3,3\n", "without a slice, of a volume"),
+    "a picture's slice": ("study_id,x,y,w,h,slice\none,1,1,3,3,0\n", "with a slice, of a picture"),
+    "beyond": ("study_id,x,y,w,h,slice\nthree,1,1,3,3,6\n", "in a slice that is none of 0 to 5"),
+    "of nobody": ("study_id,x,y,w,h\nnobody,1,1,3,3\n", "no box is of a study of m.csv"),
+    "no columns": ("study_id,left,top\none,1,1\n", "the header has neither x, y, w, h nor"),
+    "no id": ("who,x,y,w,h\none,1,1,3,3\n", "no column names the study"),
+    "empty": ("study_id,x,y,w,h\n", "there is no line below the header"),
+}
+
+
+@pytest.mark.parametrize("text, said", WRONG.values(), ids=list(WRONG))
+def test_wrong_boxes_are_one_sentence(manifest, tmp_path, text, said):
+    with pytest.raises(UserError, match=said):
+        write_boxes(manifest, boxes_of(tmp_path, text), tmp_path / "n.csv", mask="lesion")
+    assert not (tmp_path / "n.csv").exists()
+
+
+def test_of_a_file_that_is_no_table_nothing_is_made(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(UserError, match="no CSV file in UTF-8"):
+        read_boxes(tmp_path / "x.csv")
