@@ -13,7 +13,7 @@ from mmv_jax.outcomes.accuracy import (
     log_hazard,
     net_benefit,
 )
-from mmv_jax.outcomes.cross_fitting import cross_fitted
+from mmv_jax.outcomes.cross_fitting import cross_fitted, deal_folds
 from mmv_jax.outcomes.discrimination import (
     RISK_CUTOFFS,
     Estimate,
@@ -63,7 +63,9 @@ def gain_over_score(
     population.
     """
     alone = {"score": log_hazard(score)}
-    risks = [cross_fitted(time, event, x, horizons) for x in (alone, alone | dict(calcification))]
+    both = alone | dict(calcification)
+    folds = deal_folds(both)
+    risks = [cross_fitted(time, event, x, horizons, folds=folds) for x in (alone, both)]
     return compared(time, event, risks[0], risks[1])
 
 

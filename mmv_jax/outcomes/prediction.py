@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.accuracy import calibration_slope, index_of_accuracy
-from mmv_jax.outcomes.cross_fitting import cross_fitted
+from mmv_jax.outcomes.cross_fitting import cross_fitted, deal_folds
 from mmv_jax.outcomes.discrimination import (
     Calibration,
     Estimate,
@@ -95,10 +95,12 @@ def added_worth(
     both = {**covariates, **calcification}
     try:
         # Without covariates there is no first model, and nothing is compared.
-        risks = (
-            {OF_COVARIATES: cross_fitted(time, event, covariates, possible)} if covariates else {}
-        )
-        risks[OF_BOTH] = cross_fitted(time, event, both, possible)
+        models = {OF_COVARIATES: covariates} if covariates else {}
+        folds = deal_folds(both)
+        risks = {
+            name: cross_fitted(time, event, x, possible, folds=folds)
+            for name, x in (models | {OF_BOTH: both}).items()
+        }
     except UserError:
         few = "Outcomes are too few to predict the risk of women whom the model has not seen."
         return Added(notes=(*notes, few))

@@ -11,6 +11,7 @@ from mmv_jax.outcomes.accuracy import (
     index_of_accuracy,
     net_benefit,
 )
+from mmv_jax.outcomes.cross_fitting import deal_folds
 from mmv_jax.outcomes.discrimination import auc, concordance
 from mmv_jax.outcomes.gain import gain_over_score
 from mmv_jax.outcomes.risk import PREVENT_INPUTS, SCORES_OF, women_scores
@@ -77,6 +78,16 @@ def test_without_a_gain_none_is_told(draws, most):
         told += [e.ci95[0] > 0 for e in found.differences.values()]
     assert len(found.differences) == 5
     assert told.max() <= most  # one-sided 2.5 % each
+
+
+def test_folds_are_even_in_a_rare_column_and_do_not_know_the_outcome():
+    rare = (np.arange(500) % 100 == 0).astype(float)
+    folds = deal_folds({"age": np.linspace(40, 70, 500), "rare": rare})
+    assert np.bincount(folds).tolist() == [100] * 5
+    assert np.bincount(folds[rare == 1]).tolist() == [1] * 5
+    # Within a column an outcome's fold is left to chance: dealt evenly, each would have 8.
+    outcome = np.random.default_rng(1).permutation(np.arange(500) < 40)
+    assert np.ptp(np.bincount(folds[outcome])) > 1
 
 
 def test_brier_without_censoring_is_the_mean_square():
