@@ -1,7 +1,15 @@
-"""Cohorts with known hazards, and the coverage of the intervals of an analysis. Axis: N women."""
+"""Cohorts with known hazards, and the coverage of the intervals of an analysis. Axis: N women.
 
+  python -m mmv_jax.outcomes.simulate women.csv --women 116135 --endpoints
+
+writes a cohort file for `mmv evaluate --config eval_outcomes`.
+"""
+
+import argparse
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -277,3 +285,36 @@ def _count(
         )
         for i, name in enumerate(names)
     ]
+
+
+def write_cohort(path: Path, women: int, seed: int, *, endpoints: bool = False) -> None:
+    """Write a simulated cohort as CSV; empty cells are events that did not happen.
+
+    Args:
+      endpoints: columns of several endpoints and of the published scores' inputs.
+    """
+    if endpoints:
+        columns = simulate_endpoints(women, seed)
+    else:
+        cohort = simulate_cohort(women, seed)
+        columns = {
+            **{name: getattr(cohort, name) for name in ("time_years", "event", "area_mm2", "age")},
+            **cohort.covariates,
+        }
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["patient_id", *columns])
+        for n, row in enumerate(zip(*columns.values())):
+            # repr: an endpoint at the end of follow-up must not be rounded beyond it.
+            cells = ("" if np.isnan(value) else repr(float(value)) for value in row)
+            out.writerow([f"w{n}", *cells])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--women", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--endpoints", action="store_true")
+    asked = parser.parse_args()
+    write_cohort(asked.path, asked.women, asked.seed, endpoints=asked.endpoints)

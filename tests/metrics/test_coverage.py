@@ -1,6 +1,6 @@
 """How often intervals hold the truth: a small part of the table of docs/results.md.
 
-The whole table, in some minutes of processor time:
+The whole table, in half an hour of processor time:
 
   python -m mmv_jax.metrics.simulate docs/measured/coverage.json
 """
@@ -62,6 +62,6 @@ def test_the_recorded_coverage_of_equal_spreads_is_near_what_is_claimed():
             if task.startswith("AUROC, ") and "wide" not in task
         ]
     )
-    assert len(held) >= 20
-    assert held.min() > 92
-    assert np.mean((held >= 93) & (held <= 97)) > 0.7
+    assert len(held) >= 90
+    assert held.min() >= 93
+    assert np.mean((held >= 93) & (held <= 97)) > 0.85
