@@ -329,6 +329,9 @@ def _interval(
         and the noise of a resample adds to it. So its draws lie above the value.
     """
     defined, undefined, why = _defined(drawn)
+    # All lesions missed, or all ranked right: draws of these studies cannot show anything else.
+    if not why and np.ptp(defined) == 0:
+        why = "every resample has the same value, which says nothing of its error"
     if why:
         return Interval(value, np.nan, np.nan, n, why=why, undefined=undefined)
     if centred:

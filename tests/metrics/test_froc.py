@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from mmv_jax.evaluate.kinds.localisation import Localisation
 from mmv_jax.metrics.froc import MOST, RATES, froc_curve, locate
+from mmv_jax.metrics.intervals import interval
 
 
 def by_loops(lesions, candidates, rate):
@@ -99,3 +101,16 @@ def test_lesions_that_touch_at_a_corner_are_one():
 def test_without_any_candidate_nothing_is_found():
     none = np.stack([np.full((3, MOST), -np.inf), np.zeros((3, MOST))], axis=1)
     np.testing.assert_array_equal(froc_curve(np.array([1, 0, 2]), none, np.ones((1, 3))), 0)
+
+
+def test_where_no_lesion_is_found_no_interval_pretends_to_know_that():
+    lesions, candidates = drawn(0)
+    candidates[:, 1] = 0
+    metric = Localisation().metrics["froc"]
+    patients = np.arange(len(lesions))
+    flat = candidates.reshape(len(lesions), -1)
+    found = interval(metric, lesions, flat, patients, resamples=200)
+    assert found.value == 0 and np.isnan(found.low) and "same value" in found.why
+    candidates[:4, 1] = 1.0
+    found = interval(metric, lesions, candidates.reshape(len(lesions), -1), patients, resamples=200)
+    assert found.low < found.value < found.high
