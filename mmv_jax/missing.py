@@ -11,6 +11,22 @@ WORDS = frozenset(
     ("", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil")
     + ("missing", "unknown", "unk", "not available", "not applicable", "not known", "not recorded")
     + ("#value!", "#ref!", "#div/0!", "#null!", "#name?", "#num!", ".", "-", "--", "?", "??")
+    + ("(null)", "(none)", "(na)", "(missing)", "(unknown)", "[null]", "[none]", "[]", "{}", "n/k")
+    + ("n/d", "s/d", "n.a", "n.k.", "n.r.", "k.a", "not reported", "not specified", "unspecified")
+    + (
+        "undefined",
+        "no data",
+        "not recorded",
+        "not documented",
+        "blank",
+        "empty",
+        "void",
+        "*",
+        "**",
+    )
+    + ("#", "...", "…", "–", "—", "''", '""', "未知", "不明", "缺失", "неизвестно", "нет данных")
+    + ("nicht bekannt", "keine angabe", "fehlt", "fehlend", "unbek.", "sin dato", "sin datos")
+    + ("nsp", "non connu", "sconosciuto", "onbekend", "okänd", "ukjent", "nieznany", "bilinmiyor")
     # Words of R and Stata, then of German, French and Spanish tables.
     + ("na_real_", "na_character_", ".a", "unbekannt", "k.a.", "k. a.", "inconnu", "desconocido")
 )

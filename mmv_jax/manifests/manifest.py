@@ -16,6 +16,12 @@ from typing import NamedTuple
 from mmv_jax.buckets import Unreachable, is_address, place
 from mmv_jax.errors import UserError
 from mmv_jax.files import matching
+from mmv_jax.manifests.csv_dialect import (
+    encoding_of,
+    first_undecoded,
+    separator_of,
+    visible,
+)
 from mmv_jax.manifests.spelling import ROUNDED, one_spelling
 from mmv_jax.missing import is_missing
 from mmv_jax.readers.refused import Refused
@@ -28,8 +34,8 @@ MASK = "_mask"
 MASK_COLUMN = re.compile(r"(.+)[-_ ]mask", re.IGNORECASE | re.DOTALL)
 FLAG = " (flag)"  # marks, while a manifest is read, a column `has_mask` with the values yes and no
 FLAGS = {"0", "1", "0.0", "1.0", "yes", "no", "true", "false", "y", "n"}
-HOUNSFIELD = {"hu", "hounsfield", "hounsfield unit", "hounsfield units", "[hu]"}
-SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+SHAPE = "shape"
+EMPTY = "\0"  # begins the name of a column without a name and without cells
 
 
 @dataclass(frozen=True)
@@ -123,19 +129,14 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
       UserError: see `read_manifest`.
     """
     try:
-        with path.open(encoding=_encoding(path), newline="") as file:
-            header = file.readline()
-            # Counted in the header: cells of later lines may contain commas.
-            separator = max(
-                SEPARATORS, key=header.count
-            )  # Excel's separator depends on the country
-            file.seek(0)
+        with path.open(encoding=encoding_of(path), newline="") as file:
+            begin, separator = separator_of(file, (*REQUIRED, *OPTIONAL))
             # strict: an open quotation mark is an error, not a cell with the rest of the file.
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            columns = [name.strip() for name in next(reader, [])]
+            reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=True)
+            columns = [visible(name) for name in next(reader, [])]
             cells = [
                 # line_num is the last line of a record; its cells may contain line breaks.
-                (reader.line_num - "".join(values).count("\n"), values)
+                (begin + reader.line_num - "".join(values).count("\n"), values)
                 for values in reader
                 if values
             ]
@@ -147,7 +148,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         ) from None
     except UnicodeDecodeError:
         raise UserError(
-            f"The manifest is not a CSV file in UTF-8 (line {_first_undecoded(path)}): its encoding"
+            f"The manifest is not a CSV file in UTF-8 (line {first_undecoded(path)}): its encoding"
             " seems to be Latin-1 or Windows-1252, as Excel writes it. Save it as CSV UTF-8."
         ) from None
     except csv.Error as error:
@@ -155,6 +156,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             f"The manifest is not a CSV file in UTF-8 (line {reader.line_num}: {error}). Save it as"
             " one, with a header line."
         ) from None
+    columns = _named(columns, cells)
     # Only our own column names ignore case: `Split` is `split`. Labels stay as written.
     spelled = {name.casefold(): name for name in (*REQUIRED, *OPTIONAL)}
     columns = [
@@ -177,34 +179,17 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return columns, cells
 
 
+def _named(columns: list[str], cells: list[tuple[int, list[str]]]) -> list[str]:
+    """Columns with a name for each that has none and is not empty: what it holds is not lost."""
+    filled = {n for _, values in cells for n, value in enumerate(values) if value.strip()}
+    names = [name or f"column_{n + 1}" if n in filled else name for n, name in enumerate(columns)]
+    # Empty columns at the end, as spreadsheets leave them, count as one.
+    return [name or f"{EMPTY}{n}" for n, name in enumerate(names)]
+
+
 def _mask_column(name: str) -> str:
     found = MASK_COLUMN.fullmatch(name)
     return f"{found[1]}{MASK}" if found else name
-
-
-def _encoding(path: Path) -> str:
-    """Encoding of a manifest: UTF-8, or UTF-16 by its mark or the zeros between its letters."""
-    with path.open("rb") as file:
-        head = file.read(4)
-    # The byte order mark of UTF-16, in either order.
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    # Latin letters in UTF-16 have a zero as their second byte. `-sig` drops the mark of UTF-8.
-    return "utf-16-le" if head[1::2] == b"\0\0" else "utf-8-sig"
-
-
-def _first_undecoded(path: Path) -> int:
-    """Number of the first line that is not UTF-8."""
-    lines = path.read_bytes().split(b"\n")
-    return 1 + next(n for n, line in enumerate(lines) if not _is_utf8(line))
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def flag_columns(columns: list[str], rows: list[list[str]]) -> set[str]:
@@ -231,9 +216,9 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     for name in REQUIRED:
         if not cells[name]:
             raise Refused("missing_value", f"{name} is empty")
-    for name in ("study_id", "path", "patient_id"):
-        # All studies of the patient `NA` would be of one person.
-        if is_missing(cells[name]):
+    for name in ("study_id", "path", "patient_id", "modality"):
+        # All studies of the patient `NA` would be of one person. `unknown` is a modality of ours.
+        if is_missing(cells[name]) and (name, cells[name]) != ("modality", "unknown"):
             raise Refused("missing_value", f"{name} has a word that means empty")
         if ROUNDED.fullmatch(cells[name]):
             raise Refused(
@@ -244,7 +229,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     if cells["split"] not in SPLITS:
         raise Refused("bad_split", f"split must be one of {', '.join(SPLITS)}")
     # A filled unit column takes precedence (below).
-    shape = "shape" if cells["modality"].endswith("-shape") else None
+    shape = SHAPE if cells["modality"].casefold().endswith(f"-{SHAPE}") else None
     masks = {
         name.removesuffix(MASK): _place(folder, value)
         for name, value in cells.items()
@@ -258,14 +243,12 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
     labels = {
         name: value
         for name, value in cells.items()
-        if value and name and name not in reserved and not name.endswith(MASK)
+        if value and name not in reserved and not name.endswith(MASK)
     }
     labels = {name.removesuffix(FLAG): value for name, value in labels.items()}
     # A system call would raise ValueError, which does not name the line.
     if any("\0" in cells[name] for name in cells):
         raise Refused("not_found", "a cell has a NUL character, which no path can have")
-    unit = "" if is_missing(cells.get("unit")) else cells["unit"]
-    unit = "HU" if unit.lower() in HOUNSFIELD else unit
     return Line(
         number=number,
         study_id=cells["study_id"],
@@ -274,7 +257,7 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         split=cells["split"],
         modality=cells["modality"],
         spacing_mm=_spacing(cells.get("spacing_mm", "")),
-        unit=unit or shape,
+        unit=_unit(cells.get("unit", "")) or shape,
         masks=masks,
         labels=labels,
     )
@@ -296,6 +279,18 @@ def _place(folder: Path, cell: str) -> Path:
         path = path.expanduser()
     # A bucket's path would take an absolute one of this machine for one of its own.
     return path if path.is_absolute() else folder / path
+
+
+def _unit(cell: str) -> str | None:
+    """Unit of a cell: HU, HU+N or shape in any spelling, or another word."""
+    plain = re.sub(r"[^a-z0-9+-]", "", cell.casefold())
+    if is_missing(cell) or not plain:
+        return None
+    if re.fullmatch(r"(in)?(hu|hounsfield)(units?)?", plain):
+        return "HU"
+    if re.fullmatch(r"hu\+\d+", plain):
+        return plain.upper()
+    return SHAPE if plain == SHAPE else cell
 
 
 def _spacing(cell: str) -> float | None:

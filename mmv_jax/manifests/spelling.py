@@ -5,6 +5,7 @@ import unicodedata
 
 INVISIBLE = "Cf"  # Unicode's category of marks of order, joiners and zero-width spaces
 DASH = "Pd"
+QUOTES = "'\"=\u2018\u2019\u201c\u201d\u201e\u201a\u00ab\u00bb"
 # An id with more digits than a spreadsheet shows. Several ids become one.
 ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+?\d+")
 ZERO_SCRIPTS = "\u0660\u06f0\u0966\uff10"  # zeros of Arabic, Persian, Hindi, and of full width
@@ -29,7 +30,7 @@ def one_spelling(patient: str) -> str:
         if unicodedata.category(letter) != INVISIBLE
     )
     # casefold, not lower: it also joins ß and ss.
-    text = " ".join(text.casefold().split()).strip("'\"=")
+    text = " ".join(text.casefold().split()).strip(QUOTES)
     text = re.sub(r"^(\d+)\.0+$", r"\1", text)
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 

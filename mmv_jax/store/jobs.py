@@ -35,12 +35,14 @@ from mmv_jax.store.third_values import third_values
 TASK_LINES = 512
 
 
+LABEL = "label_"  # what the index puts before the name of a label
 ANYBODY = ""  # stands for the patient of a study that a corrected line may give to another one
 # told of manifest lines, and so again at each ingest of the manifest
 OF_MANIFESTS = (
     "third_value",
     "odd_column",
     "odd_numbers",
+    "odd_patients",
     "word_for_missing",
     "file_twice",
     "may_name_someone",
@@ -270,12 +272,15 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> tuple[list[str], list[st
     # NaN (which differs from itself), None and "" all mean an empty cell.
     empty = [None, ""]
     names = [n for n, value in job.known.items() if n not in ("line", "manifest")]
+    if row.get("manifest") == job.place[0]:
+        # Labels whose column the manifest no longer has. Another manifest may never have had it.
+        names += [str(n) for n in row if str(n).startswith(LABEL) and n not in job.known]
     columns = [
         n
         for n in names
         if (row.get(n) == row.get(n) and row.get(n) not in empty)
-        | (job.known[n] == job.known[n] and job.known[n] not in empty)
-        and row.get(n) != job.known[n]
+        | (job.known.get(n) == job.known.get(n) and job.known.get(n) not in empty)
+        and row.get(n) != job.known.get(n)
     ]
     voxels = []
     if ",".join(job.masks) != (row["masks"] or ""):

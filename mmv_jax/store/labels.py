@@ -7,10 +7,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from mmv_jax.manifests.published import age_in_years
 from mmv_jax.missing import is_missing
-from mmv_jax.store.person_names import name_people
+from mmv_jax.store.person_names import name_people, names_a_person
 from mmv_jax.store.personal import are_codes, are_days, is_date, names_someone
 
 CATEGORIES = 32  # largest number of distinct values of a text column
@@ -91,10 +92,12 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 YEARS_OLD = re.compile(r"\s*(\d{1,3})\s*(?:y|yo|yrs?|years?|j|jahre|a|ans)\.?\s*", re.IGNORECASE)
 AGES = frozenset(("age", "ages", "alter", "patientage", "ageyears"))
 OLDEST_TOLD = 89  # years; HIPAA 164.514(b)(2)(i)(C): all higher ages form one category
+OLDEST_POSSIBLE = 120  # years, as in the lists of NIH
 # Whole numbers with so many digits that patients do not share are record or telephone numbers.
 IDENTIFIER_DIGITS, ZERO_DIGITS = 7, 5
 # patients with several studies needed to see that a number identifies the patient
 ENOUGH_PATIENTS = 10
+LEAST_COUNTED = 10  # lines from which on numbers that rise by one are the index of a table
 Cells = Mapping[str, str]
 
 
@@ -162,11 +165,18 @@ def carry(cells: Cells, columns: Mapping[str, type]) -> dict[str, float | str | 
 
 
 def _number(name: str, cell: str) -> float:
-    """Number of a cell; an age above 89 becomes 90."""
-    is_age = bool(_words_of(name) & AGES)
-    years = _years(cell) if is_age else None
-    number = float(cell) if years is None else years
-    return OLDEST_TOLD + 1.0 if is_age and number > OLDEST_TOLD else number
+    """Number of a cell; an age above 89 becomes 90, and one that nobody has NaN."""
+    years = _years(cell) if is_age(name) else None
+    if years is None:
+        return float(cell)
+    if not 0 <= years <= OLDEST_POSSIBLE:
+        return float("nan")  # 999, or -1: a code, and no age
+    return OLDEST_TOLD + 1.0 if years > OLDEST_TOLD else years
+
+
+def is_age(name: str) -> bool:
+    """Whether a column's name is one of ages."""
+    return bool(_words_of(name) & AGES)
 
 
 def _years(cell: str) -> float | None:
@@ -197,7 +207,12 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
         re.sub(r"[^a-z]", "", name.lower())
     )
     # More than half are dates: a few typing errors must not turn dates into text.
-    if not values or identifies or 2 * sum(map(is_date, values)) > len(values):
+    if (
+        not values
+        or identifies
+        or names_a_person(name)
+        or 2 * sum(map(is_date, values)) > len(values)
+    ):
         return None
     distinct = set(values)
     # Pairs of value and patient: many studies of one patient count once.
@@ -208,6 +223,8 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
             return None
         # Patients share a postcode, and hardly ever the pixels of a lung.
         if words - {""} <= WORDS_OF_EITHER and shared and are_codes(distinct):
+            return None
+        if not words & WORDS_OF_MEASURES and counts_lines(values):
             return None
         whole = [re.fullmatch(r"[+-]?(\d+)(\.0*)?", value) for value in values]
         # Length in digits without sign and fraction; a spreadsheet writes 1234567 as 1234567.0.
@@ -225,6 +242,18 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
     if not (shared and short) or any(map(names_someone, distinct)) or name_people(distinct):
         return None
     return str
+
+
+def counts_lines(values: Sequence[str]) -> bool:
+    """Whether numbers rise by one from line to line: the index of a table, which pandas writes.
+
+    >>> counts_lines([str(n) for n in range(10)]), counts_lines([str(2 * n) for n in range(10)])
+    (True, False)
+    """
+    numbers = [float(value) for value in values if _is_number(value)]
+    if len(numbers) < max(len(values), LEAST_COUNTED) or numbers[0] not in (0, 1):
+        return False
+    return all(after - before == 1 for before, after in pairwise(numbers))
 
 
 def _has_zeros(match: re.Match | None) -> bool:

@@ -1,5 +1,5 @@
 """What of a manifest's columns is plausible and probably meant otherwise: masks, spacings and units
-under other names, words that count as "not known", numbers that are text, one file on two lines.
+under other names, words that count as "not known", numbers that are text.
 
 A warning names the column and the first line, and quotes no cell.
 """
@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from mmv_jax.manifests.manifest import Line
 from mmv_jax.missing import is_missing
 from mmv_jax.store.labels import NUMBER, PATIENTS_A_VALUE, measures
+from mmv_jax.store.odd_lines import odd_lines
+from mmv_jax.store.odd_values import odd_values
 from mmv_jax.store.person_names import may_name_people
 from mmv_jax.store.personal import may_be_postcodes
 
@@ -19,7 +21,7 @@ SPACINGS = {"spacing", "pixelspacing", "voxelsize", "pixelsize", "resolution", "
 UNITS = {"units", "intensityunit", "pixelunit", "voxelunit"}
 # Words of the list for "not known" that are a class beside others: no finding, a minus.
 NONE_WORDS = {"none", "nil"}
-MINUS = {"-", "--"}
+MINUS = {"-", "--", "–", "—"}
 # Classes that tables also write as one letter.
 WHOLE_WORDS = (
     "male",
@@ -47,7 +49,7 @@ def odd_columns(lines: Sequence[Line], kinds: Mapping[str, type]) -> Iterator[Od
       lines: of one manifest.
       kinds: the type of each column that is carried as a label.
     """
-    yield from _files_on_two_lines(lines)
+    yield from odd_lines(lines)
     named = {name for line in lines for name in line.labels}
     for name in sorted(named):
         cells = {line.number: line.labels[name] for line in lines if name in line.labels}
@@ -69,6 +71,7 @@ def _of_column(
     elif plain in SPACINGS | UNITS:
         column = "spacing_mm" if plain in SPACINGS else "unit"
         yield "odd_column", first, f"{name} is taken as a label: what counts is called {column}"
+    yield from odd_values(name, known, kind)
     if kind is not str:
         return
     if word := _word_for_missing(cells, known):
@@ -121,12 +124,3 @@ def _word_for_missing(cells: Mapping[int, str], known: Mapping[int, str]) -> str
     if all(set(value) == {"+"} for value in values):
         return next(iter(missing & MINUS), "")
     return next(iter(missing & NONE_WORDS), "")
-
-
-def _files_on_two_lines(lines: Sequence[Line]) -> Iterator[Odd]:
-    """Lines of one split whose file another line has: it would count twice."""
-    seen: dict[tuple[str, str], int] = {}
-    for line in lines:
-        earlier = seen.setdefault((line.split, str(line.path)), line.number)
-        if earlier != line.number:
-            yield line.number, "file_twice", f"the file stands in line {earlier} already"

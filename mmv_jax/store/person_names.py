@@ -6,8 +6,9 @@ alone, if no word of a text is one of medicine, of technique or of the language 
 """
 
 import re
-import unicodedata
 from collections.abc import Collection
+
+from mmv_jax.store.known_words import is_common, is_known, plain_word
 
 # Words that are also usual in findings or as adjectives (may, rose, brown, long) are left out.
 COMMON_FORENAMES = """
@@ -99,61 +100,24 @@ PARTICLES = frozenset(
 DEGREES = frozenset(
     ("md", "phd", "mtra", "mtr", "rt", "frcr", "msc", "bsc", "rn", "do", "jr", "sr", "dr", "prof")
 )
-# Words of findings, anatomy, techniques, devices, places of work, and of tables.
-WORDS_OF_OTHERS = """
-    no not none normal abnormal finding findings other unknown unclear uncertain present absent
-    left right both upper lower middle inner outer anterior posterior lateral frontal medial
-    central peripheral proximal distal superior inferior apical basal bilateral unilateral
-    single multiple few many small large mild moderate severe low high very more less most least
-    early late acute chronic old new recent stable better worse positive negative suspicious
-    likely unlikely possible probable definite certain complete partial full total half first
-    second third fourth pre post before after lung lungs heart chest thorax breast abdomen
-    pelvis head neck brain skull spine cord hip knee ankle foot hand wrist elbow shoulder arm
-    leg rib ribs bone bones muscle skin fat liver spleen kidney kidneys bladder bowel colon
-    rectum stomach pancreas gallbladder duct aorta artery arteries vein veins vessel vessels
-    valve node nodes gland prostate uterus ovary thyroid lobe lobes segment zone field fields
-    wall apex base hilum pleura mediastinum diaphragm trachea airway airways tooth teeth jaw eye
-    ear nose sinus throat tongue face body whole matter grey gray white black blood marrow soft
-    hard dense fluid water air gas ground glass opacity opacities mass masses lesion lesions
-    nodule nodules tumor tumour cancer cyst cysts abscess fracture fractures effusion edema
-    oedema collapse device devices support tube tubes line lines catheter pacemaker stent clip
-    wire implant screw plate nail foreign object artifact artefact motion blur noise quality
-    good poor fair excellent bad ok image images scan view views study series slice slices phase
-    arterial venous portal delayed native contrast enhanced plain window filter kernel sharp
-    smooth standard high-resolution dose protocol screening diagnostic follow up followup
-    baseline visit routine emergency urgent elective inpatient outpatient patient male female
-    woman man adult child infant young elderly site center centre clinic hospital unit ward
-    department university medical healthcare health systems system imaging care group class type
-    grade stage score category level rank index code value size shape round oval irregular
-    regular spiculated lobulated circumscribed microlobulated obscured indistinct solid subsolid
-    cystic mixed calcified benign malignant invasive in situ primary secondary head-first feet
-    supine prone erect standing sitting upright lying decubitus oblique axial coronal sagittal
-    american indian asian african hispanic latino hawaiian pacific islander european caucasian
-    arab north south east west never former current smoker daily weekly rarely often disease
-    syndrome injury bleed stroke test control case true false yes train reader readers rater
-    raters annotator annotators expert experts consensus session batch version model one two
-    three four five six seven eight nine ten alpha beta gamma delta siemens philips canon
-    toshiba hitachi fujifilm fuji agfa carestream kodak konica samsung hologic varian shimadzu
-    esaote united ge somatom magnetom ingenia discovery brilliance aquilion revolution
-    lightspeed convolution detector portable mobile film digital computed direct radiography
-    covid corona virus bacterial viral fungal community acquired hospital-acquired aspiration
-    smoking low-dose high-dose free tissue wave edge loss gain weight height top bottom side
-    back front
-"""
-COMMON_WORDS = frozenset(WORDS_OF_OTHERS.split())
-# Endings of adjectives and diagnoses, which names rarely have.
-MEDICAL_ENDING = re.compile(
-    r"\w{2}(osis|oses|itis|oma|omas|emia|aemia|pathy|plasia|trophy|megaly|ectasis|ectomy|ostomy|scopy"
-    r"|graphy|gram|tomy|tion|tions|sion|ness|ment|ity|ous|ular|ural|ical|onic|atic|etic|otic|cyte"
-    r"|algia|uria|rrhage|thorax|ening|ated|ened|ing|ed|cardium|cardial|cardiac|pleural|aortic"
-    r"|pulmonary|thoracic|less|like|able|ible|scan|view)s?$"
-)
 # The most common family names of China; a name has one, and one or two signs more.
 HAN_SURNAMES = "王李张刘陈杨黄赵吴周徐孙马朱胡林郭何高罗郑梁谢宋唐许邓韩冯曹彭曾肖田董潘袁蔡蒋余"
 HAN_NAME = re.compile(
     f"[{HAN_SURNAMES}][\u4e00-\u9fff]{{1,2}}|[\u4e00-\u9fff]{{1,3}}[ \u3000][\u4e00-\u9fff]{{1,3}}"
 )
 LETTERS = re.compile(r"[^\W\d_]+(['’`-][^\W\d_]+)*\.?")
+# Between the words of a user name, and between two names in one cell.
+SEPARATORS = re.compile(r"[\s,;._|/&+-]+")
+SIGNED = re.compile(
+    r"(?i)^(read|reported|signed|seen|reviewed|approved|entered) ?(by|:)[ :]*|^gez\.? "
+)
+INITIALS = re.compile(r"([^\W\d_]\.){2,4}")
+# Letters with their marks: those of Hindi and Thai are no letters to `\w`.
+WORD = re.compile(r"[^\W\d_][^\s\d_.,;|/&+-]*")
+AND = frozenset(("and", "und", "et", "y", "e", "og", "en"))
+READERS = frozenset(
+    ("dr", "prof", "reader", "rater", "by", "radiologist", "frau", "herr", "mr", "mrs", "ms")
+)
 MOST_WORDS = 4  # of a name
 LEAST_NAMES = 2  # different names that make a column of names
 
@@ -179,8 +143,41 @@ def name_people(values: Collection[str]) -> bool:
 
 
 def may_name_people(values: Collection[str]) -> bool:
-    """Whether half of different texts have the form of a name, or more."""
-    return bool(values) and 2 * sum(map(has_form_of_name, values)) >= len(values)
+    """Whether half of different texts may be names, or more: by their form, or as they hold no word
+    of medicine, technique or tables.
+
+    >>> may_name_people(["Quandtmeyer", "normal"]), may_name_people(["Klebsiella", "Pneumocystis"])
+    (True, False)
+    """
+    odd = sum(has_form_of_name(value) or _is_unknown(value) for value in values)
+    return bool(values) and 2 * odd >= len(values)
+
+
+def names_a_person(header: str) -> bool:
+    """Whether the name of a column names a person: a forename and a surname, or a reader's surname.
+
+    >>> [names_a_person(name) for name in ("score_schmidt_anna", "reader_meyer", "max_diameter")]
+    [True, True, False]
+    """
+    words = {plain_word(part) for part in SEPARATORS.split(_apart(header))}
+    beside = FORENAMES | READERS
+    return any(words & beside - {surname} for surname in words & SURNAMES)
+
+
+def _is_unknown(value: str) -> bool:
+    """Whether a text is of words alone, all of which may be names."""
+    if INITIALS.fullmatch(value):
+        return True
+    parts = [part for part in SEPARATORS.split(_apart(value)) if part]
+    words = [part for part in parts if plain_word(part) not in PARTICLES | DEGREES | AND]
+    if not 0 < len(words) <= MOST_WORDS or not all(map(WORD.fullmatch, words)):
+        return False
+    return not any(map(is_known, words))
+
+
+def _apart(value: str) -> str:
+    """Text without who signed it, with blanks in words such as `AnnaSample`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", SIGNED.sub("", value))
 
 
 def has_form_of_name(value: str) -> bool:
@@ -191,8 +188,8 @@ def has_form_of_name(value: str) -> bool:
     """
     if HAN_NAME.fullmatch(value):
         return True
-    parts = [part for part in value.split() if _plain(part) not in PARTICLES]
-    words = [_plain(part) for part in parts]
+    parts = [part for part in value.split() if plain_word(part) not in PARTICLES]
+    words = [plain_word(part) for part in parts]
     if not 2 <= len(parts) <= MOST_WORDS or not all(map(LETTERS.fullmatch, parts)):
         return False
     if not all(part[0].isupper() for part in parts) or max(map(len, words)) < 3:
@@ -201,11 +198,6 @@ def has_form_of_name(value: str) -> bool:
     if value.isupper() and min(map(len, words)) < 4:
         return False
     return not any(map(is_common, words))
-
-
-def is_common(word: str) -> bool:
-    """Whether a word is one of medicine, technique or tables, and so of no name."""
-    return _plain(word) in COMMON_WORDS or bool(MEDICAL_ENDING.search(_plain(word)))
 
 
 def _is_name(value: str) -> bool:
@@ -218,16 +210,19 @@ def _is_name(value: str) -> bool:
         return False
     # All words known, or the text written as a name is: `frank effusion` is none.
     known = [word for word in words if word in FORENAMES or word in SURNAMES]
-    return bool(known) and (not others or all(part[0].isupper() for part in value.split()[:1]))
+    if not known or not others:
+        return bool(known)
+    # A user name, such as anna.sample: no word of it may be one of tables, as in Max_HU.
+    if len(value.split()) == 1:
+        return not any(map(is_known, others))
+    return all(part[0].isupper() for part in value.split()[:1])
 
 
 def _words(value: str) -> list[str]:
-    """Words of a text without accents, particles and degrees, in lower case."""
-    plain = [_plain(part) for part in re.split(r"[\s,;-]+", value) if part]
+    """Words of a text without accents, particles and degrees, in lower case.
+
+    >>> _words("anna.sample"), _words("AnnaSample"), _words("Sample|Anna")
+    (['anna', 'sample'], ['anna', 'sample'], ['sample', 'anna'])
+    """
+    plain = [plain_word(part) for part in SEPARATORS.split(_apart(value)) if part]
     return [word for word in plain if word and word not in PARTICLES | DEGREES]
-
-
-def _plain(word: str) -> str:
-    text = unicodedata.normalize("NFKD", word.replace("ß", "ss")).casefold()
-    text = "".join(letter for letter in text if not unicodedata.combining(letter))
-    return text.strip(".").replace("'", "").replace("’", "")

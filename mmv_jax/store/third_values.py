@@ -10,6 +10,7 @@ from mmv_jax.manifests.manifest import Line
 from mmv_jax.missing import CODES, is_missing
 
 PAIRS = ({"0", "1"}, {"no", "yes"}, {"n", "y"}, {"false", "true"}, {"negative", "positive"})
+ONE_AND_CODE = ({"1", "-1"}, {"0", "-1"})
 MOST = 2  # further values; a column with more of them is a grade or a count
 
 
@@ -24,6 +25,10 @@ def third_values(lines: Sequence[Line], columns: Iterable[str]) -> Iterator[tupl
         counts = Counter(known.values())
         pair = next((pair for pair in PAIRS if pair <= set(counts)), None)
         if pair is None:
+            # One class alone beside -1, as in labels of CheXpert without a 0.
+            if set(counts) in ONE_AND_CODE:
+                first = next(n for n, cell in known.items() if cell == "-1")
+                yield first, f"{name} has one class and -1, which counts as a number"
             continue
         others = {cell: count for cell, count in counts.items() if cell not in pair}
         # More values mean a grade, unless each is a known code such as 9 or -1.
