@@ -12,6 +12,7 @@ import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
+from threadpoolctl import threadpool_limits
 
 # Nearly all the time of these tests is the CPU compiler's, and what it makes runs for moments. Told
 # to optimise nothing it takes a fifth: a step of all objectives is compiled in 5 seconds instead of
@@ -27,9 +28,11 @@ os.environ["XLA_FLAGS"] = (
 )
 
 # Two workers share two cores: a thread of a pool that waits for the next one spins, and takes time
-# from the other worker.
+# from the other worker. The variables are for libraries and processes still to come; NumPy was
+# imported above, or by a plug-in of pytest, with as many threads as there are cores.
 for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(pool, "1")
+threadpool_limits(1)
 
 # The same small step is compiled by many tests, in both workers of pytest-xdist and in the
 # processes that tests start. They share one cache, made by the first of them and removed by it at
