@@ -57,8 +57,13 @@ SHAPED = [f"mmv_jax.{room}" for room in ("models", "objectives", "ops", "train")
 install_import_hook(SHAPED, "beartype.beartype")
 
 
+# Nothing that the imports of all tests make is garbage.
+gc.disable()
+
+
 def pytest_collection_finish():
     # Tracing makes many small objects; each collection would walk through all that was imported.
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
