@@ -1,5 +1,5 @@
 """What of a mask on the right grid is probably wrong: empty beside a label that says otherwise, the
-background labelled instead of the structure, or mirrored against its image.
+background labelled instead of the structure, mirrored against its image, or on another tissue.
 
 A mask is told, never changed: who made it knows whether it is meant so.
 """
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmv_jax.missing import CODES, is_missing
+from mmv_jax.readers.misplaced import misplaced
 from mmv_jax.study import Study
 
 Told = tuple[str, str]  # code, sentence
@@ -77,6 +78,8 @@ def odd_masks(
             yield "mask_inverted", f"the mask {name} has its label along the border of the image"
         elif axes := mirrored(study.voxels, mask):
             yield "mask_mirrored", f"the mask {name} fits its image better if turned {axes}"
+        elif not _words(name) & TO_THE_EDGE and (why := misplaced(study, mask, _words(name))):
+            yield "mask_misplaced", f"the mask {name} {why}: mirrored, or of another study?"
 
 
 def is_there(name: str, labels: Mapping[str, object], *, only: bool) -> bool | None:

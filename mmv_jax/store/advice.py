@@ -56,6 +56,7 @@ ADVICE = {
     "mask_not_expected": "look at it: the label or the mask is wrong, or of another study",
     "mask_inverted": "write the mask with 0 outside of the structure",
     "mask_mirrored": "look at it: write the mask on the axes of its image",
+    "mask_misplaced": "look at it: write the mask on the axes of its image",
     "third_value": "decide what the value means, and write 0, 1 or an empty cell",
     "differs_from_store": "mmv ingest --correct takes the manifest's line",
     "image_across_splits": "remove one of the two, or put both patients into one split",
