@@ -62,6 +62,46 @@ def test_every_config_of_the_package_has_the_keys_of_its_kind(path):
     assert load_for(kind.command, path).to_dict() == load_config(path).to_dict()
 
 
+def test_an_evaluation_may_ask_for_all_that_is_documented(tmp_path):
+    """Keys that no config of the package sets, as docs/architecture.md names them."""
+    asked = {
+        "shifts": ("soft kernel", "low dose"),
+        "folds": 0,
+        "heads": ("linear",),
+        "protocols": ("linear",),
+        "few_shot": {"shares": (0.5, 1.0), "draws": 2},
+        "readout": {"blocks": (1, 3), "poolings": ("cls+mean",)},
+    }
+    task = {
+        "kind": "classification",
+        "label": "tube",
+        "subgroups": {"sex": {}},
+        "intersections": (("sex", "age"),),
+        "mediators": {"tube": {}},
+        "confounders": {"age": {"edges": (40, 60)}},
+    }
+    masks = {"kind": "segmentation", "mask": "organ", "structures": {"lungs": (1, 2)}}
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from mmv_jax.config import load_config\n"
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    c = load_config('eval_demo').unlock()\n"
+        f"    c.update({asked!r})\n"
+        f"    c.tasks = ConfigDict({{'tube': {task!r}, 'organs': {masks!r}}})\n"
+        "    return c\n"
+    )
+    found = load_for("mmv evaluate", file)
+    assert found.shifts == asked["shifts"]
+    assert found.tasks.organs.structures.lungs == (1, 2)
+    # A number of folds is of the whole evaluation.
+    file.write_text(
+        file.read_text().replace("    return c", "    c.tasks.tube.folds = 3\n    return c")
+    )
+    with pytest.raises(UserError, match="tasks.tube.folds does not exist"):
+        load_for("mmv evaluate", file)
+
+
 def test_every_key_can_be_set_also_where_the_file_leaves_it_out():
     keys = pretraining_keys()
     for name, key in keys.items():

@@ -177,13 +177,15 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     keys |= {"folds": ConfigKey(0, folds, int)}
     keys |= {"heads": ConfigKey((), "Segmentation heads on frozen tokens.")}
     keys |= {"protocols": ConfigKey((), "Beside linear probes: finetune, scratch, supervised.")}
+    shifts = "Kernels, dose and scanners on which probes are tested too: soft kernel, low dose, ..."
+    keys |= {"shifts": ConfigKey((), shifts)}
     keys |= {"encoders": ConfigKey(meaning="Encoders of others, by name.", is_open=True)}
-    keys |= _in("tasks.*", keys_of(make_task, without=("index", "name")))
+    keys |= _in("tasks.*", keys_of(make_task, without=("index", "name", "folds")))
     keys |= _optional("few_shot", keys_of(few_shot, without=("encoder", "x", "task")))
     keys |= _optional("fit", keys_of(Recipe)) | _optional("about", keys_of(About))
     keys |= _optional("readout", keys_of(Readout))
-    groups = [f"tasks.*.{name}" for name in ("where", "test_where", "pixels")]
-    return _opened(keys, [*groups, "tasks.*.subgroups", "tasks.*.confounders"])
+    by_column = ("where", "test_where", "subgroups", "confounders", "mediators")
+    return _opened(keys, [f"tasks.*.{name}" for name in (*by_column, "pixels", "structures")])
 
 
 def mammogram_keys() -> dict[str, ConfigKey]:
