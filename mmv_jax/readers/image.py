@@ -31,6 +31,7 @@ OFFSET_HU = 500.0
 STRAY, FULL = 2e-3, 0.05
 LEAST_RANGE_HU = 50.0  # between fat and muscle lie 150 HU; less is a share, or another unit
 USUAL_RANGE_HU, CUT_SHARE = 300.0, 0.05  # without air: range, and share with the lowest value
+DENSE_HU, LEAST_TISSUE = 600.0, 0.1  # dense bone lies above; share of the voxels that counts
 OFFSET_SHARE = 0.2  # of voxels with the values of dense bone, in an image without air
 SAMPLE = 1 << 20  # voxels sampled to judge whether values can be Hounsfield units
 NAN = float("nan")
@@ -301,9 +302,15 @@ def check_binary(voxels: np.ndarray) -> None:
 def told_of_hu(voxels: np.ndarray) -> tuple[tuple[str, str], ...]:
     """Warning that HU were windowed or scaled, as ((code, reason),); else ()."""
     low, high = float(voxels.min()), float(voxels.max())
-    if low <= -900:
-        return ()  # there is air
     sample = voxels.reshape(-1)[:: max(1, voxels.size // SAMPLE)]
+    if low <= -900:  # there is air
+        dense, soft = np.mean(sample > DENSE_HU), np.mean((sample > -250) & (sample <= DENSE_HU))
+        if dense > LEAST_TISSUE and dense > soft:
+            why = "said to be in HU, but there is more bone than soft tissue: another slope?"
+            return (("odd_hu", why),)
+        if high < -100 and np.mean(sample > -700) > LEAST_TISSUE:
+            return (("odd_hu", f"said to be in HU, from {low:g} to {high:g}: another slope?"),)
+        return ()
     cut = np.count_nonzero(sample == low) > CUT_SHARE * sample.size
     if high - low >= USUAL_RANGE_HU and not cut:
         return ()

@@ -18,6 +18,7 @@ COSINE_TOLERANCE = 1e-3  # between the planes of one series; 0.06 degrees
 # error of a position with one decimal, and of the line fitted through such positions
 ROUNDED_MM = 0.06
 STEP_TOLERANCE = 0.05  # share by which SpacingBetweenSlices may differ from the positions
+LEAST_OBLONG = 1.5  # ratio of the sides of a pixel in an axial slice, which scanners make square
 SLACK = 0.01  # share of the slice distance, highdicom's default: the effect of rounding in a header
 
 
@@ -54,7 +55,9 @@ ONE_VALUE = (
     "ConvolutionKernel", "KVP", "ReconstructionDiameter", "PatientPosition", "SeriesNumber",
     "SliceThickness", "EchoTime", "Manufacturer", "ManufacturerModelName", "StationName",
     "Modality", "SOPClassUID", "SeriesDescription", "FlipAngle", "MagneticFieldStrength",
-    "DiffusionBValue", "InversionTime", "ContrastBolusAgent",
+    "DiffusionBValue", "InversionTime", "ContrastBolusAgent", "DeviceSerialNumber", "ProtocolName",
+    "BodyPartExamined", "InstitutionName", "IssuerOfPatientID", "PatientAge", "AccessionNumber",
+    "StudyDate", "StudyDescription",
 )  # fmt: skip
 # Values of ImageType that say what a slice is: original or derived, of a patient or of a report,
 # and in which plane. Further values are a vendor's own, but for these words.
@@ -114,6 +117,9 @@ def _told_of(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
         # Of PET each slice has its own; of CT one of two is wrong, by 1024 as a rule.
         told.append(("mixed_settings", "the slices of a CT have several RescaleIntercepts"))
     told += odd_types([header.get("ImageType") for header in headers])
+    rows, columns = (number_of(headers[0], "PixelSpacing", n) for n in range(2))
+    if rows and columns and max(rows / columns, columns / rows) > LEAST_OBLONG:
+        told.append(("odd_spacing", f"pixels of {rows:.3g} x {columns:.3g} mm are not square"))
     if why := _contradicted_step(headers):
         told.append(("odd_spacing", why))
     stated = number_of(headers[0], "NumberOfSeriesRelatedInstances")

@@ -30,6 +30,9 @@ SETTINGS = {
     "InversionTime": ((100, 900), MR, "several_phases", "mixed_settings"),
     "ManufacturerModelName": (("A", "B"), {}, None, "mixed_settings"),
     "SOPClassUID": (("1.2.840.10008.5.1.4.1.1.2", "1.2.3"), {}, None, "mixed_settings"),
+    "StudyDate": (("20200101", "20210101"), {}, None, "mixed_settings"),
+    "DeviceSerialNumber": (("1", "2"), {}, None, "mixed_settings"),
+    "PatientAge": (("050Y", "070Y"), {}, None, "mixed_settings"),
     "ContrastBolusAgent": (("none", "agent"), {}, "several_phases", "mixed_settings"),
     "FrameOfReferenceUID": (("1.2.3", "1.2.4"), {}, "several_series", "several_series"),
     "PatientSex": (("M", "F"), {}, "several_series", "several_series"),
@@ -50,6 +53,16 @@ def test_two_scans_in_one_series(tmp_path, keyword):
         assert code_of(blocks) == above
     else:
         assert told(read_study(blocks)) == ([above] if above else [])
+
+
+@pytest.mark.parametrize("slope, codes", [(1, []), (0.5, ["odd_hu"]), (2, ["odd_hu"])])
+def test_a_slope_that_no_tissue_has_is_told(tmp_path, slope, codes):
+    assert told(read_study(slices(tmp_path / "a", RescaleSlope=slope))) == codes
+
+
+@pytest.mark.parametrize("spacing, codes", [([1, 1], []), ([0.5, 2], ["odd_spacing"])])
+def test_pixels_that_are_not_square_are_told(tmp_path, spacing, codes):
+    assert told(read_study(slices(tmp_path / "a", PixelSpacing=spacing))) == codes
 
 
 AXIAL = ["ORIGINAL", "PRIMARY", "AXIAL"]
