@@ -6,9 +6,11 @@ from pathlib import Path
 
 import jax
 import pytest
-from nano import nano_config, on_one_device, share_run, write_studies
+from nano import fresh, nano_config, on_one_device, share_run, write_studies
 
+from mmv_jax.parallel import make_mesh
 from mmv_jax.store.read import Store
+from mmv_jax.train import loop
 from mmv_jax.train.loop import make_parts, make_rows
 
 
@@ -28,6 +30,16 @@ def drawn(batch) -> list[tuple[dict, dict]]:
     """Fresh students of all objectives and their teachers, from two keys."""
     init = jax.jit(make_parts(nano_config())[0].init)
     return [jax.device_get(init(jax.random.key(n), batch)) for n in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def fresh_on_one_device():
+    """Runs of a file take one device and begin with a `fresh` state."""
+    one = make_mesh(devices=jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_mesh", lambda data, fsdp: one)
+        patch.setattr(loop, "init_state", fresh)
+        yield
 
 
 @pytest.fixture(params=["one device", pytest.param("eight devices", marks=pytest.mark.full)])

@@ -133,6 +133,27 @@ def drawn_state(shapes, seed: int = 0):
     return jax.tree.map(lambda x, where: jax.device_put(x, where.sharding), state, shapes)
 
 
+def fresh(objective, tx, spec, mesh, seed=0, averages=0):
+    """A state of drawn weights of adapters and decoder, and zeros; nothing is compiled for it."""
+    import jax
+
+    from mmv_jax.train.state import shapes_of_state
+
+    shapes = shapes_of_state(objective, tx, spec, mesh, seed=seed, averages=averages)
+    rng = np.random.default_rng(0)
+
+    def draw(path, x):
+        drawn = path[0].key == "decoder" or path[-1].key == "down"
+        value = 0.1 * rng.normal(size=x.shape) if drawn else np.zeros(x.shape)
+        return value.astype(x.dtype)
+
+    student = jax.tree_util.tree_map_with_path(draw, shapes.student)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes).replace(
+        student=student, teacher={name: student[name] for name in shapes.teacher}
+    )
+    return jax.tree.map(lambda x, where: jax.device_put(x, where.sharding), state, shapes)
+
+
 def draw_begin(monkeypatch) -> None:
     """Lets runs begin with a `drawn_state`."""
     from mmv_jax.train import loop

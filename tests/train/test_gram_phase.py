@@ -5,25 +5,16 @@ import numpy as np
 import pytest
 from nano import nano_config
 from test_begin import config_from
-from test_few_weights import begun, fresh
+from test_few_weights import begun
 
 from mmv_jax.checkpoint import restore_items
 from mmv_jax.commands.phases import phases_of
 from mmv_jax.errors import UserError
 from mmv_jax.objectives.term import EARLIER
-from mmv_jax.parallel import make_mesh
-from mmv_jax.train import loop
 from mmv_jax.train.begin import complete
 from mmv_jax.train.loop import pretrain
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    one = make_mesh(devices=jax.devices()[:1])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_mesh", lambda data, fsdp: one)
-        patch.setattr(loop, "init_state", fresh)
-        yield
+pytestmark = pytest.mark.usefixtures("fresh_on_one_device")
 
 
 def test_the_gram_teacher_is_what_the_run_begins_from(store, tmp_path, capfd):

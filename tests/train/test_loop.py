@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from nano import loss_alone, nano_config
+from nano import draw_begin, loss_alone, nano_config
 
 from mmv_jax.checkpoint import STEPS, Checkpoints, restore_encoder
 from mmv_jax.data.pipeline import BEGIN
@@ -41,7 +41,9 @@ def eight(store, tmp_path_factory, request):
     config = on_eight(store, **TERMS[request.param])
     config.update({"steps": 4, "checkpoint": {"every": 2}})
     config.encoder.mlp = "swiglu"
-    return config, workdir, loop.pretrain(config, workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_begin(patch)
+        return config, workdir, loop.pretrain(config, workdir)
 
 
 def test_large_parameters_stay_spread(eight):
