@@ -163,11 +163,12 @@ class Store:
                 f" {grid.tolist()}"
             )
         first = int(self._level_blocks[i][level - 1]) if level else self._first_block(i, mask)
-        stored = self._read_blocks(i, first, grid=grid, start=begin, shape=size)
+        values = np.empty(size, np.float32 if mask is None else np.int32)
+        self._read_blocks(i, first, grid=grid, start=begin, out=values)
         if mask is not None:
-            return stored.astype(np.int32)
+            return values
         # All levels of a study share one scale, which may differ from that of the study.
-        values, (slope, intercept) = stored.astype(np.float32), self._scales[min(level, 1)][i]
+        slope, intercept = self._scales[min(level, 1)][i]
         if (slope, intercept) != (1, 0):  # saves two passes for most CTs
             values *= slope
             values += intercept
@@ -267,9 +268,10 @@ class Store:
         first: int,
         grid: np.ndarray,
         start: np.ndarray,
-        shape: np.ndarray,
-    ) -> np.ndarray:
-        """Box of an array with that grid, whose blocks begin with number `first`."""
+        out: np.ndarray,
+    ) -> None:
+        """Fill `out` with a box of an array of that grid, whose first block has number `first`."""
+        shape = np.array(out.shape)
         try:
             array = self._array(self._parts[i])
             block = np.array(array.shape[1:])
@@ -290,7 +292,6 @@ class Store:
                 f" or gone. `mmv inspect {self.path} --verify` lists all such studies; delete their"
                 " parts and the folder index, and ingest again."
             ) from error
-        out = np.empty(shape, np.int16)
         # corner: position of the block's corner in the box
         for corner, voxels in zip(positions * block - start, blocks):
             # Cut to the box. Minus the corner, the same bounds apply within the block.
@@ -298,7 +299,6 @@ class Store:
             out[tuple(map(slice, low, high))] = voxels[
                 tuple(map(slice, low - corner, high - corner))
             ]
-        return out
 
     def _array(self, part: str) -> ts.TensorStore:
         with self._lock:  # one thread makes rows while another one probes
