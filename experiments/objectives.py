@@ -18,10 +18,14 @@ the compiling, so that a busy machine does not change what is compared.
   run latent 535 $O.mae=0.0 $O.latent=1.0
   run dino 332 $O.mae=0.0 $O.dino=1.0 $O.ibot=1.0 $O.koleo=0.1 $V.globals=2 $V.locals=4
   run mae_dino 224 $O.dino=0.1 $V.globals=2
+  # the others are encoders of one evaluation, which measures the floors once
+  E=--config.encoders
   mmv evaluate --config experiments/eval_objectives.py --checkpoint runs/objectives/mae \
-      --workdir runs/worth/mae
+      --workdir runs/worth $E.can.checkpoint=runs/objectives/can \
+      $E.diet.checkpoint=runs/objectives/diet $E.dino.checkpoint=runs/objectives/dino
 
-Measured: the seconds of a step, on two quiet cores of an AMD EPYC. The comparison has not been run.
+Measured: docs/results.md, one seed. The seconds of a step are those of two quiet cores of an AMD
+EPYC.
 """
 
 from ml_collections import ConfigDict
