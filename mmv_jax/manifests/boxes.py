@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.manifests.csv_dialect import encoding_of, separator_of, visible
+from mmv_jax.manifests.listing import keep_added_columns
 from mmv_jax.manifests.manifest import MASK, OPTIONAL, REQUIRED, Line, read_manifest
 from mmv_jax.phantom.files import write_nifti, write_png
 from mmv_jax.phantom.grid import Grid
@@ -28,6 +30,7 @@ IDS = ("study_id", "file", "filename", "file_name", "image", "image_id", "image 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SIDES = ("x", "y", "w", "h")
 SLICES = ("slice", "slice_index", "slice_index_from_0", "z")
+KNOWN = (*IDS, *CORNERS, *SIDES, *SLICES, "label")
 EDGE = 1.0  # pixels that a box may stick out, by rounding
 SHOWN = 5  # lines that a complaint names
 
@@ -51,13 +54,15 @@ def read_boxes(path: Path) -> list[Box]:
       UserError: no such file, no known columns, or lines that hold no box.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(reader.line_num, row) for reader in [csv.DictReader(file)] for row in reader]
+        with path.open(encoding=encoding_of(path), newline="") as file:
+            begin, separator = separator_of(file, KNOWN)
+            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
+            rows = [(begin + reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error):
         raise UserError(f"{path.name}: no CSV file in UTF-8 that can be read.") from None
     if not rows:
         raise UserError(f"{path.name}: there is no line below the header.")
-    columns = {str(name).strip().casefold(): name for name in rows[0][1]}
+    columns = {visible(str(name)).casefold(): name for name in rows[0][1]}
     study = _first_of(columns, IDS, path, "the study (study_id)")
     place = next((names for names in (SIDES, CORNERS) if set(names) <= set(columns)), None)
     if place is None:
@@ -73,17 +78,18 @@ def read_boxes(path: Path) -> list[Box]:
         except (TypeError, ValueError):
             a = b = c = d = float("nan")
             layer = None
+        numbers = [a, b, c, d] if layer is None else [a, b, c, d, layer]
         low, high = (a, b), ((a + c, b + d) if place == SIDES else (c, d))
         label = (row.get(columns.get("label", ""), "") or "").strip()
         # NaN compares as False, so words are refused here too.
-        if not (high[0] > low[0] and high[1] > low[1] and np.isfinite([*low, *high]).all()):
+        if not (high[0] > low[0] and high[1] > low[1] and np.isfinite(numbers).all()):
             wrong.append(line)
         own = (row[study] or "").strip()
         found.append(Box(line=line, study=own, low=low, high=high, z=layer, label=label))
     if wrong:
         raise UserError(
             f"{path.name}: {_at(wrong)} no box: {', '.join(place)} must be numbers with a width and"
-            " a height above 0."
+            " a height above 0, and a slice is a number or empty."
         )
     return found
 
@@ -145,9 +151,15 @@ def write_boxes(
     Returns:
       The number of studies with a box.
     Raises:
-      UserError: the CSV is none, no box fits the manifest, or boxes do not fit their images.
+      UserError: the CSV is none, no box fits the manifest, boxes do not fit their images or name
+        several studies, the manifest has such a mask, or `out` would lose what it holds.
     """
     lines, refused = read_manifest(manifest)
+    columns = _columns(lines, f"{mask}{MASK}", manifest)
+    # Checked before anything is written.
+    if Path(out).absolute() == Path(str(manifest)).absolute():
+        raise UserError(f"{out.name} is the manifest itself: give another --out.")
+    keep_added_columns(out, columns)
     every = read_boxes(boxes)
     kept = [box for box in every if not labels or box.label in labels]
     if not kept:
@@ -155,7 +167,7 @@ def write_boxes(
         raise UserError(
             f"{boxes.name}: no box has the label {', '.join(labels)}. There are: {there}."
         )
-    own = _by_line(kept, lines)
+    own = _by_line(kept, lines, boxes)
     if not own:
         raise UserError(
             f"{boxes.name}: no box is of a study of {manifest.name}. Ids are compared with study_id"
@@ -167,23 +179,33 @@ def write_boxes(
         tell(f"{len(refused):,} lines of {manifest.name} are refused and left out: see its ingest.")
     own |= {line.number: [] for line in lines if line.number not in own and _is_free(line, free)}
     found = _masks_of(lines, own, out, mask=mask, boxes=boxes, tell=tell)
-    _write(out, lines, found, f"{mask}{MASK}")
+    _write(out, lines, found, columns)
     return sum(number in found for number, theirs in own.items() if theirs)
 
 
-def _by_line(boxes: Sequence[Box], lines: Sequence[Line]) -> dict[int, list[Box]]:
-    """Boxes by the number of the manifest's line."""
-    numbers: dict[str, int] = {}
+def _by_line(boxes: Sequence[Box], lines: Sequence[Line], path: Path) -> dict[int, list[Box]]:
+    """Boxes by the number of the manifest's line.
+
+    Raises:
+      UserError: a box names a file, and several studies have a file of that name.
+    """
+    named: dict[str, set[int]] = defaultdict(set)
     for line in lines:
         name = Path(str(line.path)).name
         for key in (name.split(".")[0], name):
-            numbers.setdefault(key, line.number)
+            named[key].add(line.number)
     # A study's own id wins over the name of another one's file.
-    numbers |= {line.study_id: line.number for line in lines}
+    named |= {line.study_id: {line.number} for line in lines}
     own: dict[int, list[Box]] = defaultdict(list)
+    unclear = [box.line for box in boxes if len(named.get(box.study, ())) > 1]
+    if unclear:
+        raise UserError(
+            f"{path.name}: {_at(unclear)} a file's name that several studies of the manifest have."
+            " Name the study by its study_id."
+        )
     for box in boxes:
-        if box.study in numbers:
-            own[numbers[box.study]].append(box)
+        for number in named.get(box.study, ()):
+            own[number].append(box)
     return dict(own)
 
 
@@ -250,10 +272,20 @@ def _write_mask(path: Path, drawn: np.ndarray, study: Study) -> Path:
     return path
 
 
-def _write(out: Path, lines: Sequence[Line], masks: dict[int, Path], column: str) -> None:
+def _columns(lines: Sequence[Line], column: str, manifest: Path) -> list[str]:
+    """Columns of the new manifest, of which the last is that of the boxes.
+
+    Raises:
+      UserError: the manifest has that column.
+    """
     labels = list(dict.fromkeys(name for line in lines for name in line.labels))
     others = list(dict.fromkeys(f"{name}{MASK}" for line in lines for name in line.masks))
-    columns = list(dict.fromkeys([*REQUIRED, *OPTIONAL, *labels, *others, column]))
+    if column in (*labels, *others):
+        raise UserError(f"{manifest.name} has the column {column} already: give another --mask.")
+    return [*REQUIRED, *OPTIONAL, *labels, *others, column]
+
+
+def _write(out: Path, lines: Sequence[Line], masks: dict[int, Path], columns: list[str]) -> None:
     with out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
@@ -264,7 +296,7 @@ def _write(out: Path, lines: Sequence[Line], masks: dict[int, Path], column: str
             row |= dict(line.labels)
             row |= {f"{name}{MASK}": _absolute(path) for name, path in line.masks.items()}
             if line.number in masks:
-                row[column] = masks[line.number].relative_to(out.parent).as_posix()
+                row[columns[-1]] = masks[line.number].relative_to(out.parent).as_posix()
             writer.writerow({name: "" if cell is None else cell for name, cell in row.items()})
 
 

@@ -110,7 +110,7 @@ def write_manifest_of(
     )
     columns = [*REQUIRED, *(name for name in OPTIONAL if name in found), *others]
     # Checked before anything is written: the user's columns cannot be recreated.
-    _keep_added_columns(out, columns)
+    keep_added_columns(out, columns)
     if unsure:
         tell(f"{unsure} labels are uncertain: written by --uncertain {uncertain}.")
     for sentence in summary(rows):
@@ -138,7 +138,7 @@ def _starts(root: Path) -> tuple[Path, list[Path]]:
     return Path(os.path.commonpath([path.parent for path in starts])), starts
 
 
-def _keep_added_columns(out: Path, columns: list[str]) -> None:
+def keep_added_columns(out: Path, columns: list[str]) -> None:
     """Refuse to overwrite a manifest to which someone has added columns.
 
     Raises:

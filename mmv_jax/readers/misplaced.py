@@ -14,6 +14,7 @@ OUTSIDE = 0.5  # share of a mask that lies in the air around the body
 LEAST_VOXELS = 50
 MOST_SLICES = 24
 SIDES = {"left", "right", "l", "r", "upper", "lower", "middle", "lobe", "both", "s"}
+# Words of names without an s at the end, as `odd_masks` cuts them.
 LUNG = {"lung"}
 BONE = {"bone", "rib", "vertebra", "vertebrae", "sternum", "femur", "humeru", "skull", "scapula"}
 BONE |= {"clavicle", "pelvi", "sacrum", "spine", "skeleton"}
@@ -23,7 +24,7 @@ SOFT |= {"muscle", "cardiomediastinum", "mediastinum"}
 LUNG_HU, BONE_HU = -400.0, 150.0
 AIR_IN_SOFT = 0.2  # share of a mask of soft tissue in air or lung, which no such organ has
 # Shares of lung, and of bone, in a mask and in its mirror image: whole lungs may be dense by
-# disease, and bones may have lost their lime, but then the mirrored mask fits no better.
+# disease, and bones may be demineralised, but then the mirrored mask fits no better.
 LEAST_LUNG, MUCH_LUNG, MORE_LUNG = 0.7, 0.85, 0.15
 LEAST_BONE, MUCH_BONE = 0.2, 0.5
 TURNS = ((2,), (1,), (0,), (1, 2), (0, 1, 2))
@@ -35,7 +36,7 @@ def misplaced(study: Study, mask: np.ndarray, words: set[str]) -> str:
 
     Args:
       mask: `[z, y, x]` on the study's grid, not empty.
-      words: of the mask's name, in lower case and in the singular.
+      words: of the mask's name, in lower case and without an s at the end.
     """
     if study.unit != "HU" or study.ndim != 3 or np.count_nonzero(mask) < LEAST_VOXELS:
         return ""

@@ -12,7 +12,7 @@ from itertools import pairwise
 from mmv_jax.manifests.published import age_in_years
 from mmv_jax.missing import is_missing
 from mmv_jax.store.person_names import name_people, names_a_person
-from mmv_jax.store.personal import are_codes, are_days, is_date, names_someone
+from mmv_jax.store.personal import OLDEST_TOLD, are_codes, are_days, is_date, names_someone
 
 CATEGORIES = 32  # largest number of distinct values of a text column
 LONGEST = 32  # largest number of characters of such a value
@@ -91,7 +91,6 @@ WORDS_OF_EITHER = frozenset(("area", "level", "size", "count"))
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 YEARS_OLD = re.compile(r"\s*(\d{1,3})\s*(?:y|yo|yrs?|years?|j|jahre|a|ans)\.?\s*", re.IGNORECASE)
 AGES = frozenset(("age", "ages", "alter", "patientage", "ageyears"))
-OLDEST_TOLD = 89  # years; HIPAA 164.514(b)(2)(i)(C): all higher ages form one category
 OLDEST_POSSIBLE = 120  # years, as in the lists of NIH
 # Whole numbers with so many digits that patients do not share are record or telephone numbers.
 IDENTIFIER_DIGITS, ZERO_DIGITS = 7, 5

@@ -103,7 +103,7 @@ NUMBERS = tuple(
 )
 # An age in years or months under any header; ages above 89 name someone.
 OLD = re.compile(r"(?i)0*(\d{2,4})\s*(y(?:o|rs?|ears?)?|j(?:ahre)?|m(?:o|onths?|onate)?)\.?")
-OLDEST = 89
+OLDEST_TOLD = 89  # years; HIPAA 164.514(b)(2)(i)(C): all higher ages form one category
 # Days since 1900 (Excel), since the year 0 (MATLAB), seconds and milliseconds since 1970: of 1968
 # to 2064. A column of such numbers alone is one of dates.
 # The last two are Julian days, and seconds since 1582 (SPSS), of the same years.
@@ -191,7 +191,7 @@ def names_someone(value: str) -> bool:
         return True
     old = OLD.fullmatch(text)
     return old is not None and int(old[1]) > (
-        OLDEST if old[2][0].casefold() in "yj" else 12 * OLDEST
+        OLDEST_TOLD if old[2][0].casefold() in "yj" else 12 * OLDEST_TOLD
     )
 
 

@@ -101,6 +101,8 @@ WRONG = {
     "a picture's slice": ("study_id,x,y,w,h,slice\none,1,1,3,3,0\n", "with a slice, of a picture"),
     "beyond": ("study_id,x,y,w,h,slice\nthree,1,1,3,3,6\n", "in a slice that is none of 0 to 5"),
     "of nobody": ("study_id,x,y,w,h\nnobody,1,1,3,3\n", "no box is of a study of m.csv"),
+    "no number": ("study_id,x,y,w,h,slice\nthree,1,1,3,3,nan\n", "line 2 has no box"),
+    "endless": ("study_id,x,y,w,h,slice\nthree,1,1,3,3,inf\n", "line 2 has no box"),
     "no columns": ("study_id,left,top\none,1,1\n", "the header has neither x, y, w, h nor"),
     "no id": ("who,x,y,w,h\none,1,1,3,3\n", "no column names the study"),
     "empty": ("study_id,x,y,w,h\n", "there is no line below the header"),
@@ -118,3 +120,40 @@ def test_of_a_file_that_is_no_table_nothing_is_made(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UserError, match="no CSV file in UTF-8"):
         read_boxes(tmp_path / "x.csv")
+
+
+def test_boxes_of_any_spreadsheet_are_read(manifest, tmp_path):
+    text = "study_id,x,y,w,h\none,4,10,3,2\n"
+    expected = read_boxes(boxes_of(tmp_path, text))
+    for other in (text.replace(",", ";"), "sep=\t\n" + text.replace(",", "\t")):
+        found = read_boxes(boxes_of(tmp_path, other))
+        assert [(box.study, box.low, box.high) for box in found] == [("one", (4, 10), (7, 12))]
+    assert found[0].line == expected[0].line + 1
+    (tmp_path / "boxes.csv").write_bytes(text.encode("utf-16"))
+    assert read_boxes(tmp_path / "boxes.csv") == expected
+
+
+def test_a_name_that_two_files_have_is_refused_and_an_id_is_not(manifest, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "b.png").rename(tmp_path / "other" / "a.png")
+    manifest.write_text(manifest.read_text().replace("b.png", "other/a.png"))
+    boxes = boxes_of(tmp_path, "file,x,y,w,h\na.png,1,1,2,2\n")
+    with pytest.raises(UserError, match="line 2 has a file's name that several studies"):
+        write_boxes(manifest, boxes, tmp_path / "n.csv", mask="lesion")
+    boxes = boxes_of(tmp_path, "study_id,x,y,w,h\ntwo,1,1,2,2\n")
+    write_boxes(manifest, boxes, tmp_path / "n.csv", mask="lesion")
+    assert set(masks_of(tmp_path / "n.csv", "lesion")) == {"two"}
+
+
+def test_nothing_that_stands_in_a_manifest_is_lost(manifest, tmp_path):
+    boxes = boxes_of(tmp_path, "study_id,x,y,w,h\none,1,1,2,2\n")
+    before = manifest.read_text()
+    with pytest.raises(UserError, match="m.csv is the manifest itself"):
+        write_boxes(manifest, boxes, manifest, mask="lesion")
+    (tmp_path / "n.csv").write_text("study_id,own\none,1\n")
+    with pytest.raises(UserError, match="n.csv exists and has columns that would be lost: own"):
+        write_boxes(manifest, boxes, tmp_path / "n.csv", mask="lesion")
+    write_boxes(manifest, boxes, tmp_path / "first.csv", mask="lesion")
+    with pytest.raises(UserError, match="first.csv has the column lesion_mask already"):
+        write_boxes(tmp_path / "first.csv", boxes, tmp_path / "second.csv", mask="lesion")
+    assert manifest.read_text() == before
