@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
         "dino": 1.0,
         "ibot": 1.0,
         "koleo": 0.1,
+        "koleo_rows": 16,  # those of a chip
         "prototypes": 65_536,
         "hidden": 2048,
         "bottleneck": 256,

@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
         "dino": 1.0,
         "ibot": 1.0,
         "koleo": 0.1,
+        "koleo_rows": 8,  # those of a chip of v5p:4x4x8
         "prototypes": 131_072,
         "hidden": 2048,
         "bottleneck": 384,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mmv_jax.errors import UserError
 from mmv_jax.models.cost import Flops
 from mmv_jax.objectives.batch import Params
 from mmv_jax.objectives.targets import weighted_mean
@@ -75,9 +76,14 @@ class KoleoTerm(Term):
     Fields:
       koleo_by_crop: neighbours are looked for among the first global crops, the second ones, and so
         on, and the losses of each are added, as in DINOv2.
+      koleo_rows: neighbours are looked for within groups of so many successive rows, and the loss
+        is the mean over the groups; 0 for all rows of a step. DINOv2's groups are the batches of
+        its GPUs. Nothing leaves a device whose rows are whole groups, and the loss is the same for
+        any number of devices.
     """
 
     koleo_by_crop: bool = False
+    koleo_rows: int = 0
     # The loss reads the student alone; the health figures read the teacher's features.
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER, STUDENT})
 
@@ -86,12 +92,27 @@ class KoleoTerm(Term):
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         cls = seen.cls[STUDENT]
         study = jnp.where(seen.is_global, seen.batch["study"], -1)
-        crop = numbers_of_crops(study).reshape(-1) if self.koleo_by_crop else None
-        return koleo(cls.reshape(-1, cls.shape[-1]), study.reshape(-1), crop), {}
+        crop = numbers_of_crops(study) if self.koleo_by_crop else None
+        groups = self._groups(len(study))
+        cls, study, crop = jax.tree.map(
+            lambda x: x.reshape(groups, -1, *x.shape[2:]), (cls, study, crop)
+        )
+        return jax.vmap(koleo)(cls, study, crop).mean(), {}
+
+    def _groups(self, rows: int) -> int:
+        """Number of groups among the rows of a step."""
+        if self.koleo_rows < 0 or (self.koleo_rows and rows % self.koleo_rows):
+            raise UserError(
+                f"config.objective.koleo_rows is {self.koleo_rows}, but does not divide the"
+                f" {rows} rows of a step (config.rows.per_step). Set a divisor, or 0 for all rows."
+            )
+        return rows // self.koleo_rows if self.koleo_rows else 1
 
     def flops(self, work: Work) -> dict[str, Flops]:
         # Without a gradient: of the products only who is nearest is kept.
-        return {"koleo": Flops(forward=2 * (work.rows * work.segments) ** 2 * self.encoder.width)}
+        together = self.koleo_rows or work.rows
+        pairs = work.rows * together * work.segments**2
+        return {"koleo": Flops(forward=2 * pairs * self.encoder.width)}
 
     def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:
         return {}

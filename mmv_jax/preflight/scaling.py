@@ -8,6 +8,7 @@ those of compiled steps, from the last two of which larger slices follow.
 
 import io
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ PLANNED_MFU = 0.4  # what `mmv preflight` reckons with, beside what published ru
 SLICES = ("v5p:2x2x2", "v5p:4x4x4", "v5p:8x8x8")  # that are compiled
 TOTAL = "all kinds"
 LARGER = (1024, 2048, 4096)  # chips, which follow from the last two
-# A product of float32 to the last bit is six products of bfloat16: KoLeo's, of all pairs of crops.
+# A product of float32 to the last bit is six products of bfloat16: KoLeo's, of pairs of crops.
 EXACT = 6
 KEPT = (
     "flops_per_step",
@@ -44,17 +45,19 @@ KEPT = (
 def grown(few: Mapping[str, Any], many: Mapping[str, Any], chips: int) -> dict[str, Any]:
     """The figures of more chips, from those of two slices.
 
-    A chip's own products stay the same; KoLeo's are of all pairs of crops. What a chip sends grows
-    with the crops of a step, which is with the chips. The kinds of collectives are not told apart:
-    the compiler writes a gather of all chips as a sum from some number of chips on.
+    A chip's own products stay the same. KoLeo's grow with the chips as between the two slices: with
+    their number in groups of rows, with its square among all rows. What a chip sends grows with the
+    crops of a step, which is with the chips. The kinds of collectives are not told apart: the
+    compiler writes a gather of all chips as a sum from some number of chips on.
     """
     ratio, pairs = chips / many["chips"], many["flops_of"]["koleo"]
+    power = math.log(pairs / few["flops_of"]["koleo"]) / math.log(many["chips"] / few["chips"])
     sent = [sum(found["collectives"].values()) for found in (few, many)]
     each = (sent[1] - sent[0]) / (many["chips"] - few["chips"])
     return {
         "chips": chips,
-        "flops_per_step": (many["flops_per_step"] - pairs) * ratio + pairs * ratio**2,
-        "flops_of": {"koleo": pairs * ratio**2},
+        "flops_per_step": (many["flops_per_step"] - pairs) * ratio + pairs * ratio**power,
+        "flops_of": {"koleo": pairs * ratio**power},
         "collectives": {TOTAL: sent[1] + each * (chips - many["chips"])},
     }
 
@@ -73,8 +76,8 @@ def seconds_of(found: Mapping[str, Any], chip: Chip, mfu: float) -> tuple[float,
 
     Args:
       found: as `of_slice` returns it.
-      mfu: of all products outside KoLeo, which grow with the rows of a chip alone. KoLeo's, of all
-        pairs, are counted at the same utilisation.
+      mfu: of all products outside KoLeo, which grow with the rows of a chip alone. KoLeo's are
+        counted at the same utilisation.
     """
     pairs = found["flops_of"].get("koleo", 0)
     products = found["flops_per_step"] + (EXACT - 1) * pairs
