@@ -79,7 +79,7 @@ class KoleoTerm(Term):
       koleo_rows: neighbours are looked for within groups of so many successive rows, and the loss
         is the mean over the groups; 0 for all rows of a step. DINOv2's groups are the batches of
         its GPUs. Nothing leaves a device whose rows are whole groups, and the loss is the same for
-        any number of devices.
+        any number of devices. A step of fewer rows is one group.
     """
 
     koleo_by_crop: bool = False
@@ -101,17 +101,21 @@ class KoleoTerm(Term):
 
     def _groups(self, rows: int) -> int:
         """Number of groups among the rows of a step."""
-        if self.koleo_rows < 0 or (self.koleo_rows and rows % self.koleo_rows):
+        together = self._together(rows)
+        if together < 1 or rows % together:
             raise UserError(
                 f"config.objective.koleo_rows is {self.koleo_rows}, but does not divide the"
                 f" {rows} rows of a step (config.rows.per_step). Set a divisor, or 0 for all rows."
             )
-        return rows // self.koleo_rows if self.koleo_rows else 1
+        return rows // together
+
+    def _together(self, rows: int) -> int:
+        """Rows of a group."""
+        return min(self.koleo_rows or rows, rows)
 
     def flops(self, work: Work) -> dict[str, Flops]:
         # Without a gradient: of the products only who is nearest is kept.
-        together = self.koleo_rows or work.rows
-        pairs = work.rows * together * work.segments**2
+        pairs = work.rows * self._together(work.rows) * work.segments**2
         return {"koleo": Flops(forward=2 * pairs * self.encoder.width)}
 
     def stored_bytes(self, work: Work, remat: bool | str) -> dict[str, int]:

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mmv_jax.errors import UserError
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.objectives.koleo import KoleoTerm, koleo
-from mmv_jax.objectives.term import STUDENT, Seen
+from mmv_jax.objectives.term import STUDENT, Seen, Work
 from mmv_jax.parallel import make_mesh
 from mmv_jax.preflight.hlo import count
 
@@ -78,6 +78,17 @@ def test_nothing_but_sums_leaves_a_device_that_holds_whole_groups(rows, group, s
     assert (sent >= rows[0].nbytes // 4) == sends  # the features of a device; a sum is a few bytes
 
 
-def test_rows_that_are_no_whole_groups_are_refused(rows):
-    with pytest.raises(UserError, match="koleo_rows is 3, but does not divide the 8 rows"):
-        loss(term_of(koleo_rows=3))(*rows)
+@pytest.mark.parametrize("group", [3, -1])
+def test_rows_that_are_no_whole_groups_are_refused(rows, group):
+    with pytest.raises(UserError, match=f"koleo_rows is {group}, but does not divide the 8 rows"):
+        loss(term_of(koleo_rows=group))(*rows)
+
+
+def test_a_step_of_fewer_rows_is_one_group(rows):
+    assert loss(term_of(koleo_rows=16))(*rows)[0] == loss(term_of())(*rows)[0]
+
+
+def test_the_pairs_that_are_counted_are_those_within_groups():
+    work = Work(rows=8, length=0, prefix=0, visible=0, masked=0, segments=SEGMENTS)
+    whole, of_two = (term_of(koleo_rows=n).flops(work)["koleo"].forward for n in (0, 2))
+    assert whole == 4 * of_two == 2 * (8 * SEGMENTS) ** 2 * 192
