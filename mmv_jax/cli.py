@@ -21,6 +21,7 @@ for group in (
     "store_edits",
     "runs",
     "encoders",
+    "convert",
     "mammograms",
     "bench",
 ):

@@ -26,7 +26,7 @@ FLOORS = [  # a room imports from itself and from lower floors (earlier lines); 
     {"store", "objectives"},
     {"data", "checkpoint", "outcomes"},
     {"released"},
-    {"train", "export"},
+    {"train", "export", "convert"},
     {"bac", "evaluate", "preflight"},
     {"bench", "compare", "face"},
     {"commands"},

@@ -1,0 +1,1 @@
+"""Published checkpoints of encoders, as safe folders that an evaluation reads."""
