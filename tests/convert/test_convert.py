@@ -30,7 +30,8 @@ def seen_by_transformers(folder: Path, picture: np.ndarray) -> np.ndarray:
 
     encoder = load_huggingface(folder)
     with torch.inference_mode():
-        cls, grids = split_tokens(encoder.model(pixel_values=torch.from_numpy(picture)))
+        out = encoder.model(pixel_values=torch.from_numpy(picture))
+        cls, grids = split_tokens(out, late=encoder.late)
     return np.concatenate([cls.numpy(), grids[-1].reshape(-1, grids.shape[-1]).numpy()])
 
 

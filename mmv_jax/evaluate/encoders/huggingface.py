@@ -54,9 +54,15 @@ class HuggingFaceEncoder:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def late(self) -> bool:
+        """See `split_tokens`: CLIP's norm after the blocks is that of its pooling alone."""
+        return hasattr(self.model, "post_layernorm")
+
     @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.side, self.patch, self.mean, self.std, FILLED)).encode())
+        digest.update(b"late" if self.late else b"")
         if hasattr(self.model, "config"):  # number of heads, activation: not seen in the weights
             digest.update(self.model.config.to_json_string().encode())
         for name, tensor in self.model.state_dict().items():
@@ -142,12 +148,12 @@ class HuggingFaceEncoder:
 
         with torch.inference_mode():
             out = self._out(torch.from_numpy(images))
-            found = *split_tokens(out), *split_before(out)
+            found = *split_tokens(out, late=self.late), *split_before(out)
         return tuple(tensor.numpy() for tensor in found)
 
     def forward(self, images: Any) -> tuple[Any, Any]:
         """`tokens` as a function of tensors that passes gradients."""
-        return split_tokens(self._out(images))
+        return split_tokens(self._out(images), late=self.late)
 
     def _out(self, images: Any) -> Any:
         # One grey channel [S, 1, Y, X] becomes three against the means [1, 3, 1, 1].
@@ -161,7 +167,7 @@ def _lines(grids: np.ndarray, ty: int, tx: int) -> np.ndarray:
     return grids[:, :, :ty, :tx].reshape(levels, slices * ty * tx, width)
 
 
-def split_tokens(out: Any) -> tuple[Any, Any]:
+def split_tokens(out: Any, *, late: bool = False) -> tuple[Any, Any]:
     """Global vectors [S, D] and square grids of patch tokens [M, S, h, w, D], from any model's
     output.
 
@@ -171,6 +177,10 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
 
     If the output has hidden states, those of `early_layers` come first. They are left out if their
     shape differs from the last one's: stages of another grid or width cannot be stacked.
+
+    Args:
+      late: whether only the model's own pooling passes its last norm, as in CLIP. It is then the
+        global vector, beside a CLS token that has not passed it.
     """
     import torch
 
@@ -186,7 +196,10 @@ def split_tokens(out: Any) -> tuple[Any, Any]:
     early = [states[layer].float() for layer in early_layers(len(states))] if states else []
     levels = torch.stack([*(level for level in early if level.shape == hidden.shape), hidden])
     grids = levels[:, :, special:].reshape((len(levels), len(hidden), side, side, -1))
-    return hidden[:, 0] if special else out.pooler_output.float(), grids
+    if special and not late:
+        return hidden[:, 0], grids
+    pooled = getattr(out, "pooler_output", None)  # None: a tower without its pooling
+    return hidden.mean(dim=1) if pooled is None else pooled.float(), grids
 
 
 def split_before(out: Any) -> tuple[Any, Any]:

@@ -3,7 +3,8 @@
   python tests/convert/published/make.py NAME ...
 
 It needs torch and, on the path, what publishes a NAME: the repositories facebookresearch/dinov2
-and facebookresearch/dinov3. They need not be installed to run the tests.
+and facebookresearch/dinov3, timm, open_clip. They need not be installed to run the tests.
+Made with timm 1.0.31 and open_clip 3.3.0.
 """
 
 import json
@@ -57,7 +58,92 @@ def tokens(out):
     return torch.cat([out["x_norm_clstoken"][:, None], out["x_norm_patchtokens"]], 1)[0]
 
 
+def timm_model(kind, side, **more):
+    import timm
+
+    model = timm.create_model(kind, img_size=side, num_classes=0, **more)
+    return model, image(side), lambda x: pooled_and_patches(model, x)
+
+
+def pooled_and_patches(model, x):
+    """The pooled output of a model of timm, then its normed patches."""
+    import torch
+
+    seen = model.forward_features(x)
+    pooled = model.forward_head(seen, pre_logits=True)
+    patches = seen.reshape(1, -1, seen.shape[-1])[:, model.num_prefix_tokens :]
+    return torch.cat([pooled[:, None], patches], 1)[0]
+
+
+def swin():
+    model, picture, _ = timm_model(
+        "swin_base_patch4_window7_224",
+        64,
+        window_size=4,
+        embed_dim=24,
+        depths=(2, 2),
+        num_heads=(2, 4),
+    )
+    model.num_prefix_tokens = 0
+    return model, picture, lambda x: pooled_and_patches(model, x)
+
+
+def biomedclip():
+    """The visual part of BiomedCLIP, by its own config, but small."""
+    from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+    said = CLIPVisionCfg(
+        timm_model_name="vit_base_patch16_224", timm_pool="", timm_proj="linear", image_size=32
+    )
+    import timm
+
+    whole = timm.models.vision_transformer._create_vision_transformer
+    small = {"embed_dim": 128, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 32}
+    timm.models.vision_transformer._create_vision_transformer = lambda *a, **k: whole(
+        *a, **{**k, **small}
+    )
+    tower = _build_vision_tower(16, said)
+    return Visual(tower), image(32), lambda x: pooled_and_patches(tower.trunk, x)
+
+
+def open_clip_vit():
+    """A CLIP of open_clip: pooled before its projection, and patches that passed no norm."""
+    import torch
+    from open_clip.transformer import VisionTransformer
+
+    tower = VisionTransformer(
+        image_size=32,
+        patch_size=8,
+        width=128,
+        layers=2,
+        heads=2,
+        mlp_ratio=4.0,
+        output_dim=16,
+        act_layer=torch.nn.GELU,
+    )
+
+    def forward(x):
+        seen = tower.transformer(tower._embeds(x))
+        return torch.cat([tower.ln_post(seen[:, :1]), seen[:, 1:]], 1)[0]
+
+    return Visual(tower), image(32), forward
+
+
+def Visual(tower):
+    """A model whose attribute `visual` is a tower, as all of open_clip."""
+    import torch
+
+    model = torch.nn.Module()
+    model.visual = tower
+    return model
+
+
+VIT = {"embed_dim": 128, "depth": 2, "num_heads": 2, "patch_size": 8}
 MODULES = {
+    "swin": swin,
+    "biomedclip": biomedclip,
+    "open-clip": open_clip_vit,
+    "timm-siglip": lambda: timm_model("vit_base_patch16_siglip_224", 32, **VIT),
     "dinov2": lambda: dinov2(ffn_layer="mlp"),
     "dinov2-registers": lambda: dinov2(ffn_layer="mlp", num_register_tokens=4),
     "dinov2-gated": lambda: dinov2(ffn_layer="swiglufused"),

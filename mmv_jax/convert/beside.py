@@ -1,0 +1,40 @@
+"""What the JSON files beside a checkpoint say of its tower."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmv_jax.convert.layout import Tower, preprocessor
+from mmv_jax.errors import UserError
+
+OPEN_CLIP, CONFIG = "open_clip_config.json", "config.json"
+
+
+def open_clip_model(tower: Tower) -> Mapping[str, Any]:
+    """`model_cfg` of open_clip's config, which some repositories call config.json.
+
+    Raises:
+      UserError: neither file has one.
+    """
+    for name in (OPEN_CLIP, CONFIG):
+        if isinstance(about := tower.beside.get(name, {}).get("model_cfg"), dict):
+            return about
+    raise UserError(
+        f"{OPEN_CLIP} must lie beside the weights: it says which activation and which images the"
+        " model was trained with."
+    )
+
+
+def declared_preprocessing(tower: Tower, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Side, means and deviations by open_clip's config or by timm's.
+
+    Raises:
+      UserError: there is neither.
+    """
+    for about in (tower.beside.get(OPEN_CLIP, {}), tower.beside.get(CONFIG, {})):
+        for said in (about.get("preprocess_cfg"), about.get("pretrained_cfg"), about):
+            if isinstance(said, dict) and {"mean", "std"} <= said.keys():
+                return preprocessor(config["image_size"], said["mean"], said["std"])
+    raise UserError(
+        f"means and deviations of its images are not known: put {OPEN_CLIP}, timm's {CONFIG} or"
+        " preprocessor_config.json, as they are published, beside the weights."
+    )
