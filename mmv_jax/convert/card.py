@@ -59,6 +59,8 @@ def same_set(declared: str, source: str) -> bool:
       >>> same_set("ChestX-ray14", "NIH ChestX-ray14"), same_set("CheXpert", "NIH ChestX-ray14")
       (True, False)
     """
+    if {declared, source} & {NONE, UNKNOWN}:  # words, and no names
+        return False
     one, other = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (declared, source))
     short, long = sorted((one, other), key=len)
     return bool(short) and (short == long or (len(short) >= 5 and short in long))

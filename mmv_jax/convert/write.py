@@ -165,7 +165,8 @@ def _heads(names: Sequence[str]) -> list[str]:
 
 
 def _in_words(seen: Mapping[str, Any]) -> str:
-    wanted = ("crop_size", "size", "image_mean", "image_std", "rescale_factor", "do_normalize")
+    wanted = ["crop_size", "size", "image_mean", "image_std", "rescale_factor", "do_normalize"]
+    wanted += ["spacing_mm", "hu"]  # of CT
     return ", ".join(f"{name} {seen[name]}" for name in wanted if name in seen)
 
 
@@ -182,6 +183,7 @@ def _write(out: Path, files: Mapping[str, Mapping[str, Any]], made: Renamed) -> 
         for name, content in files.items():
             (part / name).write_text(json.dumps(content, indent=2) + "\n")
         part.chmod(0o755)
+        (part / WEIGHTS).chmod(0o644)  # safetensors' own file is for its owner alone
         part.rename(out)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import published_values as values
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from mmv_jax.cli import main
 from mmv_jax.convert.write import ConversionRequest, convert_encoder
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.named import declared_patients
 from mmv_jax.models.public import PublicEncoder
 
 ASKED = ConversionRequest(licence="MIT", trained_on=["none"])
@@ -137,3 +139,25 @@ def test_the_command_tells_every_tensor_and_the_digest(tmp_path, capsys):
     assert main(["convert-encoder", source, *words, "--trained-on", "none"]) == 2
     words[1] = str(tmp_path / "other")
     assert main(["convert-encoder", source, *words, *["--trained-on", "none"] * 2]) == 2
+
+
+def test_declared_data_sets_are_counted_as_seen(tmp_path):
+    index = pd.DataFrame(
+        {
+            "patient": ["a", "b", "b", "c", "d"],
+            "label_source": ["NIH ChestX-ray14", "CheXpert", "MIMIC-CXR", None, "RSNA"],
+        }
+    )
+
+    def seen(*names):
+        card = {"trained_on": list(names)}
+        (tmp_path / "conversion.json").write_text(json.dumps(card))
+        return declared_patients(tmp_path, index)
+
+    assert seen("chestx-ray14", "Mimic CXR") == {"a", "b"}
+    assert seen("none") == seen("unknown") == seen("PMC-15M") == set()
+    assert declared_patients(tmp_path / "no card", index) == set()
+    assert declared_patients(tmp_path, index.drop(columns="label_source")) == set()
+    (tmp_path / "conversion.json").write_text("{}")
+    with pytest.raises(UserError, match="damaged"):
+        declared_patients(tmp_path, index)

