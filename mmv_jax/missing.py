@@ -32,6 +32,9 @@ WORDS = frozenset(
 )
 # codes of questionnaires and registries, in a column of yes (1) and no (0)
 CODES = frozenset((-1.0, -9.0, 9.0, -99.0, 99.0, -999.0, 999.0, 9999.0, -9999.0))
+# Further ones of registries and surveys, for "refused", "not asked" and "not applicable".
+TENS = (7.0, 8.0, 66.0, 77.0, 88.0, 96.0, 97.0, 98.0, 666.0, 777.0, 888.0, 996.0, 997.0, 998.0)
+SURVEY_CODES = CODES | {*TENS, *(-code for code in TENS), -2.0, 8888.0, 9996.0, 9997.0, 9998.0}
 
 
 def is_missing(cell: object) -> bool:
@@ -57,5 +60,5 @@ def missing_codes(values: Iterable[float | int]) -> set[float]:
     ([-1.0, 9.0], set())
     """
     known = {float(value) for value in values if not math.isnan(value)}
-    codes = known & CODES
+    codes = known & SURVEY_CODES
     return codes if known - codes == {0.0, 1.0} else set()

@@ -29,9 +29,10 @@ from mmv_jax.readers.canvas import Canvas, fitting, is_whole
 from mmv_jax.readers.deidentify import allowed_numbers
 from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
+from mmv_jax.readers.odd_series import odd_types
 from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.series import arrange, check_one_series, frame_type, odd_types, plane_of
+from mmv_jax.readers.series import arrange, check_one_series, frame_type, plane_of
 from mmv_jax.readers.sources import SERIES_MARK
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
 from mmv_jax.readers.writing import Grey, grey_of
@@ -330,8 +331,12 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
         orientation=orientation,
         attributes=allowed_numbers(headers[0][1]),
         lossy=lossy,
-        told=(*burnt_in(headers[0][1]), *told),
+        told=(*_burnt_in_any(headers), *told),
     )
+
+
+def _burnt_in_any(headers: list[tuple[Path, Dataset]]) -> tuple[tuple[str, str], ...]:
+    return next(filter(None, (burnt_in(header) for _, header in headers)), ())
 
 
 def _first_kind(scales: list[Scale]) -> type:

@@ -11,14 +11,13 @@ from pydicom.dataset import Dataset
 
 from mmv_jax.readers.deidentify import number_of
 from mmv_jax.readers.image import MIN_SPACING_MM
+from mmv_jax.readers.odd_series import odd_series
 from mmv_jax.readers.orient import Orientation, orientation_of, triple
 from mmv_jax.readers.refused import Refused
 
 COSINE_TOLERANCE = 1e-3  # between the planes of one series; 0.06 degrees
 # error of a position with one decimal, and of the line fitted through such positions
 ROUNDED_MM = 0.06
-STEP_TOLERANCE = 0.05  # share by which SpacingBetweenSlices may differ from the positions
-LEAST_OBLONG = 1.5  # ratio of the sides of a pixel in an axial slice, which scanners make square
 SLACK = 0.01  # share of the slice distance, highdicom's default: the effect of rounding in a header
 
 
@@ -50,27 +49,10 @@ CONSTANT = (
     "FlipAngle", "DiffusionBValue", "ScanningSequence", "Manufacturer", "PatientPosition",
     "NominalPercentageOfCardiacPhase",
 )  # fmt: skip
-# Of these a volume has one value. With two, it was joined of two scans, one above the other.
-ONE_VALUE = (
-    "ConvolutionKernel", "KVP", "ReconstructionDiameter", "PatientPosition", "SeriesNumber",
-    "SliceThickness", "EchoTime", "Manufacturer", "ManufacturerModelName", "StationName",
-    "Modality", "SOPClassUID", "SeriesDescription", "FlipAngle", "MagneticFieldStrength",
-    "DiffusionBValue", "InversionTime", "ContrastBolusAgent", "DeviceSerialNumber", "ProtocolName",
-    "BodyPartExamined", "InstitutionName", "IssuerOfPatientID", "PatientAge", "AccessionNumber",
-    "StudyDate", "StudyDescription",
-)  # fmt: skip
-# Values of ImageType that say what a slice is: original or derived, of a patient or of a report,
-# and in which plane. Further values are a vendor's own, but for these words.
-IMAGE_TYPES = 3
-PROJECTIONS = {
-    "MIP", "MINIP", "MIN_IP", "MAX_IP", "MAXIP", "PROJECTION IMAGE", "VRT", "VOLUMERENDERING",
-    "THICK_SLAB", "SSD", "VOLREN",
-}  # fmt: skip
 FRAME_TYPES = (
     "CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence",
     "XRay3DFrameTypeSequence",
 )  # fmt: skip
-REFORMATTED = {"MPR", "REFORMATTED", "CSA MPR", "CPR", "RESAMPLED", "AVERAGE", "LOCALIZER"}
 
 
 def check_one_series(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
@@ -80,7 +62,7 @@ def check_one_series(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
     of several phases interleave.
 
     Returns:
-      Warnings as (code, reason): mixed_settings, fewer_slices.
+      Warnings as (code, reason), as of `odd_series`.
     Raises:
       Refused: several_series, several_phases.
     """
@@ -99,53 +81,7 @@ def check_one_series(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
         keywords += ["AcquisitionTime", "ContrastBolusAgent"]
     for keyword in keywords:
         check_phases(keyword, [str(headers[n].get(keyword) or "") for n in order])
-    return _told_of(headers)
-
-
-def _told_of(headers: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
-    told = []
-    mixed = [
-        keyword
-        for keyword in ONE_VALUE
-        if len({str(header.get(keyword) or "") for header in headers}) > 1
-    ]
-    if mixed:
-        words = ", ".join(mixed)
-        told.append(("mixed_settings", f"the slices differ in {words}: were two scans joined?"))
-    intercepts = {number_of(header, "RescaleIntercept") for header in headers}
-    if headers[0].get("Modality") == "CT" and len(intercepts) > 1:
-        # Of PET each slice has its own; of CT one of two is wrong, by 1024 as a rule.
-        told.append(("mixed_settings", "the slices of a CT have several RescaleIntercepts"))
-    told += odd_types([header.get("ImageType") for header in headers])
-    rows, columns = (number_of(headers[0], "PixelSpacing", n) for n in range(2))
-    if rows and columns and max(rows / columns, columns / rows) > LEAST_OBLONG:
-        told.append(("odd_spacing", f"pixels of {rows:.3g} x {columns:.3g} mm are not square"))
-    if why := _contradicted_step(headers):
-        told.append(("odd_spacing", why))
-    stated = number_of(headers[0], "NumberOfSeriesRelatedInstances")
-    if stated is not None and stated > len(headers):
-        what = f"the header speaks of {stated:.0f} images of the series, {len(headers)} are here"
-        told.append(("fewer_slices", what))
-    return tuple(told)
-
-
-def odd_types(types: Sequence[str | Sequence[str] | None]) -> list[tuple[str, str]]:
-    """Warnings about ImageType (or FrameType) of the slices of one volume: mixed_settings, derived.
-
-    Source: DICOM PS3.3, C.7.6.1.1.2.
-    """
-    several = [[kind] if isinstance(kind, str) else list(kind or ()) for kind in types]
-    words = [[str(word).strip().upper() for word in kind] for kind in several]
-    kinds = {
-        (*known[:IMAGE_TYPES], *sorted({*known[IMAGE_TYPES:]} & (PROJECTIONS | REFORMATTED)))
-        for known in words
-    }
-    if len(kinds) > 1:
-        what = "the slices differ in ImageType: are derived images among the original ones?"
-        return [("mixed_settings", what)]
-    if any(PROJECTIONS & set(kind) for kind in kinds):
-        return [("derived", "the header says that the slices are projections of thick slabs")]
-    return []
+    return odd_series(headers)
 
 
 def frame_type(
@@ -156,21 +92,6 @@ def frame_type(
     items = [group[name][0] for group in groups for name in FRAME_TYPES if group.get(name)]
     kinds = [item.get("FrameType") for item in items]
     return next((kind for kind in kinds if kind), dataset.get("ImageType"))
-
-
-def _contradicted_step(headers: Sequence[Dataset]) -> str:
-    """Why the stated distance of slices is not that of their positions; "" where it is."""
-    stated = number_of(headers[0], "SpacingBetweenSlices")
-    places = [[number_of(h, "ImagePositionPatient", n) for n in range(3)] for h in headers]
-    known = [[mm for mm in place if mm is not None] for place in places]
-    if not stated or len(headers) < 3 or min(map(len, known)) < 3:
-        return ""
-    # Along the axis in which the slices lie furthest apart.
-    spread = np.ptp(np.array(known), axis=0)
-    step = float(np.linalg.norm(spread)) / (len(headers) - 1)
-    if not step or abs(abs(stated) - step) <= STEP_TOLERANCE * step:
-        return ""
-    return f"SpacingBetweenSlices is {abs(stated):.3g} mm, the positions lie {step:.3g} mm apart"
 
 
 def check_phases(keyword: str, values: Sequence[str]) -> None:

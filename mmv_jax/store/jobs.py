@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mmv_jax.store.index import (
 )
 from mmv_jax.store.labels import agreed_kinds, carry, choose_columns
 from mmv_jax.store.odd_columns import odd_columns
+from mmv_jax.store.personal import TIME_ALONE
 from mmv_jax.store.quarantine import Quarantine
 from mmv_jax.store.report import Report
 from mmv_jax.store.task import (
@@ -40,6 +41,7 @@ ANYBODY = ""  # stands for the patient of a study that a corrected line may give
 # told of manifest lines, and so again at each ingest of the manifest
 OF_MANIFESTS = (
     "third_value",
+    "not_carried",
     "odd_column",
     "odd_numbers",
     "odd_patients",
@@ -122,10 +124,10 @@ def jobs_of(
         report.lines += len(lines) + len(refused)
         if left:
             report.not_carried[ordinals[ordinal].name] = left
-        for number, reason in third_values(lines, columns):
-            report.tell(Told((ordinal, number), "third_value", reason), warnings)
-        for number, code, reason in odd_columns(lines, columns):
-            report.tell(Told((ordinal, number), code, reason), warnings)
+        for odd in _told_of(ordinal, lines, columns):
+            report.tell(odd, warnings)
+        for odd in _left_behind(ordinal, lines, left):
+            warnings.add(odd)  # the report has a heading of its own for them
         for line in lines:
             # Within one manifest its reader has compared all spellings.
             if len(manifests) > 1 or rows:
@@ -142,7 +144,27 @@ def jobs_of(
                 there[study] = patient
             elif told := _there_already(job, rows.get(study, {}), found, report, correct=correct):
                 report.tell(told, warnings)
+    # What an earlier reading said of files that are read again.
+    warnings.forget_lines({job.place for job in found.jobs}, but=OF_MANIFESTS)
     return found
+
+
+def _told_of(ordinal: int, lines: Sequence[Line], columns: Mapping[str, type]) -> Iterator[Told]:
+    for number, reason in third_values(lines, columns):
+        yield Told((ordinal, number), "third_value", reason)
+    for number, code, reason in odd_columns(lines, columns):
+        yield Told((ordinal, number), code, reason)
+
+
+def _left_behind(ordinal: int, lines: Sequence[Line], left: Sequence[str]) -> Iterator[Told]:
+    """A warning for each column that stays behind. Its name may name someone, and is not quoted."""
+    named = list(dict.fromkeys(name for line in lines for name in line.labels))
+    for name in left:
+        cells = {line.number: line.labels[name] for line in lines if name in line.labels}
+        what = f"column {named.index(name) + 1} of the labels stays behind: it may name someone"
+        if all(TIME_ALONE.fullmatch(cell.strip()) for cell in cells.values()):
+            what += " by times of day; write durations as numbers"
+        yield Told((ordinal, min(cells)), "not_carried", what)
 
 
 def _there_already(

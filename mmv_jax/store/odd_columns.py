@@ -5,6 +5,7 @@ A warning names the column and the first line, and quotes no cell.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from mmv_jax.manifests.manifest import Line
@@ -14,6 +15,7 @@ from mmv_jax.store.odd_lines import odd_lines
 from mmv_jax.store.odd_values import odd_values
 from mmv_jax.store.person_names import may_name_people
 from mmv_jax.store.personal import may_be_postcodes
+from mmv_jax.store.spelled_twice import spelled_twice
 
 MASK_WORD = re.compile(r"mask|seg(mentation)?s?(?![a-z])|label_?map|contour|roi(?![a-z])", re.I)
 FILE = re.compile(r"\.(nii|nii\.gz|nrrd|mha|png|dcm|tiff?|jpe?g|npy)$", re.IGNORECASE)
@@ -22,19 +24,6 @@ UNITS = {"units", "intensityunit", "pixelunit", "voxelunit"}
 # Words of the list for "not known" that are a class beside others: no finding, a minus.
 NONE_WORDS = {"none", "nil"}
 MINUS = {"-", "--", "–", "—"}
-# Classes that tables also write as one letter.
-WHOLE_WORDS = (
-    "male",
-    "female",
-    "left",
-    "right",
-    "yes",
-    "no",
-    "positive",
-    "negative",
-    "true",
-    "false",
-)
 NEARLY_A_NUMBER = re.compile(
     r"[<>≤≥~]?=?\s*[+\u2212-]?\d+([.,]\d+)?\s*(%|mm|cm|ml|kg|g|hu)?|[+-]?inf(inity)?|\d+_\d+", re.I
 )
@@ -81,7 +70,7 @@ def _of_column(
             number,
             f"{name}: {word!r} counts as not known; if it is a class, write another word",
         )
-    if spelled := _spelled_twice(set(known.values())):
+    if spelled := spelled_twice(Counter(known.values())):
         yield "odd_column", first, f"{name} has classes that differ in spelling alone: {spelled}"
     odd = [n for n, cell in known.items() if not NUMBER.fullmatch(cell)]
     if odd and all(NEARLY_A_NUMBER.fullmatch(cell) for cell in known.values()):
@@ -102,16 +91,6 @@ def _of_people(name: str, cells: Sequence[str], kind: type | None) -> str:
     shared = len(known) >= PATIENTS_A_VALUE * len(distinct)
     if kind is float and shared and may_be_postcodes(distinct) and not measures(name):
         return "its numbers of four digits may be postcodes: leave the column out if they are"
-    return ""
-
-
-def _spelled_twice(values: set[str]) -> str:
-    """How a class is written in several ways, in words that quote nothing; "" if none is."""
-    folded = [" ".join(value.split()).casefold() for value in values]
-    if len(set(folded)) < len(folded):
-        return "capitals or blanks"
-    if any({word, word[0]} <= set(folded) for word in WHOLE_WORDS):
-        return "a word and its first letter"
     return ""
 
 

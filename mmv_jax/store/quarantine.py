@@ -10,7 +10,7 @@ from collections.abc import Collection
 import tensorstore as ts
 
 from mmv_jax.store.layout import PARTS, QUARANTINE, TOLD, prefix_range
-from mmv_jax.store.task import Refusal, Told, entry_of
+from mmv_jax.store.task import Place, Refusal, Told, entry_of
 
 EVERY_S = 5.0  # largest age of the file while an ingest runs
 
@@ -23,8 +23,9 @@ class Quarantine:
 
     def __init__(self, root: ts.KvStore, name: str = QUARANTINE):
         self._root, self._name = root, name
-        self._entries: dict[tuple[int, int, str], dict] = {
-            (entry["manifest"], entry["line"], entry["code"]): entry
+        # With the reason: two columns of one line may have one code.
+        self._entries: dict[tuple[int, int, str, str], dict] = {
+            (entry["manifest"], entry["line"], entry["code"], entry["reason"]): entry
             for entry in read_quarantine(root, name)
         }
         self._written = 0.0
@@ -37,9 +38,17 @@ class Quarantine:
             if key[0] != manifest or (codes is not None and key[2] not in codes)
         }
 
+    def forget_lines(self, places: Collection[Place], but: Collection[str]) -> None:
+        """Drop the entries of lines whose files are read again, without those of codes `but`."""
+        self._entries = {
+            key: entry
+            for key, entry in self._entries.items()
+            if key[:2] not in places or key[2] in but
+        }
+
     def add(self, refusal: Refusal | Told) -> None:
         """Record a refusal or a warning; the file is rewritten at most every 5 s."""
-        self._entries[*refusal.place, refusal.code] = entry_of(refusal)
+        self._entries[*refusal.place, refusal.code, refusal.reason] = entry_of(refusal)
         # Objects of a bucket cannot be appended to. The whole file is rewritten, so not for each
         # line.
         if time.monotonic() - self._written > EVERY_S:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mmv_jax.manifests.manifest import Line
-from mmv_jax.missing import CODES, is_missing
+from mmv_jax.missing import SURVEY_CODES, is_missing
 
 PAIRS = ({"0", "1"}, {"no", "yes"}, {"n", "y"}, {"false", "true"}, {"negative", "positive"})
-ONE_AND_CODE = ({"1", "-1"}, {"0", "-1"})
+LEAST_CODES = 2  # lines with a code beside one class alone
 MOST = 2  # further values; a column with more of them is a grade or a count
 
 
@@ -26,12 +26,15 @@ def third_values(lines: Sequence[Line], columns: Iterable[str]) -> Iterator[tupl
         pair = next((pair for pair in PAIRS if pair <= set(counts)), None)
         if pair is None:
             # One class alone beside -1, as in labels of CheXpert without a 0.
-            if set(counts) in ONE_AND_CODE:
-                first = next(n for n, cell in known.items() if cell == "-1")
-                yield first, f"{name} has one class and -1, which counts as a number"
+            codes = {cell for cell in counts if cell not in ("0", "1") and _is_code(cell)}
+            alone = len(set(counts) - codes) == 1 and set(counts) - codes <= {"0", "1"}
+            if alone and ("-1" in codes or sum(counts[code] for code in codes) >= LEAST_CODES):
+                first = next(n for n, cell in known.items() if cell in codes)
+                said = ", ".join(sorted(codes))
+                yield first, f"{name} has one class and {said}, which counts as a number"
             continue
         others = {cell: count for cell, count in counts.items() if cell not in pair}
-        # More values mean a grade, unless each is a known code such as 9 or -1.
+        # More values mean a grade, unless each is a code such as 9 or -1.
         if 0 < len(others) <= MOST or (others and all(map(_is_code, others))):
             first = next(n for n, cell in known.items() if cell in others)
             yield first, _sentence(name, others)
@@ -58,6 +61,6 @@ def _plain(cell: str) -> str:
 
 def _is_code(cell: str) -> bool:
     try:
-        return float(cell) in CODES
+        return float(cell) in SURVEY_CODES
     except ValueError:
         return False

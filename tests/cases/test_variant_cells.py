@@ -3,13 +3,19 @@ told, what is a label is carried without a word; codes and words for "not known"
 """
 
 import pytest
+from made import manifest, png
+from planted import run_here
+from test_variant_lines import lines_of
 from test_variant_tables import chosen
 from test_variant_tables import told as told_of_column
 
-from mmv_jax.missing import is_missing
+from mmv_jax.missing import is_missing, missing_codes
+from mmv_jax.store.ingest import ingest
 from mmv_jax.store.known_words import is_known
 from mmv_jax.store.labels import carry, choose_columns
 from mmv_jax.store.person_names import names_a_person
+from mmv_jax.store.third_values import third_values
+from mmv_jax.store.workers import ENGINES
 
 # Dates, people, numbers of records and telephones, places, ages above 89.
 IDENTIFYING = (
@@ -239,3 +245,64 @@ def test_the_index_of_a_table_stays_behind():
     for start, left in ((0, ["c1"]), (1, ["c1"]), (7, [])):
         cells = [{"c1": str(start + n)} for n in range(20)]
         assert choose_columns(cells, [f"p{n}" for n in range(20)])[1] == left
+
+
+MEASURED = [f"{10 + 0.83 * n:.1f}" for n in range(60)]
+
+
+@pytest.mark.parametrize("codes", ["7", "8", "66", "77", "98", "-8", "88 99", "8 9", "0"])
+def test_codes_of_surveys_among_measurements_are_told(codes):
+    cells = MEASURED + 4 * codes.split()
+    assert [code for _, code in told_of_column("c1", cells, float)] == ["odd_numbers"]
+    assert told_of_column("c1", MEASURED, float) == []
+
+
+@pytest.mark.parametrize("codes", ["7", "8", "66", "77", "98", "8 9", "7 8 9", "-7"])
+@pytest.mark.parametrize("scale", ["1 2 3 4", "1 2", "0 1 2 3"])
+def test_codes_of_surveys_above_a_scale_are_told(scale, codes):
+    cells = 9 * scale.split() + 4 * codes.split()
+    assert [code for _, code in told_of_column("c1", cells, float)] == ["odd_numbers"]
+
+
+@pytest.mark.parametrize(
+    "values", ["1 2 4 8", "6 7 8 9", "1 3 5 7", "0 50 100", "9 12 15 20", "80 100 120 140"]
+)
+def test_steps_that_end_like_codes_are_none(values):
+    assert told_of_column("c1", 5 * values.split(), float) == []
+
+
+@pytest.mark.parametrize("codes", [{7}, {8}, {7, 8, 9}, {66}, {77}, {98}])
+def test_codes_beside_two_classes_are_not_known(codes):
+    assert missing_codes([0, 1, 1, *codes]) == codes
+    lines = lines_of(*({"labels": {"c": str(n)}} for n in (0, 1, *codes)))
+    assert [line for line, _ in third_values(lines, ["c"])] == [4]
+
+
+SPELLED = (
+    ("pneumothorax", "pneumothroax"), ("pneumonia", "pnuemonia"), ("malignant", "maligant"),
+    ("ground-glass", "ground glass"), ("naïve case", "naive case"), ("left effusion",
+    "effusion, left"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("values", SPELLED, ids=lambda pair: pair[1])
+def test_one_class_in_several_spellings_is_told(values):
+    # A word that no field knows may be a name as well.
+    assert (2, "odd_column") in told_of_column("c1", list(values) * 3)
+    # A short word counts where it is rare beside the other.
+    assert (2, "odd_column") in told_of_column("c1", ["benign"] * 9 + ["bengin"])
+    assert told_of_column("c1", ["segment IVa", "segment IVb", "site A", "site B"]) == []
+
+
+def test_columns_that_stay_behind_are_told_without_their_names(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENGINES, "local", run_here)
+    rows = []
+    for n in range(4):
+        png(tmp_path / f"{n}.png", seed=n)
+        rows.append({"path": f"{n}.png", "score_anna_schmidt": n % 2, "wait": f"00:3{n}"})
+    report = ingest([manifest(tmp_path, rows)], tmp_path / "store")
+    text = (tmp_path / "store" / "warnings.jsonl").read_text()
+    assert list(report.not_carried.values()) == [["score_anna_schmidt", "wait"]]
+    # Two warnings with one code are of one line.
+    assert text.count('"line": 2, "code": "not_carried"') == 2
+    assert "anna" not in text and "write durations as numbers" in text

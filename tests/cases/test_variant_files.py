@@ -12,9 +12,9 @@ from pydicom.datadict import tag_for_keyword
 from test_case_files import code_of, enhanced, told
 
 from mmv_jax.readers.fill import without_fill
+from mmv_jax.readers.odd_series import odd_types
 from mmv_jax.readers.read import is_smeared, read_mask, read_study
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.series import odd_types
 
 MR = {"Modality": "MR", "RescaleSlope": None, "RescaleIntercept": None}
 # what differs -> two values; code where they alternate, warning where one lies above the other
