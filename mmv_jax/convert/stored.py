@@ -33,6 +33,7 @@ TYPES = {
     "BOOL": np.bool_,
 }
 FLOATS = ("F64", "F32", "F16", "BF16")
+MAIN = "model.safetensors"
 INDEX = ".index.json"  # of weights in several files
 HEADER = 100 << 20  # bytes that the header of a safetensors file, or a pickle, may have
 PATIENCE_S = 600.0
@@ -123,6 +124,8 @@ def files_of(source: Path) -> list[Path]:
             raise UserError(f"{source.name}: {index.name} is damaged.") from None
         # The index is another's file: it must not lead out of the folder.
         return [_there(source / Path(str(name)).name) for name in sorted(map(str, names))]
+    if (source / MAIN).is_file():  # which transformers reads, whatever lies beside it
+        return [source / MAIN]
     safe = sorted(source.glob("*.safetensors"))
     found = safe or sorted(path for path in source.iterdir() if path.suffix in PICKLES)
     if len(found) != 1:

@@ -12,6 +12,7 @@ from test_convert import ASKED, published, seen_by_transformers
 
 from mmv_jax.convert.write import convert_encoder
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.encoders.huggingface import load_huggingface
 
 torch = pytest.importorskip("torch", reason="extra torch")
 transformers = pytest.importorskip("transformers", reason="extra torch")
@@ -168,3 +169,33 @@ def test_a_swin_without_its_halving_is_not_whole(tmp_path):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"layers.1.downsample.norm.bias is missing"):
         convert_encoder(tmp_path / "x.safetensors", tmp_path / "out", ASKED)
+
+
+PUBLIC = Path(__file__).parents[1] / "models" / "public"
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov3"])
+def test_a_model_that_transformers_pickled_keeps_its_names(name, tmp_path):
+    from safetensors.torch import load_file
+
+    (tmp_path / "in").mkdir()
+    weights = load_file(PUBLIC / name / "model.safetensors")
+    # As a classifier would have it, beside code that is not taken along.
+    pickled = {f"model.{key}": value for key, value in weights.items()}
+    torch.save(pickled | {"classifier.weight": torch.ones(2)}, tmp_path / "in" / "x.bin")
+    about = json.loads((PUBLIC / name / "config.json").read_text())
+    (tmp_path / "in" / "config.json").write_text(json.dumps(about | {"auto_map": {"": "x.py"}}))
+    with pytest.raises(UserError, match="preprocessor_config.json must lie beside"):
+        convert_encoder(tmp_path / "in", tmp_path / "out", ASKED)
+    said = (PUBLIC / name / "preprocessor_config.json").read_text()
+    (tmp_path / "in" / "preprocessor_config.json").write_text(said)
+    made = convert_encoder(tmp_path / "in", tmp_path / "out", ASKED)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == about["model_type"] and not {"auto_map", "dtype"} & set(config)
+    assert "classifier.*" in made.card["not_used"]
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], weights[key].float()) for key in found)
+    seen_by_transformers(tmp_path / "out", values.image(24))
+    # A folder that keeps 16 bits is read in 32 as well, as images are.
+    assert load_huggingface(PUBLIC / name).model.dtype == torch.float32

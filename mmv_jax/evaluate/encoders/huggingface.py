@@ -295,7 +295,11 @@ def _load_model(folder: Path, transformers: Any) -> Any:
     transformers.logging.set_verbosity_error()
     try:
         model, info = transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype="float32",  # a folder may keep 16 bits, which our images are not
         )
     except Exception as error:  # of many kinds: torch, safetensors, the model's own
         raise UserError(
