@@ -146,6 +146,16 @@ def test_patients_of_every_own_checkpoint_are_left_out_on_request(made):
     assert overlap.joined(Overlap(None, "unknown")) == Overlap(None, "unknown")
 
 
+def test_data_sets_that_a_converted_encoder_declares_count_as_seen(made, tmp_path):
+    config = config_of_labels(str(made / "store"), ["left"], str(made / "run"))
+    (tmp_path / "conversion.json").write_text('{"trained_on": ["ct-phantoms"]}')
+    config.encoders = {"foreign": {"folder": str(tmp_path), "stand_in": False}}
+    store = Store.open(made / "store")
+    carried = {"pretraining": {"key_fingerprint": KEY, "patients": ["CXR-p3"]}}
+    volumes = set(store.index["patient"][store.index["modality"] == "CT"])
+    assert overlap_of(config, carried, store).patients == {"CXR-p3"} | volumes != {"CXR-p3"}
+
+
 def test_an_own_checkpoint_that_is_none_is_named(made, tmp_path):
     assert marked("earlier", {"checkpoint": "runs/earlier"}) == "earlier"
     config = tiny_config(made / "store")
