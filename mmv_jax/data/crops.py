@@ -3,6 +3,7 @@
 Both are known from the index alone. Axes: N studies, V views, C crops.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -312,6 +313,13 @@ def _boxes(
     middle[:, first:] = centre
     # Whole patches cover a little more than the box; the excess is split between both sides.
     return middle - tokens * patch * spacing[:, None] / 2, spacing, tokens
+
+
+def largest_crop(view: View, patch: Triple, ndim: int) -> int:
+    """Patches of the largest crop that this view cuts from a study of that `ndim`."""
+    # Sides are cut to the grid's, and a planar study has one layer of patches.
+    sides = [side // p for side, p in zip(view.grid, patch, strict=True)][3 - ndim :]
+    return math.prod(sides)
 
 
 def most_tokens(geometry: Geometry, view: View, patch: Triple, ndim: int) -> Int[np.ndarray, "N"]:

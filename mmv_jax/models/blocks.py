@@ -176,6 +176,7 @@ class Block(nn.Module):
     attention_bias: bool = True
     qk_norm: bool = False
     attention: str = "auto"
+    longest: int | None = None
     dtype: str = "float32"
     epsilon: float = EPSILON
     remat: str = "products"
@@ -203,7 +204,9 @@ class Block(nn.Module):
             lora=self.lora,
             name="project",
         )(x, tables)
-        found = segment_attention(q, k, v, segment_ids, backend=self.attention)
+        found = segment_attention(
+            q, k, v, segment_ids, backend=self.attention, longest=self.longest
+        )
         kept = None
         if drop is not None:
             # Two branches, and a key for each.
@@ -259,6 +262,7 @@ class Blocks(nn.Module):
     drop_path: float = 0.0
     rope_base: float = 100.0
     attention: str = "auto"
+    longest: int | None = None
     remat: bool | str = "products"
     dtype: str = "float32"
     epsilon: float = EPSILON
@@ -324,6 +328,7 @@ class Blocks(nn.Module):
             "attention_bias",
             "qk_norm",
             "attention",
+            "longest",
             "dtype",
             "epsilon",
             "lora",

@@ -37,7 +37,7 @@ SIZES = {  # width, depth, heads; `nano` is for tests, `mini` for laptops
 # Deep encoders start nearer to the identity (arXiv 2103.17239, section 3.1); the largest is gated,
 # as in arXiv 2304.07193, table 17.
 DEEP = {"layer_scale": 1e-5}
-OF_RUN = ("lora", "frozen")  # fields that a run sets, and no config
+OF_RUN = ("lora", "frozen", "longest")  # fields that a run sets, and no config
 OPTIONS: dict[str, dict] = {"L": DEEP, "H": DEEP, "g": {**DEEP, "mlp": "swiglu"}}
 
 
@@ -146,6 +146,7 @@ class Encoder(Backbone):
         twice the patch's side is the natural value: 32 for a patch of 16 voxels.
       rope_base: the longest rotary wavelength divided by the shortest.
       attention: the backend of `ops.attention.segment_attention`.
+      longest: tokens of the longest segment, if they are known (`ops.attention`).
       remat: what the forward pass stores of a block for the backward pass: "products", the results
         of matrix products; "full", its input alone, so that the backward pass computes the block
         again; "every_K" (every_2, every_3, ...), the first of every K blocks as "full" and the
@@ -176,6 +177,7 @@ class Encoder(Backbone):
     scale_mm: float = 16.0
     rope_base: float = 100.0
     attention: str = "auto"
+    longest: int | None = None
     remat: bool | str = "products"
     dtype: str = "float32"
     epsilon: float = EPSILON
@@ -230,6 +232,7 @@ class Encoder(Backbone):
             "drop_path",
             "rope_base",
             "attention",
+            "longest",
             "remat",
             "dtype",
             "epsilon",

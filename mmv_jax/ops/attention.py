@@ -3,14 +3,15 @@
 Axes: B rows, L tokens, H heads, K head dim.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from mmv_jax.ops import blocked, gpu, tpu
+from mmv_jax.ops import blocked, gpu, short, tpu
 from mmv_jax.ops.spread import over_rows_and_heads
 
 
@@ -21,6 +22,7 @@ def segment_attention(
     segment_ids: Int[Array, "B L"],
     *,
     backend: str = "auto",
+    longest: int | None = None,
 ) -> Float[Array, "B L H K"]:
     """Softmax attention in which a token sees only the tokens of its own segment.
 
@@ -35,8 +37,10 @@ def segment_attention(
         "gpu" are interpreted on other platforms, for tests. "auto" is "tpu" on a TPU with room for
         the row (`tpu.fits`), "gpu" on CUDA for heads that are not too wide (`gpu.fits`), else
         "blocked".
+      longest: tokens of the longest segment, if they are known before: where they are few (`short`)
+        and there is no kernel, each segment is taken by itself.
     Returns:
-      In the dtype of `v`; exactly 0 at padding.
+      In the dtype of `v`; exactly 0 at padding. NaN where a segment is longer than `longest`.
     Raises:
       ValueError: there is no such backend, the row does not fit a TPU, or the heads are too wide
         for the GPU kernels.
@@ -51,7 +55,7 @@ def segment_attention(
     """
     if backend == "dense":
         return _dense(q, k, v, segment_ids)
-    if backend not in _PASSES:
+    if backend not in BACKENDS:
         raise ValueError(
             f"There is no attention backend {backend!r}; there are {', '.join(BACKENDS)}."
         )
@@ -65,7 +69,9 @@ def segment_attention(
             f"Heads of {q.shape[3]} in {q.dtype} do not fit the kernels for GPUs; use"
             " backend='blocked'."
         )
-    return _attention(backend, *(q, k, v, segment_ids))
+    if longest is not None and (longest > short.LONGEST or backend not in ("auto", "blocked")):
+        longest = None
+    return _attention(backend, longest, *(q, k, v, segment_ids))
 
 
 def _dense(q, k, v, segment_ids):
@@ -82,11 +88,10 @@ def _dense(q, k, v, segment_ids):
     return jnp.where((segment_ids > 0)[..., None, None], out, 0).astype(v.dtype)
 
 
-def _fastest(name):
+def _fastest(name, portable):
     """The pass for the platform that the call is compiled for, which may differ from the traced
     one.
     """
-    portable = getattr(blocked, name)
 
     def run(q, *others):
         # Where a kernel does not fit, that platform takes the portable pass.
@@ -106,28 +111,38 @@ def _fastest(name):
 
 _FORWARD = over_rows_and_heads("blhk, blhk, blhk, bl -> blhk, bhl")
 _BACKWARD = over_rows_and_heads("blhk, blhk, blhk, bl, blhk, bhl, blhk -> blhk, blhk, blhk")
-_PASSES = {
-    "blocked": (_FORWARD(blocked.forward), _BACKWARD(blocked.backward)),
-    "tpu": (_FORWARD(tpu.forward), _BACKWARD(tpu.backward)),
-    "gpu": (_FORWARD(gpu.forward), _BACKWARD(gpu.backward)),
-    "auto": (_FORWARD(_fastest("forward")), _BACKWARD(_fastest("backward"))),
-}
-BACKENDS = ("dense", *_PASSES)
+BACKENDS = ("dense", "blocked", "tpu", "gpu", "auto")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(backend, q, k, v, segment_ids):
-    return _PASSES[backend][0](q, k, v, segment_ids)[0]
+@cache
+def _passes(backend: str, longest: int | None) -> tuple[Callable, Callable]:
+    """The forward and the backward pass of a backend."""
+    made = []
+    for name, spread in (("forward", _FORWARD), ("backward", _BACKWARD)):
+        if backend in ("tpu", "gpu"):
+            run = getattr({"tpu": tpu, "gpu": gpu}[backend], name)
+        else:
+            run = getattr(blocked, name)
+            if longest is not None:
+                run = partial(getattr(short, name), longest=longest)
+            run = _fastest(name, run) if backend == "auto" else run
+        made.append(spread(run))
+    return made[0], made[1]
 
 
-def _attention_forward(backend, q, k, v, segment_ids):
-    out, log_total = _PASSES[backend][0](q, k, v, segment_ids)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attention(backend, longest, q, k, v, segment_ids):
+    return _passes(backend, longest)[0](q, k, v, segment_ids)[0]
+
+
+def _attention_forward(backend, longest, q, k, v, segment_ids):
+    out, log_total = _passes(backend, longest)[0](q, k, v, segment_ids)
     return out, (q, k, v, segment_ids, out, log_total)
 
 
-def _attention_backward(backend, saved, grad):
+def _attention_backward(backend, longest, saved, grad):
     # None: segment ids are integers, and have no gradient.
-    return *_PASSES[backend][1](*saved, grad), None
+    return *_passes(backend, longest)[1](*saved, grad), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

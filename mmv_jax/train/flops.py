@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from jax.sharding import Mesh
 
 from mmv_jax.chips import CHIPS, peak_flops
-from mmv_jax.data.crops import View
+from mmv_jax.data.crops import View, largest_crop
 from mmv_jax.data.tokens import RowShape
 from mmv_jax.models.cost import Flops
 from mmv_jax.objectives.term import STUDENT, TEACHER, VISIBLE, Work
@@ -41,9 +42,7 @@ def expected_filling(views: Mapping[int, Sequence[View]], shape: RowShape) -> Fi
     every, globals_ = [], []
     for ndim, of_study in views.items():
         for view in of_study:
-            # Patches (z, y, x) of the largest crop; a planar study has one layer of them.
-            depth, *plane = (side // p for side, p in zip(view.grid, shape.patch, strict=True))
-            patches = math.prod(plane) * (depth if ndim == 3 else 1)
+            patches = largest_crop(view, shape.patch, ndim)
             every += [patches + shape.special] * view.count
             # For a local crop the factor is False, which adds nothing.
             globals_ += [patches] * view.count * view.is_global
@@ -62,6 +61,19 @@ def expected_filling(views: Mapping[int, Sequence[View]], shape: RowShape) -> Fi
         sums([n + shape.special for n in globals_]),
         sums([math.ceil(share * n) + shape.special for n in globals_]),
     )
+
+
+def most_visible(shape: RowShape, views: Mapping[int, Sequence[View]]) -> int | None:
+    """Tokens of the longest segment of the visible pass; None if there is no such pass."""
+    if shape.visible_share is None:
+        return None
+    patches = [
+        largest_crop(view, shape.patch, ndim)
+        for ndim, of_study in views.items()
+        for view in of_study
+        if view.is_global
+    ]
+    return int(shape.visible_of(np.array(patches)).max()) + shape.special
 
 
 def step_flops(

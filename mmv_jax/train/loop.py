@@ -34,7 +34,7 @@ from mmv_jax.seals import step_folders
 from mmv_jax.store.read import Store
 from mmv_jax.train.begin import begin, complete
 from mmv_jax.train.feed import device_batches
-from mmv_jax.train.flops import step_cost, work_of
+from mmv_jax.train.flops import most_visible, step_cost, work_of
 from mmv_jax.train.full_disk import full_disk_in_words
 from mmv_jax.train.goodput import Goodput, lost_seconds
 from mmv_jax.train.guard import Guard, GuardOptions
@@ -217,7 +217,11 @@ def make_parts(config: ConfigDict) -> Parts:
     known = (encoder, temperature, config.rows.prefix, config.rows.get("accumulate", 1))
     objective = _call("objective", make_objective, *known, **config.objective)
     held = frozenset(term.module for term in objective.terms.values() if term.held)
-    objective = replace(objective, learning=replace(learning, held=held))
+    objective = replace(
+        objective,
+        learning=replace(learning, held=held),
+        most_visible=most_visible(row_shape(config), make_views(config.crops)),
+    )
     of_run = {"encoder": encoder, **config.optimizer}
     of_run.pop("last_blocks", None)
     tx = _call("optimizer", make_optimizer, config.steps, per_step, **of_run)

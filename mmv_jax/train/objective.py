@@ -40,6 +40,7 @@ class Objective:
       parts: in which the rows of a step pass through the encoder, one after the other. The terms
         see the tokens of all of them, so the loss is the same for any number.
       learning: which parameters of the student learn.
+      most_visible: tokens of the longest segment of the visible pass, if they are known.
     """
 
     encoder: nn.Module
@@ -49,6 +50,7 @@ class Objective:
     weights: Mapping[str, float]
     parts: int = 1
     learning: Learning = Learning()
+    most_visible: int | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -107,7 +109,9 @@ class Objective:
         key_visible, key_whole = jax.random.split(key)
         if VISIBLE in self.needs:
             shown = tuple(take(x, batch["visible_index"]) for x in seen.prefix)
-            tokens[VISIBLE] = self._pass(student, shown, dropout=key_visible)
+            tokens[VISIBLE] = self._pass(
+                student, shown, dropout=key_visible, longest=self.most_visible
+            )
         if TEACHER in self.needs:
             tokens[TEACHER], blocks[TEACHER] = self._taught(teacher, seen.prefix)
             # The teacher reads the prefix alone, so a local crop has no CLS token here:
@@ -129,17 +133,21 @@ class Objective:
         *,
         masked: Array | None = None,
         dropout: Array,
+        longest: int | None = None,
     ) -> Array:
         """The tokens of a pass of the student."""
+        encoder = self.encoder
+        if longest is not None and isinstance(encoder, Encoder):
+            encoder = encoder.clone(longest=longest)
 
         def run(part: Part | None, given: tuple[tuple[Array, ...], Array | None]) -> Array:
             own, hidden = given
             key, more = dropout, {}
-            if part is not None and isinstance(self.encoder, Encoder):
+            if part is not None and isinstance(encoder, Encoder):
                 more = {"part": part}
             elif part is not None:  # a backbone's own draws must differ between the parts
                 key = jax.random.fold_in(dropout, part.index)
-            return self.encoder.apply(
+            return encoder.apply(
                 {"params": student["encoder"]},
                 *own,
                 masked=hidden,

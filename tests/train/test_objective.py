@@ -239,3 +239,17 @@ def test_a_term_that_the_config_leaves_out_has_no_part():
     config = nano_config()
     config.objective = {"mae": 1.0, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
     assert list(make_parts(config)[0].terms) == ["mae"]
+
+
+def test_short_visible_segments_give_the_loss_and_gradients_of_blocks(whole, batch):
+    """`most_visible` changes how attention is computed, and no number."""
+    objective = objective_of(**SUMS["reconstruction"])
+    assert objective.most_visible is not None
+    student = {name: whole.student[name] for name in ("encoder", "decoder")}
+    given = (student, {"encoder": whole.teacher["encoder"]}, batch, KEY, jnp.int32(0))
+    ((short, _), ours), ((blocks, _), theirs) = (
+        jitted(dataclasses.replace(objective, most_visible=n))(*given)
+        for n in (objective.most_visible, None)
+    )
+    np.testing.assert_allclose(short, blocks, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
