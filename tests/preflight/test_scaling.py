@@ -58,6 +58,10 @@ def test_larger_slices_follow_from_two_that_were_compiled():
     assert more["flops_of"]["koleo"] == pytest.approx(4096 * 4096e6)
     assert sum(more["collectives"].values()) == pytest.approx(150 + 4096)
     assert "4,096 chips" in scaling.table([few, many, more], CHIP, 0.5)
+    # In groups of rows pairs grow with the chips, and a chip sends no more of them.
+    more = scaling.grown(found(8, pairs=1e6, sent=101.0), found(64, pairs=1e6, sent=100.0), 4096)
+    assert more["flops_per_step"] == pytest.approx(4096 * (1e12 + 1e6))
+    assert sum(more["collectives"].values()) == 100
 
 
 @pytest.mark.filterwarnings("ignore")  # of matplotlib's import
