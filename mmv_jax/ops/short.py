@@ -25,12 +25,12 @@ class Segments(NamedTuple):
     """The segments of all rows; the tokens of all rows are one line.
 
     Attributes:
-      starts, sizes: first token of each segment, and its number of tokens; `count` are real.
+      starts, sizes: first token of each segment, and its number of tokens; `real` are segments.
     """
 
     starts: Int[Array, " N"]
     sizes: Int[Array, " N"]
-    count: Int[Array, ""]
+    real: Int[Array, ""]
 
 
 def make_segments(segment_ids: Int[Array, "B L"]) -> Segments:
@@ -106,7 +106,8 @@ def backward(
     lines = [_line(x) for x in (q, k, v, out, log_total.swapaxes(1, 2), grad)]
     empty = (jnp.zeros_like(lines[0]),) * 3
     found = _over_segments(attend, segment_ids, lines, empty=empty, longest=longest)
-    return tuple(d.reshape(shape).astype(x.dtype) for d, x in zip(found, (q, k, v), strict=True))
+    dq, dk, dv = (d.reshape(shape) for d in found)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
 def _line(x: Array) -> Array:
@@ -143,6 +144,6 @@ def _over_segments(
             for whole, found in zip(results, run(there, *given), strict=True)
         )
 
-    results = lax.fori_loop(0, -(-segments.count // at_once), turn, empty)
+    results = lax.fori_loop(0, -(-segments.real // at_once), turn, empty)
     # A longer segment would be cut off without a word.
     return tuple(jnp.where(sizes.max() > longest, jnp.nan, x) for x in results)
