@@ -21,6 +21,8 @@ DIFFERS = 1.2  # times the usual difference between neighbours, where one of the
 APART = 0.7  # times the difference to both neighbours, which themselves are that much more alike
 STANDS_OUT = 1.5  # times the usual difference between neighbours
 EXCHANGED = 0.8  # times the differences, with two slices exchanged
+# Times a step, to a slice further away: 0.06 to 0.45 where a block lies in another order.
+ELSEWHERE, LEAST_AWAY, BORDERS = 0.55, 3, 3
 JUMP, SCALED = 3.0, 0.5  # times all other differences; times the difference, in fitted values
 MOVED, LEAST_MOVE = 0.6, 2  # times the difference, in a place that many reduced pixels away
 # With few pixels noise alone may fit better by a multiple of 1/sqrt(pixels).
@@ -48,7 +50,8 @@ def odd_slices(slices: np.ndarray) -> tuple[Told, ...]:
     small -= low
     small /= high - low
     np.clip(small, 0, 1, out=small)
-    found = [*_copies(slices), *_turned(small), *_alone(small), *_stepping(small)]
+    found = [*_copies(slices), *_turned(small), *_alone(small), *_reordered(small)]
+    found += _stepping(small)
     return tuple((CODE, sentence) for sentence in found[:1])
 
 
@@ -126,6 +129,21 @@ def _alone(small: np.ndarray) -> Iterator[str]:
         nearer = after[0] < before[0] and after[1] < before[1]
         if nearer and sum(after) < exchanged * sum(before) and sum(before) > 2 * usual:
             yield f"slices {k + 1} and {k + 2} of {len(small)} seem to be exchanged"
+
+
+def _reordered(small: np.ndarray) -> Iterator[str]:
+    """Steps beside which a slice fits one that lies further away: a block in another order."""
+    steps = [_difference(*pair) for pair in pairwise(small)]
+    usual, count = max(float(np.median(steps)), LEAST_STEP), len(small)
+    # What begins and ends within a volume makes steps of all sizes; a moved block makes three.
+    others = sorted(steps)[:-BORDERS][-1:] or [0.0]
+    least = STANDS_OUT * max(usual, *others)
+    for k in (k for k, step in enumerate(steps) if step > least):
+        further = [(k, n) for n in range(k + LEAST_AWAY, count)]
+        further += [(k + 1, n) for n in range(k + 2 - LEAST_AWAY)]
+        apart = min((_difference(small[one], small[n]) for one, n in further), default=math.inf)
+        if apart < _limit(ELSEWHERE, small[0]) * steps[k]:
+            yield f"a block of slices from {k + 2} of {count} on seems to lie in another order"
 
 
 def _stepping(small: np.ndarray) -> Iterator[str]:

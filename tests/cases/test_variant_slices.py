@@ -66,6 +66,11 @@ DEFECTS = {
     "moved, a block": in_slice(moved, *range(8, 16)),
     "exchanged": exchanged,
     "copied": copied,
+    "a block in reverse": lambda hu: hu[[*range(5), *range(9, 4, -1), *range(10, 16)]],
+    "the first in reverse": lambda hu: hu[[*range(7, -1, -1), *range(8, 16)]],
+    "the last in reverse": lambda hu: hu[[*range(8), *range(15, 7, -1)]],
+    "two blocks exchanged": lambda hu: hu[[*range(8, 16), *range(8)]],
+    "a block moved": lambda hu: hu[[*range(4), 7, 8, 9, 4, 5, 6, *range(10, 16)]],
 }
 
 
