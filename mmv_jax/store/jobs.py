@@ -16,6 +16,7 @@ from mmv_jax.manifests.spelling import spellings
 from mmv_jax.readers.archive import MARK
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.sources import bytes_of
+from mmv_jax.store.file_marks import content_of, stamp_of
 from mmv_jax.store.index import (
     carried_kinds,
     read_index,
@@ -271,6 +272,7 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     paths = [str(line.path), *masks.values()]
     paths += [part for path in paths if MARK in path for part in path.split(MARK)]
     # A library's message may contain the path or only the file name.
+    known["stamp"] = stamp_of(key, (str(line.path), *masks.values()))
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
     return Job(
         place=(ordinal, line.number),
@@ -293,7 +295,7 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> tuple[list[str], list[st
         return [], []
     # NaN (which differs from itself), None and "" all mean an empty cell.
     empty = [None, ""]
-    names = [n for n, value in job.known.items() if n not in ("line", "manifest")]
+    names = [n for n in job.known if n not in ("line", "manifest", "stamp")]
     if row.get("manifest") == job.place[0]:
         # Labels whose column the manifest no longer has. Another manifest may never have had it.
         names += [str(n) for n in row if str(n).startswith(LABEL) and n not in job.known]
@@ -307,6 +309,8 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> tuple[list[str], list[st
     voxels = []
     if ",".join(job.masks) != (row["masks"] or ""):
         voxels.append("masks")
+    elif _has_other_files(job, row):
+        voxels.append("image or mask" if job.masks else "image")
     if job.unit in ("HU", "shape") and row["unit"] != job.unit:
         voxels.append("unit")
     mm = row["spacing_x"]
@@ -314,6 +318,17 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> tuple[list[str], list[st
     if job.spacing_mm is not None and not abs(float(mm) - job.spacing_mm) <= 0.05 * job.spacing_mm:
         voxels.append("spacing_mm")
     return columns, voxels
+
+
+def _has_other_files(job: Job, row: Mapping[Hashable, Any]) -> bool:
+    """Whether the bytes of a line's files are others than those that its study was read from."""
+    stamp, content = row.get("stamp"), row.get("content")
+    # A store of an earlier version has neither; an archive or a bucket is not looked at.
+    if not (isinstance(content, str) and content and job.known["stamp"]):
+        return False
+    if stamp == job.known["stamp"]:
+        return False
+    return content_of((job.path, *job.masks.values())) not in ("", content)
 
 
 def tasks_of(found: Jobs, like: IngestTask) -> list[IngestTask]:

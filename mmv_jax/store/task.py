@@ -10,6 +10,7 @@ import numpy as np
 
 from mmv_jax.buckets import Unreachable
 from mmv_jax.readers.sources import fetched
+from mmv_jax.store.file_marks import content_of
 from mmv_jax.store.index import read_index
 from mmv_jax.store.layout import open_root
 from mmv_jax.store.write import PartWriter
@@ -157,7 +158,8 @@ def write_task(task: IngestTask) -> Iterator[Event]:
                 yield Written(tuple(zip(lines["manifest"].tolist(), lines["line"].tolist())))
                 continue
             open_parts[ndim] = PartWriter(root, name, ndim)
-        open_parts[ndim].add(*read, job.known)
+        content = content_of((job.path, *job.masks.values()))
+        open_parts[ndim].add(*read, {**job.known, "content": content})
         open_parts[ndim].told += map(entry_of, told)
         del read  # otherwise both studies would be in memory while the next file is read
         if open_parts[ndim].is_full:
