@@ -43,7 +43,8 @@ def get_config() -> ConfigDict:
         }
     c.protocols = ("linear", "finetune", "scratch")
     c.only = ()  # names of tasks; none: all
-    c.fit = {"epochs": 10, "patience": 3, "batch": 8}
+    # rates and layer decays are chosen on val for every encoder, see docs/how-to/compare-fairly.md
+    c.fit = {"epochs": 30, "patience": 6, "batch": 8, "seeds": 3}
     c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
     # readouts to try for every encoder, floors included; val chooses one
     c.readout = {

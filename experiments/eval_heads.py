@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
     c.heads = ("linear", "multi-scale", "global-local")
     c.protocols = ("linear", "finetune", "scratch", "supervised")
-    c.fit = {"epochs": 30, "patience": 6, "batch": 16}
+    c.fit = {"epochs": 30, "patience": 6, "batch": 16, "seeds": 3}
     c.tasks = {
         "pneumothorax_mask": {"kind": "segmentation", "mask": "findings", "flags": 8},
         "pneumothorax": {"kind": "classification", "label": "pneumothorax"},

@@ -213,12 +213,12 @@ def as_csv(metrics: Mapping[str, Any]) -> str:
     Example:
       >>> one = {"value": 0.5, "ci95": [0.25, None], "n": 8}
       >>> print(as_csv({"left": {"trained": {"auroc": one}}}), end="")
-      task,encoder,metric,value,low,high,n,why
-      left,trained,auroc,0.5,0.25,,8,
+      task,encoder,metric,value,low,high,n,why,sd,fits
+      left,trained,auroc,0.5,0.25,,8,,,
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("task", "encoder", "metric", "value", "low", "high", "n", "why"))
+    writer.writerow(("task", "encoder", "metric", "value", "low", "high", "n", "why", "sd", "fits"))
     writer.writerows(_lines(metrics))
     return file.getvalue()
 
@@ -228,5 +228,6 @@ def _lines(metrics: Mapping[str, Any]) -> Iterator[tuple]:
         for encoder, found in encoders.items():
             for metric, one in found.items():
                 low, high = one.get("ci95", (None, None))
-                told = (one["value"], low, high, one.get("n"), one.get("why"))
+                rest = (one.get(name) for name in ("n", "why", "sd", "fits"))
+                told = (one["value"], low, high, *rest)
                 yield task, encoder, metric, *told

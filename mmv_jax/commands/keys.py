@@ -156,7 +156,7 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on the tasks of a store."""
     from mmv_jax.evaluate.encoders.readout import Readout
     from mmv_jax.evaluate.fewshot import few_shot
-    from mmv_jax.evaluate.finetune.gradient_descent import Recipe
+    from mmv_jax.evaluate.finetune.budget import Budget
     from mmv_jax.evaluate.tasks.make import make_task
     from mmv_jax.report.about import About
 
@@ -182,7 +182,7 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     keys |= {"encoders": ConfigKey(meaning="Encoders of others, by name.", is_open=True)}
     keys |= _in("tasks.*", keys_of(make_task, without=("index", "name", "folds")))
     keys |= _optional("few_shot", keys_of(few_shot, without=("encoder", "x", "task")))
-    keys |= _optional("fit", keys_of(Recipe)) | _optional("about", keys_of(About))
+    keys |= _optional("fit", keys_of(Budget)) | _optional("about", keys_of(About))
     keys |= _optional("readout", keys_of(Readout))
     by_column = ("where", "test_where", "subgroups", "confounders", "mediators")
     return _opened(keys, [f"tasks.*.{name}" for name in (*by_column, "pixels", "structures")])

@@ -10,7 +10,8 @@ import pandas as pd
 from mmv_jax.compare.runs import Run
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.table import KINDS
-from mmv_jax.metrics.intervals import Difference, holm, paired
+from mmv_jax.metrics.corrections import holm
+from mmv_jax.metrics.intervals import Difference, paired
 
 
 @dataclass(frozen=True)

@@ -118,13 +118,7 @@ class NotTensors(Exception):
 
 
 class Reader(pickle.Unpickler):
-    """An unpickler that reaches `ALLOWED` and nothing else.
-
-    Attributes:
-      kinds: the type of each storage that it met, by key.
-    """
-
-    kinds: dict[str, str]
+    """An unpickler that reaches `ALLOWED` and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         # A look-up, never a getattr: "OrderedDict.__init__" is no name of the table.
@@ -141,7 +135,6 @@ class Reader(pickle.Unpickler):
         first = 0
         if view and view[0] is not None:  # before 1.6: a part of the storage
             _, first, _ = view[0]
-        self.kinds[str(key)] = kind
         return Storage(str(key), kind, int(first))
 
 
@@ -188,29 +181,21 @@ def described(value: Any, path: tuple[str, ...], found: list[list]) -> list[list
     return found
 
 
-def loaded(source: Any) -> tuple[Any, dict[str, str]]:
-    """The next pickle of a file, and the types of its storages."""
-    reader = Reader(source, encoding="utf-8")
-    reader.kinds = {}
-    return reader.load(), reader.kinds
-
-
 def main() -> None:
-    """Print `tensors` (see `described`); of an old checkpoint also `storages`, keys and types in
-    the order of the file, and `data_at`, the byte at which they begin. Or print `refused`.
+    """Print `tensors` (see `described`); of an old checkpoint also `storages`, the keys in the
+    order of the file, and `data_at`, the byte at which they begin. Or print `refused`.
     """
     out: dict[str, Any] = {}
     source = sys.stdin.buffer
     json.dumps({"": [0.5, None, True]})  # whatever it imports late must be there
     lock()
     try:
-        whole, _ = loaded(source)
+        whole = Reader(source, encoding="utf-8").load()
         if whole == MAGIC:
             for _ in range(2):  # the version of the format, and the machine that wrote it
-                loaded(source)
-            whole, kinds = loaded(source)
-            keys = map(str, loaded(source)[0])
-            out["storages"] = [[key, kinds[key]] for key in keys]
+                Reader(source, encoding="utf-8").load()
+            whole = Reader(source, encoding="utf-8").load()
+            out["storages"] = list(map(str, Reader(source, encoding="utf-8").load()))
             out["data_at"] = source.tell()
         out["tensors"] = described(whole, (), [])
     except NotTensors as error:

@@ -216,16 +216,16 @@ def _zipped(path: Path) -> Groups:
 def _before_zip(path: Path) -> Groups:
     """What torch.save wrote before 1.6: five pickles, then the storages one behind the other."""
     about = _described(path, None)
-    places: dict[str, tuple[int, int]] = {}
-    at, size = int(about["data_at"]), path.stat().st_size
+    kinds = {key: kind for _, kind, _, _, key, _ in about["tensors"]}
+    places, at, size = {}, int(about["data_at"]), path.stat().st_size
     with path.open("rb") as file:
-        for key, kind in about["storages"]:
+        for key in about["storages"]:
             file.seek(at)
             head = file.read(8)
-            if len(head) < 8:
+            if key not in kinds or len(head) < 8:
                 raise _damaged(path)
             (count,) = struct.unpack("<q", head)
-            length = count * np.dtype(TYPES[kind]).itemsize
+            length = count * np.dtype(TYPES[kinds[key]]).itemsize
             if count < 0 or at + 8 + length > size:
                 raise _damaged(path)
             places[key] = (at + 8, length)

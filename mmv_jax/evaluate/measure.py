@@ -11,13 +11,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.encoders.features import Features
+from mmv_jax.evaluate.finetune.budget import Spent
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.mask_scores import Segmented, join
 from mmv_jax.evaluate.kinds.segmentation import probe_masks
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
-from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, holm, interval, paired
+from mmv_jax.metrics.corrections import holm
+from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, interval, paired_over_fits
+from mmv_jax.metrics.over_fits import over_fits
 
 FLOORS = ("random", "pixels")
 STAND_IN = " (stand-in)"  # in the name of an encoder without its real weights
@@ -44,6 +47,9 @@ class Result:
       choice: the strength that val chose, in words.
       by_study: further scores of each test study, by name; of masks only.
       on_val: predictions for the val studies before they were fitted on; None if unknown.
+      fits: the results of each seed, where the metrics are means over fits with different seeds.
+        Predictions and scores are then those of the fit in the middle on val.
+      spent: what the fits have cost; None where nothing was fitted by gradient descent.
     """
 
     task: Task
@@ -54,6 +60,8 @@ class Result:
     choice: str
     by_study: Mapping[str, Float[np.ndarray, " M"]] = field(default_factory=dict)
     on_val: Float[np.ndarray, " V"] | None = None
+    fits: Sequence["Result"] = ()
+    spent: Spent | None = None
 
     @property
     def headline(self) -> Interval:
@@ -185,6 +193,26 @@ def _mean(values: Float[np.ndarray, " M"], patients: np.ndarray) -> Interval:
     return interval("mean", values[there], values[there], patients[there])
 
 
+def over_seeds(results: Sequence[Result], on_val: Sequence[float], spent: Spent) -> Result:
+    """One result of fits with different seeds: each metric is the mean over the fits.
+
+    Args:
+      results: of each seed.
+      on_val: the fits' scores on val. Figures that need one model, such as curves and subgroups,
+        are of the middle one, so that no seed is chosen by luck.
+      spent: what the fits have cost.
+    """
+    middle = results[int(np.argsort(on_val, kind="stable")[(len(results) - 1) // 2])]
+    metrics = {name: over_fits([r.metrics[name] for r in results]) for name in middle.metrics}
+    return replace(
+        middle,
+        metrics=metrics,
+        choice=f"{spent.setting}; {middle.choice}",
+        fits=tuple(results),
+        spent=spent,
+    )
+
+
 def compare(results: Iterable[Result], first: str, floors: tuple[str, ...]) -> list[Comparison]:
     """Comparisons of one encoder with each floor, task by task, on shared draws of patients.
 
@@ -235,7 +263,8 @@ def as_json(
 ) -> dict:
     """`{"task": {"encoder": {"metric": {"value", "ci95", "n"}}}}`.
 
-    A value that is not defined is null; `"why"` says why there is no interval.
+    A value that is not defined is null; `"why"` says why there is no interval. The mean of several
+    `"fits"` has their standard deviation, `"sd"`.
 
     Args:
       others: further (task, encoder, metric, value).
@@ -253,6 +282,7 @@ def as_json(
             "ci95": [_null(found.low), _null(found.high)],
             "n": found.n,
             **({"why": found.why} if found.why else {}),
+            **({"sd": _null(found.sd), "fits": found.fits} if found.fits > 1 else {}),
         }
     return {task: dict(encoders) for task, encoders in out.items()}
 
@@ -326,16 +356,19 @@ def result_of_vector(
 
 def _difference(a: Result, b: Result, metric: str, resamples: int) -> Difference:
     kind, test = a.kind, a.task.split == "test"
-    first, second = (r.by_study.get(metric, r.predicted) for r in (a, b))
-    # A paired difference needs both predictions of each study.
+    first, second = (
+        np.stack([fit.by_study.get(metric, fit.predicted) for fit in r.fits or (r,)])
+        for r in (a, b)
+    )
+    # A paired difference needs the predictions of all fits for each study.
     there = ~(_unknown(first) | _unknown(second))
     truth, patients = a.truth[there], a.task.patients[test][there]
     # For masks the metric is the mean of a score of each study.
-    found = paired(
+    found = paired_over_fits(
         kind.metrics[metric],
         truth,
-        first=first[there],
-        second=second[there],
+        first=first[:, there],
+        second=second[:, there],
         patients=patients,
         resamples=resamples,
     )
@@ -347,8 +380,9 @@ def _difference(a: Result, b: Result, metric: str, resamples: int) -> Difference
     )
 
 
-def _unknown(values: Float[np.ndarray, "M *C"]) -> Bool[np.ndarray, " M"]:
-    return np.isnan(values).reshape(len(values), -1).any(axis=1)
+def _unknown(values: Float[np.ndarray, "K M *C"]) -> Bool[np.ndarray, " M"]:
+    """Whether any fit lacks a number of the study."""
+    return np.isnan(values).any(axis=(0, *range(2, values.ndim)))
 
 
 def _apart(a: Interval, b: Interval) -> bool:

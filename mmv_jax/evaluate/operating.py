@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.measure import Result, is_judged
 from mmv_jax.evaluate.tasks.groupings import Grouping
+from mmv_jax.metrics.corrections import holm
 from mmv_jax.metrics.groups import among
-from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
+from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, interval
 from mmv_jax.metrics.scores import roc_curve
 
 # Probabilities from which on one would act: a miss then costs as much as 19, 9, 4, 2⅓ or 1 false

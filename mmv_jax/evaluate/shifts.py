@@ -18,7 +18,8 @@ from mmv_jax.evaluate.encoders.features import Features, encode_studies
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import is_judged, result_of_vector
 from mmv_jax.evaluate.tasks.task import Task
-from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, holm, paired
+from mmv_jax.metrics.corrections import holm
+from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, paired
 from mmv_jax.report.progress import progress
 from mmv_jax.store.read import Store
 

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 from mmv_jax.evaluate.measure import Result, is_judged
 from mmv_jax.evaluate.tasks.groupings import Grouping
 from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.metrics.corrections import holm
 from mmv_jax.metrics.groups import Support, among, auroc_within, support, tie_broken
-from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, holm, interval
+from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, interval
 
 FEWEST = 5  # with fewer studies in a group, or of a class in it, no value is given
 

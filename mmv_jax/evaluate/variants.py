@@ -6,7 +6,7 @@ Each result is cached when it is done.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,20 @@ from mmv_jax.evaluate.encoders.base import Encoded, StudyEncoder
 from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
 from mmv_jax.evaluate.encoders.patch_pixels import PatchPixels
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder
-from mmv_jax.evaluate.finetune.end_to_end import RECIPES, frame_of, learn
+from mmv_jax.evaluate.finetune.budget import Budget, Spent, Tuned, in_words, tune
+from mmv_jax.evaluate.finetune.end_to_end import RECIPES, EndToEnd, frame_of
 from mmv_jax.evaluate.finetune.gradient_descent import Recipe
 from mmv_jax.evaluate.finetune.kept import read, write
-from mmv_jax.evaluate.finetune.segmentation_heads import HEADS, RECIPE, encoded_of, fit_head
+from mmv_jax.evaluate.finetune.learner import Fit, Learner, learn, told
+from mmv_jax.evaluate.finetune.segmentation_heads import (
+    HEAD_RECIPES,
+    HEADS,
+    HeadLearner,
+    encoded_of,
+)
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, join
 from mmv_jax.evaluate.kinds.table import KINDS
-from mmv_jax.evaluate.measure import STAND_IN, Result, result_of_masks, result_of_vector
+from mmv_jax.evaluate.measure import STAND_IN, Result, over_seeds, result_of_masks, result_of_vector
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.models.segmentation import DECODERS_VERSION
@@ -45,13 +52,14 @@ class Variants:
       heads: of `HEADS`, on the frozen tokens of every encoder.
       protocols: of `PROTOCOLS`. The linear probe is always measured, as the reference of all
         others.
-      options: changes to every recipe: `epochs`, `patience`, `batch`.
-      folder: one file a result, named by a digest of all its inputs.
+      budget: of every network alike.
+      seed: the first one.
+      folder: one file a fit, named by a digest of all its inputs.
     """
 
     heads: tuple[str, ...]
     protocols: tuple[str, ...]
-    options: Mapping[str, Any]
+    budget: Budget
     seed: int
     folder: Path
 
@@ -75,9 +83,7 @@ class Variants:
             _names(config, name, known)
             for name, known in (("heads", HEADS), ("protocols", PROTOCOLS))
         )
-        options = config.fit.to_dict() if "fit" in config else {}
-        # Called only for its errors: a wrong option is refused before anything is measured.
-        RECIPE.changed(options)
+        budget = Budget.of(config.fit.to_dict() if "fit" in config else {})
         if heads and not any(KINDS[task.kind].is_mask for task in tasks):
             raise UserError(
                 "config.heads asks for segmentation heads, but no task is a segmentation. Add one,"
@@ -93,7 +99,7 @@ class Variants:
                     )
                 # Also for its errors: planar and volumetric studies have no common grid.
                 frame_of(trained, geometry, task)
-        return cls(heads, protocols, options, seed=config.seed, folder=folder)
+        return cls(heads, protocols, budget, seed=config.seed, folder=folder)
 
     def measure_heads(
         self,
@@ -110,29 +116,21 @@ class Variants:
           parts: the scenes of each structure, in the order of `task.parts()`.
         """
         found = []
-        encoded: list[Encoded] = []
+        encode = lru_cache(lambda: _encoded(encoder, store, task, next(iter(parts.values()))))
         # lesions are located by the linear probe alone
         for head in () if KINDS[task.kind].locates else self.heads:
-            recipe = RECIPE.changed(self.options)
-
-            def fit(scenes: Sequence[Scene], head: str, recipe: Recipe) -> Segmented:
-                if not encoded:  # once for all heads, and not at all where every result is kept
-                    encoded.extend(_encoded(encoder, store, task, scenes))
-                return fit_head(
-                    head, scenes, encoded, split=task.split, recipe=recipe, seed=self.seed
-                )
-
-            by_part: dict[str, Segmented] = {}
+            by_part: dict[str, Tuned] = {}
             for (key, part), scenes in zip(task.parts().items(), parts.values()):
                 width = f"{scenes[0].tokens.shape[1]} wide, standardised"
-                why = (encoder.fingerprint, width, head, recipe)
-                # partial binds this iteration's values; a closure would look them up when it runs.
-                own = partial(fit, scenes, head, recipe)
-                masks = self._kept(f"{name}+{head}", part, store, why=why, fit=own)
-                assert isinstance(masks, Segmented)
-                by_part[key] = masks
-            masks = join(by_part)
-            found.append((result_of_masks(f"{name}+{head}", masks, task), masks))
+                by_part[key] = self._tuned(
+                    HeadLearner(head, scenes, encode, task.split),
+                    HEAD_RECIPES[head],
+                    name=f"{name}+{head}",
+                    task=part,
+                    store=store,
+                    why=(encoder.fingerprint, width, head),
+                )
+            found.append(_masks_of(f"{name}+{head}", by_part, task))
         return found
 
     def measure_protocols(
@@ -149,80 +147,103 @@ class Variants:
         A protocol has its name in `name_of`; a fine-tuned Hugging Face encoder is `name+finetuned`.
         """
         found = []
+        where: dict[str, Any] = {"store": store, "geometry": geometry}
         for task in tasks:
             for protocol in (p for p in self.protocols if p in RECIPES):
-                recipe = RECIPES[protocol].changed(self.options)
                 # A key of the cache: from scratch it depends on network
                 # and view, fine-tuned also on the weights.
                 weights = repr((trained.encoder, trained.whole))
                 if protocol == "finetune":
                     weights = trained.fingerprint
-                own: dict[str, Any] = {
-                    "store": store,
-                    "geometry": geometry,
-                    "recipe": recipe,
-                    "seed": self.seed,
-                }
-                fit = partial(learn, protocol, trained, **own)
-                why = (weights, protocol, recipe)
-                found.append(
-                    self._end_to_end(name_of(protocol, task), task, store, why=why, fit=fit)
-                )
+                own, why = name_of(protocol, task), (weights, protocol)
+                make: Callable[..., Learner] = partial(EndToEnd, protocol, trained, **where)
+                found.append(self._end_to_end(own, task, store, make=make, why=why))
                 if protocol != "finetune":
                     continue
                 for name, other in others.items():
                     if isinstance(other, HuggingFaceEncoder | TrainedEncoder):
-                        found.append(self._tuned(name, other, task, **own))
+                        make = _finetuning_of(other, **where)
+                        why = (other.fingerprint, protocol)
+                        found.append(
+                            self._end_to_end(name + FINETUNED, task, store, make=make, why=why)
+                        )
         return found
 
-    def _tuned(
-        self, name: str, encoder: HuggingFaceEncoder | TrainedEncoder, task: Task, **own: Any
-    ) -> Result:
-        if isinstance(encoder, TrainedEncoder):
-            fit: Callable[..., Any] = partial(learn, "finetune", encoder, **own)
-        else:
-            # This import needs PyTorch, which loading the encoder needed too.
-            from mmv_jax.evaluate.finetune.huggingface import learn_huggingface
-
-            fit = partial(learn_huggingface, encoder, **own)
-        why = (encoder.fingerprint, "finetune", own["recipe"])
-        return self._end_to_end(name + FINETUNED, task, own["store"], why=why, fit=fit)
-
     def _end_to_end(
-        self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[..., Any]
+        self, name: str, task: Task, store: Store, *, make: Callable[..., Learner], why: tuple
     ) -> Result:
-        """Args: fit: called with the task, or with that of each of its structures."""
-        masks: dict[str, Segmented] = {}
-        for key, part in task.parts().items():
-            answer = self._kept(name, part, store, why=why, fit=partial(fit, task=part))
-            if not isinstance(answer, Segmented):
-                return result_of_vector(name, *answer, task)
-            masks[key] = answer
-        return result_of_masks(name, join(masks), task)
-
-    def _kept(
-        self, name: str, task: Task, store: Store, *, why: tuple, fit: Callable[[], Any]
-    ) -> Segmented | tuple[np.ndarray, str]:
-        """The cached result of a fit with the same inputs, or of a new one."""
-        # The name is a digest of all inputs of the fit, so a change makes a new file.
-        digest = hashlib.sha256(
-            repr(
-                (why, self.seed, task.kind, task.mask, task.values, task.flags, task.split.tolist())
-            ).encode()
-        )
-        # Labels and images may change under the same names, so their content counts.
-        digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
-        if KINDS[task.kind].is_mask:
-            digest.update(
-                f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}, native".encode()
+        """Args: make: called with the task, or with that of each of its structures."""
+        protocol = why[-1]
+        tuned = {
+            key: self._tuned(
+                make(task=part), RECIPES[protocol], name=name, task=part, store=store, why=why
             )
-        path = self.folder / f"{digest.hexdigest()[:24]}.npz"
-        if not path.exists():
-            say(f"{task.name}: {name} is fitted")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write(path, fit())
-        # A new fit is read back too, so that a resumed evaluation has the same arrays.
-        return read(path)
+            for key, part in task.parts().items()
+        }
+        if KINDS[task.kind].is_mask:
+            return _masks_of(name, tuned, task)[0]
+        (only,) = tuned.values()
+        results = [
+            result_of_vector(name, np.asarray(fit.answer), told(fit), task) for fit in only.fits
+        ]
+        return over_seeds(results, [fit.score for fit in only.fits], Spent.of([only]))
+
+    def _tuned(
+        self, learner: Learner, usual: Recipe, *, name: str, task: Task, store: Store, why: tuple
+    ) -> Tuned:
+        """The setting that val chose and its fits; each fit is kept when it is done."""
+        inputs = _digest(task, store, why)
+
+        def fit_once(recipe: Recipe, seed: int, tested: bool) -> Fit:
+            digest = inputs.copy()
+            digest.update(repr((recipe, seed, tested)).encode())
+            path = self.folder / f"{digest.hexdigest()[:24]}.npz"
+            if not path.exists():
+                say(f"{task.name}: {name} is fitted, {in_words(recipe)}, seed {seed}")
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write(path, learn(learner, recipe, seed, tested=tested))
+            # A new fit is read back too, so that a resumed evaluation has the same arrays.
+            return read(path)
+
+        layered = "finetune" in why
+        return tune(fit_once, usual, self.budget, self.seed, layered=layered)
+
+
+def _digest(task: Task, store: Store, why: tuple) -> Any:
+    """A digest of all that a fit depends on beside recipe and seed: a change makes a new file."""
+    known = (why, task.kind, task.mask, task.values, task.flags, task.split.tolist())
+    digest = hashlib.sha256(repr(known).encode())
+    # Labels and images may change under the same names, so their content counts.
+    digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
+    if KINDS[task.kind].is_mask:
+        digest.update(
+            f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}, native".encode()
+        )
+    return digest
+
+
+def _finetuning_of(
+    other: HuggingFaceEncoder | TrainedEncoder, **where: Any
+) -> Callable[..., Learner]:
+    if isinstance(other, TrainedEncoder):
+        return partial(EndToEnd, "finetune", other, **where)
+    # This import needs PyTorch, which loading the encoder needed too.
+    from mmv_jax.evaluate.finetune.huggingface import TowerLearner
+
+    return partial(TowerLearner, other, **where)
+
+
+def _masks_of(name: str, by_part: Mapping[str, Tuned], task: Task) -> tuple[Result, Segmented]:
+    """The result over all seeds, and the masks of the first one, for the pictures."""
+    parts = list(by_part.values())
+    joined = [
+        # every structure, fitted with the same seed
+        join(dict(zip(by_part, (fit.answer for fit in fits))))
+        for fits in zip(*(part.fits for part in parts))
+    ]
+    on_val = np.mean([[fit.score for fit in part.fits] for part in parts], axis=0).tolist()
+    results = [result_of_masks(name, masks, task) for masks in joined]
+    return over_seeds(results, on_val, Spent.of(parts)), joined[0]
 
 
 def name_of(protocol: str, task: Task) -> str:

@@ -11,6 +11,7 @@ from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import as_json, compare, compare_pairs, comparisons_as_json
 from mmv_jax.evaluate.operating import measure_operating, measure_rates, operating_metrics
 from mmv_jax.evaluate.predictions import predictions
+from mmv_jax.evaluate.report.budgets import budget_metrics
 from mmv_jax.evaluate.report.stated import Asked, state
 from mmv_jax.evaluate.report.subspaces import subspace_sections
 from mmv_jax.evaluate.report.tables import Findings, table_of, write_report
@@ -55,6 +56,7 @@ def write_results(
             *operating_metrics(operating, rates),
             *((p.task, p.encoder, p.key, p.value) for p in points),
             *labels_read(points),
+            *budget_metrics(results),
             *shift_metrics(shifted),
         ],
     )
@@ -84,7 +86,6 @@ def write_results(
         variants=of_variants,
         subspaces=subspace_sections(evaluation.means, modality),
     )
-    report = workdir / "report.html"
     protocol, findings = state(
         findings,
         store=evaluation.store,
@@ -93,7 +94,7 @@ def write_results(
         asked=asked,
     )
     write_json(workdir / "protocol.json", protocol)
-    write_report(report, findings)
+    write_report(report := workdir / "report.html", findings)
     return f"{table_of(results, comparisons)}\n\nreport: {report}"
 
 

@@ -9,9 +9,8 @@ each class, where there are classes) no interval is given.
 Axes: R resamples, N studies, P patients.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -24,12 +23,11 @@ from mmv_jax.metrics.bootstrap_bounds import (
     studentised_bounds,
 )
 from mmv_jax.metrics.closed_form import auroc_interval, proportion_interval
+from mmv_jax.metrics.resamples import RESAMPLES, blocks_of, draw_patients
 from mmv_jax.metrics.weighted import METRICS, Weighted
 
-RESAMPLES = 2000
 # The largest share of undefined resamples. With more, the defined ones are a biased selection.
 UNDEFINED = 0.05
-BLOCK_BYTES = 2**25  # of one array of resamples by studies; a metric holds up to six at a time
 MEANS = {  # metrics that are a mean over studies, and of what
     "mean": lambda truth, predicted: predicted,
     "mae": lambda truth, predicted: np.abs(truth - predicted),
@@ -49,6 +47,8 @@ class Interval:
       n: number of studies behind the value.
       why: the reason why there is no interval; empty where there is one.
       undefined: the share of resamples in which the metric was not defined; they are left out.
+      fits: number of models, fitted with different seeds, of which `value` is the mean.
+      sd: their standard deviation (of a sample, K - 1); NaN of a single one.
     """
 
     value: float
@@ -57,6 +57,8 @@ class Interval:
     n: int
     why: str = field(default="", repr=False)
     undefined: float = field(default=0.0, repr=False)
+    fits: int = field(default=1, repr=False)
+    sd: float = field(default=float("nan"), repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,46 +76,16 @@ class Difference:
     undefined: float = field(default=0.0, repr=False)
 
 
+def value_text(found: Interval) -> str:
+    """The value; of several fits the mean with their standard deviation, `0.812 ± 0.010`."""
+    return f"{found.value:.3f}" + (f" ± {found.sd:.3f}" if found.fits > 1 else "")
+
+
 def bounds_text(found: Interval | Difference, form: str = ".3f") -> str:
     """The interval as `[low, high]`, or why there is none."""
     if np.isnan(found.low):
         return f"no interval: {found.why or 'not defined'}"
     return f"[{found.low:{form}}, {found.high:{form}}]"
-
-
-def patient_weights(
-    patients: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> Float[np.ndarray, "R N"]:
-    """Number of times that a bootstrap over patients draws each study.
-
-    A resample draws as many patients as there are, with replacement, each with all their studies.
-    This array holds all resamples; where only a metric is needed, `interval` works in blocks of
-    `BLOCK_BYTES`.
-    """
-    # A tuple, because the cache needs arguments that can be hashed.
-    counts, index = _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
-    # Counts of patients [R, P] become weights of studies [R, N].
-    return counts[:, index].astype(np.float64)
-
-
-@lru_cache(maxsize=2)  # all metrics and encoders of a task share the same draws
-def _drawn(patients: tuple, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of patients [R, P], and the index of each study's patient [N]."""
-    names, index = np.unique(np.array(patients), return_inverse=True)
-    counts = np.empty((resamples, len(names)), np.uint16)  # a quarter of what NumPy would hold
-    rng, share = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
-    for rows in _blocks(resamples, len(names)):
-        counts[rows] = rng.multinomial(len(names), share, size=rows.stop - rows.start)
-    # All callers share this one cached array.
-    counts.flags.writeable = False
-    return counts, index
-
-
-def _blocks(resamples: int, studies: int) -> Iterator[slice]:
-    """Slices of resamples; an array of one slice by all studies has at most `BLOCK_BYTES`."""
-    step = max(BLOCK_BYTES // (8 * max(studies, 1)), 1)
-    for start in range(0, resamples, step):
-        yield slice(start, min(start + step, resamples))
 
 
 def interval(
@@ -162,7 +134,7 @@ def interval(
         return Interval(value, np.nan, np.nan, len(truth), why=why)
     if metric in MEANS:
         values = np.asarray(MEANS[str(metric)](truth, predicted), np.float64)
-        counts, index = _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
+        counts, index = draw_patients(tuple(np.asarray(patients).tolist()), resamples, seed)
         low, high = studentised_bounds(values, index, counts, level)
         return Interval(value, min(low, value), max(high, value), len(truth))
     judge, left_out = _pair(metric, truth, predicted), np.zeros(0)
@@ -202,9 +174,43 @@ def paired(
     level: float = 0.95,
 ) -> Difference:
     """The difference of a metric between two predictions of the same studies, on the same draws."""
-    a, b = _pair(metric, truth, first), _pair(metric, truth, second)
+    return paired_over_fits(
+        metric,
+        truth,
+        first=first[None],
+        second=second[None],
+        patients=patients,
+        resamples=resamples,
+        seed=seed,
+        level=level,
+    )
+
+
+def paired_over_fits(
+    metric: str | Weighted,
+    truth: Num[np.ndarray, "N *C"],
+    first: Num[np.ndarray, "K N *D"],
+    second: Num[np.ndarray, "J N *D"],
+    patients: np.ndarray,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """As `paired`, between models that were fitted K and J times with different seeds.
+
+    The value is the mean difference. Each resample of the patients is evaluated with one pair of
+    fits, in turn. So both the seeds and the patients widen the interval, which is that of a single
+    pair.
+    """
+
+    def judge(k: int) -> Judge:
+        a, b = (_pair(metric, truth, fits[k % len(fits)]) for fits in (first, second))
+        return lambda weights: a(weights) - b(weights)
+
     return _difference(
-        lambda weights: a(weights) - b(weights),
+        # The longer list is gone through once, the shorter one again from its front.
+        [judge(k) for k in range(max(len(first), len(second)))],
         patients,
         Behind.of_metrics((metric,), truth, patients),
         resamples=resamples,
@@ -230,7 +236,7 @@ def contrast(
     """
     a, b = _pair(first, truth, predicted), _pair(second, truth, predicted)
     return _difference(
-        lambda weights: a(weights) - b(weights),
+        [lambda weights: a(weights) - b(weights)],
         patients,
         Behind.of_metrics((first, second), truth, patients),
         resamples=resamples,
@@ -261,33 +267,8 @@ def interval_over_draws(
     if behind.too_few or np.isnan(value):
         why = behind.too_few or "the metric is not defined"
         return Interval(value, np.nan, np.nan, len(truth), why=why)
-    drawn = [
-        # Model k judges resamples k, k + K, …, so that together they use each once.
-        _judged(model, patients, resamples, seed, part=slice(k, None, len(models)))
-        for k, model in enumerate(models)
-    ]
-    return _interval(value, np.concatenate(drawn), n=len(truth), behind=behind, level=level)
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """p-values adjusted for multiple comparisons, in the given order.
-
-    NaN stays NaN and is not counted.
-
-    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
-
-    Example:
-      >>> holm([0.01, 0.04, 0.03])
-      [0.03, 0.06, 0.06]
-    """
-    p = np.asarray(p_values, np.float64)
-    order = [i for i in np.argsort(p) if not np.isnan(p[i])]
-    adjusted, running = p.copy(), 0.0
-    for rank, i in enumerate(order):
-        # The running maximum keeps the adjusted values in the order of the p-values.
-        running = max(running, min(1.0, (len(order) - rank) * p[i]))
-        adjusted[i] = running
-    return adjusted.tolist()
+    drawn = _in_turn(models, patients, resamples, seed)
+    return _interval(value, drawn, n=len(truth), behind=behind, level=level)
 
 
 Judge = Callable[[Float[np.ndarray, "R N"]], Float[np.ndarray, " R"]]
@@ -306,11 +287,22 @@ def _judged(
     judge: Judge, patients: np.ndarray, resamples: int, seed: int, *, part: slice = slice(None)
 ) -> Float[np.ndarray, " R"]:
     """The metric in every resample, or in a part of them, computed block by block."""
-    counts, index = _drawn(tuple(np.asarray(patients).tolist()), resamples, seed)
+    counts, index = draw_patients(tuple(np.asarray(patients).tolist()), resamples, seed)
     counts = counts[part]
     # Weights are made block by block: all [R, N] of a large task may exceed the memory.
-    blocks = _blocks(len(counts), len(index))
+    blocks = blocks_of(len(counts), len(index))
     return np.concatenate([judge(counts[rows][:, index].astype(np.float64)) for rows in blocks])
+
+
+def _in_turn(
+    judges: Sequence[Judge], patients: np.ndarray, resamples: int, seed: int
+) -> Float[np.ndarray, " R"]:
+    """Every resample, judged by one of K models: model k has the resamples k, k + K, …"""
+    drawn = [
+        _judged(judge, patients, resamples, seed, part=slice(k, None, len(judges)))
+        for k, judge in enumerate(judges)
+    ]
+    return np.concatenate(drawn)
 
 
 def _interval(
@@ -342,7 +334,7 @@ def _interval(
 
 
 def _difference(
-    judge: Judge,
+    judges: Sequence[Judge],
     patients: np.ndarray,
     behind: Behind,
     *,
@@ -356,11 +348,11 @@ def _difference(
     be below 2 / R, which no correction for many comparisons survives.
     """
     nan = float("nan")
-    value = float(judge(np.ones((1, len(patients))))[0])
+    value = float(np.mean([judge(np.ones((1, len(patients))))[0] for judge in judges]))
     if behind.too_few or np.isnan(value):
         why = behind.too_few or "the metric is not defined"
         return Difference(value, nan, nan, p=nan, why=why)
-    defined, undefined, why = _defined(_judged(judge, patients, resamples, seed))
+    defined, undefined, why = _defined(_in_turn(judges, patients, resamples, seed))
     if why:
         return Difference(value, nan, nan, p=nan, why=why, undefined=undefined)
     low, high = _expanded(defined, behind, level)

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from mmv_jax.metrics.intervals import interval, paired, patient_weights
+from mmv_jax.metrics.intervals import interval, paired
+from mmv_jax.metrics.resamples import patient_weights
 from mmv_jax.metrics.weighted import METRICS
 
 ALIKE = 0.5  # share of a score's variance that is the patient's own

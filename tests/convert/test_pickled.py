@@ -46,8 +46,7 @@ def test_tensors_are_those_that_pytorch_loads(zipped, tmp_path):
         assert tensor.read().shape == tensor.shape
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zipped", "before 1.6"])
-def test_what_a_training_keeps_beside_its_weights_is_no_hindrance(zipped, tmp_path):
+def test_what_a_training_keeps_beside_its_weights_is_no_hindrance(tmp_path):
     linear = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(linear.parameters())
     linear(torch.ones(1, 2)).sum().backward()
@@ -57,15 +56,13 @@ def test_what_a_training_keeps_beside_its_weights_is_no_hindrance(zipped, tmp_pa
         "lossMIN": [np.float64(0.5), np.float32(1.0)],
         "teacher": linear.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "args": argparse.Namespace(
-            lr=0.1, out=tmp_path, unread=torch.ones(5), counts=collections.Counter("ab")
-        ),
+        "args": argparse.Namespace(lr=0.1, out=tmp_path, counts=collections.Counter("ab")),
         "device": torch.device("cpu"),
         "dtype": torch.float32,
         "seen": collections.defaultdict(list),
         "history": np.ones(3),
     }
-    torch.save(state, tmp_path / "x.pth.tar", _use_new_zipfile_serialization=zipped)
+    torch.save(state, tmp_path / "x.pth.tar")
     found = read_groups([tmp_path / "x.pth.tar"])
     assert list(found["teacher"]) == ["weight", "bias"]
     np.testing.assert_array_equal(found["teacher"]["bias"].read(), linear.bias.detach().numpy())

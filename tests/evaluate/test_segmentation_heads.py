@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from mmv_jax.evaluate.encoders.base import Encoded
+from mmv_jax.evaluate.finetune.learner import learn
 from mmv_jax.evaluate.finetune.segmentation_heads import (
-    RECIPE,
+    HEAD_RECIPES,
+    HeadLearner,
     TokenGrids,
     encoded_of,
-    fit_head,
     standardised,
 )
 from mmv_jax.evaluate.kinds.segmentation import agreement, mask_loss
@@ -23,7 +24,13 @@ from mmv_jax.evaluate.tasks.scenes import Scene
 GRIDS = {"planar": ((1, 4, 4), (1, 4, 4)), "volumetric": ((2, 4, 4), (2, 4, 4))}
 # tests/models/test_decoders.py lets every head learn in the suite that is run often
 LONG = [("multi-scale", "planar"), ("global-local", "volumetric")]
-QUICK = RECIPE.changed({"epochs": 10, "patience": 10, "batch": 8})
+QUICK = {"epochs": 100, "patience": 100, "batch": 8}  # of 12 studies, two steps an epoch
+
+
+def fit_head(head, scenes, encoded, split):
+    """The masks of a head that was fitted with seed 0."""
+    learner = HeadLearner(head, scenes, lambda: encoded, split)
+    return learn(learner, replace(HEAD_RECIPES[head], **QUICK), seed=0, tested=True).answer
 
 
 def boxes(kind, n=24, levels=1):
@@ -67,7 +74,7 @@ def boxes(kind, n=24, levels=1):
 )
 def test_every_head_learns_what_the_tokens_tell(head, kind):
     scenes, _, split = given = boxes(kind, levels=4 if head == "multi-scale" else 1)
-    found = fitted(head) if kind == "planar" else fit_head(head, *given, QUICK, seed=0)
+    found = fitted(head) if kind == "planar" else fit_head(head, *given)
     test = [scene for scene, s in zip(scenes, split) if s == "test"]
     assert [mask.shape for mask in found.masks] == [scene.truth.shape for scene in test]
     assert np.nanmean(found.dice) > 0.75
@@ -77,20 +84,20 @@ def test_every_head_learns_what_the_tokens_tell(head, kind):
 @cache
 def fitted(head):
     """A head that was fitted to planar studies with seed 0."""
-    return fit_head(head, *boxes("planar", levels=4 if head == "multi-scale" else 1), QUICK, seed=0)
+    return fit_head(head, *boxes("planar", levels=4 if head == "multi-scale" else 1))
 
 
 def test_moving_the_test_masks_changes_no_choice_and_no_prediction():
     scenes, encoded, split = boxes("planar")
     moved = [replace(s, truth=~s.truth) if part == "test" else s for s, part in zip(scenes, split)]
-    ours, theirs = fitted("linear"), fit_head("linear", moved, encoded, split, QUICK, seed=0)
+    ours, theirs = fitted("linear"), fit_head("linear", moved, encoded, split)
     assert ours.choice == theirs.choice
     assert all((a == b).all() for a, b in zip(ours.masks, theirs.masks))
 
 
 @pytest.mark.parametrize("head", ["linear", pytest.param("global-local", marks=pytest.mark.full)])
 def test_the_same_seed_gives_the_same_masks(head):
-    again = fit_head(head, *boxes("planar"), QUICK, seed=0)
+    again = fit_head(head, *boxes("planar"))
     assert all((a == b).all() for a, b in zip(fitted(head).masks, again.masks))
 
 

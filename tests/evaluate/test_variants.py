@@ -3,6 +3,7 @@ touch, and what a second run does again.
 """
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +17,20 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate import variants
 from mmv_jax.evaluate.encoders.trained import restore
 from mmv_jax.evaluate.finetune import end_to_end as supervised
-from mmv_jax.evaluate.finetune import gradient_descent as finetune
-from mmv_jax.evaluate.finetune.end_to_end import RECIPES, augment, learn
+from mmv_jax.evaluate.finetune.end_to_end import RECIPES, EndToEnd, augment
+from mmv_jax.evaluate.finetune.learner import Fit, learn
 from mmv_jax.evaluate.kinds.segmentation import Segmented
+from mmv_jax.evaluate.measure import as_json
+from mmv_jax.evaluate.report.budgets import budget_metrics, budget_sections
+from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.run import evaluate
 from mmv_jax.evaluate.tasks.make import make_task
 from mmv_jax.evaluate.variants import Variants
 from mmv_jax.store.read import Store
 
-FIT = {"epochs": 2, "patience": 2, "batch": 8}
-
-
-@pytest.fixture
-def few_steps(monkeypatch):
-    """What is asked of a fit here is not that it learns."""
-    monkeypatch.setattr(finetune, "FEWEST", 2)
+FIT = {"epochs": 1, "patience": 1, "batch": 8}
+# What is asked of most fits here is not that they learn, nor what val chooses.
+ONCE = FIT | {"seeds": 1, "rates": (1.0,), "layer_decays": (1.0,)}
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +59,12 @@ def task_of(store, kind, modality="CXR"):
 @pytest.mark.full
 def test_a_network_learns_to_outline_discs(tiny):
     _, store, geometry, encoder = tiny
-    recipe = RECIPES["supervised"].changed({"epochs": 7, "patience": 7, "batch": 4})
+    recipe = replace(RECIPES["supervised"], epochs=50, patience=50, batch=4)
+    task = task_of(store, "segmentation")
     found = learn(
-        "supervised",
-        encoder,
-        store=store,
-        geometry=geometry,
-        task=task_of(store, "segmentation"),
-        recipe=recipe,
-        seed=0,
+        EndToEnd("supervised", encoder, store, geometry, task=task), recipe, 0, tested=True
     )
-    assert found.dice.mean() > 0.7
+    assert found.answer.dice.mean() > 0.7
 
 
 @pytest.mark.parametrize(
@@ -82,7 +77,7 @@ def test_a_network_learns_to_outline_discs(tiny):
     ],
 )
 def test_test_studies_are_read_after_the_fit_and_never_before(
-    tiny, few_steps, monkeypatch, protocol, kind, modality
+    tiny, monkeypatch, protocol, kind, modality
 ):
     _, store, geometry, encoder = tiny
     task = task_of(store, kind, modality)
@@ -100,18 +95,18 @@ def test_test_studies_are_read_after_the_fit_and_never_before(
 
     monkeypatch.setattr(supervised, "fit", watched_fit)
     monkeypatch.setattr(supervised, "read_crop", watched_read)
-    found = learn(
-        protocol,
-        encoder,
-        store=store,
-        geometry=geometry,
-        task=task,
-        recipe=RECIPES[protocol].changed(FIT),
-        seed=0,
-    )
+    recipe = replace(RECIPES[protocol], **FIT)
+    learner = EndToEnd(protocol, encoder, store, geometry, task=task)
+    # A fit that only val judges never reads them.
+    assert learn(learner, recipe, 0, tested=False).answer is None
+    assert not test & {study for study, _ in read}
+    fitted.clear()
+    read.clear()
+    learner = EndToEnd(protocol, encoder, store, geometry, task=task)
+    found = learn(learner, recipe, 0, tested=True).answer
     assert {study for study, after in read if not after} == set(task.studies.tolist()) - test
     assert sorted(study for study, after in read if after) == sorted(test)
-    assert len(found.dice if isinstance(found, Segmented) else found[0]) == len(test)
+    assert len(found.dice if isinstance(found, Segmented) else found) == len(test)
 
 
 def test_fine_tuning_begins_with_the_encoder_and_scratch_does_not(tiny, monkeypatch):
@@ -127,16 +122,10 @@ def test_fine_tuning_begins_with_the_encoder_and_scratch_does_not(tiny, monkeypa
 
     monkeypatch.setattr(supervised, "fit", first_parameters)
     for protocol in ("finetune", "scratch"):
+        task = task_of(store, "regression")
+        learner = EndToEnd(protocol, encoder, store, geometry, task=task)
         with pytest.raises(Begun):
-            learn(
-                protocol,
-                encoder,
-                store=store,
-                geometry=geometry,
-                task=task_of(store, "regression"),
-                recipe=RECIPES[protocol],
-                seed=0,
-            )
+            learner.fit(RECIPES[protocol], seed=0)
     kernels = [begun[n]["encoder"]["embed"]["patch"]["kernel"] for n in range(2)]
     own = encoder.params["embed"]["patch"]["kernel"]
     assert np.array_equal(kernels[0], own)
@@ -163,13 +152,13 @@ def config_of(folder, **changed):
     c = tiny_config(folder / "store").copy_and_resolve_references().unlock()
     c.tasks = {name: c.tasks[name] for name in ("left", "disc")}
     c.view = {"planar": (1, 24, 24), "volume": (12, 24, 24)}
-    c.fit = FIT
+    c.fit = ONCE
     c.update(changed)
     return c
 
 
 def test_heads_are_named_and_a_second_evaluation_fits_none_of_them_again(
-    tiny, few_steps, monkeypatch, tmp_path
+    tiny, monkeypatch, tmp_path
 ):
     folder, *_ = tiny
     config = config_of(folder, heads=("linear",))
@@ -177,19 +166,65 @@ def test_heads_are_named_and_a_second_evaluation_fits_none_of_them_again(
     evaluate(config, folder / "run", tmp_path)
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert {"trained+linear", "random+linear", "pixels+linear"} <= set(found["disc"])
-    monkeypatch.setattr(variants, "fit_head", lambda *args, **named: pytest.fail("fitted again"))
+    monkeypatch.setattr(variants, "learn", lambda *args, **named: pytest.fail("fitted again"))
     evaluate(config, folder / "run", tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == found
     # another recipe is another result
-    config.fit.epochs = 1
+    config.fit.epochs = 2
     with pytest.raises(pytest.fail.Exception, match="fitted again"):
         evaluate(config, folder / "run", tmp_path)
 
 
-@pytest.mark.full
-def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(
-    tiny, few_steps, monkeypatch
+def test_seeds_have_a_mean_and_a_spread_and_a_stopped_evaluation_keeps_its_fits(
+    tiny, monkeypatch, tmp_path
 ):
+    folder, store, geometry, encoder = tiny
+    config = config_of(folder, protocols=("scratch",))
+    config.fit = FIT | {"rates": (1.0, 4.0)}
+    task, asked = task_of(store, "classification"), []
+    test = task.labels[task.split == "test"]
+
+    def quick(learner, recipe, seed, *, tested):
+        """Two trials and three seeds; the first time, the fourth fit is killed."""
+        asked.append((recipe.peak_lr, seed, tested))
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        answer = 0.5 * test + np.random.default_rng(seed).uniform(size=len(test))
+        return Fit(answer if tested else None, -recipe.peak_lr, epoch=3, epochs=5, seconds=0.5)
+
+    def measured():
+        asked_for = Variants.of(config, tmp_path, tasks=[task], geometry=geometry, trained=encoder)
+        return asked_for.measure_protocols(
+            encoder, {}, store=store, geometry=geometry, tasks=[task]
+        )
+
+    monkeypatch.setattr(variants, "learn", quick)
+    with pytest.raises(KeyboardInterrupt):
+        measured()
+    (found,) = measured()
+    usual = RECIPES["scratch"].peak_lr
+    trials = [(usual, 1, False), (4 * usual, 1, False)]
+    # The killed one is asked for again, the three before it are not.
+    seeds = [(usual, seed, True) for seed in (2, 3, 3, 4)]
+    assert asked == [*trials, *seeds]
+    told = as_json([found])[task.name]["scratch-vit"]["auroc"]
+    by_seed = [one.metrics["auroc"].value for one in found.fits]
+    assert len(set(by_seed)) > 1
+    assert told["fits"] == 3
+    assert told["value"] == pytest.approx(np.mean(by_seed))
+    assert told["sd"] == pytest.approx(np.std(by_seed, ddof=1))
+    assert found.choice == f"learning rate {usual:g}; epoch 3 of 5"
+    costs = {key: value.value for _, _, key, value in budget_metrics([found])}
+    assert costs == {"fits": 5, "epochs": 25, "cpu_seconds": 2.5}
+    (section,) = budget_sections([found], Names())
+    (line,) = section.tables[0].lines
+    shown = [cell.text for cell in line]
+    assert ", ".join(f"{value:.3f}" for value in by_seed) in shown
+    assert shown[-4:] == ["epoch 3 of 5, epoch 3 of 5, epoch 3 of 5", "5", "25", "2 s"]
+
+
+@pytest.mark.full
+def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(tiny, monkeypatch):
     folder, *_ = tiny
     config = config_of(
         folder, heads=("linear", "global-local"), protocols=("linear", "finetune", "supervised")
@@ -211,14 +246,13 @@ def test_a_whole_evaluation_names_the_variants_and_goes_on_where_it_stopped(
         ("trained+finetuned", "supervised-unet"),
     } <= pairs
 
-    monkeypatch.setattr(variants, "fit_head", lambda *args, **named: pytest.fail("fitted again"))
     monkeypatch.setattr(variants, "learn", lambda *args, **named: pytest.fail("fitted again"))
     evaluate(config, folder / "run", folder / "evaluate")
     assert json.loads((folder / "evaluate" / "metrics.json").read_text()) == found
     # another recipe is another result
     with pytest.raises(pytest.fail.Exception, match="fitted again"):
         evaluate(
-            config_of(folder, heads=("linear",), fit=FIT | {"epochs": 1}),
+            config_of(folder, heads=("linear",), fit=ONCE | {"epochs": 2}),
             folder / "run",
             folder / "evaluate",
         )

@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
 from sklearn.linear_model import LogisticRegression
 
-from mmv_jax.metrics import intervals, scores
+from mmv_jax.metrics import resamples, scores
 from mmv_jax.metrics.closed_form import delong
-from mmv_jax.metrics.intervals import holm, interval, paired, patient_weights
+from mmv_jax.metrics.corrections import holm
+from mmv_jax.metrics.intervals import (
+    Interval,
+    interval,
+    paired,
+    paired_over_fits,
+    value_text,
+)
+from mmv_jax.metrics.over_fits import over_fits
+from mmv_jax.metrics.resamples import patient_weights
 from mmv_jax.metrics.weighted import METRICS
 
 # The point value that each weighted form must equal.
@@ -287,6 +296,39 @@ def test_blocks_of_resamples_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     truth, score, patients = rng.integers(0, 2, 80), rng.uniform(size=80), rng.integers(0, 30, 80)
     whole = interval("auprc", truth, score, patients, resamples=100, seed=5)
-    intervals._drawn.cache_clear()
-    monkeypatch.setattr(intervals, "BLOCK_BYTES", 8 * 80 * 7)
+    resamples.draw_patients.cache_clear()
+    monkeypatch.setattr(resamples, "BLOCK_BYTES", 8 * 80 * 7)
     assert interval("auprc", truth, score, patients, resamples=100, seed=5) == whole
+
+
+def test_a_difference_over_fits_is_the_mean_of_its_pairs_and_the_seeds_widen_it():
+    rng = np.random.default_rng(0)
+    truth, patients = rng.integers(0, 2, 120), np.arange(120)
+    second = truth + 1.5 * rng.normal(size=(1, 120))
+    first = truth + rng.normal(size=(3, 120)) * np.array([[0.5], [1.5], [4.0]])
+    one = {"truth": truth, "patients": patients}
+    pairs = [paired("auroc", first=a, second=second[0], **one) for a in first]
+    found = paired_over_fits("auroc", first=first, second=second, **one)
+    assert found.value == pytest.approx(np.mean([pair.value for pair in pairs]))
+    assert found.high - found.low > 1.2 * max(pair.high - pair.low for pair in pairs)
+    # Three times the same fit is that fit.
+    assert paired_over_fits("auroc", first=first[[1, 1, 1]], second=second, **one).value == (
+        pytest.approx(pairs[1].value)
+    )
+
+
+def test_the_mean_over_fits_has_their_spread_and_the_interval_of_one():
+    rng = np.random.default_rng(1)
+    truth, patients = rng.integers(0, 2, 90), np.arange(90)
+    fits = [interval("auroc", truth, truth + rng.normal(size=90), patients) for _ in range(3)]
+    found = over_fits(fits)
+    values = [one.value for one in fits]
+    assert (found.value, found.sd) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert min(one.low for one in fits) < found.low < found.value < found.high
+    assert (found.fits, value_text(found)) == (3, f"{found.value:.3f} ± {found.sd:.3f}")
+    assert over_fits(fits[:1]) is fits[0]
+    assert value_text(fits[0]) == f"{fits[0].value:.3f}"
+    # What one of the fits does not have, their mean does not have either.
+    nan = float("nan")
+    missing = over_fits([fits[0], Interval(nan, nan, nan, 90, why="no positive")])
+    assert np.isnan([missing.value, missing.low]).all() and missing.why == "no positive"

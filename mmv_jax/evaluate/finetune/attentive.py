@@ -17,7 +17,8 @@ from mmv_jax.evaluate.tasks.task import Task
 
 QUERIES, KEY_WIDTH = 4, 32
 WIDTH = 256  # principal axes of tokens: memory does not grow with the number of joined blocks
-RECIPE = Recipe(weight_decay=0.1)
+# A small model: passes over few studies are few steps.
+RECIPE = Recipe(epochs=100, patience=20, weight_decay=0.1)
 
 
 class AttentivePooling(nn.Module):

@@ -5,9 +5,9 @@ Axes: N studies, z y x tokens, Z Y X voxels, L tokens of a study with its specia
 a patch, D width, M levels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
@@ -23,9 +23,17 @@ from mmv_jax.data.tokens import token_coordinates
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import early_layers
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder
-from mmv_jax.evaluate.finetune.gradient_descent import Recipe, fit, in_batches, init_params
+from mmv_jax.evaluate.finetune.gradient_descent import (
+    Fitted,
+    Recipe,
+    fit,
+    in_batches,
+    init_params,
+)
+from mmv_jax.evaluate.finetune.learner import Answer, told
 from mmv_jax.evaluate.finetune.segmentation_heads import make_head
-from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, cut, sweep
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, cut, sweep
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import NativeGrid, Scene
 from mmv_jax.evaluate.tasks.task import Task
@@ -35,8 +43,8 @@ from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 from mmv_jax.models.segmentation import resize
 from mmv_jax.store.read import Store
 
-RECIPES = {  # by protocol
-    "finetune": Recipe(peak_lr=5e-4, layer_decay=0.75),
+RECIPES = {  # by protocol: the usual learning rate, around which others are tried
+    "finetune": Recipe(peak_lr=5e-4),
     "scratch": Recipe(peak_lr=5e-4),
     "supervised": Recipe(peak_lr=2e-3),
 }
@@ -239,70 +247,90 @@ def make_model(protocol: str, trained: TrainedEncoder, task: Task, frame: Common
     return Transformer(trained.encoder, head, answers)
 
 
-def learn(
-    protocol: str,
-    trained: TrainedEncoder,
-    store: Store,
-    geometry: Geometry,
-    task: Task,
-    recipe: Recipe,
-    seed: int,
-) -> Segmented | tuple[np.ndarray, str]:
-    """Fit a model of `RECIPES` on train, stopped by val; only then read the test studies.
+@dataclass(frozen=True)
+class EndToEnd:
+    """A network of `RECIPES` that learns a task from voxels, a `Learner`.
 
-    Returns:
-      The masks of the test studies; or their predictions (probabilities, numbers), with the epoch
-      that
-      val chose, in words.
+    Images are read when they are first needed, and once for all fits.
     """
-    frame = frame_of(trained, geometry, task)
-    model = make_model(protocol, trained, task, frame)
-    train, val = (
-        read_images(trained, store, geometry=geometry, task=task[task.split == part], frame=frame)
-        for part in ("train", "val")
-    )
-    first = [jnp.asarray(train.arrays[name][:1]) for name in INPUTS]
-    params = init_params(model, seed, *first)
-    if protocol == "finetune":
-        # The head keeps its fresh parameters: a checkpoint has none for this task.
-        params = {**params, "encoder": trained.params}
-    # Mean and scale of a number come from train alone.
-    kind = KINDS[task.kind].fitted_to(train.arrays["truth"])
-    apply = partial(_apply, model)
 
-    def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
-        changed = augment(batch, key)
-        return kind.loss(apply(params, changed), changed["truth"], changed["counted"])
+    protocol: str
+    trained: TrainedEncoder
+    store: Store
+    geometry: Geometry
+    task: Task
 
-    predict_fn = jax.jit(lambda params, batch: kind.answer(apply(params, batch)))
+    def fit(self, recipe: Recipe, seed: int) -> Fitted:
+        """Fit on train, stopped by val."""
+        first = [jnp.asarray(self._train.arrays[name][:1]) for name in INPUTS]
+        params = init_params(self._model, seed, *first)
+        if self.protocol == "finetune":
+            # The head keeps its fresh parameters: a checkpoint has none for this task.
+            params = {**params, "encoder": self.trained.params}
+        kind, model, val = self._kind, self._model, self._val
 
-    def predict(params: Any, images: Images) -> np.ndarray:
-        return in_batches(
-            partial(predict_fn, params),
-            {name: images.arrays[name] for name in INPUTS},
-            recipe.batch,
+        def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
+            changed = augment(batch, key)
+            return kind.loss(_apply(model, params, changed), changed["truth"], changed["counted"])
+
+        def score(params: Any) -> float:
+            found = self._predict(params, val, recipe.batch)
+            return kind.score(found, val.arrays["truth"], val.scenes)
+
+        return fit(
+            params,
+            loss_fn,
+            data=self._train.arrays,
+            score=score,
+            recipe=recipe,
+            seed=seed,
+            encoder=None if self.protocol == "supervised" else self.trained.encoder,
         )
 
-    fitted = fit(
-        params,
-        loss_fn,
-        data=train.arrays,
-        score=lambda params: kind.score(predict(params, val), val.arrays["truth"], val.scenes),
-        recipe=recipe,
-        seed=seed,
-        encoder=None if protocol == "supervised" else trained.encoder,
-    )
-    chosen = predict(fitted.params, val)
-    # Nothing before this line has read a test study.
-    test = read_images(
-        trained, store, geometry=geometry, task=task[task.split == "test"], frame=frame
-    )
-    found, choice = predict(fitted.params, test), f"epoch {fitted.epoch}"
-    if not kind.is_mask:
-        return found, choice
-    return cut(
-        found, test.scenes, float(THRESHOLDS[int(sweep(chosen, val.scenes).argmax())]), choice
-    )
+    def answer(self, fitted: Fitted, batch: int) -> Answer:
+        """Masks of the test studies, at the threshold that is best on val; or predictions."""
+        test = self._read("test")
+        found = self._predict(fitted.params, test, batch)
+        if not self._kind.is_mask:
+            return found
+        chosen = sweep(self._predict(fitted.params, self._val, batch), self._val.scenes)
+        threshold = float(THRESHOLDS[int(chosen.argmax())])
+        return cut(found, test.scenes, threshold, told(fitted))
+
+    @cached_property
+    def _frame(self) -> CommonGrid:
+        return frame_of(self.trained, self.geometry, self.task)
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        return make_model(self.protocol, self.trained, self.task, self._frame)
+
+    @cached_property
+    def _train(self) -> Images:
+        return self._read("train")
+
+    @cached_property
+    def _val(self) -> Images:
+        return self._read("val")
+
+    @cached_property
+    def _kind(self) -> Kind:
+        # Mean and scale of a number come from train alone.
+        return KINDS[self.task.kind].fitted_to(self._train.arrays["truth"])
+
+    @cached_property
+    def _predict_fn(self) -> Callable[..., Array]:
+        return jax.jit(lambda params, batch: self._kind.answer(_apply(self._model, params, batch)))
+
+    def _predict(self, params: Any, images: Images, batch: int) -> np.ndarray:
+        inputs = {name: images.arrays[name] for name in INPUTS}
+        return in_batches(partial(self._predict_fn, params), inputs, batch)
+
+    def _read(self, part: str) -> Images:
+        own = self.task[self.task.split == part]
+        return read_images(
+            self.trained, self.store, geometry=self.geometry, task=own, frame=self._frame
+        )
 
 
 def augment(batch: Mapping[str, Array], key: Array) -> dict[str, Array]:

@@ -17,17 +17,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from mmv_jax.errors import UserError
 from mmv_jax.models.backbone import Backbone
 from mmv_jax.train.optimizer import make_learning_rate, make_optimizer
 
 WARMUP, B2, CLIP = 0.1, 0.999, 3.0  # share of the steps; of AdamW; the largest norm of a gradient
-# The fewest steps an epoch: few studies are shown more than once, so that patience does not run out
-# before the model has moved.
-FEWEST = 20
-# The most steps an epoch: of many studies each epoch shows another part, so that val is scored as
-# often as in a small task.
-MOST = 50
 Batch = Mapping[str, Any]  # arrays of B studies each
 Loss = Callable[[Any, Batch, Array], Float[Array, ""]]
 
@@ -37,7 +30,7 @@ class Recipe:
     """Length and learning rate of a fit.
 
     Attributes:
-      epochs: at most; the learning rate falls to 1 % over them.
+      epochs: passes over the training studies, at most; the learning rate falls to 1 % over them.
       patience: epochs without a better score on val after which the fit ends.
       batch: studies a step.
       peak_lr, weight_decay: as in `config.optimizer`, for steps of `batch` studies.
@@ -51,32 +44,19 @@ class Recipe:
     weight_decay: float = 0.05
     layer_decay: float = 1.0
 
-    def changed(self, options: Mapping[str, Any]) -> "Recipe":
-        """This recipe with the options of `config.fit`.
-
-        Raises:
-          UserError: a config may not set the name, or the number is not positive.
-        """
-        allowed = ("epochs", "patience", "batch")
-        for name, value in options.items():
-            if name not in allowed:
-                raise UserError(
-                    f"config.fit.{name} does not exist. There are: {', '.join(allowed)}."
-                )
-            if not isinstance(value, int) or value < 1:
-                raise UserError(
-                    f"config.fit.{name} is {value!r}, but must be a whole number from 1 on."
-                )
-        return replace(self, **options)
-
 
 @dataclass(frozen=True)
 class Fitted:
-    """The best parameters on val, their score there, and their epoch (0: before the first)."""
+    """The best parameters on val, their score there, and their epoch (0: before the first).
+
+    Attributes:
+      epochs: how many were run before the fit was stopped.
+    """
 
     params: Any
     score: float
     epoch: int
+    epochs: int
 
 
 def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
@@ -116,7 +96,7 @@ def fit(
     rows, per_epoch = shape_of_epoch(count, recipe)
     # at_rows = rows: the recipe's rate is for its own batch, so it is not scaled by the rows.
     tx = make_optimizer(
-        recipe.epochs * per_epoch,
+        _scheduled(recipe, per_epoch),
         rows,
         peak_lr=recipe.peak_lr,
         at_rows=rows,
@@ -153,13 +133,18 @@ def shape_of_epoch(count: int, recipe: Recipe) -> tuple[int, int]:
     """Studies a step and steps an epoch, for `count` training studies."""
     rows = min(recipe.batch, count)
     # -(-a // b) is a / b rounded up.
-    return rows, min(max(-(-count // rows), FEWEST), MOST)
+    return rows, -(-count // rows)
+
+
+def _scheduled(recipe: Recipe, per_epoch: int) -> int:
+    """Steps of the schedule: at least two, since a warm-up needs a step after it."""
+    return max(recipe.epochs * per_epoch, 2)
 
 
 def learning_rates(count: int, recipe: Recipe) -> Float[np.ndarray, " steps"]:
     """The learning rate of every step of a fit, as in `fit`, for optimizers outside optax."""
     rows, per_epoch = shape_of_epoch(count, recipe)
-    steps = recipe.epochs * per_epoch
+    steps = _scheduled(recipe, per_epoch)
     return np.asarray(
         jax.vmap(
             make_learning_rate(steps, rows, peak_lr=recipe.peak_lr, at_rows=rows, warmup=WARMUP)
@@ -181,10 +166,10 @@ def stopped_by_val(
       step: learns from these rows of the training studies; steps are counted from 0.
       score: of the present model on val; larger is better.
       copy: the present parameters, in memory that no later step changes.
-      count: of training studies. Every epoch draws their order anew.
+      count: of training studies. Every epoch is a pass over all of them, in a new order.
     """
     rows, per_epoch = shape_of_epoch(count, recipe)
-    best, rng = Fitted(copy(), score(), 0), np.random.default_rng(seed)
+    best, rng = Fitted(copy(), score(), epoch=0, epochs=0), np.random.default_rng(seed)
     for epoch in range(1, recipe.epochs + 1):
         # The last step is filled up with studies from the front.
         for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):
@@ -192,10 +177,10 @@ def stopped_by_val(
         found = score()
         # NaN is never larger, so a diverged fit ends when its patience does.
         if found > best.score:
-            best = Fitted(copy(), found, epoch)
+            best = Fitted(copy(), found, epoch, epochs=epoch)
         elif epoch - best.epoch >= recipe.patience:
             break
-    return best
+    return replace(best, epochs=epoch)
 
 
 def _step(loss_fn: Loss, tx: optax.GradientTransformation):

@@ -1,5 +1,5 @@
-"""End-to-end training of others' encoders in PyTorch (extra: torch), as `end_to_end.learn` for
-ours.
+"""End-to-end training of others' encoders in PyTorch (extra: torch), as
+`end_to_end.EndToEnd` for ours.
 
 A volume is learnt as it is encoded: slice by slice. Vectors are pooled by the mean, and each layer
 of patches is learnt by its slice.
@@ -12,8 +12,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +27,18 @@ from mmv_jax.evaluate.encoders.huggingface import HuggingFaceEncoder
 from mmv_jax.evaluate.finetune.gradient_descent import (
     B2,
     CLIP,
+    Fitted,
     Recipe,
     learning_rates,
     stopped_by_val,
 )
+from mmv_jax.evaluate.finetune.learner import Answer, told
 from mmv_jax.evaluate.finetune.slices import Slices, augment, read_slices, whole_views
 from mmv_jax.evaluate.finetune.torch_heads import MaskHead, NumberHead
-from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, cut, sweep
+from mmv_jax.evaluate.kinds.kind import Kind
+from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, cut, sweep
 from mmv_jax.evaluate.kinds.table import KINDS
+from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.store.read import Store
 
@@ -43,7 +47,7 @@ from mmv_jax.store.read import Store
 AT_ONCE = 16
 
 
-class Tuned(nn.Module):
+class TunedTower(nn.Module):
     """A copy of a tower that learns as a whole, with a head from a seed.
 
     The original tower is unchanged. The copy stays in evaluation mode: a step shows few studies, so
@@ -76,73 +80,91 @@ class Tuned(nn.Module):
         return self.head(torch.cat(cls), torch.cat(grids, dim=1), batch)
 
 
-def learn_huggingface(
-    encoder: HuggingFaceEncoder,
-    store: Store,
-    geometry: Geometry,
-    task: Task,
-    recipe: Recipe,
-    seed: int,
-) -> Segmented | tuple[Float[np.ndarray, " M"], str]:
-    """Fine-tune a copy of an encoder on train, stopped by the loss on val; then read the test
-    studies.
+@dataclass(frozen=True)
+class TowerLearner:
+    """A copy of an encoder of others that learns a task as a whole, a `Learner`.
 
     Training and val use masks on the slices that the model sees. The threshold and the test use
-    whole views; logits between two slices are interpolated. The result is the same for the same
-    seed.
-
-    Returns:
-      As `end_to_end.learn`.
+    whole views; logits between two slices are interpolated. Studies are read when they are first
+    needed, and once for all fits.
     """
-    (train, _), (val, scenes) = (
-        read_slices(encoder, store, geometry, task[task.split == part]) for part in ("train", "val")
-    )
-    kind = KINDS[task.kind].fitted_to(train.truth.numpy())
-    model = Tuned(encoder, kind.is_mask, seed)
-    optimizer, rates = make_adamw(model, recipe), learning_rates(len(train.counts), recipe)
-    generator = torch.Generator().manual_seed(seed)
 
-    def step(lines: np.ndarray, number: int) -> None:
-        for group in optimizer.param_groups:
-            # The schedule of `fit`, times the rate of the group's layer.
-            group["lr"] = float(rates[number]) * group["rate"]
-        batch = augment(train[lines], generator)
-        optimizer.zero_grad()
-        kind.torch_loss(model(batch), batch.truth, batch.counted).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
+    encoder: HuggingFaceEncoder
+    store: Store
+    geometry: Geometry
+    task: Task
 
-    def outputs(part: Slices) -> Tensor:
-        studies = np.arange(len(part.counts))
-        with torch.no_grad():
-            return torch.cat(
-                [
-                    model(part[studies[at : at + recipe.batch]])
-                    for at in range(0, len(studies), recipe.batch)
-                ]
-            )
+    def fit(self, recipe: Recipe, seed: int) -> Fitted:
+        """Fit on train, stopped by the loss on val; `params` are the model's `state_dict`."""
+        (train, _), (val, _), kind = self._train, self._val, self._kind
+        model = TunedTower(self.encoder, kind.is_mask, seed)
+        optimizer, rates = make_adamw(model, recipe), learning_rates(len(train.counts), recipe)
+        generator = torch.Generator().manual_seed(seed)
 
-    # `state_dict` returns the live tensors, which later steps change: hence clones.
-    def copy() -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        def step(lines: np.ndarray, number: int) -> None:
+            for group in optimizer.param_groups:
+                # The schedule of `fit`, times the rate of the group's layer.
+                group["lr"] = float(rates[number]) * group["rate"]
+            batch = augment(train[lines], generator)
+            optimizer.zero_grad()
+            kind.torch_loss(model(batch), batch.truth, batch.counted).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
 
-    def score() -> float:
-        # Over all val studies at once: soft Dice is of a batch as a whole.
-        return -float(kind.torch_loss(outputs(val), val.truth, val.counted))
+        # `state_dict` returns the live tensors, which later steps change: hence clones.
+        def copy() -> dict[str, Tensor]:
+            return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-    fitted = stopped_by_val(step, score, copy, count=len(train.counts), recipe=recipe, seed=seed)
-    model.load_state_dict(fitted.params)
-    test, test_scenes = read_slices(encoder, store, geometry, task[task.split == "test"])
-    choice = f"epoch {fitted.epoch}"
-    if not kind.is_mask:
-        return np.asarray(kind.answer(jnp.asarray(outputs(test).numpy()))), choice
-    threshold = float(
-        THRESHOLDS[int(sweep(whole_views(outputs(val), val.counts, scenes), scenes).argmax())]
-    )
-    return cut(whole_views(outputs(test), test.counts, test_scenes), test_scenes, threshold, choice)
+        def score() -> float:
+            # Over all val studies at once: soft Dice is of a batch as a whole.
+            found = outputs(model, val, recipe.batch)
+            return -float(kind.torch_loss(found, val.truth, val.counted))
+
+        count = len(train.counts)
+        return stopped_by_val(step, score, copy, count=count, recipe=recipe, seed=seed)
+
+    def answer(self, fitted: Fitted, batch: int) -> Answer:
+        """Masks of the test studies, at the threshold that is best on val; or predictions."""
+        kind = self._kind
+        # The seed does not matter: all parameters are replaced.
+        model = TunedTower(self.encoder, kind.is_mask, seed=0)
+        model.load_state_dict(fitted.params)
+        test, test_scenes = self._read("test")
+        found = outputs(model, test, batch)
+        if not kind.is_mask:
+            return np.asarray(kind.answer(jnp.asarray(found.numpy())))
+        val, scenes = self._val
+        of_val = whole_views(outputs(model, val, batch), val.counts, scenes)
+        threshold = float(THRESHOLDS[int(sweep(of_val, scenes).argmax())])
+        views = whole_views(found, test.counts, test_scenes)
+        return cut(views, test_scenes, threshold, told(fitted))
+
+    @cached_property
+    def _train(self) -> tuple[Slices, list[Scene]]:
+        return self._read("train")
+
+    @cached_property
+    def _val(self) -> tuple[Slices, list[Scene]]:
+        return self._read("val")
+
+    @cached_property
+    def _kind(self) -> Kind:
+        return KINDS[self.task.kind].fitted_to(self._train[0].truth.numpy())
+
+    def _read(self, part: str) -> tuple[Slices, list[Scene]]:
+        own = self.task[self.task.split == part]
+        return read_slices(self.encoder, self.store, self.geometry, own)
 
 
-def make_adamw(model: Tuned, recipe: Recipe) -> torch.optim.AdamW:
+def outputs(model: TunedTower, part: Slices, batch: int) -> Tensor:
+    """The model's outputs for all studies of a part, `batch` studies at a time."""
+    studies = np.arange(len(part.counts))
+    with torch.no_grad():
+        parts = [model(part[studies[at : at + batch]]) for at in range(0, len(studies), batch)]
+        return torch.cat(parts)
+
+
+def make_adamw(model: TunedTower, recipe: Recipe) -> torch.optim.AdamW:
     """Make AdamW as `train.optimizer.make_optimizer`, with weight decay on the kernels alone.
 
     Each group has a `rate`, which multiplies the learning rate of a step.

@@ -3,9 +3,9 @@
 Axes: N studies, M levels, z y x tokens, Z Y X voxels, D width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
@@ -15,22 +15,32 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmv_jax.evaluate.encoders.base import Encoded
-from mmv_jax.evaluate.finetune.gradient_descent import Recipe, fit, in_batches, init_params
+from mmv_jax.evaluate.finetune.gradient_descent import (
+    Fitted,
+    Recipe,
+    fit,
+    in_batches,
+    init_params,
+)
+from mmv_jax.evaluate.finetune.learner import told
 from mmv_jax.evaluate.kinds.features import Standardiser
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, corner, cut, sweep
 from mmv_jax.evaluate.kinds.segmentation import agreement, mask_loss
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.models.segmentation import GlobalLocalDecoder, LinearDecoder, MultiScaleDecoder, resize
 
-HEADS = ("linear", "multi-scale", "global-local")
 WIDTH = 64
 # Output places along a token's side. They are finer than the usual output of segmentation networks,
 # a quarter of the resolution.
 FINEST = {2: 8, 3: 4}
-RECIPE = Recipe(peak_lr=2e-3)
-# One layer on normalised features allows larger steps than convolutions do, and with theirs it
-# would need more epochs.
-LINEAR_LR = 1e-2
+# The usual learning rates, around which others are tried. One layer on normalised features allows
+# larger steps than convolutions do, and with theirs it would need more epochs.
+HEAD_RECIPES = {
+    "linear": Recipe(peak_lr=1e-2),
+    "multi-scale": Recipe(peak_lr=2e-3),
+    "global-local": Recipe(peak_lr=2e-3),
+}
+HEADS = tuple(HEAD_RECIPES)
 
 
 @dataclass(frozen=True)
@@ -87,54 +97,80 @@ def make_head(
     ), (z, y, x)
 
 
-def fit_head(
-    name: str,
-    scenes: Sequence[Scene],
-    encoded: Sequence[Encoded],
-    split: np.ndarray,
-    recipe: Recipe,
-    seed: int,
-) -> Segmented:
-    """Fit a head on train, stop by the loss on val, choose the threshold by Dice there, segment
-    test.
+@dataclass(frozen=True)
+class HeadLearner:
+    """A head of `HEADS` on the frozen tokens of one structure's studies, a `Learner`.
 
-    Args:
+    Attributes:
       scenes: of the task's studies, as the encoder sees them.
-      encoded: of the same studies, in the same order.
+      encode: gives the encodings of the same studies, in the same order; called by the first fit.
       split: "train", "val" or "test" of each.
     """
-    grids = TokenGrids.of(scenes, standardised(encoded, split == "train"))
-    tokens, voxels = grids.levels.shape[2:5], grids.truth.shape[1:]
-    head, answers = make_head(name, scenes[0].truth.shape[0] == 1, tokens, voxels)
-    recipe = replace(recipe, peak_lr=LINEAR_LR) if name == "linear" else recipe
-    train, val, test = (_part(grids, split == s) for s in ("train", "val", "test"))
-    first = {key: jnp.asarray(array[:1]) for key, array in train.items()}
-    apply = partial(_logits, head, answers=answers, voxels=voxels)
-    inputs = (_levels(first), first["cls"], answers)
-    params = init_params(head, seed, *inputs)
-    predict = jax.jit(lambda params, batch: jax.nn.sigmoid(apply(params, batch)))
 
-    def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
-        return mask_loss(apply(params, batch), batch["truth"], batch["counted"])
+    name: str
+    scenes: Sequence[Scene]
+    encode: Callable[[], Sequence[Encoded]]
+    split: np.ndarray
 
-    def probabilities(params: Any, part: Mapping[str, np.ndarray]) -> np.ndarray:
-        return in_batches(partial(predict, params), part, recipe.batch)
+    def fit(self, recipe: Recipe, seed: int) -> Fitted:
+        """Fit on train, stopped by the loss on val."""
+        train, val = self._part("train"), self._part("val")
+        first = {key: jnp.asarray(array[:1]) for key, array in train.items()}
+        head, answers = self._head
+        inputs = (_levels(first), first["cls"], answers)
+        params = init_params(head, seed, *inputs)
 
-    val_scenes, test_scenes = (
-        [scene for scene, s in zip(scenes, split) if s == name] for name in ("val", "test")
-    )
-    fitted = fit(
-        params,
-        loss_fn,
-        data=train,
-        score=lambda params: agreement(probabilities(params, val), val_scenes),
-        recipe=recipe,
-        seed=seed,
-    )
-    threshold = float(
-        THRESHOLDS[int(sweep(probabilities(fitted.params, val), val_scenes).argmax())]
-    )
-    return cut(probabilities(fitted.params, test), test_scenes, threshold, f"epoch {fitted.epoch}")
+        def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
+            return mask_loss(self._logits(params, batch), batch["truth"], batch["counted"])
+
+        return fit(
+            params,
+            loss_fn,
+            data=train,
+            score=lambda params: agreement(
+                self._probabilities(params, val, recipe.batch), self._scenes("val")
+            ),
+            recipe=recipe,
+            seed=seed,
+        )
+
+    def answer(self, fitted: Fitted, batch: int) -> Segmented:
+        """Masks of the test studies, at the threshold that is best on val."""
+        val, test = (
+            self._probabilities(fitted.params, self._part(split), batch)
+            for split in ("val", "test")
+        )
+        threshold = float(THRESHOLDS[int(sweep(val, self._scenes("val")).argmax())])
+        return cut(test, self._scenes("test"), threshold, told(fitted))
+
+    @cached_property
+    def _grids(self) -> TokenGrids:
+        return TokenGrids.of(self.scenes, standardised(self.encode(), self.split == "train"))
+
+    @cached_property
+    def _head(self) -> tuple[nn.Module, tuple[int, int, int]]:
+        tokens, voxels = self._grids.levels.shape[2:5], self._grids.truth.shape[1:]
+        return make_head(self.name, self.scenes[0].truth.shape[0] == 1, tokens, voxels)
+
+    @cached_property
+    def _predict_fn(self) -> Callable[..., Array]:
+        return jax.jit(lambda params, batch: jax.nn.sigmoid(self._logits(params, batch)))
+
+    def _logits(self, params: Any, batch: Mapping[str, Array]) -> Float[Array, "N Z Y X"]:
+        head, answers = self._head
+        found = head.apply({"params": params}, _levels(batch), batch["cls"], answers)
+        return resize(found, self._grids.truth.shape[1:])[..., 0]
+
+    def _probabilities(
+        self, params: Any, part: Mapping[str, np.ndarray], batch: int
+    ) -> Float[np.ndarray, "N Z Y X"]:
+        return in_batches(partial(self._predict_fn, params), part, batch)
+
+    def _part(self, split: str) -> dict[str, np.ndarray]:
+        return {name: array[self.split == split] for name, array in vars(self._grids).items()}
+
+    def _scenes(self, split: str) -> list[Scene]:
+        return [scene for scene, own in zip(self.scenes, self.split) if own == split]
 
 
 def standardised(encoded: Sequence[Encoded], fitted: Bool[np.ndarray, " N"]) -> list[Encoded]:
@@ -169,23 +205,6 @@ def encoded_of(scenes: Sequence[Scene]) -> Iterator[Encoded]:
         yield Encoded(n, scene.tokens.mean(axis=0), scene.tokens, scene.tokens[None][:0])
 
 
-def _part(grids: TokenGrids, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: array[chosen] for name, array in vars(grids).items()}
-
-
 def _levels(batch: Mapping[str, Array]) -> Float[Array, "M N z y x D"]:
     # float16 saves memory on the host; heads compute in float32, with levels first.
     return jnp.moveaxis(jnp.asarray(batch["levels"], jnp.float32), 1, 0)
-
-
-def _logits(
-    head: nn.Module,
-    params: Any,
-    batch: Mapping[str, Array],
-    *,
-    answers: tuple[int, ...],
-    voxels: tuple[int, ...],
-) -> Array:
-    return resize(head.apply({"params": params}, _levels(batch), batch["cls"], answers), voxels)[
-        ..., 0
-    ]

@@ -12,7 +12,7 @@ from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.table import metric_label
 from mmv_jax.evaluate.measure import FLOORS, Comparison, Result
 from mmv_jax.evaluate.report.names import Names
-from mmv_jax.metrics.intervals import Interval, bounds_text
+from mmv_jax.metrics.intervals import Interval, bounds_text, value_text
 from mmv_jax.report.page import Section
 from mmv_jax.report.plots import ForestGroup, ForestPlot, ForestRow, Share, ShareBars
 
@@ -147,7 +147,7 @@ def _axis(kind: Kind) -> str:
 def _row(result: Result, names: Names, series: int) -> ForestRow:
     value: Interval = result.headline
     name, known = names.encoder(result.encoder), not np.isnan(value.value)
-    text = f"{value.value:.3f}" if known else "not defined"
+    text = value_text(value) if known else "not defined"
     bounds = bounds_text(value) if known else value.why
     label = metric_label(result.kind.headline)
     tip = f"{names.task(result.task.name)}, {name}: {label} {text} {bounds}, n = {value.n}"

@@ -9,7 +9,7 @@ from mmv_jax.evaluate.kinds.table import metric_label
 from mmv_jax.evaluate.measure import Comparison, Result, is_judged
 from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult, verdict_of
-from mmv_jax.metrics.intervals import Interval, bounds_text
+from mmv_jax.metrics.intervals import Interval, bounds_text, value_text
 from mmv_jax.metrics.scores import calibration_bins
 from mmv_jax.report.figures import growth_curves, reliability, roc_curves
 from mmv_jax.report.page import Cell, Section, Table
@@ -280,7 +280,7 @@ def metric_cell(result: Result, metric: str) -> Cell:
 def value_cell(value: Interval) -> Cell:
     """A value with its interval."""
     return (
-        Cell(f"{value.value:.3f}", bounds_text(value))
+        Cell(value_text(value), bounds_text(value))
         if not np.isnan(value.value)
         else Cell("not defined")
     )

@@ -13,6 +13,7 @@ from mmv_jax.evaluate.kinds.table import metric_label
 from mmv_jax.evaluate.measure import Comparison, Result
 from mmv_jax.evaluate.operating import GroupRates, Operating
 from mmv_jax.evaluate.report.about import evaluated_words
+from mmv_jax.evaluate.report.budgets import budget_sections
 from mmv_jax.evaluate.report.glance import (
     encoders_of,
     glance_sections,
@@ -41,7 +42,7 @@ from mmv_jax.evaluate.report.sections import (
 )
 from mmv_jax.evaluate.shifts import Shifted
 from mmv_jax.evaluate.subgroups import Confounded, GroupResult
-from mmv_jax.metrics.intervals import Interval, bounds_text
+from mmv_jax.metrics.intervals import Interval, bounds_text, value_text
 from mmv_jax.report.page import Cell, Section, Strip, Table, write_page
 
 SHOWN_FIRST = 2  # strips of outlines among the results; the others are in the details
@@ -73,7 +74,7 @@ def table_of(results: Sequence[Result], comparisons: Sequence[Comparison]) -> st
 def _short(value: Interval | None) -> str:
     """A value with its interval; why there is none is said below the table."""
     if value is not None and np.isnan(value.low):
-        return f"{value.value:.3f} (no interval)"
+        return f"{value_text(value)} (no interval)"
     return _number(value)
 
 
@@ -192,6 +193,7 @@ def write_report(path: Path, found: Findings) -> None:
             details_section(found.results, names),
             comparison_section(found.comparisons, names),
             *variant_sections(found.variants, names),
+            *budget_sections(found.results, names),
             *(replace(section, fold=True) for section in found.subspaces),
             overlap_section(found.overlaps, found.why_no_overlap, names),
             *found.protocol,
@@ -363,4 +365,4 @@ def overlap_section(
 
 
 def _number(value: Interval | None) -> str:
-    return "not measured" if value is None else f"{value.value:.3f} {bounds_text(value)}"
+    return "not measured" if value is None else f"{value_text(value)} {bounds_text(value)}"
