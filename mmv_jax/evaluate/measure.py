@@ -202,6 +202,7 @@ def over_seeds(results: Sequence[Result], on_val: Sequence[float], spent: Spent)
         are of the middle one, so that no seed is chosen by luck.
       spent: what the fits have cost.
     """
+    # Of an even number the worse of the two in the middle, which flatters nobody.
     middle = results[int(np.argsort(on_val, kind="stable")[(len(results) - 1) // 2])]
     metrics = {name: over_fits([r.metrics[name] for r in results]) for name in middle.metrics}
     return replace(

@@ -116,6 +116,7 @@ class Variants:
           parts: the scenes of each structure, in the order of `task.parts()`.
         """
         found = []
+        # Encoded when the first fit needs it, and not at all where every fit is kept.
         encode = lru_cache(lambda: _encoded(encoder, store, task, next(iter(parts.values()))))
         # lesions are located by the linear probe alone
         for head in () if KINDS[task.kind].locates else self.heads:
@@ -192,9 +193,11 @@ class Variants:
         self, learner: Learner, usual: Recipe, *, name: str, task: Task, store: Store, why: tuple
     ) -> Tuned:
         """The setting that val chose and its fits; each fit is kept when it is done."""
+        # Hashed once for all fits: images are read for it.
         inputs = _digest(task, store, why)
 
         def fit_once(recipe: Recipe, seed: int, tested: bool) -> Fit:
+            # `tested` is part of the name: a trial has no answer for test.
             digest = inputs.copy()
             digest.update(repr((recipe, seed, tested)).encode())
             path = self.folder / f"{digest.hexdigest()[:24]}.npz"
@@ -205,6 +208,7 @@ class Variants:
             # A new fit is read back too, so that a resumed evaluation has the same arrays.
             return read(path)
 
+        # Heads and fresh networks have one rate for all layers.
         layered = "finetune" in why
         return tune(fit_once, usual, self.budget, self.seed, layered=layered)
 
@@ -241,6 +245,7 @@ def _masks_of(name: str, by_part: Mapping[str, Tuned], task: Task) -> tuple[Resu
         join(dict(zip(by_part, (fit.answer for fit in fits))))
         for fits in zip(*(part.fits for part in parts))
     ]
+    # Structures have the same score, so their mean orders the seeds.
     on_val = np.mean([[fit.score for fit in part.fits] for part in parts], axis=0).tolist()
     results = [result_of_masks(name, masks, task) for masks in joined]
     return over_seeds(results, on_val, Spent.of(parts)), joined[0]

@@ -298,6 +298,7 @@ def _in_turn(
     judges: Sequence[Judge], patients: np.ndarray, resamples: int, seed: int
 ) -> Float[np.ndarray, " R"]:
     """Every resample, judged by one of K models: model k has the resamples k, k + K, …"""
+    # Each resample is used once, so that K fits cost no more than one.
     drawn = [
         _judged(judge, patients, resamples, seed, part=slice(k, None, len(judges)))
         for k, judge in enumerate(judges)

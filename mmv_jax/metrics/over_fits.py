@@ -21,6 +21,7 @@ def over_fits(found: Sequence[Interval]) -> Interval:
     """
     if len(found) == 1:
         return found[0]
+    # NaN in one fit makes the mean NaN, as the docstring says.
     value, low, high = np.mean([(one.value, one.low, one.high) for one in found], axis=0).tolist()
     return replace(
         found[0],
@@ -30,5 +31,6 @@ def over_fits(found: Sequence[Interval]) -> Interval:
         why=next((one.why for one in found if one.why), ""),
         undefined=max(one.undefined for one in found),
         fits=len(found),
+        # ddof=1: few seeds are a sample of all that there could be.
         sd=float(np.std([one.value for one in found], ddof=1)),
     )

@@ -45,11 +45,13 @@ class Budget:
         Raises:
           UserError: there is no such option, or its value is not possible.
         """
+        # The fields are the options, so that none can be forgotten here.
         known = {field.name: field.default for field in fields(cls)}
         for name, value in options.items():
             if name not in known:
                 raise UserError(f"config.fit.{name} does not exist. There are: {', '.join(known)}.")
             if isinstance(known[name], int):
+                # `True` is an int in Python, and a config may hold one by mistake.
                 if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                     raise UserError(
                         f"config.fit.{name} is {value!r}, but must be a whole number from 1 on."
@@ -108,6 +110,7 @@ class Spent:
     @classmethod
     def of(cls, parts: Sequence[Tuned]) -> "Spent":
         """The sum over the structures of a task."""
+        # Trials are spent too, although test never sees them.
         fits = [fit for part in parts for fit in (*part.trials, *part.fits)]
         return cls(
             setting="; ".join(in_words(part.recipe) for part in parts),
@@ -145,6 +148,7 @@ def tune(
       usual: the network's own recipe.
       layered: whether layers have decaying rates, as in fine-tuning.
     """
+    # Recipes are frozen, so a setting that both steps ask for is fitted once.
     tried: dict[Recipe, Fit] = {}
 
     def best_of(recipes: Sequence[Recipe]) -> Recipe:
@@ -156,9 +160,12 @@ def tune(
         # A fit that diverged at once has no score; among equals the first one is taken.
         return max(recipes, key=lambda recipe: np.nan_to_num(tried[recipe].score, nan=-np.inf))
 
+    # Fresh layers have learnt nothing that a lower rate could keep.
     decays = budget.layer_decays if layered else (1.0,)
     # Rates are compared at the middle one of the decays.
     middle = replace(budget.bounds(usual), layer_decay=decays[len(decays) // 2])
+    # Five trials instead of the nine of all pairs: a network of the usual depth changes
+    # more with the rate than with the decay.
     chosen = best_of([replace(middle, peak_lr=usual.peak_lr * rate) for rate in budget.rates])
     chosen = best_of([replace(chosen, layer_decay=decay) for decay in decays])
     fits = [fit_once(chosen, seed + n, True) for n in range(1, budget.seeds + 1)]
@@ -168,5 +175,6 @@ def tune(
 def _are_positive(values: Any, most: float) -> bool:
     if not isinstance(values, (list, tuple)) or not values:
         return False
+    # Text and booleans are no numbers, whatever Python thinks of the latter.
     plain = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in values)
     return plain and all(0 < x <= most and np.isfinite(x) for x in values)

@@ -267,6 +267,7 @@ class EndToEnd:
         if self.protocol == "finetune":
             # The head keeps its fresh parameters: a checkpoint has none for this task.
             params = {**params, "encoder": self.trained.params}
+        # Read here, so that the loss is traced without opening a study.
         kind, model, val = self._kind, self._model, self._val
 
         def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
@@ -289,10 +290,12 @@ class EndToEnd:
 
     def answer(self, fitted: Fitted, batch: int) -> Answer:
         """Masks of the test studies, at the threshold that is best on val; or predictions."""
+        # Not kept: test is large, and each seed reads it once.
         test = self._read("test")
         found = self._predict(fitted.params, test, batch)
         if not self._kind.is_mask:
             return found
+        # Each seed has a threshold of its own, as each would have in use.
         chosen = sweep(self._predict(fitted.params, self._val, batch), self._val.scenes)
         threshold = float(THRESHOLDS[int(chosen.argmax())])
         return cut(found, test.scenes, threshold, told(fitted))

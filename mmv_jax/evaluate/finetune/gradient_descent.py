@@ -138,6 +138,7 @@ def shape_of_epoch(count: int, recipe: Recipe) -> tuple[int, int]:
 
 def _scheduled(recipe: Recipe, per_epoch: int) -> int:
     """Steps of the schedule: at least two, since a warm-up needs a step after it."""
+    # One epoch over few studies may be a single step.
     return max(recipe.epochs * per_epoch, 2)
 
 
@@ -180,6 +181,7 @@ def stopped_by_val(
             best = Fitted(copy(), found, epoch, epochs=epoch)
         elif epoch - best.epoch >= recipe.patience:
             break
+    # The best epoch is not the last one, unless the fit ran out of epochs.
     return replace(best, epochs=epoch)
 
 

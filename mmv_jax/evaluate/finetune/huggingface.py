@@ -97,6 +97,7 @@ class TowerLearner:
     def fit(self, recipe: Recipe, seed: int) -> Fitted:
         """Fit on train, stopped by the loss on val; `params` are the model's `state_dict`."""
         (train, _), (val, _), kind = self._train, self._val, self._kind
+        # A new copy for each fit, so that no fit begins where another one ended.
         model = TunedTower(self.encoder, kind.is_mask, seed)
         optimizer, rates = make_adamw(model, recipe), learning_rates(len(train.counts), recipe)
         generator = torch.Generator().manual_seed(seed)

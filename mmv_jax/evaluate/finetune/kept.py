@@ -29,6 +29,7 @@ def write(path: Path, fit: Fit) -> None:
 def read(path: Path) -> Fit:
     """Read a fit of `write`."""
     with path.open("rb") as stored, np.load(stored, allow_pickle=False) as file:
+        # `item` makes Python numbers again, as they were before they were written.
         return Fit(_answer(file), **{name: file[f"fit_{name}"].item() for name in NUMBERS})
 
 

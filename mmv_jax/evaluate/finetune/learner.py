@@ -51,8 +51,10 @@ def told(fitted: Fitted | Fit) -> str:
 
 def learn(learner: Learner, recipe: Recipe, seed: int, *, tested: bool) -> Fit:
     """Fit once. Only a fit that is `tested` reads the test studies, when it is over."""
+    # Not wall time: that would count the other programs of a shared machine.
     began = time.process_time()
     fitted = learner.fit(recipe, seed)
+    # `answer` is the one place that opens test studies.
     answer = learner.answer(fitted, recipe.batch) if tested else None
     seconds = time.process_time() - began
     return Fit(answer, fitted.score, fitted.epoch, epochs=fitted.epochs, seconds=seconds)

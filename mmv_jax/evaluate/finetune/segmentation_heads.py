@@ -136,6 +136,7 @@ class HeadLearner:
 
     def answer(self, fitted: Fitted, batch: int) -> Segmented:
         """Masks of the test studies, at the threshold that is best on val."""
+        # Both at once: the threshold of val cuts the masks of test.
         val, test = (
             self._probabilities(fitted.params, self._part(split), batch)
             for split in ("val", "test")

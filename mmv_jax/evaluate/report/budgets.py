@@ -26,6 +26,7 @@ def budget_sections(results: Sequence[Result], names: Names) -> list[Section]:
         metric, spent = r.kind.headline, r.spent
         if spent is None:
             continue
+        # All values, since a standard deviation of three says little of their shape.
         values = ", ".join(f"{fit.metrics[metric].value:.3f}" for fit in r.fits)
         lines.append(
             [
@@ -56,6 +57,7 @@ def budget_sections(results: Sequence[Result], names: Names) -> list[Section]:
 
 def budget_metrics(results: Sequence[Result]) -> list[tuple[str, str, str, Interval]]:
     """(task, encoder, key, value) for `metrics.json`: `fits`, `epochs` and `cpu_seconds`."""
+    # Counts are known exactly: they have no interval.
     nan = float("nan")
     return [
         (r.task.name, r.encoder, key, Interval(value, nan, nan, r.headline.n, why="a count"))
