@@ -16,6 +16,7 @@ def open_clip_model(tower: Tower) -> Mapping[str, Any]:
       UserError: neither file has one.
     """
     for name in (OPEN_CLIP, CONFIG):
+        # transformers' config.json has the same name, but no `model_cfg`.
         if isinstance(about := tower.beside.get(name, {}).get("model_cfg"), dict):
             return about
     raise UserError(
@@ -31,6 +32,7 @@ def declared_preprocessing(tower: Tower, config: Mapping[str, Any]) -> dict[str,
       UserError: there is neither.
     """
     for about in (tower.beside.get(OPEN_CLIP, {}), tower.beside.get(CONFIG, {})):
+        # open_clip has a group of its own for it; timm one of two, by its version.
         for said in (about.get("preprocess_cfg"), about.get("pretrained_cfg"), about):
             if isinstance(said, dict) and {"mean", "std"} <= said.keys():
                 return preprocessor(config["image_size"], said["mean"], said["std"])

@@ -35,8 +35,10 @@ def _open_clip_rules(_tower: Tower) -> tuple[Rule, ...]:
         keep("class_embedding", "embeddings.class_embedding"),
         keep("positional_embedding", "embeddings.position_embedding.weight"),
         keep(r"conv1\.weight", "embeddings.patch_embedding.weight"),
+        # The missing "e" is in transformers' own name.
         keep(r"ln_pre\.(weight|bias)", r"pre_layrnorm.\1"),
         keep(r"ln_post\.(weight|bias)", r"post_layernorm.\1"),
+        # PyTorch's attention keeps queries, keys and values as thirds of one matrix.
         *(
             Rule(
                 rf"{BLOCK}attn\.in_proj_{kind}",

@@ -37,6 +37,7 @@ def make_segments(segment_ids: Int[Array, "B L"]) -> Segments:
     """Find the segments of all rows."""
     first, last = segment_spans(segment_ids)
     begins = (last > 0) & (first == jnp.arange(segment_ids.shape[1])[None])
+    # As many places as tokens: the number of segments is known only when the program runs.
     (starts,) = jnp.nonzero(begins.reshape(-1), size=begins.size, fill_value=0)
     sizes = jnp.where(jnp.arange(begins.size) < begins.sum(), (last - first).reshape(-1)[starts], 0)
     return Segments(starts, sizes, begins.sum())
@@ -135,6 +136,7 @@ def _over_segments(
     starts, sizes = (jnp.pad(x, (0, at_once)) for x in segments[:2])
 
     def turn(i: Array, results: tuple[Array, ...]) -> tuple[Array, ...]:
+        # The last turn has fewer segments; the rest have size 0, and read and write nothing.
         of_turn = jnp.arange(at_once) + i * at_once
         there = jnp.arange(longest)[None] < sizes[of_turn][:, None]
         places = jnp.where(there, starts[of_turn][:, None] + jnp.arange(longest)[None], tokens)
