@@ -10,7 +10,6 @@ import numpy as np
 
 from mmv_jax.buckets import Unreachable
 from mmv_jax.readers.sources import fetched
-from mmv_jax.store.file_marks import content_of
 from mmv_jax.store.index import read_index
 from mmv_jax.store.layout import open_root
 from mmv_jax.store.write import PartWriter
@@ -122,7 +121,9 @@ def write_task(task: IngestTask) -> Iterator[Event]:
     A part is named by its first study. A task repeated after a lost machine finds its finished
     parts, and overwrites the others.
     """
+    # Here, since they need pydicom: what is told of a store reads this module, and no study.
     from mmv_jax.readers.read import import_readers
+    from mmv_jax.store.file_marks import content_of
 
     import_readers()
     root = open_root(task.store)
