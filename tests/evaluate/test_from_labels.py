@@ -181,7 +181,7 @@ def test_exported_and_released_weights_stand_for_a_run(made, tmp_path, monkeypat
 def test_own_checkpoints_are_fine_tuned_with_the_evaluated_one(made, tmp_path):
     config = tiny_config(made / "store").copy_and_resolve_references().unlock()
     del config.few_shot
-    once = {"epochs": 1, "patience": 1, "seeds": 1, "rates": (1.0,), "layer_decays": (0.8,)}
+    once = {"epochs": 20, "patience": 20, "seeds": 1, "rates": (1.0,), "layer_decays": (0.8,)}
     config.update({"protocols": ("linear", "finetune"), "fit": once})
     config.tasks = {"left": config.tasks["left"]}
     config.encoders = {
