@@ -146,7 +146,7 @@ class Encoder(Backbone):
         twice the patch's side is the natural value: 32 for a patch of 16 voxels.
       rope_base: the longest rotary wavelength divided by the shortest.
       attention: the backend of `ops.attention.segment_attention`.
-      longest: tokens of the longest segment, if they are known (`ops.attention`).
+      longest: an upper bound of the segments' lengths, if one is known (`ops.attention`).
       remat: what the forward pass stores of a block for the backward pass: "products", the results
         of matrix products; "full", its input alone, so that the backward pass computes the block
         again; "every_K" (every_2, every_3, ...), the first of every K blocks as "full" and the

@@ -101,8 +101,13 @@ class KoleoTerm(Term):
 
     def _groups(self, rows: int) -> int:
         """Number of groups among the rows of a step."""
+        if not isinstance(self.koleo_rows, int) or self.koleo_rows < 0:
+            raise UserError(
+                f"config.objective.koleo_rows is {self.koleo_rows!r}, but is a number of rows. Set"
+                " a whole number, or 0 for all rows."
+            )
         together = self._together(rows)
-        if together < 1 or rows % together:
+        if rows % together:
             raise UserError(
                 f"config.objective.koleo_rows is {self.koleo_rows}, but does not divide the"
                 f" {rows} rows of a step (config.rows.per_step). Set a divisor, or 0 for all rows."

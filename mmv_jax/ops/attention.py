@@ -37,10 +37,11 @@ def segment_attention(
         "gpu" are interpreted on other platforms, for tests. "auto" is "tpu" on a TPU with room for
         the row (`tpu.fits`), "gpu" on CUDA for heads that are not too wide (`gpu.fits`), else
         "blocked".
-      longest: tokens of the longest segment, if they are known before: where they are few (`short`)
-        and there is no kernel, each segment is taken by itself.
+      longest: an upper bound of the segments' lengths, if one is known before. Up to
+        `short.LONGEST`, "blocked" then takes each segment by itself; the kernels and "dense" ignore
+        it.
     Returns:
-      In the dtype of `v`; exactly 0 at padding. NaN where a segment is longer than `longest`.
+      In the dtype of `v`; exactly 0 at padding. NaN throughout where such a bound does not hold.
     Raises:
       ValueError: there is no such backend, the row does not fit a TPU, or the heads are too wide
         for the GPU kernels.

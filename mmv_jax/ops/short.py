@@ -54,7 +54,7 @@ def forward(
     """The output, and the log of each query's softmax sum for the backward pass.
 
     Args:
-      longest: tokens of the longest segment, or more. NaN throughout where a segment has more.
+      longest: an upper bound of the segments' lengths. NaN throughout where it does not hold.
     """
     shape = q.shape
 

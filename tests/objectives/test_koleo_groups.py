@@ -78,10 +78,14 @@ def test_nothing_but_sums_leaves_a_device_that_holds_whole_groups(rows, group, s
     assert (sent >= rows[0].nbytes // 4) == sends  # the features of a device; a sum is a few bytes
 
 
-@pytest.mark.parametrize("group", [3, -1])
-def test_rows_that_are_no_whole_groups_are_refused(rows, group):
-    with pytest.raises(UserError, match=f"koleo_rows is {group}, but does not divide the 8 rows"):
-        loss(term_of(koleo_rows=group))(*rows)
+def test_rows_that_are_no_whole_groups_are_refused(rows):
+    with pytest.raises(UserError, match="koleo_rows is 3, but does not divide the 8 rows"):
+        loss(term_of(koleo_rows=3))(*rows)
+
+
+def test_fewer_than_no_rows_are_refused(rows):
+    with pytest.raises(UserError, match="koleo_rows is -1, but is a number of rows"):
+        loss(term_of(koleo_rows=-1))(*rows)
 
 
 def test_a_step_of_fewer_rows_is_one_group(rows):
