@@ -6,9 +6,9 @@ Axis: N views.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from mmv_jax.bac.agreement import Compared
+from mmv_jax.bac.agreement import Compared, area_scores, dice_scores, severity_scores
 from mmv_jax.metrics.intervals import Interval, interval
 from mmv_jax.metrics.weighted import weighted_mean
 
@@ -53,10 +53,14 @@ def band(condition: str, value: str) -> str:
 
 
 def by_condition(
-    areas: Compared, conditions: Sequence[Mapping[str, str]]
+    areas: Compared, conditions: Sequence[Mapping[str, str]], pixels: Int[np.ndarray, "N 3"]
 ) -> dict[str, dict[str, dict[str, Interval]]]:
     """`area_bias` and `area_mae` (mm², intervals by women) of the views in each group of each
-    condition; a condition with one group, or of which nothing is known, is left out.
+    condition, and their `dice`; a condition with one group, or of which nothing is known, is left
+    out.
+
+    Args:
+      pixels: as of `agreement.overlap`.
     """
     found: dict[str, dict[str, dict[str, Interval]]] = {}
     for condition in TITLES:
@@ -72,6 +76,30 @@ def by_condition(
                 "area_bias": interval(_bias, *pair),
                 "area_mae": interval("mae", *pair),
             }
+            # A group without a calcified view has no Dice.
+            if dice := dice_scores(pixels[mine], areas.women[mine]).get("dice"):
+                found[condition][group]["dice"] = dice
+    return found
+
+
+def women_by_vendor(
+    women: Compared, conditions: Mapping[str, Mapping[str, str]], thresholds: Sequence[float]
+) -> dict[str, dict[str, Interval]]:
+    """Scores of areas and severities of the women of each vendor; empty with fewer than two.
+
+    Args:
+      conditions: of a view of each woman, by her name: one examination has one vendor.
+      thresholds: of severity, mm².
+    """
+    of_woman = np.array([conditions[woman].get("vendor", "") for woman in women.women.tolist()])
+    groups = [group for group in np.unique(of_woman) if group]
+    if len(groups) < 2:
+        return {}
+    found = {}
+    for group in groups:
+        mine = of_woman == group
+        own = Compared(*(side[mine] for side in (women.women, women.truth, women.found)))
+        found[str(group)] = area_scores(own) | severity_scores(own, thresholds)
     return found
 
 

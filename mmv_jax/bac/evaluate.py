@@ -2,14 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from mmv_jax.bac.agreement import (
@@ -19,22 +16,23 @@ from mmv_jax.bac.agreement import (
     between_views,
     dice_scores,
     limits_of_agreement,
-    overlap,
     severity_scores,
 )
+from mmv_jax.bac.anatomy import anatomy_scores
 from mmv_jax.bac.asked import COMPARED, MASK, check_asked, index_dates_of
-from mmv_jax.bac.conditions import by_condition
+from mmv_jax.bac.conditions import by_condition, women_by_vendor
 from mmv_jax.bac.infer import Finder
-from mmv_jax.bac.measure import Measure, ViewResult, area_mm2, confirmed, of_women, view_pairs
+from mmv_jax.bac.judged import Judged, as_reported, judge, picture_of, predictions
+from mmv_jax.bac.measure import Measure, ViewResult, confirmed, of_women, view_pairs
 from mmv_jax.bac.report import (
     WORDS,
     agreement_sections,
     further_sections,
-    outlined_part,
     picture_section,
+    vendor_section,
 )
 from mmv_jax.bac.rule_search import RuledView, rules_section
-from mmv_jax.bac.run import Found, find, find_all
+from mmv_jax.bac.run import find, find_all
 from mmv_jax.bac.sources import Entry, list_entries
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError, WorkFailed
@@ -53,27 +51,6 @@ from mmv_jax.report.page import Section, write_page
 
 SIDES = {"found": "found", "true": "truth"}  # the name in metrics.json, the field of `Judged`
 PICTURES = 8  # number of pictures of views, drawn evenly from all
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A view with its truth.
-
-    Attributes:
-      seen: numbers of pixels in both masks, in the truth, and in the found mask, whether they are
-        reported or not.
-      drawn: view, truth and found mask, if a picture is wanted.
-    """
-
-    found: ViewResult
-    truth: ViewResult
-    seen: tuple[int, int, int]
-    drawn: tuple[np.ndarray, np.ndarray, np.ndarray] | None
-
-    @property
-    def pixels(self) -> tuple[int, int, int]:
-        """`seen`, for the pixels that are reported."""
-        return self.seen if self.found.pixels else (0, self.truth.pixels, 0)
 
 
 def evaluate_config(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
@@ -152,7 +129,7 @@ def evaluate_mammograms(
     index_dates = index_dates_of(cohort, notes)
     # All views at once: a breast is judged by all its views, a woman by her examinations.
     views = confirmed(views, finder.measure, index_dates=index_dates)
-    judged = _as_reported(judged, views)
+    judged = as_reported(judged, views)
     notes += _not_counted(views)
     metrics, verdict, parts = _agree(judged, finder, ruled) if judged else ({}, [], [])
     if cohort:
@@ -206,35 +183,7 @@ def _write(
     """Write the metrics, and the areas of each view that has a truth."""
     write_metrics(workdir, metrics, record)
     if judged:
-        write_table(workdir / "predictions.parquet", _predictions(judged), record)
-
-
-def _predictions(judged: Sequence[Judged]) -> pd.DataFrame:
-    """Table with a row per view: numbers of view and woman, side and view, mm² true and found.
-
-    The number of a woman is valid only in this table.
-    """
-    return pd.DataFrame(
-        {
-            "number": [j.found.number for j in judged],
-            # here a woman has the manifest's own name, which must not be written
-            "woman": pd.factorize(np.array([j.found.woman for j in judged]))[0] + 1,
-            "side": [j.found.side for j in judged],
-            "view": [j.found.view for j in judged],
-            "truth": [j.truth.area_mm2 for j in judged],
-            "predicted": [j.found.area_mm2 for j in judged],
-        }
-    )
-
-
-def _as_reported(judged: Sequence[Judged], views: Sequence[ViewResult]) -> list[Judged]:
-    """Each view as it is reported, with its remark on both sides."""
-    reported = {view.number: view for view in views}
-    # A view that does not count must not count in the truth either.
-    pairs = [(j, reported[j.found.number]) for j in judged]
-    return [
-        replace(j, found=found, truth=replace(j.truth, remark=found.remark)) for j, found in pairs
-    ]
+        write_table(workdir / "predictions.parquet", predictions(judged), record)
 
 
 def _relate(
@@ -281,7 +230,7 @@ def _look(
         if MASK in entry.masks:
             try:
                 mask = read_mask(entry.masks[MASK], like=found.mammogram.study)[0] > 0
-                judged.append(_judge(found, view, mask, draw=entry.number % every == 0))
+                judged.append(judge(found, view, mask, draw=entry.number % every == 0))
                 truth = None if np.isnan(view.area_mm2) else judged[-1].truth
             except Refused as why:
                 notes.append(f"mammogram {entry.number} is not compared with the truth: {why}")
@@ -292,32 +241,6 @@ def _look(
                 )
             )
     return judged, views, ruled
-
-
-def _judge(
-    found: Found, result: ViewResult, truth: Bool[np.ndarray, "Y X"], *, draw: bool
-) -> Judged:
-    """A view with its truth."""
-    area = area_mm2(truth, found.mammogram.spacing_mm)
-    # The same view with the true area, so that both pass the same measuring rules.
-    true_result = replace(result, pixels=int(truth.sum()), area_mm2=area, sure_mm2=area)
-    drawn = (found.mammogram.study.voxels[0], truth, found.mask) if draw else None
-    return Judged(result, true_result, overlap(truth, found.mask), drawn)
-
-
-def _picture(judged: Judged) -> tuple[str, str] | None:
-    """Both outlines over a part of the view, with a caption.
-
-    None without calcification, or if no picture is wanted.
-    """
-    if judged.drawn is None:
-        return None
-    (voxels, truth, seen), found = judged.drawn, judged.found
-    caption = (
-        f"{found.side} {found.view}: {judged.truth.area_mm2:.1f} mm² true, {found.area_mm2:.1f} mm²"
-        " found"
-    )
-    return outlined_part(voxels, truth, seen if found.pixels else np.zeros_like(seen), caption)
 
 
 def _agree(
@@ -340,7 +263,8 @@ def _agree(
         names,
         *(np.array([getattr(j, kind).area_mm2 for j in judged]) for kind in ("truth", "found")),
     )
-    of_views = dice_scores(np.array([j.pixels for j in judged]), names) | area_scores(views)
+    pixels = np.array([j.pixels for j in judged])
+    of_views = dice_scores(pixels, names) | area_scores(views)
     seen = dice_scores(np.array([j.seen for j in judged]), names)
     of_views |= {"dice_seen": seen["dice"]} if seen else {}
     true, found = (
@@ -362,7 +286,14 @@ def _agree(
     limits = limits_of_agreement(women)
     pairs = {name: view_pairs([getattr(j, kind) for j in judged]) for name, kind in SIDES.items()}
     repeats = {name: between_views(each) for name, each in pairs.items()}
-    groups = by_condition(views, [j.found.conditions for j in judged])
+    groups = by_condition(views, [j.found.conditions for j in judged], pixels)
+    of_vendors = women_by_vendor(
+        women, {j.found.woman: j.found.conditions for j in judged}, thresholds
+    )
+    mapped = [j for j in judged if j.anatomy is not None]
+    of_anatomy = anatomy_scores(
+        [j.anatomy for j in mapped if j.anatomy], np.array([j.found.woman for j in mapped])
+    )
     metrics = {
         "bac_views": {"trained": as_json(of_views)},
         "bac_women": {"trained": as_json(of_all | limits)},
@@ -373,16 +304,19 @@ def _agree(
             f"bac_views_by_{name}": {group: as_json(scores) for group, scores in of_group.items()}
             for name, of_group in groups.items()
         },
+        **({"bac_anatomy": {"trained": as_json(of_anatomy)}} if of_anatomy else {}),
     }
+    if of_vendors:
+        metrics["bac_women_by_vendor"] = {name: as_json(of) for name, of in of_vendors.items()}
     sentences = [
         _sentence(name, score)
-        for name, score in {**of_views, **of_all}.items()
-        if name in ("dice", "dice_seen", *of_all)
+        for name, score in {**of_views, **of_all, **of_anatomy}.items()
+        if name in ("dice", "dice_seen", *of_all, *of_anatomy)
     ]
-    shown = [picture for j in judged if (picture := _picture(j))]
+    shown = [picture for j in judged if (picture := picture_of(j))]
     parts = [picture_section(shown)] if shown else []
     parts += agreement_sections(of_views, of_all, women, thresholds)
-    parts += further_sections(limits, repeats, groups)
+    parts += further_sections(limits, repeats, groups) + vendor_section(of_vendors)
     return metrics, sentences, [*parts, rules_section(ruled, finder.measure)]
 
 

@@ -29,6 +29,16 @@ WORDS = {
     "severity_kappa": "weighted kappa of severity (squared steps)",
     "zero_specificity": "women without calcification who are found free of it",
     "sensitivity": "women with calcification who are found not free of it",
+    "dice_breast": "Dice of the breast without the pectoral muscle, mean over views",
+    "dice_muscle": "Dice of the pectoral muscle, mean over the views that show it",
+}
+# of the women of each vendor
+OF_VENDOR = {
+    "severity_accuracy": "severity right",
+    "zero_specificity": "free, found free",
+    "sensitivity": "calcified, found so",
+    "area_r2": "R² of the area",
+    "area_mae": "mean absolute error, mm²",
 }
 LIMIT_WORDS = {
     "area_bias": "mean difference",
@@ -110,12 +120,29 @@ def further_sections(
                 Cell(group),
                 Cell(str(scores["area_mae"].n)),
                 *(_mm2(scores[name]) for name in ("area_bias", "area_mae")),
+                _score(scores["dice"]) if "dice" in scores else Cell("none calcified"),
             ]
             for group, scores in of_group.items()
         ]
         head = [TITLES[condition], "views", "mean difference, mm²", "mean absolute error, mm²"]
+        head.append("Dice of calcified views")
         sections.append(Section(f"By {TITLES[condition]}", tables=[Table(head, lines)], fold=True))
     return sections
+
+
+def vendor_section(vendors: Mapping[str, Mapping[str, Interval]]) -> list[Section]:
+    """A line for the women of each vendor (`women_by_vendor`); none without vendors."""
+    if not vendors:
+        return []
+    lines = [
+        [
+            Cell(vendor),
+            *(_score(scores[name]) if name in scores else Cell("none such") for name in OF_VENDOR),
+        ]
+        for vendor, scores in vendors.items()
+    ]
+    head = [TITLES["vendor"], *OF_VENDOR.values()]
+    return [Section("Women by maker of the detector", tables=[Table(head, lines)], fold=True)]
 
 
 def _mm2(score: Interval) -> Cell:

@@ -9,7 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
+from PIL import Image
 
+from mmv_jax.bac.anatomy import MUSCLE, Anatomy, anatomy_map
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.kept import Kept
 from mmv_jax.bac.measure import (
@@ -35,7 +37,13 @@ from mmv_jax.readers.refused import Refused
 
 ViewT = TypeVar("ViewT", bound="SeenView")
 # folders of OUT and the pattern of their files
-PICTURES = {"overlays": "*.png", "segmentations": "*.dcm", "reports": "*.dcm", "women": "*.html"}
+PICTURES = {
+    "overlays": "*.png",
+    "anatomy": "*.png",
+    "segmentations": "*.dcm",
+    "reports": "*.dcm",
+    "women": "*.html",
+}
 MASKS = "masks"
 
 
@@ -172,7 +180,8 @@ def measure_files(
     """Measure mammograms (`mmv bac`) and write the results into `out`.
 
     `views.csv`, `breasts.csv`, `women.csv`; `women/WOMAN.html`, a page each; of each mammogram
-    `overlays/NUMBER_SIDE_VIEW.png`; of DICOM files `segmentations/NUMBER.dcm` where there is
+    `overlays/NUMBER_SIDE_VIEW.png` and `anatomy/NUMBER.png` (air 0, breast 1, pectoral muscle 2,
+    whose areas are in `anatomy.csv`); of DICOM files `segmentations/NUMBER.dcm` where there is
     calcification, and `reports/WOMAN.dcm`. NUMBER is that of the mammogram in the order given;
     women are named by a keyed hash. What an earlier run left in `out` is taken away first, but for
     the masks: what was seen on a file is not looked for again (`kept.py`). `provenance.json`
@@ -217,11 +226,15 @@ def measure_files(
     record = provenance("mmv bac", config=rules, weights=finder.origin, data=data)
     write_whole(out / PROVENANCE, json.dumps(record, indent=2) + "\n")
     # Each file is read once more: the pixels of all files together would fill the memory.
+    shown = list[Anatomy]()
     for view, entry, kept_as in zip(views, sources, look.keys):
         try:
-            _write_pictures(out, read_mammogram(entry), view, kept=look.kept, key=kept_as)
+            _write_pictures(
+                out, read_mammogram(entry), view, kept=look.kept, key=kept_as, shown=shown
+            )
         except Refused as why:
             refuse(entry.number, f"not all of its pictures are written: {why}")
+    write_table(out / "anatomy.csv", shown, Anatomy)
     _write_women(out, women, breasts, list(zip(views, sources)))
     words = [
         *(reason for _, reason in refused),
@@ -238,8 +251,11 @@ def measure_files(
     return "\n".join([_table(women), *words, "", f"tables, pages, overlays and DICOM: {out}"])
 
 
-def _write_pictures(out: Path, m: Mammogram, view: ViewResult, *, kept: Kept, key: str) -> None:
-    """Write the overlay of a mammogram, and its segmentation if it is a calcified DICOM file.
+def _write_pictures(
+    out: Path, m: Mammogram, view: ViewResult, *, kept: Kept, key: str, shown: list[Anatomy]
+) -> None:
+    """Write the overlay and the map of a mammogram, and its segmentation if it is a calcified DICOM
+    file; `shown` gets the areas of its map.
 
     Raises:
       Refused: the file has changed since it was measured, or lacks what a segmentation needs.
@@ -249,7 +265,10 @@ def _write_pictures(out: Path, m: Mammogram, view: ViewResult, *, kept: Kept, ke
     if known is None:
         raise Refused("mask_grid", "the file has changed since it was measured")
     mask = known[0] & (view.pixels > 0)
-    overlay(m.study.voxels[0], mask).save(_overlay(out, view))
+    anatomy = anatomy_map(m.study.voxels[0], m.spacing_mm, m.view)
+    shown.append(Anatomy.of(view.number, anatomy, mask, m.spacing_mm))
+    Image.fromarray(anatomy).save(out / "anatomy" / f"{view.number:04d}.png")
+    overlay(m.study.voxels[0], mask, anatomy == MUSCLE).save(_overlay(out, view))
     # A segmentation refers to a DICOM image by its UID; a PNG has none.
     if mask.any() and format_of(m.entry.path) == "dicom":
         with refusing():

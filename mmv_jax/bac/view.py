@@ -153,16 +153,19 @@ class ViewFrame:
         return self.breast[np.ix_(rows, columns)]
 
     def _backdrop(self, start: tuple[int, int], shape: tuple[int, int]) -> Float[np.ndarray, "y x"]:
-        rows, columns = (
+        (rows, near_rows), (columns, near_columns) = (
             _linear(s + np.arange(n), cells)
             for s, n, cells in zip(start, shape, self.backdrop.shape)
         )
         # Bilinear interpolation is separable: one matrix per direction.
-        return (rows @ self.backdrop @ columns.T).astype(np.float32)
+        return (rows @ self.backdrop[near_rows, near_columns] @ columns.T).astype(np.float32)
 
 
-def _linear(pixels: np.ndarray, cells: int) -> np.ndarray:
-    """Weights [pixels, cells] of linear interpolation between the centres of coarse cells."""
+def _linear(pixels: np.ndarray, cells: int) -> tuple[np.ndarray, slice]:
+    """Weights [pixels, cells] of linear interpolation between the centres of coarse cells, and
+    which cells they are: those near consecutive pixels, as all others have no weight.
+    """
     # Pixel i has its centre at i + 0.5, cell j at (j + 0.5) CELL.
     at = np.clip((pixels + 0.5) / CELL - 0.5, 0, cells - 1)
-    return np.maximum(1 - np.abs(at[:, None] - np.arange(cells)[None]), 0)
+    near = slice(int(at[0]), math.ceil(at[-1]) + 1)
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(near.start, near.stop)), 0), near

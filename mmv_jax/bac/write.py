@@ -15,11 +15,12 @@ from PIL import Image
 from pydicom.sr.codedict import codes
 from scipy import ndimage
 
-from mmv_jax.bac.measure import BreastResult, ViewResult, WomanResult
+from mmv_jax.bac.measure import ViewResult
 from mmv_jax.files import write_whole
 from mmv_jax.readers.dicom import quiet
 
 COLOUR = (255, 122, 0)
+MUSCLE_COLOUR = (0, 150, 255)
 # Pixels between calcium and the line around it, so that the calcium stays visible.
 GAP = 3
 OVERLAY_PIXELS = 2400  # largest length of an overlay's longer side
@@ -62,10 +63,8 @@ def write_views(path: Path, views: Sequence[ViewResult]) -> None:
     _write(path, VIEW_COLUMNS, lines)
 
 
-def write_table(
-    path: Path, results: Sequence[BreastResult] | Sequence[WomanResult], kind: type
-) -> None:
-    """Write `breasts.csv` or `women.csv` with the fields of the results."""
+def write_table(path: Path, results: Sequence[Any], kind: type) -> None:
+    """Write results, dataclasses of one `kind`, as a CSV of their fields."""
     names = [field.name for field in fields(kind)]
     _write(
         path,
@@ -92,8 +91,14 @@ def _write(path: Path, columns: Sequence[str], lines: Sequence[Sequence[object]]
     write_whole(path, text.getvalue())
 
 
-def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) -> Image.Image:
-    """The view, and beside it the view with a line around the detected calcification."""
+def overlay(
+    voxels: Shaped[np.ndarray, "Y X"],
+    mask: Bool[np.ndarray, "Y X"],
+    muscle: Bool[np.ndarray, "Y X"],
+) -> Image.Image:
+    """The view, and beside it the view with a line around the detected calcification, and one along
+    the edge of the pectoral muscle.
+    """
     # -(-a // b) rounds up.
     step = max(1, -(-max(voxels.shape) // OVERLAY_PIXELS))
     # Every fourth pixel is enough for percentiles.
@@ -108,6 +113,9 @@ def overlay(voxels: Shaped[np.ndarray, "Y X"], mask: Bool[np.ndarray, "Y X"]) ->
     )
     near = ndimage.binary_dilation(small, iterations=GAP)
     marked = plain.copy()
+    within = muscle[::step, ::step]
+    # Eroded as if it went on beyond the border, so that the image's border gets no line.
+    marked[within & ~ndimage.binary_erosion(within, border_value=1)] = MUSCLE_COLOUR
     # A line one pixel wide, `GAP` pixels away from the calcium.
     marked[ndimage.binary_dilation(near) & ~near] = COLOUR
     return Image.fromarray(np.concatenate([plain, marked], axis=1))

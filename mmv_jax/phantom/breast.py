@@ -99,11 +99,13 @@ class PhantomMammogram:
     Attributes:
       image: uint16 [row, column], 12 bits, tissue bright, near 0 outside.
       bac: uint8 [row, column], 1 where an artery is calcified.
+      anatomy: uint8 [row, column], 0 air, 1 breast, 2 pectoral muscle.
       pixel_mm: at the tissue.
     """
 
     image: np.ndarray
     bac: np.ndarray
+    anatomy: np.ndarray
     pixel_mm: float
 
     @property
@@ -166,7 +168,7 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
     """One view of one breast."""
     rng = np.random.default_rng([*woman.seed, 41, VIEWS.index((side, view))])
     c = _Canvas(woman, view, dials, rng)
-    signal, gland = _tissue(c, woman, rng)
+    signal, gland, muscle = _tissue(c, woman, rng)
     vessels = arteries.grow(
         rng,
         c.skin_mm > 3,
@@ -193,10 +195,14 @@ def paint_view(woman: Woman, side: str, view: str, dials: BreastDials) -> Phanto
     if woman.borders:
         image, hidden = bordered(image, c.pixel, own)
         mask &= ~hidden
+    anatomy = np.where(c.inside, np.where(muscle >= 0.5, 2, 1), 0)
     if side == "R":
-        image, mask = image[:, ::-1], mask[:, ::-1]
+        image, mask, anatomy = image[:, ::-1], mask[:, ::-1], anatomy[:, ::-1]
     return PhantomMammogram(
-        marked(image, side, view), np.ascontiguousarray(mask, np.uint8), c.pixel
+        marked(image, side, view),
+        np.ascontiguousarray(mask, np.uint8),
+        np.ascontiguousarray(anatomy, np.uint8),
+        c.pixel,
     )
 
 
@@ -281,8 +287,10 @@ def _power_noise(
     return ndimage.zoom(noise, 2, order=1)[: shape[0], : shape[1]].astype(np.float32)
 
 
-def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Attenuation beyond that of fat, and share of gland, both [row, column].
+def _tissue(
+    c: _Canvas, woman: Woman, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Attenuation beyond that of fat, and shares of gland and of muscle, each [row, column].
 
     It has glands behind the nipple, strands, ligaments, skin and pectoral muscle.
     """
@@ -317,9 +325,10 @@ def _tissue(c: _Canvas, woman: Woman, rng: np.random.Generator) -> tuple[np.ndar
     signal += 0.3 * np.exp(-((c.skin_mm / 1.5) ** 2)) * c.inside
     disc = np.hypot(c.row - c.nipple[0], c.column - c.nipple[1])
     signal += 0.35 * expit((4.2 - disc) / 0.5) * c.inside
+    muscle = np.zeros(c.shape)
     if c.view == "MLO":
-        signal, gland = _pectoral(signal, gland, c=c, noise=noise, rng=rng)
-    return signal.astype(np.float32), gland
+        signal, muscle = _pectoral(signal, c=c, noise=noise, rng=rng)
+    return signal.astype(np.float32), gland * (1 - muscle), muscle
 
 
 def _strands(c: _Canvas, bend: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -338,9 +347,9 @@ def _strands(c: _Canvas, bend: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 def _pectoral(
-    signal: np.ndarray, gland: np.ndarray, c: _Canvas, noise: np.ndarray, rng: np.random.Generator
+    signal: np.ndarray, c: _Canvas, noise: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Attenuation and gland with the muscle in the upper corner of an MLO view.
+    """Attenuation with the muscle in the upper corner of an MLO view, and the muscle's share.
 
     Often a lymph node with a fatty hilum lies in front of it.
     """
@@ -364,7 +373,7 @@ def _pectoral(
         signal = signal + 0.4 * (expit((1 - node) / 0.07) - 0.9 * expit((0.5 - node) / 0.12)) * (
             c.skin_mm > 3
         )
-    return signal, gland * (1 - muscle)
+    return signal, muscle
 
 
 def _display(signal: np.ndarray, c: _Canvas, rng: np.random.Generator) -> np.ndarray:

@@ -295,6 +295,8 @@ def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) ->
             inverted=inverted,
         )
         files.write_png(out / mask, shot.bac)
+        anatomy = f"breast/{study_id}_anatomy.png"
+        files.write_png(out / anatomy, shot.anatomy)
         line = {
             "study_id": study_id,
             "path": path,
@@ -310,6 +312,7 @@ def _write_woman(out: Path, seed: int, index: int, dials: breast.BreastDials) ->
             "view": view,
             "laterality": side,
             "bac_mask": mask,
+            "anatomy_mask": anatomy,
             "breast_density": round(woman.density, 3),
         }
         line["film"] = int(woman.film)

@@ -12,7 +12,7 @@ from mmv_jax.bac.agreement import (
     severity_scores,
     weighted_kappa,
 )
-from mmv_jax.bac.conditions import band, by_condition
+from mmv_jax.bac.conditions import band, by_condition, women_by_vendor
 from mmv_jax.metrics.closed_form import exact_proportion
 
 THRESHOLDS = (0.0, 10.0, 25.0)
@@ -106,10 +106,29 @@ def test_errors_by_group_are_those_of_its_views():
     other = np.repeat(np.arange(20) % 2, 4)
     found = truth + np.where(other == 1, 2.0, -1.0)
     conditions = [{"vendor": "AB"[o], "thickness": "40 to 60 mm"} for o in other]
-    groups = by_condition(Compared(women, truth, found), conditions)
+    # Of A half of the pixels overlap, of B all; a view without true pixels has no Dice.
+    pixels = np.where(other[:, None] == 1, (8, 8, 8), (4, 8, 8))
+    pixels[0] = 0
+    groups = by_condition(Compared(women, truth, found), conditions, pixels)
     assert list(groups) == ["vendor"]  # one thickness for all is no comparison
     assert {name: scores["area_bias"].value for name, scores in groups["vendor"].items()} == {
         "A": pytest.approx(-1.0),
         "B": pytest.approx(2.0),
     }
     assert groups["vendor"]["B"]["area_mae"].n == 40
+    dice = {name: scores["dice"] for name, scores in groups["vendor"].items()}
+    assert (dice["A"].value, dice["A"].n, dice["B"].value) == (0.5, 39, 1.0)
+
+
+def test_women_of_each_vendor_have_their_own_scores():
+    women = np.array([f"w{n}" for n in range(8)])
+    truth = np.array([0.0, 5, 15, 30, 0, 5, 15, 30])
+    found = np.array([0.0, 5, 15, 30, 3, 5, 15, 20])
+    vendors = {w: {"vendor": "AB"[n // 4]} for n, w in enumerate(women)}
+    own = women_by_vendor(Compared(women, truth, found), vendors, (0.0, 10.0, 25.0))
+    right = {name: scores["severity_accuracy"].value for name, scores in own.items()}
+    assert right == {"A": 1.0, "B": 0.5}
+    assert [own[name]["zero_specificity"].value for name in "AB"] == [1.0, 0.0]
+    assert own["A"]["area_r2"].value == 1.0 > own["B"]["area_r2"].value
+    one = {w: {"vendor": "A"} for w in women}
+    assert women_by_vendor(Compared(women, truth, found), one, (0.0, 10.0, 25.0)) == {}

@@ -5,7 +5,14 @@ import pydicom
 import pytest
 
 from mmv_jax.bac.measure import ViewResult, WomanResult
-from mmv_jax.bac.write import GAP, overlay, write_segmentation, write_table, write_views
+from mmv_jax.bac.write import (
+    GAP,
+    MUSCLE_COLOUR,
+    overlay,
+    write_segmentation,
+    write_table,
+    write_views,
+)
 from mmv_jax.phantom.files import MammogramTags, write_mg
 
 NAN = float("nan")
@@ -49,7 +56,7 @@ def test_an_overlay_draws_a_line_around_calcium_and_leaves_the_calcium_to_be_see
     voxels = np.random.default_rng(0).integers(0, 4096, (50, 40)).astype(np.uint16)
     mask = np.zeros((50, 40), bool)
     mask[25, 20] = True
-    plain, marked = np.split(np.asarray(overlay(voxels, mask)), 2, axis=1)
+    plain, marked = np.split(np.asarray(overlay(voxels, mask, np.zeros_like(mask))), 2, axis=1)
     changed = (plain != marked).any(axis=-1)
     assert changed.any()
     rows, columns = np.nonzero(changed)
@@ -59,8 +66,15 @@ def test_an_overlay_draws_a_line_around_calcium_and_leaves_the_calcium_to_be_see
 def test_a_single_pixel_of_a_large_view_is_not_lost_in_its_overlay():
     mask = np.zeros((5000, 300), bool)
     mask[2501, 151] = True
-    picture = np.asarray(overlay(np.zeros(mask.shape, np.uint16), mask))
+    picture = np.asarray(overlay(np.zeros(mask.shape, np.uint16), mask, np.zeros_like(mask)))
     assert (picture.max(axis=-1) > picture.min(axis=-1)).any()
+
+
+def test_an_overlay_draws_the_edge_of_the_muscle_and_not_the_border_of_the_image():
+    muscle = np.add.outer(np.arange(50), np.arange(40)) < 20
+    picture = np.asarray(overlay(np.zeros((50, 40), np.uint16), np.zeros((50, 40), bool), muscle))
+    rows, columns = np.nonzero((picture[:, 40:] == MUSCLE_COLOUR).all(axis=-1))
+    assert len(rows) and (rows + columns >= 18).all() and muscle[rows, columns].all()
 
 
 def test_the_tables_have_their_columns_and_no_area_where_it_is_unknown(tmp_path):
