@@ -81,17 +81,18 @@ def overlaps(
 
 
 def anatomy_scores(
-    pixels: Sequence[Mapping[str, tuple[int, int, int]]], women: np.ndarray
+    views: Sequence[tuple[str, Mapping[str, tuple[int, int, int]]]],
 ) -> dict[str, Interval]:
-    """The mean Dice of each part over the views whose truth has it.
+    """The mean Dice of each part over the views whose truth has it; empty without views.
 
     Args:
-      women: of each view.
+      views: of each the woman, and its `overlaps`.
     """
     scores = {}
     for name in PARTS:
-        both, truth, found = np.array([view[name] for view in pixels], np.float64).T
-        if (shows := truth > 0).any():
-            dice = 2 * both[shows] / (truth + found)[shows]
-            scores[f"dice_{name}"] = interval("mean", dice, dice, women[shows])
+        mine = [(woman, of_view[name]) for woman, of_view in views if of_view[name][1]]
+        if mine:
+            dice = np.array([2 * both / (truth + found) for _, (both, truth, found) in mine])
+            women = np.array([woman for woman, _ in mine])
+            scores[f"dice_{name}"] = interval("mean", dice, dice, women)
     return scores

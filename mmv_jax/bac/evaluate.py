@@ -267,20 +267,7 @@ def _agree(
     of_views = dice_scores(pixels, names) | area_scores(views)
     seen = dice_scores(np.array([j.seen for j in judged]), names)
     of_views |= {"dice_seen": seen["dice"]} if seen else {}
-    true, found = (
-        of_women([getattr(j, kind) for j in judged], finder.measure) for kind in ("truth", "found")
-    )
-    known = [(t, f) for t, f in zip(true, found) if t.severity]
-    if not known:
-        why = sorted({j.found.remark for j in judged if j.found.remark})
-        raise WorkFailed(
-            f"No woman's area can be compared: each has a view that does not count"
-            f" ({'; '.join(why)})."
-        )
-    women = Compared(
-        np.array([t.woman for t, _ in known]),
-        *(np.array([w.area_mm2 for w in side]) for side in zip(*known)),
-    )
+    women = _women(judged, finder.measure)
     thresholds = finder.measure.severity_mm2
     of_all = area_scores(women) | severity_scores(women, thresholds)
     limits = limits_of_agreement(women)
@@ -290,10 +277,7 @@ def _agree(
     of_vendors = women_by_vendor(
         women, {j.found.woman: j.found.conditions for j in judged}, thresholds
     )
-    mapped = [j for j in judged if j.anatomy is not None]
-    of_anatomy = anatomy_scores(
-        [j.anatomy for j in mapped if j.anatomy], np.array([j.found.woman for j in mapped])
-    )
+    of_anatomy = anatomy_scores([(j.found.woman, j.anatomy) for j in judged if j.anatomy])
     metrics = {
         "bac_views": {"trained": as_json(of_views)},
         "bac_women": {"trained": as_json(of_all | limits)},
@@ -318,6 +302,28 @@ def _agree(
     parts += agreement_sections(of_views, of_all, women, thresholds)
     parts += further_sections(limits, repeats, groups) + vendor_section(of_vendors)
     return metrics, sentences, [*parts, rules_section(ruled, finder.measure)]
+
+
+def _women(judged: Sequence[Judged], measure: Measure) -> Compared:
+    """The women whose areas are known.
+
+    Raises:
+      WorkFailed: there is none.
+    """
+    true, found = (
+        of_women([getattr(j, kind) for j in judged], measure) for kind in ("truth", "found")
+    )
+    known = [(t, f) for t, f in zip(true, found) if t.severity]
+    if not known:
+        why = sorted({j.found.remark for j in judged if j.found.remark})
+        raise WorkFailed(
+            f"No woman's area can be compared: each has a view that does not count"
+            f" ({'; '.join(why)})."
+        )
+    return Compared(
+        np.array([t.woman for t, _ in known]),
+        *(np.array([w.area_mm2 for w in side]) for side in zip(*known)),
+    )
 
 
 def _sentence(name: str, score: Interval) -> str:

@@ -219,12 +219,7 @@ def measure_files(
     look.kept.prune(look.keys)
     views = confirmed(views, finder.measure)
     breasts, women = of_breasts(views, finder.measure), of_women(views, finder.measure)
-    write_views(out / "views.csv", views)
-    write_table(out / "breasts.csv", breasts, BreastResult)
-    write_table(out / "women.csv", women, WomanResult)
-    rules, data = {"measure": vars(finder.measure)}, {"studies": len(views)}
-    record = provenance("mmv bac", config=rules, weights=finder.origin, data=data)
-    write_whole(out / PROVENANCE, json.dumps(record, indent=2) + "\n")
+    _write_tables(out, finder, views, breasts=breasts, women=women)
     # Each file is read once more: the pixels of all files together would fill the memory.
     shown = list[Anatomy]()
     for view, entry, kept_as in zip(views, sources, look.keys):
@@ -249,6 +244,22 @@ def measure_files(
             )
         )
     return "\n".join([_table(women), *words, "", f"tables, pages, overlays and DICOM: {out}"])
+
+
+def _write_tables(
+    out: Path,
+    finder: Finder,
+    views: Sequence[ViewResult],
+    *,
+    breasts: Sequence[BreastResult],
+    women: Sequence[WomanResult],
+) -> None:
+    write_views(out / "views.csv", views)
+    write_table(out / "breasts.csv", breasts, BreastResult)
+    write_table(out / "women.csv", women, WomanResult)
+    rules, data = {"measure": vars(finder.measure)}, {"studies": len(views)}
+    record = provenance("mmv bac", config=rules, weights=finder.origin, data=data)
+    write_whole(out / PROVENANCE, json.dumps(record, indent=2) + "\n")
 
 
 def _write_pictures(

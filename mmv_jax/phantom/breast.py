@@ -18,6 +18,7 @@ from mmv_jax.phantom.film import bordered, scanned
 from mmv_jax.phantom.hard import distract_hard
 from mmv_jax.phantom.letters import marked
 from mmv_jax.phantom.looks import LOOKS, processed
+from mmv_jax.phantom.noise import power_noise
 
 VIEWS = (("L", "CC"), ("R", "CC"), ("L", "MLO"), ("R", "MLO"))
 MU_FAT, MU_GLAND, MU_CALCIUM, MU_BLOOD = 0.045, 0.080, 0.75, 0.085
@@ -258,35 +259,6 @@ class _Canvas:
         self.thick = woman.thickness * np.sqrt(1 - (1 - np.clip(self.skin_mm / half, 0, 1)) ** 2)
 
 
-def _power_noise(
-    shape: tuple[int, int],
-    pixel_mm: float,
-    beta: float,
-    rng: np.random.Generator,
-    longest_mm: float = 60.0,
-) -> np.ndarray:
-    """Noise [row, column] of zero mean and unit variance with a spectrum 1 / f**beta.
-
-    It is drawn on every second pixel.
-
-    Source: Burgess, Jacobson and Judy, Med Phys 28:419 (2001): the power of mammographic tissue
-    falls as about f**-3.
-    """
-    small = tuple(-(-n // 2) for n in shape)
-    frequency = np.hypot(
-        np.fft.fftfreq(small[0], 2 * pixel_mm)[:, None],
-        np.fft.rfftfreq(small[1], 2 * pixel_mm)[None],
-    )
-    # Power 1 / f**beta is amplitude f**(-beta / 2), so (f**2)**(-beta / 4).
-    # `longest_mm` keeps it finite at f = 0.
-    spectrum = np.fft.rfft2(rng.standard_normal(small)) * (frequency**2 + longest_mm**-2) ** (
-        -beta / 4
-    )
-    noise = np.fft.irfft2(spectrum, small)
-    noise = (noise - noise.mean()) / noise.std()
-    return ndimage.zoom(noise, 2, order=1)[: shape[0], : shape[1]].astype(np.float32)
-
-
 def _tissue(
     c: _Canvas, woman: Woman, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -297,22 +269,22 @@ def _tissue(
     across = c.column / np.maximum(c.width, 1)
     along = (c.row - c.nipple[0]) / (0.5 * woman.height)
     region = np.exp(-((along / 0.62) ** 2) - (np.abs(across - 0.52) / 0.5) ** 3)
-    noise = _power_noise(c.shape, c.pixel, 3.3, rng)
-    fibres = _strands(c, _power_noise(c.shape, c.pixel, 5.5, rng), rng)
+    noise = power_noise(c.shape, c.pixel, 3.3, rng)
+    fibres = _strands(c, power_noise(c.shape, c.pixel, 5.5, rng), rng)
     # No gland within 4 mm of the skin, full gland from 15 mm on.
     near_skin = np.clip((c.skin_mm - 4) / 11, 0, 1)
     score = 2.6 * region + 0.75 * noise + 0.25 * fibres + 2.6 * woman.density - 3.0
     gland = near_skin * expit(score / 0.6)
     gland *= np.clip(
         0.72
-        + 0.15 * _power_noise(c.shape, c.pixel, beta=3.0, rng=rng, longest_mm=12.0)
+        + 0.15 * power_noise(c.shape, c.pixel, beta=3.0, rng=rng, longest_mm=12.0)
         + 0.25 * fibres,
         0.15,
         1.2,
     )
     signal = gland * (MU_GLAND - MU_FAT) * c.thick * (0.45 + 0.5 * woman.density)
-    web = _power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=14.0)
-    fine = _power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=22.0)
+    web = power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=14.0)
+    fine = power_noise(c.shape, c.pixel, beta=3.4, rng=rng, longest_mm=22.0)
     # Cooper's ligaments are thin sheets: ridges along the lines where noise crosses zero.
     ligaments = np.exp(-((web / 0.05) ** 2)) * np.clip(0.6 + fine, 0, 1.5) + 0.7 * np.exp(
         -((fine / 0.035) ** 2)

@@ -82,9 +82,9 @@ def test_areas_are_in_mm2_and_calcium_on_the_muscle_is_told():
 
 def test_scores_are_means_over_the_views_that_have_the_part():
     views = [
-        {"breast": (4, 4, 4), "muscle": (0, 0, 2)},
-        {"breast": (2, 4, 4), "muscle": (2, 4, 4)},
+        ("a", {"breast": (4, 4, 4), "muscle": (0, 0, 2)}),
+        ("b", {"breast": (2, 4, 4), "muscle": (2, 4, 4)}),
     ]
-    scores = anatomy_scores(views, np.array(["a", "b"]))
+    scores = anatomy_scores(views)
     assert (scores["dice_breast"].value, scores["dice_muscle"].value) == (0.75, 0.5)
-    assert scores["dice_muscle"].n == 1
+    assert scores["dice_muscle"].n == 1 and anatomy_scores([]) == {}

@@ -18,6 +18,7 @@ from PIL import Image
 from mmv_jax.bac import evaluate, run, sources
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.view import ViewFrame
+from mmv_jax.bac.write import MUSCLE_COLOUR
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.phantom.files import write_png
 from mmv_jax.readers.read import read_mask, read_study
@@ -96,6 +97,13 @@ def test_each_view_has_an_overlay_and_each_calcified_one_a_segmentation(
     assert [path.name for path in sorted((tmp_path / "out/segmentations").iterdir())] == [
         f"{n:04d}.dcm" for n in calcified
     ]
+    maps = sorted((tmp_path / "out/anatomy").iterdir())
+    areas = lines_of(tmp_path / "out/anatomy.csv")
+    assert [path.name for path in maps] == [f"{n:04d}.png" for n in range(1, 5)]
+    for line, path, row in zip(knowing[:4], maps, areas):
+        shown = np.asarray(Image.open(path))
+        assert shown.shape == read_study(women / line["path"]).voxels.shape[1:]
+        assert float(row["breast_mm2"]) == pytest.approx((shown == 1).sum() * 0.25, rel=0.1)
 
 
 def test_a_breast_in_which_too_little_is_sure_has_no_calcification_anywhere(
@@ -128,7 +136,8 @@ def test_a_breast_in_which_too_little_is_sure_has_no_calcification_anywhere(
     left, right = np.split(
         np.asarray(Image.open(next((tmp_path / "unsure/overlays").iterdir()))), 2, axis=1
     )
-    np.testing.assert_array_equal(left, right)  # no line around anything
+    lined = (left != right).any(axis=-1)
+    assert not lined.any() or set(map(tuple, right[lined])) == {MUSCLE_COLOUR}  # no other line
 
 
 def test_a_file_that_changes_while_others_are_measured_costs_its_pictures_alone(
@@ -196,6 +205,7 @@ def test_the_report_of_a_model_that_knows_is_perfect(women, knowing, fitted, tmp
     views, found = (metrics[task]["trained"] for task in ("bac_views", "bac_women"))
     assert views["dice"]["value"] == views["dice_pooled"]["value"] == views["area_r2"]["value"] == 1
     assert (found["severity_accuracy"]["value"], found["severity_accuracy"]["n"]) == (1.0, 3)
+    assert metrics["bac_anatomy"]["trained"]["dice_breast"]["n"] == 12  # views
     low, high = found["severity_accuracy"]["ci95"]
     assert low == pytest.approx(0.025 ** (1 / 3)) and high == 1  # three of three, exactly
     kept = json.loads((tmp_path / "provenance.json").read_text())
