@@ -157,6 +157,7 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     from mmv_jax.evaluate.encoders.readout import Readout
     from mmv_jax.evaluate.fewshot import few_shot
     from mmv_jax.evaluate.finetune.budget import Budget
+    from mmv_jax.evaluate.finetune.native import NativeOptions
     from mmv_jax.evaluate.tasks.make import make_task
     from mmv_jax.report.about import About
 
@@ -176,14 +177,15 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     folds = "Folds of train and val that are measured in place of test; 0 for the store's splits."
     keys |= {"folds": ConfigKey(0, folds, int)}
     keys |= {"heads": ConfigKey((), "Segmentation heads on frozen tokens.")}
-    keys |= {"protocols": ConfigKey((), "Beside linear probes: finetune, scratch, supervised.")}
+    ways = "Beside linear probes: finetune, scratch, supervised, native."
+    keys |= {"protocols": ConfigKey((), ways)}
     shifts = "Kernels, dose and scanners on which probes are tested too: soft kernel, low dose, ..."
     keys |= {"shifts": ConfigKey((), shifts)}
     keys |= {"encoders": ConfigKey(meaning="Encoders of others, by name.", is_open=True)}
     keys |= _in("tasks.*", keys_of(make_task, without=("index", "name", "folds")))
     keys |= _optional("few_shot", keys_of(few_shot, without=("encoder", "x", "task")))
     keys |= _optional("fit", keys_of(Budget)) | _optional("about", keys_of(About))
-    keys |= _optional("readout", keys_of(Readout))
+    keys |= _optional("native", keys_of(NativeOptions)) | _optional("readout", keys_of(Readout))
     by_column = ("where", "test_where", "subgroups", "confounders", "mediators")
     return _opened(keys, [f"tasks.*.{name}" for name in (*by_column, "pixels", "structures")])
 

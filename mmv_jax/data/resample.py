@@ -39,6 +39,29 @@ class Boxes(Protocol):
 
 
 @dataclass(frozen=True)
+class GridBox:
+    """A grid of a study whose spacing may differ between the axes; every triple is (z, y, x).
+
+    Attributes:
+      start_mm: lower corner, from the study's lower corner. A box may extend beyond its study.
+      spacing_mm: edges of a voxel.
+      voxels: number along each axis.
+    """
+
+    start_mm: Float[np.ndarray, "3"]
+    spacing_mm: Float[np.ndarray, "3"]
+    voxels: Int[np.ndarray, "3"]
+
+    @classmethod
+    def of(cls, crop: "Crops | GridBox") -> "GridBox":
+        """The box of one crop; a box is returned as it is."""
+        if isinstance(crop, GridBox):
+            return crop
+        voxels = crop.tokens * np.array(crop.patch)
+        return cls(crop.start_mm, np.full(3, float(crop.spacing_mm)), voxels)
+
+
+@dataclass(frozen=True)
 class Axis:
     """Resampling of one axis of a study to one axis of a crop.
 
@@ -140,37 +163,37 @@ def level_for(step: Float[np.ndarray, "3"], factors: Int[np.ndarray, "levels 3"]
 
 
 def read_crop(
-    store: Boxes, geometry: Geometry, i: int, crop: Crops
+    store: Boxes, geometry: Geometry, i: int, crop: Crops | GridBox
 ) -> tuple[Float[np.ndarray, "gz gy gx"], Bool[np.ndarray, "gz gy gx"]]:
     """True intensities of study `i` on the crop's grid, and a mask of the grid inside the study.
 
     A planar study is one slice, gz = 1.
     """
-    factors = store.levels(i)
-    level = level_for(float(crop.spacing_mm) / geometry.spacing_mm[i], factors)
-    z, y, x = _axes(geometry, i, crop, factors[level - 1] if level else np.ones(3, int))
+    factors, box = store.levels(i), GridBox.of(crop)
+    level = level_for(box.spacing_mm / geometry.spacing_mm[i], factors)
+    z, y, x = _axes(geometry, i, box, factors[level - 1] if level else np.ones(3, int))
     # 4 bytes a value. y and x shrink slab by slab; z is resampled once all slabs are in `small`.
     deep = max(SLAB_BYTES // (4 * y.read * x.read), 1)
     small = np.empty((z.read, len(y.inside), len(x.inside)), np.float32)
     for at in range(0, z.read, deep):
-        box = store.read_box(
+        slab = store.read_box(
             i,
             (z.first + at, y.first, x.first),
             (min(deep, z.read - at), y.read, x.read),
             level=level,
         )
         # Plane by plane: a plane that is turned round stays in the processor's cache.
-        for plane, shrunk in zip(box, small[at : at + deep]):
+        for plane, shrunk in zip(slab, small[at : at + deep]):
             shrunk[:] = (x.weights @ (y.weights @ plane).T).T
     return _along(small, z.weights, 0), z.inside[:, None, None] & y.inside[:, None] & x.inside
 
 
 def read_crop_mask(
-    store: Boxes, geometry: Geometry, i: int, crop: Crops, mask: str
+    store: Boxes, geometry: Geometry, i: int, crop: Crops | GridBox, mask: str
 ) -> Int[np.ndarray, "gz gy gx"]:
     """Named mask of study `i` on the crop's grid: nearest voxel, 0 outside the study."""
     # Labels must not be averaged, so masks are read at full resolution, never from a level.
-    z, y, x = axes = _axes(geometry, i, crop, np.ones(3, int))
+    z, y, x = axes = _axes(geometry, i, GridBox.of(crop), np.ones(3, int))
     low, high = ([int(axis.nearest[end]) for axis in axes] for end in (0, -1))
     box = store.read_box(
         i,
@@ -185,19 +208,19 @@ def read_crop_mask(
 
 
 def to_study_grid(
-    values: Float[np.ndarray, "gz gy gx"], geometry: Geometry, i: int, crop: Crops
+    values: Float[np.ndarray, "gz gy gx"], geometry: Geometry, i: int, crop: Crops | GridBox
 ) -> Float[np.ndarray, "Z Y X"]:
     """Values on the crop's grid, interpolated to the voxels of study `i` itself; 0 where the crop
     does not reach.
     """
-    step, spacing = float(crop.spacing_mm), geometry.spacing_mm[i].tolist()
+    box, spacing = GridBox.of(crop), geometry.spacing_mm[i].tolist()
     # The crop takes the place of the study: its grid begins at 0, the study's at minus its start.
     axes = [
         resample_axis(
-            -float(crop.start_mm[a]),
+            -float(box.start_mm[a]),
             spacing[a],
             count=int(geometry.voxels[i, a]),
-            spacing_mm=step,
+            spacing_mm=float(box.spacing_mm[a]),
             voxels=values.shape[a],
         )
         for a in range(3)
@@ -225,18 +248,14 @@ def _along(x: np.ndarray, weights: sparse.csr_array, axis: int) -> np.ndarray:
     )
 
 
-def _axes(geometry: Geometry, i: int, crop: Crops, factor: np.ndarray) -> list[Axis]:
-    voxels, step, start = (
-        crop.tokens * np.array(crop.patch),
-        float(crop.spacing_mm),
-        crop.start_mm.tolist(),
-    )
+def _axes(geometry: Geometry, i: int, box: GridBox, factor: np.ndarray) -> list[Axis]:
+    start, step = box.start_mm.tolist(), box.spacing_mm.tolist()
     spacing, there = geometry.spacing_mm[i].tolist(), geometry.voxels[i].tolist()
     axes = [
         resample_axis(
             start[a],
-            step,
-            count=int(voxels[a]),
+            step[a],
+            count=int(box.voxels[a]),
             spacing_mm=spacing[a],
             voxels=there[a],
             factor=int(factor[a]),

@@ -24,6 +24,7 @@ from mmv_jax.evaluate.finetune.end_to_end import RECIPES, EndToEnd, frame_of
 from mmv_jax.evaluate.finetune.gradient_descent import Recipe
 from mmv_jax.evaluate.finetune.kept import read, write
 from mmv_jax.evaluate.finetune.learner import Fit, Learner, learn, told
+from mmv_jax.evaluate.finetune.native import NativeOptions, native_learner
 from mmv_jax.evaluate.finetune.segmentation_heads import (
     HEAD_RECIPES,
     HEADS,
@@ -41,7 +42,8 @@ from mmv_jax.store.read import Store
 
 PROTOCOLS = ("linear", *RECIPES)
 FINETUNED = "+finetuned"  # after the name of an encoder
-BASELINES = ("scratch-vit", "supervised-unet", "supervised-cnn")  # names in the results
+# names in the results
+BASELINES = ("scratch-vit", "supervised-unet", "supervised-cnn", "native-unet", "native-resnet")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Variants:
       protocols: of `PROTOCOLS`. The linear probe is always measured, as the reference of all
         others.
       budget: of every network alike.
+      native: the networks of the protocol "native".
       seed: the first one.
       folder: one file a fit, named by a digest of all its inputs.
     """
@@ -62,6 +65,7 @@ class Variants:
     budget: Budget
     seed: int
     folder: Path
+    native: NativeOptions = NativeOptions()
 
     @classmethod
     def of(
@@ -73,7 +77,7 @@ class Variants:
         geometry: Geometry,
         trained: TrainedEncoder,
     ) -> "Variants":
-        """Read `config.heads`, `config.protocols` and `config.fit`, each of which may be absent.
+        """Read `config.heads`, `.protocols`, `.fit` and `.native`, each of which may be absent.
 
         Raises:
           UserError: an unknown name; heads without a segmentation; a task that no end-to-end model
@@ -84,6 +88,7 @@ class Variants:
             for name, known in (("heads", HEADS), ("protocols", PROTOCOLS))
         )
         budget = Budget.of(config.fit.to_dict() if "fit" in config else {})
+        native = NativeOptions.of(config.native.to_dict() if "native" in config else {})
         if heads and not any(KINDS[task.kind].is_mask for task in tasks):
             raise UserError(
                 "config.heads asks for segmentation heads, but no task is a segmentation. Add one,"
@@ -99,7 +104,7 @@ class Variants:
                     )
                 # Also for its errors: planar and volumetric studies have no common grid.
                 frame_of(trained, geometry, task)
-        return cls(heads, protocols, budget, seed=config.seed, folder=folder)
+        return cls(heads, protocols, budget, seed=config.seed, folder=folder, native=native)
 
     def measure_heads(
         self,
@@ -156,8 +161,12 @@ class Variants:
                 weights = repr((trained.encoder, trained.whole))
                 if protocol == "finetune":
                     weights = trained.fingerprint
-                own, why = name_of(protocol, task), (weights, protocol)
                 make: Callable[..., Learner] = partial(EndToEnd, protocol, trained, **where)
+                if protocol == "native":
+                    # It sees studies as they are, whatever the encoder's view.
+                    weights = repr(self.native)
+                    make = partial(native_learner, self.native, **where)
+                own, why = name_of(protocol, task), (weights, protocol)
                 found.append(self._end_to_end(own, task, store, make=make, why=why))
                 if protocol != "finetune":
                     continue
@@ -253,10 +262,13 @@ def _masks_of(name: str, by_part: Mapping[str, Tuned], task: Task) -> tuple[Resu
 
 def name_of(protocol: str, task: Task) -> str:
     """The name of a protocol among the encoders of metrics.json."""
-    network = "supervised-unet" if KINDS[task.kind].is_mask else "supervised-cnn"
-    return {"finetune": f"trained{FINETUNED}", "scratch": "scratch-vit", "supervised": network}[
-        protocol
-    ]
+    is_mask = KINDS[task.kind].is_mask
+    return {
+        "finetune": f"trained{FINETUNED}",
+        "scratch": "scratch-vit",
+        "supervised": "supervised-unet" if is_mask else "supervised-cnn",
+        "native": "native-unet" if is_mask else "native-resnet",
+    }[protocol]
 
 
 def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:

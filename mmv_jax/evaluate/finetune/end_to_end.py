@@ -47,6 +47,7 @@ RECIPES = {  # by protocol: the usual learning rate, around which others are tri
     "finetune": Recipe(peak_lr=5e-4),
     "scratch": Recipe(peak_lr=5e-4),
     "supervised": Recipe(peak_lr=2e-3),
+    "native": Recipe(peak_lr=1e-3),
 }
 HEAD = "global-local"  # of the transformers, where the task is a segmentation
 WIDTH = 8  # of the convolutional networks: 0.5 million parameters

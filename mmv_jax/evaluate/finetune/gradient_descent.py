@@ -92,7 +92,35 @@ def fit(
     Returns:
       The best on val. Test studies are not known here.
     """
-    count = len(next(iter(data.values())))
+    return fit_batches(
+        params,
+        loss_fn,
+        lambda lines, _: {name: array[lines] for name, array in data.items()},
+        count=len(next(iter(data.values()))),
+        score=score,
+        recipe=recipe,
+        seed=seed,
+        encoder=encoder,
+    )
+
+
+def fit_batches(
+    params: Any,
+    loss_fn: Loss,
+    read: Callable[[np.ndarray, int], Batch],
+    *,
+    count: int,
+    score: Callable[[Any], float],
+    recipe: Recipe,
+    seed: int,
+    encoder: Backbone | None = None,
+) -> Fitted:
+    """As `fit`, of batches that are read when a step needs them.
+
+    Args:
+      read: (lines, step) -> the batch of these lines of the training data.
+      count: of lines; an epoch is a pass over all of them.
+    """
     rows, per_epoch = shape_of_epoch(count, recipe)
     # at_rows = rows: the recipe's rate is for its own batch, so it is not scaled by the rows.
     tx = make_optimizer(
@@ -115,7 +143,7 @@ def fit(
         nonlocal state
         state = step_fn(
             state,
-            {name: array[lines] for name, array in data.items()},
+            read(lines, number),
             jax.random.fold_in(key, per_epoch + number),
         )
 

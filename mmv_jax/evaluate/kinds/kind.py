@@ -103,7 +103,9 @@ class Kind:
     def fit_draws(
         self, x: Float[np.ndarray, "N D"], task: "Task", drawn: Bool[np.ndarray, "N K"]
     ) -> Float[np.ndarray, "K M *C"]:
-        """Predictions on the test studies by K probes, each fitted on the studies of one draw."""
+        """Predictions on the test studies by K probes, each fitted on the studies of train in one
+        draw, with the strength that the studies of val in this draw choose.
+        """
         raise NotImplementedError
 
     def fitted_to(self, truth: np.ndarray) -> "Kind":
@@ -128,10 +130,11 @@ class Kind:
         """Predictions from the output of a network."""
         return out
 
-    def score(self, answers: np.ndarray, truth: np.ndarray, scenes: Sequence[Any]) -> float:
+    def score(self, answers: Any, truth: np.ndarray, scenes: Sequence[Any]) -> float:
         """The score of predictions on val, by which a fit is stopped; larger is better.
 
         Args:
+          answers: an array; of masks any iterable, one study after the other.
           scenes: of the studies, if the predictions are masks.
         """
         raise NotImplementedError

@@ -45,20 +45,26 @@ def mask_loss(logits: Float[Array, "N Z Y X"], truth: Array, counted: Array) -> 
     return entropy + 1 - (2 * (probability * truth).sum() + 1) / ((probability + truth).sum() + 1)
 
 
-def agreement(probability: Float[np.ndarray, "N Z Y X"], scenes: Sequence[Scene]) -> float:
+def agreement(probability: Iterable[Float[np.ndarray, "Z Y X"]], scenes: Sequence[Scene]) -> float:
     """Minus `mask_loss` over all voxels of studies; early stopping uses it.
 
     Dice at a threshold says nothing while all probabilities of a rare structure are below every
     threshold.
+
+    Args:
+      probability: of each study, which may come one after the other.
     """
-    pairs = [
-        (np.clip(p[corner(s.truth.shape)], 1e-6, 1 - 1e-6).ravel(), s.truth.ravel())
-        for p, s in zip(probability, scenes)
-    ]
-    # Voxels of all studies are pooled, as the loss pools those of a batch.
-    said, truth = (np.concatenate(parts).astype(np.float64) for parts in zip(*pairs))
-    entropy = -(truth * np.log(said) + (1 - truth) * np.log(1 - said)).mean()
-    return float((2 * (said * truth).sum() + 1) / ((said + truth).sum() + 1) - 1 - entropy)
+    entropy = hit = both = 0.0
+    voxels = 0
+    for p, scene in zip(probability, scenes):
+        truth = scene.truth
+        said = np.clip(p[corner(truth.shape)], 1e-6, 1 - 1e-6).astype(np.float64)
+        # Voxels of all studies are pooled, as the loss pools those of a batch.
+        entropy -= float(np.log(said[truth]).sum() + np.log1p(-said[~truth]).sum())
+        hit += float(said[truth].sum())
+        both += float(said.sum() + truth.sum())
+        voxels += truth.size
+    return (2 * hit + 1) / (both + 1) - 1 - entropy / voxels
 
 
 PENALTIES = tuple(10.0**e for e in range(-6, 1))  # of the ridge, a token and standardised feature

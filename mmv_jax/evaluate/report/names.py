@@ -27,6 +27,8 @@ ENCODERS = {
     "scratch-vit": "same network, from scratch",
     "supervised-unet": "supervised U-Net",
     "supervised-cnn": "supervised CNN",
+    "native-unet": "nnU-Net-style U-Net, native resolution",
+    "native-resnet": "ResNet, native resolution",
 }
 PARTS = {  # what follows the name of an encoder
     "cls": "CLS alone",

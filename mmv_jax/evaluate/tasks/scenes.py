@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mmv_jax.data.crops import Crops, Geometry
-from mmv_jax.data.resample import read_crop_mask, to_study_grid
+from mmv_jax.data.resample import GridBox, read_crop_mask, to_study_grid
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features
@@ -26,7 +26,7 @@ class NativeGrid:
     store: Store
     geometry: Geometry
     study: int
-    crop: Crops
+    crop: Crops | GridBox
     task: Task
 
     def truth(self) -> Bool[np.ndarray, "Z Y X"]:
