@@ -1,4 +1,6 @@
-"""Few-shot curves: the score of a linear probe fitted on a part of the training patients.
+"""Few-shot curves: the score of a linear probe fitted and chosen on a part of the patients.
+
+A share is taken of train and of val alike, and both count as labelled.
 
 Axes: N studies, D width, K draws, P voxels of a patch.
 """
@@ -18,13 +20,16 @@ from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.intervals import Interval, interval_over_draws
 from mmv_jax.metrics.scores import dice
 
+LABELLED = ("train", "val")  # the splits whose labels are read
+
 
 @dataclass(frozen=True)
 class Point:
     """A point of a few-shot curve.
 
     `value` is the mean over draws, with the interval of a single draw. `patients` is the number
-    drawn from train, `val_patients` the number whose labels choose strengths and thresholds.
+    whose labels were read; `val_patients` of them choose strengths and thresholds, and the others
+    are fitted on.
     """
 
     task: str
@@ -33,7 +38,7 @@ class Point:
     share: float
     patients: int
     value: Interval
-    val_patients: int = 0
+    val_patients: int
 
     @property
     def key(self) -> str:
@@ -43,29 +48,41 @@ class Point:
 def few_shot(
     encoder: str, x: Float[np.ndarray, "N D"], task: Task, *, shares: Sequence[float], draws: int
 ) -> list[Point]:
-    """The headline metric on test with each share of the training patients.
+    """The headline metric on test with each share of the patients of train and of val.
 
     The draws are the same for every encoder, and nested: the patients of 1 % are among those of 5
-    %. The first patients of a draw include both classes. The strength is chosen on the whole of
-    val, which is not fitted on. Features are standardised on all of train, without its labels.
+    %. The first patients of a draw include both classes. The strength is chosen on the drawn
+    patients of val, which are not fitted on. Features are standardised on all of train, without its
+    labels.
 
     Args:
       x: features of the task's studies; the task is no segmentation.
-      shares: of the patients of train, 0 to 1.
+      shares: of the patients of train, and as much of val, 0 to 1.
       draws: how many times patients are drawn for each share.
     """
-    train = task.split == "train"
-    z, truth = Standardiser.of(x[train])(x), task.labels[task.split == "test"]
-    kind = KINDS[task.kind]
-    orders = _orders(task.patients[train], kind.shown_first(task.labels[train]), draws)
+    z, truth = Standardiser.of(x[task.split == "train"])(x), task.labels[task.split == "test"]
+    kind, parts = KINDS[task.kind], {part: task.split == part for part in LABELLED}
+    orders = {
+        part: _orders(task.patients[own], kind.shown_first(task.labels[own]), draws)
+        for part, own in parts.items()
+    }
     points, metric = [], kind.headline
     for share in shares:
-        count = _count(share, orders)
+        counts = {part: _count(share, own) for part, own in orders.items()}
         # A prefix of each order, so that a larger share contains the smaller ones.
         drawn = np.stack(
-            [np.isin(task.patients, order[:count]) & (task.split == "train") for order in orders],
+            [
+                np.logical_or.reduce(
+                    [
+                        np.isin(task.patients, orders[part][draw][: counts[part]]) & own
+                        for part, own in parts.items()
+                    ]
+                )
+                for draw in range(draws)
+            ],
             axis=1,
         )
+        # A kind fits on those of train and chooses on those of val.
         predicted = kind.fit_draws(z, task, drawn)
         patients = task.patients[task.split == "test"]
         value = interval_over_draws(kind.metrics[metric], truth, predicted, patients)
@@ -74,9 +91,9 @@ def few_shot(
             encoder=encoder,
             metric=metric,
             share=share,
-            patients=count,
+            patients=sum(counts.values()),
             value=value,
-            val_patients=_val_patients(task),
+            val_patients=counts["val"],
         )
         points.append(point)
     return points
@@ -102,12 +119,11 @@ def few_shot_masks(
 def _structure_curve(
     encoder: str, scenes: Sequence[Scene], task: Task, *, shares: Sequence[float], draws: int
 ) -> list[Point]:
-    """The mean Dice of a segmentation with each share of the training patients, by the linear
-    probe.
+    """The mean Dice of a segmentation with each share of the patients, by the linear probe.
 
     It is computed like `few_shot`, over the test studies that have the structure. The first patient
-    of a draw has the structure. The penalty has the least squared error on val. The threshold is
-    the best one there (`score_thresholds`), on the view's grid.
+    of a draw has the structure. The penalty has the least squared error on the drawn patients of
+    val. The threshold is the best one there (`score_thresholds`), on the view's grid.
 
     Args:
       scenes: of the task's studies, in its order.
@@ -119,23 +135,25 @@ def _structure_curve(
         for part in ("train", "val", "test")
     )
     standard = Standardiser.of(np.concatenate([scenes[n].tokens for n in train]))
-    held, held_out = [scenes[n] for n in val], [scenes[n] for n in test]
-    asked, orders = (
-        PatchRidge.of(held, standard),
-        _orders(task.patients[train], [has[train]], draws),
-    )
+    held_out = [scenes[n] for n in test]
+    orders, choosing = (_orders(task.patients[own], [has[own]], draws) for own in (train, val))
     # Shares ascend, so that the sums of one share are continued for the next.
     by_share: dict[float, list[np.ndarray]] = {share: [] for share in sorted(shares)}
-    for order in orders:
-        model, done = PatchRidge.empty(scenes[0], standard), 0
+    for draw in range(draws):
+        model, asked = (PatchRidge.empty(scenes[0], standard) for _ in range(2))
+        held: list[Scene] = []
+        done = chosen = 0
         for share, found in by_share.items():
-            count = _count(share, orders)
-            for n in train:
-                # order[done:count] are the patients that this share adds to the last one.
-                if task.patients[n] in order[done:count]:
-                    model.add(scenes[n])
+            count, count_val = _count(share, orders), _count(share, choosing)
+            # order[done:count] are the patients that this share adds to the last one.
+            for n in _of_patients(train, task, orders[draw][done:count]):
+                model.add(scenes[n])
+            for n in _of_patients(val, task, choosing[draw][chosen:count_val]):
+                asked.add(scenes[n])
+                held.append(scenes[n])
             # `error` needs only the sums of val; val's tokens are read only for the threshold.
-            weights, done = min(map(model.weights, PENALTIES), key=asked.error), count
+            weights = min(map(model.weights, PENALTIES), key=asked.error)
+            done, chosen = count, count_val
             threshold = THRESHOLDS[int(sweep_thresholds(model, weights, held).argmax())]
             on_test = model.values(weights, held_out)
             found.append(np.array([_dice(v, s, threshold) for v, s in zip(on_test, held_out)]))
@@ -149,23 +167,23 @@ def _structure_curve(
             encoder=encoder,
             metric="dice",
             share=share,
-            patients=_count(share, orders),
+            patients=_count(share, orders) + _count(share, choosing),
             value=value,
-            val_patients=_val_patients(task),
+            val_patients=_count(share, choosing),
         )
         for share, value in values.items()
     ]
+
+
+def _of_patients(studies: Sequence[int], task: Task, patients: np.ndarray) -> list[int]:
+    """Those of some studies of a task that these patients have."""
+    return [n for n in studies if task.patients[n] in patients]
 
 
 def _dice(values: Float[np.ndarray, "gz gy gx"], scene: Scene, threshold: float) -> float:
     """On the voxels of the study itself."""
     truth, spread, _ = scene.scored(values)
     return dice(truth, spread > threshold)
-
-
-def _val_patients(task: Task) -> int:
-    """Patients whose labels choose strengths and thresholds; they are no part of a share."""
-    return len(np.unique(task.patients[task.split == "val"]))
 
 
 def labels_read(points: Sequence[Point]) -> list[tuple[str, str, str, Interval]]:
@@ -176,7 +194,7 @@ def labels_read(points: Sequence[Point]) -> list[tuple[str, str, str, Interval]]
             p.task,
             p.encoder,
             f"labelled_patients@train={100 * p.share:g}%",
-            Interval(float(p.patients + p.val_patients), nan, nan, p.value.n, why="a count"),
+            Interval(float(p.patients), nan, nan, p.value.n, why="a count"),
         )
         for p in points
     ]
@@ -185,10 +203,10 @@ def labels_read(points: Sequence[Point]) -> list[tuple[str, str, str, Interval]]
 def _orders(
     patients: np.ndarray, shown: Sequence[Bool[np.ndarray, " n"]], draws: int
 ) -> list[np.ndarray]:
-    """The order in which each draw takes the patients of train.
+    """The order in which each draw takes the patients of train, or of val.
 
     Args:
-      patients: of the n studies of train.
+      patients: of the n studies of the split.
       shown: groups of these studies; the first patients of a draw include one of each.
     """
     orders = []

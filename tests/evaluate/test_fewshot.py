@@ -48,7 +48,8 @@ def test_more_patients_are_better_and_the_curve_says_how_many(studies, kind, lab
     index, x = studies
     task = make_task(index, "t", kind=kind, label=label)
     curve = few_shot("trained", x[task.studies], task, shares=SHARES, draws=4)
-    assert [p.patients for p in curve] == [2, 10, 50]
+    # Of 200 patients of train and 100 of val, two of each at least.
+    assert [(p.patients, p.val_patients) for p in curve] == [(4, 2), (15, 5), (75, 25)]
     assert better(curve[2].value.value, curve[0].value.value)
     assert curve[2].value.high - curve[2].value.low < curve[0].value.high - curve[0].value.low
     assert curve[1].key == f"{'auroc' if kind == 'classification' else 'mae'}@train=5%"
@@ -72,6 +73,27 @@ def test_labels_of_test_and_of_patients_that_were_not_drawn_change_nothing(studi
         for t in (task, turned)
     )
     assert ours == pytest.approx(1 - theirs)  # the same predictions, the other way round
+
+
+@pytest.mark.parametrize("kind, label", [("classification", "finding"), ("regression", "age")])
+def test_labels_of_val_beyond_the_share_choose_nothing(studies, monkeypatch, kind, label):
+    """Five patients of val are drawn. With the labels of all others turned round no point changes,
+    and with theirs one does.
+    """
+    index, x = studies
+    task = make_task(index, "t", kind=kind, label=label)
+    x, val = x[task.studies], task.split == "val"
+    # Which patients show a class follows from labels; here it is drawn, so that the draw stays.
+    plain = fewshot._orders
+    monkeypatch.setattr(fewshot, "_orders", lambda patients, _, draws: plain(patients, (), draws))
+    drawn = np.isin(task.patients, plain(task.patients[val], (), 1)[0][:5]) & val
+
+    def curve(turned):
+        labels = np.where(turned, task.labels.max() - task.labels, task.labels)
+        return few_shot("e", x, replace(task, labels=labels), shares=(0.05,), draws=1)
+
+    assert curve(val & ~drawn) == curve(np.zeros_like(val))
+    assert curve(drawn) != curve(np.zeros_like(val))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +122,7 @@ def outlined():
 def test_more_patients_outline_better_and_the_first_one_has_the_structure(outlined):
     task, scenes = outlined
     curve = few_shot_masks("trained", {"all": scenes}, task, shares=(1.0, 0.01), draws=4)
-    assert [p.patients for p in curve] == [2, 40]
+    assert [(p.patients, p.val_patients) for p in curve] == [(4, 2), (60, 20)]
     assert 0.1 < curve[0].value.value < curve[1].value.value - 0.05
     assert (
         curve[1].value.n
@@ -111,17 +133,23 @@ def test_more_patients_outline_better_and_the_first_one_has_the_structure(outlin
 
 
 def test_masks_of_patients_that_were_not_drawn_change_nothing(outlined):
-    """With two patients drawn, moving the masks of any other one leaves the curve as it is."""
+    """With two patients of train drawn and two of val, moving the masks of any other one leaves the
+    curve as it is.
+    """
     task, scenes = outlined
     plain = few_shot_masks("e", {"all": scenes}, task, shares=(0.01,), draws=1)
-    patients, found = np.unique(task.patients[task.split == "train"]), []
-    for patient in patients:
-        moved = [
-            replace(scene, truth=~scene.truth) if name == patient else scene
-            for scene, name in zip(scenes, task.patients)
-        ]
-        found.append(few_shot_masks("e", {"all": moved}, task, shares=(0.01,), draws=1) == plain)
-    assert sum(found) == len(patients) - 2
+    same = {}
+    for part in ("train", "val"):
+        for patient in np.unique(task.patients[task.split == part]):
+            moved = [
+                replace(scene, truth=~scene.truth) if name == patient else scene
+                for scene, name in zip(scenes, task.patients)
+            ]
+            curve = few_shot_masks("e", {"all": moved}, task, shares=(0.01,), draws=1)
+            same.setdefault(part, []).append(curve == plain)
+    assert sum(same["train"]) == len(same["train"]) - 2
+    # Those two of val may choose the same penalty and threshold again.
+    assert sum(same["val"]) >= len(same["val"]) - 2
 
 
 def test_the_masks_of_test_choose_nothing(outlined, monkeypatch):

@@ -60,8 +60,9 @@ def test_metrics_hold_every_task_and_encoder_with_intervals(evaluated):
     assert {"dice", "nsd", "hd95"} <= set(found["ball"]["trained"])
     assert "mae@train=25%" in found["radius"]["pixels"]  # curves have a floor
     assert "dice@train=25%" in found["ball"]["pixels"]
-    # 3 of 12 patients of train, and all 6 of val, by whose labels the strength was chosen
-    assert found["radius"]["trained"]["labelled_patients@train=25%"]["value"] == 9
+    # 3 of 12 patients of train, and 2 of 6 of val, by whose labels the strength was chosen
+    assert found["radius"]["trained"]["labelled_patients@train=25%"]["value"] == 5
+    assert found["radius"]["pixels"]["labelled_patients@train=100%"]["value"] == 18
 
 
 def test_every_encoder_is_scored_on_the_voxels_of_the_study(evaluated):

@@ -347,15 +347,17 @@ class Classification(Kind):
         drawn: Bool[np.ndarray, "N K"],
     ) -> Float[np.ndarray, "K M"]:
         """As `fit_draws`, for a label that may be unknown (NaN) in studies that are not drawn."""
-        used, draws = drawn.any(axis=1), drawn.shape[1]
+        fitted, draws = drawn & (task.split == "train")[:, None], drawn.shape[1]
+        used = fitted.any(axis=1)
         labels = np.repeat(label[:, None], draws, axis=1)
         grid = np.tile(np.asarray(STRENGTHS), (draws, 1))
-        weights, bias = fit_logistic(x[used], labels[used], grid, drawn[used])
+        weights, bias = fit_logistic(x[used], labels[used], grid, fitted[used])
         logits = np.einsum("nd,dks->nks", x, weights) + bias[None]
         val, test = (task.split == "val") & ~np.isnan(label), task.split == "test"
         truth = label[val][:, None, None]
-        loss = (np.logaddexp(0, logits[val]) - truth * logits[val]).mean(axis=0)
-        # Each draw takes the strength with the lowest log loss on val.
+        loss = np.logaddexp(0, logits[val]) - truth * logits[val]
+        # Each draw takes the strength with the lowest log loss on its own studies of val.
+        loss = (loss * drawn[val][:, :, None]).sum(axis=0)
         return np.stack(
             [1 / (1 + np.exp(-logits[test, k, s])) for k, s in enumerate(loss.argmin(axis=1))]
         )

@@ -94,14 +94,16 @@ class Regression(Kind):
         self, x: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
     ) -> Float[np.ndarray, "K M"]:
         """Predictions of one ridge regression for each draw."""
-        val, test = task.split == "val", task.split == "test"
+        train, val, test = (task.split == part for part in ("train", "val", "test"))
         predicted = []
-        for own in drawn.T:
+        for draw in drawn.T:
+            own, choosing = draw & train, draw & val
             # `fit_ridge` needs centred features, and each draw has a mean of its own.
             centre = x[own].mean(axis=0)[None]
             weights, mean = fit_ridge(x[own] - centre, task.labels[own], PENALTIES)
             found = (x - centre) @ weights + mean
-            best = int(np.abs(found[val] - task.labels[val][:, None]).mean(axis=0).argmin())
+            error = np.abs(found[choosing] - task.labels[choosing][:, None]).mean(axis=0)
+            best = int(error.argmin())
             predicted.append(found[test, best])
         return np.stack(predicted)
 

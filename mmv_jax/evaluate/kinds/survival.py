@@ -142,12 +142,14 @@ class Survival(Kind):
     def fit_draws(
         self, x: Float[np.ndarray, "N D"], task: Task, drawn: Bool[np.ndarray, "N K"]
     ) -> Float[np.ndarray, "K M"]:
-        val, test = task.split == "val", task.split == "test"
+        train, val, test = (task.split == part for part in ("train", "val", "test"))
         predicted = []
-        for own in drawn.T:
+        for draw in drawn.T:
+            own, choosing = draw & train, draw & val
             z = _reduced(x, own)
             fits = _path(z[own], task.labels[own])
-            best = fits[int(np.argmax([_c_index(task.labels[val], z[val] @ w) for w in fits]))]
+            asked, risks = task.labels[choosing], [z[choosing] @ w for w in fits]
+            best = fits[int(np.argmax([_c_index(asked, risk) for risk in risks]))]
             predicted.append(z[test] @ best)
         return np.stack(predicted)
 

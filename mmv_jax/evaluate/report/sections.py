@@ -39,12 +39,11 @@ def few_shot_sections(points: Sequence[Point], names: Names) -> list[Section]:
         labels[called] = metric_label(metric)
         own = curves.setdefault(called, {})
         own.setdefault(names.encoder(p.encoder), []).append(point)
-    chosen_by = sorted({p.val_patients for p in points})
     text = [
-        "The probe fitted on a part of the training patients: the mean over draws, with the"
-        " interval of a single draw. The draws are the same for every encoder. Strengths are chosen"
-        " on all of val, which is not fitted on. So each point has also read the labels of"
-        f" {' or '.join(f'{n:,}' for n in chosen_by)} val patients, which the axis does not count."
+        "The probe fitted on a part of the patients: the mean over draws, with the interval of a"
+        " single draw. The draws are the same for every encoder, floors included. The axis counts"
+        " every patient whose labels were read: the share of train that is fitted on, and the same"
+        " share of val, which chooses strengths and thresholds."
     ]
     figure = growth_curves(curves, labels)
     return [Section("Few-shot curves", text, figures=[figure], fold=True)]
