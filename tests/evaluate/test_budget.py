@@ -74,6 +74,21 @@ def test_the_layer_decay_is_chosen_at_the_best_rate_and_each_setting_is_tried_on
     assert [(seed, tested) for _, seed, tested in asked[5:]] == [(1, True), (2, True), (3, True)]
 
 
+def test_all_pairs_find_what_one_step_after_the_other_misses():
+    """Two of the nine pairs are good, and the better one is not on the way of the rates."""
+    worth = {(0.1, 0.8): 1.0, (0.025, 1.0): 2.0}
+
+    def of(recipe):
+        return worth.get((recipe.peak_lr, recipe.layer_decay), 0.0)
+
+    fit_once, asked = scored(of)
+    found = tune(fit_once, USUAL, Budget(all_pairs=True), 0, layered=True)
+    assert (found.recipe.peak_lr, found.recipe.layer_decay) == (0.025, 1.0)
+    assert len([0 for *_, tested in asked if not tested]) == Spent.of([found]).settings == 9
+    found = tune(scored(of)[0], USUAL, Budget(), 0, layered=True)
+    assert (found.recipe.peak_lr, found.recipe.layer_decay) == (0.1, 0.8)
+
+
 def test_a_fit_that_diverged_is_never_chosen():
     fit_once, _ = scored(lambda r: float("nan") if r.peak_lr < 0.4 else -9.0)
     assert tune(fit_once, USUAL, Budget(), 0, layered=False).recipe.peak_lr == 0.4
@@ -107,6 +122,7 @@ def test_a_kept_fit_is_read_as_it_was_written(tmp_path):
         {"rates": 0.1},
         {"rates": (1.0, -1.0)},
         {"layer_decays": (0.5, 1.5)},
+        {"all_pairs": 1},
     ],
     ids=str,
 )

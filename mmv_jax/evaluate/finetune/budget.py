@@ -15,8 +15,9 @@ from mmv_jax.evaluate.finetune.learner import Fit, told
 class Budget:
     """`config.fit`: one budget for every network that is fitted by gradient descent.
 
-    First the learning rate is chosen on val, then the layer decay at this rate. Then the chosen
-    setting is fitted with each seed, and only these fits are measured on test.
+    First the learning rate is chosen on val, then the layer decay at this rate; or the best of all
+    pairs. Then the chosen setting is fitted with each seed, and only these fits are measured on
+    test.
 
     Attributes:
       epochs: passes over the training studies, at most; the learning rate falls to 1 % over them.
@@ -26,6 +27,7 @@ class Budget:
       rates: learning rates to try, as multiples of the one that is usual for the network.
       layer_decays: to try where an encoder is fine-tuned: the factor of a layer's learning rate
         relative to the layer above. 1 is none; published values begin at 0.65.
+      all_pairs: whether every rate is tried with every decay: nine trials, not five.
 
     Source of the layer decays: Bao et al., BEiT (arXiv 2106.08254), appendix; He et al., MAE (arXiv
       2111.06377), appendix A.
@@ -37,6 +39,7 @@ class Budget:
     seeds: int = 3
     rates: tuple[float, ...] = (0.25, 1.0, 4.0)
     layer_decays: tuple[float, ...] = (0.65, 0.8, 1.0)
+    all_pairs: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Budget":
@@ -50,7 +53,10 @@ class Budget:
         for name, value in options.items():
             if name not in known:
                 raise UserError(f"config.fit.{name} does not exist. There are: {', '.join(known)}.")
-            if isinstance(known[name], int):
+            if isinstance(known[name], bool):
+                if not isinstance(value, bool):
+                    raise UserError(f"config.fit.{name} is {value!r}, but must be True or False.")
+            elif isinstance(known[name], int):
                 # `True` is an int in Python, and a config may hold one by mistake.
                 if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                     raise UserError(
@@ -162,12 +168,16 @@ def tune(
 
     # Fresh layers have learnt nothing that a lower rate could keep.
     decays = budget.layer_decays if layered else (1.0,)
-    # Rates are compared at the middle one of the decays.
-    middle = replace(budget.bounds(usual), layer_decay=decays[len(decays) // 2])
-    # Five trials instead of the nine of all pairs: a network of the usual depth changes
-    # more with the rate than with the decay.
-    chosen = best_of([replace(middle, peak_lr=usual.peak_lr * rate) for rate in budget.rates])
-    chosen = best_of([replace(chosen, layer_decay=decay) for decay in decays])
+    bounded, rates = budget.bounds(usual), [usual.peak_lr * rate for rate in budget.rates]
+    if budget.all_pairs:
+        pairs = [(rate, decay) for rate in rates for decay in decays]
+        chosen = best_of([replace(bounded, peak_lr=r, layer_decay=d) for r, d in pairs])
+    else:
+        # Rates are compared at the middle one of the decays. Five trials instead of nine: a network
+        # of the usual depth changes more with the rate than with the decay.
+        middle = replace(bounded, layer_decay=decays[len(decays) // 2])
+        chosen = best_of([replace(middle, peak_lr=rate) for rate in rates])
+        chosen = best_of([replace(chosen, layer_decay=decay) for decay in decays])
     fits = [fit_once(chosen, seed + n, True) for n in range(1, budget.seeds + 1)]
     return Tuned(chosen, list(tried.values()), fits)
 
