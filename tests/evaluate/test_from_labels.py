@@ -172,6 +172,10 @@ def test_exported_and_released_weights_stand_for_a_run(made, tmp_path, monkeypat
     # Nothing says whom they were trained on, so the overlap is not known.
     config = tiny_config(made / "store")
     assert overlap_of(config, found.config, Store.open(made / "store")).patients is None
+    config.encoders = {"beside": {"checkpoint": "tiny"}}
+    known = {"pretraining": {"key_fingerprint": KEY, "patients": ["CXR-p3"]}}
+    assert overlap_of(config, known, Store.open(made / "store")).patients is None
+    assert set(load_encoders(config)) == {"beside"}
     words = f"evaluate --store {made / 'store'} --checkpoint tiny --label left"
     assert main(words.split()) == 2
     assert "--workdir is missing: weights in a file" in capsys.readouterr().err

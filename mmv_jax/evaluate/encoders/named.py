@@ -15,6 +15,7 @@ from mmv_jax.evaluate.encoders.table import load_encoder
 from mmv_jax.evaluate.measure import FLOORS, STAND_IN
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.variants import BASELINES
+from mmv_jax.released import read_weights, weights_file
 from mmv_jax.store.read import Store
 
 # Names of results that are not those of encoders from elsewhere.
@@ -41,7 +42,9 @@ def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> 
     own = [g["checkpoint"] for g in config.encoders.to_dict().values() if "checkpoint" in g]
     overlap = Overlap.of(carried, store.key_fingerprint)
     for checkpoint in own:
-        theirs = restore_items(checkpoint, ())[1]
+        # Weights in a file, such as released ones, name no patients.
+        file = weights_file(checkpoint)
+        theirs = read_weights(file)[1] if file else restore_items(checkpoint, ())[1]
         # A test patient must be new to each of our encoders, not only to the evaluated one.
         overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
     folders = [g["folder"] for g in config.encoders.to_dict().values() if "folder" in g]
