@@ -25,6 +25,19 @@ def open_clip_model(tower: Tower) -> Mapping[str, Any]:
     )
 
 
+def tower_config(tower: Tower, width: int) -> Mapping[str, Any]:
+    """The part of transformers' config.json that is of the vision tower; empty if there is none.
+
+    Args:
+      width: of the tower. A config of another width is that of a language model around it.
+    """
+    said = tower.beside.get(CONFIG, {})
+    for own in (said.get("vision_config"), said.get("visual"), said):
+        if isinstance(own, Mapping) and own.get("hidden_size") == width:
+            return own
+    return {}
+
+
 def declared_preprocessing(tower: Tower, config: Mapping[str, Any]) -> dict[str, Any]:
     """Side, means and deviations by open_clip's config or by timm's.
 

@@ -7,7 +7,7 @@ MedSigLIP and the tower of CheXagent (XraySigLIP) are of the second kind. Source
 from collections.abc import Mapping
 from typing import Any
 
-from mmv_jax.convert.beside import CONFIG, declared_preprocessing, open_clip_model
+from mmv_jax.convert.beside import declared_preprocessing, open_clip_model, tower_config
 from mmv_jax.convert.layout import (
     HALF,
     PublishedLayout,
@@ -106,10 +106,9 @@ def _saved_rules(tower: Tower) -> tuple[Rule, ...]:
 
 def _saved_config(tower: Tower) -> dict[str, Any]:
     refuse_side(tower)
-    said = tower.beside.get(CONFIG, {})
-    said = said.get("vision_config", said)
     special = int("embeddings.class_embedding" in tower)
     width, _, patch, _ = tower.shape("embeddings.patch_embedding.weight")
+    said = tower_config(tower, width)
     table = tower.shape("embeddings.position_embedding.weight")[0]
     known = {"hidden_act", "layer_norm_eps", "num_attention_heads"}
     return {

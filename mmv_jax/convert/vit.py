@@ -22,7 +22,7 @@ from mmv_jax.errors import UserError
 BLOCK = r"blocks\.(\d+)\."
 KINDS = ("weight", "bias")
 # Widths of published models whose heads are not 64 wide.
-HEADS = {1152: 16, 1280: 16, 1536: 16}
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16}
 # SigLIP in timm has the exact GELU, but for these.
 TANH = ("vit_so400m_patch16_siglip", "vit_giantopt", "vit_large_patch16_siglip_512")
 

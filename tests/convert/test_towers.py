@@ -199,3 +199,76 @@ def test_a_model_that_transformers_pickled_keeps_its_names(name, tmp_path):
     seen_by_transformers(tmp_path / "out", values.image(24))
     # A folder that keeps 16 bits is read in 32 as well, as images are.
     assert load_huggingface(PUBLIC / name).model.dtype == torch.float32
+
+
+def in_shards(tensors, folder: Path) -> None:
+    """Two safetensors files and their index, as transformers saves a large model."""
+    names = list(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": []}
+    parts["model-00002-of-00002.safetensors"] = names[1::2]
+    for file, own in parts.items():
+        save_file({name: tensors[name].numpy() for name in own}, folder / file)
+    index = {"weight_map": {name: file for file, own in parts.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+LANGUAGE = {"hidden_size": 4096, "num_attention_heads": 32, "layer_norm_eps": 1e-5}
+SEEN = {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 32}
+
+
+def test_the_whole_of_chexagent_8b_gives_its_blip2_tower(tmp_path):
+    """Beside the tower: Q-Former, projection and language model, whose config has other heads."""
+    torch.manual_seed(0)
+    model = transformers.Blip2VisionModel(transformers.Blip2VisionConfig(**TOWER)).eval()
+    with torch.no_grad():
+        # All of it counts, also what begins at 0 or 1.
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    whole = {f"vision_model.{name}": x for name, x in model.state_dict().items()}
+    whole |= {
+        "qformer.encoder.layer.0.attention.attention.query.weight": torch.zeros(8, 8),
+        "query_tokens": torch.zeros(1, 128, 8),
+        "language_projection.weight": torch.zeros(8, 8),
+        "language_model.model.layers.0.self_attn.q_proj.weight": torch.zeros(8, 8),
+    }
+    in_shards(whole, tmp_path)
+    config = {"model_type": "chexagent", "vision_config": TOWER, "text_config": LANGUAGE}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(SEEN))
+    made = convert_encoder(tmp_path, tmp_path / "out", ASKED)
+    assert made.card["layout"] == "blip2"
+    assert {"language_model.*", "qformer.*"} <= set(made.card["not_used"])
+    picture = torch.from_numpy(values.image(32))
+    with torch.no_grad():
+        expected = model(pixel_values=picture).last_hidden_state[0].numpy()
+    found = seen_by_transformers(tmp_path / "out", picture.numpy())
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_whole_of_chexagent_2_gives_its_siglip_tower(tmp_path):
+    """The tower lies deep in a language model, whose config says nothing of it: heads follow from
+    the width, and are not those of the language model.
+    """
+    torch.manual_seed(0)
+    tower = TOWER | {"hidden_size": 128, "num_attention_heads": 2}
+    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**tower)).eval()
+    inner = getattr(model, "vision_model", model)
+    whole = {f"model.visual.model.vision_model.{n}": x for n, x in inner.state_dict().items()}
+    whole |= {
+        "model.visual.attn_pool.query": torch.zeros(8, 8),
+        "model.layers.0.self_attn.q_proj.weight": torch.zeros(8, 8),
+        "lm_head.weight": torch.zeros(8, 8),
+    }
+    in_shards(whole, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "chexagent", **LANGUAGE}))
+    made = convert_encoder(tmp_path, tmp_path / "out", ASKED)
+    assert made.card["layout"] == "transformers-tower"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["num_attention_heads"], config["layer_norm_eps"]) == (2, 1e-6)
+    picture = torch.from_numpy(values.image(32))
+    with torch.no_grad():
+        out = model(pixel_values=picture)
+    found = seen_by_transformers(tmp_path / "out", picture.numpy())
+    np.testing.assert_allclose(found[:1], out.pooler_output.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found[1:], out.last_hidden_state[0].numpy(), atol=1e-5)

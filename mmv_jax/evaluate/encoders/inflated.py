@@ -1,4 +1,4 @@
-"""An inflated 3D residual network for CT, from a folder of `mmv convert-encoder` (extra: torch).
+"""An inflated network for CT, from a folder of `mmv convert-encoder` (extra: torch).
 
 Merlin is one. Its features are one vector in 16 slices of 3 mm and 32 pixels of 1.5 mm.
 
@@ -7,7 +7,7 @@ Axes: z y x voxels or tokens, D width.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,29 +20,37 @@ from mmv_jax.data.crops import Crops, Geometry
 from mmv_jax.data.resample import read_crop
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded
+from mmv_jax.evaluate.encoders.inflated_networks import NETWORKS, Inflated
 from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.store.read import Store
 
-STRIDE = (16, 32, 32)  # voxels (z, y, x) of a token
-EXPANSION = 4  # of a bottleneck's last layer
+ASTRA_CHEST = (-1000.0, 200.0)  # HU that become 0 and 1
+AIR = -1000.0  # HU; a chest is what lies above it
+CHAINS = ("spacing", "chest")
 
 
 @dataclass(frozen=True)
 class InflatedEncoder:
     """An inflated network as a `StudyEncoder`, of volumes in Hounsfield units alone.
 
-    Every study is read on a grid of fixed spacing around its centre, cut or filled up with air.
+    A study is read on a grid of fixed spacing around its centre, cut or filled up with air. With
+    the chain "chest" its network sees the box of what is not air instead, resized to the size of
+    its images. The global vector is that of this box, and patches are interpolated from it.
 
     Attributes:
-      size: voxels (z, y, x) of its images, multiples of STRIDE.
+      size: voxels (z, y, x) of its images, multiples of the network's stride.
       spacing_mm: (z, y, x); z is a multiple of the other two.
       hu: Hounsfield units that become 0 and 1.
+      network: the kind of network.
+      chain: one of `CHAINS`.
     """
 
     model: Any
     size: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     hu: tuple[float, float]
+    network: Inflated = NETWORKS["i3resnet"]
+    chain: str = "spacing"
 
     @property
     def thick(self) -> int:
@@ -51,16 +59,22 @@ class InflatedEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.size, self.spacing_mm, self.hu)).encode())
+        read = (self.size, self.spacing_mm, self.hu)
+        digest = hashlib.sha256(repr(read).encode())
+        if self.chain == "chest":
+            digest.update(repr((self.chain, ASTRA_CHEST, AIR)).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
         if geometry.planar.any():
-            raise UserError("an i3resnet reads volumes alone. Leave planar studies out (`where`).")
-        patch = (STRIDE[0] * self.thick, *STRIDE[1:])
-        tokens = np.array(self.size) // STRIDE
+            raise UserError(
+                "an inflated network reads volumes alone. Leave planar studies out (`where`)."
+            )
+        stride = self.network.stride
+        patch = (stride[0] * self.thick, *stride[1:])
+        tokens = np.array(self.size) // stride
         step = self.spacing_mm[1]
         # The corner of a box of tokens around the study's centre.
         start = geometry.extent_mm / 2 - tokens * patch * step / 2
@@ -83,12 +97,35 @@ class InflatedEncoder:
         crops, kept = self.views(geometry[studies])
         for n, study in enumerate(studies.tolist()):
             if store.index["unit"].iloc[study] != "HU":
-                raise UserError("an i3resnet reads CT in Hounsfield units alone (`where`).")
-            voxels, inside = read_crop(store, geometry, study, crops[n])
-            grid = self.read(self.image(voxels, inside))
-            vector = grid.mean(axis=(0, 1, 2))
+                raise UserError("an inflated network reads CT in Hounsfield units alone (`where`).")
+            # The global vector is of the network's own tokens, before any is moved.
+            if self.chain == "chest":
+                grid, places = self._chest(store, geometry, study=study, crop=crops[n])
+                vector = grid.mean(axis=(0, 1, 2))
+                grid = at_places(grid, places)
+            else:
+                grid = self.read(self.image(*read_crop(store, geometry, study, crops[n])))
+                vector = grid.mean(axis=(0, 1, 2))
             patches = grid[kept[n]]
             yield Encoded(study, vector, patches, patches[None][:0])
+
+    def _chest(
+        self, store: Store, geometry: Geometry, *, study: int, crop: Crops
+    ) -> tuple[Float[np.ndarray, "tz ty tx D"], list[Float[np.ndarray, " t"]]]:
+        """The features of the box of a chest, and where (in tokens of that box) the middles of the
+        crop's tokens lie, axis by axis.
+        """
+        # Whole and at full resolution: the box is found voxel by voxel.
+        voxels = store.read_study(study).voxels.astype(np.float32)
+        box = foreground(voxels)
+        low, high = ASTRA_CHEST
+        shown = (area(voxels[box], self.size) - low) / (high - low)
+        grid, places = self.read(shown.clip(0, 1).astype(np.float32)), []
+        for a, own in enumerate(box):
+            middles = (np.arange(crop.tokens[a]) + 0.5) * crop.patch[a] * float(crop.spacing_mm)
+            voxel = (middles + crop.start_mm[a]) / geometry.spacing_mm[study, a] - own.start
+            places.append(voxel / (own.stop - own.start) * grid.shape[a] - 0.5)
+        return grid, places
 
     def image(
         self, voxels: Float[np.ndarray, "Z Y X"], inside: Bool[np.ndarray, "Z Y X"]
@@ -102,103 +139,112 @@ class InflatedEncoder:
         """The features of an image, on the axes of our studies."""
         import torch
 
-        # It was trained on (z, x, y), x growing to the right and y to the front. Ours grow to the
-        # left and to the back.
-        turned = np.ascontiguousarray(image[:, ::-1, ::-1].transpose(0, 2, 1))
+        # Our studies grow to the patient's left and to the back.
+        turned = image[:, ::-1, ::-1].transpose(0, 2, 1) if self.network.turned else image
         with torch.inference_mode():
-            out = self.model(torch.from_numpy(turned)[None, None]).numpy()[0]
+            out = self.model(torch.from_numpy(np.ascontiguousarray(turned))[None, None]).numpy()[0]
+        if not self.network.turned:
+            return out.transpose(1, 2, 3, 0)
         return out.transpose(1, 3, 2, 0)[:, ::-1, ::-1]
 
 
-def make_network(config: Mapping[str, Any]) -> Any:
-    """The network of a `config.json`, with random weights: [1, 1, z, x, y] to [1, D, ...].
+def foreground(voxels: Float[np.ndarray, "Z Y X"]) -> tuple[slice, slice, slice]:
+    """The box of what is denser than air; the whole study where nothing is."""
+    there = voxels > AIR
+    if not there.any():
+        return slice(0, voxels.shape[0]), slice(0, voxels.shape[1]), slice(0, voxels.shape[2])
+    found = [np.flatnonzero(there.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    z, y, x = (slice(int(own[0]), int(own[-1]) + 1) for own in found)
+    return z, y, x
 
-    Source: the design of Merlin's `models/i3res.py`; strides are of ResNet v1.5.
+
+def area(voxels: Float[np.ndarray, "Z Y X"], size: Sequence[int]) -> Float[np.ndarray, "z y x"]:
+    """A volume resized by the mean over what each voxel covers, whole voxels alone: the mode "area"
+    of PyTorch and MONAI.
     """
-    import torch
-    from torch import nn
-
-    class Bottleneck(nn.Module):
-        def __init__(self, inputs: int, planes: int, stride: int, *, first: bool):
-            super().__init__()
-            outputs = EXPANSION * planes
-            self.conv1 = nn.Conv3d(inputs, planes, 1, bias=False)
-            self.bn1 = nn.BatchNorm3d(planes)
-            self.conv2 = nn.Conv3d(planes, planes, 3, stride=stride, padding=1, bias=False)
-            self.bn2 = nn.BatchNorm3d(planes)
-            self.conv3 = nn.Conv3d(planes, outputs, 1, bias=False)
-            self.bn3 = nn.BatchNorm3d(outputs)
-            self.downsample = None
-            if first:
-                shortcut = nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False)
-                self.downsample = nn.Sequential(shortcut, nn.BatchNorm3d(outputs))
-
-        def forward(self, x):
-            out = torch.relu(self.bn1(self.conv1(x)))
-            out = torch.relu(self.bn2(self.conv2(out)))
-            same = x if self.downsample is None else self.downsample(x)
-            return torch.relu(self.bn3(self.conv3(out)) + same)
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            inputs = config["width"]
-            stem = {"stride": (1, 2, 2), "padding": (1, 3, 3), "bias": False}
-            self.conv1 = nn.Conv3d(3, inputs, (3, 7, 7), **stem)
-            self.bn1 = nn.BatchNorm3d(inputs)
-            self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
-            for n, (planes, depth) in enumerate(zip(config["planes"], config["depths"]), start=1):
-                blocks = []
-                for block in range(depth):
-                    stride = 2 if n > 1 and not block else 1
-                    blocks.append(Bottleneck(inputs, planes, stride, first=not block))
-                    inputs = EXPANSION * planes
-                setattr(self, f"layer{n}", nn.Sequential(*blocks))
-
-        def forward(self, x):
-            # One channel three times, as the network was inflated from one of colours.
-            x = torch.relu(self.bn1(self.conv1(torch.cat([x, x, x], dim=1))))
-            return self.layer4(self.layer3(self.layer2(self.layer1(self.maxpool(x)))))
-
-    return Network().eval()
+    out = voxels
+    for axis, count in enumerate(size):
+        n = out.shape[axis]
+        first, last = np.arange(count) * n // count, -(-(np.arange(count) + 1) * n // count)
+        # Sums up to each voxel; float64, as a difference of two long sums is taken.
+        sums = np.cumsum(out, axis=axis, dtype=np.float64)
+        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis=axis)
+        shape = [1, 1, 1]
+        shape[axis] = count
+        total = sums.take(last, axis) - sums.take(first, axis)
+        out = (total / (last - first).reshape(shape)).astype(np.float32)
+    return out
 
 
-def load_inflated(folder: str | Path) -> InflatedEncoder:
+def at_places(
+    grid: Float[np.ndarray, "tz ty tx D"], places: Sequence[Float[np.ndarray, " t"]]
+) -> Float[np.ndarray, "sz sy sx D"]:
+    """Features between tokens, linear in each axis; beyond the ends the last token's."""
+    out = grid
+    for axis, at in enumerate(places):
+        at = np.clip(at, 0, out.shape[axis] - 1)
+        # At the last token both neighbours are that token.
+        low = np.minimum(at.astype(int), max(out.shape[axis] - 2, 0))
+        high = np.minimum(low + 1, out.shape[axis] - 1)
+        shape = [1, 1, 1, 1]
+        shape[axis] = len(at)
+        share = (at - low).reshape(shape).astype(np.float32)
+        out = (1 - share) * out.take(low, axis) + share * out.take(high, axis)
+    return out
+
+
+def load_inflated(folder: str | Path, chain: str = "spacing") -> InflatedEncoder:
     """Load the encoder of a folder of `mmv convert-encoder`.
 
+    Args:
+      chain: how studies become images, one of `CHAINS`.
     Raises:
       ImportError: torch is not installed.
-      UserError: a file is missing or damaged, or the folder is another encoder's.
+      UserError: a file is missing or damaged, the folder is another encoder's, or there is no such
+        chain.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if chain not in CHAINS:
+        raise UserError(f"`chain` is {chain!r}, but must be one of {', '.join(CHAINS)}.")
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
         said = json.loads((folder / "preprocessor_config.json").read_text())
-        model = make_network(config)
+        network = NETWORKS[config["model_type"]]
+        model = network.make(config)
         weights = load_file(folder / "model.safetensors")
         # The count of batches is of training alone.
         missing, unknown = model.load_state_dict(weights, strict=False)
         (nz, ny, nx), (dz, dy, dx) = map(int, said["size"]), map(float, said["spacing_mm"])
         low, high = map(float, said["hu"])
-        encoder = InflatedEncoder(model, size=(nz, ny, nx), spacing_mm=(dz, dy, dx), hu=(low, high))
-        fits = not any(n % step for n, step in zip(encoder.size, STRIDE)) and high > low
+        encoder = InflatedEncoder(
+            model,
+            size=(nz, ny, nx),
+            spacing_mm=(dz, dy, dx),
+            hu=(low, high),
+            network=network,
+            chain=chain,
+        )
+        fits = not any(n % step for n, step in zip(encoder.size, network.stride)) and high > low
         fits &= dy == dx and encoder.thick * dy == dz
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{folder.name}: it is no i3resnet of `mmv convert-encoder`, or is damaged"
+            f"{folder.name}: it is no inflated network of `mmv convert-encoder`, or is damaged"
             f" ({type(error).__name__})."
         ) from None
     if unknown or any(not name.endswith("num_batches_tracked") for name in missing) or not fits:
         raise UserError(
             f"{folder.name}: weights, config.json and preprocessor_config.json do not fit each"
-            f" other. A size is a multiple of {STRIDE}, and z a multiple of the other spacings."
+            f" other. A size is a multiple of {network.stride}, and the spacing of z one of the"
+            " other spacings."
         )
     return encoder
 
 
-I3RESNET = EncoderSource(
-    load=lambda group: load_inflated(group["folder"]), install="mmv_jax[torch]", needs_folder=True
+INFLATED = EncoderSource(
+    load=lambda group: load_inflated(group["folder"], group.get("chain", CHAINS[0])),
+    install="mmv_jax[torch]",
+    needs_folder=True,
 )

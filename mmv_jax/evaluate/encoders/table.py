@@ -7,7 +7,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.huggingface import HUGGINGFACE
 from mmv_jax.evaluate.encoders.imagenet import EFFICIENTNET_LITE0
-from mmv_jax.evaluate.encoders.inflated import I3RESNET
+from mmv_jax.evaluate.encoders.inflated import INFLATED
 from mmv_jax.evaluate.encoders.own import OWN
 from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.registry import Registry
@@ -15,7 +15,8 @@ from mmv_jax.registry import Registry
 SOURCES: Registry[EncoderSource] = Registry("encoder package")
 SOURCES.register("huggingface", HUGGINGFACE)
 SOURCES.register("efficientnet-lite0", EFFICIENTNET_LITE0)
-SOURCES.register("i3resnet", I3RESNET)
+SOURCES.register("i3resnet", INFLATED)
+SOURCES.register("i3d", INFLATED)
 SOURCES.register("checkpoint", OWN)
 
 

@@ -3,7 +3,8 @@
   python tests/convert/published/make.py NAME ...
 
 It needs torch and, on the path, what publishes a NAME: the repositories facebookresearch/dinov2
-and facebookresearch/dinov3, timm, open_clip. They need not be installed to run the tests.
+and facebookresearch/dinov3, piergiaj/pytorch-i3d, timm, open_clip. They need not be installed to
+run the tests.
 Made with timm 1.0.31 and open_clip 3.3.0.
 """
 
@@ -157,9 +158,44 @@ def i3resnet():
     return model, picture, lambda x: model(x)[0]
 
 
+def i3d():
+    """Inception-I3D of piergiaj/pytorch-i3d, with few channels."""
+    import pytorch_i3d as published
+    import torch
+
+    model = published.InceptionI3d.__new__(published.InceptionI3d)
+    torch.nn.Module.__init__(model)
+    pool, unit, mixed = published.MaxPool3dSamePadding, published.Unit3D, published.InceptionModule
+    parts = {
+        "Conv3d_1a_7x7": unit(3, 6, [7, 7, 7], (2, 2, 2), (3, 3, 3)),
+        "MaxPool3d_2a_3x3": pool([1, 3, 3], stride=(1, 2, 2), padding=0),
+        "Conv3d_2b_1x1": unit(6, 5, [1, 1, 1]),
+        "Conv3d_2c_3x3": unit(5, 7, [3, 3, 3], padding=1),
+        "MaxPool3d_3a_3x3": pool([1, 3, 3], stride=(1, 2, 2), padding=0),
+        "MaxPool3d_4a_3x3": pool([3, 3, 3], stride=(2, 2, 2), padding=0),
+        "MaxPool3d_5a_2x2": pool([2, 2, 2], stride=(2, 2, 2), padding=0),
+    }
+    inputs = 7
+    for n, name in enumerate(e for e in model.VALID_ENDPOINTS if e.startswith("Mixed")):
+        widths = [2 + n % 2, 3, 4, 2, 3, 2]
+        parts[name] = mixed(inputs, widths, name)
+        inputs = sum(widths[k] for k in (0, 2, 4, 5))
+    for name, part in parts.items():
+        model.add_module(name, part)
+
+    def forward(x):
+        x = 2 * torch.cat([x, x, x], dim=1) - 1
+        for name in model.VALID_ENDPOINTS[: -len(("Logits", "Predictions"))]:
+            x = model._modules[name](x)
+        return x[0]
+
+    return model, image(64, channels=1, depth=32), forward
+
+
 VIT = {"embed_dim": 128, "depth": 2, "num_heads": 2, "patch_size": 8}
 MODULES = {
     "i3resnet": i3resnet,
+    "i3d": i3d,
     "swin": swin,
     "biomedclip": biomedclip,
     "open-clip": open_clip_vit,
