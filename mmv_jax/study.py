@@ -23,6 +23,8 @@ class Study:
         allow-list fixes their names; no text is kept.
       told: (code, reason) of warnings that are no ground for refusal. They quote nothing of the
         file.
+      said: what the file says of sex, age, view, side and modality. It is compared with the labels
+        of the manifest, and never stored.
     """
 
     voxels: np.ndarray
@@ -31,6 +33,7 @@ class Study:
     unit: str
     attributes: Mapping[str, float] = field(default_factory=dict)
     told: tuple[tuple[str, str], ...] = ()
+    said: Mapping[str, str | float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         assert self.voxels.ndim == 3 and self.ndim in (2, 3) and self.unit in UNITS, (

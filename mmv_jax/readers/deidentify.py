@@ -115,17 +115,22 @@ class Key:
             without it.
         """
         secret = secrets.token_bytes(32)
+        # Whole or not at all: a process that is killed must not leave half a key in its place. The
+        # mode holds from the first byte.
+        part = f"{path}.{secrets.token_hex(4)}.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            # O_EXCL fails if the file exists, with no moment between the check and the write. The
-            # mode holds from the first byte.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secret.hex() + "\n")
+            # Fails if the file exists, with no moment between the check and the write.
+            os.link(part, path)
         except FileExistsError:
             raise UserError(
                 "There is a file where the new key should go; a key is never written over. Use it,"
                 " or name another file."
             ) from None
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secret.hex() + "\n")
+        finally:
+            os.unlink(part)
         return cls(secret)
 
     @classmethod
@@ -139,8 +144,10 @@ class Key:
             secret = bytes.fromhex(Path(path).read_text(encoding="ascii"))
         except OSError:
             raise UserError(
-                "The key file cannot be read: give the key that the store was made with, or make a"
-                " new one."
+                "The key file cannot be read. Give the key that the store was made with: --key"
+                " FILE. If the store was moved, its key lies beside its old place as OLDNAME.key."
+                " Without it nothing can be added to the store or taken out of it: ingest again,"
+                " into another store."
             ) from None
         except ValueError:
             secret = b""

@@ -32,6 +32,7 @@ from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
 from mmv_jax.readers.odd_series import odd_types
 from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
+from mmv_jax.readers.said import said_of
 from mmv_jax.readers.series import arrange, check_one_series, frame_type, plane_of
 from mmv_jax.readers.sources import SERIES_MARK
 from mmv_jax.readers.values import Scale, groups_of, planar_spacing, scale_of, true_values
@@ -134,6 +135,18 @@ def read_series(files: Mapping[str, Path], only: str = "") -> Image:
             what = f"{strays} files of the folder are not DICOM images and were left out"
             return replace(image, told=(*image.told, ("stray_files", what)))
         return image
+
+
+def files_of_series(files: Mapping[str, Path], only: str) -> list[Path]:
+    """Paths of the files of one series among those of several; its `series_name` is given."""
+    with quiet():
+        return [
+            path
+            for name, path in sorted(files.items())
+            if not _is_sidecar(name, path)
+            and _is_dicom_file(name, path)
+            and series_name(_series_uid(_load(path, pixels=False))) == only
+        ]
 
 
 @contextmanager
@@ -258,6 +271,7 @@ def _image(path: Path) -> Image:
         lossy=is_lossy(dataset),
         told=(*burnt_in(dataset), *odd_types([dataset.get("ImageType")])),
         coloured=found.coloured,
+        said=said_of(dataset),
     )
 
 
@@ -286,6 +300,7 @@ def _multi_frame(dataset: Dataset, frames: int) -> Image:
         attributes=allowed_numbers(dataset),
         lossy=is_lossy(dataset),
         told=(*burnt_in(dataset), *types),
+        said=said_of(dataset),
     )
 
 
@@ -332,6 +347,7 @@ def _series(headers: list[tuple[Path, Dataset]]) -> Image:
         attributes=allowed_numbers(headers[0][1]),
         lossy=lossy,
         told=(*_burnt_in_any(headers), *told),
+        said=said_of(headers[0][1]),
     )
 
 

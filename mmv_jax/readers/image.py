@@ -53,6 +53,7 @@ class Image:
       lossy: whether the voxels may have been compressed with a loss. Acceptable for images, not for
         labels.
       coloured: mask `[y, x]` of coloured pixels in a picture, most likely writing; else None.
+      said: see `Study.said`.
     """
 
     voxels: np.ndarray
@@ -64,6 +65,7 @@ class Image:
     lossy: bool = False
     told: tuple[tuple[str, str], ...] = ()
     coloured: np.ndarray | None = None
+    said: Mapping[str, str | float] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def study_of(
         unit=kind,
         attributes=attributes,
         told=told,
+        said=image.said,
     )
 
 

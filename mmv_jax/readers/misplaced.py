@@ -1,8 +1,11 @@
 """Masks of a CT that lie where their structure cannot be: in the air around the body, or, where the
 mask's name says which tissue it is, on values that this tissue does not have.
 
-Only what no patient has is told. A mirrored liver lies on soft tissue, and is not noticed.
+Only what no patient has is told, and organs on the other side, as one in 10,000 has them (situs
+inversus).
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import ndimage
@@ -29,6 +32,12 @@ LEAST_LUNG, MUCH_LUNG, MORE_LUNG = 0.7, 0.85, 0.15
 LEAST_BONE, MUCH_BONE = 0.2, 0.5
 TURNS = ((2,), (1,), (0,), (1, 2), (0, 1, 2))
 LEFT_TO_RIGHT = (2,)
+LEFT, RIGHT = {"left", "l"}, {"right", "r"}
+# Organs of one side; of the liver a lobe lies on the other one.
+ON_THE_LEFT, ON_THE_RIGHT = {"spleen", "stomach"}, {"liver", "gallbladder"}
+BODY_HU, AT_THE_SIDE = -300.0, 0.1  # share of the rows with tissue in the outermost columns
+# mm, and shares of a mask: vessels and chambers of the heart lie near the middle.
+BESIDE_MM, OTHER_SIDE, MOST_OF_LIVER = 5.0, 0.9, 0.55
 
 
 def misplaced(study: Study, mask: np.ndarray, words: set[str]) -> str:
@@ -38,7 +47,13 @@ def misplaced(study: Study, mask: np.ndarray, words: set[str]) -> str:
       mask: `[z, y, x]` on the study's grid, not empty.
       words: of the mask's name, in lower case and without an s at the end.
     """
-    if study.unit != "HU" or study.ndim != 3 or np.count_nonzero(mask) < LEAST_VOXELS:
+    if np.count_nonzero(mask) < LEAST_VOXELS:
+        return ""
+    if study.ndim == 2:
+        # Only of lungs is it known that neither reaches into the other half of a frontal chest.
+        wrong = words - SIDES <= LUNG and is_on_other_side(study, mask, words)
+        return "lies on the other side of the image" if wrong else ""
+    if study.unit != "HU":
         return ""
     if _outside(study.voxels, mask) > OUTSIDE:
         return "lies in the air around the body"
@@ -48,7 +63,47 @@ def misplaced(study: Study, mask: np.ndarray, words: set[str]) -> str:
         or (tissue <= LUNG and _fits_other_lung(study.voxels, mask, one=bool(words & SIDES)))
         or (tissue <= BONE and _fits_other_bone(study.voxels, mask))
     )
-    return "lies on values that its tissue does not have" if tissue and wrong else ""
+    if tissue and wrong:
+        return "lies on values that its tissue does not have"
+    return "lies on the other side of the body" if is_on_other_side(study, mask, words) else ""
+
+
+def is_on_other_side(study: Study, mask: np.ndarray, words: set[str]) -> bool:
+    """Whether a mask lies on the side of a CT's body, or of a frontal radiograph, that its name or
+    its organ excludes.
+
+    Sides are those of the patient: x grows to the left, as it does where a radiograph is displayed.
+    Where a CT cuts the body at a side of the image, its middle is not known.
+    """
+    left = bool(words & LEFT) or bool(words - SIDES) and words - SIDES <= ON_THE_LEFT
+    right = bool(words & RIGHT) or bool(words - SIDES) and words - SIDES <= ON_THE_RIGHT
+    if left == right:
+        return False
+    middle = mask.shape[2] / 2 if study.ndim == 2 else _middle(study.voxels, mask)
+    if middle is None:
+        return False
+    margin = BESIDE_MM / study.spacing_mm[2] if study.ndim == 3 else 0.0
+    columns = np.nonzero(mask > 0)[2]
+    beyond = columns < middle - margin if left else columns > middle + margin
+    return float(beyond.mean()) > (MOST_OF_LIVER if words - SIDES <= {"liver"} else OTHER_SIDE)
+
+
+def _middle(voxels: np.ndarray, mask: np.ndarray) -> float | None:
+    """Mean column of the body in the slices of a mask; None where the image cuts it."""
+    # Of these slices alone: a patient may lie obliquely on the table.
+    found = [(body.sum(axis=0), body.shape[0]) for body in _bodies(voxels, mask)]
+    counts = sum(each for each, _ in found)
+    rows = sum(each for _, each in found)
+    sides = [*counts[:2], *counts[-2:]]
+    if not counts.any() or max(sides) > AT_THE_SIDE * rows:
+        return None
+    return float((counts * np.arange(len(counts))).sum() / counts.sum())
+
+
+def _bodies(voxels: np.ndarray, mask: np.ndarray) -> Iterator[np.ndarray]:
+    used = np.flatnonzero(mask.any(axis=(1, 2)))
+    for z in used[:: max(1, -(-len(used) // MOST_SLICES))]:
+        yield voxels[z] > BODY_HU
 
 
 def _share(voxels: np.ndarray, mask: np.ndarray) -> float:

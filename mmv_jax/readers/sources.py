@@ -5,18 +5,19 @@ plug-in, opens them as it opens any file. They end with the process, however it 
 is killed leaves no study of a patient behind.
 """
 
+import hashlib
 import os
 import resource
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from glob import has_magic
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from mmv_jax.buckets import BucketPath, is_address, place
+from mmv_jax.buckets import BucketPath, Unreachable, answer, contact, is_address, place
 from mmv_jax.files import matching
 from mmv_jax.readers.archive import (
     MARK,
@@ -41,13 +42,31 @@ class Source:
       files: path of each file, by the name that it has in its folder or archive.
       is_series: whether they are the slices of one series.
       series: `series_name` of the one that is meant, where the files are of several.
+      versions: names and versions of the objects, where they lie in a bucket.
     """
 
     files: dict[str, Path]
     is_series: bool = False
     series: str = ""
+    versions: str = ""
 
 
+@dataclass(frozen=True)
+class FilesRead:
+    """What was read of a path in an archive or a bucket.
+
+    Attributes:
+      content: hash of the bytes of its files, in whatever order they come.
+      versions: see `Source`.
+    """
+
+    content: str
+    versions: str
+
+
+SEEN: dict[str, FilesRead] = {}  # of what this process has read, until somebody asks for it
+MOST_SEEN = 256
+PROBED = 8  # objects of a folder in a bucket whose versions are asked for
 FETCHED: dict[str, Source] = {}  # files of a bucket that are in memory now, by their address
 
 
@@ -65,11 +84,13 @@ def source_of(path: Path, grid: tuple[int, ...] | None = None) -> Iterator[Sourc
     """
     if isinstance(path, BucketPath):
         with _from_bucket(path) as source:
+            _note(path, source)
             yield source
         return
     member = archived(path)
     if member is not None:
         with _member(*member, grid) as source:
+            _note(path, source)
             yield source
     elif path.is_dir() or _is_series_name(path):
         # A real folder may begin with the mark; only a path that does not exist names a series.
@@ -86,6 +107,27 @@ def source_of(path: Path, grid: tuple[int, ...] | None = None) -> Iterator[Sourc
         raise Refused("not_found", f"there is no archive of the name before `{MARK}`")
     else:
         yield Source({path.name: path})
+
+
+def _note(path: Path, source: Source) -> None:
+    """Keeps what `SEEN` says of files that are in memory now: later they would be read again."""
+    # Studies that are refused leave theirs behind: nobody asks for them.
+    while len(SEEN) >= MOST_SEEN:
+        SEEN.pop(next(iter(SEEN)))
+    SEEN[str(path)] = FilesRead(content_in(source), source.versions)
+
+
+def content_in(source: Source) -> str:
+    """Hash of the bytes of a study's files, in any order: an archive may be packed anew."""
+    files, sums = list(source.files.values()), []
+    if source.series:
+        from mmv_jax.readers.dicom import files_of_series  # it needs pydicom
+
+        files = files_of_series(source.files, source.series)
+    for path in files:
+        with path.open("rb") as file:
+            sums.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashlib.sha256(",".join(sorted(sums)).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -116,26 +158,88 @@ def _from_bucket(path: Path) -> Iterator[Source]:
         return
     if MARK in str(path):
         raise Refused("not_found", "an archive is not read in a bucket: copy it to a disk")
-    folder, is_series, series = path.parent, False, ""
-    found = [path.name] if path.is_file() else []
-    if not found and has_magic(path.name):
-        found = [each.name for each in folder.glob(path.name)]
-        is_series = len(found) > 1
-    elif not found:
-        series = path.name if _is_series_name(path) and not path.exists() else ""
-        folder, is_series = (folder if series else path), True
-        assert isinstance(folder, BucketPath)
-        # What lies further down is no slice of this folder.
-        found = [name for name in folder.below() if "/" not in name]
+    folder, found, is_series, series = _objects_of(path)
     if not found:
         raise Refused("not_found", "the bucket has no such object")
-    write = {name: partial(_copy, folder / name) for name in found}
+    marks: dict[str, bytes] = {}
+    write = {name: partial(_copy, BucketPath(folder / name), marks=marks) for name in found}
     with held(write) as files:
-        yield Source(files, is_series, series)
+        yield Source(files, is_series, series, versions(marks))
 
 
-def _copy(path: Path, to: BinaryIO) -> None:
-    to.write(path.read_bytes())
+def _objects_of(path: Path) -> tuple[Path, list[str], bool, str]:
+    """The folder and the names of the objects that a path means, whether they form a series, and
+    the series' name.
+    """
+    folder = path.parent
+    if path.is_file():
+        return folder, [path.name], False, ""
+    if has_magic(path.name):
+        found = [each.name for each in folder.glob(path.name)]
+        return folder, found, len(found) > 1, ""
+    series = path.name if _is_series_name(path) and not path.exists() else ""
+    folder = folder if series else path
+    assert isinstance(folder, BucketPath)
+    # What lies further down is no slice of this folder.
+    return folder, [name for name in folder.below() if "/" not in name], True, series
+
+
+def versions_now(paths: Iterable[str]) -> dict[str, str]:
+    """`Source.versions` of paths in buckets as they are now, without reading the objects.
+
+    Those that cannot be seen are left out.
+    """
+    found: dict[str, str] = {}
+    # All at once: each is a short request, and there may be one for each study.
+    with suppress(Unreachable):
+        asked = {path: _first_byte(BucketPath(path)) for path in paths}
+        for path, future in asked.items():
+            if mark := _mark(path, future):
+                found[path] = versions({BucketPath(path).name: mark})
+                continue
+            folder, names, *_ = _objects_of(BucketPath(path))
+            some = {name: _first_byte(BucketPath(folder / name)) for name in probed(names)}
+            marks = {name: _mark(path, future) for name, future in some.items()}
+            found[path] = versions(dict.fromkeys(names, b"") | marks)
+    return found
+
+
+def _first_byte(path: BucketPath) -> Any:
+    return contact(str(path)).read(path.key, byte_range=slice(0, 1))
+
+
+def _mark(address: str, future: Any) -> bytes:
+    """The version of an object whose first byte was asked for; empty where there is none."""
+    try:
+        answered = answer(address, future)
+    except Unreachable as error:
+        if "OUT_OF_RANGE" in str(error):  # an object of 0 bytes
+            return b""
+        raise
+    return answered.stamp.generation if answered.state == "value" else b""
+
+
+def _copy(path: BucketPath, to: BinaryIO, marks: dict[str, bytes]) -> None:
+    content, marks[path.name] = path.read_marked(missing=False)
+    to.write(content or b"")
+
+
+def versions(marks: Mapping[str, bytes]) -> str:
+    """Names of objects, and the versions of some of them, as one text.
+
+    Args:
+      marks: version by name; of a folder at least those of `probed`.
+    """
+    some = {name: marks.get(name, b"").hex() for name in probed(list(marks))}
+    return "\0".join([*sorted(marks), *(f"{name}\0{mark}" for name, mark in some.items())])
+
+
+def probed(names: Sequence[str]) -> list[str]:
+    """Up to PROBED names, evenly spread from the first to the last."""
+    ordered = sorted(names)
+    # A CT has hundreds of slices: to ask for each would cost as much as to read it again.
+    steps = min(PROBED, len(ordered))
+    return [ordered[n * (len(ordered) - 1) // max(1, steps - 1)] for n in range(steps)]
 
 
 def bytes_of(path: Path) -> tuple[int, int]:

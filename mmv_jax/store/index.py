@@ -136,6 +136,12 @@ def carried_kinds(index: pd.DataFrame) -> dict[str, type]:
     }
 
 
+def carried_texts(index: pd.DataFrame) -> dict[str, set[str]]:
+    """The values of each label that holds texts, by its name in the manifests."""
+    kinds = carried_kinds(index)
+    return {name: set(index[LABEL + name].dropna()) for name, kind in kinds.items() if kind is str}
+
+
 def _agree(tables: list[pd.DataFrame]) -> None:
     """Convert a numeric label to text if another part has it as text.
 

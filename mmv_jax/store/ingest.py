@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +20,17 @@ from mmv_jax.manifests.manifest import manifests_of
 from mmv_jax.provenance import versions
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.odd_chest import odd_chest
+from mmv_jax.readers.odd_labels import odd_labels
 from mmv_jax.readers.odd_masks import odd_masks
 from mmv_jax.readers.read import read_mask, read_study
 from mmv_jax.readers.writing import BURNT_IN
-from mmv_jax.store.edit import changing, correct_lines, refuse_unfinished, take_out
+from mmv_jax.store.edit import (
+    changing,
+    correct_lines,
+    refuse_unfinished,
+    renumber_lines,
+    take_out,
+)
 from mmv_jax.store.index import (
     finished_parts,
     read_index,
@@ -73,8 +80,9 @@ def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
         for name, value in job.known.items()
         if name.startswith(LABEL)
     }
+    modality = str(job.known.get("modality", ""))
     told = (*study.told, *odd_masks(study, masks, labels))
-    told += odd_chest(study, str(job.known.get("modality", "")))
+    told += (*odd_labels(study, labels, modality), *odd_chest(study, modality))
     return replace(study, told=told), masks
 
 
@@ -129,7 +137,7 @@ def ingest(
     began = time.monotonic()
     _check_options(engine, workers, burnt_in)
     root = open_root(store)
-    with in_words(str(store)), only_ingest(store, root):
+    with in_words(str(store)), only_ingest(store, root) as still_alone:
         # Under the lock: of two first ingests only one may create the key.
         key = _open_key(store, key_path, is_new=read_about(root) is None)
         ordinals = _register(root, key, manifests, correct=correct)
@@ -138,10 +146,13 @@ def ingest(
         quarantine, warnings = Quarantine(root), Quarantine(root, WARNINGS)
         logs = (quarantine, warnings)
         found = jobs_of(root, key, ordinals, unit=unit, report=report, logs=logs, correct=correct)
-        _change(root, found)
-        if found.jobs:
+        _change(root, found, of=map(str, ordinals))
+        if found.jobs or found.moved:
             # A stale whole index would hide the new parts if this ingest were killed.
             remove_whole_index(root)
+        # Written first: the studies that entries name lead to these lines again if it is killed.
+        warnings.write()
+        renumber_lines(root, found.moved)
         found.jobs = [replace(job, burnt_in=burnt_in) for job in found.jobs]
         tasks = tasks_of(found, IngestTask(str(store), (), read_fn))
         events = ENGINES[engine](
@@ -153,16 +164,25 @@ def ingest(
             contextlib.closing(quarantine),
             contextlib.closing(warnings),
         ):
-            _note(events, report, logs, progress, total=len(found.jobs))
+            noted = _checked(events, still_alone)
+            _note(noted, report, logs, progress, total=len(found.jobs))
             for told in leaks(read_index(root), set(ordinals)):
                 report.tell(told, warnings)
-            for told in told_of_parts(root):
+            for told in told_of_parts(root, found.moved):
                 warnings.add(told)
         # Not before the warnings are in their file: until then the parts keep them.
         forget_told(root)
         write_whole_index(root)
     report.seconds = time.monotonic() - began
     return report
+
+
+def _checked(events: Iterable[Event], check: Callable[[], None]) -> Iterator[Event]:
+    """The events, with a check before each is noted."""
+    for event in events:
+        check()
+        yield event
+    check()
 
 
 def _note(
@@ -190,10 +210,10 @@ def _note(
         progress(len(settled), total)
 
 
-def _change(root: ts.KvStore, found: Jobs) -> None:
+def _change(root: ts.KvStore, found: Jobs, of: Iterable[str]) -> None:
     """Corrects the lines that are there; also where this was begun and killed."""
     if found.corrected or found.replaced or (read_about(root) or {}).get(UNFINISHED):
-        with changing(root, CORRECTING):
+        with changing(root, CORRECTING, of=of):
             correct_lines(root, found.corrected)
             # What is read again is new to the store, also where this ingest is killed.
             take_out(root, found.replaced)
@@ -220,7 +240,9 @@ def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -
             )
         key_path = str(store).rstrip("/") + ".key"
     if is_new and not Path(key_path).exists():
-        return Key.create(key_path)
+        # Another ingest, into another store, may make the same key in this moment.
+        with contextlib.suppress(UserError):
+            return Key.create(key_path)
     return Key.load(key_path)
 
 

@@ -2,57 +2,46 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tensorstore as ts
 
-from mmv_jax.buckets import Unreachable, place
+from mmv_jax.buckets import Unreachable, is_address, place
 from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import Line, Manifest, read_manifest
 from mmv_jax.manifests.spelling import spellings
 from mmv_jax.readers.archive import MARK
 from mmv_jax.readers.deidentify import Key
 from mmv_jax.readers.sources import bytes_of
-from mmv_jax.store.file_marks import content_of, stamp_of
+from mmv_jax.store.file_marks import content_of, key_of_stamp, stamp_of
 from mmv_jax.store.index import (
     carried_kinds,
+    carried_texts,
     read_index,
 )
 from mmv_jax.store.labels import agreed_kinds, carry, choose_columns
-from mmv_jax.store.odd_columns import odd_columns
-from mmv_jax.store.personal import TIME_ALONE
-from mmv_jax.store.quarantine import Quarantine
+from mmv_jax.store.lines_now import StoredRows, gone_from, versions_of_stored
+from mmv_jax.store.log_edits import places_of
+from mmv_jax.store.odd_across import odd_across
+from mmv_jax.store.quarantine import OF_MANIFESTS, Quarantine
 from mmv_jax.store.report import Report
 from mmv_jax.store.task import (
     IngestTask,
     Job,
+    Place,
     Refusal,
     Told,
 )
-from mmv_jax.store.third_values import third_values
+from mmv_jax.store.told_of_manifests import begin_manifest
 
 TASK_LINES = 512
 
 
 LABEL = "label_"  # what the index puts before the name of a label
 ANYBODY = ""  # stands for the patient of a study that a corrected line may give to another one
-# told of manifest lines, and so again at each ingest of the manifest
-OF_MANIFESTS = (
-    "third_value",
-    "not_carried",
-    "odd_column",
-    "odd_numbers",
-    "odd_patients",
-    "word_for_missing",
-    "file_twice",
-    "may_name_someone",
-    "differs_from_store",
-    "image_across_splits",
-    "near_duplicate_across_splits",
-)
 MODALITY = r"[A-Za-z][A-Za-z0-9+-]{0,15}"
 
 
@@ -69,12 +58,14 @@ class Jobs:
       corrected: by study, the columns of the index that a corrected line says otherwise.
       replaced: studies whose voxels or masks a corrected line gives anew: they are read again.
       there: lines whose studies are in the store already.
+      moved: studies that stand on another line now than when they were read.
     """
 
     jobs: list[Job] = field(default_factory=list)
     there: list[Job] = field(default_factory=list)
     corrected: dict[str, Mapping[str, object]] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
+    moved: dict[str, Place] = field(default_factory=dict)
 
 
 def jobs_of(
@@ -100,72 +91,75 @@ def jobs_of(
     """
     quarantine, warnings = logs
     index = read_index(root)
-    rows = {row["study"]: row for row in index.to_dict("records")}
+    rows, places, named, found = StoredRows(index), dict[Place, str](), set[str](), Jobs()
     there = dict(zip(index["study"], index["patient"]))
     splits = dict(zip(index["patient"], index["split"]))
     manifests = {ordinal: _read(path) for ordinal, path in ordinals.items()}
     if correct:
         _forget_moved(there, splits, key, manifests.values())
-    found = Jobs()
     chosen = {
         ordinal: choose_columns(
-            [line.labels for line in lines], [line.patient_id for line in lines]
+            [line.labels for line in lines],
+            [line.patient_id for line in lines],
+            carried=carried_texts(index),
         )
         for ordinal, (lines, _) in manifests.items()
     }
+    versions = versions_of_stored(rows, manifests.values(), key)
     # One type per label, over the store and all manifests: a Parquet column has one type.
     kinds = agreed_kinds([carried_kinds(index), *(columns for columns, _ in chosen.values())])
 
     for ordinal, (lines, refused) in manifests.items():
-        quarantine.forget(ordinal)
-        warnings.forget(ordinal, codes=OF_MANIFESTS)
-        for number, code, reason in refused:
-            report.refuse(Refusal((ordinal, number), code, reason), quarantine)
-        columns, left = chosen[ordinal]
-        report.lines += len(lines) + len(refused)
-        if left:
-            report.not_carried[ordinals[ordinal].name] = left
-        for odd in _told_of(ordinal, lines, columns):
-            report.tell(odd, warnings)
-        for odd in _left_behind(ordinal, lines, left):
-            warnings.add(odd)  # the report has a heading of its own for them
+        (columns, left), parts = chosen[ordinal], (lines, refused)
+        report.not_carried |= {ordinals[ordinal].name: left} if left else {}
+        begin_manifest(ordinal, parts, (columns, left), report=report, logs=logs)
         for line in lines:
             # Within one manifest its reader has compared all spellings.
-            if len(manifests) > 1 or rows:
+            if len(manifests) > 1 or len(rows):
                 _know_by_another_spelling(line, key, splits)
-            job = _job(
-                line, ordinal, key=key, columns={name: kinds[name] for name in columns}, unit=unit
-            )
+            own = {name: kinds[name] for name in columns}
+            job = _job(line, ordinal, key, columns=own, unit=unit, versions=versions)
             study, patient = str(job.known["study"]), str(job.known["patient"])
+            row = rows.of(study)
+            named.add(study)
+            if row.get("manifest") == ordinal and row["line"] != line.number:
+                found.moved[study] = job.place
             if wrong := _contradiction(line, study, patient, there=there, splits=splits):
                 report.refuse(Refusal(job.place, *wrong), quarantine)
-            elif study not in there:
+                continue
+            places[job.place] = study
+            if study not in there:
                 found.jobs.append(job)
                 # From here on a later line of the same study counts as present.
                 there[study] = patient
-            elif told := _there_already(job, rows.get(study, {}), found, report, correct=correct):
+            elif told := _there_already(job, row, found, report, correct=correct):
                 report.tell(told, warnings)
-    # What an earlier reading said of files that are read again.
-    warnings.forget_lines({job.place for job in found.jobs}, but=OF_MANIFESTS)
+    for odd in (*gone_from(index, manifests, named), *odd_across(index, manifests, chosen)):
+        report.tell(odd, warnings)
+    _keep_up(warnings, places_of(index), found)
+    warnings.studies = places
     return found
 
 
-def _told_of(ordinal: int, lines: Sequence[Line], columns: Mapping[str, type]) -> Iterator[Told]:
-    for number, reason in third_values(lines, columns):
-        yield Told((ordinal, number), "third_value", reason)
-    for number, code, reason in odd_columns(lines, columns):
-        yield Told((ordinal, number), code, reason)
-
-
-def _left_behind(ordinal: int, lines: Sequence[Line], left: Sequence[str]) -> Iterator[Told]:
-    """A warning for each column that stays behind. Its name may name someone, and is not quoted."""
-    named = list(dict.fromkeys(name for line in lines for name in line.labels))
-    for name in left:
-        cells = {line.number: line.labels[name] for line in lines if name in line.labels}
-        what = f"column {named.index(name) + 1} of the labels stays behind: it may name someone"
-        if all(TIME_ALONE.fullmatch(cell.strip()) for cell in cells.values()):
-            what += " by times of day; write durations as numbers"
-        yield Told((ordinal, min(cells)), "not_carried", what)
+def _keep_up(warnings: Quarantine, before: Mapping[Place, str], found: Jobs) -> None:
+    """Lets earlier warnings follow their studies to other lines, and drops those of files that are
+    read again.
+    """
+    # Before lines are forgotten: those that moved are no longer the ones that are read.
+    warnings.name_studies(before, but=OF_MANIFESTS)
+    warnings.follow(found.moved)
+    places, again = {job.place for job in found.jobs}, {job.known["study"] for job in found.jobs}
+    # A study without a line may have stood where another one is read now: its warnings stay.
+    warnings.keep(
+        lambda entry: (
+            entry["code"] in OF_MANIFESTS
+            or (
+                entry["study"] not in again
+                if "study" in entry
+                else (entry["manifest"], entry["line"]) not in places
+            )
+        )
+    )
 
 
 def _there_already(
@@ -256,7 +250,15 @@ def _read(path: Path) -> Manifest:
         raise UserError(f"{path.name}: {error}") from None
 
 
-def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str | None) -> Job:
+def _job(
+    line: Line,
+    ordinal: int,
+    key: Key,
+    *,
+    columns: dict[str, type],
+    unit: str | None,
+    versions: Mapping[str, str],
+) -> Job:
     known: dict[str, object] = {
         "study": key.hash("study", line.study_id),
         "patient": key.hash("patient", line.patient_id),
@@ -271,8 +273,11 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
     masks = {name: str(path) for name, path in line.masks.items()}
     paths = [str(line.path), *masks.values()]
     paths += [part for path in paths if MARK in path for part in path.split(MARK)]
+    files, salt = (str(line.path), *masks.values()), ""
+    if any(map(is_address, files)):
+        salt = key.hash("stamp", line.study_id)
+    known["stamp"] = stamp_of(key_of_stamp(salt) if salt else key, files, versions)
     # A library's message may contain the path or only the file name.
-    known["stamp"] = stamp_of(key, (str(line.path), *masks.values()))
     secrets = (line.study_id, line.patient_id, *paths, *(Path(path).name for path in paths))
     return Job(
         place=(ordinal, line.number),
@@ -282,6 +287,7 @@ def _job(line: Line, ordinal: int, key: Key, columns: dict[str, type], unit: str
         masks=masks,
         known=known,
         secrets=secrets,
+        salt=salt,
     )
 
 
@@ -323,7 +329,7 @@ def differing(job: Job, row: Mapping[Hashable, Any]) -> tuple[list[str], list[st
 def _has_other_files(job: Job, row: Mapping[Hashable, Any]) -> bool:
     """Whether the bytes of a line's files are others than those that its study was read from."""
     stamp, content = row.get("stamp"), row.get("content")
-    # A store of an earlier version has neither; an archive or a bucket is not looked at.
+    # A store of an earlier version has neither.
     if not (isinstance(content, str) and content and job.known["stamp"]):
         return False
     if stamp == job.known["stamp"]:

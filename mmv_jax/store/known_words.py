@@ -47,7 +47,8 @@ WORDS_OF_OTHERS = """
     lightspeed convolution detector portable mobile film digital computed direct radiography
     covid corona virus bacterial viral fungal community acquired hospital-acquired aspiration
     smoking low-dose high-dose free tissue wave edge loss gain weight height top bottom side
-    back front
+    back front lidc idri nih mimic chexpert padchest vindr rsna siim cbis ddsm nlst deeplesion
+    tcia elastix totalsegmentator segmentator medmnist vtk rad chestmnist adni oasis ukbb
 """
 COMMON_WORDS = frozenset(WORDS_OF_OTHERS.split())
 # Endings of adjectives and diagnoses, which names rarely have.

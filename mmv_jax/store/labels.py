@@ -6,12 +6,12 @@ Columns are accepted by what they hold, because a name can be anywhere.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from mmv_jax.manifests.published import age_in_years
 from mmv_jax.missing import is_missing
-from mmv_jax.store.person_names import name_people, names_a_person
+from mmv_jax.store.person_names import may_name_people, name_people, names_a_person
 from mmv_jax.store.personal import OLDEST_TOLD, are_codes, are_days, is_date, names_someone
 
 CATEGORIES = 32  # largest number of distinct values of a text column
@@ -86,6 +86,11 @@ WORDS_OF_MEASURES = frozenset(
     + ("length", "depth", "thickness", "distance", "dose", "dap", "dlp", "exposure", "cells")
     + ("platelets", "leukocytes", "ferritin", "bnp", "ntprobnp", "troponin", "dimer", "level")
 )
+# Names of columns that say where images come from, or how they were made.
+WORDS_OF_SOURCES = frozenset(
+    ("source", "dataset", "collection", "cohort", "database", "origin", "licence", "license")
+    + ("manufacturer", "vendor", "scanner", "kernel", "protocol", "sequence", "contrast", "phase")
+)
 # Names that are of a place as well as of a measurement: `area` of a lung, or of a town.
 WORDS_OF_EITHER = frozenset(("area", "level", "size", "count"))
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -101,12 +106,15 @@ Cells = Mapping[str, str]
 
 
 def choose_columns(
-    lines: Sequence[Cells], patients: Sequence[str]
+    lines: Sequence[Cells],
+    patients: Sequence[str],
+    carried: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[dict[str, type], list[str]]:
     """Columns to keep with their types (float or str), and the names of the rejected columns.
 
     A column is kept if all filled cells are numbers. It is also kept if it has at most 32 distinct
-    texts of at most 32 characters, and patients share them or they are codes such as PA or F.
+    texts of at most 32 characters, and patients share them or they are codes such as PA or F, or
+    the store has them already, or the column says by its name where images come from.
 
     A column is rejected if its name identifies (id, name, patient, date, path, …) or if it holds
     dates, people's names or places. It is also rejected if it holds whole numbers of seven or more
@@ -118,8 +126,9 @@ def choose_columns(
     Args:
       lines: the cells of each line of a manifest.
       patients: the patient of each line.
+      carried: the texts that the store holds of each column.
     """
-    carried: dict[str, type] = {}
+    found: dict[str, type] = {}
     left: list[str] = []
     for name in dict.fromkeys(column for cells in lines for column in cells):
         filled = [
@@ -129,11 +138,17 @@ def choose_columns(
             if not is_missing(cells.get(name))
         ]
         kind = _kind(name, filled)
+        if (
+            kind is None
+            and filled
+            and {cell for cell, _ in filled} <= set((carried or {}).get(name, ()))
+        ):
+            kind = str
         if kind is None:
             left.append(name)
         else:
-            carried[name] = kind
-    return carried, left
+            found[name] = kind
+    return found, left
 
 
 def agreed_kinds(choices: Iterable[Mapping[str, type]]) -> dict[str, type]:
@@ -210,7 +225,7 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
         not values
         or identifies
         or names_a_person(name)
-        or 2 * sum(map(is_date, values)) > len(values)
+        or 2 * sum(n for value, n in Counter(values).items() if is_date(value)) > len(values)
     ):
         return None
     distinct = set(values)
@@ -238,6 +253,8 @@ def _kind(name: str, filled: list[tuple[str, str]]) -> type | None:
     if all(value.lower() in CODES for value in distinct):
         return str
     short = len(distinct) <= CATEGORIES and max(map(len, distinct)) <= LONGEST
+    # A manifest of one study has one source, which no other patient can share.
+    shared = shared or bool(words & WORDS_OF_SOURCES and not may_name_people(distinct))
     if not (shared and short) or any(map(names_someone, distinct)) or name_people(distinct):
         return None
     return str

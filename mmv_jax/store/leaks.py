@@ -8,7 +8,9 @@ import pandas as pd
 from mmv_jax.store.task import Told
 
 NEAR = 32  # largest number of differing bits between copies of one image (store/difference_hash.py)
-AT_ONCE = 4096  # studies compared with all others at a time
+# Studies compared with others at a time: what is between them stays in a core's cache.
+ROWS, COLUMNS = 64, 4096
+HALF = 4  # words of 64 bits, of 8: other images differ by more than NEAR bits in these alone
 
 
 def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
@@ -22,17 +24,14 @@ def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
     """
     if index.empty or index["split"].nunique() < 2:
         return
-    exact = set()
+    own = index["manifest"].isin(set(ordinals)).to_numpy()
     # A 32-bit checksum can agree by chance among many studies, so grid and range must agree too.
     same = ["checksum", "grid_z", "grid_y", "grid_x", "low", "high"]
-    for _, group in index.groupby(same, sort=False):
-        if group["split"].nunique() > 1:
-            exact |= set(group.index)
-    near = _near_duplicates(index) if "difference_hash" in index else set()
+    splits = index.groupby(same, sort=False)["split"].transform("nunique")
+    exact = set(np.flatnonzero(own & (splits > 1).to_numpy()))
+    near = _near_duplicates(index, own) if "difference_hash" in index else set()
     for number in sorted(exact | near):
-        line = index.loc[number]
-        if line["manifest"] not in ordinals:
-            continue
+        line = index.iloc[number]
         place = (int(line["manifest"]), int(line["line"]))
         if number in exact:
             yield Told(place, "image_across_splits", "the same pixels are in another split: a leak")
@@ -41,30 +40,52 @@ def leaks(index: pd.DataFrame, ordinals: Collection[int]) -> Iterator[Told]:
             yield Told(place, "near_duplicate_across_splits", what)
 
 
-def _near_duplicates(index: pd.DataFrame) -> set:
-    """Labels of index lines whose hash is near that of a line in another split.
+def _near_duplicates(index: pd.DataFrame, own: np.ndarray) -> set[int]:
+    """Rows of `own` whose hash is near that of a row in another split.
 
-    Every study outside "train" is compared with all others: 2e9 pairs a minute on two cores.
+    Of two rows one is outside of "train": it is compared with all others, 2e9 pairs in 40 s of a
+    core. Rows of other manifests are compared with `own` alone, so that what is appended to a large
+    store costs little.
     """
-    found = set()
+    found: set[int] = set()
     has = index["difference_hash"].map(lambda bits: isinstance(bits, bytes) and len(bits) > 0)
-    for _, group in index[has].groupby("ndim"):
-        packed = np.frombuffer(b"".join(group["difference_hash"]), np.uint8)
-        packed, split = packed.reshape(len(group), -1), group["split"].to_numpy()
-        # The product of signs is bits - 2 * (number of differing bits).
-        least = 8 * packed.shape[1] - 2 * NEAR
-        some = np.flatnonzero(split != "train")
-        for at in (some[n : n + AT_ONCE] for n in range(0, len(some), AT_ONCE)):
-            signs = _signs(packed[at])
-            for n in range(0, len(group), AT_ONCE):
-                # Exact in float32 (at most 512), and a matrix product is faster than bit counts.
-                near = signs @ _signs(packed[n : n + AT_ONCE]).T >= least
-                near &= split[at][:, None] != split[None, n : n + AT_ONCE]
-                here, there = np.nonzero(near)
-                found |= set(group.index[at[here]]) | set(group.index[n + there])
+    for ndim in index["ndim"][has].unique():
+        rows = np.flatnonzero(has & (index["ndim"] == ndim))
+        hashes = b"".join(index["difference_hash"].iloc[rows])
+        words = np.frombuffer(hashes, np.uint64).reshape(len(rows), -1)
+        splits, mine = pd.factorize(index["split"].iloc[rows])[0], own[rows]
+        held_out = (index["split"].iloc[rows] != "train").to_numpy()
+        # Two studies of train are no leak, however alike they are: most pairs fall away.
+        of_own = np.flatnonzero(held_out & mine)
+        for a, b in _near_pairs(words, of_own, np.arange(len(rows)), splits):
+            found |= set(rows[a]) | set(rows[b[mine[b]]])
+        others, training = np.flatnonzero(held_out & ~mine), np.flatnonzero(~held_out & mine)
+        for _, b in _near_pairs(words, others, training, splits):
+            found |= set(rows[b])
     return found
 
 
-def _signs(packed: np.ndarray) -> np.ndarray:
-    """Bits as -1 and 1: their product is the number of equal minus that of different bits."""
-    return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
+def _near_pairs(
+    words: np.ndarray, some: np.ndarray, others: np.ndarray, splits: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of `some` and `others`, in pieces, of different splits, at most NEAR bits apart.
+
+    Args:
+      words: `[N, 8]` uint64.
+      some, others: rows of `words`.
+      splits: `[N]`, the number of each row's split.
+    """
+    for start in range(0, len(some), ROWS):
+        a = some[start : start + ROWS]
+        for begin in range(0, len(others), COLUMNS):
+            b = others[begin : begin + COLUMNS]
+            # Word by word: all words of all pairs at once would leave the cache.
+            apart = np.zeros((len(a), len(b)), np.uint16)
+            for n in range(HALF):
+                apart += np.bitwise_count(words[a, n][:, None] ^ words[b, n][None])
+            here, there = np.nonzero(apart <= NEAR)
+            here, there = a[here], b[there]
+            differing = np.bitwise_count(words[here] ^ words[there]).sum(axis=1)
+            near = (differing <= NEAR) & (splits[here] != splits[there])
+            if near.any():
+                yield here[near], there[near]

@@ -5,6 +5,7 @@ The same function runs in every engine.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Job:
     burnt_in: str | None = None  # what to do about writing in the pixels
     size: int = 0  # bytes of its files, as far as they can be seen
     passed: int = 0  # bytes of a gzipped tar, which is inflated up to its member
+    salt: str = ""  # of the stamp of files in a bucket, whose versions only the worker sees
 
 
 ReadFn = Callable[[Job], tuple[Study, Mapping[str, np.ndarray]]]
@@ -106,7 +108,7 @@ class Written:
     places: tuple[Place, ...]
 
 
-def entry_of(about: Refusal | Told) -> dict:
+def entry_of(about: Refusal | Told) -> dict[str, Any]:
     """Line of the quarantine or of the warnings."""
     manifest, line = about.place
     return {"manifest": manifest, "line": line, "code": about.code, "reason": about.reason}
@@ -123,7 +125,7 @@ def write_task(task: IngestTask) -> Iterator[Event]:
     """
     # Here, since they need pydicom: what is told of a store reads this module, and no study.
     from mmv_jax.readers.read import import_readers
-    from mmv_jax.store.file_marks import content_of
+    from mmv_jax.store.file_marks import marks_of_read
 
     import_readers()
     root = open_root(task.store)
@@ -159,9 +161,9 @@ def write_task(task: IngestTask) -> Iterator[Event]:
                 yield Written(tuple(zip(lines["manifest"].tolist(), lines["line"].tolist())))
                 continue
             open_parts[ndim] = PartWriter(root, name, ndim)
-        content = content_of((job.path, *job.masks.values()))
-        open_parts[ndim].add(*read, {**job.known, "content": content})
-        open_parts[ndim].told += map(entry_of, told)
+        marks = marks_of_read((job.path, *job.masks.values()), job.salt)
+        open_parts[ndim].add(*read, {**job.known, **marks})
+        open_parts[ndim].told += (entry_of(t) | {"study": job.known["study"]} for t in told)
         del read  # otherwise both studies would be in memory while the next file is read
         if open_parts[ndim].is_full:
             yield _close(open_parts.pop(ndim))

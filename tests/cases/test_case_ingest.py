@@ -303,6 +303,7 @@ def test_no_identifier_reaches_store_logs_or_quarantine(tmp_path, capfd):
             "study_id": f"SENTINEL{n}",
             "patient_id": f"SENTINEL-p{n}",
             "remark": f"SENTINEL{n}",
+            "modality": "CXR" if path == "SENTINEL-x.dcm" else "CT",
         }
         | cells
         for n, path in enumerate(paths)

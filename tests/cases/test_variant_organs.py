@@ -70,3 +70,45 @@ def test_a_few_voxels_prove_nothing():
     mask = np.zeros(SHAPE, np.int16)
     mask[5, 2:5, 2:5] = 1
     assert misplaced(Study(chest(), (5.0, 4.0, 4.0), 3, "HU"), mask, {"heart"}) == ""
+
+
+LIVER, SPLEEN = disc(36, 20, 12), disc(44, 50, 5)
+
+
+def abdomen() -> np.ndarray:
+    """HU: a body of fat and organs, as a tissue of one value beside the spine."""
+    hu = np.full(SHAPE, -1000.0)
+    hu[BODY], hu[LIVER], hu[SPLEEN] = -90, 60, 55
+    return hu + np.random.default_rng(0).normal(0, 10, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "name, mask",
+    [
+        ("liver", LIVER),
+        ("spleen", SPLEEN),
+        ("kidney_left", disc(46, 44, 4)),
+        ("RightKidney", disc(46, 20, 4)),
+        ("adrenal_gland_right", disc(40, 25, 2.5)),
+        ("kidney_l", disc(46, 44, 4)),
+    ],
+)
+def test_an_organ_on_the_other_side_is_told(name, mask):
+    assert codes(name, mask, abdomen()) == []
+    assert codes(name, np.flip(mask, 2), abdomen()) == ["mask_misplaced"]
+    # Where the image cuts the body, nobody knows its middle.
+    cut = abdomen()[:, :, 14:]
+    assert codes(name, np.flip(mask, 2)[:, :, 14:], cut) == []
+
+
+def test_structures_of_both_sides_or_near_the_middle_are_not_told():
+    for name in ("kidneys", "left_right_kidney", "brachiocephalic_vein_left", "tumor"):
+        assert codes(name, disc(40, 22, 4) | disc(40, 32, 3), abdomen()) == []
+
+
+def test_a_lung_on_the_other_side_of_a_radiograph_is_told():
+    picture = Study(chest()[:1] + 1000, (float("nan"), 1.0, 1.0), 2, "raw")
+    mask = ORGANS["left_lung"][:1].astype(np.int16)
+    assert not list(odd_masks(picture, {"left_lung": mask}, {}))
+    found = list(odd_masks(picture, {"right lung": mask}, {}))
+    assert [code for code, _ in found] == ["mask_misplaced"]

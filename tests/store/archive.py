@@ -5,8 +5,9 @@
 
 Seven of eight studies are radiographs (DICOM, 64 x 64 pixels), one is a CT (.nii.gz, 24 x 32 x 32
 voxels): about the shares of MIMIC-CXR (377,110 images) and CT-RATE (50,188 volumes). With `ray`,
-RAY_ADDRESS names a cluster. Prints JSON: rates, memory, and whether the engines' stores are equal
-bit for bit. Ends with 1 if a study is missing or another one than was written.
+RAY_ADDRESS names a cluster. Prints JSON: rates, also as the store grows, memory, and whether the
+engines' stores are equal bit for bit. Ends with 1 if a study is missing or another one than was
+written.
 """
 
 import argparse
@@ -35,7 +36,7 @@ A_FOLDER = 1000  # files
 CT_EVERY = 8
 CXR, CT = (64, 64), (24, 32, 32)
 WAVES = 6
-POLL_S = 2.0
+POLL_S, COUNT_S = 2.0, 60.0
 CHECKED = 300  # studies that are read back
 
 
@@ -104,9 +105,14 @@ def write_archive(folder: Path, studies: int) -> Path:
 
 
 class Watched:
-    """A process and its children: the largest resident memory of each, in MB."""
+    """A process and its children: the largest resident memory of each, in MB.
 
-    def __init__(self, command: list[str]):
+    The workers of a Ray cluster on this machine count as children. `grown` are the seconds, and the
+    studies that were in the store by then.
+    """
+
+    def __init__(self, command: list[str], store: Path):
+        self.store, self.grown = store, list[tuple[int, int]]()
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -117,8 +123,11 @@ class Watched:
 
     def _watch(self) -> None:
         while self.process.poll() is None:
-            for pid in _family(self.process.pid):
+            for pid in {*_family(self.process.pid), *_workers_of_ray()}:
                 self.peaks[pid] = max(self.peaks.get(pid, 0.0), _resident_mb(pid))
+            seconds = time.monotonic() - self.began
+            if seconds > COUNT_S * (1 + len(self.grown)):
+                self.grown.append((round(seconds), _there(self.store)))
             time.sleep(POLL_S)
 
     def wait(self) -> str:
@@ -150,6 +159,18 @@ def _family(pid: int) -> list[int]:
     return [pid, *(each for word in words for each in _family(int(word)))]
 
 
+def _workers_of_ray() -> list[int]:
+    """Processes that run the tasks of a Ray cluster, and their children."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            is_worker = place.read_bytes().startswith(b"ray::")
+        except OSError:
+            continue
+        found += _family(int(place.parent.name)) if is_worker else []
+    return found
+
+
 def _resident_mb(pid: int) -> float:
     try:
         text = Path(f"/proc/{pid}/status").read_text()
@@ -166,14 +187,14 @@ def ingest(manifest: Path, store: Path, args, engine: str) -> dict:
     command += ["--workers", str(args.workers), "--engine", engine]
     figures: dict = {"engine": engine, "workers": args.workers, "studies": args.studies}
     if args.kill_at:
-        first = Watched(command)
+        first = Watched(command, store)
         while first.process.poll() is None and _there(store) < args.kill_at * args.studies:
             time.sleep(POLL_S)
         os.killpg(first.process.pid, signal.SIGKILL)
         first.wait()
         figures |= {"killed_at": _there(store), "killed_after_s": round(first.seconds)}
         figures |= _rate("first", figures["killed_at"], first, args.workers)
-    rest = Watched(command)
+    rest = Watched(command, store)
     already = figures.get("killed_at", 0)
     figures["said"] = rest.wait().strip().splitlines()
     figures |= _rate("to the end", args.studies - already, rest, args.workers)
@@ -189,6 +210,7 @@ def _rate(name: str, studies: int, run: Watched, workers: int) -> dict:
         "studies a second": round(studies / run.seconds, 1),
         "studies a second by worker": round(studies / run.seconds / workers, 1),
         "CPU ms a study": round(1000 * run.cpu_s / studies, 1),
+        "studies in the store by seconds": run.grown,
         "largest memory, MB": run.memory_mb,
     }
     return {name: found}

@@ -78,3 +78,30 @@ def test_another_key_is_refused(tmp_path):
     with pytest.raises(UserError, match="key"):  # and a lost one is not made anew
         ingest([manifest], tmp_path / "store", engine="here", read_fn=read_npy)
     assert not (tmp_path / "store.key").exists()
+
+
+def test_a_store_that_was_moved_asks_for_its_key_and_goes_on_with_it(tmp_path):
+    path = write_manifest(tmp_path / "in", volumes(2))
+    options = {"engine": "here", "read_fn": read_npy}
+    ingest([path], tmp_path / "old", **options)
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(UserError, match="OLDNAME.key"):
+        ingest([path], tmp_path / "new", **options)
+    assert not (tmp_path / "new.key").exists()
+    more = write_manifest(tmp_path / "in", volumes(3))
+    report = ingest([more], tmp_path / "new", key_path=tmp_path / "old.key", **options)
+    assert (report.already, report.ingested) == (2, 1)
+
+
+def test_two_first_ingests_of_one_key_take_the_same(tmp_path, monkeypatch):
+    path, create = write_manifest(tmp_path / "in", volumes(2)), Key.create
+    made = []
+
+    def late(where):
+        made.append(create(where))  # another ingest makes it in this moment
+        return create(where)
+
+    monkeypatch.setattr(Key, "create", late)
+    ingest([path], tmp_path / "store", key_path=tmp_path / "key", engine="here", read_fn=read_npy)
+    assert Store.open(tmp_path / "store").key_fingerprint == made[0].fingerprint
+    assert [p.name for p in tmp_path.iterdir() if ".part" in p.name] == []

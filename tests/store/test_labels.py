@@ -128,3 +128,13 @@ def test_cells_become_numbers_texts_and_gaps():
     )
     assert math.isnan(labels.pop("label_edema"))
     assert labels == {"label_age": 36.0, "label_sex": "F", "label_view": None}
+
+
+def test_what_the_store_has_and_where_an_image_comes_from_is_carried_for_one_study():
+    line = {"source": "TotalSegmentator tests", "finding": "effusion", "remark": "odd thing"}
+    assert choose_columns([line], ["p"]) == ({"source": str}, ["finding", "remark"])
+    carried = {"finding": {"effusion", "normal"}, "remark": {"another"}}
+    found = choose_columns([line], ["p"], carried)
+    assert found == ({"source": str, "finding": str}, ["remark"])
+    for name in ("Jane Doe", "Quandtmeyer", "J. Doe", "12345678"):
+        assert choose_columns([{"source": name}], ["p"]) == ({}, ["source"])
