@@ -38,7 +38,7 @@ class Packer:
     sizes: Callable[[int], np.ndarray]
     capacity: np.ndarray
     seed: int
-    method: str = "best_fit"
+    method: str = "fewest"
 
     def __call__(self, epoch: int) -> Packed:
         """The rows of an epoch, shuffled, and the attention cost of each."""
@@ -145,7 +145,7 @@ def make_plan(
     visible: int | None = None,
     per_step: int = 1,
     begin: tuple[int, int] = (0, 0),
-    packing: str = "best_fit",
+    packing: str = "fewest",
 ) -> Plan:
     """Packing plan of a run.
 
@@ -158,8 +158,8 @@ def make_plan(
       per_step: rows of a step.
       begin: an epoch and its first row (see `Plan.begin_of`). Earlier rows must not be requested,
         and their epochs are not planned.
-      packing: "best_fit", or "fewest" for fuller rows (see `fewest_rows`). It decides which studies
-        share a row, so a run keeps the one that it began with.
+      packing: "fewest" (see `fewest_rows`), or "best_fit" for the rows of earlier runs. It decides
+        which studies share a row, so a run keeps the one that it began with.
     Raises:
       UserError: there is no study, one does not fit into a row, or `packing` is unknown.
 

@@ -35,7 +35,7 @@ class RowSettings(RowShape):
     splits: Sequence[str] = ("train",)
     augment: bool = True
     strength: Augmentation = DEFAULT
-    packing: str = "best_fit"
+    packing: str = "fewest"
 
     @property
     def shape(self) -> RowShape:

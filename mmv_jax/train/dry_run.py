@@ -29,7 +29,7 @@ from mmv_jax.train.room import peak_of
 from mmv_jax.train.shares import check_rows, check_split
 from mmv_jax.train.state import init_state
 from mmv_jax.train.step import jit_step
-from mmv_jax.train.workdir import MAY_CHANGE, check_config, check_studies
+from mmv_jax.train.workdir import MAY_CHANGE, check_config, check_studies, with_packing
 
 
 def dry_run(config: ConfigDict, workdir: Path) -> str:
@@ -43,7 +43,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> str:
       UserError: a fault for which a run would be refused.
       WorkFailed: the loss of the step is not finite.
     """
-    config = complete(config)
+    config = with_packing(complete(config), workdir)
     mesh = make_mesh(**config.mesh)
     check_rows(config, mesh)
     check_counts(config)

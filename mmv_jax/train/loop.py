@@ -69,6 +69,7 @@ from mmv_jax.train.workdir import (
     check_studies,
     keep_config,
     unite_patients,
+    with_packing,
 )
 
 Parts: TypeAlias = tuple[Objective, optax.GradientTransformation, Ema]
@@ -83,7 +84,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> TrainState:
       WorkFailed: the loss was not finite for several steps in a row; the last checkpoint is good.
       Unreachable: the bucket of the workdir does not answer.
     """
-    config = complete(config)
+    config = with_packing(complete(config), workdir)
     mesh = _call("mesh", make_mesh, **config.mesh)
     check_rows(config, mesh)
     check_counts(config)

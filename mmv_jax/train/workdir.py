@@ -45,6 +45,7 @@ MAY_CHANGE = {
 }
 
 CONFIG = "config.json"
+UNNAMED = "best_fit"  # the packing of a run whose config names none
 VERSIONS = "versions.json"  # a list, since a resume may run on other versions
 
 
@@ -70,6 +71,24 @@ def _keep_versions(path: Path) -> None:
         write_whole(path, json.dumps([*before, started], indent=1) + "\n")
 
 
+def with_packing(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config with a `data.packing`: its own, else that of the run in the workdir.
+
+    A new run packs its crops into the fewest rows. One that was begun when best fit was the default
+    names none, and keeps its rows.
+    """
+    if "packing" in config.data:
+        return config
+    packing, kept = "fewest", workdir / CONFIG
+    if has_log(workdir) or step_folders(workdir):
+        begun = json.loads(kept.read_text()) if kept.exists() else {"data": {}}
+        packing = begun["data"].get("packing", UNNAMED)
+    config = ConfigDict(config.copy_and_resolve_references())
+    with config.unlocked():
+        config.data.packing = packing
+    return config
+
+
 def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str]) -> None:
     """Refuse a workdir that holds a run with another config.
 
@@ -86,7 +105,8 @@ def check_config(config: ConfigDict, workdir: Path, may_change: Collection[str])
     begun = json.loads(kept.read_text())
     check_plugins(begun)
     # Both come from JSON, where a tuple is a list, so that equal values compare as equal.
-    before, now = flat_config(begun), flat_config(to_dict(config))
+    unnamed = {"data.packing": UNNAMED}
+    before, now = unnamed | flat_config(begun), unnamed | flat_config(to_dict(config))
     changed = [
         name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
     ]

@@ -7,7 +7,13 @@ from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
 from mmv_jax.train.log import METRICS
-from mmv_jax.train.workdir import VERSIONS, check_studies, keep_config, unite_patients
+from mmv_jax.train.workdir import (
+    VERSIONS,
+    check_studies,
+    keep_config,
+    unite_patients,
+    with_packing,
+)
 
 NOW = {"key_fingerprint": "a1", "patients": ["p2", "p3"], "studies": "00ff"}
 
@@ -64,3 +70,17 @@ def test_a_start_on_other_versions_is_added_to_those_before(tmp_path, monkeypatc
     kept = json.loads((tmp_path / VERSIONS).read_text())
     assert [start["versions"]["jax"] for start in kept] == ["0.10.2", "0.12.0"]
     assert all(start["date"] for start in kept)
+
+
+def test_a_run_keeps_the_packing_that_it_began_with(tmp_path):
+    config = ConfigDict({"data": {"store": "s"}})
+    new = with_packing(config, tmp_path)
+    assert new.data.packing == "fewest" and "packing" not in config.data
+    keep_config(config, tmp_path, set())  # as when best fit was the default
+    (tmp_path / METRICS).write_text('{"step": 0}\n')
+    for _ in range(2):
+        old = with_packing(config, tmp_path)
+        assert old.data.packing == "best_fit"
+        keep_config(old, tmp_path, set())
+    with pytest.raises(UserError, match="data.packing was 'best_fit' and is now 'fewest'"):
+        keep_config(new, tmp_path, set())
