@@ -190,6 +190,29 @@ def evaluation_keys() -> dict[str, ConfigKey]:
     return _opened(keys, [f"tasks.*.{name}" for name in (*by_column, "pixels", "structures")])
 
 
+def pair_keys() -> dict[str, ConfigKey]:
+    """Of `mmv evaluate`, on pairs of two modalities of the same patients."""
+    from mmv_jax.report.about import About
+
+    view = ConfigKey(None, "Voxels (z, y, x) at most of a whole study; None: as in training.")
+    factors = "Labels by where they were planted: shared, or in the first or second alone."
+    ways = "Encoders by name: `checkpoint`, one or one a seed; or such a group for each modality."
+    compared = "Pairs of their names; none: the first with each of the others."
+    keys = {
+        "seed": SEED,
+        "data.store": STORE,
+        "pairs": ConfigKey(meaning="The two modalities, as the store names them."),
+        "view.planar": view,
+        "view.volume": view,
+        "rows.length": ConfigKey(kind=int, meaning="Tokens of a row."),
+        "rows.rows": ConfigKey(kind=int, meaning="Rows of a batch."),
+        "factors": ConfigKey(meaning=factors, is_open=True),
+        "encoders": ConfigKey(meaning=ways, is_open=True),
+        "compare": ConfigKey((), compared),
+    }
+    return keys | _optional("about", keys_of(About))
+
+
 def mammogram_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on mammograms."""
     from mmv_jax.bac.evaluate import evaluate_mammograms
@@ -228,6 +251,7 @@ KINDS = (
     PRETRAINING,
     ConfigKind("a fit of breast arteries", "mmv fit-bac", "tiles", bac_keys),
     ConfigKind("an evaluation", "mmv evaluate", "tasks", evaluation_keys),
+    ConfigKind("an evaluation of pairs", "mmv evaluate", "pairs", pair_keys),
     ConfigKind("an evaluation of mammograms", "mmv evaluate", "mammograms", mammogram_keys),
     ConfigKind("an evaluation of a cohort", "mmv evaluate", "cohort", cohort_keys),
 )

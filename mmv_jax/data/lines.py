@@ -57,6 +57,10 @@ class Lines:
             self._mixed = before | {epoch: lines}
         return self._mixed[epoch]
 
+    def groups(self, epoch: int) -> np.ndarray:
+        """The mixture's group of each line of an epoch."""
+        return self._group[self.studies(epoch)]
+
     def crops(self, epoch: int, lines: Sequence[int], studies: np.ndarray) -> Crops:
         """The crops [N, V] of some of an epoch's lines, which show `studies`."""
         most = max(map(len, self.expanded.values()))

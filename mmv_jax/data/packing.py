@@ -33,12 +33,16 @@ class Packer:
       sizes: from an epoch to the table of `_size_table`.
       capacity: [K], of a row, for the first K columns of the table.
       method: a name of `PACKINGS`.
+      groups: from an epoch to the group of each of its lines, if a step holds one group alone.
+      per_step: rows of a step.
     """
 
     sizes: Callable[[int], np.ndarray]
     capacity: np.ndarray
     seed: int
     method: str = "fewest"
+    groups: Callable[[int], np.ndarray] | None = None
+    per_step: int = 1
 
     def __call__(self, epoch: int) -> Packed:
         """The rows of an epoch, shuffled, and the attention cost of each."""
@@ -47,16 +51,40 @@ class Packer:
         rng = np.random.Generator(
             np.random.Philox(key=np.array([self.seed + SHUFFLE, epoch], np.uint64))
         )
-        shuffled = rng.permutation(len(sizes))
-        parts = np.array_split(shuffled, -(-len(sizes) // WINDOW))
+        if self.groups is None:
+            rows = self._rows(sizes, rng.permutation(len(sizes)), rng)
+        else:
+            rows = self._in_turn(sizes, self.groups(epoch), rng)
+        return rows, np.array([sizes[row, -1].sum() for row in rows])
+
+    def _rows(
+        self, sizes: np.ndarray, shuffled: np.ndarray, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """Rows of some of an epoch's lines, in random order."""
+        parts = np.array_split(shuffled, -(-len(shuffled) // WINDOW))
         rows = [
             part[row]
             for part in parts
             for row in PACKINGS[self.method](sizes[part, : len(self.capacity)], self.capacity)
         ]
         # Best fit begins with the largest studies, so rows must be shuffled once more.
-        rows = [rows[i] for i in rng.permutation(len(rows))]
-        return rows, np.array([sizes[row, -1].sum() for row in rows])
+        return [rows[i] for i in rng.permutation(len(rows))]
+
+    def _in_turn(
+        self, sizes: np.ndarray, groups: np.ndarray, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """Rows in whole steps of one group each; what does not fill a step is left out."""
+        steps = []
+        for name in np.unique(groups):
+            rows = self._rows(sizes, rng.permutation(np.flatnonzero(groups == name)), rng)
+            whole = len(rows) // self.per_step
+            if not whole:
+                raise UserError(
+                    f"config.data.batches is 'alternating', but {name} fills {len(rows)} of the"
+                    f" {self.per_step} rows of a step. Lower config.rows.per_step."
+                )
+            steps += [rows[i * self.per_step : (i + 1) * self.per_step] for i in range(whole)]
+        return [row for i in rng.permutation(len(steps)) for row in steps[i]]
 
 
 class Plan:
@@ -146,6 +174,7 @@ def make_plan(
     per_step: int = 1,
     begin: tuple[int, int] = (0, 0),
     packing: str = "fewest",
+    groups: Callable[[int], np.ndarray] | None = None,
 ) -> Plan:
     """Packing plan of a run.
 
@@ -160,6 +189,8 @@ def make_plan(
         and their epochs are not planned.
       packing: "fewest" (see `fewest_rows`), or "best_fit" for the rows of earlier runs. It decides
         which studies share a row, so a run keeps the one that it began with.
+      groups: from an epoch to the group of each of its lines; a step then holds one group alone,
+        and what does not fill a step is left out of the epoch.
     Raises:
       UserError: there is no study, one does not fit into a row, or `packing` is unknown.
 
@@ -177,7 +208,8 @@ def make_plan(
         # Known now, so told now; an epoch's sizes are told when it is packed.
         _check(_size_table(sizes), capacity)
     of_epoch = sizes if callable(sizes) else partial(_same, sizes)
-    return Plan(Packer(of_epoch, capacity, seed, packing), per_step=per_step, begin=begin)
+    packer = Packer(of_epoch, capacity, seed, packing, groups=groups, per_step=per_step)
+    return Plan(packer, per_step=per_step, begin=begin)
 
 
 def _same(sizes: Sizes, epoch: int) -> np.ndarray:

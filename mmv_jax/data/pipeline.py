@@ -29,9 +29,10 @@ from mmv_jax.data.teachers import digest_with, open_teachers
 from mmv_jax.data.tokens import choose_visible
 from mmv_jax.data.wire import decode, encode
 from mmv_jax.data.workers import begin, freed, held_signals
-from mmv_jax.errors import WorkFailed
+from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.plugins import named_plugins
 
+BATCHES = ("mixed", "alternating")
 ENDLESS = 2**40  # steps: Grain requires a length, but the loop decides
 # Second part of a seed: separates the draws for a crop, a line and a row; 4 is `lines.MIX`.
 CHANGE, MIRROR, HIDE = 1, 2, 3
@@ -66,6 +67,10 @@ class Rows:
     def __init__(self, store: Boxes, *, begin: tuple[int, int] = (0, 0), **settings: Any):
         self.settings = own = RowSettings(**settings)
         check_views(own.views, own.patch)
+        if own.batches not in BATCHES:
+            raise UserError(
+                f"config.data.batches is {own.batches!r}, but must be {' or '.join(BATCHES)}."
+            )
         self._store, self._begin = store, begin
         self.shape, self.per_step = own.shape, own.per_step
         key = getattr(store, "key_fingerprint", None)
@@ -90,6 +95,7 @@ class Rows:
             seed=own.seed,
             begin=begin,
             packing=own.packing,
+            groups=self.lines.groups if own.batches == "alternating" else None,
         )
         self.at = begin
 

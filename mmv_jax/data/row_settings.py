@@ -22,6 +22,7 @@ class RowSettings(RowShape):
       splits: the splits to train on.
       augment, strength: whether crops are augmented, and how strongly.
       packing: how studies are packed into rows, "best_fit" or "fewest" (see `packing.make_plan`).
+      batches: "mixed", or "alternating" for steps of one group of `mixture_by` each.
       teachers: folders of features, see `teachers.Teacher`.
     """
 
@@ -36,6 +37,7 @@ class RowSettings(RowShape):
     augment: bool = True
     strength: Augmentation = DEFAULT
     packing: str = "fewest"
+    batches: str = "mixed"
 
     @property
     def shape(self) -> RowShape:

@@ -32,11 +32,12 @@ def pretrain(config: Config, workdir: str | os.PathLike) -> int:
 def evaluate(
     config: Config, checkpoint: str | os.PathLike | None, workdir: str | os.PathLike
 ) -> str:
-    """Evaluate an encoder on images or mammograms, or a cohort, as the config asks.
+    """Evaluate an encoder on images, pairs or mammograms, or a cohort, as the config asks.
 
     Args:
       config: a config, or the path or name of its file.
-      checkpoint: the workdir of a run, or one of its steps; None for a cohort.
+      checkpoint: the workdir of a run, or one of its steps; None for a cohort, or for pairs whose
+        config names the encoders.
       workdir: where `metrics.json` and `report.html` go.
     Returns:
       The table of all tasks as text, and the path of the report.
@@ -54,6 +55,10 @@ def evaluate(
         from mmv_jax.outcomes.run import evaluate_config as of_cohort
 
         return of_cohort(asked, where)
+    if "pairs" in asked:  # two modalities of the same patients
+        from mmv_jax.evaluate.pairs.run import evaluate_pairs as of_pairs
+
+        return of_pairs(asked, weights, where)
     from mmv_jax.evaluate.run import evaluate as of_tasks
 
     return of_tasks(asked, weights, where)

@@ -37,11 +37,15 @@ class Radiograph:
     Attributes:
       image: uint16 [row, column], 12 bits, tissue bright.
       anatomy, findings: uint8 masks on the same pixels, with the values of the CT.
+      film_gain: steepness of the film curve, which no CT of the same body can tell.
+      lead_letter: whether the image has one.
     """
 
     image: np.ndarray
     anatomy: np.ndarray
     findings: np.ndarray
+    film_gain: float
+    lead_letter: bool
 
 
 def radiograph_grid(pixels: int = 256, extent_mm: float = 358.4) -> Grid:
@@ -55,9 +59,9 @@ def radiograph_grid(pixels: int = 256, extent_mm: float = 358.4) -> Grid:
 
 def expose(thorax: Thorax, rng: np.random.Generator) -> Radiograph:
     """Radiograph of a thorax painted on a grid whose second axis is the beam."""
-    image = display(detect(line_integrals(thorax), rng), rng)
-    _mark_side(image, rng)
-    return Radiograph(image, *project_masks(thorax))
+    image, gain = display(detect(line_integrals(thorax), rng), rng)
+    lettered = _mark_side(image, rng)
+    return Radiograph(image, *project_masks(thorax), film_gain=gain, lead_letter=lettered)
 
 
 def line_integrals(thorax: Thorax) -> np.ndarray:
@@ -133,8 +137,8 @@ def detect(integrals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return -np.log(np.maximum(signal, 1e-5))
 
 
-def display(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Image uint16, 12 bits, as digital systems show a chest.
+def display(density: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Image uint16, 12 bits, as digital systems show a chest, and the steepness of its film curve.
 
     Half of the slow changes are removed, then a film curve is applied.
     """
@@ -144,7 +148,8 @@ def display(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     low, high = np.percentile(flat, (2, 99.5))
     part = (flat - low) / (high - low)
     middle, gain = rng.uniform(0.42, 0.6), rng.uniform(3.2, 5.2)
-    return np.clip(4095 / (1 + np.exp(-gain * (part - middle))), 0, 4095).astype(np.uint16)
+    image = np.clip(4095 / (1 + np.exp(-gain * (part - middle))), 0, 4095).astype(np.uint16)
+    return image, float(gain)
 
 
 def _collimator(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -164,19 +169,23 @@ def _collimator(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return np.clip(0.03 + 80 * inside, 0.03, 1)
 
 
-def _mark_side(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw a lead letter L beside the left shoulder on three images of four, in place."""
+def _mark_side(image: np.ndarray, rng: np.random.Generator) -> bool:
+    """Draw a lead letter L beside the left shoulder on three images of four, in place; whether it
+    was drawn.
+    """
     size = len(image) // 20
     top, left = (
         int(rng.uniform(0.07, 0.2) * len(image)),
         int(rng.uniform(0.86, 0.92) * image.shape[1]),
     )
-    if rng.random() < 0.75:
+    lettered = rng.random() < 0.75
+    if lettered:
         thick = max(size // 5, 1)
         # The upright stroke and the foot of an L; the patient's left is on the right of the image.
         image[top : top + size, left : left + thick] = image[
             top + size - thick : top + size, left : left + size * 2 // 3
         ] = 4000
+    return bool(lettered)
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -20,6 +20,9 @@ def labels(
     `pneumothorax_fraction` is air / (air + lung) of the affected side. Volumes are in ml.
     `cardiothoracic_ratio` comes from the radiograph's masks if there is one, else from the volume's
     masks seen along y.
+
+    `film_gain` and `lead_letter` are of the radiograph alone. `scanner_y_mm` is of the volume
+    alone: parallel beams along y do not show where along y the patient lies.
     """
     voxel_ml = float(np.prod(body.grid.spacing_mm)) / 1000
 
@@ -47,6 +50,10 @@ def labels(
         round(max(n.diameter_mm for n in patient.nodules), 1) if out["nodule"] else ""
     )
     out["site_nodule_mm"] = round(patient.nodules[0].diameter_mm, 1) if patient.nodules else ""
+    if shot is None:
+        out["scanner_y_mm"] = round(patient.shift[1], 1)
+    else:
+        out |= {"film_gain": round(shot.film_gain, 3), "lead_letter": int(shot.lead_letter)}
     return out
 
 

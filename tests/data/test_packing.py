@@ -41,6 +41,44 @@ def test_so_does_the_next_epoch_in_another_order(sizes, seed):
         assert second != [study for i in range(len(plan)) for study in plan.row(i)]
 
 
+@given(seeds, st.integers(1, 5), st.integers(0, 3))
+def test_alternating_steps_hold_one_group_and_most_lines(seed, per_step, epoch):
+    counts = {"CT": 90, "CXR": 150}
+    group = np.repeat(list(counts), list(counts.values()))
+    plan = make_plan(
+        [(100, 0)] * 90 + [(40, 0)] * 150,
+        length=512,
+        prefix=512,
+        seed=seed,
+        per_step=per_step,
+        groups=lambda epoch: group,
+    )
+    begin = next(n for n in range(200) if plan.begin_of(n)[0] == epoch)
+    shown, step = [], begin
+    while plan.begin_of(step)[0] == epoch:
+        lines = [line for row in plan.step(step) for line in plan.row(row)]
+        assert len(set(group[lines])) == 1
+        shown, step = shown + lines, step + 1
+    assert len(set(shown)) == len(shown)
+    # Of each group less than a step is left out: so many rows of 5 and of 12 lines.
+    left_out = {name: count - (group[shown] == name).sum() for name, count in counts.items()}
+    assert left_out["CT"] < 5 * per_step and left_out["CXR"] < 13 * per_step
+
+
+def test_a_group_that_fills_no_step_is_told():
+    group = np.array(["CT"] * 3 + ["CXR"] * 60)
+    plan = make_plan(
+        [(100, 0)] * 63,
+        length=512,
+        prefix=512,
+        seed=0,
+        per_step=4,
+        groups=lambda epoch: group,
+    )
+    with pytest.raises(UserError, match="'alternating', but CT fills 1 of the 4 rows"):
+        plan.row(0)
+
+
 @given(sizes, seeds, st.integers(2, 6), packings)
 def test_no_row_exceeds_any_capacity(sizes, seed, segments, packing):
     plan = make_plan(

@@ -15,7 +15,7 @@ from mmv_jax.evaluate.report.about import (
     phantoms,
     studies_of,
 )
-from mmv_jax.evaluate.report.checklists import Held, claim
+from mmv_jax.evaluate.report.checklists import Held, claim, metrics_reloaded
 from mmv_jax.evaluate.report.glance import MOST_ENCODERS, glance_sections, rests_on
 from mmv_jax.evaluate.report.names import Names, readable
 from mmv_jax.evaluate.report.sections import calibration_sections, metric_cell
@@ -202,3 +202,30 @@ def test_claim_says_no_where_nobody_states_who_read_the_truth():
     assert len(items) == 44
     assert [items[n - 1].fulfilled for n in (14, 16, 17, 30, 33)] == ["no"] * 5
     assert items[35].fulfilled == "partly"
+
+
+def test_metrics_reloaded_counts_what_stands_beside_a_result():
+    result, names = result_of(task_of()), Names()
+    alone, chosen = (
+        {item.asks: item for item in metrics_reloaded([result], names, more)}
+        for more in (None, {"left": ("sensitivity", "specificity")})
+    )
+    asks = "counting at a chosen threshold"
+    assert (alone[asks].fulfilled, chosen[asks].fulfilled) == ("no", "yes")
+    findings = {"macro_auroc": Interval(0.7, 0.6, 0.8, 120)}
+    several = replace(result, task=task_of(kind="multilabel"), metrics=findings)
+    told = {item.asks: item.fulfilled for item in metrics_reloaded([several], names)}
+    assert told["category"] == "yes" and told["each class by itself"] == "no"
+    risk = replace(
+        result, task=task_of(kind="survival"), metrics={"c_index": Interval(0.7, 0.6, 0.8, 120)}
+    )
+    category = metrics_reloaded([risk], names)[0]
+    assert category.fulfilled == "no" and "C-index" in category.where
+
+
+def test_claim_knows_of_an_operating_point():
+    studies = studies_of(pd.DataFrame({"label_a": [1.0]}), np.arange(1), About())
+    held = Held(studies, True, False, pictures=False, tested_elsewhere=False, overlap="counted")
+    found = [claim(replace(held, operating=known))[37] for known in (False, True)]
+    assert [item.fulfilled for item in found] == ["partly", "yes"]
+    assert "threshold" in found[1].where

@@ -5,7 +5,7 @@ Sources: Tejani et al., Checklist for Artificial Intelligence in Medical Imaging
 Reloaded (Nature Methods 21, 195-212).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class Held:
       tested_elsewhere: whether a task is tested on another population.
       overlap: whether measured patients of pretraining are counted, or why not.
       folds: of cross-validation; 0 where the store's test was measured.
+      operating: whether a task has an operating point that val chose.
     """
 
     studies: Studies
@@ -52,6 +53,7 @@ class Held:
     tested_elsewhere: bool
     overlap: str
     folds: int = 0
+    operating: bool = False
 
 
 def claim(held: Held) -> list[ChecklistItem]:
@@ -140,7 +142,7 @@ def _of_results(held: Held) -> list[tuple[str, str, str]]:
             "age and sex" if held.demographic else "the store has neither age nor sex",
         ),
         ("performance, with its uncertainty", YES, "Tasks by encoders"),
-        ("diagnostic accuracy, with its precision", PARTLY, "AUROC; no operating point is chosen"),
+        ("diagnostic accuracy, with its precision", *_accuracy(held)),
         (
             "failures",
             PARTLY if held.pictures else NO,
@@ -158,16 +160,28 @@ def _of_results(held: Held) -> list[tuple[str, str, str]]:
     ]
 
 
-def metrics_reloaded(results: Sequence[Result], names: Names) -> list[ChecklistItem]:
+def _accuracy(held: Held) -> tuple[str, str]:
+    if held.operating:
+        return YES, "AUROC; sensitivity and specificity at a threshold that val chose"
+    return PARTLY, "no operating point is chosen"
+
+
+def metrics_reloaded(
+    results: Sequence[Result], names: Names, more: Mapping[str, Collection[str]] | None = None
+) -> list[ChecklistItem]:
     """The recommendations of Metrics Reloaded for each task's category, checked against its
     metrics.
+
+    Args:
+      more: by task, metrics that are measured beside those of its results, such as the sensitivity
+        at an operating point.
     """
     by_task: dict[str, Result] = {}
     for result in results:
         by_task.setdefault(result.task.name, result)
     out = []
     for name, result in by_task.items():
-        found = set(result.metrics)
+        found = {*result.metrics, *(more or {}).get(name, ())}
         for asks, fulfilled, where in _asked_of(result.kind, found, result):
             out.append(ChecklistItem(names.task(name), asks, fulfilled, where))
     return out
@@ -209,8 +223,18 @@ def _asked_of(kind: Kind, found: set[str], result: Result) -> list[tuple[str, st
             ("prevalence stated", YES, f"{int((result.truth == 1).sum())} of {len(result.truth)}"),
             interval,
         ]
+    macro = [name for name in result.metrics if name.startswith("macro_")]
+    if macro:  # several labels, or several classes, of an image
+        return [
+            ("category", YES, "image-level classification"),
+            ("ranking (multi-threshold)", YES, ", ".join(macro)),
+            ("counting at a chosen threshold", *_any(found, "accuracy", "balanced_accuracy")),
+            ("each class by itself", NO, "the mean over classes is shown"),
+            ("calibration", *_any(found, "brier", "calibration")),
+            interval,
+        ]
     return [
-        ("category", NO, "a number a study is in none of its four categories"),
+        ("category", NO, f"{kind.label_of(kind.headline)} judges what none of its categories has"),
         interval,
     ]
 

@@ -71,8 +71,11 @@ def state(
         and any(group.get("test_where") for group in asked.groups.values()),
         overlap=overlap or "counted",
         folds=asked.folds,
+        operating=bool(findings.operating),
     )
-    items, reloaded = claim(held), metrics_reloaded(findings.results, names)
+    items = claim(held)
+    at_threshold = {o.task: ("sensitivity", "specificity") for o in findings.operating}
+    reloaded = metrics_reloaded(findings.results, names, at_threshold)
     in_folds = (
         f"Measured on train and val, in {asked.folds} folds by patient: each study by a probe that"
         " has not seen its patient. Test was not looked at."

@@ -1,0 +1,1 @@
+"""Representations of two modalities of the same patients."""
