@@ -18,7 +18,7 @@ SEEDS = range(3)
 
 
 def _runs(name: str) -> tuple[str, ...]:
-    return tuple(f"runs/pairs/{name}-{seed}" for seed in SEEDS)
+    return tuple(f"runs/pairs/{name}/seed={seed}" for seed in SEEDS)
 
 
 def get_config() -> ConfigDict:

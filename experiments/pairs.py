@@ -6,10 +6,8 @@ that give it the FLOPs of the joint one. The twins share those of one joint enco
   mmv phantom runs/pairs/bodies --studies 400 --seed 21
   mmv ingest runs/pairs/bodies/manifest.csv --store runs/pairs/store
   run() {
-    for seed in 0 1 2; do
-      mmv pretrain --config experiments/pairs.py --workdir runs/pairs/$1-$seed \
-          --config.seed=$seed --config.steps=$2 ${@:3}
-    done
+    mmv pretrain --config experiments/pairs.py --workdir runs/pairs/$1 --sweep seed=0,1,2 \
+        --config.steps=$2 ${@:3}
   }
   run joint 200
   run planar 100 --config.data.mixture="{'CXR': 1.0}"  # the twins

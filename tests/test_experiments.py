@@ -107,8 +107,8 @@ def shrunk(path: Path):
 
 
 # The two large ones are lowered at their full scale below, chest_distilled is lowered as it is
-# shrunk; the demo, the objectives' first one and chest_best are much as chest_small.
-LONG = {*LARGE, "demo", "chest_distilled", "chest_best", "objectives"}
+# shrunk; the demo, pairs, the objectives' first one and chest_best are much as chest_small.
+LONG = {*LARGE, "demo", "chest_distilled", "chest_best", "objectives", "pairs"}
 
 
 @pytest.mark.parametrize(
