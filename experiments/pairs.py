@@ -3,20 +3,20 @@ r"""A tiny encoder from radiographs and CTs of the same phantom bodies, for comp
 The file is the joint encoder. Each other way is a few words on the command line, and has the steps
 that give it the FLOPs of the joint one. The twins share those of one joint encoder between them.
 
-  mmv phantom runs/pairs/bodies --studies 400 --seed 21
+  mmv phantom runs/pairs/bodies --studies 240 --seed 21
   mmv ingest runs/pairs/bodies/manifest.csv --store runs/pairs/store
   run() {
     mmv pretrain --config experiments/pairs.py --workdir runs/pairs/$1 --sweep seed=0,1,2 \
         --config.steps=$2 ${@:3}
   }
-  run joint 200
-  run planar 100 --config.data.mixture="{'CXR': 1.0}"  # the twins
-  run volume 100 --config.data.mixture="{'CT': 1.0}"
-  run grid 200 --config.data.coordinates=grid --config.encoder.scale_mm=32.0
-  run dense 108 --config.rows.visible_share=0.75
-  run padded 200 --config.rows.{length,prefix}=136 --config.rows.segments=1 \
+  run joint 100
+  run planar 50 --config.data.mixture="{'CXR': 1.0}"  # the twins
+  run volume 50 --config.data.mixture="{'CT': 1.0}"
+  run grid 100 --config.data.coordinates=grid --config.encoder.scale_mm=32.0
+  run dense 54 --config.rows.visible_share=0.75
+  run padded 100 --config.rows.{length,prefix}=136 --config.rows.segments=1 \
       --config.rows.per_step=16 --config.{optimizer,ema}.at_rows=16  # as many tokens a step
-  run alternating 200 --config.data.batches=alternating
+  run alternating 100 --config.data.batches=alternating
   mmv evaluate --config experiments/eval_pairs.py --workdir runs/pairs/evaluate
 
 Measured: docs/results.md.
@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=200))
+    c = ConfigDict(dict(seed=0, steps=100))
     c.mesh = dict(data=1, fsdp=1)
     c.data = dict(store="runs/pairs/store", workers=0)
     c.rows = dict(length=512, prefix=512, segments=12, per_step=4, visible_share=0.25)

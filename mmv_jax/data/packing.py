@@ -84,6 +84,7 @@ class Packer:
                     f" {self.per_step} rows of a step. Lower config.rows.per_step."
                 )
             steps += [rows[i * self.per_step : (i + 1) * self.per_step] for i in range(whole)]
+        # In random order: strictly in turn, the larger group would end the epoch alone.
         return [row for i in rng.permutation(len(steps)) for row in steps[i]]
 
 

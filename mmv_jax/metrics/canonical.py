@@ -56,6 +56,7 @@ def fit_canonical(
     """
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"{len(x)} and {len(y)} lines are no pairs")
+    # On white axes a rotation keeps variates uncorrelated, so one SVD finds all of them.
     (mean_x, white_x), (mean_y, white_y) = (_whitening(z, components) for z in (x, y))
     score_x, score_y = (x - mean_x[None]) @ white_x, (y - mean_y[None]) @ white_y
     left, correlations, right = np.linalg.svd(score_x.T @ score_y / (len(x) - 1))
@@ -70,6 +71,7 @@ def _whitening(x: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
     """The mean, and axes on which the leading principal components have variance 1."""
     own = np.asarray(x, np.float64)
     mean = own.mean(axis=0)
+    # Of the features themselves, not of their covariance, which would square the condition number.
     _, sigma, axes = np.linalg.svd(own - mean[None], full_matrices=False)
     variance = sigma**2 / (len(own) - 1)
     there = np.flatnonzero(variance > RELATIVE * variance[0])[:components]
@@ -114,6 +116,7 @@ def shared_variates(
     """
     a, b = fitted.first(x), fitted.second(y)
     found = _correlations(a, b)
+    # The fit stays as it is: it has not seen these pairs, whose order is all that is permuted.
     rng = np.random.default_rng(seed)
     largest = np.array(
         [_correlations(a, b[rng.permutation(len(b))]).max() for _ in range(permutations)]
@@ -129,6 +132,7 @@ def shared_variates(
 
 def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of column k of both, for as many columns as both have; 0 where a column is constant."""
+    # Beyond the smaller number of variates there is no partner.
     most = min(a.shape[1], b.shape[1])
     a, b = (z[:, :most] - z[:, :most].mean(axis=0)[None] for z in (a, b))
     scale = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)

@@ -40,6 +40,7 @@ def fit_erasure(x: Float[np.ndarray, "N D"], concept: Bool[np.ndarray, " N"]) ->
     """
     own = np.asarray(x, np.float64)
     mean = own.mean(axis=0)
+    # Directions without variance cannot hold the concept, and cannot be whitened.
     values, axes = np.linalg.eigh((own - mean[None]).T @ (own - mean[None]) / len(own))
     there = values > RELATIVE * max(float(values[-1]), 1e-300)
     values, axes = values[there], axes[:, there]
@@ -50,6 +51,7 @@ def fit_erasure(x: Float[np.ndarray, "N D"], concept: Bool[np.ndarray, " N"]) ->
     if length < ALIKE:
         return Erasure(mean, np.zeros_like(mean), np.zeros_like(mean))
     direction = white / np.sqrt(length)
+    # W⁺ u uᵀ W with W the whitening: one vector reads the concept, the other one is taken away.
     return Erasure(
         mean,
         along=axes @ (direction / np.sqrt(values)),

@@ -20,6 +20,7 @@ Statistic = Callable[[Int[np.ndarray, " Q"]], float]
 
 def leave_out(statistic: Statistic, patients: int) -> Float[np.ndarray, " P"]:
     """The statistic without each of the patients in turn."""
+    # Positions, not rows: a statistic may read two arrays, and columns of a similarity too.
     everyone = np.arange(patients)
     return np.array([statistic(np.delete(everyone, n)) for n in everyone])
 
@@ -56,16 +57,20 @@ def jackknifed(
     fits, patients = left_out.shape
     value = float(own.mean())
     sd = float(own.std(ddof=1)) if fits > 1 else float("nan")
+    # What every answer says, also one without bounds.
     told = {"n": patients, "fits": fits, "sd": sd}
     if not np.isfinite(own).all() or not np.isfinite(left_out).all():
         return Interval(value, np.nan, np.nan, why="the statistic is not always defined", **told)
     if patients < FEWEST:
         why = f"{patients} patients; an interval needs {FEWEST}"
         return Interval(value, np.nan, np.nan, why=why, **told)
+    # Of the mean over fits: all of them see the same patients, so their errors do not average out.
     mean = left_out.mean(axis=0)
     of_patients = (patients - 1) / patients * float(((mean - mean.mean()) ** 2).sum())
+    # What fits differ by although they see the same patients is the seed's.
     of_fits = sd**2 / fits if fits > 1 else 0.0
     variance = of_patients + of_fits
+    # Nothing varies, as for constant features: 0 / 0 below.
     if variance == 0:
         return Interval(value, value, value, **told)
     noise = of_patients**2 / (patients - 1) + of_fits**2 / max(fits - 1, 1)
@@ -84,6 +89,7 @@ def jackknifed_difference(
       first, second: `values` [K] and `left_out` [K, P], as `jackknifed` takes them. Fit k of both
         has the same seed; a single fit is paired with each of the other's.
     """
+    # [K] minus [1], and [K, P] minus [1, P], pair a single fit with each of the others.
     values, left_out = (np.asarray(a) - np.asarray(b) for a, b in zip(first, second, strict=True))
     found = jackknifed(values, left_out)
     if np.isnan(found.low):
@@ -93,6 +99,7 @@ def jackknifed_difference(
 
 def _p_value(found: Interval, values: np.ndarray, left_out: np.ndarray) -> float:
     """Two-sided: the largest level whose interval does not reach 0."""
+    # No variance: either there is no difference, or no level is too small for it.
     if found.low == found.high:
         return 1.0 if found.value == 0 else 0.0
     lowest, highest = 0.0, 1.0

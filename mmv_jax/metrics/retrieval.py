@@ -35,6 +35,7 @@ class Retrieval:
 
 def cosine(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "N M"]:
     """Cosine similarity of every pair."""
+    # float64 after the scaling, so that ties of equal features stay ties.
     return unit(x).astype(np.float64) @ unit(y).astype(np.float64).T
 
 
@@ -58,12 +59,14 @@ def retrieve(similarity: Float[np.ndarray, "N N"]) -> Retrieval:
     found, n = 1 + above.sum(axis=1), len(similarity)
     # Without patient j, the rank of query i falls where j stood above its answer.
     reciprocal = 1 / (found[:, None] - above)
+    # The patient itself is no query then.
     np.fill_diagonal(reciprocal, 0.0)
     left_out = reciprocal.sum(axis=0) / (n - 1)
     value = float((1 / found).mean())
     recall = {}
     for depth in DEPTHS:
         hit = (found <= depth).astype(np.float64)
+        # One query a patient, so there are no clusters.
         bounds = proportion_interval(hit, np.arange(n))
         recall[depth] = Interval(float(hit.mean()), *bounds, n)
     # With n answers in random order the mean of 1 / rank is the n-th harmonic number over n.
@@ -75,6 +78,7 @@ def retrieve(similarity: Float[np.ndarray, "N N"]) -> Retrieval:
 
 def _above(similarity: np.ndarray) -> np.ndarray:
     """Whether an answer stands above the right one of its query: 1, or 0.5 where they tie."""
+    # The right answer of each query, as a column beside all its answers.
     right = np.diagonal(similarity)[:, None]
     above = (similarity > right) + 0.5 * (similarity == right)
     np.fill_diagonal(above, 0.0)

@@ -32,10 +32,12 @@ def cls_attention(
     if not isinstance(encoder.encoder, Encoder):
         raise ValueError("only the attention of a ViT can be read")
     found = {}
+    # The same batches as for features, so that tokens and attention are in the same order.
     for batch in encoder.whole.batches(store, studies):
         inputs = (batch[name] for name in ("patches", "coords_mm", "kinds", "segment_ids"))
         shares = np.asarray(last_attention(encoder.encoder, encoder.params, *inputs))
         for study, row, cls, patches in segments(batch):
+            # [H, n] of this study: advanced and plain indices mixed put the heads first.
             found[study] = shares[row, :, cls, patches].mean(axis=1)
     return found
 
@@ -55,6 +57,7 @@ def last_attention(
     """
     inputs = patches, coords_mm, kinds, segment_ids
     out = encoder.apply({"params": params}, *inputs)
+    # What the last block reads.
     x = out["blocks"][-2] if encoder.depth > 1 else out["embedded"]
     coords = coords_mm / (1.0 if encoder.positions == "axial" else encoder.scale_mm)
     tables = TABLES[encoder.positions](coords, encoder.width // encoder.heads, encoder.rope_base)
@@ -66,8 +69,10 @@ def last_attention(
         epsilon=encoder.epsilon,
         lora=encoder.lora,
     )
+    # Blocks are stacked: the last line of each parameter is the last block's.
     own = jax.tree.map(lambda stacked: stacked[-1], params["blocks"]["stack"]["project"])
     q, k, _ = project.apply({"params": own}, x, tables)
     logits = jnp.einsum("blhk,bmhk->bhlm", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+    # Padding has the id 0, and must not attend to padding either.
     same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, None, :]
     return jnp.where(same[:, None], jax.nn.softmax(jnp.where(same[:, None], logits, -1e30)), 0.0)

@@ -60,6 +60,7 @@ def compare_ways(
     Args:
       found: by way, the figures of each seed.
     """
+    # Twins lack figures of a common space, but have all of these.
     keys = [key for key in next(iter(found.values()))[0] if _is_compared(key)]
     out = []
     for key in keys:
@@ -67,6 +68,7 @@ def compare_ways(
             WayDifference(first, second, key, _difference(found[first], found[second], key))
             for first, second in pairs
         ]
+        # Within a figure: encoders are what is compared, figures are different questions.
         corrected = holm([one.better_by.p for one in own])
         out += [replace(one, p_holm=p) for one, p in zip(own, corrected)]
     return out

@@ -49,6 +49,7 @@ def load_ways(config: ConfigDict, checkpoint: Path | None, names: tuple[str, str
     """
     whole = {"rows": config.rows.to_dict(), "view": config.view.to_dict()}
     groups = config.encoders.to_dict()
+    # First of all, so that the others are compared with it.
     if checkpoint is not None:
         groups = {TRAINED: {"checkpoint": str(checkpoint)}} | groups
     if not groups:
@@ -67,6 +68,7 @@ def load_ways(config: ConfigDict, checkpoint: Path | None, names: tuple[str, str
             ways.append(Way(name, list(zip(*sides))))
         else:
             ways.append(Way(name, [(e, e) for e in _seeds(name, group, whole)]))
+    # As many fresh encoders as seeds, so that their spread is seen too.
     first = ways[0].fits[0][0]
     if isinstance(first, TrainedEncoder):
         fresh = [with_fresh_weights(first, config.seed + n) for n in range(len(ways[0].fits))]
@@ -88,6 +90,7 @@ def features_of(
     """CLS and patch mean of every study of the pairs."""
     first, second = fit
     one_space = first is second
+    # One call for both modalities where one encoder reads them: fewer files, fuller rows.
     asked = [np.unique(pairs.studies)] if one_space else list(pairs.studies)
     sides = []
     for encoder, studies in zip(fit, asked):
@@ -133,6 +136,7 @@ def studies_apart(
     )
     x, second = found.pooled("both", studies), modality[studies] == names[1]
     test, patients = split[studies] == "test", index["patient"].to_numpy(str)[studies]
+    # Fitted without test studies, as a probe is.
     erase = fit_erasure(x[~test], second[~test])
     parts: PairFigures = {}
     for space, own in ((RAW, x), (ERASED, erase(x))):

@@ -60,6 +60,7 @@ def find_pairs(index: pd.DataFrame, names: tuple[str, str]) -> Pairs:
                 f"config.pairs names the modality {name!r}, of which the store has no study. It"
                 f" has {', '.join(sorted(set(modality)))}."
             )
+    # Studies of other splits are measured by nobody.
     used = np.isin(index["split"].to_numpy(str), SPLITS)
     own = [
         {
@@ -70,6 +71,7 @@ def find_pairs(index: pd.DataFrame, names: tuple[str, str]) -> Pairs:
         }
         for name in names
     ]
+    # In the order of the index, so that a store gives the same pairs each time.
     both = sorted(set(own[0]) & set(own[1]), key=lambda patient: own[0][patient])
     studies = np.array([[side[patient] for patient in both] for side in own], np.int64)
     patients = index["patient"]
@@ -83,6 +85,7 @@ def find_pairs(index: pd.DataFrame, names: tuple[str, str]) -> Pairs:
             (patients.isin(both) & np.isin(modality, names) & used).sum() - 2 * len(both)
         ),
     }
+    # A patient is in one split: the ingest refuses others.
     split = index["split"].to_numpy(str)[studies[0]]
     return Pairs(names, studies.reshape(2, -1), split, flow)
 
@@ -127,6 +130,7 @@ def read_factors(
             second, first = (
                 values.iloc[pairs.studies[side]].reset_index(drop=True) for side in (1, 0)
             )
+            # What the first modality alone has is not looked for in the second.
             if place == "first":
                 second, first = first, second
             both = second.where(second.notna() & (second.astype(str) != ""), first)

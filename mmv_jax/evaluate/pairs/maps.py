@@ -35,6 +35,7 @@ MARKS = (
     ((0.85, 0.35), "#cc79a7", "below the right dome"),
 )
 HUES = ("orange", "blue", "green", "pink")
+NO_MAPS = "Maps are drawn of one ViT of this project that reads both modalities."
 IMAGE, BLANK = "the image", "position alone"
 
 
@@ -59,23 +60,21 @@ class ShownStudy(NamedTuple):
 
 
 def map_sections(way: Way, store: Store, pairs: Pairs) -> list[Section]:
-    """The maps of a way's first encoder; only words where it is no ViT of this project."""
-    first, second = way.fits[0]
-    own = isinstance(first, TrainedEncoder) and isinstance(first.encoder, Encoder)
-    if not own or not isinstance(second, TrainedEncoder):
-        return [Section("Maps", ["Maps are drawn of this project's own encoders only."])]
+    """The maps of a way's first encoder; only words where it is no ViT of this project, or where
+    each modality has its own.
+    """
+    encoder, second = way.fits[0]
+    if encoder is not second or not isinstance(encoder, TrainedEncoder):
+        return [Section("Maps", [NO_MAPS])]
+    if not isinstance(encoder.encoder, Encoder):
+        return [Section("Maps", [NO_MAPS])]
     test = np.flatnonzero(pairs.split == "test")
     chosen = test[np.linspace(0, len(test) - 1, min(MEASURED, len(test))).astype(int)]
     shown = chosen[np.linspace(0, len(chosen) - 1, SHOWN).astype(int)]
     seen = {}
-    for name, encoders in {
-        IMAGE: (first, second),
-        BLANK: (position_alone(first), position_alone(second)),
-    }.items():
-        seen[name] = [
-            _look(encoder, store, studies)
-            for encoder, studies in zip(encoders, pairs.studies[:, chosen])
-        ]
+    for name, own in ((IMAGE, encoder), (BLANK, position_alone(encoder))):
+        seen[name] = [_look(own, store, studies) for studies in pairs.studies[:, chosen]]
+    # Both are ascending positions of pairs.
     drawn = np.searchsorted(chosen, shown)
     return [
         _colours(seen, drawn, pairs.names),
@@ -96,6 +95,7 @@ def _look(
         grid = kept[0][tuple(slice(t) for t in crops.tokens[0])]
         grey = view(store, geometry, study, crops[0])
         places = np.argwhere(grid)
+        # Centres of patches in voxels from the middle of the crop, which is that of the study.
         middle = (places + 0.5 - np.array(grid.shape) / 2) * np.array(crops.patch)
         mm = middle * float(crops.spacing_mm[0])
         if geometry.planar[study]:
@@ -125,8 +125,10 @@ def centred(side: Sequence[ShownStudy]) -> list[np.ndarray]:
 
 def _on_picture(one: ShownStudy, colours: Float[np.ndarray, "n 3"]) -> np.ndarray:
     """Colours of the patches of the middle layer, over the picture."""
+    # The same layer as the picture shows.
     layer = one.kept.shape[0] // 2
     inside = one.places[:, 2] == layer
+    # `colour_map` takes colours row by row, and the tokens of a volume come slab by slab.
     order = np.lexsort((one.places[inside, 1], one.places[inside, 0]))
     return colour_map(colours[inside][order], one.kept[layer], one.grey.shape)
 
@@ -176,6 +178,7 @@ def _nearest(
         queries, answers = centred(first), centred(second)
         images = []
         for k, n in enumerate(drawn):
+            # Of the same patient: the question is where, not who.
             nearest = cosine(queries[n], answers[n]).argmax(axis=1)
             marked = [_marked(first[n], row, column) for (row, column), _, _ in MARKS]
             colours = [colour for _, colour, _ in MARKS]
@@ -208,6 +211,7 @@ def apart(
     """Mean mm in the frontal plane from a patch to its most similar one, and to any one."""
     found, chance = [], []
     for a, b, x, y in zip(first, second, queries, answers, strict=True):
+        # In the plane of the radiograph, since a projection has no depth.
         away = np.linalg.norm(a.across_mm[:, None] - b.across_mm[None], axis=2)
         best = cosine(x, y).argmax(axis=1)
         found.append(float(away[np.arange(len(best)), best].mean()))
@@ -249,6 +253,7 @@ def _heat(shares: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
     """Colours of shares, the brightest from three times their mean on."""
     from matplotlib import colormaps
 
+    # Relative to the study's mean: a study of many patches gives each of them less.
     relative = shares / max(float(shares.mean()), 1e-12) / 3
     return np.asarray(colormaps["magma"](np.clip(relative, 0, 1)))[:, :3]
 

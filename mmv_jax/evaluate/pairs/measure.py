@@ -69,6 +69,7 @@ def measure_pairs(
 
 
 def _likeness(x: np.ndarray, y: np.ndarray, seed: int) -> PairFigures:
+    # Of test pairs alone, although nothing is fitted: encoders are trained on train.
     found = likeness(x, y, seed=seed)
     left_out = leave_out(lambda kept: debiased_cka(x[kept], y[kept]), len(x))
     within = (-1.0, 1.0)
@@ -99,6 +100,7 @@ def _retrievals(
 ) -> PairFigures:
     """Recall and precision, from the first modality to the second and back, in every space."""
     test = split == "test"
+    # Twins have only this one.
     sides = {SHARED: spaces.in_shared(features)}
     if features.one_space:
         # Cosines of two different encoders would mean nothing.
@@ -152,6 +154,7 @@ def tell_modality(
       measured: whether a study is of test.
       space: the name of these features.
     """
+    # Fitted on train and val: the probe's strength is fixed, so val has nothing to choose.
     standard = Standardiser.of(x[~measured])
     train, test, known = standard(x[~measured]), standard(x[measured]), labels[~measured]
     weights, _ = fit_logistic(train, known[:, None], np.array([[STRENGTH]]))
@@ -175,6 +178,7 @@ def _of_factor(
 ) -> PairFigures:
     """How well each subspace of each modality tells a factor, and where it lies."""
     known = ~np.isnan(factor.values)
+    # Pairs whose factor is not known are left out of probe and test.
     values, own, test = (
         factor.values[known],
         split[known],
@@ -221,7 +225,8 @@ def _means(parts: PairFigures, names: tuple[str, str], factors: Sequence[Factor]
 
 def mean_of(parts: Sequence[PairFigure]) -> PairFigure:
     """The mean of figures of the same test patients."""
-    left_out = np.mean([part.left_out for part in parts], axis=0)
+    # A patient who is left out is left out of every figure of the mean.
+    left_out = np.mean([np.asarray(part.left_out) for part in parts], axis=0)
     value = float(np.mean([part.found.value for part in parts]))
     return PairFigure(jackknifed([value], left_out[None]), left_out)
 
@@ -231,10 +236,11 @@ def over_seeds(found: Sequence[PairFigures]) -> PairFigures:
     out: PairFigures = {}
     for key, part in found[0].items():
         own = [one[key] for one in found]
+        # A single fit keeps the interval that suits its figure.
         if part.left_out is None or len(own) == 1:
             out[key] = PairFigure(over_fits([one.found for one in own]), part.left_out, part.within)
             continue
-        left_out = np.stack([one.left_out for one in own])
+        left_out = np.stack([np.asarray(one.left_out) for one in own])
         merged = jackknifed([one.found.value for one in own], left_out, within=part.within)
         out[key] = PairFigure(merged, left_out.mean(axis=0), part.within)
     return out

@@ -98,6 +98,7 @@ def as_comparisons(compared: Sequence[WayDifference]) -> list[dict]:
 def where_found(parts: PairFigures, factor: Factor, names: tuple[str, str]) -> tuple[str, str]:
     """Where a factor was found, in words, with the tone: whether it is where it was planted."""
     task, chance = f"factor {factor.name}", 0.5 if factor.has_classes else 0.0
+    # Where a modality cannot tell the factor at all, its subspaces say nothing of it.
     leans = {}
     for name in names:
         if parts[task, f"{name}, {ALL}"].found.low > chance:
@@ -106,6 +107,7 @@ def where_found(parts: PairFigures, factor: Factor, names: tuple[str, str]) -> t
     if not leans:
         return "not told by either", ""
     words = "; ".join(f"{name}: {lean}" for name, lean in leans.items())
+    # What the generator planted, in the same form as what was found.
     wanted = {
         "shared": dict.fromkeys(names, "shared"),
         "first": {names[0]: "private"},
@@ -123,6 +125,7 @@ def where_found(parts: PairFigures, factor: Factor, names: tuple[str, str]) -> t
 def write_pairs_page(workdir: Path, findings: PairFindings, store: Store) -> str:
     """Write `protocol.json` and the page; return the differences as text and the page's path."""
     pairs, ways, record = findings.pairs, list(findings.merged), findings.record
+    # All studies of both modalities, paired or not: what the flow begins with.
     known = store.index["modality"].isin(pairs.names).to_numpy()
     studies = studies_of(store.index, np.flatnonzero(known), findings.about)
     protocol, stated = state_pairs(pairs, store, studies, has_maps=bool(findings.maps))
@@ -166,6 +169,7 @@ def _verdict(findings: PairFindings) -> list[str]:
             f"{way}: the {answer} of a {query} is found with mAP {_number(found)} in the shared"
             f" subspace; chance is {chance:.3f}."
         )
+    # The tone says whether a factor is where it was planted.
     placed = [where_found(parts, factor, pairs.names)[1] for factor in findings.factors]
     if placed:
         said.append(

@@ -19,6 +19,7 @@ class BlankView(WholeStudyView):
         self, store: Store, studies: Int[np.ndarray, " N"]
     ) -> Iterator[dict[str, np.ndarray]]:
         for batch in super().batches(store, studies):
+            # 0 is the grey in the middle; coordinates and segments stay as they are.
             yield batch | {"patches": np.zeros_like(batch["patches"])}
 
 

@@ -50,7 +50,7 @@ def evaluate_pairs(config: ConfigDict, checkpoint: Path | None, workdir: Path) -
     about = About.of(config.get("about") or {})
     pairs = find_pairs(store.index, names)
     ways = load_ways(config, checkpoint, names)
-    # One folder must not mix the results of two checkpoints.
+    # Before anything is encoded: one folder must not mix the results of two checkpoints.
     origin = getattr(ways[0].fits[0][0], "origin", {})
     refuse_others(workdir, origin.get("digest"), "--workdir")
     folder = workdir / "features"
@@ -59,6 +59,7 @@ def evaluate_pairs(config: ConfigDict, checkpoint: Path | None, workdir: Path) -
         found = {way.name: _apart(way, store, names, folder) for way in ways}
     else:
         factors = read_factors(store.index, pairs, config.factors.to_dict())
+        # All are encoded first, so that a checkpoint that is missing is told before any analysis.
         features = {
             way.name: [features_of(fit, store, pairs, folder) for fit in way.fits] for way in ways
         }
@@ -70,6 +71,7 @@ def evaluate_pairs(config: ConfigDict, checkpoint: Path | None, workdir: Path) -
         asked = pairs_to_compare(config.get("compare", ()), list(found))
         compared = compare_ways(found, asked)
         sections = map_sections(ways[0], store, pairs)
+    # Of several encoders the record names the first; the config names all.
     record = provenance(
         "mmv evaluate", config=to_dict(config), weights=origin or None, data=store.provenance()
     )

@@ -51,10 +51,12 @@ class Spaces:
         """Fit the variates on train, count the shared ones on val, and fit again on both."""
         train, val = split == "train", split == "val"
         x, y = (np.asarray(side, np.float64) for side in features.sides)
+        # Counted on pairs that were not fitted to: on train nearly all variates correlate.
         early = fit_canonical(x[train], y[train], components_of(int(train.sum())))
         count = shared_variates(early, x[val], y[val], seed=seed).count
         both = train | val
         most = components_of(int(both.sum()))
+        # The wrong pairs say what as many variates would tell without any correspondence.
         order = np.random.default_rng(seed).permutation(int(both.sum()))
         return cls(
             fit_canonical(x[both], y[both], most),

@@ -38,6 +38,7 @@ def state_pairs(
         tested_elsewhere=False,
         overlap="not counted for pairs; the encoders' own train split is the store's",
     )
+    # The 44 items are those of any evaluation; what pairs do not have is answered no.
     items = claim(held)
     reloaded = [ChecklistItem("pairs", "category", NO, NO_CATEGORY)]
     flow = {
