@@ -98,6 +98,7 @@ def _look(
         # Centres of patches in voxels from the middle of the crop, which is that of the study.
         middle = (places + 0.5 - np.array(grid.shape) / 2) * np.array(crops.patch)
         mm = middle * float(crops.spacing_mm[0])
+        # A radiograph's rows run down along y, a volume's slices run up along z.
         if geometry.planar[study]:
             # [1, row, column]: already a picture.
             places, across = places[:, [1, 2, 0]], mm[:, 1:]
@@ -139,6 +140,7 @@ def _colours(
     """Principal components of the patches of both modalities together, as red, green and blue."""
     strips = []
     for kind, sides in seen.items():
+        # The mean of a modality is that of all studies measured, not of the few that are drawn.
         tokens = [t for side in sides for t in (centred(side)[n] for n in drawn)]
         shades, shares = feature_colours(tokens), explained(tokens)
         images = []
@@ -180,6 +182,7 @@ def _nearest(
         for k, n in enumerate(drawn):
             # Of the same patient: the question is where, not who.
             nearest = cosine(queries[n], answers[n]).argmax(axis=1)
+            # By place, not by anatomy, which no encoder of patients could be asked for.
             marked = [_marked(first[n], row, column) for (row, column), _, _ in MARKS]
             colours = [colour for _, colour, _ in MARKS]
             left = [_square(first[n], patch) for patch in marked]

@@ -91,6 +91,7 @@ def _subspace(
         "its null, 95 %": found.null,
         "p": found.p,
     }
+    # A collapsed encoder has few directions, and so few that both modalities could share.
     told |= {f"effective rank of {name}": rankme(side) for name, side in zip(names, (x, y))}
     return {("shared subspace", name): _plain(value, len(x)) for name, value in told.items()}
 
@@ -108,6 +109,7 @@ def _retrievals(
     parts: PairFigures = {}
     for space, (first, second) in sides.items():
         similarity = cosine(first[test], second[test])
+        # The similarities are the same; queries and answers change places.
         for (query, answer), own in ((names, similarity), (names[::-1], similarity.T)):
             found, task = retrieve(own), f"{answer} from {query}"
             parts |= {

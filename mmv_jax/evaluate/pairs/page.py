@@ -193,6 +193,7 @@ def _of_pairs(findings: PairFindings) -> list[Section]:
         ]
         for c in findings.compared
     ]
+    # The first way has every figure that twins have too.
     likeness = [key for key in merged[ways[0]] if key[0] in ("likeness", "shared subspace")]
     return [
         Section(
@@ -243,6 +244,7 @@ def _factors(findings: PairFindings) -> Section:
 
 
 def _modality(merged: Mapping[str, PairFigures]) -> Section:
+    # Only ways with one encoder have an AUROC of the modality.
     shown = {way: parts for way, parts in merged.items() if _keys({way: parts}, "modality")}
     text = [
         "Whether a study is of one modality or the other. Twins are left out: two encoders have two"
@@ -257,6 +259,7 @@ def _modality(merged: Mapping[str, PairFigures]) -> Section:
 
 def _keys(merged: Mapping[str, PairFigures], task: str) -> list[tuple[str, str]]:
     """The figures of a task that any way has."""
+    # Ways may lack figures: the order is that in which a figure comes up first.
     every = [key for parts in merged.values() for key in parts if key[0] == task]
     return list(dict.fromkeys(every))
 

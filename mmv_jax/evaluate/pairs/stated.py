@@ -56,6 +56,7 @@ def state_pairs(
 
 def _flow_section(pairs: Pairs, codes: Counter, in_store: int, by_split: dict[str, int]) -> Section:
     refused = [(f"refused: {code.replace('_', ' ')}", n) for code, n in codes.most_common()]
+    # Lines and studies first, then patients: a pair is of a patient.
     patients, both = pairs.flow["patients in the store"], len(pairs)
     steps = [
         FlowStep("lines of manifests", in_store + codes.total(), refused),
