@@ -1,24 +1,19 @@
-r"""Two modalities of the same phantom bodies: what they share, and which way to train is better.
+r"""Two modalities of the same phantom bodies: what an encoder makes of both.
 
-The first lines of experiments/pairs.py have the commands that train the encoders.
+  mmv phantom runs/pairs/bodies --studies 240 --seed 21
+  mmv ingest runs/pairs/bodies/manifest.csv --store runs/pairs/store
+  mmv evaluate --config experiments/eval_pairs.py --checkpoint chest-mini --workdir runs/pairs/mini
 
-  mmv evaluate --config experiments/eval_pairs.py --workdir runs/pairs/evaluate
-
-or, of one encoder on a store of your own:
+A store of your own has no planted factors. Name labels of yours, or none:
 
   mmv evaluate --config experiments/eval_pairs.py --checkpoint runs/mine --workdir runs/mine/pairs \
-      --config.data.store=stores/mine --config.encoders="{}" --config.factors="{}"
+      --config.data.store=stores/mine --config.factors.shared="('age',)" \
+      --config.factors.first="()" --config.factors.second="()"
 
 Measured: docs/results.md.
 """
 
 from ml_collections import ConfigDict
-
-SEEDS = range(3)
-
-
-def _runs(name: str) -> tuple[str, ...]:
-    return tuple(f"runs/pairs/{name}/seed={seed}" for seed in SEEDS)
 
 
 def get_config() -> ConfigDict:
@@ -35,12 +30,6 @@ def get_config() -> ConfigDict:
         # of the CT alone: parallel beams do not show where along them a patient lies
         "second": ("scanner_y_mm",),
     }
-    c.encoders = {}
-    for name in ("joint", "grid", "dense", "padded", "alternating"):
-        c.encoders[name] = {"checkpoint": _runs(name)}
-    c.encoders["twins"] = {
-        "CXR": {"checkpoint": _runs("planar")},
-        "CT": {"checkpoint": _runs("volume")},
-    }
-    c.compare = ()
+    c.encoders = {}  # further ones by name: {"checkpoint": a run, or one for each seed}
+    c.compare = ()  # pairs of names; none: the first with each of the others
     return c

@@ -17,9 +17,9 @@ that give it the FLOPs of the joint one. The twins share those of one joint enco
   run padded 100 --config.rows.{length,prefix}=136 --config.rows.segments=1 \
       --config.rows.per_step=16 --config.{optimizer,ema}.at_rows=16  # as many tokens a step
   run alternating 100 --config.data.batches=alternating
-  mmv evaluate --config experiments/eval_pairs.py --workdir runs/pairs/evaluate
+  mmv evaluate --config experiments/eval_ways.py --workdir runs/pairs/ways
 
-Measured: docs/results.md.
+Measured: not yet.
 """
 
 from ml_collections import ConfigDict

@@ -186,6 +186,8 @@ def test_the_evaluation_of_pairs_from_checkpoints_to_the_page(tmp_path):
     runs = [str(write_checkpoint(tmp_path / f"run{n}", seed=n)) for n in range(2)]
     with config.unlocked():
         config.encoders.joint = {"checkpoint": tuple(runs)}
+        config.encoders.alone = {"checkpoint": runs[0]}
+        config.compare = [("joint", other) for other in ("twins", "alone", "random", "pixels")]
         config.encoders.twins = {
             "CXR": {"checkpoint": tuple(runs)},
             "CT": {"checkpoint": tuple(runs[::-1])},
@@ -193,9 +195,9 @@ def test_the_evaluation_of_pairs_from_checkpoints_to_the_page(tmp_path):
     told = evaluate(config, None, own)
     assert "joint minus twins" in told and "report:" in told
     metrics = json.loads((own / "metrics.json").read_text())
-    assert set(metrics["means"]) == {"joint", "twins", "random", "pixels"}
+    assert set(metrics["means"]) == {"joint", "alone", "twins", "random", "pixels"}
     assert metrics["likeness"]["joint"]["debiased CKA"]["fits"] == 2
-    assert set(metrics["modality"]) == {"joint", "random"}
+    assert set(metrics["modality"]) == {"joint", "alone", "random"}
     protocol = json.loads((own / "protocol.json").read_text())
     assert (
         len(protocol["claim_2024"]) == 44 and protocol["flow"]["pairs"]["patients with both"] == 84

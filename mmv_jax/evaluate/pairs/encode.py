@@ -68,6 +68,9 @@ def load_ways(config: ConfigDict, checkpoint: Path | None, names: tuple[str, str
             ways.append(Way(name, list(zip(*sides))))
         else:
             ways.append(Way(name, [(e, e) for e in _seeds(name, group, whole)]))
+    # A config sorts its groups: the first of the comparisons leads.
+    lead = next((pair[0] for pair in config.get("compare", ())), ways[0].name)
+    ways.sort(key=lambda way: way.name != lead)
     # As many fresh encoders as seeds, so that their spread is seen too.
     first = ways[0].fits[0][0]
     if isinstance(first, TrainedEncoder):
