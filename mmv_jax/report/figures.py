@@ -145,10 +145,11 @@ def outlined(
     masks: Sequence[tuple[Bool[np.ndarray, "h w"], str]],
     alt: str,
     size: int = 384,
+    thinner: float = 2.0,
 ) -> str:
     """A grey image with the outline of each mask in its colour (`#rrggbb`).
 
-    Later outlines are thinner, so that equal ones both remain visible.
+    Each outline is `thinner` times as thin as the one before, so that equal ones remain visible.
     """
     from PIL import Image
     from scipy import ndimage
@@ -160,10 +161,9 @@ def outlined(
     rgb = np.repeat(np.asarray(large_grey)[..., None], 3, axis=2)
     for n, (mask, colour) in enumerate(masks):
         large = np.kron(mask, np.ones((factor, factor), bool))
-        # Each outline is half as thick as the one before, so equal masks both remain visible.
         # `border_value=0` closes the outline at the edge of the image.
         edge = large & ~ndimage.binary_erosion(
-            large, iterations=max(1, round(0.01 * max(large.shape) / 2**n)), border_value=0
+            large, iterations=max(1, round(0.01 * max(large.shape) / thinner**n)), border_value=0
         )
         rgb[edge] = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return picture(rgb, alt, size)

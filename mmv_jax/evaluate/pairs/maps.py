@@ -188,7 +188,9 @@ def _nearest(
             left = [_square(first[n], patch) for patch in marked]
             right = [_square(second[n], int(nearest[patch])) for patch in marked]
             for one, name, masks in ((first[n], names[0], left), (second[n], names[1], right)):
-                drawing = outlined(one.grey, list(zip(masks, colours)), f"{name} with marks")
+                drawing = outlined(
+                    one.grey, list(zip(masks, colours)), f"{name} with marks", thinner=1.0
+                )
                 images.append((drawing, f"{name}, pair {k + 1}"))
         told = ", ".join(f"{name} {hue}" for (*_, name), hue in zip(MARKS, HUES))
         strips.append(Strip(images, f"By {kind}: {told}.", pairs=True))
