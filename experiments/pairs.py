@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=100))
     c.mesh = dict(data=1, fsdp=1)
-    c.data = dict(store="runs/pairs/store", workers=0)
+    c.data = dict(store="runs/pairs/store", workers=0, packing="best_fit")
     c.rows = dict(length=512, prefix=512, segments=12, per_step=4, visible_share=0.25)
     # The largest crop of a radiograph is 8 x 8 patches, of a volume 8 x 4 x 4.
     c.crops = dict(
