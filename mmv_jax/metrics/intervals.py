@@ -135,7 +135,8 @@ def interval(
     if metric in MEANS:
         values = np.asarray(MEANS[str(metric)](truth, predicted), np.float64)
         counts, index = draw_patients(tuple(np.asarray(patients).tolist()), resamples, seed)
-        low, high = studentised_bounds(values, index, counts, level)
+        more, _ = draw_patients(tuple(range(counts.shape[1] + 1)), resamples, seed)
+        low, high = studentised_bounds(values, index, counts, more, level=level)
         return Interval(value, min(low, value), max(high, value), len(truth))
     judge, left_out = _pair(metric, truth, predicted), np.zeros(0)
     if metric in (*ACCELERATED, "r2") and behind.all <= MOST_LEFT_OUT:

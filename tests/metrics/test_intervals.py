@@ -86,7 +86,8 @@ def test_the_interval_covers_the_truth_and_ignoring_patients_would_not():
         by_study = interval("mean", values, values, np.arange(200), resamples=300, seed=seed)
         hit += by_patient.low <= 0 <= by_patient.high
         naive += by_study.low <= 0 <= by_study.high
-    assert 180 <= hit <= 198
+    # So few resamples make the wider of two bounds a little wider still.
+    assert 180 <= hit <= 199
     assert naive < 150
 
 
@@ -241,15 +242,31 @@ def test_a_mean_of_skewed_scores_is_studentised_and_stays_among_them():
     assert (many.low, many.high) == (pytest.approx(found.low), pytest.approx(found.high))
 
 
-def test_a_mean_agrees_with_scipys_bootstrap_of_the_t_statistic():
-    """One study a patient, resampled by SciPy's generator: the same interval but for its draws."""
+def t_bounds(values, sizes, rng):
+    """A bootstrap of the t statistic of a weighted mean, drawn one by one."""
+    mean = (sizes * values).sum() / sizes.sum()
+    error = np.sqrt((sizes**2 * (values - mean) ** 2).sum()) / sizes.sum()
+    drawn = rng.integers(0, len(values), (4000, len(values)))
+    v, s = values[drawn], sizes[drawn]
+    means = (s * v).sum(axis=1) / s.sum(axis=1)
+    errors = np.sqrt((s**2 * (v - means[:, None]) ** 2).sum(axis=1)) / s.sum(axis=1)
+    return mean - np.quantile((means - mean) / errors, [0.975, 0.025]) * error
+
+
+def test_a_mean_agrees_with_a_bootstrap_of_the_t_statistic():
+    """One study a patient, by another generator: the same interval but for its draws. Each side is
+    that of the sample with its farthest patient counted half once more.
+    """
     rng = np.random.default_rng(0)
     values = rng.exponential(size=40)
     found = interval("mean", values, values, np.arange(40), resamples=4000)
-    drawn = rng.choice(values, (4000, 40))
-    t = (drawn.mean(axis=1) - values.mean()) / (drawn.std(axis=1) / 40**0.5)
-    low, high = values.mean() - np.quantile(t, [0.975, 0.025]) * values.std() / 40**0.5
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.05))
+    plain = t_bounds(values, np.ones(40), rng)
+    sizes = np.append(np.ones(40), 0.5)
+    low = t_bounds(np.append(values, values.min()), sizes, rng)[0]
+    high = t_bounds(np.append(values, values.max()), sizes, rng)[1]
+    assert high > plain[1] + 0.05
+    assert found.low == pytest.approx(min(low, plain[0]), abs=0.03)
+    assert found.high == pytest.approx(max(high, plain[1]), abs=0.06)
 
 
 def test_average_precision_is_scipys_bias_corrected_interval():
