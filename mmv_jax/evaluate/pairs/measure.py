@@ -230,7 +230,8 @@ def mean_of(parts: Sequence[PairFigure]) -> PairFigure:
     # A patient who is left out is left out of every figure of the mean.
     left_out = np.mean([np.asarray(part.left_out) for part in parts], axis=0)
     value = float(np.mean([part.found.value for part in parts]))
-    return PairFigure(jackknifed([value], left_out[None]), left_out)
+    within = parts[0].within
+    return PairFigure(jackknifed([value], left_out[None], within=within), left_out, within)
 
 
 def over_seeds(found: Sequence[PairFigures]) -> PairFigures:
