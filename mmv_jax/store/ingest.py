@@ -196,12 +196,16 @@ def _note(
     """Writes down what happens until all lines are read."""
     quarantine, warnings = logs
     settled: set[Place] = set()
+    # A line is read again where the next one ended its worker: its warnings count once.
+    told: set[Told] = set()
     for event in events:
         if isinstance(event, Refusal):
             report.refuse(event, quarantine)
             settled.add(event.place)
         elif isinstance(event, Told):
-            report.tell(event, warnings)
+            if event not in told:
+                report.tell(event, warnings)
+            told.add(event)
         elif isinstance(event, Writing):
             settled.add(event.place)
         elif isinstance(event, Written):

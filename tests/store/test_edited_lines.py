@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import read_npy, volumes, write_manifest
+from planted import read_npy, run_here, volumes, write_manifest
 
 from mmv_jax.errors import UserError
 from mmv_jax.store import jobs, write
 from mmv_jax.store.edit import deal_splits, merge, remove
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
-from mmv_jax.store.task import Job
+from mmv_jax.store.task import Job, Told
+from mmv_jax.store.workers import ENGINES
 
 
 def told_npy(job: Job):
@@ -101,6 +102,16 @@ def test_an_edit_after_a_killed_ingest_moves_what_its_parts_keep(tmp_path, monke
     edited(path, lambda rows: [rows[6], *rows[:6]])
     assert take_in(path, store).already == 7
     assert said_rightly(store) == 7
+
+
+def test_a_line_that_is_read_twice_is_told_once(tmp_path, monkeypatch):
+    def twice(*given, **named):
+        for event in run_here(*given, **named):
+            yield from [event] * (1 + isinstance(event, Told))
+
+    monkeypatch.setitem(ENGINES, "here", twice)
+    path = write_manifest(tmp_path / "in", volumes(3))
+    assert take_in(path, tmp_path / "store").told == {"odd_study": 3}
 
 
 def test_lines_that_are_gone_are_told(tmp_path):
