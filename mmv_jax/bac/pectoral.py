@@ -76,7 +76,9 @@ def muscle_edge(
     smooth = ndimage.gaussian_filter(shown.astype(np.float64), 0.7)
     scores = _falls(smooth, tissue, lines, top=top, cell_mm=cell_mm)
     best = int(np.argmax(scores))
-    return Edge(*map(float, lines[best]), top, mirrored) if scores[best] >= FALL else None
+    if not scores[best] >= FALL:
+        return None
+    return Edge(float(lines[best, 0]), float(lines[best, 1]), top=top, mirrored=mirrored)
 
 
 def _falls(
