@@ -78,13 +78,18 @@ def block_bytes(module: Any, mlp: str, remat: bool | str) -> int:
     """Bytes a token that a block stores which is not computed again as a whole.
 
     They are its input in float32, its products and the operands of attention; with "none" also what
-    norms, GELU and gates leave.
+    norms, GELU and gates leave. A rotation is linear and leaves nothing, so that queries, keys and
+    values are stored once. Where queries and keys are normalised, "products" stores them before
+    the norm too.
     """
     width, itemsize = module.width, jnp.dtype(module.dtype).itemsize
     hidden = _hidden(module, mlp) * (2 if mlp == "swiglu" else 1)
-    # qkv, rotated queries and keys, what attention found, its way out, both of the MLP.
-    held = F32 * width + itemsize * ((3 + 2 + 1 + 1 + 1) * width + hidden)
-    return held + (_elementwise_bytes(module, mlp) if remat_name(remat) == "none" else 0)
+    # The operands of attention, what it found, its way out, both products of the MLP.
+    held = F32 * width + itemsize * ((3 + 1 + 1 + 1) * width + hidden)
+    if remat_name(remat) == "none":
+        return held + _elementwise_bytes(module, mlp)
+    # They are one product with the values.
+    return held + (itemsize * 3 * width if getattr(module, "qk_norm", False) else 0)
 
 
 def _elementwise_bytes(module: Any, mlp: str) -> int:

@@ -262,7 +262,7 @@ def _memory(
     now = choice_of(config, objective)
     memory_of = closed_form(now)
     if program.compiled:
-        memory = compiled_bytes(program.compiled.memory_analysis())
+        memory = compiled_bytes(program.compiled.memory_analysis(), program.place)
     else:
         memory = refused_bytes(program.refusal)
     # Virtual devices share the memory of this machine.
@@ -330,26 +330,32 @@ def _pace(
     }
 
 
-def compiled_bytes(analysis) -> int:
+def compiled_bytes(analysis, place: Topology | None) -> int:
     """The most bytes that a device holds: arguments, results and temporary arrays.
 
     Results that reuse the memory of an argument are not counted.
     """
+    code = analysis.generated_code_size_in_bytes
+    # The TPU's compiler gives the peak, by which it also refuses a program. Its sum of temporary
+    # arrays is up to a fifth larger (docs/performance.md). Other compilers' peak has none of them.
+    if place is not None and place.chip.sides:
+        return analysis.peak_memory_in_bytes + code
     return (
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes
         - analysis.alias_size_in_bytes
         + analysis.temp_size_in_bytes
-        + analysis.generated_code_size_in_bytes
+        + code
     )
 
 
-def refused_bytes(refusal: str) -> int:
-    """The bytes that a step asked for when it did not fit.
+# The TPU compiler's two ways to say what a step needs.
+REFUSALS = r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])"
 
-    They are read from the TPU compiler's message ("Used 20.5G of 15.75G hbm").
-    """
-    found = re.search(r"Used ([\d.]+)([KMGT]) of", refusal)
+
+def refused_bytes(refusal: str) -> int:
+    """The bytes that a step asked for when it did not fit, from the TPU compiler's message."""
+    found = re.search(REFUSALS, refusal)
     assert found is not None, refusal
     return round(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[found[2]])
 

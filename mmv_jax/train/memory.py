@@ -21,6 +21,10 @@ from mmv_jax.train.flops import work_of
 from mmv_jax.train.objective import Objective
 from mmv_jax.train.state import TrainState
 
+# Kinds of arrays of the encoder; all others that depend on the rows are those of loss terms.
+ENCODER_BLOCKS = ("student's blocks", "visible blocks")
+ENCODER_BACKWARD = ("a block's backward", "entry")
+
 
 def step_memory(
     objective: Objective,
@@ -33,10 +37,11 @@ def step_memory(
     tensor: int = 1,
     sequence: int = 1,
 ) -> dict[str, int]:
-    """Bytes of one device, by kind: state, stored arrays, scores, and one block's backward pass.
+    """Bytes of one device, by kind, at the moment of a step that holds the most.
 
-    It is a sum, although scores and blocks are not in use at the same time. The sum is closer to
-    the TPU compiler's figure than the largest moment is.
+    State and the blocks' stored arrays are held throughout. Beside them are either the scores of
+    the loss terms or, when these are gone, one block's backward pass: the larger of the two is
+    given.
 
     Args:
       state: arrays or their shapes.
@@ -78,12 +83,27 @@ def step_memory(
         parts["slices of frozen blocks"] = blocks * encoder.frozen // encoder.depth
     if objective.parts > 1:
         parts["tokens of all parts"] = _joined_bytes(objective, shape, rows) // sequence
-    of_rows = stored_bytes(objective, shape, rows, remat) | working_bytes(
-        objective, shape, rows, remat
+    of_rows = _largest_moment(
+        stored_bytes(objective, shape, rows, remat), working_bytes(objective, shape, rows, remat)
     )
     # Heads, hidden channels, tokens and scores are shared out by those that have the same rows. The
     # input of a block, a tenth of it or less, is whole along `tensor`; that is left out.
     return parts | {kind: held // same_rows for kind, held in of_rows.items()}
+
+
+def _largest_moment(stored: dict[str, int], working: dict[str, int]) -> dict[str, int]:
+    """What a step holds by kind: all along, and at the end of the forward pass or in the encoder's
+    backward pass, whichever is more.
+    """
+    kept = {kind: held for kind, held in stored.items() if kind in ENCODER_BLOCKS}
+    backward = {kind: held for kind, held in working.items() if kind in ENCODER_BACKWARD}
+    # The terms' own backward passes end before the encoder's begins.
+    loss = {
+        kind: held
+        for kind, held in (stored | working).items()
+        if kind not in kept and kind not in backward
+    }
+    return kept | max(loss, backward, key=lambda moment: sum(moment.values()))
 
 
 def sharded_bytes(tree: Any, fsdp: int) -> int:

@@ -14,7 +14,7 @@ from mmv_jax.parallel import make_mesh
 from mmv_jax.train.flops import expected_filling, step_flops
 from mmv_jax.train.log import read_metrics
 from mmv_jax.train.loop import make_parts, make_views, pretrain, row_shape
-from mmv_jax.train.memory import step_memory
+from mmv_jax.train.memory import step_memory, stored_bytes
 from mmv_jax.train.state import shapes_of_state
 
 FILE = example("planar_term.py")
@@ -71,7 +71,8 @@ def test_preflight_counts_its_flops_and_bytes(config):
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
     state = shapes_of_state(objective, tx, shape.spec(4), mesh, seed=0)
     held = step_memory(objective, state, shape, rows=4, fsdp=1, remat=False)
-    assert held["planar head"] == 4 * 4 * shape.segments * 5
+    own = stored_bytes(objective, shape, rows=4, remat=False)
+    assert own["planar head"] == 4 * 4 * shape.segments * 5
     assert held["student"] == 4 * sum(x.size for x in jax.tree.leaves(state.student))
     assert state.student["planar_head"]["layers_2"]["bias"].shape == (1,)
 

@@ -29,7 +29,9 @@ from mmv_jax.train import loop, running
 from mmv_jax.train.log import METRICS, read_metrics
 from mmv_jax.unsealed import COMMITTED
 
-LONGEST_S = 2.0  # from a start's first step to its end
+# From a start's first step to its end: as long as so many steps take on this machine, so that a
+# busy one saves before it is killed too.
+LONGEST_STEPS, LEAST_S = 4, 2.0
 EARLY = 0.2  # of the kills come before that step: while it opens, restores or compiles
 
 
@@ -53,17 +55,19 @@ def ended_well(child: int) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def kill_at_random(child: int, logged: Callable[[], int], rng: random.Random) -> bool:
+def kill_at_random(
+    child: int, logged: Callable[[], int], rng: random.Random, longest_s: float
+) -> bool:
     """Whether the process was killed; False where it had ended by itself. `logged` gives the bytes
     of the run's log.
     """
     size = logged()
-    early, until = rng.random() < EARLY, time.monotonic() + rng.uniform(0, LONGEST_S)
+    early, until = rng.random() < EARLY, time.monotonic() + rng.uniform(0, longest_s)
     while not early and logged() <= size:
         time.sleep(0.02)
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
-        until = time.monotonic() + rng.uniform(0, LONGEST_S)
+        until = time.monotonic() + rng.uniform(0, longest_s)
     time.sleep(max(0.0, until - time.monotonic()))
     if os.waitpid(child, os.WNOHANG)[0]:
         return False
@@ -127,11 +131,13 @@ def main(folder: Path, kills: int = 20, steps: int = 400, seed: int = 0, kind: s
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     whole, other = folder / "whole", InBucket(kind) if kind else OnDisk(folder / "broken")
     broken, said = other.workdir, folder / "broken.txt"
+    begun = time.monotonic()
     assert ended_well(start(folder / "whole.txt", loop.pretrain, config, whole))
+    longest_s = max(LEAST_S, (time.monotonic() - begun) * LONGEST_STEPS / steps)
     rng, killed, half_saved, newest = random.Random(seed), 0, 0, []
     while killed < kills:
         child = start(said, loop.pretrain, config, broken)
-        if not kill_at_random(child, other.logged, rng):
+        if not kill_at_random(child, other.logged, rng, longest_s):
             break
         killed += 1
         step, half = other.left()
