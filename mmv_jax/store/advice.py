@@ -48,6 +48,7 @@ ADVICE = {
     "odd_hu": "leave the unit empty, or find the values before the window",
     "stray_files": "nothing, if the files are reports or thumbnails",
     "not_carried": "nothing, if no model needs it; write durations as numbers, codes as words",
+    "line_gone": "take the studies out by mmv remove, or put their lines back",
     "odd_column": "rename the column as the warning says",
     "odd_patients": "give each person one id, and all of a person's studies one split",
     "odd_numbers": "write numbers with a point, without units; leave unknown cells empty",
