@@ -2,7 +2,8 @@ r"""Calcified arteries on mammograms: the segmentation model, fitted to breast p
 
 experiments/bac_film.py starts from it.
 
-  mmv phantom runs/bac/phantoms --kind breast --studies 64 --seed 21
+  mmv phantom runs/bac/phantoms --kind breast --studies 64 --seed 41 \
+      --looks 0.5 --hard 0.3 --borders 0.5
   mmv ingest runs/bac/phantoms/manifest.csv --store runs/bac/store
   mmv fit-bac --config experiments/bac.py --workdir runs/bac/fit
 

@@ -2,7 +2,8 @@ r"""Calcified arteries on mammograms, second part: the model of experiments/bac.
 
 Most of the women are now on scanned film.
 
-  mmv phantom runs/bac/films --kind breast --studies 48 --seed 25 --film 0.7
+  mmv phantom runs/bac/films --kind breast --studies 48 --seed 45 --film 0.7 \
+      --looks 0.5 --hard 0.3 --borders 0.5
   mmv ingest runs/bac/films/manifest.csv --store runs/bac/film_store
   mmv fit-bac --config experiments/bac_film.py --workdir runs/bac/fit_film
   mmv bac FILES... --checkpoint runs/bac/fit_film --out runs/bac/out

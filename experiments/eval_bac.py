@@ -1,6 +1,7 @@
 r"""Evaluation of calcified areas on mammograms: agreement with the truth, and outcomes of a cohort.
 
-  mmv phantom runs/bac/heldout --kind breast --studies 100 --seed 26
+  mmv phantom runs/bac/heldout --kind breast --studies 100 --seed 46 \
+      --looks 0.5 --hard 0.3 --borders 0.5
   mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film \
       --workdir runs/bac/evaluate
 
@@ -14,7 +15,8 @@ the measured areas are related to outcomes:
 The rules of measuring (`measure` in experiments/bac.py) were chosen by the table "Other rules of
 measuring" of the report on other women:
 
-  mmv phantom runs/bac/choice --kind breast --studies 48 --seed 23 --bac 0.4
+  mmv phantom runs/bac/choice --kind breast --studies 48 --seed 43 --bac 0.4 \
+      --looks 0.5 --hard 0.3 --borders 0.5
   mmv evaluate --config experiments/eval_bac.py --checkpoint runs/bac/fit_film \
       --workdir runs/bac/choose \
       --config.mammograms=runs/bac/choice/manifest.csv
