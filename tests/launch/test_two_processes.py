@@ -5,6 +5,7 @@ tokens, and a workdir in a bucket.
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,12 +40,12 @@ def words_of(store: Path, workdir: object, *changes: str) -> list[str]:
     return ["pretrain", "--config", str(NANO), "--workdir", str(workdir), *own]
 
 
-def start(words: list[str], **environment: str) -> list[subprocess.Popen]:
-    """Both processes, with a device each."""
+def start(words: list[str], count: int = 2, **environment: str) -> list[subprocess.Popen]:
+    """The processes of one run, with a device each."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": f"{count}"}
     shared |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", **environment}
     return [
         subprocess.Popen(
@@ -54,7 +55,7 @@ def start(words: list[str], **environment: str) -> list[subprocess.Popen]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for n in range(2)
+        for n in range(count)
     ]
 
 
@@ -93,6 +94,33 @@ def test_two_processes_that_share_rows_give_the_losses_of_one(store, tmp_path, m
     found = losses_of(tmp_path / "two")
     assert [step for step, _ in found] == [0, 1, 2, 3]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_a_run_of_two_hosts_goes_on_with_half_and_with_twice_as_many(
+    store, tmp_path, monkeypatch, hosts
+):
+    changes = ("rows.per_step=4", "steps=8", "checkpoint.every=4", "checkpoint.keep=3")
+    words = words_of(store, tmp_path / "two", "mesh.data=2", *changes)
+    for code, said in ended(start(words)):
+        assert code == 0, said
+    other = shutil.copytree(tmp_path / "two", tmp_path / "other")
+    # Back to step 4: what came later is taken away.
+    shutil.rmtree(other / "checkpoints" / "8")
+    lines = (other / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (other / "metrics.jsonl").write_text("".join(lines[:4]))
+    words = words_of(store, other, f"mesh.data={hosts}", *changes)
+    if hosts == 1:
+        losses = run_alone(words, other, monkeypatch, {"data": 1})
+    else:
+        for code, said in ended(start(words, hosts)):
+            assert code == 0, said
+        losses = losses_of(other)
+    assert [step for step, _ in losses] == list(range(8))
+    # The steps before are those of the copy, the others were made anew.
+    np.testing.assert_allclose(losses, losses_of(tmp_path / "two"), rtol=1e-5)
+    assert (other / "checkpoints" / "8").exists()
 
 
 @pytest.mark.full
