@@ -32,9 +32,10 @@ def _fit_bac(args) -> int:
 def _bac_arguments(parser: argparse.ArgumentParser) -> None:
     """Measure calcified breast arteries on mammograms, in mm².
 
-    It writes tables a view, a breast and a woman (area, severity), overlays to look at and DICOM
-    segmentations. A view that cannot be measured is named with the reason. It is no medical
-    device. `--config.measure.KEY=VALUE` changes a rule of measuring, as in
+    It writes tables a view, a breast and a woman (area, severity), a page a woman, overlays and
+    maps of breast and pectoral muscle to look at, DICOM segmentations and reports. A view that
+    cannot be measured is named with the reason. It is no medical device.
+    `--config.measure.KEY=VALUE` changes a rule of measuring, as in
     `--config.measure.of_views=max`.
 
     example: mmv bac mammograms/*.dcm --checkpoint runs/bac/fit --out runs/bac/out

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
-from mmv_jax.evaluate.encoders.features import encode_studies
+from mmv_jax.evaluate.encoders.features import Features, encode_studies
 from mmv_jax.evaluate.encoders.table import load_encoder
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder, with_fresh_weights
 from mmv_jax.evaluate.pairs.find import Pairs
@@ -95,21 +95,23 @@ def features_of(
     one_space = first is second
     # One call for both modalities where one encoder reads them: fewer files, fuller rows.
     asked = [np.unique(pairs.studies)] if one_space else list(pairs.studies)
-    sides = []
-    for encoder, studies in zip(fit, asked):
-        found = encode_studies(
-            encoder,
-            store,
-            studies=studies,
-            with_tokens=studies[:0],
-            folder=folder,
-            report=progress("encoded"),
-        )
-        sides.append(found)
+    sides = [_encoded(encoder, store, studies, folder) for encoder, studies in zip(fit, asked)]
     return PairFeatures(
         sides[0].pooled("both", pairs.studies[0]),
         sides[-1].pooled("both", pairs.studies[1]),
         one_space,
+    )
+
+
+def _encoded(encoder: StudyEncoder, store: Store, studies: np.ndarray, folder: Path) -> Features:
+    """Global vectors of studies, without the tokens of any."""
+    return encode_studies(
+        encoder,
+        store,
+        studies=studies,
+        with_tokens=studies[:0],
+        folder=folder,
+        report=progress("encoded"),
     )
 
 
@@ -129,14 +131,7 @@ def studies_apart(
     index = store.index
     modality, split = index["modality"].to_numpy(str), index["split"].to_numpy(str)
     studies = np.flatnonzero(np.isin(modality, names) & np.isin(split, SPLITS))
-    found = encode_studies(
-        encoder,
-        store,
-        studies=studies,
-        with_tokens=studies[:0],
-        folder=folder,
-        report=progress("encoded"),
-    )
+    found = _encoded(encoder, store, studies, folder)
     x, second = found.pooled("both", studies), modality[studies] == names[1]
     test, patients = split[studies] == "test", index["patient"].to_numpy(str)[studies]
     # Fitted without test studies, as a probe is.
