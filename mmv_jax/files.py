@@ -1,5 +1,6 @@
 """Files by pattern; atomic writes: a reader sees the complete file, the earlier one, or none."""
 
+import json
 import os
 import secrets
 import tempfile
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import has_magic
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from etils import epath
 
@@ -84,3 +85,9 @@ def write_whole(path: AnyPath, content: str | bytes | Callable[[BinaryIO], objec
             content(file)
         else:
             file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: AnyPath, value: Any) -> None:
+    """Write a value as JSON; the file is whole or absent."""
+    # allow_nan=False raises on a NaN that no one turned into null: NaN is not valid JSON.
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

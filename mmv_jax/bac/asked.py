@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from mmv_jax.bac.sources import Entry
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.cohort import read_cohort, read_index_dates
+from mmv_jax.outcomes.cohort import read_cohort
+from mmv_jax.outcomes.index_dates import read_index_dates
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
 
 MASK = "bac"

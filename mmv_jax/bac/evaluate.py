@@ -21,6 +21,7 @@ from mmv_jax.bac.agreement import (
 from mmv_jax.bac.anatomy import anatomy_scores
 from mmv_jax.bac.asked import COMPARED, MASK, check_asked, index_dates_of
 from mmv_jax.bac.conditions import by_condition, women_by_vendor
+from mmv_jax.bac.flow import NO_MASK, LinesFlow, Looked, MammogramFlow
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.judged import Judged, as_reported, judge, picture_of, predictions
 from mmv_jax.bac.measure import Measure, ViewResult, confirmed, of_women, view_pairs
@@ -34,8 +35,10 @@ from mmv_jax.bac.report import (
 from mmv_jax.bac.rule_search import RuledView, rules_section
 from mmv_jax.bac.run import find, find_all
 from mmv_jax.bac.sources import Entry, list_entries
+from mmv_jax.bac.stated import Evaluated, state_mammograms
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError, WorkFailed
+from mmv_jax.files import write_json
 from mmv_jax.metrics.intervals import Interval, bounds_text
 from mmv_jax.outcomes.analysis import Analysis, analyse
 from mmv_jax.outcomes.analysis import metrics as outcome_metrics
@@ -118,20 +121,18 @@ def evaluate_mammograms(
     entries, refused = list_entries([manifest], splits)
     notes = [f"manifest line {number}: {reason}" for number, reason in refused]
     check_asked(entries, cohort, adjust)
-    judged, views, ruled = _look(finder, entries, notes)
-    if not views:
-        raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
-    if not judged and not cohort:
-        raise WorkFailed(
-            "No bac_mask could be read, so there is nothing to compare the areas with. "
-            + "; ".join(notes)
-        )
+    looked = _look(finder, entries, notes)
+    _check_looked(looked, cohort, notes)
     index_dates = index_dates_of(cohort, notes)
     # All views at once: a breast is judged by all its views, a woman by her examinations.
-    views = confirmed(views, finder.measure, index_dates=index_dates)
-    judged = as_reported(judged, views)
+    views = looked.views = confirmed(looked.views, finder.measure, index_dates=index_dates)
+    judged = looked.judged = as_reported(looked.judged, views)
     notes += _not_counted(views)
-    metrics, verdict, parts = _agree(judged, finder, ruled) if judged else ({}, [], [])
+    compared = _comparable(judged, finder.measure) if judged else None
+    metrics, verdict, parts = (
+        _agree(*compared, finder, ruled=looked.ruled) if compared else ({}, [], [])
+    )
+    agreement, analysis = dict(metrics), None
     if cohort:
         analysis = _relate(views, finder.measure, cohort, adjust=adjust, horizons=horizons)
         metrics |= outcome_metrics(analysis)
@@ -139,20 +140,41 @@ def evaluate_mammograms(
         parts = [*parts, *outcome_sections(analysis)]
     asked, data = json.loads(config or "{}"), of_file(manifest)
     record = provenance("mmv evaluate", config=asked, weights=finder.origin, data=data)
-    # The sort is stable: open sections keep their order and come before the folded ones.
     studies = _studies_of(entries, views, stated)
+    lines = LinesFlow.of(manifest, splits, len(entries))
+    women = compared[1] if compared else None
+    flow = MammogramFlow.of(lines, looked, women, finder.measure)
+    evaluated = Evaluated(studies, flow, agreement, analysis=analysis, drawn=_drawn(judged))
+    protocol, of_protocol = state_mammograms(evaluated)
+    # The sort is stable: open sections keep their order and come before the folded ones.
     parts = sorted([*parts, _about(record, studies, bool(judged))], key=lambda part: part.fold)
-    parts += _closing_sections(notes, finder.measure, config)
+    parts += [*of_protocol, *_closing_sections(notes, finder.measure, config)]
     write_page(
         workdir / "report.html",
         stated.title or "Breast arterial calcification",
-        subtitle=f"{len(views)} mammograms of {len({view.woman for view in views})} women",
+        subtitle=f"{len(views)} mammograms of {flow.women.read} women",
         verdict=verdict,
         sections=parts,
         notices=studies.notices,
     )
+    write_json(workdir / "protocol.json", protocol)
     _write(workdir, metrics, judged, record)
     return "\n".join([*verdict, *notes, "", f"report: {workdir / 'report.html'}"])
+
+
+def _check_looked(looked: Looked, cohort: str, notes: Sequence[str]) -> None:
+    if not looked.views:
+        raise WorkFailed("No mammogram could be read. " + "; ".join(notes))
+    if not looked.judged and not cohort:
+        raise WorkFailed(
+            "No bac_mask could be read, so there is nothing to compare the areas with. "
+            + "; ".join(notes)
+        )
+
+
+def _drawn(judged: Sequence[Judged]) -> bool:
+    """Whether a view is shown with its outlines: one without calcification has none."""
+    return any(j.drawn is not None and j.truth.pixels for j in judged)
 
 
 def _studies_of(entries: Sequence[Entry], views: Sequence[ViewResult], about: About) -> Studies:
@@ -201,63 +223,67 @@ def _relate(
     return analyse(table, adjust=adjust, thresholds=measure.severity_mm2, horizons=horizons)
 
 
-def _look(
-    finder: Finder, entries: Sequence[Entry], notes: list[str]
-) -> tuple[list[Judged], list[ViewResult], list[RuledView]]:
+def _look(finder: Finder, entries: Sequence[Entry], notes: list[str]) -> Looked:
     """Every readable view: with its truth, as reported, and by other rules.
-
-    The first list has the views with a truth. The last one is for other rules and is empty without
-    any truth.
 
     Args:
       notes: gets what could not be read or compared.
     """
-    judged, views, ruled = list[Judged](), list[ViewResult](), list[RuledView]()
+    looked = Looked()
+
+    def refuse(number: int, why: Refused) -> None:
+        looked.unread[why.code] += 1
+        notes.append(f"mammogram {number}: {why}")
+
     # A picture of every n-th mammogram, so that about `PICTURES` are spread evenly.
     every, compared = (
         max(1, len(entries) // PICTURES),
         any(MASK in entry.masks for entry in entries),
     )
-    for found in find_all(
-        partial(find, finder),
-        entries,
-        lambda number, reason: notes.append(f"mammogram {number}: {reason}"),
-    ):
+    for found in find_all(partial(find, finder), entries, refuse):
         entry, view = found.mammogram.entry, found.result(found.mammogram.patient_id)
-        views.append(view)
+        looked.views.append(view)
         # A view without truth still counts for its breast under other rules.
         mask, truth = np.zeros_like(found.mask), None
         if MASK in entry.masks:
             try:
                 mask = read_mask(entry.masks[MASK], like=found.mammogram.study)[0] > 0
-                judged.append(judge(found, view, mask, draw=entry.number % every == 0))
-                truth = None if np.isnan(view.area_mm2) else judged[-1].truth
+                judged = judge(found, view, mask, draw=entry.number % every == 0)
+                looked.judged.append(judged)
+                truth = None if np.isnan(view.area_mm2) else judged.truth
             except Refused as why:
+                looked.untold[f"refused, {why.code.replace('_', ' ')}"] += 1
                 notes.append(f"mammogram {entry.number} is not compared with the truth: {why}")
+        else:
+            looked.untold[NO_MASK] += 1
         if compared:
-            ruled.append(
-                RuledView.of(
-                    view, truth, mask=mask, probability=found.probability, factor=found.frame.factor
-                )
+            ruled = RuledView.of(
+                view, truth, mask=mask, probability=found.probability, factor=found.frame.factor
             )
-    return judged, views, ruled
+            looked.ruled.append(ruled)
+    return looked
 
 
-def _agree(
-    judged: Sequence[Judged], finder: Finder, ruled: Sequence[RuledView]
-) -> tuple[dict, list[str], list[Section]]:
-    """Metrics, sentences, and sections of the page.
+def _comparable(judged: Sequence[Judged], measure: Measure) -> tuple[list[Judged], Compared]:
+    """The views whose area is known, and the women.
 
     Raises:
       WorkFailed: no area can be compared.
     """
     # an unknown spacing appears in the remarks
-    judged = [j for j in judged if not np.isnan(j.found.area_mm2)]
-    if not judged:
+    known = [j for j in judged if not np.isnan(j.found.area_mm2)]
+    if not known:
         raise WorkFailed(
             "No area can be compared: the pixel spacing of no mammogram with a bac_mask is known."
             " Give it in the manifest (spacing_mm)."
         )
+    return known, _women(known, measure)
+
+
+def _agree(
+    judged: Sequence[Judged], women: Compared, finder: Finder, *, ruled: Sequence[RuledView]
+) -> tuple[dict, list[str], list[Section]]:
+    """Metrics, sentences, and sections of the page."""
     names = np.array([j.found.woman for j in judged])
     views = Compared(
         names,
@@ -267,7 +293,6 @@ def _agree(
     of_views = dice_scores(pixels, names) | area_scores(views)
     seen = dice_scores(np.array([j.seen for j in judged]), names)
     of_views |= {"dice_seen": seen["dice"]} if seen else {}
-    women = _women(judged, finder.measure)
     thresholds = finder.measure.severity_mm2
     of_all = area_scores(women) | severity_scores(women, thresholds)
     limits = limits_of_agreement(women)

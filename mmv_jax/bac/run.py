@@ -113,18 +113,18 @@ def _remark(mammogram: Mammogram, breast: bool) -> str:
 def find_all(
     look: Callable[[Mammogram], ViewT],
     entries: Sequence[Entry],
-    refuse: Callable[[int, str], None],
+    refuse: Callable[[int, Refused], None],
 ) -> Iterator[ViewT]:
     """What `look` sees on the readable mammograms, in order, with a line of progress.
 
     Args:
-      refuse: called with number and reason of each other mammogram.
+      refuse: called with the number of each other mammogram, and why.
     """
     for n, entry in enumerate(entries, start=1):
         try:
             mammogram = read_mammogram(entry)
         except Refused as why:
-            refuse(entry.number, str(why))
+            refuse(entry.number, why)
             continue
         yield look(mammogram)
         # A terminal's line is overwritten; a log gets a line every twenty mammograms.
@@ -206,7 +206,7 @@ def measure_files(
     key = _key(key_path or out.with_name(out.name + ".key"))
     refused = [(number, f"manifest line {number}: {reason}") for number, reason in bad_lines]
 
-    def refuse(number: int, reason: str) -> None:
+    def refuse(number: int, reason: Refused | str) -> None:
         refused.append((number, f"file {number}: {reason}"))
 
     look = _Resumed(finder, Kept.of(out / MASKS, finder))

@@ -2,9 +2,7 @@
 and the report.
 """
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmv_jax.evaluate.fewshot import labels_read
 from mmv_jax.evaluate.kinds.table import KINDS
@@ -24,7 +22,7 @@ from mmv_jax.evaluate.subgroups import (
 )
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.variants import pairs_of
-from mmv_jax.files import write_whole
+from mmv_jax.files import write_json
 from mmv_jax.provenance import write_metrics, write_table
 
 if TYPE_CHECKING:  # `run.py` imports this file
@@ -96,9 +94,3 @@ def write_results(
     write_json(workdir / "protocol.json", protocol)
     write_report(report := workdir / "report.html", findings)
     return f"{table_of(results, comparisons)}\n\nreport: {report}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON; the file is whole or absent."""
-    # allow_nan=False raises on a NaN that no one turned into null: NaN is not valid JSON.
-    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -22,6 +22,7 @@ from mmv_jax.outcomes.cohort import (
 from mmv_jax.outcomes.cox import Effect, Proportionality
 from mmv_jax.outcomes.describe import Group, group_of
 from mmv_jax.outcomes.discrimination import Estimate
+from mmv_jax.outcomes.flow import CohortFlow
 from mmv_jax.outcomes.gray import gray
 from mmv_jax.outcomes.imputation import imputed_ratios
 from mmv_jax.outcomes.prediction import Added, added_worth
@@ -75,6 +76,7 @@ class Analysis:
         outcomes.
       area_bends: test whether the spline of the area bends, if requested.
       notes: women left out, and models that could not be fitted.
+      flow: from the lines of the file to the women of the models.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Analysis:
     proportionality: Sequence[Proportionality]
     added: Added
     notes: Sequence[str]
+    flow: CohortFlow
 
 
 def analyse(
@@ -157,6 +160,7 @@ def analyse(
         proportionality=proportionality,
         added=added,
         notes=(*cohort.notes, *found_notes, *imputed_notes, *area_notes, *added.notes),
+        flow=CohortFlow.of(cohort, group, levels),
     )
 
 

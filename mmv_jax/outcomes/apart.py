@@ -8,8 +8,9 @@ import numpy as np
 
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.analysis import Analysis, Columns, late, ready
-from mmv_jax.outcomes.cohort import Cohort, severity
+from mmv_jax.outcomes.cohort import Cohort, Left, severity
 from mmv_jax.outcomes.cox import Effect
+from mmv_jax.outcomes.flow import CohortFlow
 from mmv_jax.outcomes.prediction import Added, enough, worth_of_scores
 from mmv_jax.outcomes.ratios import (
     Women,
@@ -66,9 +67,7 @@ class EndpointResult:
     `Analysis`.
     """
 
-    women: int
-    outcomes: int
-    deaths: int
+    flow: CohortFlow
     effects: Mapping[str, Mapping[str, Effect]]
     added: Added = Added()
     notes: Sequence[str] = ()
@@ -76,11 +75,8 @@ class EndpointResult:
     @classmethod
     def of(cls, analysis: Analysis) -> "EndpointResult":
         """The main endpoint, which was analysed as a whole. Its notes stand elsewhere."""
-        groups = analysis.groups
         return cls(
-            women=sum(g.women for g in groups),
-            outcomes=sum(g.outcomes for g in groups),
-            deaths=sum(g.deaths for g in groups),
+            flow=analysis.flow,
             effects=analysis.effects,
             added=replace(
                 analysis.added,
@@ -115,9 +111,7 @@ def endpoint_result(
             time, event, scores, calcification=women.severities(), horizons=years
         )
     return EndpointResult(
-        women=len(women.group),
-        outcomes=int(np.sum(event == 1)),
-        deaths=int(np.sum(event == 2)),
+        flow=CohortFlow.of(women.cohort, women.group, women.levels),
         effects=effects | beside,
         added=added,
         notes=(*women.cohort.notes, *notes, *fit_notes, *score_notes, *added.notes),
@@ -139,7 +133,11 @@ def by_definition(
       UserError: the models by severity cannot be fitted.
     """
     followed = (cohort.event == 1) | (cohort.time_years >= definition.least_years)
-    chosen = cohort.where(followed) if definition.least_years else cohort
+    # Who is followed too briefly has had no outcome: see `followed`.
+    brief = Left(
+        f"followed for less than {definition.least_years:g} years", int((~followed).sum()), 0
+    )
+    chosen = cohort.where(followed).without(brief) if definition.least_years else cohort
     women, _, notes = _women(chosen, "", adjust, thresholds=thresholds, splines=splines)
     effects, _, fit_notes = hazard_ratios(women)
     if not np.any(women.cohort.event == 2):
@@ -156,9 +154,7 @@ def by_definition(
         if np.any(women.cohort.event == 2):
             effects |= _fine_gray_beside(women, definition.score, risk)
     return EndpointResult(
-        women=len(women.group),
-        outcomes=int(np.sum(women.cohort.event == 1)),
-        deaths=int(np.sum(women.cohort.event == 2)),
+        flow=CohortFlow.of(women.cohort, women.group, women.levels),
         effects=effects,
         notes=(*notes, *fit_notes),
     )

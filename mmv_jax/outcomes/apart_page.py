@@ -111,8 +111,9 @@ def _ratios(results: Mapping[str, EndpointResult]) -> Table:
     """A line a model of each result; the first line of each says how many women it is of."""
     lines = []
     for title, result in results.items():
-        counts = f"{result.women:,} women, {result.outcomes:,} outcomes"
-        counts += f", {result.deaths:,} competing deaths" if result.deaths else ""
+        flow = result.flow
+        counts = f"{flow.women:,} women, {flow.outcomes:,} outcomes"
+        counts += f", {flow.deaths:,} competing deaths" if flow.deaths else ""
         lines.append([Cell(title, counts), *(Cell("") for _ in LEVELS)])
         for task, effects in result.effects.items():
             if task in MODELS and set(effects) & set(LEVELS):

@@ -7,15 +7,13 @@ from the mammogram like `time_years`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
-from mmv_jax.missing import is_missing
 from mmv_jax.outcomes.cohort_checks import (
     check_age_and_area,
     check_entry,
@@ -24,7 +22,6 @@ from mmv_jax.outcomes.cohort_checks import (
 )
 from mmv_jax.outcomes.cohort_table import (
     REQUIRED,
-    at_lines,
     check_header,
     covariate_columns,
     missing_of,
@@ -38,6 +35,21 @@ ENTRY, INDEX = "entry_years", "index_date"
 SHOWN = 12  # number of column names in a note
 LONG_YEARS = 25.0  # a longer median follow-up gives a note: it may be in months
 THRESHOLDS_MM2 = (0.0, 10.0, 25.0)  # zero: 0, mild: up to 10, moderate: up to 25, severe: more
+
+
+@dataclass(frozen=True)
+class Left:
+    """Women of a cohort file who are not analysed, for one reason.
+
+    Attributes:
+      outcomes: how many of them had the outcome.
+      by_column: how many lack each covariate; one woman may lack several.
+    """
+
+    why: str
+    women: int
+    outcomes: int
+    by_column: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class Cohort:
         become one 0/1 column for each level but the most common, named `column=level`.
       notes: for the reader of a report: women left out, reference levels.
       entry_years: when a woman came under observation; None if all did at the mammogram.
+      left: women of the file who were left out, by reason.
     """
 
     name: str
@@ -66,6 +79,7 @@ class Cohort:
     covariates: Mapping[str, Float[np.ndarray, "N"]]
     notes: tuple[str, ...] = ()
     entry_years: Float[np.ndarray, "N"] | None = None
+    left: tuple[Left, ...] = ()
 
     def __len__(self) -> int:
         return len(self.time_years)
@@ -103,6 +117,10 @@ class Cohort:
     def told(self, *notes: str) -> "Cohort":
         """The cohort with further notes."""
         return replace(self, notes=self.notes + notes)
+
+    def without(self, *left: Left) -> "Cohort":
+        """The cohort with a record of further women who were left out of it."""
+        return replace(self, left=self.left + left)
 
 
 def severity(
@@ -173,7 +191,7 @@ def cohort_of(
       name: of the file, for messages.
     """
     check_header(name, table[0], covariates, areas is not None)
-    (header, lines, rows), left_out = _with_known_areas(name, table, areas or {})
+    (header, lines, rows), left = _with_known_areas(name, table, areas or {})
     columns = {column: [row[i] for row in rows] for i, column in enumerate(header)}
     ids = columns["patient_id"]
     values = {each: numbers_of(columns[each]) for each in ("time_years", "event", "age")}
@@ -216,13 +234,19 @@ def cohort_of(
         # Zeros only do not mean delayed entry, which would exclude Gray's test and all predictions.
         entry_years=values[ENTRY] if values[ENTRY].any() else None,
     )
-    return cohort.told(*left_out, *_remarks(cohort, ids, areas, unread))
+    left_out = [
+        f"{each.women:,} of {len(table[2]):,} women have mammograms of which none counts (not on"
+        " the index date, without order, special views, or no pixel spacing): their area is not"
+        " known and they are left out."
+        for each in left
+    ]
+    return cohort.without(*left).told(*left_out, *_remarks(cohort, ids, areas, unread))
 
 
 def _with_known_areas(
     name: str, table: tuple[list[str], np.ndarray, list[list[str]]], areas: Mapping[str, float]
-) -> tuple[tuple[list[str], np.ndarray, list[list[str]]], list[str]]:
-    """The table without women of whose mammograms none counts (an area of NaN), and a note."""
+) -> tuple[tuple[list[str], np.ndarray, list[list[str]]], list[Left]]:
+    """The table without women of whose mammograms none counts (an area of NaN), and those women."""
     header, lines, rows = table
     ids = [row[header.index("patient_id")] for row in rows]
     unknown = np.array([np.isnan(areas.get(each, 0.0)) for each in ids], bool)
@@ -231,41 +255,9 @@ def _with_known_areas(
     if unknown.all():
         raise UserError(f"{name}: no woman has a mammogram that counts, so no area is known.")
     known = [row for row, lost in zip(rows, unknown.tolist()) if not lost]
-    note = (
-        f"{unknown.sum():,} of {len(rows):,} women have mammograms of which none counts (not on the"
-        " index date, without order, special views, or no pixel spacing): their area is not known"
-        " and they are left out."
-    )
-    return (header, lines[~unknown], known), [note]
-
-
-def read_index_dates(path: str | Path) -> dict[str, str]:
-    """Date (YYYYMMDD) of the index examination by patient id; time counts from it.
-
-    The column is `index_date`, written 2019-05-31 or 20190531. Without it the result is empty.
-
-    Raises:
-      UserError: a cell is not a date.
-    """
-    path = Path(path)
-    header, lines, rows = read_table(path)
-    if INDEX not in header:
-        return {}
-    ids, cells = ([row[header.index(name)] for row in rows] for name in ("patient_id", INDEX))
-    found, wrong = {}, []
-    for name, cell, line in zip(ids, cells, lines.tolist()):
-        if is_missing(cell):
-            continue
-        try:
-            # fromisoformat reads both forms, with and without hyphens.
-            found[name] = date.fromisoformat(cell).strftime("%Y%m%d")
-        except ValueError:
-            wrong.append(line)
-    if wrong:
-        raise UserError(
-            f"{path.name}: {at_lines(wrong)} an {INDEX} that is no date. Write 2019-05-31."
-        )
-    return found
+    event = numbers_of([row[header.index("event")] for row in rows])
+    left = Left("no mammogram that counts", int(unknown.sum()), int((event[unknown] == 1).sum()))
+    return (header, lines[~unknown], known), [left]
 
 
 def _adjusted_for(
@@ -316,14 +308,18 @@ def complete_cases(cohort: Cohort, names: Sequence[str]) -> Cohort:
         raise UserError(
             f"{cohort.name}: no woman has all of {', '.join(names)}. Adjust for fewer covariates."
         )
-    each = ", ".join(
-        f"{name} {missing.sum():,}" for name, missing in absent.items() if missing.any()
-    )
     events = int(np.sum(cohort.event[~keep] == 1))
-    return cohort.where(keep).told(
-        f"{(~keep).sum():,} of {len(cohort):,} women ({100 * (~keep).mean():.1f} %), with"
-        f" {events:,} of the outcomes, lack a covariate ({each}) and are left out of every model:"
-        " complete cases only."
+    lacking = {name: int(missing.sum()) for name, missing in absent.items() if missing.any()}
+    each = ", ".join(f"{name} {count:,}" for name, count in lacking.items())
+    left = Left("a covariate is missing", int((~keep).sum()), events, lacking)
+    return (
+        cohort.where(keep)
+        .without(left)
+        .told(
+            f"{(~keep).sum():,} of {len(cohort):,} women ({100 * (~keep).mean():.1f} %), with"
+            f" {events:,} of the outcomes, lack a covariate ({each}) and are left out of every"
+            " model: complete cases only."
+        )
     )
 
 

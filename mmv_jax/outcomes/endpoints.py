@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.cohort import ENTRY, Cohort, cohort_of
+from mmv_jax.outcomes.cohort import ENTRY, Cohort, Left, cohort_of
 from mmv_jax.outcomes.cohort_checks import LONGEST_YEARS
 from mmv_jax.outcomes.cohort_table import at_lines, missing_of, numbers_of, read_table
 
@@ -80,6 +80,9 @@ def read_endpoints(
         if not np.any(event[~over] == 1):
             notes.append(f"{name}: no woman had it, so there is nothing to analyse.")
             continue
+        left = (
+            [Left("it had happened before observation", int(over.sum()), 0)] if over.any() else []
+        )
         own = [
             [*(rows[n][i] for i in kept), repr(float(time[n])), str(event[n])]
             for n in np.flatnonzero(~over).tolist()
@@ -90,7 +93,8 @@ def read_endpoints(
             covariates=covariates,
             also=also,
             areas=areas,
-        ).told(*_own_notes(name, times, int(over.sum())))
+        )
+        found[name] = found[name].without(*left).told(*_own_notes(name, times, int(over.sum())))
     if not found:
         raise UserError(f"{path.name}: {' '.join(notes)}")
     first = next(iter(found))

@@ -1,4 +1,4 @@
-"""Evaluation of a cohort file: writes `metrics.json` and `report.html`."""
+"""Evaluation of a cohort file: writes `metrics.json`, `protocol.json` and `report.html`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmv_jax.config import to_json
+from mmv_jax.files import write_json
 from mmv_jax.outcomes.analysis import HORIZONS, SPLINES, analyse, metrics
-from mmv_jax.outcomes.apart import side_by_side
+from mmv_jax.outcomes.apart import EndpointResult, side_by_side
 from mmv_jax.outcomes.apart_page import apart_lines, apart_metrics, apart_sections
 from mmv_jax.outcomes.cohort import THRESHOLDS_MM2, read_cohort, split_names
 from mmv_jax.outcomes.endpoints import read_endpoints
 from mmv_jax.outcomes.page import TASK_NAMES, write_outcomes
 from mmv_jax.outcomes.risk import PREVENT_INPUTS
+from mmv_jax.outcomes.stated import state_cohort
 from mmv_jax.provenance import facts, of_file, provenance, refuse_others, write_metrics
 from mmv_jax.report.page import Section
 
@@ -86,14 +88,17 @@ def evaluate_cohort(
     }
     analysis = analyse(cohort, endpoint=main, **rules)
     found, more, others = metrics(analysis), list[Section](), list[str]()
+    apart, definitions = dict[str, EndpointResult](), dict[str, EndpointResult]()
     if endpoints:
         apart, definitions, notes = side_by_side(cohorts, analysis, **rules)
         found |= apart_metrics(apart, definitions)
         more = apart_sections(apart, definitions, notes)
         others = ["", *apart_lines(apart), *notes]
+    protocol, stated = state_cohort(analysis, main, endpoints=apart, definitions=definitions)
     workdir.mkdir(parents=True, exist_ok=True)
     record = provenance("mmv evaluate", config=json.loads(config or "{}"), data=of_file(path))
-    write_outcomes(workdir / "report.html", analysis, config, facts(record), more=more)
+    write_outcomes(workdir / "report.html", analysis, config, facts(record), more=[*more, *stated])
+    write_json(workdir / "protocol.json", protocol)
     write_metrics(workdir, found, record)
     lines = [f"{'model':<36}{'level':<12}hazard ratio"]
     for task, effects in analysis.effects.items():

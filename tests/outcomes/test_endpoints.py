@@ -73,6 +73,8 @@ def test_who_had_it_before_she_came_is_left_out_of_that_endpoint_alone(tmp_path)
     found = read_endpoints(write(tmp_path / "c.csv", late), ["infarction", "heart_failure"])
     assert len(found["infarction"]) == 5 and len(found["heart_failure"]) == 6
     assert any("before they came under" in note for note in found["infarction"].notes)
+    assert [left.women for left in found["infarction"].left] == [1]
+    assert not found["heart_failure"].left
 
 
 WRONG = {

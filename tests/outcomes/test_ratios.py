@@ -7,10 +7,11 @@ import pytest
 
 from mmv_jax.errors import UserError
 from mmv_jax.outcomes.analysis import analyse, metrics
-from mmv_jax.outcomes.cohort import read_index_dates, severity
+from mmv_jax.outcomes.cohort import severity
 from mmv_jax.outcomes.cox import cox
 from mmv_jax.outcomes.fine_gray import fine_gray
 from mmv_jax.outcomes.imputation import impute, pooled
+from mmv_jax.outcomes.index_dates import read_index_dates
 from mmv_jax.outcomes.ratios import Women, age_interaction, area_curve, ratios_by_age
 from mmv_jax.outcomes.simulate import ADJUST, PER_MM2, simulate_cohort
 from mmv_jax.outcomes.spline import knots_for, restricted_cubic

@@ -14,7 +14,7 @@ from mmv_jax.evaluate.pairs.find import Factor, Pairs
 from mmv_jax.evaluate.pairs.measure import ALL, PRIVATE, SHARED, WRONG, PairFigures
 from mmv_jax.evaluate.pairs.stated import state_pairs
 from mmv_jax.evaluate.report.about import evaluated_words, studies_of
-from mmv_jax.evaluate.write import write_json
+from mmv_jax.files import write_json
 from mmv_jax.metrics.intervals import Interval, bounds_text, value_text
 from mmv_jax.provenance import facts
 from mmv_jax.report.about import About

@@ -23,7 +23,7 @@ from mmv_jax.evaluate.pairs.find import find_pairs, read_factors
 from mmv_jax.evaluate.pairs.maps import map_sections
 from mmv_jax.evaluate.pairs.measure import PairFigures, measure_pairs, over_seeds
 from mmv_jax.evaluate.pairs.page import PairFindings, as_comparisons, as_metrics, write_pairs_page
-from mmv_jax.evaluate.write import write_json
+from mmv_jax.files import write_json
 from mmv_jax.plugins import resolve_plugins
 from mmv_jax.provenance import provenance, refuse_others, write_metrics
 from mmv_jax.report.about import About

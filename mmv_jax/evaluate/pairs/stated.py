@@ -4,16 +4,16 @@ from collections import Counter
 from typing import Any
 
 from mmv_jax.evaluate.pairs.find import Pairs
-from mmv_jax.evaluate.report.checklists import (
-    NO,
-    ChecklistItem,
-    Held,
-    as_protocol,
-    checklist_sections,
-    claim,
-)
+from mmv_jax.evaluate.report.checklists import Held, claim
 from mmv_jax.evaluate.tasks.task import SPLITS
 from mmv_jax.report.about import Studies
+from mmv_jax.report.checklist import (
+    NO,
+    ChecklistItem,
+    as_protocol,
+    checklist_section,
+    reloaded_section,
+)
 from mmv_jax.report.flow_chart import FlowChart, FlowStep
 from mmv_jax.report.page import Section
 from mmv_jax.store.layout import open_root
@@ -48,9 +48,10 @@ def state_pairs(
         "pairs": dict(pairs.flow),
         **by_split,
     }
-    return as_protocol(items, reloaded, flow), [
+    return as_protocol(flow, claim_2024=items, metrics_reloaded=reloaded), [
         _flow_section(pairs, codes, len(store), by_split),
-        *checklist_sections(items, reloaded),
+        checklist_section("CLAIM", items),
+        reloaded_section(reloaded),
     ]
 
 

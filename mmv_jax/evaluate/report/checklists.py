@@ -1,13 +1,10 @@
 """Items of CLAIM and of Metrics Reloaded that an evaluation fulfils, by its content.
 
-Sources: Tejani et al., Checklist for Artificial Intelligence in Medical Imaging, 2024 update
-(Radiology: AI 6(4), e240300), 44 items, in our own words; Maier-Hein, Reinke et al., Metrics
-Reloaded (Nature Methods 21, 195-212).
+Source of the latter: Maier-Hein, Reinke et al., Metrics Reloaded (Nature Methods 21, 195-212).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,22 +12,18 @@ from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.measure import Result
 from mmv_jax.evaluate.report.names import Names
 from mmv_jax.report.about import NOT_STATED, Studies
-from mmv_jax.report.page import Cell, Section, Table
+from mmv_jax.report.checklist import (
+    BY_AUTHOR,
+    CLAIM,
+    NO,
+    PARTLY,
+    YES,
+    Answer,
+    ChecklistItem,
+    answered,
+)
 
-YES, PARTLY, NO, AUTHOR = "yes", "partly", "no", "the author's"
 BOUNDARY = ("nsd", "hd95", "masd", "asd")  # distances between surfaces
-BY_AUTHOR = "of the paper, not of an evaluation"
-TONES = {YES: "good", PARTLY: "", NO: "bad", AUTHOR: ""}
-
-
-@dataclass(frozen=True)
-class ChecklistItem:
-    """An item: whether the evaluation fulfils it, and where, or why not."""
-
-    item: str
-    asks: str
-    fulfilled: str
-    where: str
 
 
 @dataclass(frozen=True)
@@ -58,47 +51,37 @@ class Held:
 
 def claim(held: Held) -> list[ChecklistItem]:
     """The 44 items of CLAIM 2024."""
-    # CLAIM numbers its items from 1, so the order of these rows must not change.
-    rows = [*_of_methods(held), *_of_results(held)]
-    return [ChecklistItem(f"{n}", *row) for n, row in enumerate(rows, start=1)]
+    return answered(CLAIM, _of_methods(held) | _of_results(held))
 
 
-def _of_methods(held: Held) -> list[tuple[str, str, str]]:
+def _of_methods(held: Held) -> dict[str, Answer]:
     """Items 1 to 27: title, design, data, reference standard, model and training."""
     # `in`, since the truth may be stated for phantoms and not for the other studies.
     truth = NO if NOT_STATED in held.studies.truth else YES
     data = NO if held.studies.data == NOT_STATED else YES
-    by_author = (AUTHOR, BY_AUTHOR)
     of_a_fold = ", for each fold the next one" if held.folds else ""
-    return [
-        ("named as a study of AI, with the kind of method", YES, "title; How it was measured"),
-        ("structured summary", *by_author),
-        ("background, intended use and role", *by_author),
-        ("aims and hypotheses", *by_author),
-        ("prospective or retrospective", *by_author),
-        ("goal of the study", PARTLY, "encoders compared by task; the aim is the author's"),
-        ("sources of data", data, f"What was evaluated: {held.studies.data}"),
-        ("inclusion and exclusion", YES, "Flow of studies; `where` of each task in Configuration"),
-        ("preprocessing", YES, "the checkpoint's config; store and view in Configuration"),
-        ("selection of subsets of the data", YES, "Flow of studies"),
-        ("de-identification", YES, "keyed hashes and an allow-list of attributes at ingest"),
-        ("how missing data were handled", YES, "studies without truth are left out and counted"),
-        ("protocol of acquisition", *by_author),
-        ("how the reference standard was obtained", truth, held.studies.truth),
-        ("why that reference standard", *by_author),
-        ("source of the annotations, and who made them", truth, held.studies.truth),
-        ("annotation of the test set", truth, held.studies.truth),
-        ("variability between and within readers", NO, "one truth a study"),
-        ("how data were assigned to partitions", YES, _partitions(held.folds)),
-        ("level at which partitions are disjoint", YES, "patients: two splits are refused"),
-        ("intended sample size", NO, "not planned; intervals say what the size allows"),
-        ("the model", YES, "the checkpoint's config"),
-        ("software", YES, "What was evaluated"),
-        ("initialisation of the parameters", YES, "the checkpoint and its digest"),
-        ("training", YES, "How it was measured; Configuration"),
-        ("how the final model was chosen", YES, "strengths and thresholds on val" + of_a_fold),
-        ("ensembles", YES, "none"),
-    ]
+    return {
+        "1": (YES, "title; How it was measured"),
+        **dict.fromkeys(("2", "3", "4", "5", "13", "15"), BY_AUTHOR),
+        "6": (PARTLY, "encoders compared by task; the aim is the author's"),
+        "7": (data, f"What was evaluated: {held.studies.data}"),
+        "8": (YES, "Flow of studies; `where` of each task in Configuration"),
+        "9": (YES, "the checkpoint's config; store and view in Configuration"),
+        "10": (YES, "Flow of studies"),
+        "11": (YES, "keyed hashes and an allow-list of attributes at ingest"),
+        "12": (YES, "studies without truth are left out and counted"),
+        **dict.fromkeys(("14", "16", "17"), (truth, held.studies.truth)),
+        "18": (NO, "one truth a study"),
+        "19": (YES, _partitions(held.folds)),
+        "20": (YES, "patients: two splits are refused"),
+        "21": (NO, "not planned; intervals say what the size allows"),
+        "22": (YES, "the checkpoint's config"),
+        "23": (YES, "What was evaluated"),
+        "24": (YES, "the checkpoint and its digest"),
+        "25": (YES, "How it was measured; Configuration"),
+        "26": (YES, "strengths and thresholds on val" + of_a_fold),
+        "27": (YES, "none"),
+    }
 
 
 def _partitions(folds: int) -> str:
@@ -108,59 +91,32 @@ def _partitions(folds: int) -> str:
     )
 
 
-def _of_results(held: Held) -> list[tuple[str, str, str]]:
+def _of_results(held: Held) -> dict[str, Answer]:
     """Items 28 to 44: evaluation, results and discussion."""
-    by_author = (AUTHOR, BY_AUTHOR)
-    return [
-        ("metrics", YES, "Every pooling and metric"),
-        ("significance and uncertainty", YES, "95 % intervals by patient; Holm's correction"),
-        (
-            "robustness or sensitivity analysis",
-            YES if held.robust else NO,
-            "Subgroups, Confounders, Few-shot curves" if held.robust else "none was asked for",
-        ),
-        (
-            "explainability",
-            PARTLY if held.pictures else NO,
-            "maps of features" if held.pictures else "none",
-        ),
-        (
-            "evaluation on internal data",
-            YES,
-            f"{held.folds} folds of train and val" if held.folds else "test split of the store",
-        ),
-        (
-            "testing on external data",
-            YES if held.tested_elsewhere else NO,
-            "`test_where`" if held.tested_elsewhere else "no task has another test population",
-        ),
-        ("registration of a trial", *by_author),
-        ("numbers included and excluded", YES, "Flow of studies; patients the ingest refused"),
-        (
-            "demographic and clinical characteristics by partition",
-            PARTLY if held.demographic else NO,
-            "age and sex" if held.demographic else "the store has neither age nor sex",
-        ),
-        ("performance, with its uncertainty", YES, "Tasks by encoders"),
-        ("diagnostic accuracy, with its precision", *_accuracy(held)),
-        (
-            "failures",
-            PARTLY if held.pictures else NO,
-            "worst segmentations shown" if held.pictures else "none shown",
-        ),
-        ("limitations", PARTLY, f"notices; overlap with pretraining: {held.overlap}"),
-        ("implications for practice", *by_author),
-        ("full protocol", YES, "protocol.json and the config"),
-        (
-            "availability of software, model and data",
-            PARTLY,
-            "software and versions; the rest is the author's",
-        ),
-        ("funding", *by_author),
-    ]
+    robust = (YES, "Subgroups, Confounders, Few-shot curves") if held.robust else None
+    folds = f"{held.folds} folds of train and val"
+    elsewhere = (YES, "`test_where`") if held.tested_elsewhere else None
+    people = (PARTLY, "age and sex") if held.demographic else None
+    return {
+        "28": (YES, "Every pooling and metric"),
+        "29": (YES, "95 % intervals by patient; Holm's correction"),
+        "30": robust or (NO, "none was asked for"),
+        "31": (PARTLY, "maps of features") if held.pictures else (NO, "none"),
+        "32": (YES, folds if held.folds else "test split of the store"),
+        "33": elsewhere or (NO, "no task has another test population"),
+        **dict.fromkeys(("34", "41", "44"), BY_AUTHOR),
+        "35": (YES, "Flow of studies; patients the ingest refused"),
+        "36": people or (NO, "the store has neither age nor sex"),
+        "37": (YES, "Tasks by encoders"),
+        "38": _accuracy(held),
+        "39": (PARTLY, "worst segmentations shown") if held.pictures else (NO, "none shown"),
+        "40": (PARTLY, f"notices; overlap with pretraining: {held.overlap}"),
+        "42": (YES, "protocol.json and the config"),
+        "43": (PARTLY, "software and versions; the rest is the author's"),
+    }
 
 
-def _accuracy(held: Held) -> tuple[str, str]:
+def _accuracy(held: Held) -> Answer:
     if held.operating:
         return YES, "AUROC; sensitivity and specificity at a threshold that val chose"
     return PARTLY, "no operating point is chosen"
@@ -239,46 +195,6 @@ def _asked_of(kind: Kind, found: set[str], result: Result) -> list[tuple[str, st
     ]
 
 
-def _any(found: set[str], *wanted: str) -> tuple[str, str]:
+def _any(found: set[str], *wanted: str) -> Answer:
     have = [name for name in wanted if name in found]
     return (YES, ", ".join(have)) if have else (NO, "not measured")
-
-
-def checklist_sections(
-    of_claim: Sequence[ChecklistItem], reloaded: Sequence[ChecklistItem]
-) -> list[Section]:
-    """Both checklists as tables."""
-    counts = {word: sum(i.fulfilled == word for i in of_claim) for word in TONES}
-    told = (
-        f"Of CLAIM's {len(of_claim)} items this evaluation fulfils {counts[YES]}, {counts[PARTLY]}"
-        f" in part, and {counts[NO]} not; {counts[AUTHOR]} are for the paper's author."
-    )
-    met = sum(i.fulfilled == YES for i in reloaded)
-    return [
-        Section("Checklist of CLAIM", [told], [_table(of_claim, "item")], fold=True),
-        Section(
-            "Checklist of Metrics Reloaded",
-            [f"{met} of {len(reloaded)} points are met, over all tasks."],
-            [_table(reloaded, "task")],
-            fold=True,
-        ),
-    ]
-
-
-def _table(items: Sequence[ChecklistItem], first: str) -> Table:
-    lines = [
-        [Cell(i.item), Cell(i.asks), Cell(i.fulfilled, tone=TONES[i.fulfilled]), Cell(i.where)]
-        for i in items
-    ]
-    return Table([first, "asks for", "fulfilled", "where, or why not"], lines)
-
-
-def as_protocol(
-    of_claim: Sequence[ChecklistItem], reloaded: Sequence[ChecklistItem], flow: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The contents of `protocol.json`."""
-    return {
-        "claim_2024": [asdict(i) for i in of_claim],
-        "metrics_reloaded": [asdict(i) for i in reloaded],
-        "flow": dict(flow),
-    }

@@ -17,18 +17,13 @@ from mmv_jax.evaluate.report.about import (
     find_column,
     studies_of,
 )
-from mmv_jax.evaluate.report.checklists import (
-    Held,
-    as_protocol,
-    checklist_sections,
-    claim,
-    metrics_reloaded,
-)
+from mmv_jax.evaluate.report.checklists import Held, claim, metrics_reloaded
 from mmv_jax.evaluate.report.flow import flow_of, flow_section
 from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.tables import Findings
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.report.about import About
+from mmv_jax.report.checklist import as_protocol, checklist_section, reloaded_section
 from mmv_jax.store.read import Store
 
 
@@ -85,8 +80,13 @@ def state(
         names=names,
         title=asked.about.title,
         about=[about_section(asked.record, studies, len(tasks)), cohort_section(index, tasks)],
-        protocol=[flow_section(flow, names), *checklist_sections(items, reloaded)],
+        protocol=[
+            flow_section(flow, names),
+            checklist_section("CLAIM", items),
+            reloaded_section(reloaded),
+        ],
         folds=asked.folds,
         notices=[*studies.notices, *([in_folds] if asked.folds else [])],
     )
-    return as_protocol(items, reloaded, flow.as_json()), stated
+    protocol = as_protocol(flow.as_json(), claim_2024=items, metrics_reloaded=reloaded)
+    return protocol, stated
