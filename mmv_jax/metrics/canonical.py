@@ -22,6 +22,10 @@ class Side:
     mean: Float[np.ndarray, " D"]
     axes: Float[np.ndarray, "D C"]
 
+    def leading(self, count: int) -> "Side":
+        """The first axes alone."""
+        return Side(self.mean, self.axes[:, :count])
+
     def __call__(self, x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N C"]:
         return (np.asarray(x, np.float64) - self.mean[None]) @ self.axes
 
@@ -56,26 +60,38 @@ def fit_canonical(
     """
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"{len(x)} and {len(y)} lines are no pairs")
+    first, second = whiten(x, components), whiten(y, components)
+    return between(first, second, x, y)
+
+
+def between(
+    first: Side, second: Side, x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]
+) -> Canonical:
+    """The canonical variates between white axes of both sets, as of `whiten`.
+
+    Args:
+      x, y: what the axes are white on.
+    """
     # On white axes a rotation keeps variates uncorrelated, so one SVD finds all of them.
-    (mean_x, white_x), (mean_y, white_y) = (_whitening(z, components) for z in (x, y))
-    score_x, score_y = (x - mean_x[None]) @ white_x, (y - mean_y[None]) @ white_y
-    left, correlations, right = np.linalg.svd(score_x.T @ score_y / (len(x) - 1))
+    left, correlations, right = np.linalg.svd(first(x).T @ second(y) / (len(x) - 1))
     # Both have as many variates as their own components: those beyond the smaller number are of
     # one set alone.
     return Canonical(
-        Side(mean_x, white_x @ left), Side(mean_y, white_y @ right.T), np.minimum(correlations, 1.0)
+        Side(first.mean, first.axes @ left),
+        Side(second.mean, second.axes @ right.T),
+        np.minimum(correlations, 1.0),
     )
 
 
-def _whitening(x: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean, and axes on which the leading principal components have variance 1."""
+def whiten(x: Float[np.ndarray, "N D"], components: int) -> Side:
+    """Axes on which the leading principal components have variance 1."""
     own = np.asarray(x, np.float64)
     mean = own.mean(axis=0)
     # Of the features themselves, not of their covariance, which would square the condition number.
     _, sigma, axes = np.linalg.svd(own - mean[None], full_matrices=False)
     variance = sigma**2 / (len(own) - 1)
     there = np.flatnonzero(variance > RELATIVE * variance[0])[:components]
-    return mean, axes[there].T / np.sqrt(variance[there])[None]
+    return Side(mean, axes[there].T / np.sqrt(variance[there])[None])
 
 
 def held_out_correlations(

@@ -39,6 +39,38 @@ def cosine(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"]) -> Float[np
     return unit(x).astype(np.float64) @ unit(y).astype(np.float64).T
 
 
+def posterior_cosine(
+    a: Float[np.ndarray, "N C"], b: Float[np.ndarray, "M C"], correlations: Float[np.ndarray, " C"]
+) -> Float[np.ndarray, "N M"]:
+    """Cosine of what each variate leads to expect of the latent that both sets share.
+
+    Args:
+      a, b: canonical variates of both sets, of variance 1.
+      correlations: of each pair of variates, on pairs that were not fitted to; 0 to below 1.
+
+    Source: Bach and Jordan, A probabilistic interpretation of canonical correlation analysis
+      (technical report 688, Berkeley, 2005), section 4.1, with M = √ρ for both sets.
+    """
+    weights = np.sqrt(correlations)[None]
+    return cosine(a * weights, b * weights)
+
+
+def likelihood_ratio(
+    a: Float[np.ndarray, "N C"], b: Float[np.ndarray, "M C"], correlations: Float[np.ndarray, " C"]
+) -> Float[np.ndarray, "N M"]:
+    """Logarithm of how much likelier two studies are as those of one body than of two.
+
+    In the model of Bach and Jordan the variates of one body are normal with their correlation, and
+    those of two bodies independent. The constant that all pairs share is left out. Arguments as of
+    `posterior_cosine`.
+    """
+    # log N(a, b; ρ) - log N(a) - log N(b), summed over independent variates:
+    # [ρ a b - ρ² (a² + b²) / 2] / (1 - ρ²).
+    beyond = 1 - correlations**2
+    cross, own = correlations / beyond, correlations**2 / beyond / 2
+    return (a * cross[None]) @ b.T - (a**2 @ own)[:, None] - (b**2 @ own)[None]
+
+
 def ranks(similarity: Float[np.ndarray, "N N"]) -> Float[np.ndarray, " N"]:
     """Rank of the right answer of each query, from 1; answers that tie with it count half.
 

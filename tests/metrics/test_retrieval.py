@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from mmv_jax.metrics.retrieval import cosine, ranks, retrieve
+from mmv_jax.metrics.retrieval import (
+    cosine,
+    likelihood_ratio,
+    posterior_cosine,
+    ranks,
+    retrieve,
+)
 
 
 def noisy_pairs(n, noise, seed, width=6):
@@ -55,3 +62,32 @@ def test_the_interval_of_the_precision_covers_that_of_galleries_of_its_size():
     found = [retrieve(cosine(*noisy_pairs(60, 1.2, 1000 + s))).precision for s in range(120)]
     covered = np.mean([one.low <= truth <= one.high for one in found])
     assert 0.9 <= covered <= 0.985
+
+
+def test_the_likelihood_ratio_is_that_of_normal_pairs():
+    rng = np.random.default_rng(5)
+    correlations = np.array([0.9, 0.4, 0.0])
+    a, b = rng.normal(size=(6, 3)), rng.normal(size=(4, 3))
+    found = likelihood_ratio(a, b, correlations)
+    expected = np.zeros((6, 4))
+    for k, rho in enumerate(correlations):
+        both = stats.multivariate_normal(cov=[[1, rho], [rho, 1]])
+        for i in range(6):
+            for j in range(4):
+                expected[i, j] += both.logpdf([a[i, k], b[j, k]])
+                expected[i, j] -= stats.norm.logpdf(a[i, k]) + stats.norm.logpdf(b[j, k])
+    # They differ by the constant of all pairs.
+    constant = -0.5 * np.log(1 - correlations**2).sum()
+    np.testing.assert_allclose(found + constant, expected, atol=1e-12)
+
+
+def test_the_posterior_cosine_is_that_of_expected_latents():
+    """E[z | a] by the conditional of normal vectors, with the loadings of Bach and Jordan."""
+    rng = np.random.default_rng(6)
+    correlations = np.array([0.81, 0.25, 0.04])
+    a, b = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    loadings = np.diag(np.sqrt(correlations))
+    noise = np.eye(3) - loadings @ loadings.T
+    posterior = loadings.T @ np.linalg.inv(loadings @ loadings.T + noise)
+    expected = cosine(a @ posterior.T, b @ posterior.T)
+    np.testing.assert_allclose(posterior_cosine(a, b, correlations), expected, atol=1e-12)

@@ -13,6 +13,7 @@ from mmv_jax.evaluate.kinds.classification import fit_logistic
 from mmv_jax.evaluate.kinds.features import Standardiser
 from mmv_jax.evaluate.kinds.regression import probe_number
 from mmv_jax.evaluate.pairs.find import Factor
+from mmv_jax.evaluate.pairs.match import Matcher
 from mmv_jax.evaluate.pairs.spaces import PairFeatures, Spaces, without_modality
 from mmv_jax.metrics.canonical import shared_variates
 from mmv_jax.metrics.features import debiased_cka, knn_probabilities, likeness, rankme
@@ -24,6 +25,7 @@ from mmv_jax.metrics.weighted import METRICS
 
 RAW, ERASED, SHARED = "as encoded", "modality removed", "shared subspace"
 ALL, PRIVATE, WRONG = "all features", "private subspace", "shared of wrong pairs"
+MATCHED = "learned score"
 STRENGTH = 1.0  # C of the probe of the modality, which any strength finds
 
 
@@ -60,7 +62,9 @@ def measure_pairs(
     spaces = Spaces.fit(features, split, seed)
     x, y = (side[split == "test"] for side in features.sides)
     parts = _likeness(x, y, seed) | _subspace(spaces, x, y, names=names, seed=seed)
-    parts |= _retrievals(features, spaces, split, names)
+    matcher = Matcher.fit(features, split, seed)
+    parts |= _matcher(matcher, len(x))
+    parts |= _retrievals(features, spaces, matcher, split=split, names=names)
     if features.one_space:
         parts |= _of_modality(features, spaces, split)
     for factor in factors:
@@ -96,8 +100,23 @@ def _subspace(
     return {("shared subspace", name): _plain(value, len(x)) for name, value in told.items()}
 
 
+def _matcher(matcher: Matcher, n: int) -> PairFigures:
+    told = {
+        "components of the learned score (val)": matcher.components,
+        # Over seeds it becomes the share of fits in which val chose it.
+        "likelihood ratio, not cosine (val)": matcher.score == "likelihood ratio",
+        "largest held-out correlation": matcher.correlations.max(),
+    }
+    return {("shared subspace", name): _plain(float(value), n) for name, value in told.items()}
+
+
 def _retrievals(
-    features: PairFeatures, spaces: Spaces, split: np.ndarray, names: tuple[str, str]
+    features: PairFeatures,
+    spaces: Spaces,
+    matcher: Matcher,
+    *,
+    split: np.ndarray,
+    names: tuple[str, str],
 ) -> PairFigures:
     """Recall and precision, from the first modality to the second and back, in every space."""
     test = split == "test"
@@ -106,9 +125,12 @@ def _retrievals(
     if features.one_space:
         # Cosines of two different encoders would mean nothing.
         sides = {RAW: features.sides, ERASED: without_modality(features, ~test)} | sides
+    similarities = {
+        space: cosine(first[test], second[test]) for space, (first, second) in sides.items()
+    }
+    similarities[MATCHED] = matcher.similarity(features, test)
     parts: PairFigures = {}
-    for space, (first, second) in sides.items():
-        similarity = cosine(first[test], second[test])
+    for space, similarity in similarities.items():
         # The similarities are the same; queries and answers change places.
         for (query, answer), own in ((names, similarity), (names[::-1], similarity.T)):
             found, task = retrieve(own), f"{answer} from {query}"
@@ -217,8 +239,12 @@ def _without_each(metric: str, truth: np.ndarray, said: np.ndarray) -> np.ndarra
 
 def _means(parts: PairFigures, names: tuple[str, str], factors: Sequence[Factor]) -> PairFigures:
     """Means by which encoders are compared: of both directions, and over the shared factors."""
-    directions = [(f"{b} from {a}", f"mAP, {SHARED}") for a, b in (names, names[::-1])]
-    told = {f"mAP of both directions, {SHARED}": directions}
+    told = {
+        f"mAP of both directions, {space}": [
+            (f"{b} from {a}", f"mAP, {space}") for a, b in (names, names[::-1])
+        ]
+        for space in (SHARED, MATCHED)
+    }
     numbers = [f.name for f in factors if f.place == "shared" and not f.has_classes]
     for name in names if numbers else ():
         told[f"R² of shared factors, {name}"] = [(f"factor {n}", f"{name}, {ALL}") for n in numbers]

@@ -11,7 +11,7 @@ import numpy as np
 from mmv_jax.evaluate.measure import as_json
 from mmv_jax.evaluate.pairs.compared import WayDifference
 from mmv_jax.evaluate.pairs.find import Factor, Pairs
-from mmv_jax.evaluate.pairs.measure import ALL, PRIVATE, SHARED, WRONG, PairFigures
+from mmv_jax.evaluate.pairs.measure import ALL, MATCHED, PRIVATE, SHARED, WRONG, PairFigures
 from mmv_jax.evaluate.pairs.stated import state_pairs
 from mmv_jax.evaluate.report.about import evaluated_words, studies_of
 from mmv_jax.files import write_json
@@ -32,8 +32,12 @@ METHOD = (
     "A factor is told by a ridge probe: R² of a number, AUROC of two classes, on test. It counts as"
     " told where the interval of all features is above chance, and as shared or private where the"
     " paired difference of both subspaces has an interval without 0.",
-    "Retrieval ranks all test studies of the other modality by cosine. Recalls have Wilson's"
-    " interval. Precision (mAP, with one answer a query the mean reciprocal rank), CKA and means"
+    "Retrieval ranks all test studies of the other modality by cosine, or by a learned score. The"
+    " latter weighs each canonical variate by its correlation on held-out folds of train and val,"
+    " as the cosine of the latents that both studies let expect (probabilistic canonical"
+    " correlation), or as the likelihood ratio of one body against two. Val chooses which, and how"
+    " many principal components, by the mAP of both directions. Recalls have Wilson's interval."
+    " Precision (mAP, with one answer a query the mean reciprocal rank), CKA and means"
     " are jackknifed over patients; of several seeds, the variance between seeds is added, with"
     " Student's quantile. Differences are paired by patient and seed, and their p-values are"
     " corrected (Holm) within a figure.",
@@ -163,11 +167,11 @@ def _verdict(findings: PairFindings) -> list[str]:
     first, second = pairs.names
     said = []
     for query, answer in ((first, second), (second, first)):
-        found = parts[f"{answer} from {query}", f"mAP, {SHARED}"].found
+        found = parts[f"{answer} from {query}", f"mAP, {MATCHED}"].found
         chance = parts[f"{answer} from {query}", "mAP, chance"].found.value
         said.append(
-            f"{way}: the {answer} of a {query} is found with mAP {_number(found)} in the shared"
-            f" subspace; chance is {chance:.3f}."
+            f"{way}: the {answer} of a {query} is found with mAP {_number(found)} by the"
+            f" learned score; chance is {chance:.3f}."
         )
     # The tone says whether a factor is where it was planted.
     placed = [where_found(parts, factor, pairs.names)[1] for factor in findings.factors]
