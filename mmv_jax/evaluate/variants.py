@@ -34,6 +34,7 @@ from mmv_jax.evaluate.finetune.segmentation_heads import (
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, join
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import STAND_IN, Result, over_seeds, result_of_masks, result_of_vector
+from mmv_jax.evaluate.tasks.fewer import with_fewer
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.models.segmentation import DECODERS_VERSION
@@ -154,7 +155,8 @@ class Variants:
         """
         found = []
         where: dict[str, Any] = {"store": store, "geometry": geometry}
-        for task in tasks:
+        # Test is whole, so that fits are compared with probes of all training studies.
+        for task in (with_fewer(task, self.budget.studies, self.seed) for task in tasks):
             for protocol in (p for p in self.protocols if p in RECIPES):
                 # A key of the cache: from scratch it depends on network
                 # and view, fine-tuned also on the weights.
@@ -196,7 +198,8 @@ class Variants:
         results = [
             result_of_vector(name, np.asarray(fit.answer), told(fit), task) for fit in only.fits
         ]
-        return over_seeds(results, [fit.score for fit in only.fits], Spent.of([only]))
+        spent = Spent.of([only], _learnt_from(task))
+        return over_seeds(results, [fit.score for fit in only.fits], spent)
 
     def _tuned(
         self, learner: Learner, usual: Recipe, *, name: str, task: Task, store: Store, why: tuple
@@ -257,7 +260,11 @@ def _masks_of(name: str, by_part: Mapping[str, Tuned], task: Task) -> tuple[Resu
     # Structures have the same score, so their mean orders the seeds.
     on_val = np.mean([[fit.score for fit in part.fits] for part in parts], axis=0).tolist()
     results = [result_of_masks(name, masks, task) for masks in joined]
-    return over_seeds(results, on_val, Spent.of(parts)), joined[0]
+    return over_seeds(results, on_val, Spent.of(parts, _learnt_from(task))), joined[0]
+
+
+def _learnt_from(task: Task) -> int:
+    return int((task.split == "train").sum())
 
 
 def name_of(protocol: str, task: Task) -> str:

@@ -48,8 +48,8 @@ def test_val_chooses_the_middle_rate_where_it_is_best():
     assert found.recipe.peak_lr == USUAL.peak_lr
     assert asked == [(0.25, 7, False), (1.0, 7, False), (4.0, 7, False), (1.0, 8, True)]
     assert [trial.answer for trial in found.trials] == [None] * 3
-    spent = Spent.of([found])
-    assert (spent.settings, spent.fits, spent.epochs) == (3, 4, 4)
+    spent = Spent.of([found], 12)
+    assert (spent.settings, spent.fits, spent.epochs, spent.studies) == (3, 4, 4, 12)
     assert spent.seconds > 0
     assert (spent.setting, spent.by_seed) == ("learning rate 0.1", ["epoch 1 of 1"])
 
@@ -84,7 +84,7 @@ def test_all_pairs_find_what_one_step_after_the_other_misses():
     fit_once, asked = scored(of)
     found = tune(fit_once, USUAL, Budget(all_pairs=True), 0, layered=True)
     assert (found.recipe.peak_lr, found.recipe.layer_decay) == (0.025, 1.0)
-    assert len([0 for *_, tested in asked if not tested]) == Spent.of([found]).settings == 9
+    assert len([0 for *_, tested in asked if not tested]) == Spent.of([found], 12).settings == 9
     found = tune(scored(of)[0], USUAL, Budget(), 0, layered=True)
     assert (found.recipe.peak_lr, found.recipe.layer_decay) == (0.1, 0.8)
 
@@ -98,7 +98,7 @@ def test_one_setting_is_not_tried_before_it_is_fitted():
     fit_once, asked = scored(lambda r: 0.0)
     found = tune(fit_once, USUAL, Budget(rates=(1.0,), layer_decays=(0.8,)), 0, layered=True)
     assert [tested for *_, tested in asked] == [True] * 3
-    assert Spent.of([found]).settings == 1
+    assert Spent.of([found], 12).settings == 1
 
 
 def test_a_kept_fit_is_read_as_it_was_written(tmp_path):
@@ -115,6 +115,7 @@ def test_a_kept_fit_is_read_as_it_was_written(tmp_path):
     [
         {"epoch": 3},
         {"epochs": 0},
+        {"studies": 0.5},
         {"batch": 2.5},
         {"seeds": True},
         {"peak_lr": 1.0},

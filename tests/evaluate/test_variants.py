@@ -180,8 +180,9 @@ def test_seeds_have_a_mean_and_a_spread_and_a_stopped_evaluation_keeps_its_fits(
 ):
     folder, store, geometry, encoder = tiny
     config = config_of(folder, protocols=("scratch",))
-    config.fit = FIT | {"rates": (1.0, 4.0)}
     task, asked = task_of(store, "classification"), []
+    learnt_from = int((task.split == "train").sum()) // 2
+    config.fit = FIT | {"rates": (1.0, 4.0), "studies": learnt_from}
     test = task.labels[task.split == "test"]
 
     def quick(learner, recipe, seed, *, tested):
@@ -215,12 +216,18 @@ def test_seeds_have_a_mean_and_a_spread_and_a_stopped_evaluation_keeps_its_fits(
     assert told["sd"] == pytest.approx(np.std(by_seed, ddof=1))
     assert found.choice == f"learning rate {usual:g}; epoch 3 of 5"
     costs = {key: value.value for _, _, key, value in budget_metrics([found])}
-    assert costs == {"fits": 5, "epochs": 25, "cpu_seconds": 2.5}
+    assert costs == {
+        "fits": 5,
+        "epochs": 25,
+        "training_studies": learnt_from,
+        "cpu_seconds": 2.5,
+    }
     (section,) = budget_sections([found], Names())
     (line,) = section.tables[0].lines
     shown = [cell.text for cell in line]
     assert ", ".join(f"{value:.3f}" for value in by_seed) in shown
-    assert shown[-4:] == ["epoch 3 of 5, epoch 3 of 5, epoch 3 of 5", "5", "25", "2 s"]
+    epochs = "epoch 3 of 5, epoch 3 of 5, epoch 3 of 5"
+    assert shown[-5:] == [epochs, f"{learnt_from}", "5", "25", "2 s"]
 
 
 @pytest.mark.full

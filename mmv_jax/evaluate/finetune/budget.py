@@ -24,6 +24,7 @@ class Budget:
       patience: epochs without a better score on val after which a fit ends.
       batch: studies a step.
       seeds: fits of the chosen setting; mean and standard deviation are given.
+      studies: training studies of a task that fits see, at most; 0 for all (`tasks.fewer`).
       rates: learning rates to try, as multiples of the one that is usual for the network.
       layer_decays: to try where an encoder is fine-tuned: the factor of a layer's learning rate
         relative to the layer above. 1 is none; published values begin at 0.65.
@@ -37,6 +38,7 @@ class Budget:
     patience: int = 10
     batch: int = 16
     seeds: int = 3
+    studies: int = 0
     rates: tuple[float, ...] = (0.25, 1.0, 4.0)
     layer_decays: tuple[float, ...] = (0.65, 0.8, 1.0)
     all_pairs: bool = False
@@ -103,6 +105,7 @@ class Spent:
       fits: those that choose and those that are measured.
       epochs: of all fits together; one is a pass over the training studies.
       seconds: of processor time, of all fits together.
+      studies: training studies that each fit saw.
       by_seed: epochs of the measured fits, in words.
     """
 
@@ -111,11 +114,12 @@ class Spent:
     fits: int
     epochs: int
     seconds: float
+    studies: int
     by_seed: Sequence[str]
 
     @classmethod
-    def of(cls, parts: Sequence[Tuned]) -> "Spent":
-        """The sum over the structures of a task."""
+    def of(cls, parts: Sequence[Tuned], studies: int) -> "Spent":
+        """The sum over the structures of a task, whose fits saw so many training studies."""
         # Trials are spent too, although test never sees them.
         fits = [fit for part in parts for fit in (*part.trials, *part.fits)]
         return cls(
@@ -124,6 +128,7 @@ class Spent:
             fits=len(fits),
             epochs=sum(fit.epochs for fit in fits),
             seconds=sum(fit.seconds for fit in fits),
+            studies=studies,
             by_seed=[
                 " and ".join(map(told, of_seed)) for of_seed in zip(*(part.fits for part in parts))
             ],

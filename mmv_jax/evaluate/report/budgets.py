@@ -35,6 +35,7 @@ def budget_sections(results: Sequence[Result], names: Names) -> list[Section]:
                 Cell(spent.setting, f"of {spent.settings}"),
                 Cell(values, metric_label(metric)),
                 Cell(", ".join(spent.by_seed)),
+                Cell(f"{spent.studies:,}"),
                 Cell(f"{spent.fits:,}"),
                 Cell(f"{spent.epochs:,}"),
                 Cell(f"{spent.seconds:,.0f} s"),
@@ -46,6 +47,7 @@ def budget_sections(results: Sequence[Result], names: Names) -> list[Section]:
         "chosen on val",
         "seeds",
         "epochs of the seeds",
+        "training studies",
         "fits",
         "epochs of all fits",
         "processor time",
@@ -56,7 +58,9 @@ def budget_sections(results: Sequence[Result], names: Names) -> list[Section]:
 
 
 def budget_metrics(results: Sequence[Result]) -> list[tuple[str, str, str, Interval]]:
-    """(task, encoder, key, value) for `metrics.json`: `fits`, `epochs` and `cpu_seconds`."""
+    """(task, encoder, key, value) for `metrics.json`: `fits`, `epochs`, `training_studies` and
+    `cpu_seconds`.
+    """
     # Counts are known exactly: they have no interval.
     nan = float("nan")
     return [
@@ -66,6 +70,7 @@ def budget_metrics(results: Sequence[Result]) -> list[tuple[str, str, str, Inter
         for key, value in (
             ("fits", float(r.spent.fits)),
             ("epochs", float(r.spent.epochs)),
+            ("training_studies", float(r.spent.studies)),
             ("cpu_seconds", r.spent.seconds),
         )
     ]
