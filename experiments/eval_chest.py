@@ -4,27 +4,33 @@ Studies are planar and volumetric. A stopped evaluation resumes.
 
   mmv phantom runs/eval_chest/phantoms --kind thorax-cxr --studies 480 --seed 11 --pixels 128 \
       --tube-tie 0
-  # with the key of pretraining, so that patients seen there are recognised
   mmv ingest DATA/cxr.csv DATA/cxr_seg.csv DATA/pneumoniamnist.csv DATA/adrenalmnist3d.csv \
-      runs/eval_chest/phantoms/manifest.csv \
-      --store runs/eval_chest/store --key runs/chest_small/store.key
-  mmv ingest DATA/lidc.csv --unit HU --store runs/eval_chest/store --key runs/chest_small/store.key
-  mmv evaluate --config experiments/eval_chest.py --checkpoint runs/chest_small/pretrain \
-      --workdir runs/eval_chest/evaluate
+      runs/eval_chest/phantoms/manifest.csv --store runs/eval_chest/store
+  mmv ingest DATA/lidc.csv --unit HU --store runs/eval_chest/store
+  mmv evaluate --config experiments/eval_chest.py --checkpoint chest-best \
+      --workdir runs/eval_chest/evaluate --config.protocols="('linear',)"
+  # the same with fine-tuning, the smallest tasks first; the features are kept
+  mmv evaluate --config experiments/eval_chest.py --checkpoint chest-best \
+      --workdir runs/eval_chest/evaluate --config.only="('heart', 'lungs')"
 
-The encoders are the checkpoint's, the same with random weights, principal components of pixels, a
-convolutional network with real ImageNet weights, and small stand-ins for four encoders. The real
-weights of these four are not available here. A stand-in has random weights; it shows only that its
-family can be loaded. Each encoder is evaluated in every task, frozen by a linear probe, and
-fine-tuned. Random weights, fine-tuned, are "scratch-vit"; pixels have nothing to fine-tune. On a
-shared machine set OMP_NUM_THREADS=1, so that PyTorch does not wait for a second thread. Needs the
-extras `torch` and `imagenet`.
+Five encoders have their own weights: both released ones, a convolutional network of ImageNet,
+random weights, and principal components of pixels. Three are small stand-ins for encoders whose
+real weights are not available here: random too, marked everywhere and compared with nothing; they
+show only that their family can be loaded. Astra's network of CT is one line more, see
+docs/how-to/convert-encoders.md.
+
+Each encoder is evaluated in every task, frozen by a linear probe, and fine-tuned. Random weights,
+fine-tuned, are "scratch-vit"; pixels have nothing to fine-tune. A fit sees at most `fit.studies`
+training studies, so that two cores can make all of them; probes see all. With
+`--config.protocols="('linear', 'native')"` networks of full width learn from scratch: they want a
+GPU. On a shared machine set OMP_NUM_THREADS=1, so that PyTorch does not wait for a second thread.
+Needs the extras `torch` and `imagenet`.
 Measured: docs/results.md.
 """
 
 from ml_collections import ConfigDict
 
-STAND_INS = {"rad-dino": "dinov2", "chexagent": "siglip", "biomedclip": "clip", "ark": "swin"}
+STAND_INS = {"rad-dino": "dinov2", "biomedclip": "clip", "ark": "swin"}
 
 
 def get_config() -> ConfigDict:
@@ -34,7 +40,10 @@ def get_config() -> ConfigDict:
     # the most voxels of a whole study; None: as many as a global crop of training has
     c.view = {"planar": None, "volume": None}
     c.rows = {"length": 1024, "rows": 4}
-    c.encoders = {"efficientnet": {"package": "efficientnet-lite0", "stand_in": False}}
+    c.encoders = {
+        "chest-mini": {"checkpoint": "chest-mini"},
+        "efficientnet": {"package": "efficientnet-lite0", "stand_in": False},
+    }
     for name, family in STAND_INS.items():
         c.encoders[name] = {
             "folder": f"runs/eval_chest/stand_ins/{name}",
@@ -44,12 +53,11 @@ def get_config() -> ConfigDict:
     c.protocols = ("linear", "finetune", "scratch")
     c.only = ()  # names of tasks; none: all
     # rates and layer decays are chosen on val for every encoder, see docs/how-to/compare-fairly.md
-    c.fit = {"epochs": 30, "patience": 6, "batch": 8, "seeds": 3}
-    c.few_shot = {"shares": (0.01, 0.05, 0.1, 0.25), "draws": 5}
+    c.fit = {"epochs": 10, "patience": 3, "batch": 8, "seeds": 3, "studies": 400}
     # readouts to try for every encoder, floors included; val chooses one
     c.readout = {
         "blocks": (1, 3),
-        "poolings": ("cls+mean", "mean+max+deviation", "cls+max", "pyramid", "mean+local"),
+        "poolings": ("cls+mean", "mean+max+deviation", "cls+max", "pyramid"),
     }
     c.tasks = nih_tasks() | other_tasks() | phantom_tasks()
     return c
