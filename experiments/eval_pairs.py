@@ -2,6 +2,7 @@ r"""Two modalities of the same phantom bodies: what an encoder makes of both.
 
   mmv phantom runs/pairs/bodies --studies 240 --seed 21
   mmv ingest runs/pairs/bodies/manifest.csv --store runs/pairs/store
+  mmv evaluate --config experiments/eval_pairs.py --checkpoint chest-best --workdir runs/pairs/best
   mmv evaluate --config experiments/eval_pairs.py --checkpoint chest-mini --workdir runs/pairs/mini
 
 A store of your own has no planted factors. Name labels of yours, or none:
@@ -10,7 +11,7 @@ A store of your own has no planted factors. Name labels of yours, or none:
       --config.data.store=stores/mine --config.factors.shared="('age',)" \
       --config.factors.first="()" --config.factors.second="()"
 
-Measured: docs/results.md, `chest-mini`.
+Measured: docs/results.md.
 """
 
 from ml_collections import ConfigDict
