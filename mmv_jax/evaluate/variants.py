@@ -25,6 +25,7 @@ from mmv_jax.evaluate.finetune.gradient_descent import Recipe
 from mmv_jax.evaluate.finetune.kept import read, write
 from mmv_jax.evaluate.finetune.learner import Fit, Learner, learn, told
 from mmv_jax.evaluate.finetune.native import NativeOptions, native_learner
+from mmv_jax.evaluate.finetune.native_changes import CHANGES_VERSION
 from mmv_jax.evaluate.finetune.segmentation_heads import (
     HEAD_RECIPES,
     HEADS,
@@ -166,7 +167,7 @@ class Variants:
                 make: Callable[..., Learner] = partial(EndToEnd, protocol, trained, **where)
                 if protocol == "native":
                     # It sees studies as they are, whatever the encoder's view.
-                    weights = repr(self.native)
+                    weights = f"{self.native!r}, changes {CHANGES_VERSION}, {task.mirror}"
                     make = partial(native_learner, self.native, **where)
                 own, why = name_of(protocol, task), (weights, protocol)
                 found.append(self._end_to_end(own, task, store, make=make, why=why))

@@ -92,6 +92,8 @@ def test_tiles_cover_a_study_and_their_mean_is_that_of_a_voxelwise_function(shap
 def test_masks_move_with_their_image_and_a_label_stays(monkeypatch):
     monkeypatch.setattr(native_changes, "SHARE", 1.0)
     monkeypatch.setattr(native_changes, "NOISE", 0.0)
+    # A gamma would move the half between dark and bright.
+    monkeypatch.setattr(native_changes, "change_intensity", lambda x, key: x)
     truth = np.zeros((6, 2, 32, 40), bool)
     truth[:, :, 6:14, 20:34] = True
     batch = {"voxels": jnp.asarray(truth, jnp.float32), "truth": jnp.asarray(truth)}
@@ -106,7 +108,7 @@ def test_masks_move_with_their_image_and_a_label_stays(monkeypatch):
 
 def test_most_patches_are_neither_turned_nor_resized():
     x = jax.random.normal(jax.random.key(1), (40, 1, 8, 8))
-    out = change({"voxels": x, "truth": x > 0}, jax.random.key(0))
+    out = change({"voxels": x, "truth": x > 0}, jax.random.key(0), mirrored=False)
     same = (out["truth"] == (x > 0)).all(axis=(1, 2, 3))
     assert 0.4 < same.mean() < 0.9  # 0.8 * 0.8 of them
 
@@ -117,7 +119,7 @@ def test_the_unet_outlines_a_phantom_that_it_has_seen(tiny, modality, monkeypatc
     task = task_of(tiny, "segmentation", modality)
     one = np.full(3, task.studies[0])
     task = replace(task[np.arange(3)], studies=one, split=np.array(["train", "val", "test"]))
-    monkeypatch.setattr(native, "change", lambda batch, key: batch)
+    monkeypatch.setattr(native, "change", lambda batch, key, **_: batch)
     learner = NativeUNet(NativeOptions(features=4), tiny, Geometry.of(tiny.index), task=task)
     assert learner.plan.spacing_mm == ((1.0, 4.0, 4.0) if modality == "CXR" else (2.0, 1.5, 1.5))
     recipe = replace(RECIPES["native"], epochs=40, patience=40, batch=1, peak_lr=5e-3)

@@ -125,3 +125,11 @@ def test_a_split_without_studies_is_told():
         make_task(
             index_of().replace({"split": {"val": "train"}}), "age", kind="regression", label="age"
         )
+
+
+def test_a_task_says_whether_its_sides_may_be_exchanged():
+    age = {"kind": "regression", "label": "age"}
+    assert make_task(index_of(), "age", **age).mirror
+    assert not make_task(index_of(), "age", **age, mirror=False).mirror
+    with pytest.raises(UserError, match="config.tasks.age.mirror is 'no'"):
+        make_task(index_of(), "age", **age, mirror="no")

@@ -132,13 +132,13 @@ class NativeUNet:
     def fit(self, recipe: Recipe, seed: int) -> Fitted:
         """Fit on train, stopped by val."""
         patch, val, kind = self.plan.patch, self._val, self._kind
-        model = PlannedUNet(self.plan)
+        model, mirrored = PlannedUNet(self.plan), self.task.mirror
         # One patch is enough: parameters do not depend on the size of a patch.
         params = init_params(model, seed, jnp.zeros((1, *patch, 1)))
         weights = stage_weights(len(self.plan.features) - 1)
 
         def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
-            changed = change(batch, key)
+            changed = change(batch, key, mirrored=mirrored)
             total = jnp.zeros(())
             for weight, out in zip(weights, model.apply({"params": params}, _channel(changed))):
                 truth, counted = (
@@ -283,7 +283,8 @@ class NativeResNet:
 
         def loss_fn(params: Any, batch: Mapping[str, Array], key: Array) -> Float[Array, ""]:
             voxels = batch["voxels"].astype(jnp.float32)
-            changed = change({**batch, "voxels": voxels}, key, shift=SHIFT)
+            given = {**batch, "voxels": voxels}
+            changed = change(given, key, shift=SHIFT, mirrored=self.task.mirror)
             out = model.apply({"params": params}, _channel(changed))[..., 0]
             return kind.loss(out, batch["truth"], jnp.ones(()))
 

@@ -1,4 +1,4 @@
-"""Random changes of patches on a native grid: contrast, brightness, noise, turns and sizes.
+"""Random changes of patches on a native grid, as nnU-Net has them.
 
 Axes: N patches, Z Y X voxels.
 """
@@ -11,6 +11,9 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from mmv_jax.evaluate.finetune.end_to_end import GAIN, OFFSET
+from mmv_jax.evaluate.finetune.native_intensity import change_intensity, mirror
+
+CHANGES_VERSION = 2  # of what these changes do: a fit of before is not taken for one of now
 
 SHARE = 0.2  # of the patches that are turned, of those that are resized, and of those with noise
 TURN = jnp.pi / 6  # radians, at most
@@ -18,18 +21,20 @@ SIZE = 1.4  # factor, at most, and its inverse at least
 NOISE = 0.1  # standard deviation at most, of intensities of about [-1, 1]
 
 
-def change(batch: Mapping[str, Array], key: Array, *, shift: float = 0.0) -> dict[str, Array]:
+def change(
+    batch: Mapping[str, Array], key: Array, *, shift: float = 0.0, mirrored: bool = True
+) -> dict[str, Array]:
     """Change every patch at random; masks move with their image.
 
-    Patches turn and change size in the plane of a slice, so that thick slices stay slices. There
-    is no mirroring, which would move the heart to the other side.
+    Patches turn and change size in the plane of a slice, so that thick slices stay slices.
 
     Args:
       batch: `voxels`, and masks (bool) of the same shape. Other arrays stay as they are.
       shift: whole pixels by which an image moves in the plane, as a share of its side, at most.
+      mirrored: whether sides are exchanged, which moves the heart to the right.
 
     Source: strengths and shares of nnU-Net (Isensee et al., Nature Methods 18:203, 2021,
-      supplement). Its blur, gamma, lower resolution and mirroring are left out.
+      supplement), and of its version 2 (`native_intensity`).
     """
     image = batch["voxels"]
     n, _, height, width = image.shape
@@ -57,8 +62,9 @@ def change(batch: Mapping[str, Array], key: Array, *, shift: float = 0.0) -> dic
     offset = jax.random.uniform(keys[6], (n, 1, 1, 1), minval=-OFFSET, maxval=OFFSET)
     noise = some(7, jax.random.uniform(keys[8], (n,), maxval=NOISE), 0.0)
     drawn = jax.random.normal(jax.random.fold_in(key, 1), image.shape)
-    out["voxels"] = gain * out["voxels"] + offset + noise[:, None, None, None] * drawn
-    return out
+    noisy = gain * out["voxels"] + offset + noise[:, None, None, None] * drawn
+    out["voxels"] = change_intensity(noisy, jax.random.fold_in(key, 2))
+    return mirror(out, jax.random.fold_in(key, 3)) if mirrored else out
 
 
 def _places(

@@ -35,6 +35,7 @@ def make_task(
     confounders: Mapping[str, Mapping[str, Any]] | None = None,
     mediators: Mapping[str, Mapping[str, Any]] | None = None,
     intersections: Sequence[Sequence[str]] = (),
+    mirror: bool = True,
     title: str = "",
     folds: int = 0,
 ) -> Task:
@@ -50,7 +51,7 @@ def make_task(
       mask: the store's mask with the structure, such as "lungs" for the column `lungs_mask`.
       where: columns and the value, or list of values, that a study must have: `{"source": "X"}`.
       test_where: the same for test studies, if the test is another population.
-      values, flags, local, pixels: as in `Task`.
+      values, flags, local, pixels, mirror: as in `Task`.
       structures: several structures of the mask, `{"lungs": (1, 2), "heart": (3,)}`; with
         `flags=True` their values are bits.
       subgroups, confounders, mediators: by column, the keyword arguments of `make_grouping`:
@@ -91,6 +92,7 @@ def make_task(
         ),
         confounders=_groupings(part, f"{asked_by}.confounders", confounders),
         mediators=_groupings(part, f"{asked_by}.mediators", mediators),
+        mirror=_yes_or_no(mirror, f"{asked_by}.mirror"),
         title=title,
         folds=folds,
     )
@@ -99,6 +101,13 @@ def make_task(
     else:
         check(task)
     return task
+
+
+def _yes_or_no(value: Any, asked_by: str) -> bool:
+    # A word such as "no" would be true.
+    if not isinstance(value, bool):
+        raise UserError(f"{asked_by} is {value!r}, but must be True or False.")
+    return value
 
 
 def _check_folds_can_read(task: Task) -> None:

@@ -38,6 +38,8 @@ class Task:
       confounders: groups that may predict the label by themselves (classification).
       mediators: groups that the finding itself causes (a chest tube after a pneumothorax). What an
         encoder reads of them is no bias of the data, but may be absent elsewhere.
+      mirror: whether networks of the protocol "native" learn from mirrored patches too, as
+        nnU-Net does. False where a side matters to the task.
       title: in the report; "" for its name in readable form.
       fold: of cross-validation, 0 for the first or only one.
       folds: of cross-validation, in which all of train and val are measured; 0 where the store's
@@ -61,6 +63,7 @@ class Task:
     subgroups: tuple[Grouping, ...] = ()
     confounders: tuple[Grouping, ...] = ()
     mediators: tuple[Grouping, ...] = ()
+    mirror: bool = True
     title: str = ""
     fold: int = 0
     folds: int = 0
