@@ -73,7 +73,7 @@ def make_task(
     chosen, labels = asked.of(index, _chosen(index, where, test_where, asked_by))
     studies = np.flatnonzero(chosen)
     asked.check_found(index, studies)
-    part = index.iloc[studies]
+    part, sides = index.iloc[studies], _yes_or_no(mirror, f"{asked_by}.mirror")
     task = Task(
         name=name,
         kind=kind,
@@ -92,14 +92,11 @@ def make_task(
         ),
         confounders=_groupings(part, f"{asked_by}.confounders", confounders),
         mediators=_groupings(part, f"{asked_by}.mediators", mediators),
-        mirror=_yes_or_no(mirror, f"{asked_by}.mirror"),
+        mirror=sides,
         title=title,
         folds=folds,
     )
-    if folds:
-        _check_folds_can_read(task)
-    else:
-        check(task)
+    (_check_folds_can_read if folds else check)(task)
     return task
 
 
