@@ -89,8 +89,14 @@ def _bucket_lock(store: str | Path, root: ts.KvStore) -> Iterator[Callable[[], N
         # The beat must end first: a late one would write the lock again after its removal.
         ended.set()
         beat.join()
-        if not lost.is_set():
-            root.write(LOCK, None).result()
+        _give_back(root, token)
+
+
+def _give_back(root: ts.KvStore, token: str) -> None:
+    """Removes the lock, unless another ingest has taken it over since the last beat."""
+    there = root.read(LOCK).result()
+    if there.state == "value" and json.loads(there.value)["token"] == token:
+        root.write(LOCK, None, if_equal=there.stamp.generation).result()
 
 
 def _word(token: str) -> bytes:

@@ -28,6 +28,7 @@ class Bucket(ThreadingHTTPServer):
         self.forbids = False  # whether objects may not be read
         self.lock = threading.Lock()  # a condition and its write are one
         self.after_put: Callable[[str], object] = lambda name: None
+        self.before_give: Callable[[str], object] = lambda name: None
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.environment = environment(kind, self.url)
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -89,11 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def give(self, name: str) -> None:
         """Answers with an object, or with the part that is asked for."""
+        found = self.server.objects.get(name)
+        self.server.before_give(name)  # here, so that two answers may be of one moment
         if self.server.forbids:
             return self.answer(403, b"")
-        if name not in self.server.objects:
+        if found is None:
             return self.answer(404, b"")
-        generation, content = self.server.objects[name]
+        generation, content = found
         status, part, more = 200, content, {}
         if "Range" in self.headers:
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
@@ -136,8 +139,13 @@ class _Google(_Handler):
         self._json(self._about(query["name"]))
 
     def do_DELETE(self):
-        path, _ = self.path_and_query()
-        there = self.server.objects.pop(unquote(path.split("/o/")[1]), None)
+        path, query = self.path_and_query()
+        name = unquote(path.split("/o/")[1])
+        with self.server.lock:
+            generation = self.server.objects.get(name, (0, b""))[0]
+            if query.get("ifGenerationMatch", str(generation)) != str(generation):
+                return self.answer(412, b"")
+            there = self.server.objects.pop(name, None)
         self.answer(204 if there else 404, b"")
 
     def mark(self, generation: int) -> dict[str, str]:

@@ -40,3 +40,11 @@ def test_an_ingest_that_stood_still_ends_where_another_has_taken_over(monkeypatc
     with pytest.raises(WorkFailed, match="another one has taken over"):
         work()
     assert root.read(LOCK).result().value == other  # and leaves the other's lock
+
+
+def test_an_ingest_that_stood_still_at_its_end_leaves_the_others_lock():
+    root = ts.KvStore.open({"driver": "memory"}).result()
+    other = json.dumps({"token": "other", "at": 1.0}).encode()
+    with only_ingest("gs://b/store", root):
+        root.write(LOCK, other).result()  # and no beat comes to see it
+    assert root.read(LOCK).result().value == other
