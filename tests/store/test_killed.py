@@ -3,6 +3,7 @@ bit for bit the one of a command that was never killed.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -55,6 +56,39 @@ MOMENTS = {  # moment -> the command, and where it is killed
     "in a merge": ("merge", f"{EDIT}:_copied:2:after"),
 }
 SHORT = ("between blocks and index of a part", "behind the index of a part")
+INDEX = "mmv_jax.store.index"
+# Ten more moments of each change, at every step that writes: function, call, before or after it.
+PHASES = {
+    "remove": (
+        f"{EDIT}:remove_whole_index:1:before", f"{EDIT}:forget_warnings:1:before",
+        f"{EDIT}:take_out:1:before", f"{EDIT}:forget_told_of:2:before", f"{EDIT}:_blank:1:after",
+        f"{INDEX}:_write:1:after", f"{EDIT}:replace_index:1:after",
+        f"{EDIT}:retell_leaks:1:before", f"{EDIT}:retell_leaks:1:after",
+        f"{EDIT}:write_whole_index:1:after",
+    ),
+    "split": (
+        f"{EDIT}:changing:1:before", f"{EDIT}:remove_whole_index:1:after",
+        f"{EDIT}:replace_index:1:before", f"{INDEX}:_write:1:after", f"{INDEX}:_write:2:before",
+        f"{EDIT}:replace_index:3:after", f"{EDIT}:retell_leaks:1:before",
+        f"{EDIT}:remove_older_indices:1:before", f"{EDIT}:write_whole_index:1:before",
+        f"{EDIT}:write_whole_index:1:after",
+    ),
+    "merge": (
+        f"{EDIT}:changing:1:before", f"{EDIT}:new_logs:1:before", f"{EDIT}:take_entries:1:before",
+        f"{EDIT}:take_entries:1:after", f"{EDIT}:replace_index:1:before",
+        f"{EDIT}:replace_index:1:after", f"{EDIT}:take_entries:2:before",
+        f"{EDIT}:replace_index:4:before", f"{EDIT}:retell_leaks:1:before",
+        f"{EDIT}:write_whole_index:1:after",
+    ),
+    "correct": (
+        f"{INGEST}:_change:1:before", f"{EDIT}:remove_whole_index:1:after",
+        f"{EDIT}:replace_index:1:before", f"{INDEX}:_write:1:after",
+        f"{EDIT}:forget_told_of:1:before", f"{EDIT}:_blank:1:after",
+        f"{EDIT}:write_whole_index:1:before", f"{EDIT}:write_whole_index:1:after",
+        f"{WRITE}:write_index:1:after", f"{INGEST}:forget_told:1:before",
+    ),
+}  # fmt: skip
+SHORT_PHASES = (("remove", 5), ("merge", 7))  # of these two the short form kills too
 
 
 def write_files(folder: Path) -> None:
@@ -120,6 +154,28 @@ def killed(moment: str, command: list[str], *, here: bool) -> int:
     return found.returncode
 
 
+@pytest.fixture(scope="module")
+def fork() -> Iterator[Callable[[str, list[str]], int]]:
+    """As `killed`, for many moments: all commands are forks of one process."""
+    folder = Path(__file__).parent
+    with subprocess.Popen(
+        [sys.executable, str(folder / "killed.py"), "serve"],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin and server.stdout
+        reader, writer = server.stdout, server.stdin
+
+        def run(moment: str, command: list[str]) -> int:
+            writer.write(json.dumps([moment, *command]) + "\n")
+            writer.flush()
+            return int(reader.readline())
+
+        yield run
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of the stores in a folder."""
     return {
@@ -183,3 +239,21 @@ def test_what_was_killed_goes_on_to_the_same_store(files, expected, tmp_path, mo
         assert main(command) == 0
     assert contents(tmp_path) == never
     assert b"burnt_in" in never["store/warnings.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "name,n",
+    [
+        pytest.param(name, n, marks=() if (name, n) in SHORT_PHASES else pytest.mark.full)
+        for name, moments in PHASES.items()
+        for n in range(len(moments))
+    ],
+)
+def test_a_change_that_was_killed_goes_on(files, expected, fork, tmp_path, name, n):
+    with corrected(files) if name == "correct" else contextlib.nullcontext():
+        never = expected(name)
+        command = begun(files, tmp_path, name)
+        assert fork(PHASES[name][n], command) == -9
+        assert contents(tmp_path) != never
+        assert main(command) == 0
+    assert contents(tmp_path) == never
