@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 
@@ -49,27 +49,34 @@ def run_local(
     waiting = deque(tasks)
     crew = [_Worker(task_fn) for _ in range(min(workers, len(waiting)))]
     try:
-        while waiting or any(worker.task for worker in crew):
-            for worker in crew:
-                if worker.task is None and waiting:
-                    worker.start(waiting.popleft())
-            # Only workers with a task can send; the timeout lets a hung decoder be noticed.
-            ready = connection.wait([w.pipe for w in crew if w.task], timeout=TICK_S)
-            for worker in crew:
-                if worker.task is None:
-                    continue
-                if worker.pipe in ready:
-                    yield from worker.receive()
-                # After the pipe is empty: a worker may have finished its line just before it died.
-                if worker.is_dead or worker.is_late(timeout_s):
-                    late = not worker.is_dead
-                    yield from worker.refuse_file("timeout" if late else "decoder_died", timeout_s)
-                    # In front, so that lines of one part are not spread over the ingest.
-                    waiting.extendleft(worker.rest())
-                    worker.replace_process()
+        yield from _work_off(waiting, crew, timeout_s)
     finally:
         for worker in crew:
             worker.stop()
+
+
+def _work_off(
+    waiting: deque[IngestTask], crew: Sequence["_Worker"], timeout_s: float
+) -> Iterator[Event]:
+    """Events of all tasks, run by the workers of a crew; see `run_local`."""
+    while waiting or any(worker.task for worker in crew):
+        for worker in crew:
+            if worker.task is None and waiting:
+                worker.start(waiting.popleft())
+        # Only workers with a task can send; the timeout lets a hung decoder be noticed.
+        ready = connection.wait([w.pipe for w in crew if w.task], timeout=TICK_S)
+        for worker in crew:
+            if worker.task is None:
+                continue
+            if worker.pipe in ready:
+                yield from worker.receive()
+            # After the pipe is empty: a worker may have finished its line just before it died.
+            if worker.is_dead or worker.is_late(timeout_s):
+                late = not worker.is_dead
+                yield from worker.refuse_file("timeout" if late else "decoder_died", timeout_s)
+                # In front, so that lines of one part are not spread over the ingest.
+                waiting.extendleft(worker.rest())
+                worker.replace_process()
 
 
 @dataclass
@@ -240,7 +247,7 @@ def run_ray(
         ray.init(log_to_driver=False)
     elif not ray.is_initialized():
         ray.init(log_to_driver=False, num_cpus=workers, include_dashboard=False)
-    remote = ray.remote(num_cpus=1, max_retries=3)(_run_task_on_node)
+    remote = ray.remote(num_cpus=1, max_retries=3)(run_on_node)
     waiting, running = deque(tasks), list[ray.ObjectRef]()
     while waiting or running:
         while waiting and len(running) < workers:
@@ -253,10 +260,21 @@ def run_ray(
             raise WorkFailed(f"Ray gave up on a task: {cause} What is finished stays.") from error
 
 
-def _run_task_on_node(
+def run_on_node(
     plugins: tuple[Plugin, ...], task_fn: TaskFn, task: IngestTask, timeout_s: float
 ) -> list[Event]:
-    return list(run_local(task_fn, [task], workers=1, timeout_s=timeout_s))
+    """Runs in a process of Ray, which is of one ingest. Its worker ends with it."""
+    if not KEPT:
+        KEPT.append(_Worker(task_fn))
+    try:
+        return list(_work_off(deque([task]), KEPT, timeout_s))
+    except BaseException:
+        KEPT.pop().stop()
+        raise
+
+
+# The worker of a process of Ray, from one task to the next: a new one imports for 1.5 s.
+KEPT: list[_Worker] = []
 
 
 ENGINES = {"local": run_local, "ray": run_ray}

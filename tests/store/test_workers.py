@@ -17,7 +17,7 @@ from mmv_jax.errors import WorkFailed
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
 from mmv_jax.store.task import Event, IngestTask, Job, Reading, Refusal, Writing, Written
-from mmv_jax.store.workers import run_local
+from mmv_jax.store.workers import KEPT, run_local, run_on_node
 
 
 def task_of(places: int, store: str = "") -> IngestTask:
@@ -110,6 +110,32 @@ def test_workers_do_not_outlive_a_killed_ingest(tmp_path):
     while worker.exists() and "State:\tZ" not in (worker / "status").read_text():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def note_own_pid(task: IngestTask):
+    """Notes its process; a task of two lines fails."""
+    with Path(task.store).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    if len(task.jobs) == 2:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    yield Written(tuple(job.place for job in task.jobs))
+
+
+def test_a_process_of_ray_keeps_its_worker_until_a_task_fails(tmp_path):
+    def run_lines(count: int) -> list[Event]:
+        return run_on_node((), note_own_pid, task_of(count, str(tmp_path / "pids")), 60.0)
+
+    try:
+        assert run_lines(1) == run_lines(1) == [Written(((1, 0),))]
+        with pytest.raises(WorkFailed, match="No space left"):
+            run_lines(2)
+        assert not KEPT
+        run_lines(1)
+    finally:
+        while KEPT:
+            KEPT.pop().stop()
+    first, second, third, fourth = (tmp_path / "pids").read_text().split()
+    assert first == second == third != fourth
 
 
 def test_ray_writes_the_same_store(tmp_path, monkeypatch):
