@@ -10,6 +10,7 @@ from typing import TextIO
 from mmv_jax.manifests.spelling import INVISIBLE
 
 SEPARATORS = (",", ";", "\t", "|")
+TEXT_FORMULA = re.compile(r'="([^"]*)"')
 EXCEL = re.compile(r"\ufeff?sep=.\r?\n?")
 
 
@@ -36,6 +37,16 @@ def visible(name: str) -> str:
     """Column name without marks that nobody sees, such as a second byte order mark."""
     letters = [letter for letter in name if unicodedata.category(letter) != INVISIBLE]
     return "".join(letters).strip()
+
+
+def as_shown(cell: str) -> str:
+    """Cell as a spreadsheet shows it: `="1"` keeps a text from becoming a number.
+
+    >>> as_shown('="007"'), as_shown("=A1+1")
+    ('007', '=A1+1')
+    """
+    found = TEXT_FORMULA.fullmatch(cell)
+    return found[1].strip() if found else cell
 
 
 def encoding_of(path: Path) -> str:

@@ -17,6 +17,7 @@ from mmv_jax.buckets import Unreachable, is_address, place
 from mmv_jax.errors import UserError
 from mmv_jax.files import matching
 from mmv_jax.manifests.csv_dialect import (
+    as_shown,
     encoding_of,
     first_undecoded,
     separator_of,
@@ -245,7 +246,8 @@ def _line(folder: Path, number: int, columns: list[str], values: list[str]) -> L
         for name, value in cells.items()
         if value and name not in reserved and not name.endswith(MASK)
     }
-    labels = {name.removesuffix(FLAG): value for name, value in labels.items()}
+    # Ids stay as they are: a store knows its studies by them.
+    labels = {name.removesuffix(FLAG): as_shown(value) for name, value in labels.items()}
     # A system call would raise ValueError, which does not name the line.
     if any("\0" in cells[name] for name in cells):
         raise Refused("not_found", "a cell has a NUL character, which no path can have")

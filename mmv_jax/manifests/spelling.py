@@ -9,14 +9,17 @@ QUOTES = "'\"=\u2018\u2019\u201c\u201d\u201e\u201a\u00ab\u00bb"
 # An id with more digits than a spreadsheet shows. Several ids become one.
 ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+?\d+")
 ZERO_SCRIPTS = "\u0660\u06f0\u0966\uff10"  # zeros of Arabic, Persian, Hindi, and of full width
+SEPARATORS = ("", "-", "_", " ", ".", "/")  # between letters and numbers of an id
+BETWEEN = f"[{re.escape(''.join(SEPARATORS))}]+"
 LONGEST_ID = 10  # digits up to which leading zeros are tried
 
 
 def one_spelling(patient: str) -> str:
     """Patient id in the form that splits compare.
 
-    One Unicode form, one case, Latin digits, one dash, no invisible marks, no zeros in front of a
-    number, no `.0` behind one. Spreadsheets drop zeros, and add `.0`, quotes and `=`.
+    One Unicode form, one case, Latin digits, one separator, none between letters and the number
+    behind them, no invisible marks, no zeros in front of a number, no `.0` behind one. Spreadsheets
+    drop zeros, and add `.0`, quotes and `=`.
 
     >>> one_spelling("0042") == one_spelling("42.0") == one_spelling("\\u0664\\u0662")
     True
@@ -32,6 +35,9 @@ def one_spelling(patient: str) -> str:
     # casefold, not lower: it also joins ß and ss.
     text = " ".join(text.casefold().split()).strip(QUOTES)
     text = re.sub(r"^(\d+)\.0+$", r"\1", text)
+    text = re.sub(rf"(?<=\w){BETWEEN}(?=\w)", "-", text)
+    # PAT-7 is PAT7. A number in front of letters or of another number may count something else.
+    text = re.sub(r"^([^\W\d_]+)-(?=\d)", r"\1", text)
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
 
@@ -44,20 +50,30 @@ def spellings(patient: str) -> set[str]:
     """Other spellings of a patient's id that another manifest may have.
 
     They differ in Unicode form, in case, in leading zeros up to ten digits, in a `.0` behind a
-    number, and in the script of digits.
+    number, in the separator, and in the script of digits.
 
-    >>> sorted(spellings("p1"))[:2], "0042" in spellings("42"), "P7" in spellings("P007")
-    (['P0000000001', 'P000000001'], True, True)
+    >>> "P-1" in spellings("p1"), "0042" in spellings("42"), "P7" in spellings("P007")
+    (True, True, True)
     """
     plain = one_spelling(patient)
     found = {unicodedata.normalize(form, patient) for form in ("NFC", "NFD", "NFKC")} | {plain}
     found |= {change(text) for text in set(found) for change in (str.upper, str.lower)}
-    # Keyed hashes match only exactly, so each likely spelling is hashed and looked up.
-    found |= {padded for text in set(found) for padded in _padded(text)}
+    separated = {_separated(text, mark) for text in found for mark in SEPARATORS}
+    # Keyed hashes match only exactly, so each likely spelling is hashed and looked up: about a
+    # hundred, which is why not every number of zeros is tried behind every separator.
+    found |= {padded for text in set(found) for padded in _padded(text)} | separated
     if plain.isdecimal():
         found |= {f"{plain}.0"}
         found |= {"".join(chr(ord(zero) + int(digit)) for digit in plain) for zero in ZERO_SCRIPTS}
     return found - {patient}
+
+
+def _separated(text: str, mark: str) -> str:
+    """The text with another separator; of one letter part and one number also without any."""
+    found = re.fullmatch(rf"([^\W\d_]+)({BETWEEN})?(\d+)", text)
+    if found:
+        return f"{found[1]}{mark}{found[3]}"
+    return re.sub(rf"(?<=\w){BETWEEN}(?=\w)", mark, text) if mark else text
 
 
 def _padded(text: str) -> set[str]:

@@ -95,6 +95,11 @@ WORDS_OF_SOURCES = frozenset(
 WORDS_OF_EITHER = frozenset(("area", "level", "size", "count"))
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 YEARS_OLD = re.compile(r"\s*(\d{1,3})\s*(?:y|yo|yrs?|years?|j|jahre|a|ans)\.?\s*", re.IGNORECASE)
+# Months, weeks and days, also in German.
+YOUNG = re.compile(
+    r"\s*(\d{1,3})\s*(?:(m)(?:os?|onths?|onaten?|onat)?|(w)(?:ks?|eeks?|ochen?)?|(d)(?:ays?)?)\.?\s*",
+    re.IGNORECASE,
+)
 AGES = frozenset(("age", "ages", "alter", "patientage", "ageyears"))
 OLDEST_POSSIBLE = 120  # years, as in the lists of NIH
 # Whole numbers with so many digits that patients do not share are record or telephone numbers.
@@ -194,9 +199,13 @@ def is_age(name: str) -> bool:
 
 
 def _years(cell: str) -> float | None:
-    """Years of an age: a number, DICOM's `045Y` or `018M`, or `45 years`; None if it is none."""
+    """Years of an age: a number, DICOM's `045Y` or `018M`, `45 years` or `6 weeks`; None if it is
+    none.
+    """
     if _is_number(cell):
         return float(cell)
+    if young := YOUNG.fullmatch(cell):
+        cell = young[1] + (young[2] or young[3] or young[4])
     found = YEARS_OLD.fullmatch(cell)
     text = age_in_years(found[1] if found else cell)
     return float(text) if text else None

@@ -14,7 +14,7 @@ from mmv_jax.store.labels import NUMBER, PATIENTS_A_VALUE, measures
 from mmv_jax.store.odd_lines import odd_lines
 from mmv_jax.store.odd_values import odd_values
 from mmv_jax.store.person_names import may_name_people
-from mmv_jax.store.personal import may_be_postcodes
+from mmv_jax.store.personal import may_be_births, may_be_postcodes, names_places
 from mmv_jax.store.spelled_twice import spelled_twice
 
 MASK_WORD = re.compile(r"mask|seg(mentation)?s?(?![a-z])|label_?map|contour|roi(?![a-z])", re.I)
@@ -60,6 +60,8 @@ def _of_column(
     elif plain in SPACINGS | UNITS:
         column = "spacing_mm" if plain in SPACINGS else "unit"
         yield "odd_column", first, f"{name} is taken as a label: what counts is called {column}"
+    if formulas := [n for n, cell in known.items() if cell.startswith("=")]:
+        yield "odd_column", formulas[0], f"{name} has formulas for values: export what they show"
     yield from odd_values(name, known, kind)
     if kind is not str:
         return
@@ -87,6 +89,10 @@ def _of_people(name: str, cells: Sequence[str], kind: type | None) -> str:
     distinct = set(known)
     if kind is str and may_name_people(distinct):
         return "half of its texts have the form of people's names: leave the column out if they are"
+    if kind is str and names_places(distinct):
+        return "it seems to name hospitals: leave the column out, or write codes for them"
+    if kind is float and may_be_births(distinct) and not measures(name):
+        return "its years reach back as those of births do: leave the column out, or write ages"
     # Settings and measurements of four digits stand under names that say so.
     shared = len(known) >= PATIENTS_A_VALUE * len(distinct)
     if kind is float and shared and may_be_postcodes(distinct) and not measures(name):

@@ -21,8 +21,13 @@ PLACEHOLDER = re.compile(
     r"|de-?identified)"
 )
 SEVERAL = 10  # lines of one patient alone from which on the id may be a placeholder
-# The side or the view of one patient, behind an id that stays the same without it.
-VIEW = re.compile(r"(.*\w)[-_. ](l|r|left|right|cc|mlo|ml|pa|ap|lat|lateral|frontal)", re.I)
+# The side, the view or the visit of one patient, behind an id that stays the same without it.
+VIEW = re.compile(
+    r"(.*\w)[-_. ](l|r|left|right|cc|mlo|ml|pa|ap|lat|lateral|frontal|baseline|bl"
+    r"|(v|visit|t|tp|timepoint|ses|session|scan|exam|study|fu|followup)-?\d{1,3})",
+    re.I,
+)
+UID = re.compile(r"[0-2](\.\d+){3,}")  # of DICOM: of a study or a series, of no patient
 NEARLY_HU = re.compile(r"(?i)\bh[.\s]?u|hounsf")
 HU = re.compile(r"HU(\+\d+)?")
 # UTF-8 that was read as Latin-1: what an accent becomes.
@@ -35,6 +40,7 @@ def odd_lines(lines: Sequence[Line]) -> Iterator[Odd]:
     yield from _masks_of_two_patients(lines)
     yield from _placeholders(lines)
     yield from _ids_of_views(lines)
+    yield from _uids(lines)
     for line in lines:
         if line.unit and NEARLY_HU.search(line.unit) and not HU.fullmatch(line.unit):
             what = "unit is no word that is known, so that the values have no unit: write HU"
@@ -89,15 +95,23 @@ def _placeholders(lines: Sequence[Line]) -> Iterator[Odd]:
             yield numbers[0], "odd_patients", what
 
 
+def _uids(lines: Sequence[Line]) -> Iterator[Odd]:
+    """Ids that DICOM gives to studies and series: one patient may have several."""
+    uids = [line.number for line in lines if UID.fullmatch(line.patient_id)]
+    if len(uids) >= SEVERAL:
+        what = "patient_id holds UIDs, which studies have: one patient may have several"
+        yield uids[0], "odd_patients", what
+
+
 def _ids_of_views(lines: Sequence[Line]) -> Iterator[Odd]:
-    """Patients in several splits whose ids differ in a side or a view alone."""
+    """Patients in several splits whose ids differ in a side, a view or a visit alone."""
     splits: dict[str, dict[str, str]] = defaultdict(dict)  # person -> id -> split
     for line in lines:
         patient = one_spelling(line.patient_id)
-        found = VIEW.fullmatch(patient)
-        person = person_of(found[1] if found else line.patient_id).casefold()
+        found = VIEW.fullmatch(line.patient_id)
+        person = one_spelling(person_of(found[1] if found else line.patient_id))
         splits[person][patient] = line.split
         if len(splits[person]) > 1 and len(set(splits[person].values())) > 1:
-            what = "a patient_id with and without a side or view is in two splits: one patient?"
+            what = "ids that differ in a side, view or visit alone are in two splits: one patient?"
             yield line.number, "odd_patients", what
             return

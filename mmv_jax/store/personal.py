@@ -129,6 +129,13 @@ DAY_COUNTS = (
 LEAST_DAYS = 2  # different values: one alone may be any number
 CODE_DIGITS, SHORT_DIGITS = (5, 6), (4,)  # of postcodes and record numbers
 NEARLY_ALL = 0.9
+GENERATION = 30  # years between the first and the last birth of a column
+HOUSE = r"(Hospital|Clinics?|Klinik(um)?|Medical Cent(er|re)|Infirmary|Universit\w+|Krankenhaus)"
+# A name before the word (Mayo Clinic, not "outpatient clinic"), or behind it (Hospital Clinic).
+HOSPITAL = re.compile(
+    rf"[A-ZÄÖÜ][\w.'’-]*( [\w.'’-]+)* {HOUSE}\b"
+    rf"|\b({HOUSE}|Hôpital|Ospedale|Charit[eé]) (\w+ )?[A-Z]\w+"
+)
 LEAST_SHORT = 5  # different numbers of four digits that make a column of postcodes
 
 
@@ -244,6 +251,31 @@ def may_be_postcodes(values: Collection[str]) -> bool:
     numbers = [int(float(value)) for value in values]
     odd = sum(number % 5 > 0 for number in numbers)
     return 2 * odd > len(numbers) and not all(number in YEARS for number in numbers)
+
+
+def may_be_births(values: Collection[str]) -> bool:
+    """Whether whole numbers are years as far apart as those in which patients were born.
+
+    Years of examinations lie closer together.
+
+    >>> may_be_births(["1931", "1950", "1961", "1944", "1972.0"])
+    True
+    >>> may_be_births(["2011", "2012", "2013", "2014", "2015"]), may_be_births(["1500", "2000"])
+    (False, False)
+    """
+    if len(values) < LEAST_SHORT or not _have_digits(values, SHORT_DIGITS):
+        return False
+    years = [int(float(value)) for value in values]
+    return min(years) in YEARS and max(years) in YEARS and max(years) - min(years) >= GENERATION
+
+
+def names_places(values: Collection[str]) -> bool:
+    """Whether half of the texts of a column name hospitals or universities, or more.
+
+    >>> names_places(["Mayo Clinic", "UCSF"]), names_places(["outpatient clinic", "ward"])
+    (True, False)
+    """
+    return 2 * sum(bool(HOSPITAL.search(value)) for value in values) >= max(1, len(values))
 
 
 def _have_digits(values: Collection[str], digits: tuple[int, ...]) -> bool:

@@ -9,7 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mmv_jax.manifests.manifest import Line
 from mmv_jax.missing import SURVEY_CODES, is_missing
 
-PAIRS = ({"0", "1"}, {"no", "yes"}, {"n", "y"}, {"false", "true"}, {"negative", "positive"})
+PAIRS = (
+    ({"0", "1"}, {"no", "yes"}, {"n", "y"}, {"false", "true"}, {"negative", "positive"})
+    + ({"neg", "pos"}, {"absent", "present"}, {"normal", "abnormal"}, {"benign", "malignant"})
+    + ({"nein", "ja"}, {"non", "oui"}, {"no", "si"}, {"no", "s\u00ed"}, {"f", "t"})
+)
 LEAST_CODES = 2  # lines with a code beside one class alone
 MOST = 2  # further values; a column with more of them is a grade or a count
 
