@@ -29,6 +29,7 @@ from mmv_jax.readers.canvas import Canvas, fitting, is_whole
 from mmv_jax.readers.deidentify import allowed_numbers
 from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import MAX_DEFLATED_BYTES, check_size, inflated
+from mmv_jax.readers.odd_planar import odd_planar
 from mmv_jax.readers.odd_series import odd_types
 from mmv_jax.readers.pixels import check_pixels, decode_frame, is_lossy
 from mmv_jax.readers.refused import Refused
@@ -269,7 +270,7 @@ def _image(path: Path) -> Image:
         orientation=None,
         attributes=allowed_numbers(dataset),
         lossy=is_lossy(dataset),
-        told=(*burnt_in(dataset), *odd_types([dataset.get("ImageType")])),
+        told=(*burnt_in(dataset), *odd_types([dataset.get("ImageType")]), *odd_planar(dataset)),
         coloured=found.coloured,
         said=said_of(dataset),
     )

@@ -23,7 +23,7 @@ from mmv_jax.study import Study
 MAX_SPACING_MM = 50.0
 MIN_SPACING_MM = 1e-4  # a tenth of a micrometre: below it the unit is metres, or a mistake
 SPACING_TOLERANCE = 0.05
-MIN_EXTENT_MM, MAX_EXTENT_MM = 1.0, 10_000.0  # of the longest side of a volume
+MIN_EXTENT_MM, MAX_EXTENT_MM = 1.0, 10_000.0  # of the longest side
 PADDED = -1500  # HU: nothing real lies below it
 LEAST_SIDE = 8  # pixels of a slice; a smaller slice cannot be judged by its values
 OFFSET_HU = 500.0
@@ -101,8 +101,8 @@ def study_of(
     """
     image, unit = without_offset(image, unit)
     check_values(image.voxels)
-    check_extent(image)
     spacing = settled_spacing(image.spacing_mm, spacing_mm)
+    check_extent(image.voxels.shape, spacing)
     attributes = dict(image.attributes)
     if image.orientation is not None:
         attributes |= placement(image.orientation)
@@ -119,6 +119,8 @@ def study_of(
         voxels = without_hu_fill(voxels)
     elif image.unit == "HU" and not unit and (why := against_hu(voxels)):
         told += ((why[0], f"the header's unit is HU, which is not believed: {why[1]}"),)
+    elif not unit and image.ndim == 3 and image.said.get("modality") == "ct":
+        told += (("not_hu", "a CT whose header gives no HU (RescaleType, slope, intercept)"),)
     if kind == "HU":
         told += told_of_hu(voxels)
     elif kind == "raw":
@@ -149,18 +151,16 @@ def without_offset(image: Image, unit: str | None) -> tuple[Image, str | None]:
     return replace(image, voxels=fitting(rescaled(image.voxels, 1.0, -float(found[1])))), "HU"
 
 
-def check_extent(image: Image) -> None:
-    """Refuse a volume whose length in mm no body has: its unit of length is wrong.
+def check_extent(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> None:
+    """Refuse an image whose length in mm no body has: its unit of length is wrong.
 
     Raises:
       Refused: bad_spacing.
     """
-    longest = max(n * mm for n, mm in zip(image.voxels.shape, image.spacing_mm))
-    if image.ndim == 3 and not MIN_EXTENT_MM <= longest <= MAX_EXTENT_MM:
-        raise Refused(
-            "bad_spacing",
-            f"the volume is {longest:.3g} mm long at most: its unit of length is not what it says",
-        )
+    sides = [n * mm for n, mm in zip(shape, spacing_mm) if not math.isnan(mm)]
+    if sides and not MIN_EXTENT_MM <= max(sides) <= MAX_EXTENT_MM:
+        what = f"the image is {max(sides):.3g} mm long: its unit of length is not what it says"
+        raise Refused("bad_spacing", what)
 
 
 def check_slices(voxels: np.ndarray, axis: int, unit: str) -> tuple[tuple[str, str], ...]:

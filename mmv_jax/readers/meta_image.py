@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+from nibabel.orientations import io_orientation
 
-from mmv_jax.readers.image import Format, Image
+from mmv_jax.readers.image import SPACING_TOLERANCE, Format, Image
 from mmv_jax.readers.limits import check_size, inflated
 from mmv_jax.readers.orient import triple
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, placed
+from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, check_rest, placed
 
 META_TYPES = {  # numpy's; MetaIO's long has 4 bytes on every machine
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
@@ -22,6 +23,7 @@ DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
 ORIGINS = ("Offset", "Position", "Origin")
 SPACINGS = ("ElementSpacing", "ElementSize")
 YES = ("true", "1", "t", "y", "yes")
+UNITS_MM = {"": 1.0, "?": 1.0, "mm": 1.0, "cm": 10.0, "um": 0.001}  # words of DistanceUnits
 MAX_HEADER_TEXT = 4 << 20
 META_LINE = re.compile(rb"^[A-Za-z]+[ \t]*=")
 
@@ -59,7 +61,9 @@ def read_meta_image(path: Path, grid: Shape | None = None) -> Image:
         if zipped:
             data = b"".join(inflated(file, 47, size))
         # Read only if the file is long enough: a false header must not make us allocate.
+        # More than that is of a time series, or the header is another file's.
         elif stored - start >= size:
+            check_rest(stored - start - size, size // shape[2])
             data = file.read(size)
         else:
             data = b""
@@ -90,9 +94,42 @@ def _meta_affine(header: dict[str, str]) -> np.ndarray:
     affine = np.eye(4)
     # Row n of the matrix is the direction of axis n; an affine has directions as columns.
     rows = numbers(DIRECTIONS, [0.0] * 9).reshape(3, 3)
-    affine[:3, :3] = rows.T * numbers(SPACINGS, [1.0] * 3)
-    affine[:3, 3] = numbers(ORIGINS, [0.0] * 3)
+    steps = [numbers((key,), [1.0] * 3) for key in SPACINGS if key in header]
+    spacing = steps[0] if steps else np.ones(3)
+    if (spacing <= 0).any():
+        raise Refused("bad_spacing", "a spacing of the MetaImage header is 0 mm or less")
+    # ElementSize is the size of a voxel, and ElementSpacing the distance of two.
+    if (np.abs(steps[-1] - spacing) > SPACING_TOLERANCE * spacing).any() if steps else False:
+        raise Refused("contradictory", "ElementSize and ElementSpacing differ by more than 5 %")
+    unit_mm = UNITS_MM.get(header.get("DistanceUnits", "").lower().removeprefix("met_"))
+    if unit_mm is None:
+        raise Refused("bad_spacing", "the MetaImage header's DistanceUnits are no known length")
+    affine[:3, :3] = rows.T * spacing * unit_mm
+    affine[:3, 3] = numbers(ORIGINS, [0.0] * 3) * unit_mm
+    check_letters(header.get("AnatomicalOrientation", ""), affine)
     return affine
+
+
+def check_letters(letters: str, affine: np.ndarray) -> None:
+    """Refuse an AnatomicalOrientation that the matrix contradicts, such as RAI or LPS.
+
+    MetaIO writes the side that an axis begins at, others the side that it runs to.
+
+    Args:
+      letters: three, or something else where a writer did not know.
+      affine: from index to LPS mm.
+    Raises:
+      Refused: contradictory.
+    """
+    runs_to = [("R", "L"), ("A", "P"), ("I", "S")]  # below and above 0, along x, y and z
+    named = io_orientation(affine)
+    ends = "".join(runs_to[int(axis)][int(sense > 0)] for axis, sense in named)
+    begins = "".join(runs_to[int(axis)][int(sense < 0)] for axis, sense in named)
+    known = sorted(letters.upper().replace("F", "I").replace("H", "S"))
+    if len(known) == 3 and all(len({*pair} & {*known}) == 1 for pair in runs_to):
+        said = letters.upper().replace("F", "I").replace("H", "S")
+        if said not in (ends, begins):
+            raise Refused("contradictory", "AnatomicalOrientation and TransformMatrix disagree")
 
 
 def _meta_header(file: io.BufferedIOBase) -> dict[str, str]:

@@ -14,7 +14,7 @@ from mmv_jax.readers.image import Format, Image
 from mmv_jax.readers.limits import MAX_HEADER_BYTES, check_size
 from mmv_jax.readers.orient import RAS_TO_LPS, Orientation, orientation_of
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, first_kind, three_axes
+from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, check_rest, first_kind, three_axes
 
 GZIP = b"\x1f\x8b"
 # metres, millimetres, micrometres; millimetres where no unit is stated
@@ -78,6 +78,8 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
             "truncated",
             f"{size} bytes of voxels are declared, the file has {max(0, stored - offset)}",
         )
+    if not zipped:
+        check_rest(stored - offset - size, size // shape[2])
     if not (int(header["sform_code"]) or int(header["qform_code"])):
         raise Refused(
             "no_orientation",
@@ -98,7 +100,7 @@ def _read_nifti(file: io.BufferedIOBase, stored: int, zipped: bool, grid: Shape 
     )
     # gzip verifies its checksum only at the end of the stream, after the last voxel.
     if zipped:
-        _skip_to_end(file)
+        _skip_to_end(file, size // shape[0])
     return Image(voxels, orientation.spacing_mm, 3, orientation=orientation)
 
 
@@ -191,16 +193,18 @@ def _skip(file: io.BufferedIOBase, count: int) -> None:
         count -= len(data)
 
 
-def _skip_to_end(file: io.BufferedIOBase) -> None:
+def _skip_to_end(file: io.BufferedIOBase, a_slice: int) -> None:
     """Read to the end of a gzip stream, where its checksum is.
 
-    More than MAX_HEADER_BYTES behind the voxels is refused as a decompression bomb.
+    More than MAX_HEADER_BYTES behind the voxels is refused as a decompression bomb, a slice or more
+    as a header that is wrong.
     """
     rest = 0
     while data := file.read(1 << 20):
         rest += len(data)
         if rest > MAX_HEADER_BYTES:
             raise Refused("too_large", "more data follow the voxels than can belong to them")
+    check_rest(rest, a_slice)
 
 
 def is_nifti(head: bytes, path: Path) -> bool:

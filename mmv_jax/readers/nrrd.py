@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmv_jax.readers.image import Format, Image
+from mmv_jax.readers.image import SPACING_TOLERANCE, Format, Image
 from mmv_jax.readers.limits import check_inflated, check_size
 from mmv_jax.readers.refused import Refused
-from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, placed, three_axes
+from mmv_jax.readers.volume import SLOWEST_FIRST, Shape, check_rest, placed, three_axes
 
 NRRD_SPACES = {  # direction of each axis of the file's space, relative to LPS
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
@@ -66,6 +66,8 @@ def read_nrrd(path: Path, grid: Shape | None = None) -> Image:
             raise Refused(
                 "truncated", f"{size} bytes of voxels are declared, the file has {stored - start}"
             )
+        elif encoding == "raw":
+            check_rest(stored - start - size, size // shape[2])
         # NRRD counts axes from the fastest (i, j, k); numpy in C order from the slowest.
         affine = _nrrd_affine(header)[:, SLOWEST_FIRST]
         file.seek(start)
@@ -104,6 +106,10 @@ def _nrrd_affine(header) -> np.ndarray:
     rows = rows[np.isfinite(rows).all(axis=1)] if rows.ndim == 2 else rows
     if rows.shape != (3, 3):
         raise Refused("bad_shape", "three space directions are expected")
+    stated, lengths = np.array(header.get("spacings", ()), float), np.linalg.norm(rows, axis=1)
+    # The format asks for one of the two; a writer that changes one may leave the other.
+    if stated.shape == (3,) and (np.abs(stated - lengths) > SPACING_TOLERANCE * lengths).any():
+        raise Refused("contradictory", "spacings and space directions differ by more than 5 %")
     units = header.get("space units") or [""]
     # pynrrd keeps the quotation marks that the format puts around each unit.
     words = {str(unit).strip().strip('"').lower() for unit in units}

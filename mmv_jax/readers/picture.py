@@ -69,6 +69,9 @@ def _read_png(data: bytes, grid: tuple[int, ...] | None) -> np.ndarray:
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     # 8 bytes a pixel: four channels of 16 bits are the most that a PNG has.
     check_size((height, width), 8, len(data), what="PNG", grid=grid)
+    # Chunk of an animation; it stands before the first picture, which alone would be read.
+    if b"acTL" in data[: data.find(b"IDAT")]:
+        raise Refused("bad_shape", "an animated PNG holds several pictures: save one of them")
     depth, colour_type = data[24], data[25]
     if depth == 16 and colour_type != 0:  # Pillow would drop the lower byte
         from imagecodecs import png_decode

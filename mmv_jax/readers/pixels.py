@@ -155,8 +155,13 @@ def _decoded_frame(dataset: Dataset, index: int) -> np.ndarray:
             raise Refused(
                 "truncated", "the Pixel Data are shorter than rows, columns and frames say"
             )
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        if len(dataset.PixelData) >= expected // (index + 1) * (frames + 1):
+            raise Refused("contradictory", "there are more frames than NumberOfFrames says")
         return get_decoder(syntax).as_array(dataset, index=index)[0]
     frames = int(dataset.get("NumberOfFrames") or 1)
+    if len(encaps.parse_basic_offsets(dataset.PixelData)) > frames:
+        raise Refused("contradictory", "there are more frames than NumberOfFrames says")
     data = encaps.get_frame(dataset.PixelData, index, number_of_frames=frames)
     # An RLE frame states no size of its own; pydicom decodes it to the size of the header.
     if syntax != RLELossless:

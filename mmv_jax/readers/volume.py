@@ -36,6 +36,21 @@ def three_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return shape
 
 
+def check_rest(rest: int, a_slice: int) -> None:
+    """Refuse a file with a slice or more behind the voxels that its header declares.
+
+    Args:
+      rest: bytes behind the voxels.
+      a_slice: bytes of a slice.
+    Raises:
+      Refused: contradictory.
+    """
+    if rest >= a_slice:
+        raise Refused(
+            "contradictory", "more voxels follow than the header declares: a time series?"
+        )
+
+
 def first_kind(dtype: np.dtype, slope: float = 1.0, intercept: float = 0.0) -> np.dtype | type:
     """Dtype that a canvas starts with.
 

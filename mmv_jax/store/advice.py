@@ -38,6 +38,7 @@ ADVICE = {
     "fill_values": "nothing, if the values outside of the body are of no interest",
     "same_slices": "look at it: one slice may have been copied",
     "odd_spacing": "nothing, if the positions of the slices are right",
+    "byte_order": "export it again: a program has read its bytes in the order of another machine",
     "inverted": "look at it: export it with its inversion, or turn the greys around",
     "turned": "look at it: turn the picture, and its masks with it",
     "derived": "take the series of original slices, if the voxels are to be tissue",

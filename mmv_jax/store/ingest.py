@@ -19,7 +19,9 @@ from mmv_jax.errors import UserError
 from mmv_jax.manifests.manifest import manifests_of
 from mmv_jax.provenance import versions
 from mmv_jax.readers.deidentify import Key
+from mmv_jax.readers.odd_bytes import odd_bytes
 from mmv_jax.readers.odd_chest import odd_chest
+from mmv_jax.readers.odd_extent import odd_extent
 from mmv_jax.readers.odd_labels import odd_labels
 from mmv_jax.readers.odd_masks import odd_masks
 from mmv_jax.readers.read import read_mask, read_study
@@ -83,6 +85,7 @@ def read_line(job: Job) -> tuple[Study, dict[str, np.ndarray]]:
     modality = str(job.known.get("modality", ""))
     told = (*study.told, *odd_masks(study, masks, labels))
     told += (*odd_labels(study, labels, modality), *odd_chest(study, modality))
+    told += (*odd_extent(study, modality), *odd_bytes(study))
     return replace(study, told=told), masks
 
 
@@ -136,6 +139,7 @@ def ingest(
     """
     began = time.monotonic()
     _check_options(engine, workers, burnt_in)
+    _check_limits(timeout_s, max_refused)
     root = open_root(store)
     with in_words(str(store)), only_ingest(store, root) as still_alone:
         # Under the lock: of two first ingests only one may create the key.
@@ -233,6 +237,14 @@ def _check_options(engine: str, workers: int | None, burnt_in: str | None) -> No
         )
     if burnt_in not in (None, *BURNT_IN):
         raise UserError(f"burnt_in {burnt_in!r} is none of {', '.join(BURNT_IN)}")
+
+
+def _check_limits(timeout_s: float, max_refused: float) -> None:
+    # `not`, because NaN fails every comparison.
+    if not timeout_s > 0:
+        raise UserError(f"--timeout is {timeout_s:g}, but a line needs more than 0 s.")
+    if not 0 <= max_refused <= 1:
+        raise UserError(f"--max-refused is {max_refused:g}, but is a share from 0 to 1.")
 
 
 def _open_key(store: str | Path, key_path: str | Path | None, *, is_new: bool) -> Key:

@@ -52,7 +52,7 @@ def test_advice_is_on_codes_that_there_are():
     of_files = {"same_slices", "stray_files", "mixed_settings", "fewer_slices", "odd_hu"}
     of_files |= {"odd_slices", "odd_spacing", "derived", "inverted", "turned"}
     of_files |= {"mask_empty", "mask_not_expected", "mask_inverted", "mask_mirrored"}
-    of_files |= {"mask_misplaced", "odd_header"}
+    of_files |= {"mask_misplaced", "odd_header", "byte_order"}
     told = of_files | set(OF_MANIFESTS)
     assert told <= set(ADVICE) <= {*CODES, *told}
     assert advice_on("no such code") == LOOK
