@@ -17,6 +17,7 @@ from mmv_jax.metrics.intervals import Interval, interval
 AIR, BREAST, MUSCLE = 0, 1, 2
 MASK = "anatomy"  # name of the truth in a manifest
 PARTS = {"breast": BREAST, "muscle": MUSCLE}
+SHOWN = 5  # the largest number of unknown values that a sentence names
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,23 @@ def overlaps(
 ) -> dict[str, tuple[int, int, int]]:
     """Of each of `PARTS`, the numbers of pixels in both, in the truth and in what was found."""
     return {name: overlap(truth == part, found == part) for name, part in PARTS.items()}
+
+
+def unknown_values(truth: Shaped[np.ndarray, "Y X"]) -> str:
+    """What is wrong with the values of a true map, as a sentence; "" if nothing is.
+
+    Example:
+      >>> unknown_values(np.array([[0, 255]]))
+      'its anatomy_mask has the value 255, and is not compared: use 0 air, 1 breast, 2 muscle'
+    """
+    values = sorted(set(np.unique(truth).tolist()) - {AIR, *PARTS.values()})
+    if not values:
+        return ""
+    # A map of grey levels has hundreds: the first ones are enough.
+    more = ", …" if len(values) > SHOWN else ""
+    named = f"value{'s' if len(values) > 1 else ''} {', '.join(map(str, values[:SHOWN]))}{more}"
+    known = ", ".join(f"{part} {name}" for name, part in {"air": AIR, **PARTS}.items())
+    return f"its anatomy_mask has the {named}, and is not compared: use {known}"
 
 
 def anatomy_scores(

@@ -248,7 +248,7 @@ def _look(finder: Finder, entries: Sequence[Entry], notes: list[str]) -> Looked:
         if MASK in entry.masks:
             try:
                 mask = read_mask(entry.masks[MASK], like=found.mammogram.study)[0] > 0
-                judged = judge(found, view, mask, draw=entry.number % every == 0)
+                judged = judge(found, view, mask, draw=entry.number % every == 0, warn=notes.append)
                 looked.judged.append(judged)
                 truth = None if np.isnan(view.area_mm2) else judged.truth
             except Refused as why:

@@ -1,6 +1,6 @@
 """Views beside their truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from mmv_jax.bac.agreement import overlap
 from mmv_jax.bac.anatomy import MASK as ANATOMY
-from mmv_jax.bac.anatomy import anatomy_map, overlaps
+from mmv_jax.bac.anatomy import anatomy_map, overlaps, unknown_values
 from mmv_jax.bac.measure import ViewResult, area_mm2
 from mmv_jax.bac.report import outlined_part
 from mmv_jax.bac.run import Found
@@ -25,7 +25,7 @@ class Judged:
       seen: numbers of pixels in both masks, in the truth, and in the found mask, whether they are
         reported or not.
       drawn: view, truth and found mask, if a picture is wanted.
-      anatomy: as of `anatomy.overlaps`, if the manifest has that truth.
+      anatomy: as of `anatomy.overlaps`, if the manifest has that truth in known values.
     """
 
     found: ViewResult
@@ -41,10 +41,18 @@ class Judged:
 
 
 def judge(
-    found: Found, result: ViewResult, truth: Bool[np.ndarray, "Y X"], *, draw: bool
+    found: Found,
+    result: ViewResult,
+    truth: Bool[np.ndarray, "Y X"],
+    *,
+    draw: bool,
+    warn: Callable[[str], None],
 ) -> Judged:
     """A view with its truth.
 
+    Args:
+      warn: called with a sentence if the manifest's anatomy has unknown values. That map is not
+        compared then.
     Raises:
       Refused: the manifest's anatomy is not of this view.
     """
@@ -53,14 +61,17 @@ def judge(
     true_result = replace(result, pixels=int(truth.sum()), area_mm2=area, sure_mm2=area)
     drawn = (found.mammogram.study.voxels[0], truth, found.mask) if draw else None
     seen = overlap(truth, found.mask)
-    return Judged(result, true_result, seen, drawn, anatomy=_anatomy(found.mammogram))
+    return Judged(result, true_result, seen, drawn, anatomy=_anatomy(found.mammogram, warn))
 
 
-def _anatomy(m: Mammogram) -> dict[str, tuple[int, int, int]] | None:
+def _anatomy(m: Mammogram, warn: Callable[[str], None]) -> dict[str, tuple[int, int, int]] | None:
     """The map of a view beside its truth, if there is one."""
     if ANATOMY not in m.entry.masks:
         return None
     truth = read_mask(m.entry.masks[ANATOMY], like=m.study)[0]
+    if unknown := unknown_values(truth):
+        warn(f"mammogram {m.entry.number}: {unknown}")
+        return None
     return overlaps(truth, anatomy_map(m.study.voxels[0], m.spacing_mm, m.view))
 
 

@@ -13,6 +13,11 @@ from mmv_jax.bac.anatomy import (
     anatomy_scores,
     overlaps,
 )
+from mmv_jax.bac.judged import judge
+from mmv_jax.bac.run import Found
+from mmv_jax.bac.sources import Entry, read_mammogram
+from mmv_jax.bac.view import ViewFrame
+from mmv_jax.phantom.files import write_png
 
 MM = 0.1
 SPACING = (MM, MM)
@@ -88,3 +93,31 @@ def test_scores_are_means_over_the_views_that_have_the_part():
     scores = anatomy_scores(views)
     assert (scores["dice_breast"].value, scores["dice_muscle"].value) == (0.75, 0.5)
     assert scores["dice_muscle"].n == 1 and anatomy_scores([]) == {}
+
+
+def test_a_true_map_of_unknown_values_is_told_and_not_compared(women, tmp_path):
+    """255 for breast gave no figure and no word; the calcium of the view is still compared."""
+    image = next((women / "breast").glob("*-LCC*.dcm"))
+    told = dict[str, list[str]]()
+    for name, breast in {"known": BREAST, "unknown": 255}.items():
+        entry = Entry(7, image, masks={"anatomy": tmp_path / f"{name}.png"})
+        m = read_mammogram(Entry(7, image))
+        voxels = m.study.voxels[0]
+        write_png(entry.masks["anatomy"], np.full(voxels.shape, breast, np.uint8))
+        nothing = np.zeros(voxels.shape, bool)
+        found = Found(
+            mammogram=read_mammogram(entry),
+            mask=nothing,
+            sure_mm2=0.0,
+            remark="",
+            probability=nothing.astype(np.float32),
+            frame=ViewFrame.of(voxels, m.spacing_mm),
+        )
+        told[name] = []
+        judged = judge(found, found.result("w"), nothing, draw=False, warn=told[name].append)
+        assert (judged.anatomy is None) == bool(told[name])
+    assert told["known"] == []
+    assert told["unknown"] == [
+        "mammogram 7: its anatomy_mask has the value 255, and is not compared: use 0 air, 1"
+        " breast, 2 muscle"
+    ]
