@@ -30,13 +30,6 @@ def get_config() -> ConfigDict:
         name = modality.lower()
         for label in ("pneumothorax", "effusion", "nodule"):
             c.tasks[f"{name}_{label}"] = {"kind": "classification", "label": label, "where": where}
-        # The outlines of what is told whole above: 4 is the bit of effusions in `findings`.
-        c.tasks[f"{name}_effusion_mask"] = {
-            "kind": "segmentation",
-            "mask": "findings",
-            "flags": 4,
-            "where": where,
-        }
         c.tasks[f"{name}_cardiothoracic_ratio"] = {
             "kind": "regression",
             "label": "cardiothoracic_ratio",
