@@ -263,18 +263,21 @@ def run_ray(
 def run_on_node(
     plugins: tuple[Plugin, ...], task_fn: TaskFn, task: IngestTask, timeout_s: float
 ) -> list[Event]:
-    """Runs in a process of Ray, which is of one ingest. Its worker ends with it."""
-    if not KEPT:
-        KEPT.append(_Worker(task_fn))
+    """Runs in a process of Ray, which is of one driver. Its worker ends with it."""
+    crew = [KEPT.pop((plugins, task_fn), None) or _Worker(task_fn)]
+    while KEPT:  # of an earlier ingest of the same driver
+        KEPT.popitem()[1].stop()
     try:
-        return list(_work_off(deque([task]), KEPT, timeout_s))
+        events = list(_work_off(deque([task]), crew, timeout_s))
     except BaseException:
-        KEPT.pop().stop()
+        crew[0].stop()
         raise
+    KEPT[plugins, task_fn] = crew[0]
+    return events
 
 
 # The worker of a process of Ray, from one task to the next: a new one imports for 1.5 s.
-KEPT: list[_Worker] = []
+KEPT: dict[tuple[tuple[Plugin, ...], TaskFn], _Worker] = {}
 
 
 ENGINES = {"local": run_local, "ray": run_ray}

@@ -17,7 +17,7 @@ from mmv_jax.errors import WorkFailed
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.read import Store
 from mmv_jax.store.task import Event, IngestTask, Job, Reading, Refusal, Writing, Written
-from mmv_jax.store.workers import KEPT, run_local, run_on_node
+from mmv_jax.store.workers import KEPT, run_local, run_on_node, run_ray
 
 
 def task_of(places: int, store: str = "") -> IngestTask:
@@ -133,7 +133,7 @@ def test_a_process_of_ray_keeps_its_worker_until_a_task_fails(tmp_path):
         run_lines(1)
     finally:
         while KEPT:
-            KEPT.pop().stop()
+            KEPT.popitem()[1].stop()
     first, second, third, fourth = (tmp_path / "pids").read_text().split()
     assert first == second == third != fourth
 
@@ -148,6 +148,9 @@ def test_ray_writes_the_same_store(tmp_path, monkeypatch):
     contents[2], contents[4] = b"die", b"broken"
     manifest = write_manifest(tmp_path / "in", contents)
     try:
+        pids = tmp_path / "pids"
+        list(run_ray(note_own_pid, [task_of(1, str(pids))] * 3, workers=1, timeout_s=60.0))
+        assert len(set(pids.read_text().split())) == 1
         by_ray = ingest(
             [manifest],
             tmp_path / "by-ray",
