@@ -128,7 +128,8 @@ def measure_rates(results: Iterable[Result]) -> list[GroupRates]:
         if not grouping.positives
         for group in grouping.order
     ]
-    resamples = max(RESAMPLES, 160 * len(asked))  # as in `measure.compare`, two tests a group
+    # As in `measure.compare`, two tests a group; floors and stand-ins are shown and not tested.
+    resamples = max(RESAMPLES, 160 * sum(is_judged(r.encoder) for r, _, _ in asked))
     found = [_rates(r, grouping, group, resamples) for r, grouping, group in asked]
     tested = [
         d.p if is_judged(g.encoder) else float("nan")

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, recall_score
 
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate import operating
 from mmv_jax.evaluate.kinds.classification import probe_classes
 from mmv_jax.evaluate.measure import Result, result_of_vector
 from mmv_jax.evaluate.operating import (
@@ -19,6 +20,7 @@ from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.operating_sections import fairness_sections, operating_sections
 from mmv_jax.evaluate.tasks.groupings import Grouping, with_intersections
 from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.metrics.intervals import Difference
 
 N = 600
 
@@ -87,6 +89,21 @@ def test_a_group_that_is_missed_more_often_is_named(result):
     assert section.tables[0].lines[0][4].tone == "bad"
     (section,) = operating_sections(measure_operating([result]), Names())
     assert len(section.tables) == 2
+
+
+def test_floors_and_stand_ins_ask_for_no_further_resamples(result, monkeypatch):
+    asked = []
+
+    def counted(*args, resamples, **rest):
+        asked.append(resamples)
+        return Difference(*(float("nan"),) * 4)
+
+    monkeypatch.setattr(operating, "contrast", counted)
+    monkeypatch.setattr(operating, "RESAMPLES", 10)
+    others = [replace(result, encoder=name) for name in ("random", "ark (stand-in)", "pixels")]
+    measure_rates([result, *others])
+    # Two groups of one encoder that is tested; all eight groups are shown.
+    assert set(asked) == {2 * 160} and len(asked) == 2 * 8
 
 
 def test_a_group_of_four_patients_has_no_rates(result):
