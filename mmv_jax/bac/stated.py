@@ -12,9 +12,9 @@ from mmv_jax.outcomes.flow import flow_section as women_section
 from mmv_jax.outcomes.stated import outcomes_item, strobe
 from mmv_jax.report.about import NOT_STATED, Studies
 from mmv_jax.report.checklist import (
-    BY_AUTHOR,
     CLAIM,
     NO,
+    OF_ANY_EVALUATION,
     PARTLY,
     YES,
     Answer,
@@ -67,11 +67,11 @@ def state_mammograms(found: Evaluated) -> tuple[dict[str, Any], list[Section]]:
 
 def claim(found: Evaluated) -> list[ChecklistItem]:
     """The 44 items of CLAIM 2024."""
-    return answered(CLAIM, _of_methods(found) | _of_results(found))
+    return answered(CLAIM, OF_ANY_EVALUATION | _of_methods(found) | _of_results(found))
 
 
 def _of_methods(found: Evaluated) -> dict[str, Answer]:
-    """Items 1 to 27."""
+    """Of items 1 to 27, those that depend on what was evaluated."""
     # A truth that nobody states may be anything, also where areas agree with it.
     studies = found.studies
     known = bool(found.metrics) and NOT_STATED not in studies.truth
@@ -79,7 +79,6 @@ def _of_methods(found: Evaluated) -> dict[str, Answer]:
     unseen = "patients: two splits are refused; whom the model was fitted to is not compared"
     return {
         "1": (PARTLY, "title; What was evaluated"),
-        **dict.fromkeys(("2", "3", "4", "5", "13", "15"), BY_AUTHOR),
         "6": (PARTLY, "agreement with the truth, or outcomes; the aim is the author's"),
         "7": (NO if studies.data == NOT_STATED else YES, f"What was evaluated: {studies.data}"),
         "8": (YES, "Flow of mammograms; `splits` in Settings"),
@@ -91,10 +90,6 @@ def _of_methods(found: Evaluated) -> dict[str, Answer]:
         "18": (NO, "one truth a mammogram"),
         "19": (YES, "column `split` of the manifest"),
         "20": (PARTLY, unseen),
-        "21": (NO, "not planned; intervals say what the size allows"),
-        "22": (YES, "the checkpoint's config"),
-        "23": (YES, "What was evaluated"),
-        "24": (YES, "the checkpoint and its digest"),
         "25": (YES, "the checkpoint's config"),
         "26": (PARTLY, "rules of measuring in Settings; on whom they were chosen is the author's"),
         "27": (YES, "none; an image and its mirror image are averaged"),
@@ -102,7 +97,7 @@ def _of_methods(found: Evaluated) -> dict[str, Answer]:
 
 
 def _of_results(found: Evaluated) -> dict[str, Answer]:
-    """Items 28 to 44."""
+    """Of items 28 to 44, those that depend on what was evaluated."""
     # Without a truth an evaluation is of outcomes alone.
     compared, analysis = bool(found.metrics), found.analysis
     # Errors by vendor, thickness and the like are tasks of their own.
@@ -117,15 +112,12 @@ def _of_results(found: Evaluated) -> dict[str, Answer]:
         "31": shown,
         "32": (YES, "women of the manifest"),
         "33": (NO, "one manifest; another population is another evaluation"),
-        **dict.fromkeys(("34", "41", "44"), BY_AUTHOR),
         "35": (YES, "Flow of mammograms"),
         "36": (PARTLY, "The women, by severity") if analysis else (NO, "no cohort was given"),
         "37": (YES, where) if compared else (NO, "no truth was given"),
         "38": _accuracy(found),
         "39": (PARTLY, "views drawn evenly; the worst are not sought") if found.drawn else shown,
         "40": (PARTLY, "notices; Remarks on the images"),
-        "42": (YES, "protocol.json and the config"),
-        "43": (PARTLY, "software and versions; the rest is the author's"),
     }
 
 

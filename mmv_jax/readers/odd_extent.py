@@ -13,7 +13,7 @@ LEAST_PIXELS = 512  # of the longest side of a whole image; a smaller one may be
 PLANAR_MM, CHEST_MM = (20.0, 2_500.0), (100.0, 1_000.0)
 # Voxels are square in the plane of the scan: two of three sides agree.
 ALIKE = 1.5  # ratio of two sides from which on they are none of one plane
-FLAT = 4.0  # ratio of both longer sides to the shortest: slices lie apart, and not that close
+FLAT = 4.0  # a pixel's side divided by the distance of slices: no scanner has slices that close
 
 
 def odd_extent(study: Study, modality: str) -> tuple[Told, ...]:

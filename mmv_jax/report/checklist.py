@@ -63,6 +63,17 @@ CLAIM = {
     "43": "availability of software, model and data",
     "44": "funding",
 }
+SIZE_NOT_PLANNED: Answer = (NO, "not planned; intervals say what the size allows")
+# Answers to CLAIM that no evaluation of a checkpoint changes.
+OF_ANY_EVALUATION: dict[str, Answer] = {
+    **dict.fromkeys(("2", "3", "4", "5", "13", "15", "34", "41", "44"), BY_AUTHOR),
+    "21": SIZE_NOT_PLANNED,
+    "22": (YES, "the checkpoint's config"),
+    "23": (YES, "What was evaluated"),
+    "24": (YES, "the checkpoint and its digest"),
+    "42": (YES, "protocol.json and the config"),
+    "43": (PARTLY, "software and versions; the rest is the author's"),
+}
 # Items of several parts have a letter each, as in the statement.
 STROBE = {
     "1": "design named in the title; summary",

@@ -13,9 +13,9 @@ from mmv_jax.evaluate.measure import Result
 from mmv_jax.evaluate.report.names import Names
 from mmv_jax.report.about import NOT_STATED, Studies
 from mmv_jax.report.checklist import (
-    BY_AUTHOR,
     CLAIM,
     NO,
+    OF_ANY_EVALUATION,
     PARTLY,
     YES,
     Answer,
@@ -51,18 +51,17 @@ class Held:
 
 def claim(held: Held) -> list[ChecklistItem]:
     """The 44 items of CLAIM 2024."""
-    return answered(CLAIM, _of_methods(held) | _of_results(held))
+    return answered(CLAIM, OF_ANY_EVALUATION | _of_methods(held) | _of_results(held))
 
 
 def _of_methods(held: Held) -> dict[str, Answer]:
-    """Items 1 to 27: title, design, data, reference standard, model and training."""
+    """Of items 1 to 27 (title to training), those that depend on what was evaluated."""
     # `in`, since the truth may be stated for phantoms and not for the other studies.
     truth = NO if NOT_STATED in held.studies.truth else YES
     data = NO if held.studies.data == NOT_STATED else YES
     of_a_fold = ", for each fold the next one" if held.folds else ""
     return {
         "1": (YES, "title; How it was measured"),
-        **dict.fromkeys(("2", "3", "4", "5", "13", "15"), BY_AUTHOR),
         "6": (PARTLY, "encoders compared by task; the aim is the author's"),
         "7": (data, f"What was evaluated: {held.studies.data}"),
         "8": (YES, "Flow of studies; `where` of each task in Configuration"),
@@ -74,10 +73,6 @@ def _of_methods(held: Held) -> dict[str, Answer]:
         "18": (NO, "one truth a study"),
         "19": (YES, _partitions(held.folds)),
         "20": (YES, "patients: two splits are refused"),
-        "21": (NO, "not planned; intervals say what the size allows"),
-        "22": (YES, "the checkpoint's config"),
-        "23": (YES, "What was evaluated"),
-        "24": (YES, "the checkpoint and its digest"),
         "25": (YES, "How it was measured; Configuration"),
         "26": (YES, "strengths and thresholds on val" + of_a_fold),
         "27": (YES, "none"),
@@ -92,7 +87,7 @@ def _partitions(folds: int) -> str:
 
 
 def _of_results(held: Held) -> dict[str, Answer]:
-    """Items 28 to 44: evaluation, results and discussion."""
+    """Of items 28 to 44 (evaluation to discussion), those that depend on what was evaluated."""
     robust = (YES, "Subgroups, Confounders, Few-shot curves") if held.robust else None
     folds = f"{held.folds} folds of train and val"
     elsewhere = (YES, "`test_where`") if held.tested_elsewhere else None
@@ -104,15 +99,12 @@ def _of_results(held: Held) -> dict[str, Answer]:
         "31": (PARTLY, "maps of features") if held.pictures else (NO, "none"),
         "32": (YES, folds if held.folds else "test split of the store"),
         "33": elsewhere or (NO, "no task has another test population"),
-        **dict.fromkeys(("34", "41", "44"), BY_AUTHOR),
         "35": (YES, "Flow of studies; patients the ingest refused"),
         "36": people or (NO, "the store has neither age nor sex"),
         "37": (YES, "Tasks by encoders"),
         "38": _accuracy(held),
         "39": (PARTLY, "worst segmentations shown") if held.pictures else (NO, "none shown"),
         "40": (PARTLY, f"notices; overlap with pretraining: {held.overlap}"),
-        "42": (YES, "protocol.json and the config"),
-        "43": (PARTLY, "software and versions; the rest is the author's"),
     }
 
 
