@@ -31,7 +31,7 @@ def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> Image:
       grid: shape of the study, if the picture is its mask. Then a palette's indices are the labels,
         and the channels must be equal.
     Raises:
-      Refused: too_large, truncated, corrupt, colour, unknown_encoding, lossy_mask.
+      Refused: too_large, truncated, corrupt, bad_shape, colour, unknown_encoding, lossy_mask.
     """
     data = path.read_bytes()
     if data.startswith(JPEG):
