@@ -73,7 +73,9 @@ def make(name: str, folder: Path) -> tuple[Path, dict, dict]:
         jax.device_get(fresh_params(network, seed=0)),
     )
     crops = {name: {"global_grid": grid} for name, grid in GRIDS.items()}
-    config = {"encoder": group, "rows": {"length": 256}, "crops": crops, "data": {}}
+    # One network read background patches too; a config without the key has the default.
+    data = {"tokens": "all"} if name == "other" else {}
+    config = {"encoder": group, "rows": {"length": 256}, "crops": crops, "data": data}
     with Checkpoints(folder / "run", config, every=1, keep=1) as checkpoints:
         checkpoints.save_if_due(1, {"encoder": params, "state": {"step": np.int32(1)}})
     apply = jax.jit(lambda params, *row: network.apply({"params": params}, *row)["tokens"])
@@ -87,6 +89,7 @@ def make(name: str, folder: Path) -> tuple[Path, dict, dict]:
             registers=group["registers"],
             length=256,
             rows=1,
+            **data,
         )
         rows[name] = [np.asarray(batch[key]) for key in INPUTS]
         expected[name] = np.asarray(apply(params, *rows[name]))

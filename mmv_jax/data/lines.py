@@ -35,7 +35,7 @@ class Lines:
     ):
         self.geometry, self.trained, self._group = geometry, studies, group
         self._views, self._shape = settings.views, settings.shape
-        self._seed, self._mixture = settings.seed, settings.mixture
+        self._seed, self._mixture, self._tokens = settings.seed, settings.mixture, settings.tokens
         self.expanded = {ndim: expand(listed) for ndim, listed in settings.views.items()}
         self._mixed: dict[int, np.ndarray] = {}
         self._check_room()
@@ -82,7 +82,7 @@ class Lines:
     def _sizes_of(self, epoch: int, lines: range, studies: np.ndarray) -> np.ndarray:
         geometry, crops = self.geometry[studies], self.crops(epoch, lines, studies)
         there = crops.tokens[..., 0] > 0
-        patches = count_tokens(geometry, crops)
+        patches = count_tokens(geometry, crops, self._tokens)
         tokens = np.where(there, patches + self._shape.special, 0)
         front = np.zeros_like(there)
         for ndim, listed in self.expanded.items():

@@ -1,4 +1,4 @@
-"""Non-background patches of a crop, from the index alone. Axes: N studies, t patches."""
+"""Patches of a crop that become tokens, from the index alone. Axes: N studies, t patches."""
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -8,12 +8,20 @@ from mmv_jax.data.crops import Crops, Geometry, Triple
 CHUNK = 4096  # studies whose token grids are counted at once; it bounds memory
 
 
-def kept_tokens(geometry: Geometry, crops: Crops) -> Bool[np.ndarray, "N tz ty tx"]:
+def kept_tokens(
+    geometry: Geometry, crops: Crops, tokens: str = "occupied"
+) -> Bool[np.ndarray, "N tz ty tx"]:
     """Mask of the patches to keep in crop i of study i.
 
-    A patch is kept if it meets an occupied cell of the study. If none does, the middle one is kept.
+    Args:
+      tokens: "occupied": a patch is kept if it meets an occupied cell of the study. If none does,
+        the middle one is kept. "all": every patch of the crop's grid.
     """
     size = tuple(crops.tokens.max(axis=0, initial=0).tolist())
+    if tokens == "all":
+        # The mask has the largest grid's size, so that a smaller one fills its lower corner.
+        places = np.moveaxis(np.indices(size), 0, -1)
+        return np.all(crops.tokens[:, None, None, None] > places, axis=-1)
     kept = np.zeros((len(crops.spacing_mm), *size), bool)
     for planar in (True, False):
         lines = geometry.planar == planar
@@ -84,11 +92,15 @@ def _bits(ranges: tuple[np.ndarray, np.ndarray], width: int, dtype: type) -> np.
     return below[ranges[1]] & ~below[ranges[0]]
 
 
-def count_tokens(geometry: Geometry, crops: Crops) -> Int[np.ndarray, "N V"]:
-    """Patch tokens of each crop [N, V] without background patches. No voxel is read."""
+def count_tokens(
+    geometry: Geometry, crops: Crops, tokens: str = "occupied"
+) -> Int[np.ndarray, "N V"]:
+    """Patch tokens of each crop [N, V], by `kept_tokens`. No voxel is read."""
     counts: np.ndarray = np.zeros(crops.spacing_mm.shape, np.int64)
     for start in range(0, len(counts), CHUNK):
         part = slice(start, start + CHUNK)
         for v in range(counts.shape[1]):
-            counts[part, v] = kept_tokens(geometry[part], crops[part, v]).sum(axis=(1, 2, 3))
+            counts[part, v] = kept_tokens(geometry[part], crops[part, v], tokens).sum(
+                axis=(1, 2, 3)
+            )
     return counts

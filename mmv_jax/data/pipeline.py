@@ -76,7 +76,12 @@ class Rows:
         key = getattr(store, "key_fingerprint", None)
         self.teachers = open_teachers(own.teachers, self.shape.target_widths, key)
         self._writer = RowWriter(
-            store, self.shape, own.coordinates, own.strength, teachers=self.teachers
+            store,
+            self.shape,
+            own.coordinates,
+            tokens=own.tokens,
+            strength=own.strength,
+            teachers=self.teachers,
         )
         groups = groups_of(store.index, own.mixture_by)
         studies = studies_of(store, own.splits, views=own.views, mixture=own.mixture, groups=groups)

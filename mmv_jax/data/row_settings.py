@@ -17,6 +17,8 @@ class RowSettings(RowShape):
       per_step: rows of a step, over all hosts.
       seed: of all draws.
       coordinates: see `tokens.token_coordinates`.
+      tokens: the patches of a crop that become tokens: "occupied", those with more than background,
+        or "all".
       mixture: each group's share of the lines of an epoch, see `mix`. None: every study once.
       mixture_by: index column with the groups; a study without a value is "unknown".
       splits: the splits to train on.
@@ -30,6 +32,7 @@ class RowSettings(RowShape):
     per_step: int
     seed: int
     coordinates: str = "mm"
+    tokens: str = "occupied"
     mixture: Mapping[str, float] | None = None
     mixture_by: str = "modality"
     teachers: Sequence[str] = ()

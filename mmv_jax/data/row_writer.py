@@ -19,7 +19,7 @@ from mmv_jax.data.crops import Crops, Geometry
 from mmv_jax.data.occupancy import kept_tokens
 from mmv_jax.data.resample import Boxes, read_crop
 from mmv_jax.data.teachers import Teacher
-from mmv_jax.data.tokens import COORDINATES, RowShape, to_patches, token_coordinates
+from mmv_jax.data.tokens import COORDINATES, TOKENS, RowShape, to_patches, token_coordinates
 from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import CLS, PATCH, REGISTER
 
@@ -29,10 +29,11 @@ class RowWriter:
 
     Args:
       coordinates: a word of `tokens.COORDINATES`.
+      tokens: a word of `tokens.TOKENS`, see `occupancy.kept_tokens`.
       strength: of the changes to crops that `add` gets seeds for.
       teachers: the rows hold their features beside the patches.
     Raises:
-      UserError: unknown `coordinates`.
+      UserError: unknown `coordinates` or `tokens`.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class RowWriter:
         store: Boxes,
         shape: RowShape,
         coordinates: str,
+        *,
+        tokens: str = "occupied",
         strength: Augmentation = DEFAULT,
         teachers: Sequence[Teacher] = (),
     ):
@@ -47,10 +50,12 @@ class RowWriter:
             raise UserError(
                 f"coordinates is {coordinates!r}; choose one of {', '.join(COORDINATES)}."
             )
+        if tokens not in TOKENS:
+            raise UserError(f"config.data.tokens is {tokens!r}, but must be {' or '.join(TOKENS)}.")
         index = store.index
         self.geometry, self.shape = Geometry.of(index), shape
         self._store, self._coordinates, self._strength = store, coordinates, strength
-        self._teachers = teachers
+        self._teachers, self._kept = teachers, tokens
         self._modality, self._unit, self._hash = (
             index[name].to_numpy(str) for name in ("modality", "unit", "study")
         )
@@ -59,7 +64,8 @@ class RowWriter:
     def kept(self, studies: np.ndarray, crops: Crops) -> list[list[np.ndarray]]:
         """Masks [tz, ty, tx] of the patches that become tokens, per crop [N, V] of N studies."""
         views = [
-            kept_tokens(self.geometry[studies], crops[:, v]) for v in range(crops.tokens.shape[1])
+            kept_tokens(self.geometry[studies], crops[:, v], self._kept)
+            for v in range(crops.tokens.shape[1])
         ]
         return [
             [kept[i][tuple(map(slice, crops.tokens[i, v]))] for v, kept in enumerate(views)]

@@ -23,6 +23,7 @@ def study_batches(
     length: int,
     rows: int,
     coordinates: str = "mm",
+    tokens: str = "occupied",
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of whole studies for evaluation, each study once, without augmentation.
 
@@ -31,6 +32,7 @@ def study_batches(
     Args:
       studies: lines of the store's index.
       grids: for each dimensionality the largest number of voxels (z, y, x) of a study.
+      coordinates, tokens: see `row_settings.RowSettings`.
       length, rows: tokens of a row and rows of a batch. The last batch may have empty rows.
     Yields:
       The arrays of `tokens.RowShape.spec`; `study` gives the study of each segment (-1: none).
@@ -41,7 +43,7 @@ def study_batches(
     geometry = Geometry.of(store.index.iloc[lines])
     # One view per study, on its own axis, as the writer expects [N, V].
     crops = whole_crops(geometry, grids, patch)[:, None]
-    sizes = count_tokens(geometry, crops) + 1 + registers
+    sizes = count_tokens(geometry, crops, tokens) + 1 + registers
     if sizes.max(initial=0) > length:
         listed = " and ".join(f"{grid} ({ndim}D)" for ndim, grid in grids.items())
         raise UserError(
@@ -56,7 +58,7 @@ def study_batches(
         patch=patch,
         registers=registers,
     )
-    writer = RowWriter(store, shape, coordinates)
+    writer = RowWriter(store, shape, coordinates, tokens=tokens)
     for first in range(0, len(packed), rows):
         batch = shape.empty(rows)
         for b, row in enumerate(packed[first : first + rows]):

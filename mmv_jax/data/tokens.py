@@ -3,7 +3,9 @@
 Axes: B rows, L tokens, P voxels of a patch, S segments, M masked, V visible.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from mmv_jax.data.crops import Crops, Triple
 from mmv_jax.data.masked import SHARES
 
 COORDINATES = ("mm", "grid", "unit")
+TOKENS = ("occupied", "all")
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,17 @@ class RowShape:
             name: np.full(s.shape, -1 if name in absent else 0, s.dtype)
             for name, s in self.spec(rows).items()
         }
+
+
+def study_options(data: Mapping[str, Any]) -> dict[str, str]:
+    """Values of a config's group `data` by which an encoder's whole studies become tokens.
+
+    They have the names of `study_batches`'s arguments. Checkpoints without them have the defaults.
+    """
+    return {
+        "coordinates": data.get("coordinates", "mm"),
+        "tokens": data.get("tokens", "occupied"),
+    }
 
 
 def to_patches(

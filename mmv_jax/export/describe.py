@@ -8,6 +8,7 @@ import numpy as np
 
 from mmv_jax.data.augment import BACKGROUND, HU_RANGE, OVERSHOOT
 from mmv_jax.data.crops import NOMINAL_EXTENT_MM, OVERSAMPLING
+from mmv_jax.data.tokens import study_options
 from mmv_jax.models.backbone import Backbone
 from mmv_jax.models.blocks import EPSILON
 from mmv_jax.models.dense import hidden_width
@@ -76,7 +77,7 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
             for name, group in config["crops"].items()
             if "global_grid" in group
         },
-        "coordinates": config.get("data", {}).get("coordinates", "mm"),
+        **study_options(config.get("data", {})),
         # Keys of JSON are text.
         "oversampling": {str(ndim): most for ndim, most in OVERSAMPLING.items()},
         "nominal_extent_mm": NOMINAL_EXTENT_MM,

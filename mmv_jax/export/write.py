@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from mmv_jax.checkpoint import named_tensors
+from mmv_jax.data.tokens import study_options
 from mmv_jax.errors import UserError
 from mmv_jax.export.describe import architecture, model_card, plain, preparation
 from mmv_jax.export.huggingface import shipped, write_folder
@@ -144,7 +145,7 @@ def _check_place(kind: str, out: Path) -> None:
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     about = {name: config[name] for name in TOLD if name in config}
     # Nothing else of the group `data`: it may name a folder.
-    about["data"] = {"coordinates": config.get("data", {}).get("coordinates", "mm")}
+    about["data"] = study_options(config.get("data", {}))
     return about
 
 

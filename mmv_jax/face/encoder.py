@@ -22,6 +22,7 @@ from mmv_jax.buckets import place
 from mmv_jax.checkpoint import restore_encoder
 from mmv_jax.data.crops import NOMINAL_EXTENT_MM
 from mmv_jax.data.study_batches import study_batches
+from mmv_jax.data.tokens import study_options
 from mmv_jax.errors import UserError
 from mmv_jax.face.bucket import copy_from_bucket
 from mmv_jax.face.one_study import OneStudy
@@ -92,7 +93,6 @@ class StudyFileEncoder:
         return self._encode(as_study(study, spacing_mm, unit))
 
     def _encode(self, study: Study) -> EncodedStudy:
-        coordinates = self.config.get("data", {}).get("coordinates", "mm")
         if study.ndim == 2 and any(map(math.isnan, study.spacing_mm[1:])):
             warnings.warn(
                 f"The picture has no spacing: it is encoded as {NOMINAL_EXTENT_MM:g} mm wide, the"
@@ -109,7 +109,7 @@ class StudyFileEncoder:
             registers=self.network.registers,
             length=ROW,
             rows=1,
-            coordinates=coordinates,
+            **study_options(self.config.get("data", {})),
         )
         tokens = np.asarray(_tokens(self.network, self.params, *(batch[name] for name in INPUTS)))
         patches = batch["kinds"][0] == PATCH

@@ -22,7 +22,7 @@ from mmv_jax.data.crops import View, crop_views
 from mmv_jax.data.pipeline import Rows
 from mmv_jax.data.resample import Boxes
 from mmv_jax.data.teachers import tell_teachers
-from mmv_jax.data.tokens import RowShape
+from mmv_jax.data.tokens import RowShape, study_options
 from mmv_jax.errors import UserError
 from mmv_jax.models.lora import Lora
 from mmv_jax.models.sizes import make_encoder
@@ -312,14 +312,13 @@ def make_probe(
             " steps between two probes, such as 500."
         )
     grids = {2: tuple(config.crops.planar.global_grid), 3: tuple(config.crops.volume.global_grid)}
-    coordinates = config.data.get("coordinates", "mm")
     probe = Probe(
         store=store,
         encoder=make_learner(config)[0],
         labels=dict(labels),
         length=config.rows.length,
         grids=grids,
-        coordinates=coordinates,
+        options=study_options(config.data),
     )
 
     for modality, why in probe.untold().items() if jax.process_index() == 0 else ():

@@ -34,6 +34,7 @@ class Probe:
       labels: for each modality the label column to predict.
       length: tokens of a row.
       grids: for each dimensionality the most voxels (z, y, x) of a whole study.
+      options: see `tokens.study_options`.
     """
 
     store: Store
@@ -41,7 +42,7 @@ class Probe:
     labels: Mapping[str, str]
     length: int
     grids: Mapping[int, Triple]
-    coordinates: str
+    options: Mapping[str, str]
 
     def untold(self) -> dict[str, str]:
         """The labels that this store cannot give, and why, by modality. `figures` omits them."""
@@ -135,7 +136,7 @@ class Probe:
             registers=encoder.registers,
             length=self.length,
             rows=rows,
-            coordinates=self.coordinates,
+            **self.options,
         )
 
 

@@ -177,6 +177,16 @@ def test_the_budget_without_voxels_is_the_definition_with_them():
     assert fewer > 10  # background was dropped at all
 
 
+def test_all_tokens_are_the_whole_grid_of_each_crop():
+    store = memory(random_studies(30, seed=5))
+    geometry, crops = crops_of(store)
+    assert np.array_equal(count_tokens(geometry, crops, "all"), crops.tokens.prod(axis=-1))
+    kept = kept_tokens(geometry, crops[:, 0], "all")
+    for i, own in enumerate(crops.tokens[:, 0]):
+        inside = tuple(map(slice, own))
+        assert kept[i].sum() == kept[i][inside].sum() == own.prod()  # all of its grid, no more
+
+
 def test_a_study_without_any_occupied_cell_keeps_one_token():
     store = memory(
         [

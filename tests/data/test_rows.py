@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
-from memory_store import memory, random_studies, to_voxels
+from memory_store import make, memory, random_studies, to_voxels
 from scipy import ndimage
 
 from mmv_jax.data.crops import Geometry, whole_crops
+from mmv_jax.data.occupancy import kept_tokens
 from mmv_jax.data.study_batches import study_batches
+from mmv_jax.data.tokens import token_coordinates
 from mmv_jax.errors import UserError
 from mmv_jax.models.kinds import CLS, PATCH
 
@@ -119,3 +121,30 @@ def test_a_reading_error_names_the_study():
     with pytest.raises(OSError, match="disk is gone") as caught:
         list(study_batches(store, [2], **ROW))
     assert caught.value.__notes__ == [f"while reading study {2:016x}"]
+
+
+def test_with_all_tokens_rows_hold_every_patch_at_its_place():
+    rows = make(tokens="all", augment=False)
+    batch, more = rows.batch(0), 0
+    for b, r in enumerate(rows.plan.step(0)):
+        epoch, lines = rows.plan.epoch_and_lines(r)
+        studies = rows.lines.studies(epoch)[lines]
+        crops = rows.lines.crops(epoch, lines, studies)
+        assert (batch["segment_ids"][b] > 0).sum() == rows.lines.sizes(epoch)[lines, :2].sum()
+        for s, study in enumerate(batch["study"][b]):
+            own = (batch["segment_ids"][b] == s + 1) & (batch["kinds"][b] == PATCH)
+            if study < 0 or not batch["is_global"][b, s]:
+                continue
+            # The crops of a study come in the order of its views.
+            view = (batch["study"][b, :s] == study).sum()
+            crop = crops[studies.tolist().index(study), view]
+            everywhere = np.ones(crop.tokens, bool)
+            points = token_coordinates(crop, rows.lines.geometry.extent_mm[study], everywhere, "mm")
+            np.testing.assert_allclose(batch["coords_mm"][b, own], points[1:], atol=1e-3)
+            more += own.sum() > kept_tokens(rows.lines.geometry[[study]], crops=crop[None]).sum()
+    assert more  # some patch was background
+
+
+def test_another_word_for_the_tokens_is_refused():
+    with pytest.raises(UserError, match="tokens is 'every', but must be occupied or all"):
+        make(tokens="every")

@@ -72,14 +72,16 @@ def write_store(path: Path, n: int = 48, splits: Sequence[str] = SPLITS) -> Path
     return path
 
 
-def write_checkpoint(workdir: Path, pretraining: dict | None = None, seed: int = 0) -> Path:
+def write_checkpoint(
+    workdir: Path, pretraining: dict | None = None, seed: int = 0, **data: str
+) -> Path:
     """An encoder that was never trained, as a run would have left it."""
     group = {"size": "nano", "patch": (4, 8, 8), "registers": 1, "attention": "dense"}
     crops = {"planar": {"global_grid": [1, 48, 48]}, "volume": {"global_grid": [12, 16, 16]}}
     config = {
         "encoder": group,
         "crops": crops,
-        "data": {"store": "elsewhere"},
+        "data": {"store": "elsewhere", **data},
         "pretraining": pretraining,
     }
     with Checkpoints(workdir, config, every=1, keep=1) as checkpoints:

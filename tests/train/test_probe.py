@@ -31,7 +31,7 @@ def labelled(store, missing=()):
 def probe_of(opened, **labels):
     config = nano_config()
     encoder = loop.make_parts(config)[0].encoder
-    return Probe(opened, encoder, labels, 128, {2: (4, 32, 32), 3: (8, 24, 24)}, "mm")
+    return Probe(opened, encoder, labels, 128, {2: (4, 32, 32), 3: (8, 24, 24)}, {})
 
 
 @pytest.fixture(scope="module")

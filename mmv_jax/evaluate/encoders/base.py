@@ -78,10 +78,11 @@ class WholeStudyView:
     length: int
     rows: int
     coordinates: str
+    tokens: str = "occupied"
 
     def views(self, geometry: Geometry) -> tuple[Crops, Bool[np.ndarray, "N tz ty tx"]]:
         crops = whole_crops(geometry, self.grids, self.patch)
-        return crops, kept_tokens(geometry, crops)
+        return crops, kept_tokens(geometry, crops, self.tokens)
 
     def batches(
         self, store: Store, studies: Int[np.ndarray, " N"]

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from mmv_jax.data.crops import Crops, Geometry, Triple
+from mmv_jax.data.tokens import study_options
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, WholeStudyView, early_layers, segments
 from mmv_jax.evaluate.encoders.readout import LAST, standardise_tokens
@@ -103,13 +104,8 @@ def restore(
         for name in ("planar", "volume")
     }
     sizes = {2: chosen["planar"], 3: chosen["volume"]}
-    whole = WholeStudyView(
-        sizes,
-        encoder.patch,
-        encoder.registers,
-        **rows,
-        coordinates=config["data"].get("coordinates", "mm"),
-    )
+    options: dict[str, Any] = {**rows, **study_options(config["data"])}
+    whole = WholeStudyView(sizes, encoder.patch, encoder.registers, **options)
     return TrainedEncoder(encoder, params, whole, restored.origin()), config
 
 

@@ -59,7 +59,10 @@ class MmvImageProcessor(BaseImageProcessor):
         )
         start, edge, tokens = self._crop(voxels.shape, spacing, planar)
         crop = start, edge, tokens, self.patch
-        kept = _kept(occupied, voxels.shape, spacing, crop)
+        if self.preparation["tokens"] == "all":
+            kept = np.ones(tokens, bool)
+        else:
+            kept = _kept(occupied, voxels.shape, spacing, crop)
         # The mean of a shape (0 and 1) is not a shape, so it has no coarser levels.
         factors = [] if unit == "shape" else _level_factors(stored.shape, spacing)
         level, scale = _level(stored, (slope, intercept), factors, edge / spacing)
