@@ -245,13 +245,23 @@ def _check(config: ConfigDict, keys: Keys, path: Path) -> None:
             raise UserError(f"--config {path}: config.{name} {told}. {nearest(name, keys)}")
         if key is not None and (refusal := key.refusal(value)):
             raise UserError(f"--config {path}: config.{name} {refusal}.")
-    for name, key in keys.items():
-        if key.default is NEEDED and "*" not in name and not key.is_open and name not in values:
+    asked = [(name, key) for pattern, key in keys.items() for name in _concrete(pattern, config)]
+    for name, key in asked:
+        if key.default is NEEDED and not key.is_open and name not in values:
             meaning = f" ({key.meaning.rstrip('.')})" if key.meaning else ""
             raise UserError(
                 f"--config {path}: config.{name}{meaning} is missing. Set it in the file, or with"
                 f" {PREFIX}{name}=VALUE."
             )
+
+
+def _concrete(pattern: str, config: ConfigDict) -> list[str]:
+    """The names that a name with `*` stands for in a config: "tasks.*.kind", a task each."""
+    before, star, after = pattern.partition(".*.")
+    if not star:
+        return [pattern]
+    groups = config.get(before)
+    return [f"{before}.{own}.{after}" for own in groups or ()]
 
 
 def to_dict(config: ConfigDict | Mapping) -> dict:

@@ -7,10 +7,12 @@ Axes: N studies, D width, K draws, P voxels of a patch.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import Standardiser
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS
 from mmv_jax.evaluate.kinds.segmentation import PENALTIES, PatchRidge, sweep_thresholds
@@ -43,6 +45,27 @@ class Point:
     @property
     def key(self) -> str:
         return f"{self.metric}@train={100 * self.share:g}%"
+
+
+def check_few(options: dict[str, Any]) -> dict[str, Any]:
+    """The shares and draws of a config.
+
+    Raises:
+      UserError: they cannot be drawn.
+    """
+    shares, draws = options.get("shares"), options.get("draws")
+    if (
+        not isinstance(shares, list | tuple)
+        or not shares
+        or not all(isinstance(share, int | float) and 0 < share <= 1 for share in shares)
+    ):
+        raise UserError(
+            f"config.few_shot.shares is {shares!r}, but must be a list of shares of the patients,"
+            " above 0 and up to 1: 0.05 is 5 %."
+        )
+    if not isinstance(draws, int) or draws < 1:
+        raise UserError(f"config.few_shot.draws is {draws!r}, but must be a number from 1 on.")
+    return options
 
 
 def few_shot(

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import restore_items
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.tasks.columns import column
+from mmv_jax.evaluate.tasks.columns import column, plain, unknown_of_two
 from mmv_jax.released import read_weights, weights_file
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
@@ -50,16 +50,16 @@ def config_of_labels(store: str, labels: Sequence[str], checkpoint: str) -> Conf
 
 def task_of(label: str, values: pd.Series) -> dict[str, Any]:
     # An empty cell is an unknown label, not a further value.
-    known = values[~(values.isna() | (values.astype(str) == ""))]
+    known = values[~unknown_of_two(values)]
     there = sorted(known.unique().tolist())
     if len(there) < 2:
         told = f"all {len(known)} studies that have it say {there[0]!r}" if there else "it is empty"
         raise UserError(f"--label {label}: {told}, so there is nothing to predict.")
     if len(there) == 2:
         # Without such a word the larger value is positive, as 1 is among 0 and 1.
-        positive = next((x for x in there if _plain(x).lower() in YES), there[1])
+        positive = next((x for x in there if plain(x).lower() in YES), there[1])
         other = next(x for x in there if x != positive)
-        told = f"{_plain(positive)} against {_plain(other)}"
+        told = f"{plain(positive)} against {plain(other)}"
         say(f"{label}: classification of {told}, {len(known)} studies")
         return {"kind": "classification", "positive": positive}
     if pd.api.types.is_numeric_dtype(known):
@@ -89,8 +89,3 @@ def in_terms_of(labels: Sequence[str]) -> Iterator[None]:
             # A label may hold backslashes, which a replacement would read.
             words = f"--label {label}".join(re.split(f"(?:{own})", words)[::3])
         raise UserError(words.replace("the task", "the label")) from None
-
-
-def _plain(value: Any) -> str:
-    # A column of whole numbers with empty cells is read as float: 1.0 must match "1".
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,7 @@ from mmv_jax.evaluate.encoders.named import load_encoders, overlap_of
 from mmv_jax.evaluate.encoders.patch_pixels import PatchPixels
 from mmv_jax.evaluate.encoders.readout import Readout
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder, with_fresh_weights
-from mmv_jax.evaluate.fewshot import Point, few_shot, few_shot_masks
+from mmv_jax.evaluate.fewshot import Point, check_few, few_shot, few_shot_masks
 from mmv_jax.evaluate.folds import check_folds, pool_folds, split_folds
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import (
@@ -120,8 +120,11 @@ def make_tasks(config: ConfigDict, store: Store, overlap: Overlap, folds: int = 
 
 def chosen_tasks(config: ConfigDict) -> dict[str, dict]:
     """The groups of `config.tasks`, or of those that `config.only` names."""
-    groups = config.tasks.to_dict()
-    only = tuple(config.get("only", ()))
+    groups, only = config.tasks.to_dict(), config.get("only", ())
+    if not groups:
+        raise UserError("config.tasks is empty. Name a task, such as {'sex': {'kind': ...}}.")
+    # One name may stand without brackets.
+    only = (only,) if isinstance(only, str) and only else tuple(only)
     if unknown := [name for name in only if name not in groups]:
         raise UserError(
             f"config.only: there is no task {unknown[0]!r}. There are: {', '.join(groups)}."
@@ -179,7 +182,7 @@ class Evaluation:
             variants=Variants.of(
                 config, workdir / "fitted", tasks=tasks, geometry=geometry, trained=trained
             ),
-            few=config.few_shot.to_dict() if "few_shot" in config else None,
+            few=check_few(config.few_shot.to_dict()) if "few_shot" in config else None,
             shown=choose_shown(store.index, tasks),
             shifts=check_shifts(config.get("shifts", ())),
             chooser=Chooser(readout, store, geometry, config.seed) if readout else None,
@@ -211,15 +214,18 @@ class Evaluation:
         local = [task.studies for task in self.vectors if task.local or every]
         # Patch tokens take far more memory than vectors, so they are kept only where they are read.
         with_tokens = [self.shown, *(task.studies for task in self.masks), *local]
-        features = encode_studies(
-            encoder,
-            self.store,
-            studies=self.studies,
-            with_tokens=np.unique(np.concatenate(with_tokens)),
-            folder=self.workdir / "features",
-            report=progress(f"{name}: encoded"),
-            deep=self.chooser is not None,
-        )
+        try:
+            features = encode_studies(
+                encoder,
+                self.store,
+                studies=self.studies,
+                with_tokens=np.unique(np.concatenate(with_tokens)),
+                folder=self.workdir / "features",
+                report=progress(f"{name}: encoded"),
+                deep=self.chooser is not None,
+            )
+        except UserError as error:  # of many encoders this one
+            raise UserError(f"encoder {name}: {error}") from error
         self.means[name] = features.patch_mean
         for group in group_by_studies(self.vectors):
             self._measure_vectors(name, encoder, group, features)
@@ -269,7 +275,7 @@ class Evaluation:
         parts = {key: [s.showing(part) for s in own] for key, part in task.parts().items()}
         # This can be checked only here: masks are read on the grid of the encoder's view.
         for key, part in task.parts().items():
-            check_structure(part, parts[key])
+            check_structure(part, parts[key], key if task.structures else "")
         heads = self.variants.measure_heads(name, encoder, store=self.store, task=task, parts=parts)
         linear = (
             self.chooser.masks(name, parts, task, features)

@@ -44,6 +44,19 @@ def third_values(lines: Sequence[Line], columns: Iterable[str]) -> Iterator[tupl
             yield first, _sentence(name, others)
 
 
+def codes_of_two(cells: Iterable[str]) -> set[str]:
+    """Those of the different cells of a column that count as not known: codes such as 9 or -1
+    beside two classes. Empty where there is another value besides.
+
+    >>> sorted(codes_of_two(["0", "1.0", "-1", "9"])), codes_of_two(["0", "1", "2"])
+    (['-1', '9'], set())
+    """
+    known = {cell: _plain(cell) for cell in cells if not is_missing(cell)}
+    pair = next((pair for pair in PAIRS if pair <= set(known.values())), None)
+    others = {cell for cell, plain in known.items() if pair is None or plain not in pair}
+    return others if pair and all(_is_code(known[cell]) for cell in others) else set()
+
+
 def _sentence(name: str, others: Mapping[str, int]) -> str:
     values = sorted(others)
     if all(map(_is_code, values)):

@@ -155,7 +155,7 @@ def test_a_survival_is_probed_and_has_a_curve(x, followed):
         make_task(index_of(t=0.0, e=event), "death", kind="survival", label=("t", "e"))
     # a decimal comma, or a word: such a study must not fall out in silence
     for wrong in (np.where(time > np.median(time), "8,2", "7"), np.where(event == 1, "dead", "1")):
-        with pytest.raises(UserError, match="values of 't' are no numbers"):
+        with pytest.raises(UserError, match="values of 't' are no finite numbers"):
             make_task(index_of(t=wrong, e=event), "death", kind="survival", label=("t", "e"))
 
 

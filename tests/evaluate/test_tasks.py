@@ -82,8 +82,11 @@ def test_a_part_of_a_task_keeps_its_lines_together():
 MISTAKES = {
     "kind": ({"kind": "guess"}, "Use one of classification"),
     "label": ({"kind": "regression", "label": "weight"}, "age, sex"),
-    "text as number": ({"kind": "regression", "label": "sex"}, "are no numbers"),
-    "value": ({"kind": "classification", "label": "sex", "positive": "X"}, "same label"),
+    "text as number": ({"kind": "regression", "label": "sex"}, "are no finite numbers"),
+    "value": (
+        {"kind": "classification", "label": "sex", "positive": "X"},
+        r"positive is 'X', which no study has. 'sex' has the values F \(6\), M \(5\)",
+    ),
     "text of numbers": (
         {"kind": "classification", "label": "age", "positive": "M"},
         "positive is 'M', but the store holds numbers",
@@ -92,7 +95,10 @@ MISTAKES = {
         {"kind": "regression", "label": "age", "where": {"age": ["old"]}},
         "where.age is .'old'., but",
     ),
-    "where": ({"kind": "regression", "label": "age", "where": {"source": "C"}}, "no study"),
+    "where": (
+        {"kind": "regression", "label": "age", "where": {"source": "C"}},
+        r"'C', which no study has. There are: A \(6\), B \(6\)",
+    ),
     "column of where": (
         {"kind": "regression", "label": "age", "where": {"origin": "A"}},
         "no column 'origin'",

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Num
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import MEMORY, Probed, Standardiser, principal_axes
 from mmv_jax.evaluate.kinds.kind import Kind
-from mmv_jax.evaluate.tasks.columns import equals
+from mmv_jax.evaluate.tasks.columns import equals, unknown_of_two, values_there
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.features import knn_probabilities
 from mmv_jax.metrics.intervals import Interval, interval
@@ -307,16 +307,31 @@ class Classification(Kind):
         self, values: pd.Series, *, task: str, label: str, positive: Any
     ) -> Float[np.ndarray, " N"]:
         # An empty cell is an unknown label, not a negative one.
-        missing = (values.isna() | (values.astype(str) == "")).to_numpy()
-        found = equals(values, positive, f"config.tasks.{task}.positive")
+        missing, asked_by = unknown_of_two(values), f"config.tasks.{task}"
+        if positive is None:
+            # Of other values nobody has said that they are negative.
+            if not (missing | equals(values, (0, 1), asked_by)).all():
+                raise UserError(
+                    f"{asked_by}: {label!r} has the values {values_there(values)}. Say which of"
+                    " them are positive (`positive`): all others count as negative. Or ask for"
+                    " kind 'multiclass'."
+                )
+            positive = 1
+        found = equals(values, positive, f"{asked_by}.positive")
+        if not found.any() and not missing.all():
+            raise UserError(
+                f"{asked_by}.positive is {positive!r}, which no study has. {label!r} has the values"
+                f" {values_there(values)}."
+            )
         return np.where(missing, np.nan, found.astype(np.float64))
 
     def check_split(self, task: Task, split: str) -> None:
-        here = task.split == split
-        if len(np.unique(task.labels[here])) < 2:
+        there = task.labels[task.split == split]
+        if len(np.unique(there)) < 2:
+            which = "positive" if there.any() else "negative"
             raise UserError(
-                f"config.tasks.{task.name}: all {here.sum()} studies of {task.called(split)} have"
-                " the same label. Leave the task out."
+                f"config.tasks.{task.name}: all {len(there)} studies of {task.called(split)} have"
+                f" the same label, {which}. Leave the task out, or divide the patients anew."
             )
 
     def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.multilabel import Multilabel, macro_auroc
+from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.weighted import Weighted, weighted_mean
 
 MOST = 50  # classes, above which a column is taken for a number or a name
@@ -53,6 +54,17 @@ class Multiclass(Multilabel):
             )
         there = (text[:, None] == np.array(names)[None]).astype(np.float64)
         return np.where((text == "")[:, None], np.nan, there)
+
+    def check_split(self, task: Task, split: str) -> None:
+        here = task.labels[task.split == split]
+        for n, column in enumerate(here.T):
+            if len(np.unique(column)) < 2:
+                has = "every" if column.any() else "no"
+                raise UserError(
+                    f"config.tasks.{task.name}: {has} study of {task.called(split)} is of class"
+                    f" {n + 1} of {here.shape[1]}, in the order of their names. Leave this class"
+                    " out by `where`, or divide the patients anew."
+                )
 
     def joined(self, predicted: Float[np.ndarray, "*M C"]) -> Float[np.ndarray, "*M C"]:
         """Probabilities that add up to 1."""

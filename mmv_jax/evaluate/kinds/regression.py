@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Bool, Float
 
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import Probed, Standardiser, principal_axes
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.tasks.columns import numbers_of
@@ -82,10 +83,19 @@ class Regression(Kind):
         """The numbers of a column.
 
         Raises:
-          UserError: a value is not a number.
+          UserError: a value is not a finite number.
         """
         otherwise = ", or ask for a classification"
         return numbers_of(values, label, f"config.tasks.{task}", otherwise=otherwise)
+
+    def check_split(self, task: Task, split: str) -> None:
+        there = task.labels[task.split == split]
+        # A constant truth in val or test alone can still be predicted wrongly.
+        if split == "train" and len(np.unique(there)) < 2:
+            raise UserError(
+                f"config.tasks.{task.name}: all {len(there)} studies of {task.called(split)} have"
+                " the same number, so that nothing can be learnt. Leave the task out."
+            )
 
     def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:
         return [probe_number(x, task.labels, task.split) for task in tasks]

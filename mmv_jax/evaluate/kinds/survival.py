@@ -108,10 +108,13 @@ class Survival(Kind):
             for name in map(str, values)
         )
         known = ~np.isnan(time) & ~np.isnan(event)
-        if (time[known] <= 0).any() or not np.isin(event[known], (0, 1)).all():
+        early, odd = (time <= 0) & known, ~np.isin(event, (0, 1)) & known
+        if early.any() or odd.any():
+            first, second = map(repr, map(str, values))
             raise UserError(
-                f"config.tasks.{task}.label: times must be above 0 and events 0 or 1. Correct them"
-                " in the manifest."
+                f"config.tasks.{task}.label: times must be above 0 and events 0 or 1, and"
+                f" {early.sum()} studies have another {first}, {odd.sum()} another {second}."
+                " Correct them in the manifest."
             )
         return np.where(known[:, None], np.stack([time, event], axis=1), np.nan)
 

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mmv_jax.errors import UserError
+from mmv_jax.store.third_values import codes_of_two
+
+SHOWN = 6  # values of a column that a message lists
 
 
 def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
@@ -41,6 +44,35 @@ def have_mask(index: pd.DataFrame, mask: str) -> np.ndarray:
     return np.array([mask in names.split(",") for names in index["masks"]], bool)
 
 
+def is_empty(values: pd.Series) -> Bool[np.ndarray, " N"]:
+    """A mask of the cells without a value."""
+    return (values.isna() | (values.astype(str) == "")).to_numpy()
+
+
+def unknown_of_two(values: pd.Series) -> Bool[np.ndarray, " N"]:
+    """A mask of the cells that are empty, or a code such as -1 beside two classes: the ingest says
+    that these count as not known.
+    """
+    empty = is_empty(values)
+    cells = values[~empty].map(plain)
+    codes = codes_of_two(cells.unique().tolist())
+    empty[~empty] = cells.isin(codes).to_numpy()
+    return empty
+
+
+def plain(value: Any) -> str:
+    """A value as the manifest had it."""
+    # A column of whole numbers with empty cells is read as float: 1.0 must match "1".
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def values_there(values: pd.Series) -> str:
+    """The values of a column with their counts, the most frequent first, for a message."""
+    counts = values[~is_empty(values)].value_counts()
+    shown = [f"{plain(value)} ({count})" for value, count in counts.head(SHOWN).items()]
+    return ", ".join(shown) + (", ..." if len(counts) > SHOWN else "")
+
+
 def numbers_of(
     values: pd.Series, label: str, asked_by: str, *, otherwise: str = ""
 ) -> Float[np.ndarray, " N"]:
@@ -49,13 +81,13 @@ def numbers_of(
     Args:
       otherwise: what else the user can do than correct a cell that is no number.
     Raises:
-      UserError: a filled cell is no number.
+      UserError: a filled cell is no finite number.
     """
     numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
-    given = (~values.isna() & (values.astype(str) != "")).to_numpy()
-    if bad := int((np.isnan(numbers) & given).sum()):
+    # An infinite value would make every mean and every fit infinite.
+    if bad := int((~np.isfinite(numbers) & ~is_empty(values)).sum()):
         raise UserError(
-            f"{asked_by}: {bad} values of {label!r} are no numbers. Correct them in the"
+            f"{asked_by}: {bad} values of {label!r} are no finite numbers. Correct them in the"
             f" manifest{otherwise}."
         )
     return numbers

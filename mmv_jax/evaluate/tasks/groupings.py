@@ -6,6 +6,7 @@ Axes: N studies.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from jaxtyping import Bool
 from mmv_jax.errors import UserError
 
 MOST = 8  # the most values of a column that become groups by themselves
+OPTIONS = ("edges", "quantiles", "positives")  # of a grouping in a config
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def make_grouping(
       quantiles: number of bands with equal counts.
       positives: as in `Grouping`.
     Raises:
-      UserError: bands of a column that is not numeric, or more than `MOST` values without bands.
+      UserError: bands of a column that is not numeric, or that are none; more than `MOST` values
+        without bands; or all values in one group.
     """
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     # Numeric means that every filled cell is a number; a single word makes the column text.
@@ -71,8 +74,15 @@ def make_grouping(
                 f"{asked_by}: {column!r} is not a column of numbers, so it has no bands. Leave"
                 " edges and quantiles out."
             )
+        _check_bands(edges, quantiles, asked_by)
         cuts = np.asarray(edges, np.float64) if edges else _quantiles(numbers[fitted_on], quantiles)
-        return _bands(numbers, cuts, column, positives)
+        bands = _bands(numbers, cuts, column, positives)
+        if len(there := set(bands.names.tolist()) - {""}) == 1:
+            raise UserError(
+                f"{asked_by}: all values of {column!r} lie in one band, {there.pop()!r}. Give other"
+                " edges, or leave it out."
+            )
+        return bands
     text = (
         np.array([f"{n:g}" for n in numbers], object)
         if numeric
@@ -116,6 +126,18 @@ def with_intersections(
             Grouping(" and ".join(columns), names, tuple(n for n in order if n in there))
         )
     return (*groupings, *crossed)
+
+
+def _check_bands(edges: Any, quantiles: Any, asked_by: str) -> None:
+    if edges and quantiles:
+        raise UserError(f"{asked_by}: it has edges and quantiles. Leave one of them out.")
+    if quantiles and (not isinstance(quantiles, int) or quantiles < 2):
+        raise UserError(f"{asked_by}.quantiles is {quantiles!r}, but must be a number from 2 on.")
+    rising = isinstance(edges, list | tuple) and all(
+        isinstance(edge, int | float) and np.isfinite(edge) for edge in edges
+    )
+    if not rising or any(a >= b for a, b in pairwise(edges)):
+        raise UserError(f"{asked_by}.edges is {edges!r}, but must be a list of rising numbers.")
 
 
 def _quantiles(numbers: np.ndarray, count: int) -> np.ndarray:

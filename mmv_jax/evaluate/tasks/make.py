@@ -11,9 +11,17 @@ from jaxtyping import Bool, Float
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.table import KINDS
-from mmv_jax.evaluate.tasks.columns import column, fits_where, have_mask
-from mmv_jax.evaluate.tasks.groupings import Grouping, make_grouping, with_intersections
+from mmv_jax.evaluate.tasks.arguments import named, whole_numbers, whole_numbers_of
+from mmv_jax.evaluate.tasks.columns import column, equals, fits_where, have_mask, values_there
+from mmv_jax.evaluate.tasks.groupings import (
+    OPTIONS,
+    Grouping,
+    make_grouping,
+    with_intersections,
+)
 from mmv_jax.evaluate.tasks.task import SPLITS, Task
+
+PIXELS = ("grid", "spacing_mm")  # arguments of the pixel floor
 
 
 def make_task(
@@ -22,11 +30,11 @@ def make_task(
     *,
     kind: str,
     label: str | Sequence[str] = "",
-    positive: Any = 1,
+    positive: Any = None,
     mask: str = "",
-    values: list[int] | tuple[int, ...] = (1,),
+    values: int | Sequence[int] = (1,),
     flags: int = 0,
-    structures: Mapping[str, Sequence[int]] | None = None,
+    structures: Mapping[str, int | Sequence[int]] | None = None,
     local: str = "",
     where: Mapping[str, Any] | None = None,
     test_where: Mapping[str, Any] | None = None,
@@ -47,7 +55,8 @@ def make_task(
         "regression" (of `label`), "segmentation" or "localisation" (of `mask`), or a plug-in's.
       label: the column of the truth, or a list of columns where the kind reads several: the
         findings of a "multilabel", the time and the event of a "survival".
-      positive: the value of `label` that makes a study positive.
+      positive: the value of `label` that makes a study positive, or a list of them. It may be left
+        out of a label that has 0 and 1 alone.
       mask: the store's mask with the structure, such as "lungs" for the column `lungs_mask`.
       where: columns and the value, or list of values, that a study must have: `{"source": "X"}`.
       test_where: the same for test studies, if the test is another population.
@@ -61,18 +70,20 @@ def make_task(
       folds: of cross-validation, for which train and val are cut anew and no test is needed.
     Raises:
       UserError: the store has no such column, value or mask; a split is empty or has one class
-        only; a segmentation mixes 2D and 3D.
+        only; a segmentation mixes 2D and 3D; or an argument is of another form.
     """
     asked_by = f"config.tasks.{name}"
     own = _kind_of(kind, asked_by, bool(confounders or mediators))
-    if structures:
+    parts = whole_numbers_of(structures, f"{asked_by}.structures")
+    values = whole_numbers(values, f"{asked_by}.values")
+    if parts:
         # As a whole the task is where any of them is, which is what its pictures show.
-        values = tuple(value for some in structures.values() for value in some)
+        values = tuple(value for some in parts.values() for value in some)
         flags = int(np.bitwise_or.reduce(values)) if flags else 0
     asked = _Truth(name, own, label=label, positive=positive, mask=mask, local=local)
     chosen, labels = asked.of(index, _chosen(index, where, test_where, asked_by))
     studies = np.flatnonzero(chosen)
-    asked.check_found(index, studies)
+    asked.check_found(index, studies, where)
     part, sides = index.iloc[studies], _yes_or_no(mirror, f"{asked_by}.mirror")
     task = Task(
         name=name,
@@ -82,11 +93,11 @@ def make_task(
         patients=part["patient"].to_numpy(str),
         labels=labels,
         mask=mask if own.is_mask else "",
-        values=tuple(values),
+        values=values,
         flags=int(flags),
-        structures=tuple((key, tuple(some)) for key, some in (structures or {}).items()),
+        structures=tuple(parts.items()),
         local=local,
-        pixels=tuple((pixels or {}).items()),
+        pixels=tuple(named(pixels, f"{asked_by}.pixels", known=PIXELS).items()),
         subgroups=with_intersections(
             _groupings(part, f"{asked_by}.subgroups", subgroups), intersections, asked_by
         ),
@@ -156,8 +167,14 @@ class _Truth:
     ) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, "M *C"]]:
         """A mask of the chosen studies that have a truth, and their labels (empty for masks)."""
         if self.kind.is_mask:
+            if not self.mask:
+                raise UserError(
+                    f"config.tasks.{self.task}.mask is missing: name a mask of the store. There"
+                    f" are: {_masks_there(index)}."
+                )
             return chosen & have_mask(index, self.mask), np.zeros(0)
-        labels = self._read(index)
+        # Of the chosen alone: in other studies a column may mean something else.
+        labels = self._read(index, chosen)
         # Of several columns one that is known is enough.
         chosen = chosen & ~np.isnan(labels).reshape(len(labels), -1).all(axis=1)
         if self.local:
@@ -165,10 +182,14 @@ class _Truth:
             chosen &= have_mask(index, self.local)
         return chosen, labels[chosen]
 
-    def _read(self, index: pd.DataFrame) -> Float[np.ndarray, "N *C"]:
+    def _read(
+        self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "N *C"]:
         asked_by, kind = f"config.tasks.{self.task}.label", self.kind
+        if not self.label:
+            raise UserError(f"{asked_by} is missing: name the column of the store with the truth.")
         names = [self.label] if isinstance(self.label, str) else list(self.label)
-        columns = {name: column(index, name, asked_by) for name in names}
+        columns = {name: column(index, name, asked_by).where(chosen) for name in names}
         if kind.many_columns:
             return kind.read_many(pd.DataFrame(columns), task=self.task, positive=self.positive)
         if len(names) != 1:
@@ -179,24 +200,39 @@ class _Truth:
         values = columns[names[0]]
         return kind.read_labels(values, task=self.task, label=names[0], positive=self.positive)
 
-    def check_found(self, index: pd.DataFrame, studies: np.ndarray) -> None:
+    def check_found(
+        self, index: pd.DataFrame, studies: np.ndarray, where: Mapping[str, Any] | None
+    ) -> None:
         """Refuse a task without studies, or with both 2D and 3D masks."""
+        asked_by = f"config.tasks.{self.task}"
         if not len(studies):
-            there = sorted({m for names in index["masks"] for m in names.split(",") if m})
-            wanted = f"a value of {self.label!r}"
-            if self.kind.is_mask:
-                wanted = f"the mask {self.mask!r} (there are: {', '.join(there) or 'none'})"
+            for key, value in (where or {}).items():
+                values = column(index, key, f"{asked_by}.where")
+                if not equals(values, value, f"{asked_by}.where.{key}").any():
+                    raise UserError(
+                        f"{asked_by}.where.{key} is {value!r}, which no study has. There are:"
+                        f" {values_there(values)}."
+                    )
+            wanted = [] if self.kind.is_mask else [f"a value of {self.label!r}"]
+            if mask := self.mask if self.kind.is_mask else self.local:
+                wanted.append(f"the mask {mask!r} (there are: {_masks_there(index)})")
             raise UserError(
-                f"config.tasks.{self.task}: no study of the store has {wanted} and fits `where`."
+                f"{asked_by}: no study of the store has {' and '.join(wanted)} and fits `where`."
                 " Correct or remove the task."
             )
         ndim = index["ndim"].iloc[studies]
         if self.kind.is_mask and ndim.nunique() > 1:
             raise UserError(
-                f"config.tasks.{self.task}: {(ndim == 2).sum()} of {len(ndim)} studies are planar,"
+                f"{asked_by}: {(ndim == 2).sum()} of {len(ndim)} studies are planar,"
                 " the others volumetric, and no head answers both. Make two tasks of it:"
                 " `where={'ndim': 2}` and `where={'ndim': 3}`."
             )
+
+
+def _masks_there(index: pd.DataFrame) -> str:
+    return (
+        ", ".join(sorted({m for names in index["masks"] for m in names.split(",") if m})) or "none"
+    )
 
 
 def _kind_of(name: str, asked_by: str, with_confounders: bool) -> Kind:
@@ -217,11 +253,11 @@ def _chosen(
     asked_by: str,
 ) -> Bool[np.ndarray, " N"]:
     """A mask of the studies that fit `where`, or for test studies `test_where`, if given."""
-    known = index["split"].isin(SPLITS).to_numpy()
-    chosen = known & fits_where(index, where, f"{asked_by}.where")
-    if not test_where:
+    known, elsewhere_of = index["split"].isin(SPLITS).to_numpy(), f"{asked_by}.test_where"
+    chosen = known & fits_where(index, named(where, f"{asked_by}.where"), f"{asked_by}.where")
+    if not named(test_where, elsewhere_of):
         return chosen
-    elsewhere = known & fits_where(index, test_where, f"{asked_by}.test_where")
+    elsewhere = known & fits_where(index, test_where, elsewhere_of)
     return np.where((index["split"] == "test").to_numpy(), elsewhere, chosen)
 
 
@@ -231,6 +267,12 @@ def _groupings(
     # Quantiles of bands are taken without the test split, which must not shape its own groups.
     learnt_from = (part["split"] != "test").to_numpy()
     return tuple(
-        make_grouping(column(part, key, asked_by), key, f"{asked_by}.{key}", learnt_from, **options)
-        for key, options in (columns or {}).items()
+        make_grouping(
+            column(part, key, asked_by),
+            key,
+            f"{asked_by}.{key}",
+            learnt_from,
+            **named(options, f"{asked_by}.{key}", known=OPTIONS),
+        )
+        for key, options in named(columns, asked_by).items()
     )

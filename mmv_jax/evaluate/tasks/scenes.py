@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mmv_jax.data.crops import Crops, Geometry
 from mmv_jax.data.resample import GridBox, read_crop_mask, to_study_grid
@@ -14,6 +14,7 @@ from mmv_jax.evaluate.encoders.features import Features
 from mmv_jax.evaluate.tasks.task import SPLITS, Task
 from mmv_jax.store.read import Store
 
+SHOWN = 8  # studies whose values a message lists
 ANY_BIT = 0x7FFF  # all of a mask's 16 bits but the sign
 
 
@@ -31,10 +32,12 @@ class NativeGrid:
 
     def truth(self) -> Bool[np.ndarray, "Z Y X"]:
         """The structure as it was drawn; read anew each time, since a CT's takes much memory."""
+        return self.task.structure(self.mask())
+
+    def mask(self) -> Int[np.ndarray, "Z Y X"]:
+        """All values of the task's mask."""
         z, y, x = self.geometry.voxels[self.study].tolist()
-        return self.task.structure(
-            self.store.read_box(self.study, (0, 0, 0), (z, y, x), mask=self.task.mask)
-        )
+        return self.store.read_box(self.study, (0, 0, 0), (z, y, x), mask=self.task.mask)
 
     def spread(self, values: Float[np.ndarray, "gz gy gx"]) -> Float[np.ndarray, "Z Y X"]:
         """Values of the view, interpolated to the study's voxels."""
@@ -125,20 +128,32 @@ def local_means(
     return np.stack([weight @ tokens / weight.sum() for weight, tokens in weights])
 
 
-def check_structure(task: Task, scenes: Sequence[Scene]) -> None:
+def check_structure(task: Task, scenes: Sequence[Scene], name: str = "") -> None:
     """Refuse a task in which no study of a split has the structure.
 
+    Args:
+      name: of the structure, where the task has several.
     Raises:
       UserError: there is such a split: nothing can be learnt, chosen or measured on it.
     """
     there = np.array([scene.truth.any() for scene in scenes])
     for split in SPLITS:
         if not there[task.split == split].any():
+            called = f"the structure {name!r}" if name else "this structure"
+            asked = f"bits {task.flags}" if task.flags else f"values {task.values}"
             raise UserError(
                 f"config.tasks.{task.name}: none of the {(task.split == split).sum()} studies of"
-                f" split {split!r} has this structure in its mask {task.mask!r}. Correct `values`"
-                " or `flags`, or leave the task out."
+                f" {task.called(split)} has {called} ({asked}) in its mask {task.mask!r}."
+                f"{_values_of(scenes)} Correct `values`, `flags` or `structures`, or leave the task"
+                " out."
             )
+
+
+def _values_of(scenes: Sequence[Scene]) -> str:
+    """A sentence on the values that a few masks have."""
+    few = [scene.native.mask() for scene in scenes[:SHOWN] if scene.native]
+    there = sorted({int(value) for mask in few for value in np.unique(mask)})
+    return f" The first masks have the values {', '.join(map(str, there))}." if there else ""
 
 
 def tiles(grid: np.ndarray, kept: Bool[np.ndarray, "tz ty tx"]) -> np.ndarray:
