@@ -44,12 +44,19 @@ def declared_preprocessing(tower: Tower, config: Mapping[str, Any]) -> dict[str,
     Raises:
       UserError: there is neither.
     """
+    if found := declared_in(tower, config):
+        return found
+    raise UserError(
+        f"means and deviations of its images are not known: put {OPEN_CLIP}, timm's {CONFIG} or"
+        " preprocessor_config.json, as they are published, beside the weights."
+    )
+
+
+def declared_in(tower: Tower, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """As `declared_preprocessing`; None where no file says it."""
     for about in (tower.beside.get(OPEN_CLIP, {}), tower.beside.get(CONFIG, {})):
         # open_clip has a group of its own for it; timm one of two, by its version.
         for said in (about.get("preprocess_cfg"), about.get("pretrained_cfg"), about):
             if isinstance(said, dict) and {"mean", "std"} <= said.keys():
                 return preprocessor(config["image_size"], said["mean"], said["std"])
-    raise UserError(
-        f"means and deviations of its images are not known: put {OPEN_CLIP}, timm's {CONFIG} or"
-        " preprocessor_config.json, as they are published, beside the weights."
-    )
+    return None

@@ -47,7 +47,7 @@ def _rules(_tower: Tower) -> tuple[Rule, ...]:
 
 def _config(tower: Tower) -> dict[str, Any]:
     refuse_side(tower)
-    width, _, patch, _ = tower.shape("embeddings.patch_embedding.weight")
+    width, patch = tower.kernel("embeddings.patch_embedding.weight")
     said = tower_config(tower, width)
     places = tower.shape("embeddings.position_embedding")[1]
     return {

@@ -41,8 +41,11 @@ def checked_names(names: Iterable[str]) -> list[str]:
     Example:
       >>> checked_names(["MIMIC-CXR ", "CheXpert"])
       ['MIMIC-CXR', 'CheXpert']
+      >>> checked_names(["None"])
+      ['none']
     """
     found = [name.strip() for name in names if name.strip()]
+    found = [n.lower() if n.lower() in (NONE, UNKNOWN) else n for n in found]
     words = {NONE, UNKNOWN} & set(found)
     if not found or (words and len(found) > 1):
         raise UserError(

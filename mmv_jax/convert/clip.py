@@ -7,7 +7,7 @@ MedSigLIP and the tower of CheXagent (XraySigLIP) are of the second kind. Source
 from collections.abc import Mapping
 from typing import Any
 
-from mmv_jax.convert.beside import declared_preprocessing, open_clip_model, tower_config
+from mmv_jax.convert.beside import CONFIG, declared_preprocessing, open_clip_model, tower_config
 from mmv_jax.convert.layout import (
     HALF,
     PublishedLayout,
@@ -64,7 +64,7 @@ def _open_clip_config(tower: Tower) -> dict[str, Any]:
             f"its vision_cfg has {', '.join(sorted(set(said) - KNOWN))}, which CLIP of transformers"
             " has not."
         )
-    width, _, patch, _ = tower.shape("conv1.weight")
+    width, patch = tower.kernel("conv1.weight")
     return {
         "model_type": "clip_vision_model",
         "hidden_size": width,
@@ -107,8 +107,14 @@ def _saved_rules(tower: Tower) -> tuple[Rule, ...]:
 def _saved_config(tower: Tower) -> dict[str, Any]:
     refuse_side(tower)
     special = int("embeddings.class_embedding" in tower)
-    width, _, patch, _ = tower.shape("embeddings.patch_embedding.weight")
+    width, patch = tower.kernel("embeddings.patch_embedding.weight")
     said = tower_config(tower, width)
+    if special and "hidden_act" not in said and "model_type" not in tower.beside.get(CONFIG, {}):
+        # CLIP has one of two activations, and the weights do not say which.
+        raise UserError(
+            f"{CONFIG}, as it was published, must lie beside the weights: it says which activation"
+            " the model was trained with."
+        )
     table = tower.shape("embeddings.position_embedding.weight")[0]
     known = {"hidden_act", "layer_norm_eps", "num_attention_heads"}
     return {

@@ -72,7 +72,7 @@ def _dinov2_rules(tower: Tower) -> tuple[Rule, ...]:
 
 def _dinov2_config(tower: Tower) -> dict[str, Any]:
     refuse_side(tower)
-    width, _, patch, _ = tower.shape("patch_embed.proj.weight")
+    width, patch = tower.kernel("patch_embed.proj.weight")
     side = square(tower.shape("pos_embed")[1], 1, "pos_embed")
     registers = tower.shape("register_tokens")[1] if "register_tokens" in tower else 0
     gated = "blocks.0.mlp.w12.weight" in tower
@@ -140,7 +140,7 @@ def _dinov3_rules(tower: Tower) -> tuple[Rule, ...]:
 
 
 def _dinov3_config(tower: Tower) -> dict[str, Any]:
-    width, _, patch, _ = tower.shape("patch_embed.proj.weight")
+    width, patch = tower.kernel("patch_embed.proj.weight")
     periods = tower.tensors["rope_embed.periods"].read()
     # A period for each two channels of each of the two axes.
     head = 4 * len(periods)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from mmv_jax.convert.stored import StoredTensor
+from mmv_jax.convert.stored import FLOATS, QUANTISED, StoredTensor
 from mmv_jax.errors import UserError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Words in the names of weights that are an average over the steps of a training.
+AVERAGES = {"teacher", "ema", "averaged"}
 Change = Callable[[np.ndarray], Iterable[np.ndarray]]
 
 
@@ -82,6 +84,20 @@ class Tower:
             raise UserError(f"the tensor {name} is missing. The checkpoint is not whole.")
         return self.tensors[name].shape
 
+    def kernel(self, name: str) -> tuple[int, int]:
+        """Width, and side of a patch in pixels, of the kernel of patches.
+
+        Raises:
+          UserError: there is none of this name, or it is not of square patches of three channels.
+        """
+        shape = self.shape(name)
+        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+            raise UserError(
+                f"the tensor {name} has the shape {shape}. Kernels of square patches of three"
+                " channels are read."
+            )
+        return shape[0], shape[2]
+
     def count(self, prefix: str) -> int:
         """The number of blocks whose names begin with a prefix and a number, which counts from 0.
 
@@ -122,6 +138,11 @@ class PublishedLayout:
 def found_prefix(layout: PublishedLayout, names: Iterable[str]) -> str | None:
     """The prefix of a layout's tower among the names of a checkpoint; None: it has no such tower.
 
+    Of several the average of the weights is taken, such as "teacher." beside "student.".
+
+    Raises:
+      UserError: there are several, and none or more than one is such an average.
+
     Example:
       >>> from mmv_jax.convert.dino import DINOV3
       >>> names = ["module.rope_embed.periods", "module.blocks.0.attn.qkv.weight"]
@@ -132,13 +153,35 @@ def found_prefix(layout: PublishedLayout, names: Iterable[str]) -> str | None:
     first = layout.marks[0]
     prefixes = [
         prefix
-        for prefix in sorted(n.removesuffix(first) for n in names if n.endswith(first))
+        for prefix in sorted(
+            (n.removesuffix(first) for n in names if n.endswith(first)), key=_by_depth
+        )
         # "x" of "prefixx.y" is another name.
         if (not prefix or prefix.endswith("."))
         and all(prefix + mark in names for mark in layout.marks)
         and not any(prefix + mark in names for mark in layout.unmarked)
     ]
-    return min(prefixes, key=len) if prefixes else None
+    averaged = [prefix for prefix in prefixes if is_average(prefix)]
+    found = averaged if averaged and len(prefixes) > 1 else prefixes
+    # A tower within another model, such as a decoder, has the longer name.
+    if len(found) > 1 and found[0].count(".") == found[1].count("."):
+        names = " or ".join(prefix.removesuffix(".") for prefix in found)
+        raise UserError(f"it has several such towers. Say which: --weights {names}.")
+    return found[0] if found else None
+
+
+def is_average(name: str) -> bool:
+    """Whether a copy of weights is by its name the average over a training, which papers use.
+
+    Example:
+      >>> [is_average(name) for name in ("teacher.backbone.", "state_dict_ema", "student.", "gema")]
+      [True, True, False, False]
+    """
+    return bool(AVERAGES & set(re.split(r"[._/]", name)))
+
+
+def _by_depth(prefix: str) -> tuple[int, str]:
+    return prefix.count("."), prefix
 
 
 @dataclass(frozen=True)
@@ -174,12 +217,19 @@ def rename(tower: Tower, rules: Iterable[Rule]) -> Renamed:
             left.add(starred(name))
             continue
         targets = [match.expand(target) for target in rule.targets]
+        if tensor.kind not in FLOATS:
+            raise UserError(f"the tensor {name}: {QUANTISED.format(tensor.kind)}")
         value = tensor.read()
-        for target, part in zip(targets, [value] if rule.change is None else rule.change(value)):
+        try:
+            parts = [value] if rule.change is None else list(rule.change(value))
+        except (ValueError, IndexError):
+            raise UserError(_misshapen(name, value.shape)) from None
+        for target, part in zip(targets, parts):
             base, _, number = target.partition("#")
             pieces.setdefault(base, {})[int(number or 0)] = part
         mapped[starred(name)] = ", ".join(starred(target) for target in targets)
     _refuse_gaps(met)
+    _refuse_shapes(tower)
     return Renamed(
         {name: np.concatenate([parts[n] for n in sorted(parts)]) for name, parts in pieces.items()},
         [f"{name} -> {where}" for name, where in sorted(mapped.items())],
@@ -223,6 +273,26 @@ def _refuse_gaps(met: Mapping[Rule, set[tuple[str, ...]]]) -> None:
                 name = name.replace(r"(\d+)", number, 1)
             name = re.sub(r"\\(.)", r"\1", re.sub(r"[()]", "", name))
             raise UserError(f"the tensor {name} is missing. The checkpoint is not whole.")
+
+
+def _refuse_shapes(tower: Tower) -> None:
+    """Refuse a tensor whose shape is not that of its neighbours: blocks of one stage are alike, and
+    a bias has a number for each row of its weight.
+    """
+    first: dict[str, tuple[int, ...]] = {}
+    for name in tower:
+        shape, weight = tower.shape(name), f"{name.removesuffix('bias')}weight"
+        rows = tower.shape(weight)[:1] if name.endswith(".bias") and weight in tower else shape
+        # Only the number of the block is starred, not that of its stage.
+        block = re.sub(r"\.\d+\.(?!.*\.\d+\.)", ".*.", name)
+        # The first block of a stage of a ResNet has other widths.
+        like = shape if re.match(r"layer\d+\.", name) else first.setdefault(block, shape)
+        if not shape == rows == like:
+            raise UserError(_misshapen(name, shape))
+
+
+def _misshapen(name: str, shape: tuple[int, ...]) -> str:
+    return f"the tensor {name} has the shape {shape}, which does not fit the others. It is damaged."
 
 
 def _kind_of_block(rule: Rule) -> str:

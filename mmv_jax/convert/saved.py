@@ -3,24 +3,85 @@
 It makes one safe folder of a pickle, or of a model with a head, and says what it was trained on.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from mmv_jax.convert.beside import CONFIG
-from mmv_jax.convert.layout import PublishedLayout, Rule, Tower, keep, refuse_side, unused
+from mmv_jax.convert.layout import (
+    PublishedLayout,
+    Rule,
+    Tower,
+    keep,
+    refuse_side,
+    square,
+    unused,
+)
 from mmv_jax.errors import UserError
+from mmv_jax.models.public_names import GATED, GATED_DINOV3
+from mmv_jax.models.public_names import KINDS as NAMES
 
 KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "swin")
+# Names outside of the blocks.
+OUTSIDE = (
+    r"embeddings\.(?:cls_token|mask_token|register_tokens|position_embeddings|norm"
+    r"|patch_embeddings(?:\.projection)?)|layernorm|norm|rope_embeddings\.\w+"
+)
+SWIN_BLOCK = (
+    *(f"attention.self.{part}" for part in ("query", "key", "value")),
+    *("attention.output.dense", "layernorm_before", "layernorm_after"),
+    *("intermediate.dense", "output.dense"),
+)
 # Of no use here: code of the folder, and the width of its floats, which are 32 bits now.
 DROPPED = ("auto_map", "dtype", "torch_dtype", "id2label", "label2id")
 
 
-def _rules(_tower: Tower) -> tuple[Rule, ...]:
+def _rules(tower: Tower) -> tuple[Rule, ...]:
+    """Names as they are; those within a block are listed, so that one too many is noticed."""
+    about = tower.beside[CONFIG]
     return (
-        keep(r"((?:embeddings|encoder|layer|layernorm|norm|rope_embeddings)\..*)", r"\1"),
+        *_of_blocks(about),
+        keep(rf"((?:{OUTSIDE})(?:\.weight|\.bias)?)", r"\1", needed=False),
         *unused(r"pooler\..*"),  # its global vector is CLS, or the mean of the normed patches
+        *unused(r".*\.relative_position_index"),
     )
+
+
+def _of_blocks(about: Mapping[str, Any]) -> tuple[Rule, ...]:
+    model, together = about["model_type"], about.get("qkv_bias", True)
+    if model == "swin":
+        block = r"encoder\.layers\.(\d+)\.blocks\.(\d+)\."
+        inside = rf"{block}({'|'.join(map(re.escape, SWIN_BLOCK))})\.(weight|bias)"
+        table = "attention.self.relative_position_bias_table"
+        return (
+            keep(inside, r"encoder.layers.\1.blocks.\2.\3.\4", needed=False),
+            keep(rf"{block}{re.escape(table)}", rf"encoder.layers.\1.blocks.\2.{table}"),
+            keep(
+                r"encoder\.layers\.(\d+)\.downsample\.(reduction|norm)\.(weight|bias)",
+                r"encoder.layers.\1.downsample.\2.\3",
+                needed=False,
+            ),
+        )
+    kind = NAMES[model]
+    names = dict(kind.block)
+    if about.get("use_swiglu_ffn"):
+        names |= GATED
+    elif about.get("use_gated_mlp"):
+        names |= GATED_DINOV3
+    layer, rules = re.escape(kind.layer), []
+    for role, name in names.items():
+        own, place = re.escape(name), rf"{kind.layer}\1.{name}"
+        if role.startswith("scale"):
+            rules.append(keep(rf"{layer}(\d+)\.{own}", place))
+            continue
+        rules.append(keep(rf"{layer}(\d+)\.{own}\.weight", f"{place}.weight"))
+        attends = role in ("query", "key", "value")
+        if not attends or about.get(f"{role}_bias", together):
+            # DINOv3 may have no bias in attention or MLP.
+            needed = model != "dinov3_vit"
+            rules.append(keep(rf"{layer}(\d+)\.{own}\.bias", f"{place}.bias", needed=needed))
+    return tuple(rules)
 
 
 def _config(tower: Tower) -> dict[str, Any]:
@@ -31,7 +92,35 @@ def _config(tower: Tower) -> dict[str, Any]:
             f"{CONFIG} beside it has the model_type {about.get('model_type')}. These are read:"
             f" {', '.join(KINDS)}."
         )
+    _refuse_another(tower, about)
     return {key: value for key, value in about.items() if key not in DROPPED}
+
+
+def _refuse_another(tower: Tower, about: Mapping[str, Any]) -> None:
+    """Refuse a config whose numbers are not those of the tensors."""
+    swin = about["model_type"] == "swin"
+    flat = "embeddings.patch_embeddings.weight"
+    kernel = flat if flat in tower else "embeddings.patch_embeddings.projection.weight"
+    width, patch = tower.kernel(kernel)
+    found: dict[str, Any] = {"embed_dim" if swin else "hidden_size": width, "patch_size": patch}
+    if swin:
+        stages = range(tower.count("encoder.layers."))
+        found["depths"] = [tower.count(f"encoder.layers.{n}.blocks.") for n in stages]
+    else:
+        found["num_hidden_layers"] = tower.count(NAMES[about["model_type"]].layer)
+    table, registers = "embeddings.position_embeddings", "embeddings.register_tokens"
+    if not swin and table in tower:
+        found["image_size"] = patch * square(tower.shape(table)[1], 1, table)
+    if registers in tower or "num_register_tokens" in about:
+        found["num_register_tokens"] = tower.shape(registers)[1] if registers in tower else 0
+    # The first DINOv2 has no registers, whatever its config says of them.
+    said_of = {**about, "num_register_tokens": 0} if about["model_type"] == "dinov2" else about
+    for name, value in found.items():
+        if (said := said_of.get(name)) != value:
+            raise UserError(
+                f"{CONFIG} beside it says {name} {said}, and its tensors have {value}. One of the"
+                " two is another model's."
+            )
 
 
 def _preprocessing(_tower: Tower, _config: Mapping[str, Any]) -> dict[str, Any]:

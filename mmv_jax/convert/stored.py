@@ -19,6 +19,7 @@ import numpy as np
 
 from mmv_jax.convert import pickled
 from mmv_jax.errors import UserError
+from mmv_jax.models.folder_files import refuse_adapters, refuse_pointer
 
 TYPES = {
     "F64": np.float64,
@@ -35,6 +36,10 @@ TYPES = {
 FLOATS = ("F64", "F32", "F16", "BF16")
 MAIN = "model.safetensors"
 INDEX = ".index.json"  # of weights in several files
+QUANTISED = (
+    "a tensor of it has values of the type {}. Weights that were quantised are not read: take the"
+    " model in 16 or 32 bits."
+)
 HEADER = 100 << 20  # bytes that the header of a safetensors file, or a pickle, may have
 PATIENCE_S = 600.0
 # The number of `pickled.MAGIC`, as the first pickle of a checkpoint before PyTorch 1.6 writes it.
@@ -62,8 +67,10 @@ class StoredTensor:
         """Its values; floats as float32, which holds those of 16 bits exactly.
 
         Raises:
-          UserError: a value is not finite.
+          UserError: a value is not finite, or of a type that is not read, such as float8.
         """
+        if self.kind not in TYPES:
+            raise UserError(f"{self.path.name}: {QUANTISED.format(self.kind)}")
         kind = np.dtype(TYPES[self.kind])
         count = _reach(self.shape, self.stride)
         flat = np.zeros(0, kind)
@@ -117,14 +124,19 @@ def files_of(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise UserError(f"{source}: there is no such file or folder.")
+    refuse_adapters(source)
+    whole = (source / MAIN).is_file()  # which transformers reads, whatever lies beside it
     for index in sorted(source.glob(f"*{INDEX}")):
+        # Of a pickle in parts, when the same weights lie there in safetensors.
+        if whole and ".safetensors" not in index.name:
+            continue
         try:
             names = {*json.loads(index.read_text())["weight_map"].values()}
         except (ValueError, KeyError, AttributeError, TypeError):
             raise UserError(f"{source.name}: {index.name} is damaged.") from None
         # The index is another's file: it must not lead out of the folder.
         return [_there(source / Path(str(name)).name) for name in sorted(map(str, names))]
-    if (source / MAIN).is_file():  # which transformers reads, whatever lies beside it
+    if whole:
         return [source / MAIN]
     safe = sorted(source.glob("*.safetensors"))
     found = safe or sorted(path for path in source.iterdir() if path.suffix in PICKLES)
@@ -144,6 +156,7 @@ def _there(path: Path) -> Path:
 
 
 def _groups_of(path: Path) -> Groups:
+    refuse_pointer(path)
     with path.open("rb") as file:
         first = file.read(len(OLD))
     if first.startswith(b"PK\x03\x04"):

@@ -62,7 +62,7 @@ def _rules(tower: Tower) -> tuple[Rule, ...]:
 
 def _config(tower: Tower) -> dict[str, Any]:
     stages = tower.count("layers.")
-    width, _, patch, _ = tower.shape("patch_embed.proj.weight")
+    width, patch = tower.kernel("patch_embed.proj.weight")
     tables = [
         tower.shape(f"layers.{n}.blocks.0.attn.relative_position_bias_table") for n in range(stages)
     ]

@@ -67,7 +67,7 @@ def _vit_rules(_tower: Tower) -> tuple[Rule, ...]:
 def _shape(tower: Tower, special: int) -> dict[str, Any]:
     """What the configs of both kinds have in common."""
     refuse_side(tower)
-    width, _, patch, _ = tower.shape("patch_embed.proj.weight")
+    width, patch = tower.kernel("patch_embed.proj.weight")
     return {
         "hidden_size": width,
         "num_hidden_layers": tower.count("blocks."),

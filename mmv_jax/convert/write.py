@@ -10,17 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from mmv_jax.convert.beside import declared_in
 from mmv_jax.convert.card import CARD, checked_names
-from mmv_jax.convert.layout import PublishedLayout, Renamed, Tower, found_prefix, rename
+from mmv_jax.convert.layout import PublishedLayout, Renamed, Tower, found_prefix, is_average, rename
 from mmv_jax.convert.stored import Groups, Tensors, digest_of, files_of, read_groups
 from mmv_jax.convert.table import LAYOUTS
 from mmv_jax.errors import UserError
+from mmv_jax.models.channels import PREPROCESSING, channels, side_of
 from mmv_jax.provenance import now, versions
 
-CONFIG, WEIGHTS, PREPROCESSING = "config.json", "model.safetensors", "preprocessor_config.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+USUAL = "as published for this layout"  # preprocessing that no file says
+# Of these a table of positions allows one side alone; the others interpolate theirs.
+FIXED_SIDE = ("vit", "clip_vision_model", "siglip_vision_model")
 BESIDE = (CONFIG, "open_clip_config.json", PREPROCESSING)
-# A training keeps several copies of its weights: the first of these is the one that papers use.
-COPIES = ("", "teacher", "model_ema", "state_dict", "model", "model_state_dict", "student")
+# A training keeps several copies of its weights: after averages these come, then all others.
+COPIES = ("", "state_dict", "model", "model_state_dict", "student")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class ConversionRequest:
       licence: of the weights.
       trained_on: names of data sets, or "none" or "unknown" (`card.checked_names`).
       layout: its name; None: recognised by its tensors.
-      weights: the copy, such as "teacher"; None: the first of `COPIES`.
+      weights: the copy, such as "teacher"; None: an average (`layout.is_average`), or the first of
+        `COPIES`.
       side: pixels of an image's side, where a model lets one choose; None: as published.
     """
 
@@ -50,6 +56,11 @@ class Converted:
     card: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
 
+    @property
+    def _if_a_card_says_else(self) -> str:
+        usual = self.card["preprocessing"] == USUAL and "image_mean" in self.preprocessing
+        return f" (if a card says else, put {PREPROCESSING} beside the weights)" if usual else ""
+
     def __str__(self) -> str:
         card, seen = self.card, self.preprocessing
         lines = [*card["mapped"], *(f"{name} -> not used" for name in card["not_used"])]
@@ -58,7 +69,7 @@ class Converted:
             lines.append(f"weights: {card['weights']}; also there: {card['other_copies']}")
         lines += [
             f"layout: {card['layout']}, {card['tensors']} tensors, {card['parameters']} parameters",
-            f"preprocessing, {card['preprocessing']}: {_in_words(seen)}",
+            f"preprocessing, {card['preprocessing']}: {_in_words(seen)}{self._if_a_card_says_else}",
             f"trained on: {', '.join(card['trained_on'])}; licence: {card['licence']}",
             f"written: {self.folder}",
         ]
@@ -90,7 +101,11 @@ def convert_encoder(source: Path, out: Path, asked: ConversionRequest) -> Conver
         config = layout.config(tower)
         said = PREPROCESSING in beside
         seen = dict(beside[PREPROCESSING]) if said else layout.preprocessing(tower, config)
+        if not said and "image_mean" in seen:
+            seen = declared_in(tower, config) or seen
+        _refuse_images(files[0].parent, config)
         made = rename(tower, layout.rules(tower))
+        _refuse_width(made, config)
     except UserError as error:
         raise UserError(f"{source.name}, read as {layout_name}: {error}") from None
     rest = sorted(groups[weights].keys() - _names(groups[weights], layout, prefix))
@@ -99,7 +114,7 @@ def convert_encoder(source: Path, out: Path, asked: ConversionRequest) -> Conver
         "layout": layout_name,
         "weights": weights,
         "other_copies": ", ".join(sorted(name for name in groups if name != weights)[:8]),
-        "preprocessing": f"of its {PREPROCESSING}" if said else "as published for this layout",
+        "preprocessing": f"of its {PREPROCESSING}" if said else USUAL,
         "licence": asked.licence,
         "trained_on": names,
         "tensors": len(made.tensors),
@@ -129,15 +144,30 @@ def _beside(folder: Path) -> dict[str, Mapping[str, Any]]:
 
 def _chosen(source: Path, groups: Groups, asked: ConversionRequest) -> tuple[str, str, str]:
     """Name of the copy of the weights, of their layout, and the prefix of the tower."""
-    if asked.weights is not None and asked.weights not in groups:
+    own = asked.weights
+    if own is not None and own not in groups:
+        # In one dictionary a copy is the first part of the names of its tensors.
+        groups[own] = {
+            name: tensor
+            for tensors in [*groups.values()]
+            for name, tensor in tensors.items()
+            if name.startswith(f"{own}.")
+        }
+    if own is not None and not groups[own]:
+        del groups[own]
         there = ", ".join(repr(name) for name in sorted(groups)[:8])
         raise UserError(f"{source.name}: it has no weights {asked.weights!r}. It has {there}.")
-    copies = [name for name in COPIES if name in groups]
-    copies += sorted(groups.keys() - set(copies))
+    # A training names its average in many ways: "ema", "state_dict_ema".
+    averages = sorted(name for name in groups if is_average(name) and "optimizer" not in name)
+    usual = [name for name in COPIES if name in groups]
+    copies = list(dict.fromkeys([*averages, *usual, *sorted(groups)]))
     layouts = list(LAYOUTS) if asked.layout is None else [asked.layout]
-    for copy in copies if asked.weights is None else [asked.weights]:
+    for copy in copies if own is None else [own]:
         for name in layouts:
-            prefix = found_prefix(LAYOUTS[name], groups[copy])
+            try:
+                prefix = found_prefix(LAYOUTS[name], groups[copy])
+            except UserError as error:
+                raise UserError(f"{source.name}: {error}") from None
             if prefix is not None:
                 return copy, name, prefix
     shown = sorted(groups[copies[0]])[:3] if copies else ["no tensor"]
@@ -145,6 +175,32 @@ def _chosen(source: Path, groups: Groups, asked: ConversionRequest) -> tuple[str
         f"{source.name}: its tensors are of no layout that is read"
         f" ({', '.join(layouts)}). They begin with {', '.join(shown)}."
     )
+
+
+def _refuse_images(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse images that the tower cannot have, or that would all be alike."""
+    if "image_size" not in config:  # of a network for volumes
+        return
+    channels(folder)
+    side = side_of(folder)
+    if config["model_type"] in FIXED_SIDE and side not in (None, config["image_size"]):
+        raise UserError(
+            f"{PREPROCESSING} beside it says a side of {side} pixels, and its table of positions is"
+            f" of {config['image_size']}. One of the two is another model's."
+        )
+
+
+def _refuse_width(made: Renamed, config: Mapping[str, Any]) -> None:
+    """Refuse a token, a table or a norm outside of the blocks that is not as wide as the model."""
+    width = config.get("hidden_size")
+    for name, value in made.tensors.items():
+        outside = name.startswith(("embeddings.", "layernorm", "norm.", "pre_", "post_"))
+        wide = value.shape[-1:] if value.ndim in (1, 2, 3) else (width,)
+        if width and outside and wide != (width,):
+            raise UserError(
+                f"the tensor {name} has the shape {value.shape}, and the model is {width} wide. It"
+                " is damaged."
+            )
 
 
 def _names(tensors: Tensors, layout: PublishedLayout, prefix: str) -> set[str]:

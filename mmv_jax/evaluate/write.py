@@ -40,8 +40,7 @@ def write_results(
     results, points, workdir = evaluation.results, evaluation.points, evaluation.workdir
     groups, confounded = measure_groups(results), measure_confounders(results)
     operating, rates = measure_operating(results), measure_rates(results)
-    shifted = corrected(evaluation.shifted)
-    order = list(KINDS)
+    shifted, order = corrected(evaluation.shifted), list(KINDS)
     # Stable: within a task the encoders stay in the order in which they were measured.
     results.sort(key=lambda result: (order.index(result.task.kind), result.task.name))
     comparisons = compare(results, "trained", rivals)
@@ -72,6 +71,7 @@ def write_results(
         comparisons=comparisons,
         overlaps={task.name: overlap.count(task) for task in evaluation.tasks},
         why_no_overlap=overlap.reason,
+        uncounted=overlap.uncounted,
         outlined=evaluation.outlined,
         maps=evaluation.maps,
         record=asked.record,

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from mmv_jax.errors import UserError
+from mmv_jax.models.channels import channels
 from mmv_jax.models.dense import hidden_width
 from mmv_jax.models.encoder import SIZES
+from mmv_jax.models.folder_files import refuse_adapters
 from mmv_jax.models.public_files import CONFIG, TensorPlan, Tensors, read_json
 from mmv_jax.models.public_names import GATED, GATED_DINOV3, KINDS, TensorNames
 
-PREPROCESSING = "preprocessor_config.json"
-# Means and deviations of the three channels, where the folder does not say them.
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ATTENTION_PARTS = ("query", "key", "value")
 SCALES = {"scale1": "attention_scale", "scale2": "mlp_scale"}
 GELU = {"gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
@@ -60,6 +59,7 @@ class PublicEncoder:
           UserError: a file is missing or damaged, or the model is of another kind.
         """
         folder = Path(folder)
+        refuse_adapters(folder)
         about = read_json(folder, CONFIG)
         model = str(about.get("model_type"))
         if model not in KINDS:
@@ -121,8 +121,13 @@ class PublicEncoder:
             "blocks": {"stack": self._blocks(plan)},
             "norm": plan.norm(self.kind.norm, "norm", like=(self.options["width"],)),
         }
+        left = dict.fromkeys(sorted(self.tensors.keys() - plan.taken.keys()), "not used")
+        if more := [name for name in left if name.startswith(self.kind.layer)]:
+            raise UserError(
+                f"config.init.folder {self.name}: its {CONFIG} has no place for {len(more)} tensors"
+                f" of its blocks, the first is {more[0]}. One of the two is another model's."
+            )
         digest = plan.carry_out()
-        left = dict.fromkeys(self.tensors.keys() - plan.taken.keys(), "not used")
         # All blocks have the same names, so one line stands for all.
         block = re.compile(rf"^({re.escape(self.kind.layer)})\d+")
         lines = {block.sub(r"\1*", name): where for name, where in (plan.taken | left).items()}
@@ -248,6 +253,11 @@ def _options(
 ) -> dict[str, Any]:
     width, depth = about["hidden_size"], about["num_hidden_layers"]
     heads, side = about["num_attention_heads"], about["patch_size"]
+    if about.get("num_channels", 3) != 3:
+        raise UserError(
+            f"config.init.folder {folder}: its {CONFIG} says num_channels {about['num_channels']}."
+            " Encoders of three channels are read."
+        )
     if not isinstance(side, int) or not isinstance(about["layer_norm_eps"], float | int):
         raise UserError(
             f"config.init.folder {folder}: its {CONFIG} says a patch_size of {side!r} and a"
@@ -288,43 +298,6 @@ def _options(
     else:
         options["rope_base"] = about.get("rope_theta", 100.0)
     return options
-
-
-def channels(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Means and deviations of the three channels, for pixels from 0 to 1.
-
-    A folder may rescale bytes by another factor than 1/255, or not normalise: both are told by
-    means and deviations too.
-
-    Raises:
-      UserError: the file is damaged, or a value is none.
-    """
-    said = read_json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
-    factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
-    found = []
-    for name, default, without in (
-        ("image_mean", IMAGENET[0], 0.0),
-        ("image_std", IMAGENET[1], 1.0),
-    ):
-        value = said.get(name)
-        value = default if value is None else value
-        if not said.get("do_normalize", True):
-            value = without
-        try:
-            # (255 p f - mean) / std is (p - mean / 255 f) / (std / 255 f) for a pixel p.
-            three = np.broadcast_to(np.asarray(value, np.float64), 3) / float(
-                255 * factor or np.nan
-            )
-        except (TypeError, ValueError):
-            three = np.full(3, np.nan)
-        if not np.isfinite(three).all() or (name == "image_std" and not (three > 0).all()):
-            raise UserError(
-                f"{folder.name}: {PREPROCESSING} has {name} {said.get(name)!r} and rescale_factor"
-                f" {said.get('rescale_factor')!r}. Means and deviations are numbers of three"
-                " channels, and deviations are above 0."
-            )
-        found.append(tuple(three.tolist()))
-    return found[0], found[1]
 
 
 def _refuse_values(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmv_jax.errors import UserError
+from mmv_jax.models.folder_files import refuse_pointer
 from mmv_jax.provenance import digest_line
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
@@ -31,7 +32,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
             " model, such as a clone of facebook/dinov2-small."
         ) from None
     except ValueError:
-        raise UserError(f"config.init.folder {folder}: its {name} is damaged.") from None
+        raise UserError(f"{folder.name}: its {name} is damaged.") from None
     return about
 
 
@@ -51,6 +52,7 @@ class Tensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._at: dict[str, tuple[Path, str]] = {}  # file, and the name in it
         for path in self._files():
+            refuse_pointer(path)
             try:
                 # The header alone, which has the shapes.
                 with safe_open(path, "numpy") as file:

@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mmv_jax.errors import UserError
+from mmv_jax.models.channels import IMAGENET, channels
 from mmv_jax.models.encoder import sample_table
-from mmv_jax.models.public import IMAGENET, PublicEncoder, channels
+from mmv_jax.models.public import PublicEncoder
 from mmv_jax.models.public_files import Tensors
 from mmv_jax.models.sizes import make_encoder
 from mmv_jax.provenance import digest_of

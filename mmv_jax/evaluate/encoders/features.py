@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.data.crops import Geometry
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, StudyEncoder
 from mmv_jax.evaluate.encoders.readout import levels_of, summarise
 from mmv_jax.files import write_whole
@@ -111,11 +112,28 @@ def encode_parts(
         path = folder / f"{digest}.npz"
         if not path.exists():
             encoded = {e.study: e for e in encoder.encode(store, chunk)}
+            _refuse_values(encoded)
             more = _deep(encoder, store, chunk, encoded) if deep else {}
             _write(path, chunk, keep=keep, encoded=encoded, more=more)
         # New features are read back too, so that a resumed run has exactly the same arrays.
         yield _read(path, chunk)
         report(min(at + CHUNK, len(studies)), len(studies))
+
+
+def _refuse_values(encoded: Mapping[int, Encoded]) -> None:
+    """Refuse features that are no numbers: every probe of them would be none, or fail.
+
+    Raises:
+      UserError: there are some.
+    """
+    bad = [
+        e for e in encoded.values() if not (np.isfinite(e.cls).all() & np.isfinite(e.patches).all())
+    ]
+    if bad:
+        raise UserError(
+            f"the features of {len(bad)} of {len(encoded)} studies are not finite. The encoder's"
+            " weights are damaged, or it computes in too few bits."
+        )
 
 
 def together(parts: Sequence[Features]) -> Features:

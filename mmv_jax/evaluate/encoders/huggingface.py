@@ -8,8 +8,7 @@ Axes: S slices, h w tokens, D width.
 """
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +22,18 @@ from mmv_jax.data.crops import OVERSAMPLING, Crops, Geometry, whole_crops
 from mmv_jax.data.resample import read_crop
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, early_layers
+from mmv_jax.evaluate.encoders.huggingface_folder import check_files, preprocessing
 from mmv_jax.evaluate.encoders.readout import LAST, standardise_tokens
 from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
-from mmv_jax.models.public import channels
+from mmv_jax.models.channels import PREPROCESSING
+from mmv_jax.models.public_files import CONFIG, read_json
 from mmv_jax.store.read import Store
 
 # The largest scale of a study. These models do not know small images in a black corner.
 FILLED = OVERSAMPLING | {2: float("inf")}
+# Ends of names of tensors that no feature depends on.
+UNREAD = ("mask_token", "position_ids", "relative_position_index", "num_batches_tracked")
 SLICES = 8  # that go through the model at once
 
 
@@ -241,15 +244,23 @@ def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
     import transformers
 
     folder = Path(folder)
-    _check_files(folder)
+    check_files(folder)
     model = _load_model(folder, transformers)
-    size, mean, std = _preprocessing(folder, model)
-    with torch.inference_mode():
-        # The patch size is measured on a blank image: configs spell it differently, or not at all.
-        _, grids = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
-    return HuggingFaceEncoder(
-        model=model, side=size, patch=size // grids.shape[2], mean=mean, std=std
-    )
+    size, mean, std = preprocessing(folder, getattr(model.config, "image_size", None))
+    try:
+        with torch.inference_mode():
+            # The patch size is measured on a blank image: configs spell it differently, or not at
+            # all.
+            _, grids = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{folder.name}: the model takes no image of {size} × {size} pixels with three"
+            f" channels, which {PREPROCESSING} and {CONFIG} ask for: {_first_line(error)}"
+        ) from error
+    # A side that is no multiple of the patch leaves pixels over, which are no part of a patch.
+    cells, own = grids.shape[2], getattr(model.config, "patch_size", None)
+    patch = own if isinstance(own, int) and size // own == cells else size // cells
+    return HuggingFaceEncoder(model=model, side=size, patch=patch, mean=mean, std=std)
 
 
 def load_group(group: Mapping[str, Any]) -> HuggingFaceEncoder:
@@ -265,37 +276,20 @@ def load_group(group: Mapping[str, Any]) -> HuggingFaceEncoder:
 HUGGINGFACE = EncoderSource(load=load_group, install="mmv_jax[torch]", needs_folder=True)
 
 
-def _check_files(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder.name}: config.json is missing. Give the folder of a model that was saved with"
-            " save_pretrained."
-        )
-    if not any(folder.glob("*.safetensors")):
-        pickled = [
-            p.name
-            for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-            for p in folder.glob(pattern)
-        ]
-        found = (
-            f"{pickled[0]} is a pickle, which can run code when it is opened, so it is not"
-            if pickled
-            else "model.safetensors is missing"
-        )
-        raise UserError(
-            f"{folder.name}: {found}. Save the model with save_pretrained(...,"
-            " safe_serialization=True)."
-        )
-
-
 def _load_model(folder: Path, transformers: Any) -> Any:
+    # A masked autoencoder hides patches in every pass; without its decoder it is a ViT.
+    asked, config = transformers.AutoModel, {}
+    if read_json(folder, CONFIG).get("model_type") == "vit_mae":
+        asked, about = transformers.ViTModel, read_json(folder, CONFIG)
+        config = {"config": transformers.ViTConfig.from_dict(about | {"model_type": "vit"})}
     quiet = transformers.logging.get_verbosity()
     # The weights of an unused text tower cause long warnings.
     # Missing tensors are checked below.
     transformers.logging.set_verbosity_error()
     try:
-        model, info = transformers.AutoModel.from_pretrained(
+        model, info = asked.from_pretrained(
             folder,
+            **config,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -319,21 +313,23 @@ def _load_model(folder: Path, transformers: Any) -> Any:
             f"{folder.name}: {len(wrong)} tensors are missing from the weights or have another"
             f" shape, the first is {wrong[0]}."
         )
+    if more := _of_another(model, info["unexpected_keys"]):
+        raise UserError(
+            f"{folder.name}: its {CONFIG} has no place for {len(more)} tensors of the weights, the"
+            f" first is {more[0]}. One of the two is another model's."
+        )
     # eval() turns dropout off, so that a study has the same features each time.
     tower = getattr(model, "vision_model", model).eval()
     tower.config.output_hidden_states = True
     return tower
 
 
-def _preprocessing(folder: Path, model: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Side of the image in pixels, and mean and std of its channels."""
-    path = folder / "preprocessor_config.json"
-    said = json.loads(path.read_text()) if path.is_file() else {}
-    # The side of the model's input: of the crop if one is made, else of the resized image.
-    size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
-    size = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
-    size = size or getattr(model.config, "image_size", None) or 224
-    return (int(size), *channels(folder))
+def _of_another(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Tensors within the tower that it has no place for: a block too many, registers, biases."""
+    names = {name.split(".")[0] for name in model.state_dict()}
+    tower = {"vision_model"} if "vision_model" in names else names - {"pooler"}
+    own = (name.removeprefix(f"{model.base_model_prefix}.") for name in map(str, unexpected))
+    return sorted(n for n in own if n.split(".")[0] in tower and not n.endswith(UNREAD))
 
 
 def _first_line(error: Exception) -> str:

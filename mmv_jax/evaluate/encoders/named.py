@@ -8,7 +8,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from mmv_jax.checkpoint import restore_items
-from mmv_jax.convert.card import read_card, same_set
+from mmv_jax.convert.card import NONE, UNKNOWN, read_card, same_set
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.table import load_encoder
@@ -47,10 +47,20 @@ def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> 
         theirs = read_weights(file)[1] if file else restore_items(checkpoint, ())[1]
         # A test patient must be new to each of our encoders, not only to the evaluated one.
         overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
-    folders = [g["folder"] for g in config.encoders.to_dict().values() if "folder" in g]
-    for folder in folders:
-        overlap = overlap.joined(Overlap(declared_patients(Path(folder), store.index)))
+    for name, group in config.encoders.to_dict().items():
+        if "folder" in group and not group.get("stand_in"):
+            overlap = overlap.joined(declared_overlap(name, Path(group["folder"]), store.index))
     return overlap
+
+
+def declared_overlap(name: str, folder: Path, index: pd.DataFrame) -> Overlap:
+    """The overlap by what a folder declares. It is uncounted where it declares nothing, where its
+    training data are not known, and where no column of the store names the data set of a study.
+    """
+    card = read_card(folder)
+    trained_on = [UNKNOWN] if card is None else card["trained_on"]
+    counted = trained_on == [NONE] or (trained_on != [UNKNOWN] and "label_source" in index)
+    return Overlap(declared_patients(folder, index), uncounted=() if counted else (name,))
 
 
 def declared_patients(folder: Path, index: pd.DataFrame) -> frozenset[str]:

@@ -130,6 +130,7 @@ class Findings:
       overlaps: by task, the number of measured patients, and how many pretraining has seen (None:
         unknown).
       why_no_overlap: why they cannot be counted; "" where they can.
+      uncounted: encoders of others of whose training nothing is known.
       outlined, maps: pictures of segmentations, and of features by encoder.
       record: where the numbers come from, of `provenance.provenance`.
       variants: comparisons of heads and end-to-end fits.
@@ -160,6 +161,7 @@ class Findings:
     about: Sequence[Section] = ()
     protocol: Sequence[Section] = ()
     notices: Sequence[str] = ()
+    uncounted: Sequence[str] = ()
     folds: int = 0
 
 
@@ -195,7 +197,7 @@ def write_report(path: Path, found: Findings) -> None:
             *variant_sections(found.variants, names),
             *budget_sections(found.results, names),
             *(replace(section, fold=True) for section in found.subspaces),
-            overlap_section(found.overlaps, found.why_no_overlap, names),
+            overlap_section(found.overlaps, found.why_no_overlap, names, found.uncounted),
             *found.protocol,
             Section("How it was measured", method(found.folds), fold=True),
             Section(
@@ -345,9 +347,16 @@ def comparison_section(comparisons: Sequence[Comparison], names: Names) -> Secti
 
 
 def overlap_section(
-    overlaps: Mapping[str, tuple[int, int | None]], why_not: str, names: Names
+    overlaps: Mapping[str, tuple[int, int | None]],
+    why_not: str,
+    names: Names,
+    uncounted: Sequence[str] = (),
 ) -> Section:
-    """The numbers of measured patients that the encoder has seen in pretraining."""
+    """The numbers of measured patients that the encoder has seen in pretraining.
+
+    Args:
+      uncounted: encoders of others of whose training nothing is known.
+    """
     title = "Measured patients seen in pretraining"
     if why_not:
         return Section(title, [f"They cannot be counted: {why_not}."], fold=True)
@@ -357,9 +366,14 @@ def overlap_section(
     ]
     text = [
         "Counted by keyed hashes in the checkpoint, and by the data sets that converted encoders"
-        " declare; for other encoders nothing is known. "
-        "Pretraining never reads a label, but it has seen these patients' images."
+        " declare. Pretraining never reads a label, but it has seen these patients' images."
     ]
+    if uncounted:
+        told = ", ".join(names.encoder(name) for name in uncounted)
+        text.append(
+            f"Not counted, since what they were trained on is not known: {told}. They may have seen"
+            " measured patients, which flatters them."
+        )
     table = Table(["task", "measured patients", "seen in pretraining"], lines)
     return Section(title, text, [table], fold=True)
 

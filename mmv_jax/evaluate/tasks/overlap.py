@@ -14,10 +14,14 @@ from mmv_jax.evaluate.tasks.task import Task
 class Overlap:
     """The patients of pretraining; None where they cannot be compared with the store's, for
     `reason`.
+
+    Attributes:
+      uncounted: encoders of others of whose training nothing is known.
     """
 
     patients: frozenset[str] | None
     reason: str = ""
+    uncounted: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping, key_fingerprint: str) -> "Overlap":
@@ -41,9 +45,10 @@ class Overlap:
 
     def joined(self, other: "Overlap") -> "Overlap":
         """The patients of either; None where those of one cannot be compared."""
+        both = (*self.uncounted, *other.uncounted)
         if self.patients is None or other.patients is None:
-            return Overlap(None, self.reason or other.reason)
-        return Overlap(self.patients | other.patients)
+            return Overlap(None, self.reason or other.reason, both)
+        return Overlap(self.patients | other.patients, uncounted=both)
 
     def count(self, task: Task) -> tuple[int, int | None]:
         """Numbers of a task's measured patients, and of those that pretraining has seen (None:
