@@ -34,6 +34,7 @@ WORDS = frozenset(
 CODES = frozenset((-1.0, -9.0, 9.0, -99.0, 99.0, -999.0, 999.0, 9999.0, -9999.0))
 # Further ones of registries and surveys, for "refused", "not asked" and "not applicable".
 TENS = (7.0, 8.0, 66.0, 77.0, 88.0, 96.0, 97.0, 98.0, 666.0, 777.0, 888.0, 996.0, 997.0, 998.0)
+MOST_GRADES = 4.0  # of a column in which 9 means "not known": the grades 0 to 4
 SURVEY_CODES = CODES | {*TENS, *(-code for code in TENS), -2.0, 8888.0, 9996.0, 9997.0, 9998.0}
 
 
@@ -52,13 +53,30 @@ def is_missing(cell: object) -> bool:
 
 
 def missing_codes(values: Iterable[float | int]) -> set[float]:
-    """Codes for "not known" among numbers that are otherwise all 0 or 1; else empty.
+    """Codes for "not known" among numbers: beside two classes, a few grades, or measurements.
 
-    In a column of grades from 0 to 9 a 9 is a grade, so only columns of two classes have codes.
+    In a column of grades from 0 to 9 a 9 is a grade: beside more than two classes a code must lie
+    apart from all other numbers.
 
     >>> sorted(missing_codes([0, 1, 1, 9, -1])), missing_codes([1, 5, 9])
     ([-1.0, 9.0], set())
+    >>> missing_codes([1, 2, 3, 9]), sorted(missing_codes([92.5, 130, 195, 999, -9]))
+    ({9.0}, [-9.0, 999.0])
     """
     known = {float(value) for value in values if not math.isnan(value)}
     codes = known & SURVEY_CODES
-    return codes if known - codes == {0.0, 1.0} else set()
+    rest = sorted(known - codes)
+    if rest in ([0.0, 1.0], [1.0, 2.0]):
+        return codes
+    if len(rest) < 2:  # one class alone says nothing of the others
+        return set()
+    low, high = rest[0], rest[-1]
+    grades = rest == [low + n for n in range(len(rest))] and low in (0, 1) and high <= MOST_GRADES
+    return {
+        code
+        for code in known & SURVEY_CODES
+        if (grades and (code >= 9 or code < 0))
+        # No measurement jumps by more than its whole range, or to -9 where all others are positive.
+        or (code >= 96 and code - high > high - low)
+        or (code <= -9 and low >= 0)
+    }

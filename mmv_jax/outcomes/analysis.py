@@ -172,7 +172,7 @@ def _check_splines(cohort: Cohort, names: Sequence[str], splines: Sequence[str])
             f"splines names {', '.join(wrong)}, which adjust does not name, or whose cells are"
             f" text. Choose from: {', '.join((*names, AREA))}."
         )
-    two = [name for name in splines if name in names and len(np.unique(cohort.column(name))) < 3]
+    two = [name for name in splines if name in names and len(np.unique(cohort.column(name))) == 2]
     if two:
         raise UserError(
             f"splines names {', '.join(two)}, which has two values: a spline needs a number. Take"

@@ -194,7 +194,12 @@ def side_by_side(
     # What is true of the file is told once, with the main analysis.
     said = set(main.notes)
     for name, result in {**endpoints, **definitions}.items():
-        notes += [f"{name}: {note}" for note in result.notes if note not in said]
+        # A note of `read_endpoints` begins with the endpoint's name.
+        notes += [
+            note if note.startswith(f"{name}: ") else f"{name}: {note}"
+            for note in result.notes
+            if note not in said
+        ]
     return endpoints, definitions, notes
 
 

@@ -3,7 +3,8 @@
 A cohort is a CSV with `patient_id, time_years, event, area_mm2, age` and any covariates. `event` is
 0 (censored), 1 (the outcome) or 2 (death from another cause, which competes with the outcome). The
 optional column `entry_years` says when a woman came under observation (left truncation), in years
-from the mammogram like `time_years`.
+from the mammogram like `time_years`. Who has no area, no age or no follow-up is left out and
+counted, and so are men (`sex`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,26 +15,34 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.missing import is_missing, missing_codes
 from mmv_jax.outcomes.cohort_checks import (
     check_age_and_area,
+    check_dates,
     check_entry,
     check_follow_up,
     check_ids,
 )
+from mmv_jax.outcomes.cohort_remarks import remarks
 from mmv_jax.outcomes.cohort_table import (
+    COLUMNS,
+    ENTRY,
+    INDEX,
     REQUIRED,
+    ages_of,
     check_header,
-    covariate_columns,
     missing_of,
     numbers_of,
     read_table,
-    without_codes,
 )
+from mmv_jax.outcomes.covariate_cells import covariate_columns, known_where_given
+from mmv_jax.readers.odd_labels import COLUMNS as ABOUT
+from mmv_jax.readers.odd_labels import FEMALE, MALE
 
 SEVERITIES = ("zero", "mild", "moderate", "severe")
-ENTRY, INDEX = "entry_years", "index_date"
-SHOWN = 12  # number of column names in a note
-LONG_YEARS = 25.0  # a longer median follow-up gives a note: it may be in months
+NO_VIEW = "no mammogram that counts"
+# An area of -9 or 999 means "not known"; one of 99 mm² may be measured.
+CODED_AREA = 900.0
 THRESHOLDS_MM2 = (0.0, 10.0, 25.0)  # zero: 0, mild: up to 10, moderate: up to 25, severe: more
 
 
@@ -174,7 +183,8 @@ def read_cohort(
       UserError: lists every kind of mistake with its lines and what to do, but no cell content.
     """
     path = Path(path)
-    return cohort_of(path.name, read_table(path), covariates=covariates, also=also, areas=areas)
+    table = read_table(path, (*COLUMNS, *also, *covariates))
+    return cohort_of(path.name, table, covariates=covariates, also=also, areas=areas)
 
 
 def cohort_of(
@@ -191,10 +201,11 @@ def cohort_of(
       name: of the file, for messages.
     """
     check_header(name, table[0], covariates, areas is not None)
-    (header, lines, rows), left = _with_known_areas(name, table, areas or {})
+    (header, lines, rows), left, sexes = _known(name, table, areas)
     columns = {column: [row[i] for row in rows] for i, column in enumerate(header)}
     ids = columns["patient_id"]
-    values = {each: numbers_of(columns[each]) for each in ("time_years", "event", "age")}
+    values = {each: numbers_of(columns[each]) for each in ("time_years", "event")}
+    values["age"] = ages_of(columns["age"])
     values["area_mm2"] = (
         numbers_of(columns["area_mm2"])
         if areas is None
@@ -207,17 +218,11 @@ def cohort_of(
         *check_ids(ids, lines, areas),
         *check_follow_up(columns, values, lines),
         *check_age_and_area(values, lines),
+        *check_dates(columns, values["time_years"], lines),
         *(check_entry(columns[ENTRY], values, lines) if late else ()),
     ]
-    extra, notes, wrong = _adjusted_for(columns, covariates, lines)
-    more, remarks = _known_where_given(
-        {
-            each: columns[each]
-            for each in also
-            if each in header and each not in (*covariates, *REQUIRED)
-        }
-    )
-    read = {*REQUIRED, ENTRY, INDEX, *covariates, *also}
+    extra, notes, wrong = _covariates(columns, covariates, also, lines)
+    read = {*REQUIRED, ENTRY, INDEX, *covariates, *also, *sexes}
     unread = [each for each in header if each not in read]
     # All complaints together, so that the user corrects the file once.
     if complaints := [*complaints, *wrong]:
@@ -229,69 +234,93 @@ def cohort_of(
         event=values["event"].astype(int),
         area_mm2=values["area_mm2"],
         age=values["age"],
-        covariates=extra | more,
-        notes=(*notes, *remarks),
+        covariates=extra,
+        notes=tuple(notes),
         # Zeros only do not mean delayed entry, which would exclude Gray's test and all predictions.
         entry_years=values[ENTRY] if values[ENTRY].any() else None,
     )
-    left_out = [
-        f"{each.women:,} of {len(table[2]):,} women have mammograms of which none counts (not on"
-        " the index date, without order, special views, or no pixel spacing): their area is not"
-        " known and they are left out."
-        for each in left
-    ]
-    return cohort.without(*left).told(*left_out, *_remarks(cohort, ids, areas, unread))
+    left_out = [_told(each, len(table[2])) for each in left]
+    found = remarks(values, ids, lines, areas=areas, unread=unread)
+    return cohort.without(*left).told(*left_out, *found)
 
 
-def _with_known_areas(
-    name: str, table: tuple[list[str], np.ndarray, list[list[str]]], areas: Mapping[str, float]
-) -> tuple[tuple[list[str], np.ndarray, list[list[str]]], list[Left]]:
-    """The table without women of whose mammograms none counts (an area of NaN), and those women."""
+def _told(left: Left, lines: int) -> str:
+    if left.why == NO_VIEW:
+        return (
+            f"{left.women:,} of {lines:,} women have mammograms of which none counts (not on"
+            " the index date, without order, special views, or no pixel spacing): their area is not"
+            " known and they are left out."
+        )
+    return f"{left.women:,} of {lines:,} lines have {left.why} and are left out."
+
+
+def _known(
+    name: str,
+    table: tuple[list[str], np.ndarray, list[list[str]]],
+    areas: Mapping[str, float] | None,
+) -> tuple[tuple[list[str], np.ndarray, list[list[str]]], list[Left], list[str]]:
+    """The table without those who cannot be analysed; these, by reason; columns of sex."""
     header, lines, rows = table
-    ids = [row[header.index("patient_id")] for row in rows]
-    unknown = np.array([np.isnan(areas.get(each, 0.0)) for each in ids], bool)
-    if not unknown.any():
-        return table, []
-    if unknown.all():
-        raise UserError(f"{name}: no woman has a mammogram that counts, so no area is known.")
-    known = [row for row, lost in zip(rows, unknown.tolist()) if not lost]
-    event = numbers_of([row[header.index("event")] for row in rows])
-    left = Left("no mammogram that counts", int(unknown.sum()), int((event[unknown] == 1).sum()))
-    return (header, lines[~unknown], known), [left]
+    columns = {column: [row[i] for row in rows] for i, column in enumerate(header)}
+    event, no_event = numbers_of(columns["event"]), missing_of(columns["event"])
+    if areas is None:
+        area = numbers_of(columns["area_mm2"])
+        codes = [code for code in missing_codes(area.tolist()) if code < 0 or code > CODED_AREA]
+        no_area = ("no area_mm2", missing_of(columns["area_mm2"]) | np.isin(area, codes))
+    else:
+        no_area = (NO_VIEW, np.isnan([areas.get(each, 0.0) for each in columns["patient_id"]]))
+    # An event without a time is a contradiction, and is refused.
+    no_time = missing_of(columns["time_years"]) & (no_event | (event == 0))
+    sexes, men = _men(columns)
+    left, lost = [], np.zeros(len(rows), bool)
+    reasons = [no_area, ("no age", missing_of(columns["age"])), ("no follow-up", no_time), men]
+    for why, theirs in reasons:
+        # Each is counted once, for the first of her reasons.
+        if new := int((theirs & ~lost).sum()):
+            left.append(Left(why, new, int((event[theirs & ~lost] == 1).sum())))
+        lost |= theirs
+    if lost.all() and len(rows):
+        whys = "; ".join(f"{each.women:,} with {each.why}" for each in left)
+        raise UserError(f"{name}: nobody can be analysed: {whys}.")
+    known = [row for row, gone in zip(rows, lost.tolist()) if not gone]
+    return (header, lines[~lost], known), left, sexes
 
 
-def _adjusted_for(
-    columns: Mapping[str, Sequence[str]], names: Sequence[str], lines: np.ndarray
+def _men(
+    columns: Mapping[str, Sequence[str]],
+) -> tuple[list[str], tuple[str, np.ndarray]]:
+    """Columns of sex whose words are known, and the reason and mask of men."""
+    men, found = np.zeros(len(columns["event"]), bool), []
+    for name, cells in columns.items():
+        words = [cell.casefold() for cell in cells]
+        known = [word in MALE | FEMALE or is_missing(word) for word in words]
+        if name.casefold() in ABOUT["sex"] and all(known):
+            found.append(name)
+            men |= np.array([word in MALE for word in words], bool)
+    return found, ("the sex of a man", men)
+
+
+def _covariates(
+    columns: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    also: Sequence[str],
+    lines: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """Covariates as numbers; notes; complaints."""
+    """Covariates and inputs of scores as numbers; notes; complaints."""
     extra: dict[str, np.ndarray] = {}
     notes: list[str] = []
     complaints: list[str] = []
     for name in names:
         if name not in REQUIRED:
-            found, remarks, wrong = covariate_columns(name, columns[name], lines)
+            found, said, wrong = covariate_columns(name, columns[name], lines)
             extra.update(found)
-            notes += remarks
+            notes += said
             complaints += wrong
+    for name in also:
+        if name in columns and name not in (*names, *REQUIRED):
+            extra[name], said = known_where_given(name, columns[name], lines)
+            notes += said
     return extra, notes, complaints
-
-
-def _known_where_given(
-    columns: Mapping[str, Sequence[str]],
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Columns outside the adjustment, NaN where a cell is not a number; notes about such cells."""
-    found: dict[str, np.ndarray] = {}
-    notes: list[str] = []
-    for name, cells in columns.items():
-        numbers = numbers_of(cells)
-        if unread := int(np.sum(~np.isfinite(numbers) & ~missing_of(cells))):
-            notes.append(
-                f"{name}: {unread:,} cells are not numbers and count as missing for the published"
-                " risks. Write 0 and 1 for no and yes."
-            )
-        found[name], remarks = without_codes(name, np.where(np.isfinite(numbers), numbers, np.nan))
-        notes += remarks
-    return found, notes
 
 
 def complete_cases(cohort: Cohort, names: Sequence[str]) -> Cohort:
@@ -337,6 +366,11 @@ def check_covariates(cohort: Cohort, names: Sequence[str]) -> None:
                 f"{cohort.name}: the covariate {name} is the same for all {len(cohort):,} women."
                 " Take it out of adjust."
             )
+        if np.ptp(cohort.area_mm2) and abs(np.corrcoef(values, cohort.area_mm2)[0, 1]) > 1 - 1e-9:
+            raise UserError(
+                f"{cohort.name}: the covariate {name} is the calcified area in another unit. Take"
+                " it out of adjust."
+            )
         if len(levels) == 2 and any(
             not np.any(cohort.event[values == level] == 1) for level in levels
         ):
@@ -358,36 +392,3 @@ def check_covariates(cohort: Cohort, names: Sequence[str]) -> None:
                 f"{cohort.name}: the covariate {name} follows from the ones before it"
                 f" ({', '.join(names[:i])}). Take it out of adjust."
             )
-
-
-def _remarks(
-    cohort: Cohort,
-    ids: Sequence[str],
-    areas: Mapping[str, float] | None,
-    unread: Sequence[str],
-) -> list[str]:
-    notes = []
-    at_once = int(np.sum(cohort.time_years == 0))
-    if at_once:
-        notes.append(
-            f"{at_once:,} women have a follow-up of 0 years: they are at risk at that instant only."
-        )
-    if (median := float(np.median(cohort.time_years))) > LONG_YEARS:
-        notes.append(
-            f"Half of the women are followed for more than {median:.0f} years. If these are months,"
-            " divide time_years by 12."
-        )
-    if cohort.entry_years is not None:
-        late = int(np.sum(cohort.entry_years > 0))
-        notes.append(
-            f"{late:,} women come under observation after the mammogram (entry_years): they count"
-            " as at risk from then on."
-        )
-    if areas is not None and (others := len(set(areas) - set(ids))):
-        notes.append(
-            f"{others:,} women with mammograms are not in the cohort file and are not analysed."
-        )
-    if unread:
-        more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
-        notes.append(f"Columns that are not read: {', '.join(unread[:SHOWN])}{more}.")
-    return notes

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from mmv_jax.outcomes.cohort_table import at_lines, missing_of
+from mmv_jax.manifests.spelling import ROUNDED
+from mmv_jax.outcomes.cohort_table import INDEX, at_lines, missing_of
 
 LONGEST_YEARS = 80.0
 AGES = (18.0, 110.0)
+BIRTHS = (1900.0, 2100.0)  # an age between these is a year of birth
+DAYS_A_YEAR = 365.25
 
 
 def check_ids(
@@ -21,12 +24,19 @@ def check_ids(
         complaints.append(
             f"{at_lines(lines[absent])} no patient_id. Give every woman an id, or remove the line."
         )
-    # Missing ids all look the same; they have their own complaint.
-    duplicated = pd.Series(ids).duplicated(keep=False).to_numpy() & ~absent
+    rounded = np.array([bool(ROUNDED.fullmatch(name)) for name in ids], bool)
+    if rounded.any():
+        complaints.append(
+            f"{at_lines(lines[rounded])} a patient_id that a spreadsheet has rounded, so that"
+            " several women may share it. Export the column as text."
+        )
+    # Missing and rounded ids look the same; they have complaints of their own.
+    duplicated = pd.Series(ids).duplicated(keep=False).to_numpy() & ~absent & ~rounded
     if duplicated.any():
         complaints.append(
             f"{at_lines(lines[duplicated])} a patient_id that another line has too. A woman has one"
-            " line; merge or remove the others."
+            " line: keep that of her index examination. Of two hospitals, put the hospital into the"
+            " id."
         )
     unknown = (
         np.array([name not in areas for name in ids], bool) & ~absent
@@ -93,11 +103,14 @@ def check_follow_up(
 def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> list[str]:
     """Complaints about ages and areas."""
     age, area, time = values["age"], values["area_mm2"], values["time_years"]
+    hint = "Give the age at the mammogram, a number of years."
+    if np.mean((age > BIRTHS[0]) & (age < BIRTHS[1])) > 0.5:
+        hint = "These look like years of birth: give the age at the mammogram."
     rules = (
         (
             # Negated, so that NaN is refused as well.
             ~((age >= AGES[0]) & (age <= AGES[1])),
-            f"no age between {AGES[0]:.0f} and {AGES[1]:.0f} years. Give the age at the mammogram.",
+            f"no age between {AGES[0]:.0f} and {AGES[1]:.0f} years. {hint}",
         ),
         (
             ~np.isfinite(area),
@@ -117,6 +130,27 @@ def check_age_and_area(values: Mapping[str, np.ndarray], lines: np.ndarray) -> l
         ),
     )
     return [f"{at_lines(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
+
+
+def check_dates(
+    columns: Mapping[str, Sequence[str]], time: np.ndarray, lines: np.ndarray
+) -> list[str]:
+    """Complaints about a follow-up that ends in the future, where there are dates of examination.
+
+    A cell that is no date is not judged: the dates are needed only where images are measured.
+    """
+    if INDEX not in columns:
+        return []
+    dates = pd.to_datetime(pd.Series(columns[INDEX]), format="ISO8601", errors="coerce")
+    followed = (pd.Timestamp.now() - dates).dt.days.to_numpy(float)
+    # A month of tolerance for rounded times.
+    late = time * DAYS_A_YEAR > followed + 31
+    if not late.any():
+        return []
+    return [
+        f"{at_lines(lines[late])} an {INDEX} and a follow-up that together end in the future."
+        " Correct one of them; follow-up ends at the latest when the data were extracted."
+    ]
 
 
 def check_entry(

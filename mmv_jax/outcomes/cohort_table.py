@@ -1,7 +1,8 @@
 """Lines of a cohort file: a header and cells, and columns as numbers. Axis: N women."""
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,23 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
-from mmv_jax.missing import is_missing, missing_codes
+from mmv_jax.manifests.csv_dialect import as_shown, encoding_of, separator_of, visible
+from mmv_jax.missing import is_missing
 
 REQUIRED = ("patient_id", "time_years", "event", "area_mm2", "age")
-# A level of a text covariate appears in tables; fewer women than this could be identified by it.
-FEWEST_OF_A_LEVEL = 5
-MOST_LEVELS = 10
+ENTRY, INDEX = "entry_years", "index_date"
+COLUMNS = (*REQUIRED, ENTRY, INDEX)
+# "045Y" is an age in DICOM, "45 years" one in a table.
+AGE = re.compile(r"(\d{1,3}) ?(?:y|yrs?|years?|j|jahre)", re.IGNORECASE)
 
 
-def read_table(path: Path) -> tuple[list[str], Int[np.ndarray, "N"], list[list[str]]]:
-    """Header, line numbers and cells of a cohort file.
+def read_table(
+    path: Path, known: Collection[str] = COLUMNS
+) -> tuple[list[str], Int[np.ndarray, "N"], list[list[str]]]:
+    """Header, line numbers and cells of a cohort file, in any encoding of Unicode.
 
+    Args:
+      known: our column names, by which the separator is found. Capitals do not matter for them.
     Raises:
       UserError: no such file, not UTF-8, not CSV, or no lines.
     """
@@ -28,13 +35,13 @@ def read_table(path: Path) -> tuple[list[str], Int[np.ndarray, "N"], list[list[s
             f"{path.name}: there is no such cohort file. Give a CSV with {', '.join(REQUIRED)}."
         )
     try:
-        # utf-8-sig drops the byte order mark of Excel, which would become part of the first name.
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+        with open(path, newline="", encoding=encoding_of(path)) as file:
+            begin, separator = separator_of(file, known)
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            header = [visible(name) for name in next(reader, [])]
             numbered = [
                 # line_num rather than a count: a quoted cell may hold line breaks.
-                (reader.line_num, [cell.strip() for cell in row])
+                (begin + reader.line_num, [as_shown(cell.strip()) for cell in row])
                 for row in reader
                 if any(cell.strip() for cell in row)
             ]
@@ -55,7 +62,16 @@ def read_table(path: Path) -> tuple[list[str], Int[np.ndarray, "N"], list[list[s
         )
     if header and not numbered:
         raise UserError(f"{path.name}: the file has a header and no lines below it.")
-    return header, np.array([line for line, _ in numbered], int), [row for _, row in numbered]
+    lines = np.array([line for line, _ in numbered], int)
+    return _in_our_case(header, known), lines, [row for _, row in numbered]
+
+
+def _in_our_case(header: list[str], known: Collection[str]) -> list[str]:
+    """Column names; one that is ours but for capitals and spaces is spelled as ours."""
+    ours = {name.casefold(): name for name in known}
+    spelled = [ours.get("_".join(name.casefold().split()), name) for name in header]
+    # A table may have both `Age` and `age`; only the second is ours.
+    return [old if new in header else new for old, new in zip(header, spelled)]
 
 
 def check_header(name: str, header: list[str], covariates: Sequence[str], measured: bool) -> None:
@@ -115,76 +131,9 @@ def missing_of(cells: Sequence[str]) -> np.ndarray:
     return np.array([is_missing(cell) for cell in cells], bool)
 
 
-def without_codes(
-    name: str, numbers: Float[np.ndarray, "N"]
-) -> tuple[Float[np.ndarray, "N"], list[str]]:
-    """Column with NaN for codes such as 9, which mean "not known" beside 0 and 1; notes."""
-    codes = missing_codes(numbers.tolist())
-    if not codes:
-        return numbers, []
-    unknown = np.isin(numbers, sorted(codes))
-    said = ", ".join(f"{code:g}" for code in sorted(codes))
-    note = (
-        f"{name}: {unknown.sum():,} cells are {said}, which means not known in a column of 0 and 1;"
-        " they count as missing."
-    )
-    return np.where(unknown, np.nan, numbers), [note]
-
-
-def covariate_columns(
-    name: str, cells: Sequence[str], lines: np.ndarray
-) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """Column as numbers, or as one 0/1 column for each level; notes; complaints."""
-    missing, numbers = missing_of(cells), numbers_of(cells)
-    wrong = ~missing & ~np.isfinite(numbers)
-    if missing.all():
-        return {}, [], [f"the covariate {name} is empty. Take it out of adjust."]
-    if not wrong.any():
-        numbers, notes = without_codes(name, numbers)
-        return {name: numbers}, notes, []
-    if np.any(~missing & ~wrong):
-        return (
-            {},
-            [],
-            [
-                f"{at_lines(lines[wrong])} a {name} that is not a number, while other lines have"
-                " numbers. Correct them, or leave the cells empty."
-            ],
-        )
-    # Levels of equal frequency are sorted by name, so that the reference does not depend on the
-    # order of lines.
-    levels = (
-        pd.Series(cells)[~missing]
-        .value_counts()
-        .sort_index()
-        .sort_values(ascending=False, kind="stable")
-    )
-    if len(levels) > MOST_LEVELS or levels.min() < FEWEST_OF_A_LEVEL:
-        rule = f"at most {MOST_LEVELS} levels with {FEWEST_OF_A_LEVEL} women each"
-        return (
-            {},
-            [],
-            [
-                f"the covariate {name} is text with {len(levels)} levels, the rarest in"
-                f" {levels.min()} line(s). Group it into {rule}."
-            ],
-        )
-    texts = np.array(cells, object)
-    found = {
-        f"{name}={level}": np.where(missing, np.nan, texts == level).astype(float)
-        # The first, the most common, is the reference and has no column.
-        for level in sorted(levels.index[1:])
-    }
-    if not found:
-        return {}, [], [f"the covariate {name} is the same on every line. Take it out of adjust."]
-    return (
-        found,
-        [
-            f"{name} is text: its {len(levels)} levels are compared with the most common,"
-            f" {levels.index[0]}."
-        ],
-        [],
-    )
+def ages_of(cells: Sequence[str]) -> Float[np.ndarray, "N"]:
+    """Ages in years, also of `045Y`; NaN if a cell is missing or is no age."""
+    return numbers_of([AGE.sub(r"\1", cell) if AGE.fullmatch(cell) else cell for cell in cells])
 
 
 def at_lines(lines: Sequence[int] | np.ndarray) -> str:

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from mmv_jax.errors import UserError
-from mmv_jax.outcomes.cohort import ENTRY, Cohort, Left, cohort_of
+from mmv_jax.missing import is_missing
+from mmv_jax.outcomes.cohort import Cohort, Left, cohort_of
 from mmv_jax.outcomes.cohort_checks import LONGEST_YEARS
-from mmv_jax.outcomes.cohort_table import at_lines, missing_of, numbers_of, read_table
+from mmv_jax.outcomes.cohort_table import COLUMNS as OURS
+from mmv_jax.outcomes.cohort_table import ENTRY, at_lines, missing_of, numbers_of, read_table
 
 FOLLOW_UP = "follow_up_years"
 COMPONENTS = ("infarction", "stroke", "heart_failure", "coronary_death", "death")
@@ -58,8 +60,9 @@ def read_endpoints(
         refuses; times that cannot be, by their lines.
     """
     path = Path(path)
-    header, lines, rows = read_table(path)
+    header, lines, rows = read_table(path, (*OURS, *COLUMNS, *also, *covariates))
     wanted = _wanted(path.name, names, header)
+    lines, rows, unfollowed = _followed(header, lines, rows)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     years = {c: columns[column(c)] for c in COMPONENTS if column(c) in columns}
     end = numbers_of(columns[FOLLOW_UP])
@@ -76,13 +79,13 @@ def read_endpoints(
     for name in wanted:
         time, event = first_of(end, times, ENDPOINTS[name])
         # Only this endpoint is over for her: she may still come to be at risk of another.
-        over = (entry >= time) & (time > 0)
+        over = ((entry >= time) & (time > 0)) | (time < 0)
         if not np.any(event[~over] == 1):
             notes.append(f"{name}: no woman had it, so there is nothing to analyse.")
             continue
-        left = (
-            [Left("it had happened before observation", int(over.sum()), 0)] if over.any() else []
-        )
+        left = list(unfollowed)
+        if over.any():
+            left.append(Left("it had happened before observation", int(over.sum()), 0))
         own = [
             [*(rows[n][i] for i in kept), repr(float(time[n])), str(event[n])]
             for n in np.flatnonzero(~over).tolist()
@@ -94,11 +97,26 @@ def read_endpoints(
             also=also,
             areas=areas,
         )
-        found[name] = found[name].without(*left).told(*_own_notes(name, times, int(over.sum())))
+        told = [f"{each.women:,} lines have {each.why} and are left out." for each in unfollowed]
+        found[name] = (
+            found[name].without(*left).told(*told, *_own_notes(name, times, int(over.sum())))
+        )
     if not found:
         raise UserError(f"{path.name}: {' '.join(notes)}")
     first = next(iter(found))
     return found | {first: found[first].told(*notes)}
+
+
+def _followed(
+    header: Sequence[str], lines: np.ndarray, rows: list[list[str]]
+) -> tuple[np.ndarray, list[list[str]], list[Left]]:
+    """Lines and cells of those with a follow-up or an event, and the others."""
+    given = [i for i, name in enumerate(header) if name in COLUMNS]
+    lost = np.array([all(is_missing(row[i]) for i in given) for row in rows], bool)
+    if not lost.any():
+        return lines, rows, []
+    known = [row for row, gone in zip(rows, lost.tolist()) if not gone]
+    return lines[~lost], known, [Left("no follow-up", int(lost.sum()), 0)]
 
 
 def first_of(
@@ -133,7 +151,7 @@ def _wanted(name: str, asked: Sequence[str], header: Sequence[str]) -> list[str]
 
     if ALL in asked:
         wanted = [each for each in ENDPOINTS if not lacking(each)]
-        missing = lacking("death") if not wanted else []
+        missing = list(dict.fromkeys(lacking("death"))) if not wanted else []
     else:
         wanted = list(dict.fromkeys(asked))
         missing = list(dict.fromkeys(each for name in wanted for each in lacking(name)))
@@ -160,9 +178,9 @@ def _complaints(
         rules += [
             (np.isnan(time), f"a {column(name)} that is not a number. Leave it empty for none."),
             (
-                time < 0,
-                f"a negative {column(name)}. An event before the mammogram is history: remove her"
-                " from this endpoint's cohort, or the line.",
+                # Any other event before the mammogram is history, and leaves her out.
+                (time < 0) & (name == "death"),
+                f"a negative {column(name)}. She lived at the mammogram: correct it.",
             ),
             (
                 np.isfinite(time) & (time > end),
@@ -174,6 +192,19 @@ def _complaints(
                 f"a {column(name)} after her death_years. Correct one of them.",
             ),
         ]
+        dead = times["death"] <= end
+        rules += [
+            (
+                _most((time == end) & ~dead),
+                f"a {column(name)} that is her {FOLLOW_UP}, as half of the women have. Leave it"
+                " empty where there was no event.",
+            ),
+            (
+                _most(time <= 0),
+                f"a {column(name)} of 0 or less, as half of the women have. Leave it empty for"
+                " none.",
+            ),
+        ]
     rules.append(
         (
             np.isfinite(times["death"]) & (times["death"] < end),
@@ -181,6 +212,11 @@ def _complaints(
         )
     )
     return [f"{at_lines(lines[wrong])} {what}" for wrong, what in rules if wrong.any()]
+
+
+def _most(mask: np.ndarray) -> np.ndarray:
+    """The mask where it holds for most women; nobody else."""
+    return mask & (mask.mean() > 0.5)
 
 
 def _own_notes(name: str, times: Mapping[str, np.ndarray], over: int) -> list[str]:
@@ -192,7 +228,7 @@ def _own_notes(name: str, times: Mapping[str, np.ndarray], over: int) -> list[st
         notes.append(f"{name}: without {', '.join(absent)} it is made of {made_of} alone.")
     if over:
         notes.append(
-            f"{name}: {over:,} women had it before they came under observation ({ENTRY}) and are"
-            " left out of this endpoint."
+            f"{name}: {over:,} women had it before the mammogram or before they came under"
+            f" observation ({ENTRY}) and are left out of this endpoint."
         )
     return notes

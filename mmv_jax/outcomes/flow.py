@@ -126,8 +126,8 @@ def flow_section(flow: CohortFlow, others: Mapping[str, CohortFlow]) -> Section:
         ],
     )
     text = [
-        "After STROBE. A line of the file is a woman. No line is refused by itself: a file with an"
-        " impossible value is refused as a whole."
+        "After STROBE. A line of the file is a woman. Who has no area, no age or no follow-up is"
+        " left out. A file with an impossible time, event, age or area is refused as a whole."
     ]
     if flow.not_compared:
         text.append(

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from mmv_jax.errors import UserError
 from mmv_jax.missing import is_missing
-from mmv_jax.outcomes.cohort import INDEX
-from mmv_jax.outcomes.cohort_table import at_lines, read_table
+from mmv_jax.outcomes.cohort_table import INDEX, at_lines, read_table
 
 
 def read_index_dates(path: str | Path) -> dict[str, str]:

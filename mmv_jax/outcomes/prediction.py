@@ -93,6 +93,9 @@ def added_worth(
         if h not in possible
     ]
     both = {**covariates, **calcification}
+    if not judged(time, event):
+        few = "Outcomes are too few to judge a prediction, or none came while others were followed."
+        return Added(notes=(*notes, few))
     try:
         # Without covariates there is no first model, and nothing is compared.
         models = {OF_COVARIATES: covariates} if covariates else {}
@@ -148,7 +151,7 @@ def _beyond(
     for name, risk in scores.items():
         known = np.isfinite(risk)
         t, e = time[known], event[known]
-        if np.sum(e == 1) < FEWEST:
+        if not judged(t, e):
             continue  # already in the notes on the score's worth
         try:
             found[name] = gain_over_score(
@@ -163,6 +166,15 @@ def _beyond(
     return found, notes
 
 
+def judged(time: np.ndarray, event: np.ndarray) -> bool:
+    """Whether outcomes are enough to judge a risk, and one came while others were followed."""
+    if np.sum(event == 1) < FEWEST:
+        return False
+    first = np.min(time[event == 1])
+    # Without a pair of women that can be compared no concordance exists.
+    return bool(np.any((time > first) | ((event == 0) & (time == first)) | (event == 2)))
+
+
 def enough(time: np.ndarray, event: np.ndarray, years: float) -> bool:
     """Whether enough outcomes happened before `years` and enough women were followed longer."""
     return bool(min(np.sum((event == 1) & (time <= years)), np.sum(time > years)) >= FEWEST)
@@ -175,7 +187,7 @@ def _published(
     found, notes = [], []
     for name, risk in scores.items():
         known = np.isfinite(risk)
-        if np.sum(known & (event == 1)) < FEWEST:
+        if not judged(time[known], event[known]):
             notes.append(
                 f"Women with a {name} risk have too few outcomes to judge how well it predicts."
             )

@@ -190,9 +190,8 @@ def _outside(name: str, values: np.ndarray) -> list[str]:
     note = f"{said} are outside {low:g} to {high:g} {unit} {ending}"
     if name in OTHER_UNITS:
         other, factor = OTHER_UNITS[name]
-        typical = float(np.median(values[np.isfinite(values)])) * factor
-        # Most cells outside, but their converted median inside: a wrong unit, not outliers.
-        if lost.mean() > 0.5 and low <= typical <= high:
+        # Cells outside whose converted median is inside have a wrong unit; they are no outliers.
+        if low <= float(np.median(values[lost])) * factor <= high:
             note += f" They look like {other}: multiply them by {factor:g}."
     return [note]
 
@@ -220,10 +219,21 @@ def women_scores(
     asked = [name for name in wanted if set(inputs[name]) <= set(covariates)]
     if not wanted and set(PCE_INPUTS) <= set(covariates):
         return {}, [f"No published score was made for {endpoint}, so none is compared with it."]
+    as_text = {
+        column: None
+        for name in wanted
+        for column in inputs[name]
+        if any(each.startswith(f"{column}=") for each in covariates)
+    }
     used = dict.fromkeys(column for name in asked for column in inputs[name])
     if "pce" in asked and "black" in covariates:
         used["black"] = None
     notes = [note for column in used for note in _outside(column, covariates[column])]
+    if as_text:
+        notes.append(
+            f"{', '.join(as_text)} is text, so there is no risk by a published score. Write 0 and 1"
+            " for no and yes."
+        )
     scores: dict[str, np.ndarray] = {}
     for name in asked:
         if name == "pce":

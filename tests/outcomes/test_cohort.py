@@ -58,7 +58,7 @@ DEFECTS = {
     # name: (row, column, what the cell becomes, what the message says)
     "negative time": (3, "time_years", "-0.5", "line 5 has a negative time_years"),
     "event without time": (4, "time_years", "", "line 6 has an event without a time"),
-    "neither event nor time": (3, "time_years", "NA", "line 5 has no time_years"),
+    "a competing death without time": (4, "time_years", "", "line 6 has an event without a time"),
     "time in words": (3, "time_years", "two", "line 5 has a time_years that is not a number"),
     "endless time": (3, "time_years", "inf", "line 5 has a time_years that is not a number"),
     "time in days": (
@@ -84,15 +84,16 @@ DEFECTS = {
         "72",
         "line 5 has an age and a time_years that make her older than 110. If the times are months",
     ),
-    "no area": (3, "area_mm2", "", "line 5 has no area_mm2"),
+    "an area in words": (3, "area_mm2", "<0.1", "line 5 has no area_mm2, or one that is not"),
     "negative area": (3, "area_mm2", "-1", "line 5 has a negative area_mm2"),
-    "no age": (3, "age", "", "line 5 has no age between 18 and 110"),
+    "a child": (3, "age", "5", "line 5 has no age between 18 and 110"),
+    "an age that is capped": (3, "age", "90+", "line 5 has no age between 18 and 110"),
     "age in months": (3, "age", "640", "line 5 has no age between 18 and 110"),
-    "covariate in words": (
+    "an id that a spreadsheet rounded": (
         3,
-        "sbp",
-        "high",
-        "line 5 has a sbp that is not a number, while other lines have numbers",
+        "patient_id",
+        "1.2E+11",
+        "line 5 has a patient_id that a spreadsheet has rounded",
     ),
     "a text level that could name a woman": (
         3,
@@ -163,7 +164,7 @@ def test_all_mistakes_are_told_at_once_and_many_lines_are_counted(tmp_path):
     rows = good_rows()
     for row in rows[:9]:
         row[1] = "-1"
-    rows[20][4] = ""
+    rows[20][4] = "4"
     with pytest.raises(UserError) as error:
         read_cohort(write(tmp_path / "cohort.csv", rows))
     first, second = str(error.value).split("\n")
@@ -191,7 +192,10 @@ HEADERS = {
         ["patient_id", "time_years", "event", "area_mm2", "age", "age", "site"],
         "more than once",
     ),
-    "semicolons": (["patient_id;time_years;event;area_mm2;age"], "separated by semicolons"),
+    "a column in another unit": (
+        ["patient_id", "time_months", "event", "area_mm2", "age", "sbp", "site"],
+        "the header has no time_years",
+    ),
 }
 
 
@@ -261,7 +265,7 @@ def test_ids_that_no_mammogram_has_are_refused_and_mammograms_without_follow_up_
     assert known.line[0] == 3 and known.notes[0].startswith(
         "1 of 40 women have mammograms of which"
     )
-    with pytest.raises(UserError, match="no woman has a mammogram that counts"):
+    with pytest.raises(UserError, match="nobody can be analysed: 40 with no mammogram that"):
         read_cohort(path, areas={f"w{i}": float("nan") for i in range(40)})
 
 
@@ -280,7 +284,7 @@ def test_women_without_a_covariate_are_counted(tmp_path):
 
 
 def test_a_column_that_nobody_asked_for_is_read_where_it_has_numbers_and_told_where_not(tmp_path):
-    rows = [[*row, "yes" if i < 3 else "0"] for i, row in enumerate(good_rows())]
+    rows = [[*row, "ever" if i < 3 else "0"] for i, row in enumerate(good_rows())]
     cohort = read_cohort(
         write(tmp_path / "cohort.csv", rows, [*HEADER, "smoker"]), also=["smoker", "bmi"]
     )

@@ -77,6 +77,25 @@ def test_who_had_it_before_she_came_is_left_out_of_that_endpoint_alone(tmp_path)
     assert not found["heart_failure"].left
 
 
+def test_who_had_it_before_the_mammogram_is_left_out_of_that_endpoint_alone(tmp_path):
+    history = changed(stroke_years=["-2", *SMALL["stroke_years"][1:]])
+    found = read_endpoints(write(tmp_path / "c.csv", history), ["infarction", "stroke"])
+    assert [(left.why, left.women) for left in found["stroke"].left] == [
+        ("it had happened before observation", 1)
+    ]
+    assert not found["infarction"].left and 2 not in found["stroke"].line
+
+
+def test_who_has_no_follow_up_at_all_is_left_out_and_counted(tmp_path):
+    nothing = {
+        name: ["", *cells[1:]] if name.endswith("_years") else cells
+        for name, cells in changed().items()
+    }
+    found = read_endpoints(write(tmp_path / "c.csv", nothing), ["infarction"])["infarction"]
+    assert [(left.why, left.women) for left in found.left] == [("no follow-up", 1)]
+    assert any("1 lines have no follow-up" in note for note in found.notes)
+
+
 WRONG = {
     "another name": ({}, ["angina"], "endpoints names angina"),
     "no column": ({"death_years": None}, ["infarction"], "no death_years"),
@@ -86,7 +105,18 @@ WRONG = {
         NAMES,
         "a stroke_years after the",
     ),
-    "history": ({"stroke_years": ["-1", *[""] * 5]}, NAMES, "line 2 has a negative stroke_years"),
+    "dead before": ({"death_years": ["-1", *[""] * 5]}, NAMES, "line 2 has a negative death_years"),
+    "zero for none": (
+        {"stroke_years": ["0"] * 5 + [""]},
+        NAMES,
+        "a stroke_years of 0 or less, as half of the women have",
+    ),
+    "-9 for none": ({"stroke_years": ["-9"] * 6}, NAMES, "a stroke_years of 0 or less"),
+    "censoring times": (
+        {"stroke_years": SMALL["follow_up_years"]},
+        NAMES,
+        "a stroke_years that is her follow_up_years, as half of the women have",
+    ),
     "a word": (
         {"stroke_years": ["late", *[""] * 5]},
         NAMES,
