@@ -1,8 +1,7 @@
 """Confidence intervals in closed form, with patients as clusters: AUROC and proportions.
 
-With 5 to 22 positive patients, a percentile bootstrap of the AUROC covers 56 to 95 % of the time.
-It gives [1, 1] where all predictions are right. These intervals cover 93 to 98 % there
-(docs/results.md).
+With 5 to 22 positive patients, a percentile bootstrap of the AUROC covers 46 to 95 % of the time.
+It gives [1, 1] where all predictions are right. Coverage of these intervals: docs/results.md.
 
 Axes: N studies, P patients.
 """
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Num
-from scipy import stats
+from scipy import special, stats
 
-TRUSTED = 10  # patients of a class at which its measured variance has half of the weight
+EQUAL = 3  # patients of a class that the guess of equal spreads counts for
+TRUSTED = 20  # patients of a class, times 4 A (1 - A) at an AUROC A, whose variance counts half
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,18 @@ class DeLong:
 
     Attributes:
       variance: with all studies of a patient as one cluster.
-      of_class: the parts of it that the positive and the negative studies add.
       apart: as if each study were of another patient.
+      spread: variance of the placements of the positive and of the negative studies. A placement
+        is the share of the other class that a study is ranked correctly against.
+      ties: share of the pairs of a positive and a negative study whose scores are equal.
       studies, patients: counts of the positive and of the negative class.
     """
 
     value: float
     variance: float
-    of_class: tuple[float, float]
     apart: float
+    spread: tuple[float, float]
+    ties: float
     studies: tuple[int, int]
     patients: tuple[int, int]
 
@@ -47,6 +50,32 @@ class DeLong:
             return most
         return float(np.clip(self.variance / self.apart, 1.0, most))
 
+    @property
+    def inner(self) -> float:
+        """The AUROC with one pair of patients more ranked right and one wrong: not 0 or 1."""
+        pairs = self.patients[0] * self.patients[1]
+        return (self.value * pairs + 1) / (pairs + 2)
+
+    @property
+    def share_of_positives(self) -> float:
+        """The positive studies' share of the variance of scores, as far as ranks can tell.
+
+        Each class says it by its placements: those of positive studies vary the more, and those of
+        negative studies the less, the wider positive scores spread. The answers are weighted by
+        patients, and drawn to 1/2, as `EQUAL` patients more.
+        """
+        (m, n), (i, j) = self.studies, self.patients
+        of_pair = self.inner * (1 - self.inner)
+        # A class is ranked against a sample of the other one, which adds variance to placements:
+        # E[spread] = mixing @ (variance against all of the other class) + that of a pair / size.
+        mixing = np.array([[1 - 1 / n, -1 / n], [-1 / m, 1 - 1 / m]])
+        added = (of_pair - self.ties / 4) / np.array([n, m])
+        spread = np.linalg.solve(mixing, np.array(self.spread) - added)
+        positive, negative = _correlation(self.inner, spread)
+        size = 2 * i * j / (i + j)
+        share = (i * positive + j * (1 - negative)) / (i + j)
+        return float((size * share + EQUAL / 2) / (size + EQUAL))
+
 
 def delong(
     truth: Num[np.ndarray, " N"], score: Num[np.ndarray, " N"], patients: Int[np.ndarray, " N"]
@@ -60,7 +89,7 @@ def delong(
       (1988).
     """
     positive = np.asarray(truth) == 1
-    high, low = _placements(score[positive], score[~positive])
+    high, low, ties = _placements(score[positive], score[~positive])
     of_high, of_low = patients[positive], patients[~positive]
     value, count = float(high.mean()), int(patients.max()) + 1
     i, j = len(np.unique(of_high)), len(np.unique(of_low))
@@ -69,15 +98,16 @@ def delong(
     b = np.bincount(of_low, low - value, count) / len(low)
     both = len(np.unique(patients))
     # Obuchowski's factors n / (n - 1), of patients instead of studies.
-    of_class = i / (i - 1) * float(a @ a), j / (j - 1) * float(b @ b)
-    variance = sum(of_class) + 2 * both / (both - 1) * float(a @ b)
-    apart = sum(float(x.var(ddof=1)) / len(x) for x in (high, low))
+    variance = i / (i - 1) * float(a @ a) + j / (j - 1) * float(b @ b)
+    variance += 2 * both / (both - 1) * float(a @ b)
+    spread = (float(high.var(ddof=1)), float(low.var(ddof=1)))
     return DeLong(
         value,
         # A negative covariance may exceed the other two terms.
         variance=max(variance, 0.0),
-        of_class=of_class,
-        apart=apart,
+        apart=spread[0] / len(high) + spread[1] / len(low),
+        spread=spread,
+        ties=ties,
         studies=(len(high), len(low)),
         patients=(i, j),
     )
@@ -92,40 +122,77 @@ def auroc_interval(
     """Lower and upper bound of the AUROC, from the standard error at each candidate value.
 
     A candidate lies in the interval if the estimate is within its standard error times the
-    quantile. The standard error is Newcombe's (his method 5). It needs no variance of the data, so
-    it holds at perfect separation too. It is the sum of what positive and negative studies add.
+    quantile. The standard error is that of normal scores (`placement_variance`). It needs the ratio
+    of the two classes' spreads, which both classes tell (`share_of_positives`), and no variance of
+    the data, so it holds at perfect separation too.
 
-    Each part is scaled towards its measured one (DeLong's, with clusters), the more so the more
-    patients the class has. Else it is widened by the design effect of several studies a patient.
-    The quantile is Student's, with the degrees of freedom of the measured parts (Satterthwaite).
+    It is widened by the design effect of several studies a patient. The more patients are ranked
+    wrongly, the more it is drawn to DeLong's variance (with clusters), which assumes no shape. The
+    quantile is Student's, with twice the degrees of freedom of the measured parts (Satterthwaite),
+    since both classes tell one ratio.
 
-    Source: Newcombe, Statistics in Medicine 25 (2006), part 2, method 5; `delong`.
+    Args:
+      patients: an index of each study's patient, 0 to P − 1; at least `FEWEST` of each class.
+
+    Source: a score interval with a model's variance, Newcombe, Statistics in Medicine 25 (2006),
+      part 2, whose model is exponential. Normal scores, the ratio and the weights are this
+      package's, by simulation (docs/results.md).
     """
     found = delong(truth, score, patients)
-    (m, n), design = found.studies, found.design_effect
+    return _score_bounds(found.value, _allowed(found, level))
 
-    def model(value: float) -> np.ndarray:
-        """[3]: of the positive studies, of the negative ones, of single pairs."""
-        # Newcombe takes the mean of Hanley and McNeil's two terms for both classes.
-        spread = (value / (2 - value) + 2 * value**2 / (1 + value)) / 2 - value**2
-        return np.array([spread * (n - 1), spread * (m - 1), value * (1 - value)]) / (m * n)
 
-    # One pair of patients right and one wrong are added, so that no ratio is 0 / 0 at the ends.
-    i, j = found.patients
-    inner = model((found.value * i * j + 1) / (i * j + 2))[:2]
-    # From 0 to 1: the share of what is measured, which is half at TRUSTED patients.
-    trust = np.array(found.patients) / (np.array(found.patients) + TRUSTED)
-    parts = np.array(found.of_class)
-    # A patient with studies of both classes adds a covariance, which both parts share here.
-    shared = np.clip(found.variance / parts.sum(), 0.5, 2.0) if parts.sum() > 0 else 1.0
-    measured = np.where(parts > 0, parts * shared / inner, design)
-    scale = trust * measured + (1 - trust) * design
-    weight = scale * inner
-    # A part that is trusted little has little noise, and so more degrees of freedom.
-    noise = weight**2 * trust**2 / (np.array(found.patients) - 1)
-    width = float(stats.t.ppf((1 + level) / 2, weight.sum() ** 2 / noise.sum()))
-    factors = np.array([*scale, design])
-    return _score_bounds(found.value, lambda value: width**2 * float(factors @ model(value)))
+def placement_variance(
+    value: Float[np.ndarray, "*B"], share: float | Float[np.ndarray, "*B"]
+) -> Float[np.ndarray, "*B"]:
+    """Variance of a class's placements against all of the other class, if scores are normal.
+
+    Args:
+      value: the AUROC.
+      share: this class's share of the sum of both classes' variances, 0 to 1.
+
+    Example:
+      >>> placement_variance(np.array([0.5]), np.array([0.5])).round(4)  # uniform: 1/12
+      array([0.0833])
+
+    Source: two scores of the class have the correlation `share` about one of the other class; Owen,
+      Annals of Mathematical Statistics 27 (1956), for the bivariate normal probability.
+    """
+    slope = np.sqrt((1 - share) / (1 + share))
+    return value - 2 * special.owens_t(special.ndtri(value), slope) - value**2
+
+
+def _allowed(found: DeLong, level: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The squared distance from the estimate up to which candidate values [B] are held."""
+    (m, n), (i, j) = found.studies, found.patients
+    share = found.share_of_positives
+
+    def parts(value: np.ndarray) -> np.ndarray:
+        """[3, B]: variance that positive studies add, that negative ones add, and single pairs."""
+        high = (n - 1) * placement_variance(value, share)
+        low = (m - 1) * placement_variance(value, 1 - share)
+        return np.stack([high, low, value * (1 - value)]) / (m * n)
+
+    inner = parts(np.array(found.inner))
+    # Of few wrongly ranked patients the measured variance is far off, and the more so the better
+    # their AUROC is by chance.
+    wrong = 8 * i * j / (i + j) * found.inner * (1 - found.inner)
+    trust = wrong / (wrong + TRUSTED)
+    scale = trust * found.variance / inner.sum() + (1 - trust) * found.design_effect
+    freedom = 2 * inner.sum() ** 2 / (inner[0] ** 2 / (i - 1) + inner[1] ** 2 / (j - 1))
+    width = float(stats.t.ppf((1 + level) / 2, freedom))
+    return lambda value: width**2 * scale * parts(value).sum(axis=0)
+
+
+def _correlation(value: float, variance: Float[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
+    """The shares at which `placement_variance` of an AUROC is `variance`, cut to 0 to 1."""
+    low, high = np.zeros(len(variance)), np.ones(len(variance))
+    # 30 halvings reach 1e-9: the share is known to two digits at best.
+    for _ in range(30):
+        middle = (low + high) / 2
+        below = placement_variance(np.full(len(middle), value), middle) < variance
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2
 
 
 def proportion_interval(
@@ -165,29 +232,33 @@ def exact_proportion(successes: int, n: int, level: float = 0.95) -> tuple[float
     return low, high
 
 
-def _placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the other class that each study is ranked correctly against; ties count half."""
+def _placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Share of the other class that each study is ranked correctly against; ties count half.
+
+    The third is the share of tied pairs.
+    """
     up, down = np.sort(high), np.sort(low)
-    below = np.searchsorted(down, high, "left") + np.searchsorted(down, high, "right")
+    before, behind = np.searchsorted(down, high, "left"), np.searchsorted(down, high, "right")
     above = np.searchsorted(up, low, "left") + np.searchsorted(up, low, "right")
-    return below / 2 / len(low), 1 - above / 2 / len(high)
+    ties = float((behind - before).mean()) / len(low)
+    return (before + behind) / 2 / len(low), 1 - above / 2 / len(high), ties
 
 
-def _score_bounds(estimate: float, allowed: Callable[[float], float]) -> tuple[float, float]:
+def _score_bounds(
+    estimate: float, allowed: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, float]:
     """The values closest to 0 and to 1 whose squared distance from the estimate is `allowed`."""
-    bounds = []
-    for end in (0.0, 1.0):
-        # The estimate is always allowed, since its distance is 0: bisection starts there.
-        inside, outside = estimate, end
-        # The variance is 0 at both ends, so an end is a bound only where the estimate is there.
-        if (estimate - end) ** 2 <= allowed(end):
-            inside = end
-        # 50 halvings reach 1e-15, about the precision of a float64.
-        for _ in range(50):
-            middle = (inside + outside) / 2
-            if (estimate - middle) ** 2 <= allowed(middle):
-                inside = middle
-            else:
-                outside = middle
-        bounds.append(inside)
-    return bounds[0], bounds[1]
+    ends = np.array([0.0, 1.0])
+
+    def held(value: np.ndarray) -> np.ndarray:
+        return (estimate - value) ** 2 <= allowed(value)
+
+    # The variance is 0 at both ends, so an end is a bound only where the estimate is there. The
+    # estimate is always held, since its distance is 0: bisection starts there.
+    inside, outside = np.where(held(ends), ends, estimate), ends
+    # 50 halvings reach 1e-15, about the precision of a float64.
+    for _ in range(50):
+        middle = (inside + outside) / 2
+        kept = held(middle)
+        inside, outside = np.where(kept, middle, inside), np.where(kept, outside, middle)
+    return float(inside[0]), float(inside[1])

@@ -80,6 +80,17 @@ def _wide_scores(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> 
     return truth, np.where(truth == 1, 2 * noise + stats.norm.ppf(cell.level) * 5**0.5, noise)
 
 
+def _wide_negatives(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    """Binormal, the negatives twice as wide as the positives."""
+    return truth, np.where(truth == 1, noise + stats.norm.ppf(cell.level) * 5**0.5, 2 * noise)
+
+
+def _exponential(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    """Exponential: the odds of the AUROC are the ratio of the means."""
+    odds = cell.level / (1 - cell.level)
+    return truth, -stats.norm.logsf(noise) * np.where(truth == 1, odds, 1.0)
+
+
 def _right(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
     right = (noise < stats.norm.ppf(cell.level)).astype(float)
     return right, right
@@ -106,6 +117,8 @@ def _number(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple
 DRAWN: dict[str, tuple[str, Callable]] = {  # what: the metric, and how truth and prediction arise
     "AUROC": ("auroc", _scores),
     "AUROC, positives twice as wide": ("auroc", _wide_scores),
+    "AUROC, negatives twice as wide": ("auroc", _wide_negatives),
+    "AUROC, exponential scores": ("auroc", _exponential),
     "AUPRC": ("auprc", _scores),
     "proportion": ("proportion", _right),
     "Dice": ("mean", _dice),
@@ -176,13 +189,20 @@ def rejections(cell: Simulated, repeats: int) -> float:
 LEVELS = (0.6, 0.8, 0.9, 0.97)
 FEW = ((5, 15), (10, 10), (5, 45), (25, 25), (10, 90))
 SIZES = (*FEW, (22, 216), (5, 495), (50, 450), (250, 250))
+OTHER_SHAPES = ("AUROC, negatives twice as wide", "AUROC, exponential scores")
 CELLS = [
     *(Simulated("AUROC", t, size) for size in SIZES for t in LEVELS),
     *(Simulated("AUROC", t, size, 3) for size in SIZES for t in LEVELS),
     *(Simulated("AUROC", t, size, 3, mixed=True) for size in FEW for t in LEVELS),
     *(
         Simulated("AUROC, positives twice as wide", t, size)
-        for size in FEW
+        for size in (*FEW, (22, 216), (50, 450))
+        for t in LEVELS
+    ),
+    *(
+        Simulated(what, t, size)
+        for what in OTHER_SHAPES
+        for size in ((10, 90), (22, 216))
         for t in LEVELS
     ),
     *(Simulated("proportion", t, (n, 0), k) for k in (1, 3) for n in (20, 50, 500) for t in LEVELS),

@@ -9,11 +9,11 @@ import of_libraries
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, multivariate_normal, norm
 from sklearn.linear_model import LogisticRegression
 
 from mmv_jax.metrics import resamples, scores
-from mmv_jax.metrics.closed_form import delong
+from mmv_jax.metrics.closed_form import auroc_interval, delong, placement_variance
 from mmv_jax.metrics.corrections import holm
 from mmv_jax.metrics.intervals import (
     Interval,
@@ -192,6 +192,48 @@ def test_the_variance_of_an_auroc_is_delongs_and_that_of_clusters():
     twice = delong(np.tile(truth, 2), np.tile(score, 2), np.tile(np.arange(60), 2))
     assert twice.variance == pytest.approx(found.variance)
     assert twice.design_effect == pytest.approx(2.0, rel=0.05)
+
+
+@pytest.mark.parametrize(("value", "share"), [(0.6, 0.5), (0.9, 0.8), (0.97, 0.2), (0.3, 0.6)])
+def test_the_variance_of_placements_is_that_of_two_normal_scores(value, share):
+    """Two scores of a class beat one of the other class together with a bivariate probability."""
+    at = norm.ppf(value)
+    both = multivariate_normal.cdf([at, at], cov=[[1, share], [share, 1]])
+    found = placement_variance(np.array(value), share)
+    assert float(found) == pytest.approx(both - value**2, abs=1e-6)
+
+
+@pytest.mark.parametrize(("wide", "share"), [(2.0, 0.8), (1.0, 0.5), (0.5, 0.2)])
+def test_ranks_tell_which_class_spreads_wider(wide, share):
+    rng = np.random.default_rng(0)
+    truth = np.repeat([1.0, 0.0], [400, 1600])
+    score = np.where(truth == 1, wide * rng.normal(size=2000) + 1, rng.normal(size=2000))
+    assert delong(truth, score, np.arange(2000)).share_of_positives == pytest.approx(share, abs=0.1)
+    # Rounded scores tie pairs; the answer is nearly the same.
+    rounded = np.round(2 * score)
+    found = delong(truth, rounded, np.arange(2000))
+    assert found.ties > 0.05 and found.share_of_positives == pytest.approx(share, abs=0.1)
+
+
+def test_an_auroc_interval_depends_on_ranks_alone_and_on_neither_classs_name():
+    rng = np.random.default_rng(1)
+    truth = np.repeat([1.0, 0.0], [7, 30])
+    score = truth + rng.normal(size=37) * (1 + truth)
+    found = auroc_interval(truth, score, np.arange(37))
+    assert auroc_interval(truth, np.exp(score), np.arange(37)) == found
+    assert auroc_interval(1 - truth, -score, np.arange(37)) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy tails", "two kinds of positives"])
+def test_the_interval_of_many_patients_is_delongs(kind):
+    rng = np.random.default_rng(2)
+    truth = np.repeat([1.0, 0.0], [4000, 6000])
+    noise = rng.normal(size=10_000) if kind == "normal" else rng.standard_t(2, size=10_000)
+    seen = truth * (rng.random(10_000) < 0.7 if kind == "two kinds of positives" else 1.0)
+    score = noise + 2 * seen
+    found = delong(truth, score, np.arange(10_000))
+    low, high = auroc_interval(truth, score, np.arange(10_000))
+    assert high - low == pytest.approx(2 * norm.ppf(0.975) * found.variance**0.5, rel=0.02)
 
 
 def test_a_proportion_is_wilsons_and_a_patient_counts_once():
