@@ -1,6 +1,7 @@
 r"""Two tests on phantoms of known truth: pneumothorax and chest tube, CLS and small nodules.
 
 They show whether an encoder sees the pneumothorax or only the tube, and whether CLS sees a nodule.
+Released weights will do; `--checkpoint` may be a run of your own too.
 
   for tie in 0 0.5 1; do
     mmv phantom runs/shortcuts/tie$tie --kind thorax-cxr --studies 480 --seed 11 --pixels 128 \
@@ -8,7 +9,7 @@ They show whether an encoder sees the pneumothorax or only the tube, and whether
   done
   mmv ingest runs/shortcuts/tie0/manifest.csv runs/shortcuts/tie0.5/manifest.csv \
       runs/shortcuts/tie1/manifest.csv --store runs/shortcuts/store
-  mmv evaluate --config experiments/eval_shortcuts.py --checkpoint runs/chest_small/pretrain \
+  mmv evaluate --config experiments/eval_shortcuts.py --checkpoint chest-best \
       --workdir runs/shortcuts/evaluate
 
 The three sets show the same 480 patients; only their chest tubes differ. A probe is fitted on the
