@@ -50,7 +50,7 @@ from mmv_jax.plugins import resolve_plugins
 from mmv_jax.provenance import provenance, refuse_others
 from mmv_jax.report.about import About
 from mmv_jax.report.page import Strip
-from mmv_jax.report.progress import progress
+from mmv_jax.report.progress import progress, say
 from mmv_jax.store.read import Store
 
 
@@ -107,7 +107,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     record = provenance(
         "mmv evaluate", config=to_dict(config), weights=trained.origin, data=store.provenance()
     )
-    asked = Asked(record, about, chosen_tasks(config), folds)
+    asked = Asked(record, about, chosen_tasks(config), folds, notices=evaluation.notices)
     return write_results(evaluation, overlap, rivals, asked)
 
 
@@ -141,6 +141,7 @@ class Evaluation:
       shown: studies whose features are drawn.
       means: by encoder, the mean patch token of each study.
       truth: whose outlines the true ones are, in words.
+      notices: that a reader must not miss.
       shifts: of `shifts.SHIFTS`, under which the probes of vectors are tested too.
       chooser: tries the readouts of `config.readout`; None for the usual one.
     """
@@ -161,6 +162,7 @@ class Evaluation:
     maps: dict[str, list[Strip]] = field(default_factory=dict)
     means: dict[str, np.ndarray] = field(default_factory=dict)
     truth: str = "the truth"
+    notices: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -227,6 +229,10 @@ class Evaluation:
         except UserError as error:  # of many encoders this one
             raise UserError(f"encoder {name}: {error}") from error
         self.means[name] = features.patch_mean
+        if features.are_alike:
+            told = f"{name} gives every study the same features: its figures are those of a guess."
+            self.notices.append(told)
+            say(told)
         for group in group_by_studies(self.vectors):
             self._measure_vectors(name, encoder, group, features)
         if self.vectors and self.shifts:

@@ -33,6 +33,7 @@ MEANS = {  # metrics that are a mean over studies, and of what
     "mae": lambda truth, predicted: np.abs(truth - predicted),
     "brier": lambda truth, predicted: (truth - predicted) ** 2,
 }
+ALIKE = "every resample has the same value, which says nothing of its error"
 ACCELERATED = frozenset({"auprc", "auprc_skill"})
 # patients above which none is left out in turn: skewness then moves no bound that is shown
 MOST_LEFT_OUT = 500
@@ -112,8 +113,9 @@ def interval(
       All NaN where the metric itself is not defined; NaN bounds where there are too few patients.
 
     Example:
-      >>> interval("mae", np.arange(5.0), np.arange(5.0) + 1, np.arange(5))
-      Interval(value=1.0, low=1.0, high=1.0, n=5)
+      >>> found = interval("mae", np.zeros(6), np.array([1.0, 1, 2, 2, 3, 3]), np.arange(6))
+      >>> found.value, found.low < 1.5, found.n
+      (2.0, True, 6)
 
     Source: Hesterberg, The American Statistician 69 (2015), section 5.3, for the quantiles.
     """
@@ -123,6 +125,8 @@ def interval(
     if np.isnan(value):
         return Interval(value, np.nan, np.nan, len(truth), why="the metric is not defined")
     # A proportion has bounds with any number of patients; an AUROC needs FEWEST of each class.
+    if metric == "auroc" and not why and np.ptp(predicted) == 0:
+        why = "all predictions are equal, so the value is that of a guess"
     if metric == "proportion" or (metric == "auroc" and not why):
         index = np.unique(patients, return_inverse=True)[1]
         if metric == "auroc":
@@ -134,6 +138,8 @@ def interval(
         return Interval(value, np.nan, np.nan, len(truth), why=why)
     if metric in MEANS:
         values = np.asarray(MEANS[str(metric)](truth, predicted), np.float64)
+        if np.ptp(values) == 0:
+            return Interval(value, np.nan, np.nan, len(truth), why=ALIKE)
         counts, index = draw_patients(tuple(np.asarray(patients).tolist()), resamples, seed)
         more, _ = draw_patients(tuple(range(counts.shape[1] + 1)), resamples, seed)
         low, high = studentised_bounds(values, index, counts, more, level=level)
@@ -325,7 +331,7 @@ def _interval(
     defined, undefined, why = _defined(drawn)
     # All lesions missed, or all ranked right: draws of these studies cannot show anything else.
     if not why and np.ptp(defined) == 0:
-        why = "every resample has the same value, which says nothing of its error"
+        why = ALIKE
     if why:
         return Interval(value, np.nan, np.nan, n, why=why, undefined=undefined)
     if centred:

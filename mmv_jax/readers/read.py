@@ -34,8 +34,9 @@ HEAD_BYTES = 4096
 MAX_LABEL = (1 << 15) - 1
 FEW_LABELS = 16
 LEAST_RAMP = 6  # values between background and label that make a ramp
-# voxels: how far a mask's first and last voxel may lie from those of the study
-GRID_TOLERANCE = 0.5
+# voxels: how far a mask's first and last voxel may lie from those of the study. Half of one is what
+# a tool moves a mask by that takes corners of voxels for their centres.
+GRID_TOLERANCE = 0.25
 
 
 def read_study(

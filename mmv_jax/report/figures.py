@@ -85,7 +85,7 @@ def growth_curves(
     for task, named in curves.items():
         ticks = sorted({point[0] for points in named.values() for point in points})
         lines = [line(task, name, points) for name, points in named.items()]
-        panels.append(PlotPanel(task, "training patients", label[task], lines, x_ticks=ticks))
+        panels.append(PlotPanel(task, "labelled patients", label[task], lines, x_ticks=ticks))
     return PlotGrid("Few-shot curves", panels)
 
 

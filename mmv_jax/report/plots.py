@@ -101,10 +101,15 @@ class PlotPanel:
 
 @dataclass(frozen=True)
 class PlotGrid:
-    """Panels side by side, with one legend; `label` says what they show."""
+    """Panels side by side, with one legend; `label` says what they show.
+
+    Attributes:
+      series: in the order of their colours, also those of other figures; empty: as they come.
+    """
 
     label: str
     panels: Sequence[PlotPanel]
+    series: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -255,10 +260,12 @@ def _bars(plot: ShareBars) -> str:
 
 
 def _grid(plot: PlotGrid) -> str:
-    series = list(dict.fromkeys(line.series for panel in plot.panels for line in panel.lines))
+    shown = list(dict.fromkeys(line.series for panel in plot.panels for line in panel.lines))
+    series = list(dict.fromkeys([*plot.series, *shown]))
     legend = "".join(
         f'<span style="--c:{_colour(series, name)}"><i class="key mo"></i>{_text(name)}</span>'
         for name in series
+        if name in shown
     )
     panels = "".join(
         f"<figure><figcaption>{_text(panel.title)}</figcaption>{_panel(panel, series)}</figure>"

@@ -126,6 +126,16 @@ def test_weights_in_eight_bits_and_features_that_are_no_numbers_are_refused(tmp_
     assert not list((tmp_path / "kept").glob("*.npz"))
 
 
+def test_features_that_are_alike_for_all_studies_are_noticed(tmp_path):
+    store, studies = Store.open(write_store(tmp_path / "store", n=2)), np.arange(4)
+    for name, scale, alike in (("blind", 0.0, True), ("seeing", 1.0, False)):
+        weight = np.full(16, scale, np.float32)
+        folder = saved(tmp_path / name, tensors=lambda t, w=weight: t | {"layernorm.weight": w})
+        encoder = load_huggingface(folder)
+        found = encode_studies(encoder, store, studies, with_tokens=studies, folder=tmp_path / "k")
+        assert found.are_alike == alike
+
+
 IMAGES = {
     "a list": ({"size": [32, 32]}, None),
     "an oblong": ({"size": {"height": 32, "width": 24}}, "says size .*Images here are square"),

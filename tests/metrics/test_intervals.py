@@ -114,6 +114,13 @@ def test_a_real_difference_is_told_and_none_is_rarely_claimed():
     assert claims <= 11  # of 100, where 5 are expected
 
 
+def test_equal_predictions_and_equal_errors_give_no_interval():
+    found = interval("auroc", np.arange(24) % 2, np.full(24, 0.3), patients := np.arange(24))
+    assert found.value == 0.5 and np.isnan(found.low) and "predictions are equal" in found.why
+    found = interval("mae", np.full(24, 5.0), np.full(24, 8.0), patients)
+    assert np.isnan(found.low) and "same value" in found.why
+
+
 def test_a_metric_that_is_not_defined_is_nan():
     result = interval("auroc", np.ones(6), np.arange(6.0), np.arange(6))
     assert np.isnan([result.value, result.low, result.high]).all()

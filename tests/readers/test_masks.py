@@ -49,7 +49,7 @@ def test_an_empty_mask_is_a_mask(tmp_path, study):
     assert not read_mask(write(nifti(np.zeros_like(LABELS)), tmp_path / "mask"), like=study).any()
 
 
-def moved(by: int) -> nib.Nifti1Image:
+def moved(by: float) -> nib.Nifti1Image:
     image = nifti(LABELS)
     affine = image.affine.copy()
     affine[2, 3] += by
@@ -59,6 +59,10 @@ def moved(by: int) -> nib.Nifti1Image:
 def test_a_mask_of_another_grid_is_refused(tmp_path, study):
     assert code_of(write(nifti(LABELS[1:]), tmp_path / "shape"), study) == "mask_grid"
     assert code_of(write(moved(5), tmp_path / "place"), study) == "mask_grid"
+    # Half a voxel, as from corners to centres, and a tenth, as by rounding.
+    half = study.spacing_mm[0] / 2
+    assert code_of(write(moved(half), tmp_path / "half"), study) == "mask_grid"
+    assert (read_mask(write(moved(half / 5), tmp_path / "tenth"), like=study) == LABELS).all()
     wide = nib.Nifti1Image(LABELS.transpose(), nifti().affine @ np.diag([1.5, 1, 1, 1]))
     assert code_of(write(wide, tmp_path / "spacing"), study) == "mask_grid"
 

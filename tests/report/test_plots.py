@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmv_jax.report.plots import (
+    COLOURS,
     ForestGroup,
     ForestPlot,
     ForestRow,
@@ -68,6 +69,16 @@ def test_a_panel_tells_each_point_and_leaves_out_what_is_not_defined():
     text = draw(PlotGrid("few", [PlotPanel("Heart", "patients", "Dice", [line], x_ticks=[1, 100])]))
     assert "nan" not in text
     assert text.count("<circle") == 2
+
+
+def test_a_series_has_the_colour_that_it_has_in_the_other_figures():
+    lines = [PlotLine(name, [1, 2], [0.1, 0.2]) for name in ("trained", "theirs", "pixels")]
+    panels = [PlotPanel("Heart", "patients", "Dice", lines)]
+    text = draw(PlotGrid("few", panels, series=("trained", "random", "pixels", "theirs")))
+    assert f'--c:{COLOURS[3]}"><i class="key mo"></i>theirs' in text
+    assert "random" not in text and f'--c:{COLOURS[1]}"><i class="key mo"></i>theirs' in draw(
+        PlotGrid("few", panels)
+    )
 
 
 def test_counts_that_add_up_share_a_bar_and_are_said():

@@ -19,6 +19,7 @@ from mmv_jax.evaluate.encoders.readout import levels_of, summarise
 from mmv_jax.files import write_whole
 from mmv_jax.store.read import Store
 
+ALIKE = 1e-6  # of the largest value: variation below it is rounding
 CHUNK = 256  # studies a file; a stopped run encodes at most so many again
 
 
@@ -40,6 +41,12 @@ class Features:
     tokens: Mapping[int, np.ndarray]  # study -> [n, D]
     summaries: Float[np.ndarray, "N E P D"] | None = None
     joined: Mapping[int, np.ndarray] = field(default_factory=dict)  # study -> [n, E D]
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether all studies have the same vectors: an encoder of such features sees nothing."""
+        both = np.concatenate([self.cls, self.patch_mean], axis=1)
+        return len(both) > 1 and bool(both.std(axis=0).max() <= ALIKE * np.abs(both).max())
 
     def pooled(self, pooling: str, studies: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M E"]:
         """The vectors of some studies: "cls", "patch_mean", or "both" joined."""

@@ -1,6 +1,7 @@
 """Sections of the report after the headline: curves, calibration, subgroups, confounders."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from mmv_jax.metrics.intervals import Interval, bounds_text, value_text
 from mmv_jax.metrics.scores import calibration_bins
 from mmv_jax.report.figures import growth_curves, reliability, roc_curves
 from mmv_jax.report.page import Cell, Section, Table
+from mmv_jax.report.plots import PlotGrid
 
 CALIBRATED_FROM = 50  # positive studies
 CONFOUNDED = (
@@ -24,6 +26,24 @@ CONFOUNDED = (
     " studies” without weights would be as informative (Kish). “Draws left out” lack a class."
 )
 CALIBRATION = ("calibration", "calibration_slope")  # metrics that say how well it is calibrated
+
+
+def in_colours_of(order: Sequence[str], sections: Iterable[Section]) -> list[Section]:
+    """The sections, with the colour that each series has in the figure of all results.
+
+    Args:
+      order: of the series there.
+    """
+    return [
+        replace(
+            section,
+            figures=[
+                replace(figure, series=order) if isinstance(figure, PlotGrid) else figure
+                for figure in section.figures
+            ],
+        )
+        for section in sections
+    ]
 
 
 def few_shot_sections(points: Sequence[Point], names: Names) -> list[Section]:

@@ -35,12 +35,14 @@ class Asked:
       record: where the numbers come from, of `provenance.provenance`.
       groups: of the config, by task.
       folds: of cross-validation; 0 where the store's test was measured.
+      notices: that a reader must not miss.
     """
 
     record: Mapping[str, Any]
     about: About
     groups: Mapping[str, Mapping[str, Any]]
     folds: int = 0
+    notices: Sequence[str] = ()
 
 
 def state(
@@ -86,7 +88,7 @@ def state(
             reloaded_section(reloaded),
         ],
         folds=asked.folds,
-        notices=[*studies.notices, *([in_folds] if asked.folds else [])],
+        notices=[*asked.notices, *studies.notices, *([in_folds] if asked.folds else [])],
     )
     protocol = as_protocol(flow.as_json(), claim_2024=items, metrics_reloaded=reloaded)
     return protocol, stated
