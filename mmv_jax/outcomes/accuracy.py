@@ -99,12 +99,18 @@ def decision_curve(
     Args:
       risks: by `years`, first without and then with it.
     """
-    everyone = np.ones(len(time))
-    values = [
-        [net_benefit(time, event, risk, years, threshold=float(t)).value for t in thresholds]
-        for risk in (*risks, everyone)
-    ]
-    without, with_it, of_all = (np.array(column) for column in values)
+    # `net_benefit` at every threshold, with weights that are computed once.
+    cases, controls = outcome_weights(time, event, years)
+    odds = thresholds / (1 - thresholds)
+    without, with_it, of_all = (
+        np.array(
+            [
+                np.mean((risk >= t) * (cases - o * controls))
+                for t, o in zip(thresholds, odds, strict=True)
+            ]
+        )
+        for risk in (*risks, np.ones(len(time)))
+    )
     return DecisionCurve(
         years=years, thresholds=thresholds, without=without, with_it=with_it, of_all=of_all
     )

@@ -140,6 +140,10 @@ def test_treating_all_and_none_are_on_the_decision_curve():
     assert curve.without[0] == pytest.approx(curve.of_all[0])
     assert curve.without[1] == 0
     np.testing.assert_array_equal(curve.without, curve.with_it)
+    thresholds = np.array([0.02, 0.075, 0.2])
+    curve = decision_curve(time, event, [score, score], years=YEARS, thresholds=thresholds)
+    each = [net_benefit(time, event, score, YEARS, threshold=float(t)).value for t in thresholds]
+    np.testing.assert_allclose(curve.without, each, rtol=1e-12)
 
 
 def test_a_score_is_set_beside_its_own_endpoint_only():
