@@ -1,6 +1,7 @@
 """Checks of what an evaluation of mammograms is asked for, before hours of measuring."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmv_jax.bac.sources import Entry
 from mmv_jax.errors import UserError
@@ -11,6 +12,25 @@ from mmv_jax.outcomes.risk import PREVENT_INPUTS
 MASK = "bac"
 # Columns of a cohort that published scores need; read if the cohort has them.
 COMPARED = (*PREVENT_INPUTS, "black")
+# Rules of `Measure` that an evaluation may replace.
+RULES = ("threshold", "least_group_mm2", "least_mm2", "artery", "least_artery")
+
+
+def rules_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `RULES` that a config sets.
+
+    Raises:
+      UserError: one that is not a number, or, of `artery`, not numbers.
+    """
+    rules = {name: config[name] for name in RULES if config.get(name) is not None}
+    for name, value in rules.items():
+        several = name == "artery" and isinstance(value, list | tuple)
+        for number in value if several else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise UserError(f"config.{name} is {value!r}, but must be a number.")
+    if "artery" in rules:
+        rules["artery"] = tuple(rules["artery"])
+    return rules
 
 
 def index_dates_of(cohort: str, notes: list[str]) -> dict[str, str] | None:

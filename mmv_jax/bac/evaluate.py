@@ -19,7 +19,7 @@ from mmv_jax.bac.agreement import (
     severity_scores,
 )
 from mmv_jax.bac.anatomy import anatomy_scores
-from mmv_jax.bac.asked import COMPARED, MASK, check_asked, index_dates_of
+from mmv_jax.bac.asked import COMPARED, MASK, check_asked, index_dates_of, rules_of
 from mmv_jax.bac.conditions import by_condition, women_by_vendor
 from mmv_jax.bac.flow import NO_MASK, LinesFlow, Looked, MammogramFlow
 from mmv_jax.bac.infer import Finder
@@ -32,7 +32,7 @@ from mmv_jax.bac.report import (
     picture_section,
     vendor_section,
 )
-from mmv_jax.bac.rule_search import RuledView, rules_section
+from mmv_jax.bac.rule_search import RuledView, rules_section, weights_section
 from mmv_jax.bac.run import find, find_all
 from mmv_jax.bac.sources import Entry, list_entries
 from mmv_jax.bac.stated import Evaluated, state_mammograms
@@ -64,11 +64,6 @@ def evaluate_config(config: ConfigDict, checkpoint: Path | None, workdir: Path) 
     """
     if checkpoint is None:
         raise UserError("--checkpoint is missing: give the workdir of `mmv fit-bac`.")
-    rules = ("threshold", "least_group_mm2", "least_mm2")
-    measure = {name: config.get(name) for name in rules if config.get(name) is not None}
-    for name, value in measure.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"config.{name} is {value!r}, but must be a number.")
     return evaluate_mammograms(
         Path(config.mammograms),
         checkpoint,
@@ -77,7 +72,7 @@ def evaluate_config(config: ConfigDict, checkpoint: Path | None, workdir: Path) 
         cohort=config.cohort,
         adjust=split_names(config.adjust),
         horizons=config.horizons,
-        measure=measure,
+        measure=rules_of(config),
         about=config.get("about"),
         config=to_json(config),
     )
@@ -92,7 +87,7 @@ def evaluate_mammograms(
     cohort: str = "",
     adjust: Sequence[str] = ("age",),
     horizons: Sequence[float] = (5.0, 10.0),
-    measure: Mapping[str, float] | None = None,
+    measure: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
     config: str = "",
 ) -> str:
@@ -258,7 +253,12 @@ def _look(finder: Finder, entries: Sequence[Entry], notes: list[str]) -> Looked:
             looked.untold[NO_MASK] += 1
         if compared:
             ruled = RuledView.of(
-                view, truth, mask=mask, probability=found.probability, factor=found.frame.factor
+                view,
+                truth,
+                mask=mask,
+                probability=found.probability,
+                factor=found.frame.factor,
+                measure=finder.measure,
             )
             looked.ruled.append(ruled)
     return looked
@@ -326,7 +326,9 @@ def _agree(
     parts = [picture_section(shown)] if shown else []
     parts += agreement_sections(of_views, of_all, women, thresholds)
     parts += further_sections(limits, repeats, groups) + vendor_section(of_vendors)
-    return metrics, sentences, [*parts, rules_section(ruled, finder.measure)]
+    parts.append(rules_section(ruled, finder.measure))
+    weights = weights_section(ruled, finder.measure)
+    return metrics, sentences, [*parts, weights] if weights else parts
 
 
 def _women(judged: Sequence[Judged], measure: Measure) -> Compared:

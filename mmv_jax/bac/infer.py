@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Shaped
 from ml_collections import ConfigDict
 
 from mmv_jax.bac.border import left_out
-from mmv_jax.bac.measure import Measure, without_small
+from mmv_jax.bac.evidence import Groups
+from mmv_jax.bac.measure import Measure
 from mmv_jax.bac.model import INPUTS, TileSegmenter, make_model
 from mmv_jax.bac.tiles import Blend, Tile, TileShape, pack, tiles_of
 from mmv_jax.bac.view import ViewFrame, averaged, enlarged, nominal
@@ -52,13 +53,11 @@ class Finder:
                 f"--checkpoint {checkpoint}: it is not a model of `mmv fit-bac`, so it cannot"
                 " detect calcium. Fit one: mmv fit-bac --help"
             )
-        # Older checkpoints lack these rules, and JSON made a list of the tuple.
-        rules = {
-            "least_group_mm2": Measure.least_group_mm2,
-            "border_mm": Measure.border_mm,
-            **config["measure"],
-            "severity_mm2": tuple(config["measure"]["severity_mm2"]),
-        }
+        # Older checkpoints lack these rules.
+        older = ("least_group_mm2", "border_mm", "artery", "least_artery")
+        rules = {name: getattr(Measure, name) for name in older} | config["measure"]
+        # JSON made lists of the tuples.
+        rules |= {name: tuple(rules[name]) for name in ("severity_mm2", "artery")}
         group = ConfigDict({"measure": rules}).lock()
         for word in overrides:
             set_by_word(group, word)
@@ -119,9 +118,8 @@ class Finder:
         shape: tuple[int, ...],
         spacing_mm: tuple[float, float],
     ) -> tuple[Bool[np.ndarray, "Y X"], float]:
-        """Mask of the file's pixels that look calcified, and the mm² of them in large groups.
-
-        Large groups have at least `least_group_mm2`.
+        """Mask of the file's pixels that look like calcified artery, and how many mm² of it are
+        sure (`Groups.sure_mm2`).
 
         Args:
           found, frame: from `probabilities`.
@@ -129,12 +127,10 @@ class Finder:
         """
         pixel = nominal(spacing_mm, shape)
         coarse = (pixel[0] * frame.factor, pixel[1] * frame.factor)
-        mask = found >= self.measure.threshold
-        # Small groups are judged in mm² of the working grid, where they were found.
-        sure = without_small(mask, coarse, self.measure.least_group_mm2)
-        return enlarged(mask, frame.factor, (shape[0], shape[1])), float(
-            sure.sum() * coarse[0] * coarse[1]
-        )
+        # Groups are judged in mm² of the working grid, where they were found.
+        groups = Groups.of(found, coarse, self.measure)
+        mask = enlarged(groups.counted(self.measure), frame.factor, (shape[0], shape[1]))
+        return mask, groups.sure_mm2(coarse[0] * coarse[1], self.measure)
 
     def _of_tiles(self, tiles: Sequence[Tile]) -> list[Float[np.ndarray, "T T"]]:
         batch = pack(tiles, self.shape, ROWS)

@@ -33,7 +33,8 @@ class Kept:
         folder.mkdir(parents=True, exist_ok=True)
         # Rules of breasts and women come later and change no mask.
         measure = finder.measure
-        rules = (measure.threshold, measure.least_group_mm2, measure.border_mm)
+        names = ("threshold", "least_group_mm2", "border_mm", "artery", "least_artery")
+        rules = [getattr(measure, name) for name in names]
         return cls(folder, json.dumps([dict(finder.origin), rules], sort_keys=True, default=str))
 
     def key(self, mammogram: Mammogram) -> str:

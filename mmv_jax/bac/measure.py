@@ -106,12 +106,16 @@ class Measure:
       least_group_mm2: a smaller isolated calcified area (`groups`) is not evidence of an artery: it
         may be a hair on a film or a speck of noise.
       least_mm2: a breast is reported without calcification if any of its views shows less than this
-        in larger groups. In other breasts all pixels count.
+        in larger groups. In other breasts all pixels count that `least_artery` leaves.
       of_views: how the views of a breast are combined: "mean" or "max".
       of_breasts: how the breasts of a woman are combined: "sum", "mean" or "max".
       border_mm: breast this near to the border of the image or of a film does not count.
       severity_mm2: upper limits of a woman's area for zero, mild and moderate; above them it is
         severe.
+      artery: weights of the probability that a group is calcium of an artery, a constant and one of
+        each of `evidence.FEATURES`. In `least_mm2` a group counts by its area times this. Empty: it
+        is 1.
+      least_artery: a group counts from this probability on.
     """
 
     threshold: float
@@ -122,6 +126,8 @@ class Measure:
     # defaults for checkpoints older than these rules
     least_group_mm2: float = 0.0
     border_mm: float = 0.0
+    artery: tuple[float, ...] = ()
+    least_artery: float = 0.0
 
     def __post_init__(self):
         if not 0 < self.threshold < 1 or not self.least_mm2 >= 0 or not self.least_group_mm2 >= 0:
@@ -133,6 +139,15 @@ class Measure:
         if not 0 <= self.border_mm < 20:
             raise UserError(
                 f"config.measure.border_mm is {self.border_mm}, but must be 0 to 20 mm."
+            )
+        if len(self.artery) not in (0, 5) or not np.isfinite(self.artery).all():
+            raise UserError(
+                f"config.measure.artery is {self.artery}, but must be 5 weights, or () for none."
+            )
+        if not 0 <= self.least_artery < 1:
+            raise UserError(
+                f"config.measure.least_artery is {self.least_artery}, but must be 0 or more and"
+                " below 1."
             )
         check_rule(self.of_views, OF_VIEWS, "config.measure.of_views")
         check_rule(self.of_breasts, OF_BREASTS, "config.measure.of_breasts")
@@ -189,18 +204,6 @@ def groups(
     # Corners join too. Labels are of the grown mask, and kept on the mask itself.
     labels, count = ndimage.label(near, np.ones((3, 3)))
     return np.where(mask, labels, 0), int(count)
-
-
-def without_small(
-    mask: Bool[np.ndarray, "y x"], pixel_mm: tuple[float, float], least_mm2: float
-) -> Bool[np.ndarray, "y x"]:
-    """The mask without the groups smaller than `least_mm2`."""
-    labels, count = groups(mask, pixel_mm)
-    kept = (
-        np.bincount(labels.ravel(), minlength=count + 1) * (pixel_mm[0] * pixel_mm[1]) >= least_mm2
-    )
-    # Label 0 is the background; the mask removes whatever `kept` says about it.
-    return mask & kept[labels]
 
 
 def view_areas(views: Sequence[ViewArea]) -> list[float]:

@@ -143,6 +143,8 @@ def bac_keys() -> dict[str, ConfigKey]:
     init = "A checkpoint whose weights are gone on from; empty for fresh ones."
     keys = {"seed": SEED, "steps": STEPS, "init": ConfigKey(kind=str, meaning=init)}
     keys |= {"rows": ConfigKey(kind=int, meaning="Rows of a step.")}
+    share = "Share of `init`'s own weights in the last checkpoint, which is a mean of both."
+    keys |= {"init_share": ConfigKey(0.0, share, float)}
     keys |= {"data.store": STORE, "data.mine_at": mine_at}
     keys |= _in("data", keys_of(Sampler, without=("store", "shape", "seed")))
     keys |= _in("tiles", keys_of(TileShape, without=("patch", "registers")))
@@ -215,12 +217,13 @@ def pair_keys() -> dict[str, ConfigKey]:
 
 def mammogram_keys() -> dict[str, ConfigKey]:
     """Of `mmv evaluate`, on mammograms."""
+    from mmv_jax.bac.asked import RULES
     from mmv_jax.bac.evaluate import evaluate_mammograms
     from mmv_jax.report.about import About
 
     rule = ConfigKey(None, "Instead of the checkpoint's rule of measuring; None to keep it.")
     # The checkpoint has the rule. None leaves it as it is.
-    keys = dict.fromkeys(("threshold", "least_group_mm2", "least_mm2"), rule)
+    keys = dict.fromkeys(RULES, rule)
     own = keys_of(evaluate_mammograms)
     manifest = ConfigKey(kind=str, meaning="A manifest of mammograms with their truth.")
     # Without the functions' defaults: such a config must state these.
