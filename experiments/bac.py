@@ -1,6 +1,6 @@
 r"""Calcified arteries on mammograms: the segmentation model, fitted to breast phantoms.
 
-experiments/bac_film.py starts from it.
+experiments/bac_film.py starts from it, and experiments/bac_looks.py from that.
 
   mmv phantom runs/bac/phantoms --kind breast --studies 64 --seed 41 \
       --looks 0.5 --hard 0.3 --borders 0.5

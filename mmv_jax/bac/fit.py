@@ -5,7 +5,7 @@ In this room only this file sees a training config; the functions it calls take 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +55,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     model, shape = make_model(to_dict(config))
     measure = Measure(**config.measure.to_dict())
     tx = make_optimizer(config.steps, config.rows, **config.optimizer)
+    last = LastWeights.of(config)
     keep_config(config, workdir, MAY_CHANGE)
     store = Store.open(config.data.store)
     sampler = Sampler(
@@ -89,7 +90,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
                     )
                 batches = zip(range(start, end), _ahead(sampler, start, config.rows))
                 # Also saved at a span's end: the mining after it takes long.
-                save = partial(_save, checkpoints, end)
+                save = partial(_save, checkpoints, end, last)
                 state = take_steps(take, state, batches, write=write, save=save)
             if first >= config.steps:
                 log.say(f"All {config.steps} steps are done. {DONE}")
@@ -101,10 +102,64 @@ def _take(
     return step_fn(state, batch)
 
 
+@dataclass(frozen=True)
+class LastWeights:
+    """Weights of the last checkpoint: a mean of those of the fit and those that it began with.
+
+    Between a model and what further training makes of it the mean often is better than both: it
+    keeps what one has learned and the other forgotten.
+
+    Source: arXiv 2109.01903, equation 1 (weight-space ensembles, where `share` is 1 - alpha).
+
+    Attributes:
+      steps: of the fit.
+      init: the checkpoint that it began with.
+      share: of its weights, 0 to 1.
+    """
+
+    steps: int
+    init: str
+    share: float
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> "LastWeights":
+        """Of a fit's config; its `init_share` is 0 if it has none.
+
+        Raises:
+          UserError: a share that is not between 0 and 1, or one of no other fit.
+        """
+        share = config.get("init_share", 0.0)
+        if not 0 <= share < 1:
+            raise UserError(f"config.init_share is {share}, but must be 0 or more and below 1.")
+        if share and (not config.init or "measure" not in restore_items(config.init, ())[1]):
+            raise UserError(
+                f"config.init_share is {share}, but config.init is no fit to mammograms: there are"
+                " no weights of its head to take a mean with. Leave it out."
+            )
+        return cls(config.steps, config.init, share)
+
+    def __call__(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+        """The items to save after this number of steps."""
+        if step < self.steps or not self.share:
+            return items
+        before = restore_items(self.init, ("encoder", "head"))[0]
+        mean = jax.tree.map(
+            lambda old, new: self.share * old + (1 - self.share) * new,
+            before,
+            {name: items[name] for name in before},
+        )
+        return items | mean
+
+
 def _save(
-    checkpoints: Checkpoints, end: int, step: int, state: dict[str, Any], *_: Callable
+    checkpoints: Checkpoints,
+    end: int,
+    last: LastWeights,
+    step: int,
+    state: dict[str, Any],
+    *_: Callable,
 ) -> bool:
-    checkpoints.save_if_due(step + 1, _items(state), now=step + 1 == end)
+    checkpoints.save_if_due(step + 1, last(step + 1, _items(state)), now=step + 1 == end)
     return False
 
 

@@ -18,13 +18,12 @@ from mmv_jax.errors import UserError
 from mmv_jax.files import write_whole
 from mmv_jax.report.progress import progress
 
-TAKEN = 0.5  # lowest probability of a pixel that is taken for calcified artery
-
 
 def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarray, "n 2"]]:
     """Points [row, column] of each view that the model wrongly takes for calcified artery.
 
-    They lie on the working grid, apart from all calcified arteries.
+    They lie on the working grid, apart from all calcified arteries. A pixel is taken for one from
+    `Measure.threshold` on, as in a measurement.
 
     Args:
       path: file of the points. It is read if it exists, so that a resumed fit uses the same points.
@@ -41,7 +40,7 @@ def mistakes(finder: Finder, sampler: Sampler, path: Path) -> list[Int[np.ndarra
     report, found = progress("hard negatives: looked at"), []
     for n, (voxels, spacing_mm) in enumerate(sampler.images()):
         probability, _ = finder.probabilities(voxels, spacing_mm)
-        found.append(sampler.off_arteries(n, probability >= TAKEN))
+        found.append(sampler.off_arteries(n, probability >= finder.measure.threshold))
         report(n + 1, len(sampler))
     arrays: dict[str, Any] = {f"view_{n}": points for n, points in enumerate(found)}
     # Written atomically: a resume would take half of a file for the whole.

@@ -22,6 +22,7 @@ POINTS = 400  # largest number of points kept for each view and kind
 # Share of a breast that is not bright enough to resemble calcium. Brightness is relative to a
 # Gaussian neighbourhood, whose sd in pixels is the second number.
 BRIGHT, BROAD = 0.997, 5.0
+GRAINY = 0.3  # share of tiles that get the grain of a low dose
 APART = 8  # least distance in pixels of such a point to any calcified artery
 
 
@@ -258,11 +259,25 @@ def _some(rng: np.random.Generator, where: Bool[np.ndarray, "y x"]) -> Int[np.nd
 def _distorted(
     image: Float[np.ndarray, "y x"], rng: np.random.Generator
 ) -> Float[np.ndarray, "y x"]:
-    """Image as from another detector: other contrast, brightness, sharpness and noise."""
+    """Image as from another detector: other contrast, brightness, sharpness, grain and noise."""
     if rng.random() < 0.3:
         image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.7))
+    if rng.random() < GRAINY:
+        image = _grained(image, rng)
     noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(0, 0.12)
     return (image * np.exp(rng.normal(0, 0.15)) + rng.normal(0, 0.1) + noise).astype(np.float32)
+
+
+def _grained(image: Float[np.ndarray, "y x"], rng: np.random.Generator) -> Float[np.ndarray, "y x"]:
+    """Image as of a low dose: quantum noise with the grain of a scintillator."""
+    grain = ndimage.gaussian_filter(
+        rng.standard_normal(image.shape, np.float32), rng.uniform(0.4, 1.0)
+    )
+    strength = rng.uniform(0.2, 1.2)
+    # Added before the asinh of `ViewFrame.normalised`. There 1 is the sd of the tissue, which the
+    # grain makes larger, so that all contrast becomes smaller.
+    seen = np.sinh(image) + strength * grain / max(float(grain.std()), 1e-6)
+    return np.arcsinh(seen / np.sqrt(1 + strength**2)).astype(np.float32)
 
 
 def _turned(part: np.ndarray, flips: np.ndarray) -> np.ndarray:

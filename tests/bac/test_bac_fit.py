@@ -11,7 +11,7 @@ from mmv_jax.bac.fit import fit, init_state, spans
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.mine import mistakes
 from mmv_jax.bac.model import make_model
-from mmv_jax.bac.sample import Sampler
+from mmv_jax.bac.sample import Sampler, _grained
 from mmv_jax.bac.view import averaged
 from mmv_jax.checkpoint import Checkpoints, restore_items
 from mmv_jax.errors import UserError, WorkFailed
@@ -57,6 +57,18 @@ def test_points_that_resemble_calcium_lie_off_the_arteries(sampler):
             > 0
         )
         assert not truth[tuple(view.bright.T)].any()
+
+
+def test_grain_is_drawn_as_a_view_is_normalised_so_that_contrast_falls():
+    """Tissue of sd 1 stays so, as the scale grows with the grain; what is bright becomes less."""
+    rng = np.random.default_rng(0)
+    tissue = rng.standard_normal((400, 400)).astype(np.float32)
+    tissue[::20] = 10.0
+    seen = np.sinh(_grained(np.arcsinh(tissue), rng))
+    off = np.delete(seen, np.s_[::20], axis=0)
+    assert off.std() == pytest.approx(1.0, abs=0.05)
+    assert 6.3 < seen[::20].mean() < 9.9  # 10 / sqrt(1 + strength**2), strength 0.2 to 1.2
+    assert abs(np.corrcoef(off[:, :-1].ravel(), off[:, 1:].ravel())[0, 1]) > 0.02  # not white
 
 
 def test_a_store_without_truth_is_refused(store):
@@ -186,6 +198,20 @@ def test_what_is_mistaken_for_artery_lies_off_the_arteries_and_is_drawn_from_the
         mistakes(everything, sampler, tmp_path / "other.npz")
 
 
+@pytest.mark.parametrize("threshold, mistaken", [(0.3, True), (0.5, False)])
+def test_a_pixel_is_mistaken_from_the_threshold_of_measuring_on(
+    store, fitted, tmp_path, monkeypatch, threshold, mistaken
+):
+    """A model that says 0.4 everywhere."""
+    _, shape = make_model(small_config(store).to_dict())
+    sampler = Sampler(Store.open(store), shape, seed=3, splits=("train",), mix=(0.0, 0.0, 1.0, 0.0))
+    view = sampler._views[0].frame.shape
+    monkeypatch.setattr(Finder, "probabilities", lambda *_: (np.full(view, 0.4), None))
+    finder = Finder.restore(fitted).with_measure(threshold=threshold)
+    points = mistakes(finder, sampler, tmp_path / "points.npz")
+    assert {len(each) > 0 for each in points} == {mistaken}
+
+
 def test_a_fit_is_cut_where_mistakes_are_looked_for():
     assert spans(0, 30, (10, 20)) == [(0, 10), (10, 20), (20, 30)]
     assert spans(10, 30, (10, 20)) == [(10, 20), (20, 30)]
@@ -278,3 +304,36 @@ def test_a_wrong_rule_of_measuring_is_told_before_the_first_step(store, tmp_path
 def test_the_encoder_of_a_fit_is_no_encoder_of_whole_studies(fitted):
     with pytest.raises(UserError, match="fitted to tiles of mammograms"):
         restore(fitted, {"length": 128, "rows": 4}, {"planar": (1, 24, 24)})
+
+
+def test_the_last_checkpoint_is_a_mean_with_the_weights_that_a_fit_began_with(
+    store, fitted, tmp_path, monkeypatch
+):
+    """The one before is that of any fit, as a resume must not go on from a mean."""
+    share_step(monkeypatch)
+    config = small_config(store)
+    config.init = str(fitted)
+    config.checkpoint.keep = 9
+    fit(config, tmp_path / "plain")
+    config.init_share = 0.25
+    fit(config, tmp_path / "mean")
+    steps = {name: tmp_path / name / "checkpoints" for name in ("plain", "mean")}
+    began, plain, mean = (
+        restore_items(where, ("encoder", "head"))[0]
+        for where in (fitted, tmp_path / "plain", tmp_path / "mean")
+    )
+    expected = jax.tree.map(lambda old, new: 0.25 * old + 0.75 * new, began, plain)
+    jax.tree.map(np.testing.assert_array_equal, mean, expected)
+    assert any(
+        not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (began, plain)), strict=True)
+    )
+    before = [restore_items(where / "2", ("head",))[0] for where in steps.values()]
+    jax.tree.map(np.testing.assert_array_equal, *before)
+
+
+@pytest.mark.parametrize("share, says", [(0.5, "no fit to mammograms"), (1.0, "must be 0 or")])
+def test_a_mean_with_nothing_is_refused(store, tmp_path, share, says):
+    config = small_config(store)
+    config.init_share = share
+    with pytest.raises(UserError, match=says):
+        fit(config, tmp_path)
