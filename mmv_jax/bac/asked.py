@@ -28,6 +28,7 @@ def rules_of(config: Mapping[str, Any]) -> dict[str, Any]:
         for number in value if several else (value,):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise UserError(f"config.{name} is {value!r}, but must be a number.")
+    # A rule is compared with those of other runs, where a list would differ from a tuple.
     if "artery" in rules:
         rules["artery"] = tuple(rules["artery"])
     return rules

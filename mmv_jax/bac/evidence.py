@@ -44,6 +44,7 @@ class Groups:
         """The groups of the pixels that reach `Measure.threshold`."""
         labels, count = groups(found >= measure.threshold, pixel_mm)
         pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        # Without weights every group is evidence, as before there were any.
         artery = np.ones(count)
         if measure.artery:
             weights = np.asarray(measure.artery)
@@ -57,6 +58,7 @@ class Groups:
 
     def sure_mm2(self, pixel_mm2: float, measure: Measure) -> float:
         """Expected mm² of artery in groups of at least `Measure.least_group_mm2`."""
+        # A small group may still count in a breast that others confirm.
         large = self.pixels * pixel_mm2 >= measure.least_group_mm2
         return float((self.artery * self.pixels)[large].sum() * pixel_mm2)
 
@@ -83,6 +85,7 @@ def features(
         return np.bincount(group, values, minlength=count) / pixels
 
     pixels = np.bincount(group, minlength=count)
+    # In mm before anything else: pixels need not be square.
     y, x = (axis * mm for axis, mm in zip(at, pixel_mm))
     # From the group's own middle: the difference of two large squares would lose all digits.
     y, x = y - mean(y)[group], x - mean(x)[group]
@@ -119,5 +122,6 @@ def fit_weights(x: Float[np.ndarray, "G 4"], artery: Bool[np.ndarray, "G"]) -> t
         weights = weights - step
         if np.abs(step).max() < 1e-10:
             break
+    # Back to the features' own units, so that the weights can be written into a config.
     slopes = weights[1:] / scale
     return (float(weights[0] - slopes @ middle), *map(float, slopes))

@@ -142,6 +142,7 @@ class LastWeights:
         """The items to save after this number of steps."""
         if step < self.steps or not self.share:
             return items
+        # Read again, as the fit has given the memory of its first weights to later ones.
         before = restore_items(self.init, ("encoder", "head"))[0]
         mean = jax.tree.map(
             lambda old, new: self.share * old + (1 - self.share) * new,

@@ -174,6 +174,7 @@ def weights_section(views: Sequence[RuledView], measure: Measure) -> Section | N
     artery = pixels[:, 0] >= TRUE_SHARE * pixels[:, 1]
     if artery.all() or not artery.any():
         return None
+    # A group of a view without a truth is of unknown kind, and was left out above.
     weights = fit_weights(np.concatenate([view.features[n] for view in told]), artery)
     names = ("a constant", *FEATURES)
     said = (
