@@ -15,6 +15,9 @@ NOT_INDEX = "not the examination on the index date"
 UNORDERED = "one of several examinations that cannot be put in order: a date is missing"
 PART = "a view of a part of the breast or with displaced tissue (its modifier, or Partial View)"
 SAID_PART = "its description says a view of a part of the breast (spot, magnification, biopsy, ...)"
+OTHER_SIDE = "its description names the other side"
+A_MAN = "the mammogram of a man (Patient's Sex)"
+NO_READING = "its description says that it is not for reading (rejected, or quality control)"
 OTHER_VIEW = "its view code is neither that of a CC nor of an MLO view"
 COMPUTED = "computed from tomosynthesis, which is no second measurement"
 SUBTRACTED = "recombined from two energies (contrast), which removes calcium"
@@ -27,12 +30,20 @@ COMPUTED_TYPES = {"GENERATED_2D", "TOMO_2D", "TOMOSYNTHESIS", "TOMO_PROJ", "CVIE
 TOMOSYNTHESIS = {f"1.2.840.10008.5.1.4.1.1.13.1.{n}" for n in (3, 4, 5)}
 # Words of vendors and of archives, between spaces: "-" and "_" are read as spaces.
 COMPUTED_WORDS = re.compile(
-    r"\b([csg] ?view|v ?preview|synth\w*|syn ?2d|s2d|(generated|insight|intelligent|tomo) ?2d)\b"
+    r"\b([csg] ?view|v ?preview|synth\w*|syn ?2d|s2d|(generated|insight|intelligent|tomo|i) ?2d)\b"
 )
+# A slice or slab as an image of its own. With COMBINED the words speak of the whole examination,
+# to which a real planar image belongs.
+SLICE_WORDS = re.compile(r"\b(tomosynth\w*|dbt|\w*3d|slices?|slabs?)\b")
+COMBINED = re.compile(r"\b(combo|2d|ffdm)\b")
+# ACR's letters behind a view (implant displaced, rolled, ...) and in front (magnified, spot).
 PART_WORDS = re.compile(
     r"\b(spot\w*|mag|magnif\w*|mag ?view|tangential|rolled|axillary tail|cleavage|coned?|partial"
-    r"|biopsy|specimen|stereo\w*|eklund|implant displaced)\b"
+    r"|biopsy|specimen|stereo\w*|eklund|implant displaced|cropped|roi|wire|needle|clip\w*"
+    r"|locali\w*|[lr]?(cc|mlo) ?(id|m|s|rl|rm|ri|rs|tan|at|cv|imf|ax)|[lr]? ?(m|s|sm|ms)(cc|mlo))\b"
 )
+REJECTED_WORDS = re.compile(r"\b(reject\w*|qc|quality control|acr phantom|flat ?field)\b")
+SIDE_WORDS = re.compile(r"\b(?:(l|lt|left)|(r|rt|right)) ?(?:cc|mlo)\b")
 SUBTRACTED_WORDS = re.compile(r"\b(recombined|subtract\w*)\b")
 DESCRIBED = (
     *("SeriesDescription", "ProtocolName", "PaddleDescription", "DerivationDescription"),
@@ -42,6 +53,7 @@ DESCRIBED = (
 KEYWORDS = (
     *("ViewCodeSequence", "ViewModifierCodeSequence", "PartialView", "PartialViewDescription"),
     *("PartialViewCodeSequence", "ImageType", "SOPClassUID", "SourceImageSequence"),
+    *("PatientSex", "ImageLaterality", "Laterality"),
     *("DistanceSourceToDetector", "DistanceSourceToPatient", *DESCRIBED),
 )
 
@@ -56,6 +68,9 @@ def special(tags: Dataset) -> str:
     described = _plain(" ".join([*kinds, *(str(tags.get(name) or "") for name in DESCRIBED)]))
     if kinds & COMPUTED_TYPES or COMPUTED_WORDS.search(described) or _of_tomosynthesis(tags):
         return COMPUTED
+    series = _plain(str(tags.get("SeriesDescription") or ""))
+    if SLICE_WORDS.search(series) and not COMBINED.search(series):
+        return COMPUTED
     if SUBTRACTED_WORDS.search(described):
         return SUBTRACTED
     partial = str(tags.get("PartialView") or "").strip().upper()
@@ -66,7 +81,21 @@ def special(tags: Dataset) -> str:
         return PART
     if any(code not in COUNTED_CODES for code in _view_codes(tags)):
         return OTHER_VIEW
-    return SAID_PART if PART_WORDS.search(described) else ""
+    if PART_WORDS.search(described):
+        return SAID_PART
+    if REJECTED_WORDS.search(described):
+        return NO_READING
+    if str(tags.get("PatientSex") or "").strip().upper() == "M":
+        return A_MAN
+    return OTHER_SIDE if _names_other_side(tags) else ""
+
+
+def _names_other_side(tags: Dataset) -> bool:
+    """Whether the series' description names one side alone, and it is not that of the header."""
+    header = str(tags.get("ImageLaterality") or tags.get("Laterality") or "").strip().upper()
+    found = SIDE_WORDS.findall(_plain(str(tags.get("SeriesDescription") or "")))
+    sides = {"L" if left else "R" for left, _ in found}
+    return header in ("L", "R") and len(sides) == 1 and header not in sides
 
 
 def _plain(text: str) -> str:

@@ -29,6 +29,7 @@ from mmv_jax.bac.view import ViewFrame
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.files import write_whole
+from mmv_jax.manifests.spelling import one_spelling
 from mmv_jax.provenance import FILE as PROVENANCE
 from mmv_jax.provenance import provenance
 from mmv_jax.readers.deidentify import Key
@@ -120,9 +121,11 @@ def find_all(
     Args:
       refuse: called with the number of each other mammogram, and why.
     """
+    known: dict[tuple[str, ...], int] = {}
     for n, entry in enumerate(entries, start=1):
         try:
             mammogram = read_mammogram(entry)
+            _refuse_twice(mammogram, known)
         except Refused as why:
             refuse(entry.number, why)
             continue
@@ -136,6 +139,21 @@ def find_all(
                 file=sys.stderr,
                 flush=True,
             )
+
+
+def _refuse_twice(mammogram: Mammogram, known: dict[tuple[str, ...], int]) -> None:
+    """Refuse an image of a woman that came before; another of the same view is a second picture.
+
+    Args:
+      known: number of the file by woman, view and image; gets this one.
+    Raises:
+      Refused: duplicate_study.
+    """
+    m = mammogram
+    if m.image and not m.remark:
+        first = known.setdefault((m.patient_id, m.side, m.view, m.image), m.entry.number)
+        if first != m.entry.number:
+            raise Refused("duplicate_study", f"the same image as file {first} (SOP Instance UID)")
 
 
 @dataclass
@@ -210,8 +228,9 @@ def measure_files(
         refused.append((number, f"file {number}: {reason}"))
 
     look = _Resumed(finder, Kept.of(out / MASKS, finder))
-    views, sources = list[ViewResult](), list[Entry]()
+    views, sources, patients = list[ViewResult](), list[Entry](), list[str]()
     for seen in find_all(look, entries, refuse):
+        patients.append(seen.mammogram.patient_id)
         views.append(seen.result(key.hash("patient", seen.mammogram.patient_id)))
         sources.append(seen.mammogram.entry)
     if not views:
@@ -235,6 +254,7 @@ def measure_files(
         *(reason for _, reason in refused),
         *(f"file {v.number} does not count: {v.remark}" for v in views if v.remark),
     ]
+    words += _alike(list(zip(patients, [view.woman for view in views])))
     if look.before:
         words.append(f"{look.before} of {len(views)} mammograms were measured by an earlier run.")
     if all(np.isnan(woman.area_mm2) for woman in women):
@@ -244,6 +264,23 @@ def measure_files(
             )
         )
     return "\n".join([_table(women), *words, "", f"tables, pages, overlays and DICOM: {out}"])
+
+
+def _alike(patients: Sequence[tuple[str, str]]) -> list[str]:
+    """Sentences about women whose ids differ only as keyboards and spreadsheets spell one id.
+
+    Args:
+      patients: (patient id, woman's hash).
+    """
+    women: dict[str, dict[str, None]] = {}
+    for patient, woman in patients:
+        women.setdefault(one_spelling(patient), {})[woman] = None
+    return [
+        f"{' and '.join(same)} may be one woman: their patient ids differ only by capitals, spaces,"
+        " separators or leading zeros."
+        for same in women.values()
+        if len(same) > 1
+    ]
 
 
 def _write_tables(

@@ -3,6 +3,7 @@
 Files and manifest decide, never the name of a file.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,12 @@ from mmv_jax.study import Study
 COUNTED_VIEWS = ("CC", "MLO")
 NO_IMAGES = {".csv", ".json", ".txt", ".md", ".html", ".xml", ".key"}
 NO_SPACING = "the pixel spacing is not known: a manifest can say it (spacing_mm)"
+ODD_SPACING = (
+    "the pixel spacing gives a size that no mammogram has: a manifest can say it (spacing_mm)"
+)
+# mm of the longest side: a detector or film has 180 to 430. A small image may be a crop.
+LONGEST_MM, SHORTEST_MM, LEAST_PIXELS = 600.0, 80.0, 512
+SQUARE = 1.1  # ratio of a pixel's sides from which on they are not those of one detector
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Mammogram:
       side, view: "L" or "R", "CC" or "MLO" or another word; "" if unknown.
       remark: why its area does not count towards a woman's; "" if it does.
       date: of the examination, as in the file (YYYYMMDD), or "". Never written.
-      examination: its StudyInstanceUID, likewise.
+      examination, image: its StudyInstanceUID and SOPInstanceUID, likewise.
       conditions: the groups of `conditions.py` to which the view belongs, as far as they are known.
     """
 
@@ -72,6 +79,7 @@ class Mammogram:
     remark: str = ""
     date: str = field(default="", repr=False)
     examination: str = field(default="", repr=False)
+    image: str = field(default="", repr=False)
     conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -164,7 +172,7 @@ def read_mammogram(entry: Entry) -> Mammogram:
         # A tag may be present but empty, which gives None.
         names = {
             keyword: str(tags.get(keyword, "") or "").strip()
-            for keyword in ("PatientID", "StudyDate", "StudyInstanceUID")
+            for keyword in ("PatientID", "StudyDate", "StudyInstanceUID", "SOPInstanceUID")
         }
         with quiet():  # a broken tag is converted, and fails, only when it is looked at
             special_view, maker = special(tags), str(tags.get("Manufacturer") or "")
@@ -184,8 +192,10 @@ def read_mammogram(entry: Entry) -> Mammogram:
         view=view,
         # Last: a view that would not count with a spacing spoils nothing without one.
         remark=_remark(study, side, view) or special_view or _unmeasured(study),
-        date=names["StudyDate"],
+        # ACR-NEMA wrote 2019.05.31; dates are compared as text.
+        date=re.sub(r"\D", "", names["StudyDate"]),
         examination=names["StudyInstanceUID"],
+        image=names["SOPInstanceUID"],
         conditions=_conditions(entry, study, maker),
     )
 
@@ -220,6 +230,7 @@ def _tags(path: Path) -> Dataset:
                 "PatientID",
                 "StudyDate",
                 "StudyInstanceUID",
+                "SOPInstanceUID",
                 "Manufacturer",
                 *KEYWORDS,
             ],
@@ -265,4 +276,10 @@ def _remark(study: Study, side: str, view: str) -> str:
 
 
 def _unmeasured(study: Study) -> str:
-    return NO_SPACING if np.isnan(study.spacing_mm[1:]).any() else ""
+    spacing = np.array(study.spacing_mm[1:])
+    if np.isnan(spacing).any():
+        return NO_SPACING
+    longest = float(max(study.voxels.shape[1:] * spacing))
+    short = longest < SHORTEST_MM and max(study.voxels.shape) >= LEAST_PIXELS
+    square = spacing.max() < SQUARE * spacing.min()
+    return "" if square and longest <= LONGEST_MM and not short else ODD_SPACING

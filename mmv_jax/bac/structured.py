@@ -59,7 +59,8 @@ def write_report(
             groups = [_view(f, image, mask) for f, image, mask in zip(files, images, masks)]
             for breast in breasts:
                 groups.append(_group(f"{breast.side} breast", breast.area_mm2, side=breast.side))
-            groups.append(_group("both breasts", woman.area_mm2, severity=woman.severity))
+            whole = "both breasts" if len(breasts) > 1 else f"{breasts[0].side} breast alone"
+            groups.append(_group(whole, woman.area_mm2, severity=woman.severity))
             report = hd.sr.ComprehensiveSR(
                 evidence=[*images, *(mask for mask in masks if mask is not None)],
                 content=_content(groups),

@@ -11,6 +11,7 @@ from mmv_jax.files import write_whole
 from mmv_jax.report.figures import picture
 from mmv_jax.report.page import Cell, Page, Section, Strip, Table
 
+SIDES = {"L": "left", "R": "right"}
 SHOWN_PIXELS = 900  # of an overlay's longer side on the page
 
 
@@ -37,12 +38,11 @@ def write_woman(
         for view, overlay in views
         if overlay is not None
     ]
-    sides = {"L": "left", "R": "right"}
-    of_breasts = [[Cell(sides[b.side]), Cell(str(b.views)), _mm2(b.area_mm2)] for b in breasts]
+    of_breasts = [[Cell(SIDES[b.side]), Cell(str(b.views)), _mm2(b.area_mm2)] for b in breasts]
     page = Page(
         title=f"Breast arterial calcification: {severity}",
         subtitle=f"woman {woman.woman}, {len(views)} mammograms, of which {woman.views} count",
-        verdict=[f"Calcified area of both breasts: {area}."],
+        verdict=[f"Calcified area {_of_which(breasts)}: {area}."],
         sections=[
             Section(
                 "What was found",
@@ -58,6 +58,15 @@ def write_woman(
     write_whole(path, page.html())
 
 
+def _of_which(breasts: Sequence[BreastResult]) -> str:
+    """The breasts of which the area is: her severity is that of one where only one was seen."""
+    seen = [SIDES[breast.side] for breast in breasts if breast.views]
+    if len(seen) == 1:
+        (other,) = {"left", "right"} - set(seen)
+        return f"of the {seen[0]} breast alone (no view of the {other} one counts)"
+    return "of both breasts" if seen else "(no view counts)"
+
+
 def _mm2(area: float) -> Cell:
     return Cell("not known" if np.isnan(area) else f"{area:.2f}")
 
@@ -68,4 +77,6 @@ def _shown(overlay: Path, view: ViewResult) -> tuple[str, str]:
         values = np.asarray(image.convert("RGB")) / 255
     name = f"{view.side} {view.view}".strip()
     area = "area not known" if np.isnan(view.area_mm2) else f"{view.area_mm2:.2f} mm²"
+    if view.remark:
+        area = f"{area}; does not count: {view.remark}"
     return picture(values, f"{name} with what was found", max(values.shape[:2])), area

@@ -1,6 +1,6 @@
 """Dates of the index examinations of a cohort file, from which time counts."""
 
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 
 from mmv_jax.errors import UserError
@@ -26,12 +26,13 @@ def read_index_dates(path: str | Path) -> dict[str, str]:
         if is_missing(cell):
             continue
         try:
-            # fromisoformat reads both forms, with and without hyphens.
-            found[name] = date.fromisoformat(cell).strftime("%Y%m%d")
+            # fromisoformat reads both forms, with and without hyphens, and a time behind them.
+            found[name] = datetime.fromisoformat(cell).strftime("%Y%m%d")
         except ValueError:
             wrong.append(line)
     if wrong:
         raise UserError(
-            f"{path.name}: {at_lines(wrong)} an {INDEX} that is no date. Write 2019-05-31."
+            f"{path.name}: {at_lines(wrong)} an {INDEX} that is no date. Write 2019-05-31"
+            " (a spreadsheet's number of days, and 5/31/2019, are not read)."
         )
     return found

@@ -121,8 +121,8 @@ def verdict(analysis: Analysis) -> list[str]:
         )
     if analysis.notes:
         sentences.append(
-            f"See “What to know” for {len(analysis.notes)} note(s) on women and models that were"
-            " left out."
+            f"See “What to know” for {len(analysis.notes)} note(s): who and what was left"
+            " out, and what in the file may be a mistake."
         )
     return sentences
 

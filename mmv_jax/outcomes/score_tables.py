@@ -7,6 +7,9 @@ from mmv_jax.outcomes.gain import Gain
 from mmv_jax.outcomes.prediction import SCORES, Worth
 from mmv_jax.report.page import Cell, Table
 
+# Words of the measures, whose names may end in `_5_years`.
+MEASURES = {"c_index": "C-index", "uno_c": "Uno's C", "auc": "AUC", "ipa": "IPA"}
+
 
 def score_worth(worth: Sequence[Worth], endpoint: str = "") -> Table:
     """How well each risk predicts."""
@@ -44,7 +47,16 @@ def gains_table(gains: Mapping[str, Mapping[str, Estimate]], endpoint: str = "")
         for over, gain in gains.items()
     ]
     head = f"{endpoint}: gain over" if endpoint else "gain over"
-    return Table([head, *(c.replace("_", " ") for c in columns)], lines)
+    return Table([head, *map(_title, columns)], lines)
+
+
+def _title(measure: str) -> str:
+    """`auc_5_years` as `AUC, 5 years`."""
+    name, _, years = measure.removesuffix("_years").rpartition("_")
+    if not measure.endswith("_years"):
+        name, years = measure, ""
+    word = MEASURES.get(name, name.replace("_", " "))
+    return f"{word}, {years} years" if years else word
 
 
 def moved_table(moved: Mapping[str, Sequence[Reclassification]]) -> Table:
@@ -64,7 +76,7 @@ def _slope(risk: Worth) -> Cell:
     if risk.slope is None:
         return Cell("—")
     value, (low, high) = risk.slope
-    return Cell(f"{value:.2f}", f"{low:.2f} to {high:.2f}")
+    return Cell(f"{value:.2f}".replace("-", "−"), f"{low:.2f} to {high:.2f}".replace("-", "−"))
 
 
 def _categories(moved: Reclassification) -> str:

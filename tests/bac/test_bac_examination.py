@@ -8,11 +8,15 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from mmv_jax.bac.examination import (
+    A_MAN,
     COMPUTED,
     EARLIER,
     LATER,
+    NO_READING,
     NOT_INDEX,
+    OTHER_SIDE,
     PART,
+    SAID_PART,
     UNORDERED,
     of_one_examination,
     special,
@@ -106,7 +110,56 @@ VIEWS = {
     "whole": (tags(PartialView="NO", ImageType=["ORIGINAL", "PRIMARY"]), ""),
     "generated": (tags(ImageType=["DERIVED", "PRIMARY", "", "GENERATED_2D"]), COMPUTED),
     "C-View": (tags(SeriesDescription="L CC C-View"), COMPUTED),
+    "a man": (tags(PatientSex="M"), A_MAN),
+    "a woman": (tags(PatientSex="F"), ""),
+    "the other side": (tags(SeriesDescription="R CC", ImageLaterality="L"), OTHER_SIDE),
+    "the other side, by its series": (tags(SeriesDescription="LMLO", Laterality="R"), OTHER_SIDE),
+    "its own side": (tags(SeriesDescription="RIGHT MLO", ImageLaterality="R"), ""),
+    "both sides": (tags(SeriesDescription="R CC, L CC", ImageLaterality="L"), ""),
 }
+DESCRIBED = {  # as vendors and archives write them
+    SAID_PART: (
+        *("L CC ID", "RMLO-ID", "LMCC", "R MMLO", "LSMLO", "L CC M", "R CC RL", "L MLO TAN"),
+        *("L CC MAG", "LCC CV", "L CC post clip", "R CC wire localization", "cropped images"),
+        "ROI mask images",
+    ),
+    COMPUTED: (
+        *("L CC i2D", "R MLO S-View", "Insight 2D L-CC", "L CC Intelligent 2D", "V-Preview"),
+        *("ROUTINE3D_SLICE_0012", "L CC Tomosynthesis Reconstruction", "R MLO 3D Slice 12"),
+        *("L CC DBT", "L CC slab"),
+    ),
+    NO_READING: ("L CC REJECTED", "ACR Phantom QC"),
+    "": (
+        *(
+            "L CC",
+            "LCC",
+            "R MLO",
+            "RMLO",
+            "L-MLO",
+            "RIGHT CC",
+            "full mammogram images",
+            "MG Screening",
+        ),
+        *(
+            "L CC Tomo HD Combo 2D",
+            "R MLO 2D + 3D",
+            "Mammo Screening Bilat",
+            "Standard Mammography",
+        ),
+        *("L CC CEM Low Energy", "Digital Mammo Diagnostic 4 views", "Screening - tomo"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "words, remark", [(words, remark) for remark, each in DESCRIBED.items() for words in each]
+)
+def test_a_description_takes_out_what_is_no_routine_view_and_nothing_else(words, remark):
+    assert special(tags(SeriesDescription=words)) == remark
+
+
+def test_the_name_of_a_protocol_speaks_of_all_images_of_its_examination():
+    assert special(tags(ProtocolName="3D Screening", SeriesDescription="L CC")) == ""
 
 
 @pytest.mark.parametrize("dataset, remark", VIEWS.values(), ids=VIEWS.keys())

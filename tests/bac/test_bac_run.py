@@ -187,6 +187,24 @@ def test_without_a_spacing_there_are_pixels_and_no_area(knowing, fitted, tmp_pat
     assert (view["counted"], view["area_mm2"], view["pixels"]) == ("no", "", "0")
 
 
+def test_an_image_that_is_given_twice_counts_once(women, knowing, fitted, tmp_path):
+    first = women / knowing[0]["path"]
+    told = run.measure_files([first, women / knowing[1]["path"], first], fitted, tmp_path / "out")
+    assert "file 3: the same image as file 1 (SOP Instance UID)" in told
+    assert [view["number"] for view in lines_of(tmp_path / "out/views.csv")] == ["1", "2"]
+
+
+def test_one_woman_in_two_spellings_is_told_by_hashes(women, knowing, fitted, tmp_path):
+    for n, name in enumerate(("PAT-007", "pat7", "PAT-008")):
+        ds = pydicom.dcmread(women / knowing[0]["path"])
+        ds.PatientID, ds.SOPInstanceUID = name, f"1.2.{n + 1}"
+        ds.save_as(tmp_path / f"{n}.dcm")
+    told = run.measure_files(sorted(tmp_path.glob("*.dcm")), fitted, tmp_path / "out")
+    hashes = [woman["woman"] for woman in lines_of(tmp_path / "out/women.csv")]
+    assert f"{hashes[0]} and {hashes[1]} may be one woman" in told
+    assert hashes[2] not in told.split("may be one woman")[1] and "PAT" not in told
+
+
 def test_a_broken_file_stops_nothing(women, knowing, fitted, tmp_path):
     (tmp_path / "broken.dcm").write_bytes(b"not an image")
     told = run.measure_files(

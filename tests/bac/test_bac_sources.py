@@ -3,6 +3,7 @@ import csv
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from mmv_jax.bac.sources import Entry, list_entries, read_mammogram
@@ -80,10 +81,20 @@ def without_side(ds):
     del ds.ImageLaterality
 
 
+def spaced(*spacing):
+    def change(ds):
+        ds.PixelSpacing = ds.ImagerPixelSpacing = list(spacing)
+
+    return change
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
         (magnified, "magnification"),
+        (spaced(25, 25), "a size that no mammogram has"),  # µm
+        (spaced(0.1, 0.2), "a size that no mammogram has"),
+        (lambda ds: setattr(ds, "SeriesDescription", "R MLO"), "the other side"),
         (lambda ds: setattr(ds, "EstimatedRadiographicMagnificationFactor", 1.8), "magnification"),
         (lambda ds: setattr(ds, "BreastImplantPresent", "YES"), "implant"),
         (lambda ds: setattr(ds, "PresentationIntentType", "FOR PROCESSING"), "FOR PROCESSING"),
@@ -94,6 +105,22 @@ def without_side(ds):
 )
 def test_what_does_not_count_says_why(mg, change, words):
     assert words in read_mammogram(Entry(1, mg(change))).remark
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DA")
+def test_the_date_of_acr_nema_is_read_as_that_of_dicom(mg):
+    path = mg(lambda ds: setattr(ds, "StudyDate", "2019.05.31"))
+    assert read_mammogram(Entry(1, path)).date == "20190531"
+
+
+def test_a_whole_image_in_cm_has_no_size_of_a_mammogram(tmp_path):
+    Image.fromarray(np.zeros((1024, 16), np.uint8) + np.arange(16, dtype=np.uint8)).save(
+        tmp_path / "long.png"
+    )
+    said = {"view": "CC", "laterality": "L"}
+    for spacing_mm, counts in ((0.1, True), (0.01, False), (0.9, False)):
+        entry = Entry(1, tmp_path / "long.png", "w", spacing_mm, said)
+        assert (read_mammogram(entry).remark == "") == counts
 
 
 def test_a_manifest_gives_what_a_scanned_film_does_not_say(mg):

@@ -118,3 +118,16 @@ def test_a_page_shows_every_view_and_says_what_does_not_count(tmp_path):
     assert not re.search(r"""(src|href)="(?!data:|#)""", page)
     write_woman(tmp_path / "u.html", WomanResult("u", 0, NAN, ""), [], views[2:])
     assert "area not known" in (tmp_path / "u.html").read_text()
+
+
+def test_the_area_of_one_breast_is_not_called_that_of_both(files, tmp_path):
+    Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(tmp_path / "o.png")
+    left, woman = BREASTS[:1], WomanResult("w", 1, 3.21, "mild")
+    right = (view(2, "R", "CC", 0.0, "an implant"), tmp_path / "o.png")
+    write_woman(tmp_path / "w.html", woman, left, [(view(1, "L", "CC", 3.21), None), right])
+    page = (tmp_path / "w.html").read_text()
+    assert "of the left breast alone (no view of the right one counts): 3.2 mm²" in page
+    assert "0.00 mm²; does not count: an implant" in page
+    assert write_report(tmp_path / "w.dcm", woman, left, files[:1])
+    said = str(pydicom.dcmread(tmp_path / "w.dcm"))
+    assert "L breast alone" in said and "both breasts" not in said

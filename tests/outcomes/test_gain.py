@@ -12,9 +12,10 @@ from mmv_jax.outcomes.accuracy import (
     net_benefit,
 )
 from mmv_jax.outcomes.cross_fitting import deal_folds
-from mmv_jax.outcomes.discrimination import auc, concordance
+from mmv_jax.outcomes.discrimination import Estimate, auc, concordance
 from mmv_jax.outcomes.gain import gain_over_score
 from mmv_jax.outcomes.risk import PREVENT_INPUTS, SCORES_OF, women_scores
+from mmv_jax.outcomes.score_tables import gains_table
 
 YEARS = 10.0
 
@@ -160,3 +161,13 @@ def test_a_score_is_set_beside_its_own_endpoint_only():
     assert "No published score was made for stroke" in women_scores(age, inputs, "stroke")[1][0]
     with pytest.raises(UserError, match="endpoint is 'cancer', which is none"):
         women_scores(age, inputs, "cancer")
+
+
+def test_measures_have_one_name_in_all_tables():
+    one = Estimate(0.1, np.zeros(3))
+    measures = ("c_index", "uno_c_5_years", "auc_10_years", "ipa_5_years", "net_benefit_10_years")
+    assert gains_table({"a score": dict.fromkeys(measures, one)}).columns == [
+        "gain over",
+        *("C-index", "Uno's C, 5 years", "AUC, 10 years", "IPA, 5 years"),
+        "net benefit, 10 years",
+    ]

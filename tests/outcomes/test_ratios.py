@@ -225,7 +225,7 @@ def test_the_curve_and_the_years_lost_are_written():
 
 def test_index_dates_are_read_and_a_cell_that_is_none_is_refused(tmp_path):
     path = tmp_path / "cohort.csv"
-    path.write_text("patient_id,index_date\na,2019-05-31\nb,\nc,20200102\n")
+    path.write_text("patient_id,index_date\na,2019-05-31 00:00:00\nb,\nc,20200102\n")
     assert read_index_dates(path) == {"a": "20190531", "c": "20200102"}
     path.write_text("patient_id,index_date\na,2019-05-31\nb,31.5.19\n")
     with pytest.raises(UserError, match="line 3 has an index_date that is no date"):
