@@ -1,4 +1,4 @@
-r"""Seven ways to train a tiny encoder on the same bodies, compared with three seeds each.
+r"""Eight ways to train a tiny encoder on the same bodies, compared with three seeds each.
 
 The first lines of experiments/pairs.py have the commands that train them.
 
@@ -20,12 +20,12 @@ def _runs(name: str) -> tuple[str, ...]:
 
 def get_config() -> ConfigDict:
     c = load_config("eval_pairs").unlock()
-    for name in ("joint", "grid", "dense", "padded", "alternating"):
+    for name in ("joint", "grid", "all", "dense", "padded", "alternating"):
         c.encoders[name] = {"checkpoint": _runs(name)}
     c.encoders["twins"] = {
         "CXR": {"checkpoint": _runs("planar")},
         "CT": {"checkpoint": _runs("volume")},
     }
-    others = ("twins", "grid", "dense", "padded", "alternating", "random", "pixels")
+    others = ("twins", "grid", "all", "dense", "padded", "alternating", "random", "pixels")
     c.compare = tuple(("joint", other) for other in others)
     return c

@@ -13,6 +13,7 @@ that give it the FLOPs of the joint one. The twins share those of one joint enco
   run planar 50 --config.data.mixture="{'CXR': 1.0}"  # the twins
   run volume 50 --config.data.mixture="{'CT': 1.0}"
   run grid 100 --config.data.coordinates=grid --config.encoder.scale_mm=32.0
+  run all 100 --config.data.tokens=all
   run dense 54 --config.rows.visible_share=0.75
   run padded 100 --config.rows.{length,prefix}=136 --config.rows.segments=1 \
       --config.rows.per_step=16 --config.{optimizer,ema}.at_rows=16  # as many tokens a step
