@@ -50,7 +50,7 @@ def monai_reader(folder: Path, voxels: np.ndarray, crop: Grid) -> Reader:
     def cropped(item: dict[str, Any]) -> Any:
         return item["image"][(0, *_box(at["start"], crop)[::-1])]
 
-    steps = [LoadImaged("image", dtype=np.int16), EnsureChannelFirstd("image"), cropped]
+    steps: list[Any] = [LoadImaged("image", dtype=np.int16), EnsureChannelFirstd("image"), cropped]
     data = PersistentDataset(
         [{"image": str(path)}], transform=Compose(steps), cache_dir=folder / "monai"
     )

@@ -79,6 +79,16 @@ def test_exchanged_bytes_are_told(tmp_path):
         assert found == codes, name
 
 
+def test_a_dark_corner_with_a_mark_says_nothing_of_bytes(tmp_path):
+    film = np.full((1200, 800), 4, np.uint16)
+    film[::7, ::7] += 1
+    film[40:60, 40:200:4] = 3600  # strokes of a label
+    film[500:] = 1000 + 2 * np.mgrid[:700, :800][1]
+    for pixels, codes in ((film, []), (film.byteswap(), ["byte_order"])):
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        assert [code for code, _ in odd_bytes(read_study(tmp_path / "a.png"))] == codes
+
+
 def test_a_series_with_exchanged_bytes_is_told(tmp_path):
     exchanged = slices(tmp_path / "a", stored=lambda k: body(48, k).byteswap())
     assert [code for code, _ in odd_bytes(read_study(exchanged))] == ["byte_order"]
