@@ -74,7 +74,7 @@ def missing_codes(values: Iterable[float | int]) -> set[float]:
     grades = rest == [low + n for n in range(len(rest))] and low in (0, 1) and high <= MOST_GRADES
     return {
         code
-        for code in known & SURVEY_CODES
+        for code in codes
         if (grades and (code >= 9 or code < 0))
         # No measurement jumps by more than its whole range, or to -9 where all others are positive.
         or (code >= 96 and code - high > high - low)

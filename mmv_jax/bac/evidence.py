@@ -44,7 +44,7 @@ class Groups:
         """The groups of the pixels that reach `Measure.threshold`."""
         labels, count = groups(found >= measure.threshold, pixel_mm)
         pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-        # Without weights every group is evidence, as before there were any.
+        # Without weights every group counts fully.
         artery = np.ones(count)
         if measure.artery:
             weights = np.asarray(measure.artery)

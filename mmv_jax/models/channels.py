@@ -21,6 +21,15 @@ OF_FAMILY = {
 LEAST_APART, MOST_APART, MOST_MEAN = 0.4, 20.0, 2.0
 
 
+def preprocessing_of(folder: Path) -> dict[str, Any]:
+    """What the folder says of its images; empty where it has no such file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    return read_json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
+
+
 def channels(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Means and deviations of the three channels, for pixels from 0 to 1.
 
@@ -30,7 +39,7 @@ def channels(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Raises:
       UserError: the file is damaged, or a value is none.
     """
-    said = read_json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
+    said = preprocessing_of(folder)
     for name in ("do_rescale", "do_normalize"):
         if not isinstance(said.get(name, True), bool | None):
             raise UserError(
@@ -94,7 +103,7 @@ def side_of(folder: Path) -> int | None:
     Raises:
       UserError: the file is damaged, or says another form than a square.
     """
-    said = read_json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
+    said = preprocessing_of(folder)
     # The side of the model's input: of the crop if one is made, else of the resized image.
     name = "crop_size" if said.get("do_center_crop") else "size"
     size = said.get(name)

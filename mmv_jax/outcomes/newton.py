@@ -20,6 +20,8 @@ LAST_STEP = 1e-3
 LARGEST_ERROR = 100.0
 
 
+# A step that is far too long overflows; its likelihood is NaN, and the step is halved.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def maximum(
     at: Callable[[np.ndarray], Any], coefficients: int
 ) -> tuple[Float[np.ndarray, "P"], Any]:
@@ -29,15 +31,6 @@ def maximum(
       at: returns the state at a vector of coefficients: `log_likelihood`, `score()` [P] and
         `information()` [P, P], for covariates with standard deviation 1.
     """
-    # A step that is far too long overflows; its likelihood is NaN, and the step is halved.
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _climb(at, coefficients)
-
-
-def _climb(
-    at: Callable[[np.ndarray], Any], coefficients: int
-) -> tuple[Float[np.ndarray, "P"], Any]:
-    """As `maximum`."""
     beta = np.zeros(coefficients)
     state = at(beta)
     gained = np.inf

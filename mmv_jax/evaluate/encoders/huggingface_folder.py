@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from mmv_jax.errors import UserError
-from mmv_jax.models.channels import PREPROCESSING, channels, side_of
+from mmv_jax.models.channels import PREPROCESSING, channels, preprocessing_of, side_of
 from mmv_jax.models.folder_files import refuse_adapters, refuse_pointer
-from mmv_jax.models.public_files import read_json
 from mmv_jax.report.progress import say
 
 EIGHT_BITS = {"I8", "U8", "F8_E4M3", "F8_E5M2"}
@@ -71,7 +70,7 @@ def preprocessing(
     Raises:
       UserError: `side_of` or `channels` refuses.
     """
-    said = read_json(folder, PREPROCESSING) if (folder / PREPROCESSING).is_file() else {}
+    said = preprocessing_of(folder)
     mean, std = channels(folder)
     if not {"image_mean", "image_std"} <= {*said}:
         say(
