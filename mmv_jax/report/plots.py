@@ -172,9 +172,17 @@ class PlotAxis:
 
     def place(self, value: Number) -> float:
         """Percent from the beginning of the axis, between 0 and 100."""
-        # A bound of 0 has no logarithm; raised to 1e-12 it is drawn at the left end.
+        return min(max(self._percent(value), 0.0), 100.0)
+
+    def cut(self, low: Number, high: Number) -> str:
+        """Classes of a bar whose ends lie beyond the axis: " cut-low", " cut-high", both or ""."""
+        below, above = self._percent(low) < 0, self._percent(high) > 100
+        return " cut-low" * below + " cut-high" * above
+
+    def _percent(self, value: Number) -> float:
+        # A bound of 0 has no logarithm; raised to 1e-12 it lies beyond the left end.
         at = math.log(max(value, 1e-12)) if self.log else value
-        return 100 * min(max((at - self.low) / (self.high - self.low), 0.0), 1.0)
+        return 100 * (at - self.low) / (self.high - self.low)
 
 
 def round_ticks(low: Number, high: Number, most: int = TICKS) -> tuple[Number, ...]:
@@ -200,11 +208,13 @@ def _forest(plot: ForestPlot) -> str:
         f'<span class="{"odd" if n % 2 else "even"}" style="left:{axis.place(t):.2f}%">{t:g}</span>'
         for n, t in enumerate(axis.ticks)
     )
+    blocks = "".join(_group(group, axis, lines) for group in plot.groups)
+    label = plot.label + ("; an interval with an arrow goes on" if "cut-" in blocks else "")
     return (
         f'<div class="forest" role="group" aria-label="{_text(plot.label)} with 95 % intervals">'
-        + "".join(_group(group, axis, lines) for group in plot.groups)
+        + blocks
         + f'<div class="row axis"><span></span><span class="track">{labels}</span><span></span>'
-        f'</div><p class="axis-label">{_text(plot.label)}</p></div>'
+        f'</div><p class="axis-label">{_text(label)}</p></div>'
     )
 
 
@@ -225,7 +235,8 @@ def _row(row: ForestRow, axis: PlotAxis, lines: str) -> str:
     bar = ""
     if math.isfinite(row.low) and math.isfinite(row.high):
         left, right = axis.place(row.low), axis.place(row.high)
-        bar += f'<i class="ci-bar" style="left:{left:.2f}%;width:{right - left:.2f}%"></i>'
+        place = f"left:{left:.2f}%;width:{right - left:.2f}%"
+        bar += f'<i class="ci-bar{axis.cut(row.low, row.high)}" style="{place}"></i>'
     if math.isfinite(row.value):
         bar += f'<i class="mark {mark}" style="left:{axis.place(row.value):.2f}%"></i>'
     ci = f' <span class="ci">{_text(row.ci)}</span>' if row.ci else ""

@@ -57,6 +57,18 @@ def test_a_forest_says_its_values_and_tells_them_to_a_pointer():
     assert mark == pytest.approx(left + width / 2, abs=0.02)
 
 
+def test_an_interval_that_goes_beyond_the_axis_has_an_arrow_there_and_the_label_says_so():
+    rows = [row(1.2, 0.8, 1.9), row(0.4, 0.001, 9.0), row(30.0, 0.0, 4000.0)]
+    text = draw(ForestPlot("hazard ratio", [ForestGroup("", rows)], log=True))
+    assert re.findall(r"class=\"(ci-bar[^\"]*)", text) == [
+        "ci-bar",
+        "ci-bar cut-low",
+        "ci-bar cut-low cut-high",
+    ]
+    assert "goes on" in text
+    assert "goes on" not in draw(ForestPlot("Dice", [ForestGroup("", rows)]))
+
+
 def test_a_value_without_an_interval_has_a_mark_and_no_bar():
     text = draw(ForestPlot("AUROC", [ForestGroup("", [row(0.8, NAN, NAN), row(NAN, NAN, NAN)])]))
     assert text.count('class="mark') == 1
