@@ -21,9 +21,10 @@ docs/how-to/convert-encoders.md.
 
 Each encoder is evaluated in every task, frozen by a linear probe, and fine-tuned. Random weights,
 fine-tuned, are "scratch-vit"; pixels have nothing to fine-tune. A fit sees at most `fit.studies`
-training studies, so that two cores can make all of them; probes see all. With
-`--config.protocols="('linear', 'native')"` networks of full width learn from scratch: they want a
-GPU. On a shared machine set OMP_NUM_THREADS=1, so that PyTorch does not wait for a second thread.
+training studies, so that two cores can make all of them; probes see all. More cores can have more:
+`--config.fit.studies=400`. With `--config.protocols="('linear', 'native')"` networks of full width
+learn from scratch: they want a GPU. On a shared machine set OMP_NUM_THREADS=1, so that PyTorch does
+not wait for a second thread.
 Needs the extras `torch` and `imagenet`.
 Measured: docs/results.md.
 """
@@ -53,7 +54,7 @@ def get_config() -> ConfigDict:
     c.protocols = ("linear", "finetune", "scratch")
     c.only = ()  # names of tasks; none: all
     # rates and layer decays are chosen on val for every encoder, see docs/how-to/compare-fairly.md
-    c.fit = {"epochs": 10, "patience": 3, "batch": 8, "seeds": 3, "studies": 400}
+    c.fit = {"epochs": 10, "patience": 5, "batch": 8, "seeds": 3, "studies": 100}
     # readouts to try for every encoder, floors included; val chooses one
     c.readout = {
         "blocks": (1, 3),

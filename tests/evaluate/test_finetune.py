@@ -14,6 +14,7 @@ from mmv_jax.evaluate.finetune.gradient_descent import (
     shape_of_epoch,
     stopped_by_val,
 )
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.models.sizes import make_encoder
 
 
@@ -92,6 +93,26 @@ def test_the_best_epoch_on_val_is_kept_and_patience_ends_the_fit():
     assert float(found.params["w"]) == asked[found.epoch]
     assert found.score == max(-abs(w - 0.3) for w in asked)
     assert found.epochs == found.epoch + 3
+
+
+def test_a_classifier_that_is_too_sure_of_itself_goes_on_learning():
+    """Its log loss is above a coin's 0.69 for three epochs, while its ranking improves."""
+    truth, epochs = np.repeat([0.0, 1.0], 20), []
+    for wrong in (20, 14, 12, 8, 6):
+        order = np.where(np.arange(40) % 20 < wrong, 0.5, truth)
+        epochs.append(np.clip(order + np.where(order == 0.5, 0.4, 0.0), 1e-5, 1 - 1e-5))
+    score = KINDS["classification"].score
+    rest = iter([np.full(40, 0.5), *epochs])
+    found = stopped_by_val(
+        lambda lines, number: None,
+        lambda: score(next(rest), truth, ()),
+        copy=lambda: None,
+        count=8,
+        recipe=Recipe(epochs=5, patience=2),
+        seed=0,
+    )
+    assert found.epoch == 5
+    assert np.isnan(score(np.full(40, np.nan), truth, ()))
 
 
 def test_a_fit_that_never_improves_gives_back_what_it_began_with():

@@ -20,6 +20,7 @@ from mmv_jax.evaluate.tasks.columns import equals, unknown_of_two, values_there
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.features import knn_probabilities
 from mmv_jax.metrics.intervals import Interval, interval
+from mmv_jax.metrics.refinement import refined_log_loss
 from mmv_jax.metrics.weighted import Weighted
 
 # C of the logistic probe as scikit-learn defines it: the weight of the summed losses.
@@ -389,7 +390,6 @@ class Classification(Kind):
         return jax.nn.sigmoid(out)
 
     def score(self, answers: np.ndarray, truth: np.ndarray, scenes: Sequence[Any]) -> float:
-        """Minus the log loss."""
-        # One certain and wrong answer would make the log loss infinite.
-        p = np.clip(answers, 1e-6, 1 - 1e-6)
-        return float((truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean())
+        """Minus the log loss of calibrated predictions, so that over-confidence ends no fit."""
+        # A diverged fit predicts NaN.
+        return -refined_log_loss(answers, truth) if np.isfinite(answers).all() else float("nan")
