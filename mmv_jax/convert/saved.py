@@ -115,12 +115,21 @@ def _refuse_another(tower: Tower, about: Mapping[str, Any]) -> None:
         found["num_register_tokens"] = tower.shape(registers)[1] if registers in tower else 0
     # The first DINOv2 has no registers, whatever its config says of them.
     said_of = {**about, "num_register_tokens": 0} if about["model_type"] == "dinov2" else about
+    # Without one of these no model of the kind can be restored.
+    needed = ["embeddings.cls_token", *([table] if _has_table(about) else [])]
+    if missing := [name for name in needed if not swin and name not in tower]:
+        raise UserError(f"the tensor {missing[0]} is missing. The checkpoint is not whole.")
     for name, value in found.items():
         if (said := said_of.get(name)) != value:
             raise UserError(
                 f"{CONFIG} beside it says {name} {said}, and its tensors have {value}. One of the"
                 " two is another model's."
             )
+
+
+def _has_table(about: Mapping[str, Any]) -> bool:
+    kind = NAMES.get(about["model_type"])
+    return kind is not None and kind.positions == "table"
 
 
 def _preprocessing(_tower: Tower, _config: Mapping[str, Any]) -> dict[str, Any]:

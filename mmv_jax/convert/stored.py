@@ -126,18 +126,15 @@ def files_of(source: Path) -> list[Path]:
         raise UserError(f"{source}: there is no such file or folder.")
     refuse_adapters(source)
     whole = (source / MAIN).is_file()  # which transformers reads, whatever lies beside it
+    if whole:
+        return [source / MAIN]
     for index in sorted(source.glob(f"*{INDEX}")):
-        # Of a pickle in parts, when the same weights lie there in safetensors.
-        if whole and ".safetensors" not in index.name:
-            continue
         try:
             names = {*json.loads(index.read_text())["weight_map"].values()}
         except (ValueError, KeyError, AttributeError, TypeError):
             raise UserError(f"{source.name}: {index.name} is damaged.") from None
         # The index is another's file: it must not lead out of the folder.
         return [_there(source / Path(str(name)).name) for name in sorted(map(str, names))]
-    if whole:
-        return [source / MAIN]
     safe = sorted(source.glob("*.safetensors"))
     found = safe or sorted(path for path in source.iterdir() if path.suffix in PICKLES)
     if len(found) != 1:

@@ -17,7 +17,10 @@ from mmv_jax.convert.stored import Groups, Tensors, digest_of, files_of, read_gr
 from mmv_jax.convert.table import LAYOUTS
 from mmv_jax.errors import UserError
 from mmv_jax.models.channels import PREPROCESSING, channels, side_of
+from mmv_jax.models.folder_files import check_numbers
+from mmv_jax.models.odd_folder import odd_folder
 from mmv_jax.provenance import now, versions
+from mmv_jax.report.progress import say
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 USUAL = "as published for this layout"  # preprocessing that no file says
@@ -99,6 +102,9 @@ def convert_encoder(source: Path, out: Path, asked: ConversionRequest) -> Conver
     tower = Tower(_within(groups[weights], layout, prefix), beside, asked.side)
     try:
         config = layout.config(tower)
+        check_numbers(files[0].parent.name, config)
+        for odd in odd_folder(files[0].parent, config):
+            say(odd)
         said = PREPROCESSING in beside
         seen = dict(beside[PREPROCESSING]) if said else layout.preprocessing(tower, config)
         if not said and "image_mean" in seen:

@@ -18,6 +18,7 @@ OF_FAMILY = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
 # Of white from black after normalising, and of the mean of pixels from 0 to 1.
+OFFSETS = ("offset", "rescale_offset")  # 1 is taken off after rescaling, as of EfficientNet
 LEAST_APART, MOST_APART, MOST_MEAN = 0.4, 20.0, 2.0
 
 
@@ -40,13 +41,15 @@ def channels(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
       UserError: the file is damaged, or a value is none.
     """
     said = preprocessing_of(folder)
-    for name in ("do_rescale", "do_normalize"):
+    for name in ("do_rescale", "do_normalize", *OFFSETS):
         if not isinstance(said.get(name, True), bool | None):
             raise UserError(
                 f"{folder.name}: {PREPROCESSING} has {name} {said[name]!r}, no yes or no."
             )
     factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
     usual, found = usual_channels(folder), []
+    # Of pixels from -1 to 1 the usual means are those after 1 is taken off.
+    less = 1.0 if said.get("do_rescale", True) and any(map(said.get, OFFSETS)) else 0.0
     for name, default, without in (("image_mean", usual[0], 0.0), ("image_std", usual[1], 1.0)):
         value = said.get(name)
         value = default if value is None else value
@@ -54,9 +57,8 @@ def channels(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
             value = without
         try:
             # (255 p f - mean) / std is (p - mean / 255 f) / (std / 255 f) for a pixel p.
-            three = np.broadcast_to(np.asarray(value, np.float64), 3) / float(
-                255 * factor or np.nan
-            )
+            value = np.broadcast_to(np.asarray(value, np.float64), 3)
+            three = (value + less * (name == "image_mean")) / float(255 * factor or np.nan)
         except (TypeError, ValueError):
             three = np.full(3, np.nan)
         if not np.isfinite(three).all() or (name == "image_std" and not (three > 0).all()):

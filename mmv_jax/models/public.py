@@ -18,7 +18,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.models.channels import channels
 from mmv_jax.models.dense import hidden_width
 from mmv_jax.models.encoder import SIZES
-from mmv_jax.models.folder_files import refuse_adapters
+from mmv_jax.models.folder_files import check_numbers, refuse_adapters
 from mmv_jax.models.public_files import CONFIG, TensorPlan, Tensors, read_json
 from mmv_jax.models.public_names import GATED, GATED_DINOV3, KINDS, TensorNames
 
@@ -82,6 +82,7 @@ class PublicEncoder:
                 " folder as it was published."
             ) from None
         _refuse_values(folder, tensors, options, kind=kind)
+        check_numbers(folder.resolve().name, about)
         # DINOv3 says it of each, the others of queries, keys and values together.
         flags = {role: f"{role}_bias" for role in ATTENTION_PARTS} | {"attention_out": "proj_bias"}
         flags |= dict.fromkeys(("mlp_gate", "mlp_inner", "mlp_out"), "mlp_bias")

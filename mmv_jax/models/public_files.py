@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from mmv_jax.errors import UserError
-from mmv_jax.models.folder_files import refuse_pointer
+from mmv_jax.models.folder_files import refuse_pointer, weight_files
 from mmv_jax.provenance import digest_line
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
-INDEX = "model.safetensors.index.json"  # of weights in several files
+# Ends of names of tensors that no feature depends on: their values may be whole numbers.
+UNREAD = ("mask_token", "position_ids", "relative_position_index", "num_batches_tracked")
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -51,7 +52,7 @@ class Tensors:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._at: dict[str, tuple[Path, str]] = {}  # file, and the name in it
-        for path in self._files():
+        for path in weight_files(folder):
             refuse_pointer(path)
             try:
                 # The header alone, which has the shapes.
@@ -77,8 +78,10 @@ class Tensors:
                 value = file.get_tensor(key)
         except (SafetensorError, TypeError) as error:
             raise self._unreadable(path, error) from None
-        # Types of 8 bits hold quantised weights, which need factors that are not read here.
-        if value.dtype.itemsize < 2 or not np.isfinite(value.astype(np.float32)).all():
+        # Whole numbers and 8 bits hold quantised weights, which need factors that are not read.
+        whole = value.dtype.kind in "iub" and not name.endswith(UNREAD)
+        eight = value.dtype.itemsize < 2
+        if whole or eight or not np.isfinite(value.astype(np.float32)).all():
             raise UserError(
                 f"config.init.folder {self.folder}: its tensor {name} ({value.dtype}) is quantised,"
                 " or has values that are not finite."
@@ -103,21 +106,6 @@ class Tensors:
         if name not in self.shapes:
             raise UserError(f"config.init.folder: its {TENSORS} has no tensor {name}.")
         return self.shapes[name]
-
-    def _files(self) -> list[Path]:
-        # Large models lie in several files, which the index names.
-        several = (self.folder / INDEX).is_file()
-        names = {*read_json(self.folder, INDEX)["weight_map"].values()} if several else {TENSORS}
-        # The index is another's file: it must not lead out of the folder.
-        paths = [self.folder / Path(name).name for name in sorted(names)]
-        for path in paths:
-            if not path.is_file():
-                raise UserError(
-                    f"config.init.folder {self.folder}: it has no {path.name}. Pickled weights"
-                    " (.bin, .pth) are never read: save the model again with"
-                    " safe_serialization=True."
-                )
-        return paths
 
     def _unreadable(self, path: Path, error: Exception) -> UserError:
         return UserError(f"config.init.folder {self.folder}: {path.name} cannot be read ({error}).")

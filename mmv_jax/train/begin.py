@@ -16,7 +16,9 @@ from mmv_jax.checkpoint import restore_items
 from mmv_jax.errors import UserError
 from mmv_jax.models.encoder import SIZES
 from mmv_jax.models.lora import without_adapters
+from mmv_jax.models.odd_folder import odd_folder
 from mmv_jax.models.public import PublicEncoder
+from mmv_jax.models.public_files import CONFIG, read_json
 from mmv_jax.objectives.recipes import with_recipe
 from mmv_jax.objectives.term import EARLIER
 from mmv_jax.released import restore_weights, weights_file
@@ -214,6 +216,8 @@ def _refuse_others(own: ConfigDict, needed: Mapping[str, Any], name: str) -> Non
 
 def _of_folder(init: Init, config: ConfigDict, state: TrainState) -> Start:
     public = PublicEncoder.open(init.folder)
+    for odd in odd_folder(Path(init.folder), read_json(Path(init.folder), CONFIG)):
+        say(odd)
     learned = np.asarray(state.student["encoder"]["embed"]["learned"])
     params, lines, digest = public.parameters(tuple(config.encoder.patch), learned)
     if config.encoder.get("positions") == "rotary":

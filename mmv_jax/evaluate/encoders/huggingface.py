@@ -27,13 +27,14 @@ from mmv_jax.evaluate.encoders.readout import LAST, standardise_tokens
 from mmv_jax.evaluate.encoders.source import EncoderSource
 from mmv_jax.evaluate.encoders.stand_ins import save_stand_in
 from mmv_jax.models.channels import PREPROCESSING
-from mmv_jax.models.public_files import CONFIG, read_json
+from mmv_jax.models.folder_files import check_numbers
+from mmv_jax.models.odd_folder import odd_folder
+from mmv_jax.models.public_files import CONFIG, UNREAD, read_json
+from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 
 # The largest scale of a study. These models do not know small images in a black corner.
 FILLED = OVERSAMPLING | {2: float("inf")}
-# Ends of names of tensors that no feature depends on.
-UNREAD = ("mask_token", "position_ids", "relative_position_index", "num_batches_tracked")
 SLICES = 8  # that go through the model at once
 
 
@@ -246,13 +247,23 @@ def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
     folder = Path(folder)
     check_files(folder)
     model = _load_model(folder, transformers)
+    check_numbers(folder.name, model.config.to_dict())
+    for odd in odd_folder(folder, model.config.to_dict()):
+        say(odd)
     size, mean, std = preprocessing(folder, getattr(model.config, "image_size", None))
     try:
         with torch.inference_mode():
             # The patch size is measured on a blank image: configs spell it differently, or not at
             # all.
             _, grids = split_tokens(model(pixel_values=torch.zeros(1, 3, size, size)))
-    except (ValueError, RuntimeError) as error:
+    except (AttributeError, IndexError) as error:
+        # No pooled vector, or tokens in no square: of segmentation, detection and hybrid models.
+        raise UserError(
+            f"{folder.name}: the output of a {model.config.model_type} is no square of patch tokens"
+            " with a global vector, so it has no features that can be measured here. Take the"
+            " backbone that it was made from."
+        ) from error
+    except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"{folder.name}: the model takes no image of {size} × {size} pixels with three"
             f" channels, which {PREPROCESSING} and {CONFIG} ask for: {_first_line(error)}"
@@ -292,6 +303,8 @@ def _load_model(folder: Path, transformers: Any) -> Any:
             **config,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,  # else transformers asks whether to run the folder's code
+            ignore_mismatched_sizes=True,  # they are told below, by name
             output_loading_info=True,
             dtype="float32",  # a folder may keep 16 bits, which our images are not
         )
@@ -303,20 +316,26 @@ def _load_model(folder: Path, transformers: Any) -> Any:
     finally:
         transformers.logging.set_verbosity(quiet)
     # Many checkpoints have no pooler. With a CLS token it is not read, so it may be missing.
-    wrong = [
-        name
-        for name in map(str, [*info["missing_keys"], *info["mismatched_keys"]])
-        if "pooler" not in name
-    ]
-    if wrong:
+    missing = [name for name in map(str, info["missing_keys"]) if "pooler" not in name]
+    if missing:
         raise UserError(
-            f"{folder.name}: {len(wrong)} tensors are missing from the weights or have another"
-            f" shape, the first is {wrong[0]}."
+            f"{folder.name}: {len(missing)} tensors are missing from the weights or have another"
+            f" name, the first is {missing[0]}."
+        )
+    if other := [str(found[0]) for found in info["mismatched_keys"] if "pooler" not in found[0]]:
+        raise UserError(
+            f"{folder.name}: {len(other)} tensors of the weights have another shape than its"
+            f" {CONFIG} says, the first is {other[0]}. One of the two is another model's."
         )
     if more := _of_another(model, info["unexpected_keys"]):
         raise UserError(
             f"{folder.name}: its {CONFIG} has no place for {len(more)} tensors of the weights, the"
             f" first is {more[0]}. One of the two is another model's."
+        )
+    if copies := _copies(model, info["unexpected_keys"]):
+        say(
+            f"{folder.name}: its weights hold the model twice. {copies[0]} and its like are not"
+            " read: if they are the average over the training, which papers use, save that alone."
         )
     # eval() turns dropout off, so that a study has the same features each time.
     tower = getattr(model, "vision_model", model).eval()
@@ -330,6 +349,18 @@ def _of_another(model: Any, unexpected: Iterable[str]) -> list[str]:
     tower = {"vision_model"} if "vision_model" in names else names - {"pooler"}
     own = (name.removeprefix(f"{model.base_model_prefix}.") for name in map(str, unexpected))
     return sorted(n for n in own if n.split(".")[0] in tower and not n.endswith(UNREAD))
+
+
+def _copies(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Tensors that are not read and have the name of one that is, behind a prefix such as ema."""
+    names = {*model.state_dict()}
+    # Two parts at least stay behind a prefix: "weight" alone is no tensor's own name.
+    parts = {str(name): str(name).split(".") for name in unexpected}
+    return sorted(
+        name
+        for name, own in parts.items()
+        if any(".".join(own[n:]) in names for n in range(1, len(own) - 2))
+    )
 
 
 def _first_line(error: Exception) -> str:

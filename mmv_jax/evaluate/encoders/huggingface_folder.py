@@ -1,13 +1,16 @@
 """What a Hugging Face folder must hold, and how its images are made."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmv_jax.errors import UserError
 from mmv_jax.models.channels import PREPROCESSING, channels, preprocessing_of, side_of
-from mmv_jax.models.folder_files import refuse_adapters, refuse_pointer
+from mmv_jax.models.folder_files import refuse_adapters, refuse_pointer, weight_files
+from mmv_jax.models.public_files import UNREAD
 from mmv_jax.report.progress import say
 
 EIGHT_BITS = {"I8", "U8", "F8_E4M3", "F8_E5M2"}
+WHOLE_NUMBERS = {"I16", "I32", "I64", "U16", "U32", "U64"}
 
 
 def check_files(folder: Path) -> None:
@@ -45,23 +48,28 @@ def _check_weights(folder: Path) -> None:
     """Refuse what transformers would load without a word, or with words of its own."""
     from safetensors import SafetensorError, safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         refuse_pointer(path)
         try:
             with safe_open(path, "numpy") as file:
-                kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+                kinds = {
+                    kind
+                    for key in file.keys()  # noqa: SIM118 (the file is no dict)
+                    if (kind := file.get_slice(key).get_dtype()) in EIGHT_BITS
+                    or (kind in WHOLE_NUMBERS and not key.endswith(UNREAD))
+                }
         except SafetensorError as error:
             raise UserError(f"{folder.name}: {path.name} is damaged: {error}") from None
-        if narrow := sorted(kinds & EIGHT_BITS):
+        if narrow := sorted(kinds):
             # Quantised weights need factors, which are not read.
             raise UserError(
                 f"{folder.name}: {path.name} has values of the type {narrow[0]}. Take the model in"
-                " 16 or 32 bits."
+                " floats of 16 or 32 bits."
             )
 
 
 def preprocessing(
-    folder: Path, image_size: int | None
+    folder: Path, image_size: int | Sequence[int] | None
 ) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
     """Side of the image in pixels, and mean and std of its channels.
 
@@ -77,4 +85,9 @@ def preprocessing(
             f"{folder.name}: no {PREPROCESSING} says its means and deviations; those usual for its"
             f" family are taken, {mean} and {std}."
         )
-    return int(side_of(folder) or image_size or 224), mean, std
+    sides = {*(image_size if isinstance(image_size, list | tuple) else [image_size])}
+    if len(sides) > 1:
+        raise UserError(
+            f"{folder.name}: its config.json says image_size {image_size}. Images here are square."
+        )
+    return int(side_of(folder) or sides.pop() or 224), mean, std
