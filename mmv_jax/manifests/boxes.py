@@ -12,14 +12,17 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.manifests.box_checks import FEW, advice, odd_boxes
 from mmv_jax.manifests.csv_dialect import encoding_of, separator_of, visible
 from mmv_jax.manifests.listing import keep_added_columns
 from mmv_jax.manifests.manifest import MASK, OPTIONAL, REQUIRED, Line, read_manifest
+from mmv_jax.missing import is_missing
 from mmv_jax.phantom.files import write_nifti, write_png
 from mmv_jax.phantom.grid import Grid
 from mmv_jax.readers.read import read_mask, read_study
@@ -29,15 +32,24 @@ from mmv_jax.study import Study
 IDS = ("study_id", "file", "filename", "file_name", "image", "image_id", "image index")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SIDES = ("x", "y", "w", "h")
+# Further names of these columns.
+WORDS = {"width": "w", "height": "h", "x_min": "xmin", "y_min": "ymin", "x_max": "xmax"}
+WORDS |= {"y_max": "ymax", "x1": "xmin", "y1": "ymin", "x2": "xmax", "y2": "ymax"}
 SLICES = ("slice", "slice_index", "slice_index_from_0", "z")
-KNOWN = (*IDS, *CORNERS, *SIDES, *SLICES, "label")
+KNOWN = (*IDS, *CORNERS, *SIDES, *WORDS, *SLICES, "label")
 EDGE = 1.0  # pixels that a box may stick out, by rounding
 SHOWN = 5  # lines that a complaint names
+LEAVES = "that leaves its image"  # begins the reason of a box that sticks out
+NONE = "that is none"  # why a box is not drawn: a width or a height that is not above 0
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box of a line of the CSV: from `low` to `high` (x, y) in pixels, in slice `z` or none."""
+    """A box of a line of the CSV: from `low` to `high` (x, y) in pixels, in slice `z` or none.
+
+    Attributes:
+      sides: whether the line says x, y, w, h, and not corners.
+    """
 
     line: int
     study: str
@@ -45,10 +57,20 @@ class Box:
     high: tuple[float, float]
     z: float | None
     label: str
+    sides: bool = False
+
+    @property
+    def wrong(self) -> str:
+        """Why its numbers are those of no box, in words; "" where they are."""
+        numbers = (*self.low, *self.high, 0.0 if self.z is None else self.z)
+        # NaN compares as False, so words are refused here too.
+        above = self.high[0] > self.low[0] and self.high[1] > self.low[1]
+        return "" if above and np.isfinite(numbers).all() else NONE
 
 
-def read_boxes(path: Path) -> list[Box]:
-    """The boxes of a CSV.
+def read_boxes(path: Path, tell: Callable[[str], None] = print) -> list[Box]:
+    """The boxes of a CSV. A line whose four cells are empty is told and is none; among many others
+    one may be `wrong`.
 
     Raises:
       UserError: no such file, no known columns, or lines that hold no box.
@@ -64,34 +86,58 @@ def read_boxes(path: Path) -> list[Box]:
         raise UserError(f"{path.name}: there is no line below the header.")
     columns = {visible(str(name)).casefold(): name for name in rows[0][1]}
     study = _first_of(columns, IDS, path, "the study (study_id)")
-    place = next((names for names in (SIDES, CORNERS) if set(names) <= set(columns)), None)
+    # A column of the usual name wins: beside w, `width` may be the picture's.
+    named = {WORDS[name]: own for name, own in columns.items() if name in WORDS} | columns
+    place = next((names for names in (SIDES, CORNERS) if set(names) <= set(named)), None)
     if place is None:
         raise UserError(
             f"{path.name}: the header has neither {', '.join(SIDES)} nor {', '.join(CORNERS)}."
         )
     z = next((columns[name] for name in SLICES if name in columns), None)
-    found, wrong = [], []
+    label, found, empty = columns.get("label", ""), list[Box](), list[int]()
     for line, row in rows:
-        try:
-            a, b, c, d = (float(row[columns[name]]) for name in place)
-            layer = float(row[z]) if z and (row[z] or "").strip() else None
-        except (TypeError, ValueError):
-            a = b = c = d = float("nan")
-            layer = None
-        numbers = [a, b, c, d] if layer is None else [a, b, c, d, layer]
-        low, high = (a, b), ((a + c, b + d) if place == SIDES else (c, d))
-        label = (row.get(columns.get("label", ""), "") or "").strip()
-        # NaN compares as False, so words are refused here too.
-        if not (high[0] > low[0] and high[1] > low[1] and np.isfinite(numbers).all()):
-            wrong.append(line)
-        own = (row[study] or "").strip()
-        found.append(Box(line=line, study=own, low=low, high=high, z=layer, label=label))
-    if wrong:
-        raise UserError(
-            f"{path.name}: {_at(wrong)} no box: {', '.join(place)} must be numbers with a width and"
-            " a height above 0, and a slice is a number or empty."
-        )
+        cells = [row[named[name]] for name in place]
+        if all(is_missing(cell) for cell in cells):
+            empty.append(line)
+            continue
+        own, word = (row[study] or "").strip(), (row.get(label, "") or "").strip()
+        layer = row[z] if z else None
+        found.append(_box(cells, layer, sides=place == SIDES, line=line, study=own, label=word))
+    if empty:
+        tell(f"{path.name}: {_at(empty)} no numbers and no box. --free names studies without one.")
+    _refuse(path, found, place)
     return found
+
+
+def _box(cells: Sequence[str], z: str | None, *, sides: bool, **known: Any) -> Box:
+    try:
+        a, b, c, d = map(float, cells)
+        layer = float(z) if z and z.strip() else None
+    except (TypeError, ValueError):
+        a = b = c = d = float("nan")
+        layer = None
+    high = (a + c, b + d) if sides else (c, d)
+    return Box(low=(a, b), high=high, z=layer, sides=sides, **known)
+
+
+def _refuse(path: Path, boxes: Sequence[Box], place: Sequence[str]) -> None:
+    """Refuse a table without boxes, with many that are none, or of shares of a picture."""
+    wrong = [box for box in boxes if box.wrong]
+    if not boxes or len(wrong) > FEW * len(boxes):
+        advice = "."
+        if wrong and all(c > 0 for box in wrong for c in box.high) and place == CORNERS:
+            advice = ". If they are x, y, width and height, call them x, y, w, h."
+        raise UserError(
+            f"{path.name}: {_at([box.line for box in wrong] or [1])} no box: {', '.join(place)}"
+            " must be numbers with a width and a height above 0, and a slice is a number or empty"
+            f"{advice}"
+        )
+    if all(0 <= x <= 1 for box in boxes if not box.wrong for x in (*box.low, *box.high)):
+        raise UserError(
+            f"{path.name}: all numbers are from 0 to 1, which are shares of a picture. Multiply"
+            " those of x by its width in pixels and those of y by its height. If the first two are"
+            " a centre, as of YOLO, take half of the width and the height off."
+        )
 
 
 def _first_of(columns: dict[str, str], names: Sequence[str], path: Path, what: str) -> str:
@@ -110,6 +156,10 @@ def draw(boxes: Sequence[Box], study: Study) -> Int[np.ndarray, "Z Y X"]:
     depth, *plane = study.voxels.shape
     mask = np.zeros(study.voxels.shape, np.uint8)
     for box in boxes:
+        if box.wrong:
+            raise ValueError(box, box.wrong)
+        if max(box.high) <= 1:
+            raise ValueError(box, "within the first pixel, as a line without a lesion has")
         if (study.ndim == 3) != (box.z is not None):
             why = (
                 "without a slice, of a volume" if study.ndim == 3 else "with a slice, of a picture"
@@ -122,7 +172,7 @@ def draw(boxes: Sequence[Box], study: Study) -> Int[np.ndarray, "Z Y X"]:
         for low, high, n in zip(box.low, box.high, reversed(plane)):
             if low < -EDGE or high > n + EDGE:
                 size = f"{plane[1]} × {plane[0]}"
-                why = f"that leaves its image of {size} pixels; scale boxes to the file's own size"
+                why = f"{LEAVES} of {size} pixels; scale boxes to the file's own size"
                 raise ValueError(box, why)
             # A box that is thinner than a pixel still marks one.
             first = min(max(int(np.ceil(low - 0.5)), 0), n - 1)
@@ -160,10 +210,15 @@ def write_boxes(
     if Path(out).absolute() == Path(str(manifest)).absolute():
         raise UserError(f"{out.name} is the manifest itself: give another --out.")
     keep_added_columns(out, columns)
-    every = read_boxes(boxes)
-    kept = [box for box in every if not labels or box.label in labels]
+    every = read_boxes(boxes, tell)
+    # "Nodule" and "nodule" are one label: half of the lesions would be missing.
+    wanted = {label.casefold() for label in labels}
+    kept = [box for box in every if not labels or box.label.casefold() in wanted]
+    names = sorted({box.label for box in every if box.label})
+    if not labels and len(names) > 1:
+        tell(f"Boxes of all {len(names)} labels are one mask ({', '.join(names[:SHOWN])}).")
     if not kept:
-        there = ", ".join(sorted({box.label for box in every if box.label})) or "none"
+        there = ", ".join(names) or "none"
         raise UserError(
             f"{boxes.name}: no box has the label {', '.join(labels)}. There are: {there}."
         )
@@ -227,6 +282,7 @@ def _masks_of(
     folder, found, unread = out.parent / f"{out.stem}-{mask}", dict[int, Path](), 0
     folder.mkdir(parents=True, exist_ok=True)
     wrong: dict[str, list[int]] = defaultdict(list)
+    seen, sizes = list[Box](), list[tuple[int, int]]()
     for line in lines:
         if line.number not in own:
             continue
@@ -235,6 +291,8 @@ def _masks_of(
         except Refused:
             unread += 1  # the ingest says why
             continue
+        seen += own[line.number]
+        sizes += [study.voxels.shape[:0:-1]] * len(own[line.number])  # width, height
         try:
             drawn = draw(own[line.number], study)
         except ValueError as error:
@@ -245,13 +303,39 @@ def _masks_of(
             found[line.number] = _write_mask(folder / f"line-{line.number:06d}", drawn, study)
         except Refused as why:
             raise UserError(f"{boxes.name}: a mask for line {line.number} fails: {why}.") from None
-    if wrong:
-        raise UserError(
-            "\n".join(f"{boxes.name}: {_at(at)} a box {why}." for why, at in wrong.items())
-        )
+    _tell_of(seen, np.array(sizes), wrong, boxes=boxes, tell=tell)
     if unread:
         tell(f"{unread:,} studies cannot be read; the ingest says why.")
     return found
+
+
+def _tell_of(
+    seen: Sequence[Box],
+    sizes: np.ndarray,
+    wrong: Mapping[str, list[int]],
+    *,
+    boxes: Path,
+    tell: Callable[[str], None],
+) -> None:
+    """Tell boxes that do not fit, and those that were probably meant otherwise.
+
+    Args:
+      sizes: [B, 2] width and height of the picture of each box.
+      wrong: by reason, the lines of boxes that were not drawn.
+    Raises:
+      UserError: many do not fit.
+    """
+    of_sides = any(box.sides for box in seen)
+    kept = [n for n, box in enumerate(seen) if not box.wrong]
+    whole, own = [seen[n] for n in kept], sizes[kept]
+    said = "\n".join(f"{boxes.name}: {_at(at)} a box {why}." for why, at in wrong.items())
+    if sum(map(len, wrong.values())) > FEW * len(seen):
+        leaves = whole and all(why.startswith(LEAVES) for why in wrong)
+        raise UserError(said + (advice(whole, own, EDGE, sides=of_sides) if leaves else ""))
+    if wrong:
+        tell(f"{said}\nTheir studies get no mask, as it would not have all of their lesions.")
+    for sentence in odd_boxes(whole, own, sides=of_sides) if whole else ():
+        tell(sentence)
 
 
 def _write_mask(path: Path, drawn: np.ndarray, study: Study) -> Path:

@@ -157,3 +157,123 @@ def test_nothing_that_stands_in_a_manifest_is_lost(manifest, tmp_path):
     with pytest.raises(UserError, match="first.csv has the column lesion_mask already"):
         write_boxes(tmp_path / "first.csv", boxes, tmp_path / "second.csv", mask="lesion")
     assert manifest.read_text() == before
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Thirty pictures of 40 by 20 pixels, `s0` to `s29`."""
+    rng, lines = np.random.default_rng(1), []
+    for n in range(30):
+        write_png(tmp_path / f"{n}.png", rng.integers(0, 255, (20, 40)).astype(np.uint8))
+        lines.append(f"s{n},{n}.png,p{n},train,CXR,0.5,,\n")
+    path = tmp_path / "m.csv"
+    path.write_text(HEADER + "".join(lines))
+    return path
+
+
+def places(count=30):
+    """Boxes (x, y, w, h) that lie all over the pictures."""
+    rng = np.random.default_rng(2)
+    w, h = rng.integers(3, 9, count), rng.integers(2, 6, count)
+    x, y = rng.integers(0, 40 - w), rng.integers(0, 20 - h)
+    x[0], y[0] = 40 - w[0], 20 - h[0]  # one in the lower right
+    return np.stack([x, y, w, h], axis=1).astype(float)
+
+
+def told_of(pictures, rows, header="study_id,x,y,w,h", **options):
+    """What is told while the boxes of `s0`, `s1`, ... are drawn, and the names of the drawn."""
+    text = "".join(",".join(map(str, [f"s{n}", *row])) + "\n" for n, row in enumerate(rows))
+    path, told = boxes_of(pictures.parent, f"{header}\n{text}"), list[str]()
+    new = pictures.parent / "n.csv"
+    write_boxes(pictures, path, new, mask="lesion", tell=told.append, **options)
+    return "\n".join(told), set(masks_of(new, "lesion"))
+
+
+def test_boxes_all_over_their_pictures_are_told_nothing(pictures):
+    told, drawn = told_of(pictures, places())
+    assert told == "" and len(drawn) == 30
+
+
+CORNERS = "study_id,xmin,ymin,xmax,ymax"
+SMALLER = {"half": (0.5, 0.55), "a fifth, as mm": (0.2, 0.55), "three quarters": (0.74, 0.76)}
+
+
+@pytest.mark.parametrize("scale, most", SMALLER.values(), ids=list(SMALLER))
+def test_pixels_of_a_smaller_picture_and_mm_are_told(pictures, scale, most):
+    told, drawn = told_of(pictures, places() * scale)
+    assert "lie in the upper left of their pictures" in told and len(drawn) == 30
+    # Few boxes may lie anywhere.
+    assert told_of(pictures, (places() * scale)[1:4])[0] == ""
+
+
+def test_shares_of_a_picture_are_refused(pictures):
+    shares = places() / [40, 20, 40, 20]
+    with pytest.raises(UserError, match="numbers are from 0 to 1, which are shares of a picture"):
+        told_of(pictures, shares)
+    shares[:, 2:] += shares[:, :2]
+    with pytest.raises(UserError, match="shares of a picture"):
+        told_of(pictures, shares, CORNERS)
+
+
+def test_numbers_of_another_form_are_named_where_they_leave_their_pictures(pictures):
+    x, y, w, h = places().T
+    corners = np.stack([x, y, x + w, y + h], axis=1)
+    with pytest.raises(UserError, match="leaves .* would fit if the numbers were xmin, ymin"):
+        told_of(pictures, corners)
+    centres = np.stack([x + w / 2, y + h / 2, w, h], axis=1)
+    with pytest.raises(UserError, match="would fit if the numbers were the centre and w, h"):
+        told_of(pictures, np.repeat(centres[:1], 30, axis=0))
+    turned = np.stack([y, x, h, w], axis=1)
+    with pytest.raises(UserError, match="would fit if the numbers were y before x"):
+        told_of(pictures, turned)
+    with pytest.raises(UserError, match="If they are x, y, width and height, call them x, y, w"):
+        told_of(pictures, places(), CORNERS)
+    # Corners near the upper left stay within their pictures as x, y, w, h.
+    near = np.stack([x / 3 + 1, y / 3 + 1, x / 3 + 9, y / 3 + 5], axis=1)
+    assert "In every box w is larger than x" in told_of(pictures, near)[0]
+
+
+def test_one_wrong_box_leaves_its_own_study_out(pictures):
+    for box, why in (
+        ((5, 5, 0, 3), "line 4 has a box that is none"),
+        ((5, 5, "", 3), "line 4 has a box that is none"),
+        ((36, 5, 9, 3), "line 4 has a box that leaves its image"),
+        ((0, 0, 1, 1), "line 4 has a box within the first pixel"),
+    ):
+        rows = places().tolist()
+        rows[2] = box
+        told, drawn = told_of(pictures, rows)
+        assert why in told and "get no mask" in told
+        assert drawn == {f"s{n}" for n in range(30)} - {"s2"}
+    rows[3:5] = rows[2], rows[2]
+    with pytest.raises(UserError, match="lines 4, 5, 6 have a box within the first pixel"):
+        told_of(pictures, rows)
+
+
+def test_lines_without_numbers_are_no_boxes(pictures):
+    """As tables of data sets list the studies without a finding."""
+    rows = [["", "", "", ""], ["NaN"] * 4, *places(28).tolist()]
+    told, drawn = told_of(pictures, rows, "image_id,x,y,width,height")
+    assert "lines 2, 3 have no numbers and no box" in told
+    assert drawn == {f"s{n}" for n in range(2, 30)}
+
+
+def test_doubled_overlapping_and_whole_boxes_are_told(pictures):
+    rows = [(f"s{n}", *row) for n, row in enumerate(places().tolist())]
+    rows += [rows[4], ("s5", *(np.array(rows[5][1:]) + [1, 1, 0, 0]).clip(0, 30))]
+    rows[6] = ("s6", 0, 0, 40, 20)
+    text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+    path, told = boxes_of(pictures.parent, f"study_id,x,y,w,h\n{text}"), list[str]()
+    write_boxes(pictures, path, pictures.parent / "n.csv", mask="a", tell=told.append)
+    for words in ("1 boxes cover a whole", "1 boxes are there twice", "2 boxes overlap another"):
+        assert any(said.startswith(words) for said in told)
+
+
+def test_a_label_counts_in_any_case_and_several_are_told(pictures):
+    rows = [[*row, ["Nodule", "nodule", "Mass"][n % 3]] for n, row in enumerate(places().tolist())]
+    header = "study_id,x,y,w,h,label"
+    assert len(told_of(pictures, rows, header, labels=["nodule"])[1]) == 20
+    assert (
+        "Boxes of all 3 labels are one mask (Mass, Nodule, nodule)"
+        in told_of(pictures, rows, header)[0]
+    )
