@@ -89,6 +89,9 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     # Before results are written: one folder must not mix the results of two checkpoints.
     refuse_others(workdir, trained.origin["digest"], "--workdir")
     evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
+    evaluation.notices += [note for task in whole for note in task.notes]
+    for note in evaluation.notices:
+        say(note)
     evaluation.truth = studies_of(store.index, evaluation.studies, about).outline
     # Measure: every encoder in every task, then the pixel floor and the end-to-end fits.
     random = with_fresh_weights(trained, config.seed)

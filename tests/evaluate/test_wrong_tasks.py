@@ -53,9 +53,14 @@ def test_values_that_nobody_called_negative_do_not_count_as_negative(values, sai
         task(index, label="x")
     with pytest.raises(UserError, match="which of them are positive"):
         task(index, "multilabel", label=("left", "x"))
-    # Named, every other value is negative.
+    # Named, every other value is negative, but for other words of the same.
     named = values[0]
-    assert task(index, label="x", positive=named).labels.sum() == (values == named).sum()
+    if "yes" in values:
+        with pytest.raises(UserError, match="studies have '(1.0|yes)', which would count as neg"):
+            task(index, label="x", positive=named)
+        named = ["1", "1.0", "yes"]
+    found = task(index, label="x", positive=named).labels.sum()
+    assert found == np.isin(values, named).sum()
 
 
 @pytest.mark.parametrize("code", [-1.0, 9.0, 99.0])
@@ -92,8 +97,8 @@ WRONG = {
     ),
     "negative time": (
         {"kind": "survival", "label": ("x", "left")},
-        np.r_[-1.0, np.ones(N - 1)],
-        "1 studies have another 'x', 0 another 'left'",
+        np.r_[-1.0, -1.0, np.ones(N - 2)],
+        "2 studies have another 'x', 0 another 'left'",
     ),
     "three events": (
         {"kind": "survival", "label": ("age", "x")},
@@ -103,7 +108,7 @@ WRONG = {
     "a class less in test": (
         {"kind": "multiclass", "label": "x"},
         np.where(SPLIT == "test", np.where(LEFT, "a", "b"), np.where(LEFT, "a", "c")),
-        "no study of split 'train' is of class 2 of 3",
+        "no study of split 'train' is of the class 'b'",
     ),
     "falling edges": (
         {"subgroups": {"age": {"edges": (60, 40)}}},

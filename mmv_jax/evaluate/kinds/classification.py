@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Num
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import MEMORY, Probed, Standardiser, principal_axes
 from mmv_jax.evaluate.kinds.kind import Kind
-from mmv_jax.evaluate.tasks.columns import equals, unknown_of_two, values_there
+from mmv_jax.evaluate.tasks.columns import equals, refuse_spellings, unknown_of_two, values_there
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.features import knn_probabilities
 from mmv_jax.metrics.intervals import Interval, interval
@@ -324,6 +324,7 @@ class Classification(Kind):
                 f"{asked_by}.positive is {positive!r}, which no study has. {label!r} has the values"
                 f" {values_there(values)}."
             )
+        refuse_spellings(values[~missing & ~found], positive, asked_by)
         return np.where(missing, np.nan, found.astype(np.float64))
 
     def check_split(self, task: Task, split: str) -> None:

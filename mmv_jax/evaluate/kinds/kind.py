@@ -38,6 +38,8 @@ class Kind:
       has_classes: whether a label is 0 or 1 and the prediction is the probability of 1. The report
         then draws ROC curves and reliability diagrams.
       chance: the headline of a guess, as a line of the figure; None for none.
+      scale: what the first column of the truth holds, by which odd values are told: "numbers",
+        "classes", or "" for neither.
       shares_axis: whether all tasks of this kind have the same unit, and so share a figure.
     """
 
@@ -52,6 +54,7 @@ class Kind:
     has_classes = False
     chance: float | None = None
     shares_axis = False
+    scale = ""
 
     @property
     def headline(self) -> str:
@@ -80,6 +83,10 @@ class Kind:
     ) -> Float[np.ndarray, "N C"]:
         """As `read_labels`, where `many_columns`: a line is left out where all of it is NaN."""
         raise NotImplementedError
+
+    def names_of(self, values: pd.DataFrame) -> tuple[str, ...]:
+        """The names of the columns of `read_many`, for messages."""
+        return tuple(map(str, values))
 
     def check_split(self, task: "Task", split: str) -> None:
         """Refuse a split on which nothing can be learnt or measured.

@@ -75,8 +75,8 @@ class Multilabel(Kind):
         for n, column in enumerate(here.T):
             if len(np.unique(column[~np.isnan(column)])) < 2:
                 raise UserError(
-                    f"config.tasks.{task.name}: in {task.called(split)} finding {n + 1} of"
-                    f" {here.shape[1]} is the same in all studies. Leave it out of `label`."
+                    f"config.tasks.{task.name}: in {task.called(split)} the finding"
+                    f" {task.classes[n]!r} is the same in all studies. Leave it out of `label`."
                 )
 
     def probe(self, x: Float[np.ndarray, "N D"], tasks: Sequence[Task]) -> list[Probed]:

@@ -76,6 +76,7 @@ class Regression(Kind):
     metrics = {"mae": "mae", "r2": "r2"}
     lower_is_better = frozenset({"mae"})
     labels = {"mae": "MAE", "r2": "R²"}
+    scale = "numbers"
 
     def read_labels(
         self, values: pd.Series, *, task: str, label: str, positive: Any

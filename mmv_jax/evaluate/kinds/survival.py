@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.kinds.features import Probed, Standardiser, principal_axes
 from mmv_jax.evaluate.kinds.kind import Kind
-from mmv_jax.evaluate.tasks.columns import numbers_of
+from mmv_jax.evaluate.tasks.columns import FEW, numbers_of
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.behind import rests_on
 from mmv_jax.metrics.weighted import Weighted
@@ -88,15 +88,16 @@ class Survival(Kind):
     shares_axis = True
     many_columns = True
     end_to_end = False
+    scale = "numbers"
 
     def read_many(
         self, values: pd.DataFrame, *, task: str, positive: Any
     ) -> Float[np.ndarray, "N 2"]:
-        """Times and events [N, 2]; NaN where one of the two is empty.
+        """Times and events [N, 2]; NaN where one of the two is empty or, in few studies, wrong.
 
         Raises:
-          UserError: not two columns, a value that is no number, a time that is not above 0, or an
-            event that is neither 0 nor 1.
+          UserError: not two columns, or in more than a few studies a value that is no number, a
+            time that is not above 0, or an event that is neither 0 nor 1.
         """
         if values.shape[1] != 2:
             raise UserError(
@@ -109,13 +110,14 @@ class Survival(Kind):
         )
         known = ~np.isnan(time) & ~np.isnan(event)
         early, odd = (time <= 0) & known, ~np.isin(event, (0, 1)) & known
-        if early.any() or odd.any():
+        if max(early.sum(), odd.sum()) > FEW * known.sum():
             first, second = map(repr, map(str, values))
             raise UserError(
                 f"config.tasks.{task}.label: times must be above 0 and events 0 or 1, and"
                 f" {early.sum()} studies have another {first}, {odd.sum()} another {second}."
                 " Correct them in the manifest."
             )
+        known &= ~early & ~odd
         return np.where(known[:, None], np.stack([time, event], axis=1), np.nan)
 
     def check_split(self, task: Task, split: str) -> None:

@@ -8,9 +8,13 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from mmv_jax.errors import UserError
+from mmv_jax.store.spelled_twice import WHOLE_WORDS
 from mmv_jax.store.third_values import codes_of_two
 
 SHOWN = 6  # values of a column that a message lists
+# Words that say yes: of two of them one must not count as no.
+YES = frozenset(("1", "true", "yes", "y", "t", "positive", "pos", "present", "+", "ja", "oui"))
+FEW = 0.05  # share of filled cells that may be wrong: their studies are left out, and told
 
 
 def column(index: pd.DataFrame, name: str, asked_by: str) -> pd.Series:
@@ -76,21 +80,22 @@ def values_there(values: pd.Series) -> str:
 def numbers_of(
     values: pd.Series, label: str, asked_by: str, *, otherwise: str = ""
 ) -> Float[np.ndarray, " N"]:
-    """The numbers of a column; NaN where a cell is empty.
+    """The numbers of a column; NaN where a cell is empty or, of few cells, no finite number.
 
     Args:
       otherwise: what else the user can do than correct a cell that is no number.
     Raises:
-      UserError: a filled cell is no finite number.
+      UserError: more than a few filled cells are no finite numbers.
     """
     numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
     # An infinite value would make every mean and every fit infinite.
-    if bad := int((~np.isfinite(numbers) & ~is_empty(values)).sum()):
+    filled = ~is_empty(values)
+    if (bad := int((~np.isfinite(numbers) & filled).sum())) > FEW * filled.sum():
         raise UserError(
             f"{asked_by}: {bad} values of {label!r} are no finite numbers. Correct them in the"
             f" manifest{otherwise}."
         )
-    return numbers
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def equals(values: pd.Series, wanted: Any, asked_by: str) -> np.ndarray:
@@ -115,3 +120,31 @@ def equals(values: pd.Series, wanted: Any, asked_by: str) -> np.ndarray:
     return np.logical_or.reduce(
         [(values == option).to_numpy(bool, na_value=False) for option in like]
     )
+
+
+def refuse_spellings(negative: pd.Series, positive: Any, asked_by: str) -> None:
+    """Refuse values that count as negative and say the same as a positive one in another way.
+
+    Raises:
+      UserError: there are some, such as "Yes" or 1 where "yes" is positive.
+    """
+    asked = positive if isinstance(positive, list | tuple) else [positive]
+    folded = {_folded(plain(value)) for value in asked}
+    if folded & YES:
+        folded |= YES
+    for word in WHOLE_WORDS:
+        if folded & {word, word[0]}:
+            folded |= {word, word[0]}
+    cells = negative.map(plain)
+    same = cells[cells.map(_folded).isin(folded)]
+    if len(same):
+        raise UserError(
+            f"{asked_by}.positive is {positive!r}, and {len(same)} studies have"
+            f" {same.iloc[0]!r}, which would count as negative. List all values that are positive."
+        )
+
+
+def _folded(cell: str) -> str:
+    """A cell without capitals and further blanks; 1.0 is 1."""
+    text = " ".join(cell.split()).casefold()
+    return text.removesuffix(".0")

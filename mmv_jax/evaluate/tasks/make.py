@@ -19,6 +19,7 @@ from mmv_jax.evaluate.tasks.groupings import (
     make_grouping,
     with_intersections,
 )
+from mmv_jax.evaluate.tasks.odd_labels import odd_labels
 from mmv_jax.evaluate.tasks.task import SPLITS, Task
 
 PIXELS = ("grid", "spacing_mm")  # arguments of the pixel floor
@@ -76,12 +77,10 @@ def make_task(
     own = _kind_of(kind, asked_by, bool(confounders or mediators))
     parts = whole_numbers_of(structures, f"{asked_by}.structures")
     values = whole_numbers(values, f"{asked_by}.values")
-    if parts:
-        # As a whole the task is where any of them is, which is what its pictures show.
-        values = tuple(value for some in parts.values() for value in some)
-        flags = int(np.bitwise_or.reduce(values)) if flags else 0
+    values, flags = _union(parts, flags) if parts else (values, flags)
     asked = _Truth(name, own, label=label, positive=positive, mask=mask, local=local)
-    chosen, labels = asked.of(index, _chosen(index, where, test_where, asked_by))
+    wanted = _chosen(index, where, test_where, asked_by)
+    chosen, labels = asked.of(index, wanted)
     studies = np.flatnonzero(chosen)
     asked.check_found(index, studies, where)
     part, sides = index.iloc[studies], _yes_or_no(mirror, f"{asked_by}.mirror")
@@ -92,6 +91,7 @@ def make_task(
         split=part["split"].to_numpy(str),
         patients=part["patient"].to_numpy(str),
         labels=labels,
+        **asked.described(index, wanted),
         mask=mask if own.is_mask else "",
         values=values,
         flags=int(flags),
@@ -109,6 +109,14 @@ def make_task(
     )
     (_check_folds_can_read if folds else check)(task)
     return task
+
+
+def _union(parts: Mapping[str, tuple[int, ...]], flags: int) -> tuple[tuple[int, ...], int]:
+    """Values and flags of all structures: as a whole the task is where any of them is, which is
+    what its pictures show.
+    """
+    values = tuple(value for some in parts.values() for value in some)
+    return values, int(np.bitwise_or.reduce(values)) if flags else 0
 
 
 def _yes_or_no(value: Any, asked_by: str) -> bool:
@@ -188,8 +196,8 @@ class _Truth:
         asked_by, kind = f"config.tasks.{self.task}.label", self.kind
         if not self.label:
             raise UserError(f"{asked_by} is missing: name the column of the store with the truth.")
-        names = [self.label] if isinstance(self.label, str) else list(self.label)
-        columns = {name: column(index, name, asked_by).where(chosen) for name in names}
+        columns = self._columns(index, chosen)
+        names = list(columns)
         if kind.many_columns:
             return kind.read_many(pd.DataFrame(columns), task=self.task, positive=self.positive)
         if len(names) != 1:
@@ -199,6 +207,22 @@ class _Truth:
             )
         values = columns[names[0]]
         return kind.read_labels(values, task=self.task, label=names[0], positive=self.positive)
+
+    def _columns(self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]) -> dict[str, pd.Series]:
+        """The columns of the truth, empty where a study is not chosen."""
+        names = [self.label] if isinstance(self.label, str) else list(self.label)
+        asked_by = f"config.tasks.{self.task}.label"
+        return {name: column(index, name, asked_by).where(chosen) for name in names}
+
+    def described(self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]) -> dict[str, Any]:
+        """`classes` and `notes` of the task."""
+        if self.kind.is_mask:
+            return {}
+        columns = self._columns(index, chosen)
+        known = ~np.isnan(self._read(index, chosen)).reshape(len(index), -1).all(axis=1)
+        notes = odd_labels(columns, known, scale=self.kind.scale)
+        classes = self.kind.names_of(pd.DataFrame(columns)) if self.kind.many_columns else ()
+        return {"classes": classes, "notes": tuple(f"{self.task}: {note}" for note in notes)}
 
     def check_found(
         self, index: pd.DataFrame, studies: np.ndarray, where: Mapping[str, Any] | None

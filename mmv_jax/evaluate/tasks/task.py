@@ -26,6 +26,8 @@ class Task:
       patients: keyed hashes, for the bootstrap.
       labels: 0 or 1 (classification) or a number (regression); several of them where the kind has
         `many_columns`; empty for segmentation.
+      classes: the names of the columns of `labels` where there are several.
+      notes: sentences about odd labels, for the report.
       mask: the name of the mask; "" where the task is no segmentation.
       values, flags: the structure is where the mask has one of `values`, or has a bit of `flags`
         set.
@@ -54,6 +56,8 @@ class Task:
     split: np.ndarray
     patients: np.ndarray
     labels: Float[np.ndarray, "M *C"] = field(default_factory=lambda: np.zeros(0))
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     mask: str = ""
     values: tuple[int, ...] = ()
     flags: int = 0
