@@ -5,7 +5,7 @@ It is the last step of `make demo`.
   mmv evaluate --config experiments/eval_demo.py --checkpoint runs/demo/pretrain \
       --workdir runs/demo/evaluate
 
-Measured: docs/results.md.
+Measured: docs/results.md, "The demo".
 """
 
 from ml_collections import ConfigDict

@@ -3,10 +3,13 @@ r"""The encoders of experiments/objectives.py on five findings of radiographs, t
 Probes are measured in five folds of the patients of train and val, and every encoder, the floors
 included, has the readout that each fold's val chooses.
 
-  mmv evaluate --config experiments/eval_objectives.py --checkpoint runs/objectives/mae \
-      --workdir runs/worth/mae
+  mmv ingest $DATA/cxr.csv --store runs/objectives/store
+  mmv evaluate --config experiments/eval_objectives.py --checkpoint chest-mini \
+      --workdir runs/worth/mini
 
-Measured: docs/results.md, of the released weights.
+The first lines of experiments/objectives.py have the commands that train and evaluate the others.
+
+Measured: docs/results.md, "The released weights in five folds".
 """
 
 from ml_collections import ConfigDict

@@ -1,5 +1,7 @@
 r"""Calcified area on mammograms and outcomes: hazard ratios from a cohort table, without images.
 
+  # simulated women; leave this out with a cohort of your own
+  python -m mmv_jax.outcomes.simulate FILE.csv --women 116135
   mmv evaluate --config experiments/eval_outcomes.py --config.cohort=FILE.csv \
       --config.adjust=age,sbp,diabetes,smoker --workdir runs/outcomes
 
@@ -15,9 +17,9 @@ Several endpoints in one run, each with its own competing risk: `endpoints="all"
 
 Paper:    adjusted hazard ratios of mild, moderate, severe 1.18-1.22, 1.38-1.47, 2.03-2.22 in
   116,135 women (arXiv 2503.14550).
-Measured: on as many simulated women with ratios 1.2, 1.4, 2.1: 1.21 [1.13, 1.28], 1.40 [1.31,
-          1.50], 2.16 [2.02, 2.32] adjusted for age, sbp, diabetes and smoker; 1.87, 2.49, 4.24
-          unadjusted.
+Measured: docs/results.md, "Outcomes". On as many simulated women with ratios 1.2, 1.4, 2.1: 1.21
+  [1.13, 1.28], 1.40 [1.31, 1.50], 2.16 [2.02, 2.32] adjusted for age, sbp, diabetes and smoker;
+  1.87, 2.49, 4.24 unadjusted.
 """
 
 from ml_collections import ConfigDict

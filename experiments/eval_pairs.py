@@ -11,7 +11,7 @@ A store of your own has no planted factors. Name labels of yours, or none:
       --config.data.store=stores/mine --config.factors.shared="('age',)" \
       --config.factors.first="()" --config.factors.second="()"
 
-Measured: docs/results.md.
+Measured: docs/results.md, "Two modalities of one body".
 """
 
 from ml_collections import ConfigDict

@@ -2,6 +2,7 @@
 full scale too.
 """
 
+import re
 from pathlib import Path
 
 import jax
@@ -15,7 +16,8 @@ from mmv_jax.parallel import make_mesh
 from mmv_jax.store.layout import CELLS, pack_occupancy
 from mmv_jax.train.loop import lower_step, make_rows
 
-FILES = sorted((Path(__file__).resolve().parents[1] / "experiments").glob("*.py"))
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "experiments").glob("*.py"))
 TRAINING = [path for path in FILES if "objective" in load_config(path)]
 LARGE = {"vitb_mimic_ctrate": (2, 4), "vitl_pod": (1, 8)}  # eight of their chips: data, fsdp
 
@@ -26,6 +28,16 @@ def test_a_config_loads_is_written_down_and_says_how_it_is_run(path):
     text = path.read_text()
     assert f"--config experiments/{path.name}" in text
     assert "Measured:" in text
+
+
+def test_a_config_names_a_section_of_the_results_that_exists():
+    headings = re.findall(r"^##+ (.+)$", (ROOT / "docs/results.md").read_text(), re.MULTILINE)
+    named = {
+        path.stem: re.search(r'docs/results\.md,\s+"([^"]+)"', path.read_text()) for path in FILES
+    }
+    found = {stem: " ".join(match[1].split()) for stem, match in named.items() if match}
+    assert len(found) > 10
+    assert {stem: name for stem, name in found.items() if name not in headings} == {}
 
 
 class Index:

@@ -116,6 +116,7 @@ def test_a_kept_fit_is_read_as_it_was_written(tmp_path):
         {"epoch": 3},
         {"epochs": 0},
         {"studies": 0.5},
+        {"studies": -1},
         {"batch": 2.5},
         {"seeds": True},
         {"peak_lr": 1.0},
@@ -134,3 +135,7 @@ def test_a_budget_that_cannot_be_is_refused(options):
 
 def test_a_config_changes_what_it_names_alone():
     assert Budget.of({"epochs": 2, "rates": [1]}) == replace(Budget(), epochs=2, rates=(1,))
+
+
+def test_a_command_line_can_ask_for_all_studies():
+    assert Budget.of({"studies": 0}) == Budget()

@@ -60,9 +60,11 @@ class Budget:
                     raise UserError(f"config.fit.{name} is {value!r}, but must be True or False.")
             elif isinstance(known[name], int):
                 # `True` is an int in Python, and a config may hold one by mistake.
-                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                least = 0 if name == "studies" else 1
+                if not isinstance(value, int) or isinstance(value, bool) or value < least:
                     raise UserError(
-                        f"config.fit.{name} is {value!r}, but must be a whole number from 1 on."
+                        f"config.fit.{name} is {value!r}, but must be a whole number from {least}"
+                        " on."
                     )
             elif not _are_positive(value, most=1.0 if name == "layer_decays" else np.inf):
                 limit = ", none above 1" if name == "layer_decays" else ""
