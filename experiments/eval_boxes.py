@@ -1,6 +1,6 @@
 r"""Boxes of pneumonia on radiographs, found by the released weights: FROC in five folds.
 
-  mmv boxes cxr.csv --boxes cxr_boxes.csv --mask pneumonia --label Pneumonia \
+  mmv boxes $DATA/cxr.csv --boxes $DATA/cxr_boxes.csv --mask pneumonia --label Pneumonia \
       --free pneumonia=0 --out runs/boxes/cxr.csv
   mmv ingest runs/boxes/cxr.csv --store runs/boxes/store
   mmv evaluate --config experiments/eval_boxes.py --checkpoint chest-mini --workdir runs/boxes/mini
