@@ -95,7 +95,7 @@ class TowerLearner:
     task: Task
 
     def fit(self, recipe: Recipe, seed: int) -> Fitted:
-        """Fit on train, stopped by the loss on val; `params` are the model's `state_dict`."""
+        """Fit on train, stopped by val; `params` are the model's `state_dict`."""
         (train, _), (val, _), kind = self._train, self._val, self._kind
         # A new copy for each fit, so that no fit begins where another one ended.
         model = TunedTower(self.encoder, kind.is_mask, seed)
@@ -117,9 +117,12 @@ class TowerLearner:
             return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
         def score() -> float:
-            # Over all val studies at once: soft Dice is of a batch as a whole.
             found = outputs(model, val, recipe.batch)
-            return -float(kind.torch_loss(found, val.truth, val.counted))
+            if kind.is_mask:
+                # On slices, not whole views. Over all val studies at once, as `Kind.score` does it:
+                # soft Dice is of a batch as a whole.
+                return -float(kind.torch_loss(found, val.truth, val.counted))
+            return kind.score(answers(kind, found), val.truth.numpy(), ())
 
         count = len(train.counts)
         return stopped_by_val(step, score, copy, count=count, recipe=recipe, seed=seed)
@@ -133,7 +136,7 @@ class TowerLearner:
         test, test_scenes = self._read("test")
         found = outputs(model, test, batch)
         if not kind.is_mask:
-            return np.asarray(kind.answer(jnp.asarray(found.numpy())))
+            return answers(kind, found)
         val, scenes = self._val
         of_val = whole_views(outputs(model, val, batch), val.counts, scenes)
         threshold = float(THRESHOLDS[int(sweep(of_val, scenes).argmax())])
@@ -155,6 +158,11 @@ class TowerLearner:
     def _read(self, part: str) -> tuple[Slices, list[Scene]]:
         own = self.task[self.task.split == part]
         return read_slices(self.encoder, self.store, self.geometry, own)
+
+
+def answers(kind: Kind, found: Float[Tensor, " N"]) -> Float[np.ndarray, " N"]:
+    """Predictions from the outputs of a model."""
+    return np.asarray(kind.answer(jnp.asarray(found.numpy())))
 
 
 def outputs(model: TunedTower, part: Slices, batch: int) -> Tensor:
