@@ -159,6 +159,19 @@ def test_the_losses_are_those_of_our_own_models(kind):
         assert -float(theirs) == pytest.approx(heads.agreement(probability, scenes), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_val_scores_a_fit_as_it_scores_our_own_models(tiny, kind):
+    _, store, geometry, foreign = tiny
+    learner = tuning.TowerLearner(foreign, store, geometry, task_of(store, kind))
+    fitted = learner.fit(replace(RECIPE, **SHORT), seed=0)
+    model = tuning.TunedTower(foreign, False, seed=0)
+    model.load_state_dict(fitted.params)
+    val, _ = learner._read("val")
+    said = tuning.answers(learner._kind, tuning.outputs(model, val, 8))
+    expected = learner._kind.score(said, val.truth.numpy(), ())
+    assert fitted.score == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_volume_of_equal_slices_is_its_slice(tiny):
     *_, foreign = tiny
     model = tuning.TunedTower(foreign, False, 0)
