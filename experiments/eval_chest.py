@@ -55,6 +55,8 @@ def get_config() -> ConfigDict:
     c.only = ()  # names of tasks; none: all
     # rates and layer decays are chosen on val for every encoder, see docs/how-to/compare-fairly.md
     c.fit = {"epochs": 10, "patience": 5, "batch": 8, "seeds": 3, "studies": 100}
+    # as many patients as fits see, about: 15 % of those with films, 35 % of the phantoms
+    c.few_shot = {"shares": (0.15, 0.35), "draws": 10}
     # readouts to try for every encoder, floors included; val chooses one
     c.readout = {
         "blocks": (1, 3),
