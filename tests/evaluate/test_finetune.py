@@ -119,8 +119,29 @@ def test_a_fit_that_never_improves_gives_back_what_it_began_with():
     found = line_fit(
         lambda params: -abs(float(params["w"])), Recipe(epochs=5, patience=2, batch=4, peak_lr=0.1)
     )
-    assert (found.epoch, found.epochs) == (0, 2)
+    assert (found.epoch, found.epochs) == (0, 5)
     assert float(found.params["w"]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "epoch", "epochs"),
+    [
+        ([0, -1, -1, -1, -1, 1, 0], 5, 6),  # it gains late, when the learning rate has fallen
+        ([0, 1, 0, 0, 2, 0, 0], 1, 3),  # patience counts from the best epoch
+        ([0, np.nan, np.nan, np.nan, 1, 0, 0], 0, 2),  # a diverged fit does not come back
+    ],
+)
+def test_patience_begins_when_a_fit_has_bettered_its_start(scores, epoch, epochs):
+    rest = iter(scores)
+    found = stopped_by_val(
+        lambda lines, number: None,
+        lambda: next(rest),
+        copy=lambda: None,
+        count=8,
+        recipe=Recipe(epochs=6, patience=2),
+        seed=0,
+    )
+    assert (found.epoch, found.epochs) == (epoch, epochs)
 
 
 @pytest.mark.parametrize("count, steps", {5: 1, 16: 1, 17: 2, 400: 25, 100_000: 6250}.items())

@@ -21,7 +21,8 @@ class Budget:
 
     Attributes:
       epochs: passes over the training studies, at most; the learning rate falls to 1 % over them.
-      patience: epochs without a better score on val after which a fit ends.
+      patience: epochs without a better score on val after which a fit ends, once it has bettered
+        the score of its start.
       batch: studies a step.
       seeds: fits of the chosen setting; mean and standard deviation are given.
       studies: training studies of a task that fits see, at most; 0 for all (`tasks.fewer`).

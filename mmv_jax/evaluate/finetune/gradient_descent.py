@@ -31,7 +31,8 @@ class Recipe:
 
     Attributes:
       epochs: passes over the training studies, at most; the learning rate falls to 1 % over them.
-      patience: epochs without a better score on val after which the fit ends.
+      patience: epochs without a better score on val after which the fit ends, once it has bettered
+        the score of its start.
       batch: studies a step.
       peak_lr, weight_decay: as in `config.optimizer`, for steps of `batch` studies.
       layer_decay: factor of a layer's learning rate relative to the layer above; 1 for none.
@@ -204,10 +205,11 @@ def stopped_by_val(
         for n, lines in enumerate(np.resize(rng.permutation(count), (per_epoch, rows))):
             step(lines, (epoch - 1) * per_epoch + n)
         found = score()
-        # NaN is never larger, so a diverged fit ends when its patience does.
+        # NaN is never larger, so a diverged fit ends when its patience does. A fit that has not
+        # bettered its start may do so when its learning rate has fallen, and has all its epochs.
         if found > best.score:
             best = Fitted(copy(), found, epoch, epochs=epoch)
-        elif epoch - best.epoch >= recipe.patience:
+        elif epoch - best.epoch >= recipe.patience and (best.epoch or not np.isfinite(found)):
             break
     # The best epoch is not the last one, unless the fit ran out of epochs.
     return replace(best, epochs=epoch)
