@@ -13,8 +13,14 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy import special, stats
 
-EQUAL = 3  # patients of a class that the guess of equal spreads counts for
-TRUSTED = 20  # patients of a class, times 4 A (1 - A) at an AUROC A, whose variance counts half
+# Of the AUROC's interval, chosen by simulation (docs/log.md, 29 November 2026).
+EQUAL = 1.5  # patients of a class that the guess of equal spreads counts for
+# Patients of a class, times 4 A (1 - A) at an AUROC A, whose measured variance counts half: one
+# that is larger than the model's, and one that is smaller.
+TRUSTED = np.array([[5.0], [40.0]])
+HEAVY = 2.0  # how often what heavy tails add is counted, at candidates nearer to 0.5
+LEAN = 0.4  # how unequally the tails are shared, at an AUROC of 1
+FREEDOM = 2.5  # degrees of freedom, as a multiple of those of the measured parts
 
 
 @dataclass(frozen=True)
@@ -127,16 +133,22 @@ def auroc_interval(
     the data, so it holds at perfect separation too.
 
     It is widened by the design effect of several studies a patient. The more patients are ranked
-    wrongly, the more it is drawn to DeLong's variance (with clusters), which assumes no shape. The
-    quantile is Student's, with twice the degrees of freedom of the measured parts (Satterthwaite),
-    since both classes tell one ratio.
+    wrongly, the more it is drawn to DeLong's variance (with clusters), which assumes no shape. One
+    that is larger than the model's is trusted sooner than one that is smaller: the latter may miss
+    the rare patient who is ranked far too low.
+
+    So may a good AUROC. Candidates nearer to 0.5 than the estimate have the variance of heavy
+    tails, which is the same share of A (1 − A) at all AUROCs A (Student's t with 3 degrees of
+    freedom: 0.30 to 0.33). Their tail holds less than half of what is left out, and the other tail
+    holds more. The quantile is Student's, with `FREEDOM` times the degrees of freedom of the
+    measured parts (Satterthwaite), since both classes tell one ratio.
 
     Args:
       patients: an index of each study's patient, 0 to P − 1; at least `FEWEST` of each class.
 
     Source: a score interval with a model's variance, Newcombe, Statistics in Medicine 25 (2006),
-      part 2, whose model is exponential. Normal scores, the ratio and the weights are this
-      package's, by simulation (docs/results.md).
+      part 2, whose model is exponential. The shapes, the ratio and the weights are this package's,
+      by simulation (docs/results.md).
     """
     found = delong(truth, score, patients)
     return _score_bounds(found.value, _allowed(found, level))
@@ -173,15 +185,26 @@ def _allowed(found: DeLong, level: float) -> Callable[[np.ndarray], np.ndarray]:
         low = (m - 1) * placement_variance(value, 1 - share)
         return np.stack([high, low, value * (1 - value)]) / (m * n)
 
-    inner = parts(np.array(found.inner))
+    inner, guess = parts(np.array(found.inner)), float(parts(np.array(0.5)).sum())
+    measured = found.variance / inner.sum()
     # Of few wrongly ranked patients the measured variance is far off, and the more so the better
     # their AUROC is by chance.
     wrong = 8 * i * j / (i + j) * found.inner * (1 - found.inner)
     trust = wrong / (wrong + TRUSTED)
-    scale = trust * found.variance / inner.sum() + (1 - trust) * found.design_effect
-    freedom = 2 * inner.sum() ** 2 / (inner[0] ** 2 / (i - 1) + inner[1] ** 2 / (j - 1))
-    width = float(stats.t.ppf((1 + level) / 2, freedom))
-    return lambda value: width**2 * scale * parts(value).sum(axis=0)
+    freedom = FREEDOM * inner.sum() ** 2 / (inner[0] ** 2 / (i - 1) + inner[1] ** 2 / (j - 1))
+
+    def allowed(value: np.ndarray) -> np.ndarray:
+        side = np.sign(found.value - value)
+        normal = parts(value).sum(axis=0)
+        heavy = 4 * value * (1 - value) * guess
+        nearer = side * (value - 0.5) > 0
+        model = found.design_effect * (normal + HEAVY * nearer * (heavy - normal))
+        # The larger of the two leans to a measured variance above the model's.
+        variance = (trust * measured * normal + (1 - trust) * model).max(axis=0)
+        tail = (1 - level) / 2 * (1 - LEAN * side * (2 * value - 1))
+        return special.stdtrit(freedom, tail) ** 2 * variance
+
+    return allowed
 
 
 def _correlation(value: float, variance: Float[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:

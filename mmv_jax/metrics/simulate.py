@@ -12,12 +12,13 @@ import json
 import platform
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from mmv_jax.metrics.intervals import interval, paired
 from mmv_jax.metrics.resamples import patient_weights
@@ -60,6 +61,26 @@ class Simulated:
 
 def draw(cell: Simulated, rng: np.random.Generator) -> Test:
     """One test set."""
+    truth, noise, patients = _begun(cell, rng)
+    return *DRAWN[cell.what][1](cell, truth, noise, rng), patients
+
+
+def draw_pair(cell: Simulated, gap: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Truth, two predictions of the same studies, and patients.
+
+    The second prediction's AUROC is lower by `gap`. Half of its noise is the first one's.
+    """
+    truth, noise, patients = _begun(cell, rng)
+    other = (noise + rng.normal(size=len(noise))) / np.sqrt(2)
+    worse = replace(cell, level=cell.level - gap)
+    first, second = (
+        DRAWN[cell.what][1](one, truth, its, rng)[1] for one, its in ((cell, noise), (worse, other))
+    )
+    return truth, first, second, patients
+
+
+def _begun(cell: Simulated, rng: np.random.Generator) -> Test:
+    """Truth, standard normal noise, and patients."""
     count = sum(cell.sizes)
     patients = np.repeat(np.arange(count), cell.studies)
     own = rng.normal(size=count)[patients]
@@ -67,7 +88,7 @@ def draw(cell: Simulated, rng: np.random.Generator) -> Test:
     noise = np.sqrt(alike) * own + np.sqrt(1 - alike) * rng.normal(size=len(patients))
     truth = (np.arange(count) < cell.sizes[0])[patients].astype(float)
     truth = rng.permutation(truth) if cell.mixed else truth
-    return *DRAWN[cell.what][1](cell, truth, noise, rng), patients
+    return truth, noise, patients
 
 
 def _scores(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
@@ -89,6 +110,29 @@ def _exponential(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> 
     """Exponential: the odds of the AUROC are the ratio of the means."""
     odds = cell.level / (1 - cell.level)
     return truth, -stats.norm.logsf(noise) * np.where(truth == 1, odds, 1.0)
+
+
+def _heavy_scores(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
+    """Student's t with three degrees of freedom, both classes with the same spread."""
+    return truth, stats.t.ppf(stats.norm.cdf(noise), 3) + truth * heavy_shift(cell.level)
+
+
+@lru_cache
+def heavy_shift(level: float) -> float:
+    """The shift that gives two classes of t scores (three degrees of freedom) this AUROC.
+
+    The difference of two scores has the characteristic function ((1 + s) exp(-s))², s = √3 |x|.
+    Gil-Pelaez's formula turns it into the distribution below.
+
+    Source: Gil-Pelaez, Biometrika 38 (1951).
+    """
+
+    def probability(shift: float) -> float:
+        y = shift / np.sqrt(3)
+        z = 4 + y**2
+        return 0.5 + (np.arctan(y / 2) + 2 * y / z + 4 * y / z**2) / np.pi
+
+    return float(optimize.brentq(lambda shift: probability(shift) - level, -100, 100))
 
 
 def _right(cell: Simulated, truth: np.ndarray, noise: np.ndarray, rng) -> tuple:
@@ -119,6 +163,7 @@ DRAWN: dict[str, tuple[str, Callable]] = {  # what: the metric, and how truth an
     "AUROC, positives twice as wide": ("auroc", _wide_scores),
     "AUROC, negatives twice as wide": ("auroc", _wide_negatives),
     "AUROC, exponential scores": ("auroc", _exponential),
+    "AUROC, heavy tails": ("auroc", _heavy_scores),
     "AUPRC": ("auprc", _scores),
     "proportion": ("proportion", _right),
     "Dice": ("mean", _dice),
@@ -173,38 +218,43 @@ def coverage(cell: Simulated, bounds: Bounds, repeats: int) -> float:
     return 100 * float(np.mean(held))
 
 
-def rejections(cell: Simulated, repeats: int) -> float:
-    """How often (in %) p is below 0.05 where two predictions are equally good."""
-    rng, found = np.random.default_rng(0), []
+def differences(cell: Simulated, gap: float, repeats: int) -> tuple[float, float]:
+    """How often (in %) the interval of a difference of AUROCs holds it, and how often p < 0.05.
+
+    Args:
+      gap: the true difference.
+    """
+    rng, held, rejected = np.random.default_rng(0), [], []
     for _ in range(repeats):
-        truth, first, patients = draw(cell, rng)
-        shift = truth * stats.norm.ppf(cell.level) * np.sqrt(2)
-        second = shift + (first - shift + rng.normal(size=len(truth))) / np.sqrt(2)
-        found.append(
-            paired(cell.metric, truth, first, second, patients=patients, resamples=1000).p < 0.05
-        )
-    return 100 * float(np.mean(found))
+        truth, first, second, patients = draw_pair(cell, gap, rng)
+        found = paired(cell.metric, truth, first, second, patients=patients, resamples=1000)
+        # Two equal AUROCs may differ in their last bit.
+        held.append(found.low - 1e-9 <= gap <= found.high + 1e-9)
+        rejected.append(found.p < 0.05)
+    return round(100 * float(np.mean(held)), 1), round(100 * float(np.mean(rejected)), 1)
 
 
 LEVELS = (0.6, 0.8, 0.9, 0.97)
 FEW = ((5, 15), (10, 10), (5, 45), (25, 25), (10, 90))
 SIZES = (*FEW, (22, 216), (5, 495), (50, 450), (250, 250))
-OTHER_SHAPES = ("AUROC, negatives twice as wide", "AUROC, exponential scores")
+SOME = (*FEW, (22, 216), (50, 450))
 CELLS = [
     *(Simulated("AUROC", t, size) for size in SIZES for t in LEVELS),
     *(Simulated("AUROC", t, size, 3) for size in SIZES for t in LEVELS),
     *(Simulated("AUROC", t, size, 3, mixed=True) for size in FEW for t in LEVELS),
     *(
         Simulated("AUROC, positives twice as wide", t, size)
-        for size in (*FEW, (22, 216), (50, 450))
+        for size in SOME
         for t in LEVELS
     ),
     *(
         Simulated(what, t, size)
-        for what in OTHER_SHAPES
-        for size in ((10, 90), (22, 216))
+        for what in ("AUROC, negatives twice as wide", "AUROC, exponential scores")
+        for size in SOME
         for t in LEVELS
     ),
+    *(Simulated("AUROC, heavy tails", t, size, k) for k in (1, 3) for size in SOME for t in LEVELS),
+    *(Simulated("AUROC, heavy tails", t, size, 3, mixed=True) for size in FEW for t in LEVELS),
     *(Simulated("proportion", t, (n, 0), k) for k in (1, 3) for n in (20, 50, 500) for t in LEVELS),
     *(Simulated("AUPRC", 0.8, size, k) for k in (1, 3) for size in FEW),
     *(
@@ -214,6 +264,13 @@ CELLS = [
         for n in (20, 50, 200)
     ),
 ]  # fmt: skip
+
+PAIRS = [
+    Simulated(what, t, size)
+    for what in ("AUROC", "AUROC, positives twice as wide", "AUROC, heavy tails")
+    for size in ((8, 72), (20, 180))
+    for t in (0.8, 0.9)
+]
 
 
 def measure(path: Path, cells: Sequence[Simulated], repeats: int, before: int) -> None:
@@ -241,6 +298,20 @@ def measure(path: Path, cells: Sequence[Simulated], repeats: int, before: int) -
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
+def measure_differences(path: Path, cells: Sequence[Simulated], repeats: int) -> None:
+    """Adds what is missing of differences between two predictions to a file that `measure` made."""
+    record = json.loads(path.read_text())
+    for cell in cells:
+        own = record["metrics"].setdefault(f"difference of {cell.what}, {cell.name}", {})
+        for gap in (0.0, 0.05):
+            column = f"{cell.level:g} − {cell.level - gap:g}"
+            if column in own:
+                continue
+            held, rejected = differences(cell, gap, repeats)
+            own[column] = {"% held": {"value": held}, "% p < 0.05": {"value": rejected}}
+            path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("path", type=Path)
@@ -248,3 +319,4 @@ if __name__ == "__main__":
     parser.add_argument("--before", type=int, default=1000)
     asked = parser.parse_args()
     measure(asked.path, CELLS, asked.repeats, asked.before)
+    measure_differences(asked.path, PAIRS, asked.repeats)
