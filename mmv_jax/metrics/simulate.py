@@ -3,7 +3,7 @@
   python -m mmv_jax.metrics.simulate docs/measured/coverage.json
 
 writes the tables of docs/results.md. A cell of 2,000 test sets has a standard error of 0.5 % where
-95 % are held. All cells take about half an hour of processor time; the command goes on where it was
+95 % are held. All cells take about an hour of processor time; the command goes on where it was
 stopped.
 """
 

@@ -1,6 +1,6 @@
 """How often intervals hold the truth: a small part of the table of docs/results.md.
 
-The whole table, in half an hour of processor time:
+The whole table, in about an hour of processor time:
 
   python -m mmv_jax.metrics.simulate docs/measured/coverage.json
 """
