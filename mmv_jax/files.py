@@ -4,17 +4,22 @@ import json
 import os
 import secrets
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import has_magic
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from etils import epath
 
 from mmv_jax.buckets import BucketPath
 
 AnyPath: TypeAlias = Path | epath.Path
+T = TypeVar("T")
+# What NumPy raises at a .npz that is cut short, empty, or has bytes of another file.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError)
 
 
 def matching(pattern: Path) -> list[Path]:
@@ -64,6 +69,18 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def read_kept(path: AnyPath, read: Callable[[Any], T]) -> T | None:
+    """What `read` makes of a .npz of an earlier call; None where there is none or it is damaged, so
+    that it is made again.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except DAMAGED:
+        return None
 
 
 def write_whole(path: AnyPath, content: str | bytes | Callable[[BinaryIO], object]) -> None:

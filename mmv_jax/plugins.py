@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
 
+MODULE = "mmv_plugin_"  # begins the names of their modules
 KEY = "plugins"  # of a config: the user's names, and after loading also the files' digests
 _loaded: dict[str, "Plugin"] = {}  # by name: plug-ins whose code has run in this process
 _named: dict[str, "Plugin"] = {}  # by name: plug-ins of this command; its workers get them too
@@ -74,6 +75,14 @@ def load_plugins(names: Iterable[str | Path], folder: Path | None = None) -> lis
 def named_plugins() -> tuple[Plugin, ...]:
     """The plug-ins of this command. Send them to a worker process before any object of theirs."""
     return tuple(_named.values())
+
+
+def source_of(entry: object) -> str:
+    """The digests of all plug-ins, if an entry of a table is of one; "" for the package's own."""
+    if not type(entry).__module__.startswith(MODULE):
+        return ""
+    # One plug-in may use what another one defines.
+    return " ".join(sorted(plugin.digest for plugin in _named.values()))
 
 
 def forget_plugins() -> None:
@@ -136,7 +145,7 @@ def _load(name: str, source: bytes) -> Plugin:
     if _loaded.get(name) == plugin:
         return plugin
     # The same module name in every process, so that a worker can unpickle the plug-in's classes.
-    module = ModuleType(f"mmv_plugin_{Path(name).stem}")
+    module = ModuleType(f"{MODULE}{Path(name).stem}")
     module.__file__ = name
     # Before the code runs: dataclasses and pickle look their module up by name.
     sys.modules[module.__name__] = module

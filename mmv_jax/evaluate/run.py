@@ -89,7 +89,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     # Before results are written: one folder must not mix the results of two checkpoints.
     refuse_others(workdir, trained.origin["digest"], "--workdir")
     evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
-    evaluation.notices += [note for task in whole for note in task.notes]
+    evaluation.notices += [*overlap.notices, *(note for task in whole for note in task.notes)]
     for note in evaluation.notices:
         say(note)
     evaluation.truth = studies_of(store.index, evaluation.studies, about).outline
@@ -104,6 +104,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
         evaluation.results, evaluation.tasks = pool_folds(
             evaluation.results, whole, folds, config.seed
         )
+    store.check_unchanged()
     # Write.
     # A stand-in has random weights, so a comparison with it would mean nothing.
     rivals = (*FLOORS, *(name for name in others if not name.endswith(STAND_IN)))

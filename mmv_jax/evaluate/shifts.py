@@ -70,7 +70,7 @@ class ShiftedStore(Store):
 
     def __init__(self, of: Store, shift: str):
         super().__init__(of.path, of.index, of.key_fingerprint)
-        self.shift = shift
+        self.shift, self._whole = shift, of._whole
         size = (of.index["high"] - of.index["low"]).to_numpy(np.float64)
         self._size = np.where(of.index["unit"] == "HU", WINDOW_HU, size)
         spacing = of.index[["spacing_z", "spacing_y", "spacing_x"]].to_numpy(np.float64)

@@ -38,7 +38,9 @@ from mmv_jax.evaluate.measure import STAND_IN, Result, over_seeds, result_of_mas
 from mmv_jax.evaluate.tasks.fewer import with_fewer
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.files import read_kept
 from mmv_jax.models.segmentation import DECODERS_VERSION
+from mmv_jax.plugins import source_of
 from mmv_jax.report.progress import say
 from mmv_jax.store.read import Store
 
@@ -214,10 +216,13 @@ class Variants:
             digest = inputs.copy()
             digest.update(repr((recipe, seed, tested)).encode())
             path = self.folder / f"{digest.hexdigest()[:24]}.npz"
-            if not path.exists():
-                say(f"{task.name}: {name} is fitted, {in_words(recipe)}, seed {seed}")
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write(path, learn(learner, recipe, seed, tested=tested))
+            if (kept := read_kept(path, read)) is not None:
+                return kept
+            say(f"{task.name}: {name} is fitted, {in_words(recipe)}, seed {seed}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            fit = learn(learner, recipe, seed, tested=tested)
+            store.check_unchanged()
+            write(path, fit)
             # A new fit is read back too, so that a resumed evaluation has the same arrays.
             return read(path)
 
@@ -232,6 +237,8 @@ def _digest(task: Task, store: Store, why: tuple) -> Any:
     digest = hashlib.sha256(repr(known).encode())
     # Labels and images may change under the same names, so their content counts.
     digest.update(task.labels.tobytes() + store.digest(task.studies).encode())
+    # The code of a plug-in may change under the kind's name: its loss, its score, its answer.
+    digest.update(source_of(KINDS[task.kind]).encode())
     if KINDS[task.kind].is_mask:
         digest.update(
             f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}, native".encode()

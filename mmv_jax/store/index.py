@@ -70,15 +70,20 @@ def remove_whole_index(root: ts.KvStore) -> None:
     root.delete_range(prefix_range(WHOLE)).result()
 
 
+def whole_index_keys(root: ts.KvStore) -> list[str]:
+    """The key of the index of all parts, which carries its checksum; empty where there is none."""
+    return [key.decode() for key in root.list(prefix_range(WHOLE)).result()]
+
+
 def read_whole_index(root: ts.KvStore) -> pd.DataFrame:
     """Index of all parts, as from `read_index`.
 
     It comes from the file of `write_whole_index` if that exists and is undamaged.
     """
-    keys = root.list(prefix_range(WHOLE)).result()
+    keys = whole_index_keys(root)
     content = root.read(keys[0]).result().value if len(keys) == 1 else b""
     # If missing, doubled or damaged: the parts themselves hold the same lines.
-    if not content or not _is_whole(keys[0].decode(), content):
+    if not content or not _is_whole(keys[0], content):
         return read_index(root)
     return pq.read_table(io.BytesIO(content)).to_pandas()
 

@@ -17,7 +17,7 @@ import tensorstore as ts
 
 from mmv_jax.buckets import in_words
 from mmv_jax.errors import UserError, WorkFailed
-from mmv_jax.store.index import Corrupt, read_whole_index
+from mmv_jax.store.index import Corrupt, read_whole_index, whole_index_keys
 from mmv_jax.store.layout import FORMAT, STORE_JSON, array_spec, block_counts, open_root
 from mmv_jax.study import Study
 
@@ -76,6 +76,7 @@ class Store:
         self._level_blocks = _numbers(index, "level_blocks")
         self._arrays: dict[str, ts.TensorStore] = {}
         self._opened_by, self._lock = 0, threading.Lock()
+        self._whole: list[str] = []  # keys of the index as it was opened
 
     @classmethod
     def open(cls, path: str | Path) -> "Store":
@@ -105,13 +106,15 @@ class Store:
                 f"`mmv {about[UNFINISHED]}` of {path} was stopped before its end. Run the same"
                 " command again: until then the store is half of each."
             )
-        index = read_whole_index(root)
+        whole, index = whole_index_keys(root), read_whole_index(root)
         if index.empty:
             raise UserError(
                 f"{path} holds no study: no ingest has finished a part of it. Run mmv ingest again;"
                 " quarantine.jsonl has the reasons."
             )
-        return cls(str(path), index, about["key_fingerprint"])
+        opened = cls(str(path), index, about["key_fingerprint"])
+        opened._whole = whole
+        return opened
 
     def __len__(self) -> int:
         return len(self.index)
@@ -203,6 +206,29 @@ class Store:
             [column for column in CONTENT if column in self.index]
         ]
         return hashlib.sha256(repr(content.to_numpy(object).tolist()).encode()).hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read of a store that was changed meanwhile. Studies that were appended do
+        not count, nor do labels: the index is that of `open`.
+
+        Raises:
+          UserError: studies were removed or corrected, or are now.
+        """
+        # The name of the index carries its checksum: reading it all after each part took long.
+        if self._whole and whole_index_keys(open_root(self.path)) == self._whole:
+            return
+        try:
+            now = Store.open(self.path)
+        except UserError as error:
+            raise UserError(f"The store was changed while it was read. {error}") from None
+        places = pd.Series(np.arange(len(now)), now.index["study"])
+        own = places.reindex(self.index["study"])
+        before = Store.digest(self, range(len(self)))  # of the blocks, whatever a subclass shows
+        if own.isna().any() or now.digest(own.to_numpy(np.int64)) != before:
+            raise UserError(
+                f"{self.path}: studies were removed or corrected while they were read. Run the same"
+                " command again: it reads the store as it is now."
+            )
 
     def provenance(self) -> dict[str, Any]:
         """Entry for a provenance record: name, digest and number of studies of the store."""

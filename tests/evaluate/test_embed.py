@@ -77,6 +77,14 @@ def test_features_of_another_checkpoint_are_refused_and_stay(embedded, tmp_path)
     assert table.read_bytes() == before
 
 
+def test_a_table_is_not_written_beside_tokens_that_it_does_not_name(embedded):
+    table = embedded / "out/features.parquet"
+    before = table.read_bytes()
+    with pytest.raises(UserError, match="holds patches.zarr of an earlier call"):
+        embed(embedded / "run", embedded / "store", embedded / "out")
+    assert table.read_bytes() == before
+
+
 def test_an_unknown_kind_of_tokens_is_told(embedded):
     with pytest.raises(UserError, match="registers"):
         embed(embedded / "run", embedded / "store", embedded / "out", tokens=("registers",))

@@ -25,6 +25,7 @@ from mmv_jax.store.read import Store
 
 ROWS = {"length": 4096, "rows": 1}
 TOKENS = ("cls", "patch")
+TOKENS_FILE = "patches.zarr"
 
 
 def embed(
@@ -45,8 +46,9 @@ def embed(
     Returns:
       What was written, in words.
     Raises:
-      UserError: an unknown kind of tokens, no checkpoint or store, or `out` holds the features of
-        another checkpoint.
+      UserError: an unknown kind of tokens, no checkpoint or store, `out` holds the features of
+        another checkpoint or tokens that would not fit the table, or the store was changed while
+        it was read.
     """
     unknown = sorted(set(tokens) - set(TOKENS))
     if unknown:
@@ -54,6 +56,11 @@ def embed(
     opened = Store.open(store)
     trained, _ = restore(checkpoint, ROWS)
     refuse_others(out, trained.origin["digest"], "--out")
+    if "patch" not in tokens and (out / TOKENS_FILE).exists():
+        raise UserError(
+            f"--out {out} holds {TOKENS_FILE} of an earlier call, whose rows the new table would"
+            " not name. Ask for --tokens cls,patch again, or give another --out."
+        )
     record = provenance(
         "mmv embed",
         config={"tokens": list(tokens), "rows": ROWS},
@@ -72,7 +79,7 @@ def embed(
     )
     places = _places(trained, Geometry.of(opened.index)) if "patch" in tokens else pd.DataFrame()
     if "patch" in tokens:
-        parts = _writing_tokens(parts, out / "patches.zarr", places, record)
+        parts = _writing_tokens(parts, out / TOKENS_FILE, places, record)
     # Tokens are dropped part by part: `_writing_tokens` has written them before.
     features = together([replace(part, tokens={}) for part in parts])
     table = pd.concat([feature_table(opened.index, features), places], axis=1)

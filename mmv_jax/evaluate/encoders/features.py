@@ -7,6 +7,7 @@ Axes: N studies, n tokens, D width.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, StudyEncoder
 from mmv_jax.evaluate.encoders.readout import levels_of, summarise
-from mmv_jax.files import write_whole
+from mmv_jax.files import read_kept, write_whole
 from mmv_jax.store.read import Store
 
 ALIKE = 1e-6  # of the largest value: variation below it is rounding
@@ -75,6 +76,8 @@ def encode_studies(
       with_tokens: the studies whose patch tokens are kept too.
       report: called with the number of studies done, and of all.
       deep: whether `summaries` and `joined`, the inputs of readouts, are kept too.
+    Raises:
+      UserError: features are no numbers, or the store was changed while it was read.
     """
     return together(
         list(
@@ -117,13 +120,17 @@ def encode_parts(
         )  # without them a file has the name that it always had
         digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:24]
         path = folder / f"{digest}.npz"
-        if not path.exists():
+        kept = read_kept(path, partial(_read, chunk=chunk))
+        if kept is None:
             encoded = {e.study: e for e in encoder.encode(store, chunk)}
             _refuse_values(encoded)
             more = _deep(encoder, store, chunk, encoded) if deep else {}
+            # Where blocks were taken out meanwhile, zeros were encoded.
+            store.check_unchanged()
             _write(path, chunk, keep=keep, encoded=encoded, more=more)
-        # New features are read back too, so that a resumed run has exactly the same arrays.
-        yield _read(path, chunk)
+            # New features are read back too, so that a resumed run has exactly the same arrays.
+            kept = _read(path, chunk)
+        yield kept
         report(min(at + CHUNK, len(studies)), len(studies))
 
 

@@ -40,13 +40,13 @@ def overlap_of(config: ConfigDict, carried: Mapping[str, Any], store: Store) -> 
       carried: the config of the checkpoint.
     """
     own = [g["checkpoint"] for g in config.encoders.to_dict().values() if "checkpoint" in g]
-    overlap = Overlap.of(carried, store.key_fingerprint)
+    overlap = Overlap.in_store(carried, store)
     for checkpoint in own:
         # Weights in a file, such as released ones, name no patients.
         file = weights_file(checkpoint)
         theirs = read_weights(file)[1] if file else restore_items(checkpoint, ())[1]
         # A test patient must be new to each of our encoders, not only to the evaluated one.
-        overlap = overlap.joined(Overlap.of(theirs, store.key_fingerprint))
+        overlap = overlap.joined(Overlap.in_store(theirs, store))
     for name, group in config.encoders.to_dict().items():
         if "folder" in group and not group.get("stand_in"):
             overlap = overlap.joined(declared_overlap(name, Path(group["folder"]), store.index))

@@ -8,6 +8,7 @@ import numpy as np
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.tasks.make import check
 from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.store.read import Store
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,13 @@ class Overlap:
 
     Attributes:
       uncounted: encoders of others of whose training nothing is known.
+      notices: of patients of pretraining that the store no longer has.
     """
 
     patients: frozenset[str] | None
     reason: str = ""
     uncounted: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping, key_fingerprint: str) -> "Overlap":
@@ -43,12 +46,34 @@ class Overlap:
             patients |= set(() if card["patients"] == "none" else card["patients"])
         return cls(frozenset(patients))
 
+    @classmethod
+    def in_store(cls, config: Mapping, store: Store) -> "Overlap":
+        """As `of`; with a notice where the store of pretraining has lost patients since.
+
+        After ids were merged or split, a patient that pretraining has seen has another name there.
+        """
+        found = cls.of(config, store.key_fingerprint)
+        trained_on = _name_of(str(config.get("data", {}).get("store", "")))
+        if found.patients is None or trained_on != _name_of(store.path):
+            return found
+        # Of its own store: its teachers and the run that it began from may have had others.
+        own = {*config["pretraining"]["patients"]}
+        gone = own - {*store.index["patient"]}
+        if not gone:
+            return found
+        told = (
+            f"{len(gone)} of {len(own)} patients of pretraining are no longer in the"
+            f" store {trained_on}. If they were renamed, their studies count as unseen."
+        )
+        return replace(found, notices=(told,))
+
     def joined(self, other: "Overlap") -> "Overlap":
         """The patients of either; None where those of one cannot be compared."""
         both = (*self.uncounted, *other.uncounted)
+        notices = tuple(dict.fromkeys((*self.notices, *other.notices)))
         if self.patients is None or other.patients is None:
-            return Overlap(None, self.reason or other.reason, both)
-        return Overlap(self.patients | other.patients, uncounted=both)
+            return Overlap(None, self.reason or other.reason, both, notices=notices)
+        return Overlap(self.patients | other.patients, uncounted=both, notices=notices)
 
     def count(self, task: Task) -> tuple[int, int | None]:
         """Numbers of a task's measured patients, and of those that pretraining has seen (None:
@@ -82,3 +107,8 @@ class Overlap:
         if not task.folds:
             check(left)
         return replace(left, left_out=task.studies[gone])
+
+
+def _name_of(path: str) -> str:
+    # By its name alone: a store may have been moved since.
+    return path.rstrip("/").rpartition("/")[2]
