@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from mmv_jax.bac.anatomy import MUSCLE, Anatomy, anatomy_map
+from mmv_jax.bac.doubts import doubts, wall_of
 from mmv_jax.bac.infer import Finder
 from mmv_jax.bac.kept import Kept
 from mmv_jax.bac.measure import (
@@ -29,7 +30,6 @@ from mmv_jax.bac.view import ViewFrame
 from mmv_jax.bac.write import overlay, write_segmentation, write_table, write_views
 from mmv_jax.errors import UserError, WorkFailed
 from mmv_jax.files import write_whole
-from mmv_jax.manifests.spelling import one_spelling
 from mmv_jax.provenance import FILE as PROVENANCE
 from mmv_jax.provenance import provenance
 from mmv_jax.readers.deidentify import Key
@@ -240,12 +240,12 @@ def measure_files(
     breasts, women = of_breasts(views, finder.measure), of_women(views, finder.measure)
     _write_tables(out, finder, views, breasts=breasts, women=women)
     # Each file is read once more: the pixels of all files together would fill the memory.
-    shown = list[Anatomy]()
+    shown, walls = list[Anatomy](), dict[int, str]()
     for view, entry, kept_as in zip(views, sources, look.keys):
         try:
-            _write_pictures(
-                out, read_mammogram(entry), view, kept=look.kept, key=kept_as, shown=shown
-            )
+            m = read_mammogram(entry)
+            anatomy = _write_pictures(out, m, view, kept=look.kept, key=kept_as, shown=shown)
+            walls[view.number] = wall_of(anatomy)
         except Refused as why:
             refuse(entry.number, f"not all of its pictures are written: {why}")
     write_table(out / "anatomy.csv", shown, Anatomy)
@@ -254,7 +254,7 @@ def measure_files(
         *(reason for _, reason in refused),
         *(f"file {v.number} does not count: {v.remark}" for v in views if v.remark),
     ]
-    words += _alike(list(zip(patients, [view.woman for view in views])))
+    words += doubts(views, patients, walls)
     if look.before:
         words.append(f"{look.before} of {len(views)} mammograms were measured by an earlier run.")
     if all(np.isnan(woman.area_mm2) for woman in women):
@@ -264,23 +264,6 @@ def measure_files(
             )
         )
     return "\n".join([_table(women), *words, "", f"tables, pages, overlays and DICOM: {out}"])
-
-
-def _alike(patients: Sequence[tuple[str, str]]) -> list[str]:
-    """Sentences about women whose ids differ only as keyboards and spreadsheets spell one id.
-
-    Args:
-      patients: (patient id, woman's hash).
-    """
-    women: dict[str, dict[str, None]] = {}
-    for patient, woman in patients:
-        women.setdefault(one_spelling(patient), {})[woman] = None
-    return [
-        f"{' and '.join(same)} may be one woman: their patient ids differ only by capitals, spaces,"
-        " separators or leading zeros."
-        for same in women.values()
-        if len(same) > 1
-    ]
 
 
 def _write_tables(
@@ -301,9 +284,9 @@ def _write_tables(
 
 def _write_pictures(
     out: Path, m: Mammogram, view: ViewResult, *, kept: Kept, key: str, shown: list[Anatomy]
-) -> None:
+) -> np.ndarray:
     """Write the overlay and the map of a mammogram, and its segmentation if it is a calcified DICOM
-    file; `shown` gets the areas of its map.
+    file; `shown` gets the areas of its map, which is returned.
 
     Raises:
       Refused: the file has changed since it was measured, or lacks what a segmentation needs.
@@ -327,6 +310,7 @@ def _write_pictures(
                 "a DICOM segmentation cannot refer to this file, which lacks a study, a frame or an"
                 " orientation",
             )
+    return anatomy
 
 
 def _overlay(out: Path, view: ViewResult) -> Path:
