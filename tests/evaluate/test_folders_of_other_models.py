@@ -14,7 +14,8 @@ from mmv_jax.models.public import PublicEncoder
 
 torch = pytest.importorskip("torch", reason="extra torch")
 transformers = pytest.importorskip("transformers", reason="extra torch")
-from mmv_jax.evaluate.encoders.huggingface import load_huggingface  # noqa: E402
+from mmv_jax.evaluate.encoders import stand_ins  # noqa: E402
+from mmv_jax.evaluate.encoders.huggingface import load_group, load_huggingface  # noqa: E402
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 VIT |= {"intermediate_size": 16, "image_size": 16, "patch_size": 8}
@@ -180,3 +181,25 @@ def test_means_in_another_order_are_told_and_an_offset_counts(folder):
     pixel = np.array([0.0, 0.25, 1.0])
     expected = (pixel * 255 / 127.5 - 1 - 0.5) / 0.5
     np.testing.assert_allclose((pixel - found_mean[0]) / found_std[0], expected)
+
+
+def test_a_stand_in_of_another_family_or_half_of_one_is_not_taken(tmp_path, monkeypatch):
+    """The config may name another family than when the stand-in was saved."""
+    group = {"folder": str(tmp_path / "model"), "family": "dinov2", "stand_in": True}
+    load_group(group)
+    with pytest.raises(UserError, match="lies there is a dinov2, and the config asks for .*'vit'"):
+        load_group(group | {"family": "vit"})
+    killed = {**group, "folder": str(tmp_path / "killed")}
+
+    def stop(folder):
+        (folder / "config.json").parent.mkdir()
+        raise KeyboardInterrupt
+
+    class Killed:
+        save_pretrained = staticmethod(stop)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(stand_ins.FAMILIES, "dinov2", lambda _: Killed)
+        with pytest.raises(KeyboardInterrupt):
+            load_group(killed)
+    assert load_group(killed).fingerprint == load_group(group).fingerprint

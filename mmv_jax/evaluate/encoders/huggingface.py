@@ -277,10 +277,20 @@ def load_huggingface(folder: str | Path) -> HuggingFaceEncoder:
 def load_group(group: Mapping[str, Any]) -> HuggingFaceEncoder:
     """Load the encoder of a group's `folder`; if it is absent, save a stand-in of `family` there
     first.
+
+    Raises:
+      UserError: the stand-in in the folder is of another family; or as `load_huggingface`.
     """
     folder = Path(group["folder"])
-    if "family" in group and group["stand_in"] and not folder.exists():
-        save_stand_in(group["family"], folder)
+    if "family" in group and group["stand_in"]:
+        if not folder.exists():
+            save_stand_in(group["family"], folder)
+        # The config may name another family than when the stand-in was saved.
+        elif (there := read_json(folder, CONFIG).get("model_type")) != group["family"]:
+            raise UserError(
+                f"{folder.name}: the stand-in that lies there is a {there}, and the config asks for"
+                f" the family {group['family']!r}. Remove the folder, or name another one."
+            )
     return load_huggingface(folder)
 
 

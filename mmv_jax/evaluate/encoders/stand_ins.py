@@ -86,4 +86,7 @@ def save_stand_in(family: str, folder: Path, seed: int = 0) -> None:
     # The caller's random state is restored; devices=[] leaves that of accelerators alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        FAMILIES[family](transformers).save_pretrained(folder)
+        # Renamed when it is whole: a folder that is there is taken as it is.
+        part = folder.with_name(f"{folder.name}.part")
+        FAMILIES[family](transformers).save_pretrained(part)
+        part.rename(folder)
