@@ -1,6 +1,5 @@
 """Sentences about women whose mammograms may not all be theirs, by hashes and files alone."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -63,12 +62,14 @@ def _of_several(views: Sequence[ViewResult], patients: Sequence[str]) -> Iterato
     for woman, theirs in own.items():
         studies = len({view.examination for view in theirs if view.examination})
         # Without a day nothing says that two studies are of two days.
-        of_day = Counter(view.date for view in theirs if view.date)
-        on_day: dict[str, set[str]] = {}
+        of_day: dict[str, list[ViewResult]] = {}
         for view in theirs:
-            on_day.setdefault(view.date, set()).add(view.examination)
-        most = max((len(found) for day, found in on_day.items() if day), default=0)
-        many = max(of_day.values(), default=0) > MOST_VIEWS or most > MOST_STUDIES
+            if view.date:
+                of_day.setdefault(view.date, []).append(view)
+        many = any(
+            len(day) > MOST_VIEWS or len({view.examination for view in day}) > MOST_STUDIES
+            for day in of_day.values()
+        )
         if many or (woman in placeholders and (studies > 1 or len(theirs) > MOST_VIEWS)):
             yield (
                 f"{woman} has {len(theirs)} mammograms of {studies or 'unknown'} studies: her"

@@ -19,7 +19,7 @@ import numpy as np
 
 from mmv_jax.convert import pickled
 from mmv_jax.errors import UserError
-from mmv_jax.models.folder_files import refuse_adapters, refuse_pointer
+from mmv_jax.models.folder_files import WHOLE, refuse_adapters, refuse_pointer, shards
 
 TYPES = {
     "F64": np.float64,
@@ -34,7 +34,6 @@ TYPES = {
     "BOOL": np.bool_,
 }
 FLOATS = ("F64", "F32", "F16", "BF16")
-MAIN = "model.safetensors"
 INDEX = ".index.json"  # of weights in several files
 QUANTISED = (
     "a tensor of it has values of the type {}. Weights that were quantised are not read: take the"
@@ -125,16 +124,10 @@ def files_of(source: Path) -> list[Path]:
     if not source.is_dir():
         raise UserError(f"{source}: there is no such file or folder.")
     refuse_adapters(source)
-    whole = (source / MAIN).is_file()  # which transformers reads, whatever lies beside it
-    if whole:
-        return [source / MAIN]
-    for index in sorted(source.glob(f"*{INDEX}")):
-        try:
-            names = {*json.loads(index.read_text())["weight_map"].values()}
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise UserError(f"{source.name}: {index.name} is damaged.") from None
-        # The index is another's file: it must not lead out of the folder.
-        return [_there(source / Path(str(name)).name) for name in sorted(map(str, names))]
+    if (source / WHOLE).is_file():  # which transformers reads, whatever lies beside it
+        return [source / WHOLE]
+    if indices := sorted(source.glob(f"*{INDEX}")):
+        return [_there(path) for path in shards(indices[0])]
     safe = sorted(source.glob("*.safetensors"))
     found = safe or sorted(path for path in source.iterdir() if path.suffix in PICKLES)
     if len(found) != 1:

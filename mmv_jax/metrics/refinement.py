@@ -6,7 +6,7 @@ Axes: N studies.
 import numpy as np
 from jaxtyping import Float, Num
 from scipy.optimize import minimize
-from scipy.special import logit
+from scipy.special import expit, logit
 
 
 def refined_log_loss(
@@ -23,9 +23,9 @@ def refined_log_loss(
       predicted: probabilities, 0 to 1.
       truth: 0 or 1.
 
-    Source: Berta et al. (arXiv 2501.19195), for the use on val; Platt, Advances
-      in Large Margin Classifiers (1999), for the calibration and its targets, which keep the loss
-      above 0 where all studies are ranked right.
+    Source: Berta et al., arXiv 2501.19195, for the use on val. Platt, Advances in Large Margin
+      Classifiers (1999), for the calibration and its targets, which keep the loss above 0 where all
+      studies are ranked right.
     """
     positives = float(truth.sum())
     negatives = len(truth) - positives
@@ -37,7 +37,7 @@ def refined_log_loss(
 
     def loss_fn(line: np.ndarray) -> tuple[float, np.ndarray]:
         out = line[0] * scores + line[1]
-        wrong = 1 / (1 + np.exp(-out)) - targets
+        wrong = expit(out) - targets
         gradient = np.array([(wrong * scores).mean(), wrong.mean()])
         return float((np.logaddexp(0, out) - targets * out).mean()), gradient
 

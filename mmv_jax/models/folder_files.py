@@ -60,15 +60,24 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder.name}: it has no {WHOLE}. Pickled weights (.bin, .pth) are never read: save"
             " the model again with safe_serialization=True."
         )
-    try:
-        names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise UserError(f"{folder.name}: its {INDEX} is damaged.") from None
-    # The index is another's file: it must not lead out of the folder.
-    paths = [folder / Path(name).name for name in sorted(names)]
+    paths = shards(index)
     if missing := [path.name for path in paths if not path.is_file()]:
         raise UserError(f"{folder.name}: {missing[0]} is missing, which its {INDEX} names.")
     return paths
+
+
+def shards(index: Path) -> list[Path]:
+    """The files of weights that an index names, in its own folder, whether they are there or not.
+
+    Raises:
+      UserError: the index is damaged.
+    """
+    try:
+        names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{index.parent.name}: its {index.name} is damaged.") from None
+    # The index is another's file: it must not lead out of the folder.
+    return [index.parent / Path(name).name for name in sorted(names)]
 
 
 def check_numbers(name: str, about: Mapping[str, Any]) -> None:
