@@ -108,7 +108,7 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     if metric in kind.lower_is_better:
         d = difference
         # The sign changes, so the two ends of the interval are swapped.
-        difference = Difference(-d.value, -d.high, -d.low, d.p)
+        difference = replace(d, value=-d.value, low=-d.high, high=-d.low)
     return Pair(
         task=task,
         first=first.name,

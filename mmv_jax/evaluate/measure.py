@@ -375,7 +375,7 @@ def _difference(a: Result, b: Result, metric: str, resamples: int) -> Difference
     )
     return (
         # Where less is better the sign changes, and the two bounds are swapped.
-        Difference(-found.value, -found.high, -found.low, found.p)
+        replace(found, value=-found.value, low=-found.high, high=-found.low)
         if metric in kind.lower_is_better
         else found
     )

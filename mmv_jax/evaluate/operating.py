@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.measure import Result, is_judged
 from mmv_jax.evaluate.tasks.groupings import Grouping
+from mmv_jax.metrics.between import between_groups
 from mmv_jax.metrics.corrections import holm
-from mmv_jax.metrics.groups import among
-from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, interval
+from mmv_jax.metrics.intervals import Difference, Interval, interval
 from mmv_jax.metrics.scores import roc_curve
 
 # Probabilities from which on one would act: a miss then costs as much as 19, 9, 4, 2⅓ or 1 false
@@ -128,9 +128,8 @@ def measure_rates(results: Iterable[Result]) -> list[GroupRates]:
         if not grouping.positives
         for group in grouping.order
     ]
-    # As in `measure.compare`, two tests a group; floors and stand-ins are shown and not tested.
-    resamples = max(RESAMPLES, 160 * sum(is_judged(r.encoder) for r, _, _ in asked))
-    found = [_rates(r, grouping, group, resamples) for r, grouping, group in asked]
+    # Two tests a group; floors and stand-ins are shown and not tested.
+    found = [_rates(r, grouping, group) for r, grouping, group in asked]
     tested = [
         d.p if is_judged(g.encoder) else float("nan")
         for g in found
@@ -140,7 +139,7 @@ def measure_rates(results: Iterable[Result]) -> list[GroupRates]:
     return [replace(g, p_holm=(p[2 * n], p[2 * n + 1])) for n, g in enumerate(found)]
 
 
-def _rates(result: Result, grouping: Grouping, group: str, resamples: int) -> GroupRates:
+def _rates(result: Result, grouping: Grouping, group: str) -> GroupRates:
     truth, patients = result.truth, result.task.patients[result.task.split == "test"]
     called = (result.predicted >= threshold_of(result)).astype(np.float64)
     inside, rest = grouping.names == group, ~np.isin(grouping.names, (group, ""))
@@ -150,10 +149,8 @@ def _rates(result: Result, grouping: Grouping, group: str, resamples: int) -> Gr
         sides = inside & among_these, rest & among_these
         if min(len(np.unique(patients[side])) for side in sides) < FEWEST:
             return Difference(*(float("nan"),) * 4, why=f"fewer than {FEWEST} patients")
-        # Studies of neither side only make the draws of patients those of the whole task.
-        first, second = (among("mean", side) for side in sides)
-        return contrast(
-            first, second, truth=truth, predicted=called, patients=patients, resamples=resamples
+        return between_groups(
+            "proportion", sides, truth=called, predicted=called, patients=patients
         )
 
     return GroupRates(

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 from mmv_jax.evaluate.measure import Result, is_judged
 from mmv_jax.evaluate.tasks.groupings import Grouping
 from mmv_jax.evaluate.tasks.task import Task
+from mmv_jax.metrics.between import between_groups
 from mmv_jax.metrics.corrections import holm
-from mmv_jax.metrics.groups import Support, among, auroc_within, support, tie_broken
+from mmv_jax.metrics.groups import Support, auroc_within, support, tie_broken
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, interval
 
 FEWEST = 5  # with fewer studies in a group, or of a class in it, no value is given
@@ -265,11 +266,9 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
     if _too_few(result, rest):
         return Difference(*(float("nan"),) * 4)
     patients = result.task.patients[result.task.split == "test"]
-    # Both metrics get all studies and select their own, so that one draw
-    # of patients weights both sides.
-    found = contrast(
-        among(metric, own),
-        among(metric, rest),
+    found = between_groups(
+        metric,
+        (own, rest),
         truth=result.truth,
         predicted=result.predicted,
         patients=patients,
@@ -277,7 +276,7 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
     )
     return (
         # Where less is better the sign changes, and the two bounds are swapped.
-        Difference(-found.value, -found.high, -found.low, found.p)
+        replace(found, value=-found.value, low=-found.high, high=-found.low)
         if kind.headline in kind.lower_is_better
         else found
     )

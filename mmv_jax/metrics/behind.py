@@ -14,13 +14,16 @@ OF_CLASSES = frozenset(
 Parts = Callable[[np.ndarray], list[np.ndarray]]
 
 
-def rests_on(parts: Parts) -> Callable[[Any], Any]:
+def rests_on(parts: Parts, *, of_group: bool = False) -> Callable[[Any], Any]:
     """Marks a metric of one's own: of each of these parts of the truth (boolean, [N]) it needs
     `FEWEST` patients, as the AUROC does of each class.
+
+    Args:
+      of_group: whether it is of a group of the studies, whose patients alone count.
     """
 
     def mark(metric: Any) -> Any:
-        metric.parts = parts
+        metric.parts, metric.of_group = parts, of_group
         return metric
 
     return mark
@@ -43,10 +46,14 @@ class Behind:
         of_classes = any(isinstance(m, str) and m in OF_CLASSES for m in metrics)
         # A metric of classes is only as certain as its rarer class allows.
         parts = [truth == 1, truth != 1] if of_classes else [np.ones(len(truth), bool)]
-        for marked in (m for m in metrics if hasattr(m, "parts")):
-            parts, of_classes = marked.parts(truth), True
+        of = " of a class" if of_classes else ""
+        if marked := [m for m in metrics if hasattr(m, "parts")]:
+            parts, of = [part for m in marked for part in m.parts(truth)], " of a class"
         rarer = min(len(np.unique(patients[part])) for part in parts)
-        return cls(len(np.unique(patients)), rarer, " of a class" if of_classes else "")
+        if any(m.of_group for m in marked):
+            # Of two groups the smaller one is the less certain, however many the other has.
+            return cls(rarer, rarer, " of a group or class")
+        return cls(len(np.unique(patients)), rarer, of)
 
     @property
     def too_few(self) -> str:

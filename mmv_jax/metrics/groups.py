@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Num
 
+from mmv_jax.metrics.behind import OF_CLASSES, rests_on
 from mmv_jax.metrics.weighted import METRICS, Weighted, weighted_auroc
 
 SMALLEST_CELL = 5  # patients of a class in a group; with fewer, `tie_broken` is refused
@@ -17,9 +18,17 @@ SMALLEST_CELL = 5  # patients of a class in a group; with fewer, `tie_broken` is
 def among(metric: str | Weighted, inside: Bool[np.ndarray, " N"]) -> Weighted:
     """A metric (a key of `METRICS`) over the studies `inside` alone."""
     function = METRICS[metric] if isinstance(metric, str) else metric
-    return lambda truth, predicted, weights: function(
-        truth[inside], predicted[inside], weights[:, inside]
-    )
+
+    def parts(truth: Num[np.ndarray, "N *C"]) -> list[Bool[np.ndarray, " N"]]:
+        if hasattr(function, "parts"):
+            return [inside & part for part in function.parts(truth)]
+        return [inside & (truth == label) for label in (0, 1)] if metric in OF_CLASSES else [inside]
+
+    @rests_on(parts, of_group=True)
+    def own(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return function(truth[inside], predicted[inside], weights[:, inside])
+
+    return own
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import pytest
 from sklearn.metrics import confusion_matrix, recall_score
 
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate import operating
 from mmv_jax.evaluate.kinds.classification import probe_classes
 from mmv_jax.evaluate.measure import Result, result_of_vector
 from mmv_jax.evaluate.operating import (
@@ -20,7 +19,6 @@ from mmv_jax.evaluate.report.names import Names
 from mmv_jax.evaluate.report.operating_sections import fairness_sections, operating_sections
 from mmv_jax.evaluate.tasks.groupings import Grouping, with_intersections
 from mmv_jax.evaluate.tasks.task import Task
-from mmv_jax.metrics.intervals import Difference
 
 N = 600
 
@@ -91,19 +89,30 @@ def test_a_group_that_is_missed_more_often_is_named(result):
     assert len(section.tables) == 2
 
 
-def test_floors_and_stand_ins_ask_for_no_further_resamples(result, monkeypatch):
-    asked = []
-
-    def counted(*args, resamples, **rest):
-        asked.append(resamples)
-        return Difference(*(float("nan"),) * 4)
-
-    monkeypatch.setattr(operating, "contrast", counted)
-    monkeypatch.setattr(operating, "RESAMPLES", 10)
+def test_floors_and_stand_ins_are_shown_and_not_tested(result):
     others = [replace(result, encoder=name) for name in ("random", "ark (stand-in)", "pixels")]
-    measure_rates([result, *others])
-    # Two groups of one encoder that is tested; all eight groups are shown.
-    assert set(asked) == {2 * 160} and len(asked) == 2 * 8
+    alone, together = measure_rates([result]), measure_rates([result, *others])
+    # A test more would ask more of the p-values of all others.
+    assert together[:2] == alone
+    assert len(together) == 8 and np.isnan([g.p_holm for g in together[2:]]).all()
+
+
+def test_a_small_group_in_which_all_are_found_is_no_finding(result):
+    """Six of six women are found, and of many men four fifths: Fisher's test sees no difference."""
+    test = result.task.split == "test"
+    positive = np.flatnonzero(test & (result.task.labels == 1))
+    sex = np.full(N, "M")
+    sex[positive[:6]] = sex[np.flatnonzero(test & (result.task.labels == 0))[:6]] = "F"
+    threshold = threshold_of(result)
+    predicted = np.zeros(N)
+    # The first six, and four of five of the others.
+    predicted[positive[:6]] = predicted[positive[6:][np.arange(len(positive) - 6) % 5 > 0]] = 1.0
+    task = replace(result.task, subgroups=(Grouping("sex", sex, ("F", "M")),))
+    made_up = replace(result, task=task, predicted=predicted[test])
+    assert 0 < threshold < 1
+    women, _ = measure_rates([made_up])
+    assert women.sensitivity.value == 1.0 and women.more_found.value == pytest.approx(0.2, abs=0.02)
+    assert women.more_found.p > 0.1 and women.more_found.low < 0
 
 
 def test_a_group_of_four_patients_has_no_rates(result):
