@@ -80,7 +80,7 @@ def make_task(
     values, flags = _union(parts, flags) if parts else (values, flags)
     asked = _Truth(name, own, label=label, positive=positive, mask=mask, local=local)
     wanted = _chosen(index, where, test_where, asked_by)
-    chosen, labels = asked.of(index, wanted)
+    chosen, labels, told = asked.of(index, wanted)
     studies = np.flatnonzero(chosen)
     asked.check_found(index, studies, where)
     part, sides = index.iloc[studies], _yes_or_no(mirror, f"{asked_by}.mirror")
@@ -91,7 +91,7 @@ def make_task(
         split=part["split"].to_numpy(str),
         patients=part["patient"].to_numpy(str),
         labels=labels,
-        **asked.described(index, wanted),
+        **told,
         mask=mask if own.is_mask else "",
         values=values,
         flags=int(flags),
@@ -172,31 +172,30 @@ class _Truth:
 
     def of(
         self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]
-    ) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, "M *C"]]:
-        """A mask of the chosen studies that have a truth, and their labels (empty for masks)."""
+    ) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, "M *C"], dict[str, Any]]:
+        """A mask of the chosen studies that have a truth, their labels (empty for masks), and
+        `classes` and `notes` of the task.
+        """
         if self.kind.is_mask:
             if not self.mask:
                 raise UserError(
                     f"config.tasks.{self.task}.mask is missing: name a mask of the store. There"
                     f" are: {_masks_there(index)}."
                 )
-            return chosen & have_mask(index, self.mask), np.zeros(0)
+            return chosen & have_mask(index, self.mask), np.zeros(0), {}
         # Of the chosen alone: in other studies a column may mean something else.
-        labels = self._read(index, chosen)
+        columns = self._columns(index, chosen)
+        labels = self._read(columns)
         # Of several columns one that is known is enough.
-        chosen = chosen & ~np.isnan(labels).reshape(len(labels), -1).all(axis=1)
+        known = ~np.isnan(labels).reshape(len(labels), -1).all(axis=1)
+        chosen = chosen & known
         if self.local:
             # In place is safe here: `chosen` is the new array of the line above, not the caller's.
             chosen &= have_mask(index, self.local)
-        return chosen, labels[chosen]
+        return chosen, labels[chosen], self._described(columns, known)
 
-    def _read(
-        self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]
-    ) -> Float[np.ndarray, "N *C"]:
+    def _read(self, columns: Mapping[str, pd.Series]) -> Float[np.ndarray, "N *C"]:
         asked_by, kind = f"config.tasks.{self.task}.label", self.kind
-        if not self.label:
-            raise UserError(f"{asked_by} is missing: name the column of the store with the truth.")
-        columns = self._columns(index, chosen)
         names = list(columns)
         if kind.many_columns:
             return kind.read_many(pd.DataFrame(columns), task=self.task, positive=self.positive)
@@ -210,16 +209,15 @@ class _Truth:
 
     def _columns(self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]) -> dict[str, pd.Series]:
         """The columns of the truth, empty where a study is not chosen."""
-        names = [self.label] if isinstance(self.label, str) else list(self.label)
         asked_by = f"config.tasks.{self.task}.label"
+        if not self.label:
+            raise UserError(f"{asked_by} is missing: name the column of the store with the truth.")
+        names = [self.label] if isinstance(self.label, str) else list(self.label)
         return {name: column(index, name, asked_by).where(chosen) for name in names}
 
-    def described(self, index: pd.DataFrame, chosen: Bool[np.ndarray, " N"]) -> dict[str, Any]:
-        """`classes` and `notes` of the task."""
-        if self.kind.is_mask:
-            return {}
-        columns = self._columns(index, chosen)
-        known = ~np.isnan(self._read(index, chosen)).reshape(len(index), -1).all(axis=1)
+    def _described(
+        self, columns: Mapping[str, pd.Series], known: Bool[np.ndarray, " N"]
+    ) -> dict[str, Any]:
         notes = odd_labels(columns, known, scale=self.kind.scale)
         classes = self.kind.names_of(pd.DataFrame(columns)) if self.kind.many_columns else ()
         return {"classes": classes, "notes": tuple(f"{self.task}: {note}" for note in notes)}
