@@ -7,7 +7,6 @@ command has run to its end.
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from mmv_jax.store.layout import (
 from mmv_jax.store.lock import only_ingest
 from mmv_jax.store.log_edits import forget_warnings, new_logs, retell_leaks, take_entries
 from mmv_jax.store.quarantine import forget_told_of
-from mmv_jax.store.read import UNFINISHED, read_about
+from mmv_jax.store.read import STUDIES, UNFINISHED, read_about, refuse_lost, write_about
 from mmv_jax.store.task import Place
 
 LABEL = "label_"
@@ -80,16 +79,15 @@ def changing(root: ts.KvStore, what: str, of: Iterable[str] = ()) -> Iterator[No
             f"`mmv {what}` of this store was stopped, with other manifests or options. Run that"
             " command again first."
         )
-    begun = about | {UNFINISHED: what, UNFINISHED_OF: of}
-    root.write(STORE_JSON, json.dumps(begun, indent=1).encode()).result()
+    write_about(root, about | {UNFINISHED: what, UNFINISHED_OF: of})
     # Before the parts: it would show what they no longer hold.
     remove_whole_index(root)
     yield
     remove_older_indices(root)
-    write_whole_index(root)
+    about[STUDIES] = write_whole_index(root)
     about.pop(UNFINISHED, None)
     about.pop(UNFINISHED_OF, None)
-    root.write(STORE_JSON, json.dumps(about, indent=1).encode()).result()
+    write_about(root, about)
 
 
 def take_out(root: ts.KvStore, studies: Collection[str]) -> int:
@@ -190,6 +188,7 @@ def remove(
     list_of = key.hash("remove", "\0".join(sorted(names if patients else studies)))
     with only_ingest(store, root):
         index = read_index(root)
+        refuse_lost(store, read_about(root) or {}, index)
         chosen = index["patient"].isin(names) if patients else index["study"].isin(studies)
         if not chosen.any() and not (read_about(root) or {}).get(UNFINISHED):
             raise UserError("No study of these manifests is in the store: nothing was removed.")
@@ -216,13 +215,15 @@ def deal_splits(store: str | Path, shares: Sequence[int], seed: int = 0) -> str:
     if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) <= 0:
         raise UserError("--shares: give three whole numbers for train, val and test: 80,10,10")
     root, _ = _opened(store)
-    with only_ingest(store, root), changing(root, "split"):
-        for part in finished_parts(root):
-            lines = read_index(root, part)
-            lines["split"] = [_dealt(patient, shares, seed) for patient in lines["patient"]]
-            replace_index(root, part, lines)
-        index = read_index(root)
-        retell_leaks(root, index)
+    with only_ingest(store, root):
+        refuse_lost(store, read_about(root) or {}, read_index(root))
+        with changing(root, "split"):
+            for part in finished_parts(root):
+                lines = read_index(root, part)
+                lines["split"] = [_dealt(patient, shares, seed) for patient in lines["patient"]]
+                replace_index(root, part, lines)
+            index = read_index(root)
+            retell_leaks(root, index)
     groups = index.groupby("split")["patient"]
     said = ", ".join(f"{name} {len(group)} ({group.nunique()})" for name, group in groups)
     return f"Studies (patients) by split: {said}."
@@ -255,6 +256,8 @@ def merge(stores: Sequence[str | Path], out: str | Path) -> str:
             " names. Ingest the manifests again with one --key FILE."
         )
     indices = [read_index(root) for root in roots]
+    for store, about, index in zip(stores, abouts, indices):
+        refuse_lost(store, about, index)
     _check_splits(indices)
     target = open_root(out)
     with only_ingest(out, target):
@@ -263,8 +266,7 @@ def merge(stores: Sequence[str | Path], out: str | Path) -> str:
             raise UserError(f"--out {out} is a store already. Give the name of a new one.")
         names = list(dict.fromkeys(name for about in abouts for name in about["manifests"]))
         about = {"format": FORMAT, "key_fingerprint": abouts[0]["key_fingerprint"]}
-        text = json.dumps(about | {"manifests": names, UNFINISHED: "merge"}, indent=1)
-        target.write(STORE_JSON, text.encode()).result()
+        write_about(target, about | {"manifests": names, UNFINISHED: "merge"})
         with changing(target, "merge"):
             # What one that was killed has copied may be of other stores.
             target.delete_range(prefix_range(PARTS)).result()

@@ -50,8 +50,8 @@ def remove_older_indices(root: ts.KvStore) -> None:
             root.write(key, None).result()
 
 
-def write_whole_index(root: ts.KvStore) -> None:
-    """Write the indices of all finished parts into one more file.
+def write_whole_index(root: ts.KvStore) -> int:
+    """Write the indices of all finished parts into one more file; return the number of studies.
 
     Opening a store of 100,000 parts then reads one file and lists none of them.
     """
@@ -60,6 +60,7 @@ def write_whole_index(root: ts.KvStore) -> None:
     index = read_index(root)
     if not index.empty:
         _write(root, WHOLE, index, "the index of all parts")
+    return len(index)
 
 
 def remove_whole_index(root: ts.KvStore) -> None:

@@ -4,7 +4,6 @@ Workers read the files and write them in parts. A broken file goes to quarantine
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,7 +42,6 @@ from mmv_jax.store.jobs import Jobs, jobs_of, tasks_of
 from mmv_jax.store.layout import (
     FORMAT,
     PARTS,
-    STORE_JSON,
     WARNINGS,
     open_root,
     prefix_range,
@@ -52,7 +50,7 @@ from mmv_jax.store.layout import (
 from mmv_jax.store.leaks import leaks
 from mmv_jax.store.lock import only_ingest
 from mmv_jax.store.quarantine import Quarantine, forget_told, told_of_parts
-from mmv_jax.store.read import UNFINISHED, read_about
+from mmv_jax.store.read import STUDIES, UNFINISHED, read_about, write_about
 from mmv_jax.store.report import MAX_REFUSED, Report
 from mmv_jax.store.task import (
     Event,
@@ -176,7 +174,8 @@ def ingest(
                 warnings.add(told)
         # Not before the warnings are in their file: until then the parts keep them.
         forget_told(root)
-        write_whole_index(root)
+        count = write_whole_index(root)
+        write_about(root, (read_about(root) or {}) | {STUDIES: count})
     report.seconds = time.monotonic() - began
     return report
 
@@ -296,7 +295,7 @@ def _register(
         # From 1, and permanent: (manifest, line) is the name of a line in every log.
         ordinals[about["manifests"].index(name) + 1] = path
     about["versions"] = versions()  # of what wrote to it last
-    root.write(STORE_JSON, json.dumps(about, indent=1).encode()).result()
+    write_about(root, about)
     return ordinals
 
 

@@ -27,6 +27,7 @@ from mmv_jax.store.lines_now import StoredRows, gone_from, versions_of_stored
 from mmv_jax.store.log_edits import places_of
 from mmv_jax.store.odd_across import odd_across
 from mmv_jax.store.quarantine import OF_MANIFESTS, Quarantine
+from mmv_jax.store.read import lost_studies, read_about
 from mmv_jax.store.report import Report
 from mmv_jax.store.task import (
     IngestTask,
@@ -89,8 +90,8 @@ def jobs_of(
       logs: quarantine and warnings of the store.
       correct: whether a line that differs from the stored study replaces it.
     """
-    quarantine, warnings = logs
-    index = read_index(root)
+    (quarantine, warnings), index = logs, read_index(root)
+    report.lost = lost_studies(read_about(root) or {}, index)
     rows, places, named, found = StoredRows(index), dict[Place, str](), set[str](), Jobs()
     there = dict(zip(index["study"], index["patient"]))
     splits = dict(zip(index["patient"], index["split"]))

@@ -1,7 +1,7 @@
 """Layout of a store on disk: paths, block shapes, codecs, and cells of an occupancy map.
 
 ```
-STORE/store.json                  format, fingerprint of the key, ingested manifests (hashed)
+STORE/store.json                  format, key fingerprint, manifests (hashed), number of studies
 STORE/quarantine.jsonl            refused lines, by manifest and line
 STORE/parts/NAME/blocks/          zarr3 array blocks[n, cz, cy, cx] int16, many blocks a shard
 STORE/parts/NAME/index-*.parquet  one line a study; written last

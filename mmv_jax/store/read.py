@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ UNREACHABLE = (
     "CANCELLED",
     "INTERNAL",
 )
+STUDIES = "studies"  # in store.json: how many there were when its last writer ended
 UNFINISHED = "unfinished"  # in store.json: the change that was begun and not ended
 # Parts open at a time, 80 KiB each. A store may have 100,000, and every worker meets every part.
 OPEN_PARTS = 512
@@ -86,6 +87,7 @@ class Store:
 
         Raises:
           UserError: no store, another format version, or no study.
+          Corrupt: parts of it are gone.
           Unreachable: the bucket does not answer, or refuses.
         """
         root = open_root(path)
@@ -107,6 +109,7 @@ class Store:
                 " command again: until then the store is half of each."
             )
         whole, index = whole_index_keys(root), read_whole_index(root)
+        refuse_lost(path, about, index)
         if index.empty:
             raise UserError(
                 f"{path} holds no study: no ingest has finished a part of it. Run mmv ingest again;"
@@ -362,3 +365,30 @@ def read_about(root: ts.KvStore) -> dict | None:
     """Content of `store.json`; None if there is no store."""
     answer = root.read(STORE_JSON).result()
     return json.loads(answer.value) if answer.state == "value" else None
+
+
+def lost_studies(about: Mapping[str, Any], index: pd.DataFrame) -> int:
+    """How many studies are gone, with their parts and the indices of these: nothing else shows it.
+
+    Args:
+      about: of `read_about`; a store of an earlier version does not say how many it had.
+    """
+    # A running ingest has more than it had; a change that was stopped may have fewer.
+    return 0 if about.get(UNFINISHED) else max(about.get(STUDIES, 0) - len(index), 0)
+
+
+def refuse_lost(path: str | Path, about: Mapping[str, Any], index: pd.DataFrame) -> None:
+    """
+    Raises:
+      Corrupt: studies are gone with their parts.
+    """
+    if lost_studies(about, index):
+        raise Corrupt(
+            f"{path} has {len(index):,} of its {about[STUDIES]:,} studies: parts of it are gone."
+            " Copy it again, or run mmv ingest with all of its manifests, which reads them again."
+        )
+
+
+def write_about(root: ts.KvStore, about: Mapping[str, Any]) -> None:
+    """Replace `store.json`."""
+    root.write(STORE_JSON, json.dumps(about, indent=1).encode()).result()

@@ -21,6 +21,7 @@ class Report:
     ingested: int = 0
     already: int = 0  # already in the store before
     corrected: int = 0  # in the store before, and differed
+    lost: int = 0  # in the store before, and gone with their parts
     refused: Counter[str] = field(default_factory=Counter)  # by code
     told: Counter[str] = field(default_factory=Counter)  # warnings about ingested lines, by code
     max_refused: float = MAX_REFUSED  # share of the lines; with more refusals the ingest has failed
@@ -55,6 +56,11 @@ class Report:
         )
         if self.corrected:
             text += f"\n{self.corrected} that were there were corrected."
+        if self.lost:
+            text += (
+                f"\n{self.lost} studies of the store were gone with their parts. Those of these"
+                " manifests were read again; give its other manifests too."
+            )
         if self.told:
             told = ", ".join(f"{n} {code}" for code, n in self.told.most_common())
             text += f"\nIngested with warnings (look at warnings.jsonl): {told}."

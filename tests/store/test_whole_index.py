@@ -6,11 +6,12 @@ import pytest
 from planted import read_npy, volumes, write_manifest
 
 from mmv_jax.errors import UserError
-from mmv_jax.store.index import read_index, read_whole_index, remove_whole_index
+from mmv_jax.store.edit import deal_splits, merge, remove
+from mmv_jax.store.index import Corrupt, read_index, read_whole_index, remove_whole_index
 from mmv_jax.store.ingest import ingest
 from mmv_jax.store.inspect import verify
-from mmv_jax.store.layout import open_root
-from mmv_jax.store.read import Store
+from mmv_jax.store.layout import open_root, remove_part
+from mmv_jax.store.read import Store, read_about, write_about
 
 
 @pytest.fixture
@@ -82,3 +83,44 @@ def test_a_damaged_index_of_a_part_is_found_by_verify(two_ingests):
     path.write_bytes(path.read_bytes()[:-9] + b"SENTINELS")
     assert len(Store.open(two_ingests)) == 6
     assert [fault for fault in verify(two_ingests) if "index of part" in fault]
+
+
+def test_a_part_that_is_gone_with_its_index_is_told(two_ingests, tmp_path):
+    root = open_root(two_ingests)
+    remove_whole_index(root)
+    assert len(Store.open(two_ingests)) == 6
+    part = Store.open(two_ingests).index["part"].iloc[0]
+    remove_part(root, part)
+    gone = "has 3 of its 6 studies: parts of it are gone"
+    changes = {
+        "open": lambda: Store.open(two_ingests),
+        "split": lambda: deal_splits(two_ingests, (8, 1, 1)),
+        "merge": lambda: merge([two_ingests], tmp_path / "joined"),
+        "remove": lambda: remove(two_ingests, [tmp_path / "b/manifest.csv"]),
+    }
+    for change in changes.values():
+        with pytest.raises(Corrupt, match=gone):
+            change()
+    options = {"engine": "here", "read_fn": read_npy}
+    report = ingest([tmp_path / "a/manifest.csv"], two_ingests, **options)
+    assert (report.lost, report.ingested) == (3, 3)
+    assert "3 studies of the store were gone" in str(report)
+    assert len(Store.open(two_ingests)) == 6
+
+
+def test_a_store_of_an_earlier_version_does_not_say_how_many_it_had(two_ingests):
+    root = open_root(two_ingests)
+    about = read_about(root)
+    assert about.pop("studies") == 6
+    write_about(root, about)
+    remove_whole_index(root)
+    remove_part(root, Store.open(two_ingests).index["part"].iloc[0])
+    assert len(Store.open(two_ingests)) == 3
+
+
+def test_a_count_follows_what_is_taken_out_and_joined(two_ingests, tmp_path):
+    remove(two_ingests, [tmp_path / "b/manifest.csv"])
+    remove_whole_index(open_root(two_ingests))
+    assert len(Store.open(two_ingests)) == 3
+    merge([two_ingests], tmp_path / "joined")
+    assert read_about(open_root(tmp_path / "joined"))["studies"] == 3
