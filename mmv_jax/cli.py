@@ -4,12 +4,16 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 
-from mmv_jax.commands.table import COMMANDS, help_of
+from mmv_jax.commands.table import COMMANDS, RESUMED, help_of
 from mmv_jax.config import PREFIX, load_config, values_of
 from mmv_jax.errors import UserError
 
@@ -26,6 +30,8 @@ for group in (
     "bench",
 ):
     importlib.import_module(f"mmv_jax.commands.{group}")
+
+TERMINATED = 143  # 128 + SIGTERM, the code that shells give to a process that it ended
 
 WHAT = """Pretrain, evaluate and use one vision encoder for 2D and 3D medical studies."""
 AFTER = """Start with `mmv demo`: phantoms, a store, an encoder and a report, in minutes.
@@ -51,17 +57,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     # hundreds of lines, from several threads, and raises it to us besides.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        _load_named(args)
-        return COMMANDS[args.command][1](args)
+        with _ending_on_sigterm() if args.command in RESUMED else nullcontext():
+            _load_named(args)
+            return COMMANDS[args.command][1](args)
     except UserError as error:
         print(f"mmv {args.command}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"mmv {args.command}: {_without_path(error, args)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"mmv {args.command}: stopped.", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt as stop:
+        again = " The same command goes on from here." if args.command in RESUMED else ""
+        print(f"mmv {args.command}: stopped.{again}", file=sys.stderr)
+        return TERMINATED if isinstance(stop, Terminated) else 1
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come. Whatever cleans up after Ctrl-C cleans up after it too."""
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into an exception: by itself it ends the process at once, which leaves
+    temporary files, locks and workers behind. Not for commands that have nothing to clean up: a
+    long call of the compiler keeps the exception waiting.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    # Only the main thread may do so; one that ignores the signal, as behind some shells, goes on.
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -111,7 +147,9 @@ def _without_path(error: OSError, args: argparse.Namespace) -> str:
     what = error.strerror or f"reading or writing failed ({type(error).__name__}). {other}"
     if not isinstance(error.filename, str | os.PathLike):
         return what
-    where = Path(error.filename).absolute()
+    from mmv_jax.files import meant_by
+
+    where = meant_by(Path(error.filename).absolute())
     for name, value in vars(args).items():
         for given in value if isinstance(value, list) else [value]:
             # A store is kept as text, since it may be an address; all other places are paths.

@@ -1,12 +1,14 @@
 """Files by pattern; atomic writes: a reader sees the complete file, the earlier one, or none."""
 
+import csv
 import json
 import os
+import re
 import secrets
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import has_magic
 from pathlib import Path
@@ -71,6 +73,15 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
         raise
 
 
+def meant_by(part: Path) -> Path:
+    """The path for which `replacing` gave a temporary one; any other path as it is.
+
+    >>> meant_by(Path("out/m.csv.0a1b2c3d.part")).name
+    'm.csv'
+    """
+    return part.parent / re.sub(r"\.[0-9a-f]{8}\.part$", "", part.name)
+
+
 def read_kept(path: AnyPath, read: Callable[[Any], T]) -> T | None:
     """What `read` makes of a .npz of an earlier call; None where there is none or it is damaged, so
     that it is made again.
@@ -102,6 +113,17 @@ def write_whole(path: AnyPath, content: str | bytes | Callable[[BinaryIO], objec
             content(file)
         else:
             file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_csv(path: AnyPath, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as CSV, an absent or None cell empty; the file is whole or absent.
+
+    A manifest that was cut short would be read as one of fewer studies.
+    """
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_json(path: AnyPath, value: Any) -> None:

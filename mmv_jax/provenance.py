@@ -174,9 +174,10 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Write `provenance.json`, then `metrics.json` and the same numbers as `metrics.csv`.
+    """Write `provenance.json`, `metrics.csv`, and the same numbers as `metrics.json`.
 
-    Each file is whole or absent.
+    Each file is whole or absent. Call it after everything else is written: a folder with
+    `metrics.json` counts as evaluated.
 
     Args:
       metrics: task -> encoder or level -> metric -> {"value", "ci95", "n"}.
@@ -187,8 +188,8 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any], record: Mapping[str,
     write_whole(folder / FILE, json.dumps(record, indent=2, allow_nan=False) + "\n")
     # `allow_nan=False`: Python would write NaN, which other readers of JSON refuse.
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-    write_whole(folder / "metrics.json", text)
     write_whole(folder / "metrics.csv", as_csv(metrics))
+    write_whole(folder / "metrics.json", text)
 
 
 def write_table(path: Path, table: Any, record: Mapping[str, Any]) -> None:

@@ -1,10 +1,13 @@
 """`mmv`: exit codes, help, and mistakes told in a line."""
 
 import argparse
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,7 +127,7 @@ def test_an_unknown_name_of_a_config_is_named(capsys, tmp_path):
     [
         (UserError("mend it"), 2, "mend it"),
         (WorkFailed("it diverged"), 1, "it diverged"),
-        (KeyboardInterrupt(), 1, "stopped"),
+        (KeyboardInterrupt(), 1, "stopped."),
     ],
 )
 def test_an_error_is_one_line_and_its_exit_code(error, code, says, capsys, monkeypatch):
@@ -133,11 +136,29 @@ def test_an_error_is_one_line_and_its_exit_code(error, code, says, capsys, monke
 
     monkeypatch.setitem(COMMANDS, "status", (COMMANDS["status"][0], fail))
     assert main(["status", "run"]) == code
-    assert capsys.readouterr().err == f"mmv status: {says}{'' if says != 'stopped' else '.'}\n"
+    assert capsys.readouterr().err == f"mmv status: {says}\n"
+
+
+def test_sigterm_cleans_up_as_ctrl_c_does_and_the_message_says_what_to_do(capsys, monkeypatch):
+    cleaned = []
+
+    def work(args):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setitem(COMMANDS, "evaluate", (COMMANDS["evaluate"][0], work))
+    assert main(["evaluate"]) == 143
+    assert cleaned
+    said = "mmv evaluate: stopped. The same command goes on from here.\n"
+    assert capsys.readouterr().err == said
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 UNWRITABLE = {
-    "manifest folder images --out nodir/m.csv": "OUT: No such file",
+    "manifest folder images --out nodir/m.csv": "OUT: No such file",  # by its temporary name
     "pretrain --config demo --workdir images/1.png": "WORKDIR: ",
 }
 

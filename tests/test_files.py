@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mmv_jax.files import replacing, write_whole
+from mmv_jax.files import replacing, write_csv, write_whole
 
 
 @pytest.mark.parametrize("kind", [Path, epath.Path])
@@ -35,6 +35,21 @@ def test_a_writer_that_fails_leaves_the_file_before_it(tmp_path, kind):
         write_whole(path, half)
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_table_is_whole_or_the_one_before_it(tmp_path):
+    path = tmp_path / "manifest.csv"
+    write_csv(path, ("a", "b"), [{"a": 1, "b": None}, {"b": "é, x"}])
+    assert path.read_bytes() == 'a,b\n1,\n,"é, x"\n'.encode()
+
+    def rows():
+        yield {"a": 2}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_csv(path, ("a", "b"), rows())
+    assert path.read_text().startswith("a,b\n1,\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.csv"]
 
 
 def test_the_name_appears_only_at_the_end(tmp_path):

@@ -22,7 +22,7 @@ FLOORS = [  # a room imports from itself and from lower floors (earlier lines); 
         "chips",
         "provenance",
     },
-    {"manifests", "models", "report"},
+    {"manifests", "models", "report", "result_folder"},
     {"store", "objectives"},
     {"data", "checkpoint", "outcomes"},
     {"released"},

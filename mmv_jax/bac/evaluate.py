@@ -51,6 +51,7 @@ from mmv_jax.readers.read import read_mask
 from mmv_jax.readers.refused import Refused
 from mmv_jax.report.about import About, Studies
 from mmv_jax.report.page import Section, write_page
+from mmv_jax.result_folder import clear_results
 
 SIDES = {"found": "found", "true": "truth"}  # the name in metrics.json, the field of `Judged`
 PICTURES = 8  # number of pictures of views, drawn evenly from all
@@ -144,6 +145,7 @@ def evaluate_mammograms(
     # The sort is stable: open sections keep their order and come before the folded ones.
     parts = sorted([*parts, _about(record, studies, bool(judged))], key=lambda part: part.fold)
     parts += [*of_protocol, *_closing_sections(notes, finder.measure, config)]
+    clear_results(workdir)
     write_page(
         workdir / "report.html",
         stated.title or "Breast arterial calcification",
@@ -197,10 +199,10 @@ def _closing_sections(notes: Sequence[str], measure: Measure, config: str) -> li
 def _write(
     workdir: Path, metrics: Mapping, judged: Sequence[Judged], record: Mapping[str, Any]
 ) -> None:
-    """Write the metrics, and the areas of each view that has a truth."""
-    write_metrics(workdir, metrics, record)
+    """Write the areas of each view that has a truth, and the metrics."""
     if judged:
         write_table(workdir / "predictions.parquet", predictions(judged), record)
+    write_metrics(workdir, metrics, record)
 
 
 def _relate(

@@ -56,7 +56,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@command("evaluate", _evaluate_arguments)
+@command("evaluate", _evaluate_arguments, resumes=True)
 def _evaluate(args) -> int:
     # Imports stand inside the commands, so that `mmv --help` does not wait for JAX.
     from mmv_jax.commands.keys import load_for
@@ -150,11 +150,13 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     add_plugins(parser)
 
 
-@command("embed", _embed_arguments)
+@command("embed", _embed_arguments, resumes=True)
 def _embed(args) -> int:
     from mmv_jax.evaluate.encoders.embed import embed
+    from mmv_jax.result_folder import only_writer
 
-    print(embed(args.checkpoint, args.store, args.out, tokens=tuple(args.tokens.split(","))))
+    with only_writer(args.out, "--out"):
+        print(embed(args.checkpoint, args.store, args.out, tokens=tuple(args.tokens.split(","))))
     return 0
 
 

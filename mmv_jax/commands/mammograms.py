@@ -20,7 +20,7 @@ def _fit_bac_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@command("fit-bac", _fit_bac_arguments)
+@command("fit-bac", _fit_bac_arguments, resumes=True)
 def _fit_bac(args) -> int:
     from mmv_jax.bac.fit import fit
     from mmv_jax.commands.keys import load_for
@@ -67,7 +67,7 @@ def _bac_arguments(parser: argparse.ArgumentParser) -> None:
     add_plugins(parser)
 
 
-@command("bac", _bac_arguments)
+@command("bac", _bac_arguments, resumes=True)
 def _bac(args) -> int:
     from mmv_jax.bac.run import measure_files
 

@@ -96,7 +96,7 @@ def _pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@command("pretrain", _pretrain_arguments)
+@command("pretrain", _pretrain_arguments, resumes=True)
 def _pretrain(args) -> int:
     from mmv_jax.commands.keys import load_for
     from mmv_jax.commands.phases import phases_of

@@ -173,7 +173,7 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
     add_plugins(parser)
 
 
-@command("ingest", _ingest_arguments)
+@command("ingest", _ingest_arguments, resumes=True)
 def _ingest(args) -> int:
     from mmv_jax.report.progress import progress
     from mmv_jax.store.ingest import ingest
@@ -292,7 +292,7 @@ def _stage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=local_path, metavar="FOLDER", help=where)
 
 
-@command("stage", _stage_arguments)
+@command("stage", _stage_arguments, resumes=True)
 def _stage(args) -> int:
     from mmv_jax.report.progress import progress
     from mmv_jax.store.stage import stage

@@ -20,16 +20,22 @@ RUN_HELP = "the folder of the run, or its gs:// or s3:// address"
 WORKERS_HELP = "processes (default: one a core)"
 
 COMMANDS: dict[str, tuple[Arguments, Run]] = {}
+RESUMED = set[str]()  # the commands that go on where they were stopped
 
 
-def command(name: str, add_arguments: Arguments) -> Callable[[Run], Run]:
+def command(name: str, add_arguments: Arguments, *, resumes: bool = False) -> Callable[[Run], Run]:
     """Registers a function as `mmv NAME`. The docstring of `add_arguments` is its help: a line,
     what a user can do with it, and an example (`help_of`).
+
+    Args:
+      resumes: whether the command, given again, goes on where it was stopped.
     """
 
     def register(run: Run) -> Run:
         # The order of registration is the order in `mmv --help`.
         COMMANDS[name] = (add_arguments, run)
+        if resumes:
+            RESUMED.add(name)
         return run
 
     return register

@@ -24,6 +24,7 @@ from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.variants import pairs_of
 from mmv_jax.files import write_json
 from mmv_jax.provenance import write_metrics, write_table
+from mmv_jax.result_folder import clear_results
 
 if TYPE_CHECKING:  # `run.py` imports this file
     from mmv_jax.evaluate.run import Evaluation
@@ -57,13 +58,7 @@ def write_results(
             *shift_metrics(shifted),
         ],
     )
-    write_metrics(workdir, metrics, asked.record)
     index = evaluation.store.index
-    write_table(workdir / "predictions.parquet", predictions(results, index), asked.record)
-    write_json(
-        workdir / "comparisons.json",
-        [*comparisons_as_json([*comparisons, *of_variants]), *as_comparisons(groups, confounded)],
-    )
     # Same order as the rows of `means`: both are of the sorted studies.
     modality = index["modality"].iloc[evaluation.studies].to_numpy(str)
     findings = Findings(
@@ -91,6 +86,12 @@ def write_results(
         overlap=overlap.reason,
         asked=asked,
     )
+    # Everything is computed: from here on files are written.
+    clear_results(workdir)
+    write_table(workdir / "predictions.parquet", predictions(results, index), asked.record)
+    paired = comparisons_as_json([*comparisons, *of_variants])
+    write_json(workdir / "comparisons.json", [*paired, *as_comparisons(groups, confounded)])
     write_json(workdir / "protocol.json", protocol)
     write_report(report := workdir / "report.html", findings)
+    write_metrics(workdir, metrics, asked.record)
     return f"{table_of(results, comparisons)}\n\nreport: {report}"

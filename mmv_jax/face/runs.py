@@ -1,12 +1,15 @@
 """`pretrain` and `evaluate` from Python, as the commands of the same names."""
 
 import os
+from pathlib import Path
 from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
 from mmv_jax.buckets import place
-from mmv_jax.config import load_config
+from mmv_jax.config import load_config, to_dict
+from mmv_jax.report.progress import say
+from mmv_jax.result_folder import only_writer, told_of_other
 
 Config: TypeAlias = ConfigDict | str | os.PathLike
 
@@ -42,10 +45,18 @@ def evaluate(
     Returns:
       The table of all tasks as text, and the path of the report.
     Raises:
-      UserError: the config does not fit the store or the checkpoint.
+      UserError: the config does not fit the store or the checkpoint, or another process writes to
+        `workdir`.
     """
     asked, where = _loaded(config), place(workdir)
     weights = None if checkpoint is None else place(checkpoint)
+    with only_writer(where, "--workdir"):
+        if told := told_of_other(where, to_dict(asked)):
+            say(told)
+        return _evaluate(asked, weights, where)
+
+
+def _evaluate(asked: ConfigDict, weights: Path | None, where: Path) -> str:
     # Each kind of evaluation has a key that no other kind has.
     if "mammograms" in asked:
         from mmv_jax.bac.evaluate import evaluate_config as of_mammograms

@@ -8,6 +8,7 @@ axial slices of DICOM.
 """
 
 import csv
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mmv_jax.errors import UserError
+from mmv_jax.files import replacing, write_csv
 from mmv_jax.manifests.box_checks import FEW, advice, odd_boxes
 from mmv_jax.manifests.csv_dialect import encoding_of, separator_of, visible
 from mmv_jax.manifests.listing import keep_added_columns
@@ -344,13 +346,15 @@ def _write_mask(path: Path, drawn: np.ndarray, study: Study) -> Path:
     Raises:
       Refused: it would not lie on its study, as where a volume lies obliquely.
     """
-    if study.ndim == 2:
-        path = path.with_suffix(".png")
-        write_png(path, drawn[0])
-    else:
-        path = path.with_suffix(".nii.gz")
-        origin = tuple(study.attributes[f"first_{axis}_mm"] for axis in "zyx")
-        write_nifti(path, drawn, Grid(drawn.shape, study.spacing_mm, origin))  # type: ignore[arg-type]
+    # By its content too: other boxes get other files, so a manifest of an earlier call stays right.
+    suffix = ".png" if study.ndim == 2 else ".nii.gz"
+    path = path.with_name(f"{path.name}-{zlib.crc32(drawn.tobytes()):08x}{suffix}")
+    with replacing(path) as part:
+        if study.ndim == 2:
+            write_png(part, drawn[0])
+        else:
+            origin = tuple(study.attributes[f"first_{axis}_mm"] for axis in "zyx")
+            write_nifti(part, drawn, Grid(drawn.shape, study.spacing_mm, origin))  # type: ignore[arg-type]
     if not np.array_equal(read_mask(path, like=study), drawn):
         raise Refused("mask_grid", "the mask does not lie where its boxes are")
     return path
@@ -370,18 +374,17 @@ def _columns(lines: Sequence[Line], column: str, manifest: Path) -> list[str]:
 
 
 def _write(out: Path, lines: Sequence[Line], masks: dict[int, Path], columns: list[str]) -> None:
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        for line in lines:
-            row = {name: getattr(line, name) for name in (*REQUIRED, *OPTIONAL)}
-            # Absolute: the new manifest may lie elsewhere than the old one.
-            row["path"] = _absolute(line.path)
-            row |= dict(line.labels)
-            row |= {f"{name}{MASK}": _absolute(path) for name, path in line.masks.items()}
-            if line.number in masks:
-                row[columns[-1]] = masks[line.number].relative_to(out.parent).as_posix()
-            writer.writerow({name: "" if cell is None else cell for name, cell in row.items()})
+    rows = []
+    for line in lines:
+        row = {name: getattr(line, name) for name in (*REQUIRED, *OPTIONAL)}
+        # Absolute: the new manifest may lie elsewhere than the old one.
+        row["path"] = _absolute(line.path)
+        row |= dict(line.labels)
+        row |= {f"{name}{MASK}": _absolute(path) for name, path in line.masks.items()}
+        if line.number in masks:
+            row[columns[-1]] = masks[line.number].relative_to(out.parent).as_posix()
+        rows.append(row)
+    write_csv(out, columns, rows)
 
 
 def _absolute(path: Path) -> str:

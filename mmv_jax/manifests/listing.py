@@ -8,7 +8,7 @@ from glob import has_magic
 from pathlib import Path
 
 from mmv_jax.errors import UserError
-from mmv_jax.files import matching
+from mmv_jax.files import matching, write_csv
 from mmv_jax.manifests.amos import list_amos
 from mmv_jax.manifests.cbis_ddsm import list_cbis_ddsm
 from mmv_jax.manifests.chexpert import list_chexpert
@@ -115,10 +115,7 @@ def write_manifest_of(
         tell(f"{unsure} labels are uncertain: written by --uncertain {uncertain}.")
     for sentence in summary(rows):
         tell(sentence)
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out, columns, rows)
     return len(rows)
 
 

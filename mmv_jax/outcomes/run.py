@@ -19,6 +19,7 @@ from mmv_jax.outcomes.risk import PREVENT_INPUTS
 from mmv_jax.outcomes.stated import state_cohort
 from mmv_jax.provenance import facts, of_file, provenance, refuse_others, write_metrics
 from mmv_jax.report.page import Section
+from mmv_jax.result_folder import clear_results
 
 
 def evaluate_config(config: ConfigDict, workdir: Path) -> str:
@@ -95,8 +96,8 @@ def evaluate_cohort(
         more = apart_sections(apart, definitions, notes)
         others = ["", *apart_lines(apart), *notes]
     protocol, stated = state_cohort(analysis, main, endpoints=apart, definitions=definitions)
-    workdir.mkdir(parents=True, exist_ok=True)
     record = provenance("mmv evaluate", config=json.loads(config or "{}"), data=of_file(path))
+    clear_results(workdir)
     write_outcomes(workdir / "report.html", analysis, config, facts(record), more=[*more, *stated])
     write_json(workdir / "protocol.json", protocol)
     write_metrics(workdir, found, record)

@@ -32,7 +32,7 @@ def uid(*names: object) -> UID:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write uint8 or uint16 [row, column] as a grey PNG."""
-    Image.fromarray(image).save(path, compress_level=1)
+    Image.fromarray(image).save(path, "PNG", compress_level=1)
 
 
 def write_nifti(path: Path, volume: np.ndarray, grid: Grid) -> None:

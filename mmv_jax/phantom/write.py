@@ -1,6 +1,5 @@
 """Phantom studies as files, with a manifest."""
 
-import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mmv_jax.errors import UserError
+from mmv_jax.files import write_csv
 from mmv_jax.phantom import breast, files, radiograph, thorax, truth
 from mmv_jax.phantom.patient import Dials, Patient, draw_patient, make_dials
 from mmv_jax.processes import end_with_parent
@@ -142,10 +142,7 @@ def _write_manifest(path: Path, lines: list[dict]) -> Path:
         {name for line in lines for name in line} - set(FIRST_COLUMNS)
     )
     lines.sort(key=lambda line: line["study_id"])
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_csv(path, columns, lines)
     return path
 
 

@@ -1,6 +1,8 @@
 """What `embed` leaves for others to read."""
 
 import json
+import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -67,6 +69,28 @@ def test_every_file_says_what_it_was_made_with(embedded):
     assert kept["store"] == "store"
     assert kept["store_digest"] == Store.open(embedded / "store").digest(range(20))
     assert kept["config"] == {"tokens": ["cls", "patch"], "rows": {"length": 128, "rows": 1}}
+
+
+@pytest.mark.parametrize("stopped", ["_chunks", "write_table"])  # before the tokens, and the table
+def test_no_table_lies_beside_tokens_that_are_half_written(
+    stopped, embedded, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(embedded / "out", out)
+    short_rows(monkeypatch)
+    call = partial(embed, embedded / "run", embedded / "store", out, tokens=("cls", "patch"))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"mmv_jax.evaluate.encoders.embed.{stopped}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    assert not (out / "features.parquet").exists()
+    call()
+    tables = [pd.read_parquet(folder / "features.parquet") for folder in (embedded / "out", out)]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_features_of_another_checkpoint_are_refused_and_stay(embedded, tmp_path):

@@ -69,11 +69,31 @@ def test_a_picture_and_a_volume_are_marked_where_their_boxes_are(manifest, tmp_p
     # z, y and x of the grid that is shown; the file stores x and y the other way round
     expected[5, 2:6, 1:4] = 1
     np.testing.assert_array_equal(found["three"], expected)
-    stored = np.asanyarray(nib.load(tmp_path / "new-lesion" / "line-000004.nii.gz").dataobj)
+    (path,) = (tmp_path / "new-lesion").glob("line-000004-*.nii.gz")
+    stored = np.asanyarray(nib.load(path).dataobj)
     assert stored.sum() == 12
     assert set(found) == {"one", "three"}
     with (tmp_path / "new.csv").open() as file:
         assert [row["sex"] for row in csv.DictReader(file)] == ["M", "", "F"]
+
+
+def test_a_manifest_stays_right_where_the_next_call_is_stopped(manifest, tmp_path, monkeypatch):
+    out = tmp_path / "new.csv"
+    write_boxes(manifest, boxes_of(tmp_path, "study_id,x,y,w,h\none,1,1,3,3\n"), out, mask="a")
+    before = out.read_bytes(), masks_of(out, "a")["one"]
+    other = boxes_of(tmp_path, "study_id,x,y,w,h\none,9,9,5,5\n")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mmv_jax.manifests.boxes.write_csv", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_boxes(manifest, other, out, mask="a")
+    assert out.read_bytes() == before[0]
+    np.testing.assert_array_equal(masks_of(out, "a")["one"], before[1])
+    write_boxes(manifest, other, out, mask="a")
+    assert masks_of(out, "a")["one"].sum() == 25
 
 
 def test_a_label_is_chosen_and_free_studies_have_empty_masks(manifest, tmp_path):

@@ -25,7 +25,7 @@ from mmv_jax.store.read import Store
 
 ROWS = {"length": 4096, "rows": 1}
 TOKENS = ("cls", "patch")
-TOKENS_FILE = "patches.zarr"
+TABLE, TOKENS_FILE = "features.parquet", "patches.zarr"
 
 
 def embed(
@@ -83,9 +83,11 @@ def embed(
     # Tokens are dropped part by part: `_writing_tokens` has written them before.
     features = together([replace(part, tokens={}) for part in parts])
     table = pd.concat([feature_table(opened.index, features), places], axis=1)
+    # The table is the first to go and the last to come: the files beside it are of its call.
+    (out / TABLE).unlink(missing_ok=True)
     write_whole(out / FILE, json.dumps(record, indent=2) + "\n")
-    write_table(out / "features.parquet", table, record)
-    return f"{len(table)} studies, {features.cls.shape[1]} numbers each: {out / 'features.parquet'}"
+    write_table(out / TABLE, table, record)
+    return f"{len(table)} studies, {features.cls.shape[1]} numbers each: {out / TABLE}"
 
 
 def feature_table(index: pd.DataFrame, features: Features) -> pd.DataFrame:
@@ -130,6 +132,8 @@ def _writing_tokens(
         tokens = np.concatenate([part.tokens[study] for study in part.studies.tolist()])
         # The width of the tokens is known only with the first part.
         if array is None:
+            # A table of an earlier call would name rows of what is only half written.
+            (path.parent / TABLE).unlink(missing_ok=True)
             spec = {
                 "driver": "zarr3",
                 "kvstore": kvstore_spec(path),

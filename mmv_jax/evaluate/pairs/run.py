@@ -27,6 +27,7 @@ from mmv_jax.files import write_json
 from mmv_jax.plugins import resolve_plugins
 from mmv_jax.provenance import provenance, refuse_others, write_metrics
 from mmv_jax.report.about import About
+from mmv_jax.result_folder import clear_results
 from mmv_jax.store.read import Store
 
 
@@ -84,9 +85,11 @@ def evaluate_pairs(config: ConfigDict, checkpoint: Path | None, workdir: Path) -
         record=record,
         about=about,
     )
-    write_metrics(workdir, as_metrics(findings.merged), record)
+    clear_results(workdir)
     write_json(workdir / "comparisons.json", as_comparisons(compared))
-    return write_pairs_page(workdir, findings, store)
+    said = write_pairs_page(workdir, findings, store)
+    write_metrics(workdir, as_metrics(findings.merged), record)
+    return said
 
 
 def _modalities(config: ConfigDict) -> tuple[str, str]:
