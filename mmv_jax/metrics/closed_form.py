@@ -224,24 +224,33 @@ def proportion_interval(
     """Lower and upper bound of the share of studies with the value 1 (the others have 0).
 
     It is Wilson's interval with the number of studies divided by the design effect. The design
-    effect is at least 1 and at most the number of studies a patient. It takes that maximum where
-    all values are the same.
+    effect is at least 1 and at most that of patients whose studies all have the same value. It
+    takes that maximum where all values are the same.
 
-    Source: Wilson, JASA 22 (1927); for clusters, Korn and Graubard, Survey Methodology 24 (1998).
+    Source: Wilson, JASA 22 (1927); for clusters, Korn and Graubard, Survey Methodology 24 (1998);
+      for clusters of unequal sizes, the jackknife over patients, and Kish's number of them.
     """
-    n, count = len(values), len(np.unique(patients))
+    sizes = np.bincount(np.unique(patients, return_inverse=True)[1])
+    n, count = len(values), len(sizes)
     share = float(values.mean())
     # At a share of 0 or 1 no design effect can be measured: take the largest possible one.
-    apart = share * (1 - share) / n
-    design = n / count
+    apart, most = share * (1 - share) / n, float(sizes @ sizes) / n
+    design = most
     if apart > 0 and count > 1:
-        # The variance between patients' totals, linearised at the share.
-        off = np.bincount(patients, values - share) / n
-        design = float(np.clip(count / (count - 1) * (off @ off) / apart, 1.0, design))
-    # Without clusters only the share is estimated, and the quantile is Wilson's normal one.
-    tail = (1 + level) / 2
-    width = float(stats.norm.ppf(tail) if n == count else stats.t.ppf(tail, max(count - 1, 1)))
+        design = float(np.clip(_jackknife(values, patients, sizes) / apart, 1.0, most))
+    # Without clusters only the share is estimated, and the quantile is Wilson's normal one. A
+    # patient of many studies hides how the others vary: of unequal patients fewer count.
+    tail, freedom = (1 + level) / 2, max(n / most - 1, 1)
+    width = float(stats.norm.ppf(tail) if n == count else stats.t.ppf(tail, freedom))
     return _score_bounds(share, lambda value: width**2 * design * value * (1 - value) / n)
+
+
+def _jackknife(values: np.ndarray, patients: np.ndarray, sizes: np.ndarray) -> float:
+    """The variance of the mean, from the mean without each patient; at least two patients."""
+    index, n, count = np.unique(patients, return_inverse=True)[1], len(values), len(sizes)
+    # The mean without a patient is away from that of all by Σ (x - mean) / (n - size).
+    away = np.bincount(index, values - values.mean()) / (n - sizes)
+    return (count - 1) / count * float(away @ away)
 
 
 def exact_proportion(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -115,14 +115,19 @@ def weighted_calibration_slope(
 ) -> Float[np.ndarray, " R"]:
     """Slope of a logistic regression of the truth on the log odds, under each row of weights.
 
-    1 is calibrated, less is overconfident. NaN where the slope has no finite value: the log odds
-    separate the classes. Newton's method runs on all rows together.
+    1 is calibrated, less is overconfident. NaN where there is no one slope: the log odds separate
+    the classes, or are all the same. Newton's method runs on all rows together.
 
     Source: Cox, Biometrika 45 (1958); Van Calster et al., BMC Medicine 17 (2019), "weak
       calibration".
     """
     p = np.clip(np.asarray(probability, np.float64), 1e-6, 1 - 1e-6)
     x = np.log(p / (1 - p))
+    # Centred, in units of its own spread: the slope of a timid probe may be in the hundreds.
+    unit = float(x.std())
+    if unit <= 1e-12 * float(np.abs(x).max(initial=1.0)):
+        return np.full(len(weights), np.nan)
+    x = (x - x.mean()) / unit
     a, b = np.zeros((2, len(weights)))
     step = np.full(len(weights), np.inf)
     for _ in range(25):
@@ -137,8 +142,8 @@ def weighted_calibration_slope(
         a, b = a + np.clip((h11 * g0 - h01 * g1) / determinant, -5, 5), b + np.clip(step, -5, 5)
         if np.abs(step).max() < 1e-8:
             break
-    # A slope that still moves, or that is beyond 50, has no finite maximum.
-    return np.where((np.abs(step) < 1e-4) & (np.abs(b) < 50), b, np.nan)
+    # A slope that still moves, or that is beyond 50 spreads, has no finite maximum.
+    return np.where((np.abs(step) < 1e-4) & (np.abs(b) < 50), b / unit, np.nan)
 
 
 def weighted_first(

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap, multivariate_normal, norm
-from sklearn.linear_model import LogisticRegression
 
 from mmv_jax.metrics import resamples, scores
 from mmv_jax.metrics.closed_form import auroc_interval, delong, placement_variance
@@ -139,28 +138,6 @@ def test_holm_is_the_step_down_of_bonferroni():
     assert holm([0.01, 0.02, 0.03, 0.9]) == pytest.approx([0.04, 0.06, 0.06, 0.9])
     assert np.isnan(holm([float("nan"), 0.5])[0])
     assert holm([float("nan"), 0.5])[1] == 0.5
-
-
-def test_the_calibration_slope_is_that_of_a_logistic_regression_on_the_log_odds():
-    rng = np.random.default_rng(0)
-    logit = rng.normal(size=500)
-    truth = (rng.uniform(size=500) < 1 / (1 + np.exp(-logit))).astype(int)
-    weights = rng.integers(0, 3, 500)
-    for sure in (0.5, 1.0, 3.0):
-        model = LogisticRegression(C=np.inf, tol=1e-8).fit(
-            sure * logit[:, None], truth, sample_weight=weights
-        )
-        ours = METRICS["calibration_slope"](
-            truth, 1 / (1 + np.exp(-sure * logit)), weights[None].astype(float)
-        )[0]
-        assert ours == pytest.approx(model.coef_[0, 0], rel=1e-3)
-
-
-def test_separated_classes_have_no_calibration_slope():
-    truth = np.repeat([0, 1], 20)
-    assert np.isnan(
-        METRICS["calibration_slope"](truth, np.linspace(0.01, 0.99, 40), np.ones((1, 40)))[0]
-    )
 
 
 def test_below_five_patients_of_a_class_there_is_no_interval_and_a_reason():
