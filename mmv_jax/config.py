@@ -31,12 +31,14 @@ class ConfigKey:
       meaning: a sentence or two.
       kind: the type of the value, one of SIMPLE; None if any type will do.
       is_open: the value is a group whose names are the user's own, such as `tasks`.
+      least: of a number; None for no limit.
     """
 
     default: Any = NEEDED
     meaning: str = ""
     kind: type | None = None
     is_open: bool = False
+    least: int | None = None
 
     def refusal(self, value: Any) -> str | None:
         """The reason why a value is not allowed here, in words; None if it is."""
@@ -45,6 +47,8 @@ class ConfigKey:
         # A whole number is accepted as a float. True is an int in Python, but not in a config.
         fits = isinstance(value, (int, float) if self.kind is float else self.kind)
         if fits and (self.kind is bool or not isinstance(value, bool)):
+            if self.least is not None and value < self.least:
+                return f"must be at least {self.least}, but is {value!r}"
             return None
         told = type(value).__name__
         return f"must be of the type {self.kind.__name__}, but {value!r} is a {told}"

@@ -46,6 +46,12 @@ def test_a_wrong_word_is_named(file, word, says):
         load_config(file, [word])
 
 
+@pytest.mark.parametrize("kind, name", [("mmv pretrain", "demo"), ("mmv evaluate", "eval_chest")])
+def test_no_seed_is_below_0(kind, name):
+    with pytest.raises(UserError, match="config.seed must be at least 0, but is -1"):
+        load_for(kind, name, ["--config.seed=-1"])
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         load_config(tmp_path / "nothing.py")

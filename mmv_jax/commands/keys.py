@@ -14,7 +14,8 @@ from mmv_jax.config import PREFIX, ConfigKey, Keys, keys_of, load_config
 from mmv_jax.errors import UserError
 
 FLAX = ("parent", "name")  # arguments of every Flax module
-SEED = ConfigKey(kind=int, meaning="Of everything that is drawn.")
+# NumPy draws from no seed below 0.
+SEED = ConfigKey(kind=int, meaning="Of everything that is drawn.", least=0)
 STEPS = ConfigKey(kind=int, meaning="Of the whole run; the schedules follow from it.")
 STORE = ConfigKey(kind=str, meaning="A folder, or a gs:// or s3:// address, made by `mmv ingest`.")
 PLUGINS = "Python files of yours, which register entries in the package's tables."

@@ -216,7 +216,7 @@ def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chose
     """The candidate whose probe is best on val, for each task; the first one wins a tie.
 
     Raises:
-      UserError: probes of this kind of task have no score on val.
+      UserError: probes of this kind of task have no score on val, or there is no candidate.
     """
     kind = KINDS[tasks[0].kind]
     best: list[Chosen | None] = [None] * len(tasks)
@@ -235,6 +235,12 @@ def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chose
             last = best[index]
             if last is None or probed.held_out > last.probed.held_out:
                 best[index] = Chosen(candidate.name, x, probed)
+    for task, chosen in zip(tasks, best):
+        if chosen is None:
+            raise UserError(
+                f"config.readout.poolings: none of them fits the task {task.name!r}. 'local' reads"
+                f" the region that config.tasks.{task.name}.local names; add another pooling."
+            )
     return [chosen for chosen in best if chosen is not None]
 
 

@@ -17,6 +17,7 @@ from mmv_jax.evaluate.kinds.features import Standardiser
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS
 from mmv_jax.evaluate.kinds.segmentation import PENALTIES, PatchRidge, sweep_thresholds
 from mmv_jax.evaluate.kinds.table import KINDS
+from mmv_jax.evaluate.tasks.arguments import named
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.intervals import Interval, interval_over_draws
@@ -48,24 +49,25 @@ class Point:
 
 
 def check_few(options: dict[str, Any]) -> dict[str, Any]:
-    """The shares and draws of a config.
+    """The shares and draws of a config, each share once.
 
     Raises:
       UserError: they cannot be drawn.
     """
+    named(options, "config.few_shot", known=("shares", "draws"))
     shares, draws = options.get("shares"), options.get("draws")
     if (
         not isinstance(shares, list | tuple)
         or not shares
-        or not all(isinstance(share, int | float) and 0 < share <= 1 for share in shares)
+        or not all(type(share) in (int, float) and 0 < share <= 1 for share in shares)
     ):
         raise UserError(
             f"config.few_shot.shares is {shares!r}, but must be a list of shares of the patients,"
             " above 0 and up to 1: 0.05 is 5 %."
         )
-    if not isinstance(draws, int) or draws < 1:
+    if type(draws) is not int or draws < 1:
         raise UserError(f"config.few_shot.draws is {draws!r}, but must be a number from 1 on.")
-    return options
+    return {"shares": tuple(dict.fromkeys(shares)), "draws": draws}
 
 
 def few_shot(

@@ -40,6 +40,8 @@ from mmv_jax.evaluate.report.pictures import choose_shown, feature_maps, outline
 from mmv_jax.evaluate.report.stated import Asked
 from mmv_jax.evaluate.shifts import Shifted, check_shifts, measure_shifts
 from mmv_jax.evaluate.tasks.make import make_task
+from mmv_jax.evaluate.tasks.odd_scenes import odd_scenes
+from mmv_jax.evaluate.tasks.odd_studies import odd_images
 from mmv_jax.evaluate.tasks.overlap import Overlap
 from mmv_jax.evaluate.tasks.scenes import check_structure, local_means, scenes
 from mmv_jax.evaluate.tasks.task import Task
@@ -90,6 +92,7 @@ def evaluate(config: ConfigDict, checkpoint: Path | None, workdir: Path) -> str:
     refuse_others(workdir, trained.origin["digest"], "--workdir")
     evaluation = Evaluation.of(config, workdir, store=store, tasks=tasks, trained=trained)
     evaluation.notices += [*overlap.notices, *(note for task in whole for note in task.notes)]
+    evaluation.notices += odd_images(store.index, whole)
     for note in evaluation.notices:
         say(note)
     evaluation.truth = studies_of(store.index, evaluation.studies, about).outline
@@ -286,6 +289,10 @@ class Evaluation:
         # This can be checked only here: masks are read on the grid of the encoder's view.
         for key, part in task.parts().items():
             check_structure(part, parts[key], key if task.structures else "")
+        if name == "trained" and task.fold == 0:
+            for note in odd_scenes(task, own):
+                self.notices.append(note)
+                say(note)
         heads = self.variants.measure_heads(name, encoder, store=self.store, task=task, parts=parts)
         linear = (
             self.chooser.masks(name, parts, task, features)

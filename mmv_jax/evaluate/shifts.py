@@ -7,16 +7,17 @@ are fitted and chosen on studies as they are. Axes: N studies, D width.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features, encode_studies
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import is_judged, result_of_vector
+from mmv_jax.evaluate.tasks.arguments import names_among
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.corrections import holm
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, paired
@@ -113,14 +114,11 @@ class Shifted:
     p_holm: float = float("nan")
 
 
-def check_shifts(asked: Sequence[str]) -> tuple[str, ...]:
+def check_shifts(asked: Any) -> tuple[str, ...]:
     """The shifts that `config.shifts` names. Raises UserError: one does not exist."""
-    for name in asked:
-        if name not in SHIFTS:
-            raise UserError(
-                f"config.shifts: {name!r} is not known. There are: {', '.join(SHIFTS)}."
-            )
-    return tuple(asked)
+    # One name may stand without brackets.
+    asked = (asked,) if isinstance(asked, str) and asked else asked or ()
+    return names_among(asked, "config.shifts", tuple(SHIFTS))
 
 
 def measure_shifts(

@@ -15,7 +15,7 @@ from mmv_jax.evaluate.tasks.groupings import Grouping
 from mmv_jax.evaluate.tasks.task import Task
 from mmv_jax.metrics.between import between_groups
 from mmv_jax.metrics.corrections import holm
-from mmv_jax.metrics.groups import Support, auroc_within, support, tie_broken
+from mmv_jax.metrics.groups import Support, auroc_within, rare_groups, support, tie_broken
 from mmv_jax.metrics.intervals import RESAMPLES, Difference, Interval, contrast, interval
 
 FEWEST = 5  # with fewer studies in a group, or of a class in it, no value is given
@@ -285,8 +285,11 @@ def _than_rest(result: Result, grouping: Grouping, group: str, resamples: int) -
 def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> Confounded:
     task, names = result.task, grouping.names
     test = task.split == "test"
-    # A study without a value is in no group, so no weight can be derived for it.
+    # A study without a value is in no group, so no weight can be derived for it. Nor can it where
+    # a group lacks a class: one study of a scanner must not make the whole test impossible.
     known = names[test] != ""
+    own, patients = names[test][known], task.patients[test][known]
+    known[known] = ~np.isin(own, rare_groups(result.truth[known], own, patients))
     truth, predicted, patients = (
         result.truth[known],
         result.predicted[known],

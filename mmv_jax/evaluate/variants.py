@@ -35,6 +35,7 @@ from mmv_jax.evaluate.finetune.segmentation_heads import (
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, Segmented, join
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import STAND_IN, Result, over_seeds, result_of_masks, result_of_vector
+from mmv_jax.evaluate.tasks.arguments import names_among
 from mmv_jax.evaluate.tasks.fewer import with_fewer
 from mmv_jax.evaluate.tasks.scenes import Scene
 from mmv_jax.evaluate.tasks.task import Task
@@ -310,18 +311,7 @@ def pairs_of(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 
 def _names(config: ConfigDict, name: str, known: Sequence[str]) -> tuple[str, ...]:
-    asked = config.get(name, ())
-    if isinstance(asked, str) or not all(isinstance(word, str) for word in asked):
-        raise UserError(
-            f"config.{name} is {asked!r}, but must be a list of names:"
-            f" ({', '.join(map(repr, known))})."
-        )
-    unknown = [word for word in asked if word not in known]
-    if unknown:
-        raise UserError(
-            f"config.{name}: {unknown[0]!r} is not known. There are: {', '.join(known)}."
-        )
-    return tuple(dict.fromkeys(asked))
+    return names_among(config.get(name, ()), f"config.{name}", known)
 
 
 def _encoded(

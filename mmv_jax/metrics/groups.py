@@ -12,6 +12,7 @@ from jaxtyping import Bool, Num
 from mmv_jax.metrics.behind import OF_CLASSES, rests_on
 from mmv_jax.metrics.weighted import METRICS, Weighted, weighted_auroc
 
+MOST_RARE = 0.05  # share of studies in groups that may be left out
 SMALLEST_CELL = 5  # patients of a class in a group; with fewer, `tie_broken` is refused
 
 
@@ -51,6 +52,28 @@ class Support:
         if self.smallest >= SMALLEST_CELL:
             return ""
         return f"the smallest cell has {self.smallest} patients, fewer than {SMALLEST_CELL}"
+
+
+def rare_groups(
+    truth: Num[np.ndarray, " N"], groups: np.ndarray, patients: np.ndarray
+) -> list[str]:
+    """Groups with too few patients of a class for `tie_broken`, to be left out of it.
+
+    None where they are more than `MOST_RARE` of the studies: the rest would be another population.
+
+    Args:
+      groups: names.
+
+    >>> rare_groups(np.arange(41) % 2, np.array(["a"] * 40 + ["b"]), np.arange(41))
+    ['b']
+    """
+    rare = [
+        str(g)
+        for g in np.unique(groups)
+        if min(len(np.unique(patients[(truth == label) & (groups == g)])) for label in (0, 1))
+        < SMALLEST_CELL
+    ]
+    return rare if np.isin(groups, rare).sum() <= MOST_RARE * len(groups) else []
 
 
 def support(truth: Num[np.ndarray, " N"], groups: np.ndarray, patients: np.ndarray) -> Support:

@@ -160,15 +160,25 @@ def mirrored(voxels: np.ndarray, mask: np.ndarray) -> str:
     own = edge_contrast(voxels, mask)
     if own is None:
         return ""
-    for words, axes in AXES.items():
-        if 0 in axes and len(mask) == 1:
-            continue
-        found = edge_contrast(voxels, np.flip(mask, axes))
+    for words, turned in _turned(mask):
+        found = edge_contrast(voxels, turned)
         if found is None or found.size < LEAST_CONTRAST or found.agreed < AGREED:
             continue
         if found.size > MIRRORED * own.size and found.agreed > MIRRORED * own.agreed:
             return words
     return ""
+
+
+def _turned(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The mask as it may have been meant, with the turn in words."""
+    for words, axes in AXES.items():
+        if len(mask) > 1 or 0 not in axes:
+            yield words, np.flip(mask, axes)
+    # Rows and columns of another order change the grid, but for square planes.
+    if mask.shape[1] == mask.shape[2]:
+        yield "about the diagonal of its planes", np.swapaxes(mask, 1, 2)
+        yield "by a quarter", np.rot90(mask, 1, (1, 2))
+        yield "by a quarter", np.rot90(mask, 3, (1, 2))
 
 
 class Contrast(NamedTuple):

@@ -101,6 +101,20 @@ def test_a_mirrored_mask_is_told(planes, words):
     assert codes(darker, {"lesion": mask}) == ["mask_mirrored"]
 
 
+@pytest.mark.parametrize("planes", [1, 8])
+def test_a_mask_with_exchanged_rows_and_columns_is_told(planes):
+    study, (right,) = _square(*(scene() if planes == 1 else organs()))
+    assert codes(study, {"lesion": right}) == []
+    for mask in (np.swapaxes(right, 1, 2), np.rot90(right, 1, (1, 2)), np.rot90(right, 3, (1, 2))):
+        assert codes(study, {"lesion": np.ascontiguousarray(mask)}) == ["mask_mirrored"]
+
+
+def _square(study: Study, masks: dict[str, np.ndarray]) -> tuple[Study, list[np.ndarray]]:
+    """Square planes, with what is there away from their diagonal."""
+    cut, mask = (np.roll(own, 25, 2)[:, :80, :80] for own in (study.voxels, *masks.values()))
+    return Study(cut, study.spacing_mm, study.ndim, "raw"), [mask]
+
+
 def test_a_mask_whose_mirror_image_fits_no_better_is_left_alone():
     study, masks = scene()
     flat = Study(study.voxels * 0 + study.voxels[:, :1, :1], study.spacing_mm, 2, "raw")

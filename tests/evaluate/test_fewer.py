@@ -50,5 +50,7 @@ def test_without_a_cap_or_below_it_the_task_is_unchanged(most):
 def test_a_class_that_is_lost_is_told():
     rare = np.zeros(92)
     rare[[0, 60, 80]] = 1
-    with pytest.raises(UserError, match="config.tasks.t"):
+    with pytest.raises(
+        UserError, match="config.fit.studies is 4, which is too few.*config.tasks.t"
+    ):
         with_fewer(task_of(labels=rare), 4, seed=3)

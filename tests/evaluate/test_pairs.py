@@ -15,7 +15,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.attention import last_attention
 from mmv_jax.evaluate.encoders.trained import restore
 from mmv_jax.evaluate.pairs.compared import compare_ways, pairs_to_compare
-from mmv_jax.evaluate.pairs.find import Factor, find_pairs, read_factors
+from mmv_jax.evaluate.pairs.find import Factor, find_pairs, odd_pairs, read_factors
 from mmv_jax.evaluate.pairs.measure import (
     ALL,
     ERASED,
@@ -114,6 +114,9 @@ def test_more_noise_is_told_as_a_difference_over_seeds():
     assert merged.fits == 2 and merged.sd > 0
     with pytest.raises(UserError, match="config.compare.*clean, noisy"):
         pairs_to_compare([("clean", "other")], list(found))
+    for asked in ("clean", ("clean", "noisy"), [("clean", "clean")]):
+        with pytest.raises(UserError, match="config.compare"):
+            pairs_to_compare(asked, list(found))
 
 
 def index_of(lines):
@@ -143,6 +146,20 @@ def test_pairs_take_the_first_study_of_each_modality_and_count_the_others():
         read_factors(index, pairs, {"both": ("size",)})
     with pytest.raises(UserError, match="modality 'MR'.*CT, CXR"):
         find_pairs(index, ("CXR", "MR"))
+
+
+def test_pairs_of_one_image_and_images_of_two_pairs_are_told():
+    known = {"grid_z": 1, "grid_y": 64, "grid_x": 64, "low": 0.0, "high": 1.0}
+    index = index_of([(p, m, "train", 1.0, "F") for p in "abcd" for m in NAMES]).assign(**known)
+    plain, twice = (index.assign(checksum=list(each)) for each in ("01234567", "00234523"))
+    pairs = find_pairs(index, NAMES)
+    assert list(odd_pairs(plain, pairs)) == []
+    # Both images of a are one, and those of d are those of b.
+    same, several = odd_pairs(twice, pairs)
+    assert same == "1 of 4 pairs have the same pixels on both sides."
+    assert several.startswith("1 pairs have an image that another patient's pair has too")
+    (size,) = read_factors(index, pairs, {"shared": "size"})  # a name without brackets
+    assert size.name == "size"
 
 
 def write_pairs(path: Path, patients=84, same=True) -> Path:

@@ -10,6 +10,7 @@ from mmv_jax.errors import UserError
 from mmv_jax.evaluate.fewshot import check_few
 from mmv_jax.evaluate.from_labels import task_of
 from mmv_jax.evaluate.run import chosen_tasks
+from mmv_jax.evaluate.shifts import check_shifts
 from mmv_jax.evaluate.tasks.make import make_task
 
 N = 24
@@ -127,6 +128,7 @@ WRONG = {
     "columns in a list": ({"subgroups": ("age",)}, None, "subgroups is .'age',., but must be"),
     "where in a list": ({"where": ("modality", "CXR")}, None, "where is .* must be a dict"),
     "pixels": ({"pixels": {"grids": (1, 8, 8)}}, None, "pixels.grids does not exist"),
+    "a number for a label": ({"label": 5}, None, "must be the name of a column"),
     "no label": ({"label": ""}, None, "label is missing"),
     "no mask": ({"kind": "segmentation"}, None, "mask is missing.* disc_mask"),
     "values as text": ({"kind": "segmentation", "mask": "disc_mask", "values": "1"}, None, "whole"),
@@ -185,3 +187,13 @@ def test_shares_are_no_percentages(shares):
         check_few({"shares": shares, "draws": 2})
     with pytest.raises(UserError, match="few_shot.draws is 0"):
         check_few({"shares": (0.5, 1), "draws": 0})
+
+
+def test_few_shot_and_shifts_take_each_name_once():
+    assert check_few({"shares": (0.5, 1, 0.5), "draws": 2}) == {"shares": (0.5, 1), "draws": 2}
+    with pytest.raises(UserError, match="config.few_shot.draw does not exist"):
+        check_few({"shares": (0.5,), "draw": 2})
+    assert check_shifts("low dose") == check_shifts(("low dose",) * 2) == ("low dose",)
+    for asked, said in ((5, "must be a list of names"), (("low",), "'low' is not known")):
+        with pytest.raises(UserError, match=f"config.shifts.*{said}"):
+            check_shifts(asked)

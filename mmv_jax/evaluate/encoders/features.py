@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmv_jax.data.crops import Geometry
-from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, StudyEncoder
+from mmv_jax.evaluate.encoders.checked import encode_checked
 from mmv_jax.evaluate.encoders.readout import levels_of, summarise
 from mmv_jax.files import read_kept, write_whole
 from mmv_jax.store.read import Store
@@ -77,7 +77,8 @@ def encode_studies(
       report: called with the number of studies done, and of all.
       deep: whether `summaries` and `joined`, the inputs of readouts, are kept too.
     Raises:
-      UserError: features are no numbers, or the store was changed while it was read.
+      UserError: features are not those of `Encoded` (`encode_checked`), or the store was changed
+        while it was read.
     """
     return together(
         list(
@@ -122,8 +123,7 @@ def encode_parts(
         path = folder / f"{digest}.npz"
         kept = read_kept(path, partial(_read, chunk=chunk))
         if kept is None:
-            encoded = {e.study: e for e in encoder.encode(store, chunk)}
-            _refuse_values(encoded)
+            encoded = encode_checked(encoder, store, chunk, tokens=bool(keep.any()), deep=deep)
             more = _deep(encoder, store, chunk, encoded) if deep else {}
             # Where blocks were taken out meanwhile, zeros were encoded.
             store.check_unchanged()
@@ -132,22 +132,6 @@ def encode_parts(
             kept = _read(path, chunk)
         yield kept
         report(min(at + CHUNK, len(studies)), len(studies))
-
-
-def _refuse_values(encoded: Mapping[int, Encoded]) -> None:
-    """Refuse features that are no numbers: every probe of them would be none, or fail.
-
-    Raises:
-      UserError: there are some.
-    """
-    bad = [
-        e for e in encoded.values() if not (np.isfinite(e.cls).all() & np.isfinite(e.patches).all())
-    ]
-    if bad:
-        raise UserError(
-            f"the features of {len(bad)} of {len(encoded)} studies are not finite. The encoder's"
-            " weights are damaged, or it computes in too few bits."
-        )
 
 
 def together(parts: Sequence[Features]) -> Features:

@@ -3,7 +3,7 @@
 Axes: N studies of a task, M of its test, D width, K draws.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +87,22 @@ class Kind:
     def names_of(self, values: pd.DataFrame) -> tuple[str, ...]:
         """The names of the columns of `read_many`, for messages."""
         return tuple(map(str, values))
+
+    def odd_truth(
+        self,
+        labels: Float[np.ndarray, "N *C"],
+        *,
+        patients: np.ndarray,
+        names: Sequence[str],
+        positive: Any,
+    ) -> Iterator[str]:
+        """A sentence for each way in which a truth that can be learnt is probably meant otherwise.
+
+        Args:
+          names: of the columns of the truth.
+          positive: from the config.
+        """
+        yield from ()
 
     def check_split(self, task: "Task", split: str) -> None:
         """Refuse a split on which nothing can be learnt or measured.

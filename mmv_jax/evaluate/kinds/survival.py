@@ -3,7 +3,8 @@
 Axes: N studies, M of test, D width, K draws, R resamples.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.kinds.classification import Classification
 from mmv_jax.evaluate.kinds.features import Probed, Standardiser, principal_axes
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.tasks.columns import FEW, numbers_of
@@ -20,6 +22,11 @@ from mmv_jax.metrics.behind import rests_on
 from mmv_jax.metrics.weighted import Weighted
 
 STRENGTHS = tuple(10.0**e for e in np.arange(-5, 1.5, 0.5))
+BY_POSITIVE = "name the value of an event by `positive`"
+# Words of a column in which 1 says that there was no event.
+NO_EVENT = frozenset(("censored", "censor", "censoring", "cens", "alive", "survived", "survivor"))
+# Where events and censored studies are exchanged, most have an "event", at the end of follow-up.
+MOST_EVENTS, LATER, ENOUGH = 0.6, 1.5, 10
 AXES = 256  # principal axes of the features that the head reads at most
 
 
@@ -80,7 +87,9 @@ def fit_cox(
 
 
 class Survival(Kind):
-    """`label` is two columns: the times, and 1 for an event or 0 for censored."""
+    """`label` is two columns: the times, and 1 for an event or 0 for censored. Of other codes
+    `positive` names that of an event.
+    """
 
     metrics: Mapping[str, str | Weighted] = {"c_index": weighted_concordance}
     labels = {"c_index": "C-index"}
@@ -104,21 +113,50 @@ class Survival(Kind):
                 f"config.tasks.{task}.label: a survival has two columns, the time and the event (1"
                 f" or 0), and here are {values.shape[1]}. Give both as a list."
             )
-        time, event = (
-            numbers_of(values[name], name, f"config.tasks.{task}.label")
-            for name in map(str, values)
-        )
+        (first, times), (second, events) = ((str(name), own) for name, own in values.items())
+        asked_by = f"config.tasks.{task}.label"
+        time = numbers_of(times, first, asked_by)
+        if positive is None:
+            event = numbers_of(events, second, asked_by, otherwise=f", or {BY_POSITIVE}")
+        else:
+            read = Classification().read_labels
+            event = read(events, task=task, label=second, positive=positive)
         known = ~np.isnan(time) & ~np.isnan(event)
         early, odd = (time <= 0) & known, ~np.isin(event, (0, 1)) & known
         if max(early.sum(), odd.sum()) > FEW * known.sum():
-            first, second = map(repr, map(str, values))
             raise UserError(
-                f"config.tasks.{task}.label: times must be above 0 and events 0 or 1, and"
-                f" {early.sum()} studies have another {first}, {odd.sum()} another {second}."
-                " Correct them in the manifest."
+                f"{asked_by}: times must be above 0 and events 0 or 1, and"
+                f" {early.sum()} studies have another {first!r}, {odd.sum()} another {second!r}."
+                f" Correct them in the manifest{f', or {BY_POSITIVE}' if odd.any() else ''}."
             )
         known &= ~early & ~odd
         return np.where(known[:, None], np.stack([time, event], axis=1), np.nan)
+
+    def odd_truth(
+        self,
+        labels: Float[np.ndarray, "N 2"],
+        *,
+        patients: np.ndarray,
+        names: Sequence[str],
+        positive: Any,
+    ) -> Iterator[str]:
+        time, event = labels[:, 0], labels[:, 1] == 1
+        if (time == time[0]).all():
+            yield "all times are the same: a classification of the event would say as much."
+        if event.all():
+            yield "no study is censored: does the column of the event say so?"
+        if positive is None and set(re.findall("[a-z]+", names[1].casefold())) & NO_EVENT:
+            yield f"1 counts as an event, and the column is {names[1]!r}: if not, set `positive`."
+        elif len(time) - event.sum() >= ENOUGH and event.mean() > MOST_EVENTS:
+            times = float(np.median(time[event]) / np.median(time[~event]))
+            if times > LATER:
+                yield (
+                    f"{event.sum()} of {len(time)} studies have an event, {times:.2g} times as late"
+                    " as others are censored: does 1 mean censored?"
+                )
+        of_patient = pd.Series(event).groupby(patients).nunique()
+        if both := int((of_patient > 1).sum()):
+            yield f"{both} patients have a study with an event and one that is censored."
 
     def check_split(self, task: Task, split: str) -> None:
         if not task.labels[task.split == split, 1].any():

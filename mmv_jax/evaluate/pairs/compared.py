@@ -38,16 +38,19 @@ class WayDifference:
         return "higher" if self.better_by.value > 0 else "lower"
 
 
-def pairs_to_compare(asked: Sequence[Any], ways: Sequence[str]) -> list[tuple[str, str]]:
+def pairs_to_compare(asked: Any, ways: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of `config.compare`; without any, the first way with each of the others.
 
     Raises:
-      UserError: a pair does not name two ways.
+      UserError: it is no list, or a pair does not name two different ways.
     """
     if not asked:
         return [(ways[0], other) for other in ways[1:]]
+    if not isinstance(asked, list | tuple):
+        raise UserError(f"config.compare is {asked!r}, but must be a list of pairs of names.")
     for pair in asked:
-        if len(tuple(pair)) != 2 or not set(pair) <= set(ways):
+        listed = isinstance(pair, list | tuple) and len(pair) == 2 and pair[0] != pair[1]
+        if not listed or not set(map(str, pair)) <= set(ways):
             raise UserError(f"config.compare has {pair!r}: name two of {', '.join(ways)}.")
     return [(first, second) for first, second in asked]
 

@@ -14,6 +14,7 @@ from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features, encode_studies
 from mmv_jax.evaluate.encoders.table import load_encoder
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder, with_fresh_weights
+from mmv_jax.evaluate.pairs.compared import pairs_to_compare
 from mmv_jax.evaluate.pairs.find import Pairs
 from mmv_jax.evaluate.pairs.measure import ERASED, RAW, PairFigures, tell_modality
 from mmv_jax.evaluate.pairs.spaces import PairFeatures
@@ -68,8 +69,11 @@ def load_ways(config: ConfigDict, checkpoint: Path | None, names: tuple[str, str
             ways.append(Way(name, list(zip(*sides))))
         else:
             ways.append(Way(name, [(e, e) for e in _seeds(name, group, whole)]))
+    asked = config.get("compare", ())
+    # Checked before anything is encoded.
+    pairs_to_compare(asked, [*(way.name for way in ways), RANDOM, PIXELS])
     # A config sorts its groups: the first of the comparisons leads.
-    lead = next((pair[0] for pair in config.get("compare", ())), ways[0].name)
+    lead = asked[0][0] if asked else ways[0].name
     ways.sort(key=lambda way: way.name != lead)
     # As many fresh encoders as seeds, so that their spread is seen too.
     first = ways[0].fits[0][0]

@@ -1,6 +1,6 @@
 """Patients with a study of each of two modalities, and what is known of them. Axes: N pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.tasks.columns import column, numbers_of
+from mmv_jax.evaluate.tasks.odd_studies import images_of
 from mmv_jax.evaluate.tasks.task import SPLITS
 
 FEWEST = 20  # pairs of a split, below which a subspace or a retrieval says nothing
@@ -90,6 +91,18 @@ def find_pairs(index: pd.DataFrame, names: tuple[str, str]) -> Pairs:
     return Pairs(names, studies.reshape(2, -1), split, flow)
 
 
+def odd_pairs(index: pd.DataFrame, pairs: Pairs) -> Iterator[str]:
+    """Sentences about pairs that are one image twice, or images in several pairs."""
+    first, second = (images_of(index, own) for own in pairs.studies)
+    if same := int((first == second).sum()):
+        yield f"{same} of {len(first)} pairs have the same pixels on both sides."
+    if several := int((pd.Series(first).duplicated() | pd.Series(second).duplicated()).sum()):
+        yield (
+            f"{several} pairs have an image that another patient's pair has too: two ids of one"
+            " patient?"
+        )
+
+
 @dataclass(frozen=True)
 class Factor:
     """A quantity of each pair, and where it was planted.
@@ -123,7 +136,8 @@ def read_factors(
     for place, labels in named.items():
         if place not in PLACES:
             raise UserError(f"config.factors has {place!r}. There are: {', '.join(PLACES)}.")
-        for label in labels:
+        # One name may stand without brackets.
+        for label in (labels,) if isinstance(labels, str) else labels:
             asked_by = f"config.factors.{place}"
             values = column(index, label, asked_by)
             # The second study, if it has the label: a volume measures what a projection guesses.

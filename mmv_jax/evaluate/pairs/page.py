@@ -54,6 +54,7 @@ class PairFindings:
     Attributes:
       merged: by way, its figures over all seeds.
       record: of `provenance.provenance`.
+      notices: that a reader must not miss.
     """
 
     pairs: Pairs
@@ -63,6 +64,7 @@ class PairFindings:
     maps: Sequence[Section]
     record: Mapping[str, Any]
     about: About
+    notices: Sequence[str] = ()
 
 
 def as_metrics(merged: Mapping[str, PairFigures]) -> dict:
@@ -150,7 +152,7 @@ def write_pairs_page(workdir: Path, findings: PairFindings, store: Store) -> str
         subtitle=f"{', '.join(ways)}; {evaluated_words(record)}",
         verdict=_verdict(findings),
         sections=sections,
-        notices=studies.notices,
+        notices=[*studies.notices, *findings.notices],
     )
     return f"{text_of(findings)}\n\nreport: {report}"
 

@@ -19,7 +19,7 @@ from mmv_jax.evaluate.pairs.encode import (
     pixel_features,
     studies_apart,
 )
-from mmv_jax.evaluate.pairs.find import find_pairs, read_factors
+from mmv_jax.evaluate.pairs.find import find_pairs, odd_pairs, read_factors
 from mmv_jax.evaluate.pairs.maps import map_sections
 from mmv_jax.evaluate.pairs.measure import PairFigures, measure_pairs, over_seeds
 from mmv_jax.evaluate.pairs.page import PairFindings, as_comparisons, as_metrics, write_pairs_page
@@ -27,6 +27,7 @@ from mmv_jax.files import write_json
 from mmv_jax.plugins import resolve_plugins
 from mmv_jax.provenance import provenance, refuse_others, write_metrics
 from mmv_jax.report.about import About
+from mmv_jax.report.progress import say
 from mmv_jax.result_folder import clear_results
 from mmv_jax.store.read import Store
 
@@ -50,6 +51,9 @@ def evaluate_pairs(config: ConfigDict, checkpoint: Path | None, workdir: Path) -
     store = Store.open(config.data.store)
     about = About.of(config.get("about") or {})
     pairs = find_pairs(store.index, names)
+    notices = list(odd_pairs(store.index, pairs))
+    for notice in notices:
+        say(notice)
     ways = load_ways(config, checkpoint, names)
     # Before anything is encoded: one folder must not mix the results of two checkpoints.
     origin = getattr(ways[0].fits[0][0], "origin", {})
@@ -84,6 +88,7 @@ def evaluate_pairs(config: ConfigDict, checkpoint: Path | None, workdir: Path) -
         maps=sections,
         record=record,
         about=about,
+        notices=notices,
     )
     clear_results(workdir)
     write_json(workdir / "comparisons.json", as_comparisons(compared))

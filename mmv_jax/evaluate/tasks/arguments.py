@@ -24,6 +24,20 @@ def named(value: Any, asked_by: str, *, known: Sequence[str] = ()) -> Mapping[st
     return value
 
 
+def names_among(value: Any, asked_by: str, known: Sequence[str]) -> tuple[str, ...]:
+    """A list of names of `known`, each once.
+
+    Raises:
+      UserError: it is no list, or has another name.
+    """
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        listed = ", ".join(map(repr, known))
+        raise UserError(f"{asked_by} is {value!r}, but must be a list of names: ({listed}).")
+    if unknown := [name for name in value if name not in known]:
+        raise UserError(f"{asked_by}: {unknown[0]!r} is not known. There are: {', '.join(known)}.")
+    return tuple(dict.fromkeys(value))
+
+
 def whole_numbers(value: Any, asked_by: str) -> tuple[int, ...]:
     """One whole number or a list of them, as a tuple.
 

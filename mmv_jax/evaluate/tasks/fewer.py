@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mmv_jax.errors import UserError
 from mmv_jax.evaluate.tasks.make import check
 from mmv_jax.evaluate.tasks.task import Task
 
@@ -30,5 +31,9 @@ def with_fewer(task: Task, most: int, seed: int) -> Task:
         drawn = order[: max(1, int((np.cumsum(sizes[order]) <= room).sum()))]
         kept[own[np.isin(whose, drawn)]] = True
     left = task[kept]
-    check(left)
+    try:
+        check(left)
+    except UserError as error:
+        few = f"config.fit.studies is {most}, which is too few for a task of {there}"
+        raise UserError(f"{few}. {error}") from None
     return left

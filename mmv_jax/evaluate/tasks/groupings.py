@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.tasks.columns import FEW, is_empty, unknown_of_two
 
 MOST = 8  # the most values of a column that become groups by themselves
 OPTIONS = ("edges", "quantiles", "positives")  # of a grouping in a config
@@ -62,14 +63,14 @@ def make_grouping(
       UserError: bands of a column that is not numeric, or that are none; more than `MOST` values
         without bands; or all values in one group.
     """
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
-    # Numeric means that every filled cell is a number; a single word makes the column text.
-    numeric = (
-        not np.isnan(numbers).all()
-        and (np.isnan(numbers) == (values.isna() | (values.astype(str) == "")).to_numpy()).all()
-    )
+    if not isinstance(positives, bool):
+        # A word such as "no" would be true.
+        raise UserError(f"{asked_by}.positives is {positives!r}, but must be True or False.")
+    numbers = finite_numbers(values)
+    wrong = np.isnan(numbers) & ~is_empty(values)
     if edges or quantiles:
-        if not numeric:
+        # A few words or infinite numbers leave their own studies out, and `odd_groups` tells it.
+        if np.isnan(numbers).all() or wrong.sum() > FEW * (~is_empty(values)).sum():
             raise UserError(
                 f"{asked_by}: {column!r} is not a column of numbers, so it has no bands. Leave"
                 " edges and quantiles out."
@@ -83,12 +84,15 @@ def make_grouping(
                 " edges, or leave it out."
             )
         return bands
+    # A single word makes the column text.
+    numeric = not (np.isnan(numbers).all() or wrong.any())
     text = (
         np.array([f"{n:g}" for n in numbers], object)
         if numeric
         else values.fillna("").astype(str).to_numpy(object)
     )
-    names = np.where(np.isnan(numbers), "", text).astype(str) if numeric else text.astype(str)
+    # Beside two classes a code such as -1 is not known, as in a label.
+    names = np.where(unknown_of_two(values), "", text).astype(str)
     # As text, 10 would sort before 9.
     found = sorted(set(names.tolist()) - {""}, key=float if numeric else str)
     if not 2 <= len(found) <= MOST:
@@ -99,6 +103,12 @@ def make_grouping(
     return Grouping(column, names, tuple(found), positives)
 
 
+def finite_numbers(values: pd.Series) -> np.ndarray:
+    """The numbers of a column; NaN where a cell is empty, a word or infinite."""
+    numbers = pd.to_numeric(values.replace("", np.nan), errors="coerce").to_numpy(np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
 def with_intersections(
     groupings: tuple[Grouping, ...], asked: Sequence[Sequence[str]], asked_by: str
 ) -> tuple[Grouping, ...]:
@@ -106,11 +116,17 @@ def with_intersections(
     the values is in none.
 
     Raises:
-      UserError: a crossing names a column that is no grouping.
+      UserError: a crossing names a column that is no grouping, or not two columns.
     """
     by_column = {grouping.column: grouping for grouping in groupings}
     crossed = []
     for columns in asked:
+        listed = isinstance(columns, list | tuple) and all(isinstance(c, str) for c in columns)
+        if not listed or len(set(columns)) < 2 or len(set(columns)) < len(columns):
+            raise UserError(
+                f"{asked_by}.intersections has {columns!r}, but each must be a list of two or more"
+                ' columns: (("sex", "age"),).'
+            )
         if unknown := [name for name in columns if name not in by_column]:
             raise UserError(
                 f"{asked_by}.intersections: {unknown[0]!r} is not among the subgroups"

@@ -1,7 +1,7 @@
 """Tasks from the groups of a config. Axes: N studies of the store."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from mmv_jax.evaluate.tasks.groupings import (
     make_grouping,
     with_intersections,
 )
+from mmv_jax.evaluate.tasks.odd_groups import odd_groups
 from mmv_jax.evaluate.tasks.odd_labels import odd_labels
+from mmv_jax.evaluate.tasks.odd_studies import odd_persons
 from mmv_jax.evaluate.tasks.task import SPLITS, Task
 
 PIXELS = ("grid", "spacing_mm")  # arguments of the pixel floor
@@ -74,7 +76,7 @@ def make_task(
         only; a segmentation mixes 2D and 3D; or an argument is of another form.
     """
     asked_by = f"config.tasks.{name}"
-    own = _kind_of(kind, asked_by, bool(confounders or mediators))
+    own = _kind_of(kind, asked_by, confounders or {}, mediators or {})
     parts = whole_numbers_of(structures, f"{asked_by}.structures")
     values = whole_numbers(values, f"{asked_by}.values")
     values, flags = _union(parts, flags) if parts else (values, flags)
@@ -108,7 +110,18 @@ def make_task(
         folds=folds,
     )
     (_check_folds_can_read if folds else check)(task)
-    return task
+    return asked.noted(task, index, {"where": where, "test_where": test_where})
+
+
+def _without_study(
+    index: pd.DataFrame, lists: Mapping[str, Mapping[str, Any] | None]
+) -> Iterator[str]:
+    """A sentence for each value of a list that no study of the store has."""
+    for key, group in lists.items():
+        for own, wanted in (group or {}).items():
+            for value in wanted if isinstance(wanted, list | tuple) else ():
+                if not equals(column(index, own, key), value, key).any():
+                    yield f"{key} of {own!r} lists {value!r}, which no study has."
 
 
 def _union(parts: Mapping[str, tuple[int, ...]], flags: int) -> tuple[tuple[int, ...], int]:
@@ -212,8 +225,15 @@ class _Truth:
         asked_by = f"config.tasks.{self.task}.label"
         if not self.label:
             raise UserError(f"{asked_by} is missing: name the column of the store with the truth.")
+        if not isinstance(self.label, str | list | tuple):
+            raise UserError(f"{asked_by} is {self.label!r}, but must be the name of a column.")
+        return {name: column(index, name, asked_by).where(chosen) for name in self.labels}
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the columns of the truth; none of a mask."""
         names = [self.label] if isinstance(self.label, str) else list(self.label)
-        return {name: column(index, name, asked_by).where(chosen) for name in names}
+        return [name for name in names if name and not self.kind.is_mask]
 
     def _described(
         self, columns: Mapping[str, pd.Series], known: Bool[np.ndarray, " N"]
@@ -221,6 +241,22 @@ class _Truth:
         notes = odd_labels(columns, known, scale=self.kind.scale)
         classes = self.kind.names_of(pd.DataFrame(columns)) if self.kind.many_columns else ()
         return {"classes": classes, "notes": tuple(f"{self.task}: {note}" for note in notes)}
+
+    def noted(
+        self, task: Task, index: pd.DataFrame, wheres: Mapping[str, Mapping[str, Any] | None]
+    ) -> Task:
+        """The task with sentences on what of it is odd, beside those of its labels."""
+        part, names = index.iloc[task.studies], self.labels
+        # Of several columns each may have its own words.
+        lists = dict(wheres) | {"positive": {names[0]: self.positive} if len(names) == 1 else {}}
+        odd_truth = self.kind.odd_truth
+        notes = (
+            *_without_study(index, lists),
+            *odd_truth(task.labels, patients=task.patients, names=names, positive=self.positive),
+            *odd_groups(task, part),
+            *odd_persons(task, part, names),
+        )
+        return replace(task, notes=(*task.notes, *(f"{task.name}: {note}" for note in notes)))
 
     def check_found(
         self, index: pd.DataFrame, studies: np.ndarray, where: Mapping[str, Any] | None
@@ -257,10 +293,17 @@ def _masks_there(index: pd.DataFrame) -> str:
     )
 
 
-def _kind_of(name: str, asked_by: str, with_confounders: bool) -> Kind:
+def _kind_of(
+    name: str, asked_by: str, confounders: Mapping[str, Any], mediators: Mapping[str, Any]
+) -> Kind:
     if name not in KINDS:
         raise UserError(f"{asked_by}.kind is {name!r}. Use one of {', '.join(KINDS)}.")
-    if with_confounders and not KINDS[name].has_classes:
+    if twice := {*confounders} & {*mediators}:
+        raise UserError(
+            f"{asked_by}: {min(twice)!r} is among the confounders and the mediators. A column that"
+            " the finding itself brings about is a mediator; leave the other out."
+        )
+    if (confounders or mediators) and not KINDS[name].has_classes:
         raise UserError(
             f"{asked_by}.confounders: a {name} has no classes that a column could tell. Ask for"
             " `subgroups` instead."
