@@ -61,7 +61,7 @@ class Confounded:
       within: over pairs of studies of the same group alone.
       lost: `plain` minus `broken`, on the same draws.
       support: the sample sizes of `broken` and `within`. If they are too small, these and `lost`
-        are not defined.
+        are not defined, or `broken` and `lost` have a value alone.
       p_holm: of `lost`, corrected over all encoders of `measure.is_judged`; NaN for the others.
       mediator: whether the finding causes the column. `lost` is then read of the finding's
         consequences, and no bias of the data.
@@ -315,6 +315,9 @@ def _measure_confounder(result: Result, grouping: Grouping, resamples: int) -> C
             patients=patients,
             resamples=resamples,
         )
+        if why := rests_on.untold(broken.value):
+            broken = replace(broken, low=nan, high=nan, why=why)
+            lost = replace(lost, low=nan, high=nan, p=nan, why=why)
     return Confounded(
         task.name,
         result.encoder,

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Num
 
-from mmv_jax.metrics.behind import OF_CLASSES, rests_on
+from mmv_jax.metrics.behind import OF_CLASSES, Parts, rests_on
 from mmv_jax.metrics.weighted import METRICS, Weighted, weighted_auroc
 
 MOST_RARE = 0.05  # share of studies in groups that may be left out
 SMALLEST_CELL = 5  # patients of a class in a group; with fewer, `tie_broken` is refused
+# Patients of the smallest cell, times 4 A (1 - A) at an AUROC A: with fewer that are ranked wrongly
+# the draws spread too little. By simulation (docs/log.md, 29 November 2026).
+WRONGLY_RANKED = 2.5
 
 
 def among(metric: str | Weighted, inside: Bool[np.ndarray, " N"]) -> Weighted:
@@ -52,6 +55,12 @@ class Support:
         if self.smallest >= SMALLEST_CELL:
             return ""
         return f"the smallest cell has {self.smallest} patients, fewer than {SMALLEST_CELL}"
+
+    def untold(self, broken: float) -> str:
+        """Why an AUROC with the tie broken has no interval and no test; empty if it has."""
+        if 4 * self.smallest * broken * (1 - broken) >= WRONGLY_RANKED:
+            return ""
+        return f"too few of the {self.smallest} patients in the smallest cell are ranked wrongly"
 
 
 def rare_groups(
@@ -105,6 +114,7 @@ def tie_broken(metric: str, groups: np.ndarray) -> Weighted:
     """
     inside = _one_hot(groups)
 
+    @rests_on(_cells_of(groups), of_group=True)
     def weighted(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
         out = np.zeros_like(weights)
         missing = np.zeros(len(weights), bool)
@@ -133,6 +143,7 @@ def auroc_within(groups: np.ndarray) -> Weighted:
     """
     inside = _one_hot(groups) > 0
 
+    @rests_on(_cells_of(groups), of_group=True)
     def weighted(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
         right, pairs = np.zeros((2, len(weights)))
         for group in inside.T:
@@ -144,6 +155,12 @@ def auroc_within(groups: np.ndarray) -> Weighted:
         return np.divide(right, pairs, out=np.full_like(right, np.nan), where=pairs > 0)
 
     return weighted
+
+
+def _cells_of(groups: np.ndarray) -> Parts:
+    """Each class within each group, the rarest of which decides how certain a metric is."""
+    names = np.unique(groups)
+    return lambda truth: [(truth == label) & (groups == g) for label in (0, 1) for g in names]
 
 
 def _one_hot(groups: np.ndarray) -> np.ndarray:

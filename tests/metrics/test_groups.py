@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from of_libraries import auroc
 
-from mmv_jax.metrics.groups import among, auroc_within, support, tie_broken
+from mmv_jax.metrics.behind import Behind
+from mmv_jax.metrics.groups import Support, among, auroc_within, support, tie_broken
 from mmv_jax.metrics.intervals import contrast, interval, interval_over_draws
 from mmv_jax.metrics.weighted import weighted_auroc
 
@@ -121,3 +122,18 @@ def test_the_support_of_a_broken_tie_is_its_smallest_cell_and_what_its_weights_a
     assert support(truth, group, one_patient).refused.startswith("the smallest cell has 1 patients")
     even = support(np.tile([0, 1], 50), np.repeat([0, 1], 50), np.arange(100))
     assert even.effective == pytest.approx(100)
+
+
+def test_a_broken_tie_is_as_certain_as_its_smallest_cell(tied):
+    truth, score, tube, patients = tied
+    smallest = support(truth, tube, patients).smallest
+    for metric in (tie_broken("auroc", tube), auroc_within(tube)):
+        found = Behind.of_metrics(("auroc", metric), truth, patients)
+        assert (found.all, found.rarer) == (smallest, smallest)
+    assert Behind.of_metrics(("auroc",), truth, patients).all == N
+
+
+def test_a_perfect_auroc_of_a_small_cell_is_untold():
+    found = Support(smallest=10, effective=50.0)
+    assert not found.untold(0.8) and found.untold(0.95) and found.untold(1.0)
+    assert not Support(smallest=20, effective=50.0).untold(0.95)
