@@ -12,8 +12,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mmv_jax.bench.run import case
-from mmv_jax.evaluate.kinds.classification import STRENGTHS, fit_logistic
+from mmv_jax.evaluate.kinds.classification import STRENGTHS
 from mmv_jax.evaluate.kinds.features import Standardiser
+from mmv_jax.evaluate.kinds.logistic import fit_logistic
 from mmv_jax.metrics.weighted import weighted_auroc
 
 STUDIES = (800, 4000)  # for training

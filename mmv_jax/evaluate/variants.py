@@ -23,7 +23,7 @@ from mmv_jax.evaluate.finetune.budget import Budget, Spent, Tuned, in_words, tun
 from mmv_jax.evaluate.finetune.end_to_end import RECIPES, EndToEnd, frame_of
 from mmv_jax.evaluate.finetune.gradient_descent import Recipe
 from mmv_jax.evaluate.finetune.kept import read, write
-from mmv_jax.evaluate.finetune.learner import Fit, Learner, learn, told
+from mmv_jax.evaluate.finetune.learner import HEAD_VERSION, Fit, Learner, learn, told
 from mmv_jax.evaluate.finetune.native import NativeOptions, native_learner
 from mmv_jax.evaluate.finetune.native_changes import CHANGES_VERSION
 from mmv_jax.evaluate.finetune.segmentation_heads import (
@@ -244,6 +244,8 @@ def _digest(task: Task, store: Store, why: tuple) -> Any:
         digest.update(
             f"decoders {DECODERS_VERSION}, thresholds {THRESHOLDS.tolist()}, native".encode()
         )
+    elif "finetune" in why:
+        digest.update(f"head {HEAD_VERSION}".encode())
     return digest
 
 

@@ -21,6 +21,7 @@ from mmv_jax.evaluate.finetune import gradient_descent as finetune
 from mmv_jax.evaluate.finetune import segmentation_heads as heads
 from mmv_jax.evaluate.finetune.end_to_end import RECIPES
 from mmv_jax.evaluate.finetune.learner import learn as fit_once
+from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.regression import Regression
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.run import evaluate
@@ -98,8 +99,11 @@ def test_discs_are_outlined(tiny):
     assert learn(tiny, "segmentation", epochs=70, patience=70, batch=4).answer.dice.mean() > 0.7
 
 
-@pytest.mark.parametrize("kind", ["classification", "segmentation"])
-def test_the_same_seed_is_the_same_answer(tiny, kind):
+@pytest.mark.parametrize("kind", ["regression", "segmentation"])
+def test_the_same_seed_is_the_same_answer(tiny, kind, monkeypatch):
+    # From a head of zeros, so that every fit betters its start.
+    monkeypatch.setattr(type(KINDS["regression"]), "first_head", Kind.first_head)
+
     def answer(seed):
         found = learn(tiny, kind, "CT", seed, **SHORT).answer
         return np.stack(found.masks) if kind == "segmentation" else found

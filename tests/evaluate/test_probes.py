@@ -5,8 +5,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
-from mmv_jax.evaluate.kinds.classification import STRENGTHS, fit_logistic, probe_classes
+from mmv_jax.evaluate.kinds.classification import STRENGTHS, probe_classes
 from mmv_jax.evaluate.kinds.features import Standardiser
+from mmv_jax.evaluate.kinds.logistic import fit_logistic
 from mmv_jax.evaluate.kinds.regression import fit_ridge, probe_number
 
 

@@ -14,14 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mmv_jax.data.augment import BACKGROUND, normalise
 from mmv_jax.data.crops import Geometry
 from mmv_jax.data.resample import read_crop, read_crop_mask
 from mmv_jax.data.tokens import token_coordinates
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.encoders.base import early_layers
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder
 from mmv_jax.evaluate.finetune.gradient_descent import (
     Fitted,
@@ -30,17 +29,14 @@ from mmv_jax.evaluate.finetune.gradient_descent import (
     in_batches,
     init_params,
 )
-from mmv_jax.evaluate.finetune.learner import Answer, told
-from mmv_jax.evaluate.finetune.segmentation_heads import make_head
+from mmv_jax.evaluate.finetune.learner import FORWARD, Answer, told
+from mmv_jax.evaluate.finetune.networks import CommonGrid, Transformer, make_model
+from mmv_jax.evaluate.kinds.features import LinearHead
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, cut, sweep
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.tasks.scenes import NativeGrid, Scene
 from mmv_jax.evaluate.tasks.task import Task
-from mmv_jax.models.backbone import Backbone
-from mmv_jax.models.cnn import Classifier, UNet
-from mmv_jax.models.kinds import CLS, PATCH, REGISTER
-from mmv_jax.models.segmentation import resize
 from mmv_jax.store.read import Store
 
 RECIPES = {  # by protocol: the usual learning rate, around which others are tried
@@ -49,19 +45,9 @@ RECIPES = {  # by protocol: the usual learning rate, around which others are tri
     "supervised": Recipe(peak_lr=2e-3),
     "native": Recipe(peak_lr=1e-3),
 }
-HEAD = "global-local"  # of the transformers, where the task is a segmentation
-WIDTH = 8  # of the convolutional networks: 0.5 million parameters
 # augmentation: contrast ± 20 %, brightness ± 0.1, places ± a 16th of the side
 GAIN, OFFSET, SHIFT = 0.2, 0.1, 16
 INPUTS = ("voxels", "kept", "coords")
-
-
-@dataclass(frozen=True)
-class CommonGrid:
-    """The common grid of a task's studies: each lies in its low corner, the rest is background."""
-
-    tokens: tuple[int, int, int]
-    voxels: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -76,84 +62,6 @@ class Images:
 
     arrays: dict[str, np.ndarray]
     scenes: list[Scene]
-
-
-class Transformer(nn.Module):
-    """The encoder with a head.
-
-    The head is a decoder of tokens if `answers` is a grid, else one number from CLS and the mean
-    token. Every study is a row of its own with all tokens in their places, so nothing has to be
-    unpacked. `params` holds "encoder" and "head".
-    """
-
-    encoder: Backbone
-    head: nn.Module
-    answers: tuple[int, int, int] | None
-
-    def __call__(
-        self,
-        voxels: Float[Array, "N Z Y X"],
-        kept: Bool[Array, "N z y x"],
-        coords: Float[Array, "N L 3"],
-    ) -> Float[Array, "N Z Y X"] | Float[Array, " N"]:
-        special, n = 1 + self.encoder.registers, len(voxels)
-        # CLS and registers stand first and have no pixels: their patches are 0.
-        patches = jnp.pad(
-            to_patches(voxels, kept.shape[1:], self.encoder.patch), ((0, 0), (special, 0), (0, 0))
-        )
-        seen = kept.reshape(n, -1)
-        # Kinds of the special tokens: CLS, then one for each register.
-        first = jnp.broadcast_to(
-            jnp.array([CLS, *range(REGISTER, REGISTER + special - 1)]), (n, special)
-        )
-        # Kind 0 is padding, and so is its segment 0: no token attends to
-        # patches that were not kept.
-        kinds = jnp.concatenate([first, jnp.where(seen, PATCH, 0)], axis=1)
-        out = self.encoder(patches, coords, kinds, (kinds > 0).astype(jnp.int32))
-        cls, tokens = out["tokens"][:, 0], out["tokens"][:, special:]
-        if self.answers is None:
-            mean = tokens.sum(axis=1) / seen.sum(axis=1)[:, None]  # other tokens are 0
-            return self.head(jnp.concatenate([cls, mean], axis=1))[:, 0]
-        # Times `seen`: only `tokens` is exactly 0 at padding, the earlier blocks are not.
-        early = (
-            out["blocks"][jnp.array(early_layers(self.encoder.depth))][:, :, special:]
-            * seen[None, :, :, None]
-        )
-        levels = jnp.concatenate([early, tokens[None]]).reshape(
-            -1, n, *kept.shape[1:], tokens.shape[-1]
-        )
-        return resize(self.head(levels, cls, self.answers), voxels.shape[1:])[..., 0]
-
-
-class Convolutional(nn.Module):
-    """A network of voxels with the signature of `Transformer`; it sees the same images, no
-    coordinates.
-    """
-
-    network: nn.Module
-
-    def __call__(
-        self,
-        voxels: Float[Array, "N Z Y X"],
-        kept: Bool[Array, "N z y x"],
-        coords: Float[Array, "N L 3"],
-    ) -> Array:
-        return self.network(voxels[..., None])[..., 0]
-
-
-def to_patches(
-    voxels: Float[Array, "N Z Y X"], tokens: tuple[int, ...], patch: tuple[int, int, int]
-) -> Float[Array, "N T P"]:
-    """All patches of studies, in the order z, y, x.
-
-    A planar study is one slice, repeated through the patch's depth (as `data.tokens.to_patches`).
-    """
-    (n, depth), (tz, ty, tx), (pz, py, px) = voxels.shape[:2], tokens, patch
-    cut_up = voxels.reshape((n, tz, depth // tz, ty, py, tx, px)).transpose((0, 1, 3, 5, 2, 4, 6))
-    # A planar study has a depth of 1 here; broadcasting repeats the slice through the patch.
-    return jnp.broadcast_to(cut_up, (n, tz, ty, tx, pz, py, px)).reshape(
-        n, tz * ty * tx, pz * py * px
-    )
 
 
 def frame_of(trained: TrainedEncoder, geometry: Geometry, task: Task) -> CommonGrid:
@@ -233,21 +141,6 @@ def read_images(
     )
 
 
-def make_model(protocol: str, trained: TrainedEncoder, task: Task, frame: CommonGrid) -> nn.Module:
-    """Make the network of a protocol: "finetune", "scratch" or "supervised".
-
-    The first two are the encoder with a head; the last is convolutional.
-    """
-    masks = KINDS[task.kind].is_mask
-    if protocol == "supervised":
-        return Convolutional(UNet(1, width=WIDTH) if masks else Classifier(1, width=WIDTH))
-    # A head of zeros passes no gradient back at first, so it does not disturb a trained encoder.
-    if not masks:
-        return Transformer(trained.encoder, nn.Dense(1, kernel_init=nn.initializers.zeros), None)
-    head, answers = make_head(HEAD, frame.voxels[0] == 1, frame.tokens, frame.voxels)
-    return Transformer(trained.encoder, head, answers)
-
-
 @dataclass(frozen=True)
 class EndToEnd:
     """A network of `RECIPES` that learns a task from voxels, a `Learner`.
@@ -266,8 +159,11 @@ class EndToEnd:
         first = [jnp.asarray(self._train.arrays[name][:1]) for name in INPUTS]
         params = init_params(self._model, seed, *first)
         if self.protocol == "finetune":
-            # The head keeps its fresh parameters: a checkpoint has none for this task.
+            # A decoder of masks keeps its fresh parameters: a checkpoint has none for this task.
             params = {**params, "encoder": self.trained.params}
+            if head := self._first_head:
+                begun = {"kernel": head.kernel[:, None], "bias": np.array([head.bias])}
+                params["head"] = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), begun)
         # Read here, so that the loss is traced without opening a study.
         kind, model, val = self._kind, self._model, self._val
 
@@ -316,6 +212,25 @@ class EndToEnd:
     @cached_property
     def _val(self) -> Images:
         return self._read("val")
+
+    @cached_property
+    def _first_head(self) -> LinearHead | None:
+        if self._kind.is_mask:
+            return None
+        params = {"params": {"encoder": self.trained.params}}
+        pooled_fn = jax.jit(partial(self._model.apply, method=Transformer.pooled))
+        parts = {"train": self._train, "val": self._val}
+        seen = [
+            in_batches(
+                lambda batch: pooled_fn(params, *(batch[name] for name in INPUTS)),
+                {name: part.arrays[name] for name in INPUTS},
+                FORWARD,
+            )
+            for part in parts.values()
+        ]
+        truth = np.concatenate([part.arrays["truth"] for part in parts.values()])
+        split = np.repeat(list(parts), [len(x) for x in seen])
+        return self._kind.first_head(np.concatenate(seen), truth, split)
 
     @cached_property
     def _kind(self) -> Kind:

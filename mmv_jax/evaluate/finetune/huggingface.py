@@ -10,7 +10,7 @@ patches go, Z Y X voxels of a study's view.
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -32,9 +32,10 @@ from mmv_jax.evaluate.finetune.gradient_descent import (
     learning_rates,
     stopped_by_val,
 )
-from mmv_jax.evaluate.finetune.learner import Answer, told
+from mmv_jax.evaluate.finetune.learner import FORWARD, Answer, told
 from mmv_jax.evaluate.finetune.slices import Slices, augment, read_slices, whole_views
-from mmv_jax.evaluate.finetune.torch_heads import MaskHead, NumberHead
+from mmv_jax.evaluate.finetune.torch_heads import MaskHead, NumberHead, pooled
+from mmv_jax.evaluate.kinds.features import LinearHead
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS, cut, sweep
 from mmv_jax.evaluate.kinds.table import KINDS
@@ -73,11 +74,19 @@ class TunedTower(nn.Module):
         return self.encoder.forward(images)
 
     def forward(self, batch: Slices) -> Float[Tensor, " N"] | Float[Tensor, "S Y X"]:
+        return self.head(*self.looked(batch), batch)
+
+    def pooled(self, batch: Slices) -> Float[Tensor, "N 2*D"]:
+        """What a head of one number reads."""
+        return pooled(*self.looked(batch), batch)
+
+    def looked(self, batch: Slices) -> tuple[Float[Tensor, "S D"], Float[Tensor, "M S h w D"]]:
+        """What the tower makes of every slice."""
         parts = batch.images.split(AT_ONCE)
         # Reentrant checkpoints pass no gradient unless an input requires one, and images do not.
         look = partial(checkpoint, self.look, use_reentrant=False) if len(parts) > 1 else self.look
         cls, grids = zip(*map(look, parts))
-        return self.head(torch.cat(cls), torch.cat(grids, dim=1), batch)
+        return torch.cat(cls), torch.cat(grids, dim=1)
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,8 @@ class TowerLearner:
         (train, _), (val, _), kind = self._train, self._val, self._kind
         # A new copy for each fit, so that no fit begins where another one ended.
         model = TunedTower(self.encoder, kind.is_mask, seed)
+        if isinstance(model.head, NumberHead):
+            model.head.begin(self._first_head)
         optimizer, rates = make_adamw(model, recipe), learning_rates(len(train.counts), recipe)
         generator = torch.Generator().manual_seed(seed)
 
@@ -152,6 +163,15 @@ class TowerLearner:
         return self._read("val")
 
     @cached_property
+    def _first_head(self) -> LinearHead | None:
+        model = TunedTower(self.encoder, masks=False, seed=0)
+        parts = {"train": self._train[0], "val": self._val[0]}
+        seen = [outputs(model.pooled, part, FORWARD).numpy() for part in parts.values()]
+        truth = np.concatenate([part.truth.numpy() for part in parts.values()])
+        split = np.repeat(list(parts), [len(x) for x in seen])
+        return self._kind.first_head(np.concatenate(seen), truth, split)
+
+    @cached_property
     def _kind(self) -> Kind:
         return KINDS[self.task.kind].fitted_to(self._train[0].truth.numpy())
 
@@ -165,8 +185,8 @@ def answers(kind: Kind, found: Float[Tensor, " N"]) -> Float[np.ndarray, " N"]:
     return np.asarray(kind.answer(jnp.asarray(found.numpy())))
 
 
-def outputs(model: TunedTower, part: Slices, batch: int) -> Tensor:
-    """The model's outputs for all studies of a part, `batch` studies at a time."""
+def outputs(model: Callable[[Slices], Tensor], part: Slices, batch: int) -> Tensor:
+    """A model's outputs for all studies of a part, `batch` studies at a time."""
     studies = np.arange(len(part.counts))
     with torch.no_grad():
         parts = [model(part[studies[at : at + batch]]) for at in range(0, len(studies), batch)]

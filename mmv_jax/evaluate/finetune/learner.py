@@ -10,6 +10,8 @@ from jaxtyping import Float
 from mmv_jax.evaluate.finetune.gradient_descent import Fitted, Recipe
 from mmv_jax.evaluate.kinds.mask_scores import Segmented
 
+FORWARD = 8  # studies at a time, where nothing is learnt
+HEAD_VERSION = 1  # of the heads with which fine-tuning begins; part of the name of a kept fit
 # Masks of the test studies, or their predicted probabilities or numbers.
 Answer = Segmented | Float[np.ndarray, " M"]
 

@@ -13,16 +13,31 @@ from torch import Tensor, nn
 
 from mmv_jax.evaluate.finetune.segmentation_heads import FINEST, WIDTH
 from mmv_jax.evaluate.finetune.slices import Slices
+from mmv_jax.evaluate.kinds.features import LinearHead
 from mmv_jax.models.segmentation import PRIOR, doublings
 
 NARROWEST, ATTENTION_HEADS, EPSILON = 16, 4, 1e-6  # of the decoder, as in models/decoders.py
 
 
-class NumberHead(nn.Module):
-    """One number a study, linear in CLS and the mean patch token over all slices; 0 at first.
+def pooled(
+    cls: Float[Tensor, "S D"], grids: Float[Tensor, "M S h w D"], batch: Slices
+) -> Float[Tensor, "N 2*D"]:
+    """CLS and the mean patch token of each study, over all of its slices.
 
     Both are normalised, so one learning rate fits towers with small and with large features.
     """
+    grid = grids[-1]
+    patch = batch.counted.shape[1] // grid.shape[1]
+    # Patches whose centre lies in the study.
+    kept = batch.counted[:, patch // 2 :: patch, patch // 2 :: patch]
+    mean = (grid * kept[..., None]).sum(dim=(1, 2)) / kept.sum(dim=(1, 2)).clamp(min=1)[:, None]
+    # Split by study first: the mean is over the slices of a study, not of the batch.
+    studies = (torch.stack([own.mean(dim=0) for own in x.split(batch.counts)]) for x in (cls, mean))
+    return torch.cat([_plain(x) for x in studies], dim=1)
+
+
+class NumberHead(nn.Module):
+    """One number a study, linear in what `pooled` gives; 0 at first."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -30,19 +45,18 @@ class NumberHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
+    def begin(self, head: LinearHead | None) -> None:
+        """Take the parameters of another head, if there is one."""
+        if head is None:
+            return
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.as_tensor(head.kernel)[None])
+            self.linear.bias.fill_(head.bias)
+
     def forward(
         self, cls: Float[Tensor, "S D"], grids: Float[Tensor, "M S h w D"], batch: Slices
     ) -> Float[Tensor, " N"]:
-        grid = grids[-1]
-        patch = batch.counted.shape[1] // grid.shape[1]
-        # Patches whose centre lies in the study.
-        kept = batch.counted[:, patch // 2 :: patch, patch // 2 :: patch]
-        mean = (grid * kept[..., None]).sum(dim=(1, 2)) / kept.sum(dim=(1, 2)).clamp(min=1)[:, None]
-        # Split by study first: the mean is over the slices of a study, not of the batch.
-        pooled = (
-            torch.stack([own.mean(dim=0) for own in x.split(batch.counts)]) for x in (cls, mean)
-        )
-        return self.linear(torch.cat([_plain(x) for x in pooled], dim=1))[:, 0]
+        return self.linear(pooled(cls, grids, batch))[:, 0]
 
 
 class Ask(nn.Module):

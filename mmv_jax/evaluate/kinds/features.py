@@ -1,4 +1,4 @@
-"""Shared parts of probes: standardised features and principal axes.
+"""Shared parts of probes: standardised features, linear heads and principal axes.
 
 Axes: N studies, D width, M of test.
 """
@@ -29,6 +29,22 @@ class Standardiser:
 
     def __call__(self, x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
         return (x - self.mean[None]) / self.scale[None]
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """One number a study: `features @ kernel + bias`."""
+
+    kernel: Float[np.ndarray, " D"]
+    bias: float
+
+    @classmethod
+    def of(
+        cls, standard: Standardiser, weights: Float[np.ndarray, " D"], bias: float
+    ) -> "LinearHead":
+        """The head of plain features with the output of `weights` on standardised ones."""
+        kernel = weights / standard.scale
+        return cls(kernel, bias - float(standard.mean @ kernel))
 
 
 def principal_axes(

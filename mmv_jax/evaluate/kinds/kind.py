@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Bool, Float
 
-from mmv_jax.evaluate.kinds.features import Probed
+from mmv_jax.evaluate.kinds.features import LinearHead, Probed
 from mmv_jax.metrics.intervals import Interval
 from mmv_jax.metrics.weighted import Weighted
 
@@ -134,6 +134,24 @@ class Kind:
     def fitted_to(self, truth: np.ndarray) -> "Kind":
         """This kind with the statistics of train's truth that an end-to-end fit needs."""
         return self
+
+    def first_head(
+        self, x: Float[np.ndarray, "N D"], truth: Float[np.ndarray, " N"], split: np.ndarray
+    ) -> LinearHead | None:
+        """The linear head from which fine-tuning begins: a probe of the encoder as it was.
+
+        It is fitted on train, with the strength that val chooses. None: zeros.
+
+        Args:
+          x: CLS and the mean token of the studies of train and val.
+          split: "train" or "val" of each.
+        Returns:
+          The head whose outputs `answer` reads.
+
+        Source: Kumar et al. (arXiv 2202.10054), LP-FT: the gradients of a fresh head distort the
+          encoder's features before it has learnt to read them.
+        """
+        return None
 
     def loss(self, out: Array, truth: Array, counted: Array) -> Float[Array, ""]:
         """The loss of an end-to-end fit.

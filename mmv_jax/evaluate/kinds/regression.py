@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Array, Bool, Float
 
 from mmv_jax.errors import UserError
-from mmv_jax.evaluate.kinds.features import Probed, Standardiser, principal_axes
+from mmv_jax.evaluate.kinds.features import LinearHead, Probed, Standardiser, principal_axes
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.tasks.columns import numbers_of
 from mmv_jax.evaluate.tasks.task import Task
@@ -117,6 +117,17 @@ class Regression(Kind):
             best = int(error.argmin())
             predicted.append(found[test, best])
         return np.stack(predicted)
+
+    def first_head(
+        self, x: Float[np.ndarray, "N D"], truth: Float[np.ndarray, " N"], split: np.ndarray
+    ) -> LinearHead:
+        train, val = split == "train", split == "val"
+        standard = Standardiser.of(x[train])
+        # `answer` gives a network's output this mean and scale.
+        label = (truth - self.mean) / self.std
+        weights, mean = fit_ridge(standard(x[train]), label[train])
+        error = np.abs(standard(x[val]) @ weights + mean - label[val][:, None]).mean(axis=0)
+        return LinearHead.of(standard, weights[:, int(error.argmin())], mean)
 
     def fitted_to(self, truth: np.ndarray) -> "Regression":
         # A constant label has a standard deviation of 0, and `loss` divides by it.

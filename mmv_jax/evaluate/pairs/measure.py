@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mmv_jax.evaluate.kinds.classification import fit_logistic
 from mmv_jax.evaluate.kinds.features import Standardiser
+from mmv_jax.evaluate.kinds.logistic import fit_logistic
 from mmv_jax.evaluate.kinds.regression import probe_number
 from mmv_jax.evaluate.pairs.find import Factor
 from mmv_jax.evaluate.pairs.match import Matcher
