@@ -31,6 +31,7 @@ for group in (
 ):
     importlib.import_module(f"mmv_jax.commands.{group}")
 
+AGAIN_S = 1.0  # until SIGTERM is raised again where something has caught it
 TERMINATED = 143  # 128 + SIGTERM, the code that shells give to a process that it ended
 
 WHAT = """Pretrain, evaluate and use one vision encoder for 2D and 3D medical studies."""
@@ -84,7 +85,12 @@ def _ending_on_sigterm() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        # JAX catches whatever is raised while it traces. So it is raised again, unless it is being
+        # handled: what cleans up is not disturbed.
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        if not isinstance(sys.exception(), Terminated):
+            raise Terminated
 
     # Only the main thread may do so; one that ignores the signal, as behind some shells, goes on.
     if (
@@ -97,6 +103,7 @@ def _ending_on_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
