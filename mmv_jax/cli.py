@@ -160,9 +160,8 @@ def _without_path(error: OSError, args: argparse.Namespace) -> str:
     for name, value in vars(args).items():
         for given in value if isinstance(value, list) else [value]:
             # A store is kept as text, since it may be an address; all other places are paths.
-            if (isinstance(given, Path) or name == "store") and where.is_relative_to(
-                Path(given).absolute()
-            ):
+            is_place = isinstance(given, Path) or (name == "store" and given is not None)
+            if is_place and where.is_relative_to(Path(given).absolute()):
                 return f"{name.upper()}: {what}"
     return what
 

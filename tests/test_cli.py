@@ -165,6 +165,7 @@ def test_sigterm_cleans_up_as_ctrl_c_does_and_the_message_says_what_to_do(capsys
 UNWRITABLE = {
     "manifest folder images --out nodir/m.csv": "OUT: No such file",  # by its temporary name
     "pretrain --config demo --workdir images/1.png": "WORKDIR: ",
+    "evaluate --config eval_demo --checkpoint run --workdir images/1.png": "WORKDIR: ",
 }
 
 
