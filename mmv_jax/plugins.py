@@ -7,7 +7,8 @@ plug-ins is compared with the loaded ones, and never run.
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 
 from mmv_jax.errors import UserError
 
+OURS = "mmv_jax."  # begins the names of the package's modules
 MODULE = "mmv_plugin_"  # begins the names of their modules
 KEY = "plugins"  # of a config: the user's names, and after loading also the files' digests
 _loaded: dict[str, "Plugin"] = {}  # by name: plug-ins whose code has run in this process
@@ -83,6 +85,28 @@ def source_of(entry: object) -> str:
         return ""
     # One plug-in may use what another one defines.
     return " ".join(sorted(plugin.digest for plugin in _named.values()))
+
+
+@contextmanager
+def naming_plugin(entry: object, what: str) -> Iterator[None]:
+    """Turn an exception in the code of a plug-in into one sentence.
+
+    The package's own mistakes keep their traceback.
+
+    Args:
+      entry: of a table.
+      what: begins the sentence.
+    Raises:
+      UserError: code failed, and the entry is none of the package.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if type(entry).__module__.startswith(OURS):
+            raise
+        raise UserError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def forget_plugins() -> None:

@@ -23,6 +23,7 @@ from mmv_jax.evaluate.encoders.readout import (
     words_of,
 )
 from mmv_jax.evaluate.finetune.attentive import attentive_vectors
+from mmv_jax.evaluate.kinds.checked import probe
 from mmv_jax.evaluate.kinds.features import Probed
 from mmv_jax.evaluate.kinds.mask_scores import Segmented, join
 from mmv_jax.evaluate.kinds.segmentation import choose_probe, predict_masks
@@ -218,15 +219,14 @@ def choose(tasks: Sequence[Task], candidates: Iterable[Candidate]) -> list[Chose
     Raises:
       UserError: probes of this kind of task have no score on val, or there is no candidate.
     """
-    kind = KINDS[tasks[0].kind]
     best: list[Chosen | None] = [None] * len(tasks)
     for candidate in candidates:
         # Without learning, all tasks have the same vectors, so one solve probes them together.
         shared = None if candidate.learns else candidate.vectors(0)
-        found = None if shared is None else kind.probe(shared, tasks)
+        found = None if shared is None else probe(shared, tasks)
         for index, task in enumerate(tasks):
             x = candidate.vectors(index) if shared is None else shared
-            probed = kind.probe(x, [task])[0] if found is None else found[index]
+            probed = probe(x, [task])[0] if found is None else found[index]
             if np.isnan(probed.held_out):
                 raise UserError(
                     f"config.readout: probes of the kind {task.kind!r} have no score on val"

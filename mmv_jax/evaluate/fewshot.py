@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.kinds.checked import fit_draws
 from mmv_jax.evaluate.kinds.features import Standardiser
 from mmv_jax.evaluate.kinds.mask_scores import THRESHOLDS
 from mmv_jax.evaluate.kinds.segmentation import PENALTIES, PatchRidge, sweep_thresholds
@@ -108,7 +109,7 @@ def few_shot(
             axis=1,
         )
         # A kind fits on those of train and chooses on those of val.
-        predicted = kind.fit_draws(z, task, drawn)
+        predicted = fit_draws(z, task, drawn)
         patients = task.patients[task.split == "test"]
         value = interval_over_draws(kind.metrics[metric], truth, predicted, patients)
         point = Point(

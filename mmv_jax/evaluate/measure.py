@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from mmv_jax.evaluate.encoders.features import Features
 from mmv_jax.evaluate.finetune.budget import Spent
+from mmv_jax.evaluate.kinds.checked import probe
 from mmv_jax.evaluate.kinds.kind import Kind
 from mmv_jax.evaluate.kinds.mask_scores import Segmented, join
 from mmv_jax.evaluate.kinds.segmentation import probe_masks
@@ -116,7 +117,7 @@ def measure(
     results = []
     for pooling, x in vectors.items():
         called = name if pooling in ("", POOLINGS[0]) else f"{name}/{pooling}"
-        for task, probed in zip(tasks, KINDS[tasks[0].kind].probe(x, tasks)):
+        for task, probed in zip(tasks, probe(x, tasks)):
             result = result_of_vector(
                 called,
                 probed.predicted,

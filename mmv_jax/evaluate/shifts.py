@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from mmv_jax.evaluate.encoders.base import StudyEncoder
 from mmv_jax.evaluate.encoders.features import Features, encode_studies
+from mmv_jax.evaluate.kinds.checked import probe
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import is_judged, result_of_vector
 from mmv_jax.evaluate.tasks.arguments import names_among
@@ -158,7 +159,7 @@ def _shifted(name: str, task: Task, features: Features, other: Features, shift: 
     moved = x.copy()
     moved[test] = other.pooled("both", task.studies[test])
     # Test studies are no part of a fit, so both probes are one.
-    plain, found = (kind.probe(own, [task])[0].predicted for own in (x, moved))
+    plain, found = (probe(own, [task])[0].predicted for own in (x, moved))
     metric, truth, patients = kind.metrics[kind.headline], task.labels[test], task.patients[test]
     result = result_of_vector(name, found, shift, task)
     lost = paired(metric, truth, plain, found, patients=patients, resamples=RESAMPLES)

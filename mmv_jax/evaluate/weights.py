@@ -12,6 +12,7 @@ from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.features import encode_studies
 from mmv_jax.evaluate.encoders.trained import TrainedEncoder, restore
+from mmv_jax.evaluate.kinds.checked import probe
 from mmv_jax.evaluate.kinds.segmentation import choose_probe
 from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.evaluate.measure import Result
@@ -94,11 +95,10 @@ def _held_out(
     )
     found = []
     for task in tasks:
-        kind = KINDS[task.kind]
-        if kind.is_mask:
+        if KINDS[task.kind].is_mask:
             geometry = Geometry.of(store.index)
             own = scenes(encoder, store, geometry=geometry, task=task, features=features)
             found.append(choose_probe(own, task.split).held_out)
         else:
-            found.append(kind.probe(features.pooled("both", task.studies), [task])[0].held_out)
+            found.append(probe(features.pooled("both", task.studies), [task])[0].held_out)
     return found

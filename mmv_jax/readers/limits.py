@@ -44,9 +44,11 @@ def check_size(
         )
     if grid is not None:
         # A first check in any order of axes; the oriented mask must have the exact shape later.
-        if sorted(n for n in shape if n > 1) != sorted(n for n in grid if n > 1):
+        own, wanted = (sorted((n for n in each if n > 1), reverse=True) for each in (shape, grid))
+        if own != wanted:
+            words = (" x ".join(map(str, each)) for each in (own, wanted))
             raise Refused(
-                "mask_grid", f"the mask has the shape {tuple(shape)}, its study {tuple(grid)}"
+                "mask_grid", "the mask has {} voxels, its study {} (in any order)".format(*words)
             )
     elif stored is not None and size > BOMB_BYTES and size > BOMB_RATIO * stored:
         raise Refused(

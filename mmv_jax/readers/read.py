@@ -33,10 +33,20 @@ FORMATS.register("meta", META_IMAGE)
 HEAD_BYTES = 4096
 MAX_LABEL = (1 << 15) - 1
 FEW_LABELS = 16
+# Of a map of probabilities: neighbours along a row that are compared, and the share of them that
+# have the same value.
+LEAST_PAIRS, LEAST_ALIKE = 50, 0.7
 LEAST_RAMP = 6  # values between background and label that make a ramp
 # voxels: how far a mask's first and last voxel may lie from those of the study. Half of one is what
 # a tool moves a mask by that takes corners of voxels for their centres.
 GRID_TOLERANCE = 0.25
+
+
+FOR_MASKS = {
+    "colour": ". Write the labels of a mask as grey values, or with a palette",
+    "not_an_image": ". Convert segmentations and contours to NIfTI or PNG on the study's grid",
+    "bad_shape": ". Of a mask with one channel a label, write one map of labels",
+}
 
 
 def read_study(
@@ -76,10 +86,11 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
       int16 `[z, y, x]` with the shape of `like.voxels`.
     Raises:
       Refused: mask_grid (another shape, spacing or position), mask_values (not whole numbers from 0
-        to 32767), lossy_mask, and every code that a study of the same format may get.
+        to 32767, or a map of probabilities), lossy_mask, and every code that a study of
+        the same format may get.
     """
     with refusing():
-        image = _image(place(path), grid=like.voxels.shape)
+        image = _mask_image(path, like)
         if image.lossy:
             raise Refused(
                 "lossy_mask",
@@ -104,7 +115,27 @@ def read_mask(path: Path | str, *, like: Study) -> np.ndarray:
                 "the mask has steps between its labels, as resizing leaves them: resize it by the"
                 " nearest neighbour",
             )
+        if is_soft(labels):
+            raise Refused(
+                "mask_values",
+                "the mask has other values from voxel to voxel, as a map of probabilities has: cut"
+                " it at a threshold",
+            )
         return labels
+
+
+def is_soft(labels: np.ndarray) -> bool:
+    """Whether many neighbours in a mask `[z, y, x]` have different labels.
+
+    A label covers an area: in maps of organs 97 % of neighbours have one label, in maps of
+    probabilities below 30 %.
+    """
+    before, after = labels[:, :, :-1], labels[:, :, 1:]
+    both = (before > 0) & (after > 0)
+    pairs = np.count_nonzero(both)
+    if pairs < LEAST_PAIRS or len(np.unique(labels)) <= LEAST_RAMP:
+        return False
+    return bool(np.count_nonzero(both & (before == after)) < LEAST_ALIKE * pairs)
 
 
 def is_smeared(labels: np.ndarray) -> bool:
@@ -173,6 +204,14 @@ def _image(path: Path, *, grid: tuple[int, ...] | None = None) -> Image:
         if source.is_series:
             return read_series(source.files, source.series)
         return _image_of_file(next(iter(source.files.values())), grid)
+
+
+def _mask_image(path: Path | str, like: Study) -> Image:
+    """Image of a mask; what is refused says what a mask should be instead."""
+    try:
+        return _image(place(path), grid=like.voxels.shape)
+    except Refused as why:
+        raise Refused(why.code, why.reason + FOR_MASKS.get(why.code, "")) from None
 
 
 def _image_of_file(path: Path, grid: tuple[int, ...] | None) -> Image:

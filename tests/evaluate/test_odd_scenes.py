@@ -78,5 +78,10 @@ def test_usual_masks_are_told_nothing(change, values):
     assert told(change, values) == []
 
 
+def test_the_background_as_a_structure_is_told():
+    (found,) = told(lambda i, mask: mask, values=(0, 3))
+    assert "0 is among its values" in found
+
+
 def test_flags_that_are_read_as_flags_are_told_nothing():
     assert told(flagged, flags=8) == []

@@ -131,6 +131,12 @@ WRONG = {
     "a number for a label": ({"label": 5}, None, "must be the name of a column"),
     "no label": ({"label": ""}, None, "label is missing"),
     "no mask": ({"kind": "segmentation"}, None, "mask is missing.* disc_mask"),
+    "flags as text": (
+        {"kind": "segmentation", "mask": "disc_mask", "flags": "8"},
+        None,
+        "flags is",
+    ),
+    "all flags": ({"kind": "segmentation", "mask": "m", "flags": True}, None, "True beside"),
     "values as text": ({"kind": "segmentation", "mask": "disc_mask", "values": "1"}, None, "whole"),
     "structures in a list": (
         {"kind": "segmentation", "mask": "disc_mask", "structures": ("a",)},

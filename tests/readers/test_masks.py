@@ -10,6 +10,7 @@ from dicom_files import radiograph, save
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
+from scipy import ndimage
 from test_volume import VOXELS, nifti, turned, write
 
 from mmv_jax.manifests.manifest import read_manifest
@@ -86,6 +87,36 @@ def test_labels_out_of_range_are_refused(tmp_path, study, value):
     labels = LABELS.astype(np.float32)
     labels[0, 0, 0] = value
     assert code_of(write(nifti(labels), tmp_path / "mask"), study) == "mask_values"
+
+
+@pytest.mark.parametrize("top", [100, 255])
+def test_a_map_of_probabilities_is_no_mask(tmp_path, top):
+    voxels = np.random.default_rng(0).integers(0, 900, (12, 32, 32)).astype(np.int16)
+    study = read_study(write(nifti(voxels), tmp_path / "study"))
+    inside = np.zeros(voxels.shape)
+    inside[3:8, 4:14, 8:20] = 1
+    soft = (top * ndimage.gaussian_filter(inside, 1)).astype(np.uint8)
+    assert code_of(write(nifti(soft), tmp_path / "soft"), study) == "mask_values"
+    organs = (inside * (1 + np.arange(12)[:, None, None] // 2 * 2 + np.arange(32) // 10)).astype(
+        np.uint8
+    )
+    read = read_mask(write(nifti(organs), tmp_path / "organs"), like=study)
+    assert len(np.unique(read)) > 6 and np.array_equal(read, organs)
+
+
+def test_what_is_refused_says_what_a_mask_should_be(tmp_path, study):
+    grey = picture(tmp_path, "study.png", np.arange(42, dtype=np.uint8).reshape(6, 7))
+    red = picture(
+        tmp_path, "red.png", np.eye(6, 7, dtype=np.uint8)[..., None] * np.uint8([200, 0, 0])
+    )
+    with pytest.raises(Refused, match="as grey values, or with a palette"):
+        read_mask(red, like=read_study(grey))
+    one_hot = nib.Nifti1Image(np.stack([LABELS.transpose()] * 2, axis=-1), nifti().affine)
+    with pytest.raises(Refused, match="one channel a label, write one map of labels"):
+        read_mask(write(one_hot, tmp_path / "one_hot"), like=study)
+    z, y, x = LABELS.shape
+    with pytest.raises(Refused, match=f"{z - 1}.*its study.*{z}.*in any order"):
+        read_mask(write(nifti(LABELS[1:]), tmp_path / "cut"), like=study)
 
 
 def picture(tmp_path, name: str, data: np.ndarray, mode: str | None = None):

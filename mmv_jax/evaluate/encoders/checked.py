@@ -15,10 +15,10 @@ from jaxtyping import Int
 from mmv_jax.data.crops import Geometry
 from mmv_jax.errors import UserError
 from mmv_jax.evaluate.encoders.base import Encoded, StudyEncoder
+from mmv_jax.plugins import naming_plugin
 from mmv_jax.store.read import Store
 
 LARGEST = np.float32(1e15)  # its square is a float32, and so is the sum of many of them
-OF_PACKAGE = "mmv_jax."  # begins the names of our modules
 FIELDS = ("cls", "patches", "early", "before")
 
 
@@ -67,22 +67,13 @@ def encode_checked(
 
 def _encoded(encoder: StudyEncoder, store: Store, studies: np.ndarray) -> Iterator[Encoded]:
     """What the encoder gives, with arrays of any library as those of NumPy."""
-    try:
+    with naming_plugin(encoder, "its plug-in failed while it encoded"):
         for each in encoder.encode(store, studies):
             if not isinstance(each, Encoded):
                 told = type(each).__name__
                 raise UserError(f"it gives a {told}: `encode` gives an `Encoded` of each study.")
             own: dict[str, Any] = {name: _numbers(name, getattr(each, name)) for name in FIELDS}
             yield replace(each, **own)
-    except (UserError, OSError):
-        raise
-    except Exception as error:
-        # Our own mistakes keep their traceback; of a plug-in the user knows the code.
-        if type(encoder).__module__.startswith(OF_PACKAGE):
-            raise
-        raise UserError(
-            f"its plug-in failed while it encoded: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _numbers(name: str, values: Any) -> np.ndarray | None:

@@ -79,7 +79,7 @@ def make_task(
     own = _kind_of(kind, asked_by, confounders or {}, mediators or {})
     parts = whole_numbers_of(structures, f"{asked_by}.structures")
     values = whole_numbers(values, f"{asked_by}.values")
-    values, flags = _union(parts, flags) if parts else (values, flags)
+    values, flags = _union(parts, flags) if parts else (values, _bits(flags, asked_by))
     asked = _Truth(name, own, label=label, positive=positive, mask=mask, local=local)
     wanted = _chosen(index, where, test_where, asked_by)
     chosen, labels, told = asked.of(index, wanted)
@@ -130,6 +130,16 @@ def _union(parts: Mapping[str, tuple[int, ...]], flags: int) -> tuple[tuple[int,
     """
     values = tuple(value for some in parts.values() for value in some)
     return values, int(np.bitwise_or.reduce(values)) if flags else 0
+
+
+def _bits(flags: Any, asked_by: str) -> int:
+    # True alone would be the bit 1; a number below 0 would be all bits.
+    if isinstance(flags, bool) and flags or not isinstance(flags, int) or flags < 0:
+        raise UserError(
+            f"{asked_by}.flags is {flags!r}, but must be the sum of the structure's bits, such as"
+            " 8, or True beside `structures`."
+        )
+    return int(flags)
 
 
 def _yes_or_no(value: Any, asked_by: str) -> bool:

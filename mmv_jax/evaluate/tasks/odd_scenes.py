@@ -69,6 +69,8 @@ def odd_scenes(task: Task, scenes: Sequence[Scene]) -> list[str]:
 def odd_masks_of(task: Task, masks: Iterable[Int[np.ndarray, "z y x"]]) -> Iterator[str]:
     """As `odd_scenes`, of masks on the grids of the views."""
     seen = [_Seen.of(mask) for mask in masks]
+    if 0 in task.values and not task.flags:
+        yield "0 is among its values: the background counts as the structure."
     if not task.flags:
         yield from _other_codes(task, seen)
         yield from _flags(task, seen)
