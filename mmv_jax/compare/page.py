@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mmv_jax.compare.paired import Pair, pairs
 from mmv_jax.compare.runs import Run, open_runs
 from mmv_jax.evaluate.kinds.table import metric_label
+from mmv_jax.metrics.intervals import bounds_text
 from mmv_jax.provenance import date_in_words, versions_in_words
 from mmv_jax.report.figures import STYLE, svg
 from mmv_jax.report.page import Cell, Section, Table, write_page
@@ -147,7 +148,7 @@ def _words_of(pair: Pair) -> list[str]:
         pair.task,
         f"{pair.second} against {pair.first}",
         metric_label(pair.metric),
-        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+        f"{d.value:+.3f} {bounds_text(d, '+.3f')}",
         f"{pair.studies} of {pair.of}",
         f"{pair.p_holm:.3g}",
         pair.verdict,

@@ -363,13 +363,15 @@ def _difference(
     defined, undefined, why = _defined(_in_turn(judges, patients, resamples, seed))
     if why:
         return Difference(value, nan, nan, p=nan, why=why, undefined=undefined)
+    if np.ptp(defined) <= 1e-12 * np.abs(defined).max():
+        if value == 0:  # as of equal predictions
+            return Difference(0.0, 0.0, 0.0, p=1.0, undefined=undefined)
+        # Neither an error nor t is defined. No test of n signs has a p below 2 / 2^n.
+        p = max(2 / (len(defined) + 1), 2.0 ** (1 - behind.rarer))
+        return Difference(value, nan, nan, p=p, why=ALIKE, undefined=undefined)
     low, high = _expanded(defined, behind, level)
     error = float(defined.std()) * np.sqrt(behind.rarer / (behind.rarer - 1))
-    if error > 0:
-        p = float(2 * stats.t.sf(abs(value) / error, behind.all - 1))
-    else:
-        # All draws agree, so t is not defined. R draws cannot show a smaller p.
-        p = 1.0 if value == 0 else 2 / (len(defined) + 1)
+    p = float(2 * stats.t.sf(abs(value) / error, behind.all - 1))
     return Difference(value, min(low, value), max(high, value), p, undefined=undefined)
 
 

@@ -120,6 +120,13 @@ def test_equal_predictions_and_equal_errors_give_no_interval():
     assert np.isnan(found.low) and "same value" in found.why
 
 
+def test_a_difference_that_is_the_same_for_all_is_no_surer_than_a_test_of_signs():
+    truth = np.random.default_rng(0).normal(size=6)
+    found = paired("mae", truth, truth + 0.3, truth + 0.1, np.arange(6))
+    assert found.value == pytest.approx(0.2) and np.isnan([found.low, found.high]).all()
+    assert found.p == 2 / 2**6 and "same value" in found.why  # with rounding as the error: 0
+
+
 def test_a_metric_that_is_not_defined_is_nan():
     result = interval("auroc", np.ones(6), np.arange(6.0), np.arange(6))
     assert np.isnan([result.value, result.low, result.high]).all()
