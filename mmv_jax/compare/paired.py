@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from mmv_jax.compare.runs import Run
 from mmv_jax.evaluate.kinds.kind import Kind
@@ -86,16 +87,16 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     if kind.is_mask:
         # A Dice score is judged already, and its metric is a mean:
         # the truth is not read, and only fills the place.
-        truth, one, other = both["dice_a"], both["dice_a"], both["dice_b"]
-    elif not np.array_equal(both["truth_a"], both["truth_b"], equal_nan=True):
-        return f"{told} have different truths of the same studies: the task has changed."
+        truths, (one, other) = [_numbers(both, "dice", "_a")] * 2, _of_both(both, "dice")
     else:
-        truth, one, other = both["truth_a"], both["predicted_a"], both["predicted_b"]
+        truths, (one, other) = _of_both(both, "truth"), _of_both(both, "predicted")
+    if truths[0].shape != truths[1].shape or not np.array_equal(*truths, equal_nan=True):
+        return f"{told} have different truths of the same studies: the task has changed."
     # A study counts only if both runs have a prediction.
-    there = (one.notna() & other.notna()).to_numpy()
+    there = ~np.isnan(np.stack([one, other], axis=1)).reshape(len(both), -1).any(axis=1)
     if not there.any():
         return f"{told} have no test study that both predict."
-    known, second_of, first_of = (x.to_numpy(np.float64)[there] for x in (truth, other, one))
+    known, second_of, first_of = (x[there] for x in (truths[0], other, one))
     # The second run goes first:
     # `paired` returns first less second, and a gain of the second run shall be positive.
     difference = paired(
@@ -118,6 +119,21 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
         studies=int(there.sum()),
         of=max(len(a), len(b)),
     )
+
+
+def _of_both(both: pd.DataFrame, name: str) -> list[np.ndarray]:
+    return [_numbers(both, name, side) for side in ("_a", "_b")]
+
+
+def _numbers(both: pd.DataFrame, name: str, side: str) -> Float[np.ndarray, "N *C"]:
+    """A number of each study, or several, each with a column of its own."""
+    several = [f"{name}_{n}{side}" for n in range(both.shape[1])]
+    # The table has the columns of all tasks, and this one may have fewer.
+    several = [own for own in several if own in both and both[own].notna().any()]
+    if not several:
+        return both[f"{name}{side}"].to_numpy(np.float64)
+    found = both[several].to_numpy(np.float64)
+    return found[:, 0] if len(several) == 1 else found
 
 
 def _of_task(run: Run, task: str) -> pd.DataFrame:

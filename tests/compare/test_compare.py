@@ -15,6 +15,7 @@ from mmv_jax.compare.paired import pairs
 from mmv_jax.compare.runs import open_runs
 from mmv_jax.config import to_json
 from mmv_jax.errors import UserError
+from mmv_jax.evaluate.kinds.table import KINDS
 from mmv_jax.metrics.intervals import paired
 from mmv_jax.provenance import versions
 
@@ -112,6 +113,58 @@ def test_the_same_studies_are_paired_and_corrected(two):
     alone = paired("auroc", *columns, both["patient"].to_numpy(str))
     assert found[0].better_by.value == pytest.approx(alone.value)
     assert found[0].p_holm >= found[0].better_by.p
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "multiclass", "survival"])
+def test_kinds_with_several_numbers_a_study_are_paired(two, kind):
+    headline = KINDS[kind].headline
+    rng, tables = np.random.default_rng(0), []
+    truth = rng.integers(0, 2, (N, 2)).astype(float)
+    if kind == "survival":
+        truth[:, 0] = rng.exponential(size=N)  # time and event
+    if kind == "multiclass":
+        truth[:, 1] = 1 - truth[:, 0]
+    for noise, run in zip((2.0, 0.5), two):
+        folder = run / "evaluate"
+        metrics = json.loads((folder / "metrics.json").read_text())
+        one = {"value": 0.5, "ci95": [0.4, 0.6], "n": N}
+        (folder / "metrics.json").write_text(
+            json.dumps(metrics | {"more": {"trained": {headline: one}}})
+        )
+        table = pd.read_parquet(folder / "predictions.parquet")
+        own = table[(table["task"] == "sex") & (table["encoder"] == "trained")]
+        more = own.assign(task="more", truth=np.nan, predicted=np.nan)
+        lines = more["study"].str.extract(r"(\d+)")[0].astype(int).to_numpy()
+        found = truth + noise * rng.normal(size=truth.shape)
+        if kind == "survival":
+            found = -np.log(truth[:, :1]) + noise * rng.normal(size=(N, 1))
+        for name, values in (("truth", truth), ("predicted", found)):
+            for n, column in enumerate(values[lines].T):
+                more[f"{name}_{n}"] = column
+        tables.append(more)
+        pd.concat([table, more]).to_parquet(folder / "predictions.parquet")
+    pairs_, why = pairs(open_runs(two))
+    assert not why
+    (pair,) = (pair for pair in pairs_ if pair.task == "more")
+    assert (pair.metric, pair.verdict) == (headline, "good is better")
+    a, b = (table.set_index("study") for table in tables)
+    a = a.loc[b.index]
+    predicted = [name for name in b if name.startswith("predicted_")]
+    by_hand = [
+        weighted(
+            KINDS[kind].metrics[headline],
+            b[["truth_0", "truth_1"]].to_numpy(),
+            np.squeeze(own[predicted].to_numpy(), axis=1)
+            if len(predicted) == 1
+            else own[predicted].to_numpy(),
+        )
+        for own in (a, b)
+    ]
+    assert pair.better_by.value == pytest.approx(by_hand[1] - by_hand[0])
+
+
+def weighted(metric, truth, predicted):
+    return float(metric(truth, predicted, np.ones((1, len(truth))))[0])
 
 
 def test_what_cannot_be_paired_is_said(two, tmp_path):
