@@ -87,16 +87,17 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     if kind.is_mask:
         # A Dice score is judged already, and its metric is a mean:
         # the truth is not read, and only fills the place.
-        truths, (one, other) = [_numbers(both, "dice", "_a")] * 2, _of_both(both, "dice")
+        one, other = _of_both(both, "dice")
+        truth = again = one
     else:
-        truths, (one, other) = _of_both(both, "truth"), _of_both(both, "predicted")
-    if truths[0].shape != truths[1].shape or not np.array_equal(*truths, equal_nan=True):
+        (truth, again), (one, other) = _of_both(both, "truth"), _of_both(both, "predicted")
+    if not np.array_equal(truth, again, equal_nan=True):
         return f"{told} have different truths of the same studies: the task has changed."
     # A study counts only if both runs have a prediction.
     there = ~np.isnan(np.stack([one, other], axis=1)).reshape(len(both), -1).any(axis=1)
     if not there.any():
         return f"{told} have no test study that both predict."
-    known, second_of, first_of = (x[there] for x in (truths[0], other, one))
+    known, second_of, first_of = (x[there] for x in (truth, other, one))
     # The second run goes first:
     # `paired` returns first less second, and a gain of the second run shall be positive.
     difference = paired(
@@ -121,8 +122,8 @@ def _pair(task: str, first: Run, second: Run) -> Pair | str:
     )
 
 
-def _of_both(both: pd.DataFrame, name: str) -> list[np.ndarray]:
-    return [_numbers(both, name, side) for side in ("_a", "_b")]
+def _of_both(both: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    return _numbers(both, name, "_a"), _numbers(both, name, "_b")
 
 
 def _numbers(both: pd.DataFrame, name: str, side: str) -> Float[np.ndarray, "N *C"]:
