@@ -1,6 +1,7 @@
 """Files by pattern; atomic writes: a reader sees the complete file, the earlier one, or none."""
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import has_magic
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import IO, Any, BinaryIO, TypeAlias, TypeVar
 
 from etils import epath
 
@@ -130,3 +131,16 @@ def write_json(path: AnyPath, value: Any) -> None:
     """Write a value as JSON; the file is whole or absent."""
     # allow_nan=False raises on a NaN that no one turned into null: NaN is not valid JSON.
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def try_lock(file: IO[str]) -> bool | None:
+    """Whether the lock of a file is ours now; None where the file system has none, as some mounted
+    buckets.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True

@@ -1,6 +1,5 @@
 """The folder of a command's results: one writer at a time, and results of one call only."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import IO, Any
 
 from mmv_jax.buckets import BucketPath
 from mmv_jax.errors import UserError
+from mmv_jax.files import try_lock
 from mmv_jax.provenance import FILE, RESULTS
 
 LOCK = "writing.lock"
@@ -39,7 +39,7 @@ def only_writer(folder: Path, option: str) -> Iterator[None]:
     path, is_new = folder / LOCK, not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        is_ours = _try_lock(file, path)
+        is_ours = _lock_of(file, path)
         if is_ours is False:
             raise UserError(
                 f"{option} {folder}: another process writes its results there. Wait for it, or"
@@ -58,14 +58,11 @@ def only_writer(folder: Path, option: str) -> Iterator[None]:
                     folder.rmdir()
 
 
-def _try_lock(file: IO[str], path: Path) -> bool | None:
-    """Whether the lock is ours now; None where the file system has none."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
+def _lock_of(file: IO[str], path: Path) -> bool | None:
+    """As `try_lock`, and False where `path` is no longer this file."""
+    is_ours = try_lock(file)
+    if not is_ours:
+        return is_ours
     # A writer that has just ended may have removed the file between our opening and locking it.
     return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 

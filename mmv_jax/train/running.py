@@ -24,6 +24,7 @@ import jax
 
 from mmv_jax.buckets import BucketPath
 from mmv_jax.errors import UserError
+from mmv_jax.files import try_lock
 from mmv_jax.report.progress import say
 
 FILE = "running.json"
@@ -179,19 +180,6 @@ def _hold_in_bucket(workdir: BucketPath) -> Owner:
         raise _refusal(workdir, read_words(path))
     owner.begin()
     return owner
-
-
-def try_lock(file: IO[str]) -> bool | None:
-    """Whether the lock of a file is ours now; None where the file system has none, as some mounted
-    buckets.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def beats(path: Path) -> bool:

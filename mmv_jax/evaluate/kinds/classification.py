@@ -45,14 +45,8 @@ def probe_classes(
       whether its label is known or not, and `held_out` is minus the log loss on val.
     """
     train, val, test = (split == name for name in ("train", "val", "test"))
-    grid = np.tile(np.asarray(strengths), (labels.shape[1], 1))
-    standard = Standardiser.of(x[train])
-    weights, bias = fit_logistic(standard(x[train]), labels[train], grid, ~np.isnan(labels[train]))
-    logits = np.einsum("nd,dks->nks", standard(x[val]), weights) + bias[None]
-    # Unknown labels enter as 0; the mask removes their loss from the sum.
-    loss = np.logaddexp(0, logits) - np.nan_to_num(labels[val])[:, :, None] * logits
+    *_, logits, total = _on_train(x, labels, split, strengths)
     known = ~np.isnan(labels[val])
-    total = (loss * known[:, :, None]).sum(axis=0)
     # argmin takes the first of equal losses: the smallest C, which is the strongest penalty.
     chosen = np.asarray(strengths)[np.argmin(total, axis=1)]
     held_out = -total.min(axis=1) / np.maximum(known.sum(axis=0), 1)
@@ -71,6 +65,26 @@ def probe_classes(
         Probed(p, float(c), float(h), v)
         for p, c, h, v in zip(probabilities, chosen, held_out, on_val)
     ]
+
+
+def _on_train(
+    x: Float[np.ndarray, "N D"],
+    labels: Float[np.ndarray, "N K"],
+    split: np.ndarray,
+    strengths: tuple[float, ...],
+) -> tuple[Standardiser, np.ndarray, np.ndarray, Float[np.ndarray, "V K S"], np.ndarray]:
+    """The logistic fits of train at every strength (`fit_logistic`), their logits on val, and the
+    sums of their log losses there [K, S].
+    """
+    train, val = split == "train", split == "val"
+    grid = np.tile(np.asarray(strengths), (labels.shape[1], 1))
+    standard = Standardiser.of(x[train])
+    weights, bias = fit_logistic(standard(x[train]), labels[train], grid, ~np.isnan(labels[train]))
+    logits = np.einsum("nd,dks->nks", standard(x[val]), weights) + bias[None]
+    # Unknown labels enter as 0; the mask removes their loss from the sum.
+    loss = np.logaddexp(0, logits) - np.nan_to_num(labels[val])[:, :, None] * logits
+    total = (loss * ~np.isnan(labels[val])[:, :, None]).sum(axis=0)
+    return standard, weights, bias, logits, total
 
 
 class Classification(Kind):
@@ -172,13 +186,9 @@ class Classification(Kind):
     def first_head(
         self, x: Float[np.ndarray, "N D"], truth: Float[np.ndarray, " N"], split: np.ndarray
     ) -> LinearHead:
-        train, val, grid = split == "train", split == "val", np.asarray(STRENGTHS)[None]
-        standard = Standardiser.of(x[train])
-        weights, bias = fit_logistic(standard(x[train]), truth[train][:, None], grid)
-        logits = standard(x[val]) @ weights[:, 0] + bias
-        loss = (np.logaddexp(0, logits) - truth[val][:, None] * logits).sum(axis=0)
+        standard, weights, bias, _, total = _on_train(x, truth[:, None], split, STRENGTHS)
         # The first of equal losses has the strongest penalty.
-        best = int(loss.argmin())
+        best = int(total[0].argmin())
         return LinearHead.of(standard, weights[:, 0, best], float(bias[0, best]))
 
     def loss(self, out: Array, truth: Array, counted: Array) -> Float[Array, ""]:

@@ -49,16 +49,28 @@ def probe_number(
     train and val. `held_out` is minus that error.
     """
     train, val, test = (split == name for name in ("train", "val", "test"))
-    standard = Standardiser.of(x[train])
-    weights, mean = fit_ridge(standard(x[train]), label[train], penalties)
-    # Chosen by the absolute error, the headline metric, although the ridge minimises squares.
-    error = np.abs(standard(x[val]) @ weights + mean - label[val][:, None]).mean(axis=0)
+    *_, error = _on_train(x, label, split, penalties)
     chosen = penalties[int(np.argmin(error))]
 
     both = train | val
     standard = Standardiser.of(x[both])
     weights, mean = fit_ridge(standard(x[both]), label[both], (chosen,))
     return Probed(standard(x[test]) @ weights[:, 0] + mean, chosen, -float(error.min()))
+
+
+def _on_train(
+    x: Float[np.ndarray, "N D"],
+    label: Float[np.ndarray, " N"],
+    split: np.ndarray,
+    penalties: tuple[float, ...],
+) -> tuple[Standardiser, Float[np.ndarray, "D S"], float, Float[np.ndarray, " S"]]:
+    """The ridge fits of train at every penalty (`fit_ridge`), and their absolute errors on val."""
+    train, val = split == "train", split == "val"
+    standard = Standardiser.of(x[train])
+    weights, mean = fit_ridge(standard(x[train]), label[train], penalties)
+    # Chosen by the absolute error, the headline metric, although the ridge minimises squares.
+    error = np.abs(standard(x[val]) @ weights + mean - label[val][:, None]).mean(axis=0)
+    return standard, weights, mean, error
 
 
 @dataclass(frozen=True)
@@ -121,12 +133,9 @@ class Regression(Kind):
     def first_head(
         self, x: Float[np.ndarray, "N D"], truth: Float[np.ndarray, " N"], split: np.ndarray
     ) -> LinearHead:
-        train, val = split == "train", split == "val"
-        standard = Standardiser.of(x[train])
         # `answer` gives a network's output this mean and scale.
         label = (truth - self.mean) / self.std
-        weights, mean = fit_ridge(standard(x[train]), label[train])
-        error = np.abs(standard(x[val]) @ weights + mean - label[val][:, None]).mean(axis=0)
+        standard, weights, mean, error = _on_train(x, label, split, PENALTIES)
         return LinearHead.of(standard, weights[:, int(error.argmin())], mean)
 
     def fitted_to(self, truth: np.ndarray) -> "Regression":
