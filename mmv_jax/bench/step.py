@@ -158,6 +158,10 @@ def config_of(work: TimedRows) -> ConfigDict:
         "segments": max(map(len, work.rows)),
         "per_step": len(work.rows),
     }
+    # A run has views; the rows here are given, and no pass reads what these would show.
+    view = {"globals": 2, "global_grid": tuple(8 * side for side in work.patch)}
+    c.crops = {"planar": {**view, "global_scale": (1.0, 1.0)}}
+    c.crops.volume = c.crops.planar
     c.encoder = {"size": work.size, "patch": work.patch, "registers": work.registers}
     # DINO and iBOT alone, as in the PyTorch step: it has no decoder and no KoLeo term.
     c.objective = {

@@ -55,6 +55,12 @@ def test_a_step_is_timed_beside_two_ways_of_pytorch():
     ]
 
 
+def test_the_timed_rows_make_a_config_from_which_a_step_is_made():
+    """Also where PyTorch is not installed and no time is taken."""
+    objective, tx, ema = make_parts(config_of(TINY))
+    assert objective.most_visible is None
+
+
 def test_pytorch_trains_as_many_parameters():
     pytest.importorskip("torch", exc_type=ImportError)
     from mmv_jax.bench.torch_step import make_model
